@@ -1,0 +1,22 @@
+"""Images, their labels, and how they reach the network."""
+
+from cvrnet.data.preprocessing import Preprocessing
+from cvrnet.data.reading import IMAGE_SUFFIXES, MAX_PIXELS, ImageError, read_image
+from cvrnet.data.records import DataError, Record, class_names, read_records, scan_records, write_manifest
+from cvrnet.data.splits import holdout_split, make_folds
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
+    "DataError",
+    "ImageError",
+    "Preprocessing",
+    "Record",
+    "class_names",
+    "holdout_split",
+    "make_folds",
+    "read_image",
+    "read_records",
+    "scan_records",
+    "write_manifest",
+]

@@ -1,0 +1,104 @@
+"""From a picture to the numbers a network sees: one definition for training and inference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import timm.data
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from cvrnet.errors import UserError
+
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+"""timm's names, and Pillow's filters."""
+
+
+def resize_image(image: np.ndarray, size: tuple[int, int], interpolation: str = "nearest") -> np.ndarray:
+    """The whole image squeezed or stretched to a size: its aspect ratio is not kept (v2 section 5.2).
+
+    Args:
+        image: uint8 array of shape (H, W) or (H, W, 3).
+        size: height and width of the result.
+        interpolation: a key of `INTERPOLATIONS`.
+
+    Returns:
+        uint8 array of shape (height, width, C), C being 1 or 3.
+
+    >>> resize_image(np.eye(2, dtype=np.uint8), (1, 4)).shape
+    (1, 4, 1)
+    """
+    height, width = size
+    resized = np.array(Image.fromarray(image).resize((width, height), check_interpolation(interpolation)))
+    return resized if resized.ndim == 3 else resized[..., None]
+
+
+def check_interpolation(name: str) -> Image.Resampling:
+    """Pillow's filter of timm's name; UserError if there is none."""
+    if name not in INTERPOLATIONS:
+        raise UserError(f"interpolation {name!r} is not known: expected one of {', '.join(INTERPOLATIONS)}")
+    return INTERPOLATIONS[name]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Resizing and normalising, as a model's ``pretrained_cfg`` states them.
+
+    The whole image is always resized, timm's ``crop_mode="squash"`` with ``crop_pct=1.0``: a crop named by the
+    ``pretrained_cfg`` of another timm model is not taken, since the edge of a radiograph is part of the finding.
+
+    Attributes:
+        input_size: channels (1 or 3), height and width.
+        mean: of each channel, for pixels in 0..1.
+        std: of each channel, for pixels in 0..1.
+        interpolation: timm's name of the resizing filter.
+    """
+
+    input_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "nearest"
+
+    def __post_init__(self) -> None:
+        check_interpolation(self.interpolation)
+        channels = self.input_size[0]
+        if channels not in (1, 3) or min(self.input_size) < 1:
+            raise UserError(f"input size {self.input_size} is not possible: expected 1 or 3 channels, height, width")
+        if not len(self.mean) == len(self.std) == channels or not all(std > 0 for std in self.std):
+            raise UserError(f"mean {self.mean} and std {self.std} do not fit {channels} channels")
+
+    @classmethod
+    def from_model(cls, model: nn.Module) -> Preprocessing:
+        """Reads the ``pretrained_cfg`` of a timm model (`timm.data.resolve_model_data_config`)."""
+        config = timm.data.resolve_model_data_config(model)
+        return cls(
+            input_size=tuple(config["input_size"]),
+            mean=tuple(config["mean"]),
+            std=tuple(config["std"]),
+            interpolation=config["interpolation"],
+        )
+
+    @property
+    def mode(self) -> Literal["L", "RGB"]:
+        """What `read_image` should give: ``"L"`` for one channel, ``"RGB"`` for three."""
+        return "L" if self.input_size[0] == 1 else "RGB"
+
+    def resize(self, image: np.ndarray) -> np.ndarray:
+        """A uint8 image of shape (H, W) or (H, W, C), resized to (height, width, C)."""
+        return resize_image(image, self.input_size[1:], self.interpolation)
+
+    def normalize(self, batch: Tensor) -> Tensor:
+        """A uint8 batch of shape (N, C, H, W) as float32 in units of `std` around `mean`, on the batch's device."""
+        mean = torch.tensor(self.mean, dtype=torch.float32, device=batch.device).view(-1, 1, 1)
+        std = torch.tensor(self.std, dtype=torch.float32, device=batch.device).view(-1, 1, 1)
+        return batch.to(torch.float32).div_(255).sub_(mean).div_(std)

@@ -1,0 +1,171 @@
+"""One function that gives the 8-bit picture everything else works on.
+
+Formats are told by content, never by the file's name, and only the five of [`FORMATS`][] are tried. The size a file
+declares is checked before a pixel is decoded, and without Pillow's own process-wide limit, so that threads and
+programs with limits of their own are left in peace.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+from PIL import Image, ImageOps
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from cvrnet.errors import UserError
+
+Mode = Literal["L", "RGB"]
+
+MAX_PIXELS = 100_000_000
+"""Larger images are refused: the largest radiographs have about 30 million pixels."""
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".tif", ".tiff", ".webp", ".bmp")
+"""What an image file's name ends in, in lower case; a folder's other files are passed over."""
+
+FORMATS = "PNG, JPEG, TIFF, WebP or BMP"
+
+_OPENERS: tuple[tuple[bytes, type[ImageFile]], ...] = (
+    (b"\x89PNG\r\n\x1a\n", PngImageFile),
+    (b"\xff\xd8\xff", JpegImageFile),  # MPO too: a JPEG with more pictures behind the first
+    (b"II*\x00", TiffImageFile),
+    (b"MM\x00*", TiffImageFile),
+    (b"II+\x00", TiffImageFile),  # BigTIFF
+    (b"MM\x00+", TiffImageFile),
+    (b"RIFF", WebPImageFile),
+    (b"BM", BmpImageFile),
+)
+
+# What Pillow's readers raise on damaged files, besides OSError and ValueError.
+_DAMAGED = (
+    SyntaxError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+class ImageError(UserError):
+    """A file that cannot be read as an image, told in one line: ``path: reason``.
+
+    Attributes:
+        path: the file.
+        reason: what is wrong with it, without the path.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = Path(path)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+def read_image(path: str | os.PathLike[str], mode: Mode = "L") -> np.ndarray:
+    """The upright 8-bit picture in a PNG, JPEG, TIFF, WebP or BMP file.
+
+    - The EXIF orientation is applied; of several pages or frames the first is read.
+    - Transparent parts lie on black. Palettes are looked up, CMYK and colour become RGB, and for ``mode="L"`` its
+      luminance (ITU-R 601).
+    - Integers of more than 8 bits are cut to the 8 highest bits *in use*, the smallest number of bits that holds the
+      image's maximum: 12 bits stored in 16 come out as bright as the 8-bit original.
+    - Floating-point pixels must lie in 0..1 (then they are multiplied by 255) or in 0..255 (then they are kept).
+
+    Args:
+        path: the file.
+        mode: ``"L"`` for grey or ``"RGB"`` for colour; a grey file read as RGB has three equal channels.
+
+    Returns:
+        uint8 array of shape (H, W) for ``"L"`` and (H, W, 3) for ``"RGB"``.
+
+    Raises:
+        ImageError: if the file is missing, not an image, damaged, larger than `MAX_PIXELS`, or has pixels that
+            cannot be brought to 8 bits without a guess (negative, not finite, floats beyond 255, dark 16-bit colour).
+    """
+    if mode not in ("L", "RGB"):
+        raise UserError(f"image mode {mode!r} is not known: expected 'L' or 'RGB'")
+    try:
+        with open(path, "rb") as file:
+            return _decode(file, mode)
+    except OSError as error:
+        raise ImageError(path, error.strerror or _one_line(error)) from error
+    except (ValueError, *_DAMAGED) as error:
+        raise ImageError(path, _one_line(error)) from error
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _decode(file: BinaryIO, mode: Mode) -> np.ndarray:
+    stored = _open(file)
+    width, height = stored.size
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{width} x {height} pixels are more than the {MAX_PIXELS:,} allowed")
+    cut_to_8 = any(";16" in str(tile) for tile in stored.tile)  # Pillow reads 16-bit colour by its high bytes
+    white_is_zero = isinstance(stored, TiffImageFile) and stored.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0
+    image = ImageOps.exif_transpose(stored)
+
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        values = np.array(image)
+        grey = _to_8_bits(values)
+        if white_is_zero:  # Pillow inverts these up to 8 bits only
+            grey = 255 - grey
+        if isinstance(transparent := image.info.get("transparency"), int):
+            grey[values == transparent] = 0
+        return grey if mode == "L" else np.repeat(grey[..., None], 3, axis=2)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+    pixels = np.array(image.convert(mode))
+    if cut_to_8 and 0 < pixels.max() < 128:
+        raise ValueError("16-bit colour that uses fewer than 16 bits is not supported: store it as grey or in 8 bits")
+    return pixels
+
+
+def _open(file: BinaryIO) -> ImageFile:
+    start = file.read(16)
+    file.seek(0)
+    if not start:
+        raise ValueError("the file is empty")
+    for signature, opener in _OPENERS:
+        if start.startswith(signature):
+            return opener(file)
+    raise ValueError(f"not a {FORMATS} image")
+
+
+def _to_8_bits(values: np.ndarray) -> np.ndarray:
+    """Grey values of any type as uint8.
+
+    >>> _to_8_bits(np.array([[0, 2048, 4080]], dtype=np.uint16))
+    array([[  0, 128, 255]], dtype=uint8)
+    >>> _to_8_bits(np.array([[0, 0.5, 1]], dtype=np.float32))
+    array([[  0, 128, 255]], dtype=uint8)
+    """
+    low, high = values.min(), values.max()
+    if values.dtype.kind == "f":
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise ValueError("some pixel values are not finite")
+        if low < 0 or high > 255:
+            raise ValueError(f"pixel values go from {low:g} to {high:g}: floats must lie in 0..1 or 0..255")
+        return np.rint(values * 255 if high <= 1 else values).astype(np.uint8)
+    if low < 0:
+        raise ValueError(f"pixel values go from {low} to {high}: they must not be negative")
+    return (values >> max(int(high).bit_length() - 8, 0)).astype(np.uint8)
