@@ -1,0 +1,96 @@
+"""Files that appear whole or not at all: written aside in the same folder, synced, then renamed into place."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["atomic_write", "write_csv", "write_json", "write_text"]
+
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path to write to; when the block ends well, the file takes the place of `path` in one step.
+
+    Where the block fails, or the process is killed in it, `path` keeps its old content (or stays absent).
+    Missing parent folders are made. The temporary name is hidden, ends in ``.tmp`` and is removed on failure
+    (a killed process can leave it behind; nothing reads it).
+
+    >>> with atomic_write("/tmp/cvrnet-doctest.txt") as temporary:
+    ...     _ = temporary.write_text("whole")
+    >>> Path("/tmp/cvrnet-doctest.txt").read_text()
+    'whole'
+    """
+    path = Path(os.path.realpath(path))  # through a symbolic link: the link stays, its target is replaced
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+        _sync(temporary, os.O_RDWR)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if os.name == "posix":
+        _sync(path.parent, os.O_RDONLY)  # the rename itself
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 text with Unix line ends, whole or not at all."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write strict JSON, whole or not at all. NumPy numbers and arrays are accepted.
+
+    Raises:
+        ValueError: for NaN and infinity, which JSON does not know: write None (null) for what is undefined.
+    """
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n")
+
+
+def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
+    """Write rows as CSV (UTF-8, one header line), whole or not at all, one row in memory at a time.
+
+    Args:
+        path: the file.
+        rows: one mapping a row. None and missing keys become empty cells.
+        columns: the header; by default the first row's keys.
+
+    Raises:
+        ValueError: a row has a key that is not in the header.
+    """
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer: csv.DictWriter[str] | None = None
+        if columns is not None:
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
+            writer.writeheader()
+        for row in rows:
+            if writer is None:
+                writer = csv.DictWriter(file, list(row), lineterminator="\n")
+                writer.writeheader()
+            writer.writerow(row)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, Path):
+        return value.as_posix()
+    raise TypeError(f"cannot be written as JSON: {type(value).__name__}")

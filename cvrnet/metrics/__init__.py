@@ -1,0 +1,23 @@
+"""Scores from labels and probabilities: pure functions on arrays, built on scikit-learn (extra ``train``).
+
+Every function takes `y_true`, class indices of shape (N,), and `probabilities` of shape (N, C), rows summing to one.
+The prediction is the class with the highest probability (the first of several). What is undefined, such as the AUC
+with one class present, is None, and never a warning.
+"""
+
+from cvrnet.metrics.bootstrap import bootstrap_intervals
+from cvrnet.metrics.calibration import brier_score, calibration_curve, expected_calibration_error
+from cvrnet.metrics.curves import precision_recall_curves, roc_curves
+from cvrnet.metrics.scores import classification_scores, confusion_matrix, mean_std
+
+__all__ = [
+    "bootstrap_intervals",
+    "brier_score",
+    "calibration_curve",
+    "classification_scores",
+    "confusion_matrix",
+    "expected_calibration_error",
+    "mean_std",
+    "precision_recall_curves",
+    "roc_curves",
+]

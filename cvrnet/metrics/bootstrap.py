@@ -1,0 +1,131 @@
+"""Intervals for every score, by resampling patients."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cvrnet.errors import UserError
+from cvrnet.metrics.calibration import ECE_BINS, bin_numbers, squared_errors
+from cvrnet.metrics.inputs import check
+from cvrnet.metrics.scores import confusion_scores, ratio, sample_log_loss
+
+CHUNK = 1_000_000  # weights held at once (8 MB, and a few copies)
+MIN_DEFINED = 0.9  # share of the resamples that must define a score
+
+
+def bootstrap_intervals(
+    y_true: ArrayLike,
+    probabilities: ArrayLike,
+    classes: Sequence[str],
+    groups: Sequence[Hashable] | None = None,
+    n: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """95 % percentile intervals ``[low, high]`` of the scores, in the tree of `classification_scores`.
+
+    Patients are drawn with replacement, each with all of its images (cluster bootstrap): images of one patient are
+    alike, and resampling images would give intervals that are too narrow. A score that is undefined in more than a
+    tenth of the resamples (a class of fewer than about three patients) has no interval: None; otherwise the resamples
+    that define it count. Where no resample differs, as for a class without a single error, the interval has no width:
+    give an exact binomial interval there.
+
+    Args:
+        y_true: class indices, shape (N,).
+        probabilities: shape (N, C).
+        classes: names of the columns.
+        groups: the patient of each image; None or "" is a patient of its own. By default every image is.
+        n: number of resamples.
+        seed: of the random draws; equal seeds give equal intervals.
+
+    >>> intervals = bootstrap_intervals([0, 1] * 50, [[0.8, 0.2]] * 50 + [[0.1, 0.9]] * 50, ["NOR", "CVP"])
+    >>> intervals["accuracy"], intervals["bootstrap"]
+    ([0.41, 0.61], {'resamples': 1000, 'groups': 100, 'seed': 0, 'level': 0.95})
+    """
+    labels, table = check(y_true, probabilities, classes)
+    if n < 1:
+        raise UserError(f"{n} resamples: expected at least 1")
+    members = _group_numbers(groups, len(labels))
+    n_groups = int(members.max()) + 1
+    chunks = [weighted_scores(labels, table, classes, weights) for weights in _resample(members, n_groups, n, seed)]
+    return {
+        **_intervals(chunks, few=n_groups < 2),
+        "bootstrap": {"resamples": n, "groups": n_groups, "seed": seed, "level": 0.95},
+    }
+
+
+def weighted_scores(
+    labels: NDArray[np.int64], table: NDArray[np.float64], classes: Sequence[str], weights: NDArray[np.float64]
+) -> dict[str, Any]:
+    """The scores under B sets of sample weights of shape (B, N): a tree of arrays of shape (B,), NaN where undefined.
+
+    Agrees with `classification_scores` for weights of one, and with scikit-learn's ``sample_weight``.
+    """
+    n_classes, predicted, confidence = len(classes), table.argmax(1), table.max(1)
+    cells = np.eye(n_classes**2)[labels * n_classes + predicted]
+    scores = confusion_scores((weights @ cells).reshape(-1, n_classes, n_classes), classes)
+    total = weights.sum(1)
+    bins = np.eye(ECE_BINS)[bin_numbers(confidence, ECE_BINS)]
+    gaps = weights @ (bins * ((predicted == labels) - confidence)[:, None])
+    scores["log_loss"] = weights @ sample_log_loss(labels, table) / total
+    scores["brier_score"] = weights @ squared_errors(labels, table) / total
+    scores["expected_calibration_error"] = np.abs(gaps).sum(1) / total
+    for k, name in enumerate(classes):
+        roc_auc, average_precision = _ranking(labels == k, table[:, k], weights)
+        scores["per_class"][name] |= {"roc_auc": roc_auc, "average_precision": average_precision}
+    for key in ("roc_auc", "average_precision"):
+        values = np.stack([scores["per_class"][name][key] for name in classes])
+        defined = ~np.isnan(values)
+        scores["macro"][key] = ratio(np.where(defined, values, 0).sum(0), defined.sum(0))
+    return scores
+
+
+def _ranking(
+    truth: NDArray[np.bool_], score: NDArray[np.float64], weights: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """AUC (the share of pairs in order, ties half) and average precision for each of B sets of weights: (B,) each."""
+    order = np.argsort(-score)
+    starts = np.flatnonzero(np.diff(-score[order], prepend=-np.inf))  # of each run of equal scores
+    positive = np.add.reduceat(weights[:, order] * truth[order], starts, axis=1)
+    every = np.add.reduceat(weights[:, order], starts, axis=1)
+    negative = every - positive
+    found, drawn = positive.cumsum(1), every.cumsum(1)
+    n_positive, n_negative = found[:, -1], drawn[:, -1] - found[:, -1]
+    pairs = (negative * (found - positive / 2)).sum(1)
+    precision = np.nan_to_num(ratio(found, drawn))
+    return ratio(pairs, n_positive * n_negative), ratio((positive * precision).sum(1), n_positive)
+
+
+def _resample(members: NDArray[np.intp], n_groups: int, n: int, seed: int) -> Iterator[NDArray[np.float64]]:
+    """How often each image is drawn in each resample, in chunks of shape (b, N)."""
+    rng = np.random.default_rng(seed)
+    step = max(1, CHUNK // len(members))
+    for first in range(0, n, step):
+        draws = rng.integers(n_groups, size=(min(step, n - first), n_groups))
+        counts = np.stack([np.bincount(draw, minlength=n_groups) for draw in draws])
+        yield counts[:, members].astype(np.float64)
+
+
+def _group_numbers(groups: Sequence[Hashable] | None, n_samples: int) -> NDArray[np.intp]:
+    if groups is None:
+        return np.arange(n_samples)
+    if len(groups) != n_samples:
+        raise UserError(f"{len(groups)} groups for {n_samples} samples: expected one each")
+    numbers: dict[Hashable, int] = {}
+    alone = ((index,) for index in range(n_samples))  # a key that no patient id equals
+    keys = [group if group not in ("", None) else key for group, key in zip(groups, alone, strict=True)]
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys])
+
+
+def _intervals(parts: Sequence[Any], few: bool) -> Any:
+    """The tree of intervals from the trees of the chunks."""
+    if isinstance(parts[0], Mapping):
+        return {key: _intervals([part[key] for part in parts], few) for key in parts[0]}
+    values = np.concatenate(parts)
+    defined = values[~np.isnan(values)]
+    if few or len(defined) < MIN_DEFINED * len(values):
+        return None
+    return [float(bound) for bound in np.percentile(defined, [2.5, 97.5])]

@@ -1,0 +1,85 @@
+"""Do the probabilities mean what they say? Brier score, expected calibration error, reliability curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cvrnet.errors import UserError
+from cvrnet.metrics.inputs import check
+
+ECE_BINS = 15
+
+
+def brier_score(y_true: ArrayLike, probabilities: ArrayLike) -> float:
+    """Brier's own score over all classes: mean over samples of sum_k (p_k - [y = k])², from 0 to 2 (Brier 1950).
+
+    With two classes it is twice the score of the positive class alone.
+
+    >>> brier_score([0, 1], [[1.0, 0.0], [0.5, 0.5]])
+    0.25
+    """
+    return float(squared_errors(*check(y_true, probabilities)).mean())
+
+
+def expected_calibration_error(y_true: ArrayLike, probabilities: ArrayLike, n_bins: int = ECE_BINS) -> float:
+    """How far the highest probability is from the accuracy, over bins of it (Naeini et al. 2015, Guo et al. 2017).
+
+    ECE = sum_m |B_m|/N · |accuracy(B_m) - mean confidence(B_m)|, with bins ((m-1)/M, m/M] of equal width. It depends
+    on the number of bins and is biased upwards in small samples: compare models with the same bins and samples.
+
+    >>> expected_calibration_error([0, 1], [[0.75, 0.25], [0.75, 0.25]])
+    0.25
+    """
+    labels, table = check(y_true, probabilities)
+    bins = bin_numbers(table.max(1), n_bins)
+    gap = np.bincount(bins, weights=(table.argmax(1) == labels) - table.max(1), minlength=n_bins)
+    return float(np.abs(gap).sum() / len(labels))
+
+
+def calibration_curve(
+    y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[str], n_bins: int = ECE_BINS
+) -> dict[str, Any]:
+    """Reliability curves: mean predicted probability against observed frequency, in bins of equal width.
+
+    Returns ``{"per_class": {name: curve}, "top_label": curve}``, a curve holding arrays ``predicted``, ``observed`` and
+    ``count`` over the bins that are not empty. Per class: its own probability against the others (as
+    `sklearn.calibration.calibration_curve`); top label: the highest probability against the accuracy, with
+    ``expected_calibration_error`` and ``brier_score``.
+
+    >>> curve = calibration_curve([0, 1], [[0.75, 0.25], [0.75, 0.25]], ["NOR", "CVP"])["top_label"]
+    >>> curve["predicted"], curve["observed"], curve["count"]
+    (array([0.75]), array([0.5]), array([2]))
+    """
+    labels, table = check(y_true, probabilities, classes)
+    top = _reliability(table.argmax(1) == labels, table.max(1), n_bins)
+    top["expected_calibration_error"] = expected_calibration_error(labels, table, n_bins)
+    top["brier_score"] = brier_score(labels, table)
+    per_class = {name: _reliability(labels == k, table[:, k], n_bins) for k, name in enumerate(classes)}
+    return {"per_class": per_class, "top_label": top}
+
+
+def squared_errors(labels: NDArray[np.int64], table: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each sample's share of the Brier score, shape (N,)."""
+    return ((table - np.eye(table.shape[1])[labels]) ** 2).sum(1)
+
+
+def _reliability(truth: NDArray[np.bool_], predicted: NDArray[np.float64], n_bins: int) -> dict[str, Any]:
+    bins = bin_numbers(predicted, n_bins)
+    count = np.bincount(bins, minlength=n_bins)
+    filled = count > 0
+    return {
+        "predicted": np.bincount(bins, weights=predicted, minlength=n_bins)[filled] / count[filled],
+        "observed": np.bincount(bins, weights=truth, minlength=n_bins)[filled] / count[filled],
+        "count": count[filled],
+    }
+
+
+def bin_numbers(probability: NDArray[np.float64], n_bins: int) -> NDArray[np.intp]:
+    """The bin of each probability: m - 1 for ((m-1)/M, m/M], and 0 for probability 0."""
+    if n_bins < 1:
+        raise UserError(f"{n_bins} bins: expected at least 1")
+    return np.searchsorted(np.linspace(0, 1, n_bins + 1)[1:-1], probability)

@@ -1,0 +1,89 @@
+"""ROC and precision-recall curves, one class against the others, and their macro averages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn import metrics as sk
+
+from cvrnet.metrics.inputs import check
+
+ABOVE_ALL = float(np.nextafter(1.0, 2.0))  # a threshold that no probability reaches
+
+
+def roc_curves(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[str]) -> dict[str, Any]:
+    """ROC curves: ``{"per_class": {name: curve}, "macro": curve}``.
+
+    A curve holds ``fpr``, ``tpr``, ``threshold`` and ``auc``: the sensitivity and 1 - specificity of "probability >=
+    threshold", from (0, 0) to (1, 1). A class without samples of both sides is None. The macro curve (without
+    threshold) is the mean of the class curves, interpolated linearly on the union of their false-positive rates, both
+    sides of every step: the area under it is the mean of the areas. It is None where every class is.
+
+    >>> curves = roc_curves([0, 0, 1, 1], [[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8]], ["NOR", "CVP"])
+    >>> curves["per_class"]["CVP"]["tpr"], curves["macro"]["auc"]
+    (array([0. , 0.5, 0.5, 1. , 1. ]), 0.75)
+    """
+    labels, table = check(y_true, probabilities, classes)
+    per_class: dict[str, Any] = dict.fromkeys(classes)
+    for k, name in enumerate(classes):
+        truth = labels == k
+        if truth.any() and not truth.all():
+            fpr, tpr, threshold = sk.roc_curve(truth, table[:, k])
+            threshold = np.minimum(threshold, ABOVE_ALL)  # scikit-learn's first threshold is infinite
+            per_class[name] = {"fpr": fpr, "tpr": tpr, "threshold": threshold, "auc": float(sk.auc(fpr, tpr))}
+    curves = [curve for curve in per_class.values() if curve is not None]
+    if not curves:
+        return {"per_class": per_class, "macro": None}
+    rates = np.unique(np.concatenate([curve["fpr"] for curve in curves]))
+    grid, tpr = (
+        np.repeat(rates, 2),
+        np.mean([_both_sides(rates, curve["fpr"], curve["tpr"]) for curve in curves], axis=0),
+    )
+    return {
+        "per_class": per_class,
+        "macro": {"fpr": grid, "tpr": tpr, "auc": float(np.mean([c["auc"] for c in curves]))},
+    }
+
+
+def precision_recall_curves(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[str]) -> dict[str, Any]:
+    """Precision-recall curves: ``{"per_class": {name: curve}, "macro": curve}``.
+
+    A curve holds ``recall`` (descending), ``precision``, ``threshold``, ``average_precision`` and ``prevalence``, the
+    precision of guessing. A class without samples is None. Average precision is sum_n (R_n - R_{n-1}) P_n, the area
+    under the steps that hold a precision back to the next lower recall. The macro curve (without threshold) is the mean
+    of those steps over the union of the recalls: the area under it is the mean of the average precisions.
+
+    >>> curves = precision_recall_curves([0, 0, 1], [[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]], ["NOR", "CVP"])
+    >>> curves["per_class"]["CVP"]["recall"], curves["per_class"]["CVP"]["precision"]
+    (array([1., 1., 0., 0.]), array([0.33333333, 0.5       , 0.        , 1.        ]))
+    >>> curves["per_class"]["CVP"]["average_precision"]
+    0.5
+    """
+    labels, table = check(y_true, probabilities, classes)
+    per_class: dict[str, Any] = dict.fromkeys(classes)
+    for k, name in enumerate(classes):
+        truth = labels == k
+        if truth.any():
+            precision, recall, threshold = sk.precision_recall_curve(truth, table[:, k])
+            per_class[name] = {
+                "recall": recall,
+                "precision": precision,
+                "threshold": np.append(threshold, ABOVE_ALL),
+                "average_precision": float(sk.average_precision_score(truth, table[:, k])),
+                "prevalence": float(truth.mean()),
+            }
+    curves = [curve for curve in per_class.values() if curve is not None]
+    recall = np.unique(np.concatenate([curve["recall"] for curve in curves]))[::-1]
+    steps = [curve["precision"][::-1][np.searchsorted(curve["recall"][::-1], recall)] for curve in curves]
+    macro = {"recall": recall, "precision": np.mean(steps, axis=0)}
+    means = {key: float(np.mean([c[key] for c in curves])) for key in ("average_precision", "prevalence")}
+    return {"per_class": per_class, "macro": macro | means}
+
+
+def _both_sides(x: NDArray[np.float64], xp: NDArray[np.float64], fp: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A piecewise linear curve with vertical steps, at each x from the left and from the right: (2 len(x),)."""
+    left, right = np.interp(-x, -xp[::-1], fp[::-1]), np.interp(x, xp, fp)
+    return np.stack([left, right], axis=1).ravel()

@@ -1,0 +1,43 @@
+"""What every score checks first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cvrnet.errors import UserError
+
+SUM_TOLERANCE = 1e-2  # probabilities computed in bfloat16 sum to one within half a percent
+
+
+def check(
+    y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[str] | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Labels as int64 (N,) and probabilities as float64 (N, C), or a UserError that says what is wrong with them."""
+    labels, table = np.asarray(y_true), np.asarray(probabilities)
+    if labels.ndim != 1 or table.ndim != 2 or len(labels) != len(table):
+        raise UserError(
+            f"labels of shape {labels.shape} and probabilities of shape {table.shape}: expected (N,) and (N, C)"
+        )
+    if not len(labels):
+        raise UserError("no samples to score")
+    if labels.dtype.kind not in "iu":
+        raise UserError(f"labels of type {labels.dtype}: expected class indices (integers)")
+    n_classes = table.shape[1] if classes is None else len(classes)
+    if n_classes < 2 or table.shape[1] != n_classes or (classes is not None and len(set(classes)) < n_classes):
+        raise UserError(
+            f"{table.shape[1]} columns of probabilities for classes {classes}: expected one for each of two or more"
+        )
+    if labels.min() < 0 or labels.max() >= n_classes:
+        wrong = labels[(labels < 0) | (labels >= n_classes)][0]
+        raise UserError(f"label {wrong}: expected a class index from 0 to {n_classes - 1}")
+    table = table.astype(np.float64)
+    bad = ~(np.isfinite(table).all(1) & (table >= 0).all(1) & (np.abs(table.sum(1) - 1) <= SUM_TOLERANCE))
+    if bad.any():
+        row = int(bad.argmax())
+        raise UserError(
+            f"row {row} of the probabilities is {table[row].tolist()}: expected numbers from 0 to 1 with sum 1"
+        )
+    return labels.astype(np.int64), table
