@@ -1,0 +1,447 @@
+"""CVR-Net: several encoders, one fully connected block a feature map, the average of their softmax outputs.
+
+Papers: "CVR-Net: A deep convolutional neural network for coronavirus recognition from chest radiography images"
+(arXiv 2007.11993, "v1"), and "Challenges of Deep Learning Methods for COVID-19 Detection Using Public Datasets"
+(medRxiv 2020.11.07.20227504, "v2").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from cvrnet.encoders import Encoder, create_encoder
+from cvrnet.errors import UserError
+from cvrnet.heads import MultiScaleAveragingHead
+
+__all__ = ["CVRNet"]
+
+
+class ChannelAffine(nn.Module):
+    """Maps the model's input normalisation to that which one encoder was pretrained with.
+
+    Args:
+        mean_in: Channel means of the model's own normalisation.
+        std_in: Its standard deviations.
+        mean_out: Channel means of the encoder's normalisation.
+        std_out: Its standard deviations.
+        device: Where the two buffers live.
+        dtype: Their type.
+    """
+
+    def __init__(
+        self,
+        mean_in: Sequence[float],
+        std_in: Sequence[float],
+        mean_out: Sequence[float],
+        std_out: Sequence[float],
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.coefficients = [
+            (si / so, (mi - mo) / so) for mi, si, mo, so in zip(mean_in, std_in, mean_out, std_out, strict=True)
+        ]
+        shape = (1, len(self.coefficients), 1, 1)
+        self.register_buffer("scale", torch.empty(shape, device=device, dtype=dtype), persistent=False)
+        self.register_buffer("shift", torch.empty(shape, device=device, dtype=dtype), persistent=False)
+        self.init_non_persistent_buffers()
+
+    @torch.jit.ignore
+    def init_non_persistent_buffers(self) -> None:
+        """Fill the buffers, which no checkpoint holds (timm calls this after it gives a meta model real memory)."""
+        for buffer, values in zip((self.scale, self.shift), zip(*self.coefficients, strict=True), strict=True):
+            buffer.copy_(torch.tensor(values, dtype=torch.float64).view_as(buffer))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) in and out."""
+        return x * self.scale + self.shift
+
+
+class CVRNet(nn.Module):
+    """Multi-encoder, multi-scale classifier (v1 section 2.2, v2 section 5.1).
+
+    With encoders 1 and 2 the five inputs of the head are, as in the papers, P1 and P2: the second-deepest maps of
+    encoder 1 (shallower first); P3: the deepest maps of all encoders, concatenated; P4 and P5: those of encoder 2.
+    One encoder gives three inputs, three encoders seven.
+
+    ``forward`` returns logits whose softmax is the mean of the heads' softmax outputs. ``forward_features`` returns
+    the five maps as one: pooled to the deepest grid and concatenated, each channel's mean kept exactly, so that
+    ``forward_head(forward_features(x))`` equals ``forward(x)`` at every input size.
+
+    Args:
+        encoders: Names for :func:`cvrnet.encoders.create_encoder`.
+        num_classes: 2 or more, or 0 for no classifier.
+        in_chans: Channels of the image.
+        hidden_sizes: Widths of each head's dense layers.
+        act_layer: Activation of the heads, by timm's name.
+        drop_rate: Dropout before each head's classifier (the papers: none).
+        global_pool: ``"avg"``, or ``""`` (with ``num_classes=0``) for unpooled features.
+        encoder_weights: Load the encoders' own pretrained weights.
+        mean: Channel means that the images given to this model are normalised with.
+        std: Standard deviations likewise. Each encoder's own normalisation is derived from these.
+        device: Where the parameters live.
+        dtype: Their type.
+
+    Raises:
+        ValueError: ``num_classes=1``, no encoders, or an unknown pooling.
+    """
+
+    def __init__(
+        self,
+        encoders: Sequence[str] = ("resnet50", "legacy_xception"),
+        num_classes: int = 3,
+        in_chans: int = 3,
+        hidden_sizes: Sequence[int] = (512, 128, 64),
+        act_layer: str = "relu",
+        drop_rate: float = 0.0,
+        global_pool: str = "avg",
+        encoder_weights: bool = False,
+        mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
+        std: Sequence[float] = IMAGENET_DEFAULT_STD,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        placement: dict[str, Any] = {"device": device, "dtype": dtype}
+        names = [encoders] if isinstance(encoders, str) else list(encoders)
+        if not names:
+            raise ValueError("encoders is empty; expected at least one name, such as ('resnet50', 'legacy_xception')")
+        built = [_create_encoder(n, encoder_weights, names, in_chans=in_chans, **placement) for n in names]
+        self.encoders = nn.ModuleList(built)  # type: ignore[arg-type]  # Encoder is a protocol on modules
+        self.normalizers = nn.ModuleList(_normalizer(e, mean, std, in_chans, placement) for e in built)
+
+        # Maps come encoder by encoder, shallow to deep. A group is the maps that one head sees.
+        ends = [sum(len(e.channels) for e in built[: i + 1]) for i in range(len(built))]
+        starts = [0, *ends[:-1]]
+        shallow = [[[i] for i in range(s, e - 1)] for s, e in zip(starts, ends, strict=True)]
+        self.groups: list[list[int]] = [*shallow[0], [e - 1 for e in ends], *(g for part in shallow[1:] for g in part)]
+        channels = [c for e in built for c in e.channels]
+        reductions = [r for e in built for r in e.reductions]
+        self.widths: list[int] = [sum(channels[i] for i in group) for group in self.groups]
+        self.deepest = ends[0] - 1  # the map whose grid forward_features has
+        self.map_names = [f"encoders.{i}.{j}" for i, e in enumerate(built) for j in range(len(e.channels))]
+
+        by_reduction = sorted(range(len(self.groups)), key=lambda g: reductions[self.groups[g][0]])
+        self.scale_order: list[int] = by_reduction
+        self.feature_info = [
+            dict(num_chs=self.widths[g], reduction=reductions[self.groups[g][0]], module=f"head.blocks.{g}")
+            for g in by_reduction
+        ]
+        self.in_chans = in_chans
+        self.num_classes = num_classes
+        self.num_features = sum(self.widths)
+        self.drop_rate = drop_rate
+        self.grad_checkpointing = False
+        self.head = MultiScaleAveragingHead(self.widths, num_classes, hidden_sizes, act_layer, drop_rate, device, dtype)
+        self.head_hidden_size = self.head.num_features
+        self.global_pool = _check_global_pool(global_pool, num_classes)
+        # What timm adapts when a checkpoint with other image channels is loaded.
+        self._traits = {"first_conv": tuple(f"encoders.{i}.{e.first_conv}" for i, e in enumerate(built))}
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Parameter groups for layer-wise learning-rate decay: the encoders, then the heads."""
+        return {"stem": r"^encoders", "blocks": [(r"^head", None)]}
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each encoder in the backward pass instead of keeping its activations.
+
+        Batch norm then sees each batch twice, so its running statistics move twice a step.
+        """
+        self.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self) -> tuple[nn.Module, ...]:
+        """The heads' linear classifiers, in the order P1, P2, and so on."""
+        return tuple(block.classifier for block in self.head.blocks)  # type: ignore[misc]
+
+    @torch.jit.ignore
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Put fresh classifiers in place; 0 removes them, with ``global_pool=""`` the pooling and dense layers too.
+
+        Without ``global_pool`` the pooling stays as it is, but classifiers bring it back.
+        """
+        if global_pool is None:
+            global_pool = "avg" if num_classes else self.global_pool
+        self.global_pool = _check_global_pool(global_pool, num_classes)
+        self.head.reset(num_classes)
+        self.num_classes = num_classes
+
+    def forward_maps(self, x: Tensor) -> list[Tensor]:
+        """Every encoder's feature maps (v1 Fig. 2: E13, E14, E15, E23, E24, E25), encoder by encoder.
+
+        Args:
+            x: Images (N, in_chans, H, W), normalised with the model's mean and std.
+
+        Returns:
+            One (N, C_i, H_i, W_i) a map.
+        """
+        maps: list[Tensor] = []
+        for normalizer, encoder in zip(self.normalizers, self.encoders):  # noqa: B905  # TorchScript knows no strict=
+            image = normalizer(x)
+            if self.grad_checkpointing and not torch.jit.is_scripting():
+                maps.extend(checkpoint(encoder, image, use_reentrant=False))
+            else:
+                maps.extend(encoder(image))
+        return maps
+
+    def pool_maps(self, maps: list[Tensor]) -> list[Tensor]:
+        """Global average pooling of ``forward_maps``'s result: what the head's blocks see.
+
+        Returns:
+            One (N, widths[i]) a head, in the order P1, P2, and so on.
+        """
+        pooled: list[Tensor] = []
+        for m in maps:
+            pooled.append(m.mean((2, 3)))
+        vectors: list[Tensor] = []
+        for group in self.groups:
+            vectors.append(torch.cat([pooled[i] for i in group], 1))
+        return vectors
+
+    def branch_logits(self, x: Tensor) -> list[Tensor]:
+        """Each head's own answer to the images x: (N, num_classes) before softmax, in the order P1, P2, and so on."""
+        return self.head.branch_logits(self.pool_maps(self.forward_maps(x)))
+
+    @torch.jit.ignore
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """The heads' input maps, ordered by reduction as in ``feature_info``.
+
+        Args:
+            x: Images (N, in_chans, H, W).
+            indices: Take the last n if int, all if None, these if a sequence.
+            norm: No effect: there is no final norm.
+            stop_early: No effect: every encoder runs to its end for the deepest map.
+            output_fmt: Must be ``"NCHW"``.
+            intermediates_only: Leave ``forward_features``'s result away.
+
+        Returns:
+            The maps, after ``forward_features``'s result unless ``intermediates_only``.
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt={output_fmt!r}; expected 'NCHW'")
+        take, _ = timm.models.feature_take_indices(len(self.feature_info), indices)
+        maps = self.forward_maps(x)
+        chosen = []
+        for i in take:
+            group = self.groups[self.scale_order[i]]
+            chosen.append(_concatenate([maps[j] for j in group], maps[group[0]]))
+        return chosen if intermediates_only else (self._fuse(maps), chosen)
+
+    @torch.jit.ignore
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop the head (timm's feature extractors call this); returns the feature indices that ``indices`` means."""
+        take, _ = timm.models.feature_take_indices(len(self.feature_info), indices)
+        if prune_head:
+            self.reset_classifier(0, "")
+        return take
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """All heads' maps as one tensor: (N, num_features, h, w) on the first encoder's deepest grid."""
+        return self._fuse(self.forward_maps(x))
+
+    def _fuse(self, maps: list[Tensor]) -> Tensor:
+        ordered: list[Tensor] = []
+        for group in self.groups:
+            for i in group:
+                ordered.append(maps[i])
+        return _concatenate(ordered, maps[self.deepest])
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """From ``forward_features``'s result to (N, num_classes) logits, or to (N, head_hidden_size) pre-logits."""
+        if self.global_pool == "":
+            return x
+        return self.head(list(x.mean((2, 3)).split(self.widths, 1)), pre_logits=pre_logits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Classify images.
+
+        Args:
+            x: (N, in_chans, H, W), normalised with the model's mean and std.
+
+        Returns:
+            (N, num_classes) logits whose softmax is the mean of the heads' softmax outputs.
+        """
+        maps = self.forward_maps(x)
+        if self.global_pool == "":
+            return self._fuse(maps)
+        return self.head(self.pool_maps(maps))
+
+
+def _concatenate(maps: list[Tensor], like: Tensor) -> Tensor:
+    """Maps on one grid, concatenated; every channel keeps its own global mean, whether or not the grids divide."""
+    aligned: list[Tensor] = []
+    for m in maps:
+        pooled = F.adaptive_avg_pool2d(m, (like.shape[2], like.shape[3]))
+        aligned.append(pooled + (m.mean((2, 3), keepdim=True) - pooled.mean((2, 3), keepdim=True)))
+    return torch.cat(aligned, 1)
+
+
+def _check_global_pool(global_pool: str, num_classes: int) -> str:
+    if global_pool not in ("avg", ""):
+        raise ValueError(f"global_pool={global_pool!r}; expected 'avg', or '' for unpooled features")
+    if global_pool == "" and num_classes != 0:
+        raise ValueError(f"global_pool='' leaves nothing for {num_classes} classes to look at; expected num_classes=0")
+    return global_pool
+
+
+def _normalizer(
+    encoder: Encoder, mean: Sequence[float], std: Sequence[float], in_chans: int, placement: dict[str, Any]
+) -> nn.Module:
+    before = _for_channels(mean, in_chans), _for_channels(std, in_chans)
+    after = _for_channels(encoder.mean, in_chans), _for_channels(encoder.std, in_chans)
+    return nn.Identity() if before == after else ChannelAffine(*before, *after, **placement)
+
+
+def _for_channels(values: Sequence[float], in_chans: int) -> tuple[float, ...]:
+    return tuple(values) if len(values) == in_chans else (sum(values) / len(values),) * in_chans
+
+
+def _create_encoder(name: str, pretrained: bool, names: Sequence[str], **kwargs: Any) -> Encoder:
+    try:
+        return create_encoder(name, pretrained=pretrained, **kwargs)
+    except (OSError, RuntimeError) as error:
+        if not pretrained:
+            raise
+        wanted = (timm.get_pretrained_cfg(n) if timm.is_model(n) else None for n in names)
+        sources = ", ".join(str(cfg.hf_hub_id or cfg.url) for cfg in wanted if cfg is not None)
+        raise UserError(
+            f"cannot load the pretrained weights of encoder {name!r} ({type(error).__name__}); "
+            f"pretrained=True needs {sources} from the Hugging Face Hub or its cache; "
+            f"pretrained=False starts from random weights"
+        ) from error
+
+
+_WHOLE_MODEL_SOURCES = ("url", "file", "state_dict", "hf_hub_id")
+
+
+def _create_cvrnet(variant: str, pretrained: bool = False, **kwargs: Any) -> CVRNet:
+    """Build a variant with timm's builder.
+
+    ``pretrained`` means the whole model's weights where the cfg names any (a run folder, a Hub repository), and
+    otherwise the encoders' own: never both, so a trained checkpoint loads without touching pretrained weights.
+    """
+    cfg = timm.models.resolve_pretrained_cfg(
+        variant,
+        pretrained_cfg=kwargs.pop("pretrained_cfg", None),
+        pretrained_cfg_overlay=kwargs.pop("pretrained_cfg_overlay", None),
+    )
+    whole = any(getattr(cfg, key) for key in _WHOLE_MODEL_SOURCES)
+    model = build_model_with_cfg(
+        CVRNet,
+        variant,
+        pretrained and whole,
+        pretrained_cfg=cfg.to_dict(),
+        feature_cfg={"feature_cls": "getter"},
+        mean=cfg.mean,
+        std=cfg.std,
+        encoder_weights=pretrained and not whole,
+        **kwargs,
+    )
+    if isinstance(model, CVRNet):  # not timm's feature extractor around it
+        _describe(model)
+    return model
+
+
+def _describe(model: CVRNet) -> None:
+    """Make the cfg tell the truth about this model: its own channels, stems and classifiers."""
+    cfg = model.pretrained_cfg
+    channels = model.in_chans
+    model.pretrained_cfg = model.default_cfg = {
+        **cfg,
+        "input_size": (channels, *cfg["input_size"][1:]),
+        "mean": _for_channels(cfg["mean"], channels),
+        "std": _for_channels(cfg["std"], channels),
+        "first_conv": model._traits["first_conv"],
+        "classifier": tuple(f"head.blocks.{i}.classifier" for i in range(len(model.groups))),
+    }
+
+
+def _cfg(**kwargs: Any) -> dict[str, Any]:
+    return {
+        "num_classes": 3,
+        "input_size": (3, 224, 224),
+        "pool_size": (7, 7),
+        "interpolation": "nearest",
+        "crop_pct": 1.0,
+        "crop_mode": "squash",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": ("encoders.0.backbone.conv1", "encoders.1.stem.0"),
+        "classifier": tuple(f"head.blocks.{i}.classifier" for i in range(5)),
+        "license": "apache-2.0",
+        "paper_ids": ("arXiv:2007.11993",),
+        "paper_name": "CVR-Net: A deep convolutional neural network for coronavirus recognition",
+        **kwargs,
+    }
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        "cvrnet.untrained": _cfg(),
+        "cvrnet_small.untrained": _cfg(first_conv=("encoders.0.backbone.conv1", "encoders.1.backbone.conv_stem")),
+        "cvrnet_tiny.untrained": _cfg(first_conv=("encoders.0.backbone.base_layer.0", "encoders.1.backbone.conv_stem")),
+        "cvrnet_densenet121_efficientnet_b0.untrained": _cfg(
+            first_conv=("encoders.0.backbone.features_conv0", "encoders.1.backbone.conv_stem")
+        ),
+        "cvrnet_convnext_tiny_efficientnetv2_rw_s.untrained": _cfg(
+            first_conv=("encoders.0.backbone.stem_0", "encoders.1.backbone.conv_stem")
+        ),
+    }
+)
+
+
+@register_model
+def cvrnet(pretrained: bool = False, **kwargs: Any) -> CVRNet:
+    """The papers' network: ResNet-50 and Xception. Any other encoders by ``encoders=(...)``."""
+    return _create_cvrnet("cvrnet", pretrained, **kwargs)
+
+
+@register_model
+def cvrnet_small(pretrained: bool = False, **kwargs: Any) -> CVRNet:
+    """ResNet-18 and MobileNetV3-Large: about a fifth of the papers' network, for laptops."""
+    return _create_cvrnet("cvrnet_small", pretrained, **{"encoders": ("resnet18", "mobilenetv3_large_100"), **kwargs})
+
+
+@register_model
+def cvrnet_tiny(pretrained: bool = False, **kwargs: Any) -> CVRNet:
+    """DLA-46-C and MobileNetV3-Small: for tests, tutorials and CPUs."""
+    return _create_cvrnet("cvrnet_tiny", pretrained, **{"encoders": ("dla46_c", "mobilenetv3_small_100"), **kwargs})
+
+
+@register_model
+def cvrnet_densenet121_efficientnet_b0(pretrained: bool = False, **kwargs: Any) -> CVRNet:
+    """DenseNet-121, the usual encoder for chest radiographs, and EfficientNet-B0."""
+    return _create_cvrnet(
+        "cvrnet_densenet121_efficientnet_b0", pretrained, **{"encoders": ("densenet121", "efficientnet_b0"), **kwargs}
+    )
+
+
+@register_model
+def cvrnet_convnext_tiny_efficientnetv2_rw_s(pretrained: bool = False, **kwargs: Any) -> CVRNet:
+    """ConvNeXt-T and EfficientNetV2-S: a modern pair of the papers' size."""
+    return _create_cvrnet(
+        "cvrnet_convnext_tiny_efficientnetv2_rw_s",
+        pretrained,
+        **{"encoders": ("convnext_tiny", "efficientnetv2_rw_s"), **kwargs},
+    )

@@ -1,0 +1,89 @@
+"""One way to every encoder: any timm backbone by its name, the explicit ones, and the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import timm
+from torch import Tensor
+
+from cvrnet.encoders.timm_backbone import TimmEncoder
+from cvrnet.encoders.xception import XceptionEncoder
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """What CVRNet asks of an encoder; a ``torch.nn.Module`` with these attributes is one, nothing is inherited.
+
+    Attributes:
+        channels: Channels of each map, shallow to deep.
+        reductions: Input size over map size of each map, non-decreasing.
+        first_conv: Name of the convolution that sees the image (its ``weight`` is adapted to other channel counts).
+        mean: Channel means that the encoder's input was normalised with when it was pretrained.
+        std: Channel standard deviations, likewise.
+    """
+
+    channels: list[int]
+    reductions: list[int]
+    first_conv: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, x: Tensor) -> list[Tensor]:
+        """Images (N, in_chans, H, W) in, one (N, channels[i], H_i, W_i) a scale out."""
+        ...
+
+
+EncoderFactory = Callable[..., Encoder]
+
+_factories: dict[str, EncoderFactory] = {"legacy_xception": XceptionEncoder}
+
+
+def register_encoder(name: str, factory: EncoderFactory) -> None:
+    """Make an encoder available by name, in ``create_encoder`` and in ``create_model(encoders=...)``.
+
+    Args:
+        name: The name; it takes precedence over a timm model of the same name.
+        factory: Called with the keywords ``pretrained, in_chans, device, dtype``; returns an :class:`Encoder`.
+
+    Raises:
+        ValueError: The name is registered already.
+    """
+    if name in _factories:
+        raise ValueError(f"encoder {name!r} is registered already; choose another name")
+    _factories[name] = factory
+
+
+def list_encoders() -> list[str]:
+    """Names of the encoders that are not plain timm backbones; every ``timm.list_models()`` name works too."""
+    return sorted(_factories)
+
+
+def create_encoder(name: str, *, pretrained: bool = False, in_chans: int = 3, **kwargs: Any) -> Encoder:
+    """Create an encoder by name.
+
+    Args:
+        name: A registered encoder, or any timm model with feature maps at several scales, such as ``"resnet50"``,
+            ``"convnext_tiny.fb_in22k"`` or ``"swin_tiny_patch4_window7_224"``.
+        pretrained: Load its pretrained weights.
+        in_chans: Channels of the image.
+        **kwargs: ``device`` and ``dtype``.
+
+    Returns:
+        The encoder, whose maps are NCHW whatever the backbone's own layout.
+
+    Raises:
+        ValueError: Unknown name, or a backbone without feature maps.
+
+    >>> encoder = create_encoder("test_resnet")
+    >>> encoder.channels, encoder.reductions
+    ([48, 64, 96], [8, 16, 32])
+    """
+    if name in _factories:
+        return _factories[name](pretrained=pretrained, in_chans=in_chans, **kwargs)
+    if not timm.is_model(name):
+        raise ValueError(
+            f"unknown encoder {name!r}; expected a name of timm.list_models() or one of {', '.join(list_encoders())}"
+        )
+    return TimmEncoder(name, pretrained=pretrained, in_chans=in_chans, **kwargs)

@@ -1,0 +1,70 @@
+"""Xception with the papers' taps, which lie inside its blocks and not among timm's feature maps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+from torch import Tensor, nn
+
+
+class XceptionEncoder(nn.Module):
+    """timm's ``legacy_xception`` with the papers' three taps (v1 Fig. 2 and Table 2: E23, E24, E25).
+
+    ======  ============================  ========  =========  ========================================
+    map     Keras layer                   channels  reduction  timm
+    ======  ============================  ========  =========  ========================================
+    E23     ``block4_sepconv2_bn``        728       8          output of ``block3.rep[5]``
+    E24     ``block13_sepconv2_bn``       1024      16         output of ``block12.rep[5]``
+    E25     ``block14_sepconv2_act``      2048      32         output of ``act4``
+    ======  ============================  ========  =========  ========================================
+
+    E23 and E24 are batch-norm outputs: before the block's max pooling, before its addition, without a ReLU.
+    (v1's Table 2 prints 512 channels for E23; the network has 728.)
+
+    Args:
+        pretrained: Load timm's ImageNet weights.
+        in_chans: Channels of the image.
+        **kwargs: ``device`` and ``dtype``.
+    """
+
+    def __init__(self, *, pretrained: bool = False, in_chans: int = 3, **kwargs: Any) -> None:
+        super().__init__()
+        self.channels: list[int] = [728, 1024, 2048]
+        self.reductions: list[int] = [8, 16, 32]
+        self.first_conv = "stem.0"
+        net = timm.create_model("legacy_xception", pretrained=pretrained, num_classes=0, in_chans=in_chans, **kwargs)
+        self.mean: tuple[float, ...] = tuple(net.pretrained_cfg["mean"])
+        self.std: tuple[float, ...] = tuple(net.pretrained_cfg["std"])
+        self.stem = nn.Sequential(net.conv1, net.bn1, net.act1, net.conv2, net.bn2, net.act2)
+        self.entry = nn.Sequential(net.block1, net.block2)
+        self.block3 = TappedBlock(net.block3)
+        self.middle = nn.Sequential(*(getattr(net, f"block{i}") for i in range(4, 12)))
+        self.block12 = TappedBlock(net.block12)
+        self.exit = nn.Sequential(net.conv3, net.bn3, net.act3, net.conv4, net.bn4, net.act4)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Images (N, in_chans, H, W) in; (N, 728, H/8, W/8), (N, 1024, H/16, W/16), (N, 2048, H/32, W/32) out."""
+        e23, x = self.block3(self.entry(self.stem(x)))
+        e24, x = self.block12(self.middle(x))
+        return [e23, e24, self.exit(x)]
+
+
+class TappedBlock(nn.Module):
+    """A strided Xception block that also returns what goes into its max pooling.
+
+    Args:
+        block: timm's block: ReLU, separable convolution and batch norm twice, max pooling, and a strided skip.
+    """
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        *body, pool = block.rep
+        self.body = nn.Sequential(*body)
+        self.pool = pool
+        self.skip = nn.Sequential(block.skip, block.skipbn)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, C_in, H, W) in; the tap (N, C_out, H, W) and the block's output (N, C_out, H/2, W/2) out."""
+        tap = self.body(x)
+        return tap, self.pool(tap) + self.skip(x)
