@@ -1,5 +1,7 @@
 """Images, their labels, and how they reach the network."""
 
+from cvrnet.data.augmentation import Augmentation
+from cvrnet.data.cache import ImageCache
 from cvrnet.data.preprocessing import Preprocessing
 from cvrnet.data.reading import IMAGE_SUFFIXES, MAX_PIXELS, ImageError, read_image
 from cvrnet.data.records import DataError, Record, class_names, read_records, scan_records, write_manifest
@@ -8,7 +10,9 @@ from cvrnet.data.splits import holdout_split, make_folds
 __all__ = [
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
+    "Augmentation",
     "DataError",
+    "ImageCache",
     "ImageError",
     "Preprocessing",
     "Record",

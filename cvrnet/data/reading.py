@@ -99,8 +99,7 @@ def read_image(path: str | os.PathLike[str], mode: Mode = "L") -> np.ndarray:
         ImageError: if the file is missing, not an image, damaged, larger than `MAX_PIXELS`, or has pixels that
             cannot be brought to 8 bits without a guess (negative, not finite, floats beyond 255, dark 16-bit colour).
     """
-    if mode not in ("L", "RGB"):
-        raise UserError(f"image mode {mode!r} is not known: expected 'L' or 'RGB'")
+    check_mode(mode)
     try:
         with open(path, "rb") as file:
             return _decode(file, mode)
@@ -108,6 +107,12 @@ def read_image(path: str | os.PathLike[str], mode: Mode = "L") -> np.ndarray:
         raise ImageError(path, error.strerror or _one_line(error)) from error
     except (ValueError, *_DAMAGED) as error:
         raise ImageError(path, _one_line(error)) from error
+
+
+def check_mode(mode: str) -> None:
+    """UserError if there is no such image mode."""
+    if mode not in ("L", "RGB"):
+        raise UserError(f"image mode {mode!r} is not known: expected 'L' or 'RGB'")
 
 
 def _one_line(error: BaseException) -> str:

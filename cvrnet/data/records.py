@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from cvrnet.data.files import write_aside
 from cvrnet.data.reading import IMAGE_SUFFIXES
 from cvrnet.errors import UserError
+from cvrnet.files import write_csv
 
 MANIFEST = "manifest.csv"
 COLUMNS = ("path", "label", "source", "patient_id", "split", "view", "lung_mask", "lesion_mask")
@@ -159,10 +159,10 @@ def write_manifest(path: str | Path, records: Sequence[Record]) -> None:
     used = {column for row in rows for column, value in row.items() if value} | {"path"}
     further = sorted(used.difference(COLUMNS))
     columns = [column for column in COLUMNS if column in used] + further
-    with write_aside(path) as aside, aside.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    try:
+        write_csv(path, ({column: row.get(column, "") for column in columns} for row in rows), columns)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def _row(record: Record, root: Path) -> dict[str, str]:

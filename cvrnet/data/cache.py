@@ -1,0 +1,179 @@
+"""Decode once: resized images in memory-mapped files, which every epoch, fold and process reads."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import struct
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from cvrnet.data.preprocessing import check_interpolation, resize_image
+from cvrnet.data.reading import ImageError, Mode, check_mode, read_image
+from cvrnet.data.records import Record
+from cvrnet.errors import UserError
+
+FORMAT_VERSION = 1
+"""Raised when `read_image` or the resizing begin to give other pixels: older entries are then rebuilt."""
+
+_HEADER = struct.Struct("<8sqq3i")  # magic and version; the image file's mtime_ns and size; the entry's shape
+
+
+def default_folder() -> Path:
+    """Where images are cached: the environment variable CVRNET_CACHE, or the platform's folder for caches."""
+    if chosen := os.environ.get("CVRNET_CACHE"):
+        return Path(chosen)
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "cvrnet" / "images"
+
+
+class ImageCache:
+    """Images of one size, each decoded and resized once.
+
+    Each image has one file, named by the image's path and the cache's settings: a header with the modification time
+    and size of the image it was made from, then the pixels. So a changed image replaces its old entry, and caches of
+    several sizes share a folder. Entries appear whole or not at all: any number of processes may read and build the
+    same cache at the same time. The folder can be deleted whenever one likes; it is filled again on use.
+
+    Args:
+        size: height and width.
+        mode: ``"L"`` or ``"RGB"``, as in `read_image`.
+        interpolation: as in `resize_image`.
+        folder: by default `default_folder`.
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        mode: Mode = "L",
+        interpolation: str = "nearest",
+        folder: str | Path | None = None,
+    ) -> None:
+        check_mode(mode)
+        check_interpolation(interpolation)
+        if len(size) != 2 or min(size) < 1:
+            raise UserError(f"image size {size} is not possible: expected height and width, at least 1")
+        self.size = (int(size[0]), int(size[1]))
+        self.mode: Mode = mode
+        self.interpolation = interpolation
+        self.folder = default_folder() if folder is None else Path(folder)
+        self._shape = (*self.size, 1 if mode == "L" else 3)
+
+    def build(
+        self, records: Sequence[Record], *, workers: int = 0, progress: Callable[[int, int], object] | None = None
+    ) -> list[str]:
+        """Decodes the images that are missing here, or have changed.
+
+        Args:
+            records: the images.
+            workers: threads that decode; 0 for one a processor.
+            progress: called after each decoded image with the number done and the number to do.
+
+        Returns:
+            One line for each image that cannot be read, in the order of the records.
+
+        Raises:
+            UserError: if the cache cannot be written.
+        """
+        missing = [record for record in records if not self._is_current(record)]
+        problems = []
+        with ThreadPoolExecutor(workers or os.cpu_count()) as threads:
+            for done, problem in enumerate(threads.map(self._store, missing), start=1):
+                if problem is not None:
+                    problems.append(problem)
+                if progress is not None:
+                    progress(done, len(missing))
+        return problems
+
+    def load(self, path: str | Path) -> np.ndarray:
+        """The image, decoded first if it is missing here or has changed.
+
+        Args:
+            path: the image file.
+
+        Returns:
+            Read-only uint8 array of shape (height, width, channels), a memory map unless just decoded. Each map holds
+            an open file until it is dropped: copy what you keep.
+
+        Raises:
+            ImageError: if the image has to be decoded and cannot be.
+            UserError: if the cache cannot be written.
+        """
+        header = self._header(path)
+        entry = self._entry(path)
+        pixels = self._map(entry, header)
+        if pixels is None:
+            pixels = resize_image(read_image(path, self.mode), self.size, self.interpolation)
+            _write(entry, header, pixels)
+            pixels.flags.writeable = False
+        return pixels
+
+    __getitem__ = load
+
+    def _is_current(self, record: Record) -> bool:
+        try:
+            return self._map(self._entry(record.path), self._header(record.path)) is not None
+        except ImageError:
+            return False
+
+    def _store(self, record: Record) -> str | None:
+        try:
+            self.load(record.path)
+        except ImageError as error:
+            return record.problem(error.reason)
+        return None
+
+    def _entry(self, path: str | Path) -> Path:
+        key = repr((os.path.abspath(path), self.size, self.mode, self.interpolation))
+        name = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:40]
+        return self.folder / name[:2] / name[2:]
+
+    def _header(self, path: str | Path) -> bytes:
+        try:
+            image = os.stat(path)
+        except (OSError, ValueError) as error:
+            raise ImageError(path, getattr(error, "strerror", None) or str(error)) from error
+        return _HEADER.pack(b"cvrnet%02d" % FORMAT_VERSION, image.st_mtime_ns, image.st_size, *self._shape)
+
+    def _map(self, entry: Path, header: bytes) -> np.ndarray | None:
+        """The entry's pixels; None if it is missing, damaged, or made from another version of the image."""
+        try:
+            with entry.open("rb") as file:
+                if file.read(len(header)) != header or os.fstat(file.fileno()).st_size != self._bytes(header):
+                    return None
+                return np.memmap(file, np.uint8, mode="r", offset=len(header), shape=self._shape)
+        except FileNotFoundError:
+            return None
+
+    def _bytes(self, header: bytes) -> int:
+        height, width, channels = self._shape
+        return len(header) + height * width * channels
+
+
+def _write(entry: Path, header: bytes, pixels: np.ndarray) -> None:
+    """Writes aside, then renames. Not synced to the disk: an entry that a power cut damages is decoded again."""
+    aside = entry.with_name(f"{entry.name}.{secrets.token_hex(4)}.part")
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with aside.open("xb") as file:
+                file.write(header)
+                file.write(np.ascontiguousarray(pixels).data)
+            os.replace(aside, entry)
+        finally:
+            aside.unlink(missing_ok=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(
+            f"{entry}: the image cache cannot be written: {reason} (CVRNET_CACHE names its folder)"
+        ) from error
