@@ -45,10 +45,10 @@ def calibration_curve(
 ) -> dict[str, Any]:
     """Reliability curves: mean predicted probability against observed frequency, in bins of equal width.
 
-    Returns ``{"per_class": {name: curve}, "top_label": curve}``, a curve holding arrays ``predicted``, ``observed`` and
-    ``count`` over the bins that are not empty. Per class: its own probability against the others (as
-    `sklearn.calibration.calibration_curve`); top label: the highest probability against the accuracy, with
-    ``expected_calibration_error`` and ``brier_score``.
+    Returns ``{"per_class": {name: curve}, "top_label": curve}``, a curve holding arrays over the bins that are not
+    empty: mean ``predicted``, ``observed``, ``count``, and the bin's edges ``lower`` and ``upper``. Per class: its own
+    probability against the others (as `sklearn.calibration.calibration_curve`); top label: the highest probability
+    against the accuracy, with ``expected_calibration_error`` and ``brier_score``.
 
     >>> curve = calibration_curve([0, 1], [[0.75, 0.25], [0.75, 0.25]], ["NOR", "CVP"])["top_label"]
     >>> curve["predicted"], curve["observed"], curve["count"]
@@ -70,11 +70,13 @@ def squared_errors(labels: NDArray[np.int64], table: NDArray[np.float64]) -> NDA
 def _reliability(truth: NDArray[np.bool_], predicted: NDArray[np.float64], n_bins: int) -> dict[str, Any]:
     bins = bin_numbers(predicted, n_bins)
     count = np.bincount(bins, minlength=n_bins)
-    filled = count > 0
+    filled, edges = count > 0, np.linspace(0, 1, n_bins + 1)
     return {
         "predicted": np.bincount(bins, weights=predicted, minlength=n_bins)[filled] / count[filled],
         "observed": np.bincount(bins, weights=truth, minlength=n_bins)[filled] / count[filled],
         "count": count[filled],
+        "lower": edges[:-1][filled],
+        "upper": edges[1:][filled],
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +11,29 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from cvrnet.errors import UserError
 from cvrnet.files import atomic_write
 
 DPI = 200
+PAD = 0.08  # inches around each part
+FONT_SIZE = 9.0  # points
+LEGEND_CHARACTERS = 44  # in a line
 TEXT = "#1a1a1a"
 GREY = "#767676"
-FONT_SIZE = 9.0  # points
-WIDTH = 4.5  # inches
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # strongest contrast on white first
 DASHES = ("solid", (0, (5, 1.5)), (0, (1, 1)))
 
 
-def new_figure(rows: int = 1, *, width: float = WIDTH, height: float = WIDTH) -> tuple[Figure, list[Axes]]:
-    """A white figure of `rows` axes one above the other that share the x axis; sizes in inches."""
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white", edgecolor="white")
+def new_figure(heights: Sequence[float] = (1,)) -> tuple[Figure, list[Axes]]:
+    """A white figure with axes one above the other, of these relative heights, that share the x axis."""
+    figure = Figure(layout=ConstrainedLayoutEngine(w_pad=PAD, h_pad=PAD), facecolor="white", edgecolor="white")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0].tolist()
+    axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0].tolist()
     for ax in axes:
         ax.set_facecolor("white")
-        ax.tick_params(colors=TEXT, labelsize=FONT_SIZE, labelcolor=TEXT)
+        ax.tick_params(which="both", colors=TEXT, labelcolor=TEXT, labelsize=FONT_SIZE)
         ax.grid(color="#e4e4e4", linewidth=0.6)
         ax.set_axisbelow(True)
         for side, spine in ax.spines.items():
@@ -40,34 +42,50 @@ def new_figure(rows: int = 1, *, width: float = WIDTH, height: float = WIDTH) ->
     return figure, axes
 
 
-def label(ax: Axes, x: str = "", y: str = "") -> None:
+def set_labels(ax: Axes, x: str = "", y: str = "") -> None:
     """Name the axes, with their units."""
     ax.set_xlabel(x, color=TEXT, fontsize=FONT_SIZE + 1)
     ax.set_ylabel(y, color=TEXT, fontsize=FONT_SIZE + 1)
 
 
-def title(figure: Figure, text: str | None) -> None:
-    """Head the figure, in lines that fit its width."""
-    if text:
-        lines = textwrap.fill(text, int(figure.get_figwidth() * 12))
-        figure.suptitle(lines, color=TEXT, fontsize=FONT_SIZE + 2, parse_math=False)
+def legend_below(figure: Figure, entries: Sequence[tuple[Artist, str]], columns: int = 1) -> None:
+    """A legend below the axes, where it hides nothing.
 
-
-def legend(owner: Figure | Axes, entries: Sequence[tuple[Artist, str]], **options: Any) -> None:
-    """A legend whose labels are taken literally: no mathematics in "$", none left out for a leading "_"."""
-    box = owner.legend(
+    Labels are wrapped, and taken literally: no mathematics between "$", none left out for a leading "_".
+    """
+    box = figure.legend(
         [artist for artist, _ in entries],
-        ["x"] * len(entries),
+        ["label"] * len(entries),
+        loc="outside lower center",
+        ncols=columns,
+        handlelength=3.0,
         fontsize=FONT_SIZE,
         labelcolor=TEXT,
-        facecolor="white",
-        edgecolor="#cccccc",
-        framealpha=0.9,
-        **options,
+        frameon=False,
     )
     for line, (_, text) in zip(box.get_texts(), entries, strict=True):
         line.set_parse_math(False)
-        line.set_text(text)
+        line.set_text(textwrap.fill(text, LEGEND_CHARACTERS))
+
+
+def finish(figure: Figure, axes: Sequence[Axes], width: float, height: float, title: str | None) -> Figure:
+    """Head the figure and size it so that its first axes measure `width` x `height` inches inside their labels.
+
+    (Setting an equal aspect instead squeezes the axes within a figure of fixed size, into their own legend.)
+    """
+    if title:
+        figure.suptitle(
+            textwrap.fill(title, round(12 * (width + 0.5))), color=TEXT, fontsize=FONT_SIZE + 2, parse_math=False
+        )
+    figure.draw_without_rendering()  # lays out: the room that text needs does not depend on the size
+    inches = figure.get_size_inches()
+    boxes = [ax.get_position() for ax in axes]
+    first, all_heights = boxes[0], sum(box.height for box in boxes)
+    figure.set_size_inches(
+        inches[0] + width - first.width * inches[0],
+        inches[1] + (height / first.height - inches[1]) * all_heights,
+    )
+    return figure
 
 
 def class_style(index: int) -> dict[str, Any]:
@@ -86,7 +104,7 @@ def save_figure(figure: Figure, path: str | Path, dpi: int = DPI) -> None:
         UserError: matplotlib knows no such format.
     """
     kind = Path(path).suffix.lower().lstrip(".")
-    known: Mapping[str, str] = figure.canvas.get_supported_filetypes()
+    known = figure.canvas.get_supported_filetypes()
     if kind not in known:
         raise UserError(f"{path}: unknown figure format, expected one of {', '.join('.' + k for k in sorted(known))}")
     with atomic_write(path) as temporary:
