@@ -417,6 +417,7 @@ def cvrnet(pretrained: bool = False, **kwargs: Any) -> CVRNet:
     return _create_cvrnet("cvrnet", pretrained, **kwargs)
 
 
+        "cvrnet_keras.untrained": _cfg(mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255)),  # raw 0..255
 @register_model
 def cvrnet_small(pretrained: bool = False, **kwargs: Any) -> CVRNet:
     """ResNet-18 and MobileNetV3-Large: about a fifth of the papers' network, for laptops."""
@@ -445,3 +446,9 @@ def cvrnet_convnext_tiny_efficientnetv2_rw_s(pretrained: bool = False, **kwargs:
         pretrained,
         **{"encoders": ("convnext_tiny", "efficientnetv2_rw_s"), **kwargs},
     )
+
+
+@register_model
+def cvrnet_keras(pretrained: bool = False, **kwargs: Any) -> CVRNet:
+    """The graph of the authors' Keras notebook, for their checkpoints: see :mod:`cvrnet.keras` and docs/keras.md."""
+    return _create_cvrnet("cvrnet_keras", pretrained, **{"encoders": ("keras_resnet50", "keras_xception"), **kwargs})

@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import timm
 from torch import Tensor
 
+from cvrnet.encoders.keras_variants import keras_resnet50, keras_xception
 from cvrnet.encoders.timm_backbone import TimmEncoder
 from cvrnet.encoders.xception import XceptionEncoder
 
@@ -37,7 +38,11 @@ class Encoder(Protocol):
 
 EncoderFactory = Callable[..., Encoder]
 
-_factories: dict[str, EncoderFactory] = {"legacy_xception": XceptionEncoder}
+_factories: dict[str, EncoderFactory] = {
+    "legacy_xception": XceptionEncoder,
+    "keras_resnet50": keras_resnet50,
+    "keras_xception": keras_xception,
+}
 
 
 def register_encoder(name: str, factory: EncoderFactory) -> None:
