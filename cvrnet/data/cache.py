@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import mmap
 import os
 import secrets
 import struct
@@ -27,7 +29,7 @@ _HEADER = struct.Struct("<8sqq3i")  # magic and version; the image file's mtime_
 def default_folder() -> Path:
     """Where images are cached: the environment variable CVRNET_CACHE, or the platform's folder for caches."""
     if chosen := os.environ.get("CVRNET_CACHE"):
-        return Path(chosen)
+        return Path(chosen).expanduser()
     if sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     elif sys.platform == "darwin":
@@ -67,6 +69,7 @@ class ImageCache:
         self.mode: Mode = mode
         self.interpolation = interpolation
         self.folder = default_folder() if folder is None else Path(folder)
+        self._settings = f"{self.size} {mode} {interpolation}"
         self._shape = (*self.size, 1 if mode == "L" else 3)
 
     def build(
@@ -133,10 +136,10 @@ class ImageCache:
             return record.problem(error.reason)
         return None
 
-    def _entry(self, path: str | Path) -> Path:
-        key = repr((os.path.abspath(path), self.size, self.mode, self.interpolation))
-        name = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:40]
-        return self.folder / name[:2] / name[2:]
+    def _entry(self, path: str | Path) -> str:
+        key = f"{os.path.abspath(path)}\n{self._settings}".encode("utf-8", "surrogateescape")
+        name = hashlib.sha256(key).hexdigest()[:40]
+        return os.path.join(self.folder, name[:2], name[2:])
 
     def _header(self, path: str | Path) -> bytes:
         try:
@@ -145,26 +148,25 @@ class ImageCache:
             raise ImageError(path, getattr(error, "strerror", None) or str(error)) from error
         return _HEADER.pack(b"cvrnet%02d" % FORMAT_VERSION, image.st_mtime_ns, image.st_size, *self._shape)
 
-    def _map(self, entry: Path, header: bytes) -> np.ndarray | None:
+    def _map(self, entry: str, header: bytes) -> np.ndarray | None:
         """The entry's pixels; None if it is missing, damaged, or made from another version of the image."""
         try:
-            with entry.open("rb") as file:
-                if file.read(len(header)) != header or os.fstat(file.fileno()).st_size != self._bytes(header):
+            with open(entry, "rb", buffering=0) as file:
+                if os.fstat(file.fileno()).st_size != len(header) + math.prod(self._shape):
                     return None
-                return np.memmap(file, np.uint8, mode="r", offset=len(header), shape=self._shape)
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except FileNotFoundError:
             return None
+        if mapped[: len(header)] != header:
+            return None
+        return np.frombuffer(mapped, np.uint8, offset=len(header)).reshape(self._shape)
 
-    def _bytes(self, header: bytes) -> int:
-        height, width, channels = self._shape
-        return len(header) + height * width * channels
 
-
-def _write(entry: Path, header: bytes, pixels: np.ndarray) -> None:
+def _write(entry: str, header: bytes, pixels: np.ndarray) -> None:
     """Writes aside, then renames. Not synced to the disk: an entry that a power cut damages is decoded again."""
-    aside = entry.with_name(f"{entry.name}.{secrets.token_hex(4)}.part")
+    aside = Path(f"{entry}.{secrets.token_hex(4)}.part")
     try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
+        aside.parent.mkdir(parents=True, exist_ok=True)
         try:
             with aside.open("xb") as file:
                 file.write(header)

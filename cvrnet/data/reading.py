@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
@@ -41,19 +41,30 @@ _OPENERS: tuple[tuple[bytes, type[ImageFile]], ...] = (
     (b"MM\x00*", TiffImageFile),
     (b"II+\x00", TiffImageFile),  # BigTIFF
     (b"MM\x00+", TiffImageFile),
-    (b"RIFF", WebPImageFile),
+    (b"WEBP", WebPImageFile),
     (b"BM", BmpImageFile),
 )
 
-# What Pillow's readers raise on damaged files, besides OSError and ValueError.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each EXIF orientation."""
+
+# What Pillow's readers raise on damaged files.
 _DAMAGED = (
+    OSError,
+    ValueError,
     SyntaxError,
     EOFError,
     LookupError,
     TypeError,
-    AttributeError,
     ArithmeticError,
-    RuntimeError,
     MemoryError,
     struct.error,
     zlib.error,
@@ -103,10 +114,17 @@ def read_image(path: str | os.PathLike[str], mode: Mode = "L") -> np.ndarray:
     try:
         with open(path, "rb") as file:
             return _decode(file, mode)
-    except OSError as error:
-        raise ImageError(path, error.strerror or _one_line(error)) from error
-    except (ValueError, *_DAMAGED) as error:
-        raise ImageError(path, _one_line(error)) from error
+    except _Refused as refused:
+        raise ImageError(path, str(refused)) from None
+    except _DAMAGED as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise ImageError(path, error.strerror) from error
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(path, f"damaged or not supported: {text}") from error
+
+
+class _Refused(Exception):  # noqa: N818
+    """A reason not to take the image."""
 
 
 def check_mode(mode: str) -> None:
@@ -115,18 +133,15 @@ def check_mode(mode: str) -> None:
         raise UserError(f"image mode {mode!r} is not known: expected 'L' or 'RGB'")
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def _decode(file: BinaryIO, mode: Mode) -> np.ndarray:
     stored = _open(file)
     width, height = stored.size
     if width * height > MAX_PIXELS:
-        raise ValueError(f"{width} x {height} pixels are more than the {MAX_PIXELS:,} allowed")
+        raise _Refused(f"{width} x {height} pixels are more than the {MAX_PIXELS:,} allowed")
     cut_to_8 = any(";16" in str(tile) for tile in stored.tile)  # Pillow reads 16-bit colour by its high bytes
     white_is_zero = isinstance(stored, TiffImageFile) and stored.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0
-    image = ImageOps.exif_transpose(stored)
+    stored.load()
+    image = _upright(stored)
 
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.array(image)
@@ -141,7 +156,7 @@ def _decode(file: BinaryIO, mode: Mode) -> np.ndarray:
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
     pixels = np.array(image.convert(mode))
     if cut_to_8 and 0 < pixels.max() < 128:
-        raise ValueError("16-bit colour that uses fewer than 16 bits is not supported: store it as grey or in 8 bits")
+        raise _Refused("16-bit colour that uses fewer than 16 bits is not supported: store it as grey or in 8 bits")
     return pixels
 
 
@@ -149,11 +164,22 @@ def _open(file: BinaryIO) -> ImageFile:
     start = file.read(16)
     file.seek(0)
     if not start:
-        raise ValueError("the file is empty")
+        raise _Refused("the file is empty")
+    if start.startswith(b"RIFF"):
+        start = start[8:]
     for signature, opener in _OPENERS:
         if start.startswith(signature):
             return opener(file)
-    raise ValueError(f"not a {FORMATS} image")
+    raise _Refused(f"not a {FORMATS} image")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # Not ImageOps.exif_transpose, which also writes the EXIF block anew and fails where that is not quite regular.
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except SyntaxError:  # the block is no EXIF at all: then it states no orientation either
+        return image
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
 def _to_8_bits(values: np.ndarray) -> np.ndarray:
@@ -167,10 +193,10 @@ def _to_8_bits(values: np.ndarray) -> np.ndarray:
     low, high = values.min(), values.max()
     if values.dtype.kind == "f":
         if not (np.isfinite(low) and np.isfinite(high)):
-            raise ValueError("some pixel values are not finite")
+            raise _Refused("some pixel values are not finite")
         if low < 0 or high > 255:
-            raise ValueError(f"pixel values go from {low:g} to {high:g}: floats must lie in 0..1 or 0..255")
+            raise _Refused(f"pixel values go from {low:g} to {high:g}: floats must lie in 0..1 or 0..255")
         return np.rint(values * 255 if high <= 1 else values).astype(np.uint8)
     if low < 0:
-        raise ValueError(f"pixel values go from {low} to {high}: they must not be negative")
+        raise _Refused(f"pixel values go from {low} to {high}: they must not be negative")
     return (values >> max(int(high).bit_length() - 8, 0)).astype(np.uint8)

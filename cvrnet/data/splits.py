@@ -118,12 +118,15 @@ def _strata(records: Sequence[Record], patients: Sequence[str], least: int) -> l
 
 
 def _mend(held: set[str], members: Patients) -> None:
-    """Moves single patients, in place, until each class is on both sides (a class of one patient: not held out)."""
+    """Moves single patients, in place, until each class is on both sides (a class of one patient: not held out).
+
+    Only classes that are tied to one another by patients of several labels can still be on one side.
+    """
 
     def harm(patient: str) -> int:
         """How many classes have nobody but this patient on the patient's side."""
-        side = held if patient in held else set().union(*members.values()) - held
-        return sum(of_class & side == {patient} for of_class in members.values())
+        sides = (of_class & held if patient in held else of_class - held for of_class in members.values())
+        return sum(side == {patient} for side in sides)
 
     for _, of_class in sorted(members.items(), key=lambda item: (len(item[1]), str(item[0]))):
         if of_class <= held:
