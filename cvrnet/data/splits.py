@@ -30,7 +30,7 @@ def make_folds(records: Sequence[Record], n_folds: int = 5, seed: int = 0) -> li
         if len(members) < n_folds:
             raise UserError(f"class {label} has {len(members)} patients, {n_folds} folds need at least {n_folds}")
     if len(set(patients)) < n_folds:
-        raise UserError(f"{len(set(patients))} patients, {n_folds} folds need at least {n_folds}")
+        raise UserError(f"{n_folds} folds need at least {n_folds} patients, found {len(set(patients))}")
     return _stratified_folds(records, patients, n_folds, seed)
 
 
@@ -47,7 +47,7 @@ def holdout_split(records: Sequence[Record], fraction: float = 0.2, seed: int = 
     patients = _patients(records)
     n_patients = len(set(patients))
     if n_patients < 2:
-        raise UserError(f"{n_patients} patients, a split needs at least 2")
+        raise UserError(f"a split needs at least 2 patients, found {n_patients}")
     n_folds, n_held = _nearest_ratio(fraction, min(n_patients, 100))
     folds = _stratified_folds(records, patients, n_folds, seed)
     held = {patient for patient, fold in zip(patients, folds, strict=True) if fold <= n_held}
