@@ -8,6 +8,8 @@ Papers: "CVR-Net: A deep convolutional neural network for coronavirus recognitio
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -18,52 +20,11 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from cvrnet.encoders import Encoder, create_encoder
+from cvrnet.encoders import ChannelAffine, Encoder, create_encoder, hub_repository
 from cvrnet.errors import UserError
-from cvrnet.heads import MultiScaleAveragingHead
+from cvrnet.heads import MultiScaleAveragingHead, check_num_classes
 
 __all__ = ["CVRNet"]
-
-
-class ChannelAffine(nn.Module):
-    """Maps the model's input normalisation to that which one encoder was pretrained with.
-
-    Args:
-        mean_in: Channel means of the model's own normalisation.
-        std_in: Its standard deviations.
-        mean_out: Channel means of the encoder's normalisation.
-        std_out: Its standard deviations.
-        device: Where the two buffers live.
-        dtype: Their type.
-    """
-
-    def __init__(
-        self,
-        mean_in: Sequence[float],
-        std_in: Sequence[float],
-        mean_out: Sequence[float],
-        std_out: Sequence[float],
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        self.coefficients = [
-            (si / so, (mi - mo) / so) for mi, si, mo, so in zip(mean_in, std_in, mean_out, std_out, strict=True)
-        ]
-        shape = (1, len(self.coefficients), 1, 1)
-        self.register_buffer("scale", torch.empty(shape, device=device, dtype=dtype), persistent=False)
-        self.register_buffer("shift", torch.empty(shape, device=device, dtype=dtype), persistent=False)
-        self.init_non_persistent_buffers()
-
-    @torch.jit.ignore
-    def init_non_persistent_buffers(self) -> None:
-        """Fill the buffers, which no checkpoint holds (timm calls this after it gives a meta model real memory)."""
-        for buffer, values in zip((self.scale, self.shift), zip(*self.coefficients, strict=True), strict=True):
-            buffer.copy_(torch.tensor(values, dtype=torch.float64).view_as(buffer))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) in and out."""
-        return x * self.scale + self.shift
 
 
 class CVRNet(nn.Module):
@@ -86,13 +47,15 @@ class CVRNet(nn.Module):
         drop_rate: Dropout before each head's classifier (the papers: none).
         global_pool: ``"avg"``, or ``""`` (with ``num_classes=0``) for unpooled features.
         encoder_weights: Load the encoders' own pretrained weights.
+        cache_dir: The Hub's cache for these, where not the usual one.
         mean: Channel means that the images given to this model are normalised with.
         std: Standard deviations likewise. Each encoder's own normalisation is derived from these.
         device: Where the parameters live.
         dtype: Their type.
 
     Raises:
-        ValueError: ``num_classes=1``, no encoders, or an unknown pooling.
+        ValueError: ``num_classes=1``, no or an unknown encoder, pretrained weights that cannot be had, or an unknown
+            pooling.
     """
 
     def __init__(
@@ -105,17 +68,20 @@ class CVRNet(nn.Module):
         drop_rate: float = 0.0,
         global_pool: str = "avg",
         encoder_weights: bool = False,
+        cache_dir: str | Path | None = None,
         mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
         std: Sequence[float] = IMAGENET_DEFAULT_STD,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        placement: dict[str, Any] = {"device": device, "dtype": dtype}
         names = [encoders] if isinstance(encoders, str) else list(encoders)
         if not names:
-            raise ValueError("encoders is empty; expected at least one name, such as ('resnet50', 'legacy_xception')")
-        built = [_create_encoder(n, encoder_weights, names, in_chans=in_chans, **placement) for n in names]
+            raise UserError("encoders is empty; expected at least one name, such as ('resnet50', 'legacy_xception')")
+        check_num_classes(num_classes)
+        self.global_pool = _check_global_pool(global_pool, num_classes)
+        placement: dict[str, Any] = {"device": device, "dtype": dtype}
+        built = _create_encoders(names, encoder_weights, in_chans=in_chans, cache_dir=cache_dir, **placement)
         self.encoders = nn.ModuleList(built)  # type: ignore[arg-type]  # Encoder is a protocol on modules
         self.normalizers = nn.ModuleList(_normalizer(e, mean, std, in_chans, placement) for e in built)
 
@@ -123,18 +89,17 @@ class CVRNet(nn.Module):
         ends = [sum(len(e.channels) for e in built[: i + 1]) for i in range(len(built))]
         starts = [0, *ends[:-1]]
         shallow = [[[i] for i in range(s, e - 1)] for s, e in zip(starts, ends, strict=True)]
-        self.groups: list[list[int]] = [*shallow[0], [e - 1 for e in ends], *(g for part in shallow[1:] for g in part)]
+        groups = [*shallow[0], [e - 1 for e in ends], *(g for part in shallow[1:] for g in part)]
         channels = [c for e in built for c in e.channels]
-        reductions = [r for e in built for r in e.reductions]
-        self.widths: list[int] = [sum(channels[i] for i in group) for group in self.groups]
+        reductions = [e.reductions[i] for e in built for i in range(len(e.channels))]
+        self.groups = groups
+        self.widths = [sum(channels[i] for i in group) for group in groups]
+        self.map_names = [f"{name}.{m}" for name, e in zip(names, built, strict=True) for m in e.map_names]
         self.deepest = ends[0] - 1  # the map whose grid forward_features has
-        self.map_names = [f"encoders.{i}.{j}" for i, e in enumerate(built) for j in range(len(e.channels))]
-
-        by_reduction = sorted(range(len(self.groups)), key=lambda g: reductions[self.groups[g][0]])
-        self.scale_order: list[int] = by_reduction
+        self.scale_order = sorted(range(len(groups)), key=lambda g: reductions[groups[g][0]])
         self.feature_info = [
-            dict(num_chs=self.widths[g], reduction=reductions[self.groups[g][0]], module=f"head.blocks.{g}")
-            for g in by_reduction
+            {"num_chs": self.widths[g], "reduction": reductions[groups[g][0]], "module": f"head.blocks.{g}"}
+            for g in self.scale_order
         ]
         self.in_chans = in_chans
         self.num_classes = num_classes
@@ -143,9 +108,10 @@ class CVRNet(nn.Module):
         self.grad_checkpointing = False
         self.head = MultiScaleAveragingHead(self.widths, num_classes, hidden_sizes, act_layer, drop_rate, device, dtype)
         self.head_hidden_size = self.head.num_features
-        self.global_pool = _check_global_pool(global_pool, num_classes)
         # What timm adapts when a checkpoint with other image channels is loaded.
-        self._traits = {"first_conv": tuple(f"encoders.{i}.{e.first_conv}" for i, e in enumerate(built))}
+        self._traits = {
+            "first_conv": tuple(f"encoders.{i}.{conv}" for i, e in enumerate(built) for conv in e.first_conv)
+        }
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -163,7 +129,7 @@ class CVRNet(nn.Module):
     @torch.jit.ignore
     def get_classifier(self) -> tuple[nn.Module, ...]:
         """The heads' linear classifiers, in the order P1, P2, and so on."""
-        return tuple(block.classifier for block in self.head.blocks)  # type: ignore[misc]
+        return tuple(block.get_submodule("classifier") for block in self.head.blocks)
 
     @torch.jit.ignore
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
@@ -238,7 +204,7 @@ class CVRNet(nn.Module):
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt={output_fmt!r}; expected 'NCHW'")
-        take, _ = timm.models.feature_take_indices(len(self.feature_info), indices)
+        take = _take_indices(len(self.feature_info), indices)
         maps = self.forward_maps(x)
         chosen = []
         for i in take:
@@ -248,10 +214,10 @@ class CVRNet(nn.Module):
 
     @torch.jit.ignore
     def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+        self, indices: int | list[int] | None = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Drop the head (timm's feature extractors call this); returns the feature indices that ``indices`` means."""
-        take, _ = timm.models.feature_take_indices(len(self.feature_info), indices)
+        take = _take_indices(len(self.feature_info), indices)
         if prune_head:
             self.reset_classifier(0, "")
         return take
@@ -297,6 +263,20 @@ def _concatenate(maps: list[Tensor], like: Tensor) -> Tensor:
     return torch.cat(aligned, 1)
 
 
+def _take_indices(count: int, indices: int | Sequence[int] | None) -> list[int]:
+    """Resolve ``indices`` as timm does: None for all, an int for the last n, otherwise which, negative from the end."""
+    every = list(range(count))
+    if indices is None:
+        return every
+    if isinstance(indices, int):
+        valid = 0 < indices <= count
+    else:
+        valid = len(indices) > 0 and all(-count <= i < count for i in indices)
+    if not valid:
+        raise ValueError(f"indices={indices!r}; expected some of the {count} feature maps")
+    return every[-indices:] if isinstance(indices, int) else [every[i] for i in indices]
+
+
 def _check_global_pool(global_pool: str, num_classes: int) -> str:
     if global_pool not in ("avg", ""):
         raise ValueError(f"global_pool={global_pool!r}; expected 'avg', or '' for unpooled features")
@@ -317,19 +297,21 @@ def _for_channels(values: Sequence[float], in_chans: int) -> tuple[float, ...]:
     return tuple(values) if len(values) == in_chans else (sum(values) / len(values),) * in_chans
 
 
-def _create_encoder(name: str, pretrained: bool, names: Sequence[str], **kwargs: Any) -> Encoder:
-    try:
-        return create_encoder(name, pretrained=pretrained, **kwargs)
-    except (OSError, RuntimeError) as error:
-        if not pretrained:
-            raise
-        wanted = (timm.get_pretrained_cfg(n) if timm.is_model(n) else None for n in names)
-        sources = ", ".join(str(cfg.hf_hub_id or cfg.url) for cfg in wanted if cfg is not None)
-        raise UserError(
-            f"cannot load the pretrained weights of encoder {name!r} ({type(error).__name__}); "
-            f"pretrained=True needs {sources} from the Hugging Face Hub or its cache; "
-            f"pretrained=False starts from random weights"
-        ) from error
+def _create_encoders(names: Sequence[str], pretrained: bool, **kwargs: Any) -> list[Encoder]:
+    encoders = []
+    for name in names:
+        try:
+            encoders.append(create_encoder(name, pretrained=pretrained, **kwargs))
+        except Exception as error:  # the Hub's client raises many types; all mean the same to the user
+            if not pretrained or isinstance(error, (UserError, TypeError)):
+                raise
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            sources = " and ".join(hub_repository(n) or f"weights for {n}, which timm has not," for n in names)
+            raise UserError(
+                f"cannot load the pretrained weights of encoder {name!r}: pretrained=True needs {sources} from the "
+                f"Hugging Face Hub or its cache; pretrained=False starts from random weights ({reason})"
+            ) from error
+    return encoders
 
 
 _WHOLE_MODEL_SOURCES = ("url", "file", "state_dict", "hf_hub_id")
@@ -341,40 +323,40 @@ def _create_cvrnet(variant: str, pretrained: bool = False, **kwargs: Any) -> CVR
     ``pretrained`` means the whole model's weights where the cfg names any (a run folder, a Hub repository), and
     otherwise the encoders' own: never both, so a trained checkpoint loads without touching pretrained weights.
     """
+    overlay = kwargs.pop("pretrained_cfg_overlay", None) or {}
     cfg = timm.models.resolve_pretrained_cfg(
         variant,
         pretrained_cfg=kwargs.pop("pretrained_cfg", None),
-        pretrained_cfg_overlay=kwargs.pop("pretrained_cfg_overlay", None),
+        pretrained_cfg_overlay=overlay | {key: kwargs.pop(key) for key in ("mean", "std") if key in kwargs},
     )
     whole = any(getattr(cfg, key) for key in _WHOLE_MODEL_SOURCES)
+    cache_dir = kwargs.pop("cache_dir", None)
     model = build_model_with_cfg(
-        CVRNet,
+        partial(CVRNet, cache_dir=cache_dir),
         variant,
         pretrained and whole,
         pretrained_cfg=cfg.to_dict(),
-        feature_cfg={"feature_cls": "getter"},
+        feature_cfg={"feature_cls": "getter", "out_indices": None},  # all maps, however many there are
+        cache_dir=cache_dir,
         mean=cfg.mean,
         std=cfg.std,
         encoder_weights=pretrained and not whole,
         **kwargs,
     )
-    if isinstance(model, CVRNet):  # not timm's feature extractor around it
-        _describe(model)
+    _describe(model)
     return model
 
 
-def _describe(model: CVRNet) -> None:
+def _describe(model: Any) -> None:
     """Make the cfg tell the truth about this model: its own channels, stems and classifiers."""
-    cfg = model.pretrained_cfg
-    channels = model.in_chans
-    model.pretrained_cfg = model.default_cfg = {
-        **cfg,
-        "input_size": (channels, *cfg["input_size"][1:]),
-        "mean": _for_channels(cfg["mean"], channels),
-        "std": _for_channels(cfg["std"], channels),
-        "first_conv": model._traits["first_conv"],
-        "classifier": tuple(f"head.blocks.{i}.classifier" for i in range(len(model.groups))),
-    }
+    network: Any = model if isinstance(model, CVRNet) else model.model  # timm's feature extractor wraps the network
+    channels = network.in_chans
+    for cfg in (model.pretrained_cfg, network.pretrained_cfg):
+        cfg["input_size"] = (channels, *cfg["input_size"][1:])
+        cfg["mean"] = _for_channels(cfg["mean"], channels)
+        cfg["std"] = _for_channels(cfg["std"], channels)
+    network.pretrained_cfg["first_conv"] = network._traits["first_conv"]
+    network.pretrained_cfg["classifier"] = tuple(f"head.blocks.{i}.classifier" for i in range(len(network.groups)))
 
 
 def _cfg(**kwargs: Any) -> dict[str, Any]:
@@ -407,6 +389,7 @@ default_cfgs = generate_default_cfgs(
         "cvrnet_convnext_tiny_efficientnetv2_rw_s.untrained": _cfg(
             first_conv=("encoders.0.backbone.stem_0", "encoders.1.backbone.conv_stem")
         ),
+        "cvrnet_keras.untrained": _cfg(mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255)),  # raw 0..255
     }
 )
 
@@ -417,7 +400,6 @@ def cvrnet(pretrained: bool = False, **kwargs: Any) -> CVRNet:
     return _create_cvrnet("cvrnet", pretrained, **kwargs)
 
 
-        "cvrnet_keras.untrained": _cfg(mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255)),  # raw 0..255
 @register_model
 def cvrnet_small(pretrained: bool = False, **kwargs: Any) -> CVRNet:
     """ResNet-18 and MobileNetV3-Large: about a fifth of the papers' network, for laptops."""

@@ -1,6 +1,16 @@
 """Encoders: what turns an image into feature maps at several scales."""
 
+from cvrnet.encoders.normalization import ChannelAffine
+from cvrnet.encoders.pretrained import hub_repository
 from cvrnet.encoders.registry import Encoder, create_encoder, list_encoders, register_encoder
 from cvrnet.encoders.xception import XceptionEncoder
 
-__all__ = ["Encoder", "XceptionEncoder", "create_encoder", "list_encoders", "register_encoder"]
+__all__ = [
+    "ChannelAffine",
+    "Encoder",
+    "XceptionEncoder",
+    "create_encoder",
+    "hub_repository",
+    "list_encoders",
+    "register_encoder",
+]

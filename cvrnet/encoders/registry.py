@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import timm
-from torch import Tensor
+from torch import Tensor, nn
 
 from cvrnet.encoders.keras_variants import keras_resnet50, keras_xception
 from cvrnet.encoders.timm_backbone import TimmEncoder
 from cvrnet.encoders.xception import XceptionEncoder
+from cvrnet.errors import UserError
 
 
-@runtime_checkable
 class Encoder(Protocol):
     """What CVRNet asks of an encoder; a ``torch.nn.Module`` with these attributes is one, nothing is inherited.
 
     Attributes:
-        channels: Channels of each map, shallow to deep.
+        map_names: What each map is called, shallow to deep.
+        channels: Channels of each map.
         reductions: Input size over map size of each map, non-decreasing.
-        first_conv: Name of the convolution that sees the image (its ``weight`` is adapted to other channel counts).
+        first_conv: Names of the convolutions that see the image (timm adapts their weights to other channel counts).
         mean: Channel means that the encoder's input was normalised with when it was pretrained.
         std: Channel standard deviations, likewise.
     """
 
+    map_names: list[str]
     channels: list[int]
     reductions: list[int]
-    first_conv: str
+    first_conv: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -50,13 +52,14 @@ def register_encoder(name: str, factory: EncoderFactory) -> None:
 
     Args:
         name: The name; it takes precedence over a timm model of the same name.
-        factory: Called with the keywords ``pretrained, in_chans, device, dtype``; returns an :class:`Encoder`.
+        factory: Called with the keywords ``pretrained, in_chans, cache_dir, device, dtype``; returns an
+            :class:`Encoder`.
 
     Raises:
         ValueError: The name is registered already.
     """
     if name in _factories:
-        raise ValueError(f"encoder {name!r} is registered already; choose another name")
+        raise UserError(f"encoder {name!r} is registered already; choose another name")
     _factories[name] = factory
 
 
@@ -73,22 +76,32 @@ def create_encoder(name: str, *, pretrained: bool = False, in_chans: int = 3, **
             ``"convnext_tiny.fb_in22k"`` or ``"swin_tiny_patch4_window7_224"``.
         pretrained: Load its pretrained weights.
         in_chans: Channels of the image.
-        **kwargs: ``device`` and ``dtype``.
+        **kwargs: ``cache_dir`` (the Hub's cache, where not the usual one), ``device`` and ``dtype``.
 
     Returns:
         The encoder, whose maps are NCHW whatever the backbone's own layout.
 
     Raises:
-        ValueError: Unknown name, or a backbone without feature maps.
+        ValueError: Unknown name, a backbone without feature maps, or a registered factory whose result is no encoder.
 
     >>> encoder = create_encoder("test_resnet")
     >>> encoder.channels, encoder.reductions
     ([48, 64, 96], [8, 16, 32])
     """
     if name in _factories:
-        return _factories[name](pretrained=pretrained, in_chans=in_chans, **kwargs)
+        encoder = _factories[name](pretrained=pretrained, in_chans=in_chans, **kwargs)
+        _check(name, encoder)
+        return encoder
     if not timm.is_model(name):
-        raise ValueError(
+        raise UserError(
             f"unknown encoder {name!r}; expected a name of timm.list_models() or one of {', '.join(list_encoders())}"
         )
     return TimmEncoder(name, pretrained=pretrained, in_chans=in_chans, **kwargs)
+
+
+def _check(name: str, encoder: Encoder) -> None:
+    if not isinstance(encoder, nn.Module):
+        raise UserError(f"encoder {name!r} is a {type(encoder).__name__}; expected a torch.nn.Module")
+    missing = [attribute for attribute in Encoder.__annotations__ if not hasattr(encoder, attribute)]
+    if missing:
+        raise UserError(f"encoder {name!r} lacks {', '.join(missing)}; see cvrnet.encoders.Encoder")

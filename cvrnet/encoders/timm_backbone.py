@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import timm
-from timm.models import FeatureHookNet
+from timm.models import FeatureHookNet, get_model_input_config
 from torch import Tensor, nn
+
+from cvrnet.encoders.pretrained import locate_weights
+from cvrnet.errors import UserError
 
 
 class TimmEncoder(nn.Module):
@@ -18,36 +22,56 @@ class TimmEncoder(nn.Module):
     Args:
         name: A timm model name, with or without a tag.
         pretrained: Load timm's pretrained weights.
-        num_maps: How many maps, counted from the deepest; fewer where the backbone has fewer.
+        num_maps: How many maps, counted from the deepest.
         in_chans: Channels of the image.
+        cache_dir: The Hub's cache, where not the usual one.
         **kwargs: ``device`` and ``dtype``.
 
     Raises:
-        ValueError: The backbone offers no feature maps.
+        ValueError: The backbone offers no feature maps, or fewer than ``num_maps``.
     """
 
     def __init__(
-        self, name: str, *, pretrained: bool = False, num_maps: int = 3, in_chans: int = 3, **kwargs: Any
+        self,
+        name: str,
+        *,
+        pretrained: bool = False,
+        num_maps: int = 3,
+        in_chans: int = 3,
+        cache_dir: str | Path | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__()
-        options: dict[str, Any] = {"features_only": True, "in_chans": in_chans, **kwargs}
-        indices = tuple(range(-num_maps, 0))
+        backbone: Any
+        options: dict[str, Any] = {
+            "features_only": True,
+            "out_indices": tuple(range(-num_maps, 0)),
+            "in_chans": in_chans,
+            "cache_dir": cache_dir,
+            **kwargs,
+        }
+        if pretrained:
+            options |= {"pretrained": True, "pretrained_cfg_overlay": locate_weights(name, cache_dir)}
         try:
-            self.backbone = timm.create_model(name, pretrained=pretrained, out_indices=indices, **options)
-            if isinstance(self.backbone, FeatureHookNet):  # cannot be scripted, and FX traces it to an empty list
-                options["feature_cls"] = "getter"
-                self.backbone = timm.create_model(name, pretrained=pretrained, out_indices=indices, **options)
-        except (AssertionError, AttributeError, RuntimeError, TypeError) as error:
+            backbone = timm.create_model(name, **options)
+            if isinstance(backbone, FeatureHookNet):  # cannot be scripted, and FX traces it to an empty list
+                backbone = timm.create_model(name, feature_cls="getter", **options)
+        except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError) as error:
             if pretrained:
                 raise
-            raise ValueError(f"timm model {name!r} cannot serve as an encoder: {error}") from error
-        info = self.backbone.feature_info
-        self.channels: list[int] = info.channels()
-        self.reductions: list[int] = info.reduction()
-        self.channels_last = str(getattr(self.backbone, "output_fmt", "NCHW")).endswith("NHWC")
-        self.first_conv = "backbone." + _first_conv(self.backbone)
-        self.mean: tuple[float, ...] = tuple(self.backbone.pretrained_cfg["mean"])
-        self.std: tuple[float, ...] = tuple(self.backbone.pretrained_cfg["std"])
+            raise UserError(f"timm model {name!r} cannot serve as an encoder: {error}") from error
+        self.backbone: nn.Module = backbone
+        info = backbone.feature_info
+        names: list[str] = info.module_name()
+        channels: list[int] = info.channels()
+        reductions: list[int] = info.reduction()
+        self.map_names = names
+        self.channels = channels
+        self.reductions = reductions
+        self.channels_last = str(getattr(backbone, "output_fmt", "NCHW")).endswith("NHWC")
+        self.first_conv = _first_conv(backbone)
+        self.mean: tuple[float, ...] = tuple(backbone.pretrained_cfg["mean"])
+        self.std: tuple[float, ...] = tuple(backbone.pretrained_cfg["std"])
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Images (N, in_chans, H, W) in, one (N, channels[i], H_i, W_i) a scale out."""
@@ -57,8 +81,12 @@ class TimmEncoder(nn.Module):
         return maps
 
 
-def _first_conv(model: nn.Module) -> str:
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d):
-            return name
-    raise ValueError("the backbone has no convolution that sees the image")
+def _first_conv(backbone: nn.Module) -> tuple[str, ...]:
+    """Names, in the encoder, of the convolutions that timm adapts to the image's channels."""
+    declared = get_model_input_config(backbone)["first_conv"] or ()
+    modules = dict(backbone.named_modules())
+    found = []
+    for name in (declared,) if isinstance(declared, str) else declared:
+        rewritten = (name, name.replace(".", "_", 1), f"model.{name}")  # plain, flattened, wrapped
+        found += [f"backbone.{candidate}" for candidate in rewritten if candidate in modules][:1]
+    return tuple(found)

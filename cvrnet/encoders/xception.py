@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import timm
 from torch import Tensor, nn
+
+from cvrnet.encoders.pretrained import locate_weights
 
 
 class XceptionEncoder(nn.Module):
@@ -25,15 +28,22 @@ class XceptionEncoder(nn.Module):
     Args:
         pretrained: Load timm's ImageNet weights.
         in_chans: Channels of the image.
+        cache_dir: The Hub's cache, where not the usual one.
         **kwargs: ``device`` and ``dtype``.
     """
 
-    def __init__(self, *, pretrained: bool = False, in_chans: int = 3, **kwargs: Any) -> None:
+    def __init__(
+        self, *, pretrained: bool = False, in_chans: int = 3, cache_dir: str | Path | None = None, **kwargs: Any
+    ) -> None:
         super().__init__()
-        self.channels: list[int] = [728, 1024, 2048]
-        self.reductions: list[int] = [8, 16, 32]
-        self.first_conv = "stem.0"
-        net = timm.create_model("legacy_xception", pretrained=pretrained, num_classes=0, in_chans=in_chans, **kwargs)
+        name = "legacy_xception"
+        if pretrained:
+            kwargs |= {"pretrained": True, "pretrained_cfg_overlay": locate_weights(name, cache_dir)}
+        net: Any = timm.create_model(name, num_classes=0, in_chans=in_chans, cache_dir=cache_dir, **kwargs)
+        self.map_names = ["block3.rep.5", "block12.rep.5", "act4"]
+        self.channels = [728, 1024, 2048]
+        self.reductions = [8, 16, 32]
+        self.first_conv: tuple[str, ...] = ("stem.0",)
         self.mean: tuple[float, ...] = tuple(net.pretrained_cfg["mean"])
         self.std: tuple[float, ...] = tuple(net.pretrained_cfg["std"])
         self.stem = nn.Sequential(net.conv1, net.bn1, net.act1, net.conv2, net.bn2, net.act2)
@@ -57,7 +67,7 @@ class TappedBlock(nn.Module):
         block: timm's block: ReLU, separable convolution and batch norm twice, max pooling, and a strided skip.
     """
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: Any) -> None:
         super().__init__()
         *body, pool = block.rep
         self.body = nn.Sequential(*body)

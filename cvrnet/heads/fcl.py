@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,7 +42,7 @@ class FCLBlock(nn.Module):
             raise ValueError(f"unknown activation {act_layer!r}; expected one of timm's, such as 'relu' or 'gelu'")
         widths = [in_features, *hidden_sizes]
         layers: list[nn.Module] = []
-        for width_in, width_out in zip(widths, widths[1:], strict=False):
+        for width_in, width_out in itertools.pairwise(widths):
             layers += [_dense(width_in, width_out, device, dtype), activation()]
         self.in_features = in_features
         self.num_features = widths[-1]

@@ -1,4 +1,4 @@
-"""The multi-scale averaging head: one FCL block a feature map, softmax outputs averaged (v1 section 2.2, v2 section 5.1)."""
+"""The multi-scale averaging head: one FCL block a map, softmax outputs averaged (v1 section 2.2)."""
 
 from __future__ import annotations
 
@@ -72,20 +72,20 @@ class MultiScaleAveragingHead(nn.Module):
         super().__init__()
         if not in_features:
             raise ValueError("in_features is empty; expected the channels of at least one feature map")
-        _check_num_classes(num_classes)
+        check_num_classes(num_classes)
         self.in_features = list(in_features)
         self.num_classes = num_classes
-        self.blocks = nn.ModuleList(
-            FCLBlock(width, num_classes, hidden_sizes, act_layer, drop_rate, device, dtype) for width in in_features
-        )
-        self.num_features = sum(block.num_features for block in self.blocks)
+        blocks = [FCLBlock(n, num_classes, hidden_sizes, act_layer, drop_rate, device, dtype) for n in in_features]
+        self.blocks = nn.ModuleList(blocks)
+        self.num_features = sum(block.num_features for block in blocks)
 
     @torch.jit.ignore
     def reset(self, num_classes: int) -> None:
         """Give every block a fresh classifier; 0 removes them."""
-        _check_num_classes(num_classes)
+        check_num_classes(num_classes)
         self.num_classes = num_classes
         for block in self.blocks:
+            assert isinstance(block, FCLBlock)
             block.reset(num_classes)
 
     def branch_logits(self, inputs: list[Tensor]) -> list[Tensor]:
@@ -120,8 +120,13 @@ class MultiScaleAveragingHead(nn.Module):
         return log_mean_softmax(self.branch_logits(inputs))
 
 
-def _check_num_classes(num_classes: int) -> None:
+def check_num_classes(num_classes: int) -> None:
+    """Refuse what a softmax makes no sense of: fewer than 2 classes, other than 0 for no classifier.
+
+    Raises:
+        ValueError: ``num_classes`` is 1 or negative.
+    """
     if num_classes < 0 or num_classes == 1:
         raise ValueError(
-            f"num_classes={num_classes}: a softmax over one class is constant; expected 2 or more, or 0 for no classifier"
+            f"num_classes={num_classes}: a softmax over one class is constant; expected 2 or more, or 0 for none"
         )

@@ -1,0 +1,56 @@
+"""From the normalisation that the whole model's images have to the one that an encoder was pretrained with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class ChannelAffine(nn.Module):
+    """Replaces one normalisation of the channels by another: ``x * scale + shift``.
+
+    Args:
+        mean_in: Channel means that x was normalised with.
+        std_in: Its standard deviations.
+        mean_out: Channel means that it shall be normalised with.
+        std_out: Likewise.
+        device: Where the two buffers live.
+        dtype: Their type.
+
+    >>> import torch
+    >>> image = torch.rand(1, 1, 4, 4)
+    >>> affine = ChannelAffine([0.5], [0.2], [0.4], [0.3])
+    >>> torch.allclose(affine((image - 0.5) / 0.2), (image - 0.4) / 0.3, atol=1e-6)
+    True
+    """
+
+    def __init__(
+        self,
+        mean_in: Sequence[float],
+        std_in: Sequence[float],
+        mean_out: Sequence[float],
+        std_out: Sequence[float],
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.scale: Tensor
+        self.shift: Tensor
+        self.factors = [si / so for si, so in zip(std_in, std_out, strict=True)]
+        self.offsets = [(mi - mo) / so for mi, mo, so in zip(mean_in, mean_out, std_out, strict=True)]
+        shape = (1, len(self.factors), 1, 1)
+        self.register_buffer("scale", torch.empty(shape, device=device, dtype=dtype), persistent=False)
+        self.register_buffer("shift", torch.empty(shape, device=device, dtype=dtype), persistent=False)
+        self.init_non_persistent_buffers()
+
+    @torch.jit.ignore
+    def init_non_persistent_buffers(self) -> None:
+        """Fill the buffers, which no checkpoint holds (timm calls this after it gives a meta model real memory)."""
+        for buffer, values in ((self.scale, self.factors), (self.shift, self.offsets)):
+            buffer.copy_(torch.tensor(values, dtype=torch.float64).view_as(buffer))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) in and out."""
+        return x * self.scale + self.shift
