@@ -1,0 +1,6 @@
+"""The authors' Keras 2.3.1 checkpoints: reading them, and showing that our network is theirs (docs/keras.md)."""
+
+from cvrnet.keras.convert import convert_keras, load_keras
+from cvrnet.keras.parameters import keras_parameter_counts
+
+__all__ = ["convert_keras", "keras_parameter_counts", "load_keras"]

@@ -1,0 +1,139 @@
+"""Which weight of the notebook's network is which parameter of ``cvrnet_keras``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+CONV, DEPTHWISE, DENSE, VECTOR = (3, 2, 0, 1), (2, 3, 0, 1), (1, 0), (0,)
+
+HEADS = (3, 2, 1, 4, 5)
+"""Which of the papers' P1 to P5 the notebook's head i is: ``dense_{3i-2}, dense_{3i-1}, MKH_i, dense_{3i}``."""
+
+
+@dataclass(frozen=True)
+class KerasWeight:
+    """One weight of a Keras layer.
+
+    Attributes:
+        layer: The Keras layer, by the name that a fresh process gives it.
+        name: The weight's name in the layer.
+        target: Our parameter or buffer.
+        axes: The order of Keras's axes that is ours.
+        folded: A convolution's bias, which goes into the running mean after it: (y + b) - m = y - (m - b).
+    """
+
+    layer: str
+    name: str
+    target: str
+    axes: tuple[int, ...] = VECTOR
+    folded: bool = False
+
+    def keras_shape(self, shape: Collection[int]) -> tuple[int, ...]:
+        """The shape in Keras of a parameter whose shape is ``shape`` here.
+
+        >>> KerasWeight("conv1", "kernel", "conv1.weight", CONV).keras_shape((64, 3, 7, 7))
+        (7, 7, 3, 64)
+        """
+        ours = dict(zip(self.axes, shape, strict=True))
+        return tuple(ours[axis] for axis in range(len(ours)))
+
+
+def keras_weights() -> list[KerasWeight]:
+    """All weights of the notebook's network."""
+    return [*_resnet("encoders.0.backbone."), *_xception("encoders.1."), *_heads("head.blocks.")]
+
+
+def _norm(layer: str, module: str) -> Iterator[KerasWeight]:
+    for name, ours in NORM.items():
+        yield KerasWeight(layer, name, f"{module}.{ours}")
+
+
+def _resnet(to: str) -> Iterator[KerasWeight]:
+    units = [("conv1", "bn_conv1", "conv1", "bn1")]
+    for stage, blocks in zip("2345", ("abc", "abcd", "abcdef", "abc"), strict=True):
+        for i, block in enumerate(blocks):
+            ours = f"layer{int(stage) - 1}.{i}"
+            for branch, conv, norm in (("2a", "conv1", "bn1"), ("2b", "conv2", "bn2"), ("2c", "conv3", "bn3"),
+                                       ("1", "downsample.0", "downsample.1")):  # fmt: skip
+                if branch != "1" or block == "a":
+                    name = f"{stage}{block}_branch{branch}"
+                    units.append((f"res{name}", f"bn{name}", f"{ours}.{conv}", f"{ours}.{norm}"))
+    for keras_conv, keras_norm, conv, norm in units:
+        yield KerasWeight(f"res_{keras_conv}", "kernel", f"{to}{conv}.weight", CONV)
+        yield KerasWeight(f"res_{keras_conv}", "bias", f"{to}{norm}.running_mean", folded=True)
+        yield from _norm(f"res_{keras_norm}", f"{to}{norm}")
+
+
+def _xception(to: str) -> Iterator[KerasWeight]:
+    for i in (1, 2):
+        yield KerasWeight(f"xce_block1_conv{i}", "kernel", f"{to}stem.{3 * i - 3}.weight", CONV)
+        yield from _norm(f"xce_block1_conv{i}_bn", f"{to}stem.{3 * i - 2}")
+    for block in range(2, 15):
+        separable = {2: "entry.0.rep", 3: "entry.1.rep", 4: "block3.body", 13: "block12.body", 14: "exit"}.get(
+            block, f"middle.{block - 5}.rep"
+        )
+        first = 0 if block in (2, 14) else 1  # others start with a ReLU
+        for i in range(3 if 5 <= block <= 12 else 2):
+            layer, ours = f"xce_block{block}_sepconv{i + 1}", f"{to}{separable}.{first + 3 * i}"
+            yield KerasWeight(layer, "depthwise_kernel", f"{ours}.conv1.weight", DEPTHWISE)
+            yield KerasWeight(layer, "pointwise_kernel", f"{ours}.pointwise.weight", CONV)
+            yield from _norm(f"{layer}_bn", f"{to}{separable}.{first + 3 * i + 1}")
+    skips = (("entry.0.skip", "entry.0.skipbn"), ("entry.1.skip", "entry.1.skipbn"),
+             ("block3.skip.0", "block3.skip.1"), ("block12.skip.0", "block12.skip.1"))  # fmt: skip
+    for i, (conv, norm) in enumerate(skips, 1):
+        yield KerasWeight(f"xce_conv2d_{i}", "kernel", f"{to}{conv}.weight", CONV)
+        yield from _norm(f"xce_batch_normalization_{i}", f"{to}{norm}")
+
+
+def _heads(to: str) -> Iterator[KerasWeight]:
+    for i, paper in enumerate(HEADS, 1):
+        ours = f"{to}{paper - 1}"
+        modules = (f"{ours}.hidden.0", f"{ours}.hidden.2", f"{ours}.hidden.4", f"{ours}.classifier")
+        for layer, module in zip((f"dense_{3 * i - 2}", f"dense_{3 * i - 1}", f"MKH_{i}", f"dense_{3 * i}"), modules,
+                                 strict=True):  # fmt: skip
+            yield KerasWeight(layer, "kernel", f"{module}.weight", DENSE)
+            yield KerasWeight(layer, "bias", f"{module}.bias")
+
+
+AUTOMATIC = re.compile(r"(xce_conv2d|xce_batch_normalization|dense)(?:_(\d{1,9}))?")
+"""Layers that the notebook leaves to Keras to number, counting on through the life of a process."""
+
+
+def rename_automatic(expected: Collection[str], found: Collection[str]) -> dict[str, str]:
+    """Read shifted automatic numbers: for each expected name, the name that the layer has in the file.
+
+    Where the notebook's cell ran twice in one process, ``dense_1 ... dense_15`` are called ``dense_16 ... dense_30``.
+    Keras numbers in the order of building, so layers of a kind are read in the order of their numbers, whenever
+    there are exactly as many as expected. Names that are all there are kept, and others are left for the caller to
+    report, as are shapes that do not fit this one reading.
+
+    >>> rename_automatic(["dense_1", "dense_2", "MKH_1"], ["dense_10", "dense_9", "MKH_1"])
+    {'dense_1': 'dense_9', 'dense_2': 'dense_10', 'MKH_1': 'MKH_1'}
+    """
+    names = {name: name for name in expected}
+    wanted, there = _by_kind(expected), _by_kind(found)
+    for kind, ours in wanted.items():
+        theirs = there.get(kind, [])
+        if not set(ours) <= set(theirs) and len(ours) == len(theirs):
+            names.update(zip(ours, theirs, strict=True))
+    return names
+
+
+def _by_kind(names: Collection[str]) -> Mapping[str, list[str]]:
+    kinds: dict[str, list[tuple[int, str]]] = {}
+    for name in names:
+        if match := AUTOMATIC.fullmatch(name):
+            kinds.setdefault(match[1], []).append((int(match[2] or 0), name))
+    return {kind: [name for _, name in sorted(numbered)] for kind, numbered in kinds.items()}
+
+
+def quoted(name: str) -> str:
+    r"""A name out of a file, safe and short enough for a message of one line.
+
+    >>> print(quoted("two\nlines"))
+    'two\\nlines'
+    """
+    return repr(name if len(name) <= 80 else name[:77] + "...")
