@@ -24,10 +24,12 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     Missing parent folders are made. The temporary name is hidden, ends in ``.tmp`` and is removed on failure
     (a killed process can leave it behind; nothing reads it).
 
-    >>> with atomic_write("/tmp/cvrnet-doctest.txt") as temporary:
-    ...     _ = temporary.write_text("whole")
-    >>> Path("/tmp/cvrnet-doctest.txt").read_text()
-    'whole'
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with atomic_write(Path(folder, "a.txt")) as temporary:
+    ...         _ = temporary.write_text("whole")
+    ...     [file.name for file in Path(folder).iterdir()]
+    ['a.txt']
     """
     path = Path(os.path.realpath(path))  # through a symbolic link: the link stays, its target is replaced
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,19 +17,19 @@ def check(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Labels as int64 (N,) and probabilities as float64 (N, C), or a UserError that says what is wrong with them."""
     labels, table = np.asarray(y_true), np.asarray(probabilities)
+    if not labels.size:
+        raise UserError("no samples to score")
     if labels.ndim != 1 or table.ndim != 2 or len(labels) != len(table):
         raise UserError(
             f"labels of shape {labels.shape} and probabilities of shape {table.shape}: expected (N,) and (N, C)"
         )
-    if not len(labels):
-        raise UserError("no samples to score")
     if labels.dtype.kind not in "iu":
         raise UserError(f"labels of type {labels.dtype}: expected class indices (integers)")
-    n_classes = table.shape[1] if classes is None else len(classes)
-    if n_classes < 2 or table.shape[1] != n_classes or (classes is not None and len(set(classes)) < n_classes):
-        raise UserError(
-            f"{table.shape[1]} columns of probabilities for classes {classes}: expected one for each of two or more"
-        )
+    n_classes = table.shape[1]
+    if n_classes < 2:
+        raise UserError(f"{n_classes} column of probabilities: expected one for each of two or more classes")
+    if classes is not None and (len(classes) != n_classes or len(set(classes)) != n_classes):
+        raise UserError(f"classes {list(classes)}: expected {n_classes} different names, one a column of probabilities")
     if labels.min() < 0 or labels.max() >= n_classes:
         wrong = labels[(labels < 0) | (labels >= n_classes)][0]
         raise UserError(f"label {wrong}: expected a class index from 0 to {n_classes - 1}")

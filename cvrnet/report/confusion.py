@@ -16,7 +16,7 @@ from cvrnet.errors import UserError
 from cvrnet.report.style import FONT_SIZE, TEXT, finish, new_figure, set_labels
 
 LIGHT_BLUES = ListedColormap(colormaps["Blues"](np.linspace(0.0, 0.6, 256)))  # light enough for dark text everywhere
-CELL = 0.85  # inches
+CELL = 0.85  # inches, or more where a class name needs it
 
 
 def plot_confusion_matrix(matrix: ArrayLike, classes: Sequence[str], title: str | None = None) -> Figure:
@@ -59,4 +59,7 @@ def plot_confusion_matrix(matrix: ArrayLike, classes: Sequence[str], title: str 
     for spine in ax.spines.values():
         spine.set_visible(False)
     set_labels(ax, "Actual class", "Predicted class")
-    return finish(figure, [ax], CELL * n, CELL * n, title)
+    figure.draw_without_rendering()  # makes the tick labels
+    widest = max(text.get_window_extent().width for text in ax.get_xticklabels()) / figure.dpi
+    side = n * max(CELL, widest + 0.1)
+    return finish(figure, [ax], side, side, title)

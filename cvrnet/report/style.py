@@ -28,7 +28,9 @@ DASHES = ("solid", (0, (5, 1.5)), (0, (1, 1)))
 
 def new_figure(heights: Sequence[float] = (1,)) -> tuple[Figure, list[Axes]]:
     """A white figure with axes one above the other, of these relative heights, that share the x axis."""
-    figure = Figure(layout=ConstrainedLayoutEngine(w_pad=PAD, h_pad=PAD), facecolor="white", edgecolor="white")
+    figure = Figure(
+        layout=ConstrainedLayoutEngine(w_pad=PAD, h_pad=PAD, wspace=0, hspace=0), facecolor="white", edgecolor="white"
+    )
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0].tolist()
     for ax in axes:
@@ -77,14 +79,15 @@ def finish(figure: Figure, axes: Sequence[Axes], width: float, height: float, ti
         figure.suptitle(
             textwrap.fill(title, round(12 * (width + 0.5))), color=TEXT, fontsize=FONT_SIZE + 2, parse_math=False
         )
-    figure.draw_without_rendering()  # lays out: the room that text needs does not depend on the size
-    inches = figure.get_size_inches()
-    boxes = [ax.get_position() for ax in axes]
-    first, all_heights = boxes[0], sum(box.height for box in boxes)
-    figure.set_size_inches(
-        inches[0] + width - first.width * inches[0],
-        inches[1] + (height / first.height - inches[1]) * all_heights,
-    )
+    for _ in range(2):  # the second time from close by, where what text takes hardly depends on the size any more
+        figure.draw_without_rendering()  # lays out
+        inches = figure.get_size_inches()
+        boxes = [ax.get_position() for ax in axes]
+        all_heights = sum(box.height for box in boxes)
+        figure.set_size_inches(
+            inches[0] + width - boxes[0].width * inches[0],
+            inches[1] + (height / boxes[0].height - inches[1]) * all_heights,
+        )
     return figure
 
 
