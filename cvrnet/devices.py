@@ -1,0 +1,69 @@
+"""Which device, and which number format is fast on it."""
+
+from __future__ import annotations
+
+import torch
+
+from cvrnet.errors import UserError
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
+def select_device(name: str = "auto") -> torch.device:
+    """The named device, or with ``"auto"`` the fastest one present: CUDA, Apple's MPS, the CPU.
+
+    Raises:
+        UserError: Unknown name, or a device that is not there.
+
+    >>> select_device("cpu")
+    device(type='cpu')
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"unknown device {name!r}; expected auto, cpu, cuda, cuda:N or mps") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device {name!r} is not there; this PyTorch sees {torch.cuda.device_count()} CUDA devices")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device 'mps' is not there; expected auto or cpu")
+    return device
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 by instruction, so that it is faster than float32 there."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        features = _cpu_features()
+        return bool(features & {"avx512_bf16", "amx_bf16", "amx_tile", "bf16"})
+    return False
+
+
+def _cpu_features() -> set[str]:
+    if hasattr(torch.cpu, "get_capabilities"):  # torch >= 2.11
+        return {name for name, present in torch.cpu.get_capabilities().items() if present is True}
+    probes = {"avx512_bf16": "_is_avx512_bf16_supported", "amx_tile": "_is_amx_tile_supported"}
+    return {name for name, probe in probes.items() if getattr(torch.cpu, probe, lambda: False)()}
+
+
+def select_precision(name: str, device: torch.device) -> str:
+    """``"fp32"``, ``"bf16"`` or ``"fp16"``; ``"auto"`` takes what the device is fastest in.
+
+    On a CPU without bfloat16 instructions ``"auto"`` is float32: emulated bfloat16 would be slower.
+
+    Raises:
+        UserError: Unknown name, or fp16 on a device that is not CUDA.
+    """
+    if name not in PRECISIONS:
+        raise UserError(f"unknown precision {name!r}; expected {', '.join(PRECISIONS)}")
+    if name == "fp16" and device.type != "cuda":
+        raise UserError(f"fp16 needs a CUDA device, not {device.type}; expected auto, fp32 or bf16")
+    if name != "auto":
+        return name
+    if has_bf16(device):
+        return "bf16"
+    return "fp16" if device.type == "cuda" else "fp32"

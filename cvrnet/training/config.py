@@ -1,0 +1,120 @@
+"""The training protocol as one flat, JSON-able record."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from cvrnet.errors import UserError
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Every setting of a training; the defaults are the papers' protocol (v1 section 2.3, v2 section 5.2).
+
+    Attributes:
+        model: A timm classifier: one of this package's, or any other.
+        encoders: Encoder names for a CVR-Net; empty for the model's own pair.
+        pretrained: Start from ImageNet weights (both papers do).
+        img_size: Height and width, in pixels, that images are resized to.
+        in_chans: 3, or 1 for grey images.
+        interpolation: Of the resizing; the aspect ratio is not kept.
+        batch_size: Images an optimiser step, over all processes and accumulation steps together.
+        grad_accum: Parts that each process splits its share of a batch into, to save memory.
+        epochs: At most so many.
+        optimizer: timm's name of the optimiser.
+        lr: Initial learning rate.
+        class_weights: Weigh the loss of class j by N_max / N_j. (The papers print N_j / N, which would favour the
+            majority, against their own sentence: an erratum.)
+        lr_factor: The learning rate is multiplied by this...
+        lr_patience: ...after so many epochs without improvement. ("Reduced by 10 %": a factor of 0.9.)
+        patience: Training stops after so many epochs without improvement.
+        monitor: ``val_loss`` or ``val_accuracy``: what improvement, and the best epoch, are judged by.
+        rotation_p: Probability of a rotation.
+        shift_p: Probability of a shift, of width and height each.
+        hflip_p: Probability of a horizontal flip.
+        vflip_p: Probability of a vertical flip.
+        drop_rate: Dropout before the classifiers (the papers: none).
+        val_fraction: Part of the patients that validates when the data set names no validation split.
+        seed: Of weights, order, augmentation and splits.
+        amp: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        num_workers: Processes that load images; the cache makes 0 fast enough on most machines.
+    """
+
+    model: str = "cvrnet"
+    encoders: tuple[str, ...] = ()
+    pretrained: bool = True
+    img_size: int = 224
+    in_chans: int = 3
+    interpolation: str = "nearest"
+    batch_size: int = 8
+    grad_accum: int = 1
+    epochs: int = 200
+    optimizer: str = "adam"
+    lr: float = 1e-4
+    class_weights: bool = True
+    lr_factor: float = 0.9
+    lr_patience: int = 12
+    patience: int = 25
+    monitor: str = "val_loss"
+    rotation_p: float = 0.45
+    shift_p: float = 0.2
+    hflip_p: float = 0.5
+    vflip_p: float = 0.5
+    drop_rate: float = 0.0
+    val_fraction: float = 0.2
+    seed: int = 0
+    amp: str = "auto"
+    device: str = "auto"
+    num_workers: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("img_size", "batch_size", "grad_accum", "epochs", "patience", "lr_patience"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)}; expected a whole number from 1")
+        for name in ("rotation_p", "shift_p", "hflip_p", "vflip_p"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name}={getattr(self, name)}; expected a probability from 0 to 1")
+        if not 0 < self.val_fraction < 1:
+            raise UserError(f"val_fraction={self.val_fraction}; expected a fraction between 0 and 1")
+        if not 0 < self.lr_factor < 1:
+            raise UserError(f"lr_factor={self.lr_factor}; expected a factor between 0 and 1")
+        if not self.lr > 0:
+            raise UserError(f"lr={self.lr}; expected a positive learning rate")
+        if self.in_chans not in (1, 3):
+            raise UserError(f"in_chans={self.in_chans}; expected 1 (grey) or 3 (RGB)")
+        if self.monitor not in ("val_loss", "val_accuracy"):
+            raise UserError(f"monitor={self.monitor!r}; expected val_loss or val_accuracy")
+        if self.batch_size < self.grad_accum:
+            raise UserError(f"batch_size={self.batch_size} cannot be split into {self.grad_accum} parts")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {**asdict(self), "encoders": list(self.encoders)}
+
+
+_RECIPES: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "notebook": {
+        "optimizer": "adamax",
+        "lr_factor": 0.1,
+        "lr_patience": 4,
+        "patience": 13,
+        "monitor": "val_accuracy",
+        "rotation_p": 0.0,
+        "shift_p": 0.0,
+    },
+}
+RECIPES = tuple(_RECIPES)
+
+
+def recipe(name: str, **settings: Any) -> TrainConfig:
+    """A named protocol with some settings changed: ``paper`` (v2), or ``notebook`` (the authors' public notebook).
+
+    >>> recipe("notebook", epochs=5).optimizer
+    'adamax'
+    """
+    if name not in _RECIPES:
+        raise UserError(f"unknown recipe {name!r}; expected {' or '.join(RECIPES)}")
+    return replace(TrainConfig(), **{**_RECIPES[name], **settings})

@@ -1,0 +1,61 @@
+"""The model that a training starts from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+from torch import nn
+
+from cvrnet.errors import UserError
+from cvrnet.training.config import TrainConfig
+
+
+def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
+    """Create the model of a config: a CVR-Net or any other timm classifier, with the papers' preprocessing.
+
+    Every model gets the same resizing (whole image, config's interpolation), so that comparisons are honest; mean and
+    standard deviation stay the model's own.
+
+    Raises:
+        UserError: timm does not know the model, or it does not take these arguments.
+    """
+    if not timm.is_model(config.model):
+        raise UserError(f"unknown model {config.model!r}; expected a name from `cvrnet models` or timm.list_models()")
+    options: dict[str, Any] = {"num_classes": num_classes, "in_chans": config.in_chans}
+    if config.encoders:
+        options["encoders"] = config.encoders
+    if config.drop_rate:
+        options["drop_rate"] = config.drop_rate
+    arguments = timm.models.resolve_model_input_args(config.model, {"img_size": config.img_size}, **options)
+    name = arguments.pop("model_name")
+    try:
+        model = timm.create_model(name, pretrained=config.pretrained, **arguments)
+    except UserError:
+        raise
+    except TypeError as error:
+        raise UserError(f"model {config.model!r}: {error}") from error
+    except (OSError, RuntimeError) as error:
+        if not config.pretrained:
+            raise
+        source = arguments["pretrained_cfg"].get("hf_hub_id") or arguments["pretrained_cfg"].get("url")
+        raise UserError(
+            f"cannot load the pretrained weights of {config.model!r} from {source} ({type(error).__name__}); "
+            f"without them: pretrained=False, on the command line --no-pretrained"
+        ) from error
+    cfg = model.pretrained_cfg
+    mean, std = (_for_channels(cfg[key], config.in_chans) for key in ("mean", "std"))
+    model.pretrained_cfg = model.default_cfg = {
+        **cfg,
+        "input_size": (config.in_chans, config.img_size, config.img_size),
+        "interpolation": config.interpolation,
+        "crop_pct": 1.0,
+        "crop_mode": "squash",
+        "mean": mean,
+        "std": std,
+    }
+    return model
+
+
+def _for_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels

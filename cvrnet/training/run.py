@@ -1,0 +1,232 @@
+"""A whole training run on disk: split, training, evaluation; nothing lost, nothing overwritten unasked."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import platform
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from cvrnet.checkpoints import load_checkpoint
+from cvrnet.data import DataError, ImageCache, Record, class_names, holdout_split, scan_records
+from cvrnet.errors import UserError
+from cvrnet.evaluation import FIGURES, METRICS, check_classes, predict_records, write_evaluation
+from cvrnet.files import write_csv, write_json
+from cvrnet.inference import Predictor
+from cvrnet.report import plot_learning_curves, save_figure
+from cvrnet.training.config import TrainConfig
+from cvrnet.training.loop import STATE, Progress, State, fit, make_accelerator
+
+RUN, SPLIT = "run.json", "split.csv"
+
+
+def train(
+    data: str | Path,
+    output: str | Path,
+    config: TrainConfig | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    test_source: str = "",
+    resume: bool = False,
+    overwrite: bool = False,
+    cache_folder: Path | None = None,
+    progress: Progress | None = None,
+    decoding: Callable[[int, int], object] | None = None,
+) -> dict[str, Any]:
+    """Fine-tune one model on a folder or manifest, and evaluate its best epoch.
+
+    Validation images are those whose ``split`` is ``val``, or a part of the patients. Test images are those whose
+    ``split`` is ``test`` or whose source is ``test_source``; they are seen only once, at the end.
+
+    Args:
+        data: Folder with one sub-folder a class, or CSV manifest.
+        output: The run folder: run.json, split.csv, config.json, model.safetensors, history.csv, metrics.json,
+            predictions.csv, figures/.
+        config: The protocol.
+        classes: Class order; alphabetical if not given.
+        test_source: A source that is kept for testing.
+        resume: Go on with the run that is there.
+        overwrite: Replace the run that is there.
+        cache_folder: Where decoded images are kept.
+        progress: Whom to tell about epochs and steps.
+        decoding: Called after each decoded image with the number done and the number to do.
+
+    Returns:
+        What metrics.json holds: the scores of the sets ``val`` and, where there is one, ``test``.
+
+    Raises:
+        DataError: Lists everything that is wrong with the data set, before anything is trained.
+        UserError: The run folder exists, or a setting does not fit the data.
+    """
+    config, output = config or TrainConfig(), Path(output)
+    accelerator = make_accelerator(config)
+    records, problems = scan_records(data)
+    cache = ImageCache(
+        (config.img_size, config.img_size),
+        mode="L" if config.in_chans == 1 else "RGB",
+        interpolation=config.interpolation,
+        folder=cache_folder,
+    )
+    with accelerator.main_process_first():
+        problems = [*problems, *cache.build(records, progress=decoding if accelerator.is_main_process else None)]
+    if problems:
+        raise DataError(problems, data)
+    names = class_names(records, classes)
+    sets = split_records(records, config, test_source)
+    check_training_set(sets["train"], names)
+
+    description = describe_run(data, records, config, names, test_source)
+    if accelerator.is_main_process:
+        _open_run(output, description, resume, overwrite)
+        write_json(output / RUN, description)
+        write_csv(output / SPLIT, _split_rows(sets))
+    accelerator.wait_for_everyone()
+    if (output / METRICS).is_file():  # a finished run that is resumed
+        return json.loads((output / METRICS).read_text(encoding="utf-8"))
+
+    state = fit(config, sets["train"], sets["val"], names, cache, output, accelerator=accelerator, progress=progress)
+    metrics: dict[str, Any] = {}
+    if accelerator.is_main_process:
+        metrics = _finish(output, config, state, names, sets)
+    accelerator.wait_for_everyone()
+    return metrics
+
+
+def split_records(records: Sequence[Record], config: TrainConfig, test_source: str = "") -> dict[str, list[Record]]:
+    """Training, validation and, where the data set names one, test images; no patient is in two of them.
+
+    Raises:
+        UserError: The test source is unknown or leaves nothing to train on, or a patient is on both sides.
+    """
+    sources = sorted({r.source for r in records} - {""})
+    if test_source and test_source not in sources:
+        raise UserError(f"unknown test source {test_source!r}; the data set has {', '.join(sources) or 'no sources'}")
+
+    def is_test(record: Record) -> bool:
+        return record.source == test_source if test_source else record.split == "test"
+
+    test = [r for r in records if is_test(r)]
+    rest = [r for r in records if not is_test(r) and not (test_source and r.split == "test")]
+    val = [r for r in rest if r.split == "val"]
+    pool = [r for r in rest if r.split != "val"]
+    if not pool:
+        raise UserError("no image is left to train on; expected some outside the validation and test sets")
+    if not val:
+        held_out = holdout_split(pool, config.val_fraction, config.seed)
+        val = [r for r, out in zip(pool, held_out, strict=True) if out]
+        pool = [r for r, out in zip(pool, held_out, strict=True) if not out]
+    sets = {"train": pool, "val": val} | ({"test": test} if test else {})
+    _refuse_shared_patients(sets)
+    return sets
+
+
+def check_training_set(records: Sequence[Record], classes: Sequence[str]) -> None:
+    """Refuse to train a class that has no image.
+
+    Raises:
+        UserError: Names the classes.
+    """
+    missing = [name for name in classes if name not in {r.label for r in records}]
+    if missing:
+        raise UserError(f"no training image of class {', '.join(missing)}; every class needs some")
+
+
+def describe_run(
+    data: str | Path, records: Sequence[Record], config: TrainConfig, classes: Sequence[str], test_source: str
+) -> dict[str, Any]:
+    """What run.json holds: enough to repeat the run, and to tell whether another one is the same."""
+    counts = {name: sum(r.label == name for r in records) for name in classes}
+    return {
+        "kind": "train",
+        "data": str(data),
+        "data_sha256": hash_records(records),
+        "classes": list(classes),
+        "images": counts,
+        "test_source": test_source,
+        "config": config.to_dict(),
+        "versions": {
+            **{name: version(name) for name in ("cvrnet", "torch", "timm", "accelerate", "numpy", "pillow")},
+            "python": platform.python_version(),
+        },
+    }
+
+
+def hash_records(records: Sequence[Record]) -> str:
+    """SHA-256 over what a run depends on: each image's name, label, source, patient and split, in the data's order."""
+    digest = hashlib.sha256()
+    for r in records:
+        digest.update("\x1f".join((r.name, r.label, r.source, r.patient_id, r.split)).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _open_run(output: Path, description: dict[str, Any], resume: bool, overwrite: bool) -> None:
+    if output.is_file():
+        raise UserError(f"{output} is a file; expected a folder for the run")
+    if not output.exists() or not any(output.iterdir()):
+        return
+    if not (output / RUN).is_file():
+        raise UserError(f"{output} exists and is not a run; choose another folder")
+    if overwrite:
+        shutil.rmtree(output)
+        return
+    if not resume:
+        raise UserError(f"{output} exists; --resume goes on with it, --overwrite replaces it")
+    before = json.loads((output / RUN).read_text(encoding="utf-8"))
+    changed = [
+        f"{key} is {_short(description[key])}, was {_short(before.get(key))}"
+        for key in ("data_sha256", "classes", "test_source")
+        if before.get(key) != description[key]
+    ]
+    old, new = before.get("config", {}), description["config"]
+    changed += [
+        f"{key} is {new[key]!r}, was {old.get(key)!r}"
+        for key in new
+        if key not in _MAY_CHANGE and new[key] != old.get(key)
+    ]
+    if changed:
+        raise UserError(f"{output} is another run ({'; '.join(changed)}); --overwrite replaces it")
+
+
+_MAY_CHANGE = {"device", "num_workers"}
+
+
+def _short(value: Any) -> str:
+    return repr(value[:12] if isinstance(value, str) else value)
+
+
+def _split_rows(sets: dict[str, list[Record]]) -> Iterable[dict[str, str]]:
+    for name, records in sets.items():
+        for r in records:
+            yield {"path": r.name, "label": r.label, "source": r.source, "patient_id": r.patient_id, "fold": name}
+
+
+def _refuse_shared_patients(sets: dict[str, list[Record]]) -> None:
+    seen: dict[str, str] = {}
+    for name, records in sets.items():
+        for r in records:
+            if r.patient_id and seen.setdefault(r.patient_id, name) != name:
+                raise UserError(f"patient {r.patient_id!r} is in {seen[r.patient_id]} and in {name} ({r.where})")
+
+
+def _finish(
+    output: Path, config: TrainConfig, state: State, classes: Sequence[str], sets: dict[str, list[Record]]
+) -> dict[str, Any]:
+    predictor = Predictor([load_checkpoint(output)], device=config.device)
+    scored = {}
+    for name in (n for n in ("val", "test") if n in sets):
+        check_classes(sets[name], classes)
+        records, probabilities, problems = predict_records(predictor, sets[name], batch_size=config.batch_size)
+        if problems:
+            raise DataError(problems, output)
+        scored[name] = (records, probabilities)
+    figure = plot_learning_curves(state.history, best_epoch=state.best_epoch)
+    save_figure(figure, output / FIGURES / "learning_curves.png")
+    metrics = write_evaluation(output, scored, classes)
+    with contextlib.suppress(FileNotFoundError):
+        (output / STATE).unlink()
+    return metrics

@@ -1,0 +1,135 @@
+"""Options that several commands share, spelled the same everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cvrnet_cli.output import FORMATS
+
+Command = Callable[..., Any]
+
+device = click.option("--device", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]")
+amp = click.option(
+    "--amp",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    help="Number format; auto takes what is fast on the device.  [default: auto]",
+)
+batch_size = click.option("--batch-size", type=click.IntRange(1), help="Images at once.  [default: 8]")
+overwrite = click.option("--overwrite", is_flag=True, help="Replace what is there.")
+seed = click.option("--seed", type=click.IntRange(0), help="Of everything random.  [default: 0]")
+style = click.option(
+    "--format", "style", type=click.Choice(FORMATS), help="Of the output.  [default: table, or the file's suffix]"
+)
+classes = click.option("--classes", help="Class order, such as NOR,NCP,CVP.  [default: alphabetical]")
+
+_TRAINING: list[tuple[str, Any, str]] = [
+    ("--model", str, "timm classifier: one of `cvrnet models`, or any other"),
+    ("--encoders", str, "Encoders of a CVR-Net, such as resnet18,densenet121"),
+    ("--img-size", click.IntRange(32), "Height and width in pixels"),
+    ("--in-chans", click.Choice(["1", "3"]), "1 for grey images, 3 for RGB"),
+    ("--interpolation", str, "Of the resizing; the aspect ratio is not kept"),
+    ("--batch-size", click.IntRange(1), "Images an optimiser step, over all processes together"),
+    ("--grad-accum", click.IntRange(1), "Parts a batch is split into, to save memory"),
+    ("--epochs", click.IntRange(1), "At most so many"),
+    ("--optimizer", str, "By timm's name"),
+    ("--lr", click.FloatRange(0, min_open=True), "Initial learning rate"),
+    ("--lr-factor", float, "The rate is multiplied by this"),
+    ("--lr-patience", click.IntRange(1), "after so many epochs without improvement"),
+    ("--patience", click.IntRange(1), "Stop after so many epochs without improvement"),
+    ("--monitor", click.Choice(["val_loss", "val_accuracy"]), "What improvement is judged by"),
+    ("--rotation-p", click.FloatRange(0, 1), "Probability of a rotation"),
+    ("--shift-p", click.FloatRange(0, 1), "Probability of a shift, of width and height each"),
+    ("--hflip-p", click.FloatRange(0, 1), "Probability of a horizontal flip"),
+    ("--vflip-p", click.FloatRange(0, 1), "Probability of a vertical flip"),
+    ("--drop-rate", click.FloatRange(0, 1), "Dropout before the classifiers"),
+    ("--val-fraction", click.FloatRange(0, 1, min_open=True, max_open=True), "Part of the patients that validates"),
+    ("--seed", click.IntRange(0), "Of weights, order, augmentation and splits"),
+    ("--amp", click.Choice(["auto", "fp32", "bf16", "fp16"]), "Number format"),
+    ("--device", str, "auto, cpu, cuda, cuda:N or mps"),
+    ("--num-workers", click.IntRange(0), "Processes that load images"),
+]
+
+TRAINING_DEFAULTS: dict[str, Any] = {
+    "model": "cvrnet",
+    "encoders": "",
+    "img_size": 224,
+    "in_chans": 3,
+    "interpolation": "nearest",
+    "batch_size": 8,
+    "grad_accum": 1,
+    "epochs": 200,
+    "optimizer": "adam",
+    "lr": 1e-4,
+    "lr_factor": 0.9,
+    "lr_patience": 12,
+    "patience": 25,
+    "monitor": "val_loss",
+    "rotation_p": 0.45,
+    "shift_p": 0.2,
+    "hflip_p": 0.5,
+    "vflip_p": 0.5,
+    "drop_rate": 0.0,
+    "val_fraction": 0.2,
+    "seed": 0,
+    "amp": "auto",
+    "device": "auto",
+    "num_workers": 0,
+}
+"""What the help shows; a test holds it to ``cvrnet.training.TrainConfig``, which importing would bring torch."""
+
+
+def training(command: Command) -> Command:
+    """Every setting of ``cvrnet.training.TrainConfig`` as an option; None where the user gave none."""
+    for flag, kind, text in reversed(_TRAINING):
+        default = TRAINING_DEFAULTS[flag[2:].replace("-", "_")]
+        shown = f"  [default: {default:g}]" if isinstance(default, float) else f"  [default: {default}]"
+        command = click.option(flag, type=kind, help=text + "." + (shown if default != "" else ""))(command)
+    command = click.option(
+        "--class-weights/--no-class-weights", default=None, help="Weigh the loss by N_max / N_j.  [default: on]"
+    )(command)
+    command = click.option(
+        "--pretrained/--no-pretrained",
+        default=None,
+        help="Start from ImageNet weights, from the Hugging Face Hub.  [default: on]",
+    )(command)
+    return click.option(
+        "--recipe",
+        type=click.Choice(["paper", "notebook"]),
+        default="paper",
+        show_default=True,
+        help="Protocol that the other options change: the papers', or that of the authors' notebook.",
+    )(command)
+
+
+def training_config(recipe: str, settings: dict[str, Any]) -> Any:
+    """The ``TrainConfig`` that the options mean."""
+    from cvrnet.training import recipe as make
+
+    given = {key: value for key, value in settings.items() if value is not None}
+    if "in_chans" in given:
+        given["in_chans"] = int(given["in_chans"])
+    if "encoders" in given:
+        given["encoders"] = tuple(split_names(given["encoders"]))
+    return make(recipe, **given)
+
+
+def split_names(text: str | None) -> list[str]:
+    """``"a, b"`` as ``["a", "b"]``."""
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
+def output_folder(required: bool, default: str | None = None, help_text: str = "Folder to write to.") -> Any:
+    """``-o/--output`` for a folder."""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Path(path_type=Path),
+        required=required,
+        default=default,
+        show_default=default is not None,
+        help=help_text,
+    )

@@ -1,0 +1,109 @@
+"""``cvrnet predict``."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cvrnet_cli import options
+from cvrnet_cli.output import FORMATS, output_file, progress_bar, say, write_rows
+
+
+@click.command(short_help="Class probabilities of images.")
+@click.argument("model")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="File to write instead of stdout."
+)
+@options.style
+@click.option("--heads", is_flag=True, help="Each head's own probabilities too (CVR-Nets).")
+@options.batch_size
+@options.device
+@options.amp
+@options.overwrite
+def predict(
+    model: str,
+    paths: tuple[str, ...],
+    output: Path | None,
+    style: str | None,
+    heads: bool,
+    batch_size: int | None,
+    device: str | None,
+    amp: str | None,
+    overwrite: bool,
+) -> int:
+    """Classify the images at PATH...: files, folders (searched), CSV manifests, or quoted patterns such as "*.png".
+
+    MODEL is a run folder (all its folds as an ensemble), a fold folder, local-dir:FOLDER or hf-hub:user/repo[@rev].
+    An image that cannot be read is named and the others go on; the exit status is 1 at the end.
+
+    \b
+    Examples:
+      cvrnet predict run chest.png
+      cvrnet predict run images/ --format csv -o predictions.csv
+      cvrnet predict run "scans/**/*.png" --heads --format jsonl
+    """
+    from cvrnet.inference import Predictor
+
+    if style is None:
+        suffix = output.suffix.lstrip(".").lower() if output else ""
+        style = suffix if suffix in FORMATS else "table"
+    predictor = Predictor.from_pretrained(model, device=device or "auto", dtype=amp or "auto")
+    columns = ["path", "prediction", *(f"prob_{name}" for name in predictor.classes)]
+    if heads:
+        columns += [f"head_{i + 1}_{name}" for i in range(predictor.num_heads) for name in predictor.classes]
+    columns.append("error")
+    total = sum(1 for _ in find_images(paths))
+    failed = 0
+
+    def rows() -> Iterator[dict[str, Any]]:
+        nonlocal failed
+        stream = predictor.stream(find_images(paths), batch_size=batch_size or 8, heads=heads)
+        for done, prediction in enumerate(stream, start=1):
+            progress(done, total)
+            if prediction.error:
+                failed += 1
+                say(f"Error: {prediction.error}")
+            yield _row(prediction, predictor.classes, columns)
+
+    with output_file(output, overwrite) as file, progress_bar("Predicting") as progress:
+        write_rows(rows(), columns, style, file)
+    if failed:
+        say(f"Error: {failed} of {total} images could not be read")
+    return 1 if failed else 0
+
+
+def find_images(paths: Sequence[str]) -> Iterator[Path]:
+    """The images that the arguments mean, in order; a name that means nothing stays, and fails when it is read."""
+    from cvrnet.data import IMAGE_SUFFIXES, read_records
+
+    for text in paths:
+        path = Path(text)
+        if path.is_dir():
+            for folder, folders, files in os.walk(path):
+                folders[:] = sorted(name for name in folders if not name.startswith("."))
+                for name in sorted(files):
+                    if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES:
+                        yield Path(folder) / name
+        elif path.suffix.lower() == ".csv" and path.is_file():
+            yield from (record.path for record in read_records(path, labelled=False))
+        elif not path.exists() and (matches := sorted(glob.glob(text, recursive=True))):
+            yield from map(Path, matches)
+        else:
+            yield path
+
+
+def _row(prediction: Any, classes: Sequence[str], columns: Sequence[str]) -> dict[str, Any]:
+    row: dict[str, Any] = dict.fromkeys(columns)
+    row |= {"path": str(prediction.path), "prediction": prediction.label, "error": prediction.error}
+    if not prediction.error:
+        row |= {f"prob_{name}": float(p) for name, p in zip(classes, prediction.probabilities, strict=True)}
+        if prediction.heads is not None:
+            for i, head in enumerate(prediction.heads):
+                row |= {f"head_{i + 1}_{name}": float(p) for name, p in zip(classes, head, strict=True)}
+    return row
