@@ -45,7 +45,7 @@ class ImageCache:
     Each image has one file, named by the image's path and the cache's settings: a header with the modification time
     and size of the image it was made from, then the pixels. So a changed image replaces its old entry, and caches of
     several sizes share a folder. Entries appear whole or not at all: any number of processes may read and build the
-    same cache at the same time. The folder can be deleted whenever one likes; it is filled again on use.
+    same cache at the same time. The folder may be deleted between runs; it is filled again on use.
 
     Args:
         size: height and width.
@@ -86,7 +86,7 @@ class ImageCache:
             One line for each image that cannot be read, in the order of the records.
 
         Raises:
-            UserError: if the cache cannot be written.
+            UserError: if the cache cannot be read or written.
         """
         missing = [record for record in records if not self._is_current(record)]
         problems = []
@@ -110,7 +110,7 @@ class ImageCache:
 
         Raises:
             ImageError: if the image has to be decoded and cannot be.
-            UserError: if the cache cannot be written.
+            UserError: if the cache cannot be read or written.
         """
         header = self._header(path)
         entry = self._entry(path)
@@ -155,8 +155,10 @@ class ImageCache:
                 if os.fstat(file.fileno()).st_size != len(header) + math.prod(self._shape):
                     return None
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise UserError(f"{entry}: the image cache cannot be read: {error.strerror or error}") from error
         if mapped[: len(header)] != header:
             return None
         return np.frombuffer(mapped, np.uint8, offset=len(header)).reshape(self._shape)
