@@ -74,7 +74,7 @@ def scan_records(data: str | Path, *, labelled: bool = True, min_classes: int = 
         else:
             problems = ["no such folder or CSV manifest"]
     except OSError as error:
-        problems = [f"{error.filename}: {error.strerror}"]
+        return [], [f"{data}: {error.filename}: {error.strerror}"]
     if not rows and not problems:
         problems = ["no images"]
     classes = sorted({record.label for record, _ in rows} - {""})
