@@ -46,7 +46,12 @@ def locate_weights(name: str, cache_dir: str | Path | None = None) -> dict[str, 
         Exception: Other failures of the connection, of the types that the Hub's client raises.
     """
     cfg, repository = timm.get_pretrained_cfg(name), hub_repository(name)
-    if cfg is None or repository is None or cfg.custom_load or (not cfg.hf_hub_id and _in_torch_cache(cfg.url)):
+    if (
+        cfg is None
+        or repository is None
+        or cfg.custom_load
+        or (not cfg.hf_hub_id and _is_downloaded(cfg.url, cache_dir))
+    ):
         return {}
     repo_id, _, revision = repository.partition("@")
     filename = cfg.hf_hub_filename or "model.safetensors"
@@ -56,5 +61,6 @@ def locate_weights(name: str, cache_dir: str | Path | None = None) -> dict[str, 
     return {"hf_hub_id": repository} if found and not cfg.hf_hub_id else {}
 
 
-def _in_torch_cache(url: object) -> bool:
-    return isinstance(url, str) and Path(torch.hub.get_dir(), "checkpoints", PurePosixPath(url).name).exists()
+def _is_downloaded(url: object, cache_dir: str | Path | None) -> bool:
+    folder = Path(cache_dir or Path(torch.hub.get_dir(), "checkpoints"))  # where timm puts what has an address only
+    return isinstance(url, str) and (folder / PurePosixPath(url).name).exists()
