@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -61,7 +62,19 @@ class State:
 
 
 def make_accelerator(config: TrainConfig) -> accelerate.Accelerator:
-    """An accelerator for the config's device and precision; under ``accelerate launch``, one of several processes."""
+    """An accelerator for the config's device and precision; under ``accelerate launch``, one of several processes.
+
+    Raises:
+        UserError: ``accelerate launch`` was asked for several processes but started one, as it does without several
+            GPUs unless ``--multi_gpu`` is given.
+    """
+    environment = os.environ
+    asked = "ACCELERATE_MIXED_PRECISION" in environment and "MASTER_PORT" in environment
+    if asked and not any(name in environment for name in ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK")):
+        raise UserError(
+            "accelerate launch started one process where several were asked for; "
+            "add --multi_gpu, which starts several on CPUs too"
+        )
     device = select_device(config.device)
     precision = select_precision(config.amp, device)
     return accelerate.Accelerator(cpu=device.type == "cpu", mixed_precision="no" if precision == "fp32" else precision)

@@ -1,0 +1,40 @@
+# Every target does its own set-up: a virtual environment in .venv with the package and its development tools.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test lint types tests timm-tests package
+
+help:  ## What can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: .venv/.installed  ## Create .venv and install everything into it
+
+.venv/.installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+quickstart: setup  ## Train, evaluate and predict in a few minutes (DATA=folder or manifest for your own)
+	$(BIN)/cvrnet quickstart $(DATA) --output quickstart --overwrite
+
+test: lint types tests  ## Everything that continuous integration runs
+	scripts/timm-tests cvrnet cvrnet_tiny
+
+lint: setup  ## Style, and which module may import which
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: setup  ## Type checker
+	$(BIN)/mypy
+
+tests: setup  ## Our tests
+	$(BIN)/pytest
+
+timm-tests: setup  ## timm's own test suite, unmodified, for every registered model
+	scripts/timm-tests
+
+package: setup  ## Wheel and source distribution in dist/
+	$(BIN)/python -m build
