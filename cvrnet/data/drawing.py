@@ -1,0 +1,265 @@
+"""Draws a schematic frontal chest radiograph whose truth is known; `cvrnet.data.phantoms` makes data sets of them.
+
+Coordinates are fixed to the patient: `u` from the midline towards image right (the patient's left), `v` downwards from
+the image's upper border, both in image heights. Densities add up along the ray; a film curve makes grey levels of them.
+Edges are soft, by about a pixel at 256 pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+__all__ = ["draw_film"]
+
+_ASPECTS, _CONTRASTS, _NOISES = (1.0, 0.92, 1.08), (1.0, 0.9, 1.06), (3.0, 4.5, 3.8)  # of the ways a film may look
+
+
+def draw_film(
+    label: str, *, seed: int, patient: int, image: int, look: int = 0, size: int = 256
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw one film: the image, uint8 (H, W), and the masks of lungs and lesions, bool (H, W).
+
+    `patient` decides on anatomy and place of the lesions; `image` on pose, exposure, filling of the lungs and noise.
+    `label` decides on nothing but the lesions. So two films that differ in the label alone are equal outside the lungs,
+    pixel by pixel.
+
+    Args:
+        label: `NOR`, `NCP` or `CVP`.
+        seed: Of the data set.
+        patient: Number of the patient.
+        image: Number of the image.
+        look: Which contrast, noise and width of image; there are three, taken in turn.
+        size: Height in pixels.
+    """
+    anatomy_rng, lesion_rng = (np.random.default_rng([seed, stream, patient]) for stream in (1, 2))
+    film_rng, noise_rng, opacity_rng = (np.random.default_rng([seed, stream, image]) for stream in (3, 4, 5))
+    look %= len(_ASPECTS)
+    body = _Anatomy.draw(anatomy_rng)
+    canvas = _Canvas(size, _ASPECTS[look], film_rng)
+    lungs = _lungs(canvas, body)
+    opacity, lesion = _opacity(canvas, _lesions(label, body, lesion_rng), lungs, opacity_rng)
+    density = _density(canvas, body, lungs, film_rng) + opacity + 0.03 * canvas.field(film_rng, 1)
+    contrast, middle = _CONTRASTS[look] * film_rng.normal(4.2, 0.4), film_rng.normal(0.52, 0.05)
+    grey = 255 / (1 + np.exp(-contrast * (density - middle)))
+    grey += _NOISES[look] * film_rng.uniform(0.7, 1.4) * noise_rng.standard_normal(grey.shape, dtype=np.float32)
+    return np.clip(grey, 0, 255).astype(np.uint8), lungs > 0.5, lesion
+
+
+@dataclass(frozen=True)
+class _Anatomy:
+    """What stays the same in all images of a patient. Pairs: image left (the patient's right), image right."""
+
+    apex: tuple[float, float]
+    base: tuple[float, float]  # top of the diaphragm's dome
+    width: tuple[float, float]  # from the midline to the lung's outer edge
+    sulcus: float  # depth of the costophrenic angle below the dome
+    mediastinum: float  # half its width
+    heart: float  # how far it bulges to the patient's left
+    knob: float  # of the aorta
+    ribs: float  # distance between two ribs
+    bone: float  # how dense
+    fat: float
+    stomach: float  # gas below the left dome
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> _Anatomy:
+        """A patient at random."""
+        apex, base, width = rng.normal(0.1, 0.012), rng.normal(0.72, 0.028), rng.normal(0.36, 0.018)
+        lean = rng.normal(0, 0.008, 3).tolist()
+        return cls(
+            apex=(apex + lean[0], apex - lean[0]),
+            base=(base - 0.014 + lean[1], base + 0.014 - lean[1]),
+            width=(width + lean[2], width - lean[2]),
+            sulcus=rng.uniform(0.06, 0.1),
+            mediastinum=rng.uniform(0.045, 0.06),
+            heart=rng.uniform(0.1, 0.155),
+            knob=rng.uniform(0.01, 0.032),
+            ribs=rng.normal(0.074, 0.003),
+            bone=rng.uniform(0.08, 0.13),
+            fat=rng.uniform(0, 0.1),
+            stomach=max(0.0, rng.uniform(-0.1, 0.2)),
+        )
+
+    def edges(self, side: int, v: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
+        """Distances from the midline to a lung's inner and outer edge at the heights `v`."""
+        apex, base, width = self.apex[side], self.base[side] + self.sulcus, self.width[side]
+        t = np.clip((v - apex) / (base - apex), 0, 1)
+        tip = 0.34 * width
+        inner = tip - (tip - 0.03) * np.sqrt(np.minimum(t / 0.2, 1))
+        outer = tip + (width - tip) * np.sqrt(1 - (1 - t) * (1 - t))
+        return inner, outer
+
+
+@dataclass(frozen=True)
+class _Patch:
+    """One lesion: an ellipse with a ragged edge."""
+
+    u: float
+    v: float
+    radii: tuple[float, float]
+    ragged: float
+    density: float
+    soft: float
+
+
+class _Canvas:
+    """The image plane of one film: where each pixel lies in the patient, and lines drawn in the patient's terms."""
+
+    def __init__(self, size: int, aspect: float, rng: np.random.Generator):
+        self.height, self.width = size, round(size * aspect)
+        angle, zoom = np.deg2rad(rng.normal(0, 1.8)), rng.normal(1.03, 0.035)
+        self.shift = np.array([0, 0.01]) + rng.normal(0, 0.014, 2)
+        self.turn = zoom * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        y, x = np.mgrid[: self.height, : self.width].astype(np.float32)
+        right, down = self.shift.tolist()
+        x, y = (x + 0.5 - self.width / 2) / size - right, (y + 0.5) / size - 0.5 - down
+        (a, b), (c, d) = np.linalg.inv(self.turn).tolist()
+        self.u, self.v = a * x + b * y, c * x + d * y + 0.5
+
+    def lines(self, lines: Sequence[tuple[np.ndarray, float]]) -> np.ndarray:
+        """Polylines in (u, v), each with its width, as coverage 0..1 of each pixel."""
+        big = Image.new("L", (2 * self.width, 2 * self.height))
+        draw = ImageDraw.Draw(big)
+        for points, width in lines:
+            xy = (points - (0, 0.5)) @ self.turn.T + self.shift + (self.width / self.height / 2, 0.5)
+            pixels = [tuple(p) for p in (2 * self.height * xy).tolist()]
+            draw.line(pixels, fill=255, width=max(1, round(2 * self.height * width)))
+        return np.asarray(big.reduce(2), dtype=np.float32) / 255
+
+    def field(self, rng: np.random.Generator, cells: int) -> np.ndarray:
+        """A smooth random field, about standard normal, with `cells` bumps across the image."""
+        grid = Image.fromarray(rng.standard_normal((cells + 3, cells + 3)).astype(np.float32))
+        return np.asarray(grid.resize((self.width, self.height), Image.Resampling.BICUBIC))
+
+
+def _step(x: np.ndarray, width: float) -> np.ndarray:
+    """A soft edge: 0 where x is well below zero, 1 where it is well above."""
+    t = np.clip(x * (0.4 / width) + 0.5, 0, 1)
+    return t * t * (3 - 2 * t)
+
+
+def _ellipse(canvas: _Canvas, u: float, v: float, a: float, b: float) -> np.ndarray:
+    """About the distance inside an ellipse's edge, in image heights (negative outside)."""
+    du, dv = (canvas.u - u) / a, (canvas.v - v) / b
+    return (1 - np.sqrt(du * du + dv * dv)) * min(a, b)
+
+
+def _heart(canvas: _Canvas, body: _Anatomy) -> np.ndarray:
+    """Heart and great vessels, 0..1: between a right border and a left one that bulges."""
+
+    def bump(v: np.ndarray, centre: float, spread: float) -> np.ndarray:
+        return np.exp(-(((v - centre) / spread) ** 2))
+
+    v, base = np.linspace(-0.2, 1.3, 300), (body.base[0] + body.base[1]) / 2
+    right = body.mediastinum + 0.3 * body.heart * bump(v, base - 0.11, 0.1)
+    left = body.mediastinum + body.knob * bump(v, 0.28, 0.035) + 0.018 * bump(v, 0.4, 0.05)
+    left += body.heart * bump(v, base - 0.05, 0.13)
+    right, left = (np.interp(canvas.v, v, x).astype(np.float32) for x in (right, left))
+    return _step(canvas.u + right, 0.008) * _step(left - canvas.u, 0.009)
+
+
+def _lungs(canvas: _Canvas, body: _Anatomy) -> np.ndarray:
+    """Both lungs, 0..1, without the heart and what lies below the diaphragm."""
+    lungs = np.zeros_like(canvas.u)
+    for side, sign in enumerate((-1, 1)):
+        x = sign * canvas.u
+        inner, outer = body.edges(side, canvas.v)
+        middle = 0.52 * body.width[side]
+        dome = body.base[side] + body.sulcus * ((x - middle) / (body.width[side] - middle)) ** 2
+        sides = _step(np.minimum(x - inner, outer - x), 0.005)
+        lungs += sides * _step(np.minimum(dome - canvas.v, canvas.v - body.apex[side]), 0.005)
+    return lungs * (1 - _heart(canvas, body))
+
+
+def _bones(canvas: _Canvas, body: _Anatomy, lungs: np.ndarray) -> np.ndarray:
+    """Ribs (back and front halves, faint below the diaphragm), clavicles, shoulder blades and the arms' heads."""
+    s = np.linspace(0, 1, 16)
+    back, front, shoulders = [], [], []
+    for side, sign in enumerate((-1, 1)):
+
+        def arc(u: np.ndarray, v: np.ndarray, sign: int = sign) -> np.ndarray:
+            return np.stack([sign * u, v], 1)
+
+        for k in range(10):
+            top, drop = body.apex[side] - 0.005 + body.ribs * k, 0.02 + 0.011 * k
+            reach = float(body.edges(side, top + drop + 0.02)[1]) + 0.01
+            u = 0.03 + (reach - 0.03) * np.sin(0.5 * np.pi * s)
+            back.append((arc(u, top - 0.05 * np.sin(np.pi * s) * (1 - s) + drop * s**2), 0.022))
+            if 1 <= k <= 6:
+                front.append((arc(reach * (1 - 0.62 * s**1.3), top + drop + 0.075 * np.sin(0.55 * np.pi * s)), 0.022))
+        v = body.apex[side] + 0.06
+        shoulders.append((arc(0.035 + 0.34 * s, v - 0.07 * s + 0.014 * np.sin(2 * np.pi * s)), 0.026))
+        shoulders.append((arc(0.29 + 0.075 * s, v + 0.02 + 0.3 * s**1.4), 0.012))
+        shoulders.append((arc(0.385 + 0.2 * s, v - 0.015 + 0.25 * s**2), 0.055))
+    return (canvas.lines(back) + 0.5 * canvas.lines(front)) * (0.2 + 0.8 * lungs) + 0.8 * canvas.lines(shoulders)
+
+
+def _vessels(rng: np.random.Generator) -> list[tuple[np.ndarray, float]]:
+    """Branches that leave the hila and grow thin towards the lungs' edges."""
+    lines = []
+    for sign in (-1, 1):
+        for angle in np.linspace(-1.25, 1.35, 11) + rng.normal(0, 0.1, 11):
+            steps = 0.03 * np.exp(1j * (angle + np.cumsum(rng.normal(0, 0.16, 8))))
+            path = complex(0.045, 0.44) + np.cumsum(steps)
+            points = np.stack([sign * path.real, path.imag], 1)
+            lines += [(points[:3], 0.013), (points[2:5], 0.009), (points[4:], 0.006)]
+    return lines
+
+
+def _lesions(label: str, body: _Anatomy, rng: np.random.Generator) -> list[_Patch]:
+    """The patches of one patient: none (NOR), one dense one (NCP), or several faint ones on both sides (CVP)."""
+    patches = []
+    if label == "NCP":
+        side = int(rng.integers(2))
+        v = body.apex[side] + rng.uniform(0.25, 0.8) * (body.base[side] - body.apex[side])
+        inner, outer = body.edges(side, v)
+        if side == 1 and v > 0.45:
+            inner = inner + 0.09  # beside the heart
+        u = float(inner + rng.uniform(0.35, 0.65) * (outer - inner))
+        radii = (rng.uniform(0.065, 0.09), rng.uniform(0.07, 0.11))
+        patches.append(_Patch((-1, 1)[side] * u, v, radii, 0.012, rng.uniform(0.3, 0.4), 0.016))
+    if label == "CVP":
+        for side, sign in enumerate((-1, 1)):
+            for low in rng.permutation((0.4, 0.58, 0.74, 0.88))[: int(rng.integers(2, 4))]:
+                v = body.apex[side] + (low + rng.uniform(-0.06, 0.06)) * (body.base[side] - body.apex[side])
+                u = float(body.edges(side, v)[1]) - rng.uniform(0.02, 0.055)
+                radii = (rng.uniform(0.045, 0.065), rng.uniform(0.05, 0.075))
+                patches.append(_Patch(sign * u, v, radii, 0.012, rng.uniform(0.2, 0.27), 0.015))
+    return patches
+
+
+def _opacity(
+    canvas: _Canvas, patches: Sequence[_Patch], lungs: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """The density that lesions add (the densest where they overlap, none outside the lungs), and their mask."""
+    added, cover = np.zeros_like(canvas.u), np.zeros_like(canvas.u)
+    edge, grain = canvas.field(rng, 14), canvas.field(rng, 40)
+    for p in patches:
+        inside = _step(_ellipse(canvas, p.u, p.v, *p.radii) + p.ragged * edge, p.soft)
+        added = np.maximum(added, p.density * rng.uniform(0.9, 1.1) * inside)
+        cover = np.maximum(cover, inside)
+    return added * (1 + 0.15 * np.clip(grain, -2, 2)) * lungs, (cover > 0.5) & (lungs > 0.5)
+
+
+def _density(canvas: _Canvas, body: _Anatomy, lungs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """What the rays meet on their way, without lesions: 0 in air, about 0.25 in lung, 0.6 in the chest wall."""
+    u, v = np.abs(canvas.u), canvas.v
+    heights, halves = (-0.2, 0.0, 0.04, 0.09, 0.16, 0.24, 0.6, 1.2), (0.12, 0.12, 0.15, 0.34, 0.47, 0.5, 0.455, 0.48)
+    outline = np.interp(v, heights, halves).astype(np.float32)  # neck, shoulders, chest
+    tissue = np.sqrt(np.clip(1 - (u / outline) ** 4, 0, 1)) * (0.6 + body.fat)
+    spine = _step(0.034 - u, 0.008) * (1 + 0.3 * np.cos(v * (2 * np.pi / 0.052)))
+    trachea = _step(0.016 - u, 0.006) * _step(0.36 - v, 0.02)
+    belly = _step(v - (body.base[0] + body.base[1]) / 2, 0.06) * (1 - lungs)
+    heart = _heart(canvas, body) * (1 - 0.8 * belly)
+    hila = np.maximum(_ellipse(canvas, -0.075, 0.45, 0.035, 0.06), _ellipse(canvas, 0.08, 0.43, 0.03, 0.05))
+    gas = _step(_ellipse(canvas, 0.15, body.base[1] + 0.055, 0.06, 0.03), 0.01)
+    breasts = np.maximum(_ellipse(canvas, -0.2, 0.6, 0.15, 0.14), _ellipse(canvas, 0.2, 0.6, 0.15, 0.14))
+    density = tissue - (0.4 + 0.6 * body.fat) * lungs + 0.8 * body.fat * _step(breasts, 0.03)
+    density += 0.12 * spine - 0.13 * trachea + 0.2 * heart + 0.2 * belly - body.stomach * gas
+    density += body.bone * _bones(canvas, body, lungs) * (tissue > 0)
+    air = rng.normal(0, 0.065) + rng.uniform(0, 0.09) * canvas.field(rng, 3)  # how well and how evenly the lungs fill
+    return density + lungs * (0.1 * canvas.lines(_vessels(rng)) + 0.12 * _step(hila, 0.03) + air)

@@ -1,0 +1,178 @@
+"""Data sets of synthetic frontal chest radiographs with known truth, for tests, the quick start and the audit.
+
+What is simulated (`cvrnet.data.drawing`): the body against air, two lungs of varying shape, the diaphragm's domes,
+mediastinum, spine, trachea, a heart that bulges to the patient's left (image right), ribs, clavicles, vessels; then the
+film: pose, exposure, uneven filling of the lungs, noise. `NOR` has clear lungs, `NCP` one focal consolidation in one
+lung, `CVP` ground-glass patches in both lungs, at their outer edge and mostly in the lower half. What a film is like
+outside the lungs says nothing about its label, and brightness varies more from film to film than a lesion changes it.
+
+These are diagrams, not patients. A model that reads them well has shown that it can be trained, and nothing about
+radiographs or disease.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count, islice
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from cvrnet.data.drawing import draw_film
+from cvrnet.errors import UserError
+from cvrnet.files import write_csv
+
+__all__ = ["LABELS", "MARKER_BOX", "write_phantoms"]
+
+LABELS = ("NOR", "NCP", "CVP")
+MARKER_BOX = (0.04, 0.04, 0.13, 0.15)
+"""Where the shortcut's marker is: left, top, right, bottom as fractions of the image's width and height."""
+
+_COLUMNS = ("path", "label", "source", "patient_id", "view", "lung_mask", "lesion_mask")
+_IMAGES_PER_PATIENT = (1, 2, 1, 3)  # by turns
+_TWO_LABELS = 0.12  # of the threes of patients with several images: about 4 % of all patients have two labels
+_LETTER = ("11110", "10001", "10001", "11110", "10100", "10010", "10001")
+
+
+def write_phantoms(
+    folder: str | Path,
+    n: int = 300,
+    *,
+    seed: int = 0,
+    size: int = 256,
+    sources: Sequence[str] = ("site-a", "site-b"),
+    shortcut: bool = False,
+    progress: Callable[[int, int], object] | None = None,
+) -> Path:
+    """Write a data set of `n` synthetic chest radiographs and return its manifest's path.
+
+    The folder gets `images/<source>/<name>.png` (8-bit grey), `lungs/<name>.png` and, where there is a lesion,
+    `lesions/<name>.png` (1-bit masks of the image's size), and `manifest.csv`. Labels are balanced. A patient has one
+    to three images, all from one source; about one patient in 25 has two labels. Sources differ in contrast, noise and
+    the image's width, for all labels alike. The same arguments give the same bytes; image i depends on the seed and on
+    i, not on `n`. The folder appears when it is complete, or not at all.
+
+    Args:
+        folder: New, or empty.
+        n: Number of images, at least 12.
+        seed: Not negative.
+        size: Height of the images in pixels, at least 64. Their width is within 10 % of it.
+        sources: Two names or more; they become folder names.
+        shortcut: Plant a shortcut. Every image of the first source has a marker, a white box with an R at `MARKER_BOX`,
+            above the patient's right shoulder; and the label is tied to that source: nine in ten CVP patients come from
+            it and one in ten of the others (by the label of a patient's first image). So the marker, and the first
+            source's contrast, noise and width, tell CVP nine times in ten. Patients, labels and lesions are those of
+            the same seed without it. Without it no image has a marker, and label and source are independent.
+        progress: Called after each image with the number done and `n`.
+
+    Raises:
+        UserError: An argument is out of range, or the folder exists and is not empty.
+    """
+    folder = Path(folder).resolve()
+    _check(folder, n, seed, size, sources)
+    partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+
+    def rows() -> Iterator[dict[str, str]]:
+        for film in islice(_plan(seed, len(sources), shortcut), n):
+            yield _write_film(partial, film, seed, size, sources[film.source], marked=shortcut and film.source == 0)
+            if progress is not None:
+                progress(film.index + 1, n)
+
+    try:
+        for sub in ("lungs", "lesions", *(f"images/{source}" for source in sources)):
+            (partial / sub).mkdir(parents=True)
+        write_csv(partial / "manifest.csv", rows(), _COLUMNS)
+        if folder.exists():
+            folder.rmdir()  # it is empty
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # what is left of it after a failure
+    return folder / "manifest.csv"
+
+
+def _check(folder: Path, n: int, seed: int, size: int, sources: Sequence[str]) -> None:
+    if n < 12:
+        raise UserError(f"n={n} is too few images; at least 12, so that each of the three classes has several patients")
+    if size < 64:
+        raise UserError(f"size={size} is too small to show anything; at least 64 pixels")
+    if seed < 0:
+        raise UserError(f"seed={seed} is negative; expected 0 or more")
+    if isinstance(sources, str) or len(set(sources)) < max(2, len(sources)):
+        raise UserError(f"sources={sources!r}: expected two different names or more")
+    for source in sources:
+        if not re.fullmatch(r"\w[\w.-]*", source):
+            raise UserError(f"source {source!r} cannot name a folder; use letters, digits, '.', '_' and '-'")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; choose another folder")
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} exists and is not empty; choose another folder")
+
+
+@dataclass(frozen=True)
+class _Film:
+    """One image to be made: everything but its pixels."""
+
+    index: int
+    patient: int
+    number: int  # among the patient's images, from 1
+    label: str
+    source: int
+
+
+def _plan(seed: int, n_sources: int, shortcut: bool) -> Iterator[_Film]:
+    """Films without end. Patients come in threes, one of each label, alike in number of images and in source.
+
+    So labels, sources and numbers of images are independent by construction. In a few threes two patients have
+    exchanged their last labels: they fell ill or recovered between two images.
+    """
+    index = 0
+    for three in count():
+        turn, place = divmod(three, n_sources)
+        rng = np.random.default_rng([seed, 0, 0, three])
+        source = int(np.random.default_rng([seed, 0, 1, turn]).permutation(n_sources)[place])
+        images = _IMAGES_PER_PATIENT[turn % len(_IMAGES_PER_PATIENT)]
+        first = [LABELS[k] for k in rng.permutation(3)]
+        last = [first[1], first[0], first[2]] if images > 1 and rng.random() < _TWO_LABELS else first
+        for k in range(3):
+            if shortcut:
+                odd = np.random.default_rng([seed, 0, 2, three // 10]).integers(10, size=3)  # one patient in ten
+                usual = three % 10 != odd[LABELS.index(first[k])]
+                source = 0 if usual == (first[k] == "CVP") else int(rng.integers(1, n_sources))
+            for number in range(1, images + 1):
+                yield _Film(index, 3 * three + k + 1, number, last[k] if number == images else first[k], source)
+                index += 1
+
+
+def _write_film(root: Path, film: _Film, seed: int, size: int, source: str, *, marked: bool) -> dict[str, str]:
+    """Write one film's files and return its row of the manifest."""
+    image, lungs, lesion = draw_film(
+        film.label, seed=seed, patient=film.patient, image=film.index, look=film.source, size=size
+    )
+    if marked:
+        _mark(image)
+    patient_id = f"p{film.patient:05d}"
+    name = f"{patient_id}-{film.number}.png"
+    row = {"path": f"images/{source}/{name}", "label": film.label, "source": source, "patient_id": patient_id}
+    row |= {"view": "PA", "lung_mask": f"lungs/{name}"}
+    Image.fromarray(image).save(root / row["path"])
+    Image.fromarray(lungs).save(root / row["lung_mask"])
+    if film.label != "NOR":
+        row["lesion_mask"] = f"lesions/{name}"
+        Image.fromarray(lesion).save(root / row["lesion_mask"])
+    return row
+
+
+def _mark(image: np.ndarray) -> None:
+    """Draw the shortcut's marker into the image: a white frame with the letter R."""
+    height, width = image.shape
+    left, top, right, bottom = (round(f * s) for f, s in zip(MARKER_BOX, (width, height) * 2, strict=True))
+    letter = np.pad([[c == "1" for c in row] for row in _LETTER], 1)
+    letter = np.pad(letter, 1, constant_values=True)
+    rows = np.arange(bottom - top) * letter.shape[0] // (bottom - top)
+    columns = np.arange(right - left) * letter.shape[1] // (right - left)
+    image[top:bottom, left:right][letter[rows][:, columns]] = 250
