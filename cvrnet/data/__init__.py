@@ -2,6 +2,7 @@
 
 from cvrnet.data.augmentation import Augmentation
 from cvrnet.data.cache import ImageCache
+from cvrnet.data.phantoms import write_phantoms
 from cvrnet.data.preprocessing import Preprocessing
 from cvrnet.data.reading import IMAGE_SUFFIXES, MAX_PIXELS, ImageError, read_image
 from cvrnet.data.records import DataError, Record, class_names, read_records, scan_records, write_manifest
@@ -23,4 +24,5 @@ __all__ = [
     "read_records",
     "scan_records",
     "write_manifest",
+    "write_phantoms",
 ]
