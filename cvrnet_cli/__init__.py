@@ -8,6 +8,7 @@ import sys
 
 import click
 
+from cvrnet_cli.convert_keras import convert_keras
 from cvrnet_cli.doctor import doctor
 from cvrnet_cli.evaluate import evaluate
 from cvrnet_cli.models import models
@@ -33,7 +34,7 @@ def cli() -> None:
     """
 
 
-for command in (quickstart, doctor, models, phantoms, train, evaluate, predict):
+for command in (quickstart, doctor, models, phantoms, train, evaluate, predict, convert_keras):
     cli.add_command(command)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from cvrnet_cli import options
+from cvrnet_cli.output import say, write_rows
 
 
 @click.command(short_help="The registered models, or one of them in detail.")
@@ -18,4 +21,37 @@ def models(name: str | None, style: str | None) -> None:
       cvrnet models
       cvrnet models cvrnet
     """
-    raise NotImplementedError
+    from cvrnet import list_models
+    from cvrnet.zoo import describe_model
+
+    if name is None:
+        infos = map(describe_model, list_models())
+        rows = [
+            {
+                "model": info.name,
+                "encoders": " + ".join(info.encoders),
+                "parameters_M": round(info.parameters / 1e6, 2),
+                "GMACs": round(info.macs / 1e9, 2),
+                "maps": " ".join(f"{head.channels}@{head.grid[0]}x{head.grid[1]}" for head in info.heads),
+            }
+            for info in infos
+        ]
+        write_rows(rows, list(rows[0]), style or "table", sys.stdout)
+        return
+    info = describe_model(name)
+    rows = [
+        {
+            "head": head.name,
+            "feature_map": " ++ ".join(head.maps),
+            "channels": head.channels,
+            "grid": f"{head.grid[0]}x{head.grid[1]}",
+            "parameters": head.parameters,
+        }
+        for head in info.heads
+    ]
+    write_rows(rows, list(rows[0]), style or "table", sys.stdout)
+    say(
+        f"\n{info.name}: {info.description}\n"
+        f"{info.parameters:,} trainable parameters (3 classes), {info.statistics:,} running statistics, "
+        f"{info.macs / 1e9:.2f} GMACs at {info.input_size[1]} x {info.input_size[2]}"
+    )

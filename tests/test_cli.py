@@ -1,0 +1,235 @@
+"""The command line: what it prints where, its exit statuses, and a user's mistakes."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cvrnet.inference import Predictor
+from cvrnet.training import TrainConfig
+from cvrnet_cli import cli as group
+from cvrnet_cli.options import TRAINING_DEFAULTS
+
+TINY = ["--encoders", "test_resnet,test_efficientnet", "--no-pretrained", "--img-size", "64", "--epochs", "1"]
+
+
+def test_help_imports_no_torch():
+    code = "import sys, cvrnet_cli; sys.exit(bool({'torch', 'timm', 'numpy'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("command", sorted(group.commands))
+def test_every_command_has_help_with_examples(cli, command):
+    status, out, _ = cli(command, "--help")
+    assert status == 0
+    assert f"cvrnet {command}" in out.partition("Usage")[2].partition("\n")[2], "an example"
+
+
+def test_the_helps_defaults_are_the_protocols():
+    config = TrainConfig().to_dict()
+    flags = {"class_weights", "pretrained"}  # shown as "on"
+    assert {k: v for k, v in config.items() if k not in flags} == {**TRAINING_DEFAULTS, "encoders": []}
+    assert all(config[name] is True for name in flags)
+
+
+def test_phantoms_train_evaluate_predict(cli, tmp_path):
+    data, run = tmp_path / "phantoms", tmp_path / "run"
+    status, out, err = cli("phantoms", "-o", data, "-n", 30, "--size", 64)
+    assert (status, out.strip()) == (0, str(data / "manifest.csv"))
+    assert "cvrnet train" in err
+    status, out, err = cli("train", data, "-o", run, *TINY)
+    assert status == 0
+    assert out.splitlines()[0].split() == [
+        "set", "images", "accuracy", "balanced_accuracy", "f1_macro", "f1_weighted", "auc_macro",
+    ]  # fmt: skip
+    assert "epoch   1/1" in err
+    status, out, err = cli("evaluate", run, data, "-o", tmp_path / "evaluation")
+    assert status == 0
+    assert {p.name for p in (tmp_path / "evaluation").iterdir()} == {"metrics.json", "predictions.csv", "figures"}
+    status, _, err = cli("evaluate", run, data, "-o", tmp_path / "evaluation")
+    assert status == 1
+    assert "--overwrite replaces it" in err
+    status, _, err = cli("train", data, "-o", run, *TINY)
+    assert status == 1
+    assert err == f"Error: {run} exists; --resume goes on with it, --overwrite replaces it\n"
+
+
+def test_quickstart(cli, tmp_path):
+    status, out, err = cli("quickstart", "-o", tmp_path / "q", "--epochs", 1)
+    assert status == 0
+    assert "prob_CVP" in out
+    assert f"cvrnet predict {tmp_path / 'q' / 'run'}" in err
+    status, _, err = cli("quickstart", "-o", tmp_path / "q")
+    assert status == 1
+    assert err.count("\n") == 1
+
+
+def test_quickstart_on_ones_own_data(cli, phantoms, tmp_path):
+    status, out, _ = cli("quickstart", phantoms, "-o", tmp_path / "q", "--epochs", 1)
+    assert status == 0
+    assert "prob_CVP" in out
+    assert not (tmp_path / "q" / "phantoms").exists()
+
+
+@pytest.fixture
+def images(phantoms: Path) -> list[Path]:
+    return sorted(phantoms.parent.glob("images/*/*.png"))[:5]
+
+
+def test_predictions_in_every_format(cli, run, images, tmp_path):
+    expected = [p.probabilities for p in Predictor.from_pretrained(run)(images)]
+    tables = {}
+    for style in ("csv", "json", "jsonl"):
+        status, out, _ = cli("predict", run, *images, "--format", style)
+        assert status == 0
+        if style == "csv":
+            tables[style] = list(csv.DictReader(io.StringIO(out)))
+        else:
+            tables[style] = json.loads(out) if style == "json" else [json.loads(line) for line in out.splitlines()]
+    for rows in tables.values():
+        assert [row["path"] for row in rows] == list(map(str, images))
+        got = [[float(row[f"prob_{c}"]) for c in ("CVP", "NCP", "NOR")] for row in rows]
+        np.testing.assert_allclose(got, expected, atol=1e-6)
+    status, out, _ = cli("predict", run, *images)
+    assert out.splitlines()[0].split() == ["path", "prediction", "prob_CVP", "prob_NCP", "prob_NOR", "error"]
+    target = tmp_path / "p.jsonl"
+    assert cli("predict", run, *images, "-o", target)[0] == 0
+    assert [json.loads(line) for line in target.read_text().splitlines()] == tables["jsonl"]
+    status, _, err = cli("predict", run, *images, "-o", target)
+    assert (status, err) == (1, f"Error: {target} exists; --overwrite replaces it\n")
+
+
+def test_heads_average_to_the_prediction(cli, run, images):
+    _, out, _ = cli("predict", run, *images, "--heads", "--format", "jsonl")
+    for row in map(json.loads, out.splitlines()):
+        for name in ("CVP", "NCP", "NOR"):
+            heads = [row[f"head_{i}_{name}"] for i in range(1, 6)]
+            assert np.mean(heads) == pytest.approx(row[f"prob_{name}"], abs=1e-6)
+
+
+def test_paths_are_files_folders_manifests_and_patterns(cli, run, phantoms, monkeypatch):
+    root = phantoms.parent
+
+    def paths(*arguments):
+        status, out, _ = cli("predict", run, *arguments, "--format", "jsonl")
+        assert status == 0
+        return {json.loads(line)["path"] for line in out.splitlines()}
+
+    everything = {str(p) for p in root.glob("images/*/*.png")}
+    assert paths(root / "images") == everything
+    assert paths(phantoms) == everything
+    assert paths(f"{root}/images/**/*.png") == everything
+    monkeypatch.chdir(root)
+    assert paths("images/site-a") == {str(p.relative_to(root)) for p in root.glob("images/site-a/*.png")}
+
+
+def test_a_bad_image_is_named_and_the_others_go_on(cli, run, images, tmp_path):
+    text, missing = tmp_path / "text.png", tmp_path / "missing.png"
+    text.write_text("not an image")
+    status, out, err = cli("predict", run, images[0], text, missing, images[1], "--format", "jsonl")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert status == 1
+    assert [bool(row["error"]) for row in rows] == [False, True, True, False]
+    assert rows[0]["prob_NOR"] is not None
+    assert rows[1]["prediction"] == ""
+    lines = err.splitlines()
+    assert len(lines) == 3
+    assert str(text) in lines[0]
+    assert str(missing) in lines[1]
+    assert lines[2] == "Error: 2 of 4 images could not be read"
+
+
+def test_evaluate_leaves_bad_images_out_and_says_so(cli, run, phantoms, tmp_path):
+    text = phantoms.parent / "late.png"
+    text.write_text("broken after the manifest was made")
+    manifest = phantoms.parent / "with-bad.csv"
+    lines = phantoms.read_text().splitlines()
+    width = lines[0].count(",")
+    manifest.write_text("\n".join([*lines, "late.png,NOR" + "," * (width - 1)]) + "\n")
+    status, _, err = cli("evaluate", run, manifest, "-o", tmp_path / "e")
+    assert status == 1
+    assert "1 of 37 images were left out" in err
+    assert json.loads((tmp_path / "e/metrics.json").read_text())["test"]["n"] == 36
+
+
+def test_an_unknown_class_is_an_error_and_a_missing_one_is_not(cli, run, phantoms, tmp_path):
+    lines = phantoms.read_text().splitlines()
+    manifest = phantoms.parent / "two.csv"
+    manifest.write_text("\n".join([lines[0], *(line for line in lines[1:] if ",NOR," not in line)]))
+    assert cli("evaluate", run, manifest, "-o", tmp_path / "two")[0] == 0
+    manifest.write_text(phantoms.read_text().replace(",NOR,", ",OBP,"))
+    status, _, err = cli("evaluate", run, manifest, "-o", tmp_path / "e")
+    assert (status, err) == (1, "Error: the model does not know the class OBP; expected CVP, NCP, NOR\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "expected"),
+    [
+        (["predict", "nowhere", "x.png"], 1, "nowhere: no such folder"),
+        (["train", "nowhere", "-o", "out"], 1, "nowhere"),
+        (["train", ".", "-o", "out", "--lr", "-1"], 2, "--lr"),
+        (["train", ".", "-o", "out", "--device", "tpu"], 1, "unknown device 'tpu'"),
+        (["train", ".", "-o", "out", "--device", "cuda:99"], 1, "device 'cuda:99' is not there"),
+        (["predict"], 2, "MODEL"),
+        (["frobnicate"], 2, "frobnicate"),
+        (["models", "resnet50"], 1, "resnet50"),
+        (["phantoms", "-o", "out", "-n", "3"], 1, "3"),
+    ],
+)
+def test_a_mistake_is_one_line(cli, tmp_path, monkeypatch, arguments, status, expected):
+    monkeypatch.chdir(tmp_path)
+    got, out, err = cli(*arguments)
+    assert (got, out) == (status, "")
+    (line,) = (line for line in err.splitlines() if line.startswith("Error:"))
+    assert expected in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_models_lists_and_details(cli):
+    _, out, _ = cli("models", "--format", "jsonl")
+    models = {row["model"]: row for row in map(json.loads, out.splitlines())}
+    assert models["cvrnet"]["encoders"] == "resnet50 + legacy_xception"
+    assert models["cvrnet"]["parameters_M"] == 48.47
+    assert models["cvrnet_tiny"]["parameters_M"] < 4
+    _, out, err = cli("models", "cvrnet", "--format", "csv")
+    heads = list(csv.DictReader(io.StringIO(out)))
+    assert [(h["head"], int(h["channels"]), h["grid"]) for h in heads] == [
+        ("P1", 512, "28x28"), ("P2", 1024, "14x14"), ("P3", 4096, "7x7"), ("P4", 728, "28x28"), ("P5", 1024, "14x14"),
+    ]  # fmt: skip
+    assert "48,468,727 trainable parameters" in err
+
+
+def test_doctor(cli, monkeypatch):
+    _, out, _ = cli("doctor", "--format", "jsonl")
+    table = {row["item"]: row["value"] for row in map(json.loads, out.splitlines())}
+    assert {"python", "torch", "timm", "device", "bf16", "threads", "Hub endpoint", "Hub login"} <= table.keys()
+    assert table["extra [train]"] == "installed"
+    doctor = sys.modules["cvrnet_cli.doctor"]  # the package's attribute of this name is the command
+    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "accelerate" else "1.0")
+    _, out, _ = cli("doctor")
+    assert 'missing accelerate: pip install "cvrnet[train]"' in out
+
+
+def test_a_missing_extra_is_named(cli, monkeypatch, phantoms, tmp_path):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "cvrnet" and "training" in name]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    status, _, err = cli("train", phantoms, "-o", tmp_path / "run", *TINY)
+    assert (status, err) == (1, 'Error: this command needs accelerate; pip install "cvrnet[train]"\n')
+
+
+@pytest.mark.realdata
+def test_awkward_files_are_read_or_refused(cli, run, odd):
+    status, out, err = cli("predict", run, odd, "--format", "jsonl")
+    rows = {Path(row["path"]).name: row for row in map(json.loads, out.splitlines())}
+    bad = {name for name, row in rows.items() if row["error"]}
+    assert status == 1
+    assert bad == {name for name in rows if name.startswith("bad-")}
+    assert len(bad) == 4
+    assert len(rows) - len(bad) == 20
+    assert "4 of 24 images could not be read" in err
