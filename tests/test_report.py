@@ -162,7 +162,7 @@ def test_confusion_matrix_is_laid_out_as_in_the_paper(table):
     assert [label.get_text() for label in ax.get_yticklabels()] == classes
     assert ax.transData.transform((0, 0.5))[1] > ax.transData.transform((0, 1.5))[1]  # the first row is on top
     assert ax.get_xticklabels()[0].get_text() == f"NOR\n(n = {counts[:, 0].sum():,})"
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("Actual class (% of column)", "Predicted class")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("Actual class\n(% of column)", "Predicted class")
 
 
 def test_class_without_images_has_no_percentages():

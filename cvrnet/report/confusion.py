@@ -58,7 +58,7 @@ def plot_confusion_matrix(matrix: ArrayLike, classes: Sequence[str], title: str 
     ax.invert_yaxis()
     for spine in ax.spines.values():
         spine.set_visible(False)
-    set_labels(ax, "Actual class (% of column)", "Predicted class")
+    set_labels(ax, "Actual class\n(% of column)", "Predicted class")
     figure.draw_without_rendering()  # makes the tick labels
     widest = max(text.get_window_extent().width for text in ax.get_xticklabels()) / figure.dpi
     side = n * max(CELL, widest + 0.1)
