@@ -56,13 +56,13 @@ def holdout_split(records: Sequence[Record], fraction: float = 0.2, seed: int = 
 
 
 def _nearest_ratio(fraction: float, limit: int) -> tuple[int, int]:
-    """The smallest n, and k, such that k of n folds are the fraction to half a percent, or as near as may be.
+    """The smallest n, and k, such that k of n folds are the fraction to one percent, or as near as may be.
 
     >>> _nearest_ratio(0.2, 100), _nearest_ratio(0.3, 100), _nearest_ratio(0.2, 3)
     ((5, 1), (10, 3), (3, 1))
     """
     ratios = [(n, min(max(round(fraction * n), 1), n - 1)) for n in range(2, limit + 1)]
-    near = [(n, k) for n, k in ratios if abs(k / n - fraction) < 0.005]
+    near = [(n, k) for n, k in ratios if abs(k / n - fraction) < 0.01]
     return near[0] if near else min(ratios, key=lambda ratio: abs(ratio[1] / ratio[0] - fraction))
 
 
