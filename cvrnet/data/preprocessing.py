@@ -79,7 +79,11 @@ class Preprocessing:
 
     @classmethod
     def from_model(cls, model: nn.Module) -> Preprocessing:
-        """Reads the ``pretrained_cfg`` of a timm model (`timm.data.resolve_model_data_config`)."""
+        """Reads the ``pretrained_cfg`` of a timm model (`timm.data.resolve_model_data_config`).
+
+        The cfg must state the model's channels: timm leaves three in the cfg of a model made with ``in_chans=1``,
+        CVR-Net and this library's checkpoints do not.
+        """
         config = timm.data.resolve_model_data_config(model)
         return cls(
             input_size=tuple(config["input_size"]),
