@@ -94,6 +94,7 @@ class CVRNet(nn.Module):
         reductions = [e.reductions[i] for e in built for i in range(len(e.channels))]
         self.groups = groups
         self.widths = [sum(channels[i] for i in group) for group in groups]
+        self.encoder_names = names
         self.map_names = [f"{name}.{m}" for name, e in zip(names, built, strict=True) for m in e.map_names]
         self.deepest = ends[0] - 1  # the map whose grid forward_features has
         self.scale_order = sorted(range(len(groups)), key=lambda g: reductions[groups[g][0]])

@@ -208,7 +208,7 @@ def test_every_fault_of_the_hub_is_the_same_kind_of_error(hub: LocalHub, tmp_pat
     faults: dict[str, Fault] = {
         "test_convnext2": "hang",
         "test_convnext3": "reset",
-        "test_mambaout": 500,
+        "test_vit2": 500,
         "test_nfnet": 403,
         "test_vit": "cut",
     }

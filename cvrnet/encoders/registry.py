@@ -86,7 +86,7 @@ def create_encoder(name: str, *, pretrained: bool = False, in_chans: int = 3, **
 
     >>> encoder = create_encoder("test_resnet")
     >>> encoder.channels, encoder.reductions
-    ([48, 64, 96], [8, 16, 32])
+    ([48, 192, 96], [8, 16, 32])
     """
     if name in _factories:
         encoder = _factories[name](pretrained=pretrained, in_chans=in_chans, **kwargs)

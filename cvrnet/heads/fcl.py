@@ -37,9 +37,11 @@ class FCLBlock(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        activation = get_act_layer(act_layer)
-        if activation is None:
-            raise ValueError(f"unknown activation {act_layer!r}; expected one of timm's, such as 'relu' or 'gelu'")
+        try:
+            activation = get_act_layer(act_layer)
+        except KeyError as error:
+            message = f"unknown activation {act_layer!r}; expected one of timm's, such as 'relu' or 'gelu'"
+            raise ValueError(message) from error
         widths = [in_features, *hidden_sizes]
         layers: list[nn.Module] = []
         for width_in, width_out in itertools.pairwise(widths):
@@ -70,7 +72,7 @@ class FCLBlock(nn.Module):
         Returns:
             (N, num_classes) logits, or (N, last hidden width).
         """
-        x = x.reshape(x.shape[0], self.in_features, -1).mean(-1)  # one expression for maps and vectors: FX can trace it
+        x = x.reshape(x.shape[0], x.shape[1], -1).mean(-1)  # one expression for maps and vectors: FX can trace it
         x = self.drop(self.hidden(x))
         return x if pre_logits else self.classifier(x)
 

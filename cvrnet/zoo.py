@@ -1,0 +1,116 @@
+"""What the models are made of: parameters, multiplications and feature maps, measured on the models themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from cvrnet.cvrnet import CVRNet
+from cvrnet.errors import UserError
+
+
+@dataclass(frozen=True)
+class HeadInfo:
+    """One fully connected block and what it sees.
+
+    Attributes:
+        name: P1, P2, and so on, as in the papers.
+        maps: Names of its feature maps, ``<encoder>.<module>``; several are concatenated.
+        channels: Channels that it sees.
+        grid: Height and width of its feature maps.
+        parameters: Its own trainable parameters.
+    """
+
+    name: str
+    maps: tuple[str, ...]
+    channels: int
+    grid: tuple[int, int]
+    parameters: int
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """One model.
+
+    Attributes:
+        name: The name to give to ``timm.create_model``.
+        description: The first line of its documentation.
+        encoders: Names of its encoders.
+        input_size: Channels, height and width of the image that the following was measured with.
+        parameters: Trainable parameters.
+        statistics: Batch norm's running means and variances.
+        macs: Multiply-accumulate operations an image, in convolutions and matrix products: FLOPs / 2.
+        heads: What each head sees.
+    """
+
+    name: str
+    description: str
+    encoders: tuple[str, ...]
+    input_size: tuple[int, int, int]
+    parameters: int
+    statistics: int
+    macs: int
+    heads: tuple[HeadInfo, ...]
+
+
+def describe_model(name: str, img_size: int | None = None, **options: Any) -> ModelInfo:
+    """Measure one of this package's models, on torch's meta device: neither memory nor computation.
+
+    Args:
+        name: A name of :func:`cvrnet.list_models`.
+        img_size: Height and width of the image; by default the model's own.
+        **options: For ``timm.create_model``, such as ``num_classes`` and ``encoders``.
+
+    Raises:
+        UserError: Not a CVR-Net.
+
+    >>> info = describe_model("cvrnet", num_classes=2)
+    >>> info.parameters, info.statistics, round(info.macs / 1e9, 1)
+    (48468402, 107648, 8.6)
+    >>> for head in info.heads:
+    ...     print(head.name, " ++ ".join(head.maps), head.channels, head.grid, head.parameters)
+    P1 resnet50.layer2 512 (28, 28) 336706
+    P2 resnet50.layer3 1024 (14, 14) 598850
+    P3 resnet50.layer4 ++ legacy_xception.act4 4096 (7, 7) 2171714
+    P4 legacy_xception.block3.rep.5 728 (28, 28) 447298
+    P5 legacy_xception.block12.rep.5 1024 (14, 14) 598850
+    """
+    with torch.device("meta"):
+        model = timm.create_model(name, device="meta", **options).eval() if timm.is_model(name) else None
+    if not isinstance(model, CVRNet):
+        raise UserError(f"{name!r} is no CVR-Net; expected one of {', '.join(timm.list_models(module='cvrnet'))}")
+    cfg: Any = model.default_cfg
+    channels, height, width = cfg["input_size"]
+    size = (channels, img_size or height, img_size or width)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        maps = model.forward_maps(torch.empty(1, *size, device="meta"))
+        model.head(model.pool_maps(maps))
+    heads = tuple(
+        HeadInfo(
+            name=f"P{i}",
+            maps=tuple(model.map_names[m] for m in group),
+            channels=width,
+            grid=(maps[group[0]].shape[2], maps[group[0]].shape[3]),
+            parameters=_count(block),
+        )
+        for i, (group, width, block) in enumerate(zip(model.groups, model.widths, model.head.blocks, strict=True), 1)
+    )
+    return ModelInfo(
+        name=name,
+        description=(timm.model_entrypoint(name).__doc__ or "").partition("\n")[0],
+        encoders=tuple(model.encoder_names),
+        input_size=size,
+        parameters=_count(model),
+        statistics=sum(b.numel() for n, b in model.named_buffers() if n.endswith(("running_mean", "running_var"))),
+        macs=counter.get_total_flops() // 2,
+        heads=heads,
+    )
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
