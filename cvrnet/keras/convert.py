@@ -30,7 +30,7 @@ SHOWN = 20
 
 def convert_keras(
     file: str | Path, folder: str | Path, classes: Sequence[str] | None = None, *, overwrite: bool = False
-) -> Path:
+) -> dict[str, Any]:
     """Make a run folder from a Keras checkpoint of the notebook's network.
 
     Args:
@@ -41,7 +41,7 @@ def convert_keras(
         overwrite: Replace a run that is there.
 
     Returns:
-        The run folder.
+        What run.json holds: where the model comes from, its class names and image channels, versions.
 
     Raises:
         UserError: The file is not such a checkpoint, the names do not fit it, or the folder exists. Nothing is written.
@@ -58,8 +58,9 @@ def convert_keras(
     if overwrite and folder.exists():
         shutil.rmtree(folder)
     save_checkpoint(model, folder, names)
-    write_json(folder / "run.json", _describe(file, names))
-    return folder
+    description = _describe(file, names, model.in_chans)
+    write_json(folder / "run.json", description)
+    return description
 
 
 def load_keras(file: str | Path) -> CVRNet:
@@ -71,15 +72,9 @@ def load_keras(file: str | Path) -> CVRNet:
         file: HDF5 file of Keras 2's ``save_weights`` or ``model.save``.
 
     Raises:
-        UserError: h5py is not installed, or the file is not such a checkpoint: what is missing, surplus or of another
-            shape is named.
+        UserError: The file is not such a checkpoint; what is missing, surplus or of another shape is named.
     """
-    try:
-        from cvrnet.keras.hdf5 import open_weights
-    except ModuleNotFoundError as error:
-        if error.name != "h5py":
-            raise
-        raise UserError("Keras checkpoints need h5py, which is not installed; pip install 'cvrnet[keras]'") from error
+    from cvrnet.keras.hdf5 import open_weights  # here, since h5py is an extra
 
     state: dict[str, Tensor] = {}
     biases: dict[str, Tensor] = {}
@@ -153,13 +148,13 @@ def _check_output(folder: Path, overwrite: bool) -> None:
             raise UserError(f"{folder} exists and is not a run; choose another folder")
 
 
-def _describe(file: Path, classes: Sequence[str]) -> dict[str, Any]:
+def _describe(file: Path, classes: Sequence[str], in_chans: int) -> dict[str, Any]:
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
     return {
         "kind": "convert-keras",
         "source": {"file": file.name, "sha256": digest},
         "classes": list(classes),
-        "config": {"model": MODEL},
+        "config": {"model": MODEL, "in_chans": in_chans},
         "versions": {name: version(name) for name in ("cvrnet", "torch", "timm", "h5py")},
     }

@@ -110,11 +110,11 @@ def rename_automatic(expected: Collection[str], found: Collection[str]) -> dict[
     there are exactly as many as expected. Names that are all there are kept, and others are left for the caller to
     report, as are shapes that do not fit this one reading.
 
-    >>> rename_automatic(["dense_1", "dense_2", "MKH_1"], ["dense_10", "dense_9", "MKH_1"])
+    >>> rename_automatic(["dense_1", "dense_2", "dense_2", "MKH_1"], ["dense_10", "dense_9", "MKH_1"])
     {'dense_1': 'dense_9', 'dense_2': 'dense_10', 'MKH_1': 'MKH_1'}
     """
     names = {name: name for name in expected}
-    wanted, there = _by_kind(expected), _by_kind(found)
+    wanted, there = _by_kind(names), _by_kind(found)
     for kind, ours in wanted.items():
         theirs = there.get(kind, [])
         if not set(ours) <= set(theirs) and len(ours) == len(theirs):
