@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+from safetensors import SafetensorError
 from timm.models import save_for_hf
 from torch import nn
 
@@ -66,7 +67,7 @@ def load_checkpoint(folder: str | Path, **kwargs: Any) -> nn.Module:
             raise UserError(f"{folder} is not a trained model: it has no {name}")
     try:
         return timm.create_model(f"local-dir:{folder}", pretrained=True, **kwargs).eval()
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError, AssertionError) as error:
+    except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{folder} holds a checkpoint that cannot be loaded: {reason}") from error
 

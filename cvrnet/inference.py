@@ -98,12 +98,12 @@ class Predictor:
         """Classify image files.
 
         Raises:
-            ImageError: An image cannot be read (:meth:`stream` goes on instead).
+            UserError: An image cannot be read (:meth:`stream` goes on instead).
         """
         predictions = []
         for prediction in self.stream(paths, batch_size=batch_size, heads=heads):
             if prediction.error:
-                raise ImageError(prediction.error)
+                raise UserError(prediction.error)
             predictions.append(prediction)
         return predictions
 
