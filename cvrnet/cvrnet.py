@@ -5,8 +5,6 @@ Papers: "CVR-Net: A deep convolutional neural network for coronavirus recognitio
 (medRxiv 2020.11.07.20227504, "v2").
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """From the normalisation that the whole model's images have to the one that an encoder was pretrained with."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Any timm backbone as an encoder: its deepest feature maps, in NCHW."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Xception with the papers' taps, which lie inside its blocks and not among timm's feature maps."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The fully connected block that classifies one feature map (v1 section 2.2, v2 section 5.1)."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from typing import Any

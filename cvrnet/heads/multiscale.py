@@ -1,7 +1,5 @@
 """The multi-scale averaging head: one FCL block a map, softmax outputs averaged (v1 section 2.2)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
