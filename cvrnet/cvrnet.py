@@ -5,6 +5,7 @@ Papers: "CVR-Net: A deep convolutional neural network for coronavirus recognitio
 (medRxiv 2020.11.07.20227504, "v2").
 """
 
+# Annotations must be types, not strings: FX copies them into its graphs, where TorchScript reads them.
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -44,6 +45,8 @@ class CVRNet(nn.Module):
         act_layer: Activation of the heads, by timm's name.
         drop_rate: Dropout before each head's classifier (the papers: none).
         global_pool: ``"avg"``, or ``""`` (with ``num_classes=0``) for unpooled features.
+        img_size: Height and width of the image, for encoders that are built for one size (Swin, for one); the others
+            take any.
         encoder_weights: Load the encoders' own pretrained weights.
         cache_dir: The Hub's cache for these, where not the usual one.
         mean: Channel means that the images given to this model are normalised with.
@@ -65,6 +68,7 @@ class CVRNet(nn.Module):
         act_layer: str = "relu",
         drop_rate: float = 0.0,
         global_pool: str = "avg",
+        img_size: int | Sequence[int] | None = None,
         encoder_weights: bool = False,
         cache_dir: str | Path | None = None,
         mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
@@ -79,7 +83,8 @@ class CVRNet(nn.Module):
         check_num_classes(num_classes)
         self.global_pool = _check_global_pool(global_pool, num_classes)
         placement: dict[str, Any] = {"device": device, "dtype": dtype}
-        built = _create_encoders(names, encoder_weights, in_chans=in_chans, cache_dir=cache_dir, **placement)
+        options = {"in_chans": in_chans, "img_size": _as_pair(img_size), "cache_dir": cache_dir, **placement}
+        built = _create_encoders(names, encoder_weights, **options)
         self.encoders = nn.ModuleList(built)  # type: ignore[arg-type]  # Encoder is a protocol on modules
         self.normalizers = nn.ModuleList(_normalizer(e, mean, std, in_chans, placement) for e in built)
 
@@ -284,6 +289,13 @@ def _check_global_pool(global_pool: str, num_classes: int) -> str:
     return global_pool
 
 
+def _as_pair(img_size: int | Sequence[int] | None) -> tuple[int, int] | None:
+    if img_size is None or isinstance(img_size, int):
+        return None if img_size is None else (img_size, img_size)
+    height, width = img_size
+    return height, width
+
+
 def _normalizer(
     encoder: Encoder, mean: Sequence[float], std: Sequence[float], in_chans: int, placement: dict[str, Any]
 ) -> nn.Module:
@@ -322,16 +334,18 @@ def _create_cvrnet(variant: str, pretrained: bool = False, **kwargs: Any) -> CVR
     ``pretrained`` means the whole model's weights where the cfg names any (a run folder, a Hub repository), and
     otherwise the encoders' own: never both, so a trained checkpoint loads without touching pretrained weights.
     """
-    overlay = kwargs.pop("pretrained_cfg_overlay", None) or {}
+    overlay = dict(kwargs.pop("pretrained_cfg_overlay", None) or {})
+    overlay |= {key: kwargs.pop(key) for key in ("mean", "std") if key in kwargs}
     cfg = timm.models.resolve_pretrained_cfg(
         variant,
         pretrained_cfg=kwargs.pop("pretrained_cfg", None),
-        pretrained_cfg_overlay=overlay | {key: kwargs.pop(key) for key in ("mean", "std") if key in kwargs},
+        pretrained_cfg_overlay=overlay,
     )
+    img_size = _as_pair(kwargs.pop("img_size", None)) or cfg.input_size[1:]
     whole = any(getattr(cfg, key) for key in _WHOLE_MODEL_SOURCES)
     cache_dir = kwargs.pop("cache_dir", None)
     model = build_model_with_cfg(
-        partial(CVRNet, cache_dir=cache_dir),
+        partial(CVRNet, img_size=img_size, cache_dir=cache_dir),
         variant,
         pretrained and whole,
         pretrained_cfg=cfg.to_dict(),
@@ -342,16 +356,16 @@ def _create_cvrnet(variant: str, pretrained: bool = False, **kwargs: Any) -> CVR
         encoder_weights=pretrained and not whole,
         **kwargs,
     )
-    _describe(model)
+    _describe(model, img_size)
     return model
 
 
-def _describe(model: Any) -> None:
-    """Make the cfg tell the truth about this model: its own channels, stems and classifiers."""
+def _describe(model: Any, img_size: tuple[int, int]) -> None:
+    """Make the cfg tell the truth about this model: its own image size, channels, stems and classifiers."""
     network: Any = model if isinstance(model, CVRNet) else model.model  # timm's feature extractor wraps the network
     channels = network.in_chans
     for cfg in (model.pretrained_cfg, network.pretrained_cfg):
-        cfg["input_size"] = (channels, *cfg["input_size"][1:])
+        cfg["input_size"] = (channels, *img_size)
         cfg["mean"] = _for_channels(cfg["mean"], channels)
         cfg["std"] = _for_channels(cfg["std"], channels)
     network.pretrained_cfg["first_conv"] = network._traits["first_conv"]

@@ -108,10 +108,10 @@ def test_softmax_is_the_mean_of_the_heads_and_cross_entropy_its_log() -> None:
     ids=lambda value: "+".join([value] if isinstance(value, str) else value) if not isinstance(value, int) else "",
 )
 def test_any_encoders(encoders: Any, heads: int) -> None:
-    model, x = small(encoders), images(2, (160, 160))
+    model, x = small(encoders, img_size=96), images(2)
     assert len(model.branch_logits(x)) == len(model.feature_info) == heads
     torch.testing.assert_close(model.forward_head(model.forward_features(x)), model(x), atol=1e-5, rtol=0)
-    features = cvrnet.create_model("cvrnet", encoders=encoders, features_only=True).eval()
+    features = cvrnet.create_model("cvrnet", encoders=encoders, features_only=True, img_size=96).eval()
     assert [m.shape[1] for m in features(x)] == features.feature_info.channels()
     assert len(features(x)) == heads
 
@@ -125,6 +125,15 @@ def test_swin_and_convnext() -> None:
     assert model.widths == [192, 384, 768 + 320, 80, 160]
     x = images(2, (224, 224))
     torch.testing.assert_close(model.forward_head(model.forward_features(x)), model(x), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("img_size", [None, 192, (128, 192)], ids=str)
+def test_encoders_of_one_size_are_built_for_the_models_size(img_size: Any) -> None:
+    names = ("swinv2_tiny_window8_256", "vit_tiny_patch16_384")
+    model = on_meta("cvrnet", encoders=names, num_classes=2, img_size=img_size).eval()
+    size = {None: (224, 224), 192: (192, 192)}.get(img_size, img_size)
+    assert model.default_cfg["input_size"] == (3, *size)  # type: ignore[index]
+    assert model(torch.empty(1, 3, *size, device="meta")).shape == (1, 2)
 
 
 @torch.no_grad()

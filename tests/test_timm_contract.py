@@ -165,7 +165,8 @@ def test_a_model_made_without_memory_loads_and_answers() -> None:
 
 
 ARGUMENTS: dict[str, Any] = {
-    "encoders": ("test_resnet", "test_efficientnet", "test_convnext"),
+    "encoders": ("test_resnet", "test_vit", "test_convnext"),
+    "img_size": 96,
     "num_classes": 4,
     "in_chans": 1,
     "hidden_sizes": (16, 8),

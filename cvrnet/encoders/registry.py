@@ -68,7 +68,14 @@ def list_encoders() -> list[str]:
     return sorted(_factories)
 
 
-def create_encoder(name: str, *, pretrained: bool = False, in_chans: int = 3, **kwargs: Any) -> Encoder:
+def create_encoder(
+    name: str,
+    *,
+    pretrained: bool = False,
+    in_chans: int = 3,
+    img_size: tuple[int, int] | None = None,
+    **kwargs: Any,
+) -> Encoder:
     """Create an encoder by name.
 
     Args:
@@ -76,6 +83,7 @@ def create_encoder(name: str, *, pretrained: bool = False, in_chans: int = 3, **
             ``"convnext_tiny.fb_in22k"`` or ``"swin_tiny_patch4_window7_224"``.
         pretrained: Load its pretrained weights.
         in_chans: Channels of the image.
+        img_size: Height and width of the image, for timm backbones that are built for one size.
         **kwargs: ``cache_dir`` (the Hub's cache, where not the usual one), ``device`` and ``dtype``.
 
     Returns:
@@ -96,7 +104,7 @@ def create_encoder(name: str, *, pretrained: bool = False, in_chans: int = 3, **
         raise UserError(
             f"unknown encoder {name!r}; expected a name of timm.list_models() or one of {', '.join(list_encoders())}"
         )
-    return TimmEncoder(name, pretrained=pretrained, in_chans=in_chans, **kwargs)
+    return TimmEncoder(name, pretrained=pretrained, in_chans=in_chans, img_size=img_size, **kwargs)
 
 
 def _check(name: str, encoder: Encoder) -> None:

@@ -22,6 +22,7 @@ class TimmEncoder(nn.Module):
         pretrained: Load timm's pretrained weights.
         num_maps: How many maps, counted from the deepest.
         in_chans: Channels of the image.
+        img_size: Height and width of the image, for backbones that are built for one size (Swin, for one).
         cache_dir: The Hub's cache, where not the usual one.
         **kwargs: ``device`` and ``dtype``.
 
@@ -36,6 +37,7 @@ class TimmEncoder(nn.Module):
         pretrained: bool = False,
         num_maps: int = 3,
         in_chans: int = 3,
+        img_size: tuple[int, int] | None = None,
         cache_dir: str | Path | None = None,
         **kwargs: Any,
     ) -> None:
@@ -48,6 +50,9 @@ class TimmEncoder(nn.Module):
             "cache_dir": cache_dir,
             **kwargs,
         }
+        cfg = timm.get_pretrained_cfg(name)
+        if img_size is not None and cfg is not None and cfg.fixed_input_size:
+            options["img_size"] = img_size
         if pretrained:
             options |= {"pretrained": True, "pretrained_cfg_overlay": locate_weights(name, cache_dir)}
         try:

@@ -1,5 +1,6 @@
 """The multi-scale averaging head: one FCL block a map, softmax outputs averaged (v1 section 2.2)."""
 
+# Annotations must be types, not strings: FX copies them into its graphs, where TorchScript reads them.
 import math
 from collections.abc import Sequence
 
