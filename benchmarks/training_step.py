@@ -44,7 +44,7 @@ def our_step(args: argparse.Namespace, x: torch.Tensor, y: torch.Tensor) -> Call
     config = TrainConfig(model=args.model, pretrained=False, img_size=args.img_size, device="cpu")
     accelerator = make_accelerator(config)
     model = create_for_training(config, 3).to(memory_format=torch.channels_last).train()
-    optimizer = timm.optim.create_optimizer_v2(model, opt=config.optimizer, lr=config.lr)
+    optimizer = timm.optim.create_optimizer_v2(model, opt=config.optimizer, lr=config.lr, fused=True)
     network, optimizer = accelerator.prepare(model, optimizer)
 
     def step() -> None:

@@ -8,6 +8,7 @@ import sys
 
 import click
 
+from cvrnet_cli.audit import audit
 from cvrnet_cli.convert_keras import convert_keras
 from cvrnet_cli.doctor import doctor
 from cvrnet_cli.evaluate import evaluate
@@ -17,7 +18,7 @@ from cvrnet_cli.predict import predict
 from cvrnet_cli.quickstart import quickstart
 from cvrnet_cli.train import train
 
-_EXTRAS = {"accelerate": "train", "sklearn": "train", "matplotlib": "train", "h5py": "keras"}
+_EXTRAS = {"accelerate": "train", "sklearn": "train", "matplotlib": "train", "h5py": "keras", "cv2": "audit"}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -34,7 +35,7 @@ def cli() -> None:
     """
 
 
-for command in (quickstart, doctor, models, phantoms, train, evaluate, predict, convert_keras):
+for command in (quickstart, doctor, models, phantoms, audit, train, evaluate, predict, convert_keras):
     cli.add_command(command)
 
 

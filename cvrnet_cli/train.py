@@ -98,8 +98,9 @@ def epoch_bars(config: Any) -> Iterator[Any]:
     def start(epoch: int, images: int, history: list[dict[str, Any]]) -> None:
         bar.reset(total=images)
         left = (config.epochs - epoch + 1) * sum(r["seconds"] for r in history) / len(history) if history else None
+        so_far = f", {config.monitor} {history[-1][config.monitor]:.4f}" if history else ""
         at_most = f", at most {tqdm.format_interval(left)} left" if left else ""
-        bar.set_description(f"Epoch {epoch}/{config.epochs}{at_most}")
+        bar.set_description(f"Epoch {epoch}/{config.epochs}{so_far}{at_most}")
 
     def step(images: int, loss: Any) -> None:
         if bar.update(images):  # tqdm decides when to redraw; only then is the loss fetched from the device

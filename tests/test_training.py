@@ -301,9 +301,8 @@ def test_training_stops_when_nothing_improves(phantoms, tmp_path):
     history = rows(tmp_path / "history.csv")
     best = max(int(row["epoch"]) for row in history if row["best"] == "1")
     assert len(history) == min(40, best + 2)
-    for before, after in zip(
-        history, history[1:], strict=False
-    ):  # the rate halves after each epoch without improvement
+    # The rate halves after each epoch without improvement.
+    for before, after in itertools.pairwise(history):
         expected = float(before["lr"]) * (1.0 if before["best"] == "1" else 0.5)
         assert float(after["lr"]) == pytest.approx(expected)
 
@@ -349,3 +348,16 @@ def test_accelerate_that_started_too_few_processes_is_told(phantoms, tmp_path, m
     monkeypatch.setenv("MASTER_PORT", "29500")
     with pytest.raises(UserError, match="add --multi_gpu"):
         train(phantoms, tmp_path / "run", CONFIG)
+
+
+@pytest.mark.realdata
+def test_real_radiographs_with_an_independent_source(cxr, tmp_path):
+    """Two sources train, the third tests; patients with several labels stay whole."""
+    metrics = train(cxr / "manifest.csv", tmp_path / "run", replace(CONFIG, epochs=1), test_source="figure1")
+    assert metrics["test"]["n"] == 36
+    assert [metrics["test"]["per_class"][c]["support"] for c in ("CVP", "NCP", "NOR")] == [31, 2, 3]
+    sides: dict[str, set[str]] = {}
+    for row in rows(tmp_path / "run/split.csv"):
+        sides.setdefault(row["patient_id"], set()).add(row["fold"])
+    assert all(len(folds) == 1 for folds in sides.values())
+    assert len(sides) == 1016
