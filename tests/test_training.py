@@ -1,6 +1,7 @@
 """Fine-tuning: the protocol, the run folder, interruptions, several processes."""
 
 import csv
+import itertools
 import json
 import os
 import signal
