@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,6 +40,7 @@ def save_checkpoint(model: nn.Module, folder: str | Path, classes: Sequence[str]
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as aside:
             save_for_hf(model, aside, model_config={"label_names": list(classes)}, safe_serialization=True)
+            shutil.copymode(Path(aside) / CONFIG, Path(aside) / WEIGHTS)  # safetensors makes it private to the user
             for name in (WEIGHTS, CONFIG):
                 with atomic_write(folder / name) as temporary:
                     (Path(aside) / name).replace(temporary)

@@ -108,6 +108,13 @@ def test_heads_need_a_cvrnet(tmp_path, images):
         predictor(images[:1], heads=True)
 
 
+def test_a_checkpoint_is_as_readable_as_other_files(tmp_path):
+    save_checkpoint(timm.create_model("test_resnet", num_classes=2), tmp_path, ["NOR", "CVP"])
+    modes = {(tmp_path / name).stat().st_mode for name in ("config.json", "model.safetensors")}
+    assert len(modes) == 1
+    assert {p.name for p in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
+
+
 def test_saving_checks_the_names(tmp_path):
     with pytest.raises(ValueError, match="3 class names for a model of 2 classes"):
         save_checkpoint(timm.create_model("test_resnet", num_classes=2), tmp_path, ["A", "B", "C"])
