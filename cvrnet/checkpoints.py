@@ -76,9 +76,10 @@ def load_checkpoint(folder: str | Path, **kwargs: Any) -> nn.Module:
 
 def checkpoint_classes(model: nn.Module) -> list[str]:
     """Class names that were saved with a model, in the order of its logits; ``class_0`` and so on if none were."""
-    names = model.pretrained_cfg.get("label_names")
+    cfg: Any = model.pretrained_cfg
+    names = cfg.get("label_names")
     if not names:
-        return [f"class_{i}" for i in range(model.num_classes)]
+        return [f"class_{i}" for i in range(cfg["num_classes"])]
     return [str(name) for name in names]
 
 

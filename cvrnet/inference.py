@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -69,7 +70,7 @@ class Predictor:
         for model in models[1:]:
             if checkpoint_classes(model) != self.classes or Preprocessing.from_model(model) != self.preprocessing:
                 raise UserError("the folds differ in classes or preprocessing; expected models of one run")
-        self.models = [m.eval().to(self.device, memory_format=torch.channels_last) for m in models]
+        self.models: list[Any] = [m.eval().to(self.device).to(memory_format=torch.channels_last) for m in models]
 
     @classmethod
     def from_pretrained(cls, model: str | Path, device: str = "auto", dtype: str = "auto") -> Predictor:

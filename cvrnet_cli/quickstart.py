@@ -66,7 +66,7 @@ def quickstart(data: Path | None, output: Path, overwrite: bool, epochs: int) ->
 
     (prediction,) = Predictor.from_pretrained(target)([path])
     predictor_classes = metrics["val"]["classes"]
-    row = {"prediction": prediction.label}
+    row: dict[str, Any] = {"prediction": prediction.label}
     row |= {f"prob_{c}": float(p) for c, p in zip(predictor_classes, prediction.probabilities, strict=True)}
     write_rows([row], list(row), "table", sys.stdout)
     say(

@@ -117,9 +117,11 @@ def fit(
     device, world = accelerator.device, accelerator.num_processes
 
     torch.manual_seed(config.seed)
-    model = create_for_training(config, len(classes)).to(device, memory_format=torch.channels_last)
+    model = create_for_training(config, len(classes)).to(device).to(memory_format=torch.channels_last)
     preprocessing = Preprocessing.from_model(model)
-    fused = {"fused": True} if config.optimizer in ("adam", "adamw") else {}  # one pass over the weights, also on CPUs
+    fused: dict[str, Any] = (
+        {"fused": True} if config.optimizer in ("adam", "adamw") else {}
+    )  # one pass over the weights, also on CPUs
     optimizer = timm.optim.create_optimizer_v2(model, opt=config.optimizer, lr=config.lr, **fused)
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimizer,

@@ -43,9 +43,9 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
             f"cannot load the pretrained weights of {config.model!r} from {source} ({type(error).__name__}); "
             f"without them: pretrained=False, on the command line --no-pretrained"
         ) from error
-    cfg = model.pretrained_cfg
+    cfg: Any = model.pretrained_cfg
     mean, std = (_for_channels(cfg[key], config.in_chans) for key in ("mean", "std"))
-    model.pretrained_cfg = model.default_cfg = {
+    adapted: Any = {
         **cfg,
         "input_size": (config.in_chans, config.img_size, config.img_size),
         "interpolation": config.interpolation,
@@ -54,6 +54,7 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
         "mean": mean,
         "std": std,
     }
+    model.pretrained_cfg = model.default_cfg = adapted
     return model
 
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import platform
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import accelerate
+
 from cvrnet.checkpoints import load_checkpoint
 from cvrnet.data import DataError, ImageCache, Record, class_names, holdout_split, scan_records
 from cvrnet.errors import UserError
-from cvrnet.evaluation import FIGURES, METRICS, check_classes, predict_records, write_evaluation
+from cvrnet.evaluation import FIGURES, METRICS, predict_records, write_evaluation
 from cvrnet.files import write_csv, write_json
 from cvrnet.inference import Predictor
 from cvrnet.report import plot_learning_curves, save_figure
@@ -65,6 +66,29 @@ def train(
     """
     config, output = config or TrainConfig(), Path(output)
     accelerator = make_accelerator(config)
+    records, names, cache = load_data(data, config, accelerator, classes, cache_folder, decoding)
+    sets = split_records(records, config, test_source)
+    check_training_set(sets["train"], names)
+    if accelerator.is_main_process:
+        open_run(output, describe_run("train", data, records, config, names, test_source), resume, overwrite)
+        write_csv(output / SPLIT, (split_row(r, name) for name, members in sets.items() for r in members))
+    accelerator.wait_for_everyone()
+    return train_sets(config, sets, names, cache, output, accelerator, progress)
+
+
+def load_data(
+    data: str | Path,
+    config: TrainConfig,
+    accelerator: accelerate.Accelerator,
+    classes: Sequence[str] | None = None,
+    cache_folder: Path | None = None,
+    decoding: Callable[[int, int], object] | None = None,
+) -> tuple[list[Record], list[str], ImageCache]:
+    """Read and decode a data set; its images, its classes in order, and the decoded images.
+
+    Raises:
+        DataError: Everything that is wrong, of the manifest and of the images.
+    """
     records, problems = scan_records(data)
     cache = ImageCache(
         (config.img_size, config.img_size),
@@ -76,23 +100,36 @@ def train(
         problems = [*problems, *cache.build(records, progress=decoding if accelerator.is_main_process else None)]
     if problems:
         raise DataError(problems, data)
-    names = class_names(records, classes)
-    sets = split_records(records, config, test_source)
-    check_training_set(sets["train"], names)
+    return records, class_names(records, classes), cache
 
-    description = describe_run(data, records, config, names, test_source)
-    if accelerator.is_main_process:
-        _open_run(output, description, resume, overwrite)
-        write_json(output / RUN, description)
-        write_csv(output / SPLIT, _split_rows(sets))
-    accelerator.wait_for_everyone()
-    if (output / METRICS).is_file():  # a finished run that is resumed
-        return json.loads((output / METRICS).read_text(encoding="utf-8"))
 
-    state = fit(config, sets["train"], sets["val"], names, cache, output, accelerator=accelerator, progress=progress)
+def train_sets(
+    config: TrainConfig,
+    sets: Mapping[str, list[Record]],
+    classes: Sequence[str],
+    cache: ImageCache,
+    folder: Path,
+    accelerator: accelerate.Accelerator,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Train on ``train``, stop by ``val``, and evaluate the best epoch on every set but ``train``.
+
+    A folder that holds metrics.json is finished, and only read; one that holds a training state is resumed.
+
+    Returns:
+        What metrics.json holds (on the main process).
+    """
     metrics: dict[str, Any] = {}
+    if (folder / METRICS).is_file():
+        metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+    else:
+        state = fit(
+            config, sets["train"], sets["val"], classes, cache, folder, accelerator=accelerator, progress=progress
+        )
+        if accelerator.is_main_process:
+            metrics = _evaluate(folder, config, state, classes, {k: v for k, v in sets.items() if k != "train"})
     if accelerator.is_main_process:
-        metrics = _finish(output, config, state, names, sets)
+        (folder / STATE).unlink(missing_ok=True)
     accelerator.wait_for_everyone()
     return metrics
 
@@ -137,12 +174,17 @@ def check_training_set(records: Sequence[Record], classes: Sequence[str]) -> Non
 
 
 def describe_run(
-    data: str | Path, records: Sequence[Record], config: TrainConfig, classes: Sequence[str], test_source: str
+    kind: str,
+    data: str | Path,
+    records: Sequence[Record],
+    config: TrainConfig,
+    classes: Sequence[str],
+    test_source: str,
 ) -> dict[str, Any]:
     """What run.json holds: enough to repeat the run, and to tell whether another one is the same."""
     counts = {name: sum(r.label == name for r in records) for name in classes}
     return {
-        "kind": "train",
+        "kind": kind,
         "data": str(data),
         "data_sha256": hash_records(records),
         "classes": list(classes),
@@ -164,32 +206,32 @@ def hash_records(records: Sequence[Record]) -> str:
     return digest.hexdigest()
 
 
-def _open_run(output: Path, description: dict[str, Any], resume: bool, overwrite: bool) -> None:
+def open_run(output: Path, description: dict[str, Any], resume: bool, overwrite: bool) -> None:
+    """Make the run folder and its run.json, or make sure that what is there is the same run.
+
+    Raises:
+        UserError: Something is there that may not be touched.
+    """
     if output.is_file():
         raise UserError(f"{output} is a file; expected a folder for the run")
-    if not output.exists() or not any(output.iterdir()):
-        return
-    if not (output / RUN).is_file():
-        raise UserError(f"{output} exists and is not a run; choose another folder")
-    if overwrite:
-        shutil.rmtree(output)
-        return
-    if not resume:
-        raise UserError(f"{output} exists; --resume goes on with it, --overwrite replaces it")
-    before = json.loads((output / RUN).read_text(encoding="utf-8"))
-    changed = [
-        f"{key} is {_short(description[key])}, was {_short(before.get(key))}"
-        for key in ("data_sha256", "classes", "test_source")
-        if before.get(key) != description[key]
+    if output.exists() and any(output.iterdir()):
+        if not (output / RUN).is_file():
+            raise UserError(f"{output} exists and is not a run; choose another folder")
+        if overwrite:
+            shutil.rmtree(output)
+        elif not resume:
+            raise UserError(f"{output} exists; --resume goes on with it, --overwrite replaces it")
+        elif changed := _changes(json.loads((output / RUN).read_text(encoding="utf-8")), description):
+            raise UserError(f"{output} is another run ({'; '.join(changed)}); --overwrite replaces it")
+    write_json(output / RUN, description)
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    parts = [
+        *((key, before.get(key), now[key]) for key in ("kind", "data_sha256", "classes", "test_source")),
+        *((key, before["config"].get(key), value) for key, value in now["config"].items() if key not in _MAY_CHANGE),
     ]
-    old, new = before.get("config", {}), description["config"]
-    changed += [
-        f"{key} is {new[key]!r}, was {old.get(key)!r}"
-        for key in new
-        if key not in _MAY_CHANGE and new[key] != old.get(key)
-    ]
-    if changed:
-        raise UserError(f"{output} is another run ({'; '.join(changed)}); --overwrite replaces it")
+    return [f"{key} is {_short(new)}, was {_short(old)}" for key, old, new in parts if old != new]
 
 
 _MAY_CHANGE = {"device", "num_workers"}
@@ -199,13 +241,18 @@ def _short(value: Any) -> str:
     return repr(value[:12] if isinstance(value, str) else value)
 
 
-def _split_rows(sets: dict[str, list[Record]]) -> Iterable[dict[str, str]]:
-    for name, records in sets.items():
-        for r in records:
-            yield {"path": r.name, "label": r.label, "source": r.source, "patient_id": r.patient_id, "fold": name}
+def split_row(record: Record, fold: str | int) -> dict[str, Any]:
+    """A row of split.csv."""
+    return {
+        "path": record.name,
+        "label": record.label,
+        "source": record.source,
+        "patient_id": record.patient_id,
+        "fold": fold,
+    }
 
 
-def _refuse_shared_patients(sets: dict[str, list[Record]]) -> None:
+def _refuse_shared_patients(sets: Mapping[str, list[Record]]) -> None:
     seen: dict[str, str] = {}
     for name, records in sets.items():
         for r in records:
@@ -213,20 +260,16 @@ def _refuse_shared_patients(sets: dict[str, list[Record]]) -> None:
                 raise UserError(f"patient {r.patient_id!r} is in {seen[r.patient_id]} and in {name} ({r.where})")
 
 
-def _finish(
-    output: Path, config: TrainConfig, state: State, classes: Sequence[str], sets: dict[str, list[Record]]
+def _evaluate(
+    folder: Path, config: TrainConfig, state: State, classes: Sequence[str], sets: Mapping[str, list[Record]]
 ) -> dict[str, Any]:
-    predictor = Predictor([load_checkpoint(output)], device=config.device)
+    predictor = Predictor([load_checkpoint(folder)], device=config.device)
     scored = {}
-    for name in (n for n in ("val", "test") if n in sets):
-        check_classes(sets[name], classes)
-        records, probabilities, problems = predict_records(predictor, sets[name], batch_size=config.batch_size)
+    for name, members in sets.items():
+        records, probabilities, problems = predict_records(predictor, members, batch_size=config.batch_size)
         if problems:
-            raise DataError(problems, output)
+            raise DataError(problems, folder)
         scored[name] = (records, probabilities)
     figure = plot_learning_curves(state.history, best_epoch=state.best_epoch)
-    save_figure(figure, output / FIGURES / "learning_curves.png")
-    metrics = write_evaluation(output, scored, classes)
-    with contextlib.suppress(FileNotFoundError):
-        (output / STATE).unlink()
-    return metrics
+    save_figure(figure, folder / FIGURES / "learning_curves.png")
+    return write_evaluation(folder, scored, classes)
