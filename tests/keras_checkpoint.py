@@ -72,8 +72,25 @@ def make_weight(layer: str, name: str, shape: tuple[int, ...], seed: int = 1) ->
     return values.astype("float32")
 
 
-def _uniform(seed: int, layer: str, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    return np.random.RandomState(zlib.crc32(f"{seed}/{layer}/{name}".encode())).random_sample(shape)
+def make_images(size: int, seed: int = 1) -> np.ndarray:
+    """A colour and a grey image, (2, size, size, 3) uint8: coarse squares, noise, a ramp, and a disc on the first."""
+    ramp = np.arange(size)
+    images = np.empty((2, size, size, 3), "uint8")
+    for i, channels in enumerate((3, 1)):
+        squares = -(-size // 16)
+        coarse = np.floor(256 * _uniform(seed, "coarse", i, (squares, squares, channels)))
+        noise = np.floor(256 * _uniform(seed, "noise", i, (size, size, channels)))
+        mixed = (3 * coarse.repeat(16, 0).repeat(16, 1)[:size, :size] + noise) // 4
+        slope = (ramp * 255 // (size - 1)).reshape((1, -1, 1) if i else (-1, 1, 1))
+        mixed = (2 * mixed + slope) // 3
+        if i == 0:
+            mixed[(ramp[:, None] - size // 3) ** 2 + (ramp - size // 2) ** 2 < (size // 5) ** 2] = (250, 40, 120)
+        images[i] = mixed
+    return images
+
+
+def _uniform(seed: int, part: str, name: str | int, shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.RandomState(zlib.crc32(f"{seed}/{part}/{name}".encode())).random_sample(shape)
 
 
 def _nearly_cancelling(kernel: np.ndarray) -> np.ndarray:
