@@ -30,8 +30,8 @@ def audit(data: Path, output: Path | None, style: str | None, seed: int | None, 
       cvrnet audit manifest.csv -o audit
       cvrnet audit DATA --format jsonl
     """
-    from cvrnet.audit import read_audited, write_audit
     from cvrnet.audit import audit as run
+    from cvrnet.audit import read_audited, write_audit
     from cvrnet.audit.findings import COLUMNS
     from cvrnet.audit.output import AUDIT
 

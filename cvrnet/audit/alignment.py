@@ -1,0 +1,121 @@
+"""Whether two pictures show the same exposure: laid on each other, do their fine details agree?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from cvrnet.audit.local_features import VARIANTS, root
+
+MIN_MATCHES = 8  # features that agree on one affine map
+MIN_OVERLAP = 0.35  # of the smaller picture
+SAME = 0.85  # correlation of the fine details
+RATIO = 0.92  # of the distances to the nearest and the second nearest feature
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How well a second picture lies on a first one.
+
+    Attributes:
+        correlation: of the fine details where the pictures overlap, -1 to 1.
+        overlap: share of the smaller picture.
+        matches: features that agree on the map.
+        variant: whether the first is mirrored or a negative.
+    """
+
+    correlation: float
+    overlap: float
+    matches: int
+    variant: str
+
+    @property
+    def same(self) -> bool:
+        """Whether this is one exposure."""
+        return self.correlation >= SAME and self.overlap >= MIN_OVERLAP
+
+
+def align(
+    first: np.ndarray,
+    second: np.ndarray,
+    points: tuple[np.ndarray, np.ndarray],
+    descriptors: tuple[np.ndarray, np.ndarray],
+    variant: str = "as it is",
+) -> Alignment | None:
+    """Lay the second picture on the first; None if no map fits.
+
+    Args:
+        first: uint8 (H, W).
+        second: uint8 (h, w).
+        points: local features of both, (n, 2) each.
+        descriptors: theirs, uint8 (n, 128) each.
+        variant: of the first, a key of `VARIANTS`.
+    """
+    if min(len(p) for p in points) < MIN_MATCHES:
+        return None
+    origin, target = points[0].copy(), points[1]
+    if variant == "mirrored":
+        first, origin[:, 0] = np.ascontiguousarray(first[:, ::-1]), first.shape[1] - 1 - origin[:, 0]
+    elif variant == "negative":
+        first = 255 - first
+    cosine = root(descriptors[0][:, VARIANTS[variant]]) @ root(descriptors[1]).T
+    two = np.sort(cosine, axis=1)[:, -2:]
+    forward, back = cosine.argmax(1), cosine.argmax(0)
+    mutual = back[forward] == np.arange(len(origin))
+    clear = np.sqrt(np.maximum(1 - two[:, 1], 0)) <= RATIO * np.sqrt(np.maximum(1 - two[:, 0], 0))
+    chosen = np.flatnonzero(mutual & clear)
+    if len(chosen) < MIN_MATCHES:
+        return None
+    affine, inliers = cv2.estimateAffine2D(
+        origin[chosen], target[forward[chosen]], method=cv2.RANSAC, ransacReprojThreshold=3.0, maxIters=1000
+    )
+    if affine is None or not _plausible(affine) or (matches := int(inliers.sum())) < MIN_MATCHES:
+        return None
+    best = _compare(first, second, affine)
+    if best is None:
+        return None
+    if 0.25 <= best[0] < 0.95:  # a pixel off, perhaps
+        best = max(best, _refine(first, second, affine) or best)
+    return Alignment(*best, matches, variant)
+
+
+def _plausible(affine: np.ndarray) -> bool:
+    """Scale within 1/3 and 3, sides stretched by at most 1.5, no reflection."""
+    linear = affine[:, :2]
+    scales = np.linalg.svd(linear, compute_uv=False)
+    return bool(np.linalg.det(linear) > 0 and scales[1] > 1 / 3 and scales[0] < 3 and scales[0] < 1.5 * scales[1])
+
+
+def _compare(first: np.ndarray, second: np.ndarray, affine: np.ndarray) -> tuple[float, float] | None:
+    """Correlation of the details, and the overlap, under a map from the first to the second."""
+    size = first.shape[1], first.shape[0]
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    moved = cv2.warpAffine(second, affine, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    inside = cv2.warpAffine(np.full(second.shape, 255, np.uint8), affine, size, flags=flags) > 250
+    area = second.size / abs(np.linalg.det(affine[:, :2]))
+    overlap = float(min(inside.sum() / min(first.size, area), 1.0))
+    a, b = _details(first), _details(moved)
+    a, b = a[inside], b[inside]
+    if a.size < 400 or not a.std() or not b.std():
+        return None
+    return float(np.corrcoef(a, b)[0, 1]), overlap
+
+
+def _refine(first: np.ndarray, second: np.ndarray, affine: np.ndarray) -> tuple[float, float] | None:
+    """The same after ECC (Evangelidis and Psarakis 2008) has moved the map to where the details agree best."""
+    criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 15, 1e-4)
+    details = [cv2.GaussianBlur(_details(picture), (0, 0), 1).astype(np.float32) for picture in (first, second)]
+    try:
+        _, better = cv2.findTransformECC(*details, affine.astype(np.float32), cv2.MOTION_AFFINE, criteria)
+    except cv2.error:  # it does not converge on pictures that have little in common
+        return None
+    return _compare(first, second, better)
+
+
+def _details(picture: np.ndarray) -> np.ndarray:
+    """What is finer than about six pixels, at equal contrast everywhere: neither exposure nor anatomy at large."""
+    values = cv2.GaussianBlur(picture.astype(np.float32), (0, 0), 0.8)
+    values -= cv2.GaussianBlur(values, (0, 0), 4)
+    return values / np.sqrt(cv2.GaussianBlur(values * values, (0, 0), 8) + 4)

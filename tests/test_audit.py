@@ -1,0 +1,246 @@
+"""The audit's findings: tables, copies and probes, each on data whose truth is known."""
+
+import csv
+import dataclasses
+import json
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from scipy.stats.contingency import association
+
+from cvrnet.audit import audit, read_audited, write_audit
+from cvrnet.audit.duplicates import exact_copies, near_copies
+from cvrnet.audit.local_features import VARIANTS, describe
+from cvrnet.audit.measurements import Measurements, measure
+from cvrnet.audit.probes import MIN_PATIENTS, NO_DISEASE, probe
+from cvrnet.audit.shortcuts import MARGIN, SEVERE_AUC, best_rule
+from cvrnet.audit.tables import cramers_v, patient_findings, source_findings
+from cvrnet.data import Record, write_phantoms
+
+
+def record(index: int, label="NOR", source="a", patient="", split="") -> Record:
+    return Record(Path(f"/{index}.png"), f"{index}.png", label, source, patient, split)
+
+
+# --- labels, sources, patients
+
+
+@given(st.lists(st.lists(st.integers(1, 60), min_size=3, max_size=3), min_size=2, max_size=4))
+def test_cramers_v_is_at_most_scipys_without_the_correction_of_bias(rows):
+    table = np.array(rows)
+    assert 0 <= cramers_v(table) <= association(table, "cramer", correction=False) + 1e-9
+
+
+def test_cramers_v_nears_scipys_for_many_images():
+    table = np.array([[30, 10, 5], [8, 40, 12]]) * 1000
+    assert cramers_v(table) == pytest.approx(association(table, "cramer", correction=False), abs=1e-3)
+
+
+def test_cramers_v_of_independent_draws_is_small():
+    rng = np.random.default_rng(0)
+    table = np.histogram2d(rng.integers(3, size=300), rng.integers(8, size=300), (3, 8))[0].astype(int)
+    assert cramers_v(table) < 0.1
+
+
+def test_a_class_from_one_source_is_severe():
+    records = [record(i, "NOR", "ab"[i % 2]) for i in range(20)] + [record(i, "CVP", "b") for i in range(20, 40)]
+    found = {f.code: f for f in source_findings(records)}
+    assert found["class-source:CVP"].severity == "severe"
+    assert "class-source:NOR" not in found
+    cells = {(r["label"], r["source"]): r["images"] for r in found["label-source"].figures["table"]}
+    assert cells == Counter((r.label, r.source) for r in records) + Counter({("CVP", "a"): 0}) | {("CVP", "a"): 0}
+
+
+def test_one_source_is_no_independent_source():
+    (finding,) = source_findings([record(0), record(1, "CVP")])
+    assert (finding.code, finding.severity) == ("independent-source", "warning")
+    assert "independent source: none" in finding.sentence
+
+
+def test_patients_shared_and_missing():
+    records = [
+        record(0, "NOR", "a", "p1", "train"),
+        record(1, "CVP", "a", "p1", "test"),
+        record(2, "CVP", "b", "p2", "test"),
+        record(3, "CVP", "b"),
+    ]
+    found = {f.code: f for f in patient_findings(records)}
+    assert {code: f.severity for code, f in found.items()} == {
+        "patient-id": "warning",
+        "patient-splits": "severe",
+        "patient-labels": "note",
+    }
+    assert found["patient-id"].files == ("3.png",)
+    assert found["patient-splits"].files == ("0.png", "1.png")
+
+
+# --- copies
+
+
+def measured(folder: Path, pictures: dict[str, np.ndarray], **columns: dict[str, str]) -> Measurements:
+    records = []
+    for number, (name, pixels) in enumerate(pictures.items()):
+        Image.fromarray(pixels).save(folder / name)
+        records.append(Record(folder / name, name, "NOR", "a", f"p{number}"))
+    (folder / "arrays").mkdir()
+    found, problems = measure(records, folder / "arrays")
+    assert not problems
+    return found
+
+
+def copies(picture: np.ndarray) -> dict[str, np.ndarray]:
+    """The same exposure as it comes back from papers, viewers and screenshots."""
+    height, width = picture.shape
+    turn = cv2.getRotationMatrix2D((width / 2, height / 2), 5, 1)
+    return {
+        "crop": picture[height // 12 : -height // 20, width // 15 : -width // 10],
+        "rotation": cv2.warpAffine(picture, turn, (width, height), borderMode=cv2.BORDER_REPLICATE),
+        "gamma": np.rint(255 * (picture / 255) ** 1.7).astype(np.uint8),
+        "quality": cv2.imdecode(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 40])[1], 0),
+        "frame": cv2.copyMakeBorder(picture, 9, 14, 20, 5, cv2.BORDER_CONSTANT, value=255),
+        "mirror": np.ascontiguousarray(picture[:, ::-1]),
+        "negative": 255 - picture,
+        "turned": np.ascontiguousarray(np.rot90(picture)),
+    }
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory) -> list[np.ndarray]:
+    manifest = write_phantoms(tmp_path_factory.mktemp("films") / "p", 12, size=256)
+    return [np.array(Image.open(r.path)) for r in read_audited(manifest)[0]]
+
+
+def test_made_copies_are_found_and_nothing_else(films, tmp_path):
+    made = copies(films[0])
+    pictures = {f"{i}.png": film for i, film in enumerate(films)} | {f"{k}.png": v for k, v in made.items()}
+    found = measured(tmp_path, pictures)
+    pairs = {frozenset((found.records[c.first].name, found.records[c.second].name)) for c in near_copies(found)}
+    family = {"0.png"} | {f"{name}.png" for name in made}
+    assert {name for pair in pairs for name in pair} == family
+    assert all(pair <= family for pair in pairs)
+
+
+def test_a_copy_in_another_file_is_exact(films, tmp_path):
+    pictures = {"a.png": films[0], "b.bmp": films[0], "c.png": films[1], "d.png": films[0]}
+    found = exact_copies(measured(tmp_path, pictures))
+    assert {(c.first, c.second, c.kind) for c in found} == {(0, 1, "pixels"), (0, 3, "file")}
+
+
+@pytest.mark.parametrize("variant", ["mirrored", "negative"])
+def test_descriptors_of_a_mirrored_or_negative_picture_are_those_in_another_order(films, variant):
+    other = films[0][:, ::-1] if variant == "mirrored" else 255 - films[0]
+    (_, a), (_, b) = describe(films[0]), describe(np.ascontiguousarray(other))
+    a, b = (x / np.linalg.norm(x.astype(float), axis=1, keepdims=True) for x in (a, b))
+    straight, ordered = np.median((a @ b.T).max(1)), np.median((a[:, VARIANTS[variant]] @ b.T).max(1))
+    assert ordered > 0.97
+    assert ordered > straight
+
+
+# --- shortcut probes
+
+
+def invented(n: int, tie: bool) -> Measurements:
+    """Measurements of images in which nothing, or the border alone, tells the label."""
+    rng = np.random.default_rng(0)
+    records = [record(i, "NOR" if i % 2 else "CVP", "a", f"p{i // 2}") for i in range(n)]
+    small = {name: rng.integers(100, 130, (n, 32)).astype(np.uint8) for name in ("border", "corners", "histogram")}
+    small |= {name: rng.integers(100, 130, (n, 64)).astype(np.uint8) for name in ("thumbnail", "pixels")}
+    size = rng.integers(200, 240, (n, 2))
+    if tie:
+        small["border"][::2] += 40
+        size[::2, 1] = 260
+    blank = np.zeros((n, 1))
+    return Measurements(
+        records, ["h"] * n, ["h"] * n, size, ["PNG L"] * n, blank, small, blank, blank, blank, blank, blank[:, 0]
+    )
+
+
+@pytest.mark.parametrize("name", ["size", "format", "compression", "border", "corners", "histogram", "pixels"])
+def test_a_probe_stays_at_chance_where_there_is_nothing(name):
+    data = invented(200, tie=False)
+    found = probe(data, name, [r.label for r in data.records])
+    assert found.interval[0] <= 0.5 + MARGIN
+    assert found.excess <= MARGIN
+    assert found.permuted == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize("name", ["size", "border"])
+def test_a_probe_finds_what_is_tied_to_the_label(name):
+    data = invented(120, tie=True)
+    found = probe(data, name, [r.label for r in data.records])
+    assert found.interval[0] > 0.95
+    assert found.permuted == pytest.approx(0.5, abs=0.15)
+
+
+def test_too_few_patients_are_not_probed():
+    data = invented(2 * MIN_PATIENTS - 2, tie=True)
+    assert probe(data, "border", [r.label for r in data.records]) is None
+
+
+def test_the_rule_names_the_width():
+    finding = best_rule(invented(120, tie=True))
+    assert finding.severity == "severe"
+    assert finding.figures["accuracy"] == 1
+
+
+@pytest.fixture(scope="module")
+def audits(tmp_path_factory) -> dict[bool, tuple]:
+    """Records and findings of phantoms without and with shortcut."""
+    results = {}
+    for shortcut in (False, True):
+        folder = tmp_path_factory.mktemp("data") / "p"
+        records, _ = read_audited(write_phantoms(folder, 150, size=64, shortcut=shortcut))
+        results[shortcut] = records, audit(records)
+    return results
+
+
+def test_phantoms_without_shortcut_are_clean(audits):
+    found = {f.code: f for f in audits[False][1]}
+    assert not [f.sentence for f in found.values() if f.severity == "severe"]
+    for name in NO_DISEASE:
+        assert found[f"label-probe:{name}"].figures["auc_low"] <= 0.5 + MARGIN
+
+
+def test_the_planted_shortcut_is_found(audits):
+    found = {f.code: f for f in audits[True][1]}
+    assert found["label-source"].severity == "severe"
+    assert found["label-probe:corners"].severity == "severe"
+    assert found["label-probe:corners"].figures["auc_low"] > SEVERE_AUC
+    assert "Label predictable from the corners alone: AUC" in found["label-probe:corners"].sentence
+
+
+class Links(HTMLParser):
+    """Everything a page would fetch."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attributes):
+        self.found += [value for name, value in attributes if name in ("src", "href")]
+
+
+def test_files(audits, tmp_path):
+    records, findings = audits[True]
+    copy = dataclasses.replace(findings[0], sentence='<script>"&', figures={}, files=(records[0].name,))
+    write_audit(tmp_path, [*findings, copy], records, "<data>")
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names >= {"audit.json", "audit.html", "findings.csv", "label-by-source.csv", "probes.csv", "floor.csv"}
+    value = json.loads((tmp_path / "audit.json").read_text())
+    assert value["images"] == 150
+    assert len(value["findings"]) == len(findings) + 1
+    page = (tmp_path / "audit.html").read_text()
+    assert "<script" not in page
+    assert "&lt;data&gt;" in page
+    links = Links()
+    links.feed(page)
+    assert all(link.startswith("data:") for link in links.found)
+    with (tmp_path / "probes.csv").open() as file:
+        assert {row["probe"] for row in csv.DictReader(file)} >= {"border", "corners", "thumbnail"}
