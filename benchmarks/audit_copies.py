@@ -1,0 +1,144 @@
+"""How many made copies of real images the audit finds as near-duplicates, and what it takes for copies wrongly.
+
+    python benchmarks/audit_copies.py DATA --images 400 --originals 25 --known near-duplicates.csv
+
+`--images` images of DATA are the haystack; of `--originals` of them one copy of each kind is made. Printed: recall of
+each kind, the pairs found that nobody made, and of a CSV of known pairs (path_a, path_b) how many were found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from cvrnet.audit.duplicates import exact_copies, near_copies
+from cvrnet.audit.measurements import measure
+from cvrnet.data import Record, read_image, read_records
+
+Picture = np.ndarray
+Change = Callable[[Picture, np.random.Generator], Picture]
+
+
+def crop(share: float) -> Change:
+    """Cut off up to `share` of height and of width, somewhere."""
+
+    def change(a: Picture, rng: np.random.Generator) -> Picture:
+        sides = [round(n * (1 - share * rng.uniform(0.5, 1))) for n in a.shape]
+        y, x = (int(rng.integers(n - m + 1)) for n, m in zip(a.shape, sides, strict=True))
+        return a[y : y + sides[0], x : x + sides[1]]
+
+    return change
+
+
+def turn(degrees: float) -> Change:
+    """Rotate by up to so many degrees."""
+
+    def change(a: Picture, rng: np.random.Generator) -> Picture:
+        height, width = a.shape
+        angle = degrees * rng.uniform(0.6, 1) * rng.choice([-1, 1])
+        return cv2.warpAffine(a, cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1), (width, height))
+
+    return change
+
+
+def gamma(a: Picture, rng: np.random.Generator) -> Picture:
+    """Brighten or darken the midtones."""
+    return np.rint(255 * (a / 255) ** rng.choice([0.5, 0.6, 1.6, 2.0])).astype(np.uint8)
+
+
+def contrast(a: Picture, rng: np.random.Generator) -> Picture:
+    """Half or 1.7 times the contrast, clipped."""
+    return np.clip((a - 128.0) * rng.choice([0.5, 1.7]) + 128 + rng.uniform(-20, 20), 0, 255).astype(np.uint8)
+
+
+def equalise(a: Picture, rng: np.random.Generator) -> Picture:
+    """Local contrast equalisation (CLAHE)."""
+    return cv2.createCLAHE(3.0, (8, 8)).apply(a)
+
+
+def jpeg(a: Picture, rng: np.random.Generator) -> Picture:
+    """JPEG of quality 8 to 25."""
+    return cv2.imdecode(cv2.imencode(".jpg", a, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(8, 25))])[1], 0)
+
+
+def shrink(a: Picture, rng: np.random.Generator) -> Picture:
+    """To 40 % of the size."""
+    return cv2.resize(a, (a.shape[1] * 2 // 5, a.shape[0] * 2 // 5), interpolation=cv2.INTER_AREA)
+
+
+def frame(a: Picture, rng: np.random.Generator) -> Picture:
+    """A black or white frame, and writing."""
+    sides = [int(n) for n in rng.integers(5, 50, 4)]
+    a = cv2.copyMakeBorder(a, *sides, cv2.BORDER_CONSTANT, value=int(rng.choice([0, 255])))
+    return cv2.putText(a, "AP 12:30", (20, 40), cv2.FONT_HERSHEY_SIMPLEX, 1, 255, 2)
+
+
+CHANGES: dict[str, Change] = {
+    "crop 10 %": crop(0.1),
+    "crop 20 %": crop(0.2),
+    "crop 35 %": crop(0.35),
+    "rotation 5°": turn(5),
+    "rotation 12°": turn(12),
+    "gamma": gamma,
+    "contrast": contrast,
+    "CLAHE": equalise,
+    "JPEG quality 8-25": jpeg,
+    "40 % of the size": shrink,
+    "frame and writing": frame,
+    "negative": lambda a, rng: 255 - a,
+    "mirrored": lambda a, rng: a[:, ::-1],
+    "turned by 90°": lambda a, rng: np.rot90(a),
+    "rotation, crop, gamma, JPEG": lambda a, rng: jpeg(gamma(crop(0.15)(turn(4)(a, rng), rng), rng), rng),
+}
+
+
+def main() -> None:
+    """Make the copies, look for them, and print how many were found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("--images", type=int, default=400)
+    parser.add_argument("--originals", type=int, default=25)
+    parser.add_argument("--known", type=Path)
+    options = parser.parse_args()
+    rng = np.random.default_rng(0)
+    records = read_records(options.data, labelled=False)
+    records = [records[i] for i in np.sort(rng.permutation(len(records))[: options.images])]
+    with tempfile.TemporaryDirectory() as folder:
+        made: dict[str, tuple[str, str]] = {}
+        for number, original in enumerate(records[i] for i in rng.permutation(len(records))[: options.originals]):
+            picture = read_image(original.path)
+            for kind, change in CHANGES.items():
+                name = f"made-{number}-{len(made)}.png"
+                copy = change(picture, np.random.default_rng([number, len(made)]))
+                Image.fromarray(np.ascontiguousarray(copy)).save(Path(folder, name))
+                made[name] = kind, original.name
+        all_records = [*records, *(Record(Path(folder, name), name) for name in made)]
+        measured, _ = measure(all_records, Path(folder))
+        names = [record.name for record in measured.records]
+        found = {frozenset((names[c.first], names[c.second])): c for c in near_copies(measured)}
+        exact = {frozenset((names[c.first], names[c.second])) for c in exact_copies(measured)}
+    hits = Counter(kind for name, (kind, original) in made.items() if frozenset((name, original)) in {*found, *exact})
+    for kind in CHANGES:
+        print(f"{kind:<28} {hits[kind]:>3} of {options.originals}")
+    root = {name: original for name, (_, original) in made.items()}
+    wrong = {pair: c for pair, c in found.items() if len({root.get(name, name) for name in pair}) > 1}
+    for pair, copy in wrong.items():
+        assert copy.alignment is not None
+        print("not made:", *sorted(pair), f"correlation {copy.alignment.correlation:.2f}")
+    if options.known:
+        with options.known.open() as file:
+            known = [frozenset((row["path_a"], row["path_b"])) for row in csv.DictReader(file)]
+        here = [pair for pair in known if pair <= set(names)]
+        print(f"known pairs: {sum(pair in {*found, *exact} for pair in here)} of {len(here)}")
+
+
+if __name__ == "__main__":
+    main()
