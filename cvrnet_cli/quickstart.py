@@ -16,8 +16,8 @@ _SETTINGS: dict[str, Any] = {
     "model": "cvrnet_tiny",
     "pretrained": False,
     "img_size": 96,
-    "epochs": 10,
-    "lr": 1e-3,
+    "epochs": 15,
+    "lr": 2e-3,
 }
 
 
