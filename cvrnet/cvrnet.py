@@ -395,7 +395,7 @@ default_cfgs = generate_default_cfgs(
     {
         "cvrnet.untrained": _cfg(),
         "cvrnet_small.untrained": _cfg(first_conv=("encoders.0.backbone.conv1", "encoders.1.backbone.conv_stem")),
-        "cvrnet_tiny.untrained": _cfg(first_conv=("encoders.0.backbone.base_layer.0", "encoders.1.backbone.conv_stem")),
+        "cvrnet_tiny.untrained": _cfg(first_conv=("encoders.0.backbone.conv1.0", "encoders.1.backbone.stem.conv")),
         "cvrnet_densenet121_efficientnet_b0.untrained": _cfg(
             first_conv=("encoders.0.backbone.features_conv0", "encoders.1.backbone.conv_stem")
         ),
@@ -421,8 +421,11 @@ def cvrnet_small(pretrained: bool = False, **kwargs: Any) -> CVRNet:
 
 @register_model
 def cvrnet_tiny(pretrained: bool = False, **kwargs: Any) -> CVRNet:
-    """DLA-46-C and MobileNetV3-Small: for tests, tutorials and CPUs."""
-    return _create_cvrnet("cvrnet_tiny", pretrained, **{"encoders": ("dla46_c", "mobilenetv3_small_100"), **kwargs})
+    """timm's own tiny ResNet and ByobNet: for tests, tutorials and CPUs.
+
+    Plain convolutions, which small data sets train from random weights sooner than the depthwise ones of mobile nets.
+    """
+    return _create_cvrnet("cvrnet_tiny", pretrained, **{"encoders": ("test_resnet", "test_byobnet"), **kwargs})
 
 
 @register_model
