@@ -9,7 +9,7 @@ import numpy as np
 
 from cvrnet.audit.local_features import VARIANTS, root
 
-MIN_MATCHES = 8  # features that agree on one affine map
+MIN_MATCHES = 12  # features that agree on one affine map
 MIN_OVERLAP = 0.35  # of the smaller picture
 SAME = 0.85  # correlation of the fine details
 RATIO = 0.92  # of the distances to the nearest and the second nearest feature
@@ -76,7 +76,7 @@ def align(
     best = _compare(first, second, affine)
     if best is None:
         return None
-    if 0.25 <= best[0] < 0.95:  # a pixel off, perhaps
+    if 0.4 <= best[0] < 0.95:  # a pixel off, perhaps
         best = max(best, _refine(first, second, affine) or best)
     return Alignment(*best, matches, variant)
 

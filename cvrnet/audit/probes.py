@@ -22,6 +22,7 @@ MAX_IMAGES = 3000  # a probe sees so many, drawn by patient: its cost does not g
 FOLDS = 5
 PERMUTATIONS = 3
 RESAMPLES = 500
+TREES = 25
 
 WHAT = {
     "size": "the image's size and aspect",
@@ -192,7 +193,7 @@ def _select(
 def _model(name: str, n: int, seed: int) -> Any:
     if name in _TABULAR:
         return RandomForestClassifier(
-            50, min_samples_leaf=max(3, n // 200), class_weight="balanced_subsample", random_state=seed
+            TREES, min_samples_leaf=max(3, n // 200), class_weight="balanced_subsample", random_state=seed
         )
     return make_pipeline(StandardScaler(), RidgeClassifier(alpha=n / 2, class_weight="balanced"))
 
@@ -226,7 +227,7 @@ def _permute(y: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> np.
     for index, group in enumerate(groups):
         members.setdefault(group, []).append(index)
     patients = list(members.values())
-    shuffled = [index for number in rng.permutation(len(patients)) for index in patients[number]]
+    shuffled = [index for number in rng.permutation(len(patients)) for index in rng.permutation(patients[number])]
     permuted = np.empty_like(y)
     permuted[[index for patient in patients for index in patient]] = y[shuffled]
     return permuted
