@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 
+import numpy as np
+
 from cvrnet.data.records import Record
 from cvrnet.errors import UserError
 
@@ -84,9 +86,14 @@ def _stratified_folds(records: Sequence[Record], patients: Sequence[str], n_fold
     except ImportError as error:
         raise UserError("splitting needs scikit-learn: pip install cvrnet[train]") from error
     strata = _strata(records, patients, n_folds)
-    splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
+    # Numbering the patients at random is the same as shuffle=True, which is broken before scikit-learn 1.8.
+    _, group = np.unique(patients, return_inverse=True)
+    order = np.arange(group.max() + 1)
+    np.random.RandomState(seed).shuffle(order)
+    group = np.argsort(order)[group]
+    splitter = StratifiedGroupKFold(n_folds)
     folds = [0] * len(records)
-    for fold, (_, members) in enumerate(splitter.split(strata, strata, patients), start=1):
+    for fold, (_, members) in enumerate(splitter.split(strata, strata, group), start=1):
         for index in members:
             folds[index] = fold
     return folds
