@@ -10,6 +10,7 @@ import click
 
 from cvrnet_cli.audit import audit
 from cvrnet_cli.convert_keras import convert_keras
+from cvrnet_cli.crossval import crossval
 from cvrnet_cli.doctor import doctor
 from cvrnet_cli.evaluate import evaluate
 from cvrnet_cli.models import models
@@ -35,7 +36,7 @@ def cli() -> None:
     """
 
 
-for command in (quickstart, doctor, models, phantoms, audit, train, evaluate, predict, convert_keras):
+for command in (quickstart, doctor, models, phantoms, audit, train, crossval, evaluate, predict, convert_keras):
     cli.add_command(command)
 
 
