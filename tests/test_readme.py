@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 README = Path(__file__).parents[1] / "README.md"
+MODEL = README.parent / "docs" / "model.md"
 TINY = ["--encoders", "test_resnet,test_efficientnet", "--no-pretrained", "--img-size", "64", "--epochs", "1"]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+def blocks(language: str, page: Path = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
@@ -37,12 +38,17 @@ def test_readme(workspace, cli):
     assert len(commands) >= 4
     for command in commands:
         arguments = shlex.split(command, comments=True)[1:]
-        status, _, err = cli(*arguments, *(TINY if arguments[0] == "train" else []))
+        status, _, err = cli(*arguments, *(TINY if arguments[0] in ("train", "crossval") else []))
         assert status == 0, err
     python = blocks("python")
     assert len(python) >= 2
     for block in python:
         exec(compile(block, "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize("block", blocks("python", MODEL))
+def test_the_page_of_the_network(block):
+    exec(compile(block, "docs/model.md", "exec"), {})
 
 
 def test_the_two_commands_stand_at_the_top():
