@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,22 +38,31 @@ KERAS_HEADS = ("dense_9", "dense_6", "dense_3", "dense_12", "dense_15")  # P1 to
 KERAS_POOLS = ("gap_3", "gap_2", "gap_1", "gap_4", "gap_5")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def expected() -> dict[str, NDArray[Any]]:
     return dict(np.load(FIXTURES / "expected.npz"))
 
 
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("keras") / "Model_task_1_Fold_2.hdf5", values=make_weight)
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    path = write_checkpoint(tmp_path_factory.mktemp("keras") / "Model_task_1_Fold_2.hdf5", values=make_weight)
+    yield path
+    path.unlink()  # 195 MB, which pytest would keep
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
+def scratch(tmp_path: Path) -> Iterator[Path]:
+    """A folder for large files."""
+    yield tmp_path
+    shutil.rmtree(tmp_path)
+
+
+@pytest.fixture(scope="module")
 def notebook(checkpoint: Path) -> CVRNet:
     return load_keras(checkpoint)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def images(expected: dict[str, NDArray[Any]]) -> Tensor:
     """The reference's two images, as files would give them: uint8 NCHW."""
     return torch.from_numpy(expected["x"].astype("uint8").transpose(0, 3, 1, 2).copy())
@@ -154,9 +164,10 @@ def test_each_detail_matters(
     assert {head for head, error in found.items() if error > TOLERANCE} == reached
 
 
-def test_effects_are_those_of_the_reference(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_effects_are_those_of_the_reference(scratch: Path) -> None:
     values = partial(make_weight, seed=0)
-    checkpoint = write_checkpoint(tmp_path / "weights.h5", shapes=notebook_shapes(classes=2), values=values)
+    checkpoint = write_checkpoint(scratch / "weights.h5", shapes=notebook_shapes(classes=2), values=values)
     right = load_keras(checkpoint)
     x = torch.from_numpy(make_images(224, seed=0).transpose(0, 3, 1, 2)).float()
     with torch.inference_mode():
@@ -213,23 +224,23 @@ def test_max_pools_pad_as_keras_does(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"the reference's own generator is not present: {SHARED}")
-def test_reference_file_gives_the_same_network(notebook: CVRNet, tmp_path: Path) -> None:
+def test_reference_file_gives_the_same_network(notebook: CVRNet, scratch: Path) -> None:
     spec = importlib.util.spec_from_file_location("keras_weights", SHARED / "keras_weights.py")
     assert spec is not None
     assert spec.loader is not None
     reference = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(reference)
-    reference.write(tmp_path / "weights.h5", classes=3, seed=1)
-    theirs, ours = load_keras(tmp_path / "weights.h5").state_dict(), notebook.state_dict()
+    reference.write(scratch / "weights.h5", classes=3, seed=1)
+    theirs, ours = load_keras(scratch / "weights.h5").state_dict(), notebook.state_dict()
     assert theirs.keys() == ours.keys()
     assert all(torch.equal(theirs[name], ours[name]) for name in ours)
 
 
-def test_every_layout_at_once(notebook: CVRNet, checkpoint: Path, tmp_path: Path) -> None:
+def test_every_layout_at_once(notebook: CVRNet, checkpoint: Path, scratch: Path) -> None:
     """``model.save``, lists in pieces, names as text, and the notebook's cell run twice in one process."""
     with open_weights(checkpoint) as layers:
         file = write_checkpoint(
-            tmp_path / "saved.h5",
+            scratch / "saved.h5",
             values=lambda layer, name, shape: layers[layer][name].read(),
             rename=in_second_run,
             nested=True,
@@ -246,7 +257,7 @@ def in_second_run(layer: str) -> str:
     return f"{kind}_{int(number) + shift}" if shift else layer
 
 
-def test_one_channel_checkpoint(tmp_path: Path, images: Tensor, expected: dict[str, NDArray[Any]]) -> None:
+def test_one_channel_checkpoint(scratch: Path, images: Tensor, expected: dict[str, NDArray[Any]]) -> None:
     """Stems summed over RGB give the answer to a grey image: the reference's second is one."""
 
     def grey(layer: str, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
@@ -255,7 +266,7 @@ def test_one_channel_checkpoint(tmp_path: Path, images: Tensor, expected: dict[s
             make_weight(layer, name, full).sum(2, keepdims=True) if full != shape else make_weight(layer, name, shape)
         )
 
-    model = load_keras(write_checkpoint(tmp_path / "grey.h5", shapes=notebook_shapes(channels=1), values=grey))
+    model = load_keras(write_checkpoint(scratch / "grey.h5", shapes=notebook_shapes(channels=1), values=grey))
     preprocessing = Preprocessing.from_model(model)
     assert preprocessing.mode == "L"
     with torch.inference_mode():
@@ -263,11 +274,12 @@ def test_one_channel_checkpoint(tmp_path: Path, images: Tensor, expected: dict[s
     np.testing.assert_allclose(logits.softmax(-1).numpy(), expected["average"][1:], atol=TOLERANCE)
 
 
-@pytest.fixture(scope="session")
-def converted(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module")
+def converted(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("runs") / "converted"
     convert_keras(checkpoint, folder, ["NCP", "NOR", "CVP"])
-    return folder
+    yield folder
+    shutil.rmtree(folder)
 
 
 def test_run_folder(converted: Path, checkpoint: Path, notebook: CVRNet) -> None:
@@ -309,18 +321,18 @@ def test_run_folder_is_a_start_for_other_classes_and_channels(
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_command_line(checkpoint: Path, tmp_path: Path, cli: Any) -> None:
-    run = tmp_path / "run"
+def test_command_line(checkpoint: Path, scratch: Path, cli: Any) -> None:
+    run = scratch / "run"
     status, out, err = cli("convert-keras", checkpoint, "-o", run, "--classes", "NOR,NCP,CVP")
     assert status == 0, err
     assert "NOR" in out
     status, _, err = cli("convert-keras", checkpoint, "-o", run)
     assert (status, err) == (1, f"Error: {run} exists; --overwrite replaces it\n")
-    status, _, err = cli("convert-keras", checkpoint, "-o", tmp_path / "other", "--classes", "NOR,NCP")
+    status, _, err = cli("convert-keras", checkpoint, "-o", scratch / "other", "--classes", "NOR,NCP")
     assert status == 1
     assert err.count("\n") == 1
     assert "expected 3 different names" in err
-    assert not (tmp_path / "other").exists()
+    assert not (scratch / "other").exists()
 
 
 COUNTS = {  # (classes, image channels): P1 to P5, total; the notebook's count_params() and v1's Table 2 among them

@@ -149,11 +149,13 @@ def _check_output(folder: Path, overwrite: bool) -> None:
 
 
 def _describe(file: Path, classes: Sequence[str], in_chans: int) -> dict[str, Any]:
+    digest = hashlib.sha256()
     with file.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        while block := opened.read(1 << 20):
+            digest.update(block)
     return {
         "kind": "convert-keras",
-        "source": {"file": file.name, "sha256": digest},
+        "source": {"file": file.name, "sha256": digest.hexdigest()},
         "classes": list(classes),
         "config": {"model": MODEL, "in_chans": in_chans},
         "versions": {name: version(name) for name in ("cvrnet", "torch", "timm", "h5py")},

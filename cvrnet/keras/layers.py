@@ -134,6 +134,6 @@ def quoted(name: str) -> str:
     r"""A name out of a file, safe and short enough for a message of one line.
 
     >>> print(quoted("two\nlines"))
-    'two\\nlines'
+    'two\nlines'
     """
     return repr(name if len(name) <= 80 else name[:77] + "...")
