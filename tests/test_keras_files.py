@@ -346,3 +346,9 @@ def test_output_that_is_there(declared: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a file; expected a folder for the run"):
         convert_keras(declared, tmp_path / "notes.txt", overwrite=True)
     assert (tmp_path / "notes.txt").read_text() == "mine"
+    (tmp_path / "run.json").write_text("{}")
+    inside = tmp_path / "weights.h5"
+    inside.write_bytes(declared.read_bytes())
+    with pytest.raises(UserError, match="would be replaced; choose another folder"):
+        convert_keras(inside, tmp_path, overwrite=True)
+    assert inside.exists()

@@ -48,6 +48,8 @@ def convert_keras(
     """
     file, folder = Path(file), Path(folder)
     _check_output(folder, overwrite)
+    if overwrite and folder.resolve() in file.resolve().parents:
+        raise UserError(f"{file} is in {folder}, which would be replaced; choose another folder")
     model = load_keras(file)
     names = [f"class_{i}" for i in range(model.num_classes)] if classes is None else list(classes)
     if len(names) != model.num_classes or len(set(names)) != len(names) or not all(map(str.strip, names)):
@@ -55,10 +57,10 @@ def convert_keras(
             f"class names {', '.join(map(repr, names))} do not fit {file.name}; "
             f"expected {model.num_classes} different names, in the order of its outputs"
         )
+    description = _describe(file, names, model.in_chans)
     if overwrite and folder.exists():
         shutil.rmtree(folder)
     save_checkpoint(model, folder, names)
-    description = _describe(file, names, model.in_chans)
     write_json(folder / "run.json", description)
     return description
 
