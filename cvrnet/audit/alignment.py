@@ -11,7 +11,8 @@ from cvrnet.audit.local_features import VARIANTS, root
 
 MIN_MATCHES = 12  # features that agree on one affine map
 MIN_OVERLAP = 0.35  # of the smaller picture
-SAME = 0.85  # correlation of the fine details
+SAME, NEARLY_SAME = 0.95, 0.8  # correlation of the fine details, the second where very many features agree
+MANY_MATCHES = 90
 RATIO = 0.92  # of the distances to the nearest and the second nearest feature
 
 
@@ -33,8 +34,9 @@ class Alignment:
 
     @property
     def same(self) -> bool:
-        """Whether this is one exposure."""
-        return self.correlation >= SAME and self.overlap >= MIN_OVERLAP
+        """Whether this is one exposure: two of one patient reach 0.8 too, but with fewer features that agree."""
+        least = NEARLY_SAME if self.matches >= MANY_MATCHES else SAME
+        return self.correlation >= least and self.overlap >= MIN_OVERLAP
 
 
 def align(
@@ -73,6 +75,8 @@ def align(
     )
     if affine is None or not _plausible(affine) or (matches := int(inliers.sum())) < MIN_MATCHES:
         return None
+    if np.linalg.det(affine[:, :2]) < 1:  # the finer picture is laid on the coarser one
+        first, second, affine = second, first, cv2.invertAffineTransform(affine)
     best = _compare(first, second, affine)
     if best is None:
         return None

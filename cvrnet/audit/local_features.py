@@ -45,7 +45,7 @@ def root(descriptors: np.ndarray) -> np.ndarray:
 
 
 def neighbours(
-    descriptors: np.ndarray, numbers: np.ndarray, *, most: int = 5, least: float = 0.3, seed: int = 0
+    descriptors: np.ndarray, numbers: np.ndarray, *, most: int = 4, least: float = 0.1, seed: int = 0
 ) -> Iterator[tuple[int, int, str]]:
     """Pairs of images that share many features, with the variant of the first that does.
 
@@ -64,7 +64,8 @@ def neighbours(
     for index in range(n):
         counts[index] = _count(root(descriptors[index, : numbers[index]]), words)
     rarity = np.log(n / np.maximum((counts > 0).sum(0), 1)).astype(np.float32) + 0.1
-    _weigh(counts, rarity)
+    usual = _weigh(counts, rarity).mean(0)
+    _unit(np.subtract(counts, usual, out=counts))  # what all have in common tells nothing
     for name, order in VARIANTS.items():
         for first in range(0, n, BLOCK):
             block = slice(first, min(first + BLOCK, n))
@@ -74,7 +75,7 @@ def neighbours(
                 rows = [
                     _count(root(descriptors[i, : numbers[i]][:, order]), words) for i in range(block.start, block.stop)
                 ]
-                queries = _weigh(np.array(rows), rarity)
+                queries = _unit(_weigh(np.array(rows), rarity) - usual)
             cosine = queries @ counts.T
             cosine[np.arange(len(queries)), np.arange(block.start, block.stop)] = -1
             best = np.argsort(-cosine, axis=1)[:, :most]
@@ -104,5 +105,10 @@ def _count(features: np.ndarray, words: np.ndarray) -> np.ndarray:
 def _weigh(counts: np.ndarray, rarity: np.ndarray) -> np.ndarray:
     """Rare words count more; rows get length 1. In place."""
     counts *= rarity
-    counts /= np.maximum(np.linalg.norm(counts, axis=1, keepdims=True), 1e-9)
-    return counts
+    return _unit(counts)
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    """Rows of length 1. In place."""
+    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
+    return rows
