@@ -291,6 +291,21 @@ def test_any_timm_classifier_trains_with_the_same_preprocessing(phantoms, tmp_pa
         train(phantoms, tmp_path / "x", replace(config, model="cvrnot"))
 
 
+def test_a_trained_model_is_a_starting_point(run, phantoms, tmp_path):
+    """``--model local-dir:RUN`` starts from a run's weights; other classes get fresh classifiers."""
+    config = TrainConfig(model=f"local-dir:{run}", pretrained=False, img_size=64, epochs=1, lr=1e-12)
+    train(phantoms, tmp_path / "again", config)
+    before, after = (load_file(folder / "model.safetensors") for folder in (run, tmp_path / "again"))
+    name = "head.blocks.0.classifier.weight"
+    torch.testing.assert_close(before[name], after[name])
+    two = phantoms.parent / "two-classes.csv"
+    write_manifest(two, [r for r in read_records(phantoms) if r.label != "NOR"])
+    train(two, tmp_path / "two", config)
+    assert checkpoint_classes(load_checkpoint(tmp_path / "two")) == ["CVP", "NCP"]
+    with pytest.raises(UserError, match="cannot load local-dir:nowhere"):
+        train(phantoms, tmp_path / "x", replace(config, model="local-dir:nowhere"))
+
+
 def test_a_diverging_training_says_so(phantoms, tmp_path):
     with pytest.raises(UserError, match=r"the loss is .* in epoch \d; try a lower lr"):
         train(phantoms, tmp_path, replace(CONFIG, optimizer="momentum", lr=1e30, epochs=3))

@@ -13,7 +13,7 @@ class TrainConfig:
     """Every setting of a training; the defaults are the papers' protocol (v1 section 2.3, v2 section 5.2).
 
     Attributes:
-        model: A timm classifier: one of this package's, or any other.
+        model: A timm classifier: one of this package's, any other, or ``local-dir:RUN`` to go on from a trained one.
         encoders: Encoder names for a CVR-Net; empty for the model's own pair.
         pretrained: Start from ImageNet weights (both papers do).
         img_size: Height and width, in pixels, that images are resized to.

@@ -20,22 +20,29 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
     Raises:
         UserError: timm does not know the model, or it does not take these arguments.
     """
-    if not timm.is_model(config.model):
-        raise UserError(f"unknown model {config.model!r}; expected a name from `cvrnet models` or timm.list_models()")
+    trained = config.model.startswith(("local-dir:", "hf-hub:"))
+    if not trained and not timm.is_model(config.model):
+        raise UserError(
+            f"unknown model {config.model!r}; expected a name from `cvrnet models` or timm.list_models(), "
+            f"or local-dir:FOLDER or hf-hub:user/repo to go on from a trained model"
+        )
     options: dict[str, Any] = {"num_classes": num_classes, "in_chans": config.in_chans}
     if config.encoders:
         options["encoders"] = config.encoders
     if config.drop_rate:
         options["drop_rate"] = config.drop_rate
-    arguments = timm.models.resolve_model_input_args(config.model, {"img_size": config.img_size}, **options)
-    name = arguments.pop("model_name")
+    arguments: dict[str, Any] = {"pretrained_cfg": {}}
     try:
-        model = timm.create_model(name, pretrained=config.pretrained, **arguments)
+        arguments = timm.models.resolve_model_input_args(config.model, {"img_size": config.img_size}, **options)
+        name = arguments.pop("model_name")
+        model = timm.create_model(name, pretrained=config.pretrained or trained, **arguments)
     except UserError:
         raise
     except TypeError as error:
         raise UserError(f"model {config.model!r}: {error}") from error
     except (OSError, RuntimeError) as error:
+        if trained:
+            raise UserError(f"cannot load {config.model}: {str(error).splitlines()[0]}") from error
         if not config.pretrained:
             raise
         source = arguments["pretrained_cfg"].get("hf_hub_id") or arguments["pretrained_cfg"].get("url")
