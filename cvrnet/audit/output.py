@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from cvrnet.audit.findings import COLUMNS, SEVERITIES, Finding
 from cvrnet.audit.page import render_page
@@ -42,8 +43,13 @@ def write_audit(folder: str | Path, findings: Sequence[Finding], records: Sequen
     if probes := probe_rows(findings):
         write_csv(folder / "probes.csv", probes)
     write_text(folder / "audit.html", render_page(findings, records, title))
-    summary = {severity: sum(f.severity == severity for f in findings) for severity in SEVERITIES}
-    value = {"data": title, "images": len(records), **summary, "findings": [asdict(f) for f in findings]}
+    summary: dict[str, Any] = {severity: sum(f.severity == severity for f in findings) for severity in SEVERITIES}
+    value: dict[str, Any] = {
+        "data": title,
+        "images": len(records),
+        **summary,
+        "findings": [asdict(f) for f in findings],
+    }
     write_json(folder / AUDIT, value)
 
 
