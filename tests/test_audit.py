@@ -212,7 +212,8 @@ def test_the_planted_shortcut_is_found(audits):
     found = {f.code: f for f in audits[True][1]}
     assert found["label-source"].severity == "severe"
     assert found["label-probe:corners"].severity == "severe"
-    assert found["label-probe:corners"].figures["auc_low"] > SEVERE_AUC
+    assert found["label-probe:corners"].figures["best_class"] == "CVP"
+    assert found["label-probe:corners"].figures["best_class_auc_low"] > SEVERE_AUC
     assert "Label predictable from the corners alone: AUC" in found["label-probe:corners"].sentence
 
 

@@ -59,7 +59,7 @@ def _finding(finding: Finding, of_name: Mapping[str, Record]) -> str:
     if finding.advice:
         parts.append(f"<p><b>What to do:</b> {escape(finding.advice)}</p>")
     table = finding.figures.get("table", [])
-    if finding.code in ("label-source", "independent-source"):
+    if table and finding.code in ("label-source", "independent-source"):
         parts.append(_label_by_source(table))
     elif finding.code.endswith("-duplicates"):
         parts.append(_clusters(finding.figures.get("clusters", []), of_name))
@@ -111,7 +111,7 @@ def _clusters(clusters: Sequence[Sequence[str]], of_name: Mapping[str, Record]) 
         parts.append(f'<div class="cluster"><h4>Cluster {number}</h4><div class="row">{figures}</div></div>')
     if len(clusters) > MAX_CLUSTERS:
         parts.append(f"<p>and {len(clusters) - MAX_CLUSTERS:,} more clusters, in the CSV file</p>")
-    return "".join(parts)
+    return f'<div class="clusters">{"".join(parts)}</div>'
 
 
 def _thumbnail(record: Record) -> str:
