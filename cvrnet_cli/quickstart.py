@@ -16,7 +16,7 @@ _SETTINGS: dict[str, Any] = {
     "model": "cvrnet_tiny",
     "pretrained": False,
     "img_size": 96,
-    "epochs": 15,
+    "epochs": 35,
     "lr": 2e-3,
 }
 
