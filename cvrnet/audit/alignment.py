@@ -63,7 +63,7 @@ def align(
     elif variant == "negative":
         first = 255 - first
     cosine = root(descriptors[0][:, VARIANTS[variant]]) @ root(descriptors[1]).T
-    two = np.sort(cosine, axis=1)[:, -2:]
+    two = np.partition(cosine, -2, axis=1)[:, -2:]
     forward, back = cosine.argmax(1), cosine.argmax(0)
     mutual = back[forward] == np.arange(len(origin))
     clear = np.sqrt(np.maximum(1 - two[:, 1], 0)) <= RATIO * np.sqrt(np.maximum(1 - two[:, 0], 0))
@@ -71,7 +71,7 @@ def align(
     if len(chosen) < MIN_MATCHES:
         return None
     affine, inliers = cv2.estimateAffine2D(
-        origin[chosen], target[forward[chosen]], method=cv2.RANSAC, ransacReprojThreshold=3.0, maxIters=1000
+        origin[chosen], target[forward[chosen]], method=cv2.RANSAC, ransacReprojThreshold=3.0, maxIters=400
     )
     if affine is None or not _plausible(affine) or (matches := int(inliers.sum())) < MIN_MATCHES:
         return None

@@ -76,7 +76,7 @@ def audit(
         if lines:
             findings.append(_unusable(lines, tuple(record.name for record, _ in unreadable)))
         say("looking for copies")
-        findings += duplicate_findings(measured, seed=seed)
+        findings += duplicate_findings(measured, seed=seed, workers=workers)
         say("probing for shortcuts")
         findings += label_findings(measured, seed)
         findings += [f for f in (source_finding(measured, seed), floor_finding(measured, seed)) if f is not None]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from cvrnet.audit.local_features import neighbours
 from cvrnet.audit.measurements import Measurements
 from cvrnet.data import Record
 
+CHUNK = 1000  # pairs
 _ACROSS = ("split", "label", "patient", "source")
 
 
@@ -48,28 +50,26 @@ def exact_copies(measured: Measurements) -> list[Copy]:
     ]
 
 
-def near_copies(
-    measured: Measurements, *, seed: int = 0, progress: Callable[[int, int], object] | None = None
-) -> list[Copy]:
+def near_copies(measured: Measurements, *, seed: int = 0, workers: int = 2) -> list[Copy]:
     """Images that, laid on each other, agree in their fine details (exact copies left out).
 
     Candidates share many local features (`neighbours`); each pair of them is then aligned and compared (`align`).
     """
+    candidates = {
+        (min(first, second), max(first, second), variant)
+        for first, second, variant in neighbours(measured.descriptors, measured.n_points, seed=seed)
+        if measured.pixel_hash[first] != measured.pixel_hash[second]
+    }
     found: dict[tuple[int, int], Alignment] = {}
-    seen: set[tuple[int, int, str]] = set()
-    n = len(measured.records)
-    done = 0
-    for first, second, variant in neighbours(measured.descriptors, measured.n_points, seed=seed):
-        done += 1
-        if progress is not None and done % 100 == 0:
-            progress(min(done, 15 * n), 15 * n)
-        pair = (first, second) if first < second else (second, first)
-        if (*pair, variant) in seen or measured.pixel_hash[first] == measured.pixel_hash[second]:
-            continue
-        seen.add((*pair, variant))
-        alignment = _align(measured, *pair, variant)
-        if alignment and alignment.same and (pair not in found or alignment.correlation > found[pair].correlation):
-            found[pair] = alignment
+    ordered = sorted(candidates)
+    with ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(ordered), CHUNK):
+            chunk = ordered[start : start + CHUNK]
+            for (*pair, _), alignment in zip(chunk, pool.map(lambda c: _align(measured, *c), chunk), strict=True):
+                key = pair[0], pair[1]
+                known = found.get(key)
+                if alignment and alignment.same and (not known or alignment.correlation > known.correlation):
+                    found[key] = alignment
     return [Copy(*pair, "near", alignment) for pair, alignment in sorted(found.items())]
 
 
@@ -99,11 +99,9 @@ def clusters(copies: Iterable[Copy], n: int) -> list[list[int]]:
     return list(members.values())
 
 
-def duplicate_findings(
-    measured: Measurements, *, seed: int = 0, progress: Callable[[int, int], object] | None = None
-) -> list[Finding]:
+def duplicate_findings(measured: Measurements, *, seed: int = 0, workers: int = 2) -> list[Finding]:
     """Exact and near-duplicates as findings, with the clusters of both."""
-    exact, near = exact_copies(measured), near_copies(measured, seed=seed, progress=progress)
+    exact, near = exact_copies(measured), near_copies(measured, seed=seed, workers=workers)
     return [
         _finding(measured, exact, "exact-duplicates", "exact copy of another", "exact copies of others"),
         _finding(measured, near, "near-duplicates", "near-duplicate of another", "near-duplicates of others"),
