@@ -80,7 +80,7 @@ def align(
     best = _compare(first, second, affine)
     if best is None:
         return None
-    if 0.4 <= best[0] < 0.95:  # a pixel off, perhaps
+    if 0.65 <= best[0] < SAME:  # a pixel off, perhaps
         best = max(best, _refine(first, second, affine) or best)
     return Alignment(*best, matches, variant)
 
@@ -122,4 +122,4 @@ def _details(picture: np.ndarray) -> np.ndarray:
     """What is finer than about six pixels, at equal contrast everywhere: neither exposure nor anatomy at large."""
     values = cv2.GaussianBlur(picture.astype(np.float32), (0, 0), 0.8)
     values -= cv2.GaussianBlur(values, (0, 0), 4)
-    return values / np.sqrt(cv2.GaussianBlur(values * values, (0, 0), 8) + 4)
+    return values / np.sqrt(cv2.blur(values * values, (25, 25)) + 4)

@@ -53,7 +53,7 @@ def neighbours(
         descriptors: uint8 (N, MAX_FEATURES, 128).
         numbers: How many of them each image has, (N,).
         most: Neighbours of an image and variant.
-        least: Cosine below which images are not neighbours.
+        least: Cosine below which images are not neighbours, twice that where mirrored or negative.
         seed: Of the words.
     """
     words = _vocabulary(descriptors, numbers, seed)
@@ -79,7 +79,8 @@ def neighbours(
             cosine = queries @ counts.T
             cosine[np.arange(len(queries)), np.arange(block.start, block.stop)] = -1
             best = np.argsort(-cosine, axis=1)[:, :most]
-            for row, column in np.argwhere(np.take_along_axis(cosine, best, 1) >= least):
+            enough = least if name == "as it is" else 2 * least  # rarer, so that chance finds would prevail
+            for row, column in np.argwhere(np.take_along_axis(cosine, best, 1) >= enough):
                 yield block.start + int(row), int(best[row, column]), name
 
 
