@@ -9,7 +9,7 @@ import numpy as np
 
 from cvrnet.audit.local_features import VARIANTS, root
 
-MIN_MATCHES = 12  # features that agree on one affine map
+MIN_MATCHES = 20  # features that agree on one affine map
 MIN_OVERLAP = 0.35  # of the smaller picture
 SAME, NEARLY_SAME = 0.95, 0.8  # correlation of the fine details, the second where very many features agree
 MANY_MATCHES = 90

@@ -78,7 +78,7 @@ def neighbours(
                 queries = _unit(_weigh(np.array(rows), rarity) - usual)
             cosine = queries @ counts.T
             cosine[np.arange(len(queries)), np.arange(block.start, block.stop)] = -1
-            best = np.argsort(-cosine, axis=1)[:, :most]
+            best = np.argpartition(-cosine, min(most, n) - 1, axis=1)[:, :most]
             enough = least if name == "as it is" else 2 * least  # rarer, so that chance finds would prevail
             for row, column in np.argwhere(np.take_along_axis(cosine, best, 1) >= enough):
                 yield block.start + int(row), int(best[row, column]), name
