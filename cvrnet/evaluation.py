@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,35 +41,52 @@ def check_classes(records: Sequence[Record], classes: Sequence[str]) -> None:
         raise UserError(f"the model does not know the class {', '.join(unknown)}; expected {', '.join(classes)}")
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What a model answered to the images of a set that could be read.
+
+    Attributes:
+        records: The images.
+        probabilities: Of each class, (N, C).
+        heads: Each head's own probabilities, (heads, N, C); None where the model has no heads of its own.
+        problems: A line for each image that could not be read.
+    """
+
+    records: list[Record]
+    probabilities: np.ndarray
+    heads: np.ndarray | None
+    problems: list[str]
+
+
 def predict_records(
     predictor: Predictor,
     records: Sequence[Record],
     *,
     batch_size: int = 8,
     progress: Callable[[int, int], object] | None = None,
-) -> tuple[list[Record], np.ndarray, list[str]]:
-    """Probabilities of every readable image.
+) -> Answers:
+    """Probabilities of every readable image, of each head too where the model has several.
 
     Args:
         predictor: The model.
         records: The images.
         batch_size: Images the network sees at once.
         progress: Called after each image with the number done and the number of images.
-
-    Returns:
-        The records that could be read, their probabilities (N, C), and a line for each that could not.
     """
-    good, rows, problems = [], [], []
-    stream = predictor.stream((r.path for r in records), batch_size=batch_size)
+    good, rows, by_head, problems = [], [], [], []
+    stream = predictor.stream((r.path for r in records), batch_size=batch_size, heads=predictor.has_heads)
     for done, (record, prediction) in enumerate(zip(records, stream, strict=True), start=1):
         if prediction.error:
             problems.append(prediction.error)
         else:
             good.append(record)
             rows.append(prediction.probabilities)
+            if prediction.heads is not None:
+                by_head.append(prediction.heads)
         if progress is not None:
             progress(done, len(records))
-    return good, np.array(rows).reshape(len(rows), len(predictor.classes)), problems
+    table = np.array(rows).reshape(len(rows), len(predictor.classes))
+    return Answers(good, table, np.stack(by_head, 1) if by_head else None, problems)
 
 
 def prediction_rows(
@@ -87,23 +105,25 @@ def prediction_rows(
         }
 
 
-def write_evaluation(
-    folder: Path, sets: Mapping[str, tuple[Sequence[Record], np.ndarray]], classes: Sequence[str]
-) -> dict[str, Any]:
+def write_evaluation(folder: Path, sets: Mapping[str, Answers], classes: Sequence[str]) -> dict[str, Any]:
     """Write metrics.json, predictions.csv and figures for one or more sets of images.
 
     Args:
         folder: Where to.
-        sets: Name of the set (``val``, ``test``) to its records and probabilities (N, C); the figures show the last.
+        sets: Name of the set (``val``, ``test``) to its answers; the figures show the last.
         classes: Class names in the order of the probabilities.
 
     Returns:
         What metrics.json holds: the scores of each set.
     """
-    truth = {name: np.array([classes.index(r.label) for r in records]) for name, (records, _) in sets.items()}
-    metrics = {name: classification_scores(truth[name], p, list(classes)) for name, (_, p) in sets.items()}
+    truth = {name: np.array([classes.index(r.label) for r in a.records]) for name, a in sets.items()}
+    metrics = {name: classification_scores(truth[name], a.probabilities, list(classes)) for name, a in sets.items()}
+    for name, answers in sets.items():
+        if answers.heads is not None:
+            hits = (answers.heads.argmax(-1) == truth[name]).mean(1)
+            metrics[name]["head_accuracy"] = {f"P{i}": float(hit) for i, hit in enumerate(hits, start=1)}
     shown = list(sets)[-1]
-    y, p = truth[shown], sets[shown][1]
+    y, p = truth[shown], sets[shown].probabilities
     curves = {
         "confusion_matrix": plot_confusion_matrix(metrics[shown]["confusion_matrix"], classes),
         "roc": plot_roc(roc_curves(y, p, list(classes))),
@@ -112,7 +132,7 @@ def write_evaluation(
     }
     for name, figure in curves.items():
         save_figure(figure, folder / FIGURES / f"{name}.png")
-    rows = (row for name, (records, p) in sets.items() for row in prediction_rows(records, p, classes, split=name))
+    rows = (row for name, a in sets.items() for row in prediction_rows(a.records, a.probabilities, classes, split=name))
     write_csv(folder / PREDICTIONS, rows)
     write_json(folder / METRICS, metrics)
     return metrics

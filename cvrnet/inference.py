@@ -84,6 +84,11 @@ class Predictor:
         return cls([load_checkpoint(folder) for folder in find_checkpoints(model)], device, dtype)
 
     @property
+    def has_heads(self) -> bool:
+        """Whether the models have heads of their own: whether they are CVR-Nets."""
+        return all(hasattr(model, "branch_logits") for model in self.models)
+
+    @property
     def num_heads(self) -> int:
         """How many heads answer.
 

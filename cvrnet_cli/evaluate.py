@@ -52,13 +52,11 @@ def evaluate(
     predictor = Predictor.from_pretrained(model, device=device or "auto", dtype=amp or "auto")
     check_classes(records, predictor.classes)
     with progress_bar("Predicting") as progress:
-        good, probabilities, unreadable = predict_records(
-            predictor, records, batch_size=batch_size or 8, progress=progress
-        )
-    if not good:
-        raise DataError(unreadable, data)
-    metrics = write_evaluation(output, {"test": (good, probabilities)}, predictor.classes)
+        answers = predict_records(predictor, records, batch_size=batch_size or 8, progress=progress)
+    if not answers.records:
+        raise DataError(answers.problems, data)
+    metrics = write_evaluation(output, {"test": answers}, predictor.classes)
     write_rows(score_rows(metrics), SCORE_COLUMNS, "table", sys.stdout)
     say(f"\nmetrics.json, predictions.csv and figures are in {output}")
-    if unreadable:
-        raise DataError([f"{len(unreadable)} of {len(records)} images were left out", *unreadable], data)
+    if answers.problems:
+        raise DataError([f"{len(answers.problems)} of {len(records)} images were left out", *answers.problems], data)

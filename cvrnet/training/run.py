@@ -266,10 +266,9 @@ def _evaluate(
     predictor = Predictor([load_checkpoint(folder)], device=config.device)
     scored = {}
     for name, members in sets.items():
-        records, probabilities, problems = predict_records(predictor, members, batch_size=config.batch_size)
-        if problems:
-            raise DataError(problems, folder)
-        scored[name] = (records, probabilities)
+        scored[name] = predict_records(predictor, members, batch_size=config.batch_size)
+        if scored[name].problems:
+            raise DataError(scored[name].problems, folder)
     figure = plot_learning_curves(state.history, best_epoch=state.best_epoch)
     save_figure(figure, folder / FIGURES / "learning_curves.png")
     return write_evaluation(folder, scored, classes)
