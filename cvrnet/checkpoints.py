@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from timm.models import save_for_hf
-from torch import nn
+from torch import Tensor, nn
 
 from cvrnet.errors import UserError
 from cvrnet.files import atomic_write
@@ -56,9 +58,13 @@ def _make_contiguous(module: nn.Module, state_dict: dict[str, Any], prefix: str,
 def load_checkpoint(folder: str | Path, **kwargs: Any) -> nn.Module:
     """Load a model that :func:`save_checkpoint` saved, in evaluation mode; nothing else is read or downloaded.
 
+    The network is laid out without memory (PyTorch's meta device) and filled from the file, so that no random weights
+    are made, and no weights are twice in memory. The file's tensors must be exactly the network's. With arguments, and
+    for networks that cannot be laid out so, timm creates the model, adapts the weights and loads them.
+
     Args:
         folder: Where from.
-        **kwargs: For ``timm.create_model``.
+        **kwargs: For ``timm.create_model``, such as another ``num_classes``.
 
     Raises:
         UserError: The folder holds no such checkpoint.
@@ -68,10 +74,80 @@ def load_checkpoint(folder: str | Path, **kwargs: Any) -> nn.Module:
         if not (folder / name).is_file():
             raise UserError(f"{folder} is not a trained model: it has no {name}")
     try:
-        return timm.create_model(f"local-dir:{folder}", pretrained=True, **kwargs).eval()
+        model = None if kwargs else _lay_out(folder)
+        if model is None:
+            return timm.create_model(f"local-dir:{folder}", pretrained=True, **kwargs).eval()
+        if misfit := _misfit(model, folder / WEIGHTS):
+            raise UserError(f"{folder} holds a checkpoint that cannot be loaded: {misfit}")
+        return _fill(model, folder / WEIGHTS).eval()
+    except UserError:
+        raise
     except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{folder} holds a checkpoint that cannot be loaded: {reason}") from error
+
+
+def _lay_out(folder: Path) -> nn.Module | None:
+    """The network that config.json describes, on the meta device; None if it cannot be filled from a file alone."""
+    try:
+        model = timm.create_model(f"local-dir:{folder}", device="meta")
+    except UserError:
+        raise
+    except (TypeError, RuntimeError):  # it takes no device, or calculates with its random weights
+        return None
+    tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    if len({id(tensor) for _, tensor in tensors}) < len(tensors):
+        return None  # shared weights, which would come apart
+    saved = model.state_dict().keys()
+    for prefix, module in model.named_modules():
+        computed = [name for name, _ in module.named_buffers(prefix, recurse=False) if name not in saved]
+        loose = any(isinstance(value, Tensor) for value in vars(module).values())
+        if loose or (computed and not hasattr(module, "init_non_persistent_buffers")):
+            return None
+    return model
+
+
+def _misfit(model: nn.Module, path: Path) -> str:
+    """How the file's tensors differ from the model's; "" where they do not."""
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    with safe_open(path, "pt") as file:
+        found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # no mapping
+    architecture = getattr(model, "pretrained_cfg", {}).get("architecture", type(model).__name__)
+
+    def first(names: Sequence[str]) -> str:
+        return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+
+    if missing := [name for name in expected if name not in found]:
+        return f"{path.name} lacks {first(missing)}"
+    if surplus := [name for name in found if name not in expected]:
+        return f"{path.name} holds {first(surplus)}, which {architecture} has not"
+    for name, shape in expected.items():
+        if found[name] != shape:
+            return f"{name} has the shape {found[name]} in {path.name}; {architecture} expects {shape}"
+    return ""
+
+
+def _fill(model: nn.Module, path: Path) -> nn.Module:
+    """Give a meta model memory, and the values in the file: a few megabytes at a time, so that none is there twice."""
+    model.to_empty(device="cpu")
+    module: Any
+    for module in model.modules():
+        if hasattr(module, "init_non_persistent_buffers"):
+            module.init_non_persistent_buffers()  # timm's protocol for what no checkpoint holds
+    state = model.state_dict()
+    with torch.no_grad():
+        for names in _portions(state):
+            with safe_open(path, "pt") as file:  # maps the file; what was read leaves memory when it closes
+                for name in names:
+                    state[name].copy_(file.get_tensor(name))
+    return model
+
+
+def _portions(state: Mapping[str, Tensor], size: int = 16 * 2**20) -> Iterator[list[str]]:
+    """The tensors' names, in portions of about so many bytes."""
+    ends = itertools.accumulate(tensor.nbytes for tensor in state.values())
+    for _, portion in itertools.groupby(zip(state, ends, strict=True), key=lambda item: item[1] // size):
+        yield [name for name, _ in portion]
 
 
 def checkpoint_classes(model: nn.Module) -> list[str]:
