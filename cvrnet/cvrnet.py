@@ -51,12 +51,14 @@ class CVRNet(nn.Module):
         cache_dir: The Hub's cache for these, where not the usual one.
         mean: Channel means that the images given to this model are normalised with.
         std: Standard deviations likewise. Each encoder's own normalisation is derived from these.
+        scales: ``"all"``, or ``"deepest"`` for the head P3 alone (an ablation).
+        average: What the heads' average is taken of: ``"probabilities"``, or ``"logits"`` (an ablation).
         device: Where the parameters live.
         dtype: Their type.
 
     Raises:
         ValueError: ``num_classes=1``, no or an unknown encoder, pretrained weights that cannot be had, or an unknown
-            pooling.
+            pooling, choice of scales or average.
     """
 
     def __init__(
@@ -73,10 +75,14 @@ class CVRNet(nn.Module):
         cache_dir: str | Path | None = None,
         mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
         std: Sequence[float] = IMAGENET_DEFAULT_STD,
+        scales: str = "all",
+        average: str = "probabilities",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        if scales not in ("all", "deepest"):
+            raise UserError(f"scales={scales!r}; expected 'all' or 'deepest'")
         names = [encoders] if isinstance(encoders, str) else list(encoders)
         if not names:
             raise UserError("encoders is empty; expected at least one name, such as ('resnet50', 'legacy_xception')")
@@ -92,7 +98,8 @@ class CVRNet(nn.Module):
         ends = [sum(len(e.channels) for e in built[: i + 1]) for i in range(len(built))]
         starts = [0, *ends[:-1]]
         shallow = [[[i] for i in range(s, e - 1)] for s, e in zip(starts, ends, strict=True)]
-        groups = [*shallow[0], [e - 1 for e in ends], *(g for part in shallow[1:] for g in part)]
+        deepest = [e - 1 for e in ends]
+        groups = [*shallow[0], deepest, *(g for part in shallow[1:] for g in part)] if scales == "all" else [deepest]
         channels = [c for e in built for c in e.channels]
         reductions = [e.reductions[i] for e in built for i in range(len(e.channels))]
         self.groups = groups
@@ -110,7 +117,9 @@ class CVRNet(nn.Module):
         self.num_features = sum(self.widths)
         self.drop_rate = drop_rate
         self.grad_checkpointing = False
-        self.head = MultiScaleAveragingHead(self.widths, num_classes, hidden_sizes, act_layer, drop_rate, device, dtype)
+        self.head = MultiScaleAveragingHead(
+            self.widths, num_classes, hidden_sizes, act_layer, drop_rate, device, dtype, average
+        )
         self.head_hidden_size = self.head.num_features
         # What timm adapts when a checkpoint with other image channels is loaded.
         self._traits = {

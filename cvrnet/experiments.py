@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import csv
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cvrnet.data import Record, make_folds
 from cvrnet.errors import UserError
-from cvrnet.evaluation import FIGURES, METRICS, PREDICTIONS
-from cvrnet.files import write_csv, write_json
-from cvrnet.metrics import classification_scores, mean_std, precision_recall_curves, roc_curves
-from cvrnet.report import plot_confusion_matrix, plot_precision_recall, plot_roc, save_figure
+from cvrnet.files import write_csv
+from cvrnet.results import collect
+from cvrnet.results.predictions import INDEPENDENT, SPLIT
 from cvrnet.training import Progress, TrainConfig, make_accelerator
-from cvrnet.training.run import RUN, SPLIT, check_training_set, describe_run, load_data, open_run, split_row, train_sets
-
-SUMMARY = "summary.json"
-INDEPENDENT = "independent"
+from cvrnet.training.run import (
+    check_test_source,
+    check_training_set,
+    describe_run,
+    load_data,
+    open_run,
+    split_row,
+    train_sets,
+)
 
 
 def cross_validate(
@@ -45,14 +46,14 @@ def cross_validate(
 
     Args:
         data: Folder with one sub-folder a class, or CSV manifest.
-        output: The run folder: run.json, split.csv, fold-1/ and so on, summary.json, figures/.
+        output: The run folder: run.json, split.csv, fold-1/ and so on, summary.json, figures/, tables/, report.html.
         config: The protocol.
         n_folds: Number of folds, at least 3.
         classes: Class order; alphabetical if not given.
         test_source: A source that is in no fold, and that every fold's model is tested on as well (v2's independent
             set).
         split_from: A split.csv whose folds are taken instead of new ones.
-        only_fold: Train this fold alone; :func:`collect` joins the folds later.
+        only_fold: Train this fold alone; `cvrnet.results.collect` joins the folds later.
         resume: Go on with the run that is there.
         overwrite: Replace the run that is there.
         cache_folder: Where decoded images are kept; each is decoded once for all folds.
@@ -73,9 +74,7 @@ def cross_validate(
         raise UserError(f"there is no fold {only_fold}; expected 1 to {n_folds}")
     accelerator = make_accelerator(config)
     records, names, cache = load_data(data, config, accelerator, classes, cache_folder, decoding)
-    sources = sorted({r.source for r in records} - {""})
-    if test_source and test_source not in sources:
-        raise UserError(f"unknown test source {test_source!r}; the data set has {', '.join(sources) or 'no sources'}")
+    check_test_source(records, test_source)
     independent = [r for r in records if test_source and r.source == test_source]
     inside = [r for r in records if not test_source or r.source != test_source]
     _refuse_shared_patients(inside, independent)
@@ -139,83 +138,6 @@ def read_folds(path: Path, records: Sequence[Record]) -> list[int]:
         if r.patient_id and patients.setdefault(r.patient_id, number) != number:
             raise UserError(f"{path}: patient {r.patient_id!r} is in folds {patients[r.patient_id]} and {number}")
     return numbers
-
-
-def collect(output: Path) -> dict[str, Any]:
-    """Join the folds of a run: summary.json and figures.
-
-    Scores of each fold, their mean and standard deviation, and the scores of all test predictions pooled. With an
-    independent source, the folds' scores on it stand beside, and the drop in accuracy.
-
-    Raises:
-        UserError: It is no cross-validation, or a fold is missing.
-    """
-    if not (output / RUN).is_file():
-        raise UserError(f"{output} is not a run: it has no {RUN}")
-    run = json.loads((output / RUN).read_text(encoding="utf-8"))
-    if run.get("kind") != "crossval":
-        raise UserError(f"{output} is not a cross-validation")
-    folders = [output / f"fold-{fold}" for fold in range(1, run["folds"] + 1)]
-    missing = [folder.name for folder in folders if not (folder / METRICS).is_file()]
-    if missing:
-        raise UserError(f"{output} lacks {', '.join(missing)}; train with --only-fold, or resume the run")
-    classes = run["classes"]
-    metrics = [json.loads((folder / METRICS).read_text(encoding="utf-8")) for folder in folders]
-    y, p = _pooled(folders, classes)
-    summary: dict[str, Any] = {
-        "classes": classes,
-        "folds": [m["test"] for m in metrics],
-        "mean_std": mean_std([m["test"] for m in metrics]),
-        "pooled": classification_scores(y, p, classes),
-        "test_source": run["test_source"] or None,
-    }
-    if run["test_source"]:
-        outside = [m[INDEPENDENT] for m in metrics]
-        drops = [m["test"]["accuracy"] - m[INDEPENDENT]["accuracy"] for m in metrics]
-        summary[INDEPENDENT] = {"folds": outside, "mean_std": mean_std(outside), "drop_in_accuracy": mean_std(drops)}
-    figures = {
-        "confusion_matrix": plot_confusion_matrix(summary["pooled"]["confusion_matrix"], classes),
-        "roc": plot_roc(roc_curves(y, p, classes)),
-        "precision_recall": plot_precision_recall(precision_recall_curves(y, p, classes)),
-    }
-    for name, figure in figures.items():
-        save_figure(figure, output / FIGURES / f"{name}.png")
-    write_json(output / SUMMARY, summary)
-    return summary
-
-
-def summary_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The papers' table (v1 Table 3): a row a fold, then mean ± standard deviation, weighted as the papers do."""
-
-    def row(name: str, scores: Mapping[str, Any], cell: Callable[[Any], Any]) -> dict[str, Any]:
-        weighted = scores["weighted"]
-        return {
-            "fold": name,
-            **{key: cell(weighted[key]) for key in ("recall", "precision", "f1")},
-            "accuracy": cell(scores["accuracy"]),
-            "f1_macro": cell(scores["macro"]["f1"]),
-            "auc_macro": cell(scores["macro"]["roc_auc"]),
-        }
-
-    def spread(value: Mapping[str, Any]) -> str:
-        return "-" if value["mean"] is None else f"{value['mean']:.3f} ± {value['std']:.3f}"
-
-    rows = [row(str(k), scores, lambda value: value) for k, scores in enumerate(summary["folds"], start=1)]
-    rows.append(row("mean", summary["mean_std"], spread))
-    if INDEPENDENT in summary:
-        rows.append(row(f"on {summary['test_source']}", summary[INDEPENDENT]["mean_std"], spread))
-    return rows
-
-
-def _pooled(folders: Sequence[Path], classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    labels, rows = [], []
-    for folder in folders:
-        with (folder / PREDICTIONS).open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                if row["split"] == "test":
-                    labels.append(classes.index(row["label"]))
-                    rows.append([float(row[f"prob_{name}"]) for name in classes])
-    return np.array(labels), np.array(rows)
 
 
 def _refuse_shared_patients(inside: Sequence[Record], independent: Sequence[Record]) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["atomic_write", "write_csv", "write_json", "write_text"]
+__all__ = ["atomic_write", "slug", "write_csv", "write_json", "write_text"]
 
 
 @contextmanager
@@ -80,6 +82,16 @@ def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequ
                 writer = csv.DictWriter(file, list(row), lineterminator="\n")
                 writer.writeheader()
             writer.writerow(row)
+
+
+def slug(name: str) -> str:
+    """A name as a folder can have it, on any system; different names stay different.
+
+    >>> slug("cvrnet:p3"), slug("resnet50")
+    ('cvrnet-p3-e4073420', 'resnet50')
+    """
+    safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip(".-")
+    return name if safe == name else f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _sync(path: Path, flags: int) -> None:

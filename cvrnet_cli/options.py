@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,12 @@ style = click.option(
 )
 classes = click.option("--classes", help="Class order, such as NOR,NCP,CVP.  [default: alphabetical]")
 
-_TRAINING: list[tuple[str, Any, str]] = [
+_MODEL: list[tuple[str, Any, str]] = [
     ("--model", str, "timm classifier: one of `cvrnet models`, or any other"),
     ("--encoders", str, "Encoders of a CVR-Net, such as resnet18,densenet121"),
+    ("--model-kwargs", str, "Further arguments of the model, such as scales=deepest,drop_path_rate=0.1"),
+]
+_PROTOCOL: list[tuple[str, Any, str]] = [
     ("--img-size", click.IntRange(32), "Height and width in pixels"),
     ("--in-chans", click.Choice(["1", "3"]), "1 for grey images, 3 for RGB"),
     ("--interpolation", str, "Of the resizing; the aspect ratio is not kept"),
@@ -56,6 +60,7 @@ _TRAINING: list[tuple[str, Any, str]] = [
 TRAINING_DEFAULTS: dict[str, Any] = {
     "model": "cvrnet",
     "encoders": "",
+    "model_kwargs": "",
     "img_size": 224,
     "in_chans": 3,
     "interpolation": "nearest",
@@ -84,10 +89,12 @@ TRAINING_DEFAULTS: dict[str, Any] = {
 
 def training(command: Command) -> Command:
     """Every setting of ``cvrnet.training.TrainConfig`` as an option; None where the user gave none."""
-    for flag, kind, text in reversed(_TRAINING):
-        default = TRAINING_DEFAULTS[flag[2:].replace("-", "_")]
-        shown = f"  [default: {default:g}]" if isinstance(default, float) else f"  [default: {default}]"
-        command = click.option(flag, type=kind, help=text + "." + (shown if default != "" else ""))(command)
+    return _add(_MODEL, protocol(command))
+
+
+def protocol(command: Command) -> Command:
+    """The settings of ``cvrnet.training.TrainConfig`` but the model's: what models that are compared have in common."""
+    command = _add(_PROTOCOL, command)
     command = click.option(
         "--class-weights/--no-class-weights", default=None, help="Weigh the loss by N_max / N_j.  [default: on]"
     )(command)
@@ -105,6 +112,14 @@ def training(command: Command) -> Command:
     )(command)
 
 
+def _add(settings: list[tuple[str, Any, str]], command: Command) -> Command:
+    for flag, kind, text in reversed(settings):
+        default = TRAINING_DEFAULTS[flag[2:].replace("-", "_")]
+        shown = f"  [default: {default:g}]" if isinstance(default, float) else f"  [default: {default}]"
+        command = click.option(flag, type=kind, help=text + "." + (shown if default != "" else ""))(command)
+    return command
+
+
 def training_config(recipe: str, settings: dict[str, Any]) -> Any:
     """The ``TrainConfig`` that the options mean."""
     from cvrnet.training import recipe as make
@@ -114,7 +129,20 @@ def training_config(recipe: str, settings: dict[str, Any]) -> Any:
         given["in_chans"] = int(given["in_chans"])
     if "encoders" in given:
         given["encoders"] = tuple(split_names(given["encoders"]))
+    if "model_kwargs" in given:
+        given["model_kwargs"] = dict(map(_key_value, split_names(given["model_kwargs"])))
     return make(recipe, **given)
+
+
+def _key_value(text: str) -> tuple[str, Any]:
+    """``key=value``, the value as Python has it, or as text."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise click.UsageError(f"--model-kwargs: {text!r}; expected key=value")
+    try:
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key, value
 
 
 def split_names(text: str | None) -> list[str]:

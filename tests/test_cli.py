@@ -33,7 +33,11 @@ def test_every_command_has_help_with_examples(cli, command):
 def test_the_helps_defaults_are_the_protocols():
     config = TrainConfig().to_dict()
     flags = {"class_weights", "pretrained"}  # shown as "on"
-    assert {k: v for k, v in config.items() if k not in flags} == {**TRAINING_DEFAULTS, "encoders": []}
+    assert {k: v for k, v in config.items() if k not in flags} == {
+        **TRAINING_DEFAULTS,
+        "encoders": [],
+        "model_kwargs": {},
+    }
     assert all(config[name] is True for name in flags)
 
 
@@ -50,7 +54,9 @@ def test_phantoms_train_evaluate_predict(cli, tmp_path):
     assert "epoch   1/1" in err
     status, out, err = cli("evaluate", run, data, "-o", tmp_path / "evaluation")
     assert status == 0
-    assert {p.name for p in (tmp_path / "evaluation").iterdir()} == {"metrics.json", "predictions.csv", "figures"}
+    assert {p.name for p in (tmp_path / "evaluation").iterdir()} >= {
+        "run.json", "metrics.json", "predictions.csv", "report.html", "figures", "tables",
+    }  # fmt: skip
     status, _, err = cli("evaluate", run, data, "-o", tmp_path / "evaluation")
     assert status == 1
     assert "--overwrite replaces it" in err

@@ -47,9 +47,10 @@ class MultiScaleAveragingHead(nn.Module):
         drop_rate: Dropout before each classifier.
         device: Where the parameters live.
         dtype: Their type.
+        average: What is averaged: ``"probabilities"``, as in the papers, or ``"logits"`` (an ablation).
 
     Raises:
-        ValueError: No input, or ``num_classes=1``, whose softmax would be the constant 1.
+        ValueError: No input, an unknown average, or ``num_classes=1``, whose softmax would be the constant 1.
 
     >>> import torch
     >>> head = MultiScaleAveragingHead([64, 128], num_classes=3)
@@ -67,11 +68,15 @@ class MultiScaleAveragingHead(nn.Module):
         drop_rate: float = 0.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        average: str = "probabilities",
     ) -> None:
         super().__init__()
         if not in_features:
             raise ValueError("in_features is empty; expected the channels of at least one feature map")
+        if average not in ("probabilities", "logits"):
+            raise ValueError(f"average={average!r}; expected 'probabilities' or 'logits'")
         check_num_classes(num_classes)
+        self.average = average
         self.in_features = list(in_features)
         self.num_classes = num_classes
         blocks = [FCLBlock(n, num_classes, hidden_sizes, act_layer, drop_rate, device, dtype) for n in in_features]
@@ -109,14 +114,19 @@ class MultiScaleAveragingHead(nn.Module):
             pre_logits: Return the blocks' last dense outputs, concatenated, instead.
 
         Returns:
-            (N, num_classes) logits whose softmax is the mean of the blocks' softmaxes, or (N, num_features).
+            (N, num_classes) logits whose softmax is the mean of the blocks' softmaxes (with ``average="logits"`` the
+            mean of their logits), or (N, num_features).
         """
         if pre_logits or self.num_classes == 0:
             features = []
             for i, block in enumerate(self.blocks):
                 features.append(block(inputs[i], pre_logits=True))
             return torch.cat(features, 1)
-        return log_mean_softmax(self.branch_logits(inputs))
+        return self.combine(self.branch_logits(inputs))
+
+    def combine(self, logits: list[Tensor]) -> Tensor:
+        """The head's answer (N, num_classes) from ``branch_logits``'s result."""
+        return torch.stack(logits).mean(0) if self.average == "logits" else log_mean_softmax(logits)
 
 
 def check_num_classes(num_classes: int) -> None:

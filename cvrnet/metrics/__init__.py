@@ -7,6 +7,7 @@ with one class present, is None, and never a warning.
 
 from cvrnet.metrics.bootstrap import bootstrap_intervals
 from cvrnet.metrics.calibration import brier_score, calibration_curve, expected_calibration_error
+from cvrnet.metrics.comparison import corrected_resampled_t_test, holm
 from cvrnet.metrics.curves import precision_recall_curves, roc_curves
 from cvrnet.metrics.scores import classification_scores, confusion_matrix, mean_std
 
@@ -16,7 +17,9 @@ __all__ = [
     "calibration_curve",
     "classification_scores",
     "confusion_matrix",
+    "corrected_resampled_t_test",
     "expected_calibration_error",
+    "holm",
     "mean_std",
     "precision_recall_curves",
     "roc_curves",

@@ -34,14 +34,19 @@ def new_figure(heights: Sequence[float] = (1,)) -> tuple[Figure, list[Axes]]:
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0].tolist()
     for ax in axes:
-        ax.set_facecolor("white")
-        ax.tick_params(which="both", colors=TEXT, labelcolor=TEXT, labelsize=FONT_SIZE)
-        ax.grid(color="#e4e4e4", linewidth=0.6)
-        ax.set_axisbelow(True)
-        for side, spine in ax.spines.items():
-            spine.set_edgecolor(TEXT)
-            spine.set_visible(side in ("left", "bottom"))
+        style_axes(ax)
     return figure, axes
+
+
+def style_axes(ax: Axes) -> None:
+    """Dark ticks and two spines on white, with a faint grid behind."""
+    ax.set_facecolor("white")
+    ax.tick_params(which="both", colors=TEXT, labelcolor=TEXT, labelsize=FONT_SIZE)
+    ax.grid(color="#e4e4e4", linewidth=0.6)
+    ax.set_axisbelow(True)
+    for side, spine in ax.spines.items():
+        spine.set_edgecolor(TEXT)
+        spine.set_visible(side in ("left", "bottom"))
 
 
 def set_labels(ax: Axes, x: str = "", y: str = "") -> None:

@@ -2,6 +2,7 @@
 
 from cvrnet.training.config import RECIPES, TrainConfig, recipe
 from cvrnet.training.loop import Progress, fit, make_accelerator
+from cvrnet.training.model import create_for_training
 from cvrnet.training.run import train
 
-__all__ = ["RECIPES", "Progress", "TrainConfig", "fit", "make_accelerator", "recipe", "train"]
+__all__ = ["RECIPES", "Progress", "TrainConfig", "create_for_training", "fit", "make_accelerator", "recipe", "train"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from cvrnet.errors import UserError
@@ -15,6 +16,7 @@ class TrainConfig:
     Attributes:
         model: A timm classifier: one of this package's, any other, or ``local-dir:RUN`` to go on from a trained one.
         encoders: Encoder names for a CVR-Net; empty for the model's own pair.
+        model_kwargs: Further arguments of the model, such as ``{"scales": "deepest"}``.
         pretrained: Start from ImageNet weights (both papers do).
         img_size: Height and width, in pixels, that images are resized to.
         in_chans: 3, or 1 for grey images.
@@ -44,6 +46,7 @@ class TrainConfig:
 
     model: str = "cvrnet"
     encoders: tuple[str, ...] = ()
+    model_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
     pretrained: bool = True
     img_size: int = 224
     in_chans: int = 3

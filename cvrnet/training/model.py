@@ -26,7 +26,7 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
             f"unknown model {config.model!r}; expected a name from `cvrnet models` or timm.list_models(), "
             f"or local-dir:FOLDER or hf-hub:user/repo to go on from a trained model"
         )
-    options: dict[str, Any] = {"num_classes": num_classes, "in_chans": config.in_chans}
+    options: dict[str, Any] = {**config.model_kwargs, "num_classes": num_classes, "in_chans": config.in_chans}
     if config.encoders:
         options["encoders"] = config.encoders
     if config.drop_rate:

@@ -1,0 +1,62 @@
+"""Whether two models differ: tests for scores that were measured on the same folds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from cvrnet.errors import UserError
+
+
+def corrected_resampled_t_test(differences: ArrayLike, n_train: float, n_test: float) -> dict[str, Any]:
+    """Nadeau and Bengio's corrected resampled t-test of paired differences, one a fold, against zero.
+
+    The folds of a cross-validation share training images, so their differences are correlated, and the usual paired
+    t-test finds differences that are not there (Dietterich 1998). This one takes (1/k + n_test/n_train) in place of
+    1/k times the variance (Nadeau and Bengio 2003, "Inference for the generalization error", eq. 5), with k - 1
+    degrees of freedom.
+
+    Args:
+        differences: The score of one model less that of the other, a fold each: shape (k,), k at least 2.
+        n_train: Images that a fold's model was trained on.
+        n_test: Images that it was tested on.
+
+    Returns:
+        ``mean``, ``low`` and ``high`` (95 % confidence interval), ``t``, and two-sided ``p``. Folds that all differ by
+        the same have no variance: an interval without width, and p is 1 for no difference and 0 for any.
+
+    Raises:
+        UserError: Fewer than two folds, or no images.
+
+    >>> test = corrected_resampled_t_test([0.02, 0.05, 0.01, 0.04, 0.03], n_train=300, n_test=100)
+    >>> round(test["mean"], 3), round(test["low"], 3), round(test["high"], 3), round(test["p"], 3)
+    (0.03, -0.002, 0.062, 0.06)
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    if values.ndim != 1 or len(values) < 2:
+        raise UserError(f"differences of shape {values.shape}; expected those of at least 2 folds")
+    if n_train <= 0 or n_test < 0:
+        raise UserError(f"{n_train} training and {n_test} test images; expected some to train on")
+    k, mean = len(values), float(values.mean())
+    error = float(np.sqrt((1 / k + n_test / n_train) * values.var(ddof=1)))
+    half = float(stats.t.ppf(0.975, k - 1)) * error
+    t = mean / error if error else (0.0 if mean == 0 else float(np.copysign(np.inf, mean)))
+    return {"mean": mean, "low": mean - half, "high": mean + half, "t": t, "p": float(2 * stats.t.sf(abs(t), k - 1))}
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjustment (1979): what each p-value is worth when so many comparisons were made.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    order = np.argsort(p_values)
+    factors = len(p_values) - np.arange(len(p_values))
+    adjusted = np.minimum(1, np.maximum.accumulate(np.asarray(p_values)[order] * factors))
+    result = np.empty(len(p_values))
+    result[order] = adjusted
+    return result.tolist()
