@@ -22,7 +22,6 @@ from cvrnet.inference import Predictor
 from cvrnet.metrics import corrected_resampled_t_test, holm
 from cvrnet.report import plot_comparison, save_figure
 from cvrnet.results.predictions import FIGURES, HISTORY, INDEPENDENT, RUN, SPLIT, SUMMARY
-from cvrnet.results.predictions import INDEPENDENT, SUMMARY
 from cvrnet.training import Progress, TrainConfig, create_for_training, make_accelerator
 from cvrnet.training.run import check_test_source, describe_run, load_data, open_run, split_row
 

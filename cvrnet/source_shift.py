@@ -10,7 +10,6 @@ from cvrnet.errors import UserError
 from cvrnet.experiments import cross_validate
 from cvrnet.files import slug, write_json
 from cvrnet.results.predictions import INDEPENDENT, SUMMARY
-from cvrnet.results.predictions import INDEPENDENT, SUMMARY
 from cvrnet.training import Progress, TrainConfig, make_accelerator
 from cvrnet.training.run import describe_run, load_data, open_run
 
