@@ -1,9 +1,14 @@
-"""Scoring a trained model on labelled images: metrics, predictions and figures in one folder (extra ``train``)."""
+"""Scoring a trained model on labelled images: metrics, predictions, figures, and what was scored (extra ``train``)."""
 
 from __future__ import annotations
 
+import csv
+import hashlib
+import json
+import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +18,12 @@ from cvrnet.data import Record
 from cvrnet.errors import UserError
 from cvrnet.files import write_csv, write_json
 from cvrnet.inference import Predictor
-from cvrnet.metrics import (
-    calibration_curve,
-    classification_scores,
-    precision_recall_curves,
-    roc_curves,
-)
-from cvrnet.report import (
-    plot_calibration,
-    plot_confusion_matrix,
-    plot_precision_recall,
-    plot_roc,
-    save_figure,
-)
+from cvrnet.results.figures import draw_heads, draw_predictions
+from cvrnet.results.heads import head_rows
+from cvrnet.results.predictions import INDEPENDENT, METRICS, PREDICTIONS, RUN, SPLIT, Predictions
+from cvrnet.results.scoring import score
 
-METRICS, PREDICTIONS, FIGURES = "metrics.json", "predictions.csv", "figures"
+KIND = "evaluate"
 
 
 def check_classes(records: Sequence[Record], classes: Sequence[str]) -> None:
@@ -114,25 +110,99 @@ def write_evaluation(folder: Path, sets: Mapping[str, Answers], classes: Sequenc
         classes: Class names in the order of the probabilities.
 
     Returns:
-        What metrics.json holds: the scores of each set.
+        What metrics.json holds: the scores of each set (see `cvrnet.results.scoring.score`), and ``head_accuracy`` of a
+        model that has heads.
     """
-    truth = {name: np.array([classes.index(r.label) for r in a.records]) for name, a in sets.items()}
-    metrics = {name: classification_scores(truth[name], a.probabilities, list(classes)) for name, a in sets.items()}
+    predictions = {name: _predictions(answers, classes) for name, answers in sets.items()}
+    metrics = {name: score(p) for name, p in predictions.items()}
     for name, answers in sets.items():
         if answers.heads is not None:
-            hits = (answers.heads.argmax(-1) == truth[name]).mean(1)
+            hits = (answers.heads.argmax(-1) == predictions[name].labels).mean(1)
             metrics[name]["head_accuracy"] = {f"P{i}": float(hit) for i, hit in enumerate(hits, start=1)}
     shown = list(sets)[-1]
-    y, p = truth[shown], sets[shown].probabilities
-    curves = {
-        "confusion_matrix": plot_confusion_matrix(metrics[shown]["confusion_matrix"], classes),
-        "roc": plot_roc(roc_curves(y, p, list(classes))),
-        "precision_recall": plot_precision_recall(precision_recall_curves(y, p, list(classes))),
-        "calibration": plot_calibration(calibration_curve(y, p, list(classes))),
-    }
-    for name, figure in curves.items():
-        save_figure(figure, folder / FIGURES / f"{name}.png")
+    draw_predictions(folder, predictions[shown])
+    if heads := head_rows([metrics[shown]]):
+        draw_heads(folder, heads)
     rows = (row for name, a in sets.items() for row in prediction_rows(a.records, a.probabilities, classes, split=name))
     write_csv(folder / PREDICTIONS, rows)
     write_json(folder / METRICS, metrics)
     return metrics
+
+
+def _predictions(answers: Answers, classes: Sequence[str]) -> Predictions:
+    records = answers.records
+    return Predictions(
+        classes=list(classes),
+        names=[r.name for r in records],
+        labels=np.array([classes.index(r.label) for r in records]),
+        probabilities=answers.probabilities,
+        sources=[r.source for r in records],
+        patients=[r.patient_id for r in records],
+        folds=[""] * len(records),
+    )
+
+
+def open_evaluation(folder: Path, overwrite: bool) -> None:
+    """Refuse a folder that holds a training, which an evaluation would spoil, or an evaluation to keep.
+
+    Raises:
+        UserError: Says which.
+    """
+    if (folder / RUN).is_file():
+        kind = json.loads((folder / RUN).read_text(encoding="utf-8")).get("kind")
+        if kind != KIND:
+            raise UserError(f"{folder} is a trained run; expected another folder for the evaluation")
+    if (folder / METRICS).exists() and not overwrite:
+        raise UserError(f"{folder / METRICS} exists; --overwrite replaces it")
+
+
+def describe_evaluation(model: str, predictor: Predictor, data: str | Path, answers: Answers) -> dict[str, Any]:
+    """What run.json of an evaluation holds: the model, the images, and whether the model knew them.
+
+    ``independent_sources`` are the sources that the model was not trained on, None where it does not say what it was
+    trained on; ``seen_images`` counts the images whose paths it was trained or validated on.
+    """
+    records = answers.records
+    cfg = predictor.models[0].pretrained_cfg
+    known = _trained_on(model)
+    sources = {r.source for r in records} - {""}
+    return {
+        "kind": KIND,
+        "model": model,
+        "models": len(predictor.models),
+        "architecture": cfg["architecture"],
+        "input_size": list(cfg["input_size"]),
+        "data": str(data),
+        "data_sha256": hash_records(records),
+        "classes": predictor.classes,
+        "images": {name: sum(r.label == name for r in records) for name in predictor.classes},
+        "independent_sources": None if known is None else sorted(sources - {row["source"] for row in known}),
+        "seen_images": 0 if known is None else len({row["path"] for row in known} & {r.name for r in records}),
+        "left_out": answers.problems,
+        "versions": versions("cvrnet", "torch", "timm", "numpy", "pillow"),
+    }
+
+
+def _trained_on(model: str) -> list[dict[str, str]] | None:
+    """The rows of split.csv that a model was trained or validated on; None where there is no split.csv."""
+    folder = Path(model.removeprefix("local-dir:")).absolute()
+    own, above = folder / SPLIT, folder.parent / SPLIT
+    path = own if own.is_file() else above if folder.name.startswith("fold-") else own
+    if not path.is_file():
+        return None
+    unseen = {"test", INDEPENDENT} | ({folder.name.removeprefix("fold-")} if path == above else set())
+    with path.open(encoding="utf-8", newline="") as file:
+        return [row for row in csv.DictReader(file) if row["fold"] not in unseen]
+
+
+def versions(*names: str) -> dict[str, str]:
+    """The versions of these packages, and Python's."""
+    return {**{name: version(name) for name in names}, "python": platform.python_version()}
+
+
+def hash_records(records: Sequence[Record]) -> str:
+    """SHA-256 over what a run depends on: each image's name, label, source, patient and split, in the data's order."""
+    digest = hashlib.sha256()
+    for r in records:
+        digest.update("\x1f".join((r.name, r.label, r.source, r.patient_id, r.split)).encode() + b"\n")
+    return digest.hexdigest()

@@ -12,8 +12,9 @@ from sklearn.metrics import f1_score, recall_score
 
 from cvrnet.data import read_records, write_manifest
 from cvrnet.errors import UserError
-from cvrnet.experiments import collect, cross_validate, fold_sets, read_folds, summary_rows
+from cvrnet.experiments import cross_validate, fold_sets, read_folds
 from cvrnet.inference import Predictor
+from cvrnet.results import collect, summary_rows
 from cvrnet.training import Progress, TrainConfig
 
 CONFIG = TrainConfig(**{**TINY, "encoders": ("test_resnet",), "epochs": 1})
@@ -57,7 +58,9 @@ def test_the_summary_is_scikit_learns(crossval):
     table = summary_rows(summary)
     assert [row["fold"] for row in table] == ["1", "2", "3", "mean"]
     assert table[-1]["accuracy"] == f"{np.mean(accuracies):.3f} ± {np.std(accuracies):.3f}"
-    assert {p.stem for p in (crossval / "figures").iterdir()} == {"confusion_matrix", "roc", "precision_recall"}
+    assert {p.stem for p in (crossval / "figures").iterdir()} == {
+        "confusion_matrix", "roc", "precision_recall", "calibration", "learning_curves",
+    }  # fmt: skip
 
 
 def test_a_run_is_an_ensemble(crossval, phantoms):

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from importlib.resources import files
 from typing import Any
-
-import cv2
-from PIL import Image
 
 from cvrnet.audit.findings import SEVERITIES, Finding, count
 from cvrnet.audit.probes import WHAT
 from cvrnet.data import Record, read_image
+from cvrnet.pages import details, page, paragraph, table, thumbnail
 
 MAX_CLUSTERS = 60
 MAX_FILES = 30
 MAX_ROWS = 40
-THUMBNAIL = 180  # longest side, in pixels
 
 
 def render_page(findings: Sequence[Finding], records: Sequence[Record], title: str) -> str:
@@ -34,21 +28,14 @@ def render_page(findings: Sequence[Finding], records: Sequence[Record], title: s
     counts = ", ".join(f"{sum(f.severity == s for f in findings)} {s}" for s in SEVERITIES)
     facts = f"{count(len(records), 'image')}, {count(len({r.label for r in records}), 'class', 'classes')}, "
     facts += f"{count(len({r.source for r in records} - {''}), 'source')}. Findings: {counts}."
-    return "\n".join(
-        [
-            '<!doctype html><html lang="en"><head><meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>Audit of {escape(title)}</title><style>",
-            files("cvrnet.audit").joinpath("page.css").read_text(encoding="utf-8"),
-            f"</style></head><body><header><h1>What can this data set show?</h1><p>Audit of {escape(title)}: "
-            f"{escape(facts)}</p></header><main>",
-            *(_finding(finding, of_name) for finding in findings if finding.severity != "note"),
-            "<h2>Notes</h2>",
-            *(_finding(finding, of_name) for finding in findings if finding.severity == "note"),
-            _probe_figure(findings),
-            "</main><footer>Made by cvrnet audit. Research software, not a medical device.</footer></body></html>\n",
-        ]
-    )
+    parts = [
+        *(_finding(finding, of_name) for finding in findings if finding.severity != "note"),
+        "<h2>Notes</h2>",
+        *(_finding(finding, of_name) for finding in findings if finding.severity == "note"),
+        _probe_figure(findings),
+    ]
+    name = f"Audit of {title}"
+    return page(name, "What can this data set show?", f"{name}: {facts}", parts, made_by="cvrnet audit")
 
 
 def _finding(finding: Finding, of_name: Mapping[str, Record]) -> str:
@@ -58,23 +45,19 @@ def _finding(finding: Finding, of_name: Mapping[str, Record]) -> str:
     ]
     if finding.advice:
         parts.append(f"<p><b>What to do:</b> {escape(finding.advice)}</p>")
-    table = finding.figures.get("table", [])
-    if table and finding.code in ("label-source", "independent-source"):
-        parts.append(_label_by_source(table))
+    rows = finding.figures.get("table", [])
+    if rows and finding.code in ("label-source", "independent-source"):
+        parts.append(_label_by_source(rows))
     elif finding.code.endswith("-duplicates"):
         parts.append(_clusters(finding.figures.get("clusters", []), of_name))
-    elif table and ("probe" not in finding.code and "within" not in finding.code):
-        parts.append(_details(f"{count(len(table), 'row')}", _table(table[:MAX_ROWS], len(table))))
+    elif rows and ("probe" not in finding.code and "within" not in finding.code):
+        parts.append(details(count(len(rows), "row"), _table(rows[:MAX_ROWS], len(rows))))
     if finding.files and not finding.code.endswith("-duplicates"):
         more = len(finding.files) - MAX_FILES
         names = "".join(f"<li>{escape(name)}</li>" for name in finding.files[:MAX_FILES])
         names += f"<li>and {more} more, in audit.json</li>" if more > 0 else ""
-        parts.append(_details(count(len(finding.files), "file"), f"<ul>{names}</ul>"))
+        parts.append(details(count(len(finding.files), "file"), f"<ul>{names}</ul>"))
     return "\n".join([*parts, f'<p class="code">{escape(finding.code)}</p></section>'])
-
-
-def _details(summary: str, content: str) -> str:
-    return f"<details><summary>{escape(summary)}</summary>{content}</details>"
 
 
 def _label_by_source(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -93,11 +76,9 @@ def _label_by_source(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _table(rows: Sequence[Mapping[str, Any]], total: int) -> str:
-    columns = list(rows[0])
-    head = "".join(f"<th>{escape(str(c).replace('_', ' '))}</th>" for c in columns)
-    body = "".join("<tr>" + "".join(f"<td>{escape(_cell(row[c]))}</td>" for c in columns) + "</tr>" for row in rows)
-    rest = f"<p>and {total - len(rows):,} more, in the CSV file</p>" if total > len(rows) else ""
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{rest}'
+    shown = [{str(key).replace("_", " "): _cell(value) for key, value in row.items()} for row in rows]
+    rest = f"and {total - len(rows):,} more, in the CSV file"
+    return table(shown) + (paragraph(rest) if total > len(rows) else "")
 
 
 def _cell(value: Any) -> str:
@@ -115,23 +96,8 @@ def _clusters(clusters: Sequence[Sequence[str]], of_name: Mapping[str, Record]) 
 
 
 def _thumbnail(record: Record) -> str:
-    pixels = read_image(record.path)
-    height, width = pixels.shape
-    scale = min(1.0, THUMBNAIL / max(height, width))
-    small = cv2.resize(
-        pixels, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_AREA
-    )
-    buffer = io.BytesIO()
-    Image.fromarray(small).save(buffer, "JPEG", quality=80)
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    facts = ", ".join(
-        part for part in (record.label, record.source, record.patient_id and f"patient {record.patient_id}") if part
-    )
-    facts += f", {record.split}" if record.split else ""
-    return (
-        f'<figure><img alt="{escape(record.name)}" width="{small.shape[1]}" height="{small.shape[0]}" '
-        f'src="data:image/jpeg;base64,{data}"><figcaption>{escape(record.name)}<br>{escape(facts)}</figcaption></figure>'
-    )
+    facts = [record.label, record.source, record.patient_id and f"patient {record.patient_id}", record.split]
+    return thumbnail(read_image(record.path), record.name, [", ".join(fact for fact in facts if fact)])
 
 
 def _probe_figure(findings: Sequence[Finding]) -> str:

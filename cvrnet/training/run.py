@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import platform
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +13,14 @@ import accelerate
 from cvrnet.checkpoints import load_checkpoint
 from cvrnet.data import DataError, ImageCache, Record, class_names, holdout_split, scan_records
 from cvrnet.errors import UserError
-from cvrnet.evaluation import FIGURES, METRICS, predict_records, write_evaluation
+from cvrnet.evaluation import hash_records, predict_records, versions, write_evaluation
 from cvrnet.files import write_csv, write_json
 from cvrnet.inference import Predictor
-from cvrnet.report import plot_learning_curves, save_figure
+from cvrnet.results import write_report
+from cvrnet.results.figures import draw_learning_curves
+from cvrnet.results.predictions import METRICS, RUN, SPLIT
 from cvrnet.training.config import TrainConfig
 from cvrnet.training.loop import STATE, Progress, State, fit, make_accelerator
-
-RUN, SPLIT = "run.json", "split.csv"
 
 
 def train(
@@ -47,7 +44,7 @@ def train(
     Args:
         data: Folder with one sub-folder a class, or CSV manifest.
         output: The run folder: run.json, split.csv, config.json, model.safetensors, history.csv, metrics.json,
-            predictions.csv, figures/.
+            predictions.csv, figures/, tables/, report.html.
         config: The protocol.
         classes: Class order; alphabetical if not given.
         test_source: A source that is kept for testing.
@@ -73,7 +70,11 @@ def train(
         open_run(output, describe_run("train", data, records, config, names, test_source), resume, overwrite)
         write_csv(output / SPLIT, (split_row(r, name) for name, members in sets.items() for r in members))
     accelerator.wait_for_everyone()
-    return train_sets(config, sets, names, cache, output, accelerator, progress)
+    metrics = train_sets(config, sets, names, cache, output, accelerator, progress)
+    if accelerator.is_main_process:
+        write_report(output)
+    accelerator.wait_for_everyone()
+    return metrics
 
 
 def load_data(
@@ -140,9 +141,7 @@ def split_records(records: Sequence[Record], config: TrainConfig, test_source: s
     Raises:
         UserError: The test source is unknown or leaves nothing to train on, or a patient is on both sides.
     """
-    sources = sorted({r.source for r in records} - {""})
-    if test_source and test_source not in sources:
-        raise UserError(f"unknown test source {test_source!r}; the data set has {', '.join(sources) or 'no sources'}")
+    check_test_source(records, test_source)
 
     def is_test(record: Record) -> bool:
         return record.source == test_source if test_source else record.split == "test"
@@ -160,6 +159,17 @@ def split_records(records: Sequence[Record], config: TrainConfig, test_source: s
     sets = {"train": pool, "val": val} | ({"test": test} if test else {})
     _refuse_shared_patients(sets)
     return sets
+
+
+def check_test_source(records: Sequence[Record], test_source: str) -> None:
+    """Refuse a test source that no image is from.
+
+    Raises:
+        UserError: Names the sources there are.
+    """
+    sources = sorted({r.source for r in records} - {""})
+    if test_source and test_source not in sources:
+        raise UserError(f"unknown test source {test_source!r}; the data set has {', '.join(sources) or 'no sources'}")
 
 
 def check_training_set(records: Sequence[Record], classes: Sequence[str]) -> None:
@@ -191,19 +201,8 @@ def describe_run(
         "images": counts,
         "test_source": test_source,
         "config": config.to_dict(),
-        "versions": {
-            **{name: version(name) for name in ("cvrnet", "torch", "timm", "accelerate", "numpy", "pillow")},
-            "python": platform.python_version(),
-        },
+        "versions": versions("cvrnet", "torch", "timm", "accelerate", "numpy", "pillow"),
     }
-
-
-def hash_records(records: Sequence[Record]) -> str:
-    """SHA-256 over what a run depends on: each image's name, label, source, patient and split, in the data's order."""
-    digest = hashlib.sha256()
-    for r in records:
-        digest.update("\x1f".join((r.name, r.label, r.source, r.patient_id, r.split)).encode() + b"\n")
-    return digest.hexdigest()
 
 
 def open_run(output: Path, description: dict[str, Any], resume: bool, overwrite: bool) -> None:
@@ -227,9 +226,10 @@ def open_run(output: Path, description: dict[str, Any], resume: bool, overwrite:
 
 
 def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    settings = {**TrainConfig().to_dict(), **before["config"]}  # a setting that is newer than the run had its default
     parts = [
-        *((key, before.get(key), now[key]) for key in ("kind", "data_sha256", "classes", "test_source")),
-        *((key, before["config"].get(key), value) for key, value in now["config"].items() if key not in _MAY_CHANGE),
+        *((key, before.get(key), now.get(key)) for key in ("kind", "data_sha256", "classes", "test_source", "folds")),
+        *((key, settings[key], value) for key, value in now["config"].items() if key not in _MAY_CHANGE),
     ]
     return [f"{key} is {_short(new)}, was {_short(old)}" for key, old, new in parts if old != new]
 
@@ -269,6 +269,5 @@ def _evaluate(
         scored[name] = predict_records(predictor, members, batch_size=config.batch_size)
         if scored[name].problems:
             raise DataError(scored[name].problems, folder)
-    figure = plot_learning_curves(state.history, best_epoch=state.best_epoch)
-    save_figure(figure, folder / FIGURES / "learning_curves.png")
+    draw_learning_curves(folder, {"": state.history})
     return write_evaluation(folder, scored, classes)

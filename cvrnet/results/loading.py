@@ -1,0 +1,97 @@
+"""What a finished run, or an evaluation, has left on disk, read for its report."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cvrnet.errors import UserError
+from cvrnet.results.predictions import INDEPENDENT, METRICS, RUN, SPLIT, SUMMARY, Predictions, read_predictions
+
+AUDIT = "audit.json"
+
+
+@dataclass(frozen=True)
+class Results:
+    """A run with its numbers.
+
+    Attributes:
+        folder: Where it is.
+        run: run.json.
+        results: summary.json of a cross-validation, metrics.json of a training or an evaluation.
+        shown: The set that figures and tables show: ``test`` or, where a training has none, ``val``.
+        scores: Of that set, over all folds.
+        predictions: Of that set, over all folds.
+        split: The rows of split.csv; none for an evaluation.
+        audit: audit.json; empty where the data set was not audited.
+    """
+
+    folder: Path
+    run: Mapping[str, Any]
+    results: Mapping[str, Any]
+    shown: str
+    scores: Mapping[str, Any]
+    predictions: Predictions
+    split: list[dict[str, str]]
+    audit: Mapping[str, Any]
+
+    @property
+    def kind(self) -> str:
+        """``crossval``, ``train`` or ``evaluate``."""
+        return str(self.run["kind"])
+
+    @property
+    def folds(self) -> list[Mapping[str, Any]]:
+        """The scores of each fold on the set that is shown."""
+        return list(self.results["folds"]) if self.kind == "crossval" else [self.scores]
+
+    @property
+    def independent(self) -> Mapping[str, Any] | None:
+        """The scores on the independent source beside the cross-validation's, over all folds."""
+        part = self.results.get(INDEPENDENT)
+        return part["pooled"] if self.kind == "crossval" and part else None
+
+    @property
+    def sources(self) -> list[str]:
+        """All sources of the data set, "" left out."""
+        named = [row["source"] for row in self.split] or self.predictions.sources
+        return sorted({*named} - {""})
+
+
+def read_results(folder: Path) -> Results:
+    """Read a run or an evaluation.
+
+    Raises:
+        UserError: The folder is none, or a file is missing.
+    """
+    run = _read(folder / RUN)
+    crossval = run.get("kind") == "crossval"
+    results = _read(folder / (SUMMARY if crossval else METRICS))
+    shown = "test" if crossval else list(results)[-1]
+    scores = results["pooled"] if crossval else results[shown]
+    if "intervals" not in scores:
+        raise UserError(f"{folder} was scored by another version of cvrnet; evaluate it again")
+    folders = [folder / f"fold-{k}" for k in range(1, run["folds"] + 1)] if crossval else [folder]
+    split: list[dict[str, str]] = []
+    if (folder / SPLIT).is_file():
+        with (folder / SPLIT).open(encoding="utf-8", newline="") as file:
+            split = list(csv.DictReader(file))
+    audit = _read(folder / AUDIT) if (folder / AUDIT).is_file() else {}
+    predictions = read_predictions(folders, scores["classes"], shown)
+    return Results(folder, run, results, shown, scores, predictions, split, audit)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path.parent} is not a finished run: it has no {path.name}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds no object; expected what cvrnet writes")
+    return value
