@@ -9,17 +9,28 @@ import sys
 import click
 
 from cvrnet_cli.audit import audit
+from cvrnet_cli.benchmark import benchmark
 from cvrnet_cli.convert_keras import convert_keras
 from cvrnet_cli.crossval import crossval
 from cvrnet_cli.doctor import doctor
 from cvrnet_cli.evaluate import evaluate
+from cvrnet_cli.export import export
 from cvrnet_cli.models import models
 from cvrnet_cli.phantoms import phantoms
 from cvrnet_cli.predict import predict
 from cvrnet_cli.quickstart import quickstart
 from cvrnet_cli.train import train
 
-_EXTRAS = {"accelerate": "train", "sklearn": "train", "matplotlib": "train", "h5py": "keras", "cv2": "audit"}
+_EXTRAS = {
+    "accelerate": "train",
+    "sklearn": "train",
+    "matplotlib": "train",
+    "h5py": "keras",
+    "cv2": "audit",
+    "onnx": "export",
+    "onnxscript": "export",
+    "onnxruntime": "export",
+}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -36,7 +47,20 @@ def cli() -> None:
     """
 
 
-for command in (quickstart, doctor, models, phantoms, audit, train, crossval, evaluate, predict, convert_keras):
+for command in (
+    quickstart,
+    doctor,
+    models,
+    phantoms,
+    audit,
+    train,
+    crossval,
+    benchmark,
+    evaluate,
+    predict,
+    convert_keras,
+    export,
+):
     cli.add_command(command)
 
 

@@ -1,0 +1,88 @@
+"""``cvrnet export``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cvrnet_cli import options
+from cvrnet_cli.output import progress_bar, say, write_rows
+
+
+@click.command(short_help="A trained model as an ONNX file.")
+@click.argument("model")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE.onnx", help="The file to write."
+)
+@click.option("--folds", help="Of a run, only these folds, such as 1,3.  [default: all, as one network]")
+@click.option("--img-size", type=click.IntRange(32), help="Height and width in pixels.  [default: as in training]")
+@click.option(
+    "--check-images",
+    type=click.Path(path_type=Path),
+    metavar="DATA",
+    help="Images the file is checked on.  [default: the calibration's, the training's, or phantoms]",
+)
+@click.option("--int8", is_flag=True, help="Quantise to 8-bit integers; needs --calibration.")
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    metavar="DATA",
+    help="Images for --int8: a part gives the ranges, other patients' images show what it costs.",
+)
+@click.option(
+    "--calibration-images", type=click.IntRange(1), default=128, show_default=True, help="How many give the ranges."
+)
+@click.option(
+    "--min-agreement",
+    type=click.FloatRange(0, 1),
+    default=0.98,
+    show_default=True,
+    help="Part of the other images that must keep its class, or nothing is written; 0 accepts anything.",
+)
+@click.option(
+    "--max-accuracy-drop",
+    type=click.FloatRange(0, 1),
+    default=0.01,
+    show_default=True,
+    help="What the accuracy on them may lose, or nothing is written; 1 accepts anything.",
+)
+@options.overwrite
+def export(model: str, output: Path, folds: str | None, **settings: Any) -> None:
+    """Write MODEL to FILE.onnx, for ONNX Runtime, OpenVINO and whatever else reads ONNX.
+
+    MODEL is a run folder (all its folds as one network), a fold folder, local-dir:FOLDER or hf-hub:user/repo[@rev].
+    The file takes uint8 images of any number, normalises them itself, and holds class names and preprocessing. It
+    appears only if its probabilities are PyTorch's within 1e-4. predict and evaluate accept it as MODEL.
+
+    \b
+    Examples:
+      cvrnet export run -o model.onnx
+      cvrnet export run/fold-3 -o fold-3.onnx --check-images manifest.csv
+      cvrnet export run -o model-int8.onnx --int8 --calibration data/
+    """
+    from cvrnet.onnx import export_onnx
+
+    with progress_bar("Comparing int8") as progress:
+        report = export_onnx(model, output, folds=_numbers(folds), progress=progress, **settings)
+    row = {
+        "file": output,
+        "MB": f"{output.stat().st_size / 1e6:.1f}",
+        "folds": report["folds"],
+        "max_difference": f"{report['max_difference']:.1e}",
+        "checked_on": report["checked_on"],
+    }
+    write_rows([row], list(row), "table", sys.stdout)
+    if quantization := report.get("quantization"):
+        click.echo()
+        write_rows([quantization], list(quantization), "table", sys.stdout)
+    say(f"\nNext:\n  cvrnet predict {output} IMAGES")
+
+
+def _numbers(folds: str | None) -> list[int]:
+    names = options.split_names(folds)
+    if wrong := [name for name in names if not name.isdigit()]:
+        raise click.BadParameter(f"{wrong[0]!r} is no fold; expected numbers such as 1,3", param_hint="--folds")
+    return [int(name) for name in names]
