@@ -2,7 +2,10 @@
 
 import csv
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -156,6 +159,28 @@ def test_fold_sets_are_a_partition():
         sets = fold_sets(records, folds, fold)
         assert sorted(r.name for members in sets.values() for r in members) == [r.name for r in records]
         assert {len(members) for members in sets.values()} == {6, 2}
+
+
+@pytest.mark.slow
+def test_two_processes_share_each_fold(crossval, phantoms, tmp_path):
+    """``accelerate launch``: the same folds, every epoch scored once, one summary."""
+    options = ["--model", "cvrnet", "--encoders", "test_resnet", "--no-pretrained", "--img-size", "64", "--folds", "3"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    subprocess.run(
+        [*launch, "-m", "cvrnet", "crossval", str(phantoms), "-o", str(tmp_path / "run"), *options, "--epochs", "1"],
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=500,
+    )
+    assert rows(tmp_path / "run/split.csv") == rows(crossval / "split.csv")
+    assert {p.name for p in (tmp_path / "run").iterdir()} >= {p.name for p in crossval.iterdir()}
+    summary, alone = (json.loads((folder / "summary.json").read_text()) for folder in (tmp_path / "run", crossval))
+    assert summary.keys() == alone.keys()
+    assert [fold["n"] for fold in summary["folds"]] == [fold["n"] for fold in alone["folds"]]
+    for k in (1, 2, 3):
+        (epoch,) = rows(tmp_path / f"run/fold-{k}/history.csv")
+        scored = json.loads((tmp_path / f"run/fold-{k}/metrics.json").read_text())["val"]
+        assert float(epoch["val_loss"]) == pytest.approx(scored["log_loss"], abs=1e-6)
 
 
 def test_the_command(cli, phantoms, tmp_path):

@@ -1,0 +1,64 @@
+"""What loading images costs a cross-validation of five folds, against one fold of it.
+
+    python benchmarks/fold_loading.py DATA
+
+Every image is decoded once, whatever the number of folds and epochs; after that each epoch reads decoded images from a
+memory map. Here the images are loaded in the order of `cvrnet crossval` without the training between: decoding, then
+for each fold the training and validation images once an epoch, and the validation and test images once at the end.
+One thread, everything in the operating system's page cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+
+import numpy as np
+
+from cvrnet.data import ImageCache, Record, make_folds, read_records
+from cvrnet.experiments import fold_sets
+
+
+def load(records: list[Record], folds: list[int], cache: ImageCache, numbers: range, epochs: int) -> float:
+    """Seconds to read what these folds read."""
+    started = time.perf_counter()
+    for fold in numbers:
+        sets = fold_sets(records, folds, fold)
+        for _ in range(epochs):
+            for record in (*sets["train"], *sets["val"]):
+                np.array(cache.load(record.path))
+        for record in (*sets["val"], *sets["test"]):
+            np.array(cache.load(record.path))
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    """Reads the arguments and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", help="folder or manifest of images")
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, nargs="+", default=[1, 5, 20])
+    arguments = parser.parse_args()
+    records = read_records(arguments.data)
+    folds = make_folds(records, arguments.folds)
+    for record in records:
+        record.path.read_bytes()
+    with tempfile.TemporaryDirectory() as folder:
+        cache = ImageCache((arguments.size, arguments.size), "RGB", folder=folder)
+        started = time.perf_counter()
+        cache.build(records)
+        decoding = time.perf_counter() - started
+        load(records, folds, cache, range(1, 2), 1)
+        print(f"{len(records)} images, RGB {arguments.size} x {arguments.size}; decoding them once: {decoding:.1f} s\n")
+        print(f"{'epochs':>6}{'reading, 1 fold':>18}{f'{arguments.folds} folds':>12}{'loading, ratio':>17}")
+        for epochs in arguments.epochs:
+            one = load(records, folds, cache, range(1, 2), epochs)
+            every = load(records, folds, cache, range(1, arguments.folds + 1), epochs)
+            print(f"{epochs:6}{one:16.2f} s{every:10.2f} s{(decoding + every) / (decoding + one):16.2f}x")
+        print(f"\ndecoding anew for each fold and epoch would take {decoding * arguments.folds:.0f} s an epoch")
+
+
+if __name__ == "__main__":
+    main()
