@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import itertools
-from collections import deque
+import math
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cvrnet.checkpoints import checkpoint_classes, find_checkpoints, load_checkpoint
-from cvrnet.data import ImageError, Preprocessing, read_image
+from cvrnet.checkpoints import checkpoint_classes
+from cvrnet.data import Preprocessing
 from cvrnet.devices import select_device, select_precision
 from cvrnet.errors import UserError
-
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_READERS = 2
+from cvrnet.inference.loading import load_models
+from cvrnet.inference.networks import HeadLogits, compiled
+from cvrnet.inference.reading import read_ahead
+from cvrnet.inference.uncertainty import mutual_information, predictive_entropy
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,9 @@ class Prediction:
         probabilities: Of each class, (C,).
         heads: Each head's own probabilities, (heads, C), where they were asked for.
         error: Why the image could not be read; "" when it could.
+        predictive_entropy: Of the probabilities, in nats: how unsure the ensemble is.
+        mutual_information: Of answer and member, in nats: how far the members (folds times heads) disagree; 0 for a
+            model of one fold without heads.
     """
 
     path: Path
@@ -42,27 +44,41 @@ class Prediction:
     probabilities: NDArray[np.float64]
     heads: NDArray[np.float64] | None = None
     error: str = ""
+    predictive_entropy: float = math.nan
+    mutual_information: float = math.nan
 
 
 class Predictor:
     """Classifies images from files with one model, or with the mean probability of several (the folds of a run).
 
-    Images are read and resized in threads while the network works.
+    Images are read and resized in threads while the network works, once for all models.
 
     Args:
-        models: Models with the same classes and preprocessing.
+        models: Models with the same classes and preprocessing, used as they are: moved to the device, in evaluation
+            mode. (:meth:`from_pretrained` folds batch norm into the convolutions, too.)
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         dtype: ``auto``, ``fp32``, ``bf16`` or ``fp16``; ``auto`` takes what is fast on the device.
+        compile: Run the networks through ``torch.compile``: faster after a compilation of seconds to minutes. A text is
+            its mode; ``"reduce-overhead"`` records CUDA graphs.
 
     Attributes:
         classes: Class names in the order of the probabilities.
         preprocessing: What is done to an image, as saved with the model.
+        models: The models, in float32: what explanations differentiate.
+        device: Where they are.
+        precision: ``fp32``, ``bf16`` or ``fp16``: what is computed in.
 
     Raises:
         UserError: The models do not belong together, or the device or dtype is not there.
     """
 
-    def __init__(self, models: Sequence[nn.Module], device: str = "auto", dtype: str = "auto") -> None:
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        device: str = "auto",
+        dtype: str = "auto",
+        compile: bool | str = False,
+    ) -> None:
         self.device = select_device(device)
         self.precision = select_precision(dtype, self.device)
         self.classes = checkpoint_classes(models[0])
@@ -71,17 +87,33 @@ class Predictor:
             if checkpoint_classes(model) != self.classes or Preprocessing.from_model(model) != self.preprocessing:
                 raise UserError("the folds differ in classes or preprocessing; expected models of one run")
         self.models: list[Any] = [m.eval().to(self.device).to(memory_format=torch.channels_last) for m in models]
+        self.compile = compile
+        self._networks: list[Any] = []
 
     @classmethod
-    def from_pretrained(cls, model: str | Path, device: str = "auto", dtype: str = "auto") -> Predictor:
-        """Load a run folder (all its folds), a fold folder, ``local-dir:FOLDER`` or ``hf-hub:user/repo[@revision]``.
+    def from_pretrained(
+        cls,
+        model: str | Path,
+        device: str = "auto",
+        dtype: str = "auto",
+        *,
+        folds: Sequence[int] = (),
+        compile: bool | str = False,
+    ) -> Predictor:
+        """Load a MODEL argument.
+
+        Args:
+            model: A run folder (all its folds), a fold folder, ``local-dir:FOLDER``, ``hf-hub:user/repo[@revision]``,
+                or an ONNX file that ``cvrnet export`` wrote.
+            device: As in the constructor.
+            dtype: As in the constructor.
+            folds: Of a run, only these.
+            compile: As in the constructor.
 
         Raises:
-            UserError: There is no such model.
+            UserError: There is no such model or fold.
         """
-        if str(model).startswith(("hf-hub:", "hf_hub:")):
-            return cls([timm.create_model(str(model), pretrained=True)], device, dtype)
-        return cls([load_checkpoint(folder) for folder in find_checkpoints(model)], device, dtype)
+        return cls(load_models(model, folds, device, dtype), device, dtype, compile)
 
     @property
     def has_heads(self) -> bool:
@@ -123,25 +155,40 @@ class Predictor:
 
         Yields:
             One prediction a file; a file that cannot be read gives one with ``error`` set.
+
+        Raises:
+            UserError: Heads of a model that has none.
         """
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size}; expected a whole number from 1")
-        images = self._read(paths, ahead=2 * batch_size)
+        if heads:
+            _ = self.num_heads
+        images = read_ahead(paths, self.preprocessing, ahead=2 * batch_size)
         while batch := list(itertools.islice(images, batch_size)):
-            good = [image for _, image in batch if isinstance(image, np.ndarray)]
-            by_head = self.head_probabilities(_to_batch(good)) if heads and good else None
-            if by_head is not None:
-                table = by_head.mean(0)
-            elif good:
-                table = self.probabilities(_to_batch(good))
-            row = 0
+            answers = iter(self._answer([image for _, image in batch if not isinstance(image, str)], batch_size, heads))
             for path, image in batch:
                 if isinstance(image, str):
                     yield Prediction(path, "", np.full(len(self.classes), np.nan), error=image)
-                    continue
-                answer = None if by_head is None else by_head[:, row]
-                yield Prediction(path, self.classes[int(table[row].argmax())], table[row], answer)
-                row += 1
+                else:
+                    yield Prediction(path, **next(answers))
+
+    def _answer(self, images: Sequence[NDArray[np.uint8]], batch_size: int, heads: bool) -> list[dict[str, Any]]:
+        """Fields of `Prediction` for each image of a batch."""
+        if not images:
+            return []
+        by_head = self.member_probabilities(torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2)), size=batch_size)
+        members = by_head.reshape(-1, *by_head.shape[2:])
+        mean, unsure, disagreement = members.mean(0), predictive_entropy(members), mutual_information(members)
+        return [
+            {
+                "label": self.classes[int(mean[i].argmax())],
+                "probabilities": mean[i],
+                "heads": by_head[:, :, i].mean(0) if heads else None,
+                "predictive_entropy": float(unsure[i]),
+                "mutual_information": float(disagreement[i]),
+            }
+            for i in range(len(images))
+        ]
 
     def probabilities(self, images: Tensor) -> NDArray[np.float64]:
         """Mean probabilities over the models.
@@ -152,10 +199,7 @@ class Predictor:
         Returns:
             (N, classes), rows summing to one.
         """
-        x = self._prepare(images)
-        with torch.inference_mode(), self._autocast():
-            each = [model(x).double().softmax(-1) for model in self.models]
-        return torch.stack(each).mean(0).cpu().numpy()
+        return self.member_probabilities(images).mean((0, 1))
 
     def head_probabilities(self, images: Tensor) -> NDArray[np.float64]:
         """Each head's probabilities, averaged over the models.
@@ -169,40 +213,42 @@ class Predictor:
         Raises:
             UserError: The model has no heads of its own (it is not a CVR-Net).
         """
+        _ = self.num_heads
+        return self.member_probabilities(images).mean(0)
+
+    def member_probabilities(self, images: Tensor, size: int = 0) -> NDArray[np.float64]:
+        """Probabilities of every member of the ensemble, from one forward pass of each model.
+
+        Args:
+            images: uint8 (N, C, H, W), of the preprocessing's size.
+            size: Compiled networks see batches of this size: smaller ones are filled up, not compiled anew.
+
+        Returns:
+            (folds, heads, N, classes); models without heads count as having one.
+
+        Raises:
+            UserError: ``torch.compile`` failed.
+        """
+        count = len(images)
+        if self.compile and count < size:
+            images = torch.cat([images, images[-1:].expand(size - count, *images.shape[1:])])
         x = self._prepare(images)
-        shape = (self.num_heads, len(images), len(self.classes))
-        with torch.inference_mode(), self._autocast():
-            each = [torch.stack(model.branch_logits(x)).double().softmax(-1) for model in self.models]
-        return torch.stack(each).mean(0).reshape(shape).cpu().numpy()
+        with torch.inference_mode():
+            # A copy each: CUDA graphs write the next answer where the last one was.
+            each = [network(x).clone() for network in self._ready()]
+            logits = torch.stack(each)[:, :, :count].cpu()
+        return logits.double().softmax(-1).numpy()
+
+    def _ready(self) -> list[Any]:
+        """The networks as prediction runs them, made when first asked for."""
+        if not self._networks:
+            networks = [HeadLogits(model, self.precision) for model in self.models]
+            mode = self.compile if isinstance(self.compile, str) else None
+            self._networks = [compiled(n, self.device, mode) for n in networks] if self.compile else [*networks]
+        return self._networks
 
     def _prepare(self, images: Tensor) -> Tensor:
         if self.device.type == "cuda":
             images = images.pin_memory()
         x = self.preprocessing.normalize(images.to(self.device, non_blocking=True))
         return x.contiguous(memory_format=torch.channels_last)
-
-    def _autocast(self) -> torch.autocast:
-        dtype = _AUTOCAST.get(self.precision)
-        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
-
-    def _read_one(self, path: Path) -> NDArray[np.uint8] | str:
-        try:
-            return self.preprocessing.resize(read_image(path, self.preprocessing.mode))
-        except ImageError as error:
-            return str(error)
-
-    def _read(self, paths: Iterable[str | Path], ahead: int) -> Iterator[tuple[Path, NDArray[np.uint8] | str]]:
-        waiting: deque[tuple[Path, Future[NDArray[np.uint8] | str]]] = deque()
-        with ThreadPoolExecutor(_READERS) as pool:
-            for path in map(Path, paths):
-                waiting.append((path, pool.submit(self._read_one, path)))
-                if len(waiting) > ahead:
-                    first, image = waiting.popleft()
-                    yield first, image.result()
-            while waiting:
-                first, image = waiting.popleft()
-                yield first, image.result()
-
-
-def _to_batch(images: Sequence[NDArray[np.uint8]]) -> Tensor:
-    return torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2))

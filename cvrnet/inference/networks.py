@@ -1,0 +1,72 @@
+"""One network as prediction runs it: number format, compilation, every head's logits from one pass."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cvrnet.cvrnet import CVRNet
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class HeadLogits(nn.Module):
+    """Every head's logits from one forward pass; a model without heads counts as one.
+
+    With ``bf16`` or ``fp16`` the feature maps are computed under autocast, a CVR-Net's heads in float32.
+
+    Args:
+        model: In evaluation mode.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+    """
+
+    def __init__(self, model: nn.Module, precision: str = "fp32") -> None:
+        super().__init__()
+        self.dtype = _DTYPES.get(precision)
+        self.model: Any = model if self.dtype is None else cast_weights(model, self.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) images, normalised, in; (heads, N, classes) float32 logits out."""
+        with torch.autocast(x.device.type, dtype=self.dtype, enabled=self.dtype is not None):
+            if isinstance(self.model, CVRNet):
+                maps = self.model.forward_maps(x)
+            elif hasattr(self.model, "branch_logits"):
+                return torch.stack(self.model.branch_logits(x)).float()
+            else:
+                return self.model(x).float().unsqueeze(0)
+        vectors = self.model.pool_maps([m.float() for m in maps])
+        return torch.stack(self.model.head.branch_logits(vectors))
+
+
+def cast_weights(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy for autocast whose convolutions and dense layers hold their weights in `dtype` already.
+
+    Autocast would cast them in every forward pass. All other tensors are shared with the model. A CVR-Net's heads stay
+    float32.
+    """
+    parts = model.encoders if isinstance(model, CVRNet) else [model]
+    if not any(type(m) in (nn.Conv2d, nn.Linear) for part in parts for m in part.modules()):
+        return model
+    twin: Any = copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
+    for part in twin.encoders if isinstance(twin, CVRNet) else [twin]:
+        for module in part.modules():
+            if type(module) in (nn.Conv2d, nn.Linear):  # not those that calculate with their weights
+                for name, parameter in list(module.named_parameters(recurse=False)):
+                    setattr(module, name, nn.Parameter(parameter.detach().to(dtype), requires_grad=False))
+    return twin
+
+
+def compiled(network: HeadLogits, device: torch.device, mode: str | None = None) -> Any:
+    """The network through ``torch.compile``; the first batch of each size takes the time of a compilation.
+
+    Args:
+        network: What to compile.
+        device: Where it runs. On CPUs weights are frozen into the compiled code, which lays them out for it.
+        mode: One of ``torch.compile``'s; ``"reduce-overhead"`` records CUDA graphs.
+    """
+    if mode is None and device.type == "cpu":
+        return torch.compile(network, dynamic=False, options={"freezing": True})
+    return torch.compile(network, dynamic=False, mode=mode)
