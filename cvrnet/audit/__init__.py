@@ -4,7 +4,20 @@ Needs scikit-learn and OpenCV: ``pip install cvrnet[audit]``.
 """
 
 from cvrnet.audit.auditing import audit, read_audited
+from cvrnet.audit.examination import Examination
 from cvrnet.audit.findings import SEVERITIES, Finding, worst_first
-from cvrnet.audit.output import write_audit
+from cvrnet.audit.held_out import held_out
+from cvrnet.audit.output import hash_data, read_severe, write_audit
 
-__all__ = ["SEVERITIES", "Finding", "audit", "read_audited", "worst_first", "write_audit"]
+__all__ = [
+    "SEVERITIES",
+    "Examination",
+    "Finding",
+    "audit",
+    "hash_data",
+    "held_out",
+    "read_audited",
+    "read_severe",
+    "worst_first",
+    "write_audit",
+]

@@ -9,8 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cvrnet.audit.duplicates import duplicate_findings
+from cvrnet.audit.examination import Examination
 from cvrnet.audit.findings import Finding, count, worst_first
 from cvrnet.audit.measurements import measure
+from cvrnet.audit.model_findings import model_findings
 from cvrnet.audit.shortcuts import floor_finding, label_findings, source_finding
 from cvrnet.audit.tables import patient_findings, source_findings
 from cvrnet.data import Record, scan_records
@@ -49,6 +51,7 @@ def audit(
     *,
     seed: int = 0,
     workers: int = 2,
+    examination: Examination | None = None,
     progress: Callable[[int, int], object] | None = None,
     step: Callable[[str], object] | None = None,
 ) -> list[Finding]:
@@ -59,22 +62,30 @@ def audit(
         problems: What is wrong with images that are not among them, one line each; becomes a finding.
         seed: Of folds, permutations, resamples and the search for near-duplicates; equal seeds give equal findings.
         workers: Threads that read images.
+        examination: A trained model that is asked about the images as well.
         progress: Called with the number of images done and their number.
         step: Called with the name of each step as it begins.
 
     Raises:
         DataError: if there is no image that can be read.
+        UserError: if an image has a label that the model does not know.
     """
+    if examination is not None:
+        examination.check(records)
     say = step or (lambda name: None)
     findings = source_findings(records) + patient_findings(records) if records else []
     with tempfile.TemporaryDirectory(prefix="cvrnet-audit-") as folder:
         say("reading images")
-        measured, unreadable = measure(records, Path(folder), workers=workers, progress=progress)
+        measured, unreadable = measure(
+            records, Path(folder), workers=workers, examination=examination, progress=progress
+        )
         lines = [*problems, *(record.problem(reason) for record, reason in unreadable)]
         if not measured.records:
             raise DataError(lines or ["no images"], "the data set")
         if lines:
             findings.append(_unusable(lines, tuple(record.name for record, _ in unreadable)))
+        if examination is not None:
+            findings += model_findings(examination, seed)
         say("looking for copies")
         findings += duplicate_findings(measured, seed=seed, workers=workers)
         say("probing for shortcuts")

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image, JpegImagePlugin
 
+from cvrnet.audit.examination import Examination, Views
 from cvrnet.audit.local_features import MAX_FEATURES, describe
 from cvrnet.data import ImageError, Record, read_image
 
@@ -55,6 +56,7 @@ def measure(
     folder: Path,
     *,
     workers: int = 2,
+    examination: Examination | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> tuple[Measurements, list[tuple[Record, str]]]:
     """Read every image once.
@@ -63,6 +65,7 @@ def measure(
         records: The images.
         folder: Where the large arrays are put, about 70 kB an image.
         workers: Threads.
+        examination: Is asked about each image while it is decoded.
         progress: Called after each image with the number done and the number of images.
 
     Returns:
@@ -89,11 +92,14 @@ def measure(
     )
     problems: list[tuple[Record, str]] = []
 
-    def read(record: Record) -> _Image | str:
+    def read(record: Record) -> tuple[_Image, Views | None] | str:
         try:
-            return _Image.read(record.path)
+            pixels = read_image(record.path, examination.preprocessing.mode if examination else "L")
         except ImageError as error:
             return error.reason
+        views = examination.views(record, pixels) if examination else None
+        grey = pixels if pixels.ndim == 2 else np.array(Image.fromarray(pixels).convert("L"))
+        return _Image.of(record.path, grey), views
 
     with ThreadPoolExecutor(workers) as pool:
         waiting = iter(records)
@@ -104,11 +110,15 @@ def measure(
                 if isinstance(image, str):
                     problems.append((record, image))
                 else:
-                    image.store(found, record)
+                    image[0].store(found, record)
+                    if examination is not None:
+                        examination.add(record, image[1])
                 done += 1
                 if progress is not None:
                     progress(done, n)
             block = list(islice(waiting, 32 * workers))
+    if examination is not None:
+        examination.finish()
     kept = len(found.records)
     for name in ("size", "container", "thumbnails", "shapes", "points", "descriptors", "n_points"):
         setattr(found, name, getattr(found, name)[:kept])
@@ -129,8 +139,7 @@ class _Image:
     descriptors: np.ndarray
 
     @classmethod
-    def read(cls, path: Path) -> _Image:
-        pixels = read_image(path)
+    def of(cls, path: Path, pixels: np.ndarray) -> _Image:
         form, container = _container(path)
         height, width = pixels.shape
         scale = THUMBNAIL / max(height, width)

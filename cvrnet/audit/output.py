@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,10 +25,19 @@ TABLES = {
     "near-duplicates": "near-duplicates.csv",
     "floor": "floor.csv",
     "unusable-images": "unusable-images.csv",
+    "model-sources": "model-by-source.csv",
+    "model-without-lungs": "model-without-lungs.csv",
+    "model-lung-masks": "unusable-lung-masks.csv",
 }
 
 
-def write_audit(folder: str | Path, findings: Sequence[Finding], records: Sequence[Record], title: str) -> None:
+def write_audit(
+    folder: str | Path,
+    findings: Sequence[Finding],
+    records: Sequence[Record],
+    title: str,
+    tables: str | Path | None = None,
+) -> None:
     """Write audit.json, audit.html, findings.csv and a CSV for each table into a folder, audit.json last.
 
     Args:
@@ -34,23 +45,47 @@ def write_audit(folder: str | Path, findings: Sequence[Finding], records: Sequen
         findings: What `audit` gave.
         records: The images it was given, for the thumbnails.
         title: The data set's name.
+        tables: Another folder for the CSVs.
     """
     folder = Path(folder)
-    write_csv(folder / "findings.csv", (finding.row() for finding in findings), COLUMNS)
+    tables = folder if tables is None else Path(tables)
+    write_csv(tables / "findings.csv", (finding.row() for finding in findings), COLUMNS)
     for finding in findings:
         if finding.code in TABLES and "table" in finding.figures:
-            write_csv(folder / TABLES[finding.code], finding.figures["table"])
+            write_csv(tables / TABLES[finding.code], finding.figures["table"])
     if probes := probe_rows(findings):
-        write_csv(folder / "probes.csv", probes)
+        write_csv(tables / "probes.csv", probes)
     write_text(folder / "audit.html", render_page(findings, records, title))
     summary: dict[str, Any] = {severity: sum(f.severity == severity for f in findings) for severity in SEVERITIES}
     value: dict[str, Any] = {
         "data": title,
+        "data_sha256": hash_data(records),
         "images": len(records),
         **summary,
         "findings": [asdict(f) for f in findings],
     }
     write_json(folder / AUDIT, value)
+
+
+def read_severe(folder: str | Path, records: Sequence[Record]) -> list[str] | None:
+    """The severe findings' sentences of the audit that a folder holds; None if it holds none of these images."""
+    try:
+        value = json.loads((Path(folder) / AUDIT).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    if value.get("data_sha256") != hash_data(records):
+        return None
+    return [finding["sentence"] for finding in value["findings"] if finding["severity"] == "severe"]
+
+
+def hash_data(records: Sequence[Record]) -> str:
+    """SHA-256 over what an audit depends on: the records, and the size and time of change of each file."""
+    digest = hashlib.sha256()
+    for r in records:
+        status = r.path.stat()
+        values = r.name, r.label, r.source, r.patient_id, r.split, str(status.st_size), str(status.st_mtime_ns)
+        digest.update("\x1f".join(values).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def probe_rows(findings: Sequence[Finding]) -> list[dict[str, object]]:

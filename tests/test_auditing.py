@@ -1,0 +1,92 @@
+"""The audit that train, crossval and evaluate leave in the run, and what they tell of it."""
+
+import json
+import sys
+
+import pytest
+
+from cvrnet.data import write_phantoms
+from cvrnet_cli.auditing import auditor
+
+TRAINING = ["--encoders", "test_resnet,test_efficientnet", "--no-pretrained", "--img-size", "64", "--epochs", "1"]
+SEVERE = "severe: Class and source are tied together"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Phantoms whose labels and sources are tied."""
+    return write_phantoms(tmp_path_factory.mktemp("data") / "p", 36, size=64, shortcut=True)
+
+
+def test_train_tells_the_severe_findings_before_the_first_epoch_and_keeps_the_audit(cli, data, tmp_path):
+    run = tmp_path / "run"
+    status, _, err = cli("train", data, "-o", run, *TRAINING)
+    assert status == 0
+    assert 0 < err.index(SEVERE) < err.index("epoch   1/1")
+    assert json.loads((run / "audit.json").read_text())["severe"] >= 1
+    assert (run / "audit.html").is_file()
+    assert (run / "audit" / "label-by-source.csv").is_file()
+
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    status, _, err = cli("train", data, "-o", run, *TRAINING)
+    assert (status, "--resume goes on with it" in err, "Auditing" in err) == (1, True, False)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+    status, _, err = cli("evaluate", run, data, "-o", tmp_path / "evaluation")
+    assert (status, SEVERE in err) == (0, True)
+    assert (tmp_path / "evaluation" / "audit.json").is_file()
+    status, _, err = cli("evaluate", run, data, "-o", tmp_path / "other", "--no-audit")
+    assert (status, "severe" in err, (tmp_path / "other" / "audit.json").exists()) == (0, False, False)
+
+
+def test_a_run_that_is_interrupted_in_the_audit_resumes(cli, data, tmp_path, monkeypatch):
+    def interrupt(*arguments, **named):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cvrnet.audit.audit", interrupt)
+        status, _, err = cli("crossval", data, "-o", tmp_path, "--folds", 3, "--only-fold", 1, *TRAINING)
+    assert (status, err.splitlines()[-1]) == (130, "Error: interrupted")
+    assert not (tmp_path / "audit.json").exists()
+    status, _, err = cli("crossval", data, "-o", tmp_path, "--folds", 3, "--only-fold", 1, "--resume", *TRAINING)
+    assert (status, SEVERE in err) == (0, True)
+    assert (tmp_path / "audit.json").is_file()
+
+
+def test_the_same_data_is_audited_once_and_told_again(data, tmp_path, capsys, monkeypatch):
+    auditor(data, tmp_path, False)()
+    first = capsys.readouterr().err
+    assert SEVERE in first
+
+    def refuse(*arguments, **named):
+        raise AssertionError("audited again")
+
+    monkeypatch.setattr("cvrnet.audit.audit", refuse)
+    again = auditor(data, tmp_path, False)
+    again()
+    assert capsys.readouterr().err in first
+    again()
+    assert capsys.readouterr().err == ""
+    other = write_phantoms(tmp_path / "other", 12, size=64)
+    with pytest.raises(AssertionError, match="audited again"):
+        auditor(other, tmp_path, False)()
+
+
+@pytest.mark.parametrize(("variable", "wanted"), [("RANK", False), ("PMI_RANK", False), ("SLURM_LOCALID", True)])
+def test_only_the_first_process_audits(data, tmp_path, monkeypatch, variable, wanted):
+    made = []
+    monkeypatch.setattr("cvrnet_cli.auditing._audit_run", lambda *arguments: made.append(arguments))
+    monkeypatch.setenv(variable, "1")
+    auditor(data, tmp_path, False)()
+    assert bool(made) == wanted
+
+
+def test_without_opencv_a_line_says_what_to_install(data, tmp_path, capsys, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "cv2" or name.startswith("cvrnet.audit")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    auditor(data, tmp_path, False)()
+    assert capsys.readouterr().err == (
+        'The audit of the data set was left out: it needs cv2; pip install "cvrnet[audit]"\n'
+    )
+    assert not list(tmp_path.iterdir())
