@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 THUMBNAIL = 180  # longest side as shown, in pixels
+SCALE = 0.54  # of a figure's pixels, at 200 dots an inch: its letters come out a little smaller than the page's
 DISCLAIMER = "Research software, not a medical device."
 
 
@@ -71,10 +72,14 @@ def paragraph(text: str, style: str = "") -> str:
 
 
 def picture(png: bytes, description: str, caption: str = "") -> str:
-    """A PNG file within the page, no wider than it."""
+    """A PNG file within the page, no wider than it, all pictures to the same scale."""
     data = base64.b64encode(png).decode("ascii")
+    with Image.open(io.BytesIO(png)) as image:
+        width = round(image.width * SCALE)
     below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return f'<figure><img alt="{escape(description)}" src="data:image/png;base64,{data}">{below}</figure>'
+    return (
+        f'<figure><img alt="{escape(description)}" width="{width}" src="data:image/png;base64,{data}">{below}</figure>'
+    )
 
 
 def thumbnail(pixels: NDArray[np.uint8], name: str, lines: Sequence[str]) -> str:

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from cvrnet_cli import options
+from cvrnet_cli import auditing, options
 from cvrnet_cli.output import progress_bar, say, write_rows
 from cvrnet_cli.train import epoch_bars
 
 
 @click.command(short_help="The papers' cross-validation: every fold trained and tested.")
 @click.argument("data", type=click.Path(path_type=Path), required=False)
-@options.output_folder(required=False, help_text="The run: fold-1/ and so on, summary.json, figures/.")
+@options.output_folder(required=False, help_text="The run: fold-1/ and so on, summary.json, report.html.")
 @click.option("--folds", type=click.IntRange(3), default=5, show_default=True, help="Number of folds.")
 @options.classes
 @click.option("--test-source", default="", help="Source that is in no fold, and that every fold is tested on as well.")
+@click.option("--leave-one-source-out", is_flag=True, help="--test-source for each source in turn: -o/SOURCE is a run.")
 @click.option("--split-from", type=click.Path(path_type=Path), help="A split.csv whose folds are taken.")
 @click.option("--only-fold", type=click.IntRange(1), help="Train this fold alone, on one of several machines.")
 @click.option("--collect", type=click.Path(path_type=Path), metavar="RUN", help="Join the folds that are in RUN.")
 @click.option("--cache-dir", type=click.Path(path_type=Path), help="Where decoded images are kept.")
 @click.option("--resume", is_flag=True, help="Go on with the run that is there.")
 @options.overwrite
+@auditing.no_audit
 @options.training
 def crossval(
     data: Path | None,
@@ -33,12 +36,14 @@ def crossval(
     folds: int,
     classes: str | None,
     test_source: str,
+    leave_one_source_out: bool,
     split_from: Path | None,
     only_fold: int | None,
     collect: Path | None,
     cache_dir: Path | None,
     resume: bool,
     overwrite: bool,
+    no_audit: bool,
     recipe: str,
     **settings: Any,
 ) -> None:
@@ -50,12 +55,14 @@ def crossval(
     Examples:
       cvrnet crossval manifest.csv -o run
       cvrnet crossval manifest.csv -o run --test-source figure1
+      cvrnet crossval manifest.csv -o shift --leave-one-source-out
       cvrnet crossval manifest.csv -o other --split-from run/split.csv --model densenet121
       cvrnet crossval manifest.csv -o run --only-fold 3     (and so on, then:)
       cvrnet crossval --collect run
     """
-    from cvrnet.experiments import collect as join
-    from cvrnet.experiments import cross_validate, summary_rows
+    from cvrnet.experiments import cross_validate
+    from cvrnet.results import collect as join
+    from cvrnet.results import summary_rows
 
     if collect is not None:
         if data is not None:
@@ -65,10 +72,18 @@ def crossval(
     if data is None or output is None:
         raise click.UsageError("expected DATA and -o RUN, or --collect RUN")
     config = options.training_config(recipe, settings)
+    audit = auditing.auditor(data, output, no_audit)
+    if leave_one_source_out:
+        if test_source or split_from or only_fold:
+            raise click.UsageError("--leave-one-source-out excludes --test-source, --split-from and --only-fold")
+        common = {"n_folds": folds, "resume": resume, "overwrite": overwrite, "cache_folder": cache_dir}
+        _each_source(data, output, config, audit, classes=options.split_names(classes) or None, **common)
+        return
     with contextlib.ExitStack() as stack:
         decoding = stack.enter_context(progress_bar("Decoding"))
 
         def progress(fold: int) -> Any:
+            audit()
             say(f"fold {fold}")
             return stack.enter_context(epoch_bars(config))
 
@@ -93,6 +108,27 @@ def crossval(
         _show(summary_rows(result), output)
 
 
+def _each_source(data: Path, output: Path, config: Any, audit: Callable[[], None], **arguments: Any) -> None:
+    from cvrnet.source_shift import leave_one_source_out, source_rows
+
+    with contextlib.ExitStack() as stack:
+
+        def progress(source: str, fold: int) -> Any:
+            audit()
+            say(f"without {source}, fold {fold}")
+            return stack.enter_context(epoch_bars(config))
+
+        decoding = stack.enter_context(progress_bar("Decoding"))
+        summary = leave_one_source_out(data, output, config, progress=progress, decoding=decoding, **arguments)
+    rows = source_rows(summary)
+    if rows:  # nothing on the other processes of a distributed run
+        write_rows(rows, list(rows[0]), "table", sys.stdout)
+        say(f"\nA run a source, and summary.json, are in {output}")
+        if all(row["problem"] for row in rows):
+            raise click.ClickException("no source can be left out")
+
+
 def _show(rows: list[dict[str, Any]], output: Path) -> None:
     write_rows(rows, list(rows[0]), "table", sys.stdout)
-    say(f"\nThe folds, summary.json and figures are in {output}. Next:\n  cvrnet predict {output} IMAGES")
+    say(f"\nThe report is {output / 'report.html'}; the folds, summary.json and figures are beside it.")
+    say(f"Next:\n  cvrnet predict {output} IMAGES")

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
-from cvrnet_cli import options
+from cvrnet_cli import auditing, options
 from cvrnet_cli.output import progress_bar, say, write_rows
-from cvrnet_cli.train import SCORE_COLUMNS, score_rows
+from cvrnet_cli.train import score_rows
+
+PAPERS = ("recall", "precision", "f1")  # weighted by the classes' shares, as the papers' tables
+COLUMNS = ("set", "images", *PAPERS, "accuracy", "balanced_accuracy", "f1_macro", "auc_macro")
 
 
 @click.command(short_help="Score a trained model on labelled radiographs.")
 @click.argument("model")
 @click.argument("data", type=click.Path(path_type=Path))
-@options.output_folder(required=True, help_text="metrics.json, predictions.csv and figures/ go here.")
+@options.output_folder(required=True, help_text="report.html, metrics.json, predictions.csv and figures/ go here.")
 @options.batch_size
 @options.device
 @options.amp
 @options.overwrite
+@auditing.no_audit
 def evaluate(
     model: str,
     data: Path,
@@ -28,6 +34,7 @@ def evaluate(
     device: str | None,
     amp: str | None,
     overwrite: bool,
+    no_audit: bool,
 ) -> None:
     """Score MODEL on DATA.
 
@@ -41,11 +48,19 @@ def evaluate(
       cvrnet evaluate run/fold-3 manifest.csv -o fold-3-elsewhere
     """
     from cvrnet.data import DataError, scan_records
-    from cvrnet.evaluation import METRICS, check_classes, predict_records, write_evaluation
+    from cvrnet.evaluation import (
+        check_classes,
+        describe_evaluation,
+        open_evaluation,
+        predict_records,
+        write_evaluation,
+    )
+    from cvrnet.files import write_json
     from cvrnet.inference import Predictor
+    from cvrnet.results import write_report
+    from cvrnet.results.predictions import RUN
 
-    if (output / METRICS).exists() and not overwrite:
-        raise click.ClickException(f"{output / METRICS} exists; --overwrite replaces it")
+    open_evaluation(output, overwrite)
     records, problems = scan_records(data, min_classes=1)
     if problems:
         raise DataError(problems, data)
@@ -55,8 +70,15 @@ def evaluate(
         answers = predict_records(predictor, records, batch_size=batch_size or 8, progress=progress)
     if not answers.records:
         raise DataError(answers.problems, data)
+    write_json(output / RUN, describe_evaluation(model, predictor, data, answers))
     metrics = write_evaluation(output, {"test": answers}, predictor.classes)
-    write_rows(score_rows(metrics), SCORE_COLUMNS, "table", sys.stdout)
-    say(f"\nmetrics.json, predictions.csv and figures are in {output}")
+    write_rows(_rows(metrics), COLUMNS, "table", sys.stdout)
+    auditing.auditor(data, output, no_audit)()
+    say(f"\nThe report is {write_report(output)}; metrics.json, predictions.csv and figures are beside it.")
     if answers.problems:
         raise DataError([f"{len(answers.problems)} of {len(records)} images were left out", *answers.problems], data)
+
+
+def _rows(metrics: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for row, scores in zip(score_rows(dict(metrics)), metrics.values(), strict=True):
+        yield row | {key: scores["weighted"][key] for key in PAPERS}

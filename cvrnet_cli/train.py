@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from cvrnet_cli import options
+from cvrnet_cli import auditing, options
 from cvrnet_cli.output import progress_bar, say, write_rows
 
 
@@ -21,6 +21,7 @@ from cvrnet_cli.output import progress_bar, say, write_rows
 @click.option("--cache-dir", type=click.Path(path_type=Path), help="Where decoded images are kept.")
 @click.option("--resume", is_flag=True, help="Go on with the run that is there, from its last whole epoch.")
 @options.overwrite
+@auditing.no_audit
 @options.training
 def train(
     data: Path,
@@ -30,6 +31,7 @@ def train(
     cache_dir: Path | None,
     resume: bool,
     overwrite: bool,
+    no_audit: bool,
     recipe: str,
     **settings: Any,
 ) -> None:
@@ -61,12 +63,13 @@ def train(
             resume=resume,
             overwrite=overwrite,
             cache_folder=cache_dir,
-            progress=progress,
+            progress=auditing.before_training(progress, data, output, no_audit),
             decoding=decoding,
         )
     if metrics:  # nothing on the other processes of a distributed run
         write_rows(score_rows(metrics), SCORE_COLUMNS, "table", sys.stdout)
-        say(f"\nThe model and its results are in {output}. Next:\n  cvrnet predict {output} IMAGES")
+        say(f"\nThe report is {output / 'report.html'}; the model and its results are beside it.")
+        say(f"Next:\n  cvrnet predict {output} IMAGES")
 
 
 SCORE_COLUMNS = ("set", "images", "accuracy", "balanced_accuracy", "f1_macro", "f1_weighted", "auc_macro")

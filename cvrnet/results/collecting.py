@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from cvrnet.files import write_json
 from cvrnet.metrics import mean_std
 from cvrnet.results.figures import draw_heads, draw_learning_curves, draw_predictions
 from cvrnet.results.heads import head_rows
+from cvrnet.results.loading import read_rows
 from cvrnet.results.predictions import HISTORY, INDEPENDENT, METRICS, RUN, SUMMARY, read_predictions
 from cvrnet.results.report import write_report
 from cvrnet.results.scoring import score
@@ -65,7 +65,7 @@ def collect(output: Path) -> dict[str, Any]:
         }
     if heads := head_rows(inside):
         draw_heads(output, heads)
-    draw_learning_curves(output, {f"Fold {k}": read_history(f) for k, f in enumerate(folders, start=1)})
+    draw_learning_curves(output, {f"Fold {k}": read_rows(f / HISTORY) for k, f in enumerate(folders, start=1)})
     write_json(output / SUMMARY, summary)
     write_report(output)
     return summary
@@ -92,19 +92,6 @@ def summary_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     if INDEPENDENT in summary:
         rows.append(row(f"on {summary['test_source']}", summary[INDEPENDENT]["mean_std"], spread))
     return rows
-
-
-def read_history(folder: Path) -> list[dict[str, str]]:
-    """The rows of a training's history.csv.
-
-    Raises:
-        UserError: There is none.
-    """
-    try:
-        with (folder / HISTORY).open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
-    except OSError as error:
-        raise UserError(f"{folder} has no {HISTORY}; expected a finished training") from error
 
 
 def _scores(metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from cvrnet.pages import DISCLAIMER, details, paragraph, table
+from cvrnet.report.learning import best_row
 from cvrnet.results.loading import Results
+from cvrnet.results.predictions import INDEPENDENT
 from cvrnet.results.sections import Section
 from cvrnet.results.tables import Row, interval
 
@@ -112,7 +114,7 @@ def data_set(results: Results) -> Section:
     )
     text = (
         "The floor is what ridge regression reaches on 32×32 pixels of the whole data set, cross-validated by patient: "
-        f"whatever a network adds must show above that. This one is {words}."
+        f"whatever a network adds must show above that. {rows[0]['score of']}: {words}."
     )
     return Section(title, html + table(cells, "scores") + paragraph(text, "note"), {"floor": rows})
 
@@ -121,10 +123,11 @@ def _floor_rows(results: Results, floor: Mapping[str, Any]) -> list[Row]:
     def row(name: str, value: float, low: float | None, high: float | None) -> Row:
         return {"score of": name, "value": value, "low": low, "high": high}
 
-    names = {"val": "The model, validation images", "test": "The model"}
-    rows = [row(names[results.shown], *_balanced(results.scores))]
-    if results.independent is not None:
-        rows.append(row(f"The model on {results.run['test_source']}", *_balanced(results.independent)))
+    source = results.run.get("test_source") or ""
+    names = {"val": "The model, validation images", "test": "The model, test images"}
+    if source:
+        names["test" if results.kind == "train" else INDEPENDENT] = f"The model on {source}"
+    rows = [row(names[name], *_balanced(scores)) for name, scores in results.sets.items()]
     return [*rows, row("The floor", *(floor[f"balanced_accuracy{end}"] for end in ("", "_low", "_high")))]
 
 
@@ -172,9 +175,17 @@ def _training(results: Results) -> dict[str, str]:
     names = {"train": "training", "val": "validation", "test": "test", "independent": "independent"}
     sets = Counter(row["fold"] for row in results.split)
     facts = {"Image size": f"{size} × {size}, {channels} channel{'s' if channels > 1 else ''}"}
-    facts["Training"] = f"from {start}, at most {config['epochs']} epochs, {config['optimizer']}, seed {config['seed']}"
+    facts["Training"] = f"from {start}, {config['optimizer']}, learning rate {config['lr']:g}, seed {config['seed']}"
+    facts["Epochs"] = f"{_each(len(history) for history in results.histories)} of at most {config['epochs']}"
+    best = [row for row in map(best_row, results.histories) if row is not None]
+    facts["Epochs"] += f"; best: {_each(int(row['epoch']) for row in best)}" if best else ""
     shares = [f"{names.get(fold, f'fold {fold}')} {count:,}" for fold, count in sets.items()]
     return facts | {"Split (images)": ", ".join(sorted(shares) if results.kind == "crossval" else shares)}
+
+
+def _each(numbers: Iterable[int]) -> str:
+    """One number for each fold."""
+    return ", ".join(str(number) for number in numbers)
 
 
 def _seen(results: Results) -> str:

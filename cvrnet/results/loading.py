@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cvrnet.errors import UserError
-from cvrnet.results.predictions import INDEPENDENT, METRICS, RUN, SPLIT, SUMMARY, Predictions, read_predictions
+from cvrnet.results.predictions import HISTORY, INDEPENDENT, METRICS, RUN, SPLIT, SUMMARY, Predictions, read_predictions
 
 AUDIT = "audit.json"
 
@@ -27,6 +27,7 @@ class Results:
         scores: Of that set, over all folds.
         predictions: Of that set, over all folds.
         split: The rows of split.csv; none for an evaluation.
+        histories: The rows of history.csv of each fold; none for an evaluation.
         audit: audit.json; empty where the data set was not audited.
     """
 
@@ -37,6 +38,7 @@ class Results:
     scores: Mapping[str, Any]
     predictions: Predictions
     split: list[dict[str, str]]
+    histories: list[list[dict[str, str]]]
     audit: Mapping[str, Any]
 
     @property
@@ -54,6 +56,14 @@ class Results:
         """The scores on the independent source beside the cross-validation's, over all folds."""
         part = self.results.get(INDEPENDENT)
         return part["pooled"] if self.kind == "crossval" and part else None
+
+    @property
+    def sets(self) -> dict[str, Mapping[str, Any]]:
+        """The scores of every set by its name, over all folds."""
+        if self.kind != "crossval":
+            return dict(self.results)
+        beside = {} if self.independent is None else {INDEPENDENT: self.independent}
+        return {self.shown: self.scores, **beside}
 
     @property
     def sources(self) -> list[str]:
@@ -76,13 +86,25 @@ def read_results(folder: Path) -> Results:
     if "intervals" not in scores:
         raise UserError(f"{folder} was scored by another version of cvrnet; evaluate it again")
     folders = [folder / f"fold-{k}" for k in range(1, run["folds"] + 1)] if crossval else [folder]
-    split: list[dict[str, str]] = []
-    if (folder / SPLIT).is_file():
-        with (folder / SPLIT).open(encoding="utf-8", newline="") as file:
-            split = list(csv.DictReader(file))
+    trained = run.get("kind") != "evaluate"
+    split = read_rows(folder / SPLIT) if trained else []
+    histories = [read_rows(f / HISTORY) for f in folders] if trained else []
     audit = _read(folder / AUDIT) if (folder / AUDIT).is_file() else {}
     predictions = read_predictions(folders, scores["classes"], shown)
-    return Results(folder, run, results, shown, scores, predictions, split, audit)
+    return Results(folder, run, results, shown, scores, predictions, split, histories, audit)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file.
+
+    Raises:
+        UserError: There is none.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    except FileNotFoundError:
+        raise UserError(f"{path.parent} is not a finished run: it has no {path.name}") from None
 
 
 def _read(path: Path) -> dict[str, Any]:

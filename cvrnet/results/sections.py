@@ -150,7 +150,7 @@ def heads(results: Results) -> Section | None:
         "images that it is scored on."
     )
     cells = [
-        {"Head": str(row["head"]).capitalize(), "Accuracy": number(row["accuracy"])}
+        {"Head": row["head"][0].upper() + row["head"][1:], "Accuracy": number(row["accuracy"])}
         | ({"Std over folds": number(row["std"])} if row["std"] is not None else {})
         for row in rows
     ]
@@ -159,10 +159,10 @@ def heads(results: Results) -> Section | None:
 
 
 def sources(results: Results) -> Section:
-    """Each source's results."""
-    rows = source_rows(results.scores)
+    """Each source's results, in every set."""
     if not results.sources:
         return Section("Each source", paragraph("The data set does not say where its images come from."))
+    rows = [row for name, scores in results.sets.items() for row in source_rows(name, scores)]
     text = (
         "Balanced accuracy is the mean sensitivity of the classes that the source has: with one class only, it says "
         "nothing about telling classes apart."

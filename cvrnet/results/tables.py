@@ -20,6 +20,7 @@ OVERALL = {
     "log_loss": ("Log loss (nats)", ("log_loss",)),
 }
 """Scores of the whole set: key of the CSV row to name and place in the scores."""
+SETS = {"val": "validation", "test": "test", INDEPENDENT: "independent"}
 PER_CLASS = {"sensitivity": "Sensitivity", "specificity": "Specificity", "ppv": "PPV", "npv": "NPV"}
 
 
@@ -135,16 +136,16 @@ def overall_rows(scores: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
-def source_rows(scores: Mapping[str, Any]) -> list[Row]:
-    """Each source's images by class, accuracy and balanced accuracy with 95 % intervals, F1 and AUC."""
+def source_rows(name: str, scores: Mapping[str, Any]) -> list[Row]:
+    """For one set, each source's images by class, accuracy and balanced accuracy with 95 % intervals, F1 and AUC."""
     rows = []
     for source, values in scores["per_source"].items():
-        row: Row = {"source": source, "images": values["n"], "patients": values["patients"]}
+        row: Row = {"source": source, "set": name, "images": values["n"], "patients": values["patients"]}
         for key in ("accuracy", "balanced_accuracy"):
             low, high = values["intervals"][key] or (None, None)
             row |= {key: values[key], f"{key}_low": low, f"{key}_high": high}
         row |= {"f1_macro": values["macro"]["f1"], "auc_macro": values["macro"]["roc_auc"]}
-        row |= {f"images_{name}": entry["support"] for name, entry in values["per_class"].items()}
+        row |= {f"images_{label}": entry["support"] for label, entry in values["per_class"].items()}
         rows.append(row)
     return rows
 
@@ -154,6 +155,7 @@ def shown_source_rows(rows: Sequence[Row], classes: Sequence[str]) -> list[Row]:
     return [
         {
             "Source": row["source"] or "(none)",
+            "Set": SETS[row["set"]],
             **{f"n {name}": f"{row[f'images_{name}']:,}" for name in classes},
             "Patients": f"{row['patients']:,}",
             "Accuracy": interval(row["accuracy"], row["accuracy_low"], row["accuracy_high"]),
