@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from cvrnet.errors import UserError
@@ -67,3 +69,19 @@ def select_precision(name: str, device: torch.device) -> str:
     if has_bf16(device):
         return "bf16"
     return "fp16" if device.type == "cuda" else "fp32"
+
+
+def check_launch() -> None:
+    """Refuse to work alone where ``accelerate launch`` was asked for several processes.
+
+    Without several GPUs it starts a single one, and says nothing, unless ``--multi_gpu`` is given.
+
+    Raises:
+        UserError: That is the case.
+    """
+    asked = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ
+    if asked and not any(name in os.environ for name in ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK")):
+        raise UserError(
+            "accelerate launch started one process where several were asked for; "
+            "add --multi_gpu, which starts several on CPUs too"
+        )

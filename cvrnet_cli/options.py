@@ -20,6 +20,17 @@ amp = click.option(
     help="Number format; auto takes what is fast on the device.  [default: auto]",
 )
 batch_size = click.option("--batch-size", type=click.IntRange(1), help="Images at once.  [default: 8]")
+
+
+def _fold_numbers(context: click.Context, parameter: click.Parameter, text: str | None) -> list[int]:
+    """``"1,3"`` as ``[1, 3]``."""
+    names = split_names(text)
+    if wrong := [name for name in names if not name.isdigit()]:
+        raise click.BadParameter(f"{wrong[0]!r} is no fold; expected numbers such as 1,3")
+    return [int(name) for name in names]
+
+
+folds = click.option("--folds", callback=_fold_numbers, help="Of a run, only these folds, such as 1,3.  [default: all]")
 overwrite = click.option("--overwrite", is_flag=True, help="Replace what is there.")
 seed = click.option("--seed", type=click.IntRange(0), help="Of everything random.  [default: 0]")
 style = click.option(

@@ -13,6 +13,8 @@ import click
 from cvrnet_cli import options
 from cvrnet_cli.output import FORMATS, output_file, progress_bar, say, write_rows
 
+UNCERTAINTY = ("predictive_entropy", "mutual_information")
+
 
 @click.command(short_help="Class probabilities of images.")
 @click.argument("model")
@@ -22,6 +24,9 @@ from cvrnet_cli.output import FORMATS, output_file, progress_bar, say, write_row
 )
 @options.style
 @click.option("--heads", is_flag=True, help="Each head's own probabilities too (CVR-Nets).")
+@click.option("--uncertainty", is_flag=True, help="Predictive entropy, and how far folds and heads disagree; in nats.")
+@options.folds
+@click.option("--compile", is_flag=True, help="torch.compile: for many images; takes half a minute or more to begin.")
 @options.batch_size
 @options.device
 @options.amp
@@ -32,6 +37,9 @@ def predict(
     output: Path | None,
     style: str | None,
     heads: bool,
+    uncertainty: bool,
+    folds: list[int],
+    compile: bool,
     batch_size: int | None,
     device: str | None,
     amp: str | None,
@@ -39,37 +47,78 @@ def predict(
 ) -> int:
     """Classify the images at PATH...: files, folders (searched), CSV manifests, or quoted patterns such as "*.png".
 
-    MODEL is a run folder (all its folds as an ensemble), a fold folder, local-dir:FOLDER or hf-hub:user/repo[@rev].
-    An image that cannot be read is named and the others go on; the exit status is 1 at the end.
+    MODEL is a run folder (all its folds as an ensemble), a fold folder, local-dir:FOLDER, hf-hub:user/repo[@rev] or a
+    FILE.onnx. An image that cannot be read is named and the others go on; the exit status is 1 at the end.
 
     \b
     Examples:
       cvrnet predict run chest.png
       cvrnet predict run images/ --format csv -o predictions.csv
       cvrnet predict run "scans/**/*.png" --heads --format jsonl
+      cvrnet predict run images/ --folds 1,3 --uncertainty
+      accelerate launch --multi_gpu --num_processes 2 -m cvrnet predict run images/ -o predictions.csv
     """
+    from cvrnet.devices import check_launch
     from cvrnet.inference import Predictor
 
+    check_launch()
+    shared = _join(device)
     if style is None:
         suffix = output.suffix.lstrip(".").lower() if output else ""
         style = suffix if suffix in FORMATS else "table"
-    predictor = Predictor.from_pretrained(model, device=device or "auto", dtype=amp or "auto")
+    device = shared.device if shared else device or "auto"
+    predictor = Predictor.from_pretrained(model, device, amp or "auto", folds=folds, compile=compile)
     columns = ["path", "prediction", *(f"prob_{name}" for name in predictor.classes)]
     if heads:
         columns += [f"head_{i + 1}_{name}" for i in range(predictor.num_heads) for name in predictor.classes]
-    columns.append("error")
+    columns += [*(UNCERTAINTY if uncertainty else ()), "error"]
+    given: Any = {"batch_size": batch_size or 8, "heads": heads}
+    if shared is None:
+        stream = predictor.stream(find_images(paths), **given)
+    else:
+        stream = shared.stream(predictor, lambda: find_images(paths), **given)
+    status = _write(stream, paths, predictor.classes, columns, style, output, overwrite) if _is_main(shared) else 0
+    if shared is not None:
+        for _ in stream:  # the other processes work, and have nothing to write
+            pass
+        shared.close()
+    return status
+
+
+def _join(device: str | None) -> Any:
+    """This process's place among several; None where it is alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return None
+    from cvrnet.inference.sharing import SharedPrediction
+
+    return SharedPrediction(device or "auto")
+
+
+def _is_main(shared: Any) -> bool:
+    return shared is None or shared.is_main
+
+
+def _write(
+    stream: Iterator[Any],
+    paths: Sequence[str],
+    classes: Sequence[str],
+    columns: Sequence[str],
+    style: str,
+    output: Path | None,
+    overwrite: bool,
+) -> int:
+    """Write the predictions as they come; the exit status."""
     total = sum(1 for _ in find_images(paths))
     failed = 0
 
     def rows() -> Iterator[dict[str, Any]]:
         nonlocal failed
-        stream = predictor.stream(find_images(paths), batch_size=batch_size or 8, heads=heads)
         for done, prediction in enumerate(stream, start=1):
             progress(done, total)
             if prediction.error:
                 failed += 1
                 say(f"Error: {prediction.error}")
-            yield _row(prediction, predictor.classes, columns)
+            yield _row(prediction, classes, columns)
 
     with output_file(output, overwrite) as file, progress_bar("Predicting") as progress:
         write_rows(rows(), columns, style, file)
@@ -103,6 +152,7 @@ def _row(prediction: Any, classes: Sequence[str], columns: Sequence[str]) -> dic
     row |= {"path": str(prediction.path), "prediction": prediction.label, "error": prediction.error}
     if not prediction.error:
         row |= {f"prob_{name}": float(p) for name, p in zip(classes, prediction.probabilities, strict=True)}
+        row |= {name: getattr(prediction, name) for name in UNCERTAINTY if name in columns}
         if prediction.heads is not None:
             for i, head in enumerate(prediction.heads):
                 row |= {f"head_{i + 1}_{name}": float(p) for name, p in zip(classes, head, strict=True)}

@@ -35,10 +35,7 @@ def load_models(
         if folds:
             raise UserError(f"{name} is one model; folds can be chosen of a run only")
         return [load_onnx(name, device, dtype)]
-    if is_reference(name):
-        folders = hub_checkpoints(name, folds)
-    else:
-        folders = choose_folds(find_checkpoints(model), folds)
+    folders = hub_checkpoints(name, folds) if is_reference(name) else choose_folds(find_checkpoints(model), folds)
     return [fold_batch_norm(load_checkpoint(folder)) for folder in folders]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from torch.utils.data import DataLoader
 
 from cvrnet.checkpoints import save_checkpoint
 from cvrnet.data import Augmentation, ImageCache, Preprocessing, Record
-from cvrnet.devices import select_device, select_precision
+from cvrnet.devices import check_launch, select_device, select_precision
 from cvrnet.errors import UserError
 from cvrnet.files import atomic_write, write_csv
 from cvrnet.metrics import classification_scores
@@ -68,13 +67,7 @@ def make_accelerator(config: TrainConfig) -> accelerate.Accelerator:
         UserError: ``accelerate launch`` was asked for several processes but started one, as it does without several
             GPUs unless ``--multi_gpu`` is given.
     """
-    environment = os.environ
-    asked = "ACCELERATE_MIXED_PRECISION" in environment and "MASTER_PORT" in environment
-    if asked and not any(name in environment for name in ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK")):
-        raise UserError(
-            "accelerate launch started one process where several were asked for; "
-            "add --multi_gpu, which starts several on CPUs too"
-        )
+    check_launch()
     device = select_device(config.device)
     precision = select_precision(config.amp, device)
     return accelerate.Accelerator(cpu=device.type == "cpu", mixed_precision="no" if precision == "fp32" else precision)
