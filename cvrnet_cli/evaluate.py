@@ -21,6 +21,7 @@ COLUMNS = ("set", "images", *PAPERS, "accuracy", "balanced_accuracy", "f1_macro"
 @click.argument("model")
 @click.argument("data", type=click.Path(path_type=Path))
 @options.output_folder(required=True, help_text="report.html, metrics.json, predictions.csv and figures/ go here.")
+@options.folds
 @options.batch_size
 @options.device
 @options.amp
@@ -30,6 +31,7 @@ def evaluate(
     model: str,
     data: Path,
     output: Path,
+    folds: list[int],
     batch_size: int | None,
     device: str | None,
     amp: str | None,
@@ -46,6 +48,7 @@ def evaluate(
     Examples:
       cvrnet evaluate run other-hospital/ -o evaluation
       cvrnet evaluate run/fold-3 manifest.csv -o fold-3-elsewhere
+      cvrnet evaluate run manifest.csv --folds 1,3 -o two-folds
     """
     from cvrnet.data import DataError, scan_records
     from cvrnet.evaluation import (
@@ -64,7 +67,7 @@ def evaluate(
     records, problems = scan_records(data, min_classes=1)
     if problems:
         raise DataError(problems, data)
-    predictor = Predictor.from_pretrained(model, device=device or "auto", dtype=amp or "auto")
+    predictor = Predictor.from_pretrained(model, device or "auto", amp or "auto", folds=folds)
     check_classes(records, predictor.classes)
     with progress_bar("Predicting") as progress:
         answers = predict_records(predictor, records, batch_size=batch_size or 8, progress=progress)
