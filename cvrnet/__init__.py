@@ -18,13 +18,14 @@ from cvrnet import cvrnet as _models  # registers the models
 from cvrnet.cvrnet import CVRNet
 
 if TYPE_CHECKING:
+    from cvrnet.hub import pull_folds, push_folds
     from cvrnet.inference import Predictor
 
-__all__ = ["CVRNet", "Predictor", "__version__", "create_model", "list_models"]
+__all__ = ["CVRNet", "Predictor", "__version__", "create_model", "list_models", "pull_folds", "push_folds"]
 __version__ = version("cvrnet")
 
 create_model = timm.create_model
-_LAZY = {"Predictor": "cvrnet.inference"}
+_LAZY = {"Predictor": "cvrnet.inference", "pull_folds": "cvrnet.hub", "push_folds": "cvrnet.hub"}
 
 
 def list_models() -> list[str]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cvrnet.errors import UserError
 from cvrnet.files import atomic_write
+from cvrnet.hub.references import hub_checkpoints, is_reference
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -160,14 +161,16 @@ def checkpoint_classes(model: nn.Module) -> list[str]:
 
 
 def find_checkpoints(model: str | Path) -> list[Path]:
-    """The checkpoint folders that a MODEL argument means: a fold folder itself, or all folds of a run folder.
+    """The checkpoint folders that a MODEL argument means: a fold folder itself, or all folds of a run.
 
     Args:
-        model: A folder, optionally written as timm does (``local-dir:FOLDER``).
+        model: A folder, optionally written as timm does (``local-dir:FOLDER``), or ``hf-hub:user/repo[@revision]``.
 
     Raises:
         UserError: There is none.
     """
+    if is_reference(model):
+        return hub_checkpoints(str(model))
     folder = Path(str(model).removeprefix("local-dir:"))
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected a run, a fold, or local-dir:FOLDER")

@@ -1,10 +1,38 @@
-"""Fixtures that every test may use: real radiographs where they are present, phantoms everywhere."""
+"""Fixtures that every test may use: real radiographs where they are present, phantoms everywhere, a local Hub."""
 
+import atexit
+import os
+import shutil
+import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hub import LocalHub
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+# The Hub's client reads these when it is imported: no test reaches the real Hub, or the user's token and cache.
+HUB_PORT = _free_port()
+HUB_HOME = tempfile.mkdtemp(prefix="hub-")
+atexit.register(shutil.rmtree, HUB_HOME, ignore_errors=True)
+for name in [key for key in os.environ if key.startswith(("HF_", "HUGGING_FACE", "TRANSFORMERS_"))]:
+    del os.environ[name]
+os.environ |= {
+    "HF_ENDPOINT": f"http://127.0.0.1:{HUB_PORT}",
+    "HF_HOME": HUB_HOME,
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "1",
+    "NO_PROXY": "127.0.0.1,localhost",
+}
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -87,3 +115,33 @@ def run(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
     train(phantoms, folder, TrainConfig(**TINY), test_source="site-b")
     return folder
+
+
+@pytest.fixture
+def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
+    """An empty Hub that the real client talks to, with a cache and a token of its own; large files go through LFS."""
+    with _serve(tmp_path_factory, monkeypatch, xet=False) as hub:
+        yield hub
+
+
+@pytest.fixture(params=["lfs", "xet"])
+def either_hub(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[LocalHub]:
+    """As `hub`, once with LFS and once with Xet, whose real client then stores large files on disk."""
+    with _serve(tmp_path_factory, monkeypatch, xet=request.param == "xet") as hub:
+        yield hub
+
+
+def _serve(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, xet: bool) -> LocalHub:
+    import time
+
+    from huggingface_hub import close_session, constants
+
+    close_session()  # connections to the last test's hub
+    folder = tmp_path_factory.mktemp("hub")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", not xet)
+    monkeypatch.setenv("HF_TOKEN", "hf_write")
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    return LocalHub(folder / "xet" if xet else None, HUB_PORT)

@@ -1,0 +1,167 @@
+"""What leaves the machine: no local path, no login or host name, no patient's id, no patient's image."""
+
+from __future__ import annotations
+
+import csv
+import getpass
+import hmac
+import io
+import json
+import os
+import re
+import secrets
+import socket
+from collections.abc import Mapping
+from pathlib import Path, PurePath
+from typing import Any
+
+from PIL import Image
+
+from cvrnet.errors import UserError
+from cvrnet.files import atomic_write
+
+FIGURES = ("confusion_matrix", "roc", "precision_recall", "calibration", "learning_curves", "heads")
+"""Figures of numbers; every other one may show a patient's image and stays here."""
+KEY = "patient-hash.key"
+"""In the run, never pushed: with it, hashed ids can be compared with real ones."""
+
+_RUN_KEYS = ("kind", "data_sha256", "classes", "images", "test_source", "folds", "config", "versions", "source")
+_MACHINE = ("device", "num_workers")
+_COLUMNS = re.compile(
+    r"path|label|prediction|prob_.*|source|patient_id|split|fold|epoch|lr|(train|val)_\w+|seconds|best"
+)
+_PATH = re.compile(
+    r"(?<![\w:/.])(?:/(?:home|Users|root|mnt|media|tmp|var|data|work|scratch)/[^\s\"',)]+)|\b[A-Z]:\\\\?[A-Za-z]{2}"
+)
+
+
+def public_run(run: Mapping[str, Any]) -> dict[str, Any]:
+    """run.json without what belongs to the machine: of the data set and of local models, a harmless name at most.
+
+    >>> run = {"kind": "train", "data": "/home/ada/ward-7/manifest.csv", "config": {"model": "local-dir:/home/ada/run"}}
+    >>> public_run(run)
+    {'kind': 'train', 'config': {'model': 'local-dir'}, 'data': 'manifest.csv'}
+    """
+    public = {key: _without_paths(run[key]) for key in _RUN_KEYS if key in run}
+    if "config" in public:
+        model = str(run["config"].get("model", ""))
+        kept = {key: value for key, value in public["config"].items() if key not in _MACHINE}
+        if model.startswith("local-dir:") or (os.sep in model.partition(":")[2] and not model.startswith("hf-hub:")):
+            model = "local-dir"
+        public["config"] = {**kept, **({"model": model} if model else {})}
+    data = str(run.get("data", ""))
+    name = data if data.startswith("hfds:") else harmless_name(data)
+    return {**public, **({"data": name} if name else {})}
+
+
+def harmless_name(path: str) -> str:
+    r"""The last part of a path, or "" where that holds the login or the machine's name.
+
+    >>> harmless_name("/home/ada/scans/manifest.csv"), harmless_name("C:\\scans\\covid.csv")
+    ('manifest.csv', 'covid.csv')
+    """
+    name = PurePath(path.replace("\\", "/")).name
+    return "" if any(private in name.lower() for private in _private_names()) else name
+
+
+def public_scores(scores: Any) -> Any:
+    """Scores without strings that look like paths, such as the names of the worst images."""
+    return _without_paths(scores)
+
+
+def _private_names() -> set[str]:
+    try:
+        login = getpass.getuser()
+    except (OSError, KeyError):  # no such user in this container
+        login = ""
+    names = {login, Path.home().name, socket.gethostname(), socket.gethostname().partition(".")[0]}
+    return {name.lower() for name in names if len(name) > 1}
+
+
+def _without_paths(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_paths(item) for key, item in value.items() if not _looks_local(item)}
+    if isinstance(value, list | tuple):
+        return [_without_paths(item) for item in value if not _looks_local(item)]
+    return value
+
+
+def _looks_local(value: Any) -> bool:
+    return isinstance(value, str) and (value.startswith(("/", "~", "\\", "local-dir:")) or bool(_PATH.search(value)))
+
+
+def public_table(path: Path, key: bytes | None) -> bytes:
+    """A CSV file with paths and patient ids hashed, and without columns that are not known.
+
+    Args:
+        path: history.csv, split.csv or predictions.csv.
+        key: The run's key; None for a table without patients.
+    """
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file)
+        columns = [name for name in rows.fieldnames or () if _COLUMNS.fullmatch(name)]
+        out = io.StringIO()
+        writer = csv.DictWriter(out, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            for name in ("path", "patient_id"):
+                if row.get(name):
+                    row[name] = _hashed(row[name], key)
+            writer.writerow(row)
+    return out.getvalue().encode()
+
+
+def _hashed(text: str, key: bytes | None) -> str:
+    if key is None:
+        return ""
+    return hmac.digest(key, text.encode(), "sha256").hex()[:16]
+
+
+def patient_key(run: Path) -> bytes:
+    """The run's random key, made at the first push that needs it and readable by its owner only."""
+    path = run / KEY
+    if not path.is_file():
+        with atomic_write(path) as temporary:
+            temporary.touch(mode=0o600)
+            temporary.write_text(secrets.token_hex(32) + "\n", encoding="ascii")
+    try:
+        return bytes.fromhex(path.read_text(encoding="ascii").strip())
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged; without it, hashed ids change: delete it to begin with new ones"
+        ) from error
+
+
+def public_figure(path: Path) -> bytes:
+    """A PNG's pixels alone, without the texts that programs write into one."""
+    out = io.BytesIO()
+    with Image.open(path) as image:
+        pixels = image.copy()
+    pixels.info.clear()
+    pixels.save(out, "PNG", optimize=True)
+    return out.getvalue()
+
+
+def check_harmless(files: Mapping[str, bytes | Path], run: Path) -> None:
+    """The last guard: no file may hold a path of this machine.
+
+    Raises:
+        UserError: Names the file.
+    """
+    local = {str(run.resolve()), str(Path.home()), str(Path.cwd())} - {"/", "/root", "C:\\"}
+    for name, content in files.items():
+        data = content if isinstance(content, bytes) else _header(content)
+        text = data.decode("utf-8", errors="replace") if name.endswith((".json", ".md", ".csv", ".safetensors")) else ""
+        if found := _PATH.search(text) or next((re.search(re.escape(p), text) for p in local if p in text), None):
+            raise UserError(f"{name} would tell a path of this machine ({found[0][:40]}…); nothing was pushed")
+
+
+def _header(path: Path) -> bytes:
+    """What a safetensors file says beside its numbers."""
+    with path.open("rb") as file:
+        return file.read(min(int.from_bytes(file.read(8), "little"), 1 << 24))
+
+
+def public_json(value: Any) -> bytes:
+    """As :func:`cvrnet.files.write_json` writes it."""
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
