@@ -19,6 +19,7 @@ from cvrnet_cli.models import models
 from cvrnet_cli.phantoms import phantoms
 from cvrnet_cli.predict import predict
 from cvrnet_cli.quickstart import quickstart
+from cvrnet_cli.soup import soup
 from cvrnet_cli.train import train
 
 _EXTRAS = {
@@ -27,6 +28,7 @@ _EXTRAS = {
     "matplotlib": "train",
     "h5py": "keras",
     "cv2": "audit",
+    "datasets": "hfds",
     "onnx": "export",
     "onnxscript": "export",
     "onnxruntime": "export",
@@ -58,6 +60,7 @@ for command in (
     benchmark,
     evaluate,
     predict,
+    soup,
     convert_keras,
     export,
 ):

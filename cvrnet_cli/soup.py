@@ -1,0 +1,63 @@
+"""``cvrnet soup``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from cvrnet_cli import options
+from cvrnet_cli.output import progress_bar, say, write_rows
+
+
+@click.command(short_help="Average the folds' weights into one model, and see whether it holds up.")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("data", type=click.Path(path_type=Path), required=False)
+@options.output_folder(required=True, help_text="The soup: a run of its own, which every command takes as MODEL.")
+@options.folds
+@options.batch_size
+@options.device
+@options.amp
+@options.overwrite
+def soup(
+    run: Path,
+    data: Path | None,
+    output: Path,
+    folds: list[int],
+    batch_size: int | None,
+    device: str | None,
+    amp: str | None,
+    overwrite: bool,
+) -> None:
+    """Average the weights of RUN's folds into one model, and score folds, ensemble and soup on the same images.
+
+    DATA are labelled images that no fold has seen. Without them the run's independent source is taken and, if it has
+    none, all its images, which can only show that a soup is broken. A soup answers in the time of one fold; it can hold
+    up where the folds were fine-tuned from the same pretrained weights (Wortsman et al. 2022).
+
+    \b
+    Examples:
+      cvrnet soup run -o soup
+      cvrnet soup run other-hospital/ -o soup
+      cvrnet predict soup images/
+    """
+    from cvrnet.soup import make_soup
+
+    with progress_bar("Predicting") as progress:
+        result = make_soup(
+            run,
+            output,
+            data,
+            folds=folds,
+            overwrite=overwrite,
+            device=device or "auto",
+            dtype=amp or "auto",
+            batch_size=batch_size or 8,
+            progress=progress,
+        )
+    write_rows(result.rows, list(result.rows[0]), "table", sys.stdout)
+    say(f"\nScored on {result.images}.")
+    say(f"{result.batch_norm[0].upper()}{result.batch_norm[1:]}.")
+    say(f"{result.verdict[0].upper()}{result.verdict[1:]}.")
+    say(f"It is in {output}.")
