@@ -172,7 +172,7 @@ def describe_evaluation(model: str, predictor: Predictor, data: str | Path, answ
         "models": len(predictor.models),
         "architecture": cfg["architecture"],
         "input_size": list(cfg["input_size"]),
-        "data": str(data),
+        "data": str(Path(data).absolute()),
         "data_sha256": hash_records(records),
         "classes": predictor.classes,
         "images": {name: sum(r.label == name for r in records) for name in predictor.classes},

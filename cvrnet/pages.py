@@ -46,7 +46,8 @@ def table(rows: Sequence[Mapping[str, Any]], style: str = "", groups: Sequence[t
 
     Args:
         rows: One mapping a row, all with the same keys: the header.
-        style: A class of page.css: ``scores`` puts all columns but the first to the right.
+        style: A class of page.css: ``scores`` puts all columns but the first to the right, and lets a cell break after
+            its first word where space is short: "0.96 ± 0.01".
         groups: Headings above the header, each with the number of columns it spans.
     """
     above = "".join(
@@ -54,11 +55,16 @@ def table(rows: Sequence[Mapping[str, Any]], style: str = "", groups: Sequence[t
         for name, span in groups
     )
     head = "".join(f'<th scope="col">{escape(str(name))}</th>' for name in rows[0])
-    body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row.values()) + "</tr>" for row in rows)
+    body = "".join("<tr>" + "".join(f"<td>{_cell(str(cell))}</td>" for cell in row.values()) + "</tr>" for row in rows)
     return (
         f'<div class="wide"><table{f" class={style}" if style else ""}><thead>{f"<tr>{above}</tr>" if above else ""}'
         f"<tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def _cell(text: str) -> str:
+    first, space, rest = text.partition(" ")
+    return f"{escape(first)} <span>{escape(rest)}</span>" if space else escape(text)
 
 
 def details(summary: str, content: str) -> str:

@@ -231,8 +231,8 @@ def test_the_audit_speaks_in_the_report(crossval, tmp_path):
     assert "The floor 0.610 (0.500–0.700)" in text
     values = {row["score of"]: float(row["value"]) for row in rows(run / "tables/floor.csv")}
     pooled = json.loads((run / "summary.json").read_text())["pooled"]
-    assert values["The model, test images"] == pooled["balanced_accuracy"]
-    assert values.keys() == {"The model, test images", "The model on site-b", "The floor"}
+    assert values["The model on the test images"] == pooled["balanced_accuracy"]
+    assert values.keys() == {"The model on the test images", "The model on site-b", "The floor"}
 
 
 def test_page_of_a_training(run, tmp_path):

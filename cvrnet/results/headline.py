@@ -114,7 +114,7 @@ def data_set(results: Results) -> Section:
     )
     text = (
         "The floor is what ridge regression reaches on 32×32 pixels of the whole data set, cross-validated by patient: "
-        f"whatever a network adds must show above that. {rows[0]['score of']}: {words}."
+        f"whatever a network adds must show above that. {rows[0]['score of']} is {words}."
     )
     return Section(title, html + table(cells, "scores") + paragraph(text, "note"), {"floor": rows})
 
@@ -124,7 +124,7 @@ def _floor_rows(results: Results, floor: Mapping[str, Any]) -> list[Row]:
         return {"score of": name, "value": value, "low": low, "high": high}
 
     source = results.run.get("test_source") or ""
-    names = {"val": "The model, validation images", "test": "The model, test images"}
+    names = {"val": "The model on the validation images", "test": "The model on the test images"}
     if source:
         names["test" if results.kind == "train" else INDEPENDENT] = f"The model on {source}"
     rows = [row(names[name], *_balanced(scores)) for name, scores in results.sets.items()]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from cvrnet.pages import paragraph, picture, table
 from cvrnet.results.heads import head_rows
 from cvrnet.results.loading import Results
 from cvrnet.results.predictions import FIGURES, INDEPENDENT
+from cvrnet.results.scoring import RATES
 from cvrnet.results.tables import (
     OVERALL,
     Row,
@@ -32,6 +34,7 @@ EXACT = (
     " † Without a single error (or hit) the bootstrap gives no interval: this one is the exact binomial interval, of "
     "as many trials as there are patients."
 )
+FEW = " Without brackets: too few patients for an interval."
 
 
 @dataclass(frozen=True)
@@ -86,9 +89,10 @@ def confusion(results: Results) -> Section:
 def per_class(results: Results) -> Section:
     """Sensitivity, specificity, predictive values, and the scores of the whole set, with intervals."""
     rows, overall = class_rows(results.scores), overall_rows(results.scores)
-    note = INTERVALS.format(**results.scores["intervals"]["bootstrap"])
-    note += EXACT if results.scores["intervals"]["exact"] else ""
-    note += " Each class stands against the others; PPV and NPV hold for this set's shares of the classes."
+    note = (
+        _about_intervals(results.scores, rows)
+        + " Each class stands against the others; PPV and NPV hold for this set's shares of the classes."
+    )
     whole = [
         {"": OVERALL[row["score"]][0], "Value": interval(row["value"], row["low"], row["high"])} for row in overall
     ]
@@ -104,13 +108,19 @@ def independent(results: Results) -> Section | None:
     source, rows = results.run["test_source"], class_rows(scores)
     n = len(results.folds)
     text = f"Each of the {n} models answers each of the {scores['n'] // n:,} images; counts are sums over the models. "
-    text += INTERVALS.format(**scores["intervals"]["bootstrap"]) + (EXACT if scores["intervals"]["exact"] else "")
+    text += _about_intervals(scores, rows)
     pictures = {
         f"confusion_matrix_{INDEPENDENT}": f"Confusion matrix on {source}.",
         f"roc_{INDEPENDENT}": f"ROC curves on {source}.",
     }
     html = paragraph(text) + table(shown_class_rows(rows), "scores") + figures(results, pictures)
     return Section("The independent source", html, {f"classes_{INDEPENDENT}": rows})
+
+
+def _about_intervals(scores: Mapping[str, Any], rows: Sequence[Row]) -> str:
+    few = any(row[rate] is not None and row[f"{rate}_low"] is None for row in rows for rate in RATES)
+    text = INTERVALS.format(**scores["intervals"]["bootstrap"])
+    return text + (EXACT if scores["intervals"]["exact"] else "") + (FEW if few else "")
 
 
 def curves(results: Results) -> Section:

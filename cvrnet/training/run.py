@@ -195,7 +195,7 @@ def describe_run(
     counts = {name: sum(r.label == name for r in records) for name in classes}
     return {
         "kind": kind,
-        "data": str(data),
+        "data": str(Path(data).absolute()),
         "data_sha256": hash_records(records),
         "classes": list(classes),
         "images": counts,
