@@ -23,11 +23,11 @@ def check_pixels(preprocessing: Preprocessing, data: Sequence[Path | None]) -> t
         preprocessing: What is done to the images.
         data: Data sets; None is passed over. The first is the user's choice: it must be readable.
     """
-    for place, folder in enumerate(data):
-        if folder is None or (place and not folder.exists()):
+    for place, source in enumerate(data):
+        if source is None or (place and not source.exists()):
             continue
         try:
-            records = read_records(folder, labelled=False)
+            records = read_records(source, labelled=False)
         except UserError:
             if place == 0:
                 raise
@@ -36,7 +36,7 @@ def check_pixels(preprocessing: Preprocessing, data: Sequence[Path | None]) -> t
         if batches := list(pixel_batches(chosen, preprocessing, CHECKED)):
             return batches[0], f"{len(batches[0])} images of {'the given data' if place == 0 else 'the training data'}"
         if place == 0:
-            raise UserError(f"{folder}: none of the first {len(chosen)} images can be read")
+            raise UserError(f"{source}: none of the first {len(chosen)} images can be read")
     with tempfile.TemporaryDirectory() as folder:
         made = write_phantoms(Path(folder) / "phantoms", CHECKED, size=max(64, *preprocessing.input_size[1:]))
         pixels = next(pixel_batches(read_records(made), preprocessing, CHECKED))

@@ -1,0 +1,81 @@
+"""Exported files against plain PyTorch, in one run: milliseconds an image, and the ratio.
+
+    python benchmarks/inference_onnx.py [--model cvrnet] [--img-size 224] [--batch-size 8] [--rounds 5]
+
+Plain: float32, contiguous, eager, in inference mode. The others are files of ``cvrnet export``, by each engine that is
+installed: float32, bfloat16 where OpenVINO and the processor have it, and 8-bit integers. Weights are random, which
+costs the same time. Every row takes uint8 pixels and normalises them. The rows alternate, so that a machine that
+changes its speed changes all; the table gives medians.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+import cvrnet
+from cvrnet.checkpoints import save_checkpoint
+from cvrnet.data import Preprocessing, write_phantoms
+from cvrnet.devices import has_bf16
+from cvrnet.onnx import export_onnx, load_onnx
+
+PLAIN = "PyTorch float32"
+
+
+def networks(args: argparse.Namespace, folder: Path) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
+    """Each row's function from uint8 pixels to logits."""
+    torch.manual_seed(0)
+    model = cvrnet.create_model(args.model, num_classes=3).eval()
+    size = (3, args.img_size, args.img_size)
+    model.pretrained_cfg = {**model.pretrained_cfg, "input_size": size}
+    save_checkpoint(model, folder / "run", ["CVP", "NCP", "NOR"])
+    phantoms = write_phantoms(folder / "phantoms", 64, size=args.img_size)
+    float32, int8 = folder / "float32.onnx", folder / "int8.onnx"
+    export_onnx(folder / "run", float32, check_images=phantoms)
+    anything = {"min_agreement": 0.0, "max_accuracy_drop": 1.0}
+    export_onnx(folder / "run", int8, int8=True, calibration=phantoms, calibration_images=32, **anything)
+    preprocessing = Preprocessing.from_model(model)
+    rows: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {PLAIN: lambda x: model(preprocessing.normalize(x))}
+    for engine, name in (("onnxruntime", "ONNX Runtime"), ("openvino", "OpenVINO")):
+        if not find_spec(engine):
+            print(f"{name} is not installed")
+            continue
+        rows[f"{name} float32"] = load_onnx(float32, "cpu", "fp32", engine)
+        if engine == "openvino" and has_bf16(torch.device("cpu")):
+            rows[f"{name} bfloat16"] = load_onnx(float32, "cpu", "bf16", engine)
+        rows[f"{name} int8"] = load_onnx(int8, "cpu", "auto", engine)
+    return rows
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="cvrnet")
+    parser.add_argument("--img-size", type=int, default=224)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    pixels = torch.randint(0, 256, (args.batch_size, 3, args.img_size, args.img_size), dtype=torch.uint8)
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        rows = networks(args, Path(folder))
+        times: dict[str, list[float]] = {name: [] for name in rows}
+        for i in range(args.rounds + 1):
+            for name, network in rows.items():
+                start = time.perf_counter()
+                network(pixels)
+                if i:
+                    times[name].append((time.perf_counter() - start) / args.batch_size * 1000)
+    ms = {name: statistics.median(values) for name, values in times.items()}
+    print(f"{args.model}, {args.img_size} px, batch {args.batch_size}, {torch.get_num_threads()} threads")
+    print(f"{'':20}{'ms/image':>10}{'speed':>8}")
+    for name, value in ms.items():
+        print(f"{name:20}{value:10.1f}{ms[PLAIN] / value:7.2f}x")
+
+
+if __name__ == "__main__":
+    main()
