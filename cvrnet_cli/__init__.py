@@ -14,6 +14,7 @@ from cvrnet_cli.convert_keras import convert_keras
 from cvrnet_cli.crossval import crossval
 from cvrnet_cli.doctor import doctor
 from cvrnet_cli.evaluate import evaluate
+from cvrnet_cli.explain import explain
 from cvrnet_cli.export import export
 from cvrnet_cli.models import models
 from cvrnet_cli.phantoms import phantoms
@@ -25,6 +26,7 @@ from cvrnet_cli.train import train
 _EXTRAS = {
     "accelerate": "train",
     "sklearn": "train",
+    "scipy": "train",
     "matplotlib": "train",
     "h5py": "keras",
     "cv2": "audit",
@@ -60,6 +62,7 @@ for command in (
     benchmark,
     evaluate,
     predict,
+    explain,
     soup,
     convert_keras,
     export,

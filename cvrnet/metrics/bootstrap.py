@@ -57,6 +57,32 @@ def bootstrap_intervals(
     }
 
 
+def mean_interval(
+    values: ArrayLike, groups: Sequence[Hashable] | None = None, n: int = 1000, seed: int = 0
+) -> tuple[float | None, list[float] | None]:
+    """The mean of one value an image and its 95 % interval, by resampling patients as in `bootstrap_intervals`.
+
+    Args:
+        values: shape (N,); NaN where an image has none: it does not count.
+        groups: the patient of each image; None or "" is a patient of its own. By default every image is.
+        n: number of resamples.
+        seed: of the random draws.
+
+    >>> mean_interval([0.0, 1.0] * 50)
+    (0.5, [0.41, 0.59])
+    """
+    table = np.asarray(values, np.float64)
+    there = ~np.isnan(table)
+    if not there.any():
+        return None, None
+    table = table[there]
+    kept = None if groups is None else [group for group, keep in zip(groups, there, strict=True) if keep]
+    members = _group_numbers(kept, len(table))
+    n_groups = int(members.max()) + 1
+    means = [weights @ table / weights.sum(1) for weights in _resample(members, n_groups, n, seed)]
+    return float(table.mean()), _intervals(means, few=n_groups < 2)
+
+
 def weighted_scores(
     labels: NDArray[np.int64], table: NDArray[np.float64], classes: Sequence[str], weights: NDArray[np.float64]
 ) -> dict[str, Any]:

@@ -1,0 +1,23 @@
+"""Where a network looked: Grad-CAM of the whole network, of each encoder and of each head, drawn and measured.
+
+Drawing the side-by-side figure needs matplotlib, measuring needs scikit-learn (extra ``train``): import
+`cvrnet.explain.figure` and `cvrnet.explain.measuring` for them.
+"""
+
+from cvrnet.explain.explaining import Explanation, available_parts, explain
+from cvrnet.explain.gradcam import NETWORK, class_evidence, combine, grad_cam, map_parts
+from cvrnet.explain.overlay import draw_outline, draw_overlay, example_panels
+
+__all__ = [
+    "NETWORK",
+    "Explanation",
+    "available_parts",
+    "class_evidence",
+    "combine",
+    "draw_outline",
+    "draw_overlay",
+    "example_panels",
+    "explain",
+    "grad_cam",
+    "map_parts",
+]

@@ -1,0 +1,166 @@
+"""From image files to maps: which class, which parts, several folds, any size of image."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from cvrnet.data import ImageError, read_image
+from cvrnet.errors import UserError
+from cvrnet.explain.gradcam import NETWORK, grad_cam, map_parts, refusal
+from cvrnet.inference import Predictor
+
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Where a network looked in one image, for one class.
+
+    Attributes:
+        path: The image.
+        prediction: The most probable class; "" when the image could not be read.
+        target: The class that the maps are for.
+        probability: Of that class.
+        image: The image as it was read, uint8 (H, W) or (H, W, 3).
+        grids: Part to its map on the feature maps' grid, float32 (h, w) in 0..1.
+        refused: Part to the sentence that says why it has no map.
+        error: Why the image could not be read; "" when it could.
+    """
+
+    path: Path
+    prediction: str = ""
+    target: str = ""
+    probability: float = float("nan")
+    image: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 0), np.uint8))
+    grids: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    error: str = ""
+
+    def map(self, part: str = NETWORK, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
+        """One part's map at the image's own size, or another (H, W): float32 in 0..1, maximum 1.
+
+        Raises:
+            UserError: There is none: the sentence in ``refused``.
+        """
+        if part in self.refused:
+            raise UserError(f"{self.path}: {part}: {self.refused[part]}")
+        return enlarge(self.grids[part], size or self.image.shape[:2])
+
+
+def explain(
+    predictor: Predictor,
+    paths: Iterable[str | Path],
+    *,
+    target: str | Sequence[str] | None = None,
+    parts: Sequence[str] = (NETWORK,),
+    batch_size: int = 8,
+) -> Iterator[Explanation]:
+    """Grad-CAM of image files, one batch at a time and in their order; of several folds the mean of their maps.
+
+    Args:
+        predictor: The model, or the folds of a run.
+        paths: The files.
+        target: The class to explain: one for all images, or one an image; by default the predicted one.
+        parts: Names of `available_parts`.
+        batch_size: Images the network sees at once.
+
+    Yields:
+        One explanation a file; a file that cannot be read gives one with ``error`` set.
+
+    Raises:
+        UserError: An unknown class or part, or a model that has no maps.
+    """
+    if batch_size < 1:
+        raise UserError(f"batch_size={batch_size}; expected a whole number from 1")
+    check_parts(predictor, parts)
+    targets = itertools.repeat(target) if target is None or isinstance(target, str) else iter(target)
+    work = zip(map(Path, paths), targets, strict=False)
+    while batch := list(itertools.islice(work, batch_size)):
+        yield from _explain_batch(predictor, batch, parts)
+
+
+def available_parts(predictor: Predictor) -> list[str]:
+    """``"network"``, and of a CVR-Net each encoder's name and each head, ``"P1"`` and so on."""
+    return list(map_parts(predictor.models[0]))
+
+
+def check_parts(predictor: Predictor, parts: Sequence[str]) -> None:
+    """Refuse parts that the model does not have.
+
+    Raises:
+        UserError: Names the part and what there is.
+    """
+    known = available_parts(predictor)
+    if unknown := [part for part in parts if part not in known]:
+        raise UserError(f"the model has no part {', '.join(unknown)}; expected some of {', '.join(known)}")
+
+
+def enlarge(grid: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.float32]:
+    """A map at another size (height, width), bilinear, its maximum 1 again."""
+    height, width = size
+    large = np.array(Image.fromarray(grid).resize((width, height), Image.Resampling.BILINEAR))
+    return np.clip(large / large.max(), 0, 1)
+
+
+def _explain_batch(
+    predictor: Predictor, batch: Sequence[tuple[Path, str | None]], parts: Sequence[str]
+) -> Iterator[Explanation]:
+    preprocessing, classes = predictor.preprocessing, predictor.classes
+    images: dict[int, NDArray[np.uint8]] = {}
+    errors: dict[int, str] = {}
+    for i, (path, _) in enumerate(batch):
+        try:
+            images[i] = read_image(path, preprocessing.mode)
+        except ImageError as error:
+            errors[i] = str(error)
+    rows = {i: row for row, i in enumerate(images)}
+    if images:
+        resized = np.stack([preprocessing.resize(image) for image in images.values()])
+        small = torch.from_numpy(resized.transpose(0, 3, 1, 2))
+        probabilities = predictor.probabilities(small)
+        wanted = [batch[i][1] for i in images]
+        chosen = [
+            int(p.argmax()) if name is None else _class_number(name, classes)
+            for name, p in zip(wanted, probabilities, strict=True)
+        ]
+        cams = _maps(predictor, small, chosen, parts)
+    for i, (path, _) in enumerate(batch):
+        if i in errors:
+            yield Explanation(path, error=errors[i])
+            continue
+        row, p = rows[i], probabilities[rows[i]]
+        name = classes[chosen[row]]
+        reasons = {part: refusal(cams[part][row], name) for part in parts}
+        yield Explanation(
+            path,
+            prediction=classes[int(p.argmax())],
+            target=name,
+            probability=float(p[chosen[row]]),
+            image=images[i],
+            grids={part: cams[part][row].numpy() for part in parts if not reasons[part]},
+            refused={part: reason for part, reason in reasons.items() if reason},
+        )
+
+
+def _maps(
+    predictor: Predictor, images: torch.Tensor, target: Sequence[int], parts: Sequence[str]
+) -> dict[str, torch.Tensor]:
+    x = predictor.preprocessing.normalize(images.to(predictor.device))
+    dtype = _AUTOCAST.get(predictor.precision)
+    with torch.autocast(predictor.device.type, dtype=dtype, enabled=dtype is not None):
+        cams = grad_cam(predictor.models, x, torch.tensor(target), parts)
+    return {part: cam.cpu() for part, cam in cams.items()}
+
+
+def _class_number(name: str, classes: Sequence[str]) -> int:
+    if name not in classes:
+        raise UserError(f"the model does not know the class {name}; expected {', '.join(classes)}")
+    return classes.index(name)

@@ -1,0 +1,105 @@
+"""The side-by-side figure of v2 Fig. 2: input, CVR-Net, encoder 1, encoder 2 (matplotlib, extra ``train``)."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from numpy.typing import NDArray
+
+from cvrnet.explain.explaining import Explanation
+from cvrnet.explain.gradcam import NETWORK
+from cvrnet.explain.overlay import ALPHA, COLOURS, THRESHOLD, draw_outline, draw_overlay
+from cvrnet.report.style import FONT_SIZE, TEXT
+
+PANEL = 2.3  # inches, the longer side of a panel
+
+
+def plot_explanation(
+    explanation: Explanation,
+    parts: Sequence[str],
+    *,
+    names: Sequence[str] | None = None,
+    title: str | None = None,
+    threshold: float = THRESHOLD,
+    alpha: float = ALPHA,
+    lesion: NDArray[np.bool_] | None = None,
+    columns: int = 4,
+) -> Figure:
+    """The image, and beside it one panel a part.
+
+    Args:
+        explanation: A result of `explain` with these parts.
+        parts: The panels, in order; a part whose map was refused shows the sentence instead.
+        names: What stands above each panel; by default `panel_names`.
+        title: Above the figure; by default the file, the class and its probability.
+        threshold: What is coloured.
+        alpha: Opacity of the colour.
+        lesion: Mask (H, W) to be outlined in every panel.
+        columns: Panels in a row at most.
+    """
+    image = explanation.image
+    plain = image if image.ndim == 3 else np.repeat(image[..., None], 3, 2)
+    height, width = image.shape[:2]
+    columns = min(columns, len(parts) + 1)
+    rows = math.ceil((len(parts) + 1) / columns)
+    scale = PANEL / max(height, width)
+    figure = Figure(
+        figsize=(columns * (width * scale + 0.15) + 0.8, rows * (height * scale + 0.4) + 0.5),
+        layout=ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.04, wspace=0, hspace=0),
+        facecolor="white",
+    )
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for ax in axes:
+        ax.set_axis_off()
+    labels = ["input", *(names or panel_names(parts))]
+    for ax, name, part in zip(axes, labels, [None, *parts], strict=False):
+        picture = plain
+        if part in explanation.grids:
+            picture = draw_overlay(image, explanation.map(part), threshold=threshold, alpha=alpha)
+        elif part is not None:
+            ax.text(
+                *(0.5, 0.5, textwrap.fill(explanation.refused[part], 24)),
+                transform=ax.transAxes,
+                ha="center",
+                va="center",
+                fontsize=FONT_SIZE - 1,
+                color=TEXT,
+                bbox={"facecolor": "white", "edgecolor": TEXT, "linewidth": 0.5},
+                parse_math=False,
+            )
+        ax.imshow(picture if lesion is None else draw_outline(picture, lesion))
+        ax.set_title(name, fontsize=FONT_SIZE, color=TEXT, parse_math=False)
+    colours = LinearSegmentedColormap.from_list("map", COLOURS / 255)
+    bar = figure.colorbar(ScalarMappable(Normalize(threshold, 1), colours), ax=axes, fraction=0.03, pad=0.01)
+    bar.set_label("Grad-CAM, of its maximum", fontsize=FONT_SIZE - 1, color=TEXT)
+    bar.ax.tick_params(labelsize=FONT_SIZE - 1, colors=TEXT)
+    text = title or f"{explanation.path.name}: {explanation.target} {explanation.probability:.2f}"
+    figure.suptitle(text, fontsize=FONT_SIZE + 1, color=TEXT, parse_math=False)
+    return figure
+
+
+def panel_names(parts: Sequence[str]) -> list[str]:
+    """Headings in the papers' words.
+
+    >>> panel_names(["network", "resnet50", "legacy_xception", "P1"])
+    ['CVR-Net', 'encoder 1: resnet50', 'encoder 2: legacy_xception', 'head P1']
+    """
+    names, encoders = [], 0
+    for part in parts:
+        if part == NETWORK:
+            names.append("CVR-Net" if len(parts) > 1 else "network")
+        elif part.startswith("P") and part[1:].isdigit():
+            names.append(f"head {part}")
+        else:
+            encoders += 1
+            names.append(f"encoder {encoders}: {part}")
+    return names

@@ -1,0 +1,177 @@
+"""Grad-CAM (Selvaraju et al. 2017) without hooks, for the whole network, each encoder and each head (v2 Fig. 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cvrnet.errors import UserError
+
+NETWORK = "network"
+FLAT = 1e-3  # a map that varies by less than this part of its maximum shows nothing
+
+
+def map_parts(model: nn.Module) -> dict[str, list[int]]:
+    """What can be looked at, and the feature maps that each is made of.
+
+    Returns:
+        ``"network"``: every map that a head sees; of a CVR-Net also each encoder by its name: its deepest map; and
+        each head, ``"P1"`` and so on: the maps that it sees. Numbers are those of `class_evidence`'s result.
+    """
+    if not _is_cvrnet(model):
+        return {NETWORK: [0]}
+    cvrnet: Any = model
+    parts = {NETWORK: sorted(i for group in cvrnet.groups for i in group)}
+    ends = accumulate(len(encoder.channels) for encoder in cvrnet.encoders)
+    for number, (name, end) in enumerate(zip(cvrnet.encoder_names, ends, strict=True), start=1):
+        parts[name if name not in parts else f"{name} ({number})"] = [end - 1]
+    return parts | {f"P{k}": list(group) for k, group in enumerate(cvrnet.groups, start=1)}
+
+
+def class_evidence(model: nn.Module, x: Tensor, target: Tensor) -> list[Tensor]:
+    r"""Where, in each feature map, the evidence for a class lies, and how much: Grad-CAM before its ReLU.
+
+    .. math:: L_{hw} = HW \sum_k \alpha_k A_{khw},
+              \qquad \alpha_k = \frac{1}{HW} \sum_{hw} \frac{\partial y}{\partial A_{khw}}
+
+    y is the class's score: the mean of the heads' raw scores, not the logarithm of their mean probability, whose
+    gradient vanishes where the heads are sure. The factor HW, which a map's own scale does not show, makes maps of
+    different grids comparable: the mean of L is what the map as a whole adds to y, to first order. Each map counts
+    for the head that sees it, and not for the deeper maps that are computed from it.
+
+    Only the maps get a gradient, no parameter does. The encoders run as they are called (under autocast, if it is on);
+    what follows the maps runs in the parameters' own number format, because gradients this small are lost in 16 bits.
+
+    Args:
+        model: A CVR-Net, or any timm model whose ``forward_features`` gives one (N, C, H, W) or (N, H, W, C).
+        x: Images (N, C, H, W), normalised as the model expects.
+        target: Class numbers (N,).
+
+    Returns:
+        One float32 (N, H, W) a map, in the order of `map_parts`; zero for maps that no head sees.
+
+    Raises:
+        UserError: The model has no feature maps, or no classifier that looks at them.
+    """
+    with torch.inference_mode(False):
+        with torch.no_grad():
+            maps = [m.detach().to(_dtype(model)) for m in _feature_maps(model, x)]
+        with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
+            for m in maps:
+                m.requires_grad_()
+            score = _raw_scores(model, maps).gather(1, target.to(x.device)[:, None]).sum()
+            gradients = torch.autograd.grad(score, maps, allow_unused=True)
+    return [_weigh(m, g) for m, g in zip(maps, gradients, strict=True)]
+
+
+def combine(evidence: Sequence[Tensor]) -> Tensor:
+    """Several maps' evidence as one non-negative map (N, h, w), on the finest of their grids.
+
+    The sum before the ReLU is Grad-CAM of one layer that has all maps as its channels: what speaks for the class in
+    one map and against it in another cancels out.
+    """
+    height, width = max((tuple(e.shape[1:]) for e in evidence), key=lambda shape: shape[0] * shape[1])
+    same = [F.interpolate(e[:, None], (height, width), mode="bilinear", align_corners=False) for e in evidence]
+    return torch.stack(same).sum(0)[:, 0].relu()
+
+
+def grad_cam(models: Sequence[nn.Module], x: Tensor, target: Tensor, parts: Sequence[str]) -> dict[str, Tensor]:
+    """Maps of some parts, averaged over models: each model's map counts alike, as its probabilities do.
+
+    Args:
+        models: One, or the folds of a run.
+        x: Images (N, C, H, W), normalised.
+        target: Class numbers (N,).
+        parts: Keys of `map_parts`.
+
+    Returns:
+        For each part float32 (N, h, w) on the feature maps' grid, 0..1 with maximum 1; all zero where no model found
+        evidence for the class, NaN where a model's map is not finite. `refusal` says which are worth no picture.
+    """
+    sums: dict[str, Tensor] = {}
+    for model in models:
+        evidence, numbers = class_evidence(model, x, target), map_parts(model)
+        for name in parts:
+            cam = _scale(combine([evidence[i] for i in numbers[name]]))
+            sums[name] = sums[name] + cam if name in sums else cam
+    return {name: _scale(cam) for name, cam in sums.items()}
+
+
+def refusal(cam: Tensor, target: str) -> str:
+    """Why a map (h, w) of `grad_cam` shows nothing, in a sentence; "" where it shows something.
+
+    >>> refusal(torch.zeros(7, 7), "CVP")
+    'the map is zero everywhere: nothing that it sees speaks for CVP'
+    >>> refusal(torch.eye(7), "CVP")
+    ''
+    """
+    if not torch.isfinite(cam).all():
+        return "the map is not finite: the network's numbers have run over"
+    if cam.max() <= 0:
+        return f"the map is zero everywhere: nothing that it sees speaks for {target}"
+    if cam.numel() == 1:
+        return "the map has a single cell: the image is too small for this network's deepest map"
+    if cam.max() - cam.min() < FLAT * cam.max():
+        return f"the map is flat: every place speaks alike for {target}"
+    return ""
+
+
+def _is_cvrnet(model: nn.Module) -> bool:
+    return hasattr(model, "forward_maps")
+
+
+def _feature_maps(model: Any, x: Tensor) -> list[Tensor]:
+    if _is_cvrnet(model):
+        return model.forward_maps(x)
+    if not hasattr(model, "forward_features") or next(iter(model.parameters()), None) is None:
+        raise UserError("this model has no gradients (an ONNX file?); expected the trained model it was exported from")
+    features = model.forward_features(x)
+    if not isinstance(features, Tensor) or features.ndim != 4:
+        raise UserError(
+            f"{_architecture(model)} ends in no feature map but in "
+            f"{'tokens' if isinstance(features, Tensor) else 'several outputs'}, so Grad-CAM cannot be drawn; "
+            "expected a CVR-Net or another convolutional network"
+        )
+    return [features.permute(0, 3, 1, 2) if _channels_last(model) else features]
+
+
+def _raw_scores(model: Any, maps: list[Tensor]) -> Tensor:
+    """The class scores (N, classes) before any softmax; a CVR-Net's are the mean of its heads'."""
+    if _is_cvrnet(model):
+        scores = torch.stack(model.head.branch_logits(model.pool_maps(maps))).mean(0)
+    else:
+        scores = model.forward_head(maps[0].permute(0, 2, 3, 1) if _channels_last(model) else maps[0])
+    if not isinstance(scores, Tensor) or scores.ndim != 2 or model.num_classes < 1:
+        raise UserError(f"{_architecture(model)} has no classifier; expected a trained one")
+    return scores
+
+
+def _weigh(m: Tensor, gradient: Tensor | None) -> Tensor:
+    if gradient is None:
+        return torch.zeros_like(m[:, 0], dtype=torch.float32, requires_grad=False)
+    weights = gradient.float().mean((2, 3), keepdim=True)
+    return (weights * m.detach().float()).sum(1) * (m.shape[2] * m.shape[3])
+
+
+def _scale(cam: Tensor) -> Tensor:
+    """Divided by each map's maximum; a map of zeros stays one."""
+    maximum = cam.amax((1, 2), keepdim=True)
+    return cam / torch.where(maximum == 0, 1, maximum)
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    floating: Iterator[torch.dtype] = (p.dtype for p in model.parameters() if p.is_floating_point())
+    return next(floating, torch.float32)
+
+
+def _channels_last(model: nn.Module) -> bool:
+    return getattr(model, "output_fmt", "NCHW") == "NHWC"  # how timm's Swin and others say it
+
+
+def _architecture(model: nn.Module) -> str:
+    return str(getattr(model, "pretrained_cfg", {}).get("architecture") or type(model).__name__)

@@ -1,0 +1,70 @@
+"""The sanity check of Adebayo et al. 2018: a map that does not change with the network's weights explains nothing."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+from torch import nn
+
+HEADS, ALL = "random heads", "random network"
+STAGES = (HEADS, ALL)
+"""The cascade from the top: first what follows the feature maps gets random weights, then the encoders as well."""
+
+
+def randomise(model: nn.Module, stage: str, seed: int = 0) -> nn.Module:
+    """A copy of a model with random weights, in part of it or everywhere; on the CPU.
+
+    Convolutions and dense layers get the weights of He et al. 2015 and no bias, other layers what they start with
+    (batch norm forgets its statistics, and so is the identity: folded into the convolutions or not makes no
+    difference). Parameters of layers that cannot initialise themselves, such as layer scales, are shuffled.
+
+    Args:
+        model: A CVR-Net or another timm classifier.
+        stage: One of `STAGES`.
+        seed: Of the weights; the global generator is left as it was.
+    """
+    random = copy.deepcopy(model).cpu()
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        for top in [random] if stage == ALL else _top(random):
+            for module in top.modules():
+                _initialise(module)
+    return random
+
+
+def _initialise(module: nn.Module) -> None:
+    reset: Any = getattr(module, "reset_parameters", None)
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif callable(reset):
+        reset()
+    else:
+        for parameter in module.parameters(recurse=False):
+            parameter.copy_(parameter.flatten()[torch.randperm(parameter.numel())].view_as(parameter))
+
+
+def similarity(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Spearman's rank correlation of two maps (h, w) of one grid; NaN where one is flat.
+
+    >>> grid = np.arange(4, dtype=np.float32).reshape(2, 2)
+    >>> similarity(grid, grid**2), similarity(grid, -grid)
+    (1.0, -1.0)
+    """
+    if np.ptp(one) == 0 or np.ptp(other) == 0:
+        return float("nan")
+    return float(spearmanr(one.ravel(), other.ravel()).statistic)
+
+
+def _top(model: Any) -> list[nn.Module]:
+    """What follows the feature maps."""
+    if hasattr(model, "forward_maps"):
+        return [model.head]
+    classifier = model.get_classifier()
+    return list(classifier) if isinstance(classifier, tuple) else [classifier]
