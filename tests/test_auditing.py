@@ -36,7 +36,7 @@ def test_train_tells_the_severe_findings_before_the_first_epoch_and_keeps_the_au
     assert (status, SEVERE in err) == (0, True)
     assert (tmp_path / "evaluation" / "audit.json").is_file()
     status, _, err = cli("evaluate", run, data, "-o", tmp_path / "other", "--no-audit")
-    assert (status, "severe" in err, (tmp_path / "other" / "audit.json").exists()) == (0, False, False)
+    assert (status, SEVERE in err, (tmp_path / "other" / "audit.json").exists()) == (0, False, False)
 
 
 def test_a_run_that_is_interrupted_in_the_audit_resumes(cli, data, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from pathlib import Path
 from cvrnet.data import Record
 
 SPLIT, CONFIG = "split.csv", "config.json"
+STATE = "training-state.pt"  # of a training that is not finished
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class HeldOut:
 def held_out(model: str | Path, records: Sequence[Record]) -> HeldOut:
     """Read the run's split.csv, where MODEL is a run or one fold of a run.
 
-    - A cross-validation: an image is asked of the model of the fold that it tests, an image outside the folds of all.
+    - A cross-validation: an image is asked of the model of the fold that it tests, an image outside the folds of all;
+      folds that are not trained to the end are left out.
     - A run with one model: images of its validation and test sets only.
     - An image that is not in split.csv goes by its patient; if that is not there either, it is new to all models.
     - Any other model: all images, since nobody knows what it was trained on.
@@ -45,7 +47,8 @@ def held_out(model: str | Path, records: Sequence[Record]) -> HeldOut:
         folders = {"val": run, "test": run}
     else:
         folders = {str(_fold_number(path.parent)): path.parent for path in run.glob(f"fold-*/{CONFIG}")}
-        folders = {name: path for name, path in folders.items() if run == folder or name == str(fold)}
+        finished = {name: path for name, path in folders.items() if not (path / STATE).exists()}
+        folders = {name: path for name, path in finished.items() if run == folder or name == str(fold)}
     models = sorted({str(path) for path in folders.values()})
     index = {name: (models.index(str(path)),) for name, path in folders.items()}
     seen, of_patient = _read_split(run / SPLIT)
