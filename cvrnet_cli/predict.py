@@ -133,7 +133,9 @@ def find_images(paths: Sequence[str]) -> Iterator[Path]:
 
     for text in paths:
         path = Path(text)
-        if path.is_dir():
+        if text.startswith("hfds:"):
+            yield from (record.path for record in read_records(text, labelled=False))
+        elif path.is_dir():
             for folder, folders, files in os.walk(path):
                 folders[:] = sorted(name for name in folders if not name.startswith("."))
                 for name in sorted(files):

@@ -13,6 +13,7 @@ from cvrnet.errors import UserError
 __all__ = ["DataError", "Record", "class_names", "read_records", "scan_records", "write_manifest"]
 
 MANIFEST = "manifest.csv"
+HUB_DATASET = "hfds:"
 SHOWN_PROBLEMS = 20
 
 
@@ -41,8 +42,9 @@ def read_records(data: str | Path, *, labelled: bool = True, min_classes: int = 
     """The images of a data set, in the manifest's order or, of a folder, by name.
 
     Args:
-        data: a folder with one sub-folder a class; or a CSV manifest; or a folder that holds ``manifest.csv``. With
-            ``labelled=False`` also any folder of images.
+        data: a folder with one sub-folder a class; or a CSV manifest; or a folder that holds ``manifest.csv``; or
+            ``hfds:user/name``, a data set of the Hugging Face Hub (extra ``hfds``). With ``labelled=False`` also any
+            folder of images.
         labelled: whether each image must have a label.
         min_classes: how many classes there must be at least where images are labelled.
 
@@ -67,7 +69,11 @@ def scan_records(data: str | Path, *, labelled: bool = True, min_classes: int = 
         root = root / MANIFEST
     rows: list[Row] = []
     try:
-        if root.is_dir():
+        if str(data).startswith(HUB_DATASET):
+            from cvrnet.data.hub_datasets import scan_hub_dataset  # which needs the cache, and so this module
+
+            problems = scan_hub_dataset(data, labelled, rows)
+        elif root.is_dir():
             problems = _scan_folder(root, labelled, rows)
         elif root.exists():
             problems = scan_manifest(root, labelled, rows)
