@@ -133,6 +133,37 @@ def test_learning_curves_can_be_read(n, title):
     assert_readable(figure)
 
 
+@pytest.mark.parametrize("n", [1, 5, 10])
+def test_learning_curves_of_all_folds_can_be_read(n):
+    figure = report.plot_fold_learning_curves({f"Fold {k}": history(20 + k) for k in range(1, n + 1)}, title=TITLE)
+    assert_readable(figure)
+    assert legend_texts(figure) == [*(f"Fold {k}" for k in range(1, n + 1)), "Best epoch"]
+    losses = [figure.axes[1].get_lines()[2 * k].get_ydata() for k in range(n)]
+    assert [len(line) for line in losses] == [20 + k for k in range(1, n + 1)]
+
+
+def test_the_best_epoch_of_a_fold_is_the_one_that_was_kept():
+    rows = [{**row, "best": int(row["epoch"] in (1, 3))} for row in history(5)]
+    figure = report.plot_fold_learning_curves({"Fold 1": rows})
+    assert figure.axes[0].get_lines()[1].get_xdata() == [3]
+    with pytest.raises(UserError, match="no folds"):
+        report.plot_fold_learning_curves({})
+    with pytest.raises(UserError, match="history without val_f1"):
+        report.plot_fold_learning_curves({"Fold 1": rows}, score="val_f1")
+
+
+@pytest.mark.parametrize("std", [None, 0.02], ids=["one model", "folds"])
+def test_heads_can_be_read(std):
+    names = ["P1", "P2", "P3", "P4", "P5", "mean of the heads", "best head (P3)", "average (the model)"]
+    figure = report.plot_heads(
+        [{"head": h, "accuracy": 0.6 + 0.02 * i, "std": std} for i, h in enumerate(names)], TITLE
+    )
+    assert_readable(figure)
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == names
+    with pytest.raises(UserError, match="no heads"):
+        report.plot_heads([])
+
+
 # v1's Tables 5, 7 and 8 as printed: rows predicted, columns actual.
 TABLE_5 = """1461 80 6 | 92.29 1.87 1.20
 119 4185 15 | 7.52 97.94 3.00
