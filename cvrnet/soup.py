@@ -29,7 +29,8 @@ from cvrnet.evaluation import Answers, check_classes, hash_records, predict_reco
 from cvrnet.files import write_json
 from cvrnet.inference import Predictor
 from cvrnet.inference.loading import choose_folds
-from cvrnet.metrics import classification_scores, mean_interval
+from cvrnet.metrics import classification_scores
+from cvrnet.metrics.bootstrap import mean_interval
 from cvrnet.results.predictions import INDEPENDENT, RUN, SPLIT
 
 KIND = "soup"

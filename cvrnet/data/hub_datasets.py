@@ -76,7 +76,7 @@ def _load(name: str) -> Mapping[str, Any]:
 def _rows(
     name: str, split: str, known: str, dataset: Any, image: str, label: str | None, in_folders: bool
 ) -> Iterator[Row]:
-    feature = dataset.features[label] if label else None
+    feature: Any = dataset.features[label] if label else None
     texts = [c for c, f in dataset.features.items() if c not in (image, label) and getattr(f, "dtype", "") == "string"]
     folder = default_folder() / "hfds"
     digits = len(str(len(dataset)))
@@ -94,7 +94,7 @@ def _rows(
             wrong.append("empty label")
             value = None
         text = "" if value is None else str(feature.int2str(value) if hasattr(feature, "int2str") else value)
-        fields = {c: str(row[c]) for c in _COLUMNS if c in row and row[c] is not None}
+        fields: Any = {c: str(row[c]) for c in _COLUMNS if c in row and row[c] is not None}
         record = Record(
             path=path or folder / shown,
             name=f"{split}/{shown}" if in_folders else shown,

@@ -1,0 +1,189 @@
+"""Prediction against plain PyTorch and Keras, in one run: milliseconds an image, and ratios.
+
+    python benchmarks/inference.py [--model cvrnet] [--img-size 224] [--device cpu|cuda] [--rounds 5] [--no-compile]
+
+(a) is what a user would write: float32, contiguous, eager, batch 8, in inference mode. (b) is the same network in Keras
+on TensorFlow, `model.predict` and `tf.function` (extra ``bench``; left out with a word where it is not installed).
+Ours are `cvrnet.Predictor` with its defaults, and with one thing changed a row; ONNX rows are those of
+inference_onnx.py. Weights are random, which costs the same time. Rows take uint8 pixels; they alternate, so that a
+machine that changes its speed changes all, and the table gives medians. The floor is the network's operations over the
+rate at which this machine multiplies matrices in float32. The last lines show decoding and network, alone and together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import cvrnet
+from cvrnet.checkpoints import load_checkpoint, save_checkpoint
+from cvrnet.data import Preprocessing, read_image, write_phantoms
+from cvrnet.devices import has_bf16
+from cvrnet.inference import Predictor
+
+PLAIN = "(a) PyTorch, plain"
+Row = tuple[int, Callable[[torch.Tensor], object]]
+"""Images a batch, and what is timed."""
+
+
+def our_rows(folder: Path, device: str, compile_too: bool) -> dict[str, Row]:
+    """`Predictor` with its defaults, and otherwise."""
+    default = Predictor.from_pretrained(folder, device)
+    rows: dict[str, Row] = {
+        f"Predictor, default ({default.precision})": (8, default.probabilities),
+        f"Predictor, default ({default.precision}), batch 1": (1, default.probabilities),
+    }
+    if default.precision != "fp32":
+        rows["Predictor, fp32"] = (8, Predictor.from_pretrained(folder, device, "fp32").probabilities)
+    bf16 = has_bf16(default.device)
+    if not bf16:
+        print("no bf16 instructions here: its rows are left out")
+    modes: list[bool | str] = [True, "reduce-overhead"] if device.startswith("cuda") else [True]
+    for mode in modes if compile_too else []:
+        for dtype in ("fp32", *(("bf16",) if bf16 else ())):
+            name = f"Predictor, compile={mode}, {dtype}"
+            rows[name] = (8, Predictor.from_pretrained(folder, device, dtype, compile=mode).probabilities)
+    return rows
+
+
+def plain_row(folder: Path, device: str) -> Row:
+    """What a user would write."""
+    model = load_checkpoint(folder).to(device)
+    preprocessing = Preprocessing.from_model(model)
+
+    def run(pixels: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            return model(preprocessing.normalize(pixels.to(device))).softmax(-1).cpu()
+
+    return 8, run
+
+
+def keras_rows(size: int) -> dict[str, Row]:
+    """The same network in Keras on TensorFlow, where that is installed."""
+    if not (find_spec("tensorflow") and find_spec("keras")):
+        print('Keras on TensorFlow is not installed (pip install "cvrnet[bench]"): its rows are left out')
+        return {}
+    import tensorflow as tf
+    from keras_parity import build_keras
+
+    model = build_keras(size, 3)
+    graph = tf.function(lambda x: model(x, training=False))
+
+    def pixels_last(pixels: torch.Tensor) -> object:
+        return pixels.permute(0, 2, 3, 1).contiguous().numpy().astype("float32") / 255
+
+    return {
+        "(b) Keras, model.predict": (8, lambda pixels: model.predict(pixels_last(pixels), verbose=0)),
+        "(b) Keras, tf.function": (8, lambda pixels: graph(tf.constant(pixels_last(pixels))).numpy()),
+    }
+
+
+def onnx_rows(args: argparse.Namespace, folder: Path) -> dict[str, Row]:
+    """Files of ``cvrnet export`` by each engine that is installed."""
+    if not find_spec("onnxruntime"):
+        print('ONNX Runtime is not installed (pip install "cvrnet[export]"): its rows are left out')
+        return {}
+    import inference_onnx
+
+    options = argparse.Namespace(model=args.model, img_size=args.img_size, batch_size=8, rounds=args.rounds)
+    networks = inference_onnx.networks(options, folder)
+    networks.pop(inference_onnx.PLAIN)
+    return {name: (8, network) for name, network in networks.items()}
+
+
+def measure(rows: dict[str, Row], size: int, rounds: int) -> dict[str, float]:
+    """Milliseconds an image; the first round, which compiles and warms up, does not count."""
+    times: dict[str, list[float]] = {name: [] for name in rows}
+    for i in range(rounds + 1):
+        for name, (count, run) in rows.items():
+            pixels = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8)
+            start = time.perf_counter()
+            run(pixels)
+            if i:
+                times[name].append((time.perf_counter() - start) / count * 1000)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def floor(folder: Path, size: int, device: str) -> tuple[float, float]:
+    """Operations an image (2 a multiply-add), and the machine's operations a second on 2048 x 2048 matrices."""
+    model = load_checkpoint(folder)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 3, size, size))
+    a = torch.randn(2048, 2048, device=device)
+    seconds = []
+    for _ in range(8):
+        start = time.perf_counter()
+        float((a @ a)[0, 0])
+        seconds.append(time.perf_counter() - start)
+    return counter.get_total_flops(), 2 * 2048**3 / min(seconds)
+
+
+def overlap(folder: Path, device: str, count: int) -> None:
+    """Decoding alone, the network alone, both together: the slower of the two should set the pace."""
+    predictor = Predictor.from_pretrained(folder, device)
+    with tempfile.TemporaryDirectory() as images:
+        write_phantoms(Path(images) / "phantoms", count, size=1024)
+        paths = sorted(Path(images).glob("phantoms/images/**/*.png"))
+        predictor(paths[:8])
+        start = time.perf_counter()
+        decoded = [predictor.preprocessing.resize(read_image(p, predictor.preprocessing.mode)) for p in paths]
+        decoding = time.perf_counter() - start
+        batches = torch.stack([torch.from_numpy(image.transpose(2, 0, 1).copy()) for image in decoded]).split(8)
+        start = time.perf_counter()
+        for batch in batches:
+            predictor.probabilities(batch)
+        network = time.perf_counter() - start
+        start = time.perf_counter()
+        predictor(paths)
+        together = time.perf_counter() - start
+    each = [1000 * seconds / len(paths) for seconds in (decoding, network, together)]
+    print(
+        f"decoding 1024 px on one core {each[0]:.1f} ms/image, network {each[1]:.1f}, both together {each[2]:.1f}: "
+        f"{each[2] / max(each[:2]):.2f}x the slower, {each[2] / sum(each[:2]):.2f}x one after the other"
+    )
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="cvrnet")
+    parser.add_argument("--img-size", type=int, default=224)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--no-onnx", action="store_true")
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "model"
+        model = cvrnet.create_model(args.model, num_classes=3)
+        model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, args.img_size, args.img_size)}
+        save_checkpoint(model, folder, ["CVP", "NCP", "NOR"])
+        rows = {PLAIN: plain_row(folder, args.device)}
+        on_cpu = args.device == "cpu"
+        rows |= keras_rows(args.img_size) if on_cpu and args.model == "cvrnet" else {}
+        rows |= our_rows(folder, args.device, not args.no_compile)
+        rows |= onnx_rows(args, Path(temporary)) if on_cpu and not args.no_onnx else {}
+        ms = measure(rows, args.img_size, args.rounds)
+        operations, rate = floor(folder, args.img_size, args.device)
+        print(f"\n{args.model}, {args.img_size} px, {args.device}, {torch.get_num_threads()} threads")
+        print(f"{'':44}{'batch':>6}{'ms/image':>10}{'speed':>8}")
+        for name, value in ms.items():
+            print(f"{name:44}{rows[name][0]:6}{value:10.1f}{ms[PLAIN] / value:7.2f}x")
+        print(
+            f"{'floor in float32':44}{'':6}{1000 * operations / rate:10.1f}{ms[PLAIN] * rate / operations / 1000:7.2f}x"
+            f"   ({operations / 1e9:.1f} GFLOP an image, {rate / 1e9:.0f} GFLOP/s)"
+        )
+        overlap(folder, args.device, 48)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""How long it takes to begin: import, load, the first prediction; and what loading takes in memory.
+
+    python benchmarks/start.py [--model cvrnet] [--rounds 5]
+
+Each figure is the median over processes of their own, which alternate; files are in the page cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+import cvrnet
+from cvrnet.checkpoints import save_checkpoint
+from cvrnet.data import write_phantoms
+
+TIMED = """
+import resource, sys, time
+import timm, cvrnet
+from cvrnet.checkpoints import load_checkpoint
+from cvrnet.inference import Predictor
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+folder, what = sys.argv[1:]
+before, start = peak(), time.perf_counter()
+if what == "read":
+    data = open(folder + "/model.safetensors", "rb").read()
+elif what == "load":
+    model = load_checkpoint(folder)
+elif what == "timm":
+    model = timm.create_model("local-dir:" + folder, pretrained=True).eval()
+else:
+    predictor = Predictor.from_pretrained(folder, "cpu")
+print(time.perf_counter() - start, peak() - before)
+"""
+
+
+def wall(*arguments: str) -> float:
+    """Seconds that a Python process takes."""
+    start = time.perf_counter()
+    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def timed(folder: Path, what: str) -> tuple[float, float]:
+    """Seconds, and bytes at the peak, that one step takes in a process of its own."""
+    out = subprocess.run([sys.executable, "-c", TIMED, str(folder), what], check=True, capture_output=True, text=True)
+    seconds, memory = map(float, out.stdout.split())
+    return seconds, memory
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="cvrnet")
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "model"
+        save_checkpoint(cvrnet.create_model(args.model, num_classes=3), folder, ["CVP", "NCP", "NOR"])
+        write_phantoms(Path(temporary) / "phantoms", 3, size=256)
+        image = str(next(Path(temporary).glob("phantoms/images/**/*.png")))
+        size = os.path.getsize(folder / "model.safetensors")
+        processes = {
+            "import timm": ["-c", "import timm"],
+            "import timm, cvrnet": ["-c", "import timm, cvrnet"],
+            "import torch, timm": ["-c", "import torch, timm"],
+            "cvrnet predict, one image": ["-m", "cvrnet", "predict", str(folder), image],
+            "cvrnet --help": ["-m", "cvrnet", "--help"],
+        }
+        walls: dict[str, list[float]] = {name: [] for name in processes}
+        steps: dict[str, list[tuple[float, float]]] = {name: [] for name in ("read", "load", "ready", "timm")}
+        for _ in range(args.rounds):
+            for name, arguments in processes.items():
+                walls[name].append(wall(*arguments))
+            for name, values in steps.items():
+                values.append(timed(folder, name))
+    second = {name: statistics.median(values) for name, values in walls.items()}
+    step = {name: statistics.median(s for s, _ in values) for name, values in steps.items()}
+    memory = {name: statistics.median(m for _, m in values) for name, values in steps.items()}
+    print(f"{args.model}, {size / 1e6:.0f} MB, {torch.get_num_threads()} threads")
+    for name, value in second.items():
+        print(f"{name:44}{value:8.2f} s")
+    print(f"`import cvrnet` adds {second['import timm, cvrnet'] - second['import timm']:.2f} s to `import timm`\n")
+    words = {
+        "read": "reading the file's bytes",
+        "load": "load_checkpoint",
+        "ready": "Predictor.from_pretrained",
+        "timm": "timm.create_model, pretrained",
+    }
+    for name, text in words.items():
+        print(f"{text:44}{step[name]:8.2f} s   peak {memory[name] / size:5.2f}x the weights")
+    limit = 1.5 * step["read"] + 0.5
+    print(f"loading: {step['load']:.2f} s, ready: {step['ready']:.2f} s; 1.5x reading and 0.5 s: {limit:.2f} s")
+    floor = second["import torch, timm"] + step["ready"]
+    cold = second["cvrnet predict, one image"]
+    print(f"cold predict: {cold / floor:.2f}x importing torch and timm and loading")
+
+
+if __name__ == "__main__":
+    main()
