@@ -137,7 +137,7 @@ def test_measure(cli, lively, phantoms, tmp_path):
     values = [float(r["energy"]) for r in trained if r["energy"]]
     assert network["mean"] == pytest.approx(np.mean(values))
     assert network["flat"] == 36 - len(values) == sum(bool(r["refused"]) for r in trained)
-    assert network["chance"] == pytest.approx(np.mean([float(r["share"]) for r in trained]))
+    assert network["chance"] == pytest.approx(np.mean([float(r["share"]) for r in trained if r["energy"]]))
     status, _, err = cli("explain", lively, phantoms, "-o", tmp_path, "--measure")
     assert (status, err.count("\n")) == (1, 1)
     assert "--overwrite replaces it" in err

@@ -52,7 +52,7 @@ def plot_explanation(
     rows = math.ceil((len(parts) + 1) / columns)
     scale = PANEL / max(height, width)
     figure = Figure(
-        figsize=(columns * (width * scale + 0.15) + 0.8, rows * (height * scale + 0.4) + 0.5),
+        figsize=(columns * (width * scale + 0.15) + 0.8, rows * (height * scale + 0.32) + 0.34),
         layout=ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.04, wspace=0, hspace=0),
         facecolor="white",
     )

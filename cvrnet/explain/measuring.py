@@ -106,9 +106,10 @@ def summarise(found: Measurements) -> dict[str, list[Row]]:
 
     Returns:
         ``localisation``: for each part, mask and measure the number of ``images`` and of ``flat`` maps among them
-        (these have no value), ``mean`` and ``interval``; ``chance``, the mean share of the mask; ``random``, the mean
-        under a random network, and ``random_flat``; the paired differences ``above_chance`` and ``above_random``,
-        intervals too. ``similarity``: for each part and kind of random weights the rank correlation.
+        (these have no value), ``mean`` and ``interval``; ``chance``, the mask's mean share of the images that have a
+        value; ``random``, the mean under a random network, and ``random_flat``, its maps without a value; the paired
+        differences ``above_chance`` and ``above_random``, intervals too. ``similarity``: for each part and kind of
+        random weights the rank correlation.
     """
     scores = []
     for part, mask in _unique(found.rows, "part", "mask"):
@@ -130,7 +131,7 @@ def summarise(found: Measurements) -> dict[str, list[Row]]:
                     "flat": int(np.isnan(value).sum()),
                     "mean": mean,
                     "interval": interval,
-                    "chance": float(share.mean()),
+                    "chance": float(share[~np.isnan(value)].mean()) if mean is not None else float(share.mean()),
                     "above_chance": mean_interval(value - share, patients)[1],
                     "random": mean_interval(random, patients)[0],
                     "random_flat": int(np.isnan(random).sum()),
