@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,8 @@ from cvrnet.files import atomic_write
 from cvrnet.hub.references import hub_checkpoints, is_reference
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+_LARGEST_SIZE, _LARGEST_IMAGE, _LARGEST_CONFIG = 65536, 8192, 2**20
+"""What a config.json may ask for: numbers among the model's arguments, pixels, bytes of the file itself."""
 
 
 def save_checkpoint(model: nn.Module, folder: str | Path, classes: Sequence[str]) -> None:
@@ -74,6 +77,8 @@ def load_checkpoint(folder: str | Path, **kwargs: Any) -> nn.Module:
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise UserError(f"{folder} is not a trained model: it has no {name}")
+    if absurd := _absurd(folder / CONFIG):
+        raise UserError(f"{folder} holds a checkpoint that cannot be loaded: {absurd}")
     try:
         model = None if kwargs else _lay_out(folder)
         if model is None:
@@ -86,6 +91,32 @@ def load_checkpoint(folder: str | Path, **kwargs: Any) -> nn.Module:
     except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{folder} holds a checkpoint that cannot be loaded: {reason}") from error
+
+
+def _absurd(path: Path) -> str:
+    """What no network has, in a config.json from elsewhere, before anything is made of that size; "" if nothing is."""
+    if path.stat().st_size > _LARGEST_CONFIG:
+        return f"{path.name} has {path.stat().st_size:,} bytes"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        image = list(_numbers(config.get("pretrained_cfg", config).get("input_size", (3, 224, 224))))
+        sizes = [config.get("num_classes", 0), *_numbers(config.get("model_args", {}))]
+    except (ValueError, AttributeError, RecursionError):
+        return f"{path.name} is no description of a model"
+    if sizes := [size for size in sizes if size > _LARGEST_SIZE]:
+        return f"{path.name} asks for a size of {sizes[0]:g}; expected at most {_LARGEST_SIZE:,}"
+    if len(image) != 3 or not all(0 < size <= _LARGEST_IMAGE for size in image):
+        return f"{path.name} asks for images of {image[:3]}; expected channels, height, width up to {_LARGEST_IMAGE:,}"
+    return ""
+
+
+def _numbers(value: object) -> Iterator[float]:
+    """The numbers in a JSON value."""
+    if isinstance(value, int | float):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _numbers(item)
 
 
 def _lay_out(folder: Path) -> nn.Module | None:

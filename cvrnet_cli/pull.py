@@ -28,9 +28,12 @@ def pull(repo: str, output: Path | None, folds: tuple[int, ...], overwrite: bool
       cvrnet pull ada/chest
       cvrnet pull ada/chest@v1.0 -o chest --fold 1 --fold 3
     """
+    from huggingface_hub.utils import logging
+
     from cvrnet.hub import pull_folds
     from cvrnet.hub.references import parse_reference
 
+    logging.set_verbosity_error()  # its warnings tell of every attempt, ours what came of them
     output = output or Path(parse_reference(repo)[0].partition("/")[2])
     with progress_bar("Pulling", unit="commit") as progress:
         pulled = pull_folds(repo, output, folds=folds, overwrite=overwrite, progress=progress)

@@ -57,8 +57,11 @@ def push(
     if dry_run:
         return _show(run, repo, folds, with_predictions, license, output, overwrite)
     os.environ.setdefault("HF_XET_CLIENT_RETRY_MAX_ATTEMPTS", "3")  # the client's default gives up after five minutes
+    from huggingface_hub.utils import logging
+
     from cvrnet.hub import push_folds
 
+    logging.set_verbosity_error()  # its warnings tell of every attempt, ours what came of them
     with progress_bar("Pushing", unit="branch") as progress:
         pushed = push_folds(
             run,

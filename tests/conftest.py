@@ -124,6 +124,13 @@ def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatc
         yield hub
 
 
+@pytest.fixture
+def xet_hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
+    """As `hub`, with Xet."""
+    with _serve(tmp_path_factory, monkeypatch, xet=True) as hub:
+        yield hub
+
+
 @pytest.fixture(params=["lfs", "xet"])
 def either_hub(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch

@@ -27,6 +27,7 @@ CLIENT_ERRORS: tuple[type[Exception], ...] = (HTTPError, OSError, RuntimeError, 
 """Everything the client raises: its own errors, those of its HTTP library, LFS's RuntimeError, Xet's ConnectionError,
 and ValueError for what does not look like an answer."""
 _TRANSIENT = (408, 429, 500, 502, 503, 504)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _WAITS = (1, 2, 4)
 _AGAIN = "repeat the command"
 _LOGIN = "`hf auth login`, or HF_TOKEN,"
@@ -86,8 +87,9 @@ def explain(error: BaseException) -> tuple[str, str]:
 
 
 def _explain_disk(error: BaseException) -> tuple[str, str] | None:
-    full = getattr(error, "errno", None) == errno.ENOSPC or "(os error 28)" in str(error)
-    return ("no space left on the disk", "free some, or let HF_HOME name another disk") if full else None
+    full = getattr(error, "errno", None) in _FULL or any(f"(os error {number})" in str(error) for number in _FULL)
+    advice = f"free some, or let HF_HOME name another disk, then {_AGAIN}"
+    return ("no space left on the disk", advice) if full else None
 
 
 def _explain_access(error: BaseException) -> tuple[str, str] | None:

@@ -126,8 +126,16 @@ def _assemble(parts: dict[str, Snapshot], output: Path, pulled: Pulled, with_fol
                 shutil.copyfile(path, target)
         for name in parts:
             if name or not with_folds:
-                load_checkpoint(made / name)
+                _try(made / name, f"{pulled.repo} {name}".strip())
         write_json(made / ORIGIN, asdict(pulled))
         if output.is_dir():
             shutil.rmtree(output)
         made.replace(output)
+
+
+def _try(folder: Path, shown: str) -> None:
+    """Load a model, so that nothing is left that cannot be."""
+    try:
+        load_checkpoint(folder)
+    except UserError as error:
+        raise UserError(str(error).replace(str(folder), shown)) from error

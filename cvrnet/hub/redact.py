@@ -15,8 +15,6 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
-from PIL import Image
-
 from cvrnet.errors import UserError
 from cvrnet.files import atomic_write
 
@@ -25,6 +23,7 @@ FIGURES = ("confusion_matrix", "roc", "precision_recall", "calibration", "learni
 KEY = "patient-hash.key"
 """In the run, never pushed: with it, hashed ids can be compared with real ones."""
 
+_PNG, _PIXELS = b"\x89PNG\r\n\x1a\n", (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _RUN_KEYS = ("kind", "data_sha256", "classes", "images", "test_source", "folds", "config", "versions", "source")
 _MACHINE = ("device", "num_workers")
 _COLUMNS = re.compile(
@@ -133,13 +132,22 @@ def patient_key(run: Path) -> bytes:
 
 
 def public_figure(path: Path) -> bytes:
-    """A PNG's pixels alone, without the texts that programs write into one."""
-    out = io.BytesIO()
-    with Image.open(path) as image:
-        pixels = image.copy()
-    pixels.info.clear()
-    pixels.save(out, "PNG", optimize=True)
-    return out.getvalue()
+    """A PNG's pixels alone: of its chunks (PNG specification, section 5.3), those that hold them.
+
+    Raises:
+        UserError: It is no PNG.
+    """
+    data = path.read_bytes()
+    kept, position, kind = [data[:8]], 8, b""
+    while kind != b"IEND":
+        kind = data[position + 4 : position + 8]
+        end = position + 12 + int.from_bytes(data[position : position + 4], "big")
+        if data[:8] != _PNG or len(kind) < 4 or end > len(data):
+            raise UserError(f"{path} is no whole PNG; draw it anew, or remove it")
+        if kind in _PIXELS:
+            kept.append(data[position:end])
+        position = end
+    return b"".join(kept)
 
 
 def check_harmless(files: Mapping[str, bytes | Path], run: Path) -> None:

@@ -228,6 +228,8 @@ def _verify(snapshot: Snapshot, patterns: Sequence[str]) -> None:
         if matches(snapshot.folder / name, expected[name]):
             continue
         _log.warning("%s: %s in the cache is damaged; it is downloaded anew", snapshot.repo, name)
+        if not (snapshot.folder / name).is_symlink():
+            (snapshot.folder / name).unlink()  # the client replaces the blob that it would be a link to
         try:
             path = patiently(
                 lambda name=name: hf_hub_download(  # type: ignore[misc]

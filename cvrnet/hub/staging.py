@@ -77,8 +77,8 @@ def stage_run(
         if name != best:
             load_checkpoint(run / name)
     model: Any = load_checkpoint(run / best)
-    staged = {name: _checkpoint_files(run / name, key) for name in chosen}
-    main = {**_common_files(run, key), **{name: run / best / name for name in (CONFIG, WEIGHTS)}}
+    staged = {name: {**_common_files(run / name, key), **_checkpoint_files(run / name)} for name in chosen}
+    main = {**_common_files(run, key), **_checkpoint_files(run / best)}
     facts = Facts(
         repo,
         description,
@@ -125,8 +125,11 @@ def _best(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     return min(metrics, key=rank, default="")
 
 
-def _checkpoint_files(folder: Path, key: bytes | None) -> Files:
-    return {**{name: folder / name for name in (CONFIG, WEIGHTS)}, **_common_files(folder, key)}
+def _checkpoint_files(folder: Path) -> Files:
+    """Weights, and config.json as transformers' timm wrapper wants it: the number of classes in one place only."""
+    config = _read(folder / CONFIG)
+    config["model_args"] = {key: value for key, value in config.get("model_args", {}).items() if key != "num_classes"}
+    return {CONFIG: public_json(config), WEIGHTS: folder / WEIGHTS}
 
 
 def _common_files(folder: Path, key: bytes | None) -> Files:
