@@ -13,8 +13,9 @@ import pytest
 from conftest import TINY
 from sklearn.metrics import f1_score, recall_score
 
-from cvrnet.data import read_records, write_manifest
+from cvrnet.data import ImageCache, read_image, read_records, write_manifest
 from cvrnet.errors import UserError
+from cvrnet.evaluation import predict_decoded, predict_records
 from cvrnet.experiments import cross_validate, fold_sets, read_folds
 from cvrnet.inference import Predictor
 from cvrnet.results import collect, summary_rows
@@ -90,6 +91,30 @@ def test_an_interrupted_cross_validation_goes_on(crossval, phantoms, tmp_path):
     for k in (1, 2, 3):
         name = f"fold-{k}/model.safetensors"
         assert (tmp_path / "run" / name).read_bytes() == (crossval / name).read_bytes()
+
+
+def test_every_image_is_decoded_once_for_all_folds_and_epochs(phantoms, tmp_path, monkeypatch):
+    decoded = []
+
+    def read(path, mode):
+        decoded.append(path)
+        return read_image(path, mode)
+
+    for module in ("cvrnet.data.cache", "cvrnet.inference.reading"):
+        monkeypatch.setattr(f"{module}.read_image", read)
+    config = replace(CONFIG, model="test_resnet", encoders=(), epochs=2)
+    cross_validate(phantoms, tmp_path / "run", config, n_folds=3, cache_folder=tmp_path / "cache")
+    assert sorted(decoded) == sorted(r.path for r in read_records(phantoms))
+
+
+def test_decoded_images_are_answered_as_files_are(crossval, phantoms, tmp_path):
+    predictor, records = Predictor.from_pretrained(crossval), read_records(phantoms)[:7]
+    cache = ImageCache(predictor.preprocessing.input_size[1:], "RGB", folder=tmp_path)
+    decoded = predict_decoded(predictor, records, cache, batch_size=3)
+    files = predict_records(predictor, records, batch_size=3)
+    np.testing.assert_allclose(decoded.probabilities, files.probabilities, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(decoded.heads, files.heads, rtol=0, atol=1e-12)
+    assert decoded.records == files.records
 
 
 def test_machines_take_one_fold_each(crossval, phantoms, tmp_path):

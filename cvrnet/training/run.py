@@ -13,7 +13,7 @@ import accelerate
 from cvrnet.checkpoints import load_checkpoint
 from cvrnet.data import DataError, ImageCache, Record, class_names, holdout_split, scan_records
 from cvrnet.errors import UserError
-from cvrnet.evaluation import hash_records, predict_records, versions, write_evaluation
+from cvrnet.evaluation import hash_records, predict_decoded, versions, write_evaluation
 from cvrnet.files import write_csv, write_json
 from cvrnet.inference import Predictor
 from cvrnet.results import write_report
@@ -128,7 +128,8 @@ def train_sets(
             config, sets["train"], sets["val"], classes, cache, folder, accelerator=accelerator, progress=progress
         )
         if accelerator.is_main_process:
-            metrics = _evaluate(folder, config, state, classes, {k: v for k, v in sets.items() if k != "train"})
+            scored = {name: members for name, members in sets.items() if name != "train"}
+            metrics = _evaluate(folder, config, state, classes, scored, cache)
     if accelerator.is_main_process:
         (folder / STATE).unlink(missing_ok=True)
     accelerator.wait_for_everyone()
@@ -261,13 +262,14 @@ def _refuse_shared_patients(sets: Mapping[str, list[Record]]) -> None:
 
 
 def _evaluate(
-    folder: Path, config: TrainConfig, state: State, classes: Sequence[str], sets: Mapping[str, list[Record]]
+    folder: Path,
+    config: TrainConfig,
+    state: State,
+    classes: Sequence[str],
+    sets: Mapping[str, list[Record]],
+    cache: ImageCache,
 ) -> dict[str, Any]:
     predictor = Predictor([load_checkpoint(folder)], device=config.device)
-    scored = {}
-    for name, members in sets.items():
-        scored[name] = predict_records(predictor, members, batch_size=config.batch_size)
-        if scored[name].problems:
-            raise DataError(scored[name].problems, folder)
+    scored = {name: predict_decoded(predictor, members, cache, config.batch_size) for name, members in sets.items()}
     draw_learning_curves(folder, {"": state.history})
     return write_evaluation(folder, scored, classes)
