@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import runpy
 import shutil
 import sys
@@ -15,6 +16,7 @@ from PIL import Image
 from cvrnet.checkpoints import load_checkpoint, save_checkpoint
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "gradcam.py"
+PAGE = Path(__file__).parents[1] / "docs" / "explain.md"
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +124,8 @@ def test_onnx_is_refused_with_the_reason(cli, two, tmp_path):
 
 
 def test_measure(cli, lively, phantoms, tmp_path):
-    status, out, err = cli("explain", lively, phantoms, "-o", tmp_path, "--measure", "--format", "csv")
+    model = lively / "fold-1"
+    status, out, err = cli("explain", model, phantoms, "-o", tmp_path, "--measure", "--format", "csv")
     assert status == 0, err
     rows = list(csv.DictReader(out.splitlines()))
     assert {(r["mask"], r["measure"]) for r in rows} == {
@@ -132,13 +135,14 @@ def test_measure(cli, lively, phantoms, tmp_path):
     network = summary["all"]["localisation"][0]
     assert (network["part"], network["mask"], network["images"]) == ("network", "lung", 36)
     images = list(csv.DictReader((tmp_path / "localisation.csv").open()))
-    assert len(images) == 8 * (36 + 24) * 3, "parts, masks, kinds of weights"
+    masks = sum(bool(row[name]) for row in csv.DictReader(phantoms.open()) for name in ("lung_mask", "lesion_mask"))
+    assert len(images) == 8 * masks * 3, "parts, masks, kinds of weights"
     trained = [r for r in images if (r["part"], r["mask"], r["weights"]) == ("network", "lung", "trained")]
     values = [float(r["energy"]) for r in trained if r["energy"]]
     assert network["mean"] == pytest.approx(np.mean(values))
     assert network["flat"] == 36 - len(values) == sum(bool(r["refused"]) for r in trained)
     assert network["chance"] == pytest.approx(np.mean([float(r["share"]) for r in trained if r["energy"]]))
-    status, _, err = cli("explain", lively, phantoms, "-o", tmp_path, "--measure")
+    status, _, err = cli("explain", model, phantoms, "-o", tmp_path, "--measure")
     assert (status, err.count("\n")) == (1, 1)
     assert "--overwrite replaces it" in err
 
@@ -164,6 +168,15 @@ def test_measure_needs_masks(cli, lively, phantoms, tmp_path):
     status, _, err = cli("explain", lively, phantoms.parent / "images", "-o", tmp_path, "--measure")
     assert status == 1
     assert "no image has a lung_mask or lesion_mask" in err
+
+
+def test_the_pages_code(lively, two, tmp_path, monkeypatch, capsys):
+    (block,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    (tmp_path / "run").symlink_to(lively)
+    shutil.copy(two[0], tmp_path / "chest.png")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, str(PAGE), "exec"), {})
+    assert capsys.readouterr().out.split()[0] in ("CVP", "NCP", "NOR")
 
 
 def test_the_example(lively, phantoms, tmp_path, monkeypatch):
