@@ -129,6 +129,10 @@ def _each_source(data: Path, output: Path, config: Any, audit: Callable[[], None
 
 
 def _show(rows: list[dict[str, Any]], output: Path) -> None:
+    from cvrnet.explain.section import maps_section
+    from cvrnet.results import write_report
+
     write_rows(rows, list(rows[0]), "table", sys.stdout)
+    write_report(output, [maps_section(output)])
     say(f"\nThe report is {output / 'report.html'}; the folds, summary.json and figures are beside it.")
     say(f"Next:\n  cvrnet predict {output} IMAGES")

@@ -58,6 +58,7 @@ def evaluate(
         predict_records,
         write_evaluation,
     )
+    from cvrnet.explain.section import maps_section
     from cvrnet.files import write_json
     from cvrnet.inference import Predictor
     from cvrnet.results import write_report
@@ -77,7 +78,8 @@ def evaluate(
     metrics = write_evaluation(output, {"test": answers}, predictor.classes)
     write_rows(_rows(metrics), COLUMNS, "table", sys.stdout)
     auditing.auditor(data, output, no_audit)()
-    say(f"\nThe report is {write_report(output)}; metrics.json, predictions.csv and figures are beside it.")
+    report = write_report(output, [maps_section(output, predictor)])
+    say(f"\nThe report is {report}; metrics.json, predictions.csv and figures are beside it.")
     if answers.problems:
         raise DataError([f"{len(answers.problems)} of {len(records)} images were left out", *answers.problems], data)
 
