@@ -69,7 +69,7 @@ def mean_interval(
         seed: of the random draws.
 
     >>> mean_interval([0.0, 1.0] * 50)
-    (0.5, [0.41, 0.59])
+    (0.5, [0.4, 0.6])
     """
     table = np.asarray(values, np.float64)
     there = ~np.isnan(table)
