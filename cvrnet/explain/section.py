@@ -95,4 +95,5 @@ def _pair(run: Mapping[str, Any], row: Row, panel: Any) -> str:
         caption = "<br>".join(escape(line) for line in (row["path"], *lines))
         return f'<figure><div class="absent">{escape(panel)}</div><figcaption>{caption}</figcaption></figure>'
     image = thumbnail(read_image(image_path(run, row["path"])), row["path"], lines)
-    return image + thumbnail(panel, f"Map of {row['path']}", [f"for {row['prediction']}"])
+    overlay = thumbnail(panel, "Map", [f"for {row['prediction']}"])
+    return f'<div class="pair">{image}{overlay}</div>'
