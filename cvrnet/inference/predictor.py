@@ -234,8 +234,14 @@ class Predictor:
             images = torch.cat([images, images[-1:].expand(size - count, *images.shape[1:])])
         x = self._prepare(images)
         with torch.inference_mode():
-            # A copy each: CUDA graphs write the next answer where the last one was.
-            each = [network(x).clone() for network in self._ready()]
+            try:
+                # A copy each: CUDA graphs write the next answer where the last one was.
+                each = [network(x).clone() for network in self._ready()]
+            except RuntimeError as error:
+                if not self.compile:
+                    raise
+                reason = str(error).strip().splitlines()[0]
+                raise UserError(f"torch.compile failed ({reason}); expected a C++ compiler, or no compile") from error
             logits = torch.stack(each)[:, :, :count].cpu()
         return logits.double().softmax(-1).numpy()
 
