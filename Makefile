@@ -31,7 +31,7 @@ types: setup  ## Type checker
 	$(BIN)/mypy
 
 tests: setup  ## Our tests
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 timm-tests: setup  ## timm's own test suite, unmodified, for every registered model
 	scripts/timm-tests

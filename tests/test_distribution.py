@@ -15,7 +15,18 @@ pytest.importorskip("accelerate")
 from cvrnet.inference import sharing
 from cvrnet.inference.sharing import SharedPrediction
 
-LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "-m", "cvrnet"]
+LAUNCH = [
+    sys.executable,
+    "-m",
+    "accelerate.commands.launch",
+    "--multi_gpu",
+    "--main_process_port",
+    "0",
+    "--num_processes",
+    "2",
+    "-m",
+    "cvrnet",
+]
 
 
 @pytest.mark.slow

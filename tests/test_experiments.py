@@ -190,7 +190,16 @@ def test_fold_sets_are_a_partition():
 def test_two_processes_share_each_fold(crossval, phantoms, tmp_path):
     """``accelerate launch``: the same folds, every epoch scored once, one summary."""
     options = ["--model", "cvrnet", "--encoders", "test_resnet", "--no-pretrained", "--img-size", "64", "--folds", "3"]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--main_process_port",
+        "0",
+        "--num_processes",
+        "2",
+    ]
     subprocess.run(
         [*launch, "-m", "cvrnet", "crossval", str(phantoms), "-o", str(tmp_path / "run"), *options, "--epochs", "1"],
         check=True,
