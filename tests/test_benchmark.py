@@ -13,6 +13,7 @@ from conftest import TINY
 from cvrnet.benchmark import ABLATIONS, benchmark, benchmark_rows, collect_benchmark, model_config
 from cvrnet.checkpoints import load_checkpoint
 from cvrnet.errors import UserError
+from cvrnet.inference import Predictor
 from cvrnet.metrics import corrected_resampled_t_test
 from cvrnet.source_shift import leave_one_source_out, source_rows
 from cvrnet.training import Progress, TrainConfig
@@ -123,6 +124,13 @@ def test_parts_left_out(part):
         torch.testing.assert_close(answer, torch.stack(heads).mean(0))
     else:
         torch.testing.assert_close(answer.softmax(-1), torch.stack(heads).softmax(-1).mean(0))
+    network.pretrained_cfg["label_names"] = ["CVP", "NCP", "NOR"]
+    pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    predictor = Predictor([network], dtype="fp32")
+    with torch.no_grad():
+        expected = network(predictor.preprocessing.normalize(pixels)).softmax(-1)
+    np.testing.assert_allclose(predictor.probabilities(pixels), expected, atol=1e-5)
+    assert predictor.has_heads == (part != "mean-logits")
     if part == "encoder2":
         assert network.encoder_names == ["test_byobnet"]
     if part == "p3":

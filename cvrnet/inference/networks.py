@@ -13,6 +13,12 @@ from cvrnet.cvrnet import CVRNet
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def has_heads(model: Any) -> bool:
+    """Whether a model's answer is the mean of its heads' probabilities (not so if it averages their logits)."""
+    head = getattr(model, "head", None)
+    return hasattr(model, "branch_logits") and getattr(head, "average", "probabilities") == "probabilities"
+
+
 class HeadLogits(nn.Module):
     """Every head's logits from one forward pass; a model without heads counts as one.
 
@@ -31,12 +37,11 @@ class HeadLogits(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) images, normalised, in; (heads, N, classes) float32 logits out."""
         with torch.autocast(x.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            if isinstance(self.model, CVRNet):
-                maps = self.model.forward_maps(x)
-            elif hasattr(self.model, "branch_logits"):
-                return torch.stack(self.model.branch_logits(x)).float()
-            else:
+            if not has_heads(self.model):
                 return self.model(x).float().unsqueeze(0)
+            if not isinstance(self.model, CVRNet):
+                return torch.stack(self.model.branch_logits(x)).float()
+            maps = self.model.forward_maps(x)
         vectors = self.model.pool_maps([m.float() for m in maps])
         return torch.stack(self.model.head.branch_logits(vectors))
 

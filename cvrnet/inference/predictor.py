@@ -19,7 +19,7 @@ from cvrnet.data import Preprocessing
 from cvrnet.devices import select_device, select_precision
 from cvrnet.errors import UserError
 from cvrnet.inference.loading import load_models
-from cvrnet.inference.networks import HeadLogits, compiled
+from cvrnet.inference.networks import HeadLogits, compiled, has_heads
 from cvrnet.inference.reading import read_ahead
 from cvrnet.inference.uncertainty import mutual_information, predictive_entropy
 
@@ -118,7 +118,7 @@ class Predictor:
     @property
     def has_heads(self) -> bool:
         """Whether the models have heads of their own: whether they are CVR-Nets."""
-        return all(hasattr(model, "branch_logits") for model in self.models)
+        return all(has_heads(model) for model in self.models)
 
     @property
     def num_heads(self) -> int:
@@ -128,7 +128,7 @@ class Predictor:
             UserError: The model has no heads of its own (it is not a CVR-Net).
         """
         for model in self.models:
-            if not hasattr(model, "branch_logits"):
+            if not has_heads(model):
                 raise UserError(f"{model.pretrained_cfg['architecture']} has no heads of its own; expected a CVR-Net")
         return len(self.models[0].groups)
 

@@ -45,7 +45,7 @@ class PixelNetwork(nn.Module):
         self.shift: Tensor
         self.register_buffer("scale", (1 / (255 * std)).float().view(1, -1, 1, 1))
         self.register_buffer("shift", (-mean / std).float().view(1, -1, 1, 1))
-        self.has_heads = all(isinstance(model, CVRNet) for model in models)
+        self.has_heads = all(isinstance(m, CVRNet) and m.head.average == "probabilities" for m in models)
 
     def forward(self, pixels: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Classify images.
