@@ -16,6 +16,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from hub import LocalHub
 from keras_checkpoint import FIXTURES, make_images, make_weight, notebook_shapes, write_checkpoint
 from numpy.typing import NDArray
 from PIL import Image
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 import cvrnet  # noqa: F401  # registers the models
 from cvrnet.checkpoints import load_checkpoint
 from cvrnet.cvrnet import CVRNet
-from cvrnet.data import Preprocessing
+from cvrnet.data import Preprocessing, read_records
 from cvrnet.errors import UserError
 from cvrnet.heads import log_mean_softmax
 from cvrnet.inference import Predictor
@@ -306,6 +307,33 @@ def test_run_folder_predicts(
     probabilities = np.stack([answer.probabilities for answer in answers])
     np.testing.assert_allclose(probabilities, expected["average"], atol=TOLERANCE)
     assert [answer.label for answer in answers] == ["NCP", "NCP"]
+
+
+@pytest.mark.slow
+def test_run_folder_is_explained_exported_and_pushed(
+    converted: Path, scratch: Path, cli: Any, hub: LocalHub, phantoms: Path
+) -> None:
+    image = phantoms.parent / read_records(phantoms)[0].name
+    status, _, err = cli("explain", converted, image, "-o", scratch / "maps")
+    assert status == 0, err
+    assert any(path.suffix == ".png" for path in (scratch / "maps").rglob("*"))
+
+    status, _, err = cli(
+        "export", converted, "-o", scratch / "model.onnx", "--img-size", 64, "--check-images", phantoms
+    )
+    assert status == 0, err
+    answers = Predictor.from_pretrained(scratch / "model.onnx")([image])
+    model = load_checkpoint(converted)
+    model.pretrained_cfg["input_size"] = (3, 64, 64)
+    (expected,) = Predictor([model], dtype="fp32")([image])
+    np.testing.assert_allclose(answers[0].probabilities, expected.probabilities, atol=1e-4)
+
+    status, _, err = cli("push", converted, "ada/notebook")
+    assert status == 0, err
+    pulled = Predictor.from_pretrained("hf-hub:ada/notebook", dtype="fp32")
+    assert pulled.classes == ["NCP", "NOR", "CVP"]
+    (there,), (here,) = pulled([image]), Predictor.from_pretrained(converted, dtype="fp32")([image])
+    np.testing.assert_array_equal(there.probabilities, here.probabilities)
 
 
 def test_run_folder_is_a_start_for_other_classes_and_channels(
