@@ -180,7 +180,7 @@ def main() -> None:
             print(f"{name:44}{rows[name][0]:6}{value:10.1f}{ms[PLAIN] / value:7.2f}x")
         print(
             f"{'floor in float32':44}{'':6}{1000 * operations / rate:10.1f}{ms[PLAIN] * rate / operations / 1000:7.2f}x"
-            f"   ({operations / 1e9:.1f} GFLOP an image, {rate / 1e9:.0f} GFLOP/s)"
+            f"   ({operations / 1e9:.2f} GFLOP an image, {rate / 1e9:.0f} GFLOP/s)"
         )
         overlap(folder, args.device, 48)
 
