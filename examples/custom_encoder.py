@@ -1,0 +1,44 @@
+"""A CVR-Net with an encoder of your own beside one of timm's.
+
+python custom_encoder.py
+"""
+
+import timm
+import torch
+from torch import Tensor, nn
+
+import cvrnet  # noqa: F401  # registers the models with timm
+from cvrnet.encoders import register_encoder
+
+
+class ThreeStages(nn.Module):
+    """Three strided convolutions. What an encoder says of itself is described in `cvrnet.encoders.Encoder`."""
+
+    map_names = ["stem", "stage1", "stage2"]  # shallow to deep  # noqa: RUF012
+    channels = [32, 64, 128]  # noqa: RUF012
+    reductions = [8, 16, 32]  # noqa: RUF012
+    first_conv = ("stem",)  # timm adapts its weights to grey images
+    mean, std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # what its images are normalised with
+
+    def __init__(self, pretrained: bool, in_chans: int, device=None, dtype=None, **_: object) -> None:
+        super().__init__()
+        if pretrained:
+            raise ValueError("ThreeStages has no pretrained weights; expected pretrained=False")
+        options = {"device": device, "dtype": dtype}
+        self.stem = nn.Conv2d(in_chans, 32, 7, stride=8, padding=3, **options)
+        self.stages = nn.ModuleList(nn.Conv2d(n, 2 * n, 3, stride=2, padding=1, **options) for n in (32, 64))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """One (N, channels[i], H / reductions[i], W / reductions[i]) a map."""
+        maps = [self.stem(x).relu()]
+        for stage in self.stages:
+            maps.append(stage(maps[-1]).relu())
+        return maps
+
+
+register_encoder("three_stages", ThreeStages)
+
+model = timm.create_model("cvrnet", encoders=("test_resnet", "three_stages"), num_classes=3).eval()
+for name, maps in zip(model.map_names, model.forward_maps(torch.zeros(1, 3, 224, 224)), strict=True):
+    print(f"{name:28} {tuple(maps.shape)}")
+print("logits", tuple(model(torch.zeros(1, 3, 224, 224)).shape))
