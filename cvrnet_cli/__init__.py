@@ -19,6 +19,8 @@ from cvrnet_cli.export import export
 from cvrnet_cli.models import models
 from cvrnet_cli.phantoms import phantoms
 from cvrnet_cli.predict import predict
+from cvrnet_cli.pull import pull
+from cvrnet_cli.push import push
 from cvrnet_cli.quickstart import quickstart
 from cvrnet_cli.soup import soup
 from cvrnet_cli.train import train
@@ -62,10 +64,12 @@ for command in (
     benchmark,
     evaluate,
     predict,
-    explain,
     soup,
+    explain,
     convert_keras,
     export,
+    push,
+    pull,
 ):
     cli.add_command(command)
 

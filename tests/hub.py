@@ -369,8 +369,8 @@ class _Handler(BaseHTTPRequestHandler):
     # Pushing
 
     def validate(self) -> None:
-        valid = "license: not yaml: :" not in json.loads(self._body)["content"]
-        problem = {} if valid else {"errors": [{"message": "bad indentation"}]}
+        valid = "license: no-such-license" not in json.loads(self._body)["content"]
+        problem = {} if valid else {"errors": [{"message": '"license" must be one of [apache-2.0, mit, ...]'}]}
         self._json({"warnings": [], **problem}, 200 if valid else 400)
 
     def preupload(self, repo: str, revision: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import secrets
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,7 +71,7 @@ class Storage:
         self.repositories: dict[str, Repository] = {}
         self.large: dict[str, bytes] = {}
         self.lock = threading.RLock()
-        self._numbers = itertools.count()
+        self._numbers = itertools.count(secrets.randbits(32))  # no commit is that of another hub
 
     def create(self, repo_id: str, *, private: bool = False) -> Repository:
         repository = self.repositories[repo_id] = Repository(private)

@@ -19,7 +19,7 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFound
 from huggingface_hub.hf_api import RepoFile
 
 from cvrnet.errors import UserError
-from cvrnet.hub.errors import hub_errors, is_transient, patiently
+from cvrnet.hub.errors import CLIENT_ERRORS, explain, hub_errors, is_transient, patiently
 from cvrnet.hub.hashes import hub_hash, matches
 
 RUN, CONFIG, WEIGHTS = "run.json", "config.json", "model.safetensors"
@@ -236,10 +236,10 @@ def _verify(snapshot: Snapshot, patterns: Sequence[str]) -> None:
                     snapshot.repo, name, revision=snapshot.commit, force_download=True
                 )
             )
-        except (HTTPError, OSError) as error:
+        except CLIENT_ERRORS as error:
             raise UserError(
                 f"{snapshot.folder / name} is damaged (its hash is not the Hub's {expected[name]}) and the Hub cannot "
-                f"be asked for it ({type(error).__name__}); do not use it; repeat the command when it can"
+                f"be asked for it ({explain(error)[0]}); it is not used; repeat the command when it can"
             ) from error
         if not matches(Path(path), expected[name]):
             raise UserError(

@@ -8,6 +8,7 @@ import timm
 from torch import nn
 
 from cvrnet.errors import UserError
+from cvrnet.hub.references import hub_checkpoint, is_reference
 from cvrnet.training.config import TrainConfig
 
 
@@ -32,8 +33,9 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
     if config.drop_rate:
         options["drop_rate"] = config.drop_rate
     arguments: dict[str, Any] = {"pretrained_cfg": {}}
+    origin = f"local-dir:{hub_checkpoint(config.model)}" if is_reference(config.model) else config.model
     try:
-        arguments = timm.models.resolve_model_input_args(config.model, {"img_size": config.img_size}, **options)
+        arguments = timm.models.resolve_model_input_args(origin, {"img_size": config.img_size}, **options)
         name = arguments.pop("model_name")
         model = timm.create_model(name, pretrained=config.pretrained or trained, **arguments)
     except UserError:
