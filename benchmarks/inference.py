@@ -182,7 +182,7 @@ def main() -> None:
             f"{'floor in float32':44}{'':6}{1000 * operations / rate:10.1f}{ms[PLAIN] * rate / operations / 1000:7.2f}x"
             f"   ({operations / 1e9:.2f} GFLOP an image, {rate / 1e9:.0f} GFLOP/s)"
         )
-        overlap(folder, args.device, 48)
+        overlap(folder, args.device, 24)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
         save_checkpoint(cvrnet.create_model(args.model, num_classes=3), folder, ["CVP", "NCP", "NOR"])
-        write_phantoms(Path(temporary) / "phantoms", 3, size=256)
+        write_phantoms(Path(temporary) / "phantoms", 12, size=256)
         image = str(next(Path(temporary).glob("phantoms/images/**/*.png")))
         size = os.path.getsize(folder / "model.safetensors")
         processes = {
