@@ -33,6 +33,7 @@ _EXTRAS = {
     "h5py": "keras",
     "cv2": "audit",
     "datasets": "hfds",
+    "pydicom": "dicom",
     "onnx": "export",
     "onnxscript": "export",
     "onnxruntime": "export",

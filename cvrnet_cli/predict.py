@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cvrnet_cli import options
 from cvrnet_cli.output import FORMATS, output_file, progress_bar, say, write_rows
+
+if TYPE_CHECKING:
+    from cvrnet.data.series import Slice
+
+Pair = tuple["Slice", Any]
+"""An image and its prediction."""
 
 UNCERTAINTY = ("predictive_entropy", "mutual_information")
 
@@ -25,6 +33,11 @@ UNCERTAINTY = ("predictive_entropy", "mutual_information")
 @options.style
 @click.option("--heads", is_flag=True, help="Each head's own probabilities too (CVR-Nets).")
 @click.option("--uncertainty", is_flag=True, help="Predictive entropy, and how far folds and heads disagree; in nats.")
+@click.option(
+    "--window",
+    type=click.Choice(["lung", "soft-tissue"]),
+    help="Of CTs in DICOM: lung (level -600, width 1500 HU) or soft-tissue (50, 400).  [default: the file's own]",
+)
 @options.folds
 @click.option("--compile", is_flag=True, help="torch.compile: for many images; takes half a minute or more to begin.")
 @options.batch_size
@@ -38,6 +51,7 @@ def predict(
     style: str | None,
     heads: bool,
     uncertainty: bool,
+    window: str | None,
     folds: list[int],
     compile: bool,
     batch_size: int | None,
@@ -50,14 +64,18 @@ def predict(
     MODEL is a run folder (all its folds as an ensemble), a fold folder, local-dir:FOLDER, hf-hub:user/repo[@rev] or a
     FILE.onnx. An image that cannot be read is named and the others go on; the exit status is 1 at the end.
 
+    The slices of a CT in DICOM (a folder of slices, or a file of many frames) are followed by the patient's mean.
+
     \b
     Examples:
       cvrnet predict run chest.png
       cvrnet predict run images/ --format csv -o predictions.csv
       cvrnet predict run "scans/**/*.png" --heads --format jsonl
+      cvrnet predict run ct/ --window lung --format csv
       cvrnet predict run images/ --folds 1,3 --uncertainty
       accelerate launch --multi_gpu --num_processes 2 -m cvrnet predict run images/ -o predictions.csv
     """
+    from cvrnet.data.series import arrange
     from cvrnet.devices import check_launch
     from cvrnet.inference import Predictor
 
@@ -68,16 +86,23 @@ def predict(
         style = suffix if suffix in FORMATS else "table"
     device = shared.device if shared else device or "auto"
     predictor = Predictor.from_pretrained(model, device, amp or "auto", folds=folds, compile=compile)
-    columns = ["path", "prediction", *(f"prob_{name}" for name in predictor.classes)]
+    slices = list(arrange(find_images(paths)))
+    volumes = any(slice_.volume for slice_ in slices)
+    columns = [
+        "path",
+        *(("unit", "patient_id") if volumes else ()),
+        "prediction",
+        *(f"prob_{name}" for name in predictor.classes),
+    ]
     if heads:
         columns += [f"head_{i + 1}_{name}" for i in range(predictor.num_heads) for name in predictor.classes]
     columns += [*(UNCERTAINTY if uncertainty else ()), "error"]
-    given: Any = {"batch_size": batch_size or 8, "heads": heads}
+    given: Any = {"batch_size": batch_size or 8, "heads": heads, "window": window or ""}
     if shared is None:
-        stream = predictor.stream(find_images(paths), **given)
+        stream = predictor.stream((slice_.path for slice_ in slices), **given)
     else:
-        stream = shared.stream(predictor, lambda: find_images(paths), **given)
-    status = _write(stream, paths, predictor.classes, columns, style, output, overwrite) if _is_main(shared) else 0
+        stream = shared.stream(predictor, lambda: (slice_.path for slice_ in slices), **given)
+    status = _write(stream, slices, predictor.classes, columns, style, output, overwrite) if _is_main(shared) else 0
     if shared is not None:
         for _ in stream:  # the other processes work, and have nothing to write
             pass
@@ -100,7 +125,7 @@ def _is_main(shared: Any) -> bool:
 
 def _write(
     stream: Iterator[Any],
-    paths: Sequence[str],
+    slices: Sequence[Slice],
     classes: Sequence[str],
     columns: Sequence[str],
     style: str,
@@ -108,20 +133,21 @@ def _write(
     overwrite: bool,
 ) -> int:
     """Write the predictions as they come; the exit status."""
-    total = sum(1 for _ in find_images(paths))
-    failed = 0
+    total, failed = len(slices), 0
 
-    def rows() -> Iterator[dict[str, Any]]:
+    def predictions() -> Iterator[Any]:
         nonlocal failed
         for done, prediction in enumerate(stream, start=1):
             progress(done, total)
             if prediction.error:
                 failed += 1
                 say(f"Error: {prediction.error}")
-            yield _row(prediction, classes, columns)
+            yield prediction
 
     with output_file(output, overwrite) as file, progress_bar("Predicting") as progress:
-        write_rows(rows(), columns, style, file)
+        pairs = zip(slices, predictions(), strict=True)
+        rows = (_row(unit, pair, classes, columns) for unit, pair in with_means(pairs, classes))
+        write_rows(rows, columns, style, file)
     if failed:
         say(f"Error: {failed} of {total} images could not be read")
     return 1 if failed else 0
@@ -129,7 +155,8 @@ def _write(
 
 def find_images(paths: Sequence[str]) -> Iterator[Path]:
     """The images that the arguments mean, in order; a name that means nothing stays, and fails when it is read."""
-    from cvrnet.data import IMAGE_SUFFIXES, read_records
+    from cvrnet.data import read_records
+    from cvrnet.data.reading import is_image_file
 
     for text in paths:
         path = Path(text)
@@ -139,7 +166,7 @@ def find_images(paths: Sequence[str]) -> Iterator[Path]:
             for folder, folders, files in os.walk(path):
                 folders[:] = sorted(name for name in folders if not name.startswith("."))
                 for name in sorted(files):
-                    if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES:
+                    if is_image_file(Path(folder) / name):
                         yield Path(folder) / name
         elif path.suffix.lower() == ".csv" and path.is_file():
             yield from (record.path for record in read_records(path, labelled=False))
@@ -149,9 +176,57 @@ def find_images(paths: Sequence[str]) -> Iterator[Path]:
             yield path
 
 
-def _row(prediction: Any, classes: Sequence[str], columns: Sequence[str]) -> dict[str, Any]:
+def with_means(pairs: Iterable[Pair], classes: Sequence[str]) -> Iterator[tuple[str, Pair]]:
+    """Each image; behind a patient's slices their mean, and, of several series, the mean of each one before it.
+
+    Args:
+        pairs: Images as `cvrnet.data.series.arrange` gives them, and their predictions.
+        classes: The class names.
+
+    Yields:
+        ``image``, ``slice``, ``series`` or ``patient``, and the pair.
+    """
+    for (_, volume), group in itertools.groupby(pairs, lambda pair: (pair[0].key[0], pair[0].volume is not None)):
+        if not volume:
+            yield from (("image", pair) for pair in group)
+            continue
+        slices = []
+        for pair in group:
+            slices.append(pair)
+            yield "slice", pair
+        series = [list(each) for _, each in itertools.groupby(slices, lambda pair: pair[0].key)]
+        if len(series) > 1:
+            yield from (("series", _mean(each, classes)) for each in series)
+        yield "patient", _mean(slices, classes)
+
+
+def _mean(pairs: Sequence[Pair], classes: Sequence[str]) -> Pair:
+    """The mean over the slices that could be read, under the path of their volume, or of the folder of all volumes."""
+    first, prediction = pairs[0]
+    volumes = {str(slice_.volume) for slice_, _ in pairs}
+    path = Path(os.path.commonpath(volumes))
+    read = [prediction for _, prediction in pairs if not prediction.error]
+    if not read:
+        return first, replace(prediction, path=path, error=f"{path}: no slice could be read")
+    probabilities = sum(p.probabilities for p in read) / len(read)
+    mean = replace(
+        read[0],
+        path=path,
+        label=classes[int(probabilities.argmax())],
+        probabilities=probabilities,
+        heads=None if read[0].heads is None else sum(p.heads for p in read) / len(read),
+        predictive_entropy=None,  # of answers to different images there is none
+        mutual_information=None,
+    )
+    return first, mean
+
+
+def _row(unit: str, pair: Pair, classes: Sequence[str], columns: Sequence[str]) -> dict[str, Any]:
+    slice_, prediction = pair
     row: dict[str, Any] = dict.fromkeys(columns)
     row |= {"path": str(prediction.path), "prediction": prediction.label, "error": prediction.error}
+    if "unit" in columns:
+        row |= {"unit": unit, "patient_id": slice_.patient}
     if not prediction.error:
         row |= {f"prob_{name}": float(p) for name, p in zip(classes, prediction.probabilities, strict=True)}
         row |= {name: getattr(prediction, name) for name in UNCERTAINTY if name in columns}

@@ -138,7 +138,7 @@ def test_bad_images_are_told_one_line_each_in_order(tmp_path, records):
     problems = cache.build(records, workers=3, progress=lambda done, total: seen.append((done, total)))
     assert problems == [
         "manifest.csv:4: 2 é.png: the file is empty",
-        "manifest.csv:9: 7 é.png: not a PNG, JPEG, TIFF, WebP or BMP image",
+        "manifest.csv:9: 7 é.png: not a PNG, JPEG, TIFF, WebP, BMP or DICOM image",
         "manifest.csv:11: 9 é.png: No such file or directory",
     ]
     assert seen == [(done, 12) for done in range(1, 13)]

@@ -15,7 +15,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps, PngImagePlugin
 
-from cvrnet.data import IMAGE_SUFFIXES, ImageError, read_image
+from cvrnet.data import ImageError, read_image
+from cvrnet.data.reading import PICTURE_SUFFIXES
 from cvrnet.errors import UserError
 
 GREY = (np.add.outer(np.arange(40), 2 * np.arange(60)) + np.eye(40, 60) * 90).astype(np.uint8)
@@ -205,9 +206,9 @@ def test_the_first_of_several_pictures(tmp_path, format, first):
     ("content", "reason"),
     [
         (b"", "the file is empty"),
-        (b"This is text.", "not a PNG, JPEG, TIFF, WebP or BMP image"),
-        (b"RIFF\0\0\0\0WAVEfmt ", "not a PNG, JPEG, TIFF, WebP or BMP image"),
-        (encoded(GREY, "GIF"), "not a PNG, JPEG, TIFF, WebP or BMP image"),
+        (b"This is text.", "not a PNG, JPEG, TIFF, WebP, BMP or DICOM image"),
+        (b"RIFF\0\0\0\0WAVEfmt ", "not a PNG, JPEG, TIFF, WebP, BMP or DICOM image"),
+        (encoded(GREY, "GIF"), "not a PNG, JPEG, TIFF, WebP, BMP or DICOM image"),
         (encoded(GREY, "PNG")[:20], "damaged or not supported: "),
         (encoded(COLOUR, "JPEG")[:-600], "damaged or not supported: "),
         (encoded(COLOUR, "TIFF")[:2000], "damaged or not supported: "),
@@ -349,7 +350,7 @@ def test_threads_may_read_at_the_same_time(tmp_path):
 
 def test_suffixes_are_those_of_the_formats():
     known = Image.registered_extensions()
-    assert {known[suffix] for suffix in IMAGE_SUFFIXES} == {"PNG", "JPEG", "MPO", "TIFF", "WEBP", "BMP"}
+    assert {known[suffix] for suffix in PICTURE_SUFFIXES} == {"PNG", "JPEG", "MPO", "TIFF", "WEBP", "BMP"}
 
 
 ODD = {
@@ -395,9 +396,8 @@ def test_odd_files_are_read(odd, name):
     [
         ("bad-truncated.jpg", "damaged or not supported: image file is truncated (27 bytes not processed)"),
         ("bad-zero-byte.png", "the file is empty"),
-        ("bad-text.png", "not a PNG, JPEG, TIFF, WebP or BMP image"),
+        ("bad-text.png", "not a PNG, JPEG, TIFF, WebP, BMP or DICOM image"),
         ("bad-huge-20000x20000.png", "20000 x 20000 pixels are more than the 100,000,000 allowed"),
-        ("monochrome1-jpeg.dcm", "not a PNG, JPEG, TIFF, WebP or BMP image"),
     ],
 )
 def test_odd_files_are_refused(odd, name, reason):

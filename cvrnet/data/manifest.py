@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from cvrnet.data.identity import identity
+from cvrnet.data.reading import PICTURE_SUFFIXES, Refused, is_dicom
 from cvrnet.errors import UserError
 from cvrnet.files import write_csv
 
@@ -139,7 +141,25 @@ def _read_row(row: dict[str, str], manifest: Path, line: int, labelled: bool) ->
         where=f"{manifest.name}:{line}",
         **masks,
     )
-    return record, wrong
+    return identified((record, wrong))
+
+
+def identified(row: Row) -> Row:
+    """The row, with patient and source from the tags of a DICOM file where it does not say them."""
+    record, wrong = row
+    if wrong or (record.patient_id and record.source) or record.path.suffix.lower() in PICTURE_SUFFIXES:
+        return row
+    try:
+        with open(record.path, "rb") as file:
+            if not is_dicom(file):
+                return row
+        patient_id, source = identity(record.path)
+    except ModuleNotFoundError as error:
+        return record, [f'a DICOM file, which needs {error.name}: pip install "cvrnet[dicom]"']
+    except (Refused, OSError) as error:
+        return record, [getattr(error, "strerror", None) or str(error)]
+    found = replace(record, patient_id=record.patient_id or patient_id, source=record.source or source)
+    return found, wrong
 
 
 def _short(header: Sequence[str]) -> str:

@@ -1,6 +1,6 @@
 """One function that gives the 8-bit picture everything else works on.
 
-Formats are told by content, never by the file's name, and only the five of [`FORMATS`][] are tried. The size a file
+Formats are told by content, never by the file's name, and only those of [`FORMATS`][] are tried. The size a file
 declares is checked before a pixel is decoded, and without Pillow's own process-wide limit, so that threads and
 programs with limits of their own are left in peace.
 """
@@ -29,10 +29,14 @@ Mode = Literal["L", "RGB"]
 MAX_PIXELS = 100_000_000
 """Larger images are refused: the largest radiographs have about 30 million pixels."""
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".tif", ".tiff", ".webp", ".bmp")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".tif", ".tiff", ".webp", ".bmp")
+IMAGE_SUFFIXES = (*PICTURE_SUFFIXES, ".dcm", ".dicom")
 """What an image file's name ends in, in lower case; a folder's other files are passed over."""
 
-FORMATS = "PNG, JPEG, TIFF, WebP or BMP"
+FORMATS = "PNG, JPEG, TIFF, WebP, BMP or DICOM"
+
+WINDOWS = {"lung": (-600.0, 1500.0), "soft-tissue": (50.0, 400.0)}
+"""Level and width in Hounsfield units, as radiologists set them for a CT."""
 
 _OPENERS: tuple[tuple[bytes, type[ImageFile]], ...] = (
     (b"\x89PNG\r\n\x1a\n", PngImageFile),
@@ -89,8 +93,8 @@ class ImageError(UserError):
         return f"{self.path}: {self.reason}"
 
 
-def read_image(path: str | os.PathLike[str], mode: Mode = "L") -> np.ndarray:
-    """The upright 8-bit picture in a PNG, JPEG, TIFF, WebP or BMP file.
+def read_image(path: str | os.PathLike[str], mode: Mode = "L", window: str = "") -> np.ndarray:
+    """The upright 8-bit picture in a PNG, JPEG, TIFF, WebP, BMP or DICOM file.
 
     - The EXIF orientation is applied; of several pages or frames the first is read.
     - Transparent parts lie on black. Palettes are looked up, CMYK and colour become RGB, and for ``mode="L"`` its
@@ -98,10 +102,15 @@ def read_image(path: str | os.PathLike[str], mode: Mode = "L") -> np.ndarray:
     - Integers of more than 8 bits are cut to the 8 highest bits *in use*, the smallest number of bits that holds the
       image's maximum: 12 bits stored in 16 come out as bright as the 8-bit original.
     - Floating-point pixels must lie in 0..1 (then they are multiplied by 255) or in 0..255 (then they are kept).
+    - DICOM (extra ``dicom``): rescaled, then through the file's first VOI LUT or window, white and black as a viewer
+      shows them (MONOCHROME1 is inverted). Without a window, 8-bit grey is kept and deeper grey goes linearly from the
+      image's minimum to its maximum (padding aside). Tags that name another part of the body than the chest, or another
+      modality than radiography or CT, are an error.
 
     Args:
-        path: the file.
+        path: the file; of a DICOM file of several frames with the frame's number from 1, as in ``ct.dcm#12``.
         mode: ``"L"`` for grey or ``"RGB"`` for colour; a grey file read as RGB has three equal channels.
+        window: for a CT in DICOM, one of `WINDOWS` instead of the file's own.
 
     Returns:
         uint8 array of shape (H, W) for ``"L"`` and (H, W, 3) for ``"RGB"``.
@@ -111,10 +120,19 @@ def read_image(path: str | os.PathLike[str], mode: Mode = "L") -> np.ndarray:
             cannot be brought to 8 bits without a guess (negative, not finite, floats beyond 255, dark 16-bit colour).
     """
     check_mode(mode)
+    if window and window not in WINDOWS:
+        raise UserError(f"window {window!r} is not known: expected {' or '.join(WINDOWS)}")
     try:
-        with open(path, "rb") as file:
+        file_path, frame = split_frame(path)
+        with open(file_path, "rb") as file:
+            if is_dicom(file):
+                return _read_dicom(file_path, frame, mode, window)
+            if frame is not None:
+                raise Refused("not a DICOM file, and so without numbered frames")
+            if window:
+                raise Refused(f"the window {window!r} needs Hounsfield units: expected a CT in DICOM")
             return _decode(file, mode)
-    except _Refused as refused:
+    except Refused as refused:
         raise ImageError(path, str(refused)) from None
     except _DAMAGED as error:
         if isinstance(error, OSError) and error.strerror:
@@ -123,8 +141,8 @@ def read_image(path: str | os.PathLike[str], mode: Mode = "L") -> np.ndarray:
         raise ImageError(path, f"damaged or not supported: {text}") from error
 
 
-class _Refused(Exception):  # noqa: N818
-    """A reason not to take the image."""
+class Refused(Exception):  # noqa: N818
+    """A reason not to take the image, which `read_image` puts behind the path."""
 
 
 def check_mode(mode: str) -> None:
@@ -133,11 +151,57 @@ def check_mode(mode: str) -> None:
         raise UserError(f"image mode {mode!r} is not known: expected 'L' or 'RGB'")
 
 
+def is_dicom(file: BinaryIO) -> bool:
+    """Whether a file that is at its start has DICOM's preamble."""
+    start = file.read(132)
+    file.seek(0)
+    return start[128:] == b"DICM"
+
+
+def is_image_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a file in a folder is taken for an image: by its suffix, or, without a known one, as DICOM by content.
+
+    Archives name DICOM files by numbers (``IM000012``, ``1.2.840.113``). DICOMDIR, their index, is none.
+    """
+    name = os.path.basename(path)
+    suffix = os.path.splitext(name)[1].lower()
+    if name.startswith(".") or suffix in IMAGE_SUFFIXES:
+        return not name.startswith(".")
+    if (suffix and not suffix[1:].isdigit()) or name.upper().startswith("DICOMDIR") or not os.path.isfile(path):
+        return False
+    try:
+        with open(path, "rb") as file:
+            return is_dicom(file)
+    except OSError:  # then nobody can tell, and nothing says that it is one
+        return False
+
+
+def split_frame(path: str | os.PathLike[str]) -> tuple[str, int | None]:
+    """A file, and the number of a frame in it: ``("ct.dcm", 12)`` of ``"ct.dcm#12"``.
+
+    >>> split_frame("chest.png")
+    ('chest.png', None)
+    """
+    whole = os.fspath(path)
+    name, separator, number = whole.rpartition("#")
+    if separator and number.isascii() and number.isdigit() and len(number) < 10 and not os.path.exists(whole):
+        return name, int(number)
+    return whole, None
+
+
+def _read_dicom(path: str, frame: int | None, mode: Mode, window: str) -> np.ndarray:
+    try:
+        from cvrnet.data.dicom import read_frame
+    except ModuleNotFoundError as error:
+        raise Refused(f'a DICOM file, which needs {error.name}: pip install "cvrnet[dicom]"') from None
+    return read_frame(path, frame, mode, window)
+
+
 def _decode(file: BinaryIO, mode: Mode) -> np.ndarray:
     stored = _open(file)
     width, height = stored.size
     if width * height > MAX_PIXELS:
-        raise _Refused(f"{width} x {height} pixels are more than the {MAX_PIXELS:,} allowed")
+        raise Refused(f"{width} x {height} pixels are more than the {MAX_PIXELS:,} allowed")
     cut_to_8 = any(";16" in str(tile) for tile in stored.tile)  # Pillow reads 16-bit colour by its high bytes
     white_is_zero = isinstance(stored, TiffImageFile) and stored.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0
     stored.load()
@@ -156,7 +220,7 @@ def _decode(file: BinaryIO, mode: Mode) -> np.ndarray:
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
     pixels = np.array(image.convert(mode))
     if cut_to_8 and 0 < pixels.max() < 128:
-        raise _Refused("16-bit colour that uses fewer than 16 bits is not supported: store it as grey or in 8 bits")
+        raise Refused("16-bit colour that uses fewer than 16 bits is not supported: store it as grey or in 8 bits")
     return pixels
 
 
@@ -164,13 +228,13 @@ def _open(file: BinaryIO) -> ImageFile:
     start = file.read(16)
     file.seek(0)
     if not start:
-        raise _Refused("the file is empty")
+        raise Refused("the file is empty")
     if start.startswith(b"RIFF"):
         start = start[8:]
     for signature, opener in _OPENERS:
         if start.startswith(signature):
             return opener(file)
-    raise _Refused(f"not a {FORMATS} image")
+    raise Refused(f"not a {FORMATS} image")
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -193,10 +257,10 @@ def _to_8_bits(values: np.ndarray) -> np.ndarray:
     low, high = values.min(), values.max()
     if values.dtype.kind == "f":
         if not (np.isfinite(low) and np.isfinite(high)):
-            raise _Refused("some pixel values are not finite")
+            raise Refused("some pixel values are not finite")
         if low < 0 or high > 255:
-            raise _Refused(f"pixel values go from {low:g} to {high:g}: floats must lie in 0..1 or 0..255")
+            raise Refused(f"pixel values go from {low:g} to {high:g}: floats must lie in 0..1 or 0..255")
         return np.rint(values * 255 if high <= 1 else values).astype(np.uint8)
     if low < 0:
-        raise _Refused(f"pixel values go from {low} to {high}: they must not be negative")
+        raise Refused(f"pixel values go from {low} to {high}: they must not be negative")
     return (values >> max(int(high).bit_length() - 8, 0)).astype(np.uint8)

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from cvrnet.data.manifest import SPLITS, Record, Row, scan_manifest, write_manifest
-from cvrnet.data.reading import IMAGE_SUFFIXES
+from cvrnet.data.manifest import SPLITS, Record, Row, identified, scan_manifest, write_manifest
+from cvrnet.data.reading import IMAGE_SUFFIXES, is_image_file
 from cvrnet.errors import UserError
 
 __all__ = ["DataError", "Record", "class_names", "read_records", "scan_records", "write_manifest"]
@@ -60,7 +60,8 @@ def read_records(data: str | Path, *, labelled: bool = True, min_classes: int = 
 def scan_records(data: str | Path, *, labelled: bool = True, min_classes: int = 2) -> tuple[list[Record], list[str]]:
     """As `read_records`, but gives the usable images and, one line each, what is wrong with the rest.
 
-    Images are not opened: this finds missing files, duplicate paths, paths outside the data set's folder, missing
+    Images are not opened, but for the tags of DICOM files that give patient and source where a manifest does not (see
+    `cvrnet.data.identity`): this finds missing files, duplicate paths, paths outside the data set's folder, missing
     columns and labels, unknown split values, patients in two splits, missing masks, empty class folders, too few
     classes and unreadable manifests.
     """
@@ -131,7 +132,7 @@ def _scan_folder(root: Path, labelled: bool, rows: list[Row]) -> list[str]:
         if not names:
             problems.append(f"{folder.name}: empty class folder (no {' '.join(IMAGE_SUFFIXES)} file)")
         rows += [_row(Record(folder / name, f"{folder.name}/{name}", label=folder.name)) for name in names]
-    if stray := [file.name for file in visible if _is_image(file.name) and file.is_file()]:
+    if stray := [file.name for file in visible if file.is_file() and is_image_file(file)]:
         problems.append(
             f"images outside the class folders: {stray[0]}" + f" and {len(stray) - 1} more" * (len(stray) > 1)
         )
@@ -141,7 +142,7 @@ def _scan_folder(root: Path, labelled: bool, rows: list[Row]) -> list[str]:
 def _row(record: Record) -> Row:
     """The record, and whether its name can be written down: Linux allows file names that are no text."""
     undecodable = any("\ud800" <= character <= "\udfff" for character in record.name)
-    return record, ["the file name is not Unicode text"] if undecodable else []
+    return identified((record, ["the file name is not Unicode text"] if undecodable else []))
 
 
 def _images(root: Path) -> list[str]:
@@ -156,9 +157,7 @@ def _images(root: Path) -> list[str]:
     names = []
     for folder, folders, files in os.walk(root, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        names += [Path(folder, name).relative_to(root).as_posix() for name in files if _is_image(name)]
+        names += [
+            Path(folder, name).relative_to(root).as_posix() for name in files if is_image_file(Path(folder, name))
+        ]
     return sorted(names)
-
-
-def _is_image(name: str) -> bool:
-    return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)

@@ -145,13 +145,16 @@ class Predictor:
             predictions.append(prediction)
         return predictions
 
-    def stream(self, paths: Iterable[str | Path], *, batch_size: int = 8, heads: bool = False) -> Iterator[Prediction]:
+    def stream(
+        self, paths: Iterable[str | Path], *, batch_size: int = 8, heads: bool = False, window: str = ""
+    ) -> Iterator[Prediction]:
         """Classify image files one batch at a time, in their order and in constant memory.
 
         Args:
             paths: The files; may be a generator without end.
             batch_size: Images the network sees at once.
             heads: Give each head's own probabilities too.
+            window: Of CTs in DICOM, ``"lung"`` or ``"soft-tissue"`` instead of the files' own.
 
         Yields:
             One prediction a file; a file that cannot be read gives one with ``error`` set.
@@ -163,7 +166,7 @@ class Predictor:
             raise UserError(f"batch_size={batch_size}; expected a whole number from 1")
         if heads:
             _ = self.num_heads
-        images = read_ahead(paths, self.preprocessing, ahead=2 * batch_size)
+        images = read_ahead(paths, self.preprocessing, ahead=2 * batch_size, window=window)
         while batch := list(itertools.islice(images, batch_size)):
             answers = iter(self._answer([image for _, image in batch if not isinstance(image, str)], batch_size, heads))
             for path, image in batch:

@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,9 @@ Image = NDArray[np.uint8] | str
 """uint8 (H, W, C) of the preprocessing's size; or why the file cannot be read."""
 
 
-def read_ahead(paths: Iterable[str | Path], preprocessing: Preprocessing, ahead: int) -> Iterator[tuple[Path, Image]]:
+def read_ahead(
+    paths: Iterable[str | Path], preprocessing: Preprocessing, ahead: int, window: str = ""
+) -> Iterator[tuple[Path, Image]]:
     """Files and their images, in the files' order, at most `ahead` of them waiting.
 
     Decoding and resizing leave Python's lock alone, so that they run beside the network, not in turns with it.
@@ -26,11 +29,13 @@ def read_ahead(paths: Iterable[str | Path], preprocessing: Preprocessing, ahead:
         paths: The files; may be a generator without end.
         preprocessing: Size, channels and interpolation.
         ahead: How many images may wait to be taken.
+        window: Of CTs, as in `cvrnet.data.read_image`.
     """
+    decode = partial(read_image, window=window) if window else read_image
 
     def read(path: Path) -> Image:
         try:
-            return preprocessing.resize(read_image(path, preprocessing.mode))
+            return preprocessing.resize(decode(path, preprocessing.mode))
         except ImageError as error:
             return str(error)
 

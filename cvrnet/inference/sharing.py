@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
@@ -43,6 +44,7 @@ class SharedPrediction:
         *,
         batch_size: int = 8,
         heads: bool = False,
+        window: str = "",
     ) -> Iterator[Prediction]:
         """As :meth:`Predictor.stream`, with the work of every process: each takes its turn in the list of files.
 
@@ -51,6 +53,7 @@ class SharedPrediction:
             paths: Gives the files, the same in every process.
             batch_size: Images that each network sees at once.
             heads: Give each head's own probabilities too.
+            window: Of CTs in DICOM, instead of the files' own.
 
         Yields:
             On the main process the predictions of all files, in their order and in constant memory; nothing elsewhere.
@@ -59,7 +62,8 @@ class SharedPrediction:
             UserError: The processes do not see the same files.
         """
         rank, world = self._state.process_index, self._state.num_processes
-        mine = predictor.stream(itertools.islice(paths(), rank, None, world), batch_size=batch_size, heads=heads)
+        given: Any = {"batch_size": batch_size, "heads": heads, "window": window}
+        mine = predictor.stream(itertools.islice(paths(), rank, None, world), **given)
         expected = iter(paths() if self.is_main else ())
         while any(parts := gather_object([list(itertools.islice(mine, PORTION * batch_size))])):
             if not self.is_main:
