@@ -63,8 +63,8 @@ class Agreement:
             bad |= self.accuracy_before - self.accuracy_after > greatest_drop
         if bad:
             raise UserError(
-                f"int8 answers too differently, nothing was written: {told}; expected at least {least_agreement:.1%} "
-                f"agreement and at most {100 * greatest_drop:g} points less (--min-agreement, --max-accuracy-drop)"
+                f"int8 answers too differently, nothing was written: {told}; expected at least "
+                f"{least_agreement:.1%} (--min-agreement), and a loss of at most {greatest_drop:.1%} (--max-accuracy-drop)"
             )
 
 
