@@ -64,7 +64,7 @@ class Agreement:
         if bad:
             raise UserError(
                 f"int8 answers too differently, nothing was written: {told}; expected at least "
-                f"{least_agreement:.1%} (--min-agreement), and a loss of at most {greatest_drop:.1%} (--max-accuracy-drop)"
+                f"{least_agreement:.1%} (--min-agreement), a loss of at most {greatest_drop:.1%} (--max-accuracy-drop)"
             )
 
 
