@@ -40,9 +40,10 @@ def evaluate(
 ) -> None:
     """Score MODEL on DATA.
 
-    MODEL is a run folder (all its folds as an ensemble), a fold folder, local-dir:FOLDER or hf-hub:user/repo[@rev].
-    DATA is a folder with one sub-folder a class, or a CSV manifest. Classes are matched by name: DATA may lack some
-    of the model's, but have no others. Images that cannot be read are named, the others scored; exit status 1.
+    MODEL is a run folder (all its folds as an ensemble), a fold folder, local-dir:FOLDER, hf-hub:user/repo[@rev] or
+    FILE.onnx. DATA is a folder with one sub-folder a class, or a CSV manifest. Classes are matched by name: DATA may
+    lack some of the model's, but have no others. Images that cannot be read are named, the others scored; exit
+    status 1.
 
     \b
     Examples:
