@@ -19,6 +19,7 @@ from PIL import Image, JpegImagePlugin
 from cvrnet.audit.examination import Examination, Views
 from cvrnet.audit.local_features import MAX_FEATURES, describe
 from cvrnet.data import ImageError, Record, read_image
+from cvrnet.data.reading import is_dicom
 
 THUMBNAIL = 192
 """Longest side of the pictures that near-duplicates are compared on, in pixels."""
@@ -197,6 +198,9 @@ def _area(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
 def _container(path: Path) -> tuple[str, np.ndarray]:
     """File format with pixel type, and what a JPEG says about its compression."""
     numbers = np.zeros(CONTAINER, np.float32)
+    with open(path, "rb") as file:
+        if is_dicom(file):
+            return "DICOM", numbers
     with Image.open(path) as image:
         name = f"{image.format} {image.mode} {image.info.get('compression', '')}".strip()
         if isinstance(image, JpegImagePlugin.JpegImageFile) and image.quantization:

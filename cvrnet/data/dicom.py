@@ -19,9 +19,9 @@ import numpy as np
 from PIL import Image
 from pydicom import Dataset, dcmread
 from pydicom.encaps import get_frame
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_file_meta_info
-from pydicom.pixels import apply_color_lut, apply_rescale, apply_voi, apply_windowing, pixel_array
+from pydicom.pixels import apply_color_lut, apply_rescale, apply_voi, apply_windowing, get_decoder, pixel_array
 from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
@@ -41,6 +41,7 @@ DAMAGED = (
     EOFError,
     RuntimeError,
     AssertionError,
+    BytesLengthException,
     InvalidDicomError,
     struct.error,
     zlib.error,
@@ -212,7 +213,11 @@ def _why_undecodable(header: Dataset, error: Exception) -> str:
     syntax = getattr(header.file_meta, "TransferSyntaxUID", None)
     if syntax is None:
         return "its transfer syntax is not given"
-    if isinstance(error, NotImplementedError) or (type(error) is RuntimeError and "missing dep" in str(error)):
+    try:
+        known = get_decoder(syntax).is_available
+    except NotImplementedError:
+        known = False
+    if not known:
         return 'its transfer syntax is not supported, or needs a decoder: pip install "cvrnet[dicom]"'
     return f"its pixels are damaged, truncated, or not what the tags say ({type(error).__name__})"
 
