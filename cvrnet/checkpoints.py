@@ -191,25 +191,37 @@ def checkpoint_classes(model: nn.Module) -> list[str]:
     return [str(name) for name in names]
 
 
-def find_checkpoints(model: str | Path) -> list[Path]:
-    """The checkpoint folders that a MODEL argument means: a fold folder itself, or all folds of a run.
+def find_checkpoints(model: str | Path, folds: Sequence[int] = ()) -> list[Path]:
+    """The checkpoint folders that a MODEL argument means: a fold folder itself, or the folds of a run.
 
     Args:
         model: A folder, optionally written as timm does (``local-dir:FOLDER``), or ``hf-hub:user/repo[@revision]``.
+        folds: Of a run, only these; all by default.
 
     Raises:
         UserError: There is none.
     """
     if is_reference(model):
-        return hub_checkpoints(str(model))
+        return hub_checkpoints(str(model), folds)
     folder = Path(str(model).removeprefix("local-dir:"))
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected a run, a fold, or local-dir:FOLDER")
     if (folder / CONFIG).is_file():
-        return [folder]
-    folds = sorted(
+        return _choose_folds([folder], folds)
+    found = sorted(
         (path.parent for path in folder.glob(f"fold-*/{CONFIG}")), key=lambda path: (len(path.name), path.name)
     )
-    if not folds:
+    if not found:
         raise UserError(f"{folder} is not a trained model: it has neither {CONFIG} nor fold-*/{CONFIG}")
-    return folds
+    return _choose_folds(found, folds)
+
+
+def _choose_folds(folders: Sequence[Path], folds: Sequence[int]) -> list[Path]:
+    """The folders ``fold-k`` of the folds that are wanted, in their order; all where none is named."""
+    if not folds:
+        return list(folders)
+    named = {folder.name: folder for folder in folders if folder.name.startswith("fold-")}
+    if missing := [str(fold) for fold in folds if f"fold-{fold}" not in named]:
+        there = ", ".join(name.removeprefix("fold-") for name in named) or "none: it is one model"
+        raise UserError(f"{folders[0].parent} has no fold {', '.join(missing)}; expected some of {there}")
+    return [named[f"fold-{fold}"] for fold in dict.fromkeys(folds)]

@@ -28,7 +28,6 @@ from cvrnet.errors import UserError
 from cvrnet.evaluation import Answers, check_classes, hash_records, predict_records, write_evaluation
 from cvrnet.files import write_json
 from cvrnet.inference import Predictor
-from cvrnet.inference.loading import choose_folds
 from cvrnet.metrics import classification_scores
 from cvrnet.metrics.bootstrap import mean_interval
 from cvrnet.results.predictions import INDEPENDENT, RUN, SPLIT
@@ -92,7 +91,7 @@ def make_soup(
         DataError: Images cannot be read.
     """
     run, output = Path(run), Path(output)
-    folders = choose_folds(find_checkpoints(run), folds)
+    folders = find_checkpoints(run, folds)
     _check_folds(folders)
     _check_output(output, overwrite)
     about = _read_run(run)

@@ -9,7 +9,6 @@ from torch import nn
 
 from cvrnet.checkpoints import find_checkpoints, load_checkpoint
 from cvrnet.errors import UserError
-from cvrnet.hub.references import hub_checkpoints, is_reference
 from cvrnet.inference.folding import fold_batch_norm
 
 
@@ -35,20 +34,4 @@ def load_models(
         if folds:
             raise UserError(f"{name} is one model; folds can be chosen of a run only")
         return [load_onnx(name, device, dtype)]
-    folders = hub_checkpoints(name, folds) if is_reference(name) else choose_folds(find_checkpoints(model), folds)
-    return [fold_batch_norm(load_checkpoint(folder)) for folder in folders]
-
-
-def choose_folds(folders: Sequence[Path], folds: Sequence[int]) -> list[Path]:
-    """The folders ``fold-k`` of the folds that are wanted, in their order; all where none is named.
-
-    Raises:
-        UserError: There is no such fold.
-    """
-    if not folds:
-        return list(folders)
-    named = {folder.name: folder for folder in folders if folder.name.startswith("fold-")}
-    if missing := [str(fold) for fold in folds if f"fold-{fold}" not in named]:
-        there = ", ".join(name.removeprefix("fold-") for name in named) or "none: it is one model"
-        raise UserError(f"{folders[0].parent} has no fold {', '.join(missing)}; expected some of {there}")
-    return [named[f"fold-{fold}"] for fold in dict.fromkeys(folds)]
+    return [fold_batch_norm(load_checkpoint(folder)) for folder in find_checkpoints(model, folds)]

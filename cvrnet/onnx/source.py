@@ -12,9 +12,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import timm
-from huggingface_hub import try_to_load_from_cache
-from timm.models import parse_model_name
 from torch import nn
 
 from cvrnet.checkpoints import WEIGHTS, checkpoint_classes, find_checkpoints, load_checkpoint
@@ -51,14 +48,9 @@ def load_source(model: str | Path, folds: Sequence[int] = (), img_size: int | No
     Raises:
         UserError: There is no such model or fold, or it does not take this size.
     """
-    if str(model).startswith(("hf-hub:", "hf_hub:")):
-        if folds:
-            raise UserError(f"folds {', '.join(map(str, folds))}: {model} is one model; expected {model}@fold-1")
-        models, weights, run = [_from_hub(str(model), img_size)], [_hub_weights(str(model))], {}
-    else:
-        folders = _select(find_checkpoints(model), folds)
-        models = [_load(folder, img_size) for folder in folders]
-        weights, run = [folder / WEIGHTS for folder in folders], _read_run(folders[0])
+    folders = find_checkpoints(model, folds)
+    models, run = [_load(folder, img_size) for folder in folders], _read_run(folders[0])
+    weights = [folder / WEIGHTS for folder in folders]
     preprocessing = Preprocessing.from_model(models[0])
     for other in models[1:]:
         if (checkpoint_classes(other), Preprocessing.from_model(other)) != (
@@ -80,36 +72,14 @@ def load_source(model: str | Path, folds: Sequence[int] = (), img_size: int | No
     return Source(models, preprocessing, provenance, Path(data) if isinstance(data, str) else None)
 
 
-def _select(folders: list[Path], folds: Sequence[int]) -> list[Path]:
-    if not folds:
-        return folders
-    named = {folder.name: folder for folder in folders}
-    if missing := [str(fold) for fold in folds if f"fold-{fold}" not in named]:
-        raise UserError(f"no fold {', '.join(missing)}; expected some of {', '.join(named)}")
-    return [named[f"fold-{fold}"] for fold in folds]
-
-
 def _load(folder: Path, img_size: int | None) -> nn.Module:
     model = load_checkpoint(folder)
     return load_checkpoint(folder, img_size=img_size) if img_size and _one_size(model) else model
 
 
-def _from_hub(name: str, img_size: int | None) -> nn.Module:
-    model = timm.create_model(name, pretrained=True).eval()
-    return (
-        timm.create_model(name, pretrained=True, img_size=img_size).eval() if img_size and _one_size(model) else model
-    )
-
-
 def _one_size(model: Any) -> bool:
     """Whether the network is built for one image size."""
     return bool(model.pretrained_cfg.get("fixed_input_size"))
-
-
-def _hub_weights(name: str) -> Path | None:
-    repository, _, revision = parse_model_name(name)[1].partition("@")
-    cached = try_to_load_from_cache(repository, WEIGHTS, revision=revision or None)
-    return Path(cached) if isinstance(cached, str) else None
 
 
 def _read_run(folder: Path) -> dict[str, Any]:
@@ -120,15 +90,13 @@ def _read_run(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def _fold(weights: Path | None) -> str | None:
+def _fold(weights: Path) -> str | None:
     """``fold-3``; the name of any other folder is the user's own affair."""
-    name = weights.parent.name if weights else ""
+    name = weights.parent.name
     return name if re.fullmatch(r"fold-\d+", name) else None
 
 
-def _sha256(file: Path | None) -> str | None:
-    if file is None:
-        return None
+def _sha256(file: Path) -> str:
     with file.open("rb") as opened:
         digest = hashlib.sha256()
         while block := opened.read(1 << 20):
