@@ -10,6 +10,7 @@ import pytest
 README = Path(__file__).parents[1] / "README.md"
 MODEL = README.parent / "docs" / "model.md"
 TINY = ["--encoders", "test_resnet,test_efficientnet", "--no-pretrained", "--img-size", "64", "--epochs", "1"]
+SMALL = {"train": TINY, "crossval": TINY, "benchmark": ["--models", "test_resnet,test_byobnet", *TINY[2:]]}
 
 
 def blocks(language: str, page: Path = README) -> list[str]:
@@ -38,7 +39,7 @@ def test_readme(workspace, cli):
     assert len(commands) >= 4
     for command in commands:
         arguments = shlex.split(command, comments=True)[1:]
-        status, _, err = cli(*arguments, *(TINY if arguments[0] in ("train", "crossval") else []))
+        status, _, err = cli(*arguments, *SMALL.get(arguments[0], []))
         assert status == 0, err
     python = blocks("python")
     assert len(python) >= 2
