@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,6 +97,10 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     """The command line: ``status, out, err = cli("predict", run, image)``."""
     return Cli(capsys, monkeypatch)
 
+
+_ACCELERATE = "-m accelerate.commands.launch --multi_gpu --main_process_port 0 --num_processes 2 -m cvrnet"
+LAUNCH = [sys.executable, *_ACCELERATE.split()]
+"""The command line in two processes."""
 
 TINY: dict[str, Any] = {
     "model": "cvrnet",

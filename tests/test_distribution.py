@@ -2,11 +2,11 @@
 
 import os
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
+from conftest import LAUNCH
 
 from cvrnet.errors import UserError
 from cvrnet.inference import Prediction
@@ -14,19 +14,6 @@ from cvrnet.inference import Prediction
 pytest.importorskip("accelerate")
 from cvrnet.inference import sharing
 from cvrnet.inference.sharing import SharedPrediction
-
-LAUNCH = [
-    sys.executable,
-    "-m",
-    "accelerate.commands.launch",
-    "--multi_gpu",
-    "--main_process_port",
-    "0",
-    "--num_processes",
-    "2",
-    "-m",
-    "cvrnet",
-]
 
 
 @pytest.mark.slow

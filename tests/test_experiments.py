@@ -5,12 +5,11 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import LAUNCH, TINY
 from sklearn.metrics import f1_score, recall_score
 
 from cvrnet.data import ImageCache, read_image, read_records, write_manifest
@@ -190,18 +189,8 @@ def test_fold_sets_are_a_partition():
 def test_two_processes_share_each_fold(crossval, phantoms, tmp_path):
     """``accelerate launch``: the same folds, every epoch scored once, one summary."""
     options = ["--model", "cvrnet", "--encoders", "test_resnet", "--no-pretrained", "--img-size", "64", "--folds", "3"]
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--multi_gpu",
-        "--main_process_port",
-        "0",
-        "--num_processes",
-        "2",
-    ]
     subprocess.run(
-        [*launch, "-m", "cvrnet", "crossval", str(phantoms), "-o", str(tmp_path / "run"), *options, "--epochs", "1"],
+        [*LAUNCH, "crossval", str(phantoms), "-o", str(tmp_path / "run"), *options, "--epochs", "1"],
         check=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         timeout=500,

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from conftest import TINY
+from conftest import LAUNCH, TINY
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -334,18 +334,8 @@ def test_two_processes_take_the_step_of_one(phantoms, tmp_path):
     train(manifest, tmp_path / "one", replace(config, grad_accum=2))
     options = ["--no-pretrained", "--encoders", ",".join(config.encoders), "--img-size", "64", "--epochs", "1"]
     options += ["--batch-size", "64", "--device", "cpu", "--amp", "fp32", "--optimizer", "momentum", "--lr", "0.05"]
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--multi_gpu",
-        "--main_process_port",
-        "0",
-        "--num_processes",
-        "2",
-    ]
     subprocess.run(
-        [*launch, "-m", "cvrnet", "train", str(manifest), "-o", str(tmp_path / "two"), *options],
+        [*LAUNCH, "train", str(manifest), "-o", str(tmp_path / "two"), *options],
         check=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         timeout=500,
