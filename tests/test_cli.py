@@ -237,5 +237,5 @@ def test_awkward_files_are_read_or_refused(cli, run, odd):
     assert status == 1
     assert bad == {name for name in rows if name.startswith("bad-")}
     assert len(bad) == 4
-    assert len(rows) - len(bad) == 20
-    assert "4 of 24 images could not be read" in err
+    assert len(rows) - len(bad) == 22
+    assert "4 of 26 images could not be read" in err

@@ -70,7 +70,7 @@ class Group:
 class Echo:
     """A predictor that answers with the file's name."""
 
-    def stream(self, paths, *, batch_size, heads):
+    def stream(self, paths, *, batch_size, heads, window):
         for path in paths:
             yield Prediction(path, path.name, None)
 
