@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -14,14 +12,18 @@ import numpy as np
 import timm
 import torch
 
+from cvrnet.checkpoints import load_checkpoint
 from cvrnet.data import make_folds
 from cvrnet.errors import UserError
 from cvrnet.experiments import cross_validate, read_folds
 from cvrnet.files import slug, write_csv, write_json, write_text
 from cvrnet.inference import Predictor
+from cvrnet.inference.folding import fold_batch_norm
 from cvrnet.metrics import corrected_resampled_t_test, holm
 from cvrnet.report import plot_comparison, save_figure
+from cvrnet.results.loading import read_json, read_rows
 from cvrnet.results.predictions import FIGURES, HISTORY, INDEPENDENT, RUN, SPLIT, SUMMARY
+from cvrnet.results.tables import spread
 from cvrnet.training import Progress, TrainConfig, create_for_training, make_accelerator
 from cvrnet.training.run import check_test_source, describe_run, load_data, open_run, split_row
 
@@ -152,8 +154,10 @@ def model_config(model: str, config: TrainConfig) -> TrainConfig:
 def measure_speed(run: Path, config: TrainConfig, batches: int = 10) -> dict[str, Any]:
     """Images a second that fold 1 classifies (decoded, at the batch size of the protocol); measured once a run."""
     if (run / SPEED).is_file():
-        return _read(run / SPEED)
-    predictor = Predictor.from_pretrained(run / "fold-1", device=config.device)
+        return read_json(run / SPEED)
+    model = load_checkpoint(run / "fold-1")
+    parameters = sum(p.numel() for p in model.parameters())
+    predictor = Predictor([fold_batch_norm(model)], device=config.device)
     size = predictor.preprocessing.input_size
     images = torch.zeros((config.batch_size, *size), dtype=torch.uint8)
     seconds = []
@@ -167,7 +171,7 @@ def measure_speed(run: Path, config: TrainConfig, batches: int = 10) -> dict[str
         "device": str(predictor.device),
         "precision": predictor.precision,
         "threads": torch.get_num_threads(),
-        "parameters": sum(p.numel() for p in timm.create_model(f"local-dir:{run / 'fold-1'}").parameters()),
+        "parameters": parameters,
     }
     write_json(run / SPEED, speed)
     return speed
@@ -183,7 +187,7 @@ def collect_benchmark(output: Path) -> dict[str, Any]:
     done = [m for m in models if all((output / slug(m) / name).is_file() for name in (SUMMARY, SPEED))]
     if not done:
         raise UserError(f"{output}: no model of this benchmark is finished; --resume goes on with it")
-    run = _read(output / RUN)
+    run = read_json(output / RUN)
     reference = "cvrnet" if "cvrnet" in done else done[0]
     result: dict[str, Any] = {
         "reference": reference,
@@ -214,10 +218,10 @@ def benchmark_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
     for name, model in result["models"].items():
         row = {"model": name}
         for key, title in _COLUMNS.items():
-            row[title] = _spread(model["mean_std"][key])
+            row[title] = spread(model["mean_std"][key])
         for key in ("accuracy", "balanced_accuracy"):
             if result["test_source"]:
-                row[f"{key.replace('_', ' ')} on {result['test_source']}"] = _spread(model[INDEPENDENT][key])
+                row[f"{key.replace('_', ' ')} on {result['test_source']}"] = spread(model[INDEPENDENT][key])
         row["parameters (M)"] = f"{model['parameters'] / 1e6:.1f}"
         row["training (min)"] = f"{model['training_seconds'] / 60:.1f}"
         row["images/s"] = f"{model['speed']['images_per_second']:.1f}"
@@ -268,8 +272,8 @@ def _check(model: str, config: TrainConfig, num_classes: int) -> None:
 
 def _describe(run: Path) -> dict[str, Any]:
     """What the table says of one model, from its run."""
-    summary = _read(run / SUMMARY)
-    speed = _read(run / SPEED)
+    summary = read_json(run / SUMMARY)
+    speed = read_json(run / SPEED)
     folds = [_scores(fold) for fold in summary["folds"]]
     model: dict[str, Any] = {
         "mean_std": _scores(summary["mean_std"]),
@@ -300,19 +304,13 @@ def _compare(theirs: Sequence[float | None], ours: Sequence[float | None], n_tra
 
 def _fold_sizes(split: Path) -> tuple[int, int]:
     """Images that a fold's model is trained and tested on: k - 2 and 1 of the k folds."""
-    with split.open(encoding="utf-8", newline="") as file:
-        folds = [row["fold"] for row in csv.DictReader(file)]
+    folds = [row["fold"] for row in read_rows(split)]
     k = len(set(folds))
     return len(folds) * (k - 2) // k, len(folds) // k
 
 
 def _seconds(history: Path) -> float:
-    with history.open(encoding="utf-8", newline="") as file:
-        return sum(float(row["seconds"]) for row in csv.DictReader(file))
-
-
-def _spread(value: Mapping[str, Any]) -> str:
-    return "-" if value["mean"] is None else f"{value['mean']:.3f} ± {value['std']:.3f}"
+    return sum(float(row["seconds"]) for row in read_rows(history))
 
 
 def _markdown(result: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> str:
@@ -336,11 +334,7 @@ METHOD = (
 def _earlier_models(output: Path) -> list[str]:
     if not (output / RUN).is_file():
         return []
-    run = _read(output / RUN)
+    run = read_json(output / RUN)
     if run.get("kind") != "benchmark":
         raise UserError(f"{output} is not a benchmark; choose another folder")
     return list(run["models"])
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))

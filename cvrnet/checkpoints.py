@@ -18,9 +18,8 @@ from torch import Tensor, nn
 
 from cvrnet.errors import UserError
 from cvrnet.files import atomic_write
-from cvrnet.hub.references import hub_checkpoints, is_reference
+from cvrnet.hub.references import CONFIG, WEIGHTS, hub_checkpoints, is_reference
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _LARGEST_SIZE, _LARGEST_IMAGE, _LARGEST_CONFIG = 65536, 8192, 2**20
 """What a config.json may ask for: numbers among the model's arguments, pixels, bytes of the file itself."""
 

@@ -9,6 +9,7 @@ import torch
 from cvrnet.errors import UserError
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def select_device(name: str = "auto") -> torch.device:
@@ -85,3 +86,9 @@ def check_launch() -> None:
             "accelerate launch started one process where several were asked for; "
             "add --multi_gpu, which starts several on CPUs too"
         )
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The context in which a network computes in ``"bf16"`` or ``"fp16"``; with ``"fp32"`` it changes nothing."""
+    dtype = AUTOCAST_DTYPES.get(precision)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import platform
@@ -13,29 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from cvrnet.data import ImageCache, Record
+from cvrnet.data import ImageCache, Record, to_batch
 from cvrnet.errors import UserError
 from cvrnet.files import write_csv, write_json
 from cvrnet.inference import Predictor
 from cvrnet.results.figures import draw_heads, draw_predictions
 from cvrnet.results.heads import head_rows
+from cvrnet.results.loading import read_rows
 from cvrnet.results.predictions import INDEPENDENT, METRICS, PREDICTIONS, RUN, SPLIT, Predictions
 from cvrnet.results.scoring import score
 
 KIND = "evaluate"
-
-
-def check_classes(records: Sequence[Record], classes: Sequence[str]) -> None:
-    """Refuse labels that the model does not know; classes without an image are fine.
-
-    Raises:
-        UserError: Names the unknown labels, and the model's.
-    """
-    unknown = sorted({r.label for r in records} - set(classes))
-    if unknown:
-        raise UserError(f"the model does not know the class {', '.join(unknown)}; expected {', '.join(classes)}")
 
 
 @dataclass(frozen=True)
@@ -97,8 +85,8 @@ def predict_decoded(predictor: Predictor, records: Sequence[Record], cache: Imag
     """
     parts = []
     for first in range(0, len(records), batch_size):
-        images = np.stack([cache.load(r.path) for r in records[first : first + batch_size]])
-        parts.append(predictor.member_probabilities(torch.from_numpy(images.transpose(0, 3, 1, 2))).mean(0))
+        images = to_batch([cache.load(r.path) for r in records[first : first + batch_size]])
+        parts.append(predictor.member_probabilities(images).mean(0))
     by_head = np.concatenate(parts, axis=1)
     return Answers(list(records), by_head.mean(0), by_head if predictor.has_heads else None, [])
 
@@ -209,8 +197,7 @@ def _trained_on(model: str) -> list[dict[str, str]] | None:
     if not path.is_file():
         return None
     unseen = {"test", INDEPENDENT} | ({folder.name.removeprefix("fold-")} if path == above else set())
-    with path.open(encoding="utf-8", newline="") as file:
-        return [row for row in csv.DictReader(file) if row["fold"] not in unseen]
+    return [row for row in read_rows(path) if row["fold"] not in unseen]
 
 
 def versions(*names: str) -> dict[str, str]:

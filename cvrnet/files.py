@@ -8,14 +8,15 @@ import json
 import os
 import re
 import secrets
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-__all__ = ["atomic_write", "slug", "write_csv", "write_json", "write_text"]
+__all__ = ["atomic_write", "slug", "user_folder", "write_csv", "write_json", "write_text"]
 
 
 @contextmanager
@@ -82,6 +83,18 @@ def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequ
                 writer = csv.DictWriter(file, list(row), lineterminator="\n")
                 writer.writeheader()
             writer.writerow(row)
+
+
+def user_folder(kind: Literal["cache", "config"]) -> Path:
+    """This package's folder for the user's caches or settings, where the platform has it."""
+    if sys.platform == "win32":
+        variable, folder = {"cache": ("LOCALAPPDATA", "Local"), "config": ("APPDATA", "Roaming")}[kind]
+        base = Path(os.environ.get(variable) or Path.home() / "AppData" / folder)
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / {"cache": "Caches", "config": "Application Support"}[kind]
+    else:
+        base = Path(os.environ.get(f"XDG_{kind.upper()}_HOME") or Path.home() / f".{kind}")
+    return base / "cvrnet"
 
 
 def slug(name: str) -> str:

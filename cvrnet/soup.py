@@ -7,7 +7,6 @@ v1's folds are from ImageNet's; models from random weights usually cannot be ave
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -22,14 +21,15 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from cvrnet.checkpoints import CONFIG, WEIGHTS, checkpoint_classes, find_checkpoints, load_checkpoint, save_checkpoint
-from cvrnet.data import DataError, ImageError, Preprocessing, Record, read_image, scan_records
+from cvrnet.data import DataError, ImageError, Preprocessing, Record, check_classes, read_image, scan_records, to_batch
 from cvrnet.devices import select_device
 from cvrnet.errors import UserError
-from cvrnet.evaluation import Answers, check_classes, hash_records, predict_records, write_evaluation
+from cvrnet.evaluation import Answers, hash_records, predict_records, write_evaluation
 from cvrnet.files import write_json
 from cvrnet.inference import Predictor
 from cvrnet.metrics import classification_scores
 from cvrnet.metrics.bootstrap import mean_interval
+from cvrnet.results.loading import read_rows
 from cvrnet.results.predictions import INDEPENDENT, RUN, SPLIT
 
 KIND = "soup"
@@ -97,7 +97,7 @@ def make_soup(
     about = _read_run(run)
     records, sentence, honest = _images(run, about, data)
     classes = checkpoint_classes(load_checkpoint(folders[0]))
-    check_classes(records, classes)
+    check_classes((r.label for r in records), classes)
 
     model = average(folders)
     batch_norm = _renew_batch_norm(model, run, about, device)
@@ -206,8 +206,7 @@ def _seen(run: Path) -> set[str]:
     """Names of the images that the folds were trained, validated or tested on."""
     if not (run / SPLIT).is_file():
         return set()
-    with (run / SPLIT).open(encoding="utf-8", newline="") as file:
-        return {row["path"] for row in csv.DictReader(file) if row["fold"] != INDEPENDENT}
+    return {row["path"] for row in read_rows(run / SPLIT) if row["fold"] != INDEPENDENT}
 
 
 def _own_images(about: dict[str, Any]) -> list[Record]:
@@ -242,7 +241,7 @@ def _batch(records: Sequence[Record], preprocessing: Preprocessing) -> Tensor:
         images = [preprocessing.resize(read_image(r.path, preprocessing.mode)) for r in records]
     except ImageError as error:
         raise UserError(str(error)) from error
-    return preprocessing.normalize(torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2)))
+    return preprocessing.normalize(to_batch(images))
 
 
 def _row(name: str, table: np.ndarray, records: Sequence[Record], classes: Sequence[str]) -> dict[str, Any]:
@@ -269,8 +268,7 @@ def _verdict(
     labels = np.array([classes.index(r.label) for r in records])
     hits = {name: table.argmax(1) == labels for name, table in tables.items()}
     folds = np.mean([hit for name, hit in hits.items() if name not in (KIND, "ensemble")], axis=0)
-    patients = [r.patient_id or f"\0{r.name}" for r in records]
-    difference, interval = mean_interval(hits[KIND] - folds, patients)
+    difference, interval = mean_interval(hits[KIND] - folds, [r.patient_id for r in records])
     low, high = interval or (-1.0, 1.0)
     accuracy = {row["model"]: row["accuracy"] for row in rows}
     figures = (

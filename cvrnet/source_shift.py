@@ -10,6 +10,7 @@ from cvrnet.errors import UserError
 from cvrnet.experiments import cross_validate
 from cvrnet.files import slug, write_json
 from cvrnet.results.predictions import INDEPENDENT, SUMMARY
+from cvrnet.results.tables import spread
 from cvrnet.training import Progress, TrainConfig, make_accelerator
 from cvrnet.training.run import describe_run, load_data, open_run
 
@@ -95,10 +96,6 @@ def leave_one_source_out(
 
 def source_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A row a source: mean ± standard deviation over the folds, inside and outside, and the drop in accuracy."""
-
-    def spread(tree: Mapping[str, Any]) -> str:
-        return "-" if tree["mean"] is None else f"{tree['mean']:.3f} ± {tree['std']:.3f}"
-
     rows = []
     for source, entry in summary["sources"].items():
         row = {"source left out": source, "images": entry["images"]}

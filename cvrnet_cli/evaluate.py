@@ -51,14 +51,8 @@ def evaluate(
       cvrnet evaluate run/fold-3 manifest.csv -o fold-3-elsewhere
       cvrnet evaluate run manifest.csv --folds 1,3 -o two-folds
     """
-    from cvrnet.data import DataError, scan_records
-    from cvrnet.evaluation import (
-        check_classes,
-        describe_evaluation,
-        open_evaluation,
-        predict_records,
-        write_evaluation,
-    )
+    from cvrnet.data import DataError, check_classes, scan_records
+    from cvrnet.evaluation import describe_evaluation, open_evaluation, predict_records, write_evaluation
     from cvrnet.explain.section import maps_section
     from cvrnet.files import write_json
     from cvrnet.inference import Predictor
@@ -70,7 +64,7 @@ def evaluate(
     if problems:
         raise DataError(problems, data)
     predictor = Predictor.from_pretrained(model, device or "auto", amp or "auto", folds=folds)
-    check_classes(records, predictor.classes)
+    check_classes((r.label for r in records), predictor.classes)
     with progress_bar("Predicting") as progress:
         answers = predict_records(predictor, records, batch_size=batch_size or 8, progress=progress)
     if not answers.records:

@@ -17,7 +17,7 @@ from cvrnet_cli.output import progress_bar, say, write_rows
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE.onnx", help="The file to write."
 )
-@click.option("--folds", help="Of a run, only these folds, such as 1,3.  [default: all, as one network]")
+@options.folds
 @click.option("--img-size", type=click.IntRange(32), help="Height and width in pixels.  [default: as in training]")
 @click.option(
     "--check-images",
@@ -50,7 +50,7 @@ from cvrnet_cli.output import progress_bar, say, write_rows
     help="What the accuracy on them may lose, or nothing is written; 1 accepts anything.",
 )
 @options.overwrite
-def export(model: str, output: Path, folds: str | None, **settings: Any) -> None:
+def export(model: str, output: Path, folds: list[int], **settings: Any) -> None:
     """Write MODEL to FILE.onnx, for ONNX Runtime, OpenVINO and whatever else reads ONNX.
 
     MODEL is a run folder (all its folds as one network), a fold folder, local-dir:FOLDER or hf-hub:user/repo[@rev].
@@ -66,7 +66,7 @@ def export(model: str, output: Path, folds: str | None, **settings: Any) -> None
     from cvrnet.onnx import export_onnx
 
     with progress_bar("Comparing int8") as progress:
-        report = export_onnx(model, output, folds=_numbers(folds), progress=progress, **settings)
+        report = export_onnx(model, output, folds=folds, progress=progress, **settings)
     row = {
         "file": output,
         "MB": f"{output.stat().st_size / 1e6:.1f}",
@@ -79,10 +79,3 @@ def export(model: str, output: Path, folds: str | None, **settings: Any) -> None
         click.echo()
         write_rows([quantization], list(quantization), "table", sys.stdout)
     say(f"\nNext:\n  cvrnet predict {output} IMAGES")
-
-
-def _numbers(folds: str | None) -> list[int]:
-    names = options.split_names(folds)
-    if wrong := [name for name in names if not name.isdigit()]:
-        raise click.BadParameter(f"{wrong[0]!r} is no fold; expected numbers such as 1,3", param_hint="--folds")
-    return [int(name) for name in names]

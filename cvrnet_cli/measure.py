@@ -93,14 +93,12 @@ def measure_data(
 
 def _by_fold(run: Path, records: Sequence[Any]) -> Iterator[tuple[str, list[Any]]]:
     """Each fold of a cross-validation with the images that it was tested on."""
-    import csv
-
     from cvrnet.checkpoints import find_checkpoints
+    from cvrnet.results.loading import read_rows
 
     if not (run / "split.csv").is_file():
         raise click.ClickException(f"{run} has no split.csv; --out-of-fold expects the run of `cvrnet crossval`")
-    with (run / "split.csv").open(encoding="utf-8", newline="") as file:
-        fold_of = {row["path"]: row["fold"] for row in csv.DictReader(file)}
+    fold_of = {row["path"]: row["fold"] for row in read_rows(run / "split.csv")}
     used = 0
     for folder in find_checkpoints(run):
         number = re.fullmatch(r"fold-(\d+)", folder.name)

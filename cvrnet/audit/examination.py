@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
-from cvrnet.data import ImageError, Preprocessing, Record, read_image
+from cvrnet.data import ImageError, Preprocessing, Record, check_classes, read_image, to_batch
 from cvrnet.errors import UserError
 
 WHOLE, WITHOUT, ONLY = "whole image", "without the lungs", "only the lungs"
@@ -83,10 +82,7 @@ class Examination:
         Raises:
             UserError: Names them.
         """
-        unknown = sorted({r.label for r in records} - set(self.classes))
-        if unknown:
-            known = ", ".join(self.classes)
-            raise UserError(f"the model does not know the class {', '.join(unknown)}; expected {known}")
+        check_classes((r.label for r in records), self.classes)
 
     def views(self, record: Record, pixels: np.ndarray) -> Views | None:
         """The pictures to ask about, from the decoded image (H, W) or (H, W, 3); may run in any thread."""
@@ -132,7 +128,7 @@ class Examination:
         return np.array([self.answers[view, r.name] for r in records]).reshape(len(records), len(self.classes))
 
     def _ask(self, models: tuple[int, ...], batch: Sequence[tuple[str, str, np.ndarray]]) -> None:
-        images = torch.from_numpy(np.stack([image for _, _, image in batch]).transpose(0, 3, 1, 2))
+        images = to_batch([image for _, _, image in batch])
         table = np.mean([self.models[i].probabilities(images) for i in models], axis=0)
         self.answers |= {(view, name): row for (view, name, _), row in zip(batch, table, strict=True)}
 

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cvrnet.checkpoints import CONFIG
 from cvrnet.data import Record
 
-SPLIT, CONFIG = "split.csv", "config.json"
+SPLIT = "split.csv"
 STATE = "training-state.pt"  # of a training that is not finished
 
 

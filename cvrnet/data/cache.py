@@ -8,7 +8,6 @@ import mmap
 import os
 import secrets
 import struct
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +18,7 @@ from cvrnet.data.preprocessing import check_interpolation, resize_image
 from cvrnet.data.reading import ImageError, Mode, check_mode, read_image
 from cvrnet.data.records import Record
 from cvrnet.errors import UserError
+from cvrnet.files import user_folder
 
 FORMAT_VERSION = 1
 """Raised when `read_image` or the resizing begin to give other pixels: older entries are then rebuilt."""
@@ -30,13 +30,7 @@ def default_folder() -> Path:
     """Where images are cached: the environment variable CVRNET_CACHE, or the platform's folder for caches."""
     if chosen := os.environ.get("CVRNET_CACHE"):
         return Path(chosen).expanduser()
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "cvrnet" / "images"
+    return user_folder("cache") / "images"
 
 
 class ImageCache:

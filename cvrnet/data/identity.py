@@ -10,11 +10,11 @@ import hashlib
 import hmac
 import os
 import secrets
-import sys
 from contextlib import suppress
 from pathlib import Path
 
 from cvrnet.errors import UserError
+from cvrnet.files import user_folder
 
 KEY = "CVRNET_ID_KEY"
 """Environment variable: the key; several machines with the same key give the same pseudonyms."""
@@ -65,13 +65,7 @@ def pseudonym(value: str, prefix: str) -> str:
 
 def key_file() -> Path:
     """Where the user's own key is kept."""
-    if sys.platform == "win32":
-        base = Path(os.environ.get("APPDATA") or Path.home() / "AppData" / "Roaming")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Application Support"
-    else:
-        base = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    return base / "cvrnet" / "id-key"
+    return user_folder("config") / "id-key"
 
 
 def _key() -> bytes:

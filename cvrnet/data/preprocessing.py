@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -106,3 +107,8 @@ class Preprocessing:
         mean = torch.tensor(self.mean, dtype=torch.float32, device=batch.device).view(-1, 1, 1)
         std = torch.tensor(self.std, dtype=torch.float32, device=batch.device).view(-1, 1, 1)
         return batch.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+
+def to_batch(images: Sequence[np.ndarray]) -> Tensor:
+    """uint8 images of one shape (H, W, C) as one uint8 batch (N, C, H, W)."""
+    return torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2))

@@ -117,6 +117,17 @@ def class_names(records: Iterable[Record], classes: Sequence[str] | None = None)
     return names
 
 
+def check_classes(labels: Iterable[str], classes: Sequence[str]) -> None:
+    """Refuse labels that a model does not know; classes without an image are fine.
+
+    Raises:
+        UserError: Names the unknown labels, and the model's.
+    """
+    unknown = sorted(set(labels) - set(classes))
+    if unknown:
+        raise UserError(f"the model does not know the class {', '.join(unknown)}; expected {', '.join(classes)}")
+
+
 def _scan_folder(root: Path, labelled: bool, rows: list[Row]) -> list[str]:
     """Appends the images in a folder, and gives what is wrong with the folder itself."""
     if not labelled:

@@ -12,12 +12,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from cvrnet.data import ImageError, read_image
+from cvrnet.data import ImageError, check_classes, read_image, to_batch
+from cvrnet.devices import autocast
 from cvrnet.errors import UserError
 from cvrnet.explain.gradcam import NETWORK, grad_cam, map_parts, refusal
 from cvrnet.inference import Predictor
-
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -123,8 +122,7 @@ def _explain_batch(
             errors[i] = str(error)
     rows = {i: row for row, i in enumerate(images)}
     if images:
-        resized = np.stack([preprocessing.resize(image) for image in images.values()])
-        small = torch.from_numpy(resized.transpose(0, 3, 1, 2))
+        small = to_batch([preprocessing.resize(image) for image in images.values()])
         probabilities = predictor.probabilities(small)
         wanted = [batch[i][1] for i in images]
         chosen = [
@@ -154,13 +152,11 @@ def _maps(
     predictor: Predictor, images: torch.Tensor, target: Sequence[int], parts: Sequence[str]
 ) -> dict[str, torch.Tensor]:
     x = predictor.preprocessing.normalize(images.to(predictor.device))
-    dtype = _AUTOCAST.get(predictor.precision)
-    with torch.autocast(predictor.device.type, dtype=dtype, enabled=dtype is not None):
+    with autocast(predictor.device, predictor.precision):
         cams = grad_cam(predictor.models, x, torch.tensor(target), parts)
     return {part: cam.cpu() for part, cam in cams.items()}
 
 
 def _class_number(name: str, classes: Sequence[str]) -> int:
-    if name not in classes:
-        raise UserError(f"the model does not know the class {name}; expected {', '.join(classes)}")
+    check_classes([name], classes)
     return classes.index(name)

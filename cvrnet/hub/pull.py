@@ -88,13 +88,12 @@ def pull_folds(
     chosen = choose_commits(run, folds)
     if progress:
         progress(0, len(chosen) + 1)
-    parts = {"": fetch(repo, run.commit, (*_MAIN, *(() if commits else CHECKPOINT)))}
+    own = () if commits else CHECKPOINT
+    parts = {"": fetch(repo, run.commit, _MAIN + own, required=own)}
     for name, commit in chosen.items():
         if progress:
             progress(len(parts), len(chosen) + 1)
         parts[name] = fetch(repo, commit, _FOLD, required=CHECKPOINT)
-    if not commits:
-        parts[""] = fetch(repo, run.commit, _MAIN + CHECKPOINT, required=CHECKPOINT)
     pulled = Pulled(repo, revision or "main", run.commit, chosen, run.stale)
     with hub_errors(f"cannot write {output}", lambda: "nothing was changed, what was downloaded stays in the cache"):
         _assemble(parts, output, pulled, bool(commits))

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cvrnet.cvrnet import CVRNet
-
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+from cvrnet.devices import AUTOCAST_DTYPES, autocast
 
 
 def has_heads(model: Any) -> bool:
@@ -31,12 +30,13 @@ class HeadLogits(nn.Module):
 
     def __init__(self, model: nn.Module, precision: str = "fp32") -> None:
         super().__init__()
-        self.dtype = _DTYPES.get(precision)
+        self.precision = precision
+        self.dtype = AUTOCAST_DTYPES.get(precision)
         self.model: Any = model if self.dtype is None else cast_weights(model, self.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) images, normalised, in; (heads, N, classes) float32 logits out."""
-        with torch.autocast(x.device.type, dtype=self.dtype, enabled=self.dtype is not None):
+        with autocast(x.device, self.precision):
             if not has_heads(self.model):
                 return self.model(x).float().unsqueeze(0)
             if not isinstance(self.model, CVRNet):

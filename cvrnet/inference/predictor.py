@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cvrnet.checkpoints import checkpoint_classes
-from cvrnet.data import Preprocessing
+from cvrnet.data import Preprocessing, to_batch
 from cvrnet.devices import select_device, select_precision
 from cvrnet.errors import UserError
 from cvrnet.inference.loading import load_models
@@ -179,7 +179,7 @@ class Predictor:
         """Fields of `Prediction` for each image of a batch."""
         if not images:
             return []
-        by_head = self.member_probabilities(torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2)), size=batch_size)
+        by_head = self.member_probabilities(to_batch(images), size=batch_size)
         members = by_head.reshape(-1, *by_head.shape[2:])
         mean, unsure, disagreement = members.mean(0), predictive_entropy(members), mutual_information(members)
         return [

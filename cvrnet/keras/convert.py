@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
@@ -17,6 +16,7 @@ from cvrnet.checkpoints import save_checkpoint
 from cvrnet.cvrnet import CVRNet
 from cvrnet.errors import UserError
 from cvrnet.files import write_json
+from cvrnet.hub.hashes import file_hash
 from cvrnet.keras.layers import KerasWeight, keras_weights, quoted, rename_automatic
 
 if TYPE_CHECKING:
@@ -151,13 +151,9 @@ def _check_output(folder: Path, overwrite: bool) -> None:
 
 
 def _describe(file: Path, classes: Sequence[str], in_chans: int) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    with file.open("rb") as opened:
-        while block := opened.read(1 << 20):
-            digest.update(block)
     return {
         "kind": "convert-keras",
-        "source": {"file": file.name, "sha256": digest.hexdigest()},
+        "source": {"file": file.name, "sha256": file_hash(file)},
         "classes": list(classes),
         "config": {"model": MODEL, "in_chans": in_chans},
         "versions": {name: version(name) for name in ("cvrnet", "torch", "timm", "h5py")},

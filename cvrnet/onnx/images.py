@@ -9,7 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from cvrnet.data import ImageError, Preprocessing, Record, read_image, read_records, scan_records, write_phantoms
+from cvrnet.data import (
+    ImageError,
+    Preprocessing,
+    Record,
+    check_classes,
+    read_image,
+    read_records,
+    scan_records,
+    write_phantoms,
+)
 from cvrnet.errors import UserError
 
 CHECKED = 16
@@ -88,8 +97,7 @@ def split_calibration(
     records, problems = scan_records(data, min_classes=1)
     if problems:
         records = read_records(data, labelled=False)
-    if unknown := sorted({r.label for r in records} - {"", *classes}):
-        raise UserError(f"the model does not know the class {', '.join(unknown)}; expected {', '.join(classes)}")
+    check_classes((r.label for r in records if r.label), classes)
     patients: dict[str, list[Record]] = {}
     for i, record in enumerate(records):
         patients.setdefault(f"id {record.patient_id}" if record.patient_id else f"row {i}", []).append(record)

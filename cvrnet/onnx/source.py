@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from torch import nn
 from cvrnet.checkpoints import WEIGHTS, checkpoint_classes, find_checkpoints, load_checkpoint
 from cvrnet.data import Preprocessing
 from cvrnet.errors import UserError
+from cvrnet.hub.hashes import file_hash
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def load_source(model: str | Path, folds: Sequence[int] = (), img_size: int | No
         preprocessing = dataclasses.replace(preprocessing, input_size=size)
     provenance = {
         "kind": run.get("kind", "model"),
-        "weights": [{"fold": _fold(file), "sha256": _sha256(file)} for file in weights],
+        "weights": [{"fold": _fold(file), "sha256": file_hash(file)} for file in weights],
         "data_sha256": run.get("data_sha256"),
         "trained_with": run.get("versions"),
         "exported_with": {name: version(name) for name in ("cvrnet", "torch", "timm", "onnx", "onnxscript")},
@@ -94,11 +94,3 @@ def _fold(weights: Path) -> str | None:
     """``fold-3``; the name of any other folder is the user's own affair."""
     name = weights.parent.name
     return name if re.fullmatch(r"fold-\d+", name) else None
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        digest = hashlib.sha256()
-        while block := opened.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

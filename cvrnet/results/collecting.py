@@ -16,7 +16,7 @@ from cvrnet.results.loading import read_rows
 from cvrnet.results.predictions import HISTORY, INDEPENDENT, METRICS, RUN, SUMMARY, read_predictions
 from cvrnet.results.report import write_report
 from cvrnet.results.scoring import score
-from cvrnet.results.tables import difference
+from cvrnet.results.tables import difference, spread
 
 _OF_ONE_SET = ("intervals", "per_source")  # of a fold; not for the mean over folds
 
@@ -83,9 +83,6 @@ def summary_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
             "f1_macro": cell(scores["macro"]["f1"]),
             "auc_macro": cell(scores["macro"]["roc_auc"]),
         }
-
-    def spread(value: Mapping[str, Any]) -> str:
-        return "-" if value["mean"] is None else f"{value['mean']:.3f} ± {value['std']:.3f}"
 
     rows = [row(str(k), scores, lambda value: value) for k, scores in enumerate(summary["folds"], start=1)]
     rows.append(row("mean", summary["mean_std"], spread))

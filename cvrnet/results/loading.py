@@ -78,9 +78,9 @@ def read_results(folder: Path) -> Results:
     Raises:
         UserError: The folder is none, or a file is missing.
     """
-    run = _read(folder / RUN)
+    run = read_json(folder / RUN)
     crossval = run.get("kind") == "crossval"
-    results = _read(folder / (SUMMARY if crossval else METRICS))
+    results = read_json(folder / (SUMMARY if crossval else METRICS))
     shown = "test" if crossval else list(results)[-1]
     scores = results["pooled"] if crossval else results[shown]
     if "intervals" not in scores:
@@ -89,7 +89,7 @@ def read_results(folder: Path) -> Results:
     trained = run.get("kind") != "evaluate"
     split = read_rows(folder / SPLIT) if trained else []
     histories = [read_rows(f / HISTORY) for f in folders] if trained else []
-    audit = _read(folder / AUDIT) if (folder / AUDIT).is_file() else {}
+    audit = read_json(folder / AUDIT) if (folder / AUDIT).is_file() else {}
     predictions = read_predictions(folders, scores["classes"], shown)
     return Results(folder, run, results, shown, scores, predictions, split, histories, audit)
 
@@ -107,7 +107,12 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         raise UserError(f"{path.parent} is not a finished run: it has no {path.name}") from None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object that a run or an evaluation holds.
+
+    Raises:
+        UserError: There is none.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

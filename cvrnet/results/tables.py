@@ -196,6 +196,15 @@ def number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}".replace("-", "\N{MINUS SIGN}")
 
 
+def spread(value: Mapping[str, Any]) -> str:
+    """Mean ± standard deviation, for the terminal and Markdown.
+
+    >>> spread({"mean": 0.9634, "std": 0.00445, "n": 5}), spread({"mean": None, "std": None, "n": 0})
+    ('0.963 ± 0.004', '-')
+    """
+    return "-" if value["mean"] is None else f"{value['mean']:.3f} ± {value['std']:.3f}"
+
+
 def interval(value: float | None, low: float | None, high: float | None) -> str:
     """A number with its 95 % interval.
 
