@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint types tests timm-tests package
+.PHONY: help setup quickstart test lint types docs tests timm-tests package
 
 help:  ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -19,7 +19,7 @@ setup: .venv/.installed  ## Create .venv and install everything into it
 quickstart: setup  ## Train, evaluate and predict in a few minutes (DATA=folder or manifest for your own)
 	$(BIN)/cvrnet quickstart $(DATA) --output quickstart --overwrite
 
-test: lint types tests  ## Everything that continuous integration runs
+test: lint types docs tests  ## Everything that continuous integration runs
 	scripts/timm-tests cvrnet cvrnet_tiny
 
 lint: setup  ## Style, and which module may import which
@@ -29,6 +29,9 @@ lint: setup  ## Style, and which module may import which
 
 types: setup  ## Type checker
 	$(BIN)/mypy
+
+docs: setup  ## The documentation as a site, strictly: docs/_build/html/index.html
+	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -q -E -W --keep-going -b html docs docs/_build/html
 
 tests: setup  ## Our tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile

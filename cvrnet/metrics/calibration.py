@@ -28,8 +28,8 @@ def brier_score(y_true: ArrayLike, probabilities: ArrayLike) -> float:
 def expected_calibration_error(y_true: ArrayLike, probabilities: ArrayLike, n_bins: int = ECE_BINS) -> float:
     """How far the highest probability is from the accuracy, over bins of it (Naeini et al. 2015, Guo et al. 2017).
 
-    ECE = sum_m |B_m|/N · |accuracy(B_m) - mean confidence(B_m)|, with bins ((m-1)/M, m/M] of equal width. It depends
-    on the number of bins and is biased upwards in small samples: compare models with the same bins and samples.
+    ``ECE = sum_m |B_m|/N · |accuracy(B_m) - mean confidence(B_m)|``, with bins ``((m-1)/M, m/M]`` of equal width. It
+    depends on the number of bins and is biased upwards in small samples: compare models with the same bins and samples.
 
     >>> expected_calibration_error([0, 1], [[0.75, 0.25], [0.75, 0.25]])
     0.25

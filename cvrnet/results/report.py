@@ -18,7 +18,7 @@ REPORT = "report.html"
 
 
 def write_report(folder: Path, further: Sequence[Section] = ()) -> Path:
-    """Write report.html and tables/*.csv from what a run or an evaluation has left in its folder.
+    """Write `report.html` and `tables/*.csv` from what a run or an evaluation has left in its folder.
 
     Can be called again at any time, for instance when an audit.json has come to the run.
 
