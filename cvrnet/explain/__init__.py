@@ -4,7 +4,7 @@ Drawing the side-by-side figure needs matplotlib, measuring needs scikit-learn (
 `cvrnet.explain.figure` and `cvrnet.explain.measuring` for them.
 """
 
-from cvrnet.explain.explaining import Explanation, available_parts, explain
+from cvrnet.explain.explaining import Explanation, available_parts, explain, explain_classes, panel_names
 from cvrnet.explain.gradcam import NETWORK, class_evidence, combine, grad_cam, map_parts
 from cvrnet.explain.overlay import draw_outline, draw_overlay, example_panels
 
@@ -18,6 +18,8 @@ __all__ = [
     "draw_overlay",
     "example_panels",
     "explain",
+    "explain_classes",
     "grad_cam",
     "map_parts",
+    "panel_names",
 ]

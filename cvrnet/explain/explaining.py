@@ -86,9 +86,53 @@ def explain(
         yield from _explain_batch(predictor, batch, parts)
 
 
+def explain_classes(
+    predictor: Predictor, image: NDArray[np.uint8], parts: Sequence[str]
+) -> dict[str, dict[str, NDArray[np.float32] | str]]:
+    """Grad-CAM of one image for every class, from one pass through the encoders.
+
+    Args:
+        predictor: The model, or the folds of a run, whose maps are averaged.
+        image: uint8 (H, W) or (H, W, 3), as `cvrnet.data.read_image` gives it in the preprocessing's mode.
+        parts: Names of `available_parts`.
+
+    Returns:
+        For each class, part to its map on the feature maps' grid, float32 (h, w) in 0..1; or to the sentence that says
+        why it has none.
+
+    Raises:
+        UserError: An unknown part, or a model that has no maps.
+    """
+    check_parts(predictor, parts)
+    classes = predictor.classes
+    cams = _maps(predictor, to_batch([predictor.preprocessing.resize(image)]), range(len(classes)), parts)
+    return {
+        name: {part: refusal(cams[part][k], name) or cams[part][k].numpy() for part in parts}
+        for k, name in enumerate(classes)
+    }
+
+
 def available_parts(predictor: Predictor) -> list[str]:
     """``"network"``, and of a CVR-Net each encoder's name and each head, ``"P1"`` and so on."""
     return list(map_parts(predictor.models[0]))
+
+
+def panel_names(parts: Sequence[str]) -> list[str]:
+    """Headings in the papers' words.
+
+    >>> panel_names(["network", "resnet50", "legacy_xception", "P1"])
+    ['CVR-Net', 'encoder 1: resnet50', 'encoder 2: legacy_xception', 'head P1']
+    """
+    names, encoders = [], 0
+    for part in parts:
+        if part == NETWORK:
+            names.append("CVR-Net" if len(parts) > 1 else "network")
+        elif part.startswith("P") and part[1:].isdigit():
+            names.append(f"head {part}")
+        else:
+            encoders += 1
+            names.append(f"encoder {encoders}: {part}")
+    return names
 
 
 def check_parts(predictor: Predictor, parts: Sequence[str]) -> None:

@@ -14,8 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
-from cvrnet.explain.explaining import Explanation
-from cvrnet.explain.gradcam import NETWORK
+from cvrnet.explain.explaining import Explanation, panel_names
 from cvrnet.explain.overlay import ALPHA, COLOURS, THRESHOLD, draw_outline, draw_overlay
 from cvrnet.report.style import FONT_SIZE, TEXT
 
@@ -85,21 +84,3 @@ def plot_explanation(
     text = title or f"{explanation.path.name}: {explanation.target} {explanation.probability:.2f}"
     figure.suptitle(text, fontsize=FONT_SIZE + 1, color=TEXT, parse_math=False)
     return figure
-
-
-def panel_names(parts: Sequence[str]) -> list[str]:
-    """Headings in the papers' words.
-
-    >>> panel_names(["network", "resnet50", "legacy_xception", "P1"])
-    ['CVR-Net', 'encoder 1: resnet50', 'encoder 2: legacy_xception', 'head P1']
-    """
-    names, encoders = [], 0
-    for part in parts:
-        if part == NETWORK:
-            names.append("CVR-Net" if len(parts) > 1 else "network")
-        elif part.startswith("P") and part[1:].isdigit():
-            names.append(f"head {part}")
-        else:
-            encoders += 1
-            names.append(f"encoder {encoders}: {part}")
-    return names

@@ -49,7 +49,8 @@ def class_evidence(model: nn.Module, x: Tensor, target: Tensor) -> list[Tensor]:
 
     Args:
         model: A CVR-Net, or any timm model whose ``forward_features`` gives one (N, C, H, W) or (N, H, W, C).
-        x: Images (N, C, H, W), normalised as the model expects.
+        x: Images (N, C, H, W), normalised as the model expects; or one image, which goes through the encoders once for
+            all targets.
         target: Class numbers (N,).
 
     Returns:
@@ -60,7 +61,7 @@ def class_evidence(model: nn.Module, x: Tensor, target: Tensor) -> list[Tensor]:
     """
     with torch.inference_mode(False):
         with torch.no_grad():
-            maps = [m.detach().to(_dtype(model)) for m in _feature_maps(model, x)]
+            maps = [m.detach().to(_dtype(model)).expand(len(target), -1, -1, -1) for m in _feature_maps(model, x)]
         with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
             for m in maps:
                 m.requires_grad_()

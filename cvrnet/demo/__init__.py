@@ -1,0 +1,5 @@
+"""A web page for a trained model: probabilities, how sure they are, and where the network looked (extra ``demo``)."""
+
+from cvrnet.demo.serving import serve
+
+__all__ = ["serve"]

@@ -1,0 +1,166 @@
+"""The model behind the page: from an image to everything that the page shows of it. Nothing here knows of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cvrnet.data import ImageError, read_image, to_batch
+from cvrnet.data.drawing import draw_film
+from cvrnet.data.series import arrange
+from cvrnet.errors import UserError
+from cvrnet.explain import available_parts, explain_classes
+from cvrnet.inference import Predictor
+from cvrnet.inference.uncertainty import mutual_information, predictive_entropy
+
+EXAMPLES = {"NOR": "Clear lungs", "NCP": "One consolidation", "CVP": "Ground glass"}
+"""Label of a synthetic radiograph to what is drawn."""
+_EXAMPLE_SIZE = 512
+UNCERTAINTY = ("predictive_entropy", "mutual_information")
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file, and what its sender calls it."""
+
+    path: Path
+    name: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model says about one image.
+
+    Attributes:
+        name: The image.
+        image: As it was read, uint8 (H, W) or (H, W, 3).
+        probabilities: Of each class, (C,).
+        heads: Each head's own, averaged over the folds, (heads, C); None for a model without heads.
+        predictive_entropy: In nats.
+        mutual_information: In nats; 0 where there is one member.
+        maps: Class to part to its map (h, w) in 0..1, or to the sentence why it has none; empty for a model without.
+    """
+
+    name: str
+    image: NDArray[np.uint8]
+    probabilities: NDArray[np.float64]
+    heads: NDArray[np.float64] | None
+    predictive_entropy: float
+    mutual_information: float
+    maps: dict[str, dict[str, NDArray[np.float32] | str]] = field(default_factory=dict)
+
+
+class Answering:
+    """Answers for images, one by one or as a table.
+
+    Args:
+        predictor: The model. It answers for an example at once: what it cannot do is known before the first visitor.
+
+    Attributes:
+        classes: In the order of the probabilities.
+        parts: What maps there are, by the names of `cvrnet.explain`; empty where there are none.
+        no_maps: Why there are none.
+        members: Folds, and heads of each.
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+        self.classes = predictor.classes
+        self.members = (len(predictor.models), predictor.num_heads if predictor.has_heads else 1)
+        self.parts: list[str] = []
+        self.no_maps = ""
+        example = self.example("NOR")
+        try:
+            explain_classes(predictor, example.image, parts := available_parts(predictor))
+            self.parts = parts
+        except UserError as error:
+            self.no_maps = str(error)
+
+    @property
+    def description(self) -> str:
+        """Architecture, members and size of the images, in a line."""
+        cfg: Any = self._predictor.models[0].pretrained_cfg
+        folds, heads = self.members
+        height, width = self._predictor.preprocessing.input_size[1:]
+        parts = [str(cfg["architecture"])]
+        parts += [f"{folds} folds"] if folds > 1 else []
+        parts += [f"{heads} heads"] if heads > 1 else []
+        return ", ".join([*parts, f"images of {height} × {width} pixels"])
+
+    def example(self, label: str) -> Answer:
+        """The answer for a synthetic radiograph, drawn in memory."""
+        image, _, _ = draw_film(label, seed=0, patient=4, image=4, size=_EXAMPLE_SIZE)
+        colour = image if self._predictor.preprocessing.mode == "L" else np.repeat(image[..., None], 3, 2)
+        return self._answer(f"Synthetic radiograph: {EXAMPLES[label].lower()}", colour)
+
+    def file(self, upload: Upload) -> Answer:
+        """The answer for an image file.
+
+        Raises:
+            UserError: It cannot be read as one image; names the upload, and no path.
+        """
+        if len(list(arrange([upload.path]))) > 1:
+            raise UserError(f"{upload.name}: a file of several frames; “Many images” answers for each of them")
+        try:
+            image = read_image(upload.path, self._predictor.preprocessing.mode)
+        except ImageError as error:
+            raise UserError(f"{upload.name}: {error.reason}") from None
+        return self._answer(upload.name, image)
+
+    def table(
+        self, uploads: Sequence[Upload], progress: Callable[[int, int], object] | None = None
+    ) -> tuple[list[str], list[dict[str, Any]]]:
+        """A row an image, with the columns of ``cvrnet predict --uncertainty``; the frames of a file one by one.
+
+        Args:
+            uploads: The files, which may be unreadable: their row says why.
+            progress: Called after each image with the number done and all.
+
+        Returns:
+            The columns, and the rows.
+        """
+        names = {upload.path: upload.name for upload in uploads}
+        slices = [slice_.path for slice_ in arrange(upload.path for upload in uploads)]
+        columns = ["path", "prediction", *(f"prob_{name}" for name in self.classes), *UNCERTAINTY, "error"]
+        rows = []
+        for prediction in self._predictor.stream(slices):
+            file, hash_, frame = str(prediction.path), "", ""
+            if prediction.path not in names:
+                file, hash_, frame = file.rpartition("#")
+            name = names[Path(file)] + hash_ + frame
+            row: dict[str, Any] = dict.fromkeys(columns)
+            row |= {"path": name, "prediction": prediction.label}
+            row["error"] = prediction.error.replace(str(prediction.path), name).removeprefix(f"{name}: ")
+            if not prediction.error:
+                row |= dict(zip(columns[2:], map(float, prediction.probabilities), strict=False))
+                row |= {key: getattr(prediction, key) for key in UNCERTAINTY}
+            rows.append(row)
+            if progress:
+                progress(len(rows), len(slices))
+        return columns, rows
+
+    def _answer(self, name: str, image: NDArray[np.uint8]) -> Answer:
+        by_head = self._predictor.member_probabilities(to_batch([self._predictor.preprocessing.resize(image)]))[:, :, 0]
+        members = by_head.reshape(-1, by_head.shape[-1])
+        return Answer(
+            name,
+            image,
+            members.mean(0),
+            by_head.mean(0) if self._predictor.has_heads else None,
+            float(predictive_entropy(members)),
+            float(mutual_information(members)),
+            explain_classes(self._predictor, image, self.parts) if self.parts else {},
+        )
+
+
+def summary(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, int]]:
+    """How many images got which answer; last, under "", those that could not be read."""
+    found: dict[str, int] = {}
+    for row in rows:
+        found[row["prediction"]] = found.get(row["prediction"], 0) + 1
+    yield from sorted(found.items(), key=lambda item: (item[0] == "", item[0]))

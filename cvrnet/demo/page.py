@@ -1,0 +1,150 @@
+"""The page: what stands where, and what happens when something is chosen."""
+
+from __future__ import annotations
+
+from functools import partial
+from importlib.resources import files
+from typing import Any
+
+import gradio as gr
+
+from cvrnet.demo import markup
+from cvrnet.demo.answering import EXAMPLES, Answer, Answering
+from cvrnet.demo.uploads import Uploads
+from cvrnet.demo.viewing import View
+from cvrnet.errors import UserError
+from cvrnet.explain import NETWORK, panel_names
+from cvrnet.explain.overlay import THRESHOLD
+
+WAITING = 100
+"""Questions that may wait for an answer; the next one is told to come back."""
+_EMPTY = '<p class="note">The answer comes here.</p>'
+_NO_PICTURE = '<div class="film empty"><p>The radiograph comes here, and where the network looked in it.</p></div>'
+_PRIVACY = '<p class="note">A file is deleted as soon as it is answered, and nothing of it is kept here.</p>'
+
+
+def css() -> str:
+    """The page's own style."""
+    return files("cvrnet.demo").joinpath("page.css").read_text(encoding="utf-8")
+
+
+def build_page(answering: Answering, uploads: Uploads, name: str) -> gr.Blocks:
+    """The page of a model.
+
+    Args:
+        answering: The model.
+        uploads: Where files that visitors send are, until they are answered.
+        name: What the model is called.
+    """
+    classes, events = answering.classes, _Events(answering, uploads)
+    with gr.Blocks(title=f"{name}: cvrnet demo", analytics_enabled=False) as page:
+        gr.HTML(markup.header(name, answering.description, classes))
+        with gr.Tab("One image"), gr.Row():
+            with gr.Column(min_width=320):
+                upload = gr.File(label="Chest radiograph: PNG, JPEG, TIFF, WebP, BMP or DICOM", height=170)
+                gr.HTML(_PRIVACY + '<p class="or">Or a synthetic one:</p>')
+                with gr.Row(elem_classes="examples"):
+                    examples = {label: gr.Button(text, size="sm", min_width=90) for label, text in EXAMPLES.items()}
+                answer = gr.HTML(_EMPTY)
+                heads = gr.HTML()
+            with gr.Column(min_width=320):
+                picture = gr.HTML(_NO_PICTURE)
+                with gr.Group(visible=False) as choice:
+                    with gr.Row():
+                        target = gr.Dropdown(classes, value=classes[0], label="Evidence for", min_width=120)
+                        part = gr.Dropdown(events.parts, value=NETWORK, label="As seen by", min_width=180)
+                    threshold = gr.Slider(
+                        0, 1, THRESHOLD, step=0.01, label="Threshold", info="Coloured from this share of the maximum."
+                    )
+        with gr.Tab("Many images"):
+            several = gr.File(label="Chest radiographs, or CTs in DICOM", file_count="multiple", height=170)
+            gr.HTML(_PRIVACY)
+            table = gr.HTML(_EMPTY)
+        view = gr.Textbox(visible=False)  # is in the browser, so that nothing has to be kept here
+
+        shown = [answer, heads, view, choice, target, picture]
+        asked: dict[str, Any] = {"concurrency_id": "network", "concurrency_limit": 1, "show_progress_on": answer}
+        upload.upload(
+            events.answer,
+            [upload, part, threshold],
+            [upload, *shown],
+            preprocess=False,
+            api_name="answer",
+            **asked,
+        )
+        for label, button in examples.items():
+            button.click(
+                partial(events.example, label), [part, threshold], shown, preprocess=False, api_name=label, **asked
+            )
+        gr.on(
+            [target.input, part.input, threshold.input],
+            events.draw,
+            [view, target, part, threshold],
+            picture,
+            api_name="draw",
+            show_progress="hidden",
+            trigger_mode="always_last",
+            concurrency_limit=4,
+        )
+        several.upload(events.table, several, [several, table], preprocess=False, api_name="table", concurrency_limit=1)
+    page.queue(max_size=WAITING, api_open=False)
+    return page
+
+
+class _Events:
+    """What happens when something is chosen. A visitor's mistake becomes a sentence on the page."""
+
+    def __init__(self, answering: Answering, uploads: Uploads) -> None:
+        self._answering, self._uploads = answering, uploads
+        names = ["whole network", *panel_names(answering.parts)[1:]] if answering.parts else []
+        self.parts = list(zip(names, answering.parts, strict=True))
+
+    def answer(self, file: dict[str, Any] | None, part: str, threshold: float) -> list[Any]:
+        """An upload's answer; the first output empties the field for the next one."""
+        try:
+            with self._uploads.taken([file] if file else []) as given:
+                return [None, *self._show(self._answering.file(*given), part, threshold)]
+        except UserError as error:
+            return [None, markup.problem(str(error)), "", "", gr.update(visible=False), gr.skip(), _NO_PICTURE]
+
+    def example(self, label: str, part: str, threshold: float) -> list[Any]:
+        """A synthetic radiograph's answer."""
+        return self._show(self._answering.example(label), part, threshold)
+
+    def table(self, sent: list[dict[str, Any]] | None, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
+        """Many images' answers."""
+        try:
+            with self._uploads.taken(sent or []) as given:
+                found = self._answering.table(given, lambda done, total: progress((done, total), unit="images"))
+                return [None, markup.table(*found)]
+        except UserError as error:
+            return [None, markup.problem(str(error))]
+
+    def draw(self, text: str, target: str, part: str, threshold: float) -> str:
+        """The picture that the browser keeps, with the map that was chosen."""
+        try:
+            return self._draw(View.from_text(text), target, part, threshold) if text else ""
+        except UserError as error:
+            return markup.problem(str(error))
+
+    def _show(self, found: Answer, part: str, threshold: float) -> list[Any]:
+        view, best = View.of(found), self._answering.classes[int(found.probabilities.argmax())]
+        return [
+            markup.probabilities(found, self._answering.classes, self._answering.members),
+            markup.heads(found, self._answering.classes),
+            view.to_text() if view.maps else "",
+            gr.update(visible=bool(view.maps)),
+            best,
+            self._draw(view, best, part, threshold),
+        ]
+
+    def _draw(self, view: View, target: str, part: str, threshold: float) -> str:
+        if not view.maps:
+            return markup.plain(view.picture, self._answering.no_maps)
+        try:
+            drawn = view.draw(target, part, threshold)
+        except UserError as error:
+            return markup.plain(view.picture, str(error))
+        return markup.overlay(
+            drawn, target, dict((value, name) for name, value in self.parts).get(part, part), threshold
+        )
