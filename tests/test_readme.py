@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 
 README = Path(__file__).parents[1] / "README.md"
-MODEL = README.parent / "docs" / "model.md"
 TINY = ["--encoders", "test_resnet,test_efficientnet", "--no-pretrained", "--img-size", "64", "--epochs", "1"]
 SMALL = {"train": TINY, "crossval": TINY, "benchmark": ["--models", "test_resnet,test_byobnet", *TINY[2:]]}
 
 
-def blocks(language: str, page: Path = README) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
@@ -45,11 +44,6 @@ def test_readme(workspace, cli):
     assert len(python) >= 2
     for block in python:
         exec(compile(block, "README.md", "exec"), {})
-
-
-@pytest.mark.parametrize("block", blocks("python", MODEL))
-def test_the_page_of_the_network(block):
-    exec(compile(block, "docs/model.md", "exec"), {})
 
 
 def test_the_two_commands_stand_at_the_top():
