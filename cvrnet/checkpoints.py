@@ -87,7 +87,16 @@ def load_checkpoint(folder: str | Path, **kwargs: Any) -> nn.Module:
         return _fill(model, folder / WEIGHTS).eval()
     except UserError:
         raise
-    except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError, AssertionError) as error:
+    except (
+        SafetensorError,
+        OSError,
+        RuntimeError,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        AssertionError,
+    ) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{folder} holds a checkpoint that cannot be loaded: {reason}") from error
 
@@ -98,8 +107,10 @@ def _absurd(path: Path) -> str:
         return f"{path.name} has {path.stat().st_size:,} bytes"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(config.get("model_args", {}), Mapping):
+            return f"{path.name} is no description of a model"
         image = list(_numbers(config.get("pretrained_cfg", config).get("input_size", (3, 224, 224))))
-        sizes = [config.get("num_classes", 0), *_numbers(config.get("model_args", {}))]
+        sizes = list(_numbers([config.get("num_classes", 0), config.get("model_args", {})]))
     except (ValueError, AttributeError, RecursionError):
         return f"{path.name} is no description of a model"
     if sizes := [size for size in sizes if size > _LARGEST_SIZE]:

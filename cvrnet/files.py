@@ -16,7 +16,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-__all__ = ["atomic_write", "slug", "user_folder", "write_csv", "write_json", "write_text"]
+from cvrnet.errors import UserError
+
+__all__ = ["atomic_write", "damaged_files", "slug", "user_folder", "write_csv", "write_json", "write_text"]
 
 
 @contextmanager
@@ -83,6 +85,27 @@ def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequ
                 writer = csv.DictWriter(file, list(row), lineterminator="\n")
                 writer.writeheader()
             writer.writerow(row)
+
+
+@contextmanager
+def damaged_files(where: str | Path) -> Iterator[None]:
+    """For code that takes files to hold what this package wrote: a `UserError` where they do not.
+
+    Raises:
+        UserError: In place of what taking apart a damaged JSON, CSV or PyTorch file raises, which is its cause.
+
+    >>> with damaged_files("run/metrics.json"):
+    ...     {}["accuracy"]
+    Traceback (most recent call last):
+    cvrnet.errors.UserError: run/metrics.json is damaged, or not of this version of cvrnet (KeyError: 'accuracy')
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, csv.Error) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"{where} is damaged, or not of this version of cvrnet ({reason})") from error
 
 
 def user_folder(kind: Literal["cache", "config"]) -> Path:

@@ -25,11 +25,11 @@ from cvrnet.data import DataError, ImageError, Preprocessing, Record, check_clas
 from cvrnet.devices import select_device
 from cvrnet.errors import UserError
 from cvrnet.evaluation import Answers, hash_records, predict_records, write_evaluation
-from cvrnet.files import write_json
+from cvrnet.files import damaged_files, write_json
 from cvrnet.inference import Predictor
 from cvrnet.metrics import classification_scores
 from cvrnet.metrics.bootstrap import mean_interval
-from cvrnet.results.loading import read_rows
+from cvrnet.results.loading import read_json, read_rows
 from cvrnet.results.predictions import INDEPENDENT, RUN, SPLIT
 
 KIND = "soup"
@@ -151,7 +151,7 @@ def _tensors(folders: Sequence[Path], name: str) -> Iterator[Tensor]:
 def _check_folds(folders: Sequence[Path]) -> None:
     if len(folders) < 2:
         raise UserError(f"{folders[0]} is one model; a soup needs a run with several folds")
-    configs = [json.loads((folder / CONFIG).read_text(encoding="utf-8")) for folder in folders]
+    configs = [read_json(folder / CONFIG) for folder in folders]
     for folder, config in zip(folders[1:], configs[1:], strict=True):
         for key in ("architecture", "model_args", "label_names"):
             if config.get(key) != configs[0].get(key):
@@ -172,7 +172,7 @@ def _check_output(output: Path, overwrite: bool) -> None:
 
 def _read_run(folder: Path) -> dict[str, Any]:
     path = folder / RUN
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}
 
 
 def _images(run: Path, about: dict[str, Any], data: str | Path | None) -> tuple[list[Record], str, bool]:
@@ -206,7 +206,8 @@ def _seen(run: Path) -> set[str]:
     """Names of the images that the folds were trained, validated or tested on."""
     if not (run / SPLIT).is_file():
         return set()
-    return {row["path"] for row in read_rows(run / SPLIT) if row["fold"] != INDEPENDENT}
+    with damaged_files(run / SPLIT):
+        return {row["path"] for row in read_rows(run / SPLIT) if row["fold"] != INDEPENDENT}
 
 
 def _own_images(about: dict[str, Any]) -> list[Record]:

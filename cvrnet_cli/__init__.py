@@ -5,25 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from typing import Any
 
-import click
-
-from cvrnet_cli.audit import audit
-from cvrnet_cli.benchmark import benchmark
-from cvrnet_cli.convert_keras import convert_keras
-from cvrnet_cli.crossval import crossval
-from cvrnet_cli.doctor import doctor
-from cvrnet_cli.evaluate import evaluate
-from cvrnet_cli.explain import explain
-from cvrnet_cli.export import export
-from cvrnet_cli.models import models
-from cvrnet_cli.phantoms import phantoms
-from cvrnet_cli.predict import predict
-from cvrnet_cli.pull import pull
-from cvrnet_cli.push import push
-from cvrnet_cli.quickstart import quickstart
-from cvrnet_cli.soup import soup
-from cvrnet_cli.train import train
+from cvrnet_cli.interruption import interruptible
 
 _EXTRAS = {
     "accelerate": "train",
@@ -34,54 +18,27 @@ _EXTRAS = {
     "cv2": "audit",
     "datasets": "hfds",
     "pydicom": "dicom",
+    "gradio": "demo",
     "onnx": "export",
     "onnxscript": "export",
     "onnxruntime": "export",
 }
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="cvrnet", prog_name="cvrnet")
-def cli() -> None:
-    """CVR-Net for timm: train, evaluate and use classifiers for chest radiographs.
-
-    \b
-    Try it:      cvrnet quickstart
-    Your data:   cvrnet train DATA -o RUN      (a folder with one sub-folder a class, or a CSV manifest)
-                 cvrnet predict RUN images/
-
-    Research software, not a medical device.
-    """
-
-
-for command in (
-    quickstart,
-    doctor,
-    models,
-    phantoms,
-    audit,
-    train,
-    crossval,
-    benchmark,
-    evaluate,
-    predict,
-    soup,
-    explain,
-    convert_keras,
-    export,
-    push,
-    pull,
-):
-    cli.add_command(command)
-
-
 def main() -> None:
     """Entry point: a user's mistake is one line and exit status 1 or 2, never a traceback."""
+    with interruptible():
+        _run()
+
+
+def _run() -> None:
+    import click
+
+    from cvrnet_cli.commands import cli
+
     try:
         sys.exit(cli.main(prog_name="cvrnet", standalone_mode=False) or 0)
-    except click.exceptions.Abort:
-        _fail("interrupted", 130)
-    except KeyboardInterrupt:
+    except (click.exceptions.Abort, KeyboardInterrupt):
         _fail("interrupted", 130)
     except click.ClickException as error:
         error.show()
@@ -108,5 +65,13 @@ def main() -> None:
 
 
 def _fail(message: str, status: int = 1) -> None:
-    click.echo(f"Error: {message}", err=True)
+    print(f"Error: {message}", file=sys.stderr)
     sys.exit(status)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "cli":  # the commands come with the first that asks: nothing is imported before Ctrl-C is handled
+        from cvrnet_cli.commands import cli
+
+        return cli
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

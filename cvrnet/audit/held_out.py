@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cvrnet.checkpoints import CONFIG
 from cvrnet.data import Record
+from cvrnet.files import damaged_files
 
 SPLIT = "split.csv"
 STATE = "training-state.pt"  # of a training that is not finished
@@ -71,7 +72,7 @@ def _fold_number(folder: Path) -> int | None:
 def _read_split(path: Path) -> tuple[dict[tuple[str, ...], str], dict[tuple[str, str], str]]:
     seen: dict[tuple[str, ...], str] = {}
     of_patient: dict[tuple[str, str], str] = {}
-    with path.open(encoding="utf-8", newline="") as file:
+    with damaged_files(path), path.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             seen[row["path"], row["label"], row["source"], row["patient_id"]] = row["fold"]
             if row["patient_id"]:

@@ -12,7 +12,7 @@ from typing import Any
 from cvrnet.audit.findings import COLUMNS, SEVERITIES, Finding
 from cvrnet.audit.page import render_page
 from cvrnet.data import Record
-from cvrnet.files import write_csv, write_json, write_text
+from cvrnet.files import damaged_files, write_csv, write_json, write_text
 
 AUDIT = "audit.json"
 TABLES = {
@@ -69,13 +69,14 @@ def write_audit(
 
 def read_severe(folder: str | Path, records: Sequence[Record]) -> list[str] | None:
     """The severe findings' sentences of the audit that a folder holds; None if it holds none of these images."""
-    try:
-        value = json.loads((Path(folder) / AUDIT).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    path = Path(folder) / AUDIT
+    if not path.is_file():
         return None
-    if value.get("data_sha256") != hash_data(records):
-        return None
-    return [finding["sentence"] for finding in value["findings"] if finding["severity"] == "severe"]
+    with damaged_files(path):
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if value.get("data_sha256") != hash_data(records):
+            return None
+        return [finding["sentence"] for finding in value["findings"] if finding["severity"] == "severe"]
 
 
 def hash_data(records: Sequence[Record]) -> str:

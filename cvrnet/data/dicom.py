@@ -11,7 +11,7 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,7 +25,7 @@ from pydicom.pixels import apply_color_lut, apply_rescale, apply_voi, apply_wind
 from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from cvrnet.data.reading import MAX_PIXELS, WINDOWS, Mode, Refused
+from cvrnet.data.reading import MAX_PIXELS, WINDOWS, Mode, Refused, in_turn
 
 MAX_FRAMES = 10_000
 """More frames are refused: the longest CT volumes have some 3,000."""
@@ -77,15 +77,16 @@ def read_frame(path: str | os.PathLike[str], frame: int | None, mode: Mode, wind
         if not 1 <= (frame or 1) <= frames:
             raise Refused(f"frame {frame} is not there: expected 1 to {frames}")
         index = (frame or 1) - 1
-        try:
-            _check_codestream(path, header, index, frames)
-            values = pixel_array(path, index=index)
-        except DAMAGED as error:
-            raise Refused(_why_undecodable(header, error)) from None
-        try:
-            picture = _picture(values, header, window)
-        except DAMAGED as error:
-            raise Refused(f"its window, palette or rescaling is damaged ({type(error).__name__})") from None
+        with in_turn(int(header.Rows) * int(header.Columns)):
+            try:
+                _check_codestream(path, header, index, frames)
+                values = pixel_array(path, index=index)
+            except DAMAGED as error:
+                raise Refused(_why_undecodable(header, error)) from None
+            try:
+                picture = _picture(values, header, window)
+            except DAMAGED as error:
+                raise Refused(f"its window, palette or rescaling is damaged ({type(error).__name__})") from None
     if picture.ndim == 2:
         return picture if mode == "L" else np.repeat(picture[..., None], 3, axis=2)
     return picture if mode == "RGB" else np.array(Image.fromarray(picture).convert("L"))
@@ -119,12 +120,13 @@ def frame_count(header: Dataset, path: str | os.PathLike[str]) -> int:
             raise Refused("a DICOM file without pixel data, no image")
         height, width = int(header.Rows), int(header.Columns)
         frames, samples = int(header.get("NumberOfFrames") or 1), int(header.get("SamplesPerPixel") or 1)
+        words = max(int(header.get("BitsAllocated") or 16) // 16, 1)
     except DAMAGED:
         raise Refused("a damaged DICOM file: it does not say how large the image is") from None
     if height < 1 or width < 1 or samples not in (1, 3):
         raise Refused(f"{width} x {height} pixels of {samples} samples are not possible")
-    if height * width > MAX_PIXELS:
-        raise Refused(f"{width} x {height} pixels are more than the {MAX_PIXELS:,} allowed")
+    if height * width > (most := MAX_PIXELS // (samples * words)):  # colour and 32 bits take as much more memory
+        raise Refused(f"{width} x {height} pixels are more than the {most:,} allowed")
     if not 1 <= frames <= MAX_FRAMES:
         raise Refused(f"{frames} frames: expected 1 to {MAX_FRAMES:,}")
     if os.path.getsize(path) < _smallest(header, frames):
@@ -231,11 +233,29 @@ def _picture(values: np.ndarray, header: Dataset, window: str) -> np.ndarray:
         colour = apply_color_lut(values, header)
         return (colour >> 8 if colour.dtype.itemsize > 1 else colour).astype(np.uint8)[..., :3]
     if values.ndim == 3:
-        return np.rint(values * (255 / (2.0 ** int(header.BitsStored) - 1))).clip(0, 255).astype(np.uint8)
+        factor = 255 / (2.0 ** int(header.BitsStored) - 1)
+        return _by_value(values, lambda samples: samples * factor)
     if kind not in _GREY:
         raise Refused("its photometric interpretation is not supported")
-    grey = np.rint(_shown(values, header, window).clip(0, 255)).astype(np.uint8)
+    grey = _by_value(values, lambda stored: _shown(stored, header, window))
     return 255 - grey if kind == "MONOCHROME1" else grey
+
+
+def _by_value(values: np.ndarray, shown: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """What is shown for each value, rounded to uint8; found once for each value of up to 16 bits that is there."""
+    if values.dtype.kind not in "iu" or values.itemsize > 2:
+        return np.rint(shown(values).clip(0, 255)).astype(np.uint8)
+    places = values.view(f"u{values.itemsize}")
+    there = np.zeros(256**values.itemsize, bool)
+    for row in places:  # row by row: numpy makes 8 bytes of each index
+        there[row] = True
+    table = np.zeros(there.shape, np.uint8)
+    stored = np.flatnonzero(there).astype(places.dtype).view(values.dtype)
+    table[there] = np.rint(shown(stored).clip(0, 255)).astype(np.uint8)
+    picture = np.empty(values.shape, np.uint8)
+    for row, target in zip(places, picture, strict=True):
+        target[...] = table[row]
+    return picture
 
 
 def _shown(stored: np.ndarray, header: Dataset, window: str) -> np.ndarray:

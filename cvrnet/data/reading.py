@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -26,8 +29,9 @@ from cvrnet.errors import UserError
 
 Mode = Literal["L", "RGB"]
 
-MAX_PIXELS = 100_000_000
-"""Larger images are refused: the largest radiographs have about 30 million pixels."""
+MAX_PIXELS = 40_000_000
+"""Larger images are refused: the largest radiographs have about 30 million pixels, and some formats take 25 bytes for
+each while they are decoded."""
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".tif", ".tiff", ".webp", ".bmp")
 IMAGE_SUFFIXES = (*PICTURE_SUFFIXES, ".dcm", ".dicom")
@@ -145,6 +149,20 @@ class Refused(Exception):  # noqa: N818
     """A reason not to take the image, which `read_image` puts behind the path."""
 
 
+_LARGE = 20_000_000
+_large = threading.Lock()
+
+
+@contextmanager
+def in_turn(pixels: int) -> Iterator[None]:
+    """Decode images of more than `_LARGE` pixels one after another, so that threads do not multiply what they take."""
+    if pixels > _LARGE:
+        with _large:
+            yield
+    else:
+        yield
+
+
 def check_mode(mode: str) -> None:
     """UserError if there is no such image mode."""
     if mode not in ("L", "RGB"):
@@ -202,6 +220,11 @@ def _decode(file: BinaryIO, mode: Mode) -> np.ndarray:
     width, height = stored.size
     if width * height > MAX_PIXELS:
         raise Refused(f"{width} x {height} pixels are more than the {MAX_PIXELS:,} allowed")
+    with in_turn(width * height):
+        return _pixels(stored, mode)
+
+
+def _pixels(stored: ImageFile, mode: Mode) -> np.ndarray:
     cut_to_8 = any(";16" in str(tile) for tile in stored.tile)  # Pillow reads 16-bit colour by its high bytes
     white_is_zero = isinstance(stored, TiffImageFile) and stored.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0
     stored.load()
@@ -216,7 +239,7 @@ def _decode(file: BinaryIO, mode: Mode) -> np.ndarray:
             grey[values == transparent] = 0
         return grey if mode == "L" else np.repeat(grey[..., None], 3, axis=2)
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
     pixels = np.array(image.convert(mode))
     if cut_to_8 and 0 < pixels.max() < 128:

@@ -16,6 +16,7 @@ from torch import nn
 from cvrnet.checkpoints import WEIGHTS, checkpoint_classes, find_checkpoints, load_checkpoint
 from cvrnet.data import Preprocessing
 from cvrnet.errors import UserError
+from cvrnet.files import damaged_files
 from cvrnet.hub.hashes import file_hash
 
 
@@ -85,7 +86,8 @@ def _one_size(model: Any) -> bool:
 def _read_run(folder: Path) -> dict[str, Any]:
     for file in (folder / "run.json", folder.parent / "run.json"):
         if file.is_file():
-            run = json.loads(file.read_text(encoding="utf-8"))
+            with damaged_files(file):
+                run = json.loads(file.read_text(encoding="utf-8"))
             return run if isinstance(run, dict) else {}
     return {}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from cvrnet.files import write_json
 from cvrnet.metrics import mean_std
 from cvrnet.results.figures import draw_heads, draw_learning_curves, draw_predictions
 from cvrnet.results.heads import head_rows
-from cvrnet.results.loading import read_rows
+from cvrnet.results.loading import read_json, read_rows
 from cvrnet.results.predictions import HISTORY, INDEPENDENT, METRICS, RUN, SUMMARY, read_predictions
 from cvrnet.results.report import write_report
 from cvrnet.results.scoring import score
@@ -32,7 +31,7 @@ def collect(output: Path) -> dict[str, Any]:
     """
     if not (output / RUN).is_file():
         raise UserError(f"{output} is not a run: it has no {RUN}")
-    run = json.loads((output / RUN).read_text(encoding="utf-8"))
+    run = read_json(output / RUN)
     if run.get("kind") != "crossval":
         raise UserError(f"{output} is not a cross-validation")
     folders = [output / f"fold-{fold}" for fold in range(1, run["folds"] + 1)]
@@ -40,7 +39,7 @@ def collect(output: Path) -> dict[str, Any]:
     if missing:
         raise UserError(f"{output} lacks {', '.join(missing)}; train with --only-fold, or resume the run")
     classes = run["classes"]
-    metrics = [json.loads((folder / METRICS).read_text(encoding="utf-8")) for folder in folders]
+    metrics = [read_json(folder / METRICS) for folder in folders]
     inside = [_scores(m["test"]) for m in metrics]
     pooled = read_predictions(folders, classes, "test")
     draw_predictions(output, pooled)

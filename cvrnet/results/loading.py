@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cvrnet.errors import UserError
+from cvrnet.files import damaged_files
 from cvrnet.results.predictions import HISTORY, INDEPENDENT, METRICS, RUN, SPLIT, SUMMARY, Predictions, read_predictions
 
 AUDIT = "audit.json"
@@ -98,10 +99,10 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file.
 
     Raises:
-        UserError: There is none.
+        UserError: There is none, or it is none.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with damaged_files(path), path.open(encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file))
     except FileNotFoundError:
         raise UserError(f"{path.parent} is not a finished run: it has no {path.name}") from None
@@ -117,7 +118,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path.parent} is not a finished run: it has no {path.name}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} holds no object; expected what cvrnet writes")

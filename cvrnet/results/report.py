@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from cvrnet.files import write_csv, write_text
+from cvrnet.files import damaged_files, write_csv, write_text
 from cvrnet.pages import page
 from cvrnet.results import headline, sections
-from cvrnet.results.loading import read_results
+from cvrnet.results.loading import Results, read_results
 from cvrnet.results.mistakes import mistakes
 from cvrnet.results.predictions import TABLES
 from cvrnet.results.sections import Section
@@ -30,9 +30,13 @@ def write_report(folder: Path, further: Sequence[Section] = ()) -> Path:
         The page.
 
     Raises:
-        UserError: The folder holds no finished run.
+        UserError: The folder holds no finished run, or what it holds is damaged.
     """
-    results = read_results(folder)
+    with damaged_files(folder):
+        return _write(folder, read_results(folder), further)
+
+
+def _write(folder: Path, results: Results, further: Sequence[Section]) -> Path:
     found = [
         headline.what(results),
         headline.data_set(results),

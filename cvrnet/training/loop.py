@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import accelerate
@@ -24,7 +25,7 @@ from cvrnet.checkpoints import save_checkpoint
 from cvrnet.data import Augmentation, ImageCache, Preprocessing, Record
 from cvrnet.devices import check_launch, select_device, select_precision
 from cvrnet.errors import UserError
-from cvrnet.files import atomic_write, write_csv
+from cvrnet.files import atomic_write, damaged_files, write_csv
 from cvrnet.metrics import classification_scores
 from cvrnet.training.batches import CachedImages, epoch_batches
 from cvrnet.training.config import TrainConfig
@@ -259,8 +260,12 @@ def _store(path: Path, model: nn.Module, optimizer: Any, plateau: Any, state: St
 def _restore(path: Path, model: nn.Module, optimizer: Any, plateau: Any) -> State:
     if not path.is_file():
         return State()
-    saved = torch.load(path, map_location="cpu", weights_only=True)
-    model.load_state_dict(saved["model"])
-    optimizer.load_state_dict(saved["optimizer"])
-    plateau.load_state_dict(saved["plateau"])
-    return State(**saved["state"])
+    try:
+        with damaged_files(path):
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+            model.load_state_dict(saved["model"])
+            optimizer.load_state_dict(saved["optimizer"])
+            plateau.load_state_dict(saved["plateau"])
+            return State(**saved["state"])
+    except (UserError, RuntimeError, UnpicklingError, EOFError, OSError) as error:
+        raise UserError(f"{path} is damaged; without it, the training begins anew") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,10 +13,11 @@ from cvrnet.checkpoints import load_checkpoint
 from cvrnet.data import DataError, ImageCache, Record, class_names, holdout_split, scan_records
 from cvrnet.errors import UserError
 from cvrnet.evaluation import hash_records, predict_decoded, versions, write_evaluation
-from cvrnet.files import write_csv, write_json
+from cvrnet.files import damaged_files, write_csv, write_json
 from cvrnet.inference import Predictor
 from cvrnet.results import write_report
 from cvrnet.results.figures import draw_learning_curves
+from cvrnet.results.loading import read_json
 from cvrnet.results.predictions import METRICS, RUN, SPLIT
 from cvrnet.training.config import TrainConfig
 from cvrnet.training.loop import STATE, Progress, State, fit, make_accelerator
@@ -122,7 +122,7 @@ def train_sets(
     """
     metrics: dict[str, Any] = {}
     if (folder / METRICS).is_file():
-        metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+        metrics = read_json(folder / METRICS)
     else:
         state = fit(
             config, sets["train"], sets["val"], classes, cache, folder, accelerator=accelerator, progress=progress
@@ -221,8 +221,11 @@ def open_run(output: Path, description: dict[str, Any], resume: bool, overwrite:
             shutil.rmtree(output)
         elif not resume:
             raise UserError(f"{output} exists; --resume goes on with it, --overwrite replaces it")
-        elif changed := _changes(json.loads((output / RUN).read_text(encoding="utf-8")), description):
-            raise UserError(f"{output} is another run ({'; '.join(changed)}); --overwrite replaces it")
+        else:
+            with damaged_files(output / RUN):
+                changed = _changes(read_json(output / RUN), description)
+            if changed:
+                raise UserError(f"{output} is another run ({'; '.join(changed)}); --overwrite replaces it")
     write_json(output / RUN, description)
 
 

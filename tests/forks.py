@@ -1,0 +1,157 @@
+"""The command line in forked children of one process that has imported everything: watched, limited, interrupted."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+HANGS = 120.0
+"""Seconds after which a command is killed, and said to hang."""
+MIB = 2**20
+PARTS = ("audit", "benchmark", "data.dicom", "experiments", "explain.section", "onnx", "soup")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended.
+
+    Attributes:
+        status: The exit status; negative for the signal that ended it.
+        out: What it wrote to stdout.
+        err: What it wrote to stderr.
+        seconds: How long it took.
+        grown: Bytes of memory, at its peak, beyond those of a child that does nothing.
+        hung: It was killed because it did not end.
+        orphans: How many of its own processes were there when it had ended.
+    """
+
+    status: int
+    out: str
+    err: str
+    seconds: float
+    grown: int
+    hung: bool
+    orphans: int
+
+    def fault(self, statuses: Sequence[int] = (0, 1, 2)) -> str:
+        """What no command may do; "" where it did not."""
+        if self.hung:
+            return "hangs"
+        if self.status not in statuses:
+            return f"exit status {self.status}"
+        if "Traceback" in self.err or "Exception ignored" in self.err:
+            return "traceback"
+        if self.orphans:
+            return f"leaves {self.orphans} processes behind"
+        if self.grown > 1024 * MIB:
+            return f"{self.grown // MIB} MiB"
+        errors = [line for line in self.err.splitlines() if line.startswith("Error: ")]
+        if self.status in (1, 2, 130) and not errors:
+            return "fails without a word"
+        return ""
+
+
+def prepare() -> None:
+    """Import what the commands import, in one thread, so that children start at once."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    for name in ("torch", "cvrnet_cli.commands", *(f"cvrnet.{part}" for part in PARTS)):
+        module = importlib.import_module(name)
+        if name == "torch":
+            module.set_num_threads(1)
+
+
+def run(
+    work: Path,
+    *arguments: object,
+    interrupt: Callable[[int], None] | None = None,
+    limit: float = HANGS,
+) -> Ended:
+    """Run ``cvrnet ARGUMENTS`` in a fork of this process.
+
+    Args:
+        work: Gets what the command writes to stdout and stderr; made if missing.
+        *arguments: The command line.
+        interrupt: Called with the child's process id when it has started.
+        limit: Seconds after which it is killed.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    idle, started = _idle(), time.monotonic()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        _become(work, [str(argument) for argument in arguments])
+    try:
+        if interrupt is not None:
+            interrupt(child)
+        hung = False
+        while True:
+            ended, code, usage = os.wait4(child, os.WNOHANG)
+            if ended:
+                break
+            if time.monotonic() - started > limit:
+                hung = True
+                os.kill(child, signal.SIGKILL)
+            time.sleep(0.005)
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        raise
+    out, err = ((work / name).read_text(encoding="utf-8", errors="replace") for name in ("stdout", "stderr"))
+    grown = max(usage.ru_maxrss * 1024 - idle, 0)
+    return Ended(os.waitstatus_to_exitcode(code), out, err, time.monotonic() - started, grown, hung, orphans(child))
+
+
+def orphans(session: int) -> int:
+    """How many processes of a session are there, and no zombies."""
+    count = 0
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has just ended
+            fields = file.read_text(errors="replace").rpartition(")")[2].split()
+            count += int(fields[3]) == session and fields[0] != "Z"
+    return count
+
+
+def _become(work: Path, arguments: list[str]) -> None:
+    """The child: it never comes back."""
+    status = 70
+    try:
+        os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number, name in ((1, "stdout"), (2, "stderr")):
+            file = os.open(work / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            os.dup2(file, number)
+            os.close(file)
+        sys.argv = ["cvrnet", *arguments]
+        from cvrnet_cli import main
+
+        try:
+            main()
+        except SystemExit as exit_:
+            status = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
+        with contextlib.suppress(BrokenPipeError):
+            sys.stdout.flush()
+    except BaseException:  # noqa: BLE001  # as the interpreter would show it
+        traceback.print_exc()
+        status = 1
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+@functools.cache
+def _idle() -> int:
+    """Bytes of a child that does nothing."""
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    return os.wait4(child, 0)[2].ru_maxrss * 1024
