@@ -2,8 +2,8 @@
 
     python benchmarks/fold_loading.py DATA
 
-Every image is decoded once, whatever the number of folds and epochs; after that each epoch reads decoded images from a
-memory map. Here the images are loaded in the order of `cvrnet crossval` without the training between: decoding, then
+Every image is decoded once, whatever the number of folds and epochs; after that each epoch reads decoded images from
+files. Here the images are loaded in the order of `cvrnet crossval` without the training between: decoding, then
 for each fold the training and validation images once an epoch, and the validation and test images once at the end.
 One thread, everything in the operating system's page cache.
 """

@@ -228,9 +228,7 @@ def benchmark_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
         for key in ("accuracy", "balanced_accuracy"):
             test = model.get("difference", {}).get(key)
             title = f"{key.replace('_', ' ')} less {result['reference']}'s [95 % CI], p"
-            row[title] = (
-                f"{test['mean']:+.3f} [{test['low']:+.3f}, {test['high']:+.3f}], {test['p_holm']:.2f}" if test else "-"
-            )
+            row[title] = f"{test['mean']:+.3f} [{test['low']:+.3f}, {test['high']:+.3f}], {_p(test)}" if test else "-"
         rows.append(row)
     return rows
 
@@ -243,8 +241,12 @@ def brief_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
     for full, model in zip(benchmark_rows(result), result["models"].values(), strict=True):
         test = model.get("difference", {}).get("balanced_accuracy")
         row = {key: full[key] for key in wanted[:4]} | ({outside: full[outside]} if outside in full else {})
-        rows.append(row | {key: full[key] for key in wanted[4:]} | {p: f"{test['p_holm']:.2f}" if test else "-"})
+        rows.append(row | {key: full[key] for key in wanted[4:]} | {p: _p(test) if test else "-"})
     return rows
+
+
+def _p(test: Mapping[str, float]) -> str:
+    return "<0.001" if test["p_holm"] < 0.001 else f"{test['p_holm']:.3f}"
 
 
 _COLUMNS = {

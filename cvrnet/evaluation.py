@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +14,11 @@ import numpy as np
 
 from cvrnet.data import ImageCache, Record, to_batch
 from cvrnet.errors import UserError
-from cvrnet.files import write_csv, write_json
+from cvrnet.files import damaged_files, write_csv, write_json
 from cvrnet.inference import Predictor
 from cvrnet.results.figures import draw_heads, draw_predictions
 from cvrnet.results.heads import head_rows
-from cvrnet.results.loading import read_rows
+from cvrnet.results.loading import read_json, read_rows
 from cvrnet.results.predictions import INDEPENDENT, METRICS, PREDICTIONS, RUN, SPLIT, Predictions
 from cvrnet.results.scoring import score
 
@@ -155,7 +154,7 @@ def open_evaluation(folder: Path, overwrite: bool) -> None:
         UserError: Says which.
     """
     if (folder / RUN).is_file():
-        kind = json.loads((folder / RUN).read_text(encoding="utf-8")).get("kind")
+        kind = read_json(folder / RUN).get("kind")
         if kind != KIND:
             raise UserError(f"{folder} is a trained run; expected another folder for the evaluation")
     if (folder / METRICS).exists() and not overwrite:
@@ -166,7 +165,7 @@ def describe_evaluation(model: str, predictor: Predictor, data: str | Path, answ
     """What run.json of an evaluation holds: the model, the images, and whether the model knew them.
 
     ``independent_sources`` are the sources that the model was not trained on, None where it does not say what it was
-    trained on; ``seen_images`` counts the images whose paths it was trained or validated on.
+    trained on; ``seen_images`` counts the images whose paths, or whose patients, it was trained or validated on.
     """
     records = answers.records
     cfg = predictor.models[0].pretrained_cfg
@@ -183,7 +182,7 @@ def describe_evaluation(model: str, predictor: Predictor, data: str | Path, answ
         "classes": predictor.classes,
         "images": {name: sum(r.label == name for r in records) for name in predictor.classes},
         "independent_sources": None if known is None else sorted(sources - {row["source"] for row in known}),
-        "seen_images": 0 if known is None else len({row["path"] for row in known} & {r.name for r in records}),
+        "seen_images": _count_seen(records, known or []),
         "left_out": answers.problems,
         "versions": versions("cvrnet", "torch", "timm", "numpy", "pillow"),
     }
@@ -197,7 +196,14 @@ def _trained_on(model: str) -> list[dict[str, str]] | None:
     if not path.is_file():
         return None
     unseen = {"test", INDEPENDENT} | ({folder.name.removeprefix("fold-")} if path == above else set())
-    return [row for row in read_rows(path) if row["fold"] not in unseen]
+    with damaged_files(path):
+        return [row for row in read_rows(path) if row["fold"] not in unseen]
+
+
+def _count_seen(records: Sequence[Record], known: Sequence[Mapping[str, str]]) -> int:
+    paths = {row["path"] for row in known}
+    patients = {(row["source"], row["patient_id"]) for row in known if row["patient_id"]}
+    return sum(r.name in paths or (r.source, r.patient_id) in patients for r in records)
 
 
 def versions(*names: str) -> dict[str, str]:

@@ -57,6 +57,7 @@ def evaluate(
     from cvrnet.files import write_json
     from cvrnet.inference import Predictor
     from cvrnet.results import write_report
+    from cvrnet.results.headline import NOT_NEW, seen_sentence
     from cvrnet.results.predictions import RUN
 
     open_evaluation(output, overwrite)
@@ -69,9 +70,12 @@ def evaluate(
         answers = predict_records(predictor, records, batch_size=batch_size or 8, progress=progress)
     if not answers.records:
         raise DataError(answers.problems, data)
-    write_json(output / RUN, describe_evaluation(model, predictor, data, answers))
+    run = describe_evaluation(model, predictor, data, answers)
+    write_json(output / RUN, run)
     metrics = write_evaluation(output, {"test": answers}, predictor.classes)
     write_rows(_rows(metrics), COLUMNS, "table", sys.stdout)
+    if run["seen_images"]:
+        say(f"severe: {seen_sentence(run['seen_images'])} {NOT_NEW}")
     auditing.auditor(data, output, no_audit)()
     report = write_report(output, [maps_section(output, predictor)])
     say(f"\nThe report is {report}; metrics.json, predictions.csv and figures are beside it.")

@@ -333,9 +333,9 @@ def test_evaluate_an_ensemble(cli, crossval, phantoms, tmp_path):
     assert run["models"] == 3
     assert run["independent_sources"] == ["site-b"]
     assert run["seen_images"] == len(inside)
-    assert (
-        f"{len(inside)} of the images have the paths of images that this model was trained or validated on" in page.text
-    )
+    sentence = f"{len(inside)} of the images, or their patients, are among those that this model was trained"
+    assert sentence in page.text
+    assert f"severe: {sentence}" in err
     y, guess = zip(*((r["label"], r["prediction"]) for r in rows(tmp_path / "e" / "predictions.csv")), strict=True)
     assert float(out.splitlines()[1].split()[3]) == pytest.approx(
         sk.precision_score(y, guess, average="weighted", zero_division=0), abs=1e-4
@@ -351,6 +351,18 @@ def test_evaluate_a_fold_on_its_own_images(cli, crossval, phantoms, tmp_path):
     assert cli("evaluate", crossval / "fold-2", manifest, "-o", tmp_path / "e", "--no-audit")[0] == 0
     run = json.loads((tmp_path / "e" / "run.json").read_text())
     assert (run["seen_images"], run["independent_sources"], run["models"]) == (0, [], 1)
+
+
+def test_another_image_of_a_patient_that_was_trained_on(cli, crossval, phantoms, tmp_path):
+    trained = next(r for r in rows(crossval / "split.csv") if r["fold"] == "3")
+    shutil.copy(phantoms.parent / trained["path"], tmp_path / "another.png")
+    columns = ("label", "source", "patient_id")
+    (tmp_path / "manifest.csv").write_text(
+        f"path,{','.join(columns)}\nanother.png,{','.join(trained[column] for column in columns)}\n"
+    )
+    status, _, err = cli("evaluate", crossval / "fold-2", tmp_path / "manifest.csv", "-o", tmp_path / "e", "--no-audit")
+    assert status == 0
+    assert "severe: 1 of the images" in err
 
 
 def test_an_evaluation_does_not_spoil_a_run(cli, crossval, run, phantoms):

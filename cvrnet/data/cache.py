@@ -1,10 +1,9 @@
-"""Decode once: resized images in memory-mapped files, which every epoch, fold and process reads."""
+"""Decode once: resized images in files, which every epoch, fold and process reads."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-import mmap
 import os
 import secrets
 import struct
@@ -99,8 +98,7 @@ class ImageCache:
             path: the image file.
 
         Returns:
-            Read-only uint8 array of shape (height, width, channels), a memory map unless just decoded. Each map holds
-            an open file until it is dropped: copy what you keep.
+            Read-only uint8 array of shape (height, width, channels).
 
         Raises:
             ImageError: if the image has to be decoded and cannot be.
@@ -108,7 +106,7 @@ class ImageCache:
         """
         header = self._header(path)
         entry = self._entry(path)
-        pixels = self._map(entry, header)
+        pixels = self._read(entry, header)
         if pixels is None:
             pixels = resize_image(read_image(path, self.mode), self.size, self.interpolation)
             _write(entry, header, pixels)
@@ -119,7 +117,7 @@ class ImageCache:
 
     def _is_current(self, record: Record) -> bool:
         try:
-            return self._map(self._entry(record.path), self._header(record.path)) is not None
+            return self._read(self._entry(record.path), self._header(record.path)) is not None
         except ImageError:
             return False
 
@@ -142,20 +140,19 @@ class ImageCache:
             raise ImageError(path, getattr(error, "strerror", None) or str(error)) from error
         return _HEADER.pack(b"cvrnet%02d" % FORMAT_VERSION, image.st_mtime_ns, image.st_size, *self._shape)
 
-    def _map(self, entry: str, header: bytes) -> np.ndarray | None:
+    def _read(self, entry: str, header: bytes) -> np.ndarray | None:
         """The entry's pixels; None if it is missing, damaged, or made from another version of the image."""
+        size = len(header) + math.prod(self._shape)
         try:
             with open(entry, "rb", buffering=0) as file:
-                if os.fstat(file.fileno()).st_size != len(header) + math.prod(self._shape):
-                    return None
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                content = file.read(size + 1)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise UserError(f"{entry}: the image cache cannot be read: {error.strerror or error}") from error
-        if mapped[: len(header)] != header:
+        if len(content) != size or not content.startswith(header):
             return None
-        return np.frombuffer(mapped, np.uint8, offset=len(header)).reshape(self._shape)
+        return np.frombuffer(content, np.uint8, offset=len(header)).reshape(self._shape)
 
 
 def _write(entry: str, header: bytes, pixels: np.ndarray) -> None:

@@ -20,6 +20,12 @@ NO_INDEPENDENT = (
     "The images tested come from the sources that the model was trained on. It may have learnt what tells those "
     "sources apart (equipment, borders, compression) in place of disease; expect lower scores elsewhere."
 )
+NOT_NEW = "These scores say nothing about new patients."
+
+
+def seen_sentence(images: int) -> str:
+    """A warning where a model is evaluated on images, or patients, that it was trained on."""
+    return f"{images:,} of the images, or their patients, are among those that this model was trained or validated on."
 
 
 def lead(results: Results) -> str:
@@ -189,11 +195,7 @@ def _each(numbers: Iterable[int]) -> str:
 
 
 def _seen(results: Results) -> str:
-    """A warning where a model is evaluated on images that it was trained on."""
     seen = results.run.get("seen_images")
     if not seen:
         return ""
-    text = f"{seen:,} of the images have the paths of images that this model was trained or validated on"
-    return (
-        f'<section class="severe"><h3>{text}.</h3>{paragraph("These scores say nothing about new patients.")}</section>'
-    )
+    return f'<section class="severe"><h3>{seen_sentence(seen)}</h3>{paragraph(NOT_NEW)}</section>'
