@@ -17,7 +17,7 @@ from timm.models import save_for_hf
 from torch import Tensor, nn
 
 from cvrnet.errors import UserError
-from cvrnet.files import atomic_write
+from cvrnet.files import atomic_write, full_disk_told
 from cvrnet.hub.references import CONFIG, WEIGHTS, hub_checkpoints, is_reference
 
 _LARGEST_SIZE, _LARGEST_IMAGE, _LARGEST_CONFIG = 65536, 8192, 2**20
@@ -43,7 +43,7 @@ def save_checkpoint(model: nn.Module, folder: str | Path, classes: Sequence[str]
     folder.mkdir(parents=True, exist_ok=True)
     contiguous = model.register_state_dict_post_hook(_make_contiguous)
     try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as aside:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as aside, full_disk_told(folder / WEIGHTS):
             save_for_hf(model, aside, model_config={"label_names": list(classes)}, safe_serialization=True)
             shutil.copymode(Path(aside) / CONFIG, Path(aside) / WEIGHTS)  # safetensors makes it private to the user
             for name in (WEIGHTS, CONFIG):
@@ -76,6 +76,8 @@ def load_checkpoint(folder: str | Path, **kwargs: Any) -> nn.Module:
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise UserError(f"{folder} is not a trained model: it has no {name}")
+        with open(folder / name, "rb"):  # where that is not allowed, safetensors would say that there is no such file
+            pass
     if absurd := _absurd(folder / CONFIG):
         raise UserError(f"{folder} holds a checkpoint that cannot be loaded: {absurd}")
     try:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import json
 import os
 import re
 import secrets
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +20,16 @@ import numpy as np
 
 from cvrnet.errors import UserError
 
-__all__ = ["atomic_write", "damaged_files", "slug", "user_folder", "write_csv", "write_json", "write_text"]
+__all__ = [
+    "atomic_write",
+    "damaged_files",
+    "full_disk_told",
+    "slug",
+    "user_folder",
+    "write_csv",
+    "write_json",
+    "write_text",
+]
 
 
 @contextmanager
@@ -40,13 +51,34 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        yield temporary
-        _sync(temporary, os.O_RDWR)
+        with full_disk_told(path):
+            yield temporary
+            _sync(temporary, os.O_RDWR)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     if os.name == "posix":
         _sync(path.parent, os.O_RDONLY)  # the rename itself
+
+
+@contextmanager
+def full_disk_told(path: Path) -> Iterator[None]:
+    """Raise OSError that names the file, and a full disk where PyTorch, safetensors or NumPy tell it in other words.
+
+    Args:
+        path: What is written in the block.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            error.filename = error.filename or str(path)
+        elif shutil.disk_usage(path.parent).free < _FULL:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
+
+
+_FULL = 65536  # of so little room, the last pieces of a file that did not fit may be left
 
 
 def write_text(path: str | Path, text: str) -> None:

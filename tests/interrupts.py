@@ -47,13 +47,14 @@ class Commands:
 
     def __init__(self, folder: Path, names: list[str]) -> None:
         self.folder = folder
-        self.data, self.run = folder / "data", folder / "crossval"
+        needed = "crossval" if {"crossval", "soup"} & {*names} else "train"
+        self.data, self.run = folder / "data", folder / needed
         os.environ["CVRNET_CACHE"] = str(folder / "cache")
         must = forks.run(folder / "log", "phantoms", "-o", self.data, "-n", 36, "--size", 64)
         assert must.status == 0, must.err
         self.seconds: dict[str, float] = {}
         self.expected: dict[str, dict[str, bytes]] = {}
-        for name in ["crossval", *(n for n in names if n != "crossval")]:
+        for name in [needed, *(n for n in names if n != needed)]:
             output = self.output(name)
             ended = forks.run(folder / "log", *self.arguments(name, output))
             assert ended.status in (0, 1), ended.err
