@@ -41,7 +41,12 @@ html_copy_source = html_show_sourcelink = False
 html_show_copyright = html_show_sphinx = False
 copybutton_exclude = ".linenos, .gp, .go"
 
-ELSEWHERE = {"README": "/index.md", "CHANGELOG": "/changelog.md", "CONTRIBUTING": "/contributing.md"}
+ELSEWHERE = {
+    "README": "/index.md",
+    "CHANGELOG": "/changelog.md",
+    "CONTRIBUTING": "/contributing.md",
+    "examples/timm_train": "/howto/timm-train.md",
+}
 
 
 def follow_links(app: Sphinx, docname: str, source: list[str]) -> None:

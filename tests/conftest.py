@@ -6,12 +6,13 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hub import LocalHub
+from pages import Reader
 
 
 def _free_port() -> int:
@@ -158,3 +159,32 @@ def _serve(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("HF_TOKEN", "hf_write")
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     return LocalHub(folder / "xet" if xet else None, HUB_PORT)
+
+
+@pytest.fixture(scope="session")
+def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that the pages of the documentation are read in, with data and trained runs; not to be changed."""
+    import pages
+
+    with pytest.MonkeyPatch.context() as patch:
+        pages.draw_nothing(patch)
+        return pages.furnish(tmp_path_factory.mktemp("pages") / "folder")
+
+
+@pytest.fixture
+def reader_of(
+    furnished: Path, tmp_path: Path, cli: Cli, hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Path], Reader]:
+    """Somebody who does what a page says, in a folder of his own and with a Hub of his own."""
+    import pages
+
+    def sit_down(page: Path) -> Reader:
+        pages.set_environment(monkeypatch)
+        pages.draw_nothing(monkeypatch)
+        monkeypatch.chdir(tmp_path)
+        pages.move_in(furnished, tmp_path, page)
+        for repository in pages.hub_repositories(page):
+            assert cli("push", "folds", repository)[0] == 0
+        return Reader(cli, monkeypatch, furnished.parent)
+
+    return sit_down

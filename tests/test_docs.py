@@ -1,0 +1,11 @@
+"""Every block of code in the guides runs as it stands, or says why not."""
+
+import pages
+import pytest
+
+PAGES = [page for page in pages.pages("*.md") if page.stem not in ("index", "tutorial")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=pages.name)
+def test_page(page, reader_of):
+    reader_of(page).read(page)

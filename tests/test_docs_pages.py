@@ -1,0 +1,11 @@
+"""Every block of code in the how-to pages, the concepts, the models' pages and the reference runs, or says why not."""
+
+import pages
+import pytest
+
+PAGES = [page for page in pages.pages() if page.parent != pages.DOCS] + sorted(pages.ROOT.glob("examples/*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=pages.name)
+def test_page(page, reader_of):
+    reader_of(page).read(page)
