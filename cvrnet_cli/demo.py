@@ -35,15 +35,17 @@ def demo(model: str, port: int, host: str, max_mb: int, folds: list[int], device
       cvrnet demo hf-hub:user/repo --port 8000
       cvrnet demo folds --host 0.0.0.0
     """
-    from cvrnet.demo.serving import check_port, page_name, running, wait
+    import threading
+
+    from cvrnet.demo.serving import check_port, page_name, running, until_interrupted
     from cvrnet.inference import Predictor
 
     check_port(host, port)
     predictor = Predictor.from_pretrained(model, device=device or "auto", dtype=amp or "auto", folds=folds)
-    with running(predictor, page_name(model), host, port, max_mb) as address:
+    with until_interrupted(), running(predictor, page_name(model), host, port, max_mb) as address:
         say(f"{page_name(model)}: {address}   (Ctrl-C ends it)")
         if host not in ("127.0.0.1", "localhost", "::1"):
             say("Everybody who can reach this machine can use it.")
         say("Research software, not a medical device.")
-        wait()
+        threading.Event().wait()
     say("\nEnded. No upload was kept.")

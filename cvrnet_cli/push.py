@@ -22,6 +22,7 @@ from cvrnet_cli.output import progress_bar, say, write_rows
 @click.option(
     "--with-predictions", is_flag=True, help="Also split.csv and predictions.csv; paths and patient ids are hashed."
 )
+@click.option("--space", is_flag=True, help="Also the Space USER/REPO, which serves the run's page (cvrnet demo).")
 @click.option("--license", default="apache-2.0", show_default=True, help="Of the weights, by the Hub's name.")
 @click.option("--dry-run", is_flag=True, help="Push nothing: show the card and the files.")
 @click.option(
@@ -35,6 +36,7 @@ def push(
     folds: tuple[int, ...],
     tag: str,
     with_predictions: bool,
+    space: bool,
     license: str,
     dry_run: bool,
     output: Path | None,
@@ -51,15 +53,16 @@ def push(
       cvrnet push folds ada/chest --dry-run
       cvrnet push folds ada/chest --tag v1.0
       cvrnet push folds ada/chest --fold 1 --fold 3
+      cvrnet push folds ada/chest --space
     """
     if output and not dry_run:
         raise click.UsageError("-o/--output goes with --dry-run")
     if dry_run:
-        return _show(run, repo, folds, with_predictions, license, output, overwrite)
+        return _show(run, repo, folds, with_predictions, space, license, output, overwrite)
     os.environ.setdefault("HF_XET_CLIENT_RETRY_MAX_ATTEMPTS", "3")  # the client's default gives up after five minutes
     from huggingface_hub.utils import logging
 
-    from cvrnet.hub import push_folds
+    from cvrnet.hub import push_folds, push_space
 
     logging.set_verbosity_error()  # its warnings tell of every attempt, ours what came of them
     with progress_bar("Pushing", unit="branch") as progress:
@@ -78,17 +81,33 @@ def push(
         [{"branch": b, "commit": c} for b, c in pushed.commits.items()], ["branch", "commit"], "table", sys.stdout
     )
     say(f"\n{pushed.url} ({'private' if pushed.private else 'public'}){f', tagged {tag}' if tag else ''}")
+    if space:
+        page = push_space(pushed.repo, public=public, license=license, overwrite=overwrite)
+        say(f"{page.url} ({'private' if page.private else 'public'})")
+        if pushed.private:
+            say("The model is private: give the Space a secret HF_TOKEN that may read it.")
     say(f"Next:\n  cvrnet predict hf-hub:{pushed.repo} IMAGES")
 
 
 def _show(
-    run: Path, repo: str, folds: tuple[int, ...], predictions: bool, license: str, output: Path | None, overwrite: bool
+    run: Path,
+    repo: str,
+    folds: tuple[int, ...],
+    predictions: bool,
+    space: bool,
+    license: str,
+    output: Path | None,
+    overwrite: bool,
 ) -> None:
     from cvrnet.files import atomic_write
+    from cvrnet.hub.references import parse_reference
+    from cvrnet.hub.space import space_files
     from cvrnet.hub.staging import stage_run
 
     staged = stage_run(run, repo, folds, with_predictions=predictions, license=license)
     branches: dict[str, Any] = {"main": staged.main_files({}), **staged.folds}
+    if space:
+        branches["space"] = space_files(parse_reference(repo)[0], license)
     if output and output.exists() and not overwrite:
         raise click.ClickException(f"{output} exists; --overwrite replaces it")
     rows = []

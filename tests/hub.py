@@ -240,7 +240,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _repository(self, repo: str, *, write: bool = False) -> Repository:
         name, role = self._who()
         repository = self.hub.storage.repositories.get(repo)
-        mine = bool(name) and repo.startswith(f"{name}/")
+        mine = bool(name) and repo.removeprefix("spaces/").startswith(f"{name}/")
         if repository is None or (repository.private and not mine):
             self._refuse(404 if name else 401, "RepoNotFound", "Repository not found")
         elif write and not (mine and role == "write"):
@@ -267,19 +267,20 @@ class _Handler(BaseHTTPRequestHandler):
         name, role = self._who()
         asked = json.loads(self._body)
         owner = asked.get("organization") or name
-        repo_id = f"{owner}/{asked['name']}"
+        repo_id = f"{'spaces/' if asked.get('type') == 'space' else ''}{owner}/{asked['name']}"
         if not name or owner != name or role != "write":
             self._refuse(403 if name else 401, message="You don't have the rights to create a model")
         with self.hub.storage.lock:
             there = repo_id in self.hub.storage.repositories
             if not there:
                 self.hub.storage.create(repo_id, private=asked.get("visibility") == "private")
-        self._json({"url": f"{self.hub.url}/{repo_id}", "name": repo_id}, 409 if there else 200)
+        self._json({"url": f"{self.hub.url}/{repo_id}", "name": repo_id.removeprefix("spaces/")}, 409 if there else 200)
 
     def describe(self, repo: str, revision: str = "main") -> None:
         commit = self._commit(repo, revision)
         siblings = [{"rfilename": name} for name in commit.files]
-        self._json({"id": repo, "sha": commit.id, "private": self._repository(repo).private, "siblings": siblings})
+        repo_id = repo.removeprefix("spaces/")
+        self._json({"id": repo_id, "sha": commit.id, "private": self._repository(repo).private, "siblings": siblings})
 
     def refs(self, repo: str) -> None:
         repository = self._repository(repo)
@@ -441,8 +442,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing on the terminal; requests are in ``LocalHub.requests``."""
 
 
-_REPO, _REVISION = r"(?P<repo>[^/]+/[^/]+)", r"(?P<revision>[^/]+)"
-_MODEL = f"/api/models/{_REPO}"
+_REPO, _REVISION = r"(?P<repo>(?:spaces/)?[^/]+/[^/]+)", r"(?P<revision>[^/]+)"
+_MODEL = f"/api/(?:models/)?{_REPO}"
+"""Spaces are repositories whose names begin with spaces/, as their addresses do."""
 _ROUTES: list[tuple[str, Callable[..., None]]] = [
     ("GET /api/whoami-v2", _Handler.whoami),
     ("POST /api/repos/create", _Handler.create),

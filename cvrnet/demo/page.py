@@ -139,6 +139,10 @@ class _Events:
         ]
 
     def _draw(self, view: View, target: str, part: str, threshold: float) -> str:
+        if not isinstance(part, str) or not isinstance(
+            threshold, int | float
+        ):  # no browser sends that, but anybody can
+            part, threshold = NETWORK, THRESHOLD
         if not view.maps:
             return markup.plain(view.picture, self._answering.no_maps)
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import tempfile
@@ -16,9 +17,11 @@ from typing import Any
 import gradio as gr
 from gradio.state_holder import SessionState, StateHolder
 from starlette.middleware import Middleware
-from starlette.responses import PlainTextResponse
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from cvrnet.data.identity import KEY
 from cvrnet.demo.answering import Answering
 from cvrnet.demo.page import build_page, css
 from cvrnet.demo.uploads import Uploads
@@ -39,14 +42,11 @@ _FONTS = (gr.themes.LocalFont("Source Sans Pro", weights=(400, 700)), "ui-sans-s
 """Served by the page itself. (Gradio's semibold, its default, lacks most letters.)"""
 
 
-def serve(
-    model: str | Path | Predictor, *, name: str = "", host: str = HOST, port: int = PORT, max_mb: int = MAX_MB
-) -> None:
+def serve(model: str, *, host: str = HOST, port: int = PORT, max_mb: int = MAX_MB) -> None:
     """Serve the page of a model until the program is interrupted.
 
     Args:
-        model: A MODEL argument, or a model that is loaded already.
-        name: What the page calls it; by default its folder, file or repository.
+        model: A MODEL argument: a run folder, a fold folder, ``local-dir:FOLDER``, ``hf-hub:user/repo`` or an ONNX file.
         host: Whose requests are heard: ``127.0.0.1`` for this machine's alone, ``0.0.0.0`` for the whole network's.
         port: Where.
         max_mb: Megabytes of an upload.
@@ -55,16 +55,16 @@ def serve(
         UserError: There is no such model, or the port is in use.
     """
     check_port(host, port)
-    predictor = model if isinstance(model, Predictor) else Predictor.from_pretrained(model)
-    with running(predictor, name or page_name(str(model)), host, port, max_mb):
-        wait()
+    with until_interrupted(), running(Predictor.from_pretrained(model), page_name(model), host, port, max_mb):
+        threading.Event().wait()
 
 
-def wait() -> None:
-    """Return when the program is interrupted (Ctrl-C, SIGTERM)."""
+@contextlib.contextmanager
+def until_interrupted() -> Iterator[None]:
+    """Ctrl-C or SIGTERM ends what happens in here, cleanly and quietly."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        threading.Event().wait()
+        yield
     except KeyboardInterrupt:
         pass
     finally:
@@ -154,7 +154,10 @@ def _launch(page: gr.Blocks, uploads: Uploads, host: str, port: int, max_mb: int
             theme=gr.themes.Default(primary_hue="blue", font=_FONTS),
             css=css(),
             app_kwargs={
-                "routes": [Route(f"{_API}/upload", uploads.receive, methods=["POST"])],
+                "routes": [
+                    Route(f"{_API}/upload", uploads.receive, methods=["POST"]),
+                    Route(f"{_API}/upload_progress", _no_progress),
+                ],
                 "middleware": [Middleware(_Gate)],
                 "lifespan": lifespan,
             },
@@ -162,6 +165,11 @@ def _launch(page: gr.Blocks, uploads: Uploads, host: str, port: int, max_mb: int
     except OSError as error:
         check_port(host, port)  # another program was faster
         raise UserError(f"the page cannot be served at {host}:{port}: {error}") from error
+
+
+async def _no_progress(request: Request) -> Response:
+    """The page asks how far its upload is; it hears of the end from the upload's own answer."""
+    return Response('data: {"msg": "done"}\n\n', media_type="text/event-stream")
 
 
 async def _sweep(uploads: Uploads) -> None:
@@ -200,9 +208,9 @@ class _Gate:
 
 @contextlib.contextmanager
 def _environment(folder: str) -> Iterator[None]:
-    """Where Gradio puts files, that it tells nobody, and that a proxy is not asked for this machine's own page."""
+    """Settings of the page's time: no proxy is asked for this machine's own page, no key of pseudonyms is kept."""
     local = "127.0.0.1,localhost"
-    wanted = {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
+    wanted = {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False", KEY: secrets.token_hex()}
     wanted |= {key: ",".join(filter(None, [os.environ.get(key), local])) for key in ("NO_PROXY", "no_proxy")}
     before = {key: os.environ.get(key) for key in wanted}
     os.environ.update(wanted)
