@@ -2,7 +2,8 @@
 
     python benchmarks/start.py [--model cvrnet] [--rounds 5]
 
-Each figure is the median over processes of their own, which alternate; files are in the page cache.
+Each figure is the median over processes of their own, which alternate; files are in the page cache. Memory is the
+resident set's peak over what was resident before; Linux lets a process reset that record, elsewhere it is not measured.
 """
 
 from __future__ import annotations
@@ -23,13 +24,18 @@ from cvrnet.checkpoints import save_checkpoint
 from cvrnet.data import write_phantoms
 
 TIMED = """
-import resource, sys, time
+import os, re, sys, time
 import timm, cvrnet
 from cvrnet.checkpoints import load_checkpoint
 from cvrnet.inference import Predictor
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def resident(key):
+    status = open("/proc/self/status").read() if os.path.exists("/proc/self/status") else ""
+    match = re.search(key + r":\\s+(\\d+) kB", status)
+    return int(match[1]) * 1024 if match else float("nan")
 folder, what = sys.argv[1:]
-before, start = peak(), time.perf_counter()
+if os.path.exists("/proc/self/clear_refs"):
+    open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew
+before, start = resident("VmRSS"), time.perf_counter()
 if what == "read":
     data = open(folder + "/model.safetensors", "rb").read()
 elif what == "load":
@@ -38,7 +44,7 @@ elif what == "timm":
     model = timm.create_model("local-dir:" + folder, pretrained=True).eval()
 else:
     predictor = Predictor.from_pretrained(folder, "cpu")
-print(time.perf_counter() - start, peak() - before)
+print(time.perf_counter() - start, resident("VmHWM") - before)
 """
 
 
