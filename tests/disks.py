@@ -95,8 +95,7 @@ def main() -> int:
             counts.setdefault(name, Counter())[result] += 1
             counts[name]["problems"] += bool(wrong)
             problems += bool(wrong)
-            for line in wrong:
-                print(f"{name}, {size:,} bytes: {line}", file=sys.stderr, flush=True)
+            print(f"{name}, {size:,} bytes: {'; '.join([result, *wrong])}", file=sys.stderr, flush=True)
     for name, count in counts.items():
         print(json.dumps({"kind": f"full disk, {name}", **count}))
     return int(problems > 0)

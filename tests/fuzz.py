@@ -22,7 +22,7 @@ from pathlib import Path
 import forks
 import mutations
 
-BATCH = 50
+BATCH = 200
 TRAINING = ["--model", "cvrnet_tiny", "--img-size", "64", "--no-pretrained", "--lr", "1e-3", "--no-audit"]
 
 
@@ -185,6 +185,8 @@ class Campaign:
         count.accepted += files - refused
         count.slowest = max(count.slowest, ended.seconds)
         count.grown = max(count.grown, ended.grown)
+        if files > 1 and count.files % (10 * BATCH) == 0:
+            print(f"{kind}: {count.files}", file=sys.stderr, flush=True)
         if fault:
             last = (
                 (ended.err.strip().splitlines() or [""])[-1][:160] if fault == "traceback" or "status" in fault else ""

@@ -165,8 +165,7 @@ def main() -> int:
         counts.setdefault(kind, Counter())[result] += 1
         counts[kind]["problems"] += bool(wrong)
         problems.extend(f"{kind}: {line}" for line in wrong)
-        for line in wrong:
-            print(f"{kind}: {line}", file=sys.stderr, flush=True)
+        print(f"{kind}: {result}{''.join(f'; {line}' for line in wrong)}", file=sys.stderr, flush=True)
 
     program = str(Path(sys.executable).with_name("cvrnet"))
     for _ in range(given.imports):

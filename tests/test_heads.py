@@ -190,3 +190,18 @@ def test_half_precision() -> None:
     halved = head().bfloat16()([m.bfloat16() for m in maps()])
     assert halved.dtype == torch.bfloat16
     torch.testing.assert_close(halved.float().softmax(-1), expected.softmax(-1), atol=0.03, rtol=0)
+
+
+@given(branches())
+@settings(deadline=None)
+def test_the_gradient_is_that_of_the_mean_probability(logits: np.ndarray) -> None:
+    """Minus the log of the mean probability of class 0; finite however sure the heads are."""
+    z = torch.from_numpy(logits).requires_grad_()
+    labels = torch.zeros(logits.shape[1], dtype=torch.long)
+    nn.functional.cross_entropy(log_mean_softmax(list(z)), labels, reduction="sum").backward()
+    assert z.grad is not None
+    assert torch.isfinite(z.grad).all()
+    log_p = scipy.special.log_softmax(logits, -1)
+    share = scipy.special.softmax(log_p[..., 0], 0)[..., None]  # each head's part in the mean
+    expected = share * (np.exp(log_p) - np.eye(logits.shape[-1])[0])
+    np.testing.assert_allclose(z.grad.numpy(), expected, atol=1e-9)

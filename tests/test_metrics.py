@@ -396,3 +396,20 @@ def test_bad_settings():
         metrics.bootstrap_intervals(y, p, names(2), n=0)
     with pytest.raises(UserError, match="3 groups for 10 samples"):
         metrics.bootstrap_intervals(y, p, names(2), groups=["a", "b", "c"])
+
+
+@given(predictions(), st.randoms(use_true_random=False))
+@settings(deadline=None, max_examples=30)
+def test_neither_the_order_of_the_images_nor_of_the_classes_matters(data, random):
+    y, p, classes = data
+    images, order = list(range(len(y))), list(range(len(classes)))
+    random.shuffle(images)
+    random.shuffle(order)
+    p = p + 1e-3 * np.arange(len(classes))  # no ties, which go to the first class
+    p = p / p.sum(1, keepdims=True)
+    before = dict(leaves(metrics.classification_scores(y, p, classes)))
+    place = np.argsort(order)
+    shuffled = metrics.classification_scores(place[y][images], p[images][:, order], [classes[k] for k in order])
+    for key, value in leaves(shuffled):
+        if isinstance(value, int | float) and key[0] not in ("confusion_matrix", "classes"):
+            assert value == pytest.approx(before[key], abs=1e-9)

@@ -57,6 +57,32 @@ def test_lossless_formats_give_the_pixels(tmp_path, format):
     np.testing.assert_array_equal(decoded(tmp_path, encoded(COLOUR, format, **options), "RGB"), COLOUR)
 
 
+@settings(max_examples=120, deadline=None)
+@given(
+    height=st.integers(1, 70),
+    width=st.integers(1, 70),
+    bits=st.integers(1, 16),
+    colour=st.booleans(),
+    format=st.sampled_from(["PNG", "TIFF", "BMP", "WEBP"]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_any_size_and_depth_comes_back(tmp_path_factory, height, width, bits, colour, format, seed):
+    """Grey of any depth, by its 8 highest bits in use, and colour of 8 bits."""
+    rng = np.random.default_rng(seed)
+    options = {"lossless": True} if format == "WEBP" else {}
+    if colour or bits <= 8 or format in ("BMP", "WEBP"):
+        shape = (height, width, 3) if colour else (height, width)
+        pixels = rng.integers(0, 2 ** min(bits, 8), shape).astype(np.uint8)
+        expected = pixels
+    else:
+        pixels = rng.integers(0, 2**bits, (height, width)).astype(np.uint16)
+        pixels[0, 0] = 2**bits - 1
+        expected = (pixels >> (bits - 8)).astype(np.uint8)
+    grey = expected.ndim == 2
+    found = decoded(tmp_path_factory.getbasetemp(), encoded(pixels, format, **options), "L" if grey else "RGB")
+    np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize("options", [{}, {"progressive": True}])
 def test_jpeg_is_near_the_pixels(tmp_path, options):
     smooth = np.add.outer(np.arange(40), 2 * np.arange(60)).astype(np.uint8)

@@ -168,3 +168,22 @@ def test_real_patients_of_several_images_and_labels(cxr, seed):
     held = holdout_split(records, 0.2, seed)
     assert np.mean(held) == pytest.approx(0.2, abs=0.01)
     assert {record.label for record, out in zip(records, held, strict=True) if out} == {"CVP", "NCP", "NOR"}
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.integers(5, 25), min_size=2, max_size=4), st.sampled_from(["", "x", "xy"]), st.integers(2, 5), st.data()
+)
+def test_every_class_is_spread_evenly(counts, sources, n_folds, data):
+    """Of patients with one image each, folds differ by one for each source that a class is stratified by."""
+    rows = [
+        (f"class {c}", sources[i % len(sources)] if sources else "", f"{c}-{i}")
+        for c, n in enumerate(counts)
+        for i in range(n)
+    ]
+    records = records_of(data.draw(st.permutations(rows)))
+    folds = make_folds(records, n_folds, data.draw(st.integers(0, 99)))
+    for label in {record.label for record in records}:
+        count = Counter(fold for record, fold in zip(records, folds, strict=True) if record.label == label)
+        numbers = [count[fold] for fold in range(1, n_folds + 1)]
+        assert max(numbers) - min(numbers) <= max(len(sources), 1)
