@@ -75,7 +75,7 @@ def main() -> int:
     """Run a campaign; status 1 if anything went wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, default=20, help="how many disks")
-    parser.add_argument("--commands", default=",".join(interrupts.FAST), help="which, divided by commas")
+    parser.add_argument("--commands", default=",".join(interrupts.ALL), help="which, divided by commas")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     if INSIDE not in os.environ:

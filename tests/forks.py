@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-HANGS = 120.0
+HANGS = 300.0
 """Seconds after which a command is killed, and said to hang."""
 MIB = 2**20
 PARTS = ("audit", "benchmark", "data.dicom", "experiments", "explain.section", "onnx", "soup")

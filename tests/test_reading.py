@@ -296,6 +296,19 @@ def test_size_is_checked_before_decoding_and_not_by_pillows_limit(tmp_path, monk
     assert Image.MAX_IMAGE_PIXELS == 1000
 
 
+def test_a_jpeg_of_very_many_scans_is_refused(tmp_path):
+    """Each takes 61 bytes here, and of the largest image 40 ms."""
+    content = encoded(GREY, "JPEG", progressive=True)
+    start, end = content.rindex(b"\xff\xda"), content.rindex(b"\xff\xd9")
+    usual = content.count(b"\xff\xda")
+    for scans, good in ((100, True), (101, False)):
+        (tmp_path / "scans.jpg").write_bytes(content[:end] + content[start:end] * (scans - usual) + content[end:])
+        if good:
+            np.testing.assert_array_equal(read_image(tmp_path / "scans.jpg"), decoded(tmp_path, content))
+        else:
+            assert refused(tmp_path / "scans.jpg") == "a JPEG of more than 100 scans, which would take very long"
+
+
 def samples() -> list[bytes]:
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -33,6 +33,9 @@ MAX_PIXELS = 40_000_000
 """Larger images are refused: the largest radiographs have about 30 million pixels, and some formats take 25 bytes for
 each while they are decoded."""
 
+MAX_SCANS = 100
+"""A progressive JPEG has some ten."""
+
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".tif", ".tiff", ".webp", ".bmp")
 IMAGE_SUFFIXES = (*PICTURE_SUFFIXES, ".dcm", ".dicom")
 """What an image file's name ends in, in lower case; a folder's other files are passed over."""
@@ -217,6 +220,8 @@ def _read_dicom(path: str, frame: int | None, mode: Mode, window: str) -> np.nda
 
 def _decode(file: BinaryIO, mode: Mode) -> np.ndarray:
     stored = _open(file)
+    if isinstance(stored, JpegImageFile) and _count_scans(file) > MAX_SCANS:
+        raise Refused(f"a JPEG of more than {MAX_SCANS} scans, which would take very long")
     width, height = stored.size
     if width * height > MAX_PIXELS:
         raise Refused(f"{width} x {height} pixels are more than the {MAX_PIXELS:,} allowed")
@@ -258,6 +263,12 @@ def _open(file: BinaryIO) -> ImageFile:
         if start.startswith(signature):
             return opener(file)
     raise Refused(f"not a {FORMATS} image")
+
+
+def _count_scans(file: BinaryIO) -> int:
+    """How many scans a JPEG has; each may be a few bytes, and takes as long as all its pixels."""
+    file.seek(0)
+    return sum(part.count(b"\xff\xda") for part in iter(lambda: file.read(2**20), b""))
 
 
 def _upright(image: Image.Image) -> Image.Image:
