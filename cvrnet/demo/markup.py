@@ -97,7 +97,10 @@ def table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
         items = "".join(f"<li><b>{escape(row['path'])}</b>: {escape(row['error'])}</li>" for row in unread)
         told += f'<div class="problem" role="alert"><strong>Not read: {len(unread)}.</strong><ul>{items}</ul></div>'
     shown = [name for name in columns if name != "error"]
-    head = "".join(f'<th scope="col">{escape(name.removeprefix("prob_").replace("_", " "))}</th>' for name in shown)
+    head = "".join(
+        f'<th scope="col"{"" if k < 2 else " class=number"}>{escape(name.removeprefix("prob_").replace("_", " "))}</th>'
+        for k, name in enumerate(shown)
+    )
     body = "".join(f"<tr>{''.join(_cell(row[name]) for name in shown)}</tr>" for row in rows if not row["error"])
     results = (
         '<div class="wide" tabindex="0" role="region" aria-label="Answers"><table class="answers"><caption>Answers'

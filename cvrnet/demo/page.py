@@ -39,14 +39,14 @@ def build_page(answering: Answering, uploads: Uploads, name: str) -> gr.Blocks:
     classes, events = answering.classes, _Events(answering, uploads)
     with gr.Blocks(title=f"{name}: cvrnet demo", analytics_enabled=False) as page:
         gr.HTML(markup.header(name, answering.description, classes))
-        with gr.Tab("One image"), gr.Row():
+        with gr.Tab("One image"), gr.Row(elem_classes="both"):
             with gr.Column(min_width=320):
                 upload = gr.File(label="Chest radiograph: PNG, JPEG, TIFF, WebP, BMP or DICOM", height=170)
                 gr.HTML(_PRIVACY + '<p class="or">Or a synthetic one:</p>')
                 with gr.Row(elem_classes="examples"):
                     examples = {label: gr.Button(text, size="sm", min_width=90) for label, text in EXAMPLES.items()}
                 answer = gr.HTML(_EMPTY)
-                heads = gr.HTML()
+                heads = gr.HTML(elem_classes="last")
             with gr.Column(min_width=320):
                 picture = gr.HTML(_NO_PICTURE)
                 with gr.Group(visible=False) as choice:

@@ -46,7 +46,7 @@ def serve(model: str, *, host: str = HOST, port: int = PORT, max_mb: int = MAX_M
     """Serve the page of a model until the program is interrupted.
 
     Args:
-        model: A MODEL argument: a run folder, a fold folder, ``local-dir:FOLDER``, ``hf-hub:user/repo`` or an ONNX file.
+        model: A MODEL argument: run folder, fold folder, ``local-dir:FOLDER``, ``hf-hub:user/repo``, or ONNX file.
         host: Whose requests are heard: ``127.0.0.1`` for this machine's alone, ``0.0.0.0`` for the whole network's.
         port: Where.
         max_mb: Megabytes of an upload.
