@@ -1,0 +1,68 @@
+"""Draws what `cvrnet audit` says of phantoms with a planted shortcut: the command is run, and its output set in type.
+
+python scripts/draw_audit.py [FILE.png] [IMAGES]        default: docs/figures/audit.png 300
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import textwrap
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from cvrnet.data import write_phantoms
+from cvrnet.files import atomic_write
+
+FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "audit.png"
+COMMAND = "cvrnet audit biased/manifest.csv"
+SHOWN = "severe"
+COLUMNS, SIZE = 62, 10  # characters a line, points: legible on a telephone's 390 pixels
+TEXT, ACCENT = "#1a1a1a", "#a33e00"  # told apart by colour-blind readers, and in grey
+
+
+def run_audit(number: int) -> list[str]:
+    """The severe findings, as the command prints them, on phantoms with a shortcut."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_phantoms(Path(folder) / "biased", number, size=96, shortcut=True)
+        command = [sys.executable, "-m", *COMMAND.split()]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, encoding="utf-8", check=False)
+    lines = [line for line in done.stdout.splitlines() if line.startswith(SHOWN)]
+    if done.returncode != 1 or not lines:  # 1 is the status of an audit with severe findings
+        raise SystemExit(f"{COMMAND} ended with status {done.returncode}: {done.stderr or done.stdout}")
+    return lines
+
+
+def draw(lines: list[str]) -> Figure:
+    """A terminal with the command and these lines of its output."""
+    indent = " " * 9
+    shown = [(f"$ {COMMAND} | grep {SHOWN}", "bold", TEXT)]
+    for line in lines:
+        first, *rest = textwrap.wrap(line, COLUMNS, subsequent_indent=indent, drop_whitespace=True)
+        shown += [(text, "normal", TEXT) for text in (first, *rest)]
+    step, width = SIZE * 1.5 / 72, (COLUMNS + 3) * SIZE * 0.602 / 72
+    height = step * (len(shown) + 1.4)
+    figure = Figure(figsize=(width, height), facecolor="#f7f7f7", edgecolor=TEXT, linewidth=1.5)
+    FigureCanvasAgg(figure)
+    for i, (text, weight, colour) in enumerate(shown):
+        place = (1.5 / (COLUMNS + 3), 1 - step * (i + 1.2) / height)
+        style = {"family": "DejaVu Sans Mono", "size": SIZE, "va": "center", "parse_math": False}
+        figure.text(*place, text, color=colour, weight=weight, **style)
+        if text.startswith(SHOWN):
+            figure.text(*place, SHOWN, color=ACCENT, weight="bold", **style)
+    return figure
+
+
+def main(target: str | Path = FIGURE, number: str | int = 300) -> None:
+    """Write the picture; what it says is in the PNG's `Description`, too."""
+    lines = run_audit(int(number))
+    metadata = {"Description": "\n".join(lines), "Software": None}
+    with atomic_write(Path(target)) as temporary:
+        draw(lines).savefig(temporary, format="png", dpi=160, metadata=metadata)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3])
