@@ -1,9 +1,11 @@
 """DICOM: pixels against pydicom's and the standard's formulas, series, pseudonyms, and no tag let out."""
 
+import contextlib
 import csv
 import io
 import logging
 import shutil
+import struct
 import warnings
 from pathlib import Path
 
@@ -243,6 +245,19 @@ def test_a_codestream_larger_than_the_tags_say_is_not_decoded(tmp_path, monkeypa
     ds.save_as(tmp_path / "bomb.dcm")
     monkeypatch.setattr("cvrnet.data.dicom.pixel_array", None)
     assert refused(tmp_path / "bomb.dcm") == "the compressed image has not the size that the tags say"
+
+
+def test_damaged_run_lengths_are_refused(tmp_path, capfd):
+    ds = pydicom.dcmread(write(tmp_path / "a.dcm"))
+    ds.compress(RLELossless)
+    ds.save_as(tmp_path / "a.dcm")
+    content = (tmp_path / "a.dcm").read_bytes()
+    start = content.index(struct.pack("<II", 2, 64))  # two segments, the first behind the header
+    for at in range(start + 64, len(content) - 8, 7):
+        (tmp_path / "b.dcm").write_bytes(content[:at] + b"\x7f" + content[at + 1 :])
+        with contextlib.suppress(ImageError):
+            assert read_image(tmp_path / "b.dcm").shape == RAMP.shape
+    assert capfd.readouterr().err == ""
 
 
 def test_transfer_syntaxes_without_a_decoder(tmp_path):

@@ -23,7 +23,7 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.pixels import apply_color_lut, apply_rescale, apply_voi, apply_windowing, get_decoder, pixel_array
 from pydicom.pixels.utils import get_expected_length
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
 from cvrnet.data.reading import MAX_PIXELS, WINDOWS, Mode, Refused, in_turn
 
@@ -80,7 +80,7 @@ def read_frame(path: str | os.PathLike[str], frame: int | None, mode: Mode, wind
         with in_turn(int(header.Rows) * int(header.Columns)):
             try:
                 _check_codestream(path, header, index, frames)
-                values = pixel_array(path, index=index)
+                values = pixel_array(path, index=index, decoding_plugin=_decoder(header))
             except DAMAGED as error:
                 raise Refused(_why_undecodable(header, error)) from None
             try:
@@ -209,6 +209,11 @@ def codestream_size(data: bytes) -> tuple[int, int] | None:
             return height, width
         at += 1 if marker == 0xFF else 2 + struct.unpack_from(">H", data, at + 2)[0]
     return None
+
+
+def _decoder(header: Dataset) -> str:
+    """pydicom's own for run-length encoding: pylibjpeg's panics on damaged data. Else "", the first that is there."""
+    return "pydicom" if header.file_meta.get("TransferSyntaxUID") == RLELossless else ""
 
 
 def _why_undecodable(header: Dataset, error: Exception) -> str:
