@@ -104,6 +104,27 @@ def test_references_mean_all_folds_or_one(hub: LocalHub, small: Path, image: Pat
     assert "ada/net has no fold-7; expected some of fold-1, fold-2" in cli("pull", "ada/net", "--fold", 7)[2]
 
 
+def test_every_command_takes_it(hub: LocalHub, crossval: Path, phantoms: Path, tmp_path: Path, cli) -> None:
+    cvrnet.push_folds(crossval, "ada/net")
+    picture = next((phantoms.parent / "images").rglob("*.png"))
+    cvrnet.pull_folds("ada/net", tmp_path / "pulled")
+    maps, evaluation, audit = (tmp_path / name for name in ("maps", "evaluation", "audit"))
+    for arguments in (
+        ("explain", "hf-hub:ada/net", picture, "-o", maps),
+        ("evaluate", "hf-hub:ada/net", phantoms, "-o", evaluation, "--no-audit"),
+        ("audit", phantoms, "--model", tmp_path / "pulled", "-o", audit),
+    ):
+        status, _, err = cli(*arguments)
+        assert status == 0 or (arguments[0] == "audit" and "Error" not in err), err
+    assert list(maps.rglob("*.png"))
+    assert (evaluation / "report.html").is_file()
+    assert (audit / "model-by-source.csv").is_file()
+    model = "hf-hub:ada/net@fold-2"
+    status, _, err = cli("export", model, "-o", tmp_path / "model.onnx", "--check-images", phantoms)
+    assert status == 0, err
+    assert np.allclose(answers(tmp_path / "model.onnx", picture), answers(model, picture), atol=1e-4)
+
+
 def test_an_older_state_stays_whole(hub: LocalHub, tmp_path: Path, image: Path) -> None:
     old, new = make_folds(tmp_path / "old"), make_folds(tmp_path / "new", seed=9)
     cvrnet.push_folds(old, "ada/net", tag="v1")
