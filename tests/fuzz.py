@@ -188,6 +188,7 @@ class Campaign:
         if files > 1 and count.files % (10 * BATCH) == 0:
             print(f"{kind}: {count.files}", file=sys.stderr, flush=True)
         if fault:
+            print(f"{kind}: {fault}", file=sys.stderr, flush=True)
             last = (
                 (ended.err.strip().splitlines() or [""])[-1][:160] if fault == "traceback" or "status" in fault else ""
             )

@@ -145,6 +145,7 @@ def main() -> int:
     parser.add_argument("--commands", default=",".join(ALL), help="which, divided by commas")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and their children, ignore it
     rng = random.Random(given.seed)
     counts: dict[str, Counter[str]] = {}
     problems: list[str] = []
@@ -157,7 +158,7 @@ def main() -> int:
 
     program = str(Path(sys.executable).with_name("cvrnet"))
     for _ in range(given.imports):
-        after = rng.uniform(0.02, 8)
+        after = rng.uniform(0.1, 8)
         status, err = while_importing(after, program, "predict", "nothing", "nothing.png")
         lines = err.strip().splitlines()
         clean = (status, lines) == (130, ["Error: interrupted"]) or (status == -signal.SIGINT and not lines)
