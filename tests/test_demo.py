@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import csv
+import gc
 import io
 import json
 import os
@@ -19,6 +20,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,7 @@ from networks import small
 
 pytest.importorskip("gradio")
 
+from gradio.state_holder import SessionState
 from gradio_client import Client, handle_file
 from starlette.requests import Request
 
@@ -271,6 +274,8 @@ def test_nothing_is_kept(page: Page, tmp_path: Path) -> None:
     assert "Not read: 1" in html
     assert SECRET not in html
     assert page.kept() == []
+    gc.collect()
+    assert not [kept for kept in gc.get_objects() if type(kept) is SessionState], "would hold the last answer"
     client = page.visitor
     session = httpx.get(f"{page.address}/gradio_api/deep_link", params={"session_hash": client.session_hash})
     assert session.status_code == 404, "would write the last answer to disk"
@@ -410,9 +415,23 @@ def test_models_without_heads_or_maps(tmp_path: Path) -> None:
     assert (plain.parts, plain.members, answer.heads) == (["network"], (1, 1), None)
     assert markup.heads(answer, CLASSES) == ""
     assert "Disagreement" not in markup.probabilities(answer, CLASSES, plain.members)
+    save_checkpoint(small(in_chans=1, img_size=64), tmp_path / "grey", CLASSES)
+    grey = Answering(Predictor.from_pretrained(tmp_path / "grey")).file(Upload(write_png(tmp_path / "a"), "a"))
+    assert grey.image.ndim == 2
+    assert View.of(grey).draw("CVP", "network", 0.5).shape == (LONGEST, LONGEST, 3)
     vit = Answering(Predictor.from_pretrained(tmp_path / "test_vit"))
     assert vit.example("NCP").maps == {}
     assert "tokens" in vit.no_maps
+
+
+def test_many_classes_and_fine_maps_stay_small(tmp_path: Path) -> None:
+    names = [f"class-{k}" for k in range(50)]
+    save_checkpoint(small(num_classes=50, img_size=64), tmp_path / "run", names)
+    answer = Answering(Predictor.from_pretrained(tmp_path / "run")).example("NCP")
+    assert set(answer.maps) == {names[k] for k in answer.probabilities.argsort()[-20:]}
+    fine = np.random.default_rng(0).random((200, 300), np.float32)
+    view = View.of(replace(answer, maps={"a": {"network": fine / fine.max()}}))
+    assert View.from_text(view.to_text()).draw("a", "network", 0.9).shape == (640, 640, 3)
 
 
 def test_an_onnx_file_answers_without_maps(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from cvrnet.inference.uncertainty import mutual_information, predictive_entropy
 EXAMPLES = {"NOR": "Clear lungs", "NCP": "One consolidation", "CVP": "Ground glass"}
 """Label of a synthetic radiograph to what is drawn."""
 _EXAMPLE_SIZE = 512
+MOST_MAPS = 20
+"""Classes that are explained: of more, the most probable."""
 UNCERTAINTY = ("predictive_entropy", "mutual_information")
 
 
@@ -76,7 +78,7 @@ class Answering:
         self.no_maps = ""
         example = self.example("NOR")
         try:
-            explain_classes(predictor, example.image, parts := available_parts(predictor))
+            explain_classes(predictor, example.image, self.classes[:1], parts := available_parts(predictor))
             self.parts = parts
         except UserError as error:
             self.no_maps = str(error)
@@ -147,14 +149,16 @@ class Answering:
     def _answer(self, name: str, image: NDArray[np.uint8]) -> Answer:
         by_head = self._predictor.member_probabilities(to_batch([self._predictor.preprocessing.resize(image)]))[:, :, 0]
         members = by_head.reshape(-1, by_head.shape[-1])
+        probabilities = members.mean(0)
+        targets = [self.classes[k] for k in sorted(probabilities.argsort()[-MOST_MAPS:])]
         return Answer(
             name,
             image,
-            members.mean(0),
+            probabilities,
             by_head.mean(0) if self._predictor.has_heads else None,
             float(predictive_entropy(members)),
             float(mutual_information(members)),
-            explain_classes(self._predictor, image, self.parts) if self.parts else {},
+            explain_classes(self._predictor, image, targets, self.parts) if self.parts else {},
         )
 
 

@@ -134,7 +134,7 @@ class _Events:
             markup.heads(found, self._answering.classes),
             view.to_text() if view.maps else "",
             gr.update(visible=bool(view.maps)),
-            best,
+            gr.update(choices=list(view.maps), value=best) if view.maps else gr.skip(),
             self._draw(view, best, part, threshold),
         ]
 

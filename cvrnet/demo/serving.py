@@ -91,7 +91,7 @@ def running(predictor: Predictor, name: str, host: str = HOST, port: int = PORT,
         page = build_page(answering, uploads, name)
         try:
             _launch(page, uploads, host, port, max_mb)
-            yield f"http://{'127.0.0.1' if host in ('', '0.0.0.0') else host}:{port}"
+            yield f"http://{'127.0.0.1' if host == '0.0.0.0' else _bracketed(host)}:{port}"
         finally:
             page.close(verbose=False)
 
@@ -126,6 +126,11 @@ def page_name(model: str) -> str:
     return Path(model.removeprefix("local-dir:")).resolve().name
 
 
+def _bracketed(host: str) -> str:
+    """As it stands in an address: IPv6 in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
 def _launch(page: gr.Blocks, uploads: Uploads, host: str, port: int, max_mb: int) -> None:
     @contextlib.asynccontextmanager
     async def lifespan(app: Any) -> AsyncIterator[None]:
@@ -137,7 +142,7 @@ def _launch(page: gr.Blocks, uploads: Uploads, host: str, port: int, max_mb: int
 
     try:
         page.launch(
-            server_name=host,
+            server_name=_bracketed(host),
             server_port=port,
             share=False,
             inbrowser=False,

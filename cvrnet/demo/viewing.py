@@ -23,7 +23,7 @@ from cvrnet.explain import draw_overlay
 from cvrnet.explain.explaining import enlarge
 
 LONGEST = 640  # pixels of the picture's longer side
-_MOST_CELLS, _MOST_TEXT = 128 * 128, 8_000_000
+_FINEST, _MOST_TEXT = 128, 8_000_000  # cells along a map's side, and characters
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class View:
         picture = Image.fromarray(answer.image).convert("RGB").resize(size, Image.Resampling.BICUBIC)
         maps: dict[str, dict[str, NDArray[np.uint8] | str]] = {
             target: {
-                part: grid if isinstance(grid, str) else np.rint(grid * 255).astype(np.uint8)
+                part: grid if isinstance(grid, str) else np.rint(_coarse(grid) * 255).astype(np.uint8)
                 for part, grid in parts.items()
             }
             for target, parts in answer.maps.items()
@@ -107,8 +107,13 @@ def jpeg(picture: NDArray[np.uint8]) -> bytes:
     return file.getvalue()
 
 
+def _coarse(grid: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The map of a very large image, no finer than can be seen."""
+    return enlarge(grid, tuple(min(side, _FINEST) for side in grid.shape)) if max(grid.shape) > _FINEST else grid
+
+
 def _grid(height: int, width: int, cells: str) -> NDArray[np.uint8]:
     grid = np.frombuffer(base64.b64decode(cells, validate=True), np.uint8).reshape(height, width)
-    if not 0 < grid.size <= _MOST_CELLS or not grid.any():
+    if not 0 < max(grid.shape) <= _FINEST or not grid.any():
         raise ValueError("no map")
     return grid

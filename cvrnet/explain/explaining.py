@@ -87,13 +87,14 @@ def explain(
 
 
 def explain_classes(
-    predictor: Predictor, image: NDArray[np.uint8], parts: Sequence[str]
+    predictor: Predictor, image: NDArray[np.uint8], targets: Sequence[str], parts: Sequence[str]
 ) -> dict[str, dict[str, NDArray[np.float32] | str]]:
-    """Grad-CAM of one image for every class, from one pass through the encoders.
+    """Grad-CAM of one image for several classes, from one pass through the encoders.
 
     Args:
         predictor: The model, or the folds of a run, whose maps are averaged.
         image: uint8 (H, W) or (H, W, 3), as `cvrnet.data.read_image` gives it in the preprocessing's mode.
+        targets: The classes.
         parts: Names of `available_parts`.
 
     Returns:
@@ -101,14 +102,14 @@ def explain_classes(
         why it has none.
 
     Raises:
-        UserError: An unknown part, or a model that has no maps.
+        UserError: An unknown class or part, or a model that has no maps.
     """
     check_parts(predictor, parts)
-    classes = predictor.classes
-    cams = _maps(predictor, to_batch([predictor.preprocessing.resize(image)]), range(len(classes)), parts)
+    numbers = [_class_number(name, predictor.classes) for name in targets]
+    cams = _maps(predictor, to_batch([predictor.preprocessing.resize(image)]), numbers, parts)
     return {
         name: {part: refusal(cams[part][k], name) or cams[part][k].numpy() for part in parts}
-        for k, name in enumerate(classes)
+        for k, name in enumerate(targets)
     }
 
 
