@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -44,6 +45,7 @@ from starlette.requests import Request
 from cvrnet.checkpoints import save_checkpoint
 from cvrnet.demo import markup
 from cvrnet.demo.answering import Answering, Upload
+from cvrnet.demo.page import build_page
 from cvrnet.demo.serving import check_port, running
 from cvrnet.demo.uploads import Uploads
 from cvrnet.demo.viewing import LONGEST, View
@@ -422,6 +424,9 @@ def test_models_without_heads_or_maps(tmp_path: Path) -> None:
     vit = Answering(Predictor.from_pretrained(tmp_path / "test_vit"))
     assert vit.example("NCP").maps == {}
     assert "tokens" in vit.no_maps
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        build_page(vit, Uploads(tmp_path, 1), "vit")
 
 
 def test_many_classes_and_fine_maps_stay_small(tmp_path: Path) -> None:

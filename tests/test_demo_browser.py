@@ -16,6 +16,7 @@ from demos import CLASSES, SECRET, film, make_run, write_dicom, write_png
 pytest.importorskip("gradio")
 playwright = pytest.importorskip("playwright.sync_api")
 
+from cvrnet.data import read_records  # noqa: E402
 from cvrnet.demo.serving import running  # noqa: E402
 from cvrnet.inference import Predictor  # noqa: E402
 
@@ -103,6 +104,16 @@ def test_an_image_a_dicom_and_a_broken_file(visit: Any, predictor: Predictor, tm
     assert visit.locator("img.film").count() == 0
     send(visit, png)
     visit.get_by_text("chest.png, 128 × 128 pixels").wait_for()
+
+
+@pytest.mark.realdata
+def test_a_real_radiograph(visit: Any, predictor: Predictor, cxr: Path) -> None:
+    path = read_records(cxr / "manifest.csv")[0].path
+    send(visit, path)
+    visit.get_by_text(f"{path.name}, ").wait_for()
+    (expected,) = predictor([path])
+    assert visit.locator("section h2").first.inner_text() == f"{expected.label} {expected.probabilities.max():.3f}"
+    assert visit.locator("img.film").count() == 1
 
 
 def test_class_part_and_threshold_without_the_network(

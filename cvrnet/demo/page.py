@@ -96,8 +96,8 @@ class _Events:
 
     def __init__(self, answering: Answering, uploads: Uploads) -> None:
         self._answering, self._uploads = answering, uploads
-        names = ["whole network", *panel_names(answering.parts)[1:]] if answering.parts else []
-        self.parts = list(zip(names, answering.parts, strict=True))
+        parts = answering.parts or [NETWORK]
+        self.parts = list(zip(["whole network", *panel_names(parts)[1:]], parts, strict=True))
 
     def answer(self, file: dict[str, Any] | None, part: str, threshold: float) -> list[Any]:
         """An upload's answer; the first output empties the field for the next one."""
