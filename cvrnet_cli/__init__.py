@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from typing import Any
 
 from cvrnet_cli.interruption import interruptible
 
@@ -69,7 +68,7 @@ def _fail(message: str, status: int = 1) -> None:
     sys.exit(status)
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name == "cli":  # the commands come with the first that asks: nothing is imported before Ctrl-C is handled
         from cvrnet_cli.commands import cli
 
