@@ -111,6 +111,9 @@ def _absurd(path: Path) -> str:
         config = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(config.get("model_args", {}), Mapping):
             return f"{path.name} is no description of a model"
+        labels = config.get("label_names", config.get("pretrained_cfg", config).get("label_names")) or []
+        if not isinstance(labels, list) or len(labels) not in (0, config.get("num_classes", len(labels))):
+            return f"{path.name} names other classes than the model has"
         image = list(_numbers(config.get("pretrained_cfg", config).get("input_size", (3, 224, 224))))
         sizes = list(_numbers([config.get("num_classes", 0), config.get("model_args", {})]))
     except (ValueError, AttributeError, RecursionError):

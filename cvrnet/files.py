@@ -73,11 +73,12 @@ def full_disk_told(path: Path) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             error.filename = error.filename or str(path)
-        elif shutil.disk_usage(path.parent).free < _FULL:
+        elif _NO_SPACE in str(error) or shutil.disk_usage(path.parent).free < _FULL:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         raise
 
 
+_NO_SPACE = os.strerror(errno.ENOSPC)
 _FULL = 65536  # of so little room, the last pieces of a file that did not fit may be left
 
 

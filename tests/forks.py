@@ -49,7 +49,7 @@ class Ended:
         if self.status not in statuses:
             return f"exit status {self.status}"
         if "Traceback" in self.err or "Exception ignored" in self.err:
-            return "traceback"
+            return f"traceback: {(self.err.strip().splitlines() or [str()])[-1][:200]}"
         if self.orphans:
             return f"leaves {self.orphans} processes behind"
         if self.grown > 1024 * MIB:

@@ -189,10 +189,7 @@ class Campaign:
             print(f"{kind}: {count.files}", file=sys.stderr, flush=True)
         if fault:
             print(f"{kind}: {fault}", file=sys.stderr, flush=True)
-            last = (
-                (ended.err.strip().splitlines() or [""])[-1][:160] if fault == "traceback" or "status" in fault else ""
-            )
-            count.faults[f"{fault}: {last}".rstrip(": ")] += 1
+            count.faults[fault] += 1
             if self.keep is not None:
                 number = sum(c.faults.total() for c in self.counts.values())
                 shutil.copytree(self.case, self.keep / f"{number:04}-{kind.replace(' ', '-')}", symlinks=True)
