@@ -48,8 +48,10 @@ class Ended:
             return "hangs"
         if self.status not in statuses:
             return f"exit status {self.status}"
-        if "Traceback" in self.err or "Exception ignored" in self.err:
-            return f"traceback: {(self.err.strip().splitlines() or [str()])[-1][:200]}"
+        if ignored := [line for line in self.err.splitlines() if line.startswith("Exception ignored")]:
+            return ignored[0]
+        if "Traceback" in self.err:
+            return f"traceback: {self.err.strip().splitlines()[-1][:200]}"
         if self.orphans:
             return f"leaves {self.orphans} processes behind"
         if self.grown > 1024 * MIB:

@@ -239,3 +239,62 @@ def test_awkward_files_are_read_or_refused(cli, run, odd):
     assert len(bad) == 4
     assert len(rows) - len(bad) == 22
     assert "4 of 26 images could not be read" in err
+
+
+def interrupted(work) -> None:
+    """Whether Ctrl-C in this work reaches it, and leaves the process as it was."""
+    import signal
+
+    from cvrnet_cli.interruption import interruptible
+
+    before = sys.unraisablehook
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        work()
+    assert sys.unraisablehook is before
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_ctrl_c_is_not_lost_where_python_cannot_raise(capsys):
+    """In a finaliser, and in a weak reference's callback."""
+    import signal
+    import time
+    import weakref
+
+    class Finalised:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    def finalise() -> None:
+        Finalised()
+        for _ in range(10_000):
+            time.sleep(0.001)
+
+    def call_back() -> None:
+        thing = {0}
+        reference = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGINT))
+        del thing
+        assert reference() is None
+        for _ in range(10_000):
+            time.sleep(0.001)
+
+    interrupted(finalise)
+    interrupted(call_back)
+    assert "Exception ignored" not in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_ctrl_c_waits_for_the_end_of_an_import(tmp_path, monkeypatch):
+    import time
+
+    (tmp_path / "slow_to_import.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\nwhole = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def work() -> None:
+        import slow_to_import
+
+        assert slow_to_import.whole
+        time.sleep(10)
+
+    interrupted(work)
+    assert sys.modules["slow_to_import"].whole
