@@ -245,8 +245,10 @@ def _pixels(stored: ImageFile, mode: Mode) -> np.ndarray:
         return grey if mode == "L" else np.repeat(grey[..., None], 3, axis=2)
     if image.has_transparency_data:
         image = image if image.mode == "RGBA" else image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
-    pixels = np.array(image.convert(mode))
+        black = Image.new("RGB", image.size)
+        black.paste(image, mask=image)
+        image = black
+    pixels = np.array(image if image.mode == mode else image.convert(mode))
     if cut_to_8 and 0 < pixels.max() < 128:
         raise Refused("16-bit colour that uses fewer than 16 bits is not supported: store it as grey or in 8 bits")
     return pixels
