@@ -24,7 +24,7 @@ def convert_keras(file: Path, output: Path, classes: str | None, overwrite: bool
     classes, their order is alphabetical.
 
     \b
-    Example:
+    Examples:
       cvrnet convert-keras Model_task_1_Fold_2.hdf5 -o run --classes NCP,NOR
       cvrnet predict run images/
     """

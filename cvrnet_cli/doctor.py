@@ -22,7 +22,7 @@ def doctor(style: str | None) -> None:
     """Show versions, device, number formats, threads, extras and the Hub, to paste into a bug report.
 
     \b
-    Example:
+    Examples:
       cvrnet doctor
     """
     write_rows(({"item": k, "value": v} for k, v in _findings()), ("item", "value"), style or "table", sys.stdout)

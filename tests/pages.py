@@ -320,14 +320,10 @@ def furnish(folder: Path) -> Path:
     from cvrnet.training import TrainConfig, train
 
     manifest = write_phantoms(folder, 36, size=64, sources=SOURCES)
-    for record in read_records(write_phantoms(folder / "other", 12, size=64, seed=1)):
-        target = folder / "other-hospital" / record.label / record.path.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(record.path, target)
-    shutil.rmtree(folder / "other")
-    shutil.copy(target, folder / "chest.png")
+    _class_folders(folder / "other-hospital", 12, seed=1)
+    shutil.copy(read_records(manifest)[0].path, folder / "chest.png")
     train(manifest, folder / "run", TrainConfig(**TINY | {"epochs": 1}), test_source=SOURCES[-1])
-    make_crossval(folder / "run", folder / "folds", folds=5)
+    make_crossval(folder / "run", folder / "folds", folds=3)
     return folder
 
 
@@ -339,11 +335,25 @@ def move_in(template: Path, folder: Path, page: Path) -> None:
         shutil.rmtree(folder / "run")
         shutil.copytree(folder / "folds", folder / "run")
     if "data/" in text:
-        shutil.copytree(folder / "other-hospital", folder / "data")
+        _class_folders(folder / "data", 48, seed=2)
+    for data_set in set(re.findall(r"hfds:([\w-]+/[\w@-]+)", text)):  # a folder is taken where there is one of the name
+        _class_folders(folder / data_set, 24, seed=3)
     if ".dcm" in text:
         _write_dicoms(folder)
     for file in re.findall(r"\b\w+\.(?:hdf5|h5)\b", text)[:1]:
         _write_keras(folder / file)
+
+
+def _class_folders(folder: Path, images: int, seed: int) -> None:
+    """A folder a class."""
+    from cvrnet.data import read_records, write_phantoms
+
+    written = folder.with_name(f"{folder.name}-phantoms")
+    for record in read_records(write_phantoms(written, images, size=64, seed=seed)):
+        target = folder / record.label / record.path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(record.path, target)
+    shutil.rmtree(written)
 
 
 def _write_dicoms(folder: Path) -> None:

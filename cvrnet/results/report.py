@@ -17,7 +17,7 @@ from cvrnet.results.sections import Section
 REPORT = "report.html"
 
 
-def write_report(folder: Path, further: Sequence[Section] = ()) -> Path:
+def write_report(folder: str | Path, further: Sequence[Section] = ()) -> Path:
     """Write `report.html` and `tables/*.csv` from what a run or an evaluation has left in its folder.
 
     Can be called again at any time, for instance when an audit.json has come to the run.
@@ -32,6 +32,7 @@ def write_report(folder: Path, further: Sequence[Section] = ()) -> Path:
     Raises:
         UserError: The folder holds no finished run, or what it holds is damaged.
     """
+    folder = Path(folder)
     with damaged_files(folder):
         return _write(folder, read_results(folder), further)
 
