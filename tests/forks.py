@@ -50,6 +50,8 @@ class Ended:
             return f"exit status {self.status}"
         if ignored := [line for line in self.err.splitlines() if line.startswith("Exception ignored")]:
             return ignored[0]
+        if warnings := [line for line in self.err.splitlines() if "/cvrnet/" in line and "Warning: " in line]:
+            return warnings[0]
         if "Traceback" in self.err:
             return f"traceback: {self.err.strip().splitlines()[-1][:200]}"
         if self.orphans:
@@ -57,7 +59,8 @@ class Ended:
         if self.grown > 1024 * MIB:
             return f"{self.grown // MIB} MiB"
         errors = [line for line in self.err.splitlines() if line.startswith("Error: ")]
-        if self.status in (1, 2, 130) and not errors:
+        found = self.out.startswith("severe") or "audit.html" in self.err  # what `audit` ends with status 1 for
+        if self.status in (1, 2, 130) and not errors and not found:
             return "fails without a word"
         return ""
 

@@ -106,7 +106,8 @@ class Campaign:
         lines = text.splitlines()
         for _ in range(number):
             self._clean()
-            shutil.copytree(self.data / "images", self.case / "images", copy_function=os.link)
+            shutil.copytree(self.data, self.case, copy_function=os.link, dirs_exist_ok=True)
+            (self.case / "manifest.csv").unlink()  # the other name stays as it is
             few = "\n".join([lines[0], *self.rng.sample(lines[1:], self.rng.choice([3, 8, 20]))])
             (self.case / "manifest.csv").write_bytes(mutations.mutate_table(few, self.rng))
             if self.rng.random() < 0.5:

@@ -175,8 +175,9 @@ def main() -> int:
                 name = names[i % len(names)]
                 result, wrong = commands.stop(name, rng.uniform(0, commands.seconds[name]), signal.SIGINT)
                 tell(f"Ctrl-C, {name}", result, wrong)
-            for i in range(given.kills):
-                name = ("train", "crossval")[i % 2]
+            long = [name for name in names if name in ("train", "crossval")]
+            for i in range(given.kills if long else 0):
+                name = long[i % len(long)]
                 result, wrong = commands.stop(name, rng.uniform(0, commands.seconds[name]), signal.SIGKILL)
                 tell(f"kill -9, {name}", result, wrong)
     for kind, count in counts.items():

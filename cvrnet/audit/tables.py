@@ -23,6 +23,8 @@ def cramers_v(table: np.ndarray) -> float:
 
     >>> cramers_v(np.array([[50, 50], [50, 50]])), round(cramers_v(np.array([[100, 0], [0, 100]])), 2)
     (0.0, 1.0)
+    >>> cramers_v(np.array([[1, 0], [0, 1]]))
+    0.0
     """
     n, (rows, columns) = table.sum(), table.shape
     if min(rows, columns) < 2:
@@ -30,6 +32,8 @@ def cramers_v(table: np.ndarray) -> float:
     phi2 = chi2_contingency(table, correction=False).statistic / n
     phi2 = max(phi2 - (rows - 1) * (columns - 1) / (n - 1), 0.0)
     rows, columns = rows - (rows - 1) ** 2 / (n - 1), columns - (columns - 1) ** 2 / (n - 1)
+    if min(rows, columns) <= 1:  # so few images that the correction leaves nothing
+        return 0.0
     return float(min(np.sqrt(phi2 / (min(rows, columns) - 1)), 1.0))
 
 
