@@ -172,6 +172,22 @@ def test_bfloat16_is_autocasts_with_weights_cast_once(tiny, pixels):
         torch.testing.assert_close(HeadLogits(plain, "bf16")(x)[0], expected, atol=0.02, rtol=0.02)
 
 
+def test_xceptions_entry_flow_stays_in_float32(pixels):
+    model = network("cvrnet", encoders=("test_resnet", "legacy_xception"), num_classes=3).eval()
+    encoder, twin = model.encoders[1], cast_weights(model, torch.bfloat16).encoders[1]
+    assert {p.dtype for p in twin.get_submodule("block3").parameters()} == {torch.float32}
+    assert twin.middle[0].rep[1].pointwise.weight.dtype == torch.bfloat16
+    x = Preprocessing.from_model(model).normalize(pixels)
+    with torch.no_grad():
+        exact = encoder(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            ours, plain = twin(x), encoder(x)
+    assert torch.equal(ours[0], exact[0])
+    assert torch.equal(encoder(x)[0], exact[0])  # the model itself is as it was
+    for mine, autocasts, right in zip(ours[1:], plain[1:], exact[1:], strict=True):
+        assert 0 < (mine.float() - right).abs().mean() < (autocasts.float() - right).abs().mean()
+
+
 @pytest.mark.realdata
 def test_number_formats_agree_on_real_radiographs(cxr, tmp_path):
     """The default's probabilities are within 5e-3 of float32's, and the most probable class is the same."""

@@ -24,6 +24,9 @@ class Encoder(Protocol):
         first_conv: Names of the convolutions that see the image (timm adapts their weights to other channel counts).
         mean: Channel means that the encoder's input was normalised with when it was pretrained.
         std: Channel standard deviations, likewise.
+
+    One may also have ``float32_parts``, names of the submodules that prediction in bfloat16 or float16 leaves in
+    float32.
     """
 
     map_names: list[str]

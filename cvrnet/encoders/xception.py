@@ -23,12 +23,16 @@ class XceptionEncoder(nn.Module):
     E23 and E24 are batch-norm outputs: before the block's max pooling, before its addition, without a ReLU.
     (v1's Table 2 prints 512 channels for E23; the network has 728.)
 
+    Prediction in bfloat16 or float16 leaves the entry flow, whose rounding decides most of the error, in float32.
+
     Args:
         pretrained: Load timm's ImageNet weights.
         in_chans: Channels of the image.
         cache_dir: The Hub's cache, where not the usual one.
         **kwargs: ``device`` and ``dtype``.
     """
+
+    float32_parts = ("stem", "entry", "block3")
 
     def __init__(
         self, *, pretrained: bool = False, in_chans: int = 3, cache_dir: str | Path | None = None, **kwargs: Any

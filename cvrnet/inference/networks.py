@@ -21,7 +21,8 @@ def has_heads(model: Any) -> bool:
 class HeadLogits(nn.Module):
     """Every head's logits from one forward pass; a model without heads counts as one.
 
-    With ``bf16`` or ``fp16`` the feature maps are computed under autocast, a CVR-Net's heads in float32.
+    With ``bf16`` or ``fp16`` the feature maps are computed under autocast; a CVR-Net's heads, and the parts that an
+    encoder names in ``float32_parts``, in float32.
 
     Args:
         model: In evaluation mode.
@@ -49,19 +50,34 @@ class HeadLogits(nn.Module):
 def cast_weights(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """A copy for autocast whose convolutions and dense layers hold their weights in `dtype` already.
 
-    Autocast would cast them in every forward pass. All other tensors are shared with the model. A CVR-Net's heads stay
-    float32.
+    Autocast would cast them in every forward pass. All other tensors are shared with the model. A CVR-Net's heads and
+    its encoders' ``float32_parts`` stay float32.
     """
     parts = model.encoders if isinstance(model, CVRNet) else [model]
     if not any(type(m) in (nn.Conv2d, nn.Linear) for part in parts for m in part.modules()):
         return model
     twin: Any = copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
     for part in twin.encoders if isinstance(twin, CVRNet) else [twin]:
-        for module in part.modules():
+        exempt = [part.get_submodule(name) for name in getattr(part, "float32_parts", ())]
+        for module in set(part.modules()) - {m for whole in exempt for m in whole.modules()}:
             if type(module) in (nn.Conv2d, nn.Linear):  # not those that calculate with their weights
                 for name, parameter in list(module.named_parameters(recurse=False)):
                     setattr(module, name, nn.Parameter(parameter.detach().to(dtype), requires_grad=False))
+        for name in getattr(part, "float32_parts", ()):
+            part.set_submodule(name, _InFloat32(part.get_submodule(name)))
     return twin
+
+
+class _InFloat32(nn.Module):
+    """A part of a network that autocast leaves alone."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, x: Tensor) -> Any:
+        with torch.autocast(x.device.type, enabled=False):
+            return self.part(x.float())
 
 
 def compiled(network: HeadLogits, device: torch.device, mode: str | None = None) -> Any:
