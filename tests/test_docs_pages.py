@@ -1,9 +1,10 @@
-"""Every block of code in the how-to pages, the concepts, the models' pages and the reference runs, or says why not."""
+"""Every block of code in the how-to pages, the concepts, the models' pages and docs/export.md runs, or says why not."""
 
 import pages
 import pytest
 
-PAGES = [page for page in pages.pages() if page.parent != pages.DOCS] + sorted(pages.ROOT.glob("examples/*.md"))
+PAGES = [page for page in pages.pages() if page.parent != pages.DOCS]
+PAGES += [pages.DOCS / "export.md", *sorted(pages.ROOT.glob("examples/*.md"))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=pages.name)
