@@ -118,9 +118,6 @@ class Campaign:
 
     def model_files(self, number: int) -> None:
         """A run's files, each damaged in turn, before the commands that read it."""
-        state = self._training_state()
-        onnx = self.folder / "model.onnx"
-        self._must("export", self.run, "-o", onnx)
         out = self.case / "out-folder"
         at = self.case / "run"
         uses: dict[str, list[list[object]]] = {
@@ -146,11 +143,9 @@ class Campaign:
         for i in range(number):
             name = names[i % len(names)]
             self._clean()
-            if name == "training-state.pt":
-                shutil.copytree(state, at)
-            else:
-                shutil.copytree(self.run, at)
-                shutil.copy(onnx, at)
+            shutil.copytree(self._training_state() if name == "training-state.pt" else self.run, at)
+            if name == "model.onnx":
+                shutil.copy(self._onnx(), at)
             content = (at / name).read_bytes()
             if name.endswith(".json"):
                 content = mutations.mutate_json(content.decode(), self.rng)
@@ -164,6 +159,8 @@ class Campaign:
     def _training_state(self) -> Path:
         """A run that was stopped after its first epoch."""
         folder = self.folder / "stopped"
+        if folder.is_dir():
+            return folder
 
         def kill(child: int) -> None:
             deadline = time.monotonic() + forks.HANGS
@@ -174,6 +171,13 @@ class Campaign:
         forks.run(self.folder / "setup", "train", self.data, "-o", folder, "--epochs", 2, *TRAINING, interrupt=kill)
         assert (folder / "training-state.pt").is_file()
         return folder
+
+    def _onnx(self) -> Path:
+        """The run, exported."""
+        file = self.folder / "model.onnx"
+        if not file.is_file():
+            self._must("export", self.run, "-o", file)
+        return file
 
     def _run(self, kind: str, *arguments: object) -> None:
         ended = forks.run(self.case / "out", *arguments)

@@ -218,10 +218,10 @@ def test_one_line_for_what_is_no_picture_of_a_chest(tmp_path):
 @pytest.mark.parametrize(
     ("tags", "reason"),
     [
-        ({"Rows": 65535, "Columns": 65535}, "65535 x 65535 pixels are more than the 40,000,000 allowed"),
+        ({"Rows": 65535, "Columns": 65535}, "65535 x 65535 pixels are more than the 36,000,000 allowed"),
         (
             {"Rows": 6000, "Columns": 6000, "BitsAllocated": 32},
-            "6000 x 6000 pixels are more than the 20,000,000 allowed",
+            "6000 x 6000 pixels are more than the 18,000,000 allowed",
         ),
         ({"NumberOfFrames": 2**31 - 1}, "2147483647 frames: expected 1 to 10,000"),
         ({"Rows": 0}, "60 x 0 pixels of 1 samples are not possible"),

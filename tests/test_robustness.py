@@ -98,6 +98,24 @@ def test_data_that_may_not_be_read(cli, run, phantoms, tmp_path):
         assert "Permission denied" in refusal(cli, "audit", tmp_path / "data")
 
 
+@pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\3\4 the start of one"])
+def test_a_damaged_training_state_is_named(content, tmp_path):
+    """And one with other contents than a training's."""
+    import torch
+
+    from cvrnet.errors import UserError
+    from cvrnet.training.loop import _restore
+
+    path = tmp_path / "training-state.pt"
+    path.write_bytes(content)
+    network = torch.nn.Linear(2, 2)
+    with pytest.raises(UserError, match=r"training-state\.pt is damaged; without it, the training begins anew"):
+        _restore(path, network, None, None)
+    torch.save({"model": {}}, path)
+    with pytest.raises(UserError, match="is damaged"):
+        _restore(path, network, None, None)
+
+
 def campaign(program: str, *arguments: object) -> list[dict[str, object]]:
     """What a campaign in a process of its own counts; it ends with status 1 if anything went wrong."""
     command = [sys.executable, str(HERE / program), *map(str, arguments)]
@@ -114,16 +132,16 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="forks a process that
 @pytest.mark.slow
 def test_damaged_files_are_read_or_refused():
     """Never a traceback, a hang, or more than 1 GiB: of images, bombs, manifests and the files of a run."""
-    counts = campaign("fuzz.py", "--images", 150, "--manifests", 6, "--model-files", 9, "--bombs")
-    assert {"images", "memory bombs", "manifests", "config.json", "model.onnx"} <= {row["kind"] for row in counts}
+    counts = campaign("fuzz.py", "--images", 100, "--manifests", 4, "--model-files", 7, "--bombs")
+    assert {"images", "memory bombs", "manifests", "config.json", "history.csv"} <= {row["kind"] for row in counts}
     assert sum(row["refused"] for row in counts if row["kind"] == "images") > 50
 
 
 @linux
 @pytest.mark.slow
 def test_ctrl_c_and_kill_leave_nothing_half_written():
-    counts = campaign("interrupts.py", "--moments", 6, "--kills", 1, "--commands", "predict,phantoms,train")
-    assert sum(row.get("stopped", 0) for row in counts) >= 2
+    counts = campaign("interrupts.py", "--moments", 3, "--kills", 1, "--commands", "phantoms,train")
+    assert sum(row.get("stopped", 0) for row in counts) >= 1
 
 
 @linux
@@ -145,5 +163,5 @@ def test_full_disks_leave_nothing_half_written():
 
     if not namespaces():
         pytest.skip("no disk of our own can be mounted here: unshare -rm is not allowed")
-    counts = campaign("disks.py", "--sizes", 6, "--commands", "predict,explain,train")
+    counts = campaign("disks.py", "--sizes", 3, "--commands", "train,predict")
     assert sum(row.get("full", 0) for row in counts) >= 2

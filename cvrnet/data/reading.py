@@ -29,7 +29,7 @@ from cvrnet.errors import UserError
 
 Mode = Literal["L", "RGB"]
 
-MAX_PIXELS = 40_000_000
+MAX_PIXELS = 36_000_000
 """Larger images are refused: the largest radiographs have about 30 million pixels, and some formats take 25 bytes for
 each while they are decoded."""
 
