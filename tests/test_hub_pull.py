@@ -270,18 +270,28 @@ def argument(key: str, value: object) -> Callable[[dict[str, Any]], object]:
     return lambda config: config["model_args"].__setitem__(key, value)
 
 
+def without_names(number: int) -> Callable[[dict[str, Any]], None]:
+    def change(config: dict[str, Any]) -> None:
+        for names in (config, config["pretrained_cfg"]):
+            names.pop("label_names", None)
+        config["num_classes"] = number
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         (changed("architecture", "evilnet_99"), "evilnet_99"),
-        (changed("num_classes", 10**9), "asks for a size of 1e+09"),
+        (without_names(10**9), "asks for a size of 1e+09"),
         (argument("hidden_sizes", [512, 10**12]), "asks for a size of 1e+12"),
         (argument("hidden_sizes", [512, 128, 65]), "has the shape"),
         (argument("encoders", ["test_resnet", "test_vit"]), "lacks"),
         (argument("encoders", ["no_such_encoder"]), "no_such_encoder"),
         (argument("no_such_argument", 1), "no_such_argument"),
         (argument("img_size", [[[[10**6]]]]), "asks for a size"),
-        (changed("num_classes", 5), "has the shape"),
+        (without_names(5), "has the shape"),
+        (changed("num_classes", 5), "names other classes"),
         (lambda config: config["pretrained_cfg"].update(input_size=[3, 10**6, 10**6]), "asks for images"),
         (lambda config: config["pretrained_cfg"].update(input_size=[3]), "asks for images"),
         (lambda config: config.clear(), "cannot be loaded"),
