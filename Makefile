@@ -13,7 +13,7 @@ setup: .venv/.installed  ## Create .venv and install everything into it
 .venv/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-compile --editable ".[dev]"
 	touch $@
 
 quickstart: setup  ## Train, evaluate and predict in a few minutes (DATA=folder or manifest for your own)
