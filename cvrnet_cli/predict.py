@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 Pair = tuple["Slice", Any]
 """An image and its prediction."""
 
-UNCERTAINTY = ("predictive_entropy", "mutual_information")
-
 
 @click.command(short_help="Class probabilities of images.")
 @click.argument("model")
@@ -78,6 +76,7 @@ def predict(
     from cvrnet.data.series import arrange
     from cvrnet.devices import check_launch
     from cvrnet.inference import Predictor
+    from cvrnet.inference.uncertainty import UNCERTAINTY
 
     check_launch()
     shared = _join(device)
@@ -223,14 +222,9 @@ def _mean(pairs: Sequence[Pair], classes: Sequence[str]) -> Pair:
 
 def _row(unit: str, pair: Pair, classes: Sequence[str], columns: Sequence[str]) -> dict[str, Any]:
     slice_, prediction = pair
-    row: dict[str, Any] = dict.fromkeys(columns)
-    row |= {"path": str(prediction.path), "prediction": prediction.label, "error": prediction.error}
-    if "unit" in columns:
-        row |= {"unit": unit, "patient_id": slice_.patient}
-    if not prediction.error:
-        row |= {f"prob_{name}": float(p) for name, p in zip(classes, prediction.probabilities, strict=True)}
-        row |= {name: getattr(prediction, name) for name in UNCERTAINTY if name in columns}
-        if prediction.heads is not None:
-            for i, head in enumerate(prediction.heads):
-                row |= {f"head_{i + 1}_{name}": float(p) for name, p in zip(classes, head, strict=True)}
-    return row
+    return {
+        **dict.fromkeys(columns),
+        "unit": unit,
+        "patient_id": slice_.patient,
+        **prediction.row(classes),
+    }

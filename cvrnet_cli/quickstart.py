@@ -65,10 +65,9 @@ def quickstart(data: Path | None, output: Path, overwrite: bool, epochs: int) ->
     from cvrnet.inference import Predictor
 
     (prediction,) = Predictor.from_pretrained(target)([path])
-    predictor_classes = metrics["val"]["classes"]
-    row: dict[str, Any] = {"prediction": prediction.label}
-    row |= {f"prob_{c}": float(p) for c, p in zip(predictor_classes, prediction.probabilities, strict=True)}
-    write_rows([row], list(row), "table", sys.stdout)
+    classes = metrics["val"]["classes"]
+    columns = ["prediction", *(f"prob_{name}" for name in classes)]
+    write_rows([prediction.row(classes)], columns, "table", sys.stdout)
     say(
         f"\nEverything is in {target}: metrics.json, predictions.csv, figures/, and the model.\n"
         f"Next:\n"

@@ -1,24 +1,19 @@
 """The picture of the audit's output: drawn of what the command really prints."""
 
-import runpy
-from pathlib import Path
-
+import programs
 import pytest
-from PIL import Image
 
-ROOT = Path(__file__).parents[1]
-PICTURE = ROOT / "docs" / "figures" / "audit.png"
+PICTURE = programs.FIGURES / "audit.png"
 
 
 @pytest.fixture(scope="module")
 def script():
     pytest.importorskip("matplotlib")
-    return runpy.run_path(str(ROOT / "scripts" / "draw_audit.py"))
+    return programs.load("draw_audit")
 
 
 def findings(path):
-    with Image.open(path) as image:
-        return image.text["Description"].splitlines()
+    return programs.description(path).splitlines()
 
 
 def test_the_committed_picture_shows_the_findings_on_a_shortcut():

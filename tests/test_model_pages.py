@@ -1,20 +1,17 @@
 """The pages of the models agree with the program."""
 
-import runpy
-from pathlib import Path
-
+import programs
 import pytest
 
 import cvrnet
 
-ROOT = Path(__file__).parents[1]
-PAGES = ROOT / "docs" / "models"
+PAGES = programs.ROOT / "docs" / "models"
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
-    runpy.run_path(str(ROOT / "scripts" / "write_model_pages.py"))["main"](folder)
+    programs.load("write_model_pages")["main"](folder)
     return folder
 
 

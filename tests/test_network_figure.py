@@ -1,28 +1,25 @@
 """The figure of the network says what the network is."""
 
 import json
-import runpy
-from pathlib import Path
 
+import programs
 import pytest
 from PIL import Image
 
 import cvrnet
 from cvrnet.zoo import describe_model
 
-ROOT = Path(__file__).parents[1]
-FIGURE = ROOT / "docs" / "figures" / "network.png"
+FIGURE = programs.FIGURES / "network.png"
 
 
 @pytest.fixture(scope="module")
 def script():
     pytest.importorskip("matplotlib")
-    return runpy.run_path(str(ROOT / "scripts" / "draw_network.py"))
+    return programs.load("draw_network")
 
 
 def description(path):
-    with Image.open(path) as image:
-        return json.loads(image.text["Description"])
+    return json.loads(programs.description(path))
 
 
 def texts(figure):

@@ -64,6 +64,7 @@ class ImageCache:
         self.folder = default_folder() if folder is None else Path(folder)
         self._settings = f"{self.size} {mode} {interpolation}"
         self._shape = (*self.size, 1 if mode == "L" else 3)
+        self._bytes = _HEADER.size + math.prod(self._shape)
 
     def build(
         self, records: Sequence[Record], *, workers: int = 0, progress: Callable[[int, int], object] | None = None
@@ -106,18 +107,19 @@ class ImageCache:
         """
         header = self._header(path)
         entry = self._entry(path)
-        pixels = self._read(entry, header)
-        if pixels is None:
+        content = self._read(entry, header, self._bytes)
+        if content is None:
             pixels = resize_image(read_image(path, self.mode), self.size, self.interpolation)
             _write(entry, header, pixels)
             pixels.flags.writeable = False
-        return pixels
+            return pixels
+        return np.frombuffer(content, np.uint8, offset=_HEADER.size).reshape(self._shape)
 
     __getitem__ = load
 
     def _is_current(self, record: Record) -> bool:
         try:
-            return self._read(self._entry(record.path), self._header(record.path)) is not None
+            return self._read(self._entry(record.path), self._header(record.path), _HEADER.size) is not None
         except ImageError:
             return False
 
@@ -140,19 +142,17 @@ class ImageCache:
             raise ImageError(path, getattr(error, "strerror", None) or str(error)) from error
         return _HEADER.pack(b"cvrnet%02d" % FORMAT_VERSION, image.st_mtime_ns, image.st_size, *self._shape)
 
-    def _read(self, entry: str, header: bytes) -> np.ndarray | None:
-        """The entry's pixels; None if it is missing, damaged, or made from another version of the image."""
-        size = len(header) + math.prod(self._shape)
+    def _read(self, entry: str, header: bytes, count: int) -> bytes | None:
+        """An entry's first bytes; None if it is missing, damaged, or made from another version of the image."""
         try:
             with open(entry, "rb", buffering=0) as file:
-                content = file.read(size + 1)
+                whole = os.fstat(file.fileno()).st_size == self._bytes
+                content = file.read(count)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise UserError(f"{entry}: the image cache cannot be read: {error.strerror or error}") from error
-        if len(content) != size or not content.startswith(header):
-            return None
-        return np.frombuffer(content, np.uint8, offset=len(header)).reshape(self._shape)
+        return content if whole and len(content) == count and content.startswith(header) else None
 
 
 def _write(entry: str, header: bytes, pixels: np.ndarray) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,13 @@ from cvrnet.data.series import arrange
 from cvrnet.errors import UserError
 from cvrnet.explain import available_parts, explain_classes
 from cvrnet.inference import Predictor
-from cvrnet.inference.uncertainty import mutual_information, predictive_entropy
+from cvrnet.inference.uncertainty import UNCERTAINTY, mutual_information, predictive_entropy
 
 EXAMPLES = {"NOR": "Clear lungs", "NCP": "One consolidation", "CVP": "Ground glass"}
 """Label of a synthetic radiograph to what is drawn."""
 _EXAMPLE_SIZE = 512
 MOST_MAPS = 20
 """Classes that are explained: of more, the most probable."""
-UNCERTAINTY = ("predictive_entropy", "mutual_information")
 
 
 @dataclass(frozen=True)
@@ -135,13 +134,8 @@ class Answering:
             if prediction.path not in names:
                 file, hash_, frame = file.rpartition("#")
             name = names[Path(file)] + hash_ + frame
-            row: dict[str, Any] = dict.fromkeys(columns)
-            row |= {"path": name, "prediction": prediction.label}
-            row["error"] = prediction.error.replace(str(prediction.path), name).removeprefix(f"{name}: ")
-            if not prediction.error:
-                row |= dict(zip(columns[2:], map(float, prediction.probabilities), strict=False))
-                row |= {key: getattr(prediction, key) for key in UNCERTAINTY}
-            rows.append(row)
+            error = prediction.error.replace(str(prediction.path), name).removeprefix(f"{name}: ")
+            rows.append({**dict.fromkeys(columns), **prediction.row(self.classes), "path": name, "error": error})
             if progress:
                 progress(len(rows), len(slices))
         return columns, rows
@@ -160,11 +154,3 @@ class Answering:
             float(mutual_information(members)),
             explain_classes(self._predictor, image, targets, self.parts) if self.parts else {},
         )
-
-
-def summary(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, int]]:
-    """How many images got which answer; last, under "", those that could not be read."""
-    found: dict[str, int] = {}
-    for row in rows:
-        found[row["prediction"]] = found.get(row["prediction"], 0) + 1
-    yield from sorted(found.items(), key=lambda item: (item[0] == "", item[0]))

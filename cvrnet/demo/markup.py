@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cvrnet.demo.answering import Answer, summary
+from cvrnet.demo.answering import Answer
 from cvrnet.demo.viewing import jpeg
 from cvrnet.explain.overlay import COLOURS
 from cvrnet.pages import DISCLAIMER, paragraph
@@ -91,7 +92,8 @@ def plain(picture: NDArray[np.uint8], sentence: str) -> str:
 def table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
     """Many images' answers, first those that could not be read, and all of them as a CSV file to download."""
     unread = [row for row in rows if row["error"]]
-    counts = ", ".join(f"{n} {name}" for name, n in summary(rows) if name)
+    found = Counter(row["prediction"] for row in rows if not row["error"])
+    counts = ", ".join(f"{n} {name}" for name, n in sorted(found.items()))
     told = paragraph(f"{len(rows) - len(unread)} of {len(rows)} images answered{f': {counts}' if counts else ''}.")
     if unread:
         items = "".join(f"<li><b>{escape(row['path'])}</b>: {escape(row['error'])}</li>" for row in unread)

@@ -97,7 +97,8 @@ class _Events:
     def __init__(self, answering: Answering, uploads: Uploads) -> None:
         self._answering, self._uploads = answering, uploads
         parts = answering.parts or [NETWORK]
-        self.parts = list(zip(["whole network", *panel_names(parts)[1:]], parts, strict=True))
+        self._names = dict(zip(parts, ["whole network", *panel_names(parts)[1:]], strict=True))
+        self.parts = [(name, part) for part, name in self._names.items()]
 
     def answer(self, file: dict[str, Any] | None, part: str, threshold: float) -> list[Any]:
         """An upload's answer; the first output empties the field for the next one."""
@@ -139,9 +140,7 @@ class _Events:
         ]
 
     def _draw(self, view: View, target: str, part: str, threshold: float) -> str:
-        if not isinstance(part, str) or not isinstance(
-            threshold, int | float
-        ):  # no browser sends that, but anybody can
+        if not (isinstance(part, str) and isinstance(threshold, int | float)):  # no browser sends that; anybody can
             part, threshold = NETWORK, THRESHOLD
         if not view.maps:
             return markup.plain(view.picture, self._answering.no_maps)
@@ -149,6 +148,4 @@ class _Events:
             drawn = view.draw(target, part, threshold)
         except UserError as error:
             return markup.plain(view.picture, str(error))
-        return markup.overlay(
-            drawn, target, dict((value, name) for name, value in self.parts).get(part, part), threshold
-        )
+        return markup.overlay(drawn, target, self._names.get(part, part), threshold)

@@ -32,8 +32,8 @@ class HeadLogits(nn.Module):
     def __init__(self, model: nn.Module, precision: str = "fp32") -> None:
         super().__init__()
         self.precision = precision
-        self.dtype = AUTOCAST_DTYPES.get(precision)
-        self.model: Any = model if self.dtype is None else cast_weights(model, self.dtype)
+        dtype = AUTOCAST_DTYPES.get(precision)
+        self.model: Any = model if dtype is None else cast_weights(model, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) images, normalised, in; (heads, N, classes) float32 logits out."""
@@ -58,12 +58,13 @@ def cast_weights(model: nn.Module, dtype: torch.dtype) -> nn.Module:
         return model
     twin: Any = copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
     for part in twin.encoders if isinstance(twin, CVRNet) else [twin]:
-        exempt = [part.get_submodule(name) for name in getattr(part, "float32_parts", ())]
-        for module in set(part.modules()) - {m for whole in exempt for m in whole.modules()}:
-            if type(module) in (nn.Conv2d, nn.Linear):  # not those that calculate with their weights
+        names = getattr(part, "float32_parts", ())
+        exact = {module for name in names for module in part.get_submodule(name).modules()}
+        for module in part.modules():
+            if type(module) in (nn.Conv2d, nn.Linear) and module not in exact:  # not what calculates with its weights
                 for name, parameter in list(module.named_parameters(recurse=False)):
                     setattr(module, name, nn.Parameter(parameter.detach().to(dtype), requires_grad=False))
-        for name in getattr(part, "float32_parts", ()):
+        for name in names:
             part.set_submodule(name, _InFloat32(part.get_submodule(name)))
     return twin
 

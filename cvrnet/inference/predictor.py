@@ -21,7 +21,7 @@ from cvrnet.errors import UserError
 from cvrnet.inference.loading import load_models
 from cvrnet.inference.networks import HeadLogits, compiled, has_heads
 from cvrnet.inference.reading import read_ahead
-from cvrnet.inference.uncertainty import mutual_information, predictive_entropy
+from cvrnet.inference.uncertainty import UNCERTAINTY, mutual_information, predictive_entropy
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,20 @@ class Prediction:
     error: str = ""
     predictive_entropy: float = math.nan
     mutual_information: float = math.nan
+
+    def row(self, classes: Sequence[str]) -> dict[str, Any]:
+        """As a row of a table: path, prediction, error; of an image that could be read its numbers, too.
+
+        Args:
+            classes: The model's, which name the columns ``prob_CLASS`` and, where there are heads, ``head_1_CLASS``.
+        """
+        row: dict[str, Any] = {"path": str(self.path), "prediction": self.label, "error": self.error}
+        if not self.error:
+            row |= {f"prob_{name}": float(p) for name, p in zip(classes, self.probabilities, strict=True)}
+            row |= {name: getattr(self, name) for name in UNCERTAINTY}
+            for i, head in enumerate(() if self.heads is None else self.heads, start=1):
+                row |= {f"head_{i}_{name}": float(p) for name, p in zip(classes, head, strict=True)}
+        return row
 
 
 class Predictor:

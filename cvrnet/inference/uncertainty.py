@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+UNCERTAINTY = ("predictive_entropy", "mutual_information")
+"""What a prediction says of it, and the columns of tables."""
 
 
 def entropy(probabilities: Array) -> Array:
