@@ -13,7 +13,7 @@ import timm
 import torch
 
 from cvrnet.checkpoints import load_checkpoint
-from cvrnet.data import make_folds
+from cvrnet.data import INDEPENDENT, SPLIT, make_folds, split_row
 from cvrnet.errors import UserError
 from cvrnet.experiments import cross_validate, read_folds
 from cvrnet.files import slug, write_csv, write_json, write_text
@@ -22,10 +22,10 @@ from cvrnet.inference.folding import fold_batch_norm
 from cvrnet.metrics import corrected_resampled_t_test, holm
 from cvrnet.report import plot_comparison, save_figure
 from cvrnet.results.loading import read_json, read_rows
-from cvrnet.results.predictions import FIGURES, HISTORY, INDEPENDENT, RUN, SPLIT, SUMMARY
+from cvrnet.results.predictions import FIGURES, HISTORY, RUN, SUMMARY
 from cvrnet.results.tables import spread
 from cvrnet.training import Progress, TrainConfig, create_for_training, make_accelerator
-from cvrnet.training.run import check_test_source, describe_run, load_data, open_run, split_row
+from cvrnet.training.run import check_test_source, describe_run, load_data, open_run
 
 BENCHMARK, SPEED = "benchmark", "speed.json"
 SCORES = ("accuracy", "balanced_accuracy", "f1_macro", "auc_macro")

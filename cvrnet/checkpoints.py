@@ -114,7 +114,9 @@ def _absurd(path: Path) -> str:
         labels = config.get("label_names", config.get("pretrained_cfg", config).get("label_names")) or []
         if not isinstance(labels, list) or len(labels) not in (0, config.get("num_classes", len(labels))):
             return f"{path.name} names other classes than the model has"
-        image = list(_numbers(config.get("pretrained_cfg", config).get("input_size", (3, 224, 224))))
+        preprocessing = config.get("pretrained_cfg", config)
+        image = list(_numbers(preprocessing.get("input_size", (3, 224, 224))))
+        mean, std = ([*_numbers(preprocessing.get(name, 0.5))] for name in ("mean", "std"))
         sizes = list(_numbers([config.get("num_classes", 0), config.get("model_args", {})]))
     except (ValueError, AttributeError, RecursionError):
         return f"{path.name} is no description of a model"
@@ -122,6 +124,8 @@ def _absurd(path: Path) -> str:
         return f"{path.name} asks for a size of {sizes[0]:g}; expected at most {_LARGEST_SIZE:,}"
     if len(image) != 3 or not all(0 < size <= _LARGEST_IMAGE for size in image):
         return f"{path.name} asks for images of {image[:3]}; expected channels, height, width up to {_LARGEST_IMAGE:,}"
+    if not mean or not std or min(std) <= 0:
+        return f"{path.name} asks for pixels of mean {mean} and standard deviation {std}"
     return ""
 
 

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from cvrnet.data import ImageCache, Record, to_batch
+from cvrnet.data import INDEPENDENT, SPLIT, ImageCache, Record, SplitTable, to_batch
 from cvrnet.errors import UserError
-from cvrnet.files import damaged_files, write_csv, write_json
+from cvrnet.files import write_csv, write_json
 from cvrnet.inference import Predictor
 from cvrnet.results.figures import draw_heads, draw_predictions
 from cvrnet.results.heads import head_rows
-from cvrnet.results.loading import read_json, read_rows
-from cvrnet.results.predictions import INDEPENDENT, METRICS, PREDICTIONS, RUN, SPLIT, Predictions
+from cvrnet.results.loading import read_json
+from cvrnet.results.predictions import METRICS, PREDICTIONS, RUN, Predictions
 from cvrnet.results.scoring import score
 
 KIND = "evaluate"
@@ -181,29 +181,22 @@ def describe_evaluation(model: str, predictor: Predictor, data: str | Path, answ
         "data_sha256": hash_records(records),
         "classes": predictor.classes,
         "images": {name: sum(r.label == name for r in records) for name in predictor.classes},
-        "independent_sources": None if known is None else sorted(sources - {row["source"] for row in known}),
-        "seen_images": _count_seen(records, known or []),
+        "independent_sources": None if known is None else sorted(sources - known.sources),
+        "seen_images": 0 if known is None else known.count(records),
         "left_out": answers.problems,
         "versions": versions("cvrnet", "torch", "timm", "numpy", "pillow"),
     }
 
 
-def _trained_on(model: str) -> list[dict[str, str]] | None:
-    """The rows of split.csv that a model was trained or validated on; None where there is no split.csv."""
+def _trained_on(model: str) -> SplitTable | None:
+    """What a model was trained or validated on; None where there is no split.csv."""
     folder = Path(model.removeprefix("local-dir:")).absolute()
     own, above = folder / SPLIT, folder.parent / SPLIT
     path = own if own.is_file() else above if folder.name.startswith("fold-") else own
     if not path.is_file():
         return None
-    unseen = {"test", INDEPENDENT} | ({folder.name.removeprefix("fold-")} if path == above else set())
-    with damaged_files(path):
-        return [row for row in read_rows(path) if row["fold"] not in unseen]
-
-
-def _count_seen(records: Sequence[Record], known: Sequence[Mapping[str, str]]) -> int:
-    paths = {row["path"] for row in known}
-    patients = {(row["source"], row["patient_id"]) for row in known if row["patient_id"]}
-    return sum(r.name in paths or (r.source, r.patient_id) in patients for r in records)
+    own_test_fold = {folder.name.removeprefix("fold-")} if path == above else set()
+    return SplitTable.read(path).without({"test", INDEPENDENT} | own_test_fold)
 
 
 def versions(*names: str) -> dict[str, str]:

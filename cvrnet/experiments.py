@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cvrnet.data import Record, make_folds
+from cvrnet.data import INDEPENDENT, SPLIT, Record, make_folds, split_row
 from cvrnet.errors import UserError
 from cvrnet.files import write_csv
 from cvrnet.results import collect
-from cvrnet.results.predictions import INDEPENDENT, SPLIT
 from cvrnet.training import Progress, TrainConfig, make_accelerator
 from cvrnet.training.run import (
     check_test_source,
@@ -19,7 +18,6 @@ from cvrnet.training.run import (
     describe_run,
     load_data,
     open_run,
-    split_row,
     train_sets,
 )
 

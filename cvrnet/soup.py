@@ -21,16 +21,28 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from cvrnet.checkpoints import CONFIG, WEIGHTS, checkpoint_classes, find_checkpoints, load_checkpoint, save_checkpoint
-from cvrnet.data import DataError, ImageError, Preprocessing, Record, check_classes, read_image, scan_records, to_batch
+from cvrnet.data import (
+    INDEPENDENT,
+    SPLIT,
+    DataError,
+    ImageError,
+    Preprocessing,
+    Record,
+    SplitTable,
+    check_classes,
+    read_image,
+    scan_records,
+    to_batch,
+)
 from cvrnet.devices import select_device
 from cvrnet.errors import UserError
 from cvrnet.evaluation import Answers, hash_records, predict_records, write_evaluation
-from cvrnet.files import damaged_files, write_json
+from cvrnet.files import write_json
 from cvrnet.inference import Predictor
 from cvrnet.metrics import classification_scores
 from cvrnet.metrics.bootstrap import mean_interval
-from cvrnet.results.loading import read_json, read_rows
-from cvrnet.results.predictions import INDEPENDENT, RUN, SPLIT
+from cvrnet.results.loading import read_json
+from cvrnet.results.predictions import RUN
 
 KIND = "soup"
 RECALIBRATION_IMAGES = 512
@@ -182,10 +194,9 @@ def _images(run: Path, about: dict[str, Any], data: str | Path | None) -> tuple[
         records, problems = scan_records(data, min_classes=1)
         if problems:
             raise DataError(problems, data)
-        known = sum(r.name in seen for r in records)
-        same = about.get("data") == str(data) or hash_records(records) == about.get("data_sha256")
-        if same and known:
-            return records, f"{known} of the {len(records)} images trained folds, and so the soup", False
+        if known := seen.count(records):
+            about_them = f"{known} of the {len(records)} images, or their patients, trained folds, and so the soup"
+            return records, about_them, False
         return records, f"{len(records)} images of {data}", True
     everything = _own_images(about)
     if not everything:
@@ -202,12 +213,9 @@ def _images(run: Path, about: dict[str, Any], data: str | Path | None) -> tuple[
     )
 
 
-def _seen(run: Path) -> set[str]:
-    """Names of the images that the folds were trained, validated or tested on."""
-    if not (run / SPLIT).is_file():
-        return set()
-    with damaged_files(run / SPLIT):
-        return {row["path"] for row in read_rows(run / SPLIT) if row["fold"] != INDEPENDENT}
+def _seen(run: Path) -> SplitTable:
+    """The images that the folds were trained, validated or tested on."""
+    return SplitTable.read(run / SPLIT).without({INDEPENDENT}) if (run / SPLIT).is_file() else SplitTable([])
 
 
 def _own_images(about: dict[str, Any]) -> list[Record]:
@@ -223,7 +231,7 @@ def _renew_batch_norm(model: nn.Module, run: Path, about: dict[str, Any], device
     if not norms:
         return "the network has no batch norm"
     seen = _seen(run)
-    records = [r for r in _own_images(about) if r.name in seen]
+    records = [r for r in _own_images(about) if seen.fold_of(r)]
     if not records:
         return "batch norm's statistics are the folds' averaged: the run's images are not there to take them anew"
     chosen = np.random.default_rng(0).permutation(len(records))[:RECALIBRATION_IMAGES]

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cvrnet.data import INDEPENDENT
 from cvrnet.errors import UserError
 from cvrnet.experiments import cross_validate
 from cvrnet.files import slug, write_json
-from cvrnet.results.predictions import INDEPENDENT, SUMMARY
+from cvrnet.results.predictions import SUMMARY
 from cvrnet.results.tables import spread
 from cvrnet.training import Progress, TrainConfig, make_accelerator
 from cvrnet.training.run import describe_run, load_data, open_run

@@ -120,9 +120,23 @@ def spoil(folder, change):
         (lambda w, c: c.update(architecture="resnot"), r"Unknown model \(resnot\)"),
         (lambda w, c: c["model_args"].update(encoders=["resnot"]), "unknown encoder 'resnot'"),
         (lambda w, c: c["model_args"].update(colour="red"), "colour"),
+        (lambda w, c: c["pretrained_cfg"].update(mean=[]), r"asks for pixels of mean \[\]"),
+        (lambda w, c: c["pretrained_cfg"].update(std=[0.2, 0, 0.2]), r"standard deviation \[0.2, 0, 0.2\]"),
         (lambda w, c: c.clear(), "cannot be loaded"),
     ],
-    ids=["missing", "surplus", "shape", "classes", "absurd", "architecture", "encoder", "argument", "empty"],
+    ids=[
+        "missing",
+        "surplus",
+        "shape",
+        "classes",
+        "absurd",
+        "architecture",
+        "encoder",
+        "argument",
+        "mean",
+        "std",
+        "empty",
+    ],
 )
 def test_what_does_not_fit_is_refused(tmp_path, change, message):
     save_checkpoint(network("cvrnet_tiny"), tmp_path, ["A", "B", "C"])

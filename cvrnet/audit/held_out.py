@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cvrnet.checkpoints import CONFIG
-from cvrnet.data import Record
-from cvrnet.files import damaged_files
+from cvrnet.data import INDEPENDENT, SPLIT, Record, SplitTable
 
-SPLIT = "split.csv"
 STATE = "training-state.pt"  # of a training that is not finished
 
 
@@ -53,11 +50,11 @@ def held_out(model: str | Path, records: Sequence[Record]) -> HeldOut:
         folders = {name: path for name, path in finished.items() if run == folder or name == str(fold)}
     models = sorted({str(path) for path in folders.values()})
     index = {name: (models.index(str(path)),) for name, path in folders.items()}
-    seen, of_patient = _read_split(run / SPLIT)
+    split = SplitTable.read(run / SPLIT)
     of: dict[str, tuple[int, ...]] = {}
     for r in records:
-        part = seen.get((r.name, r.label, r.source, r.patient_id)) or of_patient.get((r.source, r.patient_id))
-        if part is None or part == "independent":
+        part = split.fold_of(r)
+        if part is None or part == INDEPENDENT:
             of[r.name] = tuple(range(len(models)))
         elif part in index:
             of[r.name] = index[part]
@@ -67,14 +64,3 @@ def held_out(model: str | Path, records: Sequence[Record]) -> HeldOut:
 def _fold_number(folder: Path) -> int | None:
     match = re.fullmatch(r"fold-(\d+)", folder.resolve().name)
     return int(match[1]) if match else None
-
-
-def _read_split(path: Path) -> tuple[dict[tuple[str, ...], str], dict[tuple[str, str], str]]:
-    seen: dict[tuple[str, ...], str] = {}
-    of_patient: dict[tuple[str, str], str] = {}
-    with damaged_files(path), path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            seen[row["path"], row["label"], row["source"], row["patient_id"]] = row["fold"]
-            if row["patient_id"]:
-                of_patient[row["source"], row["patient_id"]] = row["fold"]
-    return seen, of_patient

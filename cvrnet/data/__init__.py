@@ -14,17 +14,21 @@ from cvrnet.data.records import (
     scan_records,
     write_manifest,
 )
+from cvrnet.data.split_table import INDEPENDENT, SPLIT, SplitTable, split_row
 from cvrnet.data.splits import holdout_split, make_folds
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "INDEPENDENT",
     "MAX_PIXELS",
+    "SPLIT",
     "Augmentation",
     "DataError",
     "ImageCache",
     "ImageError",
     "Preprocessing",
     "Record",
+    "SplitTable",
     "check_classes",
     "class_names",
     "holdout_split",
@@ -32,6 +36,7 @@ __all__ = [
     "read_image",
     "read_records",
     "scan_records",
+    "split_row",
     "to_batch",
     "write_manifest",
     "write_phantoms",

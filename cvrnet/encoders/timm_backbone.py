@@ -5,6 +5,7 @@ from typing import Any
 
 import timm
 from timm.models import FeatureHookNet, get_model_input_config
+from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
 from cvrnet.encoders.pretrained import locate_weights
@@ -16,6 +17,9 @@ class TimmEncoder(nn.Module):
 
     The backbone is timm's own feature extractor, so nothing of its classifier remains. Maps of channels-last
     backbones (Swin, for one) are brought to NCHW.
+
+    Prediction in bfloat16 or float16 leaves the first convolution, and of ResNets the convolutions in the shortcuts, in
+    float32: few operations, and every later map carries their rounding.
 
     Args:
         name: A timm model name, with or without a tag.
@@ -73,6 +77,7 @@ class TimmEncoder(nn.Module):
         self.reductions = reductions
         self.channels_last = str(getattr(backbone, "output_fmt", "NCHW")).endswith("NHWC")
         self.first_conv = _first_conv(backbone)
+        self.float32_parts = (*self.first_conv, *_shortcuts(backbone))
         self.mean: tuple[float, ...] = tuple(backbone.pretrained_cfg["mean"])
         self.std: tuple[float, ...] = tuple(backbone.pretrained_cfg["std"])
 
@@ -93,3 +98,9 @@ def _first_conv(backbone: nn.Module) -> tuple[str, ...]:
         rewritten = (name, name.replace(".", "_", 1), f"model.{name}")  # plain, flattened, wrapped
         found += [f"backbone.{candidate}" for candidate in rewritten if candidate in modules][:1]
     return tuple(found)
+
+
+def _shortcuts(backbone: nn.Module) -> list[str]:
+    """Names, in the encoder, of the convolutions in the shortcuts of ResNet's blocks."""
+    blocks = [(name, m) for name, m in backbone.named_modules() if isinstance(m, (BasicBlock, Bottleneck))]
+    return [f"backbone.{name}.downsample" for name, block in blocks if block.downsample is not None]

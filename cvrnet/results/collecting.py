@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from cvrnet.data import INDEPENDENT
 from cvrnet.errors import UserError
 from cvrnet.files import write_json
 from cvrnet.metrics import mean_std
 from cvrnet.results.figures import draw_heads, draw_learning_curves, draw_predictions
 from cvrnet.results.heads import head_rows
 from cvrnet.results.loading import read_json, read_rows
-from cvrnet.results.predictions import HISTORY, INDEPENDENT, METRICS, RUN, SUMMARY, read_predictions
+from cvrnet.results.predictions import HISTORY, METRICS, RUN, SUMMARY, read_predictions
 from cvrnet.results.report import write_report
 from cvrnet.results.scoring import score
 from cvrnet.results.tables import difference, spread

@@ -8,10 +8,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from cvrnet.data import INDEPENDENT
 from cvrnet.pages import DISCLAIMER, details, paragraph, table
 from cvrnet.report.learning import best_row
 from cvrnet.results.loading import Results
-from cvrnet.results.predictions import INDEPENDENT
 from cvrnet.results.sections import Section
 from cvrnet.results.tables import Row, interval
 

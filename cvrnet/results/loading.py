@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cvrnet.data import INDEPENDENT, SPLIT
 from cvrnet.errors import UserError
 from cvrnet.files import damaged_files
-from cvrnet.results.predictions import HISTORY, INDEPENDENT, METRICS, RUN, SPLIT, SUMMARY, Predictions, read_predictions
+from cvrnet.results.predictions import HISTORY, METRICS, RUN, SUMMARY, Predictions, read_predictions
 
 AUDIT = "audit.json"
 

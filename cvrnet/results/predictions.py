@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from cvrnet.errors import UserError
 
-RUN, SPLIT, METRICS, SUMMARY = "run.json", "split.csv", "metrics.json", "summary.json"
+RUN, METRICS, SUMMARY = "run.json", "metrics.json", "summary.json"
 PREDICTIONS, HISTORY, FIGURES, TABLES = "predictions.csv", "history.csv", "figures", "tables"
-INDEPENDENT = "independent"
 
 
 @dataclass(frozen=True)

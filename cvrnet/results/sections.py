@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cvrnet.data import INDEPENDENT
 from cvrnet.pages import paragraph, picture, table
 from cvrnet.results.heads import head_rows
 from cvrnet.results.loading import Results
-from cvrnet.results.predictions import FIGURES, INDEPENDENT
+from cvrnet.results.predictions import FIGURES
 from cvrnet.results.scoring import RATES
 from cvrnet.results.tables import (
     OVERALL,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from cvrnet.results.predictions import INDEPENDENT, Predictions
+from cvrnet.data import INDEPENDENT
+from cvrnet.results.predictions import Predictions
 from cvrnet.results.scoring import RATES
 
 Row = dict[str, Any]

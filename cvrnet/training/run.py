@@ -10,7 +10,7 @@ from typing import Any
 import accelerate
 
 from cvrnet.checkpoints import load_checkpoint
-from cvrnet.data import DataError, ImageCache, Record, class_names, holdout_split, scan_records
+from cvrnet.data import SPLIT, DataError, ImageCache, Record, class_names, holdout_split, scan_records, split_row
 from cvrnet.errors import UserError
 from cvrnet.evaluation import hash_records, predict_decoded, versions, write_evaluation
 from cvrnet.files import damaged_files, write_csv, write_json
@@ -18,7 +18,7 @@ from cvrnet.inference import Predictor
 from cvrnet.results import write_report
 from cvrnet.results.figures import draw_learning_curves
 from cvrnet.results.loading import read_json
-from cvrnet.results.predictions import METRICS, RUN, SPLIT
+from cvrnet.results.predictions import METRICS, RUN
 from cvrnet.training.config import TrainConfig
 from cvrnet.training.loop import STATE, Progress, State, fit, make_accelerator
 
@@ -243,17 +243,6 @@ _MAY_CHANGE = {"device", "num_workers"}
 
 def _short(value: Any) -> str:
     return repr(value[:12] if isinstance(value, str) else value)
-
-
-def split_row(record: Record, fold: str | int) -> dict[str, Any]:
-    """A row of split.csv."""
-    return {
-        "path": record.name,
-        "label": record.label,
-        "source": record.source,
-        "patient_id": record.patient_id,
-        "fold": fold,
-    }
 
 
 def _refuse_shared_patients(sets: Mapping[str, list[Record]]) -> None:
