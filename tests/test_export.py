@@ -198,8 +198,13 @@ def test_int8(folds, phantoms, tmp_path, images, cli):
     assert report["calibration_images"] == 12
     assert 20 <= report["images"] <= 24
     assert file.stat().st_size < (folds / "fold-1" / "model.safetensors").stat().st_size
-    kinds = {node.op_type for node in onnx.load(file).graph.node}
-    assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
+    graph = onnx.load(file).graph
+    made = {node.output[0]: node for node in graph.node}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    floats = {node.input[1].removeprefix("models.0.") for node in convolutions if node.input[1] not in made}
+    assert {"encoders.0.backbone.conv1.0.weight", "encoders.0.backbone.layer2.0.downsample.1.weight"} <= floats
+    assert all(made[node.input[1]].op_type == "DequantizeLinear" for node in convolutions if node.input[1] in made)
+    assert 0 < len(floats) < len(convolutions) / 2
     model = load_checkpoint(folds / "fold-1")
     _, others = split_calibration(phantoms, 12, 100, CLASSES)
     expected, got = (

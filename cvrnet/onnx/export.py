@@ -85,7 +85,7 @@ def export_onnx(
             assert calibration is not None
             classes = checkpoint_classes(source.models[0])
             chosen, others = split_calibration(Path(calibration), calibration_images, EVALUATION_IMAGES, classes)
-            done = quantize(exact, target, chosen, source.preprocessing)
+            done = quantize(exact, target, chosen, source.preprocessing, network.float32_parts)
             before, after = (_probabilities(open_onnxruntime(file, "cpu")) for file in (exact, target))
             agreement = compare(before, after, others, source.preprocessing, classes, progress)
             agreement.check(min_agreement, max_accuracy_drop)

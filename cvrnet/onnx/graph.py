@@ -47,6 +47,12 @@ class PixelNetwork(nn.Module):
         self.register_buffer("shift", (-mean / std).float().view(1, -1, 1, 1))
         self.has_heads = all(isinstance(m, CVRNet) and m.head.average == "probabilities" for m in models)
 
+    @property
+    def float32_parts(self) -> list[str]:
+        """Names of the submodules whose rounding costs most (``float32_parts`` of the encoders)."""
+        encoders = [(f"models.{k}.encoders.{i}", e) for k, m in enumerate(self.models) for i, e in _encoders(m)]
+        return [f"{name}.{part}" for name, encoder in encoders for part in getattr(encoder, "float32_parts", ())]
+
     def forward(self, pixels: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Classify images.
 
@@ -68,6 +74,10 @@ class PixelNetwork(nn.Module):
             heads.append(model.head.branch_logits(vectors))
         each = [log_mean_softmax(list(folds)) for folds in zip(*heads, strict=True)]
         return log_mean_softmax(logits), torch.stack(each, 1)
+
+
+def _encoders(model: nn.Module) -> Iterator[tuple[int, nn.Module]]:
+    return enumerate(model.encoders if isinstance(model, CVRNet) else ())
 
 
 def trace(network: PixelNetwork, input_size: Sequence[int]) -> onnx.ModelProto:

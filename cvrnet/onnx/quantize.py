@@ -70,7 +70,7 @@ class Agreement:
 
 class _Reader(CalibrationDataReader):  # the interface that ONNX Runtime asks for
     def __init__(self, records: Sequence[Record], preprocessing: Preprocessing) -> None:
-        self._batches = pixel_batches(records, preprocessing)
+        self._batches = pixel_batches(records, preprocessing, batch_size=1)
         self.images = 0
 
     def get_next(self) -> dict[str, np.ndarray] | None:
@@ -79,17 +79,25 @@ class _Reader(CalibrationDataReader):  # the interface that ONNX Runtime asks fo
         return None if batch is None else {INPUT: batch}
 
 
-def quantize(source: Path, target: Path, calibration: Sequence[Record], preprocessing: Preprocessing) -> dict[str, Any]:
+def quantize(
+    source: Path,
+    target: Path,
+    calibration: Sequence[Record],
+    preprocessing: Preprocessing,
+    float32_parts: Sequence[str] = (),
+) -> dict[str, Any]:
     """Write a quantised copy of a file.
 
-    Convolutions, their sums and pools compute in integers; weights are signed, one scale a channel, of 7 bits, so that
-    processors without VNNI instructions, which add in 16 bits, do not overflow. The heads stay in float32.
+    Convolutions compute in integers; weights are signed, one scale a channel, of 7 bits, so that processors without
+    VNNI instructions, which add in 16 bits, do not overflow. An activation's range is the mean over the images of its
+    extremes, so that no single image stretches it. The first convolutions, sums and the heads stay in float32.
 
     Args:
         source: float32 file.
         target: The copy.
         calibration: Images whose activations give the ranges.
         preprocessing: What is done to them.
+        float32_parts: Names of further parts of the network that stay in float32.
 
     Returns:
         What was done, for the metadata.
@@ -107,13 +115,14 @@ def quantize(source: Path, target: Path, calibration: Sequence[Record], preproce
                 str(target),
                 reader,
                 quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=["Conv", "Add", "MaxPool", "MatMul"],
-                nodes_to_exclude=_float_nodes(onnx.load(prepared).graph),
+                op_types_to_quantize=["Conv", "MaxPool", "MatMul"],
+                nodes_to_exclude=_float_nodes(onnx.load(prepared).graph, float32_parts),
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 per_channel=True,
                 reduce_range=True,
                 calibrate_method=CalibrationMethod.MinMax,
+                extra_options={"CalibMovingAverage": True},
             )
         except ValueError as error:
             if reader.images:
@@ -122,16 +131,17 @@ def quantize(source: Path, target: Path, calibration: Sequence[Record], preproce
     return {"tool": f"onnxruntime {version('onnxruntime')}", "calibration_images": reader.images}
 
 
-def _float_nodes(graph: onnx.GraphProto) -> list[str]:
-    """Nodes before the first convolutions (the normalisation), and from the dense layers on (the heads)."""
+def _float_nodes(graph: onnx.GraphProto, parts: Sequence[str]) -> list[str]:
+    """Nodes up to the first convolutions, the parts' convolutions, and all from the dense layers on (the heads)."""
+    weights = tuple(f"{part}." for part in parts)
     begun: set[str] = set()
     ended: set[str] = set()
     names = []
     for node in graph.node:
+        if begun.isdisjoint(node.input) or (node.op_type == "Conv" and node.input[1].startswith(weights)):
+            names.append(node.name)
         if node.op_type in ("Conv", "MatMul") or not begun.isdisjoint(node.input):
             begun.update(node.output)
-        else:
-            names.append(node.name)
         if node.op_type == "Gemm" or not ended.isdisjoint(node.input):
             ended.update(node.output)
             names.append(node.name)
