@@ -11,7 +11,7 @@ from cvrnet.data import INDEPENDENT, SPLIT, Record, make_folds, split_row
 from cvrnet.errors import UserError
 from cvrnet.files import write_csv
 from cvrnet.results import collect
-from cvrnet.training import Progress, TrainConfig, make_accelerator
+from cvrnet.training import Progress, TrainConfig, create_for_training, make_accelerator
 from cvrnet.training.run import (
     check_test_source,
     check_training_set,
@@ -81,6 +81,8 @@ def cross_validate(
     n_folds = max(folds)
 
     if accelerator.is_main_process:
+        if not resume and only_fold is None:
+            create_for_training(config, len(names))  # what fails in it leaves no run folder behind
         description = describe_run("crossval", data, records, config, names, test_source) | {"folds": n_folds}
         open_run(output, description, resume or only_fold is not None, overwrite)
         rows = [split_row(r, fold) for r, fold in zip(inside, folds, strict=True)]

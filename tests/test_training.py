@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from cvrnet.checkpoints import checkpoint_classes, load_checkpoint
 from cvrnet.data import DataError, ImageCache, Preprocessing, read_records, write_manifest
 from cvrnet.errors import UserError
+from cvrnet.experiments import cross_validate
 from cvrnet.training import Progress, TrainConfig, fit, recipe, train
 from cvrnet.training.batches import epoch_batches
 from cvrnet.training.loop import STATE, class_weights
@@ -287,8 +288,13 @@ def test_any_timm_classifier_trains_with_the_same_preprocessing(phantoms, tmp_pa
     cfg = model.pretrained_cfg
     assert (cfg["architecture"], cfg["interpolation"], cfg["crop_mode"]) == ("test_vit", "nearest", "squash")
     assert Preprocessing.from_model(model).input_size == (1, 64, 64)
+
+
+@pytest.mark.parametrize("start", [train, cross_validate])
+def test_a_network_that_cannot_be_made_leaves_no_run_folder(phantoms, tmp_path, start):
     with pytest.raises(UserError, match="unknown model 'cvrnot'"):
-        train(phantoms, tmp_path / "x", replace(config, model="cvrnot"))
+        start(phantoms, tmp_path / "run", replace(CONFIG, model="cvrnot", encoders=()))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_trained_model_is_a_starting_point(run, phantoms, tmp_path):

@@ -25,8 +25,8 @@ class Encoder(Protocol):
         mean: Channel means that the encoder's input was normalised with when it was pretrained.
         std: Channel standard deviations, likewise.
 
-    One may also have ``float32_parts``, names of the submodules that prediction in bfloat16 or float16 leaves in
-    float32.
+    One may also have ``float32_parts``, names of the submodules that stay in float32 when prediction computes in
+    bfloat16 or float16, or an exported file in int8: those whose rounding costs most.
     """
 
     map_names: list[str]

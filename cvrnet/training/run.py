@@ -21,6 +21,7 @@ from cvrnet.results.loading import read_json
 from cvrnet.results.predictions import METRICS, RUN
 from cvrnet.training.config import TrainConfig
 from cvrnet.training.loop import STATE, Progress, State, fit, make_accelerator
+from cvrnet.training.model import create_for_training
 
 
 def train(
@@ -67,6 +68,8 @@ def train(
     sets = split_records(records, config, test_source)
     check_training_set(sets["train"], names)
     if accelerator.is_main_process:
+        if not resume:
+            create_for_training(config, len(names))  # what fails in it leaves no run folder behind
         open_run(output, describe_run("train", data, records, config, names, test_source), resume, overwrite)
         write_csv(output / SPLIT, (split_row(r, name) for name, members in sets.items() for r in members))
     accelerator.wait_for_everyone()
