@@ -37,6 +37,26 @@ os.environ |= {
     "NO_PROXY": "127.0.0.1,localhost",
 }
 
+LONGEST = [
+    "benchmark",
+    "robustness",
+    "experiments",
+    "training",
+    "docs",
+    "hub_pull",
+    "pretrained",
+    "explain",
+    "distribution",
+    "readme",
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that no worker is left alone with one."""
+    order = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

@@ -12,7 +12,10 @@ from cvrnet.data.records import Record
 from cvrnet.files import damaged_files
 
 SPLIT = "split.csv"
+"""The file's name in a run folder."""
+
 INDEPENDENT = "independent"
+"""The fold of the images of a source that was held back."""
 
 
 def split_row(record: Record, fold: str | int) -> dict[str, Any]:
