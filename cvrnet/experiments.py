@@ -81,7 +81,7 @@ def cross_validate(
     n_folds = max(folds)
 
     if accelerator.is_main_process:
-        if not resume and only_fold is None:
+        if not output.exists():
             create_for_training(config, len(names))  # what fails in it leaves no run folder behind
         description = describe_run("crossval", data, records, config, names, test_source) | {"folds": n_folds}
         open_run(output, description, resume or only_fold is not None, overwrite)

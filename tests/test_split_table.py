@@ -38,6 +38,7 @@ def test_an_image_goes_by_itself_or_by_its_patient(table, asked, fold):
 def test_rows_of_other_folds_are_left(table):
     rest = table.without({"2", INDEPENDENT})
     assert rest.count([record("x", patient="p"), record("w", patient="p"), record("y"), record("z")]) == 2
+    assert rest.count([record("x", label="CVP", source="b")]) == 1  # by its path alone
     assert rest.sources == {"a"}
 
 

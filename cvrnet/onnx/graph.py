@@ -50,8 +50,13 @@ class PixelNetwork(nn.Module):
     @property
     def float32_parts(self) -> list[str]:
         """Names of the submodules whose rounding costs most (``float32_parts`` of the encoders)."""
-        encoders = [(f"models.{k}.encoders.{i}", e) for k, m in enumerate(self.models) for i, e in _encoders(m)]
-        return [f"{name}.{part}" for name, encoder in encoders for part in getattr(encoder, "float32_parts", ())]
+        return [
+            f"models.{k}.encoders.{i}.{part}"
+            for k, model in enumerate(self.models)
+            if isinstance(model, CVRNet)
+            for i, encoder in enumerate(model.encoders)
+            for part in getattr(encoder, "float32_parts", ())
+        ]
 
     def forward(self, pixels: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Classify images.
@@ -74,10 +79,6 @@ class PixelNetwork(nn.Module):
             heads.append(model.head.branch_logits(vectors))
         each = [log_mean_softmax(list(folds)) for folds in zip(*heads, strict=True)]
         return log_mean_softmax(logits), torch.stack(each, 1)
-
-
-def _encoders(model: nn.Module) -> Iterator[tuple[int, nn.Module]]:
-    return enumerate(model.encoders if isinstance(model, CVRNet) else ())
 
 
 def trace(network: PixelNetwork, input_size: Sequence[int]) -> onnx.ModelProto:

@@ -68,7 +68,7 @@ def train(
     sets = split_records(records, config, test_source)
     check_training_set(sets["train"], names)
     if accelerator.is_main_process:
-        if not resume:
+        if not output.exists():
             create_for_training(config, len(names))  # what fails in it leaves no run folder behind
         open_run(output, describe_run("train", data, records, config, names, test_source), resume, overwrite)
         write_csv(output / SPLIT, (split_row(r, name) for name, members in sets.items() for r in members))
