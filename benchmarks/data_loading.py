@@ -27,8 +27,8 @@ import numpy as np
 from PIL import Image
 
 from cvrnet.data import ImageCache, Record, read_image, read_records
+from cvrnet.data.limits import Mode
 from cvrnet.data.preprocessing import resize_image
-from cvrnet.data.reading import Mode
 
 
 def seconds(run: Callable[[], object]) -> float:

@@ -17,7 +17,7 @@ import time
 import numpy as np
 
 from cvrnet.data import ImageCache, Record, make_folds, read_records
-from cvrnet.experiments import fold_sets
+from cvrnet.workflows.crossval import fold_sets
 
 
 def load(records: list[Record], folds: list[int], cache: ImageCache, numbers: range, epochs: int) -> float:

@@ -24,10 +24,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import cvrnet
-from cvrnet.checkpoints import load_checkpoint, save_checkpoint
 from cvrnet.data import Preprocessing, read_image, write_phantoms
 from cvrnet.devices import has_bf16
 from cvrnet.inference import Predictor
+from cvrnet.runs.checkpoint import load_checkpoint, save_checkpoint
 
 PLAIN = "(a) PyTorch, plain"
 Row = tuple[int, Callable[[torch.Tensor], object]]

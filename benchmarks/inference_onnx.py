@@ -19,10 +19,10 @@ from pathlib import Path
 import torch
 
 import cvrnet
-from cvrnet.checkpoints import save_checkpoint
 from cvrnet.data import Preprocessing, write_phantoms
 from cvrnet.devices import has_bf16
 from cvrnet.onnx import export_onnx, load_onnx
+from cvrnet.runs.checkpoint import save_checkpoint
 
 PLAIN = "PyTorch float32"
 

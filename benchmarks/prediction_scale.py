@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 
 import cvrnet
-from cvrnet.checkpoints import save_checkpoint
 from cvrnet.data import write_phantoms
+from cvrnet.runs.checkpoint import save_checkpoint
 
 
 def predict(model: Path, images: Path, output: Path) -> tuple[float, float]:

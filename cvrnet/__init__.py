@@ -16,6 +16,7 @@ import timm
 
 from cvrnet import cvrnet as _models  # registers the models
 from cvrnet.cvrnet import CVRNet
+from cvrnet.moved import keep_old_names
 
 if TYPE_CHECKING:
     from cvrnet.hub import pull_folds, push_folds
@@ -25,6 +26,7 @@ __all__ = ["CVRNet", "Predictor", "__version__", "create_model", "list_models", 
 __version__ = version("cvrnet")
 
 create_model = timm.create_model
+keep_old_names()
 _LAZY = {"Predictor": "cvrnet.inference", "pull_folds": "cvrnet.hub", "push_folds": "cvrnet.hub"}
 
 

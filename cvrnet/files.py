@@ -23,7 +23,8 @@ from cvrnet.errors import UserError
 __all__ = [
     "atomic_write",
     "damaged_files",
-    "full_disk_told",
+    "image_cache_folder",
+    "normalize_disk_errors",
     "slug",
     "user_folder",
     "write_csv",
@@ -51,7 +52,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with full_disk_told(path):
+        with normalize_disk_errors(path):
             yield temporary
             _sync(temporary, os.O_RDWR)
         os.replace(temporary, path)
@@ -62,7 +63,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def full_disk_told(path: Path) -> Iterator[None]:
+def normalize_disk_errors(path: Path) -> Iterator[None]:
     """Raise OSError that names the file, and a full disk where PyTorch, safetensors or NumPy tell it in other words.
 
     Args:
@@ -151,6 +152,13 @@ def user_folder(kind: Literal["cache", "config"]) -> Path:
     else:
         base = Path(os.environ.get(f"XDG_{kind.upper()}_HOME") or Path.home() / f".{kind}")
     return base / "cvrnet"
+
+
+def image_cache_folder() -> Path:
+    """Where decoded images are cached: the environment variable CVRNET_CACHE, or the platform's folder for caches."""
+    if chosen := os.environ.get("CVRNET_CACHE"):
+        return Path(chosen).expanduser()
+    return user_folder("cache") / "images"
 
 
 def slug(name: str) -> str:

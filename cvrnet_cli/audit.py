@@ -78,8 +78,9 @@ def audit(
 
 def _examination(model: str, device: str | None, records: list[Any]) -> Any:
     """The models of a run, each for the images that it was not trained on."""
-    from cvrnet.audit import Examination, held_out
+    from cvrnet.audit import Examination
     from cvrnet.inference import Predictor
+    from cvrnet.runs.held_out import held_out
 
     asked = held_out(model, records)
     predictors = [Predictor.from_pretrained(one, device=device or "auto") for one in asked.models or [model]]

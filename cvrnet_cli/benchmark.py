@@ -55,12 +55,12 @@ def benchmark(
       cvrnet benchmark manifest.csv --models cvrnet,resnet50,legacy_xception,densenet121 -o table
       cvrnet benchmark manifest.csv --models cvrnet,cvrnet:p3,cvrnet:encoder1 -o ablations --test-source figure1
     """
-    from cvrnet.benchmark import benchmark as run
-    from cvrnet.benchmark import benchmark_rows, brief_rows
+    from cvrnet.workflows.sweep import benchmark as run
+    from cvrnet.workflows.sweep import benchmark_rows, brief_rows
 
     config = options.training_config(recipe, settings)
     with contextlib.ExitStack() as stack:
-        decoding = stack.enter_context(progress_bar("Decoding"))
+        on_decode = stack.enter_context(progress_bar("Decoding"))
 
         def progress(model: str, fold: int) -> Any:
             say(f"{model}, fold {fold}")
@@ -79,7 +79,7 @@ def benchmark(
             overwrite=overwrite,
             cache_folder=cache_dir,
             progress=progress,
-            decoding=decoding,
+            on_decode=on_decode,
         )
     if result:  # nothing on the other processes of a distributed run
         rows = brief_rows(result) if style in (None, "table") else benchmark_rows(result)

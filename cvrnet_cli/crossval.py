@@ -60,9 +60,9 @@ def crossval(
       cvrnet crossval manifest.csv -o run --only-fold 3     (and so on, then:)
       cvrnet crossval --collect run
     """
-    from cvrnet.experiments import cross_validate
-    from cvrnet.results import collect as join
-    from cvrnet.results import summary_rows
+    from cvrnet.workflows.collect import collect as join
+    from cvrnet.workflows.collect import summary_rows
+    from cvrnet.workflows.crossval import cross_validate
 
     if collect is not None:
         if data is not None:
@@ -80,7 +80,7 @@ def crossval(
         _each_source(data, output, config, audit, classes=options.split_names(classes) or None, **common)
         return
     with contextlib.ExitStack() as stack:
-        decoding = stack.enter_context(progress_bar("Decoding"))
+        on_decode = stack.enter_context(progress_bar("Decoding"))
 
         def progress(fold: int) -> Any:
             audit()
@@ -100,7 +100,7 @@ def crossval(
             overwrite=overwrite,
             cache_folder=cache_dir,
             progress=progress,
-            decoding=decoding,
+            on_decode=on_decode,
         )
     if only_fold is not None:
         say(f"\nFold {only_fold} is in {output}. When all are there:\n  cvrnet crossval --collect {output}")
@@ -109,7 +109,7 @@ def crossval(
 
 
 def _each_source(data: Path, output: Path, config: Any, audit: Callable[[], None], **arguments: Any) -> None:
-    from cvrnet.source_shift import leave_one_source_out, source_rows
+    from cvrnet.workflows.source_shift import leave_one_source_out, source_rows
 
     with contextlib.ExitStack() as stack:
 
@@ -118,8 +118,8 @@ def _each_source(data: Path, output: Path, config: Any, audit: Callable[[], None
             say(f"without {source}, fold {fold}")
             return stack.enter_context(epoch_bars(config))
 
-        decoding = stack.enter_context(progress_bar("Decoding"))
-        summary = leave_one_source_out(data, output, config, progress=progress, decoding=decoding, **arguments)
+        on_decode = stack.enter_context(progress_bar("Decoding"))
+        summary = leave_one_source_out(data, output, config, progress=progress, on_decode=on_decode, **arguments)
     rows = source_rows(summary)
     if rows:  # nothing on the other processes of a distributed run
         write_rows(rows, list(rows[0]), "table", sys.stdout)
@@ -129,8 +129,8 @@ def _each_source(data: Path, output: Path, config: Any, audit: Callable[[], None
 
 
 def _show(rows: list[dict[str, Any]], output: Path) -> None:
-    from cvrnet.explain.section import maps_section
-    from cvrnet.results import write_report
+    from cvrnet.report import write_report
+    from cvrnet.report.explanations import maps_section
 
     write_rows(rows, list(rows[0]), "table", sys.stdout)
     write_report(output, [maps_section(output)])

@@ -52,13 +52,13 @@ def evaluate(
       cvrnet evaluate run manifest.csv --folds 1,3 -o two-folds
     """
     from cvrnet.data import DataError, check_classes, scan_records
-    from cvrnet.evaluation import describe_evaluation, open_evaluation, predict_records, write_evaluation
-    from cvrnet.explain.section import maps_section
     from cvrnet.files import write_json
     from cvrnet.inference import Predictor
-    from cvrnet.results import write_report
-    from cvrnet.results.headline import NOT_NEW, seen_sentence
-    from cvrnet.results.predictions import RUN
+    from cvrnet.report import write_report
+    from cvrnet.report.explanations import maps_section
+    from cvrnet.report.headline import NOT_NEW, seen_sentence
+    from cvrnet.runs.layout import RUN
+    from cvrnet.workflows.evaluate import describe_evaluation, open_evaluation, predict_records, write_evaluation
 
     open_evaluation(output, overwrite)
     records, problems = scan_records(data, min_classes=1)

@@ -156,7 +156,7 @@ def _draw(
     """Write each image's files, and give its row."""
     from cvrnet.explain.figure import plot_explanation
     from cvrnet.explain.files import save_map, save_overlay
-    from cvrnet.report import save_figure
+    from cvrnet.figures import save_figure
 
     for name, explanation in zip(names, stream, strict=True):
         row: dict[str, Any] = {"path": str(explanation.path), "prediction": explanation.prediction}

@@ -93,8 +93,8 @@ def measure_data(
 
 def _by_fold(run: Path, records: Sequence[Any]) -> Iterator[tuple[str, list[Any]]]:
     """Each fold of a cross-validation with the images that it was tested on."""
-    from cvrnet.checkpoints import find_checkpoints
-    from cvrnet.results.loading import read_rows
+    from cvrnet.runs.checkpoint import find_checkpoints
+    from cvrnet.runs.read import read_rows
 
     if not (run / "split.csv").is_file():
         raise click.ClickException(f"{run} has no split.csv; --out-of-fold expects the run of `cvrnet crossval`")

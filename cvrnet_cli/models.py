@@ -22,7 +22,7 @@ def models(name: str | None, style: str | None) -> None:
       cvrnet models cvrnet
     """
     from cvrnet import list_models
-    from cvrnet.zoo import describe_model
+    from cvrnet.model_info import describe_model
 
     if name is None:
         infos = map(describe_model, list_models())

@@ -113,7 +113,7 @@ def _join(device: str | None) -> Any:
     """This process's place among several; None where it is alone."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return None
-    from cvrnet.inference.sharing import SharedPrediction
+    from cvrnet.inference.distributed import SharedPrediction
 
     return SharedPrediction(device or "auto")
 
@@ -155,7 +155,7 @@ def _write(
 def find_images(paths: Sequence[str]) -> Iterator[Path]:
     """The images that the arguments mean, in order; a name that means nothing stays, and fails when it is read."""
     from cvrnet.data import read_records
-    from cvrnet.data.reading import is_image_file
+    from cvrnet.data.image import is_image_file
 
     for text in paths:
         path = Path(text)

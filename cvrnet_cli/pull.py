@@ -31,7 +31,7 @@ def pull(repo: str, output: Path | None, folds: tuple[int, ...], overwrite: bool
     from huggingface_hub.utils import logging
 
     from cvrnet.hub import pull_folds
-    from cvrnet.hub.references import parse_reference
+    from cvrnet.runs.hub_download import parse_reference
 
     logging.set_verbosity_error()  # its warnings tell of every attempt, ours what came of them
     output = output or Path(parse_reference(repo)[0].partition("/")[2])

@@ -100,9 +100,9 @@ def _show(
     overwrite: bool,
 ) -> None:
     from cvrnet.files import atomic_write
-    from cvrnet.hub.references import parse_reference
     from cvrnet.hub.space import space_files
     from cvrnet.hub.staging import stage_run
+    from cvrnet.runs.hub_download import parse_reference
 
     staged = stage_run(run, repo, folds, with_predictions=predictions, license=license)
     branches: dict[str, Any] = {"main": staged.main_files({}), **staged.folds}

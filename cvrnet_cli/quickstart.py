@@ -40,7 +40,7 @@ def quickstart(data: Path | None, output: Path, overwrite: bool, epochs: int) ->
     from cvrnet.data import write_phantoms
     from cvrnet.errors import UserError
     from cvrnet.training import recipe
-    from cvrnet.training import train as run
+    from cvrnet.workflows.train import train as run
 
     target = output / "run"
     if target.exists() and not overwrite:
@@ -55,8 +55,8 @@ def quickstart(data: Path | None, output: Path, overwrite: bool, epochs: int) ->
         say(f"1. Data: {data}")
     say("2. Training cvrnet_tiny from random weights")
     config = recipe("paper", **{**_SETTINGS, "epochs": epochs})
-    with progress_bar("Decoding") as decoding, epoch_bars(config) as progress:
-        metrics = run(data, target, config, overwrite=overwrite, progress=progress, decoding=decoding)
+    with progress_bar("Decoding") as on_decode, epoch_bars(config) as progress:
+        metrics = run(data, target, config, overwrite=overwrite, progress=progress, on_decode=on_decode)
     say("3. Evaluation, on patients that it did not learn from")
     write_rows(score_rows(metrics), SCORE_COLUMNS, "table", sys.stdout)
     path = _first_validation_image(data, target)

@@ -42,7 +42,7 @@ def soup(
       cvrnet soup run other-hospital/ -o soup
       cvrnet predict soup images/
     """
-    from cvrnet.soup import make_soup
+    from cvrnet.workflows.soup import make_soup
 
     with progress_bar("Predicting") as progress:
         result = make_soup(

@@ -50,10 +50,10 @@ def train(
     """
     import sys
 
-    from cvrnet.training import train as run
+    from cvrnet.workflows.train import train as run
 
     config = options.training_config(recipe, settings)
-    with progress_bar("Decoding") as decoding, epoch_bars(config) as progress:
+    with progress_bar("Decoding") as on_decode, epoch_bars(config) as progress:
         metrics = run(
             data,
             output,
@@ -64,7 +64,7 @@ def train(
             overwrite=overwrite,
             cache_folder=cache_dir,
             progress=auditing.before_training(progress, data, output, no_audit),
-            decoding=decoding,
+            on_decode=on_decode,
         )
     if metrics:  # nothing on the other processes of a distributed run
         write_rows(score_rows(metrics), SCORE_COLUMNS, "table", sys.stdout)

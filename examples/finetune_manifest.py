@@ -9,9 +9,9 @@ MANIFEST is a CSV with the columns path,label and, where known, source,patient_i
 import json
 import sys
 
-from cvrnet.experiments import cross_validate
-from cvrnet.results import summary_rows
 from cvrnet.training import Progress, TrainConfig
+from cvrnet.workflows.collect import summary_rows
+from cvrnet.workflows.crossval import cross_validate
 
 manifest, run, *settings = sys.argv[1:4]
 config = TrainConfig(**json.loads(settings[0] if settings else "{}"))

@@ -9,7 +9,7 @@ from cvrnet import Predictor
 from cvrnet.data import read_image, read_records
 from cvrnet.explain import available_parts, explain
 from cvrnet.explain.figure import plot_explanation
-from cvrnet.report import save_figure
+from cvrnet.figures import save_figure
 
 run, manifest = sys.argv[1:3]
 predictor = Predictor.from_pretrained(run)

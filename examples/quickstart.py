@@ -7,7 +7,8 @@ import sys
 
 from cvrnet import Predictor
 from cvrnet.data import read_records, write_phantoms
-from cvrnet.training import TrainConfig, train
+from cvrnet.training import TrainConfig
+from cvrnet.workflows.train import train
 
 epochs = int(sys.argv[1]) if len(sys.argv) > 1 else 20
 manifest = write_phantoms("phantoms", 240, size=96)

@@ -1,4 +1,4 @@
-"""Writes docs/models/: a page for each registered model, every figure measured on the model (cvrnet.zoo).
+"""Writes docs/models/: a page for each registered model, every figure measured on the model (cvrnet.model_info).
 
 python scripts/write_model_pages.py [FOLDER]        default: docs/models
 """
@@ -15,7 +15,7 @@ import timm
 from cvrnet import list_models
 from cvrnet.encoders import hub_repository
 from cvrnet.files import atomic_write
-from cvrnet.zoo import ModelInfo, describe_model
+from cvrnet.model_info import ModelInfo, describe_model
 
 FOLDER = Path(__file__).parents[1] / "docs" / "models"
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub import LocalHub
-from pages import Reader
+
+from tests.support.hub import LocalHub
+from tests.support.pages import Reader
 
 
 def _free_port() -> int:
@@ -40,13 +41,13 @@ os.environ |= {
 LONGEST = [
     "benchmark",
     "robustness",
-    "experiments",
+    "crossval",
     "training",
     "docs",
     "hub_pull",
     "pretrained",
     "explain",
-    "distribution",
+    "distributed",
     "readme",
 ]
 
@@ -137,7 +138,8 @@ TINY: dict[str, Any] = {
 @pytest.fixture(scope="session")
 def run(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run on the phantoms, with site-b as the test source."""
-    from cvrnet.training import TrainConfig, train
+    from cvrnet.training import TrainConfig
+    from cvrnet.workflows.train import train
 
     folder = tmp_path_factory.mktemp("runs") / "run"
     train(phantoms, folder, TrainConfig(**TINY), test_source="site-b")
@@ -184,7 +186,7 @@ def _serve(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
 @pytest.fixture(scope="session")
 def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that the pages of the documentation are read in, with data and trained runs; not to be changed."""
-    import pages
+    from tests.support import pages
 
     with pytest.MonkeyPatch.context() as patch:
         pages.draw_nothing(patch)
@@ -196,7 +198,7 @@ def reader_of(
     furnished: Path, tmp_path: Path, cli: Cli, hub: LocalHub, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[Path], Reader]:
     """Somebody who does what a page says, in a folder of his own and with a Hub of his own."""
-    import pages
+    from tests.support import pages
 
     def sit_down(page: Path) -> Reader:
         pages.set_environment(monkeypatch)

@@ -6,8 +6,8 @@ Needs scikit-learn and OpenCV: ``pip install cvrnet[audit]``.
 from cvrnet.audit.auditing import audit, read_audited
 from cvrnet.audit.examination import Examination
 from cvrnet.audit.findings import SEVERITIES, Finding, worst_first
-from cvrnet.audit.held_out import held_out
 from cvrnet.audit.output import hash_data, read_severe, write_audit
+from cvrnet.runs.held_out import held_out
 
 __all__ = [
     "SEVERITIES",

@@ -16,8 +16,9 @@ from cvrnet.audit.model_findings import model_findings
 from cvrnet.audit.shortcuts import floor_finding, label_findings, source_finding
 from cvrnet.audit.tables import patient_findings, source_findings
 from cvrnet.data import Record, scan_records
-from cvrnet.data.manifest import Row, scan_manifest
-from cvrnet.data.records import MANIFEST, DataError
+from cvrnet.data.manifest import scan_manifest
+from cvrnet.data.record import Row
+from cvrnet.data.scan import MANIFEST, DataError
 
 _TWO_SPLITS = re.compile(r"patient .* in two splits: ")
 

@@ -19,7 +19,7 @@ from PIL import Image, JpegImagePlugin
 from cvrnet.audit.examination import Examination, Views
 from cvrnet.audit.local_features import MAX_FEATURES, describe
 from cvrnet.data import ImageError, Record, read_image
-from cvrnet.data.reading import is_dicom
+from cvrnet.data.image import is_dicom
 
 THUMBNAIL = 192
 """Longest side of the pictures that near-duplicates are compared on, in pixels."""

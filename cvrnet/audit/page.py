@@ -9,7 +9,7 @@ from typing import Any
 from cvrnet.audit.findings import SEVERITIES, Finding, count
 from cvrnet.audit.probes import WHAT
 from cvrnet.data import Record, read_image
-from cvrnet.pages import details, page, paragraph, table, thumbnail
+from cvrnet.html import details, page, paragraph, table, thumbnail
 
 MAX_CLUSTERS = 60
 MAX_FILES = 30

@@ -13,23 +13,17 @@ from pathlib import Path
 
 import numpy as np
 
+from cvrnet.data.image import ImageError, read_image
+from cvrnet.data.limits import Mode, check_mode
 from cvrnet.data.preprocessing import check_interpolation, resize_image
-from cvrnet.data.reading import ImageError, Mode, check_mode, read_image
-from cvrnet.data.records import Record
+from cvrnet.data.record import Record
 from cvrnet.errors import UserError
-from cvrnet.files import user_folder
+from cvrnet.files import image_cache_folder
 
 FORMAT_VERSION = 1
 """Raised when `read_image` or the resizing begin to give other pixels: older entries are then rebuilt."""
 
 _HEADER = struct.Struct("<8sqq3i")  # magic and version; the image file's mtime_ns and size; the entry's shape
-
-
-def default_folder() -> Path:
-    """Where images are cached: the environment variable CVRNET_CACHE, or the platform's folder for caches."""
-    if chosen := os.environ.get("CVRNET_CACHE"):
-        return Path(chosen).expanduser()
-    return user_folder("cache") / "images"
 
 
 class ImageCache:
@@ -44,7 +38,7 @@ class ImageCache:
         size: height and width.
         mode: ``"L"`` or ``"RGB"``, as in `read_image`.
         interpolation: as in `resize_image`.
-        folder: by default `default_folder`.
+        folder: by default `image_cache_folder`.
     """
 
     def __init__(
@@ -61,7 +55,7 @@ class ImageCache:
         self.size = (int(size[0]), int(size[1]))
         self.mode: Mode = mode
         self.interpolation = interpolation
-        self.folder = default_folder() if folder is None else Path(folder)
+        self.folder = image_cache_folder() if folder is None else Path(folder)
         self._settings = f"{self.size} {mode} {interpolation}"
         self._shape = (*self.size, 1 if mode == "L" else 3)
         self._bytes = _HEADER.size + math.prod(self._shape)

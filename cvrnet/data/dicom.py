@@ -25,7 +25,7 @@ from pydicom.pixels import apply_color_lut, apply_rescale, apply_voi, apply_wind
 from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
-from cvrnet.data.reading import MAX_PIXELS, WINDOWS, Mode, Refused, in_turn
+from cvrnet.data.limits import MAX_PIXELS, WINDOWS, Mode, Refused, in_turn
 
 MAX_FRAMES = 10_000
 """More frames are refused: the longest CT volumes have some 3,000."""

@@ -11,11 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cvrnet.data.cache import default_folder
-from cvrnet.data.manifest import SPLITS, Record, Row
-from cvrnet.data.records import HUB_DATASET
+from cvrnet.data.record import SPLITS, Record, Row
+from cvrnet.data.scan import HUB_DATASET
 from cvrnet.errors import UserError
-from cvrnet.files import atomic_write
+from cvrnet.files import atomic_write, image_cache_folder
 
 _COLUMNS = ("source", "patient_id", "view")
 
@@ -78,7 +77,7 @@ def _rows(
 ) -> Iterator[Row]:
     feature: Any = dataset.features[label] if label else None
     texts = [c for c, f in dataset.features.items() if c not in (image, label) and getattr(f, "dtype", "") == "string"]
-    folder = default_folder() / "hfds"
+    folder = image_cache_folder() / "hfds"
     digits = len(str(len(dataset)))
     for number, row in enumerate(dataset):
         stored, wrong = row[image] or {}, []

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cvrnet.data.identity import pseudonym
-from cvrnet.data.reading import Refused, is_dicom
+from cvrnet.data.image import is_dicom
+from cvrnet.data.limits import Refused
 
 
 class Slice(NamedTuple):

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from cvrnet.data.records import Record
+from cvrnet.data.record import Record
 from cvrnet.errors import UserError
 
 Patients = dict[Hashable, set[str]]

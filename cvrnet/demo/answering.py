@@ -72,7 +72,7 @@ class Answering:
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
         self.classes = predictor.classes
-        self.members = (len(predictor.models), predictor.num_heads if predictor.has_heads else 1)
+        self.members = (len(predictor.models), predictor.num_heads if predictor.averages_probabilities else 1)
         self.parts: list[str] = []
         self.no_maps = ""
         example = self.example("NOR")
@@ -149,7 +149,7 @@ class Answering:
             name,
             image,
             probabilities,
-            by_head.mean(0) if self._predictor.has_heads else None,
+            by_head.mean(0) if self._predictor.averages_probabilities else None,
             float(predictive_entropy(members)),
             float(mutual_information(members)),
             explain_classes(self._predictor, image, targets, self.parts) if self.parts else {},

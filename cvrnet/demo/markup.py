@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cvrnet.demo.answering import Answer
 from cvrnet.demo.viewing import jpeg
 from cvrnet.explain.overlay import COLOURS
-from cvrnet.pages import DISCLAIMER, paragraph
+from cvrnet.html import DISCLAIMER, paragraph
 
 WARNING = "What it says must not be used for diagnosis, or for any decision about a patient."
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cvrnet.explain.explaining import Explanation, panel_names
 from cvrnet.explain.overlay import ALPHA, COLOURS, THRESHOLD, draw_outline, draw_overlay
-from cvrnet.report.style import FONT_SIZE, TEXT
+from cvrnet.figures.style import FONT_SIZE, TEXT
 
 PANEL = 2.3  # inches, the longer side of a panel
 

@@ -8,13 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cvrnet.checkpoints import load_checkpoint
 from cvrnet.errors import UserError
 from cvrnet.files import write_json
-from cvrnet.hub.errors import hub_errors
-from cvrnet.hub.references import (
+from cvrnet.runs.checkpoint import load_checkpoint
+from cvrnet.runs.hub_download import (
     CHECKPOINT,
-    CONFIG,
     RUN,
     Snapshot,
     choose_commits,
@@ -23,6 +21,8 @@ from cvrnet.hub.references import (
     open_revision,
     parse_reference,
 )
+from cvrnet.runs.hub_errors import hub_errors
+from cvrnet.runs.layout import CONFIG
 
 ORIGIN = "hub.json"
 """In a pulled run: repository and commits that it came from."""

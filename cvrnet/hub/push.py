@@ -14,10 +14,10 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf
 from huggingface_hub.hf_api import RepoFile
 
 from cvrnet.errors import UserError
-from cvrnet.hub.errors import CLIENT_ERRORS, hub_errors, is_transient, patiently
-from cvrnet.hub.hashes import hub_hash, matches
-from cvrnet.hub.references import COMMITS, RUN, Snapshot, fold_commits, parse_reference
 from cvrnet.hub.staging import Files, Staged, stage_run
+from cvrnet.runs.hub_download import COMMITS, RUN, Snapshot, fold_commits, parse_reference
+from cvrnet.runs.hub_errors import CLIENT_ERRORS, hub_errors, is_transient, with_retries
+from cvrnet.runs.hub_hashes import hub_hash, matches
 
 _ATTRIBUTES = ".gitattributes"  # the Hub's own
 _TRIES = 3
@@ -96,8 +96,8 @@ def _push(
 ) -> None:
     api = HfApi(library_name="cvrnet", library_version=version("cvrnet"))
     repo = pushed.repo
-    pushed.url = str(patiently(lambda: api.create_repo(repo, private=not public, exist_ok=True)))
-    info = patiently(lambda: api.model_info(repo))
+    pushed.url = str(with_retries(lambda: api.create_repo(repo, private=not public, exist_ok=True)))
+    info = with_retries(lambda: api.model_info(repo))
     pushed.private = bool(info.private)
     if not pushed.private and not public:
         raise UserError(f"{repo} is public; --public pushes to it all the same, or choose another repository")
@@ -105,11 +105,11 @@ def _push(
     names = {sibling.rfilename for sibling in info.siblings or ()}
     commits = _commits_of_same_run(staged, repo, start, names, overwrite)
     if staged.folds:
-        first = patiently(lambda: api.list_repo_commits(repo))[-1].commit_id
+        first = with_retries(lambda: api.list_repo_commits(repo))[-1].commit_id
     for done, (branch, files) in enumerate(staged.folds.items()):
         if progress:
             progress(done, len(staged.folds) + 1)
-        patiently(lambda branch=branch: api.create_branch(repo, branch=branch, revision=first, exist_ok=True))  # type: ignore[misc]
+        with_retries(lambda branch=branch: api.create_branch(repo, branch=branch, revision=first, exist_ok=True))  # type: ignore[misc]
         commits[branch] = pushed.commits[branch] = _put(api, pushed, branch, files)
     pushed.commits["main"] = _put(api, pushed, "main", staged.main_files(commits), start)
     if progress:
@@ -121,7 +121,7 @@ def _push(
 def _commits_of_same_run(staged: Staged, repo: str, commit: str, names: set[str], overwrite: bool) -> dict[str, str]:
     """Folds of the same run that the repository holds already; another run or model is not replaced unasked."""
     if RUN in names:
-        path = Path(patiently(lambda: hf_hub_download(repo, RUN, revision=commit)))
+        path = Path(with_retries(lambda: hf_hub_download(repo, RUN, revision=commit)))
         there = Snapshot(repo, commit, path.parent)
         if _same_run(path, staged.run):
             return fold_commits(there) if staged.folds else {}
@@ -144,7 +144,7 @@ def _put(api: HfApi, pushed: Pushed, branch: str, files: Files, parent: str = ""
     After a failure the branch itself is asked, since the answer to a commit that was made may have been lost.
     """
     repo = pushed.repo
-    head = patiently(lambda: _head(api, repo, branch))
+    head = with_retries(lambda: _head(api, repo, branch))
     parent = parent or head
     for attempt in range(1, _TRIES + 1):
         stale = _difference(api, repo, head, files)
@@ -158,7 +158,7 @@ def _put(api: HfApi, pushed: Pushed, branch: str, files: Files, parent: str = ""
             ).oid
         except CLIENT_ERRORS as error:
             pushed.unknown = branch
-            head = patiently(lambda: _head(api, repo, branch))
+            head = with_retries(lambda: _head(api, repo, branch))
             pushed.unknown = ""
             if head != parent and _difference(api, repo, head, files) is None:
                 return head
@@ -173,20 +173,20 @@ def _head(api: HfApi, repo: str, branch: str) -> str:
 
 def _difference(api: HfApi, repo: str, commit: str, files: Files) -> list[str] | None:
     """Names that a commit holds and `files` does not; None where it holds exactly the same files."""
-    entries = patiently(lambda: list(api.list_repo_tree(repo, revision=commit, recursive=True)))
+    entries = with_retries(lambda: list(api.list_repo_tree(repo, revision=commit, recursive=True)))
     there = {e.path: hub_hash(e) for e in entries if isinstance(e, RepoFile) and e.path != _ATTRIBUTES}
     same = there.keys() == files.keys() and all(matches(content, there[name]) for name, content in files.items())
     return None if same else sorted(there.keys() - files.keys())
 
 
 def _tag(api: HfApi, repo: str, tag: str, commit: str) -> None:
-    there = {t.name: t.target_commit for t in patiently(lambda: api.list_repo_refs(repo)).tags}
+    there = {t.name: t.target_commit for t in with_retries(lambda: api.list_repo_refs(repo)).tags}
     if there.get(tag, commit) != commit:
         raise UserError(
             f"the run is at {repo}, but the tag {tag} is that of an older commit ({there[tag][:8]}) and stays there; "
             "choose another tag"
         )
-    patiently(lambda: api.create_tag(repo, tag=tag, revision=commit, exist_ok=True))
+    with_retries(lambda: api.create_tag(repo, tag=tag, revision=commit, exist_ok=True))
 
 
 def _what_is_safe(pushed: Pushed) -> str:

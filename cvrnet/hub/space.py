@@ -10,8 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from huggingface_hub import CommitOperationAdd, HfApi, SpaceCardData
 
 from cvrnet.errors import UserError
-from cvrnet.hub.errors import hub_errors, patiently
-from cvrnet.hub.references import parse_reference
+from cvrnet.runs.hub_download import parse_reference
+from cvrnet.runs.hub_errors import hub_errors, with_retries
 
 APP, CARD, REQUIREMENTS = "app.py", "README.md", "requirements.txt"
 _GRADIO = "6.31.0"  # where it is not installed: the oldest that the page runs on
@@ -109,10 +109,10 @@ def push_space(repo: str, *, public: bool = False, license: str = "apache-2.0", 
 
 
 def _push(api: HfApi, repo: str, files: Mapping[str, bytes], public: bool, overwrite: bool) -> PushedSpace:
-    url = patiently(
+    url = with_retries(
         lambda: api.create_repo(repo, repo_type="space", space_sdk="gradio", private=not public, exist_ok=True)
     )
-    info = patiently(lambda: api.space_info(repo))
+    info = with_retries(lambda: api.space_info(repo))
     if not info.private and not public:
         raise UserError(f"the Space {repo} is public; --public pushes to it all the same, or choose another repository")
     there = {sibling.rfilename for sibling in info.siblings or ()}
@@ -129,7 +129,7 @@ def _push(api: HfApi, repo: str, files: Mapping[str, bytes], public: bool, overw
 
 
 def _read(api: HfApi, repo: str, commit: str) -> str:
-    path = patiently(lambda: api.hf_hub_download(repo, APP, repo_type="space", revision=commit))
+    path = with_retries(lambda: api.hf_hub_download(repo, APP, repo_type="space", revision=commit))
     with open(path, encoding="utf-8", errors="replace") as file:
         return file.read()
 

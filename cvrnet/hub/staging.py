@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cvrnet.checkpoints import load_checkpoint
 from cvrnet.encoders import hub_repository
 from cvrnet.errors import UserError
 from cvrnet.hub.card import Facts, render_card
@@ -22,7 +21,9 @@ from cvrnet.hub.redact import (
     public_scores,
     public_table,
 )
-from cvrnet.hub.references import COMMITS, CONFIG, RUN, WEIGHTS
+from cvrnet.runs.checkpoint import load_checkpoint
+from cvrnet.runs.hub_download import COMMITS, RUN
+from cvrnet.runs.layout import CONFIG, WEIGHTS
 
 Files = dict[str, bytes | Path]
 """Name in the repository to content; the weights stay where they are."""

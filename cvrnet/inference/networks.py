@@ -12,7 +12,7 @@ from cvrnet.cvrnet import CVRNet
 from cvrnet.devices import AUTOCAST_DTYPES, autocast
 
 
-def has_heads(model: Any) -> bool:
+def averages_probabilities(model: Any) -> bool:
     """Whether a model's answer is the mean of its heads' probabilities (not so if it averages their logits)."""
     head = getattr(model, "head", None)
     return hasattr(model, "branch_logits") and getattr(head, "average", "probabilities") == "probabilities"
@@ -38,7 +38,7 @@ class HeadLogits(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) images, normalised, in; (heads, N, classes) float32 logits out."""
         with autocast(x.device, self.precision):
-            if not has_heads(self.model):
+            if not averages_probabilities(self.model):
                 return self.model(x).float().unsqueeze(0)
             if not isinstance(self.model, CVRNet):
                 return torch.stack(self.model.branch_logits(x)).float()

@@ -14,14 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cvrnet.checkpoints import checkpoint_classes
 from cvrnet.data import Preprocessing, to_batch
 from cvrnet.devices import select_device, select_precision
 from cvrnet.errors import UserError
-from cvrnet.inference.loading import load_models
-from cvrnet.inference.networks import HeadLogits, compiled, has_heads
-from cvrnet.inference.reading import read_ahead
+from cvrnet.inference.networks import HeadLogits, averages_probabilities, compiled
+from cvrnet.inference.prefetch import read_ahead
+from cvrnet.inference.resolve import load_models
 from cvrnet.inference.uncertainty import UNCERTAINTY, mutual_information, predictive_entropy
+from cvrnet.runs.checkpoint import checkpoint_classes
 
 
 @dataclass(frozen=True)
@@ -130,9 +130,9 @@ class Predictor:
         return cls(load_models(model, folds, device, dtype), device, dtype, compile)
 
     @property
-    def has_heads(self) -> bool:
+    def averages_probabilities(self) -> bool:
         """Whether the models have heads of their own: whether they are CVR-Nets."""
-        return all(has_heads(model) for model in self.models)
+        return all(averages_probabilities(model) for model in self.models)
 
     @property
     def num_heads(self) -> int:
@@ -142,7 +142,7 @@ class Predictor:
             UserError: The model has no heads of its own (it is not a CVR-Net).
         """
         for model in self.models:
-            if not has_heads(model):
+            if not averages_probabilities(model):
                 raise UserError(f"{model.pretrained_cfg['architecture']} has no heads of its own; expected a CVR-Net")
         return len(self.models[0].groups)
 

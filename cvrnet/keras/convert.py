@@ -12,12 +12,12 @@ import timm
 import torch
 from torch import Tensor
 
-from cvrnet.checkpoints import save_checkpoint
 from cvrnet.cvrnet import CVRNet
 from cvrnet.errors import UserError
 from cvrnet.files import write_json
-from cvrnet.hub.hashes import file_hash
 from cvrnet.keras.layers import KerasWeight, keras_weights, quoted, rename_automatic
+from cvrnet.runs.checkpoint import save_checkpoint
+from cvrnet.runs.hub_hashes import file_hash
 
 if TYPE_CHECKING:
     from cvrnet.keras.hdf5 import LayerWeights, StoredWeight

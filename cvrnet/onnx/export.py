@@ -12,13 +12,13 @@ import numpy as np
 import onnx
 import torch
 
-from cvrnet.checkpoints import checkpoint_classes
 from cvrnet.errors import UserError
 from cvrnet.files import atomic_write
 from cvrnet.onnx.graph import HEADS, LOGITS, PixelNetwork, describe, trace, write_metadata
 from cvrnet.onnx.images import check_pixels, split_calibration
 from cvrnet.onnx.session import Session, open_onnxruntime
 from cvrnet.onnx.source import load_source
+from cvrnet.runs.checkpoint import checkpoint_classes
 
 TOLERANCE = 1e-4
 CALIBRATION_IMAGES = 128
@@ -120,7 +120,7 @@ def _check(network: PixelNetwork, file: Path, pixels: np.ndarray) -> float:
     """
     with torch.inference_mode():
         answers = network(torch.from_numpy(pixels))
-    expected = dict(zip((LOGITS, HEADS), answers if network.has_heads else (answers,), strict=False))
+    expected = dict(zip((LOGITS, HEADS), answers if network.averages_probabilities else (answers,), strict=False))
     session = open_onnxruntime(file, "cpu")
     worst = max(
         float(np.abs(_softmax(session(pixels, name)) - _softmax(value.numpy())).max())

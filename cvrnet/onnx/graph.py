@@ -13,11 +13,11 @@ import torch
 from google.protobuf.message import DecodeError
 from torch import Tensor, nn
 
-from cvrnet.checkpoints import checkpoint_classes
 from cvrnet.cvrnet import CVRNet
 from cvrnet.data import Preprocessing
 from cvrnet.errors import UserError
 from cvrnet.heads import log_mean_softmax
+from cvrnet.runs.checkpoint import checkpoint_classes
 
 OPSET = 18
 INPUT, LOGITS, HEADS = "pixels", "logits", "head_logits"
@@ -45,7 +45,7 @@ class PixelNetwork(nn.Module):
         self.shift: Tensor
         self.register_buffer("scale", (1 / (255 * std)).float().view(1, -1, 1, 1))
         self.register_buffer("shift", (-mean / std).float().view(1, -1, 1, 1))
-        self.has_heads = all(isinstance(m, CVRNet) and m.head.average == "probabilities" for m in models)
+        self.averages_probabilities = all(isinstance(m, CVRNet) and m.head.average == "probabilities" for m in models)
 
     @property
     def float32_parts(self) -> list[str]:
@@ -70,7 +70,7 @@ class PixelNetwork(nn.Module):
         """
         x = pixels.float() * self.scale + self.shift
         models: list[Any] = list(self.models)
-        if not self.has_heads:
+        if not self.averages_probabilities:
             return log_mean_softmax([model(x) for model in models])
         logits, heads = [], []
         for model in models:
@@ -97,7 +97,7 @@ def trace(network: PixelNetwork, input_size: Sequence[int]) -> onnx.ModelProto:
             network,
             (pixels,),
             input_names=[INPUT],
-            output_names=[LOGITS, HEADS] if network.has_heads else [LOGITS],
+            output_names=[LOGITS, HEADS] if network.averages_probabilities else [LOGITS],
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             opset_version=OPSET,
             dynamo=True,

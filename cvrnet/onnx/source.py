@@ -13,11 +13,12 @@ from typing import Any
 
 from torch import nn
 
-from cvrnet.checkpoints import WEIGHTS, checkpoint_classes, find_checkpoints, load_checkpoint
 from cvrnet.data import Preprocessing
 from cvrnet.errors import UserError
 from cvrnet.files import damaged_files
-from cvrnet.hub.hashes import file_hash
+from cvrnet.runs.checkpoint import checkpoint_classes, find_checkpoints, load_checkpoint
+from cvrnet.runs.hub_hashes import file_hash
+from cvrnet.runs.layout import WEIGHTS
 
 
 @dataclass(frozen=True)

@@ -1,25 +1,25 @@
-"""Figures for papers, drawn with matplotlib (extra ``train``) from what `cvrnet.metrics` returns.
+"""report.html: what a run has shown, in one page (extra ``train``)."""
 
-Every ``plot_`` function returns a `matplotlib.figure.Figure` and leaves matplotlib's global state alone: no pyplot, no
-change of backend or style. Dark text on white, Okabe and Ito's colours (told apart by colour-blind readers).
-"""
+from cvrnet.moved import moved_names
+from cvrnet.report.sections import Section
+from cvrnet.report.write import write_report
 
-from cvrnet.report.comparison import plot_comparison
-from cvrnet.report.confusion import plot_confusion_matrix
-from cvrnet.report.curves import plot_calibration, plot_precision_recall, plot_roc
-from cvrnet.report.heads import plot_heads
-from cvrnet.report.learning import plot_fold_learning_curves, plot_learning_curves
-from cvrnet.report.style import OKABE_ITO, save_figure
+__all__ = ["Section", "write_report"]
 
-__all__ = [
-    "OKABE_ITO",
-    "plot_calibration",
-    "plot_comparison",
-    "plot_confusion_matrix",
-    "plot_fold_learning_curves",
-    "plot_heads",
-    "plot_learning_curves",
-    "plot_precision_recall",
-    "plot_roc",
-    "save_figure",
-]
+__getattr__ = moved_names(
+    __name__,
+    {
+        "collect": "cvrnet.workflows.collect",
+        "summary_rows": "cvrnet.workflows.collect",
+        "OKABE_ITO": "cvrnet.figures",
+        "plot_calibration": "cvrnet.figures",
+        "plot_comparison": "cvrnet.figures",
+        "plot_confusion_matrix": "cvrnet.figures",
+        "plot_fold_learning_curves": "cvrnet.figures",
+        "plot_heads": "cvrnet.figures",
+        "plot_learning_curves": "cvrnet.figures",
+        "plot_precision_recall": "cvrnet.figures",
+        "plot_roc": "cvrnet.figures",
+        "save_figure": "cvrnet.figures",
+    },
+)

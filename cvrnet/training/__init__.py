@@ -1,8 +1,10 @@
 """Fine-tuning by the papers' protocol (extra ``train``)."""
 
+from cvrnet.moved import moved_names
 from cvrnet.training.config import RECIPES, TrainConfig, recipe
 from cvrnet.training.loop import Progress, fit, make_accelerator
 from cvrnet.training.model import create_for_training
-from cvrnet.training.run import train
 
-__all__ = ["RECIPES", "Progress", "TrainConfig", "create_for_training", "fit", "make_accelerator", "recipe", "train"]
+__all__ = ["RECIPES", "Progress", "TrainConfig", "create_for_training", "fit", "make_accelerator", "recipe"]
+
+__getattr__ = moved_names(__name__, {"train": "cvrnet.workflows"})

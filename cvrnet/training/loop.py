@@ -21,18 +21,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from cvrnet.checkpoints import save_checkpoint
 from cvrnet.data import Augmentation, ImageCache, Preprocessing, Record
 from cvrnet.devices import check_launch, select_device, select_precision
 from cvrnet.errors import UserError
 from cvrnet.files import atomic_write, damaged_files, write_csv
 from cvrnet.metrics import classification_scores
+from cvrnet.runs.checkpoint import save_checkpoint
+from cvrnet.runs.layout import HISTORY, STATE
 from cvrnet.training.batches import CachedImages, epoch_batches
 from cvrnet.training.config import TrainConfig
 from cvrnet.training.model import create_for_training
-
-STATE = "training-state.pt"
-HISTORY = "history.csv"
 
 
 @dataclass

@@ -8,7 +8,7 @@ import timm
 from torch import nn
 
 from cvrnet.errors import UserError
-from cvrnet.hub.references import hub_checkpoint, is_reference
+from cvrnet.runs.hub_download import hub_checkpoint, is_reference
 from cvrnet.training.config import TrainConfig
 
 

@@ -1,0 +1,54 @@
+"""One image of a data set, and what is known about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SPLITS = {"": "", "train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One image of a data set.
+
+    A patient may have several images, and several labels (before and during a disease).
+
+    Attributes:
+        path: the image file, absolute.
+        name: as in the manifest: POSIX path relative to the data set's folder.
+        label: the class, ``""`` where it is not known.
+        source: the hospital or collection, ``""`` where it is not known.
+        patient_id: one value a patient in the whole data set, over all its sources; ``""`` where it is not known.
+        split: ``""``, ``"train"``, ``"val"`` or ``"test"``.
+        view: the projection, such as PA or AP.
+        lung_mask: image file of the lungs.
+        lesion_mask: image file of the lesions.
+        metadata: the manifest's further columns.
+        where: for messages: the manifest's file name and line, ``""`` for an image found in a folder.
+    """
+
+    path: Path
+    name: str
+    label: str = ""
+    source: str = ""
+    patient_id: str = ""
+    split: str = ""
+    view: str = ""
+    lung_mask: Path | None = None
+    lesion_mask: Path | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
+    where: str = ""
+
+    def problem(self, reason: str) -> str:
+        """One line that names the row, the image and what is wrong.
+
+        >>> Record(Path("/data/a.png"), "a.png", where="manifest.csv:2").problem("file not found")
+        'manifest.csv:2: a.png: file not found'
+        """
+        return ": ".join(part for part in (self.where, self.name, reason) if part)
+
+
+Row = tuple[Record, list[str]]
+"""One image of a data set, and what is wrong with it."""

@@ -1,0 +1,25 @@
+"""Figures for papers, drawn with matplotlib (extra ``train``) from what `cvrnet.metrics` returns.
+
+Every ``plot_`` function returns a `matplotlib.figure.Figure` and leaves matplotlib's global state alone: no pyplot, no
+change of backend or style. Dark text on white, Okabe and Ito's colours (told apart by colour-blind readers).
+"""
+
+from cvrnet.figures.plot_comparison import plot_comparison
+from cvrnet.figures.plot_confusion import plot_confusion_matrix
+from cvrnet.figures.plot_curves import plot_calibration, plot_precision_recall, plot_roc
+from cvrnet.figures.plot_heads import plot_heads
+from cvrnet.figures.plot_learning import plot_fold_learning_curves, plot_learning_curves
+from cvrnet.figures.style import OKABE_ITO, save_figure
+
+__all__ = [
+    "OKABE_ITO",
+    "plot_calibration",
+    "plot_comparison",
+    "plot_confusion_matrix",
+    "plot_fold_learning_curves",
+    "plot_heads",
+    "plot_learning_curves",
+    "plot_precision_recall",
+    "plot_roc",
+    "save_figure",
+]

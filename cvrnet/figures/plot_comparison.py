@@ -1,0 +1,60 @@
+"""Models side by side: their scores in each fold, and their differences from one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from cvrnet.figures.style import GREY, OKABE_ITO, PAD, finish, legend_below, set_labels, style_axes
+
+ROW = 0.34  # inches a model
+
+
+def plot_comparison(result: Mapping[str, Any], score: str = "balanced_accuracy", title: str | None = None) -> Figure:
+    """Each model's score in each fold with the mean, and its difference from the reference with the 95 % interval.
+
+    Args:
+        result: what `cvrnet.workflows.sweep.benchmark` returns.
+        score: the key of the score.
+        title: the figure's title.
+    """
+    figure = Figure(layout=ConstrainedLayoutEngine(w_pad=PAD, h_pad=PAD, wspace=0.04, hspace=0), facecolor="white")
+    FigureCanvasAgg(figure)
+    scores, differences = axes = figure.subplots(1, 2, sharey=True).tolist()
+    models, name = result["models"], score.replace("_", " ")
+    rows = np.arange(len(models))
+    entries: dict[str, Artist] = {}
+    for row, model in zip(rows, models.values(), strict=True):
+        values = [value for value in model["folds"][score] if value is not None]
+        faint = {"color": OKABE_ITO[0], "markersize": 5, "markeredgewidth": 0, "alpha": 0.45}
+        (entries["A fold"],) = scores.plot(values, [row] * len(values), "o", **faint)
+        (entries["Mean of the folds"],) = scores.plot(np.mean(values), row, "D", color=OKABE_ITO[0], markersize=6)
+        if "independent" in model and model["independent"][score]["mean"] is not None:
+            outside = model["independent"][score]["mean"]
+            (entries[f"Mean on {result['test_source']}"],) = scores.plot(
+                outside, row, "s", markerfacecolor="white", markeredgecolor=OKABE_ITO[1], markersize=6
+            )
+        test = model.get("difference", {}).get(score)
+        if test is not None:
+            reach = [[test["mean"] - test["low"]], [test["high"] - test["mean"]]]
+            entries["Difference, 95 % interval"] = differences.errorbar(
+                test["mean"], row, xerr=reach, fmt="D", color=OKABE_ITO[2], markersize=5, capsize=3, linewidth=1.4
+            )
+        else:
+            differences.plot(0, row, "|", color=GREY, markersize=9)
+    differences.axvline(0, color=GREY, linewidth=1, linestyle=(0, (4, 2)), zorder=1)
+    for ax in axes:
+        style_axes(ax)
+        ax.set_ylim(len(models) - 0.5, -0.5)
+    scores.set_yticks(rows, list(models), parse_math=False)
+    differences.tick_params(axis="y", length=0, labelleft=False)
+    legend_below(figure, [(artist, text) for text, artist in entries.items()], columns=2)
+    set_labels(scores, name.capitalize())
+    set_labels(differences, f"{name.capitalize()} less that of {result['reference']}")
+    return finish(figure, [scores], 3.2, max(1.4, ROW * len(models)), title)

@@ -1,0 +1,65 @@
+"""The confusion matrix as the papers print it."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+from cvrnet.errors import UserError
+from cvrnet.figures.style import FONT_SIZE, TEXT, finish, new_figure, set_labels
+
+LIGHT_BLUES = ListedColormap(colormaps["Blues"](np.linspace(0.0, 0.6, 256)))  # light enough for dark text everywhere
+CELL = 0.85  # inches, or more where a class name needs it
+
+
+def plot_confusion_matrix(matrix: ArrayLike, classes: Sequence[str], title: str | None = None) -> Figure:
+    """Counts and column percentages, laid out as v1's Tables 4-8: columns are the actual classes, rows the predicted.
+
+    The percentage is the share of the actual class (of the column), so the diagonal shows the sensitivities; it shades
+    the cell. An actual class without images has no percentages.
+
+    Args:
+        matrix: counts as `cvrnet.metrics.confusion_matrix` gives them, **rows true**, shape (C, C); turned for display.
+            For a cross-validation, the sum over the folds.
+        classes: names in the order of the rows.
+        title: the figure's title.
+
+    Raises:
+        UserError: the matrix is not C x C.
+    """
+    counts = np.asarray(matrix).T  # rows predicted, columns actual
+    n = len(classes)
+    if counts.shape != (n, n):
+        raise UserError(f"confusion matrix of shape {counts.shape}: expected {(n, n)} for the classes {list(classes)}")
+    support = counts.sum(0)
+    percent = 100 * counts / np.where(support > 0, support, 1)
+    figure, (ax,) = new_figure()
+    ax.grid(False)
+    ax.pcolormesh(percent, cmap=LIGHT_BLUES, vmin=0, vmax=100, edgecolors="white", linewidth=2)
+    for row, column in np.ndindex(n, n):
+        style: dict[str, Any] = {"ha": "center", "color": TEXT, "weight": "bold" if row == column else "normal"}
+        share = f"{percent[row, column]:.2f} %" if support[column] else "–"
+        ax.text(column + 0.5, row + 0.49, f"{counts[row, column]:,}", va="bottom", fontsize=FONT_SIZE + 2, **style)
+        ax.text(column + 0.5, row + 0.57, share, va="top", fontsize=FONT_SIZE - 0.5, **style)
+    names = [textwrap.fill(name, 13) for name in classes]
+    ticks = np.arange(n) + 0.5
+    ax.set_xticks(
+        ticks, [f"{name}\n(n = {count:,})" for name, count in zip(names, support, strict=True)], parse_math=False
+    )
+    ax.set_yticks(ticks, names, parse_math=False)
+    ax.tick_params(length=0)
+    ax.invert_yaxis()
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    set_labels(ax, "Actual class\n(% of column)", "Predicted class")
+    figure.draw_without_rendering()  # makes the tick labels
+    widest = max(text.get_window_extent().width for text in ax.get_xticklabels()) / figure.dpi
+    side = n * max(CELL, widest + 0.1)
+    return finish(figure, [ax], side, side, title)

@@ -1,0 +1,109 @@
+"""ROC, precision-recall and calibration curves, from what `cvrnet.metrics` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, MultipleLocator
+
+from cvrnet.figures.style import GREY, TEXT, class_style, finish, legend_below, new_figure, set_labels
+
+SIDE = 3.7  # inches of the square axes
+OVERALL: dict[str, Any] = {"color": TEXT, "linestyle": (0, (4, 2)), "linewidth": 2.0}
+CHANCE: dict[str, Any] = {"color": GREY, "linestyle": (0, (1, 2)), "linewidth": 1.2}
+
+
+def plot_roc(curves: Mapping[str, Any], title: str | None = None) -> Figure:
+    """ROC curves of each class against the others and their macro average, with AUC in the legend.
+
+    Args:
+        curves: from `cvrnet.metrics.roc_curves`. A class without a curve is named in the legend as undefined.
+        title: the figure's title.
+    """
+    figure, (ax,) = new_figure()
+    entries: list[tuple[Artist, str]] = []
+    for index, (name, curve) in enumerate(curves["per_class"].items()):
+        points = ([], []) if curve is None else (curve["fpr"], curve["tpr"])
+        (line,) = ax.plot(*points, **class_style(index))
+        entries.append((line, f"{name} ({_value('AUC', curve, 'auc')})"))
+    if curves["macro"] is not None:
+        (line,) = ax.plot(curves["macro"]["fpr"], curves["macro"]["tpr"], **OVERALL)
+        entries.append((line, f"Macro average ({_value('AUC', curves['macro'], 'auc')})"))
+    (line,) = ax.plot([0, 1], [0, 1], **CHANCE)
+    legend_below(figure, [*entries, (line, "Chance (AUC 0.500)")])
+    _unit_square(ax)
+    set_labels(ax, "False-positive rate (1 − specificity)", "True-positive rate (sensitivity)")
+    return finish(figure, [ax], SIDE, SIDE, title)
+
+
+def plot_precision_recall(curves: Mapping[str, Any], title: str | None = None) -> Figure:
+    """Precision-recall curves of each class against the others and their macro average, with AP in the legend.
+
+    A dotted line in the class's colour stands at its share of the images: the precision of guessing.
+
+    Args:
+        curves: from `cvrnet.metrics.precision_recall_curves`. A class without a curve is named as undefined.
+        title: the figure's title.
+    """
+    figure, (ax,) = new_figure()
+    entries: list[tuple[Artist, str]] = []
+    for index, (name, curve) in enumerate(curves["per_class"].items()):
+        style = class_style(index)
+        points = ([], []) if curve is None else (curve["recall"], curve["precision"])
+        (line,) = ax.plot(*points, drawstyle="steps-post", **style)
+        entries.append((line, f"{name} ({_value('AP', curve, 'average_precision')})"))
+        if curve is not None:
+            ax.plot([0, 1], [curve["prevalence"]] * 2, **{**CHANCE, "color": style["color"]})
+    macro = curves["macro"]
+    (line,) = ax.plot(macro["recall"], macro["precision"], drawstyle="steps-post", **OVERALL)
+    entries.append((line, f"Macro average ({_value('AP', macro, 'average_precision')})"))
+    (line,) = ax.plot([], [], **CHANCE)
+    legend_below(figure, [*entries, (line, "Chance (share of the class)")])
+    _unit_square(ax)
+    set_labels(ax, "Recall (sensitivity)", "Precision (positive predictive value)")
+    return finish(figure, [ax], SIDE, SIDE, title)
+
+
+def plot_calibration(curves: Mapping[str, Any], title: str | None = None) -> Figure:
+    """Reliability curves of each class and of the predicted class, whose ECE and Brier score the legend gives.
+
+    Below them, the number of images in each bin of the predicted class's probability: few images, little said.
+
+    Args:
+        curves: from `cvrnet.metrics.calibration_curve`.
+        title: the figure's title.
+    """
+    figure, (ax, below) = new_figure(heights=(5, 1))
+    (diagonal,) = ax.plot([0, 1], [0, 1], **CHANCE)
+    entries: list[tuple[Artist, str]] = []
+    for index, (name, curve) in enumerate(curves["per_class"].items()):
+        style = {**class_style(index), "linewidth": 1.1, "marker": "o", "markersize": 2.5, "alpha": 0.8}
+        (line,) = ax.plot(curve["predicted"], curve["observed"], **style)
+        entries.append((line, name))
+    top = curves["top_label"]
+    (line,) = ax.plot(top["predicted"], top["observed"], marker="s", markersize=4, **{**OVERALL, "linestyle": "solid"})
+    values = f"{_value('ECE', top, 'expected_calibration_error')}, {_value('Brier', top, 'brier_score')}"
+    legend_below(figure, [*entries, (line, f"Predicted class ({values})"), (diagonal, "Perfect calibration")])
+    width = top["upper"] - top["lower"]
+    below.bar(top["lower"], top["count"], width, align="edge", color=GREY, edgecolor="white", linewidth=0.6)
+    below.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    _unit_square(ax)
+    set_labels(ax, "", "Observed frequency")
+    set_labels(below, "Predicted probability", "Images")
+    figure.align_ylabels()
+    return finish(figure, [ax, below], SIDE, SIDE, title)
+
+
+def _unit_square(ax: Axes) -> None:
+    ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    ax.xaxis.set_major_locator(MultipleLocator(0.2))
+    ax.yaxis.set_major_locator(MultipleLocator(0.2))
+
+
+def _value(name: str, curve: Mapping[str, Any] | None, key: str) -> str:
+    """For a legend; the space does not break."""
+    return f"{name}\N{NO-BREAK SPACE}undefined" if curve is None else f"{name}\N{NO-BREAK SPACE}{curve[key]:.3f}"

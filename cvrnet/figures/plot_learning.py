@@ -1,0 +1,127 @@
+"""Learning curves from a run's history."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from cvrnet.errors import UserError
+from cvrnet.figures.style import GREY, OKABE_ITO, class_style, finish, legend_below, new_figure, set_labels
+
+
+def plot_learning_curves(
+    history: Sequence[Mapping[str, Any]],
+    score: str = "val_accuracy",
+    best_epoch: int | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Loss of training and validation, validation score and learning rate by epoch, with the best epoch marked.
+
+    Args:
+        history: one mapping an epoch (rows of history.csv; numbers or their text) with the keys ``epoch``,
+            ``train_loss``, ``val_loss``, ``lr`` and `score`.
+        score: the key of the validation score.
+        best_epoch: by default the last that the history calls ``best``, or the one with the lowest validation loss.
+        title: the figure's title.
+
+    Raises:
+        UserError: no rows, or a key is missing.
+    """
+    keys = ("epoch", "train_loss", "val_loss", score, "lr")
+    _check(history, keys)
+    epochs, train, val, scores, rates = ([float(row[key]) for row in history] for key in keys)
+    kept = best_row(history)
+    best = best_epoch if best_epoch is not None or kept is None else int(float(kept["epoch"]))
+
+    figure, axes = new_figure(heights=(1, 1, 1))
+    top, middle, bottom = axes
+    blue, vermilion, green = OKABE_ITO[:3]
+    line: dict[str, Any] = {"linewidth": 1.6, "marker": "o", "markersize": 3 if len(history) <= 40 else 0}
+    (training,) = top.plot(epochs, train, color=blue, **line)
+    (validation,) = top.plot(epochs, val, color=vermilion, **line)
+    middle.plot(epochs, scores, color=vermilion, **line)
+    bottom.plot(epochs, rates, color=green, drawstyle="steps-mid", **line)
+    bottom.set_yscale("log")
+    entries: list[tuple[Artist, str]] = [(training, "Training"), (validation, "Validation")]
+    if best is not None:
+        marks = [ax.axvline(best, color=GREY, linestyle=(0, (4, 2)), linewidth=1.2, zorder=1) for ax in axes]
+        entries.append((marks[0], f"Best epoch ({best})"))
+    legend_below(figure, entries, columns=3)
+    set_labels(top, y="Loss (cross-entropy)")
+    set_labels(middle, y=f"Validation {score.removeprefix('val_').replace('_', ' ')}")
+    set_labels(bottom, x="Epoch", y="Learning rate")
+    bottom.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
+    bottom.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
+    figure.align_ylabels()
+    return finish(figure, axes, 4.6, 1.6, title)
+
+
+def plot_fold_learning_curves(
+    histories: Mapping[str, Sequence[Mapping[str, Any]]], score: str = "val_accuracy", title: str | None = None
+) -> Figure:
+    """All folds of a cross-validation: training loss, validation loss and validation score by epoch.
+
+    A dot stands at each fold's best epoch: the last that the history calls ``best``, or the one with the lowest
+    validation loss.
+
+    Args:
+        histories: each fold's name and its history, as `plot_learning_curves` takes it.
+        score: the key of the validation score.
+        title: the figure's title.
+
+    Raises:
+        UserError: no folds, no rows, or a key is missing.
+    """
+    keys = ("train_loss", "val_loss", score)
+    if not histories:
+        raise UserError("no folds to draw")
+    for history in histories.values():
+        _check(history, ("epoch", *keys))
+    figure, axes = new_figure(heights=(1, 1, 1))
+    entries: list[tuple[Artist, str]] = []
+    longest = 1.0
+    for index, (name, history) in enumerate(histories.items()):
+        epochs = [float(row["epoch"]) for row in history]
+        longest = max(longest, epochs[-1])
+        best = best_row(history)
+        for ax, key in zip(axes, keys, strict=True):
+            style = {**class_style(index), "linewidth": 1.3}
+            (line,) = ax.plot(epochs, [float(row[key]) for row in history], **style)
+            if best is not None:
+                ax.plot(float(best["epoch"]), float(best[key]), "o", color=style["color"], markersize=5)
+        entries.append((line, name))
+    (dot,) = axes[0].plot([], [], "o", color=GREY, markersize=5)
+    legend_below(figure, [*entries, (dot, "Best epoch")], columns=3)
+    highest = max(axes[0].get_ylim()[1], axes[1].get_ylim()[1])
+    lowest = min(axes[0].get_ylim()[0], axes[1].get_ylim()[0])
+    for ax in axes[:2]:
+        ax.set_ylim(lowest, highest)
+    set_labels(axes[0], y="Training loss\n(cross-entropy)")
+    set_labels(axes[1], y="Validation loss\n(cross-entropy)")
+    set_labels(axes[2], x="Epoch", y=f"Validation\n{score.removeprefix('val_').replace('_', ' ')}")
+    axes[2].set_xlim(0.5, longest + 0.5)
+    axes[2].xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
+    figure.align_ylabels()
+    return finish(figure, axes, 4.6, 1.6, title)
+
+
+def best_row(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The epoch whose weights were kept: the last called ``best``, else that of the lowest finite validation loss."""
+    called = [row for row in history if str(row.get("best", "")) in ("1", "True")]
+    if called:
+        return called[-1]
+    finite = [row for row in history if math.isfinite(float(row["val_loss"]))]
+    return min(finite, key=lambda row: float(row["val_loss"])) if finite else None
+
+
+def _check(history: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
+    if not history:
+        raise UserError("no epochs to draw")
+    missing = [key for key in keys if key not in history[0]]
+    if missing:
+        raise UserError(f"history without {', '.join(missing)}: expected {', '.join(keys)}")

@@ -1,0 +1,75 @@
+"""Modules that have moved: the old names still work for one release, with a DeprecationWarning."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+MOVED_MODULES = {
+    "cvrnet.benchmark": "cvrnet.workflows.sweep",
+    "cvrnet.checkpoints": "cvrnet.runs.checkpoint",
+    "cvrnet.data.reading": "cvrnet.data.image",
+    "cvrnet.data.records": "cvrnet.data.scan",
+    "cvrnet.data.split_table": "cvrnet.runs.split_table",
+    "cvrnet.evaluation": "cvrnet.workflows.evaluate",
+    "cvrnet.experiments": "cvrnet.workflows.crossval",
+    "cvrnet.hub.errors": "cvrnet.runs.hub_errors",
+    "cvrnet.hub.references": "cvrnet.runs.hub_download",
+    "cvrnet.inference.folding": "cvrnet.inference.fuse_batch_norm",
+    "cvrnet.inference.loading": "cvrnet.inference.resolve",
+    "cvrnet.inference.reading": "cvrnet.inference.prefetch",
+    "cvrnet.inference.sharing": "cvrnet.inference.distributed",
+    "cvrnet.pages": "cvrnet.html",
+    "cvrnet.results": "cvrnet.report",
+    "cvrnet.soup": "cvrnet.workflows.soup",
+    "cvrnet.source_shift": "cvrnet.workflows.source_shift",
+    "cvrnet.zoo": "cvrnet.model_info",
+}
+
+
+def moved_names(module: str, names: dict[str, str]) -> Any:
+    """A module's ``__getattr__`` for names that another module has now.
+
+    Args:
+        module: The module that had them.
+        names: Each name to the module that has it.
+    """
+
+    def find(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        warnings.warn(f"{module}.{name} has moved to {names[name]}.{name}", DeprecationWarning, stacklevel=2)
+        return getattr(import_module(names[name]), name)
+
+    return find
+
+
+class _MovedModules(MetaPathFinder, Loader):
+    """Imports a module by its old name: it is the very module that has the new one."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        return ModuleSpec(fullname, self) if fullname in MOVED_MODULES else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        new = MOVED_MODULES[spec.name]
+        warnings.warn(f"{spec.name} has moved to {new}", DeprecationWarning, stacklevel=2)
+        module = import_module(new)
+        self._own = module.__spec__  # the import system is about to replace it
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self._own
+
+
+def keep_old_names() -> None:
+    """Let imports find the modules that have moved."""
+    if not any(isinstance(finder, _MovedModules) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _MovedModules())  # before an emptied folder of that name is taken for a package

@@ -1,0 +1,92 @@
+"""What a finished run, or an evaluation, has left on disk, read for its report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cvrnet.errors import UserError
+from cvrnet.runs.layout import AUDIT, HISTORY, INDEPENDENT, METRICS, RUN, SPLIT, SUMMARY
+from cvrnet.runs.predictions import Predictions, read_predictions
+from cvrnet.runs.read import read_json, read_rows
+
+
+@dataclass(frozen=True)
+class Results:
+    """A run with its numbers.
+
+    Attributes:
+        folder: Where it is.
+        run: run.json.
+        results: summary.json of a cross-validation, metrics.json of a training or an evaluation.
+        shown: The set that figures and tables show: ``test`` or, where a training has none, ``val``.
+        scores: Of that set, over all folds.
+        predictions: Of that set, over all folds.
+        split: The rows of split.csv; none for an evaluation.
+        histories: The rows of history.csv of each fold; none for an evaluation.
+        audit: audit.json; empty where the data set was not audited.
+    """
+
+    folder: Path
+    run: Mapping[str, Any]
+    results: Mapping[str, Any]
+    shown: str
+    scores: Mapping[str, Any]
+    predictions: Predictions
+    split: list[dict[str, str]]
+    histories: list[list[dict[str, str]]]
+    audit: Mapping[str, Any]
+
+    @property
+    def kind(self) -> str:
+        """``crossval``, ``train`` or ``evaluate``."""
+        return str(self.run["kind"])
+
+    @property
+    def folds(self) -> list[Mapping[str, Any]]:
+        """The scores of each fold on the set that is shown."""
+        return list(self.results["folds"]) if self.kind == "crossval" else [self.scores]
+
+    @property
+    def independent(self) -> Mapping[str, Any] | None:
+        """The scores on the independent source beside the cross-validation's, over all folds."""
+        part = self.results.get(INDEPENDENT)
+        return part["pooled"] if self.kind == "crossval" and part else None
+
+    @property
+    def sets(self) -> dict[str, Mapping[str, Any]]:
+        """The scores of every set by its name, over all folds."""
+        if self.kind != "crossval":
+            return dict(self.results)
+        beside = {} if self.independent is None else {INDEPENDENT: self.independent}
+        return {self.shown: self.scores, **beside}
+
+    @property
+    def sources(self) -> list[str]:
+        """All sources of the data set, "" left out."""
+        named = [row["source"] for row in self.split] or self.predictions.sources
+        return sorted({*named} - {""})
+
+
+def read_results(folder: Path) -> Results:
+    """Read a run or an evaluation.
+
+    Raises:
+        UserError: The folder is none, or a file is missing.
+    """
+    run = read_json(folder / RUN)
+    crossval = run.get("kind") == "crossval"
+    results = read_json(folder / (SUMMARY if crossval else METRICS))
+    shown = "test" if crossval else list(results)[-1]
+    scores = results["pooled"] if crossval else results[shown]
+    if "intervals" not in scores:
+        raise UserError(f"{folder} was scored by another version of cvrnet; evaluate it again")
+    folders = [folder / f"fold-{k}" for k in range(1, run["folds"] + 1)] if crossval else [folder]
+    trained = run.get("kind") != "evaluate"
+    split = read_rows(folder / SPLIT) if trained else []
+    histories = [read_rows(f / HISTORY) for f in folders] if trained else []
+    audit = read_json(folder / AUDIT) if (folder / AUDIT).is_file() else {}
+    predictions = read_predictions(folders, scores["classes"], shown)
+    return Results(folder, run, results, shown, scores, predictions, split, histories, audit)

@@ -1,0 +1,140 @@
+"""The Hub client's many exceptions as one line: what failed, what is safe, what to do."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from cvrnet.errors import UserError
+
+CLIENT_ERRORS: tuple[type[Exception], ...] = (HTTPError, OSError, RuntimeError, ValueError)
+"""Everything the client raises: its own errors, those of its HTTP library, LFS's RuntimeError, Xet's ConnectionError,
+and ValueError for what does not look like an answer."""
+_TRANSIENT = (408, 429, 500, 502, 503, 504)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_WAITS = (1, 2, 4)
+_AGAIN = "repeat the command"
+_LOGIN = "`hf auth login`, or HF_TOKEN,"
+
+T = TypeVar("T")
+
+
+@contextmanager
+def hub_errors(task: str, safe: Callable[[], str]) -> Iterator[None]:
+    """Raise whatever the client raises as a UserError.
+
+    Args:
+        task: What fails, such as "cannot pull user/repo".
+        safe: What is safe nevertheless; asked when something has failed.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except CLIENT_ERRORS as error:
+        what, advice = explain(error)
+        raise UserError(f"{task}: {what}; {safe()}; {advice}") from error
+
+
+def with_retries(call: Callable[[], T]) -> T:
+    """The result of a call that may be repeated: again after 1, 2 and 4 seconds where the Hub or the network fails."""
+    for wait in _WAITS:
+        try:
+            return call()
+        except CLIENT_ERRORS as error:
+            if not is_transient(error):
+                raise
+            time.sleep(wait)
+    return call()
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same request may well succeed a little later."""
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code in _TRANSIENT
+    return isinstance(error, HTTPError)
+
+
+def explain(error: BaseException) -> tuple[str, str]:
+    """What happened, and what to do, from the most telling of an error and its causes."""
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    for kind in (_explain_disk, _explain_access, _explain_answer, _explain_connection):
+        for link in chain:
+            if told := kind(link):
+                return told
+    lines = str(error).strip().splitlines()
+    return (lines[0].rstrip(".:") if lines else type(error).__name__), _AGAIN
+
+
+def _explain_disk(error: BaseException) -> tuple[str, str] | None:
+    full = getattr(error, "errno", None) in _FULL or any(f"(os error {number})" in str(error) for number in _FULL)
+    advice = f"free some, or let HF_HOME name another disk, then {_AGAIN}"
+    return ("no space left on the disk", advice) if full else None
+
+
+def _explain_access(error: BaseException) -> tuple[str, str] | None:
+    if isinstance(error, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE=1 forbids asking the Hub", "unset it"
+    if isinstance(error, LocalTokenNotFoundError):
+        return "there is no token", f"{_LOGIN} gives one"
+    if isinstance(error, GatedRepoError):
+        return "its owner grants access one by one", "ask for it on the repository's page"
+    if isinstance(error, RepositoryNotFoundError):
+        return (
+            "there is no such repository, or it is private and not for you",
+            f"check the name; {_LOGIN} opens private ones",
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return "the repository has no such branch, tag or commit", "check what comes after the @"
+    if isinstance(error, HFValidationError):
+        return "that is no name of a repository", "expected user/repo"
+    if type(error).__name__ == "XetAuthenticationError":  # of hf_xet, which need not be installed
+        return "the Hub does not accept the token", f"{_LOGIN} with a valid one, then {_AGAIN}"
+    return None
+
+
+def _explain_answer(error: BaseException) -> tuple[str, str] | None:
+    if not isinstance(error, HfHubHTTPError):
+        return None
+    status, message = error.response.status_code, (error.server_message or "").partition("\n")[0].rstrip(".")
+    if status == 401:
+        return "the Hub does not accept the token", f"{_LOGIN} with a valid one, then {_AGAIN}"
+    if status == 403:
+        return f"the token does not allow it ({message or 'HTTP 403'})", "use one with write permission"
+    if status in (409, 412):
+        return "somebody else pushed to it at the same time", _AGAIN
+    if status == 429:
+        return "too many requests (HTTP 429)", f"wait some minutes, then {_AGAIN}"
+    if status >= 500:
+        return f"the Hub answered HTTP {status}", f"{_AGAIN} later"
+    return f"the Hub refused it ({message or f'HTTP {status}'})", "change what it names"
+
+
+def _explain_connection(error: BaseException) -> tuple[str, str] | None:
+    if isinstance(error, HTTPError) and not isinstance(error, HfHubHTTPError):
+        return f"the connection to {constants.ENDPOINT} failed ({type(error).__name__})", f"{_AGAIN} later"
+    if isinstance(error, ConnectionError):
+        return f"the transfer broke off ({str(error).partition(chr(10))[0][:100]})", _AGAIN
+    if isinstance(error, LocalEntryNotFoundError):
+        return "it is not in the cache and the Hub cannot be asked", f"{_AGAIN} when the Hub can be reached"
+    return None

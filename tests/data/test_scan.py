@@ -1,0 +1,324 @@
+"""Records: folders and manifests as people have them, and every mistake named by file and row."""
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from cvrnet.data import DataError, Record, class_names, read_records, scan_records, write_manifest
+from cvrnet.errors import UserError
+from tests.support.privileges import permissions_hold
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (2, 2)).save(root / name, format="PNG")
+
+
+def manifest(root: Path, text: str, encoding: str = "utf-8") -> Path:
+    (root / "manifest.csv").write_bytes(text.encode(encoding))
+    return root / "manifest.csv"
+
+
+def problems_of(data, **arguments) -> list[str]:
+    """The problems, which `read_records` must tell as well."""
+    records, problems = scan_records(data, **arguments)
+    if problems:
+        with pytest.raises(DataError) as error:
+            read_records(data, **arguments)
+        assert error.value.problems == problems
+        assert isinstance(error.value, UserError)
+    else:
+        assert records == read_records(data, **arguments)
+    assert all("\n" not in problem for problem in problems)
+    return problems
+
+
+def test_a_folder_has_one_sub_folder_a_class(tmp_path):
+    touch(tmp_path, "NOR/b.PNG", "NOR/a.jpeg", "CVP/x/é 1.tif", "NOR/.hidden.png", ".cache/c.png", "NOR/.d/e.png")
+    (tmp_path / "NOR" / "Thumbs.db").write_bytes(b"x")
+    (tmp_path / "README.md").write_text("x")
+    records = read_records(tmp_path)
+    assert [(record.name, record.label) for record in records] == [
+        ("CVP/x/é 1.tif", "CVP"),
+        ("NOR/a.jpeg", "NOR"),
+        ("NOR/b.PNG", "NOR"),
+    ]
+    assert all(record.path == tmp_path / record.name and record.path.is_absolute() for record in records)
+    assert {(record.source, record.patient_id, record.split, record.where) for record in records} == {("", "", "", "")}
+
+
+def test_a_folder_without_labels_may_hold_its_images_anywhere(tmp_path):
+    touch(tmp_path, "b.png", "deep/er/a.png")
+    (tmp_path / "empty").mkdir()
+    records = read_records(tmp_path, labelled=False)
+    assert [(record.name, record.label) for record in records] == [("b.png", ""), ("deep/er/a.png", "")]
+
+
+def test_relative_paths_are_made_absolute(tmp_path, monkeypatch):
+    touch(tmp_path, "A/1.png", "B/2.png")
+    monkeypatch.chdir(tmp_path.parent)
+    assert [record.path for record in read_records(tmp_path.name)] == [tmp_path / "A/1.png", tmp_path / "B/2.png"]
+
+
+@pytest.mark.parametrize(
+    ("names", "folders", "expected"),
+    [
+        (["A/1.png", "B/2.png"], ["C"], ["C: empty class folder (no .png"]),
+        (["A/1.png"], [], ["only 1 class (A): at least 2 are needed"]),
+        (["A/1.png"], ["B"], ["B: empty class folder (no .png", "only 1 class (A): at least 2 are needed"]),
+        (["A/1.png", "B/2.png", "3.png", "4.png"], [], ["images outside the class folders: 3.png and 1 more"]),
+        (["train/A/1.png", "test/A/2.png"], [], ["test is no class: splits are", "train is no class: splits are"]),
+        ([], [], ["no images"]),
+    ],
+)
+def test_what_is_wrong_with_a_folder(tmp_path, names, folders, expected):
+    touch(tmp_path, *names)
+    for folder in folders:
+        (tmp_path / folder).mkdir()
+    problems = problems_of(tmp_path)
+    assert len(problems) == len(expected)
+    assert all(found.startswith(f"{tmp_path}: {text}") for found, text in zip(problems, expected, strict=True))
+
+
+def test_a_missing_data_set(tmp_path):
+    assert problems_of(tmp_path / "none") == [f"{tmp_path / 'none'}: no such folder or CSV manifest"]
+
+
+def test_a_single_class_is_fine_where_one_says_so(tmp_path):
+    touch(tmp_path, "A/1.png")
+    assert problems_of(tmp_path, min_classes=1) == []
+
+
+def test_a_folder_that_may_not_be_read(tmp_path):
+    touch(tmp_path, "A/1.png", "B/2.png")
+    (tmp_path / "B").chmod(0)
+    try:
+        with permissions_hold():
+            assert problems_of(tmp_path) == [f"{tmp_path}: {tmp_path / 'B'}: Permission denied"]
+    finally:
+        (tmp_path / "B").chmod(0o700)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file names are text elsewhere")
+def test_a_file_name_that_is_no_text(tmp_path):
+    touch(tmp_path, "A/1.png", "B/2.png")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/B/\xff.png")).write_bytes(b"x")
+    assert problems_of(tmp_path) == ["B/\udcff.png: the file name is not Unicode text"]
+
+
+def test_a_manifest_with_everything(tmp_path):
+    touch(tmp_path, "images/a.png", "images/b.png", "m/lung.png", "m/lesion.png")
+    file = manifest(
+        tmp_path,
+        "path,label,finding,source,patient_id,view,split,lung_mask,lesion_mask\r\n"
+        'images/a.png,NOR,"none, really",nih,p1,PA,Train,m/lung.png,\r\n'
+        ",,,,,,,,\r\n"
+        "\r\n"
+        "./images/../images/b.png, CVP ,x,cidc,p2,,valid,,m/lesion.png\r\n",
+        encoding="utf-8-sig",
+    )
+    expected = [
+        Record(
+            tmp_path / "images/a.png",
+            "images/a.png",
+            "NOR",
+            "nih",
+            "p1",
+            "train",
+            "PA",
+            lung_mask=tmp_path / "m/lung.png",
+            metadata={"finding": "none, really"},
+            where="manifest.csv:2",
+        ),
+        Record(
+            tmp_path / "images/b.png",
+            "images/b.png",
+            "CVP",
+            "cidc",
+            "p2",
+            "val",
+            lesion_mask=tmp_path / "m/lesion.png",
+            metadata={"finding": "x"},
+            where="manifest.csv:5",
+        ),
+    ]
+    assert read_records(file) == expected
+    assert read_records(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ("a.png,NOR,,,\nno.png,NOR,,,\nb.png,CVP,,,\n", ["3: no.png: file not found"]),
+        ("a.png,NOR,,,\n./a.png,CVP,,,\n", ["3: a.png: duplicate path (also in line 2)"]),
+        ("a.png,NOR,,,\nb.png,,,,\nc.png,CVP,,,\n", ["3: b.png: empty label"]),
+        ("a.png,NOR,,,\n../b.png,CVP,,,\n", ["3: ../b.png: path outside the data folder"]),
+        ("a.png,NOR,,,\n/etc/hosts,CVP,,,\n", ["3: /etc/hosts: path outside the data folder"]),
+        ("a.png,NOR,,,\n,CVP,,,\n,CVP,,,\n", ["3: empty path", "4: empty path"]),
+        ("a.png,NOR,p,train,\nb.png,NOR,q,test,\nc.png,CVP,p,test,\n",
+         ["4: c.png: patient p in two splits: test, and train in line 2"]),
+        ("a.png,NOR,p,train,\nb.png,NOR,p,training,\nc.png,CVP,p,,\n",
+         ["3: b.png: unknown split 'training': expected train, val or test"]),
+        ("a.png,NOR,,,m.png\nb.png,CVP,,,../m.png\n",
+         ["2: a.png: lung_mask not found: m.png", "3: b.png: lung_mask outside the data folder: ../m.png"]),
+        ("a.png,NOR,,,\nb.png,CVP,,,,more,cells\n", ["3: b.png: the row has 7 cells, the header 5"]),
+        ("a.png,NOR,,,\nd\\b.png,CVP,,,\n", ["3: d\\b.png: file not found (folders are separated by /)"]),
+        ("no.png,,p,x,m.png\na.png,NOR,,,\nb.png,CVP,,,\n",
+         ["2: no.png: file not found", "2: no.png: empty label",
+          "2: no.png: unknown split 'x': expected train, val or test", "2: no.png: lung_mask not found: m.png"]),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_row(tmp_path, rows, expected):
+    data = tmp_path / "data"
+    touch(tmp_path, "b.png", "data/a.png", "data/b.png", "data/c.png", "data/d/b.png")
+    manifest(data, "path,label,patient_id,split,lung_mask\n" + rows)
+    assert problems_of(data) == [f"manifest.csv:{text}" for text in expected]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "the manifest is empty"),
+        (b"\xef\xbb\xbf", "the manifest is empty"),
+        (b"path,label\n", "the manifest has no rows"),
+        (b"path,label\n,\n\n", "the manifest has no rows"),
+        (b"path;label\na.png;NOR\n", "required column missing: path, label (found: 'path;label')"),
+        (b"path,Label\na.png,NOR\n", "required column missing: label (found: 'path, Label')"),
+        (b"path,label,label\na.png,NOR,CVP\n", "a column is named twice: 'path, label, label'"),
+        (b"path,label\na.png,NOR\n", "only 1 class (NOR): at least 2 are needed"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "not readable as a CSV file in UTF-8: "),
+        (b"path,label\na.png,N\xd6R\n", "not readable as a CSV file in UTF-8: "),
+        ("path,label\na.png,NOR\n".encode("utf-16"), "not readable as a CSV file in UTF-8: "),
+        (b'path,label\n"a.png,NOR\n', "not readable as a CSV file in UTF-8: unexpected end of data"),
+        (b"path,label\n" + b"x" * 200_000 + b",NOR\n", "not readable as a CSV file in UTF-8: field larger than"),
+    ],
+)
+def test_what_is_wrong_with_a_manifest(tmp_path, content, expected):
+    touch(tmp_path, "a.png")
+    (tmp_path / "manifest.csv").write_bytes(content)
+    problems = problems_of(tmp_path / "manifest.csv")
+    assert len(problems) == 1
+    assert problems[0].startswith(f"{tmp_path / 'manifest.csv'}: {expected}")
+
+
+def test_a_nul_character_is_told(tmp_path):
+    touch(tmp_path, "a.png", "b.png")
+    (tmp_path / "manifest.csv").write_bytes(b"path,label\na.png,NOR\nb.png,C\0VP\n")
+    problems = problems_of(tmp_path)
+    assert len(problems) > 0  # Python 3.10's csv refuses the file, later ones leave it to us
+    assert "NUL" in problems[0]
+
+
+def test_without_labels_no_label_column_is_needed(tmp_path):
+    touch(tmp_path, "a.png", "b.png")
+    assert [record.label for record in read_records(manifest(tmp_path, "path\na.png\nb.png\n"), labelled=False)] == [
+        "",
+        "",
+    ]
+    labelled = manifest(tmp_path, "path,label\na.png,NOR\nb.png,\n")
+    assert [record.label for record in read_records(labelled, labelled=False)] == ["NOR", ""]
+
+
+def test_many_problems_are_counted_and_twenty_shown(tmp_path):
+    file = manifest(tmp_path, "path,label\n" + "".join(f"{i}.png,{'AB'[i % 2]}\n" for i in range(25)))
+    with pytest.raises(DataError) as error:
+        read_records(file)
+    lines = str(error.value).split("\n")
+    assert lines[0] == f"25 problems in {file} (first 20 shown):"
+    assert lines[1:] == [f"  manifest.csv:{i + 2}: {i}.png: file not found" for i in range(20)]
+    assert len(error.value.problems) == 25
+    again = pickle.loads(pickle.dumps(error.value))
+    assert (str(again), again.problems) == (str(error.value), error.value.problems)
+    assert str(DataError(["a: b"], file)) == "a: b"
+    assert str(DataError(["a: b", "c: d"], file)) == f"2 problems in {file}:\n  a: b\n  c: d"
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=200), st.booleans())
+def test_no_bytes_make_a_manifest_raise_anything_else(tmp_path_factory, content, with_header):
+    file = tmp_path_factory.mktemp("fuzz") / "manifest.csv"
+    file.write_bytes(b"path,label\n" * with_header + content)
+    records, problems = scan_records(file)
+    assert problems
+    assert not records
+
+
+def test_class_names():
+    records = [Record(Path(f"/{label}"), label, label) for label in ("NOR", "CVP", "NOR", "NCP")]
+    assert class_names(records) == ["CVP", "NCP", "NOR"]
+    assert class_names(records, ["NOR", "NCP", "CVP"]) == ["NOR", "NCP", "CVP"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "message"),
+    [
+        ("AB", ["A"], "labels not among the classes A: B"),
+        ("AB", ["A", "B", "C"], "classes without an image: C (the images have A, B)"),
+        ("AB", ["A", "B", "A"], "classes A, B, A: each must be given once"),
+        ("A", None, "only one class (A): at least 2 are needed"),
+        (["A", ""], None, "some images have no label"),
+    ],
+)
+def test_class_names_refuses(labels, classes, message):
+    with pytest.raises(UserError) as error:
+        class_names([Record(Path("/x"), "x", label) for label in labels], classes)
+    assert str(error.value) == message
+
+
+texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zl", "Zp", "Zs"]), min_size=1, max_size=9)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data())
+def test_a_written_manifest_is_read_as_it_was(tmp_path_factory, data):
+    root = tmp_path_factory.mktemp("data")
+    records = []
+    for index in range(data.draw(st.integers(2, 5))):
+        touch(root, name := f'{index} "ü",.png')
+        records.append(
+            Record(
+                root / name,
+                name,
+                label="AB"[index % 2],
+                source=data.draw(texts | st.just("")),
+                patient_id=data.draw(texts | st.just("")),
+                lung_mask=data.draw(st.sampled_from([None, root / '0 "ü",.png'])),
+                metadata={"finding": data.draw(texts)},
+                where=f"manifest.csv:{index + 2}",
+            )
+        )
+    write_manifest(root / "manifest.csv", records)
+    assert read_records(root) == records
+
+
+def test_a_written_manifest_has_the_columns_in_use(tmp_path):
+    records = [Record(tmp_path / "x/a.png", "a.png", "A"), Record(tmp_path / "x/b.png", "b.png", "B", view="PA")]
+    write_manifest(tmp_path / "manifest.csv", records)
+    assert (tmp_path / "manifest.csv").read_bytes() == b"path,label,view\nx/a.png,A,\nx/b.png,B,PA\n"
+
+
+def test_a_manifest_that_cannot_be_written_is_left_as_it_was(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "m.csv").write_text("old")
+    with pytest.raises(UserError, match=r"a\.png: not in the manifest's folder"):
+        write_manifest(tmp_path / "in" / "m.csv", [Record(tmp_path / "a.png", "a.png")])
+    with pytest.raises(UserError, match="cannot be written"):
+        write_manifest(tmp_path / "in" / "m.csv" / "m.csv", [])
+    assert [(file.name, file.read_text()) for file in (tmp_path / "in").iterdir()] == [("m.csv", "old")]
+
+
+@pytest.mark.realdata
+def test_real_manifest(cxr):
+    records = read_records(cxr)
+    assert len(records) == 1552
+    assert class_names(records) == ["CVP", "NCP", "NOR"]
+    assert sum(record.lung_mask is not None for record in records) == 95
+    assert sum(record.lesion_mask is not None for record in records) == 90
+    assert len({record.patient_id for record in records}) == 1016
+    assert all(record.metadata["finding"] for record in records)

@@ -1,0 +1,187 @@
+"""``cvrnet explain``: pictures, rows, refusals, and the measured maps."""
+
+import csv
+import json
+import re
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cvrnet.runs.checkpoint import load_checkpoint, save_checkpoint
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "gradcam.py"
+PAGE = Path(__file__).parents[2] / "docs" / "explain.md"
+
+
+@pytest.fixture(scope="module")
+def lively(run, tmp_path_factory):
+    """The tiny run with classifiers that are sure of something, so that every map shows something or says why not."""
+    model = load_checkpoint(run)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for classifier in model.get_classifier():
+            classifier.weight.normal_(std=0.5)
+    folder = tmp_path_factory.mktemp("explain") / "run"
+    for fold in (1, 2):
+        save_checkpoint(model, folder / f"fold-{fold}", ["CVP", "NCP", "NOR"])
+    return folder
+
+
+@pytest.fixture
+def two(phantoms):
+    return sorted(phantoms.parent.glob("images/*/*.png"))[:2]
+
+
+def test_pictures_of_the_images_own_size(cli, lively, two, tmp_path):
+    out_dir = tmp_path / "maps"
+    status, out, err = cli("explain", lively, *two, "-o", out_dir, "--all", "--raw", "--format", "csv")
+    rows = list(csv.DictReader(out.splitlines()))
+    assert rows == list(csv.DictReader((out_dir / "explanations.csv").open()))
+    assert [row["path"] for row in rows] == [str(p) for p in two]
+    assert "mean of the maps of 2 folds" in err
+    assert status == int(any(row["error"] for row in rows))
+    parts = ["network", "test_resnet", "test_efficientnet", "P1", "P2", "P3", "P4", "P5"]
+    drawn = 0
+    for row, path in zip(rows, two, strict=True):
+        size = Image.open(path).size
+        assert 0 < float(row["probability"]) <= 1
+        assert row["class"] == row["prediction"]
+        with Image.open(out_dir / row["figure"]) as figure:
+            assert figure.width > 600
+        for part in parts:
+            if not row[part]:
+                assert f"{part}: the map is" in row["error"]
+                continue
+            drawn += 1
+            with Image.open(out_dir / row[part]) as overlay:
+                assert (overlay.size, overlay.mode) == (size, "RGB")
+            cam = np.load((out_dir / row[part]).with_suffix(".npy"))
+            assert (cam.shape, cam.dtype, cam.max()) == (size[::-1], np.float32, 1)
+    assert drawn >= 8
+    status, _, err = cli("explain", lively, *two, "-o", out_dir)
+    assert (status, err) == (1, f"Error: {out_dir / 'explanations.csv'} exists; --overwrite replaces it\n")
+
+
+def test_a_chosen_class_encoder_and_head(cli, lively, two, tmp_path):
+    choice = ("--target", "NOR", "--encoder", "2", "--head", "1")
+    status, out, _ = cli("explain", lively, two[0], "-o", tmp_path, *choice, "--format", "json")
+    (row,) = json.loads(out)
+    assert row["class"] == "NOR"
+    assert {"test_efficientnet", "P1"} <= set(row)
+    assert not {"network", "test_resnet"} & set(row)
+    assert status == bool(row["error"])
+
+
+def test_an_unreadable_image_is_named_and_the_others_go_on(cli, lively, two, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    status, out, err = cli("explain", lively, broken, two[0], "-o", tmp_path / "maps", "--format", "jsonl")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert status == 1
+    assert f"Error: {broken}: not a" in err
+    assert rows[0]["figure"] is None
+    assert (tmp_path / "maps" / rows[1]["figure"]).is_file()
+
+
+def test_equal_names_do_not_collide(cli, lively, two, tmp_path):
+    for name in ("a/x.png", "b/x.png", "b/x.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.open(two[0]).save(tmp_path / name)
+    _, out, _ = cli("explain", lively, tmp_path / "a", tmp_path / "b", "-o", tmp_path / "o", "--format", "jsonl")
+    figures = [json.loads(line)["figure"] for line in out.splitlines()]
+    assert sorted(figures) == ["a/x-figure.png", "b/x.jpg-figure.png", "b/x.png-figure.png"]
+    assert all((tmp_path / "o" / name).is_file() for name in figures)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--target", "XYZ"], "class XYZ; expected CVP, NCP, NOR"),
+        (["--encoder", "vgg16"], "no encoder 'vgg16'; expected one of test_resnet, test_efficientnet"),
+        (["--head", "6"], "no head 6; it has 5"),
+        (["--out-of-fold"], "--out-of-fold goes with --measure"),
+        (["--measure", "--raw"], "--measure takes one data set"),
+    ],
+)
+def test_mistakes_are_one_line(cli, lively, two, tmp_path, arguments, message):
+    status, out, err = cli("explain", lively, two[0], "-o", tmp_path, *arguments)
+    assert status in (1, 2)
+    assert out == ""
+    assert message in err.splitlines()[-1]
+
+
+def test_onnx_is_refused_with_the_reason(cli, two, tmp_path):
+    status, _, err = cli("explain", "model.onnx", two[0], "-o", tmp_path)
+    assert status == 1
+    assert err.startswith("Error: model.onnx: an ONNX file has no gradients")
+    assert err.count("\n") == 1
+
+
+def test_measure(cli, lively, phantoms, tmp_path):
+    model = lively / "fold-1"
+    status, out, err = cli("explain", model, phantoms, "-o", tmp_path, "--measure", "--format", "csv")
+    assert status == 0, err
+    rows = list(csv.DictReader(out.splitlines()))
+    assert {(r["mask"], r["measure"]) for r in rows} == {
+        (mask, measure) for mask in ("lung", "lesion") for measure in ("energy", "pointing", "iou")
+    }
+    summary = json.loads((tmp_path / "localisation.json").read_text())
+    network = summary["all"]["localisation"][0]
+    assert (network["part"], network["mask"], network["images"]) == ("network", "lung", 36)
+    images = list(csv.DictReader((tmp_path / "localisation.csv").open()))
+    masks = sum(bool(row[name]) for row in csv.DictReader(phantoms.open()) for name in ("lung_mask", "lesion_mask"))
+    assert len(images) == 8 * masks * 3, "parts, masks, kinds of weights"
+    trained = [r for r in images if (r["part"], r["mask"], r["weights"]) == ("network", "lung", "trained")]
+    values = [float(r["energy"]) for r in trained if r["energy"]]
+    assert network["mean"] == pytest.approx(np.mean(values))
+    assert network["flat"] == 36 - len(values) == sum(bool(r["refused"]) for r in trained)
+    assert network["chance"] == pytest.approx(np.mean([float(r["share"]) for r in trained if r["energy"]]))
+    status, _, err = cli("explain", model, phantoms, "-o", tmp_path, "--measure")
+    assert (status, err.count("\n")) == (1, 1)
+    assert "--overwrite replaces it" in err
+
+
+def test_measure_out_of_fold(cli, lively, phantoms, tmp_path):
+    folder = shutil.copytree(lively, tmp_path / "run")
+    arguments = ("explain", folder, phantoms, "-o", tmp_path / "o", "--measure", "--out-of-fold")
+    assert "has no split.csv" in cli(*arguments)[2]
+    names = [row["path"] for row in csv.DictReader(phantoms.open())]
+    split = "path,fold\n" + "".join(f"{name},{1 + i % 3}\n" for i, name in enumerate(names))
+    (folder / "split.csv").write_text(split)
+    assert "no fold of" in cli(*arguments)[2]
+    for fold in (1, 2):
+        (folder / f"fold-{fold}" / "metrics.json").write_text("{}")
+    status, out, err = cli(*arguments)
+    assert status == 0, err
+    assert "12 images with masks are in no finished fold's test set" in err
+    assert "Rank correlation" in out
+    assert json.loads((tmp_path / "o" / "localisation.json").read_text())["images_measured"] == 24
+
+
+def test_measure_needs_masks(cli, lively, phantoms, tmp_path):
+    status, _, err = cli("explain", lively, phantoms.parent / "images", "-o", tmp_path, "--measure")
+    assert status == 1
+    assert "no image has a lung_mask or lesion_mask" in err
+
+
+def test_the_pages_code(lively, two, tmp_path, monkeypatch, capsys):
+    (block,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    (tmp_path / "run").symlink_to(lively)
+    shutil.copy(two[0], tmp_path / "chest.png")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, str(PAGE), "exec"), {})
+    assert capsys.readouterr().out.split()[0] in ("CVP", "NCP", "NOR")
+
+
+def test_the_example(lively, phantoms, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), str(lively), str(phantoms)])
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    with Image.open("explain.png") as figure:
+        assert figure.width > 600

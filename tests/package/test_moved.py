@@ -1,0 +1,35 @@
+"""Names of the last release: they still work, with a warning, and are the same objects."""
+
+from importlib import import_module
+
+import pytest
+
+from cvrnet.moved import MOVED_MODULES
+
+
+@pytest.mark.parametrize("old", MOVED_MODULES)
+def test_a_module_that_has_moved_is_found_by_its_old_name(old, monkeypatch):
+    monkeypatch.delitem(import_module("sys").modules, old, raising=False)
+    with pytest.warns(DeprecationWarning, match=f"{old} has moved to {MOVED_MODULES[old]}"):
+        module = import_module(old)
+    assert module is import_module(MOVED_MODULES[old])
+    assert module.__spec__.name == MOVED_MODULES[old]
+
+
+@pytest.mark.parametrize(
+    ("old", "name", "new"),
+    [
+        ("cvrnet.data", "SPLIT", "cvrnet.runs.layout"),
+        ("cvrnet.training", "train", "cvrnet.workflows"),
+        ("cvrnet.report", "plot_roc", "cvrnet.figures"),
+    ],
+)
+def test_a_name_that_has_moved_is_found_where_it_was(old, name, new):
+    with pytest.warns(DeprecationWarning, match=f"{old}.{name} has moved to {new}.{name}"):
+        found = getattr(import_module(old), name)
+    assert found is getattr(import_module(new), name)
+
+
+def test_what_never_was_is_still_missing():
+    with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
+        _ = import_module("cvrnet.data").nonsense

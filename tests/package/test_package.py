@@ -1,0 +1,81 @@
+"""The package as users get it: a wheel that works outside the repository."""
+
+import re
+import subprocess
+import sys
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import cvrnet
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    subprocess.run([sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)], check=True)
+    assert len(list(folder.glob("*.tar.gz"))) == 1
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "cvrnet/py.typed" in names
+    assert {name.split("/")[0] for name in names} == {"cvrnet", "cvrnet_cli", f"cvrnet-{cvrnet.__version__}.dist-info"}
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_the_wheel_works_outside_the_repository(wheel, tmp_path):
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    code = (
+        "import cvrnet, timm\n"
+        "model = timm.create_model('cvrnet', num_classes=3)\n"
+        "print(cvrnet.__file__, sum(p.numel() for p in model.parameters()), cvrnet.__version__)"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path / "site"), "PATH": ""},
+    ).stdout.split()
+    assert out == [str(tmp_path / "site/cvrnet/__init__.py"), "48468727", cvrnet.__version__]
+
+
+def test_metadata():
+    about = metadata.metadata("cvrnet")
+    assert about["Requires-Python"] == ">=3.10"
+    assert about["License-Expression"] == "Apache-2.0"
+    extras = set(about.get_all("Provides-Extra"))
+    assert {"train", "dicom", "export", "keras", "demo", "all", "dev", "docs"} <= extras
+
+
+def test_only_public_names_of_the_dependencies_are_imported():
+    private = re.compile(
+        r"^\s*(?:from|import) (?:timm|huggingface_hub)[\w.]*\._|^\s*from (?:timm|huggingface_hub)\S* import _", re.M
+    )
+    for path in [*ROOT.glob("cvrnet/**/*.py"), *ROOT.glob("cvrnet_cli/*.py")]:
+        assert not private.search(path.read_text(encoding="utf-8")), path
+
+
+def test_importing_registers_and_does_nothing_else():
+    """No environment variables, warning filters or output; the training's packages stay out."""
+    code = (
+        "import os, sys, warnings, timm, torch\n"
+        "before = dict(os.environ), list(warnings.filters), set(sys.modules)\n"
+        "import cvrnet\n"
+        "assert (dict(os.environ), list(warnings.filters)) == before[:2]\n"
+        "new = {name.split('.')[0] for name in set(sys.modules) - before[2]}\n"
+        "assert not new & {'accelerate', 'sklearn', 'matplotlib', 'h5py', 'scipy'}, new\n"
+        "assert 'cvrnet' in timm.list_models()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning:cvrnet", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr

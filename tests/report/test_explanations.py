@@ -1,0 +1,80 @@
+"""The report's panel of images and their maps."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from cvrnet.report import write_report
+from cvrnet.report.explanations import RIGHT, WRONG, maps_section, right_rows
+from cvrnet.report.report_tables import mistake_rows
+from cvrnet.report.results import read_results
+from cvrnet.training import TrainConfig
+from cvrnet.workflows.crossval import cross_validate
+from tests.conftest import TINY
+
+
+@pytest.fixture(scope="module")
+def crossval(phantoms, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("maps") / "run"
+    config = replace(TrainConfig(**TINY), model="cvrnet_tiny", encoders=(), epochs=2)
+    cross_validate(phantoms, folder, config, n_folds=3)
+    return folder
+
+
+def test_each_image_is_explained_by_the_fold_that_tested_it(crossval, monkeypatch):
+    asked = []
+    from cvrnet.inference import Predictor
+
+    load = Predictor.from_pretrained
+
+    def spy(model, *args, **kwargs):
+        asked.append(model.name)
+        return load(model, *args, **kwargs)
+
+    monkeypatch.setattr(Predictor, "from_pretrained", spy)
+    results = read_results(crossval)
+    html = maps_section(crossval).html
+    rows = right_rows(results) + mistake_rows(results.predictions)[:WRONG]
+    assert set(asked) == {f"fold-{row['fold']}" for row in rows}
+    for row in rows:
+        assert row["path"] in html
+    shown = html.count("data:image/jpeg") + html.count('class="absent"')
+    assert len(rows) < shown <= 2 * len(rows)
+
+
+def test_right_answers_are_right_and_the_surest(crossval):
+    results = read_results(crossval)
+    rows = right_rows(results)
+    p = results.predictions
+    for name in p.classes:
+        mine = [row for row in rows if row["label"] == name]
+        k = p.classes.index(name)
+        right = sorted(
+            (
+                float(p.probabilities[i, k])
+                for i in range(len(p.labels))
+                if p.labels[i] == k == p.probabilities[i].argmax()
+            ),
+            reverse=True,
+        )
+        assert [row["probability"] for row in mine] == right[:RIGHT]
+
+
+def test_the_report_has_the_panel(crossval, cli, phantoms, tmp_path):
+    page = write_report(crossval, [maps_section(crossval)]).read_text(encoding="utf-8")
+    assert page.count("<h2>Where the network looked</h2>") == 1
+    assert not re.search(r'(src|href)="https?:', page)
+    status, _, err = cli("evaluate", crossval / "fold-1", phantoms, "-o", tmp_path / "evaluation", "--no-audit")
+    assert status == 0, err
+    assert "<h2>Where the network looked</h2>" in (tmp_path / "evaluation/report.html").read_text(encoding="utf-8")
+
+
+def test_without_the_images_it_says_so(crossval, tmp_path):
+    run = tmp_path / "moved"
+    shutil.copytree(crossval, run)
+    described = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**described, "data": str(tmp_path / "nowhere" / "manifest.csv")}))
+    assert "so there are no maps" in maps_section(run).html

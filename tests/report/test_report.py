@@ -1,0 +1,374 @@
+"""Reports: their numbers are scikit-learn's and an independent bootstrap's, their page fetches nothing."""
+
+import csv
+import json
+import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+from sklearn import metrics as sk
+
+from cvrnet.data import Record, read_records
+from cvrnet.errors import UserError
+from cvrnet.files import write_json
+from cvrnet.report import Section, write_report
+from cvrnet.report.mistakes import SHOWN
+from cvrnet.training import TrainConfig
+from cvrnet.workflows.collect import collect
+from cvrnet.workflows.crossval import cross_validate
+from cvrnet.workflows.evaluate import Answers, write_evaluation
+from tests.conftest import TINY
+
+CONFIG = TrainConfig(**{**TINY, "encoders": ("test_resnet",), "epochs": 1})
+
+
+def rows(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+class Page(HTMLParser):
+    """The tags, what they would fetch, and the text."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.fetched, self.words = [], [], []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.fetched += [value for name, value in attrs if name in ("src", "href", "srcset", "action", "data")]
+
+    def handle_data(self, data):
+        if self.tags[-1] != "style":
+            self.words.append(data)
+
+
+def assert_alone(path):
+    page = Page(path)
+    assert page.fetched
+    assert all(value.startswith(("data:image/png;base64,", "data:image/jpeg;base64,")) for value in page.fetched)
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    style = path.read_text(encoding="utf-8").partition("<style>")[2].partition("</style>")[0]
+    assert "url(" not in style
+    assert "@import" not in style
+    return page
+
+
+@pytest.fixture(scope="module")
+def crossval(phantoms, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("crossval") / "run"
+    cross_validate(phantoms, folder, CONFIG, n_folds=3, test_source="site-b")
+    return folder
+
+
+def make(n=240, classes=("NOR", "NCP", "CVP"), present=None, patients=60, seed=0):
+    """Records of ``n`` images, several a patient, and the probabilities of a model that is right half of the time."""
+    rng = np.random.default_rng(seed)
+    y = rng.choice(len(classes) if present is None else present, size=n)
+    p = rng.dirichlet(np.ones(len(classes)), n)
+    p[np.arange(n), y] += 0.7
+    p /= p.sum(1, keepdims=True)
+    ids = rng.integers(patients, size=n) if patients else None
+    records = [
+        Record(
+            Path(f"/nowhere/{i}.png"),
+            f"images/{i}.png",
+            classes[y[i]],
+            source=("a", "b")[i % 2],
+            patient_id="" if ids is None else f"p{ids[i]}",
+        )
+        for i in range(n)
+    ]
+    return records, p, list(classes)
+
+
+def evaluate(folder, records, p, classes, heads=None, **run):
+    write_evaluation(folder, {"test": Answers(records, p, heads, [])}, classes)
+    write_json(
+        folder / "run.json",
+        {
+            "kind": "evaluate", "model": "run", "models": 1, "architecture": "cvrnet", "input_size": [3, 64, 64],
+            "data": "/nowhere", "data_sha256": "0", "classes": classes,
+            "images": {name: sum(r.label == name for r in records) for name in classes},
+            "independent_sources": [], "seen_images": 0, "left_out": [], "versions": {"cvrnet": "0"}, **run,
+        },
+    )  # fmt: skip
+    return write_report(folder)
+
+
+def test_numbers_are_scikit_learns(tmp_path):
+    records, p, classes = make()
+    evaluate(tmp_path, records, p, classes)
+    written = rows(tmp_path / "predictions.csv")
+    y, guess = [row["label"] for row in written], [row["prediction"] for row in written]
+    (result,) = rows(tmp_path / "tables/results.csv")
+    for average in ("weighted", "macro"):
+        found = sk.precision_recall_fscore_support(y, guess, average=average)
+        for name, value in zip(("precision", "recall", "f1"), found, strict=False):
+            assert float(result[f"{name}_{average}"]) == pytest.approx(value, abs=1e-12)
+    assert float(result["accuracy"]) == pytest.approx(sk.accuracy_score(y, guess), abs=1e-12)
+    for row in rows(tmp_path / "tables/classes.csv"):
+        truth, said = np.array(y) == row["class"], np.array(guess) == row["class"]
+        chances = [float(r[f"prob_{row['class']}"]) for r in written]
+        expected = {
+            "sensitivity": sk.recall_score(truth, said),
+            "specificity": sk.recall_score(~truth, ~said),
+            "ppv": sk.precision_score(truth, said),
+            "npv": sk.precision_score(~truth, ~said),
+            "roc_auc": sk.roc_auc_score(truth, chances),
+            "average_precision": sk.average_precision_score(truth, chances),
+        }
+        for name, value in expected.items():
+            assert float(row[name]) == pytest.approx(value, abs=1e-12)
+        curve = [r for r in rows(tmp_path / "figures/roc.csv") if r["class"] == row["class"]]
+        area = sk.auc([float(r["fpr"]) for r in curve], [float(r["tpr"]) for r in curve])
+        assert area == pytest.approx(expected["roc_auc"], abs=1e-12)
+    matrix = sk.confusion_matrix(y, guess, labels=classes)
+    for row in rows(tmp_path / "figures/confusion_matrix.csv"):
+        actual = classes.index(row["actual"])
+        assert int(row["count"]) == matrix[actual, classes.index(row["predicted"])]
+        assert float(row["percent"]) == pytest.approx(100 * int(row["count"]) / matrix[actual].sum())
+    for row in rows(tmp_path / "tables/sources.csv"):
+        inside = [i for i, r in enumerate(written) if r["source"] == row["source"]]
+        part = [y[i] for i in inside], [guess[i] for i in inside]
+        assert float(row["accuracy"]) == pytest.approx(sk.accuracy_score(*part), abs=1e-12)
+        assert float(row["balanced_accuracy"]) == pytest.approx(sk.balanced_accuracy_score(*part), abs=1e-12)
+
+
+def test_intervals_are_those_of_an_independent_bootstrap(tmp_path):
+    records, p, classes = make()
+    evaluate(tmp_path, records, p, classes)
+    groups: dict[str, list[int]] = {}
+    for i, record in enumerate(records):
+        groups.setdefault(record.patient_id, []).append(i)
+    y, guess = np.array([classes.index(r.label) for r in records]), p.argmax(1)
+    rng, names = np.random.default_rng(99), sorted(groups)
+    draws: dict[str, list[float]] = {"sensitivity": [], "ppv": [], "accuracy": []}
+    for _ in range(3000):
+        drawn = np.concatenate([groups[name] for name in rng.choice(names, len(names))])
+        a, b = y[drawn], guess[drawn]
+        draws["sensitivity"].append(np.mean(b[a == 0] == 0))
+        draws["ppv"].append(np.mean(a[b == 0] == 0))
+        draws["accuracy"].append(np.mean(a == b))
+    first = rows(tmp_path / "tables/classes.csv")[0]
+    accuracy = next(row for row in rows(tmp_path / "tables/overall.csv") if row["score"] == "accuracy")
+    for name, low, high in [
+        *((name, first[f"{name}_low"], first[f"{name}_high"]) for name in ("sensitivity", "ppv")),
+        ("accuracy", accuracy["low"], accuracy["high"]),
+    ]:
+        np.testing.assert_allclose([float(low), float(high)], np.percentile(draws[name], [2.5, 97.5]), atol=0.015)
+
+
+def test_where_there_is_no_error_the_interval_is_exact(tmp_path):
+    records, p, classes = make()
+    p = np.eye(3)[[classes.index(r.label) for r in records]] * 0.9 + 0.1 / 3
+    page = Page(evaluate(tmp_path, records, p, classes))
+    for row in rows(tmp_path / "tables/classes.csv"):
+        n = len({r.patient_id for r in records if r.label == row["class"]})
+        exact = binomtest(n, n).proportion_ci(0.95, method="exact")
+        assert [float(row[f"sensitivity_{end}"]) for end in ("low", "high")] == pytest.approx([exact.low, 1])
+        assert "sensitivity" in row["exact"].split()
+    assert "†" in page.text
+    assert "None: all 240 predictions are right." in page.text
+
+
+def test_page_of_a_cross_validation(crossval):
+    page = assert_alone(crossval / "report.html")
+    summary = json.loads((crossval / "summary.json").read_text())
+    for words in (
+        "Research software, not a medical device", "Independent source: site-b", "Mean on site-b", "Drop",
+        "Support-weighted", "Macro", "Each class", "Calibration", "What the averaging buys", "Learning curves",
+        "Most confident mistakes", "The independent source",
+    ):  # fmt: skip
+        assert words in page.text
+    mean = summary["mean_std"]["weighted"]["precision"]
+    assert f"{mean['mean']:.3f} ± {mean['std']:.3f}" in page.text
+    table = {row["row"]: row for row in rows(crossval / "tables/results.csv")}
+    assert list(table) == [
+        "fold 1", "fold 2", "fold 3", "mean", "std", "site-b mean", "site-b std", "drop mean", "drop std",
+    ]  # fmt: skip
+    drop = [float(table[f"{name}mean"]["f1_macro"]) for name in ("", "site-b ", "drop ")]
+    assert drop[0] - drop[1] == pytest.approx(drop[2], abs=1e-12)
+    figures = {path.name for path in (crossval / "figures").iterdir()}
+    names = {"confusion_matrix", "roc", "precision_recall", "calibration"}
+    names |= {f"{name}_independent" for name in names} | {"heads", "learning_curves"}
+    assert figures == {f"{name}{suffix}" for name in names for suffix in (".png", ".csv")}
+    assert sum(value.startswith("data:image/jpeg") for value in page.fetched) == min(
+        SHOWN, len(rows(crossval / "tables/mistakes.csv"))
+    )
+
+
+def test_heads_stand_beside_the_average(crossval):
+    folds = [json.loads((crossval / f"fold-{k}/metrics.json").read_text())["test"] for k in (1, 2, 3)]
+    table = {row["head"]: row for row in rows(crossval / "tables/heads.csv")}
+    for name in folds[0]["head_accuracy"]:
+        values = [fold["head_accuracy"][name] for fold in folds]
+        assert float(table[name]["accuracy"]) == pytest.approx(np.mean(values))
+        assert float(table[name]["std"]) == pytest.approx(np.std(values))
+    assert float(table["average (the model)"]["accuracy"]) == pytest.approx(np.mean([f["accuracy"] for f in folds]))
+    every = [value for fold in folds for value in fold["head_accuracy"].values()]
+    assert float(table["mean of the heads"]["accuracy"]) == pytest.approx(np.mean(every))
+
+
+def test_the_audit_speaks_in_the_report(crossval, tmp_path):
+    run = shutil.copytree(crossval, tmp_path / "run")
+    floor = {"balanced_accuracy": 0.61, "balanced_accuracy_low": 0.5, "balanced_accuracy_high": 0.7}
+    findings = [
+        {"code": "label-source", "severity": "severe", "sentence": "Class & source are tied.", "figures": {}},
+        {"code": "view", "severity": "warning", "sentence": "Look at it.", "figures": {}},
+        {"code": "floor", "severity": "note", "sentence": "x", "figures": floor},
+    ]
+    assert "The data set was not audited" in Page(run / "report.html").text
+    write_json(run / "audit.json", {"findings": findings})
+    text = Page(write_report(run)).text
+    assert "Class & source are tied." in text
+    assert "Look at it." not in text
+    assert "The floor 0.610 (0.500–0.700)" in text
+    values = {row["score of"]: float(row["value"]) for row in rows(run / "tables/floor.csv")}
+    pooled = json.loads((run / "summary.json").read_text())["pooled"]
+    assert values["The model on the test images"] == pooled["balanced_accuracy"]
+    assert values.keys() == {"The model on the test images", "The model on site-b", "The floor"}
+
+
+def test_page_of_a_training(run, tmp_path):
+    page = assert_alone(run / "report.html")
+    assert "Independent source: site-b" in page.text
+    assert [row["row"] for row in rows(run / "tables/results.csv")] == ["val", "test", "drop"]
+    assert {row["set"] for row in rows(run / "tables/sources.csv")} == {"val", "test"}
+    further = [Section("Where it <looks>", "<p>at the lungs</p>", {"maps": [{"image": "a.png"}]})]
+    copy = shutil.copytree(run, tmp_path / "run")
+    text = Page(write_report(copy, further)).text
+    assert text.index("Where it <looks>") < text.index("Learning curves")
+    assert rows(copy / "tables/maps.csv") == [{"image": "a.png"}]
+
+
+def test_images_that_are_gone_leave_their_paths(crossval, phantoms, tmp_path):
+    run = shutil.copytree(crossval, tmp_path / "run")
+    description = json.loads((run / "run.json").read_text())
+    write_json(run / "run.json", description | {"data": str(tmp_path / "gone" / "manifest.csv")})
+    collect(run)
+    page = Page(run / "report.html")
+    wrong = rows(run / "tables/mistakes.csv")
+    assert wrong
+    assert "any more (or on this machine), so only their paths are" in page.text
+    assert all(row["path"] in page.text for row in wrong[:SHOWN])
+    assert not any(value.startswith("data:image/jpeg") for value in page.fetched)
+    broken = shutil.copytree(phantoms.parent, tmp_path / "broken")
+    (broken / wrong[0]["path"]).write_text("no image")
+    write_json(run / "run.json", description | {"data": str(broken / phantoms.name)})
+    text = Page(write_report(run)).text
+    assert text.count("image cannot be read") == 1
+    assert "so only their paths are" not in text
+
+
+HOSTILE = "<script>alert('x')</script>&\"$\\frac_"
+
+
+def test_names_are_text(tmp_path):
+    records, p, _ = make(classes=("NOR", "NCP", HOSTILE))
+    records = [replace(r, name=f"{r.name}{HOSTILE}", source=f"{r.source}{HOSTILE}") for r in records]
+    page = assert_alone(
+        evaluate(tmp_path, records, p, ["NOR", "NCP", HOSTILE], model=HOSTILE, independent_sources=[HOSTILE])
+    )
+    assert HOSTILE in page.text
+    assert f"a{HOSTILE}" in page.text
+    assert "<script" not in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        {"classes": ("NOR", "CVP")},
+        {"present": [0, 2]},
+        {"present": [1]},
+        {"patients": 0},
+        {"n": 1},
+    ],
+    ids=["two classes", "a class absent", "one class present", "no patient ids", "one image"],
+)
+def test_reports_of_odd_sets(tmp_path, case):
+    records, p, classes = make(**case)
+    page = assert_alone(evaluate(tmp_path, records, p, classes))
+    assert "nan" not in page.text.lower().split()
+    if case.get("patients") == 0:
+        assert "each image counts as a patient of its own" in page.text
+        metrics = json.loads((tmp_path / "metrics.json").read_text())
+        assert metrics["test"]["patients"] == len(records)
+    assert ("The data set does not say" in page.text) is False
+
+
+def test_without_sources_and_with_a_model_of_unknown_training(tmp_path):
+    records, p, classes = make()
+    records = [replace(r, source="") for r in records]
+    text = Page(evaluate(tmp_path, records, p, classes, independent_sources=None)).text
+    assert "The data set does not say where its images come from." in text
+    assert "Independent source: not known" in text
+
+
+def test_no_run(tmp_path, run):
+    with pytest.raises(UserError, match=r"is not a finished run: it has no run\.json"):
+        write_report(tmp_path)
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (copy / "predictions.csv").write_text("path\nx\n")
+    with pytest.raises(UserError, match=r"predictions\.csv cannot be used .*expected predictions of CVP, NCP, NOR"):
+        write_report(copy)
+
+
+def test_evaluate_an_ensemble(cli, crossval, phantoms, tmp_path):
+    status, out, err = cli("evaluate", crossval, phantoms, "-o", tmp_path / "e", "--no-audit")
+    assert status == 0
+    assert out.splitlines()[0].split() == [
+        "set", "images", "recall", "precision", "f1", "accuracy", "balanced_accuracy", "f1_macro", "auc_macro",
+    ]  # fmt: skip
+    assert str(tmp_path / "e" / "report.html") in err
+    page = assert_alone(tmp_path / "e" / "report.html")
+    run = json.loads((tmp_path / "e" / "run.json").read_text())
+    split = rows(crossval / "split.csv")
+    inside = [row for row in split if row["fold"] != "independent"]
+    assert run["models"] == 3
+    assert run["independent_sources"] == ["site-b"]
+    assert run["seen_images"] == len(inside)
+    sentence = f"{len(inside)} of the images, or their patients, are among those that this model was trained"
+    assert sentence in page.text
+    assert f"severe: {sentence}" in err
+    y, guess = zip(*((r["label"], r["prediction"]) for r in rows(tmp_path / "e" / "predictions.csv")), strict=True)
+    assert float(out.splitlines()[1].split()[3]) == pytest.approx(
+        sk.precision_score(y, guess, average="weighted", zero_division=0), abs=1e-4
+    )
+
+
+def test_evaluate_a_fold_on_its_own_images(cli, crossval, phantoms, tmp_path):
+    records = {r.name: r for r in read_records(phantoms)}
+    lines = ["path,label"]
+    lines += [f"{r['path']},{records[r['path']].label}" for r in rows(crossval / "split.csv") if r["fold"] == "2"]
+    manifest = phantoms.parent / "fold-2.csv"
+    manifest.write_text("\n".join(lines) + "\n")
+    assert cli("evaluate", crossval / "fold-2", manifest, "-o", tmp_path / "e", "--no-audit")[0] == 0
+    run = json.loads((tmp_path / "e" / "run.json").read_text())
+    assert (run["seen_images"], run["independent_sources"], run["models"]) == (0, [], 1)
+
+
+def test_another_image_of_a_patient_that_was_trained_on(cli, crossval, phantoms, tmp_path):
+    trained = next(r for r in rows(crossval / "split.csv") if r["fold"] == "3")
+    shutil.copy(phantoms.parent / trained["path"], tmp_path / "another.png")
+    columns = ("label", "source", "patient_id")
+    (tmp_path / "manifest.csv").write_text(
+        f"path,{','.join(columns)}\nanother.png,{','.join(trained[column] for column in columns)}\n"
+    )
+    status, _, err = cli("evaluate", crossval / "fold-2", tmp_path / "manifest.csv", "-o", tmp_path / "e", "--no-audit")
+    assert status == 0
+    assert "severe: 1 of the images" in err
+
+
+def test_an_evaluation_does_not_spoil_a_run(cli, crossval, run, phantoms):
+    for folder in (crossval, run):
+        before = (folder / "run.json").read_bytes()
+        status, _, err = cli("evaluate", run, phantoms, "-o", folder, "--overwrite", "--no-audit")
+        assert (status, err) == (1, f"Error: {folder} is a trained run; expected another folder for the evaluation\n")
+        assert (folder / "run.json").read_bytes() == before

@@ -1,0 +1,252 @@
+"""The command line on damaged files: never a traceback, never a hang, never more than 1 GiB.
+
+``python -m tests.support.fuzz --images 20000 --others 3000`` runs a campaign and prints a table; the tests run
+a short one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.support import forks, mutations
+
+BATCH = 200
+TRAINING = ["--model", "cvrnet_tiny", "--img-size", "64", "--no-pretrained", "--lr", "1e-3", "--no-audit"]
+
+
+@dataclass
+class Count:
+    """What became of one kind of files."""
+
+    files: int = 0
+    accepted: int = 0
+    refused: int = 0
+    slowest: float = 0.0
+    grown: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+
+
+class Campaign:
+    """Damages files of a folder with a data set and a run, and gives them to commands.
+
+    Args:
+        folder: Where the damaged files and outputs go.
+        seed: Of the damage.
+        keep: Gets each file that something went wrong with.
+    """
+
+    def __init__(self, folder: Path, seed: int, keep: Path | None) -> None:
+        self.folder, self.keep = folder, keep
+        self.rng = random.Random(seed)
+        self.counts: dict[str, Count] = {}
+        self.case = folder / "case"
+        self.pictures = mutations.pictures()
+        self.data = folder / "data"
+        self.run = folder / "run"
+        os.environ["CVRNET_CACHE"] = str(folder / "cache")
+        self._must("phantoms", "-o", self.data, "-n", 36, "--size", 64)
+        self._must("train", self.data, "-o", self.run, "--epochs", 1, *TRAINING)
+        self.image = next(self.data.glob("images/**/*.png"))
+
+    def _must(self, *arguments: object) -> None:
+        ended = forks.run(self.folder / "setup", *arguments)
+        assert ended.status == 0, ended.err
+
+    def images(self, number: int) -> None:
+        """``predict`` on folders of damaged images: a row for each."""
+        names, contents = list(self.pictures), list(self.pictures.values())
+        for start in range(0, number, BATCH):
+            self._clean()
+            files = {}
+            for i in range(start, min(start + BATCH, number)):
+                name = names[i % len(names)]
+                files[f"{i}-{name}"] = mutations.mutate(self.pictures[name], self.rng, contents)
+            self._predict("images", files)
+
+    def bombs(self) -> None:
+        """``predict`` on files that ask for very much, one at a time."""
+        for name, content in mutations.bombs().items():
+            self._clean()
+            self._predict("memory bombs", {name: content})
+
+    def _predict(self, kind: str, files: dict[str, bytes]) -> None:
+        folder = self.case / "images"
+        folder.mkdir()
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        ended = forks.run(self.case / "out", "predict", self.run, *sorted(folder.iterdir()), "--format", "csv")
+        fault = ended.fault((0, 1))
+        if not fault:
+            rows = list(csv.DictReader(ended.out.splitlines()))
+            seen = {row["path"].rpartition("/")[2] for row in rows}
+            if missing := [name for name in files if not any(path.startswith(name) for path in seen)]:
+                fault = f"no row for {missing[0]}"
+        bad = sum(line.startswith(f"Error: {folder}") for line in ended.err.splitlines())
+        self._count(kind, ended, fault, len(files), refused=min(bad, len(files)))
+        if fault and len(files) > 1:  # which one was it?
+            for name, content in files.items():
+                self._clean()
+                self._predict(f"{kind}, alone", {name: content})
+
+    def manifests(self, number: int) -> None:
+        """``audit`` and ``evaluate`` on damaged manifests."""
+        text = (self.data / "manifest.csv").read_text()
+        lines = text.splitlines()
+        for _ in range(number):
+            self._clean()
+            shutil.copytree(self.data, self.case, copy_function=os.link, dirs_exist_ok=True)
+            (self.case / "manifest.csv").unlink()  # the other name stays as it is
+            few = "\n".join([lines[0], *self.rng.sample(lines[1:], self.rng.choice([3, 8, 20]))])
+            (self.case / "manifest.csv").write_bytes(mutations.mutate_table(few, self.rng))
+            if self.rng.random() < 0.5:
+                command = ["audit", self.case / "manifest.csv", "-o", self.case / "audit"]
+            else:
+                command = ["predict", self.run, self.case / "manifest.csv"]
+            self._run("manifests", *command)
+
+    def model_files(self, number: int) -> None:
+        """A run's files, each damaged in turn, before the commands that read it."""
+        out = self.case / "out-folder"
+        at = self.case / "run"
+        uses: dict[str, list[list[object]]] = {
+            "config.json": [["predict", at, self.image], ["export", at, "-o", self.case / "m.onnx"]],
+            "model.safetensors": [["predict", at, self.image], ["explain", at, self.image, "-o", out]],
+            "run.json": [
+                ["evaluate", at, self.data, "-o", out, "--no-audit"],
+                ["train", self.data, "-o", at, "--epochs", 1, *TRAINING, "--resume"],
+                ["audit", self.data, "--model", at],
+            ],
+            "split.csv": [
+                ["evaluate", at, self.data, "-o", out, "--no-audit"],
+                ["audit", self.data, "--model", at],
+                ["crossval", self.data, "-o", out, *TRAINING, "--split-from", at / "split.csv", "--only-fold", 9],
+            ],
+            "metrics.json": [["train", self.data, "-o", at, "--epochs", 1, *TRAINING, "--resume"]],
+            "predictions.csv": [["train", self.data, "-o", at, "--epochs", 1, *TRAINING, "--resume"]],
+            "history.csv": [["train", self.data, "-o", at, "--epochs", 1, *TRAINING, "--resume"]],
+            "training-state.pt": [["train", self.data, "-o", at, "--epochs", 2, *TRAINING, "--resume"]],
+            "model.onnx": [["predict", at / "model.onnx", self.image]],
+        }
+        names = list(uses)
+        for i in range(number):
+            name = names[i % len(names)]
+            self._clean()
+            shutil.copytree(self._training_state() if name == "training-state.pt" else self.run, at)
+            if name == "model.onnx":
+                shutil.copy(self._onnx(), at)
+            content = (at / name).read_bytes()
+            if name.endswith(".json"):
+                content = mutations.mutate_json(content.decode(), self.rng)
+            elif name.endswith(".csv"):
+                content = mutations.mutate_table(content.decode(), self.rng)
+            else:
+                content = mutations.mutate(content, self.rng, [content])
+            (at / name).write_bytes(content)
+            self._run(name, *self.rng.choice(uses[name]))
+
+    def _training_state(self) -> Path:
+        """A run that was stopped after its first epoch."""
+        folder = self.folder / "stopped"
+        if folder.is_dir():
+            return folder
+
+        def kill(child: int) -> None:
+            deadline = time.monotonic() + forks.HANGS
+            while not (folder / "training-state.pt").is_file() and time.monotonic() < deadline:
+                time.sleep(0.002)
+            os.kill(child, 9)
+
+        forks.run(self.folder / "setup", "train", self.data, "-o", folder, "--epochs", 2, *TRAINING, interrupt=kill)
+        assert (folder / "training-state.pt").is_file()
+        return folder
+
+    def _onnx(self) -> Path:
+        """The run, exported."""
+        file = self.folder / "model.onnx"
+        if not file.is_file():
+            self._must("export", self.run, "-o", file)
+        return file
+
+    def _run(self, kind: str, *arguments: object) -> None:
+        ended = forks.run(self.case / "out", *arguments)
+        self._count(kind, ended, ended.fault(), 1, refused=int(ended.status != 0))
+
+    def _count(self, kind: str, ended: forks.Ended, fault: str, files: int, refused: int) -> None:
+        count = self.counts.setdefault(kind, Count())
+        count.files += files
+        count.refused += refused
+        count.accepted += files - refused
+        count.slowest = max(count.slowest, ended.seconds)
+        count.grown = max(count.grown, ended.grown)
+        if files > 1 and count.files % (10 * BATCH) == 0:
+            print(f"{kind}: {count.files}", file=sys.stderr, flush=True)
+        if fault:
+            print(f"{kind}: {fault}", file=sys.stderr, flush=True)
+            count.faults[fault] += 1
+            if self.keep is not None:
+                number = sum(c.faults.total() for c in self.counts.values())
+                shutil.copytree(self.case, self.keep / f"{number:04}-{kind.replace(' ', '-')}", symlinks=True)
+
+    def _clean(self) -> None:
+        shutil.rmtree(self.case, ignore_errors=True)
+        self.case.mkdir()
+
+
+def rows(counts: dict[str, Count]) -> Iterator[dict[str, object]]:
+    """A row a kind of files."""
+    for kind, count in counts.items():
+        yield {
+            "kind": kind,
+            "files": count.files,
+            "read": count.accepted,
+            "refused": count.refused,
+            "faults": count.faults.total(),
+            "slowest": f"{count.slowest:.1f} s",
+            "memory": f"{count.grown / forks.MIB:.0f} MiB",
+            "which": dict(count.faults.most_common()),
+        }
+
+
+def main() -> int:
+    """Run a campaign; status 1 if anything went wrong."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=200, help="damaged images")
+    parser.add_argument("--manifests", type=int, default=20, help="damaged manifests")
+    parser.add_argument("--model-files", type=int, default=18, help="damaged files of a run, and ONNX files")
+    parser.add_argument("--bombs", action="store_true", help="files that ask for very much memory")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", type=Path, help="folder for what went wrong")
+    given = parser.parse_args()
+    forks.prepare()
+    with tempfile.TemporaryDirectory() as folder:
+        campaign = Campaign(Path(folder), given.seed, given.keep)
+        parts: list[tuple[Callable[[int], None], int]] = [
+            (campaign.manifests, given.manifests),
+            (campaign.model_files, given.model_files),
+            (campaign.images, given.images),
+        ]
+        for part, number in parts:
+            if number:
+                part(number)
+        if given.bombs:
+            campaign.bombs()
+        table = list(rows(campaign.counts))
+    for row in table:
+        print(json.dumps(row))
+    return int(any(row["faults"] for row in table))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,189 @@
+"""Commands stopped at random moments, by Ctrl-C or kill -9: nothing half-written stays, and the work can go on.
+
+``python -m tests.support.interrupts --moments 100`` runs a campaign and prints a table; the tests run a short one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from tests.support import forks
+from tests.support.whole import broken
+
+TRAINING = ["--model", "cvrnet_tiny", "--img-size", 64, "--no-pretrained", "--lr", 1e-3, "--seed", 0, "--no-audit"]
+ALL = ("predict", "phantoms", "explain", "evaluate", "export", "audit", "train", "crossval", "soup")
+
+
+class Commands:
+    """The commands that write something, on a small data set and a finished run.
+
+    Args:
+        folder: Where everything goes.
+        names: Which commands; their results without an interruption are made first, for their time and weights.
+    """
+
+    def __init__(self, folder: Path, names: list[str]) -> None:
+        self.folder = folder
+        needed = "crossval" if {"crossval", "soup"} & {*names} else "train"
+        self.data, self.run = folder / "data", folder / needed
+        os.environ["CVRNET_CACHE"] = str(folder / "cache")
+        must = forks.run(folder / "log", "phantoms", "-o", self.data, "-n", 24, "--size", 64)
+        assert must.status == 0, must.err
+        self.seconds: dict[str, float] = {}
+        self.expected: dict[str, dict[str, bytes]] = {}
+        for name in [needed, *(n for n in names if n != needed)]:
+            output = self.output(name)
+            ended = forks.run(folder / "log", *self.arguments(name, output))
+            assert ended.status in (0, 1), ended.err
+            assert not (wrong := broken(output)), wrong
+            self.seconds[name] = ended.seconds
+            self.expected[name] = weights(output)
+
+    def output(self, name: str) -> Path:
+        """Where a command's result goes: a folder; of predict and export, the folder of its file."""
+        return self.folder / name
+
+    def arguments(self, name: str, output: Path) -> list[object]:
+        """A command line."""
+        return {
+            "train": ["train", self.data, "-o", output, *TRAINING, "--epochs", 2, "--num-workers", 1],
+            "crossval": ["crossval", self.data, "-o", output, *TRAINING, "--epochs", 1, "--folds", 3],
+            "predict": ["predict", self.run, self.data / "images", "-o", output / "p.csv"],
+            "evaluate": ["evaluate", self.run, self.data, "-o", output, "--no-audit"],
+            "audit": ["audit", self.data, "-o", output],
+            "explain": ["explain", self.run, self.data / "images/site-a", "-o", output, "--raw"],
+            "export": ["export", self.run, "-o", output / "m.onnx"],
+            "soup": ["soup", self.run, self.data, "-o", output],
+            "phantoms": ["phantoms", "-o", output, "-n", 60, "--size", 64],
+        }[name]
+
+    def stop(self, name: str, after: float, how: signal.Signals) -> tuple[str, list[str]]:
+        """Stop a command, look at what is there, and run it again.
+
+        Args:
+            name: The command.
+            after: Seconds.
+            how: ``SIGINT``, to the whole group of processes as a terminal sends it, or ``SIGKILL``.
+
+        Returns:
+            ``finished`` before it could be stopped, ``stopped`` or, of kill -9, ``killed``; and what was wrong.
+        """
+        output = self.folder / "stopped" / name
+        shutil.rmtree(output.parent, ignore_errors=True)
+        killed = how == signal.SIGKILL
+
+        def interrupt(child: int) -> None:
+            while os.getsid(child) != child:
+                time.sleep(0.001)
+            time.sleep(after)
+            os.killpg(child, how)
+
+        ended = forks.run(self.folder / "log", *self.arguments(name, output), interrupt=interrupt)
+        stopped = ended.status == (-9 if killed else 130)
+        wrong = []
+        if not killed:
+            wrong += [fault] if (fault := ended.fault((0, 1, 130))) else []
+            if stopped and ended.err.strip().splitlines()[-1] != "Error: interrupted":
+                wrong.append(f"last words: {ended.err.strip().splitlines()[-1]}")
+            if ended.status == 1 and name != "audit":
+                wrong.append(f"fails: {ended.err.strip().splitlines()[-1]}")
+        wrong += broken(output, killed=killed)
+        if wrong or not stopped:
+            return ("killed" if killed else "stopped") if stopped else "finished", wrong
+        wrong += self._again(name, output)
+        return "killed" if killed else "stopped", wrong
+
+    def _again(self, name: str, output: Path) -> list[str]:
+        """The same command goes on, or begins anew, and gives what it gives uninterrupted."""
+        arguments = self.arguments(name, output)
+        if name in ("train", "crossval"):
+            arguments.append("--resume")
+        ended = forks.run(self.folder / "log", *arguments)
+        if ended.status == 1 and "--overwrite" in ended.err:
+            ended = forks.run(self.folder / "log", *arguments, "--overwrite")
+        if ended.fault((0, 1)) or ended.status > (name == "audit"):
+            return [f"cannot be repeated: {(ended.err.strip().splitlines() or ['?'])[-1]}"]
+        wrong = [line for line in broken(output) if "left behind" not in line]
+        if weights(output) != self.expected[name]:
+            wrong.append("other weights than without an interruption")
+        return wrong
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    """The trained weights in a folder, by file."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.safetensors")}
+
+
+def while_importing(after: float, *command: str) -> tuple[int, str]:
+    """Exit status and stderr of a program of its own that is interrupted while it starts."""
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    time.sleep(after)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=forks.HANGS)
+    return process.returncode, err
+
+
+def main() -> int:
+    """Run a campaign; status 1 if anything went wrong."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--moments", type=int, default=20, help="how many Ctrl-C")
+    parser.add_argument("--kills", type=int, default=5, help="how many kill -9, of train and crossval")
+    parser.add_argument("--imports", type=int, default=0, help="how many Ctrl-C while a program starts")
+    parser.add_argument("--commands", default=",".join(ALL), help="which, divided by commas")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and their children, ignore it
+    rng = random.Random(given.seed)
+    counts: dict[str, Counter[str]] = {}
+    problems: list[str] = []
+
+    def tell(kind: str, result: str, wrong: list[str]) -> None:
+        counts.setdefault(kind, Counter())[result] += 1
+        counts[kind]["problems"] += bool(wrong)
+        problems.extend(f"{kind}: {line}" for line in wrong)
+        print(f"{kind}: {result}{''.join(f'; {line}' for line in wrong)}", file=sys.stderr, flush=True)
+
+    program = str(Path(sys.executable).with_name("cvrnet"))
+    for _ in range(given.imports):
+        after = rng.uniform(0.1, 8)
+        status, err = while_importing(after, program, "predict", "nothing", "nothing.png")
+        lines = err.strip().splitlines()
+        clean = (status, lines) == (130, ["Error: interrupted"]) or (status == -signal.SIGINT and not lines)
+        done = status == 1 and len(lines) == 1
+        what = "stopped" if clean else "finished" if done else "unclean"
+        tell("while it starts", what, [] if clean or done else [f"after {after:.2f} s: {status}: {err.strip()[-300:]}"])
+
+    names = given.commands.split(",")
+    if given.moments or given.kills:
+        forks.prepare()
+        with tempfile.TemporaryDirectory() as folder:
+            commands = Commands(Path(folder), names)
+            for i in range(given.moments):
+                name = names[i % len(names)]
+                result, wrong = commands.stop(name, rng.uniform(0, commands.seconds[name]), signal.SIGINT)
+                tell(f"Ctrl-C, {name}", result, wrong)
+            long = [name for name in names if name in ("train", "crossval")]
+            for i in range(given.kills if long else 0):
+                name = long[i % len(long)]
+                result, wrong = commands.stop(name, rng.uniform(0, commands.seconds[name]), signal.SIGKILL)
+                tell(f"kill -9, {name}", result, wrong)
+    for kind, count in counts.items():
+        print(json.dumps({"kind": kind, **count}))
+    return int(bool(problems))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

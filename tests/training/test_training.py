@@ -1,0 +1,385 @@
+"""Fine-tuning: the protocol, the run folder, interruptions, several processes."""
+
+import csv
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from cvrnet.data import DataError, ImageCache, Preprocessing, read_records, write_manifest
+from cvrnet.errors import UserError
+from cvrnet.runs.checkpoint import checkpoint_classes, load_checkpoint
+from cvrnet.runs.layout import STATE
+from cvrnet.training import Progress, TrainConfig, fit, recipe
+from cvrnet.training.batches import epoch_batches
+from cvrnet.training.loop import class_weights
+from cvrnet.workflows.crossval import cross_validate
+from cvrnet.workflows.train import split_records, train
+from tests.conftest import LAUNCH, TINY
+
+CONFIG = TrainConfig(**TINY)
+RUN_FILES = {
+    "run.json",
+    "split.csv",
+    "config.json",
+    "model.safetensors",
+    "history.csv",
+    "metrics.json",
+    "predictions.csv",
+}
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def same_history(a: Path, b: Path) -> bool:
+    drop = [[{k: v for k, v in row.items() if k != "seconds"} for row in rows(p / "history.csv")] for p in (a, b)]
+    return drop[0] == drop[1]
+
+
+@given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 8), st.integers(0, 99), st.integers(1, 99))
+def test_every_image_once_an_epoch_and_no_process_idle(n, batch_size, parts, seed, epoch):
+    if min(n, batch_size) < parts:
+        with pytest.raises(UserError, match="cannot be shared"):
+            epoch_batches(n, batch_size, parts, seed, epoch)
+        return
+    batches = epoch_batches(n, batch_size, parts, seed, epoch)
+    assert sorted(i for batch in batches for part in batch for i in part) == list(range(n))
+    assert all(len(batch) == parts and all(batch) for batch in batches)
+    sizes = [sum(map(len, batch)) for batch in batches]
+    assert max(sizes) - min(sizes) <= 1
+    assert max(sizes) <= max(batch_size, 2 * parts)
+    assert batches == epoch_batches(n, batch_size, parts, seed, epoch)
+
+
+def test_epochs_differ_in_order():
+    assert epoch_batches(50, 8, 1, 0, 1) != epoch_batches(50, 8, 1, 0, 2)
+
+
+def test_class_weights_favour_the_minority():
+    """Largest class / N_j; the papers' printed formula N_j / N would favour the majority."""
+    assert class_weights([0] * 6 + [1] * 3 + [2], 3).tolist() == [1, 2, 6]
+
+
+def test_the_papers_and_the_notebooks_protocol():
+    paper, notebook = recipe("paper"), recipe("notebook")
+    assert (paper.optimizer, paper.lr, paper.batch_size, paper.epochs, paper.patience) == ("adam", 1e-4, 8, 200, 25)
+    assert (paper.lr_factor, paper.lr_patience, paper.monitor) == (0.9, 12, "val_loss")
+    assert (paper.rotation_p, paper.shift_p, paper.img_size, paper.interpolation) == (0.45, 0.2, 224, "nearest")
+    assert (notebook.optimizer, notebook.lr_factor, notebook.lr_patience) == ("adamax", 0.1, 4)
+    assert (notebook.patience, notebook.monitor, notebook.rotation_p, notebook.shift_p) == (13, "val_accuracy", 0, 0)
+    with pytest.raises(UserError, match="unknown recipe 'keras'"):
+        recipe("keras")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("lr", 0), ("batch_size", 0), ("monitor", "auc"), ("vflip_p", 1.5), ("in_chans", 2), ("val_fraction", 1)],
+)
+def test_impossible_settings_are_named(setting, value):
+    with pytest.raises(UserError, match=f"{setting}={value!r}"):
+        TrainConfig(**{setting: value})
+
+
+def test_one_step_is_kerass_weighted_loss(phantoms, tmp_path):
+    """Keras divides the weighted sum by the number of images; torch's ``weight=`` would divide by the weights' sum."""
+    records = read_records(phantoms)
+    classes = ["CVP", "NCP", "NOR"]
+    train_set = [r for r in records if r.label == "NOR"][:4] + [r for r in records if r.label == "CVP"][:2]
+    train_set += [r for r in records if r.label == "NCP"][:1]
+    config = replace(CONFIG, epochs=1, optimizer="momentum", lr=0.1, rotation_p=0, shift_p=0, hflip_p=0, vflip_p=0)
+    cache = ImageCache((64, 64), mode="RGB")
+    cache.build(records)
+
+    torch.manual_seed(config.seed)
+    model = timm.create_model("cvrnet", num_classes=3, encoders=config.encoders).train()
+    model = model.to(memory_format=torch.channels_last)
+    x = torch.stack([torch.from_numpy(cache.load(r.path).transpose(2, 0, 1).copy()) for r in train_set])
+    y = torch.tensor([classes.index(r.label) for r in train_set])
+    weights = torch.tensor([2.0, 4.0, 1.0])  # of 2, 1 and 4 images
+    losses = torch.nn.functional.cross_entropy(model(Preprocessing.from_model(model).normalize(x)), y, reduction="none")
+    (losses * weights[y]).sum().div(len(y)).backward()
+    expected = {name: p.detach() - 0.1 * p.grad for name, p in model.named_parameters()}
+
+    fit(config, train_set, records[:6], classes, cache, tmp_path)
+    saved = load_file(tmp_path / "model.safetensors")
+    for name, value in expected.items():
+        torch.testing.assert_close(saved[name], value, rtol=1e-4, atol=2e-6)
+
+
+def test_a_run_is_whole(run, phantoms):
+    assert {p.name for p in run.iterdir()} == RUN_FILES | {"figures", "tables", "report.html"}
+    described = json.loads((run / "run.json").read_text())
+    assert described["classes"] == ["CVP", "NCP", "NOR"]
+    assert described["config"]["encoders"] == list(CONFIG.encoders)
+    records = read_records(phantoms)
+    split = {row["path"]: row["fold"] for row in rows(run / "split.csv")}
+    assert split.keys() == {r.name for r in records}
+    assert all((split[r.name] == "test") == (r.source == "site-b") for r in records)
+    patients: dict[str, set[str]] = {}
+    for r in records:
+        patients.setdefault(r.patient_id, set()).add(split[r.name])
+    assert all(len(folds) == 1 for folds in patients.values())
+    predicted = rows(run / "predictions.csv")
+    assert {row["path"] for row in predicted} == {name for name, fold in split.items() if fold != "train"}
+    assert list(predicted[0])[:6] == ["path", "label", "prediction", "prob_CVP", "prob_NCP", "prob_NOR"]
+    metrics = json.loads((run / "metrics.json").read_text())
+    test = [row for row in predicted if row["split"] == "test"]
+    assert metrics["test"]["accuracy"] == np.mean([row["label"] == row["prediction"] for row in test])
+    assert {p.stem for p in (run / "figures").iterdir()} >= {
+        "confusion_matrix",
+        "roc",
+        "precision_recall",
+        "learning_curves",
+    }
+
+
+def test_the_best_epoch_is_kept(run):
+    history = rows(run / "history.csv")
+    best = min(history, key=lambda row: float(row["val_loss"]))
+    assert [row["best"] for row in history][int(best["epoch"]) - 1] == "1"
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["val"]["log_loss"] == pytest.approx(float(best["val_loss"]), abs=1e-6)
+
+
+def test_timm_loads_a_run_offline(run, monkeypatch):
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("a trained checkpoint needs no network"))
+    plain = timm.create_model(f"local-dir:{run}", pretrained=True).eval()
+    ours = load_checkpoint(run)
+    x = torch.randn(2, 3, 64, 64)
+    assert torch.equal(plain(x), ours(x))
+    assert checkpoint_classes(plain) == ["CVP", "NCP", "NOR"]
+    assert Preprocessing.from_model(plain).input_size == (3, 64, 64)
+    assert plain.pretrained_cfg["interpolation"] == "nearest"
+
+
+def test_an_interrupted_training_ends_the_same(phantoms, tmp_path):
+    """Stopped in the middle of an epoch, then resumed: the same weights, bit for bit, and the same history."""
+    config = replace(CONFIG, epochs=3)
+    train(phantoms, tmp_path / "whole", config)
+
+    steps = 0
+
+    def stop(images, loss):
+        nonlocal steps
+        steps += 1
+        if steps == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(phantoms, tmp_path / "stopped", config, progress=Progress(step=stop))
+    assert (tmp_path / "stopped" / STATE).is_file()
+    train(phantoms, tmp_path / "stopped", config, resume=True)
+    assert (tmp_path / "whole/model.safetensors").read_bytes() == (tmp_path / "stopped/model.safetensors").read_bytes()
+    assert same_history(tmp_path / "whole", tmp_path / "stopped")
+    assert not (tmp_path / "stopped" / STATE).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on Windows")
+def test_kill_9_loses_nothing(phantoms, tmp_path):
+    command = [sys.executable, "-m", "cvrnet", "train", str(phantoms), "--encoders", ",".join(CONFIG.encoders)]
+    command += ["--no-pretrained", "--img-size", "64", "--epochs", "6", "--lr", "1e-3", "--device", "cpu"]
+    killed = tmp_path / "killed"
+    process = subprocess.Popen([*command, "-o", str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    limit = time.monotonic() + 300
+    while not (killed / STATE).exists() and process.poll() is None and time.monotonic() < limit:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert (killed / STATE).exists()
+    assert not (killed / "metrics.json").exists()
+    config = replace(CONFIG, epochs=6)
+    train(phantoms, killed, config, resume=True)
+    train(phantoms, tmp_path / "whole", config)
+    whole, resumed = (load_file(folder / "model.safetensors") for folder in (tmp_path / "whole", killed))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert same_history(tmp_path / "whole", killed)
+
+
+def test_an_existing_run_is_safe(run, phantoms, tmp_path):
+    before = (run / "model.safetensors").read_bytes()
+    with pytest.raises(UserError, match="--resume goes on with it, --overwrite replaces it"):
+        train(phantoms, run, CONFIG, test_source="site-b")
+    with pytest.raises(UserError, match=r"another run \(lr is 0.1, was 0.001\)"):
+        train(phantoms, run, replace(CONFIG, lr=0.1), test_source="site-b", resume=True)
+    with pytest.raises(UserError, match="test_source is ''"):
+        train(phantoms, run, CONFIG, resume=True)
+    assert train(phantoms, run, CONFIG, test_source="site-b", resume=True).keys() == {
+        "val",
+        "test",
+    }  # finished: as it is
+    assert (run / "model.safetensors").read_bytes() == before
+    (tmp_path / "mine.txt").write_text("not a run")
+    with pytest.raises(UserError, match="is not a run"):
+        train(phantoms, tmp_path, CONFIG, overwrite=True)
+    assert (tmp_path / "mine.txt").exists()
+
+
+def test_bad_images_stop_the_run_before_it_starts(phantoms, tmp_path):
+    records = read_records(phantoms)
+    broken = phantoms.parent / "broken.csv"
+    bad = [phantoms.parent / f"bad-{i}.png" for i in range(3)]
+    for path in bad:
+        path.write_text("not an image")
+    write_manifest(broken, [*records, *(replace(records[i], path=p, name=p.name) for i, p in enumerate(bad))])
+    with pytest.raises(DataError) as error:
+        train(broken, tmp_path / "run", CONFIG)
+    assert len(error.value.problems) == 3
+    assert all(path.name in str(error.value) for path in bad)
+    assert not (tmp_path / "run").exists()
+
+
+def test_splits_by_column_and_by_source(phantoms):
+    records = read_records(phantoms)
+    with pytest.raises(UserError, match="unknown test source 'site-c'; the data set has site-a, site-b"):
+        split_records(records, CONFIG, "site-c")
+    patients = sorted({r.patient_id for r in records})
+    column = [replace(r, split={0: "val", 1: "test"}.get(patients.index(r.patient_id) % 5, "train")) for r in records]
+    sets = split_records(column, CONFIG)
+    assert [r.name for r in sets["val"]] == [r.name for r in column if r.split == "val"]
+    assert [r.name for r in sets["test"]] == [r.name for r in column if r.split == "test"]
+    with pytest.raises(UserError, match="no image is left to train on"):
+        split_records([replace(r, split="test") for r in records], CONFIG)
+
+
+def test_a_patient_in_the_test_source_and_elsewhere_is_refused(phantoms):
+    records = read_records(phantoms)
+    moved = [replace(r, source="site-b" if i == 0 else "site-a", patient_id="p") for i, r in enumerate(records[:2])]
+    with pytest.raises(UserError, match="patient 'p' is in"):
+        split_records([*moved, *records[2:]], CONFIG, "site-b")
+
+
+def test_classes_are_one_map(phantoms, tmp_path):
+    """A validation set that lacks a class is scored by the training set's map; a class that none trains is an error."""
+    records = read_records(phantoms)
+    pairs = [r for r in records if sum(o.patient_id == r.patient_id for o in records) == 1]
+    val = {r.name for r in pairs if r.label != "NOR"}
+    manifest = phantoms.parent / "lacking.csv"
+    write_manifest(manifest, [replace(r, split="val" if r.name in val else "train") for r in records])
+    metrics = train(manifest, tmp_path / "run", replace(CONFIG, epochs=1), classes=["NOR", "CVP", "NCP"])
+    assert metrics["val"]["classes"] == ["NOR", "CVP", "NCP"]
+    assert metrics["val"]["per_class"]["NOR"]["support"] == 0
+    only = phantoms.parent / "only-val.csv"
+    of_label = {r.patient_id for r in records if r.label == "NCP"}
+    write_manifest(only, [replace(r, split="val" if r.patient_id in of_label else "train") for r in records])
+    with pytest.raises(UserError, match="no training image of class NCP"):
+        train(only, tmp_path / "other", CONFIG)
+
+
+def test_any_timm_classifier_trains_with_the_same_preprocessing(phantoms, tmp_path):
+    config = TrainConfig(model="test_vit", pretrained=False, img_size=64, in_chans=1, epochs=1)
+    train(phantoms, tmp_path, config)
+    model = load_checkpoint(tmp_path)
+    cfg = model.pretrained_cfg
+    assert (cfg["architecture"], cfg["interpolation"], cfg["crop_mode"]) == ("test_vit", "nearest", "squash")
+    assert Preprocessing.from_model(model).input_size == (1, 64, 64)
+
+
+@pytest.mark.parametrize("start", [train, cross_validate])
+def test_a_network_that_cannot_be_made_leaves_no_run_folder(phantoms, tmp_path, start):
+    with pytest.raises(UserError, match="unknown model 'cvrnot'"):
+        start(phantoms, tmp_path / "run", replace(CONFIG, model="cvrnot", encoders=()))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_trained_model_is_a_starting_point(run, phantoms, tmp_path):
+    """``--model local-dir:RUN`` starts from a run's weights; other classes get fresh classifiers."""
+    config = TrainConfig(model=f"local-dir:{run}", pretrained=False, img_size=64, epochs=1, lr=1e-12)
+    train(phantoms, tmp_path / "again", config)
+    before, after = (load_file(folder / "model.safetensors") for folder in (run, tmp_path / "again"))
+    name = "head.blocks.0.classifier.weight"
+    torch.testing.assert_close(before[name], after[name])
+    two = phantoms.parent / "two-classes.csv"
+    write_manifest(two, [r for r in read_records(phantoms) if r.label != "NOR"])
+    train(two, tmp_path / "two", config)
+    assert checkpoint_classes(load_checkpoint(tmp_path / "two")) == ["CVP", "NCP"]
+    with pytest.raises(UserError, match="cannot load local-dir:nowhere"):
+        train(phantoms, tmp_path / "x", replace(config, model="local-dir:nowhere"))
+
+
+def test_a_diverging_training_says_so(phantoms, tmp_path):
+    with pytest.raises(UserError, match=r"the loss is .* in epoch \d; try a lower lr"):
+        train(phantoms, tmp_path, replace(CONFIG, optimizer="momentum", lr=1e30, epochs=3))
+
+
+def test_training_stops_when_nothing_improves(phantoms, tmp_path):
+    config = replace(CONFIG, epochs=40, patience=2, lr_patience=1, lr_factor=0.5, lr=3e-3)
+    train(phantoms, tmp_path, config)
+    history = rows(tmp_path / "history.csv")
+    best = max(int(row["epoch"]) for row in history if row["best"] == "1")
+    assert len(history) == min(40, best + 2)
+    # The rate halves after each epoch without improvement.
+    for before, after in itertools.pairwise(history):
+        expected = float(before["lr"]) * (1.0 if before["best"] == "1" else 0.5)
+        assert float(after["lr"]) == pytest.approx(expected)
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_step_of_one(phantoms, tmp_path):
+    """One step of two processes is the step of one process that accumulates the same two half-batches."""
+    records = read_records(phantoms)
+    keep = {r.name for r in records if r.source == "site-a"}
+    manifest = phantoms.parent / "one-batch.csv"
+    write_manifest(manifest, [replace(r, split="train" if r.name in keep else "val", patient_id="") for r in records])
+    config = replace(CONFIG, epochs=1, batch_size=64, device="cpu", amp="fp32", optimizer="momentum", lr=0.05)
+    train(manifest, tmp_path / "one", replace(config, grad_accum=2))
+    options = ["--no-pretrained", "--encoders", ",".join(config.encoders), "--img-size", "64", "--epochs", "1"]
+    options += ["--batch-size", "64", "--device", "cpu", "--amp", "fp32", "--optimizer", "momentum", "--lr", "0.05"]
+    subprocess.run(
+        [*LAUNCH, "train", str(manifest), "-o", str(tmp_path / "two"), "--no-audit", *options],
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=500,
+    )
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    torch.manual_seed(config.seed)
+    start = timm.create_model("cvrnet", num_classes=3, encoders=config.encoders)
+    for name, parameter in start.named_parameters():
+        step_one, step_two = one[name] - parameter, two[name] - parameter
+        assert (step_one - step_two).norm() <= 1e-3 * step_one.norm() + 1e-7, name
+    assert not torch.equal(one["head.blocks.0.classifier.weight"], start.head.blocks[0].classifier.weight)
+    assert {p.name for p in (tmp_path / "one").iterdir()} == {p.name for p in (tmp_path / "two").iterdir()}
+    (history,) = rows(tmp_path / "two/history.csv")  # scored by both processes together
+    alone = json.loads((tmp_path / "two/metrics.json").read_text())["val"]  # scored by one
+    assert float(history["val_loss"]) == pytest.approx(alone["log_loss"], abs=1e-6)
+    assert float(history["val_accuracy"]) == alone["accuracy"]
+    assert float(history["train_loss"]) == pytest.approx(
+        float(rows(tmp_path / "one/history.csv")[0]["train_loss"]), rel=1e-4
+    )
+
+
+def test_accelerate_that_started_too_few_processes_is_told(phantoms, tmp_path, monkeypatch):
+    """Without several GPUs ``accelerate launch --num_processes 2`` starts one process and says nothing."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    with pytest.raises(UserError, match="add --multi_gpu"):
+        train(phantoms, tmp_path / "run", CONFIG)
+
+
+@pytest.mark.realdata
+def test_real_radiographs_with_an_independent_source(cxr, tmp_path):
+    """Two sources train, the third tests; patients with several labels stay whole."""
+    metrics = train(cxr / "manifest.csv", tmp_path / "run", replace(CONFIG, epochs=1), test_source="figure1")
+    assert metrics["test"]["n"] == 36
+    assert [metrics["test"]["per_class"][c]["support"] for c in ("CVP", "NCP", "NOR")] == [31, 2, 3]
+    sides: dict[str, set[str]] = {}
+    for row in rows(tmp_path / "run/split.csv"):
+        sides.setdefault(row["patient_id"], set()).add(row["fold"])
+    assert all(len(folds) == 1 for folds in sides.values())
+    assert len(sides) == 1016

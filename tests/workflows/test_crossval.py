@@ -1,0 +1,217 @@
+"""Cross-validation: the folds of v1 Fig. 3, runs that go on, machines that share, the papers' table."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score, recall_score
+
+from cvrnet.data import ImageCache, read_image, read_records, write_manifest
+from cvrnet.errors import UserError
+from cvrnet.inference import Predictor
+from cvrnet.training import Progress, TrainConfig
+from cvrnet.workflows.collect import collect, summary_rows
+from cvrnet.workflows.crossval import cross_validate, fold_sets, read_folds
+from cvrnet.workflows.evaluate import predict_decoded, predict_records
+from tests.conftest import LAUNCH, TINY
+
+CONFIG = TrainConfig(**{**TINY, "encoders": ("test_resnet",), "epochs": 1})
+
+
+def rows(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def crossval(phantoms, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("crossval") / "run"
+    cross_validate(phantoms, folder, CONFIG, n_folds=3)
+    return folder
+
+
+def test_every_image_is_tested_once_and_no_patient_is_shared(crossval, phantoms):
+    records = read_records(phantoms)
+    fold = {row["path"]: int(row["fold"]) for row in rows(crossval / "split.csv")}
+    assert fold.keys() == {r.name for r in records}
+    patients: dict[str, set[int]] = {}
+    for r in records:
+        patients.setdefault(r.patient_id, set()).add(fold[r.name])
+    assert all(len(folds) == 1 for folds in patients.values())
+    for k in (1, 2, 3):
+        predicted = rows(crossval / f"fold-{k}/predictions.csv")
+        assert {r["path"] for r in predicted if r["split"] == "test"} == {n for n, f in fold.items() if f == k}
+        assert {r["path"] for r in predicted if r["split"] == "val"} == {n for n, f in fold.items() if f == k % 3 + 1}
+
+
+def test_the_summary_is_scikit_learns(crossval):
+    summary = json.loads((crossval / "summary.json").read_text())
+    tested = [r for k in (1, 2, 3) for r in rows(crossval / f"fold-{k}/predictions.csv") if r["split"] == "test"]
+    y, guess = [r["label"] for r in tested], [r["prediction"] for r in tested]
+    assert summary["pooled"]["weighted"]["f1"] == pytest.approx(f1_score(y, guess, average="weighted"), abs=1e-12)
+    assert summary["pooled"]["macro"]["recall"] == pytest.approx(recall_score(y, guess, average="macro"), abs=1e-12)
+    accuracies = [f["accuracy"] for f in summary["folds"]]
+    assert summary["mean_std"]["accuracy"]["mean"] == pytest.approx(np.mean(accuracies), abs=1e-12)
+    assert summary["mean_std"]["accuracy"]["std"] == pytest.approx(np.std(accuracies), abs=1e-12)
+    table = summary_rows(summary)
+    assert [row["fold"] for row in table] == ["1", "2", "3", "mean"]
+    assert table[-1]["accuracy"] == f"{np.mean(accuracies):.3f} ± {np.std(accuracies):.3f}"
+    assert {p.stem for p in (crossval / "figures").iterdir()} == {
+        "confusion_matrix", "roc", "precision_recall", "calibration", "heads", "learning_curves",
+    }  # fmt: skip
+
+
+def test_a_run_is_an_ensemble(crossval, phantoms):
+    assert len(Predictor.from_pretrained(crossval).models) == 3
+
+
+def test_an_interrupted_cross_validation_goes_on(crossval, phantoms, tmp_path):
+    def stop_in_fold_2(fold):
+        def step(images, loss):
+            if fold == 2:
+                raise KeyboardInterrupt
+
+        return Progress(step=step)
+
+    with pytest.raises(KeyboardInterrupt):
+        cross_validate(phantoms, tmp_path / "run", CONFIG, n_folds=3, progress=stop_in_fold_2)
+    with pytest.raises(UserError, match="--resume goes on with it"):
+        cross_validate(phantoms, tmp_path / "run", CONFIG, n_folds=3)
+    trained = []
+    cross_validate(
+        phantoms, tmp_path / "run", CONFIG, n_folds=3, resume=True, progress=lambda k: Progress(end=trained.append)
+    )
+    assert len(trained) == 2  # folds 2 and 3
+    for k in (1, 2, 3):
+        name = f"fold-{k}/model.safetensors"
+        assert (tmp_path / "run" / name).read_bytes() == (crossval / name).read_bytes()
+
+
+def test_every_image_is_decoded_once_for_all_folds_and_epochs(phantoms, tmp_path, monkeypatch):
+    decoded = []
+
+    def read(path, mode):
+        decoded.append(path)
+        return read_image(path, mode)
+
+    for module in ("cvrnet.data.cache", "cvrnet.inference.prefetch"):
+        monkeypatch.setattr(f"{module}.read_image", read)
+    config = replace(CONFIG, model="test_resnet", encoders=(), epochs=2)
+    cross_validate(phantoms, tmp_path / "run", config, n_folds=3, cache_folder=tmp_path / "cache")
+    assert sorted(decoded) == sorted(r.path for r in read_records(phantoms))
+
+
+def test_decoded_images_are_answered_as_files_are(crossval, phantoms, tmp_path):
+    predictor, records = Predictor.from_pretrained(crossval), read_records(phantoms)[:7]
+    cache = ImageCache(predictor.preprocessing.input_size[1:], "RGB", folder=tmp_path)
+    decoded = predict_decoded(predictor, records, cache, batch_size=3)
+    files = predict_records(predictor, records, batch_size=3)
+    np.testing.assert_allclose(decoded.probabilities, files.probabilities, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(decoded.heads, files.heads, rtol=0, atol=1e-12)
+    assert decoded.records == files.records
+
+
+def test_machines_take_one_fold_each(crossval, phantoms, tmp_path):
+    folders = [tmp_path / f"machine-{k}" for k in (1, 2, 3)]
+    for k, folder in enumerate(folders, start=1):
+        cross_validate(phantoms, folder, CONFIG, n_folds=3, only_fold=k)
+        assert not (folder / "summary.json").exists()
+    with pytest.raises(UserError, match="lacks fold-2, fold-3"):
+        collect(folders[0])
+    for k, folder in enumerate(folders[1:], start=2):
+        shutil.copytree(folder / f"fold-{k}", folders[0] / f"fold-{k}")
+    assert collect(folders[0]) == json.loads((crossval / "summary.json").read_text())
+
+
+def test_the_same_folds_for_another_model(crossval, phantoms, tmp_path):
+    config = replace(CONFIG, encoders=(), model="test_vit", seed=5)
+    cross_validate(phantoms, tmp_path / "run", config, split_from=crossval / "split.csv", only_fold=1)
+    assert rows(tmp_path / "run/split.csv") == rows(crossval / "split.csv")
+
+
+def test_an_independent_source_stands_beside(phantoms, tmp_path):
+    summary = cross_validate(phantoms, tmp_path / "run", CONFIG, n_folds=3, test_source="site-b")
+    split = rows(tmp_path / "run/split.csv")
+    assert all((row["fold"] == "independent") == (row["source"] == "site-b") for row in split)
+    outside = summary["independent"]
+    n = sum(row["source"] == "site-b" for row in split)
+    assert [fold["n"] for fold in outside["folds"]] == [n] * 3
+    drop = np.mean([a["accuracy"] - b["accuracy"] for a, b in zip(summary["folds"], outside["folds"], strict=True)])
+    assert outside["drop_in_accuracy"]["mean"] == pytest.approx(drop, abs=1e-12)
+    assert summary_rows(summary)[-1]["fold"] == "on site-b"
+
+
+def test_what_does_not_fit_is_told(crossval, phantoms, tmp_path):
+    records = read_records(phantoms)
+    with pytest.raises(UserError, match="2 folds; expected at least 3"):
+        cross_validate(phantoms, tmp_path / "run", CONFIG, n_folds=2)
+    with pytest.raises(UserError, match="there is no fold 4; expected 1 to 3"):
+        cross_validate(phantoms, tmp_path / "run", CONFIG, n_folds=3, only_fold=4)
+    with pytest.raises(UserError, match="unknown test source 'mars'"):
+        cross_validate(phantoms, tmp_path / "run", CONFIG, n_folds=3, test_source="mars")
+    with pytest.raises(UserError, match=r"another run \(lr is 0.5"):
+        cross_validate(phantoms, crossval, replace(CONFIG, lr=0.5), n_folds=3, resume=True)
+    few = phantoms.parent / "few.csv"
+    write_manifest(few, [replace(r, patient_id=f"only-{r.label}") for r in records])
+    with pytest.raises(UserError, match="patient"):
+        cross_validate(few, tmp_path / "run", CONFIG, n_folds=3)
+    other = tmp_path / "split.csv"
+    other.write_text("path,fold\nelsewhere.png,1\n")
+    with pytest.raises(UserError, match=f"gives no fold for {len(records)} of {len(records)} images"):
+        read_folds(other, records)
+    other.write_text("name\nx\n")
+    with pytest.raises(UserError, match=r"is not a split\.csv"):
+        read_folds(other, records)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UserError, match="is not a run"):
+        collect(tmp_path)
+
+
+def test_fold_sets_are_a_partition():
+    from pathlib import Path
+
+    from cvrnet.data import Record
+
+    records = [Record(Path(str(i)), str(i)) for i in range(10)]
+    folds = [i % 5 + 1 for i in range(10)]
+    for fold in range(1, 6):
+        sets = fold_sets(records, folds, fold)
+        assert sorted(r.name for members in sets.values() for r in members) == [r.name for r in records]
+        assert {len(members) for members in sets.values()} == {6, 2}
+
+
+@pytest.mark.slow
+def test_two_processes_share_each_fold(crossval, phantoms, tmp_path):
+    """``accelerate launch``: the same folds, every epoch scored once, one summary."""
+    options = ["--model", "cvrnet", "--encoders", "test_resnet", "--no-pretrained", "--img-size", "64", "--folds", "3"]
+    subprocess.run(
+        [*LAUNCH, "crossval", str(phantoms), "-o", str(tmp_path / "run"), *options, "--epochs", "1"],
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=500,
+    )
+    assert rows(tmp_path / "run/split.csv") == rows(crossval / "split.csv")
+    assert {p.name for p in (tmp_path / "run").iterdir()} >= {p.name for p in crossval.iterdir()}
+    summary, alone = (json.loads((folder / "summary.json").read_text()) for folder in (tmp_path / "run", crossval))
+    assert summary.keys() == alone.keys()
+    assert [fold["n"] for fold in summary["folds"]] == [fold["n"] for fold in alone["folds"]]
+    for k in (1, 2, 3):
+        (epoch,) = rows(tmp_path / f"run/fold-{k}/history.csv")
+        scored = json.loads((tmp_path / f"run/fold-{k}/metrics.json").read_text())["val"]
+        assert float(epoch["val_loss"]) == pytest.approx(scored["log_loss"], abs=1e-6)
+
+
+def test_the_command(cli, phantoms, tmp_path):
+    tiny = ["--encoders", "test_resnet", "--no-pretrained", "--img-size", "64", "--epochs", "1", "--lr", "1e-3"]
+    status, out, err = cli("crossval", phantoms, "-o", tmp_path / "run", "--folds", 3, *tiny)
+    assert status == 0
+    assert [line.split()[0] for line in out.splitlines()] == ["fold", "1", "2", "3", "mean"]
+    assert "fold 3\n" in err
+    assert cli("crossval", "--collect", tmp_path / "run")[1] == out
+    assert cli("crossval")[0] == 2
+    assert cli("crossval", phantoms, "--collect", tmp_path / "run")[0] == 2

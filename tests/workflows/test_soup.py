@@ -1,0 +1,159 @@
+"""A soup is the mean of the folds' weights, and says whether it holds up."""
+
+import csv
+import itertools
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cvrnet.errors import UserError
+from cvrnet.inference import Predictor
+from cvrnet.runs.checkpoint import load_checkpoint, save_checkpoint
+from cvrnet.workflows.soup import average, make_soup
+from tests.support.networks import enliven, images
+
+CLASSES = ["CVP", "NCP", "NOR"]
+
+
+@pytest.fixture(scope="module")
+def folds(run, tmp_path_factory):
+    """A run of three folds that went small ways apart from the same weights, as fine-tuned folds do."""
+    folder = tmp_path_factory.mktemp("folds")
+    for name in ("run.json", "split.csv"):
+        shutil.copy(run / name, folder / name)
+    with (run / "split.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    with (folder / "split.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        for i, row in enumerate(rows):
+            writer.writerow(row | {"fold": "independent" if row["fold"] == "test" else i % 3 + 1})
+    for fold in (1, 2, 3):
+        torch.manual_seed(fold)
+        model = load_checkpoint(run)
+        with torch.no_grad():
+            for block in model.head.blocks:
+                block.classifier.weight.mul_(10)  # answers that differ from image to image
+            for parameter in model.parameters():
+                parameter.mul_(1 + 0.01 * torch.randn_like(parameter))
+        save_checkpoint(model, folder / f"fold-{fold}", CLASSES)
+    return folder
+
+
+def test_the_mean_of_the_weights(folds):
+    tensors = [load_file(folds / f"fold-{k}" / "model.safetensors") for k in (1, 2, 3)]
+    for name, value in average([folds / f"fold-{k}" for k in (1, 2, 3)]).state_dict().items():
+        if value.is_floating_point():
+            expected = np.mean([t[name].numpy().astype(np.float64) for t in tensors], axis=0)
+            np.testing.assert_allclose(value.numpy(), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_a_soup_is_scored_where_no_fold_was_trained(folds, phantoms, tmp_path, cli):
+    """On the run's independent source; the ensemble's and the folds' scores stand beside."""
+    status, out, err = cli("soup", folds, "-o", tmp_path / "soup", "--device", "cpu", "--amp", "fp32")
+    assert status == 0, err
+    lines = [line.split()[0] for line in out.splitlines()]
+    assert lines == ["model", "fold-1", "fold-2", "fold-3", "ensemble", "soup"]
+    described = json.loads((tmp_path / "soup/run.json").read_text())
+    assert (described["kind"], described["folds"]) == ("soup", ["fold-1", "fold-2", "fold-3"])
+    assert "site-b, which no fold was trained on" in err
+    assert "Batch norm's statistics are taken anew from" in err
+    assert "soup" in described["soup"]["verdict"]
+    predictor = Predictor.from_pretrained(tmp_path / "soup", dtype="fp32")
+    names = [row["path"] for row in csv.DictReader((folds / "split.csv").open()) if row["fold"] == "independent"]
+    hits = [p.label == p.path.parent.name for p in predictor([phantoms.parent / name for name in names])]
+    rows = {row["model"]: row for row in described["soup"]["rows"]}
+    metrics = json.loads((tmp_path / "soup/metrics.json").read_text())["test"]
+    assert rows["soup"]["images"] == len(names) == metrics["n"]
+    assert rows["soup"]["accuracy"] == metrics["accuracy"]
+    if phantoms.parent.joinpath(names[0]).parent.name in CLASSES:
+        assert metrics["accuracy"] == np.mean(hits)
+    status, out, _ = cli("predict", tmp_path / "soup", phantoms.parent / names[0])
+    assert status == 0
+    status, _, err = cli("soup", folds, "-o", tmp_path / "soup")
+    assert (status, "--overwrite replaces it" in err) == (1, True)
+
+
+def test_weights_that_do_not_mix(folds, tmp_path):
+    """Folds that answer as before, but whose units are in other orders: their mean is another network altogether."""
+    folders = sorted(folds.glob("fold-*"))
+    for folder in folders:
+        torch.manual_seed(int(folder.name[-1]))
+        model = load_checkpoint(folder)
+        with torch.no_grad():
+            for block in model.head.blocks:
+                permute(block)
+        save_checkpoint(model, tmp_path / folder.name, CLASSES)
+    x = images(4, (64, 64))
+    with torch.no_grad():
+        ensemble = sum(load_checkpoint(f)(x).softmax(-1) for f in folders) / 3
+        same = sum(load_checkpoint(tmp_path / f.name)(x).softmax(-1) for f in folders) / 3
+        torch.testing.assert_close(same, ensemble)
+        good = (average(folders)(x).softmax(-1) - ensemble).abs().max()
+        bad = (average([tmp_path / f.name for f in folders])(x).softmax(-1) - ensemble).abs().max()
+    assert good < bad / 3, (good, bad)
+
+
+def permute(block):
+    """The hidden units of an FCL block in another order: the same function."""
+    layers = [m for m in block.hidden if isinstance(m, torch.nn.Linear)] + [block.classifier]
+    for this, after in itertools.pairwise(layers):
+        order = torch.randperm(this.out_features)
+        this.weight.copy_(this.weight[order])
+        this.bias.copy_(this.bias[order])
+        after.weight.copy_(after.weight[:, order])
+
+
+@pytest.mark.parametrize(("drop", "word"), [(0.9, "does not hold up, it is clearly worse"), (0.0, "holds up, it is")])
+def test_the_verdict(drop, word):
+    from cvrnet.data import Record
+    from cvrnet.workflows.soup import _verdict
+
+    records = [Record(f"{i}.png", f"{i}.png", label=CLASSES[i % 3]) for i in range(300)]
+    right = np.eye(3)[[i % 3 for i in range(300)]]
+    wrong = right.copy()
+    wrong[: int(drop * 300)] = np.roll(right[: int(drop * 300)], 1, axis=1)
+    tables = {"fold-1": right, "fold-2": right, "ensemble": right, "soup": wrong}
+    rows = [{"model": name, "accuracy": float((t.argmax(1) == right.argmax(1)).mean())} for name, t in tables.items()]
+    assert word in _verdict(rows, tables, records, CLASSES, honest=True)
+    if not drop:
+        assert "on images that trained it" in _verdict(rows, tables, records, CLASSES, honest=False)
+        few = {name: table[:1] for name, table in tables.items()}
+        assert "cannot tell" in _verdict(rows, few, records[:1], CLASSES, honest=True)
+
+
+def test_without_images_elsewhere_it_says_what_the_scores_are_worth(folds, tmp_path):
+    shutil.copytree(folds, tmp_path / "run")
+    about = json.loads((tmp_path / "run/run.json").read_text())
+    (tmp_path / "run/run.json").write_text(json.dumps(about | {"test_source": ""}))
+    soup = make_soup(tmp_path / "run", tmp_path / "soup", device="cpu", dtype="fp32")
+    assert "can show that a soup is broken, but not that it is good" in soup.images
+    assert not (tmp_path / "soup/metrics.json").exists()
+    (tmp_path / "run/run.json").write_text(json.dumps(about | {"data": str(tmp_path / "gone")}))
+    with pytest.raises(UserError, match="expected DATA to score the soup on"):
+        make_soup(tmp_path / "run", tmp_path / "other")
+    soup = make_soup(tmp_path / "run", tmp_path / "other", about["data"], device="cpu", dtype="fp32")
+    assert "averaged: the run's images are not there" in soup.batch_norm
+    assert "trained folds" in soup.images
+
+
+def test_what_makes_no_soup_is_refused(folds, run, tmp_path):
+    with pytest.raises(UserError, match="is one model; a soup needs a run with several folds"):
+        make_soup(run, tmp_path / "soup")
+    with pytest.raises(UserError, match="has no fold 7; expected some of 1, 2, 3"):
+        make_soup(folds, tmp_path / "soup", folds=[1, 7])
+    shutil.copytree(folds, tmp_path / "mixed")
+    import timm
+
+    other = timm.create_model("cvrnet_tiny", num_classes=3)
+    enliven(other)
+    save_checkpoint(other, tmp_path / "mixed/fold-2", CLASSES)
+    with pytest.raises(UserError, match=r"fold-2 and fold-1 differ in architecture \(\"cvrnet_tiny\", \"cvrnet\"\)"):
+        make_soup(tmp_path / "mixed", tmp_path / "soup")
+    with pytest.raises(UserError, match="exists and is not a soup"):
+        make_soup(folds, run)
+    assert not (tmp_path / "soup").exists()
