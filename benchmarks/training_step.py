@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 
 import cvrnet  # noqa: F401  # registers the models
-from cvrnet.devices import select_device
-from cvrnet.training import TrainConfig, make_accelerator
+from cvrnet.devices import autocast, select_device, select_precision
+from cvrnet.training import TrainConfig
 from cvrnet.training.model import create_for_training
 
 
@@ -42,15 +42,15 @@ def plain_step(args: argparse.Namespace, x: torch.Tensor, y: torch.Tensor) -> Ca
 def our_step(args: argparse.Namespace, x: torch.Tensor, y: torch.Tensor) -> Callable[[], None]:
     """The step of ``cvrnet.training.fit``."""
     config = TrainConfig(model=args.model, pretrained=False, img_size=args.img_size, device="cpu")
-    accelerator = make_accelerator(config)
+    device = select_device("cpu")
+    precision = select_precision(config.amp, device)
     model = create_for_training(config, 3).to(memory_format=torch.channels_last).train()
     optimizer = timm.optim.create_optimizer_v2(model, opt=config.optimizer, lr=config.lr, fused=True)
-    network, optimizer = accelerator.prepare(model, optimizer)
 
     def step() -> None:
-        with accelerator.autocast():
-            logits = network(x.contiguous(memory_format=torch.channels_last))
-        accelerator.backward(F.cross_entropy(logits.float(), y))
+        with autocast(device, precision):
+            logits = model(x.contiguous(memory_format=torch.channels_last))
+        F.cross_entropy(logits.float(), y).backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -94,10 +94,10 @@ def main() -> None:
                 times[name].append((time.perf_counter() - start) / args.batch_size * 1000)
     ms = {name: statistics.median(values) for name, values in times.items()}
     memory = {name: peak_mb(args, name) for name in steps}
-    precision = make_accelerator(TrainConfig(device="cpu")).mixed_precision
+    precision = select_precision("auto", select_device("cpu"))
     print(
         f"{args.model}, {args.img_size} px, batch {args.batch_size}, {torch.get_num_threads()} threads, "
-        f"default precision on {select_device('cpu')}: {'fp32' if precision == 'no' else precision}"
+        f"default precision on {select_device('cpu')}: {precision}"
     )
     print(f"{'':8}{'ms/image':>10}{'peak MB':>10}")
     for name in steps:

@@ -9,6 +9,8 @@ import torch
 from cvrnet.errors import UserError
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+AUTO = "CVRNET_AMP"
+"""Environment variable: the precision that ``auto`` means, whatever the device is fastest in."""
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -56,11 +58,14 @@ def _cpu_features() -> set[str]:
 def select_precision(name: str, device: torch.device) -> str:
     """``"fp32"``, ``"bf16"`` or ``"fp16"``; ``"auto"`` takes what the device is fastest in.
 
-    On a CPU without bfloat16 instructions ``"auto"`` is float32: emulated bfloat16 would be slower.
+    On a CPU without bfloat16 instructions ``"auto"`` is float32: emulated bfloat16 would be slower. The environment
+    variable CVRNET_AMP sets another meaning of ``"auto"``.
 
     Raises:
         UserError: Unknown name, or fp16 on a device that is not CUDA.
     """
+    if name == "auto" and (name := os.environ.get(AUTO, "auto")) not in PRECISIONS:
+        raise UserError(f"{AUTO}={name!r}; expected {', '.join(PRECISIONS)}")
     if name not in PRECISIONS:
         raise UserError(f"unknown precision {name!r}; expected {', '.join(PRECISIONS)}")
     if name == "fp16" and device.type != "cuda":

@@ -28,7 +28,8 @@ MOVED_MODULES = {
     "cvrnet.pages": "cvrnet.html",
     "cvrnet.results": "cvrnet.report",
     "cvrnet.soup": "cvrnet.workflows.soup",
-    "cvrnet.source_shift": "cvrnet.workflows.source_shift",
+    "cvrnet.source_shift": "cvrnet.workflows.sweep",
+    "cvrnet.training.run": "cvrnet.workflows.train",
     "cvrnet.zoo": "cvrnet.model_info",
 }
 

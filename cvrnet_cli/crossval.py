@@ -2,54 +2,43 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from cvrnet_cli import auditing, options
-from cvrnet_cli.output import progress_bar, say, write_rows
-from cvrnet_cli.train import epoch_bars
+from cvrnet_cli import options
+from cvrnet_cli.output import say, write_rows
+from cvrnet_cli.progress import job_callbacks
 
 
 @click.command(short_help="The papers' cross-validation: every fold trained and tested.")
 @click.argument("data", type=click.Path(path_type=Path), required=False)
 @options.output_folder(required=False, help_text="The run: fold-1/ and so on, summary.json, report.html.")
-@click.option("--folds", type=click.IntRange(3), default=5, show_default=True, help="Number of folds.")
-@options.classes
-@click.option("--test-source", default="", help="Source that is in no fold, and that every fold is tested on as well.")
+@options.n_folds
+@options.test_source
 @click.option("--leave-one-source-out", is_flag=True, help="--test-source for each source in turn: -o/SOURCE is a run.")
-@click.option("--split-from", type=click.Path(path_type=Path), help="A split.csv whose folds are taken.")
+@options.split_from
 @click.option("--only-fold", type=click.IntRange(1), help="Train this fold alone, on one of several machines.")
 @click.option("--collect", type=click.Path(path_type=Path), metavar="RUN", help="Join the folds that are in RUN.")
-@click.option("--cache-dir", type=click.Path(path_type=Path), help="Where decoded images are kept.")
-@click.option("--resume", is_flag=True, help="Go on with the run that is there.")
-@options.overwrite
-@auditing.no_audit
+@options.job
 @options.training
 def crossval(
     data: Path | None,
     output: Path | None,
-    folds: int,
-    classes: str | None,
-    test_source: str,
+    n_folds: int,
     leave_one_source_out: bool,
     split_from: Path | None,
     only_fold: int | None,
     collect: Path | None,
-    cache_dir: Path | None,
-    resume: bool,
-    overwrite: bool,
-    no_audit: bool,
     recipe: str,
     **settings: Any,
 ) -> None:
     """Cross-validate a model on DATA: fold k tests, fold k+1 validates, the others train.
 
-    Folds are stratified by label and source, and never share a patient. An interrupted run goes on with --resume.
+    Folds are stratified by label and source, and never share a patient. Images whose split is test are in no fold and
+    are scored apart. --resume continues an interrupted run.
 
     \b
     Examples:
@@ -60,79 +49,53 @@ def crossval(
       cvrnet crossval manifest.csv -o run --only-fold 3     (and so on, then:)
       cvrnet crossval --collect run
     """
-    from cvrnet.workflows.collect import collect as join
+    from cvrnet import workflows
     from cvrnet.workflows.collect import summary_rows
-    from cvrnet.workflows.crossval import cross_validate
 
+    job = options.job_arguments(settings)
     if collect is not None:
         if data is not None:
             raise click.UsageError("--collect takes the run alone, without DATA")
-        _show(summary_rows(join(collect)), collect)
+        _show(summary_rows(workflows.collect(collect, maps=job["maps"])), collect)
         return
     if data is None or output is None:
         raise click.UsageError("expected DATA and -o RUN, or --collect RUN")
     config = options.training_config(recipe, settings)
-    audit = auditing.auditor(data, output, no_audit)
     if leave_one_source_out:
-        if test_source or split_from or only_fold:
+        if job.pop("test_source") or split_from or only_fold:
             raise click.UsageError("--leave-one-source-out excludes --test-source, --split-from and --only-fold")
-        common = {"n_folds": folds, "resume": resume, "overwrite": overwrite, "cache_folder": cache_dir}
-        _each_source(data, output, config, audit, classes=options.split_names(classes) or None, **common)
+        with job_callbacks(config) as callbacks:
+            summary = workflows.leave_one_source_out(data, output, config, n_folds=n_folds, callbacks=callbacks, **job)
+        _show_sources(summary, output)
         return
-    with contextlib.ExitStack() as stack:
-        on_decode = stack.enter_context(progress_bar("Decoding"))
-
-        def progress(fold: int) -> Any:
-            audit()
-            say(f"fold {fold}")
-            return stack.enter_context(epoch_bars(config))
-
-        result = cross_validate(
+    with job_callbacks(config) as callbacks:
+        result = workflows.cross_validate(
             data,
             output,
             config,
-            n_folds=folds,
-            classes=options.split_names(classes) or None,
-            test_source=test_source,
+            n_folds=n_folds,
             split_from=split_from,
             only_fold=only_fold,
-            resume=resume,
-            overwrite=overwrite,
-            cache_folder=cache_dir,
-            progress=progress,
-            on_decode=on_decode,
+            callbacks=callbacks,
+            **job,
         )
     if only_fold is not None:
         say(f"\nFold {only_fold} is in {output}. When all are there:\n  cvrnet crossval --collect {output}")
-    elif result:
+    elif result:  # the other processes of a distributed run have none
         _show(summary_rows(result), output)
 
 
-def _each_source(data: Path, output: Path, config: Any, audit: Callable[[], None], **arguments: Any) -> None:
-    from cvrnet.workflows.source_shift import leave_one_source_out, source_rows
+def _show(rows: list[dict[str, Any]], output: Path) -> None:
+    write_rows(rows, list(rows[0]), "table", sys.stdout)
+    say(f"\nThe report is {output / 'report.html'}; the folds, summary.json and figures are beside it.")
+    say(f"Next:\n  cvrnet predict {output} IMAGES")
 
-    with contextlib.ExitStack() as stack:
 
-        def progress(source: str, fold: int) -> Any:
-            audit()
-            say(f"without {source}, fold {fold}")
-            return stack.enter_context(epoch_bars(config))
+def _show_sources(summary: dict[str, Any], output: Path) -> None:
+    from cvrnet.workflows.sweep import source_rows
 
-        on_decode = stack.enter_context(progress_bar("Decoding"))
-        summary = leave_one_source_out(data, output, config, progress=progress, on_decode=on_decode, **arguments)
-    rows = source_rows(summary)
-    if rows:  # nothing on the other processes of a distributed run
+    if rows := source_rows(summary):
         write_rows(rows, list(rows[0]), "table", sys.stdout)
         say(f"\nA run a source, and summary.json, are in {output}")
         if all(row["problem"] for row in rows):
             raise click.ClickException("no source can be left out")
-
-
-def _show(rows: list[dict[str, Any]], output: Path) -> None:
-    from cvrnet.report import write_report
-    from cvrnet.report.explanations import maps_section
-
-    write_rows(rows, list(rows[0]), "table", sys.stdout)
-    write_report(output, [maps_section(output)])
-    say(f"\nThe report is {output / 'report.html'}; the folds, summary.json and figures are beside it.")
-    say(f"Next:\n  cvrnet predict {output} IMAGES")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import click
 
-from cvrnet_cli import auditing, options
-from cvrnet_cli.output import progress_bar, say, write_rows
-from cvrnet_cli.train import score_rows
+from cvrnet_cli import options
+from cvrnet_cli.output import say, score_rows, write_rows
+from cvrnet_cli.progress import job_callbacks
 
 PAPERS = ("recall", "precision", "f1")  # weighted by the classes' shares, as the papers' tables
 COLUMNS = ("set", "images", *PAPERS, "accuracy", "balanced_accuracy", "f1_macro", "auc_macro")
@@ -26,7 +24,7 @@ COLUMNS = ("set", "images", *PAPERS, "accuracy", "balanced_accuracy", "f1_macro"
 @options.device
 @options.amp
 @options.overwrite
-@auditing.no_audit
+@options.reported
 def evaluate(
     model: str,
     data: Path,
@@ -36,7 +34,8 @@ def evaluate(
     device: str | None,
     amp: str | None,
     overwrite: bool,
-    no_audit: bool,
+    audit: bool,
+    maps: bool,
 ) -> None:
     """Score MODEL on DATA.
 
@@ -49,40 +48,29 @@ def evaluate(
     Examples:
       cvrnet evaluate run other-hospital/ -o evaluation
       cvrnet evaluate run/fold-3 manifest.csv -o fold-3-elsewhere
-      cvrnet evaluate run manifest.csv --folds 1,3 -o two-folds
+      cvrnet evaluate run manifest.csv --fold 1,3 -o two-folds
     """
-    from cvrnet.data import DataError, check_classes, scan_records
-    from cvrnet.files import write_json
-    from cvrnet.inference import Predictor
-    from cvrnet.report import write_report
-    from cvrnet.report.explanations import maps_section
-    from cvrnet.report.headline import NOT_NEW, seen_sentence
-    from cvrnet.runs.layout import RUN
-    from cvrnet.workflows.evaluate import describe_evaluation, open_evaluation, predict_records, write_evaluation
+    from cvrnet.data import DataError
+    from cvrnet.workflows.evaluate import evaluate as run
 
-    open_evaluation(output, overwrite)
-    records, problems = scan_records(data, min_classes=1)
-    if problems:
-        raise DataError(problems, data)
-    predictor = Predictor.from_pretrained(model, device or "auto", amp or "auto", folds=folds)
-    check_classes((r.label for r in records), predictor.classes)
-    with progress_bar("Predicting") as progress:
-        answers = predict_records(predictor, records, batch_size=batch_size or 8, progress=progress)
-    if not answers.records:
-        raise DataError(answers.problems, data)
-    run = describe_evaluation(model, predictor, data, answers)
-    write_json(output / RUN, run)
-    metrics = write_evaluation(output, {"test": answers}, predictor.classes)
-    write_rows(_rows(metrics), COLUMNS, "table", sys.stdout)
-    if run["seen_images"]:
-        say(f"severe: {seen_sentence(run['seen_images'])} {NOT_NEW}")
-    auditing.auditor(data, output, no_audit)()
-    report = write_report(output, [maps_section(output, predictor)])
-    say(f"\nThe report is {report}; metrics.json, predictions.csv and figures are beside it.")
-    if answers.problems:
-        raise DataError([f"{len(answers.problems)} of {len(records)} images were left out", *answers.problems], data)
-
-
-def _rows(metrics: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    for row, scores in zip(score_rows(dict(metrics)), metrics.values(), strict=True):
-        yield row | {key: scores["weighted"][key] for key in PAPERS}
+    with job_callbacks() as callbacks:
+        result = run(
+            model,
+            data,
+            output,
+            folds=folds,
+            batch_size=batch_size or 8,
+            device=device or "auto",
+            amp=amp or "auto",
+            audit=audit,
+            maps=maps,
+            overwrite=overwrite,
+            callbacks=callbacks,
+        )
+    metrics, left_out = result["metrics"], result["left_out"]
+    rows = [row | {key: metrics[row["set"]]["weighted"][key] for key in PAPERS} for row in score_rows(metrics)]
+    write_rows(rows, COLUMNS, "table", sys.stdout)
+    say(f"\nThe report is {output / 'report.html'}; metrics.json, predictions.csv and figures are beside it.")
+    if left_out:
+        total = sum(result["images"].values()) + len(left_out)
+        raise DataError([f"{len(left_out)} of {total} images were left out", *left_out], data)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from cvrnet_cli.output import FORMATS
+from cvrnet_cli.output import FORMATS, say
 
 Command = Callable[..., Any]
 
@@ -22,21 +22,72 @@ amp = click.option(
 batch_size = click.option("--batch-size", type=click.IntRange(1), help="Images at once.  [default: 8]")
 
 
-def _fold_numbers(context: click.Context, parameter: click.Parameter, text: str | None) -> list[int]:
-    """``"1,3"`` as ``[1, 3]``."""
-    names = split_names(text)
+def _old_fold_numbers(context: click.Context, parameter: click.Parameter, text: str | None) -> None:
+    """``--folds 1,3``, as version 0.1 spelled ``--fold 1,3``."""
+    if text:
+        say("Warning: --folds is now --fold where folds of a run are chosen; --folds N makes N folds")
+        context.meta["cvrnet.folds"] = text
+
+
+def _fold_numbers(context: click.Context, parameter: click.Parameter, texts: Sequence[str]) -> list[int]:
+    """``--fold 1,3``, or ``--fold 1 --fold 3``, as ``[1, 3]``."""
+    names = [name for text in (*texts, context.meta.get("cvrnet.folds", "")) for name in split_names(text)]
     if wrong := [name for name in names if not name.isdigit()]:
         raise click.BadParameter(f"{wrong[0]!r} is no fold; expected numbers such as 1,3")
     return [int(name) for name in names]
 
 
-folds = click.option("--folds", callback=_fold_numbers, help="Of a run, only these folds, such as 1,3.  [default: all]")
+def folds(command: Command) -> Command:
+    """``--fold 1,3``: folds of a run that are chosen."""
+    old = click.option("--folds", callback=_old_fold_numbers, expose_value=False, is_eager=True, hidden=True)
+    new = click.option(
+        "--fold",
+        "folds",
+        multiple=True,
+        callback=_fold_numbers,
+        help="Only these folds of a run, such as 1,3.  [default: all]",
+    )
+    return new(old(command))
+
+
+n_folds = click.option(
+    "--folds", "n_folds", type=click.IntRange(3), default=5, show_default=True, help="Number of folds to make."
+)
 overwrite = click.option("--overwrite", is_flag=True, help="Replace what is there.")
 seed = click.option("--seed", type=click.IntRange(0), help="Of everything random.  [default: 0]")
 style = click.option(
     "--format", "style", type=click.Choice(FORMATS), help="Of the output.  [default: table, or the file's suffix]"
 )
 classes = click.option("--classes", help="Class order, such as NOR,NCP,CVP.  [default: alphabetical]")
+
+test_source = click.option(
+    "--test-source", default="", help="Source that is kept for testing; no model trains or validates on it."
+)
+split_from = click.option("--split-from", type=click.Path(path_type=Path), help="A split.csv whose folds are taken.")
+
+
+def reported(command: Command) -> Command:
+    """What every report may show: the audit and the maps."""
+    audit = click.option("--audit/--no-audit", default=True, help="Audit DATA first (see cvrnet audit).  [default: on]")
+    maps = click.option("--maps/--no-maps", default=True, help="Grad-CAM of some images in the report.  [default: on]")
+    return audit(maps(command))
+
+
+def job(command: Command) -> Command:
+    """What every job that trains takes beside its protocol."""
+    command = overwrite(reported(command))
+    command = click.option("--resume", is_flag=True, help="Continue the run in the folder.")(command)
+    cache = click.option("--cache-dir", type=click.Path(path_type=Path), help="Where decoded images are kept.")
+    return classes(cache(command))
+
+
+def job_arguments(settings: dict[str, Any]) -> dict[str, Any]:
+    """Takes what ``job`` and ``test_source`` added out of a command's settings, as arguments of its workflow."""
+    names = ("test_source", "audit", "maps", "resume", "overwrite")
+    arguments = {name: settings.pop(name) for name in names if name in settings}
+    classes = split_names(settings.pop("classes")) or None
+    return {**arguments, "classes": classes, "cache_folder": settings.pop("cache_dir")}
+
 
 _MODEL: list[tuple[str, Any, str]] = [
     ("--model", str, "timm classifier: one of `cvrnet models`, or any other"),

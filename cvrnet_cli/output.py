@@ -97,6 +97,20 @@ def progress_bar(description: str, unit: str = "image") -> Iterator[Callable[[in
         yield update
 
 
+def score_rows(metrics: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """One row a set of images, from what metrics.json holds."""
+    for name, scores in metrics.items():
+        yield {
+            "set": name,
+            "images": scores["n"],
+            "accuracy": scores["accuracy"],
+            "balanced_accuracy": scores["balanced_accuracy"],
+            "f1_macro": scores["macro"]["f1"],
+            "f1_weighted": scores["weighted"]["f1"],
+            "auc_macro": scores["macro"]["roc_auc"],
+        }
+
+
 def say(message: str = "") -> None:
     """A message for people, on stderr."""
     click.echo(message, err=True)

@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from cvrnet_cli import options
-from cvrnet_cli.output import progress_bar, say, write_rows
-from cvrnet_cli.train import SCORE_COLUMNS, epoch_bars, score_rows
+from cvrnet_cli.output import progress_bar, say, score_rows, write_rows
+from cvrnet_cli.progress import job_callbacks
 
 _SETTINGS: dict[str, Any] = {
     "model": "cvrnet_tiny",
@@ -40,7 +40,7 @@ def quickstart(data: Path | None, output: Path, overwrite: bool, epochs: int) ->
     from cvrnet.data import write_phantoms
     from cvrnet.errors import UserError
     from cvrnet.training import recipe
-    from cvrnet.workflows.train import train as run
+    from cvrnet.workflows import train as run
 
     target = output / "run"
     if target.exists() and not overwrite:
@@ -55,10 +55,11 @@ def quickstart(data: Path | None, output: Path, overwrite: bool, epochs: int) ->
         say(f"1. Data: {data}")
     say("2. Training cvrnet_tiny from random weights")
     config = recipe("paper", **{**_SETTINGS, "epochs": epochs})
-    with progress_bar("Decoding") as on_decode, epoch_bars(config) as progress:
-        metrics = run(data, target, config, overwrite=overwrite, progress=progress, on_decode=on_decode)
+    with job_callbacks(config) as callbacks:
+        metrics = run(data, target, config, overwrite=overwrite, callbacks=callbacks)
     say("3. Evaluation, on patients that it did not learn from")
-    write_rows(score_rows(metrics), SCORE_COLUMNS, "table", sys.stdout)
+    scores = list(score_rows(metrics))
+    write_rows(scores, list(scores[0]), "table", sys.stdout)
     path = _first_validation_image(data, target)
     say(f"4. Prediction of one image, {path}")
     sys.stdout.flush()
@@ -78,10 +79,9 @@ def quickstart(data: Path | None, output: Path, overwrite: bool, epochs: int) ->
 
 
 def _first_validation_image(data: Path, run: Path) -> Path:
-    import csv
-
     from cvrnet.data import read_records
+    from cvrnet.runs.layout import SPLIT
+    from cvrnet.runs.split_table import SplitTable
 
-    with (run / "split.csv").open(encoding="utf-8", newline="") as file:
-        name = next(row["path"] for row in csv.DictReader(file) if row["fold"] == "val")
-    return next(record.path for record in read_records(data) if record.name == name)
+    split = SplitTable.read(run / SPLIT)
+    return next(record.path for record in read_records(data) if split.fold_of(record) == "val")

@@ -10,18 +10,18 @@ import json
 import sys
 
 from cvrnet.training import Progress, TrainConfig
+from cvrnet.workflows import Callbacks, cross_validate
 from cvrnet.workflows.collect import summary_rows
-from cvrnet.workflows.crossval import cross_validate
 
 manifest, run, *settings = sys.argv[1:4]
 config = TrainConfig(**json.loads(settings[0] if settings else "{}"))
 
 
-def progress(fold: int) -> Progress:
-    """A line an epoch."""
+def progress(name: str, fold: int) -> Progress:
+    """Print one line for each epoch."""
     return Progress(end=lambda row: print(f"fold {fold}, epoch {row['epoch']}: val_loss {row['val_loss']:.3f}"))
 
 
-summary = cross_validate(manifest, run, config, resume=True, progress=progress)
+summary = cross_validate(manifest, run, config, resume=True, callbacks=Callbacks(training=progress))
 for row in summary_rows(summary):  # the papers' table; run/report.html has it with everything else
     print(row)

@@ -28,6 +28,9 @@ HUB_HOME = tempfile.mkdtemp(prefix="hub-")
 atexit.register(shutil.rmtree, HUB_HOME, ignore_errors=True)
 for name in [key for key in os.environ if key.startswith(("HF_", "HUGGING_FACE", "TRANSFORMERS_"))]:
     del os.environ[name]
+# `auto` is float32 in the tests, on every processor. Tests marked `both_precisions` run in bfloat16 as well, emulated
+# where the processor has no instructions for it. CVRNET_AMP=bf16 runs all of them in bfloat16.
+os.environ.setdefault("CVRNET_AMP", "fp32")
 os.environ |= {
     "HF_ENDPOINT": f"http://127.0.0.1:{HUB_PORT}",
     "HF_HOME": HUB_HOME,
@@ -96,6 +99,20 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests marked `both_precisions` run with `auto` meaning float32, and again with it meaning bfloat16."""
+    if metafunc.definition.get_closest_marker("both_precisions"):
+        metafunc.parametrize("auto_precision", ["fp32", "bf16"], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def auto_precision(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What `auto` means in this test."""
+    if hasattr(request, "param"):
+        monkeypatch.setenv("CVRNET_AMP", request.param)
+    return os.environ["CVRNET_AMP"]
+
+
 class Cli:
     """Runs the command line in this process."""
 
@@ -124,6 +141,9 @@ _ACCELERATE = "-m accelerate.commands.launch --multi_gpu --main_process_port 0 -
 LAUNCH = [sys.executable, *_ACCELERATE.split()]
 """The command line in two processes."""
 
+PLAIN: dict[str, Any] = {"audit": False, "maps": False}
+"""A job's arguments for a report without audit and maps, which take longer than a tiny training."""
+
 TINY: dict[str, Any] = {
     "model": "cvrnet",
     "encoders": ("test_resnet", "test_efficientnet"),
@@ -142,7 +162,7 @@ def run(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from cvrnet.workflows.train import train
 
     folder = tmp_path_factory.mktemp("runs") / "run"
-    train(phantoms, folder, TrainConfig(**TINY), test_source="site-b")
+    train(phantoms, folder, TrainConfig(**TINY), test_source="site-b", **PLAIN)
     return folder
 
 

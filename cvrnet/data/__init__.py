@@ -8,11 +8,12 @@ from cvrnet.data.phantoms import write_phantoms
 from cvrnet.data.preprocessing import Preprocessing, to_batch
 from cvrnet.data.record import Record
 from cvrnet.data.scan import DataError, check_classes, class_names, read_records, scan_records, write_manifest
-from cvrnet.data.splits import holdout_split, make_folds
+from cvrnet.data.splits import INDEPENDENT, holdout_split, make_folds, patient_key
 from cvrnet.moved import moved_names
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "INDEPENDENT",
     "MAX_PIXELS",
     "Augmentation",
     "DataError",
@@ -24,6 +25,7 @@ __all__ = [
     "class_names",
     "holdout_split",
     "make_folds",
+    "patient_key",
     "read_image",
     "read_records",
     "scan_records",
@@ -35,7 +37,6 @@ __all__ = [
 __getattr__ = moved_names(
     __name__,
     {
-        "INDEPENDENT": "cvrnet.runs.layout",
         "SPLIT": "cvrnet.runs.layout",
         "SplitTable": "cvrnet.runs.split_table",
         "split_row": "cvrnet.runs.split_table",

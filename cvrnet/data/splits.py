@@ -1,4 +1,12 @@
-"""Splits that never share a patient, stratified by label and source, the same for the same seed.
+"""Every rule of splits and leaks: who is one patient, which images are held back, and what no set may share.
+
+**One patient.** A ``patient_id`` is one person over all sources of a data set: a hospital's films may come through
+several collections, and a wrong guess in this direction costs a few images, not a leak. Ids that mean different persons
+in different sources have to be made different, for instance by putting the source in front. An image without an id is a
+patient of its own.
+
+**Held back.** Images of the test source, or without one those whose ``split`` is ``test``, never train or validate in
+any job. They are scored as the set ``independent``.
 
 Needs scikit-learn, which comes with ``pip install cvrnet[train]``.
 """
@@ -6,7 +14,7 @@ Needs scikit-learn, which comes with ``pip install cvrnet[train]``.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 
@@ -14,6 +22,104 @@ from cvrnet.data.record import Record
 from cvrnet.errors import UserError
 
 Patients = dict[Hashable, set[str]]
+Sets = dict[str, list[Record]]
+INDEPENDENT = "independent"
+"""The set, and in split.csv the fold, of images that no model of a job trains on or is chosen by."""
+
+
+def patient_key(patient_id: str, image: str | int) -> str:
+    """The patient of an image, as a text that differs between patients.
+
+    Args:
+        patient_id: As the data set gives it, ``""`` where it gives none.
+        image: What tells the image from the others: its name, or its index.
+
+    >>> patient_key("7", "a.png"), patient_key("", "a.png")
+    ('id 7', 'image a.png')
+    """
+    return f"id {patient_id}" if patient_id else f"image {image}"
+
+
+def hold_back(records: Sequence[Record], test_source: str = "") -> tuple[list[Record], list[Record]]:
+    """The images that may train and validate, and the independent ones.
+
+    With a test source, images of other sources whose ``split`` is ``test`` are in neither: they must not train, and
+    would blur what the source shows.
+
+    Raises:
+        UserError: No image is from the test source, nothing is left to train on, or a patient is on both sides.
+    """
+    sources = sorted({r.source for r in records} - {""})
+    if test_source and test_source not in sources:
+        raise UserError(f"unknown test source {test_source!r}; the data set has {', '.join(sources) or 'no sources'}")
+    independent = [r for r in records if (r.source == test_source if test_source else r.split == "test")]
+    inside = [r for r in records if r.split != "test" and not (test_source and r.source == test_source)]
+    if not inside:
+        raise UserError("no image is left to train on; expected some outside the test source and split=test")
+    refuse_shared_patients({"the training images": inside, "the independent images": independent})
+    return inside, independent
+
+
+def holdout_sets(records: Sequence[Record], fraction: float = 0.2, seed: int = 0, test_source: str = "") -> Sets:
+    """The sets ``train``, ``val`` and, where images are held back, ``independent`` of a single training.
+
+    Images whose ``split`` is ``val`` validate; where there are none, `holdout_split` chooses a part of the patients.
+
+    Raises:
+        UserError: As `hold_back`; or only validation images are left.
+    """
+    inside, independent = hold_back(records, test_source)
+    val = [r for r in inside if r.split == "val"]
+    train = [r for r in inside if r.split != "val"]
+    if not train:
+        raise UserError("no image is left to train on; expected some outside the validation and test sets")
+    if not val:
+        held_out = holdout_split(train, fraction, seed)
+        val = [r for r, out in zip(train, held_out, strict=True) if out]
+        train = [r for r, out in zip(train, held_out, strict=True) if not out]
+    sets = {"train": train, "val": val} | ({INDEPENDENT: independent} if independent else {})
+    refuse_shared_patients(sets)
+    return sets
+
+
+def fold_sets(records: Sequence[Record], folds: Sequence[int], fold: int) -> Sets:
+    """v1 Fig. 3: fold k tests, the next one validates, the others train.
+
+    >>> from pathlib import Path
+    >>> records = [Record(Path(name), name) for name in "abcd"]
+    >>> {name: [r.name for r in members] for name, members in fold_sets(records, [1, 2, 3, 4], 4).items()}
+    {'train': ['b', 'c'], 'val': ['a'], 'test': ['d']}
+    """
+    validates = fold % max(folds) + 1
+    sets: Sets = {"train": [], "val": [], "test": []}
+    for record, number in zip(records, folds, strict=True):
+        sets["test" if number == fold else "val" if number == validates else "train"].append(record)
+    return sets
+
+
+def refuse_shared_patients(sets: Mapping[str, Sequence[Record]]) -> None:
+    """Refuse sets of images that have a patient in common.
+
+    Raises:
+        UserError: Names the patient, the two sets and the image.
+    """
+    seen: dict[str, str] = {}
+    for name, records in sets.items():
+        for i, r in enumerate(records):
+            other = seen.setdefault(patient_key(r.patient_id, f"{name} {i}"), name)
+            if other != name:
+                raise UserError(f"patient {r.patient_id!r} is in {other} and in {name} ({r.where or r.name})")
+
+
+def refuse_missing_classes(records: Sequence[Record], classes: Sequence[str]) -> None:
+    """Refuse to train a class that has no image.
+
+    Raises:
+        UserError: Names the classes.
+    """
+    missing = [name for name in classes if name not in {r.label for r in records}]
+    if missing:
+        raise UserError(f"no training image of class {', '.join(missing)}; every class needs some")
 
 
 def make_folds(records: Sequence[Record], n_folds: int = 5, seed: int = 0) -> list[int]:
@@ -69,8 +175,7 @@ def _nearest_ratio(fraction: float, limit: int) -> tuple[int, int]:
 
 
 def _patients(records: Sequence[Record]) -> list[str]:
-    """A key of each image's patient; an image without patient id is alone."""
-    return [f"id {record.patient_id}" if record.patient_id else f"row {i}" for i, record in enumerate(records)]
+    return [patient_key(record.patient_id, i) for i, record in enumerate(records)]
 
 
 def _members(keys: Sequence[Hashable], patients: Sequence[str]) -> Patients:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from cvrnet.data.splits import INDEPENDENT as INDEPENDENT  # the set's name is part of the layout
+
 # Of every run
 RUN = "run.json"
 SPLIT = "split.csv"
 AUDIT = "audit.json"
 REPORT = "report.html"
 FIGURES, TABLES = "figures", "tables"
-INDEPENDENT = "independent"
-"""The fold, in split.csv, of images that no fold trains on; and the name of their scores."""
 
 # Of a trained model (timm's own names), beside the run or in each fold
 CONFIG, WEIGHTS = "config.json", "model.safetensors"

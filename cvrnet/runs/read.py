@@ -1,9 +1,10 @@
-"""The JSON and CSV files of a run, read; what is damaged is named in one line."""
+"""The JSON and CSV files of a run, read; what is missing or damaged is named in one line."""
 
 from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +12,31 @@ from cvrnet.errors import UserError
 from cvrnet.files import damaged_files
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
+def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
     """The rows of a CSV file.
 
+    Args:
+        path: The file.
+        columns: Columns that it must have.
+
     Raises:
-        UserError: There is none, or it is none.
+        UserError: File missing, not valid CSV, or without one of the columns.
     """
     try:
         with damaged_files(path), path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
+                raise UserError(f"{path} is damaged: it has no column {', '.join(missing)}")
+            return list(reader)
     except FileNotFoundError:
         raise UserError(f"{path.parent} is not a finished run: it has no {path.name}") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object that a run or an evaluation holds.
+    """The JSON object in a file.
 
     Raises:
-        UserError: There is none.
+        UserError: File missing, not valid JSON, or another value than an object.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Collection, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from cvrnet.data.record import Record
-from cvrnet.files import damaged_files
+from cvrnet.errors import UserError
+from cvrnet.runs.read import read_rows
+
+_COLUMNS = ("path", "label", "source", "patient_id")
 
 
 def split_row(record: Record, fold: str | int) -> dict[str, Any]:
@@ -17,8 +19,8 @@ def split_row(record: Record, fold: str | int) -> dict[str, Any]:
 
     Args:
         record: The image.
-        fold: ``train``, ``val`` or ``test``; of a cross-validation the number of the fold that the image tests, or
-            ``independent``.
+        fold: ``train``, ``val`` or ``independent``; of a cross-validation the number of the fold that tests the image,
+            or ``independent``.
     """
     return {
         "path": record.name,
@@ -30,10 +32,11 @@ def split_row(record: Record, fold: str | int) -> dict[str, Any]:
 
 
 class SplitTable:
-    """The rows of split.csv, asked by image.
+    """The rows of split.csv: finds the fold of an image or of its patient.
 
     An image is known by its path, label, source and patient together, since folders of different data sets share file
-    names; an image that is not there goes by its patient.
+    names. An image that is not in the table belongs to the fold of its patient (see `cvrnet.data.splits` for who is one
+    patient).
 
     Args:
         rows: Of `split_row`.
@@ -41,19 +44,18 @@ class SplitTable:
 
     def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
         self.rows = rows
-        key = itemgetter("path", "label", "source", "patient_id")
+        key = itemgetter(*_COLUMNS)
         self._images = {key(row): row["fold"] for row in rows}
-        self._patients = {(row["source"], row["patient_id"]): row["fold"] for row in rows if row["patient_id"]}
+        self._patients = {row["patient_id"]: row["fold"] for row in rows if row["patient_id"]}
 
     @classmethod
     def read(cls, path: Path) -> SplitTable:
         """Read a run's split.csv.
 
         Raises:
-            UserError: It is damaged.
+            UserError: It is missing or damaged.
         """
-        with damaged_files(path), path.open(encoding="utf-8", newline="") as file:
-            return cls(list(csv.DictReader(file)))
+        return cls(read_rows(path, (*_COLUMNS, "fold")))
 
     @property
     def sources(self) -> set[str]:
@@ -61,15 +63,38 @@ class SplitTable:
         return {row["source"] for row in self.rows}
 
     def without(self, folds: Collection[str]) -> SplitTable:
-        """The other folds' rows."""
+        """The rows of the other folds."""
         return SplitTable([row for row in self.rows if row["fold"] not in folds])
 
     def fold_of(self, record: Record) -> str | None:
-        """The image's fold, or else its patient's; None where neither is there."""
+        """The image's fold, or else its patient's; None where neither is in the table."""
         image = self._images.get((record.name, record.label, record.source, record.patient_id))
-        return image or self._patients.get((record.source, record.patient_id))
+        return image or self._patients.get(record.patient_id)
 
     def count(self, records: Sequence[Record]) -> int:
-        """How many of the images, by their paths alone or by their patients, are there: rather too many."""
+        """Counts images whose path or whose patient is in the table; over-counts on purpose.
+
+        The same path in another data set is usually the same picture under another label or source.
+        """
         paths = {row["path"] for row in self.rows}
         return sum(r.name in paths or self.fold_of(r) is not None for r in records)
+
+
+def read_folds(path: Path, records: Sequence[Record]) -> list[int]:
+    """Each record's fold, from the split.csv of another cross-validation of the same images.
+
+    Raises:
+        UserError: It is of another data set, or not of a cross-validation, or a patient is in two folds.
+    """
+    folds = {row["path"]: row["fold"] for row in read_rows(path, ("path", "fold"))}
+    missing = [r.name for r in records if not folds.get(r.name, "").isdigit()]
+    if missing:
+        raise UserError(f"{path} gives no fold for {len(missing)} of {len(records)} images, such as {missing[0]}")
+    numbers = [int(folds[r.name]) for r in records]
+    if set(numbers) != set(range(1, max(numbers) + 1)) or max(numbers) < 3:
+        raise UserError(f"{path} has the folds {sorted(set(numbers))}; expected 1 to n, n at least 3")
+    patients: dict[str, int] = {}
+    for r, number in zip(records, numbers, strict=True):
+        if r.patient_id and patients.setdefault(r.patient_id, number) != number:
+            raise UserError(f"{path}: patient {r.patient_id!r} is in folds {patients[r.patient_id]} and {number}")
+    return numbers

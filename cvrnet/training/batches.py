@@ -64,6 +64,7 @@ class CachedImages(Dataset[tuple[Tensor, int, int]]):
         seed: int = 0,
     ) -> None:
         self.records = records
+        self.classes = classes
         self.labels = [classes.index(r.label) for r in records]
         self.cache = cache
         self.augmentation = augmentation

@@ -6,70 +6,46 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import accelerate
-import numpy as np
 import timm.optim
 import torch
 import torch.nn.functional as F
-from accelerate.utils import broadcast, gather_object
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from cvrnet.data import Augmentation, ImageCache, Preprocessing, Record
-from cvrnet.devices import check_launch, select_device, select_precision
+from cvrnet.devices import autocast
 from cvrnet.errors import UserError
-from cvrnet.files import atomic_write, damaged_files, write_csv
+from cvrnet.files import write_csv
+from cvrnet.inference import Predictor
+from cvrnet.inference.cached import join_batches, predict_cached
 from cvrnet.metrics import classification_scores
 from cvrnet.runs.checkpoint import save_checkpoint
 from cvrnet.runs.layout import HISTORY, STATE
 from cvrnet.training.batches import CachedImages, epoch_batches
 from cvrnet.training.config import TrainConfig
 from cvrnet.training.model import create_for_training
+from cvrnet.training.processes import Processes
+from cvrnet.training.state import State, restore_state, save_state
 
 
 @dataclass
 class Progress:
-    """What a caller may want to hear of while a model trains; every callable is called on the main process only.
+    """Training callbacks; called on the main process only.
 
     Attributes:
         start: Called before an epoch with its number, its number of images and the history so far.
-        step: Called after each optimiser step with its number of images and a function that gives the mean loss of the
-            epoch so far (on a GPU, calling it waits for the device).
+        step: Called after each optimiser step with its number of images and a function that returns the mean loss of
+            the epoch so far (on a GPU, calling it waits for the device).
         end: Called after an epoch with its row of history.csv.
     """
 
     start: Callable[[int, int, list[dict[str, Any]]], None] = lambda epoch, images, history: None
     step: Callable[[int, Callable[[], float]], None] = lambda images, loss: None
     end: Callable[[dict[str, Any]], None] = lambda row: None
-
-
-@dataclass
-class State:
-    """What a resumed training needs besides the weights: where it is, and what it has seen."""
-
-    epoch: int = 0
-    best: float = -math.inf
-    best_epoch: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-
-def make_accelerator(config: TrainConfig) -> accelerate.Accelerator:
-    """An accelerator for the config's device and precision; under ``accelerate launch``, one of several processes.
-
-    Raises:
-        UserError: ``accelerate launch`` was asked for several processes but started one, as it does without several
-            GPUs unless ``--multi_gpu`` is given.
-    """
-    check_launch()
-    device = select_device(config.device)
-    precision = select_precision(config.amp, device)
-    return accelerate.Accelerator(cpu=device.type == "cpu", mixed_precision="no" if precision == "fp32" else precision)
 
 
 def fit(
@@ -80,12 +56,11 @@ def fit(
     cache: ImageCache,
     folder: Path,
     *,
-    accelerator: accelerate.Accelerator | None = None,
     progress: Progress | None = None,
 ) -> State:
     """Train one model; the best epoch's weights are left in the folder, in timm's format.
 
-    A training that was interrupted (its ``training-state.pt`` is in the folder) goes on after its last whole epoch,
+    A training that was interrupted (its ``training-state.pt`` is in the folder) continues after its last whole epoch,
     and ends with the same weights as one that was not.
 
     With several processes (``accelerate launch``), each takes its part of every batch; the gradient is that of the
@@ -98,85 +73,44 @@ def fit(
         classes: Class names in the order of the logits.
         cache: Decoded images of the config's size.
         folder: Gets config.json, model.safetensors, history.csv and, while training goes on, training-state.pt.
-        accelerator: From :func:`make_accelerator`.
-        progress: Whom to tell.
+        progress: Callbacks.
 
     Returns:
         The final state, with the history.
+
+    Raises:
+        UserError: The loss is not finite, or the saved state is damaged.
     """
-    accelerator = accelerator or make_accelerator(config)
     progress = progress or Progress()
-    device, world = accelerator.device, accelerator.num_processes
-
+    processes = Processes(config.device, config.amp)
     torch.manual_seed(config.seed)
-    model = create_for_training(config, len(classes)).to(device).to(memory_format=torch.channels_last)
-    preprocessing = Preprocessing.from_model(model)
-    fused: dict[str, Any] = (
-        {"fused": True} if config.optimizer in ("adam", "adamw") else {}
-    )  # one pass over the weights, also on CPUs
-    optimizer = timm.optim.create_optimizer_v2(model, opt=config.optimizer, lr=config.lr, **fused)
-    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
-        optimizer,
-        mode="max",
-        factor=config.lr_factor,
-        patience=config.lr_patience - 1,  # Keras drops the rate after so many epochs, torch one later
-        threshold=0.0,
-        threshold_mode="abs",
-    )
-    state = _restore(folder / STATE, model, optimizer, plateau)
-    network, optimizer = accelerator.prepare(model, optimizer)
-
-    train_set = CachedImages(train, classes, cache, _augmentation(config), config.seed)
-    val_set = CachedImages(val, classes, cache)
-    weights = class_weights(train_set.labels, len(classes)).to(device) if config.class_weights else None
+    model = create_for_training(config, len(classes)).to(processes.device).to(memory_format=torch.channels_last)
+    optimizer = _optimizer(model, config)
+    plateau = _plateau(optimizer, config)
+    # fp16 gradients underflow without scaling; for the other formats the scaler does nothing.
+    scaler = torch.amp.GradScaler(processes.device.type, enabled=processes.precision == "fp16")
+    parts = {"model": model, "optimizer": optimizer, "plateau": plateau, "scaler": scaler}
+    state = restore_state(folder / STATE, parts)
+    network = processes.parallel(model)
+    images = CachedImages(train, classes, cache, _augmentation(config), config.seed)
+    labels = [classes.index(record.label) for record in val]
 
     while state.epoch < config.epochs and state.epoch - state.best_epoch < config.patience:
-        epoch = train_set.epoch = state.epoch + 1
         started = time.perf_counter()
-        parts = world * config.grad_accum
-        batches = epoch_batches(len(train), config.batch_size, parts, config.seed, epoch)
-        mine = [part for batch in batches for part in _share(batch, accelerator.process_index, config.grad_accum)]
-        loader = iter(DataLoader(train_set, batch_sampler=mine, num_workers=config.num_workers))
-        if accelerator.is_main_process:
-            progress.start(epoch, len(train), state.history)
+        images.epoch = state.epoch + 1
+        if processes.is_main:
+            progress.start(images.epoch, len(train), state.history)
+        train_loss = _train_epoch(config, network, images, optimizer, scaler, processes, progress.step)
 
-        torch.manual_seed(config.seed + epoch * world + accelerator.process_index)
-        network.train()
-        total, seen = torch.zeros((), device=device), 0
-        for batch in batches:
-            size = sum(len(part) for part in batch)
-            for micro in range(config.grad_accum):
-                images, labels, _ = next(loader)
-                x = preprocessing.normalize(images.to(device, non_blocking=True))
-                y = labels.to(device, non_blocking=True)
-                with accelerator.autocast():
-                    logits = network(x.contiguous(memory_format=torch.channels_last))
-                losses = F.cross_entropy(logits.float(), y, reduction="none")
-                if weights is not None:
-                    losses = losses * weights[y]
-                # Keras divides the weighted sum by the number of images; processes' gradients are averaged: * world.
-                loss = losses.sum() / size
-                last = micro == config.grad_accum - 1
-                with contextlib.nullcontext() if last else accelerator.no_sync(network):
-                    accelerator.backward(loss * world)
-                total += loss.detach() * size
-            optimizer.step()
-            optimizer.zero_grad()
-            seen += size
-            if accelerator.is_main_process:
-                progress.step(size, lambda total=total, seen=seen: float(total) * world / seen)  # type: ignore[misc]
-        train_loss = float(accelerator.reduce(total)) / seen
-        if not math.isfinite(train_loss):
-            raise UserError(
-                f"the loss is {train_loss} in epoch {epoch}; try a lower lr than {config.lr}, or amp='fp32'"
-            )
+        # Validation is the prediction that users get: same number format, same float32 parts (see HeadLogits).
+        processes.share_buffers(model)
+        predictor = Predictor([model], str(processes.device), processes.precision)
+        answers = predict_cached(predictor, val, cache, config.batch_size, processes.index, processes.count)
+        probabilities = join_batches(processes.gather(answers)).mean(0)
+        scores = classification_scores(labels, probabilities, list(classes))
 
-        for buffer in model.buffers():
-            broadcast(buffer)
-        probabilities = _predict_shared(accelerator, model, preprocessing, val_set, config)
-        scores = classification_scores(val_set.labels, probabilities, list(classes))
         row: dict[str, Any] = {
-            "epoch": epoch,
+            "epoch": images.epoch,
             "lr": optimizer.param_groups[0]["lr"],
             "train_loss": train_loss,
             "val_loss": scores["log_loss"],
@@ -188,17 +122,73 @@ def fit(
         plateau.step(quality)
         row["best"] = int(quality > state.best)
         state.history.append(row)
-        state.epoch = epoch
+        state.epoch = images.epoch
         if row["best"]:
-            state.best, state.best_epoch = quality, epoch
-        if accelerator.is_main_process:
+            state.best, state.best_epoch = quality, state.epoch
+        if processes.is_main:
             if row["best"]:
                 save_checkpoint(model, folder, classes)
-            _store(folder / STATE, model, optimizer, plateau, state)
+            # The state is written after the weights: a crash in between repeats the epoch, with the same result.
+            save_state(folder / STATE, parts, state)
             write_csv(folder / HISTORY, state.history)
             progress.end(row)
-        accelerator.wait_for_everyone()
+        processes.wait()
     return state
+
+
+def _train_epoch(
+    config: TrainConfig,
+    network: nn.Module,
+    images: CachedImages,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    processes: Processes,
+    on_step: Callable[[int, Callable[[], float]], None],
+) -> float:
+    """Take every optimiser step of one epoch; returns the mean loss of the training images.
+
+    Raises:
+        UserError: The loss is not finite.
+    """
+    device, world, epoch = processes.device, processes.count, images.epoch
+    preprocessing = Preprocessing.from_model(_inner(network))
+    weights = class_weights(images.labels, len(images.classes)).to(device) if config.class_weights else None
+    batches = epoch_batches(len(images), config.batch_size, world * config.grad_accum, config.seed, epoch)
+    first = processes.index * config.grad_accum
+    mine = [part for batch in batches for part in batch[first : first + config.grad_accum]]
+    loader = iter(DataLoader(images, batch_sampler=mine, num_workers=config.num_workers))
+
+    # Dropout of this epoch and process depends on nothing else, so that a resumed training repeats it.
+    torch.manual_seed(config.seed + epoch * world + processes.index)
+    network.train()
+    total, seen = torch.zeros((), device=device), 0
+    for batch in batches:
+        size = sum(len(part) for part in batch)
+        for micro in range(config.grad_accum):
+            pixels, labels, _ = next(loader)
+            x = preprocessing.normalize(pixels.to(device, non_blocking=True))
+            y = labels.to(device, non_blocking=True)
+            with autocast(device, processes.precision):
+                logits = network(x.contiguous(memory_format=torch.channels_last))
+            losses = F.cross_entropy(logits.float(), y, reduction="none")
+            if weights is not None:
+                losses = losses * weights[y]
+            # As Keras, divide the weighted sum by the number of images (torch's `weight=` divides by the weights' sum).
+            loss = losses.sum() / size
+            last = micro == config.grad_accum - 1
+            with contextlib.nullcontext() if last else processes.without_sync(network):
+                scaler.scale(loss * world).backward()  # the processes' gradients are averaged, hence the factor
+            total += loss.detach() * size
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        seen += size
+        if processes.is_main:
+            on_step(size, lambda total=total, seen=seen: float(total) * world / seen)  # type: ignore[misc]
+    loss_mean = processes.total(total) / seen
+    if not math.isfinite(loss_mean):
+        raise UserError(f"the loss is {loss_mean} in epoch {epoch}; try a lower lr than {config.lr}, or amp='fp32'")
+    return loss_mean
 
 
 def class_weights(labels: Sequence[int], num_classes: int) -> Tensor:
@@ -211,59 +201,28 @@ def class_weights(labels: Sequence[int], num_classes: int) -> Tensor:
     return torch.where(counts > 0, counts.max() / counts.clamp(min=1), 0.0)
 
 
-def _predict_shared(
-    accelerator: accelerate.Accelerator,
-    model: nn.Module,
-    preprocessing: Preprocessing,
-    dataset: CachedImages,
-    config: TrainConfig,
-) -> NDArray[np.float64]:
-    """Every image's probabilities, (N, C), computed by all processes together; each process gets all of them."""
-    mine = list(range(accelerator.process_index, len(dataset), accelerator.num_processes))
-    batches = [mine[i : i + 2 * config.batch_size] for i in range(0, len(mine), 2 * config.batch_size)]
-    rows: list[tuple[int, list[float]]] = []
-    model.eval()
-    with torch.inference_mode(), accelerator.autocast():
-        for images, _, indices in DataLoader(dataset, batch_sampler=batches, num_workers=config.num_workers):
-            x = preprocessing.normalize(images.to(accelerator.device, non_blocking=True))
-            logits = model(x.contiguous(memory_format=torch.channels_last))
-            rows += zip(indices.tolist(), logits.double().softmax(-1).tolist(), strict=True)
-    table = dict(gather_object(rows))
-    return np.array([table[i] for i in range(len(dataset))])
+def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    # fused: one pass over the weights for each step, on CPUs too
+    options: dict[str, Any] = {"fused": True} if config.optimizer in ("adam", "adamw") else {}
+    return timm.optim.create_optimizer_v2(model, opt=config.optimizer, lr=config.lr, **options)
 
 
-def _share(batch: list[list[int]], process: int, parts: int) -> list[list[int]]:
-    return batch[process * parts : (process + 1) * parts]
+def _plateau(optimizer: torch.optim.Optimizer, config: TrainConfig) -> torch.optim.lr_scheduler.ReduceLROnPlateau:
+    return torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer,
+        mode="max",
+        factor=config.lr_factor,
+        patience=config.lr_patience - 1,  # Keras drops the rate after so many epochs, torch one later
+        threshold=0.0,
+        threshold_mode="abs",
+    )
+
+
+def _inner(network: nn.Module) -> nn.Module:
+    return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
 
 
 def _augmentation(config: TrainConfig) -> Augmentation:
     return Augmentation(
         rotation_p=config.rotation_p, shift_p=config.shift_p, hflip_p=config.hflip_p, vflip_p=config.vflip_p
     )
-
-
-def _store(path: Path, model: nn.Module, optimizer: Any, plateau: Any, state: State) -> None:
-    with atomic_write(path) as temporary:
-        torch.save(
-            {
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "plateau": plateau.state_dict(),
-                "state": vars(state),
-            },
-            temporary,
-        )
-
-
-def _restore(path: Path, model: nn.Module, optimizer: Any, plateau: Any) -> State:
-    if not path.is_file():
-        return State()
-    try:
-        with damaged_files(path):
-            saved = torch.load(path, map_location="cpu", weights_only=True)
-            model.load_state_dict(saved["model"])
-            optimizer.load_state_dict(saved["optimizer"])
-            plateau.load_state_dict(saved["plateau"])
-            return State(**saved["state"])
-    except (UserError, RuntimeError, UnpicklingError, EOFError, OSError) as error:
-        raise UserError(f"{path} is damaged; without it, the training begins anew") from error

@@ -2,9 +2,19 @@
 
 from cvrnet.workflows.collect import collect
 from cvrnet.workflows.crossval import cross_validate
+from cvrnet.workflows.evaluate import evaluate
+from cvrnet.workflows.job import Callbacks
 from cvrnet.workflows.soup import make_soup
-from cvrnet.workflows.source_shift import leave_one_source_out
-from cvrnet.workflows.sweep import benchmark
+from cvrnet.workflows.sweep import benchmark, leave_one_source_out
 from cvrnet.workflows.train import train
 
-__all__ = ["benchmark", "collect", "cross_validate", "leave_one_source_out", "make_soup", "train"]
+__all__ = [
+    "Callbacks",
+    "benchmark",
+    "collect",
+    "cross_validate",
+    "evaluate",
+    "leave_one_source_out",
+    "make_soup",
+    "train",
+]

@@ -11,17 +11,17 @@ from cvrnet.files import write_json
 from cvrnet.metrics import mean_std
 from cvrnet.report.draw import draw_heads, draw_learning_curves, draw_predictions
 from cvrnet.report.report_tables import difference, spread
-from cvrnet.report.write import write_report
 from cvrnet.runs.layout import HISTORY, INDEPENDENT, METRICS, RUN, SUMMARY
 from cvrnet.runs.predictions import read_predictions
 from cvrnet.runs.read import read_json, read_rows
 from cvrnet.scoring.head_accuracy import head_rows
 from cvrnet.scoring.score import score
+from cvrnet.workflows.job import finish_report
 
 _OF_ONE_SET = ("intervals", "per_source")  # of a fold; not for the mean over folds
 
 
-def collect(output: Path) -> dict[str, Any]:
+def collect(output: Path, *, maps: bool = True) -> dict[str, Any]:
     """Join the folds of a run: summary.json, figures/, tables/ and report.html.
 
     Scores of each fold, their mean and standard deviation, and of all test predictions pooled. With an independent
@@ -51,7 +51,7 @@ def collect(output: Path) -> dict[str, Any]:
         "pooled": score(pooled),
         "test_source": run["test_source"] or None,
     }
-    if run["test_source"]:
+    if all(INDEPENDENT in m for m in metrics):
         outside = [_scores(m[INDEPENDENT]) for m in metrics]
         elsewhere = read_predictions(folders, classes, INDEPENDENT)
         draw_predictions(output, elsewhere, suffix=f"_{INDEPENDENT}")
@@ -67,7 +67,7 @@ def collect(output: Path) -> dict[str, Any]:
         draw_heads(output, heads)
     draw_learning_curves(output, {f"Fold {k}": read_rows(f / HISTORY) for k, f in enumerate(folders, start=1)})
     write_json(output / SUMMARY, summary)
-    write_report(output)
+    finish_report(output, maps)
     return summary
 
 
@@ -87,7 +87,7 @@ def summary_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = [row(str(k), scores, lambda value: value) for k, scores in enumerate(summary["folds"], start=1)]
     rows.append(row("mean", summary["mean_std"], spread))
     if INDEPENDENT in summary:
-        rows.append(row(f"on {summary['test_source']}", summary[INDEPENDENT]["mean_std"], spread))
+        rows.append(row(f"on {summary['test_source'] or 'split=test'}", summary[INDEPENDENT]["mean_std"], spread))
     return rows
 
 

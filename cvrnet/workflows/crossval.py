@@ -1,20 +1,23 @@
-"""Many trainings in order: the papers' cross-validation (v1 Fig. 3), resumable fold by fold (extra ``train``)."""
+"""The papers' cross-validation (v1 Fig. 3), resumable fold by fold."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cvrnet.data import Record, make_folds
+from cvrnet.data import INDEPENDENT, make_folds
+from cvrnet.data.splits import fold_sets, hold_back, refuse_missing_classes
 from cvrnet.errors import UserError
 from cvrnet.files import write_csv
-from cvrnet.runs.layout import INDEPENDENT, SPLIT
-from cvrnet.runs.split_table import split_row
-from cvrnet.training import Progress, TrainConfig, create_for_training, make_accelerator
+from cvrnet.runs.folder import claim_folder
+from cvrnet.runs.layout import SPLIT, fold_name
+from cvrnet.runs.split_table import read_folds, split_row
+from cvrnet.training import TrainConfig, create_for_training
+from cvrnet.training.processes import Processes
 from cvrnet.workflows.collect import collect
-from cvrnet.workflows.train import check_test_source, check_training_set, describe_run, load_data, open_run, train_sets
+from cvrnet.workflows.job import Callbacks, DataSet, audit_run, describe_run, load_data
+from cvrnet.workflows.train import train_sets
 
 
 def cross_validate(
@@ -27,116 +30,131 @@ def cross_validate(
     test_source: str = "",
     split_from: Path | None = None,
     only_fold: int | None = None,
+    audit: bool = True,
+    maps: bool = True,
     resume: bool = False,
     overwrite: bool = False,
     cache_folder: Path | None = None,
-    progress: Callable[[int], Progress] | None = None,
-    on_decode: Callable[[int, int], object] | None = None,
+    callbacks: Callbacks | None = None,
 ) -> dict[str, Any]:
     """Train and test every fold: fold k tests, fold k+1 validates, the others train (v1 Fig. 3).
 
-    Folds are stratified by label and source, never share a patient, and are saved before anything is trained.
+    Folds are stratified by label and source, never share a patient, and are saved before anything is trained. Images
+    of ``test_source``, or without one those whose ``split`` is ``test``, are in no fold; every fold's model is scored
+    on them as well (v2's independent set; see `cvrnet.data.splits`).
 
     Args:
         data: Folder with one sub-folder a class, or CSV manifest.
-        output: The run folder: run.json, split.csv, fold-1/ and so on, summary.json, figures/, tables/, report.html.
+        output: The run folder: run.json, split.csv, fold-1/ and so on, summary.json, figures/, tables/, report.html,
+            audit.html.
         config: The protocol.
         n_folds: Number of folds, at least 3.
         classes: Class order; alphabetical if not given.
-        test_source: A source that is in no fold, and that every fold's model is tested on as well (v2's independent
-            set).
+        test_source: A source that is in no fold.
         split_from: A split.csv whose folds are taken instead of new ones.
-        only_fold: Train this fold alone; `cvrnet.report.collect` joins the folds later.
-        resume: Go on with the run that is there.
-        overwrite: Replace the run that is there.
+        only_fold: Train this fold alone; `cvrnet.workflows.collect` joins the folds later.
+        audit: Audit the data set first (extra ``audit``).
+        maps: Show Grad-CAM of some images in the report.
+        resume: Continue the run in the folder.
+        overwrite: Replace the run in the folder.
         cache_folder: Where decoded images are kept; each is decoded once for all folds.
-        progress: Given a fold's number, whom to tell about its training.
-        on_decode: Called after each decoded image with the number done and the number to do.
+        callbacks: What to call for progress and messages.
 
     Returns:
-        What summary.json holds, or with ``only_fold`` what that fold's metrics.json holds.
+        The content of summary.json, or with ``only_fold`` of that fold's metrics.json.
 
     Raises:
         DataError: Lists everything that is wrong with the data set, before anything is trained.
         UserError: The run folder exists, or the data set does not allow these folds.
     """
-    config, output = config or TrainConfig(), Path(output)
+    config, output, callbacks = config or TrainConfig(), Path(output), callbacks or Callbacks()
+    check_folds(n_folds, only_fold)
+    processes = Processes(config.device, config.amp)
+    found = load_data(data, config, processes, classes, cache_folder, callbacks)
+    return cross_validate_data(
+        output,
+        found,
+        config,
+        n_folds=n_folds,
+        test_source=test_source,
+        split_from=split_from,
+        only_fold=only_fold,
+        audit=lambda folder: audit_run(folder, data, found.records, callbacks) if audit else None,
+        maps=maps,
+        resume=resume or only_fold is not None,
+        overwrite=overwrite,
+        callbacks=callbacks,
+    )
+
+
+def check_folds(n_folds: int, only_fold: int | None = None) -> None:
+    """Refuse a number of folds, or a fold, that is not possible.
+
+    Raises:
+        UserError: Says what is expected.
+    """
     if n_folds < 3:
         raise UserError(f"{n_folds} folds; expected at least 3: one tests, one validates, the others train")
     if only_fold is not None and not 1 <= only_fold <= n_folds:
         raise UserError(f"there is no fold {only_fold}; expected 1 to {n_folds}")
-    accelerator = make_accelerator(config)
-    records, names, cache = load_data(data, config, accelerator, classes, cache_folder, on_decode)
-    check_test_source(records, test_source)
-    independent = [r for r in records if test_source and r.source == test_source]
-    inside = [r for r in records if not test_source or r.source != test_source]
-    _refuse_shared_patients(inside, independent)
-    check_training_set(inside, names)
-    folds = read_folds(split_from, inside) if split_from else make_folds(inside, n_folds, config.seed)
-    n_folds = max(folds)
 
-    if accelerator.is_main_process:
+
+def cross_validate_data(
+    output: Path,
+    data: DataSet,
+    config: TrainConfig,
+    *,
+    n_folds: int,
+    audit: Callable[[Path], None],
+    maps: bool,
+    resume: bool,
+    callbacks: Callbacks,
+    test_source: str = "",
+    split_from: Path | None = None,
+    only_fold: int | None = None,
+    overwrite: bool = False,
+    name: str = "",
+) -> dict[str, Any]:
+    """As `cross_validate`, of data that are read and decoded already: once for a whole sweep.
+
+    Args:
+        output: The run folder.
+        data: The data set.
+        config: The protocol.
+        n_folds: As `cross_validate`, and so the arguments that are not named here.
+        audit: Called on the main process with the run folder when it has been claimed.
+        maps: As `cross_validate`.
+        resume: As `cross_validate`.
+        callbacks: As `cross_validate`.
+        test_source: As `cross_validate`.
+        split_from: As `cross_validate`.
+        only_fold: As `cross_validate`.
+        overwrite: As `cross_validate`.
+        name: For messages, the model or source of a sweep.
+    """
+    processes = Processes(config.device, config.amp)
+    inside, independent = hold_back(data.records, test_source)
+    refuse_missing_classes(inside, data.classes)
+    if split_from is None and resume and (output / SPLIT).is_file():
+        split_from = output / SPLIT  # the folds of the run that is continued, whatever would be made today
+    folds = read_folds(split_from, inside) if split_from else make_folds(inside, n_folds, config.seed)
+    if processes.is_main:
         if not output.exists():
-            create_for_training(config, len(names))  # what fails in it leaves no run folder behind
-        description = describe_run("crossval", data, records, config, names, test_source) | {"folds": n_folds}
-        open_run(output, description, resume or only_fold is not None, overwrite)
+            create_for_training(config, len(data.classes))  # a model that cannot be made leaves no folder behind
+        description = describe_run("crossval", data, config, test_source) | {"folds": max(folds)}
+        claim_folder(output, description, resume=resume, overwrite=overwrite, defaults=TrainConfig().to_dict())
         rows = [split_row(r, fold) for r, fold in zip(inside, folds, strict=True)]
         write_csv(output / SPLIT, [*rows, *(split_row(r, INDEPENDENT) for r in independent)])
-    accelerator.wait_for_everyone()
+        audit(output)
+    processes.wait()
 
     metrics: dict[str, Any] = {}
-    for fold in range(1, n_folds + 1) if only_fold is None else [only_fold]:
+    for fold in range(1, max(folds) + 1) if only_fold is None else [only_fold]:
         sets = fold_sets(inside, folds, fold) | ({INDEPENDENT: independent} if independent else {})
-        check_training_set(sets["train"], names)
-        told = progress(fold) if progress else None
-        metrics = train_sets(config, sets, names, cache, output / f"fold-{fold}", accelerator, told)
-        accelerator.free_memory()
-    if only_fold is None and accelerator.is_main_process:
-        metrics = collect(output)
-    accelerator.wait_for_everyone()
+        refuse_missing_classes(sets["train"], data.classes)
+        progress = callbacks.training(name, fold)
+        metrics = train_sets(config, sets, data.classes, data.cache, output / fold_name(fold), progress)
+    if only_fold is None and processes.is_main:
+        metrics = collect(output, maps=maps)
+    processes.wait()
     return metrics
-
-
-def fold_sets(records: Sequence[Record], folds: Sequence[int], fold: int) -> dict[str, list[Record]]:
-    """v1 Fig. 3: fold k tests, the next one validates, the others train.
-
-    >>> records = [Record(Path(name), name) for name in "abcd"]
-    >>> {name: [r.name for r in members] for name, members in fold_sets(records, [1, 2, 3, 4], 4).items()}
-    {'train': ['b', 'c'], 'val': ['a'], 'test': ['d']}
-    """
-    validates = fold % max(folds) + 1
-    sets: dict[str, list[Record]] = {"train": [], "val": [], "test": []}
-    for record, number in zip(records, folds, strict=True):
-        sets["test" if number == fold else "val" if number == validates else "train"].append(record)
-    return sets
-
-
-def read_folds(path: Path, records: Sequence[Record]) -> list[int]:
-    """Each record's fold, from the split.csv of another cross-validation of the same images.
-
-    Raises:
-        UserError: It is of another data set, or not of a cross-validation.
-    """
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            folds = {row["path"]: row["fold"] for row in csv.DictReader(file)}
-    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is not a split.csv ({error}); expected the columns path and fold") from error
-    missing = [r.name for r in records if not folds.get(r.name, "").isdigit()]
-    if missing:
-        raise UserError(f"{path} gives no fold for {len(missing)} of {len(records)} images, such as {missing[0]}")
-    numbers = [int(folds[r.name]) for r in records]
-    if set(numbers) != set(range(1, max(numbers) + 1)) or max(numbers) < 3:
-        raise UserError(f"{path} has the folds {sorted(set(numbers))}; expected 1 to n, n at least 3")
-    patients: dict[str, int] = {}
-    for r, number in zip(records, numbers, strict=True):
-        if r.patient_id and patients.setdefault(r.patient_id, number) != number:
-            raise UserError(f"{path}: patient {r.patient_id!r} is in folds {patients[r.patient_id]} and {number}")
-    return numbers
-
-
-def _refuse_shared_patients(inside: Sequence[Record], independent: Sequence[Record]) -> None:
-    patients = {r.patient_id for r in inside} - {""}
-    for r in independent:
-        if r.patient_id in patients:
-            raise UserError(f"patient {r.patient_id!r} is in the test source and in another ({r.where or r.name})")

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
-import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cvrnet.data import ImageCache, Record, to_batch
+from cvrnet.data import DataError, ImageCache, Record, check_classes, scan_records
 from cvrnet.errors import UserError
 from cvrnet.files import write_csv, write_json
 from cvrnet.inference import Predictor
+from cvrnet.inference.cached import join_batches, predict_cached
 from cvrnet.report.draw import draw_heads, draw_predictions
+from cvrnet.report.headline import NOT_NEW, seen_sentence
+from cvrnet.runs.folder import hash_records, versions
 from cvrnet.runs.layout import INDEPENDENT, METRICS, PREDICTIONS, RUN, SPLIT
 from cvrnet.runs.predictions import Predictions
 from cvrnet.runs.read import read_json
 from cvrnet.runs.split_table import SplitTable
 from cvrnet.scoring.head_accuracy import head_rows
 from cvrnet.scoring.score import score
+from cvrnet.workflows.job import Callbacks, audit_run, finish_report
 
 KIND = "evaluate"
 
@@ -84,11 +85,7 @@ def predict_decoded(predictor: Predictor, records: Sequence[Record], cache: Imag
         cache: Their pixels, resized as the model wants them.
         batch_size: Images the network sees at once.
     """
-    parts = []
-    for first in range(0, len(records), batch_size):
-        images = to_batch([cache.load(r.path) for r in records[first : first + batch_size]])
-        parts.append(predictor.member_probabilities(images).mean(0))
-    by_head = np.concatenate(parts, axis=1)
+    by_head = join_batches(predict_cached(predictor, records, cache, batch_size))
     return Answers(list(records), by_head.mean(0), by_head if predictor.averages_probabilities else None, [])
 
 
@@ -201,14 +198,62 @@ def _trained_on(model: str) -> SplitTable | None:
     return SplitTable.read(path).without({"test", INDEPENDENT} | own_test_fold)
 
 
-def versions(*names: str) -> dict[str, str]:
-    """The versions of these packages, and Python's."""
-    return {**{name: version(name) for name in names}, "python": platform.python_version()}
+def evaluate(
+    model: str,
+    data: str | Path,
+    output: str | Path,
+    *,
+    folds: Sequence[int] = (),
+    batch_size: int = 8,
+    device: str = "auto",
+    amp: str = "auto",
+    audit: bool = True,
+    maps: bool = True,
+    overwrite: bool = False,
+    callbacks: Callbacks | None = None,
+) -> dict[str, Any]:
+    """Score a trained model on labelled images, and write the report.
 
+    Classes are matched by name: the data may lack some of the model's, but have no others. Images that cannot be read
+    are left out and named in run.json (``left_out``).
 
-def hash_records(records: Sequence[Record]) -> str:
-    """SHA-256 over what a run depends on: each image's name, label, source, patient and split, in the data's order."""
-    digest = hashlib.sha256()
-    for r in records:
-        digest.update("\x1f".join((r.name, r.label, r.source, r.patient_id, r.split)).encode() + b"\n")
-    return digest.hexdigest()
+    Args:
+        model: A run folder (all its folds as an ensemble), a fold folder, ``local-dir:FOLDER``,
+            ``hf-hub:user/repo[@revision]`` or an ONNX file.
+        data: Folder with one sub-folder a class, or CSV manifest.
+        output: The folder: run.json, metrics.json, predictions.csv, figures/, tables/, report.html, audit.html.
+        folds: Only these folds of a run.
+        batch_size: Images the network sees at once.
+        device: As in `cvrnet.Predictor`.
+        amp: As in `cvrnet.Predictor`.
+        audit: Audit the data set (extra ``audit``).
+        maps: Show Grad-CAM of some images in the report.
+        overwrite: Replace the evaluation in the folder.
+        callbacks: What to call for progress and messages.
+
+    Returns:
+        The content of run.json and, as ``metrics``, of metrics.json.
+
+    Raises:
+        DataError: Rows of the manifest are wrong, or no image can be read.
+        UserError: The folder holds something else, or the model does not know a class of the data.
+    """
+    output, callbacks = Path(output), callbacks or Callbacks()
+    open_evaluation(output, overwrite)
+    records, problems = scan_records(data, min_classes=1)
+    if problems:
+        raise DataError(problems, data)
+    predictor = Predictor.from_pretrained(model, device, amp, folds=folds)
+    check_classes((r.label for r in records), predictor.classes)
+    answers = predict_records(predictor, records, batch_size=batch_size, progress=callbacks.stage("Predicting"))
+    if not answers.records:
+        raise DataError(answers.problems, data)
+    run = describe_evaluation(model, predictor, data, answers)
+    write_json(output / RUN, run)
+    metrics = write_evaluation(output, {"test": answers}, predictor.classes)
+    if run["seen_images"]:
+        callbacks.say(f"severe: {seen_sentence(run['seen_images'])} {NOT_NEW}")
+    if audit:
+        audit_run(output, data, records, callbacks)
+    finish_report(output, maps, predictor)
+    return {**run, "metrics": metrics}

@@ -1,35 +1,29 @@
-"""Many models on the same folds: v2's Table 5, with tests of the differences (extra ``train``)."""
+"""Many cross-validations of the same data: of several models (v2's Table 5), or with each source left out in turn."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import timm
 import torch
 
-from cvrnet.data import make_folds
+from cvrnet.data import INDEPENDENT, make_folds
+from cvrnet.data.splits import hold_back
 from cvrnet.errors import UserError
-from cvrnet.figures import plot_comparison, save_figure
-from cvrnet.files import slug, write_csv, write_json, write_text
-from cvrnet.inference import Predictor
-from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
-from cvrnet.metrics import corrected_resampled_t_test, holm
+from cvrnet.files import slug, write_csv, write_json
 from cvrnet.report.report_tables import spread
-from cvrnet.runs.checkpoint import load_checkpoint
-from cvrnet.runs.layout import FIGURES, HISTORY, INDEPENDENT, RUN, SPLIT, SUMMARY
-from cvrnet.runs.read import read_json, read_rows
-from cvrnet.runs.split_table import split_row
-from cvrnet.training import Progress, TrainConfig, create_for_training, make_accelerator
-from cvrnet.workflows.crossval import cross_validate, read_folds
-from cvrnet.workflows.train import check_test_source, describe_run, load_data, open_run
+from cvrnet.runs.folder import claim_folder
+from cvrnet.runs.layout import BENCHMARK, SPLIT, SUMMARY
+from cvrnet.runs.split_table import read_folds, split_row
+from cvrnet.training import TrainConfig, create_for_training
+from cvrnet.training.processes import Processes
+from cvrnet.workflows.benchmark_table import benchmark_models, collect_benchmark, measure_speed
+from cvrnet.workflows.crossval import check_folds, cross_validate_data
+from cvrnet.workflows.job import Callbacks, DataSet, audit_run, describe_run, load_data, share_audit
 
-BENCHMARK, SPEED = "benchmark", "speed.json"
-SCORES = ("accuracy", "balanced_accuracy", "f1_macro", "auc_macro")
 ABLATIONS: dict[str, str] = {
     "encoder1": "the first encoder alone, with its three heads",
     "encoder2": "the second encoder alone, with its three heads",
@@ -49,11 +43,12 @@ def benchmark(
     classes: Sequence[str] | None = None,
     test_source: str = "",
     split_from: Path | None = None,
+    audit: bool = True,
+    maps: bool = True,
     resume: bool = False,
     overwrite: bool = False,
     cache_folder: Path | None = None,
-    progress: Callable[[str, int], Progress] | None = None,
-    on_decode: Callable[[int, int], object] | None = None,
+    callbacks: Callbacks | None = None,
 ) -> dict[str, Any]:
     """Cross-validate each model under one protocol, on the same folds, with the same seed (v2 Table 5).
 
@@ -69,57 +64,168 @@ def benchmark(
         classes: Class order; alphabetical if not given.
         test_source: A source that is in no fold, and that every model is tested on as well.
         split_from: A split.csv whose folds are taken instead of new ones.
-        resume: Go on with the benchmark that is there; further models may join it.
-        overwrite: Replace the benchmark that is there.
+        audit: Audit the data set first (extra ``audit``).
+        maps: Show Grad-CAM of some images in each run's report.
+        resume: Continue the benchmark in the folder; further models may join it.
+        overwrite: Replace the benchmark in the folder.
         cache_folder: Where decoded images are kept; each is decoded once for all models.
-        progress: Given the model and the fold's number, whom to tell about its training.
-        on_decode: Called after each decoded image with the number done and the number to do.
+        callbacks: What to call for progress and messages.
 
     Returns:
-        What benchmark.json holds.
+        The content of benchmark.json.
 
     Raises:
         DataError: Lists everything that is wrong with the data set, before anything is trained.
         UserError: A model is unknown or cannot take the images, the folder exists, or the data set does not allow
             these folds.
     """
-    config, output = config or TrainConfig(), Path(output)
-    accelerator = make_accelerator(config)
-    records, names, _ = load_data(data, config, accelerator, classes, cache_folder, on_decode)
-    check_test_source(records, test_source)
-    main = accelerator.is_main_process
-    if main:
-        description = describe_run("benchmark", data, records, replace(config, model="-"), names, test_source)
-        earlier = _earlier_models(output) if resume and not overwrite else []
+    config, output, callbacks = config or TrainConfig(), Path(output), callbacks or Callbacks()
+    check_folds(n_folds)
+    processes = Processes(config.device, config.amp)
+    found = load_data(data, config, processes, classes, cache_folder, callbacks)
+    inside, _ = hold_back(found.records, test_source)
+    if processes.is_main:
+        earlier = benchmark_models(output) if resume and not overwrite else []
         models = list(dict.fromkeys([*earlier, *models]))
         for model in models:
-            _check(model, config, len(names))
-        inside = [r for r in records if not test_source or r.source != test_source]
+            _check(model, config, len(found.classes))
         folds = read_folds(split_from, inside) if split_from else make_folds(inside, n_folds, config.seed)
-        open_run(output, {**description, "folds": max(folds), "models": models}, resume, overwrite)
+        description = describe_run(BENCHMARK, found, replace(config, model="-"), test_source)
+        _open(output, description | {"folds": max(folds), "models": models}, found, audit, resume, overwrite, callbacks)
         write_csv(output / SPLIT, (split_row(r, fold) for r, fold in zip(inside, folds, strict=True)))
-    accelerator.wait_for_everyone()
-    if not main:
-        models = _earlier_models(output)
+    processes.wait()
+    if not processes.is_main:
+        models = benchmark_models(output)
 
     table: dict[str, Any] = {}
     for model in models:
-        cross_validate(
-            data,
-            output / slug(model),
-            model_config(model, config),
-            classes=classes,
-            test_source=test_source,
-            split_from=output / SPLIT,
-            resume=True,
-            cache_folder=cache_folder,
-            progress=(lambda fold, model=model: progress(model, fold)) if progress else None,  # type: ignore[misc]
-            on_decode=on_decode,
-        )
-        if main:
-            measure_speed(output / slug(model), config)
+        run = output / slug(model)
+        one = model_config(model, config)
+        split = output / SPLIT
+        _member(output, found, one, model, n_folds, maps, callbacks, test_source=test_source, split_from=split)
+        if processes.is_main:
+            measure_speed(run, config)
             table = collect_benchmark(output)
     return table
+
+
+def leave_one_source_out(
+    data: str | Path,
+    output: str | Path,
+    config: TrainConfig | None = None,
+    *,
+    n_folds: int = 5,
+    classes: Sequence[str] | None = None,
+    audit: bool = True,
+    maps: bool = True,
+    resume: bool = False,
+    overwrite: bool = False,
+    cache_folder: Path | None = None,
+    callbacks: Callbacks | None = None,
+) -> dict[str, Any]:
+    """Cross-validate on all sources but one, and test on that one: for each source in turn (v2's independent set).
+
+    Each is a run of its own, ``OUTPUT/SOURCE``. A source without which the data set allows no cross-validation (a
+    class would be missing, say) is named with the reason, and the others go on.
+
+    Args:
+        data: CSV manifest with sources.
+        output: The folder: run.json, a run a source, summary.json.
+        config: The protocol.
+        n_folds: Number of folds, at least 3.
+        classes: Class order; alphabetical if not given.
+        audit: Audit the data set first (extra ``audit``).
+        maps: Show Grad-CAM of some images in each run's report.
+        resume: Continue the runs in the folder.
+        overwrite: Replace them.
+        cache_folder: Where decoded images are kept; each is decoded once for all runs.
+        callbacks: What to call for progress and messages.
+
+    Returns:
+        What summary.json holds: for each source the scores in cross-validation, on the source, and the drop; or why
+        it cannot be left out.
+
+    Raises:
+        DataError: Lists everything that is wrong with the data set, before anything is trained.
+        UserError: Fewer than two sources, or the folder exists.
+    """
+    config, output, callbacks = config or TrainConfig(), Path(output), callbacks or Callbacks()
+    check_folds(n_folds)
+    processes = Processes(config.device, config.amp)
+    found = load_data(data, config, processes, classes, cache_folder, callbacks)
+    sources = sorted({r.source for r in found.records} - {""})
+    if len(sources) < 2:
+        raise UserError(f"{data} has {len(sources)} source; expected two or more (the manifest's column source)")
+    if processes.is_main:
+        description = describe_run("leave-one-source-out", found, config) | {"folds": n_folds}
+        _open(output, description, found, audit, resume, overwrite, callbacks)
+    processes.wait()
+
+    summary: dict[str, Any] = {"classes": found.classes, "sources": {}}
+    for source in sources:
+        row: dict[str, Any] = {"images": sum(r.source == source for r in found.records)}
+        try:
+            result = _member(
+                output, found, config, source, n_folds, maps, callbacks, test_source=source, title=f"without {source}"
+            )
+        except UserError as error:  # the data set allows no cross-validation without this source; the others go on
+            summary["sources"][source] = {**row, "problem": str(error)}
+        else:
+            if result:  # the main process
+                summary["sources"][source] = {
+                    **row,
+                    "cross_validation": result["mean_std"],
+                    INDEPENDENT: result[INDEPENDENT]["mean_std"],
+                    "drop_in_accuracy": result[INDEPENDENT]["drop_in_accuracy"],
+                }
+        if processes.is_main:
+            write_json(output / SUMMARY, summary)
+    processes.wait()
+    return summary
+
+
+def _open(
+    output: Path,
+    description: Mapping[str, Any],
+    data: DataSet,
+    audit: bool,
+    resume: bool,
+    overwrite: bool,
+    callbacks: Callbacks,
+) -> None:
+    """Claim the folder of a sweep, and audit its data once for all runs."""
+    claim_folder(output, description, resume=resume, overwrite=overwrite, defaults=TrainConfig().to_dict())
+    if audit:
+        audit_run(output, data.path, data.records, callbacks)
+
+
+def _member(
+    output: Path,
+    data: DataSet,
+    config: TrainConfig,
+    name: str,
+    n_folds: int,
+    maps: bool,
+    callbacks: Callbacks,
+    *,
+    test_source: str,
+    split_from: Path | None = None,
+    title: str = "",
+) -> dict[str, Any]:
+    """One cross-validation of a sweep, in a folder of its own; a finished one is only read."""
+    return cross_validate_data(
+        output / slug(name),
+        data,
+        config,
+        n_folds=n_folds,
+        test_source=test_source,
+        split_from=split_from,
+        audit=lambda run: share_audit(output, run),
+        maps=maps,
+        resume=True,
+        callbacks=callbacks,
+        name=title or name,
+    )
 
 
 def model_config(model: str, config: TrainConfig) -> TrainConfig:
@@ -152,115 +258,6 @@ def model_config(model: str, config: TrainConfig) -> TrainConfig:
     return replace(config, model=base, **changes[part])
 
 
-def measure_speed(run: Path, config: TrainConfig, batches: int = 10) -> dict[str, Any]:
-    """Images a second that fold 1 classifies (decoded, at the batch size of the protocol); measured once a run."""
-    if (run / SPEED).is_file():
-        return read_json(run / SPEED)
-    model = load_checkpoint(run / "fold-1")
-    parameters = sum(p.numel() for p in model.parameters())
-    predictor = Predictor([fuse_batch_norm(model)], device=config.device)
-    size = predictor.preprocessing.input_size
-    images = torch.zeros((config.batch_size, *size), dtype=torch.uint8)
-    seconds = []
-    for _ in range(batches + 2):
-        started = time.perf_counter()
-        predictor.probabilities(images)
-        seconds.append(time.perf_counter() - started)
-    speed = {
-        "images_per_second": config.batch_size / float(np.median(seconds[2:])),
-        "batch_size": config.batch_size,
-        "device": str(predictor.device),
-        "precision": predictor.precision,
-        "threads": torch.get_num_threads(),
-        "parameters": parameters,
-    }
-    write_json(run / SPEED, speed)
-    return speed
-
-
-def collect_benchmark(output: Path) -> dict[str, Any]:
-    """Join the models that are finished: benchmark.json, benchmark.csv, benchmark.md and the figure.
-
-    Raises:
-        UserError: It is no benchmark, or no model is finished.
-    """
-    models = _earlier_models(output)
-    done = [m for m in models if all((output / slug(m) / name).is_file() for name in (SUMMARY, SPEED))]
-    if not done:
-        raise UserError(f"{output}: no model of this benchmark is finished; --resume goes on with it")
-    run = read_json(output / RUN)
-    reference = "cvrnet" if "cvrnet" in done else done[0]
-    result: dict[str, Any] = {
-        "reference": reference,
-        "folds": run["folds"],
-        "test_source": run["test_source"] or None,
-        "unfinished": [m for m in models if m not in done],
-        "models": {m: _describe(output / slug(m)) for m in done},
-    }
-    parts = _fold_sizes(output / SPLIT)
-    others = [m for m in done if m != reference]
-    for score in SCORES:
-        ours = result["models"][reference]["folds"][score]
-        tests = {m: _compare(result["models"][m]["folds"][score], ours, *parts) for m in others}
-        adjusted = dict(zip(others, holm([test["p"] for test in tests.values()]), strict=True)) if others else {}
-        for m, test in tests.items():
-            result["models"][m].setdefault("difference", {})[score] = {**test, "p_holm": adjusted[m]}
-    rows = benchmark_rows(result)
-    write_csv(output / f"{BENCHMARK}.csv", rows)
-    write_text(output / f"{BENCHMARK}.md", _markdown(result, rows))
-    save_figure(plot_comparison(result, "balanced_accuracy"), output / FIGURES / f"{BENCHMARK}.png")
-    write_json(output / f"{BENCHMARK}.json", result)
-    return result
-
-
-def benchmark_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The table as v2 prints it, a row a model: mean ± standard deviation over the folds, then size, time and speed."""
-    rows = []
-    for name, model in result["models"].items():
-        row = {"model": name}
-        for key, title in _COLUMNS.items():
-            row[title] = spread(model["mean_std"][key])
-        for key in ("accuracy", "balanced_accuracy"):
-            if result["test_source"]:
-                row[f"{key.replace('_', ' ')} on {result['test_source']}"] = spread(model[INDEPENDENT][key])
-        row["parameters (M)"] = f"{model['parameters'] / 1e6:.1f}"
-        row["training (min)"] = f"{model['training_seconds'] / 60:.1f}"
-        row["images/s"] = f"{model['speed']['images_per_second']:.1f}"
-        for key in ("accuracy", "balanced_accuracy"):
-            test = model.get("difference", {}).get(key)
-            title = f"{key.replace('_', ' ')} less {result['reference']}'s [95 % CI], p"
-            row[title] = f"{test['mean']:+.3f} [{test['low']:+.3f}, {test['high']:+.3f}], {_p(test)}" if test else "-"
-        rows.append(row)
-    return rows
-
-
-def brief_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The columns of the table that fit a terminal."""
-    wanted = ("model", "accuracy", "balanced accuracy", "AUC macro", "parameters (M)", "training (min)", "images/s")
-    p, outside = f"p against {result['reference']}", f"balanced accuracy on {result['test_source']}"
-    rows = []
-    for full, model in zip(benchmark_rows(result), result["models"].values(), strict=True):
-        test = model.get("difference", {}).get("balanced_accuracy")
-        row = {key: full[key] for key in wanted[:4]} | ({outside: full[outside]} if outside in full else {})
-        rows.append(row | {key: full[key] for key in wanted[4:]} | {p: _p(test) if test else "-"})
-    return rows
-
-
-def _p(test: Mapping[str, float]) -> str:
-    return "<0.001" if test["p_holm"] < 0.001 else f"{test['p_holm']:.3f}"
-
-
-_COLUMNS = {
-    "recall_weighted": "recall",
-    "precision_weighted": "precision",
-    "f1_weighted": "F1",
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "f1_macro": "F1 macro",
-    "auc_macro": "AUC macro",
-}
-
-
 def _check(model: str, config: TrainConfig, num_classes: int) -> None:
     """Refuse, before anything is trained, a model that does not exist or cannot take images of this size."""
     settings = replace(model_config(model, config), pretrained=False)
@@ -273,71 +270,16 @@ def _check(model: str, config: TrainConfig, num_classes: int) -> None:
         raise UserError(f"{model} cannot take images of {config.img_size} pixels ({reason}); leave it out") from error
 
 
-def _describe(run: Path) -> dict[str, Any]:
-    """What the table says of one model, from its run."""
-    summary = read_json(run / SUMMARY)
-    speed = read_json(run / SPEED)
-    folds = [_scores(fold) for fold in summary["folds"]]
-    model: dict[str, Any] = {
-        "mean_std": _scores(summary["mean_std"]),
-        "folds": {key: [fold[key] for fold in folds] for key in SCORES},
-        "parameters": speed.pop("parameters"),
-        "training_seconds": sum(_seconds(path) for path in run.glob(f"fold-*/{HISTORY}")),
-        "speed": speed,
-    }
-    if INDEPENDENT in summary:
-        model[INDEPENDENT] = _scores(summary[INDEPENDENT]["mean_std"])
-    return model
-
-
-def _scores(tree: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "accuracy": tree["accuracy"],
-        "balanced_accuracy": tree["balanced_accuracy"],
-        **{f"{key}_weighted": tree["weighted"][key] for key in ("recall", "precision", "f1")},
-        "f1_macro": tree["macro"]["f1"],
-        "auc_macro": tree["macro"]["roc_auc"],
-    }
-
-
-def _compare(theirs: Sequence[float | None], ours: Sequence[float | None], n_train: int, n_test: int) -> dict[str, Any]:
-    pairs = [(a, b) for a, b in zip(theirs, ours, strict=True) if a is not None and b is not None]
-    return corrected_resampled_t_test([a - b for a, b in pairs], n_train, n_test)
-
-
-def _fold_sizes(split: Path) -> tuple[int, int]:
-    """Images that a fold's model is trained and tested on: k - 2 and 1 of the k folds."""
-    folds = [row["fold"] for row in read_rows(split)]
-    k = len(set(folds))
-    return len(folds) * (k - 2) // k, len(folds) // k
-
-
-def _seconds(history: Path) -> float:
-    return sum(float(row["seconds"]) for row in read_rows(history))
-
-
-def _markdown(result: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> str:
-    head = list(rows[0])
-    lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
-    lines += ["| " + " | ".join(row.values()) + " |" for row in rows]
-    lines += ["", METHOD.format(**result)]
-    if result["unfinished"]:
-        lines += ["", f"Not finished: {', '.join(result['unfinished'])}."]
-    return "\n".join(lines) + "\n"
-
-
-METHOD = (
-    "Mean ± standard deviation over {folds} folds; recall, precision and F1 weighted by support, as in the papers. "
-    "Differences: corrected resampled t-test (Nadeau and Bengio 2003) on the folds' paired scores, because folds share "
-    "training images and an ordinary paired t-test would find differences that are not there; p adjusted by Holm's "
-    "method for the number of models."
-)
-
-
-def _earlier_models(output: Path) -> list[str]:
-    if not (output / RUN).is_file():
-        return []
-    run = read_json(output / RUN)
-    if run.get("kind") != "benchmark":
-        raise UserError(f"{output} is not a benchmark; choose another folder")
-    return list(run["models"])
+def source_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row a source: mean ± standard deviation over the folds, inside and outside, and the drop in accuracy."""
+    rows = []
+    for source, entry in summary["sources"].items():
+        row = {"source left out": source, "images": entry["images"]}
+        parts = {"others": entry.get("cross_validation"), "it": entry.get(INDEPENDENT)}
+        for score in ("accuracy", "balanced_accuracy"):
+            for where, tree in parts.items():
+                row[f"{score.replace('_', ' ')} on {where}"] = spread(tree[score]) if tree else "-"
+        row["drop in accuracy"] = spread(entry["drop_in_accuracy"]) if "drop_in_accuracy" in entry else "-"
+        row["problem"] = entry.get("problem", "")
+        rows.append(row)
+    return rows

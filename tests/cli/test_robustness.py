@@ -105,16 +105,16 @@ def test_a_damaged_training_state_is_named(content, tmp_path):
     import torch
 
     from cvrnet.errors import UserError
-    from cvrnet.training.loop import _restore
+    from cvrnet.training.state import restore_state
 
     path = tmp_path / "training-state.pt"
     path.write_bytes(content)
     network = torch.nn.Linear(2, 2)
     with pytest.raises(UserError, match=r"training-state\.pt is damaged; without it, the training begins anew"):
-        _restore(path, network, None, None)
+        restore_state(path, {"model": network})
     torch.save({"model": {}}, path)
     with pytest.raises(UserError, match="is damaged"):
-        _restore(path, network, None, None)
+        restore_state(path, {"model": network})
 
 
 def campaign(program: str, *arguments: object) -> list[dict[str, object]]:

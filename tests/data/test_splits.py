@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cvrnet.data import Record, holdout_split, make_folds, read_records
+from cvrnet.data import INDEPENDENT, Record, holdout_split, make_folds, read_records
+from cvrnet.data.splits import fold_sets, hold_back, holdout_sets, patient_key, refuse_shared_patients
 from cvrnet.errors import UserError
+from cvrnet.runs.split_table import SplitTable, split_row
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -187,3 +189,77 @@ def test_every_class_is_spread_evenly(counts, sources, n_folds, data):
         count = Counter(fold for record, fold in zip(records, folds, strict=True) if record.label == label)
         numbers = [count[fold] for fold in range(1, n_folds + 1)]
         assert max(numbers) - min(numbers) <= max(len(sources), 1)
+
+
+@st.composite
+def any_records(draw):
+    """Images of any kind: few or many patients, some without id, one id in several sources, labels and splits."""
+    rows = draw(
+        st.lists(
+            st.tuples(
+                st.sampled_from("AB"),
+                st.sampled_from(["", "x", "y"]),
+                st.sampled_from(["", *map(str, range(12))]),
+                st.sampled_from(["", "", "train", "val", "test"]),
+            ),
+            min_size=2,
+            max_size=40,
+        )
+    )
+    return [
+        Record(Path(f"/{i}.png"), f"{i}.png", label, source, patient, split)
+        for i, (label, source, patient, split) in enumerate(rows)
+    ]
+
+
+def people(records) -> set[str]:
+    return {patient_key(r.patient_id, r.name) for r in records}
+
+
+def check_sets(sets, records, test_source) -> None:
+    """No two sets share a patient; what is held back trains nowhere; every image is in one set at most."""
+    names = list(sets)
+    for i, name in enumerate(names):
+        for other in names[i + 1 :]:
+            assert not people(sets[name]) & people(sets[other])
+    for name in set(names) - {INDEPENDENT}:
+        assert all(r.split != "test" and not (test_source and r.source == test_source) for r in sets[name])
+    members = [r.name for part in sets.values() for r in part]
+    assert len(members) == len(set(members))
+    left_out = {r.name for r in records} - set(members)
+    assert all(r.split == "test" and r.source != test_source for r in records if r.name in left_out)
+
+
+@settings(max_examples=200, deadline=None)
+@given(any_records(), st.sampled_from(["", "x", "y"]), st.integers(0, 99))
+def test_no_two_sets_of_a_training_share_a_patient(records, test_source, seed):
+    try:
+        sets = holdout_sets(records, 0.3, seed, test_source)
+    except UserError:
+        return  # refused: shared patients in the data, an unknown source, or nothing left
+    check_sets(sets, records, test_source)
+
+
+@settings(max_examples=200, deadline=None)
+@given(any_records(), st.sampled_from(["", "x", "y"]), st.integers(0, 99))
+def test_no_two_sets_of_any_fold_share_a_patient(records, test_source, seed):
+    try:
+        inside, independent = hold_back(records, test_source)
+        folds = make_folds(inside, 3, seed)
+    except UserError:
+        return
+    for fold in (1, 2, 3):
+        check_sets({**fold_sets(inside, folds, fold), INDEPENDENT: independent}, records, test_source)
+
+
+def test_one_id_is_one_person_over_all_sources():
+    a = [Record(Path(f"/a{i}"), f"a{i}", "AB"[i % 2], "A", str(i)) for i in range(12)]
+    b = Record(Path("/b"), "b", "A", "B", "7")
+    with pytest.raises(UserError, match="patient '7' is in the training images and in the independent images"):
+        hold_back([*a, b], "B")
+    assert SplitTable([split_row(r, "train") for r in a]).count([b]) == 1
+
+
+def test_images_without_id_are_patients_of_their_own():
+    refuse_shared_patients({"a": records_of([("A", "x", "")] * 2), "b": records_of([("A", "x", "")])})
+    assert patient_key("", 0) != patient_key("", 1) != patient_key("0", 1)

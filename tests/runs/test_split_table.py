@@ -27,7 +27,7 @@ def table(tmp_path):
     [
         (record("x", patient="p"), "1"),
         (record("another-view", patient="p"), "1"),  # by its patient
-        (record("another-view", source="b", patient="p"), None),  # patients are numbered within a source
+        (record("another-view", source="b", patient="p"), "1"),  # one person over all sources
         (record("y"), "2"),
         (record("y", source="b"), None),  # a file of the same name in another data set
         (record("new"), None),  # no patient is not a patient
@@ -46,5 +46,5 @@ def test_rows_of_other_folds_are_left(table):
 
 def test_a_damaged_table_is_named(tmp_path):
     (tmp_path / "split.csv").write_text("path,label\nx,NOR\n")
-    with pytest.raises(UserError, match=r"split\.csv is damaged, .*KeyError"):
+    with pytest.raises(UserError, match=r"split\.csv is damaged: it has no column source, patient_id, fold"):
         SplitTable.read(tmp_path / "split.csv")

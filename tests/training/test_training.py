@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import accelerate
 import numpy as np
 import pytest
 import timm
@@ -20,15 +21,15 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from cvrnet.data import DataError, ImageCache, Preprocessing, read_records, write_manifest
+from cvrnet.data.splits import holdout_sets
 from cvrnet.errors import UserError
 from cvrnet.runs.checkpoint import checkpoint_classes, load_checkpoint
 from cvrnet.runs.layout import STATE
 from cvrnet.training import Progress, TrainConfig, fit, recipe
 from cvrnet.training.batches import epoch_batches
 from cvrnet.training.loop import class_weights
-from cvrnet.workflows.crossval import cross_validate
-from cvrnet.workflows.train import split_records, train
-from tests.conftest import LAUNCH, TINY
+from cvrnet.workflows import Callbacks, cross_validate, train
+from tests.conftest import LAUNCH, PLAIN, TINY
 
 CONFIG = TrainConfig(**TINY)
 RUN_FILES = {
@@ -102,7 +103,8 @@ def test_one_step_is_kerass_weighted_loss(phantoms, tmp_path):
     classes = ["CVP", "NCP", "NOR"]
     train_set = [r for r in records if r.label == "NOR"][:4] + [r for r in records if r.label == "CVP"][:2]
     train_set += [r for r in records if r.label == "NCP"][:1]
-    config = replace(CONFIG, epochs=1, optimizer="momentum", lr=0.1, rotation_p=0, shift_p=0, hflip_p=0, vflip_p=0)
+    flat = {"rotation_p": 0, "shift_p": 0, "hflip_p": 0, "vflip_p": 0}
+    config = replace(CONFIG, epochs=1, optimizer="momentum", lr=0.1, amp="fp32", **flat)
     cache = ImageCache((64, 64), mode="RGB")
     cache.build(records)
 
@@ -130,7 +132,7 @@ def test_a_run_is_whole(run, phantoms):
     records = read_records(phantoms)
     split = {row["path"]: row["fold"] for row in rows(run / "split.csv")}
     assert split.keys() == {r.name for r in records}
-    assert all((split[r.name] == "test") == (r.source == "site-b") for r in records)
+    assert all((split[r.name] == "independent") == (r.source == "site-b") for r in records)
     patients: dict[str, set[str]] = {}
     for r in records:
         patients.setdefault(r.patient_id, set()).add(split[r.name])
@@ -139,8 +141,8 @@ def test_a_run_is_whole(run, phantoms):
     assert {row["path"] for row in predicted} == {name for name, fold in split.items() if fold != "train"}
     assert list(predicted[0])[:6] == ["path", "label", "prediction", "prob_CVP", "prob_NCP", "prob_NOR"]
     metrics = json.loads((run / "metrics.json").read_text())
-    test = [row for row in predicted if row["split"] == "test"]
-    assert metrics["test"]["accuracy"] == np.mean([row["label"] == row["prediction"] for row in test])
+    test = [row for row in predicted if row["split"] == "independent"]
+    assert metrics["independent"]["accuracy"] == np.mean([row["label"] == row["prediction"] for row in test])
     assert {p.stem for p in (run / "figures").iterdir()} >= {
         "confusion_matrix",
         "roc",
@@ -149,12 +151,16 @@ def test_a_run_is_whole(run, phantoms):
     }
 
 
-def test_the_best_epoch_is_kept(run):
+@pytest.mark.both_precisions
+def test_the_best_epoch_is_kept(phantoms, tmp_path):
+    """Validation while training and evaluation afterwards are one route: the same numbers to the last bit."""
+    run = tmp_path / "run"
+    train(phantoms, run, CONFIG, **PLAIN)
     history = rows(run / "history.csv")
     best = min(history, key=lambda row: float(row["val_loss"]))
     assert [row["best"] for row in history][int(best["epoch"]) - 1] == "1"
     metrics = json.loads((run / "metrics.json").read_text())
-    assert metrics["val"]["log_loss"] == pytest.approx(float(best["val_loss"]), abs=1e-6)
+    assert metrics["val"]["log_loss"] == float(best["val_loss"])
 
 
 def test_timm_loads_a_run_offline(run, monkeypatch):
@@ -168,10 +174,11 @@ def test_timm_loads_a_run_offline(run, monkeypatch):
     assert plain.pretrained_cfg["interpolation"] == "nearest"
 
 
+@pytest.mark.both_precisions
 def test_an_interrupted_training_ends_the_same(phantoms, tmp_path):
     """Stopped in the middle of an epoch, then resumed: the same weights, bit for bit, and the same history."""
     config = replace(CONFIG, epochs=3)
-    train(phantoms, tmp_path / "whole", config)
+    train(phantoms, tmp_path / "whole", config, **PLAIN)
 
     steps = 0
 
@@ -182,9 +189,15 @@ def test_an_interrupted_training_ends_the_same(phantoms, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(phantoms, tmp_path / "stopped", config, progress=Progress(step=stop))
+        train(
+            phantoms,
+            tmp_path / "stopped",
+            config,
+            callbacks=Callbacks(training=lambda name, fold: Progress(step=stop)),
+            **PLAIN,
+        )
     assert (tmp_path / "stopped" / STATE).is_file()
-    train(phantoms, tmp_path / "stopped", config, resume=True)
+    train(phantoms, tmp_path / "stopped", config, resume=True, **PLAIN)
     assert (tmp_path / "whole/model.safetensors").read_bytes() == (tmp_path / "stopped/model.safetensors").read_bytes()
     assert same_history(tmp_path / "whole", tmp_path / "stopped")
     assert not (tmp_path / "stopped" / STATE).exists()
@@ -205,8 +218,8 @@ def test_kill_9_loses_nothing(phantoms, tmp_path):
     assert (killed / STATE).exists()
     assert not (killed / "metrics.json").exists()
     config = replace(CONFIG, epochs=6)
-    train(phantoms, killed, config, resume=True)
-    train(phantoms, tmp_path / "whole", config)
+    train(phantoms, killed, config, resume=True, **PLAIN)
+    train(phantoms, tmp_path / "whole", config, **PLAIN)
     whole, resumed = (load_file(folder / "model.safetensors") for folder in (tmp_path / "whole", killed))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert same_history(tmp_path / "whole", killed)
@@ -215,19 +228,19 @@ def test_kill_9_loses_nothing(phantoms, tmp_path):
 def test_an_existing_run_is_safe(run, phantoms, tmp_path):
     before = (run / "model.safetensors").read_bytes()
     with pytest.raises(UserError, match="--resume goes on with it, --overwrite replaces it"):
-        train(phantoms, run, CONFIG, test_source="site-b")
+        train(phantoms, run, CONFIG, test_source="site-b", **PLAIN)
     with pytest.raises(UserError, match=r"another run \(lr is 0.1, was 0.001\)"):
-        train(phantoms, run, replace(CONFIG, lr=0.1), test_source="site-b", resume=True)
+        train(phantoms, run, replace(CONFIG, lr=0.1), test_source="site-b", resume=True, **PLAIN)
     with pytest.raises(UserError, match="test_source is ''"):
-        train(phantoms, run, CONFIG, resume=True)
-    assert train(phantoms, run, CONFIG, test_source="site-b", resume=True).keys() == {
+        train(phantoms, run, CONFIG, resume=True, **PLAIN)
+    assert train(phantoms, run, CONFIG, test_source="site-b", resume=True, **PLAIN).keys() == {
         "val",
-        "test",
+        "independent",
     }  # finished: as it is
     assert (run / "model.safetensors").read_bytes() == before
     (tmp_path / "mine.txt").write_text("not a run")
     with pytest.raises(UserError, match="is not a run"):
-        train(phantoms, tmp_path, CONFIG, overwrite=True)
+        train(phantoms, tmp_path, CONFIG, overwrite=True, **PLAIN)
     assert (tmp_path / "mine.txt").exists()
 
 
@@ -239,7 +252,7 @@ def test_bad_images_stop_the_run_before_it_starts(phantoms, tmp_path):
         path.write_text("not an image")
     write_manifest(broken, [*records, *(replace(records[i], path=p, name=p.name) for i, p in enumerate(bad))])
     with pytest.raises(DataError) as error:
-        train(broken, tmp_path / "run", CONFIG)
+        train(broken, tmp_path / "run", CONFIG, **PLAIN)
     assert len(error.value.problems) == 3
     assert all(path.name in str(error.value) for path in bad)
     assert not (tmp_path / "run").exists()
@@ -248,21 +261,21 @@ def test_bad_images_stop_the_run_before_it_starts(phantoms, tmp_path):
 def test_splits_by_column_and_by_source(phantoms):
     records = read_records(phantoms)
     with pytest.raises(UserError, match="unknown test source 'site-c'; the data set has site-a, site-b"):
-        split_records(records, CONFIG, "site-c")
+        holdout_sets(records, test_source="site-c")
     patients = sorted({r.patient_id for r in records})
     column = [replace(r, split={0: "val", 1: "test"}.get(patients.index(r.patient_id) % 5, "train")) for r in records]
-    sets = split_records(column, CONFIG)
+    sets = holdout_sets(column)
     assert [r.name for r in sets["val"]] == [r.name for r in column if r.split == "val"]
-    assert [r.name for r in sets["test"]] == [r.name for r in column if r.split == "test"]
+    assert [r.name for r in sets["independent"]] == [r.name for r in column if r.split == "test"]
     with pytest.raises(UserError, match="no image is left to train on"):
-        split_records([replace(r, split="test") for r in records], CONFIG)
+        holdout_sets([replace(r, split="test") for r in records])
 
 
 def test_a_patient_in_the_test_source_and_elsewhere_is_refused(phantoms):
     records = read_records(phantoms)
     moved = [replace(r, source="site-b" if i == 0 else "site-a", patient_id="p") for i, r in enumerate(records[:2])]
     with pytest.raises(UserError, match="patient 'p' is in"):
-        split_records([*moved, *records[2:]], CONFIG, "site-b")
+        holdout_sets([*moved, *records[2:]], test_source="site-b")
 
 
 def test_classes_are_one_map(phantoms, tmp_path):
@@ -272,19 +285,19 @@ def test_classes_are_one_map(phantoms, tmp_path):
     val = {r.name for r in pairs if r.label != "NOR"}
     manifest = phantoms.parent / "lacking.csv"
     write_manifest(manifest, [replace(r, split="val" if r.name in val else "train") for r in records])
-    metrics = train(manifest, tmp_path / "run", replace(CONFIG, epochs=1), classes=["NOR", "CVP", "NCP"])
+    metrics = train(manifest, tmp_path / "run", replace(CONFIG, epochs=1), classes=["NOR", "CVP", "NCP"], **PLAIN)
     assert metrics["val"]["classes"] == ["NOR", "CVP", "NCP"]
     assert metrics["val"]["per_class"]["NOR"]["support"] == 0
     only = phantoms.parent / "only-val.csv"
     of_label = {r.patient_id for r in records if r.label == "NCP"}
     write_manifest(only, [replace(r, split="val" if r.patient_id in of_label else "train") for r in records])
     with pytest.raises(UserError, match="no training image of class NCP"):
-        train(only, tmp_path / "other", CONFIG)
+        train(only, tmp_path / "other", CONFIG, **PLAIN)
 
 
 def test_any_timm_classifier_trains_with_the_same_preprocessing(phantoms, tmp_path):
     config = TrainConfig(model="test_vit", pretrained=False, img_size=64, in_chans=1, epochs=1)
-    train(phantoms, tmp_path, config)
+    train(phantoms, tmp_path, config, **PLAIN)
     model = load_checkpoint(tmp_path)
     cfg = model.pretrained_cfg
     assert (cfg["architecture"], cfg["interpolation"], cfg["crop_mode"]) == ("test_vit", "nearest", "squash")
@@ -294,33 +307,33 @@ def test_any_timm_classifier_trains_with_the_same_preprocessing(phantoms, tmp_pa
 @pytest.mark.parametrize("start", [train, cross_validate])
 def test_a_network_that_cannot_be_made_leaves_no_run_folder(phantoms, tmp_path, start):
     with pytest.raises(UserError, match="unknown model 'cvrnot'"):
-        start(phantoms, tmp_path / "run", replace(CONFIG, model="cvrnot", encoders=()))
+        start(phantoms, tmp_path / "run", replace(CONFIG, model="cvrnot", encoders=()), **PLAIN)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_trained_model_is_a_starting_point(run, phantoms, tmp_path):
     """``--model local-dir:RUN`` starts from a run's weights; other classes get fresh classifiers."""
     config = TrainConfig(model=f"local-dir:{run}", pretrained=False, img_size=64, epochs=1, lr=1e-12)
-    train(phantoms, tmp_path / "again", config)
+    train(phantoms, tmp_path / "again", config, **PLAIN)
     before, after = (load_file(folder / "model.safetensors") for folder in (run, tmp_path / "again"))
     name = "head.blocks.0.classifier.weight"
     torch.testing.assert_close(before[name], after[name])
     two = phantoms.parent / "two-classes.csv"
     write_manifest(two, [r for r in read_records(phantoms) if r.label != "NOR"])
-    train(two, tmp_path / "two", config)
+    train(two, tmp_path / "two", config, **PLAIN)
     assert checkpoint_classes(load_checkpoint(tmp_path / "two")) == ["CVP", "NCP"]
     with pytest.raises(UserError, match="cannot load local-dir:nowhere"):
-        train(phantoms, tmp_path / "x", replace(config, model="local-dir:nowhere"))
+        train(phantoms, tmp_path / "x", replace(config, model="local-dir:nowhere"), **PLAIN)
 
 
 def test_a_diverging_training_says_so(phantoms, tmp_path):
     with pytest.raises(UserError, match=r"the loss is .* in epoch \d; try a lower lr"):
-        train(phantoms, tmp_path, replace(CONFIG, optimizer="momentum", lr=1e30, epochs=3))
+        train(phantoms, tmp_path, replace(CONFIG, optimizer="momentum", lr=1e30, epochs=3), **PLAIN)
 
 
 def test_training_stops_when_nothing_improves(phantoms, tmp_path):
     config = replace(CONFIG, epochs=40, patience=2, lr_patience=1, lr_factor=0.5, lr=3e-3)
-    train(phantoms, tmp_path, config)
+    train(phantoms, tmp_path, config, **PLAIN)
     history = rows(tmp_path / "history.csv")
     best = max(int(row["epoch"]) for row in history if row["best"] == "1")
     assert len(history) == min(40, best + 2)
@@ -338,7 +351,7 @@ def test_two_processes_take_the_step_of_one(phantoms, tmp_path):
     manifest = phantoms.parent / "one-batch.csv"
     write_manifest(manifest, [replace(r, split="train" if r.name in keep else "val", patient_id="") for r in records])
     config = replace(CONFIG, epochs=1, batch_size=64, device="cpu", amp="fp32", optimizer="momentum", lr=0.05)
-    train(manifest, tmp_path / "one", replace(config, grad_accum=2))
+    train(manifest, tmp_path / "one", replace(config, grad_accum=2), **PLAIN)
     options = ["--no-pretrained", "--encoders", ",".join(config.encoders), "--img-size", "64", "--epochs", "1"]
     options += ["--batch-size", "64", "--device", "cpu", "--amp", "fp32", "--optimizer", "momentum", "--lr", "0.05"]
     subprocess.run(
@@ -364,20 +377,33 @@ def test_two_processes_take_the_step_of_one(phantoms, tmp_path):
     )
 
 
+def test_trainings_of_different_precision_follow_one_another(phantoms, tmp_path):
+    """In a notebook: a training in each format, beside an Accelerator of the user's own, which fixes another format."""
+    accelerate.Accelerator(cpu=True, mixed_precision="bf16")
+    try:
+        for i, amp in enumerate(["fp32", "bf16", "fp32"]):
+            train(phantoms, tmp_path / str(i), replace(CONFIG, epochs=1, amp=amp, device="cpu"), **PLAIN)
+    finally:
+        accelerate.state.AcceleratorState._reset_state()
+    first, other, again = (load_file(tmp_path / str(i) / "model.safetensors") for i in range(3))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
 def test_accelerate_that_started_too_few_processes_is_told(phantoms, tmp_path, monkeypatch):
     """Without several GPUs ``accelerate launch --num_processes 2`` starts one process and says nothing."""
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
     monkeypatch.setenv("MASTER_PORT", "29500")
     with pytest.raises(UserError, match="add --multi_gpu"):
-        train(phantoms, tmp_path / "run", CONFIG)
+        train(phantoms, tmp_path / "run", CONFIG, **PLAIN)
 
 
 @pytest.mark.realdata
 def test_real_radiographs_with_an_independent_source(cxr, tmp_path):
     """Two sources train, the third tests; patients with several labels stay whole."""
-    metrics = train(cxr / "manifest.csv", tmp_path / "run", replace(CONFIG, epochs=1), test_source="figure1")
-    assert metrics["test"]["n"] == 36
-    assert [metrics["test"]["per_class"][c]["support"] for c in ("CVP", "NCP", "NOR")] == [31, 2, 3]
+    metrics = train(cxr / "manifest.csv", tmp_path / "run", replace(CONFIG, epochs=1), test_source="figure1", **PLAIN)
+    assert metrics["independent"]["n"] == 36
+    assert [metrics["independent"]["per_class"][c]["support"] for c in ("CVP", "NCP", "NOR")] == [31, 2, 3]
     sides: dict[str, set[str]] = {}
     for row in rows(tmp_path / "run/split.csv"):
         sides.setdefault(row["patient_id"], set()).add(row["fold"])

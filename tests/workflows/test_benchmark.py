@@ -14,11 +14,13 @@ from cvrnet.inference import Predictor
 from cvrnet.metrics import corrected_resampled_t_test
 from cvrnet.runs.checkpoint import load_checkpoint
 from cvrnet.training import Progress, TrainConfig
-from cvrnet.workflows.source_shift import leave_one_source_out, source_rows
-from cvrnet.workflows.sweep import ABLATIONS, benchmark, benchmark_rows, collect_benchmark, model_config
-from tests.conftest import TINY
+from cvrnet.workflows import Callbacks, benchmark, leave_one_source_out
+from cvrnet.workflows.benchmark_table import benchmark_rows, collect_benchmark
+from cvrnet.workflows.sweep import ABLATIONS, model_config, source_rows
+from tests.conftest import PLAIN, TINY
 
 CONFIG = TrainConfig(**{**TINY, "model": "-", "encoders": (), "epochs": 1})
+JOB = {"n_folds": 3, "test_source": "site-b", **PLAIN}
 MODELS = ["test_resnet", "cvrnet_tiny", "cvrnet_tiny:p3"]
 
 
@@ -41,17 +43,38 @@ def table(phantoms, tmp_path_factory):
         return Progress(step=step, end=lambda row: trained.append((model, fold)))
 
     with pytest.raises(KeyboardInterrupt):
-        benchmark(phantoms, folder, MODELS[:2], CONFIG, n_folds=3, test_source="site-b", progress=stop)
+        benchmark(
+            phantoms,
+            folder,
+            MODELS[:2],
+            CONFIG,
+            n_folds=3,
+            test_source="site-b",
+            callbacks=Callbacks(training=stop),
+            **PLAIN,
+        )
     assert json.loads((folder / "benchmark.json").read_text())["unfinished"] == ["cvrnet_tiny"]
     with pytest.raises(UserError, match="--resume goes on with it"):
-        benchmark(phantoms, folder, MODELS, CONFIG, n_folds=3, test_source="site-b")
+        benchmark(phantoms, folder, MODELS, CONFIG, **JOB)
     with pytest.raises(UserError, match=r"another run \(lr is 0.5"):
-        benchmark(phantoms, folder, MODELS, replace(CONFIG, lr=0.5), n_folds=3, test_source="site-b", resume=True)
+        benchmark(
+            phantoms, folder, MODELS, replace(CONFIG, lr=0.5), n_folds=3, test_source="site-b", resume=True, **PLAIN
+        )
 
     def go_on(model, fold):
         return Progress(end=lambda row: trained.append((model, fold)))
 
-    benchmark(phantoms, folder, MODELS[2:], CONFIG, n_folds=3, test_source="site-b", resume=True, progress=go_on)
+    benchmark(
+        phantoms,
+        folder,
+        MODELS[2:],
+        CONFIG,
+        n_folds=3,
+        test_source="site-b",
+        resume=True,
+        callbacks=Callbacks(training=go_on),
+        **PLAIN,
+    )
     assert trained == [(model, fold) for model in MODELS for fold in (1, 2, 3)]  # nothing twice, nothing left out
     return folder
 
@@ -145,10 +168,10 @@ def test_a_model_that_does_not_fit_is_named_before_anything_is_trained(phantoms,
         (["inception_v3"], r"inception_v3 cannot take images of 64 pixels \(.*\); leave it out"),
     ]:
         with pytest.raises(UserError, match=message):
-            benchmark(phantoms, tmp_path / "table", models, CONFIG, n_folds=3)
+            benchmark(phantoms, tmp_path / "table", models, CONFIG, n_folds=3, **PLAIN)
         assert not (tmp_path / "table").exists()
     with pytest.raises(UserError, match="unknown test source 'mars'"):
-        benchmark(phantoms, tmp_path / "table", ["test_resnet"], CONFIG, n_folds=3, test_source="mars")
+        benchmark(phantoms, tmp_path / "table", ["test_resnet"], CONFIG, n_folds=3, test_source="mars", **PLAIN)
     assert not (tmp_path / "table").exists()
 
 
@@ -178,7 +201,7 @@ def test_the_command(cli, table, phantoms):
 
 def test_each_source_left_out(phantoms, tmp_path, cli):
     config = replace(CONFIG, model="test_resnet")
-    summary = leave_one_source_out(phantoms, tmp_path / "shift", config, n_folds=3)
+    summary = leave_one_source_out(phantoms, tmp_path / "shift", config, n_folds=3, **PLAIN)
     assert list(summary["sources"]) == ["site-a", "site-b"]
     for source, row in summary["sources"].items():
         run = json.loads((tmp_path / "shift" / source / "summary.json").read_text())
@@ -188,10 +211,10 @@ def test_each_source_left_out(phantoms, tmp_path, cli):
         assert inside
         assert source not in {r["source"] for r in inside}
     assert [row["source left out"] for row in source_rows(summary)] == ["site-a", "site-b"]
-    again = leave_one_source_out(phantoms, tmp_path / "shift", config, n_folds=3, resume=True)
+    again = leave_one_source_out(phantoms, tmp_path / "shift", config, n_folds=3, resume=True, **PLAIN)
     assert again == summary
     with pytest.raises(UserError, match="--resume goes on with it"):
-        leave_one_source_out(phantoms, tmp_path / "shift", config, n_folds=3)
+        leave_one_source_out(phantoms, tmp_path / "shift", config, n_folds=3, **PLAIN)
 
 
 def test_a_source_that_cannot_be_left_out_is_named_and_the_others_go_on(phantoms, tmp_path, cli):
@@ -201,6 +224,7 @@ def test_a_source_that_cannot_be_left_out_is_named_and_the_others_go_on(phantoms
     data = phantoms.parent / "one-class-from-one-site.csv"
     write_manifest(data, records)
     model = ["--model", "test_resnet", "--img-size", 64, "--no-pretrained", "--epochs", 1, "--folds", 3]
+    model += ["--no-audit", "--no-maps"]
     status, out, err = cli("crossval", data, "-o", tmp_path / "run", "--leave-one-source-out", *model)
     assert status == 0, err
     assert "no training image of class CVP" in out

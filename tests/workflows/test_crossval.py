@@ -12,13 +12,15 @@ import pytest
 from sklearn.metrics import f1_score, recall_score
 
 from cvrnet.data import ImageCache, read_image, read_records, write_manifest
+from cvrnet.data.splits import fold_sets
 from cvrnet.errors import UserError
 from cvrnet.inference import Predictor
+from cvrnet.runs.split_table import read_folds
 from cvrnet.training import Progress, TrainConfig
+from cvrnet.workflows import Callbacks, cross_validate
 from cvrnet.workflows.collect import collect, summary_rows
-from cvrnet.workflows.crossval import cross_validate, fold_sets, read_folds
 from cvrnet.workflows.evaluate import predict_decoded, predict_records
-from tests.conftest import LAUNCH, TINY
+from tests.conftest import LAUNCH, PLAIN, TINY
 
 CONFIG = TrainConfig(**{**TINY, "encoders": ("test_resnet",), "epochs": 1})
 
@@ -31,7 +33,7 @@ def rows(path):
 @pytest.fixture(scope="module")
 def crossval(phantoms, tmp_path_factory):
     folder = tmp_path_factory.mktemp("crossval") / "run"
-    cross_validate(phantoms, folder, CONFIG, n_folds=3)
+    cross_validate(phantoms, folder, CONFIG, n_folds=3, **PLAIN)
     return folder
 
 
@@ -71,7 +73,7 @@ def test_a_run_is_an_ensemble(crossval, phantoms):
 
 
 def test_an_interrupted_cross_validation_goes_on(crossval, phantoms, tmp_path):
-    def stop_in_fold_2(fold):
+    def stop_in_fold_2(name, fold):
         def step(images, loss):
             if fold == 2:
                 raise KeyboardInterrupt
@@ -79,12 +81,20 @@ def test_an_interrupted_cross_validation_goes_on(crossval, phantoms, tmp_path):
         return Progress(step=step)
 
     with pytest.raises(KeyboardInterrupt):
-        cross_validate(phantoms, tmp_path / "run", CONFIG, n_folds=3, progress=stop_in_fold_2)
+        cross_validate(
+            phantoms, tmp_path / "run", CONFIG, n_folds=3, callbacks=Callbacks(training=stop_in_fold_2), **PLAIN
+        )
     with pytest.raises(UserError, match="--resume goes on with it"):
-        cross_validate(phantoms, tmp_path / "run", CONFIG, n_folds=3)
+        cross_validate(phantoms, tmp_path / "run", CONFIG, n_folds=3, **PLAIN)
     trained = []
     cross_validate(
-        phantoms, tmp_path / "run", CONFIG, n_folds=3, resume=True, progress=lambda k: Progress(end=trained.append)
+        phantoms,
+        tmp_path / "run",
+        CONFIG,
+        n_folds=3,
+        resume=True,
+        callbacks=Callbacks(training=lambda name, fold: Progress(end=trained.append)),
+        **PLAIN,
     )
     assert len(trained) == 2  # folds 2 and 3
     for k in (1, 2, 3):
@@ -102,7 +112,7 @@ def test_every_image_is_decoded_once_for_all_folds_and_epochs(phantoms, tmp_path
     for module in ("cvrnet.data.cache", "cvrnet.inference.prefetch"):
         monkeypatch.setattr(f"{module}.read_image", read)
     config = replace(CONFIG, model="test_resnet", encoders=(), epochs=2)
-    cross_validate(phantoms, tmp_path / "run", config, n_folds=3, cache_folder=tmp_path / "cache")
+    cross_validate(phantoms, tmp_path / "run", config, n_folds=3, cache_folder=tmp_path / "cache", **PLAIN)
     assert sorted(decoded) == sorted(r.path for r in read_records(phantoms))
 
 
@@ -119,7 +129,7 @@ def test_decoded_images_are_answered_as_files_are(crossval, phantoms, tmp_path):
 def test_machines_take_one_fold_each(crossval, phantoms, tmp_path):
     folders = [tmp_path / f"machine-{k}" for k in (1, 2, 3)]
     for k, folder in enumerate(folders, start=1):
-        cross_validate(phantoms, folder, CONFIG, n_folds=3, only_fold=k)
+        cross_validate(phantoms, folder, CONFIG, n_folds=3, only_fold=k, **PLAIN)
         assert not (folder / "summary.json").exists()
     with pytest.raises(UserError, match="lacks fold-2, fold-3"):
         collect(folders[0])
@@ -130,12 +140,12 @@ def test_machines_take_one_fold_each(crossval, phantoms, tmp_path):
 
 def test_the_same_folds_for_another_model(crossval, phantoms, tmp_path):
     config = replace(CONFIG, encoders=(), model="test_vit", seed=5)
-    cross_validate(phantoms, tmp_path / "run", config, split_from=crossval / "split.csv", only_fold=1)
+    cross_validate(phantoms, tmp_path / "run", config, split_from=crossval / "split.csv", only_fold=1, **PLAIN)
     assert rows(tmp_path / "run/split.csv") == rows(crossval / "split.csv")
 
 
 def test_an_independent_source_stands_beside(phantoms, tmp_path):
-    summary = cross_validate(phantoms, tmp_path / "run", CONFIG, n_folds=3, test_source="site-b")
+    summary = cross_validate(phantoms, tmp_path / "run", CONFIG, n_folds=3, test_source="site-b", **PLAIN)
     split = rows(tmp_path / "run/split.csv")
     assert all((row["fold"] == "independent") == (row["source"] == "site-b") for row in split)
     outside = summary["independent"]
@@ -146,26 +156,41 @@ def test_an_independent_source_stands_beside(phantoms, tmp_path):
     assert summary_rows(summary)[-1]["fold"] == "on site-b"
 
 
+def test_rows_of_the_test_split_are_in_no_fold_and_scored_apart(phantoms, tmp_path):
+    records = read_records(phantoms)
+    patients = sorted({r.patient_id for r in records if r.label == "NOR"})
+    held = {r.name for r in records if r.patient_id in patients[:2]}
+    manifest = phantoms.parent / "split-column.csv"
+    write_manifest(manifest, [replace(r, split="test" if r.name in held else "") for r in records])
+    summary = cross_validate(manifest, tmp_path / "run", CONFIG, n_folds=3, **PLAIN)
+    assert {row["path"] for row in rows(tmp_path / "run/split.csv") if row["fold"] == "independent"} == held
+    assert [fold["n"] for fold in summary["independent"]["folds"]] == [len(held)] * 3
+    assert summary_rows(summary)[-1]["fold"] == "on split=test"
+    for k in (1, 2, 3):
+        by_set = {row["path"]: row["split"] for row in rows(tmp_path / f"run/fold-{k}/predictions.csv")}
+        assert all((by_set.get(name) == "independent") == (name in held) for name in (r.name for r in records))
+
+
 def test_what_does_not_fit_is_told(crossval, phantoms, tmp_path):
     records = read_records(phantoms)
     with pytest.raises(UserError, match="2 folds; expected at least 3"):
-        cross_validate(phantoms, tmp_path / "run", CONFIG, n_folds=2)
+        cross_validate(phantoms, tmp_path / "run", CONFIG, n_folds=2, **PLAIN)
     with pytest.raises(UserError, match="there is no fold 4; expected 1 to 3"):
-        cross_validate(phantoms, tmp_path / "run", CONFIG, n_folds=3, only_fold=4)
+        cross_validate(phantoms, tmp_path / "run", CONFIG, n_folds=3, only_fold=4, **PLAIN)
     with pytest.raises(UserError, match="unknown test source 'mars'"):
-        cross_validate(phantoms, tmp_path / "run", CONFIG, n_folds=3, test_source="mars")
+        cross_validate(phantoms, tmp_path / "run", CONFIG, n_folds=3, test_source="mars", **PLAIN)
     with pytest.raises(UserError, match=r"another run \(lr is 0.5"):
-        cross_validate(phantoms, crossval, replace(CONFIG, lr=0.5), n_folds=3, resume=True)
+        cross_validate(phantoms, crossval, replace(CONFIG, lr=0.5), n_folds=3, resume=True, **PLAIN)
     few = phantoms.parent / "few.csv"
     write_manifest(few, [replace(r, patient_id=f"only-{r.label}") for r in records])
     with pytest.raises(UserError, match="patient"):
-        cross_validate(few, tmp_path / "run", CONFIG, n_folds=3)
+        cross_validate(few, tmp_path / "run", CONFIG, n_folds=3, **PLAIN)
     other = tmp_path / "split.csv"
     other.write_text("path,fold\nelsewhere.png,1\n")
     with pytest.raises(UserError, match=f"gives no fold for {len(records)} of {len(records)} images"):
         read_folds(other, records)
     other.write_text("name\nx\n")
-    with pytest.raises(UserError, match=r"is not a split\.csv"):
+    with pytest.raises(UserError, match=r"split\.csv is damaged: it has no column path, fold"):
         read_folds(other, records)
     assert not (tmp_path / "run").exists()
     with pytest.raises(UserError, match="is not a run"):

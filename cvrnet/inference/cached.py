@@ -1,0 +1,47 @@
+"""Predictions of images that are decoded already: validation while a model trains, and its evaluation afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cvrnet.data import ImageCache, Record, to_batch
+from cvrnet.inference.predictor import Predictor
+
+
+def predict_cached(
+    predictor: Predictor,
+    records: Sequence[Record],
+    cache: ImageCache,
+    batch_size: int = 8,
+    index: int = 0,
+    count: int = 1,
+) -> list[tuple[int, NDArray[np.float64]]]:
+    """Each head's probabilities, averaged over the models, in batches.
+
+    Args:
+        predictor: The model or models.
+        records: The images.
+        cache: Their pixels, resized as the model wants them.
+        batch_size: Images the network sees at once.
+        index: This process's number. Of `count` processes each takes every `count`-th batch: the batches, and so the
+            numbers to the last bit, are the same however many processes there are.
+        count: Number of processes.
+
+    Returns:
+        Number of the batch and its (heads, images, classes), for each batch of this process.
+    """
+    starts = range(0, len(records), batch_size)
+    answers = []
+    for number in range(index, len(starts), count):
+        batch = records[starts[number] : starts[number] + batch_size]
+        images = to_batch([cache.load(record.path) for record in batch])
+        answers.append((number, predictor.member_probabilities(images).mean(0)))
+    return answers
+
+
+def join_batches(answers: Sequence[tuple[int, NDArray[np.float64]]]) -> NDArray[np.float64]:
+    """The answers of all processes in the images' order, (heads, images, classes)."""
+    return np.concatenate([batch for _, batch in sorted(answers, key=lambda answer: answer[0])], axis=1)

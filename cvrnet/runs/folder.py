@@ -1,0 +1,87 @@
+"""The folder of a run: claimed for a new job, or opened again for the same one."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from cvrnet.data import Record
+from cvrnet.errors import UserError
+from cvrnet.files import damaged_files, write_json
+from cvrnet.runs.layout import RUN
+from cvrnet.runs.read import read_json
+
+IDENTITY = ("kind", "data_sha256", "classes", "test_source", "folds", "model")
+"""Keys of run.json that tell one job from another, beside the settings in ``config``."""
+MAY_CHANGE = {"device", "num_workers"}
+"""Settings that a resumed run may change: they change the speed and not the result."""
+
+
+def claim_folder(
+    folder: Path,
+    description: Mapping[str, Any],
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    defaults: Mapping[str, Any] | None = None,
+) -> None:
+    """Make a run folder with its run.json, or make sure that the folder holds the same job.
+
+    Args:
+        folder: The run folder. It may exist if it is empty.
+        description: The content of run.json.
+        resume: Accept a folder that holds this very job.
+        overwrite: Remove an earlier run of the same kind.
+        defaults: Values of settings that a run of an older version does not name.
+
+    Raises:
+        UserError: The folder holds something that must not be touched.
+    """
+    if folder.is_file():
+        raise UserError(f"{folder} is a file; expected a folder for the run")
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / RUN).is_file():
+            raise UserError(f"{folder} exists and is not a run; choose another folder")
+        before = read_json(folder / RUN)
+        if before.get("kind") != description["kind"]:
+            raise UserError(
+                f"{folder} is another run (of cvrnet {before.get('kind')}, not {description['kind']}); "
+                "choose another folder"
+            )
+        if overwrite:
+            shutil.rmtree(folder)
+        elif not resume:
+            raise UserError(f"{folder} exists; --resume goes on with it, --overwrite replaces it")
+        elif changed := _changes(folder, before, description, defaults or {}):
+            raise UserError(f"{folder} is another run ({'; '.join(changed)}); --overwrite replaces it")
+    write_json(folder / RUN, description)
+
+
+def _changes(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
+    with damaged_files(folder / RUN):
+        settings = {**defaults, **before["config"]}
+        pairs = [(key, before.get(key), now.get(key)) for key in IDENTITY]
+        pairs += [(key, settings.get(key), value) for key, value in now["config"].items() if key not in MAY_CHANGE]
+        return [f"{key} is {_short(new)}, was {_short(old)}" for key, old, new in pairs if old != new]
+
+
+def _short(value: Any) -> str:
+    return repr(value[:12] if isinstance(value, str) else value)
+
+
+def hash_records(records: Sequence[Record]) -> str:
+    """SHA-256 over what a run depends on: each image's name, label, source, patient and split, in the data's order."""
+    digest = hashlib.sha256()
+    for r in records:
+        digest.update("\x1f".join((r.name, r.label, r.source, r.patient_id, r.split)).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def versions(*names: str) -> dict[str, str]:
+    """The versions of these packages, and Python's."""
+    return {**{name: version(name) for name in names}, "python": platform.python_version()}

@@ -1,0 +1,79 @@
+"""The processes that train together: usually one; several under ``accelerate launch``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast, gather_object, reduce
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from cvrnet.devices import check_launch, select_device, select_precision
+
+
+class Processes:
+    """This process's device, number format and place among the others.
+
+    Only accelerate's ``PartialState`` is used. ``accelerate.Accelerator`` would fix the number format for the life of
+    the Python process; so trainings of different precision and device can follow one another in a notebook.
+
+    Args:
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``. Of several processes, each gets its own GPU.
+        amp: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+
+    Attributes:
+        count: Number of processes.
+        index: This one's number, from 0.
+        is_main: Whether it is number 0, which writes files and reports progress.
+        device: Where this process computes.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+
+    Raises:
+        UserError: Unknown device or precision; or ``accelerate launch`` was asked for several processes but started
+            one, as it does without several GPUs unless ``--multi_gpu`` is given.
+    """
+
+    def __init__(self, device: str = "auto", amp: str = "auto") -> None:
+        check_launch()
+        chosen = select_device(device)
+        self._state = PartialState(cpu=chosen.type == "cpu")
+        self.count: int = self._state.num_processes
+        self.index: int = self._state.process_index
+        self.is_main: bool = self._state.is_main_process
+        self.device: torch.device = self._state.device if self.count > 1 else chosen
+        self.precision = select_precision(amp, self.device)
+
+    def wait(self) -> None:
+        """Wait until every process is here."""
+        self._state.wait_for_everyone()
+
+    def main_first(self) -> AbstractContextManager[None]:
+        """Let the main process run the block before the others do."""
+        return self._state.main_process_first()
+
+    def parallel(self, model: nn.Module) -> nn.Module:
+        """The model with gradients averaged over the processes in each backward pass."""
+        if self.count == 1:
+            return model
+        return DistributedDataParallel(model, [self.device.index] if self.device.type == "cuda" else None)
+
+    def without_sync(self, network: nn.Module) -> AbstractContextManager[None]:
+        """Backward passes in the block keep their gradients to this process, for accumulation."""
+        return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
+
+    def total(self, value: Tensor) -> float:
+        """The sum of a number over all processes."""
+        return float(reduce(value, "sum"))
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give every process the main process's buffers: batch norm's running statistics."""
+        for buffer in model.buffers():
+            broadcast(buffer)
+
+    def gather(self, items: Sequence[Any]) -> list[Any]:
+        """Every process's items, joined, on each process."""
+        return list(gather_object(list(items)))

@@ -1,0 +1,62 @@
+"""What an interrupted training needs to go on, in one file beside the model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from cvrnet.errors import UserError
+from cvrnet.files import atomic_write, damaged_files
+
+
+@dataclass
+class State:
+    """Where a training is, and what it has seen.
+
+    Attributes:
+        epoch: Epochs that are finished.
+        best: The best value of what is monitored so far; higher is better.
+        best_epoch: Its epoch.
+        history: The rows of history.csv.
+    """
+
+    epoch: int = 0
+    best: float = -math.inf
+    best_epoch: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def save_state(path: Path, parts: dict[str, Any], state: State) -> None:
+    """Write a training's state, whole or not at all.
+
+    Args:
+        path: The file.
+        parts: Name to what has a ``state_dict``: model, optimiser, schedule, scaler.
+        state: Where the training is.
+    """
+    with atomic_write(path) as temporary:
+        torch.save({name: part.state_dict() for name, part in parts.items()} | {"state": vars(state)}, temporary)
+
+
+def restore_state(path: Path, parts: dict[str, Any]) -> State:
+    """Load each part's ``state_dict`` from a file of `save_state`; a new State if there is no file.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    if not path.is_file():
+        return State()
+    try:
+        with damaged_files(path):
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+            saved.setdefault("scaler", {})  # files of version 0.1 have none
+            for name, part in parts.items():
+                part.load_state_dict(saved[name])
+            return State(**saved["state"])
+    except (UserError, RuntimeError, UnpicklingError, EOFError, OSError) as error:
+        raise UserError(f"{path} is damaged; without it, the training begins anew") from error
