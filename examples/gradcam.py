@@ -16,7 +16,7 @@ from cvrnet.figures import save_figure
 run, manifest = sys.argv[1:3]
 predictor = Predictor.from_pretrained(run)
 records = [record for record in read_records(manifest) if record.lesion_mask]
-parts = [part for part in available_parts(predictor) if not part.startswith("P")]  # network and encoders, not heads P1-P5
+parts = [part for part in available_parts(predictor) if not part.startswith("P")]  # without the heads P1 to P5
 explanations = explain(predictor, [record.path for record in records], parts=parts)
 
 # As in the paper, show the most confident correct prediction; if none is correct, the most confident one.
