@@ -57,7 +57,7 @@ def main() -> None:
             one = load(records, folds, cache, range(1, 2), epochs)
             every = load(records, folds, cache, range(1, arguments.folds + 1), epochs)
             print(f"{epochs:6}{one:16.2f} s{every:10.2f} s{(decoding + every) / (decoding + one):16.2f}x")
-        print(f"\ndecoding anew for each fold and epoch would take {decoding * arguments.folds:.0f} s an epoch")
+        print(f"\ndecoding again for each fold and epoch would take {decoding * arguments.folds:.0f} s per epoch")
 
 
 if __name__ == "__main__":
