@@ -1,10 +1,10 @@
-"""How many made copies of real images the audit finds as near-duplicates, and what it takes for copies wrongly.
+"""Measure how many altered copies of images the audit finds as near-duplicates, and how many false matches it makes.
 
     python benchmarks/audit_copies.py DATA --images 400 --originals 25 --known near-duplicates.csv
 
-`--images` images of DATA are the haystack; of `--originals` of them one copy of each kind is made. Printed: recall of
-each kind, copies matched wrongly, the pairs found within DATA, and how many are there of a CSV of known pairs
-(path_a, path_b).
+The script takes `--images` images of DATA, makes one copy of each kind from `--originals` of them, and searches all of
+these for near-duplicates. For each kind it prints how many copies were found and how many matched a wrong image. Then
+it prints the pairs found within DATA and, with `--known` (a CSV with path_a, path_b), how many known pairs it found.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Change = Callable[[Picture, np.random.Generator], Picture]
 
 
 def crop(share: float) -> Change:
-    """Cut off up to `share` of height and of width, somewhere."""
+    """Return a change that cuts up to `share` of the height and width off, at random sides."""
 
     def change(a: Picture, rng: np.random.Generator) -> Picture:
         sides = [round(n * (1 - share * rng.uniform(0.5, 1))) for n in a.shape]
@@ -40,7 +40,7 @@ def crop(share: float) -> Change:
 
 
 def turn(degrees: float) -> Change:
-    """Rotate by up to so many degrees."""
+    """Return a change that rotates by 60 to 100 % of `degrees`, in either direction."""
 
     def change(a: Picture, rng: np.random.Generator) -> Picture:
         height, width = a.shape
@@ -56,27 +56,27 @@ def gamma(a: Picture, rng: np.random.Generator) -> Picture:
 
 
 def contrast(a: Picture, rng: np.random.Generator) -> Picture:
-    """Half or 1.7 times the contrast, clipped."""
+    """Change the contrast by a factor of 0.5 or 1.7, shift the brightness, and clip."""
     return np.clip((a - 128.0) * rng.choice([0.5, 1.7]) + 128 + rng.uniform(-20, 20), 0, 255).astype(np.uint8)
 
 
 def equalise(a: Picture, rng: np.random.Generator) -> Picture:
-    """Local contrast equalisation (CLAHE)."""
+    """Equalise the local contrast (CLAHE)."""
     return cv2.createCLAHE(3.0, (8, 8)).apply(a)
 
 
 def jpeg(a: Picture, rng: np.random.Generator) -> Picture:
-    """JPEG of quality 8 to 25."""
+    """Compress as JPEG of quality 8 to 24."""
     return cv2.imdecode(cv2.imencode(".jpg", a, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(8, 25))])[1], 0)
 
 
 def shrink(a: Picture, rng: np.random.Generator) -> Picture:
-    """To 40 % of the size."""
+    """Shrink to 40 % of the size."""
     return cv2.resize(a, (a.shape[1] * 2 // 5, a.shape[0] * 2 // 5), interpolation=cv2.INTER_AREA)
 
 
 def frame(a: Picture, rng: np.random.Generator) -> Picture:
-    """A black or white frame, and writing."""
+    """Add a black or white frame, and text."""
     sides = [int(n) for n in rng.integers(5, 50, 4)]
     a = cv2.copyMakeBorder(a, *sides, cv2.BORDER_CONSTANT, value=int(rng.choice([0, 255])))
     return cv2.putText(a, "AP 12:30", (20, 40), cv2.FONT_HERSHEY_SIMPLEX, 1, 255, 2)
@@ -93,7 +93,7 @@ CHANGES: dict[str, Change] = {
     "CLAHE": equalise,
     "JPEG quality 8-25": jpeg,
     "40 % of the size": shrink,
-    "frame and writing": frame,
+    "frame and text": frame,
     "negative": lambda a, rng: 255 - a,
     "mirrored": lambda a, rng: a[:, ::-1],
     "turned by 90°": lambda a, rng: np.rot90(a),
@@ -102,7 +102,7 @@ CHANGES: dict[str, Change] = {
 
 
 def take(measured: Measurements, rows: list[int]) -> Measurements:
-    """The measurements of some images."""
+    """Return the measurements of the images in `rows`."""
     arrays = ("size", "container", "thumbnails", "shapes", "points", "descriptors", "n_points")
     lists = ("records", "file_hash", "pixel_hash", "formats")
     return replace(
@@ -114,7 +114,7 @@ def take(measured: Measurements, rows: list[int]) -> Measurements:
 
 
 def main() -> None:
-    """Make the copies, look for them, and print how many were found."""
+    """Make the copies, search for them, and print how many were found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("--images", type=int, default=400)
@@ -135,7 +135,7 @@ def main() -> None:
                 made[name] = kind, original.name
         all_records = [*records, *(Record(Path(folder, name), name) for name in made)]
         measured, _ = measure(all_records, Path(folder))
-        # One kind at a time: else the nearest neighbours of a copy would be the other copies of its original.
+        # One kind at a time: otherwise the nearest neighbours of a copy would be the other copies of its original.
         haystack = len(records)
         found: set[frozenset[str]] = set()
         for kind in CHANGES:
@@ -151,7 +151,7 @@ def main() -> None:
             }
             found |= pairs
             wrong = [pair for pair in pairs - mine if any(name in made for name in pair)]
-            print(f"{kind:<28} {len(pairs & mine):>3} of {len(mine)}, wrongly {len(wrong)}", flush=True)
+            print(f"{kind:<28} {len(pairs & mine):>3} of {len(mine)}, wrong matches {len(wrong)}", flush=True)
     names = {record.name for record in records}
     print("pairs within the data:", *sorted(" ".join(sorted(pair)) for pair in found if pair <= names), sep="\n  ")
     if options.known:

@@ -1,10 +1,11 @@
-"""How long the audit takes on many images, and how its memory grows.
+"""Measure how long the audit takes on many images, and how its memory grows.
 
     python benchmarks/audit_scale.py --images 10000
 
-Draws synthetic radiographs and audits them. Prints seconds and processor seconds of each step, and after it the peak of
-resident memory and (on Linux) the memory that is the process's own. The difference is mostly pages of the audit's
-memory-mapped files, about 70 kB an image, which the system takes back when it needs room. Reading takes in decoding.
+The script draws synthetic radiographs and audits them. For each step it prints the seconds and processor seconds; after
+the step, the peak of resident memory and (on Linux) the anonymous memory. The difference is mostly pages of the audit's
+memory-mapped files, about 70 kB per image, which the system frees when it needs memory. The step that reads the images
+includes decoding.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from cvrnet.data import read_records, write_phantoms
 
 
 def own_mb() -> str:
-    """The process's memory that no file stands behind."""
+    """Return the anonymous memory of this process (memory that is not a mapped file)."""
     status = Path("/proc/self/status")
     if not status.exists():
         return "not known"

@@ -1,15 +1,15 @@
-"""How much faster the second epoch reads its images than decoding them each time, and what memory it takes.
+"""Measure how much faster the image cache is than decoding each time, and that its memory does not grow.
 
     python benchmarks/data_loading.py DATA
 
-Throughput: the images of a folder or manifest, decoded and resized each time, against the cache's first epoch (which
-decodes and writes) and second epoch (which reads). One thread, everything in the operating system's page cache, each
-image copied out as a training step does; the best of `--repeats` runs counts.
+Throughput: the script decodes and resizes the images of a folder or manifest each time, and compares this with the
+cache's first epoch (which decodes and writes) and second epoch (which reads). It uses one thread, all files are in the
+operating system's page cache, each image is copied as in a training step, and the best of `--repeats` runs counts.
 
-Memory, by simulation: a set larger than the memory at hand. One synthetic image is linked under many names, so that
-the cache grows to `--memory-mb` megabytes; then the process may map only `--limit-mb` megabytes more than it has
-(RLIMIT_AS), and reads every entry. Its resident memory is printed as it goes: it must not grow with the number of
-images. Linux only.
+Memory (Linux only): the script simulates a data set that is larger than the memory. It links one synthetic image under
+many names, so that the cache grows to `--memory-mb` megabytes. Then it limits the address space to `--limit-mb`
+megabytes more than the process has (RLIMIT_AS) and reads every entry. The resident memory, which it prints, must not
+grow with the number of images.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from cvrnet.data.preprocessing import resize_image
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """How long a run takes."""
+    """Return how long a run takes."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
 
 
 def throughput(data: str, n_images: int, size: int, mode: Mode, repeats: int) -> None:
-    """Prints images a second for the three ways."""
+    """Print the images per second of the three ways."""
     records = read_records(data, labelled=False)
     step = max(len(records) / n_images, 1)
     records = [records[int(index * step)] for index in range(min(n_images, len(records)))]
@@ -55,7 +55,7 @@ def throughput(data: str, n_images: int, size: int, mode: Mode, repeats: int) ->
 
     times: dict[str, list[float]] = {"decoding each time": [], "cache, epoch 1": [], "cache, epoch 2": []}
     for record in records:
-        record.path.read_bytes()
+        record.path.read_bytes()  # brings the files into the page cache
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as folder:
             cache = ImageCache(shape, mode, folder=folder)
@@ -71,19 +71,19 @@ def throughput(data: str, n_images: int, size: int, mode: Mode, repeats: int) ->
 
 
 def resident_mb() -> float:
-    """Memory of this process in RAM now, file maps included, in megabytes."""
+    """Return the resident memory of this process, including mapped files, in megabytes."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def mapped_bytes() -> int:
-    """The address space of this process."""
+    """Return the size of this process's address space."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def memory(megabytes: int, limit: int, size: int) -> None:
-    """Prints resident memory while a cache larger than the limit is built and read."""
+    """Build and read a cache larger than the limit, and print the resident memory."""
     import resource
 
     n_images = -(-megabytes * 1_000_000 // (size * size * 3))
@@ -117,19 +117,19 @@ def memory(megabytes: int, limit: int, size: int) -> None:
         for done, (building, reading) in sorted(rows.items()):
             print(f"{done:10}{building:24.1f}{reading:10.1f}")
         grown = rows[n_images][1] - rows[n_images // 4][1]
-        print(f"\nread under a limit of {limit} MB more address space; from a quarter to all: {grown:+.1f} MB")
+        print(f"\nread with {limit} MB more address space; growth from a quarter of the images to all: {grown:+.1f} MB")
 
 
 def main() -> None:
-    """Reads the arguments and runs both parts."""
+    """Read the arguments and run both parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", help="folder or manifest of images")
-    parser.add_argument("--images", type=int, default=500, help="how many of them (spread over the whole set)")
+    parser.add_argument("--images", type=int, default=500, help="how many of them, spread over the whole set")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--mode", choices=("L", "RGB"), default="RGB")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--memory-mb", type=int, default=1000, help="size of the simulated cache; 0 to leave out")
-    parser.add_argument("--limit-mb", type=int, default=100, help="address space left to read it with")
+    parser.add_argument("--memory-mb", type=int, default=1000, help="size of the simulated cache; 0 skips this part")
+    parser.add_argument("--limit-mb", type=int, default=100, help="additional address space for reading it")
     arguments = parser.parse_args()
     throughput(arguments.data, arguments.images, arguments.size, arguments.mode, arguments.repeats)
     if arguments.memory_mb and sys.platform == "linux":

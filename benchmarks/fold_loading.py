@@ -1,11 +1,11 @@
-"""What loading images costs a cross-validation of five folds, against one fold of it.
+"""Compare the time that five folds of a cross-validation spend on loading images with that of one fold.
 
     python benchmarks/fold_loading.py DATA
 
-Every image is decoded once, whatever the number of folds and epochs; after that each epoch reads decoded images from
-files. Here the images are loaded in the order of `cvrnet crossval` without the training between: decoding, then
-for each fold the training and validation images once an epoch, and the validation and test images once at the end.
-One thread, everything in the operating system's page cache.
+Each image is decoded once, whatever the number of folds and epochs; after that, each epoch reads decoded images from
+files. The script loads the images in the order of `cvrnet crossval`, without training: it decodes them; then, for each
+fold, it reads the training and validation images once per epoch, and the validation and test images once at the end. It
+uses one thread, and all files are in the operating system's page cache.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cvrnet.workflows.crossval import fold_sets
 
 
 def load(records: list[Record], folds: list[int], cache: ImageCache, numbers: range, epochs: int) -> float:
-    """Seconds to read what these folds read."""
+    """Return the seconds that these folds spend on reading."""
     started = time.perf_counter()
     for fold in numbers:
         sets = fold_sets(records, folds, fold)
@@ -34,7 +34,7 @@ def load(records: list[Record], folds: list[int], cache: ImageCache, numbers: ra
 
 
 def main() -> None:
-    """Reads the arguments and prints the table."""
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", help="folder or manifest of images")
     parser.add_argument("--size", type=int, default=224)
@@ -44,20 +44,20 @@ def main() -> None:
     records = read_records(arguments.data)
     folds = make_folds(records, arguments.folds)
     for record in records:
-        record.path.read_bytes()
+        record.path.read_bytes()  # brings the files into the page cache
     with tempfile.TemporaryDirectory() as folder:
         cache = ImageCache((arguments.size, arguments.size), "RGB", folder=folder)
         started = time.perf_counter()
         cache.build(records)
         decoding = time.perf_counter() - started
-        load(records, folds, cache, range(1, 2), 1)
+        load(records, folds, cache, range(1, 2), 1)  # not measured: brings the cache's files into the page cache
         print(f"{len(records)} images, RGB {arguments.size} x {arguments.size}; decoding them once: {decoding:.1f} s\n")
         print(f"{'epochs':>6}{'reading, 1 fold':>18}{f'{arguments.folds} folds':>12}{'loading, ratio':>17}")
         for epochs in arguments.epochs:
             one = load(records, folds, cache, range(1, 2), epochs)
             every = load(records, folds, cache, range(1, arguments.folds + 1), epochs)
             print(f"{epochs:6}{one:16.2f} s{every:10.2f} s{(decoding + every) / (decoding + one):16.2f}x")
-        print(f"\ndecoding anew for each fold and epoch would take {decoding * arguments.folds:.0f} s an epoch")
+        print(f"\ndecoding again for each fold and epoch would take {decoding * arguments.folds:.0f} s per epoch")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,19 @@
-"""Prediction against plain PyTorch and Keras, in one run: milliseconds an image, and ratios.
+"""Compare the speed of `Predictor` with plain PyTorch and Keras, in one run.
 
     python benchmarks/inference.py [--model cvrnet] [--img-size 224] [--device cpu|cuda] [--rounds 5] [--no-compile]
 
-(a) is what a user would write: float32, contiguous, eager, batch 8, in inference mode. (b) is the same network in Keras
-on TensorFlow, `model.predict` and `tf.function` (extra ``bench``; left out with a word where it is not installed).
-Ours are `cvrnet.Predictor` with its defaults, and with one thing changed a row; ONNX rows are those of
-inference_onnx.py. Weights are random, which costs the same time. Rows take uint8 pixels; they alternate, so that a
-machine that changes its speed changes all, and the table gives medians. The floor is the network's operations over the
-rate at which this machine multiplies matrices in float32. The last lines show decoding and network, alone and together.
+The rows of the table:
+
+- (a) plain PyTorch: float32, contiguous, eager, batch 8, in inference mode;
+- (b) the same network in Keras on TensorFlow, with `model.predict` and `tf.function` (extra ``bench``; skipped with a
+  message if it is not installed);
+- `cvrnet.Predictor` with its defaults, and with one setting changed per row;
+- the ONNX rows of inference_onnx.py;
+- the floor: the number of operations over the rate at which this machine multiplies float32 matrices.
+
+All rows take uint8 pixels. Weights are random, which takes the same time. The rows run in turn, so that a change of the
+machine's speed affects all of them, and the table gives medians. The last line compares decoding alone, the network
+alone, and both together.
 """
 
 from __future__ import annotations
@@ -31,11 +37,11 @@ from cvrnet.runs.checkpoint import load_checkpoint, save_checkpoint
 
 PLAIN = "(a) PyTorch, plain"
 Row = tuple[int, Callable[[torch.Tensor], object]]
-"""Images a batch, and what is timed."""
+"""The batch size, and the function to time."""
 
 
 def our_rows(folder: Path, device: str, compile_too: bool) -> dict[str, Row]:
-    """`Predictor` with its defaults, and otherwise."""
+    """Return rows for `Predictor` with its defaults and with other settings."""
     default = Predictor.from_pretrained(folder, device)
     rows: dict[str, Row] = {
         f"Predictor, default ({default.precision})": (8, default.probabilities),
@@ -45,7 +51,7 @@ def our_rows(folder: Path, device: str, compile_too: bool) -> dict[str, Row]:
         rows["Predictor, fp32"] = (8, Predictor.from_pretrained(folder, device, "fp32").probabilities)
     bf16 = has_bf16(default.device)
     if not bf16:
-        print("no bf16 instructions here: its rows are left out")
+        print("this device has no bf16 instructions: these rows are skipped")
     modes: list[bool | str] = [True, "reduce-overhead"] if device.startswith("cuda") else [True]
     for mode in modes if compile_too else []:
         for dtype in ("fp32", *(("bf16",) if bf16 else ())):
@@ -55,7 +61,7 @@ def our_rows(folder: Path, device: str, compile_too: bool) -> dict[str, Row]:
 
 
 def plain_row(folder: Path, device: str) -> Row:
-    """What a user would write."""
+    """Return the row for plain PyTorch, as a user would write it."""
     model = load_checkpoint(folder).to(device)
     preprocessing = Preprocessing.from_model(model)
 
@@ -67,9 +73,9 @@ def plain_row(folder: Path, device: str) -> Row:
 
 
 def keras_rows(size: int) -> dict[str, Row]:
-    """The same network in Keras on TensorFlow, where that is installed."""
+    """Return rows for the same network in Keras on TensorFlow; none if it is not installed."""
     if not (find_spec("tensorflow") and find_spec("keras")):
-        print('Keras on TensorFlow is not installed (pip install "cvrnet[bench]"): its rows are left out')
+        print('Keras on TensorFlow is not installed (pip install "cvrnet[bench]"): these rows are skipped')
         return {}
     import tensorflow as tf
     from keras_parity import build_keras
@@ -87,9 +93,9 @@ def keras_rows(size: int) -> dict[str, Row]:
 
 
 def onnx_rows(args: argparse.Namespace, folder: Path) -> dict[str, Row]:
-    """Files of ``cvrnet export`` by each engine that is installed."""
+    """Return rows for the files of ``cvrnet export``, with each installed engine."""
     if not find_spec("onnxruntime"):
-        print('ONNX Runtime is not installed (pip install "cvrnet[export]"): its rows are left out')
+        print('ONNX Runtime is not installed (pip install "cvrnet[export]"): these rows are skipped')
         return {}
     import inference_onnx
 
@@ -100,20 +106,20 @@ def onnx_rows(args: argparse.Namespace, folder: Path) -> dict[str, Row]:
 
 
 def measure(rows: dict[str, Row], size: int, rounds: int) -> dict[str, float]:
-    """Milliseconds an image; the first round, which compiles and warms up, does not count."""
+    """Return the median milliseconds per image of each row."""
     times: dict[str, list[float]] = {name: [] for name in rows}
     for i in range(rounds + 1):
         for name, (count, run) in rows.items():
             pixels = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8)
             start = time.perf_counter()
             run(pixels)
-            if i:
+            if i:  # the first round compiles and warms up
                 times[name].append((time.perf_counter() - start) / count * 1000)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
 def floor(folder: Path, size: int, device: str) -> tuple[float, float]:
-    """Operations an image (2 a multiply-add), and the machine's operations a second on 2048 x 2048 matrices."""
+    """Return the operations per image (2 per multiply-add) and the operations per second on 2048 x 2048 matrices."""
     model = load_checkpoint(folder)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 3, size, size))
@@ -121,13 +127,13 @@ def floor(folder: Path, size: int, device: str) -> tuple[float, float]:
     seconds = []
     for _ in range(8):
         start = time.perf_counter()
-        float((a @ a)[0, 0])
+        float((a @ a)[0, 0])  # reading a value waits for the GPU
         seconds.append(time.perf_counter() - start)
     return counter.get_total_flops(), 2 * 2048**3 / min(seconds)
 
 
 def overlap(folder: Path, device: str, count: int) -> None:
-    """Decoding alone, the network alone, both together: the slower of the two should set the pace."""
+    """Print the time of decoding alone, the network alone, and both together (ideally that of the slower one)."""
     predictor = Predictor.from_pretrained(folder, device)
     with tempfile.TemporaryDirectory() as images:
         write_phantoms(Path(images) / "phantoms", count, size=1024)
@@ -147,7 +153,7 @@ def overlap(folder: Path, device: str, count: int) -> None:
     each = [1000 * seconds / len(paths) for seconds in (decoding, network, together)]
     print(
         f"decoding 1024 px on one core {each[0]:.1f} ms/image, network {each[1]:.1f}, both together {each[2]:.1f}: "
-        f"{each[2] / max(each[:2]):.2f}x the slower, {each[2] / sum(each[:2]):.2f}x one after the other"
+        f"{each[2] / max(each[:2]):.2f}x the slower one, {each[2] / sum(each[:2]):.2f}x their sum"
     )
 
 
@@ -180,7 +186,7 @@ def main() -> None:
             print(f"{name:44}{rows[name][0]:6}{value:10.1f}{ms[PLAIN] / value:7.2f}x")
         print(
             f"{'floor in float32':44}{'':6}{1000 * operations / rate:10.1f}{ms[PLAIN] * rate / operations / 1000:7.2f}x"
-            f"   ({operations / 1e9:.2f} GFLOP an image, {rate / 1e9:.0f} GFLOP/s)"
+            f"   ({operations / 1e9:.2f} GFLOP per image, {rate / 1e9:.0f} GFLOP/s)"
         )
         overlap(folder, args.device, 24)
 

@@ -1,11 +1,11 @@
-"""Exported files against plain PyTorch, in one run: milliseconds an image, and the ratio.
+"""Compare the speed of exported ONNX files with plain PyTorch, in one run.
 
     python benchmarks/inference_onnx.py [--model cvrnet] [--img-size 224] [--batch-size 8] [--rounds 5]
 
-Plain: float32, contiguous, eager, in inference mode. The others are files of ``cvrnet export``, by each engine that is
-installed: float32, bfloat16 where OpenVINO and the processor have it, and 8-bit integers. Weights are random, which
-costs the same time. Every row takes uint8 pixels and normalises them. The rows alternate, so that a machine that
-changes its speed changes all; the table gives medians.
+The first row is plain PyTorch: float32, contiguous, eager, in inference mode. The other rows are files of ``cvrnet
+export`` with each installed engine: float32, 8-bit integers, and with OpenVINO bfloat16 if the processor has it. The
+weights are random, which takes the same time. Every row takes uint8 pixels and normalises them. The rows run in turn,
+so that a change of the machine's speed affects all of them, and the table gives medians.
 """
 
 import argparse
@@ -28,7 +28,7 @@ PLAIN = "PyTorch float32"
 
 
 def networks(args: argparse.Namespace, folder: Path) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
-    """Each row's function from uint8 pixels to logits."""
+    """Return the function of each row, from uint8 pixels to logits."""
     torch.manual_seed(0)
     model = cvrnet.create_model(args.model, num_classes=3).eval()
     size = (3, args.img_size, args.img_size)
@@ -37,6 +37,7 @@ def networks(args: argparse.Namespace, folder: Path) -> dict[str, Callable[[torc
     phantoms = write_phantoms(folder / "phantoms", 64, size=args.img_size)
     float32, int8 = folder / "float32.onnx", folder / "int8.onnx"
     export_onnx(folder / "run", float32, check_images=phantoms)
+    # The random weights need not survive quantisation: only the speed is measured.
     anything = {"min_agreement": 0.0, "max_accuracy_drop": 1.0}
     export_onnx(folder / "run", int8, int8=True, calibration=phantoms, calibration_images=32, **anything)
     preprocessing = Preprocessing.from_model(model)
@@ -68,7 +69,7 @@ def main() -> None:
             for name, network in rows.items():
                 start = time.perf_counter()
                 network(pixels)
-                if i:
+                if i:  # the first round warms up
                     times[name].append((time.perf_counter() - start) / args.batch_size * 1000)
     ms = {name: statistics.median(values) for name, values in times.items()}
     print(f"{args.model}, {args.img_size} px, batch {args.batch_size}, {torch.get_num_threads()} threads")

@@ -1,14 +1,14 @@
-"""Train the notebook's network in Keras 3 and here, from the same weights on the same batches, and compare the losses.
+"""Train the notebook's network in Keras 3 and in cvrnet, with the same weights and batches, and compare the losses.
 
     python benchmarks/keras_parity.py --keras-python KERAS_VENV/bin/python
 
-The Keras half needs ``pip install tensorflow-cpu keras h5py`` and runs in the interpreter that ``--keras-python``
-names (by default this one); our half needs ``pip install 'cvrnet[keras]'``. The network there is put together from
-keras.applications' ResNet50 and Xception; the one change to them is ResNet's batch-norm epsilon, 1.001e-5 today and
-1e-3 in the keras-applications 1.0.8 of the notebook.
+The Keras half needs ``pip install tensorflow-cpu keras h5py`` and runs in the interpreter given by ``--keras-python``
+(default: this one); the cvrnet half needs ``pip install 'cvrnet[keras]'``. The Keras network consists of ResNet50 and
+Xception from keras.applications. One thing is changed: ResNet's batch-norm epsilon, which is 1.001e-5 today, but was
+1e-3 in keras-applications 1.0.8, which the notebook used.
 
-Each side trains in float32 and in float64: in float64 rounding is out of the way, and what differs still is a
-difference of method. Ours trains in PyTorch's way, and with the three known differences of method taken away.
+Both halves train in float32 and in float64. In float64, rounding is negligible, so any difference that remains comes
+from the method. The cvrnet half trains twice: in PyTorch's way, and with the three known differences of method removed.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ import numpy as np
 
 LEARNING_RATE, EPSILON = 1e-4, 1e-7
 TOLERANCE = {"float32": 5e-2, "float64": 1e-9}
-"""Of each step's loss, relative, in Keras's way. In float32 rounding alone does this: see the last line printed."""
+"""Largest accepted relative difference of a step's loss, in Keras's way. In float32, rounding alone causes it: see the
+last line of the output."""
 
 BRANCH = {"0": "branch1", "1": "branch2a", "2": "branch2b", "3": "branch2c"}
 
 
 def make_batches(steps: int, batch_size: int, size: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images (steps, N, H, W, 3) of whole values 0..255 with a class-dependent patch, and labels (steps, N)."""
+    """Return images (steps, N, H, W, 3) of integers 0..255 with a class-dependent patch, and labels (steps, N)."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (steps, batch_size, size // 8, size // 8, 3)).repeat(8, 2).repeat(8, 3)
     labels = rng.integers(0, classes, (steps, batch_size))
@@ -42,7 +43,7 @@ def make_batches(steps: int, batch_size: int, size: int, classes: int) -> tuple[
 
 
 def build_keras(size: int, classes: int) -> Any:
-    """The notebook's graph; its layers are found by their notebook names in ``model.notebook``."""
+    """Build the notebook's graph; ``model.notebook`` maps the notebook's layer names to layers."""
     import keras
 
     image = keras.Input((size, size, 3))
@@ -92,7 +93,7 @@ def build_keras(size: int, classes: int) -> Any:
 
 
 def run_keras(folder: Path, args: argparse.Namespace) -> None:
-    """Train in Keras; writes start.h5 (the weights, in the notebook's layout) and <dtype>.npz."""
+    """Train in Keras; write start.h5 (the initial weights, in the notebook's layout) and <dtype>.npz."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ["KERAS_BACKEND"] = "tensorflow"
     import h5py
@@ -122,7 +123,7 @@ def run_keras(folder: Path, args: argparse.Namespace) -> None:
 
 
 def write_weights(path: Path, model: Any) -> None:
-    """Save in the layout of Keras 2's ``save_weights``, float32, under the notebook's names."""
+    """Save the weights in float32, in the layout of Keras 2's ``save_weights``, with the notebook's names."""
     import h5py
 
     with h5py.File(path, "w") as file:
@@ -136,10 +137,10 @@ def write_weights(path: Path, model: Any) -> None:
 
 
 def adam_as_in_keras(step: int) -> dict[str, float]:
-    """Settings with which torch's Adam takes the step that Keras's takes.
+    """Return settings with which torch's Adam makes the same step as Keras's Adam.
 
-    Keras adds epsilon to the root of the running square before its bias is corrected, torch after; and Keras rounds
-    the betas to float32 in the correction (a Python number becomes a float32 tensor), in float64 training too.
+    Keras adds epsilon to the root of the running square before the bias correction, torch after it. Keras also uses
+    float32 betas in the correction, even in float64 training (it converts a Python number to a float32 tensor).
     """
     b1, b2 = np.float64(np.float32(0.9)), np.float64(np.float32(0.999))
     theirs = np.sqrt(1 - b2**step) / (1 - b1**step)
@@ -148,18 +149,18 @@ def adam_as_in_keras(step: int) -> dict[str, float]:
 
 
 def variance_as_in_keras_3(norm: Any, inputs: tuple[Any, ...], _: Any) -> None:
-    """Forward hook on a batch norm: the variance that enters the running one is divided by n, not by n - 1.
+    """Correct the running variance after a batch norm's forward pass: Keras 3 divides by n, torch by n - 1.
 
-    (Keras 2 multiplied it by n / (n - 1 - epsilon), which is torch's way to within epsilon / n.)
+    (Keras 2 multiplied the variance by n / (n - 1 - epsilon), which equals torch's value to within epsilon / n.)
     """
     if norm.training:
         x = inputs[0].detach()
         excess = norm.momentum * x.var((0, 2, 3)) / (x.numel() // x.shape[1])
-        norm.running_var = norm.running_var - excess  # a new tensor: autograd keeps the old one
+        norm.running_var = norm.running_var - excess  # a new tensor, because autograd still needs the old one
 
 
 def run_torch(weights: Path, dtype: str, args: argparse.Namespace, as_in_keras: bool) -> dict[str, np.ndarray]:
-    """Train here, in PyTorch's way or in Keras's."""
+    """Train in cvrnet, in PyTorch's way or in Keras's."""
     import torch
     import torch.nn.functional as F
 
@@ -192,7 +193,7 @@ def run_torch(weights: Path, dtype: str, args: argparse.Namespace, as_in_keras: 
 
 
 def report(folder: Path, weights: Path, args: argparse.Namespace) -> bool:
-    """Print the comparison; True where all losses agree within the tolerance."""
+    """Print the comparison; return whether all losses agree within the tolerance."""
     from importlib.metadata import version
 
     theirs = {dtype: np.load(folder / f"{dtype}.npz") for dtype in ("float32", "float64")}
@@ -217,18 +218,18 @@ def report(folder: Path, weights: Path, args: argparse.Namespace) -> bool:
           f"in float64: {agree}")  # fmt: skip
     rounding = {
         "Keras": difference(theirs["float32"]["losses"], theirs["float64"]["losses"]).max(),
-        "here": difference(ours["float32", True]["losses"], ours["float64", True]["losses"]).max(),
+        "cvrnet": difference(ours["float32", True]["losses"], ours["float64", True]["losses"]).max(),
     }
-    told = ", ".join(f"{side} {error:.1e}" for side, error in rounding.items())
-    print(f"What rounding does: float32 against float64 of the same side, largest difference: {told}")
+    largest = ", ".join(f"{side} {error:.1e}" for side, error in rounding.items())
+    print(f"Rounding alone (largest difference between float32 and float64 of the same side): {largest}")
     return agree
 
 
 def main() -> None:
-    """Run both halves; exit status 1 where the losses do not agree."""
+    """Run both halves; end with exit status 1 if the losses do not agree."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keras-python", default=sys.executable, help="interpreter that has TensorFlow and Keras 3")
-    parser.add_argument("--weights", type=Path, help="start from this checkpoint, not from Keras's initialisation")
+    parser.add_argument("--weights", type=Path, help="start from this checkpoint instead of random weights")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--size", type=int, default=96)

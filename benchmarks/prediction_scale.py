@@ -1,8 +1,8 @@
-"""What ``cvrnet predict`` costs with 100, 1,000 and 10,000 images: time should be linear, memory constant.
+"""Measure ``cvrnet predict`` with 100, 1,000 and 10,000 images: time should grow linearly, memory not at all.
 
     python benchmarks/prediction_scale.py [--model cvrnet_tiny] [--img-size 64] [--counts 100 1000 10000]
 
-Each count is a process of its own. The images are 500 phantoms of 256 px and copies of them.
+Each count runs in its own process. The images are 500 phantoms of 256 pixels and copies of them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from cvrnet.runs.checkpoint import save_checkpoint
 
 
 def predict(model: Path, images: Path, output: Path) -> tuple[float, float]:
-    """Seconds and peak resident bytes of the command."""
+    """Run the command; return its seconds and peak resident bytes."""
     command = [sys.executable, "-m", "cvrnet", "predict", str(model), str(images), "-o", str(output), "--device", "cpu"]
     start = time.perf_counter()
     process = subprocess.Popen(command)

@@ -1,9 +1,10 @@
-"""How long it takes to begin: import, load, the first prediction; and what loading takes in memory.
+"""Measure how long import, loading and the first prediction take, and how much memory loading needs.
 
     python benchmarks/start.py [--model cvrnet] [--rounds 5]
 
-Each figure is the median over processes of their own, which alternate; files are in the page cache. Memory is the
-resident set's peak over what was resident before; Linux lets a process reset that record, elsewhere it is not measured.
+Each number is the median over several processes. The different processes run in turn, and all files are in the page
+cache. Memory is the peak of the resident memory minus that before loading. Only Linux can reset this peak, so memory is
+not measured on other systems.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from cvrnet.runs.checkpoint import save_checkpoint
 TIMED = """
 import os, re, sys, time
 import timm, cvrnet
-from cvrnet.checkpoints import load_checkpoint
+from cvrnet.runs.checkpoint import load_checkpoint
 from cvrnet.inference import Predictor
 def resident(key):
     status = open("/proc/self/status").read() if os.path.exists("/proc/self/status") else ""
@@ -34,7 +35,7 @@ def resident(key):
     return int(match[1]) * 1024 if match else float("nan")
 folder, what = sys.argv[1:]
 if os.path.exists("/proc/self/clear_refs"):
-    open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew
+    open("/proc/self/clear_refs", "w").write("5")  # resets the peak
 before, start = resident("VmRSS"), time.perf_counter()
 if what == "read":
     data = open(folder + "/model.safetensors", "rb").read()
@@ -49,14 +50,14 @@ print(time.perf_counter() - start, resident("VmHWM") - before)
 
 
 def wall(*arguments: str) -> float:
-    """Seconds that a Python process takes."""
+    """Return the seconds that a Python process takes."""
     start = time.perf_counter()
     subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start
 
 
 def timed(folder: Path, what: str) -> tuple[float, float]:
-    """Seconds, and bytes at the peak, that one step takes in a process of its own."""
+    """Run one step in its own process; return its seconds and peak bytes."""
     out = subprocess.run([sys.executable, "-c", TIMED, str(folder), what], check=True, capture_output=True, text=True)
     seconds, memory = map(float, out.stdout.split())
     return seconds, memory
@@ -96,19 +97,19 @@ def main() -> None:
     for name, value in second.items():
         print(f"{name:44}{value:8.2f} s")
     print(f"`import cvrnet` adds {second['import timm, cvrnet'] - second['import timm']:.2f} s to `import timm`\n")
-    words = {
+    titles = {
         "read": "reading the file's bytes",
         "load": "load_checkpoint",
         "ready": "Predictor.from_pretrained",
         "timm": "timm.create_model, pretrained",
     }
-    for name, text in words.items():
+    for name, text in titles.items():
         print(f"{text:44}{step[name]:8.2f} s   peak {memory[name] / size:5.2f}x the weights")
     limit = 1.5 * step["read"] + 0.5
-    print(f"loading: {step['load']:.2f} s, ready: {step['ready']:.2f} s; 1.5x reading and 0.5 s: {limit:.2f} s")
+    print(f"loading: {step['load']:.2f} s, Predictor: {step['ready']:.2f} s; goal (1.5x reading + 0.5): {limit:.2f} s")
     floor = second["import torch, timm"] + step["ready"]
     cold = second["cvrnet predict, one image"]
-    print(f"cold predict: {cold / floor:.2f}x importing torch and timm and loading")
+    print(f"predict in a new process: {cold / floor:.2f}x importing torch and timm and loading the model")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""One training step by this library's defaults against the plain PyTorch step, in one run.
+"""Compare one training step with this library's defaults with a plain PyTorch step, in one run.
 
     python benchmarks/training_step.py [--model cvrnet] [--img-size 224] [--batch-size 8] [--steps 5]
 
-Plain: float32, contiguous, eager, Adam. Ours: what ``cvrnet train`` does on this machine: channels_last, and bfloat16
-autocast where the processor has the instructions for it. The steps of both alternate, so that a machine that changes
-its speed changes both; the table gives medians, and the ratio that matters. Peak memory is measured in a process of
-its own for each.
+The plain step uses float32, contiguous memory, eager mode and Adam. Our step does what ``cvrnet train`` does on this
+machine: channels_last, and bfloat16 autocast if the processor has instructions for it. Both steps run in turn, so that
+a change of the machine's speed affects both, and the table gives medians. The peak memory of each is measured in its
+own process.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from cvrnet.training.model import create_for_training
 
 
 def plain_step(args: argparse.Namespace, x: torch.Tensor, y: torch.Tensor) -> Callable[[], None]:
-    """A step as one writes it without thinking of speed."""
+    """Return a plain PyTorch step."""
     model = timm.create_model(args.model, num_classes=3).train()
     optimizer = torch.optim.Adam(model.parameters(), 1e-4)
 
@@ -40,7 +40,7 @@ def plain_step(args: argparse.Namespace, x: torch.Tensor, y: torch.Tensor) -> Ca
 
 
 def our_step(args: argparse.Namespace, x: torch.Tensor, y: torch.Tensor) -> Callable[[], None]:
-    """The step of ``cvrnet.training.fit``."""
+    """Return the step of ``cvrnet.training.fit``."""
     config = TrainConfig(model=args.model, pretrained=False, img_size=args.img_size, device="cpu")
     device = select_device("cpu")
     precision = select_precision(config.amp, device)
@@ -61,7 +61,7 @@ STEPS = {"plain": plain_step, "ours": our_step}
 
 
 def peak_mb(args: argparse.Namespace, which: str) -> float:
-    """Peak resident memory of a process that takes two steps."""
+    """Return the peak resident memory of a process that runs two steps."""
     command = [sys.executable, __file__, "--only", which, "--model", args.model, "--img-size", str(args.img_size)]
     out = subprocess.run([*command, "--batch-size", str(args.batch_size)], check=True, capture_output=True, text=True)
     return float(out.stdout)
@@ -90,7 +90,7 @@ def main() -> None:
         for name, step in steps.items():
             start = time.perf_counter()
             step()
-            if i:
+            if i:  # the first round warms up
                 times[name].append((time.perf_counter() - start) / args.batch_size * 1000)
     ms = {name: statistics.median(values) for name, values in times.items()}
     memory = {name: peak_mb(args, name) for name in steps}

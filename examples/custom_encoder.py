@@ -1,4 +1,4 @@
-"""A CVR-Net with an encoder of your own beside one of timm's.
+"""A CVR-Net with two encoders: one of timm's and your own.
 
 python custom_encoder.py
 """
@@ -12,24 +12,24 @@ from cvrnet.encoders import register_encoder
 
 
 class ThreeStages(nn.Module):
-    """Three strided convolutions. What an encoder says of itself is described in `cvrnet.encoders.Encoder`."""
+    """Three strided convolutions. `cvrnet.encoders.Encoder` documents the attributes that an encoder needs."""
 
     map_names = ["stem", "stage1", "stage2"]  # shallow to deep  # noqa: RUF012
     channels = [32, 64, 128]  # noqa: RUF012
     reductions = [8, 16, 32]  # noqa: RUF012
-    first_conv = ("stem",)  # timm adapts its weights to grey images
-    mean, std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # what its images are normalised with
+    first_conv = ("stem",)  # timm adapts these layers' weights to grey images
+    mean, std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # expected normalisation of its images
 
     def __init__(self, pretrained: bool, in_chans: int, device=None, dtype=None, **_: object) -> None:
         super().__init__()
         if pretrained:
             raise ValueError("ThreeStages has no pretrained weights; expected pretrained=False")
-        options = {"device": device, "dtype": dtype}
+        options = {"device": device, "dtype": dtype}  # lets cvrnet create the model without memory, then load weights
         self.stem = nn.Conv2d(in_chans, 32, 7, stride=8, padding=3, **options)
         self.stages = nn.ModuleList(nn.Conv2d(n, 2 * n, 3, stride=2, padding=1, **options) for n in (32, 64))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """One (N, channels[i], H / reductions[i], W / reductions[i]) a map."""
+        """Return three maps; map i is (N, channels[i], H / reductions[i], W / reductions[i])."""
         maps = [self.stem(x).relu()]
         for stage in self.stages:
             maps.append(stage(maps[-1]).relu())

@@ -1,9 +1,9 @@
-"""Fine-tune on your own radiographs by the papers' protocol: five folds, each image tested once.
+"""Fine-tune on your own radiographs by the papers' protocol: five folds, each image is tested once.
 
 python finetune_manifest.py MANIFEST RUN ['{"epochs": 50, "img_size": 128}']
 
-MANIFEST is a CSV with the columns path,label and, where known, source,patient_id. Settings are those of
-`cvrnet.training.TrainConfig`. A run that was interrupted goes on.
+MANIFEST is a CSV file with the columns path,label and, if known, source,patient_id. The settings are those of
+`cvrnet.training.TrainConfig`. An interrupted run continues.
 """
 
 import json
@@ -18,10 +18,11 @@ config = TrainConfig(**json.loads(settings[0] if settings else "{}"))
 
 
 def progress(name: str, fold: int) -> Progress:
-    """Print one line for each epoch."""
+    """Callbacks that print one line after each epoch of a fold."""
     return Progress(end=lambda row: print(f"fold {fold}, epoch {row['epoch']}: val_loss {row['val_loss']:.3f}"))
 
 
-summary = cross_validate(manifest, run, config, resume=True, callbacks=Callbacks(training=progress))
-for row in summary_rows(summary):  # the papers' table; run/report.html has it with everything else
+callbacks = Callbacks(training=progress)
+summary = cross_validate(manifest, run, config, resume=True, callbacks=callbacks)  # also writes RUN/report.html
+for row in summary_rows(summary):  # one row per fold, and the mean
     print(row)

@@ -1,4 +1,4 @@
-"""The papers' head on another network: every feature map of a timm backbone votes, and the votes are averaged.
+"""The papers' head on another network: each feature map of a timm backbone gets a classifier, and they are averaged.
 
 python reuse_head.py
 """
@@ -11,7 +11,7 @@ from cvrnet.heads import MultiScaleAveragingHead
 
 
 class Voting(nn.Module):
-    """Any timm backbone with feature maps, and a fully connected block on each."""
+    """A timm backbone with one fully connected block per feature map."""
 
     def __init__(self, backbone: str, num_classes: int) -> None:
         super().__init__()
@@ -19,15 +19,15 @@ class Voting(nn.Module):
         self.head = MultiScaleAveragingHead(self.backbone.feature_info.channels(), num_classes, hidden_sizes=(128, 64))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits whose softmax is the mean of the blocks' softmaxes: the usual loss and softmax are right."""
+        """Return logits whose softmax is the mean of the blocks' softmaxes."""
         return self.head(self.backbone(x))
 
 
 model = Voting("test_convnext", num_classes=3)
 x, y = torch.randn(4, 3, 96, 96), torch.tensor([0, 1, 2, 0])
-loss = nn.functional.cross_entropy(model(x), y)
+loss = nn.functional.cross_entropy(model(x), y)  # the usual loss: the output is logits
 loss.backward()
-with torch.no_grad():
+with torch.no_grad():  # check that the softmax of the output is the mean of the blocks' probabilities
     votes = torch.stack(model.head.branch_logits(model.backbone(x))).softmax(-1)
     error = (model(x).softmax(-1) - votes.mean(0)).abs().max()
-print(f"{len(votes)} blocks, loss {loss:.3f}; mean of their probabilities less the model's: {error:.1e}")
+print(f"{len(votes)} blocks, loss {loss:.3f}; largest error of the mean: {error:.1e}")

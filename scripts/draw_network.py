@@ -1,4 +1,4 @@
-"""Draws the papers' network as it is: every name and size in the figure is read from the model.
+"""Draw the papers' network. Every name and size in the figure is read from the model.
 
 python scripts/draw_network.py [FILE.png]        default: docs/figures/network.png
 """
@@ -22,18 +22,18 @@ from cvrnet.files import atomic_write
 
 FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "network.png"
 ENCODERS, HEADS, MEAN, TEXT = ("#cfe5f3", "#fbd9c0"), "#fff3c4", "#d5efe4", "#1a1a1a"  # light Okabe-Ito, dark text
-WIDTH, HEIGHT, SIZE = 5.0, 6.6, 10  # inches, points: legible on a telephone's 390 pixels
+WIDTH, HEIGHT, SIZE = 5.0, 6.6, 10  # inches, points: legible on a phone of 390 pixels
 
 
 def read_network(name: str) -> dict[str, Any]:
-    """What the figure says, from a forward pass without memory: image, maps of each encoder, heads, classes."""
+    """Return image, maps, heads and classes of a network, from a forward pass without memory."""
     with torch.device("meta"):
         model = timm.create_model(name, device="meta").eval()
     image = model.default_cfg["input_size"]
     with torch.no_grad():
         maps = model.forward_maps(torch.empty(1, *image, device="meta"))
     shapes = [tuple(m.shape[1:]) for m in maps]
-    rows = {row["module"]: row for row in model.feature_info}  # what timm is told of them, which must be the same
+    rows = {row["module"]: row for row in model.feature_info}  # must agree with the shapes
     heads = []
     for i, group in enumerate(model.groups):
         channels = sum(shapes[m][0] for m in group)
@@ -54,7 +54,7 @@ def read_network(name: str) -> dict[str, Any]:
 
 
 def draw(network: dict[str, Any]) -> Figure:
-    """The figure of a network with two encoders of three maps each."""
+    """Draw a network with two encoders of three maps each."""
     if len(network["encoders"]) != 2 or len(network["maps"]) != 6:
         raise SystemExit(f"{network['model']} has {network['encoders']}; expected two encoders of three maps")
     figure = Figure(figsize=(WIDTH, HEIGHT), facecolor="white")
@@ -106,7 +106,7 @@ def draw(network: dict[str, Any]) -> Figure:
             continue
         (m,) = head["maps"]
         e, row = divmod(m, 3)
-        start = (0.06, 0.26)[row]  # staggered, so that each head has a way of its own to the mean
+        start = (0.06, 0.26)[row]  # staggered, so that the arrows to the mean do not overlap
         x, down = start, 0.06 + 0.09 if row == 0 else start + small / 2
         inner, outer = left[e], start + small
         if e == 1:
@@ -129,7 +129,7 @@ def draw(network: dict[str, Any]) -> Figure:
 
 
 def main(target: str | Path = FIGURE) -> None:
-    """Write the figure; what it says is in the PNG's `Description`, so that a test can read it again."""
+    """Write the figure; the PNG's `Description` holds its content, for the test."""
     network = read_network("cvrnet")
     with atomic_write(Path(target)) as temporary:
         draw(network).savefig(

@@ -1,4 +1,4 @@
-"""Writes docs/models/: a page for each registered model, every figure measured on the model (cvrnet.model_info).
+"""Write docs/models/: one page per registered model, with numbers measured on the model (cvrnet.model_info).
 
 python scripts/write_model_pages.py [FOLDER]        default: docs/models
 """
@@ -20,12 +20,12 @@ from cvrnet.model_info import ModelInfo, describe_model
 FOLDER = Path(__file__).parents[1] / "docs" / "models"
 
 USES = {
-    "cvrnet": "Comparison with the papers: their encoders, maps and protocol. The default of every command.",
-    "cvrnet_small": "Few images, a laptop, many cross-validations.",
-    "cvrnet_tiny": "Tests, tutorials and trials on CPUs, from random weights and at 64 to 128 pixels. Not for results.",
+    "cvrnet": "Comparison with the papers: their encoders, maps and protocol. The default of all commands.",
+    "cvrnet_small": "Few images, a laptop, or many cross-validations.",
+    "cvrnet_tiny": "Tests, tutorials and trials on CPUs, from random weights, at 64 to 128 pixels. Not for results.",
     "cvrnet_densenet121_efficientnet_b0": "Chest radiographs with a quarter of the papers' parameters.",
     "cvrnet_convnext_tiny_efficientnetv2_rw_s": "A comparison with encoders of 2021 and 2022, at the papers' size.",
-    "cvrnet_keras": "The authors' own Keras checkpoints, which no other of these models reads rightly.",
+    "cvrnet_keras": "The authors' own Keras checkpoints, which only this model can load.",
 }
 
 START = {
@@ -36,29 +36,29 @@ START = {
 COMMON = """\
 ## Limits
 
-Research software, not a medical device; it must not be used for diagnosis. What a trained model is worth
-depends on its data: see [Sources](../concepts/sources.md) and the card that `cvrnet push` writes for each trained
-run. Measured results are in [Results](../results.md); they are of small images and random initial weights.
+This is research software. It is not a medical device and must not be used for diagnosis. The quality of a trained
+model depends on its data: see [Sources](../concepts/sources.md), and the card that `cvrnet push` writes for each
+run. [Results](../results.md) has measurements with small images and random initial weights.
 
 The code is under the Apache License 2.0. Papers: arXiv 2007.11993 and medRxiv 2020.11.07.20227504.
 
-*This page is written by [scripts/write_model_pages.py](../../scripts/write_model_pages.py) from the program.*
+*[scripts/write_model_pages.py](../../scripts/write_model_pages.py) writes this page.*
 """
 
 
 def table(rows: list[tuple[Any, ...]], header: tuple[str, ...], align: str = "") -> str:
-    """A Markdown table; ``align`` has an r for each column of numbers."""
+    """Return a Markdown table; ``align`` has one letter per column, r for numbers."""
     rule = [" ---: " if side == "r" else " --- " for side in align.ljust(len(header), "l")]
     lines = [f"| {' | '.join(map(str, cells))} |" for cells in (header, *rows)]
     return "\n".join([lines[0], f"|{'|'.join(rule)}|", *lines[1:]])
 
 
 def weights(info: ModelInfo) -> str:
-    """Where a model's initial weights come from."""
+    """Describe where a model's initial weights come from."""
     if info.name == "cvrnet_keras":
         return (
-            "No weights are published with cvrnet, and `pretrained=True` is refused: this graph has no ImageNet\n"
-            "weights of its own. Who holds one of the authors' checkpoints converts it ([how](../keras.md))."
+            "cvrnet publishes no weights, and this graph has no ImageNet weights: `pretrained=True` is an error.\n"
+            "If you have one of the authors' checkpoints, you can [convert it](../keras.md)."
         )
     rows = []
     for name in info.encoders:
@@ -73,15 +73,15 @@ def weights(info: ModelInfo) -> str:
 
 
 def page(info: ModelInfo) -> str:
-    """One model's page."""
+    """Return the text of one model's page."""
     cfg: Any = timm.get_pretrained_cfg(info.name)
     channels, height, width = info.input_size
     figures = [
         ("encoders", " and ".join(f"`{name}`" for name in info.encoders)),
         ("parameters", f"{info.parameters:,} (three classes)"),
         ("running statistics", f"{info.statistics:,}"),
-        ("multiply-adds", f"{info.macs / 1e9:.2f} GMACs an image"),
-        ("image", f"{channels} x {height} x {width}; others by `img_size`, grey ones by `in_chans=1`"),
+        ("multiply-adds", f"{info.macs / 1e9:.2f} GMACs per image"),
+        ("image", f"{channels} x {height} x {width}; other sizes with `img_size`, grey images with `in_chans=1`"),
         ("mean", ", ".join(f"{value:.4g}" for value in cfg.mean)),
         ("std", ", ".join(f"{value:.4g}" for value in cfg.std)),
         ("resizing", f"{cfg.interpolation}, the whole image ({cfg.crop_mode})"),
@@ -97,7 +97,7 @@ def page(info: ModelInfo) -> str:
 
 {table(figures, ("", "measured on the model"))}
 
-What each head sees:
+Inputs of the heads:
 
 {table(heads, ("head", "feature map", "channels", "grid", "parameters"), "llrrr")}
 
@@ -124,7 +124,7 @@ $ {START.get(info.name, f"cvrnet train manifest.csv -o run --model {info.name}")
 
 
 def index(infos: list[ModelInfo]) -> str:
-    """The page of all models."""
+    """Return the text of the page that lists all models."""
     rows = [
         (
             f"[{i.name}]({i.name}.md)",
@@ -145,9 +145,9 @@ cvrnet models
 
 {table(rows, ("model", "encoders", "parameters (M)", "GMACs", "for"), "llrrl")}
 
-Three classes, {size[1]} x {size[2]} pixels. Any other pair of timm's models works by name
-([how](../howto/choose-an-encoder-pair.md)). No pretrained weights of a whole network are published;
-`pretrained=True` means ImageNet weights in the encoders.
+The numbers are for three classes and {size[1]} x {size[2]} pixels. You can also [combine any other timm
+models](../howto/choose-an-encoder-pair.md). There are no pretrained weights of a whole network; `pretrained=True`
+loads ImageNet weights into the encoders.
 """
 
 
