@@ -67,20 +67,22 @@ def evaluate(
     predictor = Predictor.from_pretrained(model, device or "auto", amp or "auto", folds=folds)
     check_classes((r.label for r in records), predictor.classes)
     with progress_bar("Predicting") as progress:
-        answers = predict_records(predictor, records, batch_size=batch_size or 8, progress=progress)
-    if not answers.records:
-        raise DataError(answers.problems, data)
-    run = describe_evaluation(model, predictor, data, answers)
+        predictions = predict_records(predictor, records, batch_size=batch_size or 8, progress=progress)
+    if not predictions.names:
+        raise DataError(list(predictions.problems), data)
+    run = describe_evaluation(model, predictor, data, records, predictions)
     write_json(output / RUN, run)
-    metrics = write_evaluation(output, {"test": answers}, predictor.classes)
+    metrics = write_evaluation(output, {"test": predictions})
     write_rows(_rows(metrics), COLUMNS, "table", sys.stdout)
     if run["seen_images"]:
         say(f"severe: {seen_sentence(run['seen_images'])} {NOT_NEW}")
     auditing.auditor(data, output, no_audit)()
     report = write_report(output, [maps_section(output, predictor)])
     say(f"\nThe report is {report}; metrics.json, predictions.csv and figures are beside it.")
-    if answers.problems:
-        raise DataError([f"{len(answers.problems)} of {len(records)} images were left out", *answers.problems], data)
+    if predictions.problems:
+        raise DataError(
+            [f"{len(predictions.problems)} of {len(records)} images were left out", *predictions.problems], data
+        )
 
 
 def _rows(metrics: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

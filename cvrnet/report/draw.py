@@ -21,10 +21,10 @@ from cvrnet.figures import (
 from cvrnet.files import write_csv
 from cvrnet.metrics import calibration_curve, confusion_matrix, precision_recall_curves, roc_curves
 from cvrnet.runs.layout import FIGURES
-from cvrnet.runs.predictions import Predictions
+from cvrnet.runs.predictions import PredictionTable
 
 
-def draw_predictions(folder: Path, predictions: Predictions, suffix: str = "") -> None:
+def draw_predictions(folder: Path, predictions: PredictionTable, suffix: str = "") -> None:
     """Confusion matrix, ROC, precision-recall and calibration curves: PNG and CSV in ``folder/figures``.
 
     Args:

@@ -1,16 +1,30 @@
-"""The report's tables: rows of numbers for CSV files, and the same as a paper prints them."""
+"""The report's tables: rows of numbers for CSV files, and the columns in which the page shows them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from cvrnet.formatting import interval, number
+from cvrnet.html import Column, Table, build_table
+from cvrnet.report.results import Results
 from cvrnet.runs.layout import INDEPENDENT
-from cvrnet.runs.predictions import Predictions
+from cvrnet.runs.predictions import PredictionTable
 from cvrnet.scoring.score import RATES
 
 Row = dict[str, Any]
-AVERAGES = ("recall", "precision", "f1")
+Entry = tuple[str, str, Mapping[str, Any]]
+"""A line of the papers' table: its name in results.csv, its name on the page, and the scores or their mean and std."""
+
+PAPER = {
+    **{f"{key}_weighted": (key.capitalize(), ("weighted", key)) for key in ("recall", "precision", "f1")},
+    "accuracy": ("Accuracy", ("accuracy",)),
+    **{f"{key}_macro": (key.capitalize(), ("macro", key)) for key in ("recall", "precision", "f1")},
+    "auc_macro": ("AUC", ("macro", "roc_auc")),
+}
+"""The papers' table (v1 Table 3): column of results.csv to title and place in the scores."""
+GROUPS = (("", 2), ("Support-weighted", 3), ("", 1), ("Macro", 4))
 OVERALL = {
     "accuracy": ("Accuracy", ("accuracy",)),
     "balanced_accuracy": ("Balanced accuracy", ("balanced_accuracy",)),
@@ -20,28 +34,50 @@ OVERALL = {
     "brier_score": ("Brier score (0 to 2)", ("brier_score",)),
     "log_loss": ("Log loss (nats)", ("log_loss",)),
 }
-"""Scores of the whole set: key of the CSV row to name and place in the scores."""
+"""Scores of the whole set: key of the CSV row to title and place in the scores."""
 SETS = {"val": "validation", "test": "test", INDEPENDENT: "independent"}
-PER_CLASS = {"sensitivity": "Sensitivity", "specificity": "Specificity", "ppv": "PPV", "npv": "NPV"}
 
 
-def paper_rows(results: Mapping[str, Any], drop: bool = False) -> list[Row]:
-    """The papers' table as numbers, from summary.json: fold rows, their mean and std, the independent source, the drop.
+def paper_entries(results: Results) -> list[Entry]:
+    """The lines of the papers' table: folds, their mean, the independent source and the drop; or one line for a set."""
+    source, tree = results.run.get("test_source") or "", results.results
+    if results.kind == "crossval":
+        entries: list[Entry] = [(f"fold {k}", f"Fold {k}", fold) for k, fold in enumerate(tree["folds"], start=1)]
+        entries.append(("", "Mean", tree["mean_std"]))
+        if INDEPENDENT in tree:
+            entries.append((f"{source} ", f"Mean on {source}", tree[INDEPENDENT]["mean_std"]))
+            entries.append(("drop ", "Drop", tree[INDEPENDENT]["drop"]))
+        return entries
+    drop = bool(source) and results.kind == "train"
+    names = {"val": "Validation", "test": f"Test: {source}" if drop else "Test"}
+    entries = [(name, names.get(name, name), scores) for name, scores in tree.items()]
+    if drop and len(entries) > 1:
+        entries.append(("drop", f"Drop on {source}", difference(entries[0][2], entries[-1][2])))
+    return entries
 
-    From metrics.json: a row a set, and with ``drop`` that from the first set to the last.
-    """
-    if "mean_std" not in results:
-        rows = [_paper_row(name, scores) for name, scores in results.items()]
-        if drop and len(rows) > 1:
-            first, *_, last = results.values()
-            rows.append(_paper_row("drop", difference(first, last)))
-        return rows
-    rows = [_paper_row(f"fold {k}", scores) for k, scores in enumerate(results["folds"], start=1)]
-    rows += _mean_and_std("", results["mean_std"])
-    if INDEPENDENT in results:
-        rows += _mean_and_std(f"{results['test_source']} ", results[INDEPENDENT]["mean_std"])
-        rows += _mean_and_std("drop ", results[INDEPENDENT]["drop"])
-    return rows
+
+def paper_rows(entries: Sequence[Entry]) -> Iterator[Row]:
+    """The papers' table as numbers; a mean and its standard deviation are two rows."""
+    for name, _, scores in entries:
+        cells = {key: _at(scores, place) for key, (_, place) in PAPER.items()}
+        if isinstance(cells["accuracy"], Mapping):
+            for part in ("mean", "std"):
+                yield {"row": f"{name}{part}", "images": None, **{key: cell[part] for key, cell in cells.items()}}
+        else:
+            yield {"row": name, "images": scores.get("n"), **cells}
+
+
+def paper_table(entries: Sequence[Entry]) -> Table:
+    """The papers' table as printed."""
+    columns: list[Column] = [("", lambda entry: entry[1]), ("Images", lambda entry: _images(entry[2]))]
+    columns += [(title, lambda entry, at=place: number(_at(entry[2], at))) for title, place in PAPER.values()]  # type: ignore[misc]
+    return build_table(entries, columns, GROUPS)
+
+
+def _images(scores: Mapping[str, Any]) -> str:
+    """The number of images; "" for a mean over folds and for a difference."""
+    n = scores.get("n")
+    return number(n) if isinstance(n, int) else ""
 
 
 def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,121 +91,101 @@ def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, An
     return {key: less(one[key], other[key]) for key in ("accuracy", "balanced_accuracy", "weighted", "macro")}
 
 
-def _paper_row(name: str, scores: Mapping[str, Any]) -> Row:
-    weighted, macro = scores["weighted"], scores["macro"]
-    return {
-        "row": name,
-        "images": scores.get("n"),
-        **{f"{key}_weighted": weighted[key] for key in AVERAGES},
-        "accuracy": scores["accuracy"],
-        **{f"{key}_macro": macro[key] for key in AVERAGES},
-        "auc_macro": macro["roc_auc"],
-    }
-
-
-def _mean_and_std(prefix: str, tree: Mapping[str, Any]) -> Iterator[Row]:
-    for part in ("mean", "std"):
-        row = _paper_row(f"{prefix}{part}", _part(tree, part))
-        row["images"] = None
-        yield row
-
-
-def _part(tree: Mapping[str, Any], part: str) -> dict[str, Any]:
-    return {key: value[part] if part in value else _part(value, part) for key, value in tree.items()}
-
-
-def shown_paper_rows(rows: Sequence[Row], names: Mapping[str, str]) -> list[Row]:
-    """The papers' table as printed: mean and std rows become one, numbers have three decimals.
-
-    Args:
-        rows: From `paper_rows`.
-        names: What rows are called in print, where not as they are.
-    """
-    shown: list[Row] = []
-    for row in rows:
-        name = str(row["row"])
-        cells = [number(row[key]) for key in list(row)[2:]]
-        if name.endswith("std"):
-            last = shown[-1]
-            for key, cell in zip(list(last)[2:], cells, strict=True):
-                last[key] = last[key] if cell == "–" else f"{last[key]} ± {cell}"
-            continue
-        heads = ("Recall", "Precision", "F1", "Accuracy", "Recall ", "Precision ", "F1 ", "AUC ")
-        images = "" if row["images"] is None else f"{row['images']:,}"
-        shown.append({"": names.get(name, name), "Images": images, **dict(zip(heads, cells, strict=True))})
-    return shown
-
-
 def class_rows(scores: Mapping[str, Any]) -> list[Row]:
     """Sensitivity, specificity, PPV, NPV, F1, AUC and average precision of each class, with 95 % intervals."""
     rows = []
     for name, values in scores["per_class"].items():
         row: Row = {"class": name, "images": values["support"]}
         for key in (*RATES, "f1", "roc_auc", "average_precision"):
-            low, high = scores["intervals"]["per_class"][name][key] or (None, None)
-            row |= {key: values[key], f"{key}_low": low, f"{key}_high": high}
+            row |= _with_interval(key, values, scores["intervals"]["per_class"][name])
         row["exact"] = " ".join(rate for rate in RATES if f"{name}/{rate}" in scores["intervals"]["exact"])
         rows.append(row)
     return rows
 
 
-def shown_class_rows(rows: Sequence[Row]) -> list[Row]:
-    """The four rates of each class as printed; an exact binomial interval has a dagger."""
-    shown = []
-    for row in rows:
-        cells = {
-            title: interval(row[key], row[f"{key}_low"], row[f"{key}_high"]) + "†" * (key in row["exact"].split())
-            for key, title in PER_CLASS.items()
-        }
-        shown.append({"Class": row["class"], "Images": f"{row['images']:,}", **cells})
-    return shown
+def class_table(rows: Sequence[Row]) -> Table:
+    """The four rates of each class as printed; a dagger marks an exact binomial interval."""
+    titles = {"sensitivity": "Sensitivity", "specificity": "Specificity", "ppv": "PPV", "npv": "NPV"}
+
+    def rate(key: str, row: Row) -> str:
+        return _interval(key, row) + "†" * (key in row["exact"].split())
+
+    columns: list[Column] = [("Class", lambda row: row["class"]), ("Images", lambda row: number(row["images"]))]
+    return build_table(rows, columns + [(titles[key], partial(rate, key)) for key in RATES])
+
+
+def too_few_patients(rows: Sequence[Row]) -> bool:
+    """Whether a rate of `class_rows` is defined but has no interval."""
+    return any(row[rate] is not None and row[f"{rate}_low"] is None for row in rows for rate in RATES)
 
 
 def overall_rows(scores: Mapping[str, Any]) -> list[Row]:
     """Scores of the whole set with 95 % intervals."""
     rows = []
     for key, (_, place) in OVERALL.items():
-        value, spread = scores, scores["intervals"]
-        for part in place:
-            value, spread = value[part], spread[part]
-        low, high = spread or (None, None)
-        rows.append({"score": key, "value": value, "low": low, "high": high})
+        low, high = _at(scores["intervals"], place) or (None, None)
+        rows.append({"score": key, "value": _at(scores, place), "low": low, "high": high})
     return rows
 
 
-def source_rows(name: str, scores: Mapping[str, Any]) -> list[Row]:
-    """For one set, each source's images by class, accuracy and balanced accuracy with 95 % intervals, F1 and AUC."""
+def value_table(title: str, names: Mapping[str, str], rows: Sequence[Row]) -> Table:
+    """Rows of one value with its interval as printed.
+
+    Args:
+        title: Heading of the values.
+        names: What the first cell of a row (its key) is called in print, where not as it is.
+        rows: Mappings with a name first, then ``value``, ``low`` and ``high``.
+    """
+
+    def name(row: Row) -> str:
+        key = next(iter(row.values()))
+        return names.get(key, key)
+
+    return build_table(rows, [("", name), (title, lambda row: interval(row["value"], row["low"], row["high"]))])
+
+
+def source_rows(results: Results) -> list[Row]:
+    """Each source's images by class, accuracy and balanced accuracy with 95 % intervals, F1 and AUC, in every set."""
     rows = []
-    for source, values in scores["per_source"].items():
-        row: Row = {"source": source, "set": name, "images": values["n"], "patients": values["patients"]}
-        for key in ("accuracy", "balanced_accuracy"):
-            low, high = values["intervals"][key] or (None, None)
-            row |= {key: values[key], f"{key}_low": low, f"{key}_high": high}
-        row |= {"f1_macro": values["macro"]["f1"], "auc_macro": values["macro"]["roc_auc"]}
-        row |= {f"images_{label}": entry["support"] for label, entry in values["per_class"].items()}
-        rows.append(row)
+    for name, scores in results.sets.items():
+        for source, values in scores["per_source"].items():
+            row: Row = {"source": source, "set": name, "images": values["n"], "patients": values["patients"]}
+            for key in ("accuracy", "balanced_accuracy"):
+                row |= _with_interval(key, values, values["intervals"])
+            row |= {"f1_macro": values["macro"]["f1"], "auc_macro": values["macro"]["roc_auc"]}
+            row |= {f"images_{label}": entry["support"] for label, entry in values["per_class"].items()}
+            rows.append(row)
     return rows
 
 
-def shown_source_rows(rows: Sequence[Row], classes: Sequence[str]) -> list[Row]:
+def source_table(rows: Sequence[Row], classes: Sequence[str]) -> Table:
     """The sources as printed."""
-    return [
-        {
-            "Source": row["source"] or "(none)",
-            "Set": SETS[row["set"]],
-            **{f"n {name}": f"{row[f'images_{name}']:,}" for name in classes},
-            "Patients": f"{row['patients']:,}",
-            "Accuracy": interval(row["accuracy"], row["accuracy_low"], row["accuracy_high"]),
-            "Balanced accuracy": interval(
-                row["balanced_accuracy"], row["balanced_accuracy_low"], row["balanced_accuracy_high"]
-            ),
-            "AUC, macro": number(row["auc_macro"]),
-        }
-        for row in rows
+    return build_table(
+        rows,
+        [
+            ("Source", lambda row: row["source"] or "(none)"),
+            ("Set", lambda row: SETS[row["set"]]),
+            *((f"n {name}", lambda row, key=f"images_{name}": number(row[key])) for name in classes),
+            ("Patients", lambda row: number(row["patients"])),
+            ("Accuracy", partial(_interval, "accuracy")),
+            ("Balanced accuracy", partial(_interval, "balanced_accuracy")),
+            ("AUC, macro", lambda row: number(row["auc_macro"])),
+        ],
+    )
+
+
+def head_table(rows: Sequence[Row]) -> Table:
+    """The heads of `cvrnet.scoring.head_rows` as printed; with a standard deviation where there are folds."""
+    columns: list[Column] = [
+        ("Head", lambda row: row["head"][0].upper() + row["head"][1:]),
+        ("Accuracy", lambda row: number(row["accuracy"])),
     ]
+    if rows[0]["std"] is not None:
+        columns.append(("Std over folds", lambda row: number(row["std"])))
+    return build_table(rows, columns)
 
 
-def mistake_rows(predictions: Predictions) -> list[Row]:
+def mistake_rows(predictions: PredictionTable) -> list[Row]:
     """Every image whose prediction is wrong, the most confident first."""
     p = predictions
     guesses = p.probabilities.argmax(1)
@@ -188,28 +204,18 @@ def mistake_rows(predictions: Predictions) -> list[Row]:
     return sorted(rows, key=lambda row: (-row["probability"], row["path"]))
 
 
-def number(value: float | None) -> str:
-    """With three decimals, and a dash for what is undefined.
-
-    >>> number(0.96349), number(None), number(-0.05)
-    ('0.963', '–', '−0.050')
-    """
-    return "–" if value is None else f"{value:.3f}".replace("-", "\N{MINUS SIGN}")
-
-
-def spread(value: Mapping[str, Any]) -> str:
-    """Mean ± standard deviation, for the terminal and Markdown.
-
-    >>> spread({"mean": 0.9634, "std": 0.00445, "n": 5}), spread({"mean": None, "std": None, "n": 0})
-    ('0.963 ± 0.004', '-')
-    """
-    return "-" if value["mean"] is None else f"{value['mean']:.3f} ± {value['std']:.3f}"
+def _at(tree: Mapping[str, Any], place: Sequence[str]) -> Any:
+    """What is at a place in a nested mapping."""
+    value: Any = tree
+    for key in place:
+        value = value[key]
+    return value
 
 
-def interval(value: float | None, low: float | None, high: float | None) -> str:
-    """A number with its 95 % interval.
+def _with_interval(key: str, values: Mapping[str, Any], intervals: Mapping[str, Any]) -> Row:
+    low, high = intervals[key] or (None, None)
+    return {key: values[key], f"{key}_low": low, f"{key}_high": high}
 
-    >>> interval(0.9, 0.85, 0.94), interval(0.9, None, None), interval(None, None, None)
-    ('0.900 (0.850–0.940)', '0.900', '–')
-    """
-    return number(value) if low is None else f"{number(value)} ({number(low)}–{number(high)})"
+
+def _interval(key: str, row: Row) -> str:
+    return interval(row[key], row[f"{key}_low"], row[f"{key}_high"])

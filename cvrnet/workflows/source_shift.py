@@ -8,7 +8,7 @@ from typing import Any
 
 from cvrnet.errors import UserError
 from cvrnet.files import slug, write_json
-from cvrnet.report.report_tables import spread
+from cvrnet.formatting import spread
 from cvrnet.runs.layout import INDEPENDENT, SUMMARY
 from cvrnet.training import Progress, TrainConfig, make_accelerator
 from cvrnet.workflows.crossval import cross_validate

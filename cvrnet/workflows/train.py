@@ -268,4 +268,4 @@ def _evaluate(
     predictor = Predictor([load_checkpoint(folder)], device=config.device)
     scored = {name: predict_decoded(predictor, members, cache, config.batch_size) for name, members in sets.items()}
     draw_learning_curves(folder, {"": state.history})
-    return write_evaluation(folder, scored, classes)
+    return write_evaluation(folder, scored)
