@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,19 +44,6 @@ class Table:
     titles: Sequence[str]
     rows: Sequence[Sequence[object]]
     groups: Sequence[tuple[str, int]] = ()
-
-
-Column = tuple[str, Callable[[Any], object]]
-"""The title of a column, and the function that gives its cell for a row."""
-
-
-def build_table(rows: Iterable[Any], columns: Sequence[Column], groups: Sequence[tuple[str, int]] = ()) -> Table:
-    """A table with one column for each description.
-
-    >>> build_table([{"n": 1200}], [("Images", lambda row: number(row["n"]))])
-    Table(titles=['Images'], rows=[['1,200']], groups=())
-    """
-    return Table([title for title, _ in columns], [[cell(row) for _, cell in columns] for row in rows], groups)
 
 
 @dataclass(frozen=True)

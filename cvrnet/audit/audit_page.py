@@ -9,7 +9,7 @@ from typing import Any
 from cvrnet.audit.findings import SEVERITIES, Finding, count
 from cvrnet.audit.probes import WHAT
 from cvrnet.data import Record, read_image
-from cvrnet.html import Column, Picture, Table, build_table, render, small_picture
+from cvrnet.html import Picture, Table, render, small_picture
 
 MAX_CLUSTERS = 60
 MAX_FILES = 30
@@ -57,19 +57,16 @@ def _table(finding: Finding) -> tuple[Table | None, bool]:
     if finding.code in ("label-source", "independent-source"):
         return _label_by_source(rows), False
 
-    def cell(key: str, row: Row) -> str:
-        return f"{row[key]:.2f}" if isinstance(row[key], float) else str(row[key]).replace("|", ", ")
-
-    return build_table(rows[:MAX_ROWS], [(str(key).replace("_", " "), partial(cell, key)) for key in rows[0]]), True
+    cells = [[f"{v:.2f}" if isinstance(v, float) else str(v).replace("|", ", ") for v in row.values()] for row in rows]
+    return Table([str(key).replace("_", " ") for key in rows[0]], cells[:MAX_ROWS]), True
 
 
 def _label_by_source(rows: Sequence[Row]) -> Table:
     """Images and patients of each label (rows) and source (columns)."""
+    sources, labels = sorted({row["source"] for row in rows}), sorted({row["label"] for row in rows})
     cells = {(row["label"], row["source"]): f"{row['images']:,} ({row['patients']:,})" for row in rows}
-    columns: list[Column] = [("images (patients)", lambda label: label)]
-    for source in sorted({row["source"] for row in rows}):
-        columns.append((source or "(none)", lambda label, source=source: cells[label, source]))  # type: ignore[misc]
-    return build_table(sorted({row["label"] for row in rows}), columns)
+    titles = ["images (patients)", *(source or "(none)" for source in sources)]
+    return Table(titles, [[label, *(cells[label, source] for source in sources)] for label in labels])
 
 
 def _thumbnail(records: Mapping[str, Record], name: str) -> tuple[Picture, str, list[str]]:

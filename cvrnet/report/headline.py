@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cvrnet.figures.plot_learning import best_row
 from cvrnet.html import DISCLAIMER
-from cvrnet.report.report_tables import Row
 from cvrnet.report.results import Results
 from cvrnet.runs.layout import INDEPENDENT
 
@@ -66,7 +65,7 @@ def severe_findings(audit: Mapping[str, Any]) -> list[str]:
     return [finding["sentence"] for finding in findings if finding["severity"] == "severe"]
 
 
-def floor_rows(results: Results) -> list[Row]:
+def floor_rows(results: Results) -> list[dict[str, Any]]:
     """The model's balanced accuracy on every set, and last the audit's floor; empty where the audit has no floor."""
     findings = results.audit["findings"] if results.audit else []
     floor = next((finding["figures"] for finding in findings if finding["code"] == "floor"), None)
@@ -84,19 +83,12 @@ def floor_rows(results: Results) -> list[Row]:
     return [*rows, {"score of": "The floor", "value": value, "low": low, "high": high}]
 
 
-def against_floor(rows: list[Row]) -> str:
+def against_floor(rows: Sequence[Mapping[str, Any]]) -> str:
     """Whether the model of `floor_rows` is above the floor, and clearly so: with its whole interval."""
     model, floor = rows[0], rows[-1]["value"]
     if model["low"] is not None and model["low"] > floor:
         return "above it"
     return "above it, but not clearly" if model["value"] > floor else "not above it"
-
-
-def settings(results: Results) -> dict[str, Any]:
-    """What it takes to repeat the run."""
-    run = results.run
-    made = {"model": run["model"]} if results.kind == "evaluate" else run["config"]
-    return {"data": run["data"], "data_sha256": run["data_sha256"], **made}
 
 
 def _model_name(results: Results) -> str:

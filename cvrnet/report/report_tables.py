@@ -1,30 +1,35 @@
-"""The report's tables: rows of numbers for CSV files, and the columns in which the page shows them."""
+"""The report's tables: rows of numbers for CSV files, and the columns of them that the page shows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from cvrnet.formatting import interval, number
-from cvrnet.html import Column, Table, build_table
+from cvrnet.html import Table
+from cvrnet.report.headline import floor_rows
 from cvrnet.report.results import Results
 from cvrnet.runs.layout import INDEPENDENT
 from cvrnet.runs.predictions import PredictionTable
+from cvrnet.scoring.head_accuracy import head_rows
 from cvrnet.scoring.score import RATES
 
 Row = dict[str, Any]
-Entry = tuple[str, str, Mapping[str, Any]]
-"""A line of the papers' table: its name in results.csv, its name on the page, and the scores or their mean and std."""
+Columns = Sequence[tuple[str, str]]
+"""The title of each column that is shown, and its key in the rows."""
 
-PAPER = {
-    **{f"{key}_weighted": (key.capitalize(), ("weighted", key)) for key in ("recall", "precision", "f1")},
-    "accuracy": ("Accuracy", ("accuracy",)),
-    **{f"{key}_macro": (key.capitalize(), ("macro", key)) for key in ("recall", "precision", "f1")},
-    "auc_macro": ("AUC", ("macro", "roc_auc")),
-}
-"""The papers' table (v1 Table 3): column of results.csv to title and place in the scores."""
-GROUPS = (("", 2), ("Support-weighted", 3), ("", 1), ("Macro", 4))
+PAPER: Columns = (
+    ("", "row"), ("Images", "images"),
+    ("Recall", "recall_weighted"), ("Precision", "precision_weighted"), ("F1", "f1_weighted"),
+    ("Accuracy", "accuracy"),
+    ("Recall", "recall_macro"), ("Precision", "precision_macro"), ("F1", "f1_macro"), ("AUC", "auc_macro"),
+)  # fmt: skip
+PAPER_GROUPS = (("", 2), ("Support-weighted", 3), ("", 1), ("Macro", 4))
+CLASSES: Columns = (
+    ("Class", "class"), ("Images", "images"),
+    ("Sensitivity", "sensitivity"), ("Specificity", "specificity"), ("PPV", "ppv"), ("NPV", "npv"),
+)  # fmt: skip
 OVERALL = {
     "accuracy": ("Accuracy", ("accuracy",)),
     "balanced_accuracy": ("Balanced accuracy", ("balanced_accuracy",)),
@@ -34,50 +39,100 @@ OVERALL = {
     "brier_score": ("Brier score (0 to 2)", ("brier_score",)),
     "log_loss": ("Log loss (nats)", ("log_loss",)),
 }
-"""Scores of the whole set: key of the CSV row to title and place in the scores."""
+"""Scores of the whole set: name in overall.csv to title and place in the scores."""
 SETS = {"val": "validation", "test": "test", INDEPENDENT: "independent"}
 
 
-def paper_entries(results: Results) -> list[Entry]:
-    """The lines of the papers' table: folds, their mean, the independent source and the drop; or one line for a set."""
+@dataclass(frozen=True)
+class ReportTable:
+    """A table of the report: the rows of its CSV file, and what the page shows of them."""
+
+    rows: Sequence[Row]
+    shown: Table
+
+
+def report_tables(results: Results) -> dict[str, ReportTable]:
+    """The tables that this run has, by the names of their CSV files."""
+    classes = [(f"n {name}", f"images_{name}") for name in results.scores["classes"]]
+    tables = {
+        "floor": _table(floor_rows(results), [("", "score of"), ("Balanced accuracy", "value")]),
+        "results": _paper_table(results),
+        "classes": _table(class_rows(results.scores), CLASSES),
+        "overall": _overall_table(results.scores),
+        f"classes_{INDEPENDENT}": _table(class_rows(results.independent) if results.independent else [], CLASSES),
+        "heads": _head_table(results),
+        "sources": _source_table(results, classes),
+        "mistakes": _table(mistake_rows(results.predictions), []),
+    }
+    return {name: table for name, table in tables.items() if table.rows}
+
+
+def settings_table(results: Results) -> Table:
+    """What it takes to repeat the run."""
+    run = results.run
+    made = {"model": run["model"]} if results.kind == "evaluate" else run["config"]
+    return Table(["Setting", "Value"], [("data", run["data"]), ("data_sha256", run["data_sha256"]), *made.items()])
+
+
+def _table(rows: Sequence[Row], columns: Columns, names: Sequence[Row] = (), groups: Any = ()) -> ReportTable:
+    """The one table builder.
+
+    Args:
+        rows: Of the CSV file.
+        columns: What the page shows of them.
+        names: The rows as the page shows them, where they differ from those of the CSV file.
+        groups: As in `Table`.
+    """
+    cells = [[_cell(row, key) for _, key in columns] for row in names or rows]
+    return ReportTable(rows, Table([title for title, _ in columns], cells, groups))
+
+
+def _cell(row: Row, key: str) -> str:
+    """A text, a count, or a score with its interval, if there is one, and a dagger if that is exact."""
+    if isinstance(row[key], str):
+        return row[key]
+    if isinstance(row[key], int):
+        return number(row[key])
+    low, high = (row.get(f"{key}_{end}", row.get(end)) for end in ("low", "high"))
+    return interval(row[key], low, high) + "†" * (key in row.get("exact", "").split())
+
+
+def _paper_table(results: Results) -> ReportTable:
+    """The papers' table (v1 Table 3): folds, their mean, the independent source and the drop; or a row for a set."""
     source, tree = results.run.get("test_source") or "", results.results
     if results.kind == "crossval":
-        entries: list[Entry] = [(f"fold {k}", f"Fold {k}", fold) for k, fold in enumerate(tree["folds"], start=1)]
-        entries.append(("", "Mean", tree["mean_std"]))
+        names = {"": "Mean", f"{source} ": f"Mean on {source}", "drop ": "Drop"}
+        found = {f"fold {k}": fold for k, fold in enumerate(tree["folds"], start=1)} | {"": tree["mean_std"]}
         if INDEPENDENT in tree:
-            entries.append((f"{source} ", f"Mean on {source}", tree[INDEPENDENT]["mean_std"]))
-            entries.append(("drop ", "Drop", tree[INDEPENDENT]["drop"]))
-        return entries
-    drop = bool(source) and results.kind == "train"
-    names = {"val": "Validation", "test": f"Test: {source}" if drop else "Test"}
-    entries = [(name, names.get(name, name), scores) for name, scores in tree.items()]
-    if drop and len(entries) > 1:
-        entries.append(("drop", f"Drop on {source}", difference(entries[0][2], entries[-1][2])))
-    return entries
-
-
-def paper_rows(entries: Sequence[Entry]) -> Iterator[Row]:
-    """The papers' table as numbers; a mean and its standard deviation are two rows."""
-    for name, _, scores in entries:
-        cells = {key: _at(scores, place) for key, (_, place) in PAPER.items()}
-        if isinstance(cells["accuracy"], Mapping):
+            found |= {f"{source} ": tree[INDEPENDENT]["mean_std"], "drop ": tree[INDEPENDENT]["drop"]}
+    else:
+        found = dict(tree)
+        drop = bool(source) and results.kind == "train" and len(tree) > 1
+        names = {"val": "Validation", "test": f"Test: {source}" if drop else "Test", "drop": f"Drop on {source}"}
+        if drop:
+            first, *_, last = tree.values()
+            found["drop"] = difference(first, last)
+    rows, shown = [], []
+    for name, scores in found.items():
+        values = paper_scores(scores)
+        spread = isinstance(values["accuracy"], Mapping)
+        images = None if spread else scores.get("n")
+        shown.append({"row": names.get(name, name.capitalize()), "images": "" if images is None else images, **values})
+        if spread:  # two rows of the CSV file
             for part in ("mean", "std"):
-                yield {"row": f"{name}{part}", "images": None, **{key: cell[part] for key, cell in cells.items()}}
+                rows.append({"row": f"{name}{part}", "images": None, **{key: v[part] for key, v in values.items()}})
         else:
-            yield {"row": name, "images": scores.get("n"), **cells}
+            rows.append({"row": name, "images": images, **values})
+    return _table(rows, PAPER, shown, PAPER_GROUPS)
 
 
-def paper_table(entries: Sequence[Entry]) -> Table:
-    """The papers' table as printed."""
-    columns: list[Column] = [("", lambda entry: entry[1]), ("Images", lambda entry: _images(entry[2]))]
-    columns += [(title, lambda entry, at=place: number(_at(entry[2], at))) for title, place in PAPER.values()]  # type: ignore[misc]
-    return build_table(entries, columns, GROUPS)
+def paper_scores(scores: Mapping[str, Any]) -> Row:
+    """The scores of the papers' table, from those of a set or their mean and standard deviation over folds."""
+    weighted, macro = ({f"{key}_{part}": scores[part][key] for key in ("recall", "precision", "f1")} for part in PARTS)
+    return {**weighted, "accuracy": scores["accuracy"], **macro, "auc_macro": scores["macro"]["roc_auc"]}
 
 
-def _images(scores: Mapping[str, Any]) -> str:
-    """The number of images; "" for a mean over folds and for a difference."""
-    n = scores.get("n")
-    return number(n) if isinstance(n, int) else ""
+PARTS = ("weighted", "macro")
 
 
 def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,7 +143,7 @@ def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, An
             return {key: less(a[key], b[key]) for key in a}
         return None if a is None or b is None else a - b
 
-    return {key: less(one[key], other[key]) for key in ("accuracy", "balanced_accuracy", "weighted", "macro")}
+    return {key: less(one[key], other[key]) for key in ("accuracy", "balanced_accuracy", *PARTS)}
 
 
 def class_rows(scores: Mapping[str, Any]) -> list[Row]:
@@ -103,51 +158,36 @@ def class_rows(scores: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
-def class_table(rows: Sequence[Row]) -> Table:
-    """The four rates of each class as printed; a dagger marks an exact binomial interval."""
-    titles = {"sensitivity": "Sensitivity", "specificity": "Specificity", "ppv": "PPV", "npv": "NPV"}
-
-    def rate(key: str, row: Row) -> str:
-        return _interval(key, row) + "†" * (key in row["exact"].split())
-
-    columns: list[Column] = [("Class", lambda row: row["class"]), ("Images", lambda row: number(row["images"]))]
-    return build_table(rows, columns + [(titles[key], partial(rate, key)) for key in RATES])
-
-
 def too_few_patients(rows: Sequence[Row]) -> bool:
     """Whether a rate of `class_rows` is defined but has no interval."""
     return any(row[rate] is not None and row[f"{rate}_low"] is None for row in rows for rate in RATES)
 
 
-def overall_rows(scores: Mapping[str, Any]) -> list[Row]:
+def _overall_table(scores: Mapping[str, Any]) -> ReportTable:
     """Scores of the whole set with 95 % intervals."""
+    rows, shown = [], []
+    for name, (title, place) in OVERALL.items():
+        value, bounds = scores, scores["intervals"]
+        for key in place:
+            value, bounds = value[key], bounds[key]
+        low, high = bounds or (None, None)
+        rows.append({"score": name, "value": value, "low": low, "high": high})
+        shown.append(rows[-1] | {"score": title})
+    return _table(rows, [("", "score"), ("Value", "value")], shown)
+
+
+def _head_table(results: Results) -> ReportTable:
+    rows = head_rows(results.folds)
+    columns = [("Head", "head"), ("Accuracy", "accuracy")]
+    if rows and rows[0]["std"] is not None:
+        columns.append(("Std over folds", "std"))
+    return _table(rows, columns, [row | {"head": row["head"][0].upper() + row["head"][1:]} for row in rows])
+
+
+def _source_table(results: Results, classes: Columns) -> ReportTable:
+    """Each source in every set; empty where no source is named."""
     rows = []
-    for key, (_, place) in OVERALL.items():
-        low, high = _at(scores["intervals"], place) or (None, None)
-        rows.append({"score": key, "value": _at(scores, place), "low": low, "high": high})
-    return rows
-
-
-def value_table(title: str, names: Mapping[str, str], rows: Sequence[Row]) -> Table:
-    """Rows of one value with its interval as printed.
-
-    Args:
-        title: Heading of the values.
-        names: What the first cell of a row (its key) is called in print, where not as it is.
-        rows: Mappings with a name first, then ``value``, ``low`` and ``high``.
-    """
-
-    def name(row: Row) -> str:
-        key = next(iter(row.values()))
-        return names.get(key, key)
-
-    return build_table(rows, [("", name), (title, lambda row: interval(row["value"], row["low"], row["high"]))])
-
-
-def source_rows(results: Results) -> list[Row]:
-    """Each source's images by class, accuracy and balanced accuracy with 95 % intervals, F1 and AUC, in every set."""
-    rows = []
-    for name, scores in results.sets.items():
+    for name, scores in results.sets.items() if results.sources else ():
         for source, values in scores["per_source"].items():
             row: Row = {"source": source, "set": name, "images": values["n"], "patients": values["patients"]}
             for key in ("accuracy", "balanced_accuracy"):
@@ -155,67 +195,19 @@ def source_rows(results: Results) -> list[Row]:
             row |= {"f1_macro": values["macro"]["f1"], "auc_macro": values["macro"]["roc_auc"]}
             row |= {f"images_{label}": entry["support"] for label, entry in values["per_class"].items()}
             rows.append(row)
-    return rows
-
-
-def source_table(rows: Sequence[Row], classes: Sequence[str]) -> Table:
-    """The sources as printed."""
-    return build_table(
-        rows,
-        [
-            ("Source", lambda row: row["source"] or "(none)"),
-            ("Set", lambda row: SETS[row["set"]]),
-            *((f"n {name}", lambda row, key=f"images_{name}": number(row[key])) for name in classes),
-            ("Patients", lambda row: number(row["patients"])),
-            ("Accuracy", partial(_interval, "accuracy")),
-            ("Balanced accuracy", partial(_interval, "balanced_accuracy")),
-            ("AUC, macro", lambda row: number(row["auc_macro"])),
-        ],
-    )
-
-
-def head_table(rows: Sequence[Row]) -> Table:
-    """The heads of `cvrnet.scoring.head_rows` as printed; with a standard deviation where there are folds."""
-    columns: list[Column] = [
-        ("Head", lambda row: row["head"][0].upper() + row["head"][1:]),
-        ("Accuracy", lambda row: number(row["accuracy"])),
-    ]
-    if rows[0]["std"] is not None:
-        columns.append(("Std over folds", lambda row: number(row["std"])))
-    return build_table(rows, columns)
+    shown = [row | {"source": row["source"] or "(none)", "set": SETS[row["set"]]} for row in rows]
+    scores_shown = [("Accuracy", "accuracy"), ("Balanced accuracy", "balanced_accuracy"), ("AUC, macro", "auc_macro")]
+    columns = [("Source", "source"), ("Set", "set"), *classes, ("Patients", "patients"), *scores_shown]
+    return _table(rows, columns, shown)
 
 
 def mistake_rows(predictions: PredictionTable) -> list[Row]:
     """Every image whose prediction is wrong, the most confident first."""
     p = predictions
-    guesses = p.probabilities.argmax(1)
-    rows = [
-        {
-            "path": p.names[i],
-            "label": p.classes[p.labels[i]],
-            "prediction": p.classes[guesses[i]],
-            "probability": float(p.probabilities[i, guesses[i]]),
-            "probability_of_label": float(p.probabilities[i, p.labels[i]]),
-            "source": p.sources[i],
-            "fold": p.folds[i],
-        }
-        for i in (guesses != p.labels).nonzero()[0].tolist()
-    ]
+    rows = [p.row(i) for i in (p.guesses != p.labels).nonzero()[0].tolist()]
     return sorted(rows, key=lambda row: (-row["probability"], row["path"]))
-
-
-def _at(tree: Mapping[str, Any], place: Sequence[str]) -> Any:
-    """What is at a place in a nested mapping."""
-    value: Any = tree
-    for key in place:
-        value = value[key]
-    return value
 
 
 def _with_interval(key: str, values: Mapping[str, Any], intervals: Mapping[str, Any]) -> Row:
     low, high = intervals[key] or (None, None)
     return {key: values[key], f"{key}_low": low, f"{key}_high": high}
-
-
-def _interval(key: str, row: Row) -> str:
-    return interval(row[key], row[f"{key}_low"], row[f"{key}_high"])

@@ -7,14 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cvrnet.files import damaged_files, write_csv, write_text
-from cvrnet.html import Picture, Table, build_table, figure_picture, render
+from cvrnet.html import Picture, figure_picture, render
 from cvrnet.report import headline
-from cvrnet.report import report_tables as tables
 from cvrnet.report.mistakes import SHOWN, image_path, mistake_thumbnails
-from cvrnet.report.report_tables import OVERALL, Row
+from cvrnet.report.report_tables import ReportTable, Row, report_tables, settings_table, too_few_patients
 from cvrnet.report.results import Results, read_results
-from cvrnet.runs.layout import FIGURES, INDEPENDENT, REPORT, TABLES
-from cvrnet.scoring.head_accuracy import head_rows
+from cvrnet.runs.layout import FIGURES, REPORT, TABLES
 
 
 @dataclass(frozen=True)
@@ -50,33 +48,19 @@ def write_report(folder: str | Path, further: Sequence[Section] = ()) -> Path:
     folder = Path(folder)
     with damaged_files(folder):
         results = read_results(folder)
-        rows = _rows(results)
-        for name, table in rows.items():
-            if table:
-                write_csv(folder / TABLES / f"{name}.csv", table)
+        tables = report_tables(results)
+        rows = {name: table.rows for name, table in tables.items()}
         for section in further:
-            for name, given in section.tables.items():
-                write_csv(folder / TABLES / f"{name}.csv", given)
-        write_text(folder / REPORT, _page(results, rows, further))
+            rows |= section.tables
+        for name, found in rows.items():
+            write_csv(folder / TABLES / f"{name}.csv", found)
+        write_text(folder / REPORT, _page(results, tables, further))
     return folder / REPORT
 
 
-def _rows(results: Results) -> dict[str, list[Row]]:
-    """The rows of each file in tables/; empty where the run has nothing of the kind."""
-    return {
-        "floor": headline.floor_rows(results),
-        "results": list(tables.paper_rows(tables.paper_entries(results))),
-        "classes": tables.class_rows(results.scores),
-        "overall": tables.overall_rows(results.scores),
-        f"classes_{INDEPENDENT}": tables.class_rows(results.independent) if results.independent else [],
-        "heads": head_rows(results.folds),
-        "sources": tables.source_rows(results) if results.sources else [],
-        "mistakes": tables.mistake_rows(results.predictions),
-    }
-
-
-def _page(results: Results, rows: Mapping[str, list[Row]], further: Sequence[Section]) -> str:
-    title, printed, mistakes = headline.title(results), _printed(results, rows), rows["mistakes"][:SHOWN]
+def _page(results: Results, tables: Mapping[str, ReportTable], further: Sequence[Section]) -> str:
+    title = headline.title(results)
+    mistakes = tables["mistakes"].rows[:SHOWN] if "mistakes" in tables else []
 
     def figure(name: str) -> Picture:
         return figure_picture((results.folder / FIGURES / f"{name}.png").read_bytes())
@@ -89,34 +73,17 @@ def _page(results: Results, rows: Mapping[str, list[Row]], further: Sequence[Sec
         made_by="cvrnet",
         results=results,
         run=results.run,
-        rows=rows,
-        tables=printed,
+        tables=tables,
         facts=headline.facts(results),
         seen_sentence=headline.seen_sentence(results.run.get("seen_images") or 0),
         not_new=headline.NOT_NEW,
         independent_sources=headline.independent_sources(results),
         severe=headline.severe_findings(results.audit),
-        against_floor=headline.against_floor(rows["floor"]) if rows["floor"] else "",
-        too_few_patients=tables.too_few_patients,
-        overall=dict(zip(OVERALL, (value for _, value in printed["overall"].rows), strict=True)),
+        against_floor=headline.against_floor(tables["floor"].rows) if "floor" in tables else "",
+        too_few_patients=too_few_patients,
         mistakes=mistake_thumbnails(results.run, mistakes),
         images_are_gone=not any(image_path(results.run, row["path"]).is_file() for row in mistakes),
         figure=figure,
+        settings=settings_table(results),
         further=further,
     )
-
-
-def _printed(results: Results, rows: Mapping[str, list[Row]]) -> dict[str, Table]:
-    """The tables as printed."""
-    titles = {key: title for key, (title, _) in OVERALL.items()}
-    printed = {
-        "floor": tables.value_table("Balanced accuracy", {}, rows["floor"]),
-        "results": tables.paper_table(tables.paper_entries(results)),
-        "overall": tables.value_table("Value", titles, rows["overall"]),
-        "sources": tables.source_table(rows["sources"], results.scores["classes"]),
-        "settings": build_table(
-            headline.settings(results).items(), [("Setting", lambda item: item[0]), ("Value", lambda item: item[1])]
-        ),
-    }
-    printed |= {name: tables.class_table(rows[name]) for name in ("classes", f"classes_{INDEPENDENT}")}
-    return printed | ({"heads": tables.head_table(rows["heads"])} if rows["heads"] else {})

@@ -77,6 +77,24 @@ class PredictionTable:
         )
 
     @property
+    def guesses(self) -> NDArray[np.intp]:
+        """Each image's predicted class: the index of its highest probability, (N,)."""
+        return self.probabilities.argmax(1)
+
+    def row(self, i: int) -> dict[str, Any]:
+        """One image's prediction as a row of a table."""
+        label, guess = self.labels[i], self.probabilities[i].argmax()
+        return {
+            "path": self.names[i],
+            "label": self.classes[label],
+            "prediction": self.classes[guess],
+            "probability": float(self.probabilities[i, guess]),
+            "probability_of_label": float(self.probabilities[i, label]),
+            "source": self.sources[i],
+            "fold": self.folds[i],
+        }
+
+    @property
     def groups(self) -> list[str]:
         """Each image's patient; an image whose patient is not known is a patient of its own, by its path."""
         return [patient or f"\0{name}" for patient, name in zip(self.patients, self.names, strict=True)]
