@@ -42,3 +42,12 @@ def interval(value: float | None, low: float | None, high: float | None) -> str:
     ('0.900 (0.850–0.940)', '0.900', '–')
     """
     return number(value) if low is None else f"{number(value)} ({number(low)}–{number(high)})"
+
+
+def counts(values: Mapping[str, int]) -> str:
+    """Names with their counts.
+
+    >>> counts({"NOR": 1200, "CVP": 30})
+    'NOR 1,200, CVP 30'
+    """
+    return ", ".join(f"{name} {count:,}" for name, count in values.items())

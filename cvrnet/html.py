@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from numpy.typing import NDArray
 from PIL import Image
 
-from cvrnet.formatting import interval, number
+from cvrnet.formatting import counts, interval, number
 
 THUMBNAIL = 180  # longest side as shown, in pixels
 SCALE = 0.54  # of a figure's pixels, at 200 dots an inch: its letters come out a little smaller than the page's
@@ -27,7 +27,7 @@ _templates = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_templates.filters |= {"number": number, "interval": interval}
+_templates.filters |= {"number": number, "interval": interval, "counts": counts}
 _templates.globals |= {"disclaimer": DISCLAIMER}
 
 

@@ -27,15 +27,11 @@ def render_page(findings: Sequence[Finding], records: Sequence[Record], title: s
         records: The images that the findings name, for thumbnails.
         title: The data set's name.
     """
-    counts = ", ".join(f"{sum(f.severity == s for f in findings)} {s}" for s in SEVERITIES)
-    facts = f"{count(len(records), 'image')}, {count(len({r.label for r in records}), 'class', 'classes')}, "
-    facts += f"{count(len({r.source for r in records} - {''}), 'source')}. Findings: {counts}."
     return render(
         "audit.html.jinja",
-        title=f"Audit of {title}",
-        heading="What can this data set show?",
-        lead=f"Audit of {title}: {facts}",
-        made_by="cvrnet audit",
+        data=title,
+        records=records,
+        severities=SEVERITIES,
         findings=findings,
         table=_table,
         count=count,

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cvrnet.figures.plot_learning import best_row
 from cvrnet.files import damaged_files, write_csv, write_text
 from cvrnet.html import Picture, figure_picture, render
 from cvrnet.report import headline
@@ -59,7 +60,6 @@ def write_report(folder: str | Path, further: Sequence[Section] = ()) -> Path:
 
 
 def _page(results: Results, tables: Mapping[str, ReportTable], further: Sequence[Section]) -> str:
-    title = headline.title(results)
     mistakes = tables["mistakes"].rows[:SHOWN] if "mistakes" in tables else []
 
     def figure(name: str) -> Picture:
@@ -67,19 +67,19 @@ def _page(results: Results, tables: Mapping[str, ReportTable], further: Sequence
 
     return render(
         "report.html.jinja",
-        title=title,
-        heading=title,
-        lead=headline.lead(results),
-        made_by="cvrnet",
         results=results,
         run=results.run,
         tables=tables,
-        facts=headline.facts(results),
-        seen_sentence=headline.seen_sentence(results.run.get("seen_images") or 0),
+        model=headline.model_name(results),
+        data=headline.data_name(results),
+        patients=headline.patients(results),
+        set_sizes=headline.set_sizes(results),
+        best_epochs=[int(row["epoch"]) for row in map(best_row, results.histories) if row is not None],
+        seen_sentence=headline.seen_sentence,
         not_new=headline.NOT_NEW,
         independent_sources=headline.independent_sources(results),
         severe=headline.severe_findings(results.audit),
-        against_floor=headline.against_floor(tables["floor"].rows) if "floor" in tables else "",
+        against_floor=headline.against_floor,
         too_few_patients=too_few_patients,
         mistakes=mistake_thumbnails(results.run, mistakes),
         images_are_gone=not any(image_path(results.run, row["path"]).is_file() for row in mistakes),

@@ -91,8 +91,8 @@ def test_tags_are_closed_in_order(pages, name):
 
 
 def test_what_a_template_lacks_is_a_damaged_file():
-    with pytest.raises(LookupError, match="'heading' is undefined"):
-        render("page.html.jinja", title="x")
+    with pytest.raises(LookupError, match="'results' is undefined"):
+        render("report.html.jinja", run={})
 
 
 @pytest.fixture(scope="module")
