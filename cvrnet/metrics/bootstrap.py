@@ -15,7 +15,7 @@ from cvrnet.metrics.scores import confusion_scores, ratio, sample_log_loss
 
 CHUNK = 1_000_000  # weights held at once (8 MB, and a few copies)
 MIN_DEFINED = 0.9  # share of the resamples that must define a score
-TAIL = 0.025  # probability on each side of a 95 % interval
+TAIL = 0.025  # of a two-sided 95 % interval
 
 
 def bootstrap_intervals(
@@ -84,17 +84,14 @@ def mean_interval(
     return float(table.mean()), _intervals(means, few=n_groups < 2)
 
 
-def exact_interval(all_hits: bool, n: int) -> list[float]:
-    """95 % interval of a rate without a single miss, or without a single hit, in n independent trials.
+def exact_interval(share: float, n: int) -> list[float]:
+    """95 % interval of a share that is 0 or 1 in n independent trials (Clopper and Pearson 1934).
 
-    It is the exact binomial interval (Clopper and Pearson 1934), which has a closed form in these two cases. The
-    bootstrap gives no interval there, because all resamples agree.
-
-    >>> [round(bound, 3) for bound in exact_interval(True, 30)], [round(b, 3) for b in exact_interval(False, 30)]
-    ([0.884, 1.0], [0.0, 0.116])
+    >>> [round(end, 2) for end in exact_interval(1.0, 30)]
+    [0.88, 1.0]
     """
     reach = TAIL ** (1 / n)
-    return [reach, 1.0] if all_hits else [0.0, 1 - reach]
+    return [reach, 1.0] if share else [0.0, 1 - reach]
 
 
 def weighted_scores(

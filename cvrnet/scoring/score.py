@@ -56,7 +56,7 @@ def intervals(predictions: PredictionTable, scores: dict[str, Any]) -> dict[str,
         for rate in RATES:
             value = scores["per_class"][name][rate]
             if value in (0.0, 1.0):
-                trials = len(set(groups[among[rate]].tolist()))
-                tree["per_class"][name][rate] = exact_interval(value == 1, trials)
+                patients = len(set(groups[among[rate]].tolist()))
+                tree["per_class"][name][rate] = exact_interval(value, patients)
                 tree["exact"].append(f"{name}/{rate}")
     return tree
