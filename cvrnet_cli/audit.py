@@ -84,4 +84,4 @@ def _examination(model: str, device: str | None, records: list[Any]) -> Any:
 
     asked = held_out(model, records)
     predictors = [Predictor.from_pretrained(one, device=device or "auto") for one in asked.models or [model]]
-    return Examination(predictors, asked.of, asked.known)
+    return Examination(predictors, asked.models_for_image, asked.known)

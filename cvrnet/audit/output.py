@@ -9,8 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from cvrnet.audit.audit_page import render_page
 from cvrnet.audit.findings import COLUMNS, SEVERITIES, Finding
-from cvrnet.audit.page import render_page
 from cvrnet.data import Record
 from cvrnet.files import damaged_files, write_csv, write_json, write_text
 

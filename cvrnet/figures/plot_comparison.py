@@ -6,12 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from matplotlib.artist import Artist
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from cvrnet.figures.style import GREY, OKABE_ITO, PAD, finish, legend_below, set_labels, style_axes
+from cvrnet.figures.style import GREY, OKABE_ITO, finish, legend_below, new_figure, set_labels
 
 ROW = 0.34  # inches a model
 
@@ -24,15 +21,13 @@ def plot_comparison(result: Mapping[str, Any], score: str = "balanced_accuracy",
         score: the key of the score.
         title: the figure's title.
     """
-    figure = Figure(layout=ConstrainedLayoutEngine(w_pad=PAD, h_pad=PAD, wspace=0.04, hspace=0), facecolor="white")
-    FigureCanvasAgg(figure)
-    scores, differences = axes = figure.subplots(1, 2, sharey=True).tolist()
+    figure, (scores, differences) = new_figure(columns=2)
     models, name = result["models"], score.replace("_", " ")
     rows = np.arange(len(models))
-    entries: dict[str, Artist] = {}
+    entries: dict[str, Any] = {}
     for row, model in zip(rows, models.values(), strict=True):
         values = [value for value in model["folds"][score] if value is not None]
-        faint = {"color": OKABE_ITO[0], "markersize": 5, "markeredgewidth": 0, "alpha": 0.45}
+        faint: dict[str, Any] = {"color": OKABE_ITO[0], "markersize": 5, "markeredgewidth": 0, "alpha": 0.45}
         (entries["A fold"],) = scores.plot(values, [row] * len(values), "o", **faint)
         (entries["Mean of the folds"],) = scores.plot(np.mean(values), row, "D", color=OKABE_ITO[0], markersize=6)
         if "independent" in model and model["independent"][score]["mean"] is not None:
@@ -49,9 +44,7 @@ def plot_comparison(result: Mapping[str, Any], score: str = "balanced_accuracy",
         else:
             differences.plot(0, row, "|", color=GREY, markersize=9)
     differences.axvline(0, color=GREY, linewidth=1, linestyle=(0, (4, 2)), zorder=1)
-    for ax in axes:
-        style_axes(ax)
-        ax.set_ylim(len(models) - 0.5, -0.5)
+    scores.set_ylim(len(models) - 0.5, -0.5)  # the first model on top; the two axes share it
     scores.set_yticks(rows, list(models), parse_math=False)
     differences.tick_params(axis="y", length=0, labelleft=False)
     legend_below(figure, [(artist, text) for text, artist in entries.items()], columns=2)

@@ -25,14 +25,7 @@ def plot_roc(curves: Mapping[str, Any], title: str | None = None) -> Figure:
         title: the figure's title.
     """
     figure, (ax,) = new_figure()
-    entries: list[tuple[Artist, str]] = []
-    for index, (name, curve) in enumerate(curves["per_class"].items()):
-        points = ([], []) if curve is None else (curve["fpr"], curve["tpr"])
-        (line,) = ax.plot(*points, **class_style(index))
-        entries.append((line, f"{name} ({_value('AUC', curve, 'auc')})"))
-    if curves["macro"] is not None:
-        (line,) = ax.plot(curves["macro"]["fpr"], curves["macro"]["tpr"], **OVERALL)
-        entries.append((line, f"Macro average ({_value('AUC', curves['macro'], 'auc')})"))
+    entries = _draw_curves(ax, curves, ("fpr", "tpr"), "AUC", "auc")
     (line,) = ax.plot([0, 1], [0, 1], **CHANCE)
     legend_below(figure, [*entries, (line, "Chance (AUC 0.500)")])
     _unit_square(ax)
@@ -50,22 +43,29 @@ def plot_precision_recall(curves: Mapping[str, Any], title: str | None = None) -
         title: the figure's title.
     """
     figure, (ax,) = new_figure()
-    entries: list[tuple[Artist, str]] = []
-    for index, (name, curve) in enumerate(curves["per_class"].items()):
-        style = class_style(index)
-        points = ([], []) if curve is None else (curve["recall"], curve["precision"])
-        (line,) = ax.plot(*points, drawstyle="steps-post", **style)
-        entries.append((line, f"{name} ({_value('AP', curve, 'average_precision')})"))
-        if curve is not None:
-            ax.plot([0, 1], [curve["prevalence"]] * 2, **{**CHANCE, "color": style["color"]})
-    macro = curves["macro"]
-    (line,) = ax.plot(macro["recall"], macro["precision"], drawstyle="steps-post", **OVERALL)
-    entries.append((line, f"Macro average ({_value('AP', macro, 'average_precision')})"))
+    entries = _draw_curves(ax, curves, ("recall", "precision"), "AP", "average_precision", drawstyle="steps-post")
     (line,) = ax.plot([], [], **CHANCE)
     legend_below(figure, [*entries, (line, "Chance (share of the class)")])
     _unit_square(ax)
     set_labels(ax, "Recall (sensitivity)", "Precision (positive predictive value)")
     return finish(figure, [ax], SIDE, SIDE, title)
+
+
+def _draw_curves(
+    ax: Axes, curves: Mapping[str, Any], axes: tuple[str, str], name: str, area: str, **style: Any
+) -> list[tuple[Artist, str]]:
+    """Draw each class's curve and the macro average; return their entries for the legend, with the area under each."""
+    entries: list[tuple[Artist, str]] = []
+    for index, (label, curve) in enumerate(curves["per_class"].items()):
+        points = ([], []) if curve is None else (curve[axes[0]], curve[axes[1]])
+        (line,) = ax.plot(*points, **style, **class_style(index))
+        entries.append((line, f"{label} ({_value(name, curve, area)})"))
+        if curve is not None and "prevalence" in curve:
+            ax.plot([0, 1], [curve["prevalence"]] * 2, **{**CHANCE, "color": line.get_color()})
+    if (macro := curves["macro"]) is not None:
+        (line,) = ax.plot(macro[axes[0]], macro[axes[1]], **style, **OVERALL)
+        entries.append((line, f"Macro average ({_value(name, macro, area)})"))
+    return entries
 
 
 def plot_calibration(curves: Mapping[str, Any], title: str | None = None) -> Figure:
@@ -105,5 +105,5 @@ def _unit_square(ax: Axes) -> None:
 
 
 def _value(name: str, curve: Mapping[str, Any] | None, key: str) -> str:
-    """For a legend; the space does not break."""
+    """A score for a legend. The space does not break, so that a wrapped line keeps name and number together."""
     return f"{name}\N{NO-BREAK SPACE}undefined" if curve is None else f"{name}\N{NO-BREAK SPACE}{curve[key]:.3f}"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -55,10 +56,7 @@ def plot_learning_curves(
     set_labels(top, y="Loss (cross-entropy)")
     set_labels(middle, y=f"Validation {score.removeprefix('val_').replace('_', ' ')}")
     set_labels(bottom, x="Epoch", y="Learning rate")
-    bottom.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
-    bottom.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
-    figure.align_ylabels()
-    return finish(figure, axes, 4.6, 1.6, title)
+    return _finish(figure, axes, epochs[0], epochs[-1], title)
 
 
 def plot_fold_learning_curves(
@@ -97,15 +95,20 @@ def plot_fold_learning_curves(
         entries.append((line, name))
     (dot,) = axes[0].plot([], [], "o", color=GREY, markersize=5)
     legend_below(figure, [*entries, (dot, "Best epoch")], columns=3)
-    highest = max(axes[0].get_ylim()[1], axes[1].get_ylim()[1])
-    lowest = min(axes[0].get_ylim()[0], axes[1].get_ylim()[0])
-    for ax in axes[:2]:
-        ax.set_ylim(lowest, highest)
+    limits = [ax.get_ylim() for ax in axes[:2]]
+    for ax in axes[:2]:  # one scale for both losses
+        ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
     set_labels(axes[0], y="Training loss\n(cross-entropy)")
     set_labels(axes[1], y="Validation loss\n(cross-entropy)")
     set_labels(axes[2], x="Epoch", y=f"Validation\n{score.removeprefix('val_').replace('_', ' ')}")
-    axes[2].set_xlim(0.5, longest + 0.5)
-    axes[2].xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
+    return _finish(figure, axes, 1, longest, title)
+
+
+def _finish(figure: Figure, axes: Sequence[Axes], first: float, last: float, title: str | None) -> Figure:
+    """Set the limits and ticks of the epochs, and the figure's size."""
+    bottom = axes[-1]
+    bottom.set_xlim(first - 0.5, last + 0.5)
+    bottom.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
     figure.align_ylabels()
     return finish(figure, axes, 4.6, 1.6, title)
 

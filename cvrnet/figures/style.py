@@ -26,13 +26,14 @@ OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  
 DASHES = ("solid", (0, (5, 1.5)), (0, (1, 1)))
 
 
-def new_figure(heights: Sequence[float] = (1,)) -> tuple[Figure, list[Axes]]:
-    """A white figure with axes one above the other, of these relative heights, that share the x axis."""
-    figure = Figure(
-        layout=ConstrainedLayoutEngine(w_pad=PAD, h_pad=PAD, wspace=0, hspace=0), facecolor="white", edgecolor="white"
-    )
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0].tolist()
+def new_figure(heights: Sequence[float] = (1,), columns: int = 1) -> tuple[Figure, list[Axes]]:
+    """A white figure with a grid of axes: rows of these relative heights share the y axis, columns the x axis."""
+    space = 0.04 if columns > 1 else 0
+    layout = ConstrainedLayoutEngine(w_pad=PAD, h_pad=PAD, wspace=space, hspace=0)
+    figure = Figure(layout=layout, facecolor="white", edgecolor="white")
+    FigureCanvasAgg(figure)  # the Agg canvas, whatever backend the user has chosen
+    grid = figure.subplots(len(heights), columns, sharex="col", sharey="row", squeeze=False, height_ratios=heights)
+    axes = grid.ravel().tolist()
     for ax in axes:
         style_axes(ax)
     return figure, axes
@@ -84,8 +85,9 @@ def finish(figure: Figure, axes: Sequence[Axes], width: float, height: float, ti
         figure.suptitle(
             textwrap.fill(title, round(12 * (width + 0.5))), color=TEXT, fontsize=FONT_SIZE + 2, parse_math=False
         )
-    for _ in range(2):  # the second time from close by, where what text takes hardly depends on the size any more
-        figure.draw_without_rendering()  # lays out
+    # Two passes, because the extents of labels depend on the figure's size: the second starts close to the final size.
+    for _ in range(2):
+        figure.draw_without_rendering()  # runs the layout
         inches = figure.get_size_inches()
         boxes = [ax.get_position() for ax in axes]
         all_heights = sum(box.height for box in boxes)

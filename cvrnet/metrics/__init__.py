@@ -7,8 +7,8 @@ with one class present, is None, and never a warning.
 
 from cvrnet.metrics.bootstrap import bootstrap_intervals
 from cvrnet.metrics.calibration import brier_score, calibration_curve, expected_calibration_error
-from cvrnet.metrics.comparison import corrected_resampled_t_test, holm
-from cvrnet.metrics.curves import precision_recall_curves, roc_curves
+from cvrnet.metrics.paired_tests import corrected_resampled_t_test, holm
+from cvrnet.metrics.roc import precision_recall_curves, roc_curves
 from cvrnet.metrics.scores import classification_scores, confusion_matrix, mean_std
 
 __all__ = [

@@ -1,8 +1,7 @@
 """report.html: what a run has shown, in one page (extra ``train``)."""
 
 from cvrnet.moved import moved_names
-from cvrnet.report.sections import Section
-from cvrnet.report.write import write_report
+from cvrnet.report.write import Section, write_report
 
 __all__ = ["Section", "write_report"]
 

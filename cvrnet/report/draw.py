@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
-from cvrnet.figures import (
-    plot_calibration,
-    plot_confusion_matrix,
-    plot_fold_learning_curves,
-    plot_heads,
-    plot_learning_curves,
-    plot_precision_recall,
-    plot_roc,
-    save_figure,
-)
+from cvrnet import figures, metrics
 from cvrnet.files import write_csv
-from cvrnet.metrics import calibration_curve, confusion_matrix, precision_recall_curves, roc_curves
 from cvrnet.runs.layout import FIGURES
-from cvrnet.runs.predictions import Predictions
+from cvrnet.runs.predictions import PredictionTable
+
+_CURVES = {
+    "roc": (metrics.roc_curves, figures.plot_roc, ("fpr", "tpr", "threshold")),
+    "precision_recall": (
+        metrics.precision_recall_curves,
+        figures.plot_precision_recall,
+        ("recall", "precision", "threshold"),
+    ),
+    "calibration": (
+        metrics.calibration_curve,
+        figures.plot_calibration,
+        ("lower", "upper", "count", "predicted", "observed"),
+    ),
+}
+"""Name of the figure to the function that calculates it, the one that draws it, and the columns of its CSV file."""
 
 
-def draw_predictions(folder: Path, predictions: Predictions, suffix: str = "") -> None:
+def draw_predictions(folder: Path, predictions: PredictionTable, suffix: str = "") -> None:
     """Confusion matrix, ROC, precision-recall and calibration curves: PNG and CSV in ``folder/figures``.
 
     Args:
@@ -33,40 +39,33 @@ def draw_predictions(folder: Path, predictions: Predictions, suffix: str = "") -
         suffix: Of the files' names, such as ``_independent``.
     """
     p = predictions
-    matrix = confusion_matrix(p.labels, p.probabilities)
-    roc = roc_curves(p.labels, p.probabilities, p.classes)
-    recall = precision_recall_curves(p.labels, p.probabilities, p.classes)
-    calibration = calibration_curve(p.labels, p.probabilities, p.classes)
-    figures = {
-        "confusion_matrix": (plot_confusion_matrix(matrix, p.classes), list(_matrix_rows(matrix, p.classes))),
-        "roc": (plot_roc(roc), list(_curve_rows(roc, ("fpr", "tpr", "threshold")))),
-        "precision_recall": (
-            plot_precision_recall(recall),
-            list(_curve_rows(recall, ("recall", "precision", "threshold"))),
-        ),
-        "calibration": (
-            plot_calibration(calibration),
-            list(_curve_rows(calibration, ("lower", "upper", "count", "predicted", "observed"))),
-        ),
-    }
-    for name, (figure, rows) in figures.items():
-        save_figure(figure, folder / FIGURES / f"{name}{suffix}.png")
-        write_csv(folder / FIGURES / f"{name}{suffix}.csv", rows)
+    matrix = metrics.confusion_matrix(p.labels, p.probabilities)
+    figure = figures.plot_confusion_matrix(matrix, p.classes)
+    _save(folder, f"confusion_matrix{suffix}", figure, _matrix_rows(matrix, p.classes))
+    for name, (calculate, plot, columns) in _CURVES.items():
+        curves = calculate(p.labels, p.probabilities, p.classes)
+        _save(folder, f"{name}{suffix}", plot(curves), _curve_rows(curves, columns))
 
 
 def draw_heads(folder: Path, head_rows: Sequence[Mapping[str, Any]]) -> None:
     """Each head's accuracy beside the average's, from `cvrnet.scoring.head_accuracy.head_rows`."""
-    save_figure(plot_heads(head_rows), folder / FIGURES / "heads.png")
-    write_csv(folder / FIGURES / "heads.csv", head_rows)
+    _save(folder, "heads", figures.plot_heads(head_rows), head_rows)
 
 
 def draw_learning_curves(folder: Path, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """Learning curves of each fold, or of a single training: a name to the rows of its history.csv."""
-    single = next(iter(histories.values())) if len(histories) == 1 else None
-    figure = plot_fold_learning_curves(histories) if single is None else plot_learning_curves(single)
-    save_figure(figure, folder / FIGURES / "learning_curves.png")
-    rows = [{"fold": name, **row} for name, history in histories.items() for row in history]
-    write_csv(folder / FIGURES / "learning_curves.csv", rows)
+    if len(histories) == 1:
+        figure = figures.plot_learning_curves(next(iter(histories.values())))
+    else:
+        figure = figures.plot_fold_learning_curves(histories)
+    _save(
+        folder, "learning_curves", figure, ({"fold": name, **row} for name, rows in histories.items() for row in rows)
+    )
+
+
+def _save(folder: Path, name: str, figure: Figure, rows: Iterable[Mapping[str, Any]]) -> None:
+    figures.save_figure(figure, folder / FIGURES / f"{name}.png")
+    write_csv(folder / FIGURES / f"{name}.csv", rows)
 
 
 def _matrix_rows(matrix: np.ndarray, classes: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -77,13 +76,13 @@ def _matrix_rows(matrix: np.ndarray, classes: Sequence[str]) -> Iterator[dict[st
             yield {"predicted": predicted, "actual": actual, "count": matrix[truth, guess], "percent": share}
 
 
-def _curve_rows(curves: Mapping[str, Any], keys: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """A row a point, of each class's curve and of the one over all (``macro``, or the predicted class's)."""
+def _curve_rows(curves: Mapping[str, Any], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """A row for each point of each class's curve, and of the one over all (``macro``, or the predicted class's)."""
     overall = next(key for key in curves if key != "per_class")
     parts = [("class", name, curve) for name, curve in curves["per_class"].items()]
     for kind, name, curve in [*parts, (overall, "", curves[overall])]:
         if curve is None:
             continue
-        given = [key for key in keys if key in curve]
+        given = [key for key in columns if key in curve]  # a macro curve has no thresholds
         for values in zip(*(curve[key].tolist() for key in given), strict=True):
-            yield {"curve": kind, "class": name, **dict.fromkeys(keys), **dict(zip(given, values, strict=True))}
+            yield {"curve": kind, "class": name, **dict.fromkeys(columns), **dict(zip(given, values, strict=True))}

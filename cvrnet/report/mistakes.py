@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from html import escape
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cvrnet.data import ImageError, read_image
-from cvrnet.html import paragraph, thumbnail
-from cvrnet.report.report_tables import Row, mistake_rows
-from cvrnet.report.results import Results
-from cvrnet.report.sections import Section
+from cvrnet.html import Picture, small_picture
+from cvrnet.report.report_tables import Row
 
 SHOWN = 12
 
 
-def mistakes(results: Results) -> Section:
-    """Thumbnails of the wrong predictions with the highest probability, where the images can still be read."""
-    rows = mistake_rows(results.predictions)
-    total = len(results.predictions.labels)
-    title = "Most confident mistakes"
-    if not rows:
-        return Section(title, paragraph(f"None: all {total:,} predictions are right."))
-    text = f"{len(rows):,} of {total:,} predictions are wrong. "
-    text += "All are shown" if len(rows) <= SHOWN else f"The {SHOWN} most confident are shown"
-    text += ", with the model's probability of its answer; tables/mistakes.csv has every one."
-    top = rows[:SHOWN]
-    paths = [image_path(results.run, row["path"]) for row in top]
-    if not any(path.is_file() for path in paths):
-        text += f" The images are not at {results.run['data']} any more (or on this machine), so only their paths are."
-    figures = "".join(_figure(path, row) for path, row in zip(paths, top, strict=True))
-    return Section(title, paragraph(text) + f'<div class="row">{figures}</div>', {"mistakes": rows})
+def mistake_thumbnails(run: Mapping[str, Any], rows: Sequence[Row]) -> list[tuple[Picture | str, str, list[str]]]:
+    """For each row of `mistake_rows`: the image, or why it cannot be shown; its path; and lines of text.
+
+    Args:
+        run: run.json.
+        rows: The mistakes to show.
+    """
+    shown = []
+    for row in rows:
+        where = [row["source"], row["fold"] and f"fold {row['fold']}"]
+        lines = [
+            f"{row['label']} taken for {row['prediction']}, {row['probability']:.3f}",
+            ", ".join(filter(None, where)),
+        ]
+        shown.append((_picture(image_path(run, row["path"])), row["path"], lines))
+    return shown
 
 
 def image_path(run: Mapping[str, Any], name: str) -> Path:
@@ -40,12 +37,8 @@ def image_path(run: Mapping[str, Any], name: str) -> Path:
     return (data if data.is_dir() else data.parent) / name
 
 
-def _figure(path: Path, row: Row) -> str:
-    lines = [f"{row['label']} taken for {row['prediction']}, {row['probability']:.3f}"]
-    lines += [", ".join(part for part in (row["source"], row["fold"] and f"fold {row['fold']}") if part)]
+def _picture(path: Path) -> Picture | str:
     try:
-        return thumbnail(read_image(path), row["path"], lines)
+        return small_picture(read_image(path))
     except ImageError:
-        reason = "cannot be read" if path.is_file() else "not found"
-        caption = "<br>".join(escape(line) for line in (row["path"], *lines))
-        return f'<figure><div class="absent">image {reason}</div><figcaption>{caption}</figcaption></figure>'
+        return "image cannot be read" if path.is_file() else "image not found"

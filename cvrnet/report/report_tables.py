@@ -1,16 +1,35 @@
-"""The report's tables: rows of numbers for CSV files, and the same as a paper prints them."""
+"""The report's tables: rows of numbers for CSV files, and the columns of them that the page shows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from cvrnet.formatting import interval, number
+from cvrnet.html import Table
+from cvrnet.report.headline import floor_rows
+from cvrnet.report.results import Results
 from cvrnet.runs.layout import INDEPENDENT
-from cvrnet.runs.predictions import Predictions
+from cvrnet.runs.predictions import PredictionTable
+from cvrnet.scoring.head_accuracy import head_rows
 from cvrnet.scoring.score import RATES
 
 Row = dict[str, Any]
-AVERAGES = ("recall", "precision", "f1")
+Columns = Sequence[tuple[str, str]]
+"""The title of each column that is shown, and its key in the rows."""
+
+PAPER: Columns = (
+    ("", "row"), ("Images", "images"),
+    ("Recall", "recall_weighted"), ("Precision", "precision_weighted"), ("F1", "f1_weighted"),
+    ("Accuracy", "accuracy"),
+    ("Recall", "recall_macro"), ("Precision", "precision_macro"), ("F1", "f1_macro"), ("AUC", "auc_macro"),
+)  # fmt: skip
+PAPER_GROUPS = (("", 2), ("Support-weighted", 3), ("", 1), ("Macro", 4))
+CLASSES: Columns = (
+    ("Class", "class"), ("Images", "images"),
+    ("Sensitivity", "sensitivity"), ("Specificity", "specificity"), ("PPV", "ppv"), ("NPV", "npv"),
+)  # fmt: skip
 OVERALL = {
     "accuracy": ("Accuracy", ("accuracy",)),
     "balanced_accuracy": ("Balanced accuracy", ("balanced_accuracy",)),
@@ -20,28 +39,100 @@ OVERALL = {
     "brier_score": ("Brier score (0 to 2)", ("brier_score",)),
     "log_loss": ("Log loss (nats)", ("log_loss",)),
 }
-"""Scores of the whole set: key of the CSV row to name and place in the scores."""
+"""Scores of the whole set: name in overall.csv to title and place in the scores."""
 SETS = {"val": "validation", "test": "test", INDEPENDENT: "independent"}
-PER_CLASS = {"sensitivity": "Sensitivity", "specificity": "Specificity", "ppv": "PPV", "npv": "NPV"}
 
 
-def paper_rows(results: Mapping[str, Any], drop: bool = False) -> list[Row]:
-    """The papers' table as numbers, from summary.json: fold rows, their mean and std, the independent source, the drop.
+@dataclass(frozen=True)
+class ReportTable:
+    """A table of the report: the rows of its CSV file, and what the page shows of them."""
 
-    From metrics.json: a row a set, and with ``drop`` that from the first set to the last.
+    rows: Sequence[Row]
+    shown: Table
+
+
+def report_tables(results: Results) -> dict[str, ReportTable]:
+    """The tables that this run has, by the names of their CSV files."""
+    classes = [(f"n {name}", f"images_{name}") for name in results.scores["classes"]]
+    tables = {
+        "floor": _table(floor_rows(results), [("", "score of"), ("Balanced accuracy", "value")]),
+        "results": _paper_table(results),
+        "classes": _table(class_rows(results.scores), CLASSES),
+        "overall": _overall_table(results.scores),
+        f"classes_{INDEPENDENT}": _table(class_rows(results.independent) if results.independent else [], CLASSES),
+        "heads": _head_table(results),
+        "sources": _source_table(results, classes),
+        "mistakes": _table(mistake_rows(results.predictions), []),
+    }
+    return {name: table for name, table in tables.items() if table.rows}
+
+
+def settings_table(results: Results) -> Table:
+    """What it takes to repeat the run."""
+    run = results.run
+    made = {"model": run["model"]} if results.kind == "evaluate" else run["config"]
+    return Table(["Setting", "Value"], [("data", run["data"]), ("data_sha256", run["data_sha256"]), *made.items()])
+
+
+def _table(rows: Sequence[Row], columns: Columns, names: Sequence[Row] = (), groups: Any = ()) -> ReportTable:
+    """The one table builder.
+
+    Args:
+        rows: Of the CSV file.
+        columns: What the page shows of them.
+        names: The rows as the page shows them, where they differ from those of the CSV file.
+        groups: As in `Table`.
     """
-    if "mean_std" not in results:
-        rows = [_paper_row(name, scores) for name, scores in results.items()]
-        if drop and len(rows) > 1:
-            first, *_, last = results.values()
-            rows.append(_paper_row("drop", difference(first, last)))
-        return rows
-    rows = [_paper_row(f"fold {k}", scores) for k, scores in enumerate(results["folds"], start=1)]
-    rows += _mean_and_std("", results["mean_std"])
-    if INDEPENDENT in results:
-        rows += _mean_and_std(f"{results['test_source']} ", results[INDEPENDENT]["mean_std"])
-        rows += _mean_and_std("drop ", results[INDEPENDENT]["drop"])
-    return rows
+    cells = [[_cell(row, key) for _, key in columns] for row in names or rows]
+    return ReportTable(rows, Table([title for title, _ in columns], cells, groups))
+
+
+def _cell(row: Row, key: str) -> str:
+    """A text, a count, or a score with its interval, if there is one, and a dagger if that is exact."""
+    if isinstance(row[key], str):
+        return row[key]
+    if isinstance(row[key], int):
+        return number(row[key])
+    low, high = (row.get(f"{key}_{end}", row.get(end)) for end in ("low", "high"))
+    return interval(row[key], low, high) + "†" * (key in row.get("exact", "").split())
+
+
+def _paper_table(results: Results) -> ReportTable:
+    """The papers' table (v1 Table 3): folds, their mean, the independent source and the drop; or a row for a set."""
+    source, tree = results.run.get("test_source") or "", results.results
+    if results.kind == "crossval":
+        names = {"": "Mean", f"{source} ": f"Mean on {source}", "drop ": "Drop"}
+        found = {f"fold {k}": fold for k, fold in enumerate(tree["folds"], start=1)} | {"": tree["mean_std"]}
+        if INDEPENDENT in tree:
+            found |= {f"{source} ": tree[INDEPENDENT]["mean_std"], "drop ": tree[INDEPENDENT]["drop"]}
+    else:
+        found = dict(tree)
+        drop = bool(source) and results.kind == "train" and len(tree) > 1
+        names = {"val": "Validation", "test": f"Test: {source}" if drop else "Test", "drop": f"Drop on {source}"}
+        if drop:
+            first, *_, last = tree.values()
+            found["drop"] = difference(first, last)
+    rows, shown = [], []
+    for name, scores in found.items():
+        values = paper_scores(scores)
+        spread = isinstance(values["accuracy"], Mapping)
+        images = None if spread else scores.get("n")
+        shown.append({"row": names.get(name, name.capitalize()), "images": "" if images is None else images, **values})
+        if spread:  # two rows of the CSV file
+            for part in ("mean", "std"):
+                rows.append({"row": f"{name}{part}", "images": None, **{key: v[part] for key, v in values.items()}})
+        else:
+            rows.append({"row": name, "images": images, **values})
+    return _table(rows, PAPER, shown, PAPER_GROUPS)
+
+
+def paper_scores(scores: Mapping[str, Any]) -> Row:
+    """The scores of the papers' table, from those of a set or their mean and standard deviation over folds."""
+    weighted, macro = ({f"{key}_{part}": scores[part][key] for key in ("recall", "precision", "f1")} for part in PARTS)
+    return {**weighted, "accuracy": scores["accuracy"], **macro, "auc_macro": scores["macro"]["roc_auc"]}
+
+
+PARTS = ("weighted", "macro")
 
 
 def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,52 +143,7 @@ def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, An
             return {key: less(a[key], b[key]) for key in a}
         return None if a is None or b is None else a - b
 
-    return {key: less(one[key], other[key]) for key in ("accuracy", "balanced_accuracy", "weighted", "macro")}
-
-
-def _paper_row(name: str, scores: Mapping[str, Any]) -> Row:
-    weighted, macro = scores["weighted"], scores["macro"]
-    return {
-        "row": name,
-        "images": scores.get("n"),
-        **{f"{key}_weighted": weighted[key] for key in AVERAGES},
-        "accuracy": scores["accuracy"],
-        **{f"{key}_macro": macro[key] for key in AVERAGES},
-        "auc_macro": macro["roc_auc"],
-    }
-
-
-def _mean_and_std(prefix: str, tree: Mapping[str, Any]) -> Iterator[Row]:
-    for part in ("mean", "std"):
-        row = _paper_row(f"{prefix}{part}", _part(tree, part))
-        row["images"] = None
-        yield row
-
-
-def _part(tree: Mapping[str, Any], part: str) -> dict[str, Any]:
-    return {key: value[part] if part in value else _part(value, part) for key, value in tree.items()}
-
-
-def shown_paper_rows(rows: Sequence[Row], names: Mapping[str, str]) -> list[Row]:
-    """The papers' table as printed: mean and std rows become one, numbers have three decimals.
-
-    Args:
-        rows: From `paper_rows`.
-        names: What rows are called in print, where not as they are.
-    """
-    shown: list[Row] = []
-    for row in rows:
-        name = str(row["row"])
-        cells = [number(row[key]) for key in list(row)[2:]]
-        if name.endswith("std"):
-            last = shown[-1]
-            for key, cell in zip(list(last)[2:], cells, strict=True):
-                last[key] = last[key] if cell == "–" else f"{last[key]} ± {cell}"
-            continue
-        heads = ("Recall", "Precision", "F1", "Accuracy", "Recall ", "Precision ", "F1 ", "AUC ")
-        images = "" if row["images"] is None else f"{row['images']:,}"
-        shown.append({"": names.get(name, name), "Images": images, **dict(zip(heads, cells, strict=True))})
-    return shown
+    return {key: less(one[key], other[key]) for key in ("accuracy", "balanced_accuracy", *PARTS)}
 
 
 def class_rows(scores: Mapping[str, Any]) -> list[Row]:
@@ -106,110 +152,62 @@ def class_rows(scores: Mapping[str, Any]) -> list[Row]:
     for name, values in scores["per_class"].items():
         row: Row = {"class": name, "images": values["support"]}
         for key in (*RATES, "f1", "roc_auc", "average_precision"):
-            low, high = scores["intervals"]["per_class"][name][key] or (None, None)
-            row |= {key: values[key], f"{key}_low": low, f"{key}_high": high}
+            row |= _with_interval(key, values, scores["intervals"]["per_class"][name])
         row["exact"] = " ".join(rate for rate in RATES if f"{name}/{rate}" in scores["intervals"]["exact"])
         rows.append(row)
     return rows
 
 
-def shown_class_rows(rows: Sequence[Row]) -> list[Row]:
-    """The four rates of each class as printed; an exact binomial interval has a dagger."""
-    shown = []
-    for row in rows:
-        cells = {
-            title: interval(row[key], row[f"{key}_low"], row[f"{key}_high"]) + "†" * (key in row["exact"].split())
-            for key, title in PER_CLASS.items()
-        }
-        shown.append({"Class": row["class"], "Images": f"{row['images']:,}", **cells})
-    return shown
+def too_few_patients(rows: Sequence[Row]) -> bool:
+    """Whether a rate of `class_rows` is defined but has no interval."""
+    return any(row[rate] is not None and row[f"{rate}_low"] is None for row in rows for rate in RATES)
 
 
-def overall_rows(scores: Mapping[str, Any]) -> list[Row]:
+def _overall_table(scores: Mapping[str, Any]) -> ReportTable:
     """Scores of the whole set with 95 % intervals."""
+    rows, shown = [], []
+    for name, (title, place) in OVERALL.items():
+        value, bounds = scores, scores["intervals"]
+        for key in place:
+            value, bounds = value[key], bounds[key]
+        low, high = bounds or (None, None)
+        rows.append({"score": name, "value": value, "low": low, "high": high})
+        shown.append(rows[-1] | {"score": title})
+    return _table(rows, [("", "score"), ("Value", "value")], shown)
+
+
+def _head_table(results: Results) -> ReportTable:
+    rows = head_rows(results.folds)
+    columns = [("Head", "head"), ("Accuracy", "accuracy")]
+    if rows and rows[0]["std"] is not None:
+        columns.append(("Std over folds", "std"))
+    return _table(rows, columns, [row | {"head": row["head"][0].upper() + row["head"][1:]} for row in rows])
+
+
+def _source_table(results: Results, classes: Columns) -> ReportTable:
+    """Each source in every set; empty where no source is named."""
     rows = []
-    for key, (_, place) in OVERALL.items():
-        value, spread = scores, scores["intervals"]
-        for part in place:
-            value, spread = value[part], spread[part]
-        low, high = spread or (None, None)
-        rows.append({"score": key, "value": value, "low": low, "high": high})
-    return rows
+    for name, scores in results.sets.items() if results.sources else ():
+        for source, values in scores["per_source"].items():
+            row: Row = {"source": source, "set": name, "images": values["n"], "patients": values["patients"]}
+            for key in ("accuracy", "balanced_accuracy"):
+                row |= _with_interval(key, values, values["intervals"])
+            row |= {"f1_macro": values["macro"]["f1"], "auc_macro": values["macro"]["roc_auc"]}
+            row |= {f"images_{label}": entry["support"] for label, entry in values["per_class"].items()}
+            rows.append(row)
+    shown = [row | {"source": row["source"] or "(none)", "set": SETS[row["set"]]} for row in rows]
+    scores_shown = [("Accuracy", "accuracy"), ("Balanced accuracy", "balanced_accuracy"), ("AUC, macro", "auc_macro")]
+    columns = [("Source", "source"), ("Set", "set"), *classes, ("Patients", "patients"), *scores_shown]
+    return _table(rows, columns, shown)
 
 
-def source_rows(name: str, scores: Mapping[str, Any]) -> list[Row]:
-    """For one set, each source's images by class, accuracy and balanced accuracy with 95 % intervals, F1 and AUC."""
-    rows = []
-    for source, values in scores["per_source"].items():
-        row: Row = {"source": source, "set": name, "images": values["n"], "patients": values["patients"]}
-        for key in ("accuracy", "balanced_accuracy"):
-            low, high = values["intervals"][key] or (None, None)
-            row |= {key: values[key], f"{key}_low": low, f"{key}_high": high}
-        row |= {"f1_macro": values["macro"]["f1"], "auc_macro": values["macro"]["roc_auc"]}
-        row |= {f"images_{label}": entry["support"] for label, entry in values["per_class"].items()}
-        rows.append(row)
-    return rows
-
-
-def shown_source_rows(rows: Sequence[Row], classes: Sequence[str]) -> list[Row]:
-    """The sources as printed."""
-    return [
-        {
-            "Source": row["source"] or "(none)",
-            "Set": SETS[row["set"]],
-            **{f"n {name}": f"{row[f'images_{name}']:,}" for name in classes},
-            "Patients": f"{row['patients']:,}",
-            "Accuracy": interval(row["accuracy"], row["accuracy_low"], row["accuracy_high"]),
-            "Balanced accuracy": interval(
-                row["balanced_accuracy"], row["balanced_accuracy_low"], row["balanced_accuracy_high"]
-            ),
-            "AUC, macro": number(row["auc_macro"]),
-        }
-        for row in rows
-    ]
-
-
-def mistake_rows(predictions: Predictions) -> list[Row]:
+def mistake_rows(predictions: PredictionTable) -> list[Row]:
     """Every image whose prediction is wrong, the most confident first."""
     p = predictions
-    guesses = p.probabilities.argmax(1)
-    rows = [
-        {
-            "path": p.names[i],
-            "label": p.classes[p.labels[i]],
-            "prediction": p.classes[guesses[i]],
-            "probability": float(p.probabilities[i, guesses[i]]),
-            "probability_of_label": float(p.probabilities[i, p.labels[i]]),
-            "source": p.sources[i],
-            "fold": p.folds[i],
-        }
-        for i in (guesses != p.labels).nonzero()[0].tolist()
-    ]
+    rows = [p.row(i) for i in (p.guesses != p.labels).nonzero()[0].tolist()]
     return sorted(rows, key=lambda row: (-row["probability"], row["path"]))
 
 
-def number(value: float | None) -> str:
-    """With three decimals, and a dash for what is undefined.
-
-    >>> number(0.96349), number(None), number(-0.05)
-    ('0.963', '–', '−0.050')
-    """
-    return "–" if value is None else f"{value:.3f}".replace("-", "\N{MINUS SIGN}")
-
-
-def spread(value: Mapping[str, Any]) -> str:
-    """Mean ± standard deviation, for the terminal and Markdown.
-
-    >>> spread({"mean": 0.9634, "std": 0.00445, "n": 5}), spread({"mean": None, "std": None, "n": 0})
-    ('0.963 ± 0.004', '-')
-    """
-    return "-" if value["mean"] is None else f"{value['mean']:.3f} ± {value['std']:.3f}"
-
-
-def interval(value: float | None, low: float | None, high: float | None) -> str:
-    """A number with its 95 % interval.
-
-    >>> interval(0.9, 0.85, 0.94), interval(0.9, None, None), interval(None, None, None)
-    ('0.900 (0.850–0.940)', '0.900', '–')
-    """
-    return number(value) if low is None else f"{number(value)} ({number(low)}–{number(high)})"
+def _with_interval(key: str, values: Mapping[str, Any], intervals: Mapping[str, Any]) -> Row:
+    low, high = intervals[key] or (None, None)
+    return {key: values[key], f"{key}_low": low, f"{key}_high": high}

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from cvrnet.errors import UserError
-from cvrnet.runs.layout import AUDIT, HISTORY, INDEPENDENT, METRICS, RUN, SPLIT, SUMMARY
-from cvrnet.runs.predictions import Predictions, read_predictions
+from cvrnet.runs.layout import AUDIT, HISTORY, INDEPENDENT, METRICS, RUN, SPLIT, SUMMARY, fold_name
+from cvrnet.runs.predictions import PredictionTable, read_predictions
 from cvrnet.runs.read import read_json, read_rows
 
 
 @dataclass(frozen=True)
 class Results:
-    """A run with its numbers.
+    """A run or an evaluation with its numbers.
 
     Attributes:
         folder: Where it is.
@@ -34,7 +34,7 @@ class Results:
     results: Mapping[str, Any]
     shown: str
     scores: Mapping[str, Any]
-    predictions: Predictions
+    predictions: PredictionTable
     split: list[dict[str, str]]
     histories: list[list[dict[str, str]]]
     audit: Mapping[str, Any]
@@ -74,7 +74,7 @@ def read_results(folder: Path) -> Results:
     """Read a run or an evaluation.
 
     Raises:
-        UserError: The folder is none, or a file is missing.
+        UserError: The folder is not a finished run, or a file is missing or damaged.
     """
     run = read_json(folder / RUN)
     crossval = run.get("kind") == "crossval"
@@ -83,7 +83,7 @@ def read_results(folder: Path) -> Results:
     scores = results["pooled"] if crossval else results[shown]
     if "intervals" not in scores:
         raise UserError(f"{folder} was scored by another version of cvrnet; evaluate it again")
-    folders = [folder / f"fold-{k}" for k in range(1, run["folds"] + 1)] if crossval else [folder]
+    folders = [folder / fold_name(k) for k in range(1, run["folds"] + 1)] if crossval else [folder]
     trained = run.get("kind") != "evaluate"
     split = read_rows(folder / SPLIT) if trained else []
     histories = [read_rows(f / HISTORY) for f in folders] if trained else []

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from cvrnet.figures.plot_learning import best_row
 from cvrnet.files import damaged_files, write_csv, write_text
-from cvrnet.html import page
-from cvrnet.report import headline, sections
-from cvrnet.report.mistakes import mistakes
+from cvrnet.html import Picture, figure_picture, render
+from cvrnet.report import headline
+from cvrnet.report.mistakes import SHOWN, image_path, mistake_thumbnails
+from cvrnet.report.report_tables import ReportTable, Row, report_tables, settings_table, too_few_patients
 from cvrnet.report.results import Results, read_results
-from cvrnet.report.sections import Section
-from cvrnet.runs.layout import TABLES
+from cvrnet.runs.layout import FIGURES, REPORT, TABLES
 
-REPORT = "report.html"
+
+@dataclass(frozen=True)
+class Section:
+    """A further section of the report.
+
+    Attributes:
+        title: As text.
+        html: Its content.
+        tables: Name of a file in tables/ (without .csv) to its rows.
+    """
+
+    title: str
+    html: str
+    tables: Mapping[str, Sequence[Row]] = field(default_factory=dict)
 
 
 def write_report(folder: str | Path, further: Sequence[Section] = ()) -> Path:
@@ -34,31 +48,42 @@ def write_report(folder: str | Path, further: Sequence[Section] = ()) -> Path:
     """
     folder = Path(folder)
     with damaged_files(folder):
-        return _write(folder, read_results(folder), further)
-
-
-def _write(folder: Path, results: Results, further: Sequence[Section]) -> Path:
-    found = [
-        headline.what(results),
-        headline.data_set(results),
-        sections.papers_table(results),
-        sections.confusion(results),
-        sections.per_class(results),
-        sections.independent(results),
-        sections.curves(results),
-        sections.calibration(results),
-        sections.heads(results),
-        sections.sources(results),
-        mistakes(results),
-        *further,
-        sections.learning(results),
-        headline.protocol(results),
-    ]
-    shown = [section for section in found if section is not None]
-    for section in shown:
-        for name, rows in section.tables.items():
-            write_csv(folder / TABLES / f"{name}.csv", rows)
-    parts = [f'<div class="part"><h2>{escape(section.title)}</h2>{section.html}</div>' for section in shown]
-    title = f"{headline.TITLES[results.kind]}: {headline.model_name(results)} on {headline.data_name(results)}"
-    write_text(folder / REPORT, page(title, title, headline.lead(results), parts, made_by="cvrnet"))
+        results = read_results(folder)
+        tables = report_tables(results)
+        rows = {name: table.rows for name, table in tables.items()}
+        for section in further:
+            rows |= section.tables
+        for name, found in rows.items():
+            write_csv(folder / TABLES / f"{name}.csv", found)
+        write_text(folder / REPORT, _page(results, tables, further))
     return folder / REPORT
+
+
+def _page(results: Results, tables: Mapping[str, ReportTable], further: Sequence[Section]) -> str:
+    mistakes = tables["mistakes"].rows[:SHOWN] if "mistakes" in tables else []
+
+    def figure(name: str) -> Picture:
+        return figure_picture((results.folder / FIGURES / f"{name}.png").read_bytes())
+
+    return render(
+        "report.html.jinja",
+        results=results,
+        run=results.run,
+        tables=tables,
+        model=headline.model_name(results),
+        data=headline.data_name(results),
+        patients=headline.patients(results),
+        set_sizes=headline.set_sizes(results),
+        best_epochs=[int(row["epoch"]) for row in map(best_row, results.histories) if row is not None],
+        seen_sentence=headline.seen_sentence,
+        not_new=headline.NOT_NEW,
+        independent_sources=headline.independent_sources(results),
+        severe=headline.severe_findings(results.audit),
+        against_floor=headline.against_floor,
+        too_few_patients=too_few_patients,
+        mistakes=mistake_thumbnails(results.run, mistakes),
+        images_are_gone=not any(image_path(results.run, row["path"]).is_file() for row in mistakes),
+        figure=figure,
+        settings=settings_table(results),
+        further=further,
+    )

@@ -16,10 +16,39 @@ from cvrnet.files import damaged_files, write_json
 from cvrnet.runs.layout import RUN
 from cvrnet.runs.read import read_json
 
-IDENTITY = ("kind", "data_sha256", "classes", "test_source", "folds", "model")
-"""Keys of run.json that tell one job from another, beside the settings in ``config``."""
+IDENTITY = ("data_sha256", "classes", "test_source", "folds")
+"""Keys of run.json that tell one job from another of its kind, beside the settings in ``config``."""
 MAY_CHANGE = {"device", "num_workers"}
 """Settings that a resumed run may change: they change the speed and not the result."""
+_IN_ONE_GO = ("evaluate", "soup")
+"""Jobs that are not resumed, because they take minutes."""
+
+
+def check_folder(folder: Path, kind: str, *, resume: bool = False, overwrite: bool = False) -> bool:
+    """Whether a folder holds a run already; nothing is changed.
+
+    Args:
+        folder: The run folder. It may exist if it is empty.
+        kind: Of the job: ``train``, ``crossval``, ``evaluate`` and so on.
+        resume: A run of this kind may be there.
+        overwrite: A run of this kind may be there.
+
+    Raises:
+        UserError: The folder holds something that must not be touched.
+    """
+    if folder.is_file():
+        raise UserError(f"{folder} is a file; expected a folder for the run")
+    if not folder.exists() or not any(folder.iterdir()):
+        return False
+    if not (folder / RUN).is_file():
+        raise UserError(f"{folder} exists and is not a run; choose another folder")
+    there = read_json(folder / RUN).get("kind")
+    if there != kind:
+        raise UserError(f"{folder} holds a run of another kind ({there}, not {kind}); choose another folder")
+    if not (resume or overwrite):
+        again = "" if kind in _IN_ONE_GO else "--resume goes on with it, "
+        raise UserError(f"{folder} exists; {again}--overwrite replaces it")
+    return True
 
 
 def claim_folder(
@@ -42,28 +71,17 @@ def claim_folder(
     Raises:
         UserError: The folder holds something that must not be touched.
     """
-    if folder.is_file():
-        raise UserError(f"{folder} is a file; expected a folder for the run")
-    if folder.exists() and any(folder.iterdir()):
-        if not (folder / RUN).is_file():
-            raise UserError(f"{folder} exists and is not a run; choose another folder")
-        before = read_json(folder / RUN)
-        if before.get("kind") != description["kind"]:
-            raise UserError(
-                f"{folder} is another run (of cvrnet {before.get('kind')}, not {description['kind']}); "
-                "choose another folder"
-            )
+    if check_folder(folder, description["kind"], resume=resume, overwrite=overwrite):
         if overwrite:
             shutil.rmtree(folder)
-        elif not resume:
-            raise UserError(f"{folder} exists; --resume goes on with it, --overwrite replaces it")
-        elif changed := _changes(folder, before, description, defaults or {}):
+        elif changed := _changes(folder, description, defaults or {}):
             raise UserError(f"{folder} is another run ({'; '.join(changed)}); --overwrite replaces it")
     write_json(folder / RUN, description)
 
 
-def _changes(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
+def _changes(folder: Path, now: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
     with damaged_files(folder / RUN):
+        before = read_json(folder / RUN)
         settings = {**defaults, **before["config"]}
         pairs = [(key, before.get(key), now.get(key)) for key in IDENTITY]
         pairs += [(key, settings.get(key), value) for key, value in now["config"].items() if key not in MAY_CHANGE]

@@ -1,4 +1,4 @@
-"""Which of a trained run's models may be asked about which image: only one that was not trained on its patient."""
+"""Which model of a run was trained on which image, or on its patient."""
 
 from __future__ import annotations
 
@@ -11,55 +11,73 @@ from cvrnet.data import Record
 from cvrnet.runs.layout import CONFIG, INDEPENDENT, SPLIT, STATE
 from cvrnet.runs.split_table import SplitTable
 
+_HELD_OUT = ("test", INDEPENDENT)  # no model of the run trains or validates on these; ``test``: runs of version 0.1
+
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Whom to ask about each image.
+    """The models of a run, and which of them may be asked about each image.
 
     Attributes:
         models: MODEL arguments, each of a single model or, for a model that is no run, the argument itself.
-        of: Name of an image to the indices of the models that may be asked about it; others were trained on it.
+        models_for_image: Image name -> indices of the models that did not train on its patient.
         known: Whether a split.csv told which images the models were trained on.
     """
 
     models: list[str]
-    of: dict[str, tuple[int, ...]]
+    models_for_image: dict[str, tuple[int, ...]]
     known: bool
 
 
 def held_out(model: str | Path, records: Sequence[Record]) -> HeldOut:
     """Read the run's split.csv, where MODEL is a run or one fold of a run.
 
-    - A cross-validation: an image is asked of the model of the fold that it tests, an image outside the folds of all;
+    - A cross-validation: an image belongs to the model of the fold that tests it, an image outside the folds to all;
       folds that are not trained to the end are left out.
-    - A run with one model: images of its validation and test sets only.
-    - An image that is not in split.csv goes by its patient; if that is not there either, it is new to all models.
+    - A run with one model: only images outside its training set.
+    - An image that is not in split.csv belongs to its patient's fold; if the patient is not there either, it is new to
+      all models.
     - Any other model: all images, since nobody knows what it was trained on.
     """
-    folder = Path(str(model).removeprefix("local-dir:"))
-    fold = _fold_number(folder)
-    run = folder.parent if fold is not None and (folder.parent / SPLIT).is_file() else folder
+    run, fold = _run_of(model)
     if not (run / SPLIT).is_file():
         return HeldOut([str(model)], {r.name: (0,) for r in records}, known=False)
     if (run / CONFIG).is_file():
-        folders = {"val": run, "test": run}
+        folders = dict.fromkeys(("val", *_HELD_OUT), run)
     else:
         folders = {str(_fold_number(path.parent)): path.parent for path in run.glob(f"fold-*/{CONFIG}")}
         finished = {name: path for name, path in folders.items() if not (path / STATE).exists()}
-        folders = {name: path for name, path in finished.items() if run == folder or name == str(fold)}
+        folders = {name: path for name, path in finished.items() if fold in (None, name)}
     models = sorted({str(path) for path in folders.values()})
     index = {name: (models.index(str(path)),) for name, path in folders.items()}
     split = SplitTable.read(run / SPLIT)
-    of: dict[str, tuple[int, ...]] = {}
+    models_for_image: dict[str, tuple[int, ...]] = {}
     for r in records:
         part = split.fold_of(r)
-        if part is None or part == INDEPENDENT:
-            of[r.name] = tuple(range(len(models)))
+        if part is None or part in _HELD_OUT:
+            models_for_image[r.name] = tuple(range(len(models)))
         elif part in index:
-            of[r.name] = index[part]
-    return HeldOut(models, of, known=True)
+            models_for_image[r.name] = index[part]
+    return HeldOut(models, models_for_image, known=True)
 
 
-def _fold_number(folder: Path) -> int | None:
+def trained_on(model: str | Path) -> SplitTable | None:
+    """The images that MODEL was trained or validated on; None where no split.csv tells."""
+    run, fold = _run_of(model)
+    if not (run / SPLIT).is_file():
+        return None
+    return SplitTable.read(run / SPLIT).without({*_HELD_OUT, *([fold] if fold else [])})
+
+
+def _run_of(model: str | Path) -> tuple[Path, str | None]:
+    """The folder that may hold MODEL's split.csv, and its fold: a fold has no split.csv of its own."""
+    folder = Path(str(model).removeprefix("local-dir:"))
+    fold = _fold_number(folder)
+    if fold is not None and (folder.resolve().parent / SPLIT).is_file():
+        return folder.resolve().parent, fold
+    return folder, None
+
+
+def _fold_number(folder: Path) -> str | None:
     match = re.fullmatch(r"fold-(\d+)", folder.resolve().name)
-    return int(match[1]) if match else None
+    return match[1] if match else None

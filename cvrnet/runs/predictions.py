@@ -1,22 +1,26 @@
-"""Predictions on labelled images, as predictions.csv holds them."""
+"""Predictions on labelled images, and predictions.csv."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cvrnet.data.record import Record
+from cvrnet.data.splits import patient_key
 from cvrnet.errors import UserError
+from cvrnet.files import write_csv
 from cvrnet.runs.layout import PREDICTIONS
 
 
 @dataclass(frozen=True)
-class Predictions:
-    """What one or more models answered to labelled images.
+class PredictionTable:
+    """What one or more models predicted for labelled images.
 
     Attributes:
         classes: Class names in the order of the probabilities.
@@ -25,7 +29,9 @@ class Predictions:
         probabilities: (N, C).
         sources: Each image's source, "" where it is not known.
         patients: Each image's patient, "" where it is not known.
-        folds: The fold whose model answered, "" where there is one model only.
+        folds: The fold whose model predicted, "" where there is one model only.
+        heads: Each head's own probabilities, (heads, N, C); None where they are not known, or the model has no heads.
+        problems: A line for each image that could not be read, and that has no row here.
     """
 
     classes: list[str]
@@ -35,48 +41,106 @@ class Predictions:
     sources: list[str]
     patients: list[str]
     folds: list[str]
+    heads: NDArray[np.float64] | None = None
+    problems: Sequence[str] = ()
 
-    def of_source(self, source: str) -> Predictions:
+    @classmethod
+    def from_records(
+        cls,
+        records: Sequence[Record],
+        classes: Sequence[str],
+        probabilities: NDArray[np.float64],
+        heads: NDArray[np.float64] | None = None,
+        problems: Sequence[str] = (),
+    ) -> PredictionTable:
+        """The predictions of one model for these images, in their order."""
+        return cls(
+            classes=list(classes),
+            names=[r.name for r in records],
+            labels=np.array([classes.index(r.label) for r in records], dtype=np.int64),
+            probabilities=probabilities,
+            sources=[r.source for r in records],
+            patients=[r.patient_id for r in records],
+            folds=[""] * len(records),
+            heads=heads,
+            problems=problems,
+        )
+
+    def of_source(self, source: str) -> PredictionTable:
         """The images of one source."""
         rows = [row for row, name in enumerate(self.sources) if name == source]
         names, sources, patients, folds = (
             [values[row] for row in rows] for values in (self.names, self.sources, self.patients, self.folds)
         )
-        return Predictions(self.classes, names, self.labels[rows], self.probabilities[rows], sources, patients, folds)
+        heads = None if self.heads is None else self.heads[:, rows]
+        return PredictionTable(
+            self.classes, names, self.labels[rows], self.probabilities[rows], sources, patients, folds, heads
+        )
+
+    @property
+    def guesses(self) -> NDArray[np.intp]:
+        """Each image's predicted class: the index of its highest probability, (N,)."""
+        return self.probabilities.argmax(1)
+
+    def row(self, i: int) -> dict[str, Any]:
+        """One image's prediction as a row of a table."""
+        label, guess = self.labels[i], self.probabilities[i].argmax()
+        return {
+            "path": self.names[i],
+            "label": self.classes[label],
+            "prediction": self.classes[guess],
+            "probability": float(self.probabilities[i, guess]),
+            "probability_of_label": float(self.probabilities[i, label]),
+            "source": self.sources[i],
+            "fold": self.folds[i],
+        }
 
     @property
     def groups(self) -> list[str]:
-        """Each image's patient; an image whose patient is not known is a patient of its own, by its path."""
-        return [patient or f"\0{name}" for patient, name in zip(self.patients, self.names, strict=True)]
+        """Each image's patient (see `cvrnet.data.splits`)."""
+        return [patient_key(patient, name) for patient, name in zip(self.patients, self.names, strict=True)]
 
 
-def read_predictions(folders: Sequence[Path], classes: Sequence[str], split: str) -> Predictions:
-    """The predictions of one set (``val``, ``test``, ``independent``), over one or more folders joined.
+def write_predictions(folder: Path, sets: Mapping[str, PredictionTable]) -> None:
+    """Write predictions.csv: a row for each image, with the name of its set (``val``, ``test``, ``independent``)."""
+    write_csv(folder / PREDICTIONS, (row for name, table in sets.items() for row in _rows(table, name)))
+
+
+def _rows(table: PredictionTable, split: str) -> Iterator[dict[str, Any]]:
+    for i, p in enumerate(table.probabilities):
+        yield {
+            "path": table.names[i],
+            "label": table.classes[table.labels[i]],
+            "prediction": table.classes[int(p.argmax())],
+            # repr() is the shortest text that reads back as the same float64
+            **{f"prob_{name}": repr(float(value)) for name, value in zip(table.classes, p, strict=True)},
+            "source": table.sources[i],
+            "patient_id": table.patients[i],
+            "split": split,
+        }
+
+
+def read_predictions(folders: Sequence[Path], classes: Sequence[str], split: str) -> PredictionTable:
+    """The predictions for one set (``val``, ``test``, ``independent``), of one or more folders joined.
 
     Raises:
-        UserError: A file is missing or is no predictions.csv of these classes, or holds no such set.
+        UserError: A file is missing, is not a predictions.csv of these classes, or has no image of the set.
     """
-    rows: list[tuple[str, dict[str, str]]] = []
+    names, labels, probabilities, sources, patients, folds = [], [], [], [], [], []
     for number, folder in enumerate(folders, start=1):
-        fold = str(number) if len(folders) > 1 else ""
         path = folder / PREDICTIONS
         try:
             with path.open(encoding="utf-8", newline="") as file:
-                found = [(fold, row) for row in csv.DictReader(file) if row["split"] == split]
-            for _, row in found:
-                classes.index(row["label"])
-                [float(row[f"prob_{name}"]) for name in classes]
+                for row in csv.DictReader(file):
+                    if row["split"] == split:
+                        names.append(row["path"])
+                        labels.append(classes.index(row["label"]))
+                        probabilities.append([float(row[f"prob_{name}"]) for name in classes])
+                        sources.append(row.get("source") or "")
+                        patients.append(row.get("patient_id") or "")
+                        folds.append(str(number) if len(folders) > 1 else "")
         except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
             raise UserError(f"{path} cannot be used ({error}); expected predictions of {', '.join(classes)}") from error
-        rows += found
-    if not rows:
+    if not names:
         raise UserError(f"{folders[0] / PREDICTIONS} has no image of the set {split!r}")
-    return Predictions(
-        classes=list(classes),
-        names=[row["path"] for _, row in rows],
-        labels=np.array([classes.index(row["label"]) for _, row in rows]),
-        probabilities=np.array([[float(row[f"prob_{name}"]) for name in classes] for _, row in rows]),
-        sources=[row.get("source") or "" for _, row in rows],
-        patients=[row.get("patient_id") or "" for _, row in rows],
-        folds=[fold for fold, _ in rows],
-    )
+    return PredictionTable(list(classes), names, np.array(labels), np.array(probabilities), sources, patients, folds)

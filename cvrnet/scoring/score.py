@@ -8,17 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvrnet.metrics import bootstrap_intervals, classification_scores
-from cvrnet.runs.predictions import Predictions
+from cvrnet.metrics.bootstrap import exact_interval
+from cvrnet.runs.predictions import PredictionTable
 
 RATES = ("sensitivity", "specificity", "ppv", "npv")
-_TAIL = 0.025  # of a two-sided 95 % interval
 
 
-def score(predictions: Predictions) -> dict[str, Any]:
+def score(predictions: PredictionTable) -> dict[str, Any]:
     """The scores of `cvrnet.metrics.classification_scores`, with ``patients``, ``intervals`` and ``per_source`` beside.
 
-    ``patients`` is their number, ``intervals`` has 95 % intervals in the same tree (see `intervals`), ``per_source``
-    for each source the scores, and the intervals of accuracy and balanced accuracy.
+    ``patients`` is the number of patients. ``intervals`` has 95 % intervals in the same tree (see `intervals`).
+    ``per_source`` has the scores for each source, with the intervals of accuracy and balanced accuracy.
     """
     p = predictions
     scores = classification_scores(p.labels, p.probabilities, p.classes)
@@ -35,12 +35,12 @@ def score(predictions: Predictions) -> dict[str, Any]:
     return scores
 
 
-def intervals(predictions: Predictions, scores: dict[str, Any]) -> dict[str, Any]:
+def intervals(predictions: PredictionTable, scores: dict[str, Any]) -> dict[str, Any]:
     """95 % intervals of all scores by bootstrap over patients.
 
-    Where a class has not a single error (or hit), every resample agrees and the bootstrap gives no width. There the
-    interval is the exact binomial one (Clopper and Pearson 1934) of as many independent trials as there are patients,
-    and ``exact`` names it: ``NOR/sensitivity``.
+    Where a class has not a single error (or hit), all resamples agree and the bootstrap gives no interval. There it is
+    the exact binomial one, with as many independent trials as there are patients, and ``exact`` names it:
+    ``NOR/sensitivity``.
     """
     p = predictions
     tree = bootstrap_intervals(p.labels, p.probabilities, p.classes, p.groups)
@@ -56,7 +56,7 @@ def intervals(predictions: Predictions, scores: dict[str, Any]) -> dict[str, Any
         for rate in RATES:
             value = scores["per_class"][name][rate]
             if value in (0.0, 1.0):
-                reach = _TAIL ** (1 / len(set(groups[among[rate]].tolist())))
-                tree["per_class"][name][rate] = [reach, 1.0] if value else [0.0, 1 - reach]
+                patients = len(set(groups[among[rate]].tolist()))
+                tree["per_class"][name][rate] = exact_interval(value, patients)
                 tree["exact"].append(f"{name}/{rate}")
     return tree

@@ -13,10 +13,10 @@ import torch
 from cvrnet.errors import UserError
 from cvrnet.figures import plot_comparison, save_figure
 from cvrnet.files import slug, write_csv, write_json, write_text
+from cvrnet.formatting import spread
 from cvrnet.inference import Predictor
 from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
 from cvrnet.metrics import corrected_resampled_t_test, holm
-from cvrnet.report.report_tables import spread
 from cvrnet.runs.checkpoint import load_checkpoint
 from cvrnet.runs.layout import BENCHMARK, FIGURES, HISTORY, INDEPENDENT, RUN, SPEED, SPLIT, SUMMARY, fold_name
 from cvrnet.runs.read import read_json, read_rows

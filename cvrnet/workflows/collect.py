@@ -8,10 +8,11 @@ from typing import Any
 
 from cvrnet.errors import UserError
 from cvrnet.files import write_json
+from cvrnet.formatting import spread
 from cvrnet.metrics import mean_std
 from cvrnet.report.draw import draw_heads, draw_learning_curves, draw_predictions
-from cvrnet.report.report_tables import difference, spread
-from cvrnet.runs.layout import HISTORY, INDEPENDENT, METRICS, RUN, SUMMARY
+from cvrnet.report.report_tables import difference
+from cvrnet.runs.layout import HISTORY, INDEPENDENT, METRICS, RUN, SUMMARY, fold_name
 from cvrnet.runs.predictions import read_predictions
 from cvrnet.runs.read import read_json, read_rows
 from cvrnet.scoring.head_accuracy import head_rows
@@ -35,7 +36,7 @@ def collect(output: Path, *, maps: bool = True) -> dict[str, Any]:
     run = read_json(output / RUN)
     if run.get("kind") != "crossval":
         raise UserError(f"{output} is not a cross-validation")
-    folders = [output / f"fold-{fold}" for fold in range(1, run["folds"] + 1)]
+    folders = [output / fold_name(fold) for fold in range(1, run["folds"] + 1)]
     missing = [folder.name for folder in folders if not (folder / METRICS).is_file()]
     if missing:
         raise UserError(f"{output} lacks {', '.join(missing)}; train with --only-fold, or resume the run")

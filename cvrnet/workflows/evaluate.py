@@ -2,47 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cvrnet.data import DataError, ImageCache, Record, check_classes, scan_records
-from cvrnet.errors import UserError
-from cvrnet.files import write_csv, write_json
+from cvrnet.files import write_json
 from cvrnet.inference import Predictor
 from cvrnet.inference.cached import join_batches, predict_cached
 from cvrnet.report.draw import draw_heads, draw_predictions
 from cvrnet.report.headline import NOT_NEW, seen_sentence
-from cvrnet.runs.folder import hash_records, versions
-from cvrnet.runs.layout import INDEPENDENT, METRICS, PREDICTIONS, RUN, SPLIT
-from cvrnet.runs.predictions import Predictions
-from cvrnet.runs.read import read_json
-from cvrnet.runs.split_table import SplitTable
+from cvrnet.runs.folder import check_folder, claim_folder, hash_records, versions
+from cvrnet.runs.held_out import trained_on
+from cvrnet.runs.layout import METRICS
+from cvrnet.runs.predictions import PredictionTable, write_predictions
 from cvrnet.scoring.head_accuracy import head_rows
 from cvrnet.scoring.score import score
 from cvrnet.workflows.job import Callbacks, audit_run, finish_report
 
 KIND = "evaluate"
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What a model answered to the images of a set that could be read.
-
-    Attributes:
-        records: The images.
-        probabilities: Of each class, (N, C).
-        heads: Each head's own probabilities, (heads, N, C); None where the model has no heads of its own.
-        problems: A line for each image that could not be read.
-    """
-
-    records: list[Record]
-    probabilities: np.ndarray
-    heads: np.ndarray | None
-    problems: list[str]
 
 
 def predict_records(
@@ -51,8 +31,8 @@ def predict_records(
     *,
     batch_size: int = 8,
     progress: Callable[[int, int], object] | None = None,
-) -> Answers:
-    """Probabilities of every readable image, of each head too where the model has several.
+) -> PredictionTable:
+    """The predictions for every readable image, and those of each head where the model averages several.
 
     Args:
         predictor: The model.
@@ -72,12 +52,15 @@ def predict_records(
                 by_head.append(prediction.heads)
         if progress is not None:
             progress(done, len(records))
-    table = np.array(rows).reshape(len(rows), len(predictor.classes))
-    return Answers(good, table, np.stack(by_head, 1) if by_head else None, problems)
+    table = np.array(rows).reshape(len(rows), len(predictor.classes))  # also of shape (0, C) without any image
+    heads = np.stack(by_head, 1) if by_head else None
+    return PredictionTable.from_records(good, predictor.classes, table, heads, problems)
 
 
-def predict_decoded(predictor: Predictor, records: Sequence[Record], cache: ImageCache, batch_size: int = 8) -> Answers:
-    """What `predict_records` gives, from images that a training has decoded already.
+def predict_decoded(
+    predictor: Predictor, records: Sequence[Record], cache: ImageCache, batch_size: int = 8
+) -> PredictionTable:
+    """What `predict_records` returns, from images that a training has decoded already.
 
     Args:
         predictor: The model.
@@ -86,89 +69,54 @@ def predict_decoded(predictor: Predictor, records: Sequence[Record], cache: Imag
         batch_size: Images the network sees at once.
     """
     by_head = join_batches(predict_cached(predictor, records, cache, batch_size))
-    return Answers(list(records), by_head.mean(0), by_head if predictor.averages_probabilities else None, [])
+    heads = by_head if predictor.averages_probabilities else None
+    return PredictionTable.from_records(records, predictor.classes, by_head.mean(0), heads)
 
 
-def prediction_rows(
-    records: Sequence[Record], probabilities: np.ndarray, classes: Sequence[str], **columns: str
-) -> Iterator[dict[str, Any]]:
-    """Rows of predictions.csv; ``columns`` are further, constant ones."""
-    for record, p in zip(records, probabilities, strict=True):
-        yield {
-            "path": record.name,
-            "label": record.label,
-            "prediction": classes[int(p.argmax())],
-            **{f"prob_{name}": repr(float(value)) for name, value in zip(classes, p, strict=True)},
-            "source": record.source,
-            "patient_id": record.patient_id,
-            **columns,
-        }
-
-
-def write_evaluation(folder: Path, sets: Mapping[str, Answers], classes: Sequence[str]) -> dict[str, Any]:
+def write_evaluation(folder: Path, sets: Mapping[str, PredictionTable]) -> dict[str, Any]:
     """Write metrics.json, predictions.csv and figures for one or more sets of images.
 
     Args:
         folder: Where to.
-        sets: Name of the set (``val``, ``test``) to its answers; the figures show the last.
-        classes: Class names in the order of the probabilities.
+        sets: Name of the set (``val``, ``test``) to its predictions; the figures show the last.
 
     Returns:
         What metrics.json holds: the scores of each set (see `cvrnet.scoring.score.score`), and ``head_accuracy`` of a
         model that has heads.
     """
-    predictions = {name: _predictions(answers, classes) for name, answers in sets.items()}
-    metrics = {name: score(p) for name, p in predictions.items()}
-    for name, answers in sets.items():
-        if answers.heads is not None:
-            hits = (answers.heads.argmax(-1) == predictions[name].labels).mean(1)
+    metrics = {name: score(table) for name, table in sets.items()}
+    for name, table in sets.items():
+        if table.heads is not None:
+            hits = (table.heads.argmax(-1) == table.labels).mean(1)
             metrics[name]["head_accuracy"] = {f"P{i}": float(hit) for i, hit in enumerate(hits, start=1)}
     shown = list(sets)[-1]
-    draw_predictions(folder, predictions[shown])
+    draw_predictions(folder, sets[shown])
     if heads := head_rows([metrics[shown]]):
         draw_heads(folder, heads)
-    rows = (row for name, a in sets.items() for row in prediction_rows(a.records, a.probabilities, classes, split=name))
-    write_csv(folder / PREDICTIONS, rows)
+    write_predictions(folder, sets)
     write_json(folder / METRICS, metrics)
     return metrics
 
 
-def _predictions(answers: Answers, classes: Sequence[str]) -> Predictions:
-    records = answers.records
-    return Predictions(
-        classes=list(classes),
-        names=[r.name for r in records],
-        labels=np.array([classes.index(r.label) for r in records]),
-        probabilities=answers.probabilities,
-        sources=[r.source for r in records],
-        patients=[r.patient_id for r in records],
-        folds=[""] * len(records),
-    )
-
-
-def open_evaluation(folder: Path, overwrite: bool) -> None:
-    """Refuse a folder that holds a training, which an evaluation would spoil, or an evaluation to keep.
-
-    Raises:
-        UserError: Says which.
-    """
-    if (folder / RUN).is_file():
-        kind = read_json(folder / RUN).get("kind")
-        if kind != KIND:
-            raise UserError(f"{folder} is a trained run; expected another folder for the evaluation")
-    if (folder / METRICS).exists() and not overwrite:
-        raise UserError(f"{folder / METRICS} exists; --overwrite replaces it")
-
-
-def describe_evaluation(model: str, predictor: Predictor, data: str | Path, answers: Answers) -> dict[str, Any]:
-    """What run.json of an evaluation holds: the model, the images, and whether the model knew them.
+def describe_evaluation(
+    model: str, predictor: Predictor, data: str | Path, records: Sequence[Record], predictions: PredictionTable
+) -> dict[str, Any]:
+    """What run.json of an evaluation holds: the model, the images, and whether the model was trained on them.
 
     ``independent_sources`` are the sources that the model was not trained on, None where it does not say what it was
     trained on; ``seen_images`` counts the images whose paths, or whose patients, it was trained or validated on.
+
+    Args:
+        model: The MODEL argument, as the user gave it.
+        predictor: The model.
+        data: The data set.
+        records: Its images.
+        predictions: Those of the images that could be read; only these are described.
     """
-    records = answers.records
+    readable = set(predictions.names)
+    records = [r for r in records if r.name in readable]
     cfg = predictor.models[0].pretrained_cfg
-    known = _trained_on(model)
+    known = trained_on(model)
     sources = {r.source for r in records} - {""}
     return {
         "kind": KIND,
@@ -182,20 +130,9 @@ def describe_evaluation(model: str, predictor: Predictor, data: str | Path, answ
         "images": {name: sum(r.label == name for r in records) for name in predictor.classes},
         "independent_sources": None if known is None else sorted(sources - known.sources),
         "seen_images": 0 if known is None else known.count(records),
-        "left_out": answers.problems,
+        "left_out": list(predictions.problems),
         "versions": versions("cvrnet", "torch", "timm", "numpy", "pillow"),
     }
-
-
-def _trained_on(model: str) -> SplitTable | None:
-    """What a model was trained or validated on; None where there is no split.csv."""
-    folder = Path(model.removeprefix("local-dir:")).absolute()
-    own, above = folder / SPLIT, folder.parent / SPLIT
-    path = own if own.is_file() else above if folder.name.startswith("fold-") else own
-    if not path.is_file():
-        return None
-    own_test_fold = {folder.name.removeprefix("fold-")} if path == above else set()
-    return SplitTable.read(path).without({"test", INDEPENDENT} | own_test_fold)
 
 
 def evaluate(
@@ -239,18 +176,18 @@ def evaluate(
         UserError: The folder holds something else, or the model does not know a class of the data.
     """
     output, callbacks = Path(output), callbacks or Callbacks()
-    open_evaluation(output, overwrite)
+    check_folder(output, KIND, overwrite=overwrite)
     records, problems = scan_records(data, min_classes=1)
     if problems:
         raise DataError(problems, data)
     predictor = Predictor.from_pretrained(model, device, amp, folds=folds)
     check_classes((r.label for r in records), predictor.classes)
     answers = predict_records(predictor, records, batch_size=batch_size, progress=callbacks.stage("Predicting"))
-    if not answers.records:
-        raise DataError(answers.problems, data)
-    run = describe_evaluation(model, predictor, data, answers)
-    write_json(output / RUN, run)
-    metrics = write_evaluation(output, {"test": answers}, predictor.classes)
+    if not answers.names:
+        raise DataError(list(answers.problems), data)
+    run = describe_evaluation(model, predictor, data, records, answers)
+    claim_folder(output, run, overwrite=overwrite)
+    metrics = write_evaluation(output, {"test": answers})
     if run["seen_images"]:
         callbacks.say(f"severe: {seen_sentence(run['seen_images'])} {NOT_NEW}")
     if audit:

@@ -29,9 +29,10 @@ from cvrnet.metrics import classification_scores
 from cvrnet.metrics.bootstrap import mean_interval
 from cvrnet.runs.checkpoint import checkpoint_classes, find_checkpoints, load_checkpoint, save_checkpoint
 from cvrnet.runs.layout import CONFIG, INDEPENDENT, RUN, SPLIT, WEIGHTS
+from cvrnet.runs.predictions import PredictionTable
 from cvrnet.runs.read import read_json
 from cvrnet.runs.split_table import SplitTable
-from cvrnet.workflows.evaluate import Answers, hash_records, predict_records, write_evaluation
+from cvrnet.workflows.evaluate import hash_records, predict_records, write_evaluation
 
 KIND = "soup"
 RECALIBRATION_IMAGES = 512
@@ -102,7 +103,7 @@ def make_soup(
 
     model = average(folders)
     batch_norm = _renew_batch_norm(model, run, about, device)
-    answers: dict[str, Answers] = {}
+    answers: dict[str, PredictionTable] = {}
     total = len(records) * (len(folders) + 1)
 
     def score(name: str, predictor: Predictor) -> None:
@@ -110,7 +111,7 @@ def make_soup(
         told = None if progress is None else lambda done, _: progress(before + done, total)
         answers[name] = predict_records(predictor, records, batch_size=batch_size, progress=told)
         if answers[name].problems:
-            raise DataError(answers[name].problems, data or run)
+            raise DataError(list(answers[name].problems), data or run)
 
     for folder in folders:
         score(folder.name, Predictor.from_pretrained(folder, device, dtype))
@@ -125,7 +126,7 @@ def make_soup(
     soup = Soup(rows, _verdict(rows, tables, records, classes, honest), sentence, batch_norm)
 
     if honest:
-        write_evaluation(output, {"test": answers[KIND]}, classes)
+        write_evaluation(output, {"test": answers[KIND]})
     if (run / SPLIT).is_file():
         shutil.copyfile(run / SPLIT, output / SPLIT)
     of = [folder.name for folder in folders]

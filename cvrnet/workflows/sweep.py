@@ -14,7 +14,7 @@ from cvrnet.data import INDEPENDENT, make_folds
 from cvrnet.data.splits import hold_back
 from cvrnet.errors import UserError
 from cvrnet.files import slug, write_csv, write_json
-from cvrnet.report.report_tables import spread
+from cvrnet.formatting import spread
 from cvrnet.runs.folder import claim_folder
 from cvrnet.runs.layout import BENCHMARK, SPLIT, SUMMARY
 from cvrnet.runs.split_table import read_folds, split_row

@@ -119,7 +119,7 @@ def train_sets(
                 if name != "train"
             }
             draw_learning_curves(folder, {"": state.history})
-            metrics = write_evaluation(folder, scored, classes)
+            metrics = write_evaluation(folder, scored)
     if processes.is_main:
         (folder / STATE).unlink(missing_ok=True)
     processes.wait()

@@ -53,7 +53,7 @@ def test_a_cross_validation_asks_the_model_that_did_not_see_the_image(tmp_path):
     records = [record(name, patient=f"p-{name}") for name in "xyzwi"]
     records += [record("x-again", patient="p-x"), record("elsewhere", source="b", patient="p-x")]
     asked = held_out(run, records)
-    models = {name: [Path(asked.models[i]).name for i in of] for name, of in asked.of.items()}
+    models = {name: [Path(asked.models[i]).name for i in of] for name, of in asked.models_for_image.items()}
     everyone = ["fold-1", "fold-10"]
     assert models == {"x": ["fold-1"], "w": ["fold-10"], "x-again": ["fold-1"], "i": everyone, "elsewhere": everyone}
     assert asked.known  # y and z are of folds that are not trained yet
@@ -63,18 +63,18 @@ def test_one_fold_is_asked_about_its_own_images_only(tmp_path):
     run = run_folder(tmp_path, {"x": "1", "y": "2", "i": "independent"}, ["fold-1", "fold-2"])
     asked = held_out(run / "fold-2", [record(name, patient=f"p-{name}") for name in "xyi"])
     assert [Path(model).name for model in asked.models] == ["fold-2"]
-    assert asked.of == {"y": (0,), "i": (0,)}
+    assert asked.models_for_image == {"y": (0,), "i": (0,)}
 
 
 def test_a_run_of_one_model_is_not_asked_about_its_training_images(tmp_path):
     run = run_folder(tmp_path, {"x": "train", "y": "val", "z": "test"}, ["."])
     asked = held_out(f"local-dir:{run}", [record(name, patient=f"p-{name}") for name in "xyz"])
-    assert asked.of == {"y": (0,), "z": (0,)}
+    assert asked.models_for_image == {"y": (0,), "z": (0,)}
 
 
 def test_of_a_model_from_elsewhere_nothing_is_known():
     asked = held_out("hf-hub:user/repo", [record("x")])
-    assert (asked.models, asked.of, asked.known) == (["hf-hub:user/repo"], {"x": (0,)}, False)
+    assert (asked.models, asked.models_for_image, asked.known) == (["hf-hub:user/repo"], {"x": (0,)}, False)
 
 
 # --- what is hidden

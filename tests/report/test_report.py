@@ -17,10 +17,11 @@ from cvrnet.errors import UserError
 from cvrnet.files import write_json
 from cvrnet.report import Section, write_report
 from cvrnet.report.mistakes import SHOWN
+from cvrnet.runs.predictions import PredictionTable, read_predictions, write_predictions
 from cvrnet.training import TrainConfig
 from cvrnet.workflows.collect import collect
 from cvrnet.workflows.crossval import cross_validate
-from cvrnet.workflows.evaluate import Answers, write_evaluation
+from cvrnet.workflows.evaluate import write_evaluation
 from tests.conftest import TINY
 
 CONFIG = TrainConfig(**{**TINY, "encoders": ("test_resnet",), "epochs": 1})
@@ -45,7 +46,7 @@ class Page(HTMLParser):
         self.fetched += [value for name, value in attrs if name in ("src", "href", "srcset", "action", "data")]
 
     def handle_data(self, data):
-        if self.tags[-1] != "style":
+        if self.tags[-1:] != ["style"]:
             self.words.append(data)
 
 
@@ -89,7 +90,7 @@ def make(n=240, classes=("NOR", "NCP", "CVP"), present=None, patients=60, seed=0
 
 
 def evaluate(folder, records, p, classes, heads=None, **run):
-    write_evaluation(folder, {"test": Answers(records, p, heads, [])}, classes)
+    write_evaluation(folder, {"test": PredictionTable.from_records(records, classes, p, heads)})
     write_json(
         folder / "run.json",
         {
@@ -309,6 +310,23 @@ def test_without_sources_and_with_a_model_of_unknown_training(tmp_path):
     text = Page(evaluate(tmp_path, records, p, classes, independent_sources=None)).text
     assert "The data set does not say where its images come from." in text
     assert "Independent source: not known" in text
+
+
+def test_predictions_are_read_as_they_were_written(tmp_path):
+    records, p, classes = make(n=30)
+    records[3] = replace(records[3], name='a "b",\nc.png', patient_id="", source="")
+    written = PredictionTable.from_records(records, classes, p)
+    write_predictions(tmp_path, {"val": written.of_source("b"), "test": written})
+    found = read_predictions([tmp_path], classes, "test")
+    np.testing.assert_array_equal(found.probabilities, p)
+    np.testing.assert_array_equal(found.labels, written.labels)
+    for field in ("classes", "names", "sources", "patients", "folds", "groups"):
+        assert getattr(found, field) == getattr(written, field)
+    assert found.groups[3] not in [r.patient_id for r in records]  # a patient of its own
+    assert read_predictions([tmp_path], classes, "val").names == [r.name for r in records if r.source == "b"]
+    twice = read_predictions([tmp_path, tmp_path], classes, "test")
+    assert twice.folds == ["1"] * 30 + ["2"] * 30
+    assert len(set(twice.groups)) == len(set(found.groups))
 
 
 def test_no_run(tmp_path, run):

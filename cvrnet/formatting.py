@@ -1,0 +1,53 @@
+"""Scores as text: numbers, mean ± standard deviation, 95 % intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+UNDEFINED = "–"
+
+
+def number(value: float | Mapping[str, float | None] | None) -> str:
+    """A score with three decimals, a mean with its standard deviation, a count with commas; a dash if undefined.
+
+    Args:
+        value: A number, or a mapping with ``mean`` and ``std``, as `cvrnet.metrics.mean_std` returns.
+
+    >>> number(0.96349), number(None), number(-0.05), number(1200)
+    ('0.963', '–', '−0.050', '1,200')
+    >>> number({"mean": 0.9634, "std": 0.00445, "n": 5})
+    '0.963 ± 0.004'
+    """
+    if isinstance(value, Mapping):
+        return UNDEFINED if value["mean"] is None else f"{number(value['mean'])} ± {number(value['std'])}"
+    if value is None:
+        return UNDEFINED
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}".replace("-", "\N{MINUS SIGN}")
+
+
+def spread(value: Mapping[str, Any]) -> str:
+    """Mean ± standard deviation with ASCII signs, for the terminal, CSV and Markdown.
+
+    >>> spread({"mean": -0.9634, "std": 0.00445, "n": 5}), spread({"mean": None, "std": None, "n": 0})
+    ('-0.963 ± 0.004', '-')
+    """
+    return number(value).replace(UNDEFINED, "-").replace("\N{MINUS SIGN}", "-")
+
+
+def interval(value: float | None, low: float | None, high: float | None) -> str:
+    """A number with its 95 % interval.
+
+    >>> interval(0.9, 0.85, 0.94), interval(0.9, None, None), interval(None, None, None)
+    ('0.900 (0.850–0.940)', '0.900', '–')
+    """
+    return number(value) if low is None else f"{number(value)} ({number(low)}–{number(high)})"
+
+
+def counts(values: Mapping[str, int]) -> str:
+    """Names with their counts.
+
+    >>> counts({"NOR": 1200, "CVP": 30})
+    'NOR 1,200, CVP 30'
+    """
+    return ", ".join(f"{name} {count:,}" for name, count in values.items())
