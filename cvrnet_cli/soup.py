@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from cvrnet_cli import options
-from cvrnet_cli.output import progress_bar, say, write_rows
+from cvrnet_cli.output import say, write_rows
+from cvrnet_cli.progress import job_callbacks
 
 
 @click.command(short_help="Average the folds' weights into one model, and see whether it holds up.")
@@ -20,6 +21,7 @@ from cvrnet_cli.output import progress_bar, say, write_rows
 @options.device
 @options.amp
 @options.overwrite
+@options.reported
 def soup(
     run: Path,
     data: Path | None,
@@ -29,6 +31,8 @@ def soup(
     device: str | None,
     amp: str | None,
     overwrite: bool,
+    audit: bool,
+    maps: bool,
 ) -> None:
     """Average the weights of RUN's folds into one model, and score folds, ensemble and soup on the same images.
 
@@ -44,17 +48,19 @@ def soup(
     """
     from cvrnet.workflows.soup import make_soup
 
-    with progress_bar("Predicting") as progress:
+    with job_callbacks() as callbacks:
         result = make_soup(
             run,
             output,
             data,
             folds=folds,
-            overwrite=overwrite,
-            device=device or "auto",
-            dtype=amp or "auto",
             batch_size=batch_size or 8,
-            progress=progress,
+            device=device or "auto",
+            amp=amp or "auto",
+            audit=audit,
+            maps=maps,
+            overwrite=overwrite,
+            callbacks=callbacks,
         )
     write_rows(result.rows, list(result.rows[0]), "table", sys.stdout)
     say(f"\nScored on {result.images}.")

@@ -73,10 +73,11 @@ def floor_rows(results: Results) -> list[dict[str, Any]]:
     floor = next((finding["figures"] for finding in findings if finding["code"] == "floor"), None)
     if floor is None:
         return []
-    source = results.run.get("test_source") or ""
     names = {"val": "The model on the validation images", "test": "The model on the test images"}
-    if source:
-        names["test" if results.kind == "train" else INDEPENDENT] = f"The model on {source}"
+    if results.held_back:
+        names["test" if "test" in results.sets and results.kind == "train" else INDEPENDENT] = (
+            f"The model on {results.held_back}"
+        )
     rows = []
     for name, scores in results.sets.items():
         low, high = scores["intervals"]["balanced_accuracy"] or (None, None)

@@ -99,7 +99,7 @@ def _cell(row: Row, key: str) -> str:
 
 def _paper_table(results: Results) -> ReportTable:
     """The papers' table (v1 Table 3): folds, their mean, the independent source and the drop; or a row for a set."""
-    source, tree = results.run.get("test_source") or "", results.results
+    source, tree = results.held_back, results.results
     if results.kind == "crossval":
         names = {"": "Mean", f"{source} ": f"Mean on {source}", "drop ": "Drop"}
         found = {f"fold {k}": fold for k, fold in enumerate(tree["folds"], start=1)} | {"": tree["mean_std"]}
@@ -107,8 +107,9 @@ def _paper_table(results: Results) -> ReportTable:
             found |= {f"{source} ": tree[INDEPENDENT]["mean_std"], "drop ": tree[INDEPENDENT]["drop"]}
     else:
         found = dict(tree)
-        drop = bool(source) and results.kind == "train" and len(tree) > 1
-        names = {"val": "Validation", "test": f"Test: {source}" if drop else "Test", "drop": f"Drop on {source}"}
+        drop = bool(source) and len(tree) > 1
+        held_back = f"Test: {source}" if source else "Test"
+        names = {"val": "Validation", "test": held_back, INDEPENDENT: held_back, "drop": f"Drop on {source}"}
         if drop:
             first, *_, last = tree.values()
             found["drop"] = difference(first, last)

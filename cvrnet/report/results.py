@@ -41,8 +41,9 @@ class Results:
 
     @property
     def kind(self) -> str:
-        """``crossval``, ``train`` or ``evaluate``."""
-        return str(self.run["kind"])
+        """``crossval``, ``train`` or ``evaluate``; a soup is reported as an evaluation."""
+        kind = str(self.run["kind"])
+        return "evaluate" if kind == "soup" else kind
 
     @property
     def folds(self) -> list[Mapping[str, Any]]:
@@ -54,6 +55,12 @@ class Results:
         """The scores on the independent source beside the cross-validation's, over all folds."""
         part = self.results.get(INDEPENDENT)
         return part["pooled"] if self.kind == "crossval" and part else None
+
+    @property
+    def held_back(self) -> str:
+        """What the independent images are called: their source, or ``split=test``; "" if there are none."""
+        known = self.results.keys() & {INDEPENDENT, *(["test"] if self.kind == "train" else [])}  # test: version 0.1
+        return (self.run.get("test_source") or "split=test") if known else ""
 
     @property
     def sets(self) -> dict[str, Mapping[str, Any]]:
@@ -84,7 +91,7 @@ def read_results(folder: Path) -> Results:
     if "intervals" not in scores:
         raise UserError(f"{folder} was scored by another version of cvrnet; evaluate it again")
     folders = [folder / fold_name(k) for k in range(1, run["folds"] + 1)] if crossval else [folder]
-    trained = run.get("kind") != "evaluate"
+    trained = run.get("kind") in ("crossval", "train")
     split = read_rows(folder / SPLIT) if trained else []
     histories = [read_rows(f / HISTORY) for f in folders] if trained else []
     audit = read_json(folder / AUDIT) if (folder / AUDIT).is_file() else {}

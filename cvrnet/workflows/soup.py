@@ -1,15 +1,17 @@
-"""One network from the folds of a run: the mean of their weights, tried before it is trusted (extra ``train``).
+"""One network from the folds of a run: the mean of their weights, tried before it is trusted.
 
 Wortsman et al., "Model soups: averaging weights of multiple fine-tuned models improves accuracy without increasing
-inference time" (ICML 2022), the uniform soup. It can hold up where the models were fine-tuned from the same weights, as
-v1's folds are from ImageNet's; models from random weights usually cannot be averaged.
+inference time" (ICML 2022), the uniform soup. It works where the models were fine-tuned from the same weights, as v1's
+folds are from ImageNet's; models from random weights usually cannot be averaged.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,37 +22,39 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from cvrnet.data import DataError, ImageError, Preprocessing, Record, check_classes, read_image, scan_records, to_batch
+from cvrnet.data import DataError, Preprocessing, Record, check_classes, read_image, scan_records, to_batch
 from cvrnet.devices import select_device
 from cvrnet.errors import UserError
-from cvrnet.files import write_json
 from cvrnet.inference import Predictor
+from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
 from cvrnet.metrics import classification_scores
 from cvrnet.metrics.bootstrap import mean_interval
 from cvrnet.runs.checkpoint import checkpoint_classes, find_checkpoints, load_checkpoint, save_checkpoint
-from cvrnet.runs.layout import CONFIG, INDEPENDENT, RUN, SPLIT, WEIGHTS
+from cvrnet.runs.folder import check_folder, claim_folder, hash_records
+from cvrnet.runs.held_out import trained_on
+from cvrnet.runs.layout import CONFIG, RUN, SPLIT, WEIGHTS
 from cvrnet.runs.predictions import PredictionTable
 from cvrnet.runs.read import read_json
 from cvrnet.runs.split_table import SplitTable
-from cvrnet.workflows.evaluate import hash_records, predict_records, write_evaluation
+from cvrnet.workflows.evaluate import describe_evaluation, predict_records, write_evaluation
+from cvrnet.workflows.job import Callbacks, audit_run, finish_report
 
 KIND = "soup"
 RECALIBRATION_IMAGES = 512
 LOSS = 0.02
-"""Of accuracy: a soup holds up when it is surely not further below its folds."""
-Progress = Callable[[int, int], object]
+"""Non-inferiority margin: the largest loss of accuracy, against the folds' mean, with which a soup still holds up."""
 
 
 @dataclass(frozen=True)
 class Soup:
-    """What became of the folds.
+    """The result of averaging.
 
     Attributes:
         rows: A row a fold, one of the ensemble, one of the soup: images, accuracy, balanced accuracy, macro F1 and AUC,
             log loss.
         verdict: One sentence: whether the soup holds up.
-        images: One sentence: what the rows were measured on, and whether that is honest.
-        batch_norm: One sentence: where its statistics come from.
+        images: One sentence: which images the rows were measured on, and whether any fold was trained on them.
+        batch_norm: One sentence: where batch norm's statistics come from.
     """
 
     rows: list[dict[str, Any]]
@@ -65,72 +69,77 @@ def make_soup(
     data: str | Path | None = None,
     *,
     folds: Sequence[int] = (),
-    overwrite: bool = False,
-    device: str = "auto",
-    dtype: str = "auto",
     batch_size: int = 8,
-    progress: Progress | None = None,
+    device: str = "auto",
+    amp: str = "auto",
+    audit: bool = True,
+    maps: bool = True,
+    overwrite: bool = False,
+    callbacks: Callbacks | None = None,
 ) -> Soup:
     """Average the weights of a run's folds into one checkpoint, and score folds, ensemble and soup on the same images.
 
-    Weights are added up in float64. Batch norm's statistics belong to no fold's network any more: they are taken anew
-    from images of the run where its data set is still there, and averaged otherwise.
+    Weights are summed in float64. Batch norm's statistics fit no fold's network any more: they are computed from images
+    of the run where its data set is still there, and averaged otherwise.
 
     Args:
         run: A run with several folds.
-        output: The soup's own run folder: run.json, split.csv, config.json, model.safetensors and, where it was scored
-            on images that it has not seen, metrics.json, predictions.csv and figures/.
-        data: Labelled images to score on; by default the run's independent source or, failing that, all its images.
-        folds: Only these.
-        overwrite: Replace a soup that is there.
-        device: As in `Predictor`.
-        dtype: As in `Predictor`.
+        output: The soup's own run folder: run.json, split.csv, config.json, model.safetensors and, where no fold was
+            trained on the images, metrics.json, predictions.csv, figures/ and report.html.
+        data: Labelled images to score on; by default the run's independent images or, failing that, all its images.
+        folds: Only these folds.
         batch_size: Images the networks see at once.
-        progress: Called after each image with the number done and the number of all, over all networks.
+        device: As in `cvrnet.Predictor`.
+        amp: As in `cvrnet.Predictor`.
+        audit: Audit the images that are scored (extra ``audit``).
+        maps: Show Grad-CAM of some images in the report.
+        overwrite: Replace the soup in the folder.
+        callbacks: What to call for progress and messages.
 
     Raises:
-        UserError: Fewer than two folds, folds of different kinds, no images to score on, or something is in the way.
+        UserError: Fewer than two folds, folds of different kinds, no images to score on, or the folder holds something.
         DataError: Images cannot be read.
     """
-    run, output = Path(run), Path(output)
+    run, output, callbacks = Path(run), Path(output), callbacks or Callbacks()
     folders = find_checkpoints(run, folds)
     _check_folds(folders)
-    _check_output(output, overwrite)
-    about = _read_run(run)
-    records, sentence, honest = _images(run, about, data)
-    classes = checkpoint_classes(load_checkpoint(folders[0]))
-    check_classes((r.label for r in records), classes)
-
+    check_folder(output, KIND, overwrite=overwrite)
+    about = read_json(run / RUN) if (run / RUN).is_file() else {}
+    records, images, honest = _images(run, about, data)
     model = average(folders)
+    classes = checkpoint_classes(model)
+    check_classes((r.label for r in records), classes)
     batch_norm = _renew_batch_norm(model, run, about, device)
-    answers: dict[str, PredictionTable] = {}
-    total = len(records) * (len(folders) + 1)
 
-    def score(name: str, predictor: Predictor) -> None:
-        before = len(records) * len(answers)
-        told = None if progress is None else lambda done, _: progress(before + done, total)
-        answers[name] = predict_records(predictor, records, batch_size=batch_size, progress=told)
-        if answers[name].problems:
-            raise DataError(list(answers[name].problems), data or run)
+    progress = callbacks.stage("Predicting")
+    tables: dict[str, PredictionTable] = {}
+
+    def predict(name: str, predictor: Predictor) -> None:
+        before, total = len(records) * len(tables), len(records) * (len(folders) + 1)
+        tables[name] = predict_records(
+            predictor, records, batch_size=batch_size, progress=lambda done, _: progress(before + done, total)
+        )
+        if tables[name].problems:
+            raise DataError(list(tables[name].problems), data or run)
 
     for folder in folders:
-        score(folder.name, Predictor.from_pretrained(folder, device, dtype))
-    mean = np.mean([a.probabilities for a in answers.values()], axis=0)
-    if output.exists() and overwrite:
-        shutil.rmtree(output)
-    save_checkpoint(model, output, classes)
-    score(KIND, Predictor.from_pretrained(output, device, dtype))
-    tables = {name: a.probabilities for name, a in answers.items() if name != KIND}
-    tables |= {"ensemble": mean, KIND: answers[KIND].probabilities}
-    rows = [_row(name, table, records, classes) for name, table in tables.items()]
-    soup = Soup(rows, _verdict(rows, tables, records, classes, honest), sentence, batch_norm)
+        predict(folder.name, Predictor.from_pretrained(folder, device, amp))
+    predictor = Predictor([fuse_batch_norm(copy.deepcopy(model))], device, amp)
+    predict(KIND, predictor)
+    soup = Soup(*_compare(tables, honest), images, batch_norm)
 
-    if honest:
-        write_evaluation(output, {"test": answers[KIND]})
+    # Nothing can be refused any more: only now is an earlier soup replaced.
+    described = describe_evaluation(str(run), predictor, data or about["data"], records, tables[KIND])
+    of = [folder.name for folder in folders]
+    claim_folder(output, {**about, **described, "kind": KIND, "folds": of, "soup": vars(soup)}, overwrite=overwrite)
+    save_checkpoint(model, output, classes)
     if (run / SPLIT).is_file():
         shutil.copyfile(run / SPLIT, output / SPLIT)
-    of = [folder.name for folder in folders]
-    write_json(output / RUN, {**about, "kind": KIND, "classes": classes, "folds": of, "soup": vars(soup)})
+    if honest:
+        write_evaluation(output, {"test": tables[KIND]})
+        if audit:
+            audit_run(output, described["data"], records, callbacks)
+        finish_report(output, maps, predictor)
     return soup
 
 
@@ -154,31 +163,18 @@ def _check_folds(folders: Sequence[Path]) -> None:
     if len(folders) < 2:
         raise UserError(f"{folders[0]} is one model; a soup needs a run with several folds")
     configs = [read_json(folder / CONFIG) for folder in folders]
-    for folder, config in zip(folders[1:], configs[1:], strict=True):
+    for folder, config in zip(folders, configs, strict=True):
         for key in ("architecture", "model_args", "label_names"):
-            if config.get(key) != configs[0].get(key):
+            this, first = (textwrap.shorten(json.dumps(c.get(key)), 60) for c in (config, configs[0]))
+            if this != first:
                 raise UserError(
-                    f"{folder.name} and {folders[0].name} differ in {key} ({_short(config.get(key))}, "
-                    f"{_short(configs[0].get(key))}); a soup needs folds of one architecture and the same classes"
+                    f"{folder.name} and {folders[0].name} differ in {key} ({this}, {first}); "
+                    "a soup needs folds of one architecture and the same classes"
                 )
 
 
-def _check_output(output: Path, overwrite: bool) -> None:
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return
-    if not output.is_dir() or _read_run(output).get("kind") != KIND:
-        raise UserError(f"{output} exists and is not a soup; choose another folder")
-    if not overwrite:
-        raise UserError(f"{output} exists; --overwrite replaces it")
-
-
-def _read_run(folder: Path) -> dict[str, Any]:
-    path = folder / RUN
-    return read_json(path) if path.is_file() else {}
-
-
-def _images(run: Path, about: dict[str, Any], data: str | Path | None) -> tuple[list[Record], str, bool]:
-    """What is scored on, a sentence about it, and whether no fold was trained on any of it."""
+def _images(run: Path, about: Mapping[str, Any], data: str | Path | None) -> tuple[list[Record], str, bool]:
+    """The images to score on, a sentence about them, and whether no fold was trained on any of them."""
     seen = _seen(run)
     if data is not None:
         records, problems = scan_records(data, min_classes=1)
@@ -189,27 +185,26 @@ def _images(run: Path, about: dict[str, Any], data: str | Path | None) -> tuple[
             about_them = f"{known} of the {len(records)} images, or their patients, trained folds, and so the soup"
             return records, about_them, False
         return records, f"{len(records)} images of {data}", True
-    everything = _own_images(about)
-    if not everything:
+    own = _own_images(about)
+    if not own:
         raise UserError(f"the images of {run} are not there any more; expected DATA to score the soup on")
-    source = about.get("test_source") or ""
-    outside = [r for r in everything if source and r.source == source]
-    if outside:
+    if outside := [r for r in own if not seen.fold_of(r)]:
+        source = about.get("test_source") or "split=test"
         return outside, f"{len(outside)} images of {source}, which no fold was trained on", True
     return (
-        everything,
-        f"all {len(everything)} images of the run: the soup, the ensemble and most folds were trained on them, so that "
-        "the scores can show that a soup is broken, but not that it is good; give DATA that no fold has seen",
+        own,
+        f"all {len(own)} images of the run: the soup, the ensemble and most folds were trained on them, so that the "
+        "scores can show that a soup is broken, but not that it is good; give DATA that no fold has seen",
         False,
     )
 
 
 def _seen(run: Path) -> SplitTable:
     """The images that the folds were trained, validated or tested on."""
-    return SplitTable.read(run / SPLIT).without({INDEPENDENT}) if (run / SPLIT).is_file() else SplitTable([])
+    return trained_on(run) or SplitTable([])
 
 
-def _own_images(about: dict[str, Any]) -> list[Record]:
+def _own_images(about: Mapping[str, Any]) -> list[Record]:
     """The run's data set, where it is still there and still the same."""
     if not about.get("data"):
         return []
@@ -217,73 +212,65 @@ def _own_images(about: dict[str, Any]) -> list[Record]:
     return records if not problems and hash_records(records) == about.get("data_sha256") else []
 
 
-def _renew_batch_norm(model: nn.Module, run: Path, about: dict[str, Any], device: str) -> str:
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    if not norms:
+def _renew_batch_norm(model: nn.Module, run: Path, about: Mapping[str, Any], device: str) -> str:
+    """Compute batch norm's statistics for the averaged weights, as Wortsman et al. do for networks that have it."""
+    if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
         return "the network has no batch norm"
     seen = _seen(run)
     records = [r for r in _own_images(about) if seen.fold_of(r)]
     if not records:
-        return "batch norm's statistics are the folds' averaged: the run's images are not there to take them anew"
+        return "batch norm's statistics are the folds' average: the run's images are not there to compute new ones"
     chosen = np.random.default_rng(0).permutation(len(records))[:RECALIBRATION_IMAGES]
-    preprocessing = Preprocessing.from_model(model)
     batches = [chosen[i : i + 16] for i in range(0, len(chosen), 16)]
     if len(batches) > 1 and len(batches[-1]) == 1:
         batches.pop()  # one image alone has no variance in the deepest maps
+    preprocessing = Preprocessing.from_model(model)
+
+    def batch(indices: np.ndarray) -> Tensor:
+        images = (read_image(records[i].path, preprocessing.mode) for i in indices)
+        return preprocessing.normalize(to_batch([preprocessing.resize(image) for image in images]))
+
     place = select_device(device)
-    update_bn((_batch([records[i] for i in b], preprocessing) for b in batches), model.to(place), place)
+    update_bn(map(batch, batches), model.to(place), place)
     model.to("cpu")
-    return f"batch norm's statistics are taken anew from {sum(map(len, batches))} of the run's images"
+    return f"batch norm's statistics are computed anew from {sum(map(len, batches))} of the run's images"
 
 
-def _batch(records: Sequence[Record], preprocessing: Preprocessing) -> Tensor:
-    try:
-        images = [preprocessing.resize(read_image(r.path, preprocessing.mode)) for r in records]
-    except ImageError as error:
-        raise UserError(str(error)) from error
-    return preprocessing.normalize(to_batch(images))
+def _compare(tables: Mapping[str, PredictionTable], honest: bool) -> tuple[list[dict[str, Any]], str]:
+    """The rows and the verdict of a `Soup`, from the predictions of its folds and, last, its own.
+
+    The verdict compares the soup with the mean of its folds, image by image; the interval is a bootstrap over patients.
+    """
+    *folds, soup = tables.values()
+    probabilities = {name: table.probabilities for name, table in tables.items() if name != KIND}
+    probabilities |= {"ensemble": np.mean(list(probabilities.values()), axis=0), KIND: soup.probabilities}
+    rows = [_row(name, p, soup) for name, p in probabilities.items()]
+
+    hits = np.mean([table.guesses == table.labels for table in folds], axis=0)
+    difference, interval = mean_interval((soup.guesses == soup.labels) - hits, soup.groups)
+    low, high = interval or (-1.0, 1.0)
+    accuracy = {row["model"]: row["accuracy"] for row in rows}
+    figures = (
+        f"accuracy {accuracy[KIND]:.3f}, its folds' mean {hits.mean():.3f} (difference {difference:+.3f}, "
+        f"95 % interval {low:+.3f} to {high:+.3f}), their ensemble {accuracy['ensemble']:.3f}"
+    )
+    if high < 0:
+        return rows, f"the soup does not hold up, it is clearly worse than its folds: {figures}"
+    if not honest:
+        return rows, f"nothing speaks against the soup, on images that trained it: {figures}"
+    if low > -LOSS:
+        return rows, f"the soup holds up, it is less than {LOSS:.0%} worse than its folds: {figures}"
+    return rows, f"{len(hits)} images cannot tell whether the soup holds up: {figures}"
 
 
-def _row(name: str, table: np.ndarray, records: Sequence[Record], classes: Sequence[str]) -> dict[str, Any]:
-    scores = classification_scores([classes.index(r.label) for r in records], table, list(classes))
+def _row(name: str, probabilities: np.ndarray, soup: PredictionTable) -> dict[str, Any]:
+    scores = classification_scores(soup.labels, probabilities, soup.classes)
     return {
         "model": name,
-        "images": len(records),
+        "images": len(soup.labels),
         "accuracy": scores["accuracy"],
         "balanced_accuracy": scores["balanced_accuracy"],
         "f1_macro": scores["macro"]["f1"],
         "auc_macro": scores["macro"]["roc_auc"],
         "log_loss": scores["log_loss"],
     }
-
-
-def _verdict(
-    rows: Sequence[dict[str, Any]],
-    tables: dict[str, np.ndarray],
-    records: Sequence[Record],
-    classes: Sequence[str],
-    honest: bool,
-) -> str:
-    """The soup against the mean of its folds, image by image; the interval is a bootstrap over patients."""
-    labels = np.array([classes.index(r.label) for r in records])
-    hits = {name: table.argmax(1) == labels for name, table in tables.items()}
-    folds = np.mean([hit for name, hit in hits.items() if name not in (KIND, "ensemble")], axis=0)
-    difference, interval = mean_interval(hits[KIND] - folds, [r.patient_id for r in records])
-    low, high = interval or (-1.0, 1.0)
-    accuracy = {row["model"]: row["accuracy"] for row in rows}
-    figures = (
-        f"accuracy {accuracy[KIND]:.3f}, its folds' mean {folds.mean():.3f} (difference {difference:+.3f}, "
-        f"95 % interval {low:+.3f} to {high:+.3f}), their ensemble {accuracy['ensemble']:.3f}"
-    )
-    if high < 0:
-        return f"the soup does not hold up, it is clearly worse than its folds: {figures}"
-    if not honest:
-        return f"nothing speaks against the soup, on images that trained it: {figures}"
-    if low > -LOSS:
-        return f"the soup holds up, it is less than {LOSS:.0%} worse than its folds: {figures}"
-    return f"{len(records)} images cannot tell whether the soup holds up: {figures}"
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return f"{text[:57]}..." if len(text) > 60 else text

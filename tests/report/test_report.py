@@ -22,7 +22,7 @@ from cvrnet.training import TrainConfig
 from cvrnet.workflows.collect import collect
 from cvrnet.workflows.crossval import cross_validate
 from cvrnet.workflows.evaluate import write_evaluation
-from tests.conftest import TINY
+from tests.conftest import PLAIN, TINY
 
 CONFIG = TrainConfig(**{**TINY, "encoders": ("test_resnet",), "epochs": 1})
 
@@ -64,7 +64,7 @@ def assert_alone(path):
 @pytest.fixture(scope="module")
 def crossval(phantoms, tmp_path_factory):
     folder = tmp_path_factory.mktemp("crossval") / "run"
-    cross_validate(phantoms, folder, CONFIG, n_folds=3, test_source="site-b")
+    cross_validate(phantoms, folder, CONFIG, n_folds=3, test_source="site-b", **PLAIN)
     return folder
 
 
@@ -240,8 +240,8 @@ def test_the_audit_speaks_in_the_report(crossval, tmp_path):
 def test_page_of_a_training(run, tmp_path):
     page = assert_alone(run / "report.html")
     assert "Independent source: site-b" in page.text
-    assert [row["row"] for row in rows(run / "tables/results.csv")] == ["val", "test", "drop"]
-    assert {row["set"] for row in rows(run / "tables/sources.csv")} == {"val", "test"}
+    assert [row["row"] for row in rows(run / "tables/results.csv")] == ["val", "independent", "drop"]
+    assert {row["set"] for row in rows(run / "tables/sources.csv")} == {"val", "independent"}
     further = [Section("Where it <looks>", "<p>at the lungs</p>", {"maps": [{"image": "a.png"}]})]
     copy = shutil.copytree(run, tmp_path / "run")
     text = Page(write_report(copy, further)).text
@@ -385,8 +385,11 @@ def test_another_image_of_a_patient_that_was_trained_on(cli, crossval, phantoms,
 
 
 def test_an_evaluation_does_not_spoil_a_run(cli, crossval, run, phantoms):
-    for folder in (crossval, run):
+    for kind, folder in (("crossval", crossval), ("train", run)):
         before = (folder / "run.json").read_bytes()
         status, _, err = cli("evaluate", run, phantoms, "-o", folder, "--overwrite", "--no-audit")
-        assert (status, err) == (1, f"Error: {folder} is a trained run; expected another folder for the evaluation\n")
+        assert (status, err) == (
+            1,
+            f"Error: {folder} holds a run of another kind ({kind}, not evaluate); choose another folder\n",
+        )
         assert (folder / "run.json").read_bytes() == before

@@ -13,7 +13,9 @@ from safetensors.torch import load_file
 from cvrnet.errors import UserError
 from cvrnet.inference import Predictor
 from cvrnet.runs.checkpoint import load_checkpoint, save_checkpoint
-from cvrnet.workflows.soup import average, make_soup
+from cvrnet.runs.predictions import PredictionTable
+from cvrnet.workflows.soup import _compare, average, make_soup
+from tests.conftest import PLAIN
 from tests.support.networks import enliven, images
 
 CLASSES = ["CVP", "NCP", "NOR"]
@@ -31,7 +33,7 @@ def folds(run, tmp_path_factory):
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         for i, row in enumerate(rows):
-            writer.writerow(row | {"fold": "independent" if row["fold"] == "test" else i % 3 + 1})
+            writer.writerow(row | {"fold": row["fold"] if row["fold"] == "independent" else i % 3 + 1})
     for fold in (1, 2, 3):
         torch.manual_seed(fold)
         model = load_checkpoint(run)
@@ -54,14 +56,14 @@ def test_the_mean_of_the_weights(folds):
 
 def test_a_soup_is_scored_where_no_fold_was_trained(folds, phantoms, tmp_path, cli):
     """On the run's independent source; the ensemble's and the folds' scores stand beside."""
-    status, out, err = cli("soup", folds, "-o", tmp_path / "soup", "--device", "cpu", "--amp", "fp32")
+    status, out, err = cli("soup", folds, "-o", tmp_path / "soup", "--device", "cpu", "--amp", "fp32", "--no-audit")
     assert status == 0, err
     lines = [line.split()[0] for line in out.splitlines()]
     assert lines == ["model", "fold-1", "fold-2", "fold-3", "ensemble", "soup"]
     described = json.loads((tmp_path / "soup/run.json").read_text())
     assert (described["kind"], described["folds"]) == ("soup", ["fold-1", "fold-2", "fold-3"])
     assert "site-b, which no fold was trained on" in err
-    assert "Batch norm's statistics are taken anew from" in err
+    assert "Batch norm's statistics are computed anew from" in err
     assert "soup" in described["soup"]["verdict"]
     predictor = Predictor.from_pretrained(tmp_path / "soup", dtype="fp32")
     names = [row["path"] for row in csv.DictReader((folds / "split.csv").open()) if row["fold"] == "independent"]
@@ -110,34 +112,36 @@ def permute(block):
 
 @pytest.mark.parametrize(("drop", "word"), [(0.9, "does not hold up, it is clearly worse"), (0.0, "holds up, it is")])
 def test_the_verdict(drop, word):
-    from cvrnet.data import Record
-    from cvrnet.workflows.soup import _verdict
+    def table(probabilities):
+        n = len(probabilities)
+        return PredictionTable(CLASSES, [str(i) for i in range(n)], np.arange(n) % 3, probabilities, *[[""] * n] * 3)
 
-    records = [Record(f"{i}.png", f"{i}.png", label=CLASSES[i % 3]) for i in range(300)]
+    def verdict(folds, soup, honest):
+        return _compare({"fold-1": table(folds), "fold-2": table(folds), "soup": table(soup)}, honest)[1]
+
     right = np.eye(3)[[i % 3 for i in range(300)]]
     wrong = right.copy()
     wrong[: int(drop * 300)] = np.roll(right[: int(drop * 300)], 1, axis=1)
-    tables = {"fold-1": right, "fold-2": right, "ensemble": right, "soup": wrong}
-    rows = [{"model": name, "accuracy": float((t.argmax(1) == right.argmax(1)).mean())} for name, t in tables.items()]
-    assert word in _verdict(rows, tables, records, CLASSES, honest=True)
+    assert word in verdict(right, wrong, honest=True)
     if not drop:
-        assert "on images that trained it" in _verdict(rows, tables, records, CLASSES, honest=False)
-        few = {name: table[:1] for name, table in tables.items()}
-        assert "cannot tell" in _verdict(rows, few, records[:1], CLASSES, honest=True)
+        assert "on images that trained it" in verdict(right, wrong, honest=False)
+        assert "cannot tell" in verdict(right[:1], wrong[:1], honest=True)
 
 
 def test_without_images_elsewhere_it_says_what_the_scores_are_worth(folds, tmp_path):
     shutil.copytree(folds, tmp_path / "run")
     about = json.loads((tmp_path / "run/run.json").read_text())
     (tmp_path / "run/run.json").write_text(json.dumps(about | {"test_source": ""}))
-    soup = make_soup(tmp_path / "run", tmp_path / "soup", device="cpu", dtype="fp32")
+    split = tmp_path / "run/split.csv"
+    split.write_text(split.read_text().replace(",independent", ",1"))
+    soup = make_soup(tmp_path / "run", tmp_path / "soup", device="cpu", amp="fp32", **PLAIN)
     assert "can show that a soup is broken, but not that it is good" in soup.images
     assert not (tmp_path / "soup/metrics.json").exists()
     (tmp_path / "run/run.json").write_text(json.dumps(about | {"data": str(tmp_path / "gone")}))
     with pytest.raises(UserError, match="expected DATA to score the soup on"):
         make_soup(tmp_path / "run", tmp_path / "other")
-    soup = make_soup(tmp_path / "run", tmp_path / "other", about["data"], device="cpu", dtype="fp32")
-    assert "averaged: the run's images are not there" in soup.batch_norm
+    soup = make_soup(tmp_path / "run", tmp_path / "other", about["data"], device="cpu", amp="fp32", **PLAIN)
+    assert "are the folds' average: the run's images are not there" in soup.batch_norm
     assert "trained folds" in soup.images
 
 
@@ -154,6 +158,6 @@ def test_what_makes_no_soup_is_refused(folds, run, tmp_path):
     save_checkpoint(other, tmp_path / "mixed/fold-2", CLASSES)
     with pytest.raises(UserError, match=r"fold-2 and fold-1 differ in architecture \(\"cvrnet_tiny\", \"cvrnet\"\)"):
         make_soup(tmp_path / "mixed", tmp_path / "soup")
-    with pytest.raises(UserError, match="exists and is not a soup"):
+    with pytest.raises(UserError, match=r"holds a run of another kind \(train, not soup\)"):
         make_soup(folds, run)
     assert not (tmp_path / "soup").exists()
