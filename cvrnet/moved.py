@@ -25,6 +25,8 @@ MOVED_MODULES = {
     "cvrnet.inference.loading": "cvrnet.inference.resolve",
     "cvrnet.inference.reading": "cvrnet.inference.prefetch",
     "cvrnet.inference.sharing": "cvrnet.inference.distributed",
+    "cvrnet.metrics.comparison": "cvrnet.metrics.paired_tests",
+    "cvrnet.metrics.curves": "cvrnet.metrics.roc",
     "cvrnet.pages": "cvrnet.html",
     "cvrnet.results": "cvrnet.report",
     "cvrnet.soup": "cvrnet.workflows.soup",

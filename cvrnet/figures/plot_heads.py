@@ -1,4 +1,4 @@
-"""What the averaging of the heads buys."""
+"""What averaging the heads gains."""
 
 from __future__ import annotations
 

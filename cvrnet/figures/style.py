@@ -1,4 +1,4 @@
-"""What all figures share: size, colours, axes, legend, and how they are saved."""
+"""Size, colours, axes and legend of all figures, and how they are saved."""
 
 from __future__ import annotations
 

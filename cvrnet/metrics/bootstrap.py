@@ -1,4 +1,4 @@
-"""Intervals for every score, by resampling patients."""
+"""95 % intervals of every score, by resampling patients (cluster bootstrap)."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def bootstrap_intervals(
     Patients are drawn with replacement, each with all of its images (cluster bootstrap): images of one patient are
     alike, and resampling images would give intervals that are too narrow. A score that is undefined in more than a
     tenth of the resamples (a class of fewer than about three patients) has no interval: None; otherwise the resamples
-    that define it count. Where no resample differs, as for a class without a single error, the interval has no width:
-    give an exact binomial interval there.
+    that define it count. Where no resample differs, as for a class without a single error, the interval has no width;
+    ``cvrnet.metrics.bootstrap.exact_interval`` gives one there.
 
     Args:
         y_true: class indices, shape (N,).
@@ -61,10 +61,10 @@ def bootstrap_intervals(
 def mean_interval(
     values: ArrayLike, groups: Sequence[Hashable] | None = None, n: int = 1000, seed: int = 0
 ) -> tuple[float | None, list[float] | None]:
-    """The mean of one value an image and its 95 % interval, by resampling patients as in `bootstrap_intervals`.
+    """The mean of one value for each image, and its 95 % interval by resampling patients as in `bootstrap_intervals`.
 
     Args:
-        values: shape (N,); NaN where an image has none: it does not count.
+        values: shape (N,); NaN for an image without a value, which is left out.
         groups: the patient of each image; None or "" is a patient of its own. By default every image is.
         n: number of resamples.
         seed: of the random draws.
@@ -125,7 +125,8 @@ def _ranking(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """AUC (the share of pairs in order, ties half) and average precision for each of B sets of weights: (B,) each."""
     order = np.argsort(-score)
-    starts = np.flatnonzero(np.diff(-score[order], prepend=-np.inf))  # of each run of equal scores
+    # Samples with equal scores are summed first: their order is arbitrary and must not count.
+    starts = np.flatnonzero(np.diff(-score[order], prepend=-np.inf))
     positive = np.add.reduceat(weights[:, order] * truth[order], starts, axis=1)
     every = np.add.reduceat(weights[:, order], starts, axis=1)
     negative = every - positive
@@ -137,7 +138,7 @@ def _ranking(
 
 
 def _resample(members: NDArray[np.intp], n_groups: int, n: int, seed: int) -> Iterator[NDArray[np.float64]]:
-    """How often each image is drawn in each resample, in chunks of shape (b, N)."""
+    """How often each image is drawn in each resample, in chunks of shape (b, N) that bound the memory."""
     rng = np.random.default_rng(seed)
     step = max(1, CHUNK // len(members))
     for first in range(0, n, step):
@@ -147,6 +148,7 @@ def _resample(members: NDArray[np.intp], n_groups: int, n: int, seed: int) -> It
 
 
 def _group_numbers(groups: Sequence[Hashable] | None, n_samples: int) -> NDArray[np.intp]:
+    """The number of each sample's group, from 0 in the order of their first samples."""
     if groups is None:
         return np.arange(n_samples)
     if len(groups) != n_samples:
@@ -158,7 +160,7 @@ def _group_numbers(groups: Sequence[Hashable] | None, n_samples: int) -> NDArray
 
 
 def _intervals(parts: Sequence[Any], few: bool) -> Any:
-    """The tree of intervals from the trees of the chunks."""
+    """The tree of intervals, from a tree of resampled scores for each chunk."""
     if isinstance(parts[0], Mapping):
         return {key: _intervals([part[key] for part in parts], few) for key in parts[0]}
     values = np.concatenate(parts)

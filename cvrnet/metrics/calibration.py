@@ -1,4 +1,4 @@
-"""Do the probabilities mean what they say? Brier score, expected calibration error, reliability curves."""
+"""Calibration, whether probabilities are frequencies: Brier score, expected calibration error, reliability curves."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def corrected_resampled_t_test(differences: ArrayLike, n_train: float, n_test: f
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjustment (1979): what each p-value is worth when so many comparisons were made.
+    """P-values adjusted for the number of comparisons by Holm's method (1979).
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]

@@ -38,14 +38,9 @@ def roc_curves(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[st
     if not curves:
         return {"per_class": per_class, "macro": None}
     rates = np.unique(np.concatenate([curve["fpr"] for curve in curves]))
-    grid, tpr = (
-        np.repeat(rates, 2),
-        np.mean([_both_sides(rates, curve["fpr"], curve["tpr"]) for curve in curves], axis=0),
-    )
-    return {
-        "per_class": per_class,
-        "macro": {"fpr": grid, "tpr": tpr, "auc": float(np.mean([c["auc"] for c in curves]))},
-    }
+    tpr = np.mean([_both_sides(rates, curve["fpr"], curve["tpr"]) for curve in curves], axis=0)
+    macro = {"fpr": np.repeat(rates, 2), "tpr": tpr, "auc": float(np.mean([c["auc"] for c in curves]))}
+    return {"per_class": per_class, "macro": macro}
 
 
 def precision_recall_curves(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[str]) -> dict[str, Any]:

@@ -80,9 +80,9 @@ def confusion_matrix(y_true: ArrayLike, probabilities: ArrayLike) -> NDArray[np.
 
 
 def confusion_scores(matrix: NDArray[Any], classes: Sequence[str]) -> dict[str, Any]:
-    """What follows from confusion matrices of shape (..., C, C), counts or weights: a tree of arrays of shape (...).
+    """The scores that follow from confusion matrices of shape (..., C, C), counts or weights: arrays of shape (...).
 
-    NaN where undefined. One definition for the scores and for each of their bootstrap resamples.
+    NaN where undefined. The scores and their bootstrap resamples share this one definition.
     """
     matrix = np.asarray(matrix, dtype=np.float64)
     tp = np.diagonal(matrix, axis1=-2, axis2=-1)

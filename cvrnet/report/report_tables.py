@@ -19,6 +19,7 @@ Row = dict[str, Any]
 Columns = Sequence[tuple[str, str]]
 """The title of each column that is shown, and its key in the rows."""
 
+AVERAGES = ("recall", "precision", "f1")
 PAPER: Columns = (
     ("", "row"), ("Images", "images"),
     ("Recall", "recall_weighted"), ("Precision", "precision_weighted"), ("F1", "f1_weighted"),
@@ -74,16 +75,21 @@ def settings_table(results: Results) -> Table:
     return Table(["Setting", "Value"], [("data", run["data"]), ("data_sha256", run["data_sha256"]), *made.items()])
 
 
-def _table(rows: Sequence[Row], columns: Columns, names: Sequence[Row] = (), groups: Any = ()) -> ReportTable:
-    """The one table builder.
+def _table(
+    rows: Sequence[Row],
+    columns: Columns,
+    shown: Sequence[Row] = (),
+    groups: Sequence[tuple[str, int]] = (),
+) -> ReportTable:
+    """Build a table: columns applied to rows.
 
     Args:
-        rows: Of the CSV file.
-        columns: What the page shows of them.
-        names: The rows as the page shows them, where they differ from those of the CSV file.
+        rows: The rows of the CSV file.
+        columns: The columns that the page shows.
+        shown: The rows that the page shows, where they differ from those of the CSV file.
         groups: As in `Table`.
     """
-    cells = [[_cell(row, key) for _, key in columns] for row in names or rows]
+    cells = [[_cell(row, key) for _, key in columns] for row in shown or rows]
     return ReportTable(rows, Table([title for title, _ in columns], cells, groups))
 
 
@@ -116,10 +122,11 @@ def _paper_table(results: Results) -> ReportTable:
     rows, shown = [], []
     for name, scores in found.items():
         values = paper_scores(scores)
+        # A mean over folds: one line with mean ± standard deviation on the page, two rows in the CSV file.
         spread = isinstance(values["accuracy"], Mapping)
         images = None if spread else scores.get("n")
         shown.append({"row": names.get(name, name.capitalize()), "images": "" if images is None else images, **values})
-        if spread:  # two rows of the CSV file
+        if spread:
             for part in ("mean", "std"):
                 rows.append({"row": f"{name}{part}", "images": None, **{key: v[part] for key, v in values.items()}})
         else:
@@ -129,11 +136,13 @@ def _paper_table(results: Results) -> ReportTable:
 
 def paper_scores(scores: Mapping[str, Any]) -> Row:
     """The scores of the papers' table, from those of a set or their mean and standard deviation over folds."""
-    weighted, macro = ({f"{key}_{part}": scores[part][key] for key in ("recall", "precision", "f1")} for part in PARTS)
-    return {**weighted, "accuracy": scores["accuracy"], **macro, "auc_macro": scores["macro"]["roc_auc"]}
-
-
-PARTS = ("weighted", "macro")
+    weighted, macro = scores["weighted"], scores["macro"]
+    return {
+        **{f"{key}_weighted": weighted[key] for key in AVERAGES},
+        "accuracy": scores["accuracy"],
+        **{f"{key}_macro": macro[key] for key in AVERAGES},
+        "auc_macro": macro["roc_auc"],
+    }
 
 
 def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,7 +153,7 @@ def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, An
             return {key: less(a[key], b[key]) for key in a}
         return None if a is None or b is None else a - b
 
-    return {key: less(one[key], other[key]) for key in ("accuracy", "balanced_accuracy", *PARTS)}
+    return {key: less(one[key], other[key]) for key in ("accuracy", "balanced_accuracy", "weighted", "macro")}
 
 
 def class_rows(scores: Mapping[str, Any]) -> list[Row]:

@@ -1,4 +1,4 @@
-"""What the averaging of the heads buys: each head's accuracy beside the model's."""
+"""What averaging the heads gains: each head's accuracy beside the model's."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from cvrnet.metrics import mean_std
 def head_rows(folds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A row for each head, the mean of the heads, the best of them, and the average that the model answers with.
 
-    ``accuracy`` and ``std`` are over the folds (std None for one). The best head is the one with the highest mean over
-    the folds: it is chosen on the images that it is scored on, which flatters it.
+    ``accuracy`` and ``std`` are the mean and standard deviation over the folds (std None for a single one). The best
+    head has the highest mean over the folds. It is chosen on the images that it is scored on, which flatters it.
 
     Args:
-        folds: The scores of each fold; none where a model has no heads of its own.
+        folds: The scores of each fold; without ``head_accuracy``, of a model without heads, there are no rows.
 
     >>> fold = {"accuracy": 0.9, "head_accuracy": {"P1": 0.6, "P2": 0.8}}
     >>> [(row["head"], round(row["accuracy"], 2)) for row in head_rows([fold])]

@@ -1,8 +1,8 @@
-"""The folds of a cross-validation joined: summary.json, figures, report."""
+"""Joining the folds of a cross-validation: summary.json, figures, report."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from cvrnet.files import write_json
 from cvrnet.formatting import spread
 from cvrnet.metrics import mean_std
 from cvrnet.report.draw import draw_heads, draw_learning_curves, draw_predictions
-from cvrnet.report.report_tables import difference
+from cvrnet.report.report_tables import difference, paper_scores
 from cvrnet.runs.layout import HISTORY, INDEPENDENT, METRICS, RUN, SUMMARY, fold_name
 from cvrnet.runs.predictions import read_predictions
 from cvrnet.runs.read import read_json, read_rows
@@ -19,17 +19,17 @@ from cvrnet.scoring.head_accuracy import head_rows
 from cvrnet.scoring.score import score
 from cvrnet.workflows.job import finish_report
 
-_OF_ONE_SET = ("intervals", "per_source")  # of a fold; not for the mean over folds
+_OF_ONE_SET = ("intervals", "per_source")  # left out of summary.json's folds: they have no mean over folds
 
 
 def collect(output: Path, *, maps: bool = True) -> dict[str, Any]:
     """Join the folds of a run: summary.json, figures/, tables/ and report.html.
 
-    Scores of each fold, their mean and standard deviation, and of all test predictions pooled. With an independent
-    source, the folds' scores on it stand beside, with the drop.
+    summary.json has the scores of each fold, their mean and standard deviation, and the scores of all test predictions
+    together. With an independent source it also has the folds' scores on that source, and how much lower they are.
 
     Raises:
-        UserError: It is no cross-validation, or a fold is missing.
+        UserError: The folder is not a cross-validation, or a fold is missing.
     """
     if not (output / RUN).is_file():
         raise UserError(f"{output} is not a run: it has no {RUN}")
@@ -42,29 +42,14 @@ def collect(output: Path, *, maps: bool = True) -> dict[str, Any]:
         raise UserError(f"{output} lacks {', '.join(missing)}; train with --only-fold, or resume the run")
     classes = run["classes"]
     metrics = [read_json(folder / METRICS) for folder in folders]
-    inside = [_scores(m["test"]) for m in metrics]
-    pooled = read_predictions(folders, classes, "test")
-    draw_predictions(output, pooled)
-    summary: dict[str, Any] = {
-        "classes": classes,
-        "folds": inside,
-        "mean_std": mean_std(inside),
-        "pooled": score(pooled),
-        "test_source": run["test_source"] or None,
-    }
+    summary = {"classes": classes, **_join(output, folders, metrics, classes, "test")}
+    summary["test_source"] = run["test_source"] or None
     if all(INDEPENDENT in m for m in metrics):
-        outside = [_scores(m[INDEPENDENT]) for m in metrics]
-        elsewhere = read_predictions(folders, classes, INDEPENDENT)
-        draw_predictions(output, elsewhere, suffix=f"_{INDEPENDENT}")
-        drops = [difference(a, b) for a, b in zip(inside, outside, strict=True)]
-        summary[INDEPENDENT] = {
-            "folds": outside,
-            "mean_std": mean_std(outside),
-            "pooled": score(elsewhere),
-            "drop": mean_std(drops),
-            "drop_in_accuracy": mean_std([drop["accuracy"] for drop in drops]),
-        }
-    if heads := head_rows(inside):
+        outside = _join(output, folders, metrics, classes, INDEPENDENT, suffix=f"_{INDEPENDENT}")
+        drops = [difference(a, b) for a, b in zip(summary["folds"], outside["folds"], strict=True)]
+        drop = {"drop": mean_std(drops), "drop_in_accuracy": mean_std([drop["accuracy"] for drop in drops])}
+        summary[INDEPENDENT] = outside | drop
+    if heads := head_rows(summary["folds"]):
         draw_heads(output, heads)
     draw_learning_curves(output, {f"Fold {k}": read_rows(f / HISTORY) for k, f in enumerate(folders, start=1)})
     write_json(output / SUMMARY, summary)
@@ -72,25 +57,30 @@ def collect(output: Path, *, maps: bool = True) -> dict[str, Any]:
     return summary
 
 
+def _join(
+    output: Path,
+    folders: Sequence[Path],
+    metrics: Sequence[Mapping[str, Any]],
+    classes: Sequence[str],
+    split: str,
+    suffix: str = "",
+) -> dict[str, Any]:
+    """Draw the figures of one set over all folds, and return each fold's scores, their mean, and the pooled scores."""
+    pooled = read_predictions(folders, classes, split)
+    draw_predictions(output, pooled, suffix)
+    folds = [{key: value for key, value in m[split].items() if key not in _OF_ONE_SET} for m in metrics]
+    return {"folds": folds, "mean_std": mean_std(folds), "pooled": score(pooled)}
+
+
 def summary_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The papers' table (v1 Table 3): a row a fold, then mean ± standard deviation, weighted as the papers do."""
-
-    def row(name: str, scores: Mapping[str, Any], cell: Callable[[Any], Any]) -> dict[str, Any]:
-        weighted = scores["weighted"]
-        return {
-            "fold": name,
-            **{key: cell(weighted[key]) for key in ("recall", "precision", "f1")},
-            "accuracy": cell(scores["accuracy"]),
-            "f1_macro": cell(scores["macro"]["f1"]),
-            "auc_macro": cell(scores["macro"]["roc_auc"]),
-        }
-
-    rows = [row(str(k), scores, lambda value: value) for k, scores in enumerate(summary["folds"], start=1)]
-    rows.append(row("mean", summary["mean_std"], spread))
+    """The papers' table (v1 Table 3), weighted as there: a row for each fold, then mean ± standard deviation."""
+    columns = ("recall_weighted", "precision_weighted", "f1_weighted", "accuracy", "f1_macro", "auc_macro")
+    found = {str(k): scores for k, scores in enumerate(summary["folds"], start=1)} | {"mean": summary["mean_std"]}
     if INDEPENDENT in summary:
-        rows.append(row(f"on {summary['test_source'] or 'split=test'}", summary[INDEPENDENT]["mean_std"], spread))
+        found[f"on {summary['test_source'] or 'split=test'}"] = summary[INDEPENDENT]["mean_std"]
+    rows = []
+    for name, scores in found.items():
+        values = paper_scores(scores)
+        cells = {key: spread(values[key]) if isinstance(values[key], Mapping) else values[key] for key in columns}
+        rows.append({"fold": name, **{key.removesuffix("_weighted"): cell for key, cell in cells.items()}})
     return rows
-
-
-def _scores(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in metrics.items() if key not in _OF_ONE_SET}

@@ -28,6 +28,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     assert "cvrnet/py.typed" in names
     assert {name.split("/")[0] for name in names} == {"cvrnet", "cvrnet_cli", f"cvrnet-{cvrnet.__version__}.dist-info"}
     assert any(name.endswith("licenses/LICENSE") for name in names)
+    data = {p.relative_to(ROOT).as_posix() for p in ROOT.glob("cvrnet/**/*") if p.suffix in (".css", ".jinja")}
+    assert len(data) > 4
+    assert data <= set(names)
 
 
 def test_the_wheel_works_outside_the_repository(wheel, tmp_path):

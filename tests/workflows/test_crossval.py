@@ -123,7 +123,7 @@ def test_decoded_images_are_answered_as_files_are(crossval, phantoms, tmp_path):
     files = predict_records(predictor, records, batch_size=3)
     np.testing.assert_allclose(decoded.probabilities, files.probabilities, rtol=0, atol=1e-12)
     np.testing.assert_allclose(decoded.heads, files.heads, rtol=0, atol=1e-12)
-    assert decoded.names == files.names
+    assert (decoded.names, decoded.patients) == (files.names, files.patients)
 
 
 def test_machines_take_one_fold_each(crossval, phantoms, tmp_path):
