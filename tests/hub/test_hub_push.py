@@ -117,7 +117,7 @@ def test_a_figure_keeps_its_pixels_and_nothing_else(hub: LocalHub, telling: Path
         assert new.info == {}
     broken = (telling / "figures/roc.png").read_bytes()[:-20]
     (telling / "figures/roc.png").write_bytes(broken)
-    with pytest.raises(UserError, match=r"roc\.png is no whole PNG"):
+    with pytest.raises(UserError, match=r"roc\.png is not a complete PNG"):
         cvrnet.push_folds(telling, "ada/net")
 
 
@@ -126,7 +126,7 @@ def test_a_path_that_nothing_else_removed_stops_the_push(hub: LocalHub, tmp_path
     config = json.loads((folder / "fold-2/config.json").read_text())
     config["pretrained_cfg"]["url"] = "/home/ada/weights.pth"
     (folder / "fold-2/config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=r"config.json would tell a path .*/home/ada/weights.pth"):
+    with pytest.raises(UserError, match=r"config.json holds a path .*/home/ada/weights.pth"):
         cvrnet.push_folds(folder, "ada/net")
     assert hub.requests == []
 
@@ -158,7 +158,7 @@ def test_the_card_tells_what_the_files_hold(hub: LocalHub, crossval: Path, tmp_p
     for number, fold in enumerate(summary["folds"], start=1):
         assert f"| {number} | {fold['n']} | {fold['accuracy']:.3f} |" in card.text
     mean = summary["mean_std"]["accuracy"]
-    assert f"| mean ± sd | | {mean['mean']:.3f} ± {mean['std']:.3f} |" in card.text
+    assert f"| mean ± sd |  | {mean['mean']:.3f} ± {mean['std']:.3f} |" in card.text
     assert "- All 14 images of NCP come from one source." in card.text
     assert "Nothing to see" not in card.text
     assert "Meyer" not in card.text
@@ -284,19 +284,16 @@ def test_a_single_model_is_pushed_to_main_alone(hub: LocalHub, run: Path, tmp_pa
         assert "site-b (a source that was kept for testing)" in card.text
 
 
-def test_a_dry_run_shows_all_and_sends_nothing(hub: LocalHub, crossval: Path, tmp_path: Path, cli) -> None:
-    status, out, err = cli("push", crossval, "ada/net", "--dry-run", "-o", tmp_path / "dry")
+def test_a_dry_run_shows_all_and_sends_nothing(hub: LocalHub, crossval: Path, cli) -> None:
+    status, out, err = cli("push", crossval, "ada/net", "--dry-run")
     assert status == 0
     assert hub.requests == []
     assert ModelCard(out).data.library_name == "timm"
-    written = {path.relative_to(tmp_path / "dry").as_posix() for path in (tmp_path / "dry").rglob("*.*")}
-    assert {"main/README.md", "main/run.json", "fold-3/config.json", "main/figures/roc.png"} <= written
-    assert "model.safetensors" in err
-    assert not [name for name in written if name.endswith(".safetensors")]
     cvrnet.push_folds(crossval, "ada/net")
-    assert (tmp_path / "dry/main/README.md").read_bytes() == hub.files("ada/net")["README.md"]
-    assert cli("push", crossval, "ada/net", "--dry-run", "-o", tmp_path / "dry")[0] == 1
-    assert cli("push", crossval, "ada/net", "-o", tmp_path / "dry")[0] == 2
+    assert out.encode() == hub.files("ada/net")["README.md"]
+    shown = {tuple(line.split()[:2]) for line in err.splitlines() if line.startswith(("main", "fold-"))}
+    pushed = {(b, name) for b in hub.repository("ada/net").branches for name in hub.files("ada/net", b)}
+    assert shown == {(branch, name) for branch, name in pushed if name != ".gitattributes"}
 
 
 def test_what_cannot_be_pushed(hub: LocalHub, tmp_path: Path, cli) -> None:
@@ -305,11 +302,11 @@ def test_what_cannot_be_pushed(hub: LocalHub, tmp_path: Path, cli) -> None:
     (tmp_path / "untrained").mkdir()
     (tmp_path / "untrained/run.json").write_text('{"classes": ["a", "b"]}')
     for arguments, reason in {
-        (tmp_path / "empty", "ada/net"): "is not a run: it has no run.json",
-        (tmp_path / "untrained", "ada/net"): "holds no trained model yet",
-        (folder, "net"): "'net' names no repository; expected user/repo",
+        (tmp_path / "empty", "ada/net"): "it has no run.json",
+        (tmp_path / "untrained", "ada/net"): "it has neither config.json nor fold-*/config.json",
+        (folder, "net"): "'net' does not name a repository; expected user/repo",
         (folder, "ada/net@v1"): "expected user/repo",
-        (folder, "ada/net", "--fold", 9): "has no trained fold 9; it has 1, 2",
+        (folder, "ada/net", "--fold", 9): "has no fold 9; expected some of 1, 2",
     }.items():
         status, _, err = cli("push", *arguments)
         assert (status, err.count("\n")) == (1, 1)
