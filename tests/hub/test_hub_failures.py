@@ -217,7 +217,7 @@ def test_who_may_not_pull(
 
 def test_a_token_that_is_revoked_meanwhile(either_hub: LocalHub, folds: Path, cli, monkeypatch) -> None:
     tokens = dict(TOKENS)
-    monkeypatch.setattr("hub.TOKENS", tokens)
+    monkeypatch.setattr("tests.support.hub.TOKENS", tokens)
     either_hub.fail("POST .*/commit/fold-2", lambda: tokens.pop("hf_write"))
     line = fails(cli, "push", folds, REPO)
     assert "the Hub does not accept the token" in line
