@@ -86,8 +86,9 @@ def push(
 def _show(run: Path, repo: str, folds: tuple[int, ...], with_predictions: bool, space: bool, license: str) -> None:
     """Print the card, and name and size of each file that a push would send."""
     from cvrnet.hub.space import space_files
-    from cvrnet.hub.staging import CARD, stage_run
+    from cvrnet.hub.staging import stage_run
     from cvrnet.runs.hub_download import parse_reference
+    from cvrnet.runs.layout import CARD
 
     repo, _ = parse_reference(repo)
     staged = stage_run(run, repo, folds, with_predictions=with_predictions, license=license)

@@ -10,14 +10,11 @@ from pathlib import Path
 
 from cvrnet.errors import UserError
 from cvrnet.files import write_json
-from cvrnet.hub.staging import CARD
 from cvrnet.runs.checkpoint import load_checkpoint
 from cvrnet.runs.hub_download import CHECKPOINT, Snapshot, fetch, fold_commits, open_revision, parse_reference
 from cvrnet.runs.hub_errors import hub_errors
-from cvrnet.runs.layout import CONFIG, FIGURES, HISTORY, METRICS, PREDICTIONS, RUN, SPLIT, SUMMARY
+from cvrnet.runs.layout import CARD, CONFIG, FIGURES, HISTORY, METRICS, ORIGIN, PREDICTIONS, RUN, SPLIT, SUMMARY
 
-ORIGIN = "hub.json"
-"""In a pulled run: repository and commits that it came from."""
 _RESULTS = (METRICS, HISTORY, PREDICTIONS, f"{FIGURES}/*.png")
 _RUN_FILES = (RUN, CARD, SUMMARY, SPLIT, *_RESULTS)
 

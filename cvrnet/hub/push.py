@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -14,11 +14,12 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf
 from huggingface_hub.hf_api import ModelInfo, RepoFile, SpaceInfo
 
 from cvrnet.errors import UserError
-from cvrnet.hub.staging import CARD, Files, Staged, stage_run
+from cvrnet.hub.staging import Files, Staged, stage_run
 from cvrnet.runs.hub_download import COMMITS, Snapshot, fold_commits, parse_reference
 from cvrnet.runs.hub_errors import CLIENT_ERRORS, hub_errors, is_transient, with_retries
 from cvrnet.runs.hub_hashes import hub_hash, matches
-from cvrnet.runs.layout import RUN
+from cvrnet.runs.layout import CARD, RUN
+from cvrnet.runs.read import read_json
 
 _ATTRIBUTES = ".gitattributes"  # the Hub writes it
 _TRIES = 3
@@ -144,19 +145,16 @@ def _commits_of_same_run(staged: Staged, repo: str, commit: str, names: set[str]
     """Folds of the same run that the repository holds; another run or model is refused unless `overwrite`."""
     if RUN in names:
         path = Path(with_retries(hf_hub_download, repo, RUN, revision=commit))
-        if _same_run(path, staged.run):
+        try:
+            there = read_json(path)
+        except UserError:  # damaged, so it is not this run
+            there = {}
+        there.pop(COMMITS, None)
+        if there == json.loads(json.dumps(staged.run)):
             return fold_commits(Snapshot(repo, commit, path.parent)) if staged.folds else {}
     if not overwrite and names - {_ATTRIBUTES, CARD}:
         raise UserError(f"{repo} holds another {'run' if RUN in names else 'model'}; --overwrite replaces it")
     return {}
-
-
-def _same_run(path: Path, run: Mapping[str, Any]) -> bool:
-    try:
-        there = json.loads(path.read_text(encoding="utf-8"))
-        return {key: value for key, value in there.items() if key != COMMITS} == json.loads(json.dumps(run))
-    except (ValueError, AttributeError):
-        return False
 
 
 def _put(api: HfApi, pushed: Pushed, branch: str, files: Files, parent: str = "") -> str:

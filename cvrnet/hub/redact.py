@@ -17,11 +17,10 @@ from typing import Any
 
 from cvrnet.errors import UserError
 from cvrnet.files import atomic_write
+from cvrnet.runs.layout import HASH_KEY
 
 PUBLIC_FIGURES = ("confusion_matrix", "roc", "precision_recall", "calibration", "learning_curves", "heads")
 """Figures of numbers. Every other figure may show a patient's image, and is not pushed."""
-KEY = "patient-hash.key"
-"""In the run folder, never pushed: who has it can compare hashed ids with real ones."""
 
 _PNG, _PIXELS = b"\x89PNG\r\n\x1a\n", (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _RUN_KEYS = ("kind", "data_sha256", "classes", "images", "test_source", "folds", "config", "versions", "source")
@@ -108,7 +107,7 @@ def public_table(path: Path, key: bytes | None) -> bytes:
 
 def patient_key(run: Path) -> bytes:
     """The run's random key for hashes; made at the first push that needs it, and readable by its owner only."""
-    path = run / KEY
+    path = run / HASH_KEY
     if not path.is_file():
         with atomic_write(path) as temporary:
             temporary.touch(mode=0o600)

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, SpaceCardData
+from huggingface_hub import CommitOperationAdd
 
 from cvrnet.errors import UserError
 from cvrnet.hub.card import render
 from cvrnet.hub.push import create_repository, hub_client
-from cvrnet.hub.staging import CARD
 from cvrnet.runs.hub_download import parse_reference
 from cvrnet.runs.hub_errors import hub_errors, with_retries
+from cvrnet.runs.layout import CARD
 
 APP, REQUIREMENTS = "app.py", "requirements.txt"
 _GRADIO = "6.31.0"  # the oldest version that the page runs on; named if gradio is not installed here
@@ -47,26 +47,13 @@ def space_files(repo: str, license: str = "apache-2.0") -> dict[str, bytes]:
         gradio = version("gradio")
     except PackageNotFoundError:
         gradio = _GRADIO
-    metadata = SpaceCardData(
-        title=f"{repo.partition('/')[2]}: chest radiographs",
-        emoji="🫁",
-        colorFrom="blue",
-        colorTo="gray",
-        sdk="gradio",
-        sdk_version=gradio,
-        python_version=f"{sys.version_info.major}.{sys.version_info.minor}",
-        app_file=APP,
-        pinned=False,
-        license=license,
-        models=[repo],
-        tags=["cvrnet", "chest-x-ray", "medical"],
-    )
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
     # Without the index of CPU builds, PyTorch would bring gigabytes for GPUs, which a free Space does not have.
     index = "--extra-index-url https://download.pytorch.org/whl/cpu"
     return {
         APP: render("app.py.jinja", repo=repo),
         REQUIREMENTS: f"{index}\ncvrnet[demo,dicom]=={version('cvrnet')}\n".encode(),
-        CARD: render("space.md.jinja", repo=repo, metadata=metadata.to_yaml()),
+        CARD: render("space.md.jinja", repo=repo, license=license, gradio=gradio, python=python),
     }
 
 

@@ -21,10 +21,9 @@ from cvrnet.hub.redact import (
 )
 from cvrnet.runs.checkpoint import find_checkpoints, load_checkpoint
 from cvrnet.runs.hub_download import COMMITS
-from cvrnet.runs.layout import AUDIT, CONFIG, FIGURES, HISTORY, METRICS, PREDICTIONS, RUN, SPLIT, SUMMARY, WEIGHTS
+from cvrnet.runs.layout import AUDIT, CARD, CONFIG, FIGURES, HISTORY, METRICS, PREDICTIONS, RUN, SPLIT, SUMMARY, WEIGHTS
 from cvrnet.runs.read import read_json
 
-CARD = "README.md"
 Files = dict[str, bytes | Path]
 """Name in the repository to content, or to the file that holds it."""
 

@@ -32,7 +32,6 @@ _NAME = r"[A-Za-z0-9][\w.-]*"
 _REFERENCE = re.compile(rf"(?:{'|'.join(_SCHEMES)})?(?P<repo>{_NAME}/{_NAME})(?:@(?P<revision>[^@\s]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _FOLD = re.compile(r"fold-[1-9]\d*")
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _TIMEOUT = 10.0
 _log = logging.getLogger("cvrnet.hub")
 
@@ -158,9 +157,11 @@ def fetch(repo: str, revision: str | None, patterns: Sequence[str], required: Se
     shown = f"{repo}@{revision}" if revision else repo
     with hub_errors(f"cannot load {shown}", lambda: "nothing was changed"):
         snapshot = _download(repo, revision or "main", list(patterns))
-        for name in required:
-            if not (snapshot.folder / name).is_file():
-                _refuse_missing(snapshot, name)
+        if missing := [name for name in required if not (snapshot.folder / name).is_file()]:
+            raise UserError(
+                f"{repo} holds no model at commit {snapshot.commit}: it has no {missing[0]} "
+                "(only JSON and safetensors are read; reading a pickle can run any code)"
+            )
         _verify(snapshot, patterns)
     return snapshot
 
@@ -180,31 +181,11 @@ def _download(repo: str, revision: str, patterns: list[str]) -> Snapshot:
             cached = download(revision, offline=True)
         except LocalEntryNotFoundError:
             raise error from None
-        return Snapshot(repo, cached.name, cached, _reason(error))
+        return Snapshot(repo, cached.name, cached, stale=explain(error)[0])
     folder = with_retries(download, revision)  # by its name, so that the cache knows the name without a network
     if folder.name != commit:  # somebody pushed in between
         folder = with_retries(download, commit)
     return Snapshot(repo, commit, folder)
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, OfflineModeIsEnabled):
-        return "offline (HF_HUB_OFFLINE)"
-    if isinstance(error, HfHubHTTPError):
-        return f"the Hub answered HTTP {error.response.status_code}"
-    return f"the Hub cannot be reached ({type(error).__name__})"
-
-
-def _refuse_missing(snapshot: Snapshot, missing: str) -> None:
-    """Raise a UserError that says what the commit lacks."""
-    names = with_retries(HfApi().list_repo_files, snapshot.repo, revision=snapshot.commit)
-    pickles = sorted(name for name in names if name.endswith(_PICKLES))
-    if missing == WEIGHTS and pickles:
-        raise UserError(
-            f"{snapshot.repo} has its weights only as a pickle ({pickles[0]}), which can run any code when it is read; "
-            f"only {WEIGHTS} is read: ask its owner for it"
-        )
-    raise UserError(f"{snapshot.repo} holds no model at commit {snapshot.commit}: it has no {missing}")
 
 
 def _verify(snapshot: Snapshot, patterns: Sequence[str]) -> None:

@@ -22,14 +22,9 @@ from cvrnet.errors import UserError
 from cvrnet.hub.redact import harmless_name, public_run
 from cvrnet.runs.checkpoint import save_checkpoint
 from tests.support.hub import LocalHub
-from tests.support.hub_runs import CLASSES, make_crossval, make_folds, make_model
+from tests.support.hub_runs import CLASSES, make_folds, make_model
 
 LOGIN, HOST, HOME = "zebulon", "xray-cluster-7", "/home/zebulon"
-
-
-@pytest.fixture(scope="module")
-def crossval(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_crossval(run, tmp_path_factory.mktemp("crossval") / "folds")
 
 
 @pytest.fixture
@@ -183,22 +178,24 @@ def test_base_models_are_the_encoders_pretrained_weights(hub: LocalHub, tmp_path
     assert ModelCard(hub.files("ada/net")["README.md"].decode()).data.base_model == ["timm/test_resnet.r160_in1k"]
 
 
-def test_branches_hold_the_folds_and_main_the_best_of_validation(hub: LocalHub, crossval: Path) -> None:
+def test_branches_hold_the_folds_and_main_the_best_of_validation(hub: LocalHub, tmp_path: Path) -> None:
+    folder = make_folds(tmp_path / "run", folds=3)
     for fold, accuracy in enumerate((0.5, 0.9, 0.7), start=1):
-        path = crossval / f"fold-{fold}/metrics.json"
+        path = folder / f"fold-{fold}/metrics.json"
         metrics = json.loads(path.read_text())
         metrics["val"]["accuracy"] = accuracy
         path.write_text(json.dumps(metrics))
-    pushed = cvrnet.push_folds(crossval, "ada/net", tag="v1.0")
+        (path.parent / "predictions.csv").write_text("path,label\na.png,CVP\n")
+    pushed = cvrnet.push_folds(folder, "ada/net", tag="v1.0")
     assert hub.repository("ada/net").branches == pushed.commits
     assert hub.repository("ada/net").tags == {"v1.0": pushed.commits["main"]}
     assert hub.repository("ada/net").private
     for fold in (1, 2, 3):
         files = hub.files("ada/net", f"fold-{fold}")
-        assert files["model.safetensors"] == (crossval / f"fold-{fold}/model.safetensors").read_bytes()
+        assert files["model.safetensors"] == (folder / f"fold-{fold}/model.safetensors").read_bytes()
         assert not files.keys() & {"README.md", "run.json", "predictions.csv"}
     main = hub.files("ada/net")
-    assert main["model.safetensors"] == (crossval / "fold-2/model.safetensors").read_bytes()
+    assert main["model.safetensors"] == (folder / "fold-2/model.safetensors").read_bytes()
     commits = {name: commit for name, commit in pushed.commits.items() if name != "main"}
     assert json.loads(main["run.json"])["commits"] == commits
 
