@@ -25,6 +25,7 @@ _SCORES = {
     "expected_calibration_error": ("Expected calibration error", ("expected_calibration_error",)),
 }
 """The Hub's name of a metric to its title and its place among the scores."""
+_TOPICS = ("chest-x-ray", "radiology", "medical", "image-classification")
 _CLASS_SCORES = ("support", "sensitivity", "specificity", "ppv", "npv", "roc_auc")
 _SETTINGS = ("epochs", "batch_size", "optimizer", "lr", "img_size", "class_weights", "pretrained", "seed")
 
@@ -85,10 +86,21 @@ def render_card(
     per_fold = summary.get("folds") or [scores["test"] for scores in folds.values() if "test" in scores]
     pooled = summary.get("pooled") or (evaluations[0].scores if evaluations and not per_fold else {})
     settings = {key: run.get("config", {}).get(key) for key in _SETTINGS}
+    architecture, data = str(config["architecture"]), str(run["data"])
+    metadata = ModelCardData(
+        model_name=repo.partition("/")[2],
+        library_name="timm",
+        pipeline_tag="image-classification",
+        license=license,
+        tags=["timm", "transformers", "cvrnet", architecture, *_TOPICS],
+        base_model=_base_models(run.get("config", {}), model) or None,
+        datasets=[data.removeprefix("hfds:")] if data.startswith("hfds:") else None,
+        eval_results=_eval_results(evaluations) or None,
+    )
     return render(
         "card.md.jinja",
         repo=repo,
-        metadata=_metadata(repo, model, run, config, evaluations, license).to_yaml(),
+        metadata=metadata.to_yaml(),
         run=run,
         config=config,
         encoders=getattr(model, "encoder_names", ()),
@@ -103,29 +115,6 @@ def render_card(
         files=files,
         severe=severe,
         settings={key: value for key, value in settings.items() if value is not None},
-    )
-
-
-def _metadata(
-    repo: str,
-    model: nn.Module,
-    run: Mapping[str, Any],
-    config: Mapping[str, Any],
-    evaluations: Sequence[_Evaluation],
-    license: str,
-) -> ModelCardData:
-    architecture = str(config["architecture"])
-    topics = ["chest-x-ray", "radiology", "medical", "image-classification"]
-    data = str(run["data"])
-    return ModelCardData(
-        model_name=repo.partition("/")[2],
-        library_name="timm",
-        pipeline_tag="image-classification",
-        license=license,
-        tags=["timm", "transformers", "cvrnet", architecture, *topics],
-        base_model=_base_models(run.get("config", {}), model) or None,
-        datasets=[data.removeprefix("hfds:")] if data.startswith("hfds:") else None,
-        eval_results=_eval_results(evaluations) or None,
     )
 
 
