@@ -199,7 +199,7 @@ def _verify(snapshot: Snapshot, patterns: Sequence[str]) -> None:
         path = snapshot.folder / name
         if matches(path, expected):
             continue
-        _log.warning("%s: %s in the cache is damaged; it is downloaded anew", snapshot.repo, name)
+        _log.warning("%s: %s in the cache is damaged; it is downloaded again", snapshot.repo, name)
         if not path.is_symlink():
             path.unlink()  # the client replaces blobs, not the files of a cache without links
         try:

@@ -321,7 +321,7 @@ def test_a_damaged_cache(either_hub: LocalHub, folds: Path, cli, tmp_path, monke
     assert "repeat the command" in line
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     assert hub_checkpoints(REPO)[0] == folder
-    assert f"{file} in the cache is damaged; it is downloaded anew" in caplog.text
+    assert f"{file} in the cache is damaged; it is downloaded again" in caplog.text
     assert (folder / file).read_bytes() == content
 
 

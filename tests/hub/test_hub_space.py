@@ -1,4 +1,4 @@
-"""Spaces: the files that are pushed, whom they are for, and that their program serves the run."""
+"""Spaces: the files that are pushed, who can see them, and that their program serves the run."""
 
 from __future__ import annotations
 
