@@ -20,8 +20,8 @@ def pull(repo: str, output: Path | None, folds: tuple[int, ...], overwrite: bool
     """Download a run that `cvrnet push` pushed, or any model that timm did, into a folder that every command accepts.
 
     REV is a branch, a tag or a commit. Each file is checked against its SHA-256, and only JSON and safetensors are
-    read. Without a network (or with HF_HUB_OFFLINE=1) the run comes from the cache. After a failure the same command
-    goes on.
+    read. Without a network (or with HF_HUB_OFFLINE=1) the run comes from the cache. After a failure, repeat the
+    command: it continues.
 
     \b
     Examples:
@@ -33,7 +33,7 @@ def pull(repo: str, output: Path | None, folds: tuple[int, ...], overwrite: bool
     from cvrnet.hub import pull_folds
     from cvrnet.runs.hub_download import parse_reference
 
-    logging.set_verbosity_error()  # its warnings tell of every attempt, ours what came of them
+    logging.set_verbosity_error()  # the client warns of each attempt; our own messages give the outcome
     output = output or Path(parse_reference(repo)[0].partition("/")[2])
     with progress_bar("Pulling", unit="commit") as progress:
         pulled = pull_folds(repo, output, folds=folds, overwrite=overwrite, progress=progress)

@@ -25,9 +25,6 @@ from cvrnet_cli.output import progress_bar, say, write_rows
 @click.option("--space", is_flag=True, help="Also the Space USER/REPO, which serves the run's page (cvrnet demo).")
 @click.option("--license", default="apache-2.0", show_default=True, help="Of the weights, by the Hub's name.")
 @click.option("--dry-run", is_flag=True, help="Push nothing: show the card and the files.")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="With --dry-run: a folder for all but the weights."
-)
 @options.overwrite
 def push(
     run: Path,
@@ -39,14 +36,13 @@ def push(
     space: bool,
     license: str,
     dry_run: bool,
-    output: Path | None,
     overwrite: bool,
 ) -> None:
     """Push RUN (of train, crossval or convert-keras) to USER/REPO: `main` with a card and the best fold, `fold-k` each.
 
-    No local path, login or host name leaves the machine, nor a patient's image, id or file name. The repository is
-    private unless --public; another run that it holds stays unless --overwrite. After a failure the same command goes
-    on. Log in with `hf auth login`, or set HF_TOKEN.
+    No local path, login or host name leaves the machine, and no patient's image, id or file name. The repository is
+    private unless --public is given, and another run that it holds stays unless --overwrite is given. After a failure,
+    repeat the command: it continues. Log in with `hf auth login`, or set HF_TOKEN.
 
     \b
     Examples:
@@ -55,16 +51,14 @@ def push(
       cvrnet push folds ada/chest --fold 1 --fold 3
       cvrnet push folds ada/chest --space
     """
-    if output and not dry_run:
-        raise click.UsageError("-o/--output goes with --dry-run")
     if dry_run:
-        return _show(run, repo, folds, with_predictions, space, license, output, overwrite)
+        return _show(run, repo, folds, with_predictions, space, license)
     os.environ.setdefault("HF_XET_CLIENT_RETRY_MAX_ATTEMPTS", "3")  # the client's default gives up after five minutes
     from huggingface_hub.utils import logging
 
     from cvrnet.hub import push_folds, push_space
 
-    logging.set_verbosity_error()  # its warnings tell of every attempt, ours what came of them
+    logging.set_verbosity_error()  # the client warns of each attempt; our own messages give the outcome
     with progress_bar("Pushing", unit="branch") as progress:
         pushed = push_folds(
             run,
@@ -89,35 +83,23 @@ def push(
     say(f"Next:\n  cvrnet predict hf-hub:{pushed.repo} IMAGES")
 
 
-def _show(
-    run: Path,
-    repo: str,
-    folds: tuple[int, ...],
-    predictions: bool,
-    space: bool,
-    license: str,
-    output: Path | None,
-    overwrite: bool,
-) -> None:
-    from cvrnet.files import atomic_write
+def _show(run: Path, repo: str, folds: tuple[int, ...], with_predictions: bool, space: bool, license: str) -> None:
+    """Print the card, and name and size of each file that a push would send."""
     from cvrnet.hub.space import space_files
     from cvrnet.hub.staging import stage_run
     from cvrnet.runs.hub_download import parse_reference
+    from cvrnet.runs.layout import CARD
 
-    staged = stage_run(run, repo, folds, with_predictions=predictions, license=license)
+    repo, _ = parse_reference(repo)
+    staged = stage_run(run, repo, folds, with_predictions=with_predictions, license=license)
     branches: dict[str, Any] = {"main": staged.main_files({}), **staged.folds}
     if space:
-        branches["space"] = space_files(parse_reference(repo)[0], license)
-    if output and output.exists() and not overwrite:
-        raise click.ClickException(f"{output} exists; --overwrite replaces it")
+        branches["space"] = space_files(repo, license)
     rows = []
     for branch, files in branches.items():
         for name, content in sorted(files.items()):
             size = len(content) if isinstance(content, bytes) else content.stat().st_size
             rows.append({"branch": branch, "file": name, "bytes": size})
-            if output and not name.endswith(".safetensors"):
-                with atomic_write(output / branch / name) as temporary:
-                    temporary.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
-    click.echo(branches["main"]["README.md"].decode(), nl=False)
+    click.echo(branches["main"][CARD].decode(), nl=False)
     write_rows(rows, ["branch", "file", "bytes"], "table", sys.stderr)
-    say(f"\nNothing was pushed.{f' The files are in {output}, without the weights.' if output else ''}")
+    say("\nNothing was pushed.")

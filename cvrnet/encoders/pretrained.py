@@ -1,4 +1,4 @@
-"""Where an encoder's pretrained weights lie, found out by one short question instead of minutes of retries."""
+"""Finds an encoder's pretrained weights with one short request, where timm alone would retry for minutes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from huggingface_hub import file_exists, try_to_load_from_cache
 def hub_repository(name: str) -> str | None:
     """The Hugging Face Hub repository of a timm model's pretrained weights, ``timm/<architecture>.<tag>``.
 
-    timm publishes its weights under that name; a few cfgs, such as ``legacy_xception``'s, name a download address
-    only.
+    timm publishes its weights under that name, even where its cfg names a download address only, as that of
+    ``legacy_xception`` does.
 
     Args:
         name: A timm model name, with or without a tag.
 
     Returns:
-        The repository, or None where timm knows no pretrained weights.
+        The repository, or None if timm has no pretrained weights.
 
     >>> hub_repository("resnet50"), hub_repository("legacy_xception"), hub_repository("densenet264d")
     ('timm/resnet50.a1_in1k', 'timm/legacy_xception.tf_in1k', None)
@@ -36,14 +36,14 @@ def locate_weights(name: str, cache_dir: str | Path | None = None) -> dict[str, 
 
     Args:
         name: A timm model name, with or without a tag.
-        cache_dir: The Hub's cache, where not the usual one.
+        cache_dir: The Hub's cache; the usual one if None.
 
     Returns:
-        An overlay of timm's pretrained cfg; empty where timm's own source is the right one.
+        Changes to timm's pretrained cfg; empty if timm itself looks in the right place.
 
     Raises:
-        OSError: No answer from the Hub within its time limit (10 s), offline mode, or an answer that is an error.
-        Exception: Other failures of the connection, of the types that the Hub's client raises.
+        OSError: The Hub did not answer within 10 s, answered with an error, or may not be asked (offline mode).
+        Exception: The connection failed; the types are those of the Hub's client.
     """
     cfg, repository = timm.get_pretrained_cfg(name), hub_repository(name)
     if (
@@ -62,5 +62,5 @@ def locate_weights(name: str, cache_dir: str | Path | None = None) -> dict[str, 
 
 
 def _is_downloaded(url: object, cache_dir: str | Path | None) -> bool:
-    folder = Path(cache_dir or Path(torch.hub.get_dir(), "checkpoints"))  # where timm puts what has an address only
+    folder = Path(cache_dir or Path(torch.hub.get_dir(), "checkpoints"))  # where timm puts downloads from addresses
     return isinstance(url, str) and (folder / PurePosixPath(url).name).exists()

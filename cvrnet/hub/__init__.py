@@ -1,7 +1,6 @@
-"""Trained models on the Hugging Face Hub: one repository a run, one branch a fold.
+"""Trained models on the Hugging Face Hub: one repository per run, one branch per fold.
 
-``pull``, ``push``, ``space``, ``card`` and ``redact`` publish, and only the command line imports them. Reading
-``hf-hub:user/repo`` is `cvrnet.runs.hub_download`'s work, so that every command takes such a reference.
+This package publishes and copies runs. `cvrnet.runs.hub_download` reads ``hf-hub:user/repo`` for every command.
 """
 
 from __future__ import annotations

@@ -11,32 +11,12 @@ from pathlib import Path
 from cvrnet.errors import UserError
 from cvrnet.files import write_json
 from cvrnet.runs.checkpoint import load_checkpoint
-from cvrnet.runs.hub_download import (
-    CHECKPOINT,
-    RUN,
-    Snapshot,
-    choose_commits,
-    fetch,
-    fold_commits,
-    open_revision,
-    parse_reference,
-)
+from cvrnet.runs.hub_download import CHECKPOINT, Snapshot, fetch, fold_commits, open_revision, parse_reference
 from cvrnet.runs.hub_errors import hub_errors
-from cvrnet.runs.layout import CONFIG
+from cvrnet.runs.layout import CARD, CONFIG, FIGURES, HISTORY, METRICS, ORIGIN, PREDICTIONS, RUN, SPLIT, SUMMARY
 
-ORIGIN = "hub.json"
-"""In a pulled run: repository and commits that it came from."""
-_FOLD = (*CHECKPOINT, "metrics.json", "history.csv", "predictions.csv", "figures/*.png")
-_MAIN = (
-    RUN,
-    "README.md",
-    "summary.json",
-    "split.csv",
-    "metrics.json",
-    "history.csv",
-    "predictions.csv",
-    "figures/*.png",
-)
+_RESULTS = (METRICS, HISTORY, PREDICTIONS, f"{FIGURES}/*.png")
+_RUN_FILES = (RUN, CARD, SUMMARY, SPLIT, *_RESULTS)
 
 
 @dataclass(frozen=True)
@@ -45,10 +25,10 @@ class Pulled:
 
     Attributes:
         repo: ``user/repo``.
-        revision: As asked for.
-        commit: What that was.
+        revision: The branch, tag or commit that was asked for.
+        commit: The commit that this was.
         folds: Each fold's commit; empty for a single model.
-        stale: Why the Hub could not be asked whether this is the newest commit; "" where it was.
+        stale: Why the Hub could not be asked whether this is the newest commit; "" if it was asked.
     """
 
     repo: str
@@ -66,7 +46,7 @@ def pull_folds(
     overwrite: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> Pulled:
-    """Download a run, check every file's hash and every model, and leave a run folder; whole, or not at all.
+    """Download a run, check every file's hash and every model, and write a run folder, whole or not at all.
 
     Only known names are downloaded, and only JSON and safetensors are read.
 
@@ -78,27 +58,28 @@ def pull_folds(
         progress: Called after each commit with the number done and the number to do.
 
     Raises:
-        UserError: The repository cannot be had, holds no model that is safe to read, or the folder exists.
+        UserError: The repository cannot be downloaded, holds no model that is safe to read, or the folder exists.
     """
     output = Path(output)
-    repo, revision = parse_reference(reference)
     _check_output(output, overwrite)
+    repo, revision = parse_reference(reference)
     run = open_revision(reference)
-    commits = fold_commits(run)
-    chosen = choose_commits(run, folds)
-    if progress:
-        progress(0, len(chosen) + 1)
-    own = () if commits else CHECKPOINT
-    parts = {"": fetch(repo, run.commit, _MAIN + own, required=own)}
-    for name, commit in chosen.items():
-        if progress:
-            progress(len(parts), len(chosen) + 1)
-        parts[name] = fetch(repo, commit, _FOLD, required=CHECKPOINT)
-    pulled = Pulled(repo, revision or "main", run.commit, chosen, run.stale)
+    commits = fold_commits(run, folds)
+    total = len(commits) + 1
+    report = progress or (lambda done, total: None)
+    report(0, total)
+    model = () if commits else CHECKPOINT
+    parts = {"": fetch(repo, run.commit, (*_RUN_FILES, *model), required=model)}
+    for name, commit in commits.items():
+        report(len(parts), total)
+        parts[name] = fetch(repo, commit, (*CHECKPOINT, *_RESULTS), required=CHECKPOINT)
+    for name, snapshot in parts.items():
+        if name or not commits:
+            load_checkpoint(snapshot.folder)
+    pulled = Pulled(repo, revision or "main", run.commit, commits, run.stale)
     with hub_errors(f"cannot write {output}", lambda: "nothing was changed, what was downloaded stays in the cache"):
-        _assemble(parts, output, pulled, bool(commits))
-    if progress:
-        progress(len(chosen) + 1, len(chosen) + 1)
+        _assemble(parts, output, pulled)
+    report(total, total)
     return pulled
 
 
@@ -112,29 +93,20 @@ def _check_output(output: Path, overwrite: bool) -> None:
             raise UserError(f"{output} exists; --overwrite replaces it")
 
 
-def _assemble(parts: dict[str, Snapshot], output: Path, pulled: Pulled, with_folds: bool) -> None:
-    """Copy the files beside the output, try the models, then put the folder into its place."""
+def _assemble(parts: dict[str, Snapshot], output: Path, pulled: Pulled) -> None:
+    """Copy the files to a folder beside the output, then move that folder into its place."""
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as aside:
         made = Path(aside) / "run"
         for name, snapshot in parts.items():
-            names = _FOLD if name else (_MAIN if with_folds else _MAIN + CHECKPOINT)
-            for path in sorted(path for pattern in names for path in snapshot.folder.glob(pattern)):
-                target = made / name / path.relative_to(snapshot.folder)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, target)
-        for name in parts:
-            if name or not with_folds:
-                _try(made / name, f"{pulled.repo} {name}".strip())
+            # The cache may hold more of the same commit, such as main's model: only what belongs here is copied.
+            model = CHECKPOINT if name or not pulled.folds else ()
+            for pattern in (*model, *(_RESULTS if name else _RUN_FILES)):
+                for path in snapshot.folder.glob(pattern):
+                    target = made / name / path.relative_to(snapshot.folder)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(path, target)
         write_json(made / ORIGIN, asdict(pulled))
         if output.is_dir():
             shutil.rmtree(output)
         made.replace(output)
-
-
-def _try(folder: Path, shown: str) -> None:
-    """Load a model, so that nothing is left that cannot be."""
-    try:
-        load_checkpoint(folder)
-    except UserError as error:
-        raise UserError(str(error).replace(str(folder), shown)) from error

@@ -1,25 +1,27 @@
-"""A run to the Hub: one repository, one branch a fold, ``main`` last."""
+"""A run to the Hub: one repository, one branch per fold, ``main`` last."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
-from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.hf_api import ModelInfo, RepoFile, SpaceInfo
 
 from cvrnet.errors import UserError
 from cvrnet.hub.staging import Files, Staged, stage_run
-from cvrnet.runs.hub_download import COMMITS, RUN, Snapshot, fold_commits, parse_reference
+from cvrnet.runs.hub_download import COMMITS, Snapshot, fold_commits, parse_reference
 from cvrnet.runs.hub_errors import CLIENT_ERRORS, hub_errors, is_transient, with_retries
 from cvrnet.runs.hub_hashes import hub_hash, matches
+from cvrnet.runs.layout import CARD, RUN
+from cvrnet.runs.read import read_json
 
-_ATTRIBUTES = ".gitattributes"  # the Hub's own
+_ATTRIBUTES = ".gitattributes"  # the Hub writes it
 _TRIES = 3
 
 
@@ -31,8 +33,8 @@ class Pushed:
         repo: ``user/repo``.
         url: Its page.
         private: Whether only its owner can see it.
-        commits: Branch to commit, ``main`` too once it is there.
-        unknown: A branch whose commit was not answered, while the Hub could not be asked for it either.
+        commits: Branch to commit; ``main`` too, once it is pushed.
+        unknown: A branch whose push outcome is unknown, because the Hub did not answer; "" if there is none.
     """
 
     repo: str
@@ -56,13 +58,13 @@ def push_folds(
 ) -> Pushed:
     """Push a run: each fold to its branch, then ``main``, whose run.json records the folds' commits.
 
-    Each branch moves in one commit or not at all, and only ``main`` makes a push visible as a whole: whoever loads the
-    repository meanwhile gets the old run or the new one. A repeated push goes on; unchanged branches stay.
+    Each branch moves in one commit or not at all, and only ``main`` makes a push visible as a whole: a reader who loads
+    the repository during a push gets the old run or the new one. A repeated push continues; unchanged branches stay.
 
     Args:
         run: The folder of a cross-validation, a training or a converted checkpoint.
-        repo: ``user/repo``; made if missing, private unless `public`.
-        folds: Numbers of the folds to push, beside those that are there already of the same run; all if empty.
+        repo: ``user/repo``; created if missing, private unless `public`.
+        folds: Numbers of the folds to push, beside folds of the same run that are there already; all if empty.
         public: Let everybody see it.
         tag: A name for this state of the repository, such as ``v1.0``.
         with_predictions: Also split.csv and predictions.csv, with hashed paths and patient ids.
@@ -71,19 +73,45 @@ def push_folds(
         progress: Called after each branch with the number done and the number to do.
 
     Raises:
-        UserError: Nothing can be pushed, or the push broke off: the message says what is safe and what to do.
+        UserError: Nothing can be pushed, or the push failed: the message says what is safe and what to do.
     """
     run = Path(run)
     repo, revision = parse_reference(repo)
     if revision:
         raise UserError(f"{repo}@{revision}: a run is pushed to a repository; expected user/repo")
     if tag and (tag == "main" or re.fullmatch(r"fold-\d+", tag) or not re.fullmatch(r"[\w.-]+", tag)):
-        raise UserError(f"tag {tag!r}; expected a name such as v1.0, and none of a branch")
+        raise UserError(f"tag {tag!r}; expected a name such as v1.0 that is not the name of a branch")
     staged = stage_run(run, repo, folds, with_predictions=with_predictions, license=license)
     pushed = Pushed(repo)
     with hub_errors(f"cannot push {run} to {repo}", lambda: _what_is_safe(pushed)):
-        _push(staged, pushed, public, tag, overwrite, progress)
+        _push(staged, pushed, public, tag, overwrite, progress or (lambda done, total: None))
     return pushed
+
+
+def hub_client() -> HfApi:
+    """The Hub's client, which names this package in its requests."""
+    return HfApi(library_name="cvrnet", library_version=version("cvrnet"))
+
+
+def create_repository(api: HfApi, repo: str, public: bool, kind: str = "model") -> tuple[str, ModelInfo | SpaceInfo]:
+    """Create a repository, or take the one that exists; returns the address of its page, and its state.
+
+    Args:
+        api: The client.
+        repo: ``user/repo``.
+        public: Let everybody see it.
+        kind: "model" or "space".
+
+    Raises:
+        UserError: The repository is public and `public` is false.
+    """
+    sdk = "gradio" if kind == "space" else None
+    url = with_retries(api.create_repo, repo, repo_type=kind, space_sdk=sdk, private=not public, exist_ok=True)
+    info: Any = with_retries(api.repo_info, repo, repo_type=kind)
+    if not info.private and not public:
+        name = f"the Space {repo}" if kind == "space" else repo
+        raise UserError(f"{name} is public; --public pushes to it all the same, or choose another repository")
+    return str(url), info
 
 
 def _push(
@@ -92,73 +120,64 @@ def _push(
     public: bool,
     tag: str,
     overwrite: bool,
-    progress: Callable[[int, int], object] | None,
+    progress: Callable[[int, int], object],
 ) -> None:
-    api = HfApi(library_name="cvrnet", library_version=version("cvrnet"))
-    repo = pushed.repo
-    pushed.url = str(with_retries(lambda: api.create_repo(repo, private=not public, exist_ok=True)))
-    info = with_retries(lambda: api.model_info(repo))
-    pushed.private = bool(info.private)
-    if not pushed.private and not public:
-        raise UserError(f"{repo} is public; --public pushes to it all the same, or choose another repository")
-    start = str(info.sha)
+    api, repo, total = hub_client(), pushed.repo, len(staged.folds) + 1
+    pushed.url, info = create_repository(api, repo, public)
+    pushed.private, start = bool(info.private), str(info.sha)
     names = {sibling.rfilename for sibling in info.siblings or ()}
     commits = _commits_of_same_run(staged, repo, start, names, overwrite)
     if staged.folds:
-        first = with_retries(lambda: api.list_repo_commits(repo))[-1].commit_id
+        # New branches start from the first commit, which holds no files: a branch of main would inherit main's.
+        first = with_retries(api.list_repo_commits, repo)[-1].commit_id
     for done, (branch, files) in enumerate(staged.folds.items()):
-        if progress:
-            progress(done, len(staged.folds) + 1)
-        with_retries(lambda branch=branch: api.create_branch(repo, branch=branch, revision=first, exist_ok=True))  # type: ignore[misc]
+        progress(done, total)
+        with_retries(api.create_branch, repo, branch=branch, revision=first, exist_ok=True)
         commits[branch] = pushed.commits[branch] = _put(api, pushed, branch, files)
+    # With its first state as parent, main is refused if somebody else pushed in the meantime.
     pushed.commits["main"] = _put(api, pushed, "main", staged.main_files(commits), start)
-    if progress:
-        progress(len(staged.folds) + 1, len(staged.folds) + 1)
+    progress(total, total)
     if tag:
         _tag(api, repo, tag, pushed.commits["main"])
 
 
 def _commits_of_same_run(staged: Staged, repo: str, commit: str, names: set[str], overwrite: bool) -> dict[str, str]:
-    """Folds of the same run that the repository holds already; another run or model is not replaced unasked."""
+    """Folds of the same run that the repository holds; another run or model is refused unless `overwrite`."""
     if RUN in names:
-        path = Path(with_retries(lambda: hf_hub_download(repo, RUN, revision=commit)))
-        there = Snapshot(repo, commit, path.parent)
-        if _same_run(path, staged.run):
-            return fold_commits(there) if staged.folds else {}
-    if not overwrite and names - {_ATTRIBUTES, "README.md"}:
+        path = Path(with_retries(hf_hub_download, repo, RUN, revision=commit))
+        try:
+            there = read_json(path)
+        except UserError:  # damaged, so it is not this run
+            there = {}
+        there.pop(COMMITS, None)
+        if there == json.loads(json.dumps(staged.run)):
+            return fold_commits(Snapshot(repo, commit, path.parent)) if staged.folds else {}
+    if not overwrite and names - {_ATTRIBUTES, CARD}:
         raise UserError(f"{repo} holds another {'run' if RUN in names else 'model'}; --overwrite replaces it")
     return {}
 
 
-def _same_run(path: Path, run: Mapping[str, Any]) -> bool:
-    try:
-        there = json.loads(path.read_text(encoding="utf-8"))
-        return {key: value for key, value in there.items() if key != COMMITS} == json.loads(json.dumps(run))
-    except (ValueError, AttributeError):
-        return False
-
-
 def _put(api: HfApi, pushed: Pushed, branch: str, files: Files, parent: str = "") -> str:
-    """Make a branch hold exactly these files, in one commit; the commit that does.
+    """Make a branch hold exactly these files, in one commit; returns the commit that holds them.
 
-    After a failure the branch itself is asked, since the answer to a commit that was made may have been lost.
+    The answer to a commit can be lost after the commit was made. So after a failure the branch itself is compared.
     """
     repo = pushed.repo
-    head = with_retries(lambda: _head(api, repo, branch))
+    head = _head(api, repo, branch)
     parent = parent or head
     for attempt in range(1, _TRIES + 1):
-        stale = _difference(api, repo, head, files)
-        if stale is None:
+        surplus = _difference(api, repo, head, files)
+        if surplus is None:
             return head
         operations: list[Any] = [CommitOperationAdd(name, content) for name, content in files.items()]
-        operations += [CommitOperationDelete(name) for name in stale]
+        operations += [CommitOperationDelete(name) for name in surplus]
         try:
             return api.create_commit(
                 repo, operations, commit_message=f"cvrnet push: {branch}", revision=branch, parent_commit=parent
             ).oid
         except CLIENT_ERRORS as error:
             pushed.unknown = branch
-            head = with_retries(lambda: _head(api, repo, branch))
+            head = _head(api, repo, branch)
             pushed.unknown = ""
             if head != parent and _difference(api, repo, head, files) is None:
                 return head
@@ -168,11 +187,11 @@ def _put(api: HfApi, pushed: Pushed, branch: str, files: Files, parent: str = ""
 
 
 def _head(api: HfApi, repo: str, branch: str) -> str:
-    return str(api.model_info(repo, revision=branch).sha)
+    return str(with_retries(api.model_info, repo, revision=branch).sha)
 
 
 def _difference(api: HfApi, repo: str, commit: str, files: Files) -> list[str] | None:
-    """Names that a commit holds and `files` does not; None where it holds exactly the same files."""
+    """Names that a commit holds beyond `files`; None if it holds exactly the same files."""
     entries = with_retries(lambda: list(api.list_repo_tree(repo, revision=commit, recursive=True)))
     there = {e.path: hub_hash(e) for e in entries if isinstance(e, RepoFile) and e.path != _ATTRIBUTES}
     same = there.keys() == files.keys() and all(matches(content, there[name]) for name, content in files.items())
@@ -180,18 +199,18 @@ def _difference(api: HfApi, repo: str, commit: str, files: Files) -> list[str] |
 
 
 def _tag(api: HfApi, repo: str, tag: str, commit: str) -> None:
-    there = {t.name: t.target_commit for t in with_retries(lambda: api.list_repo_refs(repo)).tags}
+    there = {t.name: t.target_commit for t in with_retries(api.list_repo_refs, repo).tags}
     if there.get(tag, commit) != commit:
         raise UserError(
             f"the run is at {repo}, but the tag {tag} is that of an older commit ({there[tag][:8]}) and stays there; "
             "choose another tag"
         )
-    with_retries(lambda: api.create_tag(repo, tag=tag, revision=commit, exist_ok=True))
+    with_retries(api.create_tag, repo, tag=tag, revision=commit, exist_ok=True)
 
 
 def _what_is_safe(pushed: Pushed) -> str:
     if "main" in pushed.commits:
-        return "the run is there and whole, without the tag"
+        return "the run is there and complete, without the tag"
     there = ", ".join(pushed.commits)
     if pushed.unknown:
         return f"{there + ' arrived; ' if there else ''}whether {pushed.unknown} did is not known, each branch is whole"

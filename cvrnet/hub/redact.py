@@ -1,4 +1,4 @@
-"""What leaves the machine: no local path, no login or host name, no patient's id, no patient's image."""
+"""Removes from a run's files what must not leave the machine: local paths, login, host name, patient ids, images."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ from typing import Any
 
 from cvrnet.errors import UserError
 from cvrnet.files import atomic_write
+from cvrnet.runs.layout import HASH_KEY
 
-FIGURES = ("confusion_matrix", "roc", "precision_recall", "calibration", "learning_curves", "heads")
-"""Figures of numbers; every other one may show a patient's image and stays here."""
-KEY = "patient-hash.key"
-"""In the run, never pushed: with it, hashed ids can be compared with real ones."""
+PUBLIC_FIGURES = ("confusion_matrix", "roc", "precision_recall", "calibration", "learning_curves", "heads")
+"""Figures of numbers. Every other figure may show a patient's image, and is not pushed."""
 
 _PNG, _PIXELS = b"\x89PNG\r\n\x1a\n", (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _RUN_KEYS = ("kind", "data_sha256", "classes", "images", "test_source", "folds", "config", "versions", "source")
@@ -35,13 +34,13 @@ _PATH = re.compile(
 
 
 def public_run(run: Mapping[str, Any]) -> dict[str, Any]:
-    """run.json without what belongs to the machine: of the data set and of local models, a harmless name at most.
+    """run.json without what belongs to the machine. Of the data set's path the last part stays, if it is harmless.
 
     >>> run = {"kind": "train", "data": "/home/ada/ward-7/manifest.csv", "config": {"model": "local-dir:/home/ada/run"}}
     >>> public_run(run)
     {'kind': 'train', 'config': {'model': 'local-dir'}, 'data': 'manifest.csv'}
     """
-    public = {key: _without_paths(run[key]) for key in _RUN_KEYS if key in run}
+    public = {key: without_paths(run[key]) for key in _RUN_KEYS if key in run}
     if "config" in public:
         model = str(run["config"].get("model", ""))
         kept = {key: value for key, value in public["config"].items() if key not in _MACHINE}
@@ -54,7 +53,7 @@ def public_run(run: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def harmless_name(path: str) -> str:
-    r"""The last part of a path, or "" where that holds the login or the machine's name.
+    r"""The last part of a path, or "" if that holds the login or the machine's name.
 
     >>> harmless_name("/home/ada/scans/manifest.csv"), harmless_name("C:\\scans\\covid.csv")
     ('manifest.csv', 'covid.csv')
@@ -63,9 +62,13 @@ def harmless_name(path: str) -> str:
     return "" if any(private in name.lower() for private in _private_names()) else name
 
 
-def public_scores(scores: Any) -> Any:
-    """Scores without strings that look like paths, such as the names of the worst images."""
-    return _without_paths(scores)
+def without_paths(value: Any) -> Any:
+    """A JSON value without the strings that look like paths, such as the names of the worst images."""
+    if isinstance(value, Mapping):
+        return {key: without_paths(item) for key, item in value.items() if not _looks_local(item)}
+    if isinstance(value, list | tuple):
+        return [without_paths(item) for item in value if not _looks_local(item)]
+    return value
 
 
 def _private_names() -> set[str]:
@@ -77,24 +80,16 @@ def _private_names() -> set[str]:
     return {name.lower() for name in names if len(name) > 1}
 
 
-def _without_paths(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_paths(item) for key, item in value.items() if not _looks_local(item)}
-    if isinstance(value, list | tuple):
-        return [_without_paths(item) for item in value if not _looks_local(item)]
-    return value
-
-
 def _looks_local(value: Any) -> bool:
     return isinstance(value, str) and (value.startswith(("/", "~", "\\", "local-dir:")) or bool(_PATH.search(value)))
 
 
 def public_table(path: Path, key: bytes | None) -> bytes:
-    """A CSV file with paths and patient ids hashed, and without columns that are not known.
+    """A CSV file with hashed paths and patient ids, and without unknown columns.
 
     Args:
         path: history.csv, split.csv or predictions.csv.
-        key: The run's key; None for a table without patients.
+        key: The run's key. Without it, paths and patient ids become empty.
     """
     with path.open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(file)
@@ -105,20 +100,14 @@ def public_table(path: Path, key: bytes | None) -> bytes:
         for row in rows:
             for name in ("path", "patient_id"):
                 if row.get(name):
-                    row[name] = _hashed(row[name], key)
+                    row[name] = hmac.digest(key, row[name].encode(), "sha256").hex()[:16] if key else ""
             writer.writerow(row)
     return out.getvalue().encode()
 
 
-def _hashed(text: str, key: bytes | None) -> str:
-    if key is None:
-        return ""
-    return hmac.digest(key, text.encode(), "sha256").hex()[:16]
-
-
 def patient_key(run: Path) -> bytes:
-    """The run's random key, made at the first push that needs it and readable by its owner only."""
-    path = run / KEY
+    """The run's random key for hashes; made at the first push that needs it, and readable by its owner only."""
+    path = run / HASH_KEY
     if not path.is_file():
         with atomic_write(path) as temporary:
             temporary.touch(mode=0o600)
@@ -126,16 +115,17 @@ def patient_key(run: Path) -> bytes:
     try:
         return bytes.fromhex(path.read_text(encoding="ascii").strip())
     except ValueError as error:
-        raise UserError(
-            f"{path} is damaged; without it, hashed ids change: delete it to begin with new ones"
-        ) from error
+        raise UserError(f"{path} is damaged; delete it to get a new key, with which all hashed ids change") from error
 
 
 def public_figure(path: Path) -> bytes:
-    """A PNG's pixels alone: of its chunks (PNG specification, section 5.3), those that hold them.
+    """A PNG file with its pixels only, without text, times and other metadata.
+
+    The chunks that hold pixels are copied as they are, so that the same figure always gives the same file.
+    See the PNG specification, section 5.3.
 
     Raises:
-        UserError: It is no PNG.
+        UserError: The file is not a complete PNG.
     """
     data = path.read_bytes()
     kept, position, kind = [data[:8]], 8, b""
@@ -143,7 +133,7 @@ def public_figure(path: Path) -> bytes:
         kind = data[position + 4 : position + 8]
         end = position + 12 + int.from_bytes(data[position : position + 4], "big")
         if data[:8] != _PNG or len(kind) < 4 or end > len(data):
-            raise UserError(f"{path} is no whole PNG; draw it anew, or remove it")
+            raise UserError(f"{path} is not a complete PNG; remove it, or draw it again")
         if kind in _PIXELS:
             kept.append(data[position:end])
         position = end
@@ -151,25 +141,25 @@ def public_figure(path: Path) -> bytes:
 
 
 def check_harmless(files: Mapping[str, bytes | Path], run: Path) -> None:
-    """The last guard: no file may hold a path of this machine.
+    """Refuse to push if a file still holds a path of this machine, whatever was removed before.
 
     Raises:
-        UserError: Names the file.
+        UserError: Names the file and the path.
     """
     local = {str(run.resolve()), str(Path.home()), str(Path.cwd())} - {"/", "/root", "C:\\"}
     for name, content in files.items():
         data = content if isinstance(content, bytes) else _header(content)
         text = data.decode("utf-8", errors="replace") if name.endswith((".json", ".md", ".csv", ".safetensors")) else ""
         if found := _PATH.search(text) or next((re.search(re.escape(p), text) for p in local if p in text), None):
-            raise UserError(f"{name} would tell a path of this machine ({found[0][:40]}…); nothing was pushed")
+            raise UserError(f"{name} holds a path of this machine ({found[0][:40]}…); nothing was pushed")
 
 
 def _header(path: Path) -> bytes:
-    """What a safetensors file says beside its numbers."""
+    """The header of a safetensors file: names, shapes and metadata."""
     with path.open("rb") as file:
         return file.read(min(int.from_bytes(file.read(8), "little"), 1 << 24))
 
 
 def public_json(value: Any) -> bytes:
-    """As :func:`cvrnet.files.write_json` writes it."""
+    """A JSON file as :func:`cvrnet.files.write_json` writes it."""
     return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()

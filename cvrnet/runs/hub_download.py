@@ -1,12 +1,11 @@
-"""``hf-hub:user/repo[@revision]``: from the reference to verified files in the client's cache.
+"""``hf-hub:user/repo[@revision]``: from the reference to checked files in the client's cache.
 
-A branch is resolved to a commit once, and everything else is read at commits: configuration and weights are always of
-the same push. ``main`` of a pushed run records the commits of its folds in run.json, so one commit names a whole run.
+A branch is resolved to a commit once, and everything else is read at commits, so configuration and weights always come
+from the same push. ``main`` of a pushed run records the commits of its folds in run.json: one commit names a whole run.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -21,18 +20,18 @@ from huggingface_hub.hf_api import RepoFile
 from cvrnet.errors import UserError
 from cvrnet.runs.hub_errors import CLIENT_ERRORS, explain, hub_errors, is_transient, with_retries
 from cvrnet.runs.hub_hashes import hub_hash, matches
-from cvrnet.runs.layout import CONFIG, RUN, WEIGHTS
+from cvrnet.runs.layout import CONFIG, RUN, WEIGHTS, fold_name
+from cvrnet.runs.read import read_json
 
 CHECKPOINT = (CONFIG, WEIGHTS)
 COMMITS = "commits"
-"""The key of run.json: each fold's branch and commit."""
+"""The key of run.json that holds each fold's branch and commit."""
 
 _SCHEMES = ("hf-hub:", "hf_hub:")
 _NAME = r"[A-Za-z0-9][\w.-]*"
-_REFERENCE = re.compile(rf"(?P<repo>{_NAME}/{_NAME})(?:@(?P<revision>[^@\s]+))?")
+_REFERENCE = re.compile(rf"(?:{'|'.join(_SCHEMES)})?(?P<repo>{_NAME}/{_NAME})(?:@(?P<revision>[^@\s]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _FOLD = re.compile(r"fold-[1-9]\d*")
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _TIMEOUT = 10.0
 _log = logging.getLogger("cvrnet.hub")
 
@@ -45,7 +44,7 @@ class Snapshot:
         repo: ``user/repo``.
         commit: 40 hexadecimal digits.
         folder: Where the files are; other files may be there too.
-        stale: Why the Hub could not be asked whether this is the newest commit; "" where it was.
+        stale: Why the Hub could not be asked whether this is the newest commit; "" if it was asked.
     """
 
     repo: str
@@ -66,14 +65,11 @@ def parse_reference(reference: str) -> tuple[str, str | None]:
     (('user/repo', 'fold-3'), ('user/repo', None))
 
     Raises:
-        UserError: It is no reference.
+        UserError: The text is not a reference.
     """
-    text = reference
-    for scheme in _SCHEMES:
-        text = text.removeprefix(scheme)
-    parts = _REFERENCE.fullmatch(text)
+    parts = _REFERENCE.fullmatch(reference)
     if parts is None:
-        raise UserError(f"{reference!r} names no repository; expected user/repo, or user/repo@revision")
+        raise UserError(f"{reference!r} does not name a repository; expected user/repo, or user/repo@revision")
     return parts["repo"], parts["revision"]
 
 
@@ -88,15 +84,15 @@ def hub_checkpoints(reference: str, folds: Sequence[int] = ()) -> list[Path]:
         Folders in the client's cache, each at one commit, each file checked against its hash.
 
     Raises:
-        UserError: The repository cannot be had or holds no model that is safe to read.
+        UserError: The repository cannot be downloaded, or holds no model that is safe to read.
     """
     run = open_revision(reference)
-    commits = choose_commits(run, folds).values() or [run.commit]
+    commits = fold_commits(run, folds).values() or [run.commit]
     return [fetch(run.repo, commit, CHECKPOINT, required=CHECKPOINT).folder for commit in commits]
 
 
 def hub_checkpoint(reference: str) -> Path:
-    """The one checkpoint of a revision itself: of a pushed run, its best fold.
+    """The checkpoint folder of a revision itself; ``main`` of a pushed run holds the best fold.
 
     Raises:
         UserError: As :func:`hub_checkpoints`.
@@ -106,12 +102,12 @@ def hub_checkpoint(reference: str) -> Path:
 
 
 def open_revision(reference: str) -> Snapshot:
-    """Resolve a reference to a commit; run.json is fetched with it, if there is one.
+    """Resolve a reference to a commit, and fetch its run.json and config.json where it has them.
 
-    Where the Hub cannot be asked, the newest commit in the cache is taken, and a warning says which and why.
+    If the Hub cannot be asked, the newest commit in the cache is taken, and a warning names the commit and the reason.
 
     Raises:
-        UserError: It cannot be had.
+        UserError: The revision is neither on the Hub nor in the cache.
     """
     repo, revision = parse_reference(reference)
     snapshot = fetch(repo, revision, (RUN, CONFIG))
@@ -122,37 +118,28 @@ def open_revision(reference: str) -> Snapshot:
     return snapshot
 
 
-def fold_commits(run: Snapshot) -> dict[str, str]:
-    """Each fold's commit (``{"fold-1": "…"}``) as recorded in run.json; empty where the revision is a single model.
+def fold_commits(run: Snapshot, folds: Sequence[int] = ()) -> dict[str, str]:
+    """Each fold's commit (``{"fold-1": "…"}``), as run.json records it; empty if the revision is a single model.
+
+    Args:
+        run: The revision.
+        folds: Only these, in this order; all if empty.
 
     Raises:
-        UserError: run.json is none.
+        UserError: run.json is damaged, or records no such fold.
     """
     path = run.folder / RUN
-    if not path.is_file():
-        return {}
-    try:
-        commits = json.loads(path.read_text(encoding="utf-8")).get(COMMITS, {})
-        good = all(_FOLD.fullmatch(name) and _COMMIT.fullmatch(commit) for name, commit in commits.items())
-    except (ValueError, AttributeError, TypeError):
-        good = False
-    if not good:
-        raise UserError(f"{run.repo} has a {RUN} that is not of a run of cvrnet (commit {run.commit})")
-    return dict(sorted(commits.items(), key=lambda item: int(item[0].removeprefix("fold-"))))
-
-
-def choose_commits(run: Snapshot, folds: Sequence[int]) -> dict[str, str]:
-    """The commits of the folds that are wanted; all where none is named.
-
-    Raises:
-        UserError: There is no such fold.
-    """
-    commits = fold_commits(run)
-    names = [f"fold-{fold}" for fold in folds]
+    commits = read_json(path).get(COMMITS, {}) if path.is_file() else {}
+    # The repository may be anybody's: these names become folders, and these commits part of addresses.
+    if not isinstance(commits, dict) or not all(
+        _FOLD.fullmatch(name) and _COMMIT.fullmatch(str(commit)) for name, commit in commits.items()
+    ):
+        raise UserError(f"{run.repo}: {RUN} of commit {run.commit} was not written by cvrnet")
+    names = [fold_name(fold) for fold in folds] or sorted(commits, key=lambda name: int(name.removeprefix("fold-")))
     if missing := [name for name in names if name not in commits]:
         there = ", ".join(commits) or "none: it is one model"
         raise UserError(f"{run.repo} has no {missing[0]}; expected some of {there}")
-    return {name: commits[name] for name in dict.fromkeys(names)} or commits
+    return {name: str(commits[name]) for name in names}
 
 
 def fetch(repo: str, revision: str | None, patterns: Sequence[str], required: Sequence[str] = ()) -> Snapshot:
@@ -161,102 +148,86 @@ def fetch(repo: str, revision: str | None, patterns: Sequence[str], required: Se
     Args:
         repo: ``user/repo``.
         revision: Branch, tag or commit; ``main`` if None.
-        patterns: Names of the files.
-        required: Those that must be there.
+        patterns: Names of the files; ``*`` stands for any text.
+        required: Names without which the commit is refused.
 
     Raises:
-        UserError: They cannot be had; the cache holds whole files only, so a repeated call goes on.
+        UserError: The files cannot be downloaded. The cache keeps whole files only, so a repeated call continues.
     """
     shown = f"{repo}@{revision}" if revision else repo
     with hub_errors(f"cannot load {shown}", lambda: "nothing was changed"):
         snapshot = _download(repo, revision or "main", list(patterns))
-        _refuse_missing(snapshot, required)
+        if missing := [name for name in required if not (snapshot.folder / name).is_file()]:
+            raise UserError(
+                f"{repo} holds no model at commit {snapshot.commit}: it has no {missing[0]} "
+                "(only JSON and safetensors are read; reading a pickle can run any code)"
+            )
         _verify(snapshot, patterns)
     return snapshot
 
 
 def _download(repo: str, revision: str, patterns: list[str]) -> Snapshot:
-    def download(commit: str) -> str:
-        return snapshot_download(repo, revision=commit, allow_patterns=patterns)
+    def download(wanted: str, offline: bool = False) -> Path:
+        return Path(snapshot_download(repo, revision=wanted, allow_patterns=patterns, local_files_only=offline))
 
     if _COMMIT.fullmatch(revision):
-        return Snapshot(repo, revision, Path(with_retries(lambda: download(revision))))
+        return Snapshot(repo, revision, with_retries(download, revision))
     try:
-        commit = str(with_retries(lambda: HfApi().model_info(repo, revision=revision, timeout=_TIMEOUT)).sha)
+        commit = str(with_retries(HfApi().model_info, repo, revision=revision, timeout=_TIMEOUT).sha)
     except (HTTPError, OfflineModeIsEnabled) as error:
         if isinstance(error, HfHubHTTPError) and not is_transient(error):
             raise
         try:
-            cached = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns, local_files_only=True))
+            cached = download(revision, offline=True)
         except LocalEntryNotFoundError:
             raise error from None
-        return Snapshot(repo, cached.name, cached, _reason(error))
-    folder = Path(with_retries(lambda: download(revision)))  # by name, so that the cache knows the name when offline
-    if folder.name != commit:  # a push came in between
-        folder = Path(with_retries(lambda: download(commit)))
+        return Snapshot(repo, cached.name, cached, stale=explain(error)[0])
+    folder = with_retries(download, revision)  # by its name, so that the cache knows the name without a network
+    if folder.name != commit:  # somebody pushed in between
+        folder = with_retries(download, commit)
     return Snapshot(repo, commit, folder)
 
 
-def _reason(error: BaseException) -> str:
-    if isinstance(error, OfflineModeIsEnabled):
-        return "offline (HF_HUB_OFFLINE)"
-    if isinstance(error, HfHubHTTPError):
-        return f"the Hub answered HTTP {error.response.status_code}"
-    return f"the Hub cannot be reached ({type(error).__name__})"
-
-
-def _refuse_missing(snapshot: Snapshot, required: Sequence[str]) -> None:
-    missing = [name for name in required if not (snapshot.folder / name).is_file()]
-    if not missing:
-        return
-    names = with_retries(lambda: HfApi().list_repo_files(snapshot.repo, revision=snapshot.commit))
-    pickles = sorted(name for name in names if name.endswith(_PICKLES))
-    if WEIGHTS in missing and pickles:
-        raise UserError(
-            f"{snapshot.repo} has its weights only as a pickle ({pickles[0]}), which can run any code when it is read; "
-            f"only {WEIGHTS} is read: ask its owner for it"
-        )
-    raise UserError(f"{snapshot.repo} holds no model at commit {snapshot.commit}: it has no {missing[0]}")
-
-
 def _verify(snapshot: Snapshot, patterns: Sequence[str]) -> None:
-    """Compare each file's hash with the Hub's; a damaged file is downloaded anew."""
-    files = sorted({path for pattern in patterns for path in snapshot.folder.glob(pattern) if path.is_file()})
-    names = [path.relative_to(snapshot.folder).as_posix() for path in files]
-    expected = _recorded_hashes(snapshot, names)
-    for name in names:
-        if matches(snapshot.folder / name, expected[name]):
+    """Compare each file's hash with the Hub's, and download a damaged file again.
+
+    The client compares sizes only, and keeps a damaged file in its cache for good.
+    """
+    files = {path for pattern in patterns for path in snapshot.folder.glob(pattern) if path.is_file()}
+    names = sorted(path.relative_to(snapshot.folder).as_posix() for path in files)
+    for name, expected in _expected_hashes(snapshot, names).items():
+        path = snapshot.folder / name
+        if matches(path, expected):
             continue
-        _log.warning("%s: %s in the cache is damaged; it is downloaded anew", snapshot.repo, name)
-        if not (snapshot.folder / name).is_symlink():
-            (snapshot.folder / name).unlink()  # the client replaces the blob that it would be a link to
+        _log.warning("%s: %s in the cache is damaged; it is downloaded again", snapshot.repo, name)
+        if not path.is_symlink():
+            path.unlink()  # the client replaces blobs, not the files of a cache without links
         try:
-            path = with_retries(
-                lambda name=name: hf_hub_download(  # type: ignore[misc]
-                    snapshot.repo, name, revision=snapshot.commit, force_download=True
-                )
-            )
+            with_retries(hf_hub_download, snapshot.repo, name, revision=snapshot.commit, force_download=True)
         except CLIENT_ERRORS as error:
             raise UserError(
-                f"{snapshot.folder / name} is damaged (its hash is not the Hub's {expected[name]}) and the Hub cannot "
-                f"be asked for it ({explain(error)[0]}); it is not used; repeat the command when it can"
+                f"{path} is damaged (its hash is not the Hub's {expected}) and the Hub cannot be asked for it "
+                f"({explain(error)[0]}); it is not used; repeat the command when it can"
             ) from error
-        if not matches(Path(path), expected[name]):
+        if not matches(path, expected):
             raise UserError(
-                f"{snapshot.repo}: {name} arrived damaged (its hash is not the Hub's {expected[name]}); "
+                f"{snapshot.repo}: {name} arrived damaged (its hash is not the Hub's {expected}); "
                 "it is not used; repeat the command"
             )
 
 
-def _recorded_hashes(snapshot: Snapshot, names: Sequence[str]) -> dict[str, str]:
-    """SHA-256 of large files, git's hash of small ones: in the cache, the name of the blob that a file is a link to."""
+def _expected_hashes(snapshot: Snapshot, names: Sequence[str]) -> dict[str, str]:
+    """The hash of each file: the name of the blob that it links to in the cache; else the Hub is asked.
+
+    The hash of a file that the Hub does not know is "", which no file has.
+    """
     hashes = {}
     for name in names:
         path = snapshot.folder / name
         blob = Path(os.readlink(path)).name if path.is_symlink() else ""
         if re.fullmatch(r"[0-9a-f]{64}|[0-9a-f]{40}", blob):
             hashes[name] = blob
-    if unknown := [name for name in names if name not in hashes]:  # a file system without links
-        entries = with_retries(lambda: HfApi().get_paths_info(snapshot.repo, unknown, revision=snapshot.commit))
+    if unknown := [name for name in names if name not in hashes]:  # the file system has no links
+        entries = with_retries(HfApi().get_paths_info, snapshot.repo, unknown, revision=snapshot.commit)
         hashes |= {entry.path: hub_hash(entry) for entry in entries if isinstance(entry, RepoFile)}
-    return hashes
+    return {name: hashes.get(name, "") for name in names}

@@ -1,4 +1,4 @@
-"""The Hub client's many exceptions as one line: what failed, what is safe, what to do."""
+"""The many exceptions of the Hub's client, each explained in one line: what failed, what is safe, what to do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 from huggingface_hub import constants
 from huggingface_hub.errors import (
@@ -24,24 +24,40 @@ from huggingface_hub.errors import (
 from cvrnet.errors import UserError
 
 CLIENT_ERRORS: tuple[type[Exception], ...] = (HTTPError, OSError, RuntimeError, ValueError)
-"""Everything the client raises: its own errors, those of its HTTP library, LFS's RuntimeError, Xet's ConnectionError,
-and ValueError for what does not look like an answer."""
+"""Everything that the client raises: its own errors, those of its HTTP library, RuntimeError from LFS, ConnectionError
+from Xet, and ValueError for an answer that it cannot parse."""
 _TRANSIENT = (408, 429, 500, 502, 503, 504)
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _WAITS = (1, 2, 4)
 _AGAIN = "repeat the command"
 _LOGIN = "`hf auth login`, or HF_TOKEN,"
+_BAD_TOKEN = ("the Hub does not accept the token", f"{_LOGIN} with a valid one, then {_AGAIN}")
+
+# GatedRepoError is a RepositoryNotFoundError, so it comes first.
+_ACCESS: tuple[tuple[type[Exception], str, str], ...] = (
+    (OfflineModeIsEnabled, "HF_HUB_OFFLINE=1 forbids asking the Hub", "unset it"),
+    (LocalTokenNotFoundError, "there is no token", f"{_LOGIN} gives one"),
+    (GatedRepoError, "its owner grants access one by one", "ask for it on the repository's page"),
+    (
+        RepositoryNotFoundError,
+        "there is no such repository, or it is private and not for you",
+        f"check the name; {_LOGIN} opens private ones",
+    ),
+    (RevisionNotFoundError, "the repository has no such branch, tag or commit", "check what comes after the @"),
+    (HFValidationError, "that is not the name of a repository", "expected user/repo"),
+)
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 @contextmanager
 def hub_errors(task: str, safe: Callable[[], str]) -> Iterator[None]:
-    """Raise whatever the client raises as a UserError.
+    """Re-raise everything that the client raises as a UserError.
 
     Args:
         task: What fails, such as "cannot pull user/repo".
-        safe: What is safe nevertheless; asked when something has failed.
+        safe: Returns what is safe in spite of the failure; called after it.
     """
     try:
         yield
@@ -52,65 +68,54 @@ def hub_errors(task: str, safe: Callable[[], str]) -> Iterator[None]:
         raise UserError(f"{task}: {what}; {safe()}; {advice}") from error
 
 
-def with_retries(call: Callable[[], T]) -> T:
-    """The result of a call that may be repeated: again after 1, 2 and 4 seconds where the Hub or the network fails."""
+def with_retries(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function; after a failure of the Hub or the network call it again, 1, 2 and 4 seconds later.
+
+    The client itself retries uploads and parts of downloads only.
+    """
     for wait in _WAITS:
         try:
-            return call()
+            return call(*args, **kwargs)
         except CLIENT_ERRORS as error:
             if not is_transient(error):
                 raise
             time.sleep(wait)
-    return call()
+    return call(*args, **kwargs)
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same request may well succeed a little later."""
+    """Whether the same request may succeed a little later."""
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in _TRANSIENT
     return isinstance(error, HTTPError)
 
 
 def explain(error: BaseException) -> tuple[str, str]:
-    """What happened, and what to do, from the most telling of an error and its causes."""
+    """What happened, and what to do about it, from the most specific of an error and its causes."""
     chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in chain:
         chain.append(cause)
         cause = cause.__cause__ or cause.__context__
-    for kind in (_explain_disk, _explain_access, _explain_answer, _explain_connection):
+    for explain_kind in (_explain_disk, _explain_access, _explain_answer, _explain_connection):
         for link in chain:
-            if told := kind(link):
-                return told
+            if explanation := explain_kind(link):
+                return explanation
     lines = str(error).strip().splitlines()
     return (lines[0].rstrip(".:") if lines else type(error).__name__), _AGAIN
 
 
 def _explain_disk(error: BaseException) -> tuple[str, str] | None:
-    full = getattr(error, "errno", None) in _FULL or any(f"(os error {number})" in str(error) for number in _FULL)
+    # hf_xet, which is written in Rust, gives the system's number only in its message.
+    full = getattr(error, "errno", None) in _DISK_FULL or any(f"(os error {n})" in str(error) for n in _DISK_FULL)
     advice = f"free some, or let HF_HOME name another disk, then {_AGAIN}"
     return ("no space left on the disk", advice) if full else None
 
 
 def _explain_access(error: BaseException) -> tuple[str, str] | None:
-    if isinstance(error, OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE=1 forbids asking the Hub", "unset it"
-    if isinstance(error, LocalTokenNotFoundError):
-        return "there is no token", f"{_LOGIN} gives one"
-    if isinstance(error, GatedRepoError):
-        return "its owner grants access one by one", "ask for it on the repository's page"
-    if isinstance(error, RepositoryNotFoundError):
-        return (
-            "there is no such repository, or it is private and not for you",
-            f"check the name; {_LOGIN} opens private ones",
-        )
-    if isinstance(error, RevisionNotFoundError):
-        return "the repository has no such branch, tag or commit", "check what comes after the @"
-    if isinstance(error, HFValidationError):
-        return "that is no name of a repository", "expected user/repo"
-    if type(error).__name__ == "XetAuthenticationError":  # of hf_xet, which need not be installed
-        return "the Hub does not accept the token", f"{_LOGIN} with a valid one, then {_AGAIN}"
-    return None
+    if type(error).__name__ == "XetAuthenticationError":  # by name: hf_xet need not be installed
+        return _BAD_TOKEN
+    return next(((what, advice) for kind, what, advice in _ACCESS if isinstance(error, kind)), None)
 
 
 def _explain_answer(error: BaseException) -> tuple[str, str] | None:
@@ -118,7 +123,7 @@ def _explain_answer(error: BaseException) -> tuple[str, str] | None:
         return None
     status, message = error.response.status_code, (error.server_message or "").partition("\n")[0].rstrip(".")
     if status == 401:
-        return "the Hub does not accept the token", f"{_LOGIN} with a valid one, then {_AGAIN}"
+        return _BAD_TOKEN
     if status == 403:
         return f"the token does not allow it ({message or 'HTTP 403'})", "use one with write permission"
     if status in (409, 412):

@@ -1,11 +1,12 @@
-"""What the Hub calls a file's content by: SHA-256 of large files, git's hash of small ones."""
+"""Hashes of files as the Hub lists them: SHA-256 of large files, git's hash of small ones."""
 
 from __future__ import annotations
 
-import hashlib
+import io
 from pathlib import Path
 
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
 
 def hub_hash(entry: RepoFile) -> str:
@@ -19,17 +20,10 @@ def matches(content: Path | bytes, expected: str) -> bool:
 
 
 def file_hash(content: Path | bytes, *, git: bool = False) -> str:
-    """SHA-256, or with ``git`` the hash that git calls a file's content by.
+    """SHA-256 of a file, or with ``git`` the hash by which git names its content.
 
     >>> file_hash(b"hello", git=True)
     'b6fc4c620b67d95f953a5c1c1230aaab5db5a1b0'
     """
-    size = content.stat().st_size if isinstance(content, Path) else len(content)
-    digest = hashlib.sha1(b"blob %d\0" % size) if git else hashlib.sha256()  # git's, not a matter of security
-    if isinstance(content, bytes):
-        digest.update(content)
-        return digest.hexdigest()
-    with content.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as file:
+        return git_hash(file.read()) if git else sha_fileobj(file).hex()

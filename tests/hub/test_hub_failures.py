@@ -217,7 +217,7 @@ def test_who_may_not_pull(
 
 def test_a_token_that_is_revoked_meanwhile(either_hub: LocalHub, folds: Path, cli, monkeypatch) -> None:
     tokens = dict(TOKENS)
-    monkeypatch.setattr("hub.TOKENS", tokens)
+    monkeypatch.setattr("tests.support.hub.TOKENS", tokens)
     either_hub.fail("POST .*/commit/fold-2", lambda: tokens.pop("hf_write"))
     line = fails(cli, "push", folds, REPO)
     assert "the Hub does not accept the token" in line
@@ -321,7 +321,7 @@ def test_a_damaged_cache(either_hub: LocalHub, folds: Path, cli, tmp_path, monke
     assert "repeat the command" in line
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     assert hub_checkpoints(REPO)[0] == folder
-    assert f"{file} in the cache is damaged; it is downloaded anew" in caplog.text
+    assert f"{file} in the cache is damaged; it is downloaded again" in caplog.text
     assert (folder / file).read_bytes() == content
 
 

@@ -22,14 +22,9 @@ from cvrnet.errors import UserError
 from cvrnet.hub.redact import harmless_name, public_run
 from cvrnet.runs.checkpoint import save_checkpoint
 from tests.support.hub import LocalHub
-from tests.support.hub_runs import CLASSES, make_crossval, make_folds, make_model
+from tests.support.hub_runs import CLASSES, make_folds, make_model
 
 LOGIN, HOST, HOME = "zebulon", "xray-cluster-7", "/home/zebulon"
-
-
-@pytest.fixture(scope="module")
-def crossval(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_crossval(run, tmp_path_factory.mktemp("crossval") / "folds")
 
 
 @pytest.fixture
@@ -117,7 +112,7 @@ def test_a_figure_keeps_its_pixels_and_nothing_else(hub: LocalHub, telling: Path
         assert new.info == {}
     broken = (telling / "figures/roc.png").read_bytes()[:-20]
     (telling / "figures/roc.png").write_bytes(broken)
-    with pytest.raises(UserError, match=r"roc\.png is no whole PNG"):
+    with pytest.raises(UserError, match=r"roc\.png is not a complete PNG"):
         cvrnet.push_folds(telling, "ada/net")
 
 
@@ -126,7 +121,7 @@ def test_a_path_that_nothing_else_removed_stops_the_push(hub: LocalHub, tmp_path
     config = json.loads((folder / "fold-2/config.json").read_text())
     config["pretrained_cfg"]["url"] = "/home/ada/weights.pth"
     (folder / "fold-2/config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=r"config.json would tell a path .*/home/ada/weights.pth"):
+    with pytest.raises(UserError, match=r"config.json holds a path .*/home/ada/weights.pth"):
         cvrnet.push_folds(folder, "ada/net")
     assert hub.requests == []
 
@@ -158,7 +153,7 @@ def test_the_card_tells_what_the_files_hold(hub: LocalHub, crossval: Path, tmp_p
     for number, fold in enumerate(summary["folds"], start=1):
         assert f"| {number} | {fold['n']} | {fold['accuracy']:.3f} |" in card.text
     mean = summary["mean_std"]["accuracy"]
-    assert f"| mean ± sd | | {mean['mean']:.3f} ± {mean['std']:.3f} |" in card.text
+    assert f"| mean ± sd |  | {mean['mean']:.3f} ± {mean['std']:.3f} |" in card.text
     assert "- All 14 images of NCP come from one source." in card.text
     assert "Nothing to see" not in card.text
     assert "Meyer" not in card.text
@@ -183,22 +178,24 @@ def test_base_models_are_the_encoders_pretrained_weights(hub: LocalHub, tmp_path
     assert ModelCard(hub.files("ada/net")["README.md"].decode()).data.base_model == ["timm/test_resnet.r160_in1k"]
 
 
-def test_branches_hold_the_folds_and_main_the_best_of_validation(hub: LocalHub, crossval: Path) -> None:
+def test_branches_hold_the_folds_and_main_the_best_of_validation(hub: LocalHub, tmp_path: Path) -> None:
+    folder = make_folds(tmp_path / "run", folds=3)
     for fold, accuracy in enumerate((0.5, 0.9, 0.7), start=1):
-        path = crossval / f"fold-{fold}/metrics.json"
+        path = folder / f"fold-{fold}/metrics.json"
         metrics = json.loads(path.read_text())
         metrics["val"]["accuracy"] = accuracy
         path.write_text(json.dumps(metrics))
-    pushed = cvrnet.push_folds(crossval, "ada/net", tag="v1.0")
+        (path.parent / "predictions.csv").write_text("path,label\na.png,CVP\n")
+    pushed = cvrnet.push_folds(folder, "ada/net", tag="v1.0")
     assert hub.repository("ada/net").branches == pushed.commits
     assert hub.repository("ada/net").tags == {"v1.0": pushed.commits["main"]}
     assert hub.repository("ada/net").private
     for fold in (1, 2, 3):
         files = hub.files("ada/net", f"fold-{fold}")
-        assert files["model.safetensors"] == (crossval / f"fold-{fold}/model.safetensors").read_bytes()
+        assert files["model.safetensors"] == (folder / f"fold-{fold}/model.safetensors").read_bytes()
         assert not files.keys() & {"README.md", "run.json", "predictions.csv"}
     main = hub.files("ada/net")
-    assert main["model.safetensors"] == (crossval / "fold-2/model.safetensors").read_bytes()
+    assert main["model.safetensors"] == (folder / "fold-2/model.safetensors").read_bytes()
     commits = {name: commit for name, commit in pushed.commits.items() if name != "main"}
     assert json.loads(main["run.json"])["commits"] == commits
 
@@ -284,19 +281,16 @@ def test_a_single_model_is_pushed_to_main_alone(hub: LocalHub, run: Path, tmp_pa
         assert "site-b (a source that was kept for testing)" in card.text
 
 
-def test_a_dry_run_shows_all_and_sends_nothing(hub: LocalHub, crossval: Path, tmp_path: Path, cli) -> None:
-    status, out, err = cli("push", crossval, "ada/net", "--dry-run", "-o", tmp_path / "dry")
+def test_a_dry_run_shows_all_and_sends_nothing(hub: LocalHub, crossval: Path, cli) -> None:
+    status, out, err = cli("push", crossval, "ada/net", "--dry-run")
     assert status == 0
     assert hub.requests == []
     assert ModelCard(out).data.library_name == "timm"
-    written = {path.relative_to(tmp_path / "dry").as_posix() for path in (tmp_path / "dry").rglob("*.*")}
-    assert {"main/README.md", "main/run.json", "fold-3/config.json", "main/figures/roc.png"} <= written
-    assert "model.safetensors" in err
-    assert not [name for name in written if name.endswith(".safetensors")]
     cvrnet.push_folds(crossval, "ada/net")
-    assert (tmp_path / "dry/main/README.md").read_bytes() == hub.files("ada/net")["README.md"]
-    assert cli("push", crossval, "ada/net", "--dry-run", "-o", tmp_path / "dry")[0] == 1
-    assert cli("push", crossval, "ada/net", "-o", tmp_path / "dry")[0] == 2
+    assert out.encode() == hub.files("ada/net")["README.md"]
+    shown = {tuple(line.split()[:2]) for line in err.splitlines() if line.startswith(("main", "fold-"))}
+    pushed = {(b, name) for b in hub.repository("ada/net").branches for name in hub.files("ada/net", b)}
+    assert shown == {(branch, name) for branch, name in pushed if name != ".gitattributes"}
 
 
 def test_what_cannot_be_pushed(hub: LocalHub, tmp_path: Path, cli) -> None:
@@ -305,11 +299,11 @@ def test_what_cannot_be_pushed(hub: LocalHub, tmp_path: Path, cli) -> None:
     (tmp_path / "untrained").mkdir()
     (tmp_path / "untrained/run.json").write_text('{"classes": ["a", "b"]}')
     for arguments, reason in {
-        (tmp_path / "empty", "ada/net"): "is not a run: it has no run.json",
-        (tmp_path / "untrained", "ada/net"): "holds no trained model yet",
-        (folder, "net"): "'net' names no repository; expected user/repo",
+        (tmp_path / "empty", "ada/net"): "it has no run.json",
+        (tmp_path / "untrained", "ada/net"): "it has neither config.json nor fold-*/config.json",
+        (folder, "net"): "'net' does not name a repository; expected user/repo",
         (folder, "ada/net@v1"): "expected user/repo",
-        (folder, "ada/net", "--fold", 9): "has no trained fold 9; it has 1, 2",
+        (folder, "ada/net", "--fold", 9): "has no fold 9; expected some of 1, 2",
     }.items():
         status, _, err = cli("push", *arguments)
         assert (status, err.count("\n")) == (1, 1)

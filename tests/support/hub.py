@@ -146,6 +146,7 @@ class _Stop(Exception):  # noqa: N818  # no error of the program
 class _Handler(BaseHTTPRequestHandler):
     hub: LocalHub
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else the body of each answer waits 40 ms for the client to confirm the headers
 
     def setup(self) -> None:
         super().setup()
@@ -220,11 +221,12 @@ class _Handler(BaseHTTPRequestHandler):
         )
 
     def _fail(self, fault: Fault | None) -> None:
-        self.close_connection = True
         if isinstance(fault, int):
+            # The connection stays open, as the answer says: the client's next request would otherwise find it closed.
             self._fault = None
             self._refuse(fault, message=f"injected {fault}")
-        elif fault == "hang":
+        self.close_connection = True
+        if fault == "hang":
             self.hub.wait()
         else:  # closing with this option set sends a reset
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -1,0 +1,18 @@
+"""A cross-validation with every file that one has, for the tests that need more than models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.hub_runs import make_crossval
+from tests.support.pages import draw_nothing
+
+
+@pytest.fixture(scope="session")
+def crossval(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Not to be changed: tests share it. Its own figures have one pixel; those of its folds are real."""
+    with pytest.MonkeyPatch.context() as patch:
+        draw_nothing(patch)
+        return make_crossval(run, tmp_path_factory.mktemp("crossval") / "folds")
