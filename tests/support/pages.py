@@ -139,7 +139,6 @@ def small(words: list[str]) -> list[str]:
         "benchmark": PROTOCOL,
         "quickstart": ["--epochs", "1"],
         "phantoms": ["--number", "36", "--size", "64"],
-        "export": ["--min-agreement", "0.3", "--max-accuracy-drop", "1"] if "--int8" in words else [],
     }
     for i, word in enumerate(words[:-1]):
         if word == "--model" and words[0] in ("train", "crossval"):
