@@ -14,13 +14,12 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 from torch import nn
 
-import cvrnet.inference.networks as networks_module
 import cvrnet.inference.prefetch as reading_module
 from cvrnet.data import Preprocessing
 from cvrnet.errors import UserError
 from cvrnet.inference import Predictor
 from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
-from cvrnet.inference.networks import HeadLogits, cast_weights
+from cvrnet.inference.head_logits import HeadLogits, cast_weights
 from cvrnet.inference.uncertainty import entropy, mutual_information, predictive_entropy
 from cvrnet.runs.checkpoint import load_checkpoint, save_checkpoint
 from tests.support.networks import enliven, images, network
@@ -282,7 +281,7 @@ def test_compiled_networks_see_one_batch_size(tiny, paths, monkeypatch):
         asked.append(options)
         return lambda x: seen.append(len(x)) or module(x)
 
-    monkeypatch.setattr(networks_module.torch, "compile", compile_)
+    monkeypatch.setattr(torch, "compile", compile_)
     expected = Predictor.from_pretrained(tiny, dtype="fp32")(paths)
     predictor = Predictor.from_pretrained(tiny, device="cpu", dtype="fp32", compile=True)
     answers = predictor(paths, batch_size=4)
@@ -300,7 +299,7 @@ def test_a_compiler_that_fails_is_one_line(tiny, paths, monkeypatch):
 
         return fail
 
-    monkeypatch.setattr(networks_module.torch, "compile", compile_)
+    monkeypatch.setattr(torch, "compile", compile_)
     with pytest.raises(UserError, match=r"torch.compile failed \(no working C\+\+ compiler found\)"):
         Predictor.from_pretrained(tiny, device="cpu", compile=True)(paths[:1])
 
