@@ -40,16 +40,10 @@ class SharedPrediction:
     def stream(
         self, predictor: Predictor, paths: Sequence[Path], *, batch_size: int = 8, **options: Any
     ) -> Iterator[Prediction]:
-        """Like :meth:`Predictor.stream`, with the work of every process: each takes every n-th file.
+        """Like :meth:`Predictor.stream`, but shared: each process predicts every n-th of the files.
 
-        Args:
-            predictor: The model, on this process's device.
-            paths: The files, the same in every process.
-            batch_size: Images in one forward pass of each process.
-            **options: For :meth:`Predictor.stream`.
-
-        Yields:
-            On the main process the predictions of all files, in their order and in constant memory; nothing elsewhere.
+        The main process yields the predictions of all files, in their order and in constant memory; the others yield
+        nothing. The files must be the same in every process.
 
         Raises:
             UserError: The processes do not see the same files.

@@ -116,15 +116,15 @@ class Predictor:
         folds: Sequence[int] = (),
         compile: bool | str = False,
     ) -> Predictor:
-        """Load a MODEL argument.
+        """Load a MODEL argument; all other arguments are the constructor's.
 
         Args:
             model: A run folder (all its folds), a fold folder, ``local-dir:FOLDER``, ``hf-hub:user/repo[@revision]``,
                 or an ONNX file that ``cvrnet export`` wrote.
-            device: As in the constructor.
-            dtype: As in the constructor.
+            device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+            dtype: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
             folds: Folds of the run to load; all by default.
-            compile: As in the constructor.
+            compile: Run the networks through ``torch.compile``.
 
         Raises:
             UserError: The model or fold does not exist.

@@ -23,13 +23,8 @@ def read_ahead(
 ) -> Iterator[tuple[Path, Image]]:
     """Yield files and their images in the files' order, with at most `ahead` images waiting.
 
-    Threads suffice: Pillow and NumPy release Python's lock while they decode and resize.
-
-    Args:
-        paths: The files; an endless generator is allowed.
-        preprocessing: Size, channels and interpolation.
-        ahead: Number of images that may wait.
-        window: For CTs, as in `cvrnet.data.read_image`.
+    Threads suffice: Pillow and NumPy release Python's lock while they decode and resize. The files may come from an
+    endless generator. The window is that of `cvrnet.data.read_image`.
     """
     decode = partial(read_image, window=window) if window else read_image
 

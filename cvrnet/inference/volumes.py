@@ -16,25 +16,19 @@ from cvrnet.inference.predictor import Prediction
 
 
 class Answer(NamedTuple):
-    """The prediction for one image, or the mean prediction for a series or patient.
-
-    Attributes:
-        unit: ``image``, ``slice``, ``series`` or ``patient``.
-        patient: The patient's pseudonym; ``""`` where it is not known.
-        prediction: The probabilities.
-    """
+    """The prediction for one image, or the mean prediction for a series or patient."""
 
     unit: str
+    """``image``, ``slice``, ``series`` or ``patient``."""
     patient: str
+    """The patient's pseudonym; ``""`` where it is not known."""
     prediction: Prediction
 
 
 def add_means(pairs: Iterable[tuple[Slice, Prediction]], classes: Sequence[str]) -> Iterator[Answer]:
     """Yield each prediction, and after a patient's slices the mean of each series (if several) and of the patient.
 
-    Args:
-        pairs: Images in the order of `cvrnet.data.series.arrange`, and their predictions.
-        classes: The class names.
+    The images must be in the order of `cvrnet.data.series.arrange`.
     """
     for (_, volume), group in itertools.groupby(pairs, lambda pair: (pair[0].key[0], pair[0].volume is not None)):
         if not volume:

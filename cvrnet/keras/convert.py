@@ -126,11 +126,7 @@ def _sizes(layers: LayerWeights, classifier: str) -> tuple[int, int]:
 def _match(
     layers: LayerWeights, names: Mapping[str, str], state: Mapping[str, Tensor]
 ) -> list[tuple[KerasWeight, h5py.Dataset]]:
-    """Pair every weight of the network with the file's; `names` are the layers' names in the file.
-
-    Raises:
-        UserError: With everything that does not fit.
-    """
+    """Pair every weight of the network with the file's, or raise a UserError that names what does not fit."""
     expected = {f"{names[weight.layer]}/{weight.name}": weight for weight in keras_weights()}
     found = {f"{layer}/{name}": stored for layer, weights in layers.items() for name, stored in weights.items()}
     problems = [f"{quoted(place)} is missing" for place in expected if place not in found]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import tempfile
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -17,8 +18,10 @@ from cvrnet.files import atomic_write
 from cvrnet.onnx.check_images import check_pixels, split_calibration
 from cvrnet.onnx.graph import PixelNetwork, describe, trace, write_metadata
 from cvrnet.onnx.session import load_onnx
-from cvrnet.onnx.source import find_run, load_network, provenance
-from cvrnet.runs.checkpoint import find_checkpoints
+from cvrnet.runs.checkpoint import find_checkpoints, load_checkpoint
+from cvrnet.runs.hub_hashes import file_hash
+from cvrnet.runs.layout import RUN, WEIGHTS
+from cvrnet.runs.read import read_json
 
 TOLERANCE = 1e-4
 CALIBRATION_IMAGES = 128
@@ -72,8 +75,8 @@ def export_onnx(
     output = Path(output)
     _check_arguments(output, int8, calibration, overwrite)
     folders = find_checkpoints(model, folds)
-    network, run = load_network(folders, img_size), find_run(folders[0])
-    origin = provenance(folders, run)
+    network, run = _load_network(folders, img_size), _find_run(folders[0])
+    origin = _provenance(folders, run)
     proto = trace(network)
     describe(proto, network, origin)
     pixels, checked_on = check_pixels(network.preprocessing, check_images or calibration, run.get("data"))
@@ -89,7 +92,7 @@ def export_onnx(
 
         chosen, others = split_calibration(Path(calibration), calibration_images, EVALUATION_IMAGES, network.classes)
         count = quantize(exact, target, chosen, network)
-        quantized = onnx.load(target)  # ONNX Runtime's quantiser drops the metadata
+        quantized = onnx.load(target)
         describe(quantized, network, origin)
         onnx.save(quantized, target)
         agreement = compare(exact, target, others, network, progress)
@@ -112,6 +115,36 @@ def _check_arguments(output: Path, int8: bool, calibration: str | Path | None, o
         raise UserError("--int8 needs images to calibrate on: --calibration DATA")
     if calibration is not None and not int8:
         raise UserError("--calibration is for --int8 (--check-images names the images of the check)")
+
+
+def _load_network(folders: Sequence[Path], img_size: int | None) -> PixelNetwork:
+    """Load the folds of a run as one network, in evaluation mode on the CPU."""
+    models: list[Any] = [load_checkpoint(folder) for folder in folders]
+    # A network that is built for one image size (such as a vision transformer) is built again for the new one.
+    if img_size and any(model.pretrained_cfg.get("fixed_input_size") for model in models):
+        models = [load_checkpoint(folder, img_size=img_size) for folder in folders]
+    return PixelNetwork(models, img_size).eval()
+
+
+def _find_run(folder: Path) -> dict[str, Any]:
+    """The content of run.json of a checkpoint, or of the run that it is a fold of; empty where there is none."""
+    files = [file for file in (folder / RUN, folder.parent / RUN) if file.is_file()]
+    return read_json(files[0]) if files else {}
+
+
+def _provenance(folders: Sequence[Path], run: dict[str, Any]) -> dict[str, Any]:
+    """Kind of run, SHA-256 of each fold's weights and of the data set, versions; no paths or names of this machine."""
+    # The user's own folder names stay private: only fold-k is taken over.
+    names = [folder.name if re.fullmatch(r"fold-\d+", folder.name) else None for folder in folders]
+    return {
+        "kind": run.get("kind", "model"),
+        "weights": [
+            {"fold": name, "sha256": file_hash(folder / WEIGHTS)} for name, folder in zip(names, folders, strict=True)
+        ],
+        "data_sha256": run.get("data_sha256"),
+        "trained_with": run.get("versions"),
+        "exported_with": {name: version(name) for name in ("cvrnet", "torch", "timm", "onnx", "onnxscript")},
+    }
 
 
 def _check(network: PixelNetwork, file: Path, pixels: torch.Tensor) -> float:

@@ -23,11 +23,8 @@ from cvrnet.runs.checkpoint import checkpoint_classes
 OPSET = 18
 INPUT, LOGITS, HEADS = "pixels", "logits", "head_logits"
 NOTE = "Research software, not a medical device: not for diagnosis or treatment."
-_KEPT = (
-    *("architecture", "num_classes", "label_names", "input_size", "mean", "std", "interpolation"),
-    *("crop_pct", "crop_mode", "license", "paper_name", "paper_ids"),
-)
-"""Keys of timm's ``pretrained_cfg`` that go into the file. The others tell where weights lie, local paths included."""
+_KEPT = ("architecture", "license", "paper_name", "paper_ids")
+"""Keys that are copied from timm's ``pretrained_cfg``. Others tell where weights lie, local paths included."""
 
 
 class PixelNetwork(nn.Module):
@@ -36,12 +33,6 @@ class PixelNetwork(nn.Module):
     Args:
         models: The folds of a run.
         img_size: Height and width in pixels; by default those of the training.
-
-    Attributes:
-        models: The folds.
-        classes: Class names in the order of the logits.
-        preprocessing: What an image undergoes before and in the graph.
-        averages_probabilities: Whether the folds are CVR-Nets, so that there are heads' logits to export.
 
     Raises:
         UserError: The folds differ in classes or preprocessing.
@@ -103,10 +94,7 @@ class PixelNetwork(nn.Module):
 
 
 def trace(network: PixelNetwork) -> onnx.ModelProto:
-    """Export the network's graph, for any number of images, with batch norm folded into convolutions.
-
-    Args:
-        network: In evaluation mode, on the CPU.
+    """Export the graph of a network in evaluation mode, for any number of images, with batch norm folded in.
 
     Raises:
         UserError: PyTorch's exporter does not know an operation of the network.
@@ -146,34 +134,24 @@ def _strip(message: Message) -> None:
 
 def describe(proto: onnx.ModelProto, network: PixelNetwork, provenance: dict[str, Any]) -> None:
     """Write class names, preprocessing and provenance into the metadata of a network's graph."""
-    model: Any = network.models[0]
-    preprocessing = network.preprocessing
-    cfg = {key: model.pretrained_cfg[key] for key in _KEPT if model.pretrained_cfg.get(key) is not None}
-    cfg |= {
-        "label_names": network.classes,
-        "num_classes": len(network.classes),
-        "input_size": list(preprocessing.input_size),
-        "mean": list(preprocessing.mean),
-        "std": list(preprocessing.std),
-        "interpolation": preprocessing.interpolation,
-        "crop_pct": 1.0,
-        "crop_mode": "squash",
-    }
-    channels, height, width = preprocessing.input_size
+    origin: Any = network.models[0].pretrained_cfg
+    cfg = {key: origin[key] for key in _KEPT if origin.get(key) is not None}
+    cfg |= dataclasses.asdict(network.preprocessing)
+    cfg |= {"label_names": network.classes, "num_classes": len(network.classes)}
+    cfg |= {"crop_pct": 1.0, "crop_mode": "squash"}
+    channels, height, width = network.preprocessing.input_size
     proto.producer_name, proto.producer_version = "cvrnet", version("cvrnet")
     proto.graph.name = str(cfg["architecture"])
     proto.doc_string = NOTE
-    write_metadata(
-        proto,
-        {
-            "pretrained_cfg": cfg,
-            "input": f"{INPUT}: uint8 (N, {channels}, {height}, {width}), {'RGB' if channels == 3 else 'grey'}, 0 to "
-            "255; the whole image resized, aspect ratio not kept; normalisation by mean and std is in the graph",
-            "output": f"{LOGITS}: softmax gives the probabilities of label_names",
-            "provenance": provenance,
-            "note": NOTE,
-        },
-    )
+    values = {
+        "pretrained_cfg": cfg,
+        "input": f"{INPUT}: uint8 (N, {channels}, {height}, {width}), {'RGB' if channels == 3 else 'grey'}, 0 to "
+        "255; the whole image resized, aspect ratio not kept; normalisation by mean and std is in the graph",
+        "output": f"{LOGITS}: softmax gives the probabilities of label_names",
+        "provenance": provenance,
+        "note": NOTE,
+    }
+    write_metadata(proto, values)
 
 
 def write_metadata(proto: onnx.ModelProto, values: Mapping[str, Any]) -> None:
@@ -196,9 +174,9 @@ def read_metadata(path: str | Path) -> tuple[dict[str, Any], int]:
         raise UserError(f"{path}: no such file; {ours}")
     try:
         proto = onnx.load(path, load_external_data=False)
-    except (DecodeError, ValueError) as error:
-        raise UserError(f"{path} is not an ONNX file, or is cut short") from error
-    if not proto.graph.output:  # an empty file parses, too: every field of a protobuf message is optional
+    except (DecodeError, ValueError):
+        proto = onnx.ModelProto()
+    if not proto.graph.output:  # other files can parse, too: every field of a protobuf message is optional
         raise UserError(f"{path} is not an ONNX file, or is cut short")
     if any(onnx.external_data_helper.uses_external_data(tensor) for tensor in proto.graph.initializer):
         raise UserError(f"{path} keeps its weights in other files; {ours}, which contains them")

@@ -49,11 +49,7 @@ class Agreement:
     accuracy_after: float | None
 
     def check(self, min_agreement: float, max_accuracy_drop: float) -> None:
-        """Refuse a file that answers too differently.
-
-        Raises:
-            UserError: With the figures.
-        """
+        """Raise a UserError with the figures where a file answers too differently."""
         figures = f"the top class agrees on {self.top_class:.1%} of {self.images} images"
         bad = self.top_class < min_agreement
         if self.accuracy_before is not None and self.accuracy_after is not None:

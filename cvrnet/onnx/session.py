@@ -27,10 +27,6 @@ class OnnxModel(nn.Module):
         session: Runs the file.
         cfg: timm's ``pretrained_cfg``, from the file's metadata.
         num_heads: Number of heads in the output ``head_logits``; 0 for networks other than CVR-Nets.
-
-    Attributes:
-        pretrained_cfg: Class names and preprocessing.
-        groups: One entry per head, as in a CVR-Net.
     """
 
     def __init__(self, session: Session, cfg: dict[str, Any], num_heads: int) -> None:
@@ -39,7 +35,7 @@ class OnnxModel(nn.Module):
         # The graph normalises pixels of 0 to 255 itself: with these two, our preprocessing leaves them as they are.
         self.pretrained_cfg = self.default_cfg = {**cfg, "mean": (0.0,) * channels, "std": (1 / 255,) * channels}
         self.num_classes: int = cfg["num_classes"]
-        self.groups = [[i] for i in range(num_heads)]
+        self.groups = [[i] for i in range(num_heads)]  # as many as in the CVR-Net
         self._session = session
 
     def forward(self, x: Tensor) -> Tensor:
