@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from cvrnet_cli import options
 from cvrnet_cli.output import FORMATS, output_file, progress_bar, say, write_rows
-
-if TYPE_CHECKING:
-    from cvrnet.inference.volumes import Answer
 
 
 @click.command(short_help="Class probabilities of images.")
@@ -119,15 +116,10 @@ def predict(
 
     with output_file(output, overwrite) as file, progress_bar("Predicting") as progress:
         answers = add_means(zip(slices, predictions(), strict=True), predictor.classes)
-        write_rows((_row(answer, predictor.classes, columns) for answer in answers), columns, style, file)
+        empty = dict.fromkeys(columns)  # for what an answer lacks, such as probabilities of an unreadable image
+        write_rows((empty | answer.row(predictor.classes) for answer in answers), columns, style, file)
     if failed:
         say(f"Error: {failed} of {len(slices)} images could not be read")
     if shared is not None:
         shared.close()
     return 1 if failed else 0
-
-
-def _row(answer: Answer, classes: Sequence[str], columns: Sequence[str]) -> dict[str, Any]:
-    """Every column: None where the prediction gives nothing, as for an image that could not be read."""
-    known = {"unit": answer.unit, "patient_id": answer.patient, **answer.prediction.row(classes)}
-    return {**dict.fromkeys(columns), **known}

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,10 @@ class Answer(NamedTuple):
     patient: str
     """The patient's pseudonym; ``""`` where it is not known."""
     prediction: Prediction
+
+    def row(self, classes: Sequence[str]) -> dict[str, Any]:
+        """Return a table row: :meth:`Prediction.row`, unit and patient_id."""
+        return {**self.prediction.row(classes), "unit": self.unit, "patient_id": self.patient}
 
 
 def add_means(pairs: Iterable[tuple[Slice, Prediction]], classes: Sequence[str]) -> Iterator[Answer]:

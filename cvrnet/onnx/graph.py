@@ -180,15 +180,12 @@ def read_metadata(path: str | Path) -> tuple[dict[str, Any], int]:
         raise UserError(f"{path} is not an ONNX file, or is cut short")
     if any(onnx.external_data_helper.uses_external_data(tensor) for tensor in proto.graph.initializer):
         raise UserError(f"{path} keeps its weights in other files; {ours}, which contains them")
-    stored = {p.key: p.value for p in proto.metadata_props}.get("pretrained_cfg")
-    if stored is None:
-        raise UserError(f"{path} does not state its classes and preprocessing; {ours}")
     try:
-        cfg = json.loads(stored)
+        cfg = json.loads({p.key: p.value for p in proto.metadata_props}["pretrained_cfg"])
         expected = [int(n) for n in cfg["input_size"]], [len(cfg["label_names"])]
         str(cfg["architecture"])
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: its metadata are damaged; {ours}") from error
+        raise UserError(f"{path} does not state its classes and preprocessing; {ours}") from error
     shapes = {
         value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim]
         for value in (*proto.graph.input, *proto.graph.output)

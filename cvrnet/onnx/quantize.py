@@ -11,13 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    CalibrationMethod,
-    QuantFormat,
-    QuantType,
-    quantize_static,
-)
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from cvrnet.data import Record
@@ -99,8 +93,7 @@ def quantize(source: Path, target: Path, calibration: Sequence[Record], network:
             # Weights of 7 bits: without VNNI, x86 adds two products of 8 bits in 16 (vpmaddubsw), which would saturate.
             # ("Quantize ONNX models" in ONNX Runtime's documentation.)
             reduce_range=True,
-            calibrate_method=CalibrationMethod.MinMax,
-            # A range is the mean of the images' extremes, so that no single image stretches it.
+            # A range (the default method is MinMax) is the mean of the images' extremes: no single image stretches it.
             extra_options={"CalibMovingAverage": True},
         )
     return len(images)

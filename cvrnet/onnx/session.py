@@ -108,7 +108,8 @@ def _open_onnxruntime(path: Path, device: str) -> Session:
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions have no common base class
-        raise UserError(f"ONNX Runtime cannot load {path}: {_first_line(error)}") from error
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"ONNX Runtime cannot load {path}: {reason}") from error
     return lambda pixels, output: session.run([output], {INPUT: pixels})[0]
 
 
@@ -123,9 +124,6 @@ def _open_openvino(path: Path, precision: str) -> Session:
     try:
         compiled = openvino.Core().compile_model(str(path), "CPU", settings)
     except RuntimeError as error:
-        raise UserError(f"OpenVINO cannot load {path}: {_first_line(error)}") from error
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"OpenVINO cannot load {path}: {reason}") from error
     return lambda pixels, output: compiled([pixels])[output].copy()  # OpenVINO reuses its own memory in the next call
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -302,7 +302,7 @@ def _unknown_operation(file: Path) -> None:
         (_without_metadata, "does not state its classes and preprocessing"),
         (_metadata(label_names=["A", "B"]), "its metadata do not fit its graph"),
         (_metadata(input_size=[3, 32, 32]), "its metadata do not fit its graph"),
-        (_metadata(input_size="big"), "its metadata are damaged"),
+        (_metadata(input_size="big"), "does not state its classes and preprocessing"),
         (_metadata(interpolation="magic"), "interpolation 'magic' is not known"),
         (_unknown_operation, "cannot load"),
     ],
