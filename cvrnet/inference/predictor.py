@@ -211,24 +211,18 @@ class Predictor:
         ]
 
     def probabilities(self, images: Tensor) -> NDArray[np.float64]:
-        """Return the mean probabilities over the models.
+        """Return the mean probabilities over models and heads: (N, classes), rows summing to one.
 
         Args:
             images: uint8 (N, C, H, W), of the preprocessing's size.
-
-        Returns:
-            (N, classes), rows summing to one.
         """
         return self.member_probabilities(images).mean((0, 1))
 
     def head_probabilities(self, images: Tensor) -> NDArray[np.float64]:
-        """Return each head's probabilities, averaged over the models.
+        """Return each head's probabilities, averaged over the models: (heads, N, classes).
 
         Args:
             images: uint8 (N, C, H, W), of the preprocessing's size.
-
-        Returns:
-            (heads, N, classes); their mean over the heads is :meth:`probabilities`.
 
         Raises:
             UserError: The model has no heads of its own (it is not a CVR-Net).

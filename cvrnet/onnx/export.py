@@ -127,7 +127,7 @@ def _load_network(folders: Sequence[Path], img_size: int | None) -> PixelNetwork
 
 
 def _find_run(folder: Path) -> dict[str, Any]:
-    """The content of run.json of a checkpoint, or of the run that it is a fold of; empty where there is none."""
+    """Read run.json beside a checkpoint or, for a fold, beside the folds; empty where neither file exists."""
     files = [file for file in (folder / RUN, folder.parent / RUN) if file.is_file()]
     return read_json(files[0]) if files else {}
 
