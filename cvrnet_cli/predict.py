@@ -94,9 +94,8 @@ def predict(
         list(stream)  # does this process's share; the main process gets the answers
         shared.close()
         return 0
-    if style is None:
-        suffix = output.suffix.lstrip(".").lower() if output else ""
-        style = suffix if suffix in FORMATS else "table"
+    suffix = output.suffix.lstrip(".").lower() if output else ""
+    style = style or (suffix if suffix in FORMATS else "table")
     volumes = any(slice_.volume for slice_ in slices)
     columns = ["path", *(("unit", "patient_id") if volumes else ()), "prediction"]
     columns += [f"prob_{name}" for name in predictor.classes]
