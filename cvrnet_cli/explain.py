@@ -15,7 +15,6 @@ import click
 from cvrnet_cli import options
 from cvrnet_cli.measure import measure_data
 from cvrnet_cli.output import progress_bar, say, write_rows
-from cvrnet_cli.predict import find_images
 
 ROWS = "explanations.csv"
 
@@ -111,6 +110,7 @@ def explain(
     from cvrnet.explain import available_parts
     from cvrnet.explain import explain as explain_files
     from cvrnet.inference import Predictor
+    from cvrnet.inference.find_images import find_images
 
     files = list(dict.fromkeys(find_images(paths)))
     names = output_names(files)

@@ -23,39 +23,26 @@ from cvrnet_cli.output import progress_bar, say, write_rows
     "--check-images",
     type=click.Path(path_type=Path),
     metavar="DATA",
-    help="Images the file is checked on.  [default: the calibration's, the training's, or phantoms]",
+    help="Images on which the file is checked.  [default: the calibration's, the training's, or phantoms]",
 )
 @click.option("--int8", is_flag=True, help="Quantise to 8-bit integers; needs --calibration.")
 @click.option(
     "--calibration",
     type=click.Path(path_type=Path),
     metavar="DATA",
-    help="Images for --int8: a part gives the ranges, other patients' images show what it costs.",
+    help="Images for --int8: some patients' give the ranges, the others' are compared with float32.",
 )
 @click.option(
-    "--calibration-images", type=click.IntRange(1), default=128, show_default=True, help="How many give the ranges."
-)
-@click.option(
-    "--min-agreement",
-    type=click.FloatRange(0, 1),
-    default=0.98,
-    show_default=True,
-    help="Part of the other images that must keep its class, or nothing is written; 0 accepts anything.",
-)
-@click.option(
-    "--max-accuracy-drop",
-    type=click.FloatRange(0, 1),
-    default=0.01,
-    show_default=True,
-    help="What the accuracy on them may lose, or nothing is written; 1 accepts anything.",
+    "--calibration-images", type=click.IntRange(1), default=128, show_default=True, help="Number that give the ranges."
 )
 @options.overwrite
 def export(model: str, output: Path, folds: list[int], **settings: Any) -> None:
-    """Write MODEL to FILE.onnx, for ONNX Runtime, OpenVINO and whatever else reads ONNX.
+    """Write MODEL to FILE.onnx, for ONNX Runtime, OpenVINO and other engines that read ONNX.
 
     MODEL is a run folder (all its folds as one network), a fold folder, local-dir:FOLDER or hf-hub:user/repo[@rev].
-    The file takes uint8 images of any number, normalises them itself, and holds class names and preprocessing. It
-    appears only if its probabilities are PyTorch's within 1e-4. predict and evaluate accept it as MODEL.
+    The file takes any number of uint8 images, normalises them itself, and contains class names and preprocessing. It
+    is written only if its probabilities equal PyTorch's within 1e-4; with --int8, if at least 98 % of the images keep
+    their class and the accuracy falls by at most one point. predict and evaluate accept it as MODEL.
 
     \b
     Examples:

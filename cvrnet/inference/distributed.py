@@ -1,4 +1,4 @@
-"""Prediction by several processes, on one machine or many: the files are shared out, one process gets all answers.
+"""Predict with several processes, on one machine or many: each takes a share of the files, one collects all answers.
 
 Needs accelerate (extra ``train``), whose launcher starts the processes.
 """
@@ -6,7 +6,7 @@ Needs accelerate (extra ``train``), whose launcher starts the processes.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,14 @@ PORTION = 8
 
 
 class SharedPrediction:
-    """This process's place among those that ``accelerate launch`` started.
+    """One of the processes that ``accelerate launch`` started.
 
     Args:
-        device: ``auto``, ``cpu``, ``cuda`` or ``mps``; each process takes its own of several GPUs.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``; each process takes a GPU of its own.
 
     Attributes:
         device: This process's.
-        is_main: Whether this process gets the answers.
+        is_main: Whether this process collects the answers.
     """
 
     def __init__(self, device: str = "auto") -> None:
@@ -38,48 +38,29 @@ class SharedPrediction:
         self.is_main: bool = self._state.is_main_process
 
     def stream(
-        self,
-        predictor: Predictor,
-        paths: Callable[[], Iterable[Path]],
-        *,
-        batch_size: int = 8,
-        heads: bool = False,
-        window: str = "",
+        self, predictor: Predictor, paths: Sequence[Path], *, batch_size: int = 8, **options: Any
     ) -> Iterator[Prediction]:
-        """As :meth:`Predictor.stream`, with the work of every process: each takes its turn in the list of files.
+        """Like :meth:`Predictor.stream`, but shared: each process predicts every n-th of the files.
 
-        Args:
-            predictor: The model, on this process's device.
-            paths: Gives the files, the same in every process.
-            batch_size: Images that each network sees at once.
-            heads: Give each head's own probabilities too.
-            window: Of CTs in DICOM, instead of the files' own.
-
-        Yields:
-            On the main process the predictions of all files, in their order and in constant memory; nothing elsewhere.
+        The main process yields the predictions of all files, in their order and in constant memory; the others yield
+        nothing. The files must be the same in every process.
 
         Raises:
             UserError: The processes do not see the same files.
         """
         rank, world = self._state.process_index, self._state.num_processes
-        given: Any = {"batch_size": batch_size, "heads": heads, "window": window}
-        mine = predictor.stream(itertools.islice(paths(), rank, None, world), **given)
-        expected = iter(paths() if self.is_main else ())
+        mine = predictor.stream(paths[rank::world], batch_size=batch_size, **options)
+        expected = iter(paths)
+        # Every process takes part in each exchange, and all see the empty one that ends the loop.
         while any(parts := gather_object([list(itertools.islice(mine, PORTION * batch_size))])):
-            if not self.is_main:
-                continue
-            for turn in itertools.zip_longest(*parts):
-                for prediction in turn:
-                    if prediction is not None:
-                        _check(prediction, next(expected, None))
-                        yield prediction
+            turns = itertools.chain.from_iterable(itertools.zip_longest(*parts)) if self.is_main else ()
+            for prediction in turns:
+                if prediction is not None:
+                    if prediction.path != (path := next(expected, None)):
+                        raise UserError(f"the processes do not see the same files: {prediction.path}, expected {path}")
+                    yield prediction
 
     def close(self) -> None:
-        """Leave the other processes."""
+        """Wait for the other processes and leave them."""
         self._state.wait_for_everyone()
         self._state.destroy_process_group()
-
-
-def _check(prediction: Prediction, expected: Path | None) -> None:
-    if prediction.path != expected:
-        raise UserError(f"the processes do not see the same files: {prediction.path} where {expected} was expected")

@@ -1,4 +1,4 @@
-"""Batch norm folded into the convolutions before it: the same answers with fewer passes over the feature maps."""
+"""Fold batch norm into the convolutions before it: the same answers with fewer passes over the feature maps."""
 
 from __future__ import annotations
 
@@ -23,15 +23,12 @@ _log = logging.getLogger(__name__)
 def fuse_batch_norm(model: nn.Module) -> nn.Module:
     """Fold every batch norm that follows a convolution, and nothing else does, into its weights; in place.
 
-    In evaluation mode batch norm is the affine map ``(x - mean) / sqrt(var + eps) * weight + bias``, which a
-    convolution can apply by itself. Outputs differ by rounding alone; the model can still be differentiated, but no
-    longer be trained as before, nor be saved.
+    In evaluation mode batch norm is the affine map ``(x - mean) / sqrt(var + eps) * weight + bias``, which the
+    convolution can apply with other weights (Jacob et al., CVPR 2018, section 3.2). Outputs differ by rounding alone.
+    The model can still be differentiated, but not be trained further or saved.
 
-    Which convolution a batch norm follows is read from the traced graph (``torch.fx``). A network that cannot be traced
-    (of a CVR-Net: an encoder) stays as it is.
-
-    Args:
-        model: In evaluation mode.
+    The pairs are found in the graph that ``torch.fx`` traces. A network (of a CVR-Net: an encoder) that cannot be
+    traced, or is in training mode, stays as it is.
 
     Returns:
         The same model.
@@ -48,38 +45,38 @@ def fuse_batch_norm(model: nn.Module) -> nn.Module:
 
 
 class _Tracer(fx.Tracer):
-    """Leaves whole what timm says cannot be traced, and every batch norm."""
+    """Does not trace into batch norms and modules that timm marks as untraceable."""
 
     def __init__(self) -> None:
         super().__init__(autowrap_functions=tuple(get_notrace_functions()))
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether a call of the module is one node."""
-        opaque = isinstance(m, (*_NORMS, *get_notrace_modules()))
-        return opaque or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, (*_NORMS, *get_notrace_modules())) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _pairs(part: nn.Module) -> Iterator[tuple[str, str]]:
-    """Names of the convolutions and batch norms that are called once, one right after the other."""
+    """Names of a convolution and the batch norm right after it, each registered once and called once."""
     if part.training or not any(isinstance(m, _NORMS) for m in part.modules()):
         return
     try:
         graph = _Tracer().trace(part)
-    except Exception as error:  # noqa: BLE001  # the network's own code runs on stand-ins, and may raise anything
+    except Exception as error:  # noqa: BLE001  # the network's own code runs on placeholders, and may raise anything
         _log.info("%s: batch norm is not folded, the network cannot be traced: %s", type(part).__name__, error)
         return
     modules = dict(part.named_modules())
-    names = Counter(id(m) for _, m in part.named_modules(remove_duplicate=False))
+    registered = Counter(id(m) for _, m in part.named_modules(remove_duplicate=False))
     calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
     for node in graph.nodes:
         before = node.args[0] if node.op == "call_module" and len(node.args) == 1 and not node.kwargs else None
+        # Nothing else may see the convolution's output, since folding changes it.
         if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) != 1:
             continue
-        convolution, norm = str(before.target), str(node.target)
-        pair = modules[convolution], modules[norm]
-        alone = all(calls[n] == 1 for n in (convolution, norm)) and all(names[id(m)] == 1 for m in pair)
-        if alone and type(pair[0]) in _CONVOLUTIONS and type(pair[1]) in _NORMS and pair[1].running_var is not None:
-            yield convolution, norm
+        names = str(before.target), str(node.target)
+        convolution, norm = (modules[name] for name in names)
+        # Exact types only: subclasses may compute differently.
+        fits = type(convolution) in _CONVOLUTIONS and type(norm) in _NORMS and norm.running_var is not None
+        if fits and all(calls[name] == 1 and registered[id(modules[name])] == 1 for name in names):
+            yield names
 
 
 @torch.no_grad()

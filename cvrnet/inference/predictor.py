@@ -1,4 +1,4 @@
-"""Predictions from trained models: one fold, or all folds of a run as an ensemble."""
+"""Predict with trained models: one fold, or all folds of a run as an ensemble."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from cvrnet.data import Preprocessing, to_batch
 from cvrnet.devices import select_device, select_precision
 from cvrnet.errors import UserError
-from cvrnet.inference.networks import HeadLogits, averages_probabilities, compiled
+from cvrnet.inference.head_logits import HeadLogits, averages_probabilities
 from cvrnet.inference.prefetch import read_ahead
 from cvrnet.inference.resolve import load_models
 from cvrnet.inference.uncertainty import UNCERTAINTY, mutual_information, predictive_entropy
@@ -26,15 +27,15 @@ from cvrnet.runs.checkpoint import checkpoint_classes
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says about one image.
+    """The model's answer to one image.
 
     Attributes:
         path: The image.
-        label: The most probable class; "" when the image could not be read.
+        label: The most probable class; "" where the image could not be read.
         probabilities: Of each class, (C,).
         heads: Each head's own probabilities, (heads, C), where they were asked for.
-        error: Why the image could not be read; "" when it could.
-        predictive_entropy: Of the probabilities, in nats: how unsure the ensemble is.
+        error: Why the image could not be read; "" where it could.
+        predictive_entropy: Of the probabilities, in nats: how unsure the ensemble is. NaN where it is not defined.
         mutual_information: Of answer and member, in nats: how far the members (folds times heads) disagree; 0 for a
             model of one fold without heads.
     """
@@ -48,42 +49,44 @@ class Prediction:
     mutual_information: float = math.nan
 
     def row(self, classes: Sequence[str]) -> dict[str, Any]:
-        """As a row of a table: path, prediction, error; of an image that could be read its numbers, too.
+        """Return a table row: path, prediction, error and, where the image could be read, the numbers.
 
         Args:
-            classes: The model's, which name the columns ``prob_CLASS`` and, where there are heads, ``head_1_CLASS``.
+            classes: The model's, for the columns ``prob_CLASS`` and, where there are heads, ``head_1_CLASS``.
         """
         row: dict[str, Any] = {"path": str(self.path), "prediction": self.label, "error": self.error}
         if not self.error:
             row |= {f"prob_{name}": float(p) for name, p in zip(classes, self.probabilities, strict=True)}
-            row |= {name: getattr(self, name) for name in UNCERTAINTY}
+            uncertainty = {name: getattr(self, name) for name in UNCERTAINTY}
+            row |= {name: None if math.isnan(value) else value for name, value in uncertainty.items()}
             for i, head in enumerate(() if self.heads is None else self.heads, start=1):
                 row |= {f"head_{i}_{name}": float(p) for name, p in zip(classes, head, strict=True)}
         return row
 
 
 class Predictor:
-    """Classifies images from files with one model, or with the mean probability of several (the folds of a run).
+    """A trained model, or the folds of a run together, answering image files.
 
-    Images are read and resized in threads while the network works, once for all models.
+    The probabilities are the mean over the folds of each fold's probabilities, which are themselves means over the
+    heads (v2 section 4.3).
 
     Args:
-        models: Models with the same classes and preprocessing, used as they are: moved to the device, in evaluation
-            mode. (:meth:`from_pretrained` folds batch norm into the convolutions, too.)
+        models: Networks with the same classes and preprocessing. They are moved to the device and set to evaluation
+            mode, and otherwise used unchanged. (:meth:`from_pretrained` also folds batch norm into the convolutions.)
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-        dtype: ``auto``, ``fp32``, ``bf16`` or ``fp16``; ``auto`` takes what is fast on the device.
+        dtype: ``auto``, ``fp32``, ``bf16`` or ``fp16``; ``auto`` takes the fastest on the device.
         compile: Run the networks through ``torch.compile``: faster after a compilation of seconds to minutes. A text is
             its mode; ``"reduce-overhead"`` records CUDA graphs.
 
     Attributes:
         classes: Class names in the order of the probabilities.
-        preprocessing: What is done to an image, as saved with the model.
+        preprocessing: Resizing and normalisation, as saved with the model.
         models: The models, in float32: what explanations differentiate.
         device: Where they are.
-        precision: ``fp32``, ``bf16`` or ``fp16``: what is computed in.
+        precision: Number format of the computation: ``fp32``, ``bf16`` or ``fp16``.
 
     Raises:
-        UserError: The models do not belong together, or the device or dtype is not there.
+        UserError: The models differ in classes or preprocessing, or the device or dtype is not available.
     """
 
     def __init__(
@@ -102,7 +105,6 @@ class Predictor:
                 raise UserError("the folds differ in classes or preprocessing; expected models of one run")
         self.models: list[Any] = [m.eval().to(self.device).to(memory_format=torch.channels_last) for m in models]
         self.compile = compile
-        self._networks: list[Any] = []
 
     @classmethod
     def from_pretrained(
@@ -114,29 +116,29 @@ class Predictor:
         folds: Sequence[int] = (),
         compile: bool | str = False,
     ) -> Predictor:
-        """Load a MODEL argument.
+        """Load a MODEL argument; all other arguments are the constructor's.
 
         Args:
             model: A run folder (all its folds), a fold folder, ``local-dir:FOLDER``, ``hf-hub:user/repo[@revision]``,
                 or an ONNX file that ``cvrnet export`` wrote.
-            device: As in the constructor.
-            dtype: As in the constructor.
-            folds: Of a run, only these.
-            compile: As in the constructor.
+            device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+            dtype: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+            folds: Folds of the run to load; all by default.
+            compile: Run the networks through ``torch.compile``.
 
         Raises:
-            UserError: There is no such model or fold.
+            UserError: The model or fold does not exist.
         """
         return cls(load_models(model, folds, device, dtype), device, dtype, compile)
 
     @property
     def averages_probabilities(self) -> bool:
-        """Whether the models have heads of their own: whether they are CVR-Nets."""
+        """Whether the models are CVR-Nets, whose heads answer on their own."""
         return all(averages_probabilities(model) for model in self.models)
 
     @property
     def num_heads(self) -> int:
-        """How many heads answer.
+        """Number of heads.
 
         Raises:
             UserError: The model has no heads of its own (it is not a CVR-Net).
@@ -165,80 +167,75 @@ class Predictor:
         """Classify image files one batch at a time, in their order and in constant memory.
 
         Args:
-            paths: The files; may be a generator without end.
-            batch_size: Images the network sees at once.
-            heads: Give each head's own probabilities too.
-            window: Of CTs in DICOM, ``"lung"`` or ``"soft-tissue"`` instead of the files' own.
+            paths: The files; an endless generator is allowed.
+            batch_size: Images in one forward pass.
+            heads: Also give each head's own probabilities.
+            window: For CTs in DICOM, ``"lung"`` or ``"soft-tissue"`` instead of the files' own.
 
         Yields:
-            One prediction a file; a file that cannot be read gives one with ``error`` set.
+            One prediction for each file; for a file that cannot be read, one with ``error`` set.
 
         Raises:
-            UserError: Heads of a model that has none.
+            UserError: Heads were asked for and the model has none.
         """
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size}; expected a whole number from 1")
         if heads:
-            _ = self.num_heads
+            _ = self.num_heads  # raises for a model without heads
         images = read_ahead(paths, self.preprocessing, ahead=2 * batch_size, window=window)
         while batch := list(itertools.islice(images, batch_size)):
-            answers = iter(self._answer([image for _, image in batch if not isinstance(image, str)], batch_size, heads))
+            readable = [(path, image) for path, image in batch if not isinstance(image, str)]
+            answers = iter(self._answer(readable, batch_size, heads))
             for path, image in batch:
                 if isinstance(image, str):
                     yield Prediction(path, "", np.full(len(self.classes), np.nan), error=image)
                 else:
-                    yield Prediction(path, **next(answers))
+                    yield next(answers)
 
-    def _answer(self, images: Sequence[NDArray[np.uint8]], batch_size: int, heads: bool) -> list[dict[str, Any]]:
-        """Fields of `Prediction` for each image of a batch."""
+    def _answer(self, images: Sequence[tuple[Path, NDArray[np.uint8]]], size: int, heads: bool) -> list[Prediction]:
         if not images:
             return []
-        by_head = self.member_probabilities(to_batch(images), size=batch_size)
-        members = by_head.reshape(-1, *by_head.shape[2:])
-        mean, unsure, disagreement = members.mean(0), predictive_entropy(members), mutual_information(members)
+        by_head = self.member_probabilities(to_batch([image for _, image in images]), size)
+        members = by_head.reshape(-1, *by_head.shape[2:])  # (folds * heads, N, classes)
+        mean, entropy, information = members.mean(0), predictive_entropy(members), mutual_information(members)
         return [
-            {
-                "label": self.classes[int(mean[i].argmax())],
-                "probabilities": mean[i],
-                "heads": by_head[:, :, i].mean(0) if heads else None,
-                "predictive_entropy": float(unsure[i]),
-                "mutual_information": float(disagreement[i]),
-            }
-            for i in range(len(images))
+            Prediction(
+                path,
+                label=self.classes[int(mean[i].argmax())],
+                probabilities=mean[i],
+                heads=by_head[:, :, i].mean(0) if heads else None,
+                predictive_entropy=float(entropy[i]),
+                mutual_information=float(information[i]),
+            )
+            for i, (path, _) in enumerate(images)
         ]
 
     def probabilities(self, images: Tensor) -> NDArray[np.float64]:
-        """Mean probabilities over the models.
+        """Return the mean probabilities over models and heads: (N, classes), rows summing to one.
 
         Args:
             images: uint8 (N, C, H, W), of the preprocessing's size.
-
-        Returns:
-            (N, classes), rows summing to one.
         """
         return self.member_probabilities(images).mean((0, 1))
 
     def head_probabilities(self, images: Tensor) -> NDArray[np.float64]:
-        """Each head's probabilities, averaged over the models.
+        """Return each head's probabilities, averaged over the models: (heads, N, classes).
 
         Args:
             images: uint8 (N, C, H, W), of the preprocessing's size.
-
-        Returns:
-            (heads, N, classes); their mean over the heads is :meth:`probabilities`.
 
         Raises:
             UserError: The model has no heads of its own (it is not a CVR-Net).
         """
-        _ = self.num_heads
+        _ = self.num_heads  # raises for a model without heads
         return self.member_probabilities(images).mean(0)
 
     def member_probabilities(self, images: Tensor, size: int = 0) -> NDArray[np.float64]:
-        """Probabilities of every member of the ensemble, from one forward pass of each model.
+        """Return the probabilities of every member of the ensemble, from one forward pass of each model.
 
         Args:
             images: uint8 (N, C, H, W), of the preprocessing's size.
-            size: Compiled networks see batches of this size: smaller ones are filled up, not compiled anew.
+            size: Batch size for compiled networks. Smaller batches are filled up, since a new size would be compiled.
 
         Returns:
             (folds, heads, N, classes); models without heads count as having one.
@@ -249,29 +246,30 @@ class Predictor:
         count = len(images)
         if self.compile and count < size:
             images = torch.cat([images, images[-1:].expand(size - count, *images.shape[1:])])
-        x = self._prepare(images)
+        if self.device.type == "cuda":
+            images = images.pin_memory()
+        x = self.preprocessing.normalize(images.to(self.device, non_blocking=True))
+        x = x.contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
             try:
-                # A copy each: CUDA graphs write the next answer where the last one was.
-                each = [network(x).clone() for network in self._ready()]
+                # Cloned, because CUDA graphs write the next answer to the same memory.
+                logits = torch.stack([network(x).clone() for network in self._networks])
             except RuntimeError as error:
                 if not self.compile:
                     raise
                 reason = str(error).strip().splitlines()[0]
                 raise UserError(f"torch.compile failed ({reason}); expected a C++ compiler, or no compile") from error
-            logits = torch.stack(each)[:, :, :count].cpu()
-        return logits.double().softmax(-1).numpy()
+        # In float64, so that means over members and entropies add no rounding of their own.
+        return logits[:, :, :count].cpu().double().softmax(-1).numpy()
 
-    def _ready(self) -> list[Any]:
-        """The networks as prediction runs them, made when first asked for."""
-        if not self._networks:
-            networks = [HeadLogits(model, self.precision) for model in self.models]
-            mode = self.compile if isinstance(self.compile, str) else None
-            self._networks = [compiled(n, self.device, mode) for n in networks] if self.compile else [*networks]
-        return self._networks
-
-    def _prepare(self, images: Tensor) -> Tensor:
-        if self.device.type == "cuda":
-            images = images.pin_memory()
-        x = self.preprocessing.normalize(images.to(self.device, non_blocking=True))
-        return x.contiguous(memory_format=torch.channels_last)
+    @cached_property
+    def _networks(self) -> list[Any]:
+        """The networks that prediction runs, made at the first prediction: explanations use `models` only."""
+        networks: list[Any] = [HeadLogits(model, self.precision) for model in self.models]
+        if not self.compile:
+            return networks
+        mode = self.compile if isinstance(self.compile, str) else None
+        # On a CPU, freezing makes the weights constants, so that the compiler lays them out for its kernels.
+        freeze = mode is None and self.device.type == "cpu"
+        options: Any = {"options": {"freezing": True}} if freeze else {"mode": mode}
+        return [torch.compile(network, dynamic=False, **options) for network in networks]

@@ -1,4 +1,4 @@
-"""Images read and resized in threads, ahead of the network that waits for them."""
+"""Read and resize images in threads, ahead of the network that consumes them."""
 
 from __future__ import annotations
 
@@ -15,21 +15,16 @@ from numpy.typing import NDArray
 from cvrnet.data import ImageError, Preprocessing, read_image
 
 Image = NDArray[np.uint8] | str
-"""uint8 (H, W, C) of the preprocessing's size; or why the file cannot be read."""
+"""uint8 (H, W, C) of the preprocessing's size; or the reason why the file cannot be read."""
 
 
 def read_ahead(
     paths: Iterable[str | Path], preprocessing: Preprocessing, ahead: int, window: str = ""
 ) -> Iterator[tuple[Path, Image]]:
-    """Files and their images, in the files' order, at most `ahead` of them waiting.
+    """Yield files and their images in the files' order, with at most `ahead` images waiting.
 
-    Decoding and resizing leave Python's lock alone, so that they run beside the network, not in turns with it.
-
-    Args:
-        paths: The files; may be a generator without end.
-        preprocessing: Size, channels and interpolation.
-        ahead: How many images may wait to be taken.
-        window: Of CTs, as in `cvrnet.data.read_image`.
+    Threads suffice: Pillow and NumPy release Python's lock while they decode and resize. The files may come from an
+    endless generator. The window is that of `cvrnet.data.read_image`.
     """
     decode = partial(read_image, window=window) if window else read_image
 
@@ -39,8 +34,9 @@ def read_ahead(
         except ImageError as error:
             return str(error)
 
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     waiting: deque[tuple[Path, Future[Image]]] = deque()
-    with ThreadPoolExecutor(_threads(), thread_name_prefix="cvrnet-reader") as pool:
+    with ThreadPoolExecutor(min(cores, 8), thread_name_prefix="cvrnet-reader") as pool:
         try:
             for path in map(Path, paths):
                 waiting.append((path, pool.submit(read, path)))
@@ -51,11 +47,5 @@ def read_ahead(
                 first, image = waiting.popleft()
                 yield first, image.result()
         finally:
-            for _, image in waiting:  # the taker has gone: what nobody waits for is not read
+            for _, image in waiting:  # the consumer stopped: cancel queued reads
                 image.cancel()
-
-
-def _threads() -> int:
-    """One a processor of this process, up to eight."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(available, 8)

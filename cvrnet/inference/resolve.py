@@ -1,4 +1,4 @@
-"""What a MODEL argument means: one resolver for every command."""
+"""Load what a MODEL argument names, for every command."""
 
 from __future__ import annotations
 
@@ -15,23 +15,18 @@ from cvrnet.runs.checkpoint import find_checkpoints, load_checkpoint
 def load_models(
     model: str | Path, folds: Sequence[int] = (), device: str = "auto", dtype: str = "auto"
 ) -> list[nn.Module]:
-    """Load the networks of a MODEL argument for prediction: batch norm is folded into the convolutions.
+    """Load the networks of a MODEL argument for prediction, with batch norm folded into the convolutions.
 
-    Args:
-        model: A run folder (all its folds), a fold folder, ``local-dir:FOLDER``, ``hf-hub:user/repo[@revision]``, or an
-            ONNX file that ``cvrnet export`` wrote.
-        folds: Of a run, only these.
-        device: For an ONNX file: where its engine runs.
-        dtype: For an ONNX file: its engine's number format.
+    See :meth:`cvrnet.Predictor.from_pretrained`. Device and dtype concern ONNX files, whose engine needs them now.
 
     Raises:
-        UserError: There is no such model or fold.
+        UserError: The model or fold does not exist.
     """
     name = str(model)
     if name.lower().endswith(".onnx"):
         from cvrnet.onnx import load_onnx
 
         if folds:
-            raise UserError(f"{name} is one model; folds can be chosen of a run only")
+            raise UserError(f"{name} is one model; only the folds of a run can be chosen")
         return [load_onnx(name, device, dtype)]
     return [fuse_batch_norm(load_checkpoint(folder)) for folder in find_checkpoints(model, folds)]

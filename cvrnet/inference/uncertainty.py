@@ -1,10 +1,10 @@
-"""How unsure the members of an ensemble are, and how far they disagree; in nats.
+"""Measure how unsure an ensemble is, and how far its members disagree, in nats.
 
-The members of a run are its folds, and of CVR-Nets each head of each fold: folds times heads. Their mean probability is
-the prediction. Its entropy is all the uncertainty there is (Lakshminarayanan et al., "Simple and Scalable Predictive
-Uncertainty Estimation using Deep Ensembles", NeurIPS 2017); what remains when the members' own mean entropy is taken
-away is their disagreement: the mutual information of prediction and member (Houlsby et al., "Bayesian Active Learning
-for Classification and Preference Learning", 2011, equation 2, known as BALD).
+The members are the folds of a run; for CVR-Nets, each head of each fold. The prediction is their mean probability. Its
+entropy is the total uncertainty (Lakshminarayanan et al., "Simple and Scalable Predictive Uncertainty Estimation using
+Deep Ensembles", NeurIPS 2017). The total minus the members' mean entropy is their disagreement: the mutual information
+of prediction and member (Houlsby et al., "Bayesian Active Learning for Classification and Preference Learning", 2011,
+equation 2, known as BALD).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 UNCERTAINTY = ("predictive_entropy", "mutual_information")
-"""What a prediction says of it, and the columns of tables."""
+"""The attributes of a `Prediction`, and the columns of tables."""
 
 
 def entropy(probabilities: Array) -> Array:
-    """Entropy in nats over the last axis: 0 for a certain answer, ``log(C)`` where all C classes are equally probable.
+    """Return the entropy over the last axis: 0 for a certain answer, ``log(C)`` for C equally probable classes.
 
     >>> entropy(np.array([[0.5, 0.5], [1.0, 0.0]])).round(4).tolist()
     [0.6931, 0.0]
@@ -28,25 +28,14 @@ def entropy(probabilities: Array) -> Array:
 
 
 def predictive_entropy(members: Array) -> Array:
-    """Entropy of the members' mean probability.
-
-    Args:
-        members: Each member's probabilities, (members, ..., C).
-
-    Returns:
-        (...), from 0 to ``log(C)``.
-    """
+    """Return the entropy of the members' mean probability: (members, ..., C) in; (...) out, from 0 to ``log(C)``."""
     return entropy(members.mean(0))
 
 
 def mutual_information(members: Array) -> Array:
-    """Disagreement: the mean's entropy less the members' mean entropy. One member alone cannot disagree: 0.
+    """Return the members' disagreement, the entropy of their mean minus their mean entropy.
 
-    Args:
-        members: Each member's probabilities, (members, ..., C).
-
-    Returns:
-        (...), from 0, where all members say the same, to the predictive entropy, where each is certain.
+    (members, ..., C) in; (...) out, from 0, where all members agree, to the predictive entropy, where each is certain.
 
     >>> mutual_information(np.array([[1.0, 0.0], [0.0, 1.0]])).round(4)
     np.float64(0.6931)

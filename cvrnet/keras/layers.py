@@ -1,12 +1,13 @@
-"""Which weight of the notebook's network is which parameter of ``cvrnet_keras``."""
+"""Map the weights of the notebook's network to the parameters of ``cvrnet_keras``."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+# Keras's axes in PyTorch's order: kernels (H, W, in, out) become (out, in, H, W), dense weights are transposed.
 CONV, DEPTHWISE, DENSE, VECTOR = (3, 2, 0, 1), (2, 3, 0, 1), (1, 0), (0,)
 
 HEADS = (3, 2, 1, 4, 5)
@@ -18,11 +19,11 @@ class KerasWeight:
     """One weight of a Keras layer.
 
     Attributes:
-        layer: The Keras layer, by the name that a fresh process gives it.
-        name: The weight's name in the layer.
+        layer: Name of the Keras layer in a fresh process.
+        name: Name of the weight in the layer.
         target: Our parameter or buffer.
-        axes: The order of Keras's axes that is ours.
-        folded: A convolution's bias, which goes into the running mean after it: (y + b) - m = y - (m - b).
+        axes: Keras's axes in our order.
+        folded: Whether this is a convolution's bias, which our network has in the running mean after it.
     """
 
     layer: str
@@ -32,7 +33,7 @@ class KerasWeight:
     folded: bool = False
 
     def keras_shape(self, shape: Collection[int]) -> tuple[int, ...]:
-        """The shape in Keras of a parameter whose shape is ``shape`` here.
+        """Return the shape in Keras of a parameter that has this shape in our network.
 
         >>> KerasWeight("conv1", "kernel", "conv1.weight", CONV).keras_shape((64, 3, 7, 7))
         (7, 7, 3, 64)
@@ -42,7 +43,7 @@ class KerasWeight:
 
 
 def keras_weights() -> list[KerasWeight]:
-    """All weights of the notebook's network."""
+    """Return all weights of the notebook's network."""
     return [*_resnet("encoders.0.backbone."), *_xception("encoders.1."), *_heads("head.blocks.")]
 
 
@@ -98,40 +99,36 @@ def _heads(to: str) -> Iterator[KerasWeight]:
             yield KerasWeight(layer, "bias", f"{module}.bias")
 
 
-AUTOMATIC = re.compile(r"(xce_conv2d|xce_batch_normalization|dense)(?:_(\d{1,9}))?")
-"""Layers that the notebook leaves to Keras to number, counting on through the life of a process."""
+AUTOMATIC = ("xce_conv2d", "xce_batch_normalization", "dense")
+"""Kinds of layers that the notebook does not name: Keras numbers them, counting on through the life of a process."""
 
 
 def rename_automatic(expected: Collection[str], found: Collection[str]) -> dict[str, str]:
-    """Read shifted automatic numbers: for each expected name, the name that the layer has in the file.
+    """Map each expected layer name to the layer's name in the file, where automatic numbers may be shifted.
 
     Where the notebook's cell ran twice in one process, ``dense_1 ... dense_15`` are called ``dense_16 ... dense_30``.
-    Keras numbers in the order of building, so layers of a kind are read in the order of their numbers, whenever
-    there are exactly as many as expected. Names that are all there are kept, and others are left for the caller to
-    report, as are shapes that do not fit this one reading.
+    Keras numbers layers as they are built, so a kind's layers are matched in the order of their numbers if there are
+    as many as expected. All other names stay as they are: the caller reports what is missing or misshapen.
 
     >>> rename_automatic(["dense_1", "dense_2", "dense_2", "MKH_1"], ["dense_10", "dense_9", "MKH_1"])
     {'dense_1': 'dense_9', 'dense_2': 'dense_10', 'MKH_1': 'MKH_1'}
     """
     names = {name: name for name in expected}
-    wanted, there = _by_kind(names), _by_kind(found)
-    for kind, ours in wanted.items():
-        theirs = there.get(kind, [])
+    for kind in AUTOMATIC:
+        ours, theirs = _numbered(kind, names), _numbered(kind, found)
         if not set(ours) <= set(theirs) and len(ours) == len(theirs):
             names.update(zip(ours, theirs, strict=True))
     return names
 
 
-def _by_kind(names: Collection[str]) -> Mapping[str, list[str]]:
-    kinds: dict[str, list[tuple[int, str]]] = {}
-    for name in names:
-        if match := AUTOMATIC.fullmatch(name):
-            kinds.setdefault(match[1], []).append((int(match[2] or 0), name))
-    return {kind: [name for _, name in sorted(numbered)] for kind, numbered in kinds.items()}
+def _numbered(kind: str, names: Collection[str]) -> list[str]:
+    """The names of a kind in the order of their numbers; tf.keras leaves the first number away."""
+    matches = [match for name in names if (match := re.fullmatch(rf"{kind}(?:_(\d{{1,9}}))?", name))]
+    return [match[0] for match in sorted(matches, key=lambda match: int(match[1] or 0))]
 
 
 def quoted(name: str) -> str:
-    r"""A name out of a file, safe and short enough for a message of one line.
+    r"""Make a name from an untrusted file safe and short enough for a message of one line.
 
     >>> print(quoted("two\nlines"))
     'two\nlines'

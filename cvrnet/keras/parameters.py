@@ -1,22 +1,20 @@
-"""Parameters as Keras counts them: v1's Table 2 and the notebook's ``count_params()``, from our network."""
+"""Count parameters as Keras does: v1's Table 2 and the notebook's ``count_params()``, from our network."""
 
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from cvrnet.cvrnet import CVRNet
 
 
 def keras_parameter_counts(model: CVRNet) -> dict[str, int]:
-    """Parameters of each head's own network, image to softmax, and of the whole, as Keras counts them.
+    """Count the parameters of each head's own network, from image to softmax, and of the whole, as Keras does.
 
-    Keras counts what timm does not: the moving mean and variance of each batch norm, and the biases of ResNet-50's 53
-    convolutions, which batch norm makes redundant and which neither timm's ResNet nor ours has. What belongs to a
-    head is what its output depends on, found in the graph that autograd records.
+    Keras also counts the moving mean and variance of each batch norm, and the biases of ResNet-50's 53 convolutions,
+    which batch norm makes redundant and which timm's ResNet does not have.
 
     v1's Table 2 is for three classes and mixes two builds: P1 and P3 count RGB images; P2, P4, P5 and the total
     count one-channel images.
@@ -33,31 +31,21 @@ def keras_parameter_counts(model: CVRNet) -> dict[str, int]:
     >>> rgb["P1"], grey["P2"], rgb["P3"], grey["P4"], grey["P5"], grey["total"]
     (1796867, 9181827, 46620971, 1371131, 15954283, 48596087)
     """
-    shapes = copy.deepcopy(model).to("meta")  # shapes are enough: nothing is computed
-    owners = {p: module for module in shapes.modules() for p in module.parameters(recurse=False)}
+    shapes = copy.deepcopy(model).to("meta").requires_grad_()  # shapes are enough: nothing is computed
     resnet = set(shapes.encoders[0].parameters())
-
-    def count(parameter: nn.Parameter) -> int:
-        total = parameter.numel()
-        if isinstance(owners[parameter], nn.BatchNorm2d):
-            total *= 2  # gamma with moving mean, beta with moving variance
-        elif parameter in resnet:
-            total += parameter.shape[0]  # the bias
-        return total
-
+    sizes: dict[nn.Parameter, int] = {}
+    for module in shapes.modules():
+        for parameter in module.parameters(recurse=False):
+            sizes[parameter] = parameter.numel()
+            if isinstance(module, nn.BatchNorm2d):
+                sizes[parameter] *= 2  # gamma with moving mean, beta with moving variance
+            elif parameter in resnet:
+                sizes[parameter] += parameter.shape[0]  # the bias
+    counts = {}
     with torch.enable_grad():
-        heads = shapes.requires_grad_().branch_logits(torch.empty(1, model.in_chans, 64, 64, device="meta"))
-    counts = {f"P{i}": sum(map(count, _parameters_behind(logits))) for i, logits in enumerate(heads, 1)}
-    return {**counts, "total": sum(map(count, owners))}
-
-
-def _parameters_behind(output: Tensor) -> list[nn.Parameter]:
-    """The parameters that a tensor was computed from."""
-    seen: set[Any] = set()
-    waiting: list[Any] = [output.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            waiting += [before for before, _ in node.next_functions]
-    return [node.variable for node in seen if hasattr(node, "variable")]
+        for i, logits in enumerate(shapes.branch_logits(torch.empty(1, model.in_chans, 64, 64, device="meta")), 1):
+            # A head's network is what its logits depend on: the parameters that get a gradient.
+            gradients = torch.autograd.grad(logits.sum(), list(sizes), allow_unused=True, retain_graph=True)
+            used = zip(sizes.values(), gradients, strict=True)
+            counts[f"P{i}"] = sum(size for size, gradient in used if gradient is not None)
+    return {**counts, "total": sum(sizes.values())}

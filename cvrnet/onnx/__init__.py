@@ -1,4 +1,4 @@
-"""ONNX: trained models as one checked file, and such files as models (extra ``export``)."""
+"""Export trained models to checked ONNX files, and load such files as models (extra ``export``)."""
 
 from cvrnet.onnx.export import export_onnx
 from cvrnet.onnx.session import load_onnx

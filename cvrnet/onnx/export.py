@@ -1,24 +1,27 @@
-"""From a trained model to an ONNX file that is known to answer as it does."""
+"""Export a trained model to an ONNX file, and check the file's answers before it appears."""
 
 from __future__ import annotations
 
 import dataclasses
+import re
 import tempfile
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
 
 from cvrnet.errors import UserError
 from cvrnet.files import atomic_write
-from cvrnet.onnx.graph import HEADS, LOGITS, PixelNetwork, describe, trace, write_metadata
-from cvrnet.onnx.images import check_pixels, split_calibration
-from cvrnet.onnx.session import Session, open_onnxruntime
-from cvrnet.onnx.source import load_source
-from cvrnet.runs.checkpoint import checkpoint_classes
+from cvrnet.onnx.check_images import check_pixels, split_calibration
+from cvrnet.onnx.graph import PixelNetwork, describe, trace, write_metadata
+from cvrnet.onnx.session import load_onnx
+from cvrnet.runs.checkpoint import find_checkpoints, load_checkpoint
+from cvrnet.runs.hub_hashes import file_hash
+from cvrnet.runs.layout import RUN, WEIGHTS
+from cvrnet.runs.read import read_json
 
 TOLERANCE = 1e-4
 CALIBRATION_IMAGES = 128
@@ -40,62 +43,64 @@ def export_onnx(
     overwrite: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> dict[str, Any]:
-    """Export a model, all folds of a run as one, to an ONNX file.
+    """Export a model, all folds of a run as one network, to an ONNX file.
 
-    The file appears only after ONNX Runtime gave the PyTorch network's probabilities, the heads' too, within 1e-4.
+    The file appears only after ONNX Runtime has reproduced the probabilities of the PyTorch network, and of each of its
+    heads, within 1e-4.
 
     Args:
         model: Run folder, fold folder, ``local-dir:FOLDER`` or ``hf-hub:user/repo[@revision]``.
         output: The file; its name ends in .onnx.
-        folds: Of a run, only these.
+        folds: Folds of the run to export; all by default.
         img_size: Height and width in pixels; by default those of the training.
-        check_images: Data set whose images the file is checked on; by default the calibration's, then the run's own,
+        check_images: Data set whose images are used for this check; by default the calibration's, then the run's own,
             then phantoms.
         int8: Quantise: weights and activations of the convolutions become 8-bit integers.
-        calibration: Data set for that: some patients' images give the ranges, the others' show what it costs.
-        calibration_images: How many give the ranges.
-        min_agreement: Part of the other images that must keep their most probable class.
-        max_accuracy_drop: What the accuracy may lose on them, where they have labels.
-        overwrite: Replace the file that is there.
-        progress: Called while the quantised file is evaluated, with the number of images done and of all.
+        calibration: Data set for int8. The images of some patients give the ranges of the activations; on the others
+            the quantised file is compared with the float32 file.
+        calibration_images: Number of images that give the ranges.
+        min_agreement: Smallest part of the other images that keep their most probable class; 0 accepts anything.
+        max_accuracy_drop: Largest loss of accuracy on them, where they have labels; 1 accepts anything.
+        overwrite: Replace an existing file.
+        progress: Called while the quantised file is compared, with the number of images done and of all.
 
     Returns:
-        ``folds``, ``checked_on`` (which images), ``max_difference`` of a probability from PyTorch's; with ``int8`` also
-        ``quantization`` (calibration images, and an :class:`~cvrnet.onnx.quantize.Agreement`'s fields).
+        ``folds``; ``checked_on``, which images; ``max_difference``, the largest difference between a probability and
+        PyTorch's. With ``int8`` also ``quantization``: ``tool``, ``calibration_images``, and the fields of an
+        :class:`~cvrnet.onnx.quantize.Agreement`.
 
     Raises:
-        UserError: A mistake in the arguments, or the answers differ. Nothing is written.
+        UserError: An argument is wrong, or the answers differ too much. Nothing is written.
     """
     output = Path(output)
     _check_arguments(output, int8, calibration, overwrite)
-    source = load_source(model, folds, img_size)
-    network = PixelNetwork(source.models, source.preprocessing).eval()
-    proto = trace(network, source.preprocessing.input_size)
-    describe(proto, source.models[0], source.preprocessing, source.provenance)
-    given = check_images or calibration
-    pixels, checked_on = check_pixels(source.preprocessing, [Path(given) if given else None, source.data])
-    report: dict[str, Any] = {"folds": len(source.models), "checked_on": checked_on}
+    folders = find_checkpoints(model, folds)
+    network, run = _load_network(folders, img_size), _find_run(folders[0])
+    origin = _provenance(folders, run)
+    proto = trace(network)
+    describe(proto, network, origin)
+    pixels, checked_on = check_pixels(network.preprocessing, check_images or calibration, run.get("data"))
+    report: dict[str, Any] = {"folds": len(folders), "checked_on": checked_on}
     with atomic_write(output) as target, tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
         exact = Path(folder) / "float32.onnx"
         onnx.save(proto, exact)
-        report["max_difference"] = _check(network, exact, pixels)
-        if int8:
-            from cvrnet.onnx.quantize import compare, quantize
-
-            assert calibration is not None
-            classes = checkpoint_classes(source.models[0])
-            chosen, others = split_calibration(Path(calibration), calibration_images, EVALUATION_IMAGES, classes)
-            done = quantize(exact, target, chosen, source.preprocessing, network.float32_parts)
-            before, after = (_probabilities(open_onnxruntime(file, "cpu")) for file in (exact, target))
-            agreement = compare(before, after, others, source.preprocessing, classes, progress)
-            agreement.check(min_agreement, max_accuracy_drop)
-            report["quantization"] = done | dataclasses.asdict(agreement)
-            quantized = onnx.load(target)
-            describe(quantized, source.models[0], source.preprocessing, source.provenance)
-            write_metadata(quantized, {"quantization": report["quantization"]})
-            onnx.save(quantized, target)
-        else:
+        report["max_difference"] = _check(network, exact, torch.from_numpy(pixels))
+        if calibration is None:
             exact.replace(target)
+            return report
+        from cvrnet.onnx.quantize import compare, quantize
+
+        chosen, others = split_calibration(Path(calibration), calibration_images, EVALUATION_IMAGES, network.classes)
+        count = quantize(exact, target, chosen, network)
+        quantized = onnx.load(target)
+        describe(quantized, network, origin)
+        onnx.save(quantized, target)
+        agreement = compare(exact, target, others, network, progress)
+        agreement.check(min_agreement, max_accuracy_drop)
+        report["quantization"] = {"tool": f"onnxruntime {version('onnxruntime')}", "calibration_images": count}
+        report["quantization"] |= dataclasses.asdict(agreement)
+        write_metadata(quantized, {"quantization": report["quantization"]})
+        onnx.save(quantized, target)
     return report
 
 
@@ -112,31 +117,57 @@ def _check_arguments(output: Path, int8: bool, calibration: str | Path | None, o
         raise UserError("--calibration is for --int8 (--check-images names the images of the check)")
 
 
-def _check(network: PixelNetwork, file: Path, pixels: np.ndarray) -> float:
-    """The greatest difference of a probability between PyTorch and ONNX Runtime, of any head and of the mean.
+def _load_network(folders: Sequence[Path], img_size: int | None) -> PixelNetwork:
+    """Load the folds of a run as one network, in evaluation mode on the CPU."""
+    models: list[Any] = [load_checkpoint(folder) for folder in folders]
+    # A network that is built for one image size (such as a vision transformer) is built again for the new one.
+    if img_size and any(model.pretrained_cfg.get("fixed_input_size") for model in models):
+        models = [load_checkpoint(folder, img_size=img_size) for folder in folders]
+    return PixelNetwork(models, img_size).eval()
+
+
+def _find_run(folder: Path) -> dict[str, Any]:
+    """Read run.json beside a checkpoint or, for a fold, beside the folds; empty where neither file exists."""
+    files = [file for file in (folder / RUN, folder.parent / RUN) if file.is_file()]
+    return read_json(files[0]) if files else {}
+
+
+def _provenance(folders: Sequence[Path], run: dict[str, Any]) -> dict[str, Any]:
+    """Kind of run, SHA-256 of each fold's weights and of the data set, versions; no paths or names of this machine."""
+    # The user's own folder names stay private: only fold-k is taken over.
+    names = [folder.name if re.fullmatch(r"fold-\d+", folder.name) else None for folder in folders]
+    return {
+        "kind": run.get("kind", "model"),
+        "weights": [
+            {"fold": name, "sha256": file_hash(folder / WEIGHTS)} for name, folder in zip(names, folders, strict=True)
+        ],
+        "data_sha256": run.get("data_sha256"),
+        "trained_with": run.get("versions"),
+        "exported_with": {name: version(name) for name in ("cvrnet", "torch", "timm", "onnx", "onnxscript")},
+    }
+
+
+def _check(network: PixelNetwork, file: Path, pixels: torch.Tensor) -> float:
+    """Return the largest difference between a probability of PyTorch and of ONNX Runtime, heads included.
+
+    The heads are compared one by one, since their errors can cancel in the mean.
 
     Raises:
-        UserError: It is more than the tolerance.
+        UserError: It exceeds the tolerance.
     """
+    exported = load_onnx(file, "cpu", "fp32", "onnxruntime")
     with torch.inference_mode():
-        answers = network(torch.from_numpy(pixels))
-    expected = dict(zip((LOGITS, HEADS), answers if network.averages_probabilities else (answers,), strict=False))
-    session = open_onnxruntime(file, "cpu")
+        expected = network(pixels)
+        found = [exported(pixels)]
+        if network.averages_probabilities:
+            found.append(torch.stack(exported.branch_logits(pixels), 1))
     worst = max(
-        float(np.abs(_softmax(session(pixels, name)) - _softmax(value.numpy())).max())
-        for name, value in expected.items()
+        float((a.double().softmax(-1) - b.double().softmax(-1)).abs().max())
+        for a, b in zip(expected, found, strict=True)
     )
-    if not worst <= TOLERANCE:
+    if not worst <= TOLERANCE:  # also refuses NaN
         raise UserError(
             f"the exported network's probabilities differ from PyTorch's by {worst:.1e}; expected at most "
             f"{TOLERANCE:.0e}; nothing was written"
         )
     return worst
-
-
-def _probabilities(session: Session) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda pixels: _softmax(session(pixels, LOGITS))
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    return torch.from_numpy(logits).double().softmax(-1).numpy()

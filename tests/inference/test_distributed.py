@@ -70,7 +70,7 @@ class Group:
 class Echo:
     """A predictor that answers with the file's name."""
 
-    def stream(self, paths, *, batch_size, heads, window):
+    def stream(self, paths, *, batch_size):
         for path in paths:
             yield Prediction(path, path.name, None)
 
@@ -86,7 +86,7 @@ def together(monkeypatch, world, listings, batch_size=1):
         shared._state = type("State", (), {"process_index": rank, "num_processes": world})()
         shared.is_main = rank == 0
         try:
-            result[rank] = [p.label for p in shared.stream(Echo(), lambda: iter(listings[rank]), batch_size=batch_size)]
+            result[rank] = [p.label for p in shared.stream(Echo(), listings[rank], batch_size=batch_size)]
         except UserError as error:
             result[rank] = error
             group.barrier.abort()

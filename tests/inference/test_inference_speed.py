@@ -14,13 +14,12 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 from torch import nn
 
-import cvrnet.inference.networks as networks_module
 import cvrnet.inference.prefetch as reading_module
 from cvrnet.data import Preprocessing
 from cvrnet.errors import UserError
 from cvrnet.inference import Predictor
 from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
-from cvrnet.inference.networks import HeadLogits, cast_weights
+from cvrnet.inference.head_logits import HeadLogits, cast_weights
 from cvrnet.inference.uncertainty import entropy, mutual_information, predictive_entropy
 from cvrnet.runs.checkpoint import load_checkpoint, save_checkpoint
 from tests.support.networks import enliven, images, network
@@ -130,6 +129,19 @@ def tiny(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def folds(tiny, tmp_path_factory):
+    """A run of three folds that answer differently."""
+    folder = tmp_path_factory.mktemp("folds")
+    for fold in (1, 2, 3):
+        model = load_checkpoint(tiny)
+        torch.manual_seed(fold)
+        for block in model.head.blocks:
+            nn.init.normal_(block.classifier.weight)
+        save_checkpoint(model, folder / f"fold-{fold}", CLASSES)
+    return folder
+
+
 @pytest.fixture
 def paths(phantoms):
     return sorted(phantoms.parent.glob("images/*/*.png"))[:7]
@@ -211,13 +223,9 @@ def test_number_formats_agree_on_real_radiographs(cxr, tmp_path):
     assert [p.label for p in default] == [p.label for p in exact]
 
 
-def test_one_pass_of_each_model_answers_everything(tiny, paths, tmp_path, monkeypatch):
+def test_one_pass_of_each_model_answers_everything(folds, paths, monkeypatch):
     """Average, heads and uncertainty; images are read and resized once for all folds."""
-    for fold in (1, 2, 3):
-        model = load_checkpoint(tiny)
-        nn.init.normal_(model.head.blocks[0].classifier.weight)
-        save_checkpoint(model, tmp_path / f"fold-{fold}", CLASSES)
-    predictor = Predictor.from_pretrained(tmp_path, device="cpu", dtype="fp32")
+    predictor = Predictor.from_pretrained(folds, device="cpu", dtype="fp32")
     passes, reads, resized = [], [], []
     forward, read, resize = HeadLogits.forward, reading_module.read_image, Preprocessing.resize
     monkeypatch.setattr(HeadLogits, "forward", lambda self, x: passes.append(len(x)) or forward(self, x))
@@ -234,20 +242,14 @@ def test_one_pass_of_each_model_answers_everything(tiny, paths, tmp_path, monkey
     assert members.shape == (3, 5, 2, 3)
 
 
-def test_folds_are_chosen_by_number(tiny, paths, tmp_path):
-    for fold in (1, 2, 3):
-        model = load_checkpoint(tiny)
-        torch.manual_seed(fold)
-        for block in model.head.blocks:
-            nn.init.normal_(block.classifier.weight)
-        save_checkpoint(model, tmp_path / f"fold-{fold}", CLASSES)
-    one, two, three = (Predictor.from_pretrained(tmp_path / f"fold-{k}")(paths) for k in (1, 2, 3))
-    chosen = Predictor.from_pretrained(tmp_path, folds=[1, 3])(paths)
+def test_folds_are_chosen_by_number(tiny, folds, paths):
+    one, two, three = (Predictor.from_pretrained(folds / f"fold-{k}")(paths) for k in (1, 2, 3))
+    chosen = Predictor.from_pretrained(folds, folds=[1, 3])(paths)
     expected = [(a.probabilities + b.probabilities) / 2 for a, b in zip(one, three, strict=True)]
     np.testing.assert_allclose([p.probabilities for p in chosen], expected, atol=1e-6)
     assert not np.allclose(expected, [p.probabilities for p in two])
     with pytest.raises(UserError, match="has no fold 4; expected some of 1, 2, 3"):
-        Predictor.from_pretrained(tmp_path, folds=[1, 4])
+        Predictor.from_pretrained(folds, folds=[1, 4])
     with pytest.raises(UserError, match="expected some of none: it is one model"):
         Predictor.from_pretrained(tiny, folds=[1])
 
@@ -282,7 +284,7 @@ def test_compiled_networks_see_one_batch_size(tiny, paths, monkeypatch):
         asked.append(options)
         return lambda x: seen.append(len(x)) or module(x)
 
-    monkeypatch.setattr(networks_module.torch, "compile", compile_)
+    monkeypatch.setattr(torch, "compile", compile_)
     expected = Predictor.from_pretrained(tiny, dtype="fp32")(paths)
     predictor = Predictor.from_pretrained(tiny, device="cpu", dtype="fp32", compile=True)
     answers = predictor(paths, batch_size=4)
@@ -300,7 +302,7 @@ def test_a_compiler_that_fails_is_one_line(tiny, paths, monkeypatch):
 
         return fail
 
-    monkeypatch.setattr(networks_module.torch, "compile", compile_)
+    monkeypatch.setattr(torch, "compile", compile_)
     with pytest.raises(UserError, match=r"torch.compile failed \(no working C\+\+ compiler found\)"):
         Predictor.from_pretrained(tiny, device="cpu", compile=True)(paths[:1])
 

@@ -27,7 +27,7 @@ from cvrnet.errors import UserError
 from cvrnet.heads import log_mean_softmax
 from cvrnet.inference import Predictor
 from cvrnet.keras import convert_keras, load_keras
-from cvrnet.keras.hdf5 import open_weights
+from cvrnet.keras.hdf5 import open_weights, read_values
 from cvrnet.keras.layers import keras_weights
 from cvrnet.runs.checkpoint import load_checkpoint
 from tests.support.hub import LocalHub
@@ -136,7 +136,7 @@ def no_biases(model: CVRNet, checkpoint: Path) -> None:
     with open_weights(checkpoint) as layers:
         for weight in keras_weights():
             if weight.folded:
-                state[weight.target] += torch.from_numpy(layers[weight.layer][weight.name].read())
+                state[weight.target] += torch.from_numpy(read_values(layers[weight.layer][weight.name]))
 
 
 # What is wrong; the mean probability's error here and in the reference's table (two classes, 224 x 224, other weights);
@@ -242,7 +242,7 @@ def test_every_layout_at_once(notebook: CVRNet, checkpoint: Path, scratch: Path)
     with open_weights(checkpoint) as layers:
         file = write_checkpoint(
             scratch / "saved.h5",
-            values=lambda layer, name, shape: layers[layer][name].read(),
+            values=lambda layer, name, shape: read_values(layers[layer][name]),
             rename=in_second_run,
             nested=True,
             pieces=True,

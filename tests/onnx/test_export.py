@@ -29,7 +29,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 import cvrnet  # noqa: E402
 import cvrnet.onnx.export  # noqa: E402
 from cvrnet.onnx import export_onnx, load_onnx  # noqa: E402
-from cvrnet.onnx.images import split_calibration  # noqa: E402
+from cvrnet.onnx.check_images import split_calibration  # noqa: E402
 from cvrnet.onnx.quantize import Agreement  # noqa: E402
 
 without_openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed")
@@ -170,8 +170,8 @@ def test_a_plain_timm_model_of_another_size(plain, tmp_path, images):
 def test_a_file_that_differs_is_not_written(plain, tmp_path, monkeypatch):
     trace = cvrnet.onnx.export.trace
 
-    def spoiled(network, input_size):
-        proto = trace(network, input_size)
+    def spoiled(network):
+        proto = trace(network)
         name = [node for node in proto.graph.node if node.op_type == "Gemm"][-1].input[1]
         weight = next(tensor for tensor in proto.graph.initializer if tensor.name == name)
         weight.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(weight), name))
@@ -299,10 +299,10 @@ def _unknown_operation(file: Path) -> None:
         (lambda file: file.write_bytes(file.read_bytes()[:-50000]), "is not an ONNX file, or is cut short"),
         (lambda file: file.write_bytes(file.read_bytes()[:-5]), "is not an ONNX file, or is cut short"),
         (_external, "keeps its weights in other files"),
-        (_without_metadata, "does not say its classes and preprocessing"),
-        (_metadata(label_names=["A", "B"]), "its metadata does not fit its graph"),
-        (_metadata(input_size=[3, 32, 32]), "its metadata does not fit its graph"),
-        (_metadata(input_size="big"), "its metadata is damaged"),
+        (_without_metadata, "does not state its classes and preprocessing"),
+        (_metadata(label_names=["A", "B"]), "its metadata do not fit its graph"),
+        (_metadata(input_size=[3, 32, 32]), "its metadata do not fit its graph"),
+        (_metadata(input_size="big"), "does not state its classes and preprocessing"),
         (_metadata(interpolation="magic"), "interpolation 'magic' is not known"),
         (_unknown_operation, "cannot load"),
     ],

@@ -139,7 +139,6 @@ def small(words: list[str]) -> list[str]:
         "benchmark": PROTOCOL,
         "quickstart": ["--epochs", "1"],
         "phantoms": ["--number", "36", "--size", "64"],
-        "export": ["--min-agreement", "0.3", "--max-accuracy-drop", "1"] if "--int8" in words else [],
     }
     for i, word in enumerate(words[:-1]):
         if word == "--model" and words[0] in ("train", "crossval"):
@@ -259,6 +258,11 @@ class Reader:
         if words[0] == "demo":  # serves until it is stopped
             return
         words = small(words)
+        if "--int8" in words:  # the small networks here keep fewer classes than a file must
+            from cvrnet.onnx import export_onnx
+
+            self._monkeypatch.setitem(export_onnx.__kwdefaults__, "min_agreement", 0.3)
+            self._monkeypatch.setitem(export_onnx.__kwdefaults__, "max_accuracy_drop", 1)
         output = next((words[i + 1] for i, word in enumerate(words[:-1]) if word in ("-o", "--output")), "")
         if output and not {"--resume", "--overwrite", "--only-fold"} & set(words):
             _clear(Path(output))  # results of the same name may be there already

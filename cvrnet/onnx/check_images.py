@@ -1,0 +1,102 @@
+"""Images for checking and for calibrating an export, as the network receives them."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from cvrnet.data import (
+    ImageError,
+    Preprocessing,
+    Record,
+    check_classes,
+    read_image,
+    read_records,
+    scan_records,
+    write_phantoms,
+)
+from cvrnet.errors import UserError
+
+CHECKED = 16
+"""Number of images on which an export is compared with PyTorch."""
+
+
+def readable_images(records: Iterable[Record], preprocessing: Preprocessing) -> Iterator[tuple[Record, np.ndarray]]:
+    """Read images one at a time, as uint8 (C, H, W); skip those that cannot be read."""
+    for record in records:
+        with suppress(ImageError):
+            image = preprocessing.resize(read_image(record.path, preprocessing.mode))
+            yield record, image.transpose(2, 0, 1)
+
+
+def check_pixels(
+    preprocessing: Preprocessing, given: str | Path | None, trained_on: str | Path | None
+) -> tuple[np.ndarray, str]:
+    """Return up to 16 images, uint8 (N, C, H, W), and a phrase that says where they come from.
+
+    Args:
+        preprocessing: The network's.
+        given: The user's data set; it must be readable.
+        trained_on: The training's data set, used where the user gave none. Where it cannot be read: phantoms.
+
+    Raises:
+        UserError: The user's data set cannot be read.
+    """
+    if given:
+        if len(pixels := _sample(given, preprocessing)):
+            return pixels, f"{len(pixels)} images of the given data"
+        raise UserError(f"{given}: cannot read any of the images on which the export would be checked")
+    if trained_on and Path(trained_on).exists():
+        with suppress(UserError):
+            if len(pixels := _sample(trained_on, preprocessing)):
+                return pixels, f"{len(pixels)} images of the training data"
+    with tempfile.TemporaryDirectory() as folder:
+        size = max(64, *preprocessing.input_size[1:])
+        pixels = _sample(write_phantoms(Path(folder) / "phantoms", CHECKED, size=size), preprocessing)
+    return pixels, f"{len(pixels)} phantoms (synthetic images)"
+
+
+def _sample(data: str | Path, preprocessing: Preprocessing) -> np.ndarray:
+    """Images at equal distances in a data set; an array of length 0 where none can be read."""
+    records = read_records(data, labelled=False)
+    chosen = [records[i * len(records) // CHECKED] for i in range(min(CHECKED, len(records)))]
+    return np.array([image for _, image in readable_images(chosen, preprocessing)])
+
+
+def split_calibration(
+    data: Path, count: int, most: int, classes: Sequence[str], seed: int = 0
+) -> tuple[list[Record], list[Record]]:
+    """Choose `count` images (at most half) for calibration, and up to `most` of other patients for evaluation.
+
+    Args:
+        data: Folder with one sub-folder a class, CSV manifest, or folder of images without labels.
+        count: Images for calibration.
+        most: Images for evaluation.
+        classes: The model's; no other labels are allowed.
+        seed: Of the random choice.
+
+    Raises:
+        UserError: The data cannot be used, or have labels that the model does not know.
+    """
+    records, problems = scan_records(data, min_classes=1)
+    if problems:
+        records = read_records(data, labelled=False)
+    check_classes((r.label for r in records if r.label), classes)
+    patients: dict[str, list[Record]] = {}
+    for i, record in enumerate(records):
+        patients.setdefault(f"id {record.patient_id}" if record.patient_id else f"row {i}", []).append(record)
+    order = list(patients)
+    generator = random.Random(seed)
+    generator.shuffle(order)
+    count = min(count, len(records) // 2)
+    calibration: list[Record] = []
+    while order and len(calibration) < count:
+        calibration += patients[order.pop()]
+    others = [record for patient in order for record in patients[patient]]
+    generator.shuffle(others)
+    return calibration[:count], others[:most]
