@@ -36,6 +36,7 @@ from hypothesis import strategies as st
 
 from tests.support.demos import CLASSES, SECRET, film, make_run, write_dicom, write_png
 from tests.support.networks import small
+from tests.support.signals import sigint
 
 pytest.importorskip("gradio")
 
@@ -71,6 +72,14 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
 @pytest.fixture(scope="module")
 def answering(predictor: Predictor) -> Answering:
     return Answering(predictor)
+
+
+@pytest.fixture(scope="module")
+def run_of_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder ``run`` with a single model."""
+    folder = tmp_path_factory.mktemp("one") / "run"
+    save_checkpoint(small(img_size=64), folder, CLASSES)
+    return folder
 
 
 class Page:
@@ -218,13 +227,22 @@ def test_what_comes_back_is_not_trusted(value: object, cells: list[int], data: b
             assert all(grid.size == len(data) for grid in grids)
 
 
+def test_a_bomb_that_comes_back_is_refused() -> None:
+    jpeg = bytearray(base64.b64decode(json.loads(View(np.zeros((4, 4, 3), np.uint8), {}).to_text())["picture"]))
+    size = jpeg.index(b"\xff\xc0") + 5
+    jpeg[size : size + 4] = b"\xff\xff" * 2  # 65,535 x 65,535 pixels
+    text = json.dumps({"picture": base64.b64encode(jpeg).decode(), "maps": {}})
+    with pytest.raises(UserError, match="load it again"):
+        View.from_text(text)
+
+
 # Uploads
 
 
-def test_each_upload_lies_alone_and_goes(tmp_path: Path) -> None:
+def test_each_upload_lies_alone_and_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uploads = Uploads(tmp_path, 1000)
 
-    def send(*files: bytes) -> list[str]:
+    def send(*files: bytes, stay: float = 0) -> list[str]:
         body = b"".join(
             b'--x\r\nContent-Disposition: form-data; name="files"; filename="Meyer.png"\r\n\r\n' + file + b"\r\n"
             for file in files
@@ -235,7 +253,12 @@ def test_each_upload_lies_alone_and_goes(tmp_path: Path) -> None:
         async def receive() -> Any:
             return next(sent)
 
-        return json.loads(bytes(asyncio.run(uploads.receive(Request(scope, receive))).body))
+        async def served() -> bytes:
+            response = await uploads.receive(Request(scope, receive))
+            await asyncio.sleep(stay)
+            return bytes(response.body)
+
+        return json.loads(asyncio.run(served()))
 
     first, second = send(b"same"), send(b"same")
     assert first != second
@@ -249,14 +272,18 @@ def test_each_upload_lies_alone_and_goes(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="send it again"), uploads.taken([{"path": path}]):
             pass
     assert Path(__file__).exists()
-    uploads.expire(age=60)
-    assert Path(second[0]).exists()
-    uploads.expire(age=0)
+    with uploads.taken([{"path": second[0]}]):
+        pass
     assert list(tmp_path.iterdir()) == []
     three = send(b"a", b"b", b"c")
     with pytest.raises(ZeroDivisionError), uploads.taken([{"path": path} for path in three]):
         _ = 1 / 0
     assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr("cvrnet.demo.uploads.EXPIRY", 0.01)
+    (late,) = send(b"nobody asks", stay=0.1)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UserError, match="send it again"), uploads.taken([{"path": late}]):
+        pass
 
 
 # The page, asked as its browser asks
@@ -487,18 +514,21 @@ def test_the_missing_extra_is_named(cli: Any, tmp_path: Path, monkeypatch: pytes
     assert (status, err) == (1, 'Error: this command needs gradio; pip install "cvrnet[demo]"\n')
 
 
-def test_the_command_serves_until_it_is_interrupted(tmp_path: Path) -> None:
-    save_checkpoint(small(img_size=64), tmp_path / "run", CLASSES)
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize("background", [False, True], ids=["terminal", "background"])
+def test_the_command_serves_until_it_is_stopped(run_of_one: Path, tmp_path: Path, background: bool) -> None:
+    """By Ctrl-C; as a shell's background job, which ignores Ctrl-C, by SIGTERM."""
     port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cvrnet", "demo", "run", "--port", str(port)],
-        cwd=tmp_path,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    with sigint(signal.SIG_IGN if background else signal.default_int_handler):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cvrnet", "demo", run_of_one.name, "--port", str(port)],
+            cwd=run_of_one.parent,
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
     try:
         assert process.stderr
         assert process.stderr.readline() == f"run: http://127.0.0.1:{port}   (Ctrl-C ends it)\n"
@@ -507,8 +537,10 @@ def test_the_command_serves_until_it_is_interrupted(tmp_path: Path) -> None:
         alive = httpx.stream("GET", f"http://127.0.0.1:{port}/gradio_api/heartbeat/a")  # as an open browser's
         with alive as stream:
             assert "ALIVE" in next(stream.iter_text())
-            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGTERM if background else signal.SIGINT)
+            started = time.monotonic()
             out, err = process.communicate(timeout=60)
+            assert time.monotonic() - started < 10, "takes a second or two on a machine that does nothing else"
     finally:
         process.kill()
     assert (process.returncode, out) == (0, "")
