@@ -10,7 +10,7 @@ import gradio as gr
 from cvrnet.demo import markup
 from cvrnet.demo.answering import EXAMPLES, Answer, Answering
 from cvrnet.demo.uploads import Uploads
-from cvrnet.demo.viewing import View
+from cvrnet.demo.viewing import pack, unpack
 from cvrnet.errors import UserError
 from cvrnet.explain import NETWORK, panel_names
 from cvrnet.explain.overlay import THRESHOLD
@@ -112,26 +112,15 @@ class _Events:
             return [None, markup.problem(str(error))]
 
     def draw(self, text: str, target: str, part: str, threshold: float) -> str:
-        """The picture that the browser keeps, with the map that was chosen."""
-        try:
-            return self._draw(View.from_text(text), target, part, threshold) if text else ""
-        except UserError as error:
-            return markup.problem(str(error))
-
-    def _show(self, found: Answer, part: str, threshold: float) -> list[Any]:
-        view, best = View.of(found), self._answering.classes[int(found.probabilities.argmax())]
-        return [
-            markup.probabilities(found, self._answering.classes, self._answering.members),
-            markup.heads(found, self._answering.classes),
-            view.to_text() if view.maps else "",
-            gr.update(visible=bool(view.maps)),
-            gr.update(choices=list(view.maps), value=best) if view.maps else gr.skip(),
-            self._draw(view, best, part, threshold),
-        ]
-
-    def _draw(self, view: View, target: str, part: str, threshold: float) -> str:
+        """The picture of a text that the browser kept, with the map that was chosen."""
+        if not text:  # no answer yet
+            return ""
         if not (isinstance(part, str) and isinstance(threshold, int | float)):  # sent by a program, not by the page
             part, threshold = NETWORK, THRESHOLD
+        try:
+            view = unpack(text)
+        except UserError as error:
+            return markup.problem(str(error))
         if not view.maps:
             return markup.plain(view.picture, self._answering.no_maps)
         try:
@@ -139,3 +128,15 @@ class _Events:
         except UserError as error:
             return markup.plain(view.picture, str(error))
         return markup.overlay(drawn, target, self._names.get(part, part), threshold)
+
+    def _show(self, found: Answer, part: str, threshold: float) -> list[Any]:
+        classes, text = self._answering.classes, pack(found)
+        best = classes[int(found.probabilities.argmax())]
+        return [
+            markup.probabilities(found, classes, self._answering.members),
+            markup.heads(found, classes),
+            text,
+            gr.update(visible=bool(found.maps)),
+            gr.update(choices=list(found.maps), value=best) if found.maps else gr.skip(),
+            self.draw(text, best, part, threshold),
+        ]

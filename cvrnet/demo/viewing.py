@@ -10,7 +10,6 @@ import base64
 import io
 import json
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +22,7 @@ from cvrnet.explain.explaining import enlarge
 
 LONGEST = 640  # pixels of the picture's longer side
 _FINEST, _MOST_TEXT = 128, 8_000_000  # cells along a map's side, and characters
-_MALFORMED = (ValueError, TypeError, LookupError, AttributeError, OSError, RecursionError)
+_MALFORMED = (ValueError, TypeError, LookupError, AttributeError, OSError, RecursionError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -38,21 +37,6 @@ class View:
     picture: NDArray[np.uint8]
     maps: dict[str, dict[str, NDArray[np.uint8] | str]]
 
-    @classmethod
-    def of(cls, answer: Answer) -> View:
-        """The view of an answer."""
-        height, width = answer.image.shape[:2]
-        scale = LONGEST / max(height, width)
-        size = max(1, round(width * scale)), max(1, round(height * scale))
-        picture = Image.fromarray(answer.image).convert("RGB").resize(size, Image.Resampling.BICUBIC)
-        return cls(
-            np.array(picture),
-            {
-                target: {part: grid if isinstance(grid, str) else _in_255ths(grid) for part, grid in parts.items()}
-                for target, parts in answer.maps.items()
-            },
-        )
-
     def draw(self, target: str, part: str, threshold: float) -> NDArray[np.uint8]:
         """The picture with one map on it, (H, W, 3).
 
@@ -65,38 +49,40 @@ class View:
         cam = enlarge(grid.astype(np.float32) / np.float32(255), self.picture.shape[:2])
         return draw_overlay(self.picture, cam, threshold=threshold)
 
-    def to_text(self) -> str:
-        """The text that the browser keeps."""
-        maps: Any = {
-            target: {
-                part: grid if isinstance(grid, str) else [*grid.shape, base64.b64encode(grid.tobytes()).decode()]
-                for part, grid in parts.items()
-            }
-            for target, parts in self.maps.items()
+
+def pack(answer: Answer) -> str:
+    """The text that the browser keeps of an answer."""
+    height, width = answer.image.shape[:2]
+    scale = LONGEST / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    picture = Image.fromarray(answer.image).convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    maps = {
+        target: {part: grid if isinstance(grid, str) else _pack_grid(grid) for part, grid in parts.items()}
+        for target, parts in answer.maps.items()
+    }
+    return json.dumps({"picture": base64.b64encode(jpeg(np.array(picture))).decode(), "maps": maps})
+
+
+def unpack(text: str) -> View:
+    """The picture and maps of a text that a browser sent back.
+
+    Raises:
+        UserError: The text is not one of `pack`.
+    """
+    try:
+        if len(text) > _MOST_TEXT:
+            raise ValueError("too long")
+        kept = json.loads(text)
+        picture = Image.open(io.BytesIO(base64.b64decode(kept["picture"], validate=True)), formats=["JPEG"])
+        if max(picture.size) > LONGEST:
+            raise ValueError("too large")
+        maps: dict[str, dict[str, NDArray[np.uint8] | str]] = {
+            target: {part: grid if isinstance(grid, str) else _unpack_grid(*grid) for part, grid in parts.items()}
+            for target, parts in kept["maps"].items()
         }
-        return json.dumps({"picture": base64.b64encode(jpeg(self.picture)).decode(), "maps": maps})
-
-    @classmethod
-    def from_text(cls, text: str) -> View:
-        """The view that the browser sent back.
-
-        Raises:
-            UserError: The text is not one of `to_text`.
-        """
-        try:
-            if len(text) > _MOST_TEXT:
-                raise ValueError("too long")
-            kept = json.loads(text)
-            picture = Image.open(io.BytesIO(base64.b64decode(kept["picture"], validate=True)), formats=["JPEG"])
-            if max(picture.size) > LONGEST:
-                raise ValueError("too large")
-            maps: dict[str, dict[str, NDArray[np.uint8] | str]] = {
-                target: {part: grid if isinstance(grid, str) else _grid(*grid) for part, grid in parts.items()}
-                for target, parts in kept["maps"].items()
-            }
-            return cls(np.array(picture.convert("RGB")), maps)
-        except (*_MALFORMED, Image.DecompressionBombError) as error:
-            raise UserError("this page is out of date; load it again") from error
+        return View(np.array(picture.convert("RGB")), maps)
+    except _MALFORMED as error:
+        raise UserError("this page is out of date; load it again") from error
 
 
 def jpeg(picture: NDArray[np.uint8]) -> bytes:
@@ -106,14 +92,15 @@ def jpeg(picture: NDArray[np.uint8]) -> bytes:
     return file.getvalue()
 
 
-def _in_255ths(grid: NDArray[np.float32]) -> NDArray[np.uint8]:
+def _pack_grid(grid: NDArray[np.float32]) -> tuple[int, int, str]:
     # A map of a very large image is finer than anybody can see in a picture of LONGEST pixels.
     if max(grid.shape) > _FINEST:
         grid = enlarge(grid, tuple(min(side, _FINEST) for side in grid.shape))
-    return np.rint(grid * 255).astype(np.uint8)
+    height, width = grid.shape
+    return height, width, base64.b64encode(np.rint(grid * 255).astype(np.uint8).tobytes()).decode()
 
 
-def _grid(height: int, width: int, cells: str) -> NDArray[np.uint8]:
+def _unpack_grid(height: int, width: int, cells: str) -> NDArray[np.uint8]:
     grid = np.frombuffer(base64.b64decode(cells, validate=True), np.uint8).reshape(height, width)
     if not 0 < max(grid.shape) <= _FINEST or not grid.any():
         raise ValueError("no map")

@@ -106,7 +106,8 @@ def explain_classes(
         UserError: An unknown class or part, or a model that has no maps.
     """
     _check_parts(predictor, parts)
-    numbers = [_class_number(name, predictor.classes) for name in targets]
+    check_classes(targets, predictor.classes)
+    numbers = [predictor.classes.index(name) for name in targets]
     cams = _maps(predictor, to_batch([predictor.preprocessing.resize(image)]), numbers, parts)
     return {
         name: {part: refusal(cams[part][k], name) or cams[part][k].numpy() for part in parts}
@@ -160,9 +161,9 @@ def _explain_batch(
         x = to_batch(small)
         probabilities = predictor.probabilities(x)
         wanted = [target for (_, target), image in zip(batch, read, strict=True) if not isinstance(image, str)]
+        check_classes(filter(None, wanted), classes)
         chosen = [
-            int(p.argmax()) if name is None else _class_number(name, classes)
-            for name, p in zip(wanted, probabilities, strict=True)
+            classes.index(name) if name else int(p.argmax()) for name, p in zip(wanted, probabilities, strict=True)
         ]
         cams = _maps(predictor, x, chosen, parts)
     rows = itertools.count()  # of the images that could be read
@@ -199,8 +200,3 @@ def _maps(
     with autocast(predictor.device, predictor.precision):
         cams = grad_cam(predictor.models, x, torch.tensor(target), parts)
     return {part: cam.cpu() for part, cam in cams.items()}
-
-
-def _class_number(name: str, classes: Sequence[str]) -> int:
-    check_classes([name], classes)
-    return classes.index(name)

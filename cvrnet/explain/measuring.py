@@ -14,7 +14,7 @@ from PIL import Image
 from cvrnet.data import Record, read_image
 from cvrnet.explain.explaining import Explanation, available_parts, explain
 from cvrnet.explain.localisation import MEASURES, localisation
-from cvrnet.explain.overlay import THRESHOLD, check_threshold
+from cvrnet.explain.overlay import THRESHOLD
 from cvrnet.explain.sanity import STAGES, randomise, similarity
 from cvrnet.inference import Predictor
 from cvrnet.metrics.bootstrap import mean_interval
@@ -67,7 +67,6 @@ def measure(
         seed: Of the random weights.
         on_explained: Called after each explanation.
     """
-    check_threshold(threshold)
     found = Measurements()
     usable = [(r, masks) for r in records if (masks := _read_masks(r, found.problems))]
     parts = available_parts(predictor)

@@ -41,7 +41,8 @@ def draw_overlay(
     Raises:
         UserError: A threshold out of range, or a map of another size.
     """
-    check_threshold(threshold)
+    if not 0 <= threshold <= 1:
+        raise UserError(f"threshold {threshold} is not possible; expected a number from 0 to 1")
     if cam.shape != image.shape[:2]:
         raise UserError(f"a map of size {cam.shape} on an image of size {image.shape[:2]}; expected the same")
     picture = as_colour(image).astype(np.float32)
@@ -96,16 +97,6 @@ def example_panels(
 def as_colour(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """An image (H, W) or (H, W, 3) as (H, W, 3)."""
     return image if image.ndim == 3 else np.repeat(image[..., None], 3, 2)
-
-
-def check_threshold(threshold: float) -> None:
-    """Refuse a threshold outside 0..1.
-
-    Raises:
-        UserError: Names the value.
-    """
-    if not 0 <= threshold <= 1:
-        raise UserError(f"threshold {threshold} is not possible; expected a number from 0 to 1")
 
 
 def _colour(values: NDArray[np.float32], threshold: float) -> NDArray[np.float32]:

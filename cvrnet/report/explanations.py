@@ -22,8 +22,8 @@ from cvrnet.runs.layout import fold_name
 TITLE = "Where the network looked"
 RIGHT, WRONG = 2, 6  # right answers of each class, and mistakes
 TEXT = (
-    "Beside each image, Grad-CAM of the predicted class, coloured from 0.6 of its maximum: the evidence for the answer. "
-    "A map does not show that the network is right, nor why."
+    "Beside each image, Grad-CAM of the predicted class, coloured from 0.6 of its maximum: the evidence for the "
+    "answer. A map does not show that the network is right, nor why."
 )
 
 
