@@ -161,9 +161,10 @@ def _explain_batch(
         x = to_batch(small)
         probabilities = predictor.probabilities(x)
         wanted = [target for (_, target), image in zip(batch, read, strict=True) if not isinstance(image, str)]
-        check_classes(filter(None, wanted), classes)
+        check_classes([name for name in wanted if name is not None], classes)
         chosen = [
-            classes.index(name) if name else int(p.argmax()) for name, p in zip(wanted, probabilities, strict=True)
+            int(p.argmax()) if name is None else classes.index(name)
+            for name, p in zip(wanted, probabilities, strict=True)
         ]
         cams = _maps(predictor, x, chosen, parts)
     rows = itertools.count()  # of the images that could be read

@@ -63,16 +63,9 @@ def plot_explanation(
         if part in explanation.grids:
             picture = draw_overlay(image, explanation.map(part), threshold=threshold)
         elif part is not None:
-            ax.text(
-                *(0.5, 0.5, textwrap.fill(explanation.refused[part], 24)),
-                transform=ax.transAxes,
-                ha="center",
-                va="center",
-                fontsize=FONT_SIZE - 1,
-                color=TEXT,
-                bbox={"facecolor": "white", "edgecolor": TEXT, "linewidth": 0.5},
-                parse_math=False,
-            )
+            style = {"ha": "center", "va": "center", "fontsize": FONT_SIZE - 1, "color": TEXT, "parse_math": False}
+            box = {"facecolor": "white", "edgecolor": TEXT, "linewidth": 0.5}
+            ax.text(0.5, 0.5, textwrap.fill(explanation.refused[part], 24), transform=ax.transAxes, bbox=box, **style)
         ax.imshow(picture if lesion is None else draw_outline(picture, lesion))
         ax.set_title(name, fontsize=FONT_SIZE, color=TEXT, parse_math=False)
     colours = LinearSegmentedColormap.from_list("map", COLOURS / 255)

@@ -59,14 +59,15 @@ def class_evidence(model: nn.Module, x: Tensor, target: Tensor) -> list[Tensor]:
     Raises:
         UserError: The model has no feature maps, or no classifier that looks at them.
     """
-    with torch.inference_mode(False):
+    with torch.inference_mode(False):  # the caller may be in inference mode, whose tensors can have no gradient
         with torch.no_grad():
             maps = [m.detach().to(_dtype(model)).expand(len(target), -1, -1, -1) for m in _feature_maps(model, x)]
         with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
             for m in maps:
                 m.requires_grad_()
+            # An image's score depends on its own maps alone, so one backward pass gives the gradients of all images.
             score = _raw_scores(model, maps).gather(1, target.to(x.device)[:, None]).sum()
-            gradients = torch.autograd.grad(score, maps, allow_unused=True)
+            gradients = torch.autograd.grad(score, maps, allow_unused=True)  # unused: maps that no head sees
     return [_weigh(m, g) for m, g in zip(maps, gradients, strict=True)]
 
 

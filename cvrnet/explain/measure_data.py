@@ -74,10 +74,6 @@ def measure_data(
         found.rows += part.rows
         found.similar += part.similar
         found.problems += part.problems
-    correct = Measurements(
-        [r for r in found.rows if r["prediction"] == r["label"]],
-        [r for r in found.similar if r["prediction"] == r["label"]],
-    )
     summary = {
         "model": model,
         "data": str(data),
@@ -89,7 +85,7 @@ def measure_data(
         "images_measured": len({row["path"] for row in found.rows}),
         "problems": found.problems,
         "all": summarise(found),
-        "correct": summarise(correct),
+        "correct": summarise(found.correct()),
     }
     write_csv(output / IMAGES, ({key: _blank_nan(value) for key, value in row.items()} for row in found.rows))
     write_json(output / SUMMARY, summary)

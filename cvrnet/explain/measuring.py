@@ -40,6 +40,13 @@ class Measurements:
     similar: list[Row] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
+    def correct(self) -> Measurements:
+        """The results of the images whose prediction is right."""
+        rows, similar = (
+            [row for row in table if row["prediction"] == row["label"]] for table in (self.rows, self.similar)
+        )
+        return Measurements(rows, similar)
+
 
 def measure(
     predictor: Predictor,
@@ -77,7 +84,7 @@ def measure(
         targets = target if weights == TRAINED else [trained[path].target for path in paths]
         explainer = predictor if weights == TRAINED else _random_predictor(predictor, weights, seed)
         stream = explain(explainer, paths, target=targets, parts=parts, batch_size=batch_size)
-        for (record, masks), e in zip(list(usable), stream, strict=True):
+        for (record, masks), e in zip(list(usable), stream, strict=True):  # a copy: the loop drops unreadable images
             if on_explained is not None:
                 on_explained()
             if e.error:

@@ -28,7 +28,7 @@ def randomise(model: nn.Module, stage: str, seed: int = 0) -> nn.Module:
         stage: One of `STAGES`.
         seed: Of the weights; the global generator keeps its state.
     """
-    random = copy.deepcopy(model).cpu()
+    random = copy.deepcopy(model).cpu()  # the same seed gives other numbers on other devices
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         for top in [random] if stage == ALL else _top(random):
