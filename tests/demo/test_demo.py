@@ -34,7 +34,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.demos import CLASSES, SECRET, film, make_run, write_dicom, write_png
+from tests.support.demos import CLASSES, SECRET, film, write_dicom, write_png
 from tests.support.networks import small
 from tests.support.signals import sigint
 
@@ -63,11 +63,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-@pytest.fixture(scope="module")
-def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
-    return Predictor.from_pretrained(make_run(tmp_path_factory.mktemp("demo") / "folds"))
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from tests.conftest import TINY
 @pytest.fixture(scope="module")
 def crossval(phantoms, tmp_path_factory):
     folder = tmp_path_factory.mktemp("maps") / "run"
-    cross_validate(phantoms, folder, TrainConfig(**TINY | {"epochs": 1}), n_folds=3)
+    cross_validate(phantoms, folder, TrainConfig(**TINY | {"encoders": ("test_resnet",), "epochs": 1}), n_folds=3)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Commands stopped at random moments, by Ctrl-C or kill -9: nothing half-written stays, and the work can go on.
+"""Commands stopped at random moments, by Ctrl-C or kill -9: they leave no half-written file, and can be resumed.
 
 ``python -m tests.support.interrupts --moments 100`` runs a campaign and prints a table; the tests run a short one.
 """
@@ -52,7 +52,7 @@ class Commands:
             self.expected[name] = weights(output)
 
     def output(self, name: str) -> Path:
-        """Where a command's result goes: a folder; of predict and export, the folder of its file."""
+        """The folder that a command writes to."""
         return self.folder / name
 
     def arguments(self, name: str, output: Path) -> list[object]:
