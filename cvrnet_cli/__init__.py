@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def _run() -> None:
-    import click
+    import click  # imported here, so that Ctrl-C is handled from the first import on
 
     from cvrnet_cli.commands import cli
 
@@ -42,7 +42,7 @@ def _run() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except BrokenPipeError:  # the reader of our output has gone, as in `cvrnet models | head`
+    except BrokenPipeError:  # our output is no longer read, as in `cvrnet models | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except ModuleNotFoundError as error:
@@ -66,11 +66,3 @@ def _run() -> None:
 def _fail(message: str, status: int = 1) -> None:
     print(f"Error: {message}", file=sys.stderr)
     sys.exit(status)
-
-
-def __getattr__(name: str) -> object:
-    if name == "cli":  # the commands come with the first that asks: nothing is imported before Ctrl-C is handled
-        from cvrnet_cli.commands import cli
-
-        return cli
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from cvrnet_cli import options
-from cvrnet_cli.measure import measure_data
 from cvrnet_cli.output import progress_bar, say, write_rows
 
 ROWS = "explanations.csv"
@@ -29,15 +26,12 @@ ROWS = "explanations.csv"
     type=click.FloatRange(0, 1),
     default=0.6,
     show_default=True,
-    help="Of the map's maximum: what is shown.",
+    help="Share of the map's maximum from which it is coloured.",
 )
 @click.option("--encoder", "encoders", multiple=True, metavar="NAME", help="Overlay of this encoder (also: 1, 2).")
 @click.option("--head", "heads", multiple=True, type=click.IntRange(1), metavar="K", help="Overlay of head PK.")
 @click.option("--all", "everything", is_flag=True, help="Overlays of the whole network, every encoder and every head.")
 @click.option("--raw", is_flag=True, help="Each overlay's map as .npy too: float32 in 0..1, the image's size.")
-@click.option(
-    "--alpha", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Opacity of the overlay's colour."
-)
 @click.option("--measure", is_flag=True, help="Instead of drawing, score the maps against the data's masks.")
 @click.option(
     "--out-of-fold", is_flag=True, help="With --measure and a crossval run: each image by the fold that tested it."
@@ -58,7 +52,6 @@ def explain(
     heads: tuple[int, ...],
     everything: bool,
     raw: bool,
-    alpha: float,
     measure: bool,
     out_of_fold: bool,
     seed: int | None,
@@ -88,101 +81,61 @@ def explain(
         raise click.ClickException(
             f"{model}: an ONNX file has no gradients, which Grad-CAM needs; give the run that it was exported from"
         )
-    if measure:
-        if len(paths) != 1 or encoders or heads or everything or raw:
-            raise click.UsageError("--measure takes one data set and scores every part; expected no other choice")
-        return measure_data(
-            model,
-            Path(paths[0]),
-            output,
-            target=target,
-            threshold=threshold,
-            out_of_fold=out_of_fold,
-            seed=seed or 0,
-            style=style or "table",
-            batch_size=batch_size or 8,
-            device=device or "auto",
-            amp=amp or "auto",
-            overwrite=overwrite,
-        )
-    if out_of_fold:
+    if out_of_fold and not measure:
         raise click.UsageError("--out-of-fold goes with --measure")
-    from cvrnet.explain import available_parts
-    from cvrnet.explain import explain as explain_files
+    if measure and (len(paths) != 1 or encoders or heads or everything or raw):
+        raise click.UsageError("--measure takes one data set and scores every part; expected no other choice")
+    shared: dict[str, Any] = {"target": target, "threshold": threshold}
+    shared |= {"batch_size": batch_size or 8, "overwrite": overwrite}
+    where: dict[str, Any] = {"device": device or "auto", "dtype": amp or "auto"}
+    if measure:
+        shared |= {"out_of_fold": out_of_fold, "seed": seed or 0, **where}
+        return _measure(model, Path(paths[0]), output, style or "table", shared)
     from cvrnet.inference import Predictor
     from cvrnet.inference.find_images import find_images
 
     files = list(dict.fromkeys(find_images(paths)))
-    names = output_names(files)
     if (output / ROWS).exists() and not overwrite:
         raise click.ClickException(f"{output / ROWS} exists; --overwrite replaces it")
-    predictor = Predictor.from_pretrained(model, device=device or "auto", dtype=amp or "auto")
-    parts = available_parts(predictor)
-    chosen = parts if everything else choose_parts(parts, encoders, heads)
-    targets = [output / f"{name}-{slug(part)}.png" for name in names for part in chosen]
-    if not overwrite and (there := next((file for file in targets if file.exists()), None)):
-        raise click.ClickException(f"{there} exists; --overwrite replaces it")
-    panels = [part for part in parts if everything or not re.fullmatch(r"P\d+", part)]
-    wanted = list(dict.fromkeys([*panels, *chosen]))
-    stream = explain_files(predictor, files, target=target, parts=wanted, batch_size=batch_size or 8)
-    rows = []
-    with progress_bar("Explaining") as progress:
-        for row in _draw(stream, names, output, panels, chosen, raw, threshold, alpha):
-            rows.append(row)
-            progress(len(rows), len(files))
+    predictor = Predictor.from_pretrained(model, **where)
+    shared |= choose_parts(predictor, encoders, heads, everything) | {"raw": raw}
+    return _draw(predictor, files, output, style or "table", shared)
+
+
+def _draw(predictor: Any, files: Sequence[Path], output: Path, style: str, settings: dict[str, Any]) -> int:
+    """Draw the maps, write and print a row for each image, and give the exit status."""
+    from cvrnet.explain.pictures import draw_images
     from cvrnet.files import write_csv
 
+    rows = []
+    with progress_bar("Explaining") as progress:
+        for row, problems in draw_images(predictor, files, output, **settings):
+            for problem in problems:
+                say(f"Error: {problem}")
+            rows.append(row | {"error": "; ".join(problems)})
+            progress(len(rows), len(files))
     columns = list(rows[0]) if rows else []
     write_csv(output / ROWS, rows, columns)
-    write_rows(rows, columns, style or "table", sys.stdout)
-    failed = sum(bool(row["error"]) for row in rows)
+    write_rows(rows, columns, style, sys.stdout)
     folds = len(predictor.models)
     say(f"\n{output}: " + (f"mean of the maps of {folds} folds" if folds > 1 else "maps of one model"))
+    failed = sum(bool(row["error"]) for row in rows)
     if failed:
         say(f"Error: {failed} of {len(rows)} images could not be read or have a map that shows nothing")
-    return 1 if failed else 0
+    return int(failed > 0)
 
 
-def _draw(
-    stream: Iterator[Any],
-    names: Sequence[str],
-    output: Path,
-    panels: Sequence[str],
-    chosen: Sequence[str],
-    raw: bool,
-    threshold: float,
-    alpha: float,
-) -> Iterator[dict[str, Any]]:
-    """Write each image's files, and give its row."""
-    from cvrnet.explain.figure import plot_explanation
-    from cvrnet.explain.files import save_map, save_overlay
-    from cvrnet.figures import save_figure
+def choose_parts(
+    predictor: Any, encoders: Sequence[str], heads: Sequence[int], everything: bool
+) -> dict[str, Sequence[str]]:
+    """The parts that get an overlay, the whole network if none is chosen, and those that the figure shows."""
+    from cvrnet.explain import NETWORK, available_parts
 
-    for name, explanation in zip(names, stream, strict=True):
-        row: dict[str, Any] = {"path": str(explanation.path), "prediction": explanation.prediction}
-        row |= {"class": explanation.target, "probability": None, "figure": None, **dict.fromkeys(chosen)}
-        problems = [explanation.error] if explanation.error else []
-        if not problems:
-            row |= {"probability": explanation.probability, "figure": f"{name}-figure.png"}
-            figure = plot_explanation(explanation, panels, threshold=threshold, alpha=alpha)
-            save_figure(figure, output / row["figure"])
-            for part in chosen:
-                if part in explanation.refused:
-                    problems.append(f"{explanation.path}: {part}: {explanation.refused[part]}")
-                    continue
-                row[part] = f"{name}-{slug(part)}.png"
-                save_overlay(explanation, part, output / row[part], threshold=threshold, alpha=alpha)
-                if raw:
-                    save_map(explanation, part, (output / row[part]).with_suffix(".npy"))
-        for problem in problems:
-            say(f"Error: {problem}")
-        yield row | {"error": "; ".join(problems)}
-
-
-def choose_parts(parts: Sequence[str], encoders: Sequence[str], heads: Sequence[int]) -> list[str]:
-    """What the options mean: the whole network where nothing is chosen."""
-    known = [part for part in parts if not re.fullmatch(r"network|P\d+", part)]
-    chosen = []
+    parts = available_parts(predictor)
+    if everything:
+        return {"overlays": parts, "panels": parts}
+    panels = [part for part in parts if not re.fullmatch(r"P\d+", part)]
+    known, chosen = [part for part in panels if part != NETWORK], []
     for name in encoders:
         number = int(name) if name.isdigit() else 0
         if name not in known and not 1 <= number <= len(known):
@@ -191,24 +144,33 @@ def choose_parts(parts: Sequence[str], encoders: Sequence[str], heads: Sequence[
         chosen.append(name if name in known else known[number - 1])
     for head in heads:
         if f"P{head}" not in parts:
-            count = len(parts) - len(known) - 1
+            count = len(parts) - len(panels)
             raise click.ClickException(f"the model has no head {head}; it has {count or 'none: it is no CVR-Net'}")
         chosen.append(f"P{head}")
-    return list(dict.fromkeys(chosen)) or ["network"]
+    return {"overlays": list(dict.fromkeys(chosen)) or [NETWORK], "panels": panels}
 
 
-def output_names(files: Sequence[Path]) -> list[str]:
-    """A name for each file's results: its path below the files' common folder, with the suffix only where needed."""
-    absolute = [Path(os.path.abspath(file)) for file in files]
-    root = os.path.commonpath([file.parent for file in absolute]) if files else ""
-    short = [file.relative_to(root).with_suffix("") for file in absolute]
-    count = Counter(short)
-    return [
-        (name if count[name] == 1 else file.relative_to(root)).as_posix()
-        for name, file in zip(short, absolute, strict=True)
-    ]
+def _measure(model: str, data: Path, output: Path, style: str, settings: dict[str, Any]) -> int:
+    """Measure the maps, print the tables, and give the exit status."""
+    from cvrnet.explain.measure_data import IMAGES, SUMMARY, measure_data
+
+    with progress_bar(f"Measuring {Path(model).name}", unit="map") as progress:
+        summary, left_out = measure_data(model, data, output, progress=progress, **settings)
+    columns = ["part", "mask", "measure", "images", "flat", "mean", "low", "high", "chance", "random"]
+    if rows := summary["all"]["localisation"]:
+        write_rows(map(_with_limits, rows), columns, style, sys.stdout)
+    if style == "table":
+        click.echo("\nRank correlation of the trained network's maps with those of")
+        columns = ["part", "weights", "images", "flat", "rank_correlation", "low", "high"]
+        write_rows(map(_with_limits, summary["all"]["similarity"]), columns, style, sys.stdout)
+    if left_out:
+        say(f"{left_out} images with masks are in no finished fold's test set and were left out")
+    for problem in summary["problems"]:
+        say(f"Error: {problem}")
+    say(f"\n{SUMMARY} (also of the correct predictions alone) and {IMAGES} are in {output}")
+    return int(bool(summary["problems"]))
 
 
-def slug(part: str) -> str:
-    """A part's name as it can stand in a file's."""
-    return re.sub(r"[^\w.-]+", "-", part).strip("-")
+def _with_limits(row: Mapping[str, Any]) -> dict[str, Any]:
+    low, high = row["interval"] or (None, None)
+    return {**row, "low": low, "high": high}

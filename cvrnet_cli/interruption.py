@@ -1,4 +1,4 @@
-"""Ctrl-C, but never in the middle of an import: that leaves half-made modules, and errors of every kind behind."""
+"""Ctrl-C, but never in the middle of an import: that would leave half-made modules, which fail later in any way."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -14,11 +15,10 @@ from types import FrameType
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Raise KeyboardInterrupt for Ctrl-C as Python does, but after an import that is under way, and surely.
+    """Raise KeyboardInterrupt on Ctrl-C; defer SIGINT until the current import ends; never lose it.
 
-    While the library itself is imported, before which nothing has been done, the process ends at once: one line, exit
-    status 130. Where Python would lose the exception, with a traceback, in a finaliser or a weak reference's callback,
-    it is raised again. Where somebody else handles Ctrl-C already, or ignores it, nothing is changed.
+    While the library itself is imported, nothing has been done yet: the process ends at once, with one line and exit
+    status 130. Nothing changes in other threads than the main one, or if SIGINT is ignored or has another handler.
     """
     ours = threading.current_thread() is threading.main_thread()
     if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
@@ -26,14 +26,15 @@ def interruptible() -> Iterator[None]:
         return
     before = sys.unraisablehook
 
-    def lost(unraisable: sys.UnraisableHookArgs) -> None:
+    def raise_again(unraisable: sys.UnraisableHookArgs) -> None:
+        # Python drops exceptions in finalisers and in callbacks of weak references, and prints a traceback.
         if unraisable.exc_type is KeyboardInterrupt:
-            _again()
+            _interrupt_later()
         else:
             before(unraisable)
 
-    signal.signal(signal.SIGINT, _interrupt)
-    sys.unraisablehook = lost
+    signal.signal(signal.SIGINT, _on_sigint)
+    sys.unraisablehook = raise_again
     try:
         yield
     finally:
@@ -41,26 +42,17 @@ def interruptible() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    if not _importing(frame):
+def _on_sigint(number: int, frame: FrameType | None) -> None:
+    if not any(f.f_code.co_filename.startswith("<frozen importlib") for f, _ in traceback.walk_stack(frame)):
         raise KeyboardInterrupt
     library = sys.modules.get("cvrnet")
     if library is None or getattr(library.__spec__, "_initializing", False):
         os.write(2, b"Error: interrupted\n")
         os._exit(130)
-    _again()
+    _interrupt_later()
 
 
-def _again() -> None:
-    """Interrupt once more, a moment later."""
+def _interrupt_later() -> None:
     later = threading.Timer(0.05, _thread.interrupt_main)
     later.daemon = True
     later.start()
-
-
-def _importing(frame: FrameType | None) -> bool:
-    while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
-            return True
-        frame = frame.f_back
-    return False

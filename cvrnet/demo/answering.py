@@ -1,4 +1,4 @@
-"""The model behind the page: from an image to everything that the page shows of it. Nothing here knows of the page."""
+"""The model behind the page: everything that the page shows of an image. Nothing here depends on the page."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from cvrnet.inference import Predictor
 from cvrnet.inference.uncertainty import UNCERTAINTY, mutual_information, predictive_entropy
 
 EXAMPLES = {"NOR": "Clear lungs", "NCP": "One consolidation", "CVP": "Ground glass"}
-"""Label of a synthetic radiograph to what is drawn."""
+"""Labels of the synthetic radiographs, and their names on the page."""
 _EXAMPLE_SIZE = 512
 MOST_MAPS = 20
-"""Classes that are explained: of more, the most probable."""
+"""Classes that get maps; if there are more, the most probable ones do."""
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A file, and what its sender calls it."""
+    """A stored file, and the name that its sender gave it."""
 
     path: Path
     name: str
@@ -38,12 +38,12 @@ class Answer:
     """What the model says about one image.
 
     Attributes:
-        name: The image.
-        image: As it was read, uint8 (H, W) or (H, W, 3).
+        name: What the page calls the image.
+        image: The image as it was read, uint8 (H, W) or (H, W, 3).
         probabilities: Of each class, (C,).
-        heads: Each head's own, averaged over the folds, (heads, C); None for a model without heads.
+        heads: Each head's own probabilities, averaged over the folds, (heads, C); None for a model without heads.
         predictive_entropy: In nats.
-        mutual_information: In nats; 0 where there is one member.
+        mutual_information: In nats; 0 where a single head of a single fold answers.
         maps: Class to part to its map (h, w) in 0..1, or to the sentence why it has none; empty for a model without.
     """
 
@@ -60,13 +60,13 @@ class Answering:
     """Answers for images, one by one or as a table.
 
     Args:
-        predictor: The model. It answers for an example at once: what it cannot do is known before the first visitor.
+        predictor: The model. It explains an example at once, to find out before the first visitor whether it has maps.
 
     Attributes:
-        classes: In the order of the probabilities.
-        parts: What maps there are, by the names of `cvrnet.explain`; empty where there are none.
-        no_maps: Why there are none.
-        members: Folds, and heads of each.
+        classes: Class names in the order of the probabilities.
+        parts: The parts that have maps, by the names of `cvrnet.explain`; empty where there are no maps.
+        no_maps: Why there are no maps.
+        members: The number of folds, and of heads in each.
     """
 
     def __init__(self, predictor: Predictor) -> None:
@@ -84,7 +84,7 @@ class Answering:
 
     @property
     def description(self) -> str:
-        """Architecture, members and size of the images, in a line."""
+        """The architecture, the number of folds and heads, and the size of the images, in one line."""
         cfg: Any = self._predictor.models[0].pretrained_cfg
         folds, heads = self.members
         height, width = self._predictor.preprocessing.input_size[1:]
@@ -103,7 +103,7 @@ class Answering:
         """The answer for an image file.
 
         Raises:
-            UserError: It cannot be read as one image; names the upload, and no path.
+            UserError: The file cannot be read as one image. The message holds the upload's name and no path.
         """
         if len(list(arrange([upload.path]))) > 1:
             raise UserError(f"{upload.name}: a file of several frames; “Many images” answers for each of them")
@@ -116,24 +116,19 @@ class Answering:
     def table(
         self, uploads: Sequence[Upload], progress: Callable[[int, int], object] | None = None
     ) -> tuple[list[str], list[dict[str, Any]]]:
-        """A row an image, with the columns of ``cvrnet predict --uncertainty``; the frames of a file one by one.
+        """The columns of ``cvrnet predict --uncertainty``, and a row for each image or frame of a file.
 
         Args:
-            uploads: The files, which may be unreadable: their row says why.
-            progress: Called after each image with the number done and all.
-
-        Returns:
-            The columns, and the rows.
+            uploads: The files. The row of an unreadable one says why.
+            progress: Called after each image with the number done and the number of all.
         """
-        names = {upload.path: upload.name for upload in uploads}
+        names = {upload.path.name: upload.name for upload in uploads}
         slices = [slice_.path for slice_ in arrange(upload.path for upload in uploads)]
         columns = ["path", "prediction", *(f"prob_{name}" for name in self.classes), *UNCERTAINTY, "error"]
         rows = []
         for prediction in self._predictor.stream(slices):
-            file, hash_, frame = str(prediction.path), "", ""
-            if prediction.path not in names:
-                file, hash_, frame = file.rpartition("#")
-            name = names[Path(file)] + hash_ + frame
+            file, hash_, frame = prediction.path.name.partition("#")  # "FILE#2": its second frame
+            name = f"{names[file]}{hash_}{frame}"
             error = prediction.error.replace(str(prediction.path), name).removeprefix(f"{name}: ")
             rows.append({**dict.fromkeys(columns), **prediction.row(self.classes), "path": name, "error": error})
             if progress:

@@ -1,9 +1,8 @@
-"""The page: what stands where, and what happens when something is chosen."""
+"""The page: its layout, and what happens when a visitor sends or chooses something."""
 
 from __future__ import annotations
 
 from functools import partial
-from importlib.resources import files
 from typing import Any
 
 import gradio as gr
@@ -11,30 +10,28 @@ import gradio as gr
 from cvrnet.demo import markup
 from cvrnet.demo.answering import EXAMPLES, Answer, Answering
 from cvrnet.demo.uploads import Uploads
-from cvrnet.demo.viewing import View
+from cvrnet.demo.viewing import pack, unpack
 from cvrnet.errors import UserError
 from cvrnet.explain import NETWORK, panel_names
 from cvrnet.explain.overlay import THRESHOLD
 
 WAITING = 100
-"""Questions that may wait for an answer; the next one is told to come back."""
+"""Questions that may wait for an answer; further ones are told that the queue is full."""
 _EMPTY = '<p class="note">The answer comes here.</p>'
 _NO_PICTURE = '<div class="film empty"><p>The radiograph comes here, and where the network looked in it.</p></div>'
 _PRIVACY = '<p class="note">A file is deleted as soon as it is answered, and nothing of it is kept here.</p>'
 
 
-def css() -> str:
-    """The page's own style."""
-    return files("cvrnet.demo").joinpath("page.css").read_text(encoding="utf-8")
-
-
 def build_page(answering: Answering, uploads: Uploads, name: str) -> gr.Blocks:
     """The page of a model.
 
+    Answers are HTML rather than Gradio's own components: gr.Image and gr.DownloadButton write files, which would
+    outlive the answer; gr.Label rounds probabilities to per cent.
+
     Args:
         answering: The model.
-        uploads: Where files that visitors send are, until they are answered.
-        name: What the model is called.
+        uploads: The store of the visitors' files.
+        name: What the page calls the model.
     """
     classes, events = answering.classes, _Events(answering, uploads)
     with gr.Blocks(title=f"{name}: cvrnet demo", analytics_enabled=False) as page:
@@ -60,22 +57,15 @@ def build_page(answering: Answering, uploads: Uploads, name: str) -> gr.Blocks:
             several = gr.File(label="Chest radiographs, or CTs in DICOM", file_count="multiple", height=170)
             gr.HTML(_PRIVACY)
             table = gr.HTML(_EMPTY)
-        view = gr.Textbox(visible=False)  # is in the browser, so that nothing has to be kept here
+        view = gr.Textbox(visible=False)  # the browser keeps it, so that the server keeps nothing
 
         shown = [answer, heads, view, choice, target, picture]
+        # preprocess=False: Gradio would copy an upload into its own cache.
         asked: dict[str, Any] = {"concurrency_id": "network", "concurrency_limit": 1, "show_progress_on": answer}
-        upload.upload(
-            events.answer,
-            [upload, part, threshold],
-            [upload, *shown],
-            preprocess=False,
-            api_name="answer",
-            **asked,
-        )
+        asked["preprocess"] = False
+        upload.upload(events.answer, [upload, part, threshold], [upload, *shown], api_name="answer", **asked)
         for label, button in examples.items():
-            button.click(
-                partial(events.example, label), [part, threshold], shown, preprocess=False, api_name=label, **asked
-            )
+            button.click(partial(events.example, label), [part, threshold], shown, api_name=label, **asked)
         gr.on(
             [target.input, part.input, threshold.input],
             events.draw,
@@ -92,7 +82,7 @@ def build_page(answering: Answering, uploads: Uploads, name: str) -> gr.Blocks:
 
 
 class _Events:
-    """What happens when something is chosen. A visitor's mistake becomes a sentence on the page."""
+    """What each choice of a visitor does. A visitor's mistake becomes a sentence on the page."""
 
     def __init__(self, answering: Answering, uploads: Uploads) -> None:
         self._answering, self._uploads = answering, uploads
@@ -101,7 +91,7 @@ class _Events:
         self.parts = [(name, part) for part, name in self._names.items()]
 
     def answer(self, file: dict[str, Any] | None, part: str, threshold: float) -> list[Any]:
-        """An upload's answer; the first output empties the field for the next one."""
+        """The answer for an upload; the first output empties the field for the next one."""
         try:
             with self._uploads.taken([file] if file else []) as given:
                 return [None, *self._show(self._answering.file(*given), part, threshold)]
@@ -109,11 +99,11 @@ class _Events:
             return [None, markup.problem(str(error)), "", "", gr.update(visible=False), gr.skip(), _NO_PICTURE]
 
     def example(self, label: str, part: str, threshold: float) -> list[Any]:
-        """A synthetic radiograph's answer."""
+        """The answer for a synthetic radiograph."""
         return self._show(self._answering.example(label), part, threshold)
 
     def table(self, sent: list[dict[str, Any]] | None, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
-        """Many images' answers."""
+        """The answers for many images; the first output empties the field."""
         try:
             with self._uploads.taken(sent or []) as given:
                 found = self._answering.table(given, lambda done, total: progress((done, total), unit="images"))
@@ -122,26 +112,15 @@ class _Events:
             return [None, markup.problem(str(error))]
 
     def draw(self, text: str, target: str, part: str, threshold: float) -> str:
-        """The picture that the browser keeps, with the map that was chosen."""
+        """The picture of a text that the browser kept, with the map that was chosen."""
+        if not text:  # no answer yet
+            return ""
+        if not (isinstance(part, str) and isinstance(threshold, int | float)):  # sent by a program, not by the page
+            part, threshold = NETWORK, THRESHOLD
         try:
-            return self._draw(View.from_text(text), target, part, threshold) if text else ""
+            view = unpack(text)
         except UserError as error:
             return markup.problem(str(error))
-
-    def _show(self, found: Answer, part: str, threshold: float) -> list[Any]:
-        view, best = View.of(found), self._answering.classes[int(found.probabilities.argmax())]
-        return [
-            markup.probabilities(found, self._answering.classes, self._answering.members),
-            markup.heads(found, self._answering.classes),
-            view.to_text() if view.maps else "",
-            gr.update(visible=bool(view.maps)),
-            gr.update(choices=list(view.maps), value=best) if view.maps else gr.skip(),
-            self._draw(view, best, part, threshold),
-        ]
-
-    def _draw(self, view: View, target: str, part: str, threshold: float) -> str:
-        if not (isinstance(part, str) and isinstance(threshold, int | float)):  # no browser sends that; anybody can
-            part, threshold = NETWORK, THRESHOLD
         if not view.maps:
             return markup.plain(view.picture, self._answering.no_maps)
         try:
@@ -149,3 +128,15 @@ class _Events:
         except UserError as error:
             return markup.plain(view.picture, str(error))
         return markup.overlay(drawn, target, self._names.get(part, part), threshold)
+
+    def _show(self, found: Answer, part: str, threshold: float) -> list[Any]:
+        classes, text = self._answering.classes, pack(found)
+        best = classes[int(found.probabilities.argmax())]
+        return [
+            markup.probabilities(found, classes, self._answering.members),
+            markup.heads(found, classes),
+            text,
+            gr.update(visible=bool(found.maps)),
+            gr.update(choices=list(found.maps), value=best) if found.maps else gr.skip(),
+            self.draw(text, best, part, threshold),
+        ]

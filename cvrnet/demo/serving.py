@@ -1,8 +1,7 @@
-"""The page on the network: on this machine alone unless asked otherwise, with nothing kept and nobody told."""
+"""Serves the page: on this machine alone unless asked otherwise, with nothing kept and no other server asked."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import secrets
@@ -10,7 +9,7 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from starlette.routing import Route
 
 from cvrnet.data.identity import KEY
 from cvrnet.demo.answering import Answering
-from cvrnet.demo.page import build_page, css
+from cvrnet.demo.page import build_page
 from cvrnet.demo.uploads import Uploads
 from cvrnet.errors import UserError
 from cvrnet.inference import Predictor
@@ -31,40 +30,51 @@ from cvrnet.inference import Predictor
 HOST, PORT, MAX_MB = "127.0.0.1", 7860, 64
 _API = "/gradio_api"
 _CLOSED = tuple(f"{_API}/{name}" for name in ("file", "proxy", "deep_link", "stream"))
-"""Gradio's ways to fetch files and other servers' pages, or to save a session: none is used here."""
+"""Gradio's routes that fetch files or other servers' pages, or save a session; the page uses none of them."""
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; form-action 'self'"
 )
-"""The browser asks no other server for anything."""
+"""Content security policy: the browser may ask no other server for anything."""
 
 _FONTS = (gr.themes.LocalFont("Source Sans Pro", weights=(400, 700)), "ui-sans-serif", "system-ui", "sans-serif")
-"""Served by the page itself. (Gradio's semibold, its default, lacks most letters.)"""
+"""Served by the page itself. Gradio's default weight, semibold, lacks most letters in the file that it brings."""
 
 
-def serve(model: str, *, host: str = HOST, port: int = PORT, max_mb: int = MAX_MB) -> None:
-    """Serve the page of a model until the program is interrupted.
+def serve(
+    model: str,
+    *,
+    host: str = HOST,
+    port: int = PORT,
+    max_mb: int = MAX_MB,
+    device: str = "auto",
+    dtype: str = "auto",
+    folds: Sequence[int] = (),
+    on_ready: Callable[[str, str], object] | None = None,
+) -> None:
+    """Serve the page of a model until Ctrl-C or SIGTERM.
 
     Args:
         model: A MODEL argument: run folder, fold folder, ``local-dir:FOLDER``, ``hf-hub:user/repo``, or ONNX file.
-        host: Whose requests are heard: ``127.0.0.1`` for this machine's alone, ``0.0.0.0`` for the whole network's.
-        port: Where.
-        max_mb: Megabytes of an upload.
+        host: ``127.0.0.1`` accepts requests of this machine alone, ``0.0.0.0`` those of the whole network.
+        port: The port that the page is served at.
+        max_mb: Megabytes that one uploaded file may have.
+        device: As in `cvrnet.Predictor`.
+        dtype: As in `cvrnet.Predictor`.
+        folds: As in `cvrnet.Predictor.from_pretrained`.
+        on_ready: Called with the page's name and address when it is served.
 
     Raises:
         UserError: There is no such model, or the port is in use.
     """
-    check_port(host, port)
-    with until_interrupted(), running(Predictor.from_pretrained(model), page_name(model), host, port, max_mb):
-        threading.Event().wait()
-
-
-@contextlib.contextmanager
-def until_interrupted() -> Iterator[None]:
-    """Ctrl-C or SIGTERM ends what happens in here, cleanly and quietly."""
+    check_port(host, port)  # before the model is loaded, which takes longer
+    predictor, name = Predictor.from_pretrained(model, device, dtype, folds=folds), page_name(model)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        yield
+        with running(predictor, name, host, port, max_mb) as address:
+            if on_ready:
+                on_ready(name, address)
+            threading.Event().wait()
     except KeyboardInterrupt:
         pass
     finally:
@@ -73,11 +83,11 @@ def until_interrupted() -> Iterator[None]:
 
 @contextlib.contextmanager
 def running(predictor: Predictor, name: str, host: str = HOST, port: int = PORT, max_mb: int = MAX_MB) -> Iterator[str]:
-    """The page, served by threads of this program; gives its address.
+    """Serve the page from threads of this program, and give its address.
 
     Args:
         predictor: The model.
-        name: What the page calls it.
+        name: What the page calls the model.
         host: As in `serve`.
         port: As in `serve`.
         max_mb: As in `serve`.
@@ -97,7 +107,7 @@ def running(predictor: Predictor, name: str, host: str = HOST, port: int = PORT,
 
 
 def check_port(host: str, port: int) -> None:
-    """Refuse a port that is in use, or that this machine does not let us use.
+    """Refuse a port that is in use, or that this user may not use.
 
     Raises:
         UserError: Names the port and what to do.
@@ -115,7 +125,7 @@ def check_port(host: str, port: int) -> None:
 
 
 def page_name(model: str) -> str:
-    """What a MODEL argument is called on the page: its repository, or the last name of its path.
+    """The page's name for a MODEL argument: its repository, or the last name of its path.
 
     >>> page_name("hf-hub:ada/chest@fold-1"), page_name("runs/folds/"), page_name("chest.onnx")
     ('ada/chest@fold-1', 'folds', 'chest.onnx')
@@ -127,25 +137,16 @@ def page_name(model: str) -> str:
 
 
 def _bracketed(host: str) -> str:
-    """As it stands in an address: IPv6 in brackets."""
+    """A host as URLs spell it: IPv6 in brackets."""
     return f"[{host}]" if ":" in host else host
 
 
 def _launch(page: gr.Blocks, uploads: Uploads, host: str, port: int, max_mb: int) -> None:
-    @contextlib.asynccontextmanager
-    async def lifespan(app: Any) -> AsyncIterator[None]:
-        app.state_holder = _NoSessions()
-        app.state_holder.set_blocks(page)
-        sweep = asyncio.create_task(_sweep(uploads))
-        yield
-        sweep.cancel()
-
     try:
-        page.launch(
+        app, _, _ = page.launch(
             server_name=_bracketed(host),
             server_port=port,
             share=False,
-            inbrowser=False,
             inline=False,
             prevent_thread_lock=True,
             quiet=True,
@@ -157,41 +158,36 @@ def _launch(page: gr.Blocks, uploads: Uploads, host: str, port: int, max_mb: int
             mcp_server=False,
             max_file_size=max_mb << 20,
             theme=gr.themes.Default(primary_hue="blue", font=_FONTS),
-            css=css(),
+            css_paths=Path(__file__).with_name("page.css"),
             app_kwargs={
                 "routes": [
                     Route(f"{_API}/upload", uploads.receive, methods=["POST"]),
                     Route(f"{_API}/upload_progress", _no_progress),
                 ],
                 "middleware": [Middleware(_Gate)],
-                "lifespan": lifespan,
             },
         )
     except OSError as error:
-        check_port(host, port)  # another program was faster
+        check_port(host, port)  # another program may have taken it while the model was loaded
         raise UserError(f"the page cannot be served at {host}:{port}: {error}") from error
+    app.state_holder = _NoSessions()
+    app.state_holder.set_blocks(page)
 
 
 async def _no_progress(request: Request) -> Response:
-    """The page asks how far its upload is; it hears of the end from the upload's own answer."""
+    """Tell the page that its upload has ended: it waits for the answer to the upload itself as well."""
     return Response('data: {"msg": "done"}\n\n', media_type="text/event-stream")
 
 
-async def _sweep(uploads: Uploads) -> None:
-    while True:
-        await asyncio.sleep(60)
-        uploads.expire()
-
-
 class _NoSessions(StateHolder):
-    """Gradio would keep each visitor's last image and answer in memory, to save or restore them; nothing here does."""
+    """Makes a new session for each event. Gradio's own class would keep the last image and answer of each visitor."""
 
     def __getitem__(self, session_id: str) -> SessionState:
         return SessionState(self.blocks)
 
 
 class _Gate:
-    """Adds the policy to every answer, and closes the ways that the page does not need."""
+    """Middleware that adds the security policy to every answer, and closes the routes that the page does not use."""
 
     def __init__(self, app: Callable[..., Any]) -> None:
         self._app = app
@@ -213,17 +209,20 @@ class _Gate:
 
 @contextlib.contextmanager
 def _environment(folder: str) -> Iterator[None]:
-    """Settings of the page's time: no proxy is asked for this machine's own page, no key of pseudonyms is kept."""
-    local = "127.0.0.1,localhost"
-    wanted = {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False", KEY: secrets.token_hex()}
-    wanted |= {key: ",".join(filter(None, [os.environ.get(key), local])) for key in ("NO_PROXY", "no_proxy")}
-    before = {key: os.environ.get(key) for key in wanted}
+    """Set environment variables while the page is served, and restore them afterwards."""
+    wanted = {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
+    wanted[KEY] = (
+        secrets.token_hex()
+    )  # otherwise reading DICOM files would save a key for pseudonyms in the home folder
+    for name in ("NO_PROXY", "no_proxy"):  # Gradio asks its own page whether it is up: not through a proxy
+        wanted[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1,localhost"]))
+    before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:
         yield
     finally:
-        for key, value in before.items():
+        for name, value in before.items():
             if value is None:
-                os.environ.pop(key, None)
+                os.environ.pop(name, None)
             else:
-                os.environ[key] = value
+                os.environ[name] = value

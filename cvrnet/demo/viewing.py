@@ -1,17 +1,15 @@
-"""What the browser keeps of an answer, so that the server need not: the picture and its maps, small, as one text.
+"""The picture and maps of an answer as one text, which the browser keeps so that the server need not.
 
-The browser gives it back whenever another class, part or threshold is to be shown. It is then what anybody can have
-written, and read with care.
+The browser sends the text back whenever the visitor chooses another class, part or threshold. Anybody can send any
+text, so it is validated before anything is allocated for it.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import json
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +22,7 @@ from cvrnet.explain.explaining import enlarge
 
 LONGEST = 640  # pixels of the picture's longer side
 _FINEST, _MOST_TEXT = 128, 8_000_000  # cells along a map's side, and characters
+_MALFORMED = (ValueError, TypeError, LookupError, AttributeError, OSError, RecursionError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -32,33 +31,17 @@ class View:
 
     Attributes:
         picture: uint8 (H, W, 3), its longer side `LONGEST` pixels.
-        maps: Class to part to its map, uint8 (h, w) of 255 parts, or to the sentence why it has none.
+        maps: Class to part to its map, uint8 (h, w) where 255 is the maximum, or to the sentence why it has none.
     """
 
     picture: NDArray[np.uint8]
     maps: dict[str, dict[str, NDArray[np.uint8] | str]]
 
-    @classmethod
-    def of(cls, answer: Answer) -> View:
-        """What can be looked at of an answer."""
-        height, width = answer.image.shape[:2]
-        scale = LONGEST / max(height, width)
-        size = max(1, round(width * scale)), max(1, round(height * scale))
-        picture = Image.fromarray(answer.image).convert("RGB").resize(size, Image.Resampling.BICUBIC)
-        maps: dict[str, dict[str, NDArray[np.uint8] | str]] = {
-            target: {
-                part: grid if isinstance(grid, str) else np.rint(_coarse(grid) * 255).astype(np.uint8)
-                for part, grid in parts.items()
-            }
-            for target, parts in answer.maps.items()
-        }
-        return cls(np.array(picture), maps)
-
     def draw(self, target: str, part: str, threshold: float) -> NDArray[np.uint8]:
         """The picture with one map on it, (H, W, 3).
 
         Raises:
-            UserError: There is no such map: the sentence that says why, or what was expected.
+            UserError: There is no such map; the message says why, or what was expected.
         """
         grid = self.maps.get(target, {}).get(part, f"there is no map of {part!r} for {target!r}")
         if isinstance(grid, str):
@@ -66,38 +49,40 @@ class View:
         cam = enlarge(grid.astype(np.float32) / np.float32(255), self.picture.shape[:2])
         return draw_overlay(self.picture, cam, threshold=threshold)
 
-    def to_text(self) -> str:
-        """As the browser keeps it."""
-        maps: Any = {
-            target: {
-                part: grid if isinstance(grid, str) else [*grid.shape, base64.b64encode(grid.tobytes()).decode()]
-                for part, grid in parts.items()
-            }
-            for target, parts in self.maps.items()
+
+def pack(answer: Answer) -> str:
+    """The text that the browser keeps of an answer."""
+    height, width = answer.image.shape[:2]
+    scale = LONGEST / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    picture = Image.fromarray(answer.image).convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    maps = {
+        target: {part: grid if isinstance(grid, str) else _pack_grid(grid) for part, grid in parts.items()}
+        for target, parts in answer.maps.items()
+    }
+    return json.dumps({"picture": base64.b64encode(jpeg(np.array(picture))).decode(), "maps": maps})
+
+
+def unpack(text: str) -> View:
+    """The picture and maps of a text that a browser sent back.
+
+    Raises:
+        UserError: The text is not one of `pack`.
+    """
+    try:
+        if len(text) > _MOST_TEXT:
+            raise ValueError("too long")
+        kept = json.loads(text)
+        picture = Image.open(io.BytesIO(base64.b64decode(kept["picture"], validate=True)), formats=["JPEG"])
+        if max(picture.size) > LONGEST:
+            raise ValueError("too large")
+        maps: dict[str, dict[str, NDArray[np.uint8] | str]] = {
+            target: {part: grid if isinstance(grid, str) else _unpack_grid(*grid) for part, grid in parts.items()}
+            for target, parts in kept["maps"].items()
         }
-        return json.dumps({"picture": base64.b64encode(jpeg(self.picture)).decode(), "maps": maps})
-
-    @classmethod
-    def from_text(cls, text: str) -> View:
-        """From what the browser gives back.
-
-        Raises:
-            UserError: It is not what `to_text` wrote.
-        """
-        try:
-            if len(text) > _MOST_TEXT:
-                raise ValueError("too long")
-            kept = json.loads(text)
-            picture = Image.open(io.BytesIO(base64.b64decode(kept["picture"], validate=True)), formats=["JPEG"])
-            if max(picture.size) > LONGEST:
-                raise ValueError("too large")
-            maps: dict[str, dict[str, NDArray[np.uint8] | str]] = {
-                target: {part: grid if isinstance(grid, str) else _grid(*grid) for part, grid in parts.items()}
-                for target, parts in kept["maps"].items()
-            }
-            return cls(np.array(picture.convert("RGB")), maps)
-        except (ValueError, TypeError, LookupError, AttributeError, OSError, RecursionError, binascii.Error) as error:
-            raise UserError("this page is out of date; load it again") from error
+        return View(np.array(picture.convert("RGB")), maps)
+    except _MALFORMED as error:
+        raise UserError("this page is out of date; load it again") from error
 
 
 def jpeg(picture: NDArray[np.uint8]) -> bytes:
@@ -107,12 +92,15 @@ def jpeg(picture: NDArray[np.uint8]) -> bytes:
     return file.getvalue()
 
 
-def _coarse(grid: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The map of a very large image, no finer than can be seen."""
-    return enlarge(grid, tuple(min(side, _FINEST) for side in grid.shape)) if max(grid.shape) > _FINEST else grid
+def _pack_grid(grid: NDArray[np.float32]) -> tuple[int, int, str]:
+    # A map of a very large image is finer than anybody can see in a picture of LONGEST pixels.
+    if max(grid.shape) > _FINEST:
+        grid = enlarge(grid, tuple(min(side, _FINEST) for side in grid.shape))
+    height, width = grid.shape
+    return height, width, base64.b64encode(np.rint(grid * 255).astype(np.uint8).tobytes()).decode()
 
 
-def _grid(height: int, width: int, cells: str) -> NDArray[np.uint8]:
+def _unpack_grid(height: int, width: int, cells: str) -> NDArray[np.uint8]:
     grid = np.frombuffer(base64.b64decode(cells, validate=True), np.uint8).reshape(height, width)
     if not 0 < max(grid.shape) <= _FINEST or not grid.any():
         raise ValueError("no map")

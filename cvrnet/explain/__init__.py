@@ -1,7 +1,7 @@
-"""Where a network looked: Grad-CAM of the whole network, of each encoder and of each head, drawn and measured.
+"""Grad-CAM of the whole network, of each encoder and of each head: where the network looked.
 
-Drawing the side-by-side figure needs matplotlib, measuring needs scikit-learn (extra ``train``): import
-`cvrnet.explain.figure` and `cvrnet.explain.measuring` for them.
+The modules `cvrnet.explain.figure` and `cvrnet.explain.pictures` (which draw), and `cvrnet.explain.measuring` and
+`cvrnet.explain.measure_data` (which measure the maps against masks), need the extra ``train``: import them by name.
 """
 
 from cvrnet.explain.explaining import Explanation, available_parts, explain, explain_classes, panel_names

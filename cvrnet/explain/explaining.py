@@ -1,4 +1,4 @@
-"""From image files to maps: which class, which parts, several folds, any size of image."""
+"""Grad-CAM of image files: for any class and part, over all folds, at the size of the image."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,17 +22,17 @@ from cvrnet.inference import Predictor
 
 @dataclass(frozen=True)
 class Explanation:
-    """Where a network looked in one image, for one class.
+    """The maps of one image for one class.
 
     Attributes:
         path: The image.
-        prediction: The most probable class; "" when the image could not be read.
-        target: The class that the maps are for.
+        prediction: The most probable class; "" if the image could not be read.
+        target: The class that the maps explain.
         probability: Of that class.
         image: The image as it was read, uint8 (H, W) or (H, W, 3).
         grids: Part to its map on the feature maps' grid, float32 (h, w) in 0..1.
         refused: Part to the sentence that says why it has no map.
-        error: Why the image could not be read; "" when it could.
+        error: Why the image could not be read; "" if it could.
     """
 
     path: Path
@@ -44,10 +45,10 @@ class Explanation:
     error: str = ""
 
     def map(self, part: str = NETWORK, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
-        """One part's map at the image's own size, or another (H, W): float32 in 0..1, maximum 1.
+        """The map of one part at the image's own size, or another (H, W): float32 in 0..1, maximum 1.
 
         Raises:
-            UserError: There is none: the sentence in ``refused``.
+            UserError: The part has no map; the message is the sentence in ``refused``.
         """
         if part in self.refused:
             raise UserError(f"{self.path}: {part}: {self.refused[part]}")
@@ -62,24 +63,24 @@ def explain(
     parts: Sequence[str] = (NETWORK,),
     batch_size: int = 8,
 ) -> Iterator[Explanation]:
-    """Grad-CAM of image files, one batch at a time and in their order; of several folds the mean of their maps.
+    """Explain image files with Grad-CAM, in order and one batch at a time. The maps of several folds are averaged.
 
     Args:
         predictor: The model, or the folds of a run.
         paths: The files.
-        target: The class to explain: one for all images, or one an image; by default the predicted one.
+        target: The class to explain, one for all images or one for each; by default the predicted one.
         parts: Names of `available_parts`.
         batch_size: Images the network sees at once.
 
     Yields:
-        One explanation a file; a file that cannot be read gives one with ``error`` set.
+        An explanation for each file. That of a file that cannot be read has ``error`` set.
 
     Raises:
         UserError: An unknown class or part, or a model that has no maps.
     """
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size}; expected a whole number from 1")
-    check_parts(predictor, parts)
+    _check_parts(predictor, parts)
     targets = itertools.repeat(target) if target is None or isinstance(target, str) else iter(target)
     work = zip(map(Path, paths), targets, strict=False)
     while batch := list(itertools.islice(work, batch_size)):
@@ -89,7 +90,7 @@ def explain(
 def explain_classes(
     predictor: Predictor, image: NDArray[np.uint8], targets: Sequence[str], parts: Sequence[str]
 ) -> dict[str, dict[str, NDArray[np.float32] | str]]:
-    """Grad-CAM of one image for several classes, from one pass through the encoders.
+    """Explain one image for several classes with Grad-CAM, from one pass through the encoders.
 
     Args:
         predictor: The model, or the folds of a run, whose maps are averaged.
@@ -98,14 +99,15 @@ def explain_classes(
         parts: Names of `available_parts`.
 
     Returns:
-        For each class, part to its map on the feature maps' grid, float32 (h, w) in 0..1; or to the sentence that says
+        For each class, part to its map on the feature maps' grid, float32 (h, w) in 0..1, or to the sentence that says
         why it has none.
 
     Raises:
         UserError: An unknown class or part, or a model that has no maps.
     """
-    check_parts(predictor, parts)
-    numbers = [_class_number(name, predictor.classes) for name in targets]
+    _check_parts(predictor, parts)
+    check_classes(targets, predictor.classes)
+    numbers = [predictor.classes.index(name) for name in targets]
     cams = _maps(predictor, to_batch([predictor.preprocessing.resize(image)]), numbers, parts)
     return {
         name: {part: refusal(cams[part][k], name) or cams[part][k].numpy() for part in parts}
@@ -114,12 +116,12 @@ def explain_classes(
 
 
 def available_parts(predictor: Predictor) -> list[str]:
-    """``"network"``, and of a CVR-Net each encoder's name and each head, ``"P1"`` and so on."""
+    """The names of a model's parts: ``"network"``; of a CVR-Net also each encoder's, and ``"P1"`` and so on."""
     return list(map_parts(predictor.models[0]))
 
 
 def panel_names(parts: Sequence[str]) -> list[str]:
-    """Headings in the papers' words.
+    """Headings for the maps of these parts, as the papers name them.
 
     >>> panel_names(["network", "resnet50", "legacy_xception", "P1"])
     ['CVR-Net', 'encoder 1: resnet50', 'encoder 2: legacy_xception', 'head P1']
@@ -136,19 +138,14 @@ def panel_names(parts: Sequence[str]) -> list[str]:
     return names
 
 
-def check_parts(predictor: Predictor, parts: Sequence[str]) -> None:
-    """Refuse parts that the model does not have.
-
-    Raises:
-        UserError: Names the part and what there is.
-    """
+def _check_parts(predictor: Predictor, parts: Sequence[str]) -> None:
     known = available_parts(predictor)
     if unknown := [part for part in parts if part not in known]:
         raise UserError(f"the model has no part {', '.join(unknown)}; expected some of {', '.join(known)}")
 
 
 def enlarge(grid: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.float32]:
-    """A map at another size (height, width), bilinear, its maximum 1 again."""
+    """A map at another size (height, width), by bilinear interpolation, scaled to a maximum of 1 again."""
     height, width = size
     large = np.array(Image.fromarray(grid).resize((width, height), Image.Resampling.BILINEAR))
     return np.clip(large / large.max(), 0, 1)
@@ -157,40 +154,44 @@ def enlarge(grid: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.floa
 def _explain_batch(
     predictor: Predictor, batch: Sequence[tuple[Path, str | None]], parts: Sequence[str]
 ) -> Iterator[Explanation]:
-    preprocessing, classes = predictor.preprocessing, predictor.classes
-    images: dict[int, NDArray[np.uint8]] = {}
-    errors: dict[int, str] = {}
-    for i, (path, _) in enumerate(batch):
-        try:
-            images[i] = read_image(path, preprocessing.mode)
-        except ImageError as error:
-            errors[i] = str(error)
-    rows = {i: row for row, i in enumerate(images)}
-    if images:
-        small = to_batch([preprocessing.resize(image) for image in images.values()])
-        probabilities = predictor.probabilities(small)
-        wanted = [batch[i][1] for i in images]
+    classes = predictor.classes
+    read = [_read(path, predictor.preprocessing.mode) for path, _ in batch]
+    small = [predictor.preprocessing.resize(image) for image in read if not isinstance(image, str)]
+    if small:
+        x = to_batch(small)
+        probabilities = predictor.probabilities(x)
+        wanted = [target for (_, target), image in zip(batch, read, strict=True) if not isinstance(image, str)]
+        check_classes([name for name in wanted if name is not None], classes)
         chosen = [
-            int(p.argmax()) if name is None else _class_number(name, classes)
+            int(p.argmax()) if name is None else classes.index(name)
             for name, p in zip(wanted, probabilities, strict=True)
         ]
-        cams = _maps(predictor, small, chosen, parts)
-    for i, (path, _) in enumerate(batch):
-        if i in errors:
-            yield Explanation(path, error=errors[i])
+        cams = _maps(predictor, x, chosen, parts)
+    rows = itertools.count()  # of the images that could be read
+    for (path, _), image in zip(batch, read, strict=True):
+        if isinstance(image, str):
+            yield Explanation(path, error=image)
             continue
-        row, p = rows[i], probabilities[rows[i]]
-        name = classes[chosen[row]]
-        reasons = {part: refusal(cams[part][row], name) for part in parts}
+        row = next(rows)
+        p, target = probabilities[row], classes[chosen[row]]
+        reasons = {part: refusal(cams[part][row], target) for part in parts}
         yield Explanation(
             path,
             prediction=classes[int(p.argmax())],
-            target=name,
+            target=target,
             probability=float(p[chosen[row]]),
-            image=images[i],
+            image=image,
             grids={part: cams[part][row].numpy() for part in parts if not reasons[part]},
             refused={part: reason for part, reason in reasons.items() if reason},
         )
+
+
+def _read(path: Path, mode: Literal["L", "RGB"]) -> NDArray[np.uint8] | str:
+    """The image, or why it cannot be read."""
+    try:
+        return read_image(path, mode)
+    except ImageError as error:
+        return str(error)
 
 
 def _maps(
@@ -200,8 +201,3 @@ def _maps(
     with autocast(predictor.device, predictor.precision):
         cams = grad_cam(predictor.models, x, torch.tensor(target), parts)
     return {part: cam.cpu() for part, cam in cams.items()}
-
-
-def _class_number(name: str, classes: Sequence[str]) -> int:
-    check_classes([name], classes)
-    return classes.index(name)

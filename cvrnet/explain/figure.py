@@ -15,7 +15,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
 from cvrnet.explain.explaining import Explanation, panel_names
-from cvrnet.explain.overlay import ALPHA, COLOURS, THRESHOLD, draw_outline, draw_overlay
+from cvrnet.explain.overlay import COLOURS, THRESHOLD, as_colour, draw_outline, draw_overlay
 from cvrnet.figures.style import FONT_SIZE, TEXT
 
 PANEL = 2.3  # inches, the longer side of a panel
@@ -28,24 +28,22 @@ def plot_explanation(
     names: Sequence[str] | None = None,
     title: str | None = None,
     threshold: float = THRESHOLD,
-    alpha: float = ALPHA,
     lesion: NDArray[np.bool_] | None = None,
     columns: int = 4,
 ) -> Figure:
-    """The image, and beside it one panel a part.
+    """The figure of an image: the image itself, and a panel for each part.
 
     Args:
         explanation: A result of `explain` with these parts.
-        parts: The panels, in order; a part whose map was refused shows the sentence instead.
-        names: What stands above each panel; by default `panel_names`.
-        title: Above the figure; by default the file, the class and its probability.
+        parts: The panels, in order. The panel of a part whose map was refused shows the reason as text.
+        names: Headings of the panels; by default `panel_names`.
+        title: Heading of the figure; by default the file, the class and its probability.
         threshold: What is coloured.
-        alpha: Opacity of the colour.
         lesion: Mask (H, W) to be outlined in every panel.
         columns: Panels in a row at most.
     """
     image = explanation.image
-    plain = image if image.ndim == 3 else np.repeat(image[..., None], 3, 2)
+    plain = as_colour(image)
     height, width = image.shape[:2]
     columns = min(columns, len(parts) + 1)
     rows = math.ceil((len(parts) + 1) / columns)
@@ -63,18 +61,11 @@ def plot_explanation(
     for ax, name, part in zip(axes, labels, [None, *parts], strict=False):
         picture = plain
         if part in explanation.grids:
-            picture = draw_overlay(image, explanation.map(part), threshold=threshold, alpha=alpha)
+            picture = draw_overlay(image, explanation.map(part), threshold=threshold)
         elif part is not None:
-            ax.text(
-                *(0.5, 0.5, textwrap.fill(explanation.refused[part], 24)),
-                transform=ax.transAxes,
-                ha="center",
-                va="center",
-                fontsize=FONT_SIZE - 1,
-                color=TEXT,
-                bbox={"facecolor": "white", "edgecolor": TEXT, "linewidth": 0.5},
-                parse_math=False,
-            )
+            style = {"ha": "center", "va": "center", "fontsize": FONT_SIZE - 1, "color": TEXT, "parse_math": False}
+            box = {"facecolor": "white", "edgecolor": TEXT, "linewidth": 0.5}
+            ax.text(0.5, 0.5, textwrap.fill(explanation.refused[part], 24), transform=ax.transAxes, bbox=box, **style)
         ax.imshow(picture if lesion is None else draw_outline(picture, lesion))
         ax.set_title(name, fontsize=FONT_SIZE, color=TEXT, parse_math=False)
     colours = LinearSegmentedColormap.from_list("map", COLOURS / 255)

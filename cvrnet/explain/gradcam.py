@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from cvrnet.errors import UserError
 
 NETWORK = "network"
-FLAT = 1e-3  # a map that varies by less than this part of its maximum shows nothing
+FLAT = 1e-3  # a map that varies by less than this share of its maximum shows nothing
 
 
 def map_parts(model: nn.Module) -> dict[str, list[int]]:
-    """What can be looked at, and the feature maps that each is made of.
+    """The parts of a model that can be explained, and the numbers of the feature maps that make up each.
 
     Returns:
-        ``"network"``: every map that a head sees; of a CVR-Net also each encoder by its name: its deepest map; and
-        each head, ``"P1"`` and so on: the maps that it sees. Numbers are those of `class_evidence`'s result.
+        ``"network"``: every map that a head sees. A CVR-Net also has each encoder, by its name: its deepest map; and
+        each head, ``"P1"`` and so on: the maps that it sees. The numbers index the result of `class_evidence`.
     """
     if not _is_cvrnet(model):
         return {NETWORK: [0]}
@@ -34,47 +34,48 @@ def map_parts(model: nn.Module) -> dict[str, list[int]]:
 
 
 def class_evidence(model: nn.Module, x: Tensor, target: Tensor) -> list[Tensor]:
-    r"""Where, in each feature map, the evidence for a class lies, and how much: Grad-CAM before its ReLU.
+    r"""The evidence for a class in each cell of each feature map: Grad-CAM before its ReLU.
 
     .. math:: L_{hw} = HW \sum_k \alpha_k A_{khw},
               \qquad \alpha_k = \frac{1}{HW} \sum_{hw} \frac{\partial y}{\partial A_{khw}}
 
     y is the class's score: the mean of the heads' raw scores, not the logarithm of their mean probability, whose
-    gradient vanishes where the heads are sure. The factor HW, which a map's own scale does not show, makes maps of
-    different grids comparable: the mean of L is what the map as a whole adds to y, to first order. Each map counts
-    for the head that sees it, and not for the deeper maps that are computed from it.
+    gradient vanishes where the heads are sure. The factor HW makes maps of different grids comparable: to first order,
+    the mean of L is what the map as a whole adds to y. Each map counts for the head that sees it, and not for the
+    deeper maps that are computed from it.
 
-    Only the maps get a gradient, no parameter does. The encoders run as they are called (under autocast, if it is on);
-    what follows the maps runs in the parameters' own number format, because gradients this small are lost in 16 bits.
+    Only the maps get a gradient; parameters get none. The encoders run under autocast if the caller does. What follows
+    the maps runs in the parameters' own number format, because gradients this small are lost in 16 bits.
 
     Args:
         model: A CVR-Net, or any timm model whose ``forward_features`` gives one (N, C, H, W) or (N, H, W, C).
-        x: Images (N, C, H, W), normalised as the model expects; or one image, which goes through the encoders once for
-            all targets.
+        x: Images (N, C, H, W), normalised as the model expects; or one image for all targets, which then goes through
+            the encoders once.
         target: Class numbers (N,).
 
     Returns:
-        One float32 (N, H, W) a map, in the order of `map_parts`; zero for maps that no head sees.
+        For each map, numbered as in `map_parts`, float32 (N, H, W); zero for maps that no head sees.
 
     Raises:
         UserError: The model has no feature maps, or no classifier that looks at them.
     """
-    with torch.inference_mode(False):
+    with torch.inference_mode(False):  # the caller may be in inference mode, whose tensors can have no gradient
         with torch.no_grad():
             maps = [m.detach().to(_dtype(model)).expand(len(target), -1, -1, -1) for m in _feature_maps(model, x)]
         with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
             for m in maps:
                 m.requires_grad_()
+            # An image's score depends on its own maps alone, so one backward pass gives the gradients of all images.
             score = _raw_scores(model, maps).gather(1, target.to(x.device)[:, None]).sum()
-            gradients = torch.autograd.grad(score, maps, allow_unused=True)
+            gradients = torch.autograd.grad(score, maps, allow_unused=True)  # unused: maps that no head sees
     return [_weigh(m, g) for m, g in zip(maps, gradients, strict=True)]
 
 
 def combine(evidence: Sequence[Tensor]) -> Tensor:
-    """Several maps' evidence as one non-negative map (N, h, w), on the finest of their grids.
+    """The evidence of several maps as one non-negative map (N, h, w), on the finest of their grids.
 
-    The sum before the ReLU is Grad-CAM of one layer that has all maps as its channels: what speaks for the class in
-    one map and against it in another cancels out.
+    Summing before the ReLU gives Grad-CAM of one layer that has all maps as its channels: evidence for the class in
+    one map and evidence against it in another cancel out.
     """
     height, width = max((tuple(e.shape[1:]) for e in evidence), key=lambda shape: shape[0] * shape[1])
     same = [F.interpolate(e[:, None], (height, width), mode="bilinear", align_corners=False) for e in evidence]
@@ -82,7 +83,7 @@ def combine(evidence: Sequence[Tensor]) -> Tensor:
 
 
 def grad_cam(models: Sequence[nn.Module], x: Tensor, target: Tensor, parts: Sequence[str]) -> dict[str, Tensor]:
-    """Maps of some parts, averaged over models: each model's map counts alike, as its probabilities do.
+    """The maps of some parts, averaged over models. Each model has the same weight, as in the mean probability.
 
     Args:
         models: One, or the folds of a run.
@@ -91,8 +92,8 @@ def grad_cam(models: Sequence[nn.Module], x: Tensor, target: Tensor, parts: Sequ
         parts: Keys of `map_parts`.
 
     Returns:
-        For each part float32 (N, h, w) on the feature maps' grid, 0..1 with maximum 1; all zero where no model found
-        evidence for the class, NaN where a model's map is not finite. `refusal` says which are worth no picture.
+        For each part float32 (N, h, w) on the feature maps' grid, in 0..1 with maximum 1; all zero where no model found
+        evidence for the class, NaN where a model's map is not finite. `refusal` finds the maps that show nothing.
     """
     sums: dict[str, Tensor] = {}
     for model in models:
@@ -104,21 +105,21 @@ def grad_cam(models: Sequence[nn.Module], x: Tensor, target: Tensor, parts: Sequ
 
 
 def refusal(cam: Tensor, target: str) -> str:
-    """Why a map (h, w) of `grad_cam` shows nothing, in a sentence; "" where it shows something.
+    """The reason why a map (h, w) of `grad_cam` shows nothing; "" if it shows something.
 
     >>> refusal(torch.zeros(7, 7), "CVP")
-    'the map is zero everywhere: nothing that it sees speaks for CVP'
+    'the map is zero everywhere: no evidence for CVP'
     >>> refusal(torch.eye(7), "CVP")
     ''
     """
     if not torch.isfinite(cam).all():
-        return "the map is not finite: the network's numbers have run over"
+        return "the map is not finite (numeric overflow)"
     if cam.max() <= 0:
-        return f"the map is zero everywhere: nothing that it sees speaks for {target}"
+        return f"the map is zero everywhere: no evidence for {target}"
     if cam.numel() == 1:
         return "the map has a single cell: the image is too small for this network's deepest map"
     if cam.max() - cam.min() < FLAT * cam.max():
-        return f"the map is flat: every place speaks alike for {target}"
+        return f"the map is flat: the same evidence for {target} everywhere"
     return ""
 
 
@@ -134,15 +135,15 @@ def _feature_maps(model: Any, x: Tensor) -> list[Tensor]:
     features = model.forward_features(x)
     if not isinstance(features, Tensor) or features.ndim != 4:
         raise UserError(
-            f"{_architecture(model)} ends in no feature map but in "
-            f"{'tokens' if isinstance(features, Tensor) else 'several outputs'}, so Grad-CAM cannot be drawn; "
+            f"{_architecture(model)} ends in {'tokens' if isinstance(features, Tensor) else 'several outputs'} instead "
+            "of a feature map, so Grad-CAM cannot be drawn; "
             "expected a CVR-Net or another convolutional network"
         )
     return [features.permute(0, 3, 1, 2) if _channels_last(model) else features]
 
 
 def _raw_scores(model: Any, maps: list[Tensor]) -> Tensor:
-    """The class scores (N, classes) before any softmax; a CVR-Net's are the mean of its heads'."""
+    """The class scores (N, classes) before any softmax; those of a CVR-Net are the mean over its heads."""
     if _is_cvrnet(model):
         scores = torch.stack(model.head.branch_logits(model.pool_maps(maps))).mean(0)
     else:
@@ -160,18 +161,17 @@ def _weigh(m: Tensor, gradient: Tensor | None) -> Tensor:
 
 
 def _scale(cam: Tensor) -> Tensor:
-    """Divided by each map's maximum; a map of zeros stays one."""
+    """Each map divided by its maximum; a map of zeros is returned as it is."""
     maximum = cam.amax((1, 2), keepdim=True)
     return cam / torch.where(maximum == 0, 1, maximum)
 
 
 def _dtype(model: nn.Module) -> torch.dtype:
-    floating: Iterator[torch.dtype] = (p.dtype for p in model.parameters() if p.is_floating_point())
-    return next(floating, torch.float32)
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
 
 def _channels_last(model: nn.Module) -> bool:
-    return getattr(model, "output_fmt", "NCHW") == "NHWC"  # how timm's Swin and others say it
+    return getattr(model, "output_fmt", "NCHW") == "NHWC"  # set by timm's Swin and others
 
 
 def _architecture(model: nn.Module) -> str:

@@ -1,4 +1,4 @@
-"""How well a map meets a mask, and how well it would by chance: pure functions on arrays."""
+"""How well a map agrees with a mask, and how well it would by chance: pure functions on arrays."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ MEASURES = ("energy", "pointing", "iou")
 
 
 def localisation(cam: NDArray[np.float32], mask: NDArray[np.bool_], threshold: float = 0.6) -> dict[str, float]:
-    r"""Where a map lies with respect to a mask; in each measure the mask's share of the image is what chance gives.
+    r"""How much of a map lies inside a mask. The chance level of every measure is the mask's share of the image.
 
     - ``share``: :math:`|B| / HW`, the mask's share of the image: the energy of a map that is the same everywhere, how
       often a random point hits, and the IoU of a map that marks the whole image.

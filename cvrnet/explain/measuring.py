@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,12 @@ from PIL import Image
 from cvrnet.data import Record, read_image
 from cvrnet.explain.explaining import Explanation, available_parts, explain
 from cvrnet.explain.localisation import MEASURES, localisation
-from cvrnet.explain.overlay import THRESHOLD, check_fraction
+from cvrnet.explain.overlay import THRESHOLD
 from cvrnet.explain.sanity import STAGES, randomise, similarity
 from cvrnet.inference import Predictor
 from cvrnet.metrics.bootstrap import mean_interval
 
 TRAINED = "trained"
-MASKS = ("lung", "lesion")
 WEIGHTS = (TRAINED, *STAGES)
 
 Row = dict[str, Any]
@@ -28,17 +27,25 @@ Row = dict[str, Any]
 
 @dataclass
 class Measurements:
-    """What `measure` found.
+    """The results of `measure`.
 
     Attributes:
-        rows: One an image, part, mask and kind of weights: see `measure`.
-        similar: One an image and part: the rank correlation of the trained map with each of the random networks'.
-        problems: A line for each image or mask that could not be read, or whose mask is empty.
+        rows: One for each image, part, mask and kind of weights: see `measure`.
+        similar: One for each image, part and kind of random weights: the rank correlation of its map with the trained
+            network's.
+        problems: A line for each image or mask that could not be read, and for each empty mask.
     """
 
     rows: list[Row] = field(default_factory=list)
     similar: list[Row] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+
+    def correct(self) -> Measurements:
+        """The results of the images whose prediction is right."""
+        rows, similar = (
+            [row for row in table if row["prediction"] == row["label"]] for table in (self.rows, self.similar)
+        )
+        return Measurements(rows, similar)
 
 
 def measure(
@@ -49,7 +56,7 @@ def measure(
     threshold: float = THRESHOLD,
     batch_size: int = 8,
     seed: int = 0,
-    progress: Callable[[int, int], object] | None = None,
+    on_explained: Callable[[], object] | None = None,
 ) -> Measurements:
     """Score the maps of every part on the images that have masks.
 
@@ -60,41 +67,33 @@ def measure(
 
     Args:
         predictor: The model.
-        records: The images; those without a mask are passed over.
+        records: The images; those without a mask are left out.
         target: The class to explain; by default the predicted one.
         threshold: Of the IoU.
         batch_size: Images the network sees at once.
         seed: Of the random weights.
-        progress: Called after each explanation with the number done and the number to do.
+        on_explained: Called after each explanation.
     """
-    check_fraction("threshold", threshold)
     found = Measurements()
     usable = [(r, masks) for r in records if (masks := _read_masks(r, found.problems))]
     parts = available_parts(predictor)
     trained: dict[Path, Explanation] = {}
-    done, total = 0, len(WEIGHTS) * len(usable)
     for weights in WEIGHTS:
         paths = [r.path for r, _ in usable]
+        # The random networks explain the class of the trained one, whatever they predict themselves.
         targets = target if weights == TRAINED else [trained[path].target for path in paths]
         explainer = predictor if weights == TRAINED else _random_predictor(predictor, weights, seed)
-        for (record, masks), e in zip(
-            list(usable), explain(explainer, paths, target=targets, parts=parts, batch_size=batch_size), strict=True
-        ):
-            done += 1
-            if progress is not None:
-                progress(done, total)
+        stream = explain(explainer, paths, target=targets, parts=parts, batch_size=batch_size)
+        for (record, masks), e in zip(list(usable), stream, strict=True):  # a copy: the loop drops unreadable images
+            if on_explained is not None:
+                on_explained()
             if e.error:
                 found.problems.append(e.error)
                 usable = [(r, m) for r, m in usable if r.path != record.path]
                 continue
             first = trained.setdefault(record.path, e)
-            about = {
-                "path": record.name,
-                "label": record.label,
-                "prediction": first.prediction,
-                "target": first.target,
-                "patient_id": record.patient_id,
-            }
+            about = {"path": record.name, "label": record.label, "prediction": first.prediction}
+            about |= {"target": first.target, "patient_id": record.patient_id}
             found.rows += _score(e, masks, about, parts, weights, threshold)
             if weights != TRAINED:
                 found.similar += [about | {"part": p, "weights": weights, "rank": _rank(first, e, p)} for p in parts]
@@ -111,12 +110,10 @@ def summarise(found: Measurements) -> dict[str, list[Row]]:
         differences ``above_chance`` and ``above_random``, intervals too. ``similarity``: for each part and kind of
         random weights the rank correlation.
     """
-    scores = []
-    for part, mask in _unique(found.rows, "part", "mask"):
-        by_weights = {
-            w: [r for r in found.rows if (r["part"], r["mask"], r["weights"]) == (part, mask, w)] for w in WEIGHTS
-        }
-        own, other = by_weights[TRAINED], by_weights[STAGES[-1]]
+    scores, similar = [], []
+    groups = _grouped(found.rows, "part", "mask", "weights")
+    for part, mask in dict.fromkeys(key[:2] for key in groups):
+        own, other = groups[part, mask, TRAINED], groups[part, mask, STAGES[-1]]
         patients = [row["patient_id"] for row in own]
         share = _column(own, "share")
         for name in MEASURES:
@@ -138,11 +135,9 @@ def summarise(found: Measurements) -> dict[str, list[Row]]:
                     "above_random": mean_interval(value - random, patients)[1],
                 }
             )
-    similar = []
-    for part, weights in _unique(found.similar, "part", "weights"):
-        rows = [r for r in found.similar if (r["part"], r["weights"]) == (part, weights)]
+    for (part, weights), rows in _grouped(found.similar, "part", "weights").items():
         rank = _column(rows, "rank")
-        mean, interval = mean_interval(rank, [r["patient_id"] for r in rows])
+        mean, interval = mean_interval(rank, [row["patient_id"] for row in rows])
         counts = {"images": len(rows), "flat": int(np.isnan(rank).sum())}
         similar.append({"part": part, "weights": weights, **counts, "rank_correlation": mean, "interval": interval})
     return {"localisation": scores, "similarity": similar}
@@ -154,9 +149,9 @@ def _random_predictor(predictor: Predictor, stage: str, seed: int) -> Predictor:
 
 
 def _read_masks(record: Record, problems: list[str]) -> dict[str, NDArray[np.bool_]]:
-    """The masks of an image that there are; empty and unreadable ones are named."""
+    """The masks of an image that can be used; the others are added to the problems."""
     masks = {}
-    for name, path in zip(MASKS, (record.lung_mask, record.lesion_mask), strict=True):
+    for name, path in (("lung", record.lung_mask), ("lesion", record.lesion_mask)):
         if path is None:
             continue
         try:
@@ -180,8 +175,9 @@ def _score(
         for name, mask in masks.items():
             if mask.shape != (height, width):
                 mask = np.array(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
-            none = {"share": float(mask.mean()), **dict.fromkeys(MEASURES, float("nan"))}
-            scores = none if cam is None else localisation(cam, mask, limit)
+            scores = {"share": float(mask.mean()), **dict.fromkeys(MEASURES, float("nan"))}
+            if cam is not None:
+                scores = localisation(cam, mask, limit)
             keys = {"part": part, "mask": name, "weights": weights}
             yield about | keys | scores | {"refused": e.refused.get(part, "")}
 
@@ -192,9 +188,13 @@ def _rank(one: Explanation, other: Explanation, part: str) -> float:
     return similarity(one.grids[part], other.grids[part])
 
 
-def _unique(rows: Sequence[Row], *keys: str) -> list[tuple[Any, ...]]:
-    return list(dict.fromkeys(tuple(row[key] for key in keys) for row in rows))
+def _grouped(rows: Sequence[Row], *keys: str) -> dict[tuple[Any, ...], list[Row]]:
+    """The rows that agree in these keys, in the order in which they come first."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return groups
 
 
-def _column(rows: Sequence[Row], name: str) -> NDArray[np.float64]:
+def _column(rows: Sequence[Mapping[str, Any]], name: str) -> NDArray[np.float64]:
     return np.array([row[name] for row in rows], np.float64)

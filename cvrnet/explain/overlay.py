@@ -13,51 +13,49 @@ from cvrnet.explain.explaining import explain
 from cvrnet.inference import Predictor
 
 THRESHOLD = 0.6  # v2 Fig. 2
-ALPHA = 0.5
+_OPACITY = 0.5
+# matplotlib's viridis in 17 steps, so that drawing needs no matplotlib: perceptually uniform, and in order for
+# colour-blind readers and in grey print.
 _VIRIDIS = (
     "440154 48186a 472d7b 424086 3b528b 33638d 2c728e 26828e 21918c"
     "1f9f88 27ad81 3dbc74 5cc863 81d34d aadc32 d5e21a fde725"
 )
 COLOURS = np.frombuffer(bytes.fromhex(_VIRIDIS), np.uint8).reshape(17, 3).astype(np.float32)
-"""matplotlib's viridis in 17 steps: perceptually uniform, and in order for colour-blind readers and in grey print."""
 
 
 def draw_overlay(
-    image: NDArray[np.uint8], cam: NDArray[np.float32], *, threshold: float = THRESHOLD, alpha: float = ALPHA
+    image: NDArray[np.uint8], cam: NDArray[np.float32], *, threshold: float = THRESHOLD
 ) -> NDArray[np.uint8]:
     """Colour an image where its map is at least `threshold`, and draw a black and white line around that.
 
-    Viridis runs from the threshold (violet) to 1 (yellow); elsewhere the image is as it was.
+    Viridis runs from the threshold (violet) to 1 (yellow), at half opacity; elsewhere the image is unchanged.
 
     Args:
         image: uint8 (H, W) or (H, W, 3).
         cam: (H, W) in 0..1.
         threshold: In 0..1.
-        alpha: Opacity of the colour in 0..1.
 
     Returns:
         uint8 (H, W, 3).
 
     Raises:
-        UserError: Threshold or opacity out of range, or a map of another size.
+        UserError: A threshold out of range, or a map of another size.
     """
-    check_fraction("threshold", threshold)
-    check_fraction("alpha", alpha)
+    if not 0 <= threshold <= 1:
+        raise UserError(f"threshold {threshold} is not possible; expected a number from 0 to 1")
     if cam.shape != image.shape[:2]:
         raise UserError(f"a map of size {cam.shape} on an image of size {image.shape[:2]}; expected the same")
-    picture = (image if image.ndim == 3 else np.repeat(image[..., None], 3, 2)).astype(np.float32)
+    picture = as_colour(image).astype(np.float32)
     shown = cam >= threshold
-    picture[shown] = (1 - alpha) * picture[shown] + alpha * _colour(cam[shown], threshold)
+    picture[shown] = (1 - _OPACITY) * picture[shown] + _OPACITY * _colour(cam[shown], threshold)
     thickness = max(1, round(max(cam.shape) / 400))
-    outside = _grow(shown, thickness)
-    inside = shown & _grow(~shown, thickness)
-    picture[outside & ~shown] = 0
-    picture[inside] = 255
+    picture[_grow(shown, thickness) & ~shown] = 0
+    picture[shown & _grow(~shown, thickness)] = 255
     return np.rint(picture).astype(np.uint8)
 
 
 def draw_outline(picture: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """The same picture (H, W, 3) with an orange line just outside a mask (H, W), such as a lesion's."""
+    """A copy of a picture (H, W, 3) with an orange line just outside a mask (H, W), such as a lesion's."""
     drawn = picture.copy()
     drawn[_grow(mask, max(1, round(max(mask.shape) / 250))) & ~mask] = (230, 159, 0)  # Okabe and Ito's orange
     return drawn
@@ -70,7 +68,6 @@ def example_panels(
     target: Sequence[str] | None = None,
     threshold: float = THRESHOLD,
     longest: int = 256,
-    batch_size: int = 8,
 ) -> list[NDArray[np.uint8] | str]:
     """Small overlays of the whole network's maps, for a page that shows several images side by side.
 
@@ -79,14 +76,13 @@ def example_panels(
         paths: The images.
         target: The class to explain in each; by default the predicted one.
         threshold: What is coloured.
-        longest: Pixels of the longer side; smaller images stay as they are.
-        batch_size: Images the network sees at once.
+        longest: Pixels of the longer side of an overlay; smaller images keep their size.
 
     Returns:
-        For each image uint8 (H, W, 3), or the sentence that says why there is none.
+        For each image an overlay, uint8 (H, W, 3), or the sentence that says why it has none.
     """
     panels: list[NDArray[np.uint8] | str] = []
-    for explanation in explain(predictor, paths, target=target, batch_size=batch_size):
+    for explanation in explain(predictor, paths, target=target):
         problem = explanation.error or next(iter(explanation.refused.values()), "")
         if problem:
             panels.append(problem)
@@ -98,14 +94,9 @@ def example_panels(
     return panels
 
 
-def check_fraction(name: str, value: float) -> None:
-    """Refuse what does not lie in 0..1.
-
-    Raises:
-        UserError: Names the value.
-    """
-    if not 0 <= value <= 1:
-        raise UserError(f"{name} {value} is not possible; expected a number from 0 to 1")
+def as_colour(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """An image (H, W) or (H, W, 3) as (H, W, 3)."""
+    return image if image.ndim == 3 else np.repeat(image[..., None], 3, 2)
 
 
 def _colour(values: NDArray[np.float32], threshold: float) -> NDArray[np.float32]:
@@ -116,7 +107,7 @@ def _colour(values: NDArray[np.float32], threshold: float) -> NDArray[np.float32
 
 
 def _grow(mask: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:
-    """A mask with its four-neighbours, so many times."""
+    """A mask, dilated so many times by its four-neighbours; scipy, which has this, is not among the dependencies."""
     for _ in range(steps):
         padded = np.pad(mask, 1)
         mask = padded[1:-1, 1:-1] | padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:]

@@ -19,16 +19,16 @@ STAGES = (HEADS, ALL)
 def randomise(model: nn.Module, stage: str, seed: int = 0) -> nn.Module:
     """A copy of a model with random weights, in part of it or everywhere; on the CPU.
 
-    Convolutions and dense layers get the weights of He et al. 2015 and no bias, other layers what they start with
-    (batch norm forgets its statistics, and so is the identity: folded into the convolutions or not makes no
-    difference). Parameters of layers that cannot initialise themselves, such as layer scales, are shuffled.
+    Convolutions and dense layers get the weights of He et al. 2015 and no bias; other layers are reset. A reset batch
+    norm is the identity, so models whose batch norm is folded into the convolutions get the same network. Parameters
+    of layers that have no reset, such as layer scales, are shuffled.
 
     Args:
         model: A CVR-Net or another timm classifier.
         stage: One of `STAGES`.
-        seed: Of the weights; the global generator is left as it was.
+        seed: Of the weights; the global generator keeps its state.
     """
-    random = copy.deepcopy(model).cpu()
+    random = copy.deepcopy(model).cpu()  # the same seed gives other numbers on other devices
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         for top in [random] if stage == ALL else _top(random):
@@ -51,7 +51,7 @@ def _initialise(module: nn.Module) -> None:
 
 
 def similarity(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Spearman's rank correlation of two maps (h, w) of one grid; NaN where one is flat.
+    """Spearman's rank correlation of two maps (h, w) of one grid; NaN if one is flat.
 
     >>> grid = np.arange(4, dtype=np.float32).reshape(2, 2)
     >>> similarity(grid, grid**2), similarity(grid, -grid)
@@ -63,7 +63,7 @@ def similarity(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
 
 
 def _top(model: Any) -> list[nn.Module]:
-    """What follows the feature maps."""
+    """The modules after the feature maps."""
     if hasattr(model, "forward_maps"):
         return [model.head]
     classifier = model.get_classifier()

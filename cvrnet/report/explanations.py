@@ -1,4 +1,4 @@
-"""The report's panel: the surest of the right answers and of the mistakes, and where the network looked in them."""
+"""The report's section of maps: the most confident right answers and mistakes, and where the network looked."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from cvrnet.report import Section
 from cvrnet.report.mistakes import image_path
 from cvrnet.report.report_tables import Row, mistake_rows
 from cvrnet.report.results import Results, read_results
+from cvrnet.runs.layout import fold_name
 
 TITLE = "Where the network looked"
-RIGHT, WRONG = 2, 6  # right answers a class, and mistakes
+RIGHT, WRONG = 2, 6  # right answers of each class, and mistakes
 TEXT = (
-    "Grad-CAM of the predicted class, where above 0.6 of its maximum: beside each image the places that spoke for "
-    "the answer. A map does not show that the network is right, nor why."
+    "Beside each image, Grad-CAM of the predicted class, coloured from 0.6 of its maximum: the evidence for the "
+    "answer. A map does not show that the network is right, nor why."
 )
 
 
@@ -32,8 +33,8 @@ def maps_section(folder: Path, predictor: Predictor | None = None) -> Section:
     In a cross-validation each image is explained by the model of the fold that tested it.
 
     Args:
-        folder: A run, or what ``cvrnet evaluate`` wrote.
-        predictor: The model that was evaluated; by default the run's own.
+        folder: A run, or an evaluation by ``cvrnet evaluate``.
+        predictor: The model that was evaluated; by default that of the run.
     """
     results = read_results(folder)
     chosen = {"Surest right answers": right_rows(results), "Surest mistakes": mistake_rows(results.predictions)[:WRONG]}
@@ -53,34 +54,26 @@ def maps_section(folder: Path, predictor: Predictor | None = None) -> Section:
 
 
 def right_rows(results: Results) -> list[Row]:
-    """The right answers with the highest probability: a few of each class."""
+    """The `RIGHT` most probable right answers of each class."""
     p = results.predictions
-    guesses = p.probabilities.argmax(1)
+    right = p.probabilities.argmax(1) == p.labels
     rows = []
     for k, name in enumerate(p.classes):
-        right = ((guesses == k) & (p.labels == k)).nonzero()[0]
-        for i in sorted(right.tolist(), key=lambda i: (-p.probabilities[i, k], p.names[i]))[:RIGHT]:
-            rows.append(
-                {
-                    "path": p.names[i],
-                    "label": name,
-                    "prediction": name,
-                    "probability": float(p.probabilities[i, k]),
-                    "source": p.sources[i],
-                    "fold": p.folds[i],
-                }
-            )
+        numbers = (right & (p.labels == k)).nonzero()[0].tolist()
+        for i in sorted(numbers, key=lambda i: (-p.probabilities[i, k], p.names[i]))[:RIGHT]:
+            row = {"path": p.names[i], "label": name, "prediction": name, "probability": float(p.probabilities[i, k])}
+            rows.append({**row, "source": p.sources[i], "fold": p.folds[i]})
     return rows
 
 
 def _panels(results: Results, rows: Sequence[Row], predictor: Predictor | None) -> dict[str, Any]:
-    """Each image's overlay, or the sentence that says why there is none."""
+    """Path of each image to its overlay, or to the sentence that says why it has none."""
     by_fold: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_fold[row["fold"]].append(row)
     panels: dict[str, Any] = {}
     for fold, members in by_fold.items():
-        own = results.folder / f"fold-{fold}" if fold else results.folder
+        own = results.folder / fold_name(fold) if fold else results.folder
         asked = predictor or Predictor.from_pretrained(own)
         paths = [str(image_path(results.run, row["path"])) for row in members]
         targets = [row["prediction"] for row in members]

@@ -12,8 +12,9 @@ import pytest
 
 from cvrnet.inference import Predictor
 from cvrnet.training import TrainConfig
-from cvrnet_cli import cli as group
+from cvrnet_cli.commands import cli as group
 from cvrnet_cli.options import TRAINING_DEFAULTS
+from tests.support.signals import sigint
 
 TINY = ["--encoders", "test_resnet,test_efficientnet", "--no-pretrained", "--img-size", "64", "--epochs", "1"]
 
@@ -248,10 +249,11 @@ def interrupted(work) -> None:
     from cvrnet_cli.interruption import interruptible
 
     before = sys.unraisablehook
-    with pytest.raises(KeyboardInterrupt), interruptible():
-        work()
+    with sigint():
+        with pytest.raises(KeyboardInterrupt), interruptible():
+            work()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert sys.unraisablehook is before
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.demos import CLASSES, SECRET, film, make_run, write_dicom, write_png
+from tests.support.demos import CLASSES, SECRET, film, write_dicom, write_png
 
 pytest.importorskip("gradio")
 playwright = pytest.importorskip("playwright.sync_api")
@@ -35,11 +35,6 @@ def browser() -> Iterator[Any]:
         browser = started.chromium.launch(executable_path=chromium, args=[*OPTIONS.split(), "--no-first-run"])
         yield browser
         browser.close()
-
-
-@pytest.fixture(scope="module")
-def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
-    return Predictor.from_pretrained(make_run(tmp_path_factory.mktemp("demo") / "folds"))
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,7 @@ def test_every_public_name_is_described(module, inventory):
 
 
 def test_every_command_is_described_with_its_options_and_examples(site, inventory):
-    from cvrnet_cli import cli
+    from cvrnet_cli.commands import cli
 
     page = html.unescape(re.sub(r"<[^>]+>", "", (site / "reference/cli.html").read_text(encoding="utf-8")))
     for name, command in cli.commands.items():

@@ -1,4 +1,4 @@
-"""What the demo's tests share: two folds whose answers differ, and files to send."""
+"""Helpers of the demo's tests: a run of two folds whose answers differ, and files to upload."""
 
 from __future__ import annotations
 

@@ -17,7 +17,15 @@ from pathlib import Path
 HANGS = 300.0
 """Seconds after which a command is killed, and said to hang."""
 MIB = 2**20
-PARTS = ("audit", "benchmark", "data.dicom", "experiments", "explain.section", "onnx", "soup")
+PARTS = (
+    "audit",
+    "data.dicom",
+    "explain.pictures",
+    "onnx",
+    "report.explanations",
+    "workflows.crossval",
+    "workflows.soup",
+)
 
 
 @dataclass(frozen=True)

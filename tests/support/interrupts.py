@@ -1,4 +1,4 @@
-"""Commands stopped at random moments, by Ctrl-C or kill -9: nothing half-written stays, and the work can go on.
+"""Commands stopped at random moments, by Ctrl-C or kill -9: they leave no half-written file, and can be resumed.
 
 ``python -m tests.support.interrupts --moments 100`` runs a campaign and prints a table; the tests run a short one.
 """
@@ -19,6 +19,7 @@ from collections import Counter
 from pathlib import Path
 
 from tests.support import forks
+from tests.support.signals import sigint
 from tests.support.whole import broken
 
 TRAINING = ["--model", "cvrnet_tiny", "--img-size", 64, "--no-pretrained", "--lr", 1e-3, "--seed", 0, "--no-audit"]
@@ -51,7 +52,7 @@ class Commands:
             self.expected[name] = weights(output)
 
     def output(self, name: str) -> Path:
-        """Where a command's result goes: a folder; of predict and export, the folder of its file."""
+        """The folder that a command writes to."""
         return self.folder / name
 
     def arguments(self, name: str, output: Path) -> list[object]:
@@ -127,9 +128,10 @@ def weights(folder: Path) -> dict[str, bytes]:
 
 def while_importing(after: float, *command: str) -> tuple[int, str]:
     """Exit status and stderr of a program of its own that is interrupted while it starts."""
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    with sigint():
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
     time.sleep(after)
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=forks.HANGS)
@@ -145,7 +147,6 @@ def main() -> int:
     parser.add_argument("--commands", default=",".join(ALL), help="which, divided by commas")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and their children, ignore it
     rng = random.Random(given.seed)
     counts: dict[str, Counter[str]] = {}
     problems: list[str] = []

@@ -84,7 +84,7 @@ def commands(text: str) -> Iterator[list[str]]:
 
 def command_named(words: list[str]) -> click.Command | None:
     """The command that the words after ``cvrnet`` begin with; None for the program itself."""
-    from cvrnet_cli import cli
+    from cvrnet_cli.commands import cli
 
     if not words or words[0].startswith("-"):
         return None
@@ -109,7 +109,7 @@ def check(words: list[str]) -> None:
 
 def options_of(command: click.Command | None = None) -> set[str]:
     """Every spelling of every option, of one command or of all."""
-    from cvrnet_cli import cli
+    from cvrnet_cli.commands import cli
 
     of = [command] if command is not None else [cli, *cli.commands.values()]
     return {"--help", "-h"} | {o for c in of for p in c.params for o in (*p.opts, *p.secondary_opts) if o[0] == "-"}
