@@ -15,6 +15,7 @@ from cvrnet.metrics.scores import confusion_scores, ratio, sample_log_loss
 
 CHUNK = 1_000_000  # weights held at once (8 MB, and a few copies)
 MIN_DEFINED = 0.9  # share of the resamples that must define a score
+TAIL = 0.025  # of a two-sided 95 % interval
 
 
 def bootstrap_intervals(
@@ -81,6 +82,16 @@ def mean_interval(
     n_groups = int(members.max()) + 1
     means = [weights @ table / weights.sum(1) for weights in _resample(members, n_groups, n, seed)]
     return float(table.mean()), _intervals(means, few=n_groups < 2)
+
+
+def exact_interval(share: float, n: int) -> list[float]:
+    """95 % interval of a share that is 0 or 1 in n independent trials (Clopper and Pearson 1934).
+
+    >>> [round(end, 2) for end in exact_interval(1.0, 30)]
+    [0.88, 1.0]
+    """
+    reach = TAIL ** (1 / n)
+    return [reach, 1.0] if share else [0.0, 1 - reach]
 
 
 def weighted_scores(

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvrnet.metrics import bootstrap_intervals, classification_scores
+from cvrnet.metrics.bootstrap import exact_interval
 from cvrnet.runs.predictions import Predictions
 
 RATES = ("sensitivity", "specificity", "ppv", "npv")
-_TAIL = 0.025  # of a two-sided 95 % interval
 
 
 def score(predictions: Predictions) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def intervals(predictions: Predictions, scores: dict[str, Any]) -> dict[str, Any
         for rate in RATES:
             value = scores["per_class"][name][rate]
             if value in (0.0, 1.0):
-                reach = _TAIL ** (1 / len(set(groups[among[rate]].tolist())))
-                tree["per_class"][name][rate] = [reach, 1.0] if value else [0.0, 1 - reach]
+                patients = len(set(groups[among[rate]].tolist()))
+                tree["per_class"][name][rate] = exact_interval(value, patients)
                 tree["exact"].append(f"{name}/{rate}")
     return tree
