@@ -14,7 +14,7 @@ from cvrnet_cli.output import say, write_rows
 @click.argument("name", required=False)
 @options.style
 def models(name: str | None, style: str | None) -> None:
-    """List the models: encoders, parameters, multiply-adds at 224 x 224 pixels, feature maps.
+    """List the registered models: encoders, parameters, multiply-adds at 224 x 224 pixels, feature maps.
 
     \b
     Examples:

@@ -153,7 +153,8 @@ def _select(
 
 
 def _model(name: str, n: int, seed: int) -> Any:
-    # Both are fast and hard to overfit; the penalty and the leaves grow with the number n of training images.
+    """An untrained model for n training images."""
+    # Penalty and leaf size grow with n, so that both models stay hard to overfit.
     if name in _TABULAR:
         return RandomForestClassifier(
             TREES, min_samples_leaf=max(3, n // 200), class_weight="balanced_subsample", random_state=seed
@@ -190,7 +191,7 @@ def _permute(y: np.ndarray, patients: np.ndarray, rng: np.random.Generator) -> n
     for index, patient in enumerate(patients):
         members.setdefault(patient, []).append(index)
     groups = list(members.values())
-    shuffled = [index for number in rng.permutation(len(groups)) for index in rng.permutation(groups[number])]
+    shuffled = [rng.permutation(groups[number]) for number in rng.permutation(len(groups))]
     permuted = np.empty_like(y)
-    permuted[[index for group in groups for index in group]] = y[shuffled]
+    permuted[np.concatenate(groups)] = y[np.concatenate(shuffled)]
     return permuted
