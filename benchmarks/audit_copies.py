@@ -13,7 +13,6 @@ import argparse
 import csv
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -102,15 +101,9 @@ CHANGES: dict[str, Change] = {
 
 
 def take(measured: Measurements, rows: list[int]) -> Measurements:
-    """Return the measurements of the images in `rows`."""
-    arrays = ("size", "container", "thumbnails", "shapes", "points", "descriptors", "n_points")
-    lists = ("records", "file_hash", "pixel_hash", "formats")
-    return replace(
-        measured,
-        **{name: getattr(measured, name)[rows] for name in arrays},
-        **{name: [getattr(measured, name)[i] for i in rows] for name in lists},
-        small={name: values[rows] for name, values in measured.small.items()},
-    )
+    """The measurements of some images."""
+    records, facts = [measured.records[i] for i in rows], [measured.facts[i] for i in rows]
+    return Measurements(records, facts, measured.large[rows])
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Which device, and which number format is fast on it."""
+"""Selects the device to compute on, and the fastest number format on it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def select_device(name: str = "auto") -> torch.device:
-    """The named device, or with ``"auto"`` the fastest one present: CUDA, Apple's MPS, the CPU.
+    """The named device; for ``"auto"`` the first of CUDA, Apple's MPS and the CPU that is available.
 
     Raises:
-        UserError: Unknown name, or a device that is not there.
+        UserError: The name is unknown, or the device is not available.
 
     >>> select_device("cpu")
     device(type='cpu')
@@ -32,14 +32,14 @@ def select_device(name: str = "auto") -> torch.device:
     except RuntimeError:
         raise UserError(f"unknown device {name!r}; expected auto, cpu, cuda, cuda:N or mps") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device {name!r} is not there; this PyTorch sees {torch.cuda.device_count()} CUDA devices")
+        raise UserError(f"device {name!r} is not available; this PyTorch sees {torch.cuda.device_count()} CUDA devices")
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError("device 'mps' is not there; expected auto or cpu")
+        raise UserError("device 'mps' is not available; expected auto or cpu")
     return device
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16 by instruction, so that it is faster than float32 there."""
+    """Whether the hardware computes in bfloat16, so that it is faster than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
@@ -49,6 +49,7 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def _cpu_features() -> set[str]:
+    """The processor features that PyTorch reports."""
     if hasattr(torch.cpu, "get_capabilities"):  # torch >= 2.11
         return {name for name, present in torch.cpu.get_capabilities().items() if present is True}
     probes = {"avx512_bf16": "_is_avx512_bf16_supported", "amx_tile": "_is_amx_tile_supported"}
@@ -56,13 +57,13 @@ def _cpu_features() -> set[str]:
 
 
 def select_precision(name: str, device: torch.device) -> str:
-    """``"fp32"``, ``"bf16"`` or ``"fp16"``; ``"auto"`` takes what the device is fastest in.
+    """``"fp32"``, ``"bf16"`` or ``"fp16"``; ``"auto"`` selects the fastest one on the device.
 
     On a CPU without bfloat16 instructions ``"auto"`` is float32: emulated bfloat16 would be slower. The environment
     variable CVRNET_AMP sets another meaning of ``"auto"``.
 
     Raises:
-        UserError: Unknown name, or fp16 on a device that is not CUDA.
+        UserError: The name is unknown, or it is fp16 and the device is not CUDA.
     """
     if name == "auto" and (name := os.environ.get(AUTO, "auto")) not in PRECISIONS:
         raise UserError(f"{AUTO}={name!r}; expected {', '.join(PRECISIONS)}")
@@ -78,22 +79,22 @@ def select_precision(name: str, device: torch.device) -> str:
 
 
 def check_launch() -> None:
-    """Refuse to work alone where ``accelerate launch`` was asked for several processes.
+    """Check that ``accelerate launch`` started as many processes as the user requested.
 
-    Without several GPUs it starts a single one, and says nothing, unless ``--multi_gpu`` is given.
+    Without ``--multi_gpu``, it starts a single process on a machine without several GPUs, and prints no warning.
 
     Raises:
-        UserError: That is the case.
+        UserError: Several processes were requested, and one was started.
     """
     asked = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ
     if asked and not any(name in os.environ for name in ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK")):
         raise UserError(
-            "accelerate launch started one process where several were asked for; "
+            "accelerate launch started one process, although several were requested; "
             "add --multi_gpu, which starts several on CPUs too"
         )
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The context in which a network computes in ``"bf16"`` or ``"fp16"``; with ``"fp32"`` it changes nothing."""
+    """The context in which a network computes in ``"bf16"`` or ``"fp16"``; for ``"fp32"`` it has no effect."""
     dtype = AUTOCAST_DTYPES.get(precision)
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)

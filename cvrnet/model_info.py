@@ -1,4 +1,4 @@
-"""What the models are made of: parameters, multiplications and feature maps, measured on the models themselves."""
+"""Parameters, multiply-adds and feature maps of the registered models, measured on the models themselves."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from cvrnet.errors import UserError
 
 @dataclass(frozen=True)
 class HeadInfo:
-    """One fully connected block and what it sees.
+    """One head (a fully connected block) and its input.
 
     Attributes:
         name: P1, P2, and so on, as in the papers.
         maps: Names of its feature maps, ``<encoder>.<module>``; several are concatenated.
-        channels: Channels that it sees.
+        channels: Number of input channels.
         grid: Height and width of its feature maps.
-        parameters: Its own trainable parameters.
+        parameters: Number of its trainable parameters.
     """
 
     name: str
@@ -35,17 +35,17 @@ class HeadInfo:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """One model.
+    """One registered model.
 
     Attributes:
-        name: The name to give to ``timm.create_model``.
-        description: The first line of its documentation.
+        name: The name for ``timm.create_model``.
+        description: The first line of its docstring.
         encoders: Names of its encoders.
-        input_size: Channels, height and width of the image that the following was measured with.
-        parameters: Trainable parameters.
-        statistics: Batch norm's running means and variances.
-        macs: Multiply-accumulate operations an image, in convolutions and matrix products: FLOPs / 2.
-        heads: What each head sees.
+        input_size: Channels, height and width of the image that `macs` and `heads` were measured with.
+        parameters: Number of trainable parameters.
+        statistics: Number of batch norm's running means and variances.
+        macs: Multiply-accumulate operations for one image, in convolutions and matrix products: FLOPs / 2.
+        heads: The heads, in order.
     """
 
     name: str
@@ -59,15 +59,15 @@ class ModelInfo:
 
 
 def describe_model(name: str, img_size: int | None = None, **options: Any) -> ModelInfo:
-    """Measure one of this package's models, on torch's meta device: neither memory nor computation.
+    """The description of a registered model, measured on torch's meta device (without memory or computation).
 
     Args:
-        name: A name of :func:`cvrnet.list_models`.
+        name: A name from :func:`cvrnet.list_models`.
         img_size: Height and width of the image; by default the model's own.
-        **options: For ``timm.create_model``, such as ``num_classes`` and ``encoders``.
+        **options: Arguments for ``timm.create_model``, such as ``num_classes`` and ``encoders``.
 
     Raises:
-        UserError: Not a CVR-Net.
+        UserError: The name is not that of a CVR-Net.
 
     >>> info = describe_model("cvrnet", num_classes=2)
     >>> info.parameters, info.statistics, round(info.macs / 1e9, 1)
@@ -83,7 +83,7 @@ def describe_model(name: str, img_size: int | None = None, **options: Any) -> Mo
     with torch.device("meta"):
         model = timm.create_model(name, device="meta", **options).eval() if timm.is_model(name) else None
     if not isinstance(model, CVRNet):
-        raise UserError(f"{name!r} is no CVR-Net; expected one of {', '.join(timm.list_models(module='cvrnet'))}")
+        raise UserError(f"{name!r} is not a CVR-Net; expected one of {', '.join(timm.list_models(module='cvrnet'))}")
     cfg: Any = model.default_cfg
     channels, height, width = cfg["input_size"]
     size = (channels, img_size or height, img_size or width)

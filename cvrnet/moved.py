@@ -12,6 +12,9 @@ from types import ModuleType
 from typing import Any
 
 MOVED_MODULES = {
+    "cvrnet.audit.auditing": "cvrnet.audit.audit_data",
+    "cvrnet.audit.output": "cvrnet.audit.audit_files",
+    "cvrnet.audit.tables": "cvrnet.audit.metadata_findings",
     "cvrnet.benchmark": "cvrnet.workflows.sweep",
     "cvrnet.checkpoints": "cvrnet.runs.checkpoint",
     "cvrnet.data.reading": "cvrnet.data.image",

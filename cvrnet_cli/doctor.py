@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterator
 from importlib import metadata
@@ -25,10 +26,10 @@ def doctor(style: str | None) -> None:
     Examples:
       cvrnet doctor
     """
-    write_rows(({"item": k, "value": v} for k, v in _findings()), ("item", "value"), style or "table", sys.stdout)
+    write_rows(({"item": k, "value": v} for k, v in _items()), ("item", "value"), style or "table", sys.stdout)
 
 
-def _findings() -> Iterator[tuple[str, str]]:
+def _items() -> Iterator[tuple[str, str]]:
     yield "python", f"{platform.python_version()} ({sys.executable})"
     yield "platform", platform.platform()
     for name in _CORE:
@@ -38,8 +39,14 @@ def _findings() -> Iterator[tuple[str, str]]:
     from cvrnet.devices import has_bf16, select_device
 
     device = select_device()
-    yield "device", _device_name(device.type)
-    yield "bf16", "by instruction" if has_bf16(device) else "emulated or not at all: fp32 is the default here"
+    name = device.type
+    if name == "cuda":
+        cards = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+        name = f"cuda: {cards} (CUDA {torch.version.cuda})"
+    elif name == "cpu":
+        name = f"cpu ({torch.backends.cpu.get_cpu_capability()})"
+    yield "device", name
+    yield "bf16", "in hardware" if has_bf16(device) else "emulated or unavailable: fp32 is the default here"
     yield "threads", f"{torch.get_num_threads()} (of {os.cpu_count()} processors)"
     for extra, packages in _extras().items():
         missing = [name for name in packages if _version(name) is None]
@@ -52,25 +59,14 @@ def _findings() -> Iterator[tuple[str, str]]:
     yield "Hub cache", constants.HF_HUB_CACHE
 
 
-def _device_name(kind: str) -> str:
-    import torch
-
-    if kind == "cuda":
-        cards = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-        return f"cuda: {cards} (CUDA {torch.version.cuda})"
-    return f"{kind} ({torch.backends.cpu.get_cpu_capability()})" if kind == "cpu" else kind
-
-
 def _extras() -> dict[str, list[str]]:
-    """The extras that the package declares for users, and the packages each one brings."""
+    """The extras for users, and the packages that each one installs."""
     extras: dict[str, list[str]] = {}
     for line in metadata.requires("cvrnet") or []:
-        requirement, _, marker = line.partition(";")
-        if "extra ==" in marker and "cvrnet[" not in requirement:
-            extra = marker.split("extra ==")[1].strip().strip("'\"")
-            name = requirement.split("[")[0].split(">")[0].split("=")[0].split("<")[0].strip()
-            if extra not in ("dev", "docs", "bench"):
-                extras.setdefault(extra, []).append(name)
+        if found := re.match(r"([\w.-]+).*extra == ['\"](\w+)", line):
+            package, extra = found.groups()
+            if package != "cvrnet" and extra not in ("dev", "docs", "bench"):
+                extras.setdefault(extra, []).append(package)
     return extras
 
 

@@ -14,7 +14,7 @@ from cvrnet_cli.output import say, write_rows
 @click.argument("name", required=False)
 @options.style
 def models(name: str | None, style: str | None) -> None:
-    """List the models: encoders, parameters, multiply-adds at 224 x 224 pixels, feature maps.
+    """List the registered models: encoders, parameters, multiply-adds at 224 x 224 pixels, feature maps.
 
     \b
     Examples:
@@ -25,7 +25,6 @@ def models(name: str | None, style: str | None) -> None:
     from cvrnet.model_info import describe_model
 
     if name is None:
-        infos = map(describe_model, list_models())
         rows = [
             {
                 "model": info.name,
@@ -34,24 +33,24 @@ def models(name: str | None, style: str | None) -> None:
                 "GMACs": round(info.macs / 1e9, 2),
                 "maps": " ".join(f"{head.channels}@{head.grid[0]}x{head.grid[1]}" for head in info.heads),
             }
-            for info in infos
+            for info in map(describe_model, list_models())
         ]
-        write_rows(rows, list(rows[0]), style or "table", sys.stdout)
-        return
-    info = describe_model(name)
-    rows = [
-        {
-            "head": head.name,
-            "feature_map": " ++ ".join(head.maps),
-            "channels": head.channels,
-            "grid": f"{head.grid[0]}x{head.grid[1]}",
-            "parameters": head.parameters,
-        }
-        for head in info.heads
-    ]
+    else:
+        info = describe_model(name)
+        rows = [
+            {
+                "head": head.name,
+                "feature_map": " ++ ".join(head.maps),
+                "channels": head.channels,
+                "grid": f"{head.grid[0]}x{head.grid[1]}",
+                "parameters": head.parameters,
+            }
+            for head in info.heads
+        ]
     write_rows(rows, list(rows[0]), style or "table", sys.stdout)
-    say(
-        f"\n{info.name}: {info.description}\n"
-        f"{info.parameters:,} trainable parameters (3 classes), {info.statistics:,} running statistics, "
-        f"{info.macs / 1e9:.2f} GMACs at {info.input_size[1]} x {info.input_size[2]}"
-    )
+    if name is not None:
+        say(
+            f"\n{info.name}: {info.description}\n"
+            f"{info.parameters:,} trainable parameters (3 classes), {info.statistics:,} running statistics, "
+            f"{info.macs / 1e9:.2f} GMACs at {info.input_size[1]} x {info.input_size[2]}"
+        )

@@ -13,8 +13,8 @@ from cvrnet_cli.output import progress_bar, say
 
 @click.command(short_help="Write a data set of synthetic chest radiographs.")
 @options.output_folder(required=True)
-@click.option("-n", "--number", type=int, default=300, show_default=True, help="Images.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same images.")
+@click.option("-n", "--number", type=int, default=300, show_default=True, help="Number of images.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Equal seeds give equal images.")
 @click.option("--size", type=int, default=256, show_default=True, help="Height in pixels.")
 @click.option("--sources", default="site-a,site-b", show_default=True, help="Names of the sources.")
 @click.option("--shortcut", is_flag=True, help="Plant a marker tied to one source, and the label to that source.")
@@ -30,11 +30,12 @@ def phantoms(output: Path, number: int, seed: int, size: int, sources: str, shor
       cvrnet phantoms -o biased -n 600 --shortcut
     """
     from cvrnet.data import write_phantoms
+    from cvrnet.data.scan import MANIFEST
     from cvrnet.errors import UserError
 
     if overwrite and output.exists():
-        if not (output / "manifest.csv").is_file():
-            raise UserError(f"{output} holds no manifest.csv, so it is no data set to overwrite; choose another folder")
+        if not (output / MANIFEST).is_file():  # never delete a folder that this command did not write
+            raise UserError(f"{output} has no {MANIFEST}, so it is not a data set to overwrite; choose another folder")
         shutil.rmtree(output)
     with progress_bar("Drawing") as progress:
         manifest = write_phantoms(

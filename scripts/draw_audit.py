@@ -1,43 +1,43 @@
-"""Run `cvrnet audit` on phantoms with a planted shortcut, and draw its output as a picture.
+"""Draws a terminal with the output of `cvrnet audit` on phantoms with a planted shortcut; it runs the command itself.
 
 python scripts/draw_audit.py [FILE.png] [IMAGES]        default: docs/figures/audit.png 300
 """
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import tempfile
 import textwrap
 from pathlib import Path
 
+from click.testing import CliRunner
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from cvrnet.data import write_phantoms
 from cvrnet.files import atomic_write
+from cvrnet_cli.audit import audit
 
 FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "audit.png"
 COMMAND = "cvrnet audit biased/manifest.csv"
 SHOWN = "severe"
-COLUMNS, SIZE = 62, 10  # characters per line, and points: legible on a phone of 390 pixels
-TEXT, ACCENT = "#1a1a1a", "#a33e00"  # colour-blind readers can distinguish them, also in grey
+COLUMNS, SIZE = 62, 10  # characters per line, points: legible on a telephone's 390 pixels
+TEXT, ACCENT = "#1a1a1a", "#a33e00"  # also distinct for colour-blind readers and in grey
 
 
 def run_audit(number: int) -> list[str]:
     """Return the severe findings that the command prints for phantoms with a shortcut."""
     with tempfile.TemporaryDirectory() as folder:
-        write_phantoms(Path(folder) / "biased", number, size=96, shortcut=True)
-        command = [sys.executable, "-m", *COMMAND.split()]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, encoding="utf-8", check=False)
-    lines = [line for line in done.stdout.splitlines() if line.startswith(SHOWN)]
-    if done.returncode != 1 or not lines:  # severe findings give status 1
-        raise SystemExit(f"{COMMAND} ended with status {done.returncode}: {done.stderr or done.stdout}")
+        manifest = write_phantoms(Path(folder) / "biased", number, size=96, shortcut=True)
+        done = CliRunner().invoke(audit, [str(manifest)])
+    lines = [line for line in done.output.splitlines() if line.startswith(SHOWN)]
+    if done.exit_code != 1 or not lines:  # 1 is the status of an audit with severe findings
+        raise SystemExit(f"{COMMAND} ended with status {done.exit_code}: {done.output}")
     return lines
 
 
 def draw(lines: list[str]) -> Figure:
-    """Draw a terminal with the command and these lines of its output."""
+    """The figure of a terminal with the command and these lines of its output."""
     indent = " " * 9
     shown = [(f"$ {COMMAND} | grep {SHOWN}", "bold", TEXT)]
     for line in lines:
@@ -57,7 +57,7 @@ def draw(lines: list[str]) -> Figure:
 
 
 def main(target: str | Path = FIGURE, number: str | int = 300) -> None:
-    """Write the picture; the PNG's `Description` holds its text, for the test."""
+    """Write the picture; the PNG's `Description` holds its text."""
     lines = run_audit(int(number))
     metadata = {"Description": "\n".join(lines), "Software": None}
     with atomic_write(Path(target)) as temporary:

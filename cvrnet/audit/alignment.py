@@ -1,4 +1,4 @@
-"""Whether two pictures show the same exposure: laid on each other, do their fine details agree?"""
+"""Tests whether two pictures show the same exposure: one is laid on the other, and their fine details are compared."""
 
 from __future__ import annotations
 
@@ -11,30 +11,23 @@ from cvrnet.audit.local_features import VARIANTS, root
 
 MIN_MATCHES = 20  # features that agree on one affine map
 MIN_OVERLAP = 0.35  # of the smaller picture
-SAME, NEARLY_SAME = 0.95, 0.8  # correlation of the fine details, the second where very many features agree
-MANY_MATCHES = 90
-RATIO = 0.92  # of the distances to the nearest and the second nearest feature
+SAME = 0.95  # least correlation of the fine details
+NEARLY_SAME, MANY_MATCHES = 0.8, 90  # least correlation where at least so many features agree
+RATIO = 0.92  # of the distances to the nearest and the second nearest feature (Lowe's ratio test)
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """How well a second picture lies on a first one.
+    """How well a second picture lies on a first one."""
 
-    Attributes:
-        correlation: of the fine details where the pictures overlap, -1 to 1.
-        overlap: share of the smaller picture.
-        matches: features that agree on the map.
-        variant: whether the first is mirrored or a negative.
-    """
-
-    correlation: float
-    overlap: float
-    matches: int
-    variant: str
+    correlation: float  # of the fine details where the pictures overlap, -1 to 1
+    overlap: float  # as a share of the smaller picture
+    matches: int  # number of features that agree on the map
+    variant: str  # what was done to the first picture, a key of VARIANTS
 
     @property
     def same(self) -> bool:
-        """Whether this is one exposure: two of one patient reach 0.8 too, but with fewer features that agree."""
+        """Whether both show one exposure. Two exposures of one patient reach 0.8 too, but with fewer features."""
         least = NEARLY_SAME if self.matches >= MANY_MATCHES else SAME
         return self.correlation >= least and self.overlap >= MIN_OVERLAP
 
@@ -42,18 +35,18 @@ class Alignment:
 def align(
     first: np.ndarray,
     second: np.ndarray,
-    points: tuple[np.ndarray, np.ndarray],
-    descriptors: tuple[np.ndarray, np.ndarray],
+    points: tuple[np.ndarray, ...],
+    descriptors: tuple[np.ndarray, ...],
     variant: str = "as it is",
 ) -> Alignment | None:
-    """Lay the second picture on the first; None if no map fits.
+    """Lay the second picture on the first; None if no affine map fits.
 
     Args:
         first: uint8 (H, W).
         second: uint8 (h, w).
-        points: local features of both, (n, 2) each.
-        descriptors: theirs, uint8 (n, 128) each.
-        variant: of the first, a key of `VARIANTS`.
+        points: Positions of the local features of both, (n, 2) each.
+        descriptors: Their descriptors, uint8 (n, 128) each.
+        variant: What to do to the first picture, a key of `VARIANTS`.
     """
     if min(len(p) for p in points) < MIN_MATCHES:
         return None
@@ -62,6 +55,7 @@ def align(
         first, origin[:, 0] = np.ascontiguousarray(first[:, ::-1]), first.shape[1] - 1 - origin[:, 0]
     elif variant == "negative":
         first = 255 - first
+    # Keep pairs of features that are each other's nearest, and clearly nearer than the second nearest.
     cosine = root(descriptors[0][:, VARIANTS[variant]]) @ root(descriptors[1]).T
     two = np.partition(cosine, -2, axis=1)[:, -2:]
     forward, back = cosine.argmax(1), cosine.argmax(0)
@@ -75,25 +69,25 @@ def align(
     )
     if affine is None or not _plausible(affine) or (matches := int(inliers.sum())) < MIN_MATCHES:
         return None
-    if np.linalg.det(affine[:, :2]) < 1:  # the finer picture is laid on the coarser one
+    if np.linalg.det(affine[:, :2]) < 1:  # lay the finer picture on the coarser one: no detail is made up
         first, second, affine = second, first, cv2.invertAffineTransform(affine)
     best = _compare(first, second, affine)
     if best is None:
         return None
-    if 0.65 <= best[0] < SAME:  # a pixel off, perhaps
+    if 0.65 <= best[0] < SAME:  # perhaps the map is off by a pixel
         best = max(best, _refine(first, second, affine) or best)
     return Alignment(*best, matches, variant)
 
 
 def _plausible(affine: np.ndarray) -> bool:
-    """Scale within 1/3 and 3, sides stretched by at most 1.5, no reflection."""
+    """Whether a map scales by 1/3 to 3, stretches one side by less than 1.5 and does not reflect."""
     linear = affine[:, :2]
     scales = np.linalg.svd(linear, compute_uv=False)
     return bool(np.linalg.det(linear) > 0 and scales[1] > 1 / 3 and scales[0] < 3 and scales[0] < 1.5 * scales[1])
 
 
 def _compare(first: np.ndarray, second: np.ndarray, affine: np.ndarray) -> tuple[float, float] | None:
-    """Correlation of the details, and the overlap, under a map from the first to the second."""
+    """Correlation of the fine details and overlap under a map from the first to the second picture."""
     size = first.shape[1], first.shape[0]
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     moved = cv2.warpAffine(second, affine, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
@@ -108,7 +102,7 @@ def _compare(first: np.ndarray, second: np.ndarray, affine: np.ndarray) -> tuple
 
 
 def _refine(first: np.ndarray, second: np.ndarray, affine: np.ndarray) -> tuple[float, float] | None:
-    """The same after ECC (Evangelidis and Psarakis 2008) has moved the map to where the details agree best."""
+    """The same after ECC (Evangelidis and Psarakis 2008) has improved the map."""
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 15, 1e-4)
     details = [cv2.GaussianBlur(_details(picture), (0, 0), 1).astype(np.float32) for picture in (first, second)]
     try:
@@ -119,7 +113,7 @@ def _refine(first: np.ndarray, second: np.ndarray, affine: np.ndarray) -> tuple[
 
 
 def _details(picture: np.ndarray) -> np.ndarray:
-    """What is finer than about six pixels, at equal contrast everywhere: neither exposure nor anatomy at large."""
+    """The structures finer than about six pixels, at equal local contrast: free of exposure and of gross anatomy."""
     values = cv2.GaussianBlur(picture.astype(np.float32), (0, 0), 0.8)
     values -= cv2.GaussianBlur(values, (0, 0), 4)
     return values / np.sqrt(cv2.blur(values * values, (25, 25)) + 4)

@@ -1,4 +1,4 @@
-"""The same exposure more than once: exact copies, and cropped, turned, brightened or re-encoded ones."""
+"""Images of the same exposure: exact copies, and copies that were cropped, turned, brightened or re-encoded."""
 
 from __future__ import annotations
 
@@ -12,80 +12,73 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from cvrnet.audit.alignment import Alignment, align
-from cvrnet.audit.findings import Finding, Severity, count
+from cvrnet.audit.findings import Finding, count, grade
 from cvrnet.audit.local_features import neighbours
 from cvrnet.audit.measurements import Measurements
-from cvrnet.data import Record
+from cvrnet.data.splits import patient_keys
 
-CHUNK = 1000  # pairs
-_ACROSS = ("split", "label", "patient", "source")
+CHUNK = 1000  # pairs whose alignments are in memory at once
+_ACROSS = {"split": "split", "label": "label", "patient": "patient_id", "source": "source"}
+"""What copies must not lie across, with the attribute of `Record`."""
 
 
 @dataclass(frozen=True)
 class Copy:
-    """Two images of one exposure.
-
-    Attributes:
-        first: index of an image, smaller than `second`.
-        second: index of the other.
-        kind: ``file`` (equal bytes), ``pixels`` (equal pixels in different files) or ``near``.
-        alignment: how they lie on each other, for ``near``.
-    """
+    """Two images of one exposure, by their indices."""
 
     first: int
-    second: int
-    kind: str
-    alignment: Alignment | None = None
+    second: int  # larger than first
+    kind: str  # "file" (equal bytes), "pixels" (equal pixels in different files) or "near"
+    alignment: Alignment | None = None  # of near-duplicates
 
 
 def exact_copies(measured: Measurements) -> list[Copy]:
-    """Images with equal pixels: each with the first of its kind."""
+    """Images with equal pixels, each paired with the first such image."""
     members: dict[str, list[int]] = defaultdict(list)
-    for index, digest in enumerate(measured.pixel_hash):
-        members[digest].append(index)
+    for index, facts in enumerate(measured.facts):
+        members[facts.pixel_hash].append(index)
     return [
-        Copy(first, other, "file" if measured.file_hash[first] == measured.file_hash[other] else "pixels")
+        Copy(first, other, "file" if measured.facts[first].file_hash == measured.facts[other].file_hash else "pixels")
         for first, *others in members.values()
         for other in others
     ]
 
 
 def near_copies(measured: Measurements, *, seed: int = 0, workers: int = 2) -> list[Copy]:
-    """Images that, laid on each other, agree in their fine details (exact copies left out).
+    """Images whose fine details agree once one is laid on the other, without exact copies.
 
-    Candidates share many local features (`neighbours`); each pair of them is then aligned and compared (`align`).
+    Candidates are pairs with many local features in common (`neighbours`); each pair is then aligned and compared
+    (`align`).
     """
-    candidates = {
-        (min(first, second), max(first, second), variant)
-        for first, second, variant in neighbours(measured.descriptors, measured.n_points, seed=seed)
-        if measured.pixel_hash[first] != measured.pixel_hash[second]
-    }
-    found: dict[tuple[int, int], Alignment] = {}
-    ordered = sorted(candidates)
-    with ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(ordered), CHUNK):
-            chunk = ordered[start : start + CHUNK]
-            for (*pair, _), alignment in zip(chunk, pool.map(lambda c: _align(measured, *c), chunk), strict=True):
-                key = pair[0], pair[1]
-                known = found.get(key)
-                if alignment and alignment.same and (not known or alignment.correlation > known.correlation):
-                    found[key] = alignment
-    return [Copy(*pair, "near", alignment) for pair, alignment in sorted(found.items())]
-
-
-def _align(measured: Measurements, first: int, second: int, variant: str) -> Alignment | None:
-    numbers = measured.n_points[first], measured.n_points[second]
-    return align(
-        measured.thumbnail(first),
-        measured.thumbnail(second),
-        (np.array(measured.points[first, : numbers[0]]), np.array(measured.points[second, : numbers[1]])),
-        (np.array(measured.descriptors[first, : numbers[0]]), np.array(measured.descriptors[second, : numbers[1]])),
-        variant,
+    facts = measured.facts
+    candidates = sorted(
+        {
+            (min(first, second), max(first, second), variant)
+            for first, second, variant in neighbours(
+                measured.large["descriptors"], np.array([f.n_points for f in facts]), seed=seed
+            )
+            if facts[first].pixel_hash != facts[second].pixel_hash
+        }
     )
+
+    def compare(candidate: tuple[int, int, str]) -> Alignment | None:
+        first, second, variant = candidate
+        points, descriptors = zip(measured.local_features(first), measured.local_features(second), strict=True)
+        return align(measured.thumbnail(first), measured.thumbnail(second), points, descriptors, variant)
+
+    best: dict[tuple[int, int], Alignment] = {}
+    with ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(candidates), CHUNK):
+            chunk = candidates[start : start + CHUNK]
+            for (first, second, _), found in zip(chunk, pool.map(compare, chunk), strict=True):
+                known = best.get((first, second))
+                if found and found.same and (not known or found.correlation > known.correlation):
+                    best[first, second] = found
+    return [Copy(first, second, "near", alignment) for (first, second), alignment in sorted(best.items())]
 
 
 def clusters(copies: Iterable[Copy], n: int) -> list[list[int]]:
-    """Images connected by copies, each cluster in order.
+    """The groups of images that copies connect, each in order.
 
     >>> clusters([Copy(0, 3, "near"), Copy(3, 4, "near"), Copy(1, 2, "file")], 6)
     [[0, 3, 4], [1, 2]]
@@ -100,28 +93,51 @@ def clusters(copies: Iterable[Copy], n: int) -> list[list[int]]:
 
 
 def duplicate_findings(measured: Measurements, *, seed: int = 0, workers: int = 2) -> list[Finding]:
-    """Exact and near-duplicates as findings, with the clusters of both."""
+    """Two findings, on exact duplicates and on near-duplicates."""
     exact, near = exact_copies(measured), near_copies(measured, seed=seed, workers=workers)
     return [
-        _finding(measured, exact, "exact-duplicates", "exact copy of another", "exact copies of others"),
-        _finding(measured, near, "near-duplicates", "near-duplicate of another", "near-duplicates of others"),
+        _finding(measured, exact, "exact-duplicates", "an exact copy of another", "exact copies of others"),
+        _finding(measured, near, "near-duplicates", "a near-duplicate of another", "near-duplicates of others"),
     ]
 
 
 def _finding(measured: Measurements, copies: list[Copy], code: str, one: str, many: str) -> Finding:
     if not copies:
-        return Finding(code, "note", f"No image is an {one}." if "exact" in one else f"No image is a {one}.")
-    records = measured.records
+        return Finding(code, "note", f"No image is {one}.")
+    records, patients = measured.records, patient_keys(measured.records)
     groups = clusters(copies, len(records))
-    of_image = {index: number for number, group in enumerate(groups, start=1) for index in group}
-    across = {what: sum(len(_values(records, group, what)) > 1 for group in groups) for what in _ACROSS}
+    across: dict[str, int] = {}
+    for what, attribute in _ACROSS.items():
+        values = patients if what == "patient" else [getattr(r, attribute) for r in records]
+        across[what] = sum(len({values[i] for i in group}) > 1 for group in groups)
     crossing = [f"{number} across {what}s" for what, number in across.items() if number]
-    severity: Severity = "severe" if crossing else "warning"
+    names = [[records[i].name for i in group] for group in groups]
+    return Finding(
+        code,
+        grade(severe=bool(crossing), warning=True),
+        f"{count(sum(map(len, groups)), 'image')} are {many}, in {count(len(groups), 'cluster')}: "
+        f"{', '.join(crossing) or 'none across splits, labels, patients or sources'}.",
+        {
+            "pairs": len(copies),
+            "clusters": names,
+            **{f"clusters_across_{what}s": number for what, number in across.items()},
+            "table": _rows(measured, copies, groups),
+        },
+        tuple(name for group in names for name in group),
+        "Keep one image of each cluster, or give all of them one patient id; correct labels that contradict."
+        if crossing
+        else "Keep one image of each cluster, so that it does not count twice.",
+    )
+
+
+def _rows(measured: Measurements, copies: list[Copy], groups: list[list[int]]) -> list[dict[str, object]]:
+    """A row for each pair of copies."""
+    cluster = {index: number for number, group in enumerate(groups, start=1) for index in group}
     rows = []
     for copy in copies:
-        first, second = records[copy.first], records[copy.second]
-        row: dict[str, object] = {"cluster": of_image[copy.first], "first": first.name, "second": second.name}
-        row |= {"kind": copy.kind}
+        pair = measured.records[copy.first], measured.records[copy.second]
+        row: dict[str, object] = {"cluster": cluster[copy.first], "first": pair[0].name, "second": pair[1].name}
+        row["kind"] = copy.kind
         if copy.alignment is not None:
             row |= {
                 "correlation": round(copy.alignment.correlation, 3),
@@ -129,31 +145,7 @@ def _finding(measured: Measurements, copies: list[Copy], code: str, one: str, ma
                 "features": copy.alignment.matches,
                 "variant": copy.alignment.variant,
             }
-        for what in _ACROSS:
-            row[f"{what}s"] = "|".join(sorted({_value(first, what), _value(second, what)} - {""}))
+        for what, attribute in _ACROSS.items():
+            row[f"{what}s"] = "|".join(sorted({getattr(r, attribute) for r in pair} - {""}))
         rows.append(row)
-    images = sum(map(len, groups))
-    return Finding(
-        code,
-        severity,
-        f"{count(images, 'image')} {'is' if images == 1 else 'are'} {one if images == 1 else many}, in "
-        f"{count(len(groups), 'cluster')}: {', '.join(crossing) or 'none across splits, labels, patients or sources'}.",
-        {"pairs": len(copies), "clusters": [[records[i].name for i in group] for group in groups]}
-        | {f"clusters_across_{what}s": number for what, number in across.items()}
-        | {"table": rows},
-        tuple(records[i].name for group in groups for i in group),
-        "Keep one image of each cluster, or give all of them one patient id; correct labels that contradict."
-        if crossing
-        else "Keep one image of each cluster, so that it does not count twice.",
-    )
-
-
-def _value(record: Record, what: str) -> str:
-    return record.patient_id if what == "patient" else getattr(record, what)
-
-
-def _values(records: list[Record], group: list[int], what: str) -> set[str]:
-    """The different values in a cluster; an image without patient id is a patient of its own."""
-    if what == "patient":
-        return {records[i].patient_id or f"\t{i}" for i in group}
-    return {_value(records[i], what) for i in group}
+    return rows

@@ -1,91 +1,81 @@
-"""A trained model is shown each image whole, without the lungs, and with nothing but the lungs.
+"""A trained model's predictions on each image as it is, without the lungs, and with nothing but the lungs.
 
 The idea is that of Maguolo and Nanni ("A critic evaluation of methods for COVID-19 automatic detection from X-ray
-images", Information Fusion 76, 2021), whose networks, trained on images with the lungs blacked out, told COVID-19 as
-well; here the trained model itself is asked. How models of radiographs come to read something else than disease is
-shown by DeGrave, Janizek and Lee ("AI for radiographic COVID-19 detection selects shortcuts over signal", Nature
-Machine Intelligence 3, 2021).
+images", Information Fusion 76, 2021): networks that they trained on images with the lungs blacked out recognised
+COVID-19 as well as before. Here the lungs are hidden from a model that was trained on whole images. DeGrave, Janizek
+and Lee ("AI for radiographic COVID-19 detection selects shortcuts over signal", Nature Machine Intelligence 3, 2021)
+show how models of radiographs come to use something else than disease.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
-from cvrnet.data import ImageError, Preprocessing, Record, check_classes, read_image, to_batch
+from cvrnet.data import ImageError, Record, read_image, to_batch
 from cvrnet.errors import UserError
+from cvrnet.inference import Predictor
+from cvrnet.runs.held_out import held_out
 
 WHOLE, WITHOUT, ONLY = "whole image", "without the lungs", "only the lungs"
 BATCH = 16
 
 
-class Model(Protocol):
-    """What is asked of a `cvrnet.Predictor`."""
+class Views(NamedTuple):
+    """One image as the model will see it, and what is wrong with its lung mask."""
 
-    classes: list[str]
-    preprocessing: Preprocessing
-
-    def probabilities(self, images: Tensor) -> np.ndarray:
-        """(N, classes) of uint8 (N, C, H, W)."""
-
-
-@dataclass(frozen=True)
-class Views:
-    """One image as the model will see it, uint8 (H, W, C) each, and what was wrong with its lung mask.
-
-    Attributes:
-        images: View to picture; the lungs' views are missing where there is no mask.
-        remains: Share of the image that is left without the lungs.
-        problem: Why the mask cannot be used; ``""`` where it can or there is none.
-    """
-
-    images: dict[str, np.ndarray]
-    remains: float = 1.0
-    problem: str = ""
+    images: dict[str, np.ndarray]  # view to uint8 (H, W, C); without a usable mask, the whole image only
+    remains: float = 1.0  # share of the image that is left without the lungs
+    problem: str = ""  # why the mask cannot be used
 
 
 class Examination:
-    """Collects the models' answers, a batch at a time, in constant memory but for the probabilities.
+    """Collects predictions batch by batch; in memory it keeps the probabilities, and at most a batch of images.
 
     Args:
-        models: `cvrnet.Predictor` each, with the same classes and preprocessing.
-        of: Name of an image to the indices of the models to ask (the mean counts); images that are not in it are not
-            asked about.
+        models: Models with the same classes and preprocessing.
+        of: Name of an image to the indices of the models that predict it (their mean counts); images without an entry
+            are skipped.
         known: Whether it is known which images the models were trained on.
 
+    Attributes:
+        records: The images that were predicted.
+        remains: Of each of them with a usable lung mask, by name, the share of the image left without the lungs.
+        problems: Images with an unusable lung mask, and the reason.
+
     Raises:
-        UserError: The models do not belong together.
+        UserError: The models differ in classes or preprocessing.
     """
 
-    def __init__(self, models: Sequence[Model], of: Mapping[str, tuple[int, ...]], known: bool) -> None:
+    def __init__(self, models: Sequence[Predictor], of: Mapping[str, tuple[int, ...]], known: bool) -> None:
         self.models, self.of, self.known = models, of, known
         self.classes, self.preprocessing = models[0].classes, models[0].preprocessing
         if any(m.classes != self.classes or m.preprocessing != self.preprocessing for m in models):
             raise UserError("the folds differ in classes or preprocessing; expected models of one run")
         self.records: list[Record] = []
-        self.masked: list[Record] = []
-        self.remains: list[float] = []
+        self.remains: dict[str, float] = {}
         self.problems: list[tuple[Record, str]] = []
-        self.answers: dict[tuple[str, str], np.ndarray] = {}  # (view, name) to (classes,)
+        self._probabilities: dict[tuple[str, str], np.ndarray] = {}  # (view, name) to (classes,)
         self._waiting: dict[tuple[int, ...], list[tuple[str, str, np.ndarray]]] = defaultdict(list)
 
-    def check(self, records: Sequence[Record]) -> None:
-        """Refuse labels that the model does not know.
+    @classmethod
+    def from_pretrained(cls, model: str | Path, records: Sequence[Record], device: str = "auto") -> Examination:
+        """Load a MODEL argument; each image goes to those models of a run that were not trained on its patient.
 
         Raises:
-            UserError: Names them.
+            UserError: The model cannot be loaded.
         """
-        check_classes((r.label for r in records), self.classes)
+        asked = held_out(model, records)
+        predictors = [Predictor.from_pretrained(one, device=device) for one in asked.models or [str(model)]]
+        return cls(predictors, asked.models_for_image, asked.known)
 
     def views(self, record: Record, pixels: np.ndarray) -> Views | None:
-        """The pictures to ask about, from the decoded image (H, W) or (H, W, 3); may run in any thread."""
+        """The views of one decoded image (H, W) or (H, W, 3), None if it is skipped; thread-safe."""
         if record.name not in self.of:
             return None
         resize = self.preprocessing.resize
@@ -96,48 +86,49 @@ class Examination:
             lungs = read_mask(record.lung_mask, pixels.shape[:2])
         except UserError as error:
             return Views(whole, problem=str(error))
+        # The box, not the outline, is hidden: an outline would show the heart's shape and the disease itself.
         box = bounding_box(lungs)
         parts = {WITHOUT: resize(keep(pixels, ~box)), ONLY: resize(keep(pixels, lungs))}
         return Views(whole | parts, remains=float(1 - box.mean()))
 
     def add(self, record: Record, views: Views | None) -> None:
-        """Ask about an image, when the batch is full."""
+        """Queue the views of an image; whenever a batch is full, predict it."""
         if views is None:
             return
         self.records.append(record)
         if views.problem:
             self.problems.append((record, views.problem))
         if WITHOUT in views.images:
-            self.masked.append(record)
-            self.remains.append(views.remains)
+            self.remains[record.name] = views.remains
         queue = self._waiting[self.of[record.name]]
         queue += [(view, record.name, image) for view, image in views.images.items()]
         while len(queue) >= BATCH:
-            self._ask(self.of[record.name], queue[:BATCH])
+            self._predict(self.of[record.name], queue[:BATCH])
             del queue[:BATCH]
 
     def finish(self) -> None:
-        """Ask about what still waits."""
+        """Predict what is still in the queues."""
         for models, queue in self._waiting.items():
-            for start in range(0, len(queue), BATCH):
-                self._ask(models, queue[start : start + BATCH])
+            if queue:
+                self._predict(models, queue)
         self._waiting.clear()
 
-    def table(self, view: str, records: Sequence[Record]) -> np.ndarray:
-        """Probabilities (N, classes) of images that were asked about."""
-        return np.array([self.answers[view, r.name] for r in records]).reshape(len(records), len(self.classes))
+    def probabilities(self, view: str, records: Sequence[Record]) -> np.ndarray:
+        """Probabilities (N, classes) of images that were predicted."""
+        rows = [self._probabilities[view, r.name] for r in records]
+        return np.array(rows).reshape(len(records), len(self.classes))
 
-    def _ask(self, models: tuple[int, ...], batch: Sequence[tuple[str, str, np.ndarray]]) -> None:
+    def _predict(self, models: tuple[int, ...], batch: Sequence[tuple[str, str, np.ndarray]]) -> None:
         images = to_batch([image for _, _, image in batch])
         table = np.mean([self.models[i].probabilities(images) for i in models], axis=0)
-        self.answers |= {(view, name): row for (view, name, _), row in zip(batch, table, strict=True)}
+        self._probabilities |= {(view, name): row for (view, name, _), row in zip(batch, table, strict=True)}
 
 
 def read_mask(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """A lung mask as bool (H, W), brought to the image's size.
+    """A lung mask as bool (H, W), resized to the image's size.
 
     Raises:
-        UserError: It cannot be read, is empty, or has another shape than the image.
+        UserError: The mask cannot be read, is empty, or has another aspect ratio than the image.
     """
     mask = read_image(path)
     mask = mask > mask.max() // 2
@@ -152,7 +143,7 @@ def read_mask(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def bounding_box(mask: np.ndarray) -> np.ndarray:
-    """The rectangle around a mask, as a mask.
+    """The smallest rectangle around a mask, as a mask.
 
     >>> bounding_box(np.eye(4, dtype=bool)[:3]).astype(int).tolist()
     [[1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 1, 0]]
@@ -164,9 +155,10 @@ def bounding_box(mask: np.ndarray) -> np.ndarray:
 
 
 def keep(pixels: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """The image with everything else at the mean of what is kept, so that nothing of what is hidden shows through.
+    """The image with all other pixels set to the mean of the kept ones.
 
-    The mean of the whole image would: it is brighter over a diseased lung. Black would be a new edge at each border.
+    The mean of the whole image would reveal what is hidden: it is brighter over a diseased lung. Black would add an
+    edge along each border.
 
     >>> keep(np.array([[10, 20], [30, 255]], np.uint8), np.array([[True, True], [True, False]])).tolist()
     [[10, 20], [30, 20]]

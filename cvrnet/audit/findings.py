@@ -1,10 +1,10 @@
-"""What the audit says: one finding, one plain sentence."""
+"""The result of the audit: a list of findings, each with one plain sentence."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Severity = Literal["severe", "warning", "note"]
 
@@ -17,12 +17,12 @@ class Finding:
     """One thing that the data set can or cannot show.
 
     Attributes:
-        code: a stable name, such as ``label-source``; a scope may follow after a colon.
+        code: A stable name, such as ``label-source``; a scope may follow after a colon.
         severity: ``severe`` (results from this data set will mislead), ``warning`` (look at it), or ``note``.
-        sentence: what was found, in one sentence.
-        figures: the numbers by name; ``table``, where present, is a list of rows (mappings with the same keys).
-        files: names of the images concerned, as in the manifest.
-        advice: what to do about it; ``""`` where nothing needs doing.
+        sentence: What was found, in one sentence.
+        figures: The numbers by name; ``table``, where present, is a list of rows (mappings with the same keys).
+        files: Names of the images concerned, as in the manifest.
+        advice: What to do about it; ``""`` where nothing needs doing.
     """
 
     code: str
@@ -34,17 +34,53 @@ class Finding:
 
     def row(self) -> dict[str, Any]:
         """The finding as one row of a table: the number of files instead of their names, no figures."""
-        return {
-            "severity": self.severity,
-            "code": self.code,
-            "sentence": self.sentence,
-            "advice": self.advice,
-            "files": len(self.files),
-        }
+        return {name: getattr(self, name) for name in COLUMNS} | {"files": len(self.files)}
+
+
+class Estimate(NamedTuple):
+    """A figure and its 95 % interval, from resampling patients."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, value: float, interval: Sequence[float] | None) -> Estimate:
+        """The figure with its interval; without an interval, both ends are the figure itself."""
+        return cls(value, *(interval or (value, value)))
+
+    def __format__(self, style: str) -> str:
+        """The figure and, in parentheses, its interval.
+
+        >>> f"{Estimate(0.8, 0.7, 0.9)}", f"{Estimate(0.8, 0.7, 0.9):.0%}"
+        ('0.80 (0.70-0.90)', '80% (70%-90%)')
+        """
+        value, low, high = (format(number, style or ".2f") for number in self)
+        return f"{value} ({low}-{high})"
+
+
+def flat_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row for CSV and JSON: an estimate takes three columns, the names of a tuple share one.
+
+    >>> flat_row({"auc": Estimate(0.8, 0.7, 0.9), "classes": ("CVP", "NOR")})
+    {'auc': 0.8, 'auc_low': 0.7, 'auc_high': 0.9, 'classes': 'CVP|NOR'}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, Estimate):
+            flat |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
+        else:
+            flat[name] = "|".join(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def grade(*, severe: bool, warning: bool) -> Severity:
+    """The worst severity whose condition holds, or ``note``."""
+    return "severe" if severe else "warning" if warning else "note"
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:
-    """Severe findings, then warnings, then notes; otherwise the order is kept.
+    """Severe findings, then warnings, then notes; within a severity the order is kept.
 
     >>> [finding.code for finding in worst_first([Finding("a", "note", ""), Finding("b", "severe", "")])]
     ['b', 'a']

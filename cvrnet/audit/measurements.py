@@ -1,6 +1,6 @@
-"""One pass over the image files: what every part of the audit needs of each, the large part of it on disk.
+"""One pass over the image files, which collects what every part of the audit needs.
 
-In memory an image takes about 2 kB; its thumbnail and local features lie in memory-mapped files.
+An image takes a few kB of memory; its thumbnail and local features lie in memory-mapped files.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -25,31 +24,48 @@ THUMBNAIL = 192
 """Longest side of the pictures that near-duplicates are compared on, in pixels."""
 
 BORDER, CORNER = 0.02, 0.125  # of the image's height and width
-SMALL = {"border": 64, "corners": 256, "histogram": 32, "thumbnail": 256, "pixels": 1024}
-CONTAINER = 67  # numbers about file format and compression
 
 
-@dataclass
+LARGE = np.dtype(
+    [
+        ("thumbnail", np.uint8, (THUMBNAIL, THUMBNAIL)),  # the picture is at top left
+        ("points", np.float32, (MAX_FEATURES, 2)),
+        ("descriptors", np.uint8, (MAX_FEATURES, 128)),
+    ]
+)
+"""What is kept of one image on disk."""
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What is kept of one image in memory."""
+
+    file_hash: str
+    pixel_hash: str  # of shape and pixels
+    size: tuple[int, int]  # height and width
+    format: str  # of the file, and pixel type, such as "JPEG L"
+    vectors: dict[str, np.ndarray]  # what each probe but "format" sees, (d,)
+    thumbnail: tuple[int, ...] = (0, 0)  # its height and width
+    n_points: int = 0
+
+
+@dataclass(frozen=True)
 class Measurements:
-    """What was measured of N images; row i is of ``records[i]``."""
+    """What was measured of N images."""
 
     records: list[Record]
-    file_hash: list[str]
-    pixel_hash: list[str]
-    size: np.ndarray  # (N, 2): height and width
-    formats: list[str]  # such as "JPEG L"
-    container: np.ndarray  # (N, CONTAINER): JPEG's luminance table, its sum, chroma sampling, progressive
-    small: dict[str, np.ndarray]  # uint8 (N, SMALL[name])
-    thumbnails: np.ndarray  # uint8 (N, THUMBNAIL, THUMBNAIL), the picture at top left, in a file
-    shapes: np.ndarray  # (N, 2): the picture's height and width within its thumbnail
-    points: np.ndarray  # float32 (N, MAX_FEATURES, 2), in a file
-    descriptors: np.ndarray  # uint8 (N, MAX_FEATURES, 128), in a file
-    n_points: np.ndarray  # (N,)
+    facts: list[ImageFacts]
+    large: np.ndarray  # of LARGE, (N or more,), in a memory-mapped file
 
     def thumbnail(self, index: int) -> np.ndarray:
         """The small picture of one image."""
-        height, width = self.shapes[index]
-        return np.array(self.thumbnails[index, :height, :width])
+        height, width = self.facts[index].thumbnail
+        return np.array(self.large["thumbnail"][index, :height, :width])
+
+    def local_features(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Points (n, 2) and descriptors (n, 128) of one image."""
+        n = self.facts[index].n_points
+        return np.array(self.large["points"][index, :n]), np.array(self.large["descriptors"][index, :n])
 
 
 def measure(
@@ -64,118 +80,77 @@ def measure(
 
     Args:
         records: The images.
-        folder: Where the large arrays are put, about 70 kB an image.
+        folder: Where to put the file of the large arrays, about 70 kB an image.
         workers: Threads.
-        examination: Is asked about each image while it is decoded.
-        progress: Called after each image with the number done and the number of images.
+        examination: Gets each image while it is decoded.
+        progress: Called after each image with the number of images read and their total.
 
     Returns:
-        The measurements of the images that can be read, and the others with the reason.
+        The measurements of the images that can be read, and the other images with the reason.
     """
-    n = len(records)
-
-    def on_disk(name: str, dtype: type, *shape: int) -> np.ndarray:
-        return np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.dtype(dtype), (n, *shape))
-
-    found = Measurements(
-        [],
-        [],
-        [],
-        np.zeros((n, 2), np.int64),
-        [],
-        np.zeros((n, CONTAINER), np.float32),
-        {name: np.zeros((n, length), np.uint8) for name, length in SMALL.items()},
-        on_disk("thumbnails", np.uint8, THUMBNAIL, THUMBNAIL),
-        np.zeros((n, 2), np.int64),
-        on_disk("points", np.float32, MAX_FEATURES, 2),
-        on_disk("descriptors", np.uint8, MAX_FEATURES, 128),
-        np.zeros(n, np.int64),
-    )
+    found = Measurements([], [], np.lib.format.open_memmap(folder / "large.npy", "w+", LARGE, (len(records),)))
     problems: list[tuple[Record, str]] = []
 
-    def read(record: Record) -> tuple[_Image, Views | None] | str:
+    def read(record: Record) -> str | tuple[ImageFacts, list[np.ndarray], Views | None]:
         try:
             pixels = read_image(record.path, examination.preprocessing.mode if examination else "L")
         except ImageError as error:
             return error.reason
         views = examination.views(record, pixels) if examination else None
         grey = pixels if pixels.ndim == 2 else np.array(Image.fromarray(pixels).convert("L"))
-        return _Image.of(record.path, grey), views
+        return *_measure_image(record.path, grey), views
 
+    done, block = 0, 32 * workers  # in blocks: the pool would otherwise read far ahead and fill the memory
     with ThreadPoolExecutor(workers) as pool:
-        waiting = iter(records)
-        block = list(islice(waiting, 32 * workers))
-        done = 0
-        while block:
-            for record, image in zip(block, pool.map(read, block), strict=True):
-                if isinstance(image, str):
-                    problems.append((record, image))
+        for start in range(0, len(records), block):
+            part = records[start : start + block]
+            for done, (record, result) in enumerate(zip(part, pool.map(read, part), strict=True), start + 1):
+                if isinstance(result, str):
+                    problems.append((record, result))
                 else:
-                    image[0].store(found, record)
+                    facts, (thumbnail, points, descriptors), views = result
+                    row, (height, width) = len(found.records), facts.thumbnail
+                    found.records.append(record)
+                    found.facts.append(facts)
+                    found.large["thumbnail"][row, :height, :width] = thumbnail
+                    found.large["points"][row, : facts.n_points] = points
+                    found.large["descriptors"][row, : facts.n_points] = descriptors
                     if examination is not None:
-                        examination.add(record, image[1])
-                done += 1
+                        examination.add(record, views)
                 if progress is not None:
-                    progress(done, n)
-            block = list(islice(waiting, 32 * workers))
+                    progress(done, len(records))
     if examination is not None:
         examination.finish()
-    kept = len(found.records)
-    for name in ("size", "container", "thumbnails", "shapes", "points", "descriptors", "n_points"):
-        setattr(found, name, getattr(found, name)[:kept])
-    found.small = {name: values[:kept] for name, values in found.small.items()}
     return found, problems
 
 
-@dataclass
-class _Image:
-    file_hash: str
-    pixel_hash: str
-    size: tuple[int, int]
-    format: str
-    container: np.ndarray
-    small: dict[str, np.ndarray]
-    thumbnail: np.ndarray
-    points: np.ndarray
-    descriptors: np.ndarray
-
-    @classmethod
-    def of(cls, path: Path, pixels: np.ndarray) -> _Image:
-        form, container = _container(path)
-        height, width = pixels.shape
-        scale = THUMBNAIL / max(height, width)
-        small = max(8, round(width * scale)), max(8, round(height * scale))
-        thumbnail = cv2.resize(pixels, small, interpolation=cv2.INTER_AREA)
-        points, descriptors = describe(thumbnail)
-        return cls(
-            hashlib.sha256(path.read_bytes()).hexdigest(),
-            hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest(),
-            (height, width),
-            form,
-            container,
-            _small(pixels),
-            thumbnail,
-            points,
-            descriptors,
-        )
-
-    def store(self, to: Measurements, record: Record) -> None:
-        row, (height, width) = len(to.records), self.thumbnail.shape
-        to.records.append(record)
-        to.file_hash.append(self.file_hash)
-        to.pixel_hash.append(self.pixel_hash)
-        to.formats.append(self.format)
-        to.size[row], to.container[row] = self.size, self.container
-        for name, values in self.small.items():
-            to.small[name][row] = values
-        to.thumbnails[row, :height, :width] = self.thumbnail
-        to.shapes[row] = height, width
-        to.n_points[row] = number = len(self.points)
-        to.points[row, :number], to.descriptors[row, :number] = self.points, self.descriptors
+def _measure_image(path: Path, pixels: np.ndarray) -> tuple[ImageFacts, list[np.ndarray]]:
+    """The facts of a grey image, and its thumbnail, points and descriptors."""
+    kind, compression = _container(path)
+    height, width = pixels.shape
+    scale = THUMBNAIL / max(height, width)
+    small = max(8, round(width * scale)), max(8, round(height * scale))
+    thumbnail = cv2.resize(pixels, small, interpolation=cv2.INTER_AREA)
+    points, descriptors = describe(thumbnail)
+    facts = ImageFacts(
+        file_hash=hashlib.sha256(path.read_bytes()).hexdigest(),
+        pixel_hash=hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest(),
+        size=(height, width),
+        format=kind,
+        vectors={"size": size_vector(height, width), "compression": compression, **_parts(pixels)},
+        thumbnail=thumbnail.shape,
+        n_points=len(points),
+    )
+    return facts, [thumbnail, points, descriptors]
 
 
-def _small(pixels: np.ndarray) -> dict[str, np.ndarray]:
-    """The parts of a picture that the probes look at."""
+def size_vector(height: int, width: int) -> np.ndarray:
+    """The numbers about an image's size: height, width, aspect, distance of the aspect from a square's, area."""
+    return np.array([height, width, width / height, abs(np.log(width / height)), height * width])
+
+
+def _parts(pixels: np.ndarray) -> dict[str, np.ndarray]:
+    """Border, corners, histogram and two small copies of a picture, uint8 (d,) each."""
     height, width = pixels.shape
     y, x = max(1, round(BORDER * height)), max(1, round(BORDER * width))
     border = [_area(strip, 16, 1) for strip in (pixels[:y], pixels[-y:], pixels[:, :x].T, pixels[:, -x:].T)]
@@ -196,8 +171,8 @@ def _area(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def _container(path: Path) -> tuple[str, np.ndarray]:
-    """File format with pixel type, and what a JPEG says about its compression."""
-    numbers = np.zeros(CONTAINER, np.float32)
+    """File format with pixel type, and of a JPEG: luminance table (64), its sum, chroma sampling, progressive."""
+    numbers = np.zeros(67, np.float32)
     with open(path, "rb") as file:
         if is_dicom(file):
             return "DICOM", numbers

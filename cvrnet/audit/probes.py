@@ -1,4 +1,4 @@
-"""How well simple models tell label or source from what should not matter."""
+"""Shortcut probes: simple models that predict the label or the source from what should not matter."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from cvrnet.audit.findings import Estimate, flat_row
 from cvrnet.audit.measurements import Measurements
+from cvrnet.data.splits import patient_keys
 from cvrnet.metrics import bootstrap_intervals, classification_scores
 
-MIN_PATIENTS = 10  # of a class, to be told at all
-MAX_IMAGES = 3000  # a probe sees so many, drawn by patient: its cost does not grow with the data set
+MIN_PATIENTS = 10  # of a class; smaller classes are left out
+MAX_IMAGES = 3000  # that a probe uses, drawn by patient: its cost does not grow with the data set
 FOLDS = 5
 PERMUTATIONS = 3
 RESAMPLES = 500
@@ -34,7 +36,7 @@ WHAT = {
     "thumbnail": "a 16x16 thumbnail",
     "pixels": "32x32 pixels",
 }
-"""What each probe looks at. The first five hold no lung, so nothing about a disease."""
+"""What each probe sees. The first five contain no lung, so no information about a disease."""
 
 NO_DISEASE = ("size", "format", "compression", "border", "corners")
 _TABULAR = ("size", "format", "compression")
@@ -42,32 +44,14 @@ _TABULAR = ("size", "format", "compression")
 
 @dataclass(frozen=True)
 class Probe:
-    """What one simple model told, in cross-validation that keeps patients apart.
+    """The cross-validated scores of one simple model; folds keep patients together."""
 
-    Attributes:
-        name: a key of `WHAT`.
-        auc: one class against the others, mean over the classes.
-        interval: of the AUC, 95 %, by resampling patients.
-        permuted: mean AUC of the same model on permuted labels.
-        balanced_accuracy: mean recall over the classes.
-        balanced_interval: its 95 % interval.
-        best: the class that is told best from the others.
-        best_auc: its AUC.
-        best_interval: its 95 % interval.
-        classes: that were told apart.
-        images: that were used.
-        patients: theirs.
-    """
-
-    name: str
-    auc: float
-    interval: tuple[float, float]
-    permuted: float
-    balanced_accuracy: float
-    balanced_interval: tuple[float, float]
-    best: str
-    best_auc: float
-    best_interval: tuple[float, float]
+    probe: str  # a key of WHAT
+    auc: Estimate  # one class against the others, mean over the classes
+    auc_permuted: float  # the mean AUC of the same model on permuted labels
+    balanced_accuracy: Estimate  # mean recall over the classes
+    best_class: str  # the class with the highest AUC
+    best_class_auc: Estimate
     classes: tuple[str, ...]
     images: int
     patients: int
@@ -75,61 +59,36 @@ class Probe:
     @property
     def constant(self) -> bool:
         """Whether what the probe sees is the same for all images."""
-        return self.interval == (0.5, 0.5)
+        return self.auc[1:] == (0.5, 0.5)
 
     @property
     def excess(self) -> float:
         """How far the interval's lower end lies above chance and above the permuted labels."""
-        return self.interval[0] - max(0.5, self.permuted)
+        return self.auc.low - max(0.5, self.auc_permuted)
 
     def row(self, **scope: str) -> dict[str, Any]:
-        """As one row of a table."""
-        return {
-            **scope,
-            "probe": self.name,
-            "auc": self.auc,
-            "auc_low": self.interval[0],
-            "auc_high": self.interval[1],
-            "auc_permuted": self.permuted,
-            "balanced_accuracy": self.balanced_accuracy,
-            "balanced_accuracy_low": self.balanced_interval[0],
-            "balanced_accuracy_high": self.balanced_interval[1],
-            "best_class": self.best,
-            "best_class_auc": self.best_auc,
-            "best_class_auc_low": self.best_interval[0],
-            "best_class_auc_high": self.best_interval[1],
-            "classes": "|".join(self.classes),
-            "images": self.images,
-            "patients": self.patients,
-        }
+        """The probe as one row of a table, after the columns `scope`."""
+        return flat_row(scope | vars(self))
 
 
-def features(measured: Measurements, name: str, rows: np.ndarray) -> np.ndarray:
-    """The numbers that a probe sees of some images, float32 (n, d), without columns that are the same for all."""
-    if name == "size":
-        height, width = measured.size[rows].T.astype(np.float64)
-        values = np.stack([height, width, width / height, abs(np.log(width / height)), height * width], axis=1)
-    elif name == "format":
-        kinds = np.array(measured.formats)
-        values = (kinds[rows, None] == np.unique(kinds)).astype(np.float32)
-    elif name == "compression":
-        values = measured.container[rows]
-    else:
-        values = measured.small[name][rows]
-    return values[:, np.ptp(values, axis=0) > 0].astype(np.float32)
+def probes(
+    measured: Measurements, targets: Sequence[str], rows: np.ndarray | None = None, *, seed: int = 0
+) -> list[Probe]:
+    """All probes on the same targets; empty if there are too few groups (see `probe`)."""
+    return [found for name in WHAT if (found := probe(measured, name, targets, rows, seed=seed))]
 
 
 def probe(
     measured: Measurements, name: str, targets: Sequence[str], rows: np.ndarray | None = None, *, seed: int = 0
 ) -> Probe | None:
-    """Tell `targets` (one for each measured image) from one kind of feature.
+    """Predict `targets` (one for each measured image) from one kind of feature.
 
     Args:
         measured: The images.
         name: A key of `WHAT`.
         targets: Labels, sources or other groups; ``""`` is left out, and so are groups of fewer than ten patients.
         rows: Indices of the images to use, by default all.
-        seed: Of folds, permutations and resamples.
+        seed: For folds, permutations and resamples.
 
     Returns:
         None if fewer than two groups are left.
@@ -137,46 +96,49 @@ def probe(
     selected = _select(measured, np.asarray(targets), np.arange(len(targets)) if rows is None else rows, seed)
     if selected is None:
         return None
-    rows, groups, classes, y = selected
-    values = features(measured, name, rows)
+    rows, patients, classes, y = selected
+    values = _features(measured, name, rows)
     folds = StratifiedGroupKFold(min(FOLDS, MIN_PATIENTS), shuffle=True, random_state=seed)
-    splits = list(folds.split(y, y, groups))
+    splits = list(folds.split(y, y, patients))
     p = _out_of_fold(name, values, y, len(classes), splits, seed)
     scores = classification_scores(y, p, classes)
-    intervals = bootstrap_intervals(y, p, classes, groups.tolist(), n=RESAMPLES, seed=seed)
+    intervals = bootstrap_intervals(y, p, classes, patients.tolist(), n=RESAMPLES, seed=seed)
     rng = np.random.default_rng(seed)
     chance = []
     for _ in range(PERMUTATIONS if values.shape[1] else 0):
-        other = _permute(y, groups, rng)
-        table = _out_of_fold(name, values, other, len(classes), splits, seed)
-        chance.append(classification_scores(other, table, classes)["macro"]["roc_auc"])
+        permuted = _permute(y, patients, rng)
+        table = _out_of_fold(name, values, permuted, len(classes), splits, seed)
+        chance.append(classification_scores(permuted, table, classes)["macro"]["roc_auc"])
     best = max(classes, key=lambda c: scores["per_class"][c]["roc_auc"])
-
-    def interval(value: float, bounds: list[float] | None) -> tuple[float, float]:
-        return (bounds[0], bounds[1]) if bounds else (value, value)
-
-    auc, best_auc = scores["macro"]["roc_auc"], scores["per_class"][best]["roc_auc"]
     return Probe(
-        name=name,
-        auc=auc,
-        interval=interval(auc, intervals["macro"]["roc_auc"]),
-        permuted=float(np.mean(chance)) if chance else 0.5,
-        balanced_accuracy=scores["balanced_accuracy"],
-        balanced_interval=interval(scores["balanced_accuracy"], intervals["balanced_accuracy"]),
-        best=best,
-        best_auc=best_auc,
-        best_interval=interval(best_auc, intervals["per_class"][best]["roc_auc"]),
+        probe=name,
+        auc=Estimate.of(scores["macro"]["roc_auc"], intervals["macro"]["roc_auc"]),
+        auc_permuted=float(np.mean(chance)) if chance else 0.5,
+        balanced_accuracy=Estimate.of(scores["balanced_accuracy"], intervals["balanced_accuracy"]),
+        best_class=best,
+        best_class_auc=Estimate.of(scores["per_class"][best]["roc_auc"], intervals["per_class"][best]["roc_auc"]),
         classes=tuple(classes),
         images=len(rows),
-        patients=len(set(groups)),
+        patients=len(set(patients)),
     )
+
+
+def _features(measured: Measurements, name: str, rows: np.ndarray) -> np.ndarray:
+    """The numbers that a probe sees of some images, float32 (n, d), without columns that are the same for all."""
+    facts = [measured.facts[row] for row in rows]
+    if name == "format":
+        formats = np.array([f.format for f in facts])
+        values = (formats[:, None] == np.unique(formats)).astype(np.float32)
+    else:
+        values = np.array([f.vectors[name] for f in facts])
+    return values[:, np.ptp(values, axis=0) > 0].astype(np.float32)
 
 
 def _select(
     measured: Measurements, targets: np.ndarray, rows: np.ndarray, seed: int
 ) -> tuple[np.ndarray, np.ndarray, list[str], np.ndarray] | None:
-    """The images a probe uses, their patients, the classes, and the index of each image's class."""
-    patients = np.array([r.patient_id or f"\t{i}" for i, r in enumerate(measured.records)])
+    """The images that a probe uses, their patients, the classes, and the index of each image's class."""
+    patients = np.array(patient_keys(measured.records))
     rows = rows[targets[rows] != ""]
     if len(rows) > MAX_IMAGES:
         order = np.random.default_rng(seed).permutation(np.unique(patients[rows]))
@@ -191,6 +153,8 @@ def _select(
 
 
 def _model(name: str, n: int, seed: int) -> Any:
+    """An untrained model for n training images."""
+    # Penalty and leaf size grow with n, so that both models stay hard to overfit.
     if name in _TABULAR:
         return RandomForestClassifier(
             TREES, min_samples_leaf=max(3, n // 200), class_weight="balanced_subsample", random_state=seed
@@ -201,9 +165,9 @@ def _model(name: str, n: int, seed: int) -> Any:
 def _out_of_fold(
     name: str, values: np.ndarray, y: np.ndarray, n_classes: int, splits: list[Any], seed: int
 ) -> np.ndarray:
-    """Scores of each class as probabilities (n, C), each image by the model that did not see its patient."""
+    """Probabilities (n, C), of each image by the model that did not see its patient."""
     table = np.full((len(y), n_classes), 1 / n_classes)
-    if not values.shape[1]:  # the same for all images: nothing to tell
+    if not values.shape[1]:  # no feature differs between images, so every class is equally likely
         return table
     for train, test in splits:
         seen = np.unique(y[train])
@@ -221,13 +185,13 @@ def _out_of_fold(
     return table
 
 
-def _permute(y: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The labels in another order that keeps most of a patient's together, as a patient's images are alike."""
+def _permute(y: np.ndarray, patients: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The labels, shuffled by whole patients, so that images of one patient mostly keep equal labels."""
     members: dict[str, list[int]] = {}
-    for index, group in enumerate(groups):
-        members.setdefault(group, []).append(index)
-    patients = list(members.values())
-    shuffled = [index for number in rng.permutation(len(patients)) for index in rng.permutation(patients[number])]
+    for index, patient in enumerate(patients):
+        members.setdefault(patient, []).append(index)
+    groups = list(members.values())
+    shuffled = [rng.permutation(groups[number]) for number in rng.permutation(len(groups))]
     permuted = np.empty_like(y)
-    permuted[[index for patient in patients for index in patient]] = y[shuffled]
+    permuted[np.concatenate(groups)] = y[np.concatenate(shuffled)]
     return permuted

@@ -18,7 +18,7 @@ from cvrnet.files import write_csv
 COLUMNS = ("path", "label", "source", "patient_id", "split", "view", "lung_mask", "lesion_mask")
 
 
-def scan_manifest(manifest: Path, labelled: bool, rows: list[Row]) -> list[str]:
+def scan_manifest(manifest: Path, labelled: bool, rows: list[Row], allow_shared_patients: bool = False) -> list[str]:
     """Appends the images that a manifest lists, and gives what is wrong with the manifest itself."""
     lines: dict[str, int] = {}
     splits: dict[str, tuple[str, int]] = {}
@@ -43,7 +43,7 @@ def scan_manifest(manifest: Path, labelled: bool, rows: list[Row]) -> list[str]:
                     wrong.append(f"the row has {len(header) + len(surplus)} cells, the header {len(header)}")
                 if record.name and (first := lines.setdefault(record.name, reader.line_num)) != reader.line_num:
                     wrong.append(f"duplicate path (also in line {first})")
-                if record.patient_id and record.split:
+                if record.patient_id and record.split and not allow_shared_patients:
                     split, first = splits.setdefault(record.patient_id, (record.split, reader.line_num))
                     if split != record.split:
                         wrong.append(

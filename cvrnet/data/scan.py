@@ -58,13 +58,15 @@ def read_records(data: str | Path, *, labelled: bool = True, min_classes: int = 
     return records
 
 
-def scan_records(data: str | Path, *, labelled: bool = True, min_classes: int = 2) -> tuple[list[Record], list[str]]:
+def scan_records(
+    data: str | Path, *, labelled: bool = True, min_classes: int = 2, allow_shared_patients: bool = False
+) -> tuple[list[Record], list[str]]:
     """As `read_records`, but gives the usable images and, one line each, what is wrong with the rest.
 
     Images are not opened, but for the tags of DICOM files that give patient and source where a manifest does not (see
     `cvrnet.data.identity`): this finds missing files, duplicate paths, paths outside the data set's folder, missing
-    columns and labels, unknown split values, patients in two splits, missing masks, empty class folders, too few
-    classes and unreadable manifests.
+    columns and labels, unknown split values, patients in two splits (unless `allow_shared_patients`), missing masks,
+    empty class folders, too few classes and unreadable manifests.
     """
     root = Path(os.path.abspath(data))
     if root.is_dir() and (root / MANIFEST).is_file():
@@ -78,7 +80,7 @@ def scan_records(data: str | Path, *, labelled: bool = True, min_classes: int = 
         elif root.is_dir():
             problems = _scan_folder(root, labelled, rows)
         elif root.exists():
-            problems = scan_manifest(root, labelled, rows)
+            problems = scan_manifest(root, labelled, rows, allow_shared_patients)
         else:
             problems = ["no such folder or CSV manifest"]
     except OSError as error:

@@ -40,6 +40,11 @@ def patient_key(patient_id: str, image: str | int) -> str:
     return f"id {patient_id}" if patient_id else f"image {image}"
 
 
+def patient_keys(records: Sequence[Record]) -> list[str]:
+    """The patient of each image, as `patient_key`."""
+    return [patient_key(record.patient_id, i) for i, record in enumerate(records)]
+
+
 def hold_back(records: Sequence[Record], test_source: str = "") -> tuple[list[Record], list[Record]]:
     """The images that may train and validate, and the independent ones.
 
@@ -133,7 +138,7 @@ def make_folds(records: Sequence[Record], n_folds: int = 5, seed: int = 0) -> li
     """
     if n_folds < 2:
         raise UserError(f"{n_folds} folds are not possible: expected at least 2")
-    patients = _patients(records)
+    patients = patient_keys(records)
     for label, members in sorted(_members([record.label for record in records], patients).items(), key=str):
         if len(members) < n_folds:
             raise UserError(f"class {label} has {len(members)} patients, {n_folds} folds need at least {n_folds}")
@@ -152,7 +157,7 @@ def holdout_split(records: Sequence[Record], fraction: float = 0.2, seed: int = 
     """
     if not 0 < fraction < 1:
         raise UserError(f"fraction {fraction} is not possible: expected a number between 0 and 1")
-    patients = _patients(records)
+    patients = patient_keys(records)
     n_patients = len(set(patients))
     if n_patients < 2:
         raise UserError(f"a split needs at least 2 patients, found {n_patients}")
@@ -172,10 +177,6 @@ def _nearest_ratio(fraction: float, limit: int) -> tuple[int, int]:
     ratios = [(n, min(max(round(fraction * n), 1), n - 1)) for n in range(2, limit + 1)]
     near = [(n, k) for n, k in ratios if abs(k / n - fraction) < 0.01]
     return near[0] if near else min(ratios, key=lambda ratio: abs(ratio[1] / ratio[0] - fraction))
-
-
-def _patients(records: Sequence[Record]) -> list[str]:
-    return [patient_key(record.patient_id, i) for i, record in enumerate(records)]
 
 
 def _members(keys: Sequence[Hashable], patients: Sequence[str]) -> Patients:

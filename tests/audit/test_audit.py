@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.stats.contingency import association
 
-from cvrnet.audit import audit, read_audited, write_audit
+from cvrnet.audit import Finding, audit, read_audited, write_audit
 from cvrnet.audit.duplicates import exact_copies, near_copies
 from cvrnet.audit.local_features import VARIANTS, describe
-from cvrnet.audit.measurements import Measurements, measure
+from cvrnet.audit.measurements import ImageFacts, Measurements, measure, size_vector
+from cvrnet.audit.metadata_findings import cramers_v, patient_findings, source_findings
 from cvrnet.audit.probes import MIN_PATIENTS, NO_DISEASE, probe
-from cvrnet.audit.shortcuts import MARGIN, SEVERE_AUC, best_rule
-from cvrnet.audit.tables import cramers_v, patient_findings, source_findings
+from cvrnet.audit.shortcuts import MARGIN, SEVERE_AUC, best_rule, label_finding
 from cvrnet.data import Record, write_phantoms
 
 
@@ -150,33 +150,35 @@ def invented(n: int, tie: bool) -> Measurements:
     """Measurements of images in which nothing, or the border alone, tells the label."""
     rng = np.random.default_rng(0)
     records = [record(i, "NOR" if i % 2 else "CVP", "a", f"p{i // 2}") for i in range(n)]
-    small = {name: rng.integers(100, 130, (n, 32)).astype(np.uint8) for name in ("border", "corners", "histogram")}
-    small |= {name: rng.integers(100, 130, (n, 64)).astype(np.uint8) for name in ("thumbnail", "pixels")}
+    vectors = {name: rng.integers(100, 130, (n, 32)).astype(np.uint8) for name in ("border", "corners", "histogram")}
+    vectors |= {name: rng.integers(100, 130, (n, 64)).astype(np.uint8) for name in ("thumbnail", "pixels")}
     size = rng.integers(200, 240, (n, 2))
     if tie:
-        small["border"][::2] += 40
+        vectors["border"][::2] += 40
         size[::2, 1] = 260
-    blank = np.zeros((n, 1))
-    return Measurements(
-        records, ["h"] * n, ["h"] * n, size, ["PNG L"] * n, blank, small, blank, blank, blank, blank, blank[:, 0]
-    )
+    vectors |= {"size": np.array([size_vector(*pair) for pair in size]), "compression": np.zeros((n, 1))}
+    facts = [
+        ImageFacts("h", "h", (h, w), "PNG L", {name: values[i] for name, values in vectors.items()})
+        for i, (h, w) in enumerate(size)
+    ]
+    return Measurements(records, facts, large=np.empty(0))
 
 
 @pytest.mark.parametrize("name", ["size", "format", "compression", "border", "corners", "histogram", "pixels"])
 def test_a_probe_stays_at_chance_where_there_is_nothing(name):
     data = invented(200, tie=False)
     found = probe(data, name, [r.label for r in data.records])
-    assert found.interval[0] <= 0.5 + MARGIN
+    assert found.auc.low <= 0.5 + MARGIN
     assert found.excess <= MARGIN
-    assert found.permuted == pytest.approx(0.5, abs=0.1)
+    assert found.auc_permuted == pytest.approx(0.5, abs=0.1)
 
 
 @pytest.mark.parametrize("name", ["size", "border"])
 def test_a_probe_finds_what_is_tied_to_the_label(name):
     data = invented(120, tie=True)
     found = probe(data, name, [r.label for r in data.records])
-    assert found.interval[0] > 0.95
-    assert found.permuted == pytest.approx(0.5, abs=0.15)
+    assert found.auc.low > 0.95
+    assert found.auc_permuted == pytest.approx(0.5, abs=0.15)
 
 
 def test_too_few_patients_are_not_probed():
@@ -191,30 +193,28 @@ def test_the_rule_names_the_width():
 
 
 @pytest.fixture(scope="module")
-def audits(tmp_path_factory) -> dict[bool, tuple]:
-    """Records and findings of phantoms without and with shortcut."""
-    results = {}
-    for shortcut in (False, True):
-        folder = tmp_path_factory.mktemp("data") / "p"
-        records, _ = read_audited(write_phantoms(folder, 150, size=64, shortcut=shortcut))
-        results[shortcut] = records, audit(records)
-    return results
+def audited(tmp_path_factory) -> tuple[list[Record], list[Finding]]:
+    """Records and findings of phantoms without a shortcut."""
+    records, _ = read_audited(write_phantoms(tmp_path_factory.mktemp("data") / "p", 150, size=64))
+    return records, audit(records)
 
 
-def test_phantoms_without_shortcut_are_clean(audits):
-    found = {f.code: f for f in audits[False][1]}
+def test_phantoms_without_shortcut_are_clean(audited):
+    found = {f.code: f for f in audited[1]}
     assert not [f.sentence for f in found.values() if f.severity == "severe"]
     for name in NO_DISEASE:
         assert found[f"label-probe:{name}"].figures["auc_low"] <= 0.5 + MARGIN
 
 
-def test_the_planted_shortcut_is_found(audits):
-    found = {f.code: f for f in audits[True][1]}
-    assert found["label-source"].severity == "severe"
-    assert found["label-probe:corners"].severity == "severe"
-    assert found["label-probe:corners"].figures["best_class"] == "CVP"
-    assert found["label-probe:corners"].figures["best_class_auc_low"] > SEVERE_AUC
-    assert "Label predictable from the corners alone: AUC" in found["label-probe:corners"].sentence
+def test_the_planted_shortcut_is_found(tmp_path):
+    records, _ = read_audited(write_phantoms(tmp_path / "p", 150, size=64, shortcut=True))
+    assert {f.code: f.severity for f in source_findings(records)}["label-source"] == "severe"
+    images, _ = measure(records, tmp_path)
+    finding = label_finding(probe(images, "corners", [r.label for r in records]))
+    assert (finding.code, finding.severity) == ("label-probe:corners", "severe")
+    assert finding.figures["best_class"] == "CVP"
+    assert finding.figures["best_class_auc_low"] > SEVERE_AUC
+    assert "Label predictable from the corners alone: AUC" in finding.sentence
 
 
 class Links(HTMLParser):
@@ -228,8 +228,8 @@ class Links(HTMLParser):
         self.found += [value for name, value in attributes if name in ("src", "href")]
 
 
-def test_files(audits, tmp_path):
-    records, findings = audits[True]
+def test_files(audited, tmp_path):
+    records, findings = audited
     copy = dataclasses.replace(findings[0], sentence='<script>"&', figures={}, files=(records[0].name,))
     write_audit(tmp_path, [*findings, copy], records, "<data>")
     names = {path.name for path in tmp_path.iterdir()}

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +15,10 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from cvrnet.audit import Examination, audit
+from cvrnet.audit import Examination, Finding, audit
 from cvrnet.audit.examination import ONLY, WHOLE, WITHOUT, keep, read_mask
 from cvrnet.audit.measurements import measure
-from cvrnet.audit.model_findings import interval_of_mean, model_findings
+from cvrnet.audit.model_findings import estimate_mean, model_findings
 from cvrnet.data import Preprocessing, Record, read_image, read_records, write_phantoms
 from cvrnet.errors import UserError
 from cvrnet.inference import Predictor
@@ -109,7 +110,7 @@ def test_interval_is_that_of_the_library_of_metrics():
     wrong, patients = rng.random(300) < 0.3, [f"p{i // 3}" for i in range(300)]
     table = np.stack([~wrong, wrong], axis=1).astype(float)
     low, high = bootstrap_intervals(np.zeros(300, int), table, ["a", "b"], patients)["accuracy"]
-    assert interval_of_mean(wrong.astype(float), patients) == pytest.approx((1 - high, 1 - low), abs=0.015)
+    assert estimate_mean(wrong.astype(float), patients)[1:] == pytest.approx((1 - high, 1 - low), abs=0.015)
 
 
 class Windows(nn.Module):
@@ -162,15 +163,27 @@ def planted(tmp_path_factory) -> Path:
     return write_phantoms(tmp_path_factory.mktemp("planted") / "p", 150, size=64, shortcut=True)
 
 
-def examined(predictor: Predictor, records: list[Record], folder: Path) -> dict:
+def examine(predictor: Predictor, records: list[Record], folder: Path) -> Examination:
     examination = Examination([predictor], {r.name: (0,) for r in records}, known=True)
     measure(records, folder, examination=examination)
+    return examination
+
+
+@pytest.fixture(scope="module")
+def examined(honest, planted, tmp_path_factory) -> Examination:
+    """The honest model on all phantoms; not to be changed."""
+    return examine(honest, read_records(planted), tmp_path_factory.mktemp("arrays"))
+
+
+def findings(examination: Examination, records: list[Record] | None = None) -> dict[str, Finding]:
+    """The findings by code, with the predictions attributed to other records if they are given."""
+    examination = copy(examination)
+    examination.records = examination.records if records is None else records
     return {f.code: f for f in model_findings(examination)}
 
 
-def test_a_model_that_reads_the_lungs_falls_to_chance_without_them(honest, planted, tmp_path):
-    records = read_records(planted)
-    found = examined(honest, records, tmp_path)["model-without-lungs"]
+def test_a_model_that_reads_the_lungs_falls_to_chance_without_them(examined):
+    found = findings(examined)["model-without-lungs"]
     scores = {row["view"]: row for row in found.figures["table"]}
     assert scores[WHOLE]["balanced_accuracy_low"] > 1 / 3 + 0.05
     assert scores[WITHOUT]["balanced_accuracy"] == pytest.approx(1 / 3, abs=0.02)
@@ -207,11 +220,11 @@ def test_a_model_that_learned_the_shortcut_keeps_its_performance_without_lungs(c
         assert [row["source"] for row in csv.DictReader(file)] == ["all", "site-a", "site-b"]
 
 
-def test_sources_that_a_model_reads_differently_are_told(honest, planted, tmp_path):
-    records = read_records(planted)
-    other = [r for r in LABELS]
-    wrong = [replace(r, label=other[other.index(r.label) - 1]) if r.source == "site-b" else r for r in records]
-    found = examined(honest, wrong, tmp_path)["model-sources"]
+def test_sources_that_a_model_reads_differently_are_named(examined):
+    wrong = [
+        replace(r, label=LABELS[LABELS.index(r.label) - 1]) if r.source == "site-b" else r for r in examined.records
+    ]
+    found = findings(examined, wrong)["model-sources"]
     rows = {row["source"]: row for row in found.figures["table"]}
     assert found.severity == "severe"
     assert rows["site-b"]["error"] > rows["site-a"]["error"] + 0.1
@@ -224,7 +237,7 @@ def test_sources_that_a_model_reads_differently_are_told(honest, planted, tmp_pa
 
 def test_without_masks_one_sentence_says_so(honest, planted, tmp_path):
     records = [replace(r, lung_mask=None) for r in read_records(planted)[:20]]
-    found = examined(honest, records, tmp_path)["model-without-lungs"]
+    found = findings(examine(honest, records, tmp_path))["model-without-lungs"]
     assert (found.severity, found.figures) == ("note", {})
     assert "has a lung mask (column lung_mask)" in found.sentence
 
@@ -233,7 +246,7 @@ def test_a_broken_mask_is_a_finding_and_the_image_still_counts(honest, planted, 
     (tmp_path / "mask.png").write_bytes(b"no image")
     records = read_records(planted)[:20]
     records[0] = replace(records[0], lung_mask=tmp_path / "mask.png")
-    found = examined(honest, records, tmp_path)
+    found = findings(examine(honest, records, tmp_path))
     assert found["model-lung-masks"].files == (records[0].name,)
     assert found["model-sources"].figures["table"][0]["images"] == 20
 

@@ -181,7 +181,7 @@ def test_an_unknown_class_is_an_error_and_a_missing_one_is_not(cli, run, phantom
         (["train", "nowhere", "-o", "out"], 1, "nowhere"),
         (["train", ".", "-o", "out", "--lr", "-1"], 2, "--lr"),
         (["train", ".", "-o", "out", "--device", "tpu"], 1, "unknown device 'tpu'"),
-        (["train", ".", "-o", "out", "--device", "cuda:99"], 1, "device 'cuda:99' is not there"),
+        (["train", ".", "-o", "out", "--device", "cuda:99"], 1, "device 'cuda:99' is not available"),
         (["predict"], 2, "MODEL"),
         (["frobnicate"], 2, "frobnicate"),
         (["models", "resnet50"], 1, "resnet50"),

@@ -140,7 +140,7 @@ def test_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert select_device().type == "cuda"
     assert select_device("cuda:1").index == 1
-    with pytest.raises(UserError, match="'cuda:2' is not there; this PyTorch sees 2 CUDA devices"):
+    with pytest.raises(UserError, match="'cuda:2' is not available; this PyTorch sees 2 CUDA devices"):
         select_device("cuda:2")
     for emulated, expected in ((True, "bf16"), (False, "fp16")):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, e=emulated: e)

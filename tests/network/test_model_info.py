@@ -59,5 +59,5 @@ def test_other_sizes_channels_and_encoders() -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", "no_such_model"])
 def test_what_is_no_cvrnet(name: str) -> None:
-    with pytest.raises(UserError, match=f"'{name}' is no CVR-Net; expected one of cvrnet, "):
+    with pytest.raises(UserError, match=f"'{name}' is not a CVR-Net; expected one of cvrnet, "):
         describe_model(name)

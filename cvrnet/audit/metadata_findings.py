@@ -1,4 +1,4 @@
-"""What the manifest alone shows: labels by source, and patients."""
+"""Findings from the manifest alone, without opening an image: labels by source, and patients."""
 
 from __future__ import annotations
 
@@ -8,18 +8,27 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import chi2_contingency
 
-from cvrnet.audit.findings import Finding, Severity, count
+from cvrnet.audit.findings import Finding, Severity, count, grade
 from cvrnet.data import Record
+from cvrnet.data.splits import patient_keys
 
 SEVERE_V, WARNING_V = 0.5, 0.2
 MOSTLY = 0.9  # of a class's images from one source
 
+_APART = "Compare classes within one source, and test on a source that did not train."
+_SHARED: dict[str, tuple[Severity, str]] = {
+    "split": ("severe", "Put all images of a patient into one split."),
+    "label": ("note", "Right for a disease that came or went; else correct the labels. Never split by image."),
+    "source": ("warning", "If these are different persons, give them different ids; else the sources overlap."),
+}
+"""What a patient can appear in more than one of: severity and advice."""
+
 
 def cramers_v(table: np.ndarray) -> float:
-    """Cramér's V of a contingency table, corrected for its bias: 0 independent, 1 one decides the other.
+    """Cramér's V of a contingency table, corrected for bias: 0 for independence, 1 if one variable decides the other.
 
-    The correction of Bergsma (J. Korean Stat. Soc. 42, 2013), as few images with many sources would otherwise look
-    tied. 0 for a table of one row or column.
+    The correction is Bergsma's (J. Korean Stat. Soc. 42, 2013): without it, few images from many sources look
+    associated. A table with one row or one column gives 0.
 
     >>> cramers_v(np.array([[50, 50], [50, 50]])), round(cramers_v(np.array([[100, 0], [0, 100]])), 2)
     (0.0, 1.0)
@@ -38,13 +47,13 @@ def cramers_v(table: np.ndarray) -> float:
 
 
 def source_findings(records: Sequence[Record]) -> list[Finding]:
-    """Class and source tied together; classes that come from one source only; no independent source."""
+    """How strongly class and source are associated, classes that come from one source, and a single source."""
     sources, labels = sorted({r.source for r in records}), sorted({r.label for r in records})
     table = np.zeros((len(labels), len(sources)), np.int64)
     patients: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for number, record in enumerate(records):
+    for record, patient in zip(records, patient_keys(records), strict=True):
         table[labels.index(record.label), sources.index(record.source)] += 1
-        patients[record.label, record.source].add(record.patient_id or f"\0{number}")
+        patients[record.label, record.source].add(patient)
     rows = [
         {"label": label, "source": source, "images": int(table[i, j]), "patients": len(patients[label, source])}
         for i, label in enumerate(labels)
@@ -52,29 +61,21 @@ def source_findings(records: Sequence[Record]) -> list[Finding]:
     ]
     if len(sources) < 2:
         what = f"All images come from one source, {sources[0]}" if sources[0] else "No image has a source"
-        return [
-            Finding(
-                "independent-source",
-                "warning",
-                f"{what}: independent source: none.",
-                {"table": rows},
-                advice="Name the sources in the manifest's column source, and test on a source that did not train.",
-            )
-        ]
+        advice = "Name the sources in the manifest's column source, and test on a source that did not train."
+        sentence = f"{what}: independent source: none."
+        return [Finding("independent-source", "warning", sentence, {"table": rows}, advice=advice)]
     findings = [_association(table, rows)] if len(labels) > 1 else []
-    for i, label in enumerate(labels):
-        j = int(table[i].argmax())
-        share = table[i, j] / table[i].sum()
+    for label, images in zip(labels, table, strict=True):
+        share, total, source = float(images.max() / images.sum()), int(images.sum()), sources[images.argmax()]
         if share < MOSTLY:
             continue
-        only = share == 1
         findings.append(
             Finding(
                 f"class-source:{label}",
-                "severe" if only else "warning",
-                f"{'All' if only else f'{share:.0%} of'} {table[i].sum():,} images of {label} come from one source, "
-                f"{sources[j] or '(none named)'}.",
-                {"share": float(share), "images": int(table[i].sum()), "source": sources[j]},
+                grade(severe=share == 1, warning=True),
+                f"{'All' if share == 1 else f'{share:.0%} of'} {total:,} images of {label} come from one source, "
+                f"{source or '(none named)'}.",
+                {"share": share, "images": total, "source": source},
                 advice=f"Get {label} from another source too; until then a model may know the source, not {label}.",
             )
         )
@@ -83,35 +84,28 @@ def source_findings(records: Sequence[Record]) -> list[Finding]:
 
 def _association(table: np.ndarray, rows: list[dict[str, object]]) -> Finding:
     v = cramers_v(table)
-    by_source, by_majority = table.max(0).sum() / table.sum(), table.sum(1).max() / table.sum()
-    severity: Severity = "severe" if v >= SEVERE_V else "warning" if v >= WARNING_V else "note"
-    sentence = "Class and source are tied together" if v >= WARNING_V else "Class and source are hardly tied"
+    severity = grade(severe=v >= SEVERE_V, warning=v >= WARNING_V)
+    by_source, by_majority = float(table.max(0).sum() / table.sum()), float(table.sum(1).max() / table.sum())
     return Finding(
         "label-source",
         severity,
-        f"{sentence}: Cramér's V {v:.2f}; the source alone gives the right class for {by_source:.0%} of the images, "
-        f"always the largest class for {by_majority:.0%}.",
-        {
-            "cramers_v": v,
-            "accuracy_from_source": float(by_source),
-            "accuracy_of_largest_class": float(by_majority),
-            "table": rows,
-        },
-        advice="Compare classes within one source, and test on a source that did not train."
-        if severity != "note"
-        else "",
+        f"Class and source are {'hardly tied' if severity == 'note' else 'tied together'}: Cramér's V {v:.2f}; the "
+        f"source alone gives the right class for {by_source:.0%} of the images, always the largest class for "
+        f"{by_majority:.0%}.",
+        {"cramers_v": v, "accuracy_from_source": by_source, "accuracy_of_largest_class": by_majority, "table": rows},
+        advice="" if severity == "note" else _APART,
     )
 
 
 def patient_findings(records: Sequence[Record]) -> list[Finding]:
-    """Patients shared by splits, labels or sources, and images without patient id."""
+    """Images without a patient id, and patients with images in several splits, labels or sources."""
     findings = []
     without = tuple(r.name for r in records if not r.patient_id)
     if without:
         findings.append(
             Finding(
                 "patient-id",
-                "severe" if len(without) == len(records) else "warning",
+                grade(severe=len(without) == len(records), warning=True),
                 f"{count(len(without), 'image')} of {len(records):,} have no patient id: "
                 "folds cannot keep their patients apart.",
                 {"images": len(without)},
@@ -119,26 +113,18 @@ def patient_findings(records: Sequence[Record]) -> list[Finding]:
                 "Fill the manifest's column patient_id; such an image is taken for a patient of its own.",
             )
         )
-    severities: dict[str, tuple[Severity, str]] = {
-        "split": ("severe", "Put all images of a patient into one split."),
-        "label": ("note", "Right for a disease that came or went; else correct the labels. Never split by image."),
-        "source": ("warning", "If these are different persons, give them different ids; else the sources overlap."),
-    }
-    for attribute, (severity, advice) in severities.items():
+    for attribute, (severity, advice) in _SHARED.items():
         members: dict[str, list[Record]] = defaultdict(list)
         for record in records:
             if record.patient_id and getattr(record, attribute):
                 members[record.patient_id].append(record)
-        shared = {p: rs for p, rs in members.items() if len({getattr(r, attribute) for r in rs}) > 1}
+        values = {patient: sorted({getattr(r, attribute) for r in found}) for patient, found in members.items()}
+        shared = [patient for patient in members if len(values[patient]) > 1]
         if not shared:
             continue
         rows = [
-            {
-                "patient_id": patient,
-                f"{attribute}s": "|".join(sorted({getattr(r, attribute) for r in found})),
-                "images": len(found),
-            }
-            for patient, found in sorted(shared.items())
+            {"patient_id": patient, f"{attribute}s": "|".join(values[patient]), "images": len(members[patient])}
+            for patient in sorted(shared)
         ]
         findings.append(
             Finding(
@@ -147,7 +133,7 @@ def patient_findings(records: Sequence[Record]) -> list[Finding]:
                 f"{count(len(shared), 'patient')} {'appears' if len(shared) == 1 else 'appear'} in more than one "
                 f"{attribute}.",
                 {"patients": len(shared), "table": rows},
-                tuple(r.name for found in shared.values() for r in found),
+                tuple(r.name for patient in shared for r in members[patient]),
                 advice,
             )
         )
