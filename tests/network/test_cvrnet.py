@@ -253,7 +253,7 @@ def test_drop_rate_hidden_sizes_and_activation_reach_the_heads() -> None:
         ({"encoders": ()}, "encoders is empty"),
         ({"encoders": ("test_resnet", "resnet5")}, "unknown encoder 'resnet5'"),
         ({"global_pool": "max"}, "global_pool='max'"),
-        ({"global_pool": ""}, "leaves nothing for 3 classes"),
+        ({"global_pool": ""}, "leaves no input for 3 classes"),
         ({"act_layer": "relou"}, "unknown activation 'relou'"),
     ],
     ids=str,
