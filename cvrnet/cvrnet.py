@@ -360,7 +360,8 @@ def _create_cvrnet(variant: str, pretrained: bool, default_encoders: tuple[str, 
     whole = any(getattr(cfg, source) for source in ("url", "file", "state_dict", "hf_hub_id"))
     cache_dir = kwargs.pop("cache_dir", None)
     model = build_model_with_cfg(
-        partial(CVRNet, img_size=img_size, cache_dir=cache_dir),  # the builder would drop or use them itself
+        # cache_dir is also an argument of the builder's own; img_size it would record as a trait, for config.json.
+        partial(CVRNet, img_size=img_size, cache_dir=cache_dir),
         variant,
         pretrained and whole,
         pretrained_cfg=cfg.to_dict(),
