@@ -13,6 +13,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -184,7 +185,7 @@ def _decode(path: str | os.PathLike[str], header: Dataset, index: int, frames: i
     syntax = header.file_meta.TransferSyntaxUID
     if syntax.is_compressed and "PixelData" in header:
         # Decoders allocate the size that the codestream declares, which may be far larger than Rows and Columns.
-        element = header.get_item("PixelData")
+        element: Any = header.get_item("PixelData")
         with open(path, "rb") as file:
             file.seek(getattr(element, "value_tell", None) or element.file_tell)  # a deferred element has the first
             size = codestream_size(get_frame(file, index, number_of_frames=frames))

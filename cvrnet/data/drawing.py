@@ -7,7 +7,7 @@ levels. Edges are about one pixel wide in an image of 256 pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -191,9 +191,8 @@ def _vessels(rng: np.random.Generator) -> list[tuple[np.ndarray, float]]:
     return lines
 
 
-def _lesions(label: str, body: _Anatomy, rng: np.random.Generator) -> list[_Patch]:
+def _lesions(label: str, body: _Anatomy, rng: np.random.Generator) -> Iterator[_Patch]:
     """The lesions of one patient: none (NOR), one dense patch (NCP), or faint patches on both sides (CVP)."""
-    patches = []
     if label == "NCP":
         side = int(rng.integers(2))
         v = body.apex[side] + rng.uniform(0.25, 0.8) * (body.base[side] - body.apex[side])
@@ -202,19 +201,18 @@ def _lesions(label: str, body: _Anatomy, rng: np.random.Generator) -> list[_Patc
             inner = inner + 0.09  # beside the heart
         u = float(inner + rng.uniform(0.35, 0.65) * (outer - inner))
         radii = (rng.uniform(0.065, 0.09), rng.uniform(0.07, 0.11))
-        patches.append(_Patch((-1, 1)[side] * u, v, radii, rng.uniform(0.3, 0.4), 0.016))
+        yield _Patch((-1, 1)[side] * u, v, radii, rng.uniform(0.3, 0.4), 0.016)
     if label == "CVP":
         for side, sign in enumerate((-1, 1)):
             for low in rng.permutation((0.4, 0.58, 0.74, 0.88))[: int(rng.integers(2, 4))]:
                 v = body.apex[side] + (low + rng.uniform(-0.06, 0.06)) * (body.base[side] - body.apex[side])
                 u = float(body.edges(side, v)[1]) - rng.uniform(0.02, 0.055)
                 radii = (rng.uniform(0.045, 0.065), rng.uniform(0.05, 0.075))
-                patches.append(_Patch(sign * u, v, radii, rng.uniform(0.2, 0.27), 0.015))
-    return patches
+                yield _Patch(sign * u, v, radii, rng.uniform(0.2, 0.27), 0.015)
 
 
 def _opacity(
-    canvas: _Canvas, patches: Sequence[_Patch], lungs: np.ndarray, rng: np.random.Generator
+    canvas: _Canvas, patches: Iterable[_Patch], lungs: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """The density that lesions add inside the lungs (the largest where they overlap), and their mask."""
     added, cover = np.zeros_like(canvas.u), np.zeros_like(canvas.u)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 from cvrnet.errors import UserError
@@ -30,14 +29,9 @@ _LARGE = 20_000_000  # pixels
 _one_large = threading.Lock()
 
 
-@contextmanager
-def in_turn(pixels: int) -> Iterator[None]:
-    """Decode large images one after another, so that several threads do not multiply the memory that one takes."""
-    if pixels > _LARGE:
-        with _one_large:
-            yield
-    else:
-        yield
+def in_turn(pixels: int) -> AbstractContextManager[object]:
+    """A context in which to decode: large images one after another, so that threads do not multiply their memory."""
+    return _one_large if pixels > _LARGE else nullcontext()
 
 
 def check_mode(mode: str) -> None:

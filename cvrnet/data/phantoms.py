@@ -105,7 +105,7 @@ def _check(folder: Path, n: int, seed: int, size: int, sources: Sequence[str]) -
     for source in sources:
         if not re.fullmatch(r"\w[\w.-]*", source):
             raise UserError(f"source {source!r} cannot name a folder; use letters, digits, '.', '_' and '-'")
-    if folder.exists() and not folder.is_dir():
+    if folder.is_file():
         raise UserError(f"{folder} is a file; choose another folder")
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} exists and is not empty; choose another folder")
@@ -149,10 +149,9 @@ def _plan(seed: int, n_sources: int, shortcut: bool) -> Iterator[_Film]:
 
 
 def _write_film(root: Path, film: _Film, seed: int, size: int, source: str, *, marked: bool) -> dict[str, str]:
-    """Write one film's files and return its row of the manifest."""
-    image, lungs, lesion = draw_film(
-        film.label, seed=seed, patient=film.patient, image=film.index, look=film.source, size=size
-    )
+    """Write one film's files; returns its row of the manifest."""
+    which = {"patient": film.patient, "image": film.index, "look": film.source}
+    image, lungs, lesion = draw_film(film.label, seed=seed, size=size, **which)
     if marked:
         _mark(image)
     patient_id = f"p{film.patient:05d}"

@@ -14,15 +14,8 @@ from torch import Tensor, nn
 
 from cvrnet.errors import UserError
 
-INTERPOLATIONS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "box": Image.Resampling.BOX,
-    "hamming": Image.Resampling.HAMMING,
-    "lanczos": Image.Resampling.LANCZOS,
-}
-"""timm's names of interpolations -> Pillow's filters."""
+# timm's names of interpolations are those of Pillow's filters in lower case.
+INTERPOLATIONS = {resampling.name.lower(): resampling for resampling in Image.Resampling}
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int], interpolation: str = "nearest") -> np.ndarray:

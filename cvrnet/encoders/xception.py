@@ -57,7 +57,7 @@ class XceptionEncoder(nn.Module):
         self.exit = nn.Sequential(net.conv3, net.bn3, net.act3, net.conv4, net.bn4, net.act4)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Three maps, (N, 728, H/8, W/8), (N, 1024, H/16, W/16), (N, 2048, H/32, W/32), of images (N, in_chans, H, W)."""
+        """Maps (N, 728, H/8, W/8), (N, 1024, H/16, W/16) and (N, 2048, H/32, W/32) of images (N, in_chans, H, W)."""
         e23, x = self.block3(self.entry(self.stem(x)))
         e24, x = self.block12(self.middle(x))
         return [e23, e24, self.exit(x)]
