@@ -239,11 +239,15 @@ def _by_value(values: np.ndarray, shown: Callable[[np.ndarray], np.ndarray]) -> 
     if values.dtype.kind not in "iu" or values.itemsize > 2:
         return np.rint(shown(values).clip(0, 255)).astype(np.uint8)
     # Up to 16 bits, `shown` is called once for each value that occurs: its float64 results would take 8 bytes a pixel.
-    stored = np.unique(values)
-    table = np.zeros(256**values.itemsize, np.uint8)
-    table[stored] = np.rint(shown(stored).clip(0, 255)).astype(np.uint8)  # negative values count from the table's end
+    # Negative values are indices from the tables' end. NumPy makes 8 bytes of each index, hence row by row.
+    occurs = np.zeros(256**values.itemsize, bool)
+    for row in values:
+        occurs[row] = True
+    stored = np.flatnonzero(occurs).astype(values.dtype)
+    table = np.zeros(occurs.shape, np.uint8)
+    table[stored] = np.rint(shown(stored).clip(0, 255)).astype(np.uint8)
     picture = np.empty(values.shape, np.uint8)
-    for row, target in zip(values, picture, strict=True):  # one row at a time: NumPy makes 8 bytes of each index
+    for row, target in zip(values, picture, strict=True):
         target[...] = table[row]
     return picture
 
