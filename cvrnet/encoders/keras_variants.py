@@ -22,40 +22,32 @@ BATCH_NORM_MOMENTUM = 0.01
 """The weight of the new batch, as in PyTorch. Keras's ``momentum=0.99`` is the weight of the old value."""
 
 
-def keras_resnet50(*, pretrained: bool = False, in_chans: int = 3, **kwargs: Any) -> TimmEncoder:
+def keras_resnet50(*, pretrained: bool = False, **kwargs: Any) -> TimmEncoder:
     """ResNet-50 "v1": stages 3 to 5 stride in their first 1x1 convolution. timm's ("v1.5") stride in the 3x3.
 
     The 53 convolutions have no biases, as in timm. The converter subtracts Keras's biases from the running means.
 
     Args:
-        pretrained: Must be False: it has no pretrained weights.
-        in_chans: Channels of the image.
-        **kwargs: ``device`` and ``dtype``.
-
-    Raises:
-        UserError: ``pretrained=True``.
+        pretrained: Must be False (else UserError): the authors' weights come from a converted checkpoint.
+        **kwargs: As for `TimmEncoder`.
     """
     _refuse_pretrained("keras_resnet50", pretrained)
-    encoder = TimmEncoder("resnet50", in_chans=in_chans, **kwargs)
+    encoder = TimmEncoder("resnet50", **kwargs)
     for stage in ("layer2", "layer3", "layer4"):
         block: Any = encoder.backbone.get_submodule(f"{stage}.0")
         block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
     return _as_in_keras(encoder)
 
 
-def keras_xception(*, pretrained: bool = False, in_chans: int = 3, **kwargs: Any) -> XceptionEncoder:
+def keras_xception(*, pretrained: bool = False, **kwargs: Any) -> XceptionEncoder:
     """Xception with "same" max pools. At even sizes they pad one pixel at the end; timm's pad one on each side.
 
     Args:
-        pretrained: Must be False: it has no pretrained weights.
-        in_chans: Channels of the image.
-        **kwargs: ``device`` and ``dtype``.
-
-    Raises:
-        UserError: ``pretrained=True``.
+        pretrained: As for `keras_resnet50`.
+        **kwargs: As for `XceptionEncoder`.
     """
     _refuse_pretrained("keras_xception", pretrained)
-    encoder = XceptionEncoder(in_chans=in_chans, **kwargs)
+    encoder = XceptionEncoder(**kwargs)
     # Keras's block2_pool, block3_pool, block4_pool and block13_pool.
     for pool in ("entry.0.rep.5", "entry.1.rep.6", "block3.pool", "block12.pool"):
         encoder.set_submodule(pool, create_pool2d("max", 3, 2, padding="same"))

@@ -102,18 +102,13 @@ def create_encoder(
     """
     if name in _factories:
         encoder = _factories[name](pretrained=pretrained, in_chans=in_chans, **kwargs)
-        _check(name, encoder)
+        if not isinstance(encoder, nn.Module):
+            raise UserError(f"encoder {name!r} is a {type(encoder).__name__}; expected a torch.nn.Module")
+        if missing := [attribute for attribute in Encoder.__annotations__ if not hasattr(encoder, attribute)]:
+            raise UserError(f"encoder {name!r} lacks {', '.join(missing)}; see cvrnet.encoders.Encoder")
         return encoder
     if not timm.is_model(name):
         raise UserError(
             f"unknown encoder {name!r}; expected a name of timm.list_models() or one of {', '.join(list_encoders())}"
         )
     return TimmEncoder(name, pretrained=pretrained, in_chans=in_chans, img_size=img_size, **kwargs)
-
-
-def _check(name: str, encoder: Encoder) -> None:
-    if not isinstance(encoder, nn.Module):
-        raise UserError(f"encoder {name!r} is a {type(encoder).__name__}; expected a torch.nn.Module")
-    missing = [attribute for attribute in Encoder.__annotations__ if not hasattr(encoder, attribute)]
-    if missing:
-        raise UserError(f"encoder {name!r} lacks {', '.join(missing)}; see cvrnet.encoders.Encoder")

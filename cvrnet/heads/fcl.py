@@ -43,7 +43,7 @@ class FCLBlock(nn.Module):
         widths = [in_features, *hidden_sizes]
         layers: list[nn.Module] = []
         for width_in, width_out in itertools.pairwise(widths):
-            layers += [_dense(width_in, width_out, device, dtype), activation()]
+            layers += [_dense(width_in, width_out, device=device, dtype=dtype), activation()]
         self.in_features = in_features
         self.num_features = widths[-1]
         self.hidden = nn.Sequential(*layers)
@@ -77,13 +77,8 @@ class FCLBlock(nn.Module):
         return x if pre_logits else self.classifier(x)
 
 
-def _dense(
-    in_features: int,
-    out_features: int,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-) -> nn.Linear:
-    layer = nn.Linear(in_features, out_features, device=device, dtype=dtype)
+def _dense(in_features: int, out_features: int, **placement: Any) -> nn.Linear:
+    layer = nn.Linear(in_features, out_features, **placement)
     nn.init.xavier_uniform_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
