@@ -294,11 +294,7 @@ def _check_global_pool(global_pool: str, num_classes: int) -> str:
 
 
 def _head_groups(counts: list[int], scales: str) -> list[list[int]]:
-    """The maps that each head sees, counted encoder by encoder, shallow to deep.
-
-    Args:
-        counts: The number of each encoder's maps.
-        scales: ``"all"`` or ``"deepest"``.
+    """The maps that each head sees, from the number of each encoder's maps. They are counted on, shallow to deep.
 
     >>> _head_groups([3, 3], "all")
     [[0], [1], [2, 5], [3], [4]]

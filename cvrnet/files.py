@@ -56,12 +56,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def normalize_disk_errors(path: Path) -> Iterator[None]:
-    """Re-raise write failures as OSError that names the file, and those on a full disk as OSError(ENOSPC, path).
+    """Re-raise write failures of `path` as OSError that names it, and those on a full disk as OSError(ENOSPC, path).
 
     PyTorch, safetensors and NumPy raise exceptions of other types if the disk is full.
-
-    Args:
-        path: The file that is written in the block.
     """
     try:
         yield
@@ -112,10 +109,7 @@ def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequ
 
 @contextmanager
 def damaged_files(where: str | Path) -> Iterator[None]:
-    """Convert errors from the content of a run's file to `UserError`, for code that expects what this package wrote.
-
-    Args:
-        where: The file, for the message.
+    """Convert the errors that a damaged file of a run causes to `UserError`, which names the file, `where`.
 
     Raises:
         UserError: Instead of the exception that parsing a damaged JSON, CSV or PyTorch file raises, which is its cause.

@@ -77,14 +77,7 @@ class Augmentation:
 
 
 def _turn_and_move(image: Tensor, angle: float, across: float, down: float) -> Tensor:
-    """The image, turned about its centre, then moved.
-
-    Args:
-        image: uint8, of shape (C, H, W).
-        angle: in radians, anticlockwise.
-        across: to the right, as a fraction of the width.
-        down: downwards, as a fraction of the height.
-    """
+    """The image, turned anticlockwise about its centre (radians), then moved right and down (fractions of its size)."""
     height, width = image.shape[-2:]
     cos, sin, aspect = math.cos(angle), math.sin(angle), width / height
     # affine_grid maps each pixel of the result to its place in the image, so this is the inverse movement. Both axes

@@ -70,11 +70,7 @@ def read_frame(path: str | os.PathLike[str], frame: int | None, mode: Mode, wind
 
 
 def read_header(path: str | os.PathLike[str], tags: Sequence[str] | None = None) -> Dataset:
-    """The tags of a file, without the pixels.
-
-    Args:
-        path: The file.
-        tags: Keywords of the tags to read; all by default.
+    """These tags of a file, or all of them, without the pixels.
 
     Raises:
         Refused: The file is damaged, or compressed as a whole.
@@ -123,14 +119,7 @@ def frame_count(header: Dataset, path: str | os.PathLike[str]) -> int:
 
 @contextmanager
 def refuse_damaged(reason: str) -> Iterator[None]:
-    """Refuse the file, without the error's own text, if pydicom or a decoder fails in the block.
-
-    Args:
-        reason: What is refused; the type of the error follows it in brackets.
-
-    Raises:
-        Refused: Any error of the block, except the system's (OSError with an error number).
-    """
+    """Refuse the file if pydicom or a decoder fails in the block; errors of the system pass through."""
     try:
         yield
     except Refused:

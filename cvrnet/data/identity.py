@@ -31,12 +31,7 @@ _NOBODY = {"", "anon", "anonymous", "anonymized", "anonymised", "unknown", "none
 
 
 def with_identity(record: Record, wrong: list[str]) -> Row:
-    """A row of a data set. A DICOM file's tags give patient and source where the record does not name them.
-
-    Args:
-        record: The image.
-        wrong: What is wrong with it. If there is anything, the file is not opened.
-    """
+    """The record as a row, with patient and source from a DICOM file's tags where the record does not name them."""
     if wrong or (record.patient_id and record.source) or record.path.suffix.lower() in PICTURE_SUFFIXES:
         return record, wrong
     try:

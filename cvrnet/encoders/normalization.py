@@ -20,9 +20,9 @@ class ChannelAffine(nn.Module):
 
     Args:
         mean_in: Channel means with which x was normalised.
-        std_in: Standard deviations likewise.
+        std_in: Its channel standard deviations.
         mean_out: Channel means with which the result is normalised.
-        std_out: Standard deviations likewise.
+        std_out: Its channel standard deviations.
         device: Where the two buffers live.
         dtype: Their type.
 
