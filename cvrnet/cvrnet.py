@@ -1,4 +1,4 @@
-"""CVR-Net: several encoders, one fully connected block a feature map, the average of their softmax outputs.
+"""CVR-Net: several encoders, a fully connected block (a head) for each feature map, the mean of their softmax outputs.
 
 Papers: "CVR-Net: A deep convolutional neural network for coronavirus recognition from chest radiography images"
 (arXiv 2007.11993, "v1"), and "Challenges of Deep Learning Methods for COVID-19 Detection Using Public Datasets"
@@ -6,6 +6,7 @@ Papers: "CVR-Net: A deep convolutional neural network for coronavirus recognitio
 """
 
 # Annotations must be types, not strings: FX copies them into its graphs, where TorchScript reads them.
+import itertools
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,11 +16,13 @@ import timm
 import torch
 import torch.nn.functional as F
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import to_2tuple
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from cvrnet.encoders import ChannelAffine, Encoder, create_encoder, hub_repository
+from cvrnet.encoders.normalization import for_channels
 from cvrnet.errors import UserError
 from cvrnet.heads import MultiScaleAveragingHead, check_num_classes
 
@@ -29,9 +32,9 @@ __all__ = ["CVRNet"]
 class CVRNet(nn.Module):
     """Multi-encoder, multi-scale classifier (v1 section 2.2, v2 section 5.1).
 
-    With encoders 1 and 2 the five inputs of the head are, as in the papers, P1 and P2: the second-deepest maps of
-    encoder 1 (shallower first); P3: the deepest maps of all encoders, concatenated; P4 and P5: those of encoder 2.
-    One encoder gives three inputs, three encoders seven.
+    With two encoders there are five heads, as in the papers. P1 and P2 see the two shallower maps of encoder 1, P3 the
+    deepest maps of both encoders, concatenated, P4 and P5 the two shallower maps of encoder 2. One encoder gives three
+    heads, three encoders seven.
 
     ``forward`` returns logits whose softmax is the mean of the heads' softmax outputs. ``forward_features`` returns
     the five maps as one: pooled to the deepest grid and concatenated, each channel's mean kept exactly, so that
@@ -45,19 +48,19 @@ class CVRNet(nn.Module):
         act_layer: Activation of the heads, by timm's name.
         drop_rate: Dropout before each head's classifier (the papers: none).
         global_pool: ``"avg"``, or ``""`` (with ``num_classes=0``) for unpooled features.
-        img_size: Height and width of the image, for encoders that are built for one size (Swin, for one); the others
+        img_size: Height and width of the image, for encoders that are built for one size, such as Swin; the others
             take any.
         encoder_weights: Load the encoders' own pretrained weights.
-        cache_dir: The Hub's cache for these, where not the usual one.
-        mean: Channel means that the images given to this model are normalised with.
-        std: Standard deviations likewise. Each encoder's own normalisation is derived from these.
+        cache_dir: Folder of the Hub's cache for these, if not the default.
+        mean: Channel means with which the images given to this model are normalised.
+        std: Standard deviations likewise. The input of each encoder is converted to its own normalisation.
         scales: ``"all"``, or ``"deepest"`` for the head P3 alone (an ablation).
-        average: What the heads' average is taken of: ``"probabilities"``, or ``"logits"`` (an ablation).
+        average: ``"probabilities"`` to average the heads' softmax outputs, or ``"logits"`` (an ablation).
         device: Where the parameters live.
         dtype: Their type.
 
     Raises:
-        ValueError: ``num_classes=1``, no or an unknown encoder, pretrained weights that cannot be had, or an unknown
+        ValueError: ``num_classes=1``, no or an unknown encoder, pretrained weights that cannot be loaded, or an unknown
             pooling, choice of scales or average.
     """
 
@@ -89,24 +92,21 @@ class CVRNet(nn.Module):
         check_num_classes(num_classes)
         self.global_pool = _check_global_pool(global_pool, num_classes)
         placement: dict[str, Any] = {"device": device, "dtype": dtype}
-        options = {"in_chans": in_chans, "img_size": _as_pair(img_size), "cache_dir": cache_dir, **placement}
+        options = {"in_chans": in_chans, "img_size": _size(img_size), "cache_dir": cache_dir, **placement}
         built = _create_encoders(names, encoder_weights, **options)
         self.encoders = nn.ModuleList(built)  # type: ignore[arg-type]  # Encoder is a protocol on modules
         self.normalizers = nn.ModuleList(_normalizer(e, mean, std, in_chans, placement) for e in built)
 
-        # Maps come encoder by encoder, shallow to deep. A group is the maps that one head sees.
-        ends = [sum(len(e.channels) for e in built[: i + 1]) for i in range(len(built))]
-        starts = [0, *ends[:-1]]
-        shallow = [[[i] for i in range(s, e - 1)] for s, e in zip(starts, ends, strict=True)]
-        deepest = [e - 1 for e in ends]
-        groups = [*shallow[0], deepest, *(g for part in shallow[1:] for g in part)] if scales == "all" else [deepest]
+        groups = _head_groups([len(e.channels) for e in built], scales)
         channels = [c for e in built for c in e.channels]
-        reductions = [e.reductions[i] for e in built for i in range(len(e.channels))]
+        reductions = [r for e in built for r in e.reductions]
         self.groups = groups
+        self.fused = [i for group in groups for i in group]  # not in _fuse: TorchScript takes no nested comprehension
         self.widths = [sum(channels[i] for i in group) for group in groups]
         self.encoder_names = names
         self.map_names = [f"{name}.{m}" for name, e in zip(names, built, strict=True) for m in e.map_names]
-        self.deepest = ends[0] - 1  # the map whose grid forward_features has
+        self.deepest = len(built[0].channels) - 1  # the map whose grid forward_features has
+        # timm's FeatureInfo requires reductions that do not decrease; the heads' order is the papers'.
         self.scale_order = sorted(range(len(groups)), key=lambda g: reductions[groups[g][0]])
         self.feature_info = [
             {"num_chs": self.widths[g], "reduction": reductions[groups[g][0]], "module": f"head.blocks.{g}"}
@@ -121,21 +121,21 @@ class CVRNet(nn.Module):
             self.widths, num_classes, hidden_sizes, act_layer, drop_rate, device, dtype, average
         )
         self.head_hidden_size = self.head.num_features
-        # What timm adapts when a checkpoint with other image channels is loaded.
+        # timm's load_pretrained reads these names (get_model_traits), and adapts the weights to other image channels.
         self._traits = {
             "first_conv": tuple(f"encoders.{i}.{conv}" for i, e in enumerate(built) for conv in e.first_conv)
         }
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Parameter groups for layer-wise learning-rate decay: the encoders, then the heads."""
+        """Parameter groups for layer-wise learning-rate decay (timm.optim): the encoders, then the heads."""
         return {"stem": r"^encoders", "blocks": [(r"^head", None)]}
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each encoder in the backward pass instead of keeping its activations.
 
-        Batch norm then sees each batch twice, so its running statistics move twice a step.
+        Batch norm then sees each batch twice, so its running statistics move twice in each step.
         """
         self.grad_checkpointing = enable
 
@@ -146,9 +146,9 @@ class CVRNet(nn.Module):
 
     @torch.jit.ignore
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put fresh classifiers in place; 0 removes them, with ``global_pool=""`` the pooling and dense layers too.
+        """Replace the classifiers by new ones; 0 removes them, with ``global_pool=""`` also pooling and dense layers.
 
-        Without ``global_pool`` the pooling stays as it is, but classifiers bring it back.
+        Without ``global_pool`` the pooling stays as it is, except that new classifiers restore it.
         """
         if global_pool is None:
             global_pool = "avg" if num_classes else self.global_pool
@@ -157,16 +157,16 @@ class CVRNet(nn.Module):
         self.num_classes = num_classes
 
     def forward_maps(self, x: Tensor) -> list[Tensor]:
-        """Every encoder's feature maps (v1 Fig. 2: E13, E14, E15, E23, E24, E25), encoder by encoder.
+        """The feature maps of all encoders, one encoder after the other (v1 Fig. 2: E13, E14, E15, E23, E24, E25).
 
         Args:
             x: Images (N, in_chans, H, W), normalised with the model's mean and std.
 
         Returns:
-            One (N, C_i, H_i, W_i) a map.
+            One (N, C_i, H_i, W_i) for each map.
         """
         maps: list[Tensor] = []
-        for normalizer, encoder in zip(self.normalizers, self.encoders):  # noqa: B905  # TorchScript knows no strict=
+        for normalizer, encoder in zip(self.normalizers, self.encoders):  # noqa: B905  # not in TorchScript: strict=
             image = normalizer(x)
             if self.grad_checkpointing and not torch.jit.is_scripting():
                 maps.extend(checkpoint(encoder, image, use_reentrant=False))
@@ -175,21 +175,16 @@ class CVRNet(nn.Module):
         return maps
 
     def pool_maps(self, maps: list[Tensor]) -> list[Tensor]:
-        """Global average pooling of ``forward_maps``'s result: what the head's blocks see.
+        """The heads' inputs: the maps of ``forward_maps`` after global average pooling.
 
         Returns:
-            One (N, widths[i]) a head, in the order P1, P2, and so on.
+            One (N, widths[i]) for each head, in the order P1, P2, and so on.
         """
-        pooled: list[Tensor] = []
-        for m in maps:
-            pooled.append(m.mean((2, 3)))
-        vectors: list[Tensor] = []
-        for group in self.groups:
-            vectors.append(torch.cat([pooled[i] for i in group], 1))
-        return vectors
+        pooled = [m.mean((2, 3)) for m in maps]
+        return [torch.cat([pooled[i] for i in group], 1) for group in self.groups]
 
     def branch_logits(self, x: Tensor) -> list[Tensor]:
-        """Each head's own answer to the images x: (N, num_classes) before softmax, in the order P1, P2, and so on."""
+        """Each head's own logits for the images x: one (N, num_classes) for each head, P1 first."""
         return self.head.branch_logits(self.pool_maps(self.forward_maps(x)))
 
     @torch.jit.ignore
@@ -206,14 +201,14 @@ class CVRNet(nn.Module):
 
         Args:
             x: Images (N, in_chans, H, W).
-            indices: Take the last n if int, all if None, these if a sequence.
+            indices: An int for the last n, None for all, or a sequence of indices.
             norm: No effect: there is no final norm.
             stop_early: No effect: every encoder runs to its end for the deepest map.
             output_fmt: Must be ``"NCHW"``.
-            intermediates_only: Leave ``forward_features``'s result away.
+            intermediates_only: Return the maps only.
 
         Returns:
-            The maps, after ``forward_features``'s result unless ``intermediates_only``.
+            The result of ``forward_features`` and the maps, or the maps only.
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt={output_fmt!r}; expected 'NCHW'")
@@ -229,7 +224,7 @@ class CVRNet(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] | None = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop the head (timm's feature extractors call this); returns the feature indices that ``indices`` means."""
+        """Remove the head; returns ``indices`` as numbers of feature maps. timm's FeatureGetterNet calls this."""
         take = _take_indices(len(self.feature_info), indices)
         if prune_head:
             self.reset_classifier(0, "")
@@ -240,14 +235,10 @@ class CVRNet(nn.Module):
         return self._fuse(self.forward_maps(x))
 
     def _fuse(self, maps: list[Tensor]) -> Tensor:
-        ordered: list[Tensor] = []
-        for group in self.groups:
-            for i in group:
-                ordered.append(maps[i])
-        return _concatenate(ordered, maps[self.deepest])
+        return _concatenate([maps[i] for i in self.fused], maps[self.deepest])
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """From ``forward_features``'s result to (N, num_classes) logits, or to (N, head_hidden_size) pre-logits."""
+        """Logits (N, num_classes), or pre-logits (N, head_hidden_size), from the result of ``forward_features``."""
         if self.global_pool == "":
             return x
         return self.head(list(x.mean((2, 3)).split(self.widths, 1)), pre_logits=pre_logits)
@@ -268,16 +259,20 @@ class CVRNet(nn.Module):
 
 
 def _concatenate(maps: list[Tensor], like: Tensor) -> Tensor:
-    """Maps on one grid, concatenated; every channel keeps its own global mean, whether or not the grids divide."""
+    """The maps, pooled to the grid of `like` and concatenated; every channel keeps its own global mean."""
     aligned: list[Tensor] = []
     for m in maps:
         pooled = F.adaptive_avg_pool2d(m, (like.shape[2], like.shape[3]))
+        # Where grids do not divide, adaptive pooling counts some pixels twice, which changes the mean that heads see.
         aligned.append(pooled + (m.mean((2, 3), keepdim=True) - pooled.mean((2, 3), keepdim=True)))
     return torch.cat(aligned, 1)
 
 
 def _take_indices(count: int, indices: int | Sequence[int] | None) -> list[int]:
-    """Resolve ``indices`` as timm does: None for all, an int for the last n, otherwise which, negative from the end."""
+    """Resolve ``indices`` as timm's feature_take_indices: None for all, an int for the last n, or a sequence.
+
+    timm's function is not public, and it accepts an empty sequence.
+    """
     every = list(range(count))
     if indices is None:
         return every
@@ -294,27 +289,35 @@ def _check_global_pool(global_pool: str, num_classes: int) -> str:
     if global_pool not in ("avg", ""):
         raise ValueError(f"global_pool={global_pool!r}; expected 'avg', or '' for unpooled features")
     if global_pool == "" and num_classes != 0:
-        raise ValueError(f"global_pool='' leaves nothing for {num_classes} classes to look at; expected num_classes=0")
+        raise ValueError(f"global_pool='' leaves no input for {num_classes} classes; expected num_classes=0")
     return global_pool
 
 
-def _as_pair(img_size: int | Sequence[int] | None) -> tuple[int, int] | None:
-    if img_size is None or isinstance(img_size, int):
-        return None if img_size is None else (img_size, img_size)
-    height, width = img_size
-    return height, width
+def _head_groups(counts: list[int], scales: str) -> list[list[int]]:
+    """The maps that each head sees, from the number of each encoder's maps. They are counted on, shallow to deep.
+
+    >>> _head_groups([3, 3], "all")
+    [[0], [1], [2, 5], [3], [4]]
+    """
+    ends = list(itertools.accumulate(counts))
+    deepest = [end - 1 for end in ends]
+    if scales == "deepest":
+        return [deepest]
+    single = [[i] for i in range(ends[-1]) if i not in deepest]
+    first = counts[0] - 1  # the shallower maps of encoder 1 come before the deepest of all
+    return [*single[:first], deepest, *single[first:]]
+
+
+def _size(img_size: int | Sequence[int] | None) -> tuple[int, int] | None:
+    return None if img_size is None else to_2tuple(img_size)
 
 
 def _normalizer(
     encoder: Encoder, mean: Sequence[float], std: Sequence[float], in_chans: int, placement: dict[str, Any]
 ) -> nn.Module:
-    before = _for_channels(mean, in_chans), _for_channels(std, in_chans)
-    after = _for_channels(encoder.mean, in_chans), _for_channels(encoder.std, in_chans)
+    before = for_channels(mean, in_chans), for_channels(std, in_chans)
+    after = for_channels(encoder.mean, in_chans), for_channels(encoder.std, in_chans)
     return nn.Identity() if before == after else ChannelAffine(*before, *after, **placement)
-
-
-def _for_channels(values: Sequence[float], in_chans: int) -> tuple[float, ...]:
-    return tuple(values) if len(values) == in_chans else (sum(values) / len(values),) * in_chans
 
 
 def _create_encoders(names: Sequence[str], pretrained: bool, **kwargs: Any) -> list[Encoder]:
@@ -322,11 +325,11 @@ def _create_encoders(names: Sequence[str], pretrained: bool, **kwargs: Any) -> l
     for name in names:
         try:
             encoders.append(create_encoder(name, pretrained=pretrained, **kwargs))
-        except Exception as error:  # the Hub's client raises many types; all mean the same to the user
+        except Exception as error:  # the Hub's client raises many types, and the advice is the same
             if not pretrained or isinstance(error, (UserError, TypeError)):
                 raise
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            sources = " and ".join(hub_repository(n) or f"weights for {n}, which timm has not," for n in names)
+            sources = " and ".join(hub_repository(n) or f"weights for {n}, which timm does not have," for n in names)
             raise UserError(
                 f"cannot load the pretrained weights of encoder {name!r}: pretrained=True needs {sources} from the "
                 f"Hugging Face Hub or its cache; pretrained=False starts from random weights ({reason})"
@@ -334,15 +337,14 @@ def _create_encoders(names: Sequence[str], pretrained: bool, **kwargs: Any) -> l
     return encoders
 
 
-_WHOLE_MODEL_SOURCES = ("url", "file", "state_dict", "hf_hub_id")
-
-
-def _create_cvrnet(variant: str, pretrained: bool = False, **kwargs: Any) -> CVRNet:
+def _create_cvrnet(variant: str, pretrained: bool, default_encoders: tuple[str, ...], **kwargs: Any) -> CVRNet:
     """Build a variant with timm's builder.
 
-    ``pretrained`` means the whole model's weights where the cfg names any (a run folder, a Hub repository), and
-    otherwise the encoders' own: never both, so a trained checkpoint loads without touching pretrained weights.
+    ``pretrained`` means the whole model's weights if the cfg names any (a run folder, a Hub repository), otherwise the
+    encoders' own. It never means both, so a trained checkpoint loads without downloading the encoders' weights.
     """
+    kwargs.setdefault("encoders", default_encoders)
+    # mean and std go into the cfg, where timm's data pipeline looks for them.
     overlay = dict(kwargs.pop("pretrained_cfg_overlay", None) or {})
     overlay |= {key: kwargs.pop(key) for key in ("mean", "std") if key in kwargs}
     cfg = timm.models.resolve_pretrained_cfg(
@@ -350,15 +352,16 @@ def _create_cvrnet(variant: str, pretrained: bool = False, **kwargs: Any) -> CVR
         pretrained_cfg=kwargs.pop("pretrained_cfg", None),
         pretrained_cfg_overlay=overlay,
     )
-    img_size = _as_pair(kwargs.pop("img_size", None)) or cfg.input_size[1:]
-    whole = any(getattr(cfg, key) for key in _WHOLE_MODEL_SOURCES)
+    img_size = _size(kwargs.pop("img_size", None)) or cfg.input_size[1:]
+    whole = any(getattr(cfg, source) for source in ("url", "file", "state_dict", "hf_hub_id"))
     cache_dir = kwargs.pop("cache_dir", None)
     model = build_model_with_cfg(
+        # cache_dir is also an argument of the builder's own; img_size it would record as a trait, for config.json.
         partial(CVRNet, img_size=img_size, cache_dir=cache_dir),
         variant,
         pretrained and whole,
         pretrained_cfg=cfg.to_dict(),
-        feature_cfg={"feature_cls": "getter", "out_indices": None},  # all maps, however many there are
+        feature_cfg={"feature_cls": "getter", "out_indices": None},  # None: all maps
         cache_dir=cache_dir,
         mean=cfg.mean,
         std=cfg.std,
@@ -370,13 +373,15 @@ def _create_cvrnet(variant: str, pretrained: bool = False, **kwargs: Any) -> CVR
 
 
 def _describe(model: Any, img_size: tuple[int, int]) -> None:
-    """Make the cfg tell the truth about this model: its own image size, channels, stems and classifiers."""
+    """Write this model's own image size, channels, stems and classifiers into its cfg.
+
+    timm's builder copies the variant's cfg, whatever the model's arguments are.
+    """
     network: Any = model if isinstance(model, CVRNet) else model.model  # timm's feature extractor wraps the network
     channels = network.in_chans
     for cfg in (model.pretrained_cfg, network.pretrained_cfg):
         cfg["input_size"] = (channels, *img_size)
-        cfg["mean"] = _for_channels(cfg["mean"], channels)
-        cfg["std"] = _for_channels(cfg["std"], channels)
+        cfg["mean"], cfg["std"] = for_channels(cfg["mean"], channels), for_channels(cfg["std"], channels)
     network.pretrained_cfg["first_conv"] = network._traits["first_conv"]
     network.pretrained_cfg["classifier"] = tuple(f"head.blocks.{i}.classifier" for i in range(len(network.groups)))
 
@@ -400,6 +405,7 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
     }
 
 
+# first_conv is stated for each variant, so that timm.get_pretrained_cfg is right without building the model.
 default_cfgs = generate_default_cfgs(
     {
         "cvrnet.untrained": _cfg(),
@@ -418,44 +424,40 @@ default_cfgs = generate_default_cfgs(
 
 @register_model
 def cvrnet(pretrained: bool = False, **kwargs: Any) -> CVRNet:
-    """The papers' network: ResNet-50 and Xception. Any other encoders by ``encoders=(...)``."""
-    return _create_cvrnet("cvrnet", pretrained, **kwargs)
+    """The papers' network: ResNet-50 and Xception. ``encoders=(...)`` chooses others."""
+    return _create_cvrnet("cvrnet", pretrained, ("resnet50", "legacy_xception"), **kwargs)
 
 
 @register_model
 def cvrnet_small(pretrained: bool = False, **kwargs: Any) -> CVRNet:
     """ResNet-18 and MobileNetV3-Large: about a fifth of the papers' network, for laptops."""
-    return _create_cvrnet("cvrnet_small", pretrained, **{"encoders": ("resnet18", "mobilenetv3_large_100"), **kwargs})
+    return _create_cvrnet("cvrnet_small", pretrained, ("resnet18", "mobilenetv3_large_100"), **kwargs)
 
 
 @register_model
 def cvrnet_tiny(pretrained: bool = False, **kwargs: Any) -> CVRNet:
     """timm's own tiny ResNet and ByobNet: for tests, tutorials and CPUs.
 
-    Plain convolutions, which small data sets train from random weights sooner than the depthwise ones of mobile nets.
+    Small data sets train their plain convolutions from random weights sooner than the depthwise ones of mobile nets.
     """
-    return _create_cvrnet("cvrnet_tiny", pretrained, **{"encoders": ("test_resnet", "test_byobnet"), **kwargs})
+    return _create_cvrnet("cvrnet_tiny", pretrained, ("test_resnet", "test_byobnet"), **kwargs)
 
 
 @register_model
 def cvrnet_densenet121_efficientnet_b0(pretrained: bool = False, **kwargs: Any) -> CVRNet:
     """DenseNet-121, the usual encoder for chest radiographs, and EfficientNet-B0."""
-    return _create_cvrnet(
-        "cvrnet_densenet121_efficientnet_b0", pretrained, **{"encoders": ("densenet121", "efficientnet_b0"), **kwargs}
-    )
+    pair = ("densenet121", "efficientnet_b0")
+    return _create_cvrnet("cvrnet_densenet121_efficientnet_b0", pretrained, pair, **kwargs)
 
 
 @register_model
 def cvrnet_convnext_tiny_efficientnetv2_rw_s(pretrained: bool = False, **kwargs: Any) -> CVRNet:
     """ConvNeXt-T and EfficientNetV2-S: a modern pair of the papers' size."""
-    return _create_cvrnet(
-        "cvrnet_convnext_tiny_efficientnetv2_rw_s",
-        pretrained,
-        **{"encoders": ("convnext_tiny", "efficientnetv2_rw_s"), **kwargs},
-    )
+    pair = ("convnext_tiny", "efficientnetv2_rw_s")
+    return _create_cvrnet("cvrnet_convnext_tiny_efficientnetv2_rw_s", pretrained, pair, **kwargs)
 
 
 @register_model
 def cvrnet_keras(pretrained: bool = False, **kwargs: Any) -> CVRNet:
     """The graph of the authors' Keras notebook, for their checkpoints: see :mod:`cvrnet.keras` and docs/keras.md."""
-    return _create_cvrnet("cvrnet_keras", pretrained, **{"encoders": ("keras_resnet50", "keras_xception"), **kwargs})
+    return _create_cvrnet("cvrnet_keras", pretrained, ("keras_resnet50", "keras_xception"), **kwargs)

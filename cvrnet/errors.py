@@ -1,10 +1,10 @@
-"""The one exception a user's mistake raises."""
+"""The exception that a user's mistake raises."""
 
 from __future__ import annotations
 
 
 class UserError(ValueError):
-    """A mistake in what the user gave, told in one line: the value, and what was expected.
+    """A mistake in what the user gave, described in one line that names the value and what was expected.
 
-    The command line prints it after ``Error:`` and exits with status 1.
+    The command line prints this line after ``Error:`` and exits with status 1.
     """

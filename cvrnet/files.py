@@ -1,10 +1,11 @@
-"""Files that appear whole or not at all: written aside in the same folder, synced, then renamed into place."""
+"""Files that appear whole or not at all: written beside their place, synced to the disk, then renamed."""
 
 from __future__ import annotations
 
 import csv
 import errno
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -20,26 +21,17 @@ import numpy as np
 
 from cvrnet.errors import UserError
 
-__all__ = [
-    "atomic_write",
-    "damaged_files",
-    "image_cache_folder",
-    "normalize_disk_errors",
-    "slug",
-    "user_folder",
-    "write_csv",
-    "write_json",
-    "write_text",
-]
+_NO_SPACE = os.strerror(errno.ENOSPC)
+_FULL = 65536  # bytes: with less room than this, part of a file that did not fit may be left on the disk
 
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path to write to; when the block ends well, the file takes the place of `path` in one step.
+    """A temporary path to write to; if the block succeeds, that file replaces `path` in one step.
 
-    Where the block fails, or the process is killed in it, `path` keeps its old content (or stays absent).
-    Missing parent folders are made. The temporary name is hidden, ends in ``.tmp`` and is removed on failure
-    (a killed process can leave it behind; nothing reads it).
+    If the block fails, or the process is killed in it, `path` keeps its old content (or stays absent). Missing parent
+    folders are made. The temporary file is hidden, ends in ``.tmp`` and is removed on failure. A killed process can
+    leave it behind; nothing reads it.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -48,7 +40,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     ...     [file.name for file in Path(folder).iterdir()]
     ['a.txt']
     """
-    path = Path(os.path.realpath(path))  # through a symbolic link: the link stays, its target is replaced
+    path = Path(os.path.realpath(path))  # so that a symbolic link stays, and its target is replaced
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -59,15 +51,14 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
     if os.name == "posix":
-        _sync(path.parent, os.O_RDONLY)  # the rename itself
+        _sync(path.parent, os.O_RDONLY)  # the rename, which is a change of the folder
 
 
 @contextmanager
 def normalize_disk_errors(path: Path) -> Iterator[None]:
-    """Raise OSError that names the file, and a full disk where PyTorch, safetensors or NumPy tell it in other words.
+    """Re-raise write failures of `path` as OSError that names it, and those on a full disk as OSError(ENOSPC, path).
 
-    Args:
-        path: What is written in the block.
+    PyTorch, safetensors and NumPy raise exceptions of other types if the disk is full.
     """
     try:
         yield
@@ -79,21 +70,17 @@ def normalize_disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
-_NO_SPACE = os.strerror(errno.ENOSPC)
-_FULL = 65536  # of so little room, the last pieces of a file that did not fit may be left
-
-
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text with Unix line ends, whole or not at all."""
+    """Write text whole or not at all, in UTF-8 with Unix line ends."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write strict JSON, whole or not at all. NumPy numbers and arrays are accepted.
+    """Write strict JSON, whole or not at all. NumPy numbers and arrays, and paths, are accepted.
 
     Raises:
-        ValueError: for NaN and infinity, which JSON does not know: write None (null) for what is undefined.
+        ValueError: for NaN and infinity, which JSON does not have; write None (null) for undefined values.
     """
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n")
 
@@ -103,30 +90,29 @@ def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequ
 
     Args:
         path: the file.
-        rows: one mapping a row. None and missing keys become empty cells.
-        columns: the header; by default the first row's keys.
+        rows: one mapping for each row. None and missing keys become empty cells.
+        columns: the header; by default the first row's keys. Without either the file is empty.
 
     Raises:
         ValueError: a row has a key that is not in the header.
     """
+    if columns is None:
+        rows = iter(rows)
+        first = list(itertools.islice(rows, 1))
+        columns, rows = [key for row in first for key in row], itertools.chain(first, rows)
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer: csv.DictWriter[str] | None = None
-        if columns is not None:
-            writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        if columns:
             writer.writeheader()
-        for row in rows:
-            if writer is None:
-                writer = csv.DictWriter(file, list(row), lineterminator="\n")
-                writer.writeheader()
-            writer.writerow(row)
+        writer.writerows(rows)
 
 
 @contextmanager
 def damaged_files(where: str | Path) -> Iterator[None]:
-    """For code that takes files to hold what this package wrote: a `UserError` where they do not.
+    """Convert the errors that a damaged file of a run causes to `UserError`, which names the file, `where`.
 
     Raises:
-        UserError: In place of what taking apart a damaged JSON, CSV or PyTorch file raises, which is its cause.
+        UserError: Instead of the exception that parsing a damaged JSON, CSV or PyTorch file raises, which is its cause.
 
     >>> with damaged_files("run/metrics.json"):
     ...     {}["accuracy"]
@@ -143,7 +129,7 @@ def damaged_files(where: str | Path) -> Iterator[None]:
 
 
 def user_folder(kind: Literal["cache", "config"]) -> Path:
-    """This package's folder for the user's caches or settings, where the platform has it."""
+    """This package's folder for the user's caches or settings, at the platform's usual place."""
     if sys.platform == "win32":
         variable, folder = {"cache": ("LOCALAPPDATA", "Local"), "config": ("APPDATA", "Roaming")}[kind]
         base = Path(os.environ.get(variable) or Path.home() / "AppData" / folder)
@@ -155,14 +141,14 @@ def user_folder(kind: Literal["cache", "config"]) -> Path:
 
 
 def image_cache_folder() -> Path:
-    """Where decoded images are cached: the environment variable CVRNET_CACHE, or the platform's folder for caches."""
+    """The folder of the cache of decoded images: CVRNET_CACHE, or one in the platform's folder for caches."""
     if chosen := os.environ.get("CVRNET_CACHE"):
         return Path(chosen).expanduser()
     return user_folder("cache") / "images"
 
 
 def slug(name: str) -> str:
-    """A name as a folder can have it, on any system; different names stay different.
+    """A name that a folder may have on any system; different names give different results.
 
     >>> slug("cvrnet:p3"), slug("resnet50")
     ('cvrnet-p3-e4073420', 'resnet50')

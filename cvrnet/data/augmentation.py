@@ -1,4 +1,4 @@
-"""Random changes to the training images, settled by a seed for each image and nothing else."""
+"""Random rotations, shifts and flips of training images, drawn from one seed for each image."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from cvrnet.errors import UserError
 class Augmentation:
     """Rotation, shifts and flips of the resized image (v2 section 5.2).
 
-    Neither paper says how far images are turned and shifted, nor what comes in where they leave the frame: 15 degrees
-    and a tenth are ours, and the pixels at the edge are repeated, as Keras does by default. Nearest-neighbour
-    interpolation: no new grey value appears. v2 gives both flips "probability 1", read here as Keras's random flip.
+    Neither paper says how far images are turned and shifted, nor what fills the part of the frame that they leave. We
+    chose 15 degrees and a tenth, and repeat the pixels at the edge, as Keras does by default. The interpolation is
+    nearest neighbour, so no new grey value appears. v2 gives both flips "probability 1", which we read as Keras's
+    random flip: every second image.
 
     Attributes:
         rotation_p: probability that the image is turned.
-        rotation_degrees: by at most so much, to either side.
-        shift_p: probability that it is moved sideways, and, drawn separately, up or down.
-        shift: by at most this part of its width or height.
+        rotation_degrees: the largest angle, to either side.
+        shift_p: probability that it is moved sideways and, drawn separately, up or down.
+        shift: the largest shift, as a fraction of its width or height.
         hflip_p: probability that left and right are exchanged.
         vflip_p: probability that top and bottom are exchanged.
     """
@@ -46,28 +47,24 @@ class Augmentation:
             raise UserError(f"rotation_degrees {self.rotation_degrees} is not possible: expected 0 to 180")
 
     @classmethod
-    def notebook(cls) -> Augmentation:
-        """Both flips and nothing else, as in the authors' notebook."""
-        return cls(rotation_p=0, shift_p=0)
-
-    @classmethod
     def none(cls) -> Augmentation:
         """No change at all."""
         return cls(rotation_p=0, shift_p=0, hflip_p=0, vflip_p=0)
 
     def __call__(self, image: Tensor, seed: int | Sequence[int]) -> Tensor:
-        """The changed image.
+        """The image with its random changes.
 
         Args:
             image: uint8, of shape (C, H, W).
-            seed: what the changes are drawn from: a number of any size that is not negative, or several, such as the
-                run's seed, the epoch and the image's index. The same seed and image size give the same changes in any
-                thread, worker or process; global random states are neither used nor touched.
+            seed: one non-negative number of any size, or several, such as the run's seed, the epoch and the image's
+                index. The same seed and image size give the same changes in any thread, worker or process. Global
+                random states are neither used nor changed.
 
         Returns:
-            A tensor of the same shape and type. It may share memory with `image`.
+            A tensor of the same shape and type, which may share memory with `image`.
         """
         draw = np.random.default_rng(seed)
+        # Always the same draws in the same order: setting one probability to 0 leaves the other changes as they were.
         happens = draw.random(5).tolist()
         angle, across, down = draw.uniform(-1, 1, 3).tolist()
         angle *= math.radians(self.rotation_degrees) * (happens[0] < self.rotation_p)
@@ -80,12 +77,11 @@ class Augmentation:
 
 
 def _turn_and_move(image: Tensor, angle: float, across: float, down: float) -> Tensor:
-    """Turned about its centre (in radians, anticlockwise), then moved right and down by parts of its width and height.
-
-    `affine_grid` measures both axes from -1 to 1, hence the aspect ratio and the factors of 2.
-    """
+    """The image, turned anticlockwise about its centre (radians), then moved right and down (fractions of its size)."""
     height, width = image.shape[-2:]
     cos, sin, aspect = math.cos(angle), math.sin(angle), width / height
+    # affine_grid maps each pixel of the result to its place in the image, so this is the inverse movement. Both axes
+    # go from -1 to 1 whatever the image's shape, hence the aspect ratio and the factors of 2.
     matrix = torch.tensor(
         [
             [cos, -sin / aspect, -2 * (across * cos - down * sin / aspect)],

@@ -1,4 +1,4 @@
-"""Decode once: resized images in files, which every epoch, fold and process reads."""
+"""A cache of resized images: each is decoded once, then read by every epoch, fold and process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cvrnet.errors import UserError
 from cvrnet.files import image_cache_folder
 
 FORMAT_VERSION = 1
-"""Raised when `read_image` or the resizing begin to give other pixels: older entries are then rebuilt."""
+"""To be raised when `read_image` or `resize_image` change any pixel; older entries are then replaced."""
 
 _HEADER = struct.Struct("<8sqq3i")  # magic and version; the image file's mtime_ns and size; the entry's shape
 
@@ -29,16 +29,19 @@ _HEADER = struct.Struct("<8sqq3i")  # magic and version; the image file's mtime_
 class ImageCache:
     """Images of one size, each decoded and resized once.
 
-    Each image has one file, named by the image's path and the cache's settings: a header with the modification time
-    and size of the image it was made from, then the pixels. So a changed image replaces its old entry, and caches of
-    several sizes share a folder. Entries appear whole or not at all: any number of processes may read and build the
-    same cache at the same time. The folder may be deleted between runs; it is filled again on use.
+    Each image has one file, named by the image's path and the cache's settings, so that caches of several sizes share a
+    folder. It contains a header with the modification time and size of the image it was made from, then the pixels. An
+    entry of a changed image is replaced. Entries appear whole or not at all: any number of processes may read and build
+    the same cache at the same time. The folder may be deleted between runs and is filled again on use.
 
     Args:
         size: height and width.
         mode: ``"L"`` or ``"RGB"``, as in `read_image`.
         interpolation: as in `resize_image`.
         folder: by default `image_cache_folder`.
+
+    Raises:
+        UserError: an impossible size, or an unknown mode or interpolation.
     """
 
     def __init__(
@@ -56,27 +59,26 @@ class ImageCache:
         self.mode: Mode = mode
         self.interpolation = interpolation
         self.folder = image_cache_folder() if folder is None else Path(folder)
-        self._settings = f"{self.size} {mode} {interpolation}"
         self._shape = (*self.size, 1 if mode == "L" else 3)
         self._bytes = _HEADER.size + math.prod(self._shape)
 
     def build(
         self, records: Sequence[Record], *, workers: int = 0, progress: Callable[[int, int], object] | None = None
     ) -> list[str]:
-        """Decodes the images that are missing here, or have changed.
+        """Decode the images that are missing from the cache, or have changed.
 
         Args:
             records: the images.
-            workers: threads that decode; 0 for one a processor.
+            workers: threads that decode; 0 for one for each processor.
             progress: called after each decoded image with the number done and the number to do.
 
         Returns:
             One line for each image that cannot be read, in the order of the records.
 
         Raises:
-            UserError: if the cache cannot be read or written.
+            UserError: the cache cannot be read or written.
         """
-        missing = [record for record in records if not self._is_current(record)]
+        missing = [record for record in records if not self._is_current(record.path)]
         problems = []
         with ThreadPoolExecutor(workers or os.cpu_count()) as threads:
             for done, problem in enumerate(threads.map(self._store, missing), start=1):
@@ -87,7 +89,7 @@ class ImageCache:
         return problems
 
     def load(self, path: str | Path) -> np.ndarray:
-        """The image, decoded first if it is missing here or has changed.
+        """The resized image. It is decoded first if it is missing from the cache, or has changed.
 
         Args:
             path: the image file.
@@ -96,11 +98,10 @@ class ImageCache:
             Read-only uint8 array of shape (height, width, channels).
 
         Raises:
-            ImageError: if the image has to be decoded and cannot be.
-            UserError: if the cache cannot be read or written.
+            ImageError: the image has to be decoded and cannot be.
+            UserError: the cache cannot be read or written.
         """
-        header = self._header(path)
-        entry = self._entry(path)
+        header, entry = self._header(path), self._entry(path)
         content = self._read(entry, header, self._bytes)
         if content is None:
             pixels = resize_image(read_image(path, self.mode), self.size, self.interpolation)
@@ -109,11 +110,9 @@ class ImageCache:
             return pixels
         return np.frombuffer(content, np.uint8, offset=_HEADER.size).reshape(self._shape)
 
-    __getitem__ = load
-
-    def _is_current(self, record: Record) -> bool:
+    def _is_current(self, path: Path) -> bool:
         try:
-            return self._read(self._entry(record.path), self._header(record.path), _HEADER.size) is not None
+            return self._read(self._entry(path), self._header(path), _HEADER.size) is not None
         except ImageError:
             return False
 
@@ -125,7 +124,8 @@ class ImageCache:
         return None
 
     def _entry(self, path: str | Path) -> str:
-        key = f"{os.path.abspath(path)}\n{self._settings}".encode("utf-8", "surrogateescape")
+        settings = f"{self.size} {self.mode} {self.interpolation}"
+        key = f"{os.path.abspath(path)}\n{settings}".encode("utf-8", "surrogateescape")
         name = hashlib.sha256(key).hexdigest()[:40]
         return os.path.join(self.folder, name[:2], name[2:])
 
@@ -137,7 +137,7 @@ class ImageCache:
         return _HEADER.pack(b"cvrnet%02d" % FORMAT_VERSION, image.st_mtime_ns, image.st_size, *self._shape)
 
     def _read(self, entry: str, header: bytes, count: int) -> bytes | None:
-        """An entry's first bytes; None if it is missing, damaged, or made from another version of the image."""
+        """The first bytes of an entry; None if it is missing, damaged, or made from another version of the image."""
         try:
             with open(entry, "rb", buffering=0) as file:
                 whole = os.fstat(file.fileno()).st_size == self._bytes
@@ -150,7 +150,7 @@ class ImageCache:
 
 
 def _write(entry: str, header: bytes, pixels: np.ndarray) -> None:
-    """Writes aside, then renames. Not synced to the disk: an entry that a power cut damages is decoded again."""
+    # Not `atomic_write`, which waits for the disk: an entry that a power cut damages is just decoded again.
     aside = Path(f"{entry}.{secrets.token_hex(4)}.part")
     try:
         aside.parent.mkdir(parents=True, exist_ok=True)

@@ -1,21 +1,20 @@
-"""Draws a schematic frontal chest radiograph whose truth is known; `cvrnet.data.phantoms` makes data sets of them.
+"""Draw a schematic frontal chest radiograph with known lungs and lesions (`cvrnet.data.phantoms` makes data sets).
 
-Coordinates are fixed to the patient: `u` from the midline towards image right (the patient's left), `v` downwards from
-the image's upper border, both in image heights. Densities add up along the ray; a film curve makes grey levels of them.
-Edges are soft, by about a pixel at 256 pixels.
+Coordinates belong to the patient: `u` goes from the midline to image right (the patient's left), `v` down from the
+image's upper border, both in image heights. Densities add up along the ray, and a film curve turns them into grey
+levels. Edges are about one pixel wide in an image of 256 pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-__all__ = ["draw_film"]
-
-_ASPECTS, _CONTRASTS, _NOISES = (1.0, 0.92, 1.08), (1.0, 0.9, 1.06), (3.0, 4.5, 3.8)  # of the ways a film may look
+_LOOKS = ((1.0, 1.0, 3.0), (0.92, 0.9, 4.5), (1.08, 1.06, 3.8))
+"""Width over height, contrast and noise of each source."""
 
 
 def draw_film(
@@ -23,66 +22,49 @@ def draw_film(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw one film: the image, uint8 (H, W), and the masks of lungs and lesions, bool (H, W).
 
-    `patient` decides on anatomy and place of the lesions; `image` on pose, exposure, filling of the lungs and noise.
-    `label` decides on nothing but the lesions. So two films that differ in the label alone are equal outside the lungs,
-    pixel by pixel.
+    Two films that differ only in the label are equal outside the lungs, pixel by pixel.
 
     Args:
-        label: `NOR`, `NCP` or `CVP`.
+        label: `NOR`, `NCP` or `CVP`; decides on the lesions only.
         seed: Of the data set.
-        patient: Number of the patient.
-        image: Number of the image.
-        look: Which contrast, noise and width of image; there are three, taken in turn.
+        patient: Number of the patient; decides on the anatomy and the places of the lesions.
+        image: Number of the image; decides on pose, exposure, filling of the lungs and noise.
+        look: Number of the source, for contrast, noise and the image's width. There are three looks, taken in turn.
         size: Height in pixels.
     """
+    # One stream of random numbers for each purpose: with a single one, the lesions would shift all later draws, and the
+    # label would change the rest of the image.
     anatomy_rng, lesion_rng = (np.random.default_rng([seed, stream, patient]) for stream in (1, 2))
     film_rng, noise_rng, opacity_rng = (np.random.default_rng([seed, stream, image]) for stream in (3, 4, 5))
-    look %= len(_ASPECTS)
-    body = _Anatomy.draw(anatomy_rng)
-    canvas = _Canvas(size, _ASPECTS[look], film_rng)
+    aspect, contrast, noise = _LOOKS[look % len(_LOOKS)]
+    body = _Anatomy(anatomy_rng)
+    canvas = _Canvas(size, aspect, film_rng)
     lungs = _lungs(canvas, body)
     opacity, lesion = _opacity(canvas, _lesions(label, body, lesion_rng), lungs, opacity_rng)
     density = _density(canvas, body, lungs, film_rng) + opacity + 0.03 * canvas.field(film_rng, 1)
-    contrast, middle = _CONTRASTS[look] * film_rng.normal(4.2, 0.4), film_rng.normal(0.52, 0.05)
-    grey = 255 / (1 + np.exp(-contrast * (density - middle)))
-    grey += _NOISES[look] * film_rng.uniform(0.7, 1.4) * noise_rng.standard_normal(grey.shape, dtype=np.float32)
+    contrast, middle = contrast * film_rng.normal(4.2, 0.4), film_rng.normal(0.52, 0.05)
+    grey = 255 / (1 + np.exp(-contrast * (density - middle)))  # a film's characteristic curve
+    grey += noise * film_rng.uniform(0.7, 1.4) * noise_rng.standard_normal(grey.shape, dtype=np.float32)
     return np.clip(grey, 0, 255).astype(np.uint8), lungs > 0.5, lesion
 
 
-@dataclass(frozen=True)
 class _Anatomy:
-    """What stays the same in all images of a patient. Pairs: image left (the patient's right), image right."""
+    """What all images of a patient share. Pairs are image left (the patient's right), image right."""
 
-    apex: tuple[float, float]
-    base: tuple[float, float]  # top of the diaphragm's dome
-    width: tuple[float, float]  # from the midline to the lung's outer edge
-    sulcus: float  # depth of the costophrenic angle below the dome
-    mediastinum: float  # half its width
-    heart: float  # how far it bulges to the patient's left
-    knob: float  # of the aorta
-    ribs: float  # distance between two ribs
-    bone: float  # how dense
-    fat: float
-    stomach: float  # gas below the left dome
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator) -> _Anatomy:
-        """A patient at random."""
+    def __init__(self, rng: np.random.Generator):
         apex, base, width = rng.normal(0.1, 0.012), rng.normal(0.72, 0.028), rng.normal(0.36, 0.018)
         lean = rng.normal(0, 0.008, 3).tolist()
-        return cls(
-            apex=(apex + lean[0], apex - lean[0]),
-            base=(base - 0.014 + lean[1], base + 0.014 - lean[1]),
-            width=(width + lean[2], width - lean[2]),
-            sulcus=rng.uniform(0.06, 0.1),
-            mediastinum=rng.uniform(0.045, 0.06),
-            heart=rng.uniform(0.1, 0.155),
-            knob=rng.uniform(0.01, 0.032),
-            ribs=rng.normal(0.074, 0.003),
-            bone=rng.uniform(0.08, 0.13),
-            fat=rng.uniform(0, 0.1),
-            stomach=max(0.0, rng.uniform(-0.1, 0.2)),
-        )
+        self.apex = (apex + lean[0], apex - lean[0])
+        self.base = (base - 0.014 + lean[1], base + 0.014 - lean[1])  # top of the diaphragm's dome; the right is higher
+        self.width = (width + lean[2], width - lean[2])  # from the midline to the lung's outer edge
+        self.sulcus = rng.uniform(0.06, 0.1)  # depth of the costophrenic angle below the dome
+        self.mediastinum = rng.uniform(0.045, 0.06)  # half its width
+        self.heart = rng.uniform(0.1, 0.155)  # how far it bulges to the patient's left
+        self.knob = rng.uniform(0.01, 0.032)  # how far the aortic arch bulges
+        self.ribs = rng.normal(0.074, 0.003)  # distance between two ribs
+        self.bone = rng.uniform(0.08, 0.13)  # density
+        self.fat = rng.uniform(0, 0.1)
+        self.stomach = max(0.0, rng.uniform(-0.1, 0.2))  # gas below the left dome
 
     def edges(self, side: int, v: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
         """Distances from the midline to a lung's inner and outer edge at the heights `v`."""
@@ -94,20 +76,18 @@ class _Anatomy:
         return inner, outer
 
 
-@dataclass(frozen=True)
-class _Patch:
-    """One lesion: an ellipse with a ragged edge."""
+class _Patch(NamedTuple):
+    """One lesion: an ellipse with a ragged, soft edge."""
 
     u: float
     v: float
     radii: tuple[float, float]
-    ragged: float
     density: float
     soft: float
 
 
 class _Canvas:
-    """The image plane of one film: where each pixel lies in the patient, and lines drawn in the patient's terms."""
+    """The pixels of one film: their places in the patient's coordinates, and what is drawn in these."""
 
     def __init__(self, size: int, aspect: float, rng: np.random.Generator):
         self.height, self.width = size, round(size * aspect)
@@ -121,7 +101,8 @@ class _Canvas:
         self.u, self.v = a * x + b * y, c * x + d * y + 0.5
 
     def lines(self, lines: Sequence[tuple[np.ndarray, float]]) -> np.ndarray:
-        """Polylines in (u, v), each with its width, as coverage 0..1 of each pixel."""
+        """The part, 0..1, of each pixel that polylines cover, given by their points (u, v) and widths."""
+        # Drawn at twice the size, then averaged: ImageDraw does not smooth edges.
         big = Image.new("L", (2 * self.width, 2 * self.height))
         draw = ImageDraw.Draw(big)
         for points, width in lines:
@@ -137,13 +118,13 @@ class _Canvas:
 
 
 def _step(x: np.ndarray, width: float) -> np.ndarray:
-    """A soft edge: 0 where x is well below zero, 1 where it is well above."""
+    """A soft edge (a smoothstep): 0 where x is well below zero, 1 where it is well above."""
     t = np.clip(x * (0.4 / width) + 0.5, 0, 1)
     return t * t * (3 - 2 * t)
 
 
 def _ellipse(canvas: _Canvas, u: float, v: float, a: float, b: float) -> np.ndarray:
-    """About the distance inside an ellipse's edge, in image heights (negative outside)."""
+    """Approximate distance to an ellipse's edge, in image heights: positive inside, negative outside."""
     du, dv = (canvas.u - u) / a, (canvas.v - v) / b
     return (1 - np.sqrt(du * du + dv * dv)) * min(a, b)
 
@@ -176,7 +157,7 @@ def _lungs(canvas: _Canvas, body: _Anatomy) -> np.ndarray:
 
 
 def _bones(canvas: _Canvas, body: _Anatomy, lungs: np.ndarray) -> np.ndarray:
-    """Ribs (back and front halves, faint below the diaphragm), clavicles, shoulder blades and the arms' heads."""
+    """Ribs (back and front halves, faint below the diaphragm), clavicles, shoulder blades and heads of the arms."""
     s = np.linspace(0, 1, 16)
     back, front, shoulders = [], [], []
     for side, sign in enumerate((-1, 1)):
@@ -199,7 +180,7 @@ def _bones(canvas: _Canvas, body: _Anatomy, lungs: np.ndarray) -> np.ndarray:
 
 
 def _vessels(rng: np.random.Generator) -> list[tuple[np.ndarray, float]]:
-    """Branches that leave the hila and grow thin towards the lungs' edges."""
+    """Branches from the hila that become thinner towards the lungs' edges, as points and widths."""
     lines = []
     for sign in (-1, 1):
         for angle in np.linspace(-1.25, 1.35, 11) + rng.normal(0, 0.1, 11):
@@ -210,9 +191,8 @@ def _vessels(rng: np.random.Generator) -> list[tuple[np.ndarray, float]]:
     return lines
 
 
-def _lesions(label: str, body: _Anatomy, rng: np.random.Generator) -> list[_Patch]:
-    """The patches of one patient: none (NOR), one dense one (NCP), or several faint ones on both sides (CVP)."""
-    patches = []
+def _lesions(label: str, body: _Anatomy, rng: np.random.Generator) -> Iterator[_Patch]:
+    """The lesions of one patient: none (NOR), one dense patch (NCP), or faint patches on both sides (CVP)."""
     if label == "NCP":
         side = int(rng.integers(2))
         v = body.apex[side] + rng.uniform(0.25, 0.8) * (body.base[side] - body.apex[side])
@@ -221,32 +201,31 @@ def _lesions(label: str, body: _Anatomy, rng: np.random.Generator) -> list[_Patc
             inner = inner + 0.09  # beside the heart
         u = float(inner + rng.uniform(0.35, 0.65) * (outer - inner))
         radii = (rng.uniform(0.065, 0.09), rng.uniform(0.07, 0.11))
-        patches.append(_Patch((-1, 1)[side] * u, v, radii, 0.012, rng.uniform(0.3, 0.4), 0.016))
+        yield _Patch((-1, 1)[side] * u, v, radii, rng.uniform(0.3, 0.4), 0.016)
     if label == "CVP":
         for side, sign in enumerate((-1, 1)):
             for low in rng.permutation((0.4, 0.58, 0.74, 0.88))[: int(rng.integers(2, 4))]:
                 v = body.apex[side] + (low + rng.uniform(-0.06, 0.06)) * (body.base[side] - body.apex[side])
                 u = float(body.edges(side, v)[1]) - rng.uniform(0.02, 0.055)
                 radii = (rng.uniform(0.045, 0.065), rng.uniform(0.05, 0.075))
-                patches.append(_Patch(sign * u, v, radii, 0.012, rng.uniform(0.2, 0.27), 0.015))
-    return patches
+                yield _Patch(sign * u, v, radii, rng.uniform(0.2, 0.27), 0.015)
 
 
 def _opacity(
-    canvas: _Canvas, patches: Sequence[_Patch], lungs: np.ndarray, rng: np.random.Generator
+    canvas: _Canvas, patches: Iterable[_Patch], lungs: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The density that lesions add (the densest where they overlap, none outside the lungs), and their mask."""
+    """The density that lesions add inside the lungs (the largest where they overlap), and their mask."""
     added, cover = np.zeros_like(canvas.u), np.zeros_like(canvas.u)
     edge, grain = canvas.field(rng, 14), canvas.field(rng, 40)
     for p in patches:
-        inside = _step(_ellipse(canvas, p.u, p.v, *p.radii) + p.ragged * edge, p.soft)
+        inside = _step(_ellipse(canvas, p.u, p.v, *p.radii) + 0.012 * edge, p.soft)
         added = np.maximum(added, p.density * rng.uniform(0.9, 1.1) * inside)
         cover = np.maximum(cover, inside)
     return added * (1 + 0.15 * np.clip(grain, -2, 2)) * lungs, (cover > 0.5) & (lungs > 0.5)
 
 
 def _density(canvas: _Canvas, body: _Anatomy, lungs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What the rays meet on their way, without lesions: 0 in air, about 0.25 in lung, 0.6 in the chest wall."""
+    """Density along each pixel's ray, without lesions: 0 in air, about 0.25 in lung, 0.6 in the chest wall."""
     u, v = np.abs(canvas.u), canvas.v
     heights, halves = (-0.2, 0.0, 0.04, 0.09, 0.16, 0.24, 0.6, 1.2), (0.12, 0.12, 0.15, 0.34, 0.47, 0.5, 0.455, 0.48)
     outline = np.interp(v, heights, halves).astype(np.float32)  # neck, shoulders, chest
@@ -261,5 +240,5 @@ def _density(canvas: _Canvas, body: _Anatomy, lungs: np.ndarray, rng: np.random.
     density = tissue - (0.4 + 0.6 * body.fat) * lungs + 0.8 * body.fat * _step(breasts, 0.03)
     density += 0.12 * spine - 0.13 * trachea + 0.2 * heart + 0.2 * belly - body.stomach * gas
     density += body.bone * _bones(canvas, body, lungs) * (tissue > 0)
-    air = rng.normal(0, 0.065) + rng.uniform(0, 0.09) * canvas.field(rng, 3)  # how well and how evenly the lungs fill
+    air = rng.normal(0, 0.065) + rng.uniform(0, 0.09) * canvas.field(rng, 3)  # filling of the lungs
     return density + lungs * (0.1 * canvas.lines(_vessels(rng)) + 0.12 * _step(hila, 0.03) + air)

@@ -1,7 +1,7 @@
-"""Patient and source of a DICOM file, from its tags, under pseudonyms.
+"""Patient and source of a DICOM file, read from its tags and replaced by pseudonyms.
 
-A patient number has so few digits that a plain hash of it can be reversed by trying them all. So the pseudonym is an
-HMAC-SHA-256 under a key that only its owner knows: the same on every data set, of no use to others.
+Patient numbers are so short that a plain hash of one can be reversed by trying them all. A pseudonym is therefore an
+HMAC-SHA-256 with a key that only its owner knows. It is the same in every data set, and of no use to others.
 """
 
 from __future__ import annotations
@@ -11,47 +11,64 @@ import hmac
 import os
 import secrets
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
+from cvrnet.data.image import PICTURE_SUFFIXES, is_dicom
+from cvrnet.data.limits import Refused
+from cvrnet.data.record import Record, Row
 from cvrnet.errors import UserError
 from cvrnet.files import user_folder
 
 KEY = "CVRNET_ID_KEY"
-"""Environment variable: the key; several machines with the same key give the same pseudonyms."""
+"""Environment variable with the key; machines that share a key give the same pseudonyms."""
 
 PLAIN = "CVRNET_PATIENT_IDS"
-"""Environment variable: ``plain`` leaves patient and source as the tags have them."""
+"""Environment variable; ``plain`` keeps patient and source as the tags have them."""
 
+# What de-identified files contain instead of a patient's id. Their images count as without a patient.
 _NOBODY = {"", "anon", "anonymous", "anonymized", "anonymised", "unknown", "none", "removed", "na", "n/a", "0"}
-"""What de-identified files say instead of a patient: those images count as without one."""
+
+
+def with_identity(record: Record, wrong: list[str]) -> Row:
+    """The record as a row, with patient and source from a DICOM file's tags where the record does not name them."""
+    if wrong or (record.patient_id and record.source) or record.path.suffix.lower() in PICTURE_SUFFIXES:
+        return record, wrong
+    try:
+        with open(record.path, "rb") as file:
+            if not is_dicom(file):
+                return record, wrong
+        patient_id, source = identity(record.path)
+    except ModuleNotFoundError as error:
+        return record, [f'a DICOM file, which needs {error.name}: pip install "cvrnet[dicom]"']
+    except (Refused, OSError) as error:
+        return record, [getattr(error, "strerror", None) or str(error)]
+    return replace(record, patient_id=record.patient_id or patient_id, source=record.source or source), wrong
 
 
 def identity(path: str | os.PathLike[str]) -> tuple[str, str]:
-    """Patient and source, ``""`` where the tags do not say.
+    """The pseudonyms of a DICOM file's patient and source, each ``""`` where the tags do not say.
 
-    The patient is PatientID. The source is InstitutionName, or, where that is missing, Manufacturer and model.
+    The patient is PatientID. The source is InstitutionName or, if that is missing, Manufacturer and model.
 
     Raises:
         Refused: The file is damaged.
-        UserError: The key cannot be kept.
+        UserError: The key cannot be read or written.
     """
-    from cvrnet.data.dicom import quiet, read_header
+    from cvrnet.data.dicom import quiet, read_header, tag_text  # needs pydicom, which is an extra
 
+    names = ("PatientID", "InstitutionName", "Manufacturer", "ManufacturerModelName")
     with quiet():
-        header = read_header(path, ["PatientID", "InstitutionName", "Manufacturer", "ManufacturerModelName"])
-        patient, institution, *scanner = (
-            " ".join(str(header.get(name) or "").split())
-            for name in ("PatientID", "InstitutionName", "Manufacturer", "ManufacturerModelName")
-        )
-    source = institution or " ".join(filter(None, scanner))
-    return pseudonym(patient, "p"), pseudonym(source, "s")
+        header = read_header(path, names)
+        patient, institution, *scanner = (tag_text(header, name) for name in names)
+    return pseudonym(patient, "p"), pseudonym(institution or " ".join(scanner).strip(), "s")
 
 
 def pseudonym(value: str, prefix: str) -> str:
-    """``prefix`` and 16 hexadecimal digits; ``""`` for what names nobody.
+    """``prefix`` and 16 hexadecimal digits; ``""`` for a value that names nobody.
 
     Raises:
-        UserError: The key cannot be read or written, or the setting is not known.
+        UserError: The key cannot be read or written, or ``CVRNET_PATIENT_IDS`` has an unknown value.
     """
     if value.lower() in _NOBODY:
         return ""
@@ -60,38 +77,36 @@ def pseudonym(value: str, prefix: str) -> str:
         raise UserError(f"{PLAIN}={setting!r}; expected hashed or plain")
     if setting == "plain":
         return value
+    # The prefix is hashed too, so that a patient and a source of the same name do not get the same digits.
     return prefix + hmac.new(_key(), f"{prefix}:{value}".encode("utf-8", "replace"), hashlib.sha256).hexdigest()[:16]
 
 
-def key_file() -> Path:
-    """Where the user's own key is kept."""
-    return user_folder("config") / "id-key"
-
-
 def _key() -> bytes:
-    """The key of the environment, or the user's own, made when first needed."""
+    """The key from the environment, or the user's own, which is made when it is first needed."""
     if chosen := os.environ.get(KEY):
         return chosen.encode()
-    path = key_file()
+    path = user_folder("config") / "id-key"
     try:
         if not path.exists():
             _make_key(path)
         key = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: the key for patients' pseudonyms: {error.strerror}; or set {KEY}") from error
+        raise UserError(
+            f"{path}: the key for patients' pseudonyms cannot be read or made: {error.strerror}; or set {KEY}"
+        ) from error
     if len(key) < 32:
         raise UserError(f"{path}: the key for patients' pseudonyms is damaged: delete it, or set {KEY}")
     return key
 
 
 def _make_key(path: Path) -> None:
-    """A new key for this user's eyes alone; of several processes that make one, the first one's stays."""
+    """Write a new key that only this user can read. If several processes do so at once, the first one's key stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:
         with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
             file.write(secrets.token_hex(32))
         with suppress(FileExistsError):
-            os.link(aside, path)
+            os.link(aside, path)  # unlike a rename, this does not replace another process's key
     finally:
         aside.unlink(missing_ok=True)

@@ -1,15 +1,13 @@
-"""One function that gives the 8-bit picture everything else works on.
+"""Read any supported image file as an 8-bit picture.
 
-Formats are told by content, never by the file's name, and only those of [`FORMATS`][] are tried. The size a file
-declares is checked before a pixel is decoded, and without Pillow's own process-wide limit, so that threads and
-programs with limits of their own are left in peace.
+The format is recognised by the file's content, never by its name, and only the formats of `FORMATS` are tried. The size
+that a file declares is checked before a pixel is decoded. This does not use Pillow's own limit
+(``Image.MAX_IMAGE_PIXELS``), which belongs to the whole process and so to the program that calls this library.
 """
 
 from __future__ import annotations
 
 import os
-import struct
-import zlib
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,13 +25,13 @@ from cvrnet.errors import UserError
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".tif", ".tiff", ".webp", ".bmp")
 IMAGE_SUFFIXES = (*PICTURE_SUFFIXES, ".dcm", ".dicom")
-"""What an image file's name ends in, in lower case; a folder's other files are passed over."""
+"""Endings of image files' names, in lower case; other files in a folder are ignored."""
 
 FORMATS = "PNG, JPEG, TIFF, WebP, BMP or DICOM"
 
 _OPENERS: tuple[tuple[bytes, type[ImageFile]], ...] = (
     (b"\x89PNG\r\n\x1a\n", PngImageFile),
-    (b"\xff\xd8\xff", JpegImageFile),  # MPO too: a JPEG with more pictures behind the first
+    (b"\xff\xd8\xff", JpegImageFile),  # also MPO: a JPEG followed by more pictures
     (b"II*\x00", TiffImageFile),
     (b"MM\x00*", TiffImageFile),
     (b"II+\x00", TiffImageFile),  # BigTIFF
@@ -42,6 +40,7 @@ _OPENERS: tuple[tuple[bytes, type[ImageFile]], ...] = (
     (b"BM", BmpImageFile),
 )
 
+# The inverse of each EXIF orientation (Exif 2.32, tag 274); 1 is upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -51,26 +50,10 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What undoes each EXIF orientation."""
-
-# What Pillow's readers raise on damaged files.
-_DAMAGED = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    LookupError,
-    TypeError,
-    ArithmeticError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
 
 
 class ImageError(UserError):
-    """A file that cannot be read as an image, told in one line: ``path: reason``.
+    """A file that cannot be read as an image, described in one line: ``path: reason``.
 
     Attributes:
         path: the file.
@@ -89,28 +72,29 @@ class ImageError(UserError):
 def read_image(path: str | os.PathLike[str], mode: Mode = "L", window: str = "") -> np.ndarray:
     """The upright 8-bit picture in a PNG, JPEG, TIFF, WebP, BMP or DICOM file.
 
-    - The EXIF orientation is applied; of several pages or frames the first is read.
-    - Transparent parts lie on black. Palettes are looked up, CMYK and colour become RGB, and for ``mode="L"`` its
-      luminance (ITU-R 601).
-    - Integers of more than 8 bits are cut to the 8 highest bits *in use*, the smallest number of bits that holds the
-      image's maximum: 12 bits stored in 16 come out as bright as the 8-bit original.
-    - Floating-point pixels must lie in 0..1 (then they are multiplied by 255) or in 0..255 (then they are kept).
-    - DICOM (extra ``dicom``): rescaled, then through the file's first VOI LUT or window, white and black as a viewer
-      shows them (MONOCHROME1 is inverted). Without a window, 8-bit grey is kept and deeper grey goes linearly from the
-      image's minimum to its maximum (padding aside). Tags that name another part of the body than the chest, or another
-      modality than radiography or CT, are an error.
+    - The EXIF orientation is applied. Of several pages, the first is read.
+    - Transparent parts become black. Palette colours and CMYK become RGB; ``mode="L"`` takes the luminance of colours
+      (ITU-R 601).
+    - Integers of more than 8 bits keep the 8 highest bits *in use*, counted from the image's maximum: an image of 12
+      bits stored in 16 becomes as bright as its 8-bit original.
+    - Floating-point pixels must lie in 0..1 (they are multiplied by 255) or in 0..255 (they are kept).
+    - DICOM (extra ``dicom``): the values are rescaled, then go through the file's first VOI LUT or window; MONOCHROME1
+      is inverted. Without a window, 8-bit grey is kept, and deeper grey is stretched from the image's minimum to its
+      maximum, without padding. Tags that name a part of the body other than the chest, or a modality other than
+      radiography or CT, are an error.
 
     Args:
-        path: the file; of a DICOM file of several frames with the frame's number from 1, as in ``ct.dcm#12``.
+        path: the file. For a DICOM file of several frames, add the frame's number, from 1: ``ct.dcm#12``.
         mode: ``"L"`` for grey or ``"RGB"`` for colour; a grey file read as RGB has three equal channels.
-        window: for a CT in DICOM, one of `WINDOWS` instead of the file's own.
+        window: for a CT in DICOM, ``"lung"`` or ``"soft-tissue"`` instead of the file's own window.
 
     Returns:
         uint8 array of shape (H, W) for ``"L"`` and (H, W, 3) for ``"RGB"``.
 
     Raises:
-        ImageError: if the file is missing, not an image, damaged, larger than `MAX_PIXELS`, or has pixels that
-            cannot be brought to 8 bits without a guess (negative, not finite, floats beyond 255, dark 16-bit colour).
+        ImageError: the file is missing, not an image, damaged, larger than `MAX_PIXELS`, or has pixels that cannot be
+            converted to 8 bits without a guess (negative, not finite, floats beyond 255, dark 16-bit colour).
+        UserError: unknown mode or window.
     """
     check_mode(mode)
     if window and window not in WINDOWS:
@@ -121,13 +105,13 @@ def read_image(path: str | os.PathLike[str], mode: Mode = "L", window: str = "")
             if is_dicom(file):
                 return _read_dicom(file_path, frame, mode, window)
             if frame is not None:
-                raise Refused("not a DICOM file, and so without numbered frames")
+                raise Refused("not a DICOM file: only their frames have numbers")
             if window:
                 raise Refused(f"the window {window!r} needs Hounsfield units: expected a CT in DICOM")
             return _decode(file, mode)
     except Refused as refused:
         raise ImageError(path, str(refused)) from None
-    except _DAMAGED as error:
+    except Exception as error:  # on damaged files Pillow's readers raise nearly every built-in exception
         if isinstance(error, OSError) and error.strerror:
             raise ImageError(path, error.strerror) from error
         text = " ".join(str(error).split()) or type(error).__name__
@@ -135,32 +119,40 @@ def read_image(path: str | os.PathLike[str], mode: Mode = "L", window: str = "")
 
 
 def is_dicom(file: BinaryIO) -> bool:
-    """Whether a file that is at its start has DICOM's preamble."""
+    """Whether a file, which is at its start before and after, has DICOM's preamble (PS3.10 7.1)."""
     start = file.read(132)
     file.seek(0)
     return start[128:] == b"DICM"
 
 
-def is_image_file(path: str | os.PathLike[str]) -> bool:
-    """Whether a file in a folder is taken for an image: by its suffix, or, without a known one, as DICOM by content.
-
-    Archives name DICOM files by numbers (``IM000012``, ``1.2.840.113``). DICOMDIR, their index, is none.
-    """
-    name = os.path.basename(path)
-    suffix = os.path.splitext(name)[1].lower()
-    if name.startswith(".") or suffix in IMAGE_SUFFIXES:
-        return not name.startswith(".")
-    if (suffix and not suffix[1:].isdigit()) or name.upper().startswith("DICOMDIR") or not os.path.isfile(path):
-        return False
+def is_dicom_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a file can be opened and has DICOM's preamble."""
     try:
         with open(path, "rb") as file:
             return is_dicom(file)
-    except OSError:  # then nobody can tell, and nothing says that it is one
+    except (OSError, ValueError):  # ValueError: a NUL character in the path
         return False
 
 
+def is_image_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a file in a folder counts as an image: by its ending, or as DICOM by its content.
+
+    Archives name DICOM files by numbers (``IM000012``, ``1.2.840.113``), so files without an ending, or with a number
+    for one, are opened. DICOMDIR, the index of an archive, is not an image.
+    """
+    name = os.path.basename(path)
+    suffix = os.path.splitext(name)[1].lower()
+    if name.startswith("."):
+        return False
+    if suffix in IMAGE_SUFFIXES:
+        return True
+    if (suffix and not suffix[1:].isdigit()) or name.upper().startswith("DICOMDIR"):
+        return False
+    return os.path.isfile(path) and is_dicom_file(path)
+
+
 def split_frame(path: str | os.PathLike[str]) -> tuple[str, int | None]:
-    """A file, and the number of a frame in it: ``("ct.dcm", 12)`` of ``"ct.dcm#12"``.
+    """Split ``"ct.dcm#12"`` into file and frame, ``("ct.dcm", 12)``; None for a name without a frame.
 
     >>> split_frame("chest.png")
     ('chest.png', None)
@@ -174,7 +166,7 @@ def split_frame(path: str | os.PathLike[str]) -> tuple[str, int | None]:
 
 def _read_dicom(path: str, frame: int | None, mode: Mode, window: str) -> np.ndarray:
     try:
-        from cvrnet.data.dicom import read_frame
+        from cvrnet.data.dicom import read_frame  # needs pydicom, which is an extra
     except ModuleNotFoundError as error:
         raise Refused(f'a DICOM file, which needs {error.name}: pip install "cvrnet[dicom]"') from None
     return read_frame(path, frame, mode, window)
@@ -183,7 +175,7 @@ def _read_dicom(path: str, frame: int | None, mode: Mode, window: str) -> np.nda
 def _decode(file: BinaryIO, mode: Mode) -> np.ndarray:
     stored = _open(file)
     if isinstance(stored, JpegImageFile) and _count_scans(file) > MAX_SCANS:
-        raise Refused(f"a JPEG of more than {MAX_SCANS} scans, which would take very long")
+        raise Refused(f"a JPEG of more than {MAX_SCANS} scans, which would take very long to decode")
     width, height = stored.size
     if width * height > MAX_PIXELS:
         raise Refused(f"{width} x {height} pixels are more than the {MAX_PIXELS:,} allowed")
@@ -200,16 +192,15 @@ def _pixels(stored: ImageFile, mode: Mode) -> np.ndarray:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.array(image)
         grey = _to_8_bits(values)
-        if white_is_zero:  # Pillow inverts these up to 8 bits only
+        if white_is_zero:  # Pillow inverts them only up to 8 bits
             grey = 255 - grey
         if isinstance(transparent := image.info.get("transparency"), int):
             grey[values == transparent] = 0
         return grey if mode == "L" else np.repeat(grey[..., None], 3, axis=2)
     if image.has_transparency_data:
-        image = image if image.mode == "RGBA" else image.convert("RGBA")
-        black = Image.new("RGB", image.size)
-        black.paste(image, mask=image)
-        image = black
+        layer = image if image.mode == "RGBA" else image.convert("RGBA")  # convert would copy: memory counts here
+        image = Image.new("RGB", image.size)
+        image.paste(layer, mask=layer)
     pixels = np.array(image if image.mode == mode else image.convert(mode))
     if cut_to_8 and 0 < pixels.max() < 128:
         raise Refused("16-bit colour that uses fewer than 16 bits is not supported: store it as grey or in 8 bits")
@@ -221,7 +212,7 @@ def _open(file: BinaryIO) -> ImageFile:
     file.seek(0)
     if not start:
         raise Refused("the file is empty")
-    if start.startswith(b"RIFF"):
+    if start.startswith(b"RIFF"):  # a container: its size and the format of its content follow
         start = start[8:]
     for signature, opener in _OPENERS:
         if start.startswith(signature):
@@ -230,16 +221,16 @@ def _open(file: BinaryIO) -> ImageFile:
 
 
 def _count_scans(file: BinaryIO) -> int:
-    """How many scans a JPEG has; each may be a few bytes, and takes as long as all its pixels."""
+    """The number of a JPEG's scans (marker SOS). A scan of a few bytes takes as long to decode as all pixels do."""
     file.seek(0)
     return sum(part.count(b"\xff\xda") for part in iter(lambda: file.read(2**20), b""))
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    # Not ImageOps.exif_transpose, which also writes the EXIF block anew and fails where that is not quite regular.
+    # ImageOps.exif_transpose would also write the EXIF block again, which fails for slightly irregular ones.
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except SyntaxError:  # the block is no EXIF at all: then it states no orientation either
+    except SyntaxError:  # not EXIF: the image has no orientation
         return image
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 

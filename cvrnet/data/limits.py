@@ -1,10 +1,9 @@
-"""What is refused before it is decoded, and the vocabulary that the readers share."""
+"""What the readers of images share: modes, windows, and the limits beyond which an image is refused undecoded."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 from cvrnet.errors import UserError
@@ -12,35 +11,30 @@ from cvrnet.errors import UserError
 Mode = Literal["L", "RGB"]
 
 MAX_PIXELS = 36_000_000
-"""Larger images are refused: the largest radiographs have about 30 million pixels, and some formats take 25 bytes for
-each while they are decoded."""
+"""Larger images are refused. The largest radiographs have about 30 million pixels, and some formats take 25 bytes of
+memory for each while they are decoded."""
 
 MAX_SCANS = 100
-"""A progressive JPEG has some ten."""
+"""JPEG files of more scans are refused; a progressive JPEG has about ten."""
 
 WINDOWS = {"lung": (-600.0, 1500.0), "soft-tissue": (50.0, 400.0)}
-"""Level and width in Hounsfield units, as radiologists set them for a CT."""
+"""Level and width in Hounsfield units, the usual settings for chest CT."""
 
 
 class Refused(Exception):  # noqa: N818
-    """A reason not to take the image, which `read_image` puts behind the path."""
+    """The reason why an image is not read. `read_image` puts the path before it."""
 
 
-_LARGE = 20_000_000
-_large = threading.Lock()
+_LARGE = 20_000_000  # pixels
+_one_large = threading.Lock()
 
 
-@contextmanager
-def in_turn(pixels: int) -> Iterator[None]:
-    """Decode images of more than `_LARGE` pixels one after another, so that threads do not multiply what they take."""
-    if pixels > _LARGE:
-        with _large:
-            yield
-    else:
-        yield
+def in_turn(pixels: int) -> AbstractContextManager[object]:
+    """A context in which to decode: large images one after another, so that threads do not multiply their memory."""
+    return _one_large if pixels > _LARGE else nullcontext()
 
 
 def check_mode(mode: str) -> None:
-    """UserError if there is no such image mode."""
+    """UserError for an unknown image mode."""
     if mode not in ("L", "RGB"):
         raise UserError(f"image mode {mode!r} is not known: expected 'L' or 'RGB'")

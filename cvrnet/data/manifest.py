@@ -1,50 +1,44 @@
-"""The CSV manifest of a data set: one row an image."""
+"""Read and write the CSV manifest of a data set: one row for each image."""
 
 from __future__ import annotations
 
 import csv
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from cvrnet.data.identity import identity
-from cvrnet.data.image import PICTURE_SUFFIXES, is_dicom
-from cvrnet.data.limits import Refused
+from cvrnet.data.identity import with_identity
 from cvrnet.data.record import SPLITS, Record, Row
 from cvrnet.errors import UserError
 from cvrnet.files import write_csv
 
+MANIFEST = "manifest.csv"
 COLUMNS = ("path", "label", "source", "patient_id", "split", "view", "lung_mask", "lesion_mask")
 
 
 def scan_manifest(manifest: Path, labelled: bool, rows: list[Row], allow_shared_patients: bool = False) -> list[str]:
-    """Appends the images that a manifest lists, and gives what is wrong with the manifest itself."""
+    """Append the images that a manifest lists to `rows`; returns what is wrong with the manifest itself."""
     lines: dict[str, int] = {}
     splits: dict[str, tuple[str, int]] = {}
     try:
-        with manifest.open(encoding="utf-8-sig", newline="") as file:
+        with manifest.open(encoding="utf-8-sig", newline="") as file:  # Excel begins UTF-8 with a byte-order mark
             reader = csv.DictReader(file, strict=True)
             reader.fieldnames = header = [name.strip() for name in reader.fieldnames or []]
-            if not header:
-                return ["the manifest is empty"]
-            required = ("path", "label") if labelled else ("path",)
-            if missing := [column for column in required if column not in header]:
-                return [f"required column missing: {', '.join(missing)} (found: {_short(header)})"]
-            if len(set(header)) < len(header):
-                return [f"a column is named twice: {_short(header)}"]
+            if problem := _header_problem(header, labelled):
+                return [problem]
             for cells in reader:
-                surplus = cells.pop(None, None)
+                surplus = cells.pop(None, None)  # DictReader's key for cells beyond the header
                 row = {column: (cell or "").strip() for column, cell in cells.items()}
                 if not any(row.values()) and not surplus:
                     continue
-                record, wrong = _read_row(row, manifest, reader.line_num, labelled)
+                line = reader.line_num
+                record, wrong = _read_row(row, manifest, line, labelled)
                 if surplus:
                     wrong.append(f"the row has {len(header) + len(surplus)} cells, the header {len(header)}")
-                if record.name and (first := lines.setdefault(record.name, reader.line_num)) != reader.line_num:
+                if record.name and (first := lines.setdefault(record.name, line)) != line:
                     wrong.append(f"duplicate path (also in line {first})")
                 if record.patient_id and record.split and not allow_shared_patients:
-                    split, first = splits.setdefault(record.patient_id, (record.split, reader.line_num))
+                    split, first = splits.setdefault(record.patient_id, (record.split, line))
                     if split != record.split:
                         wrong.append(
                             f"patient {record.patient_id} in two splits: {record.split}, and {split} in line {first}"
@@ -53,6 +47,17 @@ def scan_manifest(manifest: Path, labelled: bool, rows: list[Row], allow_shared_
     except (csv.Error, UnicodeDecodeError) as error:
         return [f"not readable as a CSV file in UTF-8: {error}"]
     return [] if rows else ["the manifest has no rows"]
+
+
+def _header_problem(header: Sequence[str], labelled: bool) -> str:
+    if not header:
+        return "the manifest is empty"
+    text = ", ".join(header)
+    short = repr(f"{text[:80]}…" if len(text) > 80 else text)
+    missing = [column for column in COLUMNS[: 2 if labelled else 1] if column not in header]
+    if missing:
+        return f"required column missing: {', '.join(missing)} (found: {short})"
+    return f"a column is named twice: {short}" if len(set(header)) < len(header) else ""
 
 
 def _read_row(row: dict[str, str], manifest: Path, line: int, labelled: bool) -> Row:
@@ -97,43 +102,19 @@ def _read_row(row: dict[str, str], manifest: Path, line: int, labelled: bool) ->
         where=f"{manifest.name}:{line}",
         **masks,
     )
-    return identified((record, wrong))
-
-
-def identified(row: Row) -> Row:
-    """The row, with patient and source from the tags of a DICOM file where it does not say them."""
-    record, wrong = row
-    if wrong or (record.patient_id and record.source) or record.path.suffix.lower() in PICTURE_SUFFIXES:
-        return row
-    try:
-        with open(record.path, "rb") as file:
-            if not is_dicom(file):
-                return row
-        patient_id, source = identity(record.path)
-    except ModuleNotFoundError as error:
-        return record, [f'a DICOM file, which needs {error.name}: pip install "cvrnet[dicom]"']
-    except (Refused, OSError) as error:
-        return record, [getattr(error, "strerror", None) or str(error)]
-    found = replace(record, patient_id=record.patient_id or patient_id, source=record.source or source)
-    return found, wrong
-
-
-def _short(header: Sequence[str]) -> str:
-    text = ", ".join(header)
-    return repr(f"{text[:80]}…" if len(text) > 80 else text)
+    return with_identity(record, wrong)
 
 
 def write_manifest(path: str | Path, records: Sequence[Record]) -> None:
-    """Writes a manifest that `read_records` gives back, with the columns that are in use.
+    """Write a manifest from which `read_records` reads the same records, with the columns that are in use.
 
     Raises:
-        UserError: if an image lies outside the manifest's folder, or the file cannot be written.
+        UserError: an image lies outside the manifest's folder, or the file cannot be written.
     """
     path = Path(os.path.abspath(path))
     rows = [_row(record, path.parent) for record in records]
     used = {column for row in rows for column, value in row.items() if value} | {"path"}
-    further = sorted(used.difference(COLUMNS))
-    columns = [column for column in COLUMNS if column in used] + further
+    columns = [column for column in COLUMNS if column in used] + sorted(used.difference(COLUMNS))
     try:
         write_csv(path, ({column: row.get(column, "") for column in columns} for row in rows), columns)
     except OSError as error:

@@ -1,13 +1,12 @@
-"""Data sets of synthetic frontal chest radiographs with known truth, for tests, the quick start and the audit.
+"""Data sets of synthetic frontal chest radiographs with known lungs and lesions, for tests and the quick start.
 
-What is simulated (`cvrnet.data.drawing`): the body against air, two lungs of varying shape, the diaphragm's domes,
-mediastinum, spine, trachea, a heart that bulges to the patient's left (image right), ribs, clavicles, vessels; then the
-film: pose, exposure, uneven filling of the lungs, noise. `NOR` has clear lungs, `NCP` one focal consolidation in one
-lung, `CVP` ground-glass patches in both lungs, at their outer edge and mostly in the lower half. What a film is like
-outside the lungs says nothing about its label, and brightness varies more from film to film than a lesion changes it.
+`cvrnet.data.drawing` simulates the anatomy (lungs of varying shape, diaphragm, mediastinum, heart, bones, vessels) and
+the film (pose, exposure, noise). `NOR` has clear lungs, `NCP` one focal consolidation in one lung, `CVP` ground-glass
+patches in both lungs, at their outer edge and mostly in the lower half. A film outside the lungs says nothing about its
+label, and brightness varies more from film to film than a lesion changes it.
 
-These are diagrams, not patients. A model that reads them well has shown that it can be trained, and nothing about
-radiographs or disease.
+These are diagrams, not patients. A model that classifies them well can be trained, which says nothing about radiographs
+or disease.
 """
 
 from __future__ import annotations
@@ -27,16 +26,15 @@ from cvrnet.data.drawing import draw_film
 from cvrnet.errors import UserError
 from cvrnet.files import write_csv
 
-__all__ = ["LABELS", "MARKER_BOX", "write_phantoms"]
-
 LABELS = ("NOR", "NCP", "CVP")
 MARKER_BOX = (0.04, 0.04, 0.13, 0.15)
-"""Where the shortcut's marker is: left, top, right, bottom as fractions of the image's width and height."""
+"""Place of the shortcut's marker: left, top, right, bottom as fractions of the image's width and height."""
 
 _COLUMNS = ("path", "label", "source", "patient_id", "view", "lung_mask", "lesion_mask")
-_IMAGES_PER_PATIENT = (1, 2, 1, 3)  # by turns
-_TWO_LABELS = 0.12  # of the threes of patients with several images: about 4 % of all patients have two labels
-_LETTER = ("11110", "10001", "10001", "11110", "10100", "10010", "10001")
+_IMAGES_PER_PATIENT = (1, 2, 1, 3)  # in turn
+# The part of the triples of patients with several images in which two exchange labels: 4 % of all patients.
+_TWO_LABELS = 0.12
+_LETTER = ("11110", "10001", "10001", "11110", "10100", "10010", "10001")  # an R
 
 
 def write_phantoms(
@@ -54,8 +52,8 @@ def write_phantoms(
     The folder gets `images/<source>/<name>.png` (8-bit grey), `lungs/<name>.png` and, where there is a lesion,
     `lesions/<name>.png` (1-bit masks of the image's size), and `manifest.csv`. Labels are balanced. A patient has one
     to three images, all from one source; about one patient in 25 has two labels. Sources differ in contrast, noise and
-    the image's width, for all labels alike. The same arguments give the same bytes; image i depends on the seed and on
-    i, not on `n`. The folder appears when it is complete, or not at all.
+    the image's width, in the same way for all labels. The same arguments give the same bytes. Image i depends on the
+    seed and on i, not on `n`. The folder appears when it is complete, or not at all.
 
     Args:
         folder: New, or empty.
@@ -63,11 +61,11 @@ def write_phantoms(
         seed: Not negative.
         size: Height of the images in pixels, at least 64. Their width is within 10 % of it.
         sources: Two names or more; they become folder names.
-        shortcut: Plant a shortcut. Every image of the first source has a marker, a white box with an R at `MARKER_BOX`,
-            above the patient's right shoulder; and the label is tied to that source: nine in ten CVP patients come from
-            it and one in ten of the others (by the label of a patient's first image). So the marker, and the first
-            source's contrast, noise and width, tell CVP nine times in ten. Patients, labels and lesions are those of
-            the same seed without it. Without it no image has a marker, and label and source are independent.
+        shortcut: Tie the label to the first source, and mark that source. Nine in ten CVP patients come from it, and
+            one in ten of the others (by the label of a patient's first image). All its images have a marker, a white
+            box with an R at `MARKER_BOX`, above the patient's right shoulder. So the marker, and the first source's
+            contrast, noise and width, predict CVP nine times in ten. Patients, labels and lesions are the same as
+            without `shortcut`, where no image has a marker, and label and source are independent.
         progress: Called after each image with the number done and `n`.
 
     Raises:
@@ -88,10 +86,10 @@ def write_phantoms(
             (partial / sub).mkdir(parents=True)
         write_csv(partial / "manifest.csv", rows(), _COLUMNS)
         if folder.exists():
-            folder.rmdir()  # it is empty
+            folder.rmdir()  # _check made sure that it is empty; Windows cannot rename onto a folder
         partial.rename(folder)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)  # what is left of it after a failure
+        shutil.rmtree(partial, ignore_errors=True)  # still there only after a failure
     return folder / "manifest.csv"
 
 
@@ -107,7 +105,7 @@ def _check(folder: Path, n: int, seed: int, size: int, sources: Sequence[str]) -
     for source in sources:
         if not re.fullmatch(r"\w[\w.-]*", source):
             raise UserError(f"source {source!r} cannot name a folder; use letters, digits, '.', '_' and '-'")
-    if folder.exists() and not folder.is_dir():
+    if folder.is_file():
         raise UserError(f"{folder} is a file; choose another folder")
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} exists and is not empty; choose another folder")
@@ -115,7 +113,7 @@ def _check(folder: Path, n: int, seed: int, size: int, sources: Sequence[str]) -
 
 @dataclass(frozen=True)
 class _Film:
-    """One image to be made: everything but its pixels."""
+    """One image to draw."""
 
     index: int
     patient: int
@@ -125,34 +123,35 @@ class _Film:
 
 
 def _plan(seed: int, n_sources: int, shortcut: bool) -> Iterator[_Film]:
-    """Films without end. Patients come in threes, one of each label, alike in number of images and in source.
+    """An endless list of films.
 
-    So labels, sources and numbers of images are independent by construction. In a few threes two patients have
-    exchanged their last labels: they fell ill or recovered between two images.
+    Patients come in triples: one patient of each label, all with the same number of images and from the same source. So
+    labels, sources and numbers of images are independent by construction. In a few triples two patients exchange the
+    labels of their last images: they fell ill or recovered between two images.
     """
     index = 0
-    for three in count():
-        turn, place = divmod(three, n_sources)
-        rng = np.random.default_rng([seed, 0, 0, three])
+    for triple in count():
+        turn, place = divmod(triple, n_sources)  # in each turn every source gets one triple
+        rng = np.random.default_rng([seed, 0, 0, triple])
         source = int(np.random.default_rng([seed, 0, 1, turn]).permutation(n_sources)[place])
         images = _IMAGES_PER_PATIENT[turn % len(_IMAGES_PER_PATIENT)]
         first = [LABELS[k] for k in rng.permutation(3)]
         last = [first[1], first[0], first[2]] if images > 1 and rng.random() < _TWO_LABELS else first
         for k in range(3):
             if shortcut:
-                odd = np.random.default_rng([seed, 0, 2, three // 10]).integers(10, size=3)  # one patient in ten
-                usual = three % 10 != odd[LABELS.index(first[k])]
+                # Of each label, one patient in ten triples is from the source that the label is not tied to.
+                odd = np.random.default_rng([seed, 0, 2, triple // 10]).integers(10, size=3)
+                usual = triple % 10 != odd[LABELS.index(first[k])]
                 source = 0 if usual == (first[k] == "CVP") else int(rng.integers(1, n_sources))
             for number in range(1, images + 1):
-                yield _Film(index, 3 * three + k + 1, number, last[k] if number == images else first[k], source)
+                yield _Film(index, 3 * triple + k + 1, number, last[k] if number == images else first[k], source)
                 index += 1
 
 
 def _write_film(root: Path, film: _Film, seed: int, size: int, source: str, *, marked: bool) -> dict[str, str]:
-    """Write one film's files and return its row of the manifest."""
-    image, lungs, lesion = draw_film(
-        film.label, seed=seed, patient=film.patient, image=film.index, look=film.source, size=size
-    )
+    """Write one film's files; returns its row of the manifest."""
+    which = {"patient": film.patient, "image": film.index, "look": film.source}
+    image, lungs, lesion = draw_film(film.label, seed=seed, size=size, **which)
     if marked:
         _mark(image)
     patient_id = f"p{film.patient:05d}"

@@ -1,4 +1,4 @@
-"""From a picture to the numbers a network sees: one definition for training and inference."""
+"""Resizing and normalisation: one definition for training and inference."""
 
 from __future__ import annotations
 
@@ -14,19 +14,12 @@ from torch import Tensor, nn
 
 from cvrnet.errors import UserError
 
-INTERPOLATIONS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "box": Image.Resampling.BOX,
-    "hamming": Image.Resampling.HAMMING,
-    "lanczos": Image.Resampling.LANCZOS,
-}
-"""timm's names, and Pillow's filters."""
+# timm's names of interpolations are those of Pillow's filters in lower case.
+INTERPOLATIONS = {resampling.name.lower(): resampling for resampling in Image.Resampling}
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int], interpolation: str = "nearest") -> np.ndarray:
-    """The whole image squeezed or stretched to a size: its aspect ratio is not kept (v2 section 5.2).
+    """The whole image at another size; its aspect ratio is not kept (v2 section 5.2).
 
     Args:
         image: uint8 array of shape (H, W) or (H, W, 3).
@@ -34,7 +27,7 @@ def resize_image(image: np.ndarray, size: tuple[int, int], interpolation: str = 
         interpolation: a key of `INTERPOLATIONS`.
 
     Returns:
-        uint8 array of shape (height, width, C), C being 1 or 3.
+        uint8 array of shape (height, width, C), where C is 1 or 3.
 
     >>> resize_image(np.eye(2, dtype=np.uint8), (1, 4)).shape
     (1, 4, 1)
@@ -45,7 +38,7 @@ def resize_image(image: np.ndarray, size: tuple[int, int], interpolation: str = 
 
 
 def check_interpolation(name: str) -> Image.Resampling:
-    """Pillow's filter of timm's name; UserError if there is none."""
+    """Pillow's filter for timm's name of an interpolation; UserError for an unknown name."""
     if name not in INTERPOLATIONS:
         raise UserError(f"interpolation {name!r} is not known: expected one of {', '.join(INTERPOLATIONS)}")
     return INTERPOLATIONS[name]
@@ -53,10 +46,10 @@ def check_interpolation(name: str) -> Image.Resampling:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Resizing and normalising, as a model's ``pretrained_cfg`` states them.
+    """Resizing and normalisation, as a model's ``pretrained_cfg`` states them.
 
-    The whole image is always resized, timm's ``crop_mode="squash"`` with ``crop_pct=1.0``: a crop named by the
-    ``pretrained_cfg`` of another timm model is not taken, since the edge of a radiograph is part of the finding.
+    The whole image is always resized (timm's ``crop_mode="squash"`` with ``crop_pct=1.0``). A crop in the
+    ``pretrained_cfg`` of another timm model is ignored, because the edge of a radiograph is part of the finding.
 
     Attributes:
         input_size: channels (1 or 3), height and width.
@@ -80,10 +73,10 @@ class Preprocessing:
 
     @classmethod
     def from_model(cls, model: nn.Module) -> Preprocessing:
-        """Reads the ``pretrained_cfg`` of a timm model (`timm.data.resolve_model_data_config`).
+        """The preprocessing in the ``pretrained_cfg`` of a timm model (`timm.data.resolve_model_data_config`).
 
-        The cfg must state the model's channels: timm leaves three in the cfg of a model made with ``in_chans=1``,
-        CVR-Net and this library's checkpoints do not.
+        The cfg must state the model's channels. Those of CVR-Net and of this library's checkpoints do; timm's own state
+        three channels even if the model was made with ``in_chans=1``.
         """
         config = timm.data.resolve_model_data_config(model)
         return cls(
@@ -95,20 +88,20 @@ class Preprocessing:
 
     @property
     def mode(self) -> Literal["L", "RGB"]:
-        """What `read_image` should give: ``"L"`` for one channel, ``"RGB"`` for three."""
+        """The mode for `read_image`: ``"L"`` for one channel, ``"RGB"`` for three."""
         return "L" if self.input_size[0] == 1 else "RGB"
 
     def resize(self, image: np.ndarray) -> np.ndarray:
-        """A uint8 image of shape (H, W) or (H, W, C), resized to (height, width, C)."""
+        """Resize a uint8 image of shape (H, W) or (H, W, C) to (height, width, C)."""
         return resize_image(image, self.input_size[1:], self.interpolation)
 
     def normalize(self, batch: Tensor) -> Tensor:
-        """A uint8 batch of shape (N, C, H, W) as float32 in units of `std` around `mean`, on the batch's device."""
+        """A uint8 batch (N, C, H, W) as float32, scaled to 0..1, minus `mean`, divided by `std`; on the same device."""
         mean = torch.tensor(self.mean, dtype=torch.float32, device=batch.device).view(-1, 1, 1)
         std = torch.tensor(self.std, dtype=torch.float32, device=batch.device).view(-1, 1, 1)
         return batch.to(torch.float32).div_(255).sub_(mean).div_(std)
 
 
 def to_batch(images: Sequence[np.ndarray]) -> Tensor:
-    """uint8 images of one shape (H, W, C) as one uint8 batch (N, C, H, W)."""
+    """Stack uint8 images of one shape (H, W, C) into a uint8 batch (N, C, H, W)."""
     return torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2))

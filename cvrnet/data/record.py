@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 SPLITS = {"": "", "train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+"""Accepted names of splits, in lower case -> the names that this library uses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +21,14 @@ class Record:
         name: as in the manifest: POSIX path relative to the data set's folder.
         label: the class, ``""`` where it is not known.
         source: the hospital or collection, ``""`` where it is not known.
-        patient_id: one value a patient in the whole data set, over all its sources; ``""`` where it is not known.
+        patient_id: one value for each patient in the whole data set, over all its sources; ``""`` where it is not
+            known.
         split: ``""``, ``"train"``, ``"val"`` or ``"test"``.
         view: the projection, such as PA or AP.
         lung_mask: image file of the lungs.
         lesion_mask: image file of the lesions.
         metadata: the manifest's further columns.
-        where: for messages: the manifest's file name and line, ``""`` for an image found in a folder.
+        where: the manifest's file name and line, for messages; ``""`` for an image found in a folder.
     """
 
     path: Path

@@ -1,21 +1,29 @@
-"""What a data set says about each of its images, read from a folder or from a CSV manifest."""
+"""Read the list of a data set's images from a folder, a CSV manifest or the Hugging Face Hub."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from cvrnet.data.hub_datasets import HUB_DATASET, scan_hub_dataset
+from cvrnet.data.identity import with_identity
 from cvrnet.data.image import IMAGE_SUFFIXES, is_image_file
-from cvrnet.data.manifest import identified, scan_manifest, write_manifest
+from cvrnet.data.manifest import MANIFEST, scan_manifest
 from cvrnet.data.record import SPLITS, Record, Row
 from cvrnet.errors import UserError
+from cvrnet.moved import moved_names
 
-__all__ = ["DataError", "Record", "class_names", "read_records", "scan_records", "write_manifest"]
-
-MANIFEST = "manifest.csv"
-HUB_DATASET = "hfds:"
 SHOWN_PROBLEMS = 20
+
+__getattr__ = moved_names(
+    __name__,
+    {
+        "check_classes": "cvrnet.data.classes",
+        "class_names": "cvrnet.data.classes",
+        "write_manifest": "cvrnet.data.manifest",
+    },
+)
 
 
 class DataError(UserError):
@@ -40,14 +48,14 @@ class DataError(UserError):
 
 
 def read_records(data: str | Path, *, labelled: bool = True, min_classes: int = 2) -> list[Record]:
-    """The images of a data set, in the manifest's order or, of a folder, by name.
+    """The images of a data set, in the manifest's order or, for a folder, sorted by name.
 
     Args:
-        data: a folder with one sub-folder a class; or a CSV manifest; or a folder that holds ``manifest.csv``; or
+        data: a folder with one sub-folder for each class, a CSV manifest, a folder that contains ``manifest.csv``, or
             ``hfds:user/name``, a data set of the Hugging Face Hub (extra ``hfds``). With ``labelled=False`` also any
             folder of images.
         labelled: whether each image must have a label.
-        min_classes: how many classes there must be at least where images are labelled.
+        min_classes: the least number of classes, if images are labelled.
 
     Raises:
         DataError: with everything that is wrong (see `scan_records`).
@@ -61,12 +69,13 @@ def read_records(data: str | Path, *, labelled: bool = True, min_classes: int = 
 def scan_records(
     data: str | Path, *, labelled: bool = True, min_classes: int = 2, allow_shared_patients: bool = False
 ) -> tuple[list[Record], list[str]]:
-    """As `read_records`, but gives the usable images and, one line each, what is wrong with the rest.
+    """As `read_records`, but returns the usable images and, one line each, what is wrong with the others.
 
-    Images are not opened, but for the tags of DICOM files that give patient and source where a manifest does not (see
-    `cvrnet.data.identity`): this finds missing files, duplicate paths, paths outside the data set's folder, missing
-    columns and labels, unknown split values, patients in two splits (unless `allow_shared_patients`), missing masks,
-    empty class folders, too few classes and unreadable manifests.
+    This finds missing files, duplicate paths, paths outside the data set's folder, missing columns and labels, unknown
+    split values, patients in two splits (unless `allow_shared_patients`), missing masks, empty class folders, too few
+    classes and unreadable manifests.
+    Images are not decoded. Only the tags of DICOM files are read, where a manifest does not give patient and source
+    (see `cvrnet.data.identity`).
     """
     root = Path(os.path.abspath(data))
     if root.is_dir() and (root / MANIFEST).is_file():
@@ -74,8 +83,6 @@ def scan_records(
     rows: list[Row] = []
     try:
         if str(data).startswith(HUB_DATASET):
-            from cvrnet.data.hub_datasets import scan_hub_dataset  # which needs the cache, and so this module
-
             problems = scan_hub_dataset(data, labelled, rows)
         elif root.is_dir():
             problems = _scan_folder(root, labelled, rows)
@@ -94,75 +101,38 @@ def scan_records(
     return [record for record, wrong in rows if not wrong], wrong_rows + [f"{data}: {problem}" for problem in problems]
 
 
-def class_names(records: Iterable[Record], classes: Sequence[str] | None = None) -> list[str]:
-    """The classes in the order of the network's outputs: alphabetical, or as given.
-
-    Raises:
-        UserError: if there are fewer than two, an image has none, or the classes given are not the images' own.
-
-    >>> class_names([Record(Path("a"), "a", "NOR"), Record(Path("b"), "b", "CVP")])
-    ['CVP', 'NOR']
-    """
-    found = sorted({record.label for record in records})
-    if "" in found:
-        raise UserError("some images have no label")
-    names = found if classes is None else list(classes)
-    if len(set(names)) < len(names):
-        raise UserError(f"classes {', '.join(names)}: each must be given once")
-    if unknown := [name for name in found if name not in names]:
-        raise UserError(f"labels not among the classes {', '.join(names)}: {', '.join(unknown)}")
-    if missing := [name for name in names if name not in found]:
-        raise UserError(
-            f"classes without an image: {', '.join(missing)} (the images have {', '.join(found) or 'none'})"
-        )
-    if len(names) < 2:
-        raise UserError(f"only one class ({', '.join(names)}): at least 2 are needed")
-    return names
-
-
-def check_classes(labels: Iterable[str], classes: Sequence[str]) -> None:
-    """Refuse labels that a model does not know; classes without an image are fine.
-
-    Raises:
-        UserError: Names the unknown labels, and the model's.
-    """
-    unknown = sorted(set(labels) - set(classes))
-    if unknown:
-        raise UserError(f"the model does not know the class {', '.join(unknown)}; expected {', '.join(classes)}")
-
-
 def _scan_folder(root: Path, labelled: bool, rows: list[Row]) -> list[str]:
-    """Appends the images in a folder, and gives what is wrong with the folder itself."""
+    """Append the images in a folder to `rows`; returns what is wrong with the folder itself."""
     if not labelled:
-        rows += [_row(Record(root / name, name)) for name in _images(root)]
+        rows += [_row(root, name) for name in _images(root)]
         return []
     problems = []
     visible = [entry for entry in sorted(root.iterdir()) if not entry.name.startswith(".")]
     for folder in (entry for entry in visible if entry.is_dir()):
         if folder.name.lower() in SPLITS:
-            problems.append(f"{folder.name} is no class: splits are given by a manifest's split column")
+            problems.append(f"{folder.name} is not a class: a manifest's split column names the splits")
             continue
         names = _images(folder)
         if not names:
             problems.append(f"{folder.name}: empty class folder (no {' '.join(IMAGE_SUFFIXES)} file)")
-        rows += [_row(Record(folder / name, f"{folder.name}/{name}", label=folder.name)) for name in names]
+        rows += [_row(root, f"{folder.name}/{name}", folder.name) for name in names]
     if stray := [file.name for file in visible if file.is_file() and is_image_file(file)]:
-        problems.append(
-            f"images outside the class folders: {stray[0]}" + f" and {len(stray) - 1} more" * (len(stray) > 1)
-        )
+        more = f" and {len(stray) - 1} more" if len(stray) > 1 else ""
+        problems.append(f"images outside the class folders: {stray[0]}{more}")
     return problems
 
 
-def _row(record: Record) -> Row:
-    """The record, and whether its name can be written down: Linux allows file names that are no text."""
-    undecodable = any("\ud800" <= character <= "\udfff" for character in record.name)
-    return identified((record, ["the file name is not Unicode text"] if undecodable else []))
+def _row(root: Path, name: str, label: str = "") -> Row:
+    # Linux allows file names that are not text. Python then uses surrogates, which no manifest in UTF-8 can contain.
+    undecodable = any("\ud800" <= character <= "\udfff" for character in name)
+    wrong = ["the file name is not Unicode text"] if undecodable else []
+    return with_identity(Record(root / name, name, label), wrong)
 
 
 def _images(root: Path) -> list[str]:
     """The POSIX paths of all image files below a folder, relative to it, sorted.
 
-    Hidden ones are left out, and symbolic links to folders are not followed.
+    Hidden files and folders are left out, and symbolic links to folders are not followed.
     """
 
     def refuse(error: OSError) -> None:
@@ -171,7 +141,6 @@ def _images(root: Path) -> list[str]:
     names = []
     for folder, folders, files in os.walk(root, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        names += [
-            Path(folder, name).relative_to(root).as_posix() for name in files if is_image_file(Path(folder, name))
-        ]
+        paths = (Path(folder, name) for name in files)
+        names += [path.relative_to(root).as_posix() for path in paths if is_image_file(path)]
     return sorted(names)

@@ -1,17 +1,18 @@
-"""The slices of CT volumes and multi-frame files, in their order, and whose they are."""
+"""Slices of CT volumes and of multi-frame DICOM files, in order, with their patients."""
 
 from __future__ import annotations
 
 import itertools
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cvrnet.data.identity import pseudonym
-from cvrnet.data.image import is_dicom
+from cvrnet.data.image import is_dicom_file
 from cvrnet.data.limits import Refused
 
 
@@ -19,11 +20,11 @@ class Slice(NamedTuple):
     """One image to predict.
 
     Attributes:
-        path: The file; a frame of several is named as in ``ct.dcm#12``.
-        volume: What the image is a slice of: the file of many frames, or the folder of the series; None for an image
-            that is no slice.
-        patient: The patient's pseudonym; ``""`` where it is not known.
-        key: Tells patients, and a patient's series, apart.
+        path: The file; a frame of a multi-frame file is named as in ``ct.dcm#12``.
+        volume: The volume that the image is a slice of: a multi-frame file, or the folder of a series. None for an
+            image that is not a slice.
+        patient: The patient's pseudonym; ``""`` if it is not known.
+        key: Identifies the patient, and the series of this patient.
     """
 
     path: Path
@@ -33,102 +34,78 @@ class Slice(NamedTuple):
 
 
 def arrange(paths: Iterable[Path]) -> Iterator[Slice]:
-    """Image files as they come, but the slices of DICOM volumes by patient, series and position.
+    """Image files in the given order, except that slices of DICOM volumes go by patient, series and position.
 
-    Slices are the frames of a file that has several, and the files of CT series (but not their scout views). Their
-    position is that along the normal of the slices (ImagePositionPatient), else InstanceNumber, else the file's name;
-    frames are in the file's order.
+    Slices are the frames of a multi-frame file, and the files of CT series (but not their scout views). Their position
+    is the one along the normal of the slices (ImagePositionPatient), else InstanceNumber, else the file's name; frames
+    keep the file's order.
 
     Args:
-        paths: The files; those that cannot be read stay, and fail when they are read.
+        paths: The files. Those that cannot be read are passed on, and fail when they are read.
     """
-    for dicom, files in itertools.groupby(paths, _is_dicom):
-        if not dicom:
+    for is_dicom, files in itertools.groupby(paths, is_dicom_file):
+        if not is_dicom:
             yield from map(Slice, files)
             continue
-        groups: dict[tuple[str, str], list[tuple[Slice, tuple[float, ...]]]] = {}
-        for i, path in enumerate(files):
-            for slice_, place in _slices(path):
-                groups.setdefault(slice_.key if slice_.volume else ("", str(i)), []).append((slice_, place))
-        patients: dict[tuple[str, str], list[list[tuple[Slice, tuple[float, ...]]]]] = {}
-        for key, group in groups.items():
-            patients.setdefault((key[0], "") if key[0] else key, []).append(group)
-        for series in itertools.chain.from_iterable(patients.values()):
-            yield from (slice_ for slice_, _ in sorted(series, key=_order))
-
-
-def _order(item: tuple[Slice, tuple[float, ...]]) -> tuple[Any, ...]:
-    slice_, place = item
-    return (*place, str(slice_.path))
-
-
-def _is_dicom(path: Path) -> bool:
-    try:
-        with open(path, "rb") as file:
-            return is_dicom(file)
-    except (OSError, ValueError):
-        return False
+        found = [item for path in files for item in _slices(path)]
+        first: dict[object, int] = {}  # patient, or series -> the place where it first occurs
+        ordered = []
+        for i, (slice_, position) in enumerate(found):
+            if slice_.volume:
+                patient, series = first.setdefault(slice_.key[0], i), first.setdefault(slice_.key, i)
+                ordered.append((patient, series, position, str(slice_.path), slice_))
+            else:
+                ordered.append((i, i, (), "", slice_))
+        yield from (slice_ for *_, slice_ in sorted(ordered, key=lambda item: item[:-1]))
 
 
 _TAGS = (
-    "Modality",
-    "ImageType",
-    "PatientID",
-    "SeriesInstanceUID",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "InstanceNumber",
-    "NumberOfFrames",
-    "Rows",
-    "Columns",
-    "SamplesPerPixel",
-    "BitsAllocated",
-    "PhotometricInterpretation",
+    *("Modality", "ImageType", "PatientID", "SeriesInstanceUID", "InstanceNumber"),
+    *("ImagePositionPatient", "ImageOrientationPatient"),
+    # For frame_count:
+    *("NumberOfFrames", "Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "PhotometricInterpretation"),
     "PixelData",
 )
 
 
 def _slices(path: Path) -> Iterator[tuple[Slice, tuple[float, ...]]]:
-    """The images in one DICOM file, and where they lie."""
+    """The images in one DICOM file, each with its position."""
     try:
-        from cvrnet.data.dicom import DAMAGED, frame_count, quiet, read_header
-    except ModuleNotFoundError:  # which reading tells
+        from cvrnet.data.dicom import frame_count, quiet, read_header, refuse_damaged, tag_text
+    except ModuleNotFoundError:  # read_image names the missing package
         yield Slice(path), ()
         return
-    with quiet():
-        try:
+    try:
+        with quiet(), refuse_damaged("a damaged DICOM file"):
             header = read_header(path, _TAGS)
             frames = frame_count(header, path)
-            patient_id = " ".join(str(header.get("PatientID") or "").split())
+            patient_id = tag_text(header, "PatientID")
             series = str(header.get("SeriesInstanceUID") or os.path.dirname(path))
-            scout = "LOCALIZER" in (header.get("ImageType") or ())
+            scout = "LOCALIZER" in (header.get("ImageType") or ())  # the third value for CT (PS3.3 C.8.2.1.1.1)
             is_slice = frames > 1 or (header.get("Modality") == "CT" and not scout)
-        except (Refused, *DAMAGED):
-            yield Slice(path), ()
-            return
-        place = _place(header, DAMAGED)
+            position = _position(header)
+    except (Refused, OSError):
+        is_slice = False
     if not is_slice:
         yield Slice(path), ()
         return
     patient = pseudonym(patient_id, "p")
-    owner = patient or f"\0{series}"
+    owner = patient or f"\0{series}"  # without a patient's id, each series has a patient of its own
     if frames == 1:
-        yield Slice(path, path.parent, patient, (owner, series)), place
-    for number in range(1, frames + 1) if frames > 1 else ():
-        yield Slice(Path(f"{path}#{number}"), path, patient, (owner, f"{series}\0{path}")), (0.0, float(number))
+        yield Slice(path, path.parent, patient, (owner, series)), position
+    else:
+        for number in range(1, frames + 1):
+            yield Slice(Path(f"{path}#{number}"), path, patient, (owner, f"{series}\0{path}")), (0.0, float(number))
 
 
-def _place(header: Any, damaged: tuple[type[Exception], ...]) -> tuple[float, ...]:
-    """Where a slice lies: along the slices' normal, else by its number; slices without either come last."""
-    try:
+def _position(header: Any) -> tuple[float, ...]:
+    """A slice's place along the slices' normal (PS3.3 C.7.6.2.1.1), else its number; those without either come last."""
+    with suppress(Exception):  # missing or damaged
         position = np.array(header.ImagePositionPatient, dtype=float)
-        across = np.array(header.get("ImageOrientationPatient") or (1, 0, 0, 0, 1, 0), dtype=float)
-        along = float(position @ np.cross(across[:3], across[3:]))
+        axes = np.array(header.get("ImageOrientationPatient") or (1, 0, 0, 0, 1, 0), dtype=float)
+        along = float(position @ np.cross(axes[:3], axes[3:]))
         if np.isfinite(along):
             return (0.0, round(along, 4))
-    except damaged:
-        pass  # not there, or no position: the number says
-    try:
+    with suppress(Exception):
         return (1.0, float(header.InstanceNumber))
-    except damaged:
-        return (2.0, 0.0)
+    return (2.0, 0.0)

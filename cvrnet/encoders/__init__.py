@@ -1,4 +1,4 @@
-"""Encoders: what turns an image into feature maps at several scales."""
+"""Encoders: networks that turn an image into feature maps at several scales."""
 
 from cvrnet.encoders.normalization import ChannelAffine
 from cvrnet.encoders.pretrained import hub_repository

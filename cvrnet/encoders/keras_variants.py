@@ -1,7 +1,7 @@
-"""ResNet-50 and Xception as the authors' notebook has them (keras-applications 1.0.8), built from timm's modules.
+"""ResNet-50 and Xception as in the authors' notebook (keras-applications 1.0.8), built from timm's modules.
 
-They differ from timm's in what no checkpoint shows: where strides sit, how max pools pad, batch norm's epsilon and
-momentum, and the input, which is raw RGB from 0 to 255. Weights trained with the one give wrong answers in the other.
+They differ from timm's in points that no checkpoint records: which convolutions stride, how max pools pad, batch norm's
+epsilon and momentum, and the input, which is raw RGB from 0 to 255. So weights of one give wrong results in the other.
 """
 
 from __future__ import annotations
@@ -19,43 +19,36 @@ EncoderT = TypeVar("EncoderT", TimmEncoder, XceptionEncoder)
 
 BATCH_NORM_EPS = 1e-3
 BATCH_NORM_MOMENTUM = 0.01
-"""The share of the new batch; Keras names the share of the old value, 0.99."""
+"""The weight of the new batch, as in PyTorch. Keras's ``momentum=0.99`` is the weight of the old value."""
 
 
-def keras_resnet50(*, pretrained: bool = False, in_chans: int = 3, **kwargs: Any) -> TimmEncoder:
-    """ResNet-50 "v1": stages 3 to 5 stride in their first 1x1 convolution, where timm's ("v1.5") do in the 3x3.
+def keras_resnet50(*, pretrained: bool = False, **kwargs: Any) -> TimmEncoder:
+    """ResNet-50 "v1": stages 3 to 5 stride in their first 1x1 convolution. timm's ("v1.5") stride in the 3x3.
 
-    Its 53 convolutions have no biases, as in timm; Keras's have, and the converter takes them into the running means.
+    The 53 convolutions have no biases, as in timm. The converter subtracts Keras's biases from the running means.
 
     Args:
-        pretrained: Must be False: there are no weights of its own.
-        in_chans: Channels of the image.
-        **kwargs: ``device`` and ``dtype``.
-
-    Raises:
-        UserError: ``pretrained=True``.
+        pretrained: Must be False (else UserError): the authors' weights come from a converted checkpoint.
+        **kwargs: As for `TimmEncoder`.
     """
     _refuse_pretrained("keras_resnet50", pretrained)
-    encoder = TimmEncoder("resnet50", in_chans=in_chans, **kwargs)
+    encoder = TimmEncoder("resnet50", **kwargs)
     for stage in ("layer2", "layer3", "layer4"):
         block: Any = encoder.backbone.get_submodule(f"{stage}.0")
         block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
     return _as_in_keras(encoder)
 
 
-def keras_xception(*, pretrained: bool = False, in_chans: int = 3, **kwargs: Any) -> XceptionEncoder:
-    """Xception with "same" max pools: on even sizes they pad one pixel after and none before, timm's one on each side.
+def keras_xception(*, pretrained: bool = False, **kwargs: Any) -> XceptionEncoder:
+    """Xception with "same" max pools. At even sizes they pad one pixel at the end; timm's pad one on each side.
 
     Args:
-        pretrained: Must be False: there are no weights of its own.
-        in_chans: Channels of the image.
-        **kwargs: ``device`` and ``dtype``.
-
-    Raises:
-        UserError: ``pretrained=True``.
+        pretrained: As for `keras_resnet50`.
+        **kwargs: As for `XceptionEncoder`.
     """
     _refuse_pretrained("keras_xception", pretrained)
-    encoder = XceptionEncoder(in_chans=in_chans, **kwargs)
+    encoder = XceptionEncoder(**kwargs)
+    # Keras's block2_pool, block3_pool, block4_pool and block13_pool.
     for pool in ("entry.0.rep.5", "entry.1.rep.6", "block3.pool", "block12.pool"):
         encoder.set_submodule(pool, create_pool2d("max", 3, 2, padding="same"))
     return _as_in_keras(encoder)

@@ -1,4 +1,4 @@
-"""From the normalisation that the whole model's images have to the one that an encoder was pretrained with."""
+"""Conversion of normalised images from one mean and standard deviation to another."""
 
 from collections.abc import Sequence
 
@@ -6,14 +6,23 @@ import torch
 from torch import Tensor, nn
 
 
+def for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """Channel means or standard deviations for another number of channels: each is then the average of all.
+
+    >>> for_channels((0.25, 0.5, 0.75), 1)
+    (0.5,)
+    """
+    return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
+
+
 class ChannelAffine(nn.Module):
-    """Replaces one normalisation of the channels by another: ``x * scale + shift``.
+    """Replace one normalisation of the channels by another: ``x * scale + shift``.
 
     Args:
-        mean_in: Channel means that x was normalised with.
-        std_in: Its standard deviations.
-        mean_out: Channel means that it shall be normalised with.
-        std_out: Likewise.
+        mean_in: Channel means with which x was normalised.
+        std_in: Its channel standard deviations.
+        mean_out: Channel means with which the result is normalised.
+        std_out: Its channel standard deviations.
         device: Where the two buffers live.
         dtype: Their type.
 
@@ -45,7 +54,7 @@ class ChannelAffine(nn.Module):
 
     @torch.jit.ignore
     def init_non_persistent_buffers(self) -> None:
-        """Fill the buffers, which no checkpoint holds (timm calls this after it gives a meta model real memory)."""
+        """Fill the buffers, which are not in checkpoints. timm calls this after it allocates a model made on meta."""
         for buffer, values in ((self.scale, self.factors), (self.shift, self.offsets)):
             buffer.copy_(torch.tensor(values, dtype=torch.float64).view_as(buffer))
 

@@ -1,4 +1,4 @@
-"""One way to every encoder: any timm backbone by its name, the explicit ones, and the user's own."""
+"""Create encoders by name: timm's backbones, the ones of this package, and the user's own."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from cvrnet.errors import UserError
 
 
 class Encoder(Protocol):
-    """What CVRNet asks of an encoder; a ``torch.nn.Module`` with these attributes is one, nothing is inherited.
+    """The attributes that CVRNet needs. Any ``torch.nn.Module`` that has them is an encoder, without inheritance.
 
     Attributes:
-        map_names: What each map is called, shallow to deep.
+        map_names: Name of each map, shallow to deep.
         channels: Channels of each map.
-        reductions: Input size over map size of each map, non-decreasing.
-        first_conv: Names of the convolutions that see the image (timm adapts their weights to other channel counts).
-        mean: Channel means that the encoder's input was normalised with when it was pretrained.
+        reductions: Input size divided by map size, for each map; non-decreasing.
+        first_conv: Names of the convolutions that see the image. timm adapts their weights to other channel counts.
+        mean: Channel means with which the encoder's input was normalised when it was pretrained.
         std: Channel standard deviations, likewise.
 
-    One may also have ``float32_parts``, names of the submodules that stay in float32 when prediction computes in
-    bfloat16 or float16, or an exported file in int8: those whose rounding costs most.
+    Optional is ``float32_parts``, the names of submodules whose rounding costs the most accuracy. They stay in float32
+    when prediction computes in bfloat16 or float16, and in an exported int8 file.
     """
 
     map_names: list[str]
@@ -37,7 +37,7 @@ class Encoder(Protocol):
     std: tuple[float, ...]
 
     def __call__(self, x: Tensor) -> list[Tensor]:
-        """Images (N, in_chans, H, W) in, one (N, channels[i], H_i, W_i) a scale out."""
+        """Feature maps, one (N, channels[i], H_i, W_i) for each scale, of the images (N, in_chans, H, W)."""
         ...
 
 
@@ -51,7 +51,7 @@ _factories: dict[str, EncoderFactory] = {
 
 
 def register_encoder(name: str, factory: EncoderFactory) -> None:
-    """Make an encoder available by name, in ``create_encoder`` and in ``create_model(encoders=...)``.
+    """Make an encoder available by name in ``create_encoder`` and in ``create_model(encoders=...)``.
 
     Args:
         name: The name; it takes precedence over a timm model of the same name.
@@ -59,7 +59,7 @@ def register_encoder(name: str, factory: EncoderFactory) -> None:
             :class:`Encoder`.
 
     Raises:
-        ValueError: The name is registered already.
+        ValueError: The name is already registered.
     """
     if name in _factories:
         raise UserError(f"encoder {name!r} is registered already; choose another name")
@@ -87,13 +87,14 @@ def create_encoder(
         pretrained: Load its pretrained weights.
         in_chans: Channels of the image.
         img_size: Height and width of the image, for timm backbones that are built for one size.
-        **kwargs: ``cache_dir`` (the Hub's cache, where not the usual one), ``device`` and ``dtype``.
+        **kwargs: ``cache_dir`` (folder of the Hub's cache, if not the default), ``device`` and ``dtype``.
 
     Returns:
-        The encoder, whose maps are NCHW whatever the backbone's own layout.
+        The encoder. Its maps are NCHW, whatever the backbone's layout.
 
     Raises:
-        ValueError: Unknown name, a backbone without feature maps, or a registered factory whose result is no encoder.
+        ValueError: Unknown name, a backbone without feature maps, or a registered factory that does not return an
+            encoder.
 
     >>> encoder = create_encoder("test_resnet")
     >>> encoder.channels, encoder.reductions
@@ -101,18 +102,13 @@ def create_encoder(
     """
     if name in _factories:
         encoder = _factories[name](pretrained=pretrained, in_chans=in_chans, **kwargs)
-        _check(name, encoder)
+        if not isinstance(encoder, nn.Module):
+            raise UserError(f"encoder {name!r} is a {type(encoder).__name__}; expected a torch.nn.Module")
+        if missing := [attribute for attribute in Encoder.__annotations__ if not hasattr(encoder, attribute)]:
+            raise UserError(f"encoder {name!r} lacks {', '.join(missing)}; see cvrnet.encoders.Encoder")
         return encoder
     if not timm.is_model(name):
         raise UserError(
             f"unknown encoder {name!r}; expected a name of timm.list_models() or one of {', '.join(list_encoders())}"
         )
     return TimmEncoder(name, pretrained=pretrained, in_chans=in_chans, img_size=img_size, **kwargs)
-
-
-def _check(name: str, encoder: Encoder) -> None:
-    if not isinstance(encoder, nn.Module):
-        raise UserError(f"encoder {name!r} is a {type(encoder).__name__}; expected a torch.nn.Module")
-    missing = [attribute for attribute in Encoder.__annotations__ if not hasattr(encoder, attribute)]
-    if missing:
-        raise UserError(f"encoder {name!r} lacks {', '.join(missing)}; see cvrnet.encoders.Encoder")

@@ -13,21 +13,21 @@ from cvrnet.errors import UserError
 
 
 class TimmEncoder(nn.Module):
-    """The last maps of a timm backbone, at distinct strides where it has them.
+    """The deepest maps of a timm backbone, at distinct strides if it has any.
 
-    The backbone is timm's own feature extractor, so nothing of its classifier remains. Maps of channels-last
-    backbones (Swin, for one) are brought to NCHW.
+    The backbone is timm's own feature extractor, without a classifier. Maps of channels-last backbones, such as Swin,
+    are permuted to NCHW.
 
-    Prediction in bfloat16 or float16 leaves the first convolution, and of ResNets the convolutions in the shortcuts, in
-    float32: few operations, and every later map carries their rounding.
+    Prediction in bfloat16 or float16 keeps the first convolution, and the convolutions in the shortcuts of ResNets, in
+    float32: they are few operations, but their rounding reaches every later map.
 
     Args:
         name: A timm model name, with or without a tag.
         pretrained: Load timm's pretrained weights.
-        num_maps: How many maps, counted from the deepest.
+        num_maps: Number of maps, counted from the deepest.
         in_chans: Channels of the image.
-        img_size: Height and width of the image, for backbones that are built for one size (Swin, for one).
-        cache_dir: The Hub's cache, where not the usual one.
+        img_size: Height and width of the image, for backbones that are built for one size, such as Swin.
+        cache_dir: Folder of the Hub's cache, if not the default.
         **kwargs: ``device`` and ``dtype``.
 
     Raises:
@@ -47,13 +47,8 @@ class TimmEncoder(nn.Module):
     ) -> None:
         super().__init__()
         backbone: Any
-        options: dict[str, Any] = {
-            "features_only": True,
-            "out_indices": tuple(range(-num_maps, 0)),
-            "in_chans": in_chans,
-            "cache_dir": cache_dir,
-            **kwargs,
-        }
+        options: dict[str, Any] = {"in_chans": in_chans, "cache_dir": cache_dir, **kwargs}
+        options |= {"features_only": True, "out_indices": tuple(range(-num_maps, 0))}
         cfg = timm.get_pretrained_cfg(name)
         if img_size is not None and cfg is not None and cfg.fixed_input_size:
             options["img_size"] = img_size
@@ -61,20 +56,19 @@ class TimmEncoder(nn.Module):
             options |= {"pretrained": True, "pretrained_cfg_overlay": locate_weights(name, cache_dir)}
         try:
             backbone = timm.create_model(name, **options)
-            if isinstance(backbone, FeatureHookNet):  # cannot be scripted, and FX traces it to an empty list
+            # FeatureHookNet fills its result from hooks, which TorchScript cannot compile and FX does not see.
+            if isinstance(backbone, FeatureHookNet):
                 backbone = timm.create_model(name, feature_cls="getter", **options)
+        # Backbones without feature maps, or with too few, fail in many ways.
         except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError) as error:
             if pretrained:
                 raise
             raise UserError(f"timm model {name!r} cannot serve as an encoder: {error}") from error
         self.backbone: nn.Module = backbone
         info = backbone.feature_info
-        names: list[str] = info.module_name()
-        channels: list[int] = info.channels()
-        reductions: list[int] = info.reduction()
-        self.map_names = names
-        self.channels = channels
-        self.reductions = reductions
+        self.map_names = list(info.module_name())
+        self.channels = list(info.channels())
+        self.reductions = list(info.reduction())
         self.channels_last = str(getattr(backbone, "output_fmt", "NCHW")).endswith("NHWC")
         self.first_conv = _first_conv(backbone)
         self.float32_parts = (*self.first_conv, *_shortcuts(backbone))
@@ -82,7 +76,7 @@ class TimmEncoder(nn.Module):
         self.std: tuple[float, ...] = tuple(backbone.pretrained_cfg["std"])
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Images (N, in_chans, H, W) in, one (N, channels[i], H_i, W_i) a scale out."""
+        """Feature maps, one (N, channels[i], H_i, W_i) for each scale, of the images (N, in_chans, H, W)."""
         maps = self.backbone(x)
         if self.channels_last:
             maps = [m.permute(0, 3, 1, 2) for m in maps]
@@ -95,7 +89,8 @@ def _first_conv(backbone: nn.Module) -> tuple[str, ...]:
     modules = dict(backbone.named_modules())
     found = []
     for name in (declared,) if isinstance(declared, str) else declared:
-        rewritten = (name, name.replace(".", "_", 1), f"model.{name}")  # plain, flattened, wrapped
+        # timm's feature extractors keep the name, flatten it (FeatureListNet) or wrap the model (FeatureGetterNet).
+        rewritten = (name, name.replace(".", "_", 1), f"model.{name}")
         found += [f"backbone.{candidate}" for candidate in rewritten if candidate in modules][:1]
     return tuple(found)
 

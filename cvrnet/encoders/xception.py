@@ -1,4 +1,4 @@
-"""Xception with the papers' taps, which lie inside its blocks and not among timm's feature maps."""
+"""Xception with the papers' feature maps, which lie inside its blocks, unlike timm's."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from cvrnet.encoders.pretrained import locate_weights
 
 
 class XceptionEncoder(nn.Module):
-    """timm's ``legacy_xception`` with the papers' three taps (v1 Fig. 2 and Table 2: E23, E24, E25).
+    """timm's ``legacy_xception`` with the papers' three maps (v1 Fig. 2 and Table 2: E23, E24, E25).
 
     ======  ============================  ========  =========  ========================================
     map     Keras layer                   channels  reduction  timm
@@ -20,16 +20,16 @@ class XceptionEncoder(nn.Module):
     E25     ``block14_sepconv2_act``      2048      32         output of ``act4``
     ======  ============================  ========  =========  ========================================
 
-    E23 and E24 are batch-norm outputs: before the block's max pooling, before its addition, without a ReLU.
-    (v1's Table 2 prints 512 channels for E23; the network has 728.)
+    E23 and E24 are outputs of batch norm, before their block's max pooling and addition, without a ReLU. (v1's Table 2
+    prints 512 channels for E23; the network has 728.)
 
-    Prediction in bfloat16 or float16 leaves what rounds worst in float32: the stem, the first two blocks, and of the
-    third its skip and its depthwise convolutions, which sum nine products only.
+    Prediction in bfloat16 or float16 keeps the parts with the largest rounding errors in float32: the stem, the first
+    two blocks, and the third block's skip and depthwise convolutions (sums of only nine products).
 
     Args:
         pretrained: Load timm's ImageNet weights.
         in_chans: Channels of the image.
-        cache_dir: The Hub's cache, where not the usual one.
+        cache_dir: Folder of the Hub's cache, if not the default.
         **kwargs: ``device`` and ``dtype``.
     """
 
@@ -57,14 +57,14 @@ class XceptionEncoder(nn.Module):
         self.exit = nn.Sequential(net.conv3, net.bn3, net.act3, net.conv4, net.bn4, net.act4)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Images (N, in_chans, H, W) in; (N, 728, H/8, W/8), (N, 1024, H/16, W/16), (N, 2048, H/32, W/32) out."""
+        """Maps (N, 728, H/8, W/8), (N, 1024, H/16, W/16) and (N, 2048, H/32, W/32) of images (N, in_chans, H, W)."""
         e23, x = self.block3(self.entry(self.stem(x)))
         e24, x = self.block12(self.middle(x))
         return [e23, e24, self.exit(x)]
 
 
 class TappedBlock(nn.Module):
-    """A strided Xception block that also returns what goes into its max pooling.
+    """A strided Xception block that also returns the input of its max pooling.
 
     Args:
         block: timm's block: ReLU, separable convolution and batch norm twice, max pooling, and a strided skip.
@@ -78,6 +78,6 @@ class TappedBlock(nn.Module):
         self.skip = nn.Sequential(block.skip, block.skipbn)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, C_in, H, W) in; the tap (N, C_out, H, W) and the block's output (N, C_out, H/2, W/2) out."""
+        """The tap (N, C_out, H, W) and the block's output (N, C_out, H/2, W/2) for an input (N, C_in, H, W)."""
         tap = self.body(x)
         return tap, self.pool(tap) + self.skip(x)

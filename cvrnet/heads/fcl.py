@@ -12,11 +12,11 @@ from torch import Tensor, nn
 class FCLBlock(nn.Module):
     """Global average pooling, dense layers, and a linear classifier (the papers' "FCL" block).
 
-    Weights start as in Keras's ``Dense``, which the papers used: Glorot uniform, biases zero.
+    Weights are initialised as in Keras's ``Dense``, which the papers used: Glorot uniform, biases zero.
 
     Args:
-        in_features: Channels of the map, or width of the vector, that comes in.
-        num_classes: Number of classes; 0 leaves the classifier away.
+        in_features: Channels of the input map, or width of the input vector.
+        num_classes: Number of classes; 0 for no classifier.
         hidden_sizes: Widths of the dense layers (the papers: 512, 128, 64).
         act_layer: Activation after each dense layer, by timm's name.
         drop_rate: Dropout before the classifier (the papers: none).
@@ -43,7 +43,7 @@ class FCLBlock(nn.Module):
         widths = [in_features, *hidden_sizes]
         layers: list[nn.Module] = []
         for width_in, width_out in itertools.pairwise(widths):
-            layers += [_dense(width_in, width_out, device, dtype), activation()]
+            layers += [_dense(width_in, width_out, device=device, dtype=dtype), activation()]
         self.in_features = in_features
         self.num_features = widths[-1]
         self.hidden = nn.Sequential(*layers)
@@ -52,7 +52,7 @@ class FCLBlock(nn.Module):
         self.reset(num_classes)
 
     def reset(self, num_classes: int) -> None:
-        """Put a fresh classifier in place, on the same device, in the same dtype and mode; 0 removes it."""
+        """Replace the classifier by a new one on the same device, in the same dtype and mode; 0 removes it."""
         if num_classes == 0:
             self.classifier = nn.Identity()
             return
@@ -65,23 +65,20 @@ class FCLBlock(nn.Module):
 
         Args:
             x: (N, in_features, H, W) or (N, in_features).
-            pre_logits: Return the last dense layer's output instead.
+            pre_logits: Return the last dense layer's output instead of logits.
 
         Returns:
             (N, num_classes) logits, or (N, last hidden width).
         """
-        x = x.reshape(x.shape[0], x.shape[1], -1).mean(-1)  # one expression for maps and vectors: FX can trace it
+        x = x.reshape(x.shape[0], x.shape[1], -1).mean(
+            -1
+        )  # for maps and vectors, without a branch that FX cannot trace
         x = self.drop(self.hidden(x))
         return x if pre_logits else self.classifier(x)
 
 
-def _dense(
-    in_features: int,
-    out_features: int,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-) -> nn.Linear:
-    layer = nn.Linear(in_features, out_features, device=device, dtype=dtype)
+def _dense(in_features: int, out_features: int, **placement: Any) -> nn.Linear:
+    layer = nn.Linear(in_features, out_features, **placement)
     nn.init.xavier_uniform_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer

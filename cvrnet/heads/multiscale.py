@@ -1,4 +1,4 @@
-"""The multi-scale averaging head: one FCL block a map, softmax outputs averaged (v1 section 2.2)."""
+"""The multi-scale averaging head: one FCL block for each map, softmax outputs averaged (v1 section 2.2)."""
 
 # Annotations must be types, not strings: FX copies them into its graphs, where TorchScript reads them.
 import math
@@ -35,19 +35,19 @@ def log_mean_softmax(logits: list[Tensor]) -> Tensor:
 
 
 class MultiScaleAveragingHead(nn.Module):
-    """Any number of feature maps or pooled vectors in, one classification out.
+    """Classify from any number of feature maps or pooled vectors.
 
-    Each input has an :class:`FCLBlock` of its own; the prediction is the mean of the blocks' softmax outputs.
+    Each input has its own :class:`FCLBlock`; the prediction is the mean of the blocks' softmax outputs.
 
     Args:
-        in_features: Channels of each input, one an FCL block.
+        in_features: Channels of each input.
         num_classes: At least 2, or 0 for no classifiers (``forward`` then gives the pre-logits).
         hidden_sizes: Widths of each block's dense layers.
         act_layer: Activation, by timm's name.
         drop_rate: Dropout before each classifier.
         device: Where the parameters live.
         dtype: Their type.
-        average: What is averaged: ``"probabilities"``, as in the papers, or ``"logits"`` (an ablation).
+        average: ``"probabilities"`` to average softmax outputs, as in the papers, or ``"logits"`` (an ablation).
 
     Raises:
         ValueError: No input, an unknown average, or ``num_classes=1``, whose softmax would be the constant 1.
@@ -85,7 +85,7 @@ class MultiScaleAveragingHead(nn.Module):
 
     @torch.jit.ignore
     def reset(self, num_classes: int) -> None:
-        """Give every block a fresh classifier; 0 removes them."""
+        """Replace every block's classifier by a new one; 0 removes them."""
         check_num_classes(num_classes)
         self.num_classes = num_classes
         for block in self.blocks:
@@ -93,15 +93,15 @@ class MultiScaleAveragingHead(nn.Module):
             block.reset(num_classes)
 
     def branch_logits(self, inputs: list[Tensor]) -> list[Tensor]:
-        """Each block's own answer.
+        """Each block's own logits.
 
         Args:
-            inputs: One (N, C_i, H_i, W_i) or (N, C_i) a block.
+            inputs: One (N, C_i, H_i, W_i) or (N, C_i) for each block.
 
         Returns:
-            One (N, num_classes) a block, before softmax.
+            One (N, num_classes) for each block, before softmax.
         """
-        logits = []
+        logits = []  # a loop, not a comprehension: TorchScript cannot iterate over modules in one
         for i, block in enumerate(self.blocks):
             logits.append(block(inputs[i]))
         return logits
@@ -110,8 +110,8 @@ class MultiScaleAveragingHead(nn.Module):
         """Average the blocks' softmax outputs.
 
         Args:
-            inputs: One (N, C_i, H_i, W_i) or (N, C_i) a block.
-            pre_logits: Return the blocks' last dense outputs, concatenated, instead.
+            inputs: One (N, C_i, H_i, W_i) or (N, C_i) for each block.
+            pre_logits: Return the blocks' last dense outputs, concatenated, instead of logits.
 
         Returns:
             (N, num_classes) logits whose softmax is the mean of the blocks' softmaxes (with ``average="logits"`` the
@@ -125,12 +125,12 @@ class MultiScaleAveragingHead(nn.Module):
         return self.combine(self.branch_logits(inputs))
 
     def combine(self, logits: list[Tensor]) -> Tensor:
-        """The head's answer (N, num_classes) from ``branch_logits``'s result."""
+        """The head's logits (N, num_classes) from those of its blocks."""
         return torch.stack(logits).mean(0) if self.average == "logits" else log_mean_softmax(logits)
 
 
 def check_num_classes(num_classes: int) -> None:
-    """Refuse what a softmax makes no sense of: fewer than 2 classes, other than 0 for no classifier.
+    """Refuse numbers of classes for which a softmax makes no sense.
 
     Raises:
         ValueError: ``num_classes`` is 1 or negative.

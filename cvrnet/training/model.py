@@ -7,6 +7,7 @@ from typing import Any
 import timm
 from torch import nn
 
+from cvrnet.encoders.normalization import for_channels
 from cvrnet.errors import UserError
 from cvrnet.runs.hub_download import hub_checkpoint, is_reference
 from cvrnet.training.config import TrainConfig
@@ -53,7 +54,7 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
             f"without them: pretrained=False, on the command line --no-pretrained"
         ) from error
     cfg: Any = model.pretrained_cfg
-    mean, std = (_for_channels(cfg[key], config.in_chans) for key in ("mean", "std"))
+    mean, std = (for_channels(cfg[key], config.in_chans) for key in ("mean", "std"))
     adapted: Any = {
         **cfg,
         "input_size": (config.in_chans, config.img_size, config.img_size),
@@ -65,7 +66,3 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
     }
     model.pretrained_cfg = model.default_cfg = adapted
     return model
-
-
-def _for_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels

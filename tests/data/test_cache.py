@@ -60,7 +60,7 @@ def test_gives_the_resized_image_and_decodes_it_once(tmp_path, records, decoded,
         np.testing.assert_array_equal(pixels, resize_image(read_image(record.path, mode), SIZE, interpolation))
         assert pixels.dtype == np.uint8
         assert not pixels.flags.writeable
-        np.testing.assert_array_equal(cache[str(record.path)], pixels)
+        np.testing.assert_array_equal(cache.load(str(record.path)), pixels)
     assert ImageCache(SIZE, mode, interpolation, tmp_path / "cache").build(records) == []
     assert len(decoded) == len(records)
     assert len(entries(tmp_path / "cache")) == len(records)

@@ -244,7 +244,7 @@ def test_a_codestream_larger_than_the_tags_say_is_not_decoded(tmp_path, monkeypa
     ds.PixelData = ds.PixelData.replace((100).to_bytes(4) * 2, (60000).to_bytes(4) * 2, 1)
     ds.save_as(tmp_path / "bomb.dcm")
     monkeypatch.setattr("cvrnet.data.dicom.pixel_array", None)
-    assert refused(tmp_path / "bomb.dcm") == "the compressed image has not the size that the tags say"
+    assert refused(tmp_path / "bomb.dcm") == "the compressed image does not have the size that the tags say"
 
 
 def test_damaged_run_lengths_are_refused(tmp_path, capfd):
@@ -382,7 +382,7 @@ def test_slices_are_in_the_order_of_their_positions(tmp_path):
     many = write(tmp_path / "many.dcm", np.stack([RAMP] * 11), Modality="CT", WindowCenter=1, WindowWidth=9)
     assert [s.path.name for s in arrange([many])] == [f"many.dcm#{i}" for i in range(1, 12)]
     assert read_image(f"{many}#11").shape == RAMP.shape
-    assert "frame 12 is not there" in refused(f"{many}#12")
+    assert "frame 12 does not exist" in refused(f"{many}#12")
     assert refused(f"{tmp_path}/absent.dcm#1") == "No such file or directory"
 
 

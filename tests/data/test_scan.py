@@ -73,7 +73,11 @@ def test_relative_paths_are_made_absolute(tmp_path, monkeypatch):
         (["A/1.png"], [], ["only 1 class (A): at least 2 are needed"]),
         (["A/1.png"], ["B"], ["B: empty class folder (no .png", "only 1 class (A): at least 2 are needed"]),
         (["A/1.png", "B/2.png", "3.png", "4.png"], [], ["images outside the class folders: 3.png and 1 more"]),
-        (["train/A/1.png", "test/A/2.png"], [], ["test is no class: splits are", "train is no class: splits are"]),
+        (
+            ["train/A/1.png", "test/A/2.png"],
+            [],
+            ["test is not a class: a", "train is not a class: a"],
+        ),
         ([], [], ["no images"]),
     ],
 )

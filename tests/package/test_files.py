@@ -22,11 +22,17 @@ def names(folder: Path) -> list[str]:
 
 
 def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run code in a process of its own, without importing the whole package (and torch)."""
-    files = Path(__file__).resolve().parents[2] / "cvrnet" / "files.py"
-    start = "import runpy, sys; globals().update(runpy.run_path(sys.argv[1]))\n"
+    """Run code in a process of its own. A bare module stands for the package, whose ``__init__`` imports torch."""
+    package = Path(__file__).resolve().parents[2] / "cvrnet"
+    start = """
+        import sys, types
+        sys.modules["cvrnet"] = package = types.ModuleType("cvrnet")
+        package.__path__ = [sys.argv[1]]
+        from cvrnet.files import atomic_write, write_csv
+        assert "torch" not in sys.modules
+    """
     return subprocess.run(
-        [sys.executable, "-c", start + textwrap.dedent(code), files, *map(str, arguments)],
+        [sys.executable, "-c", textwrap.dedent(start) + textwrap.dedent(code), package, *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=60,
