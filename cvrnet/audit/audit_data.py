@@ -13,8 +13,7 @@ from cvrnet.audit.measurements import measure
 from cvrnet.audit.metadata_findings import patient_findings, source_findings
 from cvrnet.audit.model_findings import model_findings
 from cvrnet.audit.shortcuts import shortcut_findings
-from cvrnet.data import Record, scan_records
-from cvrnet.data.scan import DataError, check_classes
+from cvrnet.data import DataError, Record, check_classes, scan_records
 
 
 def read_audited(data: str | Path) -> tuple[list[Record], list[str]]:

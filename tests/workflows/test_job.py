@@ -1,12 +1,13 @@
-"""The audit that train, crossval and evaluate leave in the run, and what they tell of it."""
+"""What every job does with the audit of its data: once, before the first epoch, and its severe findings reported."""
 
 import json
 import sys
 
 import pytest
 
-from cvrnet.data import write_phantoms
-from cvrnet_cli.auditing import auditor
+from cvrnet.data import read_records, write_phantoms
+from cvrnet.workflows import Callbacks
+from cvrnet.workflows.job import audit_run
 
 TRAINING = ["--encoders", "test_resnet,test_efficientnet", "--no-pretrained", "--img-size", "64", "--epochs", "1"]
 SEVERE = "severe: Class and source are tied together"
@@ -53,40 +54,29 @@ def test_a_run_that_is_interrupted_in_the_audit_resumes(cli, data, tmp_path, mon
     assert (tmp_path / "audit.json").is_file()
 
 
-def test_the_same_data_is_audited_once_and_told_again(data, tmp_path, capsys, monkeypatch):
-    auditor(data, tmp_path, False)()
-    first = capsys.readouterr().err
-    assert SEVERE in first
+def audit(data, output):
+    """The lines that auditing a run's data reports."""
+    lines = []
+    audit_run(output, data, read_records(data), Callbacks(say=lines.append))
+    return lines
+
+
+def test_the_same_data_is_audited_once_and_reported_again(data, tmp_path, monkeypatch):
+    first = audit(data, tmp_path)
+    assert any(line.startswith(SEVERE) for line in first)
 
     def refuse(*arguments, **named):
         raise AssertionError("audited again")
 
     monkeypatch.setattr("cvrnet.audit.audit", refuse)
-    again = auditor(data, tmp_path, False)
-    again()
-    assert capsys.readouterr().err in first
-    again()
-    assert capsys.readouterr().err == ""
-    other = write_phantoms(tmp_path / "other", 12, size=64)
+    assert audit(data, tmp_path) == first[1:]  # without "Auditing the data set"
     with pytest.raises(AssertionError, match="audited again"):
-        auditor(other, tmp_path, False)()
+        audit(write_phantoms(tmp_path / "other", 12, size=64), tmp_path)
 
 
-@pytest.mark.parametrize(("variable", "wanted"), [("RANK", False), ("PMI_RANK", False), ("SLURM_LOCALID", True)])
-def test_only_the_first_process_audits(data, tmp_path, monkeypatch, variable, wanted):
-    made = []
-    monkeypatch.setattr("cvrnet_cli.auditing._audit_run", lambda *arguments: made.append(arguments))
-    monkeypatch.setenv(variable, "1")
-    auditor(data, tmp_path, False)()
-    assert bool(made) == wanted
-
-
-def test_without_opencv_a_line_says_what_to_install(data, tmp_path, capsys, monkeypatch):
+def test_without_opencv_a_line_says_what_to_install(data, tmp_path, monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "cv2" or name.startswith("cvrnet.audit")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "cv2", None)
-    auditor(data, tmp_path, False)()
-    assert capsys.readouterr().err == (
-        'The audit of the data set was left out: it needs cv2; pip install "cvrnet[audit]"\n'
-    )
+    assert audit(data, tmp_path) == ['The data set was not audited: that needs cv2; pip install "cvrnet[audit]"']
     assert not list(tmp_path.iterdir())
