@@ -1,9 +1,11 @@
 # Every target does its own set-up: a virtual environment in .venv with the package and its development tools.
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+HOURS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint types docs tests timm-tests package
+.PHONY: help setup quickstart test test-fast lint types docs tests timm-tests campaigns package
 
 help:  ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,6 +24,9 @@ quickstart: setup  ## Train, evaluate and predict in a few minutes (DATA=folder 
 test: lint types docs tests  ## Everything that continuous integration runs
 	scripts/timm-tests cvrnet cvrnet_tiny
 
+test-fast: lint types  ## Style, types and the unit tests: an answer in under two minutes
+	$(PYTEST) -q -m "not slow and not realdata" tests/data tests/encoders tests/heads tests/metrics tests/network tests/runs
+
 lint: setup  ## Style, and which module may import which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -34,10 +39,13 @@ docs: setup  ## The documentation as a site, strictly: docs/_build/html/index.ht
 	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -q -E -W --keep-going -b html docs docs/_build/html
 
 tests: setup  ## Our tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
 
 timm-tests: setup  ## timm's own test suite, unmodified, for every registered model
 	scripts/timm-tests
+
+campaigns: setup  ## Damaged files, interruptions and full disks for HOURS (1): what the tests do for seconds
+	PYTHON=$(BIN)/python scripts/campaigns $(HOURS)
 
 package: setup  ## Wheel and source distribution in dist/
 	$(BIN)/python -m build
