@@ -200,7 +200,7 @@ def test_a_model_that_learned_the_shortcut_keeps_its_performance_without_lungs(c
     config = TrainConfig(
         model="cvrnet_tiny", pretrained=False, img_size=64, epochs=8, lr=2e-3, val_fraction=0.4, amp="fp32", **still
     )
-    train(planted, tmp_path / "run", config)
+    train(planted, tmp_path / "run", config, **PLAIN)
     status, out, _ = cli("audit", planted, "--model", tmp_path / "run", "-o", tmp_path / "audit", "--format", "json")
     assert status == 1
     found = {f["code"]: f for f in json.loads(out)}

@@ -194,7 +194,7 @@ def test_training_goes_on_from_the_hub(hub: LocalHub, small: Path, tmp_path: Pat
     phantoms = write_phantoms(tmp_path / "phantoms", 12, size=64)
     cvrnet.push_folds(small, "ada/net")
     config = TrainConfig(model="hf-hub:ada/net@fold-2", img_size=64, epochs=1, lr=1e-12)
-    train(phantoms, tmp_path / "run", config)
+    train(phantoms, tmp_path / "run", config, **PLAIN)
     before, after = load_checkpoint(small / "fold-2"), load_checkpoint(tmp_path / "run")
     for name, parameter in before.named_parameters():
         torch.testing.assert_close(after.get_parameter(name), parameter, atol=1e-6, rtol=0)

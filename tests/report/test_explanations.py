@@ -12,13 +12,15 @@ from cvrnet.report.report_tables import mistake_rows
 from cvrnet.report.results import read_results
 from cvrnet.training import TrainConfig
 from cvrnet.workflows.crossval import cross_validate
-from tests.conftest import TINY
+from tests.conftest import PLAIN, TINY
 
 
 @pytest.fixture(scope="module")
 def crossval(phantoms, tmp_path_factory):
     folder = tmp_path_factory.mktemp("maps") / "run"
-    cross_validate(phantoms, folder, TrainConfig(**TINY | {"encoders": ("test_resnet",), "epochs": 1}), n_folds=3)
+    cross_validate(
+        phantoms, folder, TrainConfig(**TINY | {"encoders": ("test_resnet",), "epochs": 1}), n_folds=3, **PLAIN
+    )
     return folder
 
 

@@ -321,14 +321,14 @@ def furnish(folder: Path) -> Path:
     """
     from cvrnet.data import read_records, write_phantoms
     from cvrnet.training import TrainConfig
-    from cvrnet.workflows.train import train
-    from tests.conftest import TINY
+    from cvrnet.workflows import train
+    from tests.conftest import PLAIN, TINY
     from tests.support.hub_runs import make_crossval
 
     manifest = write_phantoms(folder, 36, size=64, sources=SOURCES)
     _class_folders(folder / "other-hospital", 12, seed=1)
     shutil.copy(read_records(manifest)[0].path, folder / "chest.png")
-    train(manifest, folder / "run", TrainConfig(**TINY | {"epochs": 1}), test_source=SOURCES[-1])
+    train(manifest, folder / "run", TrainConfig(**TINY | {"epochs": 1}), test_source=SOURCES[-1], **PLAIN)
     make_crossval(folder / "run", folder / "folds", folds=3)
     return folder
 
@@ -337,7 +337,7 @@ def move_in(template: Path, folder: Path, page: Path) -> None:
     """A copy of the folder, and what this page speaks of besides."""
     shutil.copytree(template, folder, dirs_exist_ok=True)
     text = page.read_text(encoding="utf-8")
-    if re.search(r"soup run\b|run/fold-|\brun\b[^\n`]* --folds", text):  # here run is a cross-validation
+    if re.search(r"soup run\b|run/fold-|\brun\b[^\n`]* --folds? ", text):  # here run is a cross-validation
         shutil.rmtree(folder / "run")
         shutil.copytree(folder / "folds", folder / "run")
     if "data/" in text:
