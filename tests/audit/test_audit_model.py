@@ -24,6 +24,7 @@ from cvrnet.errors import UserError
 from cvrnet.inference import Predictor
 from cvrnet.metrics import bootstrap_intervals
 from cvrnet.runs.held_out import held_out
+from tests.conftest import PLAIN
 
 LABELS = ["CVP", "NCP", "NOR"]
 

@@ -25,6 +25,7 @@ from cvrnet.hub import hub_checkpoints
 from cvrnet.runs.checkpoint import load_checkpoint, save_checkpoint
 from cvrnet.training import TrainConfig
 from cvrnet.workflows.train import train
+from tests.conftest import PLAIN
 from tests.support.hub import LocalHub
 from tests.support.hub_runs import CLASSES, make_folds, make_model
 from tests.support.pages import draw_nothing
