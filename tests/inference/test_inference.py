@@ -120,13 +120,20 @@ def test_saving_checks_the_names(tmp_path):
         save_checkpoint(timm.create_model("test_resnet", num_classes=2), tmp_path, ["A", "B", "C"])
 
 
-def test_number_formats(run, images):
+def test_number_formats(run, images, monkeypatch):
     """bfloat16 is one argument away, and close; what is automatic follows the device."""
     exact = Predictor.from_pretrained(run, dtype="fp32")(images)
     rough = Predictor.from_pretrained(run, device="cpu", dtype="bf16")(images)
     np.testing.assert_allclose([p.probabilities for p in rough], [p.probabilities for p in exact], atol=0.02)
     assert not np.array_equal([p.probabilities for p in rough], [p.probabilities for p in exact])
     cpu = torch.device("cpu")
+    for chosen in ("bf16", "fp32"):
+        monkeypatch.setenv("CVRNET_AMP", chosen)
+        assert select_precision("auto", cpu) == chosen
+    monkeypatch.setenv("CVRNET_AMP", "half")
+    with pytest.raises(UserError, match="CVRNET_AMP='half'; expected auto, fp32, bf16, fp16"):
+        select_precision("auto", cpu)
+    monkeypatch.delenv("CVRNET_AMP")
     assert select_precision("auto", cpu) == ("bf16" if has_bf16(cpu) else "fp32")
     with pytest.raises(UserError, match="unknown precision 'int4'"):
         select_precision("int4", cpu)
@@ -135,6 +142,7 @@ def test_number_formats(run, images):
 
 
 def test_devices(monkeypatch):
+    monkeypatch.delenv("CVRNET_AMP")
     assert select_device("cpu").type == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

@@ -25,8 +25,8 @@ TIMES = {
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
-    """18 phantoms: few, since every job below audits them."""
-    return write_phantoms(tmp_path_factory.mktemp("doors") / "phantoms", 18, size=64)
+    """30 phantoms: few, since every job below audits them."""
+    return write_phantoms(tmp_path_factory.mktemp("doors") / "phantoms", 30, size=64)
 
 
 @pytest.fixture(scope="module")
