@@ -26,12 +26,12 @@ _FULL = 65536  # bytes: with less room than this, part of a file that did not fi
 
 
 @contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path, sync: bool = True) -> Iterator[Path]:
     """A temporary path to write to; if the block succeeds, that file replaces `path` in one step.
 
     If the block fails, or the process is killed in it, `path` keeps its old content (or stays absent). Missing parent
     folders are made. The temporary file is hidden, ends in ``.tmp`` and is removed on failure. A killed process can
-    leave it behind; nothing reads it.
+    leave it behind; nothing reads it. With ``sync=False`` a power cut soon afterwards can damage the file.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -46,11 +46,12 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     try:
         with normalize_disk_errors(path):
             yield temporary
-            _sync(temporary, os.O_RDWR)
+            if sync:
+                _sync(temporary, os.O_RDWR)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    if os.name == "posix":
+    if sync and os.name == "posix":
         _sync(path.parent, os.O_RDONLY)  # the rename, which is a change of the folder
 
 
@@ -66,7 +67,7 @@ def normalize_disk_errors(path: Path) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:
             error.filename = error.filename or str(path)
         elif _NO_SPACE in str(error) or shutil.disk_usage(path.parent).free < _FULL:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+            raise OSError(errno.ENOSPC, _NO_SPACE, str(path)) from error
         raise
 
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from cvrnet.data.image import PICTURE_SUFFIXES, is_dicom
+from cvrnet.data.image import PICTURE_SUFFIXES, dicom_module, is_dicom
 from cvrnet.data.limits import Refused
 from cvrnet.data.record import Record, Row
 from cvrnet.errors import UserError
@@ -26,7 +26,7 @@ KEY = "CVRNET_ID_KEY"
 PLAIN = "CVRNET_PATIENT_IDS"
 """Environment variable; ``plain`` keeps patient and source as the tags have them."""
 
-# What de-identified files contain instead of a patient's id. Their images count as without a patient.
+# What de-identified files contain instead of a patient's id
 _NOBODY = {"", "anon", "anonymous", "anonymized", "anonymised", "unknown", "none", "removed", "na", "n/a", "0"}
 
 
@@ -39,8 +39,6 @@ def with_identity(record: Record, wrong: list[str]) -> Row:
             if not is_dicom(file):
                 return record, wrong
         patient_id, source = identity(record.path)
-    except ModuleNotFoundError as error:
-        return record, [f'a DICOM file, which needs {error.name}: pip install "cvrnet[dicom]"']
     except (Refused, OSError) as error:
         return record, [getattr(error, "strerror", None) or str(error)]
     return replace(record, patient_id=record.patient_id or patient_id, source=record.source or source), wrong
@@ -52,15 +50,14 @@ def identity(path: str | os.PathLike[str]) -> tuple[str, str]:
     The patient is PatientID. The source is InstitutionName or, if that is missing, Manufacturer and model.
 
     Raises:
-        Refused: The file is damaged.
+        Refused: The file is damaged, or pydicom is missing.
         UserError: The key cannot be read or written.
     """
-    from cvrnet.data.dicom import quiet, read_header, tag_text  # needs pydicom, which is an extra
-
+    dicom = dicom_module()
     names = ("PatientID", "InstitutionName", "Manufacturer", "ManufacturerModelName")
-    with quiet():
-        header = read_header(path, names)
-        patient, institution, *scanner = (tag_text(header, name) for name in names)
+    with dicom.quiet():
+        header = dicom.read_header(path, names)
+        patient, institution, *scanner = (dicom.tag_text(header, name) for name in names)
     return pseudonym(patient, "p"), pseudonym(institution or " ".join(scanner).strip(), "s")
 
 

@@ -40,9 +40,8 @@ def scan_manifest(manifest: Path, labelled: bool, rows: list[Row], allow_shared_
                 if record.patient_id and record.split and not allow_shared_patients:
                     split, first = splits.setdefault(record.patient_id, (record.split, line))
                     if split != record.split:
-                        wrong.append(
-                            f"patient {record.patient_id} in two splits: {record.split}, and {split} in line {first}"
-                        )
+                        both = f"{record.split}, and {split} in line {first}"
+                        wrong.append(f"patient {record.patient_id} in two splits: {both}")
                 rows.append((record, wrong))
     except (csv.Error, UnicodeDecodeError) as error:
         return [f"not readable as a CSV file in UTF-8: {error}"]
