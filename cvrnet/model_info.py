@@ -16,46 +16,27 @@ from cvrnet.errors import UserError
 
 @dataclass(frozen=True)
 class HeadInfo:
-    """One head (a fully connected block) and its input.
+    """One head (a fully connected block) and its input."""
 
-    Attributes:
-        name: P1, P2, and so on, as in the papers.
-        maps: Names of its feature maps, ``<encoder>.<module>``; several are concatenated.
-        channels: Number of input channels.
-        grid: Height and width of its feature maps.
-        parameters: Number of its trainable parameters.
-    """
-
-    name: str
-    maps: tuple[str, ...]
-    channels: int
-    grid: tuple[int, int]
-    parameters: int
+    name: str  #: P1, P2, and so on, as in the papers
+    maps: tuple[str, ...]  #: names of its feature maps, ``<encoder>.<module>``; several are concatenated
+    channels: int  #: number of input channels
+    grid: tuple[int, int]  #: height and width of its feature maps
+    parameters: int  #: number of its trainable parameters
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """One registered model.
+    """One registered model."""
 
-    Attributes:
-        name: The name for ``timm.create_model``.
-        description: The first line of its docstring.
-        encoders: Names of its encoders.
-        input_size: Channels, height and width of the image that `macs` and `heads` were measured with.
-        parameters: Number of trainable parameters.
-        statistics: Number of batch norm's running means and variances.
-        macs: Multiply-accumulate operations for one image, in convolutions and matrix products: FLOPs / 2.
-        heads: The heads, in order.
-    """
-
-    name: str
-    description: str
-    encoders: tuple[str, ...]
-    input_size: tuple[int, int, int]
-    parameters: int
-    statistics: int
-    macs: int
-    heads: tuple[HeadInfo, ...]
+    name: str  #: the name for ``timm.create_model``
+    description: str  #: the first line of its docstring
+    encoders: tuple[str, ...]  #: names of its encoders
+    input_size: tuple[int, int, int]  #: channels, height and width of the image that was measured with
+    parameters: int  #: number of trainable parameters
+    statistics: int  #: number of batch norm's running means and variances
+    macs: int  #: multiply-accumulate operations for one image, in convolutions and matrix products: FLOPs / 2
+    heads: tuple[HeadInfo, ...]  #: in order
 
 
 def describe_model(name: str, img_size: int | None = None, **options: Any) -> ModelInfo:
@@ -84,8 +65,7 @@ def describe_model(name: str, img_size: int | None = None, **options: Any) -> Mo
         model = timm.create_model(name, device="meta", **options).eval() if timm.is_model(name) else None
     if not isinstance(model, CVRNet):
         raise UserError(f"{name!r} is not a CVR-Net; expected one of {', '.join(timm.list_models(module='cvrnet'))}")
-    cfg: Any = model.default_cfg
-    channels, height, width = cfg["input_size"]
+    channels, height, width = model.default_cfg["input_size"]  # type: ignore[index]  # nn.Module's attribute
     size = (channels, img_size or height, img_size or width)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         maps = model.forward_maps(torch.empty(1, *size, device="meta"))

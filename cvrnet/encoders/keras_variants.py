@@ -26,10 +26,10 @@ def keras_resnet50(*, pretrained: bool = False, **kwargs: Any) -> TimmEncoder:
     """ResNet-50 "v1": stages 3 to 5 stride in their first 1x1 convolution. timm's ("v1.5") stride in the 3x3.
 
     The 53 convolutions have no biases, as in timm. The converter subtracts Keras's biases from the running means.
+    The arguments are those of `TimmEncoder`.
 
-    Args:
-        pretrained: Must be False (else UserError): the authors' weights come from a converted checkpoint.
-        **kwargs: As for `TimmEncoder`.
+    Raises:
+        UserError: With ``pretrained``: the authors' weights come from a converted checkpoint.
     """
     _refuse_pretrained("keras_resnet50", pretrained)
     encoder = TimmEncoder("resnet50", **kwargs)
@@ -42,9 +42,7 @@ def keras_resnet50(*, pretrained: bool = False, **kwargs: Any) -> TimmEncoder:
 def keras_xception(*, pretrained: bool = False, **kwargs: Any) -> XceptionEncoder:
     """Xception with "same" max pools. At even sizes they pad one pixel at the end; timm's pad one on each side.
 
-    Args:
-        pretrained: As for `keras_resnet50`.
-        **kwargs: As for `XceptionEncoder`.
+    The arguments are those of `XceptionEncoder`. With ``pretrained`` it raises UserError, as `keras_resnet50`.
     """
     _refuse_pretrained("keras_xception", pretrained)
     encoder = XceptionEncoder(**kwargs)

@@ -19,12 +19,9 @@ class ChannelAffine(nn.Module):
     """Replace one normalisation of the channels by another: ``x * scale + shift``.
 
     Args:
-        mean_in: Channel means with which x was normalised.
-        std_in: Its channel standard deviations.
-        mean_out: Channel means with which the result is normalised.
-        std_out: Its channel standard deviations.
-        device: Where the two buffers live.
-        dtype: Their type.
+        mean_in, std_in: Channel means and standard deviations with which x was normalised.
+        mean_out, std_out: Those with which the result is normalised.
+        device, dtype: Of the two buffers.
 
     >>> import torch
     >>> image = torch.rand(1, 1, 4, 4)
@@ -48,8 +45,8 @@ class ChannelAffine(nn.Module):
         self.factors = [si / so for si, so in zip(std_in, std_out, strict=True)]
         self.offsets = [(mi - mo) / so for mi, mo, so in zip(mean_in, mean_out, std_out, strict=True)]
         shape = (1, len(self.factors), 1, 1)
-        self.register_buffer("scale", torch.empty(shape, device=device, dtype=dtype), persistent=False)
-        self.register_buffer("shift", torch.empty(shape, device=device, dtype=dtype), persistent=False)
+        for name in ("scale", "shift"):
+            self.register_buffer(name, torch.empty(shape, device=device, dtype=dtype), persistent=False)
         self.init_non_persistent_buffers()
 
     @torch.jit.ignore

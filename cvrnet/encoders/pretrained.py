@@ -14,13 +14,7 @@ def hub_repository(name: str) -> str | None:
     """The Hugging Face Hub repository of a timm model's pretrained weights, ``timm/<architecture>.<tag>``.
 
     timm publishes its weights under that name, even where its cfg names a download address only, as that of
-    ``legacy_xception`` does.
-
-    Args:
-        name: A timm model name, with or without a tag.
-
-    Returns:
-        The repository, or None if timm has no pretrained weights.
+    ``legacy_xception`` does. The name may have a tag. None if timm has no pretrained weights.
 
     >>> hub_repository("resnet50"), hub_repository("legacy_xception"), hub_repository("densenet264d")
     ('timm/resnet50.a1_in1k', 'timm/legacy_xception.tf_in1k', None)
@@ -32,35 +26,22 @@ def hub_repository(name: str) -> str | None:
 
 
 def locate_weights(name: str, cache_dir: str | Path | None = None) -> dict[str, Any]:
-    """Find a timm model's pretrained weights: in the cache, in their Hub repository, or at the address in timm's cfg.
+    """Changes to timm's pretrained cfg with which it finds a model's weights; empty if it does without.
 
-    Args:
-        name: A timm model name, with or without a tag.
-        cache_dir: The Hub's cache; the usual one if None.
-
-    Returns:
-        Changes to timm's pretrained cfg; empty if timm itself looks in the right place.
+    The weights are in the Hub's cache, in their Hub repository, or at the address in timm's cfg.
 
     Raises:
         OSError: The Hub did not answer within 10 s, answered with an error, or may not be asked (offline mode).
         Exception: The connection failed; the types are those of the Hub's client.
     """
     cfg, repository = timm.get_pretrained_cfg(name), hub_repository(name)
-    if (
-        cfg is None
-        or repository is None
-        or cfg.custom_load
-        or (not cfg.hf_hub_id and _is_downloaded(cfg.url, cache_dir))
-    ):
+    if cfg is None or repository is None or cfg.custom_load:
+        return {}
+    downloads = Path(cache_dir or Path(torch.hub.get_dir(), "checkpoints"))  # where timm puts files from addresses
+    if not cfg.hf_hub_id and isinstance(cfg.url, str) and (downloads / PurePosixPath(cfg.url).name).exists():
         return {}
     repo_id, _, revision = repository.partition("@")
     filename = cfg.hf_hub_filename or "model.safetensors"
     found = isinstance(try_to_load_from_cache(repo_id, filename, cache_dir, revision or None), str)
-    if not found:
-        found = file_exists(repo_id, filename, revision=revision or None)
+    found = found or file_exists(repo_id, filename, revision=revision or None)
     return {"hf_hub_id": repository} if found and not cfg.hf_hub_id else {}
-
-
-def _is_downloaded(url: object, cache_dir: str | Path | None) -> bool:
-    folder = Path(cache_dir or Path(torch.hub.get_dir(), "checkpoints"))  # where timm puts downloads from addresses
-    return isinstance(url, str) and (folder / PurePosixPath(url).name).exists()

@@ -46,7 +46,6 @@ class TimmEncoder(nn.Module):
         **kwargs: Any,
     ) -> None:
         super().__init__()
-        backbone: Any
         options: dict[str, Any] = {"in_chans": in_chans, "cache_dir": cache_dir, **kwargs}
         options |= {"features_only": True, "out_indices": tuple(range(-num_maps, 0))}
         cfg = timm.get_pretrained_cfg(name)
@@ -55,7 +54,7 @@ class TimmEncoder(nn.Module):
         if pretrained:
             options |= {"pretrained": True, "pretrained_cfg_overlay": locate_weights(name, cache_dir)}
         try:
-            backbone = timm.create_model(name, **options)
+            backbone: Any = timm.create_model(name, **options)
             # FeatureHookNet fills its result from hooks, which TorchScript cannot compile and FX does not see.
             if isinstance(backbone, FeatureHookNet):
                 backbone = timm.create_model(name, feature_cls="getter", **options)
@@ -78,9 +77,7 @@ class TimmEncoder(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         """Feature maps, one (N, channels[i], H_i, W_i) for each scale, of the images (N, in_chans, H, W)."""
         maps = self.backbone(x)
-        if self.channels_last:
-            maps = [m.permute(0, 3, 1, 2) for m in maps]
-        return maps
+        return [m.permute(0, 3, 1, 2) for m in maps] if self.channels_last else maps
 
 
 def _first_conv(backbone: nn.Module) -> tuple[str, ...]:

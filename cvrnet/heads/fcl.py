@@ -20,8 +20,7 @@ class FCLBlock(nn.Module):
         hidden_sizes: Widths of the dense layers (the papers: 512, 128, 64).
         act_layer: Activation after each dense layer, by timm's name.
         drop_rate: Dropout before the classifier (the papers: none).
-        device: Where the parameters live.
-        dtype: Their type.
+        device, dtype: Of the parameters.
     """
 
     def __init__(
@@ -70,9 +69,7 @@ class FCLBlock(nn.Module):
         Returns:
             (N, num_classes) logits, or (N, last hidden width).
         """
-        x = x.reshape(x.shape[0], x.shape[1], -1).mean(
-            -1
-        )  # for maps and vectors, without a branch that FX cannot trace
+        x = x.reshape(x.shape[0], x.shape[1], -1).mean(-1)  # a branch for vectors would be one that FX cannot trace
         x = self.drop(self.hidden(x))
         return x if pre_logits else self.classifier(x)
 

@@ -42,12 +42,8 @@ class MultiScaleAveragingHead(nn.Module):
     Args:
         in_features: Channels of each input.
         num_classes: At least 2, or 0 for no classifiers (``forward`` then gives the pre-logits).
-        hidden_sizes: Widths of each block's dense layers.
-        act_layer: Activation, by timm's name.
-        drop_rate: Dropout before each classifier.
-        device: Where the parameters live.
-        dtype: Their type.
         average: ``"probabilities"`` to average softmax outputs, as in the papers, or ``"logits"`` (an ablation).
+        hidden_sizes, act_layer, drop_rate, device, dtype: As of :class:`FCLBlock`.
 
     Raises:
         ValueError: No input, an unknown average, or ``num_classes=1``, whose softmax would be the constant 1.
@@ -93,14 +89,7 @@ class MultiScaleAveragingHead(nn.Module):
             block.reset(num_classes)
 
     def branch_logits(self, inputs: list[Tensor]) -> list[Tensor]:
-        """Each block's own logits.
-
-        Args:
-            inputs: One (N, C_i, H_i, W_i) or (N, C_i) for each block.
-
-        Returns:
-            One (N, num_classes) for each block, before softmax.
-        """
+        """Each block's own logits (N, num_classes), from its input (N, C_i, H_i, W_i) or (N, C_i)."""
         logits = []  # a loop, not a comprehension: TorchScript cannot iterate over modules in one
         for i, block in enumerate(self.blocks):
             logits.append(block(inputs[i]))
@@ -130,11 +119,7 @@ class MultiScaleAveragingHead(nn.Module):
 
 
 def check_num_classes(num_classes: int) -> None:
-    """Refuse numbers of classes for which a softmax makes no sense.
-
-    Raises:
-        ValueError: ``num_classes`` is 1 or negative.
-    """
+    """ValueError if ``num_classes`` is 1 or negative."""
     if num_classes < 0 or num_classes == 1:
         raise ValueError(
             f"num_classes={num_classes}: a softmax over one class is constant; expected 2 or more, or 0 for none"
