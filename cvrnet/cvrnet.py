@@ -156,11 +156,7 @@ class CVRNet(nn.Module):
     def forward_maps(self, x: Tensor) -> list[Tensor]:
         """The feature maps of all encoders, one encoder after the other (v1 Fig. 2: E13, E14, E15, E23, E24, E25).
 
-        Args:
-            x: Images (N, in_chans, H, W), normalised with the model's mean and std.
-
-        Returns:
-            One (N, C_i, H_i, W_i) for each map.
+        The images are (N, in_chans, H, W), normalised with the model's mean and std; each map is (N, C_i, H_i, W_i).
         """
         maps: list[Tensor] = []
         for normalizer, encoder in zip(self.normalizers, self.encoders):  # noqa: B905  # not in TorchScript: strict=
@@ -198,10 +194,7 @@ class CVRNet(nn.Module):
             norm: No effect: there is no final norm.
             stop_early: No effect: every encoder runs to its end for the deepest map.
             output_fmt: Must be ``"NCHW"``.
-            intermediates_only: Return the maps only.
-
-        Returns:
-            The result of ``forward_features`` and the maps, or the maps only.
+            intermediates_only: Return the maps only, without the result of ``forward_features`` before them.
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt={output_fmt!r}; expected 'NCHW'")
@@ -235,14 +228,7 @@ class CVRNet(nn.Module):
         return self.head(list(x.mean((2, 3)).split(self.widths, 1)), pre_logits=pre_logits)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Classify images.
-
-        Args:
-            x: (N, in_chans, H, W), normalised with the model's mean and std.
-
-        Returns:
-            (N, num_classes) logits whose softmax is the mean of the heads' softmax outputs.
-        """
+        """Logits (N, num_classes), whose softmax is the mean of the heads', for images as in ``forward_maps``."""
         maps = self.forward_maps(x)
         if self.global_pool == "":
             return self._fuse(maps)

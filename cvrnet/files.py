@@ -89,10 +89,8 @@ def write_json(path: str | Path, value: Any) -> None:
 def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
     """Write rows as CSV (UTF-8, one header line), whole or not at all, one row in memory at a time.
 
-    Args:
-        path: the file.
-        rows: one mapping for each row. None and missing keys become empty cells.
-        columns: the header; by default the first row's keys. Without either the file is empty.
+    None and missing keys become empty cells. Without `columns` the header is the first row's keys; without either the
+    file is empty.
 
     Raises:
         ValueError: a row has a key that is not in the header.
@@ -110,10 +108,7 @@ def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequ
 
 @contextmanager
 def damaged_files(where: str | Path) -> Iterator[None]:
-    """Convert the errors that a damaged file of a run causes to `UserError`, which names the file, `where`.
-
-    Raises:
-        UserError: Instead of the exception that parsing a damaged JSON, CSV or PyTorch file raises, which is its cause.
+    """Convert the errors that parsing a damaged file of a run raises to `UserError`, which names the file, `where`.
 
     >>> with damaged_files("run/metrics.json"):
     ...     {}["accuracy"]
@@ -143,9 +138,8 @@ def user_folder(kind: Literal["cache", "config"]) -> Path:
 
 def image_cache_folder() -> Path:
     """The folder of the cache of decoded images: CVRNET_CACHE, or one in the platform's folder for caches."""
-    if chosen := os.environ.get("CVRNET_CACHE"):
-        return Path(chosen).expanduser()
-    return user_folder("cache") / "images"
+    chosen = os.environ.get("CVRNET_CACHE")
+    return Path(chosen).expanduser() if chosen else user_folder("cache") / "images"
 
 
 def slug(name: str) -> str:

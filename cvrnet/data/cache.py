@@ -35,9 +35,8 @@ class ImageCache:
 
     Args:
         size: height and width.
-        mode: ``"L"`` or ``"RGB"``, as in `read_image`.
-        interpolation: as in `resize_image`.
-        folder: by default `image_cache_folder`.
+        mode, interpolation: as in `read_image` and `Preprocessing`.
+        folder: by default CVRNET_CACHE or, without it, one in the platform's folder for caches.
 
     Raises:
         UserError: an impossible size, or an unknown mode or interpolation.
@@ -91,7 +90,7 @@ class ImageCache:
             ImageError: the image has to be decoded and cannot be.
             UserError: the cache cannot be read or written.
         """
-        header, entry = self._header(path), self._entry(path)
+        entry, header = self._entry(path)
         content = self._read(entry, header, self._bytes)
         if content is None:
             pixels = resize_image(read_image(path, self.mode), self.size, self.interpolation)
@@ -101,7 +100,7 @@ class ImageCache:
 
     def _is_current(self, path: Path) -> bool:
         try:
-            return self._read(self._entry(path), self._header(path), _HEADER.size) is not None
+            return self._read(*self._entry(path), _HEADER.size) is not None
         except ImageError:
             return False
 
@@ -112,17 +111,16 @@ class ImageCache:
             return [record.problem(error.reason)]
         return []
 
-    def _entry(self, path: str | Path) -> str:
-        key = f"{os.path.abspath(path)}\n{self.size} {self.mode} {self.interpolation}"
-        name = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:40]
-        return os.path.join(self.folder, name[:2], name[2:])
-
-    def _header(self, path: str | Path) -> bytes:
+    def _entry(self, path: str | Path) -> tuple[str, bytes]:
+        """The path of an image's entry, and the header that it has if it is current."""
         try:
             image = os.stat(path)
         except (OSError, ValueError) as error:
             raise ImageError(path, getattr(error, "strerror", None) or str(error)) from error
-        return _HEADER.pack(b"cvrnet%02d" % FORMAT_VERSION, image.st_mtime_ns, image.st_size, *self._shape)
+        header = _HEADER.pack(b"cvrnet%02d" % FORMAT_VERSION, image.st_mtime_ns, image.st_size, *self._shape)
+        key = f"{os.path.abspath(path)}\n{self.size} {self.mode} {self.interpolation}"
+        name = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:40]
+        return os.path.join(self.folder, name[:2], name[2:]), header
 
     def _read(self, entry: str, header: bytes, count: int) -> bytes | None:
         """The first bytes of an entry; None if it is missing, damaged, or made from another version of the image."""

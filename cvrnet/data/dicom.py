@@ -39,11 +39,7 @@ _GREY = ("MONOCHROME1", "MONOCHROME2")
 def read_frame(path: str | os.PathLike[str], frame: int | None, mode: Mode, window: str) -> np.ndarray:
     """One frame as uint8 (H, W) or (H, W, 3); `cvrnet.data.read_image` says how its values become grey levels.
 
-    Args:
-        path: A file with DICOM's preamble.
-        frame: From 1; None if the file has only one.
-        mode: ``"L"`` or ``"RGB"``.
-        window: One of `WINDOWS`, for a CT; ``""`` for the file's own.
+    Frames count from 1; None if the file has only one. The window is one of `WINDOWS`, or ``""`` for the file's own.
 
     Raises:
         Refused: The file is not a readable picture of a chest. One line with the reason, without any tag's value.
@@ -158,12 +154,9 @@ def _check_chest(header: Dataset) -> None:
 
 
 def _check_decodable(header: Dataset) -> None:
-    syntax = getattr(header.file_meta, "TransferSyntaxUID", None)
-    if syntax is None:
-        raise Refused("its transfer syntax is not given")
     try:
-        available = get_decoder(syntax).is_available
-    except NotImplementedError:
+        available = get_decoder(header.file_meta.TransferSyntaxUID).is_available
+    except (AttributeError, NotImplementedError):  # not given, or unknown to pydicom
         available = False
     if not available:
         raise Refused('its transfer syntax is not supported, or needs a decoder: pip install "cvrnet[dicom]"')

@@ -30,35 +30,32 @@ PLAIN = "CVRNET_PATIENT_IDS"
 _NOBODY = {"", "anon", "anonymous", "anonymized", "anonymised", "unknown", "none", "removed", "na", "n/a", "0"}
 
 
+_TAGS = ("PatientID", "InstitutionName", "Manufacturer", "ManufacturerModelName")
+
+
 def with_identity(record: Record, wrong: list[str]) -> Row:
-    """The record as a row, with patient and source from a DICOM file's tags where the record does not name them."""
+    """The record as a row, with patient and source from a DICOM file's tags where the record does not name them.
+
+    The patient is PatientID. The source is InstitutionName or, if that is missing, Manufacturer and model.
+
+    Raises:
+        UserError: As `pseudonym`.
+    """
     if wrong or (record.patient_id and record.source) or record.path.suffix.lower() in PICTURE_SUFFIXES:
         return record, wrong
     try:
         with open(record.path, "rb") as file:
             if not is_dicom(file):
                 return record, wrong
-        patient_id, source = identity(record.path)
+        dicom = dicom_module()
+        with dicom.quiet():
+            header = dicom.read_header(record.path, _TAGS)
+            patient, institution, *scanner = (dicom.tag_text(header, name) for name in _TAGS)
     except (Refused, OSError) as error:
         return record, [getattr(error, "strerror", None) or str(error)]
-    return replace(record, patient_id=record.patient_id or patient_id, source=record.source or source), wrong
-
-
-def identity(path: str | os.PathLike[str]) -> tuple[str, str]:
-    """The pseudonyms of a DICOM file's patient and source, each ``""`` where the tags do not say.
-
-    The patient is PatientID. The source is InstitutionName or, if that is missing, Manufacturer and model.
-
-    Raises:
-        Refused: The file is damaged, or pydicom is missing.
-        UserError: The key cannot be read or written.
-    """
-    dicom = dicom_module()
-    names = ("PatientID", "InstitutionName", "Manufacturer", "ManufacturerModelName")
-    with dicom.quiet():
-        header = dicom.read_header(path, names)
-        patient, institution, *scanner = (dicom.tag_text(header, name) for name in names)
-    return pseudonym(patient, "p"), pseudonym(institution or " ".join(scanner).strip(), "s")
+    patient_id = record.patient_id or pseudonym(patient, "p")
+    source = record.source or pseudonym(institution or " ".join(scanner).strip(), "s")
+    return replace(record, patient_id=patient_id, source=source), wrong
 
 
 def pseudonym(value: str, prefix: str) -> str:

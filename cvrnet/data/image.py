@@ -8,6 +8,7 @@ that a file declares is checked before a pixel is decoded. This does not use Pil
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO
@@ -157,14 +158,22 @@ def split_frame(path: str | os.PathLike[str]) -> tuple[str, int | None]:
 def dicom_module() -> ModuleType:
     """The module `cvrnet.data.dicom`; Refused without pydicom, which is an extra."""
     try:
-        from cvrnet.data import dicom
+        return import_module("cvrnet.data.dicom")
     except ModuleNotFoundError as error:
         raise Refused(f'a DICOM file, which needs {error.name}: pip install "cvrnet[dicom]"') from None
-    return dicom
 
 
 def _decode(file: BinaryIO, mode: Mode) -> np.ndarray:
-    stored = _open(file)
+    start = file.read(16)
+    file.seek(0)
+    if not start:
+        raise Refused("the file is empty")
+    if start.startswith(b"RIFF"):  # a container: its size and the format of its content follow
+        start = start[8:]
+    opener = next((opener for signature, opener in _OPENERS if start.startswith(signature)), None)
+    if opener is None:
+        raise Refused(f"not a {FORMATS} image")
+    stored = opener(file)
     if isinstance(stored, JpegImageFile):
         # A scan (marker SOS) of a few bytes takes as long to decode as all pixels do.
         file.seek(0)
@@ -199,19 +208,6 @@ def _pixels(stored: ImageFile, mode: Mode) -> np.ndarray:
     if cut_to_8 and 0 < pixels.max() < 128:
         raise Refused("16-bit colour that uses fewer than 16 bits is not supported: store it as grey or in 8 bits")
     return pixels
-
-
-def _open(file: BinaryIO) -> ImageFile:
-    start = file.read(16)
-    file.seek(0)
-    if not start:
-        raise Refused("the file is empty")
-    if start.startswith(b"RIFF"):  # a container: its size and the format of its content follow
-        start = start[8:]
-    for signature, opener in _OPENERS:
-        if start.startswith(signature):
-            return opener(file)
-    raise Refused(f"not a {FORMATS} image")
 
 
 def _upright(image: Image.Image) -> Image.Image:

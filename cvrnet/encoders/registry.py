@@ -45,10 +45,8 @@ _factories: dict[str, EncoderFactory] = {
 def register_encoder(name: str, factory: EncoderFactory) -> None:
     """Make an encoder available by name in ``create_encoder`` and in ``create_model(encoders=...)``.
 
-    Args:
-        name: The name; it takes precedence over a timm model of the same name.
-        factory: Called with the keywords ``pretrained, in_chans, cache_dir, device, dtype``; returns an
-            :class:`Encoder`.
+    It takes precedence over a timm model of the same name. The factory is called with the keywords ``pretrained,
+    in_chans, cache_dir, device, dtype``, and returns an :class:`Encoder`.
 
     Raises:
         ValueError: The name is already registered.

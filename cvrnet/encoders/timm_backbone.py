@@ -22,13 +22,7 @@ class TimmEncoder(nn.Module):
     float32: they are few operations, but their rounding reaches every later map.
 
     Args:
-        name: A timm model name, with or without a tag.
-        pretrained: Load timm's pretrained weights.
-        num_maps: Number of maps, counted from the deepest.
-        in_chans: Channels of the image.
-        img_size: Height and width of the image, for backbones that are built for one size, such as Swin.
-        cache_dir: Folder of the Hub's cache, if not the default.
-        **kwargs: ``device`` and ``dtype``.
+        num_maps: Number of maps, counted from the deepest. The other arguments are those of `create_encoder`.
 
     Raises:
         ValueError: The backbone offers no feature maps, or fewer than ``num_maps``.
