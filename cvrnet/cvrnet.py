@@ -186,15 +186,10 @@ class CVRNet(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The heads' input maps, ordered by reduction as in ``feature_info``.
+        """The heads' input maps, ordered by reduction as in ``feature_info``, after what ``forward_features`` returns.
 
-        Args:
-            x: Images (N, in_chans, H, W).
-            indices: An int for the last n, None for all, or a sequence of indices.
-            norm: No effect: there is no final norm.
-            stop_early: No effect: every encoder runs to its end for the deepest map.
-            output_fmt: Must be ``"NCHW"``.
-            intermediates_only: Return the maps only, without the result of ``forward_features`` before them.
+        The arguments are timm's. Two have no effect: ``norm``, as there is no final norm, and ``stop_early``, as every
+        encoder runs to its end for the deepest map. ``output_fmt`` must be ``"NCHW"``.
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt={output_fmt!r}; expected 'NCHW'")

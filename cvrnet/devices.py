@@ -19,9 +19,6 @@ def select_device(name: str = "auto") -> torch.device:
 
     Raises:
         UserError: The name is unknown, or the device is not available.
-
-    >>> select_device("cpu")
-    device(type='cpu')
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -74,12 +71,9 @@ def select_precision(name: str, device: torch.device) -> str:
 
 
 def check_launch() -> None:
-    """Check that ``accelerate launch`` started as many processes as the user requested.
+    """UserError if ``accelerate launch`` started one process, although several were requested.
 
-    Without ``--multi_gpu``, it starts a single process on a machine without several GPUs, and prints no warning.
-
-    Raises:
-        UserError: Several processes were requested, and one was started.
+    Without ``--multi_gpu``, it does so on a machine without several GPUs, and prints no warning.
     """
     asked = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ
     if asked and not any(name in os.environ for name in ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK")):

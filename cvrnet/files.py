@@ -32,13 +32,6 @@ def atomic_write(path: str | Path, sync: bool = True) -> Iterator[Path]:
     If the block fails, or the process is killed in it, `path` keeps its old content (or stays absent). Missing parent
     folders are made. The temporary file is hidden, ends in ``.tmp`` and is removed on failure. A killed process can
     leave it behind; nothing reads it. With ``sync=False`` a power cut soon afterwards can damage the file.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with atomic_write(Path(folder, "a.txt")) as temporary:
-    ...         _ = temporary.write_text("whole")
-    ...     [file.name for file in Path(folder).iterdir()]
-    ['a.txt']
     """
     path = Path(os.path.realpath(path))  # so that a symbolic link stays, and its target is replaced
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,13 +101,7 @@ def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequ
 
 @contextmanager
 def damaged_files(where: str | Path) -> Iterator[None]:
-    """Convert the errors that parsing a damaged file of a run raises to `UserError`, which names the file, `where`.
-
-    >>> with damaged_files("run/metrics.json"):
-    ...     {}["accuracy"]
-    Traceback (most recent call last):
-    cvrnet.errors.UserError: run/metrics.json is damaged, or not of this version of cvrnet (KeyError: 'accuracy')
-    """
+    """Convert the errors that parsing a damaged file of a run raises to `UserError`, which names the file, `where`."""
     try:
         yield
     except UserError:

@@ -78,17 +78,16 @@ def render(template: str, **values: Any) -> str:
 
 def paragraph(text: str) -> str:
     """A paragraph of text as HTML."""
-    return _part("paragraph", text)
+    return str(_parts().paragraph(text))
 
 
 def thumbnail(pixels: NDArray[np.uint8], name: str, lines: Sequence[str]) -> str:
     """A thumbnail as HTML, with its name and further lines below."""
-    return _part("thumbnail", small_picture(pixels), name, lines)
+    return str(_parts().thumbnail(small_picture(pixels), name, lines))
 
 
-def _part(macro: str, *values: object) -> str:
-    parts: Any = _templates.get_template("parts.html.jinja").module
-    return str(getattr(parts, macro)(*values))
+def _parts() -> Any:
+    return _templates.get_template("parts.html.jinja").module
 
 
 def _data_uri(data: bytes, kind: str) -> str:

@@ -53,13 +53,6 @@ def describe_model(name: str, img_size: int | None = None, **options: Any) -> Mo
     >>> info = describe_model("cvrnet", num_classes=2)
     >>> info.parameters, info.statistics, round(info.macs / 1e9, 1)
     (48468402, 107648, 8.6)
-    >>> for head in info.heads:
-    ...     print(head.name, " ++ ".join(head.maps), head.channels, head.grid, head.parameters)
-    P1 resnet50.layer2 512 (28, 28) 336706
-    P2 resnet50.layer3 1024 (14, 14) 598850
-    P3 resnet50.layer4 ++ legacy_xception.act4 4096 (7, 7) 2171714
-    P4 legacy_xception.block3.rep.5 728 (28, 28) 447298
-    P5 legacy_xception.block12.rep.5 1024 (14, 14) 598850
     """
     with torch.device("meta"):
         model = timm.create_model(name, device="meta", **options).eval() if timm.is_model(name) else None
@@ -70,16 +63,11 @@ def describe_model(name: str, img_size: int | None = None, **options: Any) -> Mo
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         maps = model.forward_maps(torch.empty(1, *size, device="meta"))
         model.head(model.pool_maps(maps))
-    heads = tuple(
-        HeadInfo(
-            name=f"P{i}",
-            maps=tuple(model.map_names[m] for m in group),
-            channels=width,
-            grid=(maps[group[0]].shape[2], maps[group[0]].shape[3]),
-            parameters=_count(block),
-        )
-        for i, (group, width, block) in enumerate(zip(model.groups, model.widths, model.head.blocks, strict=True), 1)
-    )
+    heads = []
+    for i, (group, width, block) in enumerate(zip(model.groups, model.widths, model.head.blocks, strict=True), 1):
+        names = tuple(model.map_names[m] for m in group)
+        grid = (maps[group[0]].shape[2], maps[group[0]].shape[3])
+        heads.append(HeadInfo(f"P{i}", names, width, grid, _count(block)))
     return ModelInfo(
         name=name,
         description=(timm.model_entrypoint(name).__doc__ or "").partition("\n")[0],
@@ -88,7 +76,7 @@ def describe_model(name: str, img_size: int | None = None, **options: Any) -> Mo
         parameters=_count(model),
         statistics=sum(b.numel() for n, b in model.named_buffers() if n.endswith(("running_mean", "running_var"))),
         macs=counter.get_total_flops() // 2,
-        heads=heads,
+        heads=tuple(heads),
     )
 
 

@@ -20,6 +20,7 @@ MOVED_MODULES = {
     "cvrnet.data.reading": "cvrnet.data.image",
     "cvrnet.data.records": "cvrnet.data.scan",
     "cvrnet.data.split_table": "cvrnet.runs.split_table",
+    "cvrnet.encoders.pretrained": "cvrnet.encoders.timm_backbone",
     "cvrnet.evaluation": "cvrnet.workflows.evaluate",
     "cvrnet.experiments": "cvrnet.workflows.crossval",
     "cvrnet.heads.fcl": "cvrnet.heads.multiscale",

@@ -66,12 +66,7 @@ def read_frame(path: str | os.PathLike[str], frame: int | None, mode: Mode, wind
 
 
 def read_header(path: str | os.PathLike[str], tags: Sequence[str] | None = None) -> Dataset:
-    """These tags of a file, or all of them, without the pixels.
-
-    Raises:
-        Refused: The file is damaged, or compressed as a whole.
-        OSError: The file cannot be opened.
-    """
+    """These tags of a file, or all of them, without the pixels; Refused if it is damaged, or compressed as a whole."""
     with quiet(), refuse_damaged("a damaged or truncated DICOM file"):
         # dcmread inflates a deflated file into memory as a whole, whatever its size.
         if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
@@ -85,11 +80,7 @@ def tag_text(header: Dataset, name: str) -> str:
 
 
 def frame_count(header: Dataset, path: str | os.PathLike[str]) -> int:
-    """The number of frames that a file declares, if a file of its size can contain them.
-
-    Raises:
-        Refused: The file contains no image, or declares an impossible size.
-    """
+    """The number of frames that a file declares; Refused if a file of its size cannot contain them."""
     with refuse_damaged("a damaged DICOM file: it does not say how large the image is"):
         if not any(name in header for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
             raise Refused("a DICOM file without pixel data, no image")

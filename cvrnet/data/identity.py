@@ -37,9 +37,6 @@ def with_identity(record: Record, wrong: list[str]) -> Row:
     """The record as a row, with patient and source from a DICOM file's tags where the record does not name them.
 
     The patient is PatientID. The source is InstitutionName or, if that is missing, Manufacturer and model.
-
-    Raises:
-        UserError: As `pseudonym`.
     """
     if wrong or (record.patient_id and record.source) or record.path.suffix.lower() in PICTURE_SUFFIXES:
         return record, wrong

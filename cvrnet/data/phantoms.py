@@ -61,11 +61,10 @@ def write_phantoms(
         seed: Not negative.
         size: Height of the images in pixels, at least 64. Their width is within 10 % of it.
         sources: Two names or more; they become folder names.
-        shortcut: Tie the label to the first source, and mark that source. Nine in ten CVP patients come from it, and
-            one in ten of the others (by the label of a patient's first image). All its images have a marker, a white
-            box with an R at `MARKER_BOX`, above the patient's right shoulder. So the marker, and the first source's
-            contrast, noise and width, predict CVP nine times in ten. Patients, labels and lesions are the same as
-            without `shortcut`, where no image has a marker, and label and source are independent.
+        shortcut: Tie the label to the first source, and mark that source's images with a white box with an R at
+            `MARKER_BOX`, above the patient's right shoulder. Nine in ten CVP patients come from it, and one in ten of
+            the others (by the label of a patient's first image). Patients, labels and lesions are the same as without
+            `shortcut`, where label and source are independent.
         progress: Called after each image with the number done and `n`.
 
     Raises:

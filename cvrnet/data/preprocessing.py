@@ -19,15 +19,9 @@ INTERPOLATIONS = {resampling.name.lower(): resampling for resampling in Image.Re
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int], interpolation: str = "nearest") -> np.ndarray:
-    """The whole image at another size; its aspect ratio is not kept (v2 section 5.2).
+    """A whole uint8 image (H, W) or (H, W, 3) at another size, as (height, width, C), where C is 1 or 3.
 
-    Args:
-        image: uint8 array of shape (H, W) or (H, W, 3).
-        size: height and width of the result, which has the shape (height, width, C), where C is 1 or 3.
-        interpolation: a key of `INTERPOLATIONS`.
-
-    >>> resize_image(np.eye(2, dtype=np.uint8), (1, 4)).shape
-    (1, 4, 1)
+    Its aspect ratio is not kept (v2 section 5.2). The interpolation is a key of `INTERPOLATIONS`.
     """
     height, width = size
     resized = np.array(Image.fromarray(image).resize((width, height), check_interpolation(interpolation)))

@@ -30,11 +30,7 @@ class Record:
     where: str = ""  #: the manifest's file name and line, for messages; ``""`` for an image found in a folder
 
     def problem(self, reason: str) -> str:
-        """One line that names the row, the image and what is wrong.
-
-        >>> Record(Path("/data/a.png"), "a.png", where="manifest.csv:2").problem("file not found")
-        'manifest.csv:2: a.png: file not found'
-        """
+        """One line with row, image and what is wrong: ``manifest.csv:2: a.png: file not found``."""
         return ": ".join(part for part in (self.where, self.name, reason) if part)
 
 

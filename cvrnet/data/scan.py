@@ -41,10 +41,6 @@ def class_names(records: Iterable[Record], classes: Sequence[str] | None = None)
     Raises:
         UserError: there are fewer than two classes, an image has no label, or the given classes are not exactly those
             of the images.
-
-    >>> from pathlib import Path
-    >>> class_names([Record(Path("a"), "a", "NOR"), Record(Path("b"), "b", "CVP")])
-    ['CVP', 'NOR']
     """
     found = sorted({record.label for record in records})
     if "" in found:

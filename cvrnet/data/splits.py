@@ -86,13 +86,7 @@ def holdout_sets(records: Sequence[Record], fraction: float = 0.2, seed: int = 0
 
 
 def fold_sets(records: Sequence[Record], folds: Sequence[int], fold: int) -> Sets:
-    """v1 Fig. 3: fold k tests, the next one validates, the others train.
-
-    >>> from pathlib import Path
-    >>> records = [Record(Path(name), name) for name in "abcd"]
-    >>> {name: [r.name for r in members] for name, members in fold_sets(records, [1, 2, 3, 4], 4).items()}
-    {'train': ['b', 'c'], 'val': ['a'], 'test': ['d']}
-    """
+    """The sets ``train``, ``val`` and ``test``: fold k tests, the next one validates, the others train (v1 Fig. 3)."""
     validates = fold % max(folds) + 1
     sets: Sets = {"train": [], "val": [], "test": []}
     for record, number in zip(records, folds, strict=True):

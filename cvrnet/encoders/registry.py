@@ -33,16 +33,14 @@ class Encoder(Protocol):
         ...
 
 
-EncoderFactory = Callable[..., Encoder]
-
-_factories: dict[str, EncoderFactory] = {
+_factories: dict[str, Callable[..., Encoder]] = {
     "legacy_xception": XceptionEncoder,
     "keras_resnet50": keras_resnet50,
     "keras_xception": keras_xception,
 }
 
 
-def register_encoder(name: str, factory: EncoderFactory) -> None:
+def register_encoder(name: str, factory: Callable[..., Encoder]) -> None:
     """Make an encoder available by name in ``create_encoder`` and in ``create_model(encoders=...)``.
 
     It takes precedence over a timm model of the same name. The factory is called with the keywords ``pretrained,

@@ -6,7 +6,7 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
-from cvrnet.encoders.pretrained import locate_weights
+from cvrnet.encoders.timm_backbone import locate_weights
 
 
 class XceptionEncoder(nn.Module):
