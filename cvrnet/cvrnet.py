@@ -52,12 +52,11 @@ class CVRNet(nn.Module):
             take any.
         encoder_weights: Load the encoders' own pretrained weights.
         cache_dir: Folder of the Hub's cache for these, if not the default.
-        mean: Channel means with which the images given to this model are normalised.
-        std: Standard deviations likewise. The input of each encoder is converted to its own normalisation.
+        mean, std: With which each channel of the images given to this model is normalised. The input of each encoder is
+            converted to its own normalisation.
         scales: ``"all"``, or ``"deepest"`` for the head P3 alone (an ablation).
         average: ``"probabilities"`` to average the heads' softmax outputs, or ``"logits"`` (an ablation).
-        device: Where the parameters live.
-        dtype: Their type.
+        device, dtype: Of the parameters.
 
     Raises:
         ValueError: ``num_classes=1``, no or an unknown encoder, pretrained weights that cannot be loaded, or an unknown
@@ -97,10 +96,9 @@ class CVRNet(nn.Module):
         self.encoders = nn.ModuleList(built)  # type: ignore[arg-type]  # Encoder is a protocol on modules
         self.normalizers = nn.ModuleList(_normalizer(e, mean, std, in_chans, placement) for e in built)
 
-        groups = _head_groups([len(e.channels) for e in built], scales)
+        self.groups = groups = _head_groups([len(e.channels) for e in built], scales)
         channels = [c for e in built for c in e.channels]
         reductions = [r for e in built for r in e.reductions]
-        self.groups = groups
         self.fused = [i for group in groups for i in group]  # not in _fuse: TorchScript takes no nested comprehension
         self.widths = [sum(channels[i] for i in group) for group in groups]
         self.encoder_names = names
@@ -122,9 +120,8 @@ class CVRNet(nn.Module):
         )
         self.head_hidden_size = self.head.num_features
         # timm's load_pretrained reads these names (get_model_traits), and adapts the weights to other image channels.
-        self._traits = {
-            "first_conv": tuple(f"encoders.{i}.{conv}" for i, e in enumerate(built) for conv in e.first_conv)
-        }
+        stems = tuple(f"encoders.{i}.{conv}" for i, e in enumerate(built) for conv in e.first_conv)
+        self._traits = {"first_conv": stems}
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -159,11 +156,7 @@ class CVRNet(nn.Module):
     def forward_maps(self, x: Tensor) -> list[Tensor]:
         """The feature maps of all encoders, one encoder after the other (v1 Fig. 2: E13, E14, E15, E23, E24, E25).
 
-        Args:
-            x: Images (N, in_chans, H, W), normalised with the model's mean and std.
-
-        Returns:
-            One (N, C_i, H_i, W_i) for each map.
+        The images are (N, in_chans, H, W), normalised with the model's mean and std; each map is (N, C_i, H_i, W_i).
         """
         maps: list[Tensor] = []
         for normalizer, encoder in zip(self.normalizers, self.encoders):  # noqa: B905  # not in TorchScript: strict=
@@ -175,11 +168,7 @@ class CVRNet(nn.Module):
         return maps
 
     def pool_maps(self, maps: list[Tensor]) -> list[Tensor]:
-        """The heads' inputs: the maps of ``forward_maps`` after global average pooling.
-
-        Returns:
-            One (N, widths[i]) for each head, in the order P1, P2, and so on.
-        """
+        """The heads' inputs, one (N, widths[i]) for each, P1 first: the maps after global average pooling."""
         pooled = [m.mean((2, 3)) for m in maps]
         return [torch.cat([pooled[i] for i in group], 1) for group in self.groups]
 
@@ -197,27 +186,17 @@ class CVRNet(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The heads' input maps, ordered by reduction as in ``feature_info``.
+        """The heads' input maps, ordered by reduction as in ``feature_info``, after what ``forward_features`` returns.
 
-        Args:
-            x: Images (N, in_chans, H, W).
-            indices: An int for the last n, None for all, or a sequence of indices.
-            norm: No effect: there is no final norm.
-            stop_early: No effect: every encoder runs to its end for the deepest map.
-            output_fmt: Must be ``"NCHW"``.
-            intermediates_only: Return the maps only.
-
-        Returns:
-            The result of ``forward_features`` and the maps, or the maps only.
+        The arguments are timm's. Two have no effect: ``norm``, as there is no final norm, and ``stop_early``, as every
+        encoder runs to its end for the deepest map. ``output_fmt`` must be ``"NCHW"``.
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt={output_fmt!r}; expected 'NCHW'")
         take = _take_indices(len(self.feature_info), indices)
         maps = self.forward_maps(x)
-        chosen = []
-        for i in take:
-            group = self.groups[self.scale_order[i]]
-            chosen.append(_concatenate([maps[j] for j in group], maps[group[0]]))
+        groups = [self.groups[self.scale_order[i]] for i in take]
+        chosen = [_concatenate([maps[j] for j in group], maps[group[0]]) for group in groups]
         return chosen if intermediates_only else (self._fuse(maps), chosen)
 
     @torch.jit.ignore
@@ -244,14 +223,7 @@ class CVRNet(nn.Module):
         return self.head(list(x.mean((2, 3)).split(self.widths, 1)), pre_logits=pre_logits)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Classify images.
-
-        Args:
-            x: (N, in_chans, H, W), normalised with the model's mean and std.
-
-        Returns:
-            (N, num_classes) logits whose softmax is the mean of the heads' softmax outputs.
-        """
+        """Logits (N, num_classes), whose softmax is the mean of the heads', for images as in ``forward_maps``."""
         maps = self.forward_maps(x)
         if self.global_pool == "":
             return self._fuse(maps)
@@ -269,20 +241,11 @@ def _concatenate(maps: list[Tensor], like: Tensor) -> Tensor:
 
 
 def _take_indices(count: int, indices: int | Sequence[int] | None) -> list[int]:
-    """Resolve ``indices`` as timm's feature_take_indices: None for all, an int for the last n, or a sequence.
-
-    timm's function is not public, and it accepts an empty sequence.
-    """
-    every = list(range(count))
-    if indices is None:
-        return every
-    if isinstance(indices, int):
-        valid = 0 < indices <= count
-    else:
-        valid = len(indices) > 0 and all(-count <= i < count for i in indices)
-    if not valid:
+    """As timm's feature_take_indices, which is not public and accepts an empty sequence."""
+    wanted = range(-indices, 0) if isinstance(indices, int) else range(count) if indices is None else indices
+    if not wanted or not all(-count <= i < count for i in wanted):
         raise ValueError(f"indices={indices!r}; expected some of the {count} feature maps")
-    return every[-indices:] if isinstance(indices, int) else [every[i] for i in indices]
+    return [i % count for i in wanted]
 
 
 def _check_global_pool(global_pool: str, num_classes: int) -> str:
@@ -347,11 +310,8 @@ def _create_cvrnet(variant: str, pretrained: bool, default_encoders: tuple[str, 
     # mean and std go into the cfg, where timm's data pipeline looks for them.
     overlay = dict(kwargs.pop("pretrained_cfg_overlay", None) or {})
     overlay |= {key: kwargs.pop(key) for key in ("mean", "std") if key in kwargs}
-    cfg = timm.models.resolve_pretrained_cfg(
-        variant,
-        pretrained_cfg=kwargs.pop("pretrained_cfg", None),
-        pretrained_cfg_overlay=overlay,
-    )
+    given = kwargs.pop("pretrained_cfg", None)
+    cfg = timm.models.resolve_pretrained_cfg(variant, pretrained_cfg=given, pretrained_cfg_overlay=overlay)
     img_size = _size(kwargs.pop("img_size", None)) or cfg.input_size[1:]
     whole = any(getattr(cfg, source) for source in ("url", "file", "state_dict", "hf_hub_id"))
     cache_dir = kwargs.pop("cache_dir", None)
@@ -373,10 +333,7 @@ def _create_cvrnet(variant: str, pretrained: bool, default_encoders: tuple[str, 
 
 
 def _describe(model: Any, img_size: tuple[int, int]) -> None:
-    """Write this model's own image size, channels, stems and classifiers into its cfg.
-
-    timm's builder copies the variant's cfg, whatever the model's arguments are.
-    """
+    """Write this model's own image size, channels, stems and classifiers into its cfg, a copy of the variant's."""
     network: Any = model if isinstance(model, CVRNet) else model.model  # timm's feature extractor wraps the network
     channels = network.in_chans
     for cfg in (model.pretrained_cfg, network.pretrained_cfg):

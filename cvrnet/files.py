@@ -26,19 +26,12 @@ _FULL = 65536  # bytes: with less room than this, part of a file that did not fi
 
 
 @contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path, sync: bool = True) -> Iterator[Path]:
     """A temporary path to write to; if the block succeeds, that file replaces `path` in one step.
 
     If the block fails, or the process is killed in it, `path` keeps its old content (or stays absent). Missing parent
     folders are made. The temporary file is hidden, ends in ``.tmp`` and is removed on failure. A killed process can
-    leave it behind; nothing reads it.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with atomic_write(Path(folder, "a.txt")) as temporary:
-    ...         _ = temporary.write_text("whole")
-    ...     [file.name for file in Path(folder).iterdir()]
-    ['a.txt']
+    leave it behind; nothing reads it. With ``sync=False`` a power cut soon afterwards can damage the file.
     """
     path = Path(os.path.realpath(path))  # so that a symbolic link stays, and its target is replaced
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,11 +39,12 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     try:
         with normalize_disk_errors(path):
             yield temporary
-            _sync(temporary, os.O_RDWR)
+            if sync:
+                _sync(temporary, os.O_RDWR)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    if os.name == "posix":
+    if sync and os.name == "posix":
         _sync(path.parent, os.O_RDONLY)  # the rename, which is a change of the folder
 
 
@@ -66,7 +60,7 @@ def normalize_disk_errors(path: Path) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:
             error.filename = error.filename or str(path)
         elif _NO_SPACE in str(error) or shutil.disk_usage(path.parent).free < _FULL:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+            raise OSError(errno.ENOSPC, _NO_SPACE, str(path)) from error
         raise
 
 
@@ -88,10 +82,8 @@ def write_json(path: str | Path, value: Any) -> None:
 def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
     """Write rows as CSV (UTF-8, one header line), whole or not at all, one row in memory at a time.
 
-    Args:
-        path: the file.
-        rows: one mapping for each row. None and missing keys become empty cells.
-        columns: the header; by default the first row's keys. Without either the file is empty.
+    None and missing keys become empty cells. Without `columns` the header is the first row's keys; without either the
+    file is empty.
 
     Raises:
         ValueError: a row has a key that is not in the header.
@@ -109,16 +101,7 @@ def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequ
 
 @contextmanager
 def damaged_files(where: str | Path) -> Iterator[None]:
-    """Convert the errors that a damaged file of a run causes to `UserError`, which names the file, `where`.
-
-    Raises:
-        UserError: Instead of the exception that parsing a damaged JSON, CSV or PyTorch file raises, which is its cause.
-
-    >>> with damaged_files("run/metrics.json"):
-    ...     {}["accuracy"]
-    Traceback (most recent call last):
-    cvrnet.errors.UserError: run/metrics.json is damaged, or not of this version of cvrnet (KeyError: 'accuracy')
-    """
+    """Convert the errors that parsing a damaged file of a run raises to `UserError`, which names the file, `where`."""
     try:
         yield
     except UserError:
@@ -142,9 +125,8 @@ def user_folder(kind: Literal["cache", "config"]) -> Path:
 
 def image_cache_folder() -> Path:
     """The folder of the cache of decoded images: CVRNET_CACHE, or one in the platform's folder for caches."""
-    if chosen := os.environ.get("CVRNET_CACHE"):
-        return Path(chosen).expanduser()
-    return user_folder("cache") / "images"
+    chosen = os.environ.get("CVRNET_CACHE")
+    return Path(chosen).expanduser() if chosen else user_folder("cache") / "images"
 
 
 def slug(name: str) -> str:

@@ -11,9 +11,6 @@ UNDEFINED = "–"
 def number(value: float | Mapping[str, float | None] | None) -> str:
     """A score with three decimals, a mean with its standard deviation, a count with commas; a dash if undefined.
 
-    Args:
-        value: A number, or a mapping with ``mean`` and ``std``, as `cvrnet.metrics.mean_std` returns.
-
     >>> number(0.96349), number(None), number(-0.05), number(1200)
     ('0.963', '–', '−0.050', '1,200')
     >>> number({"mean": 0.9634, "std": 0.00445, "n": 5})
@@ -38,16 +35,12 @@ def spread(value: Mapping[str, Any]) -> str:
 def interval(value: float | None, low: float | None, high: float | None) -> str:
     """A number with its 95 % interval.
 
-    >>> interval(0.9, 0.85, 0.94), interval(0.9, None, None), interval(None, None, None)
-    ('0.900 (0.850–0.940)', '0.900', '–')
+    >>> interval(0.9, 0.85, 0.94), interval(0.9, None, None)
+    ('0.900 (0.850–0.940)', '0.900')
     """
     return number(value) if low is None else f"{number(value)} ({number(low)}–{number(high)})"
 
 
 def counts(values: Mapping[str, int]) -> str:
-    """Names with their counts.
-
-    >>> counts({"NOR": 1200, "CVP": 30})
-    'NOR 1,200, CVP 30'
-    """
+    """Names with their counts: ``NOR 1,200, CVP 30``."""
     return ", ".join(f"{name} {count:,}" for name, count in values.items())

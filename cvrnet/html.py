@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,17 +33,11 @@ _templates.globals |= {"disclaimer": DISCLAIMER}
 
 @dataclass(frozen=True)
 class Table:
-    """A table as it is printed.
-
-    Attributes:
-        titles: The header.
-        rows: The cells of each row.
-        groups: Headings above the header, each with the number of columns it spans.
-    """
+    """A table as it is printed."""
 
     titles: Sequence[str]
     rows: Sequence[Sequence[object]]
-    groups: Sequence[tuple[str, int]] = ()
+    groups: Sequence[tuple[str, int]] = ()  #: headings above the header, each with the number of columns it spans
 
 
 @dataclass(frozen=True)
@@ -71,14 +65,10 @@ def small_picture(pixels: NDArray[np.uint8]) -> Picture:
 
 
 def render(template: str, **values: Any) -> str:
-    """A whole page.
-
-    Args:
-        template: Name of a file in ``cvrnet/report/templates``.
-        values: What the template shows.
+    """A whole page, from a file in ``cvrnet/report/templates`` and the values that it shows.
 
     Raises:
-        LookupError: A value that the template shows is missing, as from a damaged file of a run.
+        LookupError: One of these values is missing, as from a damaged file of a run.
     """
     try:
         return _templates.get_template(template).render(values)
@@ -86,19 +76,18 @@ def render(template: str, **values: Any) -> str:
         raise LookupError(error.message) from error
 
 
-def paragraph(text: str, style: str = "") -> str:
-    """A paragraph of text as HTML; ``style`` is a class of style.css."""
-    return _part("paragraph", text, style)
+def paragraph(text: str) -> str:
+    """A paragraph of text as HTML."""
+    return str(_parts().paragraph(text))
 
 
 def thumbnail(pixels: NDArray[np.uint8], name: str, lines: Sequence[str]) -> str:
     """A thumbnail as HTML, with its name and further lines below."""
-    return _part("thumbnail", small_picture(pixels), name, lines)
+    return str(_parts().thumbnail(small_picture(pixels), name, lines))
 
 
-def _part(macro: str, *values: object) -> str:
-    parts: Mapping[str, Any] = vars(_templates.get_template("parts.html.jinja").module)
-    return str(parts[macro](*values))
+def _parts() -> Any:
+    return _templates.get_template("parts.html.jinja").module
 
 
 def _data_uri(data: bytes, kind: str) -> str:

@@ -16,46 +16,27 @@ from cvrnet.errors import UserError
 
 @dataclass(frozen=True)
 class HeadInfo:
-    """One head (a fully connected block) and its input.
+    """One head (a fully connected block) and its input."""
 
-    Attributes:
-        name: P1, P2, and so on, as in the papers.
-        maps: Names of its feature maps, ``<encoder>.<module>``; several are concatenated.
-        channels: Number of input channels.
-        grid: Height and width of its feature maps.
-        parameters: Number of its trainable parameters.
-    """
-
-    name: str
-    maps: tuple[str, ...]
-    channels: int
-    grid: tuple[int, int]
-    parameters: int
+    name: str  #: P1, P2, and so on, as in the papers
+    maps: tuple[str, ...]  #: names of its feature maps, ``<encoder>.<module>``; several are concatenated
+    channels: int  #: number of input channels
+    grid: tuple[int, int]  #: height and width of its feature maps
+    parameters: int  #: number of its trainable parameters
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """One registered model.
+    """One registered model."""
 
-    Attributes:
-        name: The name for ``timm.create_model``.
-        description: The first line of its docstring.
-        encoders: Names of its encoders.
-        input_size: Channels, height and width of the image that `macs` and `heads` were measured with.
-        parameters: Number of trainable parameters.
-        statistics: Number of batch norm's running means and variances.
-        macs: Multiply-accumulate operations for one image, in convolutions and matrix products: FLOPs / 2.
-        heads: The heads, in order.
-    """
-
-    name: str
-    description: str
-    encoders: tuple[str, ...]
-    input_size: tuple[int, int, int]
-    parameters: int
-    statistics: int
-    macs: int
-    heads: tuple[HeadInfo, ...]
+    name: str  #: the name for ``timm.create_model``
+    description: str  #: the first line of its docstring
+    encoders: tuple[str, ...]  #: names of its encoders
+    input_size: tuple[int, int, int]  #: channels, height and width of the image that was measured with
+    parameters: int  #: number of trainable parameters
+    statistics: int  #: number of batch norm's running means and variances
+    macs: int  #: multiply-accumulate operations for one image, in convolutions and matrix products: FLOPs / 2
+    heads: tuple[HeadInfo, ...]  #: in order
 
 
 def describe_model(name: str, img_size: int | None = None, **options: Any) -> ModelInfo:
@@ -72,34 +53,21 @@ def describe_model(name: str, img_size: int | None = None, **options: Any) -> Mo
     >>> info = describe_model("cvrnet", num_classes=2)
     >>> info.parameters, info.statistics, round(info.macs / 1e9, 1)
     (48468402, 107648, 8.6)
-    >>> for head in info.heads:
-    ...     print(head.name, " ++ ".join(head.maps), head.channels, head.grid, head.parameters)
-    P1 resnet50.layer2 512 (28, 28) 336706
-    P2 resnet50.layer3 1024 (14, 14) 598850
-    P3 resnet50.layer4 ++ legacy_xception.act4 4096 (7, 7) 2171714
-    P4 legacy_xception.block3.rep.5 728 (28, 28) 447298
-    P5 legacy_xception.block12.rep.5 1024 (14, 14) 598850
     """
     with torch.device("meta"):
         model = timm.create_model(name, device="meta", **options).eval() if timm.is_model(name) else None
     if not isinstance(model, CVRNet):
         raise UserError(f"{name!r} is not a CVR-Net; expected one of {', '.join(timm.list_models(module='cvrnet'))}")
-    cfg: Any = model.default_cfg
-    channels, height, width = cfg["input_size"]
+    channels, height, width = model.default_cfg["input_size"]  # type: ignore[index]  # nn.Module's attribute
     size = (channels, img_size or height, img_size or width)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         maps = model.forward_maps(torch.empty(1, *size, device="meta"))
         model.head(model.pool_maps(maps))
-    heads = tuple(
-        HeadInfo(
-            name=f"P{i}",
-            maps=tuple(model.map_names[m] for m in group),
-            channels=width,
-            grid=(maps[group[0]].shape[2], maps[group[0]].shape[3]),
-            parameters=_count(block),
-        )
-        for i, (group, width, block) in enumerate(zip(model.groups, model.widths, model.head.blocks, strict=True), 1)
-    )
+    heads = []
+    for i, (group, width, block) in enumerate(zip(model.groups, model.widths, model.head.blocks, strict=True), 1):
+        names = tuple(model.map_names[m] for m in group)
+        grid = (maps[group[0]].shape[2], maps[group[0]].shape[3])
+        heads.append(HeadInfo(f"P{i}", names, width, grid, _count(block)))
     return ModelInfo(
         name=name,
         description=(timm.model_entrypoint(name).__doc__ or "").partition("\n")[0],
@@ -108,7 +76,7 @@ def describe_model(name: str, img_size: int | None = None, **options: Any) -> Mo
         parameters=_count(model),
         statistics=sum(b.numel() for n, b in model.named_buffers() if n.endswith(("running_mean", "running_var"))),
         macs=counter.get_total_flops() // 2,
-        heads=heads,
+        heads=tuple(heads),
     )
 
 

@@ -20,8 +20,10 @@ MOVED_MODULES = {
     "cvrnet.data.reading": "cvrnet.data.image",
     "cvrnet.data.records": "cvrnet.data.scan",
     "cvrnet.data.split_table": "cvrnet.runs.split_table",
+    "cvrnet.encoders.pretrained": "cvrnet.encoders.timm_backbone",
     "cvrnet.evaluation": "cvrnet.workflows.evaluate",
     "cvrnet.experiments": "cvrnet.workflows.crossval",
+    "cvrnet.heads.fcl": "cvrnet.heads.multiscale",
     "cvrnet.hub.errors": "cvrnet.runs.hub_errors",
     "cvrnet.hub.references": "cvrnet.runs.hub_download",
     "cvrnet.inference.folding": "cvrnet.inference.fuse_batch_norm",
@@ -42,12 +44,7 @@ MOVED_MODULES = {
 
 
 def moved_names(module: str, names: dict[str, str]) -> Any:
-    """A module's ``__getattr__`` for names that another module has now.
-
-    Args:
-        module: The module that had them.
-        names: Each name to the module that has it.
-    """
+    """The ``__getattr__`` of a module that had these names, from each name to the module that has it now."""
 
     def find(name: str) -> Any:
         if name not in names:
@@ -59,7 +56,7 @@ def moved_names(module: str, names: dict[str, str]) -> Any:
 
 
 class _MovedModules(MetaPathFinder, Loader):
-    """Imports a module by its old name: it is the very module that has the new one."""
+    """Imports by its old name the very module that has the new one."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None

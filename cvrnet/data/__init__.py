@@ -2,14 +2,13 @@
 
 from cvrnet.data.augmentation import Augmentation
 from cvrnet.data.cache import ImageCache
-from cvrnet.data.classes import check_classes, class_names
 from cvrnet.data.image import IMAGE_SUFFIXES, ImageError, read_image
 from cvrnet.data.limits import MAX_PIXELS
 from cvrnet.data.manifest import write_manifest
 from cvrnet.data.phantoms import write_phantoms
 from cvrnet.data.preprocessing import Preprocessing, to_batch
 from cvrnet.data.record import Record
-from cvrnet.data.scan import DataError, read_records, scan_records
+from cvrnet.data.scan import DataError, check_classes, class_names, read_records, scan_records
 from cvrnet.data.splits import INDEPENDENT, holdout_split, make_folds, patient_key
 from cvrnet.moved import moved_names
 
@@ -36,11 +35,5 @@ __all__ = [
     "write_phantoms",
 ]
 
-__getattr__ = moved_names(
-    __name__,
-    {
-        "SPLIT": "cvrnet.runs.layout",
-        "SplitTable": "cvrnet.runs.split_table",
-        "split_row": "cvrnet.runs.split_table",
-    },
-)
+_TABLE = "cvrnet.runs.split_table"
+__getattr__ = moved_names(__name__, {"SPLIT": "cvrnet.runs.layout", "SplitTable": _TABLE, "split_row": _TABLE})

@@ -22,22 +22,14 @@ class Augmentation:
     chose 15 degrees and a tenth, and repeat the pixels at the edge, as Keras does by default. The interpolation is
     nearest neighbour, so no new grey value appears. v2 gives both flips "probability 1", which we read as Keras's
     random flip: every second image.
-
-    Attributes:
-        rotation_p: probability that the image is turned.
-        rotation_degrees: the largest angle, to either side.
-        shift_p: probability that it is moved sideways and, drawn separately, up or down.
-        shift: the largest shift, as a fraction of its width or height.
-        hflip_p: probability that left and right are exchanged.
-        vflip_p: probability that top and bottom are exchanged.
     """
 
-    rotation_p: float = 0.45
-    rotation_degrees: float = 15.0
-    shift_p: float = 0.2
-    shift: float = 0.1
-    hflip_p: float = 0.5
-    vflip_p: float = 0.5
+    rotation_p: float = 0.45  #: probability that the image is turned
+    rotation_degrees: float = 15.0  #: the largest angle, to either side
+    shift_p: float = 0.2  #: probability that it is moved sideways and, drawn separately, up or down
+    shift: float = 0.1  #: the largest shift, as a fraction of its width or height
+    hflip_p: float = 0.5  #: probability that left and right are exchanged
+    vflip_p: float = 0.5  #: probability that top and bottom are exchanged
 
     def __post_init__(self) -> None:
         for name in ("rotation_p", "shift_p", "hflip_p", "vflip_p", "shift"):
@@ -46,22 +38,14 @@ class Augmentation:
         if not 0 <= self.rotation_degrees <= 180:
             raise UserError(f"rotation_degrees {self.rotation_degrees} is not possible: expected 0 to 180")
 
-    @classmethod
-    def none(cls) -> Augmentation:
-        """No change at all."""
-        return cls(rotation_p=0, shift_p=0, hflip_p=0, vflip_p=0)
-
     def __call__(self, image: Tensor, seed: int | Sequence[int]) -> Tensor:
         """The image with its random changes.
 
         Args:
-            image: uint8, of shape (C, H, W).
+            image: uint8, of shape (C, H, W), like the result, which may share its memory.
             seed: one non-negative number of any size, or several, such as the run's seed, the epoch and the image's
                 index. The same seed and image size give the same changes in any thread, worker or process. Global
                 random states are neither used nor changed.
-
-        Returns:
-            A tensor of the same shape and type, which may share memory with `image`.
         """
         draw = np.random.default_rng(seed)
         # Always the same draws in the same order: setting one probability to 0 leaves the other changes as they were.

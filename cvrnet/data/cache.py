@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import secrets
 import struct
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ from cvrnet.data.limits import Mode, check_mode
 from cvrnet.data.preprocessing import check_interpolation, resize_image
 from cvrnet.data.record import Record
 from cvrnet.errors import UserError
-from cvrnet.files import image_cache_folder
+from cvrnet.files import atomic_write, image_cache_folder
 
 FORMAT_VERSION = 1
 """To be raised when `read_image` or `resize_image` change any pixel; older entries are then replaced."""
@@ -36,20 +35,15 @@ class ImageCache:
 
     Args:
         size: height and width.
-        mode: ``"L"`` or ``"RGB"``, as in `read_image`.
-        interpolation: as in `resize_image`.
-        folder: by default `image_cache_folder`.
+        mode, interpolation: as in `read_image` and `Preprocessing`.
+        folder: by default CVRNET_CACHE or, without it, one in the platform's folder for caches.
 
     Raises:
         UserError: an impossible size, or an unknown mode or interpolation.
     """
 
     def __init__(
-        self,
-        size: tuple[int, int],
-        mode: Mode = "L",
-        interpolation: str = "nearest",
-        folder: str | Path | None = None,
+        self, size: tuple[int, int], mode: Mode = "L", interpolation: str = "nearest", folder: str | Path | None = None
     ) -> None:
         check_mode(mode)
         check_interpolation(interpolation)
@@ -69,7 +63,7 @@ class ImageCache:
 
         Args:
             records: the images.
-            workers: threads that decode; 0 for one for each processor.
+            workers: threads that decode; 0 for one per processor.
             progress: called after each decoded image with the number done and the number to do.
 
         Returns:
@@ -79,62 +73,54 @@ class ImageCache:
             UserError: the cache cannot be read or written.
         """
         missing = [record for record in records if not self._is_current(record.path)]
-        problems = []
+        problems: list[str] = []
         with ThreadPoolExecutor(workers or os.cpu_count()) as threads:
             for done, problem in enumerate(threads.map(self._store, missing), start=1):
-                if problem is not None:
-                    problems.append(problem)
+                problems += problem
                 if progress is not None:
                     progress(done, len(missing))
         return problems
 
     def load(self, path: str | Path) -> np.ndarray:
-        """The resized image. It is decoded first if it is missing from the cache, or has changed.
+        """The resized image, as read-only uint8 array of shape (height, width, channels).
 
-        Args:
-            path: the image file.
-
-        Returns:
-            Read-only uint8 array of shape (height, width, channels).
+        It is decoded first if it is missing from the cache, or has changed.
 
         Raises:
             ImageError: the image has to be decoded and cannot be.
             UserError: the cache cannot be read or written.
         """
-        header, entry = self._header(path), self._entry(path)
+        entry, header = self._entry(path)
         content = self._read(entry, header, self._bytes)
         if content is None:
             pixels = resize_image(read_image(path, self.mode), self.size, self.interpolation)
-            _write(entry, header, pixels)
-            pixels.flags.writeable = False
-            return pixels
+            content = header + pixels.tobytes()
+            _write(entry, content)
         return np.frombuffer(content, np.uint8, offset=_HEADER.size).reshape(self._shape)
 
     def _is_current(self, path: Path) -> bool:
         try:
-            return self._read(self._entry(path), self._header(path), _HEADER.size) is not None
+            return self._read(*self._entry(path), _HEADER.size) is not None
         except ImageError:
             return False
 
-    def _store(self, record: Record) -> str | None:
+    def _store(self, record: Record) -> list[str]:
         try:
             self.load(record.path)
         except ImageError as error:
-            return record.problem(error.reason)
-        return None
+            return [record.problem(error.reason)]
+        return []
 
-    def _entry(self, path: str | Path) -> str:
-        settings = f"{self.size} {self.mode} {self.interpolation}"
-        key = f"{os.path.abspath(path)}\n{settings}".encode("utf-8", "surrogateescape")
-        name = hashlib.sha256(key).hexdigest()[:40]
-        return os.path.join(self.folder, name[:2], name[2:])
-
-    def _header(self, path: str | Path) -> bytes:
+    def _entry(self, path: str | Path) -> tuple[str, bytes]:
+        """The path of an image's entry, and the header that it has if it is current."""
         try:
             image = os.stat(path)
         except (OSError, ValueError) as error:
             raise ImageError(path, getattr(error, "strerror", None) or str(error)) from error
-        return _HEADER.pack(b"cvrnet%02d" % FORMAT_VERSION, image.st_mtime_ns, image.st_size, *self._shape)
+        header = _HEADER.pack(b"cvrnet%02d" % FORMAT_VERSION, image.st_mtime_ns, image.st_size, *self._shape)
+        key = f"{os.path.abspath(path)}\n{self.size} {self.mode} {self.interpolation}"
+        name = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:40]
+        return os.path.join(self.folder, name[:2], name[2:]), header
 
     def _read(self, entry: str, header: bytes, count: int) -> bytes | None:
         """The first bytes of an entry; None if it is missing, damaged, or made from another version of the image."""
@@ -149,18 +135,11 @@ class ImageCache:
         return content if whole and len(content) == count and content.startswith(header) else None
 
 
-def _write(entry: str, header: bytes, pixels: np.ndarray) -> None:
-    # Not `atomic_write`, which waits for the disk: an entry that a power cut damages is just decoded again.
-    aside = Path(f"{entry}.{secrets.token_hex(4)}.part")
+def _write(entry: str, content: bytes) -> None:
     try:
-        aside.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with aside.open("xb") as file:
-                file.write(header)
-                file.write(np.ascontiguousarray(pixels).data)
-            os.replace(aside, entry)
-        finally:
-            aside.unlink(missing_ok=True)
+        # Without waiting for the disk: an entry that a power cut damages is just decoded again.
+        with atomic_write(entry, sync=False) as temporary:
+            temporary.write_bytes(content)
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(

@@ -39,11 +39,7 @@ _GREY = ("MONOCHROME1", "MONOCHROME2")
 def read_frame(path: str | os.PathLike[str], frame: int | None, mode: Mode, window: str) -> np.ndarray:
     """One frame as uint8 (H, W) or (H, W, 3); `cvrnet.data.read_image` says how its values become grey levels.
 
-    Args:
-        path: A file with DICOM's preamble.
-        frame: From 1; None if the file has only one.
-        mode: ``"L"`` or ``"RGB"``.
-        window: One of `WINDOWS`, for a CT; ``""`` for the file's own.
+    Frames count from 1; None if the file has only one. The window is one of `WINDOWS`, or ``""`` for the file's own.
 
     Raises:
         Refused: The file is not a readable picture of a chest. One line with the reason, without any tag's value.
@@ -70,12 +66,7 @@ def read_frame(path: str | os.PathLike[str], frame: int | None, mode: Mode, wind
 
 
 def read_header(path: str | os.PathLike[str], tags: Sequence[str] | None = None) -> Dataset:
-    """These tags of a file, or all of them, without the pixels.
-
-    Raises:
-        Refused: The file is damaged, or compressed as a whole.
-        OSError: The file cannot be opened.
-    """
+    """These tags of a file, or all of them, without the pixels; Refused if it is damaged, or compressed as a whole."""
     with quiet(), refuse_damaged("a damaged or truncated DICOM file"):
         # dcmread inflates a deflated file into memory as a whole, whatever its size.
         if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
@@ -89,11 +80,7 @@ def tag_text(header: Dataset, name: str) -> str:
 
 
 def frame_count(header: Dataset, path: str | os.PathLike[str]) -> int:
-    """The number of frames that a file declares, if a file of its size can contain them.
-
-    Raises:
-        Refused: The file contains no image, or declares an impossible size.
-    """
+    """The number of frames that a file declares; Refused if a file of its size cannot contain them."""
     with refuse_damaged("a damaged DICOM file: it does not say how large the image is"):
         if not any(name in header for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
             raise Refused("a DICOM file without pixel data, no image")
@@ -158,12 +145,9 @@ def _check_chest(header: Dataset) -> None:
 
 
 def _check_decodable(header: Dataset) -> None:
-    syntax = getattr(header.file_meta, "TransferSyntaxUID", None)
-    if syntax is None:
-        raise Refused("its transfer syntax is not given")
     try:
-        available = get_decoder(syntax).is_available
-    except NotImplementedError:
+        available = get_decoder(header.file_meta.TransferSyntaxUID).is_available
+    except (AttributeError, NotImplementedError):  # not given, or unknown to pydicom
         available = False
     if not available:
         raise Refused('its transfer syntax is not supported, or needs a decoder: pip install "cvrnet[dicom]"')

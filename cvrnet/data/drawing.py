@@ -8,10 +8,12 @@ levels. Edges are about one pixel wide in an image of 256 pixels.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
+
+_Patch = tuple[float, float, tuple[float, float], float, float]
+"""One lesion, an ellipse with a ragged, soft edge: u, v, radii, density and softness."""
 
 _LOOKS = ((1.0, 1.0, 3.0), (0.92, 0.9, 4.5), (1.08, 1.06, 3.8))
 """Width over height, contrast and noise of each source."""
@@ -74,16 +76,6 @@ class _Anatomy:
         inner = tip - (tip - 0.03) * np.sqrt(np.minimum(t / 0.2, 1))
         outer = tip + (width - tip) * np.sqrt(1 - (1 - t) * (1 - t))
         return inner, outer
-
-
-class _Patch(NamedTuple):
-    """One lesion: an ellipse with a ragged, soft edge."""
-
-    u: float
-    v: float
-    radii: tuple[float, float]
-    density: float
-    soft: float
 
 
 class _Canvas:
@@ -201,14 +193,14 @@ def _lesions(label: str, body: _Anatomy, rng: np.random.Generator) -> Iterator[_
             inner = inner + 0.09  # beside the heart
         u = float(inner + rng.uniform(0.35, 0.65) * (outer - inner))
         radii = (rng.uniform(0.065, 0.09), rng.uniform(0.07, 0.11))
-        yield _Patch((-1, 1)[side] * u, v, radii, rng.uniform(0.3, 0.4), 0.016)
+        yield (-1, 1)[side] * u, v, radii, rng.uniform(0.3, 0.4), 0.016
     if label == "CVP":
         for side, sign in enumerate((-1, 1)):
             for low in rng.permutation((0.4, 0.58, 0.74, 0.88))[: int(rng.integers(2, 4))]:
                 v = body.apex[side] + (low + rng.uniform(-0.06, 0.06)) * (body.base[side] - body.apex[side])
                 u = float(body.edges(side, v)[1]) - rng.uniform(0.02, 0.055)
                 radii = (rng.uniform(0.045, 0.065), rng.uniform(0.05, 0.075))
-                yield _Patch(sign * u, v, radii, rng.uniform(0.2, 0.27), 0.015)
+                yield sign * u, v, radii, rng.uniform(0.2, 0.27), 0.015
 
 
 def _opacity(
@@ -217,9 +209,9 @@ def _opacity(
     """The density that lesions add inside the lungs (the largest where they overlap), and their mask."""
     added, cover = np.zeros_like(canvas.u), np.zeros_like(canvas.u)
     edge, grain = canvas.field(rng, 14), canvas.field(rng, 40)
-    for p in patches:
-        inside = _step(_ellipse(canvas, p.u, p.v, *p.radii) + 0.012 * edge, p.soft)
-        added = np.maximum(added, p.density * rng.uniform(0.9, 1.1) * inside)
+    for u, v, radii, density, soft in patches:
+        inside = _step(_ellipse(canvas, u, v, *radii) + 0.012 * edge, soft)
+        added = np.maximum(added, density * rng.uniform(0.9, 1.1) * inside)
         cover = np.maximum(cover, inside)
     return added * (1 + 0.15 * np.clip(grain, -2, 2)) * lungs, (cover > 0.5) & (lungs > 0.5)
 

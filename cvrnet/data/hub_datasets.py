@@ -26,11 +26,6 @@ def scan_hub_dataset(data: str | Path, labelled: bool, rows: list[Row]) -> list[
     and ``view`` are used if they exist; further text columns become metadata. Images that are not files yet are written
     once, as they were stored, beside the cache of decoded images; their names are hashes of their content.
 
-    Args:
-        data: ``hfds:user/name``, ``hfds:user/name@revision`` or ``hfds:FOLDER``.
-        labelled: Whether each image must have a label.
-        rows: One row for each image is appended.
-
     Raises:
         UserError: The data set does not exist, or cannot be loaded.
     """
@@ -45,11 +40,11 @@ def scan_hub_dataset(data: str | Path, labelled: bool, rows: list[Row]) -> list[
         return [f"no column of labels, named label or of the type ClassLabel (columns: {', '.join(features)})"]
     problems = []
     for split, dataset in splits.items():
-        known = SPLITS.get(split.lower()) if len(splits) > 1 else ""  # a single split, "train", is the whole data set
+        # A single split, "train", is the whole data set.
+        prefix, known = (f"{split}/", SPLITS.get(split.lower())) if len(splits) > 1 else ("", "")
         if known is None:
             problems.append(f"unknown split {split!r}: expected train, validation or test")
             continue
-        prefix = f"{split}/" if len(splits) > 1 else ""
         rows += _rows(dataset, f"{HUB_DATASET}{name}", prefix, known, image, label if labelled else None)
     return problems
 
@@ -75,7 +70,7 @@ def _load(name: str) -> Mapping[str, Any]:
 
 
 def _rows(dataset: Any, where: str, prefix: str, split: str, image: str, label: str | None) -> Iterator[Row]:
-    feature: Any = dataset.features[label] if label else None
+    name_of = getattr(dataset.features[label], "int2str", str) if label else str  # of a ClassLabel, or text
     texts = [c for c, f in dataset.features.items() if c not in (image, label) and getattr(f, "dtype", "") == "string"]
     folder = image_cache_folder() / "hfds"
     digits = len(str(len(dataset)))
@@ -88,16 +83,14 @@ def _rows(dataset: Any, where: str, prefix: str, split: str, image: str, label: 
             path = _store(folder, stored["bytes"])
         elif path is None or not path.is_file():
             wrong.append("the image is missing")
-        value = row[label] if label else None
-        if label and value in (None, -1, ""):  # -1: how the datasets library stores the missing labels of a test set
+        unknown = not label or row[label] in (None, -1, "")  # -1: as datasets stores the missing labels of a test set
+        if label and unknown:
             wrong.append("empty label")
-            value = None
-        text = "" if value is None else str(feature.int2str(value) if hasattr(feature, "int2str") else value)
         fields: Any = {c: str(row[c]) for c in _COLUMNS if row.get(c) is not None}
         record = Record(
             path=path or folder / shown,
             name=f"{prefix}{shown}",
-            label=text,
+            label="" if unknown else name_of(row[label]),
             split=split,
             metadata={c: row[c] for c in texts if c not in _COLUMNS and row[c]},
             where=where,

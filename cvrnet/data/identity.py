@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from cvrnet.data.image import PICTURE_SUFFIXES, is_dicom
+from cvrnet.data.image import PICTURE_SUFFIXES, dicom_module, is_dicom
 from cvrnet.data.limits import Refused
 from cvrnet.data.record import Record, Row
 from cvrnet.errors import UserError
@@ -26,42 +26,33 @@ KEY = "CVRNET_ID_KEY"
 PLAIN = "CVRNET_PATIENT_IDS"
 """Environment variable; ``plain`` keeps patient and source as the tags have them."""
 
-# What de-identified files contain instead of a patient's id. Their images count as without a patient.
+# What de-identified files contain instead of a patient's id
 _NOBODY = {"", "anon", "anonymous", "anonymized", "anonymised", "unknown", "none", "removed", "na", "n/a", "0"}
 
 
+_TAGS = ("PatientID", "InstitutionName", "Manufacturer", "ManufacturerModelName")
+
+
 def with_identity(record: Record, wrong: list[str]) -> Row:
-    """The record as a row, with patient and source from a DICOM file's tags where the record does not name them."""
+    """The record as a row, with patient and source from a DICOM file's tags where the record does not name them.
+
+    The patient is PatientID. The source is InstitutionName or, if that is missing, Manufacturer and model.
+    """
     if wrong or (record.patient_id and record.source) or record.path.suffix.lower() in PICTURE_SUFFIXES:
         return record, wrong
     try:
         with open(record.path, "rb") as file:
             if not is_dicom(file):
                 return record, wrong
-        patient_id, source = identity(record.path)
-    except ModuleNotFoundError as error:
-        return record, [f'a DICOM file, which needs {error.name}: pip install "cvrnet[dicom]"']
+        dicom = dicom_module()
+        with dicom.quiet():
+            header = dicom.read_header(record.path, _TAGS)
+            patient, institution, *scanner = (dicom.tag_text(header, name) for name in _TAGS)
     except (Refused, OSError) as error:
         return record, [getattr(error, "strerror", None) or str(error)]
-    return replace(record, patient_id=record.patient_id or patient_id, source=record.source or source), wrong
-
-
-def identity(path: str | os.PathLike[str]) -> tuple[str, str]:
-    """The pseudonyms of a DICOM file's patient and source, each ``""`` where the tags do not say.
-
-    The patient is PatientID. The source is InstitutionName or, if that is missing, Manufacturer and model.
-
-    Raises:
-        Refused: The file is damaged.
-        UserError: The key cannot be read or written.
-    """
-    from cvrnet.data.dicom import quiet, read_header, tag_text  # needs pydicom, which is an extra
-
-    names = ("PatientID", "InstitutionName", "Manufacturer", "ManufacturerModelName")
-    with quiet():
-        header = read_header(path, names)
-        patient, institution, *scanner = (tag_text(header, name) for name in names)
-    return pseudonym(patient, "p"), pseudonym(institution or " ".join(scanner).strip(), "s")
+    patient_id = record.patient_id or pseudonym(patient, "p")
+    source = record.source or pseudonym(institution or " ".join(scanner).strip(), "s")
+    return replace(record, patient_id=patient_id, source=source), wrong
 
 
 def pseudonym(value: str, prefix: str) -> str:

@@ -8,7 +8,9 @@ that a file declares is checked before a pixel is decoded. This does not use Pil
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import BinaryIO
 
 import numpy as np
@@ -53,17 +55,12 @@ _UPRIGHT = {
 
 
 class ImageError(UserError):
-    """A file that cannot be read as an image, described in one line: ``path: reason``.
-
-    Attributes:
-        path: the file.
-        reason: what is wrong with it, without the path.
-    """
+    """A file that cannot be read as an image, described in one line: ``path: reason``."""
 
     def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
         super().__init__(path, reason)
-        self.path = Path(path)
-        self.reason = reason
+        self.path = Path(path)  #: the file
+        self.reason = reason  #: what is wrong with it, without the path
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
@@ -103,7 +100,7 @@ def read_image(path: str | os.PathLike[str], mode: Mode = "L", window: str = "")
         file_path, frame = split_frame(path)
         with open(file_path, "rb") as file:
             if is_dicom(file):
-                return _read_dicom(file_path, frame, mode, window)
+                return dicom_module().read_frame(file_path, frame, mode, window)
             if frame is not None:
                 raise Refused("not a DICOM file: only their frames have numbers")
             if window:
@@ -112,10 +109,8 @@ def read_image(path: str | os.PathLike[str], mode: Mode = "L", window: str = "")
     except Refused as refused:
         raise ImageError(path, str(refused)) from None
     except Exception as error:  # on damaged files Pillow's readers raise nearly every built-in exception
-        if isinstance(error, OSError) and error.strerror:
-            raise ImageError(path, error.strerror) from error
         text = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(path, f"damaged or not supported: {text}") from error
+        raise ImageError(path, getattr(error, "strerror", None) or f"damaged or not supported: {text}") from error
 
 
 def is_dicom(file: BinaryIO) -> bool:
@@ -126,7 +121,7 @@ def is_dicom(file: BinaryIO) -> bool:
 
 
 def is_dicom_file(path: str | os.PathLike[str]) -> bool:
-    """Whether a file can be opened and has DICOM's preamble."""
+    """As `is_dicom`; False for a file that cannot be opened."""
     try:
         with open(path, "rb") as file:
             return is_dicom(file)
@@ -152,11 +147,7 @@ def is_image_file(path: str | os.PathLike[str]) -> bool:
 
 
 def split_frame(path: str | os.PathLike[str]) -> tuple[str, int | None]:
-    """Split ``"ct.dcm#12"`` into file and frame, ``("ct.dcm", 12)``; None for a name without a frame.
-
-    >>> split_frame("chest.png")
-    ('chest.png', None)
-    """
+    """Split ``"ct.dcm#12"`` into file and frame, ``("ct.dcm", 12)``; None for a name without a frame."""
     whole = os.fspath(path)
     name, separator, number = whole.rpartition("#")
     if separator and number.isascii() and number.isdigit() and len(number) < 10 and not os.path.exists(whole):
@@ -164,18 +155,30 @@ def split_frame(path: str | os.PathLike[str]) -> tuple[str, int | None]:
     return whole, None
 
 
-def _read_dicom(path: str, frame: int | None, mode: Mode, window: str) -> np.ndarray:
+def dicom_module() -> ModuleType:
+    """The module `cvrnet.data.dicom`; Refused without pydicom, which is an extra."""
     try:
-        from cvrnet.data.dicom import read_frame  # needs pydicom, which is an extra
+        return import_module("cvrnet.data.dicom")
     except ModuleNotFoundError as error:
         raise Refused(f'a DICOM file, which needs {error.name}: pip install "cvrnet[dicom]"') from None
-    return read_frame(path, frame, mode, window)
 
 
 def _decode(file: BinaryIO, mode: Mode) -> np.ndarray:
-    stored = _open(file)
-    if isinstance(stored, JpegImageFile) and _count_scans(file) > MAX_SCANS:
-        raise Refused(f"a JPEG of more than {MAX_SCANS} scans, which would take very long to decode")
+    start = file.read(16)
+    file.seek(0)
+    if not start:
+        raise Refused("the file is empty")
+    if start.startswith(b"RIFF"):  # a container: its size and the format of its content follow
+        start = start[8:]
+    opener = next((opener for signature, opener in _OPENERS if start.startswith(signature)), None)
+    if opener is None:
+        raise Refused(f"not a {FORMATS} image")
+    stored = opener(file)
+    if isinstance(stored, JpegImageFile):
+        # A scan (marker SOS) of a few bytes takes as long to decode as all pixels do.
+        file.seek(0)
+        if sum(part.count(b"\xff\xda") for part in iter(lambda: file.read(2**20), b"")) > MAX_SCANS:
+            raise Refused(f"a JPEG of more than {MAX_SCANS} scans, which would take very long to decode")
     width, height = stored.size
     if width * height > MAX_PIXELS:
         raise Refused(f"{width} x {height} pixels are more than the {MAX_PIXELS:,} allowed")
@@ -205,25 +208,6 @@ def _pixels(stored: ImageFile, mode: Mode) -> np.ndarray:
     if cut_to_8 and 0 < pixels.max() < 128:
         raise Refused("16-bit colour that uses fewer than 16 bits is not supported: store it as grey or in 8 bits")
     return pixels
-
-
-def _open(file: BinaryIO) -> ImageFile:
-    start = file.read(16)
-    file.seek(0)
-    if not start:
-        raise Refused("the file is empty")
-    if start.startswith(b"RIFF"):  # a container: its size and the format of its content follow
-        start = start[8:]
-    for signature, opener in _OPENERS:
-        if start.startswith(signature):
-            return opener(file)
-    raise Refused(f"not a {FORMATS} image")
-
-
-def _count_scans(file: BinaryIO) -> int:
-    """The number of a JPEG's scans (marker SOS). A scan of a few bytes takes as long to decode as all pixels do."""
-    file.seek(0)
-    return sum(part.count(b"\xff\xda") for part in iter(lambda: file.read(2**20), b""))
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -40,9 +40,8 @@ def scan_manifest(manifest: Path, labelled: bool, rows: list[Row], allow_shared_
                 if record.patient_id and record.split and not allow_shared_patients:
                     split, first = splits.setdefault(record.patient_id, (record.split, line))
                     if split != record.split:
-                        wrong.append(
-                            f"patient {record.patient_id} in two splits: {record.split}, and {split} in line {first}"
-                        )
+                        both = f"{record.split}, and {split} in line {first}"
+                        wrong.append(f"patient {record.patient_id} in two splits: {both}")
                 rows.append((record, wrong))
     except (csv.Error, UnicodeDecodeError) as error:
         return [f"not readable as a CSV file in UTF-8: {error}"]
@@ -113,22 +112,22 @@ def write_manifest(path: str | Path, records: Sequence[Record]) -> None:
     """
     path = Path(os.path.abspath(path))
     rows = [_row(record, path.parent) for record in records]
-    used = {column for row in rows for column, value in row.items() if value} | {"path"}
+    used = {"path", *(column for row in rows for column in row)}
     columns = [column for column in COLUMNS if column in used] + sorted(used.difference(COLUMNS))
     try:
-        write_csv(path, ({column: row.get(column, "") for column in columns} for row in rows), columns)
+        write_csv(path, rows, columns)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def _row(record: Record, root: Path) -> dict[str, str]:
-    row = {column: getattr(record, column) for column in ("label", "source", "patient_id", "split", "view")}
+    row = {**record.metadata, **{column: getattr(record, column) for column in COLUMNS}}
     for column in ("path", "lung_mask", "lesion_mask"):
-        file = getattr(record, column)
-        if file is not None and (inside := _inside(file, root)) is None:
-            raise UserError(f"{file}: not in the manifest's folder {root}")
-        row[column] = inside if file is not None else ""
-    return {**record.metadata, **row}
+        if file := row[column]:
+            row[column] = _inside(file, root)
+            if row[column] is None:
+                raise UserError(f"{file}: not in the manifest's folder {root}")
+    return {column: value for column, value in row.items() if value}
 
 
 def _inside(path: Path, root: Path) -> str | None:

@@ -61,11 +61,10 @@ def write_phantoms(
         seed: Not negative.
         size: Height of the images in pixels, at least 64. Their width is within 10 % of it.
         sources: Two names or more; they become folder names.
-        shortcut: Tie the label to the first source, and mark that source. Nine in ten CVP patients come from it, and
-            one in ten of the others (by the label of a patient's first image). All its images have a marker, a white
-            box with an R at `MARKER_BOX`, above the patient's right shoulder. So the marker, and the first source's
-            contrast, noise and width, predict CVP nine times in ten. Patients, labels and lesions are the same as
-            without `shortcut`, where no image has a marker, and label and source are independent.
+        shortcut: Tie the label to the first source, and mark that source's images with a white box with an R at
+            `MARKER_BOX`, above the patient's right shoulder. Nine in ten CVP patients come from it, and one in ten of
+            the others (by the label of a patient's first image). Patients, labels and lesions are the same as without
+            `shortcut`, where label and source are independent.
         progress: Called after each image with the number done and `n`.
 
     Raises:
@@ -94,21 +93,17 @@ def write_phantoms(
 
 
 def _check(folder: Path, n: int, seed: int, size: int, sources: Sequence[str]) -> None:
-    if n < 12:
-        raise UserError(f"n={n} is too few images; at least 12, so that each of the three classes has several patients")
-    if size < 64:
-        raise UserError(f"size={size} is too small to show anything; at least 64 pixels")
-    if seed < 0:
-        raise UserError(f"seed={seed} is negative; expected 0 or more")
+    # 12, so that each of the three classes has several patients; on fewer than 64 pixels, nothing can be seen.
+    for name, value, least in (("n", n, 12), ("size", size, 64), ("seed", seed, 0)):
+        if value < least:
+            raise UserError(f"{name}={value} is too small; expected at least {least}")
     if isinstance(sources, str) or len(set(sources)) < max(2, len(sources)):
         raise UserError(f"sources={sources!r}: expected two different names or more")
     for source in sources:
         if not re.fullmatch(r"\w[\w.-]*", source):
             raise UserError(f"source {source!r} cannot name a folder; use letters, digits, '.', '_' and '-'")
-    if folder.is_file():
-        raise UserError(f"{folder} is a file; choose another folder")
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} exists and is not empty; choose another folder")
+    if folder.is_file() or (folder.exists() and any(folder.iterdir())):
+        raise UserError(f"{folder} exists and is not an empty folder; choose another folder")
 
 
 @dataclass(frozen=True)

@@ -19,18 +19,9 @@ INTERPOLATIONS = {resampling.name.lower(): resampling for resampling in Image.Re
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int], interpolation: str = "nearest") -> np.ndarray:
-    """The whole image at another size; its aspect ratio is not kept (v2 section 5.2).
+    """A whole uint8 image (H, W) or (H, W, 3) at another size, as (height, width, C), where C is 1 or 3.
 
-    Args:
-        image: uint8 array of shape (H, W) or (H, W, 3).
-        size: height and width of the result.
-        interpolation: a key of `INTERPOLATIONS`.
-
-    Returns:
-        uint8 array of shape (height, width, C), where C is 1 or 3.
-
-    >>> resize_image(np.eye(2, dtype=np.uint8), (1, 4)).shape
-    (1, 4, 1)
+    Its aspect ratio is not kept (v2 section 5.2). The interpolation is a key of `INTERPOLATIONS`.
     """
     height, width = size
     resized = np.array(Image.fromarray(image).resize((width, height), check_interpolation(interpolation)))
@@ -50,18 +41,12 @@ class Preprocessing:
 
     The whole image is always resized (timm's ``crop_mode="squash"`` with ``crop_pct=1.0``). A crop in the
     ``pretrained_cfg`` of another timm model is ignored, because the edge of a radiograph is part of the finding.
-
-    Attributes:
-        input_size: channels (1 or 3), height and width.
-        mean: of each channel, for pixels in 0..1.
-        std: of each channel, for pixels in 0..1.
-        interpolation: timm's name of the resizing filter.
     """
 
-    input_size: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str = "nearest"
+    input_size: tuple[int, int, int]  #: channels (1 or 3), height and width
+    mean: tuple[float, ...]  #: of each channel, for pixels in 0..1
+    std: tuple[float, ...]  #: of each channel, for pixels in 0..1
+    interpolation: str = "nearest"  #: timm's name of the resizing filter
 
     def __post_init__(self) -> None:
         check_interpolation(self.interpolation)
@@ -79,12 +64,8 @@ class Preprocessing:
         three channels even if the model was made with ``in_chans=1``.
         """
         config = timm.data.resolve_model_data_config(model)
-        return cls(
-            input_size=tuple(config["input_size"]),
-            mean=tuple(config["mean"]),
-            std=tuple(config["std"]),
-            interpolation=config["interpolation"],
-        )
+        size, mean, std = (tuple(config[name]) for name in ("input_size", "mean", "std"))
+        return cls(size, mean, std, config["interpolation"])
 
     @property
     def mode(self) -> Literal["L", "RGB"]:

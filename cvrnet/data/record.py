@@ -14,41 +14,23 @@ SPLITS = {"": "", "train": "train", "val": "val", "valid": "val", "validation": 
 class Record:
     """One image of a data set.
 
-    A patient may have several images, and several labels (before and during a disease).
-
-    Attributes:
-        path: the image file, absolute.
-        name: as in the manifest: POSIX path relative to the data set's folder.
-        label: the class, ``""`` where it is not known.
-        source: the hospital or collection, ``""`` where it is not known.
-        patient_id: one value for each patient in the whole data set, over all its sources; ``""`` where it is not
-            known.
-        split: ``""``, ``"train"``, ``"val"`` or ``"test"``.
-        view: the projection, such as PA or AP.
-        lung_mask: image file of the lungs.
-        lesion_mask: image file of the lesions.
-        metadata: the manifest's further columns.
-        where: the manifest's file name and line, for messages; ``""`` for an image found in a folder.
+    A patient may have several images, and several labels (before and during a disease). ``""`` means not known.
     """
 
-    path: Path
-    name: str
-    label: str = ""
-    source: str = ""
-    patient_id: str = ""
-    split: str = ""
-    view: str = ""
-    lung_mask: Path | None = None
-    lesion_mask: Path | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
-    where: str = ""
+    path: Path  #: the image file, absolute
+    name: str  #: as in the manifest: POSIX path relative to the data set's folder
+    label: str = ""  #: the class
+    source: str = ""  #: the hospital or collection
+    patient_id: str = ""  #: one value for each patient in the whole data set, over all its sources
+    split: str = ""  #: ``""``, ``"train"``, ``"val"`` or ``"test"``
+    view: str = ""  #: the projection, such as PA or AP
+    lung_mask: Path | None = None  #: image file of the lungs
+    lesion_mask: Path | None = None  #: image file of the lesions
+    metadata: Mapping[str, str] = field(default_factory=dict, hash=False)  #: the manifest's further columns
+    where: str = ""  #: the manifest's file name and line, for messages; ``""`` for an image found in a folder
 
     def problem(self, reason: str) -> str:
-        """One line that names the row, the image and what is wrong.
-
-        >>> Record(Path("/data/a.png"), "a.png", where="manifest.csv:2").problem("file not found")
-        'manifest.csv:2: a.png: file not found'
-        """
+        """One line with row, image and what is wrong: ``manifest.csv:2: a.png: file not found``."""
         return ": ".join(part for part in (self.where, self.name, reason) if part)
 
 

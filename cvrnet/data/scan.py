@@ -1,9 +1,9 @@
-"""Read the list of a data set's images from a folder, a CSV manifest or the Hugging Face Hub."""
+"""Read the list of a data set's images, and their classes, from a folder, a CSV manifest or the Hugging Face Hub."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cvrnet.data.hub_datasets import HUB_DATASET, scan_hub_dataset
@@ -16,28 +16,16 @@ from cvrnet.moved import moved_names
 
 SHOWN_PROBLEMS = 20
 
-__getattr__ = moved_names(
-    __name__,
-    {
-        "check_classes": "cvrnet.data.classes",
-        "class_names": "cvrnet.data.classes",
-        "write_manifest": "cvrnet.data.manifest",
-    },
-)
+__getattr__ = moved_names(__name__, {"write_manifest": "cvrnet.data.manifest"})
 
 
 class DataError(UserError):
-    """A data set that cannot be used as it is.
-
-    Attributes:
-        problems: all of them, each one line: ``manifest.csv:12: images/a.png: file not found``.
-        data: the folder or manifest.
-    """
+    """A data set that cannot be used as it is."""
 
     def __init__(self, problems: Sequence[str], data: str | Path) -> None:
         super().__init__(problems, data)
-        self.problems = list(problems)
-        self.data = data
+        self.problems = list(problems)  #: each one line: ``manifest.csv:12: images/a.png: file not found``
+        self.data = data  #: the folder or manifest
 
     def __str__(self) -> str:
         if len(self.problems) == 1:
@@ -45,6 +33,40 @@ class DataError(UserError):
         shown = f" (first {SHOWN_PROBLEMS} shown)" if len(self.problems) > SHOWN_PROBLEMS else ""
         head = f"{len(self.problems)} problems in {self.data}{shown}:"
         return "\n  ".join([head, *self.problems[:SHOWN_PROBLEMS]])
+
+
+def class_names(records: Iterable[Record], classes: Sequence[str] | None = None) -> list[str]:
+    """The classes in the order of the network's outputs: alphabetical, or as given.
+
+    Raises:
+        UserError: there are fewer than two classes, an image has no label, or the given classes are not exactly those
+            of the images.
+    """
+    found = sorted({record.label for record in records})
+    if "" in found:
+        raise UserError("some images have no label")
+    names = found if classes is None else list(classes)
+    if len(set(names)) < len(names):
+        raise UserError(f"classes {', '.join(names)}: each must be given once")
+    if unknown := [name for name in found if name not in names]:
+        raise UserError(f"labels not among the classes {', '.join(names)}: {', '.join(unknown)}")
+    if missing := [name for name in names if name not in found]:
+        raise UserError(
+            f"classes without an image: {', '.join(missing)} (the images have {', '.join(found) or 'none'})"
+        )
+    if len(names) < 2:
+        raise UserError(f"only one class ({', '.join(names)}): at least 2 are needed")
+    return names
+
+
+def check_classes(labels: Iterable[str], classes: Sequence[str]) -> None:
+    """Refuse labels that a model does not know. Classes without an image are accepted.
+
+    Raises:
+        UserError: the line names the unknown labels and the model's classes.
+    """
+    if unknown := sorted(set(labels) - set(classes)):
+        raise UserError(f"the model does not know the class {', '.join(unknown)}; expected {', '.join(classes)}")
 
 
 def read_records(data: str | Path, *, labelled: bool = True, min_classes: int = 2) -> list[Record]:
@@ -73,9 +95,8 @@ def scan_records(
 
     This finds missing files, duplicate paths, paths outside the data set's folder, missing columns and labels, unknown
     split values, patients in two splits (unless `allow_shared_patients`), missing masks, empty class folders, too few
-    classes and unreadable manifests.
-    Images are not decoded. Only the tags of DICOM files are read, where a manifest does not give patient and source
-    (see `cvrnet.data.identity`).
+    classes and unreadable manifests. Images are not decoded. Only the tags of DICOM files are read, where a manifest
+    does not give patient and source (see `cvrnet.data.identity`).
     """
     root = Path(os.path.abspath(data))
     if root.is_dir() and (root / MANIFEST).is_file():

@@ -12,25 +12,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cvrnet.data.identity import pseudonym
-from cvrnet.data.image import is_dicom_file
+from cvrnet.data.image import dicom_module, is_dicom_file
 from cvrnet.data.limits import Refused
 
 
 class Slice(NamedTuple):
-    """One image to predict.
+    """One image to predict."""
 
-    Attributes:
-        path: The file; a frame of a multi-frame file is named as in ``ct.dcm#12``.
-        volume: The volume that the image is a slice of: a multi-frame file, or the folder of a series. None for an
-            image that is not a slice.
-        patient: The patient's pseudonym; ``""`` if it is not known.
-        key: Identifies the patient, and the series of this patient.
-    """
-
-    path: Path
-    volume: Path | None = None
-    patient: str = ""
-    key: tuple[str, str] = ("", "")
+    path: Path  #: a frame of a multi-frame file is named as in ``ct.dcm#12``
+    volume: Path | None = None  #: a slice's multi-frame file, or the folder of its series; None for other images
+    patient: str = ""  #: the patient's pseudonym, if known
+    key: tuple[str, str] = ("", "")  #: identifies the patient, and the series of this patient
 
 
 def arrange(paths: Iterable[Path]) -> Iterator[Slice]:
@@ -38,10 +30,7 @@ def arrange(paths: Iterable[Path]) -> Iterator[Slice]:
 
     Slices are the frames of a multi-frame file, and the files of CT series (but not their scout views). Their position
     is the one along the normal of the slices (ImagePositionPatient), else InstanceNumber, else the file's name; frames
-    keep the file's order.
-
-    Args:
-        paths: The files. Those that cannot be read are passed on, and fail when they are read.
+    keep the file's order. Files that cannot be read are passed on, and fail when they are read.
     """
     for is_dicom, files in itertools.groupby(paths, is_dicom_file):
         if not is_dicom:
@@ -70,22 +59,17 @@ _TAGS = (
 
 def _slices(path: Path) -> Iterator[tuple[Slice, tuple[float, ...]]]:
     """The images in one DICOM file, each with its position."""
-    try:
-        from cvrnet.data.dicom import frame_count, quiet, read_header, refuse_damaged, tag_text
-    except ModuleNotFoundError:  # read_image names the missing package
-        yield Slice(path), ()
-        return
-    try:
-        with quiet(), refuse_damaged("a damaged DICOM file"):
-            header = read_header(path, _TAGS)
-            frames = frame_count(header, path)
-            patient_id = tag_text(header, "PatientID")
+    is_slice = False
+    with suppress(Refused, OSError):  # read_image gives the reason
+        dicom = dicom_module()
+        with dicom.quiet(), dicom.refuse_damaged("a damaged DICOM file"):
+            header = dicom.read_header(path, _TAGS)
+            frames = dicom.frame_count(header, path)
+            patient_id = dicom.tag_text(header, "PatientID")
             series = str(header.get("SeriesInstanceUID") or os.path.dirname(path))
             scout = "LOCALIZER" in (header.get("ImageType") or ())  # the third value for CT (PS3.3 C.8.2.1.1.1)
-            is_slice = frames > 1 or (header.get("Modality") == "CT" and not scout)
             position = _position(header)
-    except (Refused, OSError):
-        is_slice = False
+            is_slice = frames > 1 or (header.get("Modality") == "CT" and not scout)
     if not is_slice:
         yield Slice(path), ()
         return

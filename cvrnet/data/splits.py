@@ -14,15 +14,16 @@ Needs scikit-learn, which comes with ``pip install cvrnet[train]``.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from cvrnet.data.record import Record
 from cvrnet.errors import UserError
 
-Patients = dict[Hashable, set[str]]
 Sets = dict[str, list[Record]]
+Key = TypeVar("Key")
 INDEPENDENT = "independent"
 """The set, and in split.csv the fold, of images that no model of a job trains on or is chosen by."""
 
@@ -30,9 +31,7 @@ INDEPENDENT = "independent"
 def patient_key(patient_id: str, image: str | int) -> str:
     """The patient of an image, as a text that differs between patients.
 
-    Args:
-        patient_id: As the data set gives it, ``""`` where it gives none.
-        image: What tells the image from the others: its name, or its index.
+    The image (its name or index) is the patient where the data set gives no ``patient_id``.
 
     >>> patient_key("7", "a.png"), patient_key("", "a.png")
     ('id 7', 'image a.png')
@@ -74,27 +73,20 @@ def holdout_sets(records: Sequence[Record], fraction: float = 0.2, seed: int = 0
         UserError: As `hold_back`; or only validation images are left.
     """
     inside, independent = hold_back(records, test_source)
-    val = [r for r in inside if r.split == "val"]
-    train = [r for r in inside if r.split != "val"]
-    if not train:
+    held_out = [r.split == "val" for r in inside]
+    if all(held_out):
         raise UserError("no image is left to train on; expected some outside the validation and test sets")
-    if not val:
-        held_out = holdout_split(train, fraction, seed)
-        val = [r for r, out in zip(train, held_out, strict=True) if out]
-        train = [r for r, out in zip(train, held_out, strict=True) if not out]
+    if not any(held_out):
+        held_out = holdout_split(inside, fraction, seed)
+    val = [r for r, out in zip(inside, held_out, strict=True) if out]
+    train = [r for r, out in zip(inside, held_out, strict=True) if not out]
     sets = {"train": train, "val": val} | ({INDEPENDENT: independent} if independent else {})
     refuse_shared_patients(sets)
     return sets
 
 
 def fold_sets(records: Sequence[Record], folds: Sequence[int], fold: int) -> Sets:
-    """v1 Fig. 3: fold k tests, the next one validates, the others train.
-
-    >>> from pathlib import Path
-    >>> records = [Record(Path(name), name) for name in "abcd"]
-    >>> {name: [r.name for r in members] for name, members in fold_sets(records, [1, 2, 3, 4], 4).items()}
-    {'train': ['b', 'c'], 'val': ['a'], 'test': ['d']}
-    """
+    """The sets ``train``, ``val`` and ``test``: fold k tests, the next one validates, the others train (v1 Fig. 3)."""
     validates = fold % max(folds) + 1
     sets: Sets = {"train": [], "val": [], "test": []}
     for record, number in zip(records, folds, strict=True):
@@ -103,11 +95,7 @@ def fold_sets(records: Sequence[Record], folds: Sequence[int], fold: int) -> Set
 
 
 def refuse_shared_patients(sets: Mapping[str, Sequence[Record]]) -> None:
-    """Refuse sets of images that have a patient in common.
-
-    Raises:
-        UserError: Names the patient, the two sets and the image.
-    """
+    """UserError if two of the sets have a patient in common."""
     seen: dict[str, str] = {}
     for name, records in sets.items():
         for i, r in enumerate(records):
@@ -117,13 +105,8 @@ def refuse_shared_patients(sets: Mapping[str, Sequence[Record]]) -> None:
 
 
 def refuse_missing_classes(records: Sequence[Record], classes: Sequence[str]) -> None:
-    """Refuse to train a class that has no image.
-
-    Raises:
-        UserError: Names the classes.
-    """
-    missing = [name for name in classes if name not in {r.label for r in records}]
-    if missing:
+    """UserError if a class has no image to train on."""
+    if missing := [name for name in classes if name not in {r.label for r in records}]:
         raise UserError(f"no training image of class {', '.join(missing)}; every class needs some")
 
 
@@ -139,7 +122,7 @@ def make_folds(records: Sequence[Record], n_folds: int = 5, seed: int = 0) -> li
     if n_folds < 2:
         raise UserError(f"{n_folds} folds are not possible: expected at least 2")
     patients = patient_keys(records)
-    for label, members in sorted(_members([record.label for record in records], patients).items(), key=str):
+    for label, members in sorted(_members([record.label for record in records], patients).items()):
         if len(members) < n_folds:
             raise UserError(f"class {label} has {len(members)} patients, {n_folds} folds need at least {n_folds}")
     if len(set(patients)) < n_folds:
@@ -179,8 +162,9 @@ def _nearest_ratio(fraction: float, limit: int) -> tuple[int, int]:
     return near[0] if near else min(ratios, key=lambda ratio: abs(ratio[1] / ratio[0] - fraction))
 
 
-def _members(keys: Sequence[Hashable], patients: Sequence[str]) -> Patients:
-    members: Patients = defaultdict(set)
+def _members(keys: Sequence[Key], patients: Sequence[str]) -> dict[Key, set[str]]:
+    """The patients of the images of each key."""
+    members: dict[Key, set[str]] = defaultdict(set)
     for key, patient in zip(keys, patients, strict=True):
         members[key].add(patient)
     return members
@@ -197,12 +181,10 @@ def _stratified_folds(records: Sequence[Record], patients: Sequence[str], n_fold
     order = np.arange(group.max() + 1)
     np.random.RandomState(seed).shuffle(order)
     group = np.argsort(order)[group]
-    splitter = StratifiedGroupKFold(n_folds)
-    folds = [0] * len(records)
-    for fold, (_, members) in enumerate(splitter.split(strata, strata, group), start=1):
-        for index in members:
-            folds[index] = fold
-    return folds
+    folds = np.zeros(len(records), int)
+    for fold, (_, members) in enumerate(StratifiedGroupKFold(n_folds).split(strata, strata, group), start=1):
+        folds[members] = fold
+    return folds.tolist()
 
 
 def _strata(records: Sequence[Record], patients: Sequence[str], least: int) -> list[int]:
@@ -213,15 +195,18 @@ def _strata(records: Sequence[Record], patients: Sequence[str], least: int) -> l
     """
     keys = [(record.label, record.source) for record in records]
     strata = {key: [key] for key in sorted(set(keys))}
-    members = dict(_members(keys, patients))
+    members = _members(keys, patients)
 
-    def join(group: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        while len(group) > 1 and len(members[(rarest := min(group, key=lambda key: (len(members[key]), key)))]) < least:
-            group.remove(rarest)
-            into = min(group, key=lambda key: (len(members[key]), key))
-            members[into] = members[into] | members.pop(rarest)
-            strata[into] += strata.pop(rarest)
-        return group
+    def size(key: tuple[str, str]) -> tuple[int, tuple[str, str]]:
+        return len(members[key]), key
+
+    def join(group: list[tuple[str, str]]) -> None:
+        group.sort(key=size)
+        while len(group) > 1 and len(members[group[0]]) < least:
+            rarest = group.pop(0)
+            members[group[0]] |= members[rarest]
+            strata[group[0]] += strata.pop(rarest)
+            group.sort(key=size)
 
     for label in sorted({label for label, _ in keys}):
         join([key for key in strata if key[0] == label])
@@ -230,8 +215,8 @@ def _strata(records: Sequence[Record], patients: Sequence[str], least: int) -> l
     return [numbers[key] for key in keys]
 
 
-def _mend(held: set[str], members: Patients) -> None:
-    """Moves single patients, in place, until each class is on both sides (a class of one patient: not held out).
+def _mend(held: set[str], members: Mapping[str, set[str]]) -> None:
+    """Move single patients, in place, until each class is on both sides (a class of one patient: not held out).
 
     Only classes that are tied to one another by patients of several labels can still be on one side.
     """
@@ -241,8 +226,6 @@ def _mend(held: set[str], members: Patients) -> None:
         sides = (of_class & held if patient in held else of_class - held for of_class in members.values())
         return sum(side == {patient} for side in sides)
 
-    for _, of_class in sorted(members.items(), key=lambda item: (len(item[1]), str(item[0]))):
-        if of_class <= held:
-            held.discard(min(of_class, key=lambda patient: (harm(patient), patient)))
-        elif len(of_class) > 1 and not of_class & held:
-            held.add(min(of_class, key=lambda patient: (harm(patient), patient)))
+    for _, of_class in sorted(members.items(), key=lambda item: (len(item[1]), item[0])):
+        if of_class <= held or (len(of_class) > 1 and not of_class & held):
+            held ^= {min(of_class, key=lambda patient: (harm(patient), patient))}  # to the other side

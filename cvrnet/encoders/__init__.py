@@ -1,8 +1,8 @@
 """Encoders: networks that turn an image into feature maps at several scales."""
 
 from cvrnet.encoders.normalization import ChannelAffine
-from cvrnet.encoders.pretrained import hub_repository
 from cvrnet.encoders.registry import Encoder, create_encoder, list_encoders, register_encoder
+from cvrnet.encoders.timm_backbone import hub_repository
 from cvrnet.encoders.xception import XceptionEncoder
 
 __all__ = [

@@ -6,7 +6,7 @@ epsilon and momentum, and the input, which is raw RGB from 0 to 255. So weights 
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 from timm.layers import create_pool2d
 from torch import nn
@@ -14,8 +14,6 @@ from torch import nn
 from cvrnet.encoders.timm_backbone import TimmEncoder
 from cvrnet.encoders.xception import XceptionEncoder
 from cvrnet.errors import UserError
-
-EncoderT = TypeVar("EncoderT", TimmEncoder, XceptionEncoder)
 
 BATCH_NORM_EPS = 1e-3
 BATCH_NORM_MOMENTUM = 0.01
@@ -26,40 +24,39 @@ def keras_resnet50(*, pretrained: bool = False, **kwargs: Any) -> TimmEncoder:
     """ResNet-50 "v1": stages 3 to 5 stride in their first 1x1 convolution. timm's ("v1.5") stride in the 3x3.
 
     The 53 convolutions have no biases, as in timm. The converter subtracts Keras's biases from the running means.
+    The arguments are those of `TimmEncoder`.
 
-    Args:
-        pretrained: Must be False (else UserError): the authors' weights come from a converted checkpoint.
-        **kwargs: As for `TimmEncoder`.
+    Raises:
+        UserError: With ``pretrained``: the authors' weights come from a converted checkpoint.
     """
     _refuse_pretrained("keras_resnet50", pretrained)
     encoder = TimmEncoder("resnet50", **kwargs)
     for stage in ("layer2", "layer3", "layer4"):
         block: Any = encoder.backbone.get_submodule(f"{stage}.0")
         block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
-    return _as_in_keras(encoder)
+    _set_up_as_keras(encoder)
+    return encoder
 
 
 def keras_xception(*, pretrained: bool = False, **kwargs: Any) -> XceptionEncoder:
     """Xception with "same" max pools. At even sizes they pad one pixel at the end; timm's pad one on each side.
 
-    Args:
-        pretrained: As for `keras_resnet50`.
-        **kwargs: As for `XceptionEncoder`.
+    The arguments are those of `XceptionEncoder`. With ``pretrained`` it raises UserError, as `keras_resnet50`.
     """
     _refuse_pretrained("keras_xception", pretrained)
     encoder = XceptionEncoder(**kwargs)
     # Keras's block2_pool, block3_pool, block4_pool and block13_pool.
     for pool in ("entry.0.rep.5", "entry.1.rep.6", "block3.pool", "block12.pool"):
         encoder.set_submodule(pool, create_pool2d("max", 3, 2, padding="same"))
-    return _as_in_keras(encoder)
+    _set_up_as_keras(encoder)
+    return encoder
 
 
-def _as_in_keras(encoder: EncoderT) -> EncoderT:
+def _set_up_as_keras(encoder: TimmEncoder | XceptionEncoder) -> None:
     for module in encoder.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eps, module.momentum = BATCH_NORM_EPS, BATCH_NORM_MOMENTUM
     encoder.mean, encoder.std = (0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)  # pixels stay 0..255
-    return encoder
 
 
 def _refuse_pretrained(name: str, pretrained: bool) -> None:

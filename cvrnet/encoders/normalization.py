@@ -7,11 +7,7 @@ from torch import Tensor, nn
 
 
 def for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
-    """Channel means or standard deviations for another number of channels: each is then the average of all.
-
-    >>> for_channels((0.25, 0.5, 0.75), 1)
-    (0.5,)
-    """
+    """Channel means or standard deviations for another number of channels: each is then the average of all."""
     return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
 
 
@@ -19,18 +15,9 @@ class ChannelAffine(nn.Module):
     """Replace one normalisation of the channels by another: ``x * scale + shift``.
 
     Args:
-        mean_in: Channel means with which x was normalised.
-        std_in: Its channel standard deviations.
-        mean_out: Channel means with which the result is normalised.
-        std_out: Its channel standard deviations.
-        device: Where the two buffers live.
-        dtype: Their type.
-
-    >>> import torch
-    >>> image = torch.rand(1, 1, 4, 4)
-    >>> affine = ChannelAffine([0.5], [0.2], [0.4], [0.3])
-    >>> torch.allclose(affine((image - 0.5) / 0.2), (image - 0.4) / 0.3, atol=1e-6)
-    True
+        mean_in, std_in: Channel means and standard deviations with which x was normalised.
+        mean_out, std_out: Those with which the result is normalised.
+        device, dtype: Of the two buffers.
     """
 
     def __init__(
@@ -48,8 +35,8 @@ class ChannelAffine(nn.Module):
         self.factors = [si / so for si, so in zip(std_in, std_out, strict=True)]
         self.offsets = [(mi - mo) / so for mi, mo, so in zip(mean_in, mean_out, std_out, strict=True)]
         shape = (1, len(self.factors), 1, 1)
-        self.register_buffer("scale", torch.empty(shape, device=device, dtype=dtype), persistent=False)
-        self.register_buffer("shift", torch.empty(shape, device=device, dtype=dtype), persistent=False)
+        for name in ("scale", "shift"):
+            self.register_buffer(name, torch.empty(shape, device=device, dtype=dtype), persistent=False)
         self.init_non_persistent_buffers()
 
     @torch.jit.ignore

@@ -17,46 +17,34 @@ from cvrnet.errors import UserError
 class Encoder(Protocol):
     """The attributes that CVRNet needs. Any ``torch.nn.Module`` that has them is an encoder, without inheritance.
 
-    Attributes:
-        map_names: Name of each map, shallow to deep.
-        channels: Channels of each map.
-        reductions: Input size divided by map size, for each map; non-decreasing.
-        first_conv: Names of the convolutions that see the image. timm adapts their weights to other channel counts.
-        mean: Channel means with which the encoder's input was normalised when it was pretrained.
-        std: Channel standard deviations, likewise.
-
     Optional is ``float32_parts``, the names of submodules whose rounding costs the most accuracy. They stay in float32
     when prediction computes in bfloat16 or float16, and in an exported int8 file.
     """
 
-    map_names: list[str]
-    channels: list[int]
-    reductions: list[int]
-    first_conv: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    map_names: list[str]  #: name of each map, shallow to deep
+    channels: list[int]  #: channels of each map
+    reductions: list[int]  #: input size divided by map size, for each map; non-decreasing
+    first_conv: tuple[str, ...]  #: convolutions that see the image; timm adapts their weights to other channel counts
+    mean: tuple[float, ...]  #: channel means with which the encoder's input was normalised when it was pretrained
+    std: tuple[float, ...]  #: channel standard deviations, likewise
 
     def __call__(self, x: Tensor) -> list[Tensor]:
         """Feature maps, one (N, channels[i], H_i, W_i) for each scale, of the images (N, in_chans, H, W)."""
         ...
 
 
-EncoderFactory = Callable[..., Encoder]
-
-_factories: dict[str, EncoderFactory] = {
+_factories: dict[str, Callable[..., Encoder]] = {
     "legacy_xception": XceptionEncoder,
     "keras_resnet50": keras_resnet50,
     "keras_xception": keras_xception,
 }
 
 
-def register_encoder(name: str, factory: EncoderFactory) -> None:
+def register_encoder(name: str, factory: Callable[..., Encoder]) -> None:
     """Make an encoder available by name in ``create_encoder`` and in ``create_model(encoders=...)``.
 
-    Args:
-        name: The name; it takes precedence over a timm model of the same name.
-        factory: Called with the keywords ``pretrained, in_chans, cache_dir, device, dtype``; returns an
-            :class:`Encoder`.
+    It takes precedence over a timm model of the same name. The factory is called with the keywords ``pretrained,
+    in_chans, cache_dir, device, dtype``, and returns an :class:`Encoder`.
 
     Raises:
         ValueError: The name is already registered.
@@ -79,7 +67,7 @@ def create_encoder(
     img_size: tuple[int, int] | None = None,
     **kwargs: Any,
 ) -> Encoder:
-    """Create an encoder by name.
+    """Create an encoder by name. Its maps are NCHW, whatever the backbone's layout.
 
     Args:
         name: A registered encoder, or any timm model with feature maps at several scales, such as ``"resnet50"``,
@@ -88,9 +76,6 @@ def create_encoder(
         in_chans: Channels of the image.
         img_size: Height and width of the image, for timm backbones that are built for one size.
         **kwargs: ``cache_dir`` (folder of the Hub's cache, if not the default), ``device`` and ``dtype``.
-
-    Returns:
-        The encoder. Its maps are NCHW, whatever the backbone's layout.
 
     Raises:
         ValueError: Unknown name, a backbone without feature maps, or a registered factory that does not return an

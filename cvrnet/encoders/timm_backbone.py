@@ -1,14 +1,15 @@
-"""Any timm backbone as an encoder: its deepest feature maps, in NCHW."""
+"""Any timm backbone as an encoder: its deepest feature maps, in NCHW. Finds its pretrained weights."""
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import timm
+import torch
+from huggingface_hub import file_exists, try_to_load_from_cache
 from timm.models import FeatureHookNet, get_model_input_config
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
-from cvrnet.encoders.pretrained import locate_weights
 from cvrnet.errors import UserError
 
 
@@ -22,13 +23,7 @@ class TimmEncoder(nn.Module):
     float32: they are few operations, but their rounding reaches every later map.
 
     Args:
-        name: A timm model name, with or without a tag.
-        pretrained: Load timm's pretrained weights.
-        num_maps: Number of maps, counted from the deepest.
-        in_chans: Channels of the image.
-        img_size: Height and width of the image, for backbones that are built for one size, such as Swin.
-        cache_dir: Folder of the Hub's cache, if not the default.
-        **kwargs: ``device`` and ``dtype``.
+        num_maps: Number of maps, counted from the deepest. The other arguments are those of `create_encoder`.
 
     Raises:
         ValueError: The backbone offers no feature maps, or fewer than ``num_maps``.
@@ -46,7 +41,6 @@ class TimmEncoder(nn.Module):
         **kwargs: Any,
     ) -> None:
         super().__init__()
-        backbone: Any
         options: dict[str, Any] = {"in_chans": in_chans, "cache_dir": cache_dir, **kwargs}
         options |= {"features_only": True, "out_indices": tuple(range(-num_maps, 0))}
         cfg = timm.get_pretrained_cfg(name)
@@ -55,7 +49,7 @@ class TimmEncoder(nn.Module):
         if pretrained:
             options |= {"pretrained": True, "pretrained_cfg_overlay": locate_weights(name, cache_dir)}
         try:
-            backbone = timm.create_model(name, **options)
+            backbone: Any = timm.create_model(name, **options)
             # FeatureHookNet fills its result from hooks, which TorchScript cannot compile and FX does not see.
             if isinstance(backbone, FeatureHookNet):
                 backbone = timm.create_model(name, feature_cls="getter", **options)
@@ -71,16 +65,16 @@ class TimmEncoder(nn.Module):
         self.reductions = list(info.reduction())
         self.channels_last = str(getattr(backbone, "output_fmt", "NCHW")).endswith("NHWC")
         self.first_conv = _first_conv(backbone)
-        self.float32_parts = (*self.first_conv, *_shortcuts(backbone))
+        blocks = [(name, m) for name, m in backbone.named_modules() if isinstance(m, (BasicBlock, Bottleneck))]
+        shortcuts = [f"backbone.{name}.downsample" for name, block in blocks if block.downsample is not None]
+        self.float32_parts = (*self.first_conv, *shortcuts)
         self.mean: tuple[float, ...] = tuple(backbone.pretrained_cfg["mean"])
         self.std: tuple[float, ...] = tuple(backbone.pretrained_cfg["std"])
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Feature maps, one (N, channels[i], H_i, W_i) for each scale, of the images (N, in_chans, H, W)."""
         maps = self.backbone(x)
-        if self.channels_last:
-            maps = [m.permute(0, 3, 1, 2) for m in maps]
-        return maps
+        return [m.permute(0, 3, 1, 2) for m in maps] if self.channels_last else maps
 
 
 def _first_conv(backbone: nn.Module) -> tuple[str, ...]:
@@ -95,7 +89,39 @@ def _first_conv(backbone: nn.Module) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _shortcuts(backbone: nn.Module) -> list[str]:
-    """Names, in the encoder, of the convolutions in the shortcuts of ResNet's blocks."""
-    blocks = [(name, m) for name, m in backbone.named_modules() if isinstance(m, (BasicBlock, Bottleneck))]
-    return [f"backbone.{name}.downsample" for name, block in blocks if block.downsample is not None]
+def hub_repository(name: str) -> str | None:
+    """The Hugging Face Hub repository of a timm model's pretrained weights, ``timm/<architecture>.<tag>``.
+
+    timm publishes its weights under that name, even where its cfg names a download address only, as that of
+    ``legacy_xception`` does. The name may have a tag. None if timm has no pretrained weights.
+
+    >>> hub_repository("resnet50"), hub_repository("legacy_xception"), hub_repository("densenet264d")
+    ('timm/resnet50.a1_in1k', 'timm/legacy_xception.tf_in1k', None)
+    """
+    cfg = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    if cfg is None or not cfg.has_weights:
+        return None
+    return cfg.hf_hub_id or f"timm/{cfg.architecture}.{cfg.tag}"
+
+
+def locate_weights(name: str, cache_dir: str | Path | None = None) -> dict[str, Any]:
+    """Changes to timm's pretrained cfg with which it finds a model's weights; empty if it does without.
+
+    The weights are in the Hub's cache, in their Hub repository, or at the address in timm's cfg. This takes one short
+    request, where timm alone would retry for minutes.
+
+    Raises:
+        OSError: The Hub did not answer within 10 s, answered with an error, or may not be asked (offline mode).
+        Exception: The connection failed; the types are those of the Hub's client.
+    """
+    cfg, repository = timm.get_pretrained_cfg(name), hub_repository(name)
+    if cfg is None or repository is None or cfg.custom_load:
+        return {}
+    downloads = Path(cache_dir or Path(torch.hub.get_dir(), "checkpoints"))  # where timm puts files from addresses
+    if not cfg.hf_hub_id and isinstance(cfg.url, str) and (downloads / PurePosixPath(cfg.url).name).exists():
+        return {}
+    repo_id, _, revision = repository.partition("@")
+    filename = cfg.hf_hub_filename or "model.safetensors"
+    found = isinstance(try_to_load_from_cache(repo_id, filename, cache_dir, revision or None), str)
+    found = found or file_exists(repo_id, filename, revision=revision or None)
+    return {"hf_hub_id": repository} if found and not cfg.hf_hub_id else {}

@@ -6,7 +6,7 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
-from cvrnet.encoders.pretrained import locate_weights
+from cvrnet.encoders.timm_backbone import locate_weights
 
 
 class XceptionEncoder(nn.Module):
@@ -26,11 +26,7 @@ class XceptionEncoder(nn.Module):
     Prediction in bfloat16 or float16 keeps the parts with the largest rounding errors in float32: the stem, the first
     two blocks, and the third block's skip and depthwise convolutions (sums of only nine products).
 
-    Args:
-        pretrained: Load timm's ImageNet weights.
-        in_chans: Channels of the image.
-        cache_dir: Folder of the Hub's cache, if not the default.
-        **kwargs: ``device`` and ``dtype``.
+    The arguments are those of `create_encoder`, without ``img_size``.
     """
 
     float32_parts = ("stem", "entry", "block3.skip", "block3.body.1.conv1", "block3.body.4.conv1")
@@ -64,14 +60,11 @@ class XceptionEncoder(nn.Module):
 
 
 class TappedBlock(nn.Module):
-    """A strided Xception block that also returns the input of its max pooling.
-
-    Args:
-        block: timm's block: ReLU, separable convolution and batch norm twice, max pooling, and a strided skip.
-    """
+    """A strided Xception block that also returns the input of its max pooling."""
 
     def __init__(self, block: Any) -> None:
         super().__init__()
+        # timm's block: ReLU, separable convolution and batch norm twice, max pooling; and a strided skip.
         *body, pool = block.rep
         self.body = nn.Sequential(*body)
         self.pool = pool

@@ -1,13 +1,14 @@
-"""The multi-scale averaging head: one FCL block for each map, softmax outputs averaged (v1 section 2.2)."""
+"""The multi-scale averaging head: a fully connected block for each map, softmax outputs averaged (v1 section 2.2)."""
 
 # Annotations must be types, not strings: FX copies them into its graphs, where TorchScript reads them.
+import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from timm.layers import get_act_layer
 from torch import Tensor, nn
-
-from cvrnet.heads.fcl import FCLBlock
 
 
 def log_mean_softmax(logits: list[Tensor]) -> Tensor:
@@ -17,21 +18,76 @@ def log_mean_softmax(logits: list[Tensor]) -> Tensor:
               = \mathrm{logsumexp}_i\, \log \mathrm{softmax}(z_i) - \log n
 
     So ``softmax(z)`` is the papers' prediction and ``cross_entropy(z, y)`` the papers' loss, computed without
-    underflow.
-
-    Args:
-        logits: n tensors (N, C).
-
-    Returns:
-        (N, C), normalised: ``logsumexp(z) = 0`` for each row.
-
-    >>> import torch
-    >>> one, two = torch.tensor([[0.0, 4.0]]), torch.tensor([[3.0, 1.0]])
-    >>> mean = (one.softmax(-1) + two.softmax(-1)) / 2
-    >>> torch.allclose(log_mean_softmax([one, two]).softmax(-1), mean)
-    True
+    underflow. From n tensors (N, C) it makes one, normalised: ``logsumexp(z) = 0`` for each row.
     """
     return torch.logsumexp(torch.stack(logits).log_softmax(-1), 0) - math.log(len(logits))
+
+
+class FCLBlock(nn.Module):
+    """Global average pooling, dense layers, and a linear classifier (the papers' "FCL" block, v2 section 5.1).
+
+    Weights are initialised as in Keras's ``Dense``, which the papers used: Glorot uniform, biases zero.
+
+    Args:
+        in_features: Channels of the input map, or width of the input vector.
+        num_classes: Number of classes; 0 for no classifier.
+        hidden_sizes: Widths of the dense layers (the papers: 512, 128, 64).
+        act_layer: Activation after each dense layer, by timm's name.
+        drop_rate: Dropout before the classifier (the papers: none).
+        device, dtype: Of the parameters.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        hidden_sizes: Sequence[int] = (512, 128, 64),
+        act_layer: str = "relu",
+        drop_rate: float = 0.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        try:
+            activation = get_act_layer(act_layer)
+        except KeyError as error:
+            message = f"unknown activation {act_layer!r}; expected one of timm's, such as 'relu' or 'gelu'"
+            raise ValueError(message) from error
+        widths = [in_features, *hidden_sizes]
+        layers: list[nn.Module] = []
+        for width_in, width_out in itertools.pairwise(widths):
+            layers += [_dense(width_in, width_out, device=device, dtype=dtype), activation()]
+        self.in_features = in_features
+        self.num_features = widths[-1]
+        self.hidden = nn.Sequential(*layers)
+        self.drop = nn.Dropout(drop_rate)
+        self.classifier: nn.Module = nn.Identity()
+        self.reset(num_classes)
+
+    def reset(self, num_classes: int) -> None:
+        """Replace the classifier by a new one on the same device, in the same dtype and mode; 0 removes it."""
+        if num_classes == 0:
+            self.classifier = nn.Identity()
+            return
+        like = next(self.parameters(), None)
+        placement: dict[str, Any] = {} if like is None else {"device": like.device, "dtype": like.dtype}
+        self.classifier = _dense(self.num_features, num_classes, **placement).train(self.training)
+
+    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits (N, num_classes) of a map (N, in_features, H, W) or an already pooled vector (N, in_features).
+
+        With ``pre_logits`` the last dense layer's output (N, num_features).
+        """
+        x = x.reshape(x.shape[0], x.shape[1], -1).mean(-1)  # a branch for vectors would be one that FX cannot trace
+        x = self.drop(self.hidden(x))
+        return x if pre_logits else self.classifier(x)
+
+
+def _dense(in_features: int, out_features: int, **placement: Any) -> nn.Linear:
+    layer = nn.Linear(in_features, out_features, **placement)
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 class MultiScaleAveragingHead(nn.Module):
@@ -42,12 +98,8 @@ class MultiScaleAveragingHead(nn.Module):
     Args:
         in_features: Channels of each input.
         num_classes: At least 2, or 0 for no classifiers (``forward`` then gives the pre-logits).
-        hidden_sizes: Widths of each block's dense layers.
-        act_layer: Activation, by timm's name.
-        drop_rate: Dropout before each classifier.
-        device: Where the parameters live.
-        dtype: Their type.
         average: ``"probabilities"`` to average softmax outputs, as in the papers, or ``"logits"`` (an ablation).
+        hidden_sizes, act_layer, drop_rate, device, dtype: As of :class:`FCLBlock`.
 
     Raises:
         ValueError: No input, an unknown average, or ``num_classes=1``, whose softmax would be the constant 1.
@@ -93,29 +145,17 @@ class MultiScaleAveragingHead(nn.Module):
             block.reset(num_classes)
 
     def branch_logits(self, inputs: list[Tensor]) -> list[Tensor]:
-        """Each block's own logits.
-
-        Args:
-            inputs: One (N, C_i, H_i, W_i) or (N, C_i) for each block.
-
-        Returns:
-            One (N, num_classes) for each block, before softmax.
-        """
+        """Each block's own logits (N, num_classes), from its input (N, C_i, H_i, W_i) or (N, C_i)."""
         logits = []  # a loop, not a comprehension: TorchScript cannot iterate over modules in one
         for i, block in enumerate(self.blocks):
             logits.append(block(inputs[i]))
         return logits
 
     def forward(self, inputs: list[Tensor], pre_logits: bool = False) -> Tensor:
-        """Average the blocks' softmax outputs.
+        """Logits (N, num_classes) whose softmax is the mean of the blocks' (with ``average="logits"`` their mean).
 
-        Args:
-            inputs: One (N, C_i, H_i, W_i) or (N, C_i) for each block.
-            pre_logits: Return the blocks' last dense outputs, concatenated, instead of logits.
-
-        Returns:
-            (N, num_classes) logits whose softmax is the mean of the blocks' softmaxes (with ``average="logits"`` the
-            mean of their logits), or (N, num_features).
+        The inputs are those of ``branch_logits``. With ``pre_logits`` the blocks' last dense outputs, concatenated:
+        (N, num_features).
         """
         if pre_logits or self.num_classes == 0:
             features = []
@@ -130,11 +170,7 @@ class MultiScaleAveragingHead(nn.Module):
 
 
 def check_num_classes(num_classes: int) -> None:
-    """Refuse numbers of classes for which a softmax makes no sense.
-
-    Raises:
-        ValueError: ``num_classes`` is 1 or negative.
-    """
+    """ValueError if ``num_classes`` is 1 or negative."""
     if num_classes < 0 or num_classes == 1:
         raise ValueError(
             f"num_classes={num_classes}: a softmax over one class is constant; expected 2 or more, or 0 for none"

@@ -17,7 +17,7 @@ from cvrnet.data import Augmentation
 from cvrnet.data.augmentation import _turn_and_move
 from cvrnet.errors import UserError
 
-NONE = Augmentation.none()
+NONE = Augmentation(rotation_p=0, shift_p=0, hflip_p=0, vflip_p=0)
 ALWAYS = Augmentation(rotation_p=1, shift_p=1, hflip_p=1, vflip_p=1)
 
 images = hnp.arrays(np.uint8, st.tuples(st.sampled_from([1, 3]), st.integers(1, 20), st.integers(1, 20))).map(

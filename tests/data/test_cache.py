@@ -208,7 +208,7 @@ def _build_often(folder: Path, records: list[Record], barrier) -> None:
         if problems or wrong:
             raise SystemExit(1)
         for path in entries(folder)[::2]:
-            if path.suffix != ".part":  # whole entries only, which the other process may be reading
+            if path.suffix != ".tmp":  # whole entries only, which the other process may be reading
                 path.unlink(missing_ok=True)
 
 

@@ -206,9 +206,9 @@ def test_a_failure_leaves_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"n": 11}, r"n=11 is too few images; at least 12"),
+        ({"n": 11}, r"n=11 is too small; expected at least 12"),
         ({"size": 63}, r"size=63 is too small"),
-        ({"seed": -1}, r"seed=-1 is negative"),
+        ({"seed": -1}, r"seed=-1 is too small; expected at least 0"),
         ({"sources": ["a"]}, r"sources=\['a'\]: expected two different names or more"),
         ({"sources": ["a", "b", "a"]}, r"expected two different names"),
         ({"sources": "ab"}, r"sources='ab': expected two"),
@@ -225,8 +225,8 @@ def test_bad_arguments(tmp_path, arguments, message):
 
 def test_what_exists_is_left_alone(tmp_path):
     (tmp_path / "keep.txt").write_text("mine")
-    with pytest.raises(UserError, match="exists and is not empty; choose another folder"):
+    with pytest.raises(UserError, match="exists and is not an empty folder; choose another folder"):
         write_phantoms(tmp_path, 12, size=64)
-    with pytest.raises(UserError, match=r"keep\.txt is a file; choose another folder"):
+    with pytest.raises(UserError, match=r"keep\.txt exists and is not an empty folder"):
         write_phantoms(tmp_path / "keep.txt", 12, size=64)
     assert files(tmp_path) == {"keep.txt": b"mine"}
