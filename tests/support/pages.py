@@ -154,8 +154,8 @@ def small(words: list[str]) -> list[str]:
         words += ENCODERS
     if words[0] in ("crossval", "benchmark") and not {"--folds", "--split-from", "--collect"} & set(words):
         words += ["--folds", "3"]
-    if words[0] == "export" and "--folds" not in words and Path(words[1], "fold-1").is_dir():
-        words += ["--folds", "1"]
+    if words[0] == "export" and "--fold" not in words and Path(words[1], "fold-1").is_dir():
+        words += ["--fold", "1"]
     if "--collect" not in words:
         words += more.get(words[0], [])
     return [word for word in words if word != "--compile"]
@@ -337,7 +337,7 @@ def move_in(template: Path, folder: Path, page: Path) -> None:
     """A copy of the folder, and what this page speaks of besides."""
     shutil.copytree(template, folder, dirs_exist_ok=True)
     text = page.read_text(encoding="utf-8")
-    if re.search(r"soup run\b|run/fold-|\brun\b[^\n`]* --folds", text):  # here run is a cross-validation
+    if re.search(r"soup run\b|run/fold-|\brun\b[^\n`]* --folds?\b", text):  # here run is a cross-validation
         shutil.rmtree(folder / "run")
         shutil.copytree(folder / "folds", folder / "run")
     if "data/" in text:
