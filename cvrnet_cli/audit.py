@@ -3,6 +3,7 @@
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -20,14 +21,7 @@ from cvrnet_cli.output import print_rows, progress_bar, say
 @click.option("--workers", type=click.IntRange(1), default=2, help="Threads that read images.")
 @options.overwrite
 def audit(
-    data: Path,
-    output: Path | None,
-    model: str | None,
-    device: str,
-    style: str,
-    seed: int,
-    workers: int,
-    overwrite: bool,
+    data: Path, output: Path | None, model: str | None, device: str, style: str, overwrite: bool, **settings: Any
 ) -> None:
     """Find what makes a model look better on DATA than it is, before any training.
 
@@ -54,7 +48,7 @@ def audit(
     records, problems = room.read_audited(data)
     examination = room.Examination.from_pretrained(model, records, device) if model else None
     with progress_bar("Reading") as progress:
-        findings = room.audit(records, problems, seed=seed, workers=workers, examination=examination, progress=progress)
+        findings = room.audit(records, problems, examination=examination, progress=progress, **settings)
     if style == "csv":
         print_rows([finding.row() for finding in findings], COLUMNS, style)
     elif style in ("json", "jsonl"):

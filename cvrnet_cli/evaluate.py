@@ -18,7 +18,6 @@ COLUMNS = ("recall", "precision", "f1", "accuracy", "balanced_accuracy", "f1_mac
 @click.argument("data", type=options.PATH)
 @options.output("Folder for report.html, metrics.json, predictions.csv and figures/.", required=True)
 @options.inference
-@options.overwrite
 @options.reported
 def evaluate(model: str, data: Path, output: Path, **settings: Any) -> None:
     """Score MODEL on DATA.

@@ -15,17 +15,13 @@ from cvrnet_cli.output import print_rows, progress_bar, say
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @options.output("Folder for the pictures and explanations.csv.", required=True)
 @click.option("--target", metavar="CLASS", help="Class to explain.  [default: the predicted one]")
-@click.option(
-    "--threshold", type=click.FloatRange(0, 1), default=0.6, help="Colour the map from this share of its maximum."
-)
+@click.option("--threshold", type=click.FloatRange(0, 1), default=0.6, help="Share of the maximum to colour from.")
 @click.option("--encoder", "encoders", multiple=True, metavar="NAME", help="Overlay of this encoder (also: 1, 2).")
 @click.option("--head", "heads", multiple=True, type=click.IntRange(1), metavar="K", help="Overlay of head PK.")
 @click.option("--all", "everything", is_flag=True, help="Overlays of the whole network, every encoder and every head.")
 @click.option("--raw", is_flag=True, help="Also write each overlay's map as .npy: float32 in 0..1, the image's size.")
 @click.option("--measure", is_flag=True, help="Instead of drawing, score the maps against the data's masks.")
-@click.option(
-    "--out-of-fold", is_flag=True, help="With --measure and a crossval run: each image by the fold that tested it."
-)
+@click.option("--out-of-fold", is_flag=True, help="With --measure: each image by the crossval fold that tested it.")
 @options.seed
 @options.style
 @options.batch_size

@@ -59,11 +59,7 @@ def _fold_numbers(context: click.Context, option: click.Option, texts: Sequence[
 
 folds = _group(
     click.option(
-        "--fold",
-        "folds",
-        multiple=True,
-        callback=_fold_numbers,
-        help="Only these folds of a run, such as 1,3.  [default: all]",
+        "--fold", "folds", multiple=True, callback=_fold_numbers, help="Only these folds, such as 1,3.  [default: all]"
     ),
     click.option("--folds", "old_folds", multiple=True, callback=_fold_numbers, expose_value=False, hidden=True),
 )
@@ -80,6 +76,7 @@ overwrite = click.option("--overwrite", is_flag=True, help="Replace existing res
 seed = click.option("--seed", type=click.IntRange(0), default=0, help="Seed of all random numbers.")
 style = click.option("--format", "style", type=click.Choice(FORMATS), default="table", help="Format of the output.")
 reported = _group(
+    overwrite,
     click.option("--audit/--no-audit", default=True, help="Audit DATA first (see cvrnet audit)."),
     click.option("--maps/--no-maps", default=True, help="Show Grad-CAM of some images in the report."),
 )
@@ -102,7 +99,6 @@ job = _group(
     click.option("--classes", type=names, help="Class order, such as NOR,NCP,CVP.  [default: alphabetical]"),
     click.option("--cache-dir", "cache_folder", type=PATH, help="Folder for decoded images."),
     click.option("--resume", is_flag=True, help="Continue the run in the folder."),
-    overwrite,
     reported,
 )
 

@@ -17,6 +17,7 @@ FORMATS = ("table", "csv", "json", "jsonl")
 def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = (), style: str = "table") -> None:
     """Write rows to stdout; by default all columns of the first row."""
     write_rows(rows, columns or (list(rows[0]) if rows else []), style, sys.stdout)
+    sys.stdout.flush()  # before the messages on stderr that follow
 
 
 def write_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], style: str, file: TextIO) -> None:

@@ -23,19 +23,13 @@ from cvrnet_cli.output import FORMATS, output_file, progress_bar, say, write_row
     help="Format of the output.  [default: the suffix of the output file, otherwise table]",
 )
 @click.option("--heads", is_flag=True, help="Also print each head's own probabilities (CVR-Nets).")
-@click.option(
-    "--uncertainty",
-    is_flag=True,
-    help="Also print the predictive entropy and how far folds and heads disagree, in nats.",
-)
+@click.option("--uncertainty", is_flag=True, help="Also print entropy, and disagreement of folds and heads, in nats.")
 @click.option(
     "--window",
     type=click.Choice(["lung", "soft-tissue"]),
     help="For CTs in DICOM: lung (level -600, width 1500 HU) or soft-tissue (50, 400).  [default: the file's own]",
 )
-@click.option(
-    "--compile", is_flag=True, help="Use torch.compile: for many images, since it takes half a minute or more to start."
-)
+@click.option("--compile", is_flag=True, help="Use torch.compile: faster for many images, half a minute to start.")
 @options.inference
 @options.overwrite
 def predict(

@@ -1,6 +1,5 @@
 """``cvrnet quickstart``."""
 
-import sys
 from pathlib import Path
 
 import click
@@ -28,6 +27,7 @@ def quickstart(data: Path | None, output: Path, overwrite: bool, epochs: int) ->
     """
     from cvrnet.data import read_records, write_phantoms
     from cvrnet.errors import UserError
+    from cvrnet.inference import Predictor
     from cvrnet.runs.layout import SPLIT
     from cvrnet.runs.split_table import SplitTable
     from cvrnet.training import TrainConfig
@@ -53,9 +53,6 @@ def quickstart(data: Path | None, output: Path, overwrite: bool, epochs: int) ->
     split = SplitTable.read(target / SPLIT)
     path = next(record.path for record in read_records(data) if split.fold_of(record) == "val")
     say(f"4. Prediction of one image, {path}")
-    sys.stdout.flush()
-    from cvrnet.inference import Predictor
-
     classes = metrics["val"]["classes"]
     (prediction,) = Predictor.from_pretrained(target)([path])
     print_rows([prediction.row(classes)], ["prediction", *(f"prob_{name}" for name in classes)])

@@ -15,7 +15,6 @@ from cvrnet_cli.progress import job_callbacks
 @click.argument("data", type=options.PATH, required=False)
 @options.output("Folder of the soup, a run that every command accepts as MODEL.", required=True)
 @options.inference
-@options.overwrite
 @options.reported
 def soup(run: Path, data: Path | None, output: Path, **settings: Any) -> None:
     """Average the weights of RUN's folds into one model, and score folds, ensemble and soup on the same images.
