@@ -53,7 +53,7 @@ def test_every_command_is_described_with_its_options_and_examples(site, inventor
     page = html.unescape(re.sub(r"<[^>]+>", "", (site / "reference/cli.html").read_text(encoding="utf-8")))
     for name, command in cli.commands.items():
         for parameter in command.params:
-            for spelling in (*parameter.opts, *parameter.secondary_opts):
+            for spelling in () if getattr(parameter, "hidden", False) else (*parameter.opts, *parameter.secondary_opts):
                 entry = spelling if spelling.startswith("-") else parameter.human_readable_name
                 assert f"cvrnet-{name}.{entry} std:cmdoption" in inventory, (name, entry)
         examples = re.findall(r"^ +((?:cvrnet|accelerate) .+)$", command.help.partition("Examples:")[2], re.MULTILINE)
