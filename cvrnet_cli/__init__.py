@@ -1,27 +1,22 @@
 """The command line. A package beside ``cvrnet``, so that ``cvrnet --help`` does not import torch."""
 
-from __future__ import annotations
-
 import errno
 import os
 import sys
+from typing import NoReturn
 
 from cvrnet_cli.interruption import interruptible
 
 _EXTRAS = {
-    "accelerate": "train",
-    "sklearn": "train",
-    "scipy": "train",
-    "matplotlib": "train",
-    "h5py": "keras",
-    "cv2": "audit",
-    "datasets": "hfds",
-    "pydicom": "dicom",
-    "gradio": "demo",
-    "onnx": "export",
-    "onnxscript": "export",
-    "onnxruntime": "export",
+    "train": ("accelerate", "sklearn", "scipy", "matplotlib"),
+    "keras": ("h5py",),
+    "audit": ("cv2",),
+    "hfds": ("datasets",),
+    "dicom": ("pydicom",),
+    "demo": ("gradio",),
+    "export": ("onnx", "onnxscript", "onnxruntime"),
 }
+"""The extra that installs each package that may be missing; packages by the names that Python imports."""
 
 
 def main() -> None:
@@ -42,14 +37,15 @@ def _run() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except BrokenPipeError:  # our output is no longer read, as in `cvrnet models | head`
+    except BrokenPipeError:  # the reader of the output has stopped, as in `cvrnet models | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except ModuleNotFoundError as error:
-        extra = _EXTRAS.get((error.name or "").partition(".")[0])
-        if extra is None:
-            raise
-        _fail(f'this command needs {error.name}; pip install "cvrnet[{extra}]"')
+        package = (error.name or "").partition(".")[0]
+        for extra, packages in _EXTRAS.items():
+            if package in packages:
+                _fail(f'this command needs {error.name}; pip install "cvrnet[{extra}]"')
+        raise
     except OSError as error:
         if error.errno is None:
             raise
@@ -63,6 +59,6 @@ def _run() -> None:
         _fail(str(error))
 
 
-def _fail(message: str, status: int = 1) -> None:
+def _fail(message: str, status: int = 1) -> NoReturn:
     print(f"Error: {message}", file=sys.stderr)
     sys.exit(status)

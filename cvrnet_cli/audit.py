@@ -1,45 +1,37 @@
 """``cvrnet audit``."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
 from cvrnet_cli import options
-from cvrnet_cli.output import progress_bar, say, write_rows
+from cvrnet_cli.output import print_rows, progress_bar, say
 
 
-@click.command(short_help="What can a data set show? Sources, patients, copies and shortcuts.")
-@click.argument("data", type=click.Path(path_type=Path))
-@options.output_folder(required=False, help_text="Folder for audit.json, audit.html and tables as CSV.")
+@click.command(short_help="What a data set can show: sources, patients, copies and shortcuts.")
+@click.argument("data", type=options.PATH)
+@options.output("Folder for audit.json, audit.html and tables as CSV.")
 @click.option("--model", help="A trained model to audit on DATA: run, fold, local-dir:FOLDER or hf-hub:user/repo.")
 @options.device
 @options.style
 @options.seed
-@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Threads that read images.")
+@click.option("--workers", type=click.IntRange(1), default=2, help="Threads that read images.")
 @options.overwrite
 def audit(
-    data: Path,
-    output: Path | None,
-    model: str | None,
-    device: str | None,
-    style: str | None,
-    seed: int | None,
-    workers: int,
-    overwrite: bool,
+    data: Path, output: Path | None, model: str | None, device: str, style: str, overwrite: bool, **settings: Any
 ) -> None:
     """Find what makes a model look better on DATA than it is, before any training.
 
     DATA is a folder with one sub-folder for each class, or a CSV manifest; many findings need its columns source and
     patient_id. The audit reports classes tied to sources, shared patients, exact and near-duplicates, and how well
-    simple models predict label and source from what should not matter. Exit status 1 if a finding is severe.
+    simple models predict label and source from what should not matter. The exit status is 1 if a finding is severe.
 
     With --model it also reports the model's confidence and errors for each source and, where DATA has lung masks, its
-    scores without the lungs and with nothing but the lungs. Of a run, an image is given only to models that were not
-    trained on its patient.
+    scores without the lungs and with nothing but the lungs. If the model is a run, each image is given only to folds
+    that were not trained on its patient.
 
     \b
     Examples:
@@ -54,15 +46,13 @@ def audit(
     if output is not None and (output / AUDIT).exists() and not overwrite:
         raise click.ClickException(f"{output / AUDIT} exists; --overwrite replaces it")
     records, problems = room.read_audited(data)
-    examination = room.Examination.from_pretrained(model, records, device or "auto") if model else None
+    examination = room.Examination.from_pretrained(model, records, device) if model else None
     with progress_bar("Reading") as progress:
-        findings = room.audit(
-            records, problems, seed=seed or 0, workers=workers, examination=examination, progress=progress
-        )
+        findings = room.audit(records, problems, examination=examination, progress=progress, **settings)
     if style == "csv":
-        write_rows((finding.row() for finding in findings), COLUMNS, style, sys.stdout)
+        print_rows([finding.row() for finding in findings], COLUMNS, style)
     elif style in ("json", "jsonl"):
-        write_rows(map(asdict, findings), [*COLUMNS, "figures"], style, sys.stdout)
+        print_rows([asdict(finding) for finding in findings], [*COLUMNS, "figures"], style)
     else:
         for finding in findings:
             click.echo(f"{finding.severity:<8} {finding.sentence}")

@@ -1,44 +1,34 @@
 """``cvrnet crossval``."""
 
-from __future__ import annotations
-
-import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from cvrnet_cli import options
-from cvrnet_cli.output import say, write_rows
+from cvrnet_cli.output import print_rows, say
 from cvrnet_cli.progress import job_callbacks
 
 
-@click.command(short_help="The papers' cross-validation: every fold trained and tested.")
-@click.argument("data", type=click.Path(path_type=Path), required=False)
-@options.output_folder(required=False, help_text="The run: fold-1/ and so on, summary.json, report.html.")
+@click.command(short_help="The papers' cross-validation: train and test every fold.")
+@click.argument("data", type=options.PATH, required=False)
+@options.output("Folder of the run: fold-1/ and so on, summary.json, report.html.")
 @options.n_folds
 @options.test_source
-@click.option("--leave-one-source-out", is_flag=True, help="--test-source for each source in turn: -o/SOURCE is a run.")
+@click.option("--leave-one-source-out", is_flag=True, help="Use each source as --test-source once; -o/SOURCE is a run.")
 @options.split_from
 @click.option("--only-fold", type=click.IntRange(1), help="Train this fold alone, on one of several machines.")
-@click.option("--collect", type=click.Path(path_type=Path), metavar="RUN", help="Join the folds that are in RUN.")
+@click.option("--collect", type=options.PATH, metavar="RUN", help="Join the folds that are in RUN.")
 @options.job
 @options.training
 def crossval(
-    data: Path | None,
-    output: Path | None,
-    n_folds: int,
-    leave_one_source_out: bool,
-    split_from: Path | None,
-    only_fold: int | None,
-    collect: Path | None,
-    recipe: str,
-    **settings: Any,
+    data: Path | None, output: Path | None, leave_one_source_out: bool, collect: Path | None, **settings: Any
 ) -> None:
     """Cross-validate a model on DATA: fold k tests, fold k+1 validates, the others train.
 
     Folds are stratified by label and source, and never share a patient. Images whose split is test are in no fold and
-    are scored apart. --resume continues an interrupted run.
+    are scored separately. --resume continues an interrupted run.
 
     \b
     Examples:
@@ -50,52 +40,42 @@ def crossval(
       cvrnet crossval --collect run
     """
     from cvrnet import workflows
-    from cvrnet.workflows.collect import summary_rows
 
-    job = options.job_arguments(settings)
+    config, job = options.training_config(settings)
     if collect is not None:
         if data is not None:
             raise click.UsageError("--collect takes the run alone, without DATA")
-        _show(summary_rows(workflows.collect(collect, maps=job["maps"])), collect)
-        return
+        return _show_folds(workflows.collect(collect, maps=job["maps"]), collect)
     if data is None or output is None:
         raise click.UsageError("expected DATA and -o RUN, or --collect RUN")
-    config = options.training_config(recipe, settings)
+    run: Any = workflows.cross_validate
     if leave_one_source_out:
-        if job.pop("test_source") or split_from or only_fold:
+        if any([job.pop("test_source"), job.pop("split_from"), job.pop("only_fold")]):
             raise click.UsageError("--leave-one-source-out excludes --test-source, --split-from and --only-fold")
-        with job_callbacks(config) as callbacks:
-            summary = workflows.leave_one_source_out(data, output, config, n_folds=n_folds, callbacks=callbacks, **job)
-        _show_sources(summary, output)
-        return
+        run = workflows.leave_one_source_out
     with job_callbacks(config) as callbacks:
-        result = workflows.cross_validate(
-            data,
-            output,
-            config,
-            n_folds=n_folds,
-            split_from=split_from,
-            only_fold=only_fold,
-            callbacks=callbacks,
-            **job,
-        )
-    if only_fold is not None:
-        say(f"\nFold {only_fold} is in {output}. When all are there:\n  cvrnet crossval --collect {output}")
-    elif result:  # the other processes of a distributed run have none
-        _show(summary_rows(result), output)
+        result = run(data, output, config, callbacks=callbacks, **job)
+    if leave_one_source_out:
+        _show_sources(result, output)
+    elif only_fold := job["only_fold"]:
+        say(f"\nFold {only_fold} is in {output}. After the last fold:\n  cvrnet crossval --collect {output}")
+    elif result:  # only the main process of a distributed run has one
+        _show_folds(result, output)
 
 
-def _show(rows: list[dict[str, Any]], output: Path) -> None:
-    write_rows(rows, list(rows[0]), "table", sys.stdout)
+def _show_folds(summary: Mapping[str, Any], output: Path) -> None:
+    from cvrnet.workflows.collect import summary_rows
+
+    print_rows(summary_rows(summary))
     say(f"\nThe report is {output / 'report.html'}; the folds, summary.json and figures are beside it.")
     say(f"Next:\n  cvrnet predict {output} IMAGES")
 
 
-def _show_sources(summary: dict[str, Any], output: Path) -> None:
+def _show_sources(summary: Mapping[str, Any], output: Path) -> None:
     from cvrnet.workflows.sweep import source_rows
 
     if rows := source_rows(summary):
-        write_rows(rows, list(rows[0]), "table", sys.stdout)
-        say(f"\nA run a source, and summary.json, are in {output}")
+        print_rows(rows)
+        say(f"\nThe run of each source, and summary.json, are in {output}")
         if all(row["problem"] for row in rows):
             raise click.ClickException("no source can be left out")

@@ -1,6 +1,6 @@
 """``cvrnet demo``."""
 
-from __future__ import annotations
+from typing import Any
 
 import click
 
@@ -8,24 +8,19 @@ from cvrnet_cli import options
 from cvrnet_cli.output import say
 
 
-@click.command(short_help="A web page for a model, on this machine.")
+@click.command(short_help="Serve a web page for a model on this machine.")
 @click.argument("model")
-@click.option(
-    "--port", type=click.IntRange(1, 65535), default=7860, show_default=True, help="Port that the page is served at."
-)
+@click.option("--port", type=click.IntRange(1, 65535), default=7860, help="Port of the page.")
 @click.option(
     "--host",
     default="127.0.0.1",
-    show_default=True,
-    help="Who may send requests: 127.0.0.1 for this machine alone, 0.0.0.0 for the whole network.",
+    help="Address to listen on: 127.0.0.1 for this machine alone, 0.0.0.0 for the whole network.",
 )
-@click.option(
-    "--max-mb", type=click.IntRange(1), default=64, show_default=True, help="Megabytes that an uploaded file may have."
-)
+@click.option("--max-mb", type=click.IntRange(1), default=64, help="Largest size of an upload, in megabytes.")
 @options.folds
 @options.device
 @options.amp
-def demo(model: str, port: int, host: str, max_mb: int, folds: list[int], device: str | None, amp: str | None) -> None:
+def demo(model: str, host: str, amp: str, **settings: Any) -> None:
     """Serve a page that classifies images: probabilities, uncertainty, the probabilities of each head, and Grad-CAM.
 
     MODEL is a run folder (all its folds as an ensemble), a fold folder, local-dir:FOLDER, hf-hub:user/repo[@rev] or a
@@ -45,14 +40,5 @@ def demo(model: str, port: int, host: str, max_mb: int, folds: list[int], device
             say("Everybody who can reach this machine can use it.")
         say("Research software, not a medical device.")
 
-    serve(
-        model,
-        host=host,
-        port=port,
-        max_mb=max_mb,
-        device=device or "auto",
-        dtype=amp or "auto",
-        folds=folds,
-        on_ready=on_ready,
-    )
+    serve(model, host=host, dtype=amp, on_ready=on_ready, **settings)
     say("\nEnded. No upload was kept.")

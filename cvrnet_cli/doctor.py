@@ -1,77 +1,20 @@
 """``cvrnet doctor``."""
 
-from __future__ import annotations
-
-import os
-import platform
-import re
-import sys
-from collections.abc import Iterator
-from importlib import metadata
-
 import click
 
 from cvrnet_cli import options
-from cvrnet_cli.output import write_rows
-
-_CORE = ("cvrnet", "torch", "timm", "torchvision", "huggingface-hub", "safetensors", "numpy", "pillow")
+from cvrnet_cli.output import print_rows
 
 
-@click.command(short_help="This machine and installation in one table, for a bug report.")
+@click.command(short_help="Describe this machine and installation, for a bug report.")
 @options.style
-def doctor(style: str | None) -> None:
-    """Show versions, device, number formats, threads, extras and the Hub, to paste into a bug report.
+def doctor(style: str) -> None:
+    """Show versions, device, number formats, threads, extras and the Hub, for a bug report.
 
     \b
     Examples:
       cvrnet doctor
     """
-    write_rows(({"item": k, "value": v} for k, v in _items()), ("item", "value"), style or "table", sys.stdout)
+    from cvrnet.installation import describe_installation
 
-
-def _items() -> Iterator[tuple[str, str]]:
-    yield "python", f"{platform.python_version()} ({sys.executable})"
-    yield "platform", platform.platform()
-    for name in _CORE:
-        yield name, _version(name) or "missing"
-    import torch
-
-    from cvrnet.devices import has_bf16, select_device
-
-    device = select_device()
-    name = device.type
-    if name == "cuda":
-        cards = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-        name = f"cuda: {cards} (CUDA {torch.version.cuda})"
-    elif name == "cpu":
-        name = f"cpu ({torch.backends.cpu.get_cpu_capability()})"
-    yield "device", name
-    yield "bf16", "in hardware" if has_bf16(device) else "emulated or unavailable: fp32 is the default here"
-    yield "threads", f"{torch.get_num_threads()} (of {os.cpu_count()} processors)"
-    for extra, packages in _extras().items():
-        missing = [name for name in packages if _version(name) is None]
-        hint = f'missing {", ".join(missing)}: pip install "cvrnet[{extra}]"'
-        yield f"extra [{extra}]", hint if missing else "installed"
-    from huggingface_hub import constants, get_token
-
-    yield "Hub endpoint", constants.ENDPOINT + (" (offline)" if constants.HF_HUB_OFFLINE else "")
-    yield "Hub login", "a token is stored" if get_token() else "none: `hf auth login` (needed to push, or for private)"
-    yield "Hub cache", constants.HF_HUB_CACHE
-
-
-def _extras() -> dict[str, list[str]]:
-    """The extras for users, and the packages that each one installs."""
-    extras: dict[str, list[str]] = {}
-    for line in metadata.requires("cvrnet") or []:
-        if found := re.match(r"([\w.-]+).*extra == ['\"](\w+)", line):
-            package, extra = found.groups()
-            if package != "cvrnet" and extra not in ("dev", "docs", "bench"):
-                extras.setdefault(extra, []).append(package)
-    return extras
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+    print_rows([{"item": item, "value": value} for item, value in describe_installation()], style=style)

@@ -1,42 +1,37 @@
 """``cvrnet export``."""
 
-from __future__ import annotations
-
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from cvrnet_cli import options
-from cvrnet_cli.output import progress_bar, say, write_rows
+from cvrnet_cli.output import print_rows, progress_bar, say
 
 
-@click.command(short_help="A trained model as an ONNX file.")
+@click.command(short_help="Export a trained model to an ONNX file.")
 @click.argument("model")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE.onnx", help="The file to write."
-)
+@options.output("The file to write.", required=True, metavar="FILE.onnx")
 @options.folds
 @click.option("--img-size", type=click.IntRange(32), help="Height and width in pixels.  [default: as in training]")
 @click.option(
     "--check-images",
-    type=click.Path(path_type=Path),
+    type=options.PATH,
     metavar="DATA",
-    help="Images on which the file is checked.  [default: the calibration's, the training's, or phantoms]",
+    help="Images to check the file on.  [default: the calibration's, the training's, or phantoms]",
 )
 @click.option("--int8", is_flag=True, help="Quantise to 8-bit integers; needs --calibration.")
 @click.option(
     "--calibration",
-    type=click.Path(path_type=Path),
+    type=options.PATH,
     metavar="DATA",
-    help="Images for --int8: some patients' give the ranges, the others' are compared with float32.",
+    help="Images for --int8: those of some patients give the ranges, the others are compared with float32.",
 )
 @click.option(
-    "--calibration-images", type=click.IntRange(1), default=128, show_default=True, help="Number that give the ranges."
+    "--calibration-images", type=click.IntRange(1), default=128, help="Number of images that give the ranges."
 )
 @options.overwrite
-def export(model: str, output: Path, folds: list[int], **settings: Any) -> None:
+def export(model: str, output: Path, **settings: Any) -> None:
     """Write MODEL to FILE.onnx, for ONNX Runtime, OpenVINO and other engines that read ONNX.
 
     MODEL is a run folder (all its folds as one network), a fold folder, local-dir:FOLDER or hf-hub:user/repo[@rev].
@@ -47,13 +42,13 @@ def export(model: str, output: Path, folds: list[int], **settings: Any) -> None:
     \b
     Examples:
       cvrnet export run -o model.onnx
-      cvrnet export run/fold-3 -o fold-3.onnx --check-images manifest.csv
+      cvrnet export run -o fold-3.onnx --fold 3 --check-images manifest.csv
       cvrnet export run -o model-int8.onnx --int8 --calibration data/
     """
     from cvrnet.onnx import export_onnx
 
     with progress_bar("Comparing int8") as progress:
-        report = export_onnx(model, output, folds=folds, progress=progress, **settings)
+        report = export_onnx(model, output, progress=progress, **settings)
     row = {
         "file": output,
         "MB": f"{output.stat().st_size / 1e6:.1f}",
@@ -61,8 +56,8 @@ def export(model: str, output: Path, folds: list[int], **settings: Any) -> None:
         "max_difference": f"{report['max_difference']:.1e}",
         "checked_on": report["checked_on"],
     }
-    write_rows([row], list(row), "table", sys.stdout)
+    print_rows([row])
     if quantization := report.get("quantization"):
         click.echo()
-        write_rows([quantization], list(quantization), "table", sys.stdout)
+        print_rows([quantization])
     say(f"\nNext:\n  cvrnet predict {output} IMAGES")

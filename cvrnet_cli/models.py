@@ -1,20 +1,18 @@
 """``cvrnet models``."""
 
-from __future__ import annotations
-
-import sys
-
 import click
 
 from cvrnet_cli import options
-from cvrnet_cli.output import say, write_rows
+from cvrnet_cli.output import print_rows, say
 
 
-@click.command(short_help="The registered models, or one of them in detail.")
+@click.command(short_help="List the registered models, or describe one of them.")
 @click.argument("name", required=False)
 @options.style
-def models(name: str | None, style: str | None) -> None:
-    """List the registered models: encoders, parameters, multiply-adds at 224 x 224 pixels, feature maps.
+def models(name: str | None, style: str) -> None:
+    """List the registered models with encoders, parameters, multiply-adds at 224 x 224 pixels and feature maps.
+
+    With NAME, list the heads of this model.
 
     \b
     Examples:
@@ -35,22 +33,21 @@ def models(name: str | None, style: str | None) -> None:
             }
             for info in map(describe_model, list_models())
         ]
-    else:
-        info = describe_model(name)
-        rows = [
-            {
-                "head": head.name,
-                "feature_map": " ++ ".join(head.maps),
-                "channels": head.channels,
-                "grid": f"{head.grid[0]}x{head.grid[1]}",
-                "parameters": head.parameters,
-            }
-            for head in info.heads
-        ]
-    write_rows(rows, list(rows[0]), style or "table", sys.stdout)
-    if name is not None:
-        say(
-            f"\n{info.name}: {info.description}\n"
-            f"{info.parameters:,} trainable parameters (3 classes), {info.statistics:,} running statistics, "
-            f"{info.macs / 1e9:.2f} GMACs at {info.input_size[1]} x {info.input_size[2]}"
-        )
+        return print_rows(rows, style=style)
+    info = describe_model(name)
+    rows = [
+        {
+            "head": head.name,
+            "feature_map": " ++ ".join(head.maps),
+            "channels": head.channels,
+            "grid": f"{head.grid[0]}x{head.grid[1]}",
+            "parameters": head.parameters,
+        }
+        for head in info.heads
+    ]
+    print_rows(rows, style=style)
+    say(
+        f"\n{info.name}: {info.description}\n"
+        f"{info.parameters:,} trainable parameters (3 classes), {info.statistics:,} running statistics, "
+        f"{info.macs / 1e9:.2f} GMACs at {info.input_size[1]} x {info.input_size[2]}"
+    )

@@ -1,8 +1,7 @@
-"""Data to stdout or a file, in the format that was asked for; progress to stderr."""
-
-from __future__ import annotations
+"""Data to stdout or a file, in the format that the user chose; progress and messages to stderr."""
 
 import csv
+import itertools
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,14 +14,20 @@ import click
 FORMATS = ("table", "csv", "json", "jsonl")
 
 
+def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = (), style: str = "table") -> None:
+    """Write rows to stdout; by default all columns of the first row."""
+    write_rows(rows, columns or (list(rows[0]) if rows else []), style, sys.stdout)
+    sys.stdout.flush()  # before the messages on stderr that follow
+
+
 def write_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], style: str, file: TextIO) -> None:
     """Write rows one at a time, so that any number of them takes constant memory.
 
     Args:
-        rows: One mapping a row.
+        rows: One mapping for each row.
         columns: The columns, in order.
         style: One of ``FORMATS``.
-        file: Where to.
+        file: An open file.
     """
     if style == "csv":
         writer = csv.DictWriter(file, columns, lineterminator="\n", extrasaction="ignore")
@@ -30,32 +35,29 @@ def write_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], style:
         writer.writerows(rows)
     elif style == "jsonl":
         for row in rows:
-            file.write(json.dumps({c: row[c] for c in columns}, ensure_ascii=False) + "\n")
+            file.write(_json(row, columns) + "\n")
     elif style == "json":
         file.write("[")
         for i, row in enumerate(rows):
-            file.write(("," if i else "") + "\n  " + json.dumps({c: row[c] for c in columns}, ensure_ascii=False))
+            file.write(("," if i else "") + "\n  " + _json(row, columns))
         file.write("\n]\n")
     else:
         _write_table(rows, columns, file)
 
 
+def _json(row: Mapping[str, Any], columns: Sequence[str]) -> str:
+    return json.dumps({c: row[c] for c in columns}, ensure_ascii=False)
+
+
 def _write_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], file: TextIO) -> None:
-    """Columns as wide as the first rows need; later rows that need more push their line out."""
-    rows = iter(rows)
-    first = [[_cell(row[c]) for c in columns] for _, row in zip(range(200), rows, strict=False)]
-    widths = [max(len(c), *(len(cells[i]) for cells in first)) if first else len(c) for i, c in enumerate(columns)]
+    """Make columns as wide as the first 200 rows need; a later row that needs more gets a longer line."""
+    table = ([_cell(row[c]) for c in columns] for row in rows)
+    first = list(itertools.islice(table, 200))
+    widths = [max(map(len, column)) for column in zip(columns, *first, strict=True)]
     numeric = [bool(first) and all(_is_number(cells[i]) for cells in first) for i in range(len(columns))]
-
-    def line(cells: Sequence[str]) -> str:
+    for cells in itertools.chain([columns], first, table):
         padded = (c.rjust(w) if right else c.ljust(w) for c, w, right in zip(cells, widths, numeric, strict=True))
-        return "  ".join(padded).rstrip() + "\n"
-
-    file.write(line(list(columns)))
-    for cells in first:
-        file.write(line(cells))
-    for row in rows:
-        file.write(line([_cell(row[c]) for c in columns]))
+        file.write("  ".join(padded).rstrip() + "\n")
 
 
 def _cell(value: Any) -> str:
@@ -70,7 +72,7 @@ def _is_number(text: str) -> bool:
 
 @contextmanager
 def output_file(path: Path | None, overwrite: bool) -> Iterator[TextIO]:
-    """stdout, or a file that appears whole; an existing one is refused unless ``overwrite``."""
+    """stdout, or a file that appears whole; an existing file is refused unless ``overwrite``."""
     if path is None:
         yield sys.stdout
         sys.stdout.flush()
@@ -85,7 +87,7 @@ def output_file(path: Path | None, overwrite: bool) -> Iterator[TextIO]:
 
 @contextmanager
 def progress_bar(description: str, unit: str = "image") -> Iterator[Callable[[int, int], None]]:
-    """A function (done, total) that shows a bar on stderr; nothing is shown where stderr is not a terminal."""
+    """A function (done, total) that shows a bar on stderr, or nothing if stderr is not a terminal."""
     from tqdm import tqdm
 
     with tqdm(desc=description, unit=unit, disable=None, leave=False) as bar:
@@ -97,20 +99,20 @@ def progress_bar(description: str, unit: str = "image") -> Iterator[Callable[[in
         yield update
 
 
-def score_rows(metrics: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """One row a set of images, from what metrics.json holds."""
-    for name, scores in metrics.items():
-        yield {
-            "set": name,
-            "images": scores["n"],
-            "accuracy": scores["accuracy"],
-            "balanced_accuracy": scores["balanced_accuracy"],
-            "f1_macro": scores["macro"]["f1"],
-            "f1_weighted": scores["weighted"]["f1"],
-            "auc_macro": scores["macro"]["roc_auc"],
-        }
+SCORES = ("accuracy", "balanced_accuracy", "f1_macro", "f1_weighted", "auc_macro")
+
+
+def print_scores(metrics: Mapping[str, Any], columns: Sequence[str] = SCORES) -> None:
+    """Write a row of scores for each set of images in the content of metrics.json."""
+    from cvrnet.report.report_tables import paper_scores
+
+    rows = [
+        {**scores, **scores["weighted"], **paper_scores(scores), "set": name, "images": scores["n"]}
+        for name, scores in metrics.items()
+    ]
+    print_rows(rows, ("set", "images", *columns))
 
 
 def say(message: str = "") -> None:
-    """A message for people, on stderr."""
+    """Write a message for the user to stderr."""
     click.echo(message, err=True)

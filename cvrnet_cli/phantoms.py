@@ -1,9 +1,8 @@
 """``cvrnet phantoms``."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,17 +11,18 @@ from cvrnet_cli.output import progress_bar, say
 
 
 @click.command(short_help="Write a data set of synthetic chest radiographs.")
-@options.output_folder(required=True)
-@click.option("-n", "--number", type=int, default=300, show_default=True, help="Number of images.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Equal seeds give equal images.")
-@click.option("--size", type=int, default=256, show_default=True, help="Height in pixels.")
-@click.option("--sources", default="site-a,site-b", show_default=True, help="Names of the sources.")
-@click.option("--shortcut", is_flag=True, help="Plant a marker tied to one source, and the label to that source.")
+@options.output("Folder of the data set.", required=True)
+@click.option("-n", "--number", "n", type=int, default=300, help="Number of images.")
+@options.seed
+@click.option("--size", type=int, default=256, help="Height in pixels.")
+@click.option("--sources", type=options.names, default="site-a,site-b", help="Names of the sources.")
+@click.option("--shortcut", is_flag=True, help="Mark the images of one source, and give this source mostly one label.")
 @options.overwrite
-def phantoms(output: Path, number: int, seed: int, size: int, sources: str, shortcut: bool, overwrite: bool) -> None:
+def phantoms(output: Path, overwrite: bool, **settings: Any) -> None:
     """Write synthetic chest radiographs with patients, sources, lung and lesion masks, and a manifest.
 
-    NOR has clear lungs, NCP one focal consolidation, CVP bilateral peripheral ground-glass patches.
+    NOR has clear lungs, NCP one focal consolidation, CVP bilateral peripheral ground-glass patches. Equal seeds give
+    equal images.
 
     \b
     Examples:
@@ -38,14 +38,6 @@ def phantoms(output: Path, number: int, seed: int, size: int, sources: str, shor
             raise UserError(f"{output} has no {MANIFEST}, so it is not a data set to overwrite; choose another folder")
         shutil.rmtree(output)
     with progress_bar("Drawing") as progress:
-        manifest = write_phantoms(
-            output,
-            number,
-            seed=seed,
-            size=size,
-            sources=options.split_names(sources),
-            shortcut=shortcut,
-            progress=progress,
-        )
+        manifest = write_phantoms(output, progress=progress, **settings)
     click.echo(str(manifest))
     say(f"Next:\n  cvrnet train {output} -o run --model cvrnet_tiny --img-size 96 --lr 1e-3 --no-pretrained")

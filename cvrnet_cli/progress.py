@@ -1,7 +1,5 @@
 """Progress of whole jobs on stderr: a bar for each stage and epoch where stderr is a terminal, and a line an epoch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any

@@ -1,44 +1,28 @@
 """``cvrnet soup``."""
 
-from __future__ import annotations
-
-import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from cvrnet_cli import options
-from cvrnet_cli.output import say, write_rows
+from cvrnet_cli.output import print_rows, say
 from cvrnet_cli.progress import job_callbacks
 
 
-@click.command(short_help="Average the folds' weights into one model, and see whether it holds up.")
-@click.argument("run", type=click.Path(path_type=Path))
-@click.argument("data", type=click.Path(path_type=Path), required=False)
-@options.output_folder(required=True, help_text="The soup: a run of its own, which every command takes as MODEL.")
-@options.folds
-@options.batch_size
-@options.device
-@options.amp
-@options.overwrite
+@click.command(short_help="Average the folds' weights into one model, and compare it with the folds.")
+@click.argument("run", type=options.PATH)
+@click.argument("data", type=options.PATH, required=False)
+@options.output("Folder of the soup, a run that every command accepts as MODEL.", required=True)
+@options.inference
 @options.reported
-def soup(
-    run: Path,
-    data: Path | None,
-    output: Path,
-    folds: list[int],
-    batch_size: int | None,
-    device: str | None,
-    amp: str | None,
-    overwrite: bool,
-    audit: bool,
-    maps: bool,
-) -> None:
+def soup(run: Path, data: Path | None, output: Path, **settings: Any) -> None:
     """Average the weights of RUN's folds into one model, and score folds, ensemble and soup on the same images.
 
-    DATA are labelled images that no fold has seen. Without them the run's independent source is taken and, if it has
-    none, all its images, which can only show that a soup is broken. A soup answers in the time of one fold; it can hold
-    up where the folds were fine-tuned from the same pretrained weights (Wortsman et al. 2022).
+    DATA are labelled images that no fold has seen. Without DATA, the run's independent source is used. If the run has
+    none, all its images are used; they can only show that a soup is bad, not that it is good. A soup takes the time of
+    one fold. It can be as good as the folds if these were fine-tuned from the same pretrained weights (Wortsman et al.
+    2022).
 
     \b
     Examples:
@@ -46,24 +30,12 @@ def soup(
       cvrnet soup run other-hospital/ -o soup
       cvrnet predict soup images/
     """
-    from cvrnet.workflows.soup import make_soup
+    from cvrnet.workflows import make_soup
 
     with job_callbacks() as callbacks:
-        result = make_soup(
-            run,
-            output,
-            data,
-            folds=folds,
-            batch_size=batch_size or 8,
-            device=device or "auto",
-            amp=amp or "auto",
-            audit=audit,
-            maps=maps,
-            overwrite=overwrite,
-            callbacks=callbacks,
-        )
-    write_rows(result.rows, list(result.rows[0]), "table", sys.stdout)
+        result = make_soup(run, output, data, callbacks=callbacks, **settings)
+    print_rows(result.rows)
     say(f"\nScored on {result.images}.")
-    say(f"{result.batch_norm[0].upper()}{result.batch_norm[1:]}.")
-    say(f"{result.verdict[0].upper()}{result.verdict[1:]}.")
-    say(f"It is in {output}.")
+    for sentence in (result.batch_norm, result.verdict):
+        say(f"{sentence[0].upper()}{sentence[1:]}.")
+    say(f"The soup is in {output}.")

@@ -1,28 +1,25 @@
 """``cvrnet train``."""
 
-from __future__ import annotations
-
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from cvrnet_cli import options
-from cvrnet_cli.output import say, score_rows, write_rows
+from cvrnet_cli.output import print_scores, say
 from cvrnet_cli.progress import job_callbacks
 
 
 @click.command(short_help="Fine-tune a model on a folder or CSV of radiographs.")
-@click.argument("data", type=click.Path(path_type=Path))
-@options.output_folder(required=True, help_text="The run: model, metrics, predictions, figures, report.")
+@click.argument("data", type=options.PATH)
+@options.output("Folder of the run: model, metrics, predictions, figures, report.", required=True)
 @options.test_source
 @options.job
 @options.training
-def train(data: Path, output: Path, recipe: str, **settings: Any) -> None:
+def train(data: Path, output: Path, **settings: Any) -> None:
     """Fine-tune a model on DATA and evaluate its best epoch.
 
-    DATA is a folder with one sub-folder a class, or a CSV manifest with the columns path,label and, where known,
+    DATA is a folder with one sub-folder for each class, or a CSV manifest with the columns path,label and, where known,
     source,patient_id,split. Patients are never split between training, validation and test.
 
     \b
@@ -35,12 +32,10 @@ def train(data: Path, output: Path, recipe: str, **settings: Any) -> None:
     """
     from cvrnet.workflows import train as run
 
-    job = options.job_arguments(settings)
-    config = options.training_config(recipe, settings)
+    config, job = options.training_config(settings)
     with job_callbacks(config) as callbacks:
         metrics = run(data, output, config, callbacks=callbacks, **job)
-    if metrics:  # the other processes of a distributed run have none
-        rows = list(score_rows(metrics))
-        write_rows(rows, list(rows[0]), "table", sys.stdout)
+    if metrics:  # only the main process of a distributed run has them
+        print_scores(metrics)
         say(f"\nThe report is {output / 'report.html'}; the model and its results are beside it.")
         say(f"Next:\n  cvrnet predict {output} IMAGES")

@@ -7,13 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 
 from cvrnet.inference import Predictor
 from cvrnet.training import TrainConfig
 from cvrnet_cli.commands import cli as group
-from cvrnet_cli.options import TRAINING_DEFAULTS
+from cvrnet_cli.options import MODEL, PROTOCOL, setting_name
 from tests.support.signals import sigint
 
 TINY = ["--encoders", "test_resnet,test_efficientnet", "--no-pretrained", "--img-size", "64", "--epochs", "1"]
@@ -32,14 +33,25 @@ def test_every_command_has_help_with_examples(cli, command):
 
 
 def test_the_helps_defaults_are_the_protocols():
-    config = TrainConfig().to_dict()
-    flags = {"class_weights", "pretrained"}  # shown as "on"
-    assert {k: v for k, v in config.items() if k not in flags} == {
-        **TRAINING_DEFAULTS,
-        "encoders": [],
-        "model_kwargs": {},
-    }
-    assert all(config[name] is True for name in flags)
+    shown = {setting_name(flag): default for flag, _, default, _ in (*MODEL, *PROTOCOL)}
+    assert {**TrainConfig().to_dict(), "encoders": "", "model_kwargs": ""} == shown
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate", "export", "soup", "demo", "push", "pull"])
+def test_folds_of_a_run_are_chosen_by_fold(command, capsys):
+    def chosen(*arguments: str) -> list[int]:
+        needed = ["a/b", "c/d", *(["-o", "out"] if command in ("evaluate", "export", "soup") else [])]
+        count = 1 if command in ("export", "demo", "pull") else 2
+        context = group.commands[command].make_context(command, [*needed[:count], *needed[2:], *arguments])
+        return context.params["folds"]
+
+    assert chosen() == []
+    assert chosen("--fold", "1,3") == chosen("--fold", "1", "--fold", "3") == [1, 3]
+    assert capsys.readouterr().err == ""
+    assert chosen("--folds", "1,3") == [1, 3], "as version 0.1 spelled it"
+    assert capsys.readouterr().err.startswith("Warning: use --fold to choose folds of a run")
+    with pytest.raises(click.BadParameter, match="'x' is no fold; expected numbers such as 1,3"):
+        chosen("--fold", "1,x")
 
 
 def test_phantoms_train_evaluate_predict(cli, tmp_path):
@@ -216,8 +228,7 @@ def test_doctor(cli, monkeypatch):
     table = {row["item"]: row["value"] for row in map(json.loads, out.splitlines())}
     assert {"python", "torch", "timm", "device", "bf16", "threads", "Hub endpoint", "Hub login"} <= table.keys()
     assert table["extra [train]"] == "installed"
-    doctor = sys.modules["cvrnet_cli.doctor"]  # the package's attribute of this name is the command
-    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "accelerate" else "1.0")
+    monkeypatch.setattr("cvrnet.installation._version", lambda name: None if name == "accelerate" else "1.0")
     _, out, _ = cli("doctor")
     assert 'missing accelerate: pip install "cvrnet[train]"' in out
 

@@ -103,8 +103,8 @@ def test_equal_names_do_not_collide(cli, lively, two, tmp_path):
     ("arguments", "message"),
     [
         (["--target", "XYZ"], "class XYZ; expected CVP, NCP, NOR"),
-        (["--encoder", "vgg16"], "no encoder 'vgg16'; expected one of test_resnet, test_efficientnet"),
-        (["--head", "6"], "no head 6; it has 5"),
+        (["--encoder", "vgg16"], "no part vgg16; expected some of network, test_resnet, test_efficientnet, P1"),
+        (["--head", "6"], "no part P6; expected some of network"),
         (["--out-of-fold"], "--out-of-fold goes with --measure"),
         (["--measure", "--raw"], "--measure takes one data set"),
     ],

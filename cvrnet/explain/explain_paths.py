@@ -1,0 +1,76 @@
+"""Maps for PATH arguments, as ``cvrnet explain`` draws them (extra ``train``)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cvrnet.errors import UserError
+from cvrnet.explain.explaining import available_parts
+from cvrnet.explain.gradcam import NETWORK
+from cvrnet.explain.pictures import draw_images
+from cvrnet.files import write_csv
+from cvrnet.inference import Predictor
+from cvrnet.inference.find_images import find_images
+
+ROWS = "explanations.csv"
+
+
+def explain_paths(
+    model: str,
+    paths: Sequence[str],
+    output: Path,
+    *,
+    encoders: Sequence[str] = (),
+    heads: Sequence[int] = (),
+    everything: bool = False,
+    device: str = "auto",
+    dtype: str = "auto",
+    overwrite: bool = False,
+    progress: Callable[[int, int], object],
+    on_problem: Callable[[str], object],
+    **drawing: Any,
+) -> tuple[list[dict[str, Any]], int]:
+    """Draw where a model looked in the images at some paths, and write `ROWS`.
+
+    Args:
+        model: As in `Predictor.from_pretrained`, and so ``device`` and ``dtype``.
+        paths: As in `find_images`.
+        output: The folder of the pictures.
+        encoders: Draw overlays of these encoders, by name or number (``"1"``).
+        heads: Draw overlays of these heads, by number. Without encoders and heads: of the whole network.
+        everything: Draw overlays of all parts, and show the heads in the figures.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        dtype: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+        overwrite: Replace existing results.
+        progress: Called after each image with the number done and the number of images.
+        on_problem: Called with a sentence for each thing that could not be drawn.
+        **drawing: Further arguments of `draw_images`.
+
+    Returns:
+        The rows of `ROWS`, and the number of models whose maps were averaged.
+
+    Raises:
+        UserError: Results exist, or the model, a part or a class does not exist.
+    """
+    files = list(dict.fromkeys(find_images(paths)))
+    if (output / ROWS).exists() and not overwrite:
+        raise UserError(f"{output / ROWS} exists; --overwrite replaces it")
+    predictor = Predictor.from_pretrained(model, device, dtype)
+    overlays = panels = available_parts(predictor)
+    if not everything:
+        panels = [part for part in panels if not re.fullmatch(r"P\d+", part)]
+        by_number = {str(k): part for k, part in enumerate(panels) if part != NETWORK}
+        chosen = [*(by_number.get(name, name) for name in encoders), *(f"P{head}" for head in heads)]
+        overlays = list(dict.fromkeys(chosen)) or [NETWORK]
+    rows: list[dict[str, Any]] = []
+    drawn = draw_images(predictor, files, output, overlays=overlays, panels=panels, overwrite=overwrite, **drawing)
+    for row, problems in drawn:
+        for problem in problems:
+            on_problem(problem)
+        rows.append(row | {"error": "; ".join(problems)})
+        progress(len(rows), len(files))
+    write_csv(output / ROWS, rows, list(rows[0]) if rows else [])
+    return rows, len(predictor.models)

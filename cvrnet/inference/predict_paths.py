@@ -1,0 +1,87 @@
+"""Answers for PATH arguments, as ``cvrnet predict`` prints them, by one process or by several that share the images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cvrnet.data.series import arrange
+from cvrnet.devices import check_launch
+from cvrnet.inference.find_images import find_images
+from cvrnet.inference.predictor import Predictor
+from cvrnet.inference.uncertainty import UNCERTAINTY
+from cvrnet.inference.volumes import add_means
+
+
+class PathPredictions(NamedTuple):
+    """The answers for some PATH arguments."""
+
+    columns: list[str]
+    """Of the rows; empty in all but the main process, which has the answers."""
+    images: int
+    """Number of images."""
+    rows: Iterator[dict[str, Any]]
+    """A row for each image, series and patient (``unit``), in constant memory; None in a column without a value."""
+
+
+def predict_paths(
+    model: str | Path,
+    paths: Sequence[str],
+    *,
+    folds: Sequence[int] = (),
+    batch_size: int = 8,
+    device: str = "auto",
+    dtype: str = "auto",
+    compile: bool = False,
+    heads: bool = False,
+    uncertainty: bool = False,
+    window: str = "",
+) -> PathPredictions:
+    """Predict the images at some paths, each process of ``accelerate launch`` a share of them.
+
+    Args:
+        model: As in `Predictor.from_pretrained`, and so ``folds``, ``device``, ``dtype`` and ``compile``.
+        paths: As in `find_images`.
+        folds: Folds of the run to load; all by default.
+        batch_size: As in `Predictor.stream`, and so ``heads`` and ``window``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        dtype: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+        compile: Run the networks through ``torch.compile``.
+        heads: Add columns for each head's own probabilities.
+        uncertainty: Add the columns of `cvrnet.inference.uncertainty`.
+        window: For CTs in DICOM.
+
+    Raises:
+        UserError: The model, a fold or the device does not exist, or the model has no heads.
+    """
+    check_launch()
+    shared: Any = None
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # accelerate launch started this process and others
+        from cvrnet.inference.distributed import SharedPrediction
+
+        shared = SharedPrediction(device)
+        device = shared.device
+    predictor = Predictor.from_pretrained(model, device, dtype, folds=folds, compile=compile)
+    slices = list(arrange(find_images(paths)))
+    run = partial(shared.stream, predictor) if shared else predictor.stream
+    stream = run([slice_.path for slice_ in slices], batch_size=batch_size, heads=heads, window=window)
+    if shared and not shared.is_main:
+        list(stream)  # does this process's share; the main process gets the answers
+        shared.close()
+        return PathPredictions([], len(slices), iter(()))
+    columns = ["path", *(("unit", "patient_id") if any(slice_.volume for slice_ in slices) else ()), "prediction"]
+    columns += [f"prob_{name}" for name in predictor.classes]
+    if heads:
+        columns += [f"head_{i + 1}_{name}" for i in range(predictor.num_heads) for name in predictor.classes]
+    columns += [*(UNCERTAINTY if uncertainty else ()), "error"]
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for answer in add_means(zip(slices, stream, strict=True), predictor.classes):
+            yield dict.fromkeys(columns) | answer.row(predictor.classes)
+        if shared:
+            shared.close()
+
+    return PathPredictions(columns, len(slices), rows())
