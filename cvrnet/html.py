@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,17 +33,11 @@ _templates.globals |= {"disclaimer": DISCLAIMER}
 
 @dataclass(frozen=True)
 class Table:
-    """A table as it is printed.
-
-    Attributes:
-        titles: The header.
-        rows: The cells of each row.
-        groups: Headings above the header, each with the number of columns it spans.
-    """
+    """A table as it is printed."""
 
     titles: Sequence[str]
     rows: Sequence[Sequence[object]]
-    groups: Sequence[tuple[str, int]] = ()
+    groups: Sequence[tuple[str, int]] = ()  # headings above the titles, each with the number of columns it spans
 
 
 @dataclass(frozen=True)
@@ -71,11 +65,7 @@ def small_picture(pixels: NDArray[np.uint8]) -> Picture:
 
 
 def render(template: str, **values: Any) -> str:
-    """A whole page.
-
-    Args:
-        template: Name of a file in ``cvrnet/report/templates``.
-        values: What the template shows.
+    """The HTML of a template, the name of a file in ``cvrnet/report/templates``, that shows these values.
 
     Raises:
         LookupError: A value that the template shows is missing, as from a damaged file of a run.
@@ -84,21 +74,6 @@ def render(template: str, **values: Any) -> str:
         return _templates.get_template(template).render(values)
     except UndefinedError as error:
         raise LookupError(error.message) from error
-
-
-def paragraph(text: str, style: str = "") -> str:
-    """A paragraph of text as HTML; ``style`` is a class of style.css."""
-    return _part("paragraph", text, style)
-
-
-def thumbnail(pixels: NDArray[np.uint8], name: str, lines: Sequence[str]) -> str:
-    """A thumbnail as HTML, with its name and further lines below."""
-    return _part("thumbnail", small_picture(pixels), name, lines)
-
-
-def _part(macro: str, *values: object) -> str:
-    parts: Mapping[str, Any] = vars(_templates.get_template("parts.html.jinja").module)
-    return str(parts[macro](*values))
 
 
 def _data_uri(data: bytes, kind: str) -> str:
