@@ -12,8 +12,9 @@ from types import ModuleType
 from typing import Any
 
 MOVED_MODULES = {
+    "cvrnet.audit.audit_files": "cvrnet.audit.audit_data",
     "cvrnet.audit.auditing": "cvrnet.audit.audit_data",
-    "cvrnet.audit.output": "cvrnet.audit.audit_files",
+    "cvrnet.audit.output": "cvrnet.audit.audit_data",
     "cvrnet.audit.tables": "cvrnet.audit.metadata_findings",
     "cvrnet.benchmark": "cvrnet.workflows.sweep",
     "cvrnet.checkpoints": "cvrnet.runs.checkpoint",

@@ -69,16 +69,14 @@ def source_findings(records: Sequence[Record]) -> list[Finding]:
         share, total, source = float(images.max() / images.sum()), int(images.sum()), sources[images.argmax()]
         if share < MOSTLY:
             continue
-        findings.append(
-            Finding(
-                f"class-source:{label}",
-                grade(severe=share == 1, warning=True),
-                f"{'All' if share == 1 else f'{share:.0%} of'} {total:,} images of {label} come from one source, "
-                f"{source or '(none named)'}.",
-                {"share": share, "images": total, "source": source},
-                advice=f"Get {label} from another source too; until then a model may know the source, not {label}.",
-            )
+        sentence = (
+            f"{'All' if share == 1 else f'{share:.0%} of'} {total:,} images of {label} come from one source, "
+            f"{source or '(none named)'}."
         )
+        severity = grade(severe=share == 1, warning=True)
+        figures = {"share": share, "images": total, "source": source}
+        advice = f"Get {label} from another source too; until then a model may know the source, not {label}."
+        findings.append(Finding(f"class-source:{label}", severity, sentence, figures, advice=advice))
     return findings
 
 
@@ -100,19 +98,12 @@ def _association(table: np.ndarray, rows: list[dict[str, object]]) -> Finding:
 def patient_findings(records: Sequence[Record]) -> list[Finding]:
     """Images without a patient id, and patients with images in several splits, labels or sources."""
     findings = []
-    without = tuple(r.name for r in records if not r.patient_id)
-    if without:
-        findings.append(
-            Finding(
-                "patient-id",
-                grade(severe=len(without) == len(records), warning=True),
-                f"{count(len(without), 'image')} of {len(records):,} have no patient id: "
-                "folds cannot keep their patients apart.",
-                {"images": len(without)},
-                without,
-                "Fill the manifest's column patient_id; such an image is taken for a patient of its own.",
-            )
-        )
+    if without := tuple(r.name for r in records if not r.patient_id):
+        severity = grade(severe=len(without) == len(records), warning=True)
+        sentence = f"{count(len(without), 'image')} of {len(records):,} have no patient id: "
+        sentence += "folds cannot keep their patients apart."
+        advice = "Fill the manifest's column patient_id; such an image is taken for a patient of its own."
+        findings.append(Finding("patient-id", severity, sentence, {"images": len(without)}, without, advice))
     for attribute, (severity, advice) in _SHARED.items():
         members: dict[str, list[Record]] = defaultdict(list)
         for record in records:
@@ -122,19 +113,12 @@ def patient_findings(records: Sequence[Record]) -> list[Finding]:
         shared = [patient for patient in members if len(values[patient]) > 1]
         if not shared:
             continue
+        sentence = f"{count(len(shared), 'patient')} {'appears' if len(shared) == 1 else 'appear'} in more than one "
         rows = [
             {"patient_id": patient, f"{attribute}s": "|".join(values[patient]), "images": len(members[patient])}
             for patient in sorted(shared)
         ]
-        findings.append(
-            Finding(
-                f"patient-{attribute}s",
-                severity,
-                f"{count(len(shared), 'patient')} {'appears' if len(shared) == 1 else 'appear'} in more than one "
-                f"{attribute}.",
-                {"patients": len(shared), "table": rows},
-                tuple(r.name for patient in shared for r in members[patient]),
-                advice,
-            )
-        )
+        figures = {"patients": len(shared), "table": rows}
+        files = tuple(r.name for patient in shared for r in members[patient])
+        findings.append(Finding(f"patient-{attribute}s", severity, f"{sentence}{attribute}.", figures, files, advice))
     return findings

@@ -28,15 +28,15 @@ _LUNG = "This holds lung too, so some of it may be disease: compare it with the 
 
 def shortcut_findings(measured: Measurements, seed: int) -> Iterator[Finding]:
     """How well label and source are predicted from what should not matter, over all and within each source."""
-    labels, sources = ([getattr(r, name) for r in measured.records] for name in ("label", "source"))
+    labels, sources = [r.label for r in measured.records], [r.source for r in measured.records]
     whole = probes(measured, labels, seed=seed)
     yield from map(label_finding, whole)
     if whole and (rule := best_rule(measured)):
         yield rule
     names = sorted(set(sources))
     for source in names if len(names) > 1 else []:
-        rows = np.flatnonzero(np.array(sources) == source)
-        if inside := probes(measured, labels, rows, seed=seed):
+        within = [label if own == source else "" for label, own in zip(labels, sources, strict=True)]
+        if inside := probes(measured, within, seed=seed):
             start = f"Within {source or '(no source)'}, the label is"
             yield _summary(inside, f"label-within-source:{source}", start, _severity(_strongest(inside)))
     if found := probes(measured, sources, seed=seed):
@@ -72,19 +72,14 @@ def best_rule(measured: Measurements) -> Finding | None:
         return None
     severity = grade(severe=balanced >= SEVERE_RULE, warning=balanced >= WARNING_RULE)
     share = float((labels == label).mean())
-    frequent = max(share, 1 - share)
+    figures = {"rule": rule, "label": label, "accuracy": accuracy, "balanced_accuracy": balanced}
+    figures["accuracy_of_more_frequent"] = frequent = max(share, 1 - share)
     return Finding(
         "one-rule",
         severity,
         f'The rule "{rule}" alone is right for {accuracy:.0%} of the images (balanced accuracy {balanced:.2f}; '
         f"always the more frequent answer: {frequent:.0%}).",
-        {
-            "rule": rule,
-            "label": label,
-            "accuracy": accuracy,
-            "balanced_accuracy": balanced,
-            "accuracy_of_more_frequent": frequent,
-        },
+        figures,
         advice="" if severity == "note" else _AWAY,
     )
 

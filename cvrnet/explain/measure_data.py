@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,23 +33,16 @@ Row = dict[str, Any]
 
 @dataclass
 class Measurements:
-    """The results of `measure`.
+    """The results of `measure`."""
 
-    Attributes:
-        rows: One for each image, part, mask and kind of weights: see `measure`.
-        similar: One for each image, part and kind of random weights: the rank correlation of its map with the trained
-            network's.
-        problems: A line for each image or mask that could not be read, and for each empty mask.
-    """
-
-    rows: list[Row] = field(default_factory=list)
-    similar: list[Row] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)  # for each image, part, mask and kind of weights: the measures
+    similar: list[Row] = field(default_factory=list)  # for each image, part and kind of random weights
+    problems: list[str] = field(default_factory=list)  # for each image or mask that cannot be used
 
     def correct(self) -> Measurements:
         """The results of the images whose prediction is right."""
-        tables = self.rows, self.similar
-        return Measurements(*([row for row in table if row["prediction"] == row["label"]] for table in tables))
+        rows, similar = ([r for r in t if r["prediction"] == r["label"]] for t in (self.rows, self.similar))
+        return Measurements(rows, similar)
 
 
 def measure(
@@ -78,7 +70,10 @@ def measure(
     for weights in WEIGHTS:
         # The random networks explain the class of the trained one, whatever they predict themselves.
         targets = target if weights == TRAINED else [trained[r.path].target for r, _ in usable]
-        explainer = predictor if weights == TRAINED else _random_predictor(predictor, weights, seed)
+        explainer = predictor
+        if weights != TRAINED:
+            models = [randomise(model, weights, seed + i) for i, model in enumerate(predictor.models)]
+            explainer = Predictor(models, device=str(predictor.device), dtype=predictor.precision)
         stream = explain(explainer, [r.path for r, _ in usable], target=targets, parts=parts, batch_size=batch_size)
         for (record, masks), e in zip(usable, stream, strict=True):
             on_explained()
@@ -93,7 +88,7 @@ def measure(
                 continue
             for part in parts:
                 both = part in first.grids and part in e.grids
-                rank = similarity(first.grids[part], e.grids[part]) if both else math.nan
+                rank = similarity(first.grids[part], e.grids[part]) if both else None
                 found.similar.append(about | {"part": part, "weights": weights, "rank": rank})
         usable = [(r, masks) for r, masks in usable if r.path in trained]  # without unreadable images
     return found
@@ -212,11 +207,6 @@ def measure_data(
     write_csv(output / IMAGES, found.rows)
     write_json(output / SUMMARY, summary)
     return summary, len(masked) - asked
-
-
-def _random_predictor(predictor: Predictor, stage: str, seed: int) -> Predictor:
-    models = [randomise(model, stage, seed + i) for i, model in enumerate(predictor.models)]
-    return Predictor(models, device=str(predictor.device), dtype=predictor.precision)
 
 
 def _read_masks(record: Record, problems: list[str]) -> dict[str, NDArray[np.bool_]]:
