@@ -68,11 +68,9 @@ def align(
     if np.linalg.det(affine[:, :2]) < 1:  # lay the finer picture on the coarser one: no detail is made up
         first, second, affine = second, first, cv2.invertAffineTransform(affine)
     best = _compare(first, second, affine)
-    if best is None:
-        return None
-    if 0.65 <= best[0] < SAME:  # perhaps the map is off by a pixel
+    if best and 0.65 <= best[0] < SAME:  # perhaps the map is off by a pixel
         best = max(best, _refine(first, second, affine) or best)
-    return Alignment(*best, matches, variant)
+    return Alignment(*best, matches, variant) if best else None
 
 
 def _plausible(affine: np.ndarray) -> bool:

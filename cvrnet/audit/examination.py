@@ -1,10 +1,8 @@
 """A trained model's predictions on each image as it is, without the lungs, and with nothing but the lungs.
 
-The idea is that of Maguolo and Nanni ("A critic evaluation of methods for COVID-19 automatic detection from X-ray
-images", Information Fusion 76, 2021): networks that they trained on images with the lungs blacked out recognised
-COVID-19 as well as before. Here the lungs are hidden from a model that was trained on whole images. DeGrave, Janizek
-and Lee ("AI for radiographic COVID-19 detection selects shortcuts over signal", Nature Machine Intelligence 3, 2021)
-show how models of radiographs come to use something else than disease.
+The idea is that of Maguolo and Nanni (Information Fusion 76, 2021): networks that they trained on images with the lungs
+blacked out recognised COVID-19 as well as before. Here the lungs are hidden from a model that was trained on whole
+images. See also DeGrave, Janizek and Lee (Nature Machine Intelligence 3, 2021).
 """
 
 from __future__ import annotations
@@ -38,13 +36,10 @@ class Examination:
     """Collects predictions batch by batch; in memory it keeps the probabilities, and at most a batch of images.
 
     Args:
-        models: Models with the same classes and preprocessing.
+        models: Models with the same classes and preprocessing, or UserError.
         of: Name of an image to the indices of the models that predict it (their mean counts); images without an entry
             are skipped.
         known: Whether it is known which images the models were trained on.
-
-    Raises:
-        UserError: The models differ in classes or preprocessing.
     """
 
     def __init__(self, models: Sequence[Predictor], of: Mapping[str, tuple[int, ...]], known: bool) -> None:

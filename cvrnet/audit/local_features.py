@@ -59,8 +59,10 @@ def neighbours(descriptors: np.ndarray, numbers: np.ndarray, *, seed: int = 0) -
     for i in range(n):
         counts[i] = _count(root(descriptors[i, : numbers[i]]), words)
     rarity = np.log(n / np.maximum((counts > 0).sum(0), 1)).astype(np.float32) + 0.1
-    usual = _weigh(counts, rarity).mean(0)
-    _unit(np.subtract(counts, usual, out=counts))  # what all images have in common does not distinguish them
+    counts *= rarity  # in place: the table is large
+    usual = _unit(counts).mean(0)
+    counts -= usual  # what all images have in common does not distinguish them
+    _unit(counts)
     for name, order in VARIANTS.items():
         for first in range(0, n, BLOCK):
             images = np.arange(first, min(first + BLOCK, n))
@@ -68,7 +70,7 @@ def neighbours(descriptors: np.ndarray, numbers: np.ndarray, *, seed: int = 0) -
                 queries = counts[images]
             else:
                 rows = [_count(root(descriptors[i, : numbers[i]][:, order]), words) for i in images]
-                queries = _unit(_weigh(np.array(rows), rarity) - usual)
+                queries = _unit(_unit(np.array(rows) * rarity) - usual)
             cosine = queries @ counts.T
             cosine[np.arange(len(images)), images] = -1  # no image is its own neighbour
             best = np.argpartition(-cosine, min(MOST, n) - 1, axis=1)[:, :MOST]
@@ -99,12 +101,6 @@ def _count(features: np.ndarray, words: np.ndarray) -> np.ndarray:
         total += np.bincount(nearest, minlength=len(words))
         near[np.arange(len(near)), nearest] = -np.inf
     return np.sqrt(total).astype(np.float32)
-
-
-def _weigh(counts: np.ndarray, rarity: np.ndarray) -> np.ndarray:
-    """Counts with rare words weighted up, rows of length 1. In place."""
-    counts *= rarity
-    return _unit(counts)
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

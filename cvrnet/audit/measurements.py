@@ -41,7 +41,7 @@ class ImageFacts:
     size: tuple[int, int]  # height and width
     format: str  # of the file, and pixel type, such as "JPEG L"
     vectors: dict[str, np.ndarray]  # what each probe but "format" sees, (d,)
-    thumbnail: tuple[int, ...] = (0, 0)  # its height and width
+    thumbnail: tuple[int, ...] = (0, 0)  # height and width of the small picture
     n_points: int = 0
 
 
@@ -132,7 +132,7 @@ def _measure_image(path: Path, pixels: np.ndarray) -> tuple[ImageFacts, np.ndarr
 
 
 def size_vector(height: int, width: int) -> np.ndarray:
-    """The numbers about an image's size: height, width, aspect, distance of the aspect from a square's, area."""
+    """Height, width, aspect, distance of the aspect from a square's, area."""
     return np.array([height, width, width / height, abs(np.log(width / height)), height * width])
 
 

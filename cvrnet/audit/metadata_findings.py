@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 from scipy.stats import chi2_contingency
@@ -49,16 +50,14 @@ def cramers_v(table: np.ndarray) -> float:
 def source_findings(records: Sequence[Record]) -> list[Finding]:
     """How strongly class and source are associated, classes that come from one source, and a single source."""
     sources, labels = sorted({r.source for r in records}), sorted({r.label for r in records})
-    table = np.zeros((len(labels), len(sources)), np.int64)
-    patients: dict[tuple[str, str], set[str]] = defaultdict(set)
+    patients: dict[tuple[str, str], list[str]] = {pair: [] for pair in product(labels, sources)}
     for record, patient in zip(records, patient_keys(records), strict=True):
-        table[labels.index(record.label), sources.index(record.source)] += 1
-        patients[record.label, record.source].add(patient)
+        patients[record.label, record.source].append(patient)
     rows = [
-        {"label": label, "source": source, "images": int(table[i, j]), "patients": len(patients[label, source])}
-        for i, label in enumerate(labels)
-        for j, source in enumerate(sources)
+        {"label": label, "source": source, "images": len(who), "patients": len(set(who))}
+        for (label, source), who in patients.items()
     ]
+    table = np.array([row["images"] for row in rows]).reshape(len(labels), len(sources))
     if len(sources) < 2:
         what = f"All images come from one source, {sources[0]}" if sources[0] else "No image has a source"
         advice = "Name the sources in the manifest's column source, and test on a source that did not train."
@@ -84,15 +83,14 @@ def _association(table: np.ndarray, rows: list[dict[str, object]]) -> Finding:
     v = cramers_v(table)
     severity = grade(severe=v >= SEVERE_V, warning=v >= WARNING_V)
     by_source, by_majority = float(table.max(0).sum() / table.sum()), float(table.sum(1).max() / table.sum())
-    return Finding(
-        "label-source",
-        severity,
+    sentence = (
         f"Class and source are {'hardly tied' if severity == 'note' else 'tied together'}: Cramér's V {v:.2f}; the "
         f"source alone gives the right class for {by_source:.0%} of the images, always the largest class for "
-        f"{by_majority:.0%}.",
-        {"cramers_v": v, "accuracy_from_source": by_source, "accuracy_of_largest_class": by_majority, "table": rows},
-        advice="" if severity == "note" else _APART,
+        f"{by_majority:.0%}."
     )
+    figures = {"cramers_v": v, "accuracy_from_source": by_source, "accuracy_of_largest_class": by_majority}
+    advice = "" if severity == "note" else _APART
+    return Finding("label-source", severity, sentence, {**figures, "table": rows}, advice=advice)
 
 
 def patient_findings(records: Sequence[Record]) -> list[Finding]:

@@ -136,8 +136,7 @@ def _view_row(
 
 def _without(whole: dict[str, Any], without: dict[str, Any], figures: dict[str, Any]) -> Finding:
     above = max(without["balanced_accuracy"].low - without["chance"], without["auc"].low - 0.5)
-    severity = grade(severe=above > MARGIN, warning=above > 0)
-    advice = ""
+    severity, advice = grade(severe=above > MARGIN, warning=above > 0), ""
     if severity != "note":
         verdict = "so it reads something other than the lungs"
         advice = (
@@ -148,15 +147,12 @@ def _without(whole: dict[str, Any], without: dict[str, Any], figures: dict[str, 
         verdict = "no more than chance either way, so nothing follows"
     else:
         verdict = "chance, as it should be"
-    return Finding(
-        "model-without-lungs",
-        severity,
+    sentence = (
         f"With the lungs hidden the model reaches balanced accuracy {without['balanced_accuracy']}, AUC "
         f"{without['auc']}, with whole images {whole['balanced_accuracy']}, AUC {whole['auc']}: {verdict} "
-        f"({count(whole['images'], 'image')}, {', '.join(whole['classes'])}; chance is {whole['chance']:.2f}).",
-        figures,
-        advice=advice,
+        f"({count(whole['images'], 'image')}, {', '.join(whole['classes'])}; chance is {whole['chance']:.2f})."
     )
+    return Finding("model-without-lungs", severity, sentence, figures, advice=advice)
 
 
 def _only(whole: dict[str, Any], only: dict[str, Any]) -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,11 +58,6 @@ class Probe:
     patients: int
 
     @property
-    def constant(self) -> bool:
-        """Whether what the probe sees is the same for all images."""
-        return self.auc[1:] == (0.5, 0.5)
-
-    @property
     def excess(self) -> float:
         """How far the interval's lower end lies above chance and above the permuted labels."""
         return self.auc.low - max(0.5, self.auc_permuted)
@@ -82,17 +78,10 @@ def probes(measured: Measurements, targets: Sequence[str], *, seed: int = 0) -> 
 
 
 def probe(measured: Measurements, name: str, targets: Sequence[str], *, seed: int = 0) -> Probe | None:
-    """Predict `targets` from one kind of feature.
+    """Predict `targets`, the label, source or other group of each image, from one kind of feature.
 
-    Args:
-        measured: The images.
-        name: A key of `WHAT`.
-        targets: Label, source or other group of each image; ``""``, and groups of fewer than ten patients, are left
-            out.
-        seed: For folds, permutations and resamples.
-
-    Returns:
-        None if fewer than two groups are left.
+    Images with ``""``, and groups of fewer than `MIN_PATIENTS` patients, are left out; None if fewer than two groups
+    are left. The seed is for folds, permutations and resamples.
     """
     rows, patients, classes, y = _select(measured, np.asarray(targets), seed)
     if len(classes) < 2:
@@ -111,13 +100,13 @@ def probe(measured: Measurements, name: str, targets: Sequence[str], *, seed: in
         chance.append(classification_scores(permuted, table, classes)["macro"]["roc_auc"])
     best = max(classes, key=lambda c: scores["per_class"][c]["roc_auc"])
     return Probe(
-        probe=name,
-        auc=Estimate.of(scores["macro"]["roc_auc"], intervals["macro"]["roc_auc"]),
-        auc_permuted=float(np.mean(chance)) if chance else 0.5,
-        balanced_accuracy=Estimate.of(scores["balanced_accuracy"], intervals["balanced_accuracy"]),
-        best_class=best,
-        best_class_auc=Estimate.of(scores["per_class"][best]["roc_auc"], intervals["per_class"][best]["roc_auc"]),
-        classes=tuple(classes),
+        name,
+        Estimate.of(scores["macro"]["roc_auc"], intervals["macro"]["roc_auc"]),
+        float(np.mean(chance)) if chance else 0.5,
+        Estimate.of(scores["balanced_accuracy"], intervals["balanced_accuracy"]),
+        best,
+        Estimate.of(scores["per_class"][best]["roc_auc"], intervals["per_class"][best]["roc_auc"]),
+        tuple(classes),
         images=len(rows),
         patients=len(set(patients)),
     )
@@ -152,8 +141,9 @@ def _select(
 def _model(name: str, n: int, seed: int) -> Any:
     """An untrained model; penalty and leaf size grow with the n training images, which makes overfitting hard."""
     if name in _TABULAR:
+        leaf = max(3, n // 200)
         return RandomForestClassifier(
-            TREES, min_samples_leaf=max(3, n // 200), class_weight="balanced_subsample", random_state=seed
+            TREES, min_samples_leaf=leaf, class_weight="balanced_subsample", random_state=seed
         )
     return make_pipeline(StandardScaler(), RidgeClassifier(alpha=n / 2, class_weight="balanced"))
 
@@ -170,22 +160,21 @@ def _out_of_fold(
         if len(seen) < 2:
             continue
         model = _model(name, len(train), seed).fit(values[train], y[train])
+        table[test] = 0
         if name in _TABULAR:
-            scores = model.predict_proba(values[test])
+            table[np.ix_(test, seen)] = model.predict_proba(values[test])
         else:
             margin = model.decision_function(values[test])
             margin = np.stack([-margin, margin], axis=1) if margin.ndim == 1 else margin
-            scores = softmax(margin, axis=1)
-        table[test] = 0
-        table[np.ix_(test, seen)] = scores
+            table[np.ix_(test, seen)] = softmax(margin, axis=1)
     return table
 
 
 def _permute(y: np.ndarray, patients: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The labels, shuffled by whole patients, so that images of one patient mostly keep equal labels."""
-    members: dict[str, list[int]] = {}
+    members: dict[str, list[int]] = defaultdict(list)
     for index, patient in enumerate(patients):
-        members.setdefault(patient, []).append(index)
+        members[patient].append(index)
     groups = list(members.values())
     shuffled = [rng.permutation(groups[number]) for number in rng.permutation(len(groups))]
     permuted = np.empty_like(y)

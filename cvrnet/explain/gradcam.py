@@ -87,11 +87,7 @@ def combine(evidence: Sequence[Tensor]) -> Tensor:
 def grad_cam(models: Sequence[nn.Module], x: Tensor, target: Tensor, parts: Sequence[str]) -> dict[str, Tensor]:
     """The maps of some parts, averaged over models. Each model has the same weight, as in the mean probability.
 
-    Args:
-        models: One, or the folds of a run.
-        x: Images (N, C, H, W), normalised.
-        target: Class numbers (N,).
-        parts: Keys of `map_parts`.
+    Images and target are those of `class_evidence`; the parts are keys of `map_parts`.
 
     Returns:
         For each part float32 (N, h, w) on the feature maps' grid, in 0..1 with maximum 1; all zero where no model found
@@ -135,9 +131,10 @@ def _feature_maps(model: Any, x: Tensor) -> list[Tensor]:
         raise UserError("this model has no gradients (an ONNX file?); expected the trained model it was exported from")
     features = model.forward_features(x)
     if not isinstance(features, Tensor) or features.ndim != 4:
+        what = "tokens" if isinstance(features, Tensor) else "several outputs"
         raise UserError(
-            f"{_architecture(model)} ends in {'tokens' if isinstance(features, Tensor) else 'several outputs'} instead "
-            "of a feature map, so Grad-CAM cannot be drawn; expected a CVR-Net or another convolutional network"
+            f"{_architecture(model)} ends in {what} instead of a feature map, so Grad-CAM cannot be drawn; "
+            "expected a CVR-Net or another convolutional network"
         )
     return [features.permute(0, 3, 1, 2) if _channels_last(model) else features]
 

@@ -32,12 +32,9 @@ def draw_overlay(
     Viridis runs from the threshold (violet) to 1 (yellow), at half opacity; elsewhere the image is unchanged.
 
     Args:
-        image: uint8 (H, W) or (H, W, 3).
+        image: uint8 (H, W) or (H, W, 3); the result is (H, W, 3).
         cam: (H, W) in 0..1.
         threshold: In 0..1.
-
-    Returns:
-        uint8 (H, W, 3).
 
     Raises:
         UserError: A threshold out of range, or a map of another size.
