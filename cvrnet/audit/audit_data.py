@@ -78,9 +78,7 @@ def audit(
     findings = source_findings(records) + patient_findings(records) if records else []
     with tempfile.TemporaryDirectory(prefix="cvrnet-audit-") as folder:
         step("reading images")
-        measured, unreadable = measure(
-            records, Path(folder), workers=workers, examination=examination, progress=progress
-        )
+        measured, unreadable = measure(records, Path(folder), workers, examination, progress)
         lines = [*problems, *(record.problem(reason) for record, reason in unreadable)]
         if not measured.records:
             raise DataError(lines or ["no images"], "the data set")
@@ -108,12 +106,8 @@ def write_audit(
 ) -> None:
     """Write audit.html, findings.csv, one CSV for each table and, last, audit.json.
 
-    Args:
-        folder: The folder to write to; it is made if missing.
-        findings: The findings of `audit`.
-        records: The images that were audited, for thumbnails.
-        title: The data set's name.
-        tables: Another folder for the CSVs.
+    The folder is made if missing; the CSVs can go to another one, ``tables``. The page is about the data set ``title``
+    and shows thumbnails of its records.
     """
     folder = Path(folder)
     tables = Path(tables or folder)

@@ -16,13 +16,7 @@ Row = Mapping[str, Any]
 
 
 def render_page(findings: Sequence[Finding], records: Sequence[Record], title: str) -> str:
-    """The page as HTML, with the findings in their order.
-
-    Args:
-        findings: The findings.
-        records: The images that they name, for thumbnails.
-        title: The data set's name.
-    """
+    """The page as HTML: the findings in their order, with thumbnails of the records that they name."""
     by_name = {record.name: record for record in records}
     return render(
         "audit.html.jinja",

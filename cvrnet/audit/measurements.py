@@ -67,7 +67,6 @@ class Measurements:
 def measure(
     records: Sequence[Record],
     folder: Path,
-    *,
     workers: int = 2,
     examination: Examination | None = None,
     progress: Callable[[int, int], object] = lambda done, total: None,

@@ -90,11 +90,7 @@ def explain_classes(
 ) -> dict[str, dict[str, NDArray[np.float32] | str]]:
     """The maps of one image for several classes, from one pass through the encoders.
 
-    Args:
-        predictor: As of `explain`.
-        image: uint8 (H, W) or (H, W, 3), as `cvrnet.data.read_image` gives it in the preprocessing's mode.
-        targets: The classes.
-        parts: Names of `available_parts`.
+    The image is uint8 (H, W) or (H, W, 3), as `cvrnet.data.read_image` gives it in the preprocessing's mode.
 
     Returns:
         For each class, part to its map on the feature maps' grid, float32 (h, w) in 0..1, or to the sentence that says

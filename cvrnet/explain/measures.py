@@ -30,10 +30,7 @@ def localisation(cam: NDArray[np.float32], mask: NDArray[np.bool_], threshold: f
       tolerance of 15 pixels); of several maxima the share that does.
     - ``iou``: intersection over union of the mask and the part of the map at or above the threshold.
 
-    Args:
-        cam: Map (H, W), not negative and not all zero.
-        mask: (H, W), not empty.
-        threshold: Of ``iou``.
+    The map (H, W) is not negative and not all zero, the mask (H, W) not empty.
 
     >>> half = np.array([[True, False]])
     >>> localisation(np.array([[1.0, 0.25]], np.float32), half)
@@ -67,10 +64,7 @@ def randomise(model: nn.Module, stage: str, seed: int = 0) -> nn.Module:
     norm is the identity, so models whose batch norm is folded into the convolutions get the same network. Parameters
     of layers that have no reset, such as layer scales, are shuffled.
 
-    Args:
-        model: A CVR-Net or another timm classifier.
-        stage: One of `STAGES`.
-        seed: Of the weights; the global generator keeps its state.
+    The model is a CVR-Net or another timm classifier, ``stage`` one of `STAGES`. The global generator keeps its state.
     """
     random = copy.deepcopy(model).cpu()  # the same seed gives other numbers on other devices
     with torch.random.fork_rng(devices=[]), torch.no_grad():

@@ -86,13 +86,10 @@ def plot_explanation(
     threshold: float = THRESHOLD,
     lesion: NDArray[np.bool_] | None = None,
 ) -> Figure:
-    """The figure of an image: the image itself, and a panel for each part.
+    """The figure of an image: the image itself, and a panel for each part, which were explained, in their order.
 
-    Args:
-        explanation: A result of `explain` with these parts.
-        parts: The panels, in order. The panel of a part whose map was refused shows the reason as text.
-        threshold: As of `draw_overlay`.
-        lesion: Mask (H, W) to be outlined in every panel.
+    The panel of a part whose map was refused shows the reason as text. ``lesion`` is a mask (H, W), outlined in every
+    panel.
     """
     image = explanation.image
     plain = as_colour(image)

@@ -23,11 +23,8 @@ RIGHT, WRONG = 2, 6  # right answers of each class, and mistakes
 def maps_section(folder: Path, predictor: Predictor | None = None) -> Section:
     """Images with their maps, for `cvrnet.report.write_report`.
 
-    In a cross-validation each image is explained by the model of the fold that tested it.
-
-    Args:
-        folder: A run, or an evaluation by ``cvrnet evaluate``.
-        predictor: The model that was evaluated; by default that of the run.
+    The folder is a run, or an evaluation of ``predictor`` by ``cvrnet evaluate``. In a cross-validation each image is
+    explained by the model of the fold that tested it.
     """
     results = read_results(folder)
     chosen = {"Surest right answers": right_rows(results), "Surest mistakes": mistake_rows(results.predictions)[:WRONG]}
