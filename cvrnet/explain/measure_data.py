@@ -113,23 +113,13 @@ def summarise(found: Measurements) -> dict[str, list[Row]]:
         for name in MEASURES:
             value, random = _column(own, name), _column(other, name)
             mean, interval = mean_interval(value, patients)
-            counted = share if mean is None else share[~np.isnan(value)]
-            scores.append(
-                {
-                    "part": part,
-                    "mask": mask,
-                    "measure": name,
-                    "images": len(own),
-                    "flat": int(np.isnan(value).sum()),
-                    "mean": mean,
-                    "interval": interval,
-                    "chance": float(counted.mean()),
-                    "above_chance": mean_interval(value - share, patients)[1],
-                    "random": mean_interval(random, patients)[0],
-                    "random_flat": int(np.isnan(random).sum()),
-                    "above_random": mean_interval(value - random, patients)[1],
-                }
-            )
+            flat = np.isnan(value)
+            row = {"part": part, "mask": mask, "measure": name, "images": len(own), "flat": int(flat.sum())}
+            chance = share if flat.all() else share[~flat]
+            row |= {"mean": mean, "interval": interval, "chance": float(chance.mean())}
+            row |= {"above_chance": mean_interval(value - share, patients)[1]}
+            row |= {"random": mean_interval(random, patients)[0], "random_flat": int(np.isnan(random).sum())}
+            scores.append(row | {"above_random": mean_interval(value - random, patients)[1]})
     for (part, weights), rows in _grouped(found.similar, "part", "weights").items():
         rank = _column(rows, "rank")
         mean, interval = mean_interval(rank, [row["patient_id"] for row in rows])
@@ -151,7 +141,7 @@ def measure_data(
     device: str = "auto",
     dtype: str = "auto",
     overwrite: bool = False,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> tuple[dict[str, Any], int]:
     """Score a model's maps on the images of a data set that have masks; write `SUMMARY` and `IMAGES` to a folder.
 
@@ -173,21 +163,10 @@ def measure_data(
     images_of = _by_fold(Path(model), masked) if out_of_fold else {model: masked}
     asked = sum(map(len, images_of.values()))
     found, counter = Measurements(), itertools.count(1)
-
-    def advance() -> None:
-        if progress is not None:
-            progress(next(counter), len(WEIGHTS) * asked)
-
+    options: dict[str, Any] = {"target": target, "threshold": threshold, "batch_size": batch_size, "seed": seed}
     for one, images in images_of.items():
-        part = measure(
-            Predictor.from_pretrained(one, device=device, dtype=dtype),
-            images,
-            target=target,
-            threshold=threshold,
-            batch_size=batch_size,
-            seed=seed,
-            on_explained=advance,
-        )
+        predictor = Predictor.from_pretrained(one, device=device, dtype=dtype)
+        part = measure(predictor, images, **options, on_explained=lambda: progress(next(counter), len(WEIGHTS) * asked))
         found.rows += part.rows
         found.similar += part.similar
         found.problems += part.problems
