@@ -65,7 +65,7 @@ def small_picture(pixels: NDArray[np.uint8]) -> Picture:
 
 
 def render(template: str, **values: Any) -> str:
-    """A whole page, from a file in ``cvrnet/report/templates`` and the values that it shows.
+    """The HTML of a template, the name of a file in ``cvrnet/report/templates``, that shows these values.
 
     Raises:
         LookupError: One of these values is missing, as from a damaged file of a run.
@@ -74,20 +74,6 @@ def render(template: str, **values: Any) -> str:
         return _templates.get_template(template).render(values)
     except UndefinedError as error:
         raise LookupError(error.message) from error
-
-
-def paragraph(text: str) -> str:
-    """A paragraph of text as HTML."""
-    return str(_parts().paragraph(text))
-
-
-def thumbnail(pixels: NDArray[np.uint8], name: str, lines: Sequence[str]) -> str:
-    """A thumbnail as HTML, with its name and further lines below."""
-    return str(_parts().thumbnail(small_picture(pixels), name, lines))
-
-
-def _parts() -> Any:
-    return _templates.get_template("parts.html.jinja").module
 
 
 def _data_uri(data: bytes, kind: str) -> str:

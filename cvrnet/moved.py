@@ -12,8 +12,9 @@ from types import ModuleType
 from typing import Any
 
 MOVED_MODULES = {
+    "cvrnet.audit.audit_files": "cvrnet.audit.audit_data",
     "cvrnet.audit.auditing": "cvrnet.audit.audit_data",
-    "cvrnet.audit.output": "cvrnet.audit.audit_files",
+    "cvrnet.audit.output": "cvrnet.audit.audit_data",
     "cvrnet.audit.tables": "cvrnet.audit.metadata_findings",
     "cvrnet.benchmark": "cvrnet.workflows.sweep",
     "cvrnet.checkpoints": "cvrnet.runs.checkpoint",
@@ -24,6 +25,10 @@ MOVED_MODULES = {
     "cvrnet.evaluation": "cvrnet.workflows.evaluate",
     "cvrnet.experiments": "cvrnet.workflows.crossval",
     "cvrnet.heads.fcl": "cvrnet.heads.multiscale",
+    "cvrnet.explain.figure": "cvrnet.explain.pictures",
+    "cvrnet.explain.localisation": "cvrnet.explain.measures",
+    "cvrnet.explain.measuring": "cvrnet.explain.measure_data",
+    "cvrnet.explain.sanity": "cvrnet.explain.measures",
     "cvrnet.hub.errors": "cvrnet.runs.hub_errors",
     "cvrnet.hub.references": "cvrnet.runs.hub_download",
     "cvrnet.inference.folding": "cvrnet.inference.fuse_batch_norm",

@@ -10,7 +10,7 @@ import sys
 from cvrnet import Predictor
 from cvrnet.data import read_image, read_records
 from cvrnet.explain import available_parts, explain
-from cvrnet.explain.figure import plot_explanation
+from cvrnet.explain.pictures import plot_explanation
 from cvrnet.figures import save_figure
 
 run, manifest = sys.argv[1:3]

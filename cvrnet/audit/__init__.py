@@ -3,8 +3,7 @@
 Needs scikit-learn and OpenCV: ``pip install cvrnet[audit]``.
 """
 
-from cvrnet.audit.audit_data import audit, read_audited
-from cvrnet.audit.audit_files import hash_data, read_severe, write_audit
+from cvrnet.audit.audit_data import audit, hash_data, read_audited, read_severe, write_audit
 from cvrnet.audit.examination import Examination
 from cvrnet.audit.findings import SEVERITIES, Finding, worst_first
 from cvrnet.runs.held_out import held_out

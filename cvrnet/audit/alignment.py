@@ -39,14 +39,10 @@ def align(
     descriptors: tuple[np.ndarray, ...],
     variant: str = "as it is",
 ) -> Alignment | None:
-    """Lay the second picture on the first; None if no affine map fits.
+    """Lay the second picture, uint8 (h, w), on the first (H, W); None if no affine map fits.
 
-    Args:
-        first: uint8 (H, W).
-        second: uint8 (h, w).
-        points: Positions of the local features of both, (n, 2) each.
-        descriptors: Their descriptors, uint8 (n, 128) each.
-        variant: What to do to the first picture, a key of `VARIANTS`.
+    Both have local features at ``points`` (n, 2), with ``descriptors`` uint8 (n, 128). ``variant`` says what to do to
+    the first picture.
     """
     if min(len(p) for p in points) < MIN_MATCHES:
         return None
@@ -72,11 +68,9 @@ def align(
     if np.linalg.det(affine[:, :2]) < 1:  # lay the finer picture on the coarser one: no detail is made up
         first, second, affine = second, first, cv2.invertAffineTransform(affine)
     best = _compare(first, second, affine)
-    if best is None:
-        return None
-    if 0.65 <= best[0] < SAME:  # perhaps the map is off by a pixel
+    if best and 0.65 <= best[0] < SAME:  # perhaps the map is off by a pixel
         best = max(best, _refine(first, second, affine) or best)
-    return Alignment(*best, matches, variant)
+    return Alignment(*best, matches, variant) if best else None
 
 
 def _plausible(affine: np.ndarray) -> bool:

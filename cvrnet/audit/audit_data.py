@@ -1,19 +1,37 @@
-"""The audit from end to end: the manifest, one pass over the images, then every search for findings."""
+"""The audit from end to end: the manifest, one pass over the images, every search for findings, and the files."""
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
+from cvrnet.audit.audit_page import render_page
 from cvrnet.audit.duplicates import duplicate_findings
 from cvrnet.audit.examination import Examination
-from cvrnet.audit.findings import Finding, count, worst_first
+from cvrnet.audit.findings import COLUMNS, SEVERITIES, Finding, count, worst_first
 from cvrnet.audit.measurements import measure
 from cvrnet.audit.metadata_findings import patient_findings, source_findings
 from cvrnet.audit.model_findings import model_findings
+from cvrnet.audit.probes import probe_rows
 from cvrnet.audit.shortcuts import shortcut_findings
 from cvrnet.data import DataError, Record, check_classes, scan_records
+from cvrnet.files import damaged_files, write_csv, write_json, write_text
+from cvrnet.runs.layout import AUDIT
+from cvrnet.runs.read import read_json
+
+TABLES = {
+    "label-source": "label-by-source",
+    "independent-source": "label-by-source",
+    "patient-splits": "patients-in-several-splits",
+    "patient-labels": "patients-in-several-labels",
+    "patient-sources": "patients-in-several-sources",
+    "model-sources": "model-by-source",
+    "model-lung-masks": "unusable-lung-masks",
+}
+"""The name of the file of a finding's table, by the finding's code, where it is not the code itself."""
 
 
 def read_audited(data: str | Path) -> tuple[list[Record], list[str]]:
@@ -37,8 +55,8 @@ def audit(
     seed: int = 0,
     workers: int = 2,
     examination: Examination | None = None,
-    progress: Callable[[int, int], object] | None = None,
-    step: Callable[[str], object] | None = None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+    step: Callable[[str], object] = lambda name: None,
 ) -> list[Finding]:
     """All findings about a data set's labels, sources, patients and images, the worst first.
 
@@ -55,20 +73,21 @@ def audit(
         DataError: No image can be read.
         UserError: An image has a label that the model does not know.
     """
-    step = step or (lambda name: None)
     if examination is not None:
         check_classes((r.label for r in records), examination.classes)
     findings = source_findings(records) + patient_findings(records) if records else []
     with tempfile.TemporaryDirectory(prefix="cvrnet-audit-") as folder:
         step("reading images")
-        measured, unreadable = measure(
-            records, Path(folder), workers=workers, examination=examination, progress=progress
-        )
+        measured, unreadable = measure(records, Path(folder), workers, examination, progress)
         lines = [*problems, *(record.problem(reason) for record, reason in unreadable)]
         if not measured.records:
             raise DataError(lines or ["no images"], "the data set")
         if lines:
-            findings.append(_unusable(lines, tuple(record.name for record, _ in unreadable)))
+            names = tuple(record.name for record, _ in unreadable)
+            sentence = f"{count(len(lines), 'row or image', 'rows or images')} cannot be used: {lines[0]}"
+            sentence += " and others." if len(lines) > 1 else "."
+            figures = {"table": [{"problem": line} for line in lines]}
+            findings.append(Finding("unusable-images", "warning", sentence, figures, names, "Mend or remove them."))
         if examination is not None:
             findings += model_findings(examination, seed)
         step("looking for copies")
@@ -78,13 +97,60 @@ def audit(
     return worst_first(findings)
 
 
-def _unusable(lines: list[str], files: tuple[str, ...]) -> Finding:
-    sentence = f"{count(len(lines), 'row or image', 'rows or images')} cannot be used: {lines[0]}"
-    return Finding(
-        "unusable-images",
-        "warning",
-        sentence + (" and others." if len(lines) > 1 else "."),
-        {"table": [{"problem": line} for line in lines]},
-        files,
-        "Mend or remove them.",
+def write_audit(
+    folder: str | Path,
+    findings: Sequence[Finding],
+    records: Sequence[Record],
+    title: str,
+    tables: str | Path | None = None,
+) -> None:
+    """Write audit.html, findings.csv, one CSV for each table and, last, audit.json.
+
+    The folder is made if missing; the CSVs can go to another one, ``tables``. The page is about the data set ``title``
+    and shows thumbnails of its records.
+    """
+    folder = Path(folder)
+    tables = Path(tables or folder)
+    write_csv(tables / "findings.csv", (finding.row() for finding in findings), COLUMNS)
+    probes = probe_rows(findings)
+    for finding in findings:
+        rows = finding.figures.get("table")
+        if rows is not None and "target" not in rows[0]:
+            write_csv(tables / f"{TABLES.get(finding.code, finding.code)}.csv", rows)
+    if probes:
+        probes.sort(key=lambda row: (row["target"] != "label", row["scope"] != "all", row["scope"], -row["auc"]))
+        write_csv(tables / "probes.csv", probes)
+    write_text(folder / "audit.html", render_page(findings, records, title))
+    # Last: audit.json tells a resumed run that the audit is complete.
+    write_json(
+        folder / AUDIT,
+        {
+            "data": title,
+            "data_sha256": hash_data(records),
+            "images": len(records),
+            **{severity: sum(f.severity == severity for f in findings) for severity in SEVERITIES},
+            "findings": [asdict(f) for f in findings],
+        },
     )
+
+
+def read_severe(folder: str | Path, records: Sequence[Record]) -> list[str] | None:
+    """The sentences of the severe findings in a folder's audit.json; None if it has no audit of these images."""
+    path = Path(folder) / AUDIT
+    if not path.is_file():
+        return None
+    value = read_json(path)
+    if value.get("data_sha256") != hash_data(records):
+        return None
+    with damaged_files(path):
+        return [finding["sentence"] for finding in value["findings"] if finding["severity"] == "severe"]
+
+
+def hash_data(records: Sequence[Record]) -> str:
+    """SHA-256 of what an audit depends on: the records, and the size and modification time of each file."""
+    digest = hashlib.sha256()
+    for r in records:
+        status = r.path.stat()
+        values = r.name, r.label, r.source, r.patient_id, r.split, str(status.st_size), str(status.st_mtime_ns)
+        digest.update("\x1f".join(values).encode() + b"\n")
+    return digest.hexdigest()

@@ -15,9 +15,10 @@ from cvrnet.audit.alignment import Alignment, align
 from cvrnet.audit.findings import Finding, count, grade
 from cvrnet.audit.local_features import neighbours
 from cvrnet.audit.measurements import Measurements
+from cvrnet.data import Record
 from cvrnet.data.splits import patient_keys
 
-CHUNK = 1000  # pairs whose alignments are in memory at once
+CHUNK = 1000  # pairs that are submitted at once, which bounds the memory
 _ACROSS = {"split": "split", "label": "label", "patient": "patient_id", "source": "source"}
 """What copies must not lie across, with the attribute of `Record`."""
 
@@ -51,15 +52,9 @@ def near_copies(measured: Measurements, *, seed: int = 0, workers: int = 2) -> l
     (`align`).
     """
     facts = measured.facts
-    candidates = sorted(
-        {
-            (min(first, second), max(first, second), variant)
-            for first, second, variant in neighbours(
-                measured.large["descriptors"], np.array([f.n_points for f in facts]), seed=seed
-            )
-            if facts[first].pixel_hash != facts[second].pixel_hash
-        }
-    )
+    similar = neighbours(measured.large["descriptors"], np.array([f.n_points for f in facts]), seed=seed)
+    ordered = {(min(first, second), max(first, second), variant) for first, second, variant in similar}
+    candidates = sorted(c for c in ordered if facts[c[0]].pixel_hash != facts[c[1]].pixel_hash)
 
     def compare(candidate: tuple[int, int, str]) -> Alignment | None:
         first, second, variant = candidate
@@ -109,9 +104,12 @@ def _finding(measured: Measurements, copies: list[Copy], code: str, one: str, ma
     across: dict[str, int] = {}
     for what, attribute in _ACROSS.items():
         values = patients if what == "patient" else [getattr(r, attribute) for r in records]
-        across[what] = sum(len({values[i] for i in group}) > 1 for group in groups)
-    crossing = [f"{number} across {what}s" for what, number in across.items() if number]
+        across[f"{what}s"] = sum(len({values[i] for i in group}) > 1 for group in groups)
+    crossing = [f"{number} across {what}" for what, number in across.items() if number]
     names = [[records[i].name for i in group] for group in groups]
+    advice = "Keep one image of each cluster, so that it does not count twice."
+    if crossing:
+        advice = "Keep one image of each cluster, or give all of them one patient id; correct labels that contradict."
     return Finding(
         code,
         grade(severe=bool(crossing), warning=True),
@@ -120,32 +118,25 @@ def _finding(measured: Measurements, copies: list[Copy], code: str, one: str, ma
         {
             "pairs": len(copies),
             "clusters": names,
-            **{f"clusters_across_{what}s": number for what, number in across.items()},
-            "table": _rows(measured, copies, groups),
+            **{f"clusters_across_{what}": number for what, number in across.items()},
+            "table": _rows(records, copies, groups),
         },
         tuple(name for group in names for name in group),
-        "Keep one image of each cluster, or give all of them one patient id; correct labels that contradict."
-        if crossing
-        else "Keep one image of each cluster, so that it does not count twice.",
+        advice,
     )
 
 
-def _rows(measured: Measurements, copies: list[Copy], groups: list[list[int]]) -> list[dict[str, object]]:
+def _rows(records: list[Record], copies: list[Copy], groups: list[list[int]]) -> list[dict[str, object]]:
     """A row for each pair of copies."""
     cluster = {index: number for number, group in enumerate(groups, start=1) for index in group}
     rows = []
     for copy in copies:
-        pair = measured.records[copy.first], measured.records[copy.second]
-        row: dict[str, object] = {"cluster": cluster[copy.first], "first": pair[0].name, "second": pair[1].name}
-        row["kind"] = copy.kind
-        if copy.alignment is not None:
-            row |= {
-                "correlation": round(copy.alignment.correlation, 3),
-                "overlap": round(copy.alignment.overlap, 3),
-                "features": copy.alignment.matches,
-                "variant": copy.alignment.variant,
-            }
+        first, second = records[copy.first], records[copy.second]
+        row = {"cluster": cluster[copy.first], "first": first.name, "second": second.name, "kind": copy.kind}
+        if found := copy.alignment:
+            row |= {"correlation": round(found.correlation, 3), "overlap": round(found.overlap, 3)}
+            row |= {"features": found.matches, "variant": found.variant}
         for what, attribute in _ACROSS.items():
-            row[f"{what}s"] = "|".join(sorted({getattr(r, attribute) for r in pair} - {""}))
+            row[f"{what}s"] = "|".join(sorted({getattr(first, attribute), getattr(second, attribute)} - {""}))
         rows.append(row)
     return rows

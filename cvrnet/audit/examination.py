@@ -1,10 +1,8 @@
 """A trained model's predictions on each image as it is, without the lungs, and with nothing but the lungs.
 
-The idea is that of Maguolo and Nanni ("A critic evaluation of methods for COVID-19 automatic detection from X-ray
-images", Information Fusion 76, 2021): networks that they trained on images with the lungs blacked out recognised
-COVID-19 as well as before. Here the lungs are hidden from a model that was trained on whole images. DeGrave, Janizek
-and Lee ("AI for radiographic COVID-19 detection selects shortcuts over signal", Nature Machine Intelligence 3, 2021)
-show how models of radiographs come to use something else than disease.
+The idea is that of Maguolo and Nanni (Information Fusion 76, 2021): networks that they trained on images with the lungs
+blacked out recognised COVID-19 as well as before. Here the lungs are hidden from a model that was trained on whole
+images. See also DeGrave, Janizek and Lee (Nature Machine Intelligence 3, 2021).
 """
 
 from __future__ import annotations
@@ -38,18 +36,10 @@ class Examination:
     """Collects predictions batch by batch; in memory it keeps the probabilities, and at most a batch of images.
 
     Args:
-        models: Models with the same classes and preprocessing.
+        models: Models with the same classes and preprocessing, or UserError.
         of: Name of an image to the indices of the models that predict it (their mean counts); images without an entry
             are skipped.
         known: Whether it is known which images the models were trained on.
-
-    Attributes:
-        records: The images that were predicted.
-        remains: Of each of them with a usable lung mask, by name, the share of the image left without the lungs.
-        problems: Images with an unusable lung mask, and the reason.
-
-    Raises:
-        UserError: The models differ in classes or preprocessing.
     """
 
     def __init__(self, models: Sequence[Predictor], of: Mapping[str, tuple[int, ...]], known: bool) -> None:
@@ -57,9 +47,9 @@ class Examination:
         self.classes, self.preprocessing = models[0].classes, models[0].preprocessing
         if any(m.classes != self.classes or m.preprocessing != self.preprocessing for m in models):
             raise UserError("the folds differ in classes or preprocessing; expected models of one run")
-        self.records: list[Record] = []
-        self.remains: dict[str, float] = {}
-        self.problems: list[tuple[Record, str]] = []
+        self.records: list[Record] = []  # the images that are predicted
+        self.remains: dict[str, float] = {}  # by name, where the lung mask is usable: the share left without the lungs
+        self.problems: list[tuple[Record, str]] = []  # images with an unusable lung mask, and the reason
         self._probabilities: dict[tuple[str, str], np.ndarray] = {}  # (view, name) to (classes,)
         self._waiting: dict[tuple[int, ...], list[tuple[str, str, np.ndarray]]] = defaultdict(list)
 
@@ -100,25 +90,20 @@ class Examination:
             self.problems.append((record, views.problem))
         if WITHOUT in views.images:
             self.remains[record.name] = views.remains
-        queue = self._waiting[self.of[record.name]]
-        queue += [(view, record.name, image) for view, image in views.images.items()]
-        while len(queue) >= BATCH:
-            self._predict(self.of[record.name], queue[:BATCH])
-            del queue[:BATCH]
-
-    def finish(self) -> None:
-        """Predict what is still in the queues."""
-        for models, queue in self._waiting.items():
-            if queue:
-                self._predict(models, queue)
-        self._waiting.clear()
+        models = self.of[record.name]
+        self._waiting[models] += [(view, record.name, image) for view, image in views.images.items()]
+        if len(self._waiting[models]) >= BATCH:
+            self._predict(models)
 
     def probabilities(self, view: str, records: Sequence[Record]) -> np.ndarray:
-        """Probabilities (N, classes) of images that were predicted."""
+        """Probabilities (N, classes) of images that were added."""
+        for models in [models for models, queue in self._waiting.items() if queue]:
+            self._predict(models)
         rows = [self._probabilities[view, r.name] for r in records]
         return np.array(rows).reshape(len(records), len(self.classes))
 
-    def _predict(self, models: tuple[int, ...], batch: Sequence[tuple[str, str, np.ndarray]]) -> None:
+    def _predict(self, models: tuple[int, ...]) -> None:
+        batch, self._waiting[models] = self._waiting[models][:BATCH], self._waiting[models][BATCH:]
         images = to_batch([image for _, _, image in batch])
         table = np.mean([self.models[i].probabilities(images) for i in models], axis=0)
         self._probabilities |= {(view, name): row for (view, name, _), row in zip(batch, table, strict=True)}

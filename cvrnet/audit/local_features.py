@@ -17,6 +17,7 @@ MAX_FEATURES = 220
 WORDS = 1000
 PER_FEATURE = 2  # words: with one, a feature half-way between two words would go to either by chance
 BLOCK = 512  # images
+MOST, LEAST = 4, 0.1  # neighbours of each image and variant, and their smallest cosine
 
 _BINS = np.arange(128).reshape(4, 4, 8)  # rows, columns, directions
 VARIANTS = {
@@ -45,28 +46,23 @@ def root(descriptors: np.ndarray) -> np.ndarray:
     return np.sqrt(values / np.maximum(values.sum(1, keepdims=True), 1))
 
 
-def neighbours(
-    descriptors: np.ndarray, numbers: np.ndarray, *, most: int = 4, least: float = 0.1, seed: int = 0
-) -> Iterator[tuple[int, int, str]]:
+def neighbours(descriptors: np.ndarray, numbers: np.ndarray, *, seed: int = 0) -> Iterator[tuple[int, int, str]]:
     """Pairs of images that share many features, with the variant of the first that the second resembles.
 
-    Args:
-        descriptors: uint8 (N, MAX_FEATURES, 128).
-        numbers: How many features each image has, (N,).
-        most: Neighbours of each image and variant.
-        least: Smallest cosine of neighbours; twice that for mirrored pictures and negatives.
-        seed: For the choice of words.
+    Of the descriptors, uint8 (N, MAX_FEATURES, 128), each image has the first ``numbers`` (N,).
     """
     words = _vocabulary(descriptors, numbers, seed)
     if words is None:
         return
     n = len(numbers)
     counts = np.zeros((n, len(words)), np.float32)
-    for index in range(n):
-        counts[index] = _count(root(descriptors[index, : numbers[index]]), words)
+    for i in range(n):
+        counts[i] = _count(root(descriptors[i, : numbers[i]]), words)
     rarity = np.log(n / np.maximum((counts > 0).sum(0), 1)).astype(np.float32) + 0.1
-    usual = _weigh(counts, rarity).mean(0)
-    _unit(np.subtract(counts, usual, out=counts))  # what all images have in common does not distinguish them
+    counts *= rarity  # in place: the table is large
+    usual = _unit(counts).mean(0)
+    counts -= usual  # what all images have in common does not distinguish them
+    _unit(counts)
     for name, order in VARIANTS.items():
         for first in range(0, n, BLOCK):
             images = np.arange(first, min(first + BLOCK, n))
@@ -74,12 +70,12 @@ def neighbours(
                 queries = counts[images]
             else:
                 rows = [_count(root(descriptors[i, : numbers[i]][:, order]), words) for i in images]
-                queries = _unit(_weigh(np.array(rows), rarity) - usual)
+                queries = _unit(_unit(np.array(rows) * rarity) - usual)
             cosine = queries @ counts.T
             cosine[np.arange(len(images)), images] = -1  # no image is its own neighbour
-            best = np.argpartition(-cosine, min(most, n) - 1, axis=1)[:, :most]
+            best = np.argpartition(-cosine, min(MOST, n) - 1, axis=1)[:, :MOST]
             # Mirrored pictures and negatives are rare: at the same threshold most finds would be due to chance.
-            enough = least if name == "as it is" else 2 * least
+            enough = LEAST if name == "as it is" else 2 * LEAST
             for row, column in np.argwhere(np.take_along_axis(cosine, best, 1) >= enough):
                 yield first + int(row), int(best[row, column]), name
 
@@ -105,12 +101,6 @@ def _count(features: np.ndarray, words: np.ndarray) -> np.ndarray:
         total += np.bincount(nearest, minlength=len(words))
         near[np.arange(len(near)), nearest] = -np.inf
     return np.sqrt(total).astype(np.float32)
-
-
-def _weigh(counts: np.ndarray, rarity: np.ndarray) -> np.ndarray:
-    """Counts with rare words weighted up, rows of length 1. In place."""
-    counts *= rarity
-    return _unit(counts)
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

@@ -20,12 +20,8 @@ from cvrnet.audit.local_features import MAX_FEATURES, describe
 from cvrnet.data import ImageError, Record, read_image
 from cvrnet.data.image import is_dicom
 
-THUMBNAIL = 192
-"""Longest side of the pictures that near-duplicates are compared on, in pixels."""
-
+THUMBNAIL = 192  # pixels, the longest side of the pictures that near-duplicates are compared on
 BORDER, CORNER = 0.02, 0.125  # of the image's height and width
-
-
 LARGE = np.dtype(
     [
         ("thumbnail", np.uint8, (THUMBNAIL, THUMBNAIL)),  # the picture is at top left
@@ -45,7 +41,7 @@ class ImageFacts:
     size: tuple[int, int]  # height and width
     format: str  # of the file, and pixel type, such as "JPEG L"
     vectors: dict[str, np.ndarray]  # what each probe but "format" sees, (d,)
-    thumbnail: tuple[int, ...] = (0, 0)  # its height and width
+    thumbnail: tuple[int, ...] = (0, 0)  # height and width of the small picture
     n_points: int = 0
 
 
@@ -71,27 +67,19 @@ class Measurements:
 def measure(
     records: Sequence[Record],
     folder: Path,
-    *,
     workers: int = 2,
     examination: Examination | None = None,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> tuple[Measurements, list[tuple[Record, str]]]:
-    """Read every image once.
+    """The measurements of the images that can be read, and the other images with the reason.
 
-    Args:
-        records: The images.
-        folder: Where to put the file of the large arrays, about 70 kB an image.
-        workers: Threads.
-        examination: Gets each image while it is decoded.
-        progress: Called after each image with the number of images read and their total.
-
-    Returns:
-        The measurements of the images that can be read, and the other images with the reason.
+    Reads every image once. The file of the large arrays, about 70 kB an image, is put into ``folder``. The other
+    arguments are those of `cvrnet.audit.audit`; the examination gets each image while it is decoded.
     """
     found = Measurements([], [], np.lib.format.open_memmap(folder / "large.npy", "w+", LARGE, (len(records),)))
     problems: list[tuple[Record, str]] = []
 
-    def read(record: Record) -> str | tuple[ImageFacts, list[np.ndarray], Views | None]:
+    def read(record: Record) -> str | tuple[ImageFacts, np.ndarray, Views | None]:
         try:
             pixels = read_image(record.path, examination.preprocessing.mode if examination else "L")
         except ImageError as error:
@@ -100,7 +88,7 @@ def measure(
         grey = pixels if pixels.ndim == 2 else np.array(Image.fromarray(pixels).convert("L"))
         return *_measure_image(record.path, grey), views
 
-    done, block = 0, 32 * workers  # in blocks: the pool would otherwise read far ahead and fill the memory
+    block = 32 * workers  # the pool would otherwise read far ahead and fill the memory
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(records), block):
             part = records[start : start + block]
@@ -108,24 +96,18 @@ def measure(
                 if isinstance(result, str):
                     problems.append((record, result))
                 else:
-                    facts, (thumbnail, points, descriptors), views = result
-                    row, (height, width) = len(found.records), facts.thumbnail
+                    facts, large, views = result
+                    found.large[len(found.records)] = large
                     found.records.append(record)
                     found.facts.append(facts)
-                    found.large["thumbnail"][row, :height, :width] = thumbnail
-                    found.large["points"][row, : facts.n_points] = points
-                    found.large["descriptors"][row, : facts.n_points] = descriptors
                     if examination is not None:
                         examination.add(record, views)
-                if progress is not None:
-                    progress(done, len(records))
-    if examination is not None:
-        examination.finish()
+                progress(done, len(records))
     return found, problems
 
 
-def _measure_image(path: Path, pixels: np.ndarray) -> tuple[ImageFacts, list[np.ndarray]]:
-    """The facts of a grey image, and its thumbnail, points and descriptors."""
+def _measure_image(path: Path, pixels: np.ndarray) -> tuple[ImageFacts, np.ndarray]:
+    """What is kept of a grey image in memory, and on disk."""
     kind, compression = _container(path)
     height, width = pixels.shape
     scale = THUMBNAIL / max(height, width)
@@ -141,11 +123,15 @@ def _measure_image(path: Path, pixels: np.ndarray) -> tuple[ImageFacts, list[np.
         thumbnail=thumbnail.shape,
         n_points=len(points),
     )
-    return facts, [thumbnail, points, descriptors]
+    large = np.zeros((), LARGE)
+    large["thumbnail"][: small[1], : small[0]] = thumbnail
+    large["points"][: len(points)] = points
+    large["descriptors"][: len(points)] = descriptors
+    return facts, large
 
 
 def size_vector(height: int, width: int) -> np.ndarray:
-    """The numbers about an image's size: height, width, aspect, distance of the aspect from a square's, area."""
+    """Height, width, aspect, distance of the aspect from a square's, area."""
     return np.array([height, width, width / height, abs(np.log(width / height)), height * width])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 from scipy.stats import chi2_contingency
@@ -49,16 +50,14 @@ def cramers_v(table: np.ndarray) -> float:
 def source_findings(records: Sequence[Record]) -> list[Finding]:
     """How strongly class and source are associated, classes that come from one source, and a single source."""
     sources, labels = sorted({r.source for r in records}), sorted({r.label for r in records})
-    table = np.zeros((len(labels), len(sources)), np.int64)
-    patients: dict[tuple[str, str], set[str]] = defaultdict(set)
+    patients: dict[tuple[str, str], list[str]] = {pair: [] for pair in product(labels, sources)}
     for record, patient in zip(records, patient_keys(records), strict=True):
-        table[labels.index(record.label), sources.index(record.source)] += 1
-        patients[record.label, record.source].add(patient)
+        patients[record.label, record.source].append(patient)
     rows = [
-        {"label": label, "source": source, "images": int(table[i, j]), "patients": len(patients[label, source])}
-        for i, label in enumerate(labels)
-        for j, source in enumerate(sources)
+        {"label": label, "source": source, "images": len(who), "patients": len(set(who))}
+        for (label, source), who in patients.items()
     ]
+    table = np.array([row["images"] for row in rows]).reshape(len(labels), len(sources))
     if len(sources) < 2:
         what = f"All images come from one source, {sources[0]}" if sources[0] else "No image has a source"
         advice = "Name the sources in the manifest's column source, and test on a source that did not train."
@@ -69,16 +68,14 @@ def source_findings(records: Sequence[Record]) -> list[Finding]:
         share, total, source = float(images.max() / images.sum()), int(images.sum()), sources[images.argmax()]
         if share < MOSTLY:
             continue
-        findings.append(
-            Finding(
-                f"class-source:{label}",
-                grade(severe=share == 1, warning=True),
-                f"{'All' if share == 1 else f'{share:.0%} of'} {total:,} images of {label} come from one source, "
-                f"{source or '(none named)'}.",
-                {"share": share, "images": total, "source": source},
-                advice=f"Get {label} from another source too; until then a model may know the source, not {label}.",
-            )
+        sentence = (
+            f"{'All' if share == 1 else f'{share:.0%} of'} {total:,} images of {label} come from one source, "
+            f"{source or '(none named)'}."
         )
+        severity = grade(severe=share == 1, warning=True)
+        figures = {"share": share, "images": total, "source": source}
+        advice = f"Get {label} from another source too; until then a model may know the source, not {label}."
+        findings.append(Finding(f"class-source:{label}", severity, sentence, figures, advice=advice))
     return findings
 
 
@@ -86,33 +83,25 @@ def _association(table: np.ndarray, rows: list[dict[str, object]]) -> Finding:
     v = cramers_v(table)
     severity = grade(severe=v >= SEVERE_V, warning=v >= WARNING_V)
     by_source, by_majority = float(table.max(0).sum() / table.sum()), float(table.sum(1).max() / table.sum())
-    return Finding(
-        "label-source",
-        severity,
+    sentence = (
         f"Class and source are {'hardly tied' if severity == 'note' else 'tied together'}: Cramér's V {v:.2f}; the "
         f"source alone gives the right class for {by_source:.0%} of the images, always the largest class for "
-        f"{by_majority:.0%}.",
-        {"cramers_v": v, "accuracy_from_source": by_source, "accuracy_of_largest_class": by_majority, "table": rows},
-        advice="" if severity == "note" else _APART,
+        f"{by_majority:.0%}."
     )
+    figures = {"cramers_v": v, "accuracy_from_source": by_source, "accuracy_of_largest_class": by_majority}
+    advice = "" if severity == "note" else _APART
+    return Finding("label-source", severity, sentence, {**figures, "table": rows}, advice=advice)
 
 
 def patient_findings(records: Sequence[Record]) -> list[Finding]:
     """Images without a patient id, and patients with images in several splits, labels or sources."""
     findings = []
-    without = tuple(r.name for r in records if not r.patient_id)
-    if without:
-        findings.append(
-            Finding(
-                "patient-id",
-                grade(severe=len(without) == len(records), warning=True),
-                f"{count(len(without), 'image')} of {len(records):,} have no patient id: "
-                "folds cannot keep their patients apart.",
-                {"images": len(without)},
-                without,
-                "Fill the manifest's column patient_id; such an image is taken for a patient of its own.",
-            )
-        )
+    if without := tuple(r.name for r in records if not r.patient_id):
+        severity = grade(severe=len(without) == len(records), warning=True)
+        sentence = f"{count(len(without), 'image')} of {len(records):,} have no patient id: "
+        sentence += "folds cannot keep their patients apart."
+        advice = "Fill the manifest's column patient_id; such an image is taken for a patient of its own."
+        findings.append(Finding("patient-id", severity, sentence, {"images": len(without)}, without, advice))
     for attribute, (severity, advice) in _SHARED.items():
         members: dict[str, list[Record]] = defaultdict(list)
         for record in records:
@@ -122,19 +111,12 @@ def patient_findings(records: Sequence[Record]) -> list[Finding]:
         shared = [patient for patient in members if len(values[patient]) > 1]
         if not shared:
             continue
+        sentence = f"{count(len(shared), 'patient')} {'appears' if len(shared) == 1 else 'appear'} in more than one "
         rows = [
             {"patient_id": patient, f"{attribute}s": "|".join(values[patient]), "images": len(members[patient])}
             for patient in sorted(shared)
         ]
-        findings.append(
-            Finding(
-                f"patient-{attribute}s",
-                severity,
-                f"{count(len(shared), 'patient')} {'appears' if len(shared) == 1 else 'appear'} in more than one "
-                f"{attribute}.",
-                {"patients": len(shared), "table": rows},
-                tuple(r.name for patient in shared for r in members[patient]),
-                advice,
-            )
-        )
+        figures = {"patients": len(shared), "table": rows}
+        files = tuple(r.name for patient in shared for r in members[patient])
+        findings.append(Finding(f"patient-{attribute}s", severity, f"{sentence}{attribute}.", figures, files, advice))
     return findings

@@ -25,29 +25,35 @@ def model_findings(examined: Examination, seed: int = 0) -> list[Finding]:
     if not examined.records:
         advice = "Give images that are not in the run's training set, or audit a cross-validation."
         return [Finding("model", "warning", "The model was trained on all of these images.", advice=advice)]
-    return [_by_source(examined, seed), *_mask_problems(examined), *_lungs(examined, seed)]
+    findings = [_by_source(examined, seed)]
+    if examined.problems:
+        lines = [{"image": r.name, "problem": reason} for r, reason in examined.problems]
+        sentence = f"{count(len(lines), 'lung mask')} cannot be used: {lines[0]['problem']}."
+        names = tuple(r.name for r, _ in examined.problems)
+        advice = "Mend the masks or leave their cells empty."
+        findings.append(Finding("model-lung-masks", "warning", sentence, {"table": lines}, names, advice))
+    return findings + _lungs(examined, seed)
 
 
 def _by_source(examined: Examination, seed: int) -> Finding:
     """Error, confidence and calibration gap of each source."""
-    records, patients = examined.records, patient_keys(examined.records)
+    records, patients = examined.records, np.array(patient_keys(examined.records))
     probabilities = examined.probabilities(WHOLE, records)
     truth = np.array([examined.classes.index(r.label) for r in records])
     wrong, confidence = (probabilities.argmax(1) != truth).astype(float), probabilities.max(1)
-    gaps = confidence - (1 - wrong)
     sources = sorted({r.source for r in records})
     rows: list[dict[str, Any]] = []
     for source in ["all", *sources] if len(sources) > 1 else sources:
         here = np.array([source == "all" or r.source == source for r in records])
-        who = [patient for patient, inside in zip(patients, here, strict=True) if inside]
+        who = patients[here].tolist()
         rows.append(
             {
                 "source": source or "(no source)",
-                "images": int(here.sum()),
+                "images": len(who),
                 "patients": len(set(who)),
                 "confidence": float(confidence[here].mean()),
                 "error": estimate_mean(wrong[here], who, seed),
-                "calibration_gap": estimate_mean(gaps[here], who, seed),
+                "calibration_gap": estimate_mean((confidence - (1 - wrong))[here], who, seed),
             }
         )
     judged = [row for row in rows[len(sources) > 1 :] if row["patients"] >= MIN_PATIENTS]
@@ -60,18 +66,10 @@ def _by_source(examined: Examination, seed: int) -> Finding:
         for row in shown
     )
     which = "that it was not trained on" if examined.known else "(whether it was trained on them is not known)"
-    scores = classification_scores(truth, probabilities, examined.classes)
-    return Finding(
-        "model-sources",
-        severity,
-        f"Of {count(len(records), 'image')} {which} the model gets wrong {parts}.",
-        {
-            "balanced_accuracy": scores["balanced_accuracy"],
-            "held_out": examined.known,
-            "table": [flat_row(row) for row in rows],
-        },
-        advice=advice,
-    )
+    sentence = f"Of {count(len(records), 'image')} {which} the model gets wrong {parts}."
+    balanced = classification_scores(truth, probabilities, examined.classes)["balanced_accuracy"]
+    figures = {"balanced_accuracy": balanced, "held_out": examined.known, "table": [flat_row(row) for row in rows]}
+    return Finding("model-sources", severity, sentence, figures, advice=advice)
 
 
 def _judge(rows: Sequence[dict[str, Any]]) -> tuple[Severity, str]:
@@ -88,43 +86,27 @@ def _judge(rows: Sequence[dict[str, Any]]) -> tuple[Severity, str]:
     return grade(severe=apart > GAP, warning=apart > 0 or bool(too_sure)), advice.strip()
 
 
-def _mask_problems(examined: Examination) -> list[Finding]:
-    if not examined.problems:
-        return []
-    lines = [{"image": r.name, "problem": reason} for r, reason in examined.problems]
-    return [
-        Finding(
-            "model-lung-masks",
-            "warning",
-            f"{count(len(lines), 'lung mask')} cannot be used: {lines[0]['problem']}.",
-            {"table": lines},
-            tuple(r.name for r, _ in examined.problems),
-            "Mend the masks or leave their cells empty.",
-        )
-    ]
-
-
 def _lungs(examined: Examination, seed: int) -> list[Finding]:
     """Performance without the lungs and with only the lungs, of the classes that have enough masks."""
     masked = [r for r in examined.records if r.name in examined.remains]
-    keys = patient_keys(masked)
-    patients = {c: {key for r, key in zip(masked, keys, strict=True) if r.label == c} for c in examined.classes}
-    classes = [c for c in examined.classes if len(patients[c]) >= MIN_MASKED]
+    patients = {
+        c: len({key for r, key in zip(masked, patient_keys(masked), strict=True) if r.label == c})
+        for c in examined.classes
+    }
+    classes = [c for c in examined.classes if patients[c] >= MIN_MASKED]
     if len(classes) < 2:
         why = "no image that the model was not trained on has a lung mask (column lung_mask)"
         if masked:
-            have = ", ".join(f"{c} {len(patients[c])}" for c in examined.classes)
-            why = (
-                f"fewer than two classes have masks of {MIN_MASKED} patients whose images the model was not trained "
-                f"on ({have})"
-            )
+            have = ", ".join(f"{c} {n}" for c, n in patients.items())
+            why = f"fewer than two classes have masks of {MIN_MASKED} patients whose images the model was not trained "
+            why += f"on ({have})"
         advice = "With lung masks the audit shows whether the model needs the lungs."
         return [Finding("model-without-lungs", "note", f"The lungs were not hidden: {why}.", advice=advice)]
     records = [r for r in masked if r.label in classes]
     rows = [_view_row(examined, view, records, classes, seed) for view in (WHOLE, WITHOUT, ONLY)]
-    whole, without, only = rows
     share = float(np.median([examined.remains[r.name] for r in records]))
     figures = {"share_of_image_left": share, "table": [flat_row(row) for row in rows]}
+    whole, without, only = rows
     return [_without(whole, without, figures), _only(whole, only)]
 
 
@@ -154,8 +136,7 @@ def _view_row(
 
 def _without(whole: dict[str, Any], without: dict[str, Any], figures: dict[str, Any]) -> Finding:
     above = max(without["balanced_accuracy"].low - without["chance"], without["auc"].low - 0.5)
-    severity = grade(severe=above > MARGIN, warning=above > 0)
-    advice = ""
+    severity, advice = grade(severe=above > MARGIN, warning=above > 0), ""
     if severity != "note":
         verdict = "so it reads something other than the lungs"
         advice = (
@@ -166,30 +147,23 @@ def _without(whole: dict[str, Any], without: dict[str, Any], figures: dict[str, 
         verdict = "no more than chance either way, so nothing follows"
     else:
         verdict = "chance, as it should be"
-    return Finding(
-        "model-without-lungs",
-        severity,
+    sentence = (
         f"With the lungs hidden the model reaches balanced accuracy {without['balanced_accuracy']}, AUC "
         f"{without['auc']}, with whole images {whole['balanced_accuracy']}, AUC {whole['auc']}: {verdict} "
-        f"({count(whole['images'], 'image')}, {', '.join(whole['classes'])}; chance is {whole['chance']:.2f}).",
-        figures,
-        advice=advice,
+        f"({count(whole['images'], 'image')}, {', '.join(whole['classes'])}; chance is {whole['chance']:.2f})."
     )
+    return Finding("model-without-lungs", severity, sentence, figures, advice=advice)
 
 
 def _only(whole: dict[str, Any], only: dict[str, Any]) -> Finding:
     lost = only["balanced_accuracy"].high < whole["balanced_accuracy"].low
-    return Finding(
-        "model-only-lungs",
-        grade(severe=False, warning=lost),
-        f"With nothing but the lungs the model reaches balanced accuracy {only['balanced_accuracy']}, AUC {only['auc']}"
-        + (f", less than with whole images, {whole['balanced_accuracy']}." if lost else "."),
-        flat_row(only),
-        advice="The model needs what is outside the lungs, or is confused by images without it: see the finding "
-        "without lungs."
-        if lost
-        else "",
+    sentence = f"With nothing but the lungs the model reaches balanced accuracy {only['balanced_accuracy']}, AUC "
+    sentence += f"{only['auc']}" + (f", less than with whole images, {whole['balanced_accuracy']}." if lost else ".")
+    advice = (
+        "The model needs what is outside the lungs, or is confused by images without it: see the finding without lungs."
     )
+    severity: Severity = "warning" if lost else "note"
+    return Finding("model-only-lungs", severity, sentence, flat_row(only), advice=advice if lost else "")
 
 
 def estimate_mean(values: np.ndarray, patients: Sequence[str], seed: int = 0) -> Estimate:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cvrnet.audit.findings import Estimate, flat_row
-from cvrnet.audit.measurements import Measurements
+from cvrnet.audit.findings import Estimate, Finding, flat_row
+from cvrnet.audit.measurements import ImageFacts, Measurements
 from cvrnet.data.splits import patient_keys
 from cvrnet.metrics import bootstrap_intervals, classification_scores
 
@@ -57,11 +58,6 @@ class Probe:
     patients: int
 
     @property
-    def constant(self) -> bool:
-        """Whether what the probe sees is the same for all images."""
-        return self.auc[1:] == (0.5, 0.5)
-
-    @property
     def excess(self) -> float:
         """How far the interval's lower end lies above chance and above the permuted labels."""
         return self.auc.low - max(0.5, self.auc_permuted)
@@ -71,33 +67,26 @@ class Probe:
         return flat_row(scope | vars(self))
 
 
-def probes(
-    measured: Measurements, targets: Sequence[str], rows: np.ndarray | None = None, *, seed: int = 0
-) -> list[Probe]:
+def probe_rows(findings: Iterable[Finding]) -> list[dict[str, Any]]:
+    """The rows of all probes in the findings' tables: the tables that have the columns target and scope."""
+    return [row for finding in findings for row in finding.figures.get("table", ()) if "target" in row]
+
+
+def probes(measured: Measurements, targets: Sequence[str], *, seed: int = 0) -> list[Probe]:
     """All probes on the same targets; empty if there are too few groups (see `probe`)."""
-    return [found for name in WHAT if (found := probe(measured, name, targets, rows, seed=seed))]
+    return [found for name in WHAT if (found := probe(measured, name, targets, seed=seed))]
 
 
-def probe(
-    measured: Measurements, name: str, targets: Sequence[str], rows: np.ndarray | None = None, *, seed: int = 0
-) -> Probe | None:
-    """Predict `targets` (one for each measured image) from one kind of feature.
+def probe(measured: Measurements, name: str, targets: Sequence[str], *, seed: int = 0) -> Probe | None:
+    """Predict `targets`, the label, source or other group of each image, from one kind of feature.
 
-    Args:
-        measured: The images.
-        name: A key of `WHAT`.
-        targets: Labels, sources or other groups; ``""`` is left out, and so are groups of fewer than ten patients.
-        rows: Indices of the images to use, by default all.
-        seed: For folds, permutations and resamples.
-
-    Returns:
-        None if fewer than two groups are left.
+    Images with ``""``, and groups of fewer than `MIN_PATIENTS` patients, are left out; None if fewer than two groups
+    are left. The seed is for folds, permutations and resamples.
     """
-    selected = _select(measured, np.asarray(targets), np.arange(len(targets)) if rows is None else rows, seed)
-    if selected is None:
+    rows, patients, classes, y = _select(measured, np.asarray(targets), seed)
+    if len(classes) < 2:
         return None
-    rows, patients, classes, y = selected
-    values = _features(measured, name, rows)
+    values = _features([measured.facts[row] for row in rows], name)
     folds = StratifiedGroupKFold(min(FOLDS, MIN_PATIENTS), shuffle=True, random_state=seed)
     splits = list(folds.split(y, y, patients))
     p = _out_of_fold(name, values, y, len(classes), splits, seed)
@@ -111,21 +100,20 @@ def probe(
         chance.append(classification_scores(permuted, table, classes)["macro"]["roc_auc"])
     best = max(classes, key=lambda c: scores["per_class"][c]["roc_auc"])
     return Probe(
-        probe=name,
-        auc=Estimate.of(scores["macro"]["roc_auc"], intervals["macro"]["roc_auc"]),
-        auc_permuted=float(np.mean(chance)) if chance else 0.5,
-        balanced_accuracy=Estimate.of(scores["balanced_accuracy"], intervals["balanced_accuracy"]),
-        best_class=best,
-        best_class_auc=Estimate.of(scores["per_class"][best]["roc_auc"], intervals["per_class"][best]["roc_auc"]),
-        classes=tuple(classes),
+        name,
+        Estimate.of(scores["macro"]["roc_auc"], intervals["macro"]["roc_auc"]),
+        float(np.mean(chance)) if chance else 0.5,
+        Estimate.of(scores["balanced_accuracy"], intervals["balanced_accuracy"]),
+        best,
+        Estimate.of(scores["per_class"][best]["roc_auc"], intervals["per_class"][best]["roc_auc"]),
+        tuple(classes),
         images=len(rows),
         patients=len(set(patients)),
     )
 
 
-def _features(measured: Measurements, name: str, rows: np.ndarray) -> np.ndarray:
+def _features(facts: Sequence[ImageFacts], name: str) -> np.ndarray:
     """The numbers that a probe sees of some images, float32 (n, d), without columns that are the same for all."""
-    facts = [measured.facts[row] for row in rows]
     if name == "format":
         formats = np.array([f.format for f in facts])
         values = (formats[:, None] == np.unique(formats)).astype(np.float32)
@@ -135,11 +123,11 @@ def _features(measured: Measurements, name: str, rows: np.ndarray) -> np.ndarray
 
 
 def _select(
-    measured: Measurements, targets: np.ndarray, rows: np.ndarray, seed: int
-) -> tuple[np.ndarray, np.ndarray, list[str], np.ndarray] | None:
+    measured: Measurements, targets: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray, list[str], np.ndarray]:
     """The images that a probe uses, their patients, the classes, and the index of each image's class."""
     patients = np.array(patient_keys(measured.records))
-    rows = rows[targets[rows] != ""]
+    rows = np.flatnonzero(targets != "")
     if len(rows) > MAX_IMAGES:
         order = np.random.default_rng(seed).permutation(np.unique(patients[rows]))
         place = {patient: number for number, patient in enumerate(order)}
@@ -147,17 +135,15 @@ def _select(
         rows = rows[rank <= np.sort(rank)[MAX_IMAGES - 1]]
     enough = [c for c in np.unique(targets[rows]) if len(set(patients[rows][targets[rows] == c])) >= MIN_PATIENTS]
     rows = rows[np.isin(targets[rows], enough)]
-    if len(enough) < 2:
-        return None
     return rows, patients[rows], [str(c) for c in enough], np.searchsorted(enough, targets[rows])
 
 
 def _model(name: str, n: int, seed: int) -> Any:
-    """An untrained model for n training images."""
-    # Penalty and leaf size grow with n, so that both models stay hard to overfit.
+    """An untrained model; penalty and leaf size grow with the n training images, which makes overfitting hard."""
     if name in _TABULAR:
+        leaf = max(3, n // 200)
         return RandomForestClassifier(
-            TREES, min_samples_leaf=max(3, n // 200), class_weight="balanced_subsample", random_state=seed
+            TREES, min_samples_leaf=leaf, class_weight="balanced_subsample", random_state=seed
         )
     return make_pipeline(StandardScaler(), RidgeClassifier(alpha=n / 2, class_weight="balanced"))
 
@@ -174,22 +160,21 @@ def _out_of_fold(
         if len(seen) < 2:
             continue
         model = _model(name, len(train), seed).fit(values[train], y[train])
+        table[test] = 0
         if name in _TABULAR:
-            scores = model.predict_proba(values[test])
+            table[np.ix_(test, seen)] = model.predict_proba(values[test])
         else:
             margin = model.decision_function(values[test])
             margin = np.stack([-margin, margin], axis=1) if margin.ndim == 1 else margin
-            scores = softmax(margin, axis=1)
-        table[test] = 0
-        table[np.ix_(test, seen)] = scores
+            table[np.ix_(test, seen)] = softmax(margin, axis=1)
     return table
 
 
 def _permute(y: np.ndarray, patients: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The labels, shuffled by whole patients, so that images of one patient mostly keep equal labels."""
-    members: dict[str, list[int]] = {}
+    members: dict[str, list[int]] = defaultdict(list)
     for index, patient in enumerate(patients):
-        members.setdefault(patient, []).append(index)
+        members[patient].append(index)
     groups = list(members.values())
     shuffled = [rng.permutation(groups[number]) for number in rng.permutation(len(groups))]
     permuted = np.empty_like(y)

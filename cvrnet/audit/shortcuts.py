@@ -28,15 +28,15 @@ _LUNG = "This holds lung too, so some of it may be disease: compare it with the 
 
 def shortcut_findings(measured: Measurements, seed: int) -> Iterator[Finding]:
     """How well label and source are predicted from what should not matter, over all and within each source."""
-    labels, sources = ([getattr(r, name) for r in measured.records] for name in ("label", "source"))
+    labels, sources = [r.label for r in measured.records], [r.source for r in measured.records]
     whole = probes(measured, labels, seed=seed)
     yield from map(label_finding, whole)
     if whole and (rule := best_rule(measured)):
         yield rule
     names = sorted(set(sources))
     for source in names if len(names) > 1 else []:
-        rows = np.flatnonzero(np.array(sources) == source)
-        if inside := probes(measured, labels, rows, seed=seed):
+        within = [label if own == source else "" for label, own in zip(labels, sources, strict=True)]
+        if inside := probes(measured, within, seed=seed):
             start = f"Within {source or '(no source)'}, the label is"
             yield _summary(inside, f"label-within-source:{source}", start, _severity(_strongest(inside)))
     if found := probes(measured, sources, seed=seed):
@@ -72,52 +72,33 @@ def best_rule(measured: Measurements) -> Finding | None:
         return None
     severity = grade(severe=balanced >= SEVERE_RULE, warning=balanced >= WARNING_RULE)
     share = float((labels == label).mean())
-    frequent = max(share, 1 - share)
-    return Finding(
-        "one-rule",
-        severity,
-        f'The rule "{rule}" alone is right for {accuracy:.0%} of the images (balanced accuracy {balanced:.2f}; '
-        f"always the more frequent answer: {frequent:.0%}).",
-        {
-            "rule": rule,
-            "label": label,
-            "accuracy": accuracy,
-            "balanced_accuracy": balanced,
-            "accuracy_of_more_frequent": frequent,
-        },
-        advice="" if severity == "note" else _AWAY,
-    )
+    figures = {"rule": rule, "label": label, "accuracy": accuracy, "balanced_accuracy": balanced}
+    figures["accuracy_of_more_frequent"] = frequent = max(share, 1 - share)
+    sentence = f'The rule "{rule}" alone is right for {accuracy:.0%} of the images (balanced accuracy {balanced:.2f}; '
+    sentence += f"always the more frequent answer: {frequent:.0%})."
+    return Finding("one-rule", severity, sentence, figures, advice="" if severity == "note" else _AWAY)
 
 
 def label_finding(found: Probe) -> Finding:
     """The finding about one probe of the label on all images."""
     severity = _severity(found)
     sentence = f"Label {_predictable(found)}: {_auc(found)}; permuted labels {found.auc_permuted:.2f}."
-    return Finding(
-        f"label-probe:{found.probe}",
-        severity,
-        f"All images are alike in {WHAT[found.probe]}." if found.constant else sentence,
-        {**found.row(), "table": [found.row(target="label", scope="all")]},
-        advice="" if severity == "note" else _AWAY if found.probe in NO_DISEASE else _LUNG,
-    )
+    if found.auc[1:] == (0.5, 0.5):  # no feature that differs between images
+        sentence = f"All images are alike in {WHAT[found.probe]}."
+    figures = {**found.row(), "table": [found.row(target="label", scope="all")]}
+    advice = "" if severity == "note" else _AWAY if found.probe in NO_DISEASE else _LUNG
+    return Finding(f"label-probe:{found.probe}", severity, sentence, figures, advice=advice)
 
 
 def _summary(found: list[Probe], code: str, start: str, severity: Severity) -> Finding:
     """One finding for several probes: the sentence names the strongest of those without lung, and of the others."""
     strongest, other = _strongest(found), _strongest(found, lung=True)
-    target, _, scope = code.partition(":")
-    return Finding(
-        code,
-        severity,
-        f"{start} {_predictable(strongest)}: {_auc(strongest)}; permuted labels {strongest.auc_permuted:.2f}; "
-        f"from {WHAT[other.probe]}: {_auc(other)}.",
-        {
-            "strongest": strongest.probe,
-            **strongest.row(),
-            "table": [p.row(target=target.partition("-")[0], scope=scope or "all") for p in found],
-        },
-        advice="" if severity == "note" else _AWAY,
-    )
+    sentence = f"{start} {_predictable(strongest)}: {_auc(strongest)}; permuted labels {strongest.auc_permuted:.2f}; "
+    sentence += f"from {WHAT[other.probe]}: {_auc(other)}."
+    kind, _, scope = code.partition(":")
+    rows = [p.row(target=kind.partition("-")[0], scope=scope or "all") for p in found]
+    figures = {"strongest": strongest.probe, **strongest.row(), "table": rows}
+    return Finding(code, severity, sentence, figures, advice="" if severity == "note" else _AWAY)
 
 
 def _floor_finding(measured: Measurements, whole: Probe, seed: int) -> Finding:
@@ -133,14 +114,10 @@ def _floor_finding(measured: Measurements, whole: Probe, seed: int) -> Finding:
             first, second = (group.replace("\t", " ") for group in pair)
             rows.append(told.row(first=first, second=second))
     *names, last = whole.classes
-    return Finding(
-        "floor",
-        "note",
-        f"Ridge regression on 32x32 pixels tells {', '.join(names)} and {last} apart with balanced accuracy "
-        f"{whole.balanced_accuracy}: what any model must beat.",
-        {**whole.row(), "table": rows},
-        advice="Show this figure beside every model's score.",
-    )
+    sentence = f"Ridge regression on 32x32 pixels tells {', '.join(names)} and {last} apart with balanced accuracy "
+    sentence += f"{whole.balanced_accuracy}: what any model must beat."
+    advice = "Show this figure beside every model's score."
+    return Finding("floor", "note", sentence, {**whole.row(), "table": rows}, advice=advice)
 
 
 def _strongest(found: list[Probe], lung: bool = False) -> Probe:

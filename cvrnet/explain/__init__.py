@@ -1,7 +1,7 @@
 """Grad-CAM of the whole network, of each encoder and of each head: where the network looked.
 
-The modules `cvrnet.explain.figure` and `cvrnet.explain.pictures` (which draw), and `cvrnet.explain.measuring` and
-`cvrnet.explain.measure_data` (which measure the maps against masks), need the extra ``train``: import them by name.
+The modules `cvrnet.explain.pictures` (overlays and figures as files) and `cvrnet.explain.measure_data` (maps measured
+against masks) need the extra ``train``: import them by name.
 """
 
 from cvrnet.explain.explaining import Explanation, available_parts, explain, explain_classes, panel_names

@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -80,7 +79,6 @@ def explain(
     """
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size}; expected a whole number from 1")
-    _check_parts(predictor, parts)
     targets = itertools.repeat(target) if target is None or isinstance(target, str) else iter(target)
     work = zip(map(Path, paths), targets, strict=False)
     while batch := list(itertools.islice(work, batch_size)):
@@ -90,22 +88,17 @@ def explain(
 def explain_classes(
     predictor: Predictor, image: NDArray[np.uint8], targets: Sequence[str], parts: Sequence[str]
 ) -> dict[str, dict[str, NDArray[np.float32] | str]]:
-    """Explain one image for several classes with Grad-CAM, from one pass through the encoders.
+    """The maps of one image for several classes, from one pass through the encoders.
 
-    Args:
-        predictor: The model, or the folds of a run, whose maps are averaged.
-        image: uint8 (H, W) or (H, W, 3), as `cvrnet.data.read_image` gives it in the preprocessing's mode.
-        targets: The classes.
-        parts: Names of `available_parts`.
+    The image is uint8 (H, W) or (H, W, 3), as `cvrnet.data.read_image` gives it in the preprocessing's mode.
 
     Returns:
         For each class, part to its map on the feature maps' grid, float32 (h, w) in 0..1, or to the sentence that says
         why it has none.
 
     Raises:
-        UserError: An unknown class or part, or a model that has no maps.
+        UserError: As of `explain`.
     """
-    _check_parts(predictor, parts)
     check_classes(targets, predictor.classes)
     numbers = [predictor.classes.index(name) for name in targets]
     cams = _maps(predictor, to_batch([predictor.preprocessing.resize(image)]), numbers, parts)
@@ -138,12 +131,6 @@ def panel_names(parts: Sequence[str]) -> list[str]:
     return names
 
 
-def _check_parts(predictor: Predictor, parts: Sequence[str]) -> None:
-    known = available_parts(predictor)
-    if unknown := [part for part in parts if part not in known]:
-        raise UserError(f"the model has no part {', '.join(unknown)}; expected some of {', '.join(known)}")
-
-
 def enlarge(grid: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.float32]:
     """A map at another size (height, width), by bilinear interpolation, scaled to a maximum of 1 again."""
     height, width = size
@@ -153,50 +140,44 @@ def enlarge(grid: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.floa
 
 def _explain_batch(
     predictor: Predictor, batch: Sequence[tuple[Path, str | None]], parts: Sequence[str]
-) -> Iterator[Explanation]:
-    classes = predictor.classes
-    read = [_read(path, predictor.preprocessing.mode) for path, _ in batch]
-    small = [predictor.preprocessing.resize(image) for image in read if not isinstance(image, str)]
-    if small:
-        x = to_batch(small)
+) -> list[Explanation]:
+    classes, preprocessing = predictor.classes, predictor.preprocessing
+    done: dict[int, Explanation] = {}
+    images: dict[int, NDArray[np.uint8]] = {}
+    for number, (path, _) in enumerate(batch):
+        try:
+            images[number] = read_image(path, preprocessing.mode)
+        except ImageError as error:
+            done[number] = Explanation(path, error=str(error))
+    if images:
+        x = to_batch([preprocessing.resize(image) for image in images.values()])
         probabilities = predictor.probabilities(x)
-        wanted = [target for (_, target), image in zip(batch, read, strict=True) if not isinstance(image, str)]
-        check_classes([name for name in wanted if name is not None], classes)
-        chosen = [
-            int(p.argmax()) if name is None else classes.index(name)
-            for name, p in zip(wanted, probabilities, strict=True)
-        ]
+        predicted = [classes[k] for k in probabilities.argmax(1)]
+        wanted = [batch[number][1] for number in images]
+        targets = [guess if name is None else name for name, guess in zip(wanted, predicted, strict=True)]
+        check_classes(targets, classes)
+        chosen = [classes.index(name) for name in targets]
         cams = _maps(predictor, x, chosen, parts)
-    rows = itertools.count()  # of the images that could be read
-    for (path, _), image in zip(batch, read, strict=True):
-        if isinstance(image, str):
-            yield Explanation(path, error=image)
-            continue
-        row = next(rows)
-        p, target = probabilities[row], classes[chosen[row]]
-        reasons = {part: refusal(cams[part][row], target) for part in parts}
-        yield Explanation(
-            path,
-            prediction=classes[int(p.argmax())],
-            target=target,
-            probability=float(p[chosen[row]]),
-            image=image,
-            grids={part: cams[part][row].numpy() for part in parts if not reasons[part]},
-            refused={part: reason for part, reason in reasons.items() if reason},
-        )
-
-
-def _read(path: Path, mode: Literal["L", "RGB"]) -> NDArray[np.uint8] | str:
-    """The image, or why it cannot be read."""
-    try:
-        return read_image(path, mode)
-    except ImageError as error:
-        return str(error)
+        for row, (number, image) in enumerate(images.items()):
+            reasons = {part: refusal(cams[part][row], targets[row]) for part in parts}
+            done[number] = Explanation(
+                batch[number][0],
+                predicted[row],
+                targets[row],
+                float(probabilities[row, chosen[row]]),
+                image,
+                grids={part: cams[part][row].numpy() for part in parts if not reasons[part]},
+                refused={part: reason for part, reason in reasons.items() if reason},
+            )
+    return [done[number] for number in range(len(batch))]
 
 
 def _maps(
     predictor: Predictor, images: torch.Tensor, target: Sequence[int], parts: Sequence[str]
 ) -> dict[str, torch.Tensor]:
+    known = available_parts(predictor)
+    if unknown := [part for part in parts if part not in known]:
+        raise UserError(f"the model has no part {', '.join(unknown)}; expected some of {', '.join(known)}")
     x = predictor.preprocessing.normalize(images.to(predictor.device))
     with autocast(predictor.device, predictor.precision):
         cams = grad_cam(predictor.models, x, torch.tensor(target), parts)

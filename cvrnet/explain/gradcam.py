@@ -61,14 +61,16 @@ def class_evidence(model: nn.Module, x: Tensor, target: Tensor) -> list[Tensor]:
     """
     with torch.inference_mode(False):  # the caller may be in inference mode, whose tensors can have no gradient
         with torch.no_grad():
-            maps = [m.detach().to(_dtype(model)).expand(len(target), -1, -1, -1) for m in _feature_maps(model, x)]
+            dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+            maps = [m.detach().to(dtype).expand(len(target), -1, -1, -1) for m in _feature_maps(model, x)]
         with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
             for m in maps:
                 m.requires_grad_()
             # An image's score depends on its own maps alone, so one backward pass gives the gradients of all images.
             score = _raw_scores(model, maps).gather(1, target.to(x.device)[:, None]).sum()
-            gradients = torch.autograd.grad(score, maps, allow_unused=True)  # unused: maps that no head sees
-    return [_weigh(m, g) for m, g in zip(maps, gradients, strict=True)]
+            gradients = torch.autograd.grad(score, maps, materialize_grads=True)  # zero for maps that no head sees
+        weights = [g.float().mean((2, 3), keepdim=True) for g in gradients]
+        return [(w * m.float()).sum(1).detach() * m[0, 0].numel() for w, m in zip(weights, maps, strict=True)]
 
 
 def combine(evidence: Sequence[Tensor]) -> Tensor:
@@ -85,23 +87,18 @@ def combine(evidence: Sequence[Tensor]) -> Tensor:
 def grad_cam(models: Sequence[nn.Module], x: Tensor, target: Tensor, parts: Sequence[str]) -> dict[str, Tensor]:
     """The maps of some parts, averaged over models. Each model has the same weight, as in the mean probability.
 
-    Args:
-        models: One, or the folds of a run.
-        x: Images (N, C, H, W), normalised.
-        target: Class numbers (N,).
-        parts: Keys of `map_parts`.
+    Images and target are those of `class_evidence`; the parts are keys of `map_parts`.
 
     Returns:
         For each part float32 (N, h, w) on the feature maps' grid, in 0..1 with maximum 1; all zero where no model found
         evidence for the class, NaN where a model's map is not finite. `refusal` finds the maps that show nothing.
     """
-    sums: dict[str, Tensor] = {}
+    cams: dict[str, list[Tensor]] = {name: [] for name in parts}
     for model in models:
         evidence, numbers = class_evidence(model, x, target), map_parts(model)
         for name in parts:
-            cam = _scale(combine([evidence[i] for i in numbers[name]]))
-            sums[name] = sums[name] + cam if name in sums else cam
-    return {name: _scale(cam) for name, cam in sums.items()}
+            cams[name].append(_scale(combine([evidence[i] for i in numbers[name]])))
+    return {name: _scale(torch.stack(each).sum(0)) for name, each in cams.items()}
 
 
 def refusal(cam: Tensor, target: str) -> str:
@@ -134,9 +131,9 @@ def _feature_maps(model: Any, x: Tensor) -> list[Tensor]:
         raise UserError("this model has no gradients (an ONNX file?); expected the trained model it was exported from")
     features = model.forward_features(x)
     if not isinstance(features, Tensor) or features.ndim != 4:
+        what = "tokens" if isinstance(features, Tensor) else "several outputs"
         raise UserError(
-            f"{_architecture(model)} ends in {'tokens' if isinstance(features, Tensor) else 'several outputs'} instead "
-            "of a feature map, so Grad-CAM cannot be drawn; "
+            f"{_architecture(model)} ends in {what} instead of a feature map, so Grad-CAM cannot be drawn; "
             "expected a CVR-Net or another convolutional network"
         )
     return [features.permute(0, 3, 1, 2) if _channels_last(model) else features]
@@ -153,21 +150,10 @@ def _raw_scores(model: Any, maps: list[Tensor]) -> Tensor:
     return scores
 
 
-def _weigh(m: Tensor, gradient: Tensor | None) -> Tensor:
-    if gradient is None:
-        return torch.zeros_like(m[:, 0], dtype=torch.float32, requires_grad=False)
-    weights = gradient.float().mean((2, 3), keepdim=True)
-    return (weights * m.detach().float()).sum(1) * (m.shape[2] * m.shape[3])
-
-
 def _scale(cam: Tensor) -> Tensor:
     """Each map divided by its maximum; a map of zeros is returned as it is."""
     maximum = cam.amax((1, 2), keepdim=True)
     return cam / torch.where(maximum == 0, 1, maximum)
-
-
-def _dtype(model: nn.Module) -> torch.dtype:
-    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
 
 def _channels_last(model: nn.Module) -> bool:

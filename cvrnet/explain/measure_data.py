@@ -1,24 +1,131 @@
-"""The maps of a model measured on a whole data set, written as JSON and CSV (extra ``train``)."""
+"""A data set's maps measured against masks, chance and a random network, written as JSON and CSV (extra ``train``)."""
 
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cvrnet.data import Record, read_records
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cvrnet.data import ImageError, Record, read_image, read_records
 from cvrnet.errors import UserError
-from cvrnet.explain.measuring import WEIGHTS, Measurements, measure, summarise
+from cvrnet.explain.explaining import Explanation, available_parts, explain
+from cvrnet.explain.measures import MEASURES, STAGES, localisation, randomise, similarity
 from cvrnet.explain.overlay import THRESHOLD
 from cvrnet.files import write_csv, write_json
 from cvrnet.inference import Predictor
+from cvrnet.metrics.bootstrap import mean_interval
 from cvrnet.runs.checkpoint import find_checkpoints
 from cvrnet.runs.layout import METRICS, SPLIT, fold_name
 from cvrnet.runs.read import read_rows
 
 SUMMARY, IMAGES = "localisation.json", "localisation.csv"
+TRAINED = "trained"
+WEIGHTS = (TRAINED, *STAGES)
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Measurements:
+    """The results of `measure`."""
+
+    rows: list[Row] = field(default_factory=list)  # for each image, part, mask and kind of weights: the measures
+    similar: list[Row] = field(default_factory=list)  # for each image, part and kind of random weights
+    problems: list[str] = field(default_factory=list)  # for each image or mask that cannot be used
+
+    def correct(self) -> Measurements:
+        """The results of the images whose prediction is right."""
+        rows, similar = ([r for r in t if r["prediction"] == r["label"]] for t in (self.rows, self.similar))
+        return Measurements(rows, similar)
+
+
+def measure(
+    predictor: Predictor,
+    records: Sequence[Record],
+    *,
+    target: str | None = None,
+    threshold: float = THRESHOLD,
+    batch_size: int = 8,
+    seed: int = 0,
+    on_explained: Callable[[], object] = lambda: None,
+) -> Measurements:
+    """Score the maps of every part on those images that have masks.
+
+    Every image is explained three times for the same class: by the trained network, by one with random heads, and by
+    one that is random everywhere. A row holds the image's ``path, label, prediction, target, patient_id``; ``part``,
+    ``mask`` and ``weights``; ``share`` and the measures of `localisation`, None for a map that is zero or flat, whose
+    reason is in ``refused``. ``threshold`` is that of the IoU, ``seed`` that of the random weights; ``on_explained`` is
+    called after each explanation. The other arguments are those of `explain`.
+    """
+    found = Measurements()
+    usable = [(r, masks) for r in records if (masks := _read_masks(r, found.problems))]
+    parts = available_parts(predictor)
+    trained: dict[Path, Explanation] = {}
+    for weights in WEIGHTS:
+        # The random networks explain the class of the trained one, whatever they predict themselves.
+        targets = target if weights == TRAINED else [trained[r.path].target for r, _ in usable]
+        explainer = predictor
+        if weights != TRAINED:
+            models = [randomise(model, weights, seed + i) for i, model in enumerate(predictor.models)]
+            explainer = Predictor(models, device=str(predictor.device), dtype=predictor.precision)
+        stream = explain(explainer, [r.path for r, _ in usable], target=targets, parts=parts, batch_size=batch_size)
+        for (record, masks), e in zip(usable, stream, strict=True):
+            on_explained()
+            if e.error:
+                found.problems.append(e.error)
+                continue
+            first = trained.setdefault(record.path, e)
+            about = {"path": record.name, "label": record.label, "prediction": first.prediction}
+            about |= {"target": first.target, "patient_id": record.patient_id}
+            found.rows += _score(e, masks, about, parts, weights, threshold)
+            if weights == TRAINED:
+                continue
+            for part in parts:
+                both = part in first.grids and part in e.grids
+                rank = similarity(first.grids[part], e.grids[part]) if both else None
+                found.similar.append(about | {"part": part, "weights": weights, "rank": rank})
+        usable = [(r, masks) for r, masks in usable if r.path in trained]  # without unreadable images
+    return found
+
+
+def summarise(found: Measurements) -> dict[str, list[Row]]:
+    """Means over the images, with 95 % intervals by resampling patients.
+
+    Returns:
+        ``localisation``: for each part, mask and measure the number of ``images`` and of ``flat`` maps among them
+        (these have no value), ``mean`` and ``interval``; ``chance``, the mask's mean share of the images that have a
+        value; ``random``, the mean under a random network, and ``random_flat``, its maps without a value; the paired
+        differences ``above_chance`` and ``above_random``, intervals too. ``similarity``: for each part and kind of
+        random weights the rank correlation.
+    """
+    scores, similar = [], []
+    groups = _grouped(found.rows, "part", "mask", "weights")
+    for part, mask in dict.fromkeys(key[:2] for key in groups):
+        own, other = groups[part, mask, TRAINED], groups[part, mask, STAGES[-1]]
+        patients = [row["patient_id"] for row in own]
+        share = _column(own, "share")
+        for name in MEASURES:
+            value, random = _column(own, name), _column(other, name)
+            mean, interval = mean_interval(value, patients)
+            flat = np.isnan(value)
+            row = {"part": part, "mask": mask, "measure": name, "images": len(own), "flat": int(flat.sum())}
+            chance = share if flat.all() else share[~flat]
+            row |= {"mean": mean, "interval": interval, "chance": float(chance.mean())}
+            row |= {"above_chance": mean_interval(value - share, patients)[1]}
+            row |= {"random": mean_interval(random, patients)[0], "random_flat": int(np.isnan(random).sum())}
+            scores.append(row | {"above_random": mean_interval(value - random, patients)[1]})
+    for (part, weights), rows in _grouped(found.similar, "part", "weights").items():
+        rank = _column(rows, "rank")
+        mean, interval = mean_interval(rank, [row["patient_id"] for row in rows])
+        counts = {"images": len(rows), "flat": int(np.isnan(rank).sum())}
+        similar.append({"part": part, "weights": weights, **counts, "rank_correlation": mean, "interval": interval})
+    return {"localisation": scores, "similarity": similar}
 
 
 def measure_data(
@@ -34,7 +141,7 @@ def measure_data(
     device: str = "auto",
     dtype: str = "auto",
     overwrite: bool = False,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> tuple[dict[str, Any], int]:
     """Score a model's maps on the images of a data set that have masks; write `SUMMARY` and `IMAGES` to a folder.
 
@@ -56,21 +163,10 @@ def measure_data(
     images_of = _by_fold(Path(model), masked) if out_of_fold else {model: masked}
     asked = sum(map(len, images_of.values()))
     found, counter = Measurements(), itertools.count(1)
-
-    def advance() -> None:
-        if progress is not None:
-            progress(next(counter), len(WEIGHTS) * asked)
-
+    options: dict[str, Any] = {"target": target, "threshold": threshold, "batch_size": batch_size, "seed": seed}
     for one, images in images_of.items():
-        part = measure(
-            Predictor.from_pretrained(one, device=device, dtype=dtype),
-            images,
-            target=target,
-            threshold=threshold,
-            batch_size=batch_size,
-            seed=seed,
-            on_explained=advance,
-        )
+        predictor = Predictor.from_pretrained(one, device=device, dtype=dtype)
+        part = measure(predictor, images, **options, on_explained=lambda: progress(next(counter), len(WEIGHTS) * asked))
         found.rows += part.rows
         found.similar += part.similar
         found.problems += part.problems
@@ -87,9 +183,53 @@ def measure_data(
         "all": summarise(found),
         "correct": summarise(found.correct()),
     }
-    write_csv(output / IMAGES, ({key: _blank_nan(value) for key, value in row.items()} for row in found.rows))
+    write_csv(output / IMAGES, found.rows)
     write_json(output / SUMMARY, summary)
     return summary, len(masked) - asked
+
+
+def _read_masks(record: Record, problems: list[str]) -> dict[str, NDArray[np.bool_]]:
+    """The masks of an image that can be used; the others are added to the problems."""
+    masks = {}
+    for name, path in (("lung", record.lung_mask), ("lesion", record.lesion_mask)):
+        if path is None:
+            continue
+        try:
+            mask = read_image(path) > 0
+            if not mask.any():
+                raise ImageError(path, "the mask is empty")
+            masks[name] = mask
+        except ImageError as error:
+            problems.append(str(error))
+    return masks
+
+
+def _score(
+    e: Explanation, masks: dict[str, NDArray[np.bool_]], about: Row, parts: Sequence[str], weights: str, limit: float
+) -> Iterator[Row]:
+    height, width = e.image.shape[:2]
+    for part in parts:
+        cam = e.map(part) if part in e.grids else None
+        for name, mask in masks.items():
+            if mask.shape != (height, width):
+                mask = np.array(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+            scores = {"share": float(mask.mean()), **dict.fromkeys(MEASURES)}
+            if cam is not None:
+                scores |= localisation(cam, mask, limit)
+            keys = {"part": part, "mask": name, "weights": weights}
+            yield about | keys | scores | {"refused": e.refused.get(part, "")}
+
+
+def _grouped(rows: Sequence[Row], *keys: str) -> dict[tuple[Any, ...], list[Row]]:
+    """The rows that agree in these keys, in the order in which they come first."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return groups
+
+
+def _column(rows: Sequence[Row], name: str) -> NDArray[np.float64]:
+    return np.array([row[name] for row in rows], np.float64)  # NaN for None
 
 
 def _by_fold(run: Path, records: list[Record]) -> dict[str, list[Record]]:
@@ -105,7 +245,3 @@ def _by_fold(run: Path, records: list[Record]) -> dict[str, list[Record]]:
     if not images_of:
         raise UserError(f"no fold of {run} is finished and was tested on an image that has a mask")
     return images_of
-
-
-def _blank_nan(value: Any) -> Any:
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -10,6 +10,7 @@ from PIL import Image
 
 from cvrnet.errors import UserError
 from cvrnet.explain.explaining import explain
+from cvrnet.explain.gradcam import NETWORK
 from cvrnet.inference import Predictor
 
 THRESHOLD = 0.6  # v2 Fig. 2
@@ -31,12 +32,9 @@ def draw_overlay(
     Viridis runs from the threshold (violet) to 1 (yellow), at half opacity; elsewhere the image is unchanged.
 
     Args:
-        image: uint8 (H, W) or (H, W, 3).
+        image: uint8 (H, W) or (H, W, 3); the result is (H, W, 3).
         cam: (H, W) in 0..1.
         threshold: In 0..1.
-
-    Returns:
-        uint8 (H, W, 3).
 
     Raises:
         UserError: A threshold out of range, or a map of another size.
@@ -47,7 +45,9 @@ def draw_overlay(
         raise UserError(f"a map of size {cam.shape} on an image of size {image.shape[:2]}; expected the same")
     picture = as_colour(image).astype(np.float32)
     shown = cam >= threshold
-    picture[shown] = (1 - _OPACITY) * picture[shown] + _OPACITY * _colour(cam[shown], threshold)
+    places = (cam[shown] - threshold) / max(1 - threshold, 1e-6) * (len(COLOURS) - 1)
+    colours = [np.interp(places, np.arange(len(COLOURS)), channel) for channel in COLOURS.T]
+    picture[shown] = (1 - _OPACITY) * picture[shown] + _OPACITY * np.stack(colours, -1).astype(np.float32)
     thickness = max(1, round(max(cam.shape) / 400))
     picture[_grow(shown, thickness) & ~shown] = 0
     picture[shown & _grow(~shown, thickness)] = 255
@@ -62,48 +62,28 @@ def draw_outline(picture: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray
 
 
 def example_panels(
-    predictor: Predictor,
-    paths: Sequence[str],
-    *,
-    target: Sequence[str] | None = None,
-    threshold: float = THRESHOLD,
-    longest: int = 256,
+    predictor: Predictor, paths: Sequence[str], *, target: Sequence[str] | None = None
 ) -> list[NDArray[np.uint8] | str]:
     """Small overlays of the whole network's maps, for a page that shows several images side by side.
 
-    Args:
-        predictor: The model.
-        paths: The images.
-        target: The class to explain in each; by default the predicted one.
-        threshold: What is coloured.
-        longest: Pixels of the longer side of an overlay; smaller images keep their size.
-
     Returns:
-        For each image an overlay, uint8 (H, W, 3), or the sentence that says why it has none.
+        For each image its overlay, uint8 (H, W, 3), at most 256 pixels long; or the sentence that says why it has none.
     """
     panels: list[NDArray[np.uint8] | str] = []
     for explanation in explain(predictor, paths, target=target):
-        problem = explanation.error or next(iter(explanation.refused.values()), "")
-        if problem:
+        if problem := explanation.error or explanation.refused.get(NETWORK):
             panels.append(problem)
             continue
         picture = Image.fromarray(explanation.image)
-        picture.thumbnail((longest, longest))
+        picture.thumbnail((256, 256))
         small = np.array(picture)
-        panels.append(draw_overlay(small, explanation.map(size=small.shape[:2]), threshold=threshold))
+        panels.append(draw_overlay(small, explanation.map(size=small.shape[:2])))
     return panels
 
 
 def as_colour(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """An image (H, W) or (H, W, 3) as (H, W, 3)."""
     return image if image.ndim == 3 else np.repeat(image[..., None], 3, 2)
-
-
-def _colour(values: NDArray[np.float32], threshold: float) -> NDArray[np.float32]:
-    """Viridis for values from the threshold to 1: float32 (N, 3)."""
-    places = (values - threshold) / max(1 - threshold, 1e-6) * (len(COLOURS) - 1)
-    steps = np.arange(len(COLOURS))
-    return np.stack([np.interp(places, steps, COLOURS[:, k]) for k in range(3)], -1).astype(np.float32)
 
 
 def _grow(mask: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:

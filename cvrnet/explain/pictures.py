@@ -1,24 +1,34 @@
-"""Maps as files: an overlay for each part, and a figure of all parts, whole or not at all (extra ``train``)."""
+"""Maps as files: an overlay for each part, and the figure of v2 Fig. 2, whole or not at all (extra ``train``)."""
 
 from __future__ import annotations
 
+import math
 import os
-import re
+import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from numpy.typing import NDArray
 from PIL import Image
 
 from cvrnet.errors import UserError
-from cvrnet.explain.explaining import Explanation, explain
-from cvrnet.explain.figure import plot_explanation
-from cvrnet.explain.overlay import THRESHOLD, draw_overlay
+from cvrnet.explain.explaining import Explanation, explain, panel_names
+from cvrnet.explain.overlay import COLOURS, THRESHOLD, as_colour, draw_outline, draw_overlay
 from cvrnet.figures import save_figure
-from cvrnet.files import atomic_write
+from cvrnet.figures.style import FONT_SIZE, TEXT
+from cvrnet.files import atomic_write, slug
 from cvrnet.inference import Predictor
+
+PANEL = 2.3  # inches, the longer side of a panel
+COLUMNS = 4  # panels in a row at most
 
 
 def draw_images(
@@ -36,17 +46,10 @@ def draw_images(
 ) -> Iterator[tuple[dict[str, Any], list[str]]]:
     """Draw where a model looked in each image, and give the image's row of a table.
 
-    Args:
-        predictor: The model.
-        paths: The images.
-        output: The folder of the pictures. They are called like the images, with their folders where names collide.
-        overlays: The parts of which an overlay of the image's own size is written.
-        panels: The parts that the figure shows.
-        target: The class to explain; by default the predicted one.
-        threshold: What is coloured.
-        raw: Whether each overlay's map is written as .npy, too: float32 (H, W) in 0..1, of the image's size.
-        batch_size: Images the network sees at once.
-        overwrite: Whether pictures that exist are replaced.
+    The pictures in the folder ``output`` are called like the images, with their folders where names collide: an overlay
+    of the image's own size for each part in ``overlays``, and a figure of the parts in ``panels``. With ``raw``, each
+    overlay's map is written as .npy, too: float32 (H, W) in 0..1. The other arguments are those of `explain` and
+    `draw_overlay`.
 
     Yields:
         The row of an image: ``path, prediction, class, probability``, and the file names of the ``figure`` and of each
@@ -56,25 +59,70 @@ def draw_images(
         UserError: A picture exists, or as `explain`.
     """
     names = _file_names(paths)
-    targets = (output / f"{name}-{_slug(part)}.png" for name in names for part in overlays)
+    targets = (output / f"{name}-{slug(part)}.png" for name in names for part in overlays)
     if not overwrite and (existing := next((file for file in targets if file.exists()), None)):
         raise UserError(f"{existing} exists; --overwrite replaces it")
     parts = list(dict.fromkeys([*panels, *overlays]))
     stream = explain(predictor, paths, target=target, parts=parts, batch_size=batch_size)
-    for name, explanation in zip(names, stream, strict=True):
-        row: dict[str, Any] = {"path": str(explanation.path), "prediction": explanation.prediction}
-        row |= {"class": explanation.target, **dict.fromkeys(("probability", "figure", *overlays))}
-        if explanation.error:
-            yield row, [explanation.error]
+    for name, e in zip(names, stream, strict=True):
+        row: dict[str, Any] = {"path": str(e.path), "prediction": e.prediction, "class": e.target}
+        row |= dict.fromkeys(("probability", "figure", *overlays))
+        if e.error:
+            yield row, [e.error]
             continue
-        row |= {"probability": explanation.probability, "figure": f"{name}-figure.png"}
-        save_figure(plot_explanation(explanation, panels, threshold=threshold), output / row["figure"])
+        row |= {"probability": e.probability, "figure": f"{name}-figure.png"}
+        save_figure(plot_explanation(e, panels, threshold=threshold), output / row["figure"])
         for part in overlays:
-            if part not in explanation.refused:
-                row[part] = f"{name}-{_slug(part)}.png"
-                _save_overlay(explanation, part, output / row[part], threshold, raw)
-        reasons = explanation.refused
-        yield row, [f"{explanation.path}: {part}: {reasons[part]}" for part in overlays if part in reasons]
+            if part in e.grids:
+                row[part] = f"{name}-{slug(part)}.png"
+                _save_overlay(e, part, output / row[part], threshold, raw)
+        yield row, [f"{e.path}: {part}: {e.refused[part]}" for part in overlays if part in e.refused]
+
+
+def plot_explanation(
+    explanation: Explanation,
+    parts: Sequence[str],
+    *,
+    threshold: float = THRESHOLD,
+    lesion: NDArray[np.bool_] | None = None,
+) -> Figure:
+    """The figure of an image: the image itself, and a panel for each part, which were explained, in their order.
+
+    The panel of a part whose map was refused shows the reason as text. ``lesion`` is a mask (H, W), outlined in every
+    panel.
+    """
+    image = explanation.image
+    plain = as_colour(image)
+    height, width = image.shape[:2]
+    columns = min(COLUMNS, len(parts) + 1)
+    rows = math.ceil((len(parts) + 1) / columns)
+    scale = PANEL / max(height, width)
+    figure = Figure(
+        figsize=(columns * (width * scale + 0.15) + 0.8, rows * (height * scale + 0.32) + 0.34),
+        layout=ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.04, wspace=0, hspace=0),
+        facecolor="white",
+    )
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for ax in axes:
+        ax.set_axis_off()
+    for ax, name, part in zip(axes, ["input", *panel_names(parts)], [None, *parts], strict=False):
+        picture = plain
+        if part in explanation.grids:
+            picture = draw_overlay(image, explanation.map(part), threshold=threshold)
+        elif part is not None:
+            style = {"ha": "center", "va": "center", "fontsize": FONT_SIZE - 1, "color": TEXT, "parse_math": False}
+            box = {"facecolor": "white", "edgecolor": TEXT, "linewidth": 0.5}
+            ax.text(0.5, 0.5, textwrap.fill(explanation.refused[part], 24), transform=ax.transAxes, bbox=box, **style)
+        ax.imshow(picture if lesion is None else draw_outline(picture, lesion))
+        ax.set_title(name, fontsize=FONT_SIZE, color=TEXT, parse_math=False)
+    colours = LinearSegmentedColormap.from_list("map", COLOURS / 255)
+    bar = figure.colorbar(ScalarMappable(Normalize(threshold, 1), colours), ax=axes, fraction=0.03, pad=0.01)
+    bar.set_label("Grad-CAM, of its maximum", fontsize=FONT_SIZE - 1, color=TEXT)
+    bar.ax.tick_params(labelsize=FONT_SIZE - 1, colors=TEXT)
+    title = f"{explanation.path.name}: {explanation.target} {explanation.probability:.2f}"
+    figure.suptitle(title, fontsize=FONT_SIZE + 1, color=TEXT, parse_math=False)
+    return figure
 
 
 def _save_overlay(explanation: Explanation, part: str, path: Path, threshold: float, raw: bool) -> None:
@@ -93,8 +141,3 @@ def _file_names(paths: Sequence[Path]) -> list[str]:
     below = [path.relative_to(root) for path in absolute]
     count = Counter(path.with_suffix("") for path in below)
     return [(path if count[path.with_suffix("")] > 1 else path.with_suffix("")).as_posix() for path in below]
-
-
-def _slug(part: str) -> str:
-    """A part's name without the characters that file names may not have."""
-    return re.sub(r"[^\w.-]+", "-", part).strip("-")

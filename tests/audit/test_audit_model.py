@@ -1,4 +1,4 @@
-"""The audit of a trained model: whom it asks about which image, what it hides, and what it says of it."""
+"""The audit of a trained model: which model predicts which image, what is hidden, and what the findings say."""
 
 import csv
 import json
@@ -33,7 +33,7 @@ def record(name: str, label="NOR", source="a", patient="") -> Record:
     return Record(Path(f"/{name}"), name, label, source, patient)
 
 
-# --- whom to ask
+# --- which model predicts an image
 
 
 def run_folder(folder: Path, folds: dict[str, str], models: list[str]) -> Path:

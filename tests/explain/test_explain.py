@@ -24,11 +24,10 @@ from cvrnet.explain import (
     grad_cam,
     map_parts,
 )
-from cvrnet.explain.figure import plot_explanation
-from cvrnet.explain.localisation import localisation
-from cvrnet.explain.measuring import measure, summarise
+from cvrnet.explain.measure_data import measure, summarise
+from cvrnet.explain.measures import ALL, HEADS, localisation, randomise, similarity
 from cvrnet.explain.overlay import COLOURS
-from cvrnet.explain.sanity import ALL, HEADS, randomise, similarity
+from cvrnet.explain.pictures import plot_explanation
 from cvrnet.inference import Predictor
 from cvrnet.metrics.bootstrap import mean_interval
 from cvrnet.runs.checkpoint import save_checkpoint

@@ -52,14 +52,7 @@ def test_right_answers_are_right_and_the_surest(crossval):
     for name in p.classes:
         mine = [row for row in rows if row["label"] == name]
         k = p.classes.index(name)
-        right = sorted(
-            (
-                float(p.probabilities[i, k])
-                for i in range(len(p.labels))
-                if p.labels[i] == k == p.probabilities[i].argmax()
-            ),
-            reverse=True,
-        )
+        right = sorted(p.probabilities[(p.labels == k) & (p.guesses == k), k].tolist(), reverse=True)
         assert [row["probability"] for row in mine] == right[:RIGHT]
 
 

@@ -6,12 +6,13 @@ from html.parser import HTMLParser
 
 import pytest
 
-from cvrnet.audit.audit_page import MAX_CLUSTERS, MAX_FILES, MAX_MEMBERS, MAX_ROWS, render_page
+from cvrnet.audit.audit_page import MAX_ROWS, render_page
 from cvrnet.audit.findings import Finding
 from cvrnet.data import read_records
 from cvrnet.html import render
 from tests.report.test_report import HOSTILE, evaluate, make
 
+MAX_CLUSTERS, MAX_MEMBERS, MAX_FILES = 60, 12, 30  # what audit.html.jinja shows at most
 PROBE = {"auc": 0.8, "auc_low": 0.7, "auc_high": 0.9, "auc_permuted": 0.5, "target": "label", "scope": "all"}
 
 

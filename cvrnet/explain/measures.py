@@ -1,0 +1,95 @@
+"""What a map is measured by: masks, the level of chance, and a network with random weights (extra ``train``).
+
+The last is the sanity check of Adebayo et al. 2018: a map that does not change with the weights explains nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+from torch import nn
+
+MEASURES = ("energy", "pointing", "iou")
+HEADS, ALL = "random heads", "random network"
+STAGES = (HEADS, ALL)
+"""The cascade from the top: first what follows the feature maps gets random weights, then the encoders as well."""
+
+
+def localisation(cam: NDArray[np.float32], mask: NDArray[np.bool_], threshold: float = 0.6) -> dict[str, float]:
+    r"""How much of a map lies inside a mask. The chance level of every measure is the mask's share of the image.
+
+    - ``share``: :math:`|B| / HW`, the mask's share of the image: the energy of a map that is the same everywhere, how
+      often a random point hits, and the IoU of a map that marks the whole image.
+    - ``energy``: :math:`\sum_B M / \sum M`, the part of the map inside the mask (Wang et al. 2020).
+    - ``pointing``: whether the map's maximum lies in the mask (the pointing game of Zhang et al. 2016, without their
+      tolerance of 15 pixels); of several maxima the share that does.
+    - ``iou``: intersection over union of the mask and the part of the map at or above the threshold.
+
+    The map (H, W) is not negative and not all zero, the mask (H, W) not empty.
+
+    >>> half = np.array([[True, False]])
+    >>> localisation(np.array([[1.0, 0.25]], np.float32), half)
+    {'share': 0.5, 'energy': 0.8, 'pointing': 1.0, 'iou': 1.0}
+    """
+    shown = cam >= threshold
+    return {
+        "share": float(mask.mean()),
+        "energy": float(cam[mask].sum(dtype=np.float64) / cam.sum(dtype=np.float64)),
+        "pointing": float(mask[cam == cam.max()].mean()),
+        "iou": float((shown & mask).sum() / (shown | mask).sum()),
+    }
+
+
+def similarity(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Spearman's rank correlation of two maps (h, w) of one grid; NaN if one is flat.
+
+    >>> grid = np.arange(4, dtype=np.float32).reshape(2, 2)
+    >>> similarity(grid, grid**2), similarity(grid, -grid)
+    (1.0, -1.0)
+    """
+    if np.ptp(one) == 0 or np.ptp(other) == 0:
+        return float("nan")
+    return float(spearmanr(one.ravel(), other.ravel()).statistic)
+
+
+def randomise(model: nn.Module, stage: str, seed: int = 0) -> nn.Module:
+    """A copy of a model with random weights, in part of it or everywhere; on the CPU.
+
+    Convolutions and dense layers get the weights of He et al. 2015 and no bias; other layers are reset. A reset batch
+    norm is the identity, so models whose batch norm is folded into the convolutions get the same network. Parameters
+    of layers that have no reset, such as layer scales, are shuffled.
+
+    The model is a CVR-Net or another timm classifier, ``stage`` one of `STAGES`. The global generator keeps its state.
+    """
+    random = copy.deepcopy(model).cpu()  # the same seed gives other numbers on other devices
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        for top in [random] if stage == ALL else _after_the_maps(random):
+            for module in top.modules():
+                _initialise(module)
+    return random
+
+
+def _initialise(module: nn.Module) -> None:
+    reset: Any = getattr(module, "reset_parameters", None)
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif callable(reset):
+        reset()
+    else:
+        for parameter in module.parameters(recurse=False):
+            parameter.copy_(parameter.flatten()[torch.randperm(parameter.numel())].view_as(parameter))
+
+
+def _after_the_maps(model: Any) -> list[nn.Module]:
+    if hasattr(model, "forward_maps"):
+        return [model.head]
+    classifier = model.get_classifier()
+    return list(classifier) if isinstance(classifier, tuple) else [classifier]
