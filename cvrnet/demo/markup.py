@@ -48,7 +48,7 @@ def probabilities(answer: Answer, classes: Sequence[str], members: tuple[int, in
 
 def heads(answer: Answer, classes: Sequence[str]) -> str:
     """The probabilities of each head; "" for a model without heads."""
-    return "" if answer.heads is None else _MACROS.heads(answer, classes)
+    return "" if answer.prediction.heads is None else _MACROS.heads(answer, classes)
 
 
 def overlay(picture: NDArray[np.uint8], target: str, part: str, threshold: float) -> str:

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from cvrnet.hub.space import push_space
     from cvrnet.runs.hub_download import hub_checkpoints
 
-__all__ = ["hub_checkpoints", "pull_folds", "push_folds", "push_space"]
 _LAZY = {
     "hub_checkpoints": "cvrnet.runs.hub_download",
     "pull_folds": "cvrnet.hub.pull",
     "push_folds": "cvrnet.hub.push",
     "push_space": "cvrnet.hub.space",
 }
+__all__ = ["hub_checkpoints", "pull_folds", "push_folds", "push_space"]
 
 
 def __getattr__(name: str) -> Any:

@@ -137,8 +137,9 @@ def _evaluations(run: Mapping[str, Any], metrics: Mapping[str, Any], summary: Ma
         outside = summary.get(INDEPENDENT)
         inside = [_Evaluation(data, "test", summary["mean_std"])]
         return [*inside, _Evaluation(source, "test", outside["mean_std"])] if outside else inside
-    if "test" in metrics:
-        return [_Evaluation(source if run.get("test_source") else data, "test", metrics["test"])]
+    for name in (INDEPENDENT, "test"):  # "test": runs of version 0.1
+        if name in metrics:
+            return [_Evaluation(source if run.get("test_source") else data, "test", metrics[name])]
     return [_Evaluation(data, "validation", metrics["val"])] if "val" in metrics else []
 
 

@@ -18,7 +18,7 @@ from cvrnet.hub.staging import Files, Staged, stage_run
 from cvrnet.runs.hub_download import COMMITS, Snapshot, fold_commits, parse_reference
 from cvrnet.runs.hub_errors import CLIENT_ERRORS, hub_errors, is_transient, with_retries
 from cvrnet.runs.hub_hashes import hub_hash, matches
-from cvrnet.runs.layout import CARD, RUN
+from cvrnet.runs.layout import CARD, RUN, fold_number
 from cvrnet.runs.read import read_json
 
 _ATTRIBUTES = ".gitattributes"  # the Hub writes it
@@ -79,7 +79,7 @@ def push_folds(
     repo, revision = parse_reference(repo)
     if revision:
         raise UserError(f"{repo}@{revision}: a run is pushed to a repository; expected user/repo")
-    if tag and (tag == "main" or re.fullmatch(r"fold-\d+", tag) or not re.fullmatch(r"[\w.-]+", tag)):
+    if tag and (tag == "main" or fold_number(tag) or not re.fullmatch(r"[\w.-]+", tag)):
         raise UserError(f"tag {tag!r}; expected a name such as v1.0 that is not the name of a branch")
     staged = stage_run(run, repo, folds, with_predictions=with_predictions, license=license)
     pushed = Pushed(repo)
@@ -94,13 +94,7 @@ def hub_client() -> HfApi:
 
 
 def create_repository(api: HfApi, repo: str, public: bool, kind: str = "model") -> tuple[str, ModelInfo | SpaceInfo]:
-    """Create a repository, or take the one that exists; returns the address of its page, and its state.
-
-    Args:
-        api: The client.
-        repo: ``user/repo``.
-        public: Let everybody see it.
-        kind: "model" or "space".
+    """Create a repository ("model" or "space"), or take the one that exists; returns its page's address, and its state.
 
     Raises:
         UserError: The repository is public and `public` is false.

@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
+from PIL import Image
+
 from cvrnet.errors import UserError
 from cvrnet.files import atomic_write
 from cvrnet.runs.layout import HASH_KEY
@@ -22,7 +24,6 @@ from cvrnet.runs.layout import HASH_KEY
 PUBLIC_FIGURES = ("confusion_matrix", "roc", "precision_recall", "calibration", "learning_curves", "heads")
 """Figures of numbers. Every other figure may show a patient's image, and is not pushed."""
 
-_PNG, _PIXELS = b"\x89PNG\r\n\x1a\n", (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _RUN_KEYS = ("kind", "data_sha256", "classes", "images", "test_source", "folds", "config", "versions", "source")
 _MACHINE = ("device", "num_workers")
 _COLUMNS = re.compile(
@@ -121,23 +122,18 @@ def patient_key(run: Path) -> bytes:
 def public_figure(path: Path) -> bytes:
     """A PNG file with its pixels only, without text, times and other metadata.
 
-    The chunks that hold pixels are copied as they are, so that the same figure always gives the same file.
-    See the PNG specification, section 5.3.
-
     Raises:
         UserError: The file is not a complete PNG.
     """
-    data = path.read_bytes()
-    kept, position, kind = [data[:8]], 8, b""
-    while kind != b"IEND":
-        kind = data[position + 4 : position + 8]
-        end = position + 12 + int.from_bytes(data[position : position + 4], "big")
-        if data[:8] != _PNG or len(kind) < 4 or end > len(data):
-            raise UserError(f"{path} is not a complete PNG; remove it, or draw it again")
-        if kind in _PIXELS:
-            kept.append(data[position:end])
-        position = end
-    return b"".join(kept)
+    file = io.BytesIO()
+    try:
+        with Image.open(path, formats=["PNG"]) as figure:
+            figure.load()
+            figure.info.clear()
+            figure.save(file, "PNG")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path} is not a complete PNG; remove it, or draw it again") from error
+    return file.getvalue()
 
 
 def check_harmless(files: Mapping[str, bytes | Path], run: Path) -> None:
@@ -148,8 +144,10 @@ def check_harmless(files: Mapping[str, bytes | Path], run: Path) -> None:
     """
     local = {str(run.resolve()), str(Path.home()), str(Path.cwd())} - {"/", "/root", "C:\\"}
     for name, content in files.items():
+        if not name.endswith((".json", ".md", ".csv", ".safetensors")):
+            continue
         data = content if isinstance(content, bytes) else _header(content)
-        text = data.decode("utf-8", errors="replace") if name.endswith((".json", ".md", ".csv", ".safetensors")) else ""
+        text = data.decode("utf-8", errors="replace")
         if found := _PATH.search(text) or next((re.search(re.escape(p), text) for p in local if p in text), None):
             raise UserError(f"{name} holds a path of this machine ({found[0][:40]}…); nothing was pushed")
 

@@ -23,13 +23,7 @@ _MARK = "from cvrnet.demo import serve"
 
 @dataclass(frozen=True)
 class PushedSpace:
-    """What was pushed.
-
-    Attributes:
-        url: The Space's page.
-        private: Whether only its owner can see it.
-        commit: Of its ``main``.
-    """
+    """The Space that was pushed: the address of its page, whether only its owner can see it, and its commit."""
 
     url: str
     private: bool
@@ -37,12 +31,7 @@ class PushedSpace:
 
 
 def space_files(repo: str, license: str = "apache-2.0") -> dict[str, bytes]:
-    """The files of a Space that serves a model's page.
-
-    Args:
-        repo: The model's, ``user/repo``.
-        license: The Hub's name of the license.
-    """
+    """The files of a Space that serves a model's page."""
     try:
         gradio = version("gradio")
     except PackageNotFoundError:

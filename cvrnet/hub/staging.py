@@ -44,8 +44,8 @@ class Staged:
 
     def main_files(self, commits: Mapping[str, str]) -> Files:
         """All files of ``main``, with the folds' commits in run.json."""
-        ordered = dict(sorted(commits.items(), key=lambda item: int(item[0].removeprefix("fold-"))))
-        return {RUN: public_json(self.run | ({COMMITS: ordered} if ordered else {})), **self.main}
+        recorded = {COMMITS: dict(sorted(commits.items()))} if commits else {}
+        return {RUN: public_json(self.run | recorded), **self.main}
 
 
 def stage_run(
@@ -53,12 +53,7 @@ def stage_run(
 ) -> Staged:
     """Collect, clean and check the files that are pushed of a run. Each model is loaded once, to prove that it loads.
 
-    Args:
-        run: The run folder.
-        repo: ``user/repo``, for the card.
-        folds: Numbers of the folds to push; all if empty.
-        with_predictions: Also split.csv and predictions.csv, with hashed paths and patient ids.
-        license: The Hub's name of the license.
+    Arguments: as `cvrnet.hub.push_folds`.
 
     Raises:
         UserError: The folder is not a run, lacks a fold, or a file holds a local path.

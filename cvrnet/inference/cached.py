@@ -21,14 +21,8 @@ def predict_cached(
 ) -> list[tuple[int, NDArray[np.float64]]]:
     """Each head's probabilities, averaged over the models, in batches.
 
-    Args:
-        predictor: The model or models.
-        records: The images.
-        cache: Their pixels, resized as the model wants them.
-        batch_size: Images the network sees at once.
-        index: This process's number. Of `count` processes each takes every `count`-th batch: the batches, and so the
-            numbers to the last bit, are the same however many processes there are.
-        count: Number of processes.
+    Of `count` processes, each takes every `count`-th batch; `index` is this process's number. The batches, and so the
+    numbers to the last bit, are the same however many processes there are.
 
     Returns:
         Number of the batch and its (heads, images, classes), for each batch of this process.

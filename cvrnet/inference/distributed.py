@@ -24,11 +24,8 @@ PORTION = 8
 class SharedPrediction:
     """One of the processes that ``accelerate launch`` started.
 
-    Args:
-        device: ``auto``, ``cpu``, ``cuda`` or ``mps``; each process takes a GPU of its own.
-
     Attributes:
-        device: This process's.
+        device: This process's: of ``cuda``, each process takes a GPU of its own.
         is_main: Whether this process collects the answers.
     """
 

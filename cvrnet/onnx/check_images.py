@@ -20,6 +20,7 @@ from cvrnet.data import (
     scan_records,
     write_phantoms,
 )
+from cvrnet.data.splits import patient_keys
 from cvrnet.errors import UserError
 
 CHECKED = 16
@@ -40,7 +41,7 @@ def check_pixels(
     """Return up to 16 images, uint8 (N, C, H, W), and a phrase that says where they come from.
 
     Args:
-        preprocessing: The network's.
+        preprocessing: Of the network.
         given: The user's data set; it must be readable.
         trained_on: The training's data set, used where the user gave none. Where it cannot be read: phantoms.
 
@@ -68,17 +69,10 @@ def _sample(data: str | Path, preprocessing: Preprocessing) -> np.ndarray:
     return np.array([image for _, image in readable_images(chosen, preprocessing)])
 
 
-def split_calibration(
-    data: Path, count: int, most: int, classes: Sequence[str], seed: int = 0
-) -> tuple[list[Record], list[Record]]:
+def split_calibration(data: Path, count: int, most: int, classes: Sequence[str]) -> tuple[list[Record], list[Record]]:
     """Choose `count` images (at most half) for calibration, and up to `most` of other patients for evaluation.
 
-    Args:
-        data: Folder with one sub-folder a class, CSV manifest, or folder of images without labels.
-        count: Images for calibration.
-        most: Images for evaluation.
-        classes: The model's; no other labels are allowed.
-        seed: Of the random choice.
+    The data are a folder with one sub-folder a class, a CSV manifest, or a folder of images without labels.
 
     Raises:
         UserError: The data cannot be used, or have labels that the model does not know.
@@ -88,10 +82,10 @@ def split_calibration(
         records = read_records(data, labelled=False)
     check_classes((r.label for r in records if r.label), classes)
     patients: dict[str, list[Record]] = {}
-    for i, record in enumerate(records):
-        patients.setdefault(f"id {record.patient_id}" if record.patient_id else f"row {i}", []).append(record)
+    for patient, record in zip(patient_keys(records), records, strict=True):
+        patients.setdefault(patient, []).append(record)
     order = list(patients)
-    generator = random.Random(seed)
+    generator = random.Random(0)
     generator.shuffle(order)
     count = min(count, len(records) // 2)
     calibration: list[Record] = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import tempfile
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -20,7 +19,7 @@ from cvrnet.onnx.graph import PixelNetwork, describe, trace, write_metadata
 from cvrnet.onnx.session import load_onnx
 from cvrnet.runs.checkpoint import find_checkpoints, load_checkpoint
 from cvrnet.runs.hub_hashes import file_hash
-from cvrnet.runs.layout import RUN, WEIGHTS
+from cvrnet.runs.layout import RUN, WEIGHTS, fold_number
 from cvrnet.runs.read import read_json
 
 TOLERANCE = 1e-4
@@ -135,12 +134,11 @@ def _find_run(folder: Path) -> dict[str, Any]:
 def _provenance(folders: Sequence[Path], run: dict[str, Any]) -> dict[str, Any]:
     """Kind of run, SHA-256 of each fold's weights and of the data set, versions; no paths or names of this machine."""
     # The user's own folder names stay private: only fold-k is taken over.
-    names = [folder.name if re.fullmatch(r"fold-\d+", folder.name) else None for folder in folders]
+    names = [folder.name if fold_number(folder.name) else None for folder in folders]
+    hashes = [file_hash(folder / WEIGHTS) for folder in folders]
     return {
         "kind": run.get("kind", "model"),
-        "weights": [
-            {"fold": name, "sha256": file_hash(folder / WEIGHTS)} for name, folder in zip(names, folders, strict=True)
-        ],
+        "weights": [{"fold": name, "sha256": sha256} for name, sha256 in zip(names, hashes, strict=True)],
         "data_sha256": run.get("data_sha256"),
         "trained_with": run.get("versions"),
         "exported_with": {name: version(name) for name in ("cvrnet", "torch", "timm", "onnx", "onnxscript")},

@@ -15,10 +15,9 @@ from google.protobuf.message import DecodeError, Message
 from torch import Tensor, nn
 
 from cvrnet.cvrnet import CVRNet
-from cvrnet.data import Preprocessing
 from cvrnet.errors import UserError
 from cvrnet.heads import log_mean_softmax
-from cvrnet.runs.checkpoint import checkpoint_classes
+from cvrnet.runs.checkpoint import shared_settings
 
 OPSET = 18
 INPUT, LOGITS, HEADS = "pixels", "logits", "head_logits"
@@ -41,11 +40,7 @@ class PixelNetwork(nn.Module):
     def __init__(self, models: Sequence[nn.Module], img_size: int | None = None) -> None:
         super().__init__()
         self.models = nn.ModuleList(models)
-        self.classes = checkpoint_classes(models[0])
-        preprocessing = Preprocessing.from_model(models[0])
-        for model in models[1:]:
-            if checkpoint_classes(model) != self.classes or Preprocessing.from_model(model) != preprocessing:
-                raise UserError("the folds differ in classes or preprocessing; expected models of one run")
+        self.classes, preprocessing = shared_settings(models)
         if img_size is not None:
             size = (preprocessing.input_size[0], img_size, img_size)
             preprocessing = dataclasses.replace(preprocessing, input_size=size)
@@ -135,10 +130,14 @@ def _strip(message: Message) -> None:
 def describe(proto: onnx.ModelProto, network: PixelNetwork, provenance: dict[str, Any]) -> None:
     """Write class names, preprocessing and provenance into the metadata of a network's graph."""
     origin: Any = network.models[0].pretrained_cfg
-    cfg = {key: origin[key] for key in _KEPT if origin.get(key) is not None}
-    cfg |= dataclasses.asdict(network.preprocessing)
-    cfg |= {"label_names": network.classes, "num_classes": len(network.classes)}
-    cfg |= {"crop_pct": 1.0, "crop_mode": "squash"}
+    cfg = {
+        **{key: origin[key] for key in _KEPT if origin.get(key) is not None},
+        **dataclasses.asdict(network.preprocessing),
+        "label_names": network.classes,
+        "num_classes": len(network.classes),
+        "crop_pct": 1.0,
+        "crop_mode": "squash",
+    }
     channels, height, width = network.preprocessing.input_size
     proto.producer_name, proto.producer_version = "cvrnet", version("cvrnet")
     proto.graph.name = str(cfg["architecture"])

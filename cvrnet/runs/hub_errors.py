@@ -32,20 +32,26 @@ _WAITS = (1, 2, 4)
 _AGAIN = "repeat the command"
 _LOGIN = "`hf auth login`, or HF_TOKEN,"
 _BAD_TOKEN = ("the Hub does not accept the token", f"{_LOGIN} with a valid one, then {_AGAIN}")
+_PUSHED = ("somebody else pushed to it at the same time", _AGAIN)
 
-# GatedRepoError is a RepositoryNotFoundError, so it comes first.
-_ACCESS: tuple[tuple[type[Exception], str, str], ...] = (
-    (OfflineModeIsEnabled, "HF_HUB_OFFLINE=1 forbids asking the Hub", "unset it"),
-    (LocalTokenNotFoundError, "there is no token", f"{_LOGIN} gives one"),
-    (GatedRepoError, "its owner grants access one by one", "ask for it on the repository's page"),
-    (
-        RepositoryNotFoundError,
+_ACCESS: dict[type[Exception], tuple[str, str]] = {
+    OfflineModeIsEnabled: ("HF_HUB_OFFLINE=1 forbids asking the Hub", "unset it"),
+    LocalTokenNotFoundError: ("there is no token", f"{_LOGIN} gives one"),
+    # GatedRepoError is a RepositoryNotFoundError, so it comes first.
+    GatedRepoError: ("its owner grants access one by one", "ask for it on the repository's page"),
+    RepositoryNotFoundError: (
         "there is no such repository, or it is private and not for you",
         f"check the name; {_LOGIN} opens private ones",
     ),
-    (RevisionNotFoundError, "the repository has no such branch, tag or commit", "check what comes after the @"),
-    (HFValidationError, "that is not the name of a repository", "expected user/repo"),
-)
+    RevisionNotFoundError: ("the repository has no such branch, tag or commit", "check what comes after the @"),
+    HFValidationError: ("that is not the name of a repository", "expected user/repo"),
+}
+_STATUS = {
+    401: _BAD_TOKEN,
+    409: _PUSHED,
+    412: _PUSHED,
+    429: ("too many requests (HTTP 429)", f"wait some minutes, then {_AGAIN}"),
+}
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -115,24 +121,18 @@ def _explain_disk(error: BaseException) -> tuple[str, str] | None:
 def _explain_access(error: BaseException) -> tuple[str, str] | None:
     if type(error).__name__ == "XetAuthenticationError":  # by name: hf_xet need not be installed
         return _BAD_TOKEN
-    return next(((what, advice) for kind, what, advice in _ACCESS if isinstance(error, kind)), None)
+    return next((explanation for kind, explanation in _ACCESS.items() if isinstance(error, kind)), None)
 
 
 def _explain_answer(error: BaseException) -> tuple[str, str] | None:
     if not isinstance(error, HfHubHTTPError):
         return None
     status, message = error.response.status_code, (error.server_message or "").partition("\n")[0].rstrip(".")
-    if status == 401:
-        return _BAD_TOKEN
     if status == 403:
         return f"the token does not allow it ({message or 'HTTP 403'})", "use one with write permission"
-    if status in (409, 412):
-        return "somebody else pushed to it at the same time", _AGAIN
-    if status == 429:
-        return "too many requests (HTTP 429)", f"wait some minutes, then {_AGAIN}"
     if status >= 500:
         return f"the Hub answered HTTP {status}", f"{_AGAIN} later"
-    return f"the Hub refused it ({message or f'HTTP {status}'})", "change what it names"
+    return _STATUS.get(status, (f"the Hub refused it ({message or f'HTTP {status}'})", "change what it names"))
 
 
 def _explain_connection(error: BaseException) -> tuple[str, str] | None:

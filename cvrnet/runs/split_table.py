@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cvrnet.data.record import Record
+from cvrnet.data.splits import refuse_shared_patients
 from cvrnet.errors import UserError
 from cvrnet.runs.read import read_rows
 
@@ -15,13 +16,7 @@ _COLUMNS = ("path", "label", "source", "patient_id")
 
 
 def split_row(record: Record, fold: str | int) -> dict[str, Any]:
-    """A row of split.csv.
-
-    Args:
-        record: The image.
-        fold: ``train``, ``val`` or ``independent``; of a cross-validation the number of the fold that tests the image,
-            or ``independent``.
-    """
+    """A row of split.csv; the fold is ``train``, ``val``, ``independent``, or the number of the one that tests it."""
     return {
         "path": record.name,
         "label": record.label,
@@ -38,8 +33,7 @@ class SplitTable:
     names. An image that is not in the table belongs to the fold of its patient (see `cvrnet.data.splits` for who is one
     patient).
 
-    Args:
-        rows: Of `split_row`.
+    The rows are those of `split_row`.
     """
 
     def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -50,11 +44,7 @@ class SplitTable:
 
     @classmethod
     def read(cls, path: Path) -> SplitTable:
-        """Read a run's split.csv.
-
-        Raises:
-            UserError: It is missing or damaged.
-        """
+        """Read a run's split.csv; errors as `cvrnet.runs.read.read_rows`."""
         return cls(read_rows(path, (*_COLUMNS, "fold")))
 
     @property
@@ -93,8 +83,8 @@ def read_folds(path: Path, records: Sequence[Record]) -> list[int]:
     numbers = [int(folds[r.name]) for r in records]
     if set(numbers) != set(range(1, max(numbers) + 1)) or max(numbers) < 3:
         raise UserError(f"{path} has the folds {sorted(set(numbers))}; expected 1 to n, n at least 3")
-    patients: dict[str, int] = {}
-    for r, number in zip(records, numbers, strict=True):
-        if r.patient_id and patients.setdefault(r.patient_id, number) != number:
-            raise UserError(f"{path}: patient {r.patient_id!r} is in folds {patients[r.patient_id]} and {number}")
+    sets: dict[str, list[Record]] = {}
+    for record, number in zip(records, numbers, strict=True):
+        sets.setdefault(f"fold {number}", []).append(record)
+    refuse_shared_patients(sets)
     return numbers

@@ -110,8 +110,8 @@ def test_a_figure_keeps_its_pixels_and_nothing_else(hub: LocalHub, telling: Path
         assert old.info["Author"] == LOGIN
         assert np.array_equal(np.asarray(old), np.asarray(new))
         assert new.info == {}
-    broken = (telling / "figures/roc.png").read_bytes()[:-20]
-    (telling / "figures/roc.png").write_bytes(broken)
+    data = (telling / "figures/roc.png").read_bytes()
+    (telling / "figures/roc.png").write_bytes(data[: len(data) // 2])
     with pytest.raises(UserError, match=r"roc\.png is not a complete PNG"):
         cvrnet.push_folds(telling, "ada/net")
 
@@ -277,7 +277,7 @@ def test_a_single_model_is_pushed_to_main_alone(hub: LocalHub, run: Path, tmp_pa
         assert "No evaluation was recorded" in card.text
     else:
         metrics = json.loads((run / "metrics.json").read_text())
-        assert card.data.eval_results[0].metric_value == metrics["test"]["accuracy"]
+        assert card.data.eval_results[0].metric_value == metrics["independent"]["accuracy"]
         assert "site-b (a source that was kept for testing)" in card.text
 
 
