@@ -39,7 +39,9 @@ def _fold_numbers(context: click.Context, parameter: click.Parameter, texts: Seq
 
 def folds(command: Command) -> Command:
     """``--fold 1,3``: folds of a run that are chosen."""
-    old = click.option("--folds", callback=_old_fold_numbers, expose_value=False, is_eager=True, hidden=True)
+    old = click.option(
+        "--folds", "old_folds", callback=_old_fold_numbers, expose_value=False, is_eager=True, hidden=True
+    )
     new = click.option(
         "--fold",
         "folds",

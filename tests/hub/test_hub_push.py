@@ -20,6 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 import cvrnet
 from cvrnet.errors import UserError
 from cvrnet.hub.redact import harmless_name, public_run
+from cvrnet.hub.staging import stage_run
 from cvrnet.runs.checkpoint import save_checkpoint
 from tests.support.hub import LocalHub
 from tests.support.hub_runs import CLASSES, make_folds, make_model
@@ -253,6 +254,19 @@ def test_a_tag_stays_where_it_is(hub: LocalHub, tmp_path: Path, cli) -> None:
     for name in ("main", "fold-2", "a b"):
         status, _, err = cli("push", folder, "ada/net", "--tag", name)
         assert (status, err.startswith("Error: tag")) == (1, True)
+
+
+@pytest.mark.parametrize("name", ["independent", "test"])
+def test_the_card_of_a_training_shows_the_images_held_back(run: Path, tmp_path: Path, name: str) -> None:
+    """Version 0.1 called their set ``test``."""
+    folder = Path(shutil.copytree(run, tmp_path / "run"))
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics[name] = metrics.pop("independent")
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    card = ModelCard(stage_run(folder, "ada/net").main["README.md"].decode())
+    assert {r.dataset_split for r in card.data.eval_results} == {"test"}
+    assert card.data.eval_results[0].metric_value == metrics[name]["accuracy"]
+    assert f"| {metrics[name]['accuracy']:.3f} |" in card.text
 
 
 @pytest.mark.parametrize("kind", ["train", "keras"])

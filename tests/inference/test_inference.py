@@ -135,6 +135,7 @@ def test_number_formats(run, images):
 
 
 def test_devices(monkeypatch):
+    monkeypatch.delenv("CVRNET_AMP")
     assert select_device("cpu").type == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
