@@ -31,11 +31,9 @@ _LONGEST_NAME = 120
 
 
 class Uploads:
-    """The files that wait for their answer.
+    """The files that wait for their answer, in a folder that only its owner can read.
 
-    Args:
-        folder: Where they are stored; empty, and readable by its owner only.
-        limit: Bytes of one file. All files of one upload together may have sixteen times as many.
+    The limit is the bytes of one file. All files of one upload together may have sixteen times as many.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:

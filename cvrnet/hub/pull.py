@@ -21,21 +21,15 @@ _RUN_FILES = (RUN, CARD, SUMMARY, SPLIT, *_RESULTS)
 
 @dataclass(frozen=True)
 class Pulled:
-    """What was pulled.
-
-    Attributes:
-        repo: ``user/repo``.
-        revision: The branch, tag or commit that was asked for.
-        commit: The commit that this was.
-        folds: Each fold's commit; empty for a single model.
-        stale: Why the Hub could not be asked whether this is the newest commit; "" if it was asked.
-    """
+    """What was pulled: the content of hub.json."""
 
     repo: str
     revision: str
     commit: str
     folds: dict[str, str]
+    """Each fold's commit; empty for a single model."""
     stale: str
+    """Why the Hub could not be asked whether this is the newest commit; "" if it was asked."""
 
 
 def pull_folds(

@@ -27,21 +27,15 @@ _TRIES = 3
 
 @dataclass
 class Pushed:
-    """What was pushed.
-
-    Attributes:
-        repo: ``user/repo``.
-        url: Its page.
-        private: Whether only its owner can see it.
-        commits: Branch to commit; ``main`` too, once it is pushed.
-        unknown: A branch whose push outcome is unknown, because the Hub did not answer; "" if there is none.
-    """
+    """What was pushed."""
 
     repo: str
     url: str = ""
     private: bool = True
     commits: dict[str, str] = field(default_factory=dict)
+    """Branch to commit; ``main`` too, once it is pushed."""
     unknown: str = ""
+    """A branch whose push outcome is unknown, because the Hub did not answer."""
 
 
 def push_folds(
@@ -157,7 +151,11 @@ def _put(api: HfApi, pushed: Pushed, branch: str, files: Files, parent: str = ""
     The answer to a commit can be lost after the commit was made. So after a failure the branch itself is compared.
     """
     repo = pushed.repo
-    head = _head(api, repo, branch)
+
+    def find_head() -> str:
+        return str(with_retries(api.model_info, repo, revision=branch).sha)
+
+    head = find_head()
     parent = parent or head
     for attempt in range(1, _TRIES + 1):
         surplus = _difference(api, repo, head, files)
@@ -171,17 +169,13 @@ def _put(api: HfApi, pushed: Pushed, branch: str, files: Files, parent: str = ""
             ).oid
         except CLIENT_ERRORS as error:
             pushed.unknown = branch
-            head = _head(api, repo, branch)
+            head = find_head()
             pushed.unknown = ""
             if head != parent and _difference(api, repo, head, files) is None:
                 return head
             if head != parent or attempt == _TRIES or not is_transient(error):
                 raise
     raise AssertionError("unreachable")
-
-
-def _head(api: HfApi, repo: str, branch: str) -> str:
-    return str(with_retries(api.model_info, repo, revision=branch).sha)
 
 
 def _difference(api: HfApi, repo: str, commit: str, files: Files) -> list[str] | None:

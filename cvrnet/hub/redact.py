@@ -59,8 +59,13 @@ def harmless_name(path: str) -> str:
     >>> harmless_name("/home/ada/scans/manifest.csv"), harmless_name("C:\\scans\\covid.csv")
     ('manifest.csv', 'covid.csv')
     """
+    try:
+        login = getpass.getuser()
+    except (OSError, KeyError):  # no such user in this container
+        login = ""
+    private = {login, Path.home().name, socket.gethostname(), socket.gethostname().partition(".")[0]}
     name = PurePath(path.replace("\\", "/")).name
-    return "" if any(private in name.lower() for private in _private_names()) else name
+    return "" if any(word.lower() in name.lower() for word in private if len(word) > 1) else name
 
 
 def without_paths(value: Any) -> Any:
@@ -72,26 +77,12 @@ def without_paths(value: Any) -> Any:
     return value
 
 
-def _private_names() -> set[str]:
-    try:
-        login = getpass.getuser()
-    except (OSError, KeyError):  # no such user in this container
-        login = ""
-    names = {login, Path.home().name, socket.gethostname(), socket.gethostname().partition(".")[0]}
-    return {name.lower() for name in names if len(name) > 1}
-
-
 def _looks_local(value: Any) -> bool:
     return isinstance(value, str) and (value.startswith(("/", "~", "\\", "local-dir:")) or bool(_PATH.search(value)))
 
 
 def public_table(path: Path, key: bytes | None) -> bytes:
-    """A CSV file with hashed paths and patient ids, and without unknown columns.
-
-    Args:
-        path: history.csv, split.csv or predictions.csv.
-        key: The run's key. Without it, paths and patient ids become empty.
-    """
+    """A CSV file without unknown columns, its paths and patient ids hashed with the key, or empty without a key."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(file)
         columns = [name for name in rows.fieldnames or () if _COLUMNS.fullmatch(name)]

@@ -30,17 +30,14 @@ Files = dict[str, bytes | Path]
 
 @dataclass(frozen=True)
 class Staged:
-    """A run, ready to push.
-
-    Attributes:
-        run: run.json as it is pushed, without the folds' commits.
-        main: Files of ``main``, without run.json.
-        folds: Branch to files, of the folds that are pushed.
-    """
+    """A run, ready to push."""
 
     run: dict[str, Any]
+    """run.json as it is pushed, without the folds' commits."""
     main: Files
+    """Files of ``main``, without run.json."""
     folds: dict[str, Files]
+    """Branch to files, of the folds that are pushed."""
 
     def main_files(self, commits: Mapping[str, str]) -> Files:
         """All files of ``main``, with the folds' commits in run.json."""

@@ -21,7 +21,7 @@ from cvrnet.errors import UserError
 from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
 from cvrnet.inference.head_logits import HeadLogits, averages_probabilities
 from cvrnet.inference.prefetch import read_ahead
-from cvrnet.inference.uncertainty import UNCERTAINTY, mutual_information, predictive_entropy
+from cvrnet.inference.uncertainty import UNCERTAINTY, entropy, mutual_information
 from cvrnet.runs.checkpoint import find_checkpoints, load_checkpoint, shared_settings
 
 
@@ -51,8 +51,7 @@ class Prediction:
     def row(self, classes: Sequence[str]) -> dict[str, Any]:
         """Return a table row: path, prediction, error and, where the image could be read, the numbers.
 
-        Args:
-            classes: The model's, for the columns ``prob_CLASS`` and, where there are heads, ``head_1_CLASS``.
+        The columns are ``prob_CLASS`` for the model's classes and, where there are heads, ``head_1_CLASS`` and so on.
         """
         row: dict[str, Any] = {"path": str(self.path), "prediction": self.label, "error": self.error}
         if not self.error:
@@ -196,15 +195,16 @@ class Predictor:
             return []
         by_head = self.member_probabilities(to_batch([image for _, image in images]), size)
         members = by_head.reshape(-1, *by_head.shape[2:])  # (folds * heads, N, classes)
-        mean, entropy, information = members.mean(0), predictive_entropy(members), mutual_information(members)
+        mean = members.mean(0)
+        total, disagreement = entropy(mean), mutual_information(members)
         return [
             Prediction(
                 path,
                 label=self.classes[int(mean[i].argmax())],
                 probabilities=mean[i],
                 heads=by_head[:, :, i].mean(0) if heads else None,
-                predictive_entropy=float(entropy[i]),
-                mutual_information=float(information[i]),
+                predictive_entropy=float(total[i]),
+                mutual_information=float(disagreement[i]),
             )
             for i, (path, _) in enumerate(images)
         ]

@@ -72,9 +72,6 @@ def convert_keras(
 def load_keras(file: str | Path) -> CVRNet:
     """Load a Keras checkpoint as a network in evaluation mode, with the file's number of classes and image channels.
 
-    Args:
-        file: HDF5 file of Keras 2's ``save_weights`` or ``model.save``.
-
     Raises:
         UserError: The file is not such a checkpoint; weights that are missing, surplus or misshapen are named.
     """

@@ -40,10 +40,8 @@ def check_pixels(
 ) -> tuple[np.ndarray, str]:
     """Return up to 16 images, uint8 (N, C, H, W), and a phrase that says where they come from.
 
-    Args:
-        preprocessing: Of the network.
-        given: The user's data set; it must be readable.
-        trained_on: The training's data set, used where the user gave none. Where it cannot be read: phantoms.
+    They come from the data set that the user gave, else from that of the training, and where this cannot be read, they
+    are phantoms.
 
     Raises:
         UserError: The user's data set cannot be read.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -65,8 +64,8 @@ def export_onnx(
 
     Returns:
         ``folds``; ``checked_on``, which images; ``max_difference``, the largest difference between a probability and
-        PyTorch's. With ``int8`` also ``quantization``: ``tool``, ``calibration_images``, and the fields of an
-        :class:`~cvrnet.onnx.quantize.Agreement`.
+        PyTorch's. With ``int8`` also ``quantization``: ``tool``, ``calibration_images``, and what
+        `cvrnet.onnx.quantize.compare` returns.
 
     Raises:
         UserError: An argument is wrong, or the answers differ too much. Nothing is written.
@@ -87,7 +86,7 @@ def export_onnx(
         if calibration is None:
             exact.replace(target)
             return report
-        from cvrnet.onnx.quantize import compare, quantize
+        from cvrnet.onnx.quantize import check_agreement, compare, quantize
 
         chosen, others = split_calibration(Path(calibration), calibration_images, EVALUATION_IMAGES, network.classes)
         count = quantize(exact, target, chosen, network)
@@ -95,9 +94,12 @@ def export_onnx(
         describe(quantized, network, origin)
         onnx.save(quantized, target)
         agreement = compare(exact, target, others, network, progress)
-        agreement.check(min_agreement, max_accuracy_drop)
-        report["quantization"] = {"tool": f"onnxruntime {version('onnxruntime')}", "calibration_images": count}
-        report["quantization"] |= dataclasses.asdict(agreement)
+        check_agreement(agreement, min_agreement, max_accuracy_drop)
+        report["quantization"] = {
+            "tool": f"onnxruntime {version('onnxruntime')}",
+            "calibration_images": count,
+            **agreement,
+        }
         write_metadata(quantized, {"quantization": report["quantization"]})
         onnx.save(quantized, target)
     return report
@@ -127,8 +129,7 @@ def _load_network(folders: Sequence[Path], img_size: int | None) -> PixelNetwork
 
 def _find_run(folder: Path) -> dict[str, Any]:
     """Read run.json beside a checkpoint or, for a fold, beside the folds; empty where neither file exists."""
-    files = [file for file in (folder / RUN, folder.parent / RUN) if file.is_file()]
-    return read_json(files[0]) if files else {}
+    return next((read_json(file) for file in (folder / RUN, folder.parent / RUN) if file.is_file()), {})
 
 
 def _provenance(folders: Sequence[Path], run: dict[str, Any]) -> dict[str, Any]:

@@ -29,9 +29,7 @@ _KEPT = ("architecture", "license", "paper_name", "paper_ids")
 class PixelNetwork(nn.Module):
     """What an ONNX file computes: normalisation, every fold, and the mean of their probabilities.
 
-    Args:
-        models: The folds of a run.
-        img_size: Height and width in pixels; by default those of the training.
+    The images are as high and wide as those of the training, or `img_size` pixels.
 
     Raises:
         UserError: The folds differ in classes or preprocessing.
@@ -65,10 +63,7 @@ class PixelNetwork(nn.Module):
         ]
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """Classify images.
-
-        Args:
-            pixels: uint8 (N, C, H, W).
+        """Classify images, uint8 (N, C, H, W).
 
         Returns:
             (N, classes) logits whose softmax is the mean of the folds' softmaxes; for CVR-Nets also
@@ -179,16 +174,14 @@ def read_metadata(path: str | Path) -> tuple[dict[str, Any], int]:
         raise UserError(f"{path} is not an ONNX file, or is cut short")
     if any(onnx.external_data_helper.uses_external_data(tensor) for tensor in proto.graph.initializer):
         raise UserError(f"{path} keeps its weights in other files; {ours}, which contains them")
+    values = (*proto.graph.input, *proto.graph.output)
+    shapes = {value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim] for value in values}
     try:
         cfg = json.loads({p.key: p.value for p in proto.metadata_props}["pretrained_cfg"])
         expected = [int(n) for n in cfg["input_size"]], [len(cfg["label_names"])]
         str(cfg["architecture"])
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path} does not state its classes and preprocessing; {ours}") from error
-    shapes = {
-        value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim]
-        for value in (*proto.graph.input, *proto.graph.output)
-    }
     if (shapes.get(INPUT, [])[1:], shapes.get(LOGITS, [])[1:]) != expected:
         raise UserError(f"{path}: its metadata do not fit its graph; {ours}")
     heads = shapes.get(HEADS, [])

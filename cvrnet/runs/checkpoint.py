@@ -28,14 +28,10 @@ _ERRORS = (OSError, RuntimeError, ValueError, ArithmeticError, TypeError, Lookup
 
 
 def save_checkpoint(model: nn.Module, folder: str | Path, classes: Sequence[str]) -> None:
-    """Save a model so that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` gives it back, bit for bit.
+    """Save a timm model so that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` gives it back, bit for bit.
 
-    Weights, architecture, arguments, class names and preprocessing are all in the folder; each file appears whole.
-
-    Args:
-        model: A model that ``timm.create_model`` made.
-        folder: Made if missing.
-        classes: Class names in the order of the logits.
+    Weights, architecture, arguments, class names (in the order of the logits) and preprocessing are all in the folder,
+    which is made if missing; each file appears whole.
 
     Raises:
         ValueError: The number of names is not the number of classes.
@@ -69,11 +65,8 @@ def load_checkpoint(folder: str | Path, **kwargs: Any) -> nn.Module:
 
     The network is created without memory (on PyTorch's meta device) and filled from the file, so that no random weights
     are made, and no weights are twice in memory. The file's tensors must be exactly the network's. With arguments, and
-    for networks that need memory to be created, timm creates the model, adapts the weights and loads them.
-
-    Args:
-        folder: The checkpoint.
-        **kwargs: For ``timm.create_model``, such as another ``num_classes``.
+    for networks that need memory to be created, timm creates the model, adapts the weights and loads them. Arguments
+    are those of ``timm.create_model``, such as another ``num_classes``.
 
     Raises:
         UserError: The folder holds no such checkpoint.
@@ -210,11 +203,9 @@ def shared_settings(models: Sequence[nn.Module]) -> tuple[list[str], Preprocessi
 
 
 def find_checkpoints(model: str | Path, folds: Sequence[int] = ()) -> list[Path]:
-    """The checkpoint folders that a MODEL argument means: a fold folder itself, or the folds of a run.
+    """The checkpoint folders that a MODEL argument means: a fold folder itself, or (some) folds of a run.
 
-    Args:
-        model: A folder, optionally written as timm does (``local-dir:FOLDER``), or ``hf-hub:user/repo[@revision]``.
-        folds: Of a run, only these; all by default.
+    MODEL is a folder, optionally written as timm does (``local-dir:FOLDER``), or ``hf-hub:user/repo[@revision]``.
 
     Raises:
         UserError: There is no such checkpoint.

@@ -27,11 +27,8 @@ _IN_ONE_GO = ("evaluate", "soup", "convert-keras", "")
 def check_folder(folder: Path, kind: str = "", *, resume: bool = False, overwrite: bool = False) -> bool:
     """Whether a folder holds a run already; nothing is changed.
 
-    Args:
-        folder: The run folder. It may exist if it is empty.
-        kind: Of the job: ``train``, ``crossval``, ``evaluate`` and so on; "" for a run or model of any kind.
-        resume: A run of this kind may be there.
-        overwrite: A run of this kind may be there.
+    The folder may be empty. With `resume` or `overwrite` it may hold a run of this kind (``train``, ``crossval`` and so
+    on; "" for a run or model of any kind).
 
     Raises:
         UserError: The folder holds something that must not be touched.

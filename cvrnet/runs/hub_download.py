@@ -37,19 +37,13 @@ _log = logging.getLogger("cvrnet.hub")
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Files of one commit, in the client's cache.
-
-    Attributes:
-        repo: ``user/repo``.
-        commit: 40 hexadecimal digits.
-        folder: Where the files are; other files may be there too.
-        stale: Why the Hub could not be asked whether this is the newest commit; "" if it was asked.
-    """
+    """Files of one commit, in the client's cache; its folder may hold other files too."""
 
     repo: str
     commit: str
     folder: Path
     stale: str = ""
+    """Why the Hub could not be asked whether this is the newest commit; "" if it was asked."""
 
 
 def is_reference(model: str | Path) -> bool:
@@ -136,11 +130,8 @@ def fold_commits(run: Snapshot, folds: Sequence[int] = ()) -> dict[str, str]:
 def fetch(repo: str, revision: str | None, patterns: Sequence[str], required: Sequence[str] = ()) -> Snapshot:
     """Download files of one commit, or take them from the cache, and check each against its hash.
 
-    Args:
-        repo: ``user/repo``.
-        revision: Branch, tag or commit; ``main`` if None.
-        patterns: Names of the files; ``*`` stands for any text.
-        required: Names without which the commit is refused.
+    Without a revision it is ``main``. The patterns are names, in which ``*`` stands for any text. A commit without the
+    `required` names is refused.
 
     Raises:
         UserError: The files cannot be downloaded, and are not in the cache. A repeated call continues, since the cache

@@ -59,12 +59,7 @@ P = ParamSpec("P")
 
 @contextmanager
 def hub_errors(task: str, safe: Callable[[], str]) -> Iterator[None]:
-    """Re-raise everything that the client raises as a UserError.
-
-    Args:
-        task: What fails, such as "cannot pull user/repo".
-        safe: Returns what is safe in spite of the failure; called after it.
-    """
+    """Re-raise everything that the client raises as a UserError: the failed task, and what is safe in spite of it."""
     try:
         yield
     except UserError:

@@ -13,11 +13,7 @@ from cvrnet.files import damaged_files
 
 
 def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
-    """The rows of a CSV file.
-
-    Args:
-        path: The file.
-        columns: Columns that it must have.
+    """The rows of a CSV file that must have these columns.
 
     Raises:
         UserError: File missing, not valid CSV, or without one of the columns.

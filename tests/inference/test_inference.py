@@ -33,6 +33,7 @@ def test_the_numbers_are_plain_timms(run, images):
     assert [p.label for p in predictions] == [model.pretrained_cfg["label_names"][i] for i in expected.argmax(1)]
 
 
+@pytest.mark.both_precisions
 def test_folds_are_averaged(run, images, tmp_path):
     for fold, seed in enumerate((1, 2, 3), start=1):
         torch.manual_seed(seed)
@@ -120,12 +121,13 @@ def test_saving_checks_the_names(tmp_path):
         save_checkpoint(timm.create_model("test_resnet", num_classes=2), tmp_path, ["A", "B", "C"])
 
 
-def test_number_formats(run, images):
+def test_number_formats(run, images, monkeypatch):
     """bfloat16 is one argument away, and close; what is automatic follows the device."""
     exact = Predictor.from_pretrained(run, dtype="fp32")(images)
     rough = Predictor.from_pretrained(run, device="cpu", dtype="bf16")(images)
     np.testing.assert_allclose([p.probabilities for p in rough], [p.probabilities for p in exact], atol=0.02)
     assert not np.array_equal([p.probabilities for p in rough], [p.probabilities for p in exact])
+    monkeypatch.delenv("CVRNET_AMP")
     cpu = torch.device("cpu")
     assert select_precision("auto", cpu) == ("bf16" if has_bf16(cpu) else "fp32")
     with pytest.raises(UserError, match="unknown precision 'int4'"):

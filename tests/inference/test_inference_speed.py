@@ -20,7 +20,7 @@ from cvrnet.errors import UserError
 from cvrnet.inference import Predictor
 from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
 from cvrnet.inference.head_logits import HeadLogits, cast_weights
-from cvrnet.inference.uncertainty import entropy, mutual_information, predictive_entropy
+from cvrnet.inference.uncertainty import entropy, mutual_information
 from cvrnet.runs.checkpoint import load_checkpoint, save_checkpoint
 from tests.support.networks import enliven, images, network
 
@@ -213,18 +213,21 @@ def test_what_rounds_worst_stays_in_float32(pixels, name, exact, rough):
 @pytest.mark.realdata
 @pytest.mark.both_precisions
 def test_number_formats_agree_on_real_radiographs(cxr, tmp_path):
-    """The default's probabilities are within 5e-3 of float32's, and the most probable class is the same."""
-    model = network("cvrnet", encoders=("test_resnet", "test_efficientnet"), num_classes=3)
+    """The default's probabilities are within 5e-3 of float32's, and the most probable class is the same.
+
+    As docs/performance.md measured it on a trained network. Random features hardly differ between radiographs: batch
+    norm enlarges the difference, and the rounding with it, so the heads keep the small weights of their initialisation.
+    """
+    torch.manual_seed(0)
+    model = timm.create_model("cvrnet", encoders=("test_resnet", "test_efficientnet"), num_classes=3)
     model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, 64, 64)}
     with (cxr / "manifest.csv").open(encoding="utf-8", newline="") as file:
         files = [cxr / row["path"] for row in csv.DictReader(file)][::60]
-    # Batch norm's statistics from these images, as in a trained network: with those of `network`, logits saturate.
     preprocessing = Preprocessing.from_model(model)
     pixels = [preprocessing.resize(read_image(path, preprocessing.mode)) for path in files]
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None
-            module.reset_running_stats()
+            module.momentum = None  # exactly the statistics of these images
     with torch.no_grad():
         model.train()(preprocessing.normalize(to_batch(pixels)))
     save_checkpoint(model, tmp_path, CLASSES)
@@ -273,7 +276,7 @@ def distributions(members=3, images=2, classes=4):
 def test_uncertainty_is_scipys(members):
     np.testing.assert_allclose(entropy(members), stats.entropy(members, axis=-1), atol=1e-9)
     mean = members.mean(0)
-    np.testing.assert_allclose(predictive_entropy(members), stats.entropy(mean, axis=-1), atol=1e-9)
+    np.testing.assert_allclose(entropy(members.mean(0)), stats.entropy(mean, axis=-1), atol=1e-9)
     # The mutual information is the members' mean Kullback-Leibler divergence from their mean.
     divergence = np.mean([stats.entropy(m, mean, axis=-1) for m in members], axis=0)
     np.testing.assert_allclose(mutual_information(members), divergence, atol=1e-9)
