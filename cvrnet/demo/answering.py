@@ -35,13 +35,9 @@ class Upload:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model says about one image.
+    """What the model says about one image, uint8 (H, W) or (H, W, 3); for a model without heads, they are None.
 
-    Attributes:
-        name: What the page calls the image.
-        image: The image as it was read, uint8 (H, W) or (H, W, 3).
-        prediction: The prediction; its ``heads`` are None for a model without heads.
-        maps: Class to part to its map (h, w) in 0..1, or to the sentence why it has none; empty for a model without.
+    The maps are class to part to the map (h, w) in 0..1, or to the sentence why it has none; empty for a model without.
     """
 
     name: str
@@ -93,11 +89,7 @@ class Answering:
         return self._answer(f"Synthetic radiograph: {EXAMPLES[label].lower()}", colour)
 
     def file(self, upload: Upload) -> Answer:
-        """The answer for an image file.
-
-        Raises:
-            UserError: The file cannot be read as one image. The message holds the upload's name and no path.
-        """
+        """The answer for an image file; a refusal holds the upload's name and no path."""
         if len(list(arrange([upload.path]))) > 1:
             raise UserError(f"{upload.name}: a file of several frames; “Many images” answers for each of them")
         try:

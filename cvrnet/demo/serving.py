@@ -52,17 +52,10 @@ def serve(
     folds: Sequence[int] = (),
     on_ready: Callable[[str, str], object] | None = None,
 ) -> None:
-    """Serve the page of a model until Ctrl-C or SIGTERM.
+    """Serve the page of a model until Ctrl-C or SIGTERM; other arguments: as `cvrnet.Predictor.from_pretrained`.
 
-    Args:
-        model: A MODEL argument: run folder, fold folder, ``local-dir:FOLDER``, ``hf-hub:user/repo``, or ONNX file.
-        host: ``127.0.0.1`` accepts requests of this machine alone, ``0.0.0.0`` those of the whole network.
-        port: The port that the page is served at.
-        max_mb: Megabytes that one uploaded file may have.
-        device: As in `cvrnet.Predictor`.
-        dtype: As in `cvrnet.Predictor`.
-        folds: As in `cvrnet.Predictor.from_pretrained`.
-        on_ready: Called with the page's name and address when it is served.
+    The host ``127.0.0.1`` accepts requests of this machine alone, ``0.0.0.0`` those of the whole network. One uploaded
+    file may have `max_mb` megabytes. When the page is served, `on_ready` is called with its name and address.
 
     Raises:
         UserError: There is no such model, or the port is in use.
@@ -97,11 +90,7 @@ def running(predictor: Predictor, name: str, host: str = HOST, port: int = PORT,
 
 
 def check_port(host: str, port: int) -> None:
-    """Refuse a port that is in use, or that this user may not use.
-
-    Raises:
-        UserError: Names the port and what to do.
-    """
+    """Refuse a port that is in use, or that this user may not use."""
     try:
         kind, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(kind) as probe:

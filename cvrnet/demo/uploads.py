@@ -59,8 +59,7 @@ class Uploads:
     def taken(self, files: Sequence[Mapping[str, Any]]) -> Iterator[list[Upload]]:
         """Give the files that an event names, and delete them at the end.
 
-        Raises:
-            UserError: A file is not stored: it was answered, has expired, or was never sent.
+        Refuses a file that is not stored: it was answered, has expired, or was never sent.
         """
         # A file belongs to the first event that takes it out of the dictionary: no other event or timer deletes it.
         names = {Path(file["path"]): self._names.pop(Path(file["path"]), None) for file in files}

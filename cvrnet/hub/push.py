@@ -88,10 +88,9 @@ def hub_client() -> HfApi:
 
 
 def create_repository(api: HfApi, repo: str, public: bool, kind: str = "model") -> tuple[str, ModelInfo | SpaceInfo]:
-    """Create a repository ("model" or "space"), or take the one that exists; returns its page's address, and its state.
+    """Create a repository ("model" or "space"), or take one that exists, but refuse a public one unless `public`.
 
-    Raises:
-        UserError: The repository is public and `public` is false.
+    Returns the address of its page, and its state.
     """
     sdk = "gradio" if kind == "space" else None
     url = with_retries(api.create_repo, repo, repo_type=kind, space_sdk=sdk, private=not public, exist_ok=True)

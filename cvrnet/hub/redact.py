@@ -111,11 +111,7 @@ def patient_key(run: Path) -> bytes:
 
 
 def public_figure(path: Path) -> bytes:
-    """A PNG file with its pixels only, without text, times and other metadata.
-
-    Raises:
-        UserError: The file is not a complete PNG.
-    """
+    """A PNG file with its pixels only, without text, times and other metadata; refuses one that is not complete."""
     file = io.BytesIO()
     try:
         with Image.open(path, formats=["PNG"]) as figure:
@@ -128,11 +124,7 @@ def public_figure(path: Path) -> bytes:
 
 
 def check_harmless(files: Mapping[str, bytes | Path], run: Path) -> None:
-    """Refuse to push if a file still holds a path of this machine, whatever was removed before.
-
-    Raises:
-        UserError: Names the file and the path.
-    """
+    """Refuse to push if a file still holds a path of this machine, whatever was removed before."""
     local = {str(run.resolve()), str(Path.home()), str(Path.cwd())} - {"/", "/root", "C:\\"}
     for name, content in files.items():
         if not name.endswith((".json", ".md", ".csv", ".safetensors")):

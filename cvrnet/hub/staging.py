@@ -48,12 +48,9 @@ class Staged:
 def stage_run(
     run: Path, repo: str, folds: Sequence[int] = (), *, with_predictions: bool = False, license: str = "apache-2.0"
 ) -> Staged:
-    """Collect, clean and check the files that are pushed of a run. Each model is loaded once, to prove that it loads.
+    """Collect, clean and check the files that are pushed of a run; arguments and errors: as `cvrnet.hub.push_folds`.
 
-    Arguments: as `cvrnet.hub.push_folds`.
-
-    Raises:
-        UserError: The folder is not a run, lacks a fold, or a file holds a local path.
+    Each model is loaded once, to prove that it loads.
     """
     description = public_run(read_json(run / RUN))
     if "classes" not in description:

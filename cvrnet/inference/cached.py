@@ -19,13 +19,10 @@ def predict_cached(
     index: int = 0,
     count: int = 1,
 ) -> list[tuple[int, NDArray[np.float64]]]:
-    """Each head's probabilities, averaged over the models, in batches.
+    """Each head's probabilities (heads, images, classes), averaged over the models, with the number of each batch.
 
     Of `count` processes, each takes every `count`-th batch; `index` is this process's number. The batches, and so the
     numbers to the last bit, are the same however many processes there are.
-
-    Returns:
-        Number of the batch and its (heads, images, classes), for each batch of this process.
     """
     starts = range(0, len(records), batch_size)
     answers = []

@@ -41,9 +41,6 @@ class SharedPrediction:
 
         The main process yields the predictions of all files, in their order and in constant memory; the others yield
         nothing. The files must be the same in every process.
-
-        Raises:
-            UserError: The processes do not see the same files.
         """
         rank, world = self._state.process_index, self._state.num_processes
         mine = predictor.stream(paths[rank::world], batch_size=batch_size, **options)

@@ -111,15 +111,10 @@ class Predictor:
         folds: Sequence[int] = (),
         compile: bool | str = False,
     ) -> Predictor:
-        """Load a MODEL argument, with batch norm folded into the convolutions.
+        """Load a MODEL argument, with batch norm folded into the convolutions; other arguments: as `Predictor`.
 
-        Args:
-            model: A run folder (all its folds), a fold folder, ``local-dir:FOLDER``, ``hf-hub:user/repo[@revision]``,
-                or an ONNX file that ``cvrnet export`` wrote.
-            device: As `Predictor`.
-            dtype: As `Predictor`.
-            folds: Folds of the run to load; all by default.
-            compile: As `Predictor`.
+        MODEL is a run folder (all its folds, or only these), a fold folder, ``local-dir:FOLDER``,
+        ``hf-hub:user/repo[@revision]``, or an ONNX file that ``cvrnet export`` wrote.
 
         Raises:
             UserError: The model or fold does not exist.
@@ -133,11 +128,7 @@ class Predictor:
 
     @property
     def num_heads(self) -> int:
-        """Number of heads.
-
-        Raises:
-            UserError: The model has no heads of its own (it is not a CVR-Net).
-        """
+        """Number of heads; refuses a model that has no heads of its own (it is not a CVR-Net)."""
         for model in self.models:
             if not averages_probabilities(model):
                 raise UserError(f"{model.pretrained_cfg['architecture']} has no heads of its own; expected a CVR-Net")
@@ -215,17 +206,6 @@ class Predictor:
         The images are uint8 (N, C, H, W), of the preprocessing's size.
         """
         return self.member_probabilities(images).mean((0, 1))
-
-    def head_probabilities(self, images: Tensor) -> NDArray[np.float64]:
-        """Return each head's probabilities, averaged over the models: (heads, N, classes).
-
-        The images are those of `probabilities`.
-
-        Raises:
-            UserError: The model has no heads of its own (it is not a CVR-Net).
-        """
-        _ = self.num_heads  # raises for a model without heads
-        return self.member_probabilities(images).mean(0)
 
     def member_probabilities(self, images: Tensor, size: int = 0) -> NDArray[np.float64]:
         """Return the probabilities of every member of the ensemble, from one forward pass of each model.

@@ -72,8 +72,7 @@ def convert_keras(
 def load_keras(file: str | Path) -> CVRNet:
     """Load a Keras checkpoint as a network in evaluation mode, with the file's number of classes and image channels.
 
-    Raises:
-        UserError: The file is not such a checkpoint; weights that are missing, surplus or misshapen are named.
+    Refuses another file, and names the weights that are missing, surplus or misshapen.
     """
     from cvrnet.keras.hdf5 import open_weights, read_values  # here, since h5py is an extra
 

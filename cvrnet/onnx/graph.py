@@ -30,9 +30,6 @@ class PixelNetwork(nn.Module):
     """What an ONNX file computes: normalisation, every fold, and the mean of their probabilities.
 
     The images are as high and wide as those of the training, or `img_size` pixels.
-
-    Raises:
-        UserError: The folds differ in classes or preprocessing.
     """
 
     def __init__(self, models: Sequence[nn.Module], img_size: int | None = None) -> None:
@@ -84,11 +81,7 @@ class PixelNetwork(nn.Module):
 
 
 def trace(network: PixelNetwork) -> onnx.ModelProto:
-    """Export the graph of a network in evaluation mode, for any number of images, with batch norm folded in.
-
-    Raises:
-        UserError: PyTorch's exporter does not know an operation of the network.
-    """
+    """Export the graph of a network in evaluation mode, for any number of images, with batch norm folded in."""
     # Two images: torch.export would take a batch of one for a constant.
     pixels = torch.zeros((2, *network.preprocessing.input_size), dtype=torch.uint8)
     try:
@@ -157,10 +150,8 @@ def write_metadata(proto: onnx.ModelProto, values: Mapping[str, Any]) -> None:
 def read_metadata(path: str | Path) -> tuple[dict[str, Any], int]:
     """Return the ``pretrained_cfg`` in an ONNX file's metadata, and the number of heads in its outputs (0: no CVR-Net).
 
-    The file may come from anywhere, so the metadata are compared with the graph.
-
-    Raises:
-        UserError: The file is missing or damaged, or ``cvrnet export`` did not write it.
+    The file may come from anywhere: it is refused if it is damaged, if ``cvrnet export`` did not write it, or if the
+    metadata do not fit the graph.
     """
     path = Path(path)
     ours = "expected a file written by `cvrnet export`"

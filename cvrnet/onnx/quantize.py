@@ -36,11 +36,7 @@ class _Reader(CalibrationDataReader):
 
 
 def quantize(source: Path, target: Path, calibration: Sequence[Record], network: PixelNetwork) -> int:
-    """Write a quantised copy of a float32 file; return the number of images that gave the ranges.
-
-    Raises:
-        UserError: None of the calibration images can be read.
-    """
+    """Write a quantised copy of a float32 file; return the number of images that gave the ranges."""
     images = [image for _, image in readable_images(calibration, network.preprocessing)]
     if not images:
         raise UserError("none of the calibration images can be read")
@@ -95,14 +91,11 @@ def compare(
     network: PixelNetwork,
     progress: Callable[[int, int], object] | None = None,
 ) -> dict[str, Any]:
-    """Compare the answers of a float32 file and its quantised copy to the same images.
+    """Compare the answers of a float32 file and its quantised copy to the same images; refuses too few images.
 
     Returns:
         ``images``, their number; ``top_class``, the part of them with the same most probable class; ``max_difference``
         between two probabilities; ``accuracy_before`` and ``accuracy_after``, None where the images have no labels.
-
-    Raises:
-        UserError: There are too few images.
     """
     files = [load_onnx(file, "cpu", "fp32", "onnxruntime") for file in (before, after)]
     labels: list[str] = []

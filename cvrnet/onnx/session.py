@@ -58,7 +58,7 @@ def load_onnx(path: str | Path, device: str = "auto", dtype: str = "auto", engin
         A network with class names and preprocessing in its ``pretrained_cfg``; for CVR-Nets also ``branch_logits``.
 
     Raises:
-        UserError: ``cvrnet export`` did not write this file, or the device, number format or engine is not available.
+        UserError: Another program wrote the file, or the device, number format or engine is not available.
     """
     cfg, num_heads = read_metadata(path)
     if engine not in ENGINES:

@@ -40,7 +40,11 @@ def save_checkpoint(model: nn.Module, folder: str | Path, classes: Sequence[str]
         raise ValueError(f"{len(classes)} class names for a model of {model.num_classes} classes")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    contiguous = model.register_state_dict_post_hook(_make_contiguous)
+
+    def make_contiguous(module: nn.Module, state: dict[str, Tensor], *_: Any) -> None:
+        state.update({name: tensor.contiguous() for name, tensor in state.items()})
+
+    contiguous = model.register_state_dict_post_hook(make_contiguous)  # safetensors stores no channels_last tensors
     try:
         with (
             tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as aside,
@@ -53,11 +57,6 @@ def save_checkpoint(model: nn.Module, folder: str | Path, classes: Sequence[str]
                     (Path(aside) / name).replace(temporary)
     finally:
         contiguous.remove()
-
-
-def _make_contiguous(module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
-    """safetensors stores no channels_last tensors."""
-    state_dict.update({name: tensor.contiguous() for name, tensor in state_dict.items()})
 
 
 def load_checkpoint(folder: str | Path, **kwargs: Any) -> nn.Module:
@@ -92,11 +91,7 @@ def load_checkpoint(folder: str | Path, **kwargs: Any) -> nn.Module:
 
 
 def validate_config(path: Path) -> None:
-    """Validate an untrusted config.json before anything is allocated for it.
-
-    Raises:
-        ValueError: It asks for what no network has. What is not JSON of this form raises other errors, too.
-    """
+    """Raise a ValueError for an untrusted config.json that no network has, before anything is allocated for it."""
     if path.stat().st_size > _LARGEST_CONFIG:
         raise ValueError(f"{path.name} has {path.stat().st_size:,} bytes; expected at most {_LARGEST_CONFIG:,}")
     config = json.loads(path.read_text(encoding="utf-8"))
@@ -190,11 +185,7 @@ def checkpoint_classes(model: nn.Module) -> list[str]:
 
 
 def shared_settings(models: Sequence[nn.Module]) -> tuple[list[str], Preprocessing]:
-    """The class names and the preprocessing of models that answer together.
-
-    Raises:
-        UserError: The models differ in them.
-    """
+    """The class names and the preprocessing of models that answer together; refuses models that differ in them."""
     classes, preprocessing = checkpoint_classes(models[0]), Preprocessing.from_model(models[0])
     for model in models[1:]:
         if checkpoint_classes(model) != classes or Preprocessing.from_model(model) != preprocessing:

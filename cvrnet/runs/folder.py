@@ -25,13 +25,10 @@ _IN_ONE_GO = ("evaluate", "soup", "convert-keras", "")
 
 
 def check_folder(folder: Path, kind: str = "", *, resume: bool = False, overwrite: bool = False) -> bool:
-    """Whether a folder holds a run already; nothing is changed.
+    """Whether a folder holds a run already. Changes nothing, and refuses a folder whose content must not be touched.
 
     The folder may be empty. With `resume` or `overwrite` it may hold a run of this kind (``train``, ``crossval`` and so
     on; "" for a run or model of any kind).
-
-    Raises:
-        UserError: The folder holds something that must not be touched.
     """
     if folder.is_file():
         raise UserError(f"{folder} is a file; expected a folder for the run")
@@ -55,17 +52,14 @@ def claim_folder(
     overwrite: bool = False,
     defaults: Mapping[str, Any] | None = None,
 ) -> None:
-    """Make a run folder with its run.json, or make sure that the folder holds the same job.
+    """Make a run folder with its run.json, or make sure that the folder holds the same job; refuses as `check_folder`.
 
     Args:
-        folder: As `check_folder`.
+        folder: The run folder.
         description: The content of run.json.
         resume: Accept a folder that holds this very job.
         overwrite: Remove an earlier run of the same kind.
         defaults: Values of settings that a run of an older version does not name.
-
-    Raises:
-        UserError: As `check_folder`, or the folder holds another job.
     """
     if check_folder(folder, description["kind"], resume=resume, overwrite=overwrite):
         if overwrite:

@@ -52,13 +52,10 @@ def is_reference(model: str | Path) -> bool:
 
 
 def parse_reference(reference: str) -> tuple[str, str | None]:
-    """Repository and revision.
+    """Repository and revision; refuses a text that is no reference.
 
     >>> parse_reference("hf-hub:user/repo@fold-3"), parse_reference("user/repo")
     (('user/repo', 'fold-3'), ('user/repo', None))
-
-    Raises:
-        UserError: The text is not a reference.
     """
     parts = _REFERENCE.fullmatch(reference)
     if parts is None:
@@ -108,10 +105,7 @@ def open_revision(reference: str) -> Snapshot:
 def fold_commits(run: Snapshot, folds: Sequence[int] = ()) -> dict[str, str]:
     """Each fold's commit (``{"fold-1": "…"}``), as run.json records it; empty if the revision is a single model.
 
-    With `folds` only these, in this order.
-
-    Raises:
-        UserError: run.json is damaged, or records no such fold.
+    With `folds` only these, in this order. Refuses a damaged run.json, and folds that it does not record.
     """
     path = run.folder / RUN
     commits = read_json(path).get(COMMITS, {}) if path.is_file() else {}
@@ -131,11 +125,7 @@ def fetch(repo: str, revision: str | None, patterns: Sequence[str], required: Se
     """Download files of one commit, or take them from the cache, and check each against its hash.
 
     Without a revision it is ``main``. The patterns are names, in which ``*`` stands for any text. A commit without the
-    `required` names is refused.
-
-    Raises:
-        UserError: The files cannot be downloaded, and are not in the cache. A repeated call continues, since the cache
-            keeps whole files.
+    `required` names is refused. After a failure a repeated call continues, since the cache keeps whole files.
     """
     shown = f"{repo}@{revision}" if revision else repo
     with hub_errors(f"cannot load {shown}", lambda: "nothing was changed"):

@@ -99,28 +99,23 @@ class PredictionTable:
 
 def write_predictions(folder: Path, sets: Mapping[str, PredictionTable]) -> None:
     """Write predictions.csv: a row for each image, with the name of its set (``val``, ``test``, ``independent``)."""
-    write_csv(folder / PREDICTIONS, (row for name, table in sets.items() for row in _rows(table, name)))
 
+    def rows() -> Iterator[dict[str, Any]]:
+        for split, table in sets.items():
+            for i, p in enumerate(table.probabilities):
+                # repr() is the shortest text that reads back as the same float64
+                numbers = {f"prob_{name}": repr(float(value)) for name, value in zip(table.classes, p, strict=True)}
+                row = {"path": table.names[i], "label": table.classes[table.labels[i]]}
+                row |= {"prediction": table.classes[int(p.argmax())], **numbers}
+                yield row | {"source": table.sources[i], "patient_id": table.patients[i], "split": split}
 
-def _rows(table: PredictionTable, split: str) -> Iterator[dict[str, Any]]:
-    for i, p in enumerate(table.probabilities):
-        yield {
-            "path": table.names[i],
-            "label": table.classes[table.labels[i]],
-            "prediction": table.classes[int(p.argmax())],
-            # repr() is the shortest text that reads back as the same float64
-            **{f"prob_{name}": repr(float(value)) for name, value in zip(table.classes, p, strict=True)},
-            "source": table.sources[i],
-            "patient_id": table.patients[i],
-            "split": split,
-        }
+    write_csv(folder / PREDICTIONS, rows())
 
 
 def read_predictions(folders: Sequence[Path], classes: Sequence[str], split: str) -> PredictionTable:
     """The predictions for one set (``val``, ``test``, ``independent``), of one or more folders joined.
 
-    Raises:
-        UserError: A file is missing, is not a predictions.csv of these classes, or has no image of the set.
+    Refuses a file that is missing, damaged, of other classes, or without an image of the set.
     """
     names, labels, probabilities, sources, patients, folds = [], [], [], [], [], []
     for number, folder in enumerate(folders, start=1):

@@ -17,13 +17,8 @@ _COLUMNS = ("path", "label", "source", "patient_id")
 
 def split_row(record: Record, fold: str | int) -> dict[str, Any]:
     """A row of split.csv; the fold is ``train``, ``val``, ``independent``, or the number of the one that tests it."""
-    return {
-        "path": record.name,
-        "label": record.label,
-        "source": record.source,
-        "patient_id": record.patient_id,
-        "fold": fold,
-    }
+    values = (record.name, record.label, record.source, record.patient_id)
+    return {**dict(zip(_COLUMNS, values, strict=True)), "fold": fold}
 
 
 class SplitTable:
@@ -73,8 +68,7 @@ class SplitTable:
 def read_folds(path: Path, records: Sequence[Record]) -> list[int]:
     """Each record's fold, from the split.csv of another cross-validation of the same images.
 
-    Raises:
-        UserError: It is of another data set, or not of a cross-validation, or a patient is in two folds.
+    Refuses the file of another data set or job, and folds that share a patient.
     """
     folds = {row["path"]: row["fold"] for row in read_rows(path, ("path", "fold"))}
     missing = [r.name for r in records if not folds.get(r.name, "").isdigit()]
