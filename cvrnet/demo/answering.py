@@ -49,13 +49,9 @@ class Answer:
 class Answering:
     """Answers for images, one by one or as a table.
 
-    The model explains an example at once, so that the page knows before the first visitor whether it has maps.
-
-    Attributes:
-        classes: Class names in the order of the probabilities.
-        parts: The parts that have maps, by the names of `cvrnet.explain`; empty where there are no maps.
-        no_maps: Why there are no maps.
-        members: The number of folds, and of heads in each.
+    The model explains an example at once, so that the page knows before the first visitor whether it has maps:
+    `parts` have maps (their names are those of `cvrnet.explain`); where it has none, `no_maps` says why. `members` are
+    the numbers of folds and of heads in each.
     """
 
     def __init__(self, predictor: Predictor) -> None:
@@ -101,10 +97,7 @@ class Answering:
     def table(
         self, uploads: Sequence[Upload], progress: Callable[[int, int], object] | None = None
     ) -> tuple[list[str], list[dict[str, Any]]]:
-        """The columns of ``cvrnet predict --uncertainty``, and a row for each image or frame of a file.
-
-        The row of an unreadable file says why. `progress` is called after each image with the number done and of all.
-        """
+        """The columns of ``cvrnet predict --uncertainty``, and a row for each image or frame of a file, read or not."""
         names = {upload.path.name: upload.name for upload in uploads}
         slices = [slice_.path for slice_ in arrange(upload.path for upload in uploads)]
         columns = ["path", "prediction", *(f"prob_{name}" for name in self.classes), *UNCERTAINTY, "error"]

@@ -102,12 +102,7 @@ def create_repository(api: HfApi, repo: str, public: bool, kind: str = "model") 
 
 
 def _push(
-    staged: Staged,
-    pushed: Pushed,
-    public: bool,
-    tag: str,
-    overwrite: bool,
-    progress: Callable[[int, int], object],
+    staged: Staged, pushed: Pushed, public: bool, tag: str, overwrite: bool, progress: Callable[[int, int], object]
 ) -> None:
     api, repo, total = hub_client(), pushed.repo, len(staged.folds) + 1
     pushed.url, info = create_repository(api, repo, public)

@@ -97,7 +97,7 @@ def public_table(path: Path, key: bytes | None) -> bytes:
     return out.getvalue().encode()
 
 
-def patient_key(run: Path) -> bytes:
+def hash_key(run: Path) -> bytes:
     """The run's random key for hashes; made at the first push that needs it, and readable by its owner only."""
     path = run / HASH_KEY
     if not path.is_file():

@@ -22,11 +22,9 @@ PORTION = 8
 
 
 class SharedPrediction:
-    """One of the processes that ``accelerate launch`` started.
+    """One of the processes that ``accelerate launch`` started, each on a device (of ``cuda``: a GPU) of its own.
 
-    Attributes:
-        device: This process's: of ``cuda``, each process takes a GPU of its own.
-        is_main: Whether this process collects the answers.
+    The main process (`is_main`) collects the answers.
     """
 
     def __init__(self, device: str = "auto") -> None:

@@ -89,11 +89,7 @@ class Predictor:
     """
 
     def __init__(
-        self,
-        models: Sequence[nn.Module],
-        device: str = "auto",
-        dtype: str = "auto",
-        compile: bool | str = False,
+        self, models: Sequence[nn.Module], device: str = "auto", dtype: str = "auto", compile: bool | str = False
     ) -> None:
         self.device = select_device(device)
         self.precision = select_precision(dtype, self.device)
@@ -208,17 +204,10 @@ class Predictor:
         return self.member_probabilities(images).mean((0, 1))
 
     def member_probabilities(self, images: Tensor, size: int = 0) -> NDArray[np.float64]:
-        """Return the probabilities of every member of the ensemble, from one forward pass of each model.
+        """Return the probabilities of every member of the ensemble: (folds, heads, N, classes).
 
-        Args:
-            images: uint8 (N, C, H, W), of the preprocessing's size.
-            size: Batch size for compiled networks. Smaller batches are filled up, since a new size would be compiled.
-
-        Returns:
-            (folds, heads, N, classes); models without heads count as having one.
-
-        Raises:
-            UserError: ``torch.compile`` failed.
+        The images are those of `probabilities`. Models without heads count as having one. With compiled networks, a
+        batch of fewer images than `size` is filled up, since a new size would be compiled.
         """
         count = len(images)
         if self.compile and count < size:

@@ -10,16 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cvrnet.data import (
-    ImageError,
-    Preprocessing,
-    Record,
-    check_classes,
-    read_image,
-    read_records,
-    scan_records,
-    write_phantoms,
-)
+from cvrnet.data import ImageError, Preprocessing, Record, check_classes, read_image, read_records, scan_records
+from cvrnet.data.phantoms import write_phantoms
 from cvrnet.data.splits import patient_keys
 from cvrnet.errors import UserError
 

@@ -106,10 +106,8 @@ def export_onnx(
 
 
 def _check_arguments(output: Path, int8: bool, calibration: str | Path | None, overwrite: bool) -> None:
-    if output.suffix != ".onnx":
+    if output.suffix != ".onnx" or output.is_dir():
         raise UserError(f"{output}: expected a file name that ends in .onnx")
-    if output.is_dir():
-        raise UserError(f"{output} is a folder; expected a file name")
     if output.exists() and not overwrite:
         raise UserError(f"{output} exists; --overwrite replaces it")
     if int8 and calibration is None:

@@ -54,12 +54,8 @@ def claim_folder(
 ) -> None:
     """Make a run folder with its run.json, or make sure that the folder holds the same job; refuses as `check_folder`.
 
-    Args:
-        folder: The run folder.
-        description: The content of run.json.
-        resume: Accept a folder that holds this very job.
-        overwrite: Remove an earlier run of the same kind.
-        defaults: Values of settings that a run of an older version does not name.
+    The description is the content of run.json. With `resume` the folder may hold this very job; with `overwrite` an
+    earlier run of the same kind is removed. `defaults` are the values of settings that an older version does not name.
     """
     if check_folder(folder, description["kind"], resume=resume, overwrite=overwrite):
         if overwrite:
