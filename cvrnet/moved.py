@@ -32,7 +32,7 @@ MOVED_MODULES = {
     "cvrnet.hub.errors": "cvrnet.runs.hub_errors",
     "cvrnet.hub.references": "cvrnet.runs.hub_download",
     "cvrnet.inference.folding": "cvrnet.inference.fuse_batch_norm",
-    "cvrnet.inference.loading": "cvrnet.inference.resolve",
+    "cvrnet.inference.loading": "cvrnet.inference.predictor",
     "cvrnet.inference.networks": "cvrnet.inference.head_logits",
     "cvrnet.inference.reading": "cvrnet.inference.prefetch",
     "cvrnet.inference.sharing": "cvrnet.inference.distributed",

@@ -18,6 +18,7 @@ from PIL import Image
 from cvrnet.data import ImageError, Record, read_image, to_batch
 from cvrnet.errors import UserError
 from cvrnet.inference import Predictor
+from cvrnet.runs.checkpoint import shared_settings
 from cvrnet.runs.held_out import held_out
 
 WHOLE, WITHOUT, ONLY = "whole image", "without the lungs", "only the lungs"
@@ -44,9 +45,7 @@ class Examination:
 
     def __init__(self, models: Sequence[Predictor], of: Mapping[str, tuple[int, ...]], known: bool) -> None:
         self.models, self.of, self.known = models, of, known
-        self.classes, self.preprocessing = models[0].classes, models[0].preprocessing
-        if any(m.classes != self.classes or m.preprocessing != self.preprocessing for m in models):
-            raise UserError("the folds differ in classes or preprocessing; expected models of one run")
+        self.classes, self.preprocessing = shared_settings([m for predictor in models for m in predictor.models])
         self.records: list[Record] = []  # the images that are predicted
         self.remains: dict[str, float] = {}  # by name, where the lung mask is usable: the share left without the lungs
         self.problems: list[tuple[Record, str]] = []  # images with an unusable lung mask, and the reason

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cvrnet.data import ImageError, read_image, to_batch
+from cvrnet.data import ImageError, read_image
 from cvrnet.data.drawing import draw_film
 from cvrnet.data.series import arrange
 from cvrnet.errors import UserError
 from cvrnet.explain import available_parts, explain_classes
-from cvrnet.inference import Predictor
-from cvrnet.inference.uncertainty import UNCERTAINTY, mutual_information, predictive_entropy
+from cvrnet.inference import Prediction, Predictor
+from cvrnet.inference.uncertainty import UNCERTAINTY
 
 EXAMPLES = {"NOR": "Clear lungs", "NCP": "One consolidation", "CVP": "Ground glass"}
 """Labels of the synthetic radiographs, and their names on the page."""
@@ -35,38 +35,23 @@ class Upload:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model says about one image.
+    """What the model says about one image, uint8 (H, W) or (H, W, 3); for a model without heads, they are None.
 
-    Attributes:
-        name: What the page calls the image.
-        image: The image as it was read, uint8 (H, W) or (H, W, 3).
-        probabilities: Of each class, (C,).
-        heads: Each head's own probabilities, averaged over the folds, (heads, C); None for a model without heads.
-        predictive_entropy: In nats.
-        mutual_information: In nats; 0 where a single head of a single fold answers.
-        maps: Class to part to its map (h, w) in 0..1, or to the sentence why it has none; empty for a model without.
+    The maps are class to part to the map (h, w) in 0..1, or to the sentence why it has none; empty for a model without.
     """
 
     name: str
     image: NDArray[np.uint8]
-    probabilities: NDArray[np.float64]
-    heads: NDArray[np.float64] | None
-    predictive_entropy: float
-    mutual_information: float
+    prediction: Prediction
     maps: dict[str, dict[str, NDArray[np.float32] | str]] = field(default_factory=dict)
 
 
 class Answering:
     """Answers for images, one by one or as a table.
 
-    Args:
-        predictor: The model. It explains an example at once, to find out before the first visitor whether it has maps.
-
-    Attributes:
-        classes: Class names in the order of the probabilities.
-        parts: The parts that have maps, by the names of `cvrnet.explain`; empty where there are no maps.
-        no_maps: Why there are no maps.
-        members: The number of folds, and of heads in each.
+    The model explains an example at once, so that the page knows before the first visitor whether it has maps:
+    `parts` have maps (their names are those of `cvrnet.explain`); where it has none, `no_maps` says why. `members` are
+    the numbers of folds and of heads in each.
     """
 
     def __init__(self, predictor: Predictor) -> None:
@@ -100,11 +85,7 @@ class Answering:
         return self._answer(f"Synthetic radiograph: {EXAMPLES[label].lower()}", colour)
 
     def file(self, upload: Upload) -> Answer:
-        """The answer for an image file.
-
-        Raises:
-            UserError: The file cannot be read as one image. The message holds the upload's name and no path.
-        """
+        """The answer for an image file; a refusal holds the upload's name and no path."""
         if len(list(arrange([upload.path]))) > 1:
             raise UserError(f"{upload.name}: a file of several frames; “Many images” answers for each of them")
         try:
@@ -116,12 +97,7 @@ class Answering:
     def table(
         self, uploads: Sequence[Upload], progress: Callable[[int, int], object] | None = None
     ) -> tuple[list[str], list[dict[str, Any]]]:
-        """The columns of ``cvrnet predict --uncertainty``, and a row for each image or frame of a file.
-
-        Args:
-            uploads: The files. The row of an unreadable one says why.
-            progress: Called after each image with the number done and the number of all.
-        """
+        """The columns of ``cvrnet predict --uncertainty``, and a row for each image or frame of a file, read or not."""
         names = {upload.path.name: upload.name for upload in uploads}
         slices = [slice_.path for slice_ in arrange(upload.path for upload in uploads)]
         columns = ["path", "prediction", *(f"prob_{name}" for name in self.classes), *UNCERTAINTY, "error"]
@@ -136,16 +112,9 @@ class Answering:
         return columns, rows
 
     def _answer(self, name: str, image: NDArray[np.uint8]) -> Answer:
-        by_head = self._predictor.member_probabilities(to_batch([self._predictor.preprocessing.resize(image)]))[:, :, 0]
-        members = by_head.reshape(-1, by_head.shape[-1])
-        probabilities = members.mean(0)
-        targets = [self.classes[k] for k in sorted(probabilities.argsort()[-MOST_MAPS:])]
-        return Answer(
-            name,
-            image,
-            probabilities,
-            by_head.mean(0) if self._predictor.averages_probabilities else None,
-            float(predictive_entropy(members)),
-            float(mutual_information(members)),
-            explain_classes(self._predictor, image, targets, self.parts) if self.parts else {},
-        )
+        predictor = self._predictor
+        pixels = predictor.preprocessing.resize(image)
+        (prediction,) = predictor.answer([(Path(name), pixels)], heads=predictor.averages_probabilities)
+        targets = [self.classes[k] for k in sorted(prediction.probabilities.argsort()[-MOST_MAPS:])]
+        maps = explain_classes(predictor, image, targets, self.parts) if self.parts else {}
+        return Answer(name, image, prediction, maps)

@@ -14,7 +14,6 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
-from cvrnet.demo.answering import Answer
 from cvrnet.demo.viewing import jpeg
 from cvrnet.explain.overlay import COLOURS
 from cvrnet.html import DISCLAIMER
@@ -29,26 +28,7 @@ _ENVIRONMENT = Environment(
 _ENVIRONMENT.globals["disclaimer"] = DISCLAIMER
 _ENVIRONMENT.filters["log"] = math.log
 _MACROS: Any = _ENVIRONMENT.get_template("answers.html").module
-
-
-def header(name: str, description: str, classes: Sequence[str]) -> str:
-    """The top of the page: the name of the model, what it does, and the disclaimer."""
-    return _MACROS.header(name, description, classes)
-
-
-def problem(sentence: str) -> str:
-    """A message that something went wrong; screen readers announce it at once."""
-    return _MACROS.problem(sentence)
-
-
-def probabilities(answer: Answer, classes: Sequence[str], members: tuple[int, int]) -> str:
-    """The answer: the probability of each class, and the uncertainty; ``members`` are the folds and the heads."""
-    return _MACROS.probabilities(answer, classes, *members)
-
-
-def heads(answer: Answer, classes: Sequence[str]) -> str:
-    """The probabilities of each head; "" for a model without heads."""
-    return "" if answer.heads is None else _MACROS.heads(answer, classes)
+header, problem, probabilities, heads = _MACROS.header, _MACROS.problem, _MACROS.probabilities, _MACROS.heads
 
 
 def overlay(picture: NDArray[np.uint8], target: str, part: str, threshold: float) -> str:

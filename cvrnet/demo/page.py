@@ -27,11 +27,6 @@ def build_page(answering: Answering, uploads: Uploads, name: str) -> gr.Blocks:
 
     Answers are HTML rather than Gradio's own components: gr.Image and gr.DownloadButton write files, which would
     outlive the answer; gr.Label rounds probabilities to per cent.
-
-    Args:
-        answering: The model.
-        uploads: The store of the visitors' files.
-        name: What the page calls the model.
     """
     classes, events = answering.classes, _Events(answering, uploads)
     with gr.Blocks(title=f"{name}: cvrnet demo", analytics_enabled=False) as page:
@@ -131,7 +126,7 @@ class _Events:
 
     def _show(self, found: Answer, part: str, threshold: float) -> list[Any]:
         classes, text = self._answering.classes, pack(found)
-        best = classes[int(found.probabilities.argmax())]
+        best = found.prediction.label
         return [
             markup.probabilities(found, classes, self._answering.members),
             markup.heads(found, classes),

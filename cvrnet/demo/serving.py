@@ -52,17 +52,10 @@ def serve(
     folds: Sequence[int] = (),
     on_ready: Callable[[str, str], object] | None = None,
 ) -> None:
-    """Serve the page of a model until Ctrl-C or SIGTERM.
+    """Serve the page of a model until Ctrl-C or SIGTERM; other arguments: as `cvrnet.Predictor.from_pretrained`.
 
-    Args:
-        model: A MODEL argument: run folder, fold folder, ``local-dir:FOLDER``, ``hf-hub:user/repo``, or ONNX file.
-        host: ``127.0.0.1`` accepts requests of this machine alone, ``0.0.0.0`` those of the whole network.
-        port: The port that the page is served at.
-        max_mb: Megabytes that one uploaded file may have.
-        device: As in `cvrnet.Predictor`.
-        dtype: As in `cvrnet.Predictor`.
-        folds: As in `cvrnet.Predictor.from_pretrained`.
-        on_ready: Called with the page's name and address when it is served.
+    The host ``127.0.0.1`` accepts requests of this machine alone, ``0.0.0.0`` those of the whole network. One uploaded
+    file may have `max_mb` megabytes. When the page is served, `on_ready` is called with its name and address.
 
     Raises:
         UserError: There is no such model, or the port is in use.
@@ -83,35 +76,21 @@ def serve(
 
 @contextlib.contextmanager
 def running(predictor: Predictor, name: str, host: str = HOST, port: int = PORT, max_mb: int = MAX_MB) -> Iterator[str]:
-    """Serve the page from threads of this program, and give its address.
-
-    Args:
-        predictor: The model.
-        name: What the page calls the model.
-        host: As in `serve`.
-        port: As in `serve`.
-        max_mb: As in `serve`.
-
-    Raises:
-        UserError: The port is in use.
-    """
+    """Serve the page from threads of this program, and give its address; other arguments and errors as `serve`."""
     answering = Answering(predictor)
     with tempfile.TemporaryDirectory(prefix="cvrnet-demo-") as folder, _environment(folder):
         uploads = Uploads(Path(folder), max_mb << 20)
         page = build_page(answering, uploads, name)
         try:
-            _launch(page, uploads, host, port, max_mb)
-            yield f"http://{'127.0.0.1' if host == '0.0.0.0' else _bracketed(host)}:{port}"
+            name_in_url = f"[{host}]" if ":" in host else host  # IPv6 in brackets
+            _launch(page, uploads, name_in_url, port, max_mb)
+            yield f"http://{'127.0.0.1' if host == '0.0.0.0' else name_in_url}:{port}"
         finally:
             page.close(verbose=False)
 
 
 def check_port(host: str, port: int) -> None:
-    """Refuse a port that is in use, or that this user may not use.
-
-    Raises:
-        UserError: Names the port and what to do.
-    """
+    """Refuse a port that is in use, or that this user may not use."""
     try:
         kind, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(kind) as probe:
@@ -136,15 +115,10 @@ def page_name(model: str) -> str:
     return Path(model.removeprefix("local-dir:")).resolve().name
 
 
-def _bracketed(host: str) -> str:
-    """A host as URLs spell it: IPv6 in brackets."""
-    return f"[{host}]" if ":" in host else host
-
-
 def _launch(page: gr.Blocks, uploads: Uploads, host: str, port: int, max_mb: int) -> None:
     try:
         app, _, _ = page.launch(
-            server_name=_bracketed(host),
+            server_name=host,
             server_port=port,
             share=False,
             inline=False,
@@ -168,7 +142,7 @@ def _launch(page: gr.Blocks, uploads: Uploads, host: str, port: int, max_mb: int
             },
         )
     except OSError as error:
-        check_port(host, port)  # another program may have taken it while the model was loaded
+        check_port(host.strip("[]"), port)  # another program may have taken it while the model was loaded
         raise UserError(f"the page cannot be served at {host}:{port}: {error}") from error
     app.state_holder = _NoSessions()
     app.state_holder.set_blocks(page)
@@ -211,18 +185,14 @@ class _Gate:
 def _environment(folder: str) -> Iterator[None]:
     """Set environment variables while the page is served, and restore them afterwards."""
     wanted = {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
-    wanted[KEY] = (
-        secrets.token_hex()
-    )  # otherwise reading DICOM files would save a key for pseudonyms in the home folder
+    wanted[KEY] = secrets.token_hex()  # else reading DICOM files would save a key for pseudonyms in the home folder
     for name in ("NO_PROXY", "no_proxy"):  # Gradio asks its own page whether it is up: not through a proxy
         wanted[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1,localhost"]))
-    before = {name: os.environ.get(name) for name in wanted}
+    before = {name: os.environ[name] for name in wanted if name in os.environ}
     os.environ.update(wanted)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        for name in wanted:
+            del os.environ[name]
+        os.environ.update(before)

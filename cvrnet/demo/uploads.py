@@ -31,11 +31,9 @@ _LONGEST_NAME = 120
 
 
 class Uploads:
-    """The files that wait for their answer.
+    """The files that wait for their answer, in a folder that only its owner can read.
 
-    Args:
-        folder: Where they are stored; empty, and readable by its owner only.
-        limit: Bytes of one file. All files of one upload together may have sixteen times as many.
+    The limit is the bytes of one file. All files of one upload together may have sixteen times as many.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
@@ -61,8 +59,7 @@ class Uploads:
     def taken(self, files: Sequence[Mapping[str, Any]]) -> Iterator[list[Upload]]:
         """Give the files that an event names, and delete them at the end.
 
-        Raises:
-            UserError: A file is not stored: it was answered, has expired, or was never sent.
+        Refuses a file that is not stored: it was answered, has expired, or was never sent.
         """
         # A file belongs to the first event that takes it out of the dictionary: no other event or timer deletes it.
         names = {Path(file["path"]): self._names.pop(Path(file["path"]), None) for file in files}

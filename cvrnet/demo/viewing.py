@@ -27,22 +27,16 @@ _MALFORMED = (ValueError, TypeError, LookupError, AttributeError, OSError, Recur
 
 @dataclass(frozen=True)
 class View:
-    """A picture, and its maps.
+    """A picture, uint8 (H, W, 3), its longer side `LONGEST` pixels; and its maps.
 
-    Attributes:
-        picture: uint8 (H, W, 3), its longer side `LONGEST` pixels.
-        maps: Class to part to its map, uint8 (h, w) where 255 is the maximum, or to the sentence why it has none.
+    The maps are class to part to the map, uint8 (h, w) where 255 is the maximum, or to the sentence why it has none.
     """
 
     picture: NDArray[np.uint8]
     maps: dict[str, dict[str, NDArray[np.uint8] | str]]
 
     def draw(self, target: str, part: str, threshold: float) -> NDArray[np.uint8]:
-        """The picture with one map on it, (H, W, 3).
-
-        Raises:
-            UserError: There is no such map; the message says why, or what was expected.
-        """
+        """The picture with one map on it, (H, W, 3); refuses a map that is not there, and says why."""
         grid = self.maps.get(target, {}).get(part, f"there is no map of {part!r} for {target!r}")
         if isinstance(grid, str):
             raise UserError(grid)
@@ -64,11 +58,7 @@ def pack(answer: Answer) -> str:
 
 
 def unpack(text: str) -> View:
-    """The picture and maps of a text that a browser sent back.
-
-    Raises:
-        UserError: The text is not one of `pack`.
-    """
+    """The picture and maps of a text that a browser sent back; refuses a text that is not one of `pack`."""
     try:
         if len(text) > _MOST_TEXT:
             raise ValueError("too long")

@@ -20,9 +20,8 @@ from cvrnet.explain.overlay import THRESHOLD
 from cvrnet.files import write_csv, write_json
 from cvrnet.inference import Predictor
 from cvrnet.metrics.bootstrap import mean_interval
-from cvrnet.runs.checkpoint import find_checkpoints
-from cvrnet.runs.layout import METRICS, SPLIT, fold_name
-from cvrnet.runs.read import read_rows
+from cvrnet.runs.held_out import held_out
+from cvrnet.runs.layout import CONFIG, SPLIT
 
 SUMMARY, IMAGES = "localisation.json", "localisation.csv"
 TRAINED = "trained"
@@ -233,15 +232,14 @@ def _column(rows: Sequence[Row], name: str) -> NDArray[np.float64]:
 
 
 def _by_fold(run: Path, records: list[Record]) -> dict[str, list[Record]]:
-    """The folder of each finished fold of a cross-validation, and the images that it was tested on."""
-    if not (run / SPLIT).is_file():
-        raise UserError(f"{run} has no {SPLIT}; --out-of-fold expects the run of `cvrnet crossval`")
-    fold_of = {row["path"]: fold_name(row["fold"]) for row in read_rows(run / SPLIT)}
-    images_of = {}
-    for folder in find_checkpoints(run):
-        tested = [record for record in records if fold_of.get(record.name) == folder.name]
-        if tested and (folder / METRICS).is_file():  # otherwise it is still being trained
-            images_of[str(folder)] = tested
-    if not images_of:
+    """Each finished fold of a cross-validation, and the images that only this fold was not trained on."""
+    asked = held_out(run, records)
+    if not asked.known or (run / CONFIG).is_file():
+        raise UserError(f"{run} has no {SPLIT} of folds; --out-of-fold expects the run of `cvrnet crossval`")
+    images_of = {
+        model: [record for record in records if asked.models_for_image.get(record.name) == (i,)]
+        for i, model in enumerate(asked.models)
+    }
+    if not any(images_of.values()):
         raise UserError(f"no fold of {run} is finished and was tested on an image that has a mask")
-    return images_of
+    return {model: images for model, images in images_of.items() if images}

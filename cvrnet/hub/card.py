@@ -66,20 +66,10 @@ def render_card(
     files: Collection[str],
     license: str,
 ) -> bytes:
-    """README.md.
+    """README.md, from the public forms of the run's files.
 
-    Args:
-        repo: ``user/repo``.
-        model: The model in ``main``.
-        run: run.json as it is pushed.
-        config: config.json of the model.
-        best: Branch of the best fold; "" for a run of a single model.
-        folds: Each fold's branch and metrics.json.
-        metrics: metrics.json of a single model; empty for folds.
-        summary: summary.json of a cross-validation, or empty.
-        severe: Sentences of the audit's severe findings; None if the data set was not audited.
-        files: Names of the other files in ``main``.
-        license: The Hub's name of the license.
+    ``main`` holds `model`: the fold of the branch `best`, or a single model, whose scores are `metrics`. `folds` are
+    each branch's metrics, `severe` the sentences of the audit's severe findings (None: not audited).
     """
     run = {"data": "", "images": {}, "source": {}, "versions": {}, **run}
     evaluations = _evaluations(run, metrics, summary)
@@ -137,8 +127,9 @@ def _evaluations(run: Mapping[str, Any], metrics: Mapping[str, Any], summary: Ma
         outside = summary.get(INDEPENDENT)
         inside = [_Evaluation(data, "test", summary["mean_std"])]
         return [*inside, _Evaluation(source, "test", outside["mean_std"])] if outside else inside
-    if "test" in metrics:
-        return [_Evaluation(source if run.get("test_source") else data, "test", metrics["test"])]
+    for name in (INDEPENDENT, "test"):  # "test": runs of version 0.1
+        if name in metrics:
+            return [_Evaluation(source if run.get("test_source") else data, "test", metrics[name])]
     return [_Evaluation(data, "validation", metrics["val"])] if "val" in metrics else []
 
 
@@ -150,10 +141,8 @@ def _eval_results(evaluations: Sequence[_Evaluation]) -> list[EvalResult]:
             value = _at(evaluation.scores, place)
             if isinstance(value, Mapping):
                 value, title = value["mean"], f"{title}, mean of {value['n']} folds"
-            if value is None:
-                continue
-            results.append(
-                EvalResult(
+            if value is not None:
+                result = EvalResult(
                     task_type="image-classification",
                     task_name="Image classification",
                     dataset_type="chest-radiographs",
@@ -163,7 +152,7 @@ def _eval_results(evaluations: Sequence[_Evaluation]) -> list[EvalResult]:
                     metric_name=title,
                     metric_value=float(value),
                 )
-            )
+                results.append(result)
     return results
 
 

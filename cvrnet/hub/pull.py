@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cvrnet.errors import UserError
 from cvrnet.files import write_json
 from cvrnet.runs.checkpoint import load_checkpoint
+from cvrnet.runs.folder import check_folder
 from cvrnet.runs.hub_download import CHECKPOINT, Snapshot, fetch, fold_commits, open_revision, parse_reference
 from cvrnet.runs.hub_errors import hub_errors
-from cvrnet.runs.layout import CARD, CONFIG, FIGURES, HISTORY, METRICS, ORIGIN, PREDICTIONS, RUN, SPLIT, SUMMARY
+from cvrnet.runs.layout import CARD, FIGURES, HISTORY, METRICS, ORIGIN, PREDICTIONS, RUN, SPLIT, SUMMARY
 
 _RESULTS = (METRICS, HISTORY, PREDICTIONS, f"{FIGURES}/*.png")
 _RUN_FILES = (RUN, CARD, SUMMARY, SPLIT, *_RESULTS)
@@ -21,21 +21,15 @@ _RUN_FILES = (RUN, CARD, SUMMARY, SPLIT, *_RESULTS)
 
 @dataclass(frozen=True)
 class Pulled:
-    """What was pulled.
-
-    Attributes:
-        repo: ``user/repo``.
-        revision: The branch, tag or commit that was asked for.
-        commit: The commit that this was.
-        folds: Each fold's commit; empty for a single model.
-        stale: Why the Hub could not be asked whether this is the newest commit; "" if it was asked.
-    """
+    """What was pulled: the content of hub.json."""
 
     repo: str
     revision: str
     commit: str
     folds: dict[str, str]
+    """Each fold's commit; empty for a single model."""
     stale: str
+    """Why the Hub could not be asked whether this is the newest commit; "" if it was asked."""
 
 
 def pull_folds(
@@ -61,7 +55,7 @@ def pull_folds(
         UserError: The repository cannot be downloaded, holds no model that is safe to read, or the folder exists.
     """
     output = Path(output)
-    _check_output(output, overwrite)
+    check_folder(output, overwrite=overwrite)
     repo, revision = parse_reference(reference)
     run = open_revision(reference)
     commits = fold_commits(run, folds)
@@ -81,16 +75,6 @@ def pull_folds(
         _assemble(parts, output, pulled)
     report(total, total)
     return pulled
-
-
-def _check_output(output: Path, overwrite: bool) -> None:
-    if output.is_file():
-        raise UserError(f"{output} is a file; expected a folder for the run")
-    if output.is_dir() and any(output.iterdir()):
-        if not any((output / name).is_file() for name in (RUN, CONFIG)):
-            raise UserError(f"{output} exists and is not a run; choose another folder")
-        if not overwrite:
-            raise UserError(f"{output} exists; --overwrite replaces it")
 
 
 def _assemble(parts: dict[str, Snapshot], output: Path, pulled: Pulled) -> None:

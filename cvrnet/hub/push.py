@@ -18,7 +18,7 @@ from cvrnet.hub.staging import Files, Staged, stage_run
 from cvrnet.runs.hub_download import COMMITS, Snapshot, fold_commits, parse_reference
 from cvrnet.runs.hub_errors import CLIENT_ERRORS, hub_errors, is_transient, with_retries
 from cvrnet.runs.hub_hashes import hub_hash, matches
-from cvrnet.runs.layout import CARD, RUN
+from cvrnet.runs.layout import CARD, RUN, fold_number
 from cvrnet.runs.read import read_json
 
 _ATTRIBUTES = ".gitattributes"  # the Hub writes it
@@ -27,21 +27,15 @@ _TRIES = 3
 
 @dataclass
 class Pushed:
-    """What was pushed.
-
-    Attributes:
-        repo: ``user/repo``.
-        url: Its page.
-        private: Whether only its owner can see it.
-        commits: Branch to commit; ``main`` too, once it is pushed.
-        unknown: A branch whose push outcome is unknown, because the Hub did not answer; "" if there is none.
-    """
+    """What was pushed."""
 
     repo: str
     url: str = ""
     private: bool = True
     commits: dict[str, str] = field(default_factory=dict)
+    """Branch to commit; ``main`` too, once it is pushed."""
     unknown: str = ""
+    """A branch whose push outcome is unknown, because the Hub did not answer."""
 
 
 def push_folds(
@@ -79,7 +73,7 @@ def push_folds(
     repo, revision = parse_reference(repo)
     if revision:
         raise UserError(f"{repo}@{revision}: a run is pushed to a repository; expected user/repo")
-    if tag and (tag == "main" or re.fullmatch(r"fold-\d+", tag) or not re.fullmatch(r"[\w.-]+", tag)):
+    if tag and (tag == "main" or fold_number(tag) or not re.fullmatch(r"[\w.-]+", tag)):
         raise UserError(f"tag {tag!r}; expected a name such as v1.0 that is not the name of a branch")
     staged = stage_run(run, repo, folds, with_predictions=with_predictions, license=license)
     pushed = Pushed(repo)
@@ -94,16 +88,9 @@ def hub_client() -> HfApi:
 
 
 def create_repository(api: HfApi, repo: str, public: bool, kind: str = "model") -> tuple[str, ModelInfo | SpaceInfo]:
-    """Create a repository, or take the one that exists; returns the address of its page, and its state.
+    """Create a repository ("model" or "space"), or take one that exists, but refuse a public one unless `public`.
 
-    Args:
-        api: The client.
-        repo: ``user/repo``.
-        public: Let everybody see it.
-        kind: "model" or "space".
-
-    Raises:
-        UserError: The repository is public and `public` is false.
+    Returns the address of its page, and its state.
     """
     sdk = "gradio" if kind == "space" else None
     url = with_retries(api.create_repo, repo, repo_type=kind, space_sdk=sdk, private=not public, exist_ok=True)
@@ -115,12 +102,7 @@ def create_repository(api: HfApi, repo: str, public: bool, kind: str = "model") 
 
 
 def _push(
-    staged: Staged,
-    pushed: Pushed,
-    public: bool,
-    tag: str,
-    overwrite: bool,
-    progress: Callable[[int, int], object],
+    staged: Staged, pushed: Pushed, public: bool, tag: str, overwrite: bool, progress: Callable[[int, int], object]
 ) -> None:
     api, repo, total = hub_client(), pushed.repo, len(staged.folds) + 1
     pushed.url, info = create_repository(api, repo, public)
@@ -163,7 +145,11 @@ def _put(api: HfApi, pushed: Pushed, branch: str, files: Files, parent: str = ""
     The answer to a commit can be lost after the commit was made. So after a failure the branch itself is compared.
     """
     repo = pushed.repo
-    head = _head(api, repo, branch)
+
+    def find_head() -> str:
+        return str(with_retries(api.model_info, repo, revision=branch).sha)
+
+    head = find_head()
     parent = parent or head
     for attempt in range(1, _TRIES + 1):
         surplus = _difference(api, repo, head, files)
@@ -177,17 +163,13 @@ def _put(api: HfApi, pushed: Pushed, branch: str, files: Files, parent: str = ""
             ).oid
         except CLIENT_ERRORS as error:
             pushed.unknown = branch
-            head = _head(api, repo, branch)
+            head = find_head()
             pushed.unknown = ""
             if head != parent and _difference(api, repo, head, files) is None:
                 return head
             if head != parent or attempt == _TRIES or not is_transient(error):
                 raise
     raise AssertionError("unreachable")
-
-
-def _head(api: HfApi, repo: str, branch: str) -> str:
-    return str(with_retries(api.model_info, repo, revision=branch).sha)
 
 
 def _difference(api: HfApi, repo: str, commit: str, files: Files) -> list[str] | None:

@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
+from PIL import Image
+
 from cvrnet.errors import UserError
 from cvrnet.files import atomic_write
 from cvrnet.runs.layout import HASH_KEY
@@ -22,7 +24,6 @@ from cvrnet.runs.layout import HASH_KEY
 PUBLIC_FIGURES = ("confusion_matrix", "roc", "precision_recall", "calibration", "learning_curves", "heads")
 """Figures of numbers. Every other figure may show a patient's image, and is not pushed."""
 
-_PNG, _PIXELS = b"\x89PNG\r\n\x1a\n", (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _RUN_KEYS = ("kind", "data_sha256", "classes", "images", "test_source", "folds", "config", "versions", "source")
 _MACHINE = ("device", "num_workers")
 _COLUMNS = re.compile(
@@ -58,8 +59,13 @@ def harmless_name(path: str) -> str:
     >>> harmless_name("/home/ada/scans/manifest.csv"), harmless_name("C:\\scans\\covid.csv")
     ('manifest.csv', 'covid.csv')
     """
+    try:
+        login = getpass.getuser()
+    except (OSError, KeyError):  # no such user in this container
+        login = ""
+    private = {login, Path.home().name, socket.gethostname(), socket.gethostname().partition(".")[0]}
     name = PurePath(path.replace("\\", "/")).name
-    return "" if any(private in name.lower() for private in _private_names()) else name
+    return "" if any(word.lower() in name.lower() for word in private if len(word) > 1) else name
 
 
 def without_paths(value: Any) -> Any:
@@ -71,26 +77,12 @@ def without_paths(value: Any) -> Any:
     return value
 
 
-def _private_names() -> set[str]:
-    try:
-        login = getpass.getuser()
-    except (OSError, KeyError):  # no such user in this container
-        login = ""
-    names = {login, Path.home().name, socket.gethostname(), socket.gethostname().partition(".")[0]}
-    return {name.lower() for name in names if len(name) > 1}
-
-
 def _looks_local(value: Any) -> bool:
     return isinstance(value, str) and (value.startswith(("/", "~", "\\", "local-dir:")) or bool(_PATH.search(value)))
 
 
 def public_table(path: Path, key: bytes | None) -> bytes:
-    """A CSV file with hashed paths and patient ids, and without unknown columns.
-
-    Args:
-        path: history.csv, split.csv or predictions.csv.
-        key: The run's key. Without it, paths and patient ids become empty.
-    """
+    """A CSV file without unknown columns, its paths and patient ids hashed with the key, or empty without a key."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(file)
         columns = [name for name in rows.fieldnames or () if _COLUMNS.fullmatch(name)]
@@ -105,7 +97,7 @@ def public_table(path: Path, key: bytes | None) -> bytes:
     return out.getvalue().encode()
 
 
-def patient_key(run: Path) -> bytes:
+def hash_key(run: Path) -> bytes:
     """The run's random key for hashes; made at the first push that needs it, and readable by its owner only."""
     path = run / HASH_KEY
     if not path.is_file():
@@ -119,37 +111,26 @@ def patient_key(run: Path) -> bytes:
 
 
 def public_figure(path: Path) -> bytes:
-    """A PNG file with its pixels only, without text, times and other metadata.
-
-    The chunks that hold pixels are copied as they are, so that the same figure always gives the same file.
-    See the PNG specification, section 5.3.
-
-    Raises:
-        UserError: The file is not a complete PNG.
-    """
-    data = path.read_bytes()
-    kept, position, kind = [data[:8]], 8, b""
-    while kind != b"IEND":
-        kind = data[position + 4 : position + 8]
-        end = position + 12 + int.from_bytes(data[position : position + 4], "big")
-        if data[:8] != _PNG or len(kind) < 4 or end > len(data):
-            raise UserError(f"{path} is not a complete PNG; remove it, or draw it again")
-        if kind in _PIXELS:
-            kept.append(data[position:end])
-        position = end
-    return b"".join(kept)
+    """A PNG file with its pixels only, without text, times and other metadata; refuses one that is not complete."""
+    file = io.BytesIO()
+    try:
+        with Image.open(path, formats=["PNG"]) as figure:
+            figure.load()
+            figure.info.clear()
+            figure.save(file, "PNG")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path} is not a complete PNG; remove it, or draw it again") from error
+    return file.getvalue()
 
 
 def check_harmless(files: Mapping[str, bytes | Path], run: Path) -> None:
-    """Refuse to push if a file still holds a path of this machine, whatever was removed before.
-
-    Raises:
-        UserError: Names the file and the path.
-    """
+    """Refuse to push if a file still holds a path of this machine, whatever was removed before."""
     local = {str(run.resolve()), str(Path.home()), str(Path.cwd())} - {"/", "/root", "C:\\"}
     for name, content in files.items():
+        if not name.endswith((".json", ".md", ".csv", ".safetensors")):
+            continue
         data = content if isinstance(content, bytes) else _header(content)
-        text = data.decode("utf-8", errors="replace") if name.endswith((".json", ".md", ".csv", ".safetensors")) else ""
+        text = data.decode("utf-8", errors="replace")
         if found := _PATH.search(text) or next((re.search(re.escape(p), text) for p in local if p in text), None):
             raise UserError(f"{name} holds a path of this machine ({found[0][:40]}…); nothing was pushed")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from huggingface_hub import CommitOperationAdd
 
 from cvrnet.errors import UserError
 from cvrnet.hub.card import render
-from cvrnet.hub.push import create_repository, hub_client
+from cvrnet.hub.push import Pushed, create_repository, hub_client
 from cvrnet.runs.hub_download import parse_reference
 from cvrnet.runs.hub_errors import hub_errors, with_retries
 from cvrnet.runs.layout import CARD
@@ -21,28 +20,8 @@ _GRADIO = "6.31.0"  # the oldest version that the page runs on; named if gradio 
 _MARK = "from cvrnet.demo import serve"
 
 
-@dataclass(frozen=True)
-class PushedSpace:
-    """What was pushed.
-
-    Attributes:
-        url: The Space's page.
-        private: Whether only its owner can see it.
-        commit: Of its ``main``.
-    """
-
-    url: str
-    private: bool
-    commit: str
-
-
 def space_files(repo: str, license: str = "apache-2.0") -> dict[str, bytes]:
-    """The files of a Space that serves a model's page.
-
-    Args:
-        repo: The model's, ``user/repo``.
-        license: The Hub's name of the license.
-    """
+    """The files of a Space that serves a model's page."""
     try:
         gradio = version("gradio")
     except PackageNotFoundError:
@@ -57,7 +36,7 @@ def space_files(repo: str, license: str = "apache-2.0") -> dict[str, bytes]:
     }
 
 
-def push_space(repo: str, *, public: bool = False, license: str = "apache-2.0", overwrite: bool = False) -> PushedSpace:
+def push_space(repo: str, *, public: bool = False, license: str = "apache-2.0", overwrite: bool = False) -> Pushed:
     """Push a model's page to the Space of the same name; private unless `public`.
 
     A Space that exists keeps its settings and other files; the Hub builds it again.
@@ -87,4 +66,4 @@ def push_space(repo: str, *, public: bool = False, license: str = "apache-2.0", 
             repo_type="space",
             parent_commit=info.sha,
         )
-    return PushedSpace(url, bool(info.private), commit.oid)
+    return Pushed(repo, url, bool(info.private), {"main": commit.oid})

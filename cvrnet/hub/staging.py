@@ -8,17 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cvrnet.errors import UserError
+from cvrnet.hub import redact
 from cvrnet.hub.card import render_card
-from cvrnet.hub.redact import (
-    PUBLIC_FIGURES,
-    check_harmless,
-    patient_key,
-    public_figure,
-    public_json,
-    public_run,
-    public_table,
-    without_paths,
-)
 from cvrnet.runs.checkpoint import find_checkpoints, load_checkpoint
 from cvrnet.runs.hub_download import COMMITS
 from cvrnet.runs.layout import AUDIT, CARD, CONFIG, FIGURES, HISTORY, METRICS, PREDICTIONS, RUN, SPLIT, SUMMARY, WEIGHTS
@@ -30,44 +21,33 @@ Files = dict[str, bytes | Path]
 
 @dataclass(frozen=True)
 class Staged:
-    """A run, ready to push.
-
-    Attributes:
-        run: run.json as it is pushed, without the folds' commits.
-        main: Files of ``main``, without run.json.
-        folds: Branch to files, of the folds that are pushed.
-    """
+    """A run, ready to push."""
 
     run: dict[str, Any]
+    """run.json as it is pushed, without the folds' commits."""
     main: Files
+    """Files of ``main``, without run.json."""
     folds: dict[str, Files]
+    """Branch to files, of the folds that are pushed."""
 
     def main_files(self, commits: Mapping[str, str]) -> Files:
         """All files of ``main``, with the folds' commits in run.json."""
-        ordered = dict(sorted(commits.items(), key=lambda item: int(item[0].removeprefix("fold-"))))
-        return {RUN: public_json(self.run | ({COMMITS: ordered} if ordered else {})), **self.main}
+        recorded = {COMMITS: dict(sorted(commits.items()))} if commits else {}
+        return {RUN: redact.public_json(self.run | recorded), **self.main}
 
 
 def stage_run(
     run: Path, repo: str, folds: Sequence[int] = (), *, with_predictions: bool = False, license: str = "apache-2.0"
 ) -> Staged:
-    """Collect, clean and check the files that are pushed of a run. Each model is loaded once, to prove that it loads.
+    """Collect, clean and check the files that are pushed of a run; arguments and errors: as `cvrnet.hub.push_folds`.
 
-    Args:
-        run: The run folder.
-        repo: ``user/repo``, for the card.
-        folds: Numbers of the folds to push; all if empty.
-        with_predictions: Also split.csv and predictions.csv, with hashed paths and patient ids.
-        license: The Hub's name of the license.
-
-    Raises:
-        UserError: The folder is not a run, lacks a fold, or a file holds a local path.
+    Each model is loaded once, to prove that it loads.
     """
-    description = public_run(read_json(run / RUN))
+    description = redact.public_run(read_json(run / RUN))
     if "classes" not in description:
         raise UserError(f"{run / RUN} names no classes; expected the {RUN} of a training or cross-validation")
     checkpoints = {folder.name: folder for folder in find_checkpoints(run, sorted(folds)) if folder != run}
-    key = patient_key(run) if with_predictions else None
+    key = redact.hash_key(run) if with_predictions else None
     metrics = {name: _scores(folder / METRICS) for name, folder in checkpoints.items()}
     best = _best(metrics)
     for name, folder in checkpoints.items():
@@ -91,7 +71,7 @@ def stage_run(
     )
     staged = Staged(description, main, branches)
     for files in (staged.main_files({}), *branches.values()):
-        check_harmless(files, run)
+        redact.check_harmless(files, run)
     return staged
 
 
@@ -110,24 +90,24 @@ def _files(folder: Path, checkpoint: Path, key: bytes | None) -> Files:
     files: Files = {}
     for name in (METRICS, SUMMARY):
         if (folder / name).is_file():
-            files[name] = public_json(_scores(folder / name))
+            files[name] = redact.public_json(_scores(folder / name))
     for name in (HISTORY, SPLIT, PREDICTIONS) if key else (HISTORY,):
         if (folder / name).is_file():
-            files[name] = public_table(folder / name, key)
-    for figure in PUBLIC_FIGURES:
+            files[name] = redact.public_table(folder / name, key)
+    for figure in redact.PUBLIC_FIGURES:
         name = f"{FIGURES}/{figure}.png"
         if (folder / name).is_file():
-            files[name] = public_figure(folder / name)
+            files[name] = redact.public_figure(folder / name)
     config = read_json(checkpoint / CONFIG)
     # transformers' wrapper of timm passes the number of classes itself, and refuses a second one.
     config["model_args"] = {
         name: value for name, value in config.get("model_args", {}).items() if name != "num_classes"
     }
-    return {**files, CONFIG: public_json(config), WEIGHTS: checkpoint / WEIGHTS}
+    return {**files, CONFIG: redact.public_json(config), WEIGHTS: checkpoint / WEIGHTS}
 
 
 def _scores(path: Path) -> dict[str, Any]:
-    return dict(without_paths(read_json(path))) if path.is_file() else {}
+    return dict(redact.without_paths(read_json(path))) if path.is_file() else {}
 
 
 def _severe(run: Path) -> list[str] | None:

@@ -19,19 +19,10 @@ def predict_cached(
     index: int = 0,
     count: int = 1,
 ) -> list[tuple[int, NDArray[np.float64]]]:
-    """Each head's probabilities, averaged over the models, in batches.
+    """Each head's probabilities (heads, images, classes), averaged over the models, with the number of each batch.
 
-    Args:
-        predictor: The model or models.
-        records: The images.
-        cache: Their pixels, resized as the model wants them.
-        batch_size: Images the network sees at once.
-        index: This process's number. Of `count` processes each takes every `count`-th batch: the batches, and so the
-            numbers to the last bit, are the same however many processes there are.
-        count: Number of processes.
-
-    Returns:
-        Number of the batch and its (heads, images, classes), for each batch of this process.
+    Of `count` processes, each takes every `count`-th batch; `index` is this process's number. The batches, and so the
+    numbers to the last bit, are the same however many processes there are.
     """
     starts = range(0, len(records), batch_size)
     answers = []

@@ -22,14 +22,9 @@ PORTION = 8
 
 
 class SharedPrediction:
-    """One of the processes that ``accelerate launch`` started.
+    """One of the processes that ``accelerate launch`` started, each on a device (of ``cuda``: a GPU) of its own.
 
-    Args:
-        device: ``auto``, ``cpu``, ``cuda`` or ``mps``; each process takes a GPU of its own.
-
-    Attributes:
-        device: This process's.
-        is_main: Whether this process collects the answers.
+    The main process (`is_main`) collects the answers.
     """
 
     def __init__(self, device: str = "auto") -> None:
@@ -44,9 +39,6 @@ class SharedPrediction:
 
         The main process yields the predictions of all files, in their order and in constant memory; the others yield
         nothing. The files must be the same in every process.
-
-        Raises:
-            UserError: The processes do not see the same files.
         """
         rank, world = self._state.process_index, self._state.num_processes
         mine = predictor.stream(paths[rank::world], batch_size=batch_size, **options)

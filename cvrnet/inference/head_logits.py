@@ -22,11 +22,7 @@ class HeadLogits(nn.Module):
     """Every head's logits from one forward pass; a model without heads counts as one head.
 
     With ``bf16`` or ``fp16`` the feature maps are computed under autocast. A CVR-Net's heads, and the submodules in an
-    encoder's ``float32_parts``, compute in float32.
-
-    Args:
-        model: In evaluation mode.
-        precision: ``fp32``, ``bf16`` or ``fp16``.
+    encoder's ``float32_parts``, compute in float32. The model is in evaluation mode.
     """
 
     def __init__(self, model: nn.Module, precision: str = "fp32") -> None:

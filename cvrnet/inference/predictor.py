@@ -15,14 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cvrnet.data import Preprocessing, to_batch
+from cvrnet.data import to_batch
 from cvrnet.devices import select_device, select_precision
 from cvrnet.errors import UserError
+from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
 from cvrnet.inference.head_logits import HeadLogits, averages_probabilities
 from cvrnet.inference.prefetch import read_ahead
-from cvrnet.inference.resolve import load_models
-from cvrnet.inference.uncertainty import UNCERTAINTY, mutual_information, predictive_entropy
-from cvrnet.runs.checkpoint import checkpoint_classes
+from cvrnet.inference.uncertainty import UNCERTAINTY, entropy, mutual_information
+from cvrnet.runs.checkpoint import find_checkpoints, load_checkpoint, shared_settings
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,7 @@ class Prediction:
     def row(self, classes: Sequence[str]) -> dict[str, Any]:
         """Return a table row: path, prediction, error and, where the image could be read, the numbers.
 
-        Args:
-            classes: The model's, for the columns ``prob_CLASS`` and, where there are heads, ``head_1_CLASS``.
+        The columns are ``prob_CLASS`` for the model's classes and, where there are heads, ``head_1_CLASS`` and so on.
         """
         row: dict[str, Any] = {"path": str(self.path), "prediction": self.label, "error": self.error}
         if not self.error:
@@ -90,19 +89,11 @@ class Predictor:
     """
 
     def __init__(
-        self,
-        models: Sequence[nn.Module],
-        device: str = "auto",
-        dtype: str = "auto",
-        compile: bool | str = False,
+        self, models: Sequence[nn.Module], device: str = "auto", dtype: str = "auto", compile: bool | str = False
     ) -> None:
         self.device = select_device(device)
         self.precision = select_precision(dtype, self.device)
-        self.classes = checkpoint_classes(models[0])
-        self.preprocessing = Preprocessing.from_model(models[0])
-        for model in models[1:]:
-            if checkpoint_classes(model) != self.classes or Preprocessing.from_model(model) != self.preprocessing:
-                raise UserError("the folds differ in classes or preprocessing; expected models of one run")
+        self.classes, self.preprocessing = shared_settings(models)
         self.models: list[Any] = [m.eval().to(self.device).to(memory_format=torch.channels_last) for m in models]
         self.compile = compile
 
@@ -116,15 +107,10 @@ class Predictor:
         folds: Sequence[int] = (),
         compile: bool | str = False,
     ) -> Predictor:
-        """Load a MODEL argument; all other arguments are the constructor's.
+        """Load a MODEL argument, with batch norm folded into the convolutions; other arguments: as `Predictor`.
 
-        Args:
-            model: A run folder (all its folds), a fold folder, ``local-dir:FOLDER``, ``hf-hub:user/repo[@revision]``,
-                or an ONNX file that ``cvrnet export`` wrote.
-            device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-            dtype: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
-            folds: Folds of the run to load; all by default.
-            compile: Run the networks through ``torch.compile``.
+        MODEL is a run folder (all its folds, or only these), a fold folder, ``local-dir:FOLDER``,
+        ``hf-hub:user/repo[@revision]``, or an ONNX file that ``cvrnet export`` wrote.
 
         Raises:
             UserError: The model or fold does not exist.
@@ -138,11 +124,7 @@ class Predictor:
 
     @property
     def num_heads(self) -> int:
-        """Number of heads.
-
-        Raises:
-            UserError: The model has no heads of its own (it is not a CVR-Net).
-        """
+        """Number of heads; refuses a model that has no heads of its own (it is not a CVR-Net)."""
         for model in self.models:
             if not averages_probabilities(model):
                 raise UserError(f"{model.pretrained_cfg['architecture']} has no heads of its own; expected a CVR-Net")
@@ -185,27 +167,31 @@ class Predictor:
         images = read_ahead(paths, self.preprocessing, ahead=2 * batch_size, window=window)
         while batch := list(itertools.islice(images, batch_size)):
             readable = [(path, image) for path, image in batch if not isinstance(image, str)]
-            answers = iter(self._answer(readable, batch_size, heads))
+            answers = iter(self.answer(readable, batch_size, heads=heads))
             for path, image in batch:
                 if isinstance(image, str):
                     yield Prediction(path, "", np.full(len(self.classes), np.nan), error=image)
                 else:
                     yield next(answers)
 
-    def _answer(self, images: Sequence[tuple[Path, NDArray[np.uint8]]], size: int, heads: bool) -> list[Prediction]:
+    def answer(
+        self, images: Sequence[tuple[Path, NDArray[np.uint8]]], size: int = 0, *, heads: bool = False
+    ) -> list[Prediction]:
+        """Classify images that are read already: names and pixels (H, W, C) of the preprocessing's size."""
         if not images:
             return []
         by_head = self.member_probabilities(to_batch([image for _, image in images]), size)
         members = by_head.reshape(-1, *by_head.shape[2:])  # (folds * heads, N, classes)
-        mean, entropy, information = members.mean(0), predictive_entropy(members), mutual_information(members)
+        mean = members.mean(0)
+        total, disagreement = entropy(mean), mutual_information(members)
         return [
             Prediction(
                 path,
                 label=self.classes[int(mean[i].argmax())],
                 probabilities=mean[i],
                 heads=by_head[:, :, i].mean(0) if heads else None,
-                predictive_entropy=float(entropy[i]),
-                mutual_information=float(information[i]),
+                predictive_entropy=float(total[i]),
+                mutual_information=float(disagreement[i]),
             )
             for i, (path, _) in enumerate(images)
         ]
@@ -213,35 +199,15 @@ class Predictor:
     def probabilities(self, images: Tensor) -> NDArray[np.float64]:
         """Return the mean probabilities over models and heads: (N, classes), rows summing to one.
 
-        Args:
-            images: uint8 (N, C, H, W), of the preprocessing's size.
+        The images are uint8 (N, C, H, W), of the preprocessing's size.
         """
         return self.member_probabilities(images).mean((0, 1))
 
-    def head_probabilities(self, images: Tensor) -> NDArray[np.float64]:
-        """Return each head's probabilities, averaged over the models: (heads, N, classes).
-
-        Args:
-            images: uint8 (N, C, H, W), of the preprocessing's size.
-
-        Raises:
-            UserError: The model has no heads of its own (it is not a CVR-Net).
-        """
-        _ = self.num_heads  # raises for a model without heads
-        return self.member_probabilities(images).mean(0)
-
     def member_probabilities(self, images: Tensor, size: int = 0) -> NDArray[np.float64]:
-        """Return the probabilities of every member of the ensemble, from one forward pass of each model.
+        """Return the probabilities of every member of the ensemble: (folds, heads, N, classes).
 
-        Args:
-            images: uint8 (N, C, H, W), of the preprocessing's size.
-            size: Batch size for compiled networks. Smaller batches are filled up, since a new size would be compiled.
-
-        Returns:
-            (folds, heads, N, classes); models without heads count as having one.
-
-        Raises:
-            UserError: ``torch.compile`` failed.
+        The images are those of `probabilities`. Models without heads count as having one. With compiled networks, a
+        batch of fewer images than `size` is filled up, since a new size would be compiled.
         """
         count = len(images)
         if self.compile and count < size:
@@ -273,3 +239,16 @@ class Predictor:
         freeze = mode is None and self.device.type == "cpu"
         options: Any = {"options": {"freezing": True}} if freeze else {"mode": mode}
         return [torch.compile(network, dynamic=False, **options) for network in networks]
+
+
+def load_models(
+    model: str | Path, folds: Sequence[int] = (), device: str = "auto", dtype: str = "auto"
+) -> list[nn.Module]:
+    """Load the networks of a MODEL argument, as `Predictor.from_pretrained`; an ONNX file for device and dtype."""
+    if not str(model).lower().endswith(".onnx"):
+        return [fuse_batch_norm(load_checkpoint(folder)) for folder in find_checkpoints(model, folds)]
+    if folds:
+        raise UserError(f"{model} is one model; only the folds of a run can be chosen")
+    from cvrnet.onnx import load_onnx  # here, since onnx is an extra
+
+    return [load_onnx(model, device, dtype)]

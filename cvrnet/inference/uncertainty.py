@@ -27,11 +27,6 @@ def entropy(probabilities: Array) -> Array:
     return np.maximum(-(probabilities * logs).sum(-1), 0.0)
 
 
-def predictive_entropy(members: Array) -> Array:
-    """Return the entropy of the members' mean probability: (members, ..., C) in; (...) out, from 0 to ``log(C)``."""
-    return entropy(members.mean(0))
-
-
 def mutual_information(members: Array) -> Array:
     """Return the members' disagreement, the entropy of their mean minus their mean entropy.
 
@@ -42,4 +37,4 @@ def mutual_information(members: Array) -> Array:
     >>> mutual_information(np.array([[0.5, 0.5], [0.5, 0.5]]))
     np.float64(0.0)
     """
-    return np.maximum(predictive_entropy(members) - entropy(members).mean(0), 0.0)
+    return np.maximum(entropy(members.mean(0)) - entropy(members).mean(0), 0.0)

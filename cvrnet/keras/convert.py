@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -14,18 +13,17 @@ from torch import Tensor
 
 from cvrnet.cvrnet import CVRNet
 from cvrnet.errors import UserError
-from cvrnet.files import write_json
 from cvrnet.keras.layers import KerasWeight, keras_weights, quoted, rename_automatic
 from cvrnet.runs.checkpoint import save_checkpoint
+from cvrnet.runs.folder import check_folder, claim_folder
 from cvrnet.runs.hub_hashes import file_hash
-from cvrnet.runs.layout import RUN
 
 if TYPE_CHECKING:
     import h5py
 
     from cvrnet.keras.hdf5 import LayerWeights
 
-MODEL = "cvrnet_keras"
+KIND, MODEL = "convert-keras", "cvrnet_keras"
 MAX_CLASSES = 1000
 SHOWN = 20
 """Problems that one message lists; it counts the others."""
@@ -50,7 +48,8 @@ def convert_keras(
         UserError: The file is not such a checkpoint, the names do not fit it, or the folder exists. Nothing is written.
     """
     file, folder = Path(file), Path(folder)
-    _check_output(file, folder, overwrite)
+    if check_folder(folder, KIND, overwrite=overwrite) and folder.resolve() in file.resolve().parents:
+        raise UserError(f"{file} is in {folder}, which would be replaced; choose another folder")
     model = load_keras(file)
     names = [f"class_{i}" for i in range(model.num_classes)] if classes is None else list(classes)
     if len(names) != model.num_classes or len(set(names)) != len(names) or not all(map(str.strip, names)):
@@ -59,39 +58,21 @@ def convert_keras(
             f"expected {model.num_classes} different names, in the order of its outputs"
         )
     run = {
-        "kind": "convert-keras",
+        "kind": KIND,
         "source": {"file": file.name, "sha256": file_hash(file)},
         "classes": names,
         "config": {"model": MODEL, "in_chans": model.in_chans},
         "versions": {name: version(name) for name in ("cvrnet", "torch", "timm", "h5py")},
     }
-    if overwrite and folder.exists():
-        shutil.rmtree(folder)
+    claim_folder(folder, run, overwrite=overwrite)
     save_checkpoint(model, folder, names)
-    write_json(folder / RUN, run)
     return run
-
-
-def _check_output(file: Path, folder: Path, overwrite: bool) -> None:
-    if folder.is_file():
-        raise UserError(f"{folder} is a file; expected a folder for the run")
-    if folder.is_dir() and any(folder.iterdir()):
-        if not overwrite:
-            raise UserError(f"{folder} exists; --overwrite replaces it")
-        if not (folder / RUN).is_file():
-            raise UserError(f"{folder} exists and is not a run; choose another folder")
-        if folder.resolve() in file.resolve().parents:
-            raise UserError(f"{file} is in {folder}, which would be replaced; choose another folder")
 
 
 def load_keras(file: str | Path) -> CVRNet:
     """Load a Keras checkpoint as a network in evaluation mode, with the file's number of classes and image channels.
 
-    Args:
-        file: HDF5 file of Keras 2's ``save_weights`` or ``model.save``.
-
-    Raises:
-        UserError: The file is not such a checkpoint; weights that are missing, surplus or misshapen are named.
+    Refuses another file, and names the weights that are missing, surplus or misshapen.
     """
     from cvrnet.keras.hdf5 import open_weights, read_values  # here, since h5py is an extra
 

@@ -28,9 +28,8 @@ LayerWeights = Mapping[str, Mapping[str, h5py.Dataset]]
 def open_weights(path: str | Path) -> Iterator[LayerWeights]:
     """Open a file of ``save_weights`` or ``model.save``; yield the layers that have weights.
 
-    Raises:
-        UserError: The file is not HDF5 from Keras, is damaged or stores weights elsewhere. User errors that are raised
-            in the block get the file's path in front.
+    Refuses a file that is not HDF5 from Keras, is damaged or stores weights elsewhere. User errors that are raised in
+    the block get the file's path in front.
     """
     try:
         if not Path(path).is_file():
@@ -47,10 +46,9 @@ def open_weights(path: str | Path) -> Iterator[LayerWeights]:
 
 
 def read_values(dataset: h5py.Dataset) -> np.ndarray:
-    """Read a weight. Check its shape first, since the declared size is allocated.
+    """Read a weight; refuse one of fewer bytes than its shape declares, or with values that are not finite.
 
-    Raises:
-        UserError: The file holds fewer bytes than the shape declares, or values that are not finite.
+    Check its shape first, since the declared size is allocated.
     """
     declared, stored = 4 * math.prod(dataset.shape), dataset.id.get_storage_size()
     if stored != declared:

@@ -16,21 +16,15 @@ HEADS = (3, 2, 1, 4, 5)
 
 @dataclass(frozen=True)
 class KerasWeight:
-    """One weight of a Keras layer.
-
-    Attributes:
-        layer: Name of the Keras layer in a fresh process.
-        name: Name of the weight in the layer.
-        target: Our parameter or buffer.
-        axes: Keras's axes in our order.
-        folded: Whether this is a convolution's bias, which our network has in the running mean after it.
-    """
+    """One weight of a Keras layer, by the layer's name in a fresh process, and our parameter or buffer, its target."""
 
     layer: str
     name: str
     target: str
     axes: tuple[int, ...] = VECTOR
+    """Keras's axes in our order."""
     folded: bool = False
+    """Whether this is a convolution's bias, which our network has in the running mean after it."""
 
     def keras_shape(self, shape: Collection[int]) -> tuple[int, ...]:
         """Return the shape in Keras of a parameter that has this shape in our network.

@@ -10,16 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cvrnet.data import (
-    ImageError,
-    Preprocessing,
-    Record,
-    check_classes,
-    read_image,
-    read_records,
-    scan_records,
-    write_phantoms,
-)
+from cvrnet.data import ImageError, Preprocessing, Record, check_classes, read_image, read_records, scan_records
+from cvrnet.data.phantoms import write_phantoms
+from cvrnet.data.splits import patient_keys
 from cvrnet.errors import UserError
 
 CHECKED = 16
@@ -39,13 +32,8 @@ def check_pixels(
 ) -> tuple[np.ndarray, str]:
     """Return up to 16 images, uint8 (N, C, H, W), and a phrase that says where they come from.
 
-    Args:
-        preprocessing: The network's.
-        given: The user's data set; it must be readable.
-        trained_on: The training's data set, used where the user gave none. Where it cannot be read: phantoms.
-
-    Raises:
-        UserError: The user's data set cannot be read.
+    They come from the data set that the user gave (refused if it cannot be read), else from that of the training, and
+    where this cannot be read, they are phantoms.
     """
     if given:
         if len(pixels := _sample(given, preprocessing)):
@@ -68,30 +56,21 @@ def _sample(data: str | Path, preprocessing: Preprocessing) -> np.ndarray:
     return np.array([image for _, image in readable_images(chosen, preprocessing)])
 
 
-def split_calibration(
-    data: Path, count: int, most: int, classes: Sequence[str], seed: int = 0
-) -> tuple[list[Record], list[Record]]:
+def split_calibration(data: Path, count: int, most: int, classes: Sequence[str]) -> tuple[list[Record], list[Record]]:
     """Choose `count` images (at most half) for calibration, and up to `most` of other patients for evaluation.
 
-    Args:
-        data: Folder with one sub-folder a class, CSV manifest, or folder of images without labels.
-        count: Images for calibration.
-        most: Images for evaluation.
-        classes: The model's; no other labels are allowed.
-        seed: Of the random choice.
-
-    Raises:
-        UserError: The data cannot be used, or have labels that the model does not know.
+    The data are a folder with one sub-folder a class, a CSV manifest, or a folder of images without labels. Labels that
+    are not among the model's classes are refused.
     """
     records, problems = scan_records(data, min_classes=1)
     if problems:
         records = read_records(data, labelled=False)
     check_classes((r.label for r in records if r.label), classes)
     patients: dict[str, list[Record]] = {}
-    for i, record in enumerate(records):
-        patients.setdefault(f"id {record.patient_id}" if record.patient_id else f"row {i}", []).append(record)
+    for patient, record in zip(patient_keys(records), records, strict=True):
+        patients.setdefault(patient, []).append(record)
     order = list(patients)
-    generator = random.Random(seed)
+    generator = random.Random(0)
     generator.shuffle(order)
     count = min(count, len(records) // 2)
     calibration: list[Record] = []

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import re
 import tempfile
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -20,7 +18,7 @@ from cvrnet.onnx.graph import PixelNetwork, describe, trace, write_metadata
 from cvrnet.onnx.session import load_onnx
 from cvrnet.runs.checkpoint import find_checkpoints, load_checkpoint
 from cvrnet.runs.hub_hashes import file_hash
-from cvrnet.runs.layout import RUN, WEIGHTS
+from cvrnet.runs.layout import RUN, WEIGHTS, fold_number
 from cvrnet.runs.read import read_json
 
 TOLERANCE = 1e-4
@@ -66,8 +64,8 @@ def export_onnx(
 
     Returns:
         ``folds``; ``checked_on``, which images; ``max_difference``, the largest difference between a probability and
-        PyTorch's. With ``int8`` also ``quantization``: ``tool``, ``calibration_images``, and the fields of an
-        :class:`~cvrnet.onnx.quantize.Agreement`.
+        PyTorch's. With ``int8`` also ``quantization``: ``tool``, ``calibration_images``, and what
+        `cvrnet.onnx.quantize.compare` returns.
 
     Raises:
         UserError: An argument is wrong, or the answers differ too much. Nothing is written.
@@ -88,7 +86,7 @@ def export_onnx(
         if calibration is None:
             exact.replace(target)
             return report
-        from cvrnet.onnx.quantize import compare, quantize
+        from cvrnet.onnx.quantize import check_agreement, compare, quantize
 
         chosen, others = split_calibration(Path(calibration), calibration_images, EVALUATION_IMAGES, network.classes)
         count = quantize(exact, target, chosen, network)
@@ -96,19 +94,20 @@ def export_onnx(
         describe(quantized, network, origin)
         onnx.save(quantized, target)
         agreement = compare(exact, target, others, network, progress)
-        agreement.check(min_agreement, max_accuracy_drop)
-        report["quantization"] = {"tool": f"onnxruntime {version('onnxruntime')}", "calibration_images": count}
-        report["quantization"] |= dataclasses.asdict(agreement)
+        check_agreement(agreement, min_agreement, max_accuracy_drop)
+        report["quantization"] = {
+            "tool": f"onnxruntime {version('onnxruntime')}",
+            "calibration_images": count,
+            **agreement,
+        }
         write_metadata(quantized, {"quantization": report["quantization"]})
         onnx.save(quantized, target)
     return report
 
 
 def _check_arguments(output: Path, int8: bool, calibration: str | Path | None, overwrite: bool) -> None:
-    if output.suffix != ".onnx":
+    if output.suffix != ".onnx" or output.is_dir():
         raise UserError(f"{output}: expected a file name that ends in .onnx")
-    if output.is_dir():
-        raise UserError(f"{output} is a folder; expected a file name")
     if output.exists() and not overwrite:
         raise UserError(f"{output} exists; --overwrite replaces it")
     if int8 and calibration is None:
@@ -128,19 +127,17 @@ def _load_network(folders: Sequence[Path], img_size: int | None) -> PixelNetwork
 
 def _find_run(folder: Path) -> dict[str, Any]:
     """Read run.json beside a checkpoint or, for a fold, beside the folds; empty where neither file exists."""
-    files = [file for file in (folder / RUN, folder.parent / RUN) if file.is_file()]
-    return read_json(files[0]) if files else {}
+    return next((read_json(file) for file in (folder / RUN, folder.parent / RUN) if file.is_file()), {})
 
 
 def _provenance(folders: Sequence[Path], run: dict[str, Any]) -> dict[str, Any]:
     """Kind of run, SHA-256 of each fold's weights and of the data set, versions; no paths or names of this machine."""
     # The user's own folder names stay private: only fold-k is taken over.
-    names = [folder.name if re.fullmatch(r"fold-\d+", folder.name) else None for folder in folders]
+    names = [folder.name if fold_number(folder.name) else None for folder in folders]
+    hashes = [file_hash(folder / WEIGHTS) for folder in folders]
     return {
         "kind": run.get("kind", "model"),
-        "weights": [
-            {"fold": name, "sha256": file_hash(folder / WEIGHTS)} for name, folder in zip(names, folders, strict=True)
-        ],
+        "weights": [{"fold": name, "sha256": sha256} for name, sha256 in zip(names, hashes, strict=True)],
         "data_sha256": run.get("data_sha256"),
         "trained_with": run.get("versions"),
         "exported_with": {name: version(name) for name in ("cvrnet", "torch", "timm", "onnx", "onnxscript")},
@@ -148,12 +145,9 @@ def _provenance(folders: Sequence[Path], run: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check(network: PixelNetwork, file: Path, pixels: torch.Tensor) -> float:
-    """Return the largest difference between a probability of PyTorch and of ONNX Runtime, heads included.
+    """Return the largest difference between a probability of PyTorch and of ONNX Runtime; refuse one above 1e-4.
 
     The heads are compared one by one, since their errors can cancel in the mean.
-
-    Raises:
-        UserError: It exceeds the tolerance.
     """
     exported = load_onnx(file, "cpu", "fp32", "onnxruntime")
     with torch.inference_mode():

@@ -15,10 +15,9 @@ from google.protobuf.message import DecodeError, Message
 from torch import Tensor, nn
 
 from cvrnet.cvrnet import CVRNet
-from cvrnet.data import Preprocessing
 from cvrnet.errors import UserError
 from cvrnet.heads import log_mean_softmax
-from cvrnet.runs.checkpoint import checkpoint_classes
+from cvrnet.runs.checkpoint import shared_settings
 
 OPSET = 18
 INPUT, LOGITS, HEADS = "pixels", "logits", "head_logits"
@@ -30,22 +29,13 @@ _KEPT = ("architecture", "license", "paper_name", "paper_ids")
 class PixelNetwork(nn.Module):
     """What an ONNX file computes: normalisation, every fold, and the mean of their probabilities.
 
-    Args:
-        models: The folds of a run.
-        img_size: Height and width in pixels; by default those of the training.
-
-    Raises:
-        UserError: The folds differ in classes or preprocessing.
+    The images are as high and wide as those of the training, or `img_size` pixels.
     """
 
     def __init__(self, models: Sequence[nn.Module], img_size: int | None = None) -> None:
         super().__init__()
         self.models = nn.ModuleList(models)
-        self.classes = checkpoint_classes(models[0])
-        preprocessing = Preprocessing.from_model(models[0])
-        for model in models[1:]:
-            if checkpoint_classes(model) != self.classes or Preprocessing.from_model(model) != preprocessing:
-                raise UserError("the folds differ in classes or preprocessing; expected models of one run")
+        self.classes, preprocessing = shared_settings(models)
         if img_size is not None:
             size = (preprocessing.input_size[0], img_size, img_size)
             preprocessing = dataclasses.replace(preprocessing, input_size=size)
@@ -70,10 +60,7 @@ class PixelNetwork(nn.Module):
         ]
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """Classify images.
-
-        Args:
-            pixels: uint8 (N, C, H, W).
+        """Classify images, uint8 (N, C, H, W).
 
         Returns:
             (N, classes) logits whose softmax is the mean of the folds' softmaxes; for CVR-Nets also
@@ -94,11 +81,7 @@ class PixelNetwork(nn.Module):
 
 
 def trace(network: PixelNetwork) -> onnx.ModelProto:
-    """Export the graph of a network in evaluation mode, for any number of images, with batch norm folded in.
-
-    Raises:
-        UserError: PyTorch's exporter does not know an operation of the network.
-    """
+    """Export the graph of a network in evaluation mode, for any number of images, with batch norm folded in."""
     # Two images: torch.export would take a batch of one for a constant.
     pixels = torch.zeros((2, *network.preprocessing.input_size), dtype=torch.uint8)
     try:
@@ -135,10 +118,14 @@ def _strip(message: Message) -> None:
 def describe(proto: onnx.ModelProto, network: PixelNetwork, provenance: dict[str, Any]) -> None:
     """Write class names, preprocessing and provenance into the metadata of a network's graph."""
     origin: Any = network.models[0].pretrained_cfg
-    cfg = {key: origin[key] for key in _KEPT if origin.get(key) is not None}
-    cfg |= dataclasses.asdict(network.preprocessing)
-    cfg |= {"label_names": network.classes, "num_classes": len(network.classes)}
-    cfg |= {"crop_pct": 1.0, "crop_mode": "squash"}
+    cfg = {
+        **{key: origin[key] for key in _KEPT if origin.get(key) is not None},
+        **dataclasses.asdict(network.preprocessing),
+        "label_names": network.classes,
+        "num_classes": len(network.classes),
+        "crop_pct": 1.0,
+        "crop_mode": "squash",
+    }
     channels, height, width = network.preprocessing.input_size
     proto.producer_name, proto.producer_version = "cvrnet", version("cvrnet")
     proto.graph.name = str(cfg["architecture"])
@@ -163,10 +150,8 @@ def write_metadata(proto: onnx.ModelProto, values: Mapping[str, Any]) -> None:
 def read_metadata(path: str | Path) -> tuple[dict[str, Any], int]:
     """Return the ``pretrained_cfg`` in an ONNX file's metadata, and the number of heads in its outputs (0: no CVR-Net).
 
-    The file may come from anywhere, so the metadata are compared with the graph.
-
-    Raises:
-        UserError: The file is missing or damaged, or ``cvrnet export`` did not write it.
+    The file may come from anywhere: it is refused if it is damaged, if ``cvrnet export`` did not write it, or if the
+    metadata do not fit the graph.
     """
     path = Path(path)
     ours = "expected a file written by `cvrnet export`"
@@ -180,16 +165,14 @@ def read_metadata(path: str | Path) -> tuple[dict[str, Any], int]:
         raise UserError(f"{path} is not an ONNX file, or is cut short")
     if any(onnx.external_data_helper.uses_external_data(tensor) for tensor in proto.graph.initializer):
         raise UserError(f"{path} keeps its weights in other files; {ours}, which contains them")
+    values = (*proto.graph.input, *proto.graph.output)
+    shapes = {value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim] for value in values}
     try:
         cfg = json.loads({p.key: p.value for p in proto.metadata_props}["pretrained_cfg"])
         expected = [int(n) for n in cfg["input_size"]], [len(cfg["label_names"])]
         str(cfg["architecture"])
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path} does not state its classes and preprocessing; {ours}") from error
-    shapes = {
-        value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim]
-        for value in (*proto.graph.input, *proto.graph.output)
-    }
     if (shapes.get(INPUT, [])[1:], shapes.get(LOGITS, [])[1:]) != expected:
         raise UserError(f"{path}: its metadata do not fit its graph; {ours}")
     heads = shapes.get(HEADS, [])

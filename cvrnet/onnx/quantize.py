@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -24,38 +24,6 @@ LEAST = 20
 """Smallest number of images on which two files are compared."""
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """How the answers of a quantised file compare with those of the float32 file.
-
-    Attributes:
-        images: Number of images compared.
-        top_class: Part of them with the same most probable class.
-        max_difference: The largest difference between two probabilities.
-        accuracy_before: Of the float32 file; None where the images have no labels.
-        accuracy_after: Of the quantised file.
-    """
-
-    images: int
-    top_class: float
-    max_difference: float
-    accuracy_before: float | None
-    accuracy_after: float | None
-
-    def check(self, min_agreement: float, max_accuracy_drop: float) -> None:
-        """Raise a UserError with the figures where a file answers too differently."""
-        figures = f"the top class agrees on {self.top_class:.1%} of {self.images} images"
-        bad = self.top_class < min_agreement
-        if self.accuracy_before is not None and self.accuracy_after is not None:
-            figures += f", accuracy goes from {self.accuracy_before:.1%} to {self.accuracy_after:.1%}"
-            bad |= self.accuracy_before - self.accuracy_after > max_accuracy_drop
-        if bad:
-            raise UserError(
-                f"int8 answers too differently, nothing was written: {figures}; expected an agreement of at least "
-                f"{min_agreement:.1%} and an accuracy loss of at most {max_accuracy_drop:.1%}"
-            )
-
-
 class _Reader(CalibrationDataReader):
     """The interface through which ONNX Runtime asks for calibration images."""
 
@@ -68,11 +36,7 @@ class _Reader(CalibrationDataReader):
 
 
 def quantize(source: Path, target: Path, calibration: Sequence[Record], network: PixelNetwork) -> int:
-    """Write a quantised copy of a float32 file; return the number of images that gave the ranges.
-
-    Raises:
-        UserError: None of the calibration images can be read.
-    """
+    """Write a quantised copy of a float32 file; return the number of images that gave the ranges."""
     images = [image for _, image in readable_images(calibration, network.preprocessing)]
     if not images:
         raise UserError("none of the calibration images can be read")
@@ -126,11 +90,12 @@ def compare(
     records: Sequence[Record],
     network: PixelNetwork,
     progress: Callable[[int, int], object] | None = None,
-) -> Agreement:
-    """Compare the answers of a float32 file and its quantised copy to the same images.
+) -> dict[str, Any]:
+    """Compare the answers of a float32 file and its quantised copy to the same images; refuses too few images.
 
-    Raises:
-        UserError: There are too few images.
+    Returns:
+        ``images``, their number; ``top_class``, the part of them with the same most probable class; ``max_difference``
+        between two probabilities; ``accuracy_before`` and ``accuracy_after``, None where the images have no labels.
     """
     files = [load_onnx(file, "cpu", "fp32", "onnxruntime") for file in (before, after)]
     labels: list[str] = []
@@ -149,10 +114,23 @@ def compare(
         )
     p, q = np.concatenate(answers, axis=1)
     truth = np.array([network.classes.index(label) for label in labels]) if all(labels) else None
-    return Agreement(
-        images=len(labels),
-        top_class=float((p.argmax(1) == q.argmax(1)).mean()),
-        max_difference=float(np.abs(p - q).max()),
-        accuracy_before=None if truth is None else float((p.argmax(1) == truth).mean()),
-        accuracy_after=None if truth is None else float((q.argmax(1) == truth).mean()),
-    )
+    return {
+        "images": len(labels),
+        "top_class": float((p.argmax(1) == q.argmax(1)).mean()),
+        "max_difference": float(np.abs(p - q).max()),
+        "accuracy_before": None if truth is None else float((p.argmax(1) == truth).mean()),
+        "accuracy_after": None if truth is None else float((q.argmax(1) == truth).mean()),
+    }
+
+
+def check_agreement(found: Mapping[str, Any], min_agreement: float, max_accuracy_drop: float) -> None:
+    """Raise a UserError with the figures of `compare` where the quantised file answers too differently."""
+    figures = f"the top class agrees on {found['top_class']:.1%} of {found['images']} images"
+    before, after = found["accuracy_before"], found["accuracy_after"]
+    if before is not None:
+        figures += f", accuracy goes from {before:.1%} to {after:.1%}"
+    if found["top_class"] < min_agreement or (before is not None and before - after > max_accuracy_drop):
+        raise UserError(
+            f"int8 answers too differently, nothing was written: {figures}; expected an agreement of at least "
+            f"{min_agreement:.1%} and an accuracy loss of at most {max_accuracy_drop:.1%}"
+        )

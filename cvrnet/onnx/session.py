@@ -21,13 +21,7 @@ Session = Callable[[np.ndarray, str], np.ndarray]
 
 
 class OnnxModel(nn.Module):
-    """A network in an ONNX file. It gives the PyTorch network's answers, without gradients.
-
-    Args:
-        session: Runs the file.
-        cfg: timm's ``pretrained_cfg``, from the file's metadata.
-        num_heads: Number of heads in the output ``head_logits``; 0 for networks other than CVR-Nets.
-    """
+    """A network in an ONNX file, with the content of its metadata. It answers as in PyTorch, without gradients."""
 
     def __init__(self, session: Session, cfg: dict[str, Any], num_heads: int) -> None:
         super().__init__()
@@ -64,7 +58,7 @@ def load_onnx(path: str | Path, device: str = "auto", dtype: str = "auto", engin
         A network with class names and preprocessing in its ``pretrained_cfg``; for CVR-Nets also ``branch_logits``.
 
     Raises:
-        UserError: ``cvrnet export`` did not write this file, or the device, number format or engine is not available.
+        UserError: Another program wrote the file, or the device, number format or engine is not available.
     """
     cfg, num_heads = read_metadata(path)
     if engine not in ENGINES:

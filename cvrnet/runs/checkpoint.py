@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import shutil
 import tempfile
@@ -16,24 +15,23 @@ from safetensors import SafetensorError, safe_open
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
+from cvrnet.data import Preprocessing
 from cvrnet.errors import UserError
 from cvrnet.files import atomic_write, normalize_disk_errors
 from cvrnet.runs.hub_download import hub_checkpoints, is_reference
-from cvrnet.runs.layout import CONFIG, WEIGHTS
+from cvrnet.runs.layout import CONFIG, WEIGHTS, fold_folders, fold_name, fold_number
 
 _LARGEST_SIZE, _LARGEST_IMAGE, _LARGEST_CONFIG = 65536, 8192, 2**20
-"""What a config.json may ask for: numbers among the model's arguments, pixels, bytes of the file itself."""
+"""Largest values of a config.json: numbers among the model's arguments, pixels, bytes of the file itself."""
+_PORTION = 16  # tensors
+_ERRORS = (OSError, RuntimeError, ValueError, ArithmeticError, TypeError, LookupError, AttributeError, AssertionError)
 
 
 def save_checkpoint(model: nn.Module, folder: str | Path, classes: Sequence[str]) -> None:
-    """Save a model so that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` gives it back, bit for bit.
+    """Save a timm model so that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` gives it back, bit for bit.
 
-    Weights, architecture, arguments, class names and preprocessing are all in the folder; each file appears whole.
-
-    Args:
-        model: A model that ``timm.create_model`` made.
-        folder: Where to; made if missing.
-        classes: Class names in the order of the logits.
+    Weights, architecture, arguments, class names (in the order of the logits) and preprocessing are all in the folder,
+    which is made if missing; each file appears whole.
 
     Raises:
         ValueError: The number of names is not the number of classes.
@@ -42,7 +40,11 @@ def save_checkpoint(model: nn.Module, folder: str | Path, classes: Sequence[str]
         raise ValueError(f"{len(classes)} class names for a model of {model.num_classes} classes")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    contiguous = model.register_state_dict_post_hook(_make_contiguous)
+
+    def make_contiguous(module: nn.Module, state: dict[str, Tensor], *_: Any) -> None:
+        state.update({name: tensor.contiguous() for name, tensor in state.items()})
+
+    contiguous = model.register_state_dict_post_hook(make_contiguous)  # safetensors stores no channels_last tensors
     try:
         with (
             tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as aside,
@@ -57,21 +59,13 @@ def save_checkpoint(model: nn.Module, folder: str | Path, classes: Sequence[str]
         contiguous.remove()
 
 
-def _make_contiguous(module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
-    """safetensors stores no channels_last tensors."""
-    state_dict.update({name: tensor.contiguous() for name, tensor in state_dict.items()})
-
-
 def load_checkpoint(folder: str | Path, **kwargs: Any) -> nn.Module:
     """Load a model that :func:`save_checkpoint` saved, in evaluation mode; nothing else is read or downloaded.
 
-    The network is laid out without memory (PyTorch's meta device) and filled from the file, so that no random weights
+    The network is created without memory (on PyTorch's meta device) and filled from the file, so that no random weights
     are made, and no weights are twice in memory. The file's tensors must be exactly the network's. With arguments, and
-    for networks that cannot be laid out so, timm creates the model, adapts the weights and loads them.
-
-    Args:
-        folder: Where from.
-        **kwargs: For ``timm.create_model``, such as another ``num_classes``.
+    for networks that need memory to be created, timm creates the model, adapts the weights and loads them. Arguments
+    are those of ``timm.create_model``, such as another ``num_classes``.
 
     Raises:
         UserError: The folder holds no such checkpoint.
@@ -80,57 +74,44 @@ def load_checkpoint(folder: str | Path, **kwargs: Any) -> nn.Module:
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise UserError(f"{folder} is not a trained model: it has no {name}")
-        with open(folder / name, "rb"):  # where that is not allowed, safetensors would say that there is no such file
+        with open(folder / name, "rb"):  # raises where reading is not allowed; safetensors would report a missing file
             pass
-    if absurd := validate_config(folder / CONFIG):
-        raise UserError(f"{folder} holds a checkpoint that cannot be loaded: {absurd}")
     try:
-        model = None if kwargs else _lay_out(folder)
+        validate_config(folder / CONFIG)
+        model = None if kwargs else _create_empty(folder)
         if model is None:
             return timm.create_model(f"local-dir:{folder}", pretrained=True, **kwargs).eval()
-        if misfit := _misfit(model, folder / WEIGHTS):
-            raise UserError(f"{folder} holds a checkpoint that cannot be loaded: {misfit}")
+        _check_tensors(model, folder / WEIGHTS)
         return _fill(model, folder / WEIGHTS).eval()
     except UserError:
         raise
-    except (
-        SafetensorError,
-        OSError,
-        RuntimeError,
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-        AssertionError,
-    ) as error:
+    except (SafetensorError, *_ERRORS) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{folder} holds a checkpoint that cannot be loaded: {reason}") from error
 
 
-def validate_config(path: Path) -> str:
-    """What no network has, in a config.json from elsewhere, before anything is made of that size; "" if nothing is."""
+def validate_config(path: Path) -> None:
+    """Raise a ValueError for an untrusted config.json that no network has, before anything is allocated for it."""
     if path.stat().st_size > _LARGEST_CONFIG:
-        return f"{path.name} has {path.stat().st_size:,} bytes"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(config.get("model_args", {}), Mapping):
-            return f"{path.name} is no description of a model"
-        labels = config.get("label_names", config.get("pretrained_cfg", config).get("label_names")) or []
-        if not isinstance(labels, list) or len(labels) not in (0, config.get("num_classes", len(labels))):
-            return f"{path.name} names other classes than the model has"
-        preprocessing = config.get("pretrained_cfg", config)
-        image = list(_numbers(preprocessing.get("input_size", (3, 224, 224))))
-        mean, std = ([*_numbers(preprocessing.get(name, 0.5))] for name in ("mean", "std"))
-        sizes = list(_numbers([config.get("num_classes", 0), config.get("model_args", {})]))
-    except (ValueError, AttributeError, RecursionError):
-        return f"{path.name} is no description of a model"
-    if sizes := [size for size in sizes if size > _LARGEST_SIZE]:
-        return f"{path.name} asks for a size of {sizes[0]:g}; expected at most {_LARGEST_SIZE:,}"
+        raise ValueError(f"{path.name} has {path.stat().st_size:,} bytes; expected at most {_LARGEST_CONFIG:,}")
+    config = json.loads(path.read_text(encoding="utf-8"))
+    preprocessing, arguments = config.get("pretrained_cfg", config), config.get("model_args", {})
+    labels = config.get("label_names", preprocessing.get("label_names")) or []
+    if not isinstance(arguments, Mapping) or not isinstance(labels, list):
+        raise ValueError(f"{path.name} does not describe a model")
+    if len(labels) not in (0, config.get("num_classes", len(labels))):
+        raise ValueError(f"{path.name} names other classes than the model has")
+    for size in _numbers([config.get("num_classes", 0), arguments]):
+        if size > _LARGEST_SIZE:
+            raise ValueError(f"{path.name} asks for a size of {size:g}; expected at most {_LARGEST_SIZE:,}")
+    image = list(_numbers(preprocessing.get("input_size", (3, 224, 224))))
     if len(image) != 3 or not all(0 < size <= _LARGEST_IMAGE for size in image):
-        return f"{path.name} asks for images of {image[:3]}; expected channels, height, width up to {_LARGEST_IMAGE:,}"
+        raise ValueError(
+            f"{path.name} asks for images of {image[:3]}; expected channels, height, width up to {_LARGEST_IMAGE:,}"
+        )
+    mean, std = (list(_numbers(preprocessing.get(name, 0.5))) for name in ("mean", "std"))
     if not mean or not std or min(std) <= 0:
-        return f"{path.name} asks for pixels of mean {mean} and standard deviation {std}"
-    return ""
+        raise ValueError(f"{path.name} asks for pixels of mean {mean} and standard deviation {std}")
 
 
 def _numbers(value: object) -> Iterator[float]:
@@ -142,7 +123,7 @@ def _numbers(value: object) -> Iterator[float]:
             yield from _numbers(item)
 
 
-def _lay_out(folder: Path) -> nn.Module | None:
+def _create_empty(folder: Path) -> nn.Module | None:
     """The network that config.json describes, on the meta device; None if it cannot be filled from a file alone."""
     try:
         model = timm.create_model(f"local-dir:{folder}", device="meta")
@@ -162,89 +143,75 @@ def _lay_out(folder: Path) -> nn.Module | None:
     return model
 
 
-def _misfit(model: nn.Module, path: Path) -> str:
-    """How the file's tensors differ from the model's; "" where they do not."""
+def _check_tensors(model: nn.Module, path: Path) -> None:
+    """Raise a ValueError if the file's tensors have other names or shapes than the model's."""
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     with safe_open(path, "pt") as file:
         found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # no mapping
     architecture = getattr(model, "pretrained_cfg", {}).get("architecture", type(model).__name__)
-
-    def first(names: Sequence[str]) -> str:
-        return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
-
-    if missing := [name for name in expected if name not in found]:
-        return f"{path.name} lacks {first(missing)}"
-    if surplus := [name for name in found if name not in expected]:
-        return f"{path.name} holds {first(surplus)}, which {architecture} has not"
-    for name, shape in expected.items():
-        if found[name] != shape:
-            return f"{name} has the shape {found[name]} in {path.name}; {architecture} expects {shape}"
-    return ""
+    for name in {**expected, **found}:
+        if name not in found:
+            raise ValueError(f"{path.name} lacks {name}")
+        if name not in expected:
+            raise ValueError(f"{path.name} holds {name}, which {architecture} does not have")
+        if found[name] != expected[name]:
+            raise ValueError(
+                f"{name} has the shape {found[name]} in {path.name}; {architecture} expects {expected[name]}"
+            )
 
 
 def _fill(model: nn.Module, path: Path) -> nn.Module:
-    """Give a meta model memory, and the values in the file: a few megabytes at a time, so that none is there twice."""
+    """Give a meta model memory, and the values in the file."""
     model.to_empty(device="cpu")
     module: Any
     for module in model.modules():
         if hasattr(module, "init_non_persistent_buffers"):
             module.init_non_persistent_buffers()  # timm's protocol for what no checkpoint holds
     state = model.state_dict()
+    names = list(state)
     with torch.no_grad():
-        for names in _portions(state):
-            with safe_open(path, "pt") as file:  # maps the file; what was read leaves memory when it closes
-                for name in names:
+        for start in range(0, len(names), _PORTION):
+            # The file is mapped into memory. Closing it releases what was read, so no weights are twice in memory.
+            with safe_open(path, "pt") as file:
+                for name in names[start : start + _PORTION]:
                     state[name].copy_(file.get_tensor(name))
     return model
-
-
-def _portions(state: Mapping[str, Tensor], size: int = 16 * 2**20) -> Iterator[list[str]]:
-    """The tensors' names, in portions of about so many bytes."""
-    ends = itertools.accumulate(tensor.nbytes for tensor in state.values())
-    for _, portion in itertools.groupby(zip(state, ends, strict=True), key=lambda item: item[1] // size):
-        yield [name for name, _ in portion]
 
 
 def checkpoint_classes(model: nn.Module) -> list[str]:
     """Class names that were saved with a model, in the order of its logits; ``class_0`` and so on if none were."""
     cfg: Any = model.pretrained_cfg
-    names = cfg.get("label_names")
-    if not names:
-        return [f"class_{i}" for i in range(cfg["num_classes"])]
-    return [str(name) for name in names]
+    return [str(name) for name in cfg.get("label_names") or (f"class_{i}" for i in range(cfg["num_classes"]))]
+
+
+def shared_settings(models: Sequence[nn.Module]) -> tuple[list[str], Preprocessing]:
+    """The class names and the preprocessing of models that answer together; refuses models that differ in them."""
+    classes, preprocessing = checkpoint_classes(models[0]), Preprocessing.from_model(models[0])
+    for model in models[1:]:
+        if checkpoint_classes(model) != classes or Preprocessing.from_model(model) != preprocessing:
+            raise UserError("the folds differ in classes or preprocessing; expected models of one run")
+    return classes, preprocessing
 
 
 def find_checkpoints(model: str | Path, folds: Sequence[int] = ()) -> list[Path]:
-    """The checkpoint folders that a MODEL argument means: a fold folder itself, or the folds of a run.
+    """The checkpoint folders that a MODEL argument means: a fold folder itself, or (some) folds of a run.
 
-    Args:
-        model: A folder, optionally written as timm does (``local-dir:FOLDER``), or ``hf-hub:user/repo[@revision]``.
-        folds: Of a run, only these; all by default.
+    MODEL is a folder, optionally written as timm does (``local-dir:FOLDER``), or ``hf-hub:user/repo[@revision]``.
 
     Raises:
-        UserError: There is none.
+        UserError: There is no such checkpoint.
     """
     if is_reference(model):
         return hub_checkpoints(str(model), folds)
     folder = Path(str(model).removeprefix("local-dir:"))
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected a run, a fold, or local-dir:FOLDER")
+    found: dict[int | None, Path] = dict(fold_folders(folder).items())
     if (folder / CONFIG).is_file():
-        return _choose_folds([folder], folds)
-    found = sorted(
-        (path.parent for path in folder.glob(f"fold-*/{CONFIG}")), key=lambda path: (len(path.name), path.name)
-    )
+        found = {fold_number(folder.name): folder}
     if not found:
-        raise UserError(f"{folder} is not a trained model: it has neither {CONFIG} nor fold-*/{CONFIG}")
-    return _choose_folds(found, folds)
-
-
-def _choose_folds(folders: Sequence[Path], folds: Sequence[int]) -> list[Path]:
-    """The folders ``fold-k`` of the folds that are wanted, in their order; all where none is named."""
-    if not folds:
-        return list(folders)
-    named = {folder.name: folder for folder in folders if folder.name.startswith("fold-")}
-    if missing := [str(fold) for fold in folds if f"fold-{fold}" not in named]:
-        there = ", ".join(name.removeprefix("fold-") for name in named) or "none: it is one model"
-        raise UserError(f"{folders[0].parent} has no fold {', '.join(missing)}; expected some of {there}")
-    return [named[f"fold-{fold}"] for fold in dict.fromkeys(folds)]
+        raise UserError(f"{folder} is not a trained model: it has neither {CONFIG} nor {fold_name('*')}/{CONFIG}")
+    if missing := [str(fold) for fold in folds if fold not in found]:
+        there = ", ".join(str(number) for number in found if number) or "none: it is one model"
+        raise UserError(f"{folder} has no fold {', '.join(missing)}; expected some of {there}")
+    return [found[fold] for fold in dict.fromkeys(folds or found)]

@@ -13,37 +13,30 @@ from typing import Any
 from cvrnet.data import Record
 from cvrnet.errors import UserError
 from cvrnet.files import damaged_files, write_json
-from cvrnet.runs.layout import RUN
+from cvrnet.runs.layout import CONFIG, RUN
 from cvrnet.runs.read import read_json
 
 IDENTITY = ("data_sha256", "classes", "test_source", "folds")
 """Keys of run.json that tell one job from another of its kind, beside the settings in ``config``."""
 MAY_CHANGE = {"device", "num_workers"}
 """Settings that a resumed run may change: they change the speed and not the result."""
-_IN_ONE_GO = ("evaluate", "soup")
+_IN_ONE_GO = ("evaluate", "soup", "convert-keras", "")
 """Jobs that are not resumed, because they take minutes."""
 
 
-def check_folder(folder: Path, kind: str, *, resume: bool = False, overwrite: bool = False) -> bool:
-    """Whether a folder holds a run already; nothing is changed.
+def check_folder(folder: Path, kind: str = "", *, resume: bool = False, overwrite: bool = False) -> bool:
+    """Whether a folder holds a run already. Changes nothing, and refuses a folder whose content must not be touched.
 
-    Args:
-        folder: The run folder. It may exist if it is empty.
-        kind: Of the job: ``train``, ``crossval``, ``evaluate`` and so on.
-        resume: A run of this kind may be there.
-        overwrite: A run of this kind may be there.
-
-    Raises:
-        UserError: The folder holds something that must not be touched.
+    The folder may be empty. With `resume` or `overwrite` it may hold a run of this kind (``train``, ``crossval`` and so
+    on; "" for a run or model of any kind).
     """
     if folder.is_file():
         raise UserError(f"{folder} is a file; expected a folder for the run")
     if not folder.exists() or not any(folder.iterdir()):
         return False
-    if not (folder / RUN).is_file():
+    if not any((folder / name).is_file() for name in (RUN, CONFIG)):
         raise UserError(f"{folder} exists and is not a run; choose another folder")
-    there = read_json(folder / RUN).get("kind")
-    if there != kind:
+    if kind and (there := read_json(folder / RUN).get("kind")) != kind:
         raise UserError(f"{folder} holds a run of another kind ({there}, not {kind}); choose another folder")
     if not (resume or overwrite):
         again = "" if kind in _IN_ONE_GO else "--resume goes on with it, "
@@ -59,17 +52,10 @@ def claim_folder(
     overwrite: bool = False,
     defaults: Mapping[str, Any] | None = None,
 ) -> None:
-    """Make a run folder with its run.json, or make sure that the folder holds the same job.
+    """Make a run folder with its run.json, or make sure that the folder holds the same job; refuses as `check_folder`.
 
-    Args:
-        folder: The run folder. It may exist if it is empty.
-        description: The content of run.json.
-        resume: Accept a folder that holds this very job.
-        overwrite: Remove an earlier run of the same kind.
-        defaults: Values of settings that a run of an older version does not name.
-
-    Raises:
-        UserError: The folder holds something that must not be touched.
+    The description is the content of run.json. With `resume` the folder may hold this very job; with `overwrite` an
+    earlier run of the same kind is removed. `defaults` are the values of settings that an older version does not name.
     """
     if check_folder(folder, description["kind"], resume=resume, overwrite=overwrite):
         if overwrite:
@@ -80,16 +66,15 @@ def claim_folder(
 
 
 def _changes(folder: Path, now: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
+    def short(value: Any) -> str:
+        return repr(value[:12] if isinstance(value, str) else value)
+
     with damaged_files(folder / RUN):
         before = read_json(folder / RUN)
         settings = {**defaults, **before["config"]}
         pairs = [(key, before.get(key), now.get(key)) for key in IDENTITY]
         pairs += [(key, settings.get(key), value) for key, value in now["config"].items() if key not in MAY_CHANGE]
-        return [f"{key} is {_short(new)}, was {_short(old)}" for key, old, new in pairs if old != new]
-
-
-def _short(value: Any) -> str:
-    return repr(value[:12] if isinstance(value, str) else value)
+        return [f"{key} is {short(new)}, was {short(old)}" for key, old, new in pairs if old != new]
 
 
 def hash_records(records: Sequence[Record]) -> str:

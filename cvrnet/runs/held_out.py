@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cvrnet.data import Record
-from cvrnet.runs.layout import CONFIG, INDEPENDENT, SPLIT, STATE
+from cvrnet.runs.layout import CONFIG, INDEPENDENT, SPLIT, STATE, fold_folders, fold_number
 from cvrnet.runs.split_table import SplitTable
 
 _HELD_OUT = ("test", INDEPENDENT)  # no model of the run trains or validates on these; ``test``: runs of version 0.1
@@ -16,17 +15,14 @@ _HELD_OUT = ("test", INDEPENDENT)  # no model of the run trains or validates on 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The models of a run, and which of them may be asked about each image.
-
-    Attributes:
-        models: MODEL arguments, each of a single model or, for a model that is no run, the argument itself.
-        models_for_image: Image name -> indices of the models that did not train on its patient.
-        known: Whether a split.csv told which images the models were trained on.
-    """
+    """The models of a run, and which of them may be asked about each image."""
 
     models: list[str]
+    """MODEL arguments, each of a single model or, for a model that is no run, the argument itself."""
     models_for_image: dict[str, tuple[int, ...]]
+    """Image name -> indices of the models that did not train on its patient."""
     known: bool
+    """Whether a split.csv told which images the models were trained on."""
 
 
 def held_out(model: str | Path, records: Sequence[Record]) -> HeldOut:
@@ -43,22 +39,16 @@ def held_out(model: str | Path, records: Sequence[Record]) -> HeldOut:
     if not (run / SPLIT).is_file():
         return HeldOut([str(model)], {r.name: (0,) for r in records}, known=False)
     if (run / CONFIG).is_file():
-        folders = dict.fromkeys(("val", *_HELD_OUT), run)
+        folders = {"val": run}
     else:
-        folders = {str(_fold_number(path.parent)): path.parent for path in run.glob(f"fold-*/{CONFIG}")}
-        finished = {name: path for name, path in folders.items() if not (path / STATE).exists()}
-        folders = {name: path for name, path in finished.items() if fold in (None, name)}
-    models = sorted({str(path) for path in folders.values()})
-    index = {name: (models.index(str(path)),) for name, path in folders.items()}
+        finished = {n: folder for n, folder in fold_folders(run).items() if not (folder / STATE).exists()}
+        folders = {str(n): folder for n, folder in finished.items() if fold in (None, n)}
+    index: dict[str | None, tuple[int, ...]] = {part: (i,) for i, part in enumerate(folders)}
+    index |= dict.fromkeys((None, *_HELD_OUT), tuple(range(len(folders))))
     split = SplitTable.read(run / SPLIT)
-    models_for_image: dict[str, tuple[int, ...]] = {}
-    for r in records:
-        part = split.fold_of(r)
-        if part is None or part in _HELD_OUT:
-            models_for_image[r.name] = tuple(range(len(models)))
-        elif part in index:
-            models_for_image[r.name] = index[part]
-    return HeldOut(models, models_for_image, known=True)
+    parts = {r.name: split.fold_of(r) for r in records}
+    models_for_image = {name: index[part] for name, part in parts.items() if part in index}
+    return HeldOut([str(folder) for folder in folders.values()], models_for_image, known=True)
 
 
 def trained_on(model: str | Path) -> SplitTable | None:
@@ -66,18 +56,13 @@ def trained_on(model: str | Path) -> SplitTable | None:
     run, fold = _run_of(model)
     if not (run / SPLIT).is_file():
         return None
-    return SplitTable.read(run / SPLIT).without({*_HELD_OUT, *([fold] if fold else [])})
+    return SplitTable.read(run / SPLIT).without({*_HELD_OUT, str(fold)})
 
 
-def _run_of(model: str | Path) -> tuple[Path, str | None]:
+def _run_of(model: str | Path) -> tuple[Path, int | None]:
     """The folder that may hold MODEL's split.csv, and its fold: a fold has no split.csv of its own."""
     folder = Path(str(model).removeprefix("local-dir:"))
-    fold = _fold_number(folder)
+    fold = fold_number(folder.resolve().name)
     if fold is not None and (folder.resolve().parent / SPLIT).is_file():
         return folder.resolve().parent, fold
     return folder, None
-
-
-def _fold_number(folder: Path) -> str | None:
-    match = re.fullmatch(r"fold-(\d+)", folder.resolve().name)
-    return match[1] if match else None

@@ -20,7 +20,7 @@ from huggingface_hub.hf_api import RepoFile
 from cvrnet.errors import UserError
 from cvrnet.runs.hub_errors import CLIENT_ERRORS, explain, hub_errors, is_transient, with_retries
 from cvrnet.runs.hub_hashes import hub_hash, matches
-from cvrnet.runs.layout import CONFIG, RUN, WEIGHTS, fold_name
+from cvrnet.runs.layout import CONFIG, RUN, WEIGHTS, fold_name, fold_number
 from cvrnet.runs.read import read_json
 
 CHECKPOINT = (CONFIG, WEIGHTS)
@@ -31,26 +31,19 @@ _SCHEMES = ("hf-hub:", "hf_hub:")
 _NAME = r"[A-Za-z0-9][\w.-]*"
 _REFERENCE = re.compile(rf"(?:{'|'.join(_SCHEMES)})?(?P<repo>{_NAME}/{_NAME})(?:@(?P<revision>[^@\s]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_FOLD = re.compile(r"fold-[1-9]\d*")
 _TIMEOUT = 10.0
 _log = logging.getLogger("cvrnet.hub")
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Files of one commit, in the client's cache.
-
-    Attributes:
-        repo: ``user/repo``.
-        commit: 40 hexadecimal digits.
-        folder: Where the files are; other files may be there too.
-        stale: Why the Hub could not be asked whether this is the newest commit; "" if it was asked.
-    """
+    """Files of one commit, in the client's cache; its folder may hold other files too."""
 
     repo: str
     commit: str
     folder: Path
     stale: str = ""
+    """Why the Hub could not be asked whether this is the newest commit; "" if it was asked."""
 
 
 def is_reference(model: str | Path) -> bool:
@@ -59,13 +52,10 @@ def is_reference(model: str | Path) -> bool:
 
 
 def parse_reference(reference: str) -> tuple[str, str | None]:
-    """Repository and revision.
+    """Repository and revision; refuses a text that is no reference.
 
     >>> parse_reference("hf-hub:user/repo@fold-3"), parse_reference("user/repo")
     (('user/repo', 'fold-3'), ('user/repo', None))
-
-    Raises:
-        UserError: The text is not a reference.
     """
     parts = _REFERENCE.fullmatch(reference)
     if parts is None:
@@ -92,11 +82,7 @@ def hub_checkpoints(reference: str, folds: Sequence[int] = ()) -> list[Path]:
 
 
 def hub_checkpoint(reference: str) -> Path:
-    """The checkpoint folder of a revision itself; ``main`` of a pushed run holds the best fold.
-
-    Raises:
-        UserError: As :func:`hub_checkpoints`.
-    """
+    """The checkpoint folder of a revision itself (``main`` of a pushed run: the best fold); see `hub_checkpoints`."""
     run = open_revision(reference)
     return fetch(run.repo, run.commit, CHECKPOINT, required=CHECKPOINT).folder
 
@@ -105,9 +91,7 @@ def open_revision(reference: str) -> Snapshot:
     """Resolve a reference to a commit, and fetch its run.json and config.json where it has them.
 
     If the Hub cannot be asked, the newest commit in the cache is taken, and a warning names the commit and the reason.
-
-    Raises:
-        UserError: The revision is neither on the Hub nor in the cache.
+    Errors: as `fetch`.
     """
     repo, revision = parse_reference(reference)
     snapshot = fetch(repo, revision, (RUN, CONFIG))
@@ -121,21 +105,16 @@ def open_revision(reference: str) -> Snapshot:
 def fold_commits(run: Snapshot, folds: Sequence[int] = ()) -> dict[str, str]:
     """Each fold's commit (``{"fold-1": "…"}``), as run.json records it; empty if the revision is a single model.
 
-    Args:
-        run: The revision.
-        folds: Only these, in this order; all if empty.
-
-    Raises:
-        UserError: run.json is damaged, or records no such fold.
+    With `folds` only these, in this order. Refuses a damaged run.json, and folds that it does not record.
     """
     path = run.folder / RUN
     commits = read_json(path).get(COMMITS, {}) if path.is_file() else {}
     # The repository may be anybody's: these names become folders, and these commits part of addresses.
     if not isinstance(commits, dict) or not all(
-        _FOLD.fullmatch(name) and _COMMIT.fullmatch(str(commit)) for name, commit in commits.items()
+        fold_number(name) and _COMMIT.fullmatch(str(commit)) for name, commit in commits.items()
     ):
         raise UserError(f"{run.repo}: {RUN} of commit {run.commit} was not written by cvrnet")
-    names = [fold_name(fold) for fold in folds] or sorted(commits, key=lambda name: int(name.removeprefix("fold-")))
+    names = [fold_name(fold) for fold in folds] or sorted(commits, key=lambda name: fold_number(name) or 0)
     if missing := [name for name in names if name not in commits]:
         there = ", ".join(commits) or "none: it is one model"
         raise UserError(f"{run.repo} has no {missing[0]}; expected some of {there}")
@@ -145,14 +124,8 @@ def fold_commits(run: Snapshot, folds: Sequence[int] = ()) -> dict[str, str]:
 def fetch(repo: str, revision: str | None, patterns: Sequence[str], required: Sequence[str] = ()) -> Snapshot:
     """Download files of one commit, or take them from the cache, and check each against its hash.
 
-    Args:
-        repo: ``user/repo``.
-        revision: Branch, tag or commit; ``main`` if None.
-        patterns: Names of the files; ``*`` stands for any text.
-        required: Names without which the commit is refused.
-
-    Raises:
-        UserError: The files cannot be downloaded. The cache keeps whole files only, so a repeated call continues.
+    Without a revision it is ``main``. The patterns are names, in which ``*`` stands for any text. A commit without the
+    `required` names is refused. After a failure a repeated call continues, since the cache keeps whole files.
     """
     shown = f"{repo}@{revision}" if revision else repo
     with hub_errors(f"cannot load {shown}", lambda: "nothing was changed"):
@@ -221,12 +194,9 @@ def _expected_hashes(snapshot: Snapshot, names: Sequence[str]) -> dict[str, str]
 
     The hash of a file that the Hub does not know is "", which no file has.
     """
-    hashes = {}
-    for name in names:
-        path = snapshot.folder / name
-        blob = Path(os.readlink(path)).name if path.is_symlink() else ""
-        if re.fullmatch(r"[0-9a-f]{64}|[0-9a-f]{40}", blob):
-            hashes[name] = blob
+    links = {name: snapshot.folder / name for name in names if (snapshot.folder / name).is_symlink()}
+    hashes = {name: Path(os.readlink(path)).name for name, path in links.items()}
+    hashes = {name: blob for name, blob in hashes.items() if re.fullmatch(r"[0-9a-f]{64}|[0-9a-f]{40}", blob)}
     if unknown := [name for name in names if name not in hashes]:  # the file system has no links
         entries = with_retries(HfApi().get_paths_info, snapshot.repo, unknown, revision=snapshot.commit)
         hashes |= {entry.path: hub_hash(entry) for entry in entries if isinstance(entry, RepoFile)}

@@ -8,22 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
-from huggingface_hub import constants
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    HTTPError,
-    LocalEntryNotFoundError,
-    LocalTokenNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import constants, errors
 
 from cvrnet.errors import UserError
 
-CLIENT_ERRORS: tuple[type[Exception], ...] = (HTTPError, OSError, RuntimeError, ValueError)
+CLIENT_ERRORS: tuple[type[Exception], ...] = (errors.HTTPError, OSError, RuntimeError, ValueError)
 """Everything that the client raises: its own errors, those of its HTTP library, RuntimeError from LFS, ConnectionError
 from Xet, and ValueError for an answer that it cannot parse."""
 _TRANSIENT = (408, 429, 500, 502, 503, 504)
@@ -32,20 +21,26 @@ _WAITS = (1, 2, 4)
 _AGAIN = "repeat the command"
 _LOGIN = "`hf auth login`, or HF_TOKEN,"
 _BAD_TOKEN = ("the Hub does not accept the token", f"{_LOGIN} with a valid one, then {_AGAIN}")
+_PUSHED = ("somebody else pushed to it at the same time", _AGAIN)
 
-# GatedRepoError is a RepositoryNotFoundError, so it comes first.
-_ACCESS: tuple[tuple[type[Exception], str, str], ...] = (
-    (OfflineModeIsEnabled, "HF_HUB_OFFLINE=1 forbids asking the Hub", "unset it"),
-    (LocalTokenNotFoundError, "there is no token", f"{_LOGIN} gives one"),
-    (GatedRepoError, "its owner grants access one by one", "ask for it on the repository's page"),
-    (
-        RepositoryNotFoundError,
+_ACCESS: dict[type[Exception], tuple[str, str]] = {
+    errors.OfflineModeIsEnabled: ("HF_HUB_OFFLINE=1 forbids asking the Hub", "unset it"),
+    errors.LocalTokenNotFoundError: ("there is no token", f"{_LOGIN} gives one"),
+    # GatedRepoError is a RepositoryNotFoundError, so it comes first.
+    errors.GatedRepoError: ("its owner grants access one by one", "ask for it on the repository's page"),
+    errors.RepositoryNotFoundError: (
         "there is no such repository, or it is private and not for you",
         f"check the name; {_LOGIN} opens private ones",
     ),
-    (RevisionNotFoundError, "the repository has no such branch, tag or commit", "check what comes after the @"),
-    (HFValidationError, "that is not the name of a repository", "expected user/repo"),
-)
+    errors.RevisionNotFoundError: ("the repository has no such branch, tag or commit", "check what comes after the @"),
+    errors.HFValidationError: ("that is not the name of a repository", "expected user/repo"),
+}
+_STATUS = {
+    401: _BAD_TOKEN,
+    409: _PUSHED,
+    412: _PUSHED,
+    429: ("too many requests (HTTP 429)", f"wait some minutes, then {_AGAIN}"),
+}
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -53,12 +48,7 @@ P = ParamSpec("P")
 
 @contextmanager
 def hub_errors(task: str, safe: Callable[[], str]) -> Iterator[None]:
-    """Re-raise everything that the client raises as a UserError.
-
-    Args:
-        task: What fails, such as "cannot pull user/repo".
-        safe: Returns what is safe in spite of the failure; called after it.
-    """
+    """Re-raise everything that the client raises as a UserError: the failed task, and what is safe in spite of it."""
     try:
         yield
     except UserError:
@@ -85,9 +75,9 @@ def with_retries(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same request may succeed a little later."""
-    if isinstance(error, HfHubHTTPError):
+    if isinstance(error, errors.HfHubHTTPError):
         return error.response.status_code in _TRANSIENT
-    return isinstance(error, HTTPError)
+    return isinstance(error, errors.HTTPError)
 
 
 def explain(error: BaseException) -> tuple[str, str]:
@@ -115,31 +105,25 @@ def _explain_disk(error: BaseException) -> tuple[str, str] | None:
 def _explain_access(error: BaseException) -> tuple[str, str] | None:
     if type(error).__name__ == "XetAuthenticationError":  # by name: hf_xet need not be installed
         return _BAD_TOKEN
-    return next(((what, advice) for kind, what, advice in _ACCESS if isinstance(error, kind)), None)
+    return next((explanation for kind, explanation in _ACCESS.items() if isinstance(error, kind)), None)
 
 
 def _explain_answer(error: BaseException) -> tuple[str, str] | None:
-    if not isinstance(error, HfHubHTTPError):
+    if not isinstance(error, errors.HfHubHTTPError):
         return None
     status, message = error.response.status_code, (error.server_message or "").partition("\n")[0].rstrip(".")
-    if status == 401:
-        return _BAD_TOKEN
     if status == 403:
         return f"the token does not allow it ({message or 'HTTP 403'})", "use one with write permission"
-    if status in (409, 412):
-        return "somebody else pushed to it at the same time", _AGAIN
-    if status == 429:
-        return "too many requests (HTTP 429)", f"wait some minutes, then {_AGAIN}"
     if status >= 500:
         return f"the Hub answered HTTP {status}", f"{_AGAIN} later"
-    return f"the Hub refused it ({message or f'HTTP {status}'})", "change what it names"
+    return _STATUS.get(status, (f"the Hub refused it ({message or f'HTTP {status}'})", "change what it names"))
 
 
 def _explain_connection(error: BaseException) -> tuple[str, str] | None:
-    if isinstance(error, HTTPError) and not isinstance(error, HfHubHTTPError):
+    if isinstance(error, errors.HTTPError) and not isinstance(error, errors.HfHubHTTPError):
         return f"the connection to {constants.ENDPOINT} failed ({type(error).__name__})", f"{_AGAIN} later"
     if isinstance(error, ConnectionError):
         return f"the transfer broke off ({str(error).partition(chr(10))[0][:100]})", _AGAIN
-    if isinstance(error, LocalEntryNotFoundError):
+    if isinstance(error, errors.LocalEntryNotFoundError):
         return "it is not in the cache and the Hub cannot be asked", f"{_AGAIN} when the Hub can be reached"
     return None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 from cvrnet.data.splits import INDEPENDENT as INDEPENDENT  # the set's name is part of the layout
 
 # Of every run
@@ -34,3 +37,19 @@ def fold_name(fold: int | str) -> str:
     'fold-3'
     """
     return f"fold-{fold}"
+
+
+def fold_number(name: str) -> int | None:
+    """The number of a fold by the name of its folder or branch; None for any other name.
+
+    >>> fold_number("fold-3"), fold_number("fold-3.old")
+    (3, None)
+    """
+    match = re.fullmatch(r"fold-([1-9]\d*)", name)
+    return int(match[1]) if match else None
+
+
+def fold_folders(run: Path) -> dict[int, Path]:
+    """The folds of a run that hold a model: number to folder, in the order of the numbers."""
+    folders = [path.parent for path in run.glob(f"{fold_name('*')}/{CONFIG}")]
+    return dict(sorted((number, folder) for folder in folders if (number := fold_number(folder.name))))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,9 @@ from numpy.typing import NDArray
 from cvrnet.data.record import Record
 from cvrnet.data.splits import patient_key
 from cvrnet.errors import UserError
-from cvrnet.files import write_csv
+from cvrnet.files import damaged_files, write_csv
 from cvrnet.runs.layout import PREDICTIONS
+from cvrnet.runs.read import read_rows
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,9 @@ class PredictionTable:
     def of_source(self, source: str) -> PredictionTable:
         """The images of one source."""
         rows = [row for row, name in enumerate(self.sources) if name == source]
-        names, sources, patients, folds = (
-            [values[row] for row in rows] for values in (self.names, self.sources, self.patients, self.folds)
-        )
+        texts = {key: [getattr(self, key)[row] for row in rows] for key in ("names", "sources", "patients", "folds")}
         heads = None if self.heads is None else self.heads[:, rows]
-        return PredictionTable(
-            self.classes, names, self.labels[rows], self.probabilities[rows], sources, patients, folds, heads
-        )
+        return replace(self, **texts, labels=self.labels[rows], probabilities=self.probabilities[rows], heads=heads)
 
     @property
     def guesses(self) -> NDArray[np.intp]:
@@ -103,44 +99,35 @@ class PredictionTable:
 
 def write_predictions(folder: Path, sets: Mapping[str, PredictionTable]) -> None:
     """Write predictions.csv: a row for each image, with the name of its set (``val``, ``test``, ``independent``)."""
-    write_csv(folder / PREDICTIONS, (row for name, table in sets.items() for row in _rows(table, name)))
 
+    def rows() -> Iterator[dict[str, Any]]:
+        for split, table in sets.items():
+            for i, p in enumerate(table.probabilities):
+                # repr() is the shortest text that reads back as the same float64
+                numbers = {f"prob_{name}": repr(float(value)) for name, value in zip(table.classes, p, strict=True)}
+                row = {"path": table.names[i], "label": table.classes[table.labels[i]]}
+                row |= {"prediction": table.classes[int(p.argmax())], **numbers}
+                yield row | {"source": table.sources[i], "patient_id": table.patients[i], "split": split}
 
-def _rows(table: PredictionTable, split: str) -> Iterator[dict[str, Any]]:
-    for i, p in enumerate(table.probabilities):
-        yield {
-            "path": table.names[i],
-            "label": table.classes[table.labels[i]],
-            "prediction": table.classes[int(p.argmax())],
-            # repr() is the shortest text that reads back as the same float64
-            **{f"prob_{name}": repr(float(value)) for name, value in zip(table.classes, p, strict=True)},
-            "source": table.sources[i],
-            "patient_id": table.patients[i],
-            "split": split,
-        }
+    write_csv(folder / PREDICTIONS, rows())
 
 
 def read_predictions(folders: Sequence[Path], classes: Sequence[str], split: str) -> PredictionTable:
     """The predictions for one set (``val``, ``test``, ``independent``), of one or more folders joined.
 
-    Raises:
-        UserError: A file is missing, is not a predictions.csv of these classes, or has no image of the set.
+    Refuses a file that is missing, damaged, of other classes, or without an image of the set.
     """
     names, labels, probabilities, sources, patients, folds = [], [], [], [], [], []
     for number, folder in enumerate(folders, start=1):
-        path = folder / PREDICTIONS
-        try:
-            with path.open(encoding="utf-8", newline="") as file:
-                for row in csv.DictReader(file):
-                    if row["split"] == split:
-                        names.append(row["path"])
-                        labels.append(classes.index(row["label"]))
-                        probabilities.append([float(row[f"prob_{name}"]) for name in classes])
-                        sources.append(row.get("source") or "")
-                        patients.append(row.get("patient_id") or "")
-                        folds.append(str(number) if len(folders) > 1 else "")
-        except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
-            raise UserError(f"{path} cannot be used ({error}); expected predictions of {', '.join(classes)}") from error
+        for row in read_rows(folder / PREDICTIONS, ("path", "label", "split")):
+            if row["split"] == split:
+                with damaged_files(folder / PREDICTIONS):
+                    labels.append(classes.index(row["label"]))
+                    probabilities.append([float(row[f"prob_{name}"]) for name in classes])
+                names.append(row["path"])
+                sources.append(row.get("source") or "")
+                patients.append(row.get("patient_id") or "")
+                folds.append(str(number) if len(folders) > 1 else "")
     if not names:
         raise UserError(f"{folders[0] / PREDICTIONS} has no image of the set {split!r}")
     return PredictionTable(list(classes), names, np.array(labels), np.array(probabilities), sources, patients, folds)

@@ -13,15 +13,7 @@ from cvrnet.files import damaged_files
 
 
 def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
-    """The rows of a CSV file.
-
-    Args:
-        path: The file.
-        columns: Columns that it must have.
-
-    Raises:
-        UserError: File missing, not valid CSV, or without one of the columns.
-    """
+    """The rows of a CSV file; refuses a file that is missing, damaged or without one of the columns."""
     try:
         with damaged_files(path), path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file)
@@ -33,11 +25,7 @@ def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        UserError: File missing, not valid JSON, or another value than an object.
-    """
+    """The JSON object in a file; refuses a file that is missing, damaged or holds another value."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

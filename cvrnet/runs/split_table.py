@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cvrnet.data.record import Record
+from cvrnet.data.splits import refuse_shared_patients
 from cvrnet.errors import UserError
 from cvrnet.runs.read import read_rows
 
@@ -15,31 +16,17 @@ _COLUMNS = ("path", "label", "source", "patient_id")
 
 
 def split_row(record: Record, fold: str | int) -> dict[str, Any]:
-    """A row of split.csv.
-
-    Args:
-        record: The image.
-        fold: ``train``, ``val`` or ``independent``; of a cross-validation the number of the fold that tests the image,
-            or ``independent``.
-    """
-    return {
-        "path": record.name,
-        "label": record.label,
-        "source": record.source,
-        "patient_id": record.patient_id,
-        "fold": fold,
-    }
+    """A row of split.csv; the fold is ``train``, ``val``, ``independent``, or the number of the one that tests it."""
+    values = (record.name, record.label, record.source, record.patient_id)
+    return {**dict(zip(_COLUMNS, values, strict=True)), "fold": fold}
 
 
 class SplitTable:
-    """The rows of split.csv: finds the fold of an image or of its patient.
+    """The rows of split.csv (see `split_row`): finds the fold of an image or of its patient.
 
     An image is known by its path, label, source and patient together, since folders of different data sets share file
     names. An image that is not in the table belongs to the fold of its patient (see `cvrnet.data.splits` for who is one
     patient).
-
-    Args:
-        rows: Of `split_row`.
     """
 
     def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -50,11 +37,7 @@ class SplitTable:
 
     @classmethod
     def read(cls, path: Path) -> SplitTable:
-        """Read a run's split.csv.
-
-        Raises:
-            UserError: It is missing or damaged.
-        """
+        """Read a run's split.csv; errors as `cvrnet.runs.read.read_rows`."""
         return cls(read_rows(path, (*_COLUMNS, "fold")))
 
     @property
@@ -83,8 +66,7 @@ class SplitTable:
 def read_folds(path: Path, records: Sequence[Record]) -> list[int]:
     """Each record's fold, from the split.csv of another cross-validation of the same images.
 
-    Raises:
-        UserError: It is of another data set, or not of a cross-validation, or a patient is in two folds.
+    Refuses the file of another data set or job, and folds that share a patient.
     """
     folds = {row["path"]: row["fold"] for row in read_rows(path, ("path", "fold"))}
     missing = [r.name for r in records if not folds.get(r.name, "").isdigit()]
@@ -93,8 +75,8 @@ def read_folds(path: Path, records: Sequence[Record]) -> list[int]:
     numbers = [int(folds[r.name]) for r in records]
     if set(numbers) != set(range(1, max(numbers) + 1)) or max(numbers) < 3:
         raise UserError(f"{path} has the folds {sorted(set(numbers))}; expected 1 to n, n at least 3")
-    patients: dict[str, int] = {}
-    for r, number in zip(records, numbers, strict=True):
-        if r.patient_id and patients.setdefault(r.patient_id, number) != number:
-            raise UserError(f"{path}: patient {r.patient_id!r} is in folds {patients[r.patient_id]} and {number}")
+    sets: dict[str, list[Record]] = {}
+    for record, number in zip(records, numbers, strict=True):
+        sets.setdefault(f"fold {number}", []).append(record)
+    refuse_shared_patients(sets)
     return numbers

@@ -143,7 +143,7 @@ def _describe(run: Path) -> dict[str, Any]:
         "mean_std": _scores(summary["mean_std"]),
         "folds": {key: [fold[key] for fold in folds] for key in SCORES},
         "parameters": speed.pop("parameters"),
-        "training_seconds": sum(_seconds(path) for path in run.glob(f"fold-*/{HISTORY}")),
+        "training_seconds": sum(_seconds(path) for path in run.glob(f"{fold_name('*')}/{HISTORY}")),
         "speed": speed,
     }
     if INDEPENDENT in summary:

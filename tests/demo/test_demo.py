@@ -123,11 +123,11 @@ def test_answers_are_the_librarys(answering: Answering, predictor: Predictor, ki
     path = write_png(tmp_path / "a") if kind == "png" else write_dicom(tmp_path / "a", film("CVP"))
     answer = answering.file(Upload(path, "chest"))
     (expected,) = predictor.stream([path], heads=True)
-    np.testing.assert_allclose(answer.probabilities, expected.probabilities, atol=1e-6)
-    np.testing.assert_allclose(answer.heads, expected.heads, atol=1e-6)
-    assert answer.predictive_entropy == pytest.approx(expected.predictive_entropy, abs=1e-6)
-    assert answer.mutual_information == pytest.approx(expected.mutual_information, abs=1e-6)
-    assert answer.mutual_information > 1e-4
+    np.testing.assert_allclose(answer.prediction.probabilities, expected.probabilities, atol=1e-6)
+    np.testing.assert_allclose(answer.prediction.heads, expected.heads, atol=1e-6)
+    assert answer.prediction.predictive_entropy == pytest.approx(expected.predictive_entropy, abs=1e-6)
+    assert answer.prediction.mutual_information == pytest.approx(expected.mutual_information, abs=1e-6)
+    assert answer.prediction.mutual_information > 1e-4
     assert answering.parts == ["network", "test_resnet", "test_efficientnet", "P1", "P2", "P3", "P4", "P5"]
     for target in CLASSES:
         (explanation,) = explain(predictor, [path], target=target, parts=answering.parts)
@@ -441,7 +441,7 @@ def test_models_without_heads_or_maps(tmp_path: Path) -> None:
         save_checkpoint(timm.create_model(name, num_classes=3).eval(), tmp_path / name, CLASSES)
     plain = Answering(Predictor.from_pretrained(tmp_path / "test_resnet"))
     answer = plain.example("NCP")
-    assert (plain.parts, plain.members, answer.heads) == (["network"], (1, 1), None)
+    assert (plain.parts, plain.members, answer.prediction.heads) == (["network"], (1, 1), None)
     assert markup.heads(answer, CLASSES) == ""
     assert "Disagreement" not in markup.probabilities(answer, CLASSES, plain.members)
     save_checkpoint(small(in_chans=1, img_size=64), tmp_path / "grey", CLASSES)
@@ -460,7 +460,7 @@ def test_many_classes_and_fine_maps_stay_small(tmp_path: Path) -> None:
     names = [f"class-{k}" for k in range(50)]
     save_checkpoint(small(num_classes=50, img_size=64), tmp_path / "run", names)
     answer = Answering(Predictor.from_pretrained(tmp_path / "run")).example("NCP")
-    assert set(answer.maps) == {names[k] for k in answer.probabilities.argsort()[-20:]}
+    assert set(answer.maps) == {names[k] for k in answer.prediction.probabilities.argsort()[-20:]}
     fine = np.random.default_rng(0).random((200, 300), np.float32)
     view = unpack(pack(replace(answer, maps={"a": {"network": fine / fine.max()}})))
     assert view.draw("a", "network", 0.9).shape == (640, 640, 3)
@@ -472,11 +472,11 @@ def test_an_onnx_file_answers_without_maps(tmp_path: Path) -> None:
 
     save_checkpoint(small(("test_resnet",), img_size=64), tmp_path / "run", CLASSES)
     export_onnx(tmp_path / "run", tmp_path / "chest.onnx")
-    onnx = Answering(Predictor.from_pretrained(tmp_path / "chest.onnx"))
-    expected = Answering(Predictor.from_pretrained(tmp_path / "run")).example("NCP")
+    onnx = Answering(Predictor.from_pretrained(tmp_path / "chest.onnx", dtype="fp32"))
+    expected = Answering(Predictor.from_pretrained(tmp_path / "run", dtype="fp32")).example("NCP")
     answer = onnx.example("NCP")
-    np.testing.assert_allclose(answer.probabilities, expected.probabilities, atol=1e-4)
-    np.testing.assert_allclose(answer.heads, expected.heads, atol=1e-4)
+    np.testing.assert_allclose(answer.prediction.probabilities, expected.prediction.probabilities, atol=1e-4)
+    np.testing.assert_allclose(answer.prediction.heads, expected.prediction.heads, atol=1e-4)
     assert answer.maps == {}
     assert "no gradients (an ONNX file?)" in markup.plain(unpack(pack(answer)).picture, onnx.no_maps)
 

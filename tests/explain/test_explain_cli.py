@@ -13,7 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
+from cvrnet.data import read_records
+from cvrnet.files import write_csv
 from cvrnet.runs.checkpoint import load_checkpoint, save_checkpoint
+from cvrnet.runs.split_table import split_row
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "gradcam.py"
 PAGE = Path(__file__).parents[2] / "docs" / "explain.md"
@@ -151,12 +154,13 @@ def test_measure_out_of_fold(cli, lively, phantoms, tmp_path):
     folder = shutil.copytree(lively, tmp_path / "run")
     arguments = ("explain", folder, phantoms, "-o", tmp_path / "o", "--measure", "--out-of-fold")
     assert "has no split.csv" in cli(*arguments)[2]
-    names = [row["path"] for row in csv.DictReader(phantoms.open())]
-    split = "path,fold\n" + "".join(f"{name},{1 + i % 3}\n" for i, name in enumerate(names))
-    (folder / "split.csv").write_text(split)
+    write_csv(folder / "split.csv", [split_row(r, 1 + i % 3) for i, r in enumerate(read_records(phantoms))])
+    states = [folder / f"fold-{fold}" / "training-state.pt" for fold in (1, 2)]
+    for state in states:
+        state.touch()
     assert "no fold of" in cli(*arguments)[2]
-    for fold in (1, 2):
-        (folder / f"fold-{fold}" / "metrics.json").write_text("{}")
+    for state in states:
+        state.unlink()
     status, out, err = cli(*arguments)
     assert status == 0, err
     assert "12 images with masks are in no finished fold's test set" in err

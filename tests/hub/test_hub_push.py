@@ -20,6 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 import cvrnet
 from cvrnet.errors import UserError
 from cvrnet.hub.redact import harmless_name, public_run
+from cvrnet.hub.staging import stage_run
 from cvrnet.runs.checkpoint import save_checkpoint
 from tests.support.hub import LocalHub
 from tests.support.hub_runs import CLASSES, make_folds, make_model
@@ -110,8 +111,8 @@ def test_a_figure_keeps_its_pixels_and_nothing_else(hub: LocalHub, telling: Path
         assert old.info["Author"] == LOGIN
         assert np.array_equal(np.asarray(old), np.asarray(new))
         assert new.info == {}
-    broken = (telling / "figures/roc.png").read_bytes()[:-20]
-    (telling / "figures/roc.png").write_bytes(broken)
+    data = (telling / "figures/roc.png").read_bytes()
+    (telling / "figures/roc.png").write_bytes(data[: len(data) // 2])
     with pytest.raises(UserError, match=r"roc\.png is not a complete PNG"):
         cvrnet.push_folds(telling, "ada/net")
 
@@ -255,6 +256,19 @@ def test_a_tag_stays_where_it_is(hub: LocalHub, tmp_path: Path, cli) -> None:
         assert (status, err.startswith("Error: tag")) == (1, True)
 
 
+@pytest.mark.parametrize("name", ["independent", "test"])
+def test_the_card_of_a_training_shows_the_images_held_back(run: Path, tmp_path: Path, name: str) -> None:
+    """Version 0.1 called their set ``test``."""
+    folder = Path(shutil.copytree(run, tmp_path / "run"))
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics[name] = metrics.pop("independent")
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    card = ModelCard(stage_run(folder, "ada/net").main["README.md"].decode())
+    assert {r.dataset_split for r in card.data.eval_results} == {"test"}
+    assert card.data.eval_results[0].metric_value == metrics[name]["accuracy"]
+    assert f"| {metrics[name]['accuracy']:.3f} |" in card.text
+
+
 @pytest.mark.parametrize("kind", ["train", "keras"])
 def test_a_single_model_is_pushed_to_main_alone(hub: LocalHub, run: Path, tmp_path: Path, kind: str) -> None:
     folder = run
@@ -277,7 +291,7 @@ def test_a_single_model_is_pushed_to_main_alone(hub: LocalHub, run: Path, tmp_pa
         assert "No evaluation was recorded" in card.text
     else:
         metrics = json.loads((run / "metrics.json").read_text())
-        assert card.data.eval_results[0].metric_value == metrics["test"]["accuracy"]
+        assert card.data.eval_results[0].metric_value == metrics["independent"]["accuracy"]
         assert "site-b (a source that was kept for testing)" in card.text
 
 

@@ -33,6 +33,7 @@ def test_the_numbers_are_plain_timms(run, images):
     assert [p.label for p in predictions] == [model.pretrained_cfg["label_names"][i] for i in expected.argmax(1)]
 
 
+@pytest.mark.both_precisions
 def test_folds_are_averaged(run, images, tmp_path):
     for fold, seed in enumerate((1, 2, 3), start=1):
         torch.manual_seed(seed)
@@ -126,6 +127,7 @@ def test_number_formats(run, images, monkeypatch):
     rough = Predictor.from_pretrained(run, device="cpu", dtype="bf16")(images)
     np.testing.assert_allclose([p.probabilities for p in rough], [p.probabilities for p in exact], atol=0.02)
     assert not np.array_equal([p.probabilities for p in rough], [p.probabilities for p in exact])
+    monkeypatch.delenv("CVRNET_AMP")
     cpu = torch.device("cpu")
     for chosen in ("bf16", "fp32"):
         monkeypatch.setenv("CVRNET_AMP", chosen)

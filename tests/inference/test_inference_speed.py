@@ -15,12 +15,12 @@ from scipy import stats
 from torch import nn
 
 import cvrnet.inference.prefetch as reading_module
-from cvrnet.data import Preprocessing
+from cvrnet.data import Preprocessing, read_image, to_batch
 from cvrnet.errors import UserError
 from cvrnet.inference import Predictor
 from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
 from cvrnet.inference.head_logits import HeadLogits, cast_weights
-from cvrnet.inference.uncertainty import entropy, mutual_information, predictive_entropy
+from cvrnet.inference.uncertainty import entropy, mutual_information
 from cvrnet.runs.checkpoint import load_checkpoint, save_checkpoint
 from tests.support.networks import enliven, images, network
 
@@ -211,13 +211,26 @@ def test_what_rounds_worst_stays_in_float32(pixels, name, exact, rough):
 
 
 @pytest.mark.realdata
+@pytest.mark.both_precisions
 def test_number_formats_agree_on_real_radiographs(cxr, tmp_path):
-    """The default's probabilities are within 5e-3 of float32's, and the most probable class is the same."""
-    model = network("cvrnet", encoders=("test_resnet", "test_efficientnet"), num_classes=3)
+    """The default's probabilities are within 5e-3 of float32's, and the most probable class is the same.
+
+    As docs/performance.md measured it on a trained network. Random features hardly differ between radiographs: batch
+    norm enlarges the difference, and the rounding with it, so the heads keep the small weights of their initialisation.
+    """
+    torch.manual_seed(0)
+    model = timm.create_model("cvrnet", encoders=("test_resnet", "test_efficientnet"), num_classes=3)
     model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, 64, 64)}
-    save_checkpoint(model, tmp_path, CLASSES)
     with (cxr / "manifest.csv").open(encoding="utf-8", newline="") as file:
         files = [cxr / row["path"] for row in csv.DictReader(file)][::60]
+    preprocessing = Preprocessing.from_model(model)
+    pixels = [preprocessing.resize(read_image(path, preprocessing.mode)) for path in files]
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # exactly the statistics of these images
+    with torch.no_grad():
+        model.train()(preprocessing.normalize(to_batch(pixels)))
+    save_checkpoint(model, tmp_path, CLASSES)
     exact, default = (Predictor.from_pretrained(tmp_path, dtype=dtype)(files) for dtype in ("fp32", "auto"))
     np.testing.assert_allclose([p.probabilities for p in default], [p.probabilities for p in exact], atol=5e-3)
     assert [p.label for p in default] == [p.label for p in exact]
@@ -263,7 +276,7 @@ def distributions(members=3, images=2, classes=4):
 def test_uncertainty_is_scipys(members):
     np.testing.assert_allclose(entropy(members), stats.entropy(members, axis=-1), atol=1e-9)
     mean = members.mean(0)
-    np.testing.assert_allclose(predictive_entropy(members), stats.entropy(mean, axis=-1), atol=1e-9)
+    np.testing.assert_allclose(entropy(members.mean(0)), stats.entropy(mean, axis=-1), atol=1e-9)
     # The mutual information is the members' mean Kullback-Leibler divergence from their mean.
     divergence = np.mean([stats.entropy(m, mean, axis=-1) for m in members], axis=0)
     np.testing.assert_allclose(mutual_information(members), divergence, atol=1e-9)

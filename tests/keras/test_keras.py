@@ -294,8 +294,9 @@ def test_run_folder(converted: Path, checkpoint: Path, notebook: CVRNet) -> None
     assert str(checkpoint.parent) not in (converted / "run.json").read_text()
 
 
+@pytest.mark.both_precisions
 def test_run_folder_predicts(
-    converted: Path, images: Tensor, expected: dict[str, NDArray[Any]], tmp_path: Path
+    converted: Path, images: Tensor, expected: dict[str, NDArray[Any]], tmp_path: Path, auto_precision: str
 ) -> None:
     paths = []
     for i, image in enumerate(images):
@@ -305,7 +306,8 @@ def test_run_folder_predicts(
     model.pretrained_cfg["input_size"] = (3, 96, 96)  # of the reference's images; the network's own is 224
     answers = Predictor([model])(paths)
     probabilities = np.stack([answer.probabilities for answer in answers])
-    np.testing.assert_allclose(probabilities, expected["average"], atol=TOLERANCE)
+    bound = TOLERANCE if auto_precision == "fp32" else 5e-3  # docs/performance.md
+    np.testing.assert_allclose(probabilities, expected["average"], atol=bound)
     assert [answer.label for answer in answers] == ["NCP", "NCP"]
 
 
@@ -322,7 +324,7 @@ def test_run_folder_is_explained_exported_and_pushed(
         "export", converted, "-o", scratch / "model.onnx", "--img-size", 64, "--check-images", phantoms
     )
     assert status == 0, err
-    answers = Predictor.from_pretrained(scratch / "model.onnx")([image])
+    answers = Predictor.from_pretrained(scratch / "model.onnx", dtype="fp32")([image])
     model = load_checkpoint(converted)
     model.pretrained_cfg["input_size"] = (3, 64, 64)
     (expected,) = Predictor([model], dtype="fp32")([image])

@@ -295,14 +295,17 @@ def test_nothing_is_written_for_a_bad_file(declared: Path, tmp_path: Path) -> No
 
 def test_output_that_is_there(declared: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="exists; --overwrite replaces it"):
-        convert_keras(declared, tmp_path)
     with pytest.raises(UserError, match="exists and is not a run; choose another folder"):
         convert_keras(declared, tmp_path, overwrite=True)
     with pytest.raises(UserError, match="is a file; expected a folder for the run"):
         convert_keras(declared, tmp_path / "notes.txt", overwrite=True)
     assert (tmp_path / "notes.txt").read_text() == "mine"
-    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "run.json").write_text('{"kind": "train"}')
+    with pytest.raises(UserError, match="holds a run of another kind"):
+        convert_keras(declared, tmp_path, overwrite=True)
+    (tmp_path / "run.json").write_text('{"kind": "convert-keras"}')
+    with pytest.raises(UserError, match="exists; --overwrite replaces it"):
+        convert_keras(declared, tmp_path)
     inside = tmp_path / "weights.h5"
     inside.write_bytes(declared.read_bytes())
     with pytest.raises(UserError, match="would be replaced; choose another folder"):

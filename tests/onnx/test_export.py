@@ -6,6 +6,7 @@ import json
 import shutil
 import socket
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,7 +31,7 @@ import cvrnet  # noqa: E402
 import cvrnet.onnx.export  # noqa: E402
 from cvrnet.onnx import export_onnx, load_onnx  # noqa: E402
 from cvrnet.onnx.check_images import split_calibration  # noqa: E402
-from cvrnet.onnx.quantize import Agreement  # noqa: E402
+from cvrnet.onnx.quantize import check_agreement  # noqa: E402
 
 without_openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed")
 ENGINES = ["onnxruntime", pytest.param("openvino", marks=without_openvino)]
@@ -231,31 +232,24 @@ def test_bad_int8_is_refused(plain, phantoms, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("agreement", "refused"),
-    [
-        (Agreement(100, 0.98, 0.1, 0.80, 0.79), False),
-        (Agreement(100, 0.97, 0.1, 0.80, 0.80), True),
-        (Agreement(100, 0.99, 0.1, 0.80, 0.78), True),
-        (Agreement(100, 0.99, 0.1, None, None), False),
-    ],
+    ("top_class", "before", "after", "refused"),
+    [(0.98, 0.80, 0.79, False), (0.97, 0.80, 0.80, True), (0.99, 0.80, 0.78, True), (0.99, None, None, False)],
 )
-def test_what_is_bad(agreement, refused):
-    if refused:
-        with pytest.raises(UserError, match="int8 answers too differently"):
-            agreement.check(0.98, 0.0101)
-    else:
-        agreement.check(0.98, 0.0101)
+def test_what_is_bad(top_class, before, after, refused):
+    found = {"images": 100, "top_class": top_class, "accuracy_before": before, "accuracy_after": after}
+    with pytest.raises(UserError, match="int8 answers too differently") if refused else nullcontext():
+        check_agreement(found, 0.98, 0.0101)
 
 
 @settings(max_examples=25, deadline=None)
-@given(patients=st.lists(st.integers(0, 8), min_size=2, max_size=40), count=st.integers(1, 30), seed=st.integers(0, 99))
-def test_calibration_and_evaluation_share_no_patient(tmp_path_factory, patients, count, seed):
+@given(patients=st.lists(st.integers(0, 8), min_size=2, max_size=40), count=st.integers(1, 30))
+def test_calibration_and_evaluation_share_no_patient(tmp_path_factory, patients, count):
     folder = tmp_path_factory.mktemp("split")
     rows = [f"{i}.png,A,{f'p{patient}' if patient else ''}" for i, patient in enumerate(patients)]
     for i in range(len(patients)):
         (folder / f"{i}.png").touch()
     (folder / "manifest.csv").write_text("\n".join(["path,label,patient_id", *rows]) + "\n")
-    calibration, others = split_calibration(folder, count, 10, ["A", "B"], seed)
+    calibration, others = split_calibration(folder, count, 10, ["A", "B"])
     assert 0 < len(calibration) <= max(1, min(count, len(patients) // 2))
     assert len(others) <= 10
     ids = {r.patient_id for r in calibration} - {""}
@@ -332,16 +326,19 @@ def test_export_by_command(plain, phantoms, images, tmp_path, cli):
     assert "has no heads of its own" in err
 
 
-def test_predict_and_evaluate_take_the_file(folds, exported, phantoms, images, tmp_path, cli):
-    options = ("--device", "cpu", "--amp", "fp32")
+@pytest.mark.both_precisions
+def test_predict_and_evaluate_take_the_file(folds, exported, phantoms, images, tmp_path, cli, auto_precision):
+    # OpenVINO computes every layer in bfloat16: of random weights, probabilities move by more than docs/performance.md
+    # promises for PyTorch.
+    bound, options = 1e-4 if auto_precision == "fp32" else 0.02, ("--device", "cpu")
     status, out, err = cli("predict", exported, *images, "--heads", "--format", "jsonl", *options)
     assert status == 0, err
     rows = [json.loads(line) for line in out.splitlines()]
     assert [row["path"] for row in rows] == [str(path) for path in images]
     expected = Predictor.from_pretrained(folds, device="cpu", dtype="fp32")(images, heads=True)
     for row, prediction in zip(rows, expected, strict=True):
-        np.testing.assert_allclose([row[f"prob_{c}"] for c in CLASSES], prediction.probabilities, atol=1e-4)
-        np.testing.assert_allclose([row[f"head_5_{c}"] for c in CLASSES], prediction.heads[4], atol=1e-4)
+        np.testing.assert_allclose([row[f"prob_{c}"] for c in CLASSES], prediction.probabilities, atol=bound)
+        np.testing.assert_allclose([row[f"head_5_{c}"] for c in CLASSES], prediction.heads[4], atol=5 * bound)
     status, _, err = cli("evaluate", exported, phantoms, "-o", tmp_path / "evaluation", *options)
     assert status == 0, err
     assert json.loads((tmp_path / "evaluation" / "metrics.json").read_text())["test"]["n"] == 36

