@@ -456,6 +456,7 @@ def test_models_without_heads_or_maps(tmp_path: Path) -> None:
         build_page(vit, Uploads(tmp_path, 1), "vit")
 
 
+@pytest.mark.both_precisions
 def test_many_classes_and_fine_maps_stay_small(tmp_path: Path) -> None:
     names = [f"class-{k}" for k in range(50)]
     save_checkpoint(small(num_classes=50, img_size=64), tmp_path / "run", names)
