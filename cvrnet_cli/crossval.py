@@ -66,7 +66,8 @@ def crossval(
             raise click.UsageError("--leave-one-source-out excludes --test-source, --split-from and --only-fold")
         with job_callbacks(config) as callbacks:
             summary = workflows.leave_one_source_out(data, output, config, n_folds=n_folds, callbacks=callbacks, **job)
-        _show_sources(summary, output)
+        if summary:  # the other processes of a distributed run have none
+            _show_sources(summary, output)
         return
     with job_callbacks(config) as callbacks:
         result = workflows.cross_validate(
