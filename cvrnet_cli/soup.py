@@ -62,8 +62,8 @@ def soup(
             overwrite=overwrite,
             callbacks=callbacks,
         )
-    write_rows(result.rows, list(result.rows[0]), "table", sys.stdout)
-    say(f"\nScored on {result.images}.")
-    say(f"{result.batch_norm[0].upper()}{result.batch_norm[1:]}.")
-    say(f"{result.verdict[0].upper()}{result.verdict[1:]}.")
+    write_rows(result["rows"], list(result["rows"][0]), "table", sys.stdout)
+    say(f"\nScored on {result['images']}.")
+    for sentence in (result["batch_norm"], result["verdict"]):
+        say(f"{sentence[0].upper()}{sentence[1:]}.")
     say(f"It is in {output}.")

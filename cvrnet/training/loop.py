@@ -58,20 +58,20 @@ def fit(
     *,
     progress: Progress | None = None,
 ) -> State:
-    """Train one model; the best epoch's weights are left in the folder, in timm's format.
+    """Train one model, and save the best epoch's weights in the folder, in timm's format.
 
-    A training that was interrupted (its ``training-state.pt`` is in the folder) continues after its last whole epoch,
-    and ends with the same weights as one that was not.
+    A training that was interrupted (its ``training-state.pt`` is in the folder) continues after its last whole epoch.
+    On a CPU it ends with the same weights as one that was not interrupted.
 
     With several processes (``accelerate launch``), each takes its part of every batch; the gradient is that of the
     whole batch. Batch norm normalises with each part's own statistics, and process 0's running statistics are kept.
 
     Args:
         config: The protocol.
-        train: Training images, in the cache.
-        val: Validation images, in the cache.
+        train: Training images.
+        val: Validation images.
         classes: Class names in the order of the logits.
-        cache: Decoded images of the config's size.
+        cache: The decoded images of both, in the config's size.
         folder: Gets config.json, model.safetensors, history.csv and, while training goes on, training-state.pt.
         progress: Callbacks.
 
@@ -91,8 +91,11 @@ def fit(
     scaler = torch.amp.GradScaler(processes.device.type, enabled=processes.precision == "fp16")
     parts = {"model": model, "optimizer": optimizer, "plateau": plateau, "scaler": scaler}
     state = restore_state(folder / STATE, parts)
-    network = processes.parallel(model)
-    images = CachedImages(train, classes, cache, _augmentation(config), config.seed)
+    network, preprocessing = processes.parallel(model), Preprocessing.from_model(model)
+    augmentation = Augmentation(
+        rotation_p=config.rotation_p, shift_p=config.shift_p, hflip_p=config.hflip_p, vflip_p=config.vflip_p
+    )
+    images = CachedImages(train, classes, cache, augmentation, config.seed)
     labels = [classes.index(record.label) for record in val]
 
     while state.epoch < config.epochs and state.epoch - state.best_epoch < config.patience:
@@ -100,7 +103,7 @@ def fit(
         images.epoch = state.epoch + 1
         if processes.is_main:
             progress.start(images.epoch, len(train), state.history)
-        train_loss = _train_epoch(config, network, images, optimizer, scaler, processes, progress.step)
+        train_loss = _train_epoch(config, network, preprocessing, images, optimizer, scaler, processes, progress.step)
 
         # Validation is the prediction that users get: same number format, same float32 parts (see HeadLogits).
         processes.share_buffers(model)
@@ -139,6 +142,7 @@ def fit(
 def _train_epoch(
     config: TrainConfig,
     network: nn.Module,
+    preprocessing: Preprocessing,
     images: CachedImages,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
@@ -151,7 +155,6 @@ def _train_epoch(
         UserError: The loss is not finite.
     """
     device, world, epoch = processes.device, processes.count, images.epoch
-    preprocessing = Preprocessing.from_model(_inner(network))
     weights = class_weights(images.labels, len(images.classes)).to(device) if config.class_weights else None
     batches = epoch_batches(len(images), config.batch_size, world * config.grad_accum, config.seed, epoch)
     first = processes.index * config.grad_accum
@@ -215,14 +218,4 @@ def _plateau(optimizer: torch.optim.Optimizer, config: TrainConfig) -> torch.opt
         patience=config.lr_patience - 1,  # Keras drops the rate after so many epochs, torch one later
         threshold=0.0,
         threshold_mode="abs",
-    )
-
-
-def _inner(network: nn.Module) -> nn.Module:
-    return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
-
-
-def _augmentation(config: TrainConfig) -> Augmentation:
-    return Augmentation(
-        rotation_p=config.rotation_p, shift_p=config.shift_p, hflip_p=config.hflip_p, vflip_p=config.vflip_p
     )

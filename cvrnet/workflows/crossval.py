@@ -76,20 +76,20 @@ def cross_validate(
     Returns:
         The content of summary.json, or with ``only_fold`` of that fold's metrics.json.
     """
-    output = Path(output)
+    output, resume = Path(output), resume or only_fold is not None
     check_folds(n_folds)
     job = start_job(
         "crossval",
         data,
         output,
         config,
-        classes=classes,
-        cache_folder=cache_folder,
-        callbacks=callbacks,
-        audit=audit,
-        maps=maps,
-        resume=resume or only_fold is not None,
-        overwrite=overwrite,
+        classes,
+        cache_folder,
+        callbacks,
+        audit,
+        maps,
+        resume or only_fold is not None,
+        overwrite,
     )
     folds = choose_folds(job, output, n_folds, test_source, split_from)
     if only_fold is not None and not 1 <= only_fold <= folds.count:
@@ -125,15 +125,7 @@ def choose_folds(job: Job, output: Path, n_folds: int, test_source: str, split_f
 
 
 def train_folds(job: Job, output: Path, folds: Folds, name: str = "", only_fold: int | None = None) -> dict[str, Any]:
-    """Train and test the folds in a run folder, and join them.
-
-    Args:
-        job: The job.
-        output: The run folder.
-        folds: Of `choose_folds`.
-        name: For messages, the model or source of a sweep.
-        only_fold: As in `cross_validate`.
-    """
+    """Train and test the folds in a run folder, and join them; ``name`` is the model or source of a sweep."""
     open_run(job, output, "crossval", folds.members(), folds.test_source, folds=folds.count)
     metrics: dict[str, Any] = {}
     for fold in range(1, folds.count + 1) if only_fold is None else [only_fold]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cvrnet.data import DataError, ImageCache, Record, check_classes, scan_records
+from cvrnet.data import DataError, ImageCache, Record, check_classes, read_records
 from cvrnet.files import write_json
 from cvrnet.inference import Predictor
 from cvrnet.inference.cached import join_batches, predict_cached
@@ -157,9 +157,7 @@ def evaluate(
     """
     output, callbacks = Path(output), callbacks or Callbacks()
     check_folder(output, KIND, overwrite=overwrite)
-    records, problems = scan_records(data, min_classes=1)
-    if problems:
-        raise DataError(problems, data)
+    records = read_records(data, min_classes=1)
     predictor = Predictor.from_pretrained(model, device, amp, folds=folds)
     check_classes((r.label for r in records), predictor.classes)
     answers = predict_records(predictor, records, batch_size=batch_size, progress=callbacks.stage("Predicting"))

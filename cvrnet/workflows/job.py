@@ -72,7 +72,6 @@ def start_job(
     data: str | Path,
     output: Path,
     config: TrainConfig | None,
-    *,
     classes: Sequence[str] | None,
     cache_folder: Path | None,
     callbacks: Callbacks | None,
@@ -119,13 +118,7 @@ def open_run(
 ) -> None:
     """Claim a run's folder on the main process, write run.json and split.csv, and audit the data set.
 
-    Args:
-        job: The job.
-        output: The run folder.
-        kind: ``train``, ``crossval`` and so on.
-        split: Each image with its set or fold.
-        test_source: As in `cvrnet.workflows`.
-        further: Further keys of run.json.
+    ``split`` gives each image with its set or fold, ``further`` are further keys of run.json.
 
     Raises:
         UserError: The folder holds something else, or a run whose split or settings differ; or no such model can be
@@ -201,13 +194,7 @@ def _share_audit(sweep: Path, run: Path) -> None:
 
 
 def finish_report(output: Path, maps: bool, predictor: Predictor | None = None) -> Path:
-    """Write the report of a run or an evaluation, with Grad-CAM panels if `maps`.
-
-    Args:
-        output: The run or evaluation.
-        maps: As in `cvrnet.workflows`.
-        predictor: The model that was evaluated; by default the run's own.
-    """
+    """Write the report of a run or an evaluation; its maps are those of `predictor`, by default the run's own model."""
     from cvrnet.report.explanations import maps_section
 
     return write_report(output, [maps_section(output, predictor)] if maps else [])

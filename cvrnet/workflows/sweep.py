@@ -21,13 +21,8 @@ from cvrnet.workflows.benchmark_table import collect_benchmark, measure_speed
 from cvrnet.workflows.crossval import check_folds, choose_folds, train_folds
 from cvrnet.workflows.job import Callbacks, open_run, start_job
 
-ABLATIONS: dict[str, str] = {
-    "encoder1": "the first encoder alone, with its three heads",
-    "encoder2": "the second encoder alone, with its three heads",
-    "p3": "the head P3 alone, on the deepest maps of both encoders",
-    "mean-logits": "the heads' logits averaged in place of their probabilities",
-}
-"""Parts of a CVR-Net left out, by name: ``cvrnet:p3``."""
+ABLATIONS = ("encoder1", "encoder2", "p3", "mean-logits")
+"""Parts of a CVR-Net (``cvrnet:p3``): one encoder with its three heads, the head P3 alone, averaged logits."""
 
 
 def benchmark(
@@ -64,19 +59,7 @@ def benchmark(
     """
     output = Path(output)
     check_folds(n_folds)
-    job = start_job(
-        BENCHMARK,
-        data,
-        output,
-        config,
-        classes=classes,
-        cache_folder=cache_folder,
-        callbacks=callbacks,
-        audit=audit,
-        maps=maps,
-        resume=resume,
-        overwrite=overwrite,
-    )
+    job = start_job(BENCHMARK, data, output, config, classes, cache_folder, callbacks, audit, maps, resume, overwrite)
     folds = choose_folds(job, output, n_folds, test_source, split_from)
     if job.processes.is_main:
         earlier = read_json(output / RUN)["models"] if (output / RUN).is_file() and not overwrite else []
@@ -128,19 +111,7 @@ def leave_one_source_out(
     """
     output, kind = Path(output), "leave-one-source-out"
     check_folds(n_folds)
-    job = start_job(
-        kind,
-        data,
-        output,
-        config,
-        classes=classes,
-        cache_folder=cache_folder,
-        callbacks=callbacks,
-        audit=audit,
-        maps=maps,
-        resume=resume,
-        overwrite=overwrite,
-    )
+    job = start_job(kind, data, output, config, classes, cache_folder, callbacks, audit, maps, resume, overwrite)
     sources = sorted({r.source for r in job.records} - {""})
     if len(sources) < 2:
         raise UserError(f"{data} has {len(sources)} source; expected two or more (the manifest's column source)")
@@ -185,16 +156,13 @@ def model_config(model: str, config: TrainConfig) -> TrainConfig:
         raise UserError(f"unknown ablation {part!r} of {base}; expected {', '.join(ABLATIONS)}")
     with torch.device("meta"):
         network = timm.create_model(base, device="meta") if timm.is_model(base) else None
-    encoders: list[str] | None = getattr(network, "encoder_names", None)
-    if encoders is None or len(encoders) < 2:
+    encoders: list[str] = getattr(network, "encoder_names", [])
+    if len(encoders) < 2:
         raise UserError(f"{base!r} is no CVR-Net of two encoders; expected one of `cvrnet models` before {part!r}")
-    changes: dict[str, dict[str, Any]] = {
-        "encoder1": {"encoders": (encoders[0],)},
-        "encoder2": {"encoders": (encoders[1],)},
-        "p3": {"model_kwargs": {**config.model_kwargs, "scales": "deepest"}},
-        "mean-logits": {"model_kwargs": {**config.model_kwargs, "average": "logits"}},
-    }
-    return replace(config, model=base, **changes[part])
+    if part in ("encoder1", "encoder2"):
+        return replace(config, model=base, encoders=(encoders[int(part[-1]) - 1],))
+    option = {"scales": "deepest"} if part == "p3" else {"average": "logits"}
+    return replace(config, model=base, model_kwargs={**config.model_kwargs, **option})
 
 
 def _check(model: str, config: TrainConfig, num_classes: int) -> None:

@@ -44,19 +44,7 @@ def train(
         The content of metrics.json: the scores of the sets ``val`` and, where images are held back, ``independent``.
     """
     output = Path(output)
-    job = start_job(
-        "train",
-        data,
-        output,
-        config,
-        classes=classes,
-        cache_folder=cache_folder,
-        callbacks=callbacks,
-        audit=audit,
-        maps=maps,
-        resume=resume,
-        overwrite=overwrite,
-    )
+    job = start_job("train", data, output, config, classes, cache_folder, callbacks, audit, maps, resume, overwrite)
     sets = holdout_sets(job.records, job.config.val_fraction, job.config.seed, test_source)
     refuse_missing_classes(sets["train"], job.classes)
     open_run(job, output, "train", ((r, name) for name, members in sets.items() for r in members), test_source)
@@ -72,17 +60,11 @@ def train_sets(
 ) -> dict[str, Any]:
     """Train on ``train``, stop by ``val``, and evaluate the best epoch on every set but ``train``.
 
-    A folder that holds metrics.json is finished, and only read; one that holds a training state is resumed.
-
-    Args:
-        job: The job.
-        sets: Name of each set to its images.
-        folder: Gets the model, its scores and predictions.
-        name: As `Callbacks.training`.
-        fold: As `Callbacks.training`.
+    A folder that holds metrics.json is finished, and only read; one that holds a training state is resumed. ``name``
+    and ``fold`` are for `Callbacks.training`.
 
     Returns:
-        The content of metrics.json (on the main process).
+        The content of metrics.json on the main process, ``{}`` on the others.
     """
     processes, config = job.processes, job.config
     progress = job.callbacks.training(name, fold) if processes.is_main else None

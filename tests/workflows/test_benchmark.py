@@ -197,6 +197,11 @@ def test_the_command(cli, table, phantoms):
     )
     assert out == (table / "benchmark.csv").read_text(encoding="utf-8")
     assert cli("benchmark", phantoms, "--models", "test_resnet", "-o", table, *common)[0] == 1
+    other = ["--folds", 4, "--test-source", "site-b"]
+    status, _, err = cli(
+        "benchmark", phantoms, "--models", "test_resnet", "-o", table, *common[:-4], *other, "--resume"
+    )
+    assert (status, "folds is 4, was 3" in err) == (1, True)
 
 
 def test_each_source_left_out(phantoms, tmp_path, cli):
@@ -215,6 +220,18 @@ def test_each_source_left_out(phantoms, tmp_path, cli):
     assert again == summary
     with pytest.raises(UserError, match="--resume goes on with it"):
         leave_one_source_out(phantoms, tmp_path / "shift", config, n_folds=3, **PLAIN)
+    (tmp_path / "shift/site-b/run.json").unlink()
+    with pytest.raises(UserError, match="site-b exists and is not a run"):
+        leave_one_source_out(phantoms, tmp_path / "shift", config, n_folds=3, resume=True, **PLAIN)
+
+
+def test_a_failure_that_is_not_the_data_sets_stops_the_sweep(phantoms, tmp_path):
+    """Only what every process finds in the data set is noted as a source's problem; other failures are raised."""
+    with pytest.raises(UserError, match="unknown model 'cvrnot'"):
+        leave_one_source_out(phantoms, tmp_path / "other", replace(CONFIG, model="cvrnot"), n_folds=3, **PLAIN)
+    assert not (tmp_path / "other").exists()
+    with pytest.raises(UserError, match="2 folds; expected at least 3"):
+        leave_one_source_out(phantoms, tmp_path / "other", CONFIG, n_folds=2, **PLAIN)
 
 
 def test_a_source_that_cannot_be_left_out_is_named_and_the_others_go_on(phantoms, tmp_path, cli):
