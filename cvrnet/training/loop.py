@@ -168,7 +168,7 @@ def _train_epoch(
     for batch in batches:
         size = sum(len(part) for part in batch)
         for micro in range(config.grad_accum):
-            pixels, labels, _ = next(loader)
+            pixels, labels = next(loader)
             x = preprocessing.normalize(pixels.to(device, non_blocking=True))
             y = labels.to(device, non_blocking=True)
             with autocast(device, processes.precision):

@@ -34,11 +34,7 @@ def predict_records(
 ) -> PredictionTable:
     """The predictions for every readable image, and those of each head where the model averages several.
 
-    Args:
-        predictor: The model.
-        records: The images.
-        batch_size: Images the network sees at once.
-        progress: Called after each image with the number done and the number of images.
+    ``progress`` is called after each image with the number done and the number of images.
     """
     answers = []
     stream = predictor.stream((r.path for r in records), batch_size=batch_size, heads=predictor.averages_probabilities)
@@ -95,13 +91,7 @@ def describe_evaluation(
 
     ``independent_sources`` are the sources that the model was not trained on, None where it does not say what it was
     trained on; ``seen_images`` counts the images whose paths, or whose patients, it was trained or validated on.
-
-    Args:
-        model: The MODEL argument, as the user gave it.
-        predictor: The model.
-        data: The data set.
-        records: Its images.
-        predictions: Those of the images that could be read; images without one are not counted.
+    Only the images that have a prediction are described; ``model`` is the MODEL argument, as the user gave it.
     """
     readable = set(predictions.names)
     records = [r for r in records if r.name in readable]
