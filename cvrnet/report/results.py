@@ -18,12 +18,10 @@ class Results:
     """A run or an evaluation with its numbers.
 
     Attributes:
-        folder: Where it is.
         run: run.json.
         results: summary.json of a cross-validation, metrics.json of a training or an evaluation.
         shown: The set that figures and tables show: ``test``, or of a training ``independent`` or else ``val``.
-        scores: Of that set, over all folds.
-        predictions: Of that set, over all folds.
+        scores: Of that set, over all folds; so also ``predictions``.
         split: The rows of split.csv; none for an evaluation.
         histories: The rows of history.csv of each fold; none for an evaluation.
         audit: audit.json; empty where the data set was not audited.

@@ -39,14 +39,13 @@ class TrainConfig:
         lr: Initial learning rate.
         class_weights: Weigh the loss of class j by N_max / N_j. (The papers print N_j / N, which would favour the
             majority, against their own sentence: an erratum.)
-        lr_factor: The learning rate is multiplied by this...
-        lr_patience: ...after so many epochs without improvement. ("Reduced by 10 %": a factor of 0.9.)
+        lr_factor: The learning rate is multiplied by this after ``lr_patience`` epochs without improvement ("Reduced by
+            10 %": 0.9).
         patience: Training stops after so many epochs without improvement.
         monitor: ``val_loss`` or ``val_accuracy``: what improvement, and the best epoch, are judged by.
         rotation_p: Probability of a rotation.
-        shift_p: Probability of a shift, of width and height each.
-        hflip_p: Probability of a horizontal flip.
-        vflip_p: Probability of a vertical flip.
+        shift_p: Of a shift, of width and height each.
+        hflip_p: Of a horizontal flip; ``vflip_p`` of a vertical one.
         drop_rate: Dropout before the classifiers (the papers: none).
         val_fraction: Part of the patients that validates when the data set names no validation split.
         seed: Of weights, order, augmentation and splits.

@@ -85,8 +85,7 @@ def fit(
     processes = Processes(config.device, config.amp)
     torch.manual_seed(config.seed)
     model = create_for_training(config, len(classes)).to(processes.device).to(memory_format=torch.channels_last)
-    optimizer = _optimizer(model, config)
-    plateau = _plateau(optimizer, config)
+    optimizer, plateau = _optimization(model, config)
     # fp16 gradients underflow without scaling; for the other formats the scaler does nothing.
     scaler = torch.amp.GradScaler(processes.device.type, enabled=processes.precision == "fp16")
     parts = {"model": model, "optimizer": optimizer, "plateau": plateau, "scaler": scaler}
@@ -204,18 +203,14 @@ def class_weights(labels: Sequence[int], num_classes: int) -> Tensor:
     return torch.where(counts > 0, counts.max() / counts.clamp(min=1), 0.0)
 
 
-def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+def _optimization(
+    model: nn.Module, config: TrainConfig
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.ReduceLROnPlateau]:
     # fused: one pass over the weights for each step, on CPUs too
     options: dict[str, Any] = {"fused": True} if config.optimizer in ("adam", "adamw") else {}
-    return timm.optim.create_optimizer_v2(model, opt=config.optimizer, lr=config.lr, **options)
-
-
-def _plateau(optimizer: torch.optim.Optimizer, config: TrainConfig) -> torch.optim.lr_scheduler.ReduceLROnPlateau:
-    return torch.optim.lr_scheduler.ReduceLROnPlateau(
-        optimizer,
-        mode="max",
-        factor=config.lr_factor,
-        patience=config.lr_patience - 1,  # Keras drops the rate after so many epochs, torch one later
-        threshold=0.0,
-        threshold_mode="abs",
+    optimizer = timm.optim.create_optimizer_v2(model, opt=config.optimizer, lr=config.lr, **options)
+    # Keras drops the rate after so many epochs, torch one later.
+    patience = config.lr_patience - 1
+    return optimizer, torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, mode="max", factor=config.lr_factor, patience=patience, threshold=0.0, threshold_mode="abs"
     )

@@ -222,7 +222,7 @@ def test_what_does_not_fit_is_told(crossval, phantoms, tmp_path):
     with pytest.raises(UserError, match=r"split\.csv is damaged: it has no column path, fold"):
         read_folds(other, records)
     assert not (tmp_path / "run").exists()
-    with pytest.raises(UserError, match="is not a run"):
+    with pytest.raises(UserError, match=r"is not a finished run: it has no run\.json"):
         collect(tmp_path)
 
 
