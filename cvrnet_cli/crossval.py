@@ -45,7 +45,8 @@ def crossval(
     if collect is not None:
         if data is not None:
             raise click.UsageError("--collect takes the run alone, without DATA")
-        return _show_folds(workflows.collect(collect, maps=job["maps"]), collect)
+        _show_folds(workflows.collect(collect, maps=job["maps"]), collect)
+        return
     if data is None or output is None:
         raise click.UsageError("expected DATA and -o RUN, or --collect RUN")
     run: Any = workflows.cross_validate
@@ -55,11 +56,13 @@ def crossval(
         run = workflows.leave_one_source_out
     with job_callbacks(config) as callbacks:
         result = run(data, output, config, callbacks=callbacks, **job)
+    if not result:
+        return  # only the main process of a distributed run has a result
     if leave_one_source_out:
         _show_sources(result, output)
     elif only_fold := job["only_fold"]:
         say(f"\nFold {only_fold} is in {output}. After the last fold:\n  cvrnet crossval --collect {output}")
-    elif result:  # only the main process of a distributed run has one
+    else:
         _show_folds(result, output)
 
 

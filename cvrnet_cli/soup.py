@@ -34,8 +34,8 @@ def soup(run: Path, data: Path | None, output: Path, **settings: Any) -> None:
 
     with job_callbacks() as callbacks:
         result = make_soup(run, output, data, callbacks=callbacks, **settings)
-    print_rows(result.rows)
-    say(f"\nScored on {result.images}.")
-    for sentence in (result.batch_norm, result.verdict):
+    print_rows(result["rows"])
+    say(f"\nScored on {result['images']}.")
+    for sentence in (result["batch_norm"], result["verdict"]):
         say(f"{sentence[0].upper()}{sentence[1:]}.")
     say(f"The soup is in {output}.")

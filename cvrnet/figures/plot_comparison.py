@@ -16,10 +16,7 @@ ROW = 0.34  # inches a model
 def plot_comparison(result: Mapping[str, Any], score: str = "balanced_accuracy", title: str | None = None) -> Figure:
     """Each model's score in each fold with the mean, and its difference from the reference with the 95 % interval.
 
-    Args:
-        result: what `cvrnet.workflows.sweep.benchmark` returns.
-        score: the key of the score.
-        title: the figure's title.
+    ``result`` is what `cvrnet.workflows.benchmark` returns, ``score`` the key of a score that it compares.
     """
     figure, (scores, differences) = new_figure(columns=2)
     models, name = result["models"], score.replace("_", " ")

@@ -25,11 +25,8 @@ def plot_confusion_matrix(matrix: ArrayLike, classes: Sequence[str], title: str 
     The percentage is the share of the actual class (of the column), so the diagonal shows the sensitivities; it shades
     the cell. An actual class without images has no percentages.
 
-    Args:
-        matrix: counts as `cvrnet.metrics.confusion_matrix` gives them, **rows true**, shape (C, C); turned for display.
-            For a cross-validation, the sum over the folds.
-        classes: names in the order of the rows.
-        title: the figure's title.
+    ``matrix`` has shape (C, C) and **rows true**, as from `cvrnet.metrics.confusion_matrix`; it is turned for display.
+    ``classes`` are the names in the order of its rows.
 
     Raises:
         UserError: the matrix is not C x C.

@@ -20,9 +20,7 @@ CHANCE: dict[str, Any] = {"color": GREY, "linestyle": (0, (1, 2)), "linewidth": 
 def plot_roc(curves: Mapping[str, Any], title: str | None = None) -> Figure:
     """ROC curves of each class against the others and their macro average, with AUC in the legend.
 
-    Args:
-        curves: from `cvrnet.metrics.roc_curves`. A class without a curve is named in the legend as undefined.
-        title: the figure's title.
+    ``curves`` are from `cvrnet.metrics.roc_curves`. The legend names a class without a curve as undefined.
     """
     figure, (ax,) = new_figure()
     entries = _draw_curves(ax, curves, ("fpr", "tpr"), "AUC", "auc")
@@ -36,11 +34,8 @@ def plot_roc(curves: Mapping[str, Any], title: str | None = None) -> Figure:
 def plot_precision_recall(curves: Mapping[str, Any], title: str | None = None) -> Figure:
     """Precision-recall curves of each class against the others and their macro average, with AP in the legend.
 
-    A dotted line in the class's colour stands at its share of the images: the precision of guessing.
-
-    Args:
-        curves: from `cvrnet.metrics.precision_recall_curves`. A class without a curve is named as undefined.
-        title: the figure's title.
+    A dotted line in the class's colour stands at its share of the images: the precision of guessing. ``curves`` are
+    from `cvrnet.metrics.precision_recall_curves`. The legend names a class without a curve as undefined.
     """
     figure, (ax,) = new_figure()
     entries = _draw_curves(ax, curves, ("recall", "precision"), "AP", "average_precision", drawstyle="steps-post")
@@ -71,11 +66,8 @@ def _draw_curves(
 def plot_calibration(curves: Mapping[str, Any], title: str | None = None) -> Figure:
     """Reliability curves of each class and of the predicted class, whose ECE and Brier score the legend gives.
 
-    Below them, the number of images in each bin of the predicted class's probability: few images, little said.
-
-    Args:
-        curves: from `cvrnet.metrics.calibration_curve`.
-        title: the figure's title.
+    Below them, the number of images in each bin of the predicted class's probability: a bin of few images says little.
+    ``curves`` are from `cvrnet.metrics.calibration_curve`.
     """
     figure, (ax, below) = new_figure(heights=(5, 1))
     (diagonal,) = ax.plot([0, 1], [0, 1], **CHANCE)

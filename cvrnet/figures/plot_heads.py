@@ -16,10 +16,7 @@ ROW = 0.3  # inches
 def plot_heads(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> Figure:
     """Accuracy of each head, and below a line what they make together, the model's own last and in black.
 
-    Args:
-        rows: mappings with ``head``, ``accuracy`` and ``std`` (over folds, None where there is one): the heads, named
-            P1, P2 and so on, then the summaries, the model last.
-        title: the figure's title.
+    ``rows`` are those of `cvrnet.scoring.head_rows`: the heads, named P1, P2 and so on, then the summaries.
 
     Raises:
         UserError: no rows.

@@ -16,19 +16,12 @@ from cvrnet.figures.style import GREY, OKABE_ITO, class_style, finish, legend_be
 
 
 def plot_learning_curves(
-    history: Sequence[Mapping[str, Any]],
-    score: str = "val_accuracy",
-    best_epoch: int | None = None,
-    title: str | None = None,
+    history: Sequence[Mapping[str, Any]], score: str = "val_accuracy", title: str | None = None
 ) -> Figure:
     """Loss of training and validation, validation score and learning rate by epoch, with the best epoch marked.
 
-    Args:
-        history: one mapping an epoch (rows of history.csv; numbers or their text) with the keys ``epoch``,
-            ``train_loss``, ``val_loss``, ``lr`` and `score`.
-        score: the key of the validation score.
-        best_epoch: by default the last that the history calls ``best``, or the one with the lowest validation loss.
-        title: the figure's title.
+    ``history`` has one mapping an epoch (rows of history.csv; numbers or their text) with the keys ``epoch``,
+    ``train_loss``, ``val_loss``, ``lr`` and `score`. See `best_row` for which epoch is best.
 
     Raises:
         UserError: no rows, or a key is missing.
@@ -37,7 +30,6 @@ def plot_learning_curves(
     _check(history, keys)
     epochs, train, val, scores, rates = ([float(row[key]) for row in history] for key in keys)
     kept = best_row(history)
-    best = best_epoch if best_epoch is not None or kept is None else int(float(kept["epoch"]))
 
     figure, axes = new_figure(heights=(1, 1, 1))
     top, middle, bottom = axes
@@ -49,7 +41,8 @@ def plot_learning_curves(
     bottom.plot(epochs, rates, color=green, drawstyle="steps-mid", **line)
     bottom.set_yscale("log")
     entries: list[tuple[Artist, str]] = [(training, "Training"), (validation, "Validation")]
-    if best is not None:
+    if kept is not None:
+        best = int(float(kept["epoch"]))
         marks = [ax.axvline(best, color=GREY, linestyle=(0, (4, 2)), linewidth=1.2, zorder=1) for ax in axes]
         entries.append((marks[0], f"Best epoch ({best})"))
     legend_below(figure, entries, columns=3)
@@ -64,13 +57,8 @@ def plot_fold_learning_curves(
 ) -> Figure:
     """All folds of a cross-validation: training loss, validation loss and validation score by epoch.
 
-    A dot stands at each fold's best epoch: the last that the history calls ``best``, or the one with the lowest
-    validation loss.
-
-    Args:
-        histories: each fold's name and its history, as `plot_learning_curves` takes it.
-        score: the key of the validation score.
-        title: the figure's title.
+    ``histories`` has each fold's name and its history, as `plot_learning_curves` takes it. A dot stands at each fold's
+    best epoch (see `best_row`).
 
     Raises:
         UserError: no folds, no rows, or a key is missing.

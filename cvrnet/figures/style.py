@@ -27,7 +27,10 @@ DASHES = ("solid", (0, (5, 1.5)), (0, (1, 1)))
 
 
 def new_figure(heights: Sequence[float] = (1,), columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """A white figure with a grid of axes: rows of these relative heights share the y axis, columns the x axis."""
+    """A white figure with a grid of axes: rows of these relative heights share the y axis, columns the x axis.
+
+    Dark ticks and two spines on white, with a faint grid behind.
+    """
     space = 0.04 if columns > 1 else 0
     layout = ConstrainedLayoutEngine(w_pad=PAD, h_pad=PAD, wspace=space, hspace=0)
     figure = Figure(layout=layout, facecolor="white", edgecolor="white")
@@ -35,19 +38,14 @@ def new_figure(heights: Sequence[float] = (1,), columns: int = 1) -> tuple[Figur
     grid = figure.subplots(len(heights), columns, sharex="col", sharey="row", squeeze=False, height_ratios=heights)
     axes = grid.ravel().tolist()
     for ax in axes:
-        style_axes(ax)
+        ax.set_facecolor("white")
+        ax.tick_params(which="both", colors=TEXT, labelcolor=TEXT, labelsize=FONT_SIZE)
+        ax.grid(color="#e4e4e4", linewidth=0.6)
+        ax.set_axisbelow(True)
+        for side, spine in ax.spines.items():
+            spine.set_edgecolor(TEXT)
+            spine.set_visible(side in ("left", "bottom"))
     return figure, axes
-
-
-def style_axes(ax: Axes) -> None:
-    """Dark ticks and two spines on white, with a faint grid behind."""
-    ax.set_facecolor("white")
-    ax.tick_params(which="both", colors=TEXT, labelcolor=TEXT, labelsize=FONT_SIZE)
-    ax.grid(color="#e4e4e4", linewidth=0.6)
-    ax.set_axisbelow(True)
-    for side, spine in ax.spines.items():
-        spine.set_edgecolor(TEXT)
-        spine.set_visible(side in ("left", "bottom"))
 
 
 def set_labels(ax: Axes, x: str = "", y: str = "") -> None:

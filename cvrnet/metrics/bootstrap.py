@@ -63,11 +63,8 @@ def mean_interval(
 ) -> tuple[float | None, list[float] | None]:
     """The mean of one value for each image, and its 95 % interval by resampling patients as in `bootstrap_intervals`.
 
-    Args:
-        values: shape (N,); NaN for an image without a value, which is left out.
-        groups: the patient of each image; None or "" is a patient of its own. By default every image is.
-        n: number of resamples.
-        seed: of the random draws.
+    ``values`` has shape (N,), with NaN for an image without a value, which is left out; both results are None where all
+    are NaN. Other arguments: as `bootstrap_intervals`.
 
     >>> mean_interval([0.0, 1.0] * 50)
     (0.5, [0.4, 0.6])

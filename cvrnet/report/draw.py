@@ -14,18 +14,13 @@ from cvrnet.files import write_csv
 from cvrnet.runs.layout import FIGURES
 from cvrnet.runs.predictions import PredictionTable
 
+_ROC = ("fpr", "tpr", "threshold")
+_PRECISION_RECALL = ("recall", "precision", "threshold")
+_CALIBRATION = ("lower", "upper", "count", "predicted", "observed")
 _CURVES = {
-    "roc": (metrics.roc_curves, figures.plot_roc, ("fpr", "tpr", "threshold")),
-    "precision_recall": (
-        metrics.precision_recall_curves,
-        figures.plot_precision_recall,
-        ("recall", "precision", "threshold"),
-    ),
-    "calibration": (
-        metrics.calibration_curve,
-        figures.plot_calibration,
-        ("lower", "upper", "count", "predicted", "observed"),
-    ),
+    "roc": (metrics.roc_curves, figures.plot_roc, _ROC),
+    "precision_recall": (metrics.precision_recall_curves, figures.plot_precision_recall, _PRECISION_RECALL),
+    "calibration": (metrics.calibration_curve, figures.plot_calibration, _CALIBRATION),
 }
 """Name of the figure to the function that calculates it, the one that draws it, and the columns of its CSV file."""
 
@@ -33,10 +28,7 @@ _CURVES = {
 def draw_predictions(folder: Path, predictions: PredictionTable, suffix: str = "") -> None:
     """Confusion matrix, ROC, precision-recall and calibration curves: PNG and CSV in ``folder/figures``.
 
-    Args:
-        folder: The run.
-        predictions: What is shown.
-        suffix: Of the files' names, such as ``_independent``.
+    The files' names end in ``suffix``, such as ``_independent``.
     """
     p = predictions
     matrix = metrics.confusion_matrix(p.labels, p.probabilities)
@@ -58,9 +50,8 @@ def draw_learning_curves(folder: Path, histories: Mapping[str, Sequence[Mapping[
         figure = figures.plot_learning_curves(next(iter(histories.values())))
     else:
         figure = figures.plot_fold_learning_curves(histories)
-    _save(
-        folder, "learning_curves", figure, ({"fold": name, **row} for name, rows in histories.items() for row in rows)
-    )
+    numbers = ({"fold": name, **row} for name, rows in histories.items() for row in rows)
+    _save(folder, "learning_curves", figure, numbers)
 
 
 def _save(folder: Path, name: str, figure: Figure, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -73,15 +73,12 @@ def floor_rows(results: Results) -> list[dict[str, Any]]:
     floor = next((finding["figures"] for finding in findings if finding["code"] == "floor"), None)
     if floor is None:
         return []
-    names = {"val": "The model on the validation images", "test": "The model on the test images"}
-    if results.held_back:
-        names["test" if "test" in results.sets and results.kind == "train" else INDEPENDENT] = (
-            f"The model on {results.held_back}"
-        )
+    names = {"val": "the validation images", "test": "the test images", INDEPENDENT: results.held_back}
     rows = []
     for name, scores in results.sets.items():
         low, high = scores["intervals"]["balanced_accuracy"] or (None, None)
-        rows.append({"score of": names[name], "value": scores["balanced_accuracy"], "low": low, "high": high})
+        score_of = f"The model on {names[name]}"
+        rows.append({"score of": score_of, "value": scores["balanced_accuracy"], "low": low, "high": high})
     value, low, high = (floor[f"balanced_accuracy{end}"] for end in ("", "_low", "_high"))
     return [*rows, {"score of": "The floor", "value": value, "low": low, "high": high}]
 

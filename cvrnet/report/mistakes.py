@@ -14,20 +14,13 @@ SHOWN = 12
 
 
 def mistake_thumbnails(run: Mapping[str, Any], rows: Sequence[Row]) -> list[tuple[Picture | str, str, list[str]]]:
-    """For each row of `mistake_rows`: the image, or why it cannot be shown; its path; and lines of text.
-
-    Args:
-        run: run.json.
-        rows: The mistakes to show.
-    """
+    """For each row of `mistake_rows`: the image, or why it cannot be shown; its path; and lines of text."""
     shown = []
     for row in rows:
         where = [row["source"], row["fold"] and f"fold {row['fold']}"]
-        lines = [
-            f"{row['label']} taken for {row['prediction']}, {row['probability']:.3f}",
-            ", ".join(filter(None, where)),
-        ]
-        shown.append((_picture(image_path(run, row["path"])), row["path"], lines))
+        answer = f"{row['label']} taken for {row['prediction']}, {row['probability']:.3f}"
+        picture = _picture(image_path(run, row["path"]))
+        shown.append((picture, row["path"], [answer, ", ".join(filter(None, where))]))
     return shown
 
 

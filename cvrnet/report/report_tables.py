@@ -76,19 +76,9 @@ def settings_table(results: Results) -> Table:
 
 
 def _table(
-    rows: Sequence[Row],
-    columns: Columns,
-    shown: Sequence[Row] = (),
-    groups: Sequence[tuple[str, int]] = (),
+    rows: Sequence[Row], columns: Columns, shown: Sequence[Row] = (), groups: Sequence[tuple[str, int]] = ()
 ) -> ReportTable:
-    """Build a table: columns applied to rows.
-
-    Args:
-        rows: The rows of the CSV file.
-        columns: The columns that the page shows.
-        shown: The rows that the page shows, where they differ from those of the CSV file.
-        groups: As in `Table`.
-    """
+    """Build a table from the rows of its CSV file, and the columns (and rows, if they differ) that the page shows."""
     cells = [[_cell(row, key) for _, key in columns] for row in shown or rows]
     return ReportTable(rows, Table([title for title, _ in columns], cells, groups))
 
@@ -112,13 +102,10 @@ def _paper_table(results: Results) -> ReportTable:
         if INDEPENDENT in tree:
             found |= {f"{source} ": tree[INDEPENDENT]["mean_std"], "drop ": tree[INDEPENDENT]["drop"]}
     else:
+        names = {"val": "Validation", "test": "Test", INDEPENDENT: f"Test: {source}", "drop": f"Drop on {source}"}
         found = dict(tree)
-        drop = bool(source) and len(tree) > 1
-        held_back = f"Test: {source}" if source else "Test"
-        names = {"val": "Validation", "test": held_back, INDEPENDENT: held_back, "drop": f"Drop on {source}"}
-        if drop:
-            first, *_, last = tree.values()
-            found["drop"] = difference(first, last)
+        if source:
+            found["drop"] = difference(tree["val"], tree[INDEPENDENT])
     rows, shown = [], []
     for name, scores in found.items():
         values = paper_scores(scores)

@@ -18,12 +18,10 @@ class Results:
     """A run or an evaluation with its numbers.
 
     Attributes:
-        folder: Where it is.
         run: run.json.
         results: summary.json of a cross-validation, metrics.json of a training or an evaluation.
-        shown: The set that figures and tables show: ``test`` or, where a training has none, ``val``.
-        scores: Of that set, over all folds.
-        predictions: Of that set, over all folds.
+        shown: The set that figures and tables show: ``test``, or of a training ``independent`` or else ``val``.
+        scores: Of that set, over all folds; so also ``predictions``.
         split: The rows of split.csv; none for an evaluation.
         histories: The rows of history.csv of each fold; none for an evaluation.
         audit: audit.json; empty where the data set was not audited.
@@ -59,8 +57,7 @@ class Results:
     @property
     def held_back(self) -> str:
         """What the independent images are called: their source, or ``split=test``; "" if there are none."""
-        known = self.results.keys() & {INDEPENDENT, *(["test"] if self.kind == "train" else [])}  # test: version 0.1
-        return (self.run.get("test_source") or "split=test") if known else ""
+        return (self.run.get("test_source") or "split=test") if INDEPENDENT in self.results else ""
 
     @property
     def sets(self) -> dict[str, Mapping[str, Any]]:
@@ -84,16 +81,17 @@ def read_results(folder: Path) -> Results:
         UserError: The folder is not a finished run, or a file is missing or damaged.
     """
     run = read_json(folder / RUN)
-    crossval = run.get("kind") == "crossval"
+    crossval, trained = run.get("kind") == "crossval", run.get("kind") in ("crossval", "train")
     results = read_json(folder / (SUMMARY if crossval else METRICS))
     shown = "test" if crossval else list(results)[-1]
     scores = results["pooled"] if crossval else results[shown]
     if "intervals" not in scores:
         raise UserError(f"{folder} was scored by another version of cvrnet; evaluate it again")
     folders = [folder / fold_name(k) for k in range(1, run["folds"] + 1)] if crossval else [folder]
-    trained = run.get("kind") in ("crossval", "train")
+    predictions = read_predictions(folders, scores["classes"], shown)
+    if run.get("kind") == "train" and "test" in results:  # the name of the independent set in version 0.1
+        results, shown = {"val": results["val"], INDEPENDENT: results["test"]}, INDEPENDENT
     split = read_rows(folder / SPLIT) if trained else []
     histories = [read_rows(f / HISTORY) for f in folders] if trained else []
     audit = read_json(folder / AUDIT) if (folder / AUDIT).is_file() else {}
-    predictions = read_predictions(folders, scores["classes"], shown)
     return Results(folder, run, results, shown, scores, predictions, split, histories, audit)

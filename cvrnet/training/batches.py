@@ -25,9 +25,6 @@ def epoch_batches(n: int, batch_size: int, parts: int, seed: int, epoch: int) ->
         seed: The run's.
         epoch: From 1.
 
-    Returns:
-        Batches of parts of indices.
-
     Raises:
         UserError: Fewer images than parts.
 
@@ -41,18 +38,11 @@ def epoch_batches(n: int, batch_size: int, parts: int, seed: int, epoch: int) ->
     return [[part.tolist() for part in np.array_split(batch, parts)] for batch in np.array_split(order, steps)]
 
 
-class CachedImages(Dataset[tuple[Tensor, int, int]]):
-    """Decoded images with their labels, optionally augmented.
+class CachedImages(Dataset[tuple[Tensor, int]]):
+    """Decoded images, augmented, with their labels.
 
-    An item is ``(image, label, index)``: uint8 (C, H, W), and two ints. Augmentation depends on the seed, the epoch
-    and the index alone, so it is the same in every process and after a resume.
-
-    Args:
-        records: The images.
-        classes: Class names in the order of the logits.
-        cache: Where the decoded images are.
-        augmentation: None for evaluation.
-        seed: The run's.
+    An item is ``(image, label)``: uint8 (C, H, W), and an int. Augmentation depends on the seed, the epoch and the
+    index alone, so it is the same in every process and after a resume.
     """
 
     def __init__(
@@ -60,8 +50,8 @@ class CachedImages(Dataset[tuple[Tensor, int, int]]):
         records: Sequence[Record],
         classes: Sequence[str],
         cache: ImageCache,
-        augmentation: Augmentation | None = None,
-        seed: int = 0,
+        augmentation: Augmentation,
+        seed: int,
     ) -> None:
         self.records = records
         self.classes = classes
@@ -74,8 +64,6 @@ class CachedImages(Dataset[tuple[Tensor, int, int]]):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
         image = torch.from_numpy(self.cache.load(self.records[index].path).transpose(2, 0, 1).copy())
-        if self.augmentation is not None:
-            image = self.augmentation(image, seed=(self.seed, self.epoch, index))
-        return image, self.labels[index], index
+        return self.augmentation(image, seed=(self.seed, self.epoch, index)), self.labels[index]

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from cvrnet.errors import UserError
+
+_COUNTS = ("img_size", "batch_size", "grad_accum", "epochs", "patience", "lr_patience")
+_RULES: list[tuple[Sequence[str], Callable[[Any], bool], str]] = [
+    (_COUNTS, lambda value: value >= 1, "a whole number from 1"),
+    (("rotation_p", "shift_p", "hflip_p", "vflip_p"), lambda value: 0 <= value <= 1, "a probability from 0 to 1"),
+    (("val_fraction", "lr_factor"), lambda value: 0 < value < 1, "a number between 0 and 1"),
+    (("lr",), lambda value: value > 0, "a positive learning rate"),
+    (("in_chans",), lambda value: value in (1, 3), "1 (grey) or 3 (RGB)"),
+    (("monitor",), lambda value: value in ("val_loss", "val_accuracy"), "val_loss or val_accuracy"),
+]
+"""Names of settings, what is allowed, and what the message says of it."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +39,13 @@ class TrainConfig:
         lr: Initial learning rate.
         class_weights: Weigh the loss of class j by N_max / N_j. (The papers print N_j / N, which would favour the
             majority, against their own sentence: an erratum.)
-        lr_factor: The learning rate is multiplied by this...
-        lr_patience: ...after so many epochs without improvement. ("Reduced by 10 %": a factor of 0.9.)
+        lr_factor: The learning rate is multiplied by this after ``lr_patience`` epochs without improvement ("Reduced by
+            10 %": 0.9).
         patience: Training stops after so many epochs without improvement.
         monitor: ``val_loss`` or ``val_accuracy``: what improvement, and the best epoch, are judged by.
         rotation_p: Probability of a rotation.
-        shift_p: Probability of a shift, of width and height each.
-        hflip_p: Probability of a horizontal flip.
-        vflip_p: Probability of a vertical flip.
+        shift_p: Of a shift, of width and height each.
+        hflip_p: Of a horizontal flip; ``vflip_p`` of a vertical one.
         drop_rate: Dropout before the classifiers (the papers: none).
         val_fraction: Part of the patients that validates when the data set names no validation split.
         seed: Of weights, order, augmentation and splits.
@@ -73,22 +83,10 @@ class TrainConfig:
     num_workers: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("img_size", "batch_size", "grad_accum", "epochs", "patience", "lr_patience"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)}; expected a whole number from 1")
-        for name in ("rotation_p", "shift_p", "hflip_p", "vflip_p"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name}={getattr(self, name)}; expected a probability from 0 to 1")
-        if not 0 < self.val_fraction < 1:
-            raise UserError(f"val_fraction={self.val_fraction}; expected a fraction between 0 and 1")
-        if not 0 < self.lr_factor < 1:
-            raise UserError(f"lr_factor={self.lr_factor}; expected a factor between 0 and 1")
-        if not self.lr > 0:
-            raise UserError(f"lr={self.lr}; expected a positive learning rate")
-        if self.in_chans not in (1, 3):
-            raise UserError(f"in_chans={self.in_chans}; expected 1 (grey) or 3 (RGB)")
-        if self.monitor not in ("val_loss", "val_accuracy"):
-            raise UserError(f"monitor={self.monitor!r}; expected val_loss or val_accuracy")
+        for names, allowed, expected in _RULES:
+            for name in names:
+                if not allowed(getattr(self, name)):
+                    raise UserError(f"{name}={getattr(self, name)!r}; expected {expected}")
         if self.batch_size < self.grad_accum:
             raise UserError(f"batch_size={self.batch_size} cannot be split into {self.grad_accum} parts")
 

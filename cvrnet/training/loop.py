@@ -58,20 +58,20 @@ def fit(
     *,
     progress: Progress | None = None,
 ) -> State:
-    """Train one model; the best epoch's weights are left in the folder, in timm's format.
+    """Train one model, and save the best epoch's weights in the folder, in timm's format.
 
-    A training that was interrupted (its ``training-state.pt`` is in the folder) continues after its last whole epoch,
-    and ends with the same weights as one that was not.
+    A training that was interrupted (its ``training-state.pt`` is in the folder) continues after its last whole epoch.
+    On a CPU it ends with the same weights as one that was not interrupted.
 
     With several processes (``accelerate launch``), each takes its part of every batch; the gradient is that of the
     whole batch. Batch norm normalises with each part's own statistics, and process 0's running statistics are kept.
 
     Args:
         config: The protocol.
-        train: Training images, in the cache.
-        val: Validation images, in the cache.
+        train: Training images.
+        val: Validation images.
         classes: Class names in the order of the logits.
-        cache: Decoded images of the config's size.
+        cache: The decoded images of both, in the config's size.
         folder: Gets config.json, model.safetensors, history.csv and, while training goes on, training-state.pt.
         progress: Callbacks.
 
@@ -85,14 +85,16 @@ def fit(
     processes = Processes(config.device, config.amp)
     torch.manual_seed(config.seed)
     model = create_for_training(config, len(classes)).to(processes.device).to(memory_format=torch.channels_last)
-    optimizer = _optimizer(model, config)
-    plateau = _plateau(optimizer, config)
+    optimizer, plateau = _optimization(model, config)
     # fp16 gradients underflow without scaling; for the other formats the scaler does nothing.
     scaler = torch.amp.GradScaler(processes.device.type, enabled=processes.precision == "fp16")
     parts = {"model": model, "optimizer": optimizer, "plateau": plateau, "scaler": scaler}
     state = restore_state(folder / STATE, parts)
-    network = processes.parallel(model)
-    images = CachedImages(train, classes, cache, _augmentation(config), config.seed)
+    network, preprocessing = processes.parallel(model), Preprocessing.from_model(model)
+    augmentation = Augmentation(
+        rotation_p=config.rotation_p, shift_p=config.shift_p, hflip_p=config.hflip_p, vflip_p=config.vflip_p
+    )
+    images = CachedImages(train, classes, cache, augmentation, config.seed)
     labels = [classes.index(record.label) for record in val]
 
     while state.epoch < config.epochs and state.epoch - state.best_epoch < config.patience:
@@ -100,7 +102,7 @@ def fit(
         images.epoch = state.epoch + 1
         if processes.is_main:
             progress.start(images.epoch, len(train), state.history)
-        train_loss = _train_epoch(config, network, images, optimizer, scaler, processes, progress.step)
+        train_loss = _train_epoch(config, network, preprocessing, images, optimizer, scaler, processes, progress.step)
 
         # Validation is the prediction that users get: same number format, same float32 parts (see HeadLogits).
         processes.share_buffers(model)
@@ -139,6 +141,7 @@ def fit(
 def _train_epoch(
     config: TrainConfig,
     network: nn.Module,
+    preprocessing: Preprocessing,
     images: CachedImages,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
@@ -151,7 +154,6 @@ def _train_epoch(
         UserError: The loss is not finite.
     """
     device, world, epoch = processes.device, processes.count, images.epoch
-    preprocessing = Preprocessing.from_model(_inner(network))
     weights = class_weights(images.labels, len(images.classes)).to(device) if config.class_weights else None
     batches = epoch_batches(len(images), config.batch_size, world * config.grad_accum, config.seed, epoch)
     first = processes.index * config.grad_accum
@@ -165,7 +167,7 @@ def _train_epoch(
     for batch in batches:
         size = sum(len(part) for part in batch)
         for micro in range(config.grad_accum):
-            pixels, labels, _ = next(loader)
+            pixels, labels = next(loader)
             x = preprocessing.normalize(pixels.to(device, non_blocking=True))
             y = labels.to(device, non_blocking=True)
             with autocast(device, processes.precision):
@@ -201,28 +203,14 @@ def class_weights(labels: Sequence[int], num_classes: int) -> Tensor:
     return torch.where(counts > 0, counts.max() / counts.clamp(min=1), 0.0)
 
 
-def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+def _optimization(
+    model: nn.Module, config: TrainConfig
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.ReduceLROnPlateau]:
     # fused: one pass over the weights for each step, on CPUs too
     options: dict[str, Any] = {"fused": True} if config.optimizer in ("adam", "adamw") else {}
-    return timm.optim.create_optimizer_v2(model, opt=config.optimizer, lr=config.lr, **options)
-
-
-def _plateau(optimizer: torch.optim.Optimizer, config: TrainConfig) -> torch.optim.lr_scheduler.ReduceLROnPlateau:
-    return torch.optim.lr_scheduler.ReduceLROnPlateau(
-        optimizer,
-        mode="max",
-        factor=config.lr_factor,
-        patience=config.lr_patience - 1,  # Keras drops the rate after so many epochs, torch one later
-        threshold=0.0,
-        threshold_mode="abs",
-    )
-
-
-def _inner(network: nn.Module) -> nn.Module:
-    return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
-
-
-def _augmentation(config: TrainConfig) -> Augmentation:
-    return Augmentation(
-        rotation_p=config.rotation_p, shift_p=config.shift_p, hflip_p=config.hflip_p, vflip_p=config.vflip_p
+    optimizer = timm.optim.create_optimizer_v2(model, opt=config.optimizer, lr=config.lr, **options)
+    # Keras drops the rate after so many epochs, torch one later.
+    patience = config.lr_patience - 1
+    return optimizer, torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, mode="max", factor=config.lr_factor, patience=patience, threshold=0.0, threshold_mode="abs"
     )

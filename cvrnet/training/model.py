@@ -39,8 +39,6 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
         arguments = timm.models.resolve_model_input_args(origin, {"img_size": config.img_size}, **options)
         name = arguments.pop("model_name")
         model = timm.create_model(name, pretrained=config.pretrained or trained, **arguments)
-    except UserError:
-        raise
     except TypeError as error:
         raise UserError(f"model {config.model!r}: {error}") from error
     except (OSError, RuntimeError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ class Processes:
     """This process's device, number format and place among the others.
 
     Only accelerate's ``PartialState`` is used. ``accelerate.Accelerator`` would fix the number format for the life of
-    the Python process; so trainings of different precision and device can follow one another in a notebook.
+    the Python process; without it, trainings of different precision and device can follow one another in a notebook.
 
     Args:
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``. Of several processes, each gets its own GPU.
@@ -40,7 +41,8 @@ class Processes:
     def __init__(self, device: str = "auto", amp: str = "auto") -> None:
         check_launch()
         chosen = select_device(device)
-        self._state = PartialState(cpu=chosen.type == "cpu")
+        # The others wait while the main process decodes, audits and evaluates: longer than NCCL's limit of ten minutes.
+        self._state = PartialState(cpu=chosen.type == "cpu", timeout=timedelta(days=7))
         self.count: int = self._state.num_processes
         self.index: int = self._state.process_index
         self.is_main: bool = self._state.is_main_process

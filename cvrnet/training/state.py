@@ -32,13 +32,7 @@ class State:
 
 
 def save_state(path: Path, parts: dict[str, Any], state: State) -> None:
-    """Write a training's state, whole or not at all.
-
-    Args:
-        path: The file.
-        parts: Name to what has a ``state_dict``: model, optimiser, schedule, scaler.
-        state: Where the training is.
-    """
+    """Write a training's state, whole or not at all; ``parts`` have a ``state_dict``: model, optimiser and so on."""
     with atomic_write(path) as temporary:
         torch.save({name: part.state_dict() for name, part in parts.items()} | {"state": vars(state)}, temporary)
 

@@ -1,4 +1,28 @@
-"""Whole jobs: from a data set to a finished folder with its report (extra ``train``)."""
+"""Whole jobs: from a data set to a finished folder with its report (extra ``train``).
+
+The jobs share these arguments:
+
+- ``data``: Folder with one sub-folder a class, or CSV manifest.
+- ``output``: The folder to write to. What is in it is named by each job.
+- ``config``: The training protocol, `cvrnet.training.TrainConfig`.
+- ``n_folds``: Number of folds to make, at least 3.
+- ``classes``: Class order; alphabetical if not given.
+- ``test_source``: A source that no model trains or validates on. Its images, or without a test source those whose
+  ``split`` is ``test``, are the set ``independent`` (see `cvrnet.data.splits`).
+- ``split_from``: A split.csv whose folds are taken instead of new ones.
+- ``audit``: Audit the data set first (extra ``audit``), and show the findings in the report.
+- ``maps``: Show Grad-CAM of some images in the report.
+- ``resume``: Continue the job in the folder. It must have the same data, settings and split.
+- ``overwrite``: Replace the earlier job of the same kind in the folder.
+- ``cache_folder``: Where decoded images are kept. Each image is decoded once for a whole job.
+- ``device``, ``amp``: Where and in which number format to compute, as in `cvrnet.Predictor`.
+- ``batch_size``: Images the network sees at once.
+- ``callbacks``: What to call for progress and messages, `Callbacks`.
+
+The jobs that train raise `cvrnet.data.DataError`, which lists everything that is wrong with the data set, and
+`cvrnet.errors.UserError` where the folder holds something else or a setting does not fit the data: both before anything
+is trained. Under ``accelerate launch`` they return the result on the main process, and ``{}`` on the others.
+"""
 
 from cvrnet.workflows.collect import collect
 from cvrnet.workflows.crossval import cross_validate

@@ -22,36 +22,57 @@ from cvrnet.runs.layout import BENCHMARK, FIGURES, HISTORY, INDEPENDENT, RUN, SP
 from cvrnet.runs.read import read_json, read_rows
 from cvrnet.training import TrainConfig
 
-SCORES = ("accuracy", "balanced_accuracy", "f1_macro", "auc_macro")
+COMPARED = ("accuracy", "balanced_accuracy", "f1_macro", "auc_macro")
+COLUMNS = {
+    "recall_weighted": "recall",
+    "precision_weighted": "precision",
+    "f1_weighted": "F1",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "f1_macro": "F1 macro",
+    "auc_macro": "AUC macro",
+}
+METHOD = (
+    "Mean ± standard deviation over {folds} folds; recall, precision and F1 weighted by support, as in the papers. "
+    "Differences: corrected resampled t-test (Nadeau and Bengio 2003) on the folds' paired scores, because folds share "
+    "training images and an ordinary paired t-test would find differences that are not there; p adjusted by Holm's "
+    "method for the number of models."
+)
 
 
 def collect_benchmark(output: Path) -> dict[str, Any]:
     """Join the models that are finished: benchmark.json, benchmark.csv, benchmark.md and the figure.
 
     Raises:
-        UserError: It is no benchmark, or no model is finished.
+        UserError: No model is finished.
     """
-    models = benchmark_models(output)
-    done = [m for m in models if all((output / slug(m) / name).is_file() for name in (SUMMARY, SPEED))]
+    run = read_json(output / RUN)
+    runs = {model: output / slug(model) for model in run["models"]}
+    done = [m for m, folder in runs.items() if (folder / SUMMARY).is_file() and (folder / SPEED).is_file()]
     if not done:
         raise UserError(f"{output}: no model of this benchmark is finished; --resume goes on with it")
-    run = read_json(output / RUN)
     reference = "cvrnet" if "cvrnet" in done else done[0]
+    models = {m: _describe(runs[m]) for m in done}
+    others = [m for m in done if m != reference]
+    # A fold's model is trained on k - 2 of the k folds, and tested on one.
+    images, k = len(read_rows(output / SPLIT)), run["folds"]
+    n_train, n_test = images * (k - 2) // k, images // k
+    for score in COMPARED:
+        ours = models[reference]["folds"][score]
+        tests = []
+        for m in others:
+            pairs = zip(models[m]["folds"][score], ours, strict=True)
+            differences = [a - b for a, b in pairs if a is not None and b is not None]
+            tests.append(corrected_resampled_t_test(differences, n_train, n_test))
+        for m, test, p in zip(others, tests, holm([test["p"] for test in tests]), strict=True):
+            models[m].setdefault("difference", {})[score] = {**test, "p_holm": p}
     result: dict[str, Any] = {
         "reference": reference,
-        "folds": run["folds"],
+        "folds": k,
         "test_source": run["test_source"] or None,
-        "unfinished": [m for m in models if m not in done],
-        "models": {m: _describe(output / slug(m)) for m in done},
+        "unfinished": [m for m in runs if m not in done],
+        "models": models,
     }
-    parts = _fold_sizes(output / SPLIT)
-    others = [m for m in done if m != reference]
-    for score in SCORES:
-        ours = result["models"][reference]["folds"][score]
-        tests = {m: _compare(result["models"][m]["folds"][score], ours, *parts) for m in others}
-        adjusted = dict(zip(others, holm([test["p"] for test in tests.values()]), strict=True)) if others else {}
-        for m, test in tests.items():
-            result["models"][m].setdefault("difference", {})[score] = {**test, "p_holm": adjusted[m]}
     rows = benchmark_rows(result)
     write_csv(output / f"{BENCHMARK}.csv", rows)
     write_text(output / f"{BENCHMARK}.md", _markdown(result, rows))
@@ -64,18 +85,16 @@ def benchmark_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
     """The table as v2 prints it, a row a model: mean ± standard deviation over the folds, then size, time and speed."""
     rows = []
     for name, model in result["models"].items():
-        row = {"model": name}
-        for key, title in _COLUMNS.items():
-            row[title] = spread(model["mean_std"][key])
-        for key in ("accuracy", "balanced_accuracy"):
-            if result["test_source"]:
-                row[f"{key.replace('_', ' ')} on {result['test_source']}"] = spread(model[INDEPENDENT][key])
+        row = {"model": name} | {title: spread(model["mean_std"][key]) for key, title in COLUMNS.items()}
+        if result["test_source"]:
+            for key in COMPARED[:2]:
+                row[f"{COLUMNS[key]} on {result['test_source']}"] = spread(model[INDEPENDENT][key])
         row["parameters (M)"] = f"{model['parameters'] / 1e6:.1f}"
         row["training (min)"] = f"{model['training_seconds'] / 60:.1f}"
         row["images/s"] = f"{model['speed']['images_per_second']:.1f}"
-        for key in ("accuracy", "balanced_accuracy"):
-            test = model.get("difference", {}).get(key)
-            title = f"{key.replace('_', ' ')} less {result['reference']}'s [95 % CI], p"
+        for key in COMPARED[:2]:
+            test = model["difference"][key] if "difference" in model else None
+            title = f"{COLUMNS[key]} less {result['reference']}'s [95 % CI], p"
             row[title] = f"{test['mean']:+.3f} [{test['low']:+.3f}, {test['high']:+.3f}], {_p(test)}" if test else "-"
         rows.append(row)
     return rows
@@ -83,13 +102,13 @@ def benchmark_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def brief_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
     """The columns of the table that fit a terminal."""
-    wanted = ("model", "accuracy", "balanced accuracy", "AUC macro", "parameters (M)", "training (min)", "images/s")
-    p, outside = f"p against {result['reference']}", f"balanced accuracy on {result['test_source']}"
+    outside, p = f"balanced accuracy on {result['test_source']}", f"p against {result['reference']}"
+    wanted = ["model", "accuracy", "balanced accuracy", "AUC macro", outside]
+    wanted += ["parameters (M)", "training (min)", "images/s"]
     rows = []
     for full, model in zip(benchmark_rows(result), result["models"].values(), strict=True):
-        test = model.get("difference", {}).get("balanced_accuracy")
-        row = {key: full[key] for key in wanted[:4]} | ({outside: full[outside]} if outside in full else {})
-        rows.append(row | {key: full[key] for key in wanted[4:]} | {p: _p(test) if test else "-"})
+        compared = _p(model["difference"]["balanced_accuracy"]) if "difference" in model else "-"
+        rows.append({key: full[key] for key in wanted if key in full} | {p: compared})
     return rows
 
 
@@ -97,33 +116,21 @@ def _p(test: Mapping[str, float]) -> str:
     return "<0.001" if test["p_holm"] < 0.001 else f"{test['p_holm']:.3f}"
 
 
-_COLUMNS = {
-    "recall_weighted": "recall",
-    "precision_weighted": "precision",
-    "f1_weighted": "F1",
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "f1_macro": "F1 macro",
-    "auc_macro": "AUC macro",
-}
-
-
-def measure_speed(run: Path, config: TrainConfig, batches: int = 10) -> dict[str, Any]:
-    """Images a second that fold 1 classifies (decoded, at the batch size of the protocol); measured once a run."""
+def measure_speed(run: Path, config: TrainConfig, batches: int = 10) -> None:
+    """Measure, once a run, how many decoded images a second the model of fold 1 classifies; write speed.json."""
     if (run / SPEED).is_file():
-        return read_json(run / SPEED)
+        return
     model = load_checkpoint(run / fold_name(1))
     parameters = sum(p.numel() for p in model.parameters())
-    predictor = Predictor([fuse_batch_norm(model)], device=config.device)
-    size = predictor.preprocessing.input_size
-    images = torch.zeros((config.batch_size, *size), dtype=torch.uint8)
+    predictor = Predictor([fuse_batch_norm(model)], config.device, config.amp)
+    images = torch.zeros((config.batch_size, *predictor.preprocessing.input_size), dtype=torch.uint8)
     seconds = []
     for _ in range(batches + 2):
         started = time.perf_counter()
         predictor.probabilities(images)
         seconds.append(time.perf_counter() - started)
     speed = {
-        "images_per_second": config.batch_size / float(np.median(seconds[2:])),
+        "images_per_second": config.batch_size / float(np.median(seconds[2:])),  # the first two warm up
         "batch_size": config.batch_size,
         "device": str(predictor.device),
         "precision": predictor.precision,
@@ -131,19 +138,18 @@ def measure_speed(run: Path, config: TrainConfig, batches: int = 10) -> dict[str
         "parameters": parameters,
     }
     write_json(run / SPEED, speed)
-    return speed
 
 
 def _describe(run: Path) -> dict[str, Any]:
-    """What the table says of one model, from its run."""
-    summary = read_json(run / SUMMARY)
-    speed = read_json(run / SPEED)
+    """What benchmark.json says of one model, from its run."""
+    summary, speed = read_json(run / SUMMARY), read_json(run / SPEED)
     folds = [_scores(fold) for fold in summary["folds"]]
+    histories = [read_rows(path) for path in run.glob(f"{fold_name('*')}/{HISTORY}")]
     model: dict[str, Any] = {
         "mean_std": _scores(summary["mean_std"]),
-        "folds": {key: [fold[key] for fold in folds] for key in SCORES},
+        "folds": {key: [fold[key] for fold in folds] for key in COMPARED},
         "parameters": speed.pop("parameters"),
-        "training_seconds": sum(_seconds(path) for path in run.glob(f"{fold_name('*')}/{HISTORY}")),
+        "training_seconds": sum(float(row["seconds"]) for rows in histories for row in rows),
         "speed": speed,
     }
     if INDEPENDENT in summary:
@@ -161,22 +167,6 @@ def _scores(tree: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _compare(theirs: Sequence[float | None], ours: Sequence[float | None], n_train: int, n_test: int) -> dict[str, Any]:
-    pairs = [(a, b) for a, b in zip(theirs, ours, strict=True) if a is not None and b is not None]
-    return corrected_resampled_t_test([a - b for a, b in pairs], n_train, n_test)
-
-
-def _fold_sizes(split: Path) -> tuple[int, int]:
-    """Images that a fold's model is trained and tested on: k - 2 and 1 of the k folds."""
-    folds = [row["fold"] for row in read_rows(split)]
-    k = len(set(folds))
-    return len(folds) * (k - 2) // k, len(folds) // k
-
-
-def _seconds(history: Path) -> float:
-    return sum(float(row["seconds"]) for row in read_rows(history))
-
-
 def _markdown(result: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> str:
     head = list(rows[0])
     lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
@@ -185,25 +175,3 @@ def _markdown(result: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> s
     if result["unfinished"]:
         lines += ["", f"Not finished: {', '.join(result['unfinished'])}."]
     return "\n".join(lines) + "\n"
-
-
-METHOD = (
-    "Mean ± standard deviation over {folds} folds; recall, precision and F1 weighted by support, as in the papers. "
-    "Differences: corrected resampled t-test (Nadeau and Bengio 2003) on the folds' paired scores, because folds share "
-    "training images and an ordinary paired t-test would find differences that are not there; p adjusted by Holm's "
-    "method for the number of models."
-)
-
-
-def benchmark_models(output: Path) -> list[str]:
-    """The models that a benchmark's folder names; none if there is no such folder.
-
-    Raises:
-        UserError: The folder holds another run.
-    """
-    if not (output / RUN).is_file():
-        return []
-    run = read_json(output / RUN)
-    if run.get("kind") != BENCHMARK:
-        raise UserError(f"{output} is not a benchmark; choose another folder")
-    return list(run["models"])

@@ -31,8 +31,6 @@ def collect(output: Path, *, maps: bool = True) -> dict[str, Any]:
     Raises:
         UserError: The folder is not a cross-validation, or a fold is missing.
     """
-    if not (output / RUN).is_file():
-        raise UserError(f"{output} is not a run: it has no {RUN}")
     run = read_json(output / RUN)
     if run.get("kind") != "crossval":
         raise UserError(f"{output} is not a cross-validation")
@@ -40,12 +38,11 @@ def collect(output: Path, *, maps: bool = True) -> dict[str, Any]:
     missing = [folder.name for folder in folders if not (folder / METRICS).is_file()]
     if missing:
         raise UserError(f"{output} lacks {', '.join(missing)}; train with --only-fold, or resume the run")
-    classes = run["classes"]
     metrics = [read_json(folder / METRICS) for folder in folders]
-    summary = {"classes": classes, **_join(output, folders, metrics, classes, "test")}
+    summary = {"classes": run["classes"], **_join(output, folders, metrics, "test")}
     summary["test_source"] = run["test_source"] or None
     if all(INDEPENDENT in m for m in metrics):
-        outside = _join(output, folders, metrics, classes, INDEPENDENT, suffix=f"_{INDEPENDENT}")
+        outside = _join(output, folders, metrics, INDEPENDENT)
         drops = [difference(a, b) for a, b in zip(summary["folds"], outside["folds"], strict=True)]
         drop = {"drop": mean_std(drops), "drop_in_accuracy": mean_std([drop["accuracy"] for drop in drops])}
         summary[INDEPENDENT] = outside | drop
@@ -57,17 +54,10 @@ def collect(output: Path, *, maps: bool = True) -> dict[str, Any]:
     return summary
 
 
-def _join(
-    output: Path,
-    folders: Sequence[Path],
-    metrics: Sequence[Mapping[str, Any]],
-    classes: Sequence[str],
-    split: str,
-    suffix: str = "",
-) -> dict[str, Any]:
+def _join(output: Path, folders: Sequence[Path], metrics: Sequence[Mapping[str, Any]], split: str) -> dict[str, Any]:
     """Draw the figures of one set over all folds, and return each fold's scores, their mean, and the pooled scores."""
-    pooled = read_predictions(folders, classes, split)
-    draw_predictions(output, pooled, suffix)
+    pooled = read_predictions(folders, metrics[0][split]["classes"], split)
+    draw_predictions(output, pooled, f"_{split}" if split == INDEPENDENT else "")
     folds = [{key: value for key, value in m[split].items() if key not in _OF_ONE_SET} for m in metrics]
     return {"folds": folds, "mean_std": mean_std(folds), "pooled": score(pooled)}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cvrnet.data import DataError, ImageCache, Record, check_classes, scan_records
+from cvrnet.data import DataError, ImageCache, Record, check_classes, read_records
 from cvrnet.files import write_json
 from cvrnet.inference import Predictor
 from cvrnet.inference.cached import join_batches, predict_cached
@@ -34,51 +34,37 @@ def predict_records(
 ) -> PredictionTable:
     """The predictions for every readable image, and those of each head where the model averages several.
 
-    Args:
-        predictor: The model.
-        records: The images.
-        batch_size: Images the network sees at once.
-        progress: Called after each image with the number done and the number of images.
+    ``progress`` is called after each image with the number done and the number of images.
     """
-    good, rows, by_head, problems = [], [], [], []
+    answers = []
     stream = predictor.stream((r.path for r in records), batch_size=batch_size, heads=predictor.averages_probabilities)
-    for done, (record, prediction) in enumerate(zip(records, stream, strict=True), start=1):
-        if prediction.error:
-            problems.append(prediction.error)
-        else:
-            good.append(record)
-            rows.append(prediction.probabilities)
-            if prediction.heads is not None:
-                by_head.append(prediction.heads)
+    for done, prediction in enumerate(stream, start=1):
+        answers.append(prediction)
         if progress is not None:
             progress(done, len(records))
-    table = np.array(rows).reshape(len(rows), len(predictor.classes))  # also of shape (0, C) without any image
-    heads = np.stack(by_head, 1) if by_head else None
-    return PredictionTable.from_records(good, predictor.classes, table, heads, problems)
+    readable = [(record, answer) for record, answer in zip(records, answers, strict=True) if not answer.error]
+    rows = np.array([answer.probabilities for _, answer in readable]).reshape(-1, len(predictor.classes))
+    by_head = [answer.heads for _, answer in readable if answer.heads is not None]
+    return PredictionTable.from_records(
+        [record for record, _ in readable],
+        predictor.classes,
+        rows,
+        np.stack(by_head, 1) if by_head else None,
+        [answer.error for answer in answers if answer.error],
+    )
 
 
 def predict_decoded(
     predictor: Predictor, records: Sequence[Record], cache: ImageCache, batch_size: int = 8
 ) -> PredictionTable:
-    """What `predict_records` returns, from images that a training has decoded already.
-
-    Args:
-        predictor: The model.
-        records: The images, all readable.
-        cache: Their pixels, resized as the model wants them.
-        batch_size: Images the network sees at once.
-    """
+    """As `predict_records`, from images that a training has decoded already for this model."""
     by_head = join_batches(predict_cached(predictor, records, cache, batch_size))
     heads = by_head if predictor.averages_probabilities else None
     return PredictionTable.from_records(records, predictor.classes, by_head.mean(0), heads)
 
 
 def write_evaluation(folder: Path, sets: Mapping[str, PredictionTable]) -> dict[str, Any]:
-    """Write metrics.json, predictions.csv and figures for one or more sets of images.
-
-    Args:
-        folder: Where to.
-        sets: Name of the set (``val``, ``test``) to its predictions; the figures show the last.
+    """Write metrics.json, predictions.csv and figures for one or more sets of images; the figures show the last.
 
     Returns:
         What metrics.json holds: the scores of each set (see `cvrnet.scoring.score.score`), and ``head_accuracy`` of a
@@ -105,13 +91,7 @@ def describe_evaluation(
 
     ``independent_sources`` are the sources that the model was not trained on, None where it does not say what it was
     trained on; ``seen_images`` counts the images whose paths, or whose patients, it was trained or validated on.
-
-    Args:
-        model: The MODEL argument, as the user gave it.
-        predictor: The model.
-        data: The data set.
-        records: Its images.
-        predictions: Those of the images that could be read; only these are described.
+    Only the images that have a prediction are described; ``model`` is the MODEL argument, as the user gave it.
     """
     readable = set(predictions.names)
     records = [r for r in records if r.name in readable]
@@ -151,22 +131,12 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a trained model on labelled images, and write the report.
 
+    ``model`` is a run folder (all its folds as an ensemble, or only ``folds``), a fold folder, ``local-dir:FOLDER``,
+    ``hf-hub:user/repo[@revision]`` or an ONNX file. The folder gets run.json, metrics.json, predictions.csv, figures/,
+    tables/, report.html and audit.html. Other arguments: see `cvrnet.workflows`.
+
     Classes are matched by name: the data may lack some of the model's, but have no others. Images that cannot be read
     are left out and named in run.json (``left_out``).
-
-    Args:
-        model: A run folder (all its folds as an ensemble), a fold folder, ``local-dir:FOLDER``,
-            ``hf-hub:user/repo[@revision]`` or an ONNX file.
-        data: Folder with one sub-folder a class, or CSV manifest.
-        output: The folder: run.json, metrics.json, predictions.csv, figures/, tables/, report.html, audit.html.
-        folds: Only these folds of a run.
-        batch_size: Images the network sees at once.
-        device: As in `cvrnet.Predictor`.
-        amp: As in `cvrnet.Predictor`.
-        audit: Audit the data set (extra ``audit``).
-        maps: Show Grad-CAM of some images in the report.
-        overwrite: Replace the evaluation in the folder.
-        callbacks: What to call for progress and messages.
 
     Returns:
         The content of run.json and, as ``metrics``, of metrics.json.
@@ -177,9 +147,7 @@ def evaluate(
     """
     output, callbacks = Path(output), callbacks or Callbacks()
     check_folder(output, KIND, overwrite=overwrite)
-    records, problems = scan_records(data, min_classes=1)
-    if problems:
-        raise DataError(problems, data)
+    records = read_records(data, min_classes=1)
     predictor = Predictor.from_pretrained(model, device, amp, folds=folds)
     check_classes((r.label for r in records), predictor.classes)
     answers = predict_records(predictor, records, batch_size=batch_size, progress=callbacks.stage("Predicting"))

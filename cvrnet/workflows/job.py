@@ -1,19 +1,24 @@
-"""What every job begins and ends with: data read once, the audit, the report."""
+"""What every job begins and ends with: data read once, the folder claimed, the audit, the report."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cvrnet.data import DataError, ImageCache, Record, class_names, scan_records
+from cvrnet.data.splits import INDEPENDENT
+from cvrnet.errors import UserError
+from cvrnet.files import atomic_write, write_csv
 from cvrnet.inference import Predictor
 from cvrnet.report import write_report
-from cvrnet.runs.folder import hash_records, versions
-from cvrnet.runs.layout import AUDIT
-from cvrnet.training import Progress, TrainConfig
+from cvrnet.runs.folder import check_folder, claim_folder, hash_records, versions
+from cvrnet.runs.layout import AUDIT, BENCHMARK, RUN, SPLIT
+from cvrnet.runs.read import read_rows
+from cvrnet.runs.split_table import split_row
+from cvrnet.training import Progress, TrainConfig, create_for_training
 from cvrnet.training.processes import Processes
 
 AUDIT_PAGE, AUDIT_TABLES = "audit.html", "audit"
@@ -37,35 +42,56 @@ class Callbacks:
 
 
 @dataclass(frozen=True)
-class DataSet:
-    """A labelled data set, read and decoded once for the whole job.
+class Job:
+    """A job that trains: its arguments (see `cvrnet.workflows`), and its data, read and decoded once.
 
     Attributes:
-        path: As the user named it.
         records: The images.
         classes: Class names in the order of the logits.
         cache: The decoded images.
+        processes: The processes that train together.
+        sweep: The folder of the sweep that this job is a part of; its audit is copied.
     """
 
-    path: str | Path
+    data: str | Path
+    config: TrainConfig
+    callbacks: Callbacks
+    audit: bool
+    maps: bool
+    resume: bool
+    overwrite: bool
     records: list[Record]
     classes: list[str]
     cache: ImageCache
+    processes: Processes
+    sweep: Path | None = None
 
 
-def load_data(
+def start_job(
+    kind: str,
     data: str | Path,
-    config: TrainConfig,
-    processes: Processes,
+    output: Path,
+    config: TrainConfig | None,
     classes: Sequence[str] | None,
     cache_folder: Path | None,
-    callbacks: Callbacks,
-) -> DataSet:
-    """Read a data set and decode its images; of several processes, the main one decodes.
+    callbacks: Callbacks | None,
+    audit: bool,
+    maps: bool,
+    resume: bool,
+    overwrite: bool,
+) -> Job:
+    """Check the folder, read the data set and decode its images; of several processes, the main one decodes.
+
+    ``kind`` is the job's name in run.json. Other arguments: see `cvrnet.workflows`.
 
     Raises:
         DataError: Lists everything that is wrong with the manifest and the images.
+        UserError: The folder holds something that must not be touched.
     """
+    config, callbacks = config or TrainConfig(), callbacks or Callbacks()
+    processes = Processes(config.device, config.amp)
+    if processes.is_main:  # before the images are decoded, which can take minutes
+        check_folder(output, kind, resume=resume, overwrite=overwrite)
     records, problems = scan_records(data)
     cache = ImageCache(
         (config.img_size, config.img_size),
@@ -78,21 +104,60 @@ def load_data(
         problems = [*problems, *cache.build(records, progress=progress)]
     if problems:
         raise DataError(problems, data)
-    return DataSet(data, records, class_names(records, classes), cache)
+    names = class_names(records, classes)
+    return Job(data, config, callbacks, audit, maps, resume, overwrite, records, names, cache, processes)
 
 
-def describe_run(kind: str, data: DataSet, config: TrainConfig, test_source: str = "") -> dict[str, Any]:
-    """The content of run.json: enough to repeat the run, and to tell whether another one is the same."""
-    return {
-        "kind": kind,
-        "data": str(Path(data.path).absolute()),
-        "data_sha256": hash_records(data.records),
-        "classes": data.classes,
-        "images": {name: sum(r.label == name for r in data.records) for name in data.classes},
-        "test_source": test_source,
-        "config": config.to_dict(),
-        "versions": versions("cvrnet", "torch", "timm", "accelerate", "numpy", "pillow"),
-    }
+def open_run(
+    job: Job,
+    output: Path,
+    kind: str,
+    split: Iterable[tuple[Record, str | int]],
+    test_source: str = "",
+    **further: Any,
+) -> None:
+    """Claim a run's folder on the main process, write run.json and split.csv, and audit the data set.
+
+    ``split`` gives each image with its set or fold, ``further`` are further keys of run.json.
+
+    Raises:
+        UserError: The folder holds something else, or a run whose split or settings differ; or no such model can be
+            made.
+    """
+    if job.processes.is_main:
+        if kind != BENCHMARK and (job.overwrite or not (output / RUN).is_file()):
+            create_for_training(job.config, len(job.classes))  # fails before a folder is made, or a run replaced
+        description = {
+            "kind": kind,
+            "data": str(Path(job.data).absolute()),
+            "data_sha256": hash_records(job.records),
+            "classes": job.classes,
+            "images": {name: sum(r.label == name for r in job.records) for name in job.classes},
+            "test_source": test_source,
+            "config": job.config.to_dict(),
+            "versions": versions("cvrnet", "torch", "timm", "accelerate", "numpy", "pillow"),
+            **further,
+        }
+        defaults = TrainConfig().to_dict()
+        claim_folder(output, description, resume=job.resume, overwrite=job.overwrite, defaults=defaults)
+        _write_split(output / SPLIT, [split_row(record, part) for record, part in split])
+        if job.sweep is not None:
+            _share_audit(job.sweep, output)
+        elif job.audit:
+            audit_run(output, job.data, job.records, job.callbacks)
+    job.processes.wait()
+
+
+def _write_split(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write split.csv, or make sure that the run which is resumed has the same: its models were trained by it."""
+    if not path.is_file():
+        if rows:
+            write_csv(path, rows)
+        return
+    sets = {"test": INDEPENDENT}  # the name of the set in a single training of version 0.1
+    before = {(row["path"], sets.get(row["fold"], row["fold"])) for row in read_rows(path, ("path", "fold"))}
+    if before != {(row["path"], str(row["fold"])) for row in rows}:
+        raise UserError(f"{path} splits the images in another way; --overwrite replaces the run")
 
 
 def audit_run(output: Path, data: str | Path, records: Sequence[Record], callbacks: Callbacks) -> None:
@@ -120,22 +185,16 @@ def audit_run(output: Path, data: str | Path, records: Sequence[Record], callbac
         callbacks.say(f"What to do about {'it' if len(severe) == 1 else 'them'} is in {output / AUDIT_PAGE}")
 
 
-def share_audit(output: Path, run: Path) -> None:
-    """Give a run of a sweep the audit of the sweep's data."""
-    for name in (AUDIT, AUDIT_PAGE):
-        if (output / name).is_file():
-            run.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(output / name, run / name)
+def _share_audit(sweep: Path, run: Path) -> None:
+    """Give a run of a sweep the audit of the sweep's data, if there is one."""
+    for name in (AUDIT_PAGE, AUDIT):
+        if (sweep / name).is_file():
+            with atomic_write(run / name) as temporary:
+                shutil.copyfile(sweep / name, temporary)
 
 
 def finish_report(output: Path, maps: bool, predictor: Predictor | None = None) -> Path:
-    """Write the run's report.html and tables.
-
-    Args:
-        output: The run or evaluation.
-        maps: Include Grad-CAM panels of some images.
-        predictor: The model that was evaluated; by default the run's own.
-    """
+    """Write the report of a run or an evaluation; its maps are those of `predictor`, by default the run's own model."""
     from cvrnet.report.explanations import maps_section
 
     return write_report(output, [maps_section(output, predictor)] if maps else [])

@@ -8,23 +8,20 @@ folds are from ImageNet's; models from random weights usually cannot be averaged
 from __future__ import annotations
 
 import copy
-import json
-import shutil
-import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from cvrnet.data import DataError, Preprocessing, Record, check_classes, read_image, scan_records, to_batch
+from cvrnet.data import DataError, Preprocessing, Record, check_classes, read_image, read_records, to_batch
 from cvrnet.devices import select_device
 from cvrnet.errors import UserError
+from cvrnet.files import write_csv
 from cvrnet.inference import Predictor
 from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
 from cvrnet.metrics import classification_scores
@@ -34,7 +31,7 @@ from cvrnet.runs.folder import check_folder, claim_folder, hash_records
 from cvrnet.runs.held_out import trained_on
 from cvrnet.runs.layout import CONFIG, RUN, SPLIT, WEIGHTS
 from cvrnet.runs.predictions import PredictionTable
-from cvrnet.runs.read import read_json
+from cvrnet.runs.read import read_json, read_rows
 from cvrnet.runs.split_table import SplitTable
 from cvrnet.workflows.evaluate import describe_evaluation, predict_records, write_evaluation
 from cvrnet.workflows.job import Callbacks, audit_run, finish_report
@@ -43,24 +40,6 @@ KIND = "soup"
 RECALIBRATION_IMAGES = 512
 LOSS = 0.02
 """Non-inferiority margin: the largest loss of accuracy, against the folds' mean, with which a soup still holds up."""
-
-
-@dataclass(frozen=True)
-class Soup:
-    """The result of averaging.
-
-    Attributes:
-        rows: A row a fold, one of the ensemble, one of the soup: images, accuracy, balanced accuracy, macro F1 and AUC,
-            log loss.
-        verdict: One sentence: whether the soup holds up.
-        images: One sentence: which images the rows were measured on, and whether any fold was trained on them.
-        batch_norm: One sentence: where batch norm's statistics come from.
-    """
-
-    rows: list[dict[str, Any]]
-    verdict: str
-    images: str
-    batch_norm: str
 
 
 def make_soup(
@@ -76,25 +55,21 @@ def make_soup(
     maps: bool = True,
     overwrite: bool = False,
     callbacks: Callbacks | None = None,
-) -> Soup:
+) -> dict[str, Any]:
     """Average the weights of a run's folds into one checkpoint, and score folds, ensemble and soup on the same images.
 
     Weights are summed in float64. Batch norm's statistics fit no fold's network any more: they are computed from images
     of the run where its data set is still there, and averaged otherwise.
 
-    Args:
-        run: A run with several folds.
-        output: The soup's own run folder: run.json, split.csv, config.json, model.safetensors and, where no fold was
-            trained on the images, metrics.json, predictions.csv, figures/ and report.html.
-        data: Labelled images to score on; by default the run's independent images or, failing that, all its images.
-        folds: Only these folds.
-        batch_size: Images the networks see at once.
-        device: As in `cvrnet.Predictor`.
-        amp: As in `cvrnet.Predictor`.
-        audit: Audit the images that are scored (extra ``audit``).
-        maps: Show Grad-CAM of some images in the report.
-        overwrite: Replace the soup in the folder.
-        callbacks: What to call for progress and messages.
+    ``run`` has several folds; ``folds`` chooses some of them. ``data`` are labelled images to score on: by default the
+    run's independent images or, failing that, all its images. ``output`` becomes a run of its own: run.json, split.csv,
+    config.json, model.safetensors and, where no fold was trained on the images that are scored, metrics.json,
+    predictions.csv, figures/, tables/ and report.html. Other arguments: see `cvrnet.workflows`.
+
+    Returns:
+        ``rows`` with the scores of each fold, the ensemble and the soup, and three sentences: ``verdict``, whether the
+        soup holds up; ``images``, which ones were scored, and whether any fold was trained on them; ``batch_norm``,
+        where its statistics come from.
 
     Raises:
         UserError: Fewer than two folds, folds of different kinds, no images to score on, or the folder holds something.
@@ -105,11 +80,12 @@ def make_soup(
     _check_folds(folders)
     check_folder(output, KIND, overwrite=overwrite)
     about = read_json(run / RUN) if (run / RUN).is_file() else {}
-    records, images, honest = _images(run, about, data)
+    own, seen = _own_images(about), trained_on(run) or SplitTable([])
+    records, honest, images = _images(run, about, own, seen, data)
     model = average(folders)
     classes = checkpoint_classes(model)
     check_classes((r.label for r in records), classes)
-    batch_norm = _renew_batch_norm(model, run, about, device)
+    batch_norm = _renew_batch_norm(model, [r for r in own if seen.fold_of(r)], device)
 
     progress = callbacks.stage("Predicting")
     tables: dict[str, PredictionTable] = {}
@@ -126,15 +102,16 @@ def make_soup(
         predict(folder.name, Predictor.from_pretrained(folder, device, amp))
     predictor = Predictor([fuse_batch_norm(copy.deepcopy(model))], device, amp)
     predict(KIND, predictor)
-    soup = Soup(*_compare(tables, honest), images, batch_norm)
+    rows, verdict = _compare(tables, honest)
+    soup = {"rows": rows, "verdict": verdict, "images": images, "batch_norm": batch_norm}
 
     # Nothing can be refused any more: only now is an earlier soup replaced.
     described = describe_evaluation(str(run), predictor, data or about["data"], records, tables[KIND])
     of = [folder.name for folder in folders]
-    claim_folder(output, {**about, **described, "kind": KIND, "folds": of, "soup": vars(soup)}, overwrite=overwrite)
+    claim_folder(output, {**about, **described, "kind": KIND, "folds": of, "soup": soup}, overwrite=overwrite)
     save_checkpoint(model, output, classes)
     if (run / SPLIT).is_file():
-        shutil.copyfile(run / SPLIT, output / SPLIT)
+        write_csv(output / SPLIT, read_rows(run / SPLIT))
     if honest:
         write_evaluation(output, {"test": tables[KIND]})
         if audit:
@@ -146,78 +123,63 @@ def make_soup(
 def average(folders: Sequence[Path]) -> nn.Module:
     """The mean of the checkpoints' tensors, calculated in float64; counters are the first one's."""
     model = load_checkpoint(folders[0])
+    weights = [load_file(folder / WEIGHTS) for folder in folders]
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if tensor.is_floating_point():
-                tensor.copy_(sum(t.double() for t in _tensors(folders, name)) / len(folders))
+                tensor.copy_(sum(tensors[name].double() for tensors in weights) / len(weights))
     return model
 
 
-def _tensors(folders: Sequence[Path], name: str) -> Iterator[Tensor]:
-    for folder in folders:
-        with safe_open(folder / WEIGHTS, "pt") as file:
-            yield file.get_tensor(name)
-
-
 def _check_folds(folders: Sequence[Path]) -> None:
+    """Refuse a single model, and models that differ in more than their weights."""
     if len(folders) < 2:
         raise UserError(f"{folders[0]} is one model; a soup needs a run with several folds")
     configs = [read_json(folder / CONFIG) for folder in folders]
-    for folder, config in zip(folders, configs, strict=True):
-        for key in ("architecture", "model_args", "label_names"):
-            this, first = (textwrap.shorten(json.dumps(c.get(key)), 60) for c in (config, configs[0]))
-            if this != first:
+    for key in ("architecture", "model_args", "label_names"):
+        for folder, config in zip(folders, configs, strict=True):
+            if config.get(key) != configs[0].get(key):
                 raise UserError(
-                    f"{folder.name} and {folders[0].name} differ in {key} ({this}, {first}); "
-                    "a soup needs folds of one architecture and the same classes"
+                    f"{folder.name} and {folders[0].name} differ in {key} ({config.get(key)!r:.60}, "
+                    f"{configs[0].get(key)!r:.60}); a soup needs folds of one architecture and the same classes"
                 )
-
-
-def _images(run: Path, about: Mapping[str, Any], data: str | Path | None) -> tuple[list[Record], str, bool]:
-    """The images to score on, a sentence about them, and whether no fold was trained on any of them."""
-    seen = _seen(run)
-    if data is not None:
-        records, problems = scan_records(data, min_classes=1)
-        if problems:
-            raise DataError(problems, data)
-        same = about.get("data") == str(data) or hash_records(records) == about.get("data_sha256")
-        if known := seen.count(records) if same else sum(seen.fold_of(r) is not None for r in records):
-            about_them = f"{known} of the {len(records)} images, or their patients, trained folds, and so the soup"
-            return records, about_them, False
-        return records, f"{len(records)} images of {data}", True
-    own = _own_images(about)
-    if not own:
-        raise UserError(f"the images of {run} are not there any more; expected DATA to score the soup on")
-    if outside := [r for r in own if not seen.fold_of(r)]:
-        source = about.get("test_source") or "split=test"
-        return outside, f"{len(outside)} images of {source}, which no fold was trained on", True
-    return (
-        own,
-        f"all {len(own)} images of the run: the soup, the ensemble and most folds were trained on them, so that the "
-        "scores can show that a soup is broken, but not that it is good; give DATA that no fold has seen",
-        False,
-    )
-
-
-def _seen(run: Path) -> SplitTable:
-    """The images that the folds were trained, validated or tested on."""
-    return trained_on(run) or SplitTable([])
 
 
 def _own_images(about: Mapping[str, Any]) -> list[Record]:
     """The run's data set, where it is still there and still the same."""
-    if not about.get("data"):
+    try:
+        records = read_records(about["data"])
+    except (KeyError, DataError):
         return []
-    records, problems = scan_records(about["data"])
-    return records if not problems and hash_records(records) == about.get("data_sha256") else []
+    return records if hash_records(records) == about.get("data_sha256") else []
 
 
-def _renew_batch_norm(model: nn.Module, run: Path, about: Mapping[str, Any], device: str) -> str:
+def _images(
+    run: Path, about: Mapping[str, Any], own: list[Record], seen: SplitTable, data: str | Path | None
+) -> tuple[list[Record], bool, str]:
+    """The images to score on, whether no fold was trained on any of them, and a sentence that says so."""
+    if data is not None:
+        records = read_records(data, min_classes=1)
+        if known := seen.count(records):
+            sentence = f"{known} of the {len(records)} images, or their patients, trained folds, and so the soup"
+            return records, False, sentence
+        return records, True, f"{len(records)} images of {data}"
+    if not own:
+        raise UserError(f"the images of {run} are not there any more; expected DATA to score the soup on")
+    if outside := [r for r in own if not seen.fold_of(r)]:
+        source = about.get("test_source") or "split=test"
+        return outside, True, f"{len(outside)} images of {source}, which no fold was trained on"
+    sentence = (
+        f"all {len(own)} images of the run: the soup, the ensemble and most folds were trained on them, so that the "
+        "scores can show that a soup is broken, but not that it is good; give DATA that no fold has seen"
+    )
+    return own, False, sentence
+
+
+def _renew_batch_norm(model: nn.Module, records: Sequence[Record], device: str) -> str:
     """Compute batch norm's statistics for the averaged weights, as Wortsman et al. do for networks that have it."""
     if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
         return "the network has no batch norm"
-    seen = _seen(run)
-    records = [r for r in _own_images(about) if seen.fold_of(r)]
     if not records:
         return "batch norm's statistics are the folds' average: the run's images are not there to compute new ones"
     chosen = np.random.default_rng(0).permutation(len(records))[:RECALIBRATION_IMAGES]
@@ -237,40 +199,34 @@ def _renew_batch_norm(model: nn.Module, run: Path, about: Mapping[str, Any], dev
 
 
 def _compare(tables: Mapping[str, PredictionTable], honest: bool) -> tuple[list[dict[str, Any]], str]:
-    """The rows and the verdict of a `Soup`, from the predictions of its folds and, last, its own.
+    """The rows and the verdict, from the predictions of the folds and, last, the soup's.
 
     The verdict compares the soup with the mean of its folds, image by image; the interval is a bootstrap over patients.
     """
     *folds, soup = tables.values()
     probabilities = {name: table.probabilities for name, table in tables.items() if name != KIND}
     probabilities |= {"ensemble": np.mean(list(probabilities.values()), axis=0), KIND: soup.probabilities}
-    rows = [_row(name, p, soup) for name, p in probabilities.items()]
+    rows: list[dict[str, Any]] = []
+    for name, table in probabilities.items():
+        scores = classification_scores(soup.labels, table, soup.classes)
+        row = {"model": name, "images": len(soup.labels)}
+        row |= {key: scores[key] for key in ("accuracy", "balanced_accuracy")}
+        row |= {"f1_macro": scores["macro"]["f1"], "auc_macro": scores["macro"]["roc_auc"]}
+        rows.append(row | {"log_loss": scores["log_loss"]})
 
     hits = np.mean([table.guesses == table.labels for table in folds], axis=0)
     difference, interval = mean_interval((soup.guesses == soup.labels) - hits, soup.groups)
     low, high = interval or (-1.0, 1.0)
     accuracy = {row["model"]: row["accuracy"] for row in rows}
-    figures = (
-        f"accuracy {accuracy[KIND]:.3f}, its folds' mean {hits.mean():.3f} (difference {difference:+.3f}, "
+    if high < 0:
+        verdict = "the soup does not hold up, it is clearly worse than its folds"
+    elif not honest:
+        verdict = "nothing speaks against the soup, on images that trained it"
+    elif low > -LOSS:
+        verdict = f"the soup holds up, it is less than {LOSS:.0%} worse than its folds"
+    else:
+        verdict = f"{len(hits)} images cannot tell whether the soup holds up"
+    return rows, (
+        f"{verdict}: accuracy {accuracy[KIND]:.3f}, its folds' mean {hits.mean():.3f} (difference {difference:+.3f}, "
         f"95 % interval {low:+.3f} to {high:+.3f}), their ensemble {accuracy['ensemble']:.3f}"
     )
-    if high < 0:
-        return rows, f"the soup does not hold up, it is clearly worse than its folds: {figures}"
-    if not honest:
-        return rows, f"nothing speaks against the soup, on images that trained it: {figures}"
-    if low > -LOSS:
-        return rows, f"the soup holds up, it is less than {LOSS:.0%} worse than its folds: {figures}"
-    return rows, f"{len(hits)} images cannot tell whether the soup holds up: {figures}"
-
-
-def _row(name: str, probabilities: np.ndarray, soup: PredictionTable) -> dict[str, Any]:
-    scores = classification_scores(soup.labels, probabilities, soup.classes)
-    return {
-        "model": name,
-        "images": len(soup.labels),
-        "accuracy": scores["accuracy"],
-        "balanced_accuracy": scores["balanced_accuracy"],
-        "f1_macro": scores["macro"]["f1"],
-        "auc_macro": scores["macro"]["roc_auc"],
-        "log_loss": scores["log_loss"],
-    }

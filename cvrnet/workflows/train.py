@@ -6,20 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cvrnet.data import ImageCache, Record
+from cvrnet.data import Record
 from cvrnet.data.splits import holdout_sets, refuse_missing_classes
-from cvrnet.files import write_csv
 from cvrnet.inference import Predictor
 from cvrnet.report.draw import draw_learning_curves
 from cvrnet.runs.checkpoint import load_checkpoint
-from cvrnet.runs.folder import claim_folder
-from cvrnet.runs.layout import METRICS, SPLIT, STATE
+from cvrnet.runs.layout import METRICS, STATE
 from cvrnet.runs.read import read_json
-from cvrnet.runs.split_table import split_row
-from cvrnet.training import Progress, TrainConfig, create_for_training, fit
-from cvrnet.training.processes import Processes
+from cvrnet.training import TrainConfig, fit
 from cvrnet.workflows.evaluate import predict_decoded, write_evaluation
-from cvrnet.workflows.job import Callbacks, audit_run, describe_run, finish_report, load_data
+from cvrnet.workflows.job import Callbacks, Job, finish_report, open_run, start_job
 
 
 def train(
@@ -38,88 +34,55 @@ def train(
 ) -> dict[str, Any]:
     """Fine-tune one model on a folder or manifest, evaluate its best epoch, and write the report.
 
-    Validation images are those whose ``split`` is ``val``, or a part of the patients. Images of ``test_source``, or
-    without one those whose ``split`` is ``test``, are scored once, at the end (see `cvrnet.data.splits`).
+    Validation images are those whose ``split`` is ``val``, or a part of the patients. Independent images are scored
+    once, at the end. The run folder gets run.json, split.csv, config.json, model.safetensors, history.csv,
+    metrics.json, predictions.csv, figures/, tables/, report.html and audit.html.
 
-    Args:
-        data: Folder with one sub-folder a class, or CSV manifest.
-        output: The run folder: run.json, split.csv, config.json, model.safetensors, history.csv, metrics.json,
-            predictions.csv, figures/, tables/, report.html, audit.html.
-        config: The protocol.
-        classes: Class order; alphabetical if not given.
-        test_source: A source that is kept for testing.
-        audit: Audit the data set first (extra ``audit``).
-        maps: Show Grad-CAM of some images in the report.
-        resume: Continue the run in the folder.
-        overwrite: Replace the run in the folder.
-        cache_folder: Where decoded images are kept.
-        callbacks: What to call for progress and messages.
+    Arguments and errors: see `cvrnet.workflows`.
 
     Returns:
         The content of metrics.json: the scores of the sets ``val`` and, where images are held back, ``independent``.
-
-    Raises:
-        DataError: Lists everything that is wrong with the data set, before anything is trained.
-        UserError: The run folder exists, or a setting does not fit the data.
     """
-    config, output, callbacks = config or TrainConfig(), Path(output), callbacks or Callbacks()
-    processes = Processes(config.device, config.amp)
-    found = load_data(data, config, processes, classes, cache_folder, callbacks)
-    sets = split_records(found.records, config, test_source)
-    refuse_missing_classes(sets["train"], found.classes)
-    if processes.is_main:
-        if not output.exists():
-            create_for_training(config, len(found.classes))  # a model that cannot be made leaves no folder behind
-        description = describe_run("train", found, config, test_source)
-        claim_folder(output, description, resume=resume, overwrite=overwrite, defaults=TrainConfig().to_dict())
-        if not (output / SPLIT).is_file():
-            write_csv(output / SPLIT, (split_row(r, name) for name, members in sets.items() for r in members))
-        if audit:
-            audit_run(output, data, found.records, callbacks)
-    processes.wait()
-    metrics = train_sets(config, sets, found.classes, found.cache, output, callbacks.training("", 0))
-    if processes.is_main:
+    output = Path(output)
+    job = start_job("train", data, output, config, classes, cache_folder, callbacks, audit, maps, resume, overwrite)
+    sets = holdout_sets(job.records, job.config.val_fraction, job.config.seed, test_source)
+    refuse_missing_classes(sets["train"], job.classes)
+    open_run(job, output, "train", ((r, name) for name, members in sets.items() for r in members), test_source)
+    metrics = train_sets(job, sets, output)
+    if job.processes.is_main:
         finish_report(output, maps)
-    processes.wait()
+    job.processes.wait()
     return metrics
 
 
-def split_records(records: Sequence[Record], config: TrainConfig, test_source: str = "") -> dict[str, list[Record]]:
-    """The sets of one training, by the config's seed and fraction (see `cvrnet.data.splits.holdout_sets`)."""
-    return holdout_sets(records, config.val_fraction, config.seed, test_source)
-
-
 def train_sets(
-    config: TrainConfig,
-    sets: Mapping[str, list[Record]],
-    classes: Sequence[str],
-    cache: ImageCache,
-    folder: Path,
-    progress: Progress | None = None,
+    job: Job, sets: Mapping[str, list[Record]], folder: Path, name: str = "", fold: int = 0
 ) -> dict[str, Any]:
     """Train on ``train``, stop by ``val``, and evaluate the best epoch on every set but ``train``.
 
-    A folder that holds metrics.json is finished, and only read; one that holds a training state is resumed.
+    A folder that holds metrics.json is finished, and only read; one that holds a training state is resumed. ``name``
+    and ``fold`` are for `Callbacks.training`.
 
     Returns:
-        The content of metrics.json (on the main process).
+        The content of metrics.json on the main process, ``{}`` on the others.
     """
-    processes = Processes(config.device, config.amp)
+    processes, config = job.processes, job.config
+    progress = job.callbacks.training(name, fold) if processes.is_main else None
     metrics: dict[str, Any] = {}
-    if (folder / METRICS).is_file():
-        metrics = read_json(folder / METRICS)
-    else:
-        state = fit(config, sets["train"], sets["val"], classes, cache, folder, progress=progress)
+    if not (folder / METRICS).is_file():
+        state = fit(config, sets["train"], sets["val"], job.classes, job.cache, folder, progress=progress)
         if processes.is_main:
             # The same number format and batches as validation had, so that the best epoch's numbers are the same.
             predictor = Predictor([load_checkpoint(folder)], str(processes.device), processes.precision)
             scored = {
-                name: predict_decoded(predictor, members, cache, config.batch_size)
-                for name, members in sets.items()
-                if name != "train"
+                part: predict_decoded(predictor, members, job.cache, config.batch_size)
+                for part, members in sets.items()
+                if part != "train"
             }
             draw_learning_curves(folder, {"": state.history})
             metrics = write_evaluation(folder, scored)
+    elif processes.is_main:
+        metrics = read_json(folder / METRICS)
     if processes.is_main:
         (folder / STATE).unlink(missing_ok=True)
     processes.wait()

@@ -271,7 +271,8 @@ def test_best_epoch_is_the_lowest_validation_loss():
     rows = history(30)
     rows[17]["val_loss"] = 0.01
     assert legend_texts(report.plot_learning_curves(rows))[-1] == "Best epoch (18)"
-    assert legend_texts(report.plot_learning_curves(rows, best_epoch=4))[-1] == "Best epoch (4)"
+    rows[3]["best"] = "1"
+    assert legend_texts(report.plot_learning_curves(rows))[-1] == "Best epoch (4)"
 
 
 def test_learning_curves_from_a_csv_file():

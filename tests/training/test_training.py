@@ -28,6 +28,7 @@ from cvrnet.runs.layout import STATE
 from cvrnet.training import Progress, TrainConfig, fit, recipe
 from cvrnet.training.batches import epoch_batches
 from cvrnet.training.loop import class_weights
+from cvrnet.training.processes import Processes
 from cvrnet.workflows import Callbacks, cross_validate, train
 from tests.conftest import LAUNCH, PLAIN, TINY
 
@@ -238,6 +239,9 @@ def test_an_existing_run_is_safe(run, phantoms, tmp_path):
         "independent",
     }  # finished: as it is
     assert (run / "model.safetensors").read_bytes() == before
+    with pytest.raises(UserError, match="unknown model 'cvrnot'"):
+        train(phantoms, run, replace(CONFIG, model="cvrnot", encoders=()), overwrite=True, **PLAIN)
+    assert (run / "model.safetensors").read_bytes() == before  # only a model that can be made replaces it
     (tmp_path / "mine.txt").write_text("not a run")
     with pytest.raises(UserError, match="is not a run"):
         train(phantoms, tmp_path, CONFIG, overwrite=True, **PLAIN)
@@ -388,6 +392,15 @@ def test_trainings_of_different_precision_follow_one_another(phantoms, tmp_path)
     first, other, again = (load_file(tmp_path / str(i) / "model.safetensors") for i in range(3))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_processes_wait_for_the_main_one_longer_than_ten_minutes(monkeypatch):
+    """The main process decodes, audits and evaluates; NCCL's default would end the others."""
+    given = {}
+    state = accelerate.PartialState
+    monkeypatch.setattr("cvrnet.training.processes.PartialState", lambda **named: given.update(named) or state())
+    Processes("cpu")
+    assert given["timeout"].days >= 1
 
 
 def test_accelerate_that_started_too_few_processes_is_told(phantoms, tmp_path, monkeypatch):

@@ -9,12 +9,14 @@ import pytest
 import timm
 import torch
 
+from cvrnet.data import read_records, write_manifest
 from cvrnet.errors import UserError
 from cvrnet.inference import Predictor
 from cvrnet.metrics import corrected_resampled_t_test
 from cvrnet.runs.checkpoint import load_checkpoint
 from cvrnet.training import Progress, TrainConfig
-from cvrnet.workflows import Callbacks, benchmark, leave_one_source_out
+from cvrnet.training.processes import Processes
+from cvrnet.workflows import Callbacks, benchmark, cross_validate, leave_one_source_out
 from cvrnet.workflows.benchmark_table import benchmark_rows, collect_benchmark
 from cvrnet.workflows.sweep import ABLATIONS, model_config, source_rows
 from tests.conftest import PLAIN, TINY
@@ -197,6 +199,11 @@ def test_the_command(cli, table, phantoms):
     )
     assert out == (table / "benchmark.csv").read_text(encoding="utf-8")
     assert cli("benchmark", phantoms, "--models", "test_resnet", "-o", table, *common)[0] == 1
+    other = ["--folds", 4, "--test-source", "site-b"]
+    status, _, err = cli(
+        "benchmark", phantoms, "--models", "test_resnet", "-o", table, *common[:-4], *other, "--resume"
+    )
+    assert (status, "folds is 4, was 3" in err) == (1, True)
 
 
 def test_each_source_left_out(phantoms, tmp_path, cli):
@@ -215,11 +222,46 @@ def test_each_source_left_out(phantoms, tmp_path, cli):
     assert again == summary
     with pytest.raises(UserError, match="--resume goes on with it"):
         leave_one_source_out(phantoms, tmp_path / "shift", config, n_folds=3, **PLAIN)
+    (tmp_path / "shift/site-b/run.json").unlink()
+    with pytest.raises(UserError, match="site-b exists and is not a run"):
+        leave_one_source_out(phantoms, tmp_path / "shift", config, n_folds=3, resume=True, **PLAIN)
+
+
+def test_a_failure_that_is_not_the_data_sets_stops_the_sweep(phantoms, tmp_path):
+    """Only what every process finds in the data set is noted as a source's problem; other failures are raised."""
+    with pytest.raises(UserError, match="unknown model 'cvrnot'"):
+        leave_one_source_out(phantoms, tmp_path / "other", replace(CONFIG, model="cvrnot"), n_folds=3, **PLAIN)
+    assert not (tmp_path / "other").exists()
+    with pytest.raises(UserError, match="2 folds; expected at least 3"):
+        leave_one_source_out(phantoms, tmp_path / "other", CONFIG, n_folds=2, **PLAIN)
+
+
+def test_another_process_of_a_distributed_job_writes_and_shows_nothing(table, phantoms, tmp_path, cli, monkeypatch):
+    """Also where no training is needed: finished runs, and sources that cannot be left out."""
+
+    class Second(Processes):
+        def __init__(self, device, amp):
+            super().__init__(device, amp)
+            self.is_main = False
+
+    monkeypatch.setattr("cvrnet.workflows.job.Processes", Second)
+    called = []
+    callbacks = Callbacks(say=called.append, stage=called.append, training=lambda *run: called.append(run))
+    run = table / "test_resnet"
+    settings = json.loads((run / "run.json").read_text())["config"]
+    config = TrainConfig(**{**settings, "encoders": tuple(settings["encoders"])})
+    assert cross_validate(phantoms, run, config, resume=True, callbacks=callbacks, **JOB) == {}
+    records = [r for r in read_records(phantoms) if (r.source == "site-a") == (r.label == "CVP")]
+    data = phantoms.parent / "classes-of-one-site.csv"
+    write_manifest(data, records)
+    output = tmp_path / "run"
+    assert leave_one_source_out(data, output, CONFIG, n_folds=3, callbacks=callbacks, **PLAIN) == {}
+    assert not called
+    status, out, _ = cli("crossval", data, "-o", output, "--leave-one-source-out", "--folds", 3, "--img-size", 64)
+    assert (status, out, output.exists()) == (0, "", False)
 
 
 def test_a_source_that_cannot_be_left_out_is_named_and_the_others_go_on(phantoms, tmp_path, cli):
-    from cvrnet.data import read_records, write_manifest
-
     records = [r for r in read_records(phantoms) if r.source == "site-b" or r.label != "CVP"]
     data = phantoms.parent / "one-class-from-one-site.csv"
     write_manifest(data, records)

@@ -144,6 +144,37 @@ def test_the_same_folds_for_another_model(crossval, phantoms, tmp_path):
     assert rows(tmp_path / "run/split.csv") == rows(crossval / "split.csv")
 
 
+def test_a_resumed_run_keeps_its_folds(crossval, phantoms, tmp_path):
+    """Models that are there were trained by the folds of split.csv: neither another number nor another table fits."""
+    before = (crossval / "split.csv").read_bytes()
+    with pytest.raises(UserError, match=r"another run \(folds is 4, was 3\)"):
+        cross_validate(phantoms, crossval, CONFIG, n_folds=4, resume=True, **PLAIN)
+    turned = {row["path"]: int(row["fold"]) % 3 + 1 for row in rows(crossval / "split.csv")}
+    other = tmp_path / "split.csv"
+    other.write_text("path,fold\n" + "".join(f"{name},{fold}\n" for name, fold in turned.items()))
+    with pytest.raises(UserError, match=r"split\.csv splits the images in another way; --overwrite replaces the run"):
+        cross_validate(phantoms, crossval, CONFIG, split_from=other, resume=True, **PLAIN)
+    assert (crossval / "split.csv").read_bytes() == before
+    copy = shutil.copytree(crossval, tmp_path / "copy")
+    config = replace(CONFIG, model="test_resnet", encoders=())
+    cross_validate(phantoms, copy, config, n_folds=4, only_fold=4, overwrite=True, **PLAIN)
+    assert {row["fold"] for row in rows(copy / "split.csv")} == {"1", "2", "3", "4"}  # made anew
+    assert sorted(path.name for path in copy.glob("fold-*")) == ["fold-4"]
+
+
+def test_a_fold_that_lacks_a_class_is_refused_before_anything_is_trained(phantoms, tmp_path):
+    folds = {"NOR": 1, "CVP": 2, "NCP": 3}
+    table = tmp_path / "split.csv"
+    table.write_text("path,fold\n" + "".join(f"{r.name},{folds[r.label]}\n" for r in read_records(phantoms)))
+    manifest = phantoms.parent / "no-patients.csv"
+    write_manifest(manifest, [replace(r, patient_id="") for r in read_records(phantoms)])
+    with pytest.raises(UserError, match="no training image of class CVP, NOR"):
+        cross_validate(manifest, tmp_path / "run", CONFIG, split_from=table, **PLAIN)
+    with pytest.raises(UserError, match="there is no fold 4; expected 1 to 3"):
+        cross_validate(phantoms, tmp_path / "run", CONFIG, n_folds=3, only_fold=4, **PLAIN)
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_independent_source_stands_beside(phantoms, tmp_path):
     summary = cross_validate(phantoms, tmp_path / "run", CONFIG, n_folds=3, test_source="site-b", **PLAIN)
     split = rows(tmp_path / "run/split.csv")
@@ -175,8 +206,6 @@ def test_what_does_not_fit_is_told(crossval, phantoms, tmp_path):
     records = read_records(phantoms)
     with pytest.raises(UserError, match="2 folds; expected at least 3"):
         cross_validate(phantoms, tmp_path / "run", CONFIG, n_folds=2, **PLAIN)
-    with pytest.raises(UserError, match="there is no fold 4; expected 1 to 3"):
-        cross_validate(phantoms, tmp_path / "run", CONFIG, n_folds=3, only_fold=4, **PLAIN)
     with pytest.raises(UserError, match="unknown test source 'mars'"):
         cross_validate(phantoms, tmp_path / "run", CONFIG, n_folds=3, test_source="mars", **PLAIN)
     with pytest.raises(UserError, match=r"another run \(lr is 0.5"):
@@ -193,7 +222,7 @@ def test_what_does_not_fit_is_told(crossval, phantoms, tmp_path):
     with pytest.raises(UserError, match=r"split\.csv is damaged: it has no column path, fold"):
         read_folds(other, records)
     assert not (tmp_path / "run").exists()
-    with pytest.raises(UserError, match="is not a run"):
+    with pytest.raises(UserError, match=r"is not a finished run: it has no run\.json"):
         collect(tmp_path)
 
 
@@ -214,12 +243,9 @@ def test_fold_sets_are_a_partition():
 def test_two_processes_share_each_fold(crossval, phantoms, tmp_path):
     """``accelerate launch``: the same folds, every epoch scored once, one summary."""
     options = ["--model", "cvrnet", "--encoders", "test_resnet", "--no-pretrained", "--img-size", "64", "--folds", "3"]
-    subprocess.run(
-        [*LAUNCH, "crossval", str(phantoms), "-o", str(tmp_path / "run"), *options, "--epochs", "1"],
-        check=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=500,
-    )
+    command = [*LAUNCH, "crossval", str(phantoms), "-o", str(tmp_path / "run"), *options, "--epochs", "1"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, check=True, env=env, timeout=500)
     assert rows(tmp_path / "run/split.csv") == rows(crossval / "split.csv")
     assert {p.name for p in (tmp_path / "run").iterdir()} >= {p.name for p in crossval.iterdir()}
     summary, alone = (json.loads((folder / "summary.json").read_text()) for folder in (tmp_path / "run", crossval))
@@ -229,6 +255,9 @@ def test_two_processes_share_each_fold(crossval, phantoms, tmp_path):
         (epoch,) = rows(tmp_path / f"run/fold-{k}/history.csv")
         scored = json.loads((tmp_path / f"run/fold-{k}/metrics.json").read_text())["val"]
         assert float(epoch["val_loss"]) == pytest.approx(scored["log_loss"], abs=1e-6)
+    again = subprocess.run([*command, "--resume"], check=True, env=env, timeout=500, capture_output=True, text=True)
+    assert [line.split()[0] for line in again.stdout.splitlines()] == ["fold", "1", "2", "3", "mean"]  # said once
+    assert again.stderr.count("fold 3\n") == 1
 
 
 def test_the_command(cli, phantoms, tmp_path):

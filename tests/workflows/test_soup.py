@@ -135,14 +135,14 @@ def test_without_images_elsewhere_it_says_what_the_scores_are_worth(folds, tmp_p
     split = tmp_path / "run/split.csv"
     split.write_text(split.read_text().replace(",independent", ",1"))
     soup = make_soup(tmp_path / "run", tmp_path / "soup", device="cpu", amp="fp32", **PLAIN)
-    assert "can show that a soup is broken, but not that it is good" in soup.images
+    assert "can show that a soup is broken, but not that it is good" in soup["images"]
     assert not (tmp_path / "soup/metrics.json").exists()
     (tmp_path / "run/run.json").write_text(json.dumps(about | {"data": str(tmp_path / "gone")}))
     with pytest.raises(UserError, match="expected DATA to score the soup on"):
         make_soup(tmp_path / "run", tmp_path / "other")
     soup = make_soup(tmp_path / "run", tmp_path / "other", about["data"], device="cpu", amp="fp32", **PLAIN)
-    assert "are the folds' average: the run's images are not there" in soup.batch_norm
-    assert "trained folds" in soup.images
+    assert "are the folds' average: the run's images are not there" in soup["batch_norm"]
+    assert "trained folds" in soup["images"]
 
 
 def test_what_makes_no_soup_is_refused(folds, run, tmp_path):
@@ -156,7 +156,7 @@ def test_what_makes_no_soup_is_refused(folds, run, tmp_path):
     other = timm.create_model("cvrnet_tiny", num_classes=3)
     enliven(other)
     save_checkpoint(other, tmp_path / "mixed/fold-2", CLASSES)
-    with pytest.raises(UserError, match=r"fold-2 and fold-1 differ in architecture \(\"cvrnet_tiny\", \"cvrnet\"\)"):
+    with pytest.raises(UserError, match=r"fold-2 and fold-1 differ in architecture \('cvrnet_tiny', 'cvrnet'\)"):
         make_soup(tmp_path / "mixed", tmp_path / "soup")
     with pytest.raises(UserError, match=r"holds a run of another kind \(train, not soup\)"):
         make_soup(folds, run)
