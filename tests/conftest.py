@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.figures import draw_nothing, real_figures
 from tests.support.hub import LocalHub
 from tests.support.pages import Reader
 
@@ -113,6 +114,19 @@ def auto_precision(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     return os.environ["CVRNET_AMP"]
 
 
+FIGURES_COUNT = {"figures", "report", "explain", "demo", "documents"}
+"""Rooms whose tests look at figures."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _cheap_figures(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Where no test looks at figures, they have one pixel."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not FIGURES_COUNT & set(request.path.parts) and "picture" not in request.path.stem:
+            draw_nothing(patch)
+        yield
+
+
 class Cli:
     """Runs the command line in this process."""
 
@@ -162,7 +176,8 @@ def run(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from cvrnet.workflows.train import train
 
     folder = tmp_path_factory.mktemp("runs") / "run"
-    train(phantoms, folder, TrainConfig(**TINY), test_source="site-b", **PLAIN)
+    with real_figures():
+        train(phantoms, folder, TrainConfig(**TINY), test_source="site-b", **PLAIN)
     return folder
 
 
@@ -209,7 +224,7 @@ def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.support import pages
 
     with pytest.MonkeyPatch.context() as patch:
-        pages.draw_nothing(patch)
+        draw_nothing(patch)
         return pages.furnish(tmp_path_factory.mktemp("pages") / "folder")
 
 
@@ -222,7 +237,7 @@ def reader_of(
 
     def sit_down(page: Path) -> Reader:
         pages.set_environment(monkeypatch)
-        pages.draw_nothing(monkeypatch)
+        draw_nothing(monkeypatch)
         monkeypatch.chdir(tmp_path)
         pages.move_in(furnished, tmp_path, page)
         for repository in pages.hub_repositories(page):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.hub_runs import make_crossval
-from tests.support.pages import draw_nothing
+from tests.support.figures import draw_nothing
 
 
 @pytest.fixture(scope="session")

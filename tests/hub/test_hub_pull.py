@@ -28,7 +28,6 @@ from cvrnet.workflows.train import train
 from tests.conftest import PLAIN
 from tests.support.hub import LocalHub
 from tests.support.hub_runs import CLASSES, make_folds, make_model
-from tests.support.pages import draw_nothing
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +101,6 @@ def test_references_mean_all_folds_or_one(hub: LocalHub, small: Path, image: Pat
 def test_every_command_takes_a_reference_or_a_pulled_run(
     hub: LocalHub, small: Path, tmp_path: Path, monkeypatch, cli
 ) -> None:
-    draw_nothing(monkeypatch)
     phantoms = write_phantoms(tmp_path / "phantoms", 12, size=64)
     cvrnet.push_folds(small, "ada/net")
     picture = next((phantoms.parent / "images").rglob("*.png"))
@@ -191,7 +189,6 @@ def test_transformers_gives_the_same_labels_and_probabilities(hub: LocalHub, run
 
 
 def test_training_goes_on_from_the_hub(hub: LocalHub, small: Path, tmp_path: Path, monkeypatch) -> None:
-    draw_nothing(monkeypatch)
     phantoms = write_phantoms(tmp_path / "phantoms", 12, size=64)
     cvrnet.push_folds(small, "ada/net")
     config = TrainConfig(model="hf-hub:ada/net@fold-2", img_size=64, epochs=1, lr=1e-12)

@@ -334,7 +334,7 @@ def test_no_run(tmp_path, run):
         write_report(tmp_path)
     copy = shutil.copytree(run, tmp_path / "copy")
     (copy / "predictions.csv").write_text("path\nx\n")
-    with pytest.raises(UserError, match=r"predictions\.csv cannot be used .*expected predictions of CVP, NCP, NOR"):
+    with pytest.raises(UserError, match=r"predictions\.csv is damaged: it has no column label, split"):
         write_report(copy)
 
 

@@ -397,18 +397,6 @@ def hub_repositories(page: Path) -> set[str]:
     return read - set(re.findall(r"cvrnet push \S+ ([\w-]+/[\w-]+)(?! --dry-run)", text)) - {"user/repo"}
 
 
-def draw_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures of one pixel: drawing them takes longer than everything else, and other tests look at them."""
-    from matplotlib.figure import Figure
-    from PIL import Image
-
-    def save(figure: Figure, path: Path, **_: object) -> None:
-        Image.new("RGB", (1, 1)).save(path, "png")
-
-    monkeypatch.setattr(Figure, "savefig", save)
-    monkeypatch.setattr(Figure, "draw_without_rendering", lambda figure: None)
-
-
 def set_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a page changes in this process is gone after it."""
     from cvrnet.data.identity import KEY

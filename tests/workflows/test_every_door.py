@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from contextlib import ExitStack
 
 import pytest
 
@@ -9,6 +10,7 @@ from cvrnet import workflows
 from cvrnet.data import write_phantoms
 from cvrnet.training import TrainConfig
 from tests.conftest import PLAIN
+from tests.support.figures import real_figures
 
 CONFIG = TrainConfig(model="test_efficientnet", pretrained=False, img_size=32, epochs=1)
 OPTIONS = ["--model", "test_efficientnet", "--no-pretrained", "--img-size", "32", "--epochs", "1"]
@@ -75,10 +77,18 @@ def contents(folder):
     return found
 
 
+@pytest.fixture
+def drawn():
+    with ExitStack() as stack:
+        yield stack
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("job", JOBS)
-def test_the_command_and_the_function_leave_the_same_files(job, manifest, three_folds, tmp_path, cli):
+def test_the_command_and_the_function_leave_the_same_files(job, manifest, three_folds, tmp_path, cli, drawn):
     function, command = JOBS[job]
+    if job == "train":
+        drawn.enter_context(real_figures())
     output = tmp_path / "run"  # one name for both, because reports name their folder
     function(manifest, three_folds, output)
     from_python = contents(output)
