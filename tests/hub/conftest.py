@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.hub_runs import make_crossval
 from tests.support.figures import draw_nothing
+from tests.support.hub_runs import make_crossval
 
 
 @pytest.fixture(scope="session")
