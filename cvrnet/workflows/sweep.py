@@ -14,6 +14,7 @@ from cvrnet.data import INDEPENDENT
 from cvrnet.errors import UserError
 from cvrnet.files import slug, write_json
 from cvrnet.formatting import spread
+from cvrnet.moved import moved_names
 from cvrnet.runs.layout import BENCHMARK, RUN, SUMMARY
 from cvrnet.runs.read import read_json
 from cvrnet.training import TrainConfig, create_for_training
@@ -189,3 +190,6 @@ def source_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
         row["problem"] = entry.get("problem", "")
         rows.append(row)
     return rows
+
+
+__getattr__ = moved_names(__name__, dict.fromkeys(("benchmark_rows", "brief_rows"), "cvrnet.workflows.benchmark_table"))

@@ -45,7 +45,7 @@ def train(
     """
     output = Path(output)
     job = start_job("train", data, output, config, classes, cache_folder, callbacks, audit, maps, resume, overwrite)
-    sets = holdout_sets(job.records, job.config.val_fraction, job.config.seed, test_source)
+    sets = split_records(job.records, job.config, test_source)
     refuse_missing_classes(sets["train"], job.classes)
     open_run(job, output, "train", ((r, name) for name, members in sets.items() for r in members), test_source)
     metrics = train_sets(job, sets, output)
@@ -53,6 +53,11 @@ def train(
         finish_report(output, maps)
     job.processes.wait()
     return metrics
+
+
+def split_records(records: Sequence[Record], config: TrainConfig, test_source: str = "") -> dict[str, list[Record]]:
+    """The sets of one training, by the config's fraction and seed (see `cvrnet.data.splits.holdout_sets`)."""
+    return holdout_sets(records, config.val_fraction, config.seed, test_source)
 
 
 def train_sets(

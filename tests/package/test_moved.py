@@ -33,3 +33,17 @@ def test_a_name_that_has_moved_is_found_where_it_was(old, name, new):
 def test_what_never_was_is_still_missing():
     with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
         _ = import_module("cvrnet.data").nonsense
+
+
+def test_functions_of_the_last_release_are_where_their_modules_went():
+    with pytest.warns(DeprecationWarning):
+        from cvrnet.benchmark import benchmark, benchmark_rows
+        from cvrnet.checkpoints import load_checkpoint, save_checkpoint
+        from cvrnet.evaluation import predict_records, write_evaluation
+        from cvrnet.experiments import cross_validate, fold_sets, read_folds
+        from cvrnet.soup import make_soup
+        from cvrnet.source_shift import leave_one_source_out, source_rows
+        from cvrnet.training.run import split_records, train
+    found = [benchmark, benchmark_rows, load_checkpoint, save_checkpoint, predict_records, write_evaluation]
+    found += [cross_validate, fold_sets, read_folds, make_soup, leave_one_source_out, source_rows, split_records, train]
+    assert all(map(callable, found))
