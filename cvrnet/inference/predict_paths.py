@@ -19,12 +19,10 @@ from cvrnet.inference.volumes import add_means
 class PathPredictions(NamedTuple):
     """The answers for some PATH arguments."""
 
-    columns: list[str]
-    """Of the rows; empty in all but the main process, which has the answers."""
-    images: int
-    """Number of images."""
+    columns: list[str]  #: of the rows; empty in all but the main process, which has the answers
+    images: int  #: number of images
+    #: A row for each image, series and patient (``unit``), in constant memory; None in a column without a value.
     rows: Iterator[dict[str, Any]]
-    """A row for each image, series and patient (``unit``), in constant memory; None in a column without a value."""
 
 
 def predict_paths(
@@ -42,17 +40,9 @@ def predict_paths(
 ) -> PathPredictions:
     """Predict the images at some paths, each process of ``accelerate launch`` a share of them.
 
-    Args:
-        model: As in `Predictor.from_pretrained`, and so ``folds``, ``device``, ``dtype`` and ``compile``.
-        paths: As in `find_images`.
-        folds: Folds of the run to load; all by default.
-        batch_size: As in `Predictor.stream`, and so ``heads`` and ``window``.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-        dtype: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
-        compile: Run the networks through ``torch.compile``.
-        heads: Add columns for each head's own probabilities.
-        uncertainty: Add the columns of `cvrnet.inference.uncertainty`.
-        window: For CTs in DICOM.
+    ``model``, ``folds``, ``device``, ``dtype`` and ``compile`` are those of `Predictor.from_pretrained`, ``paths``
+    those of `find_images`, ``batch_size``, ``heads`` and ``window`` those of `Predictor.stream`. ``heads`` adds columns
+    for each head's own probabilities, ``uncertainty`` those of `cvrnet.inference.uncertainty`.
 
     Raises:
         UserError: The model, a fold or the device does not exist, or the model has no heads.

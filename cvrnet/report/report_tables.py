@@ -12,8 +12,7 @@ from cvrnet.report.headline import floor_rows
 from cvrnet.report.results import Results
 from cvrnet.runs.layout import INDEPENDENT
 from cvrnet.runs.predictions import PredictionTable
-from cvrnet.scoring.head_accuracy import head_rows
-from cvrnet.scoring.score import RATES
+from cvrnet.scoring import RATES, head_rows
 
 Row = dict[str, Any]
 Columns = Sequence[tuple[str, str]]
