@@ -1,19 +1,40 @@
-"""Answers for PATH arguments, as ``cvrnet predict`` prints them, by one process or by several that share the images."""
+"""The images at PATH arguments and the answers for them, by one process or by several that share the images."""
 
 from __future__ import annotations
 
+import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cvrnet.data import read_records
+from cvrnet.data.image import is_image_file
 from cvrnet.data.series import arrange
 from cvrnet.devices import check_launch
-from cvrnet.inference.find_images import find_images
 from cvrnet.inference.predictor import Predictor
 from cvrnet.inference.uncertainty import UNCERTAINTY
 from cvrnet.inference.volumes import add_means
+
+
+def find_images(paths: Iterable[str]) -> Iterator[Path]:
+    """Yield the images in files, folders (searched), CSV manifests, ``hfds:`` data sets and patterns, in order.
+
+    A name that matches nothing is yielded unchanged: reading it gives the error.
+    """
+    for text in paths:
+        path = Path(text)
+        if text.startswith("hfds:") or (path.suffix.lower() == ".csv" and path.is_file()):
+            yield from (record.path for record in read_records(text, labelled=False))
+        elif path.is_dir():
+            for folder, folders, files in os.walk(path):
+                folders[:] = sorted(name for name in folders if not name.startswith("."))
+                yield from (file for name in sorted(files) if is_image_file(file := Path(folder, name)))
+        elif not path.exists() and (matches := sorted(glob.glob(text, recursive=True))):
+            yield from map(Path, matches)
+        else:
+            yield path
 
 
 class PathPredictions(NamedTuple):

@@ -179,11 +179,7 @@ def _train_epoch(
 
 
 def class_weights(labels: Sequence[int], num_classes: int) -> Tensor:
-    """Weight of class j: N_max / N_j, so that the minority counts as much as the majority; 0 for an absent class.
-
-    >>> class_weights([0, 0, 0, 0, 1, 1], 2)
-    tensor([1., 2.])
-    """
+    """Weight of class j: N_max / N_j, so that the minority counts as much as the majority; 0 for an absent class."""
     counts = torch.bincount(torch.as_tensor(labels), minlength=num_classes).float()
     return torch.where(counts > 0, counts.max() / counts.clamp(min=1), 0.0)
 
