@@ -68,13 +68,6 @@ class Predictor:
         compile: Run the networks through ``torch.compile``: faster after a compilation of seconds to minutes. A text is
             its mode; ``"reduce-overhead"`` records CUDA graphs.
 
-    Attributes:
-        classes: Class names in the order of the probabilities.
-        preprocessing: Resizing and normalisation, as saved with the model.
-        models: The models, in float32: what explanations differentiate.
-        device: Where they are.
-        precision: Number format of the computation: ``fp32``, ``bf16`` or ``fp16``.
-
     Raises:
         UserError: The models differ in classes or preprocessing, or the device or dtype is not available.
     """
@@ -82,9 +75,11 @@ class Predictor:
     def __init__(
         self, models: Sequence[nn.Module], device: str = "auto", dtype: str = "auto", compile: bool | str = False
     ) -> None:
-        self.device = select_device(device)
-        self.precision = select_precision(dtype, self.device)
+        self.device = select_device(device)  #: where the models are
+        self.precision = select_precision(dtype, self.device)  #: number format: ``fp32``, ``bf16`` or ``fp16``
+        #: Class names in the order of the probabilities, and the resizing and normalisation saved with the models.
         self.classes, self.preprocessing = shared_settings(models)
+        #: The models, in float32: what explanations differentiate.
         self.models: list[Any] = [m.eval().to(self.device).to(memory_format=torch.channels_last) for m in models]
         self.compile = compile
 
