@@ -13,7 +13,7 @@ from cvrnet.explain.gradcam import NETWORK
 from cvrnet.explain.pictures import draw_images
 from cvrnet.files import write_csv
 from cvrnet.inference import Predictor
-from cvrnet.inference.find_images import find_images
+from cvrnet.inference.predict_paths import find_images
 
 ROWS = "explanations.csv"
 

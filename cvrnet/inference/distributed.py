@@ -17,8 +17,7 @@ from cvrnet.devices import select_device
 from cvrnet.errors import UserError
 from cvrnet.inference.predictor import Prediction, Predictor
 
-PORTION = 8
-"""Batches that each process works on between two exchanges of answers."""
+PORTION = 8  # batches that each process works on between two exchanges of answers
 
 
 class SharedPrediction:

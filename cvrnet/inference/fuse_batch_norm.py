@@ -29,11 +29,6 @@ def fuse_batch_norm(model: nn.Module) -> nn.Module:
 
     The pairs are found in the graph that ``torch.fx`` traces. A network (of a CVR-Net: an encoder) that cannot be
     traced, or is in training mode, stays as it is.
-
-    >>> import timm, torch
-    >>> model = timm.create_model("test_resnet").eval()
-    >>> sum(isinstance(m, torch.nn.BatchNorm2d) for m in fuse_batch_norm(model).modules())
-    0
     """
     for part in model.encoders if isinstance(model, CVRNet) else [model]:
         for convolution, norm in list(_pairs(part)):

@@ -1,30 +1,49 @@
-"""Answers for PATH arguments, as ``cvrnet predict`` prints them, by one process or by several that share the images."""
+"""The images at PATH arguments and the answers for them, by one process or by several that share the images."""
 
 from __future__ import annotations
 
+import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cvrnet.data import read_records
+from cvrnet.data.image import is_image_file
 from cvrnet.data.series import arrange
 from cvrnet.devices import check_launch
-from cvrnet.inference.find_images import find_images
 from cvrnet.inference.predictor import Predictor
 from cvrnet.inference.uncertainty import UNCERTAINTY
 from cvrnet.inference.volumes import add_means
 
 
+def find_images(paths: Iterable[str]) -> Iterator[Path]:
+    """Yield the images in files, folders (searched), CSV manifests, ``hfds:`` data sets and patterns, in order.
+
+    A name that matches nothing is yielded unchanged: reading it gives the error.
+    """
+    for text in paths:
+        path = Path(text)
+        if text.startswith("hfds:") or (path.suffix.lower() == ".csv" and path.is_file()):
+            yield from (record.path for record in read_records(text, labelled=False))
+        elif path.is_dir():
+            for folder, folders, files in os.walk(path):
+                folders[:] = sorted(name for name in folders if not name.startswith("."))
+                yield from (file for name in sorted(files) if is_image_file(file := Path(folder, name)))
+        elif not path.exists() and (matches := sorted(glob.glob(text, recursive=True))):
+            yield from map(Path, matches)
+        else:
+            yield path
+
+
 class PathPredictions(NamedTuple):
     """The answers for some PATH arguments."""
 
-    columns: list[str]
-    """Of the rows; empty in all but the main process, which has the answers."""
-    images: int
-    """Number of images."""
+    columns: list[str]  #: of the rows; empty in all but the main process, which has the answers
+    images: int  #: number of images
+    #: A row for each image, series and patient (``unit``), in constant memory; None in a column without a value.
     rows: Iterator[dict[str, Any]]
-    """A row for each image, series and patient (``unit``), in constant memory; None in a column without a value."""
 
 
 def predict_paths(
@@ -42,17 +61,9 @@ def predict_paths(
 ) -> PathPredictions:
     """Predict the images at some paths, each process of ``accelerate launch`` a share of them.
 
-    Args:
-        model: As in `Predictor.from_pretrained`, and so ``folds``, ``device``, ``dtype`` and ``compile``.
-        paths: As in `find_images`.
-        folds: Folds of the run to load; all by default.
-        batch_size: As in `Predictor.stream`, and so ``heads`` and ``window``.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-        dtype: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
-        compile: Run the networks through ``torch.compile``.
-        heads: Add columns for each head's own probabilities.
-        uncertainty: Add the columns of `cvrnet.inference.uncertainty`.
-        window: For CTs in DICOM.
+    ``model``, ``folds``, ``device``, ``dtype`` and ``compile`` are those of `Predictor.from_pretrained`, ``paths``
+    those of `find_images`, ``batch_size``, ``heads`` and ``window`` those of `Predictor.stream`. ``heads`` adds columns
+    for each head's own probabilities, ``uncertainty`` those of `cvrnet.inference.uncertainty`.
 
     Raises:
         UserError: The model, a fold or the device does not exist, or the model has no heads.

@@ -27,25 +27,16 @@ from cvrnet.runs.checkpoint import find_checkpoints, load_checkpoint, shared_set
 
 @dataclass(frozen=True)
 class Prediction:
-    """The model's answer to one image.
+    """The model's answer to one image."""
 
-    Attributes:
-        path: The image.
-        label: The most probable class; "" where the image could not be read.
-        probabilities: Of each class, (C,).
-        heads: Each head's own probabilities, (heads, C), where they were asked for.
-        error: Why the image could not be read; "" where it could.
-        predictive_entropy: Of the probabilities, in nats: how unsure the ensemble is. NaN where it is not defined.
-        mutual_information: Of answer and member, in nats: how far the members (folds times heads) disagree; 0 for a
-            model of one fold without heads.
-    """
-
-    path: Path
-    label: str
-    probabilities: NDArray[np.float64]
-    heads: NDArray[np.float64] | None = None
-    error: str = ""
+    path: Path  #: the image
+    label: str  #: the most probable class; "" where the image could not be read
+    probabilities: NDArray[np.float64]  #: of each class, (C,)
+    heads: NDArray[np.float64] | None = None  #: each head's own probabilities, (heads, C), where they were asked for
+    error: str = ""  #: why the image could not be read; "" where it could
+    #: Entropy of the probabilities, in nats: how unsure the ensemble is. NaN where it is not defined.
     predictive_entropy: float = math.nan
+    #: Of answer and member, in nats: how far the members (folds times heads) disagree; 0 for one fold without heads.
     mutual_information: float = math.nan
 
     def row(self, classes: Sequence[str]) -> dict[str, Any]:
@@ -77,13 +68,6 @@ class Predictor:
         compile: Run the networks through ``torch.compile``: faster after a compilation of seconds to minutes. A text is
             its mode; ``"reduce-overhead"`` records CUDA graphs.
 
-    Attributes:
-        classes: Class names in the order of the probabilities.
-        preprocessing: Resizing and normalisation, as saved with the model.
-        models: The models, in float32: what explanations differentiate.
-        device: Where they are.
-        precision: Number format of the computation: ``fp32``, ``bf16`` or ``fp16``.
-
     Raises:
         UserError: The models differ in classes or preprocessing, or the device or dtype is not available.
     """
@@ -91,9 +75,11 @@ class Predictor:
     def __init__(
         self, models: Sequence[nn.Module], device: str = "auto", dtype: str = "auto", compile: bool | str = False
     ) -> None:
-        self.device = select_device(device)
-        self.precision = select_precision(dtype, self.device)
+        self.device = select_device(device)  #: where the models are
+        self.precision = select_precision(dtype, self.device)  #: number format: ``fp32``, ``bf16`` or ``fp16``
+        #: Class names in the order of the probabilities, and the resizing and normalisation saved with the models.
         self.classes, self.preprocessing = shared_settings(models)
+        #: The models, in float32: what explanations differentiate.
         self.models: list[Any] = [m.eval().to(self.device).to(memory_format=torch.channels_last) for m in models]
         self.compile = compile
 
@@ -115,7 +101,14 @@ class Predictor:
         Raises:
             UserError: The model or fold does not exist.
         """
-        return cls(load_models(model, folds, device, dtype), device, dtype, compile)
+        if not str(model).lower().endswith(".onnx"):
+            models = [fuse_batch_norm(load_checkpoint(folder)) for folder in find_checkpoints(model, folds)]
+            return cls(models, device, dtype, compile)
+        if folds:
+            raise UserError(f"{model} is one model; only the folds of a run can be chosen")
+        from cvrnet.onnx import load_onnx  # here, since onnx is an extra
+
+        return cls([load_onnx(model, device, dtype)], device, dtype, compile)
 
     @property
     def averages_probabilities(self) -> bool:
@@ -239,16 +232,3 @@ class Predictor:
         freeze = mode is None and self.device.type == "cpu"
         options: Any = {"options": {"freezing": True}} if freeze else {"mode": mode}
         return [torch.compile(network, dynamic=False, **options) for network in networks]
-
-
-def load_models(
-    model: str | Path, folds: Sequence[int] = (), device: str = "auto", dtype: str = "auto"
-) -> list[nn.Module]:
-    """Load the networks of a MODEL argument, as `Predictor.from_pretrained`; an ONNX file for device and dtype."""
-    if not str(model).lower().endswith(".onnx"):
-        return [fuse_batch_norm(load_checkpoint(folder)) for folder in find_checkpoints(model, folds)]
-    if folds:
-        raise UserError(f"{model} is one model; only the folds of a run can be chosen")
-    from cvrnet.onnx import load_onnx  # here, since onnx is an extra
-
-    return [load_onnx(model, device, dtype)]

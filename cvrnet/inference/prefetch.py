@@ -6,7 +6,6 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,7 @@ from numpy.typing import NDArray
 
 from cvrnet.data import ImageError, Preprocessing, read_image
 
-Image = NDArray[np.uint8] | str
-"""uint8 (H, W, C) of the preprocessing's size; or the reason why the file cannot be read."""
+Image = NDArray[np.uint8] | str  # (H, W, C) of the preprocessing's size; or the reason why the file cannot be read
 
 
 def read_ahead(
@@ -26,11 +24,10 @@ def read_ahead(
     Threads suffice: Pillow and NumPy release Python's lock while they decode and resize. The files may come from an
     endless generator. The window is that of `cvrnet.data.read_image`.
     """
-    decode = partial(read_image, window=window) if window else read_image
 
     def read(path: Path) -> Image:
         try:
-            return preprocessing.resize(decode(path, preprocessing.mode))
+            return preprocessing.resize(read_image(path, preprocessing.mode, window))
         except ImageError as error:
             return str(error)
 

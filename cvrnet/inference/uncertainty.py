@@ -13,16 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-UNCERTAINTY = ("predictive_entropy", "mutual_information")
-"""The attributes of a `Prediction`, and the columns of tables."""
+UNCERTAINTY = ("predictive_entropy", "mutual_information")  # attributes of a `Prediction`, and columns of tables
 
 
 def entropy(probabilities: Array) -> Array:
-    """Return the entropy over the last axis: 0 for a certain answer, ``log(C)`` for C equally probable classes.
-
-    >>> entropy(np.array([[0.5, 0.5], [1.0, 0.0]])).round(4).tolist()
-    [0.6931, 0.0]
-    """
+    """Return the entropy over the last axis: 0 for a certain answer, ``log(C)`` for C equally probable classes."""
     logs = np.log(probabilities, out=np.zeros_like(probabilities), where=probabilities > 0)
     return np.maximum(-(probabilities * logs).sum(-1), 0.0)
 
@@ -31,10 +26,5 @@ def mutual_information(members: Array) -> Array:
     """Return the members' disagreement, the entropy of their mean minus their mean entropy.
 
     (members, ..., C) in; (...) out, from 0, where all members agree, to the predictive entropy, where each is certain.
-
-    >>> mutual_information(np.array([[1.0, 0.0], [0.0, 1.0]])).round(4)
-    np.float64(0.6931)
-    >>> mutual_information(np.array([[0.5, 0.5], [0.5, 0.5]]))
-    np.float64(0.0)
     """
     return np.maximum(entropy(members.mean(0)) - entropy(members).mean(0), 0.0)

@@ -18,10 +18,8 @@ from cvrnet.inference.predictor import Prediction
 class Answer(NamedTuple):
     """The prediction for one image, or the mean prediction for a series or patient."""
 
-    unit: str
-    """``image``, ``slice``, ``series`` or ``patient``."""
-    patient: str
-    """The patient's pseudonym; ``""`` where it is not known."""
+    unit: str  #: ``image``, ``slice``, ``series`` or ``patient``
+    patient: str  #: the patient's pseudonym; ``""`` where it is not known
     prediction: Prediction
 
     def row(self, classes: Sequence[str]) -> dict[str, Any]:

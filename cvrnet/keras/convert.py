@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
 KIND, MODEL = "convert-keras", "cvrnet_keras"
 MAX_CLASSES = 1000
-SHOWN = 20
-"""Problems that one message lists; it counts the others."""
+SHOWN = 20  # problems that one message lists; it counts the others
 
 
 def convert_keras(

@@ -20,8 +20,7 @@ from cvrnet.keras.layers import quoted
 
 FORMAT = "expected HDF5 from Keras 2's save_weights or model.save"
 
-LayerWeights = Mapping[str, Mapping[str, h5py.Dataset]]
-"""The weights of each layer by name (``kernel``, ``gamma`` and so on), not yet read."""
+LayerWeights = Mapping[str, Mapping[str, h5py.Dataset]]  # of each layer, by name (``kernel`` and so on), not yet read
 
 
 @contextmanager

@@ -21,17 +21,11 @@ class KerasWeight:
     layer: str
     name: str
     target: str
-    axes: tuple[int, ...] = VECTOR
-    """Keras's axes in our order."""
-    folded: bool = False
-    """Whether this is a convolution's bias, which our network has in the running mean after it."""
+    axes: tuple[int, ...] = VECTOR  #: Keras's axes in our order
+    folded: bool = False  #: whether this is a convolution's bias, which our network has in the running mean after it
 
     def keras_shape(self, shape: Collection[int]) -> tuple[int, ...]:
-        """Return the shape in Keras of a parameter that has this shape in our network.
-
-        >>> KerasWeight("conv1", "kernel", "conv1.weight", CONV).keras_shape((64, 3, 7, 7))
-        (7, 7, 3, 64)
-        """
+        """Return the shape in Keras, such as (7, 7, 3, 64), of a parameter of this shape in ours: (64, 3, 7, 7)."""
         ours = dict(zip(self.axes, shape, strict=True))
         return tuple(ours[axis] for axis in range(len(ours)))
 

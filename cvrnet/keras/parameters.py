@@ -19,11 +19,8 @@ def keras_parameter_counts(model: CVRNet) -> dict[str, int]:
     v1's Table 2 is for three classes and mixes two builds: P1 and P3 count RGB images; P2, P4, P5 and the total
     count one-channel images.
 
-    Args:
-        model: ``cvrnet`` or ``cvrnet_keras``, with classifiers; it is not changed.
-
-    Returns:
-        Counts by "P1" to "P5", and "total".
+    ``model`` is ``cvrnet`` or ``cvrnet_keras``, with classifiers; it is not changed. The counts are keyed "P1" to "P5"
+    and "total".
 
     >>> import timm
     >>> rgb, grey = (timm.create_model("cvrnet", num_classes=3, in_chans=c, device="meta") for c in (3, 1))

@@ -65,9 +65,6 @@ def mean_interval(
 
     ``values`` has shape (N,), with NaN for an image without a value, which is left out; both results are None where all
     are NaN. Other arguments: as `bootstrap_intervals`.
-
-    >>> mean_interval([0.0, 1.0] * 50)
-    (0.5, [0.4, 0.6])
     """
     table = np.asarray(values, np.float64)
     there = ~np.isnan(table)

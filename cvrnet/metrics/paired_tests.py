@@ -57,6 +57,4 @@ def holm(p_values: Sequence[float]) -> list[float]:
     order = np.argsort(p_values)
     factors = len(p_values) - np.arange(len(p_values))
     adjusted = np.minimum(1, np.maximum.accumulate(np.asarray(p_values)[order] * factors))
-    result = np.empty(len(p_values))
-    result[order] = adjusted
-    return result.tolist()
+    return adjusted[np.argsort(order)].tolist()

@@ -128,7 +128,8 @@ def mean_std(values: Sequence[Any], ddof: int = 0) -> dict[str, Any]:
     if isinstance(values[0], Mapping):
         shared = [key for key in values[0] if all(key in value for value in values)]
         columns = {key: [value[key] for value in values] for key in shared}
-        return {key: mean_std(column, ddof) for key, column in columns.items() if not _is_label(column)}
+        labels = {key for key, column in columns.items() if any(isinstance(v, str | list | tuple) for v in column)}
+        return {key: mean_std(column, ddof) for key, column in columns.items() if key not in labels}
     defined = np.array([value for value in values if value is not None], dtype=np.float64)
     if not len(defined):
         return {"mean": None, "std": None, "n": 0}
@@ -141,10 +142,6 @@ def json_tree(tree: Any) -> Any:
     if isinstance(tree, Mapping):
         return {key: json_tree(value) for key, value in tree.items()}
     return None if np.isnan(tree) else float(tree)
-
-
-def _is_label(column: Sequence[Any]) -> bool:
-    return any(isinstance(value, str | list | tuple) for value in column)
 
 
 def sample_log_loss(labels: NDArray[np.int64], table: NDArray[np.float64]) -> NDArray[np.float64]:

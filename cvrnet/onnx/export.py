@@ -95,11 +95,8 @@ def export_onnx(
         onnx.save(quantized, target)
         agreement = compare(exact, target, others, network, progress)
         check_agreement(agreement, min_agreement, max_accuracy_drop)
-        report["quantization"] = {
-            "tool": f"onnxruntime {version('onnxruntime')}",
-            "calibration_images": count,
-            **agreement,
-        }
+        made = {"tool": f"onnxruntime {version('onnxruntime')}", "calibration_images": count}
+        report["quantization"] = made | agreement
         write_metadata(quantized, {"quantization": report["quantization"]})
         onnx.save(quantized, target)
     return report

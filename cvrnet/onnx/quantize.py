@@ -20,8 +20,7 @@ from cvrnet.onnx.check_images import readable_images
 from cvrnet.onnx.graph import INPUT, PixelNetwork
 from cvrnet.onnx.session import load_onnx
 
-LEAST = 20
-"""Smallest number of images on which two files are compared."""
+LEAST = 20  # smallest number of images on which two files are compared
 
 
 class _Reader(CalibrationDataReader):

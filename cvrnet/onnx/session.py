@@ -16,8 +16,7 @@ from cvrnet.errors import UserError
 from cvrnet.onnx.graph import HEADS, INPUT, LOGITS, read_metadata
 
 ENGINES = ("auto", "onnxruntime", "openvino")
-Session = Callable[[np.ndarray, str], np.ndarray]
-"""Computes the named output from pixels, uint8 (N, C, H, W)."""
+Session = Callable[[np.ndarray, str], np.ndarray]  # pixels, uint8 (N, C, H, W), and an output's name to the output
 
 
 class OnnxModel(nn.Module):

@@ -40,7 +40,7 @@ def draw_predictions(folder: Path, predictions: PredictionTable, suffix: str = "
 
 
 def draw_heads(folder: Path, head_rows: Sequence[Mapping[str, Any]]) -> None:
-    """Each head's accuracy beside the average's, from `cvrnet.scoring.head_accuracy.head_rows`."""
+    """Each head's accuracy beside the average's, from `cvrnet.scoring.head_rows`."""
     _save(folder, "heads", figures.plot_heads(head_rows), head_rows)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,12 +46,9 @@ def patients(results: Results) -> str:
 
 def set_sizes(results: Results) -> list[str]:
     """Each set or fold with its number of images."""
-    names = {"train": "training", "val": "validation"}
-    sizes: dict[str, int] = {}
-    for row in results.split:
-        name = f"fold {row['fold']}" if row["fold"].isdigit() else names.get(row["fold"], row["fold"])
-        sizes[name] = sizes.get(name, 0) + 1
-    listed = [f"{name} {size:,}" for name, size in sizes.items()]
+    sizes = Counter(row["fold"] for row in results.split)
+    names = {name: f"fold {name}" for name in sizes if name.isdigit()} | {"train": "training", "val": "validation"}
+    listed = [f"{names.get(name, name)} {size:,}" for name, size in sizes.items()]
     return sorted(listed) if results.kind == "crossval" else listed
 
 

@@ -12,12 +12,10 @@ from cvrnet.report.headline import floor_rows
 from cvrnet.report.results import Results
 from cvrnet.runs.layout import INDEPENDENT
 from cvrnet.runs.predictions import PredictionTable
-from cvrnet.scoring.head_accuracy import head_rows
-from cvrnet.scoring.score import RATES
+from cvrnet.scoring import RATES, head_rows
 
 Row = dict[str, Any]
-Columns = Sequence[tuple[str, str]]
-"""The title of each column that is shown, and its key in the rows."""
+Columns = Sequence[tuple[str, str]]  # the title of each column that is shown, and its key in the rows
 
 AVERAGES = ("recall", "precision", "f1")
 PAPER: Columns = (
@@ -31,6 +29,7 @@ CLASSES: Columns = (
     ("Class", "class"), ("Images", "images"),
     ("Sensitivity", "sensitivity"), ("Specificity", "specificity"), ("PPV", "ppv"), ("NPV", "npv"),
 )  # fmt: skip
+# Scores of the whole set: name in overall.csv to title and place in the scores.
 OVERALL = {
     "accuracy": ("Accuracy", ("accuracy",)),
     "balanced_accuracy": ("Balanced accuracy", ("balanced_accuracy",)),
@@ -40,7 +39,6 @@ OVERALL = {
     "brier_score": ("Brier score (0 to 2)", ("brier_score",)),
     "log_loss": ("Log loss (nats)", ("log_loss",)),
 }
-"""Scores of the whole set: name in overall.csv to title and place in the scores."""
 SETS = {"val": "validation", "test": "test", INDEPENDENT: "independent"}
 
 

@@ -15,27 +15,17 @@ from cvrnet.runs.read import read_json, read_rows
 
 @dataclass(frozen=True)
 class Results:
-    """A run or an evaluation with its numbers.
-
-    Attributes:
-        run: run.json.
-        results: summary.json of a cross-validation, metrics.json of a training or an evaluation.
-        shown: The set that figures and tables show: ``test``, or of a training ``independent`` or else ``val``.
-        scores: Of that set, over all folds; so also ``predictions``.
-        split: The rows of split.csv; none for an evaluation.
-        histories: The rows of history.csv of each fold; none for an evaluation.
-        audit: audit.json; empty where the data set was not audited.
-    """
+    """A run or an evaluation with its numbers."""
 
     folder: Path
-    run: Mapping[str, Any]
-    results: Mapping[str, Any]
-    shown: str
-    scores: Mapping[str, Any]
-    predictions: PredictionTable
-    split: list[dict[str, str]]
-    histories: list[list[dict[str, str]]]
-    audit: Mapping[str, Any]
+    run: Mapping[str, Any]  #: run.json
+    results: Mapping[str, Any]  #: summary.json of a cross-validation, metrics.json of a training or an evaluation
+    shown: str  #: the set that figures and tables show: ``test``, or of a training ``independent`` or else ``val``
+    scores: Mapping[str, Any]  #: of that set, over all folds
+    predictions: PredictionTable  #: of that set, over all folds
+    split: list[dict[str, str]]  #: the rows of split.csv; none for an evaluation
+    histories: list[list[dict[str, str]]]  #: the rows of history.csv of each fold; none for an evaluation
+    audit: Mapping[str, Any]  #: audit.json; empty where the data set was not audited
 
     @property
     def kind(self) -> str:
@@ -75,11 +65,7 @@ class Results:
 
 
 def read_results(folder: Path) -> Results:
-    """Read a run or an evaluation.
-
-    Raises:
-        UserError: The folder is not a finished run, or a file is missing or damaged.
-    """
+    """Read a run or an evaluation; refuse one that is not finished, or has a damaged file."""
     run = read_json(folder / RUN)
     crossval, trained = run.get("kind") == "crossval", run.get("kind") in ("crossval", "train")
     results = read_json(folder / (SUMMARY if crossval else METRICS))

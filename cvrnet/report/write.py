@@ -5,43 +5,35 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from cvrnet.data import ImageError, read_image
 from cvrnet.figures.plot_learning import best_row
 from cvrnet.files import damaged_files, write_csv, write_text
-from cvrnet.html import Picture, figure_picture, render
+from cvrnet.html import Picture, figure_picture, render, small_picture
 from cvrnet.report import headline
-from cvrnet.report.mistakes import SHOWN, image_path, mistake_thumbnails
 from cvrnet.report.report_tables import ReportTable, Row, report_tables, settings_table, too_few_patients
 from cvrnet.report.results import Results, read_results
 from cvrnet.runs.layout import FIGURES, REPORT, TABLES
 
+SHOWN = 12  # mistakes
+
 
 @dataclass(frozen=True)
 class Section:
-    """A further section of the report.
+    """A further section of the report."""
 
-    Attributes:
-        title: As text.
-        html: Its content.
-        tables: Name of a file in tables/ (without .csv) to its rows.
-    """
-
-    title: str
-    html: str
+    title: str  #: as text
+    html: str  #: its content
+    #: Name of a file in tables/ (without .csv) to its rows.
     tables: Mapping[str, Sequence[Row]] = field(default_factory=dict)
 
 
 def write_report(folder: str | Path, further: Sequence[Section] = ()) -> Path:
     """Write `report.html` and `tables/*.csv` from what a run or an evaluation has left in its folder.
 
-    Can be called again at any time, for instance when an audit.json has come to the run.
-
-    Args:
-        folder: The run, or what ``cvrnet evaluate`` wrote.
-        further: Sections to put before the learning curves.
-
-    Returns:
-        The page.
+    Can be called again at any time, for instance when an audit.json has come to the run. The sections in ``further``
+    come before the learning curves. Returns the page's path.
 
     Raises:
         UserError: The folder holds no finished run, or what it holds is damaged.
@@ -73,9 +65,30 @@ def _page(results: Results, tables: Mapping[str, ReportTable], further: Sequence
         best_epochs=[int(row["epoch"]) for row in map(best_row, results.histories) if row is not None],
         headline=headline,
         too_few_patients=too_few_patients,
-        mistakes=mistake_thumbnails(results.run, mistakes),
+        mistakes=_mistake_thumbnails(results.run, mistakes),
         images_are_gone=not any(image_path(results.run, row["path"]).is_file() for row in mistakes),
         figure=figure,
         settings=settings_table(results),
         further=further,
     )
+
+
+def _mistake_thumbnails(run: Mapping[str, Any], rows: Sequence[Row]) -> list[tuple[Picture | str, str, list[str]]]:
+    """For each row of `mistake_rows`: the image, or why it cannot be shown; its path; and lines of text."""
+    shown = []
+    for row in rows:
+        where = [row["source"], row["fold"] and f"fold {row['fold']}"]
+        answer = f"{row['label']} taken for {row['prediction']}, {row['probability']:.3f}"
+        path = image_path(run, row["path"])
+        try:
+            picture: Picture | str = small_picture(read_image(path))
+        except ImageError:
+            picture = "image cannot be read" if path.is_file() else "image not found"
+        shown.append((picture, row["path"], [answer, ", ".join(filter(None, where))]))
+    return shown
+
+
+def image_path(run: Mapping[str, Any], name: str) -> Path:
+    """Where the image with this path in the data set should be, by what run.json says of the data set."""
+    data = Path(run["data"])
+    return (data if data.is_dir() else data.parent) / name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,17 +17,9 @@ from cvrnet.errors import UserError
 def epoch_batches(n: int, batch_size: int, parts: int, seed: int, epoch: int) -> list[list[list[int]]]:
     """Cut a shuffled epoch into batches of nearly equal size, and each batch into parts of nearly equal size.
 
-    Every index comes exactly once. A batch never leaves a part empty, so that every process takes every step.
-
-    Args:
-        n: Number of images.
-        batch_size: Images a batch at most (more only where a smaller batch would leave a part empty).
-        parts: Processes times accumulation steps.
-        seed: The run's.
-        epoch: From 1.
-
-    Raises:
-        UserError: Fewer images than parts.
+    Every index from 0 to n - 1 comes exactly once. A batch has at most `batch_size` images, or more where a smaller one
+    would leave a part empty: every process must take every step. There are processes times accumulation steps parts.
+    The order depends on the run's seed and the epoch (from 1). Fewer images than parts are refused.
 
     >>> [[len(part) for part in batch] for batch in epoch_batches(9, 4, 2, seed=0, epoch=1)]
     [[2, 1], [2, 1], [2, 1]]
@@ -38,6 +31,7 @@ def epoch_batches(n: int, batch_size: int, parts: int, seed: int, epoch: int) ->
     return [[part.tolist() for part in np.array_split(batch, parts)] for batch in np.array_split(order, steps)]
 
 
+@dataclass(eq=False)
 class CachedImages(Dataset[tuple[Tensor, int]]):
     """Decoded images, augmented, with their labels.
 
@@ -45,21 +39,15 @@ class CachedImages(Dataset[tuple[Tensor, int]]):
     index alone, so it is the same in every process and after a resume.
     """
 
-    def __init__(
-        self,
-        records: Sequence[Record],
-        classes: Sequence[str],
-        cache: ImageCache,
-        augmentation: Augmentation,
-        seed: int,
-    ) -> None:
-        self.records = records
-        self.classes = classes
-        self.labels = [classes.index(r.label) for r in records]
-        self.cache = cache
-        self.augmentation = augmentation
-        self.seed = seed
-        self.epoch = 0
+    records: Sequence[Record]
+    classes: Sequence[str]
+    cache: ImageCache
+    augmentation: Augmentation
+    seed: int
+    epoch: int = 0
+
+    def __post_init__(self) -> None:
+        self.labels = [self.classes.index(record.label) for record in self.records]
 
     def __len__(self) -> int:
         return len(self.records)

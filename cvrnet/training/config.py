@@ -9,6 +9,7 @@ from typing import Any
 from cvrnet.errors import UserError
 
 _COUNTS = ("img_size", "batch_size", "grad_accum", "epochs", "patience", "lr_patience")
+# Names of settings, what is allowed, and what the message says of it.
 _RULES: list[tuple[Sequence[str], Callable[[Any], bool], str]] = [
     (_COUNTS, lambda value: value >= 1, "a whole number from 1"),
     (("rotation_p", "shift_p", "hflip_p", "vflip_p"), lambda value: 0 <= value <= 1, "a probability from 0 to 1"),
@@ -17,70 +18,41 @@ _RULES: list[tuple[Sequence[str], Callable[[Any], bool], str]] = [
     (("in_chans",), lambda value: value in (1, 3), "1 (grey) or 3 (RGB)"),
     (("monitor",), lambda value: value in ("val_loss", "val_accuracy"), "val_loss or val_accuracy"),
 ]
-"""Names of settings, what is allowed, and what the message says of it."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Every setting of a training; the defaults are the papers' protocol (v1 section 2.3, v2 section 5.2).
+    """Every setting of a training; the defaults are the papers' protocol (v1 section 2.3, v2 section 5.2)."""
 
-    Attributes:
-        model: A timm classifier: one of this package's, any other, or ``local-dir:RUN`` to go on from a trained one.
-        encoders: Encoder names for a CVR-Net; empty for the model's own pair.
-        model_kwargs: Further arguments of the model, such as ``{"scales": "deepest"}``.
-        pretrained: Start from ImageNet weights (both papers do).
-        img_size: Height and width, in pixels, that images are resized to.
-        in_chans: 3, or 1 for grey images.
-        interpolation: Of the resizing; the aspect ratio is not kept.
-        batch_size: Images an optimiser step, over all processes and accumulation steps together.
-        grad_accum: Parts that each process splits its share of a batch into, to save memory.
-        epochs: At most so many.
-        optimizer: timm's name of the optimiser.
-        lr: Initial learning rate.
-        class_weights: Weigh the loss of class j by N_max / N_j. (The papers print N_j / N, which would favour the
-            majority, against their own sentence: an erratum.)
-        lr_factor: The learning rate is multiplied by this after ``lr_patience`` epochs without improvement ("Reduced by
-            10 %": 0.9).
-        patience: Training stops after so many epochs without improvement.
-        monitor: ``val_loss`` or ``val_accuracy``: what improvement, and the best epoch, are judged by.
-        rotation_p: Probability of a rotation.
-        shift_p: Of a shift, of width and height each.
-        hflip_p: Of a horizontal flip; ``vflip_p`` of a vertical one.
-        drop_rate: Dropout before the classifiers (the papers: none).
-        val_fraction: Part of the patients that validates when the data set names no validation split.
-        seed: Of weights, order, augmentation and splits.
-        amp: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
-        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        num_workers: Processes that load images; the cache makes 0 fast enough on most machines.
-    """
-
-    model: str = "cvrnet"
-    encoders: tuple[str, ...] = ()
-    model_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    pretrained: bool = True
-    img_size: int = 224
-    in_chans: int = 3
-    interpolation: str = "nearest"
-    batch_size: int = 8
-    grad_accum: int = 1
-    epochs: int = 200
-    optimizer: str = "adam"
-    lr: float = 1e-4
+    model: str = "cvrnet"  #: a timm classifier: ours or any other; or ``local-dir:RUN`` to go on from a trained one
+    encoders: tuple[str, ...] = ()  #: encoder names for a CVR-Net; empty for the model's own pair
+    model_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)  #: such as ``{"scales": "deepest"}``
+    pretrained: bool = True  #: start from ImageNet weights (both papers do)
+    img_size: int = 224  #: height and width, in pixels, that images are resized to
+    in_chans: int = 3  #: 3, or 1 for grey images
+    interpolation: str = "nearest"  #: of the resizing; the aspect ratio is not kept
+    batch_size: int = 8  #: images an optimiser step, over all processes and accumulation steps together
+    grad_accum: int = 1  #: parts that each process splits its share of a batch into, to save memory
+    epochs: int = 200  #: at most so many
+    optimizer: str = "adam"  #: timm's name of the optimiser
+    lr: float = 1e-4  #: initial learning rate
+    #: Weigh the loss of class j by N_max / N_j. (The papers print N_j / N, which would favour the majority, against
+    #: their own sentence: an erratum.)
     class_weights: bool = True
-    lr_factor: float = 0.9
-    lr_patience: int = 12
-    patience: int = 25
-    monitor: str = "val_loss"
-    rotation_p: float = 0.45
-    shift_p: float = 0.2
-    hflip_p: float = 0.5
-    vflip_p: float = 0.5
-    drop_rate: float = 0.0
-    val_fraction: float = 0.2
-    seed: int = 0
-    amp: str = "auto"
-    device: str = "auto"
-    num_workers: int = 0
+    lr_factor: float = 0.9  #: what a reduction multiplies the learning rate by ("Reduced by 10 %")
+    lr_patience: int = 12  #: the learning rate is reduced after so many epochs without improvement
+    patience: int = 25  #: training stops after so many epochs without improvement
+    monitor: str = "val_loss"  #: what improvement and the best epoch are judged by: ``val_loss`` or ``val_accuracy``
+    rotation_p: float = 0.45  #: probability of a rotation
+    shift_p: float = 0.2  #: of a shift, of width and height each
+    hflip_p: float = 0.5  #: of a horizontal flip
+    vflip_p: float = 0.5  #: of a vertical flip
+    drop_rate: float = 0.0  #: dropout before the classifiers (the papers: none)
+    val_fraction: float = 0.2  #: part of the patients that validates when the data set names no validation split
+    seed: int = 0  #: of weights, order, augmentation and splits
+    amp: str = "auto"  #: ``auto``, ``fp32``, ``bf16`` or ``fp16``
+    device: str = "auto"  #: ``auto``, ``cpu``, ``cuda`` or ``mps``
+    num_workers: int = 0  #: processes that load images; the cache makes 0 fast enough on most machines
 
     def __post_init__(self) -> None:
         for names, allowed, expected in _RULES:
@@ -97,16 +69,9 @@ class TrainConfig:
 
 _RECIPES: dict[str, dict[str, Any]] = {
     "paper": {},
-    "notebook": {
-        "optimizer": "adamax",
-        "lr_factor": 0.1,
-        "lr_patience": 4,
-        "patience": 13,
-        "monitor": "val_accuracy",
-        "rotation_p": 0.0,
-        "shift_p": 0.0,
-    },
-}
+    "notebook": {"optimizer": "adamax", "lr_factor": 0.1, "lr_patience": 4, "patience": 13,
+                 "monitor": "val_accuracy", "rotation_p": 0.0, "shift_p": 0.0},
+}  # fmt: skip
 RECIPES = tuple(_RECIPES)
 
 

@@ -34,17 +34,14 @@ from cvrnet.training.state import State, restore_state, save_state
 
 @dataclass
 class Progress:
-    """Training callbacks; called on the main process only.
+    """Training callbacks; called on the main process only."""
 
-    Attributes:
-        start: Called before an epoch with its number, its number of images and the history so far.
-        step: Called after each optimiser step with its number of images and a function that returns the mean loss of
-            the epoch so far (on a GPU, calling it waits for the device).
-        end: Called after an epoch with its row of history.csv.
-    """
-
+    #: Called before an epoch with its number, its number of images and the history so far.
     start: Callable[[int, int, list[dict[str, Any]]], None] = lambda epoch, images, history: None
+    #: Called after each optimiser step with its number of images and a function that returns the mean loss of the epoch
+    #: so far (on a GPU, calling it waits for the device).
     step: Callable[[int, Callable[[], float]], None] = lambda images, loss: None
+    #: Called after an epoch with its row of history.csv.
     end: Callable[[dict[str, Any]], None] = lambda row: None
 
 
@@ -60,23 +57,15 @@ def fit(
 ) -> State:
     """Train one model, and save the best epoch's weights in the folder, in timm's format.
 
-    A training that was interrupted (its ``training-state.pt`` is in the folder) continues after its last whole epoch.
-    On a CPU it ends with the same weights as one that was not interrupted.
+    The folder gets config.json, model.safetensors, history.csv and, while training goes on, training-state.pt. A
+    training that was interrupted (its state is in the folder) continues after its last whole epoch; on a CPU it ends
+    with the same weights as one that was not interrupted.
 
     With several processes (``accelerate launch``), each takes its part of every batch; the gradient is that of the
     whole batch. Batch norm normalises with each part's own statistics, and process 0's running statistics are kept.
 
-    Args:
-        config: The protocol.
-        train: Training images.
-        val: Validation images.
-        classes: Class names in the order of the logits.
-        cache: The decoded images of both, in the config's size.
-        folder: Gets config.json, model.safetensors, history.csv and, while training goes on, training-state.pt.
-        progress: Callbacks.
-
-    Returns:
-        The final state, with the history.
+    ``cache`` holds the decoded images of both sets, in the config's size; ``classes`` has the order of the logits.
+    Returns the final state, with the history.
 
     Raises:
         UserError: The loss is not finite, or the saved state is damaged.
@@ -148,11 +137,7 @@ def _train_epoch(
     processes: Processes,
     on_step: Callable[[int, Callable[[], float]], None],
 ) -> float:
-    """Take every optimiser step of one epoch; returns the mean loss of the training images.
-
-    Raises:
-        UserError: The loss is not finite.
-    """
+    """Take every optimiser step of one epoch; return the mean loss of its images, and refuse one that is not finite."""
     device, world, epoch = processes.device, processes.count, images.epoch
     weights = class_weights(images.labels, len(images.classes)).to(device) if config.class_weights else None
     batches = epoch_batches(len(images), config.batch_size, world * config.grad_accum, config.seed, epoch)
@@ -194,11 +179,7 @@ def _train_epoch(
 
 
 def class_weights(labels: Sequence[int], num_classes: int) -> Tensor:
-    """Weight of class j: N_max / N_j, so that the minority counts as much as the majority; 0 for an absent class.
-
-    >>> class_weights([0, 0, 0, 0, 1, 1], 2)
-    tensor([1., 2.])
-    """
+    """Weight of class j: N_max / N_j, so that the minority counts as much as the majority; 0 for an absent class."""
     counts = torch.bincount(torch.as_tensor(labels), minlength=num_classes).float()
     return torch.where(counts > 0, counts.max() / counts.clamp(min=1), 0.0)
 
@@ -209,8 +190,7 @@ def _optimization(
     # fused: one pass over the weights for each step, on CPUs too
     options: dict[str, Any] = {"fused": True} if config.optimizer in ("adam", "adamw") else {}
     optimizer = timm.optim.create_optimizer_v2(model, opt=config.optimizer, lr=config.lr, **options)
-    # Keras drops the rate after so many epochs, torch one later.
-    patience = config.lr_patience - 1
+    patience = config.lr_patience - 1  # Keras drops the rate after so many epochs, torch one later
     return optimizer, torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimizer, mode="max", factor=config.lr_factor, patience=patience, threshold=0.0, threshold_mode="abs"
     )

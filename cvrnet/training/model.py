@@ -52,15 +52,14 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
             f"without them: pretrained=False, on the command line --no-pretrained"
         ) from error
     cfg: Any = model.pretrained_cfg
-    mean, std = (for_channels(cfg[key], config.in_chans) for key in ("mean", "std"))
     adapted: Any = {
         **cfg,
         "input_size": (config.in_chans, config.img_size, config.img_size),
         "interpolation": config.interpolation,
         "crop_pct": 1.0,
         "crop_mode": "squash",
-        "mean": mean,
-        "std": std,
+        "mean": for_channels(cfg["mean"], config.in_chans),
+        "std": for_channels(cfg["std"], config.in_chans),
     }
     model.pretrained_cfg = model.default_cfg = adapted
     return model

@@ -22,20 +22,8 @@ class Processes:
     Only accelerate's ``PartialState`` is used. ``accelerate.Accelerator`` would fix the number format for the life of
     the Python process; without it, trainings of different precision and device can follow one another in a notebook.
 
-    Args:
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``. Of several processes, each gets its own GPU.
-        amp: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
-
-    Attributes:
-        count: Number of processes.
-        index: This one's number, from 0.
-        is_main: Whether it is number 0, which writes files and reports progress.
-        device: Where this process computes.
-        precision: ``fp32``, ``bf16`` or ``fp16``.
-
-    Raises:
-        UserError: Unknown device or precision; or ``accelerate launch`` was asked for several processes but started
-            one, as it does without several GPUs unless ``--multi_gpu`` is given.
+    Device and precision are those of `select_device` and `select_precision`; of several processes, each gets its own
+    GPU. Refused is also a launch that started one process although several were requested (see `check_launch`).
     """
 
     def __init__(self, device: str = "auto", amp: str = "auto") -> None:
@@ -45,7 +33,7 @@ class Processes:
         self._state = PartialState(cpu=chosen.type == "cpu", timeout=timedelta(days=7))
         self.count: int = self._state.num_processes
         self.index: int = self._state.process_index
-        self.is_main: bool = self._state.is_main_process
+        self.is_main: bool = self._state.is_main_process  #: number 0, which writes files and reports progress
         self.device: torch.device = self._state.device if self.count > 1 else chosen
         self.precision = select_precision(amp, self.device)
 

@@ -16,19 +16,12 @@ from cvrnet.files import atomic_write, damaged_files
 
 @dataclass
 class State:
-    """Where a training is, and what it has seen.
+    """Where a training is, and what it has seen."""
 
-    Attributes:
-        epoch: Epochs that are finished.
-        best: The best value of what is monitored so far; higher is better.
-        best_epoch: Its epoch.
-        history: The rows of history.csv.
-    """
-
-    epoch: int = 0
-    best: float = -math.inf
-    best_epoch: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
+    epoch: int = 0  #: epochs that are finished
+    best: float = -math.inf  #: the best value of what is monitored so far; higher is better
+    best_epoch: int = 0  #: its epoch
+    history: list[dict[str, Any]] = field(default_factory=list)  #: the rows of history.csv
 
 
 def save_state(path: Path, parts: dict[str, Any], state: State) -> None:
@@ -38,11 +31,7 @@ def save_state(path: Path, parts: dict[str, Any], state: State) -> None:
 
 
 def restore_state(path: Path, parts: dict[str, Any]) -> State:
-    """Load each part's ``state_dict`` from a file of `save_state`; a new State if there is no file.
-
-    Raises:
-        UserError: The file is damaged.
-    """
+    """Load each part's ``state_dict`` from a file of `save_state`; refuse a damaged file. No file: a new State."""
     if not path.is_file():
         return State()
     try:

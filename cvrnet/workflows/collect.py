@@ -15,8 +15,7 @@ from cvrnet.report.report_tables import difference, paper_scores
 from cvrnet.runs.layout import HISTORY, INDEPENDENT, METRICS, RUN, SUMMARY, fold_name
 from cvrnet.runs.predictions import read_predictions
 from cvrnet.runs.read import read_json, read_rows
-from cvrnet.scoring.head_accuracy import head_rows
-from cvrnet.scoring.score import score
+from cvrnet.scoring import head_rows, score
 from cvrnet.workflows.job import finish_report
 
 _OF_ONE_SET = ("intervals", "per_source")  # left out of summary.json's folds: they have no mean over folds

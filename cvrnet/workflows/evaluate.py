@@ -18,8 +18,7 @@ from cvrnet.runs.folder import check_folder, claim_folder, hash_records, version
 from cvrnet.runs.held_out import trained_on
 from cvrnet.runs.layout import METRICS
 from cvrnet.runs.predictions import PredictionTable, write_predictions
-from cvrnet.scoring.head_accuracy import head_rows
-from cvrnet.scoring.score import score
+from cvrnet.scoring import head_rows, score
 from cvrnet.workflows.job import Callbacks, audit_run, finish_report
 
 KIND = "evaluate"
@@ -67,7 +66,7 @@ def write_evaluation(folder: Path, sets: Mapping[str, PredictionTable]) -> dict[
     """Write metrics.json, predictions.csv and figures for one or more sets of images; the figures show the last.
 
     Returns:
-        What metrics.json holds: the scores of each set (see `cvrnet.scoring.score.score`), and ``head_accuracy`` of a
+        What metrics.json holds: the scores of each set (see `cvrnet.scoring.score`), and ``head_accuracy`` of a
         model that has heads.
     """
     metrics = {name: score(table) for name, table in sets.items()}

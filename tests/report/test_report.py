@@ -16,7 +16,7 @@ from cvrnet.data import Record, read_records
 from cvrnet.errors import UserError
 from cvrnet.files import write_json
 from cvrnet.report import Section, write_report
-from cvrnet.report.mistakes import SHOWN
+from cvrnet.report.write import SHOWN
 from cvrnet.runs.predictions import PredictionTable, read_predictions, write_predictions
 from cvrnet.training import TrainConfig
 from cvrnet.workflows.collect import collect

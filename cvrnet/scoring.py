@@ -1,15 +1,17 @@
-"""All numbers about one set of predictions: scores, their intervals, and the same for each source."""
+"""Scores of predictions, with intervals, by source and by head."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from cvrnet.metrics import bootstrap_intervals, classification_scores
+from cvrnet.metrics import bootstrap_intervals, classification_scores, mean_std
 from cvrnet.metrics.bootstrap import exact_interval
 from cvrnet.runs.predictions import PredictionTable
+
+__all__ = ["head_rows", "score"]
 
 RATES = ("sensitivity", "specificity", "ppv", "npv")
 
@@ -47,16 +49,37 @@ def intervals(predictions: PredictionTable, scores: dict[str, Any]) -> dict[str,
     guesses, groups = p.probabilities.argmax(1), np.array(p.groups)
     tree["exact"] = []
     for k, name in enumerate(p.classes):
-        among: dict[str, NDArray[np.bool_]] = {
-            "sensitivity": p.labels == k,
-            "specificity": p.labels != k,
-            "ppv": guesses == k,
-            "npv": guesses != k,
-        }
-        for rate in RATES:
+        trials = (p.labels == k, p.labels != k, guesses == k, guesses != k)  # the images that each rate is a share of
+        for rate, among in zip(RATES, trials, strict=True):
             value = scores["per_class"][name][rate]
             if value in (0.0, 1.0):
-                patients = len(set(groups[among[rate]].tolist()))
+                patients = len(set(groups[among].tolist()))
                 tree["per_class"][name][rate] = exact_interval(value, patients)
                 tree["exact"].append(f"{name}/{rate}")
     return tree
+
+
+def head_rows(folds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each head, the mean of the heads, the best of them, and the average that the model answers with.
+
+    ``accuracy`` and ``std`` are the mean and standard deviation over the folds (std None for a single one). The best
+    head has the highest mean over the folds. It is chosen on the images that it is scored on, which flatters it.
+
+    ``folds`` are the scores of each fold. There are no rows for a model without heads, which has no ``head_accuracy``.
+
+    >>> fold = {"accuracy": 0.9, "head_accuracy": {"P1": 0.6, "P2": 0.8}}
+    >>> [(row["head"], round(row["accuracy"], 2)) for row in head_rows([fold])]
+    [('P1', 0.6), ('P2', 0.8), ('mean of the heads', 0.7), ('best head (P2)', 0.8), ('average (the model)', 0.9)]
+    """
+    if any("head_accuracy" not in fold for fold in folds):
+        return []
+    names = list(folds[0]["head_accuracy"])
+    rows = {name: mean_std([fold["head_accuracy"][name] for fold in folds]) for name in names}
+    best = max(names, key=lambda name: rows[name]["mean"])
+    rows["mean of the heads"] = mean_std([sum(fold["head_accuracy"].values()) / len(names) for fold in folds])
+    rows[f"best head ({best})"] = rows[best]
+    rows["average (the model)"] = mean_std([fold["accuracy"] for fold in folds])
+    return [
+        {"head": name, "accuracy": value["mean"], "std": value["std"] if len(folds) > 1 else None}
+        for name, value in rows.items()
+    ]
