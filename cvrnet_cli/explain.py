@@ -67,11 +67,10 @@ def _draw(model: str, paths: Sequence[str], output: Path, style: str, settings: 
     """Draw the maps, print a row for each image, and return the exit status."""
     from cvrnet.explain.explain_paths import explain_paths
 
-    def on_problem(problem: str) -> None:
-        say(f"Error: {problem}")
-
     with progress_bar("Explaining") as progress:
-        rows, models = explain_paths(model, paths, output, progress=progress, on_problem=on_problem, **settings)
+        rows, models = explain_paths(
+            model, paths, output, progress=progress, on_problem=lambda problem: say(f"Error: {problem}"), **settings
+        )
     print_rows(rows, style=style)
     say(f"\n{output}: " + (f"mean of the maps of {models} folds" if models > 1 else "maps of one model"))
     failed = sum(bool(row["error"]) for row in rows)

@@ -13,6 +13,7 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 PATH = click.Path(path_type=Path)
 NUMBER_FORMAT = click.Choice(["auto", "fp32", "bf16", "fp16"])
+PROBABILITY, FRACTION = click.FloatRange(0, 1), click.FloatRange(0, 1, min_open=True, max_open=True)
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -124,17 +125,12 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
     ("--lr-patience", click.IntRange(1), 12, "Reduce the learning rate after this many epochs without improvement"),
     ("--patience", click.IntRange(1), 25, "Stop after this many epochs without improvement"),
     ("--monitor", click.Choice(["val_loss", "val_accuracy"]), "val_loss", "Measure of improvement"),
-    ("--rotation-p", click.FloatRange(0, 1), 0.45, "Probability of a rotation"),
-    ("--shift-p", click.FloatRange(0, 1), 0.2, "Probability of a shift, for width and height separately"),
-    ("--hflip-p", click.FloatRange(0, 1), 0.5, "Probability of a horizontal flip"),
-    ("--vflip-p", click.FloatRange(0, 1), 0.5, "Probability of a vertical flip"),
-    ("--drop-rate", click.FloatRange(0, 1), 0.0, "Dropout before the classifiers"),
-    (
-        "--val-fraction",
-        click.FloatRange(0, 1, min_open=True, max_open=True),
-        0.2,
-        "Part of the patients to validate on",
-    ),
+    ("--rotation-p", PROBABILITY, 0.45, "Probability of a rotation"),
+    ("--shift-p", PROBABILITY, 0.2, "Probability of a shift, for width and height separately"),
+    ("--hflip-p", PROBABILITY, 0.5, "Probability of a horizontal flip"),
+    ("--vflip-p", PROBABILITY, 0.5, "Probability of a vertical flip"),
+    ("--drop-rate", PROBABILITY, 0.0, "Dropout before the classifiers"),
+    ("--val-fraction", FRACTION, 0.2, "Part of the patients to validate on"),
     ("--seed", click.IntRange(0), 0, "Seed of weights, order, augmentation and splits"),
     ("--amp", NUMBER_FORMAT, "auto", "Number format; auto selects the fastest one on the device"),
     ("--device", str, "auto", "auto, cpu, cuda, cuda:N or mps"),

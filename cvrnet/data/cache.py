@@ -33,10 +33,8 @@ class ImageCache:
     entry of a changed image is replaced. Entries appear whole or not at all: any number of processes may read and build
     the same cache at the same time. The folder may be deleted between runs and is filled again on use.
 
-    Args:
-        size: height and width.
-        mode, interpolation: as in `read_image` and `Preprocessing`.
-        folder: by default CVRNET_CACHE or, without it, one in the platform's folder for caches.
+    The size is height and width; mode and interpolation are those of `read_image` and `Preprocessing`. The folder is by
+    default CVRNET_CACHE or, without it, one in the platform's folder for caches.
 
     Raises:
         UserError: an impossible size, or an unknown mode or interpolation.
@@ -59,15 +57,10 @@ class ImageCache:
     def build(
         self, records: Sequence[Record], *, workers: int = 0, progress: Callable[[int, int], object] | None = None
     ) -> list[str]:
-        """Decode the images that are missing from the cache, or have changed.
+        """Decode the images that are missing from the cache, or have changed, in threads (0: one per processor).
 
-        Args:
-            records: the images.
-            workers: threads that decode; 0 for one per processor.
-            progress: called after each decoded image with the number done and the number to do.
-
-        Returns:
-            One line for each image that cannot be read, in the order of the records.
+        Returns one line for each image that cannot be read, in the order of the records. ``progress`` is called after
+        each decoded image with the number done and the number to do.
 
         Raises:
             UserError: the cache cannot be read or written.

@@ -28,8 +28,6 @@ PLAIN = "CVRNET_PATIENT_IDS"
 
 # What de-identified files contain instead of a patient's id
 _NOBODY = {"", "anon", "anonymous", "anonymized", "anonymised", "unknown", "none", "removed", "na", "n/a", "0"}
-
-
 _TAGS = ("PatientID", "InstitutionName", "Manufacturer", "ManufacturerModelName")
 
 

@@ -39,13 +39,8 @@ def space_files(repo: str, license: str = "apache-2.0") -> dict[str, bytes]:
 def push_space(repo: str, *, public: bool = False, license: str = "apache-2.0", overwrite: bool = False) -> Pushed:
     """Push a model's page to the Space of the same name; private unless `public`.
 
-    A Space that exists keeps its settings and other files; the Hub builds it again.
-
-    Args:
-        repo: The model's, ``user/repo``.
-        public: Let everybody see it.
-        license: The Hub's name of the license.
-        overwrite: Replace another program that the Space holds.
+    A Space that exists keeps its settings and other files; the Hub builds it again. With ``overwrite``, another program
+    that it holds is replaced. The other arguments are those of `push_folds`.
 
     Raises:
         UserError: The Space cannot be pushed, or holds another program.

@@ -23,12 +23,9 @@ Files = dict[str, bytes | Path]
 class Staged:
     """A run, ready to push."""
 
-    run: dict[str, Any]
-    """run.json as it is pushed, without the folds' commits."""
-    main: Files
-    """Files of ``main``, without run.json."""
-    folds: dict[str, Files]
-    """Branch to files, of the folds that are pushed."""
+    run: dict[str, Any]  #: run.json as it is pushed, without the folds' commits
+    main: Files  #: files of ``main``, without run.json
+    folds: dict[str, Files]  #: branch to files, of the folds that are pushed
 
     def main_files(self, commits: Mapping[str, str]) -> Files:
         """All files of ``main``, with the folds' commits in run.json."""

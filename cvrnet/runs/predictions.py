@@ -20,29 +20,17 @@ from cvrnet.runs.read import read_rows
 
 @dataclass(frozen=True)
 class PredictionTable:
-    """What one or more models predicted for labelled images.
+    """What one or more models predicted for N labelled images; ``""`` means not known."""
 
-    Attributes:
-        classes: Class names in the order of the probabilities.
-        names: Each image's path, as in the data set.
-        labels: Each image's class index, (N,).
-        probabilities: (N, C).
-        sources: Each image's source, "" where it is not known.
-        patients: Each image's patient, "" where it is not known.
-        folds: The fold whose model predicted, "" where there is one model only.
-        heads: Each head's own probabilities, (heads, N, C); None where they are not known, or the model has no heads.
-        problems: A line for each image that could not be read, and that has no row here.
-    """
-
-    classes: list[str]
-    names: list[str]
-    labels: NDArray[np.int64]
-    probabilities: NDArray[np.float64]
-    sources: list[str]
-    patients: list[str]
-    folds: list[str]
-    heads: NDArray[np.float64] | None = None
-    problems: Sequence[str] = ()
+    classes: list[str]  #: names of the C classes, in the order of the probabilities
+    names: list[str]  #: each image's path, as in the data set
+    labels: NDArray[np.int64]  #: each image's class index, (N,)
+    probabilities: NDArray[np.float64]  #: (N, C)
+    sources: list[str]  #: each image's source
+    patients: list[str]  #: each image's patient
+    folds: list[str]  #: the fold whose model predicted, "" where there is one model only
+    heads: NDArray[np.float64] | None = None  #: each head's own (heads, N, C); None if not known, or without heads
+    problems: Sequence[str] = ()  #: a line for each image that could not be read, and that has no row here
 
     @classmethod
     def from_records(
