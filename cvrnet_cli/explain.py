@@ -48,9 +48,7 @@ def explain(
       cvrnet explain run manifest.csv -o localisation --measure
     """
     if model.lower().endswith(".onnx"):
-        raise click.ClickException(
-            f"{model}: an ONNX file has no gradients, which Grad-CAM needs; give the run that it was exported from"
-        )
+        raise click.ClickException(f"{model}: an ONNX file has no gradients; give the run that it was exported from")
     drawing = {name: settings.pop(name) for name in ("encoders", "heads", "everything", "raw")}
     measuring = {name: settings.pop(name) for name in ("out_of_fold", "seed")}
     if measuring["out_of_fold"] and not measure:

@@ -65,12 +65,8 @@ folds = _group(
     click.option("--folds", "old_folds", multiple=True, callback=_fold_numbers, expose_value=False, hidden=True),
 )
 device = click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.")
-amp = click.option(
-    "--amp", type=NUMBER_FORMAT, default="auto", help="Number format; auto selects the fastest one on the device."
-)
-batch_size = click.option(
-    "--batch-size", type=click.IntRange(1), default=8, help="Number of images that the model processes at once."
-)
+amp = click.option("--amp", type=NUMBER_FORMAT, default="auto", help="Number format; auto: the device's fastest one.")
+batch_size = click.option("--batch-size", type=click.IntRange(1), default=8, help="Images that go through at once.")
 inference = _group(folds, batch_size, device, amp)
 
 overwrite = click.option("--overwrite", is_flag=True, help="Replace existing results.")
@@ -83,17 +79,14 @@ reported = _group(
 )
 
 
-def output(text: str, **settings: Any) -> Decorator:
+def output(text: str, type: click.Path = PATH, **settings: Any) -> Decorator:
     """``-o``: the folder or file that a command writes."""
-    return click.option("-o", "--output", type=PATH, help=text, **settings)
+    return click.option("-o", "--output", type=type, help=text, **settings)
 
 
 n_folds = click.option("--folds", "n_folds", type=click.IntRange(3), default=5, help="Number of folds to make.")
 test_source = click.option(
-    "--test-source",
-    default="",
-    show_default=False,
-    help="Source that is kept for testing; no model trains or validates on it.",
+    "--test-source", default="", show_default=False, help="Source kept for testing: no model trains or validates on it."
 )
 split_from = click.option("--split-from", type=PATH, help="Use the folds of this split.csv.")
 job = _group(

@@ -13,9 +13,7 @@ from cvrnet_cli.output import FORMATS, output_file, progress_bar, say, write_row
 @click.command(short_help="Class probabilities of images.")
 @click.argument("model")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="File to write instead of stdout."
-)
+@options.output("File to write instead of stdout.", type=click.Path(path_type=Path, dir_okay=False))
 @click.option(
     "--format",
     "style",

@@ -134,7 +134,5 @@ def _write(entry: str, content: bytes) -> None:
         with atomic_write(entry, sync=False) as temporary:
             temporary.write_bytes(content)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(
-            f"{entry}: the image cache cannot be written: {reason} (CVRNET_CACHE names its folder)"
-        ) from error
+        reason = f"{error.strerror or error} (CVRNET_CACHE names its folder)"
+        raise UserError(f"{entry}: the image cache cannot be written: {reason}") from error

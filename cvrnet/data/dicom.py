@@ -49,9 +49,7 @@ def read_frame(path: str | os.PathLike[str], frame: int | None, mode: Mode, wind
         frames = frame_count(header, path)
         _check_chest(header)
         if frame is None and frames > 1:
-            raise Refused(
-                f"{frames} frames: name one, as in {os.path.basename(path)}#1; predict takes all of them, and averages"
-            )
+            raise Refused(f"{frames} frames: name one, as in {os.path.basename(path)}#1; predict takes all of them")
         if not 1 <= (frame or 1) <= frames:
             raise Refused(f"frame {frame} does not exist: expected 1 to {frames}")
         _check_decodable(header)

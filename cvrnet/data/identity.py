@@ -81,7 +81,7 @@ def _key() -> bytes:
         key = path.read_bytes()
     except OSError as error:
         raise UserError(
-            f"{path}: the key for patients' pseudonyms cannot be read or made: {error.strerror}; or set {KEY}"
+            f"{path}: the key for pseudonyms cannot be read or made: {error.strerror}; or set {KEY}"
         ) from error
     if len(key) < 32:
         raise UserError(f"{path}: the key for patients' pseudonyms is damaged: delete it, or set {KEY}")

@@ -180,10 +180,8 @@ def _difference(api: HfApi, repo: str, commit: str, files: Files) -> list[str] |
 def _tag(api: HfApi, repo: str, tag: str, commit: str) -> None:
     there = {t.name: t.target_commit for t in with_retries(api.list_repo_refs, repo).tags}
     if there.get(tag, commit) != commit:
-        raise UserError(
-            f"the run is at {repo}, but the tag {tag} is that of an older commit ({there[tag][:8]}) and stays there; "
-            "choose another tag"
-        )
+        older = there[tag][:8]
+        raise UserError(f"the run is at {repo}, but the tag {tag} is that of an older commit ({older}); choose another")
     with_retries(api.create_tag, repo, tag=tag, revision=commit, exist_ok=True)
 
 

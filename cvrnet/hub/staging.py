@@ -97,9 +97,7 @@ def _files(folder: Path, checkpoint: Path, key: bytes | None) -> Files:
             files[name] = redact.public_figure(folder / name)
     config = read_json(checkpoint / CONFIG)
     # transformers' wrapper of timm passes the number of classes itself, and refuses a second one.
-    config["model_args"] = {
-        name: value for name, value in config.get("model_args", {}).items() if name != "num_classes"
-    }
+    config.setdefault("model_args", {}).pop("num_classes", None)
     return {**files, CONFIG: redact.public_json(config), WEIGHTS: checkpoint / WEIGHTS}
 
 

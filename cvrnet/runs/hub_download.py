@@ -25,8 +25,7 @@ from cvrnet.runs.layout import CONFIG, RUN, WEIGHTS, fold_name, fold_number
 from cvrnet.runs.read import read_json
 
 CHECKPOINT = (CONFIG, WEIGHTS)
-COMMITS = "commits"
-"""The key of run.json that holds each fold's branch and commit."""
+COMMITS = "commits"  # the key of run.json that holds each fold's branch and commit
 
 _SCHEMES = ("hf-hub:", "hf_hub:")
 _NAME = r"[A-Za-z0-9][\w.-]*"
@@ -179,10 +178,7 @@ def _verify(snapshot: Snapshot, patterns: Sequence[str]) -> None:
                 f"({explain(error)[0]}); it is not used; repeat the command when it can"
             ) from error
         if not matches(path, expected):
-            raise UserError(
-                f"{snapshot.repo}: {name} arrived damaged (its hash is not the Hub's {expected}); "
-                "it is not used; repeat the command"
-            )
+            raise UserError(f"{snapshot.repo}: {name} arrived damaged (its hash is not {expected}); repeat the command")
 
 
 def _expected_hashes(snapshot: Snapshot, names: Sequence[str]) -> dict[str, str]:

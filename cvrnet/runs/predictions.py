@@ -105,17 +105,15 @@ def read_predictions(folders: Sequence[Path], classes: Sequence[str], split: str
 
     Refuses a file that is missing, damaged, of other classes, or without an image of the set.
     """
-    names, labels, probabilities, sources, patients, folds = [], [], [], [], [], []
+    rows, labels, probabilities, folds = [], [], [], []
     for number, folder in enumerate(folders, start=1):
-        for row in read_rows(folder / PREDICTIONS, ("path", "label", "split")):
-            if row["split"] == split:
-                with damaged_files(folder / PREDICTIONS):
-                    labels.append(classes.index(row["label"]))
-                    probabilities.append([float(row[f"prob_{name}"]) for name in classes])
-                names.append(row["path"])
-                sources.append(row.get("source") or "")
-                patients.append(row.get("patient_id") or "")
-                folds.append(str(number) if len(folders) > 1 else "")
-    if not names:
+        found = [r for r in read_rows(folder / PREDICTIONS, ("path", "label", "split")) if r["split"] == split]
+        with damaged_files(folder / PREDICTIONS):
+            labels += [classes.index(row["label"]) for row in found]
+            probabilities += [[float(row[f"prob_{name}"]) for name in classes] for row in found]
+        rows += found
+        folds += [str(number) if len(folders) > 1 else ""] * len(found)
+    if not rows:
         raise UserError(f"{folders[0] / PREDICTIONS} has no image of the set {split!r}")
+    names, sources, patients = ([row.get(key) or "" for row in rows] for key in ("path", "source", "patient_id"))
     return PredictionTable(list(classes), names, np.array(labels), np.array(probabilities), sources, patients, folds)
