@@ -19,9 +19,7 @@ from cvrnet.data.record import Record
 from cvrnet.errors import UserError
 from cvrnet.files import atomic_write, image_cache_folder
 
-FORMAT_VERSION = 1
-"""To be raised when `read_image` or `resize_image` change any pixel; older entries are then replaced."""
-
+FORMAT_VERSION = 1  #: raise it when `read_image` or `resize_image` change any pixel: it replaces older entries
 _HEADER = struct.Struct("<8sqq3i")  # magic and version; the image file's mtime_ns and size; the entry's shape
 
 

@@ -26,8 +26,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
 from cvrnet.data.limits import MAX_PIXELS, WINDOWS, Mode, Refused, in_turn
 
-MAX_FRAMES = 10_000
-"""Files with more frames are refused: the longest CT volumes have some 3,000."""
+MAX_FRAMES = 10_000  #: files with more frames are refused: the longest CT volumes have some 3,000
 
 # Modality (PS3.3 C.7.3.1.1.1). DR is not among its defined terms, but in use.
 _MODALITIES = ("", "CR", "DX", "DR", "RG", "RF", "OT", "CT")
