@@ -19,16 +19,23 @@ THUMBNAIL = 180  # longest side as shown, in pixels
 SCALE = 0.54  # of a figure's pixels, at 200 dots an inch: its letters come out a little smaller than the page's
 DISCLAIMER = "Research software, not a medical device."
 
-# Autoescaping: file names, labels and sources come from the user's data and may hold any characters.
-_templates = Environment(
-    loader=PackageLoader("cvrnet", "report/templates"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+
+def template_environment(package: str, folder: str = "templates", *, html: bool = True) -> Environment:
+    """The templates in a package's folder. HTML is escaped: names in the user's data may hold any characters."""
+    made = Environment(
+        loader=PackageLoader(package, folder),
+        undefined=StrictUndefined,
+        autoescape=html,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=not html,
+    )
+    made.globals["disclaimer"] = DISCLAIMER
+    return made
+
+
+_templates = template_environment("cvrnet", "report/templates")
 _templates.filters |= {"number": number, "interval": interval, "counts": counts}
-_templates.globals |= {"disclaimer": DISCLAIMER}
 
 
 @dataclass(frozen=True)

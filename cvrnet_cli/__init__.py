@@ -19,13 +19,9 @@ _EXTRAS = {
 """The extra that installs each package that may be missing; packages by the names that Python imports."""
 
 
+@interruptible()
 def main() -> None:
     """Entry point: a user's mistake is one line and exit status 1 or 2, never a traceback."""
-    with interruptible():
-        _run()
-
-
-def _run() -> None:
     import click  # imported here, so that Ctrl-C is handled from the first import on
 
     from cvrnet_cli.commands import cli

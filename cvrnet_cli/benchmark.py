@@ -6,18 +6,12 @@ from typing import Any
 import click
 
 from cvrnet_cli import options
-from cvrnet_cli.output import print_rows, say
-from cvrnet_cli.progress import job_callbacks
+from cvrnet_cli.output import job_callbacks, print_rows, say
 
 
 @click.command(short_help="Several models on the same folds: one table, with tests of the differences.")
 @click.argument("data", type=options.PATH)
-@click.option(
-    "--models",
-    type=options.names,
-    required=True,
-    help="timm classifiers, or parts of a CVR-Net, such as cvrnet,resnet50,cvrnet:p3.",
-)
+@click.option("--models", type=options.names, required=True, help="Such as cvrnet,resnet50,cvrnet:p3 (see above).")
 @options.output("Folder for a run of each model, benchmark.csv, benchmark.md, benchmark.json, figures/.", required=True)
 @options.n_folds
 @options.test_source

@@ -11,11 +11,7 @@ from cvrnet_cli.output import say
 @click.command(short_help="Serve a web page for a model on this machine.")
 @click.argument("model")
 @click.option("--port", type=click.IntRange(1, 65535), default=7860, help="Port of the page.")
-@click.option(
-    "--host",
-    default="127.0.0.1",
-    help="Address to listen on: 127.0.0.1 for this machine alone, 0.0.0.0 for the whole network.",
-)
+@click.option("--host", default="127.0.0.1", help="127.0.0.1 for this machine alone, 0.0.0.0 for the whole network.")
 @click.option("--max-mb", type=click.IntRange(1), default=64, help="Largest size of an upload, in megabytes.")
 @options.folds
 @options.device

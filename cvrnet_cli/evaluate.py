@@ -6,8 +6,7 @@ from typing import Any
 import click
 
 from cvrnet_cli import options
-from cvrnet_cli.output import print_scores, say
-from cvrnet_cli.progress import job_callbacks
+from cvrnet_cli.output import job_callbacks, print_scores, say
 
 # The first three are weighted by the classes' shares, as in the papers' tables.
 COLUMNS = ("recall", "precision", "f1", "accuracy", "balanced_accuracy", "f1_macro", "auc_macro")

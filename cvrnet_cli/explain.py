@@ -48,9 +48,7 @@ def explain(
       cvrnet explain run manifest.csv -o localisation --measure
     """
     if model.lower().endswith(".onnx"):
-        raise click.ClickException(
-            f"{model}: an ONNX file has no gradients, which Grad-CAM needs; give the run that it was exported from"
-        )
+        raise click.ClickException(f"{model}: an ONNX file has no gradients; give the run that it was exported from")
     drawing = {name: settings.pop(name) for name in ("encoders", "heads", "everything", "raw")}
     measuring = {name: settings.pop(name) for name in ("out_of_fold", "seed")}
     if measuring["out_of_fold"] and not measure:
@@ -67,11 +65,10 @@ def _draw(model: str, paths: Sequence[str], output: Path, style: str, settings: 
     """Draw the maps, print a row for each image, and return the exit status."""
     from cvrnet.explain.explain_paths import explain_paths
 
-    def on_problem(problem: str) -> None:
-        say(f"Error: {problem}")
-
     with progress_bar("Explaining") as progress:
-        rows, models = explain_paths(model, paths, output, progress=progress, on_problem=on_problem, **settings)
+        rows, models = explain_paths(
+            model, paths, output, progress=progress, on_problem=lambda problem: say(f"Error: {problem}"), **settings
+        )
     print_rows(rows, style=style)
     say(f"\n{output}: " + (f"mean of the maps of {models} folds" if models > 1 else "maps of one model"))
     failed = sum(bool(row["error"]) for row in rows)

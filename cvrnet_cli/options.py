@@ -13,6 +13,7 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 PATH = click.Path(path_type=Path)
 NUMBER_FORMAT = click.Choice(["auto", "fp32", "bf16", "fp16"])
+PROBABILITY, FRACTION = click.FloatRange(0, 1), click.FloatRange(0, 1, min_open=True, max_open=True)
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -64,12 +65,8 @@ folds = _group(
     click.option("--folds", "old_folds", multiple=True, callback=_fold_numbers, expose_value=False, hidden=True),
 )
 device = click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.")
-amp = click.option(
-    "--amp", type=NUMBER_FORMAT, default="auto", help="Number format; auto selects the fastest one on the device."
-)
-batch_size = click.option(
-    "--batch-size", type=click.IntRange(1), default=8, help="Number of images that the model processes at once."
-)
+amp = click.option("--amp", type=NUMBER_FORMAT, default="auto", help="Number format; auto: the device's fastest one.")
+batch_size = click.option("--batch-size", type=click.IntRange(1), default=8, help="Images that go through at once.")
 inference = _group(folds, batch_size, device, amp)
 
 overwrite = click.option("--overwrite", is_flag=True, help="Replace existing results.")
@@ -82,17 +79,14 @@ reported = _group(
 )
 
 
-def output(text: str, **settings: Any) -> Decorator:
+def output(text: str, type: click.Path = PATH, **settings: Any) -> Decorator:
     """``-o``: the folder or file that a command writes."""
-    return click.option("-o", "--output", type=PATH, help=text, **settings)
+    return click.option("-o", "--output", type=type, help=text, **settings)
 
 
 n_folds = click.option("--folds", "n_folds", type=click.IntRange(3), default=5, help="Number of folds to make.")
 test_source = click.option(
-    "--test-source",
-    default="",
-    show_default=False,
-    help="Source that is kept for testing; no model trains or validates on it.",
+    "--test-source", default="", show_default=False, help="Source kept for testing: no model trains or validates on it."
 )
 split_from = click.option("--split-from", type=PATH, help="Use the folds of this split.csv.")
 job = _group(
@@ -124,17 +118,12 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
     ("--lr-patience", click.IntRange(1), 12, "Reduce the learning rate after this many epochs without improvement"),
     ("--patience", click.IntRange(1), 25, "Stop after this many epochs without improvement"),
     ("--monitor", click.Choice(["val_loss", "val_accuracy"]), "val_loss", "Measure of improvement"),
-    ("--rotation-p", click.FloatRange(0, 1), 0.45, "Probability of a rotation"),
-    ("--shift-p", click.FloatRange(0, 1), 0.2, "Probability of a shift, for width and height separately"),
-    ("--hflip-p", click.FloatRange(0, 1), 0.5, "Probability of a horizontal flip"),
-    ("--vflip-p", click.FloatRange(0, 1), 0.5, "Probability of a vertical flip"),
-    ("--drop-rate", click.FloatRange(0, 1), 0.0, "Dropout before the classifiers"),
-    (
-        "--val-fraction",
-        click.FloatRange(0, 1, min_open=True, max_open=True),
-        0.2,
-        "Part of the patients to validate on",
-    ),
+    ("--rotation-p", PROBABILITY, 0.45, "Probability of a rotation"),
+    ("--shift-p", PROBABILITY, 0.2, "Probability of a shift, for width and height separately"),
+    ("--hflip-p", PROBABILITY, 0.5, "Probability of a horizontal flip"),
+    ("--vflip-p", PROBABILITY, 0.5, "Probability of a vertical flip"),
+    ("--drop-rate", PROBABILITY, 0.0, "Dropout before the classifiers"),
+    ("--val-fraction", FRACTION, 0.2, "Part of the patients to validate on"),
     ("--seed", click.IntRange(0), 0, "Seed of weights, order, augmentation and splits"),
     ("--amp", NUMBER_FORMAT, "auto", "Number format; auto selects the fastest one on the device"),
     ("--device", str, "auto", "auto, cpu, cuda, cuda:N or mps"),

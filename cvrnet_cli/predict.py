@@ -13,14 +13,9 @@ from cvrnet_cli.output import FORMATS, output_file, progress_bar, say, write_row
 @click.command(short_help="Class probabilities of images.")
 @click.argument("model")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@options.output("File to write instead of stdout.", type=click.Path(path_type=Path, dir_okay=False))
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="File to write instead of stdout."
-)
-@click.option(
-    "--format",
-    "style",
-    type=click.Choice(FORMATS),
-    help="Format of the output.  [default: the suffix of the output file, otherwise table]",
+    "--format", "style", type=click.Choice(FORMATS), help="Format.  [default: the output file's suffix, or table]"
 )
 @click.option("--heads", is_flag=True, help="Also print each head's own probabilities (CVR-Nets).")
 @click.option("--uncertainty", is_flag=True, help="Also print entropy, and disagreement of folds and heads, in nats.")

@@ -17,9 +17,7 @@ from cvrnet_cli.output import print_rows, progress_bar, say, write_rows
 @click.option("--public", is_flag=True, help="Let everybody see it.  [default: private]")
 @options.folds
 @click.option("--tag", default="", show_default=False, help="Name for this state of the repository, such as v1.0.")
-@click.option(
-    "--with-predictions", is_flag=True, help="Also split.csv, predictions.csv; paths and patients are hashed."
-)
+@click.option("--with-predictions", is_flag=True, help="Also split.csv, predictions.csv; paths, patients hashed.")
 @click.option("--space", is_flag=True, help="Also push the Space USER/REPO, which serves the run's page (cvrnet demo).")
 @click.option("--license", default="apache-2.0", help="License of the weights, by the Hub's name.")
 @click.option("--dry-run", is_flag=True, help="Push nothing: show the card and the files.")
@@ -63,7 +61,7 @@ def push(run: Path, repo: str, space: bool, dry_run: bool, **settings: Any) -> N
 
 def _show(run: Path, repo: str, space: bool, settings: dict[str, Any]) -> None:
     """Print the card, and name and size of each file that a push would send."""
-    from cvrnet.hub.preview import preview_push
+    from cvrnet.hub.space import preview_push
 
     chosen = {name: settings[name] for name in ("folds", "with_predictions", "license")}
     card, rows = preview_push(run, repo, space=space, **chosen)

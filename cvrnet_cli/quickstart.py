@@ -5,8 +5,7 @@ from pathlib import Path
 import click
 
 from cvrnet_cli import options
-from cvrnet_cli.output import print_rows, print_scores, progress_bar, say
-from cvrnet_cli.progress import job_callbacks
+from cvrnet_cli.output import job_callbacks, print_rows, print_scores, progress_bar, say
 
 
 @click.command(short_help="All steps in a few minutes: data, training, evaluation, prediction.")

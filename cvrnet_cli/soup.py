@@ -6,8 +6,7 @@ from typing import Any
 import click
 
 from cvrnet_cli import options
-from cvrnet_cli.output import print_rows, say
-from cvrnet_cli.progress import job_callbacks
+from cvrnet_cli.output import job_callbacks, print_rows, say
 
 
 @click.command(short_help="Average the folds' weights into one model, and compare it with the folds.")

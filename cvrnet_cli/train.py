@@ -6,8 +6,7 @@ from typing import Any
 import click
 
 from cvrnet_cli import options
-from cvrnet_cli.output import print_scores, say
-from cvrnet_cli.progress import job_callbacks
+from cvrnet_cli.output import job_callbacks, print_scores, say
 
 
 @click.command(short_help="Fine-tune a model on a folder or CSV of radiographs.")

@@ -60,14 +60,10 @@ def audit(
 ) -> list[Finding]:
     """All findings about a data set's labels, sources, patients and images, the worst first.
 
-    Args:
-        records: The images, labelled.
-        problems: Why other images cannot be used, one line each; they become a finding.
-        seed: For folds, permutations, resamples and the search for near-duplicates; equal seeds give equal findings.
-        workers: Threads that read images.
-        examination: A trained model, whose predictions on the images are audited too.
-        progress: Called after each image with the number of images read and their total.
-        step: Called with the name of each step before it starts.
+    ``records`` are the labelled images; ``problems`` say why others cannot be used, one line each, and become a
+    finding. The predictions of a trained model are audited too (``examination``). Equal seeds give equal findings.
+    ``workers`` threads read the images; ``progress`` is called after each with the number read and the total, ``step``
+    with the name of each step before it starts.
 
     Raises:
         DataError: No image can be read.

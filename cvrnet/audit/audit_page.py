@@ -63,6 +63,5 @@ def _probe_panels(findings: Sequence[Finding]) -> dict[str, list[Row]]:
     for row in sorted(probe_rows(findings), key=lambda row: list(WHAT).index(row["probe"])):
         where = "whole data set" if row["scope"] == "all" else f"within {row['scope']}"
         panels.setdefault(f"{row['target'].capitalize()}, {where}", []).append(row)
-    return dict(
-        sorted(panels.items(), key=lambda item: (item[0].startswith("Source"), not item[0].endswith("set"), item[0]))
-    )
+    titles = sorted(panels, key=lambda title: (title.startswith("Source"), not title.endswith("set"), title))
+    return {title: panels[title] for title in titles}

@@ -36,11 +36,8 @@ class Views(NamedTuple):
 class Examination:
     """Collects predictions batch by batch; in memory it keeps the probabilities, and at most a batch of images.
 
-    Args:
-        models: Models with the same classes and preprocessing, or UserError.
-        of: Name of an image to the indices of the models that predict it (their mean counts); images without an entry
-            are skipped.
-        known: Whether it is known which images the models were trained on.
+    The models must have the same classes and preprocessing. `of` is an image's name to the indices of the models that
+    predict it (their mean counts); images without an entry are skipped. `known`: as `HeldOut`.
     """
 
     def __init__(self, models: Sequence[Predictor], of: Mapping[str, tuple[int, ...]], known: bool) -> None:

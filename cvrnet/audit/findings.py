@@ -14,23 +14,14 @@ COLUMNS = ("severity", "code", "sentence", "advice", "files")
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that the data set can or cannot show.
+    """One thing that the data set can or cannot show."""
 
-    Attributes:
-        code: A stable name, such as ``label-source``; a scope may follow after a colon.
-        severity: ``severe`` (results from this data set will mislead), ``warning`` (look at it), or ``note``.
-        sentence: What was found, in one sentence.
-        figures: The numbers by name; ``table``, where present, is a list of rows (mappings with the same keys).
-        files: Names of the images concerned, as in the manifest.
-        advice: What to do about it; ``""`` where nothing needs doing.
-    """
-
-    code: str
-    severity: Severity
-    sentence: str
-    figures: Mapping[str, Any] = field(default_factory=dict)
-    files: tuple[str, ...] = ()
-    advice: str = ""
+    code: str  #: a stable name, such as ``label-source``; a scope may follow after a colon
+    severity: Severity  #: ``severe`` (results from this data set will mislead), ``warning`` (look at it), or ``note``
+    sentence: str  #: what was found
+    figures: Mapping[str, Any] = field(default_factory=dict)  #: numbers by name; ``table`` is a list of rows
+    files: tuple[str, ...] = ()  #: names of the images concerned, as in the manifest
+    advice: str = ""  #: what to do about it; ``""`` where nothing needs doing
 
     def row(self) -> dict[str, Any]:
         """The finding as one row of a table: the number of files instead of their names, no figures."""

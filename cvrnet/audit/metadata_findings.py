@@ -68,10 +68,8 @@ def source_findings(records: Sequence[Record]) -> list[Finding]:
         share, total, source = float(images.max() / images.sum()), int(images.sum()), sources[images.argmax()]
         if share < MOSTLY:
             continue
-        sentence = (
-            f"{'All' if share == 1 else f'{share:.0%} of'} {total:,} images of {label} come from one source, "
-            f"{source or '(none named)'}."
-        )
+        what = f"{'All' if share == 1 else f'{share:.0%} of'} {total:,} images of {label}"
+        sentence = f"{what} come from one source, {source or '(none named)'}."
         severity = grade(severe=share == 1, warning=True)
         figures = {"share": share, "images": total, "source": source}
         advice = f"Get {label} from another source too; until then a model may know the source, not {label}."

@@ -141,10 +141,8 @@ def _select(
 def _model(name: str, n: int, seed: int) -> Any:
     """An untrained model; penalty and leaf size grow with the n training images, which makes overfitting hard."""
     if name in _TABULAR:
-        leaf = max(3, n // 200)
-        return RandomForestClassifier(
-            TREES, min_samples_leaf=leaf, class_weight="balanced_subsample", random_state=seed
-        )
+        leaf, balance = max(3, n // 200), "balanced_subsample"
+        return RandomForestClassifier(TREES, min_samples_leaf=leaf, class_weight=balance, random_state=seed)
     return make_pipeline(StandardScaler(), RidgeClassifier(alpha=n / 2, class_weight="balanced"))
 
 

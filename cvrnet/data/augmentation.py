@@ -32,20 +32,17 @@ class Augmentation:
     vflip_p: float = 0.5  #: probability that top and bottom are exchanged
 
     def __post_init__(self) -> None:
-        for name in ("rotation_p", "shift_p", "hflip_p", "vflip_p", "shift"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name} {getattr(self, name)} is not possible: expected 0 to 1")
-        if not 0 <= self.rotation_degrees <= 180:
-            raise UserError(f"rotation_degrees {self.rotation_degrees} is not possible: expected 0 to 180")
+        for name, value in vars(self).items():
+            most = 180 if name == "rotation_degrees" else 1
+            if not 0 <= value <= most:
+                raise UserError(f"{name} {value} is not possible: expected 0 to {most}")
 
     def __call__(self, image: Tensor, seed: int | Sequence[int]) -> Tensor:
-        """The image with its random changes.
+        """The image, uint8 (C, H, W), with its random changes; the result may share its memory.
 
-        Args:
-            image: uint8, of shape (C, H, W), like the result, which may share its memory.
-            seed: one non-negative number of any size, or several, such as the run's seed, the epoch and the image's
-                index. The same seed and image size give the same changes in any thread, worker or process. Global
-                random states are neither used nor changed.
+        The seed is one non-negative number of any size, or several, such as the run's seed, the epoch and the image's
+        index. The same seed and image size give the same changes in any thread, worker or process. Global random states
+        are neither used nor changed.
         """
         draw = np.random.default_rng(seed)
         # Always the same draws in the same order: setting one probability to 0 leaves the other changes as they were.

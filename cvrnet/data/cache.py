@@ -19,9 +19,7 @@ from cvrnet.data.record import Record
 from cvrnet.errors import UserError
 from cvrnet.files import atomic_write, image_cache_folder
 
-FORMAT_VERSION = 1
-"""To be raised when `read_image` or `resize_image` change any pixel; older entries are then replaced."""
-
+FORMAT_VERSION = 1  #: raise it when `read_image` or `resize_image` change any pixel: it replaces older entries
 _HEADER = struct.Struct("<8sqq3i")  # magic and version; the image file's mtime_ns and size; the entry's shape
 
 
@@ -33,10 +31,8 @@ class ImageCache:
     entry of a changed image is replaced. Entries appear whole or not at all: any number of processes may read and build
     the same cache at the same time. The folder may be deleted between runs and is filled again on use.
 
-    Args:
-        size: height and width.
-        mode, interpolation: as in `read_image` and `Preprocessing`.
-        folder: by default CVRNET_CACHE or, without it, one in the platform's folder for caches.
+    The size is height and width; mode and interpolation are those of `read_image` and `Preprocessing`. The folder is by
+    default CVRNET_CACHE or, without it, one in the platform's folder for caches.
 
     Raises:
         UserError: an impossible size, or an unknown mode or interpolation.
@@ -59,15 +55,10 @@ class ImageCache:
     def build(
         self, records: Sequence[Record], *, workers: int = 0, progress: Callable[[int, int], object] | None = None
     ) -> list[str]:
-        """Decode the images that are missing from the cache, or have changed.
+        """Decode the images that are missing from the cache, or have changed, in threads (0: one per processor).
 
-        Args:
-            records: the images.
-            workers: threads that decode; 0 for one per processor.
-            progress: called after each decoded image with the number done and the number to do.
-
-        Returns:
-            One line for each image that cannot be read, in the order of the records.
+        Returns one line for each image that cannot be read, in the order of the records. ``progress`` is called after
+        each decoded image with the number done and the number to do.
 
         Raises:
             UserError: the cache cannot be read or written.
@@ -141,7 +132,5 @@ def _write(entry: str, content: bytes) -> None:
         with atomic_write(entry, sync=False) as temporary:
             temporary.write_bytes(content)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(
-            f"{entry}: the image cache cannot be written: {reason} (CVRNET_CACHE names its folder)"
-        ) from error
+        reason = f"{error.strerror or error} (CVRNET_CACHE names its folder)"
+        raise UserError(f"{entry}: the image cache cannot be written: {reason}") from error

@@ -26,8 +26,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
 from cvrnet.data.limits import MAX_PIXELS, WINDOWS, Mode, Refused, in_turn
 
-MAX_FRAMES = 10_000
-"""Files with more frames are refused: the longest CT volumes have some 3,000."""
+MAX_FRAMES = 10_000  #: files with more frames are refused: the longest CT volumes have some 3,000
 
 # Modality (PS3.3 C.7.3.1.1.1). DR is not among its defined terms, but in use.
 _MODALITIES = ("", "CR", "DX", "DR", "RG", "RF", "OT", "CT")
@@ -49,9 +48,7 @@ def read_frame(path: str | os.PathLike[str], frame: int | None, mode: Mode, wind
         frames = frame_count(header, path)
         _check_chest(header)
         if frame is None and frames > 1:
-            raise Refused(
-                f"{frames} frames: name one, as in {os.path.basename(path)}#1; predict takes all of them, and averages"
-            )
+            raise Refused(f"{frames} frames: name one, as in {os.path.basename(path)}#1; predict takes all of them")
         if not 1 <= (frame or 1) <= frames:
             raise Refused(f"frame {frame} does not exist: expected 1 to {frames}")
         _check_decodable(header)

@@ -20,16 +20,12 @@ from cvrnet.data.record import Record, Row
 from cvrnet.errors import UserError
 from cvrnet.files import user_folder
 
-KEY = "CVRNET_ID_KEY"
-"""Environment variable with the key; machines that share a key give the same pseudonyms."""
-
-PLAIN = "CVRNET_PATIENT_IDS"
-"""Environment variable; ``plain`` keeps patient and source as the tags have them."""
+# Environment variables
+KEY = "CVRNET_ID_KEY"  #: the key; machines that share it give the same pseudonyms
+PLAIN = "CVRNET_PATIENT_IDS"  #: ``plain`` keeps patient and source as the tags have them
 
 # What de-identified files contain instead of a patient's id
 _NOBODY = {"", "anon", "anonymous", "anonymized", "anonymised", "unknown", "none", "removed", "na", "n/a", "0"}
-
-
 _TAGS = ("PatientID", "InstitutionName", "Manufacturer", "ManufacturerModelName")
 
 
@@ -83,7 +79,7 @@ def _key() -> bytes:
         key = path.read_bytes()
     except OSError as error:
         raise UserError(
-            f"{path}: the key for patients' pseudonyms cannot be read or made: {error.strerror}; or set {KEY}"
+            f"{path}: the key for pseudonyms cannot be read or made: {error.strerror}; or set {KEY}"
         ) from error
     if len(key) < 32:
         raise UserError(f"{path}: the key for patients' pseudonyms is damaged: delete it, or set {KEY}")

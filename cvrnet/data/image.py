@@ -31,13 +31,10 @@ IMAGE_SUFFIXES = (*PICTURE_SUFFIXES, ".dcm", ".dicom")
 
 FORMATS = "PNG, JPEG, TIFF, WebP, BMP or DICOM"
 
-_OPENERS: tuple[tuple[bytes, type[ImageFile]], ...] = (
+_OPENERS: tuple[tuple[bytes | tuple[bytes, ...], type[ImageFile]], ...] = (
     (b"\x89PNG\r\n\x1a\n", PngImageFile),
     (b"\xff\xd8\xff", JpegImageFile),  # also MPO: a JPEG followed by more pictures
-    (b"II*\x00", TiffImageFile),
-    (b"MM\x00*", TiffImageFile),
-    (b"II+\x00", TiffImageFile),  # BigTIFF
-    (b"MM\x00+", TiffImageFile),
+    ((b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"), TiffImageFile),  # with a plus sign: BigTIFF
     (b"WEBP", WebPImageFile),
     (b"BM", BmpImageFile),
 )

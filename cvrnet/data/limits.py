@@ -14,8 +14,7 @@ MAX_PIXELS = 36_000_000
 """Larger images are refused. The largest radiographs have about 30 million pixels, and some formats take 25 bytes of
 memory for each while they are decoded."""
 
-MAX_SCANS = 100
-"""JPEG files of more scans are refused; a progressive JPEG has about ten."""
+MAX_SCANS = 100  #: JPEG files of more scans are refused; a progressive JPEG has about ten
 
 WINDOWS = {"lung": (-600.0, 1500.0), "soft-tissue": (50.0, 400.0)}
 """Level and width in Hounsfield units, the usual settings for chest CT."""

@@ -34,5 +34,4 @@ class Record:
         return ": ".join(part for part in (self.where, self.name, reason) if part)
 
 
-Row = tuple[Record, list[str]]
-"""One image of a data set, and what is wrong with it."""
+Row = tuple[Record, list[str]]  #: one image of a data set, and what is wrong with it

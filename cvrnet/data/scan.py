@@ -51,9 +51,7 @@ def class_names(records: Iterable[Record], classes: Sequence[str] | None = None)
     if unknown := [name for name in found if name not in names]:
         raise UserError(f"labels not among the classes {', '.join(names)}: {', '.join(unknown)}")
     if missing := [name for name in names if name not in found]:
-        raise UserError(
-            f"classes without an image: {', '.join(missing)} (the images have {', '.join(found) or 'none'})"
-        )
+        raise UserError(f"classes without an image: {', '.join(missing)}; the images have {', '.join(found) or 'none'}")
     if len(names) < 2:
         raise UserError(f"only one class ({', '.join(names)}): at least 2 are needed")
     return names

@@ -21,8 +21,7 @@ from cvrnet.inference.uncertainty import UNCERTAINTY
 EXAMPLES = {"NOR": "Clear lungs", "NCP": "One consolidation", "CVP": "Ground glass"}
 """Labels of the synthetic radiographs, and their names on the page."""
 _EXAMPLE_SIZE = 512
-MOST_MAPS = 20
-"""Classes that get maps; if there are more, the most probable ones do."""
+MOST_MAPS = 20  # classes that get maps; if there are more, the most probable ones do
 
 
 @dataclass(frozen=True)

@@ -11,21 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from cvrnet.demo.viewing import jpeg
 from cvrnet.explain.overlay import COLOURS
-from cvrnet.html import DISCLAIMER
+from cvrnet.html import template_environment
 
-_ENVIRONMENT = Environment(
-    loader=PackageLoader("cvrnet.demo"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-_ENVIRONMENT.globals["disclaimer"] = DISCLAIMER
+_ENVIRONMENT = template_environment("cvrnet.demo")
 _ENVIRONMENT.filters["log"] = math.log
 _MACROS: Any = _ENVIRONMENT.get_template("answers.html").module
 header, problem, probabilities, heads = _MACROS.header, _MACROS.problem, _MACROS.probabilities, _MACROS.heads

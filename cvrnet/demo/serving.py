@@ -98,9 +98,7 @@ def check_port(host: str, port: int) -> None:
             probe.bind(address)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise UserError(
-            f"port {port} of {host} cannot be used ({reason}); choose another, as in --port {min(port + 1, 65535)}"
-        ) from error
+        raise UserError(f"port {port} of {host} cannot be used ({reason}); --port chooses another") from error
 
 
 def page_name(model: str) -> str:

@@ -23,10 +23,8 @@ from starlette.responses import JSONResponse, Response
 from cvrnet.demo.answering import Upload
 from cvrnet.errors import UserError
 
-MOST_FILES = 200
-"""In one upload."""
-EXPIRY = 600.0
-"""Seconds after which an upload is deleted that no event asked about, as when its sender closed the page."""
+MOST_FILES = 200  # in one upload
+EXPIRY = 600.0  # seconds after which an upload is deleted that no event asked about, as when its sender closed the page
 _LONGEST_NAME = 120
 
 

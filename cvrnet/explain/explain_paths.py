@@ -35,19 +35,10 @@ def explain_paths(
 ) -> tuple[list[dict[str, Any]], int]:
     """Draw where a model looked in the images at some paths, and write `ROWS`.
 
-    Args:
-        model: As in `Predictor.from_pretrained`, and so ``device`` and ``dtype``.
-        paths: As in `find_images`.
-        output: The folder of the pictures.
-        encoders: Draw overlays of these encoders, by name or number (``"1"``).
-        heads: Draw overlays of these heads, by number. Without encoders and heads: of the whole network.
-        everything: Draw overlays of all parts, and show the heads in the figures.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-        dtype: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
-        overwrite: Replace existing results.
-        progress: Called after each image with the number done and the number of images.
-        on_problem: Called with a sentence for each thing that could not be drawn.
-        **drawing: Further arguments of `draw_images`.
+    Overlays show the encoders (names, or numbers such as ``"1"``) and heads (numbers); without either, the whole
+    network. With ``everything`` they show all parts, and the figures show the heads. ``progress`` is called after each
+    image with the number done and the number of images, ``on_problem`` with a sentence for each thing that could not be
+    drawn. Other arguments: as `Predictor.from_pretrained`, `find_images` and `draw_images`.
 
     Returns:
         The rows of `ROWS`, and the number of models whose maps were averaged.

@@ -21,27 +21,18 @@ from cvrnet.inference import Predictor
 
 @dataclass(frozen=True)
 class Explanation:
-    """The maps of one image for one class.
+    """The maps of one image for one class."""
 
-    Attributes:
-        path: The image.
-        prediction: The most probable class; "" if the image could not be read.
-        target: The class that the maps explain.
-        probability: Of that class.
-        image: The image as it was read, uint8 (H, W) or (H, W, 3).
-        grids: Part to its map on the feature maps' grid, float32 (h, w) in 0..1.
-        refused: Part to the sentence that says why it has no map.
-        error: Why the image could not be read; "" if it could.
-    """
-
-    path: Path
-    prediction: str = ""
-    target: str = ""
-    probability: float = float("nan")
-    image: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 0), np.uint8))
-    grids: dict[str, NDArray[np.float32]] = field(default_factory=dict)
-    refused: dict[str, str] = field(default_factory=dict)
-    error: str = ""
+    path: Path  #: the image
+    prediction: str = ""  #: the most probable class; "" if the image could not be read
+    target: str = ""  #: the class that the maps explain
+    probability: float = float("nan")  #: of that class
+    image: NDArray[np.uint8] = field(
+        default_factory=lambda: np.zeros((0, 0), np.uint8)
+    )  #: as read, (H, W) or (H, W, 3)
+    grids: dict[str, NDArray[np.float32]] = field(default_factory=dict)  #: part to its map (h, w) in 0..1
+    refused: dict[str, str] = field(default_factory=dict)  #: part to the sentence that says why it has no map
+    error: str = ""  #: why the image could not be read; "" if it could
 
     def map(self, part: str = NETWORK, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
         """The map of one part at the image's own size, or another (H, W): float32 in 0..1, maximum 1.
@@ -64,15 +55,8 @@ def explain(
 ) -> Iterator[Explanation]:
     """Explain image files with Grad-CAM, in order and one batch at a time. The maps of several folds are averaged.
 
-    Args:
-        predictor: The model, or the folds of a run.
-        paths: The files.
-        target: The class to explain, one for all images or one for each; by default the predicted one.
-        parts: Names of `available_parts`.
-        batch_size: Images the network sees at once.
-
-    Yields:
-        An explanation for each file. That of a file that cannot be read has ``error`` set.
+    Each file gets an explanation; that of a file that cannot be read has ``error`` set. ``target`` is the class to
+    explain, one for all images or one for each; by default the predicted one. The parts are some of `available_parts`.
 
     Raises:
         UserError: An unknown class or part, or a model that has no maps.

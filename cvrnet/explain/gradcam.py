@@ -132,10 +132,7 @@ def _feature_maps(model: Any, x: Tensor) -> list[Tensor]:
     features = model.forward_features(x)
     if not isinstance(features, Tensor) or features.ndim != 4:
         what = "tokens" if isinstance(features, Tensor) else "several outputs"
-        raise UserError(
-            f"{_architecture(model)} ends in {what} instead of a feature map, so Grad-CAM cannot be drawn; "
-            "expected a CVR-Net or another convolutional network"
-        )
+        raise UserError(f"{_architecture(model)} ends in {what}; Grad-CAM needs a network that ends in a feature map")
     return [features.permute(0, 3, 1, 2) if _channels_last(model) else features]
 
 

@@ -29,12 +29,8 @@ def draw_overlay(
 ) -> NDArray[np.uint8]:
     """Colour an image where its map is at least `threshold`, and draw a black and white line around that.
 
-    Viridis runs from the threshold (violet) to 1 (yellow), at half opacity; elsewhere the image is unchanged.
-
-    Args:
-        image: uint8 (H, W) or (H, W, 3); the result is (H, W, 3).
-        cam: (H, W) in 0..1.
-        threshold: In 0..1.
+    Viridis runs from the threshold (violet) to 1 (yellow), at half opacity; elsewhere the image is unchanged. The image
+    is uint8 (H, W) or (H, W, 3), the result (H, W, 3); the map is (H, W) in 0..1, as is the threshold.
 
     Raises:
         UserError: A threshold out of range, or a map of another size.

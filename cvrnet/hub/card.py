@@ -9,10 +9,10 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from huggingface_hub import EvalResult, ModelCardData
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import nn
 
 from cvrnet.encoders import hub_repository
+from cvrnet.html import template_environment
 from cvrnet.runs.layout import INDEPENDENT
 
 _SCORES = {
@@ -29,14 +29,7 @@ _TOPICS = ("chest-x-ray", "radiology", "medical", "image-classification")
 _CLASS_SCORES = ("support", "sensitivity", "specificity", "ppv", "npv", "roc_auc")
 _SETTINGS = ("epochs", "batch_size", "optimizer", "lr", "img_size", "class_weights", "pretrained", "seed")
 
-_templates = Environment(
-    loader=PackageLoader("cvrnet.hub"),
-    trim_blocks=True,
-    lstrip_blocks=True,
-    keep_trailing_newline=True,
-    undefined=StrictUndefined,
-    autoescape=False,  # Markdown and Python, not HTML
-)
+_templates = template_environment("cvrnet.hub", html=False)  # Markdown and Python
 
 
 class _Evaluation(NamedTuple):

@@ -26,10 +26,8 @@ class Pulled:
     repo: str
     revision: str
     commit: str
-    folds: dict[str, str]
-    """Each fold's commit; empty for a single model."""
-    stale: str
-    """Why the Hub could not be asked whether this is the newest commit; "" if it was asked."""
+    folds: dict[str, str]  #: each fold's commit; empty for a single model
+    stale: str  #: why the Hub could not be asked whether this is the newest commit; "" if it was asked
 
 
 def pull_folds(
@@ -42,14 +40,9 @@ def pull_folds(
 ) -> Pulled:
     """Download a run, check every file's hash and every model, and write a run folder, whole or not at all.
 
-    Only known names are downloaded, and only JSON and safetensors are read.
-
-    Args:
-        reference: ``user/repo[@revision]``, with or without ``hf-hub:``.
-        output: The folder; also holds hub.json, which says where it came from.
-        folds: Numbers of the folds; all if empty.
-        overwrite: Replace a run that is there.
-        progress: Called after each commit with the number done and the number to do.
+    Only known names are downloaded, and only JSON and safetensors are read. The folder's hub.json says where it came
+    from. Reference and folds are those of `hub_checkpoints`; with ``overwrite``, a run in the folder is replaced;
+    ``progress`` is called after each commit with the number done and the number to do.
 
     Raises:
         UserError: The repository cannot be downloaded, holds no model that is safe to read, or the folder exists.

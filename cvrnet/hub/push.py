@@ -15,9 +15,8 @@ from huggingface_hub.hf_api import ModelInfo, RepoFile, SpaceInfo
 
 from cvrnet.errors import UserError
 from cvrnet.hub.staging import Files, Staged, stage_run
-from cvrnet.runs.hub_download import COMMITS, Snapshot, fold_commits, parse_reference
+from cvrnet.runs.hub_download import COMMITS, Snapshot, fold_commits, hub_hash, matches, parse_reference
 from cvrnet.runs.hub_errors import CLIENT_ERRORS, hub_errors, is_transient, with_retries
-from cvrnet.runs.hub_hashes import hub_hash, matches
 from cvrnet.runs.layout import CARD, RUN, fold_number
 from cvrnet.runs.read import read_json
 
@@ -32,10 +31,8 @@ class Pushed:
     repo: str
     url: str = ""
     private: bool = True
-    commits: dict[str, str] = field(default_factory=dict)
-    """Branch to commit; ``main`` too, once it is pushed."""
-    unknown: str = ""
-    """A branch whose push outcome is unknown, because the Hub did not answer."""
+    commits: dict[str, str] = field(default_factory=dict)  #: branch to commit; ``main`` too, once it is pushed
+    unknown: str = ""  #: a branch whose push outcome is unknown, because the Hub did not answer
 
 
 def push_folds(
@@ -183,10 +180,8 @@ def _difference(api: HfApi, repo: str, commit: str, files: Files) -> list[str] |
 def _tag(api: HfApi, repo: str, tag: str, commit: str) -> None:
     there = {t.name: t.target_commit for t in with_retries(api.list_repo_refs, repo).tags}
     if there.get(tag, commit) != commit:
-        raise UserError(
-            f"the run is at {repo}, but the tag {tag} is that of an older commit ({there[tag][:8]}) and stays there; "
-            "choose another tag"
-        )
+        older = there[tag][:8]
+        raise UserError(f"the run is at {repo}, but the tag {tag} is that of an older commit ({older}); choose another")
     with_retries(api.create_tag, repo, tag=tag, revision=commit, exist_ok=True)
 
 

@@ -1,16 +1,19 @@
-"""A run's page as a Hugging Face Space: its files, and their upload."""
+"""A run's page as a Hugging Face Space: its files and their upload; and what a whole push would send."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitOperationAdd
 
 from cvrnet.errors import UserError
 from cvrnet.hub.card import render
 from cvrnet.hub.push import Pushed, create_repository, hub_client
+from cvrnet.hub.staging import stage_run
 from cvrnet.runs.hub_download import parse_reference
 from cvrnet.runs.hub_errors import hub_errors, with_retries
 from cvrnet.runs.layout import CARD
@@ -39,13 +42,8 @@ def space_files(repo: str, license: str = "apache-2.0") -> dict[str, bytes]:
 def push_space(repo: str, *, public: bool = False, license: str = "apache-2.0", overwrite: bool = False) -> Pushed:
     """Push a model's page to the Space of the same name; private unless `public`.
 
-    A Space that exists keeps its settings and other files; the Hub builds it again.
-
-    Args:
-        repo: The model's, ``user/repo``.
-        public: Let everybody see it.
-        license: The Hub's name of the license.
-        overwrite: Replace another program that the Space holds.
+    A Space that exists keeps its settings and other files; the Hub builds it again. With ``overwrite``, another program
+    that it holds is replaced. The other arguments are those of `push_folds`.
 
     Raises:
         UserError: The Space cannot be pushed, or holds another program.
@@ -67,3 +65,20 @@ def push_space(repo: str, *, public: bool = False, license: str = "apache-2.0", 
             parent_commit=info.sha,
         )
     return Pushed(repo, url, bool(info.private), {"main": commit.oid})
+
+
+def preview_push(
+    run: Path, repo: str, *, folds: Sequence[int], with_predictions: bool, license: str, space: bool
+) -> tuple[str, list[dict[str, Any]]]:
+    """The card of a push, and a row (branch, file, bytes) for each file. Arguments and errors as in `push_folds`."""
+    repo, _ = parse_reference(repo)
+    staged = stage_run(run, repo, folds, with_predictions=with_predictions, license=license)
+    branches: dict[str, Any] = {"main": staged.main_files({}), **staged.folds}
+    if space:
+        branches["space"] = space_files(repo, license)
+    rows = []
+    for branch, files in branches.items():
+        for name, content in sorted(files.items()):
+            size = len(content) if isinstance(content, bytes) else content.stat().st_size
+            rows.append({"branch": branch, "file": name, "bytes": size})
+    return branches["main"][CARD].decode(), rows

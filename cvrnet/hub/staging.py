@@ -23,12 +23,9 @@ Files = dict[str, bytes | Path]
 class Staged:
     """A run, ready to push."""
 
-    run: dict[str, Any]
-    """run.json as it is pushed, without the folds' commits."""
-    main: Files
-    """Files of ``main``, without run.json."""
-    folds: dict[str, Files]
-    """Branch to files, of the folds that are pushed."""
+    run: dict[str, Any]  #: run.json as it is pushed, without the folds' commits
+    main: Files  #: files of ``main``, without run.json
+    folds: dict[str, Files]  #: branch to files, of the folds that are pushed
 
     def main_files(self, commits: Mapping[str, str]) -> Files:
         """All files of ``main``, with the folds' commits in run.json."""
@@ -100,9 +97,7 @@ def _files(folder: Path, checkpoint: Path, key: bytes | None) -> Files:
             files[name] = redact.public_figure(folder / name)
     config = read_json(checkpoint / CONFIG)
     # transformers' wrapper of timm passes the number of classes itself, and refuses a second one.
-    config["model_args"] = {
-        name: value for name, value in config.get("model_args", {}).items() if name != "num_classes"
-    }
+    config.setdefault("model_args", {}).pop("num_classes", None)
     return {**files, CONFIG: redact.public_json(config), WEIGHTS: checkpoint / WEIGHTS}
 
 

@@ -16,7 +16,7 @@ from cvrnet.errors import UserError
 from cvrnet.keras.layers import KerasWeight, keras_weights, quoted, rename_automatic
 from cvrnet.runs.checkpoint import save_checkpoint
 from cvrnet.runs.folder import check_folder, claim_folder
-from cvrnet.runs.hub_hashes import file_hash
+from cvrnet.runs.hub_download import file_hash
 
 if TYPE_CHECKING:
     import h5py

@@ -17,7 +17,7 @@ from cvrnet.onnx.check_images import check_pixels, split_calibration
 from cvrnet.onnx.graph import PixelNetwork, describe, trace, write_metadata
 from cvrnet.onnx.session import load_onnx
 from cvrnet.runs.checkpoint import find_checkpoints, load_checkpoint
-from cvrnet.runs.hub_hashes import file_hash
+from cvrnet.runs.hub_download import file_hash
 from cvrnet.runs.layout import RUN, WEIGHTS, fold_number
 from cvrnet.runs.read import read_json
 

@@ -106,9 +106,7 @@ def validate_config(path: Path) -> None:
             raise ValueError(f"{path.name} asks for a size of {size:g}; expected at most {_LARGEST_SIZE:,}")
     image = list(_numbers(preprocessing.get("input_size", (3, 224, 224))))
     if len(image) != 3 or not all(0 < size <= _LARGEST_IMAGE for size in image):
-        raise ValueError(
-            f"{path.name} asks for images of {image[:3]}; expected channels, height, width up to {_LARGEST_IMAGE:,}"
-        )
+        raise ValueError(f"{path.name} asks for images of {image[:3]}; expected 3 numbers up to {_LARGEST_IMAGE:,}")
     mean, std = (list(_numbers(preprocessing.get(name, 0.5))) for name in ("mean", "std"))
     if not mean or not std or min(std) <= 0:
         raise ValueError(f"{path.name} asks for pixels of mean {mean} and standard deviation {std}")

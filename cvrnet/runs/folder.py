@@ -20,8 +20,7 @@ IDENTITY = ("data_sha256", "classes", "test_source", "folds")
 """Keys of run.json that tell one job from another of its kind, beside the settings in ``config``."""
 MAY_CHANGE = {"device", "num_workers"}
 """Settings that a resumed run may change: they change the speed and not the result."""
-_IN_ONE_GO = ("evaluate", "soup", "convert-keras", "")
-"""Jobs that are not resumed, because they take minutes."""
+_IN_ONE_GO = ("evaluate", "soup", "convert-keras", "")  # jobs that are not resumed, because they take minutes
 
 
 def check_folder(folder: Path, kind: str = "", *, resume: bool = False, overwrite: bool = False) -> bool:

@@ -17,12 +17,9 @@ _HELD_OUT = ("test", INDEPENDENT)  # no model of the run trains or validates on 
 class HeldOut:
     """The models of a run, and which of them may be asked about each image."""
 
-    models: list[str]
-    """MODEL arguments, each of a single model or, for a model that is no run, the argument itself."""
-    models_for_image: dict[str, tuple[int, ...]]
-    """Image name -> indices of the models that did not train on its patient."""
-    known: bool
-    """Whether a split.csv told which images the models were trained on."""
+    models: list[str]  #: MODEL arguments, each of a single model; of a model that is no run, the argument itself
+    models_for_image: dict[str, tuple[int, ...]]  #: image name -> indices of the models not trained on its patient
+    known: bool  #: whether a split.csv told which images the models were trained on
 
 
 def held_out(model: str | Path, records: Sequence[Record]) -> HeldOut:

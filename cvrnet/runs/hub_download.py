@@ -6,6 +6,7 @@ from the same push. ``main`` of a pushed run records the commits of its folds in
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
@@ -16,16 +17,15 @@ from pathlib import Path
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
 from cvrnet.errors import UserError
 from cvrnet.runs.hub_errors import CLIENT_ERRORS, explain, hub_errors, is_transient, with_retries
-from cvrnet.runs.hub_hashes import hub_hash, matches
 from cvrnet.runs.layout import CONFIG, RUN, WEIGHTS, fold_name, fold_number
 from cvrnet.runs.read import read_json
 
 CHECKPOINT = (CONFIG, WEIGHTS)
-COMMITS = "commits"
-"""The key of run.json that holds each fold's branch and commit."""
+COMMITS = "commits"  # the key of run.json that holds each fold's branch and commit
 
 _SCHEMES = ("hf-hub:", "hf_hub:")
 _NAME = r"[A-Za-z0-9][\w.-]*"
@@ -42,8 +42,7 @@ class Snapshot:
     repo: str
     commit: str
     folder: Path
-    stale: str = ""
-    """Why the Hub could not be asked whether this is the newest commit; "" if it was asked."""
+    stale: str = ""  #: why the Hub could not be asked whether this is the newest commit; "" if it was asked
 
 
 def is_reference(model: str | Path) -> bool:
@@ -66,12 +65,8 @@ def parse_reference(reference: str) -> tuple[str, str | None]:
 def hub_checkpoints(reference: str, folds: Sequence[int] = ()) -> list[Path]:
     """The checkpoint folders that a reference means: all folds of a pushed run, or the model of a revision.
 
-    Args:
-        reference: ``user/repo[@revision]``, with or without ``hf-hub:``.
-        folds: Of a pushed run, only these.
-
-    Returns:
-        Folders in the client's cache, each at one commit, each file checked against its hash.
+    The reference is ``user/repo[@revision]``, with or without ``hf-hub:``; ``folds`` are the numbers of the only folds
+    wanted. The folders are in the client's cache, each at one commit, each file checked against its hash.
 
     Raises:
         UserError: The repository cannot be downloaded, or holds no model that is safe to read.
@@ -183,10 +178,7 @@ def _verify(snapshot: Snapshot, patterns: Sequence[str]) -> None:
                 f"({explain(error)[0]}); it is not used; repeat the command when it can"
             ) from error
         if not matches(path, expected):
-            raise UserError(
-                f"{snapshot.repo}: {name} arrived damaged (its hash is not the Hub's {expected}); "
-                "it is not used; repeat the command"
-            )
+            raise UserError(f"{snapshot.repo}: {name} arrived damaged (its hash is not {expected}); repeat the command")
 
 
 def _expected_hashes(snapshot: Snapshot, names: Sequence[str]) -> dict[str, str]:
@@ -201,3 +193,23 @@ def _expected_hashes(snapshot: Snapshot, names: Sequence[str]) -> dict[str, str]
         entries = with_retries(HfApi().get_paths_info, snapshot.repo, unknown, revision=snapshot.commit)
         hashes |= {entry.path: hub_hash(entry) for entry in entries if isinstance(entry, RepoFile)}
     return {name: hashes.get(name, "") for name in names}
+
+
+def hub_hash(entry: RepoFile) -> str:
+    """The hash that the Hub lists for a file: SHA-256 of large files, git's hash of small ones."""
+    return str(entry.lfs.sha256) if entry.lfs else entry.blob_id
+
+
+def matches(content: Path | bytes, expected: str) -> bool:
+    """Whether a file has the hash that the Hub lists."""
+    return file_hash(content, git=len(expected) == 40) == expected
+
+
+def file_hash(content: Path | bytes, *, git: bool = False) -> str:
+    """SHA-256 of a file, or with ``git`` the hash by which git names its content.
+
+    >>> file_hash(b"hello", git=True)
+    'b6fc4c620b67d95f953a5c1c1230aaab5db5a1b0'
+    """
+    with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as file:
+        return git_hash(file.read()) if git else sha_fileobj(file).hex()

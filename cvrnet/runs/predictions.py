@@ -20,29 +20,17 @@ from cvrnet.runs.read import read_rows
 
 @dataclass(frozen=True)
 class PredictionTable:
-    """What one or more models predicted for labelled images.
+    """What one or more models predicted for N labelled images; ``""`` means not known."""
 
-    Attributes:
-        classes: Class names in the order of the probabilities.
-        names: Each image's path, as in the data set.
-        labels: Each image's class index, (N,).
-        probabilities: (N, C).
-        sources: Each image's source, "" where it is not known.
-        patients: Each image's patient, "" where it is not known.
-        folds: The fold whose model predicted, "" where there is one model only.
-        heads: Each head's own probabilities, (heads, N, C); None where they are not known, or the model has no heads.
-        problems: A line for each image that could not be read, and that has no row here.
-    """
-
-    classes: list[str]
-    names: list[str]
-    labels: NDArray[np.int64]
-    probabilities: NDArray[np.float64]
-    sources: list[str]
-    patients: list[str]
-    folds: list[str]
-    heads: NDArray[np.float64] | None = None
-    problems: Sequence[str] = ()
+    classes: list[str]  #: names of the C classes, in the order of the probabilities
+    names: list[str]  #: each image's path, as in the data set
+    labels: NDArray[np.int64]  #: each image's class index, (N,)
+    probabilities: NDArray[np.float64]  #: (N, C)
+    sources: list[str]  #: each image's source
+    patients: list[str]  #: each image's patient
+    folds: list[str]  #: the fold whose model predicted, "" where there is one model only
+    heads: NDArray[np.float64] | None = None  #: each head's own (heads, N, C); None if not known, or without heads
+    problems: Sequence[str] = ()  #: a line for each image that could not be read, and that has no row here
 
     @classmethod
     def from_records(
@@ -117,17 +105,15 @@ def read_predictions(folders: Sequence[Path], classes: Sequence[str], split: str
 
     Refuses a file that is missing, damaged, of other classes, or without an image of the set.
     """
-    names, labels, probabilities, sources, patients, folds = [], [], [], [], [], []
+    rows, labels, probabilities, folds = [], [], [], []
     for number, folder in enumerate(folders, start=1):
-        for row in read_rows(folder / PREDICTIONS, ("path", "label", "split")):
-            if row["split"] == split:
-                with damaged_files(folder / PREDICTIONS):
-                    labels.append(classes.index(row["label"]))
-                    probabilities.append([float(row[f"prob_{name}"]) for name in classes])
-                names.append(row["path"])
-                sources.append(row.get("source") or "")
-                patients.append(row.get("patient_id") or "")
-                folds.append(str(number) if len(folders) > 1 else "")
-    if not names:
+        found = [r for r in read_rows(folder / PREDICTIONS, ("path", "label", "split")) if r["split"] == split]
+        with damaged_files(folder / PREDICTIONS):
+            labels += [classes.index(row["label"]) for row in found]
+            probabilities += [[float(row[f"prob_{name}"]) for name in classes] for row in found]
+        rows += found
+        folds += [str(number) if len(folders) > 1 else ""] * len(found)
+    if not rows:
         raise UserError(f"{folders[0] / PREDICTIONS} has no image of the set {split!r}")
+    names, sources, patients = ([row.get(key) or "" for row in rows] for key in ("path", "source", "patient_id"))
     return PredictionTable(list(classes), names, np.array(labels), np.array(probabilities), sources, patients, folds)

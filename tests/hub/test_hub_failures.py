@@ -22,7 +22,7 @@ from cvrnet import Predictor
 from cvrnet.errors import UserError
 from cvrnet.hub import hub_checkpoints
 from cvrnet.runs.checkpoint import load_checkpoint
-from cvrnet.runs.hub_hashes import file_hash
+from cvrnet.runs.hub_download import file_hash
 from tests.support.hub import Fault, LocalHub
 from tests.support.hub_runs import CLASSES, make_folds, make_model
 from tests.support.hub_storage import TOKENS
