@@ -38,7 +38,7 @@ def check_folder(folder: Path, kind: str = "", *, resume: bool = False, overwrit
     if kind and (there := read_json(folder / RUN).get("kind")) != kind:
         raise UserError(f"{folder} holds a run of another kind ({there}, not {kind}); choose another folder")
     if not (resume or overwrite):
-        again = "" if kind in _IN_ONE_GO else "--resume goes on with it, "
+        again = "" if kind in _IN_ONE_GO else "--resume continues it, "
         raise UserError(f"{folder} exists; {again}--overwrite replaces it")
     return True
 

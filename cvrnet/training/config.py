@@ -40,8 +40,8 @@ class TrainConfig:
     #: their own sentence: an erratum.)
     class_weights: bool = True
     lr_factor: float = 0.9  #: what a reduction multiplies the learning rate by ("Reduced by 10 %")
-    lr_patience: int = 12  #: the learning rate is reduced after so many epochs without improvement
-    patience: int = 25  #: training stops after so many epochs without improvement
+    lr_patience: int = 12  #: the learning rate is reduced after this many epochs without improvement
+    patience: int = 25  #: training stops after this many epochs without improvement
     monitor: str = "val_loss"  #: what improvement and the best epoch are judged by: ``val_loss`` or ``val_accuracy``
     rotation_p: float = 0.45  #: probability of a rotation
     shift_p: float = 0.2  #: of a shift, of width and height each

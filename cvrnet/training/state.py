@@ -42,4 +42,4 @@ def restore_state(path: Path, parts: dict[str, Any]) -> State:
                 part.load_state_dict(saved[name])
             return State(**saved["state"])
     except (UserError, RuntimeError, UnpicklingError, EOFError, OSError) as error:
-        raise UserError(f"{path} is damaged; without it, the training begins anew") from error
+        raise UserError(f"{path} is damaged; delete it to train from the start") from error

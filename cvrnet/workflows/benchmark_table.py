@@ -50,7 +50,7 @@ def collect_benchmark(output: Path) -> dict[str, Any]:
     runs = {model: output / slug(model) for model in run["models"]}
     done = [m for m, folder in runs.items() if (folder / SUMMARY).is_file() and (folder / SPEED).is_file()]
     if not done:
-        raise UserError(f"{output}: no model of this benchmark is finished; --resume goes on with it")
+        raise UserError(f"{output}: no model of this benchmark is finished; --resume continues it")
     reference = "cvrnet" if "cvrnet" in done else done[0]
     models = {m: _describe(runs[m]) for m in done}
     others = [m for m in done if m != reference]

@@ -164,7 +164,7 @@ def audit_run(output: Path, data: str | Path, records: Sequence[Record], callbac
     """Audit the data once, save the findings in the run, and report the severe ones.
 
     An audit of the same data that the run holds already is only read, so that a resumed run repeats nothing. Without
-    the packages of the extra ``audit`` the audit is left out, and the user is told.
+    the packages of the extra ``audit`` the audit is left out, and the user gets a line that says so.
     """
     try:
         from cvrnet.audit import audit, read_severe, write_audit

@@ -75,7 +75,7 @@ def test_phantoms_train_evaluate_predict(cli, tmp_path):
     assert "--overwrite replaces it" in err
     status, _, err = cli("train", data, "-o", run, *TINY)
     assert status == 1
-    assert err == f"Error: {run} exists; --resume goes on with it, --overwrite replaces it\n"
+    assert err == f"Error: {run} exists; --resume continues it, --overwrite replaces it\n"
 
 
 def test_quickstart(cli, tmp_path):

@@ -110,7 +110,7 @@ def test_a_damaged_training_state_is_named(content, tmp_path):
     path = tmp_path / "training-state.pt"
     path.write_bytes(content)
     network = torch.nn.Linear(2, 2)
-    with pytest.raises(UserError, match=r"training-state\.pt is damaged; without it, the training begins anew"):
+    with pytest.raises(UserError, match=r"training-state\.pt is damaged; delete it to train from the start"):
         restore_state(path, {"model": network})
     torch.save({"model": {}}, path)
     with pytest.raises(UserError, match="is damaged"):

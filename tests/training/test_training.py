@@ -228,7 +228,7 @@ def test_kill_9_loses_nothing(phantoms, tmp_path):
 
 def test_an_existing_run_is_safe(run, phantoms, tmp_path):
     before = (run / "model.safetensors").read_bytes()
-    with pytest.raises(UserError, match="--resume goes on with it, --overwrite replaces it"):
+    with pytest.raises(UserError, match="--resume continues it, --overwrite replaces it"):
         train(phantoms, run, CONFIG, test_source="site-b", **PLAIN)
     with pytest.raises(UserError, match=r"another run \(lr is 0.1, was 0.001\)"):
         train(phantoms, run, replace(CONFIG, lr=0.1), test_source="site-b", resume=True, **PLAIN)

@@ -57,7 +57,7 @@ def table(phantoms, tmp_path_factory):
             **PLAIN,
         )
     assert json.loads((folder / "benchmark.json").read_text())["unfinished"] == ["cvrnet_tiny"]
-    with pytest.raises(UserError, match="--resume goes on with it"):
+    with pytest.raises(UserError, match="--resume continues it"):
         benchmark(phantoms, folder, MODELS, CONFIG, **JOB)
     with pytest.raises(UserError, match=r"another run \(lr is 0.5"):
         benchmark(
@@ -223,7 +223,7 @@ def test_each_source_left_out(phantoms, tmp_path, cli):
     assert [row["source left out"] for row in source_rows(summary)] == ["site-a", "site-b"]
     again = leave_one_source_out(phantoms, tmp_path / "shift", config, n_folds=3, resume=True, **PLAIN)
     assert again == summary
-    with pytest.raises(UserError, match="--resume goes on with it"):
+    with pytest.raises(UserError, match="--resume continues it"):
         leave_one_source_out(phantoms, tmp_path / "shift", config, n_folds=3, **PLAIN)
     (tmp_path / "shift/site-b/run.json").unlink()
     with pytest.raises(UserError, match="site-b exists and is not a run"):

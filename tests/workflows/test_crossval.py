@@ -84,7 +84,7 @@ def test_an_interrupted_cross_validation_goes_on(crossval, phantoms, tmp_path):
         cross_validate(
             phantoms, tmp_path / "run", CONFIG, n_folds=3, callbacks=Callbacks(training=stop_in_fold_2), **PLAIN
         )
-    with pytest.raises(UserError, match="--resume goes on with it"):
+    with pytest.raises(UserError, match="--resume continues it"):
         cross_validate(phantoms, tmp_path / "run", CONFIG, n_folds=3, **PLAIN)
     trained = []
     cross_validate(

@@ -30,7 +30,7 @@ def test_train_tells_the_severe_findings_before_the_first_epoch_and_keeps_the_au
 
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     status, _, err = cli("train", data, "-o", run, *TRAINING)
-    assert (status, "--resume goes on with it" in err, "Auditing" in err) == (1, True, False)
+    assert (status, "--resume continues it" in err, "Auditing" in err) == (1, True, False)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
     status, _, err = cli("evaluate", run, data, "-o", tmp_path / "evaluation")
