@@ -33,7 +33,7 @@ class TrainConfig:
     interpolation: str = "nearest"  #: of the resizing; the aspect ratio is not kept
     batch_size: int = 8  #: images an optimiser step, over all processes and accumulation steps together
     grad_accum: int = 1  #: parts that each process splits its share of a batch into, to save memory
-    epochs: int = 200  #: at most so many
+    epochs: int = 200  #: largest number of epochs
     optimizer: str = "adam"  #: timm's name of the optimiser
     lr: float = 1e-4  #: initial learning rate
     #: Weigh the loss of class j by N_max / N_j. (The papers print N_j / N, which would favour the majority, against

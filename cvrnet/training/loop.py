@@ -190,7 +190,7 @@ def _optimization(
     # fused: one pass over the weights for each step, on CPUs too
     options: dict[str, Any] = {"fused": True} if config.optimizer in ("adam", "adamw") else {}
     optimizer = timm.optim.create_optimizer_v2(model, opt=config.optimizer, lr=config.lr, **options)
-    patience = config.lr_patience - 1  # Keras drops the rate after so many epochs, torch one later
+    patience = config.lr_patience - 1  # Keras drops the rate after this many epochs, torch one later
     return optimizer, torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimizer, mode="max", factor=config.lr_factor, patience=patience, threshold=0.0, threshold_mode="abs"
     )
