@@ -94,9 +94,10 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Decoded images of the tests go to a folder of the tests."""
+    """Decoded images and the key of pseudonyms go to folders of the tests; the home folder may be read-only."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CVRNET_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
         yield
 
 
