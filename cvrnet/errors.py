@@ -1,4 +1,4 @@
-"""The exception that a user's mistake raises."""
+"""The exception for mistakes in the user's input."""
 
 from __future__ import annotations
 

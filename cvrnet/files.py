@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: written beside their place, synced to the disk, then renamed."""
+"""Atomic writes: a temporary file in the same folder is written, synced to the disk, then renamed."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ def normalize_disk_errors(path: Path) -> Iterator[None]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write text whole or not at all, in UTF-8 with Unix line ends."""
+    """Write text atomically, in UTF-8 with Unix line ends."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write strict JSON, whole or not at all. NumPy numbers and arrays, and paths, are accepted.
+    """Write strict JSON atomically. NumPy numbers and arrays, and paths, are accepted.
 
     Raises:
         ValueError: for NaN and infinity, which JSON does not have; write None (null) for undefined values.
@@ -80,7 +80,7 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
-    """Write rows as CSV (UTF-8, one header line), whole or not at all, one row in memory at a time.
+    """Write rows as CSV (UTF-8, one header line) atomically, with one row in memory at a time.
 
     None and missing keys become empty cells. Without `columns` the header is the first row's keys; without either the
     file is empty.

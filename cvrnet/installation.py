@@ -1,4 +1,4 @@
-"""Describes this machine and installation."""
+"""Collects facts about this machine and installation."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ MOVED_MODULES = {
 
 
 def moved_names(module: str, names: dict[str, str]) -> Any:
-    """The ``__getattr__`` of a module that had these names, from each name to the module that has it now."""
+    """Make ``__getattr__`` for a module from which names have moved; `names` maps each name to its new module."""
 
     def find(name: str) -> Any:
         if name not in names:
@@ -61,7 +61,7 @@ def moved_names(module: str, names: dict[str, str]) -> Any:
 
 
 class _MovedModules(MetaPathFinder, Loader):
-    """Imports by its old name the very module that has the new one."""
+    """Importing an old module name returns the same module object as importing the new name."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -80,6 +80,6 @@ class _MovedModules(MetaPathFinder, Loader):
 
 
 def keep_old_names() -> None:
-    """Let imports find the modules that have moved."""
+    """Install the import hook for modules that have moved."""
     if not any(isinstance(finder, _MovedModules) for finder in sys.meta_path):
         sys.meta_path.insert(0, _MovedModules())  # before an emptied folder of that name is taken for a package

@@ -65,7 +65,7 @@ def _is_number(text: str) -> bool:
 
 @contextmanager
 def output_file(path: Path | None, overwrite: bool) -> Iterator[TextIO]:
-    """stdout, or a file that appears whole; an existing file is refused unless ``overwrite``."""
+    """Open stdout, or a file that is written atomically; an existing file is refused unless ``overwrite``."""
     if path is None:
         yield sys.stdout
         sys.stdout.flush()

@@ -65,7 +65,7 @@ def align(
     )
     if affine is None or not _plausible(affine) or (matches := int(inliers.sum())) < MIN_MATCHES:
         return None
-    if np.linalg.det(affine[:, :2]) < 1:  # lay the finer picture on the coarser one: no detail is made up
+    if np.linalg.det(affine[:, :2]) < 1:  # warp the finer picture to the coarser grid: no detail is interpolated
         first, second, affine = second, first, cv2.invertAffineTransform(affine)
     best = _compare(first, second, affine)
     if best and 0.65 <= best[0] < SAME:  # perhaps the map is off by a pixel
@@ -96,12 +96,12 @@ def _compare(first: np.ndarray, second: np.ndarray, affine: np.ndarray) -> tuple
 
 
 def _refine(first: np.ndarray, second: np.ndarray, affine: np.ndarray) -> tuple[float, float] | None:
-    """The same after ECC (Evangelidis and Psarakis 2008) has improved the map."""
+    """Refine the affine map with ECC (Evangelidis and Psarakis 2008), then compare the pictures as `_compare` does."""
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 15, 1e-4)
     details = [cv2.GaussianBlur(_details(picture), (0, 0), 1).astype(np.float32) for picture in (first, second)]
     try:
         _, better = cv2.findTransformECC(*details, affine.astype(np.float32), cv2.MOTION_AFFINE, criteria)
-    except cv2.error:  # it does not converge on pictures that have little in common
+    except cv2.error:  # ECC does not converge on pictures that have little in common
         return None
     return _compare(first, second, better)
 

@@ -143,7 +143,7 @@ def read_severe(folder: str | Path, records: Sequence[Record]) -> list[str] | No
 
 
 def hash_data(records: Sequence[Record]) -> str:
-    """SHA-256 of what an audit depends on: the records, and the size and modification time of each file."""
+    """SHA-256 of the inputs of an audit: the records, and the size and modification time of each file."""
     digest = hashlib.sha256()
     for r in records:
         status = r.path.stat()

@@ -26,7 +26,7 @@ BATCH = 16
 
 
 class Views(NamedTuple):
-    """One image as the model will see it, and what is wrong with its lung mask."""
+    """The views of one resized image, and the problem with its lung mask, if there is one."""
 
     images: dict[str, np.ndarray]  # view to uint8 (H, W, C); without a usable mask, the whole image only
     remains: float = 1.0  # share of the image that is left without the lungs
@@ -51,7 +51,7 @@ class Examination:
 
     @classmethod
     def from_pretrained(cls, model: str | Path, records: Sequence[Record], device: str = "auto") -> Examination:
-        """Load a MODEL argument; each image goes to those models of a run that were not trained on its patient.
+        """Load a MODEL argument; only those models of a run predict an image that were not trained on its patient.
 
         Raises:
             UserError: The model cannot be loaded.

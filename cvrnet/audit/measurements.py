@@ -34,20 +34,20 @@ LARGE = np.dtype(
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What is kept of one image in memory."""
+    """The data of one image that are kept in memory."""
 
     file_hash: str
     pixel_hash: str  # of shape and pixels
     size: tuple[int, int]  # height and width
     format: str  # of the file, and pixel type, such as "JPEG L"
-    vectors: dict[str, np.ndarray]  # what each probe but "format" sees, (d,)
+    vectors: dict[str, np.ndarray]  # features (d,) for each probe except "format"
     thumbnail: tuple[int, ...] = (0, 0)  # height and width of the small picture
     n_points: int = 0
 
 
 @dataclass(frozen=True)
 class Measurements:
-    """What was measured of N images."""
+    """The measurements of N images."""
 
     records: list[Record]
     facts: list[ImageFacts]
@@ -107,7 +107,7 @@ def measure(
 
 
 def _measure_image(path: Path, pixels: np.ndarray) -> tuple[ImageFacts, np.ndarray]:
-    """What is kept of a grey image in memory, and on disk."""
+    """The data of a grey image that are kept in memory and on disk."""
     kind, compression = _container(path)
     height, width = pixels.shape
     scale = THUMBNAIL / max(height, width)

@@ -113,7 +113,7 @@ def probe(measured: Measurements, name: str, targets: Sequence[str], *, seed: in
 
 
 def _features(facts: Sequence[ImageFacts], name: str) -> np.ndarray:
-    """The numbers that a probe sees of some images, float32 (n, d), without columns that are the same for all."""
+    """The features of some images for a probe, float32 (n, d), without columns that are constant."""
     if name == "format":
         formats = np.array([f.format for f in facts])
         values = (formats[:, None] == np.unique(formats)).astype(np.float32)
@@ -149,7 +149,7 @@ def _model(name: str, n: int, seed: int) -> Any:
 def _out_of_fold(
     name: str, values: np.ndarray, y: np.ndarray, n_classes: int, splits: list[Any], seed: int
 ) -> np.ndarray:
-    """Probabilities (n, C), of each image by the model that did not see its patient."""
+    """Probabilities (n, C), of each image, from the model that was not trained on its patient."""
     table = np.full((len(y), n_classes), 1 / n_classes)
     if not values.shape[1]:  # no feature differs between images, so every class is equally likely
         return table

@@ -28,7 +28,7 @@ class ImageCache:
 
     Each image has one file, named by the image's path and the cache's settings, so that caches of several sizes share a
     folder. It contains a header with the modification time and size of the image it was made from, then the pixels. An
-    entry of a changed image is replaced. Entries appear whole or not at all: any number of processes may read and build
+    entry of a changed image is replaced. Entries are written atomically: any number of processes may read and build
     the same cache at the same time. The folder may be deleted between runs and is filled again on use.
 
     The size is height and width; mode and interpolation are those of `read_image` and `Preprocessing`. The folder is by
@@ -103,7 +103,7 @@ class ImageCache:
         return []
 
     def _entry(self, path: str | Path) -> tuple[str, bytes]:
-        """The path of an image's entry, and the header that it has if it is current."""
+        """The path of an image's entry, and the header of an entry that is up to date."""
         try:
             image = os.stat(path)
         except (OSError, ValueError) as error:

@@ -117,7 +117,7 @@ def refuse_damaged(reason: str) -> Iterator[None]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Suppress pydicom's warnings and log messages in this thread, because they may quote tags."""
-    # Set for good: catch_warnings, which undoes its filters, would also undo those of other threads.
+    # Set permanently: catch_warnings restores the filters on exit, also those that other threads have set.
     warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
     before = getattr(_thread, "quiet", False)
     _thread.quiet = True
@@ -205,11 +205,11 @@ def _picture(values: np.ndarray, header: Dataset, window: str) -> np.ndarray:
 
 
 def _by_value(values: np.ndarray, shown: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """What `shown` gives for each value, rounded to uint8."""
+    """The result of `shown` for each value, rounded to uint8."""
     if values.dtype.kind not in "iu" or values.itemsize > 2:
         return np.rint(shown(values).clip(0, 255)).astype(np.uint8)
     # Up to 16 bits, `shown` is called once for each value that occurs: its float64 results would take 8 bytes a pixel.
-    # Negative values are indices from the tables' end. NumPy makes 8 bytes of each index, hence row by row.
+    # Negative values are indices from the tables' end. NumPy converts each index to 8 bytes, so this goes row by row.
     occurs = np.zeros(256**values.itemsize, bool)
     for row in values:
         occurs[row] = True

@@ -46,7 +46,7 @@ def draw_film(
 
 
 class _Anatomy:
-    """What all images of a patient share. Pairs are image left (the patient's right), image right."""
+    """The anatomy that all images of a patient share. Pairs are image left (the patient's right), image right."""
 
     def __init__(self, rng: np.random.Generator):
         apex, base, width = rng.normal(0.1, 0.012), rng.normal(0.72, 0.028), rng.normal(0.36, 0.018)
@@ -56,7 +56,7 @@ class _Anatomy:
         self.width = (width + lean[2], width - lean[2])  # from the midline to the lung's outer edge
         self.sulcus = rng.uniform(0.06, 0.1)  # depth of the costophrenic angle below the dome
         self.mediastinum = rng.uniform(0.045, 0.06)  # half its width
-        self.heart = rng.uniform(0.1, 0.155)  # how far it bulges to the patient's left
+        self.heart = rng.uniform(0.1, 0.155)  # bulge of the heart to the patient's left
         self.knob = rng.uniform(0.01, 0.032)  # how far the aortic arch bulges
         self.ribs = rng.normal(0.074, 0.003)  # distance between two ribs
         self.bone = rng.uniform(0.08, 0.13)  # density

@@ -52,7 +52,7 @@ def with_identity(record: Record, wrong: list[str]) -> Row:
 
 
 def pseudonym(value: str, prefix: str) -> str:
-    """``prefix`` and 16 hexadecimal digits; ``""`` for a value that names nobody.
+    """``prefix`` and 16 hexadecimal digits; ``""`` for a value that identifies no patient.
 
     Raises:
         UserError: The key cannot be read or written, or ``CVRNET_PATIENT_IDS`` has an unknown value.

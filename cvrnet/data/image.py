@@ -111,7 +111,7 @@ def read_image(path: str | os.PathLike[str], mode: Mode = "L", window: str = "")
 
 
 def is_dicom(file: BinaryIO) -> bool:
-    """Whether a file, which is at its start before and after, has DICOM's preamble (PS3.10 7.1)."""
+    """Whether a file starts with DICOM's preamble (PS3.10 7.1). The file position is 0 before and after the call."""
     start = file.read(132)
     file.seek(0)
     return start[128:] == b"DICM"

@@ -1,4 +1,4 @@
-"""What the readers of images share: modes, windows, and the limits beyond which an image is refused undecoded."""
+"""Shared by the readers of images: modes, windows, and limits that are checked before an image is decoded."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _one_large = threading.Lock()
 
 
 def in_turn(pixels: int) -> AbstractContextManager[object]:
-    """A context in which to decode: large images one after another, so that threads do not multiply their memory."""
+    """Context for decoding: only one thread at a time decodes a large image, which bounds the memory."""
     return _one_large if pixels > _LARGE else nullcontext()
 
 

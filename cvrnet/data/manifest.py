@@ -17,7 +17,7 @@ COLUMNS = ("path", "label", "source", "patient_id", "split", "view", "lung_mask"
 
 
 def scan_manifest(manifest: Path, labelled: bool, rows: list[Row], allow_shared_patients: bool = False) -> list[str]:
-    """Append the images that a manifest lists to `rows`; returns what is wrong with the manifest itself."""
+    """Append the images that a manifest lists to `rows`; returns the problems of the manifest itself."""
     lines: dict[str, int] = {}
     splits: dict[str, tuple[str, int]] = {}
     try:
@@ -60,7 +60,7 @@ def _header_problem(header: Sequence[str], labelled: bool) -> str:
 
 
 def _read_row(row: dict[str, str], manifest: Path, line: int, labelled: bool) -> Row:
-    """The record of one row, and what is wrong with it."""
+    """The record of one row, and its problems."""
     wrong: list[str] = []
     root = manifest.parent
     if any("\0" in cell for cell in row.values()):

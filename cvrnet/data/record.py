@@ -1,4 +1,4 @@
-"""One image of a data set, and what is known about it."""
+"""One image of a data set: its file, label, source, patient, split, view and masks."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Record:
     where: str = ""  #: the manifest's file name and line, for messages; ``""`` for an image found in a folder
 
     def problem(self, reason: str) -> str:
-        """One line with row, image and what is wrong: ``manifest.csv:2: a.png: file not found``."""
+        """One line with row, image and problem: ``manifest.csv:2: a.png: file not found``."""
         return ": ".join(part for part in (self.where, self.name, reason) if part)
 
 
-Row = tuple[Record, list[str]]  #: one image of a data set, and what is wrong with it
+Row = tuple[Record, list[str]]  #: one image of a data set, and its problems

@@ -58,7 +58,7 @@ def class_names(records: Iterable[Record], classes: Sequence[str] | None = None)
 
 
 def check_classes(labels: Iterable[str], classes: Sequence[str]) -> None:
-    """Refuse labels that a model does not know. Classes without an image are accepted.
+    """Refuse labels that are not among a model's classes. Classes without an image are accepted.
 
     Raises:
         UserError: the line names the unknown labels and the model's classes.
@@ -89,7 +89,7 @@ def read_records(data: str | Path, *, labelled: bool = True, min_classes: int = 
 def scan_records(
     data: str | Path, *, labelled: bool = True, min_classes: int = 2, allow_shared_patients: bool = False
 ) -> tuple[list[Record], list[str]]:
-    """As `read_records`, but returns the usable images and, one line each, what is wrong with the others.
+    """As `read_records`, but returns the usable images and, one line each, the problems of the others.
 
     This finds missing files, duplicate paths, paths outside the data set's folder, missing columns and labels, unknown
     split values, patients in two splits (unless `allow_shared_patients`), missing masks, empty class folders, too few
@@ -121,7 +121,7 @@ def scan_records(
 
 
 def _scan_folder(root: Path, labelled: bool, rows: list[Row]) -> list[str]:
-    """Append the images in a folder to `rows`; returns what is wrong with the folder itself."""
+    """Append the images in a folder to `rows`; returns the problems of the folder itself."""
     if not labelled:
         rows += [_row(root, name) for name in _images(root)]
         return []

@@ -26,7 +26,7 @@ class Slice(NamedTuple):
 
 
 def arrange(paths: Iterable[Path]) -> Iterator[Slice]:
-    """Image files in the given order, except that slices of DICOM volumes go by patient, series and position.
+    """Image files in the given order, except that slices of DICOM volumes are sorted by patient, series and position.
 
     Slices are the frames of a multi-frame file, and the files of CT series (but not their scout views). Their position
     is the one along the normal of the slices (ImagePositionPatient), else InstanceNumber, else the file's name; frames

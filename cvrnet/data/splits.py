@@ -1,4 +1,4 @@
-"""Every rule of splits and leaks: who is one patient, which images are held back, and what no set may share.
+"""All rules of splits and leaks: which images are of one patient, which are held back, what no two sets may share.
 
 **One patient.** A ``patient_id`` is one person over all sources of a data set: a hospital's films may come through
 several collections, and a wrong guess in this direction costs a few images, not a leak. Ids that mean different persons
@@ -152,7 +152,7 @@ def holdout_split(records: Sequence[Record], fraction: float = 0.2, seed: int = 
 
 
 def _nearest_ratio(fraction: float, limit: int) -> tuple[int, int]:
-    """The smallest n, and k, such that k of n folds are the fraction to one percent, or as near as may be.
+    """The smallest n, with its k, for which k / n is within one percent of the fraction, or else is closest to it.
 
     >>> _nearest_ratio(0.2, 100), _nearest_ratio(0.3, 100), _nearest_ratio(0.2, 3)
     ((5, 1), (10, 3), (3, 1))
@@ -222,7 +222,7 @@ def _mend(held: set[str], members: Mapping[str, set[str]]) -> None:
     """
 
     def harm(patient: str) -> int:
-        """How many classes have nobody but this patient on the patient's side."""
+        """Number of classes for which this patient is the only one on the patient's side."""
         sides = (of_class & held if patient in held else of_class - held for of_class in members.values())
         return sum(side == {patient} for side in sides)
 

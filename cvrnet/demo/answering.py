@@ -34,7 +34,7 @@ class Upload:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model says about one image, uint8 (H, W) or (H, W, 3); for a model without heads, they are None.
+    """Predictions for one image, uint8 (H, W) or (H, W, 3); those of the heads are None for a model without heads.
 
     The maps are class to part to the map (h, w) in 0..1, or to the sentence why it has none; empty for a model without.
     """
@@ -84,7 +84,7 @@ class Answering:
         return self._answer(f"Synthetic radiograph: {EXAMPLES[label].lower()}", colour)
 
     def file(self, upload: Upload) -> Answer:
-        """The answer for an image file; a refusal holds the upload's name and no path."""
+        """The answer for an image file; an error message contains the upload's name but no path."""
         if len(list(arrange([upload.path]))) > 1:
             raise UserError(f"{upload.name}: a file of several frames; “Many images” answers for each of them")
         try:

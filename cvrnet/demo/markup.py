@@ -30,7 +30,7 @@ def overlay(picture: NDArray[np.uint8], target: str, part: str, threshold: float
 
 
 def plain(picture: NDArray[np.uint8], sentence: str) -> str:
-    """A picture (H, W, 3) without a map, and the sentence that says why it has none."""
+    """A picture (H, W, 3) without a map, and a sentence with the reason why there is no map."""
     return _MACROS.plain(_embedded(picture), sentence)
 
 

@@ -1,4 +1,4 @@
-"""The page: its layout, and what happens when a visitor sends or chooses something."""
+"""The page: its layout, and the handlers that run when a visitor uploads or selects something."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def build_page(answering: Answering, uploads: Uploads, name: str) -> gr.Blocks:
 
 
 class _Events:
-    """What each choice of a visitor does. A visitor's mistake becomes a sentence on the page."""
+    """Event handlers for the visitor's choices. An error in a visitor's input is shown as a sentence on the page."""
 
     def __init__(self, answering: Answering, uploads: Uploads) -> None:
         self._answering, self._uploads = answering, uploads

@@ -1,4 +1,4 @@
-"""Serves the page: on this machine alone unless asked otherwise, with nothing kept and no other server asked."""
+"""Serves the page: by default to this machine only; no upload is kept, and no other server is contacted."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def serve(
 
 @contextlib.contextmanager
 def running(predictor: Predictor, name: str, host: str = HOST, port: int = PORT, max_mb: int = MAX_MB) -> Iterator[str]:
-    """Serve the page from threads of this program, and give its address; other arguments and errors as `serve`."""
+    """Serve the page from threads of this program, and yield its address; other arguments and errors as `serve`."""
     answering = Answering(predictor)
     with tempfile.TemporaryDirectory(prefix="cvrnet-demo-") as folder, _environment(folder):
         uploads = Uploads(Path(folder), max_mb << 20)

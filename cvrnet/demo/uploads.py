@@ -1,4 +1,4 @@
-"""Files that visitors send: each is stored on its own, under a random name, and deleted as soon as it is answered.
+"""Files that visitors send: each is stored under its own random name, and deleted after its answer.
 
 Gradio's own uploads lie under the hash of their content, and stay until a timer or the end of the program removes them.
 Two visitors who send the same file would share it there, so the first one's answer could not delete it.
@@ -24,12 +24,12 @@ from cvrnet.demo.answering import Upload
 from cvrnet.errors import UserError
 
 MOST_FILES = 200  # in one upload
-EXPIRY = 600.0  # seconds after which an upload is deleted that no event asked about, as when its sender closed the page
+EXPIRY = 600.0  # seconds until an unused upload is deleted, for example because its sender closed the page
 _LONGEST_NAME = 120
 
 
 class Uploads:
-    """The files that wait for their answer, in a folder that only its owner can read.
+    """The uploaded files that are not yet answered, in a folder that only its owner can read.
 
     The limit is the bytes of one file. All files of one upload together may have sixteen times as many.
     """
@@ -40,7 +40,7 @@ class Uploads:
 
     async def receive(self, request: Request) -> Response:
         """Store the files of a form, and answer with their paths, as Gradio's page expects."""
-        if "content-length" not in request.headers:  # as a browser never does; the server holds senders to the length
+        if "content-length" not in request.headers:  # browsers always send it; the server enforces it
             raise HTTPException(411, "the length of the upload is missing")
         if int(request.headers["content-length"]) > self._total:
             raise HTTPException(413, f"all files together exceed {self._total >> 20} MB")
@@ -55,7 +55,7 @@ class Uploads:
 
     @contextmanager
     def taken(self, files: Sequence[Mapping[str, Any]]) -> Iterator[list[Upload]]:
-        """Give the files that an event names, and delete them at the end.
+        """Yield the files that an event names, and delete them at the end.
 
         Refuses a file that is not stored: it was answered, has expired, or was never sent.
         """

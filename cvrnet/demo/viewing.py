@@ -1,4 +1,4 @@
-"""The picture and maps of an answer as one text, which the browser keeps so that the server need not.
+"""The picture and maps of an answer as one string, which the browser stores, so that the server does not have to.
 
 The browser sends the text back whenever the visitor chooses another class, part or threshold. Anybody can send any
 text, so it is validated before anything is allocated for it.
@@ -45,7 +45,7 @@ class View:
 
 
 def pack(answer: Answer) -> str:
-    """The text that the browser keeps of an answer."""
+    """Encode an answer as the text that the browser stores."""
     height, width = answer.image.shape[:2]
     scale = LONGEST / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))

@@ -39,7 +39,7 @@ def keras_resnet50(*, pretrained: bool = False, **kwargs: Any) -> TimmEncoder:
 
 
 def keras_xception(*, pretrained: bool = False, **kwargs: Any) -> XceptionEncoder:
-    """Xception with "same" max pools. At even sizes they pad one pixel at the end; timm's pad one on each side.
+    """Xception with "same" max pools. At even sizes they pad one pixel at the end; timm's pools pad one on each side.
 
     The arguments are those of `XceptionEncoder`. With ``pretrained`` it raises UserError, as `keras_resnet50`.
     """

@@ -105,7 +105,7 @@ def hub_repository(name: str) -> str | None:
 
 
 def locate_weights(name: str, cache_dir: str | Path | None = None) -> dict[str, Any]:
-    """Changes to timm's pretrained cfg with which it finds a model's weights; empty if it does without.
+    """Changes to timm's pretrained cfg with which it finds a model's weights; empty if no change is needed.
 
     The weights are in the Hub's cache, in their Hub repository, or at the address in timm's cfg. This takes one short
     request, where timm alone would retry for minutes.

@@ -68,7 +68,7 @@ def class_evidence(model: nn.Module, x: Tensor, target: Tensor) -> list[Tensor]:
                 m.requires_grad_()
             # An image's score depends on its own maps alone, so one backward pass gives the gradients of all images.
             score = _raw_scores(model, maps).gather(1, target.to(x.device)[:, None]).sum()
-            gradients = torch.autograd.grad(score, maps, materialize_grads=True)  # zero for maps that no head sees
+            gradients = torch.autograd.grad(score, maps, materialize_grads=True)  # zero for maps that no head uses
         weights = [g.float().mean((2, 3), keepdim=True) for g in gradients]
         return [(w * m.float()).sum(1).detach() * m[0, 0].numel() for w, m in zip(weights, maps, strict=True)]
 
@@ -102,7 +102,7 @@ def grad_cam(models: Sequence[nn.Module], x: Tensor, target: Tensor, parts: Sequ
 
 
 def refusal(cam: Tensor, target: str) -> str:
-    """The reason why a map (h, w) of `grad_cam` shows nothing; "" if it shows something.
+    """The reason why a map (h, w) of `grad_cam` shows no evidence; "" if it can be shown.
 
     >>> refusal(torch.zeros(7, 7), "CVP")
     'the map is zero everywhere: no evidence for CVP'

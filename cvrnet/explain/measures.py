@@ -1,4 +1,4 @@
-"""What a map is measured by: masks, the level of chance, and a network with random weights (extra ``train``).
+"""Measures of a map: against masks, the level of chance, and a network with random weights (extra ``train``).
 
 The last is the sanity check of Adebayo et al. 2018: a map that does not change with the weights explains nothing.
 """

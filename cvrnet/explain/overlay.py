@@ -83,7 +83,7 @@ def as_colour(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _grow(mask: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:
-    """A mask, dilated so many times by its four-neighbours; scipy, which has this, is not among the dependencies."""
+    """A mask after this many dilations with the 4-neighbourhood. Written here because scipy is not a dependency."""
     for _ in range(steps):
         padded = np.pad(mask, 1)
         mask = padded[1:-1, 1:-1] | padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:]

@@ -1,4 +1,4 @@
-"""Maps as files: an overlay for each part, and the figure of v2 Fig. 2, whole or not at all (extra ``train``)."""
+"""Maps as files: an overlay for each part, and a figure like v2 Fig. 2, each written atomically (extra ``train``)."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def _finish(figure: Figure, axes: Sequence[Axes], first: float, last: float, tit
 
 
 def best_row(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The epoch whose weights were kept: the last called ``best``, else that of the lowest finite validation loss."""
+    """The epoch whose weights were kept: the last marked ``best``, else the one of lowest finite validation loss."""
     called = [row for row in history if str(row.get("best", "")) in ("1", "True")]
     if called:
         return called[-1]

@@ -55,7 +55,7 @@ def set_labels(ax: Axes, x: str = "", y: str = "") -> None:
 
 
 def legend_below(figure: Figure, entries: Sequence[tuple[Artist, str]], columns: int = 1) -> None:
-    """A legend below the axes, where it hides nothing.
+    """A legend below the axes, so that it does not cover any data.
 
     Labels are wrapped, and taken literally: no mathematics between "$", none left out for a leading "_".
     """
@@ -106,7 +106,7 @@ def class_style(index: int) -> dict[str, Any]:
 
 
 def save_figure(figure: Figure, path: str | Path, dpi: int = DPI) -> None:
-    """Save as PNG, or as the suffix of `path` says (.pdf, .svg), whole or not at all.
+    """Save atomically, as PNG or in the format that the suffix of `path` names (.pdf, .svg).
 
     Raises:
         UserError: matplotlib knows no such format.

@@ -41,7 +41,7 @@ class _Evaluation(NamedTuple):
 
 
 def render(template: str, **facts: Any) -> bytes:
-    """A file of the templates folder, filled in."""
+    """A template of the templates folder, rendered with these values, as UTF-8 bytes."""
     return _templates.get_template(template).render(facts).encode()
 
 
@@ -127,7 +127,7 @@ def _evaluations(run: Mapping[str, Any], metrics: Mapping[str, Any], summary: Ma
 
 
 def _eval_results(evaluations: Sequence[_Evaluation]) -> list[EvalResult]:
-    """What the Hub shows beside the card."""
+    """Metadata that the Hub shows next to the card."""
     results = []
     for evaluation in evaluations:
         for metric, (title, place) in _SCORES.items():

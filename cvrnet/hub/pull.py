@@ -21,7 +21,7 @@ _RUN_FILES = (RUN, CARD, SUMMARY, SPLIT, *_RESULTS)
 
 @dataclass(frozen=True)
 class Pulled:
-    """What was pulled: the content of hub.json."""
+    """The result of a pull: the content of hub.json."""
 
     repo: str
     revision: str
@@ -38,7 +38,7 @@ def pull_folds(
     overwrite: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> Pulled:
-    """Download a run, check every file's hash and every model, and write a run folder, whole or not at all.
+    """Download a run, check every file's hash and every model, and write a run folder atomically.
 
     Only known names are downloaded, and only JSON and safetensors are read. The folder's hub.json says where it came
     from. Reference and folds are those of `hub_checkpoints`; with ``overwrite``, a run in the folder is replaced;

@@ -26,7 +26,7 @@ _TRIES = 3
 
 @dataclass
 class Pushed:
-    """What was pushed."""
+    """The result of a push."""
 
     repo: str
     url: str = ""
@@ -85,7 +85,7 @@ def hub_client() -> HfApi:
 
 
 def create_repository(api: HfApi, repo: str, public: bool, kind: str = "model") -> tuple[str, ModelInfo | SpaceInfo]:
-    """Create a repository ("model" or "space"), or take one that exists, but refuse a public one unless `public`.
+    """Create a repository ("model" or "space"), or use an existing one, which must be private unless `public`.
 
     Returns the address of its page, and its state.
     """
@@ -170,7 +170,7 @@ def _put(api: HfApi, pushed: Pushed, branch: str, files: Files, parent: str = ""
 
 
 def _difference(api: HfApi, repo: str, commit: str, files: Files) -> list[str] | None:
-    """Names that a commit holds beyond `files`; None if it holds exactly the same files."""
+    """Names of the files in a commit that are not in `files`; None if it has the same files and contents."""
     entries = with_retries(lambda: list(api.list_repo_tree(repo, revision=commit, recursive=True)))
     there = {e.path: hub_hash(e) for e in entries if isinstance(e, RepoFile) and e.path != _ATTRIBUTES}
     same = there.keys() == files.keys() and all(matches(content, there[name]) for name, content in files.items())

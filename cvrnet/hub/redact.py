@@ -1,4 +1,4 @@
-"""Removes from a run's files what must not leave the machine: local paths, login, host name, patient ids, images."""
+"""Removes private data from a run's files: local paths, login, host name, patient ids, images."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _PATH = re.compile(
 
 
 def public_run(run: Mapping[str, Any]) -> dict[str, Any]:
-    """run.json without what belongs to the machine. Of the data set's path the last part stays, if it is harmless.
+    """run.json without facts about the machine. The last part of the data set's path is kept if it is harmless.
 
     >>> run = {"kind": "train", "data": "/home/ada/ward-7/manifest.csv", "config": {"model": "local-dir:/home/ada/run"}}
     >>> public_run(run)

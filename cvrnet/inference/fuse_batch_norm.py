@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 def fuse_batch_norm(model: nn.Module) -> nn.Module:
-    """Fold every batch norm that follows a convolution, and nothing else does, into its weights; in place.
+    """Fold each batch norm into the convolution before it, in place, if nothing else uses the convolution's output.
 
     In evaluation mode batch norm is the affine map ``(x - mean) / sqrt(var + eps) * weight + bias``, which the
     convolution can apply with other weights (Jacob et al., CVPR 2018, section 3.2). Outputs differ by rounding alone.
@@ -60,7 +60,7 @@ def _pairs(part: nn.Module) -> Iterator[tuple[str, str]]:
     calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
     for node in graph.nodes:
         before = node.args[0] if node.op == "call_module" and len(node.args) == 1 and not node.kwargs else None
-        # Nothing else may see the convolution's output, since folding changes it.
+        # Nothing else may use the convolution's output, since folding changes it.
         if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) != 1:
             continue
         names = str(before.target), str(node.target)

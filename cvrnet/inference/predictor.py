@@ -112,7 +112,7 @@ class Predictor:
 
     @property
     def averages_probabilities(self) -> bool:
-        """Whether the models are CVR-Nets, whose heads answer on their own."""
+        """Whether the models are CVR-Nets, which also return the probabilities of each head."""
         return all(averages_probabilities(model) for model in self.models)
 
     @property

@@ -1,4 +1,4 @@
-"""Measure how unsure an ensemble is, and how far its members disagree, in nats.
+"""Uncertainty of an ensemble: predictive entropy, and disagreement between its members, in nats.
 
 The members are the folds of a run; for CVR-Nets, each head of each fold. The prediction is their mean probability. Its
 entropy is the total uncertainty (Lakshminarayanan et al., "Simple and Scalable Predictive Uncertainty Estimation using

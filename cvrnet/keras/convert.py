@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 KIND, MODEL = "convert-keras", "cvrnet_keras"
 MAX_CLASSES = 1000
-SHOWN = 20  # problems that one message lists; it counts the others
+SHOWN = 20  # problems that one message lists; of the others it gives the number only
 
 
 def convert_keras(
@@ -95,7 +95,7 @@ def load_keras(file: str | Path) -> CVRNet:
 
 
 def _sizes(layers: LayerWeights, classifier: str) -> tuple[int, int]:
-    """Number of classes and of image channels; the usual ones where a weight is missing, which `_match` reports."""
+    """Number of classes and of image channels; default values if a weight is missing (`_match` then reports it)."""
     bias, stem = layers.get(classifier, {}).get("bias"), layers.get("res_conv1", {}).get("kernel")
     num_classes = 2 if bias is None else int(bias.size)
     if not 2 <= num_classes <= MAX_CLASSES:

@@ -16,7 +16,7 @@ HEADS = (3, 2, 1, 4, 5)
 
 @dataclass(frozen=True)
 class KerasWeight:
-    """One weight of a Keras layer, by the layer's name in a fresh process, and our parameter or buffer, its target."""
+    """A weight of a Keras layer (named as in a new process), and the parameter or buffer of ours that receives it."""
 
     layer: str
     name: str
@@ -110,7 +110,7 @@ def rename_automatic(expected: Collection[str], found: Collection[str]) -> dict[
 
 
 def _numbered(kind: str, names: Collection[str]) -> list[str]:
-    """The names of a kind in the order of their numbers; tf.keras leaves the first number away."""
+    """The names of a kind in the order of their numbers; tf.keras omits the first number."""
     matches = [match for name in names if (match := re.fullmatch(rf"{kind}(?:_(\d{{1,9}}))?", name))]
     return [match[0] for match in sorted(matches, key=lambda match: int(match[1] or 0))]
 

@@ -13,7 +13,7 @@ from cvrnet.metrics.calibration import ECE_BINS, bin_numbers, squared_errors
 from cvrnet.metrics.inputs import check
 from cvrnet.metrics.scores import confusion_scores, ratio, sample_log_loss
 
-CHUNK = 1_000_000  # weights held at once (8 MB, and a few copies)
+CHUNK = 1_000_000  # weights in memory at once (8 MB, and a few copies)
 MIN_DEFINED = 0.9  # share of the resamples that must define a score
 TAIL = 0.025  # of a two-sided 95 % interval
 

@@ -1,4 +1,4 @@
-"""Calibration, whether probabilities are frequencies: Brier score, expected calibration error, reliability curves."""
+"""Calibration (do probabilities match frequencies?): Brier score, expected calibration error, reliability curves."""
 
 from __future__ import annotations
 

@@ -152,5 +152,5 @@ def sample_log_loss(labels: NDArray[np.int64], table: NDArray[np.float64]) -> ND
 
 
 def ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
-    """Part over whole, NaN where the whole is 0."""
+    """Part divided by whole, NaN where the whole is 0."""
     return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole > 0)

@@ -82,7 +82,7 @@ class PixelNetwork(nn.Module):
 
 def trace(network: PixelNetwork) -> onnx.ModelProto:
     """Export the graph of a network in evaluation mode, for any number of images, with batch norm folded in."""
-    # Two images: torch.export would take a batch of one for a constant.
+    # Two images: torch.export would treat a batch size of one as a constant.
     pixels = torch.zeros((2, *network.preprocessing.input_size), dtype=torch.uint8)
     try:
         program = torch.onnx.export(

@@ -24,7 +24,7 @@ LEAST = 20  # smallest number of images on which two files are compared
 
 
 class _Reader(CalibrationDataReader):
-    """The interface through which ONNX Runtime asks for calibration images."""
+    """ONNX Runtime's interface for reading calibration images."""
 
     def __init__(self, images: Sequence[np.ndarray]) -> None:
         self._images = iter(images)

@@ -52,7 +52,7 @@ def right_rows(results: Results) -> list[Row]:
 def _panels(
     results: Results, rows: Sequence[Row], predictor: Predictor | None
 ) -> dict[str, tuple[Picture | None, Picture | str]]:
-    """Path of each image to the image and its overlay, or to no image and the sentence that says why it has none."""
+    """Path of each image to the image and its overlay, or to no image and a sentence with the reason."""
     by_fold: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_fold[row["fold"]].append(row)

@@ -1,4 +1,4 @@
-"""What was evaluated, on what, and what that can show: the first two sections of the report."""
+"""The first two sections of the report: the model, the data it was evaluated on, and what the result can show."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def model_name(results: Results) -> str:
 
 
 def data_name(results: Results) -> str:
-    """The data set's name: of its folder."""
+    """The data set's name, which is the name of its folder."""
     path = Path(results.run["data"])
     return path.parent.name if path.name == "manifest.csv" and path.parent.name else path.name
 

@@ -67,7 +67,7 @@ def report_tables(results: Results) -> dict[str, ReportTable]:
 
 
 def settings_table(results: Results) -> Table:
-    """What it takes to repeat the run."""
+    """The settings and versions that are needed to repeat the run."""
     run = results.run
     made = {"model": run["model"]} if results.kind == "evaluate" else run["config"]
     return Table(["Setting", "Value"], [("data", run["data"]), ("data_sha256", run["data_sha256"]), *made.items()])

@@ -1,4 +1,4 @@
-"""What a finished run, or an evaluation, has left on disk, read for its report."""
+"""Read the files of a finished run or evaluation for its report."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Results:
 
     @property
     def held_back(self) -> str:
-        """What the independent images are called: their source, or ``split=test``; "" if there are none."""
+        """The name of the set of independent images: their source, or ``split=test``; "" if there are none."""
         return (self.run.get("test_source") or "split=test") if INDEPENDENT in self.results else ""
 
     @property

@@ -30,7 +30,7 @@ class Section:
 
 
 def write_report(folder: str | Path, further: Sequence[Section] = ()) -> Path:
-    """Write `report.html` and `tables/*.csv` from what a run or an evaluation has left in its folder.
+    """Write `report.html` and `tables/*.csv` from the files in the folder of a run or an evaluation.
 
     Can be called again at any time, for instance when an audit.json has come to the run. The sections in ``further``
     come before the learning curves. Returns the page's path.
@@ -89,6 +89,6 @@ def _mistake_thumbnails(run: Mapping[str, Any], rows: Sequence[Row]) -> list[tup
 
 
 def image_path(run: Mapping[str, Any], name: str) -> Path:
-    """Where the image with this path in the data set should be, by what run.json says of the data set."""
+    """The expected location of an image, from its path in the data set and the data set's path in run.json."""
     data = Path(run["data"])
     return (data if data.is_dir() else data.parent) / name

@@ -28,10 +28,10 @@ _ERRORS = (OSError, RuntimeError, ValueError, ArithmeticError, TypeError, Lookup
 
 
 def save_checkpoint(model: nn.Module, folder: str | Path, classes: Sequence[str]) -> None:
-    """Save a timm model so that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` gives it back, bit for bit.
+    """Save a timm model so that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` restores it bit for bit.
 
     Weights, architecture, arguments, class names (in the order of the logits) and preprocessing are all in the folder,
-    which is made if missing; each file appears whole.
+    which is made if missing; each file is written atomically.
 
     Raises:
         ValueError: The number of names is not the number of classes.
@@ -91,7 +91,7 @@ def load_checkpoint(folder: str | Path, **kwargs: Any) -> nn.Module:
 
 
 def validate_config(path: Path) -> None:
-    """Raise a ValueError for an untrusted config.json that no network has, before anything is allocated for it."""
+    """Raise a ValueError if an untrusted config.json fits no real network, before memory is allocated for it."""
     if path.stat().st_size > _LARGEST_CONFIG:
         raise ValueError(f"{path.name} has {path.stat().st_size:,} bytes; expected at most {_LARGEST_CONFIG:,}")
     config = json.loads(path.read_text(encoding="utf-8"))
@@ -127,11 +127,11 @@ def _create_empty(folder: Path) -> nn.Module | None:
         model = timm.create_model(f"local-dir:{folder}", device="meta")
     except UserError:
         raise
-    except (TypeError, RuntimeError):  # it takes no device, or calculates with its random weights
+    except (TypeError, RuntimeError):  # the model accepts no device, or computes with its random weights
         return None
     tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     if len({id(tensor) for _, tensor in tensors}) < len(tensors):
-        return None  # shared weights, which would come apart
+        return None  # shared weights, which loading would turn into separate ones
     saved = model.state_dict().keys()
     for prefix, module in model.named_modules():
         computed = [name for name, _ in module.named_buffers(prefix, recurse=False) if name not in saved]
@@ -159,7 +159,7 @@ def _check_tensors(model: nn.Module, path: Path) -> None:
 
 
 def _fill(model: nn.Module, path: Path) -> nn.Module:
-    """Give a meta model memory, and the values in the file."""
+    """Allocate memory for a model on the meta device, and fill it with the values in the file."""
     model.to_empty(device="cpu")
     module: Any
     for module in model.modules():

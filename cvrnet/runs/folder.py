@@ -24,7 +24,7 @@ _IN_ONE_GO = ("evaluate", "soup", "convert-keras", "")  # jobs that are not resu
 
 
 def check_folder(folder: Path, kind: str = "", *, resume: bool = False, overwrite: bool = False) -> bool:
-    """Whether a folder holds a run already. Changes nothing, and refuses a folder whose content must not be touched.
+    """Whether a folder holds a run already. Changes no file; refuses a folder that the job may not write to.
 
     The folder may be empty. With `resume` or `overwrite` it may hold a run of this kind (``train``, ``crossval`` and so
     on; "" for a run or model of any kind).
@@ -77,7 +77,7 @@ def _changes(folder: Path, now: Mapping[str, Any], defaults: Mapping[str, Any]) 
 
 
 def hash_records(records: Sequence[Record]) -> str:
-    """SHA-256 over what a run depends on: each image's name, label, source, patient and split, in the data's order."""
+    """SHA-256 of the inputs of a run: each image's name, label, source, patient and split, in the data's order."""
     digest = hashlib.sha256()
     for r in records:
         digest.update("\x1f".join((r.name, r.label, r.source, r.patient_id, r.split)).encode() + b"\n")
@@ -85,5 +85,5 @@ def hash_records(records: Sequence[Record]) -> str:
 
 
 def versions(*names: str) -> dict[str, str]:
-    """The versions of these packages, and Python's."""
+    """The versions of these packages and of Python."""
     return {**{name: version(name) for name in names}, "python": platform.python_version()}

@@ -1,4 +1,4 @@
-"""Which model of a run was trained on which image, or on its patient."""
+"""Finds which models of a run were trained on an image or on its patient."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HELD_OUT = ("test", INDEPENDENT)  # no model of the run trains or validates on 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The models of a run, and which of them may be asked about each image."""
+    """The models of a run, and for each image those models that may predict it."""
 
     models: list[str]  #: MODEL arguments, each of a single model; of a model that is no run, the argument itself
     models_for_image: dict[str, tuple[int, ...]]  #: image name -> indices of the models not trained on its patient
@@ -49,7 +49,7 @@ def held_out(model: str | Path, records: Sequence[Record]) -> HeldOut:
 
 
 def trained_on(model: str | Path) -> SplitTable | None:
-    """The images that MODEL was trained or validated on; None where no split.csv tells."""
+    """The images that MODEL was trained or validated on; None if there is no split.csv to read them from."""
     run, fold = _run_of(model)
     if not (run / SPLIT).is_file():
         return None

@@ -150,7 +150,7 @@ def _download(repo: str, revision: str, patterns: list[str]) -> Snapshot:
         except LocalEntryNotFoundError:
             raise error from None
         return Snapshot(repo, cached.name, cached, stale=explain(error)[0])
-    folder = with_retries(download, revision)  # by its name, so that the cache knows the name without a network
+    folder = with_retries(download, revision)  # by its name, so that the cache can resolve the name without a network
     if folder.name != commit:  # somebody pushed in between
         folder = with_retries(download, commit)
     return Snapshot(repo, commit, folder)
@@ -182,9 +182,9 @@ def _verify(snapshot: Snapshot, patterns: Sequence[str]) -> None:
 
 
 def _expected_hashes(snapshot: Snapshot, names: Sequence[str]) -> dict[str, str]:
-    """The hash of each file: the name of the blob that it links to in the cache; else the Hub is asked.
+    """The hash of each file: the name of the blob that the file links to in the cache, else the hash from the Hub.
 
-    The hash of a file that the Hub does not know is "", which no file has.
+    The hash is "", which no file has, for a file that the Hub does not list.
     """
     links = {name: snapshot.folder / name for name in names if (snapshot.folder / name).is_symlink()}
     hashes = {name: Path(os.readlink(path)).name for name, path in links.items()}

@@ -1,4 +1,4 @@
-"""The many exceptions of the Hub's client, each explained in one line: what failed, what is safe, what to do."""
+"""One-line messages for the exceptions of the Hub's client: what failed, what is safe, what to do."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PUSHED = ("somebody else pushed to it at the same time", _AGAIN)
 _ACCESS: dict[type[Exception], tuple[str, str]] = {
     errors.OfflineModeIsEnabled: ("HF_HUB_OFFLINE=1 forbids asking the Hub", "unset it"),
     errors.LocalTokenNotFoundError: ("there is no token", f"{_LOGIN} gives one"),
-    # GatedRepoError is a RepositoryNotFoundError, so it comes first.
+    # GatedRepoError is a subclass of RepositoryNotFoundError, so it comes first.
     errors.GatedRepoError: ("its owner grants access one by one", "ask for it on the repository's page"),
     errors.RepositoryNotFoundError: (
         "there is no such repository, or it is private and not for you",
@@ -48,7 +48,7 @@ P = ParamSpec("P")
 
 @contextmanager
 def hub_errors(task: str, safe: Callable[[], str]) -> Iterator[None]:
-    """Re-raise everything that the client raises as a UserError: the failed task, and what is safe in spite of it."""
+    """Turn every exception of the client into a UserError that names the failed task and what is still safe."""
     try:
         yield
     except UserError:

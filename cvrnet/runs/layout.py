@@ -1,4 +1,4 @@
-"""Every file name of a run on disk. No other module spells one out."""
+"""Every file name of a run on disk. No other module contains these names."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ FIGURES, TABLES = "figures", "tables"
 # Of a trained model (timm's own names), beside the run or in each fold
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 METRICS, PREDICTIONS, HISTORY = "metrics.json", "predictions.csv", "history.csv"
-STATE = "training-state.pt"  # what an interrupted training goes on from; removed when it has finished
+STATE = "training-state.pt"  # the state to resume an interrupted training from; removed when the training has finished
 
 # Of a run that goes to the Hub, or comes from it
 CARD, ORIGIN = "README.md", "hub.json"
-HASH_KEY = "patient-hash.key"  # never pushed: who has it can compare the hashed ids of a pushed run with real ones
+HASH_KEY = "patient-hash.key"  # never pushed: with it, hashed ids of a pushed run can be compared with real ones
 
 # Of a cross-validation or a benchmark
 SUMMARY = "summary.json"

@@ -1,4 +1,4 @@
-"""The JSON and CSV files of a run, read; what is missing or damaged is named in one line."""
+"""Read the JSON and CSV files of a run; a one-line error names a file that is missing or damaged."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ _COLUMNS = ("path", "label", "source", "patient_id")
 
 
 def split_row(record: Record, fold: str | int) -> dict[str, Any]:
-    """A row of split.csv; the fold is ``train``, ``val``, ``independent``, or the number of the one that tests it."""
+    """A row of split.csv; the fold is ``train``, ``val``, ``independent``, or the number of its test fold."""
     values = (record.name, record.label, record.source, record.patient_id)
     return {**dict(zip(_COLUMNS, values, strict=True)), "fold": fold}
 

@@ -1,4 +1,4 @@
-"""Which images each process sees in each step: the same images and steps, however many processes share them."""
+"""Choose the images of each process in each step; the number of processes does not change a step's images."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class TrainConfig:
             raise UserError(f"batch_size={self.batch_size} cannot be split into {self.grad_accum} parts")
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """The config as a dictionary that can be written as JSON."""
         return {**asdict(self), "encoders": list(self.encoders)}
 
 

@@ -145,7 +145,7 @@ def _train_epoch(
     mine = [part for batch in batches for part in batch[first : first + config.grad_accum]]
     loader = iter(DataLoader(images, batch_sampler=mine, num_workers=config.num_workers))
 
-    # Dropout of this epoch and process depends on nothing else, so that a resumed training repeats it.
+    # Dropout depends only on the seed, epoch and process, so that a resumed training repeats it.
     torch.manual_seed(config.seed + epoch * world + processes.index)
     network.train()
     total, seen = torch.zeros((), device=device), 0
@@ -164,7 +164,7 @@ def _train_epoch(
             loss = losses.sum() / size
             last = micro == config.grad_accum - 1
             with contextlib.nullcontext() if last else processes.without_sync(network):
-                scaler.scale(loss * world).backward()  # the processes' gradients are averaged, hence the factor
+                scaler.scale(loss * world).backward()  # DDP averages the gradients; the factor makes this a sum
             total += loss.detach() * size
         scaler.step(optimizer)
         scaler.update()

@@ -38,11 +38,11 @@ class Processes:
         self.precision = select_precision(amp, self.device)
 
     def wait(self) -> None:
-        """Wait until every process is here."""
+        """Wait until every process has reached this call."""
         self._state.wait_for_everyone()
 
     def main_first(self) -> AbstractContextManager[None]:
-        """Let the main process run the block before the others do."""
+        """Run the block on the main process first; the other processes wait until it has finished."""
         return self._state.main_process_first()
 
     def parallel(self, model: nn.Module) -> nn.Module:
@@ -52,7 +52,7 @@ class Processes:
         return DistributedDataParallel(model, [self.device.index] if self.device.type == "cuda" else None)
 
     def without_sync(self, network: nn.Module) -> AbstractContextManager[None]:
-        """Backward passes in the block keep their gradients to this process, for accumulation."""
+        """Backward passes in the block do not average gradients over processes; for gradient accumulation."""
         return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 
     def total(self, value: Tensor) -> float:
@@ -60,7 +60,7 @@ class Processes:
         return float(reduce(value, "sum"))
 
     def share_buffers(self, model: nn.Module) -> None:
-        """Give every process the main process's buffers: batch norm's running statistics."""
+        """Copy the main process's buffers (batch norm's running statistics) to every other process."""
         for buffer in model.buffers():
             broadcast(buffer)
 

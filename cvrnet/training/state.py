@@ -1,4 +1,4 @@
-"""What an interrupted training needs to go on, in one file beside the model."""
+"""Save and load what is needed to resume an interrupted training, in one file in the model's folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cvrnet.files import atomic_write, damaged_files
 
 @dataclass
 class State:
-    """Where a training is, and what it has seen."""
+    """Progress of a training: finished epochs, the best value so far, and the history."""
 
     epoch: int = 0  #: epochs that are finished
     best: float = -math.inf  #: the best value of what is monitored so far; higher is better
@@ -25,7 +25,7 @@ class State:
 
 
 def save_state(path: Path, parts: dict[str, Any], state: State) -> None:
-    """Write a training's state, whole or not at all; ``parts`` have a ``state_dict``: model, optimiser and so on."""
+    """Write a training's state atomically; every value of ``parts`` (model, optimiser, ...) has a ``state_dict``."""
     with atomic_write(path) as temporary:
         torch.save({name: part.state_dict() for name, part in parts.items()} | {"state": vars(state)}, temporary)
 

@@ -86,7 +86,7 @@ def write_evaluation(folder: Path, sets: Mapping[str, PredictionTable]) -> dict[
 def describe_evaluation(
     model: str, predictor: Predictor, data: str | Path, records: Sequence[Record], predictions: PredictionTable
 ) -> dict[str, Any]:
-    """What run.json of an evaluation holds: the model, the images, and whether the model was trained on them.
+    """Content of an evaluation's run.json: the model, the images, and whether the model was trained on them.
 
     ``independent_sources`` are the sources that the model was not trained on, None where it does not say what it was
     trained on; ``seen_images`` counts the images whose paths, or whose patients, it was trained or validated on.

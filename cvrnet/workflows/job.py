@@ -1,4 +1,4 @@
-"""What every job begins and ends with: data read once, the folder claimed, the audit, the report."""
+"""The steps at the start and end of every job: read the data once, claim the folder, audit, write the report."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def audit_run(output: Path, data: str | Path, records: Sequence[Record], callbac
 
 
 def _share_audit(sweep: Path, run: Path) -> None:
-    """Give a run of a sweep the audit of the sweep's data, if there is one."""
+    """Copy the audit of a sweep's data, if there is one, to one of the sweep's runs."""
     for name in (AUDIT_PAGE, AUDIT):
         if (sweep / name).is_file():
             with atomic_write(run / name) as temporary:

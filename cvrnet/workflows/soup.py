@@ -1,4 +1,4 @@
-"""One network from the folds of a run: the mean of their weights, tried before it is trusted.
+"""One network from the folds of a run: the mean of their weights, evaluated before use.
 
 Wortsman et al., "Model soups: averaging weights of multiple fine-tuned models improves accuracy without increasing
 inference time" (ICML 2022), the uniform soup. It works where the models were fine-tuned from the same weights, as v1's
@@ -146,7 +146,7 @@ def _check_folds(folders: Sequence[Path]) -> None:
 
 
 def _own_images(about: Mapping[str, Any]) -> list[Record]:
-    """The run's data set, where it is still there and still the same."""
+    """The run's data set, if it still exists and has not changed."""
     try:
         records = read_records(about["data"])
     except (KeyError, DataError):
