@@ -193,6 +193,7 @@ def test_a_model_that_reads_the_lungs_falls_to_chance_without_them(examined):
     assert "chance, as it should be (150 images, CVP, NCP, NOR; chance is 0.33)" in found.sentence
 
 
+@pytest.mark.both_precisions
 def test_a_model_that_learned_the_shortcut_keeps_its_performance_without_lungs(cli, planted, tmp_path):
     from cvrnet.training import TrainConfig
     from cvrnet.workflows.train import train
@@ -236,6 +237,7 @@ def test_sources_that_a_model_reads_differently_are_named(examined):
     assert "Report each source by itself: site-b is not read as site-a is." in found.advice
 
 
+@pytest.mark.both_precisions
 def test_without_masks_one_sentence_says_so(honest, planted, tmp_path):
     records = [replace(r, lung_mask=None) for r in read_records(planted)[:20]]
     found = findings(examine(honest, records, tmp_path))["model-without-lungs"]

@@ -41,6 +41,7 @@ def two(phantoms):
     return sorted(phantoms.parent.glob("images/*/*.png"))[:2]
 
 
+@pytest.mark.both_precisions
 def test_pictures_of_the_images_own_size(cli, lively, two, tmp_path):
     out_dir = tmp_path / "maps"
     status, out, err = cli("explain", lively, *two, "-o", out_dir, "--all", "--raw", "--format", "csv")
@@ -71,6 +72,7 @@ def test_pictures_of_the_images_own_size(cli, lively, two, tmp_path):
     assert (status, err) == (1, f"Error: {out_dir / 'explanations.csv'} exists; --overwrite replaces it\n")
 
 
+@pytest.mark.both_precisions
 def test_a_chosen_class_encoder_and_head(cli, lively, two, tmp_path):
     choice = ("--target", "NOR", "--encoder", "2", "--head", "1")
     status, out, _ = cli("explain", lively, two[0], "-o", tmp_path, *choice, "--format", "json")
@@ -150,6 +152,7 @@ def test_measure(cli, lively, phantoms, tmp_path):
     assert "--overwrite replaces it" in err
 
 
+@pytest.mark.both_precisions
 def test_measure_out_of_fold(cli, lively, phantoms, tmp_path):
     folder = shutil.copytree(lively, tmp_path / "run")
     arguments = ("explain", folder, phantoms, "-o", tmp_path / "o", "--measure", "--out-of-fold")

@@ -116,6 +116,7 @@ def test_every_image_is_decoded_once_for_all_folds_and_epochs(phantoms, tmp_path
     assert sorted(decoded) == sorted(r.path for r in read_records(phantoms))
 
 
+@pytest.mark.both_precisions
 def test_decoded_images_are_answered_as_files_are(crossval, phantoms, tmp_path):
     predictor, records = Predictor.from_pretrained(crossval), read_records(phantoms)[:7]
     cache = ImageCache(predictor.preprocessing.input_size[1:], "RGB", folder=tmp_path)
@@ -187,6 +188,7 @@ def test_an_independent_source_stands_beside(phantoms, tmp_path):
     assert summary_rows(summary)[-1]["fold"] == "on site-b"
 
 
+@pytest.mark.both_precisions
 def test_rows_of_the_test_split_are_in_no_fold_and_scored_apart(phantoms, tmp_path):
     records = read_records(phantoms)
     patients = sorted({r.patient_id for r in records if r.label == "NOR"})
