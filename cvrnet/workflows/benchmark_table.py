@@ -17,6 +17,7 @@ from cvrnet.formatting import spread
 from cvrnet.inference import Predictor
 from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
 from cvrnet.metrics import corrected_resampled_t_test, holm
+from cvrnet.report.report_tables import paper_scores
 from cvrnet.runs.checkpoint import load_checkpoint
 from cvrnet.runs.layout import BENCHMARK, FIGURES, HISTORY, INDEPENDENT, RUN, SPEED, SPLIT, SUMMARY, fold_name
 from cvrnet.runs.read import read_json, read_rows
@@ -158,13 +159,8 @@ def _describe(run: Path) -> dict[str, Any]:
 
 
 def _scores(tree: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "accuracy": tree["accuracy"],
-        "balanced_accuracy": tree["balanced_accuracy"],
-        **{f"{key}_weighted": tree["weighted"][key] for key in ("recall", "precision", "f1")},
-        "f1_macro": tree["macro"]["f1"],
-        "auc_macro": tree["macro"]["roc_auc"],
-    }
+    found = {**paper_scores(tree), "balanced_accuracy": tree["balanced_accuracy"]}
+    return {key: found[key] for key in COLUMNS}
 
 
 def _markdown(result: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> str:

@@ -78,19 +78,7 @@ def cross_validate(
     """
     output, resume = Path(output), resume or only_fold is not None
     check_folds(n_folds)
-    job = start_job(
-        "crossval",
-        data,
-        output,
-        config,
-        classes,
-        cache_folder,
-        callbacks,
-        audit,
-        maps,
-        resume or only_fold is not None,
-        overwrite,
-    )
+    job = start_job("crossval", data, output, config, classes, cache_folder, callbacks, audit, maps, resume, overwrite)
     folds = choose_folds(job, output, n_folds, test_source, split_from)
     if only_fold is not None and not 1 <= only_fold <= folds.count:
         raise UserError(f"there is no fold {only_fold}; expected 1 to {folds.count}")
