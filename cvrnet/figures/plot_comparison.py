@@ -29,7 +29,7 @@ def plot_comparison(result: Mapping[str, Any], score: str = "balanced_accuracy",
         (entries["Mean of the folds"],) = scores.plot(np.mean(values), row, "D", color=OKABE_ITO[0], markersize=6)
         if "independent" in model and model["independent"][score]["mean"] is not None:
             outside = model["independent"][score]["mean"]
-            (entries[f"Mean on {result['test_source']}"],) = scores.plot(
+            (entries[f"Mean on {result['independent']}"],) = scores.plot(
                 outside, row, "s", markerfacecolor="white", markeredgecolor=OKABE_ITO[1], markersize=6
             )
         test = model.get("difference", {}).get(score)

@@ -67,10 +67,14 @@ def collect_benchmark(output: Path) -> dict[str, Any]:
             tests.append(corrected_resampled_t_test(differences, n_train, n_test))
         for m, test, p in zip(others, tests, holm([test["p"] for test in tests]), strict=True):
             models[m].setdefault("difference", {})[score] = {**test, "p_holm": p}
+    independent = (
+        (run["test_source"] or "split=test") if any(INDEPENDENT in model for model in models.values()) else None
+    )
     result: dict[str, Any] = {
         "reference": reference,
         "folds": k,
         "test_source": run["test_source"] or None,
+        "independent": independent,
         "unfinished": [m for m in runs if m not in done],
         "models": models,
     }
@@ -87,9 +91,9 @@ def benchmark_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
     rows = []
     for name, model in result["models"].items():
         row = {"model": name} | {title: spread(model["mean_std"][key]) for key, title in COLUMNS.items()}
-        if result["test_source"]:
+        if INDEPENDENT in model:
             for key in COMPARED[:2]:
-                row[f"{COLUMNS[key]} on {result['test_source']}"] = spread(model[INDEPENDENT][key])
+                row[f"{COLUMNS[key]} on {result['independent']}"] = spread(model[INDEPENDENT][key])
         row["parameters (M)"] = f"{model['parameters'] / 1e6:.1f}"
         row["training (min)"] = f"{model['training_seconds'] / 60:.1f}"
         row["images/s"] = f"{model['speed']['images_per_second']:.1f}"
@@ -103,7 +107,7 @@ def benchmark_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def brief_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
     """The columns of the table that fit a terminal."""
-    outside, p = f"balanced accuracy on {result['test_source']}", f"p against {result['reference']}"
+    outside, p = f"balanced accuracy on {result['independent']}", f"p against {result['reference']}"
     wanted = ["model", "accuracy", "balanced accuracy", "AUC macro", outside]
     wanted += ["parameters (M)", "training (min)", "images/s"]
     rows = []

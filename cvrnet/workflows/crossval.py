@@ -107,6 +107,9 @@ def choose_folds(job: Job, output: Path, n_folds: int, test_source: str, split_f
     else:
         numbers = make_folds(inside, n_folds, job.config.seed)
     folds = Folds(inside, numbers, independent, test_source, n_folds)
+    left_out = len(job.records) - len(inside) - len(independent)
+    if left_out and job.processes.is_main:
+        job.callbacks.say(f"{left_out} images of other sources than {test_source} have split=test: they are left out")
     for fold in range(1, max(numbers) + 1):
         refuse_missing_classes(folds.sets(fold)["train"], job.classes)
     return folds

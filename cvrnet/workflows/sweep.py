@@ -99,7 +99,8 @@ def leave_one_source_out(
     """Cross-validate on all sources but one, and test on that one: for each source in turn (v2's independent set).
 
     Each is a run of its own, ``OUTPUT/SOURCE``; run.json and summary.json are beside them. A source without which the
-    data set allows no cross-validation (a class would be missing, say) is named with the reason, and the others go on.
+    data set allows no cross-validation (a class would be missing, say) is named with the reason; the next one follows.
+    Images of the other sources whose ``split`` is ``test`` are left out, and counted (`cvrnet.data.splits`).
 
     Arguments and errors: see `cvrnet.workflows`.
 
@@ -129,6 +130,7 @@ def leave_one_source_out(
             row["problem"] = str(error)
         else:
             result = train_folds(one, run, folds, f"without {source}")
+            row["left_out"] = len(job.records) - len(folds.inside) - len(folds.independent)
             if job.processes.is_main:
                 row["cross_validation"] = result["mean_std"]
                 row[INDEPENDENT] = result[INDEPENDENT]["mean_std"]
@@ -187,6 +189,8 @@ def source_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
             for where, tree in parts.items():
                 row[f"{score.replace('_', ' ')} on {where}"] = spread(tree[score]) if tree else "-"
         row["drop in accuracy"] = spread(entry["drop_in_accuracy"]) if "drop_in_accuracy" in entry else "-"
+        if any(other.get("left_out") for other in summary["sources"].values()):
+            row["split=test left out"] = entry.get("left_out", 0)
         row["problem"] = entry.get("problem", "")
         rows.append(row)
     return rows

@@ -17,7 +17,7 @@ from cvrnet.runs.checkpoint import load_checkpoint
 from cvrnet.training import Progress, TrainConfig
 from cvrnet.training.processes import Processes
 from cvrnet.workflows import Callbacks, benchmark, cross_validate, leave_one_source_out
-from cvrnet.workflows.benchmark_table import benchmark_rows, collect_benchmark
+from cvrnet.workflows.benchmark_table import benchmark_rows, brief_rows, collect_benchmark
 from cvrnet.workflows.sweep import ABLATIONS, model_config, source_rows
 from tests.conftest import PLAIN, TINY
 from tests.support.figures import real_figures
@@ -228,6 +228,37 @@ def test_each_source_left_out(phantoms, tmp_path, cli):
     (tmp_path / "shift/site-b/run.json").unlink()
     with pytest.raises(UserError, match="site-b exists and is not a run"):
         leave_one_source_out(phantoms, tmp_path / "shift", config, n_folds=3, resume=True, **PLAIN)
+
+
+def test_images_of_the_test_split_have_a_column_and_a_leave_one_source_out_counts_those_it_leaves_out(
+    phantoms, tmp_path
+):
+    records = read_records(phantoms)
+    first = {label: min(r.patient_id for r in records if r.label == label) for label in ("CVP", "NCP", "NOR")}
+    held = [r for r in records if r.patient_id in first.values()]
+    manifest = phantoms.parent / "split-of-the-table.csv"
+    write_manifest(manifest, [replace(r, split="test" if r in held else "") for r in records])
+    result = benchmark(manifest, tmp_path / "table", ["test_resnet"], CONFIG, n_folds=3, **PLAIN)
+    (row,), (brief,) = benchmark_rows(result), brief_rows(result)
+    scores = json.loads((tmp_path / "table/test_resnet/summary.json").read_text())["independent"]["folds"]
+    assert [fold["n"] for fold in scores] == [len(held)] * 3
+    mean = np.mean([fold["balanced_accuracy"] for fold in scores])
+    assert row["balanced accuracy on split=test"].startswith(f"{mean:.3f} ±")
+    assert brief["balanced accuracy on split=test"] == row["balanced accuracy on split=test"]
+    assert {r["path"] for r in rows(tmp_path / "table/split.csv")}.isdisjoint(r.name for r in held)
+
+    said = []
+    config = replace(CONFIG, model="test_resnet")
+    output = tmp_path / "shift"
+    summary = leave_one_source_out(manifest, output, config, n_folds=3, callbacks=Callbacks(say=said.append), **PLAIN)
+    for row in source_rows(summary):
+        source = row["source left out"]
+        left_out = {r.name for r in held if r.source != source}
+        assert row["split=test left out"] == len(left_out)
+        assert (f"{len(left_out)} images of other sources than {source} have split=test" in " ".join(said)) == bool(
+            left_out
+        )
+        assert {r["path"] for r in rows(output / source / "split.csv")}.isdisjoint(left_out)
 
 
 def test_a_failure_that_is_not_the_data_sets_stops_the_sweep(phantoms, tmp_path):
