@@ -16,20 +16,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from cvrnet.data import Augmentation, ImageCache, Preprocessing, Record
+from cvrnet.data import ImageCache, Record
 from cvrnet.devices import autocast
 from cvrnet.errors import UserError
 from cvrnet.files import write_csv
-from cvrnet.inference import Predictor
-from cvrnet.inference.cached import join_batches, predict_cached
 from cvrnet.metrics import classification_scores
-from cvrnet.runs.checkpoint import save_checkpoint
 from cvrnet.runs.layout import HISTORY, STATE
-from cvrnet.training.batches import CachedImages, epoch_batches
+from cvrnet.training.batches import epoch_batches
 from cvrnet.training.config import TrainConfig
-from cvrnet.training.model import create_for_training
 from cvrnet.training.processes import Processes
 from cvrnet.training.state import State, restore_state, save_state
+from cvrnet.training.whole_network import WholeNetwork
 
 
 @dataclass
@@ -73,35 +70,25 @@ def fit(
     progress = progress or Progress()
     processes = Processes(config.device, config.amp)
     torch.manual_seed(config.seed)
-    model = create_for_training(config, len(classes)).to(processes.device).to(memory_format=torch.channels_last)
-    optimizer, plateau = _optimization(model, config)
+    task = WholeNetwork(config, train, val, classes, cache, processes)
+    optimizer, plateau = _optimization(task.trained, config)
     # fp16 gradients underflow without scaling; for the other formats the scaler does nothing.
     scaler = torch.amp.GradScaler(processes.device.type, enabled=processes.precision == "fp16")
-    parts = {"model": model, "optimizer": optimizer, "plateau": plateau, "scaler": scaler}
+    parts = {"model": task.trained, "optimizer": optimizer, "plateau": plateau, "scaler": scaler}
     state = restore_state(folder / STATE, parts)
-    network, preprocessing = processes.parallel(model), Preprocessing.from_model(model)
-    augmentation = Augmentation(
-        rotation_p=config.rotation_p, shift_p=config.shift_p, hflip_p=config.hflip_p, vflip_p=config.vflip_p
-    )
-    images = CachedImages(train, classes, cache, augmentation, config.seed)
     labels = [classes.index(record.label) for record in val]
 
     while state.epoch < config.epochs and state.epoch - state.best_epoch < config.patience:
-        started = time.perf_counter()
-        images.epoch = state.epoch + 1
+        started, epoch = time.perf_counter(), state.epoch + 1
         if processes.is_main:
-            progress.start(images.epoch, len(train), state.history)
-        train_loss = _train_epoch(config, network, preprocessing, images, optimizer, scaler, processes, progress.step)
+            progress.start(epoch, len(train), state.history)
+        train_loss = _train_epoch(config, task, epoch, optimizer, scaler, processes, progress.step)
 
-        # Validation is the prediction that users get: same number format, same float32 parts (see HeadLogits).
-        processes.share_buffers(model)
-        predictor = Predictor([model], str(processes.device), processes.precision)
-        answers = predict_cached(predictor, val, cache, config.batch_size, processes.index, processes.count)
-        probabilities = join_batches(processes.gather(answers)).mean(0)
-        scores = classification_scores(labels, probabilities, list(classes))
+        processes.share_buffers(task.trained)
+        scores = classification_scores(labels, task.validate().mean(0), list(classes))
 
         row: dict[str, Any] = {
-            "epoch": images.epoch,
+            "epoch": epoch,
             "lr": optimizer.param_groups[0]["lr"],
             "train_loss": train_loss,
             "val_loss": scores["log_loss"],
@@ -113,12 +100,12 @@ def fit(
         plateau.step(quality)
         row["best"] = int(quality > state.best)
         state.history.append(row)
-        state.epoch = images.epoch
+        state.epoch = epoch
         if row["best"]:
             state.best, state.best_epoch = quality, state.epoch
         if processes.is_main:
             if row["best"]:
-                save_checkpoint(model, folder, classes)
+                task.keep_best(folder)
             # The state is written after the weights: a crash in between repeats the epoch, with the same result.
             save_state(folder / STATE, parts, state)
             write_csv(folder / HISTORY, state.history)
@@ -129,16 +116,16 @@ def fit(
 
 def _train_epoch(
     config: TrainConfig,
-    network: nn.Module,
-    preprocessing: Preprocessing,
-    images: CachedImages,
+    task: WholeNetwork,
+    epoch: int,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     processes: Processes,
     on_step: Callable[[int, Callable[[], float]], None],
 ) -> float:
     """Take every optimiser step of one epoch; return the mean loss of its images, and refuse one that is not finite."""
-    device, world, epoch = processes.device, processes.count, images.epoch
+    network, images = task.begin_epoch(epoch), task.items
+    device, world = processes.device, processes.count
     weights = class_weights(images.labels, len(images.classes)).to(device) if config.class_weights else None
     batches = epoch_batches(len(images), config.batch_size, world * config.grad_accum, config.seed, epoch)
     first = processes.index * config.grad_accum
@@ -147,16 +134,15 @@ def _train_epoch(
 
     # Dropout depends only on the seed, epoch and process, so that a resumed training repeats it.
     torch.manual_seed(config.seed + epoch * world + processes.index)
-    network.train()
     total, seen = torch.zeros((), device=device), 0
     for batch in batches:
         size = sum(len(part) for part in batch)
         for micro in range(config.grad_accum):
             pixels, labels = next(loader)
-            x = preprocessing.normalize(pixels.to(device, non_blocking=True))
+            x = task.inputs(pixels)
             y = labels.to(device, non_blocking=True)
             with autocast(device, processes.precision):
-                logits = network(x.contiguous(memory_format=torch.channels_last))
+                logits = network(x)
             losses = F.cross_entropy(logits.float(), y, reduction="none")
             if weights is not None:
                 losses = losses * weights[y]
