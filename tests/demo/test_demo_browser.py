@@ -18,12 +18,16 @@ pytest.importorskip("gradio")
 playwright = pytest.importorskip("playwright.sync_api")
 
 from cvrnet.data import read_records  # noqa: E402
+from cvrnet.demo.answering import EXAMPLES  # noqa: E402
 from cvrnet.demo.serving import running  # noqa: E402
 from cvrnet.inference import Predictor  # noqa: E402
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 OPTIONS = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync"
 FILE, FILES = "One image", "Many images"
+PATIENCE = 60_000  # milliseconds
+expect = playwright.expect
+expect.set_options(timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +55,7 @@ def visit(request: pytest.FixtureRequest, browser: Any, address: str) -> Iterato
     """The page, loaded; at its end it must have asked nobody else, complained of nothing, and fit the window."""
     width, height = request.param
     page = browser.new_page(viewport={"width": width, "height": height})
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(PATIENCE)
     elsewhere: list[str] = []
     complaints: list[str] = []
     own = (address, "data:", "blob:")
@@ -59,7 +63,8 @@ def visit(request: pytest.FixtureRequest, browser: Any, address: str) -> Iterato
     page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.goto(address)
-    page.get_by_role("button", name="One consolidation").wait_for()
+    for name in ("Click to upload or drop files", *EXAMPLES.values()):
+        expect(page.get_by_role("button", name=name).first).to_be_enabled()
     yield page
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert (elsewhere, complaints) == ([], [])
@@ -68,8 +73,16 @@ def visit(request: pytest.FixtureRequest, browser: Any, address: str) -> Iterato
 
 def send(page: Any, *paths: Path, tab: str = FILE) -> None:
     page.get_by_role("tab", name=tab).click()
-    fields = page.locator("input[type=file]")
-    (fields.first if tab == FILE else fields.last).set_input_files(paths)
+    page.locator(f"input[type=file]{':not([multiple])' if tab == FILE else '[multiple]'}").set_input_files(paths)
+
+
+def wait_for_answer(page: Any) -> None:
+    """Wait until the picture, the heads and what chooses another map are there: the page mounts them one by one."""
+    page.locator("img.film").wait_for()
+    page.get_by_text("Head by head").wait_for()
+    for role, name in (("combobox", "Evidence for"), ("combobox", "As seen by"), ("slider", "Threshold")):
+        expect(page.get_by_role(role, name=name)).to_be_visible()
+        expect(page.get_by_role(role, name=name)).to_be_enabled()
 
 
 def shown(page: Any) -> str:
@@ -84,6 +97,7 @@ def test_an_image_a_dicom_and_a_broken_file(visit: Any, predictor: Predictor, tm
     for path in (png, dicom):
         send(visit, path)
         visit.get_by_text(f"{path.name}, 128 × 128 pixels").wait_for()
+        wait_for_answer(visit)
         (expected,) = predictor([path])
         assert visit.locator("section h2").first.inner_text() == f"{expected.label} {expected.probabilities.max():.3f}"
         table = visit.get_by_role("table", name="Probability of each class", exact=True)
@@ -93,11 +107,11 @@ def test_an_image_a_dicom_and_a_broken_file(visit: Any, predictor: Predictor, tm
         heads = visit.get_by_role("table", name="Probability of each class from each head")
         assert heads.get_by_role("row").count() == 1 + 5 + 1
         film_ = visit.get_by_role("img", name="The radiograph. Coloured: where the whole network found evidence for")
-        assert film_.evaluate("image => [image.complete, image.naturalWidth]") == [True, 640]
+        assert film_.evaluate("image => image.decode().then(() => image.naturalWidth)") == 640
         assert SECRET not in visit.content()
     send(visit, tmp_path / "broken.png")
     visit.get_by_role("alert").filter(has_text="No answer. broken.png: ").wait_for()
-    assert visit.locator("img.film").count() == 0
+    expect(visit.locator("img.film")).to_have_count(0)
     send(visit, png)
     visit.get_by_text("chest.png, 128 × 128 pixels").wait_for()
 
@@ -109,14 +123,14 @@ def test_a_real_radiograph(visit: Any, predictor: Predictor, cxr: Path) -> None:
     visit.get_by_text(f"{path.name}, ").wait_for()
     (expected,) = predictor([path])
     assert visit.locator("section h2").first.inner_text() == f"{expected.label} {expected.probabilities.max():.3f}"
-    assert visit.locator("img.film").count() == 1
+    expect(visit.locator("img.film")).to_have_count(1)
 
 
 def test_class_part_and_threshold_without_the_network(
     visit: Any, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     visit.get_by_role("button", name="One consolidation").click()
-    visit.locator("img.film").wait_for()
+    wait_for_answer(visit)
     monkeypatch.setattr(type(predictor), "member_probabilities", None)
     monkeypatch.setattr("cvrnet.demo.answering.explain_classes", None)
     pictures = [shown(visit)]
@@ -133,6 +147,7 @@ def test_class_part_and_threshold_without_the_network(
     pictures.append(shown(visit))
     part = visit.get_by_role("combobox", name="As seen by")
     part.click()
+    visit.get_by_role("option", name="head P5").wait_for()
     names = [option.inner_text().strip("✓ \n") for option in visit.get_by_role("option").all()]
     assert names[0] == "whole network"
     assert names[1:] == ["encoder 1: test_resnet", "encoder 2: test_efficientnet", *(f"head P{k}" for k in range(1, 6))]
@@ -178,7 +193,7 @@ def test_the_keyboard_alone_will_do(visit: Any) -> None:
     assert seen[:2] == [FILE, FILES]
     assert {"Click to upload or drop files", "Clear lungs", "One consolidation", "Ground glass"} <= set(seen)
     visit.keyboard.press("Enter")
-    visit.locator("img.film").wait_for()
+    wait_for_answer(visit)
     for _ in range(20):
         visit.keyboard.press("Tab")
         seen.append(visit.evaluate("(document.activeElement.ariaLabel || document.activeElement.innerText).trim()"))
