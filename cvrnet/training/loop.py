@@ -20,10 +20,12 @@ from cvrnet.data import ImageCache, Record
 from cvrnet.devices import autocast
 from cvrnet.errors import UserError
 from cvrnet.files import write_csv
+from cvrnet.inference.frozen_features import FrozenFeatures
 from cvrnet.metrics import classification_scores
 from cvrnet.runs.layout import HISTORY, STATE
 from cvrnet.training.batches import epoch_batches
 from cvrnet.training.config import TrainConfig
+from cvrnet.training.frozen_encoders import FrozenEncoders
 from cvrnet.training.processes import Processes
 from cvrnet.training.state import State, restore_state, save_state
 from cvrnet.training.whole_network import WholeNetwork
@@ -50,6 +52,7 @@ def fit(
     cache: ImageCache,
     folder: Path,
     *,
+    features: FrozenFeatures | None = None,
     progress: Progress | None = None,
 ) -> State:
     """Train one model, and save the best epoch's weights in the folder, in timm's format.
@@ -61,7 +64,8 @@ def fit(
     With several processes (``accelerate launch``), each takes its part of every batch; the gradient is that of the
     whole batch. Batch norm normalises with each part's own statistics, and process 0's running statistics are kept.
 
-    ``cache`` holds the decoded images of both sets, in the config's size; ``classes`` has the order of the logits.
+    ``cache`` holds the decoded images of both sets, in the config's size; ``classes`` has the order of the logits. With
+    ``features``, which hold the vectors of both sets, only the heads are trained.
     Returns the final state, with the history.
 
     Raises:
@@ -70,12 +74,17 @@ def fit(
     progress = progress or Progress()
     processes = Processes(config.device, config.amp)
     torch.manual_seed(config.seed)
-    task = WholeNetwork(config, train, val, classes, cache, processes)
+    task: WholeNetwork | FrozenEncoders
+    if features is None:
+        task = WholeNetwork(config, train, val, classes, cache, processes)
+    else:
+        task = FrozenEncoders(config, train, val, classes, features, processes)
     optimizer, plateau = _optimization(task.trained, config)
     # fp16 gradients underflow without scaling; for the other formats the scaler does nothing.
     scaler = torch.amp.GradScaler(processes.device.type, enabled=processes.precision == "fp16")
-    parts = {"model": task.trained, "optimizer": optimizer, "plateau": plateau, "scaler": scaler}
+    parts = {**task.parts, "optimizer": optimizer, "plateau": plateau, "scaler": scaler}
     state = restore_state(folder / STATE, parts)
+    saved = time.monotonic()
     labels = [classes.index(record.label) for record in val]
 
     while state.epoch < config.epochs and state.epoch - state.best_epoch < config.patience:
@@ -106,17 +115,22 @@ def fit(
         if processes.is_main:
             if row["best"]:
                 task.keep_best(folder)
-            # The state is written after the weights: a crash in between repeats the epoch, with the same result.
-            save_state(folder / STATE, parts, state)
-            write_csv(folder / HISTORY, state.history)
+            if time.monotonic() - saved >= task.save_seconds:
+                # The state is written after the weights: a crash in between repeats the epoch, with the same result.
+                save_state(folder / STATE, parts, state)
+                write_csv(folder / HISTORY, state.history)
+                saved = time.monotonic()
             progress.end(row)
         processes.wait()
+    if processes.is_main:
+        task.finish(folder)
+        write_csv(folder / HISTORY, state.history)
     return state
 
 
 def _train_epoch(
     config: TrainConfig,
-    task: WholeNetwork,
+    task: WholeNetwork | FrozenEncoders,
     epoch: int,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
@@ -175,7 +189,9 @@ def _optimization(
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.ReduceLROnPlateau]:
     # fused: one pass over the weights for each step, on CPUs too
     options: dict[str, Any] = {"fused": True} if config.optimizer in ("adam", "adamw") else {}
-    optimizer = timm.optim.create_optimizer_v2(model, opt=config.optimizer, lr=config.lr, **options)
+    optimizer = timm.optim.create_optimizer_v2(
+        model, opt=config.optimizer, lr=config.lr, weight_decay=config.weight_decay, **options
+    )
     patience = config.lr_patience - 1  # Keras drops the rate after this many epochs, torch one later
     return optimizer, torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimizer, mode="max", factor=config.lr_factor, patience=patience, threshold=0.0, threshold_mode="abs"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -10,14 +12,37 @@ from torch import nn
 from cvrnet.encoders.normalization import for_channels
 from cvrnet.errors import UserError
 from cvrnet.runs.hub_download import hub_checkpoint, is_reference
+from cvrnet.runs.layout import CONFIG
+from cvrnet.runs.read import read_json
 from cvrnet.training.config import TrainConfig
+
+
+def resolve_interpolation(config: TrainConfig) -> TrainConfig:
+    """The config with the interpolation that ``auto`` means for its model.
+
+    A registered CVR-Net has its own, and a trained model keeps the one that it was trained with. Other models get the
+    papers' nearest neighbour, so that comparisons with the papers' network are honest.
+    """
+    if config.interpolation != "auto":
+        return config
+    if config.model.startswith(("local-dir:", "hf-hub:")):
+        local = Path(config.model.removeprefix("local-dir:"))
+        folder = hub_checkpoint(config.model) if is_reference(config.model) else local
+        config_file = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}  # refused when it is loaded
+        own = config_file.get("pretrained_cfg", {}).get("interpolation")
+    else:
+        registered = (
+            timm.get_pretrained_cfg(config.model) if config.model in timm.list_models(module="cvrnet") else None
+        )
+        own = registered and registered.interpolation
+    return replace(config, interpolation=own or "nearest")
 
 
 def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
     """Create the model of a config: a CVR-Net or any other timm classifier, with the papers' preprocessing.
 
-    Every model gets the same resizing (whole image, config's interpolation), so that comparisons are honest; mean and
-    standard deviation stay the model's own.
+    Every model gets the whole image, resized by the config's interpolation; mean and standard deviation stay the
+    model's own.
 
     Raises:
         UserError: timm does not know the model, or it does not take these arguments.
@@ -28,6 +53,7 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
             f"unknown model {config.model!r}; expected a name from `cvrnet models` or timm.list_models(), "
             f"or local-dir:FOLDER or hf-hub:user/repo to go on from a trained model"
         )
+    config = resolve_interpolation(config)
     options: dict[str, Any] = {**config.model_kwargs, "num_classes": num_classes, "in_chans": config.in_chans}
     if config.encoders:
         options["encoders"] = config.encoders

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cvrnet.data import DataError, ImageCache, Record, class_names, scan_records
+from cvrnet.cvrnet import CVRNet
+from cvrnet.data import Augmentation, DataError, ImageCache, Record, class_names, scan_records
 from cvrnet.data.splits import INDEPENDENT
 from cvrnet.errors import UserError
 from cvrnet.files import atomic_write, write_csv
 from cvrnet.inference import Predictor
+from cvrnet.inference.frozen_features import FrozenFeatures
 from cvrnet.report import write_report
 from cvrnet.runs.folder import check_folder, claim_folder, hash_records, versions
-from cvrnet.runs.layout import AUDIT, BENCHMARK, RUN, SPLIT
+from cvrnet.runs.layout import AUDIT, BENCHMARK, METRICS, RUN, SPLIT
 from cvrnet.runs.read import read_rows
 from cvrnet.runs.split_table import split_row
-from cvrnet.training import Progress, TrainConfig, create_for_training
+from cvrnet.training import Progress, TrainConfig, create_for_training, resolve_interpolation
 from cvrnet.training.processes import Processes
 
 AUDIT_PAGE, AUDIT_TABLES = "audit.html", "audit"
@@ -51,6 +53,7 @@ class Job:
         cache: The decoded images.
         processes: The processes that train together.
         sweep: The folder of the sweep that this job is a part of; its audit is copied.
+        features: The pooled maps of all images, where the encoders are frozen.
     """
 
     data: str | Path
@@ -65,6 +68,7 @@ class Job:
     cache: ImageCache
     processes: Processes
     sweep: Path | None = None
+    features: FrozenFeatures | None = None
 
 
 def start_job(
@@ -88,7 +92,7 @@ def start_job(
         DataError: Lists everything that is wrong with the manifest and the images.
         UserError: The folder holds something that must not be touched.
     """
-    config, callbacks = config or TrainConfig(), callbacks or Callbacks()
+    config, callbacks = resolve_interpolation(config or TrainConfig()), callbacks or Callbacks()
     processes = Processes(config.device, config.amp)
     if processes.is_main:  # before the images are decoded, which can take minutes
         check_folder(output, kind, resume=resume, overwrite=overwrite)
@@ -106,6 +110,40 @@ def start_job(
         raise DataError(problems, data)
     names = class_names(records, classes)
     return Job(data, config, callbacks, audit, maps, resume, overwrite, records, names, cache, processes)
+
+
+def with_features(job: Job, folders: Sequence[Path]) -> Job:
+    """The job with the pooled maps of all its images, if its config freezes the encoders and a model is unfinished.
+
+    ``folders`` are those of the models.
+
+    Raises:
+        UserError: The model is no CVR-Net, or its weights are not to be had.
+    """
+    config = job.config
+    if config.freeze != "all" or all((folder / METRICS).is_file() for folder in folders):
+        return job
+    model = create_for_training(config, len(job.classes))
+    if not isinstance(model, CVRNet):
+        raise UserError(f"freeze='all' trains the heads of a CVR-Net, and {config.model} is none; see `cvrnet models`")
+    augmentation = Augmentation(
+        rotation_p=config.rotation_p, shift_p=config.shift_p, hflip_p=config.hflip_p, vflip_p=config.vflip_p
+    )
+    processes = job.processes
+    features = FrozenFeatures(
+        model,
+        job.cache,
+        str(processes.device),
+        processes.precision,
+        views=config.views,
+        augmentation=augmentation,
+        seed=config.seed,
+    )
+    progress = job.callbacks.stage("Computing features") if processes.is_main else None
+    with processes.main_first():
+        features.build(job.records, progress)
+    features.load(job.records)
+    return replace(job, features=features)
 
 
 def open_run(
