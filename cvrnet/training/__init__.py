@@ -3,8 +3,17 @@
 from cvrnet.moved import moved_names
 from cvrnet.training.config import RECIPES, TrainConfig, recipe
 from cvrnet.training.loop import Progress, fit
-from cvrnet.training.model import create_for_training, resolve_interpolation
+from cvrnet.training.model import check_trainable, create_for_training, resolve_interpolation
 
-__all__ = ["RECIPES", "Progress", "TrainConfig", "create_for_training", "fit", "recipe", "resolve_interpolation"]
+__all__ = [
+    "RECIPES",
+    "Progress",
+    "TrainConfig",
+    "check_trainable",
+    "create_for_training",
+    "fit",
+    "recipe",
+    "resolve_interpolation",
+]
 
 __getattr__ = moved_names(__name__, {"train": "cvrnet.workflows"})

@@ -30,7 +30,7 @@ CHUNK = 4096  # images whose vectors are in memory at once
 class ViewVectors(Dataset[tuple[Tensor, int]]):
     """The vectors of training images with their labels; each epoch takes one of the views of each image.
 
-    The view depends on the seed, the epoch and the index alone.
+    The key of an item is its epoch and its index; with the seed they alone decide on the view.
     """
 
     vectors: Vectors  #: (all images, views, width)
@@ -38,14 +38,14 @@ class ViewVectors(Dataset[tuple[Tensor, int]]):
     labels: Sequence[int]
     classes: Sequence[str]
     seed: int
-    epoch: int = 0
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+        epoch, index = key
         views = self.vectors.shape[1]
-        view = int(np.random.default_rng([self.seed, self.epoch, index]).integers(views)) if views > 1 else 0
+        view = int(np.random.default_rng([self.seed, epoch, index]).integers(views)) if views > 1 else 0
         return torch.from_numpy(np.array(self.vectors[self.rows[index], view])), self.labels[index]
 
 
@@ -94,6 +94,7 @@ class FrozenEncoders:
     """
 
     save_seconds = 5.0  #: the least time between two saved states
+    smallest_part = 1  #: images that a step trains on at least; heads have no batch norm
 
     def __init__(
         self,
@@ -122,7 +123,6 @@ class FrozenEncoders:
 
     def begin_epoch(self, epoch: int) -> nn.Module:
         """The network, in training mode, that the epoch's steps call."""
-        self.items.epoch = epoch
         self.network.train()
         return self.network
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import timm.optim
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch import Tensor
 
 from cvrnet.data import ImageCache, Record
 from cvrnet.devices import autocast
@@ -23,9 +21,10 @@ from cvrnet.files import write_csv
 from cvrnet.inference.frozen_features import FrozenFeatures
 from cvrnet.metrics import classification_scores
 from cvrnet.runs.layout import HISTORY, STATE
-from cvrnet.training.batches import epoch_batches
+from cvrnet.training.batches import Schedule, image_loader
 from cvrnet.training.config import TrainConfig
 from cvrnet.training.frozen_encoders import FrozenEncoders
+from cvrnet.training.optimizers import create_optimizer
 from cvrnet.training.processes import Processes
 from cvrnet.training.state import State, restore_state, save_state
 from cvrnet.training.whole_network import WholeNetwork
@@ -79,49 +78,52 @@ def fit(
         task = WholeNetwork(config, train, val, classes, cache, processes)
     else:
         task = FrozenEncoders(config, train, val, classes, features, processes)
-    optimizer, plateau = _optimization(task.trained, config)
+    optimizer = create_optimizer(task.trained, config.optimizer, config.lr, config.weight_decay)
+    plateau = _plateau(optimizer, config)
     # fp16 gradients underflow without scaling; for the other formats the scaler does nothing.
     scaler = torch.amp.GradScaler(processes.device.type, enabled=processes.precision == "fp16")
     parts = {**task.parts, "optimizer": optimizer, "plateau": plateau, "scaler": scaler}
     state = restore_state(folder / STATE, parts)
     saved = time.monotonic()
     labels = [classes.index(record.label) for record in val]
-
-    while state.epoch < config.epochs and state.epoch - state.best_epoch < config.patience:
-        started, epoch = time.perf_counter(), state.epoch + 1
-        if processes.is_main:
-            progress.start(epoch, len(train), state.history)
-        train_loss = _train_epoch(config, task, epoch, optimizer, scaler, processes, progress.step)
-
-        processes.share_buffers(task.trained)
-        scores = classification_scores(labels, task.validate().mean(0), list(classes))
-
-        row: dict[str, Any] = {
-            "epoch": epoch,
-            "lr": optimizer.param_groups[0]["lr"],
-            "train_loss": train_loss,
-            "val_loss": scores["log_loss"],
-            "val_accuracy": scores["accuracy"],
-            "val_f1_macro": scores["macro"]["f1"],
-            "seconds": round(time.perf_counter() - started, 3),
-        }
-        quality = row["val_accuracy"] if config.monitor == "val_accuracy" else -row["val_loss"]
-        plateau.step(quality)
-        row["best"] = int(quality > state.best)
-        state.history.append(row)
-        state.epoch = epoch
-        if row["best"]:
-            state.best, state.best_epoch = quality, state.epoch
-        if processes.is_main:
+    weights = class_weights(task.items.labels, len(classes)).to(processes.device) if config.class_weights else None
+    schedule = Schedule(len(train), config, processes.count, processes.index, task.smallest_part)
+    with image_loader(task.items, schedule, config.num_workers) as loader:
+        while state.epoch < config.epochs and state.epoch - state.best_epoch < config.patience:
+            started = time.perf_counter()
+            schedule.epoch = state.epoch + 1
+            if processes.is_main:
+                progress.start(schedule.epoch, len(train), state.history)
+            steps = schedule.batches(), loader, weights
+            train_loss = _train_epoch(config, task, schedule.epoch, *steps, optimizer, scaler, processes, progress)
+            processes.share_buffers(task.trained)
+            scores = classification_scores(labels, task.validate().mean(0), list(classes))
+            row: dict[str, Any] = {
+                "epoch": schedule.epoch,
+                "lr": optimizer.param_groups[0]["lr"],
+                "train_loss": train_loss,
+                "val_loss": scores["log_loss"],
+                "val_accuracy": scores["accuracy"],
+                "val_f1_macro": scores["macro"]["f1"],
+                "seconds": round(time.perf_counter() - started, 3),
+            }
+            quality = row["val_accuracy"] if config.monitor == "val_accuracy" else -row["val_loss"]
+            plateau.step(quality)
+            row["best"] = int(quality > state.best)
+            state.history.append(row)
+            state.epoch = schedule.epoch
             if row["best"]:
-                task.keep_best(folder)
-            if time.monotonic() - saved >= task.save_seconds:
-                # The state is written after the weights: a crash in between repeats the epoch, with the same result.
-                save_state(folder / STATE, parts, state)
-                write_csv(folder / HISTORY, state.history)
-                saved = time.monotonic()
-            progress.end(row)
-        processes.wait()
+                state.best, state.best_epoch = quality, state.epoch
+            if processes.is_main:
+                if row["best"]:
+                    task.keep_best(folder)
+                if time.monotonic() - saved >= task.save_seconds:
+                    # Written after the weights: a crash in between repeats the epoch, with the same result.
+                    save_state(folder / STATE, parts, state)
+                    write_csv(folder / HISTORY, state.history)
+                    saved = time.monotonic()
+                progress.end(row)
+            processes.wait()
     if processes.is_main:
         task.finish(folder)
         write_csv(folder / HISTORY, state.history)
@@ -132,27 +134,27 @@ def _train_epoch(
     config: TrainConfig,
     task: WholeNetwork | FrozenEncoders,
     epoch: int,
+    batches: Sequence[Sequence[Sequence[int]]],
+    loader: Iterable[tuple[Tensor, Tensor]],
+    weights: Tensor | None,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     processes: Processes,
-    on_step: Callable[[int, Callable[[], float]], None],
+    progress: Progress,
 ) -> float:
-    """Take every optimiser step of one epoch; return the mean loss of its images, and refuse one that is not finite."""
-    network, images = task.begin_epoch(epoch), task.items
-    device, world = processes.device, processes.count
-    weights = class_weights(images.labels, len(images.classes)).to(device) if config.class_weights else None
-    batches = epoch_batches(len(images), config.batch_size, world * config.grad_accum, config.seed, epoch)
-    first = processes.index * config.grad_accum
-    mine = [part for batch in batches for part in batch[first : first + config.grad_accum]]
-    loader = iter(DataLoader(images, batch_sampler=mine, num_workers=config.num_workers))
+    """Take every optimiser step of one epoch; return the mean loss of its images, and refuse one that is not finite.
 
+    ``batches`` are those of all processes, ``loader`` gives this process's parts of them, ``weights`` are the classes'.
+    """
+    device, world, loaded = processes.device, processes.count, iter(loader)
+    network = task.begin_epoch(epoch)
     # Dropout depends only on the seed, epoch and process, so that a resumed training repeats it.
     torch.manual_seed(config.seed + epoch * world + processes.index)
     total, seen = torch.zeros((), device=device), 0
     for batch in batches:
         size = sum(len(part) for part in batch)
         for micro in range(config.grad_accum):
-            pixels, labels = next(loader)
+            pixels, labels = next(loaded)
             x = task.inputs(pixels)
             y = labels.to(device, non_blocking=True)
             with autocast(device, processes.precision):
@@ -171,7 +173,7 @@ def _train_epoch(
         optimizer.zero_grad()
         seen += size
         if processes.is_main:
-            on_step(size, lambda total=total, seen=seen: float(total) * world / seen)  # type: ignore[misc]
+            progress.step(size, lambda total=total, seen=seen: float(total) * world / seen)  # type: ignore[misc]
     loss_mean = processes.total(total) / seen
     if not math.isfinite(loss_mean):
         raise UserError(f"the loss is {loss_mean} in epoch {epoch}; try a lower lr than {config.lr}, or amp='fp32'")
@@ -184,15 +186,8 @@ def class_weights(labels: Sequence[int], num_classes: int) -> Tensor:
     return torch.where(counts > 0, counts.max() / counts.clamp(min=1), 0.0)
 
 
-def _optimization(
-    model: nn.Module, config: TrainConfig
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.ReduceLROnPlateau]:
-    # fused: one pass over the weights for each step, on CPUs too
-    options: dict[str, Any] = {"fused": True} if config.optimizer in ("adam", "adamw") else {}
-    optimizer = timm.optim.create_optimizer_v2(
-        model, opt=config.optimizer, lr=config.lr, weight_decay=config.weight_decay, **options
-    )
+def _plateau(optimizer: torch.optim.Optimizer, config: TrainConfig) -> torch.optim.lr_scheduler.ReduceLROnPlateau:
     patience = config.lr_patience - 1  # Keras drops the rate after this many epochs, torch one later
-    return optimizer, torch.optim.lr_scheduler.ReduceLROnPlateau(
+    return torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimizer, mode="max", factor=config.lr_factor, patience=patience, threshold=0.0, threshold_mode="abs"
     )

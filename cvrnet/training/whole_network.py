@@ -17,7 +17,7 @@ from cvrnet.inference.cached import join_batches, predict_cached
 from cvrnet.runs.checkpoint import save_checkpoint
 from cvrnet.training.batches import CachedImages
 from cvrnet.training.config import TrainConfig
-from cvrnet.training.model import create_for_training
+from cvrnet.training.model import create_for_training, smallest_part
 from cvrnet.training.processes import Processes
 
 
@@ -41,6 +41,7 @@ class WholeNetwork:
     ) -> None:
         self.config, self.val, self.classes, self.cache, self.processes = config, val, classes, cache, processes
         model = create_for_training(config, len(classes))
+        self.smallest_part = smallest_part(model, config)  #: images that a step trains on at least
         self.trained: Any = model.to(processes.device).to(memory_format=torch.channels_last)
         self.preprocessing = Preprocessing.from_model(model)
         augmentation = Augmentation(
@@ -57,7 +58,6 @@ class WholeNetwork:
 
     def begin_epoch(self, epoch: int) -> nn.Module:
         """The network, in training mode, that the epoch's steps call."""
-        self.items.epoch = epoch
         if self.config.freeze:
             self._freeze(epoch <= int(self.config.freeze))
         self.network.train()
