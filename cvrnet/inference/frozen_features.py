@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -103,8 +104,13 @@ class FrozenFeatures:
             if progress is not None:
                 progress(done, len(todo))
 
-    def load(self, records: Sequence[Record]) -> None:
-        """Collect the vectors of images in one memory-mapped file without a name; those that are missing are built."""
+    def load(self, records: Sequence[Record], progress: Callable[[int, int], object] | None = None) -> None:
+        """Collect the vectors of images in one memory-mapped file without a name, after `build`.
+
+        Raises:
+            OSError: The disk is full.
+        """
+        self.build(records, progress)
         self.vectors = self._table(len(records))
         for i, record in enumerate(records):
             self._rows[record.path] = i
@@ -116,8 +122,11 @@ class FrozenFeatures:
         return [self._rows[record.path] for record in records]
 
     def _table(self, images: int) -> Vectors:
+        shape = (images, self.views, self.width)
         with tempfile.TemporaryFile(dir=self.cache.folder) as file:
-            return np.memmap(file, np.float32, "w+", shape=(images, self.views, self.width))
+            if hasattr(os, "posix_fallocate"):  # else a full disk would kill the process when the table is filled
+                os.posix_fallocate(file.fileno(), 0, max(math.prod(shape) * 4, 1))
+            return np.memmap(file, np.float32, "r+" if hasattr(os, "posix_fallocate") else "w+", shape=shape)
 
     def _vector(self, kept: ArrayFiles, record: Record) -> Vectors:
         vector = kept.read(record.path)

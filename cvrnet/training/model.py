@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from cvrnet.cvrnet import CVRNet
 from cvrnet.encoders.normalization import for_channels
 from cvrnet.errors import UserError
 from cvrnet.runs.hub_download import hub_checkpoint, is_reference
@@ -93,6 +94,10 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
         "std": for_channels(cfg["std"], config.in_chans),
     }
     model.pretrained_cfg = model.default_cfg = adapted
+    if config.freeze and not isinstance(model, CVRNet):
+        raise UserError(
+            f"freeze={config.freeze!r} trains the heads of a CVR-Net, and {config.model} is none; see `cvrnet models`"
+        )
     return model
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cvrnet.cvrnet import CVRNet
+import torch
+
 from cvrnet.data import Augmentation, DataError, ImageCache, Record, class_names, scan_records
 from cvrnet.data.splits import INDEPENDENT
 from cvrnet.errors import UserError
@@ -123,9 +124,10 @@ def with_features(job: Job, folders: Sequence[Path]) -> Job:
     config = job.config
     if config.freeze != "all" or all((folder / METRICS).is_file() for folder in folders):
         return job
-    model = create_for_training(config, len(job.classes))
-    if not isinstance(model, CVRNet):
-        raise UserError(f"freeze='all' trains the heads of a CVR-Net, and {config.model} is none; see `cvrnet models`")
+    torch.manual_seed(config.seed)
+    model: Any = create_for_training(config, len(job.classes))
+    if job.processes.is_main and not config.pretrained and not config.model.startswith(("local-dir:", "hf-hub:")):
+        job.callbacks.say("The frozen encoders have random weights, whose features say little: expect low scores")
     augmentation = Augmentation(
         rotation_p=config.rotation_p, shift_p=config.shift_p, hflip_p=config.hflip_p, vflip_p=config.vflip_p
     )
@@ -141,8 +143,7 @@ def with_features(job: Job, folders: Sequence[Path]) -> Job:
     )
     progress = job.callbacks.stage("Computing features") if processes.is_main else None
     with processes.main_first():
-        features.build(job.records, progress)
-    features.load(job.records)
+        features.load(job.records, progress)
     return replace(job, features=features)
 
 
