@@ -131,6 +131,19 @@ def hub_repository(name: str) -> str | None:
     return cfg.hf_hub_id or f"timm/{cfg.architecture}.{cfg.tag}"
 
 
+def weights_on_this_machine(name: str, cache_dir: str | Path | None = None) -> str:
+    """Where an encoder's pretrained weights are on this machine: ``"package"``, ``"cache"`` of the Hub, or ``""``."""
+    package = weights_package(name)
+    if package is not None and package.path is not None:
+        return "package"
+    cfg, repository = timm.get_pretrained_cfg(name) if timm.is_model(name) else None, hub_repository(name)
+    if cfg is None or repository is None:
+        return ""
+    repo_id, _, revision = repository.partition("@")
+    cached = try_to_load_from_cache(repo_id, cfg.hf_hub_filename or "model.safetensors", cache_dir, revision or None)
+    return "cache" if isinstance(cached, str) else ""
+
+
 def locate_weights(name: str, cache_dir: str | Path | None = None) -> dict[str, Any]:
     """Changes to timm's pretrained cfg with which it finds a model's weights; empty if no change is needed.
 
