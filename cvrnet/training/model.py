@@ -30,16 +30,25 @@ def resolve_interpolation(config: TrainConfig) -> TrainConfig:
     if config.interpolation != "auto":
         return config
     if config.model.startswith(("local-dir:", "hf-hub:")):
-        local = Path(config.model.removeprefix("local-dir:"))
-        folder = hub_checkpoint(config.model) if is_reference(config.model) else local
-        config_file = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}  # refused when it is loaded
-        own = config_file.get("pretrained_cfg", {}).get("interpolation")
+        own = _config_file(config.model).get("pretrained_cfg", {}).get("interpolation")
     else:
-        registered = (
-            timm.get_pretrained_cfg(config.model) if config.model in timm.list_models(module="cvrnet") else None
-        )
+        registered = timm.get_pretrained_cfg(config.model) if _is_cvrnet(config.model) else None
         own = registered and registered.interpolation
     return replace(config, interpolation=own or "nearest")
+
+
+def _config_file(reference: str) -> dict[str, Any]:
+    """The config.json of a ``local-dir:`` or ``hf-hub:`` model; ``{}`` if there is none (loading refuses that)."""
+    local = Path(reference.removeprefix("local-dir:"))
+    folder = hub_checkpoint(reference) if is_reference(reference) else local
+    content: dict[str, Any] = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    return content
+
+
+def _is_cvrnet(model: str) -> bool:
+    """Whether a name, or a reference to a trained model, means a registered CVR-Net."""
+    name = _config_file(model).get("architecture") if model.startswith(("local-dir:", "hf-hub:")) else model
+    return name in timm.list_models(module="cvrnet")
 
 
 def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
@@ -63,6 +72,8 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
         options["encoders"] = config.encoders
     if config.drop_rate:
         options["drop_rate"] = config.drop_rate
+    if _is_cvrnet(config.model):
+        options["img_size"] = config.img_size  # for encoders that are built for one size
     arguments: dict[str, Any] = {"pretrained_cfg": {}}
     origin = f"local-dir:{hub_checkpoint(config.model)}" if is_reference(config.model) else config.model
     try:
