@@ -66,11 +66,12 @@ folds = _group(
 )
 device = click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.")
 amp = click.option("--amp", type=NUMBER_FORMAT, default="auto", help="Number format; auto: the device's fastest one.")
-batch_size = click.option("--batch-size", type=click.IntRange(1), default=8, help="Images that go through at once.")
+BATCH, SEED = click.IntRange(1, 65_536), click.IntRange(0, 2**32 - 1)  # as of `TrainConfig`
+batch_size = click.option("--batch-size", type=BATCH, default=8, help="Images that go through at once.")
 inference = _group(folds, batch_size, device, amp)
 
 overwrite = click.option("--overwrite", is_flag=True, help="Replace existing results.")
-seed = click.option("--seed", type=click.IntRange(0), default=0, help="Seed of all random numbers.")
+seed = click.option("--seed", type=SEED, default=0, help="Seed of all random numbers.")
 style = click.option("--format", "style", type=click.Choice(FORMATS), default="table", help="Format of the output.")
 reported = _group(
     overwrite,
@@ -106,10 +107,10 @@ MODEL: list[tuple[str, Any, Any, str]] = [
 PROTOCOL: list[tuple[str, Any, Any, str]] = [
     ("--pretrained/--no-pretrained", bool, True, "Start from ImageNet weights, from the Hugging Face Hub"),
     ("--class-weights/--no-class-weights", bool, True, "Multiply the loss of class j by N_max / N_j"),
-    ("--img-size", click.IntRange(32), 224, "Height and width in pixels"),
+    ("--img-size", click.IntRange(32, 6000), 224, "Height and width in pixels"),
     ("--in-chans", int, 3, "1 for grey images, 3 for RGB"),
     ("--interpolation", str, "nearest", "Interpolation of the resizing, which does not keep the aspect ratio"),
-    ("--batch-size", click.IntRange(1), 8, "Images in one optimiser step, over all processes together"),
+    ("--batch-size", BATCH, 8, "Images in one optimiser step, over all processes together"),
     ("--grad-accum", click.IntRange(1), 1, "Number of parts that a batch is split into, to save memory"),
     ("--epochs", click.IntRange(1), 200, "Largest number of epochs"),
     ("--optimizer", str, "adam", "timm's name of the optimiser"),
@@ -124,10 +125,10 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
     ("--vflip-p", PROBABILITY, 0.5, "Probability of a vertical flip"),
     ("--drop-rate", PROBABILITY, 0.0, "Dropout before the classifiers"),
     ("--val-fraction", FRACTION, 0.2, "Part of the patients to validate on"),
-    ("--seed", click.IntRange(0), 0, "Seed of weights, order, augmentation and splits"),
+    ("--seed", SEED, 0, "Seed of weights, order, augmentation and splits"),
     ("--amp", NUMBER_FORMAT, "auto", "Number format; auto selects the fastest one on the device"),
     ("--device", str, "auto", "auto, cpu, cuda, cuda:N or mps"),
-    ("--num-workers", click.IntRange(0), 0, "Number of processes that load images"),
+    ("--num-workers", click.IntRange(0, 256), 0, "Number of processes that load images"),
 ]
 
 
