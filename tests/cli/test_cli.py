@@ -211,7 +211,11 @@ def test_an_unknown_class_is_an_error_and_a_missing_one_is_not(cli, run, phantom
         ),
         (["train", ".", "-o", "out", "--weight-decay", "1"], 2, "--weight-decay"),
         (["crossval", ".", "-o", "out", "--optimizer", "nosuch"], 1, "expected one of adabelief, "),
-        (["benchmark", ".", "-o", "out", "--optimizer", "nosuch"], 1, "expected one of adabelief, "),
+        (
+            ["benchmark", ".", "-o", "out", "--models", "test_vit", "--optimizer", "nosuch"],
+            1,
+            "expected one of adabelief, ",
+        ),
         (["predict"], 2, "MODEL"),
         (["frobnicate"], 2, "frobnicate"),
         (["models", "resnet50"], 1, "resnet50"),
