@@ -27,14 +27,17 @@ def main() -> None:
     from cvrnet_cli.commands import cli
 
     try:
-        sys.exit(cli.main(prog_name="cvrnet", standalone_mode=False) or 0)
+        _open_closed_streams()
+        status = cli.main(prog_name="cvrnet", standalone_mode=False) or 0
+        sys.stdout.flush()  # here, and not when Python ends, where an error would be a traceback
+        sys.exit(status)
     except (click.exceptions.Abort, KeyboardInterrupt):
         _fail("interrupted", 130)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except BrokenPipeError:  # the reader of the output has stopped, as in `cvrnet models | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         sys.exit(1)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
@@ -53,6 +56,23 @@ def main() -> None:
         if not isinstance(error, UserError):
             raise
         _fail(str(error))
+
+
+def _open_closed_streams() -> None:
+    """Replace standard streams that were closed before the start (``>&-``), for which Python has None.
+
+    Their descriptors would otherwise be given to the next files that are opened. As with other Unix tools, writing to a
+    closed stdout is an error, and messages to a closed stderr are lost.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_WRONLY if name == "stderr" else os.O_RDONLY)
+            setattr(sys, name, open(descriptor, "r" if name == "stdin" else "w", encoding="utf-8"))
+
+
+def _discard_output() -> None:
+    """Let what is still buffered for stdout go nowhere, so that Python does not try to write it when it ends."""
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")
 
 
 def _fail(message: str, status: int = 1) -> NoReturn:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cvrnet.figures.style import MOST_CLASSES
 from cvrnet.formatting import interval, number
 from cvrnet.html import Table
 from cvrnet.report.headline import floor_rows
@@ -52,7 +53,8 @@ class ReportTable:
 
 def report_tables(results: Results) -> dict[str, ReportTable]:
     """The tables that this run has, by the names of their CSV files."""
-    classes = [(f"n {name}", f"images_{name}") for name in results.scores["classes"]]
+    names = results.scores["classes"]
+    classes = [(f"n {name}", f"images_{name}") for name in names] if len(names) <= MOST_CLASSES else []
     tables = {
         "floor": _table(floor_rows(results), [("", "score of"), ("Balanced accuracy", "value")]),
         "results": _paper_table(results),
