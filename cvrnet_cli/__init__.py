@@ -1,6 +1,7 @@
 """The command line. A package beside ``cvrnet``, so that ``cvrnet --help`` does not import torch."""
 
 import errno
+import io
 import os
 import sys
 from typing import NoReturn
@@ -27,7 +28,7 @@ def main() -> None:
     from cvrnet_cli.commands import cli
 
     try:
-        _open_closed_streams()
+        _replace_closed_streams()
         status = cli.main(prog_name="cvrnet", standalone_mode=False) or 0
         sys.stdout.flush()  # here, and not when Python ends, where an error would be a traceback
         sys.exit(status)
@@ -37,7 +38,6 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except BrokenPipeError:  # the reader of the output has stopped, as in `cvrnet models | head`
-        _discard_output()
         sys.exit(1)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
@@ -56,23 +56,36 @@ def main() -> None:
         if not isinstance(error, UserError):
             raise
         _fail(str(error))
+    finally:
+        _discard_unwritten()
 
 
-def _open_closed_streams() -> None:
-    """Replace standard streams that were closed before the start (``>&-``), for which Python has None.
+class _ClosedOutput(io.TextIOBase):
+    """stdout that was closed before the start: writing is an error, as with other Unix tools."""
 
-    Their descriptors would otherwise be given to the next files that are opened. As with other Unix tools, writing to a
-    closed stdout is an error, and messages to a closed stderr are lost.
+    def write(self, text: str) -> int:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), "stdout")
+
+
+def _replace_closed_streams() -> None:
+    """Put something in the place of standard streams that were closed before the start (``>&-``): Python has None.
+
+    Their descriptors are taken as well, which the next files to be opened would otherwise get.
     """
-    for name in ("stdin", "stdout", "stderr"):
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            descriptor = os.open(os.devnull, os.O_WRONLY if name == "stderr" else os.O_RDONLY)
-            setattr(sys, name, open(descriptor, "r" if name == "stdin" else "w", encoding="utf-8"))
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            stream = _ClosedOutput() if name == "stdout" else os.fdopen(descriptor, mode, encoding="utf-8")
+            setattr(sys, name, stream)
 
 
-def _discard_output() -> None:
-    """Let what is still buffered for stdout go nowhere, so that Python does not try to write it when it ends."""
-    sys.stdout = open(os.devnull, "w", encoding="utf-8")
+def _discard_unwritten() -> None:
+    """Empty the buffers of streams that cannot be written: Python, when it ends, would try again and fail."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _fail(message: str, status: int = 1) -> NoReturn:

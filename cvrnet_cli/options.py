@@ -12,6 +12,21 @@ from cvrnet_cli.output import FORMATS, say
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 PATH = click.Path(path_type=Path)
+
+
+class OutputPath(click.Path):
+    """A path to write to. ``-`` is refused or, with ``allow_dash``, means stdout: the value is None."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path of an argument."""
+        if value == "-" and self.allow_dash:
+            return None
+        if value in ("", "-"):
+            self.fail(f"{value!r} is no name; expected one (of a folder or file called -: ./-)", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+OUTPUT = OutputPath(path_type=Path)
 NUMBER_FORMAT = click.Choice(["auto", "fp32", "bf16", "fp16"])
 PROBABILITY, FRACTION = click.FloatRange(0, 1), click.FloatRange(0, 1, min_open=True, max_open=True)
 
@@ -80,7 +95,7 @@ reported = _group(
 )
 
 
-def output(text: str, type: click.Path = PATH, **settings: Any) -> Decorator:
+def output(text: str, type: click.Path = OUTPUT, **settings: Any) -> Decorator:
     """``-o``: the folder or file that a command writes."""
     return click.option("-o", "--output", type=type, help=text, **settings)
 
