@@ -25,7 +25,8 @@ from cvrnet.encoders import ChannelAffine, Encoder, create_encoder, hub_reposito
 from cvrnet.encoders.batch_norm import set_batch_norms
 from cvrnet.encoders.normalization import for_channels
 from cvrnet.errors import UserError
-from cvrnet.heads import Classifiers, MultiScaleAveragingHead, check_num_classes
+from cvrnet.heads import MultiScaleAveragingHead, check_num_classes
+from cvrnet.heads.classifiers import Classifiers
 
 __all__ = ["CVRNet"]
 
@@ -147,7 +148,7 @@ class CVRNet(nn.Module):
 
     @torch.jit.ignore
     def get_classifier(self) -> tuple[nn.Module, ...]:
-        """The heads' linear classifiers, in the order P1, P2, and so on; see `cvrnet.heads.Classifiers`."""
+        """The heads' linear classifiers, in the order P1, P2, and so on; see `cvrnet.heads.classifiers`."""
         return Classifiers(block.get_submodule("classifier") for block in self.head.blocks)
 
     @torch.jit.ignore

@@ -3,8 +3,8 @@
 from cvrnet.moved import moved_names
 from cvrnet.training.config import RECIPES, TrainConfig, recipe
 from cvrnet.training.loop import Progress, fit
-from cvrnet.training.model import check_trainable, create_for_training
+from cvrnet.training.model import create_for_training
 
-__all__ = ["RECIPES", "Progress", "TrainConfig", "check_trainable", "create_for_training", "fit", "recipe"]
+__all__ = ["RECIPES", "Progress", "TrainConfig", "create_for_training", "fit", "recipe"]
 
 __getattr__ = moved_names(__name__, {"train": "cvrnet.workflows"})

@@ -18,7 +18,8 @@ from cvrnet.runs.folder import check_folder, claim_folder, hash_records, version
 from cvrnet.runs.layout import AUDIT, BENCHMARK, RUN, SPLIT
 from cvrnet.runs.read import read_rows
 from cvrnet.runs.split_table import split_row
-from cvrnet.training import Progress, TrainConfig, check_trainable, create_for_training
+from cvrnet.training import Progress, TrainConfig, create_for_training
+from cvrnet.training.model import check_trainable
 from cvrnet.training.processes import Processes
 
 AUDIT_PAGE, AUDIT_TABLES = "audit.html", "audit"
