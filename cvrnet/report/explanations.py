@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,9 +35,9 @@ def maps_section(folder: Path, predictor: Predictor | None = None) -> Section:
         try:
             panels = _panels(results, rows, predictor)
         except UserError as error:
-            problem = f"No maps: {error}."
+            problem = f"No maps: {str(error).replace(f'{results.folder}{os.sep}', '')}."
     else:
-        problem = f"The images are not at {results.run['data']}, so there are no maps of them."
+        problem = "The images are not where run.json says, so there are no maps of them."
     html = render("maps.html.jinja", problem=problem, chosen=chosen, panels=panels)
     return Section("Where the network looked", html)
 

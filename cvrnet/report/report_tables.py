@@ -9,7 +9,7 @@ from typing import Any
 from cvrnet.figures.style import MOST_CLASSES
 from cvrnet.formatting import interval, number
 from cvrnet.html import Table
-from cvrnet.report.headline import floor_rows
+from cvrnet.report.headline import data_name, floor_rows, without_folders
 from cvrnet.report.results import Results
 from cvrnet.runs.layout import INDEPENDENT
 from cvrnet.runs.predictions import PredictionTable
@@ -72,7 +72,10 @@ def settings_table(results: Results) -> Table:
     """The settings and versions that are needed to repeat the run."""
     run = results.run
     made = {"model": run["model"]} if results.kind == "evaluate" else run["config"]
-    return Table(["Setting", "Value"], [("data", run["data"]), ("data_sha256", run["data_sha256"]), *made.items()])
+    shown = {name: without_folders(value) for name, value in made.items()}
+    return Table(
+        ["Setting", "Value"], [("data", data_name(results)), ("data_sha256", run["data_sha256"]), *shown.items()]
+    )
 
 
 def _table(
