@@ -14,6 +14,8 @@ MAX_PIXELS = 36_000_000
 """Larger images are refused. The largest radiographs have about 30 million pixels, and some formats take 25 bytes of
 memory for each while they are decoded."""
 
+MAX_SIDE = 65_535  #: pixels; most formats can declare no more
+
 MAX_SCANS = 100  #: JPEG files of more scans are refused; a progressive JPEG has about ten
 
 WINDOWS = {"lung": (-600.0, 1500.0), "soft-tissue": (50.0, 400.0)}
@@ -24,13 +26,13 @@ class Refused(Exception):  # noqa: N818
     """The reason why an image is not read. `read_image` puts the path before it."""
 
 
-_LARGE = 20_000_000  # pixels
+LARGE = 20_000_000  #: pixels; larger images are decoded one after another
 _one_large = threading.Lock()
 
 
 def in_turn(pixels: int) -> AbstractContextManager[object]:
     """Context for decoding: only one thread at a time decodes a large image, which bounds the memory."""
-    return _one_large if pixels > _LARGE else nullcontext()
+    return _one_large if pixels > LARGE else nullcontext()
 
 
 def check_mode(mode: str) -> None:
