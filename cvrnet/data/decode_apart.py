@@ -27,8 +27,8 @@ from cvrnet.data.limits import Refused
 Result = TypeVar("Result")
 _START = 120.0  # seconds
 _CHECK = 0.1  # seconds between looks at the clock, and at whether anybody still waits
-_MEMORY, _MEMORY_PER_SAMPLE = 300_000_000, 40  # bytes
-_SECONDS, _SECONDS_PER_SAMPLE = 10.0, 2e-6  # JPEG 2000 takes some 1e-7
+_MEMORY, _MEMORY_PER_SAMPLE = 300_000_000, 30  # bytes; JPEG 2000 takes some 11 a sample
+_SECONDS, _SECONDS_PER_SAMPLE = 10.0, 1e-6  # JPEG 2000 takes some 6e-8 a sample
 
 
 def decode_apart(data: bytes, options: dict[str, Any], samples: int) -> np.ndarray:
@@ -44,15 +44,12 @@ def decode_apart(data: bytes, options: dict[str, Any], samples: int) -> np.ndarr
         return decoder.decode(data, options)
     child = _take()
     try:
-        pixels = child.decode(data, options, samples)
-    except ValueError:
-        _idle.append(child)
-        raise
-    except BaseException:  # also Ctrl-C
-        child.kill()
-        raise
-    _idle.append(child)
-    return pixels
+        return child.decode(data, options, samples)
+    finally:
+        if child.usable:
+            _idle.append(child)
+        else:  # it crashed, takes too long, or was interrupted
+            child.kill()
 
 
 @contextmanager
@@ -83,9 +80,10 @@ class _Child:
         assert process.stdin
         assert process.stdout
         self.process, self._requests, self._answers = process, process.stdin, process.stdout
-        self._ready = False
+        self._ready, self.usable = False, False
 
     def decode(self, data: bytes, options: dict[str, Any], samples: int) -> np.ndarray:
+        self.usable = False
         if not self._ready:
             _within(_START, lambda: self._receive(0), "the process that decodes it does not start")
             self._ready = True
@@ -94,10 +92,11 @@ class _Child:
 
         def exchange() -> tuple[list[Any], bytes]:
             decoder.send(self._requests, [options, memory], data)
-            return self._receive(16 * samples)
+            return self._receive(2**16 + 16 * samples)
 
         late = f"decoding it takes longer than {seconds:.0f} seconds"
-        (dtype, shape, problem), content = _within(seconds, exchange, late)
+        (dtype, shape, problem, worn), content = _within(seconds, exchange, late)
+        self.usable = not worn
         if problem == "memory":
             raise Refused(f"decoding it takes more than {memory // 1_000_000:,} MB of memory")
         if problem:

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 import warnings
 from contextlib import suppress
 from typing import IO, Any
 
 import numpy as np
+
+_NOTHING = np.zeros(0, np.uint8)
+_WORN = 300_000_000  # bytes
 
 
 def decode(data: bytes, options: dict[str, Any]) -> np.ndarray:
@@ -44,18 +48,20 @@ def _uncompressed(data: bytes) -> bytes:
 
 def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     """Answer requests until their sender closes the pipe."""
+    own = memory_in_use()
     while line := requests.readline():
         options, memory, length = json.loads(line)
         data = requests.read(length)
         try:
-            limit_memory(memory)
+            limit_memory(own + memory)
             pixels = np.ascontiguousarray(decode(data, options))
-            answer, content = [pixels.dtype.str, pixels.shape, ""], pixels.data.cast("B")
+            problem = ""
         except MemoryError:
-            answer, content = ["", (), "memory"], memoryview(b"")
+            pixels, problem = _NOTHING, "memory"
         except Exception as error:  # noqa: BLE001  on damaged files decoders raise nearly every built-in exception
-            answer, content = ["", (), " ".join(str(error).split()) or type(error).__name__], memoryview(b"")
-        send(answers, answer, content)
+            pixels, problem = _NOTHING, " ".join(str(error).split()) or type(error).__name__
+        worn = memory_in_use() > own + _WORN  # what a decoder left would count against the next limit
+        send(answers, [pixels.dtype.str, pixels.shape, problem, worn], pixels.data.cast("B"))
 
 
 def send(pipe: IO[bytes], message: list[Any], content: bytes | memoryview) -> None:
@@ -65,16 +71,23 @@ def send(pipe: IO[bytes], message: list[Any], content: bytes | memoryview) -> No
     pipe.flush()
 
 
+def memory_in_use() -> int:
+    """Bytes of this process's address space; 0 if the system does not say."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
 def limit_memory(size: int) -> None:
-    """Let this process take so many bytes beyond those that it has, on Linux; elsewhere there is no limit."""
-    with suppress(ImportError, OSError, ValueError):
+    """Limit the address space of this process on Linux; other systems do not enforce such a limit."""
+    if sys.platform == "linux":
         import resource
 
-        with open("/proc/self/statm") as file:
-            used = int(file.read().split()[0]) * resource.getpagesize()
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-        limit = used + size if hard == resource.RLIM_INFINITY else min(used + size, hard)
-        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+        soft = size if hard == resource.RLIM_INFINITY else min(size, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from cvrnet.data.limits import LARGE, MAX_SCANS, Refused
+from cvrnet.data.limits import LARGE, Refused, check_scans
 
 
 class FrameSize(NamedTuple):
@@ -54,7 +54,7 @@ def check_frame(frame: bytes, size: FrameSize, coding: str) -> bool:
             return _check_jpeg(frame, size)
         if coding == "jpeg2000":
             _check_jpeg2000(frame, size)
-    except (struct.error, IndexError):
+    except (struct.error, OverflowError):
         raise Refused("the compressed image is damaged: its header is cut off") from None
     return False
 
@@ -73,8 +73,7 @@ def _check_jpeg(data: bytes, size: FrameSize) -> bool:
             frames += 1
     if not frames:
         raise Refused("the compressed image does not say how large it is")
-    if scans > MAX_SCANS:
-        raise Refused(f"a JPEG of more than {MAX_SCANS} scans, which would take very long to decode")
+    check_scans(scans, size.rows * size.columns)
     return ordinary and frames == 1 and scans <= size.samples
 
 
@@ -86,7 +85,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes, bool]]:
         between = data[at : found.start()]
         adjoining = not (_RESERVED.search(between) if coded else between.strip(b"\xff"))
         if marker == _EOI:
-            if data[found.end() :].strip(b"\0"):
+            if not adjoining or data[found.end() :].strip(b"\0"):
                 yield _EOI, b"", False
             return
         if marker == _SOI:  # a second image
@@ -96,6 +95,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes, bool]]:
         (length,) = struct.unpack_from(">H", data, found.end())
         at, coded = found.end() + max(length, 2), marker == _SOS
         yield marker, data[found.end() + 2 : at], adjoining
+    yield _EOI, b"", False  # it is missing
 
 
 def _check_jpeg2000(data: bytes, size: FrameSize) -> None:
@@ -107,7 +107,7 @@ def _check_jpeg2000(data: bytes, size: FrameSize) -> None:
     if not tile_width or not tile_height:
         raise Refused("the compressed image is damaged: it has tiles of no size")
     for number in range(min(samples, size.samples + 1)):
-        bits, x_step, y_step = data[at + 42 + 3 * number : at + 45 + 3 * number]
+        bits, x_step, y_step = struct.unpack_from("3B", data, at + 42 + 3 * number)
         _agree(size, lower - upper, right - left, samples, (bits & 0x7F) + 1)
         if x_step not in (1, 2) or y_step not in (1, 2):
             raise Refused("the compressed image is damaged: it has an impossible sampling")

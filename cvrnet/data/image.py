@@ -25,7 +25,7 @@ from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from cvrnet.data.decode_apart import decode_apart
-from cvrnet.data.limits import MAX_PIXELS, MAX_SCANS, MAX_SIDE, WINDOWS, Mode, Refused, check_mode, in_turn
+from cvrnet.data.limits import MAX_PIXELS, MAX_SIDE, WINDOWS, Mode, Refused, check_mode, check_scans, in_turn
 from cvrnet.data.picture_headers import check_directory, check_exif, check_jpeg_exif, webp_size
 from cvrnet.errors import UserError
 
@@ -201,10 +201,9 @@ def open_picture(file: BinaryIO) -> ImageFile:
     stored = opener(file)
     _check_size(*stored.size)
     if isinstance(stored, JpegImageFile):
-        # A scan (marker SOS) of a few bytes takes as long to decode as all pixels do.
         file.seek(0)
-        if sum(part.count(b"\xff\xda") for part in iter(lambda: file.read(2**20), b"")) > MAX_SCANS:
-            raise Refused(f"a JPEG of more than {MAX_SCANS} scans, which would take very long to decode")
+        scans = sum(part.count(b"\xff\xda") for part in iter(lambda: file.read(2**20), b""))  # the marker SOS
+        check_scans(scans, math.prod(stored.size))
     return stored
 
 
@@ -247,7 +246,7 @@ def _pixels(stored: ImageFile, mode: Mode) -> np.ndarray:
 def _upright(image: Image.Image) -> Image.Image:
     # ImageOps.exif_transpose would also write the EXIF block again, which fails for slightly irregular ones.
     try:
-        check_exif(image.info.get("exif", b""))
+        check_exif(image.info)
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     except (SyntaxError, Refused):  # not EXIF: the image has no orientation
         return image

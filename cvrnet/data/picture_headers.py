@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Mapping
+from contextlib import suppress
 from io import BytesIO
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -65,8 +67,16 @@ def check_directory(file: BinaryIO) -> None:
     file.seek(0)
 
 
-def check_exif(block: bytes) -> None:
-    """As `check_directory`, for a block of EXIF."""
+def check_exif(info: Mapping[Any, Any]) -> None:
+    """As `check_directory`, for the EXIF in a picture's information, which Pillow reads when it is asked for it."""
+    block = info.get("exif")
+    if block is None and isinstance(text := info.get("Raw profile type exif"), str):  # as in `Image.getexif`
+        with suppress(ValueError):
+            block = bytes.fromhex("".join(text.split("\n")[3:]))
+    _check_block(block or b"")
+
+
+def _check_block(block: bytes) -> None:
     while block.startswith(_EXIF):
         block = block[len(_EXIF) :]
     check_directory(BytesIO(block))
@@ -87,5 +97,5 @@ def check_jpeg_exif(file: BinaryIO) -> None:
             if length > _MOST_EXIF or len(blocks) > 100:
                 raise Refused("its EXIF is longer than any camera writes")
     if blocks:
-        check_exif(b"".join(blocks))
+        _check_block(b"".join(blocks))
     file.seek(0)
