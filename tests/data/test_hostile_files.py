@@ -207,5 +207,5 @@ def test_one_hostile_file_costs_no_other_its_answer(tmp_path, cli, run):
     assert status == 1
     rows = {Path(row["path"]).name: row["prediction"] for row in csv.DictReader(out.splitlines())}
     assert {name for name, prediction in rows.items() if prediction} == {"thin.png", "z.tif"}
-    assert sum(line.startswith("Error: ") for line in err.splitlines()) == 4
+    assert sum(line.startswith(f"Error: {tmp_path}") for line in err.splitlines()) == 4
     assert "Traceback" not in err
