@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,8 @@ from PIL import Image, JpegImagePlugin
 from cvrnet.audit.examination import Examination, Views
 from cvrnet.audit.local_features import MAX_FEATURES, describe
 from cvrnet.data import ImageError, Record, read_image
-from cvrnet.data.image import is_dicom
+from cvrnet.data.decode_apart import decoding_threads
+from cvrnet.data.image import is_dicom, open_picture
 
 THUMBNAIL = 192  # pixels, the longest side of the pictures that near-duplicates are compared on
 BORDER, CORNER = 0.02, 0.125  # of the image's height and width
@@ -89,7 +89,7 @@ def measure(
         return *_measure_image(record.path, grey), views
 
     block = 32 * workers  # the pool would otherwise read far ahead and fill the memory
-    with ThreadPoolExecutor(workers) as pool:
+    with decoding_threads(workers) as pool:
         for start in range(0, len(records), block):
             part = records[start : start + block]
             for done, (record, result) in enumerate(zip(part, pool.map(read, part), strict=True), start + 1):
@@ -162,7 +162,7 @@ def _container(path: Path) -> tuple[str, np.ndarray]:
     with open(path, "rb") as file:
         if is_dicom(file):
             return "DICOM", numbers
-    with Image.open(path) as image:
+        image = open_picture(file)
         name = f"{image.format} {image.mode} {image.info.get('compression', '')}".strip()
         if isinstance(image, JpegImagePlugin.JpegImageFile) and image.quantization:
             table = np.array(image.quantization[min(image.quantization)], np.float32)

@@ -7,11 +7,11 @@ import math
 import os
 import struct
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from cvrnet.data.decode_apart import decoding_threads
 from cvrnet.data.image import ImageError, read_image
 from cvrnet.data.limits import Mode, check_mode
 from cvrnet.data.preprocessing import check_interpolation, resize_image
@@ -66,7 +66,7 @@ class ImageCache:
         """
         missing = [record for record in records if not self._is_current(record.path)]
         problems: list[str] = []
-        with ThreadPoolExecutor(workers or os.cpu_count()) as threads:
+        with decoding_threads(workers or os.cpu_count()) as threads:
             for done, problem in enumerate(threads.map(self._store, missing), start=1):
                 problems += problem
                 if progress is not None:
