@@ -164,6 +164,14 @@ def _read_in_child(queue) -> None:
     queue.put((len(decode_apart._idle), decode().tolist(), decode_apart._idle[-1].process.pid))
 
 
+def test_a_program_that_contains_python_decodes_by_itself(child, monkeypatch):
+    """It is no interpreter that could run another program (PyInstaller sets `sys.frozen`)."""
+    child("raise SystemExit")
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    np.testing.assert_array_equal(decode(), GREY)
+    assert not decode_apart._idle
+
+
 def test_a_forked_process_has_children_of_its_own():
     decode()
     mine = decode_apart._idle[-1].process.pid
