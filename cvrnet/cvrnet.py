@@ -93,15 +93,12 @@ class CVRNet(nn.Module):
         super().__init__()
         if scales not in ("all", "deepest"):
             raise UserError(f"scales={scales!r}; expected 'all' or 'deepest'")
-        names = [encoders] if isinstance(encoders, str) else list(encoders)
-        if not names:
-            raise UserError("encoders is empty; expected at least one name, such as ('resnet50', 'legacy_xception')")
-        check_num_classes(num_classes)
+        names = _encoder_names(encoders)
         self.global_pool = _check_global_pool(global_pool, num_classes)
         placement: dict[str, Any] = {"device": device, "dtype": dtype}
         options = {"in_chans": in_chans, "img_size": _size(img_size), "cache_dir": cache_dir, **placement}
         drops = {"drop_path_rate": drop_path_rate, "drop_block_rate": drop_block_rate}
-        built = _create_encoders(names, encoder_weights, {k: rate for k, rate in drops.items() if rate}, **options)
+        built = _create_encoders(names, encoder_weights, drops, **options)
         self.encoders = nn.ModuleList(built)  # type: ignore[arg-type]  # Encoder is a protocol on modules
         set_batch_norms(self.encoders, names, {"eps": bn_eps, "momentum": bn_momentum})
         self.normalizers = nn.ModuleList(_normalizer(e, mean, std, in_chans, placement) for e in built)
@@ -130,8 +127,9 @@ class CVRNet(nn.Module):
         )
         self.head_hidden_size = self.head.num_features
         # timm's load_pretrained reads these names (get_model_traits), and adapts the weights to other image channels.
-        stems = tuple(f"encoders.{i}.{conv}" for i, e in enumerate(built) for conv in e.first_conv)
-        self._traits = {"first_conv": stems}
+        self._traits = {
+            "first_conv": tuple(f"encoders.{i}.{conv}" for i, e in enumerate(built) for conv in e.first_conv)
+        }
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -258,7 +256,15 @@ def _take_indices(count: int, indices: int | Sequence[int] | None) -> list[int]:
     return [i % count for i in wanted]
 
 
+def _encoder_names(encoders: Sequence[str]) -> list[str]:
+    names = [encoders] if isinstance(encoders, str) else list(encoders)
+    if not names:
+        raise UserError("encoders is empty; expected at least one name, such as ('resnet50', 'legacy_xception')")
+    return names
+
+
 def _check_global_pool(global_pool: str, num_classes: int) -> str:
+    check_num_classes(num_classes)
     if global_pool not in ("avg", ""):
         raise UserError(f"global_pool={global_pool!r}; expected 'avg', or '' for unpooled features")
     if global_pool == "" and num_classes != 0:
@@ -294,6 +300,7 @@ def _normalizer(
 
 
 def _create_encoders(names: Sequence[str], pretrained: bool, drops: dict[str, Any], **kwargs: Any) -> list[Encoder]:
+    drops = {option: rate for option, rate in drops.items() if rate}
     for option, rate in drops.items():
         if not 0 < rate < 1:
             raise UserError(f"{option}={rate!r}; expected a number from 0, and less than 1")
