@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +34,8 @@ def maps_section(folder: Path, predictor: Predictor | None = None) -> Section:
         try:
             panels = _panels(results, rows, predictor)
         except UserError as error:
-            problem = f"No maps: {str(error).replace(f'{results.folder}{os.sep}', '')}."
+            folder = results.folder.absolute()
+            problem = f"No maps: {str(error).replace(str(folder), folder.name)}."
     else:
         problem = "The images are not where run.json says, so there are no maps of them."
     html = render("maps.html.jinja", problem=problem, chosen=chosen, panels=panels)

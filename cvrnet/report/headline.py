@@ -24,13 +24,14 @@ def model_name(results: Results) -> str:
     if results.kind == "evaluate":
         return str(run["architecture"])
     encoders = run["config"].get("encoders") or ()
-    return str(run["config"]["model"]) + (f" ({' + '.join(encoders)})" if encoders else "")
+    return str(without_folders(run["config"]["model"])) + (f" ({' + '.join(encoders)})" if encoders else "")
 
 
 def data_name(results: Results) -> str:
     """The data set's name, which is the name of its folder."""
     path = Path(results.run["data"])
-    return path.parent.name if path.name == "manifest.csv" and path.parent.name else path.name
+    folder = path.parent if path.name == "manifest.csv" and path.parent.name else path
+    return "~" if folder == Path.home() else folder.name  # the home folder's name is the user's
 
 
 def without_folders(value: Any) -> Any:
@@ -43,7 +44,7 @@ def without_folders(value: Any) -> Any:
         return value
     scheme, colon, path = value.rpartition("local-dir:")
     parts = PurePosixPath(path), PureWindowsPath(path)
-    return next((f"{scheme}{colon}{part.name}" for part in parts if part.is_absolute()), value)
+    return next((f"{scheme}{colon}{p.name}" for p in parts if p.is_absolute() or {"..", "~"} & set(p.parts)), value)
 
 
 def patients(results: Results) -> str:

@@ -49,6 +49,12 @@ def visited(predictor: Predictor) -> Iterator[tuple[httpx.Client, Waiting]]:
             yield client, made[0]
 
 
+@pytest.fixture(scope="module")
+def visit(predictor: Predictor) -> Iterator[tuple[httpx.Client, Waiting]]:
+    with visited(predictor) as both:
+        yield both
+
+
 def expire_after(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("uploads", "waiting", "gate"):
         monkeypatch.setattr(f"cvrnet.demo.{name}.EXPIRY", seconds)
@@ -111,19 +117,19 @@ def test_what_waits_is_limited_together(predictor: Predictor) -> None:
         assert client.get("/").status_code == 200
 
 
-def test_an_answered_upload_makes_room(predictor: Predictor) -> None:
+def test_an_answered_upload_makes_room(visit: tuple[httpx.Client, Waiting]) -> None:
     png = io.BytesIO()
     Image.fromarray(film()).save(png, "PNG")
-    with visited(predictor) as (client, waiting):
-        paths = send(client, png.getvalue(), png.getvalue()).json()
-        before = waiting.bytes
-        assert before >= 2 * png.tell()
-        assert ask(client, "a", "answer", [{"path": paths[0]}, "network", 0.6]).status_code == 200
-        assert fetch(client, "a")[-1]["success"]
-        until(lambda: waiting.bytes == before // 2)
-        assert [Path(path).exists() for path in paths] == [False, True]
-        assert ask(client, "a", "answer", [{"path": paths[0]}, "network", 0.6]).status_code == 200
-        assert "send it again" in str(fetch(client, "a")[-1]["output"])
+    client, waiting = visit
+    before, size = waiting.bytes, max(png.tell(), 4096)
+    paths = send(client, png.getvalue(), png.getvalue()).json()
+    until(lambda: waiting.bytes == before + 2 * size)
+    assert ask(client, "a", "answer", [{"path": paths[0]}, "network", 0.6]).status_code == 200
+    assert fetch(client, "a")[-1]["success"]
+    until(lambda: waiting.bytes == before + size)
+    assert [Path(path).exists() for path in paths] == [False, True]
+    assert ask(client, "a", "answer", [{"path": paths[0]}, "network", 0.6]).status_code == 200
+    assert "send it again" in str(fetch(client, "a")[-1]["output"])
 
 
 def test_uploads_and_slow_senders_expire(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,36 +181,35 @@ def question(values: bytes) -> bytes:
     ids=["values", "length", "depth", "digits", "nothing"],
 )
 def test_odd_questions_are_refused_before_they_take_memory(
-    predictor: Predictor, body: bytes, status: int, capfd: pytest.CaptureFixture[str]
+    visit: tuple[httpx.Client, Waiting], body: bytes, status: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with visited(predictor) as (client, _):
-        headers = {"content-type": "application/json"}
-        assert client.post("/gradio_api/queue/join", content=body, headers=headers).status_code == status
-        assert client.get("/").status_code == 200
+    client, _ = visit
+    headers = {"content-type": "application/json"}
+    assert client.post("/gradio_api/queue/join", content=body, headers=headers).status_code == status
+    assert client.get("/").status_code == 200
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
-def test_questions_that_no_page_asks(predictor: Predictor, capfd: pytest.CaptureFixture[str]) -> None:
+def test_questions_that_no_page_asks(visit: tuple[httpx.Client, Waiting], capfd: pytest.CaptureFixture[str]) -> None:
     """Nothing of them reaches the terminal, where it could be a control sequence, and no file is opened."""
     odd: list[tuple[str, list[Any]]] = [("answer", []), ("answer", ["\x1b[31m", 1, 2]), ("answer", [[], 1, 2])]
     odd += [("answer", [{"path": "/etc/passwd", "url": "http://127.0.0.1:1/"}, 1, 2]), ("answer", [[None, 7], 1, 2])]
     odd += [("table", [None]), ("table", [{"path": ["\x1b"]}]), ("draw", [{"\x1b": 1}, {}, [], None])]
     odd += [("draw", ["\x1b", [], {}, 10**400]), ("NCP", [{"\x1b": 1}, "\x1b"]), ("NCP", ["network"])]
-    with visited(predictor) as (client, waiting):
-        for k, (name, data) in enumerate(odd):
-            assert ask(client, f"odd-{k}", name, data).status_code == 200
-            assert fetch(client, f"odd-{k}")[-1]["msg"] == "process_completed"
-        until(lambda: waiting.bytes == 0)
+    client, waiting = visit
+    before = waiting.bytes
+    for k, (name, data) in enumerate(odd):
+        assert ask(client, f"odd-{k}", name, data).status_code == 200
+        assert fetch(client, f"odd-{k}")[-1]["msg"] == "process_completed"
+    until(lambda: waiting.bytes <= before)
     out, err = capfd.readouterr()
     assert "\x1b" not in out + err
     assert "Traceback" not in out + err
 
 
-def test_headers_have_a_limit(predictor: Predictor) -> None:
-    with (
-        visited(predictor) as (client, _),
-        socket.create_connection((client.base_url.host, client.base_url.port)) as large,
-    ):
+def test_headers_have_a_limit(visit: tuple[httpx.Client, Waiting]) -> None:
+    client, _ = visit
+    with socket.create_connection((client.base_url.host, client.base_url.port)) as large:
         large.settimeout(30)
         large.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 100_000)
         assert b" 400 " in large.recv(100)
