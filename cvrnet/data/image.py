@@ -22,6 +22,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from cvrnet.data.grey import LATEST, by_bits_in_use, by_value
 from cvrnet.data.limits import MAX_PIXELS, MAX_SCANS, WINDOWS, Mode, Refused, check_mode, in_turn
 from cvrnet.errors import UserError
 
@@ -63,24 +64,33 @@ class ImageError(UserError):
         return f"{self.path}: {self.reason}"
 
 
-def read_image(path: str | os.PathLike[str], mode: Mode = "L", window: str = "") -> np.ndarray:
+def read_image(
+    path: str | os.PathLike[str],
+    mode: Mode = "L",
+    window: str = "",
+    *,
+    version: int = LATEST,
+    any_body_part: bool = False,
+) -> np.ndarray:
     """The upright 8-bit picture in a PNG, JPEG, TIFF, WebP, BMP or DICOM file.
 
     - The EXIF orientation is applied. Of several pages, the first is read.
     - Transparent parts become black. Palette colours and CMYK become RGB; ``mode="L"`` takes the luminance of colours
       (ITU-R 601).
-    - Integers of more than 8 bits keep the 8 highest bits *in use*, counted from the image's maximum: an image of 12
-      bits stored in 16 becomes as bright as its 8-bit original.
+    - Integers of more than 8 bits keep the 8 highest bits *in use*: an image of 12 bits stored in 16 becomes as bright
+      as its 8-bit original. The highest 0.5 % of the pixels do not count (`cvrnet.data.grey.by_bits_in_use`).
     - Floating-point pixels must lie in 0..1 (they are multiplied by 255) or in 0..255 (they are kept).
-    - DICOM (extra ``dicom``): the values are rescaled, then go through the file's first VOI LUT or window; MONOCHROME1
-      is inverted. Without a window, 8-bit grey is kept, and deeper grey is stretched from the image's minimum to its
-      maximum, without padding. Tags that name a part of the body other than the chest, or a modality other than
-      radiography or CT, are an error.
+    - DICOM (extra ``dicom``): the values are rescaled, then go through the file's first usable VOI LUT or window;
+      MONOCHROME1 is inverted. Without a window, 8-bit grey is kept, and deeper grey is stretched, without padding and
+      without 0.5 % of the pixels at each end. Tags that name a part of the body other than the chest, or a modality
+      other than radiography or CT, are an error.
 
     Args:
         path: the file. For a DICOM file of several frames, add the frame's number, from 1: ``ct.dcm#12``.
         mode: ``"L"`` for grey or ``"RGB"`` for colour; a grey file read as RGB has three equal channels.
         window: for a CT in DICOM, ``"lung"`` or ``"soft-tissue"`` instead of the file's own window.
+        version: how deep grey becomes 8 bits (`cvrnet.data.grey.VERSIONS`): 1 counts every pixel, as old models need.
+        any_body_part: read DICOM files of any part of the body.
 
     Returns:
         uint8 array of shape (H, W) for ``"L"`` and (H, W, 3) for ``"RGB"``.
@@ -97,12 +107,12 @@ def read_image(path: str | os.PathLike[str], mode: Mode = "L", window: str = "")
         file_path, frame = split_frame(path)
         with open(file_path, "rb") as file:
             if is_dicom(file):
-                return dicom_module().read_frame(file_path, frame, mode, window)
+                return dicom_module().read_frame(file_path, frame, mode, window, version, any_body_part)
             if frame is not None:
                 raise Refused("not a DICOM file: only their frames have numbers")
             if window:
                 raise Refused(f"the window {window!r} needs Hounsfield units: expected a CT in DICOM")
-            return _decode(file, mode)
+            return _decode(file, mode, version)
     except Refused as refused:
         raise ImageError(path, str(refused)) from None
     except Exception as error:  # on damaged files Pillow's readers raise nearly every built-in exception
@@ -160,7 +170,7 @@ def dicom_module() -> ModuleType:
         raise Refused(f'a DICOM file, which needs {error.name}: pip install "cvrnet[dicom]"') from None
 
 
-def _decode(file: BinaryIO, mode: Mode) -> np.ndarray:
+def _decode(file: BinaryIO, mode: Mode, version: int) -> np.ndarray:
     start = file.read(16)
     file.seek(0)
     if not start:
@@ -180,10 +190,10 @@ def _decode(file: BinaryIO, mode: Mode) -> np.ndarray:
     if width * height > MAX_PIXELS:
         raise Refused(f"{width} x {height} pixels are more than the {MAX_PIXELS:,} allowed")
     with in_turn(width * height):
-        return _pixels(stored, mode)
+        return _pixels(stored, mode, version)
 
 
-def _pixels(stored: ImageFile, mode: Mode) -> np.ndarray:
+def _pixels(stored: ImageFile, mode: Mode, version: int) -> np.ndarray:
     cut_to_8 = any(";16" in str(tile) for tile in stored.tile)  # Pillow reads 16-bit colour by its high bytes
     white_is_zero = isinstance(stored, TiffImageFile) and stored.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0
     stored.load()
@@ -191,7 +201,7 @@ def _pixels(stored: ImageFile, mode: Mode) -> np.ndarray:
 
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.array(image)
-        grey = _to_8_bits(values)
+        grey = _to_8_bits(values, version)
         if white_is_zero:  # Pillow inverts them only up to 8 bits
             grey = 255 - grey
         if isinstance(transparent := image.info.get("transparency"), int):
@@ -216,7 +226,7 @@ def _upright(image: Image.Image) -> Image.Image:
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
-def _to_8_bits(values: np.ndarray) -> np.ndarray:
+def _to_8_bits(values: np.ndarray, version: int = LATEST) -> np.ndarray:
     """Grey values of any type as uint8.
 
     >>> _to_8_bits(np.array([[0, 2048, 4080]], dtype=np.uint16))
@@ -233,4 +243,6 @@ def _to_8_bits(values: np.ndarray) -> np.ndarray:
         return np.rint(values * 255 if high <= 1 else values).astype(np.uint8)
     if low < 0:
         raise Refused(f"pixel values go from {low} to {high}: they must not be negative")
-    return (values >> max(int(high).bit_length() - 8, 0)).astype(np.uint8)
+    if version == 1:
+        return (values >> max(int(high).bit_length() - 8, 0)).astype(np.uint8)
+    return by_value(values, by_bits_in_use)
