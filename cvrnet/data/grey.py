@@ -62,6 +62,15 @@ def robust_ends(values: np.ndarray, counts: np.ndarray | None) -> tuple[float, f
     return float(low), float(high)
 
 
+def bits_in_use(pixels: np.ndarray) -> int:
+    """How many bits all but `TAIL` of the pixels need.
+
+    >>> bits_in_use(np.array([100] + 999 * [4095] + [65535]))
+    12
+    """
+    return int(np.quantile(pixels, 1 - TAIL, method="nearest")).bit_length()
+
+
 def by_bits_in_use(values: np.ndarray, counts: np.ndarray | None) -> np.ndarray:
     """Grey levels of unsigned integers by the 8 highest of the bits that all but `TAIL` of the pixels need.
 

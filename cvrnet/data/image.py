@@ -69,7 +69,7 @@ def read_image(
     mode: Mode = "L",
     window: str = "",
     *,
-    version: int = LATEST,
+    grey_version: int = LATEST,
     any_body_part: bool = False,
 ) -> np.ndarray:
     """The upright 8-bit picture in a PNG, JPEG, TIFF, WebP, BMP or DICOM file.
@@ -89,7 +89,8 @@ def read_image(
         path: the file. For a DICOM file of several frames, add the frame's number, from 1: ``ct.dcm#12``.
         mode: ``"L"`` for grey or ``"RGB"`` for colour; a grey file read as RGB has three equal channels.
         window: for a CT in DICOM, ``"lung"`` or ``"soft-tissue"`` instead of the file's own window.
-        version: how deep grey becomes 8 bits (`cvrnet.data.grey.VERSIONS`): 1 counts every pixel, as old models need.
+        grey_version: how deep grey becomes 8 bits (`cvrnet.data.grey.VERSIONS`): 1 counts every pixel, as old models
+            need.
         any_body_part: read DICOM files of any part of the body.
 
     Returns:
@@ -107,12 +108,12 @@ def read_image(
         file_path, frame = split_frame(path)
         with open(file_path, "rb") as file:
             if is_dicom(file):
-                return dicom_module().read_frame(file_path, frame, mode, window, version, any_body_part)
+                return dicom_module().read_frame(file_path, frame, mode, window, grey_version, any_body_part)
             if frame is not None:
                 raise Refused("not a DICOM file: only their frames have numbers")
             if window:
                 raise Refused(f"the window {window!r} needs Hounsfield units: expected a CT in DICOM")
-            return _decode(file, mode, version)
+            return _decode(file, mode, grey_version)
     except Refused as refused:
         raise ImageError(path, str(refused)) from None
     except Exception as error:  # on damaged files Pillow's readers raise nearly every built-in exception

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from cvrnet.data.grey import LATEST, VERSIONS
 from cvrnet.errors import UserError
 
 _COUNTS = ("img_size", "batch_size", "grad_accum", "epochs", "patience", "lr_patience")
@@ -16,6 +17,7 @@ _RULES: list[tuple[Sequence[str], Callable[[Any], bool], str]] = [
     (("val_fraction", "lr_factor"), lambda value: 0 < value < 1, "a number between 0 and 1"),
     (("lr",), lambda value: value > 0, "a positive learning rate"),
     (("in_chans",), lambda value: value in (1, 3), "1 (grey) or 3 (RGB)"),
+    (("grey_version",), lambda value: value in VERSIONS, "one of " + ", ".join(map(str, VERSIONS))),
     (("monitor",), lambda value: value in ("val_loss", "val_accuracy"), "val_loss or val_accuracy"),
 ]
 
@@ -31,6 +33,8 @@ class TrainConfig:
     img_size: int = 224  #: height and width, in pixels, that images are resized to
     in_chans: int = 3  #: 3, or 1 for grey images
     interpolation: str = "nearest"  #: of the resizing; the aspect ratio is not kept
+    grey_version: int = LATEST  #: how pictures of more than 8 bits become 8 bits (see `cvrnet.data.grey.VERSIONS`)
+    any_body_part: bool = False  #: read DICOM files of any part of the body
     batch_size: int = 8  #: images an optimiser step, over all processes and accumulation steps together
     grad_accum: int = 1  #: parts that each process splits its share of a batch into, to save memory
     epochs: int = 200  #: largest number of epochs

@@ -355,9 +355,9 @@ def test_a_few_pixels_do_not_move_a_picture_without_a_window(tmp_path, pixels, i
 
 def test_without_a_window_version_1_counts_every_pixel(tmp_path):
     path = write(tmp_path / "a.dcm", RAMP // 2)
-    np.testing.assert_array_equal(read_image(path, version=1), np.rint(RAMP // 2 * (255 / 2047)))
+    np.testing.assert_array_equal(read_image(path, grey_version=1), np.rint(RAMP // 2 * (255 / 2047)))
     identity = write(tmp_path / "b.dcm", EIGHT, 8, RescaleSlope=1, RescaleIntercept=0)
-    np.testing.assert_array_equal(read_image(identity, version=1), np.rint((EIGHT - 60.0) * (255 / 127)))
+    np.testing.assert_array_equal(read_image(identity, grey_version=1), np.rint((EIGHT - 60.0) * (255 / 127)))
 
 
 def test_values_that_are_not_finite_are_refused(tmp_path):
