@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from pydicom import Dataset
 from pydicom.pixels import apply_windowing
+from pydicom.uid import RLELossless
 
 from cvrnet.data.grey import by_value, robust_ends
 from cvrnet.data.limits import WINDOWS, Refused
@@ -28,12 +29,13 @@ def keep_stored_bits(cells: np.ndarray, header: Dataset) -> np.ndarray:
     width, bits = 8 * cells.itemsize, int(header.BitsStored)
     if cells.dtype.kind not in "iu" or not 0 < bits < width:
         return cells
-    high = int(header.get("HighBit") or bits - 1)
-    low, top = _stored_limits(cells, header)
+    high, syntax = int(header.get("HighBit") or bits - 1), header.file_meta.TransferSyntaxUID
     if not bits - 1 <= high < width:
         high = bits - 1
-    elif header.file_meta.TransferSyntaxUID.is_compressed and low <= cells.min() and cells.max() <= top:
-        high = bits - 1  # a codestream of as many bits as are stored: decoders align them at bit 0
+    elif syntax.is_compressed and syntax != RLELossless:
+        least, most = int(cells.min()), int(cells.max())
+        if -(2 ** (bits - 1)) <= least and most < 2 ** (bits if least >= 0 else bits - 1):
+            high = bits - 1  # a codestream of as many bits as are stored: decoders align them at bit 0
     return (cells << (width - 1 - high)) >> (width - bits)
 
 
@@ -45,13 +47,12 @@ def _stored_limits(cells: np.ndarray, header: Dataset) -> tuple[int, int]:
 
 def grey_picture(cells: np.ndarray, header: Dataset, window: str, version: int) -> np.ndarray:
     """Pixel cells (H, W) of a MONOCHROME1 or MONOCHROME2 image as uint8; the other arguments: as `read_image`."""
-    values = keep_stored_bits(cells, header)
-    padding = _padding(cells, header)
-    blank = None
-    if padding and not _stored_limits(cells, header)[0] <= padding[0] <= padding[1] <= _stored_limits(cells, header)[1]:
+    values, padding, blank = keep_stored_bits(cells, header), _padding(cells, header), None
+    least, most = _stored_limits(cells, header)
+    if padding and not least <= padding[0] <= padding[1] <= most:
         # Not allowed (PS3.3 C.7.5.1.1.2), and as BitsStored bits it would be the value of other pixels.
         blank = (cells >= padding[0]) & (cells <= padding[1])
-        padding = None
+        padding, blank = None, None if blank.all() else blank
     grey = by_value(
         values,
         lambda stored, counts: _Shown(stored, counts, header, padding).levels(window, version),
@@ -96,8 +97,9 @@ class _Shown:
             return _windowed(self.values, *WINDOWS[window], "LINEAR")
         # A table takes precedence over a window, as in pydicom's apply_voi_lut.
         for table in read_tables(self.header, "VOILUTSequence", self.values):
-            if np.ptp(table.look_up(np.array([self.low, *self.values, self.high]))):
-                return table.look_up(self.values) * (255 / table.white)
+            shown, ends = table.look_up(self.values), table.look_up(np.array([self.low, self.high]))
+            if np.ptp(np.concatenate([shown, ends])):
+                return shown * (255 / table.white)
         for level, width, function in _windows(self.header):
             dark, bright = _windowed(np.array([self.low, self.high]), level, width, function)
             if round(dark) != round(bright) or round(dark) in (0, 255):  # else so wide that all values look the same
@@ -110,21 +112,21 @@ class _Shown:
         if self.header.BitsStored == 8 and self.stored.dtype.kind == "u" and "ModalityLUTSequence" not in self.header:
             return self.low, self.high
         inside = self._inside()
-        if not inside.any():
-            return 0, 0
         return robust_ends(self.values[inside], None if self.counts is None else self.counts[inside])
 
     def _range_1(self) -> tuple[float, float]:
         """As `_range`, for models of version 1: by the extreme pixels; any rescaling stretches 8 bits, too."""
-        if self.stored.dtype == np.uint8 and self.header.BitsStored == 8 and "RescaleSlope" not in self.header:
+        rescaled = "RescaleSlope" in self.header and "RescaleIntercept" in self.header
+        if self.stored.dtype == np.uint8 and self.header.BitsStored == 8 and not rescaled:
             return 0, 255
         inside = self.values[self._inside()]
-        return (float(inside.min()), float(inside.max())) if inside.size else (0, 0)
+        return float(inside.min()), float(inside.max())
 
     def _inside(self) -> np.ndarray:
-        if self.padding is None:
-            return np.ones(self.stored.shape, bool)
-        return (self.stored < self.padding[0]) | (self.stored > self.padding[1])
+        """Which values are of the picture and not padding; all, if the picture were nothing but padding."""
+        low, high = self.padding or (1, 0)
+        inside = (self.stored < low) | (self.stored > high)
+        return inside if inside.any() else ~inside
 
 
 def modality_transformation(stored: np.ndarray, header: Dataset) -> Callable[[np.ndarray], np.ndarray]:
@@ -146,7 +148,8 @@ class Table(NamedTuple):
 
     def look_up(self, values: np.ndarray) -> np.ndarray:
         """The entries for some values; those beyond either end get the entry at this end."""
-        return self.entries[np.clip(np.rint(values).astype(np.int64) - self.first, 0, len(self.entries) - 1)]
+        places = np.rint(values.astype(np.float64)) - self.first
+        return self.entries[np.clip(places, 0, len(self.entries) - 1).astype(np.int64)]
 
 
 def read_tables(header: Dataset, name: str, values: np.ndarray) -> Iterator[Table]:
@@ -209,9 +212,17 @@ def _windowed(values: np.ndarray, level: float, width: float, function: str) -> 
 
 def _numbers(header: Dataset, name: str) -> Iterator[float]:
     """An element's values, such as those of several windows; NaN for one that is no number."""
-    values: object = None
-    with suppress(ValueError, TypeError, OverflowError):  # pydicom converts the text when it is asked for
+    values: object
+    try:
         values = header.get(name)
+    except (
+        ValueError,
+        TypeError,
+        ArithmeticError,
+        LookupError,
+    ):  # pydicom converts the whole text when it is asked for
+        raw = getattr(header.get_item(name), "value", None)
+        values = raw.decode("latin-1").split("\\") if isinstance(raw, bytes) else None
     for value in values if isinstance(values, Sequence) and not isinstance(values, str) else (values,):
         if value is not None and value != "":
             number = float("nan")

@@ -365,3 +365,36 @@ def test_values_that_are_not_finite_are_refused(tmp_path):
         warnings.simplefilter("ignore")
         path = write(tmp_path / "a.dcm", RescaleSlope="nan", RescaleIntercept=0)
     assert refused(path) == "some pixel values are not finite"
+
+
+def test_a_damaged_number_spoils_only_its_own_window(tmp_path):
+    path = write(tmp_path / "a.dcm", WindowCenter=["20480", "1000"], WindowWidth=["4096", "3000"])
+    path.write_bytes(path.read_bytes().replace(b"20480\\1000", b"20x80\\1000"))
+    np.testing.assert_array_equal(read_image(path), window(RAMP.astype(float), 1000, 3000))
+
+
+def test_a_padding_range_that_covers_everything_is_none(tmp_path):
+    expected = read_image(write(tmp_path / "n.dcm"))
+    for limit in (4095, 65535):
+        path = write(tmp_path / "a.dcm", PixelPaddingValue=0, PixelPaddingRangeLimit=limit)
+        np.testing.assert_array_equal(read_image(path), expected)
+
+
+def test_signed_bits_of_a_run_length_encoded_file(tmp_path):
+    """Run lengths compress the cells as they are, so HighBit counts as in an uncompressed file (PS3.5 G)."""
+    values = (RAMP // 16).astype(np.uint16)  # of 12 bits that begin at bit 4: so small that 12 bits hold the cells
+    path = write(tmp_path / "a.dcm", values << 4, 16, WindowCenter=128, WindowWidth=256)
+    ds = pydicom.dcmread(path)
+    ds.compress(pydicom.uid.RLELossless)
+    ds.BitsStored, ds.HighBit = 12, 15
+    ds.save_as(path)
+    np.testing.assert_array_equal(read_image(path), window(values.astype(float), 128, 256))
+
+
+def test_values_far_from_a_table(tmp_path):
+    """Rescaled values of any size get the entry at the table's end."""
+    sequence = {"VOILUTSequence": [table(CURVE * 4095, depth=12)]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        path = write(tmp_path / "a.dcm", RescaleSlope="1e300", RescaleIntercept=0, **sequence)
+        assert set(np.unique(read_image(path))) == {0, 255}
