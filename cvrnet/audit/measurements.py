@@ -42,10 +42,10 @@ class ImageFacts:
     pixel_hash: str  # of shape and pixels
     size: tuple[int, int]  # height and width
     format: str  # of the file, and pixel type, such as "JPEG L"
-    depth: int  # bits in use, of PNG and TIFF with more than 8; 0 of other files
     vectors: dict[str, np.ndarray]  # features (d,) for each probe except "format"
     thumbnail: tuple[int, ...] = (0, 0)  # height and width of the small picture
     n_points: int = 0
+    depth: int = 0  # bits in use, of PNG and TIFF with more than 8; 0 of other files
 
 
 @dataclass(frozen=True)

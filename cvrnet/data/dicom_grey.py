@@ -186,8 +186,12 @@ def table_entries(data: object, count: int, depth: int, header: Dataset) -> np.n
         words = np.frombuffer(data + b"\0" * (len(data) % 2), "<u2" if little else ">u2")
     else:
         words = (np.atleast_1d(np.array(data, np.int64)) % 2**16).astype(np.uint16)
-    if depth <= 8 and count > 1 and len(words) == (count + 1) // 2:  # as in DCMTK's DiLookupTable::checkTable
-        words = words.astype("<u2").view(np.uint8)
+    if count > 1 and len(words) == (count + 1) // 2:  # as in DCMTK's DiLookupTable::checkTable
+        packed = words.astype("<u2").view(np.uint8)[:count]
+        steps = np.diff(packed.astype(np.int16))
+        # Whatever depth is declared, unless it is a table of words that was cut: as bytes, these go up and down.
+        if depth <= 8 or (steps >= 0).all() or (steps <= 0).all():
+            return packed
     return words[:count]
 
 

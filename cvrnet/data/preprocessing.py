@@ -64,7 +64,7 @@ class Preprocessing:
         if not len(self.mean) == len(self.std) == channels or not all(std > 0 for std in self.std):
             raise UserError(f"mean {self.mean} and std {self.std} do not fit {channels} channels")
         if self.grey_version not in VERSIONS:
-            raise UserError(f"grey_version={self.grey_version!r}; expected one of {', '.join(map(str, VERSIONS))}")
+            raise UserError(f"grey_version={self.grey_version!r:.20}; expected one of {', '.join(map(str, VERSIONS))}")
 
     @classmethod
     def from_model(cls, model: nn.Module) -> Preprocessing:
@@ -77,8 +77,8 @@ class Preprocessing:
         size, mean, std = (tuple(config[name]) for name in ("input_size", "mean", "std"))
         cfg: Any = getattr(model, "pretrained_cfg", None) or {}
         versions = [note.removeprefix(_NOTE) for note in _notes(cfg) if note.startswith(_NOTE)]
-        version = int(versions[-1]) if versions and versions[-1].isdecimal() else 1
-        return cls(size, mean, std, config["interpolation"], version)
+        stated: Any = versions[-1] if versions else "1"
+        return cls(size, mean, std, config["interpolation"], {str(v): v for v in VERSIONS}.get(stated, stated))
 
     @property
     def mode(self) -> Literal["L", "RGB"]:
@@ -107,8 +107,9 @@ def with_grey_version(cfg: Mapping[str, Any], version: int) -> dict[str, Any]:
 
 
 def _notes(cfg: Mapping[str, Any]) -> list[str]:
-    notes = cfg.get("notes") or ()
-    return [notes] if isinstance(notes, str) else [str(note) for note in notes]
+    notes = cfg.get("notes")  # a text or several; in a file from elsewhere, anything
+    notes = [notes] if isinstance(notes, str) else notes
+    return [note for note in notes if isinstance(note, str)] if isinstance(notes, list | tuple) else []
 
 
 def to_batch(images: Sequence[np.ndarray]) -> Tensor:

@@ -66,11 +66,12 @@ def test_a_voi_lut_whose_depth_is_right_keeps_its_white(tmp_path):
     np.testing.assert_array_equal(read_image(path), np.rint((CURVE * 40000).astype(int)[RAMP] * (255 / 65535)))
 
 
+@pytest.mark.parametrize("depth", [8, 16])
 @pytest.mark.parametrize("count", [4096, 4095])
-def test_a_voi_lut_of_bytes(tmp_path, count):
+def test_a_voi_lut_of_bytes(tmp_path, count, depth):
     """Entries of 8 bits are packed (PS3.3 C.11.2.1.1); pydicom's apply_voi_lut takes them for words."""
     entries = np.rint(CURVE[:count] * 255).astype(np.uint8)
-    path = write(tmp_path / "a.dcm", VOILUTSequence=[table(entries, depth=8)], **GOOD)
+    path = write(tmp_path / "a.dcm", VOILUTSequence=[table(entries, depth=depth)], **GOOD)
     np.testing.assert_array_equal(read_image(path), entries[np.minimum(RAMP, count - 1)])
 
 
@@ -123,6 +124,31 @@ def test_a_broken_voi_lut_gives_way(tmp_path, kind):
     np.testing.assert_array_equal(read_image(window_beside), window(RAMP.astype(float), 2048, 4096))
     alone = read_image(write(tmp_path / "a.dcm", VOILUTSequence=[BROKEN[kind]()]))
     np.testing.assert_array_equal(alone, read_image(write(tmp_path / "n.dcm")))
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.2"])
+@pytest.mark.parametrize("kind", ["voi", "modality", "palette", "bytes"])
+def test_tables_in_other_encodings(tmp_path, kind, syntax):
+    """Implicit VR, in which pydicom chooses the VR of a table, and big endian."""
+    entries = np.rint(CURVE * 65535).astype(int)
+    if kind == "palette":
+        path = palette_file(tmp_path / "a.dcm", RAMP, 12, [entries.astype("<u2")] * 3, 16)
+    else:
+        item = table((entries >> 8).astype(np.uint8), depth=8) if kind == "bytes" else table(entries)
+        path = write(tmp_path / "a.dcm", **{f"{'Modality' if kind == 'modality' else 'VOI'}LUTSequence": [item]})
+    ds = pydicom.dcmread(path)
+    expected = read_image(path)
+    if syntax.endswith(".2.2"):
+        holder = ds if kind == "palette" else (ds.get("VOILUTSequence") or ds.ModalityLUTSequence)[0]
+        for element in holder:
+            if element.VR == "OW" and element.keyword != "PixelData":
+                element.value = np.frombuffer(element.value, "<u2").astype(">u2").tobytes()
+        ds.PixelData = np.frombuffer(ds.PixelData, "<u2").astype(">u2").tobytes()
+    ds.file_meta.TransferSyntaxUID = syntax
+    ds.walk(lambda _, element: element.value)  # read now: dcmwrite does not convert what is still bytes
+    little = not syntax.endswith(".2.2")
+    pydicom.dcmwrite(tmp_path / "b.dcm", ds, implicit_vr=little, little_endian=little)
+    np.testing.assert_array_equal(read_image(tmp_path / "b.dcm"), expected)
 
 
 def test_entries_that_no_pixel_needs_may_be_missing(tmp_path):

@@ -114,11 +114,15 @@ def test_the_grey_version_travels_with_a_cfg():
         assert new.grey_version == (1 if name == "cvrnet_keras" else LATEST)
 
 
-def test_a_newer_grey_version_is_refused():
+@pytest.mark.parametrize("version", [3, "x", "9" * 5000])
+def test_an_unknown_grey_version_is_refused(version):
     model = timm.create_model("test_resnet", pretrained=False)
-    model.pretrained_cfg = with_grey_version(model.pretrained_cfg, 3)
-    with pytest.raises(UserError, match="grey_version=3; expected one of 1, 2"):
+    model.pretrained_cfg = with_grey_version(model.pretrained_cfg, version)
+    with pytest.raises(UserError, match=r"^grey_version='.{1,20}; expected one of 1, 2$"):
         Preprocessing.from_model(model)
+    for notes in (5, {"a": 1}, [None, 3], "text", None):
+        model.pretrained_cfg = {**model.pretrained_cfg, "notes": notes}
+        assert Preprocessing.from_model(model).grey_version == 1
 
 
 def test_reads_as_its_model_was_trained(tmp_path):
