@@ -22,7 +22,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from cvrnet.data.grey import LATEST, by_bits_in_use, by_value
+from cvrnet.data.grey import LATEST, by_bits_in_use, by_value, robust_ends
 from cvrnet.data.limits import MAX_PIXELS, MAX_SCANS, WINDOWS, Mode, Refused, check_mode, in_turn
 from cvrnet.errors import UserError
 
@@ -79,7 +79,8 @@ def read_image(
       (ITU-R 601).
     - Integers of more than 8 bits keep the 8 highest bits *in use*: an image of 12 bits stored in 16 becomes as bright
       as its 8-bit original. The highest 0.5 % of the pixels do not count (`cvrnet.data.grey.by_bits_in_use`).
-    - Floating-point pixels must lie in 0..1 (they are multiplied by 255) or in 0..255 (they are kept).
+    - Floating-point pixels must lie in 0..1 (they are multiplied by 255) or in 0..255 (they are kept). The highest 0.5 %
+      do not decide which of the two.
     - DICOM (extra ``dicom``): the values are rescaled, then go through the file's first usable VOI LUT or window;
       MONOCHROME1 is inverted. Without a window, 8-bit grey is kept, and deeper grey is stretched, without padding and
       without 0.5 % of the pixels at each end. Tags that name a part of the body other than the chest, or a modality
@@ -241,7 +242,8 @@ def _to_8_bits(values: np.ndarray, version: int = LATEST) -> np.ndarray:
             raise Refused("some pixel values are not finite")
         if low < 0 or high > 255:
             raise Refused(f"pixel values go from {low:g} to {high:g}: floats must lie in 0..1 or 0..255")
-        return np.rint(values * 255 if high <= 1 else values).astype(np.uint8)
+        top = high if version == 1 else robust_ends(values, None)[1]
+        return np.rint(values * 255 if top <= 1 else values).clip(0, 255).astype(np.uint8)
     if low < 0:
         raise Refused(f"pixel values go from {low} to {high}: they must not be negative")
     if version == 1:

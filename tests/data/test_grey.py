@@ -55,6 +55,15 @@ def test_version_1_counts_every_pixel(tmp_path):
     np.testing.assert_array_equal(picture(tmp_path, values)[1:], values[1:] >> 4)
 
 
+def test_a_hot_pixel_does_not_blacken_floats(tmp_path):
+    values = SMOOTH.astype(np.float32)
+    before = picture(tmp_path, values, "tif")
+    np.testing.assert_array_equal(before, np.rint(values * 255))
+    values[0, 0] = 1.5
+    np.testing.assert_array_equal(picture(tmp_path, values, "tif")[1:], before[1:])
+    assert picture(tmp_path, values, "tif", grey_version=1).max() == 2
+
+
 def test_the_range_has_no_jump():
     """One more grey level at the top changes the picture's white by less than a hundredth."""
     tops = np.arange(200, 40000)
