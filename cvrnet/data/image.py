@@ -79,8 +79,8 @@ def read_image(
       (ITU-R 601).
     - Integers of more than 8 bits keep the 8 highest bits *in use*: an image of 12 bits stored in 16 becomes as bright
       as its 8-bit original. The highest 0.5 % of the pixels do not count (`cvrnet.data.grey.by_bits_in_use`).
-    - Floating-point pixels must lie in 0..1 (they are multiplied by 255) or in 0..255 (they are kept). The highest 0.5 %
-      do not decide which of the two.
+    - Floating-point pixels must lie in 0..1 (they are multiplied by 255) or in 0..255 (they are kept); the highest
+      0.5 % do not decide which of the two.
     - DICOM (extra ``dicom``): the values are rescaled, then go through the file's first usable VOI LUT or window;
       MONOCHROME1 is inverted. Without a window, 8-bit grey is kept, and deeper grey is stretched, without padding and
       without 0.5 % of the pixels at each end. Tags that name a part of the body other than the chest, or a modality
