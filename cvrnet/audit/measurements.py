@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,8 +17,8 @@ from PIL import Image, JpegImagePlugin
 from cvrnet.audit.examination import Examination, Views
 from cvrnet.audit.local_features import MAX_FEATURES, describe
 from cvrnet.data import ImageError, Preprocessing, Record
-from cvrnet.data.grey import bits_in_use
-from cvrnet.data.image import is_dicom
+from cvrnet.data.decode_apart import decoding_threads
+from cvrnet.data.image import depth_in_use, is_dicom, open_picture
 
 THUMBNAIL = 192  # pixels, the longest side of the pictures that near-duplicates are compared on
 _GREY = Preprocessing((1, THUMBNAIL, THUMBNAIL), (0.0,), (1.0,))  # how images are read without a model
@@ -95,7 +94,7 @@ def measure(
         return *_measure_image(record.path, grey), views
 
     block = 32 * workers  # the pool would otherwise read far ahead and fill the memory
-    with ThreadPoolExecutor(workers) as pool:
+    with decoding_threads(workers) as pool:
         for start in range(0, len(records), block):
             part = records[start : start + block]
             for done, (record, result) in enumerate(zip(part, pool.map(read, part), strict=True), start + 1):
@@ -172,11 +171,10 @@ def _container(path: Path) -> tuple[str, int, np.ndarray]:
     with open(path, "rb") as file:
         if is_dicom(file):
             return "DICOM", 0, numbers
-    with Image.open(path) as image:
+        image = open_picture(file)
         name = f"{image.format} {image.mode} {image.info.get('compression', '')}".strip()
         if isinstance(image, JpegImagePlugin.JpegImageFile) and image.quantization:
             table = np.array(image.quantization[min(image.quantization)], np.float32)
             numbers[: len(table)] = table
             numbers[64:] = table.sum(), JpegImagePlugin.get_sampling(image), bool(image.info.get("progressive"))
-        depth = bits_in_use(np.array(image)) if image.mode.startswith("I") else 0
-    return name, depth, numbers
+    return name, depth_in_use(path), numbers

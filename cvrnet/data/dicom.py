@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import struct
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -20,13 +19,22 @@ from PIL import Image
 from pydicom import Dataset, dcmread
 from pydicom.encaps import get_frame
 from pydicom.filereader import read_file_meta_info
-from pydicom.pixels import get_decoder, pixel_array
+from pydicom.pixels import as_pixel_options, get_decoder, pixel_array
 from pydicom.pixels.utils import get_expected_length
-from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    JPEG2000TransferSyntaxes,
+    JPEGLSTransferSyntaxes,
+    JPEGTransferSyntaxes,
+    RLELossless,
+)
 
 from cvrnet.data.chest_names import may_be_chest
+from cvrnet.data.decode_apart import decode_apart
+from cvrnet.data.decoder import decode
 from cvrnet.data.dicom_grey import grey_picture, keep_stored_bits
 from cvrnet.data.dicom_palette import palette_picture
+from cvrnet.data.frame_headers import FrameSize, check_frame
 from cvrnet.data.grey import LATEST, by_value
 from cvrnet.data.limits import MAX_PIXELS, Mode, Refused, in_turn
 
@@ -35,6 +43,13 @@ MAX_FRAMES = 10_000  #: files with more frames are refused: the longest CT volum
 # Modality (PS3.3 C.7.3.1.1.1). DR is not among its defined terms, but in use.
 _MODALITIES = ("", "CR", "DX", "DR", "RG", "RF", "OT", "CT")
 _GREY = ("MONOCHROME1", "MONOCHROME2")
+# pydicom would discard unused bits as if HighBit were BitsStored - 1: keep_stored_bits does it.
+_ALL_BITS: dict[str, Any] = {"correct_unused_bits": False}
+_CODINGS = {
+    **dict.fromkeys((*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes), "jpeg"),
+    **dict.fromkeys(JPEG2000TransferSyntaxes, "jpeg2000"),
+    RLELossless: "rle",
+}
 
 
 def read_frame(
@@ -161,40 +176,19 @@ def _check_decodable(header: Dataset) -> None:
 def _decode(path: str | os.PathLike[str], header: Dataset, index: int, frames: int) -> np.ndarray:
     """The stored values of one frame, counted from 0."""
     syntax = header.file_meta.TransferSyntaxUID
-    if syntax.is_compressed and "PixelData" in header:
-        # Decoders allocate the size that the codestream declares, which may be far larger than Rows and Columns.
-        element: Any = header.get_item("PixelData")
-        with open(path, "rb") as file:
-            file.seek(getattr(element, "value_tell", None) or element.file_tell)  # a deferred element has the first
-            size = codestream_size(get_frame(file, index, number_of_frames=frames))
-        if size and size != (header.Rows, header.Columns):
-            raise Refused("the compressed image does not have the size that the tags say")
+    if not syntax.is_compressed or "PixelData" not in header:
+        return pixel_array(path, index=index, **_ALL_BITS)
+    options = as_pixel_options(header, number_of_frames=1)
+    element: Any = header.get_item("PixelData")
+    with open(path, "rb") as file:
+        file.seek(getattr(element, "value_tell", None) or element.file_tell)  # a deferred element has the first
+        frame = get_frame(file, index, number_of_frames=frames, extended_offsets=options.pop("extended_offsets", None))
+    size = FrameSize(*(int(options[name]) for name in ("rows", "columns", "samples_per_pixel", "bits_allocated")))
     # pylibjpeg-rle panics, and writes to stderr, on damaged run lengths; pydicom's own decoder raises an exception.
-    plugin = "pydicom" if syntax == RLELossless else ""
-    # pydicom would discard unused bits as if HighBit were BitsStored - 1: keep_stored_bits does it.
-    return pixel_array(path, index=index, decoding_plugin=plugin, correct_unused_bits=False)
-
-
-def codestream_size(data: bytes) -> tuple[int, int] | None:
-    """Height and width that a JPEG, JPEG-LS or JPEG 2000 codestream declares; None for others.
-
-    >>> codestream_size(bytes.fromhex("ffd8 ffc0 000b 08 0010 0020 01 011100"))
-    (16, 32)
-    """
-    start = data.find(b"\xff\x4f\xff\x51", 0, 4096)  # JPEG 2000: the markers SOC and SIZ (ISO/IEC 15444-1 A.5.1)
-    if start >= 0:
-        right, lower, left, upper = struct.unpack_from(">4I", data, start + 8)
-        return lower - upper, right - left
-    at = 2
-    while data[:2] == b"\xff\xd8" and at + 9 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        # A start of frame: 0xC0 to 0xCF apart from DHT, JPG and DAC (ISO/IEC 10918-1 B.1.1.3), 0xF7 in JPEG-LS.
-        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            height, width = struct.unpack_from(">2H", data, at + 5)
-            return height, width
-        # 0xFF may be repeated as padding before a marker; other segments state their length.
-        at += 1 if marker == 0xFF else 2 + struct.unpack_from(">H", data, at + 2)[0]
-    return None
+    options |= {"transfer_syntax": syntax, "decoding_plugin": "pydicom" if syntax == RLELossless else "", **_ALL_BITS}
+    if check_frame(frame, size, _CODINGS.get(syntax, "")):
+        return decode(frame, options)
+    return decode_apart(frame, options, size.rows * size.columns * size.samples)
 
 
 def _picture(values: np.ndarray, header: Dataset, window: str, version: int) -> np.ndarray:

@@ -7,8 +7,10 @@ that a file declares is checked before a pixel is decoded. This does not use Pil
 
 from __future__ import annotations
 
+import math
 import os
 from importlib import import_module
+from io import BytesIO
 from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO
@@ -22,8 +24,10 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from cvrnet.data.grey import LATEST, by_bits_in_use, by_value, robust_ends
-from cvrnet.data.limits import MAX_PIXELS, MAX_SCANS, WINDOWS, Mode, Refused, check_mode, in_turn
+from cvrnet.data.decode_apart import decode_apart
+from cvrnet.data.grey import LATEST, bits_in_use, by_bits_in_use, by_value, robust_ends
+from cvrnet.data.limits import MAX_PIXELS, MAX_SIDE, WINDOWS, Mode, Refused, check_mode, check_scans, in_turn
+from cvrnet.data.picture_headers import check_directory, check_exif, check_jpeg_exif, webp_size
 from cvrnet.errors import UserError
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".tif", ".tiff", ".webp", ".bmp")
@@ -38,6 +42,13 @@ _OPENERS: tuple[tuple[bytes | tuple[bytes, ...], type[ImageFile]], ...] = (
     ((b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"), TiffImageFile),  # with a plus sign: BigTIFF
     (b"WEBP", WebPImageFile),
     (b"BM", BmpImageFile),
+)
+
+_TILE = 322, 323  # TileWidth, TileLength (TIFF 6.0, section 15)
+# Compressions of TIFF whose decoders need no more than a strip or tile. Others, such as JPEG, have no known bound.
+_IN_BOUNDED_MEMORY = (
+    *("raw", "tiff_raw_16", "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate"),
+    *("tiff_ccitt", "group3", "group4"),
 )
 
 # The inverse of each EXIF orientation (Exif 2.32, tag 274); 1 is upright.
@@ -114,7 +125,7 @@ def read_image(
                 raise Refused("not a DICOM file: only their frames have numbers")
             if window:
                 raise Refused(f"the window {window!r} needs Hounsfield units: expected a CT in DICOM")
-            return _decode(file, mode, grey_version)
+            return read_picture(file, mode, grey_version)
     except Refused as refused:
         raise ImageError(path, str(refused)) from None
     except Exception as error:  # on damaged files Pillow's readers raise nearly every built-in exception
@@ -172,8 +183,19 @@ def dicom_module() -> ModuleType:
         raise Refused(f'a DICOM file, which needs {error.name}: pip install "cvrnet[dicom]"') from None
 
 
-def _decode(file: BinaryIO, mode: Mode, version: int) -> np.ndarray:
-    start = file.read(16)
+def read_picture(file: BinaryIO, mode: Mode, grey_version: int = LATEST) -> np.ndarray:
+    """As `read_image`, for an open PNG, JPEG, TIFF, WebP or BMP file; Refused, or Pillow's exceptions."""
+    stored = open_picture(file)
+    tile = math.prod(stored.tag_v2.get(tag, 0) for tag in _TILE) if isinstance(stored, TiffImageFile) else 0
+    if tile > MAX_PIXELS:
+        raise Refused(f"tiles of {tile:,} pixels are more than the {MAX_PIXELS:,} allowed")
+    with in_turn(max(math.prod(stored.size), tile)):
+        return _pixels(stored, mode, grey_version)
+
+
+def open_picture(file: BinaryIO) -> ImageFile:
+    """A PNG, JPEG, TIFF, WebP or BMP file whose pixels may be decoded; Refused, or Pillow's exceptions."""
+    start = file.read(32)
     file.seek(0)
     if not start:
         raise Refused("the file is empty")
@@ -182,24 +204,32 @@ def _decode(file: BinaryIO, mode: Mode, version: int) -> np.ndarray:
     opener = next((opener for signature, opener in _OPENERS if start.startswith(signature)), None)
     if opener is None:
         raise Refused(f"not a {FORMATS} image")
+    if opener is WebPImageFile:
+        _check_size(*webp_size(start[4:]))  # the opener allocates the whole picture
+    elif opener is TiffImageFile:
+        check_directory(file)
+    elif opener is JpegImageFile:
+        check_jpeg_exif(file)
     stored = opener(file)
+    _check_size(*stored.size)
     if isinstance(stored, JpegImageFile):
-        # A scan (marker SOS) of a few bytes takes as long to decode as all pixels do.
         file.seek(0)
-        if sum(part.count(b"\xff\xda") for part in iter(lambda: file.read(2**20), b"")) > MAX_SCANS:
-            raise Refused(f"a JPEG of more than {MAX_SCANS} scans, which would take very long to decode")
-    width, height = stored.size
+        scans = sum(part.count(b"\xff\xda") for part in iter(lambda: file.read(2**20), b""))  # the marker SOS
+        check_scans(scans, math.prod(stored.size))
+    return stored
+
+
+def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise Refused(f"{width} x {height} pixels are more than the {MAX_PIXELS:,} allowed")
-    with in_turn(width * height):
-        return _pixels(stored, mode, version)
+    if max(width, height) > MAX_SIDE:
+        raise Refused(f"{width} x {height} pixels: expected at most {MAX_SIDE:,} a side")
 
 
 def _pixels(stored: ImageFile, mode: Mode, version: int) -> np.ndarray:
     cut_to_8 = any(";16" in str(tile) for tile in stored.tile)  # Pillow reads 16-bit colour by its high bytes
     white_is_zero = isinstance(stored, TiffImageFile) and stored.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0
-    stored.load()
-    image = _upright(stored)
+    image = _upright(_loaded(stored))
 
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.array(image)
@@ -219,11 +249,32 @@ def _pixels(stored: ImageFile, mode: Mode, version: int) -> np.ndarray:
     return pixels
 
 
+def _loaded(stored: ImageFile) -> ImageFile:
+    if isinstance(stored, TiffImageFile) and stored.info.get("compression") not in _IN_BOUNDED_MEMORY:
+        assert stored.fp
+        stored.fp.seek(0)
+        samples = math.prod(stored.size) * len(stored.getbands())
+        stored = TiffImageFile(BytesIO(decode_apart(stored.fp.read(), {}, samples).tobytes()))
+    stored.load()
+    return stored
+
+
+def depth_in_use(path: str | os.PathLike[str]) -> int:
+    """How many bits all but a few pixels of a PNG or TIFF need, if it has grey of more than 8 bits; else 0."""
+    with open(path, "rb") as file:
+        stored = open_picture(file)
+        if not stored.mode.startswith("I"):
+            return 0
+        with in_turn(math.prod(stored.size)):
+            return bits_in_use(np.array(_loaded(stored)))
+
+
 def _upright(image: Image.Image) -> Image.Image:
     # ImageOps.exif_transpose would also write the EXIF block again, which fails for slightly irregular ones.
     try:
+        check_exif(image.info)
         orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except SyntaxError:  # not EXIF: the image has no orientation
+    except (SyntaxError, Refused):  # not EXIF: the image has no orientation
         return image
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 

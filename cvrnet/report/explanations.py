@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from cvrnet.report.results import Results, read_results
 from cvrnet.report.write import image_path
 from cvrnet.runs.layout import fold_name
 
-RIGHT, WRONG = 2, 6  # right answers of each class, and mistakes
+RIGHT, MOST_RIGHT, WRONG = 2, 12, 6  # right answers of each class, and of all classes together; mistakes
 
 
 def maps_section(folder: Path, predictor: Predictor | None = None) -> Section:
@@ -34,19 +35,25 @@ def maps_section(folder: Path, predictor: Predictor | None = None) -> Section:
         try:
             panels = _panels(results, rows, predictor)
         except UserError as error:
-            problem = f"No maps: {error}."
+            problem = f"No maps: {str(error).replace(f'{results.folder}{os.sep}', '')}."
     else:
-        problem = f"The images are not at {results.run['data']}, so there are no maps of them."
+        problem = "The images are not where run.json says, so there are no maps of them."
     html = render("maps.html.jinja", problem=problem, chosen=chosen, panels=panels)
     return Section("Where the network looked", html)
 
 
 def right_rows(results: Results) -> list[Row]:
-    """The `RIGHT` most probable right answers of each class."""
+    """The `RIGHT` most probable right answers of each class; of many classes, the `MOST_RIGHT` surest of these."""
     p = results.predictions
     rows = [p.row(i) for i in (p.guesses == p.labels).nonzero()[0].tolist()]
     rows.sort(key=lambda row: (-row["probability"], row["path"]))
-    return [row for name in p.classes for row in [row for row in rows if row["label"] == name][:RIGHT]]
+    by_class: dict[str, list[Row]] = {name: [] for name in p.classes}
+    left = MOST_RIGHT
+    for row in rows:
+        if left and len(by_class[row["label"]]) < RIGHT:
+            by_class[row["label"]].append(row)
+            left -= 1
+    return [row for mine in by_class.values() for row in mine]
 
 
 def _panels(

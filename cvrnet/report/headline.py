@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from cvrnet.report.results import Results
@@ -31,6 +31,19 @@ def data_name(results: Results) -> str:
     """The data set's name, which is the name of its folder."""
     path = Path(results.run["data"])
     return path.parent.name if path.name == "manifest.csv" and path.parent.name else path.name
+
+
+def without_folders(value: Any) -> Any:
+    r"""A setting without the folders that a path in it lies in: the report may be given to others.
+
+    >>> without_folders("local-dir:/home/ada/run"), without_folders(r"C:\ada\run"), without_folders("hf-hub:ada/chest")
+    ('local-dir:run', 'run', 'hf-hub:ada/chest')
+    """
+    if not isinstance(value, str):
+        return value
+    scheme, colon, path = value.rpartition("local-dir:")
+    parts = PurePosixPath(path), PureWindowsPath(path)
+    return next((f"{scheme}{colon}{part.name}" for part in parts if part.is_absolute()), value)
 
 
 def patients(results: Results) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from cvrnet.data import ImageError, read_image
 from cvrnet.figures.plot_learning import best_row
+from cvrnet.figures.style import MOST_CLASSES
 from cvrnet.files import damaged_files, write_csv, write_text
 from cvrnet.html import Picture, figure_picture, render, small_picture
 from cvrnet.report import headline
@@ -61,6 +62,7 @@ def _page(results: Results, tables: Mapping[str, ReportTable], further: Sequence
         "report.html.jinja",
         results=results,
         run=results.run,
+        many_classes=len(results.scores["classes"]) > MOST_CLASSES,
         tables=tables,
         best_epochs=[int(row["epoch"]) for row in map(best_row, results.histories) if row is not None],
         headline=headline,

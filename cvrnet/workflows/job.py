@@ -19,6 +19,7 @@ from cvrnet.runs.layout import AUDIT, BENCHMARK, RUN, SPLIT
 from cvrnet.runs.read import read_json, read_rows
 from cvrnet.runs.split_table import split_row
 from cvrnet.training import Progress, TrainConfig, create_for_training
+from cvrnet.training.model import check_trainable
 from cvrnet.training.processes import Processes
 
 AUDIT_PAGE, AUDIT_TABLES = "audit.html", "audit"
@@ -131,7 +132,9 @@ def open_run(
     """
     if job.processes.is_main:
         if kind != BENCHMARK and (job.overwrite or not (output / RUN).is_file()):
-            create_for_training(job.config, len(job.classes))  # fails before a folder is made, or a run replaced
+            check_trainable(
+                create_for_training(job.config, len(job.classes)), job.config
+            )  # fails before a folder is made, or a run replaced
         description = {
             "kind": kind,
             "data": str(Path(job.data).absolute()),

@@ -182,12 +182,12 @@ def _renew_batch_norm(model: nn.Module, records: Sequence[Record], device: str) 
     """Compute batch norm's statistics for the averaged weights, as Wortsman et al. do for networks that have it."""
     if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
         return "the network has no batch norm"
-    if not records:
+    if len(records) < 2:  # one image alone has no variance in the deepest maps
         return "batch norm's statistics are the folds' average: the run's images are not there to compute new ones"
     chosen = np.random.default_rng(0).permutation(len(records))[:RECALIBRATION_IMAGES]
     batches = [chosen[i : i + 16] for i in range(0, len(chosen), 16)]
     if len(batches) > 1 and len(batches[-1]) == 1:
-        batches.pop()  # one image alone has no variance in the deepest maps
+        batches.pop()
     # The run has read these images already, whatever part of the body they name.
     preprocessing = replace(Preprocessing.from_model(model), any_body_part=True)
 
