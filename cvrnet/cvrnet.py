@@ -379,6 +379,7 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
         "classifier": tuple(f"head.blocks.{i}.classifier" for i in range(5)),
         "license": "apache-2.0",
         "paper_ids": ("arXiv:2007.11993",),
+        "notes": ("cvrnet.grey_version=2",),  # of `cvrnet.data.Preprocessing`
         "paper_name": "CVR-Net: A deep convolutional neural network for coronavirus recognition",
         **kwargs,
     }
@@ -396,7 +397,9 @@ default_cfgs = generate_default_cfgs(
         "cvrnet_convnext_tiny_efficientnetv2_rw_s.untrained": _cfg(
             first_conv=("encoders.0.backbone.stem_0", "encoders.1.backbone.conv_stem")
         ),
-        "cvrnet_keras.untrained": _cfg(mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255)),  # raw 0..255
+        "cvrnet_keras.untrained": _cfg(  # raw 0..255, and deep grey as the notebook reads it
+            mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255), notes=None
+        ),
     }
 )
 

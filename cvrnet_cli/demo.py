@@ -23,6 +23,7 @@ from cvrnet_cli.output import say
 @options.folds
 @options.device
 @options.amp
+@options.any_body_part
 def demo(model: str, host: str, amp: str, **settings: Any) -> None:
     """Serve a page that classifies images: probabilities, uncertainty, the probabilities of each head, and Grad-CAM.
 

@@ -83,7 +83,9 @@ device = click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N 
 amp = click.option("--amp", type=NUMBER_FORMAT, default="auto", help="Number format; auto: the device's fastest one.")
 BATCH, SEED = click.IntRange(1, 65_536), click.IntRange(0, 2**32 - 1)  # as of `TrainConfig`
 batch_size = click.option("--batch-size", type=BATCH, default=8, help="Images that go through at once.")
-inference = _group(folds, batch_size, device, amp)
+_ANY_BODY_PART = "Read DICOM files of any part of the body, not only of the chest"
+any_body_part = click.option("--any-body-part", is_flag=True, help=f"{_ANY_BODY_PART}.")
+inference = _group(folds, batch_size, device, amp, any_body_part)
 
 overwrite = click.option("--overwrite", is_flag=True, help="Replace existing results.")
 seed = click.option("--seed", type=SEED, default=0, help="Seed of all random numbers.")
@@ -125,6 +127,8 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
     ("--img-size", click.IntRange(32, 6000), 224, "Height and width in pixels"),
     ("--in-chans", int, 3, "1 for grey images, 3 for RGB"),
     ("--interpolation", str, "nearest", "Interpolation of the resizing, which does not keep the aspect ratio"),
+    ("--grey-version", click.IntRange(1, 2), 2, "How pictures of more than 8 bits become 8 bits; 1: as in version 0.1"),
+    ("--any-body-part/--no-any-body-part", bool, False, _ANY_BODY_PART),
     ("--batch-size", BATCH, 8, "Images in one optimiser step, over all processes together"),
     ("--grad-accum", click.IntRange(1), 1, "Number of parts that a batch is split into, to save memory"),
     ("--epochs", click.IntRange(1), 200, "Largest number of epochs"),
@@ -149,7 +153,7 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
 
 def _setting(flag: str, kind: Any, default: Any, text: str) -> Decorator:
     """An option of a training. It is None unless the user gives it, because recipes have other defaults."""
-    shown = "on" if default is True else default
+    shown = {"True": "on", "False": "off"}.get(str(default), default)
     return click.option(
         flag, type=kind, default=None, help=f"{text}." + (f"  [default: {shown}]" if shown != "" else "")
     )

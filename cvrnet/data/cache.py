@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from cvrnet.data.decode_apart import decoding_threads
+from cvrnet.data.grey import LATEST
 from cvrnet.data.image import ImageError, read_image
 from cvrnet.data.limits import Mode, check_mode
 from cvrnet.data.preprocessing import check_interpolation, resize_image
@@ -19,7 +20,7 @@ from cvrnet.data.record import Record
 from cvrnet.errors import UserError
 from cvrnet.files import image_cache_folder, write_private
 
-FORMAT_VERSION = 1  #: raise it when `read_image` or `resize_image` change any pixel: it replaces older entries
+FORMAT_VERSION = 2  #: raise it when `read_image` or `resize_image` change any pixel: it replaces older entries
 _HEADER = struct.Struct("<8sqq3i")  # magic and version; the image file's mtime_ns and size; the entry's shape
 
 
@@ -32,15 +33,22 @@ class ImageCache:
     the same cache at the same time, but of one user only: entries are patients' images, which nobody else may read. The
     folder may be deleted between runs and is filled again on use.
 
-    The size is height and width; mode and interpolation are those of `read_image` and `Preprocessing`. The folder is by
-    default CVRNET_CACHE or, without it, one in the platform's folder for caches.
+    The size is height and width; mode, interpolation, grey version and body part are those of `read_image` and
+    `Preprocessing`. The folder is by default CVRNET_CACHE or, without it, one in the platform's folder for caches.
 
     Raises:
         UserError: an impossible size, or an unknown mode or interpolation.
     """
 
     def __init__(
-        self, size: tuple[int, int], mode: Mode = "L", interpolation: str = "nearest", folder: str | Path | None = None
+        self,
+        size: tuple[int, int],
+        mode: Mode = "L",
+        interpolation: str = "nearest",
+        folder: str | Path | None = None,
+        *,
+        grey_version: int = LATEST,
+        any_body_part: bool = False,
     ) -> None:
         check_mode(mode)
         check_interpolation(interpolation)
@@ -49,6 +57,7 @@ class ImageCache:
         self.size = (int(size[0]), int(size[1]))
         self.mode: Mode = mode
         self.interpolation = interpolation
+        self.grey_version, self.any_body_part = grey_version, any_body_part
         self.folder = image_cache_folder() if folder is None else Path(folder)
         self._shape = (*self.size, 1 if mode == "L" else 3)
         self._bytes = _HEADER.size + math.prod(self._shape)
@@ -85,7 +94,8 @@ class ImageCache:
         entry, header = self._entry(path)
         content = self._read(entry, header, self._bytes)
         if content is None:
-            pixels = resize_image(read_image(path, self.mode), self.size, self.interpolation)
+            image = read_image(path, self.mode, grey_version=self.grey_version, any_body_part=self.any_body_part)
+            pixels = resize_image(image, self.size, self.interpolation)
             content = header + pixels.tobytes()
             _write(entry, content)
         return np.frombuffer(content, np.uint8, offset=_HEADER.size).reshape(self._shape)
@@ -110,7 +120,8 @@ class ImageCache:
         except (OSError, ValueError) as error:
             raise ImageError(path, getattr(error, "strerror", None) or str(error)) from error
         header = _HEADER.pack(b"cvrnet%02d" % FORMAT_VERSION, image.st_mtime_ns, image.st_size, *self._shape)
-        key = f"{os.path.abspath(path)}\n{self.size} {self.mode} {self.interpolation}"
+        settings = self.size, self.mode, self.interpolation, self.grey_version, self.any_body_part
+        key = "\n".join(map(str, (os.path.abspath(path), *settings)))
         name = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:40]
         return os.path.join(self.folder, name[:2], name[2:]), header
 

@@ -49,6 +49,7 @@ def serve(
     device: str = "auto",
     dtype: str = "auto",
     folds: Sequence[int] = (),
+    any_body_part: bool = False,
     on_ready: Callable[[str, str], object] | None = None,
 ) -> None:
     """Serve the page of a model until Ctrl-C or SIGTERM; other arguments: as `cvrnet.Predictor.from_pretrained`.
@@ -62,7 +63,8 @@ def serve(
     """
     AllowedHosts(host, allow_hosts)  # these two before the model is loaded, which takes longer
     check_port(host, port)
-    predictor, name = Predictor.from_pretrained(model, device, dtype, folds=folds), page_name(model)
+    predictor = Predictor.from_pretrained(model, device, dtype, folds=folds, any_body_part=any_body_part)
+    name = page_name(model)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with running(predictor, name, host, port, max_mb, allow_hosts) as address:

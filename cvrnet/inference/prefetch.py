@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cvrnet.data import ImageError, Preprocessing, read_image
+from cvrnet.data import ImageError, Preprocessing
 from cvrnet.data.decode_apart import decoding_threads
 
 Image = NDArray[np.uint8] | str  # (H, W, C) of the preprocessing's size; or the reason why the file cannot be read
@@ -28,7 +28,7 @@ def read_ahead(
 
     def read(path: Path) -> Image:
         try:
-            return preprocessing.resize(read_image(path, preprocessing.mode, window))
+            return preprocessing.resize(preprocessing.read(path, window))
         except ImageError as error:
             return str(error)
 

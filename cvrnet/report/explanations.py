@@ -65,12 +65,13 @@ def _panels(
         by_fold[row["fold"]].append(row)
     panels: dict[str, tuple[Picture | None, Picture | str]] = {}
     for fold, members in by_fold.items():
-        model = predictor or Predictor.from_pretrained(results.folder / fold_name(fold) if fold else results.folder)
+        folder = results.folder / fold_name(fold) if fold else results.folder
+        model = predictor or Predictor.from_pretrained(folder, any_body_part=True)  # the run has read them already
         paths = [image_path(results.run, row["path"]) for row in members]
         found = example_panels(model, [str(path) for path in paths], target=[row["prediction"] for row in members])
         for row, path, panel in zip(members, paths, found, strict=True):
             if isinstance(panel, str):
                 panels[row["path"]] = None, panel
             else:
-                panels[row["path"]] = small_picture(read_image(path)), small_picture(panel)
+                panels[row["path"]] = small_picture(read_image(path, any_body_part=True)), small_picture(panel)
     return panels

@@ -83,7 +83,7 @@ def _mistake_thumbnails(run: Mapping[str, Any], rows: Sequence[Row]) -> list[tup
         answer = f"{row['label']} taken for {row['prediction']}, {row['probability']:.3f}"
         path = image_path(run, row["path"])
         try:
-            picture: Picture | str = small_picture(read_image(path))
+            picture: Picture | str = small_picture(read_image(path, any_body_part=True))
         except ImageError:
             picture = "image cannot be read" if path.is_file() else "image not found"
         shown.append((picture, row["path"], [answer, ", ".join(filter(None, where))]))

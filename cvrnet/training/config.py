@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from cvrnet.data.grey import LATEST, VERSIONS
 from cvrnet.data.limits import MAX_PIXELS
 from cvrnet.errors import UserError
 from cvrnet.training.optimizers import create_optimizer
@@ -38,6 +39,7 @@ _RULES: list[tuple[Sequence[str], Callable[[Any], bool], str]] = [
     (("val_fraction", "lr_factor"), lambda value: 0 < value < 1, "a number between 0 and 1"),
     (("lr",), lambda value: 0 < value < math.inf, "a positive, finite learning rate"),
     (("in_chans",), lambda value: value in (1, 3), "1 (grey) or 3 (RGB)"),
+    (("grey_version",), lambda value: value in VERSIONS, "one of " + ", ".join(map(str, VERSIONS))),
     (("monitor",), lambda value: value in ("val_loss", "val_accuracy"), "val_loss or val_accuracy"),
 ]
 
@@ -53,6 +55,8 @@ class TrainConfig:
     img_size: int = 224  #: height and width, in pixels, that images are resized to
     in_chans: int = 3  #: 3, or 1 for grey images
     interpolation: str = "nearest"  #: of the resizing; the aspect ratio is not kept
+    grey_version: int = LATEST  #: how pictures of more than 8 bits become 8 bits (see `cvrnet.data.grey.VERSIONS`)
+    any_body_part: bool = False  #: read DICOM files of any part of the body
     batch_size: int = 8  #: images an optimiser step, over all processes and accumulation steps together
     grad_accum: int = 1  #: parts that each process splits its share of a batch into, to save memory
     epochs: int = 200  #: largest number of epochs

@@ -37,9 +37,9 @@ def decoded(monkeypatch) -> list[Path]:
     """The images that are decoded from now on."""
     paths: list[Path] = []
 
-    def counting(path, mode):
+    def counting(path, mode, **settings):
         paths.append(Path(path))
-        return read_image(path, mode)
+        return read_image(path, mode, **settings)
 
     monkeypatch.setattr(cache_module, "read_image", counting)
     return paths
@@ -124,7 +124,7 @@ def test_a_damaged_entry_is_rebuilt(tmp_path, records, decoded, damage):
 
 def test_a_new_format_version_replaces_the_entries(tmp_path, records, decoded, monkeypatch):
     ImageCache(SIZE, folder=tmp_path / "cache").build(records)
-    monkeypatch.setattr(cache_module, "FORMAT_VERSION", 2)
+    monkeypatch.setattr(cache_module, "FORMAT_VERSION", cache_module.FORMAT_VERSION + 1)
     ImageCache(SIZE, folder=tmp_path / "cache").build(records)
     assert len(decoded) == 2 * len(records)
     assert len(entries(tmp_path / "cache")) == len(records)
