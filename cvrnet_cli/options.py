@@ -12,6 +12,21 @@ from cvrnet_cli.output import FORMATS, say
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 PATH = click.Path(path_type=Path)
+
+
+class OutputPath(click.Path):
+    """A path to write to. ``-`` is refused or, with ``allow_dash``, means stdout: the value is None."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path of an argument."""
+        if value == "-" and self.allow_dash:
+            return None
+        if value in ("", "-"):
+            self.fail(f"{value!r} is no name; expected one (of a folder or file called -: ./-)", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+OUTPUT = OutputPath(path_type=Path)
 NUMBER_FORMAT = click.Choice(["auto", "fp32", "bf16", "fp16"])
 PROBABILITY, FRACTION = click.FloatRange(0, 1), click.FloatRange(0, 1, min_open=True, max_open=True)
 
@@ -77,7 +92,9 @@ device = click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N 
 amp = click.option("--amp", type=NUMBER_FORMAT, default="auto", help="Number format; auto: the device's fastest one.")
 BATCH, SEED = click.IntRange(1, 65_536), click.IntRange(0, 2**32 - 1)  # as of `TrainConfig`
 batch_size = click.option("--batch-size", type=BATCH, default=8, help="Images that go through at once.")
-inference = _group(folds, batch_size, device, amp)
+_ANY_BODY_PART = "Read DICOM files of any part of the body, not only of the chest"
+any_body_part = click.option("--any-body-part", is_flag=True, help=f"{_ANY_BODY_PART}.")
+inference = _group(folds, batch_size, device, amp, any_body_part)
 
 overwrite = click.option("--overwrite", is_flag=True, help="Replace existing results.")
 seed = click.option("--seed", type=SEED, default=0, help="Seed of all random numbers.")
@@ -89,7 +106,7 @@ reported = _group(
 )
 
 
-def output(text: str, type: click.Path = PATH, **settings: Any) -> Decorator:
+def output(text: str, type: click.Path = OUTPUT, **settings: Any) -> Decorator:
     """``-o``: the folder or file that a command writes."""
     return click.option("-o", "--output", type=type, help=text, **settings)
 
@@ -129,6 +146,8 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
         "auto",
         "Interpolation of the resizing, which does not keep the aspect ratio; auto: the model's",
     ),
+    ("--grey-version", click.IntRange(1, 2), 2, "How pictures of more than 8 bits become 8 bits; 1: as in version 0.1"),
+    ("--any-body-part/--no-any-body-part", bool, False, _ANY_BODY_PART),
     ("--batch-size", BATCH, 8, "Images in one optimiser step, over all processes together"),
     ("--grad-accum", click.IntRange(1), 1, "Number of parts that a batch is split into, to save memory"),
     ("--epochs", click.IntRange(1), 200, "Largest number of epochs"),
@@ -156,7 +175,7 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
 
 def _setting(flag: str, kind: Any, default: Any, text: str) -> Decorator:
     """An option of a training. It is None unless the user gives it, because recipes have other defaults."""
-    shown = "on" if default is True else default
+    shown = {"True": "on", "False": "off"}.get(str(default), default)
     return click.option(
         flag, type=kind, default=None, help=f"{text}." + (f"  [default: {shown}]" if shown != "" else "")
     )

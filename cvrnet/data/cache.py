@@ -7,19 +7,20 @@ import math
 import os
 import struct
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from cvrnet.data.decode_apart import decoding_threads
+from cvrnet.data.grey import LATEST
 from cvrnet.data.image import ImageError, read_image
 from cvrnet.data.limits import Mode, check_mode
 from cvrnet.data.preprocessing import check_interpolation, resize_image
 from cvrnet.data.record import Record
 from cvrnet.errors import UserError
-from cvrnet.files import atomic_write, image_cache_folder
+from cvrnet.files import image_cache_folder, write_private
 
-FORMAT_VERSION = 1  #: raise it when `read_image` or `resize_image` change any pixel: it replaces older entries
+FORMAT_VERSION = 2  #: raise it when `read_image` or `resize_image` change any pixel: it replaces older entries
 _HEADER = struct.Struct("<8sqq3i")  # magic and version; the image file's mtime_ns and size; the entry's shape
 
 
@@ -29,7 +30,8 @@ class ArrayFiles:
     A file is named by the image's path and the settings that the array depends on, so that arrays of several kinds
     share a folder. It contains a header with the modification time and size of the image, then the array. An entry of a
     changed image counts as missing. Entries are written atomically: any number of processes may read and write the same
-    folder at the same time. The folder may be deleted at any time.
+    folder at the same time, but of one user only: entries are patients' images, which nobody else may read. The folder
+    may be deleted at any time.
     """
 
     def __init__(
@@ -83,22 +85,31 @@ class ArrayFiles:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise UserError(f"{entry}: the image cache cannot be read: {error.strerror or error}") from error
+            reason = f"{error.strerror or error} (CVRNET_CACHE names its folder, one for each user)"
+            raise UserError(f"{entry}: the image cache cannot be read: {reason}") from error
         return content if whole and len(content) == count and content.startswith(header) else None
 
 
 class ImageCache:
     """Images of one size, each decoded and resized once, in `ArrayFiles`.
 
-    The size is height and width; mode and interpolation are those of `read_image` and `Preprocessing`. The folder is by
-    default CVRNET_CACHE or, without it, one in the platform's folder for caches. It is filled again on use.
+    The size is height and width; mode, interpolation, grey version and body part are those of `read_image` and
+    `Preprocessing`. The folder is by default CVRNET_CACHE or, without it, one in the platform's folder for caches. It
+    is filled again on use.
 
     Raises:
         UserError: an impossible size, or an unknown mode or interpolation.
     """
 
     def __init__(
-        self, size: tuple[int, int], mode: Mode = "L", interpolation: str = "nearest", folder: str | Path | None = None
+        self,
+        size: tuple[int, int],
+        mode: Mode = "L",
+        interpolation: str = "nearest",
+        folder: str | Path | None = None,
+        *,
+        grey_version: int = LATEST,
+        any_body_part: bool = False,
     ) -> None:
         check_mode(mode)
         check_interpolation(interpolation)
@@ -107,8 +118,10 @@ class ImageCache:
         self.size = (int(size[0]), int(size[1]))
         self.mode: Mode = mode
         self.interpolation = interpolation
+        self.grey_version, self.any_body_part = grey_version, any_body_part
         shape = (*self.size, 1 if mode == "L" else 3)
-        self._files = ArrayFiles(folder, f"{self.size} {mode} {interpolation}", shape, np.uint8)
+        settings = self.size, mode, interpolation, grey_version, any_body_part
+        self._files = ArrayFiles(folder, "\n".join(map(str, settings)), shape, np.uint8)
         self.folder = self._files.folder
 
     def build(
@@ -124,7 +137,7 @@ class ImageCache:
         """
         missing = [record for record in records if not self._files.has(record.path)]
         problems: list[str] = []
-        with ThreadPoolExecutor(workers or os.cpu_count()) as threads:
+        with decoding_threads(workers or os.cpu_count()) as threads:
             for done, problem in enumerate(threads.map(self._store, missing), start=1):
                 problems += problem
                 if progress is not None:
@@ -141,7 +154,8 @@ class ImageCache:
             UserError: the cache cannot be read or written.
         """
         if (image := self._files.read(path)) is None:
-            image = resize_image(read_image(path, self.mode), self.size, self.interpolation)
+            picture = read_image(path, self.mode, grey_version=self.grey_version, any_body_part=self.any_body_part)
+            image = resize_image(picture, self.size, self.interpolation)
             self._files.write(path, image)
             image.setflags(write=False)
         return image
@@ -157,8 +171,7 @@ class ImageCache:
 def _write(entry: str, content: bytes) -> None:
     try:
         # Without waiting for the disk: an entry that a power cut damages is just decoded again.
-        with atomic_write(entry, sync=False) as temporary:
-            temporary.write_bytes(content)
+        write_private(entry, content, sync=False)
     except OSError as error:
         reason = f"{error.strerror or error} (CVRNET_CACHE names its folder)"
         raise UserError(f"{entry}: the image cache cannot be written: {reason}") from error

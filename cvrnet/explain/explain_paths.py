@@ -28,6 +28,7 @@ def explain_paths(
     everything: bool = False,
     device: str = "auto",
     dtype: str = "auto",
+    any_body_part: bool = False,
     overwrite: bool = False,
     progress: Callable[[int, int], object],
     on_problem: Callable[[str], object],
@@ -49,7 +50,7 @@ def explain_paths(
     files = list(dict.fromkeys(find_images(paths)))
     if (output / ROWS).exists() and not overwrite:
         raise UserError(f"{output / ROWS} exists; --overwrite replaces it")
-    predictor = Predictor.from_pretrained(model, device, dtype)
+    predictor = Predictor.from_pretrained(model, device, dtype, any_body_part=any_body_part)
     overlays = panels = available_parts(predictor)
     if not everything:
         panels = [part for part in panels if not re.fullmatch(r"P\d+", part)]

@@ -173,7 +173,8 @@ class FrozenFeatures:
                 )
         cache = self.cache
         settings = (model.encoder_names[index], encoder.map_names, self.precision, self.preprocessing)
-        digest.update(f"{settings} {cache.size} {cache.mode} {cache.interpolation}".encode())
+        pixels = (cache.size, cache.mode, cache.interpolation, cache.grey_version, cache.any_body_part)
+        digest.update(f"{settings} {pixels}".encode())
         return f"features {FEATURES_VERSION} {digest.hexdigest()}"
 
     def _view(self, view: int) -> str:

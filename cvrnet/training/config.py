@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from cvrnet.data.grey import LATEST, VERSIONS
 from cvrnet.data.limits import MAX_PIXELS
 from cvrnet.errors import UserError
 from cvrnet.training.optimizers import create_optimizer
@@ -44,6 +45,7 @@ _RULES: list[tuple[Sequence[str], Callable[[Any], bool], str]] = [
         "all, or a number of epochs",
     ),
     (("in_chans",), lambda value: value in (1, 3), "1 (grey) or 3 (RGB)"),
+    (("grey_version",), lambda value: value in VERSIONS, "one of " + ", ".join(map(str, VERSIONS))),
     (("monitor",), lambda value: value in ("val_loss", "val_accuracy"), "val_loss or val_accuracy"),
 ]
 
@@ -61,6 +63,8 @@ class TrainConfig:
     #: Of the resizing, which does not keep the aspect ratio; ``auto``: a CVR-Net's own, for other models the papers'
     #: ``nearest``.
     interpolation: str = "auto"
+    grey_version: int = LATEST  #: how pictures of more than 8 bits become 8 bits (see `cvrnet.data.grey.VERSIONS`)
+    any_body_part: bool = False  #: read DICOM files of any part of the body
     batch_size: int = 8  #: images an optimiser step, over all processes and accumulation steps together
     grad_accum: int = 1  #: parts that each process splits its share of a batch into, to save memory
     epochs: int = 200  #: largest number of epochs

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from cvrnet.cvrnet import CVRNet
+from cvrnet.data.preprocessing import with_grey_version
 from cvrnet.encoders.normalization import for_channels
 from cvrnet.errors import UserError
 from cvrnet.runs.hub_download import hub_checkpoint, is_reference
@@ -96,7 +97,7 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
         ) from error
     cfg: Any = model.pretrained_cfg
     adapted: Any = {
-        **cfg,
+        **with_grey_version(cfg, config.grey_version),
         "input_size": (config.in_chans, config.img_size, config.img_size),
         "interpolation": config.interpolation,
         "crop_pct": 1.0,

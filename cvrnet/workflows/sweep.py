@@ -17,7 +17,8 @@ from cvrnet.formatting import spread
 from cvrnet.moved import moved_names
 from cvrnet.runs.layout import BENCHMARK, RUN, SUMMARY
 from cvrnet.runs.read import read_json
-from cvrnet.training import TrainConfig, check_trainable, create_for_training
+from cvrnet.training import TrainConfig, create_for_training
+from cvrnet.training.model import check_trainable
 from cvrnet.workflows.benchmark_table import collect_benchmark, measure_speed
 from cvrnet.workflows.crossval import check_folds, choose_folds, train_folds
 from cvrnet.workflows.job import Callbacks, open_run, start_job
