@@ -138,10 +138,10 @@ def test_a_full_disk_leaves_no_half_entry(phantoms: Path, cache: ImageCache, mon
     cache.build(records)
     before = sorted(path for path in cache.folder.rglob("*") if path.is_file())
 
-    def full(path: Path, content: bytes) -> int:
-        raise OSError(28, "No space left on device", str(path))
+    def full(path: str, content: bytes, sync: bool) -> None:
+        raise OSError(28, "No space left on device", path)
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr("cvrnet.data.cache.write_private", full)
     with pytest.raises(UserError, match="cannot be written: No space left on device"):
         features.build(records)
     assert sorted(path for path in cache.folder.rglob("*") if path.is_file()) == before
