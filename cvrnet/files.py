@@ -44,8 +44,8 @@ def atomic_write(path: str | Path, sync: bool = True) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    if sync and os.name == "posix":
-        _sync(path.parent, os.O_RDONLY)  # the rename, which is a change of the folder
+    if sync:
+        sync_folder(path.parent)
 
 
 @contextmanager
@@ -158,6 +158,12 @@ def slug(name: str) -> str:
     """
     safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip(".-")
     return name if safe == name else f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def sync_folder(folder: Path) -> None:
+    """Write the renames in a folder to the disk, on systems that can."""
+    if os.name == "posix":
+        _sync(folder, os.O_RDONLY)
 
 
 def _sync(path: Path, flags: int) -> None:

@@ -87,7 +87,7 @@ _ANY_BODY_PART = "Read DICOM files of any part of the body, not only of the ches
 any_body_part = click.option("--any-body-part", is_flag=True, help=f"{_ANY_BODY_PART}.")
 inference = _group(folds, batch_size, device, amp, any_body_part)
 
-overwrite = click.option("--overwrite", is_flag=True, help="Replace existing results.")
+overwrite = click.option("--overwrite", is_flag=True, help="Replace earlier results when the new ones are complete.")
 seed = click.option("--seed", type=SEED, default=0, help="Seed of all random numbers.")
 style = click.option("--format", "style", type=click.Choice(FORMATS), default="table", help="Format of the output.")
 reported = _group(
@@ -110,7 +110,7 @@ split_from = click.option("--split-from", type=PATH, help="Use the folds of this
 job = _group(
     click.option("--classes", type=names, help="Class order, such as NOR,NCP,CVP.  [default: alphabetical]"),
     click.option("--cache-dir", "cache_folder", type=PATH, help="Folder for decoded images."),
-    click.option("--resume", is_flag=True, help="Continue the run in the folder."),
+    click.option("--resume", is_flag=True, help="Continue the run in the folder, also with more --epochs."),
     reported,
 )
 

@@ -19,6 +19,7 @@ from cvrnet.audit.model_findings import model_findings
 from cvrnet.audit.probes import probe_rows
 from cvrnet.audit.shortcuts import shortcut_findings
 from cvrnet.data import DataError, Record, check_classes, scan_records
+from cvrnet.errors import UserError
 from cvrnet.files import damaged_files, write_csv, write_json, write_text
 from cvrnet.runs.layout import AUDIT
 from cvrnet.runs.read import read_json
@@ -132,6 +133,22 @@ def write_audit(
             "findings": [asdict(f) for f in findings],
         },
     )
+
+
+def check_audit_folder(folder: Path, overwrite: bool) -> bool:
+    """Whether a folder holds an audit, which may be replaced.
+
+    Raises:
+        UserError: It holds one, and ``overwrite`` was not given; or its audit.json is not an audit.
+    """
+    path = folder / AUDIT
+    if not path.exists():
+        return False
+    if not overwrite:
+        raise UserError(f"{path} exists; --overwrite replaces it")
+    if not {"data_sha256", "findings"} <= read_json(path).keys():
+        raise UserError(f"{path} is not an audit of `cvrnet audit`; choose another folder")
+    return True
 
 
 def read_severe(folder: str | Path, records: Sequence[Record]) -> list[str] | None:

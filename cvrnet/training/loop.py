@@ -22,7 +22,7 @@ from cvrnet.inference import Predictor
 from cvrnet.inference.cached import join_batches, predict_cached
 from cvrnet.metrics import classification_scores
 from cvrnet.runs.checkpoint import save_checkpoint
-from cvrnet.runs.layout import HISTORY, STATE
+from cvrnet.runs.layout import HISTORY, LAST_STATE, STATE
 from cvrnet.training.batches import CachedImages, Schedule, image_loader
 from cvrnet.training.config import TrainConfig
 from cvrnet.training.model import create_for_training, smallest_part
@@ -57,8 +57,8 @@ def fit(
     """Train one model, and save the best epoch's weights in the folder, in timm's format.
 
     The folder gets config.json, model.safetensors, history.csv and, while training goes on, training-state.pt. A
-    training that was interrupted (its state is in the folder) continues after its last whole epoch; on a CPU it ends
-    with the same weights as one that was not interrupted.
+    training that was interrupted (its state is in the folder) continues after its last whole epoch, and one that ended
+    at its number of epochs with a larger number; on a CPU both end with the same weights as one that never stopped.
 
     With several processes (``accelerate launch``), each takes its part of every batch; the gradient is that of the
     whole batch. Batch norm normalises with each part's own statistics, and process 0's running statistics are kept.
@@ -78,7 +78,7 @@ def fit(
     # fp16 gradients underflow without scaling; for the other formats the scaler does nothing.
     scaler = torch.amp.GradScaler(processes.device.type, enabled=processes.precision == "fp16")
     parts = {"model": model, "optimizer": optimizer, "plateau": plateau, "scaler": scaler}
-    state = restore_state(folder / STATE, parts)
+    state = restore_state(folder / (STATE if (folder / STATE).is_file() else LAST_STATE), parts)
     network, preprocessing = processes.parallel(model), Preprocessing.from_model(model)
     augmentation = Augmentation(
         rotation_p=config.rotation_p, shift_p=config.shift_p, hflip_p=config.hflip_p, vflip_p=config.vflip_p
