@@ -19,6 +19,7 @@ from cvrnet.audit.examination import Examination, Views
 from cvrnet.audit.local_features import MAX_FEATURES, describe
 from cvrnet.data import ImageError, Record, read_image
 from cvrnet.data.image import is_dicom
+from cvrnet.files import open_regular
 
 THUMBNAIL = 192  # pixels, the longest side of the pictures that near-duplicates are compared on
 BORDER, CORNER = 0.02, 0.125  # of the image's height and width
@@ -159,10 +160,10 @@ def _area(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
 def _container(path: Path) -> tuple[str, np.ndarray]:
     """File format with pixel type, and of a JPEG: luminance table (64), its sum, chroma sampling, progressive."""
     numbers = np.zeros(67, np.float32)
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         if is_dicom(file):
             return "DICOM", numbers
-    with Image.open(path) as image:
+        image = Image.open(file)
         name = f"{image.format} {image.mode} {image.info.get('compression', '')}".strip()
         if isinstance(image, JpegImagePlugin.JpegImageFile) and image.quantization:
             table = np.array(image.quantization[min(image.quantization)], np.float32)

@@ -17,7 +17,7 @@ from cvrnet.errors import UserError
 from cvrnet.explain.explaining import Explanation, available_parts, explain
 from cvrnet.explain.measures import MEASURES, STAGES, localisation, randomise, similarity
 from cvrnet.explain.overlay import THRESHOLD
-from cvrnet.files import write_csv, write_json
+from cvrnet.files import write_json, write_sheet
 from cvrnet.inference import Predictor
 from cvrnet.metrics.bootstrap import mean_interval
 from cvrnet.runs.held_out import held_out
@@ -182,7 +182,7 @@ def measure_data(
         "all": summarise(found),
         "correct": summarise(found.correct()),
     }
-    write_csv(output / IMAGES, found.rows)
+    write_sheet(output / IMAGES, found.rows)
     write_json(output / SUMMARY, summary)
     return summary, len(masked) - asked
 

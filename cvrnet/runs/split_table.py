@@ -7,6 +7,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from cvrnet.data.cells import clean
+from cvrnet.data.patients import patient_ids
 from cvrnet.data.record import Record
 from cvrnet.data.splits import refuse_shared_patients
 from cvrnet.errors import UserError
@@ -30,7 +32,13 @@ class SplitTable:
     """
 
     def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        self.rows = rows
+        # An older version may have written them as the data set spelled them.
+        patients = patient_ids([row["patient_id"] for row in rows])
+        self.rows = [
+            {**row, "label": clean(row["label"]), "source": clean(row["source"]), "patient_id": patient}
+            for row, patient in zip(rows, patients, strict=True)
+        ]
+        rows = self.rows
         key = itemgetter(*_COLUMNS)
         self._images = {key(row): row["fold"] for row in rows}
         self._patients = {row["patient_id"]: row["fold"] for row in rows if row["patient_id"]}

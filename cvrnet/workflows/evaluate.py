@@ -146,7 +146,7 @@ def evaluate(
     """
     output, callbacks = Path(output), callbacks or Callbacks()
     check_folder(output, KIND, overwrite=overwrite)
-    records = read_records(data, min_classes=1)
+    records = read_records(data, min_classes=1, say=callbacks.say)
     predictor = Predictor.from_pretrained(model, device, amp, folds=folds)
     check_classes((r.label for r in records), predictor.classes)
     answers = predict_records(predictor, records, batch_size=batch_size, progress=callbacks.stage("Predicting"))

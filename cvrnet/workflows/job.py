@@ -92,7 +92,7 @@ def start_job(
     processes = Processes(config.device, config.amp)
     if processes.is_main:  # before the images are decoded, which can take minutes
         check_folder(output, kind, resume=resume, overwrite=overwrite)
-    records, problems = scan_records(data)
+    records, problems = scan_records(data, say=callbacks.say if processes.is_main else lambda line: None)
     cache = ImageCache(
         (config.img_size, config.img_size),
         mode="L" if config.in_chans == 1 else "RGB",

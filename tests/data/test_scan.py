@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cvrnet.data import DataError, Record, class_names, read_records, scan_records, write_manifest
+from cvrnet.data.cells import clean
+from cvrnet.data.patients import patient_ids
 from cvrnet.errors import UserError
 from tests.support.privileges import permissions_hold
 
@@ -73,10 +75,17 @@ def test_relative_paths_are_made_absolute(tmp_path, monkeypatch):
         (["A/1.png"], [], ["only 1 class (A): at least 2 are needed"]),
         (["A/1.png"], ["B"], ["B: empty class folder (no .png", "only 1 class (A): at least 2 are needed"]),
         (["A/1.png", "B/2.png", "3.png", "4.png"], [], ["images outside the class folders: 3.png and 1 more"]),
+        (["train/A/1.png", "test/A/2.png"], [], ["only 1 class (A): at least 2 are needed"]),
         (
-            ["train/A/1.png", "test/A/2.png"],
+            ["train/A/1.png", "Test/B/2.png", "C/3.png"],
             [],
-            ["test is not a class: a", "train is not a class: a"],
+            ["C lies beside the splits Test, train: expected the class folders in these"],
+        ),
+        (["train/A/1.png", "test/B/2.png", "val/3.png"], [], ["images outside the class folders: val/3.png"]),
+        (
+            ["A/1.png", "COVID/2.png", "covid/3.png"],
+            [],
+            ["labels that differ only in case or blanks: 'COVID' (1, first"],
         ),
         ([], [], ["no images"]),
     ],
@@ -113,7 +122,7 @@ def test_a_folder_that_may_not_be_read(tmp_path):
 def test_a_file_name_that_is_no_text(tmp_path):
     touch(tmp_path, "A/1.png", "B/2.png")
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/B/\xff.png")).write_bytes(b"x")
-    assert problems_of(tmp_path) == ["B/\udcff.png: the file name is not Unicode text"]
+    assert problems_of(tmp_path) == ["B/\\udcff.png: the file name is not Unicode text"]
 
 
 def test_a_manifest_with_everything(tmp_path):
@@ -167,8 +176,8 @@ def test_a_manifest_with_everything(tmp_path):
         ("a.png,NOR,,,\n,CVP,,,\n,CVP,,,\n", ["3: empty path", "4: empty path"]),
         ("a.png,NOR,p,train,\nb.png,NOR,q,test,\nc.png,CVP,p,test,\n",
          ["4: c.png: patient p in two splits: test, and train in line 2"]),
-        ("a.png,NOR,p,train,\nb.png,NOR,p,training,\nc.png,CVP,p,,\n",
-         ["3: b.png: unknown split 'training': expected train, val or test"]),
+        ("a.png,NOR,p,train,\nb.png,NOR,p,trainer,\nc.png,CVP,p,,\n",
+         ["3: b.png: unknown split 'trainer': expected train, val or test"]),
         ("a.png,NOR,,,m.png\nb.png,CVP,,,../m.png\n",
          ["2: a.png: lung_mask not found: m.png", "3: b.png: lung_mask outside the data folder: ../m.png"]),
         ("a.png,NOR,,,\nb.png,CVP,,,,more,cells\n", ["3: b.png: the row has 7 cells, the header 5"]),
@@ -192,13 +201,13 @@ def test_what_is_wrong_with_a_row(tmp_path, rows, expected):
         (b"\xef\xbb\xbf", "the manifest is empty"),
         (b"path,label\n", "the manifest has no rows"),
         (b"path,label\n,\n\n", "the manifest has no rows"),
-        (b"path;label\na.png;NOR\n", "required column missing: path, label (found: 'path;label')"),
+        (b"path|label\na.png|NOR\n", "required column missing: path, label (found: 'path|label')"),
         (b"path,Label\na.png,NOR\n", "required column missing: label (found: 'path, Label')"),
         (b"path,label,label\na.png,NOR,CVP\n", "a column is named twice: 'path, label, label'"),
         (b"path,label\na.png,NOR\n", "only 1 class (NOR): at least 2 are needed"),
         (b"\x89PNG\r\n\x1a\n\0\0", "not readable as a CSV file in UTF-8: "),
         (b"path,label\na.png,N\xd6R\n", "not readable as a CSV file in UTF-8: "),
-        ("path,label\na.png,NOR\n".encode("utf-16"), "not readable as a CSV file in UTF-8: "),
+        ("path,label\na.png,NOR\n".encode("utf-16-le"), "required column missing: path, label (found: "),
         (b'path,label\n"a.png,NOR\n', "not readable as a CSV file in UTF-8: unexpected end of data"),
         (b"path,label\n" + b"x" * 200_000 + b",NOR\n", "not readable as a CSV file in UTF-8: field larger than"),
     ],
@@ -290,8 +299,8 @@ def test_a_written_manifest_is_read_as_it_was(tmp_path_factory, data):
                 root / name,
                 name,
                 label="AB"[index % 2],
-                source=data.draw(texts | st.just("")),
-                patient_id=data.draw(texts | st.just("")),
+                source=data.draw(texts.map(clean) | st.just("")),
+                patient_id=data.draw(texts.map(lambda text: patient_ids([text])[0]) | st.just("")),
                 lung_mask=data.draw(st.sampled_from([None, root / '0 "ü",.png'])),
                 metadata={"finding": data.draw(texts)},
                 where=f"manifest.csv:{index + 2}",
