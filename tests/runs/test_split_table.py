@@ -48,3 +48,10 @@ def test_a_damaged_table_is_named(tmp_path):
     (tmp_path / "split.csv").write_text("path,label\nx,NOR\n")
     with pytest.raises(UserError, match=r"split\.csv is damaged: it has no column source, patient_id, fold"):
         SplitTable.read(tmp_path / "split.csv")
+
+
+def test_a_table_of_an_older_version_has_the_same_patients(tmp_path):
+    write_csv(tmp_path / "split.csv", [{**split_row(record("x"), 1), "patient_id": p} for p in ("12.0", "nan", "3")])
+    table = SplitTable.read(tmp_path / "split.csv")
+    assert table.fold_of(record("new", patient="12")) == "1"
+    assert table.fold_of(record("new", patient="nan")) is None
