@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
-from cvrnet.data import DataError
+from cvrnet.data import DataError, read_records
 from cvrnet.inference import Predictor
 from cvrnet.workflows.soup import _own_images
 from cvrnet_cli.options import class_names
@@ -33,18 +33,18 @@ def odd(phantoms, tmp_path, monkeypatch):
     return Path("odd")
 
 
+def rows(file: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(file.read_text(encoding="utf-8"))))
+
+
 def harmless(*texts: str) -> bool:
     return not any(character in text for text in texts for character in STEERING)
 
 
 @pytest.mark.parametrize("style", ["table", "csv", "jsonl"])
-def test_predictions_of_odd_names(run, odd, cli, style):
-    monkey = os.getcwd()
-    os.chdir(odd)
-    try:
-        status, out, err = cli("predict", run, *sorted(os.listdir(".")), "--format", style)
-    finally:
-        os.chdir(monkey)
+def test_predictions_of_odd_names(run, odd, cli, style, monkeypatch):
+    monkeypatch.chdir(odd)
+    status, out, err = cli("predict", run, *sorted(os.listdir(".")), "--format", style)
     assert (status, err) == (0, "")
     assert harmless(out)
     assert len(out.splitlines()) == len(NAMES) + (style != "jsonl")
@@ -66,7 +66,7 @@ def test_predictions_of_odd_names(run, odd, cli, style):
 def test_files_of_odd_names_are_complete(run, odd, cli, tmp_path):
     for name in ("out.csv", "out.json"):
         assert cli("predict", run, odd, "-o", tmp_path / name)[0] == 0
-    assert len(list(csv.DictReader((tmp_path / "out.csv").open(encoding="utf-8")))) == len(NAMES)
+    assert len(rows(tmp_path / "out.csv")) == len(NAMES)
     assert all(Path(row["path"]).is_file() for row in json.loads((tmp_path / "out.json").read_text()))
 
 
@@ -89,14 +89,14 @@ def test_explain_and_audit_of_odd_names(run, odd, cli, tmp_path):
     status, out, _ = cli("explain", run, *some, "-o", "maps")
     assert status == 0
     assert harmless(out)
-    assert len(list(csv.DictReader(Path("maps/explanations.csv").open(encoding="utf-8")))) == 2
+    assert len(rows(Path("maps/explanations.csv"))) == 2
     shutil.copytree(odd, "classes/A\x1b[2J")
     shutil.copytree(odd, "classes/=B")
     status, out, err = cli("audit", "classes", "-o", "audit")
     assert status == 1
     assert harmless(out, err)
     assert "2 rows or images cannot be used" in out
-    sheets = [cell for file in Path("audit").glob("*.csv") for row in csv.reader(file.open()) for cell in row]
+    sheets = [cell for file in Path("audit").glob("*.csv") for row in rows(file) for cell in (*row, *row.values())]
     assert "'=B" in sheets
     assert harmless(*sheets)
     status, _, err = cli("train", "classes", "-o", "never")
@@ -140,8 +140,6 @@ def test_what_is_no_regular_file_is_refused_at_once(run, cli, tmp_path):
     assert "File name too long" in err
     assert _own_images({"data": str(tmp_path / "b.csv"), "data_sha256": ""}) == []
     with pytest.raises(DataError, match="expected a regular file"):
-        from cvrnet.data import read_records
-
         read_records(tmp_path / "b.csv")
 
 
