@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from cvrnet.data.record import Record
+from cvrnet.text import printable
 
 _INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"
 _MISSING = {"", "nan", "nat", "none", "null", "na", "n/a", "#n/a", "<na>"}
@@ -56,6 +57,8 @@ def label_problem(label: str) -> str:
         return "empty label"
     if is_missing(label):
         return f"label {label!r} is no class: name the class, or leave the image out"
+    if printable(label) != label:
+        return f"label {label!r} has a character that is not text: write the name without it"
     if "|" in label:
         return f"label {label!r} names several classes, and an image has one here: choose one of them for each image"
     return ""
