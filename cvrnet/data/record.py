@@ -30,7 +30,7 @@ class Record:
 
     def problem(self, reason: str) -> str:
         """One line with row, image and problem: ``manifest.csv:2: a.png: file not found``."""
-        return ": ".join(part for part in (self.where, printable(self.name), reason) if part)
+        return ": ".join(printable(part) for part in (self.where, self.name, reason) if part)
 
 
 Row = tuple[Record, list[str]]  #: one image of a data set, and its problems

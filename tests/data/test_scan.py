@@ -449,3 +449,9 @@ def test_a_manifest_that_is_no_regular_file(tmp_path):
     os.mkfifo(tmp_path / "m.csv")
     for path in (tmp_path / "m.csv", Path("/dev/zero")):
         assert problems_of(path) == [f"{path}: a FIFO, socket or device; expected a regular file"]
+
+
+def test_a_problem_is_one_line_whatever_the_cell(tmp_path):
+    touch(tmp_path, "a.png", "b.png")
+    file = manifest(tmp_path, 'path,label,lung_mask\na.png,A,"m\n\x1b.png"\nb.png,B,\n')
+    assert problems_of(file, min_classes=1) == [r"manifest.csv:3: a.png: lung_mask not found: m\n\x1b.png"]
