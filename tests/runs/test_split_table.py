@@ -55,3 +55,14 @@ def test_a_table_of_an_older_version_has_the_same_patients(tmp_path):
     table = SplitTable.read(tmp_path / "split.csv")
     assert table.fold_of(record("new", patient="12")) == "1"
     assert table.fold_of(record("new", patient="nan")) is None
+
+
+def test_other_rows_keep_their_patients_when_folds_are_left_out():
+    table = SplitTable([split_row(record("x", patient="0"), "1"), split_row(record("y", patient="1"), "2")])
+    assert table.without({"2"}).fold_of(record("new", patient="0")) == "1"
+
+
+def test_an_image_has_one_name_in_every_unicode_form():
+    table = SplitTable([split_row(record("e\u0301.png"), "1")])
+    assert table.fold_of(record("\u00e9.png")) == "1"
+    assert table.count([record("\u00e9.png", label="CVP")]) == 1
