@@ -14,7 +14,7 @@ import shutil
 import stat
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -93,6 +93,27 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 
 def _not_regular(name: str) -> OSError:
     return OSError(errno.EINVAL, "a FIFO, socket or device; expected a regular file", name)
+
+
+def write_private(path: str | Path, content: bytes, sync: bool = True) -> None:
+    """Write a file that only its owner can read, atomically, into a folder of our own that only its owner can enter.
+
+    Parent folders that are missing are made like it. The umask does not matter.
+    """
+    path = Path(path)
+    for folder in reversed(path.parents):
+        if not folder.is_dir():
+            folder.mkdir(exist_ok=True)
+            folder.chmod(0o700)
+    if path.parent.stat().st_mode & 0o077:  # of an earlier version
+        with suppress(PermissionError):  # another user's, in a folder that is shared
+            path.parent.chmod(0o700)
+    with (
+        atomic_write(path, sync) as temporary,
+        open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file,
+    ):
+        temporary.chmod(0o600)
+        file.write(content)
 
 
 def write_text(path: str | Path, text: str) -> None:

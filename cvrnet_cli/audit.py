@@ -19,6 +19,7 @@ from cvrnet_cli.output import print_rows, progress_bar, say, tell
 @options.style
 @options.seed
 @click.option("--workers", type=click.IntRange(1), default=2, help="Threads that read images.")
+@options.any_body_part
 @options.overwrite
 def audit(
     data: Path, output: Path | None, model: str | None, device: str, style: str, overwrite: bool, **settings: Any

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from cvrnet.audit.audit_page import render_page
+from cvrnet.audit.depths import depth_findings
 from cvrnet.audit.duplicates import duplicate_findings
 from cvrnet.audit.examination import Examination
 from cvrnet.audit.findings import COLUMNS, SEVERITIES, Finding, count, worst_first
@@ -56,13 +57,15 @@ def audit(
     seed: int = 0,
     workers: int = 2,
     examination: Examination | None = None,
+    any_body_part: bool = False,
     progress: Callable[[int, int], object] = lambda done, total: None,
     step: Callable[[str], object] = lambda name: None,
 ) -> list[Finding]:
     """All findings about a data set's labels, sources, patients and images, the worst first.
 
     ``records`` are the labelled images; ``problems`` say why others cannot be used, one line each, and become a
-    finding. The predictions of a trained model are audited too (``examination``). Equal seeds give equal findings.
+    finding. The predictions of a trained model are audited too (``examination``). DICOM files that are not of the chest
+    cannot be read, unless ``any_body_part`` is set. Equal seeds give equal findings.
     ``workers`` threads read the images; ``progress`` is called after each with the number read and the total, ``step``
     with the name of each step before it starts.
 
@@ -75,7 +78,7 @@ def audit(
     findings = source_findings(records) + patient_findings(records) if records else []
     with tempfile.TemporaryDirectory(prefix="cvrnet-audit-") as folder:
         step("reading images")
-        measured, unreadable = measure(records, Path(folder), workers, examination, progress)
+        measured, unreadable = measure(records, Path(folder), workers, examination, progress, any_body_part)
         lines = [*problems, *(record.problem(reason) for record, reason in unreadable)]
         if not measured.records:
             raise DataError(lines or ["no images"], "the data set")
@@ -87,6 +90,7 @@ def audit(
             findings.append(Finding("unusable-images", "warning", sentence, figures, names, "Mend or remove them."))
         if examination is not None:
             findings += model_findings(examination, seed)
+        findings += depth_findings(measured)
         step("looking for copies")
         findings += duplicate_findings(measured, seed=seed, workers=workers)
         step("probing for shortcuts")

@@ -28,6 +28,7 @@ def explain_paths(
     everything: bool = False,
     device: str = "auto",
     dtype: str = "auto",
+    any_body_part: bool = False,
     overwrite: bool = False,
     progress: Callable[[int, int], object],
     on_problem: Callable[[str], object],
@@ -58,7 +59,7 @@ def explain_paths(
         on_problem(problem)
     if (output / ROWS).exists() and not overwrite:
         raise UserError(f"{output / ROWS} exists; --overwrite replaces it")
-    predictor = Predictor.from_pretrained(model, device, dtype)
+    predictor = Predictor.from_pretrained(model, device, dtype, any_body_part=any_body_part)
     overlays = panels = available_parts(predictor)
     if not everything:
         panels = [part for part in panels if not re.fullmatch(r"P\d+", part)]

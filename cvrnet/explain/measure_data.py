@@ -72,7 +72,8 @@ def measure(
         explainer = predictor
         if weights != TRAINED:
             models = [randomise(model, weights, seed + i) for i, model in enumerate(predictor.models)]
-            explainer = Predictor(models, device=str(predictor.device), dtype=predictor.precision)
+            explainer = Predictor(models, str(predictor.device), predictor.precision)
+            explainer.preprocessing = predictor.preprocessing
         stream = explain(explainer, [r.path for r, _ in usable], target=targets, parts=parts, batch_size=batch_size)
         for (record, masks), e in zip(usable, stream, strict=True):
             on_explained()
@@ -139,6 +140,7 @@ def measure_data(
     batch_size: int = 8,
     device: str = "auto",
     dtype: str = "auto",
+    any_body_part: bool = False,
     overwrite: bool = False,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> tuple[dict[str, Any], int]:
@@ -164,7 +166,7 @@ def measure_data(
     found, counter = Measurements(), itertools.count(1)
     options: dict[str, Any] = {"target": target, "threshold": threshold, "batch_size": batch_size, "seed": seed}
     for one, images in images_of.items():
-        predictor = Predictor.from_pretrained(one, device=device, dtype=dtype)
+        predictor = Predictor.from_pretrained(one, device, dtype, any_body_part=any_body_part)
         part = measure(predictor, images, **options, on_explained=lambda: progress(next(counter), len(WEIGHTS) * asked))
         found.rows += part.rows
         found.similar += part.similar

@@ -16,6 +16,7 @@ The jobs share these arguments:
 - ``overwrite``: Replace the earlier job of the same kind in the folder.
 - ``cache_folder``: Where decoded images are kept. Each image is decoded once for a whole job.
 - ``device``, ``amp``: Where and in which number format to compute, as in `cvrnet.Predictor`.
+- ``any_body_part``: Also read DICOM files of other parts of the body than the chest.
 - ``batch_size``: Images the network sees at once.
 - ``callbacks``: What to call for progress and messages, `Callbacks`.
 

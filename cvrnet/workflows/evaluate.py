@@ -123,6 +123,7 @@ def evaluate(
     batch_size: int = 8,
     device: str = "auto",
     amp: str = "auto",
+    any_body_part: bool = False,
     audit: bool = True,
     maps: bool = True,
     overwrite: bool = False,
@@ -147,7 +148,7 @@ def evaluate(
     output, callbacks = Path(output), callbacks or Callbacks()
     check_folder(output, KIND, overwrite=overwrite)
     records = read_records(data, min_classes=1, say=callbacks.say)
-    predictor = Predictor.from_pretrained(model, device, amp, folds=folds)
+    predictor = Predictor.from_pretrained(model, device, amp, folds=folds, any_body_part=any_body_part)
     check_classes((r.label for r in records), predictor.classes)
     answers = predict_records(predictor, records, batch_size=batch_size, progress=callbacks.stage("Predicting"))
     if not answers.names:
@@ -158,6 +159,6 @@ def evaluate(
     if run["seen_images"]:
         callbacks.say(f"severe: {seen_sentence(run['seen_images'])} {NOT_NEW}")
     if audit:
-        audit_run(output, data, records, callbacks)
+        audit_run(output, data, records, callbacks, any_body_part)
     finish_report(output, maps, predictor)
     return {**run, "metrics": metrics}

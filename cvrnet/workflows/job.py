@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cvrnet.data import DataError, ImageCache, Record, class_names, scan_records
 from cvrnet.data.splits import INDEPENDENT
 from cvrnet.errors import UserError
-from cvrnet.files import atomic_write, write_csv
+from cvrnet.files import atomic_write, damaged_files, write_csv
 from cvrnet.inference import Predictor
 from cvrnet.report import write_report
 from cvrnet.runs.folder import check_folder, claim_folder, hash_records, versions
 from cvrnet.runs.layout import AUDIT, BENCHMARK, RUN, SPLIT
-from cvrnet.runs.read import read_rows
+from cvrnet.runs.read import read_json, read_rows
 from cvrnet.runs.split_table import split_row
 from cvrnet.training import Progress, TrainConfig, create_for_training
+from cvrnet.training.model import check_trainable
 from cvrnet.training.processes import Processes
 
 AUDIT_PAGE, AUDIT_TABLES = "audit.html", "audit"
@@ -92,12 +93,17 @@ def start_job(
     processes = Processes(config.device, config.amp)
     if processes.is_main:  # before the images are decoded, which can take minutes
         check_folder(output, kind, resume=resume, overwrite=overwrite)
+    if resume and (output / RUN).is_file():
+        with damaged_files(output / RUN):
+            config = replace(config, grey_version=read_json(output / RUN)["config"].get("grey_version", 1))
     records, problems = scan_records(data, say=callbacks.say if processes.is_main else lambda line: None)
     cache = ImageCache(
         (config.img_size, config.img_size),
         mode="L" if config.in_chans == 1 else "RGB",
         interpolation=config.interpolation,
         folder=cache_folder,
+        grey_version=config.grey_version,
+        any_body_part=config.any_body_part,
     )
     progress = callbacks.stage("Decoding") if processes.is_main else None
     with processes.main_first():
@@ -126,7 +132,9 @@ def open_run(
     """
     if job.processes.is_main:
         if kind != BENCHMARK and (job.overwrite or not (output / RUN).is_file()):
-            create_for_training(job.config, len(job.classes))  # fails before a folder is made, or a run replaced
+            check_trainable(
+                create_for_training(job.config, len(job.classes)), job.config
+            )  # fails before a folder is made, or a run replaced
         description = {
             "kind": kind,
             "data": str(Path(job.data).absolute()),
@@ -138,13 +146,13 @@ def open_run(
             "versions": versions("cvrnet", "torch", "timm", "accelerate", "numpy", "pillow"),
             **further,
         }
-        defaults = TrainConfig().to_dict()
+        defaults = {**TrainConfig().to_dict(), "grey_version": 1}  # what runs of version 0.1 did
         claim_folder(output, description, resume=job.resume, overwrite=job.overwrite, defaults=defaults)
         _write_split(output / SPLIT, [split_row(record, part) for record, part in split])
         if job.sweep is not None:
             _share_audit(job.sweep, output)
         elif job.audit:
-            audit_run(output, job.data, job.records, job.callbacks)
+            audit_run(output, job.data, job.records, job.callbacks, job.config.any_body_part)
     job.processes.wait()
 
 
@@ -160,7 +168,9 @@ def _write_split(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         raise UserError(f"{path} splits the images in another way; --overwrite replaces the run")
 
 
-def audit_run(output: Path, data: str | Path, records: Sequence[Record], callbacks: Callbacks) -> None:
+def audit_run(
+    output: Path, data: str | Path, records: Sequence[Record], callbacks: Callbacks, any_body_part: bool = False
+) -> None:
     """Audit the data once, save the findings in the run, and report the severe ones.
 
     An audit of the same data that the run holds already is only read, so that a resumed run repeats nothing. Without
@@ -176,7 +186,7 @@ def audit_run(output: Path, data: str | Path, records: Sequence[Record], callbac
     severe = read_severe(output, records)
     if severe is None:
         callbacks.say("Auditing the data set (--no-audit skips this)")
-        findings = audit(records, progress=callbacks.stage("Auditing"))
+        findings = audit(records, any_body_part=any_body_part, progress=callbacks.stage("Auditing"))
         write_audit(output, findings, records, Path(data).resolve().name, tables=output / AUDIT_TABLES)
         severe = [finding.sentence for finding in findings if finding.severity == "severe"]
     for sentence in severe:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from cvrnet.data import DataError, Preprocessing, Record, check_classes, read_image, read_records, to_batch
+from cvrnet.data import DataError, Preprocessing, Record, check_classes, read_records, to_batch
 from cvrnet.devices import select_device
 from cvrnet.errors import UserError
 from cvrnet.files import write_csv
@@ -51,6 +52,7 @@ def make_soup(
     batch_size: int = 8,
     device: str = "auto",
     amp: str = "auto",
+    any_body_part: bool = False,
     audit: bool = True,
     maps: bool = True,
     overwrite: bool = False,
@@ -99,8 +101,8 @@ def make_soup(
             raise DataError(list(tables[name].problems), data or run)
 
     for folder in folders:
-        predict(folder.name, Predictor.from_pretrained(folder, device, amp))
-    predictor = Predictor([fuse_batch_norm(copy.deepcopy(model))], device, amp)
+        predict(folder.name, Predictor.from_pretrained(folder, device, amp, any_body_part=any_body_part))
+    predictor = Predictor([fuse_batch_norm(copy.deepcopy(model))], device, amp, any_body_part=any_body_part)
     predict(KIND, predictor)
     rows, verdict = _compare(tables, honest)
     soup = {"rows": rows, "verdict": verdict, "images": images, "batch_norm": batch_norm}
@@ -115,7 +117,7 @@ def make_soup(
     if honest:
         write_evaluation(output, {"test": tables[KIND]})
         if audit:
-            audit_run(output, described["data"], records, callbacks)
+            audit_run(output, described["data"], records, callbacks, any_body_part)
         finish_report(output, maps, predictor)
     return soup
 
@@ -180,16 +182,17 @@ def _renew_batch_norm(model: nn.Module, records: Sequence[Record], device: str) 
     """Compute batch norm's statistics for the averaged weights, as Wortsman et al. do for networks that have it."""
     if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
         return "the network has no batch norm"
-    if not records:
+    if len(records) < 2:  # one image alone has no variance in the deepest maps
         return "batch norm's statistics are the folds' average: the run's images are not there to compute new ones"
     chosen = np.random.default_rng(0).permutation(len(records))[:RECALIBRATION_IMAGES]
     batches = [chosen[i : i + 16] for i in range(0, len(chosen), 16)]
     if len(batches) > 1 and len(batches[-1]) == 1:
-        batches.pop()  # one image alone has no variance in the deepest maps
-    preprocessing = Preprocessing.from_model(model)
+        batches.pop()
+    # The run has read these images already, whatever part of the body they name.
+    preprocessing = replace(Preprocessing.from_model(model), any_body_part=True)
 
     def batch(indices: np.ndarray) -> Tensor:
-        images = (read_image(records[i].path, preprocessing.mode) for i in indices)
+        images = (preprocessing.read(records[i].path) for i in indices)
         return preprocessing.normalize(to_batch([preprocessing.resize(image) for image in images]))
 
     place = select_device(device)

@@ -18,6 +18,7 @@ from cvrnet.moved import moved_names
 from cvrnet.runs.layout import BENCHMARK, RUN, SUMMARY
 from cvrnet.runs.read import read_json
 from cvrnet.training import TrainConfig, create_for_training
+from cvrnet.training.model import check_trainable
 from cvrnet.workflows.benchmark_table import collect_benchmark, measure_speed
 from cvrnet.workflows.crossval import check_folds, choose_folds, train_folds
 from cvrnet.workflows.job import Callbacks, open_run, start_job
@@ -169,14 +170,13 @@ def model_config(model: str, config: TrainConfig) -> TrainConfig:
 
 
 def _check(model: str, config: TrainConfig, num_classes: int) -> None:
-    """Refuse, before anything is trained, a model that does not exist or cannot take images of this size."""
-    network = create_for_training(replace(model_config(model, config), pretrained=False), num_classes).eval()
+    """Refuse, before anything is trained, a model that does not exist or cannot train on such images and batches."""
+    config = replace(model_config(model, config), pretrained=False)
+    network = create_for_training(config, num_classes)
     try:
-        with torch.inference_mode():
-            network(torch.zeros(1, config.in_chans, config.img_size, config.img_size))
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{model} cannot take images of {config.img_size} pixels ({reason}); leave it out") from error
+        check_trainable(network, config)
+    except UserError as error:
+        raise UserError(f"{error}; leave it out") from error
 
 
 def source_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
