@@ -106,7 +106,7 @@ def start_job(
         if place.continues:
             with damaged_files(place.folder / RUN):
                 config = replace(config, grey_version=read_json(place.folder / RUN)["config"].get("grey_version", 1))
-        records, problems = scan_records(data)
+        records, problems = scan_records(data, say=callbacks.say if processes.is_main else lambda line: None)
         cache = ImageCache(
             (config.img_size, config.img_size),
             mode="L" if config.in_chans == 1 else "RGB",
