@@ -1,6 +1,8 @@
 """Options that several commands share, spelled the same everywhere."""
 
 import ast
+import csv
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,27 @@ PROBABILITY, FRACTION = click.FloatRange(0, 1), click.FloatRange(0, 1, min_open=
 def names(text: str) -> tuple[str, ...]:
     """``"a, b"`` as ``("a", "b")``. Click calls this function, and the next one, as the type of an option."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def class_names(text: str) -> tuple[str, ...]:
+    """The classes of ``--classes``: separated by commas as in CSV, or in the lines of the file after an ``@``."""
+    if text.startswith("@"):
+        from cvrnet.files import open_regular
+
+        try:
+            with open_regular(text[1:]) as file:
+                lines = file.read(1_000_000).decode("utf-8-sig").splitlines()
+        except OSError as error:
+            raise click.BadParameter(f"{text[1:]}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise click.BadParameter(f"{text[1:]}: not a text file in UTF-8") from error
+    else:
+        try:
+            lines = next(csv.reader([text], skipinitialspace=True, strict=True), [])
+        except csv.Error as error:
+            raise click.BadParameter(f"{text!r}: {error}") from error
+    composed = (unicodedata.normalize("NFC", line).strip() for line in lines)
+    return tuple(name for name in composed if name)
 
 
 def key_values(text: str) -> dict[str, Any]:
@@ -96,7 +119,7 @@ _ANY_BODY_PART = "Read DICOM files of any part of the body, not only of the ches
 any_body_part = click.option("--any-body-part", is_flag=True, help=f"{_ANY_BODY_PART}.")
 inference = _group(folds, batch_size, device, amp, any_body_part)
 
-overwrite = click.option("--overwrite", is_flag=True, help="Replace existing results.")
+overwrite = click.option("--overwrite", is_flag=True, help="Replace earlier results when the new ones are complete.")
 seed = click.option("--seed", type=SEED, default=0, help="Seed of all random numbers.")
 style = click.option("--format", "style", type=click.Choice(FORMATS), default="table", help="Format of the output.")
 reported = _group(
@@ -117,9 +140,13 @@ test_source = click.option(
 )
 split_from = click.option("--split-from", type=PATH, help="Use the folds of this split.csv.")
 job = _group(
-    click.option("--classes", type=names, help="Class order, such as NOR,NCP,CVP.  [default: alphabetical]"),
+    click.option(
+        "--classes",
+        type=class_names,
+        help="Class order, such as NOR,NCP,CVP or '\"a, b\",c', or @FILE with a class a line.  [default: alphabetical]",
+    ),
     click.option("--cache-dir", "cache_folder", type=PATH, help="Folder for decoded images."),
-    click.option("--resume", is_flag=True, help="Continue the run in the folder."),
+    click.option("--resume", is_flag=True, help="Continue the run in the folder, also with more --epochs."),
     reported,
 )
 

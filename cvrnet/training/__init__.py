@@ -3,15 +3,17 @@
 from cvrnet.moved import moved_names
 from cvrnet.training.config import RECIPES, TrainConfig, recipe
 from cvrnet.training.loop import Progress, fit
-from cvrnet.training.model import check_trainable, create_for_training, resolve_interpolation
+from cvrnet.training.model import create_for_training, resolve_interpolation
+from cvrnet.training.state import close_state, is_finished
 
 __all__ = [
     "RECIPES",
     "Progress",
     "TrainConfig",
-    "check_trainable",
+    "close_state",
     "create_for_training",
     "fit",
+    "is_finished",
     "recipe",
     "resolve_interpolation",
 ]

@@ -20,7 +20,7 @@ from cvrnet.errors import UserError
 from cvrnet.files import write_csv
 from cvrnet.inference.frozen_features import FrozenFeatures
 from cvrnet.metrics import classification_scores
-from cvrnet.runs.layout import HISTORY, STATE
+from cvrnet.runs.layout import HISTORY, LAST_STATE, STATE
 from cvrnet.training.batches import Schedule, image_loader
 from cvrnet.training.config import TrainConfig
 from cvrnet.training.frozen_encoders import FrozenEncoders
@@ -57,8 +57,8 @@ def fit(
     """Train one model, and save the best epoch's weights in the folder, in timm's format.
 
     The folder gets config.json, model.safetensors, history.csv and, while training goes on, training-state.pt. A
-    training that was interrupted (its state is in the folder) continues after its last whole epoch; on a CPU it ends
-    with the same weights as one that was not interrupted.
+    training that was interrupted (its state is in the folder) continues after its last whole epoch, and one that ended
+    at its number of epochs with a larger number; on a CPU both end with the same weights as one that never stopped.
 
     With several processes (``accelerate launch``), each takes its part of every batch; the gradient is that of the
     whole batch. Batch norm normalises with each part's own statistics, and process 0's running statistics are kept.
@@ -83,8 +83,8 @@ def fit(
     # fp16 gradients underflow without scaling; for the other formats the scaler does nothing.
     scaler = torch.amp.GradScaler(processes.device.type, enabled=processes.precision == "fp16")
     parts = {**task.parts, "optimizer": optimizer, "plateau": plateau, "scaler": scaler}
-    state = restore_state(folder / STATE, parts)
-    saved = time.monotonic()
+    state = restore_state(folder / (STATE if (folder / STATE).is_file() else LAST_STATE), parts)
+    saved, saved_epoch = time.monotonic(), state.epoch
     labels = [classes.index(record.label) for record in val]
     weights = class_weights(task.items.labels, len(classes)).to(processes.device) if config.class_weights else None
     schedule = Schedule(len(train), config, processes.count, processes.index, task.smallest_part)
@@ -121,12 +121,14 @@ def fit(
                     # Written after the weights: a crash in between repeats the epoch, with the same result.
                     save_state(folder / STATE, parts, state)
                     write_csv(folder / HISTORY, state.history)
-                    saved = time.monotonic()
+                    saved, saved_epoch = time.monotonic(), state.epoch
                 progress.end(row)
             processes.wait()
     if processes.is_main:
         task.finish(folder)
-        write_csv(folder / HISTORY, state.history)
+        if saved_epoch < state.epoch:
+            save_state(folder / STATE, parts, state)
+            write_csv(folder / HISTORY, state.history)
     return state
 
 

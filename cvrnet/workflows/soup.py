@@ -28,7 +28,7 @@ from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
 from cvrnet.metrics import classification_scores
 from cvrnet.metrics.bootstrap import mean_interval
 from cvrnet.runs.checkpoint import checkpoint_classes, find_checkpoints, load_checkpoint, save_checkpoint
-from cvrnet.runs.folder import check_folder, claim_folder, hash_records
+from cvrnet.runs.folder import claim_folder, hash_records, open_run_folder
 from cvrnet.runs.held_out import trained_on
 from cvrnet.runs.layout import CONFIG, RUN, SPLIT, WEIGHTS
 from cvrnet.runs.predictions import PredictionTable
@@ -80,45 +80,45 @@ def make_soup(
     run, output, callbacks = Path(run), Path(output), callbacks or Callbacks()
     folders = find_checkpoints(run, folds)
     _check_folds(folders)
-    check_folder(output, KIND, overwrite=overwrite)
-    about = read_json(run / RUN) if (run / RUN).is_file() else {}
-    own, seen = _own_images(about), trained_on(run) or SplitTable([])
-    records, honest, images = _images(run, about, own, seen, data)
-    model = average(folders)
-    classes = checkpoint_classes(model)
-    check_classes((r.label for r in records), classes)
-    batch_norm = _renew_batch_norm(model, [r for r in own if seen.fold_of(r)], device)
+    with open_run_folder(output, KIND, overwrite=overwrite) as place:
+        about = read_json(run / RUN) if (run / RUN).is_file() else {}
+        own, seen = _own_images(about), trained_on(run) or SplitTable([])
+        records, honest, images = _images(run, about, own, seen, data)
+        model = average(folders)
+        classes = checkpoint_classes(model)
+        check_classes((r.label for r in records), classes)
+        batch_norm = _renew_batch_norm(model, [r for r in own if seen.fold_of(r)], device)
 
-    progress = callbacks.stage("Predicting")
-    tables: dict[str, PredictionTable] = {}
+        progress = callbacks.stage("Predicting")
+        tables: dict[str, PredictionTable] = {}
 
-    def predict(name: str, predictor: Predictor) -> None:
-        before, total = len(records) * len(tables), len(records) * (len(folders) + 1)
-        tables[name] = predict_records(
-            predictor, records, batch_size=batch_size, progress=lambda done, _: progress(before + done, total)
-        )
-        if tables[name].problems:
-            raise DataError(list(tables[name].problems), data or run)
+        def predict(name: str, predictor: Predictor) -> None:
+            before, total = len(records) * len(tables), len(records) * (len(folders) + 1)
+            tables[name] = predict_records(
+                predictor, records, batch_size=batch_size, progress=lambda done, _: progress(before + done, total)
+            )
+            if tables[name].problems:
+                raise DataError(list(tables[name].problems), data or run)
 
-    for folder in folders:
-        predict(folder.name, Predictor.from_pretrained(folder, device, amp, any_body_part=any_body_part))
-    predictor = Predictor([fuse_batch_norm(copy.deepcopy(model))], device, amp, any_body_part=any_body_part)
-    predict(KIND, predictor)
-    rows, verdict = _compare(tables, honest)
-    soup = {"rows": rows, "verdict": verdict, "images": images, "batch_norm": batch_norm}
+        for folder in folders:
+            predict(folder.name, Predictor.from_pretrained(folder, device, amp, any_body_part=any_body_part))
+        predictor = Predictor([fuse_batch_norm(copy.deepcopy(model))], device, amp, any_body_part=any_body_part)
+        predict(KIND, predictor)
+        rows, verdict = _compare(tables, honest)
+        soup = {"rows": rows, "verdict": verdict, "images": images, "batch_norm": batch_norm}
 
-    # Nothing can be refused any more: only now is an earlier soup replaced.
-    described = describe_evaluation(str(run), predictor, data or about["data"], records, tables[KIND])
-    of = [folder.name for folder in folders]
-    claim_folder(output, {**about, **described, "kind": KIND, "folds": of, "soup": soup}, overwrite=overwrite)
-    save_checkpoint(model, output, classes)
-    if (run / SPLIT).is_file():
-        write_csv(output / SPLIT, read_rows(run / SPLIT))
-    if honest:
-        write_evaluation(output, {"test": tables[KIND]})
-        if audit:
-            audit_run(output, described["data"], records, callbacks, any_body_part)
-        finish_report(output, maps, predictor)
+        described = describe_evaluation(str(run), predictor, data or about["data"], records, tables[KIND])
+        of = [folder.name for folder in folders]
+        place.start()
+        claim_folder(place.folder, {**about, **described, "kind": KIND, "folds": of, "soup": soup})
+        save_checkpoint(model, place.folder, classes)
+        if (run / SPLIT).is_file():
+            write_csv(place.folder / SPLIT, read_rows(run / SPLIT))
+        if honest:
+            write_evaluation(place.folder, {"test": tables[KIND]})
+            if audit:
+                audit_run(place.folder, described["data"], records, callbacks, any_body_part, output)
+            finish_report(place.folder, maps, predictor)
     return soup
 
 

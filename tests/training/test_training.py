@@ -46,6 +46,7 @@ RUN_FILES = {
     "history.csv",
     "metrics.json",
     "predictions.csv",
+    "last-epoch.pt",
 }
 
 
