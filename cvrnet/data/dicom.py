@@ -6,6 +6,7 @@ may quote tags.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import threading
@@ -92,7 +93,20 @@ def read_header(path: str | os.PathLike[str], tags: Sequence[str] | None = None)
         # dcmread inflates a deflated file into memory as a whole, whatever its size.
         if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
             raise Refused("its transfer syntax is not supported: a deflated file; expected one that is not")
-        return dcmread(path, defer_size=4096, specific_tags=None if tags is None else list(tags))
+        with _HeaderFile(io.FileIO(path)) as file:
+            return dcmread(file, defer_size=4096, specific_tags=None if tags is None else list(tags))
+
+
+class _HeaderFile(io.BufferedReader):
+    """A file that is read in a bounded number of steps: pydicom makes an object of 1 kB of each 8 bytes of an item."""
+
+    _left = 2_000_000  # a value takes two or three; the tags of each of 3,000 frames some 200
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._left -= 1
+        if self._left < 0:
+            raise Refused("its header has too many items")
+        return super().read(size)
 
 
 def tag_text(header: Dataset, name: str) -> str:
