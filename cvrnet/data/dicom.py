@@ -38,6 +38,7 @@ from cvrnet.data.dicom_palette import palette_picture
 from cvrnet.data.frame_headers import FrameSize, check_frame
 from cvrnet.data.grey import LATEST, by_value
 from cvrnet.data.limits import MAX_PIXELS, Mode, Refused, in_turn
+from cvrnet.files import open_regular
 
 MAX_FRAMES = 10_000  #: files with more frames are refused: the longest CT volumes have some 3,000
 
@@ -194,7 +195,7 @@ def _decode(path: str | os.PathLike[str], header: Dataset, index: int, frames: i
         return pixel_array(path, index=index, **_ALL_BITS)
     options = as_pixel_options(header, number_of_frames=1)
     element: Any = header.get_item("PixelData")
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         file.seek(getattr(element, "value_tell", None) or element.file_tell)  # a deferred element has the first
         frame = get_frame(file, index, number_of_frames=frames, extended_offsets=options.pop("extended_offsets", None))
     size = FrameSize(*(int(options[name]) for name in ("rows", "columns", "samples_per_pixel", "bits_allocated")))
