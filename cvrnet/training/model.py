@@ -9,7 +9,7 @@ from torch import nn
 
 from cvrnet.encoders.normalization import for_channels
 from cvrnet.errors import UserError
-from cvrnet.runs.hub_download import hub_checkpoint, is_reference
+from cvrnet.runs.hub_download import hint, hub_checkpoint, is_reference
 from cvrnet.training.config import TrainConfig
 
 
@@ -26,7 +26,7 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
     if not trained and not timm.is_model(config.model):
         raise UserError(
             f"unknown model {config.model!r}; expected a name from `cvrnet models` or timm.list_models(), "
-            f"or local-dir:FOLDER or hf-hub:user/repo to go on from a trained model"
+            f"or local-dir:FOLDER or hf-hub:user/repo to go on from a trained model{hint(config.model)}"
         )
     options: dict[str, Any] = {**config.model_kwargs, "num_classes": num_classes, "in_chans": config.in_chans}
     if config.encoders:

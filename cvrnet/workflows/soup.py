@@ -31,7 +31,7 @@ from cvrnet.runs.folder import check_folder, claim_folder, hash_records
 from cvrnet.runs.held_out import trained_on
 from cvrnet.runs.layout import CONFIG, RUN, SPLIT, WEIGHTS
 from cvrnet.runs.predictions import PredictionTable
-from cvrnet.runs.read import read_json, read_rows
+from cvrnet.runs.read import read_json, read_rows, read_run
 from cvrnet.runs.split_table import SplitTable
 from cvrnet.workflows.evaluate import describe_evaluation, predict_records, write_evaluation
 from cvrnet.workflows.job import Callbacks, audit_run, finish_report
@@ -79,7 +79,7 @@ def make_soup(
     folders = find_checkpoints(run, folds)
     _check_folds(folders)
     check_folder(output, KIND, overwrite=overwrite)
-    about = read_json(run / RUN) if (run / RUN).is_file() else {}
+    about = read_run(run) if (run / RUN).is_file() else {}
     own, seen = _own_images(about), trained_on(run) or SplitTable([])
     records, honest, images = _images(run, about, own, seen, data)
     model = average(folders)
