@@ -25,6 +25,7 @@ from cvrnet.encoders import ChannelAffine, Encoder, create_encoder, hub_reposito
 from cvrnet.encoders.normalization import for_channels
 from cvrnet.errors import UserError
 from cvrnet.heads import MultiScaleAveragingHead, check_num_classes
+from cvrnet.hub_errors import explain
 
 __all__ = ["CVRNet"]
 
@@ -291,11 +292,11 @@ def _create_encoders(names: Sequence[str], pretrained: bool, **kwargs: Any) -> l
         except Exception as error:  # the Hub's client raises many types, and the advice is the same
             if not pretrained or isinstance(error, (UserError, TypeError)):
                 raise
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            what, advice = explain(error)
             sources = " and ".join(hub_repository(n) or f"weights for {n}, which timm does not have," for n in names)
             raise UserError(
                 f"cannot load the pretrained weights of encoder {name!r}: pretrained=True needs {sources} from the "
-                f"Hugging Face Hub or its cache; pretrained=False starts from random weights ({reason})"
+                f"Hugging Face Hub or its cache ({what}; {advice}); pretrained=False starts from random weights"
             ) from error
     return encoders
 

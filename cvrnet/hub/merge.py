@@ -136,16 +136,17 @@ def _merge_license(metadata: dict[str, Any], there: Mapping[str, Any], license: 
 
 def _merge_results(there: Sequence[Any], ours: Sequence[Any], written: Collection[str]) -> list[dict[str, Any]]:
     """The model-index with the library's metrics as they are now, and everybody else's as they were."""
-    own = [(result["dataset"], _measured(m)[:2]) for e in ours for result in e["results"] for m in result["metrics"]]
+
+    def key(entry: Any, result: Any, metric: Any) -> tuple[Any, ...]:
+        return entry["name"], result["dataset"], _measured(metric)[:2]
+
+    own = [key(entry, result, m) for entry in ours for result in entry["results"] for m in result["metrics"]]
     merged = [dict(entry) for entry in ours]
     for entry in there:
         others = []
         for result in entry["results"]:
-            metrics = [
-                metric
-                for metric in result["metrics"]
-                if _hash(_measured(metric)) not in written and (result["dataset"], _measured(metric)[:2]) not in own
-            ]
+            others_metrics = (m for m in result["metrics"] if _hash(_measured(m)) not in written)
+            metrics = [m for m in others_metrics if key(entry, result, m) not in own]
             others += [{**result, "metrics": metrics}] if metrics else []
         if merged and entry["name"] == merged[0]["name"]:
             merged[0]["results"] = merged[0]["results"] + others

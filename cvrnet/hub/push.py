@@ -18,8 +18,8 @@ from cvrnet.errors import UserError
 from cvrnet.hub.merge import merge_file
 from cvrnet.hub.redact import DATA_HASH, DATA_KEY
 from cvrnet.hub.staging import WRITTEN, Files, Staged, stage_run
+from cvrnet.hub_errors import CLIENT_ERRORS, hub_errors, is_transient, with_retries
 from cvrnet.runs.hub_download import COMMITS, check_commits, hub_hash, matches, parse_reference
-from cvrnet.runs.hub_errors import CLIENT_ERRORS, hub_errors, is_transient, with_retries
 from cvrnet.runs.layout import CARD, RUN, fold_number
 
 _ATTRIBUTES = ".gitattributes"  # the Hub writes it

@@ -79,7 +79,7 @@ def public_run(run: Mapping[str, Any], repo: str) -> dict[str, Any]:
         with suppress(UserError):
             hashed = {key: keyed_hash(f"{repo}:{key}:{local * (key == DATA_HASH)}") for key in (DATA_HASH, DATA_KEY)}
             public |= {DATA_HASH: hashed[DATA_HASH], DATA_KEY: hashed[DATA_KEY][:8]}
-    return public
+    return {key: public[key] for key in _TYPES if key in public}
 
 
 def _check_types(run: Mapping[str, Any]) -> None:

@@ -15,8 +15,8 @@ from cvrnet.hub.card import DEFAULT_LICENSE, render
 from cvrnet.hub.merge import mark, mark_card, merge_file
 from cvrnet.hub.push import Pushed, create_repository, hub_client, read_files
 from cvrnet.hub.staging import stage_run
+from cvrnet.hub_errors import hub_errors
 from cvrnet.runs.hub_download import parse_reference
-from cvrnet.runs.hub_errors import hub_errors
 from cvrnet.runs.layout import CARD
 
 APP, REQUIREMENTS = "app.py", "requirements.txt"

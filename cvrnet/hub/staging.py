@@ -54,7 +54,7 @@ def stage_run(
 
 def _stage(run: Path, repo: str, folds: Sequence[int], with_predictions: bool, license: str) -> Staged:
     description = redact.public_run(read_json(run / RUN), repo)
-    if "classes" not in description:
+    if not description.get("classes"):
         raise UserError(f"{run / RUN} names no classes; expected the {RUN} of a training or cross-validation")
     checkpoints = {folder.name: folder for folder in find_checkpoints(run, sorted(folds)) if folder != run}
     _check_inside(run, (run, *checkpoints.values()))

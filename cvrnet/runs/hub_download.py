@@ -22,7 +22,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
 from cvrnet.errors import UserError
-from cvrnet.runs.hub_errors import CLIENT_ERRORS, explain, hub_errors, is_transient, with_retries
+from cvrnet.hub_errors import CLIENT_ERRORS, explain, hub_errors, is_transient, with_retries
 from cvrnet.runs.layout import CONFIG, RUN, WEIGHTS, fold_name, fold_number
 from cvrnet.runs.read import read_json
 
@@ -166,7 +166,12 @@ def _download(repo: str, revision: str, patterns: list[str]) -> Snapshot:
         return Path(snapshot_download(repo, revision=wanted, allow_patterns=patterns, local_files_only=offline))
 
     if _COMMIT.fullmatch(revision):
-        return Snapshot(repo, revision, with_retries(download, revision))
+        try:
+            return Snapshot(repo, revision, with_retries(download, revision))
+        except LocalEntryNotFoundError as error:
+            if constants.HF_HUB_OFFLINE:
+                raise _not_in_cache(repo, revision, error) from error
+            raise
     try:
         commit = str(with_retries(HfApi().model_info, repo, revision=revision, timeout=_TIMEOUT).sha)
     except (HTTPError, OfflineModeIsEnabled) as error:
@@ -175,16 +180,20 @@ def _download(repo: str, revision: str, patterns: list[str]) -> Snapshot:
         try:
             cached = download(revision, offline=True)
         except LocalEntryNotFoundError:
-            what, advice = explain(error)
-            raise UserError(
-                f"cannot load {repo}@{revision}: it is not in the cache {constants.HF_HUB_CACHE}, and {what}; "
-                f"nothing was changed; let HF_HOME name a cache that has it, or {advice}"
-            ) from error
+            raise _not_in_cache(repo, revision, error) from error
         return Snapshot(repo, cached.name, cached, stale=explain(error)[0])
     folder = with_retries(download, revision)  # by its name, so that the cache can resolve the name without a network
     if folder.name != commit:  # somebody pushed in between
         folder = with_retries(download, commit)
     return Snapshot(repo, commit, folder)
+
+
+def _not_in_cache(repo: str, revision: str, error: Exception) -> UserError:
+    what, advice = explain(error)
+    return UserError(
+        f"cannot load {repo}@{revision}: it is not in the cache {constants.HF_HUB_CACHE}, and {what}; "
+        f"nothing was changed; let HF_HOME name a cache that has it, or {advice}"
+    )
 
 
 def _verify(snapshot: Snapshot, patterns: Sequence[str]) -> None:

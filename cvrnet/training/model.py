@@ -9,6 +9,7 @@ from torch import nn
 
 from cvrnet.encoders.normalization import for_channels
 from cvrnet.errors import UserError
+from cvrnet.hub_errors import explain
 from cvrnet.runs.hub_download import hint, hub_checkpoint, is_reference
 from cvrnet.training.config import TrainConfig
 
@@ -47,8 +48,9 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
         if not config.pretrained:
             raise
         source = arguments["pretrained_cfg"].get("hf_hub_id") or arguments["pretrained_cfg"].get("url")
+        what, advice = explain(error)
         raise UserError(
-            f"cannot load the pretrained weights of {config.model!r} from {source} ({type(error).__name__}); "
+            f"cannot load the pretrained weights of {config.model!r} from {source} ({what}; {advice}); "
             f"without them: pretrained=False, on the command line --no-pretrained"
         ) from error
     cfg: Any = model.pretrained_cfg
