@@ -53,11 +53,12 @@ def stage_run(
 
 
 def _stage(run: Path, repo: str, folds: Sequence[int], with_predictions: bool, license: str) -> Staged:
+    _check_inside(run, (run,))
     description = redact.public_run(read_json(run / RUN), repo)
     if not description.get("classes"):
         raise UserError(f"{run / RUN} names no classes; expected the {RUN} of a training or cross-validation")
     checkpoints = {folder.name: folder for folder in find_checkpoints(run, sorted(folds)) if folder != run}
-    _check_inside(run, (run, *checkpoints.values()))
+    _check_inside(run, tuple(checkpoints.values()))
     key = redact.hash_key(run) if with_predictions else None
     metrics = {name: _scores(folder / METRICS) for name, folder in checkpoints.items()}
     best = _best(metrics)

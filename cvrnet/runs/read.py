@@ -28,9 +28,13 @@ def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file; refuses a file that is missing, damaged or holds another value."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for, and a device read for ever
+            raise UserError(f"{path} is no regular file; expected what cvrnet writes")
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path.parent} is not a finished run: it has no {path.name}") from None
+    except UserError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     if not isinstance(value, dict):

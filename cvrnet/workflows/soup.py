@@ -138,11 +138,17 @@ def _check_folds(folders: Sequence[Path]) -> None:
     configs = [read_json(folder / CONFIG) for folder in folders]
     for key in ("architecture", "model_args", "label_names"):
         for folder, config in zip(folders, configs, strict=True):
-            if config.get(key) != configs[0].get(key):
+            if _argument(config, key) != _argument(configs[0], key):
                 raise UserError(
                     f"{folder.name} and {folders[0].name} differ in {key} ({config.get(key)!r:.60}, "
                     f"{configs[0].get(key)!r:.60}); a soup needs folds of one architecture and the same classes"
                 )
+
+
+def _argument(config: Mapping[str, Any], key: str) -> Any:
+    value = config.get(key)
+    # Earlier versions wrote the number of classes among the arguments, too.
+    return {name: value[name] for name in value if name != "num_classes"} if isinstance(value, dict) else value
 
 
 def _own_images(about: Mapping[str, Any]) -> list[Record]:

@@ -223,10 +223,17 @@ def test_the_pushed_configuration_is_the_saved_one(folds: Path) -> None:
         assert files["config.json"] == (folds / name / "config.json").read_bytes() + b"\n"
 
 
-def test_the_card_of_a_model_for_one_channel_names_no_transformers(tmp_path: Path, folds: Path) -> None:
+def test_the_card_of_a_model_for_one_channel_shows_what_runs(
+    hub: LocalHub, tmp_path: Path, folds: Path, image: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     save_checkpoint(make_model(0, in_chans=1), tmp_path / "grey/fold-1", CLASSES)
     shutil.copy(folds / "run.json", tmp_path / "grey")
-    for run, expected in ((tmp_path / "grey", False), (folds, True)):
-        card = ModelCard(stage_run(run, REPO).card.decode())
+    cvrnet.push_folds(tmp_path / "grey", REPO)
+    grey, colour = hub.files(REPO)["README.md"].decode(), stage_run(folds, REPO).card.decode()
+    for text, expected in ((grey, False), (colour, True)):
+        card = ModelCard(text)
         assert ("transformers" in card.data.tags, "pipeline(" in card.text) == (expected, expected)
-        assert len(re.findall(r"^```python", card.text, re.MULTILINE)) == 1 + expected
+    (snippet,) = re.findall(r"^```python\n(.*?)^```", grey, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(image.parent)
+    exec(compile(snippet, "README.md", "exec"), {})
+    assert str(CLASSES) in capsys.readouterr().out
