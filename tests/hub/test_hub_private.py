@@ -18,7 +18,7 @@ from cvrnet.onnx import export_onnx
 from cvrnet.runs.folder import hash_records
 from cvrnet.workflows.soup import make_soup
 from tests.support.hub import LocalHub
-from tests.support.hub_runs import change_run, make_folds
+from tests.support.hub_runs import change_run, make_folds, read_checkpoint
 
 REPO = "ada/net"
 
@@ -108,16 +108,21 @@ def test_a_pulled_runs_data_are_never_opened(
     hostile = {"data": str(phantoms), "data_sha256": hash_records(read_records(phantoms))}
     cvrnet.push_folds(folds, REPO)
     hub.add(REPO, {"run.json": json.dumps(pushed_run(hub, REPO) | hostile).encode()})
-    hub.add(
-        "ada/single", {name: (folds / "fold-1" / name).read_bytes() for name in ("config.json", "model.safetensors")}
-    )
+    hub.add("ada/single", read_checkpoint(folds / "fold-1"))
     hub.add("ada/single", {"run.json": json.dumps({"kind": "train", **hostile}).encode()})
     cvrnet.pull_folds(REPO, tmp_path / "pulled")
     with pytest.raises(UserError, match="expected DATA to score the soup on"):
         make_soup(tmp_path / "pulled", tmp_path / "soup", audit=False, maps=False)
-    for model in (tmp_path / "pulled/fold-1", "hf-hub:ada/single"):
-        assert "phantoms (synthetic images)" in export_onnx(model, tmp_path / "a.onnx", overwrite=True)["checked_on"]
     change_run(folds, **hostile)
-    assert "training data" in export_onnx(folds / "fold-1", tmp_path / "a.onnx", overwrite=True)["checked_on"], (
-        "its own"
-    )
+    asked: list[object] = []
+
+    def check_pixels(preprocessing: object, given: object, trained_on: object) -> None:
+        asked.append(trained_on)
+        raise UserError("enough")
+
+    monkeypatch.setattr("cvrnet.onnx.export.check_pixels", check_pixels)
+    monkeypatch.setattr("cvrnet.onnx.export.trace", lambda network: onnx.ModelProto())
+    for model in (tmp_path / "pulled/fold-1", "hf-hub:ada/single", folds / "fold-1"):
+        with pytest.raises(UserError, match="enough"):
+            export_onnx(model, tmp_path / "a.onnx")
+    assert asked == [None, None, str(phantoms)], "only a run of this machine says what is here"
