@@ -66,6 +66,9 @@ def _stage(run: Path, repo: str, folds: Sequence[int], with_predictions: bool, l
         if name != best:
             load_checkpoint(folder)
     model = load_checkpoint(run / best)
+    if len(description["classes"]) != model.num_classes:
+        named = len(description["classes"])
+        raise UserError(f"{run / RUN} names {named} classes; expected {model.num_classes}, as its models have")
     branches = {name: _files(folder, folder, key) for name, folder in checkpoints.items()}
     main = _files(run, run / best, key)
     card = render_card(

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cvrnet.errors import UserError
 from cvrnet.hub.card import markdown
 from cvrnet.hub.staging import stage_run
+from cvrnet.runs.checkpoint import load_checkpoint
 from cvrnet.runs.layout import fold_number
 from tests.support.hub import LocalHub
 from tests.support.hub_runs import change_run, make_folds, read_checkpoint
@@ -26,6 +27,11 @@ REPO = "ada/net"
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_folds(tmp_path_factory.mktemp("hostile") / "run")
+
+
+@pytest.fixture(scope="module")
+def model(made: Path) -> Any:
+    return load_checkpoint(made / "fold-1")
 
 
 @pytest.fixture
@@ -62,6 +68,7 @@ for _ in range(900):
         ("folds", "two"),
         ("folds", {}),
         ("classes", []),
+        ("classes", ["A"] * 4),
     ],
 )
 def test_a_run_json_of_other_types_is_refused(made: Path, tmp_path: Path, key: str, value: Any) -> None:
@@ -103,6 +110,40 @@ SUMMARIES: list[Any] = [
 def test_a_summary_of_other_types_is_refused(folds: Path, summary: Any) -> None:
     (folds / "summary.json").write_text(json.dumps(summary))
     assert str(folds) in refused(folds)
+
+
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.just("/home/ada/x.png")
+VALUES = st.recursive(
+    LEAVES,
+    lambda part: st.lists(part, max_size=3) | st.dictionaries(st.text(max_size=8), part, max_size=3),
+    max_leaves=8,
+)
+KEYS = {
+    "run.json": ["kind", "classes", "images", "config", "versions", "source", "folds", "commits", "test_source"],
+    "summary.json": ["folds", "mean_std", "pooled", "independent"],
+    "fold-1/metrics.json": ["val", "test"],
+    "audit.json": ["findings"],
+}
+
+
+@settings(max_examples=50, deadline=None)
+@given(place=st.sampled_from([(name, key) for name, keys in KEYS.items() for key in keys]), value=VALUES)
+def test_any_value_gives_a_card_or_one_line(made: Path, model: Any, place: tuple[str, str], value: Any) -> None:
+    path = made / place[0]
+    before = path.read_text() if path.exists() else "{}"
+    path.write_text(json.dumps(json.loads(before) | {place[1]: value}))
+    lines = ["a card"]
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("cvrnet.hub.staging.load_checkpoint", lambda folder: model)
+            card = ModelCard(stage_run(made, REPO).card.decode())
+        assert card.data.license == "apache-2.0"
+        assert "/home/ada" not in card.text
+    except UserError as error:
+        lines = str(error).splitlines()
+    finally:
+        path.write_text(before) if before != "{}" else path.unlink()
+    assert len(lines) == 1
 
 
 @pytest.mark.parametrize("name", ["fold-1/metrics.json", "audit.json"])

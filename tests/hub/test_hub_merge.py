@@ -313,3 +313,14 @@ def test_a_space_is_renewed_where_nobody_edited(hub: LocalHub, monkeypatch: pyte
     assert files["requirements.txt"] == newer["requirements.txt"]
     assert SpaceCard(files["README.md"].decode()).data.sdk_version.startswith("7.")
     assert b"Of our hospital." in files["README.md"]
+
+
+def test_an_edit_of_a_space_during_the_push_is_not_lost(hub: LocalHub) -> None:
+    push_space("ada/net")
+    edit(hub, "requirements.txt", "cvrnet[demo", "cvrnet [demo", SPACE)
+    hub.fail("POST .*/commit/main", lambda: edit(hub, "README.md", "# ada/net", "# our net", SPACE))
+    with pytest.raises(UserError, match="somebody else pushed to it at the same time"):
+        push_space("ada/net", license="mit")
+    assert push_space("ada/net", license="mit").kept == ["requirements.txt (requirements)"]
+    text = hub.files(SPACE)["README.md"].decode()
+    assert ("# our net" in text, SpaceCard(text).data.license) == (True, "mit")
