@@ -52,8 +52,8 @@ def merge_file(
 ) -> tuple[bytes, list[str]]:
     """The file to push where the repository holds this name already, and the parts that stay as somebody edited them.
 
-    With `renew` the library's parts are replaced even where they were edited, and so is a text without any mark.
-    `license` is the one that the user asks for; without it, the one that the repository's card has stays.
+    With `renew` the library's parts are replaced even where they were edited, and so are text and metadata without any
+    mark. `license` is the one that the user asks for; without it, the one that the card there has stays.
 
     Raises:
         UserError: The file there is not UTF-8, or a card whose metadata cannot be read.
@@ -98,7 +98,7 @@ def _merge_card(there: str, ours: str, license: str, renew: bool) -> tuple[str, 
     record = next((match["text"] for match in _PART.finditer(old.text) if match["name"] == "metadata"), "")
     written = _VALUE.findall(record)
     before, after = old.data.to_dict(), new.data.to_dict()
-    metadata = _merge_values(before, after, dict(written), renew)
+    metadata = _merge_values(before, after, dict(written), renew and not written)
     metadata = _merge_license(metadata, before, license)
     metrics = {value for key, value in written if key == "metric"}
     metadata.pop(_RESULTS, None)
@@ -123,7 +123,7 @@ def _merge_values(
             merged[key] = ours[key]
         else:
             merged.pop(key, None)
-    if renew and _hash(there.get("tags")) != written.get("tags", _hash(None)):  # tags that people added stay
+    if renew:  # tags that people added stay
         merged["tags"] = list(dict.fromkeys([*ours["tags"], *(there.get("tags") or ())]))
     return merged
 

@@ -75,10 +75,14 @@ def test_a_part_that_was_removed_stays_away() -> None:
 @pytest.mark.parametrize("renew", [False, True])
 def test_a_card_without_marks(renew: bool) -> None:
     """Somebody's own, or of an earlier version: nobody can say what in it is the library's."""
-    there = b"---\nlicense: mit  # ours\n---\nMy model.\n"
-    text, kept = merged(there, card(), renew=renew)
-    assert RepoCard(text).data.license == "mit"
-    assert RepoCard(text).data.library_name == "timm"
+    there = b"---\nlicense: mit  # ours\npipeline_tag: mine\ntags: [mine]\n---\nMy model.\n"
+    text = merge_file("README.md", there, card(pipeline_tag="image-classification"), renew=renew)[0].decode()
+    kept = [] if renew else merged(there, card())[1]
+    data = RepoCard(text).data
+    assert (data.license, data.library_name) == ("mit", "timm")
+    assert (data.pipeline_tag, data.tags) == (
+        ("image-classification", ["timm", "cvrnet", "mine"]) if renew else ("mine", ["mine"])
+    )
     assert ("My model." in text, "for research" in text, kept) == (not renew, renew, [] if renew else ["without marks"])
 
 
@@ -112,6 +116,7 @@ def test_metadata_is_merged_key_by_key() -> None:
         "library_name": "timm2",
         "datasets": ["ada/x"],
     }
+    assert RepoCard(merged(str(there).encode(), ours, renew=True)[0]).data.to_dict() == data
     without = RepoCard(merged(str(there).encode(), card())[0]).data
     assert "base_model" not in without, "what the library wrote and writes no more"
 
@@ -294,7 +299,7 @@ def test_a_space_keeps_what_people_did(hub: LocalHub) -> None:
     assert (files["app.py"], files["notes.txt"]) == (ours["app.py"], b"mine")
     assert files["requirements.txt"] == ours["requirements.txt"] + b"scikit-image\n"
     about = SpaceCard(files["README.md"].decode())
-    assert (about.data.license, about.data.hardware) == ("mit", "cpu-upgrade")
+    assert (about.data.license, about.data.hardware, about.data.emoji) == ("mit", "cpu-upgrade", "🦴")
     assert "Of our hospital." in about.text
 
 
