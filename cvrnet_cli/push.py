@@ -33,8 +33,8 @@ def push(run: Path, repo: str, space: bool, dry_run: bool, **settings: Any) -> N
     The branch `main` gets a card and the best fold, and `fold-k` gets fold k.
 
     No local path, login or host name leaves the machine, and no patient's image, id or file name. The repository is
-    private unless --public is given. What other people put there stays, and so do the parts of the card that they
-    edited and another run, unless --overwrite is given. After a failure, repeat the command: it continues. Log in with
+    private unless --public is given. What other people put there stays; another run, and parts of the card that
+    somebody edited, are replaced only with --overwrite. After a failure, repeat the command: it continues. Log in with
     `hf auth login`, or set HF_TOKEN.
 
     \b
