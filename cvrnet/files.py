@@ -13,7 +13,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,8 +44,8 @@ def atomic_write(path: str | Path, sync: bool = True) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    if sync and os.name == "posix":
-        _sync(path.parent, os.O_RDONLY)  # the rename, which is a change of the folder
+    if sync:
+        sync_folder(path.parent)
 
 
 @contextmanager
@@ -62,6 +62,27 @@ def normalize_disk_errors(path: Path) -> Iterator[None]:
         elif _NO_SPACE in str(error) or shutil.disk_usage(path.parent).free < _FULL:
             raise OSError(errno.ENOSPC, _NO_SPACE, str(path)) from error
         raise
+
+
+def write_private(path: str | Path, content: bytes, sync: bool = True) -> None:
+    """Write a file that only its owner can read, atomically, into a folder of our own that only its owner can enter.
+
+    Parent folders that are missing are made like it. The umask does not matter.
+    """
+    path = Path(path)
+    for folder in reversed(path.parents):
+        if not folder.is_dir():
+            folder.mkdir(exist_ok=True)
+            folder.chmod(0o700)
+    if path.parent.stat().st_mode & 0o077:  # of an earlier version
+        with suppress(PermissionError):  # another user's, in a folder that is shared
+            path.parent.chmod(0o700)
+    with (
+        atomic_write(path, sync) as temporary,
+        open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file,
+    ):
+        temporary.chmod(0o600)
+        file.write(content)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -137,6 +158,12 @@ def slug(name: str) -> str:
     """
     safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip(".-")
     return name if safe == name else f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def sync_folder(folder: Path) -> None:
+    """Write the renames in a folder to the disk, on systems that can."""
+    if os.name == "posix":
+        _sync(folder, os.O_RDONLY)
 
 
 def _sync(path: Path, flags: int) -> None:

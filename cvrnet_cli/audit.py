@@ -19,6 +19,7 @@ from cvrnet_cli.output import print_rows, progress_bar, say
 @options.style
 @options.seed
 @click.option("--workers", type=click.IntRange(1), default=2, help="Threads that read images.")
+@options.any_body_part
 @options.overwrite
 def audit(
     data: Path, output: Path | None, model: str | None, device: str, style: str, overwrite: bool, **settings: Any
@@ -41,10 +42,10 @@ def audit(
     """
     import cvrnet.audit as room
     from cvrnet.audit.findings import COLUMNS
+    from cvrnet.folders import files_aside
     from cvrnet.runs.layout import AUDIT
 
-    if output is not None and (output / AUDIT).exists() and not overwrite:
-        raise click.ClickException(f"{output / AUDIT} exists; --overwrite replaces it")
+    earlier = output is not None and room.check_audit_folder(output, overwrite)
     records, problems = room.read_audited(data)
     examination = room.Examination.from_pretrained(model, records, device) if model else None
     with progress_bar("Reading") as progress:
@@ -59,7 +60,8 @@ def audit(
             if finding.advice and finding.severity != "note":
                 click.echo(f"{'':<8} -> {finding.advice}")
     if output is not None:
-        room.write_audit(output, findings, records, data.resolve().name)
+        with files_aside(output, lambda name: earlier, AUDIT) as aside:
+            room.write_audit(aside, findings, records, data.resolve().name)
         say(f"\naudit.html, audit.json and the tables are in {output}")
     if any(finding.severity == "severe" for finding in findings):
         sys.exit(1)

@@ -27,6 +27,7 @@ from cvrnet_cli.output import print_rows, progress_bar, say
 @options.batch_size
 @options.device
 @options.amp
+@options.any_body_part
 @options.overwrite
 def explain(
     model: str, paths: tuple[str, ...], output: Path, measure: bool, style: str, amp: str, **settings: Any

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from cvrnet.audit.audit_page import render_page
+from cvrnet.audit.depths import depth_findings
 from cvrnet.audit.duplicates import duplicate_findings
 from cvrnet.audit.examination import Examination
 from cvrnet.audit.findings import COLUMNS, SEVERITIES, Finding, count, worst_first
@@ -18,6 +19,7 @@ from cvrnet.audit.model_findings import model_findings
 from cvrnet.audit.probes import probe_rows
 from cvrnet.audit.shortcuts import shortcut_findings
 from cvrnet.data import DataError, Record, check_classes, scan_records
+from cvrnet.errors import UserError
 from cvrnet.files import damaged_files, write_csv, write_json, write_text
 from cvrnet.runs.layout import AUDIT
 from cvrnet.runs.read import read_json
@@ -55,13 +57,15 @@ def audit(
     seed: int = 0,
     workers: int = 2,
     examination: Examination | None = None,
+    any_body_part: bool = False,
     progress: Callable[[int, int], object] = lambda done, total: None,
     step: Callable[[str], object] = lambda name: None,
 ) -> list[Finding]:
     """All findings about a data set's labels, sources, patients and images, the worst first.
 
     ``records`` are the labelled images; ``problems`` say why others cannot be used, one line each, and become a
-    finding. The predictions of a trained model are audited too (``examination``). Equal seeds give equal findings.
+    finding. The predictions of a trained model are audited too (``examination``). DICOM files that are not of the chest
+    cannot be read, unless ``any_body_part`` is set. Equal seeds give equal findings.
     ``workers`` threads read the images; ``progress`` is called after each with the number read and the total, ``step``
     with the name of each step before it starts.
 
@@ -74,7 +78,7 @@ def audit(
     findings = source_findings(records) + patient_findings(records) if records else []
     with tempfile.TemporaryDirectory(prefix="cvrnet-audit-") as folder:
         step("reading images")
-        measured, unreadable = measure(records, Path(folder), workers, examination, progress)
+        measured, unreadable = measure(records, Path(folder), workers, examination, progress, any_body_part)
         lines = [*problems, *(record.problem(reason) for record, reason in unreadable)]
         if not measured.records:
             raise DataError(lines or ["no images"], "the data set")
@@ -86,6 +90,7 @@ def audit(
             findings.append(Finding("unusable-images", "warning", sentence, figures, names, "Mend or remove them."))
         if examination is not None:
             findings += model_findings(examination, seed)
+        findings += depth_findings(measured)
         step("looking for copies")
         findings += duplicate_findings(measured, seed=seed, workers=workers)
         step("probing for shortcuts")
@@ -128,6 +133,22 @@ def write_audit(
             "findings": [asdict(f) for f in findings],
         },
     )
+
+
+def check_audit_folder(folder: Path, overwrite: bool) -> bool:
+    """Whether a folder holds an audit, which may be replaced.
+
+    Raises:
+        UserError: It holds one, and ``overwrite`` was not given; or its audit.json is not an audit.
+    """
+    path = folder / AUDIT
+    if not path.exists():
+        return False
+    if not overwrite:
+        raise UserError(f"{path} exists; --overwrite replaces it")
+    if not {"data_sha256", "findings"} <= read_json(path).keys():
+        raise UserError(f"{path} is not an audit of `cvrnet audit`; choose another folder")
+    return True
 
 
 def read_severe(folder: str | Path, records: Sequence[Record]) -> list[str] | None:

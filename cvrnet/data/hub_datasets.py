@@ -13,7 +13,7 @@ from typing import Any
 
 from cvrnet.data.record import SPLITS, Record, Row
 from cvrnet.errors import UserError
-from cvrnet.files import atomic_write, image_cache_folder
+from cvrnet.files import image_cache_folder, write_private
 
 HUB_DATASET = "hfds:"
 _COLUMNS = ("source", "patient_id", "view")
@@ -104,8 +104,7 @@ def _store(folder: Path, data: bytes) -> Path:
     digest = hashlib.sha256(data).hexdigest()[:40]
     path = folder / digest[:2] / digest[2:]
     if not path.is_file():
-        with atomic_write(path) as temporary:
-            temporary.write_bytes(data)
+        write_private(path, data)
     return path
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import timm.data
@@ -12,7 +13,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from cvrnet.data.grey import LATEST, VERSIONS
+from cvrnet.data.image import read_image
 from cvrnet.errors import UserError
+
+_NOTE = "cvrnet.grey_version="
+"""Before the version in a ``pretrained_cfg``'s ``notes``: of its fields, the only one for what timm does not know."""
 
 # timm's names of interpolations are those of Pillow's filters in lower case.
 INTERPOLATIONS = {resampling.name.lower(): resampling for resampling in Image.Resampling}
@@ -47,6 +53,8 @@ class Preprocessing:
     mean: tuple[float, ...]  #: of each channel, for pixels in 0..1
     std: tuple[float, ...]  #: of each channel, for pixels in 0..1
     interpolation: str = "nearest"  #: timm's name of the resizing filter
+    grey_version: int = LATEST  #: how pictures of more than 8 bits become 8 bits: one of `cvrnet.data.grey.VERSIONS`
+    any_body_part: bool = False  #: whether `read` accepts DICOM files of any part of the body; no part of a model
 
     def __post_init__(self) -> None:
         check_interpolation(self.interpolation)
@@ -55,22 +63,31 @@ class Preprocessing:
             raise UserError(f"input size {self.input_size} is not possible: expected 1 or 3 channels, height, width")
         if not len(self.mean) == len(self.std) == channels or not all(std > 0 for std in self.std):
             raise UserError(f"mean {self.mean} and std {self.std} do not fit {channels} channels")
+        if self.grey_version not in VERSIONS:
+            raise UserError(f"grey_version={self.grey_version!r:.20}; expected one of {', '.join(map(str, VERSIONS))}")
 
     @classmethod
     def from_model(cls, model: nn.Module) -> Preprocessing:
         """The preprocessing in the ``pretrained_cfg`` of a timm model (`timm.data.resolve_model_data_config`).
 
         The cfg must state the model's channels. Those of CVR-Net and of this library's checkpoints do; timm's own state
-        three channels even if the model was made with ``in_chans=1``.
+        three channels even if the model was made with ``in_chans=1``. A cfg without a grey version is of version 1.
         """
         config = timm.data.resolve_model_data_config(model)
         size, mean, std = (tuple(config[name]) for name in ("input_size", "mean", "std"))
-        return cls(size, mean, std, config["interpolation"])
+        cfg: Any = getattr(model, "pretrained_cfg", None) or {}
+        versions = [note.removeprefix(_NOTE) for note in _notes(cfg) if note.startswith(_NOTE)]
+        stated: Any = versions[-1] if versions else "1"
+        return cls(size, mean, std, config["interpolation"], {str(v): v for v in VERSIONS}.get(stated, stated))
 
     @property
     def mode(self) -> Literal["L", "RGB"]:
         """The mode for `read_image`: ``"L"`` for one channel, ``"RGB"`` for three."""
         return "L" if self.input_size[0] == 1 else "RGB"
+
+    def read(self, path: str | os.PathLike[str], window: str = "") -> np.ndarray:
+        """The picture in a file, as `cvrnet.data.read_image` gives it with these settings; not resized yet."""
+        return read_image(path, self.mode, window, grey_version=self.grey_version, any_body_part=self.any_body_part)
 
     def resize(self, image: np.ndarray) -> np.ndarray:
         """Resize a uint8 image of shape (H, W) or (H, W, C) to (height, width, C)."""
@@ -81,6 +98,18 @@ class Preprocessing:
         mean = torch.tensor(self.mean, dtype=torch.float32, device=batch.device).view(-1, 1, 1)
         std = torch.tensor(self.std, dtype=torch.float32, device=batch.device).view(-1, 1, 1)
         return batch.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+
+def with_grey_version(cfg: Mapping[str, Any], version: int) -> dict[str, Any]:
+    """A ``pretrained_cfg`` that states how pictures of more than 8 bits become 8 bits."""
+    others = [note for note in _notes(cfg) if not note.startswith(_NOTE)]
+    return {**cfg, "notes": (*others, f"{_NOTE}{version}")}
+
+
+def _notes(cfg: Mapping[str, Any]) -> list[str]:
+    notes = cfg.get("notes")  # a text or several; in a file from elsewhere, anything
+    notes = [notes] if isinstance(notes, str) else notes
+    return [note for note in notes if isinstance(note, str)] if isinstance(notes, list | tuple) else []
 
 
 def to_batch(images: Sequence[np.ndarray]) -> Tensor:

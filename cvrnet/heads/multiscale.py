@@ -20,7 +20,8 @@ def log_mean_softmax(logits: list[Tensor]) -> Tensor:
     So ``softmax(z)`` is the papers' prediction and ``cross_entropy(z, y)`` the papers' loss, computed without
     underflow. From n tensors (N, C) it makes one, normalised: ``logsumexp(z) = 0`` for each row.
     """
-    return torch.logsumexp(torch.stack(logits).log_softmax(-1), 0) - math.log(len(logits))
+    # The copy keeps TorchScript, once a scripted model has trained, from saving tensors for backward in inference_mode.
+    return torch.logsumexp(torch.stack(logits).clone().log_softmax(-1), 0) - math.log(len(logits))
 
 
 class FCLBlock(nn.Module):

@@ -58,12 +58,14 @@ def predict_paths(
     heads: bool = False,
     uncertainty: bool = False,
     window: str = "",
+    any_body_part: bool = False,
 ) -> PathPredictions:
     """Predict the images at some paths, each process of ``accelerate launch`` a share of them.
 
-    ``model``, ``folds``, ``device``, ``dtype`` and ``compile`` are those of `Predictor.from_pretrained`, ``paths``
-    those of `find_images`, ``batch_size``, ``heads`` and ``window`` those of `Predictor.stream`. ``heads`` adds columns
-    for each head's own probabilities, ``uncertainty`` those of `cvrnet.inference.uncertainty`.
+    ``model``, ``folds``, ``device``, ``dtype``, ``compile`` and ``any_body_part`` are those of
+    `Predictor.from_pretrained`, ``paths`` those of `find_images`, ``batch_size``, ``heads`` and ``window`` those of
+    `Predictor.stream`. ``heads`` adds columns for each head's own probabilities, ``uncertainty`` those of
+    `cvrnet.inference.uncertainty`.
 
     Raises:
         UserError: The model, a fold or the device does not exist, or the model has no heads.
@@ -75,7 +77,9 @@ def predict_paths(
 
         shared = SharedPrediction(device)
         device = shared.device
-    predictor = Predictor.from_pretrained(model, device, dtype, folds=folds, compile=compile)
+    predictor = Predictor.from_pretrained(
+        model, device, dtype, folds=folds, compile=compile, any_body_part=any_body_part
+    )
     slices = list(arrange(find_images(paths)))
     run = partial(shared.stream, predictor) if shared else predictor.stream
     stream = run([slice_.path for slice_ in slices], batch_size=batch_size, heads=heads, window=window)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -67,18 +67,25 @@ class Predictor:
         dtype: ``auto``, ``fp32``, ``bf16`` or ``fp16``; ``auto`` takes the fastest on the device.
         compile: Run the networks through ``torch.compile``: faster after a compilation of seconds to minutes. A text is
             its mode; ``"reduce-overhead"`` records CUDA graphs.
+        any_body_part: Read DICOM files of any part of the body, not only of the chest.
 
     Raises:
         UserError: The models differ in classes or preprocessing, or the device or dtype is not available.
     """
 
     def __init__(
-        self, models: Sequence[nn.Module], device: str = "auto", dtype: str = "auto", compile: bool | str = False
+        self,
+        models: Sequence[nn.Module],
+        device: str = "auto",
+        dtype: str = "auto",
+        compile: bool | str = False,
+        any_body_part: bool = False,
     ) -> None:
         self.device = select_device(device)  #: where the models are
         self.precision = select_precision(dtype, self.device)  #: number format: ``fp32``, ``bf16`` or ``fp16``
         #: Class names in the order of the probabilities, and the resizing and normalisation saved with the models.
-        self.classes, self.preprocessing = shared_settings(models)
+        self.classes, preprocessing = shared_settings(models)
+        self.preprocessing = replace(preprocessing, any_body_part=any_body_part)
         #: The models, in float32: what explanations differentiate.
         self.models: list[Any] = [m.eval().to(self.device).to(memory_format=torch.channels_last) for m in models]
         self.compile = compile
@@ -92,6 +99,7 @@ class Predictor:
         *,
         folds: Sequence[int] = (),
         compile: bool | str = False,
+        any_body_part: bool = False,
     ) -> Predictor:
         """Load a MODEL argument, with batch norm folded into the convolutions; other arguments: as `Predictor`.
 
@@ -103,12 +111,12 @@ class Predictor:
         """
         if not str(model).lower().endswith(".onnx"):
             models = [fuse_batch_norm(load_checkpoint(folder)) for folder in find_checkpoints(model, folds)]
-            return cls(models, device, dtype, compile)
+            return cls(models, device, dtype, compile, any_body_part)
         if folds:
             raise UserError(f"{model} is one model; only the folds of a run can be chosen")
         from cvrnet.onnx import load_onnx  # here, since onnx is an extra
 
-        return cls([load_onnx(model, device, dtype)], device, dtype, compile)
+        return cls([load_onnx(model, device, dtype)], device, dtype, compile, any_body_part)
 
     @property
     def averages_probabilities(self) -> bool:

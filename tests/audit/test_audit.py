@@ -21,7 +21,7 @@ from cvrnet.audit.measurements import ImageFacts, Measurements, measure, size_ve
 from cvrnet.audit.metadata_findings import cramers_v, patient_findings, source_findings
 from cvrnet.audit.probes import MIN_PATIENTS, NO_DISEASE, probe
 from cvrnet.audit.shortcuts import MARGIN, SEVERE_AUC, best_rule, label_finding
-from cvrnet.data import Record, write_phantoms
+from cvrnet.data import Record, read_records, write_phantoms
 
 
 def record(index: int, label="NOR", source="a", patient="", split="") -> Record:
@@ -244,3 +244,19 @@ def test_files(audited, tmp_path):
     assert all(link.startswith("data:") for link in links.found)
     with (tmp_path / "probes.csv").open() as file:
         assert {row["probe"] for row in csv.DictReader(file)} >= {"border", "corners", "thumbnail"}
+
+
+def test_files_that_use_another_number_of_bits_are_named(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(14):
+        (tmp_path / "AB"[i % 2]).mkdir(exist_ok=True)
+        values = rng.integers(0, 2 ** (16 if i == 3 else 11 if i == 6 else 12), (64, 64)).astype(np.uint16)
+        values[0, :2] = 65535  # what a few pixels do not decide
+        Image.fromarray(values if i < 12 else (values >> 8).astype(np.uint8)).save(tmp_path / "AB"[i % 2] / f"{i}.png")
+    found = {finding.code: finding for finding in audit(read_records(tmp_path))}
+    assert found["depths"].files == ("A/6.png", "B/3.png")
+    assert found["depths"].severity == "warning"
+    assert found["depths"].sentence.startswith("2 images of more than 8 bits use 11 or 16 bits, 10 use 12")
+    for name in found["depths"].files:
+        (tmp_path / name).unlink()
+    assert "depths" not in {finding.code for finding in audit(read_records(tmp_path))}
