@@ -27,6 +27,7 @@ from cvrnet.encoders.normalization import for_channels
 from cvrnet.errors import UserError
 from cvrnet.heads import MultiScaleAveragingHead, check_num_classes
 from cvrnet.heads.classifiers import Classifiers
+from cvrnet.hub_errors import explain
 
 __all__ = ["CVRNet"]
 
@@ -313,11 +314,11 @@ def _create_encoders(names: Sequence[str], pretrained: bool, drops: dict[str, An
                 raise UserError(f"encoder {name!r} takes no {lacking[0]}; leave it out, or choose others") from error
             if not pretrained or isinstance(error, (UserError, TypeError)):
                 raise
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            what, advice = explain(error)
             sources = " and ".join(hub_repository(n) or f"weights for {n}, which timm does not have," for n in names)
             raise UserError(
                 f"cannot load the pretrained weights of encoder {name!r}: pretrained=True needs {sources} from the "
-                f"Hugging Face Hub or its cache; pretrained=False starts from random weights ({reason})"
+                f"Hugging Face Hub or its cache ({what}; {advice}); pretrained=False starts from random weights"
             ) from error
     return encoders
 

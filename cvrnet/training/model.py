@@ -15,7 +15,8 @@ from cvrnet.cvrnet import CVRNet
 from cvrnet.data.preprocessing import with_grey_version
 from cvrnet.encoders.normalization import for_channels
 from cvrnet.errors import UserError
-from cvrnet.runs.hub_download import hub_checkpoint, is_reference
+from cvrnet.hub_errors import explain
+from cvrnet.runs.hub_download import hint, hub_checkpoint, is_reference
 from cvrnet.runs.layout import CONFIG
 from cvrnet.runs.read import read_json
 from cvrnet.training.batches import check_parts
@@ -65,7 +66,7 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
     if not trained and not timm.is_model(config.model):
         raise UserError(
             f"unknown model {config.model!r}; expected a name from `cvrnet models` or timm.list_models(), "
-            f"or local-dir:FOLDER or hf-hub:user/repo to go on from a trained model"
+            f"or local-dir:FOLDER or hf-hub:user/repo to go on from a trained model{hint(config.model)}"
         )
     config = resolve_interpolation(config)
     options: dict[str, Any] = {**config.model_kwargs, "num_classes": num_classes, "in_chans": config.in_chans}
@@ -91,8 +92,9 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
         if not config.pretrained:
             raise
         source = arguments["pretrained_cfg"].get("hf_hub_id") or arguments["pretrained_cfg"].get("url")
+        what, advice = explain(error)
         raise UserError(
-            f"cannot load the pretrained weights of {config.model!r} from {source} ({type(error).__name__}); "
+            f"cannot load the pretrained weights of {config.model!r} from {source} ({what}; {advice}); "
             f"without them: pretrained=False, on the command line --no-pretrained"
         ) from error
     cfg: Any = model.pretrained_cfg
