@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -39,7 +40,9 @@ def write_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], style:
 
 
 def _json(row: Mapping[str, Any], columns: Sequence[str]) -> str:
-    return json.dumps({c: row[c] for c in columns}, ensure_ascii=False)
+    """A row as strict JSON, which has no NaN and no infinity: they become null."""
+    values = {c: None if isinstance(row[c], float) and not math.isfinite(row[c]) else row[c] for c in columns}
+    return json.dumps(values, ensure_ascii=False, allow_nan=False)
 
 
 def _write_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], file: TextIO) -> None:

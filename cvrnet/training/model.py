@@ -9,6 +9,7 @@ from torch import nn
 
 from cvrnet.encoders.normalization import for_channels
 from cvrnet.errors import UserError
+from cvrnet.runs.checkpoint import load_checkpoint
 from cvrnet.runs.hub_download import hub_checkpoint, is_reference
 from cvrnet.training.config import TrainConfig
 
@@ -35,6 +36,11 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
         options["drop_rate"] = config.drop_rate
     arguments: dict[str, Any] = {"pretrained_cfg": {}}
     origin = f"local-dir:{hub_checkpoint(config.model)}" if is_reference(config.model) else config.model
+    if trained:
+        try:
+            load_checkpoint(origin.removeprefix("local-dir:"))  # validates what may come from anywhere
+        except UserError as error:
+            raise UserError(f"cannot load {config.model}: {error}") from error
     try:
         arguments = timm.models.resolve_model_input_args(origin, {"img_size": config.img_size}, **options)
         name = arguments.pop("model_name")
