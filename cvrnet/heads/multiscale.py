@@ -20,7 +20,12 @@ def log_mean_softmax(logits: list[Tensor]) -> Tensor:
     So ``softmax(z)`` is the papers' prediction and ``cross_entropy(z, y)`` the papers' loss, computed without
     underflow. From n tensors (N, C) it makes one, normalised: ``logsumexp(z) = 0`` for each row.
     """
-    return torch.logsumexp(torch.stack(logits).log_softmax(-1), 0) - math.log(len(logits))
+    return torch.logsumexp(_stack(logits).log_softmax(-1), 0) - math.log(len(logits))
+
+
+def _stack(logits: list[Tensor]) -> Tensor:
+    """As torch.stack, with which scripted heads fail: TorchScript prepares gradients for it in inference mode too."""
+    return torch.vstack([z.unsqueeze(0) for z in logits])
 
 
 class FCLBlock(nn.Module):
@@ -166,7 +171,7 @@ class MultiScaleAveragingHead(nn.Module):
 
     def combine(self, logits: list[Tensor]) -> Tensor:
         """The head's logits (N, num_classes) from those of its blocks."""
-        return torch.stack(logits).mean(0) if self.average == "logits" else log_mean_softmax(logits)
+        return _stack(logits).mean(0) if self.average == "logits" else log_mean_softmax(logits)
 
 
 def check_num_classes(num_classes: int) -> None:
