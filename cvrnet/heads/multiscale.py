@@ -24,8 +24,11 @@ def log_mean_softmax(logits: list[Tensor]) -> Tensor:
 
 
 def _stack(logits: list[Tensor]) -> Tensor:
-    """As torch.stack, with which scripted heads fail: TorchScript prepares gradients for it in inference mode too."""
-    return torch.vstack([z.unsqueeze(0) for z in logits])
+    """As torch.stack; the copy separates what follows from it, which TorchScript would else differentiate as one graph.
+
+    That graph keeps tensors for a gradient even under inference mode, where it fails.
+    """
+    return torch.stack(logits).clone()
 
 
 class FCLBlock(nn.Module):

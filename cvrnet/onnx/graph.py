@@ -126,7 +126,7 @@ def describe(proto: onnx.ModelProto, network: PixelNetwork, provenance: dict[str
         "crop_mode": "squash",
     }
     channels, height, width = network.preprocessing.input_size
-    proto.ir_version = onnx.helper.find_min_ir_version_for(proto.opset_import)  # the most programs can read it
+    _lower_versions(proto)
     proto.producer_name, proto.producer_version = "cvrnet", version("cvrnet")
     proto.graph.name = str(cfg["architecture"])
     proto.doc_string = NOTE
@@ -139,6 +139,15 @@ def describe(proto: onnx.ModelProto, network: PixelNetwork, provenance: dict[str
         "note": NOTE,
     }
     write_metadata(proto, values)
+
+
+def _lower_versions(proto: onnx.ModelProto) -> None:
+    """Declare only the operator sets in use, and the lowest IR version that they allow: older engines refuse others."""
+    used = {node.domain for node in proto.graph.node}
+    opsets = [opset for opset in proto.opset_import if opset.domain in used]
+    del proto.opset_import[:]
+    proto.opset_import.extend(opsets)
+    proto.ir_version = onnx.helper.find_min_ir_version_for(opsets)
 
 
 def write_metadata(proto: onnx.ModelProto, values: Mapping[str, Any]) -> None:
