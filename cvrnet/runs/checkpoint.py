@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cvrnet.data import Preprocessing
 from cvrnet.errors import UserError
 from cvrnet.files import atomic_write, normalize_disk_errors
-from cvrnet.runs.empty_model import can_be_filled, check_finite, check_tensors, create_empty, fill, limited_size
+from cvrnet.runs.empty_model import can_be_filled, check_tensors, create_empty, fill, find_not_finite, limited_size
 from cvrnet.runs.hub_download import hub_checkpoints, is_reference
 from cvrnet.runs.layout import CONFIG, WEIGHTS, fold_folders, fold_name, fold_number
 from cvrnet.runs.model_config import check_names, label_names, read_config
@@ -34,7 +34,7 @@ def save_checkpoint(model: nn.Module, folder: str | Path, classes: Sequence[str]
 
     Raises:
         ValueError: The number of names is not the number of classes.
-        UserError: The model is one that `Predictor.from_pretrained` changed, or its mean or std is not finite.
+        UserError: The model is one that `Predictor.from_pretrained` changed, or weights, mean or std are not finite.
     """
     if len(classes) != model.num_classes:
         raise ValueError(f"{len(classes)} class names for a model of {model.num_classes} classes")
@@ -43,6 +43,8 @@ def save_checkpoint(model: nn.Module, folder: str | Path, classes: Sequence[str]
             "the model cannot be saved: its batch norm is folded into its convolutions, for prediction alone; "
             "expected the model as `load_checkpoint` returns it"
         )
+    if name := find_not_finite(model):
+        raise UserError(f"the model cannot be saved: {name} holds NaN or infinity")
     Preprocessing.from_model(model)  # raises for what could not be loaded again
     count: Any = model.num_classes
     check_names(classes, count)
@@ -98,7 +100,8 @@ def load_checkpoint(folder: str | Path, **kwargs: Any) -> nn.Module:
         else:
             with limited_size():
                 model = timm.create_model(f"local-dir:{folder}", pretrained=True, **kwargs)
-        check_finite(model, WEIGHTS)
+        if name := find_not_finite(model):
+            raise ValueError(f"{name} in {WEIGHTS} holds NaN or infinity")
         return model.eval()
     except (SafetensorError, *_ERRORS) as error:  # among them UserError
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -131,13 +131,14 @@ def fill(model: nn.Module, path: Path) -> nn.Module:
     return model
 
 
-def check_finite(model: nn.Module, file: str) -> None:
-    """Raise a ValueError that names the first tensor with NaN or infinity: one such weight spoils every answer.
+def find_not_finite(model: nn.Module) -> str:
+    """The name of the first tensor with NaN or infinity, which spoils every answer; "" if there is none.
 
     A single number may be infinite: the limit of a range.
     """
     for name, tensor in model.state_dict().items():
-        if not tensor.is_floating_point() or torch.isfinite(tensor).all():
-            continue
-        if tensor.numel() > 1 or tensor.isnan():
-            raise ValueError(f"{name} in {file} holds NaN or infinity")
+        if tensor.is_floating_point() and not tensor.is_meta:
+            spoiled = tensor.isnan() if tensor.numel() == 1 else ~tensor.isfinite()
+            if spoiled.any():
+                return name
+    return ""

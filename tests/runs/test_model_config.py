@@ -185,6 +185,14 @@ def test_a_model_for_prediction_alone_is_not_saved(folder, tmp_path):
     load_checkpoint(tmp_path / "again")
 
 
+def test_a_model_that_is_not_finite_is_not_saved(tmp_path):
+    model = network("cvrnet_tiny")
+    model.encoders[0].backbone.bn1.running_var[0] = float("inf")
+    with pytest.raises(UserError, match=r"cannot be saved: encoders\.0\.backbone\.bn1\.running_var holds NaN or inf"):
+        save_checkpoint(model, tmp_path / "run", ["A", "B", "C"])
+    assert not (tmp_path / "run").exists()
+
+
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
