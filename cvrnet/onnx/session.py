@@ -23,8 +23,9 @@ Session = Callable[[np.ndarray, str], np.ndarray]  # pixels, uint8 (N, C, H, W),
 class OnnxModel(nn.Module):
     """A network in an ONNX file, with the content of its metadata. It answers as in PyTorch, without gradients."""
 
-    def __init__(self, session: Session, cfg: dict[str, Any], num_heads: int) -> None:
+    def __init__(self, session: Session, cfg: dict[str, Any], num_heads: int, file: str) -> None:
         super().__init__()
+        self._file = file
         channels = cfg["input_size"][0]
         # The graph normalises pixels of 0 to 255 itself: with these two, our preprocessing leaves them as they are.
         self.pretrained_cfg = self.default_cfg = {**cfg, "mean": (0.0,) * channels, "std": (1 / 255,) * channels}
@@ -45,7 +46,7 @@ class OnnxModel(nn.Module):
         try:
             answer = self._session(pixels.cpu().contiguous().numpy(), output)
         except Exception as error:  # the engines' exceptions have no common base class
-            raise UserError(f"the ONNX file cannot compute images of size {(*x.shape,)}: {_reason(error)}") from error
+            raise UserError(f"{self._file} cannot compute images of size {tuple(x.shape)}: {_reason(error)}") from error
         return torch.from_numpy(answer).to(x.device)
 
 
@@ -76,10 +77,10 @@ def load_onnx(path: str | Path, device: str = "auto", dtype: str = "auto", engin
     if engine == "onnxruntime":
         if dtype not in ("auto", "fp32"):
             raise UserError(f"ONNX Runtime computes in the file's number format, not in {dtype}; expected auto or fp32")
-        return OnnxModel(_open_onnxruntime(Path(path), device), cfg, num_heads)
+        return OnnxModel(_open_onnxruntime(Path(path), device), cfg, num_heads, str(path))
     if device.startswith("cuda"):
         raise UserError(f"OpenVINO does not run on {device!r}; expected auto or cpu")
-    return OnnxModel(_open_openvino(Path(path), precision), cfg, num_heads)
+    return OnnxModel(_open_openvino(Path(path), precision), cfg, num_heads, str(path))
 
 
 def _onnxruntime_has_cuda() -> bool:

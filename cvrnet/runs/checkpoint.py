@@ -118,7 +118,8 @@ def checkpoint_classes(model: nn.Module) -> list[str]:
         UserError: The model has no classifier of two or more classes.
     """
     cfg: Any = model.pretrained_cfg
-    count: Any = getattr(model, "num_classes", cfg.get("num_classes", 0))
+    # A network that is none of timm's may not state its number of classes; its answers will show whether this fits.
+    count: Any = getattr(model, "num_classes", len(cfg.get("label_names") or ()) or cfg.get("num_classes", 0))
     if count < 2:
         raise UserError(f"{cfg.get('architecture')} has {count} classes; expected a classifier of 2 or more")
     return label_names(cfg.get("label_names"), count)

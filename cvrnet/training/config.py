@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from cvrnet.data.limits import MAX_INPUT_PIXELS
 from cvrnet.errors import UserError
 
 _COUNTS = ("img_size", "batch_size", "grad_accum", "epochs", "patience", "lr_patience")
 # Names of settings, what is allowed, and what the message says of it.
 _RULES: list[tuple[Sequence[str], Callable[[Any], bool], str]] = [
     (_COUNTS, lambda value: value >= 1, "a whole number from 1"),
+    (("img_size",), lambda value: value**2 <= MAX_INPUT_PIXELS, f"at most {math.isqrt(MAX_INPUT_PIXELS)} pixels"),
     (("rotation_p", "shift_p", "hflip_p", "vflip_p"), lambda value: 0 <= value <= 1, "a probability from 0 to 1"),
     (("val_fraction", "lr_factor"), lambda value: 0 < value < 1, "a number between 0 and 1"),
     (("lr",), lambda value: value > 0, "a positive learning rate"),

@@ -91,7 +91,15 @@ def test_the_papers_and_the_notebooks_protocol():
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("lr", 0), ("batch_size", 0), ("monitor", "auc"), ("vflip_p", 1.5), ("in_chans", 2), ("val_fraction", 1)],
+    [
+        ("lr", 0),
+        ("batch_size", 0),
+        ("monitor", "auc"),
+        ("vflip_p", 1.5),
+        ("in_chans", 2),
+        ("val_fraction", 1),
+        ("img_size", 2049),
+    ],
 )
 def test_impossible_settings_are_named(setting, value):
     with pytest.raises(UserError, match=f"{setting}={value!r}"):
