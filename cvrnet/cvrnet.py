@@ -22,9 +22,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from cvrnet.encoders import ChannelAffine, Encoder, create_encoder, hub_repository
+from cvrnet.encoders.batch_norm import set_batch_norms
 from cvrnet.encoders.normalization import for_channels
 from cvrnet.errors import UserError
 from cvrnet.heads import MultiScaleAveragingHead, check_num_classes
+from cvrnet.heads.classifiers import Classifiers
 
 __all__ = ["CVRNet"]
 
@@ -47,6 +49,8 @@ class CVRNet(nn.Module):
         hidden_sizes: Widths of each head's dense layers.
         act_layer: Activation of the heads, by timm's name.
         drop_rate: Dropout before each head's classifier (the papers: none).
+        drop_path_rate, drop_block_rate: Stochastic depth and DropBlock of the encoders (the papers: none), as in timm.
+        bn_eps, bn_momentum: Of every batch norm, if not the encoders' own.
         global_pool: ``"avg"``, or ``""`` (with ``num_classes=0``) for unpooled features.
         img_size: Height and width of the image, for encoders that are built for one size, such as Swin; the others
             take any.
@@ -59,8 +63,8 @@ class CVRNet(nn.Module):
         device, dtype: Of the parameters.
 
     Raises:
-        ValueError: ``num_classes=1``, no or an unknown encoder, pretrained weights that cannot be loaded, or an unknown
-            pooling, choice of scales or average.
+        ValueError: ``num_classes=1``, no or an unknown encoder, pretrained weights that cannot be loaded, an unknown
+            pooling, choice of scales or average, or a setting that an encoder, or every one, does not have.
     """
 
     def __init__(
@@ -71,6 +75,10 @@ class CVRNet(nn.Module):
         hidden_sizes: Sequence[int] = (512, 128, 64),
         act_layer: str = "relu",
         drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        drop_block_rate: float = 0.0,
+        bn_eps: float | None = None,
+        bn_momentum: float | None = None,
         global_pool: str = "avg",
         img_size: int | Sequence[int] | None = None,
         encoder_weights: bool = False,
@@ -85,15 +93,14 @@ class CVRNet(nn.Module):
         super().__init__()
         if scales not in ("all", "deepest"):
             raise UserError(f"scales={scales!r}; expected 'all' or 'deepest'")
-        names = [encoders] if isinstance(encoders, str) else list(encoders)
-        if not names:
-            raise UserError("encoders is empty; expected at least one name, such as ('resnet50', 'legacy_xception')")
-        check_num_classes(num_classes)
+        names = _encoder_names(encoders)
         self.global_pool = _check_global_pool(global_pool, num_classes)
         placement: dict[str, Any] = {"device": device, "dtype": dtype}
         options = {"in_chans": in_chans, "img_size": _size(img_size), "cache_dir": cache_dir, **placement}
-        built = _create_encoders(names, encoder_weights, **options)
+        drops = {"drop_path_rate": drop_path_rate, "drop_block_rate": drop_block_rate}
+        built = _create_encoders(names, encoder_weights, drops, **options)
         self.encoders = nn.ModuleList(built)  # type: ignore[arg-type]  # Encoder is a protocol on modules
+        set_batch_norms(self.encoders, names, {"eps": bn_eps, "momentum": bn_momentum})
         self.normalizers = nn.ModuleList(_normalizer(e, mean, std, in_chans, placement) for e in built)
 
         self.groups = groups = _head_groups([len(e.channels) for e in built], scales)
@@ -119,8 +126,9 @@ class CVRNet(nn.Module):
         self._hidden_sizes = tuple(hidden_sizes)
         self._make_head(placement)
         # timm's load_pretrained reads these names (get_model_traits), and adapts the weights to other image channels.
-        stems = tuple(f"encoders.{i}.{conv}" for i, e in enumerate(built) for conv in e.first_conv)
-        self._traits = {"first_conv": stems}
+        self._traits = {
+            "first_conv": tuple(f"encoders.{i}.{conv}" for i, e in enumerate(built) for conv in e.first_conv)
+        }
 
     @torch.jit.ignore
     def _make_head(self, placement: dict[str, Any]) -> None:
@@ -145,8 +153,8 @@ class CVRNet(nn.Module):
 
     @torch.jit.ignore
     def get_classifier(self) -> tuple[nn.Module, ...]:
-        """The heads' linear classifiers, in the order P1, P2, and so on."""
-        return tuple(block.get_submodule("classifier") for block in self.head.blocks)
+        """The heads' linear classifiers, in the order P1, P2, and so on; see `cvrnet.heads.classifiers`."""
+        return Classifiers(block.get_submodule("classifier") for block in self.head.blocks)
 
     @torch.jit.ignore
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
@@ -261,11 +269,19 @@ def _take_indices(count: int, indices: int | Sequence[int] | None) -> list[int]:
     return [i % count for i in wanted]
 
 
+def _encoder_names(encoders: Sequence[str]) -> list[str]:
+    names = [encoders] if isinstance(encoders, str) else list(encoders)
+    if not names:
+        raise UserError("encoders is empty; expected at least one name, such as ('resnet50', 'legacy_xception')")
+    return names
+
+
 def _check_global_pool(global_pool: str, num_classes: int) -> str:
+    check_num_classes(num_classes)
     if global_pool not in ("avg", ""):
-        raise ValueError(f"global_pool={global_pool!r}; expected 'avg', or '' for unpooled features")
+        raise UserError(f"global_pool={global_pool!r}; expected 'avg', or '' for unpooled features")
     if global_pool == "" and num_classes != 0:
-        raise ValueError(f"global_pool='' leaves no input for {num_classes} classes; expected num_classes=0")
+        raise UserError(f"global_pool='' leaves no input for {num_classes} classes; expected num_classes=0")
     return global_pool
 
 
@@ -296,12 +312,18 @@ def _normalizer(
     return nn.Identity() if before == after else ChannelAffine(*before, *after, **placement)
 
 
-def _create_encoders(names: Sequence[str], pretrained: bool, **kwargs: Any) -> list[Encoder]:
+def _create_encoders(names: Sequence[str], pretrained: bool, drops: dict[str, Any], **kwargs: Any) -> list[Encoder]:
+    drops = {option: rate for option, rate in drops.items() if rate}
+    for option, rate in drops.items():
+        if not 0 < rate < 1:
+            raise UserError(f"{option}={rate!r}; expected a number from 0, and less than 1")
     encoders = []
     for name in names:
         try:
-            encoders.append(create_encoder(name, pretrained=pretrained, **kwargs))
+            encoders.append(create_encoder(name, pretrained=pretrained, **drops, **kwargs))
         except Exception as error:  # the Hub's client raises many types, and the advice is the same
+            if lacking := [option for option in drops if f"unexpected keyword argument '{option}'" in str(error)]:
+                raise UserError(f"encoder {name!r} takes no {lacking[0]}; leave it out, or choose others") from error
             if not pretrained or isinstance(error, (UserError, TypeError)):
                 raise
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -370,6 +392,7 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
         "classifier": tuple(f"head.blocks.{i}.classifier" for i in range(5)),
         "license": "apache-2.0",
         "paper_ids": ("arXiv:2007.11993",),
+        "notes": ("cvrnet.grey_version=2",),  # of `cvrnet.data.Preprocessing`
         "paper_name": "CVR-Net: A deep convolutional neural network for coronavirus recognition",
         **kwargs,
     }
@@ -387,7 +410,9 @@ default_cfgs = generate_default_cfgs(
         "cvrnet_convnext_tiny_efficientnetv2_rw_s.untrained": _cfg(
             first_conv=("encoders.0.backbone.stem_0", "encoders.1.backbone.conv_stem")
         ),
-        "cvrnet_keras.untrained": _cfg(mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255)),  # raw 0..255
+        "cvrnet_keras.untrained": _cfg(  # raw 0..255, and deep grey as the notebook reads it
+            mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255), notes=None
+        ),
     }
 )
 

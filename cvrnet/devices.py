@@ -24,15 +24,15 @@ def select_device(name: str = "auto") -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"unknown device {name!r}; expected auto, cpu, cuda, cuda:N or mps") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    # Not left to torch.device, which knows further types, and takes "cuda:256" for "cuda:0".
+    kind, colon, index = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (colon and not (index.isascii() and index.isdigit())):
+        raise UserError(f"unknown device {name!r}; expected auto, cpu, cuda, cuda:N or mps")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise UserError(f"device {name!r} is not available; this PyTorch sees {torch.cuda.device_count()} CUDA devices")
-    if device.type == "mps" and not torch.backends.mps.is_available():
+    if kind == "mps" and not torch.backends.mps.is_available():
         raise UserError("device 'mps' is not available; expected auto or cpu")
-    return device
+    return torch.device(kind, int(index)) if kind == "cuda" and colon else torch.device(kind)
 
 
 def has_bf16(device: torch.device) -> bool:

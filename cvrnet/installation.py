@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator
 from importlib import metadata
+from pathlib import Path
 
 import torch
 from huggingface_hub import constants, get_token
@@ -19,7 +20,7 @@ _CORE = ("cvrnet", "torch", "timm", "torchvision", "huggingface-hub", "safetenso
 
 def describe_installation() -> Iterator[tuple[str, str]]:
     """Yield pairs of item and value: versions, device, number formats, threads, extras, the Hub."""
-    yield "python", f"{platform.python_version()} ({sys.executable})"
+    yield "python", f"{platform.python_version()} ({_abbreviated(sys.executable)})"
     yield "platform", platform.platform()
     for name in _CORE:
         yield name, _version(name) or "missing"
@@ -38,7 +39,14 @@ def describe_installation() -> Iterator[tuple[str, str]]:
         yield f"extra [{extra}]", f'missing {missing}: pip install "cvrnet[{extra}]"' if missing else "installed"
     yield "Hub endpoint", constants.ENDPOINT + (" (offline)" if constants.HF_HUB_OFFLINE else "")
     yield "Hub login", "a token is stored" if get_token() else "none: `hf auth login` (needed to push, or for private)"
-    yield "Hub cache", constants.HF_HUB_CACHE
+    yield "Hub cache", _abbreviated(constants.HF_HUB_CACHE)
+
+
+def _abbreviated(path: str) -> str:
+    """A path with ~ for the home folder, whose name is the user's: what is printed here goes into bug reports."""
+    homes = {Path.home(), Path(os.path.realpath(Path.home()))} - {Path("/")}
+    inside = [Path(path).relative_to(home) for home in homes if Path(path).is_relative_to(home)]
+    return str(Path("~") / inside[0]) if inside else path
 
 
 def _extras() -> dict[str, list[str]]:

@@ -1,6 +1,7 @@
 """The command line. A package beside ``cvrnet``, so that ``cvrnet --help`` does not import torch."""
 
 import errno
+import io
 import os
 import sys
 from typing import NoReturn
@@ -25,16 +26,24 @@ def main() -> None:
     import click  # imported here, so that Ctrl-C is handled from the first import on
 
     from cvrnet_cli.commands import cli
+    from cvrnet_cli.output import say
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal of another encoding, or no text in a name
     try:
-        sys.exit(cli.main(prog_name="cvrnet", standalone_mode=False) or 0)
+        _replace_closed_streams()
+        status = cli.main(prog_name="cvrnet", standalone_mode=False) or 0
+        sys.stdout.flush()  # here, and not when Python ends, where an error would be a traceback
+        sys.exit(status)
     except (click.exceptions.Abort, KeyboardInterrupt):
         _fail("interrupted", 130)
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        say(shown.getvalue().rstrip("\n"))
         sys.exit(error.exit_code)
     except BrokenPipeError:  # the reader of the output has stopped, as in `cvrnet models | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
@@ -46,15 +55,48 @@ def main() -> None:
         if error.errno is None:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        _fail(f"{where}{os.strerror(error.errno)}" + (" (free some space)" if error.errno == errno.ENOSPC else ""))
+        reason = error.strerror or os.strerror(error.errno)
+        _fail(f"{where}{reason}" + (" (free some space)" if error.errno == errno.ENOSPC else ""))
     except ValueError as error:
         from cvrnet.errors import UserError
 
         if not isinstance(error, UserError):
             raise
         _fail(str(error))
+    finally:
+        _discard_unwritten()
+
+
+class _ClosedOutput(io.TextIOBase):
+    """stdout that was closed before the start: writing is an error, as with other Unix tools."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), "stdout")
+
+
+def _replace_closed_streams() -> None:
+    """Put something in the place of standard streams that were closed before the start (``>&-``): Python has None.
+
+    Their descriptors are taken as well, which the next files to be opened would otherwise get.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            stream = _ClosedOutput() if name == "stdout" else os.fdopen(descriptor, mode, encoding="utf-8")
+            setattr(sys, name, stream)
+
+
+def _discard_unwritten() -> None:
+    """Empty the buffers of streams that cannot be written: Python, when it ends, would try again and fail."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _fail(message: str, status: int = 1) -> NoReturn:
-    print(f"Error: {message}", file=sys.stderr)
+    from cvrnet_cli.output import say
+
+    say(f"Error: {message}")
     sys.exit(status)

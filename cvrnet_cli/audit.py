@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cvrnet_cli import options
-from cvrnet_cli.output import print_rows, progress_bar, say
+from cvrnet_cli.output import print_rows, progress_bar, say, tell
 
 
 @click.command(short_help="What a data set can show: sources, patients, copies and shortcuts.")
@@ -19,6 +19,7 @@ from cvrnet_cli.output import print_rows, progress_bar, say
 @options.style
 @options.seed
 @click.option("--workers", type=click.IntRange(1), default=2, help="Threads that read images.")
+@options.any_body_part
 @options.overwrite
 def audit(
     data: Path, output: Path | None, model: str | None, device: str, style: str, overwrite: bool, **settings: Any
@@ -41,11 +42,11 @@ def audit(
     """
     import cvrnet.audit as room
     from cvrnet.audit.findings import COLUMNS
+    from cvrnet.folders import files_aside
     from cvrnet.runs.layout import AUDIT
 
-    if output is not None and (output / AUDIT).exists() and not overwrite:
-        raise click.ClickException(f"{output / AUDIT} exists; --overwrite replaces it")
-    records, problems = room.read_audited(data)
+    earlier = output is not None and room.check_audit_folder(output, overwrite)
+    records, problems = room.read_audited(data, say)
     examination = room.Examination.from_pretrained(model, records, device) if model else None
     with progress_bar("Reading") as progress:
         findings = room.audit(records, problems, examination=examination, progress=progress, **settings)
@@ -55,11 +56,12 @@ def audit(
         print_rows([asdict(finding) for finding in findings], [*COLUMNS, "figures"], style)
     else:
         for finding in findings:
-            click.echo(f"{finding.severity:<8} {finding.sentence}")
+            tell(f"{finding.severity:<8} {finding.sentence}")
             if finding.advice and finding.severity != "note":
-                click.echo(f"{'':<8} -> {finding.advice}")
+                tell(f"{'':<8} -> {finding.advice}")
     if output is not None:
-        room.write_audit(output, findings, records, data.resolve().name)
+        with files_aside(output, lambda name: earlier, AUDIT) as aside:
+            room.write_audit(aside, findings, records, data.resolve().name)
         say(f"\naudit.html, audit.json and the tables are in {output}")
     if any(finding.severity == "severe" for finding in findings):
         sys.exit(1)

@@ -39,12 +39,15 @@ def crossval(
       cvrnet crossval --collect run
     """
     from cvrnet import workflows
+    from cvrnet.folders import lock_folder, real_folder
 
     config, job = options.training_config(settings)
     if collect is not None:
         if data is not None:
             raise click.UsageError("--collect takes the run alone, without DATA")
-        _show_folds(workflows.collect(collect, maps=job["maps"]), collect)
+        with lock_folder(real_folder(collect)):
+            summary = workflows.collect(collect, maps=job["maps"])
+        _show_folds(summary, collect)
         return
     if data is None or output is None:
         raise click.UsageError("expected DATA and -o RUN, or --collect RUN")

@@ -13,9 +13,17 @@ from cvrnet_cli.output import say
 @click.option("--port", type=click.IntRange(1, 65535), default=7860, help="Port of the page.")
 @click.option("--host", default="127.0.0.1", help="127.0.0.1 for this machine alone, 0.0.0.0 for the whole network.")
 @click.option("--max-mb", type=click.IntRange(1), default=64, help="Largest size of an upload, in megabytes.")
+@click.option(
+    "--allow-host",
+    "allow_hosts",
+    metavar="NAME",
+    multiple=True,
+    help="Another name by which browsers may call the page, such as a reverse proxy's.",
+)
 @options.folds
 @options.device
 @options.amp
+@options.any_body_part
 def demo(model: str, host: str, amp: str, **settings: Any) -> None:
     """Serve a page that classifies images: probabilities, uncertainty, the probabilities of each head, and Grad-CAM.
 

@@ -28,6 +28,7 @@ from cvrnet_cli.output import print_rows, progress_bar, say
     help="Images for --int8: those of some patients give the ranges, the others are compared with float32.",
 )
 @click.option("--calibration-images", type=click.IntRange(1), default=128, help="Images that give the ranges.")
+@options.any_body_part
 @options.overwrite
 def export(model: str, output: Path, **settings: Any) -> None:
     """Write MODEL to FILE.onnx, for ONNX Runtime, OpenVINO and other engines that read ONNX.

@@ -1,6 +1,8 @@
 """Options that several commands share, spelled the same everywhere."""
 
 import ast
+import csv
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,21 @@ from cvrnet_cli.output import FORMATS, say
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 PATH = click.Path(path_type=Path)
+
+
+class OutputPath(click.Path):
+    """A path to write to. ``-`` is refused or, with ``allow_dash``, means stdout: the value is None."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path of an argument."""
+        if value == "-" and self.allow_dash:
+            return None
+        if value in ("", "-"):
+            self.fail(f"{value!r} is no name; expected one (of a folder or file called -: ./-)", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+OUTPUT = OutputPath(path_type=Path)
 NUMBER_FORMAT = click.Choice(["auto", "fp32", "bf16", "fp16"])
 PROBABILITY, FRACTION = click.FloatRange(0, 1), click.FloatRange(0, 1, min_open=True, max_open=True)
 
@@ -19,6 +36,27 @@ PROBABILITY, FRACTION = click.FloatRange(0, 1), click.FloatRange(0, 1, min_open=
 def names(text: str) -> tuple[str, ...]:
     """``"a, b"`` as ``("a", "b")``. Click calls this function, and the next one, as the type of an option."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def class_names(text: str) -> tuple[str, ...]:
+    """The classes of ``--classes``: separated by commas as in CSV, or in the lines of the file after an ``@``."""
+    if text.startswith("@"):
+        from cvrnet.files import open_regular
+
+        try:
+            with open_regular(text[1:]) as file:
+                lines = file.read(1_000_000).decode("utf-8-sig").splitlines()
+        except OSError as error:
+            raise click.BadParameter(f"{text[1:]}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise click.BadParameter(f"{text[1:]}: not a text file in UTF-8") from error
+    else:
+        try:
+            lines = next(csv.reader([text], skipinitialspace=True, strict=True), [])
+        except csv.Error as error:
+            raise click.BadParameter(f"{text!r}: {error}") from error
+    composed = (unicodedata.normalize("NFC", line).strip() for line in lines)
+    return tuple(name for name in composed if name)
 
 
 def key_values(text: str) -> dict[str, Any]:
@@ -66,11 +104,14 @@ folds = _group(
 )
 device = click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.")
 amp = click.option("--amp", type=NUMBER_FORMAT, default="auto", help="Number format; auto: the device's fastest one.")
-batch_size = click.option("--batch-size", type=click.IntRange(1), default=8, help="Images that go through at once.")
-inference = _group(folds, batch_size, device, amp)
+BATCH, SEED = click.IntRange(1, 65_536), click.IntRange(0, 2**32 - 1)  # as of `TrainConfig`
+batch_size = click.option("--batch-size", type=BATCH, default=8, help="Images that go through at once.")
+_ANY_BODY_PART = "Read DICOM files of any part of the body, not only of the chest"
+any_body_part = click.option("--any-body-part", is_flag=True, help=f"{_ANY_BODY_PART}.")
+inference = _group(folds, batch_size, device, amp, any_body_part)
 
-overwrite = click.option("--overwrite", is_flag=True, help="Replace existing results.")
-seed = click.option("--seed", type=click.IntRange(0), default=0, help="Seed of all random numbers.")
+overwrite = click.option("--overwrite", is_flag=True, help="Replace earlier results when the new ones are complete.")
+seed = click.option("--seed", type=SEED, default=0, help="Seed of all random numbers.")
 style = click.option("--format", "style", type=click.Choice(FORMATS), default="table", help="Format of the output.")
 reported = _group(
     overwrite,
@@ -79,7 +120,7 @@ reported = _group(
 )
 
 
-def output(text: str, type: click.Path = PATH, **settings: Any) -> Decorator:
+def output(text: str, type: click.Path = OUTPUT, **settings: Any) -> Decorator:
     """``-o``: the folder or file that a command writes."""
     return click.option("-o", "--output", type=type, help=text, **settings)
 
@@ -90,9 +131,13 @@ test_source = click.option(
 )
 split_from = click.option("--split-from", type=PATH, help="Use the folds of this split.csv.")
 job = _group(
-    click.option("--classes", type=names, help="Class order, such as NOR,NCP,CVP.  [default: alphabetical]"),
+    click.option(
+        "--classes",
+        type=class_names,
+        help="Class order, such as NOR,NCP,CVP or '\"a, b\",c', or @FILE with a class a line.  [default: alphabetical]",
+    ),
     click.option("--cache-dir", "cache_folder", type=PATH, help="Folder for decoded images."),
-    click.option("--resume", is_flag=True, help="Continue the run in the folder."),
+    click.option("--resume", is_flag=True, help="Continue the run in the folder, also with more --epochs."),
     reported,
 )
 
@@ -106,10 +151,12 @@ MODEL: list[tuple[str, Any, Any, str]] = [
 PROTOCOL: list[tuple[str, Any, Any, str]] = [
     ("--pretrained/--no-pretrained", bool, True, "Start from ImageNet weights, from the Hugging Face Hub"),
     ("--class-weights/--no-class-weights", bool, True, "Multiply the loss of class j by N_max / N_j"),
-    ("--img-size", click.IntRange(32), 224, "Height and width in pixels"),
+    ("--img-size", click.IntRange(32, 6000), 224, "Height and width in pixels"),
     ("--in-chans", int, 3, "1 for grey images, 3 for RGB"),
     ("--interpolation", str, "nearest", "Interpolation of the resizing, which does not keep the aspect ratio"),
-    ("--batch-size", click.IntRange(1), 8, "Images in one optimiser step, over all processes together"),
+    ("--grey-version", click.IntRange(1, 2), 2, "How pictures of more than 8 bits become 8 bits; 1: as in version 0.1"),
+    ("--any-body-part/--no-any-body-part", bool, False, _ANY_BODY_PART),
+    ("--batch-size", BATCH, 8, "Images in one optimiser step, over all processes together"),
     ("--grad-accum", click.IntRange(1), 1, "Number of parts that a batch is split into, to save memory"),
     ("--epochs", click.IntRange(1), 200, "Largest number of epochs"),
     ("--optimizer", str, "adam", "timm's name of the optimiser"),
@@ -124,16 +171,16 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
     ("--vflip-p", PROBABILITY, 0.5, "Probability of a vertical flip"),
     ("--drop-rate", PROBABILITY, 0.0, "Dropout before the classifiers"),
     ("--val-fraction", FRACTION, 0.2, "Part of the patients to validate on"),
-    ("--seed", click.IntRange(0), 0, "Seed of weights, order, augmentation and splits"),
+    ("--seed", SEED, 0, "Seed of weights, order, augmentation and splits"),
     ("--amp", NUMBER_FORMAT, "auto", "Number format; auto selects the fastest one on the device"),
     ("--device", str, "auto", "auto, cpu, cuda, cuda:N or mps"),
-    ("--num-workers", click.IntRange(0), 0, "Number of processes that load images"),
+    ("--num-workers", click.IntRange(0, 256), 0, "Number of processes that load images"),
 ]
 
 
 def _setting(flag: str, kind: Any, default: Any, text: str) -> Decorator:
     """An option of a training. It is None unless the user gives it, because recipes have other defaults."""
-    shown = "on" if default is True else default
+    shown = {"True": "on", "False": "off"}.get(str(default), default)
     return click.option(
         flag, type=kind, default=None, help=f"{text}." + (f"  [default: {shown}]" if shown != "" else "")
     )

@@ -1,13 +1,12 @@
 """``cvrnet phantoms``."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import click
 
 from cvrnet_cli import options
-from cvrnet_cli.output import progress_bar, say
+from cvrnet_cli.output import progress_bar, say, tell
 
 
 @click.command(short_help="Write a data set of synthetic chest radiographs.")
@@ -18,7 +17,7 @@ from cvrnet_cli.output import progress_bar, say
 @click.option("--sources", type=options.names, default="site-a,site-b", help="Names of the sources.")
 @click.option("--shortcut", is_flag=True, help="Mark the images of one source, and give this source mostly one label.")
 @options.overwrite
-def phantoms(output: Path, overwrite: bool, **settings: Any) -> None:
+def phantoms(output: Path, **settings: Any) -> None:
     """Write synthetic chest radiographs with patients, sources, lung and lesion masks, and a manifest.
 
     NOR has clear lungs, NCP one focal consolidation, CVP bilateral peripheral ground-glass patches. Equal seeds give
@@ -30,14 +29,8 @@ def phantoms(output: Path, overwrite: bool, **settings: Any) -> None:
       cvrnet phantoms -o biased -n 600 --shortcut
     """
     from cvrnet.data import write_phantoms
-    from cvrnet.data.scan import MANIFEST
-    from cvrnet.errors import UserError
 
-    if overwrite and output.exists():
-        if not (output / MANIFEST).is_file():  # never delete a folder that this command did not write
-            raise UserError(f"{output} has no {MANIFEST}, so it is not a data set to overwrite; choose another folder")
-        shutil.rmtree(output)
     with progress_bar("Drawing") as progress:
         manifest = write_phantoms(output, progress=progress, **settings)
-    click.echo(str(manifest))
+    tell(str(manifest))
     say(f"Next:\n  cvrnet train {output} -o run --model cvrnet_tiny --img-size 96 --lr 1e-3 --no-pretrained")

@@ -3,7 +3,7 @@
 Needs scikit-learn and OpenCV: ``pip install cvrnet[audit]``.
 """
 
-from cvrnet.audit.audit_data import audit, hash_data, read_audited, read_severe, write_audit
+from cvrnet.audit.audit_data import audit, check_audit_folder, hash_data, read_audited, read_severe, write_audit
 from cvrnet.audit.examination import Examination
 from cvrnet.audit.findings import SEVERITIES, Finding, worst_first
 from cvrnet.runs.held_out import held_out
@@ -13,6 +13,7 @@ __all__ = [
     "Examination",
     "Finding",
     "audit",
+    "check_audit_folder",
     "hash_data",
     "held_out",
     "read_audited",

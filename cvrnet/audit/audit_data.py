@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from cvrnet.audit.audit_page import render_page
+from cvrnet.audit.depths import depth_findings
 from cvrnet.audit.duplicates import duplicate_findings
 from cvrnet.audit.examination import Examination
 from cvrnet.audit.findings import COLUMNS, SEVERITIES, Finding, count, worst_first
@@ -18,13 +19,15 @@ from cvrnet.audit.model_findings import model_findings
 from cvrnet.audit.probes import probe_rows
 from cvrnet.audit.shortcuts import shortcut_findings
 from cvrnet.data import DataError, Record, check_classes, scan_records
-from cvrnet.files import damaged_files, write_csv, write_json, write_text
+from cvrnet.errors import UserError
+from cvrnet.files import damaged_files, write_json, write_sheet, write_text
 from cvrnet.runs.layout import AUDIT
 from cvrnet.runs.read import read_json
 
 TABLES = {
     "label-source": "label-by-source",
     "independent-source": "label-by-source",
+    "patient-share": "patients-of-many-images",
     "patient-splits": "patients-in-several-splits",
     "patient-labels": "patients-in-several-labels",
     "patient-sources": "patients-in-several-sources",
@@ -34,15 +37,15 @@ TABLES = {
 """The name of the file of a finding's table, by the finding's code, where it is not the code itself."""
 
 
-def read_audited(data: str | Path) -> tuple[list[Record], list[str]]:
-    """The images that can be audited, and one line for each row that cannot.
+def read_audited(data: str | Path, say: Callable[[str], object] = lambda line: None) -> tuple[list[Record], list[str]]:
+    """The images that can be audited, and one line for each row that cannot; ``say`` as in `read_records`.
 
     Unlike `cvrnet.data.read_records` this accepts patients in two splits and a single class: the audit reports them.
 
     Raises:
         DataError: No image is left.
     """
-    records, problems = scan_records(data, min_classes=1, allow_shared_patients=True)
+    records, problems = scan_records(data, min_classes=1, allow_shared_patients=True, say=say)
     if not records:
         raise DataError(problems, data)
     return records, problems
@@ -55,13 +58,15 @@ def audit(
     seed: int = 0,
     workers: int = 2,
     examination: Examination | None = None,
+    any_body_part: bool = False,
     progress: Callable[[int, int], object] = lambda done, total: None,
     step: Callable[[str], object] = lambda name: None,
 ) -> list[Finding]:
     """All findings about a data set's labels, sources, patients and images, the worst first.
 
     ``records`` are the labelled images; ``problems`` say why others cannot be used, one line each, and become a
-    finding. The predictions of a trained model are audited too (``examination``). Equal seeds give equal findings.
+    finding. The predictions of a trained model are audited too (``examination``). DICOM files that are not of the chest
+    cannot be read, unless ``any_body_part`` is set. Equal seeds give equal findings.
     ``workers`` threads read the images; ``progress`` is called after each with the number read and the total, ``step``
     with the name of each step before it starts.
 
@@ -74,7 +79,7 @@ def audit(
     findings = source_findings(records) + patient_findings(records) if records else []
     with tempfile.TemporaryDirectory(prefix="cvrnet-audit-") as folder:
         step("reading images")
-        measured, unreadable = measure(records, Path(folder), workers, examination, progress)
+        measured, unreadable = measure(records, Path(folder), workers, examination, progress, any_body_part)
         lines = [*problems, *(record.problem(reason) for record, reason in unreadable)]
         if not measured.records:
             raise DataError(lines or ["no images"], "the data set")
@@ -86,6 +91,7 @@ def audit(
             findings.append(Finding("unusable-images", "warning", sentence, figures, names, "Mend or remove them."))
         if examination is not None:
             findings += model_findings(examination, seed)
+        findings += depth_findings(measured)
         step("looking for copies")
         findings += duplicate_findings(measured, seed=seed, workers=workers)
         step("probing for shortcuts")
@@ -107,15 +113,15 @@ def write_audit(
     """
     folder = Path(folder)
     tables = Path(tables or folder)
-    write_csv(tables / "findings.csv", (finding.row() for finding in findings), COLUMNS)
+    write_sheet(tables / "findings.csv", (finding.row() for finding in findings), COLUMNS)
     probes = probe_rows(findings)
     for finding in findings:
         rows = finding.figures.get("table")
         if rows is not None and "target" not in rows[0]:
-            write_csv(tables / f"{TABLES.get(finding.code, finding.code)}.csv", rows)
+            write_sheet(tables / f"{TABLES.get(finding.code, finding.code)}.csv", rows)
     if probes:
         probes.sort(key=lambda row: (row["target"] != "label", row["scope"] != "all", row["scope"], -row["auc"]))
-        write_csv(tables / "probes.csv", probes)
+        write_sheet(tables / "probes.csv", probes)
     write_text(folder / "audit.html", render_page(findings, records, title))
     # Last: audit.json tells a resumed run that the audit is complete.
     write_json(
@@ -128,6 +134,22 @@ def write_audit(
             "findings": [asdict(f) for f in findings],
         },
     )
+
+
+def check_audit_folder(folder: Path, overwrite: bool) -> bool:
+    """Whether a folder holds an audit, which may be replaced.
+
+    Raises:
+        UserError: It holds one, and ``overwrite`` was not given; or its audit.json is not an audit.
+    """
+    path = folder / AUDIT
+    if not path.exists():
+        return False
+    if not overwrite:
+        raise UserError(f"{path} exists; --overwrite replaces it")
+    if not {"data_sha256", "findings"} <= read_json(path).keys():
+        raise UserError(f"{path} is not an audit of `cvrnet audit`; choose another folder")
+    return True
 
 
 def read_severe(folder: str | Path, records: Sequence[Record]) -> list[str] | None:

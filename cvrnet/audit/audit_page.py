@@ -54,7 +54,7 @@ def _label_by_source(rows: Sequence[Row]) -> Table:
 def _thumbnail(record: Record) -> tuple[Picture, str, list[str]]:
     """The image, its name, and one line with its label, source, patient and split."""
     facts = [record.label, record.source, record.patient_id and f"patient {record.patient_id}", record.split]
-    return small_picture(read_image(record.path)), record.name, [", ".join(filter(None, facts))]
+    return small_picture(read_image(record.path, any_body_part=True)), record.name, [", ".join(filter(None, facts))]
 
 
 def _probe_panels(findings: Sequence[Finding]) -> dict[str, list[Row]]:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -17,10 +16,13 @@ from PIL import Image, JpegImagePlugin
 
 from cvrnet.audit.examination import Examination, Views
 from cvrnet.audit.local_features import MAX_FEATURES, describe
-from cvrnet.data import ImageError, Record, read_image
-from cvrnet.data.image import is_dicom
+from cvrnet.data import ImageError, Preprocessing, Record
+from cvrnet.data.decode_apart import decoding_threads
+from cvrnet.data.image import depth_in_use, is_dicom, open_picture
+from cvrnet.files import open_regular
 
 THUMBNAIL = 192  # pixels, the longest side of the pictures that near-duplicates are compared on
+_GREY = Preprocessing((1, THUMBNAIL, THUMBNAIL), (0.0,), (1.0,))  # how images are read without a model
 BORDER, CORNER = 0.02, 0.125  # of the image's height and width
 LARGE = np.dtype(
     [
@@ -43,6 +45,7 @@ class ImageFacts:
     vectors: dict[str, np.ndarray]  # features (d,) for each probe except "format"
     thumbnail: tuple[int, ...] = (0, 0)  # height and width of the small picture
     n_points: int = 0
+    depth: int = 0  # bits in use, of PNG and TIFF with more than 8; 0 of other files
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ def measure(
     workers: int = 2,
     examination: Examination | None = None,
     progress: Callable[[int, int], object] = lambda done, total: None,
+    any_body_part: bool = False,
 ) -> tuple[Measurements, list[tuple[Record, str]]]:
     """The measurements of the images that can be read, and the other images with the reason.
 
@@ -78,10 +82,12 @@ def measure(
     """
     found = Measurements([], [], np.lib.format.open_memmap(folder / "large.npy", "w+", LARGE, (len(records),)))
     problems: list[tuple[Record, str]] = []
+    settings = examination.preprocessing if examination else _GREY
+    settings = replace(settings, any_body_part=any_body_part)
 
     def read(record: Record) -> str | tuple[ImageFacts, np.ndarray, Views | None]:
         try:
-            pixels = read_image(record.path, examination.preprocessing.mode if examination else "L")
+            pixels = settings.read(record.path)
         except ImageError as error:
             return error.reason
         views = examination.views(record, pixels) if examination else None
@@ -89,7 +95,7 @@ def measure(
         return *_measure_image(record.path, grey), views
 
     block = 32 * workers  # the pool would otherwise read far ahead and fill the memory
-    with ThreadPoolExecutor(workers) as pool:
+    with decoding_threads(workers) as pool:
         for start in range(0, len(records), block):
             part = records[start : start + block]
             for done, (record, result) in enumerate(zip(part, pool.map(read, part), strict=True), start + 1):
@@ -108,7 +114,7 @@ def measure(
 
 def _measure_image(path: Path, pixels: np.ndarray) -> tuple[ImageFacts, np.ndarray]:
     """The data of a grey image that are kept in memory and on disk."""
-    kind, compression = _container(path)
+    kind, depth, compression = _container(path)
     height, width = pixels.shape
     scale = THUMBNAIL / max(height, width)
     small = max(8, round(width * scale)), max(8, round(height * scale))
@@ -119,6 +125,7 @@ def _measure_image(path: Path, pixels: np.ndarray) -> tuple[ImageFacts, np.ndarr
         pixel_hash=hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest(),
         size=(height, width),
         format=kind,
+        depth=depth,
         vectors={"size": size_vector(height, width), "compression": compression, **_parts(pixels)},
         thumbnail=thumbnail.shape,
         n_points=len(points),
@@ -156,16 +163,19 @@ def _area(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
     return cv2.resize(np.ascontiguousarray(pixels), (width, height), interpolation=cv2.INTER_AREA).ravel()
 
 
-def _container(path: Path) -> tuple[str, np.ndarray]:
-    """File format with pixel type, and of a JPEG: luminance table (64), its sum, chroma sampling, progressive."""
+def _container(path: Path) -> tuple[str, int, np.ndarray]:
+    """File format with pixel type, bits in use of deep grey, and numbers of a JPEG.
+
+    These are the luminance table (64), its sum, chroma sampling, and whether it is progressive.
+    """
     numbers = np.zeros(67, np.float32)
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         if is_dicom(file):
-            return "DICOM", numbers
-    with Image.open(path) as image:
+            return "DICOM", 0, numbers
+        image = open_picture(file)
         name = f"{image.format} {image.mode} {image.info.get('compression', '')}".strip()
         if isinstance(image, JpegImagePlugin.JpegImageFile) and image.quantization:
             table = np.array(image.quantization[min(image.quantization)], np.float32)
             numbers[: len(table)] = table
             numbers[64:] = table.sum(), JpegImagePlugin.get_sampling(image), bool(image.info.get("progressive"))
-    return name, numbers
+    return name, depth_in_use(path), numbers

@@ -7,19 +7,20 @@ import math
 import os
 import struct
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from cvrnet.data.decode_apart import decoding_threads
+from cvrnet.data.grey import LATEST
 from cvrnet.data.image import ImageError, read_image
 from cvrnet.data.limits import Mode, check_mode
 from cvrnet.data.preprocessing import check_interpolation, resize_image
 from cvrnet.data.record import Record
 from cvrnet.errors import UserError
-from cvrnet.files import atomic_write, image_cache_folder
+from cvrnet.files import image_cache_folder, write_private
 
-FORMAT_VERSION = 1  #: raise it when `read_image` or `resize_image` change any pixel: it replaces older entries
+FORMAT_VERSION = 2  #: raise it when `read_image` or `resize_image` change any pixel: it replaces older entries
 _HEADER = struct.Struct("<8sqq3i")  # magic and version; the image file's mtime_ns and size; the entry's shape
 
 
@@ -29,17 +30,25 @@ class ImageCache:
     Each image has one file, named by the image's path and the cache's settings, so that caches of several sizes share a
     folder. It contains a header with the modification time and size of the image it was made from, then the pixels. An
     entry of a changed image is replaced. Entries are written atomically: any number of processes may read and build
-    the same cache at the same time. The folder may be deleted between runs and is filled again on use.
+    the same cache at the same time, but of one user only: entries are patients' images, which nobody else may read. The
+    folder may be deleted between runs and is filled again on use.
 
-    The size is height and width; mode and interpolation are those of `read_image` and `Preprocessing`. The folder is by
-    default CVRNET_CACHE or, without it, one in the platform's folder for caches.
+    The size is height and width; mode, interpolation, grey version and body part are those of `read_image` and
+    `Preprocessing`. The folder is by default CVRNET_CACHE or, without it, one in the platform's folder for caches.
 
     Raises:
         UserError: an impossible size, or an unknown mode or interpolation.
     """
 
     def __init__(
-        self, size: tuple[int, int], mode: Mode = "L", interpolation: str = "nearest", folder: str | Path | None = None
+        self,
+        size: tuple[int, int],
+        mode: Mode = "L",
+        interpolation: str = "nearest",
+        folder: str | Path | None = None,
+        *,
+        grey_version: int = LATEST,
+        any_body_part: bool = False,
     ) -> None:
         check_mode(mode)
         check_interpolation(interpolation)
@@ -48,6 +57,7 @@ class ImageCache:
         self.size = (int(size[0]), int(size[1]))
         self.mode: Mode = mode
         self.interpolation = interpolation
+        self.grey_version, self.any_body_part = grey_version, any_body_part
         self.folder = image_cache_folder() if folder is None else Path(folder)
         self._shape = (*self.size, 1 if mode == "L" else 3)
         self._bytes = _HEADER.size + math.prod(self._shape)
@@ -65,7 +75,7 @@ class ImageCache:
         """
         missing = [record for record in records if not self._is_current(record.path)]
         problems: list[str] = []
-        with ThreadPoolExecutor(workers or os.cpu_count()) as threads:
+        with decoding_threads(workers or os.cpu_count()) as threads:
             for done, problem in enumerate(threads.map(self._store, missing), start=1):
                 problems += problem
                 if progress is not None:
@@ -84,7 +94,8 @@ class ImageCache:
         entry, header = self._entry(path)
         content = self._read(entry, header, self._bytes)
         if content is None:
-            pixels = resize_image(read_image(path, self.mode), self.size, self.interpolation)
+            image = read_image(path, self.mode, grey_version=self.grey_version, any_body_part=self.any_body_part)
+            pixels = resize_image(image, self.size, self.interpolation)
             content = header + pixels.tobytes()
             _write(entry, content)
         return np.frombuffer(content, np.uint8, offset=_HEADER.size).reshape(self._shape)
@@ -109,7 +120,8 @@ class ImageCache:
         except (OSError, ValueError) as error:
             raise ImageError(path, getattr(error, "strerror", None) or str(error)) from error
         header = _HEADER.pack(b"cvrnet%02d" % FORMAT_VERSION, image.st_mtime_ns, image.st_size, *self._shape)
-        key = f"{os.path.abspath(path)}\n{self.size} {self.mode} {self.interpolation}"
+        settings = self.size, self.mode, self.interpolation, self.grey_version, self.any_body_part
+        key = "\n".join(map(str, (os.path.abspath(path), *settings)))
         name = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:40]
         return os.path.join(self.folder, name[:2], name[2:]), header
 
@@ -122,15 +134,15 @@ class ImageCache:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise UserError(f"{entry}: the image cache cannot be read: {error.strerror or error}") from error
+            reason = f"{error.strerror or error} (CVRNET_CACHE names its folder, one for each user)"
+            raise UserError(f"{entry}: the image cache cannot be read: {reason}") from error
         return content if whole and len(content) == count and content.startswith(header) else None
 
 
 def _write(entry: str, content: bytes) -> None:
     try:
         # Without waiting for the disk: an entry that a power cut damages is just decoded again.
-        with atomic_write(entry, sync=False) as temporary:
-            temporary.write_bytes(content)
+        write_private(entry, content, sync=False)
     except OSError as error:
         reason = f"{error.strerror or error} (CVRNET_CACHE names its folder)"
         raise UserError(f"{entry}: the image cache cannot be written: {reason}") from error

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
-import struct
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -20,22 +19,47 @@ from PIL import Image
 from pydicom import Dataset, dcmread
 from pydicom.encaps import get_frame
 from pydicom.filereader import read_file_meta_info
-from pydicom.pixels import apply_color_lut, apply_rescale, apply_voi, apply_windowing, get_decoder, pixel_array
+from pydicom.pixels import as_pixel_options, get_decoder, pixel_array
 from pydicom.pixels.utils import get_expected_length
-from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    JPEG2000TransferSyntaxes,
+    JPEGLSTransferSyntaxes,
+    JPEGTransferSyntaxes,
+    RLELossless,
+)
 
-from cvrnet.data.limits import MAX_PIXELS, WINDOWS, Mode, Refused, in_turn
+from cvrnet.data.chest_names import may_be_chest
+from cvrnet.data.decode_apart import decode_apart
+from cvrnet.data.decoder import decode
+from cvrnet.data.dicom_grey import grey_picture, keep_stored_bits
+from cvrnet.data.dicom_palette import palette_picture
+from cvrnet.data.frame_headers import FrameSize, check_frame
+from cvrnet.data.grey import LATEST, by_value
+from cvrnet.data.limits import MAX_PIXELS, Mode, Refused, in_turn
 
 MAX_FRAMES = 10_000  #: files with more frames are refused: the longest CT volumes have some 3,000
 
 # Modality (PS3.3 C.7.3.1.1.1). DR is not among its defined terms, but in use.
 _MODALITIES = ("", "CR", "DX", "DR", "RG", "RF", "OT", "CT")
-# Parts of BodyPartExamined: besides the terms of PS3.16 Annex L, files contain Spanish and vendors' own words.
-_CHEST = ("CHEST", "THORA", "TORAX", "LUNG", "PULMO", "TORSO", "RIB", "WHOLEBODY", "PORTCHEST")
 _GREY = ("MONOCHROME1", "MONOCHROME2")
+# pydicom would discard unused bits as if HighBit were BitsStored - 1: keep_stored_bits does it.
+_ALL_BITS: dict[str, Any] = {"correct_unused_bits": False}
+_CODINGS = {
+    **dict.fromkeys((*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes), "jpeg"),
+    **dict.fromkeys(JPEG2000TransferSyntaxes, "jpeg2000"),
+    RLELossless: "rle",
+}
 
 
-def read_frame(path: str | os.PathLike[str], frame: int | None, mode: Mode, window: str) -> np.ndarray:
+def read_frame(
+    path: str | os.PathLike[str],
+    frame: int | None,
+    mode: Mode,
+    window: str = "",
+    version: int = LATEST,
+    any_body_part: bool = False,
+) -> np.ndarray:
     """One frame as uint8 (H, W) or (H, W, 3); `cvrnet.data.read_image` says how its values become grey levels.
 
     Frames count from 1; None if the file has only one. The window is one of `WINDOWS`, or ``""`` for the file's own.
@@ -46,7 +70,7 @@ def read_frame(path: str | os.PathLike[str], frame: int | None, mode: Mode, wind
     with quiet():
         header = read_header(path)
         frames = frame_count(header, path)
-        _check_chest(header)
+        _check_subject(header, any_body_part)
         if frame is None and frames > 1:
             raise Refused(f"{frames} frames: name one, as in {os.path.basename(path)}#1; predict takes all of them")
         if not 1 <= (frame or 1) <= frames:
@@ -56,7 +80,7 @@ def read_frame(path: str | os.PathLike[str], frame: int | None, mode: Mode, wind
             with refuse_damaged("its pixels are damaged, truncated, or not what the tags say"):
                 values = _decode(path, header, (frame or 1) - 1, frames)
             with refuse_damaged("its window, palette or rescaling is damaged"):
-                picture = _picture(values, header, window)
+                picture = _picture(values, header, window, version)
     if picture.ndim == 2:
         return picture if mode == "L" else np.repeat(picture[..., None], 3, axis=2)
     return picture if mode == "RGB" else np.array(Image.fromarray(picture).convert("L"))
@@ -131,14 +155,13 @@ _thread = threading.local()
 logging.getLogger("pydicom").addFilter(lambda record: not getattr(_thread, "quiet", False))
 
 
-def _check_chest(header: Dataset) -> None:
+def _check_subject(header: Dataset, any_body_part: bool) -> None:
     with refuse_damaged("a damaged DICOM file: modality or body part cannot be read"):
-        modality, part = (tag_text(header, name).upper() for name in ("Modality", "BodyPartExamined"))
+        modality, part = tag_text(header, "Modality").upper(), tag_text(header, "BodyPartExamined")
     if modality not in _MODALITIES:
         raise Refused("its tags name another modality: expected a radiograph or a CT")
-    part = "".join(filter(str.isalnum, part))
-    if part and ("SPINE" in part or not any(name in part for name in _CHEST)):  # such as THORACIC SPINE
-        raise Refused("not a chest: its tags name another part of the body")
+    if not any_body_part and not may_be_chest(part):
+        raise Refused("not a chest: its tags name another part of the body; --any-body-part reads it")
 
 
 def _check_decodable(header: Dataset) -> None:
@@ -153,109 +176,32 @@ def _check_decodable(header: Dataset) -> None:
 def _decode(path: str | os.PathLike[str], header: Dataset, index: int, frames: int) -> np.ndarray:
     """The stored values of one frame, counted from 0."""
     syntax = header.file_meta.TransferSyntaxUID
-    if syntax.is_compressed and "PixelData" in header:
-        # Decoders allocate the size that the codestream declares, which may be far larger than Rows and Columns.
-        element: Any = header.get_item("PixelData")
-        with open(path, "rb") as file:
-            file.seek(getattr(element, "value_tell", None) or element.file_tell)  # a deferred element has the first
-            size = codestream_size(get_frame(file, index, number_of_frames=frames))
-        if size and size != (header.Rows, header.Columns):
-            raise Refused("the compressed image does not have the size that the tags say")
+    if not syntax.is_compressed or "PixelData" not in header:
+        return pixel_array(path, index=index, **_ALL_BITS)
+    options = as_pixel_options(header, number_of_frames=1)
+    element: Any = header.get_item("PixelData")
+    with open(path, "rb") as file:
+        file.seek(getattr(element, "value_tell", None) or element.file_tell)  # a deferred element has the first
+        frame = get_frame(file, index, number_of_frames=frames, extended_offsets=options.pop("extended_offsets", None))
+    size = FrameSize(*(int(options[name]) for name in ("rows", "columns", "samples_per_pixel", "bits_allocated")))
     # pylibjpeg-rle panics, and writes to stderr, on damaged run lengths; pydicom's own decoder raises an exception.
-    return pixel_array(path, index=index, decoding_plugin="pydicom" if syntax == RLELossless else "")
+    options |= {"transfer_syntax": syntax, "decoding_plugin": "pydicom" if syntax == RLELossless else "", **_ALL_BITS}
+    if check_frame(frame, size, _CODINGS.get(syntax, "")):
+        return decode(frame, options)
+    return decode_apart(frame, options, size.rows * size.columns * size.samples)
 
 
-def codestream_size(data: bytes) -> tuple[int, int] | None:
-    """Height and width that a JPEG, JPEG-LS or JPEG 2000 codestream declares; None for others.
-
-    >>> codestream_size(bytes.fromhex("ffd8 ffc0 000b 08 0010 0020 01 011100"))
-    (16, 32)
-    """
-    start = data.find(b"\xff\x4f\xff\x51", 0, 4096)  # JPEG 2000: the markers SOC and SIZ (ISO/IEC 15444-1 A.5.1)
-    if start >= 0:
-        right, lower, left, upper = struct.unpack_from(">4I", data, start + 8)
-        return lower - upper, right - left
-    at = 2
-    while data[:2] == b"\xff\xd8" and at + 9 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        # A start of frame: 0xC0 to 0xCF apart from DHT, JPG and DAC (ISO/IEC 10918-1 B.1.1.3), 0xF7 in JPEG-LS.
-        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            height, width = struct.unpack_from(">2H", data, at + 5)
-            return height, width
-        # 0xFF may be repeated as padding before a marker; other segments state their length.
-        at += 1 if marker == 0xFF else 2 + struct.unpack_from(">H", data, at + 2)[0]
-    return None
-
-
-def _picture(values: np.ndarray, header: Dataset, window: str) -> np.ndarray:
+def _picture(values: np.ndarray, header: Dataset, window: str, version: int) -> np.ndarray:
     """A frame's stored values as uint8 (H, W) or (H, W, 3)."""
     kind = str(header.PhotometricInterpretation)
     if window and (kind not in _GREY or header.get("Modality") != "CT" or "RescaleIntercept" not in header):
         raise Refused(f"the window {window!r} needs Hounsfield units: expected a CT with rescale slope and intercept")
+    if kind in _GREY and values.ndim == 2:
+        return grey_picture(values, header, window, version)
+    values = keep_stored_bits(values, header)
     if kind == "PALETTE COLOR":
-        colour = apply_color_lut(values, header)
-        return (colour >> 8 if colour.dtype.itemsize > 1 else colour).astype(np.uint8)[..., :3]
+        return palette_picture(values, header)
     if values.ndim == 3:  # pixel_array has converted YBR to RGB
         factor = 255 / (2.0 ** int(header.BitsStored) - 1)
-        return _by_value(values, lambda samples: samples * factor)
-    if kind not in _GREY:
-        raise Refused("its photometric interpretation is not supported")
-    grey = _by_value(values, lambda stored: _shown(stored, header, window))
-    return 255 - grey if kind == "MONOCHROME1" else grey  # its lowest value is white (PS3.3 C.7.6.3.1.2)
-
-
-def _by_value(values: np.ndarray, shown: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """The result of `shown` for each value, rounded to uint8."""
-    if values.dtype.kind not in "iu" or values.itemsize > 2:
-        return np.rint(shown(values).clip(0, 255)).astype(np.uint8)
-    # Up to 16 bits, `shown` is called once for each value that occurs: its float64 results would take 8 bytes a pixel.
-    # Negative values are indices from the tables' end. NumPy converts each index to 8 bytes, so this goes row by row.
-    occurs = np.zeros(256**values.itemsize, bool)
-    for row in values:
-        occurs[row] = True
-    stored = np.flatnonzero(occurs).astype(values.dtype)
-    table = np.zeros(occurs.shape, np.uint8)
-    table[stored] = np.rint(shown(stored).clip(0, 255)).astype(np.uint8)
-    picture = np.empty(values.shape, np.uint8)
-    for row, target in zip(values, picture, strict=True):
-        target[...] = table[row]
-    return picture
-
-
-def _shown(stored: np.ndarray, header: Dataset, window: str) -> np.ndarray:
-    """Values after modality and VOI transformation (PS3.3 C.11.1 and C.11.2), in 0..255."""
-    values = apply_rescale(stored, header)
-    if not np.isfinite(values).all():
-        raise Refused("some pixel values are not finite")
-    if window:
-        return _windowed(values, *WINDOWS[window], "LINEAR")
-    if header.get("VOILUTSequence"):  # takes precedence over a window, as in pydicom's apply_voi_lut
-        descriptor = header.VOILUTSequence[0].LUTDescriptor
-        depth = int(descriptor[2])
-        # apply_voi takes the table's entries for bytes if the depth is 8, but LUTData is a string of 16-bit words.
-        header.VOILUTSequence[0].LUTDescriptor = [*descriptor[:2], 16]
-        return apply_voi(np.rint(values).astype(np.int64), header) * (255 / (2**depth - 1))
-    level, width = (_first(header.get(name)) for name in ("WindowCenter", "WindowWidth"))
-    # Linear windows of less than 1 are not valid (PS3.3 C.11.2.1.2.1).
-    if level is not None and width is not None and width >= 1:
-        return _windowed(values, level, width, str(header.get("VOILUTFunction") or "LINEAR"))
-    if values.dtype == np.uint8 and header.BitsStored == 8:
-        return values
-    inside = values[stored != header.get("PixelPaddingValue")]
-    low, high = (inside.min(), inside.max()) if inside.size else (0, 0)
-    return (values - float(low)) * (255 / (float(high) - float(low))) if high > low else np.zeros(values.shape)
-
-
-def _windowed(values: np.ndarray, level: float, width: float, function: str) -> np.ndarray:
-    settings = Dataset()
-    settings.PhotometricInterpretation = "MONOCHROME2"
-    settings.BitsStored, settings.PixelRepresentation = 8, 0  # apply_windowing takes its output range, 0..255, from it
-    settings.WindowCenter, settings.WindowWidth, settings.VOILUTFunction = level, width, function
-    return apply_windowing(values, settings)
-
-
-def _first(value: object) -> float | None:
-    """The first of an element's values: a file may offer several windows."""
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        value = value[0] if value else None
-    return None if value is None or value == "" else float(str(value))
+        return by_value(values, lambda samples, _: samples * factor)
+    raise Refused("its photometric interpretation is not supported")

@@ -7,8 +7,10 @@ that a file declares is checked before a pixel is decoded. This does not use Pil
 
 from __future__ import annotations
 
+import math
 import os
 from importlib import import_module
+from io import BytesIO
 from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO
@@ -22,12 +24,17 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from cvrnet.data.limits import MAX_PIXELS, MAX_SCANS, WINDOWS, Mode, Refused, check_mode, in_turn
+from cvrnet.data.decode_apart import decode_apart
+from cvrnet.data.grey import LATEST, bits_in_use, by_bits_in_use, by_value, robust_ends
+from cvrnet.data.limits import MAX_PIXELS, MAX_SIDE, WINDOWS, Mode, Refused, check_mode, check_scans, in_turn
+from cvrnet.data.picture_headers import check_directory, check_exif, check_jpeg_exif, webp_size
 from cvrnet.errors import UserError
+from cvrnet.files import open_regular
+from cvrnet.text import printable
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".tif", ".tiff", ".webp", ".bmp")
 IMAGE_SUFFIXES = (*PICTURE_SUFFIXES, ".dcm", ".dicom")
-"""Endings of image files' names, in lower case; other files in a folder are ignored."""
+"""Endings of image files' names, in lower case. In a folder, other files count only if they are DICOM by content."""
 
 FORMATS = "PNG, JPEG, TIFF, WebP, BMP or DICOM"
 
@@ -37,6 +44,13 @@ _OPENERS: tuple[tuple[bytes | tuple[bytes, ...], type[ImageFile]], ...] = (
     ((b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"), TiffImageFile),  # with a plus sign: BigTIFF
     (b"WEBP", WebPImageFile),
     (b"BM", BmpImageFile),
+)
+
+_TILE = 322, 323  # TileWidth, TileLength (TIFF 6.0, section 15)
+# Compressions of TIFF whose decoders need no more than a strip or tile. Others, such as JPEG, have no known bound.
+_IN_BOUNDED_MEMORY = (
+    *("raw", "tiff_raw_16", "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate"),
+    *("tiff_ccitt", "group3", "group4"),
 )
 
 # The inverse of each EXIF orientation (Exif 2.32, tag 274); 1 is upright.
@@ -60,27 +74,38 @@ class ImageError(UserError):
         self.reason = reason  #: what is wrong with it, without the path
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return f"{printable(str(self.path))}: {self.reason}"
 
 
-def read_image(path: str | os.PathLike[str], mode: Mode = "L", window: str = "") -> np.ndarray:
+def read_image(
+    path: str | os.PathLike[str],
+    mode: Mode = "L",
+    window: str = "",
+    *,
+    grey_version: int = LATEST,
+    any_body_part: bool = False,
+) -> np.ndarray:
     """The upright 8-bit picture in a PNG, JPEG, TIFF, WebP, BMP or DICOM file.
 
     - The EXIF orientation is applied. Of several pages, the first is read.
     - Transparent parts become black. Palette colours and CMYK become RGB; ``mode="L"`` takes the luminance of colours
       (ITU-R 601).
-    - Integers of more than 8 bits keep the 8 highest bits *in use*, counted from the image's maximum: an image of 12
-      bits stored in 16 becomes as bright as its 8-bit original.
-    - Floating-point pixels must lie in 0..1 (they are multiplied by 255) or in 0..255 (they are kept).
-    - DICOM (extra ``dicom``): the values are rescaled, then go through the file's first VOI LUT or window; MONOCHROME1
-      is inverted. Without a window, 8-bit grey is kept, and deeper grey is stretched from the image's minimum to its
-      maximum, without padding. Tags that name a part of the body other than the chest, or a modality other than
-      radiography or CT, are an error.
+    - Integers of more than 8 bits keep the 8 highest bits *in use*: an image of 12 bits stored in 16 becomes as bright
+      as its 8-bit original. The highest 0.5 % of the pixels do not count (`cvrnet.data.grey.by_bits_in_use`).
+    - Floating-point pixels must lie in 0..1 (they are multiplied by 255) or in 0..255 (they are kept); the highest
+      0.5 % do not decide which of the two.
+    - DICOM (extra ``dicom``): the values are rescaled, then go through the file's first usable VOI LUT or window;
+      MONOCHROME1 is inverted. Without a window, 8-bit grey is kept, and deeper grey is stretched, without padding and
+      without 0.5 % of the pixels at each end. Tags that name a part of the body other than the chest, or a modality
+      other than radiography or CT, are an error.
 
     Args:
         path: the file. For a DICOM file of several frames, add the frame's number, from 1: ``ct.dcm#12``.
         mode: ``"L"`` for grey or ``"RGB"`` for colour; a grey file read as RGB has three equal channels.
         window: for a CT in DICOM, ``"lung"`` or ``"soft-tissue"`` instead of the file's own window.
+        grey_version: how deep grey becomes 8 bits (`cvrnet.data.grey.VERSIONS`): 1 counts every pixel, as old models
+            need.
+        any_body_part: read DICOM files of any part of the body.
 
     Returns:
         uint8 array of shape (H, W) for ``"L"`` and (H, W, 3) for ``"RGB"``.
@@ -95,14 +120,14 @@ def read_image(path: str | os.PathLike[str], mode: Mode = "L", window: str = "")
         raise UserError(f"window {window!r} is not known: expected {' or '.join(WINDOWS)}")
     try:
         file_path, frame = split_frame(path)
-        with open(file_path, "rb") as file:
+        with open_regular(file_path) as file:
             if is_dicom(file):
-                return dicom_module().read_frame(file_path, frame, mode, window)
+                return dicom_module().read_frame(file_path, frame, mode, window, grey_version, any_body_part)
             if frame is not None:
                 raise Refused("not a DICOM file: only their frames have numbers")
             if window:
                 raise Refused(f"the window {window!r} needs Hounsfield units: expected a CT in DICOM")
-            return _decode(file, mode)
+            return read_picture(file, mode, grey_version)
     except Refused as refused:
         raise ImageError(path, str(refused)) from None
     except Exception as error:  # on damaged files Pillow's readers raise nearly every built-in exception
@@ -120,7 +145,7 @@ def is_dicom(file: BinaryIO) -> bool:
 def is_dicom_file(path: str | os.PathLike[str]) -> bool:
     """As `is_dicom`; False for a file that cannot be opened."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return is_dicom(file)
     except (OSError, ValueError):  # ValueError: a NUL character in the path
         return False
@@ -129,18 +154,13 @@ def is_dicom_file(path: str | os.PathLike[str]) -> bool:
 def is_image_file(path: str | os.PathLike[str]) -> bool:
     """Whether a file in a folder counts as an image: by its ending, or as DICOM by its content.
 
-    Archives name DICOM files by numbers (``IM000012``, ``1.2.840.113``), so files without an ending, or with a number
-    for one, are opened. DICOMDIR, the index of an archive, is not an image.
+    Archives name DICOM files in many ways (``IM000012``, ``1.2.840.113``, ``IM-0001.IMA``), so files of other endings
+    are opened. DICOMDIR, the index of an archive, is not an image.
     """
     name = os.path.basename(path)
-    suffix = os.path.splitext(name)[1].lower()
-    if name.startswith("."):
-        return False
-    if suffix in IMAGE_SUFFIXES:
+    if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
         return True
-    if (suffix and not suffix[1:].isdigit()) or name.upper().startswith("DICOMDIR"):
-        return False
-    return os.path.isfile(path) and is_dicom_file(path)
+    return not name.upper().startswith("DICOMDIR") and is_dicom_file(path)
 
 
 def split_frame(path: str | os.PathLike[str]) -> tuple[str, int | None]:
@@ -160,8 +180,19 @@ def dicom_module() -> ModuleType:
         raise Refused(f'a DICOM file, which needs {error.name}: pip install "cvrnet[dicom]"') from None
 
 
-def _decode(file: BinaryIO, mode: Mode) -> np.ndarray:
-    start = file.read(16)
+def read_picture(file: BinaryIO, mode: Mode, grey_version: int = LATEST) -> np.ndarray:
+    """As `read_image`, for an open PNG, JPEG, TIFF, WebP or BMP file; Refused, or Pillow's exceptions."""
+    stored = open_picture(file)
+    tile = math.prod(stored.tag_v2.get(tag, 0) for tag in _TILE) if isinstance(stored, TiffImageFile) else 0
+    if tile > MAX_PIXELS:
+        raise Refused(f"tiles of {tile:,} pixels are more than the {MAX_PIXELS:,} allowed")
+    with in_turn(max(math.prod(stored.size), tile)):
+        return _pixels(stored, mode, grey_version)
+
+
+def open_picture(file: BinaryIO) -> ImageFile:
+    """A PNG, JPEG, TIFF, WebP or BMP file whose pixels may be decoded; Refused, or Pillow's exceptions."""
+    start = file.read(32)
     file.seek(0)
     if not start:
         raise Refused("the file is empty")
@@ -170,28 +201,36 @@ def _decode(file: BinaryIO, mode: Mode) -> np.ndarray:
     opener = next((opener for signature, opener in _OPENERS if start.startswith(signature)), None)
     if opener is None:
         raise Refused(f"not a {FORMATS} image")
+    if opener is WebPImageFile:
+        _check_size(*webp_size(start[4:]))  # the opener allocates the whole picture
+    elif opener is TiffImageFile:
+        check_directory(file)
+    elif opener is JpegImageFile:
+        check_jpeg_exif(file)
     stored = opener(file)
+    _check_size(*stored.size)
     if isinstance(stored, JpegImageFile):
-        # A scan (marker SOS) of a few bytes takes as long to decode as all pixels do.
         file.seek(0)
-        if sum(part.count(b"\xff\xda") for part in iter(lambda: file.read(2**20), b"")) > MAX_SCANS:
-            raise Refused(f"a JPEG of more than {MAX_SCANS} scans, which would take very long to decode")
-    width, height = stored.size
+        scans = sum(part.count(b"\xff\xda") for part in iter(lambda: file.read(2**20), b""))  # the marker SOS
+        check_scans(scans, math.prod(stored.size))
+    return stored
+
+
+def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise Refused(f"{width} x {height} pixels are more than the {MAX_PIXELS:,} allowed")
-    with in_turn(width * height):
-        return _pixels(stored, mode)
+    if max(width, height) > MAX_SIDE:
+        raise Refused(f"{width} x {height} pixels: expected at most {MAX_SIDE:,} a side")
 
 
-def _pixels(stored: ImageFile, mode: Mode) -> np.ndarray:
+def _pixels(stored: ImageFile, mode: Mode, version: int) -> np.ndarray:
     cut_to_8 = any(";16" in str(tile) for tile in stored.tile)  # Pillow reads 16-bit colour by its high bytes
     white_is_zero = isinstance(stored, TiffImageFile) and stored.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0
-    stored.load()
-    image = _upright(stored)
+    image = _upright(_loaded(stored))
 
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.array(image)
-        grey = _to_8_bits(values)
+        grey = _to_8_bits(values, version)
         if white_is_zero:  # Pillow inverts them only up to 8 bits
             grey = 255 - grey
         if isinstance(transparent := image.info.get("transparency"), int):
@@ -207,16 +246,37 @@ def _pixels(stored: ImageFile, mode: Mode) -> np.ndarray:
     return pixels
 
 
+def _loaded(stored: ImageFile) -> ImageFile:
+    if isinstance(stored, TiffImageFile) and stored.info.get("compression") not in _IN_BOUNDED_MEMORY:
+        assert stored.fp
+        stored.fp.seek(0)
+        samples = math.prod(stored.size) * len(stored.getbands())
+        stored = TiffImageFile(BytesIO(decode_apart(stored.fp.read(), {}, samples).tobytes()))
+    stored.load()
+    return stored
+
+
+def depth_in_use(path: str | os.PathLike[str]) -> int:
+    """How many bits all but a few pixels of a PNG or TIFF need, if it has grey of more than 8 bits; else 0."""
+    with open_regular(path) as file:
+        stored = open_picture(file)
+        if not stored.mode.startswith("I"):
+            return 0
+        with in_turn(math.prod(stored.size)):
+            return bits_in_use(np.array(_loaded(stored)))
+
+
 def _upright(image: Image.Image) -> Image.Image:
     # ImageOps.exif_transpose would also write the EXIF block again, which fails for slightly irregular ones.
     try:
+        check_exif(image.info)
         orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except SyntaxError:  # not EXIF: the image has no orientation
+    except (SyntaxError, Refused):  # not EXIF: the image has no orientation
         return image
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
-def _to_8_bits(values: np.ndarray) -> np.ndarray:
+def _to_8_bits(values: np.ndarray, version: int = LATEST) -> np.ndarray:
     """Grey values of any type as uint8.
 
     >>> _to_8_bits(np.array([[0, 2048, 4080]], dtype=np.uint16))
@@ -230,7 +290,10 @@ def _to_8_bits(values: np.ndarray) -> np.ndarray:
             raise Refused("some pixel values are not finite")
         if low < 0 or high > 255:
             raise Refused(f"pixel values go from {low:g} to {high:g}: floats must lie in 0..1 or 0..255")
-        return np.rint(values * 255 if high <= 1 else values).astype(np.uint8)
+        top = high if version == 1 else robust_ends(values, None)[1]
+        return np.rint(values * 255 if top <= 1 else values).clip(0, 255).astype(np.uint8)
     if low < 0:
         raise Refused(f"pixel values go from {low} to {high}: they must not be negative")
-    return (values >> max(int(high).bit_length() - 8, 0)).astype(np.uint8)
+    if version == 1:
+        return (values >> max(int(high).bit_length() - 8, 0)).astype(np.uint8)
+    return by_value(values, by_bits_in_use)

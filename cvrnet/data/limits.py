@@ -17,7 +17,10 @@ memory for each while they are decoded."""
 MAX_INPUT_PIXELS = 2048 * 2048
 """A model's input is not larger: at 2048 x 2048, the default batch of 8 images takes a CVR-Net many gigabytes."""
 
-MAX_SCANS = 100  #: JPEG files of more scans are refused; a progressive JPEG has about ten
+MAX_SIDE = 65_535  #: pixels; most formats can declare no more
+
+MAX_SCANS = 100  #: of a JPEG; a progressive one has about ten
+_MOST_SCANNED = 20 * MAX_PIXELS  # pixels of all scans together
 
 WINDOWS = {"lung": (-600.0, 1500.0), "soft-tissue": (50.0, 400.0)}
 """Level and width in Hounsfield units, the usual settings for chest CT."""
@@ -27,13 +30,20 @@ class Refused(Exception):  # noqa: N818
     """The reason why an image is not read. `read_image` puts the path before it."""
 
 
-_LARGE = 20_000_000  # pixels
+LARGE = 20_000_000  #: pixels; larger images are decoded one after another
 _one_large = threading.Lock()
 
 
 def in_turn(pixels: int) -> AbstractContextManager[object]:
     """Context for decoding: only one thread at a time decodes a large image, which bounds the memory."""
-    return _one_large if pixels > _LARGE else nullcontext()
+    return _one_large if pixels > LARGE else nullcontext()
+
+
+def check_scans(scans: int, pixels: int) -> None:
+    """Refuse a JPEG of so many scans that it takes very long: a scan of a few bytes takes as long as all its pixels."""
+    most = min(MAX_SCANS, _MOST_SCANNED // max(pixels, 1))
+    if scans > most:
+        raise Refused(f"a JPEG of more than {most} scans, which would take very long to decode")
 
 
 def check_mode(mode: str) -> None:

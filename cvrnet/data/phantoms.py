@@ -12,9 +12,9 @@ or disease.
 from __future__ import annotations
 
 import re
-import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
@@ -25,6 +25,7 @@ from PIL import Image
 from cvrnet.data.drawing import draw_film
 from cvrnet.errors import UserError
 from cvrnet.files import write_csv
+from cvrnet.folders import check_renamable, entries, lock_folder, made_aside, new_folder, real_folder, recover
 
 LABELS = ("NOR", "NCP", "CVP")
 MARKER_BOX = (0.04, 0.04, 0.13, 0.15)
@@ -32,6 +33,7 @@ MARKER_BOX = (0.04, 0.04, 0.13, 0.15)
 
 _COLUMNS = ("path", "label", "source", "patient_id", "view", "lung_mask", "lesion_mask")
 _IMAGES_PER_PATIENT = (1, 2, 1, 3)  # in turn
+_FILE = re.compile(r"(images/[^/]+|lungs|lesions)/p\d+-\d+\.png|manifest\.csv|\.manifest\.csv\.\w+\.tmp")
 # The part of the triples of patients with several images in which two exchange labels: 4 % of all patients.
 _TWO_LABELS = 0.12
 _LETTER = ("11110", "10001", "10001", "11110", "10100", "10010", "10001")  # an R
@@ -45,6 +47,7 @@ def write_phantoms(
     size: int = 256,
     sources: Sequence[str] = ("site-a", "site-b"),
     shortcut: bool = False,
+    overwrite: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> Path:
     """Write a data set of `n` synthetic chest radiographs and return its manifest's path.
@@ -56,7 +59,7 @@ def write_phantoms(
     seed and on i, not on `n`. The folder appears when it is complete, or not at all.
 
     Args:
-        folder: New, or empty.
+        folder: New, or empty; or with ``overwrite`` an earlier data set of this function.
         n: Number of images, at least 12.
         seed: Not negative.
         size: Height of the images in pixels, at least 64. Their width is within 10 % of it.
@@ -65,34 +68,56 @@ def write_phantoms(
             `MARKER_BOX`, above the patient's right shoulder. Nine in ten CVP patients come from it, and one in ten of
             the others (by the label of a patient's first image). Patients, labels and lesions are the same as without
             `shortcut`, where label and source are independent.
+        overwrite: Replace the earlier data set when the new one is complete.
         progress: Called after each image with the number done and `n`.
 
     Raises:
-        UserError: An argument is out of range, or the folder exists and is not empty.
+        UserError: An argument is out of range, or the folder holds something else.
     """
-    folder = Path(folder).resolve()
-    _check(folder, n, seed, size, sources)
-    partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+    folder = real_folder(folder)
+    _check(n, seed, size, sources)
 
     def rows() -> Iterator[dict[str, str]]:
         for film in islice(_plan(seed, len(sources), shortcut), n):
-            yield _write_film(partial, film, seed, size, sources[film.source], marked=shortcut and film.source == 0)
+            yield _write_film(new, film, seed, size, sources[film.source], marked=shortcut and film.source == 0)
             if progress is not None:
                 progress(film.index + 1, n)
 
-    try:
+    with ExitStack() as stack:
+        stack.enter_context(lock_folder(folder))
+        recover(folder)
+        _check_folder(folder, overwrite)
+        new = stack.enter_context(made_aside(folder))
         for sub in ("lungs", "lesions", *(f"images/{source}" for source in sources)):
-            (partial / sub).mkdir(parents=True)
-        write_csv(partial / "manifest.csv", rows(), _COLUMNS)
-        if folder.exists():
-            folder.rmdir()  # _check made sure that it is empty; Windows cannot rename onto a folder
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)  # still there only after a failure
+            (new / sub).mkdir(parents=True)
+        write_csv(new / "manifest.csv", rows(), _COLUMNS)
     return folder / "manifest.csv"
 
 
-def _check(folder: Path, n: int, seed: int, size: int, sources: Sequence[str]) -> None:
+def _check_folder(folder: Path, overwrite: bool) -> None:
+    """Refuse a folder with anything but an earlier data set, and remove what a killed process left aside."""
+    if folder.is_file() or (entries(folder) and not overwrite):
+        raise UserError(f"{folder} exists and is not an empty folder; choose another folder")
+    if entries(folder):
+        _check_ours(folder)
+        check_renamable(folder)
+        with (folder / "manifest.csv").open(encoding="utf-8", errors="replace") as file:
+            if file.readline() != ",".join(_COLUMNS) + "\n":
+                raise UserError(f"{folder} has another manifest than `cvrnet phantoms` writes; choose another folder")
+    if (new := new_folder(folder)).exists():
+        _check_ours(new)
+        shutil.rmtree(new)
+
+
+def _check_ours(folder: Path) -> None:
+    """Refuse to replace a folder with any file that `write_phantoms` does not write."""
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if (path.is_symlink() or not path.is_dir()) and not _FILE.fullmatch(name):
+            raise UserError(f"{folder} holds {name}, which `cvrnet phantoms` did not write; choose another folder")
+
+
+def _check(n: int, seed: int, size: int, sources: Sequence[str]) -> None:
     # 12, so that each of the three classes has several patients; on fewer than 64 pixels, nothing can be seen.
     for name, value, least in (("n", n, 12), ("size", size, 64), ("seed", seed, 0)):
         if value < least:
@@ -102,8 +127,6 @@ def _check(folder: Path, n: int, seed: int, size: int, sources: Sequence[str]) -
     for source in sources:
         if not re.fullmatch(r"\w[\w.-]*", source):
             raise UserError(f"source {source!r} cannot name a folder; use letters, digits, '.', '_' and '-'")
-    if folder.is_file() or (folder.exists() and any(folder.iterdir())):
-        raise UserError(f"{folder} exists and is not an empty folder; choose another folder")
 
 
 @dataclass(frozen=True)

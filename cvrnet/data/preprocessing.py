@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,10 +13,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from cvrnet.data.grey import LATEST, VERSIONS
+from cvrnet.data.image import read_image
 from cvrnet.data.limits import MAX_INPUT_PIXELS
 from cvrnet.errors import UserError
 
+_NOTE = "cvrnet.grey_version="
+"""Before the version in a ``pretrained_cfg``'s ``notes``: of its fields, the only one for what timm does not know."""
 _MOST, _EXTREME = MAX_INPUT_PIXELS, 1e6
+
 # timm's names of interpolations are those of Pillow's filters in lower case.
 INTERPOLATIONS = {resampling.name.lower(): resampling for resampling in Image.Resampling}
 
@@ -49,6 +55,8 @@ class Preprocessing:
     mean: tuple[float, ...]  #: of each channel, for pixels in 0..1
     std: tuple[float, ...]  #: of each channel, for pixels in 0..1
     interpolation: str = "nearest"  #: timm's name of the resizing filter
+    grey_version: int = LATEST  #: how pictures of more than 8 bits become 8 bits: one of `cvrnet.data.grey.VERSIONS`
+    any_body_part: bool = False  #: whether `read` accepts DICOM files of any part of the body; no part of a model
 
     def __post_init__(self) -> None:
         check_interpolation(self.interpolation)
@@ -64,13 +72,15 @@ class Preprocessing:
                 f"mean {self.mean!r:.80} and std {self.std!r:.80} do not fit {size[0]} channels: expected a number for "
                 "each, and std above 0"
             )
+        if self.grey_version not in VERSIONS:
+            raise UserError(f"grey_version={self.grey_version!r:.20}; expected one of {', '.join(map(str, VERSIONS))}")
 
     @classmethod
     def from_model(cls, model: nn.Module) -> Preprocessing:
         """The preprocessing in the ``pretrained_cfg`` of a timm model (`timm.data.resolve_model_data_config`).
 
         The cfg must state the model's channels. Those of CVR-Net and of this library's checkpoints do; timm's own state
-        three channels even if the model was made with ``in_chans=1``.
+        three channels even if the model was made with ``in_chans=1``. A cfg without a grey version is of version 1.
         """
         cfg: Any = model.pretrained_cfg
         return cls.from_cfg(cfg)
@@ -82,12 +92,18 @@ class Preprocessing:
         config = timm.data.resolve_data_config({"": None}) | given
         size, mean, std = (config[key] for key in ("input_size", "mean", "std"))
         size, mean, std = (tuple(each) if isinstance(each, list) else each for each in (size, mean, std))
-        return cls(size, mean, std, config["interpolation"])
+        versions = [note.removeprefix(_NOTE) for note in _notes(cfg) if note.startswith(_NOTE)]
+        stated: Any = versions[-1] if versions else "1"
+        return cls(size, mean, std, config["interpolation"], {str(v): v for v in VERSIONS}.get(stated, stated))
 
     @property
     def mode(self) -> Literal["L", "RGB"]:
         """The mode for `read_image`: ``"L"`` for one channel, ``"RGB"`` for three."""
         return "L" if self.input_size[0] == 1 else "RGB"
+
+    def read(self, path: str | os.PathLike[str], window: str = "") -> np.ndarray:
+        """The picture in a file, as `cvrnet.data.read_image` gives it with these settings; not resized yet."""
+        return read_image(path, self.mode, window, grey_version=self.grey_version, any_body_part=self.any_body_part)
 
     def resize(self, image: np.ndarray) -> np.ndarray:
         """Resize a uint8 image of shape (H, W) or (H, W, C) to (height, width, C)."""
@@ -107,6 +123,18 @@ def _are_numbers(values: Any, kind: Any, count: int) -> bool:
         and len(values) == count
         and all(isinstance(v, kind) and not isinstance(v, bool) and abs(v) <= _EXTREME for v in values)
     )
+
+
+def with_grey_version(cfg: Mapping[str, Any], version: int) -> dict[str, Any]:
+    """A ``pretrained_cfg`` that states how pictures of more than 8 bits become 8 bits."""
+    others = [note for note in _notes(cfg) if not note.startswith(_NOTE)]
+    return {**cfg, "notes": (*others, f"{_NOTE}{version}")}
+
+
+def _notes(cfg: Mapping[str, Any]) -> list[str]:
+    notes = cfg.get("notes")  # a text or several; in a file from elsewhere, anything
+    notes = [notes] if isinstance(notes, str) else notes
+    return [note for note in notes if isinstance(note, str)] if isinstance(notes, list | tuple) else []
 
 
 def to_batch(images: Sequence[np.ndarray]) -> Tensor:

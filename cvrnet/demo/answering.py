@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cvrnet.data import ImageError, read_image
+from cvrnet.data import ImageError
 from cvrnet.data.drawing import draw_film
 from cvrnet.data.series import arrange
 from cvrnet.errors import UserError
@@ -88,7 +88,7 @@ class Answering:
         if len(list(arrange([upload.path]))) > 1:
             raise UserError(f"{upload.name}: a file of several frames; “Many images” answers for each of them")
         try:
-            image = read_image(upload.path, self._predictor.preprocessing.mode)
+            image = self._predictor.preprocessing.read(upload.path)
         except ImageError as error:
             raise UserError(f"{upload.name}: {error.reason}") from None
         return self._answer(upload.name, image)

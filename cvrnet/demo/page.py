@@ -28,7 +28,8 @@ def build_page(answering: Answering, uploads: Uploads, name: str) -> gr.Blocks:
     outlive the answer; gr.Label rounds probabilities to per cent.
     """
     classes, events = answering.classes, _Events(answering, uploads)
-    with gr.Blocks(title=f"{name}: cvrnet demo", analytics_enabled=False) as page:
+    with _Page(title=f"{name}: cvrnet demo", analytics_enabled=False) as page:
+        page.uploads = uploads
         gr.HTML(markup.header(name, answering.description, classes))
         with gr.Tab("One image"), gr.Row(elem_classes="both"):
             with gr.Column(min_width=320):
@@ -54,9 +55,7 @@ def build_page(answering: Answering, uploads: Uploads, name: str) -> gr.Blocks:
         view = gr.Textbox(visible=False)  # the browser keeps it, so that the server keeps nothing
 
         shown = [answer, heads, view, choice, target, picture]
-        # preprocess=False: Gradio would copy an upload into its own cache.
         asked: dict[str, Any] = {"concurrency_id": "network", "concurrency_limit": 1, "show_progress_on": answer}
-        asked["preprocess"] = False
         upload.upload(events.answer, [upload, part, threshold], [upload, *shown], api_name="answer", **asked)
         for label, button in examples.items():
             button.click(partial(events.example, label), [part, threshold], shown, api_name=label, **asked)
@@ -70,9 +69,25 @@ def build_page(answering: Answering, uploads: Uploads, name: str) -> gr.Blocks:
             trigger_mode="always_last",
             concurrency_limit=4,
         )
-        several.upload(events.table, several, [several, table], preprocess=False, api_name="table", concurrency_limit=1)
+        several.upload(events.table, several, [several, table], api_name="table", concurrency_limit=1)
     page.queue(max_size=WAITING, api_open=False)
     return page
+
+
+class _Page(gr.Blocks):
+    """A page whose handlers get exactly what was sent, by whom so ever, and check it themselves."""
+
+    uploads: Uploads
+
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *_: object, **__: object) -> list[Any]:
+        """Refuse what no page sends. Gradio's own method copies each file that a question names into its cache."""
+        wanted = block_fn.inputs
+        sound = len(inputs) == len(wanted) and all(
+            self.uploads.may_hold(value) for block, value in zip(wanted, inputs, strict=True) if type(block) is gr.File
+        )
+        if not sound:
+            raise gr.Error("no question of this page", print_exception=False)
+        return inputs
 
 
 class _Events:
@@ -87,8 +102,10 @@ class _Events:
     def answer(self, file: dict[str, Any] | None, part: str, threshold: float) -> list[Any]:
         """The answer for an upload; the first output empties the field for the next one."""
         try:
-            with self._uploads.taken([file] if file else []) as given:
-                return [None, *self._show(self._answering.file(*given), part, threshold)]
+            with self._uploads.taken(file) as given:
+                if len(given) != 1:
+                    raise UserError("one file is answered at a time")
+                return [None, *self._show(self._answering.file(given[0]), part, threshold)]
         except UserError as error:
             return [None, markup.problem(str(error)), "", "", gr.update(visible=False), gr.skip(), _NO_PICTURE]
 
@@ -99,7 +116,7 @@ class _Events:
     def table(self, sent: list[dict[str, Any]] | None, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
         """The answers for many images; the first output empties the field."""
         try:
-            with self._uploads.taken(sent or []) as given:
+            with self._uploads.taken(sent) as given:
                 found = self._answering.table(given, lambda done, total: progress((done, total), unit="images"))
                 return [None, markup.table(*found)]
         except UserError as error:
@@ -109,7 +126,9 @@ class _Events:
         """The picture of a text that the browser kept, with the map that was chosen."""
         if not text:  # no answer yet
             return ""
-        if not (isinstance(part, str) and isinstance(threshold, int | float)):  # sent by a program, not by the page
+        if not isinstance(target, str):  # sent by a program, not by the page
+            target = ""
+        if not (isinstance(part, str) and isinstance(threshold, int | float) and 0 <= threshold <= 1):
             part, threshold = NETWORK, THRESHOLD
         try:
             view = unpack(text)

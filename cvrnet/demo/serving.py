@@ -9,34 +9,32 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import gradio as gr
+import uvicorn
+from gradio import routes
 from gradio.state_holder import SessionState, StateHolder
-from starlette.middleware import Middleware
+from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from cvrnet.data.identity import KEY
 from cvrnet.demo.answering import Answering
+from cvrnet.demo.gate import API, UPLOAD, AllowedHosts, Gate
 from cvrnet.demo.page import build_page
-from cvrnet.demo.uploads import Uploads
+from cvrnet.demo.uploads import EXPIRY, TOGETHER, Uploads
+from cvrnet.demo.waiting import Waiting
 from cvrnet.errors import UserError
 from cvrnet.inference import Predictor
 
 HOST, PORT, MAX_MB = "127.0.0.1", 7860, 64
-_API = "/gradio_api"
-_CLOSED = tuple(f"{_API}/{name}" for name in ("file", "proxy", "deep_link", "stream"))
-"""Gradio's routes that fetch files or other servers' pages, or save a session; the page uses none of them."""
-_POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; form-action 'self'"
-)
-"""Content security policy: the browser may ask no other server for anything."""
-
+_CONNECTIONS = 500  # at once; further ones are told that the server is busy
 _FONTS = (gr.themes.LocalFont("Source Sans Pro", weights=(400, 700)), "ui-sans-serif", "system-ui", "sans-serif")
 """Served by the page itself. Gradio's default weight, semibold, lacks most letters in the file that it brings."""
 
@@ -47,24 +45,29 @@ def serve(
     host: str = HOST,
     port: int = PORT,
     max_mb: int = MAX_MB,
+    allow_hosts: Sequence[str] = (),
     device: str = "auto",
     dtype: str = "auto",
     folds: Sequence[int] = (),
+    any_body_part: bool = False,
     on_ready: Callable[[str, str], object] | None = None,
 ) -> None:
     """Serve the page of a model until Ctrl-C or SIGTERM; other arguments: as `cvrnet.Predictor.from_pretrained`.
 
     The host ``127.0.0.1`` accepts requests of this machine alone, ``0.0.0.0`` those of the whole network. One uploaded
-    file may have `max_mb` megabytes. When the page is served, `on_ready` is called with its name and address.
+    file may have `max_mb` megabytes. Browsers may call the page by its address, or by a name in `allow_hosts`. When the
+    page is served, `on_ready` is called with its name and address.
 
     Raises:
-        UserError: There is no such model, or the port is in use.
+        UserError: There is no such model, the port is in use, or a name in `allow_hosts` is none.
     """
-    check_port(host, port)  # before the model is loaded, which takes longer
-    predictor, name = Predictor.from_pretrained(model, device, dtype, folds=folds), page_name(model)
+    AllowedHosts(host, allow_hosts)  # these two before the model is loaded, which takes longer
+    check_port(host, port)
+    predictor = Predictor.from_pretrained(model, device, dtype, folds=folds, any_body_part=any_body_part)
+    name = page_name(model)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with running(predictor, name, host, port, max_mb) as address:
+        with running(predictor, name, host, port, max_mb, allow_hosts) as address:
             if on_ready:
                 on_ready(name, address)
             threading.Event().wait()
@@ -75,30 +78,31 @@ def serve(
 
 
 @contextlib.contextmanager
-def running(predictor: Predictor, name: str, host: str = HOST, port: int = PORT, max_mb: int = MAX_MB) -> Iterator[str]:
+def running(
+    predictor: Predictor,
+    name: str,
+    host: str = HOST,
+    port: int = PORT,
+    max_mb: int = MAX_MB,
+    allow_hosts: Sequence[str] = (),
+) -> Iterator[str]:
     """Serve the page from threads of this program, and yield its address; other arguments and errors as `serve`."""
+    root_path = os.environ.get("GRADIO_ROOT_PATH", "")
+    hosts = _allowed_hosts(host, allow_hosts, root_path)
     answering = Answering(predictor)
     with tempfile.TemporaryDirectory(prefix="cvrnet-demo-") as folder, _environment(folder):
         uploads = Uploads(Path(folder), max_mb << 20)
         page = build_page(answering, uploads, name)
-        try:
+        waiting = Waiting(page._queue, uploads, TOGETHER * max_mb << 20)
+        app = _mount(page, uploads, waiting, max_mb, root_path)
+        with _listen(host, port) as listener, _serving(Gate(app, hosts, waiting, root_path), listener):
             name_in_url = f"[{host}]" if ":" in host else host  # IPv6 in brackets
-            _launch(page, uploads, name_in_url, port, max_mb)
             yield f"http://{'127.0.0.1' if host == '0.0.0.0' else name_in_url}:{port}"
-        finally:
-            page.close(verbose=False)
 
 
 def check_port(host: str, port: int) -> None:
     """Refuse a port that is in use, or that this user may not use."""
-    try:
-        kind, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(kind) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise UserError(f"port {port} of {host} cannot be used ({reason}); --port chooses another") from error
+    _listen(host, port).close()
 
 
 def page_name(model: str) -> str:
@@ -113,37 +117,84 @@ def page_name(model: str) -> str:
     return Path(model.removeprefix("local-dir:")).resolve().name
 
 
-def _launch(page: gr.Blocks, uploads: Uploads, host: str, port: int, max_mb: int) -> None:
+def _allowed_hosts(host: str, names: Sequence[str], root_path: str) -> AllowedHosts:
+    space = os.environ.get("SPACE_HOST")  # set on a Hugging Face Space
+    public = urlsplit(root_path).netloc
+    return AllowedHosts(host, [*names, *filter(None, [space, public])])
+
+
+def _mount(page: gr.Blocks, uploads: Uploads, waiting: Waiting, max_mb: int, root_path: str) -> Starlette:
+    """The page as a program for a web server; uploads go to `uploads` rather than to Gradio."""
+    routes = [
+        Route(UPLOAD, uploads.receive, methods=["POST"]),
+        Route(f"{API}/upload_progress", _no_progress),
+    ]
+    app = gr.mount_gradio_app(
+        Starlette(routes=routes, lifespan=waiting.sweeping),
+        page,
+        path="/",
+        root_path=root_path,
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        max_file_size=max_mb << 20,
+        theme=gr.themes.Default(primary_hue="blue", font=_FONTS),
+        css_paths=Path(__file__).with_name("page.css"),
+    )
+    mounted: Any = app.routes[-1]
+    mounted.app.state_holder = _NoSessions()
+    mounted.app.state_holder.set_blocks(page)
+    return app
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket that the page can be served from; refuses a port that is in use, or that this user may not use."""
     try:
-        app, _, _ = page.launch(
-            server_name=host,
-            server_port=port,
-            share=False,
-            inline=False,
-            prevent_thread_lock=True,
-            quiet=True,
-            footer_links=[],
-            run_history=False,
-            enable_monitoring=False,
-            ssr_mode=False,
-            pwa=False,
-            mcp_server=False,
-            max_file_size=max_mb << 20,
-            theme=gr.themes.Default(primary_hue="blue", font=_FONTS),
-            css_paths=Path(__file__).with_name("page.css"),
-            app_kwargs={
-                "routes": [
-                    Route(f"{_API}/upload", uploads.receive, methods=["POST"]),
-                    Route(f"{_API}/upload_progress", _no_progress),
-                ],
-                "middleware": [Middleware(_Gate)],
-            },
-        )
+        kind, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(kind)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if hasattr(socket, "TCP_USER_TIMEOUT"):  # ends connections whose reader does not read
+                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(EXPIRY * 1000))
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
     except OSError as error:
-        check_port(host.strip("[]"), port)  # another program may have taken it while the model was loaded
-        raise UserError(f"the page cannot be served at {host}:{port}: {error}") from error
-    app.state_holder = _NoSessions()
-    app.state_holder.set_blocks(page)
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(f"port {port} of {host} cannot be used ({reason}); --port chooses another") from error
+    return listener
+
+
+@contextlib.contextmanager
+def _serving(app: Gate, listener: socket.socket) -> Iterator[None]:
+    """Answer a socket's requests in a thread."""
+    config = uvicorn.Config(
+        app,
+        http="h11",  # which limits the length of headers
+        ws="none",
+        log_config=None,
+        log_level="critical",
+        access_log=False,
+        server_header=False,
+        limit_concurrency=_CONNECTIONS,
+        timeout_graceful_shutdown=1,
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    thread.start()
+    try:
+        while not server.started:
+            if not thread.is_alive():
+                raise UserError("the page cannot be served: the web server has ended")
+            time.sleep(0.01)
+        yield
+    finally:
+        server.should_exit = True
+        thread.join(10)
 
 
 async def _no_progress(request: Request) -> Response:
@@ -158,39 +209,20 @@ class _NoSessions(StateHolder):
         return SessionState(self.blocks)
 
 
-class _Gate:
-    """Middleware that adds the security policy to every answer, and closes the routes that the page does not use."""
-
-    def __init__(self, app: Callable[..., Any]) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async def with_policy(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                headers = [(b"content-security-policy", _POLICY.encode()), (b"referrer-policy", b"no-referrer")]
-                message = {**message, "headers": [*message["headers"], *headers]}
-            await send(message)
-
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-        elif scope["path"].startswith(_CLOSED):
-            await PlainTextResponse("not here", 404)(scope, receive, with_policy)
-        else:
-            await self._app(scope, receive, with_policy)
-
-
 @contextlib.contextmanager
 def _environment(folder: str) -> Iterator[None]:
     """Set environment variables while the page is served, and restore them afterwards."""
     wanted = {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
+    wanted["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"  # Gradio would keep a record of each of the last 10,000 questions
     wanted[KEY] = secrets.token_hex()  # else reading DICOM files would save a key for pseudonyms in the home folder
-    for name in ("NO_PROXY", "no_proxy"):  # Gradio asks its own page whether it is up: not through a proxy
-        wanted[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1,localhost"]))
     before = {name: os.environ[name] for name in wanted if name in os.environ}
     os.environ.update(wanted)
+    # Read when Gradio is imported; its app makes a folder there, which may belong to another user.
+    imported, routes.DEFAULT_TEMP_DIR = routes.DEFAULT_TEMP_DIR, folder
     try:
         yield
     finally:
+        routes.DEFAULT_TEMP_DIR = imported
         for name in wanted:
             del os.environ[name]
         os.environ.update(before)

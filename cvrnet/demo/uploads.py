@@ -7,12 +7,14 @@ Two visitors who send the same file would share it there, so the first one's ans
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
@@ -24,59 +26,90 @@ from cvrnet.demo.answering import Upload
 from cvrnet.errors import UserError
 
 MOST_FILES = 200  # in one upload
-EXPIRY = 600.0  # seconds until an unused upload is deleted, for example because its sender closed the page
+EXPIRY = 60.0  # seconds until an upload that nobody asks about, or an answer that nobody fetches, is dropped
+TOGETHER = 16  # times the limit of one file: what the files of an upload may have, and what may wait in all
 _LONGEST_NAME = 120
+_SMALLEST = 4096  # bytes that even an empty file takes
+
+
+@dataclass(frozen=True)
+class _Stored:
+    name: str
+    bytes: int
 
 
 class Uploads:
     """The uploaded files that are not yet answered, in a folder that only its owner can read.
 
-    The limit is the bytes of one file. All files of one upload together may have sixteen times as many.
+    The limit is the bytes of one file. All files of one upload together may have `TOGETHER` times as many.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
-        self._folder, self._limit, self._total = folder, limit, 16 * limit
-        self._names: dict[Path, str] = {}
+        self._folder, self._limit = folder, limit
+        self._stored: dict[Path, _Stored] = {}
+        self._lock = threading.Lock()
+        self.bytes = 0
+        self.asked: Callable[[], Container[Path]] = tuple  # the uploads that waiting questions name: they do not expire
 
     async def receive(self, request: Request) -> Response:
         """Store the files of a form, and answer with their paths, as Gradio's page expects."""
         if "content-length" not in request.headers:  # browsers always send it; the server enforces it
             raise HTTPException(411, "the length of the upload is missing")
-        if int(request.headers["content-length"]) > self._total:
-            raise HTTPException(413, f"all files together exceed {self._total >> 20} MB")
+        if int(request.headers["content-length"]) > TOGETHER * self._limit:
+            raise HTTPException(413, f"all files together exceed {TOGETHER * self._limit >> 20} MB")
         async with request.form(max_files=MOST_FILES, max_fields=MOST_FILES) as form:
             files = [file for file in form.getlist("files") if isinstance(file, UploadFile)]
             if any((file.size or 0) > self._limit for file in files):
                 raise HTTPException(413, f"a file exceeds {self._limit >> 20} MB")
-            paths = [await run_in_threadpool(self._store, file) for file in files]
-        for path in paths:
-            asyncio.get_running_loop().call_later(EXPIRY, self._expire, path)
+            paths = [self._folder / secrets.token_hex(16) for _ in files]
+            for path, file in zip(paths, files, strict=True):
+                asyncio.get_running_loop().call_later(EXPIRY, self._expire, path)
+                await run_in_threadpool(self._store, path, file)
         return JSONResponse([str(path) for path in paths])
 
     @contextmanager
-    def taken(self, files: Sequence[Mapping[str, Any]]) -> Iterator[list[Upload]]:
-        """Yield the files that an event names, and delete them at the end.
+    def taken(self, sent: object) -> Iterator[list[Upload]]:
+        """Yield the files that an event sends the names of, and delete them at the end.
 
         Refuses a file that is not stored: it was answered, has expired, or was never sent.
         """
         # A file belongs to the first event that takes it out of the dictionary: no other event or timer deletes it.
-        names = {Path(file["path"]): self._names.pop(Path(file["path"]), None) for file in files}
-        uploads = [Upload(path, name) for path, name in names.items() if name is not None]
+        stored = {path: self._take(path) for path in dict.fromkeys(paths_of(sent))}
+        uploads = [Upload(path, file.name) for path, file in stored.items() if file is not None]
         try:
-            if len(uploads) < len(names):
+            if len(uploads) < len(stored):
                 raise UserError("the file is no longer here; send it again")
             yield uploads
         finally:
             for upload in uploads:
                 upload.path.unlink(missing_ok=True)
 
-    def _store(self, file: UploadFile) -> Path:
-        path = self._folder / secrets.token_hex(16)
-        with path.open("xb") as target:
+    def may_hold(self, sent: object) -> bool:
+        """Whether all files that an event sends the names of lie here, or did."""
+        return all(path.parent == self._folder for path in paths_of(sent))
+
+    def _store(self, path: Path, file: UploadFile) -> None:
+        size = max(file.size or 0, _SMALLEST)
+        with self._lock:
+            self._stored[path] = _Stored((file.filename or "")[-_LONGEST_NAME:] or "image", size)
+            self.bytes += size
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as target:
             shutil.copyfileobj(file.file, target)
-        self._names[path] = (file.filename or "")[-_LONGEST_NAME:] or "image"
-        return path
 
     def _expire(self, path: Path) -> None:
-        if self._names.pop(path, None) is not None:
+        if path in self.asked():
+            asyncio.get_running_loop().call_later(EXPIRY, self._expire, path)
+        elif self._take(path) is not None:
             path.unlink(missing_ok=True)
+
+    def _take(self, path: Path) -> _Stored | None:
+        with self._lock:
+            file = self._stored.pop(path, None)
+            self.bytes -= file.bytes if file else 0
+        return file
+
+
+def paths_of(sent: object) -> list[Path]:
+    """The paths in what an event sends for a field of files: a file, a list of files, or None. Anybody may send it."""
+    files = sent if isinstance(sent, list) else [] if sent is None else [sent]
+    return [Path(str(file.get("path"))) if isinstance(file, dict) else Path() for file in files]

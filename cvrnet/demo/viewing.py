@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cvrnet.data.image import open_picture
+from cvrnet.data.limits import Refused
 from cvrnet.demo.answering import Answer
 from cvrnet.errors import UserError
 from cvrnet.explain import draw_overlay
@@ -22,7 +24,8 @@ from cvrnet.explain.explaining import enlarge
 
 LONGEST = 640  # pixels of the picture's longer side
 _FINEST, _MOST_TEXT = 128, 8_000_000  # cells along a map's side, and characters
-_MALFORMED = (ValueError, TypeError, LookupError, AttributeError, OSError, RecursionError, Image.DecompressionBombError)
+_SCAN = b"\xff\xda"  # begins each scan of a JPEG file
+_MALFORMED = (ValueError, TypeError, LookupError, AttributeError, OSError, RecursionError, SyntaxError, Refused)
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,10 @@ def unpack(text: str) -> View:
         if len(text) > _MOST_TEXT:
             raise ValueError("too long")
         kept = json.loads(text)
-        picture = Image.open(io.BytesIO(base64.b64decode(kept["picture"], validate=True)), formats=["JPEG"])
-        if max(picture.size) > LONGEST:
-            raise ValueError("too large")
+        content = base64.b64decode(kept["picture"], validate=True)
+        picture = open_picture(io.BytesIO(content))
+        if picture.format != "JPEG" or max(picture.size) > LONGEST or content.count(_SCAN) != 1:
+            raise ValueError("not what `pack` makes: too large, or of many scans, each of which takes time")
         maps: dict[str, dict[str, NDArray[np.uint8] | str]] = {
             target: {part: grid if isinstance(grid, str) else _unpack_grid(*grid) for part, grid in parts.items()}
             for target, parts in kept["maps"].items()

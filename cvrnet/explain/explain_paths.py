@@ -10,12 +10,15 @@ from typing import Any
 from cvrnet.errors import UserError
 from cvrnet.explain.explaining import available_parts
 from cvrnet.explain.gradcam import NETWORK
-from cvrnet.explain.pictures import draw_images
-from cvrnet.files import write_csv
+from cvrnet.explain.pictures import draw_images, picture_names
+from cvrnet.files import write_sheet
+from cvrnet.folders import files_aside
 from cvrnet.inference import Predictor
 from cvrnet.inference.predict_paths import find_images
+from cvrnet.runs.read import read_rows
 
 ROWS = "explanations.csv"
+_COLUMNS = ("path", "prediction", "class", "probability", "figure")
 
 
 def explain_paths(
@@ -28,28 +31,41 @@ def explain_paths(
     everything: bool = False,
     device: str = "auto",
     dtype: str = "auto",
+    any_body_part: bool = False,
     overwrite: bool = False,
     progress: Callable[[int, int], object],
     on_problem: Callable[[str], object],
+    say: Callable[[str], object] = lambda line: None,
     **drawing: Any,
 ) -> tuple[list[dict[str, Any]], int]:
     """Draw where a model looked in the images at some paths, and write `ROWS`.
 
+    All files appear when the last image is drawn. With ``overwrite`` they replace those of an earlier result, which its
+    `ROWS` names; other files in the folder stay.
+
     Overlays show the encoders (names, or numbers such as ``"1"``) and heads (numbers); without either, the whole
     network. With ``everything`` they show all parts, and the figures show the heads. ``progress`` is called after each
     image with the number done and the number of images, ``on_problem`` with a sentence for each thing that could not be
-    drawn. Other arguments: as `Predictor.from_pretrained`, `find_images` and `draw_images`.
+    drawn, ``say`` with a line about what was passed over in each folder. Other arguments: as
+    `Predictor.from_pretrained`, `find_images` and `draw_images`.
 
     Returns:
         The rows of `ROWS`, and the number of models whose maps were averaged.
 
     Raises:
-        UserError: Results exist, or the model, a part or a class does not exist.
+        UserError: No image is found; results exist, or the model, a part or a class does not exist.
     """
-    files = list(dict.fromkeys(find_images(paths)))
+    found = find_images(paths)
+    files = list(dict.fromkeys(found.files))
+    for note in found.notes:
+        say(note)
+    if not files:
+        raise UserError("; ".join(found.problems) or "no image found")
+    for problem in found.problems:
+        on_problem(problem)
     if (output / ROWS).exists() and not overwrite:
         raise UserError(f"{output / ROWS} exists; --overwrite replaces it")
-    predictor = Predictor.from_pretrained(model, device, dtype)
+    predictor = Predictor.from_pretrained(model, device, dtype, any_body_part=any_body_part)
     overlays = panels = available_parts(predictor)
     if not everything:
         panels = [part for part in panels if not re.fullmatch(r"P\d+", part)]
@@ -57,11 +73,34 @@ def explain_paths(
         chosen = [*(by_number.get(name, name) for name in encoders), *(f"P{head}" for head in heads)]
         overlays = list(dict.fromkeys(chosen)) or [NETWORK]
     rows: list[dict[str, Any]] = []
-    drawn = draw_images(predictor, files, output, overlays=overlays, panels=panels, overwrite=overwrite, **drawing)
-    for row, problems in drawn:
-        for problem in problems:
-            on_problem(problem)
-        rows.append(row | {"error": "; ".join(problems)})
-        progress(len(rows), len(files))
-    write_csv(output / ROWS, rows, list(rows[0]) if rows else [])
+    earlier = _earlier(output)
+    _check_pictures(output, picture_names(files, overlays), earlier if overwrite else set(), overwrite)
+    with files_aside(output, lambda name: re.sub(r"\.npy$", ".png", name) in earlier, ROWS) as aside:
+        for row, problems in draw_images(predictor, files, aside, overlays=overlays, panels=panels, **drawing):
+            for problem in problems:
+                on_problem(problem)
+            rows.append(row | {"error": "; ".join(problems)})
+            progress(len(rows), len(files))
+        write_sheet(aside / ROWS, rows, list(rows[0]) if rows else [])
     return rows, len(predictor.models)
+
+
+def _earlier(output: Path) -> set[str]:
+    """The files of an earlier result in a folder: `ROWS`, and the pictures in its columns; empty without a result."""
+    path = output / ROWS
+    if not path.is_file():
+        return set()
+    try:
+        rows = read_rows(path, _COLUMNS)
+    except UserError as error:
+        raise UserError(f"{path} is not a file of `cvrnet explain`; choose another folder") from error
+    return {ROWS, *(str(value) for row in rows for column, value in row.items() if column not in _COLUMNS[:-1])}
+
+
+def _check_pictures(output: Path, names: Sequence[str], replaceable: set[str], overwrite: bool) -> None:
+    """Refuse, before anything is drawn, a picture that exists and may not be replaced."""
+    existing = (output / name for name in names if name not in replaceable and (output / name).exists())
+    if path := next(existing, None):
+        if overwrite:
+            raise UserError(f"{path} exists and is no part of an earlier result; choose another folder")
+        raise UserError(f"{path} exists; --overwrite replaces it")

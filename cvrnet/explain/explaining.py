@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from cvrnet.data import ImageError, check_classes, read_image, to_batch
+from cvrnet.data import ImageError, check_classes, to_batch
 from cvrnet.devices import autocast
 from cvrnet.errors import UserError
 from cvrnet.explain.gradcam import NETWORK, grad_cam, map_parts, refusal
@@ -130,7 +130,7 @@ def _explain_batch(
     images: dict[int, NDArray[np.uint8]] = {}
     for number, (path, _) in enumerate(batch):
         try:
-            images[number] = read_image(path, preprocessing.mode)
+            images[number] = preprocessing.read(path)
         except ImageError as error:
             done[number] = Explanation(path, error=str(error))
     answers: dict[int, NDArray[np.float64]] = {}

@@ -17,11 +17,13 @@ from cvrnet.errors import UserError
 from cvrnet.explain.explaining import Explanation, available_parts, explain
 from cvrnet.explain.measures import MEASURES, STAGES, localisation, randomise, similarity
 from cvrnet.explain.overlay import THRESHOLD
-from cvrnet.files import write_csv, write_json
+from cvrnet.files import write_json, write_sheet
+from cvrnet.folders import files_aside
 from cvrnet.inference import Predictor
 from cvrnet.metrics.bootstrap import mean_interval
 from cvrnet.runs.held_out import held_out
 from cvrnet.runs.layout import CONFIG, SPLIT
+from cvrnet.runs.read import read_json
 
 SUMMARY, IMAGES = "localisation.json", "localisation.csv"
 TRAINED = "trained"
@@ -72,7 +74,8 @@ def measure(
         explainer = predictor
         if weights != TRAINED:
             models = [randomise(model, weights, seed + i) for i, model in enumerate(predictor.models)]
-            explainer = Predictor(models, device=str(predictor.device), dtype=predictor.precision)
+            explainer = Predictor(models, str(predictor.device), predictor.precision)
+            explainer.preprocessing = predictor.preprocessing
         stream = explain(explainer, [r.path for r, _ in usable], target=targets, parts=parts, batch_size=batch_size)
         for (record, masks), e in zip(usable, stream, strict=True):
             on_explained()
@@ -139,6 +142,7 @@ def measure_data(
     batch_size: int = 8,
     device: str = "auto",
     dtype: str = "auto",
+    any_body_part: bool = False,
     overwrite: bool = False,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> tuple[dict[str, Any], int]:
@@ -153,9 +157,7 @@ def measure_data(
     Raises:
         UserError: Results exist and ``overwrite`` was not given, no image has a mask, or no fold can be asked.
     """
-    for name in (SUMMARY, IMAGES):
-        if (output / name).exists() and not overwrite:
-            raise UserError(f"{output / name} exists; --overwrite replaces it")
+    earlier = _check_results(output, overwrite)
     masked = [r for r in read_records(data, labelled=False) if r.lung_mask or r.lesion_mask]
     if not masked:
         raise UserError(f"{data}: no image has a lung_mask or lesion_mask; --measure needs some")
@@ -164,7 +166,7 @@ def measure_data(
     found, counter = Measurements(), itertools.count(1)
     options: dict[str, Any] = {"target": target, "threshold": threshold, "batch_size": batch_size, "seed": seed}
     for one, images in images_of.items():
-        predictor = Predictor.from_pretrained(one, device=device, dtype=dtype)
+        predictor = Predictor.from_pretrained(one, device, dtype, any_body_part=any_body_part)
         part = measure(predictor, images, **options, on_explained=lambda: progress(next(counter), len(WEIGHTS) * asked))
         found.rows += part.rows
         found.similar += part.similar
@@ -182,9 +184,21 @@ def measure_data(
         "all": summarise(found),
         "correct": summarise(found.correct()),
     }
-    write_csv(output / IMAGES, found.rows)
-    write_json(output / SUMMARY, summary)
+    with files_aside(output, lambda name: earlier, SUMMARY) as aside:
+        write_sheet(aside / IMAGES, found.rows)
+        write_json(aside / SUMMARY, summary)
     return summary, len(masked) - asked
+
+
+def _check_results(output: Path, overwrite: bool) -> bool:
+    """Whether a folder holds an earlier result, which may be replaced; refuse to replace anything else."""
+    existing = [output / name for name in (SUMMARY, IMAGES) if (output / name).exists()]
+    if existing and not overwrite:
+        raise UserError(f"{existing[0]} exists; --overwrite replaces it")
+    earlier = (output / SUMMARY).is_file() and "images_with_masks" in read_json(output / SUMMARY)
+    if existing and not earlier:
+        raise UserError(f"{existing[0]} is not a file of `cvrnet explain --measure`; choose another folder")
+    return earlier
 
 
 def _read_masks(record: Record, problems: list[str]) -> dict[str, NDArray[np.bool_]]:

@@ -19,13 +19,13 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 from PIL import Image
 
-from cvrnet.errors import UserError
 from cvrnet.explain.explaining import Explanation, explain, panel_names
 from cvrnet.explain.overlay import COLOURS, THRESHOLD, as_colour, draw_outline, draw_overlay
 from cvrnet.figures import save_figure
 from cvrnet.figures.style import FONT_SIZE, TEXT
 from cvrnet.files import atomic_write, slug
 from cvrnet.inference import Predictor
+from cvrnet.text import printable
 
 PANEL = 2.3  # inches, the longer side of a panel
 COLUMNS = 4  # panels in a row at most
@@ -42,7 +42,6 @@ def draw_images(
     threshold: float = THRESHOLD,
     raw: bool = False,
     batch_size: int = 8,
-    overwrite: bool = False,
 ) -> Iterator[tuple[dict[str, Any], list[str]]]:
     """Draw where a model looked in each image, and give the image's row of a table.
 
@@ -56,12 +55,9 @@ def draw_images(
         overlay, None where nothing was drawn. And a sentence for each thing that could not be drawn.
 
     Raises:
-        UserError: A picture exists, or as `explain`.
+        UserError: As `explain`.
     """
     names = _file_names(paths)
-    targets = (output / f"{name}-{slug(part)}.png" for name in names for part in overlays)
-    if not overwrite and (existing := next((file for file in targets if file.exists()), None)):
-        raise UserError(f"{existing} exists; --overwrite replaces it")
     parts = list(dict.fromkeys([*panels, *overlays]))
     stream = explain(predictor, paths, target=target, parts=parts, batch_size=batch_size)
     for name, e in zip(names, stream, strict=True):
@@ -70,13 +66,22 @@ def draw_images(
         if e.error:
             yield row, [e.error]
             continue
-        row |= {"probability": e.probability, "figure": f"{name}-figure.png"}
+        row |= {"probability": e.probability, "figure": _picture(name, "figure")}
         save_figure(plot_explanation(e, panels, threshold=threshold), output / row["figure"])
         for part in overlays:
             if part in e.grids:
-                row[part] = f"{name}-{slug(part)}.png"
+                row[part] = _picture(name, part)
                 _save_overlay(e, part, output / row[part], threshold, raw)
-        yield row, [f"{e.path}: {part}: {e.refused[part]}" for part in overlays if part in e.refused]
+        yield row, [f"{printable(str(e.path))}: {part}: {e.refused[part]}" for part in overlays if part in e.refused]
+
+
+def picture_names(paths: Sequence[Path], overlays: Sequence[str]) -> list[str]:
+    """The names of all pictures that `draw_images` can write."""
+    return [_picture(name, part) for name in _file_names(paths) for part in ("figure", *overlays)]
+
+
+def _picture(name: str, part: str) -> str:
+    return f"{name}-{slug(part)}.png"
 
 
 def plot_explanation(
@@ -120,7 +125,7 @@ def plot_explanation(
     bar = figure.colorbar(ScalarMappable(Normalize(threshold, 1), colours), ax=axes, fraction=0.03, pad=0.01)
     bar.set_label("Grad-CAM, of its maximum", fontsize=FONT_SIZE - 1, color=TEXT)
     bar.ax.tick_params(labelsize=FONT_SIZE - 1, colors=TEXT)
-    title = f"{explanation.path.name}: {explanation.target} {explanation.probability:.2f}"
+    title = f"{printable(explanation.path.name)}: {explanation.target} {explanation.probability:.2f}"
     figure.suptitle(title, fontsize=FONT_SIZE + 1, color=TEXT, parse_math=False)
     return figure
 

@@ -8,22 +8,25 @@ from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from cvrnet.errors import UserError
-from cvrnet.figures.style import FONT_SIZE, TEXT, finish, new_figure, set_labels
+from cvrnet.figures.style import FONT_SIZE, MOST_CLASSES, TEXT, finish, new_figure, set_labels
 
 LIGHT_BLUES = ListedColormap(colormaps["Blues"](np.linspace(0.0, 0.6, 256)))  # light enough for dark text everywhere
 CELL = 0.85  # inches, or more where a class name needs it
+NAMES, LINE, LONGEST = 60, 0.15, 24  # of many classes: names along a side, inches for each, and their characters
 
 
 def plot_confusion_matrix(matrix: ArrayLike, classes: Sequence[str], title: str | None = None) -> Figure:
     """Counts and column percentages, laid out as v1's Tables 4-8: columns are the actual classes, rows the predicted.
 
     The percentage is the share of the actual class (of the column), so the diagonal shows the sensitivities; it shades
-    the cell. An actual class without images has no percentages.
+    the cell. An actual class without images has no percentages. More than 18 classes are shaded only, in a figure of
+    bounded size, and where there is no room for all of their names, some are left out.
 
     ``matrix`` has shape (C, C) and **rows true**, as from `cvrnet.metrics.confusion_matrix`; it is turned for display.
     ``classes`` are the names in the order of its rows.
@@ -39,6 +42,20 @@ def plot_confusion_matrix(matrix: ArrayLike, classes: Sequence[str], title: str 
     percent = 100 * counts / np.where(support > 0, support, 1)
     figure, (ax,) = new_figure()
     ax.grid(False)
+    ax.tick_params(length=0)
+    ax.invert_yaxis()
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    set_labels(ax, "Actual class\n(% of column)", "Predicted class")
+    side = _shades(figure, ax, percent, classes) if n > MOST_CLASSES else _cells(figure, ax, counts, percent, classes)
+    return finish(figure, [ax], side, side, title)
+
+
+def _cells(
+    figure: Figure, ax: Axes, counts: NDArray[Any], percent: NDArray[np.float64], classes: Sequence[str]
+) -> float:
+    """Draw cells with count and percentage; return how many inches their side needs."""
+    n, support = len(classes), counts.sum(0)
     ax.pcolormesh(percent, cmap=LIGHT_BLUES, vmin=0, vmax=100, edgecolors="white", linewidth=2)
     for row, column in np.ndindex(n, n):
         style: dict[str, Any] = {"ha": "center", "color": TEXT, "weight": "bold" if row == column else "normal"}
@@ -51,12 +68,21 @@ def plot_confusion_matrix(matrix: ArrayLike, classes: Sequence[str], title: str 
         ticks, [f"{name}\n(n = {count:,})" for name, count in zip(names, support, strict=True)], parse_math=False
     )
     ax.set_yticks(ticks, names, parse_math=False)
-    ax.tick_params(length=0)
-    ax.invert_yaxis()
-    for spine in ax.spines.values():
-        spine.set_visible(False)
-    set_labels(ax, "Actual class\n(% of column)", "Predicted class")
     figure.draw_without_rendering()  # makes the tick labels
     widest = max(text.get_window_extent().width for text in ax.get_xticklabels()) / figure.dpi
-    side = n * max(CELL, widest + 0.1)
-    return finish(figure, [ax], side, side, title)
+    return n * max(CELL, widest + 0.1)
+
+
+def _shades(figure: Figure, ax: Axes, percent: NDArray[np.float64], classes: Sequence[str]) -> float:
+    """Draw shaded cells with a scale beside them; return how many inches their side needs."""
+    mesh = ax.pcolormesh(percent, cmap="Blues", vmin=0, vmax=100)
+    bar = figure.colorbar(mesh, ax=ax, shrink=0.5, pad=0.02)
+    bar.ax.tick_params(colors=TEXT, labelsize=FONT_SIZE)
+    set_labels(bar.ax, "%", "Share of the actual class")
+    bar.outline.set_visible(False)
+    every = -(-len(classes) // NAMES)
+    names = [name if len(name) <= LONGEST else name[: LONGEST - 1] + "…" for name in classes[::every]]
+    ticks = np.arange(0, len(classes), every) + 0.5
+    ax.set_xticks(ticks, names, rotation=90, fontsize=FONT_SIZE - 1, parse_math=False)
+    ax.set_yticks(ticks, names, fontsize=FONT_SIZE - 1, parse_math=False)
+    return LINE * min(len(classes), NAMES)

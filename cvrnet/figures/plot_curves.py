@@ -10,7 +10,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, MultipleLocator
 
-from cvrnet.figures.style import GREY, TEXT, class_style, finish, legend_below, new_figure, set_labels
+from cvrnet.figures.style import (
+    CROWD,
+    GREY,
+    MOST_CLASSES,
+    TEXT,
+    class_style,
+    finish,
+    legend_below,
+    new_figure,
+    set_labels,
+)
 
 SIDE = 3.7  # inches of the square axes
 OVERALL: dict[str, Any] = {"color": TEXT, "linestyle": (0, (4, 2)), "linewidth": 2.0}
@@ -19,6 +29,8 @@ CHANCE: dict[str, Any] = {"color": GREY, "linestyle": (0, (1, 2)), "linewidth": 
 
 def plot_roc(curves: Mapping[str, Any], title: str | None = None) -> Figure:
     """ROC curves of each class against the others and their macro average, with AUC in the legend.
+
+    More than 18 classes are drawn in grey, and the legend has the range of their AUC.
 
     ``curves`` are from `cvrnet.metrics.roc_curves`. The legend names a class without a curve as undefined.
     """
@@ -50,17 +62,40 @@ def _draw_curves(
     ax: Axes, curves: Mapping[str, Any], axes: tuple[str, str], name: str, area: str, **style: Any
 ) -> list[tuple[Artist, str]]:
     """Draw each class's curve and the macro average; return their entries for the legend, with the area under each."""
+    if len(curves["per_class"]) > MOST_CLASSES:
+        entries = _draw_crowd(ax, curves["per_class"], axes, name, area, style)
+    else:
+        entries = _draw_classes(ax, curves["per_class"], axes, name, area, style)
+    if (macro := curves["macro"]) is not None:
+        (line,) = ax.plot(macro[axes[0]], macro[axes[1]], **style, **OVERALL)
+        entries.append((line, f"Macro average ({_value(name, macro, area)})"))
+    return entries
+
+
+def _draw_classes(
+    ax: Axes, curves: Mapping[str, Any], axes: tuple[str, str], name: str, area: str, style: Mapping[str, Any]
+) -> list[tuple[Artist, str]]:
     entries: list[tuple[Artist, str]] = []
-    for index, (label, curve) in enumerate(curves["per_class"].items()):
+    for index, (label, curve) in enumerate(curves.items()):
         points = ([], []) if curve is None else (curve[axes[0]], curve[axes[1]])
         (line,) = ax.plot(*points, **style, **class_style(index))
         entries.append((line, f"{label} ({_value(name, curve, area)})"))
         if curve is not None and "prevalence" in curve:
             ax.plot([0, 1], [curve["prevalence"]] * 2, **{**CHANCE, "color": line.get_color()})
-    if (macro := curves["macro"]) is not None:
-        (line,) = ax.plot(macro[axes[0]], macro[axes[1]], **style, **OVERALL)
-        entries.append((line, f"Macro average ({_value(name, macro, area)})"))
     return entries
+
+
+def _draw_crowd(
+    ax: Axes, curves: Mapping[str, Any], axes: tuple[str, str], name: str, area: str, style: Mapping[str, Any]
+) -> list[tuple[Artist, str]]:
+    """Draw the curves of many classes in grey, with one entry for the legend: the range of the areas under them."""
+    drawn = [curve for curve in curves.values() if curve is not None]
+    lines = [ax.plot(curve[axes[0]], curve[axes[1]], **style, **CROWD)[0] for curve in drawn]
+    if not lines:
+        return []
+    areas = [curve[area] for curve in drawn]
+    undefined = f", {len(curves) - len(drawn)} undefined" if len(drawn) < len(curves) else ""
+    return [(lines[0], f"{len(curves)} classes ({name} {min(areas):.3f} to {max(areas):.3f}{undefined})")]
 
 
 def plot_calibration(curves: Mapping[str, Any], title: str | None = None) -> Figure:
@@ -72,10 +107,13 @@ def plot_calibration(curves: Mapping[str, Any], title: str | None = None) -> Fig
     figure, (ax, below) = new_figure(heights=(5, 1))
     (diagonal,) = ax.plot([0, 1], [0, 1], **CHANCE)
     entries: list[tuple[Artist, str]] = []
+    many = len(curves["per_class"]) > MOST_CLASSES
     for index, (name, curve) in enumerate(curves["per_class"].items()):
         style = {**class_style(index), "linewidth": 1.1, "marker": "o", "markersize": 2.5, "alpha": 0.8}
-        (line,) = ax.plot(curve["predicted"], curve["observed"], **style)
+        (line,) = ax.plot(curve["predicted"], curve["observed"], **(CROWD if many else style))
         entries.append((line, name))
+    if many:
+        entries = [(entries[0][0], f"{len(entries)} classes")]
     top = curves["top_label"]
     (line,) = ax.plot(top["predicted"], top["observed"], marker="s", markersize=4, **{**OVERALL, "linestyle": "solid"})
     values = f"{_value('ECE', top, 'expected_calibration_error')}, {_value('Brier', top, 'brier_score')}"

@@ -24,6 +24,9 @@ TEXT = "#1a1a1a"
 GREY = "#767676"
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # strongest contrast on white first
 DASHES = ("solid", (0, (5, 1.5)), (0, (1, 1)))
+MOST_CLASSES = len(OKABE_ITO) * len(DASHES)
+"""Classes that lines, legends and cells with numbers can show; figures of more classes are drawn in another way."""
+CROWD: dict[str, Any] = {"color": "#a8a8a8", "linewidth": 0.6, "alpha": 0.5}  # a line of one of many classes
 
 
 def new_figure(heights: Sequence[float] = (1,), columns: int = 1) -> tuple[Figure, list[Axes]]:
@@ -97,7 +100,7 @@ def finish(figure: Figure, axes: Sequence[Axes], width: float, height: float, ti
 
 
 def class_style(index: int) -> dict[str, Any]:
-    """Colour and dashes of the class with this index: distinct for 18 classes."""
+    """Colour and dashes of the class with this index: distinct for `MOST_CLASSES`."""
     return {
         "color": OKABE_ITO[index % len(OKABE_ITO)],
         "linestyle": DASHES[index // len(OKABE_ITO) % len(DASHES)],

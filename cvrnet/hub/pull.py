@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cvrnet.files import write_json
 from cvrnet.runs.checkpoint import load_checkpoint
-from cvrnet.runs.folder import check_folder
+from cvrnet.runs.folder import RunFolder, open_run_folder
 from cvrnet.runs.hub_download import CHECKPOINT, Snapshot, fetch, fold_commits, open_revision, parse_reference
 from cvrnet.runs.hub_errors import hub_errors
 from cvrnet.runs.layout import CARD, FIGURES, HISTORY, METRICS, ORIGIN, PREDICTIONS, RUN, SPLIT, SUMMARY
@@ -48,12 +47,17 @@ def pull_folds(
         UserError: The repository cannot be downloaded, holds no model that is safe to read, or the folder exists.
     """
     output = Path(output)
-    check_folder(output, overwrite=overwrite)
+    with open_run_folder(output, overwrite=overwrite) as place:
+        return _pull(reference, output, place, folds, progress or (lambda done, total: None))
+
+
+def _pull(
+    reference: str, output: Path, place: RunFolder, folds: Sequence[int], report: Callable[[int, int], object]
+) -> Pulled:
     repo, revision = parse_reference(reference)
     run = open_revision(reference)
     commits = fold_commits(run, folds)
     total = len(commits) + 1
-    report = progress or (lambda done, total: None)
     report(0, total)
     model = () if commits else CHECKPOINT
     parts = {"": fetch(repo, run.commit, (*_RUN_FILES, *model), required=model)}
@@ -65,25 +69,20 @@ def pull_folds(
             load_checkpoint(snapshot.folder)
     pulled = Pulled(repo, revision or "main", run.commit, commits, run.stale)
     with hub_errors(f"cannot write {output}", lambda: "nothing was changed, what was downloaded stays in the cache"):
-        _assemble(parts, output, pulled)
+        place.start()
+        _assemble(parts, place.folder, pulled)
     report(total, total)
     return pulled
 
 
-def _assemble(parts: dict[str, Snapshot], output: Path, pulled: Pulled) -> None:
-    """Copy the files to a folder beside the output, then move that folder into its place."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as aside:
-        made = Path(aside) / "run"
-        for name, snapshot in parts.items():
-            # The cache may hold more of the same commit, such as main's model: only what belongs here is copied.
-            model = CHECKPOINT if name or not pulled.folds else ()
-            for pattern in (*model, *(_RESULTS if name else _RUN_FILES)):
-                for path in snapshot.folder.glob(pattern):
-                    target = made / name / path.relative_to(snapshot.folder)
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(path, target)
-        write_json(made / ORIGIN, asdict(pulled))
-        if output.is_dir():
-            shutil.rmtree(output)
-        made.replace(output)
+def _assemble(parts: dict[str, Snapshot], folder: Path, pulled: Pulled) -> None:
+    """Write hub.json, which says that the folder is a download, and copy the files."""
+    write_json(folder / ORIGIN, asdict(pulled))
+    for name, snapshot in parts.items():
+        # The cache may hold more of the same commit, such as main's model: only what belongs here is copied.
+        model = CHECKPOINT if name or not pulled.folds else ()
+        for pattern in (*model, *(_RESULTS if name else _RUN_FILES)):
+            for path in snapshot.folder.glob(pattern):
+                target = folder / name / path.relative_to(snapshot.folder)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)

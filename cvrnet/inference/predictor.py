@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -67,18 +67,25 @@ class Predictor:
         dtype: ``auto``, ``fp32``, ``bf16`` or ``fp16``; ``auto`` takes the fastest on the device.
         compile: Run the networks through ``torch.compile``: faster after a compilation of seconds to minutes. A text is
             its mode; ``"reduce-overhead"`` records CUDA graphs.
+        any_body_part: Read DICOM files of any part of the body, not only of the chest.
 
     Raises:
         UserError: The models differ in classes or preprocessing, or the device or dtype is not available.
     """
 
     def __init__(
-        self, models: Sequence[nn.Module], device: str = "auto", dtype: str = "auto", compile: bool | str = False
+        self,
+        models: Sequence[nn.Module],
+        device: str = "auto",
+        dtype: str = "auto",
+        compile: bool | str = False,
+        any_body_part: bool = False,
     ) -> None:
         self.device = select_device(device)  #: where the models are
         self.precision = select_precision(dtype, self.device)  #: number format: ``fp32``, ``bf16`` or ``fp16``
         #: Class names in the order of the probabilities, and the resizing and normalisation saved with the models.
-        self.classes, self.preprocessing = shared_settings(models)
+        self.classes, preprocessing = shared_settings(models)
+        self.preprocessing = replace(preprocessing, any_body_part=any_body_part)
         #: The models, in float32: what explanations differentiate.
         self.models: list[Any] = [m.eval().to(self.device).to(memory_format=torch.channels_last) for m in models]
         self.compile = compile
@@ -94,6 +101,7 @@ class Predictor:
         *,
         folds: Sequence[int] = (),
         compile: bool | str = False,
+        any_body_part: bool = False,
     ) -> Predictor:
         """Load a MODEL argument, with batch norm folded into the convolutions; other arguments: as `Predictor`.
 
@@ -111,7 +119,7 @@ class Predictor:
             from cvrnet.onnx import load_onnx  # here, since onnx is an extra
 
             models = [load_onnx(model, device, dtype)]
-        predictor = cls(models, device, dtype, compile)
+        predictor = cls(models, device, dtype, compile, any_body_part)
         predictor.name = str(model)
         return predictor
 
@@ -128,8 +136,10 @@ class Predictor:
                 raise UserError(f"{model.pretrained_cfg['architecture']} has no heads of its own; expected a CVR-Net")
         return len(self.models[0].groups)
 
-    def __call__(self, paths: Iterable[str | Path], *, batch_size: int = 8, heads: bool = False) -> list[Prediction]:
-        """Classify image files.
+    def __call__(
+        self, paths: str | Path | Iterable[str | Path], *, batch_size: int = 8, heads: bool = False
+    ) -> list[Prediction]:
+        """Classify image files, or a single one.
 
         Raises:
             UserError: An image cannot be read (:meth:`stream` goes on instead).
@@ -142,12 +152,17 @@ class Predictor:
         return predictions
 
     def stream(
-        self, paths: Iterable[str | Path], *, batch_size: int = 8, heads: bool = False, window: str = ""
+        self,
+        paths: str | Path | Iterable[str | Path],
+        *,
+        batch_size: int = 8,
+        heads: bool = False,
+        window: str = "",
     ) -> Iterator[Prediction]:
         """Classify image files one batch at a time, in their order and in constant memory.
 
         Args:
-            paths: The files; an endless generator is allowed.
+            paths: The files, or a single one; an endless generator is allowed.
             batch_size: Images in one forward pass.
             heads: Also give each head's own probabilities.
             window: For CTs in DICOM, ``"lung"`` or ``"soft-tissue"`` instead of the files' own.
@@ -163,6 +178,7 @@ class Predictor:
             raise UserError(f"batch_size={batch_size}; expected a whole number from 1")
         if heads:
             _ = self.num_heads  # raises for a model without heads
+        paths = [paths] if isinstance(paths, str | Path) else paths
         images = read_ahead(paths, self.preprocessing, ahead=2 * batch_size, window=window)
         while batch := list(itertools.islice(images, batch_size)):
             readable = [(path, image) for path, image in batch if not isinstance(image, str)]

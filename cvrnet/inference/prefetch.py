@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cvrnet.data import ImageError, Preprocessing, read_image
+from cvrnet.data import ImageError, Preprocessing
+from cvrnet.data.decode_apart import decoding_threads
 
 Image = NDArray[np.uint8] | str  # (H, W, C) of the preprocessing's size; or the reason why the file cannot be read
 
@@ -27,13 +28,13 @@ def read_ahead(
 
     def read(path: Path) -> Image:
         try:
-            return preprocessing.resize(read_image(path, preprocessing.mode, window))
+            return preprocessing.resize(preprocessing.read(path, window))
         except ImageError as error:
             return str(error)
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     waiting: deque[tuple[Path, Future[Image]]] = deque()
-    with ThreadPoolExecutor(min(cores, 8), thread_name_prefix="cvrnet-reader") as pool:
+    with decoding_threads(min(cores, 8), "cvrnet-reader") as pool:
         try:
             for path in map(Path, paths):
                 waiting.append((path, pool.submit(read, path)))

@@ -15,8 +15,9 @@ from cvrnet.cvrnet import CVRNet
 from cvrnet.errors import UserError
 from cvrnet.keras.layers import KerasWeight, keras_weights, quoted, rename_automatic
 from cvrnet.runs.checkpoint import save_checkpoint
-from cvrnet.runs.folder import check_folder, claim_folder
+from cvrnet.runs.folder import RunFolder, claim_folder, open_run_folder
 from cvrnet.runs.hub_download import file_hash
+from cvrnet.runs.layout import RUN
 
 if TYPE_CHECKING:
     import h5py
@@ -47,8 +48,13 @@ def convert_keras(
         UserError: The file is not such a checkpoint, the names do not fit it, or the folder exists. Nothing is written.
     """
     file, folder = Path(file), Path(folder)
-    if check_folder(folder, KIND, overwrite=overwrite) and folder.resolve() in file.resolve().parents:
+    if overwrite and (folder / RUN).is_file() and folder.resolve() in file.resolve().parents:
         raise UserError(f"{file} is in {folder}, which would be replaced; choose another folder")
+    with open_run_folder(folder, KIND, overwrite=overwrite) as place:
+        return _convert(file, place, classes)
+
+
+def _convert(file: Path, place: RunFolder, classes: Sequence[str] | None) -> dict[str, Any]:
     model = load_keras(file)
     names = [f"class_{i}" for i in range(model.num_classes)] if classes is None else list(classes)
     if len(names) != model.num_classes or len(set(names)) != len(names) or not all(map(str.strip, names)):
@@ -63,8 +69,9 @@ def convert_keras(
         "config": {"model": MODEL, "in_chans": model.in_chans},
         "versions": {name: version(name) for name in ("cvrnet", "torch", "timm", "h5py")},
     }
-    claim_folder(folder, run, overwrite=overwrite)
-    save_checkpoint(model, folder, names)
+    place.start()
+    claim_folder(place.folder, run)
+    save_checkpoint(model, place.folder, names)
     return run
 
 

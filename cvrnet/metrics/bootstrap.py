@@ -95,9 +95,9 @@ def weighted_scores(
 
     Agrees with `classification_scores` for weights of one, and with scikit-learn's ``sample_weight``.
     """
-    n_classes, predicted, confidence = len(classes), table.argmax(1), table.max(1)
-    cells = np.eye(n_classes**2)[labels * n_classes + predicted]
-    scores = confusion_scores((weights @ cells).reshape(-1, n_classes, n_classes), classes)
+    predicted, confidence = table.argmax(1), table.max(1)
+    truths, guesses = np.eye(len(classes))[labels], np.eye(len(classes))[predicted]
+    scores = confusion_scores(weights @ (truths * guesses), weights @ truths, weights @ guesses, classes)
     total = weights.sum(1)
     bins = np.eye(ECE_BINS)[bin_numbers(confidence, ECE_BINS)]
     gaps = weights @ (bins * ((predicted == labels) - confidence)[:, None])

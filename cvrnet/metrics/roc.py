@@ -38,8 +38,10 @@ def roc_curves(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[st
     if not curves:
         return {"per_class": per_class, "macro": None}
     rates = np.unique(np.concatenate([curve["fpr"] for curve in curves]))
-    tpr = np.mean([_both_sides(rates, curve["fpr"], curve["tpr"]) for curve in curves], axis=0)
-    macro = {"fpr": np.repeat(rates, 2), "tpr": tpr, "auc": float(np.mean([c["auc"] for c in curves]))}
+    tpr = np.zeros(2 * len(rates))  # summed curve by curve: the steps of all together can be as many as the images
+    for curve in curves:
+        tpr += _both_sides(rates, curve["fpr"], curve["tpr"])
+    macro = {"fpr": np.repeat(rates, 2), "tpr": tpr / len(curves), "auc": float(np.mean([c["auc"] for c in curves]))}
     return {"per_class": per_class, "macro": macro}
 
 
@@ -72,8 +74,10 @@ def precision_recall_curves(y_true: ArrayLike, probabilities: ArrayLike, classes
             }
     curves = [curve for curve in per_class.values() if curve is not None]
     recall = np.unique(np.concatenate([curve["recall"] for curve in curves]))[::-1]
-    steps = [curve["precision"][::-1][np.searchsorted(curve["recall"][::-1], recall)] for curve in curves]
-    macro = {"recall": recall, "precision": np.mean(steps, axis=0)}
+    precision = np.zeros(len(recall))
+    for curve in curves:
+        precision += curve["precision"][::-1][np.searchsorted(curve["recall"][::-1], recall)]
+    macro = {"recall": recall, "precision": precision / len(curves)}
     means = {key: float(np.mean([c[key] for c in curves])) for key in ("average_precision", "prevalence")}
     return {"per_class": per_class, "macro": macro | means}
 

@@ -42,7 +42,7 @@ def classification_scores(y_true: ArrayLike, probabilities: ArrayLike, classes: 
     """
     labels, table = check(y_true, probabilities, classes)
     matrix = confusion_matrix(labels, table)
-    scores = json_tree(confusion_scores(matrix, classes))
+    scores = json_tree(confusion_scores(matrix.diagonal(), matrix.sum(1), matrix.sum(0), classes))
     for k, name in enumerate(classes):
         truth, support = labels == k, int((labels == k).sum())
         entry = scores["per_class"][name]
@@ -79,14 +79,14 @@ def confusion_matrix(y_true: ArrayLike, probabilities: ArrayLike) -> NDArray[np.
     return np.bincount(labels * n_classes + table.argmax(1), minlength=n_classes**2).reshape(n_classes, n_classes)
 
 
-def confusion_scores(matrix: NDArray[Any], classes: Sequence[str]) -> dict[str, Any]:
-    """The scores that follow from confusion matrices of shape (..., C, C), counts or weights: arrays of shape (...).
+def confusion_scores(
+    tp: NDArray[Any], support: NDArray[Any], predicted: NDArray[Any], classes: Sequence[str]
+) -> dict[str, Any]:
+    """The scores that follow from each class's true positives, images and predictions: arrays of shape (...).
 
-    NaN where undefined. The scores and their bootstrap resamples share this one definition.
+    The arguments are the diagonal and the sums of the rows and columns of confusion matrices, counts or weights of
+    shape (..., C). NaN where undefined. The scores and their bootstrap resamples share this one definition.
     """
-    matrix = np.asarray(matrix, dtype=np.float64)
-    tp = np.diagonal(matrix, axis1=-2, axis2=-1)
-    support, predicted = matrix.sum(-1), matrix.sum(-2)
     total = support.sum(-1, keepdims=True)
     tn = total - support - predicted + tp
     rates = {

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cvrnet.data import ImageError, Preprocessing, Record, check_classes, read_image, read_records, scan_records
+from cvrnet.data import ImageError, Preprocessing, Record, check_classes, read_records, scan_records
 from cvrnet.data.phantoms import write_phantoms
 from cvrnet.data.splits import patient_keys
 from cvrnet.errors import UserError
@@ -22,7 +22,7 @@ def readable_images(records: Iterable[Record], preprocessing: Preprocessing) -> 
     """Read images one at a time, as uint8 (C, H, W); skip those that cannot be read."""
     for record in records:
         with suppress(ImageError):
-            image = preprocessing.resize(read_image(record.path, preprocessing.mode))
+            image = preprocessing.resize(preprocessing.read(record.path))
             yield record, image.transpose(2, 0, 1)
 
 

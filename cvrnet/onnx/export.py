@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import tempfile
 from collections.abc import Callable, Sequence
@@ -39,6 +40,7 @@ def export_onnx(
     calibration_images: int = CALIBRATION_IMAGES,
     min_agreement: float = 0.98,
     max_accuracy_drop: float = 0.01,
+    any_body_part: bool = False,
     overwrite: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> dict[str, Any]:
@@ -60,6 +62,7 @@ def export_onnx(
         calibration_images: Number of images that give the ranges.
         min_agreement: Smallest part of the other images that keep their most probable class; 0 accepts anything.
         max_accuracy_drop: Largest loss of accuracy on them, where they have labels; 1 accepts anything.
+        any_body_part: Also read DICOM files of other parts of the body than the chest.
         overwrite: Replace an existing file.
         progress: Called while the quantised file is compared, with the number of images done and of all.
 
@@ -75,6 +78,7 @@ def export_onnx(
     _check_arguments(output, int8, calibration, overwrite)
     folders = find_checkpoints(model, folds)
     network, run = _load_network(folders, img_size), _find_run(folders[0])
+    network.preprocessing = dataclasses.replace(network.preprocessing, any_body_part=any_body_part)
     origin = _provenance(folders, run)
     proto = trace(network)
     describe(proto, network, origin)

@@ -21,7 +21,7 @@ from cvrnet.runs.checkpoint import shared_settings
 OPSET = 18
 INPUT, LOGITS, HEADS = "pixels", "logits", "head_logits"
 NOTE = "Research software, not a medical device: not for diagnosis or treatment."
-_KEPT = ("architecture", "license", "paper_name", "paper_ids")
+_KEPT = ("architecture", "license", "paper_name", "paper_ids", "notes")
 """Keys that are copied from timm's ``pretrained_cfg``. Others tell where weights lie, local paths included."""
 
 
@@ -119,7 +119,7 @@ def describe(proto: onnx.ModelProto, network: PixelNetwork, provenance: dict[str
     origin: Any = network.models[0].pretrained_cfg
     cfg = {
         **{key: origin[key] for key in _KEPT if origin.get(key) is not None},
-        **dataclasses.asdict(network.preprocessing),
+        **{name: getattr(network.preprocessing, name) for name in ("input_size", "mean", "std", "interpolation")},
         "label_names": network.classes,
         "num_classes": len(network.classes),
         "crop_pct": 1.0,

@@ -17,7 +17,7 @@ from cvrnet.report.results import Results, read_results
 from cvrnet.report.write import image_path
 from cvrnet.runs.layout import fold_name
 
-RIGHT, WRONG = 2, 6  # right answers of each class, and mistakes
+RIGHT, MOST_RIGHT, WRONG = 2, 12, 6  # right answers of each class, and of all classes together; mistakes
 
 
 def maps_section(folder: Path, predictor: Predictor | None = None) -> Section:
@@ -34,19 +34,26 @@ def maps_section(folder: Path, predictor: Predictor | None = None) -> Section:
         try:
             panels = _panels(results, rows, predictor)
         except UserError as error:
-            problem = f"No maps: {error}."
+            folder = results.folder.absolute()
+            problem = f"No maps: {str(error).replace(str(folder), folder.name)}."
     else:
-        problem = f"The images are not at {results.run['data']}, so there are no maps of them."
+        problem = "The images are not where run.json says, so there are no maps of them."
     html = render("maps.html.jinja", problem=problem, chosen=chosen, panels=panels)
     return Section("Where the network looked", html)
 
 
 def right_rows(results: Results) -> list[Row]:
-    """The `RIGHT` most probable right answers of each class."""
+    """The `RIGHT` most probable right answers of each class; of many classes, the `MOST_RIGHT` surest of these."""
     p = results.predictions
     rows = [p.row(i) for i in (p.guesses == p.labels).nonzero()[0].tolist()]
     rows.sort(key=lambda row: (-row["probability"], row["path"]))
-    return [row for name in p.classes for row in [row for row in rows if row["label"] == name][:RIGHT]]
+    by_class: dict[str, list[Row]] = {name: [] for name in p.classes}
+    left = MOST_RIGHT
+    for row in rows:
+        if left and len(by_class[row["label"]]) < RIGHT:
+            by_class[row["label"]].append(row)
+            left -= 1
+    return [row for mine in by_class.values() for row in mine]
 
 
 def _panels(
@@ -58,12 +65,13 @@ def _panels(
         by_fold[row["fold"]].append(row)
     panels: dict[str, tuple[Picture | None, Picture | str]] = {}
     for fold, members in by_fold.items():
-        model = predictor or Predictor.from_pretrained(results.folder / fold_name(fold) if fold else results.folder)
+        folder = results.folder / fold_name(fold) if fold else results.folder
+        model = predictor or Predictor.from_pretrained(folder, any_body_part=True)  # the run has read them already
         paths = [image_path(results.run, row["path"]) for row in members]
         found = example_panels(model, [str(path) for path in paths], target=[row["prediction"] for row in members])
         for row, path, panel in zip(members, paths, found, strict=True):
             if isinstance(panel, str):
                 panels[row["path"]] = None, panel
             else:
-                panels[row["path"]] = small_picture(read_image(path)), small_picture(panel)
+                panels[row["path"]] = small_picture(read_image(path, any_body_part=True)), small_picture(panel)
     return panels

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from cvrnet.report.results import Results
@@ -24,13 +24,27 @@ def model_name(results: Results) -> str:
     if results.kind == "evaluate":
         return str(run["architecture"])
     encoders = run["config"].get("encoders") or ()
-    return str(run["config"]["model"]) + (f" ({' + '.join(encoders)})" if encoders else "")
+    return str(without_folders(run["config"]["model"])) + (f" ({' + '.join(encoders)})" if encoders else "")
 
 
 def data_name(results: Results) -> str:
     """The data set's name, which is the name of its folder."""
     path = Path(results.run["data"])
-    return path.parent.name if path.name == "manifest.csv" and path.parent.name else path.name
+    folder = path.parent if path.name == "manifest.csv" and path.parent.name else path
+    return "~" if folder == Path.home() else folder.name  # the home folder's name is the user's
+
+
+def without_folders(value: Any) -> Any:
+    r"""A setting without the folders that a path in it lies in: the report may be given to others.
+
+    >>> without_folders("local-dir:/home/ada/run"), without_folders(r"C:\ada\run"), without_folders("hf-hub:ada/chest")
+    ('local-dir:run', 'run', 'hf-hub:ada/chest')
+    """
+    if not isinstance(value, str):
+        return value
+    scheme, colon, path = value.rpartition("local-dir:")
+    parts = PurePosixPath(path), PureWindowsPath(path)
+    return next((f"{scheme}{colon}{p.name}" for p in parts if p.is_absolute() or {"..", "~"} & set(p.parts)), value)
 
 
 def patients(results: Results) -> str:

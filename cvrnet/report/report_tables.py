@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cvrnet.figures.style import MOST_CLASSES
 from cvrnet.formatting import interval, number
 from cvrnet.html import Table
-from cvrnet.report.headline import floor_rows
+from cvrnet.report.headline import data_name, floor_rows, without_folders
 from cvrnet.report.results import Results
 from cvrnet.runs.layout import INDEPENDENT
 from cvrnet.runs.predictions import PredictionTable
@@ -52,7 +53,8 @@ class ReportTable:
 
 def report_tables(results: Results) -> dict[str, ReportTable]:
     """The tables that this run has, by the names of their CSV files."""
-    classes = [(f"n {name}", f"images_{name}") for name in results.scores["classes"]]
+    names = results.scores["classes"]
+    classes = [(f"n {name}", f"images_{name}") for name in names] if len(names) <= MOST_CLASSES else []
     tables = {
         "floor": _table(floor_rows(results), [("", "score of"), ("Balanced accuracy", "value")]),
         "results": _paper_table(results),
@@ -70,7 +72,10 @@ def settings_table(results: Results) -> Table:
     """The settings and versions that are needed to repeat the run."""
     run = results.run
     made = {"model": run["model"]} if results.kind == "evaluate" else run["config"]
-    return Table(["Setting", "Value"], [("data", run["data"]), ("data_sha256", run["data_sha256"]), *made.items()])
+    shown = {name: without_folders(value) for name, value in made.items()}
+    return Table(
+        ["Setting", "Value"], [("data", data_name(results)), ("data_sha256", run["data_sha256"]), *shown.items()]
+    )
 
 
 def _table(

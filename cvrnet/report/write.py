@@ -9,7 +9,8 @@ from typing import Any
 
 from cvrnet.data import ImageError, read_image
 from cvrnet.figures.plot_learning import best_row
-from cvrnet.files import damaged_files, write_csv, write_text
+from cvrnet.figures.style import MOST_CLASSES
+from cvrnet.files import damaged_files, write_sheet, write_text
 from cvrnet.html import Picture, figure_picture, render, small_picture
 from cvrnet.report import headline
 from cvrnet.report.report_tables import ReportTable, Row, report_tables, settings_table, too_few_patients
@@ -46,7 +47,7 @@ def write_report(folder: str | Path, further: Sequence[Section] = ()) -> Path:
         for section in further:
             rows |= section.tables
         for name, found in rows.items():
-            write_csv(folder / TABLES / f"{name}.csv", found)
+            write_sheet(folder / TABLES / f"{name}.csv", found)
         write_text(folder / REPORT, _page(results, tables, further))
     return folder / REPORT
 
@@ -61,6 +62,7 @@ def _page(results: Results, tables: Mapping[str, ReportTable], further: Sequence
         "report.html.jinja",
         results=results,
         run=results.run,
+        many_classes=len(results.scores["classes"]) > MOST_CLASSES,
         tables=tables,
         best_epochs=[int(row["epoch"]) for row in map(best_row, results.histories) if row is not None],
         headline=headline,
@@ -81,7 +83,7 @@ def _mistake_thumbnails(run: Mapping[str, Any], rows: Sequence[Row]) -> list[tup
         answer = f"{row['label']} taken for {row['prediction']}, {row['probability']:.3f}"
         path = image_path(run, row["path"])
         try:
-            picture: Picture | str = small_picture(read_image(path))
+            picture: Picture | str = small_picture(read_image(path, any_body_part=True))
         except ImageError:
             picture = "image cannot be read" if path.is_file() else "image not found"
         shown.append((picture, row["path"], [answer, ", ".join(filter(None, where))]))

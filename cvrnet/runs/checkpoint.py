@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from cvrnet.data import Preprocessing
 from cvrnet.errors import UserError
 from cvrnet.files import atomic_write, normalize_disk_errors
+from cvrnet.folders import find_folder
 from cvrnet.runs.empty_model import can_be_filled, check_tensors, create_empty, fill, find_not_finite, limited_size
 from cvrnet.runs.hub_download import hub_checkpoints, is_reference
 from cvrnet.runs.layout import CONFIG, WEIGHTS, fold_folders, fold_name, fold_number
@@ -144,7 +145,7 @@ def find_checkpoints(model: str | Path, folds: Sequence[int] = ()) -> list[Path]
     """
     if is_reference(model):
         return hub_checkpoints(str(model), folds)
-    folder = Path(str(model).removeprefix("local-dir:"))
+    folder = find_folder(str(model).removeprefix("local-dir:"))
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected a run, a fold, or local-dir:FOLDER")
     found: dict[int | None, Path] = dict(fold_folders(folder).items())

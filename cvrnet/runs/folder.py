@@ -1,11 +1,14 @@
-"""The folder of a run: claimed for a new job, or opened again for the same one."""
+"""The folder of a run: opened for a job, and given back when the job has ended."""
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,54 +16,168 @@ from typing import Any
 from cvrnet.data import Record
 from cvrnet.errors import UserError
 from cvrnet.files import damaged_files, write_json
-from cvrnet.runs.layout import CONFIG, RUN
+from cvrnet.folders import (
+    can_be_renamed,
+    check_replaceable,
+    entries,
+    lock_folder,
+    made_aside,
+    new_folder,
+    real_folder,
+    recover,
+)
+from cvrnet.runs.layout import BENCHMARK, CONFIG, ORIGIN, RUN, RUN_ENTRIES, fold_number
 from cvrnet.runs.read import read_json
 
 IDENTITY = ("data_sha256", "classes", "test_source", "folds")
 """Keys of run.json that tell one job from another of its kind, beside the settings in ``config``."""
 MAY_CHANGE = {"device", "num_workers"}
 """Settings that a resumed run may change: they change the speed and not the result."""
+SWEEPS = (BENCHMARK, "leave-one-source-out")
+"""Kinds of jobs whose folder holds other runs."""
 _IN_ONE_GO = ("evaluate", "soup", "convert-keras", "")  # jobs that are not resumed, because they take minutes
 
 
-def check_folder(folder: Path, kind: str = "", *, resume: bool = False, overwrite: bool = False) -> bool:
-    """Whether a folder holds a run already. Changes no file; refuses a folder that the job may not write to.
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of a run that a job writes.
 
-    The folder may be empty. With `resume` or `overwrite` it may hold a run of this kind (``train``, ``crossval`` and so
-    on; "" for a run or model of any kind).
+    Attributes:
+        path: The folder that the user named, without symbolic links.
+        folder: Where the job writes: ``path``, or beside it what replaces ``path`` when the job has finished.
+        continues: The job continues the run that is in ``folder``.
     """
-    if folder.is_file():
+
+    path: Path
+    folder: Path
+    continues: bool
+
+    @property
+    def aside(self) -> bool:
+        """Whether the new run is made beside an old one, which it replaces at the end."""
+        return self.folder != self.path
+
+    def start(self) -> None:
+        """Remove what an earlier job left aside; called when nothing can be refused any more."""
+        if not self.continues and (new := new_folder(self.path)).exists():
+            check_replaceable(new, _is_of_a_run)
+            shutil.rmtree(new)
+
+
+def find_run_folder(output: str | Path, kind: str, *, resume: bool = False, overwrite: bool = False) -> RunFolder:
+    """Where a job of this kind writes; changes nothing.
+
+    A run is made in the folder itself if that is empty. Otherwise it is made aside. Jobs that take minutes are always
+    made aside where that is possible. With ``resume``, a run that is being made aside is continued before any other.
+    """
+    path = real_folder(output)
+    new = new_folder(path)
+    if resume and (new / RUN).is_file():
+        return RunFolder(path, new, continues=True)
+    if resume and not overwrite and (path / RUN).is_file():
+        return RunFolder(path, path, continues=True)
+    aside = entries(path) or (kind in _IN_ONE_GO and not (path.exists() and not can_be_renamed(path)))
+    return RunFolder(path, new if aside else path, continues=False)
+
+
+@contextmanager
+def open_run_folder(
+    output: str | Path, kind: str = "", *, part: str = "", resume: bool = False, overwrite: bool = False
+) -> Iterator[RunFolder]:
+    """Lock the folder of a run for a job, and replace an earlier run in it when the job has finished.
+
+    The folder may be empty. With ``resume`` or ``overwrite`` it may hold a run of this kind (``train``, ``crossval``
+    and so on; "" for a run or model of any kind). Until the block has succeeded, an earlier run stays as it is.
+
+    Args:
+        output: The folder, or a symbolic link to it.
+        kind: The kind of the job, as in run.json.
+        part: Only this part of the run is written; other processes may write others at the same time.
+        resume: Continue the run in the folder.
+        overwrite: Replace it.
+
+    Raises:
+        UserError: The folder holds something that the job may not touch, or another process writes to it.
+    """
+    path = real_folder(output)
+    resumed = resume and kind not in _IN_ONE_GO
+    with ExitStack() as stack:
+        shared = bool(part) and not overwrite and not new_folder(path).exists()
+        stack.enter_context(lock_folder(path, shared=shared))
+        if shared:
+            stack.enter_context(lock_folder(path, part))
+        else:
+            recover(path)
+        _check_start(path, kind, resumed, overwrite)
+        found = find_run_folder(path, kind, resume=resumed, overwrite=overwrite)
+        if found.aside:
+            stack.enter_context(made_aside(path, lambda new: kind not in _IN_ONE_GO and (new / RUN).is_file()))
+        yield found
+        if found.aside:
+            check_folder(path, kind, overwrite=True)  # again: days may have passed
+
+
+def _check_start(path: Path, kind: str, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder that the job may not write to, and an unfinished run that would be forgotten."""
+    new = new_folder(path)
+    unfinished = kind not in _IN_ONE_GO and (new / RUN).is_file()
+    if unfinished and resume:
+        check_folder(new, kind, resume=True)
+        check_folder(path, kind, overwrite=True)
+        return
+    there = check_folder(path, kind, resume=resume, overwrite=overwrite)
+    if unfinished and not there and not overwrite:
+        raise UserError(f"{new} is an unfinished run; --resume continues it, --overwrite replaces it")
+
+
+def check_folder(folder: Path, kind: str = "", *, resume: bool = False, overwrite: bool = False) -> bool:
+    """Whether a folder holds a run already. Changes no file; refuses a folder that the job may not write to."""
+    if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; expected a folder for the run")
-    if not folder.exists() or not any(folder.iterdir()):
+    if not entries(folder):
         return False
-    if not any((folder / name).is_file() for name in (RUN, CONFIG)):
+    if not any((folder / name).is_file() for name in (RUN, CONFIG, ORIGIN)):
         raise UserError(f"{folder} exists and is not a run; choose another folder")
     if kind and (there := read_json(folder / RUN).get("kind")) != kind:
         raise UserError(f"{folder} holds a run of another kind ({there}, not {kind}); choose another folder")
     if not (resume or overwrite):
         again = "" if kind in _IN_ONE_GO else "--resume continues it, "
         raise UserError(f"{folder} exists; {again}--overwrite replaces it")
+    if overwrite:
+        if not is_ours(folder):
+            raise UserError(f"{folder} exists and is not a run that cvrnet made; choose another folder")
+        check_replaceable(folder, _is_of_a_run)
     return True
 
 
-def claim_folder(
-    folder: Path,
-    description: Mapping[str, Any],
-    *,
-    resume: bool = False,
-    overwrite: bool = False,
-    defaults: Mapping[str, Any] | None = None,
-) -> None:
-    """Make a run folder with its run.json, or make sure that the folder holds the same job; refuses as `check_folder`.
+def is_ours(folder: Path) -> bool:
+    """Whether this library made a folder: its run.json names the library's version, or its hub.json a download."""
+    run, origin = (read_json(path) if (path := folder / name).is_file() else {} for name in (RUN, ORIGIN))
+    versions = run.get("versions")
+    return (isinstance(versions, Mapping) and "cvrnet" in versions) or {"repo", "commit"} <= origin.keys()
 
-    The description is the content of run.json. With `resume` the folder may hold this very job; with `overwrite` an
-    earlier run of the same kind is removed. `defaults` are the values of settings that an older version does not name.
+
+def _is_of_a_run(path: Path) -> bool:
+    """Whether a file or folder in the folder of a run is a part of it, by its name or as one of the runs of a sweep."""
+    if path.is_dir() and fold_number(path.name):
+        return True
+    if (path / RUN).is_file() and (path.parent / RUN).is_file():
+        return read_json(path.parent / RUN).get("kind") in SWEEPS
+    return any(fnmatch.fnmatchcase(path.name, pattern) for pattern in RUN_ENTRIES)
+
+
+def claim_folder(
+    folder: Path, description: Mapping[str, Any], *, resume: bool = False, defaults: Mapping[str, Any] | None = None
+) -> None:
+    """Write run.json, or make sure that the folder holds the same job; refuses as `check_folder`.
+
+    The description is the content of run.json. With `resume` the folder may hold this very job, also with fewer epochs.
+    `defaults` are the values of settings that an older version does not name.
     """
-    if check_folder(folder, description["kind"], resume=resume, overwrite=overwrite):
-        if overwrite:
-            shutil.rmtree(folder)
-        elif changed := _changes(folder, description, defaults or {}):
-            raise UserError(f"{folder} is another run ({'; '.join(changed)}); --overwrite replaces it")
+    if check_folder(folder, description["kind"], resume=resume) and (
+        changed := _changes(folder, description, defaults or {})
+    ):
+        raise UserError(f"{folder} is another run ({'; '.join(changed)}); --overwrite replaces it")
     write_json(folder / RUN, description)
 
 
@@ -73,7 +190,12 @@ def _changes(folder: Path, now: Mapping[str, Any], defaults: Mapping[str, Any]) 
         settings = {**defaults, **before["config"]}
         pairs = [(key, before.get(key), now.get(key)) for key in IDENTITY]
         pairs += [(key, settings.get(key), value) for key, value in now["config"].items() if key not in MAY_CHANGE]
-        return [f"{key} is {short(new)}, was {short(old)}" for key, old, new in pairs if old != new]
+        longer = settings.get("epochs", 0) < now["config"].get("epochs", 0)  # more epochs continue the same training
+        return [
+            f"{key} is {short(new)}, was {short(old)}"
+            for key, old, new in pairs
+            if old != new and not (key == "epochs" and longer)
+        ]
 
 
 def hash_records(records: Sequence[Record]) -> str:

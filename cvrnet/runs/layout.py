@@ -10,14 +10,15 @@ from cvrnet.data.splits import INDEPENDENT as INDEPENDENT  # the set's name is p
 # Of every run
 RUN = "run.json"
 SPLIT = "split.csv"
-AUDIT = "audit.json"
+AUDIT, AUDIT_PAGE, AUDIT_TABLES = "audit.json", "audit.html", "audit"
 REPORT = "report.html"
 FIGURES, TABLES = "figures", "tables"
 
 # Of a trained model (timm's own names), beside the run or in each fold
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 METRICS, PREDICTIONS, HISTORY = "metrics.json", "predictions.csv", "history.csv"
-STATE = "training-state.pt"  # the state to resume an interrupted training from; removed when the training has finished
+STATE = "training-state.pt"  # the state to resume an interrupted training from, until the training has finished
+LAST_STATE = "last-epoch.pt"  # the same of a training that ended at its number of epochs, to go on with more epochs
 
 # Of a run that goes to the Hub, or comes from it
 CARD, ORIGIN = "README.md", "hub.json"
@@ -26,6 +27,14 @@ HASH_KEY = "patient-hash.key"  # never pushed: with it, hashed ids of a pushed r
 # Of a cross-validation or a benchmark
 SUMMARY = "summary.json"
 BENCHMARK, SPEED = "benchmark", "speed.json"
+
+RUN_ENTRIES = (
+    *(RUN, SPLIT, AUDIT, AUDIT_PAGE, AUDIT_TABLES, REPORT, FIGURES, TABLES),
+    *(CONFIG, WEIGHTS, METRICS, PREDICTIONS, HISTORY, STATE, LAST_STATE),
+    *(CARD, ORIGIN, HASH_KEY, SUMMARY, f"{BENCHMARK}.*", SPEED),
+    *(".*.tmp", ".saving-*", ".DS_Store"),  # what a killed process, or the system, can leave behind
+)
+"""All files and folders of a run, as patterns, but for the folds and the runs of a sweep."""
 
 
 def fold_name(fold: int | str) -> str:

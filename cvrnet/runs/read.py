@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cvrnet.errors import UserError
-from cvrnet.files import damaged_files
+from cvrnet.files import damaged_files, open_regular
 
 _DIGITS = 40  # of a whole number; Python itself takes minutes for millions of them
 
@@ -18,8 +19,8 @@ _DIGITS = 40  # of a whole number; Python itself takes minutes for millions of t
 def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
     """The rows of a CSV file; refuses a file that is missing, damaged or without one of the columns."""
     try:
-        with damaged_files(path), path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
+        with damaged_files(path), io.TextIOWrapper(open_regular(path), "utf-8", newline="") as file:
+            reader = csv.DictReader(file, restval="")
             if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
                 raise UserError(f"{path} is damaged: it has no column {', '.join(missing)}")
             return list(reader)
@@ -30,7 +31,8 @@ def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file; refuses a file that is missing, damaged or holds another value."""
     try:
-        value = parse_json(path.read_text(encoding="utf-8"))
+        with open_regular(path) as file:
+            value = parse_json(file.read().decode())
     except FileNotFoundError:
         raise UserError(f"{path.parent} is not a finished run: it has no {path.name}") from None
     except (OSError, ValueError) as error:

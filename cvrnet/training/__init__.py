@@ -4,7 +4,17 @@ from cvrnet.moved import moved_names
 from cvrnet.training.config import RECIPES, TrainConfig, recipe
 from cvrnet.training.loop import Progress, fit
 from cvrnet.training.model import create_for_training
+from cvrnet.training.state import close_state, is_finished
 
-__all__ = ["RECIPES", "Progress", "TrainConfig", "create_for_training", "fit", "recipe"]
+__all__ = [
+    "RECIPES",
+    "Progress",
+    "TrainConfig",
+    "close_state",
+    "create_for_training",
+    "fit",
+    "is_finished",
+    "recipe",
+]
 
 __getattr__ = moved_names(__name__, {"train": "cvrnet.workflows"})

@@ -2,41 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from cvrnet.data import Augmentation, ImageCache, Record
 from cvrnet.errors import UserError
+from cvrnet.training.config import TrainConfig
 
 
-def epoch_batches(n: int, batch_size: int, parts: int, seed: int, epoch: int) -> list[list[list[int]]]:
+def epoch_batches(n: int, batch_size: int, parts: int, seed: int, epoch: int, least: int = 1) -> list[list[list[int]]]:
     """Cut a shuffled epoch into batches of nearly equal size, and each batch into parts of nearly equal size.
 
-    Every index from 0 to n - 1 comes exactly once. A batch has at most `batch_size` images, or more where a smaller one
-    would leave a part empty: every process must take every step. There are processes times accumulation steps parts.
-    The order depends on the run's seed and the epoch (from 1). Fewer images than parts are refused.
+    Every index from 0 to n - 1 comes exactly once. A part has at least `least` images: every process must take every
+    step. A batch has at most `batch_size` images, or more where a smaller one would have too few for its parts. There
+    are processes times accumulation steps parts. The order depends on the run's seed and the epoch (from 1).
 
     >>> [[len(part) for part in batch] for batch in epoch_batches(9, 4, 2, seed=0, epoch=1)]
     [[2, 1], [2, 1], [2, 1]]
+    >>> [[len(part) for part in batch] for batch in epoch_batches(9, 4, 2, seed=0, epoch=1, least=2)]
+    [[3, 2], [2, 2]]
+
+    Raises:
+        UserError: See `check_parts`.
     """
-    if min(n, batch_size) < parts:
-        raise UserError(f"{min(n, batch_size)} images a batch cannot be shared by {parts} processes or parts")
+    check_parts("batch_size", batch_size, parts, least)
+    check_parts("training images", n, parts, least)
     order = np.random.default_rng([seed, epoch]).permutation(n)
-    steps = min(-(-n // batch_size), n // parts)
+    steps = min(-(-n // batch_size), n // (parts * least))
     return [[part.tolist() for part in np.array_split(batch, parts)] for batch in np.array_split(order, steps)]
+
+
+def check_parts(name: str, images: int, parts: int, least: int) -> None:
+    """UserError if so many images, which the message calls `name`, are too few for parts of at least `least` images."""
+    if images < parts * least:
+        needs = " of at least 2 images, which the network's batch norm needs" if least > 1 else ""
+        raise UserError(
+            f"{name}={images} cannot be shared by {parts} parts (processes times grad_accum){needs}; "
+            f"expected at least {parts * least}"
+        )
+
+
+@dataclass
+class Schedule:
+    """The batches of an epoch; as an iterable, the keys of this process's parts of them, for `CachedImages`.
+
+    Raises:
+        UserError: See `check_parts`.
+    """
+
+    n: int  #: images
+    config: TrainConfig
+    count: int = 1  #: processes
+    index: int = 0  #: this process's number
+    least: int = 1  #: images that a part has at least
+    epoch: int = 1  #: from 1
+
+    def __post_init__(self) -> None:
+        self.batches()  # refuses what cannot be shared, before training starts
+
+    def batches(self) -> list[list[list[int]]]:
+        """The batches of all processes (see `epoch_batches`)."""
+        parts = self.count * self.config.grad_accum
+        return epoch_batches(self.n, self.config.batch_size, parts, self.config.seed, self.epoch, self.least)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        accumulated = self.config.grad_accum
+        first = self.index * accumulated
+        for batch in self.batches():
+            for part in batch[first : first + accumulated]:
+                yield [(self.epoch, index) for index in part]
 
 
 @dataclass(eq=False)
 class CachedImages(Dataset[tuple[Tensor, int]]):
     """Decoded images, augmented, with their labels.
 
-    An item is ``(image, label)``: uint8 (C, H, W), and an int. Augmentation depends on the seed, the epoch and the
-    index alone, so it is the same in every process and after a resume.
+    The key of an item is its epoch and its index, so that the processes which load images need not be told of a new
+    epoch. The item is ``(image, label)``: uint8 (C, H, W), and an int. Augmentation depends on the seed and the key
+    alone, so it is the same in every process and after a resume.
     """
 
     records: Sequence[Record]
@@ -44,7 +94,6 @@ class CachedImages(Dataset[tuple[Tensor, int]]):
     cache: ImageCache
     augmentation: Augmentation
     seed: int
-    epoch: int = 0
 
     def __post_init__(self) -> None:
         self.labels = [self.classes.index(record.label) for record in self.records]
@@ -52,6 +101,22 @@ class CachedImages(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+        epoch, index = key
         image = torch.from_numpy(self.cache.load(self.records[index].path).transpose(2, 0, 1).copy())
-        return self.augmentation(image, seed=(self.seed, self.epoch, index)), self.labels[index]
+        return self.augmentation(image, seed=(self.seed, epoch, index)), self.labels[index]
+
+
+@contextmanager
+def image_loader(images: CachedImages, schedule: Schedule, workers: int) -> Iterator[DataLoader[Any]]:
+    """A loader whose worker processes start once for all epochs, and have ended when the block is left."""
+    loader: DataLoader[Any] = DataLoader(
+        images, batch_sampler=schedule, num_workers=workers, persistent_workers=workers > 0
+    )
+    try:
+        yield loader
+    finally:
+        # The loader ends its workers when it is freed, but a traceback (as in a notebook) can keep it for long.
+        iterator: Any = loader._iterator
+        if iterator is not None:
+            iterator._shutdown_workers()

@@ -7,18 +7,39 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import numpy as np
+import torch
+from torch import nn
+
+from cvrnet.data.grey import LATEST, VERSIONS
 from cvrnet.data.limits import MAX_INPUT_PIXELS
 from cvrnet.errors import UserError
+from cvrnet.training.optimizers import create_optimizer
 
-_COUNTS = ("img_size", "batch_size", "grad_accum", "epochs", "patience", "lr_patience")
+MAX_BATCH, MAX_WORKERS, MAX_SEED = 65_536, 256, 2**32 - 1  # the largest seed of NumPy and scikit-learn
+MAX_SIDE = math.isqrt(MAX_INPUT_PIXELS)
+
+
+def _whole(low: int, high: float = math.inf) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int | np.integer) and bool(low <= value <= high)
+
+
 # Names of settings, what is allowed, and what the message says of it.
 _RULES: list[tuple[Sequence[str], Callable[[Any], bool], str]] = [
-    (_COUNTS, lambda value: value >= 1, "a whole number from 1"),
-    (("img_size",), lambda value: value**2 <= MAX_INPUT_PIXELS, f"at most {math.isqrt(MAX_INPUT_PIXELS)} pixels"),
-    (("rotation_p", "shift_p", "hflip_p", "vflip_p"), lambda value: 0 <= value <= 1, "a probability from 0 to 1"),
+    (("grad_accum", "epochs", "patience", "lr_patience"), _whole(1), "a whole number from 1"),
+    (("img_size",), _whole(1, MAX_SIDE), f"a whole number from 1 to {MAX_SIDE}"),
+    (("batch_size",), _whole(1, MAX_BATCH), f"a whole number from 1 to {MAX_BATCH}"),
+    (("num_workers",), _whole(0, MAX_WORKERS), f"a whole number from 0 to {MAX_WORKERS}"),
+    (("seed",), _whole(0, MAX_SEED), f"a whole number from 0 to {MAX_SEED}"),
+    (
+        ("rotation_p", "shift_p", "hflip_p", "vflip_p", "drop_rate"),
+        lambda value: 0 <= value <= 1,
+        "a probability from 0 to 1",
+    ),
     (("val_fraction", "lr_factor"), lambda value: 0 < value < 1, "a number between 0 and 1"),
-    (("lr",), lambda value: value > 0, "a positive learning rate"),
+    (("lr",), lambda value: 0 < value < math.inf, "a positive, finite learning rate"),
     (("in_chans",), lambda value: value in (1, 3), "1 (grey) or 3 (RGB)"),
+    (("grey_version",), lambda value: value in VERSIONS, "one of " + ", ".join(map(str, VERSIONS))),
     (("monitor",), lambda value: value in ("val_loss", "val_accuracy"), "val_loss or val_accuracy"),
 ]
 
@@ -34,6 +55,8 @@ class TrainConfig:
     img_size: int = 224  #: height and width, in pixels, that images are resized to
     in_chans: int = 3  #: 3, or 1 for grey images
     interpolation: str = "nearest"  #: of the resizing; the aspect ratio is not kept
+    grey_version: int = LATEST  #: how pictures of more than 8 bits become 8 bits (see `cvrnet.data.grey.VERSIONS`)
+    any_body_part: bool = False  #: read DICOM files of any part of the body
     batch_size: int = 8  #: images an optimiser step, over all processes and accumulation steps together
     grad_accum: int = 1  #: parts that each process splits its share of a batch into, to save memory
     epochs: int = 200  #: largest number of epochs
@@ -60,10 +83,16 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for names, allowed, expected in _RULES:
             for name in names:
-                if not allowed(getattr(self, name)):
-                    raise UserError(f"{name}={getattr(self, name)!r}; expected {expected}")
+                value = getattr(self, name)
+                try:
+                    fits = allowed(value)
+                except TypeError:  # such as a text where a number is expected
+                    fits = False
+                if not fits:
+                    raise UserError(f"{name}={value!r}; expected {expected}")
         if self.batch_size < self.grad_accum:
             raise UserError(f"batch_size={self.batch_size} cannot be split into {self.grad_accum} parts")
+        create_optimizer([nn.Parameter(torch.zeros(1, 1))], self.optimizer, self.lr)  # refuses what it cannot make
 
     def to_dict(self) -> dict[str, Any]:
         """The config as a dictionary that can be written as JSON."""

@@ -5,16 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import timm.optim
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from cvrnet.data import Augmentation, ImageCache, Preprocessing, Record
 from cvrnet.devices import autocast
@@ -24,10 +22,11 @@ from cvrnet.inference import Predictor
 from cvrnet.inference.cached import join_batches, predict_cached
 from cvrnet.metrics import classification_scores
 from cvrnet.runs.checkpoint import save_checkpoint
-from cvrnet.runs.layout import HISTORY, STATE
-from cvrnet.training.batches import CachedImages, epoch_batches
+from cvrnet.runs.layout import HISTORY, LAST_STATE, STATE
+from cvrnet.training.batches import CachedImages, Schedule, image_loader
 from cvrnet.training.config import TrainConfig
-from cvrnet.training.model import create_for_training
+from cvrnet.training.model import create_for_training, smallest_part
+from cvrnet.training.optimizers import create_optimizer
 from cvrnet.training.processes import Processes
 from cvrnet.training.state import State, restore_state, save_state
 
@@ -58,8 +57,8 @@ def fit(
     """Train one model, and save the best epoch's weights in the folder, in timm's format.
 
     The folder gets config.json, model.safetensors, history.csv and, while training goes on, training-state.pt. A
-    training that was interrupted (its state is in the folder) continues after its last whole epoch; on a CPU it ends
-    with the same weights as one that was not interrupted.
+    training that was interrupted (its state is in the folder) continues after its last whole epoch, and one that ended
+    at its number of epochs with a larger number; on a CPU both end with the same weights as one that never stopped.
 
     With several processes (``accelerate launch``), each takes its part of every batch; the gradient is that of the
     whole batch. Batch norm normalises with each part's own statistics, and process 0's running statistics are kept.
@@ -74,77 +73,73 @@ def fit(
     processes = Processes(config.device, config.amp)
     torch.manual_seed(config.seed)
     model = create_for_training(config, len(classes)).to(processes.device).to(memory_format=torch.channels_last)
-    optimizer, plateau = _optimization(model, config)
+    optimizer = create_optimizer(model, config.optimizer, config.lr)
+    plateau = _plateau(optimizer, config)
     # fp16 gradients underflow without scaling; for the other formats the scaler does nothing.
     scaler = torch.amp.GradScaler(processes.device.type, enabled=processes.precision == "fp16")
     parts = {"model": model, "optimizer": optimizer, "plateau": plateau, "scaler": scaler}
-    state = restore_state(folder / STATE, parts)
+    state = restore_state(folder / (STATE if (folder / STATE).is_file() else LAST_STATE), parts)
     network, preprocessing = processes.parallel(model), Preprocessing.from_model(model)
     augmentation = Augmentation(
         rotation_p=config.rotation_p, shift_p=config.shift_p, hflip_p=config.hflip_p, vflip_p=config.vflip_p
     )
     images = CachedImages(train, classes, cache, augmentation, config.seed)
-    labels = [classes.index(record.label) for record in val]
-
-    while state.epoch < config.epochs and state.epoch - state.best_epoch < config.patience:
-        started = time.perf_counter()
-        images.epoch = state.epoch + 1
-        if processes.is_main:
-            progress.start(images.epoch, len(train), state.history)
-        train_loss = _train_epoch(config, network, preprocessing, images, optimizer, scaler, processes, progress.step)
-
-        # Validation is the prediction that users get: same number format, same float32 parts (see HeadLogits).
-        processes.share_buffers(model)
-        predictor = Predictor([model], str(processes.device), processes.precision)
-        answers = predict_cached(predictor, val, cache, config.batch_size, processes.index, processes.count)
-        probabilities = join_batches(processes.gather(answers)).mean(0)
-        scores = classification_scores(labels, probabilities, list(classes))
-
-        row: dict[str, Any] = {
-            "epoch": images.epoch,
-            "lr": optimizer.param_groups[0]["lr"],
-            "train_loss": train_loss,
-            "val_loss": scores["log_loss"],
-            "val_accuracy": scores["accuracy"],
-            "val_f1_macro": scores["macro"]["f1"],
-            "seconds": round(time.perf_counter() - started, 3),
-        }
-        quality = row["val_accuracy"] if config.monitor == "val_accuracy" else -row["val_loss"]
-        plateau.step(quality)
-        row["best"] = int(quality > state.best)
-        state.history.append(row)
-        state.epoch = images.epoch
-        if row["best"]:
-            state.best, state.best_epoch = quality, state.epoch
-        if processes.is_main:
+    weights = class_weights(images.labels, len(classes)).to(processes.device) if config.class_weights else None
+    schedule = Schedule(len(train), config, processes.count, processes.index, smallest_part(model, config))
+    with image_loader(images, schedule, config.num_workers) as loader:
+        while state.epoch < config.epochs and state.epoch - state.best_epoch < config.patience:
+            started = time.perf_counter()
+            schedule.epoch = state.epoch + 1
+            if processes.is_main:
+                progress.start(schedule.epoch, len(train), state.history)
+            steps = schedule.batches(), loader, preprocessing, weights
+            train_loss = _train_epoch(config, schedule.epoch, network, *steps, optimizer, scaler, processes, progress)
+            scores = _validate(config, model, val, classes, cache, processes)
+            row: dict[str, Any] = {
+                "epoch": schedule.epoch,
+                "lr": optimizer.param_groups[0]["lr"],
+                "train_loss": train_loss,
+                "val_loss": scores["log_loss"],
+                "val_accuracy": scores["accuracy"],
+                "val_f1_macro": scores["macro"]["f1"],
+                "seconds": round(time.perf_counter() - started, 3),
+            }
+            quality = row["val_accuracy"] if config.monitor == "val_accuracy" else -row["val_loss"]
+            plateau.step(quality)
+            row["best"] = int(quality > state.best)
+            state.history.append(row)
+            state.epoch = schedule.epoch
             if row["best"]:
-                save_checkpoint(model, folder, classes)
-            # The state is written after the weights: a crash in between repeats the epoch, with the same result.
-            save_state(folder / STATE, parts, state)
-            write_csv(folder / HISTORY, state.history)
-            progress.end(row)
-        processes.wait()
+                state.best, state.best_epoch = quality, state.epoch
+            if processes.is_main:
+                if row["best"]:
+                    save_checkpoint(model, folder, classes)
+                # The state is written after the weights: a crash in between repeats the epoch, with the same result.
+                save_state(folder / STATE, parts, state)
+                write_csv(folder / HISTORY, state.history)
+                progress.end(row)
+            processes.wait()
     return state
 
 
 def _train_epoch(
     config: TrainConfig,
+    epoch: int,
     network: nn.Module,
+    batches: Sequence[Sequence[Sequence[int]]],
+    loader: Iterable[tuple[Tensor, Tensor]],
     preprocessing: Preprocessing,
-    images: CachedImages,
+    weights: Tensor | None,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     processes: Processes,
-    on_step: Callable[[int, Callable[[], float]], None],
+    progress: Progress,
 ) -> float:
-    """Take every optimiser step of one epoch; return the mean loss of its images, and refuse one that is not finite."""
-    device, world, epoch = processes.device, processes.count, images.epoch
-    weights = class_weights(images.labels, len(images.classes)).to(device) if config.class_weights else None
-    batches = epoch_batches(len(images), config.batch_size, world * config.grad_accum, config.seed, epoch)
-    first = processes.index * config.grad_accum
-    mine = [part for batch in batches for part in batch[first : first + config.grad_accum]]
-    loader = iter(DataLoader(images, batch_sampler=mine, num_workers=config.num_workers))
+    """Take every optimiser step of one epoch; return the mean loss of its images, and refuse one that is not finite.
 
+    ``batches`` are those of all processes, ``loader`` gives this process's parts of them, ``weights`` are the classes'.
+    """
+    device, world, loaded = processes.device, processes.count, iter(loader)
     # Dropout depends only on the seed, epoch and process, so that a resumed training repeats it.
     torch.manual_seed(config.seed + epoch * world + processes.index)
     network.train()
@@ -152,7 +147,7 @@ def _train_epoch(
     for batch in batches:
         size = sum(len(part) for part in batch)
         for micro in range(config.grad_accum):
-            pixels, labels = next(loader)
+            pixels, labels = next(loaded)
             x = preprocessing.normalize(pixels.to(device, non_blocking=True))
             y = labels.to(device, non_blocking=True)
             with autocast(device, processes.precision):
@@ -171,11 +166,27 @@ def _train_epoch(
         optimizer.zero_grad()
         seen += size
         if processes.is_main:
-            on_step(size, lambda total=total, seen=seen: float(total) * world / seen)  # type: ignore[misc]
+            progress.step(size, lambda total=total, seen=seen: float(total) * world / seen)  # type: ignore[misc]
     loss_mean = processes.total(total) / seen
     if not math.isfinite(loss_mean):
         raise UserError(f"the loss is {loss_mean} in epoch {epoch}; try a lower lr than {config.lr}, or amp='fp32'")
     return loss_mean
+
+
+def _validate(
+    config: TrainConfig,
+    model: nn.Module,
+    val: Sequence[Record],
+    classes: Sequence[str],
+    cache: ImageCache,
+    processes: Processes,
+) -> dict[str, Any]:
+    """Score the validation images by the prediction that users get: same number format, same float32 parts."""
+    processes.share_buffers(model)
+    predictor = Predictor([model], str(processes.device), processes.precision)
+    answers = predict_cached(predictor, val, cache, config.batch_size, processes.index, processes.count)
+    probabilities = join_batches(processes.gather(answers)).mean(0)
+    return classification_scores([classes.index(record.label) for record in val], probabilities, list(classes))
 
 
 def class_weights(labels: Sequence[int], num_classes: int) -> Tensor:
@@ -184,13 +195,8 @@ def class_weights(labels: Sequence[int], num_classes: int) -> Tensor:
     return torch.where(counts > 0, counts.max() / counts.clamp(min=1), 0.0)
 
 
-def _optimization(
-    model: nn.Module, config: TrainConfig
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.ReduceLROnPlateau]:
-    # fused: one pass over the weights for each step, on CPUs too
-    options: dict[str, Any] = {"fused": True} if config.optimizer in ("adam", "adamw") else {}
-    optimizer = timm.optim.create_optimizer_v2(model, opt=config.optimizer, lr=config.lr, **options)
+def _plateau(optimizer: torch.optim.Optimizer, config: TrainConfig) -> torch.optim.lr_scheduler.ReduceLROnPlateau:
     patience = config.lr_patience - 1  # Keras drops the rate after this many epochs, torch one later
-    return optimizer, torch.optim.lr_scheduler.ReduceLROnPlateau(
+    return torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimizer, mode="max", factor=config.lr_factor, patience=patience, threshold=0.0, threshold_mode="abs"
     )

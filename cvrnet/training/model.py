@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import timm
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from cvrnet.data.preprocessing import with_grey_version
 from cvrnet.encoders.normalization import for_channels
 from cvrnet.errors import UserError
 from cvrnet.runs.checkpoint import load_checkpoint
 from cvrnet.runs.hub_download import hub_checkpoint, is_reference
+from cvrnet.training.batches import check_parts
 from cvrnet.training.config import TrainConfig
 
 
@@ -45,7 +49,9 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
         arguments = timm.models.resolve_model_input_args(origin, {"img_size": config.img_size}, **options)
         name = arguments.pop("model_name")
         model = timm.create_model(name, pretrained=config.pretrained or trained, **arguments)
-    except TypeError as error:
+    except UserError:
+        raise
+    except (TypeError, ValueError, KeyError) as error:
         raise UserError(f"model {config.model!r}: {error}") from error
     except (OSError, RuntimeError) as error:
         if trained:
@@ -59,7 +65,7 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
         ) from error
     cfg: Any = model.pretrained_cfg
     adapted: Any = {
-        **cfg,
+        **with_grey_version(cfg, config.grey_version),
         "input_size": (config.in_chans, config.img_size, config.img_size),
         "interpolation": config.interpolation,
         "crop_pct": 1.0,
@@ -69,3 +75,41 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
     }
     model.pretrained_cfg = model.default_cfg = adapted
     return model
+
+
+def check_trainable(model: nn.Module, config: TrainConfig) -> None:
+    """Refuse a model that cannot take images of the config's size, or not train on the parts of its batches.
+
+    Raises:
+        UserError: See `smallest_part` and `cvrnet.training.batches.check_parts`.
+    """
+    check_parts("batch_size", config.batch_size, config.grad_accum, smallest_part(model, config))
+
+
+def smallest_part(model: nn.Module, config: TrainConfig) -> int:
+    """The fewest images that the model trains on at once: 2 if a batch norm sees one value a channel of an image.
+
+    Batch norm, when it trains, cannot normalise a single value. Whether it meets one depends on the network and on the
+    size of the images, so one empty image goes through, in evaluation mode, which changes nothing.
+
+    Raises:
+        UserError: The model cannot take images of this size.
+    """
+    single: list[bool] = []
+
+    def look(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        single.append(inputs[0].numel() == inputs[0].shape[1])
+
+    hooks = [m.register_forward_pre_hook(look) for m in model.modules() if isinstance(m, _BatchNorm)]
+    device, was_training = next(model.parameters()).device, model.training
+    try:
+        with torch.no_grad():  # not inference_mode: a model may keep a tensor for later
+            model.eval()(torch.zeros(1, config.in_chans, config.img_size, config.img_size, device=device))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{config.model} cannot take images of {config.img_size} pixels ({reason})") from error
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    return 2 if any(single) else 1

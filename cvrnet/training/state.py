@@ -12,6 +12,9 @@ import torch
 
 from cvrnet.errors import UserError
 from cvrnet.files import atomic_write, damaged_files
+from cvrnet.runs.layout import HISTORY, LAST_STATE, METRICS, STATE
+from cvrnet.runs.read import read_rows
+from cvrnet.training.config import TrainConfig
 
 
 @dataclass
@@ -26,8 +29,8 @@ class State:
 
 def save_state(path: Path, parts: dict[str, Any], state: State) -> None:
     """Write a training's state atomically; every value of ``parts`` (model, optimiser, ...) has a ``state_dict``."""
-    with atomic_write(path) as temporary:
-        torch.save({name: part.state_dict() for name, part in parts.items()} | {"state": vars(state)}, temporary)
+    with atomic_write(path) as temporary, temporary.open("wb") as file:  # a path's name would become part of the file
+        torch.save({name: part.state_dict() for name, part in parts.items()} | {"state": vars(state)}, file)
 
 
 def restore_state(path: Path, parts: dict[str, Any]) -> State:
@@ -43,3 +46,33 @@ def restore_state(path: Path, parts: dict[str, Any]) -> State:
             return State(**saved["state"])
     except (UserError, RuntimeError, UnpicklingError, EOFError, OSError) as error:
         raise UserError(f"{path} is damaged; delete it to train from the start") from error
+
+
+def close_state(folder: Path, state: State, config: TrainConfig) -> None:
+    """Put the state of a finished training away; keep it only if a larger number of epochs would go on from it."""
+    if state.epoch - state.best_epoch >= config.patience:
+        (folder / LAST_STATE).unlink(missing_ok=True)
+        (folder / STATE).unlink(missing_ok=True)
+    elif (folder / STATE).is_file():
+        (folder / STATE).replace(folder / LAST_STATE)
+
+
+def is_finished(folder: Path, config: TrainConfig) -> bool:
+    """Whether a training has its results, and no epochs are left to train.
+
+    Raises:
+        UserError: Epochs are left, because the config has more than the training had, but its state is not there.
+    """
+    if not (folder / METRICS).is_file() or (folder / STATE).is_file():
+        return False
+    history = read_rows(folder / HISTORY, ("epoch", "best"))
+    with damaged_files(folder / HISTORY):
+        best = max((int(row["epoch"]) for row in history if row["best"] == "1"), default=0)
+    if len(history) >= config.epochs or len(history) - best >= config.patience:
+        return True
+    if not (folder / LAST_STATE).is_file():
+        raise UserError(
+            f"{folder} ended after {len(history)} epochs and has no {LAST_STATE} to go on from; --overwrite trains "
+            f"{config.epochs} epochs from the start"
+        )
+    return False

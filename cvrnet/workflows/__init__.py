@@ -12,10 +12,12 @@ The jobs share these arguments:
 - ``split_from``: A split.csv whose folds are taken instead of new ones.
 - ``audit``: Audit the data set first (extra ``audit``), and show the findings in the report.
 - ``maps``: Show Grad-CAM of some images in the report.
-- ``resume``: Continue the job in the folder. It must have the same data, settings and split.
-- ``overwrite``: Replace the earlier job of the same kind in the folder.
+- ``resume``: Continue the job in the folder. It must have the same data, settings and split; more epochs are accepted.
+- ``overwrite``: Replace the earlier job of the same kind in the folder when the new one is complete. Until then the new
+  one is in ``.NAME.cvrnet-new`` beside the folder, where ``resume`` finds it.
 - ``cache_folder``: Where decoded images are kept. Each image is decoded once for a whole job.
 - ``device``, ``amp``: Where and in which number format to compute, as in `cvrnet.Predictor`.
+- ``any_body_part``: Also read DICOM files of other parts of the body than the chest.
 - ``batch_size``: Images the network sees at once.
 - ``callbacks``: What to call for progress and messages, `Callbacks`.
 

@@ -78,11 +78,14 @@ def cross_validate(
     """
     output, resume = Path(output), resume or only_fold is not None
     check_folds(n_folds)
-    job = start_job("crossval", data, output, config, classes, cache_folder, callbacks, audit, maps, resume, overwrite)
-    folds = choose_folds(job, output, n_folds, test_source, split_from)
-    if only_fold is not None and not 1 <= only_fold <= folds.count:
-        raise UserError(f"there is no fold {only_fold}; expected 1 to {folds.count}")
-    return train_folds(job, output, folds, only_fold=only_fold)
+    part = "" if only_fold is None else fold_name(only_fold)
+    with start_job(
+        "crossval", data, output, config, classes, cache_folder, callbacks, audit, maps, resume, overwrite, part
+    ) as job:
+        folds = choose_folds(job, job.place.folder, n_folds, test_source, split_from)
+        if only_fold is not None and not 1 <= only_fold <= folds.count:
+            raise UserError(f"there is no fold {only_fold}; expected 1 to {folds.count}")
+        return train_folds(job, job.place.folder, folds, only_fold=only_fold)
 
 
 def check_folds(n_folds: int) -> None:
@@ -102,7 +105,7 @@ def choose_folds(job: Job, output: Path, n_folds: int, test_source: str, split_f
     if split_from is not None:
         numbers = read_folds(split_from, inside)
         n_folds = max(numbers)
-    elif job.resume and not job.overwrite and resumed.is_file():
+    elif job.resume and resumed.is_file():
         numbers = read_folds(resumed, inside)  # not what would be made today, by another version of scikit-learn
     else:
         numbers = make_folds(inside, n_folds, job.config.seed)

@@ -14,7 +14,7 @@ from cvrnet.inference import Predictor
 from cvrnet.inference.cached import join_batches, predict_cached
 from cvrnet.report.draw import draw_heads, draw_predictions
 from cvrnet.report.headline import NOT_NEW, seen_sentence
-from cvrnet.runs.folder import check_folder, claim_folder, hash_records, versions
+from cvrnet.runs.folder import claim_folder, hash_records, open_run_folder, versions
 from cvrnet.runs.held_out import trained_on
 from cvrnet.runs.layout import METRICS
 from cvrnet.runs.predictions import PredictionTable, write_predictions
@@ -123,6 +123,7 @@ def evaluate(
     batch_size: int = 8,
     device: str = "auto",
     amp: str = "auto",
+    any_body_part: bool = False,
     audit: bool = True,
     maps: bool = True,
     overwrite: bool = False,
@@ -145,19 +146,20 @@ def evaluate(
         UserError: The folder holds something else, or the model does not know a class of the data.
     """
     output, callbacks = Path(output), callbacks or Callbacks()
-    check_folder(output, KIND, overwrite=overwrite)
-    records = read_records(data, min_classes=1)
-    predictor = Predictor.from_pretrained(model, device, amp, folds=folds)
-    check_classes((r.label for r in records), predictor.classes)
-    answers = predict_records(predictor, records, batch_size=batch_size, progress=callbacks.stage("Predicting"))
-    if not answers.names:
-        raise DataError(list(answers.problems), data)
-    run = describe_evaluation(model, predictor, data, records, answers)
-    claim_folder(output, run, overwrite=overwrite)
-    metrics = write_evaluation(output, {"test": answers})
-    if run["seen_images"]:
-        callbacks.say(f"severe: {seen_sentence(run['seen_images'])} {NOT_NEW}")
-    if audit:
-        audit_run(output, data, records, callbacks)
-    finish_report(output, maps, predictor)
+    with open_run_folder(output, KIND, overwrite=overwrite) as place:
+        records = read_records(data, min_classes=1, say=callbacks.say)
+        predictor = Predictor.from_pretrained(model, device, amp, folds=folds, any_body_part=any_body_part)
+        check_classes((r.label for r in records), predictor.classes)
+        answers = predict_records(predictor, records, batch_size=batch_size, progress=callbacks.stage("Predicting"))
+        if not answers.names:
+            raise DataError(list(answers.problems), data)
+        run = describe_evaluation(model, predictor, data, records, answers)
+        place.start()
+        claim_folder(place.folder, run)
+        metrics = write_evaluation(place.folder, {"test": answers})
+        if run["seen_images"]:
+            callbacks.say(f"severe: {seen_sentence(run['seen_images'])} {NOT_NEW}")
+        if audit:
+            audit_run(place.folder, data, records, callbacks, any_body_part, output)
+        finish_report(place.folder, maps, predictor)
     return {**run, "metrics": metrics}

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cvrnet.data import DataError, ImageCache, Record, class_names, scan_records
 from cvrnet.data.splits import INDEPENDENT
 from cvrnet.errors import UserError
-from cvrnet.files import atomic_write, write_csv
+from cvrnet.files import atomic_write, damaged_files, write_csv
 from cvrnet.inference import Predictor
 from cvrnet.report import write_report
-from cvrnet.runs.folder import check_folder, claim_folder, hash_records, versions
-from cvrnet.runs.layout import AUDIT, BENCHMARK, RUN, SPLIT
-from cvrnet.runs.read import read_rows
+from cvrnet.runs.folder import RunFolder, claim_folder, find_run_folder, hash_records, open_run_folder, versions
+from cvrnet.runs.layout import AUDIT, AUDIT_PAGE, AUDIT_TABLES, BENCHMARK, RUN, SPLIT, fold_folders
+from cvrnet.runs.read import read_json, read_rows
 from cvrnet.runs.split_table import split_row
-from cvrnet.training import Progress, TrainConfig, create_for_training
+from cvrnet.training import Progress, TrainConfig, create_for_training, is_finished
+from cvrnet.training.model import check_trainable
 from cvrnet.training.processes import Processes
-
-AUDIT_PAGE, AUDIT_TABLES = "audit.html", "audit"
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class Job:
     """A job that trains: its arguments (see `cvrnet.workflows`), and its data, read and decoded once.
 
     Attributes:
+        output: The folder that the user named.
+        place: Where the job writes until it has finished: there, or aside.
         records: The images.
         classes: Class names in the order of the logits.
         cache: The decoded images.
@@ -59,7 +61,8 @@ class Job:
     audit: bool
     maps: bool
     resume: bool
-    overwrite: bool
+    output: Path
+    place: RunFolder
     records: list[Record]
     classes: list[str]
     cache: ImageCache
@@ -67,6 +70,7 @@ class Job:
     sweep: Path | None = None
 
 
+@contextmanager
 def start_job(
     kind: str,
     data: str | Path,
@@ -79,10 +83,12 @@ def start_job(
     maps: bool,
     resume: bool,
     overwrite: bool,
-) -> Job:
-    """Check the folder, read the data set and decode its images; of several processes, the main one decodes.
+    part: str = "",
+) -> Iterator[Job]:
+    """Open the folder, read the data set and decode its images; of several processes, the main one locks and decodes.
 
-    ``kind`` is the job's name in run.json. Other arguments: see `cvrnet.workflows`.
+    When the block has succeeded, the new run replaces the old one. ``kind`` is the job's name in run.json, ``part`` the
+    only fold that the job trains. Other arguments: see `cvrnet.workflows` and `open_run_folder`.
 
     Raises:
         DataError: Lists everything that is wrong with the manifest and the images.
@@ -90,22 +96,32 @@ def start_job(
     """
     config, callbacks = config or TrainConfig(), callbacks or Callbacks()
     processes = Processes(config.device, config.amp)
-    if processes.is_main:  # before the images are decoded, which can take minutes
-        check_folder(output, kind, resume=resume, overwrite=overwrite)
-    records, problems = scan_records(data)
-    cache = ImageCache(
-        (config.img_size, config.img_size),
-        mode="L" if config.in_chans == 1 else "RGB",
-        interpolation=config.interpolation,
-        folder=cache_folder,
-    )
-    progress = callbacks.stage("Decoding") if processes.is_main else None
-    with processes.main_first():
-        problems = [*problems, *cache.build(records, progress=progress)]
-    if problems:
-        raise DataError(problems, data)
-    names = class_names(records, classes)
-    return Job(data, config, callbacks, audit, maps, resume, overwrite, records, names, cache, processes)
+    with ExitStack() as stack:
+        with processes.main_first():  # before the images are decoded, which can take minutes
+            if processes.is_main:
+                opened = open_run_folder(output, kind, part=part, resume=resume, overwrite=overwrite)
+                place = stack.enter_context(opened)
+            else:
+                place = find_run_folder(output, kind, resume=resume, overwrite=overwrite)
+        if place.continues:
+            with damaged_files(place.folder / RUN):
+                config = replace(config, grey_version=read_json(place.folder / RUN)["config"].get("grey_version", 1))
+        records, problems = scan_records(data, say=callbacks.say if processes.is_main else lambda line: None)
+        cache = ImageCache(
+            (config.img_size, config.img_size),
+            mode="L" if config.in_chans == 1 else "RGB",
+            interpolation=config.interpolation,
+            folder=cache_folder,
+            grey_version=config.grey_version,
+            any_body_part=config.any_body_part,
+        )
+        progress = callbacks.stage("Decoding") if processes.is_main else None
+        with processes.main_first():
+            problems = [*problems, *cache.build(records, progress=progress)]
+        if problems:
+            raise DataError(problems, data)
+        names = class_names(records, classes)
+        yield Job(data, config, callbacks, audit, maps, resume, output, place, records, names, cache, processes)
 
 
 def open_run(
@@ -125,8 +141,12 @@ def open_run(
             made.
     """
     if job.processes.is_main:
-        if kind != BENCHMARK and (job.overwrite or not (output / RUN).is_file()):
-            create_for_training(job.config, len(job.classes))  # fails before a folder is made, or a run replaced
+        resumed = job.resume and (output / RUN).is_file()
+        if kind != BENCHMARK and not resumed:  # fails before a folder is made
+            check_trainable(create_for_training(job.config, len(job.classes)), job.config)
+        if resumed:
+            for folder in (output, *fold_folders(output).values()):
+                is_finished(folder, job.config)  # fails where more epochs are wanted than can be trained
         description = {
             "kind": kind,
             "data": str(Path(job.data).absolute()),
@@ -138,14 +158,26 @@ def open_run(
             "versions": versions("cvrnet", "torch", "timm", "accelerate", "numpy", "pillow"),
             **further,
         }
-        defaults = TrainConfig().to_dict()
-        claim_folder(output, description, resume=job.resume, overwrite=job.overwrite, defaults=defaults)
+        if output == job.place.folder:
+            _tell(job)
+            job.place.start()
+        defaults = {**TrainConfig().to_dict(), "grey_version": 1}  # what runs of version 0.1 did
+        claim_folder(output, description, resume=job.resume, defaults=defaults)
         _write_split(output / SPLIT, [split_row(record, part) for record, part in split])
         if job.sweep is not None:
             _share_audit(job.sweep, output)
         elif job.audit:
-            audit_run(output, job.data, job.records, job.callbacks)
+            audit_run(output, job.data, job.records, job.callbacks, job.config.any_body_part, job.output)
     job.processes.wait()
+
+
+def _tell(job: Job) -> None:
+    """Say where the run is while it is made beside the one that it replaces."""
+    if job.place.aside:
+        job.callbacks.say(
+            f"{job.output} stays as it is until the new run is complete; until then, the new one is in "
+            f"{job.place.folder}, and --resume (without --overwrite, too) continues it"
+        )
 
 
 def _write_split(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -160,8 +192,17 @@ def _write_split(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         raise UserError(f"{path} splits the images in another way; --overwrite replaces the run")
 
 
-def audit_run(output: Path, data: str | Path, records: Sequence[Record], callbacks: Callbacks) -> None:
+def audit_run(
+    folder: Path,
+    data: str | Path,
+    records: Sequence[Record],
+    callbacks: Callbacks,
+    any_body_part: bool = False,
+    output: Path | None = None,
+) -> None:
     """Audit the data once, save the findings in the run, and report the severe ones.
+
+    ``output`` is where the folder will be when the job has finished.
 
     An audit of the same data that the run holds already is only read, so that a resumed run repeats nothing. Without
     the packages of the extra ``audit`` the audit is left out, and the user gets a line that says so.
@@ -173,16 +214,17 @@ def audit_run(output: Path, data: str | Path, records: Sequence[Record], callbac
             raise
         callbacks.say(f'The data set was not audited: that needs {error.name}; pip install "cvrnet[audit]"')
         return
-    severe = read_severe(output, records)
+    severe = read_severe(folder, records)
     if severe is None:
         callbacks.say("Auditing the data set (--no-audit skips this)")
-        findings = audit(records, progress=callbacks.stage("Auditing"))
-        write_audit(output, findings, records, Path(data).resolve().name, tables=output / AUDIT_TABLES)
+        findings = audit(records, any_body_part=any_body_part, progress=callbacks.stage("Auditing"))
+        write_audit(folder, findings, records, Path(data).resolve().name, tables=folder / AUDIT_TABLES)
         severe = [finding.sentence for finding in findings if finding.severity == "severe"]
     for sentence in severe:
         callbacks.say(f"severe: {sentence}")
     if severe:
-        callbacks.say(f"What to do about {'it' if len(severe) == 1 else 'them'} is in {output / AUDIT_PAGE}")
+        page = (output or folder) / AUDIT_PAGE
+        callbacks.say(f"What to do about {'it' if len(severe) == 1 else 'them'} is in {page}")
 
 
 def _share_audit(sweep: Path, run: Path) -> None:

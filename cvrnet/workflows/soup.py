@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from cvrnet.data import DataError, Preprocessing, Record, check_classes, read_image, read_records, to_batch
+from cvrnet.data import DataError, Preprocessing, Record, check_classes, read_records, to_batch
 from cvrnet.devices import select_device
 from cvrnet.errors import UserError
 from cvrnet.files import write_csv
@@ -27,7 +28,7 @@ from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
 from cvrnet.metrics import classification_scores
 from cvrnet.metrics.bootstrap import mean_interval
 from cvrnet.runs.checkpoint import checkpoint_classes, find_checkpoints, load_checkpoint, save_checkpoint
-from cvrnet.runs.folder import check_folder, claim_folder, hash_records
+from cvrnet.runs.folder import claim_folder, hash_records, open_run_folder
 from cvrnet.runs.held_out import trained_on
 from cvrnet.runs.layout import CONFIG, RUN, SPLIT, WEIGHTS
 from cvrnet.runs.predictions import PredictionTable
@@ -51,6 +52,7 @@ def make_soup(
     batch_size: int = 8,
     device: str = "auto",
     amp: str = "auto",
+    any_body_part: bool = False,
     audit: bool = True,
     maps: bool = True,
     overwrite: bool = False,
@@ -78,45 +80,45 @@ def make_soup(
     run, output, callbacks = Path(run), Path(output), callbacks or Callbacks()
     folders = find_checkpoints(run, folds)
     _check_folds(folders)
-    check_folder(output, KIND, overwrite=overwrite)
-    about = read_json(run / RUN) if (run / RUN).is_file() else {}
-    own, seen = _own_images(about), trained_on(run) or SplitTable([])
-    records, honest, images = _images(run, about, own, seen, data)
-    model = average(folders)
-    classes = checkpoint_classes(model)
-    check_classes((r.label for r in records), classes)
-    batch_norm = _renew_batch_norm(model, [r for r in own if seen.fold_of(r)], device)
+    with open_run_folder(output, KIND, overwrite=overwrite) as place:
+        about = read_json(run / RUN) if (run / RUN).is_file() else {}
+        own, seen = _own_images(about), trained_on(run) or SplitTable([])
+        records, honest, images = _images(run, about, own, seen, data)
+        model = average(folders)
+        classes = checkpoint_classes(model)
+        check_classes((r.label for r in records), classes)
+        batch_norm = _renew_batch_norm(model, [r for r in own if seen.fold_of(r)], device)
 
-    progress = callbacks.stage("Predicting")
-    tables: dict[str, PredictionTable] = {}
+        progress = callbacks.stage("Predicting")
+        tables: dict[str, PredictionTable] = {}
 
-    def predict(name: str, predictor: Predictor) -> None:
-        before, total = len(records) * len(tables), len(records) * (len(folders) + 1)
-        tables[name] = predict_records(
-            predictor, records, batch_size=batch_size, progress=lambda done, _: progress(before + done, total)
-        )
-        if tables[name].problems:
-            raise DataError(list(tables[name].problems), data or run)
+        def predict(name: str, predictor: Predictor) -> None:
+            before, total = len(records) * len(tables), len(records) * (len(folders) + 1)
+            tables[name] = predict_records(
+                predictor, records, batch_size=batch_size, progress=lambda done, _: progress(before + done, total)
+            )
+            if tables[name].problems:
+                raise DataError(list(tables[name].problems), data or run)
 
-    for folder in folders:
-        predict(folder.name, Predictor.from_pretrained(folder, device, amp))
-    predictor = Predictor([fuse_batch_norm(copy.deepcopy(model))], device, amp)
-    predict(KIND, predictor)
-    rows, verdict = _compare(tables, honest)
-    soup = {"rows": rows, "verdict": verdict, "images": images, "batch_norm": batch_norm}
+        for folder in folders:
+            predict(folder.name, Predictor.from_pretrained(folder, device, amp, any_body_part=any_body_part))
+        predictor = Predictor([fuse_batch_norm(copy.deepcopy(model))], device, amp, any_body_part=any_body_part)
+        predict(KIND, predictor)
+        rows, verdict = _compare(tables, honest)
+        soup = {"rows": rows, "verdict": verdict, "images": images, "batch_norm": batch_norm}
 
-    # Nothing can be refused any more: only now is an earlier soup replaced.
-    described = describe_evaluation(str(run), predictor, data or about["data"], records, tables[KIND])
-    of = [folder.name for folder in folders]
-    claim_folder(output, {**about, **described, "kind": KIND, "folds": of, "soup": soup}, overwrite=overwrite)
-    save_checkpoint(model, output, classes)
-    if (run / SPLIT).is_file():
-        write_csv(output / SPLIT, read_rows(run / SPLIT))
-    if honest:
-        write_evaluation(output, {"test": tables[KIND]})
-        if audit:
-            audit_run(output, described["data"], records, callbacks)
-        finish_report(output, maps, predictor)
+        described = describe_evaluation(str(run), predictor, data or about["data"], records, tables[KIND])
+        of = [folder.name for folder in folders]
+        place.start()
+        claim_folder(place.folder, {**about, **described, "kind": KIND, "folds": of, "soup": soup})
+        save_checkpoint(model, place.folder, classes)
+        if (run / SPLIT).is_file():
+            write_csv(place.folder / SPLIT, read_rows(run / SPLIT))
+        if honest:
+            write_evaluation(place.folder, {"test": tables[KIND]})
+            if audit:
+                audit_run(place.folder, described["data"], records, callbacks, any_body_part, output)
+            finish_report(place.folder, maps, predictor)
     return soup
 
 
@@ -180,16 +182,17 @@ def _renew_batch_norm(model: nn.Module, records: Sequence[Record], device: str) 
     """Compute batch norm's statistics for the averaged weights, as Wortsman et al. do for networks that have it."""
     if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
         return "the network has no batch norm"
-    if not records:
+    if len(records) < 2:  # one image alone has no variance in the deepest maps
         return "batch norm's statistics are the folds' average: the run's images are not there to compute new ones"
     chosen = np.random.default_rng(0).permutation(len(records))[:RECALIBRATION_IMAGES]
     batches = [chosen[i : i + 16] for i in range(0, len(chosen), 16)]
     if len(batches) > 1 and len(batches[-1]) == 1:
-        batches.pop()  # one image alone has no variance in the deepest maps
-    preprocessing = Preprocessing.from_model(model)
+        batches.pop()
+    # The run has read these images already, whatever part of the body they name.
+    preprocessing = replace(Preprocessing.from_model(model), any_body_part=True)
 
     def batch(indices: np.ndarray) -> Tensor:
-        images = (read_image(records[i].path, preprocessing.mode) for i in indices)
+        images = (preprocessing.read(records[i].path) for i in indices)
         return preprocessing.normalize(to_batch([preprocessing.resize(image) for image in images]))
 
     place = select_device(device)

@@ -18,9 +18,10 @@ from cvrnet.moved import moved_names
 from cvrnet.runs.layout import BENCHMARK, RUN, SUMMARY
 from cvrnet.runs.read import read_json
 from cvrnet.training import TrainConfig, create_for_training
+from cvrnet.training.model import check_trainable
 from cvrnet.workflows.benchmark_table import collect_benchmark, measure_speed
 from cvrnet.workflows.crossval import check_folds, choose_folds, train_folds
-from cvrnet.workflows.job import Callbacks, open_run, start_job
+from cvrnet.workflows.job import Callbacks, Job, open_run, start_job
 
 ABLATIONS = ("encoder1", "encoder2", "p3", "mean-logits")
 """Parts of a CVR-Net (``cvrnet:p3``): one encoder with its three heads, the head P3 alone, averaged logits."""
@@ -60,10 +61,19 @@ def benchmark(
     """
     output = Path(output)
     check_folds(n_folds)
-    job = start_job(BENCHMARK, data, output, config, classes, cache_folder, callbacks, audit, maps, resume, overwrite)
+    with start_job(
+        BENCHMARK, data, output, config, classes, cache_folder, callbacks, audit, maps, resume, overwrite
+    ) as job:
+        return _benchmark(job, models, n_folds, test_source, split_from)
+
+
+def _benchmark(
+    job: Job, models: Sequence[str], n_folds: int, test_source: str, split_from: Path | None
+) -> dict[str, Any]:
+    output = job.place.folder
     folds = choose_folds(job, output, n_folds, test_source, split_from)
     if job.processes.is_main:
-        earlier = read_json(output / RUN)["models"] if (output / RUN).is_file() and not overwrite else []
+        earlier = read_json(output / RUN)["models"] if job.place.continues else []
         models = list(dict.fromkeys([*earlier, *models]))
         for model in models:
             _check(model, job.config, len(job.classes))
@@ -74,7 +84,7 @@ def benchmark(
     table: dict[str, Any] = {}
     for model in read_json(output / RUN)["models"]:
         run = output / slug(model)
-        one = replace(job, config=model_config(model, job.config), resume=True, overwrite=False, sweep=output)
+        one = replace(job, config=model_config(model, job.config), resume=True, sweep=output)
         train_folds(one, run, folds, model)
         if job.processes.is_main:
             measure_speed(run, job.config)
@@ -113,12 +123,17 @@ def leave_one_source_out(
     """
     output, kind = Path(output), "leave-one-source-out"
     check_folds(n_folds)
-    job = start_job(kind, data, output, config, classes, cache_folder, callbacks, audit, maps, resume, overwrite)
+    with start_job(kind, data, output, config, classes, cache_folder, callbacks, audit, maps, resume, overwrite) as job:
+        return _leave_out(job, kind, n_folds)
+
+
+def _leave_out(job: Job, kind: str, n_folds: int) -> dict[str, Any]:
+    output = job.place.folder
     sources = sorted({r.source for r in job.records} - {""})
     if len(sources) < 2:
-        raise UserError(f"{data} has {len(sources)} source; expected two or more (the manifest's column source)")
+        raise UserError(f"{job.data} has {len(sources)} source; expected two or more (the manifest's column source)")
     open_run(job, output, kind, [], folds=n_folds)
-    one = replace(job, resume=True, overwrite=False, sweep=output)
+    one = replace(job, resume=True, sweep=output)
     summary: dict[str, Any] = {"classes": job.classes, "sources": {}}
     for source in sources:
         row: dict[str, Any] = {"images": sum(r.source == source for r in job.records)}
@@ -169,14 +184,13 @@ def model_config(model: str, config: TrainConfig) -> TrainConfig:
 
 
 def _check(model: str, config: TrainConfig, num_classes: int) -> None:
-    """Refuse, before anything is trained, a model that does not exist or cannot take images of this size."""
-    network = create_for_training(replace(model_config(model, config), pretrained=False), num_classes).eval()
+    """Refuse, before anything is trained, a model that does not exist or cannot train on such images and batches."""
+    config = replace(model_config(model, config), pretrained=False)
+    network = create_for_training(config, num_classes)
     try:
-        with torch.inference_mode():
-            network(torch.zeros(1, config.in_chans, config.img_size, config.img_size))
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{model} cannot take images of {config.img_size} pixels ({reason}); leave it out") from error
+        check_trainable(network, config)
+    except UserError as error:
+        raise UserError(f"{error}; leave it out") from error
 
 
 def source_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:

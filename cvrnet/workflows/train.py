@@ -11,9 +11,9 @@ from cvrnet.data.splits import holdout_sets, refuse_missing_classes
 from cvrnet.inference import Predictor
 from cvrnet.report.draw import draw_learning_curves
 from cvrnet.runs.checkpoint import load_checkpoint
-from cvrnet.runs.layout import METRICS, STATE
+from cvrnet.runs.layout import METRICS
 from cvrnet.runs.read import read_json
-from cvrnet.training import TrainConfig, fit
+from cvrnet.training import TrainConfig, close_state, fit, is_finished
 from cvrnet.workflows.evaluate import predict_decoded, write_evaluation
 from cvrnet.workflows.job import Callbacks, Job, finish_report, open_run, start_job
 
@@ -44,14 +44,16 @@ def train(
         The content of metrics.json: the scores of the sets ``val`` and, where images are held back, ``independent``.
     """
     output = Path(output)
-    job = start_job("train", data, output, config, classes, cache_folder, callbacks, audit, maps, resume, overwrite)
-    sets = split_records(job.records, job.config, test_source)
-    refuse_missing_classes(sets["train"], job.classes)
-    open_run(job, output, "train", ((r, name) for name, members in sets.items() for r in members), test_source)
-    metrics = train_sets(job, sets, output)
-    if job.processes.is_main:
-        finish_report(output, maps)
-    job.processes.wait()
+    started = start_job("train", data, output, config, classes, cache_folder, callbacks, audit, maps, resume, overwrite)
+    with started as job:
+        sets = split_records(job.records, job.config, test_source)
+        refuse_missing_classes(sets["train"], job.classes)
+        folder = job.place.folder
+        open_run(job, folder, "train", ((r, name) for name, members in sets.items() for r in members), test_source)
+        metrics = train_sets(job, sets, folder)
+        if job.processes.is_main:
+            finish_report(folder, maps)
+        job.processes.wait()
     return metrics
 
 
@@ -65,8 +67,8 @@ def train_sets(
 ) -> dict[str, Any]:
     """Train on ``train``, stop by ``val``, and evaluate the best epoch on every set but ``train``.
 
-    A folder that holds metrics.json is finished, and only read; one that holds a training state is resumed. ``name``
-    and ``fold`` are for `Callbacks.training`.
+    A folder that is finished (`is_finished`) is only read; one that holds a training state is resumed. ``name`` and
+    ``fold`` are for `Callbacks.training`.
 
     Returns:
         The content of metrics.json on the main process, ``{}`` on the others.
@@ -74,7 +76,7 @@ def train_sets(
     processes, config = job.processes, job.config
     progress = job.callbacks.training(name, fold) if processes.is_main else None
     metrics: dict[str, Any] = {}
-    if not (folder / METRICS).is_file():
+    if not is_finished(folder, config):
         state = fit(config, sets["train"], sets["val"], job.classes, job.cache, folder, progress=progress)
         if processes.is_main:
             # The same number format and batches as validation had, so that the best epoch's numbers are the same.
@@ -86,9 +88,8 @@ def train_sets(
             }
             draw_learning_curves(folder, {"": state.history})
             metrics = write_evaluation(folder, scored)
+            close_state(folder, state, config)
     elif processes.is_main:
         metrics = read_json(folder / METRICS)
-    if processes.is_main:
-        (folder / STATE).unlink(missing_ok=True)
     processes.wait()
     return metrics

@@ -21,7 +21,7 @@ from cvrnet.audit.measurements import ImageFacts, Measurements, measure, size_ve
 from cvrnet.audit.metadata_findings import cramers_v, patient_findings, source_findings
 from cvrnet.audit.probes import MIN_PATIENTS, NO_DISEASE, probe
 from cvrnet.audit.shortcuts import MARGIN, SEVERE_AUC, best_rule, label_finding
-from cvrnet.data import Record, write_phantoms
+from cvrnet.data import Record, read_records, write_phantoms
 
 
 def record(index: int, label="NOR", source="a", patient="", split="") -> Record:
@@ -61,6 +61,31 @@ def test_one_source_is_no_independent_source():
     (finding,) = source_findings([record(0), record(1, "CVP")])
     assert (finding.code, finding.severity) == ("independent-source", "warning")
     assert "independent source: none" in finding.sentence
+
+
+@pytest.mark.parametrize(
+    ("sizes", "severe"),
+    [
+        ([5, *[1] * 30], True),  # 5 of 35
+        ([4, *[1] * 20], False),  # a tenth, but few
+        ([5, *[1] * 45], False),  # exactly a tenth
+        ([25] * 4, False),  # four volumes
+        ([12, *[4] * 15], True),
+        ([11, *[4] * 15], False),  # not three times as many as usual
+        ([10], True),
+        ([20, 20, *[1] * 40], True),
+    ],
+)
+def test_a_patient_of_very_many_images(sizes, severe):
+    ids = [str(patient + 1) for patient, size in enumerate(sizes) for _ in range(size)]
+    found = [
+        f for f in patient_findings([record(i, patient=p) for i, p in enumerate(ids)]) if f.code == "patient-share"
+    ]
+    assert [f.severity for f in found] == ["severe"] * severe
+    if severe:
+        largest = [row["images"] for row in found[0].figures["table"]]
+        assert largest == sizes[: len(largest)]
+        assert len(found[0].files) == sum(largest)
 
 
 def test_patients_shared_and_missing():
@@ -244,3 +269,19 @@ def test_files(audited, tmp_path):
     assert all(link.startswith("data:") for link in links.found)
     with (tmp_path / "probes.csv").open() as file:
         assert {row["probe"] for row in csv.DictReader(file)} >= {"border", "corners", "thumbnail"}
+
+
+def test_files_that_use_another_number_of_bits_are_named(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(14):
+        (tmp_path / "AB"[i % 2]).mkdir(exist_ok=True)
+        values = rng.integers(0, 2 ** (16 if i == 3 else 11 if i == 6 else 12), (64, 64)).astype(np.uint16)
+        values[0, :2] = 65535  # what a few pixels do not decide
+        Image.fromarray(values if i < 12 else (values >> 8).astype(np.uint8)).save(tmp_path / "AB"[i % 2] / f"{i}.png")
+    found = {finding.code: finding for finding in audit(read_records(tmp_path))}
+    assert found["depths"].files == ("A/6.png", "B/3.png")
+    assert found["depths"].severity == "warning"
+    assert found["depths"].sentence.startswith("2 images of more than 8 bits use 11 or 16 bits, 10 use 12")
+    for name in found["depths"].files:
+        (tmp_path / name).unlink()
+    assert "depths" not in {finding.code for finding in audit(read_records(tmp_path))}

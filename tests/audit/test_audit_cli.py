@@ -34,6 +34,26 @@ def test_severe_findings_make_exit_status_1(cli, data, tmp_path):
     assert "--overwrite replaces it" in err
 
 
+def test_an_audit_replaces_only_an_audit(cli, data, tmp_path, monkeypatch):
+    out = tmp_path / "audit"
+    assert cli("audit", data, "-o", out)[0] == 1
+    (out / "mine.txt").write_text("mine")
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    assert "no such folder" in cli("audit", tmp_path / "nowhere", "-o", out, "--overwrite")[2]
+    with monkeypatch.context() as patch:
+        patch.setattr("cvrnet.audit.audit_data.render_page", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            cli("audit", data, "-o", out, "--overwrite")
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+    assert "audit.html" in cli("audit", data, "-o", out, "--overwrite")[2]
+    assert (out / "mine.txt").read_text() == "mine"
+    (out / "audit.json").write_text('{"advisories": {}}')
+    assert "audit.json is not an audit of `cvrnet audit`" in cli("audit", data, "-o", out, "--overwrite")[2]
+    (out / "audit.json").unlink()
+    assert "exists and is no part of an earlier result" in cli("audit", data, "-o", out)[2]
+    assert not (out / "audit.json").exists()
+
+
 def test_json(cli, data):
     status, out, _ = cli("audit", data, "--format", "json")
     assert status == 1

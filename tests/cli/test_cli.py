@@ -194,6 +194,28 @@ def test_an_unknown_class_is_an_error_and_a_missing_one_is_not(cli, run, phantom
         (["train", ".", "-o", "out", "--lr", "-1"], 2, "--lr"),
         (["train", ".", "-o", "out", "--device", "tpu"], 1, "unknown device 'tpu'"),
         (["train", ".", "-o", "out", "--device", "cuda:99"], 1, "device 'cuda:99' is not available"),
+        *(
+            (["train", ".", "-o", "out", option, value], status, value)
+            for option, value, status in [
+                ("--optimizer", "nosuch", 1),
+                ("--lr", "nan", 1),
+                ("--lr", "inf", 1),
+                ("--lr", "0", 2),
+                ("--epochs", "0", 2),
+                ("--seed", str(2**70), 2),
+                ("--num-workers", "-1", 2),
+                ("--num-workers", "1000000", 2),
+                ("--batch-size", "1000000000", 2),
+                ("--device", "cuda:9", 1),
+            ]
+        ),
+        (["train", ".", "-o", "out", "--weight-decay", "1"], 2, "--weight-decay"),
+        (["crossval", ".", "-o", "out", "--optimizer", "nosuch"], 1, "expected one of adabelief, "),
+        (
+            ["benchmark", ".", "-o", "out", "--models", "test_vit", "--optimizer", "nosuch"],
+            1,
+            "expected one of adabelief, ",
+        ),
         (["predict"], 2, "MODEL"),
         (["frobnicate"], 2, "frobnicate"),
         (["models", "resnet50"], 1, "resnet50"),

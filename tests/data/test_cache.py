@@ -37,9 +37,9 @@ def decoded(monkeypatch) -> list[Path]:
     """The images that are decoded from now on."""
     paths: list[Path] = []
 
-    def counting(path, mode):
+    def counting(path, mode, **settings):
         paths.append(Path(path))
-        return read_image(path, mode)
+        return read_image(path, mode, **settings)
 
     monkeypatch.setattr(cache_module, "read_image", counting)
     return paths
@@ -124,7 +124,7 @@ def test_a_damaged_entry_is_rebuilt(tmp_path, records, decoded, damage):
 
 def test_a_new_format_version_replaces_the_entries(tmp_path, records, decoded, monkeypatch):
     ImageCache(SIZE, folder=tmp_path / "cache").build(records)
-    monkeypatch.setattr(cache_module, "FORMAT_VERSION", 2)
+    monkeypatch.setattr(cache_module, "FORMAT_VERSION", cache_module.FORMAT_VERSION + 1)
     ImageCache(SIZE, folder=tmp_path / "cache").build(records)
     assert len(decoded) == 2 * len(records)
     assert len(entries(tmp_path / "cache")) == len(records)
@@ -283,3 +283,33 @@ def test_real_images_come_out_of_the_cache_as_they_are(tmp_path, cxr):
     assert cache.build(records) == []
     for record in records:
         np.testing.assert_array_equal(cache.load(record.path), resize_image(read_image(record.path), (224, 224)))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+@pytest.mark.parametrize("umask", [0, 0o022, 0o777])
+def test_only_its_owner_can_read_it(tmp_path, records, umask):
+    """The folders are as the XDG Base Directory Specification has them: a missing one is made with 0700."""
+    folder = tmp_path / "home" / ".cache" / "images"
+    before = os.umask(umask)
+    try:
+        assert ImageCache(SIZE, folder=folder).build(records) == []
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in entries(folder)} == {0o600}
+    inner = [path for path in folder.rglob("*") if path.is_dir()]
+    assert {path.stat().st_mode & 0o777 for path in (*inner, folder, folder.parent, folder.parent.parent)} == {0o700}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_a_chosen_folder_stays_as_it_is_and_looser_ones_inside_are_closed(tmp_path, records):
+    folder = tmp_path / "chosen"
+    cache = ImageCache(SIZE, folder=folder)
+    cache.build(records)
+    folder.chmod(0o755)
+    for entry in entries(folder):
+        entry.parent.chmod(0o755)
+        entry.write_bytes(b"of an earlier version")
+    cache.build(records)
+    assert folder.stat().st_mode & 0o777 == 0o755
+    assert {entry.parent.stat().st_mode & 0o777 for entry in entries(folder)} == {0o700}
+    assert {entry.stat().st_mode & 0o777 for entry in entries(folder)} == {0o600}

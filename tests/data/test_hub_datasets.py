@@ -1,11 +1,12 @@
 """Data sets of the ``datasets`` library, from local files: the Hub's own formats, without the Hub."""
 
+import os
 import shutil
 from collections import Counter
 
 import pytest
 
-from cvrnet.data import DataError, read_image, read_records, scan_records
+from cvrnet.data import DataError, hub_datasets, read_image, read_records, scan_records
 from cvrnet.errors import UserError
 from tests.conftest import TINY
 
@@ -117,3 +118,15 @@ def test_train(table, tmp_path, cli):
     assert out.splitlines()[1].split()[:2] == ["val", "12"]
     status, out, err = cli("predict", tmp_path / "run", f"hfds:{tmp_path / 'saved'}", "--format", "csv")
     assert (status, len(out.splitlines())) == (0, 37), err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_only_its_owner_can_read_a_stored_image(tmp_path):
+    before = os.umask(0)
+    try:
+        path = hub_datasets._store(tmp_path / "images" / "hfds", b"pixels")
+    finally:
+        os.umask(before)
+    assert path.read_bytes() == b"pixels"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert {folder.stat().st_mode & 0o777 for folder in list(path.parents)[:3]} == {0o700}

@@ -1,6 +1,7 @@
 """Phantoms: the same bytes from the same seed, labels that only the lungs tell, and a shortcut that is what it says."""
 
 import csv
+import os
 from collections import Counter, defaultdict
 from itertools import islice
 from pathlib import Path
@@ -15,6 +16,7 @@ from cvrnet.data import class_names, read_records, write_phantoms
 from cvrnet.data.drawing import draw_film
 from cvrnet.data.phantoms import LABELS, MARKER_BOX, _plan
 from cvrnet.errors import UserError
+from tests.support.kills import stop_at
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -230,3 +232,58 @@ def test_what_exists_is_left_alone(tmp_path):
     with pytest.raises(UserError, match=r"keep\.txt exists and is not an empty folder"):
         write_phantoms(tmp_path / "keep.txt", 12, size=64)
     assert files(tmp_path) == {"keep.txt": b"mine"}
+
+
+def test_a_set_is_replaced_when_the_new_one_is_complete(tmp_path, cli):
+    write_phantoms(tmp_path / "set", 12, size=64)
+    (tmp_path / "link").symlink_to(tmp_path / "set")
+    before = files(tmp_path / "set")
+    status, _, err = cli("phantoms", "-o", tmp_path / "link", "-n", 6, "--size", 64, "--overwrite")
+    assert (status, err) == (1, "Error: n=6 is too small; expected at least 12\n")
+
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_phantoms(tmp_path / "set", 15, size=64, overwrite=True, progress=stop)
+    assert files(tmp_path / "set") == before
+    assert cli("phantoms", "-o", tmp_path / "link", "-n", 15, "--size", 64, "--overwrite")[0] == 0
+    write_phantoms(tmp_path / "fresh", 15, size=64)
+    assert files(tmp_path / "set") == files(tmp_path / "fresh")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fresh", "link", "set"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"manifest.csv": "path,label\nme.png,NOR\n", "me.png": "mine"}, r"holds m[^/]*\.png, which"),
+        ({"manifest.csv": "path,label\n"}, "another manifest"),
+        ({"images/mine.txt": "mine"}, r"holds images/mine\.txt, which `cvrnet phantoms` did not write"),
+        ({"lungs/.git/config": "mine"}, "did not write"),
+    ],
+)
+def test_only_a_set_of_phantoms_is_replaced(changes, reason, tmp_path):
+    if len(changes) == 1:
+        write_phantoms(tmp_path / "set", 12, size=64)
+    for name, text in changes.items():
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / name).write_text(text)
+    before = files(tmp_path)
+    with pytest.raises(UserError, match=reason):
+        write_phantoms(tmp_path / "set", 12, size=64, overwrite=True)
+    assert files(tmp_path) == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="forks")
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(point=st.integers(0, 130), full=st.booleans())
+def test_a_kill_or_a_full_disk_at_any_point_leaves_a_whole_set(tmp_path_factory, point, full):
+    folder = tmp_path_factory.mktemp("stopped") / "set"
+    old, new = {"n": 12, "size": 64}, {"n": 12, "size": 64, "seed": 1}
+    write_phantoms(folder, **old)
+    before = files(folder)
+    stop_at(point, lambda: write_phantoms(folder, **new, overwrite=True), full=full)
+    between = files(folder) if folder.exists() else before
+    write_phantoms(folder, **new, overwrite=True)
+    assert between in (before, files(folder))
+    assert [p.name for p in folder.parent.iterdir()] == ["set"]

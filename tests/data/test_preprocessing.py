@@ -1,7 +1,7 @@
 """Preprocessing: what timm's own transform does with the same settings."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -10,8 +10,10 @@ import timm.data
 import torch
 from PIL import Image
 
-from cvrnet.data import Preprocessing
-from cvrnet.data.preprocessing import INTERPOLATIONS, resize_image
+import cvrnet
+from cvrnet.data import ImageCache, Preprocessing
+from cvrnet.data.grey import LATEST
+from cvrnet.data.preprocessing import INTERPOLATIONS, resize_image, with_grey_version
 from cvrnet.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -30,7 +32,10 @@ def picture(height: int, width: int, channels: int) -> np.ndarray:
 def test_equals_timms_transform(interpolation, channels, size, image_size):
     settings = Preprocessing((channels, *size), MEAN[:channels], STD[:channels], interpolation)
     image = picture(*image_size, channels)
-    transform = timm.data.create_transform(**asdict(settings), crop_pct=1.0, crop_mode="squash")
+    known = ("input_size", "mean", "std", "interpolation")  # how files are read is not timm's
+    transform = timm.data.create_transform(
+        **{name: getattr(settings, name) for name in known}, crop_pct=1.0, crop_mode="squash"
+    )
     resized = settings.resize(image)
     assert resized.shape == (*size, channels)
     assert resized.dtype == np.uint8
@@ -94,3 +99,40 @@ def test_a_flat_image_stays_flat(interpolation):
 def test_refuses(arguments, message):
     with pytest.raises(UserError, match=message):
         Preprocessing(*arguments)
+
+
+def test_the_grey_version_travels_with_a_cfg():
+    """In ``notes``, because timm refuses a cfg with fields of its own making."""
+    model = timm.create_model("test_resnet", pretrained=False)
+    assert Preprocessing.from_model(model).grey_version == 1
+    model.pretrained_cfg = with_grey_version({**model.pretrained_cfg, "notes": ("kept",)}, 2)
+    assert Preprocessing.from_model(model).grey_version == 2
+    timm.models.PretrainedCfg(**model.pretrained_cfg)
+    assert with_grey_version(model.pretrained_cfg, 1)["notes"] == ("kept", "cvrnet.grey_version=1")
+    for name in cvrnet.list_models():
+        new = Preprocessing.from_model(timm.create_model(name, pretrained=False, encoders=("test_resnet",)))
+        assert new.grey_version == (1 if name == "cvrnet_keras" else LATEST)
+
+
+@pytest.mark.parametrize("version", [3, "x", "9" * 5000])
+def test_an_unknown_grey_version_is_refused(version):
+    model = timm.create_model("test_resnet", pretrained=False)
+    model.pretrained_cfg = with_grey_version(model.pretrained_cfg, version)
+    with pytest.raises(UserError, match=r"^grey_version='.{1,20}; expected one of 1, 2$"):
+        Preprocessing.from_model(model)
+    for notes in (5, {"a": 1}, [None, 3], "text", None):
+        model.pretrained_cfg = {**model.pretrained_cfg, "notes": notes}
+        assert Preprocessing.from_model(model).grey_version == 1
+
+
+def test_reads_as_its_model_was_trained(tmp_path):
+    deep = np.linspace(0, 4000, 64 * 64).reshape(64, 64).astype(np.uint16)
+    deep[5, 5] = 65535
+    Image.fromarray(deep).save(tmp_path / "a.png")
+    settings = Preprocessing((1, 8, 8), (0.5,), (0.5,))
+    np.testing.assert_array_equal(settings.read(tmp_path / "a.png"), np.minimum(deep >> 4, 255))
+    old = replace(settings, grey_version=1)
+    np.testing.assert_array_equal(old.read(tmp_path / "a.png"), deep >> 8)
+    caches = [ImageCache((64, 64), folder=tmp_path, grey_version=version) for version in (1, 2)]
+    for cache, version in zip(caches * 2, (old, settings) * 2, strict=True):  # from the files, then from the cache
+        np.testing.assert_array_equal(cache.load(tmp_path / "a.png")[..., 0], version.read(tmp_path / "a.png"))

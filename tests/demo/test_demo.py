@@ -33,6 +33,7 @@ import timm
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from tests.support.demos import CLASSES, SECRET, film, write_dicom, write_png
 from tests.support.networks import small
@@ -231,6 +232,15 @@ def test_a_bomb_that_comes_back_is_refused() -> None:
     bomb[size : size + 4] = b"\xff\xff" * 2  # 65,535 x 65,535 pixels
     with pytest.raises(UserError, match="load it again"):
         unpack(json.dumps({"picture": base64.b64encode(bomb).decode(), "maps": {}}))
+
+
+def test_a_picture_of_many_scans_is_refused() -> None:
+    """Decoding takes as long as there are scans; `jpeg` writes one."""
+    file = io.BytesIO()
+    Image.fromarray(film()).convert("RGB").save(file, "JPEG", progressive=True)
+    with pytest.raises(UserError, match="load it again"):
+        unpack(json.dumps({"picture": base64.b64encode(file.getvalue()).decode(), "maps": {}}))
+    assert unpack(json.dumps({"picture": base64.b64encode(jpeg(film())).decode(), "maps": {}})).picture.shape
 
 
 # Uploads

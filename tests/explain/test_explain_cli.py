@@ -171,6 +171,35 @@ def test_measure_out_of_fold(cli, lively, phantoms, tmp_path):
     assert json.loads((tmp_path / "o" / "localisation.json").read_text())["images_measured"] == 24
 
 
+def test_results_are_replaced_whole_and_other_files_stay(cli, lively, two, tmp_path, monkeypatch):
+    out = tmp_path / "maps"
+    assert cli("explain", lively / "fold-1", *two, "-o", out)[0] in (0, 1)
+    (out / "mine.txt").write_text("mine")
+    before = {path: path.read_bytes() for path in out.iterdir()}
+
+    def fail(explanation, part, path, threshold, raw):
+        raise KeyboardInterrupt
+
+    overwrite = ("explain", lively / "fold-2", *two, "-o", out, "--overwrite")
+    with monkeypatch.context() as patch:
+        patch.setattr("cvrnet.explain.pictures._save_overlay", fail)
+        assert cli(*overwrite)[0] == 130
+    assert cli("explain", tmp_path / "nosuch", *two, "-o", out, "--overwrite")[0] == 1
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+    assert cli(*overwrite, "--target", "NOR")[0] in (0, 1)
+    assert (out / "mine.txt").read_text() == "mine"
+    assert {row["class"] for row in csv.DictReader((out / "explanations.csv").open())} == {"NOR"}
+
+    (out / "explanations.csv").write_text("path,label\nmine.png,NOR\n")
+    assert "explanations.csv is not a file of `cvrnet explain`" in cli(*overwrite)[2]
+    (out / "explanations.csv").unlink()
+    assert "exists and is no part of an earlier result" in cli(*overwrite)[2]
+    (out / "localisation.csv").write_text("mine")
+    status, _, err = cli("explain", lively, two[0], "-o", out, "--measure", "--overwrite")
+    assert (status, "localisation.csv is not a file of `cvrnet explain --measure`" in err) == (1, True)
+    assert sorted(tmp_path.iterdir()) == [out]
+
+
 def test_measure_needs_masks(cli, lively, phantoms, tmp_path):
     status, _, err = cli("explain", lively, phantoms.parent / "images", "-o", tmp_path, "--measure")
     assert status == 1

@@ -13,7 +13,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 from PIL import Image
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
 
 from cvrnet import figures as report
 from cvrnet import metrics
@@ -50,6 +50,8 @@ CASES = {
     "absent class": make(300, ["NOR", "NCP", "CVP"], absent=1),
     "large counts": make(200_000, ["NOR", "CVP"], skill=5),
     "one image": make(1, ["NOR", "NCP", "CVP"]),
+    "19 classes": make(400, [f"{LONG[k % 5]} {k}" for k in range(19)]),
+    "300 classes": make(2000, [f"finding {k}" for k in range(300)], skill=4),
 }
 PLOTS = {
     "confusion": lambda y, p, c, t=None: report.plot_confusion_matrix(metrics.confusion_matrix(y, p), c, t),
@@ -250,6 +252,22 @@ def test_undefined_classes_are_named():
     assert "NCP (AP\xa0undefined)" in legend_texts(PLOTS["precision-recall"](y, p, classes))
     y, p, classes = CASES["one image"]
     assert sum("undefined" in text for text in legend_texts(PLOTS["roc"](y, p, classes))) == 3
+
+
+def test_many_classes_give_figures_of_bounded_size():
+    """Up to 18 classes have lines of their own; of more, the figures are as large and the legend has the range."""
+    y, p, classes = CASES["300 classes"]
+    areas = [roc_auc_score(y == k, p[:, k]) for k in np.unique(y)]
+    roc = PLOTS["roc"](y, p, classes)
+    assert len(areas) == 299
+    expected = f"300 classes (AUC {min(areas):.3f} to {max(areas):.3f}, 1 undefined)"
+    assert legend_texts(roc)[0].replace("\n", " ") == expected
+    assert legend_texts(PLOTS["calibration"](y, p, classes))[0] == "300 classes"
+    for plot, limit in {"confusion": 14, "roc": 7, "precision-recall": 7, "calibration": 7}.items():
+        assert max(PLOTS[plot](y, p, classes).get_size_inches()) < limit
+    (mesh,) = PLOTS["confusion"](y, p, classes).axes[0].collections
+    shares = confusion_matrix(y, p.argmax(1), labels=range(300), normalize="true").T
+    np.testing.assert_allclose(mesh.get_array().reshape(300, 300), 100 * shares)
 
 
 def test_class_names_are_taken_literally():

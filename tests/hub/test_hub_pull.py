@@ -363,3 +363,22 @@ def test_a_cache_without_links_is_checked_by_asking(hub: LocalHub, parts, image:
     (folder / "model.safetensors").write_bytes(content)
     assert hub_checkpoints("eve/net") == [folder]
     assert (folder / "model.safetensors").read_bytes() == parts["model.safetensors"]
+
+
+def test_a_pull_replaces_only_what_this_library_made_and_only_by_a_whole_run(hub, parts, tmp_path, cli) -> None:
+    hub.add("eve/net", parts)
+    model, run = tmp_path / "model", tmp_path / "run"
+    for folder in (model, run):
+        folder.mkdir()
+        for name, content in parts.items():  # downloaded by hand: a model, but not made here
+            (folder / name).write_bytes(content)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    status, _, err = cli("pull", "eve/net", "-o", model, "--overwrite")
+    assert (status, err) == (1, f"Error: {model} exists and is not a run that cvrnet made; choose another folder\n")
+    (run / "hub.json").write_text(json.dumps({"repo": "eve/net", "commit": "0" * 40}))
+    before[run / "hub.json"] = (run / "hub.json").read_bytes()
+    assert cli("pull", "eve/nothing", "-o", run, "--overwrite")[0] == 1
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert cli("pull", "eve/net", "-o", run, "--overwrite")[0] == 0
+    assert json.loads((run / "hub.json").read_text())["commit"] != "0" * 40
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "run"]

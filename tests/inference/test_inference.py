@@ -150,10 +150,12 @@ def test_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert select_device().type == "cuda"
     assert select_device("cuda:1").index == 1
-    with pytest.raises(UserError, match="'cuda:2' is not available; this PyTorch sees 2 CUDA devices"):
-        select_device("cuda:2")
+    for absent in ("cuda:2", "cuda:256", f"cuda:{10**20}"):  # torch.device takes cuda:256 for cuda:0
+        with pytest.raises(UserError, match=f"'{absent}' is not available; this PyTorch sees 2 CUDA devices"):
+            select_device(absent)
     for emulated, expected in ((True, "bf16"), (False, "fp16")):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, e=emulated: e)
         assert select_precision("auto", torch.device("cuda")) == expected
-    with pytest.raises(UserError, match="unknown device 'gpu'"):
-        select_device("gpu")
+    for unknown in ("gpu", "", "cuda:", "cuda:-1", "meta", "mkldnn", " cpu"):
+        with pytest.raises(UserError, match=f"unknown device {unknown!r}; expected auto, cpu, cuda, cuda:N or mps"):
+            select_device(unknown)

@@ -14,7 +14,6 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 from torch import nn
 
-import cvrnet.inference.prefetch as reading_module
 from cvrnet.data import Preprocessing, read_image, to_batch
 from cvrnet.errors import UserError
 from cvrnet.inference import Predictor
@@ -240,9 +239,9 @@ def test_one_pass_of_each_model_answers_everything(folds, paths, monkeypatch):
     """Average, heads and uncertainty; images are read and resized once for all folds."""
     predictor = Predictor.from_pretrained(folds, device="cpu", dtype="fp32")
     passes, reads, resized = [], [], []
-    forward, read, resize = HeadLogits.forward, reading_module.read_image, Preprocessing.resize
+    forward, read, resize = HeadLogits.forward, Preprocessing.read, Preprocessing.resize
     monkeypatch.setattr(HeadLogits, "forward", lambda self, x: passes.append(len(x)) or forward(self, x))
-    monkeypatch.setattr(reading_module, "read_image", lambda *a: reads.append(a[0]) or read(*a))
+    monkeypatch.setattr(Preprocessing, "read", lambda self, *a: reads.append(a[0]) or read(self, *a))
     monkeypatch.setattr(Preprocessing, "resize", lambda self, image: resized.append(1) or resize(self, image))
     answers = predictor(paths, batch_size=4, heads=True)
     assert passes == [4, 4, 4, 3, 3, 3]

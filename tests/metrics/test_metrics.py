@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import tracemalloc
 import warnings
 from collections.abc import Mapping
 
@@ -328,6 +329,42 @@ def test_intervals_repeat_and_do_not_depend_on_the_chunks(monkeypatch):
     monkeypatch.setattr(bootstrap, "CHUNK", 1500)
     assert metrics.bootstrap_intervals(y, p, names(3), n=200, seed=7) == first
     assert metrics.bootstrap_intervals(y, p, names(3), n=200, seed=8) != first
+
+
+@pytest.mark.parametrize(
+    ("function", "n", "options"),
+    [
+        (metrics.bootstrap_intervals, 2000, {"n": 3}),
+        (metrics.roc_curves, 2000, {}),
+        (metrics.calibration_curve, 2000, {}),
+        (metrics.precision_recall_curves, 600, {}),
+    ],
+)
+def test_memory_grows_with_classes_times_images(function, n, options):
+    """300 classes: the bootstrap would take 60 GB if it counted each cell of the confusion matrix."""
+    y, p = make(n, 300, skill=3)
+    tracemalloc.start()
+    function(y, p, names(300), **options)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 25 * p.nbytes
+
+
+def test_intervals_are_those_of_the_confusion_matrices_of_all_resamples():
+    """As computed from resampled confusion matrices of 3 classes."""
+    y, p = make(100, 3)
+    draws = np.random.default_rng(0).integers(100, size=(1000, 100))
+    matrices = [sk.confusion_matrix(y[draw], p[draw].argmax(1), labels=[0, 1, 2]) for draw in draws]
+    intervals = metrics.bootstrap_intervals(y, p, names(3))
+    recalls = np.array([matrix.diagonal() / matrix.sum(1) for matrix in matrices])
+    accuracy = np.array([matrix.trace() / 100 for matrix in matrices])
+    percentiles = [2.5, 97.5]
+    assert intervals["accuracy"] == np.percentile(accuracy, percentiles).tolist()
+    np.testing.assert_allclose(intervals["balanced_accuracy"], np.percentile(recalls.mean(1), percentiles), **EXACT)
+    for k, name in enumerate(names(3)):
+        assert intervals["per_class"][name]["sensitivity"] == np.percentile(recalls[:, k], percentiles).tolist()
+        ppv = [matrix[k, k] / matrix[:, k].sum() for matrix in matrices]
+        assert intervals["per_class"][name]["ppv"] == np.percentile(ppv, percentiles).tolist()
 
 
 def test_copies_of_a_patient_say_nothing_new():

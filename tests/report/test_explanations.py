@@ -3,13 +3,16 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from cvrnet.report import write_report
-from cvrnet.report.explanations import RIGHT, WRONG, maps_section, right_rows
+from cvrnet.report.explanations import MOST_RIGHT, RIGHT, WRONG, maps_section, right_rows
 from cvrnet.report.report_tables import mistake_rows
 from cvrnet.report.results import read_results
+from cvrnet.runs.predictions import PredictionTable
 from cvrnet.training import TrainConfig
 from cvrnet.workflows.crossval import cross_validate
 from tests.conftest import PLAIN, TINY
@@ -54,6 +57,22 @@ def test_right_answers_are_right_and_the_surest(crossval):
         k = p.classes.index(name)
         right = sorted(p.probabilities[(p.labels == k) & (p.guesses == k), k].tolist(), reverse=True)
         assert [row["probability"] for row in mine] == right[:RIGHT]
+
+
+def test_of_many_classes_the_surest_right_answers_are_shown(crossval):
+    """The panel, which takes seconds an image, does not grow with the classes."""
+    results = read_results(crossval)
+    classes = [f"class {k}" for k in range(40)]
+    labels = np.repeat(np.arange(40), 3)
+    probabilities = np.full((120, 40), 0.001)
+    sure = np.linspace(0.5, 0.9, 120)
+    probabilities[np.arange(120), labels] = sure
+    paths = [f"{i}.png" for i in range(120)]
+    table = PredictionTable(classes, paths, labels, probabilities, *([[""] * 120] * 3))
+    rows = right_rows(replace(results, predictions=table))
+    expected = [i for i in range(120) if i % 3 and sure[i] >= sure[102]]  # two of three, of the last six classes
+    assert sorted(row["path"] for row in rows) == sorted(paths[i] for i in expected)
+    assert len(rows) == MOST_RIGHT
 
 
 def test_the_report_has_the_panel(crossval, cli, phantoms, tmp_path):

@@ -312,6 +312,16 @@ def test_without_sources_and_with_a_model_of_unknown_training(tmp_path):
     assert "Independent source: not known" in text
 
 
+def test_a_report_of_many_classes_is_of_bounded_size(tmp_path):
+    """Figures do not grow with the classes, tables by a row a class."""
+    records, p, classes = make(n=160, classes=[f"finding {k}" for k in range(24)])
+    page = evaluate(tmp_path, records, p, classes).read_text(encoding="utf-8")
+    assert len(page) < 1_500_000
+    assert "(24 classes)" in page
+    assert "n finding 7" not in page, "a column for each class in the table of sources"
+    assert "images_finding 7" in (tmp_path / "tables/sources.csv").read_text(encoding="utf-8")
+
+
 def test_predictions_are_read_as_they_were_written(tmp_path):
     records, p, classes = make(n=30)
     records[3] = replace(records[3], name='a "b",\nc.png', patient_id="", source="")

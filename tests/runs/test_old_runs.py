@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 from PIL import Image
 
 from cvrnet import Predictor
-from cvrnet.data import write_phantoms
+from cvrnet.data import Preprocessing, write_phantoms
+from cvrnet.onnx import export_onnx
 from cvrnet.report import write_report
+from cvrnet.runs.checkpoint import checkpoint_classes, load_checkpoint, save_checkpoint
 from cvrnet.training import TrainConfig
 from cvrnet.workflows import collect, cross_validate, train
 from tests.conftest import PLAIN
@@ -71,3 +74,36 @@ def test_they_are_reported(old):
     page = write_report(old).read_text()
     assert "NCP" in page
     assert {"one": "Training", "three": "Cross-validation"}[old.name] in page
+
+
+def test_they_read_deep_grey_as_they_did(old, data, tmp_path):
+    """By the extreme pixels, wherever the checkpoint goes: fold, timm, another save, ONNX; a resumed run too."""
+    for folder in [old, *old.glob("fold-1")]:
+        if (folder / "config.json").is_file():
+            model = load_checkpoint(folder)
+            save_checkpoint(model, tmp_path / "again", checkpoint_classes(model))
+            by_timm = timm.create_model(f"local-dir:{folder}", pretrained=True)
+            for one in (model, by_timm, load_checkpoint(tmp_path / "again")):
+                assert Preprocessing.from_model(one).grey_version == 1
+            export_onnx(folder, tmp_path / "old.onnx", check_images=data.parent)
+            assert Predictor.from_pretrained(tmp_path / "old.onnx").preprocessing.grey_version == 1
+    values = np.rint(np.linspace(500, 4095, 64 * 64).reshape(64, 64)).astype(np.uint16)
+    values[3, 3] = 65535
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    Image.fromarray((values >> 8).astype(np.uint8)).save(tmp_path / "as-then.png")
+    deep, then = Predictor.from_pretrained(old, dtype="fp32")([tmp_path / "deep.png", tmp_path / "as-then.png"])
+    np.testing.assert_array_equal(deep.probabilities, then.probabilities)
+
+
+def test_new_runs_have_the_new_version_and_old_ones_stay(data, tmp_path):
+    settings = TrainConfig(model="test_resnet", pretrained=False, img_size=64, epochs=1)
+    train(data, tmp_path / "new", settings, **PLAIN)
+    assert json.loads((tmp_path / "new/run.json").read_text())["config"]["grey_version"] == 2
+    assert Predictor.from_pretrained(tmp_path / "new").preprocessing.grey_version == 2
+    assert timm.create_model(f"local-dir:{tmp_path / 'new'}", pretrained=True).pretrained_cfg["notes"]
+
+    began = shutil.copytree(OLD / "three", tmp_path / "three")
+    shutil.rmtree(began / "fold-3")
+    (began / "summary.json").unlink()
+    cross_validate(data, began, config(began), n_folds=3, resume=True, **PLAIN)
+    assert Predictor.from_pretrained(began).preprocessing.grey_version == 1

@@ -125,13 +125,20 @@ def run(
 
 
 def orphans(session: int) -> int:
-    """How many processes of a session are there, and no zombies."""
-    count = 0
-    for file in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it has just ended
-            fields = file.read_text(errors="replace").rpartition(")")[2].split()
-            count += int(fields[3]) == session and fields[0] != "Z"
-    return count
+    """How many processes of a session stay, and are no zombies.
+
+    A decoder ends as soon as it sees that nobody asks any more; a process that was killed cannot end it.
+    """
+    end = time.monotonic() + 5
+    while True:
+        count = 0
+        for file in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):  # it has just ended
+                fields = file.read_text(errors="replace").rpartition(")")[2].split()
+                count += int(fields[3]) == session and fields[0] != "Z"
+        if not count or time.monotonic() > end:
+            return count
+        time.sleep(0.01)
 
 
 def _become(work: Path, arguments: list[str]) -> None:

@@ -137,8 +137,14 @@ def bombs() -> dict[str, bytes]:
         "many-frames.gif": _encode(tiny, "GIF", **many),
         "many-frames.tif": _encode(tiny, "TIFF", **many),
         "many-frames.webp": _encode(tiny, "WEBP", **many),
+        "tags-that-share-bytes.tif": _shared_tags(20_000),
         "many-frames.dcm": frames.replace(b"IS\x02\x002 ", b"IS\x0a\x002147483647", 1),
     }
+
+
+def _shared_tags(number: int) -> bytes:
+    tags = b"".join(struct.pack("<HHII", 30_000 + tag, 1, 12 * number - 40, 20) for tag in range(number))
+    return struct.pack("<2sHIH", b"II", 42, 8, number) + tags + bytes(4)
 
 
 def mutate(content: bytes, rng: random.Random, others: list[bytes]) -> bytes:

@@ -3,11 +3,14 @@
 import csv
 import itertools
 import json
+import math
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,8 +29,10 @@ from cvrnet.errors import UserError
 from cvrnet.runs.checkpoint import checkpoint_classes, load_checkpoint
 from cvrnet.runs.layout import STATE
 from cvrnet.training import Progress, TrainConfig, fit, recipe
-from cvrnet.training.batches import epoch_batches
+from cvrnet.training.batches import Schedule, epoch_batches
 from cvrnet.training.loop import class_weights
+from cvrnet.training.model import create_for_training, smallest_part
+from cvrnet.training.optimizers import create_optimizer
 from cvrnet.training.processes import Processes
 from cvrnet.workflows import Callbacks, cross_validate, train
 from tests.conftest import LAUNCH, PLAIN, TINY
@@ -41,6 +46,7 @@ RUN_FILES = {
     "history.csv",
     "metrics.json",
     "predictions.csv",
+    "last-epoch.pt",
 }
 
 
@@ -54,19 +60,36 @@ def same_history(a: Path, b: Path) -> bool:
     return drop[0] == drop[1]
 
 
-@given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 8), st.integers(0, 99), st.integers(1, 99))
-def test_every_image_once_an_epoch_and_no_process_idle(n, batch_size, parts, seed, epoch):
-    if min(n, batch_size) < parts:
-        with pytest.raises(UserError, match="cannot be shared"):
-            epoch_batches(n, batch_size, parts, seed, epoch)
+@given(
+    st.integers(1, 300),
+    st.integers(1, 40),
+    st.integers(1, 8),
+    st.integers(0, 99),
+    st.integers(1, 99),
+    st.integers(1, 2),
+)
+def test_every_image_once_an_epoch_and_no_process_idle(n, batch_size, parts, seed, epoch, least):
+    if min(n, batch_size) < parts * least:
+        with pytest.raises(UserError, match=rf"cannot be shared by {parts} parts .*expected at least {parts * least}"):
+            epoch_batches(n, batch_size, parts, seed, epoch, least)
         return
-    batches = epoch_batches(n, batch_size, parts, seed, epoch)
+    batches = epoch_batches(n, batch_size, parts, seed, epoch, least)
     assert sorted(i for batch in batches for part in batch for i in part) == list(range(n))
-    assert all(len(batch) == parts and all(batch) for batch in batches)
+    assert all(len(batch) == parts and all(len(part) >= least for part in batch) for batch in batches)
     sizes = [sum(map(len, batch)) for batch in batches]
     assert max(sizes) - min(sizes) <= 1
-    assert max(sizes) <= max(batch_size, 2 * parts)
-    assert batches == epoch_batches(n, batch_size, parts, seed, epoch)
+    assert max(sizes) <= max(batch_size, 2 * parts * least)
+    assert batches == epoch_batches(n, batch_size, parts, seed, epoch, least)
+
+
+@given(st.integers(8, 60), st.integers(8, 20), st.integers(1, 2), st.integers(1, 3))
+def test_processes_divide_the_batches_of_one(n, batch_size, least, epoch):
+    """Two processes of one part, and one process of two, take the same parts of the same batches."""
+    config = replace(CONFIG, batch_size=batch_size)
+    two = [list(Schedule(n, config, 2, index, least, epoch)) for index in (0, 1)]
+    one = list(Schedule(n, replace(config, grad_accum=2), least=least, epoch=epoch))
+    assert [part for step in zip(*two, strict=True) for part in step] == one
+    assert sorted(key for part in one for key in part) == [(epoch, index) for index in range(n)]
 
 
 def test_epochs_differ_in_order():
@@ -92,8 +115,13 @@ def test_the_papers_and_the_notebooks_protocol():
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
-        ("lr", 0),
-        ("batch_size", 0),
+        *(("lr", lr) for lr in (0, -1.0, math.nan, math.inf, "fast", None)),
+        *(("batch_size", size) for size in (0, -8, 8.5, 10**9)),
+        *(("epochs", epochs) for epochs in (0, -1, 2.5, math.nan)),
+        *(("seed", seed) for seed in (-1, 2**32, 2**70, 0.5)),
+        *(("num_workers", workers) for workers in (-1, 10**6)),
+        *(("img_size", side) for side in (0, 100_000)),
+        *(("drop_rate", rate) for rate in (-0.1, 1.1, math.nan)),
         ("monitor", "auc"),
         ("vflip_p", 1.5),
         ("in_chans", 2),
@@ -102,8 +130,99 @@ def test_the_papers_and_the_notebooks_protocol():
     ],
 )
 def test_impossible_settings_are_named(setting, value):
-    with pytest.raises(UserError, match=f"{setting}={value!r}"):
+    with pytest.raises(UserError, match=f"{setting}={value!r}; expected [^\\n]*$"):
         TrainConfig(**{setting: value})
+
+
+def test_the_optimizers_are_timms():
+    """Every one can be made, except the one that needs second derivatives, and those whose package is not there."""
+    weights, refused = [torch.nn.Parameter(torch.ones(2, 2))], {}
+    for name in timm.optim.list_optimizers():
+        try:
+            create_optimizer(weights, name, 1e-3)
+        except UserError as error:
+            refused[name] = str(error)
+    assert "adahessian" in refused
+    assert all(name == "adahessian" or name.startswith(("bnb", "fused")) for name in refused)
+    assert all(text.startswith(f"optimizer={name!r}") and "\n" not in text for name, text in refused.items())
+    assert type(create_optimizer(weights, "Lookahead_AdamW", 1e-3)) is timm.optim.Lookahead
+
+
+@pytest.mark.parametrize("name", ["nosuch", "lookahead_nosuch", "adam ", "", "adahessian"])
+def test_an_unknown_optimizer_is_refused_with_the_known_ones(name):
+    with pytest.raises(UserError, match=rf"^optimizer={name!r}; expected one of [^\n]*adam, [^\n]*sgd[^\n]*$"):
+        TrainConfig(optimizer=name)
+
+
+@pytest.mark.parametrize(
+    ("model", "side", "expected"),
+    [
+        ("test_resnet", 64, 1),
+        ("test_resnet", 32, 2),  # the deepest map is 1 x 1
+        ("mobilenetv4_conv_small_050", 64, 2),  # a batch norm after the global pooling
+        ("test_vit", 64, 1),  # none
+        ("cvrnet_tiny", 64, 1),
+        ("cvrnet_tiny", 32, 2),
+    ],
+)
+def test_whether_a_network_trains_on_one_image_is_seen_on_the_network(model, side, expected):
+    """The reference is torch's own batch norm."""
+    config = TrainConfig(model=model, pretrained=False, img_size=side)
+    network = create_for_training(config, 3)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    assert smallest_part(network, config) == expected
+    assert network.training
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    with nullcontext() if expected == 1 else pytest.raises(ValueError, match="more than 1 value per channel"):
+        network(torch.zeros(1, 3, 64 if model == "test_vit" else side, side))
+    network(torch.zeros(expected, 3, side, side))
+
+
+@pytest.mark.parametrize(("batch_size", "grad_accum"), [(2, 1), (3, 1), (4, 2)])
+def test_no_image_is_left_alone_with_a_batch_norm(phantoms, tmp_path, batch_size, grad_accum):
+    records = read_records(phantoms)
+    train_set = [r for label in ("CVP", "NCP", "NOR") for r in [r for r in records if r.label == label][:3]][:-2]
+    config = replace(CONFIG, img_size=32, epochs=1, batch_size=batch_size, grad_accum=grad_accum)
+    steps = []
+    fit(
+        config,
+        train_set,
+        records[:6],
+        ["CVP", "NCP", "NOR"],
+        ImageCache((32, 32), mode="RGB"),
+        tmp_path,
+        progress=Progress(step=lambda images, loss: steps.append(images)),
+    )
+    assert sum(steps) == 7
+    assert min(steps) >= 2 * grad_accum
+
+
+def test_too_few_images_for_a_batch_norm_are_refused_before_training(phantoms, tmp_path):
+    alone = replace(CONFIG, img_size=32, batch_size=1)
+    with pytest.raises(UserError, match=r"batch_size=1 cannot be shared by 1 parts .* norm needs; .* at least 2$"):
+        train(phantoms, tmp_path / "run", alone, **PLAIN)
+    accumulated = replace(CONFIG, img_size=32, batch_size=6, grad_accum=4)
+    with pytest.raises(UserError, match=r"batch_size=6 cannot be shared by 4 parts .* at least 8$"):
+        train(phantoms, tmp_path / "run", accumulated, **PLAIN)
+    with pytest.raises(UserError, match=r"^inception_v3 cannot take images of 32 pixels \([^\n]*\)$"):
+        train(phantoms, tmp_path / "run", TrainConfig(model="inception_v3", pretrained=False, img_size=32), **PLAIN)
+    assert not (tmp_path / "run").exists()
+    records = read_records(phantoms)[:1]
+    with pytest.raises(UserError, match="training images=1 cannot be shared"):
+        fit(
+            replace(CONFIG, img_size=32),
+            records,
+            records,
+            ["CVP", "NCP", "NOR"],
+            ImageCache((32, 32), mode="RGB"),
+            tmp_path,
+        )
+    assert not any(tmp_path.iterdir())
+
+
+def test_one_image_at_a_time_trains_where_the_network_can(phantoms, tmp_path):
+    train(phantoms, tmp_path, replace(CONFIG, batch_size=1, epochs=1), **PLAIN)
+    assert len(rows(tmp_path / "history.csv")) == 1
 
 
 def test_one_step_is_kerass_weighted_loss(phantoms, tmp_path):
@@ -387,6 +506,46 @@ def test_two_processes_take_the_step_of_one(phantoms, tmp_path):
     assert float(history["train_loss"]) == pytest.approx(
         float(rows(tmp_path / "one/history.csv")[0]["train_loss"]), rel=1e-4
     )
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The processes that the test starts."""
+    processes = []
+    start = multiprocessing.process.BaseProcess.start
+
+    def counted(process):
+        processes.append(process)
+        start(process)
+
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", counted)
+    return processes
+
+
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_loading_processes_start_once(phantoms, tmp_path, started, method):
+    """One start for each worker, however many epochs; none is left; the weights are those without workers."""
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method(method, force=True)
+    try:
+        train(phantoms, tmp_path / "workers", replace(CONFIG, epochs=3, num_workers=1), **PLAIN)
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+    assert [process.is_alive() for process in started] == [False]
+    train(phantoms, tmp_path / "alone", replace(CONFIG, epochs=3), **PLAIN)
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("workers", "alone"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_loading_processes_end_with_an_interrupted_training(phantoms, tmp_path, started):
+    def stop(images, loss):
+        raise KeyboardInterrupt
+
+    callbacks = Callbacks(training=lambda name, fold: Progress(step=stop))
+    with pytest.raises(KeyboardInterrupt) as kept:
+        train(phantoms, tmp_path, replace(CONFIG, num_workers=2), callbacks=callbacks, **PLAIN)
+    assert kept.tb is not None, "as in a notebook, which keeps the traceback and so every frame"
+    assert [process.is_alive() for process in started] == [False, False]
 
 
 def test_trainings_of_different_precision_follow_one_another(phantoms, tmp_path):

@@ -105,11 +105,11 @@ def test_an_interrupted_cross_validation_goes_on(crossval, phantoms, tmp_path):
 def test_every_image_is_decoded_once_for_all_folds_and_epochs(phantoms, tmp_path, monkeypatch):
     decoded = []
 
-    def read(path, mode):
+    def read(path, mode, *window, **settings):
         decoded.append(path)
-        return read_image(path, mode)
+        return read_image(path, mode, *window, **settings)
 
-    for module in ("cvrnet.data.cache", "cvrnet.inference.prefetch"):
+    for module in ("cvrnet.data.cache", "cvrnet.data.preprocessing"):
         monkeypatch.setattr(f"{module}.read_image", read)
     config = replace(CONFIG, model="test_resnet", encoders=(), epochs=2)
     cross_validate(phantoms, tmp_path / "run", config, n_folds=3, cache_folder=tmp_path / "cache", **PLAIN)

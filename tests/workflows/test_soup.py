@@ -10,11 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import cvrnet
+from cvrnet.data import read_records
 from cvrnet.errors import UserError
 from cvrnet.inference import Predictor
 from cvrnet.runs.checkpoint import load_checkpoint, save_checkpoint
 from cvrnet.runs.predictions import PredictionTable
-from cvrnet.workflows.soup import _compare, average, make_soup
+from cvrnet.workflows.soup import _compare, _renew_batch_norm, average, make_soup
 from tests.conftest import PLAIN
 from tests.support.networks import enliven, images
 
@@ -161,3 +163,10 @@ def test_what_makes_no_soup_is_refused(folds, run, tmp_path):
     with pytest.raises(UserError, match=r"holds a run of another kind \(train, not soup\)"):
         make_soup(folds, run)
     assert not (tmp_path / "soup").exists()
+
+
+def test_one_image_gives_batch_norm_no_statistics(phantoms):
+    model = cvrnet.create_model("cvrnet_tiny", img_size=32)  # the deepest maps are 1 x 1
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    assert "are the folds' average" in _renew_batch_norm(model, read_records(phantoms)[:1], "cpu")
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())

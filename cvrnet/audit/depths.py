@@ -1,0 +1,24 @@
+"""A finding about pictures of more than 8 bits that use another number of bits than the others of their data set."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from cvrnet.audit.findings import Finding, count
+from cvrnet.audit.measurements import Measurements
+
+ADVICE = "The bits in use decide how bright an image is read: compare these with the others, and store all alike."
+
+
+def depth_findings(measured: Measurements) -> list[Finding]:
+    """The files whose bits in use are not those of most of the data set's files of more than 8 bits."""
+    depths = {r.name: facts.depth for r, facts in zip(measured.records, measured.facts, strict=True) if facts.depth}
+    if len(set(depths.values())) < 2:
+        return []
+    usual, most = Counter(depths.values()).most_common(1)[0]
+    others = {name: depth for name, depth in depths.items() if depth != usual}
+    bits = " or ".join(map(str, sorted(set(others.values()))))
+    who = count(len(others), "image of more than 8 bits uses", "images of more than 8 bits use")
+    sentence = f"{who} {bits} bits, {most} use {usual}: they are read brighter or darker than these."
+    figures = {"usual": usual, "table": [{"path": name, "bits": depth} for name, depth in others.items()]}
+    return [Finding("depths", "warning", sentence, figures, tuple(others), ADVICE)]

@@ -1,0 +1,111 @@
+"""Whether the text of BodyPartExamined can mean the chest: in many languages, spellings and damaged encodings.
+
+Files contain more than the terms of PS3.16 Annex L: words of the hospital's language, vendors' own, and text whose
+accents were lost on the way.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+
+# Parts of words: first English and Latin, then other languages
+_CHEST = """
+    chest thora torax trax torac toraks lung pulm mediastin pleur torso trunk wholebody cxr
+    pecho costill costal peito poitrine poumon petto polmon   brust rippe borst longen bryst brost lunga
+    klatk piersi pluc hrud plice grudn prsni mellkas piept plaman gogus akciger rintakeha keuhko rindkere kopsu
+    krutine kruskurv plauc plaus nguc phoi toracs
+    груд груди легк леген торак гръд дроб плућ   θωρακ στηθ πνευμον   胸 肺 폐 胸部 胸腔 胸片 肺部 흉부 흉곽 가슴
+    صدر رئة سینه ریه חזה ריאות   छाती फेफड   ทรวงอก ปอด
+""".split()  # noqa: SIM905
+_CHEST_WORDS = "rib ribs ribcage prsa dada paru paruparu tudo rinta hrudi огк thx cotes".split()  # noqa: SIM905
+_SPINE = """
+    spine spinal lumb vertebr wirbel bws column colun colonn rachis kregos patere omurga gerinc hryg позвон хребет σπονδ
+    脊 椎 척추
+""".split()  # noqa: SIM905
+# Words that name no part of the body: nothing is known, or only how the image was taken.
+_NEUTRAL = """
+    unknown unk other others none null nil na not specified unspecified undefined undetermined unclassified misc
+    miscellaneous general default any anonymized anonymised removed empty unnamed test
+    otro otra otros otras autre autres andere anderes sonstige sonstiges altro outro outros inne diger другое 其他 未知
+    desconocido desconocida desconhecido inconnu unbekannt sconosciuto nieznane neznamy неизвестно その他 不明 기타
+    pa ap lat lateral frontal front portable port bedside mobile erect supine standing upright view views routine
+    xray rx xr cr dx dr rg rf ct radiograph radiography radiographie radiografia rontgen exam body bodypart
+    adult child pediatric paediatric infant
+""".split()  # noqa: SIM905
+_LETTERS = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "ı": "i", "æ": "ae", "œ": "oe"})  # not decomposed by Unicode
+_LOST = "?\N{REPLACEMENT CHARACTER}"  # written where a letter could not be encoded, or each byte of one
+
+# Character sets in which a text's bytes may have been written, whatever the file says
+_CHARSETS = ("utf-8", "gb18030", "big5", "shift_jis", "euc_jp", "iso2022_jp", "euc_kr", "iso8859_5", "cp1251",
+             "iso8859_7", "iso8859_2", "cp1250", "cp850")  # fmt: skip
+
+
+def may_be_chest(part: str) -> bool:
+    """Whether a BodyPartExamined is the chest, or names no part of the body at all.
+
+    >>> [may_be_chest(part) for part in ("TÓRAX", "t?rax ap", "胸部", "OTHER", "", "HAND", "T SPINE")]
+    [True, True, True, True, True, False, False]
+    """
+    written, others = _words(part), [_words(reading) for reading in dict.fromkeys(_readings(part))]
+    if any(spine in "".join(words) for words in (written, *others) for spine in _SPINE_FOLDED):
+        return False
+    # The two bytes of a single character are too easily those of another one in another character set.
+    chest = _is_chest(written, _CHEST_FOLDED) or any(_is_chest(words, _LONG_FOLDED) for words in others)
+    return chest or not _names_something(part) or any(map(_is_neutral, [["".join(written)], written, *others]))
+
+
+def _readings(text: str) -> Iterator[str]:
+    """What a text is in other character sets: pydicom reads the element as Latin-1 (PS3.5 6.2)."""
+    if text.isascii() and "\x1b" not in text:
+        return
+    for wrong in ("latin-1", "cp1252"):
+        for right in _CHARSETS:
+            try:
+                yield text.encode(wrong).decode(right)
+            except UnicodeError:
+                continue
+
+
+def _fold(text: str) -> str:
+    """A text in lower case, without accents and differences of width."""
+    decomposed = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold().translate(_LETTERS))
+    return "".join(character for character in decomposed if not unicodedata.combining(character))
+
+
+def _words(text: str) -> list[str]:
+    return "".join(c if c.isalnum() or c in _LOST else " " for c in _fold(text)).split()
+
+
+def _names_something(text: str) -> bool:
+    """Whether there is a letter, or what may be the byte of one."""
+    return any(c.isalpha() or not (c.isascii() or c in _LOST) for c in text)
+
+
+def _is_neutral(words: list[str]) -> bool:
+    words = [word for word in words if not word.isdecimal()]
+    return bool(words) and all(word in _NEUTRAL_FOLDED for word in words)
+
+
+def _is_chest(words: list[str], parts: list[str]) -> bool:
+    whole = "".join(words)
+    if any(part in whole for part in parts) or _CHEST_WORDS_FOLDED.intersection(words):
+        return True
+    if not any(lost in whole for lost in _LOST):
+        return False
+    found = (pattern.search(whole) for pattern in _WITH_LOST_LETTERS)
+    return any(match and sum(c.isalpha() for c in match[0]) > 2 for match in found)
+
+
+_CHEST_FOLDED = ["".join(_words(part)) for part in _CHEST]
+_LONG_FOLDED = ["".join(_words(part)) for part in _CHEST if len(part) > 1]
+_CHEST_WORDS_FOLDED = {_fold(word) for word in _CHEST_WORDS}
+_NEUTRAL_FOLDED = {_fold(word) for word in _NEUTRAL}
+_SPINE_FOLDED = ["".join(_words(part)) for part in _SPINE]
+# One letter in three at most is accented, so two lost ones in a row are the bytes of one letter.
+_WITH_LOST_LETTERS = [
+    re.compile("".join(f"(?:{letter}|[{re.escape(_LOST)}]{{1,3}})" for letter in part))
+    for part in _CHEST_FOLDED
+    if part.isascii() and len(part) > 3
+]

@@ -1,0 +1,237 @@
+"""From the values stored in a DICOM file to grey levels: the bits that count, modality and VOI transformation.
+
+Vendors' tables and windows often contradict the standard. Each transformation is therefore checked before it is used,
+and one that cannot be right gives way to the next: first VOI LUTs, then windows, then the picture's own range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+import numpy as np
+from pydicom import Dataset
+from pydicom.pixels import apply_windowing
+from pydicom.uid import RLELossless
+
+from cvrnet.data.grey import by_value, robust_ends
+from cvrnet.data.limits import WINDOWS, Refused
+
+FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")  # PS3.3 C.11.2.1.2 and C.11.2.1.3
+
+
+def keep_stored_bits(cells: np.ndarray, header: Dataset) -> np.ndarray:
+    """Pixel cells without the bits that are not of the pixel; signed values get their sign.
+
+    A pixel has the BitsStored bits up to HighBit; the others may hold overlays (PS3.5 8.1.1).
+    """
+    width, bits = 8 * cells.itemsize, int(header.BitsStored)
+    if cells.dtype.kind not in "iu" or not 0 < bits < width:
+        return cells
+    high, syntax = int(header.get("HighBit") or bits - 1), header.file_meta.TransferSyntaxUID
+    if not bits - 1 <= high < width:
+        high = bits - 1
+    elif syntax.is_compressed and syntax != RLELossless:
+        least, most = int(cells.min()), int(cells.max())
+        if -(2 ** (bits - 1)) <= least and most < 2 ** (bits if least >= 0 else bits - 1):
+            high = bits - 1  # a codestream of as many bits as are stored: decoders align them at bit 0
+    return (cells << (width - 1 - high)) >> (width - bits)
+
+
+def _stored_limits(cells: np.ndarray, header: Dataset) -> tuple[int, int]:
+    """The least and the largest value that BitsStored bits can have."""
+    bits = min(int(header.BitsStored), 8 * cells.itemsize)
+    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if cells.dtype.kind == "i" else (0, 2**bits - 1)
+
+
+def grey_picture(cells: np.ndarray, header: Dataset, window: str, version: int) -> np.ndarray:
+    """Pixel cells (H, W) of a MONOCHROME1 or MONOCHROME2 image as uint8; the other arguments: as `read_image`."""
+    values, padding, blank = keep_stored_bits(cells, header), _padding(cells, header), None
+    least, most = _stored_limits(cells, header)
+    if padding and not least <= padding[0] <= padding[1] <= most:
+        # Not allowed (PS3.3 C.7.5.1.1.2), and as BitsStored bits it would be the value of other pixels.
+        blank = (cells >= padding[0]) & (cells <= padding[1])
+        padding, blank = None, None if blank.all() else blank
+    grey = by_value(
+        values,
+        lambda stored, counts: _Shown(stored, counts, header, padding).levels(window, version),
+        None if blank is None else ~blank,
+    )
+    if header.PhotometricInterpretation == "MONOCHROME1":  # its lowest value is white (PS3.3 C.7.6.3.1.2)
+        np.subtract(255, grey, out=grey)
+    if blank is not None:
+        grey[blank] = 0
+    return grey
+
+
+def _padding(cells: np.ndarray, header: Dataset) -> tuple[int, int] | None:
+    """Least and largest value of pixels that only fill the rectangle (PS3.3 C.7.5.1.1.2), if there are such."""
+    if not isinstance(value := header.get("PixelPaddingValue"), int) or cells.dtype.kind not in "iu":
+        return None
+    limit = header.get("PixelPaddingRangeLimit")
+    # The same bits as the pixels: files give negative values as US, and large ones as SS.
+    ends = [int(end) % 2 ** (8 * cells.itemsize) for end in (value, limit if isinstance(limit, int) else value)]
+    low, high = sorted(np.array(ends, f"u{cells.itemsize}").view(cells.dtype).tolist())
+    return low, high
+
+
+class _Shown:
+    """The values of one picture, each once or (`counts`) with the number of its pixels, on their way to grey levels."""
+
+    def __init__(
+        self, stored: np.ndarray, counts: np.ndarray | None, header: Dataset, padding: tuple[int, int] | None
+    ) -> None:
+        self.stored, self.counts, self.header, self.padding = stored, counts, header, padding
+        modality = modality_transformation(stored, header)
+        self.values = modality(stored)
+        if not np.isfinite(self.values).all():
+            raise Refused("some pixel values are not finite")
+        integers = stored.dtype.kind in "iu"
+        ends = modality(np.array(_stored_limits(stored, header) if integers else (stored.min(), stored.max())))
+        #: The range of all values that the pixels could have.
+        self.low, self.high = np.sort(ends).astype(float).tolist()
+
+    def levels(self, window: str, version: int) -> np.ndarray:
+        if window:
+            return _windowed(self.values, *WINDOWS[window], "LINEAR")
+        # A table takes precedence over a window, as in pydicom's apply_voi_lut.
+        for table in read_tables(self.header, "VOILUTSequence", self.values):
+            shown, ends = table.look_up(self.values), table.look_up(np.array([self.low, self.high]))
+            if np.ptp(np.concatenate([shown, ends])):
+                return shown * (255 / table.white)
+        for level, width, function in _windows(self.header):
+            dark, bright = _windowed(np.array([self.low, self.high]), level, width, function)
+            if round(dark) != round(bright) or round(dark) in (0, 255):  # else so wide that all values look the same
+                return _windowed(self.values, level, width, function)
+        low, high = self._range() if version > 1 else self._range_1()
+        return (self.values - low) * (255 / (high - low)) if high > low else np.zeros(self.values.shape)
+
+    def _range(self) -> tuple[float, float]:
+        """The values shown as black and white where no table and no window says it."""
+        if self.header.BitsStored == 8 and self.stored.dtype.kind == "u" and "ModalityLUTSequence" not in self.header:
+            return self.low, self.high
+        inside = self._inside()
+        return robust_ends(self.values[inside], None if self.counts is None else self.counts[inside])
+
+    def _range_1(self) -> tuple[float, float]:
+        """As `_range`, for models of version 1: by the extreme pixels; any rescaling stretches 8 bits, too."""
+        rescaled = "RescaleSlope" in self.header and "RescaleIntercept" in self.header
+        if self.stored.dtype == np.uint8 and self.header.BitsStored == 8 and not rescaled:
+            return 0, 255
+        inside = self.values[self._inside()]
+        return float(inside.min()), float(inside.max())
+
+    def _inside(self) -> np.ndarray:
+        """Which values are of the picture and not padding; all, if the picture were nothing but padding."""
+        low, high = self.padding or (1, 0)
+        inside = (self.stored < low) | (self.stored > high)
+        return inside if inside.any() else ~inside
+
+
+def modality_transformation(stored: np.ndarray, header: Dataset) -> Callable[[np.ndarray], np.ndarray]:
+    """What to do with stored values: the modality LUT, or slope and intercept (PS3.3 C.11.1)."""
+    for table in read_tables(header, "ModalityLUTSequence", stored):
+        return table.look_up
+    slope, intercept = (next(_numbers(header, name), None) for name in ("RescaleSlope", "RescaleIntercept"))
+    if slope is None or intercept is None or slope == 0 or (slope, intercept) == (1, 0):  # DCMTK, too, ignores slope 0
+        return lambda values: values
+    return lambda values: values * np.float64(slope) + intercept
+
+
+class Table(NamedTuple):
+    """A lookup table (PS3.3 C.11.1.1.1 and C.11.2.1.1)."""
+
+    entries: np.ndarray  #: unsigned integers
+    first: int  #: the value that the first entry is for
+    white: float  #: the largest value that entries can have
+
+    def look_up(self, values: np.ndarray) -> np.ndarray:
+        """The entries for some values; those beyond either end get the entry at this end."""
+        places = np.rint(values.astype(np.float64)) - self.first
+        return self.entries[np.clip(places, 0, len(self.entries) - 1).astype(np.int64)]
+
+
+def read_tables(header: Dataset, name: str, values: np.ndarray) -> Iterator[Table]:
+    """The usable tables in a sequence. One that lacks entries which the values need is not usable."""
+    for item in header.get(name) or ():
+        table = None
+        with suppress(Exception):  # pydicom raises nearly every built-in exception on damaged tables
+            table = _read_table(item, header, values)
+        if table is not None:
+            yield table
+
+
+def _read_table(item: Dataset, header: Dataset, values: np.ndarray) -> Table | None:
+    count, first, depth = (int(number) for number in item.LUTDescriptor)
+    entries = table_entries(item["LUTData"].value, count, depth, header)
+    # One VR is given for the whole descriptor, although only its second number may be negative.
+    if first >= 2**15 and (values.min() < 0 or header.get("PixelRepresentation") == 1):
+        first -= 2**16
+    needed = min(int(values.max()) - first, (count % 2**16 or 2**16) - 1)
+    if not len(entries) or needed >= len(entries):
+        return None
+    # Agfa's CRs give 16 bits for entries of 12, other devices 12 for entries of 16. DCMTK, Horos and Cornerstone, too,
+    # can take the depth from the entries.
+    largest = int(entries.max())
+    fits = depth > 0 and 2 ** (depth - 1) <= largest < 2**depth
+    return Table(entries, first, float(2**depth - 1 if fits else max(largest, 1)))
+
+
+def table_entries(data: object, count: int, depth: int, header: Dataset) -> np.ndarray:
+    """The entries of a table as unsigned integers, at most `count` (0: 65536): words, or bytes in words."""
+    count = count % 2**16 or 2**16
+    if isinstance(data, bytes):
+        little = header.file_meta.TransferSyntaxUID.is_little_endian
+        words = np.frombuffer(data + b"\0" * (len(data) % 2), "<u2" if little else ">u2")
+    else:
+        words = (np.atleast_1d(np.array(data, np.int64)) % 2**16).astype(np.uint16)
+    if count > 1 and len(words) == (count + 1) // 2:  # as in DCMTK's DiLookupTable::checkTable
+        packed = words.astype("<u2").view(np.uint8)[:count]
+        steps = np.diff(packed.astype(np.int16))
+        # Whatever depth is declared, unless it is a table of words that was cut: as bytes, these go up and down.
+        if depth <= 8 or (steps >= 0).all() or (steps <= 0).all():
+            return packed
+    return words[:count]
+
+
+def _windows(header: Dataset) -> Iterator[tuple[float, float, str]]:
+    """Level, width and function of the windows in a file that are possible."""
+    function = str(header.get("VOILUTFunction") or "").strip().upper()
+    function = function if function in FUNCTIONS else "LINEAR"
+    least = 1 if function == "LINEAR" else np.nextafter(0, 1)  # PS3.3 C.11.2.1.2.1, C.11.2.1.3.1 and C.11.2.1.3.2
+    for level, width in zip(_numbers(header, "WindowCenter"), _numbers(header, "WindowWidth"), strict=False):
+        if np.isfinite(level) and np.isfinite(width) and width >= least:
+            yield level, width, function
+
+
+def _windowed(values: np.ndarray, level: float, width: float, function: str) -> np.ndarray:
+    settings = Dataset()
+    settings.PhotometricInterpretation = "MONOCHROME2"
+    settings.BitsStored, settings.PixelRepresentation = 8, 0  # apply_windowing takes its output range, 0..255, from it
+    settings.WindowCenter, settings.WindowWidth, settings.VOILUTFunction = level, width, function
+    with np.errstate(over="ignore"):
+        return apply_windowing(values, settings)
+
+
+def _numbers(header: Dataset, name: str) -> Iterator[float]:
+    """An element's values, such as those of several windows; NaN for one that is no number."""
+    values: object
+    try:
+        values = header.get(name)
+    except (
+        ValueError,
+        TypeError,
+        ArithmeticError,
+        LookupError,
+    ):  # pydicom converts the whole text when it is asked for
+        raw = getattr(header.get_item(name), "value", None)
+        values = raw.decode("latin-1").split("\\") if isinstance(raw, bytes) else None
+    for value in values if isinstance(values, Sequence) and not isinstance(values, str) else (values,):
+        if value is not None and value != "":
+            number = float("nan")
+            with suppress(ValueError, TypeError):
+                number = float(str(value))
+            yield number
+        elif values is not value:
+            yield float("nan")

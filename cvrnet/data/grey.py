@@ -1,0 +1,86 @@
+"""Turn grey values of more than 8 bits into 8 bits, by a range that a few pixels cannot move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+TAIL = 0.005
+"""Share of the pixels at each end of a picture's values that does not decide on its range: hot and dead pixels, and
+burned-in text."""
+
+VERSIONS = (1, 2)
+"""How a picture of more than 8 bits gets its range (docs/data.md): by its extreme pixels (1), or without them (2).
+Models that were trained before 2 existed keep reading by 1."""
+LATEST = VERSIONS[-1]
+
+_PART = 2**20  # values that are counted at once: NumPy converts each to 8 bytes
+
+Shown = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
+"""Grey levels in 0..255, for values (N,) and how often each occurs (N,), or None if each occurs once."""
+
+
+def by_value(pixels: np.ndarray, shown: Shown, counted: np.ndarray | None = None) -> np.ndarray:
+    """The grey level of each pixel, rounded to uint8.
+
+    Up to 16 bits, `shown` is called with the values that occur: its float64 results would take 8 bytes a pixel. Of the
+    pixels outside the mask `counted`, those of other values become 0.
+    """
+    if pixels.dtype.kind not in "iu" or pixels.itemsize > 2:
+        return np.rint(shown(pixels.ravel(), None).clip(0, 255)).astype(np.uint8).reshape(pixels.shape)
+    unsigned = pixels.view(f"u{pixels.itemsize}")
+    flat = unsigned.ravel() if counted is None else unsigned[counted]
+    counts = np.zeros(256**pixels.itemsize, np.int64)
+    for start in range(0, flat.size, _PART):
+        counts += np.bincount(flat[start : start + _PART], minlength=len(counts))
+    table = np.zeros(counts.shape, np.uint8)
+    if (occurring := np.flatnonzero(counts)).size:
+        values = occurring.astype(unsigned.dtype).view(pixels.dtype)
+        table[occurring] = np.rint(shown(values, counts[occurring]).clip(0, 255))
+    picture = np.empty(pixels.shape, np.uint8)
+    for row, target in zip(unsigned, picture, strict=True):  # NumPy converts each index to 8 bytes
+        target[...] = table[row]
+    return picture
+
+
+def robust_ends(values: np.ndarray, counts: np.ndarray | None) -> tuple[float, float]:
+    """The values that at most `TAIL` of the pixels lie below, and above; the extremes if these two are the same.
+
+    >>> robust_ends(np.array([0, 500, 900, 65535]), np.array([1, 5000, 5000, 1]))
+    (500.0, 900.0)
+    """
+    if counts is None:
+        low, high = np.quantile(values, (TAIL, 1 - TAIL), method="nearest")
+    else:
+        order = np.argsort(values, kind="stable")
+        share = np.cumsum(counts[order]) / counts.sum()
+        low = values[order][np.searchsorted(share, TAIL, side="right")]
+        high = values[order][np.searchsorted(share, 1 - TAIL)]
+    if low == high:  # a mask of a small lesion, for example
+        low, high = values.min(), values.max()
+    return float(low), float(high)
+
+
+def bits_in_use(pixels: np.ndarray) -> int:
+    """How many bits all but `TAIL` of the pixels need.
+
+    >>> bits_in_use(np.array([100] + 999 * [4095] + [65535]))
+    12
+    """
+    return int(np.quantile(pixels, 1 - TAIL, method="nearest")).bit_length()
+
+
+def by_bits_in_use(values: np.ndarray, counts: np.ndarray | None) -> np.ndarray:
+    """Grey levels of unsigned integers by the 8 highest of the bits that all but `TAIL` of the pixels need.
+
+    Values just above a power of two do not double the range at once, because a few pixels would decide on that: between
+    a power of two and 9/8 of it, the range grows in proportion.
+
+    >>> by_bits_in_use(np.array([0, 2048, 4080, 65535]), np.array([9999, 9999, 9999, 1]))
+    array([  0., 128., 255., 255.])
+    """
+    top = int(robust_ends(values, counts)[1])
+    power = 2 ** (top.bit_length() - 1) if top > 255 else 128
+    white = max(min(2 * power, power + 8 * (top - power)), 256)
+    return np.floor(values * (256 / white)).clip(0, 255)

@@ -1,0 +1,180 @@
+"""The gate in front of the page: it decides which requests go on, and counts what they bring and take."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse
+
+from cvrnet.demo.uploads import EXPIRY
+from cvrnet.demo.waiting import Waiting
+from cvrnet.errors import UserError
+
+API, UPLOAD = "/gradio_api", "/gradio_api/upload"
+_OPEN = re.compile(
+    r"/|/(config|theme\.css|favicon\.ico|robots\.txt|(assets|static)/[^:\\]+)"
+    rf"|{API}/(info|upload|upload_progress|heartbeat/[^/]+|queue/(join|data)|cancel|call/(?!v2/)[^/]+(/[^/]+)?)"
+)
+"""What the page and Gradio's client use. Other routes of Gradio reach files, other servers, sessions, an editor."""
+_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; form-action 'self'"
+)
+"""Content security policy: the browser may ask no other server for anything."""
+_MOST_BODY = 9_000_000  # bytes of a request that is no upload: the page sends a picture and its maps
+_MOST_VALUES = 20_000  # in such a request: [], would take sixty times as much memory as text
+_LOCAL = {"localhost", "127.0.0.1", "::1"}
+
+
+class AllowedHosts:
+    """The names by which browsers may call the page, and the pages that may ask.
+
+    A web page that a visitor opens elsewhere could let its own name point to this machine, or just send requests here.
+    It cannot do either without its own name: in the header Host, or in Origin. An IP address is nobody's name, so all
+    addresses are allowed, except where only this machine is served.
+
+    Raises:
+        UserError: One of the `names` is no host name.
+    """
+
+    def __init__(self, served: str, names: Sequence[str] = ()) -> None:
+        own = hostname(served)
+        self._added = set()
+        for name in names:
+            if not (host := hostname(name)) or "*" in host:
+                raise UserError(f"{name!r} is no host name: --allow-host expects a name such as demo.example.org")
+            self._added.add(host)
+        self._addresses = own not in _LOCAL
+        everywhere = own in ("0.0.0.0", "::")
+        self._names = {own, *self._added} | (_LOCAL if everywhere or own in _LOCAL else set())
+
+    def problem(self, headers: Headers) -> str:
+        """Why a request is refused; empty if it is not."""
+        hosts = headers.getlist("host")
+        forwarded = [host.strip() for line in headers.getlist("x-forwarded-host") for host in line.split(",")]
+        if len(hosts) != 1 or not all(self._is_allowed(hostname(host)) for host in hosts + forwarded):
+            return "this name is not one of this server's; --allow-host adds it"
+        places = {_place(host) for host in hosts + forwarded}
+        for origin in headers.getlist("origin"):
+            scheme, _, rest = origin.partition("://")
+            if scheme not in ("http", "https") or not (_place(rest) in places or hostname(rest) in self._added):
+                return "asked by another page"
+        return ""
+
+    def _is_allowed(self, host: str) -> bool:
+        return host in self._names or (self._addresses and _is_address(host))
+
+
+class Gate:
+    """ASGI middleware before everything else.
+
+    Only requests for an allowed host, from no foreign page, to an open route go on. While what waits exceeds its limit,
+    requests that bring something are told to come again. All answers carry the security policy.
+    """
+
+    def __init__(self, app: Callable[..., Any], hosts: AllowedHosts, waiting: Waiting, root_path: str = "") -> None:
+        self._app, self._hosts, self._waiting = app, hosts, waiting
+        self._root = urlsplit(root_path).path.rstrip("/")
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Let one request through, or refuse it."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            # The router takes the root path off as well, but only once: what is left must be an open route.
+            path = scope["path"]
+            if self._root and path.startswith(f"{self._root}/"):
+                path = path.removeprefix(self._root)
+            with self._waiting.moving() as sent:
+                send = _with_policy(send, sent)
+                if refusal := self._refusal(scope, path):
+                    await refusal(scope, receive, send)
+                    return
+                with self._waiting.moving() as received:
+                    scope = {**scope, "path": path, "raw_path": path.encode()}
+                    await self._app(scope, self._counted(receive, received, path == UPLOAD), send)
+
+    def _refusal(self, scope: Any, path: str) -> PlainTextResponse | None:
+        if problem := self._hosts.problem(Headers(scope=scope)):
+            return PlainTextResponse(problem, 403)
+        if not _OPEN.fullmatch(path) or ".." in path:
+            return PlainTextResponse("not here", 404)
+        if scope["method"] not in ("GET", "HEAD", "POST"):
+            return PlainTextResponse("not here", 405)
+        return None
+
+    def _counted(self, receive: Any, received: Any, is_upload: bool) -> Any:
+        complete, values = False, 0
+
+        async def counted() -> Any:
+            nonlocal complete, values
+            if complete:  # what follows is the end of the connection, for which Gradio waits
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), EXPIRY)
+            except TimeoutError:
+                raise HTTPException(408, "the request does not go on") from None
+            body = message.get("body", b"")
+            complete = not message.get("more_body", False)
+            size = received(len(body))
+            if not is_upload:
+                values += sum(map(body.count, (b",", b"[", b"{")))
+                if size > _MOST_BODY or values > _MOST_VALUES:
+                    raise HTTPException(413, "too long a question")
+            if body and self._waiting.bytes > self._waiting.limit:
+                raise HTTPException(503, "too much is waiting here; try again in a minute", {"retry-after": "60"})
+            return message
+
+        return counted
+
+
+def _with_policy(send: Any, sent: Any) -> Any:
+    async def with_policy(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            headers = [(b"content-security-policy", _POLICY.encode()), (b"referrer-policy", b"no-referrer")]
+            message = {**message, "headers": [*message["headers"], *headers]}
+        size = len(message.get("body", b""))
+        sent(size)
+        await send(message)  # waits while its reader is slow
+        sent(-size)
+
+    return with_policy
+
+
+def hostname(place: str) -> str:
+    """The host of ``host:port``, in small letters; empty if there is none.
+
+    >>> hostname("LocalHost:7860"), hostname("[::1]:7860"), hostname("::1"), hostname("http://a"), hostname("a@b")
+    ('localhost', '::1', '::1', '', '')
+    """
+    return _place(place)[0]
+
+
+def _place(text: str) -> tuple[str, int | None]:
+    if _is_address(text):
+        return text.lower(), None
+    try:
+        parts = urlsplit(f"//{text}")
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return "", None
+    if parts.netloc != text or "@" in text or any(character.isspace() for character in text):
+        return "", None
+    return host.rstrip("."), None if port in (80, 443) else port
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

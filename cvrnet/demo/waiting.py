@@ -1,0 +1,116 @@
+"""What the server holds for its visitors: counted, limited together, and dropped if nobody comes for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from gradio.queueing import Event, Queue
+
+from cvrnet.demo.uploads import EXPIRY, Uploads, paths_of
+
+
+class _Mailbox(asyncio.Queue[Any]):
+    """Messages to one visitor. `bytes` is their size; `since` is when the last was read, or the oldest one came."""
+
+    def _init(self, maxsize: int) -> None:
+        self._messages: deque[tuple[Any, int]] = deque()
+        self.bytes, self.since = 0, time.monotonic()
+
+    def _put(self, item: Any) -> None:
+        if not self._messages:
+            self.since = time.monotonic()
+        self._messages.append((item, len(str(item))))
+        self.bytes += self._messages[-1][1]
+
+    def _get(self) -> Any:
+        item, size = self._messages.popleft()
+        self.bytes, self.since = self.bytes - size, time.monotonic()
+        return item
+
+    def qsize(self) -> int:
+        return len(self._messages)
+
+    def empty(self) -> bool:
+        return not self._messages
+
+
+class _Mailboxes(dict[str, Any]):
+    """Session to mailbox. Gradio puts its own queues here, which have no limit; each becomes a `_Mailbox`."""
+
+    def __setitem__(self, session: str, _: object) -> None:
+        super().__setitem__(session, _Mailbox())
+
+    def __delitem__(self, session: str) -> None:
+        self.pop(session, None)  # it may have expired
+
+
+class Waiting:
+    """The bytes that wait: requests and answers on their way, uploads, questions, answers that were not yet fetched."""
+
+    def __init__(self, queue: Queue, uploads: Uploads, limit: int) -> None:
+        self._queue, self._uploads, self.limit = queue, uploads, limit
+        self._moving = 0
+        self._mailboxes = _Mailboxes()
+        uploads.asked = lambda: {path for event in self._questions for path in _asked(event)}
+        queue.pending_messages_per_session = self._mailboxes  # type: ignore[assignment]
+
+    @property
+    def bytes(self) -> int:
+        """The size of everything that waits now."""
+        questions = sum(int(event.request.headers.get("content-length", 0)) for event in self._questions)
+        answers = sum(mailbox.bytes for mailbox in self._mailboxes.values())
+        return self._moving + self._uploads.bytes + questions + answers
+
+    @contextlib.contextmanager
+    def moving(self) -> Iterator[Callable[[int], int]]:
+        """Yield what adds bytes of a request or answer that is on its way, and returns how many they are by now."""
+        mine = 0
+
+        def add(count: int) -> int:
+            nonlocal mine
+            mine += count
+            self._moving += count
+            return mine
+
+        try:
+            yield add
+        finally:
+            self._moving -= mine
+
+    @contextlib.asynccontextmanager
+    async def sweeping(self, _: object) -> AsyncIterator[None]:
+        """Drop what has waited too long, again and again, while the page is served."""
+
+        async def sweep_often() -> None:
+            while True:
+                await asyncio.sleep(EXPIRY / 12)
+                await self.sweep()
+
+        task = asyncio.create_task(sweep_often())
+        yield
+        task.cancel()
+
+    async def sweep(self) -> None:
+        """Drop the sessions that fetch nothing, and what they asked."""
+        before = time.monotonic() - EXPIRY
+        asking = {event.session_hash for event in self._questions}
+        for session, mailbox in list(self._mailboxes.items()):
+            if mailbox.since < before and (mailbox.bytes or session not in asking):
+                del self._mailboxes[session]
+                await self._queue.clean_events(session_hash=session)
+                self._queue.pending_event_ids_session.pop(session, None)
+
+    @property
+    def _questions(self) -> list[Event]:
+        return list(self._queue.event_ids_to_events.values())
+
+
+def _asked(event: Event) -> list[Path]:
+    """The uploads that a question is about."""
+    return paths_of(event.data.data[0]) if event.data and event.data.data else []

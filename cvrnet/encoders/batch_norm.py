@@ -1,0 +1,29 @@
+"""Settings of the encoders' batch norms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from cvrnet.errors import UserError
+
+
+def set_batch_norms(encoders: nn.Module, names: Sequence[str], settings: dict[str, float | None]) -> None:
+    """Set eps and momentum of every batch norm, where they are not None. Few timm models have arguments for this.
+
+    Raises:
+        UserError: The value is impossible, or the encoders of these names have no batch norm.
+    """
+    norms = [m for m in encoders.modules() if isinstance(m, _BatchNorm)]
+    for key, value in settings.items():
+        if value is None:
+            continue
+        if not 0 < value < math.inf or (key == "momentum" and value > 1):
+            raise UserError(f"bn_{key}={value!r}; expected a positive number" + " up to 1" * (key == "momentum"))
+        if not norms:
+            raise UserError(f"bn_{key}={value!r}: {' and '.join(names)} have no batch norm; leave it out")
+        for norm in norms:
+            setattr(norm, key, value)

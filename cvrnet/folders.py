@@ -1,0 +1,252 @@
+"""Folders that commands write: one process at a time, and an old one is replaced only when the new one is complete.
+
+Beside the folder ``RUN``, hidden names serve for a while: ``.RUN.cvrnet-lock`` says which process writes,
+``.RUN.cvrnet-new`` is the new folder while it is made, ``.RUN.cvrnet-old`` is the old one between two renames.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from cvrnet.errors import UserError
+from cvrnet.files import sync_folder
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing is locked
+    fcntl = None  # type: ignore[assignment]
+
+_held: set[int] = set()  # descriptors of the locks of this process
+
+
+def real_folder(folder: str | Path) -> Path:
+    """The absolute path of a folder without symbolic links: a link to a folder stays, and its target is replaced."""
+    return Path(os.path.realpath(folder))
+
+
+def new_folder(folder: Path) -> Path:
+    """The place where the replacement of a folder is made."""
+    return folder.with_name(f".{folder.name}.cvrnet-new")
+
+
+def _old_folder(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.cvrnet-old")
+
+
+def entries(folder: Path) -> list[Path]:
+    """What is in a folder, without locks and unfinished files; nothing where the folder does not exist."""
+    if not folder.is_dir():
+        return []
+    passing = re.compile(r"\..*(\.tmp|\.cvrnet-lock)")
+    return sorted(path for path in folder.iterdir() if not passing.fullmatch(path.name))
+
+
+def can_be_renamed(folder: Path) -> bool:
+    """Whether a folder is no mount point, and its parent may be written to."""
+    return not os.path.ismount(folder) and os.access(folder.parent, os.W_OK)
+
+
+def check_renamable(folder: Path) -> None:
+    """Refuse to replace a folder that cannot be renamed."""
+    if not can_be_renamed(folder):
+        raise UserError(f"{folder} is a mount point, or beside it nothing may be written; choose a folder inside it")
+
+
+def check_replaceable(folder: Path, known: Callable[[Path], bool]) -> None:
+    """Refuse to replace a folder in which something is not ``known`` as a file or folder that this library writes.
+
+    Refused is also a folder that cannot be renamed.
+    """
+    check_renamable(folder)
+    if foreign := [path.name for path in entries(folder) if not known(path)]:
+        more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+        raise UserError(
+            f"{folder} holds {foreign[0]}{more}, which --overwrite would remove although it is no part of the result; "
+            "move it, or choose another folder"
+        )
+
+
+@contextmanager
+def made_aside(folder: Path, keep: Callable[[Path], bool] = lambda new: False) -> Iterator[Path]:
+    """Give `new_folder` to write to; if the block succeeds, it replaces the folder, which may hold an earlier result.
+
+    If the block fails, the folder stays as it was. The new one is then removed, unless ``keep`` says that it can be
+    continued.
+    """
+    new = new_folder(folder)
+    try:
+        yield new
+        _replace(folder)
+    except BaseException:
+        if not keep(new):
+            shutil.rmtree(new, ignore_errors=True)
+        raise
+
+
+def _replace(folder: Path) -> None:
+    """Rename the old folder away and the new one into its place; after a kill in between, `recover` finds both."""
+    old = _old_folder(folder)
+    try:
+        if folder.exists():
+            folder.rename(old)
+        _finish(folder)
+    except BaseException:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)  # what cannot be removed now is removed by `recover`
+
+
+def _finish(folder: Path) -> None:
+    new_folder(folder).rename(folder)
+    sync_folder(folder.parent)  # before anything of the old folder is removed
+
+
+def recover(folder: Path) -> None:
+    """Complete a replacement that was interrupted between its steps; without one, do nothing.
+
+    The old folder is moved away only when the new one is complete, so the new one takes its place.
+    """
+    old = _old_folder(folder)
+    if not old.is_dir():
+        return
+    if not folder.exists():
+        if new_folder(folder).is_dir():
+            _finish(folder)
+        else:
+            old.rename(folder)
+            return
+    shutil.rmtree(old)
+
+
+def find_folder(folder: str | Path) -> Path:
+    """A folder to read from: if it is missing because its replacement was interrupted, complete that first."""
+    path = real_folder(folder)
+    if not path.exists() and _old_folder(path).is_dir():
+        with lock_folder(path):
+            recover(path)
+    return Path(folder)
+
+
+@contextmanager
+def files_aside(folder: Path, may_replace: Callable[[str], bool], first: str) -> Iterator[Path]:
+    """Give a new folder to write files to; if the block succeeds, each is renamed into `folder`.
+
+    The file ``first``, by which an earlier result is recognised, comes first: after a kill between two renames, the
+    same job may replace the others. Other files in the folder stay. If the block fails, nothing is changed.
+
+    Raises:
+        UserError: A file is there already, and ``may_replace`` says of its name, relative to the folder, that it is no
+            part of an earlier result.
+    """
+    folder = real_folder(folder)
+    with lock_folder(folder):
+        missing = [] if folder.exists() else [folder]
+        folder.mkdir(exist_ok=True)
+        try:
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as aside:
+                yield Path(aside)
+                files = [path.relative_to(aside) for path in Path(aside).rglob("*") if path.is_file()]
+                files.sort(key=lambda name: (name.as_posix() != first, name))
+                for name in files:
+                    if os.path.lexists(folder / name) and not may_replace(name.as_posix()):
+                        raise UserError(
+                            f"{folder / name} exists and is no part of an earlier result; choose another folder"
+                        )
+                for name in files:
+                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                    (Path(aside) / name).replace(folder / name)
+        finally:
+            _remove_empty(missing)
+
+
+@contextmanager
+def lock_folder(folder: Path, part: str = "", *, shared: bool = False) -> Iterator[None]:
+    """Keep other processes from writing to a folder, or to a part of it, which need not exist.
+
+    Several processes can hold a ``shared`` lock of the same folder. The operating system releases the lock of a process
+    that ends in any way, so that a lock file which a killed process left behind locks nothing. Windows and
+    file systems without locks are not protected.
+
+    Raises:
+        UserError: Another process holds the lock; the message names the process and its host.
+    """
+    if fcntl is None:
+        yield
+        return
+    missing = [path for path in (folder.parent, *folder.parent.parents) if not path.exists()]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Where only the folder itself may be written to, such as a volume of a container, its lock is inside.
+    inside = folder.is_dir() and not os.access(folder.parent, os.W_OK)
+    name = ".".join(["", *([] if inside else [folder.name]), *filter(None, [part]), "cvrnet-lock"])
+    path = (folder if inside else folder.parent) / name
+    try:
+        descriptor = _lock(path, folder / part, shared)
+        try:
+            yield
+        finally:
+            _release(descriptor, path)
+    finally:
+        _remove_empty(missing)
+
+
+def _lock(path: Path, what: Path, shared: bool) -> int:
+    """Open and lock a file, and note in it whose it is."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        try:
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            note = os.read(descriptor, 200).decode(errors="replace")
+            os.close(descriptor)
+            holder = "".join(filter(str.isprintable, note)) or "another process"
+            raise UserError(
+                f"{what} is in use by {holder}; wait until it has ended, or choose another folder"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        _held.add(descriptor)
+        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+            with suppress(OSError):  # a full disk: the holder has no name then
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+            return descriptor
+        _close(descriptor)  # its holder removed the file between our opening and locking it
+
+
+def _release(descriptor: int, path: Path) -> None:
+    if descriptor not in _held:  # in a fork of the process that locked
+        return
+    with suppress(OSError):  # others share the lock
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
+    _close(descriptor)
+
+
+def _close(descriptor: int) -> None:
+    _held.discard(descriptor)
+    os.close(descriptor)
+
+
+def _close_inherited() -> None:
+    """Let a forked process hold no lock: otherwise it would keep the lock of a job that was killed."""
+    for descriptor in list(_held):
+        _close(descriptor)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_inherited)
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders that are empty, the innermost first."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()

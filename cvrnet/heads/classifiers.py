@@ -1,0 +1,39 @@
+"""The classifiers of several heads, which timm's train.py can initialise as if there were one."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+class Classifiers(tuple[nn.Module, ...]):
+    """The linear classifiers of several heads.
+
+    ``weight`` and ``bias`` are those of all together: timm's train.py scales them (``--head-init-scale``) and fills
+    them (``--head-init-bias``) as if there were one classifier.
+    """
+
+    @property
+    def weight(self) -> ParametersTogether:
+        """Each classifier's weight."""
+        return ParametersTogether(classifier.get_parameter("weight") for classifier in self)
+
+    @property
+    def bias(self) -> ParametersTogether:
+        """Each classifier's bias."""
+        return ParametersTogether(classifier.get_parameter("bias") for classifier in self)
+
+
+class ParametersTogether(tuple[nn.Parameter, ...]):
+    """Parameters that are changed together, in place."""
+
+    def mul_(self, factor: float) -> ParametersTogether:
+        """Multiply every one by a number."""
+        for parameter in self:
+            parameter.mul_(factor)
+        return self
+
+    def fill_(self, value: float) -> ParametersTogether:
+        """Set all values to a number."""
+        for parameter in self:
+            parameter.fill_(value)
+        return self

@@ -1,0 +1,31 @@
+"""timm's optimisers by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import timm.optim
+import torch
+from torch import nn
+
+from cvrnet.errors import UserError
+
+
+def create_optimizer(parameters: nn.Module | Iterable[nn.Parameter], name: str, lr: float) -> torch.optim.Optimizer:
+    """timm's optimiser of this name, which may have ``lookahead_`` before it.
+
+    Raises:
+        UserError: timm has none of this name; it needs second derivatives, which the training loop does not compute;
+            or it needs a package or a device that is not there.
+    """
+    names = [str(name) for name in timm.optim.list_optimizers()]
+    known = [n for n in names if not timm.optim.get_optimizer_info(n).second_order]
+    if str(name).lower().removeprefix("lookahead_") not in known:
+        raise UserError(f"optimizer={name!r}; expected one of {', '.join(known)}")
+    # fused: one pass over the weights for each step, on CPUs too
+    options: dict[str, Any] = {"fused": True} if name in ("adam", "adamw") else {}
+    try:
+        return timm.optim.create_optimizer_v2(parameters, opt=name, lr=lr, **options)
+    except (ImportError, AssertionError, RuntimeError, ValueError) as error:
+        raise UserError(f"optimizer={name!r} cannot be used here: {error}") from error
