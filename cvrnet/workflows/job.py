@@ -198,25 +198,20 @@ def open_run(
             **further,
         }
         if output == job.place.folder:
-            _tell(job)
             job.place.start()
         defaults = {**TrainConfig().to_dict(), "grey_version": 1}  # what runs of version 0.1 did
         claim_folder(output, description, resume=job.resume, defaults=defaults)
+        if output == job.place.folder and job.place.aside:
+            job.callbacks.say(
+                f"{job.output} stays as it is until the new run is complete; until then, the new one is in {output}, "
+                "and --resume (without --overwrite, too) continues it"
+            )
         _write_split(output / SPLIT, [split_row(record, part) for record, part in split])
         if job.sweep is not None:
             _share_audit(job.sweep, output)
         elif job.audit:
             audit_run(output, job.data, job.records, job.callbacks, job.config.any_body_part, job.output)
     job.processes.wait()
-
-
-def _tell(job: Job) -> None:
-    """Say where the run is while it is made beside the one that it replaces."""
-    if job.place.aside:
-        job.callbacks.say(
-            f"{job.output} stays as it is until the new run is complete; until then, the new one is in "
-            f"{job.place.folder}, and --resume (without --overwrite, too) continues it"
-        )
 
 
 def _write_split(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
