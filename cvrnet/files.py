@@ -11,15 +11,17 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
 from cvrnet.errors import UserError
+from cvrnet.text import sheet_cell
 
 _NO_SPACE = os.strerror(errno.ENOSPC)
 _FULL = 65536  # bytes: with less room than this, part of a file that did not fit may be left on the disk
@@ -64,6 +66,35 @@ def normalize_disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a regular file to read its bytes, without ever waiting for it.
+
+    Opening a FIFO waits for a writer, and some devices have no end, so that a user's file is opened here and not by
+    ``open``.
+
+    Raises:
+        OSError: The file cannot be opened, or is a FIFO, a socket, a device or a folder.
+    """
+    name = os.fspath(path)
+    try:
+        descriptor = os.open(name, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket, or a device without a driver
+            raise _not_regular(name) from None
+        raise
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
+    raise _not_regular(name)
+
+
+def _not_regular(name: str) -> OSError:
+    return OSError(errno.EINVAL, "a FIFO, socket or device; expected a regular file", name)
+
+
 def write_private(path: str | Path, content: bytes, sync: bool = True) -> None:
     """Write a file that only its owner can read, atomically, into a folder of our own that only its owner can enter.
 
@@ -86,9 +117,12 @@ def write_private(path: str | Path, content: bytes, sync: bool = True) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write text atomically, in UTF-8 with Unix line ends."""
+    r"""Write text atomically, in UTF-8 with Unix line ends.
+
+    A byte of a file name that is not text is written as an escape, such as ``\udcff``; JSON reads it back.
+    """
     with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -101,7 +135,9 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
-    """Write rows as CSV (UTF-8, one header line) atomically, with one row in memory at a time.
+    """Write rows as CSV for programs (UTF-8, one header line) atomically, with one row in memory at a time.
+
+    What `cvrnet` reads again is written by this function; text is left as it is.
 
     None and missing keys become empty cells. Without `columns` the header is the first row's keys; without either the
     file is empty.
@@ -113,11 +149,20 @@ def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequ
         rows = iter(rows)
         first = list(itertools.islice(rows, 1))
         columns, rows = [key for row in first for key in row], itertools.chain(first, rows)
-    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with (
+        atomic_write(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         if columns:
             writer.writeheader()
         writer.writerows(rows)
+
+
+def write_sheet(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
+    """As `write_csv`, for people: every text in header and rows is a `cvrnet.text.sheet_cell`."""
+    cells = ({sheet_cell(key): sheet_cell(value) for key, value in row.items()} for row in rows)
+    write_csv(path, cells, None if columns is None else [sheet_cell(name) for name in columns])
 
 
 @contextmanager

@@ -26,7 +26,11 @@ def main() -> None:
     import click  # imported here, so that Ctrl-C is handled from the first import on
 
     from cvrnet_cli.commands import cli
+    from cvrnet_cli.output import say
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal of another encoding, or no text in a name
     try:
         _replace_closed_streams()
         status = cli.main(prog_name="cvrnet", standalone_mode=False) or 0
@@ -35,7 +39,9 @@ def main() -> None:
     except (click.exceptions.Abort, KeyboardInterrupt):
         _fail("interrupted", 130)
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        say(shown.getvalue().rstrip("\n"))
         sys.exit(error.exit_code)
     except BrokenPipeError:  # the reader of the output has stopped, as in `cvrnet models | head`
         sys.exit(1)
@@ -49,7 +55,8 @@ def main() -> None:
         if error.errno is None:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        _fail(f"{where}{os.strerror(error.errno)}" + (" (free some space)" if error.errno == errno.ENOSPC else ""))
+        reason = error.strerror or os.strerror(error.errno)
+        _fail(f"{where}{reason}" + (" (free some space)" if error.errno == errno.ENOSPC else ""))
     except ValueError as error:
         from cvrnet.errors import UserError
 
@@ -89,5 +96,7 @@ def _discard_unwritten() -> None:
 
 
 def _fail(message: str, status: int = 1) -> NoReturn:
-    print(f"Error: {message}", file=sys.stderr)
+    from cvrnet_cli.output import say
+
+    say(f"Error: {message}")
     sys.exit(status)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cvrnet_cli import options
-from cvrnet_cli.output import print_rows, progress_bar, say
+from cvrnet_cli.output import print_rows, progress_bar, say, tell
 
 
 @click.command(short_help="What a data set can show: sources, patients, copies and shortcuts.")
@@ -46,7 +46,7 @@ def audit(
     from cvrnet.runs.layout import AUDIT
 
     earlier = output is not None and room.check_audit_folder(output, overwrite)
-    records, problems = room.read_audited(data)
+    records, problems = room.read_audited(data, say)
     examination = room.Examination.from_pretrained(model, records, device) if model else None
     with progress_bar("Reading") as progress:
         findings = room.audit(records, problems, examination=examination, progress=progress, **settings)
@@ -56,9 +56,9 @@ def audit(
         print_rows([asdict(finding) for finding in findings], [*COLUMNS, "figures"], style)
     else:
         for finding in findings:
-            click.echo(f"{finding.severity:<8} {finding.sentence}")
+            tell(f"{finding.severity:<8} {finding.sentence}")
             if finding.advice and finding.severity != "note":
-                click.echo(f"{'':<8} -> {finding.advice}")
+                tell(f"{'':<8} -> {finding.advice}")
     if output is not None:
         with files_aside(output, lambda name: earlier, AUDIT) as aside:
             room.write_audit(aside, findings, records, data.resolve().name)

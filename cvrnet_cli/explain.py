@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from cvrnet_cli import options
-from cvrnet_cli.output import print_rows, progress_bar, say
+from cvrnet_cli.output import print_rows, progress_bar, say, tell
 
 
 @click.command(short_help="Grad-CAM: where the network looked, drawn and measured.")
@@ -66,16 +66,22 @@ def _draw(model: str, paths: Sequence[str], output: Path, style: str, settings: 
     """Draw the maps, print a row for each image, and return the exit status."""
     from cvrnet.explain.explain_paths import explain_paths
 
+    problems: list[str] = []
+
+    def on_problem(problem: str) -> None:
+        problems.append(problem)
+        say(f"Error: {problem}")
+
     with progress_bar("Explaining") as progress:
         rows, models = explain_paths(
-            model, paths, output, progress=progress, on_problem=lambda problem: say(f"Error: {problem}"), **settings
+            model, paths, output, progress=progress, on_problem=on_problem, say=say, **settings
         )
     print_rows(rows, style=style)
     say(f"\n{output}: " + (f"mean of the maps of {models} folds" if models > 1 else "maps of one model"))
     failed = sum(bool(row["error"]) for row in rows)
     if failed:
         say(f"Error: {failed} of {len(rows)} images could not be read or have a map that shows nothing")
-    return int(failed > 0)
+    return int(bool(problems))
 
 
 def _measure(model: str, data: str, output: Path, style: str, settings: dict[str, Any]) -> int:
@@ -88,7 +94,7 @@ def _measure(model: str, data: str, output: Path, style: str, settings: dict[str
         columns = ["part", "mask", "measure", "images", "flat", "mean", "low", "high", "chance", "random"]
         print_rows([_with_limits(row) for row in rows], columns, style)
     if style == "table":
-        click.echo("\nRank correlation of the trained network's maps with those of")
+        tell("\nRank correlation of the trained network's maps with those of")
         columns = ["part", "weights", "images", "flat", "rank_correlation", "low", "high"]
         print_rows([_with_limits(row) for row in summary["all"]["similarity"]], columns)
     if left_out:

@@ -1,6 +1,8 @@
 """Options that several commands share, spelled the same everywhere."""
 
 import ast
+import csv
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,27 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
+def class_names(text: str) -> tuple[str, ...]:
+    """The classes of ``--classes``: separated by commas as in CSV, or in the lines of the file after an ``@``."""
+    if text.startswith("@"):
+        from cvrnet.files import open_regular
+
+        try:
+            with open_regular(text[1:]) as file:
+                lines = file.read(1_000_000).decode("utf-8-sig").splitlines()
+        except OSError as error:
+            raise click.BadParameter(f"{text[1:]}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise click.BadParameter(f"{text[1:]}: not a text file in UTF-8") from error
+    else:
+        try:
+            lines = next(csv.reader([text], skipinitialspace=True, strict=True), [])
+        except csv.Error as error:
+            raise click.BadParameter(f"{text!r}: {error}") from error
+    composed = (unicodedata.normalize("NFC", line).strip() for line in lines)
+    return tuple(name for name in composed if name)
+
+
 def key_values(text: str) -> dict[str, Any]:
     """``"a=1, b=x"`` as ``{"a": 1, "b": "x"}``: each value as Python reads it, or as text."""
     values: dict[str, Any] = {}
@@ -48,6 +71,15 @@ def key_values(text: str) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             values[key] = value
     return values
+
+
+def freezing(text: str) -> int | str:
+    """``"all"``, or a number of epochs from 0."""
+    if text == "all":
+        return text
+    if not text.isdigit():
+        raise click.BadParameter(f"{text!r}; expected all, or a number of epochs")
+    return int(text)
 
 
 def _group(*options: Decorator) -> Decorator:
@@ -108,7 +140,11 @@ test_source = click.option(
 )
 split_from = click.option("--split-from", type=PATH, help="Use the folds of this split.csv.")
 job = _group(
-    click.option("--classes", type=names, help="Class order, such as NOR,NCP,CVP.  [default: alphabetical]"),
+    click.option(
+        "--classes",
+        type=class_names,
+        help="Class order, such as NOR,NCP,CVP or '\"a, b\",c', or @FILE with a class a line.  [default: alphabetical]",
+    ),
     click.option("--cache-dir", "cache_folder", type=PATH, help="Folder for decoded images."),
     click.option("--resume", is_flag=True, help="Continue the run in the folder, also with more --epochs."),
     reported,
@@ -122,11 +158,21 @@ MODEL: list[tuple[str, Any, Any, str]] = [
     ("--model-kwargs", key_values, "", "Further arguments of the model, such as scales=deepest,drop_path_rate=0.1"),
 ]
 PROTOCOL: list[tuple[str, Any, Any, str]] = [
-    ("--pretrained/--no-pretrained", bool, True, "Start from ImageNet weights, from the Hugging Face Hub"),
+    (
+        "--pretrained/--no-pretrained",
+        bool,
+        True,
+        "Start from ImageNet weights, from an installed package or the Hugging Face Hub",
+    ),
     ("--class-weights/--no-class-weights", bool, True, "Multiply the loss of class j by N_max / N_j"),
     ("--img-size", click.IntRange(32, 6000), 224, "Height and width in pixels"),
     ("--in-chans", int, 3, "1 for grey images, 3 for RGB"),
-    ("--interpolation", str, "nearest", "Interpolation of the resizing, which does not keep the aspect ratio"),
+    (
+        "--interpolation",
+        str,
+        "auto",
+        "Interpolation of the resizing, which does not keep the aspect ratio; auto: the model's",
+    ),
     ("--grey-version", click.IntRange(1, 2), 2, "How pictures of more than 8 bits become 8 bits; 1: as in version 0.1"),
     ("--any-body-part/--no-any-body-part", bool, False, _ANY_BODY_PART),
     ("--batch-size", BATCH, 8, "Images in one optimiser step, over all processes together"),
@@ -134,6 +180,9 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
     ("--epochs", click.IntRange(1), 200, "Largest number of epochs"),
     ("--optimizer", str, "adam", "timm's name of the optimiser"),
     ("--lr", click.FloatRange(0, min_open=True), 0.0001, "Initial learning rate"),
+    ("--weight-decay", click.FloatRange(0), 0.0, "Weight decay"),
+    ("--freeze", freezing, 0, "all: train the heads alone, on features computed once; or for so many epochs"),
+    ("--views", click.IntRange(1), 1, "With --freeze all: augmented views of each image that train, with itself"),
     ("--lr-factor", float, 0.9, "Factor that reduces the learning rate"),
     ("--lr-patience", click.IntRange(1), 12, "Reduce the learning rate after this many epochs without improvement"),
     ("--patience", click.IntRange(1), 25, "Stop after this many epochs without improvement"),
@@ -162,9 +211,9 @@ def _setting(flag: str, kind: Any, default: Any, text: str) -> Decorator:
 protocol = _group(
     click.option(
         "--recipe",
-        type=click.Choice(["paper", "notebook"]),
-        default="paper",
-        help="Protocol that the other options change: the papers', or that of the authors' notebook.",
+        type=click.Choice(["paper", "notebook", "frozen"]),
+        help="Protocol that the other options change: the papers', that of the authors' notebook, or one for frozen "
+        "encoders.  [default: frozen with --freeze all, else paper]",
     ),
     *(_setting(*row) for row in PROTOCOL),
 )
@@ -185,4 +234,5 @@ def training_config(settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     known = {setting_name(flag) for flag, *_ in (*MODEL, *PROTOCOL)}
     given = {name: value for name, value in settings.items() if name in known and value is not None}
     others = {name: value for name, value in settings.items() if name not in known | {"recipe"}}
-    return recipe(settings["recipe"], **given), others
+    name = settings["recipe"] or ("frozen" if given.get("freeze") == "all" else "paper")
+    return recipe(name, **given), others

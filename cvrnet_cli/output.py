@@ -21,11 +21,16 @@ def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = (), s
 
 
 def write_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], style: str, file: TextIO) -> None:
-    """Write rows, in one of `FORMATS`, one at a time, so that any number of them takes constant memory."""
+    """Write rows, in one of `FORMATS`, one at a time, so that any number of them takes constant memory.
+
+    Tables and CSV are for people: control characters are escaped, and a spreadsheet calculates no cell. JSON is exact.
+    """
     if style == "csv":
-        writer = csv.DictWriter(file, columns, lineterminator="\n", extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
+        from cvrnet.text import sheet_cell
+
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(map(sheet_cell, columns))
+        writer.writerows([sheet_cell(row[c]) for c in columns] for row in rows)
     elif style == "jsonl":
         for row in rows:
             file.write(_json(row, columns) + "\n")
@@ -39,16 +44,17 @@ def write_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], style:
 
 
 def _json(row: Mapping[str, Any], columns: Sequence[str]) -> str:
-    return json.dumps({c: row[c] for c in columns}, ensure_ascii=False)
+    return json.dumps({c: row[c] for c in columns})  # in ASCII: a terminal shows it, whatever its encoding
 
 
 def _write_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], file: TextIO) -> None:
     """Make columns as wide as the first 200 rows need; a later row that needs more gets a longer line."""
     table = ([_cell(row[c]) for c in columns] for row in rows)
     first = list(itertools.islice(table, 200))
-    widths = [max(map(len, column)) for column in zip(columns, *first, strict=True)]
+    names = [safe(name) for name in columns]
+    widths = [max(map(len, column)) for column in zip(names, *first, strict=True)]
     numeric = [bool(first) and all(_is_number(cells[i]) for cells in first) for i in range(len(columns))]
-    for cells in itertools.chain([columns], first, table):
+    for cells in itertools.chain([names], first, table):
         padded = (c.rjust(w) if right else c.ljust(w) for c, w, right in zip(cells, widths, numeric, strict=True))
         file.write("  ".join(padded).rstrip() + "\n")
 
@@ -56,7 +62,7 @@ def _write_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], file
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return f"{value:.4f}" if isinstance(value, float) else safe(str(value))
 
 
 def _is_number(text: str) -> bool:
@@ -83,7 +89,7 @@ def progress_bar(description: str, unit: str = "image") -> Iterator[Callable[[in
     """A function (done, total) that shows a bar on stderr, or nothing if stderr is not a terminal."""
     from tqdm import tqdm
 
-    with tqdm(desc=description, unit=unit, disable=None, leave=False) as bar:
+    with tqdm(desc=safe(description), unit=unit, disable=None, leave=False) as bar:
 
         def update(done: int, total: int) -> None:
             bar.total = total
@@ -163,4 +169,18 @@ def print_scores(metrics: Mapping[str, Any], columns: Sequence[str] = SCORES) ->
 
 def say(message: str = "") -> None:
     """Write a message for the user to stderr."""
-    click.echo(message, err=True)
+    tell(message, err=True)
+
+
+def tell(message: str, err: bool = False) -> None:
+    """Write lines to stdout or stderr, with an escape for each character in them that could steer the terminal."""
+    click.echo("\n".join(map(safe, message.split("\n"))), err=err)
+
+
+def safe(line: str) -> str:
+    """The text in one line, as `cvrnet.text.printable`, which is not imported where nothing needs it."""
+    if line.isprintable():
+        return line
+    from cvrnet.text import printable
+
+    return printable(line)

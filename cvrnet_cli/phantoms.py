@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from cvrnet_cli import options
-from cvrnet_cli.output import progress_bar, say
+from cvrnet_cli.output import progress_bar, say, tell
 
 
 @click.command(short_help="Write a data set of synthetic chest radiographs.")
@@ -32,5 +32,5 @@ def phantoms(output: Path, **settings: Any) -> None:
 
     with progress_bar("Drawing") as progress:
         manifest = write_phantoms(output, progress=progress, **settings)
-    click.echo(str(manifest))
+    tell(str(manifest))
     say(f"Next:\n  cvrnet train {output} -o run --model cvrnet_tiny --img-size 96 --lr 1e-3 --no-pretrained")

@@ -33,7 +33,8 @@ def predict(
     """Classify the images at PATH...: files, folders (searched), CSV manifests, or quoted patterns such as "*.png".
 
     MODEL is a run folder (all its folds as an ensemble), a fold folder, local-dir:FOLDER, hf-hub:user/repo[@rev] or a
-    FILE.onnx. An image that cannot be read is reported and the others are still classified; the exit status is then 1.
+    FILE.onnx. An image that cannot be read, and a folder without an image, is reported and the others are still
+    classified; the exit status is then 1.
 
     The slices of a CT in DICOM (a folder of slices, or a file of many frames) are followed by the patient's mean.
 
@@ -48,7 +49,7 @@ def predict(
     """
     from cvrnet.inference.predict_paths import predict_paths
 
-    found = predict_paths(paths=paths, dtype=settings.pop("amp"), window=window or "", **settings)
+    found = predict_paths(paths=paths, dtype=settings.pop("amp"), window=window or "", say=say, **settings)
     if not found.columns:  # the main process of a distributed run prints the answers
         return 0
     suffix = output.suffix.lstrip(".").lower() if output else ""
@@ -67,6 +68,8 @@ def predict(
 
     with output_file(output, overwrite) as file, progress_bar("Predicting") as progress:
         write_rows(rows(), found.columns, style or (suffix if suffix in FORMATS else "table"), file)
+    for problem in found.problems:
+        say(f"Error: {problem}")
     if failed:
         say(f"Error: {failed} of {found.images} images could not be read")
-    return int(failed > 0)
+    return int(bool(failed or found.problems))

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cvrnet_cli import options
-from cvrnet_cli.output import print_rows, progress_bar, say, write_rows
+from cvrnet_cli.output import print_rows, progress_bar, say, tell, write_rows
 
 
 @click.command(short_help="Push a run to the Hugging Face Hub, private by default.")
@@ -73,6 +73,6 @@ def _show(run: Path, repo: str, space: bool, settings: dict[str, Any]) -> None:
 
     chosen = {name: settings[name] for name in ("folds", "with_predictions", "license")}
     card, rows = preview_push(run, repo, space=space, **chosen)
-    click.echo(card, nl=False)
+    tell(card.rstrip("\n"))
     write_rows(rows, list(rows[0]), "table", sys.stderr)
     say("\nNothing was pushed.")

@@ -20,13 +20,14 @@ from cvrnet.audit.probes import probe_rows
 from cvrnet.audit.shortcuts import shortcut_findings
 from cvrnet.data import DataError, Record, check_classes, scan_records
 from cvrnet.errors import UserError
-from cvrnet.files import damaged_files, write_csv, write_json, write_text
+from cvrnet.files import damaged_files, write_json, write_sheet, write_text
 from cvrnet.runs.layout import AUDIT
 from cvrnet.runs.read import read_json
 
 TABLES = {
     "label-source": "label-by-source",
     "independent-source": "label-by-source",
+    "patient-share": "patients-of-many-images",
     "patient-splits": "patients-in-several-splits",
     "patient-labels": "patients-in-several-labels",
     "patient-sources": "patients-in-several-sources",
@@ -36,15 +37,15 @@ TABLES = {
 """The name of the file of a finding's table, by the finding's code, where it is not the code itself."""
 
 
-def read_audited(data: str | Path) -> tuple[list[Record], list[str]]:
-    """The images that can be audited, and one line for each row that cannot.
+def read_audited(data: str | Path, say: Callable[[str], object] = lambda line: None) -> tuple[list[Record], list[str]]:
+    """The images that can be audited, and one line for each row that cannot; ``say`` as in `read_records`.
 
     Unlike `cvrnet.data.read_records` this accepts patients in two splits and a single class: the audit reports them.
 
     Raises:
         DataError: No image is left.
     """
-    records, problems = scan_records(data, min_classes=1, allow_shared_patients=True)
+    records, problems = scan_records(data, min_classes=1, allow_shared_patients=True, say=say)
     if not records:
         raise DataError(problems, data)
     return records, problems
@@ -112,15 +113,15 @@ def write_audit(
     """
     folder = Path(folder)
     tables = Path(tables or folder)
-    write_csv(tables / "findings.csv", (finding.row() for finding in findings), COLUMNS)
+    write_sheet(tables / "findings.csv", (finding.row() for finding in findings), COLUMNS)
     probes = probe_rows(findings)
     for finding in findings:
         rows = finding.figures.get("table")
         if rows is not None and "target" not in rows[0]:
-            write_csv(tables / f"{TABLES.get(finding.code, finding.code)}.csv", rows)
+            write_sheet(tables / f"{TABLES.get(finding.code, finding.code)}.csv", rows)
     if probes:
         probes.sort(key=lambda row: (row["target"] != "label", row["scope"] != "all", row["scope"], -row["auc"]))
-        write_csv(tables / "probes.csv", probes)
+        write_sheet(tables / "probes.csv", probes)
     write_text(folder / "audit.html", render_page(findings, records, title))
     # Last: audit.json tells a resumed run that the audit is complete.
     write_json(

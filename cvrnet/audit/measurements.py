@@ -19,6 +19,7 @@ from cvrnet.audit.local_features import MAX_FEATURES, describe
 from cvrnet.data import ImageError, Preprocessing, Record
 from cvrnet.data.decode_apart import decoding_threads
 from cvrnet.data.image import depth_in_use, is_dicom, open_picture
+from cvrnet.files import open_regular
 
 THUMBNAIL = 192  # pixels, the longest side of the pictures that near-duplicates are compared on
 _GREY = Preprocessing((1, THUMBNAIL, THUMBNAIL), (0.0,), (1.0,))  # how images are read without a model
@@ -168,7 +169,7 @@ def _container(path: Path) -> tuple[str, int, np.ndarray]:
     These are the luminance table (64), its sum, chroma sampling, and whether it is progressive.
     """
     numbers = np.zeros(67, np.float32)
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         if is_dicom(file):
             return "DICOM", 0, numbers
         image = open_picture(file)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import product
 
@@ -15,6 +15,9 @@ from cvrnet.data.splits import patient_keys
 
 SEVERE_V, WARNING_V = 0.5, 0.2
 MOSTLY = 0.9  # of a class's images from one source
+LARGE = 0.1  # of all images with one patient id
+LEAST = 5  # images with one patient id: of fewer, a tenth says nothing
+TIMES = 3  # as many images as the other patients have (median)
 
 _APART = "Compare classes within one source, and test on a source that did not train."
 _SHARED: dict[str, tuple[Severity, str]] = {
@@ -100,6 +103,7 @@ def patient_findings(records: Sequence[Record]) -> list[Finding]:
         sentence += "folds cannot keep their patients apart."
         advice = "Fill the manifest's column patient_id; such an image is taken for a patient of its own."
         findings.append(Finding("patient-id", severity, sentence, {"images": len(without)}, without, advice))
+    findings += _large_patients(records)
     for attribute, (severity, advice) in _SHARED.items():
         members: dict[str, list[Record]] = defaultdict(list)
         for record in records:
@@ -118,3 +122,23 @@ def patient_findings(records: Sequence[Record]) -> list[Finding]:
         files = tuple(r.name for patient in shared for r in members[patient])
         findings.append(Finding(f"patient-{attribute}s", severity, f"{sentence}{attribute}.", figures, files, advice))
     return findings
+
+
+def _large_patients(records: Sequence[Record]) -> list[Finding]:
+    """Ids of so many images that they hardly are one person's, such as a placeholder or a hospital's name."""
+    images = Counter(record.patient_id for record in records if record.patient_id)
+    rows = []
+    for patient, number in images.most_common(10):  # ten at most have more than a tenth
+        others = [of for name, of in images.items() if name != patient]
+        usual = float(np.median(others)) if others else 0.0
+        if number > LARGE * len(records) and number >= max(LEAST, TIMES * usual):
+            rows.append({"patient_id": patient, "images": number, "share": number / len(records)})
+    if not rows:
+        return []
+    worst = rows[0]
+    sentence = f"One patient id, {worst['patient_id']}, has {worst['images']:,} of {len(records):,} images"
+    sentence += f", and {len(rows) - 1} more have over a tenth." if len(rows) > 1 else ": over a tenth."
+    names = {row["patient_id"] for row in rows}
+    files = tuple(record.name for record in records if record.patient_id in names)
+    advice = "If it stands for nobody, or for several persons, leave it empty or write each person's own id."
+    return [Finding("patient-share", "severe", sentence, {"patients": len(rows), "table": rows}, files, advice)]

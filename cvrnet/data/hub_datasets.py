@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cvrnet.data.record import SPLITS, Record, Row
+from cvrnet.data.cells import clean, label_problem, split_name
+from cvrnet.data.record import Record, Row
 from cvrnet.errors import UserError
 from cvrnet.files import image_cache_folder, write_private
 
@@ -41,7 +42,7 @@ def scan_hub_dataset(data: str | Path, labelled: bool, rows: list[Row]) -> list[
     problems = []
     for split, dataset in splits.items():
         # A single split, "train", is the whole data set.
-        prefix, known = (f"{split}/", SPLITS.get(split.lower())) if len(splits) > 1 else ("", "")
+        prefix, known = (f"{split}/", split_name(split)) if len(splits) > 1 else ("", "")
         if known is None:
             problems.append(f"unknown split {split!r}: expected train, validation or test")
             continue
@@ -84,13 +85,14 @@ def _rows(dataset: Any, where: str, prefix: str, split: str, image: str, label: 
         elif path is None or not path.is_file():
             wrong.append("the image is missing")
         unknown = not label or row[label] in (None, -1, "")  # -1: as datasets stores the missing labels of a test set
-        if label and unknown:
-            wrong.append("empty label")
+        name = "" if unknown else clean(name_of(row[label]))
+        if label and (problem := label_problem(name)):
+            wrong.append(problem)
         fields: Any = {c: str(row[c]) for c in _COLUMNS if row.get(c) is not None}
         record = Record(
             path=path or folder / shown,
             name=f"{prefix}{shown}",
-            label="" if unknown else name_of(row[label]),
+            label=name,
             split=split,
             metadata={c: row[c] for c in texts if c not in _COLUMNS and row[c]},
             where=where,

@@ -10,13 +10,15 @@ import hashlib
 import hmac
 import os
 import secrets
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from cvrnet.data.image import PICTURE_SUFFIXES, dicom_module, is_dicom
+from cvrnet.data.image import PICTURE_SUFFIXES, dicom_module, is_dicom_file
 from cvrnet.data.limits import Refused
-from cvrnet.data.record import Record, Row
+from cvrnet.data.patients import patient_ids
+from cvrnet.data.record import Row
 from cvrnet.errors import UserError
 from cvrnet.files import user_folder
 
@@ -24,31 +26,76 @@ from cvrnet.files import user_folder
 KEY = "CVRNET_ID_KEY"  #: the key; machines that share it give the same pseudonyms
 PLAIN = "CVRNET_PATIENT_IDS"  #: ``plain`` keeps patient and source as the tags have them
 
-# What de-identified files contain instead of a patient's id
-_NOBODY = {"", "anon", "anonymous", "anonymized", "anonymised", "unknown", "none", "removed", "na", "n/a", "0"}
 _TAGS = ("PatientID", "InstitutionName", "Manufacturer", "ManufacturerModelName")
 
 
-def with_identity(record: Record, wrong: list[str]) -> Row:
-    """The record as a row, with patient and source from a DICOM file's tags where the record does not name them.
+def identify(rows: Sequence[Row], say: Callable[[str], object]) -> list[Row]:
+    """The rows with patient and source, from a DICOM file's tags where the data set does not name them.
 
-    The patient is PatientID. The source is InstitutionName or, if that is missing, Manufacturer and model.
+    The patient is PatientID. The source is InstitutionName or, if that is missing, Manufacturer and model. If only some
+    images have a patient_id, PatientID names every image that has one, and images that share either are of one patient;
+    ``say`` is called with a line about it.
     """
-    if wrong or (record.patient_id and record.source) or record.path.suffix.lower() in PICTURE_SUFFIXES:
-        return record, wrong
+    ids = patient_ids([record.patient_id for record, _ in rows])
+    partly = any(ids) and not all(ids)
+    tags, result = [], []
+    for (record, wrong), patient in zip(rows, ids, strict=True):
+        known = patient and record.source and not partly
+        found, problem = (("", ""), "") if wrong or known else _read_tags(record.path)
+        tags.append(found[0])
+        result.append((record, [*wrong, problem] if problem else wrong, record.source or found[1]))
+    patients = [patient or tag for patient, tag in zip(ids, tags, strict=True)]
+    if partly and any(tags):
+        patients = _joined(ids, tags)
+        say(_how_named(ids, tags, patients))
+    return [
+        (replace(record, patient_id=patient, source=source), wrong)
+        for (record, wrong, source), patient in zip(result, patients, strict=True)
+    ]
+
+
+def _read_tags(path: Path) -> tuple[tuple[str, str], str]:
+    """The pseudonyms of a DICOM file's patient and source, ``""`` for other files, and why it cannot be read."""
+    if path.suffix.lower() in PICTURE_SUFFIXES or not is_dicom_file(path):
+        return ("", ""), ""
     try:
-        with open(record.path, "rb") as file:
-            if not is_dicom(file):
-                return record, wrong
         dicom = dicom_module()
         with dicom.quiet():
-            header = dicom.read_header(record.path, _TAGS)
+            header = dicom.read_header(path, _TAGS)
             patient, institution, *scanner = (dicom.tag_text(header, name) for name in _TAGS)
     except (Refused, OSError) as error:
-        return record, [getattr(error, "strerror", None) or str(error)]
-    patient_id = record.patient_id or pseudonym(patient, "p")
-    source = record.source or pseudonym(institution or " ".join(scanner).strip(), "s")
-    return replace(record, patient_id=patient_id, source=source), wrong
+        return ("", ""), getattr(error, "strerror", None) or str(error)
+    return (pseudonym(patient, "p"), pseudonym(institution or " ".join(scanner).strip(), "s")), ""
+
+
+def _joined(ids: Sequence[str], tags: Sequence[str]) -> list[str]:
+    """One name for each patient: images with the same id, or the same tag, are of one patient, named by its tag.
+
+    >>> _joined(["1", "", "1", "2"], ["a", "a", "", ""])
+    ['a', 'a', 'a', '2']
+    """
+    leader: dict[tuple[str, str], tuple[str, str]] = {}
+
+    def find(name: tuple[str, str]) -> tuple[str, str]:
+        while (above := leader.setdefault(name, name)) != name:
+            leader[name] = name = leader[above]
+        return name
+
+    for patient, tag in zip(ids, tags, strict=True):
+        if patient and tag:
+            leader[find(("id", patient))] = find(("tag", tag))
+    pairs = zip(ids, tags, strict=True)
+    return [find(("tag", tag))[1] if tag else patient and find(("id", patient))[1] for patient, tag in pairs]
+
+
+def _how_named(ids: Sequence[str], tags: Sequence[str], patients: Sequence[str]) -> str:
+    sentence = f"{sum(map(bool, ids))} of {len(ids)} images have a patient_id: DICOM's PatientID names the patients"
+    named = {patient for patient, given in zip(patients, ids, strict=True) if given}
+    only_id = sum(not tag and patient == given != "" for given, tag, patient in zip(ids, tags, patients, strict=True))
+    only_tag = sum(patient not in named for patient in patients if patient)
+    if only_id and only_tag:
+        sentence += f"; {only_id} images have only the one, {only_tag} only the other: these may share patients"
+    return sentence
 
 
 def pseudonym(value: str, prefix: str) -> str:
@@ -57,7 +104,8 @@ def pseudonym(value: str, prefix: str) -> str:
     Raises:
         UserError: The key cannot be read or written, or ``CVRNET_PATIENT_IDS`` has an unknown value.
     """
-    if value.lower() in _NOBODY:
+    (value,) = patient_ids([value])
+    if not value:
         return ""
     setting = os.environ.get(PLAIN, "hashed")
     if setting not in ("hashed", "plain"):

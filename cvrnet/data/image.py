@@ -29,10 +29,12 @@ from cvrnet.data.grey import LATEST, bits_in_use, by_bits_in_use, by_value, robu
 from cvrnet.data.limits import MAX_PIXELS, MAX_SIDE, WINDOWS, Mode, Refused, check_mode, check_scans, in_turn
 from cvrnet.data.picture_headers import check_directory, check_exif, check_jpeg_exif, webp_size
 from cvrnet.errors import UserError
+from cvrnet.files import open_regular
+from cvrnet.text import printable
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".tif", ".tiff", ".webp", ".bmp")
 IMAGE_SUFFIXES = (*PICTURE_SUFFIXES, ".dcm", ".dicom")
-"""Endings of image files' names, in lower case; other files in a folder are ignored."""
+"""Endings of image files' names, in lower case. In a folder, other files count only if they are DICOM by content."""
 
 FORMATS = "PNG, JPEG, TIFF, WebP, BMP or DICOM"
 
@@ -44,7 +46,7 @@ _OPENERS: tuple[tuple[bytes | tuple[bytes, ...], type[ImageFile]], ...] = (
     (b"BM", BmpImageFile),
 )
 
-_TILE = 322, 323  # TileWidth, TileLength (TIFF 6.0, section 15)
+_TILE, _LARGEST_TILE = (322, 323), 2**24  # TileWidth, TileLength (TIFF 6.0, section 15)
 # Compressions of TIFF whose decoders need no more than a strip or tile. Others, such as JPEG, have no known bound.
 _IN_BOUNDED_MEMORY = (
     *("raw", "tiff_raw_16", "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate"),
@@ -72,7 +74,7 @@ class ImageError(UserError):
         self.reason = reason  #: what is wrong with it, without the path
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return f"{printable(str(self.path))}: {self.reason}"
 
 
 def read_image(
@@ -118,7 +120,7 @@ def read_image(
         raise UserError(f"window {window!r} is not known: expected {' or '.join(WINDOWS)}")
     try:
         file_path, frame = split_frame(path)
-        with open(file_path, "rb") as file:
+        with open_regular(file_path) as file:
             if is_dicom(file):
                 return dicom_module().read_frame(file_path, frame, mode, window, grey_version, any_body_part)
             if frame is not None:
@@ -143,7 +145,7 @@ def is_dicom(file: BinaryIO) -> bool:
 def is_dicom_file(path: str | os.PathLike[str]) -> bool:
     """As `is_dicom`; False for a file that cannot be opened."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return is_dicom(file)
     except (OSError, ValueError):  # ValueError: a NUL character in the path
         return False
@@ -152,18 +154,13 @@ def is_dicom_file(path: str | os.PathLike[str]) -> bool:
 def is_image_file(path: str | os.PathLike[str]) -> bool:
     """Whether a file in a folder counts as an image: by its ending, or as DICOM by its content.
 
-    Archives name DICOM files by numbers (``IM000012``, ``1.2.840.113``), so files without an ending, or with a number
-    for one, are opened. DICOMDIR, the index of an archive, is not an image.
+    Archives name DICOM files in many ways (``IM000012``, ``1.2.840.113``, ``IM-0001.IMA``), so files of other endings
+    are opened. DICOMDIR, the index of an archive, is not an image.
     """
     name = os.path.basename(path)
-    suffix = os.path.splitext(name)[1].lower()
-    if name.startswith("."):
-        return False
-    if suffix in IMAGE_SUFFIXES:
+    if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
         return True
-    if (suffix and not suffix[1:].isdigit()) or name.upper().startswith("DICOMDIR"):
-        return False
-    return os.path.isfile(path) and is_dicom_file(path)
+    return not name.upper().startswith("DICOMDIR") and is_dicom_file(path)
 
 
 def split_frame(path: str | os.PathLike[str]) -> tuple[str, int | None]:
@@ -186,10 +183,7 @@ def dicom_module() -> ModuleType:
 def read_picture(file: BinaryIO, mode: Mode, grey_version: int = LATEST) -> np.ndarray:
     """As `read_image`, for an open PNG, JPEG, TIFF, WebP or BMP file; Refused, or Pillow's exceptions."""
     stored = open_picture(file)
-    tile = math.prod(stored.tag_v2.get(tag, 0) for tag in _TILE) if isinstance(stored, TiffImageFile) else 0
-    if tile > MAX_PIXELS:
-        raise Refused(f"tiles of {tile:,} pixels are more than the {MAX_PIXELS:,} allowed")
-    with in_turn(max(math.prod(stored.size), tile)):
+    with in_turn(math.prod(stored.size)):
         return _pixels(stored, mode, grey_version)
 
 
@@ -216,6 +210,10 @@ def open_picture(file: BinaryIO) -> ImageFile:
         file.seek(0)
         scans = sum(part.count(b"\xff\xda") for part in iter(lambda: file.read(2**20), b""))  # the marker SOS
         check_scans(scans, math.prod(stored.size))
+    if isinstance(stored, TiffImageFile):
+        tile = math.prod(stored.tag_v2.get(tag, 0) for tag in _TILE)
+        if tile > max(math.prod(side + 16 for side in stored.size), _LARGEST_TILE):
+            raise Refused(f"tiles of {tile:,} pixels are not possible: expected at most {_LARGEST_TILE:,}")
     return stored
 
 
@@ -261,7 +259,7 @@ def _loaded(stored: ImageFile) -> ImageFile:
 
 def depth_in_use(path: str | os.PathLike[str]) -> int:
     """How many bits all but a few pixels of a PNG or TIFF need, if it has grey of more than 8 bits; else 0."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         stored = open_picture(file)
         if not stored.mode.startswith("I"):
             return 0

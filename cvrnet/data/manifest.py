@@ -2,64 +2,89 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
-from cvrnet.data.identity import with_identity
-from cvrnet.data.record import SPLITS, Record, Row
+from cvrnet.data.cells import clean, is_missing, label_problem, split_name
+from cvrnet.data.columns import header_problem
+from cvrnet.data.locate import Listings, locate
+from cvrnet.data.patients import rounded_problem
+from cvrnet.data.record import Record, Row
 from cvrnet.errors import UserError
-from cvrnet.files import write_csv
+from cvrnet.files import open_regular, write_csv
 
 MANIFEST = "manifest.csv"
 COLUMNS = ("path", "label", "source", "patient_id", "split", "view", "lung_mask", "lesion_mask")
+_LONGEST_HEADER = 100_000  # characters
 
 
-def scan_manifest(manifest: Path, labelled: bool, rows: list[Row], allow_shared_patients: bool = False) -> list[str]:
+def scan_manifest(manifest: Path, labelled: bool, rows: list[Row]) -> list[str]:
     """Append the images that a manifest lists to `rows`; returns the problems of the manifest itself."""
-    lines: dict[str, int] = {}
-    splits: dict[str, tuple[str, int]] = {}
+    lines: dict[Path, int] = {}
+    listings: Listings = {}
     try:
-        with manifest.open(encoding="utf-8-sig", newline="") as file:  # Excel begins UTF-8 with a byte-order mark
-            reader = csv.DictReader(file, strict=True)
-            reader.fieldnames = header = [name.strip() for name in reader.fieldnames or []]
-            if problem := _header_problem(header, labelled):
+        with _open_text(manifest) as file:
+            reader = csv.reader(file, delimiter=_delimiter(file), strict=True)
+            header = [clean(name) for name in next(reader, [])]
+            if problem := header_problem([name for name in header if name], labelled, COLUMNS):
                 return [problem]
             for cells in reader:
-                surplus = cells.pop(None, None)  # DictReader's key for cells beyond the header
-                row = {column: (cell or "").strip() for column, cell in cells.items()}
-                if not any(row.values()) and not surplus:
+                row, wrong = _named_cells(header, [cell.strip() for cell in cells])
+                if not any(row.values()) and not wrong:
                     continue
                 line = reader.line_num
-                record, wrong = _read_row(row, manifest, line, labelled)
-                if surplus:
-                    wrong.append(f"the row has {len(header) + len(surplus)} cells, the header {len(header)}")
-                if record.name and (first := lines.setdefault(record.name, line)) != line:
-                    wrong.append(f"duplicate path (also in line {first})")
-                if record.patient_id and record.split and not allow_shared_patients:
-                    split, first = splits.setdefault(record.patient_id, (record.split, line))
-                    if split != record.split:
-                        both = f"{record.split}, and {split} in line {first}"
-                        wrong.append(f"patient {record.patient_id} in two splits: {both}")
-                rows.append((record, wrong))
-    except (csv.Error, UnicodeDecodeError) as error:
+                record, problems = _read_row(row, manifest, line, labelled, listings)
+                if record.name and (first := lines.setdefault(record.path, line)) != line:
+                    problems.append(f"duplicate path (also in line {first})")
+                rows.append((record, problems + wrong))
+    except UnicodeError as error:
+        return [f"not readable as a CSV file in UTF-8: {error} (Excel: save as CSV UTF-8)"]
+    except csv.Error as error:
         return [f"not readable as a CSV file in UTF-8: {error}"]
     return [] if rows else ["the manifest has no rows"]
 
 
-def _header_problem(header: Sequence[str], labelled: bool) -> str:
-    if not header:
-        return "the manifest is empty"
-    text = ", ".join(header)
-    short = repr(f"{text[:80]}…" if len(text) > 80 else text)
-    missing = [column for column in COLUMNS[: 2 if labelled else 1] if column not in header]
-    if missing:
-        return f"required column missing: {', '.join(missing)} (found: {short})"
-    return f"a column is named twice: {short}" if len(set(header)) < len(header) else ""
+def _open_text(manifest: Path) -> TextIO:
+    """The manifest in UTF-8 or, with its byte-order mark, in UTF-16: Excel writes both, and a mark in UTF-8 too."""
+    file = open_regular(manifest)
+    start = file.read(2)
+    file.seek(0)
+    utf16 = start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    return io.TextIOWrapper(file, encoding="utf-16" if utf16 else "utf-8-sig", newline="")
 
 
-def _read_row(row: dict[str, str], manifest: Path, line: int, labelled: bool) -> Row:
+def _delimiter(file: TextIO) -> str:
+    """The comma, semicolon or tab that separates the cells: the one by which the header has a column ``path``."""
+    start = file.readline(_LONGEST_HEADER)
+    file.seek(0)
+
+    def columns(delimiter: str) -> list[str]:
+        return [clean(name) for name in next(csv.reader([start], delimiter=delimiter), [])]
+
+    return max(",;\t", key=lambda delimiter: ("path" in (found := columns(delimiter)), len(found)))
+
+
+def _named_cells(header: Sequence[str], cells: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """A row's cells by the names of their columns, and the problems of cells that have none.
+
+    Columns without a name are left out, as Excel writes empty ones and pandas its index, which comes first.
+    """
+    row = {name: cell for name, cell in itertools.zip_longest(header, cells[: len(header)], fillvalue="") if name}
+    if any(cells[len(header) :]):
+        return row, [f"the row has {len(cells)} cells, the header {len(header)}"]
+    loose = [cell for name, cell in list(zip(header, cells, strict=False))[1:] if cell and not name]
+    return row, [f"a cell in a column without a name: {loose[0]!r}"] if loose else []
+
+
+def _read_row(
+    row: dict[str, str], manifest: Path, line: int, labelled: bool, listings: Listings
+) -> tuple[Record, list[str]]:
     """The record of one row, and its problems."""
     wrong: list[str] = []
     root = manifest.parent
@@ -68,32 +93,38 @@ def _read_row(row: dict[str, str], manifest: Path, line: int, labelled: bool) ->
         row = {column: cell.replace("\0", "") for column, cell in row.items()}
     name = row["path"]
     inside = _inside(Path(name), root) if name else None
+    path = root / (inside or name)
     if not name:
         wrong.append("empty path")
     elif inside is None:
         wrong.append("path outside the data folder")
-    elif not (root / inside).is_file():
-        wrong.append("file not found" + " (folders are separated by /)" * ("\\" in inside))
-    if labelled and not row["label"]:
-        wrong.append("empty label")
-    split = SPLITS.get(row.get("split", "").lower())
+    else:
+        path, problem = locate(root, inside, listings)
+        if problem:
+            wrong.append(problem + " (folders are separated by /)" * ("\\" in inside))
+    label = clean(row.get("label", ""))
+    if labelled and (problem := label_problem(label)):
+        wrong.append(problem)
+    split = split_name(row.get("split", ""))
     if split is None:
         wrong.append(f"unknown split {row['split']!r}: expected train, val or test")
+    if problem := rounded_problem(row.get("patient_id", "")):
+        wrong.append(problem)
     masks: dict[str, Path | None] = {"lung_mask": None, "lesion_mask": None}
     for column in masks:
         if value := row.get(column, ""):
             mask = _inside(Path(value), root)
             if mask is None:
                 wrong.append(f"{column} outside the data folder: {value}")
-            elif not (root / mask).is_file():
-                wrong.append(f"{column} not found: {value}")
-            else:
-                masks[column] = root / mask
+                continue
+            masks[column], problem = locate(root, mask, listings)
+            if problem:
+                wrong.append(f"{column} {problem.removeprefix('file ')}: {value}")
     record = Record(
-        path=root / (inside or name),
+        path=path,
         name=inside or name,
-        label=row.get("label", ""),
-        source=row.get("source", ""),
+        label="" if is_missing(label) else label,
+        source=clean(row.get("source", "")),
         patient_id=row.get("patient_id", ""),
         split=split or "",
         view=row.get("view", ""),
@@ -101,7 +132,7 @@ def _read_row(row: dict[str, str], manifest: Path, line: int, labelled: bool) ->
         where=f"{manifest.name}:{line}",
         **masks,
     )
-    return with_identity(record, wrong)
+    return record, wrong
 
 
 def write_manifest(path: str | Path, records: Sequence[Record]) -> None:

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-SPLITS = {"": "", "train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""Accepted names of splits, in lower case -> the names that this library uses."""
+from cvrnet.text import printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,7 @@ class Record:
 
     def problem(self, reason: str) -> str:
         """One line with row, image and problem: ``manifest.csv:2: a.png: file not found``."""
-        return ": ".join(part for part in (self.where, self.name, reason) if part)
+        return ": ".join(printable(part) for part in (self.where, self.name, reason) if part)
 
 
 Row = tuple[Record, list[str]]  #: one image of a data set, and its problems

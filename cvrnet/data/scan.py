@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from cvrnet.data.cells import spelling_problems
+from cvrnet.data.class_folders import scan_folder
 from cvrnet.data.hub_datasets import HUB_DATASET, scan_hub_dataset
-from cvrnet.data.identity import with_identity
-from cvrnet.data.image import IMAGE_SUFFIXES, is_image_file
+from cvrnet.data.identity import identify
 from cvrnet.data.manifest import MANIFEST, scan_manifest
-from cvrnet.data.record import SPLITS, Record, Row
+from cvrnet.data.record import Record, Row
 from cvrnet.errors import UserError
 from cvrnet.moved import moved_names
 
@@ -67,7 +68,13 @@ def check_classes(labels: Iterable[str], classes: Sequence[str]) -> None:
         raise UserError(f"the model does not know the class {', '.join(unknown)}; expected {', '.join(classes)}")
 
 
-def read_records(data: str | Path, *, labelled: bool = True, min_classes: int = 2) -> list[Record]:
+def _ignore(line: str) -> None:
+    pass
+
+
+def read_records(
+    data: str | Path, *, labelled: bool = True, min_classes: int = 2, say: Callable[[str], object] = _ignore
+) -> list[Record]:
     """The images of a data set, in the manifest's order or, for a folder, sorted by name.
 
     Args:
@@ -76,43 +83,55 @@ def read_records(data: str | Path, *, labelled: bool = True, min_classes: int = 
             folder of images.
         labelled: whether each image must have a label.
         min_classes: the least number of classes, if images are labelled.
+        say: called with a line about what a folder's walk passed over, and about what is taken for patients and splits.
 
     Raises:
         DataError: with everything that is wrong (see `scan_records`).
     """
-    records, problems = scan_records(data, labelled=labelled, min_classes=min_classes)
+    records, problems = scan_records(data, labelled=labelled, min_classes=min_classes, say=say)
     if problems:
         raise DataError(problems, data)
     return records
 
 
 def scan_records(
-    data: str | Path, *, labelled: bool = True, min_classes: int = 2, allow_shared_patients: bool = False
+    data: str | Path,
+    *,
+    labelled: bool = True,
+    min_classes: int = 2,
+    allow_shared_patients: bool = False,
+    say: Callable[[str], object] = _ignore,
 ) -> tuple[list[Record], list[str]]:
     """As `read_records`, but returns the usable images and, one line each, the problems of the others.
 
-    This finds missing files, duplicate paths, paths outside the data set's folder, missing columns and labels, unknown
-    split values, patients in two splits (unless `allow_shared_patients`), missing masks, empty class folders, too few
-    classes and unreadable manifests. Images are not decoded. Only the tags of DICOM files are read, where a manifest
-    does not give patient and source (see `cvrnet.data.identity`).
+    This finds missing files, duplicate paths, paths outside the data set's folder, missing columns, labels that are no
+    class or are spelled in two ways, unknown split values, patients in two splits (unless `allow_shared_patients`),
+    missing masks, empty class folders, too few classes and unreadable manifests. Images are not decoded. Only the tags
+    of DICOM files are read, where a manifest does not give patient and source (see `cvrnet.data.identity`).
     """
     root = Path(os.path.abspath(data))
-    if root.is_dir() and (root / MANIFEST).is_file():
+    if os.path.isfile(root / MANIFEST):
         root = root / MANIFEST
     rows: list[Row] = []
     try:
         if str(data).startswith(HUB_DATASET):
             problems = scan_hub_dataset(data, labelled, rows)
-        elif root.is_dir():
-            problems = _scan_folder(root, labelled, rows)
-        elif root.exists():
-            problems = scan_manifest(root, labelled, rows, allow_shared_patients)
+        elif os.path.isdir(root):
+            problems = scan_folder(root, labelled, rows, say)
+        elif os.path.exists(root):
+            problems = scan_manifest(root, labelled, rows)
         else:
             problems = ["no such folder or CSV manifest"]
     except OSError as error:
-        return [], [f"{data}: {error.filename}: {error.strerror}"]
+        inside = "" if str(error.filename) == str(root) else f"{error.filename}: "
+        return [], [f"{data}: {inside}{error.strerror}"]
     if not rows and not problems:
         problems = ["no images"]
+    rows = identify(rows, say)
+    if not allow_shared_patients:
+        _refuse_shared_patients(rows)
+    if labelled:
+        problems += spelling_problems(record for record, wrong in rows if not wrong)
     classes = sorted({record.label for record, _ in rows} - {""})
     if labelled and classes and len(classes) < min_classes:
         problems.append(f"only {len(classes)} class ({', '.join(classes)}): at least {min_classes} are needed")
@@ -120,46 +139,14 @@ def scan_records(
     return [record for record, wrong in rows if not wrong], wrong_rows + [f"{data}: {problem}" for problem in problems]
 
 
-def _scan_folder(root: Path, labelled: bool, rows: list[Row]) -> list[str]:
-    """Append the images in a folder to `rows`; returns the problems of the folder itself."""
-    if not labelled:
-        rows += [_row(root, name) for name in _images(root)]
-        return []
-    problems = []
-    visible = [entry for entry in sorted(root.iterdir()) if not entry.name.startswith(".")]
-    for folder in (entry for entry in visible if entry.is_dir()):
-        if folder.name.lower() in SPLITS:
-            problems.append(f"{folder.name} is not a class: a manifest's split column names the splits")
-            continue
-        names = _images(folder)
-        if not names:
-            problems.append(f"{folder.name}: empty class folder (no {' '.join(IMAGE_SUFFIXES)} file)")
-        rows += [_row(root, f"{folder.name}/{name}", folder.name) for name in names]
-    if stray := [file.name for file in visible if file.is_file() and is_image_file(file)]:
-        more = f" and {len(stray) - 1} more" if len(stray) > 1 else ""
-        problems.append(f"images outside the class folders: {stray[0]}{more}")
-    return problems
-
-
-def _row(root: Path, name: str, label: str = "") -> Row:
-    # Linux allows file names that are not text. Python then uses surrogates, which no manifest in UTF-8 can contain.
-    undecodable = any("\ud800" <= character <= "\udfff" for character in name)
-    wrong = ["the file name is not Unicode text"] if undecodable else []
-    return with_identity(Record(root / name, name, label), wrong)
-
-
-def _images(root: Path) -> list[str]:
-    """The POSIX paths of all image files below a folder, relative to it, sorted.
-
-    Hidden files and folders are left out, and symbolic links to folders are not followed.
-    """
-
-    def refuse(error: OSError) -> None:
-        raise error
-
-    names = []
-    for folder, folders, files in os.walk(root, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        paths = (Path(folder, name) for name in files)
-        names += [path.relative_to(root).as_posix() for path in paths if is_image_file(path)]
-    return sorted(names)
+def _refuse_shared_patients(rows: Iterable[Row]) -> None:
+    """Add a problem to each row whose patient is in another split, too."""
+    first: dict[str, Record] = {}
+    for record, wrong in rows:
+        if record.patient_id and record.split:
+            other = first.setdefault(record.patient_id, record)
+            if other.split != record.split:
+                line = other.where.rpartition(":")[2]
+                place = f"line {line}" if line.isdigit() else other.name
+                both = f"{record.split}, and {other.split} in {place}"
+                wrong.append(f"patient {record.patient_id} in two splits: {both}")

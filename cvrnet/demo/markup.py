@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from cvrnet.demo.viewing import jpeg
 from cvrnet.explain.overlay import COLOURS
 from cvrnet.html import template_environment
+from cvrnet.text import sheet_cell
 
 _ENVIRONMENT = template_environment("cvrnet.demo")
 _ENVIRONMENT.filters["log"] = math.log
@@ -37,9 +38,9 @@ def plain(picture: NDArray[np.uint8], sentence: str) -> str:
 def table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
     """The answers of many images: counts, unreadable files, a CSV file to download, and a table."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(sheet_cell, columns))
+    writer.writerows([sheet_cell(row[name]) for name in columns] for row in rows)
     read, unread = [row for row in rows if not row["error"]], [row for row in rows if row["error"]]
     counts = sorted(Counter(row["prediction"] for row in read).items())
     shown = [name for name in columns if name != "error"]

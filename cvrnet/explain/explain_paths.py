@@ -11,7 +11,7 @@ from cvrnet.errors import UserError
 from cvrnet.explain.explaining import available_parts
 from cvrnet.explain.gradcam import NETWORK
 from cvrnet.explain.pictures import draw_images, picture_names
-from cvrnet.files import write_csv
+from cvrnet.files import write_sheet
 from cvrnet.folders import files_aside
 from cvrnet.inference import Predictor
 from cvrnet.inference.predict_paths import find_images
@@ -35,6 +35,7 @@ def explain_paths(
     overwrite: bool = False,
     progress: Callable[[int, int], object],
     on_problem: Callable[[str], object],
+    say: Callable[[str], object] = lambda line: None,
     **drawing: Any,
 ) -> tuple[list[dict[str, Any]], int]:
     """Draw where a model looked in the images at some paths, and write `ROWS`.
@@ -45,15 +46,23 @@ def explain_paths(
     Overlays show the encoders (names, or numbers such as ``"1"``) and heads (numbers); without either, the whole
     network. With ``everything`` they show all parts, and the figures show the heads. ``progress`` is called after each
     image with the number done and the number of images, ``on_problem`` with a sentence for each thing that could not be
-    drawn. Other arguments: as `Predictor.from_pretrained`, `find_images` and `draw_images`.
+    drawn, ``say`` with a line about what was passed over in each folder. Other arguments: as
+    `Predictor.from_pretrained`, `find_images` and `draw_images`.
 
     Returns:
         The rows of `ROWS`, and the number of models whose maps were averaged.
 
     Raises:
-        UserError: Results exist, or the model, a part or a class does not exist.
+        UserError: No image is found; results exist, or the model, a part or a class does not exist.
     """
-    files = list(dict.fromkeys(find_images(paths)))
+    found = find_images(paths)
+    files = list(dict.fromkeys(found.files))
+    for note in found.notes:
+        say(note)
+    if not files:
+        raise UserError("; ".join(found.problems) or "no image found")
+    for problem in found.problems:
+        on_problem(problem)
     if (output / ROWS).exists() and not overwrite:
         raise UserError(f"{output / ROWS} exists; --overwrite replaces it")
     predictor = Predictor.from_pretrained(model, device, dtype, any_body_part=any_body_part)
@@ -72,7 +81,7 @@ def explain_paths(
                 on_problem(problem)
             rows.append(row | {"error": "; ".join(problems)})
             progress(len(rows), len(files))
-        write_csv(aside / ROWS, rows, list(rows[0]) if rows else [])
+        write_sheet(aside / ROWS, rows, list(rows[0]) if rows else [])
     return rows, len(predictor.models)
 
 

@@ -17,7 +17,7 @@ from cvrnet.errors import UserError
 from cvrnet.explain.explaining import Explanation, available_parts, explain
 from cvrnet.explain.measures import MEASURES, STAGES, localisation, randomise, similarity
 from cvrnet.explain.overlay import THRESHOLD
-from cvrnet.files import write_csv, write_json
+from cvrnet.files import write_json, write_sheet
 from cvrnet.folders import files_aside
 from cvrnet.inference import Predictor
 from cvrnet.metrics.bootstrap import mean_interval
@@ -185,7 +185,7 @@ def measure_data(
         "correct": summarise(found.correct()),
     }
     with files_aside(output, lambda name: earlier, SUMMARY) as aside:
-        write_csv(aside / IMAGES, found.rows)
+        write_sheet(aside / IMAGES, found.rows)
         write_json(aside / SUMMARY, summary)
     return summary, len(masked) - asked
 

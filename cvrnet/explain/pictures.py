@@ -25,6 +25,7 @@ from cvrnet.figures import save_figure
 from cvrnet.figures.style import FONT_SIZE, TEXT
 from cvrnet.files import atomic_write, slug
 from cvrnet.inference import Predictor
+from cvrnet.text import printable
 
 PANEL = 2.3  # inches, the longer side of a panel
 COLUMNS = 4  # panels in a row at most
@@ -71,7 +72,7 @@ def draw_images(
             if part in e.grids:
                 row[part] = _picture(name, part)
                 _save_overlay(e, part, output / row[part], threshold, raw)
-        yield row, [f"{e.path}: {part}: {e.refused[part]}" for part in overlays if part in e.refused]
+        yield row, [f"{printable(str(e.path))}: {part}: {e.refused[part]}" for part in overlays if part in e.refused]
 
 
 def picture_names(paths: Sequence[Path], overlays: Sequence[str]) -> list[str]:
@@ -124,7 +125,7 @@ def plot_explanation(
     bar = figure.colorbar(ScalarMappable(Normalize(threshold, 1), colours), ax=axes, fraction=0.03, pad=0.01)
     bar.set_label("Grad-CAM, of its maximum", fontsize=FONT_SIZE - 1, color=TEXT)
     bar.ax.tick_params(labelsize=FONT_SIZE - 1, colors=TEXT)
-    title = f"{explanation.path.name}: {explanation.target} {explanation.probability:.2f}"
+    title = f"{printable(explanation.path.name)}: {explanation.target} {explanation.probability:.2f}"
     figure.suptitle(title, fontsize=FONT_SIZE + 1, color=TEXT, parse_math=False)
     return figure
 

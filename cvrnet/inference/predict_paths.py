@@ -4,37 +4,59 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cvrnet.data import read_records
-from cvrnet.data.image import is_image_file
 from cvrnet.data.series import arrange
+from cvrnet.data.walk import walk
 from cvrnet.devices import check_launch
+from cvrnet.errors import UserError
 from cvrnet.inference.predictor import Predictor
 from cvrnet.inference.uncertainty import UNCERTAINTY
 from cvrnet.inference.volumes import add_means
+from cvrnet.text import printable
 
 
-def find_images(paths: Iterable[str]) -> Iterator[Path]:
-    """Yield the images in files, folders (searched), CSV manifests, ``hfds:`` data sets and patterns, in order.
+class FoundImages(NamedTuple):
+    """The images at some PATH arguments."""
 
-    A name that matches nothing is yielded unchanged: reading it gives the error.
+    files: list[Path]
+    notes: list[str]  #: a line for each folder of which something was passed over
+    problems: list[str]  #: a line for each folder that may not be read, or has no image
+
+
+def find_images(paths: Iterable[str]) -> FoundImages:
+    """Find the images in files, folders (searched), CSV manifests, ``hfds:`` data sets and patterns, in order.
+
+    A name that matches nothing is taken unchanged: reading it gives the error.
     """
+    found = FoundImages([], [], [])
     for text in paths:
         path = Path(text)
-        if text.startswith("hfds:") or (path.suffix.lower() == ".csv" and path.is_file()):
-            yield from (record.path for record in read_records(text, labelled=False))
-        elif path.is_dir():
-            for folder, folders, files in os.walk(path):
-                folders[:] = sorted(name for name in folders if not name.startswith("."))
-                yield from (file for name in sorted(files) if is_image_file(file := Path(folder, name)))
-        elif not path.exists() and (matches := sorted(glob.glob(text, recursive=True))):
-            yield from map(Path, matches)
+        if text.startswith("hfds:") or (path.suffix.lower() == ".csv" and os.path.isfile(path)):
+            records = read_records(text, labelled=False, say=found.notes.append)
+            found.files.extend(record.path for record in records)
+        elif os.path.isdir(path):
+            _search(path, found)
+        elif not os.path.exists(path) and (matches := sorted(glob.glob(text, recursive=True))):
+            found.files.extend(map(Path, matches))
         else:
-            yield path
+            found.files.append(path)
+    return found
+
+
+def _search(folder: Path, found: FoundImages) -> None:
+    below = walk(folder, lambda error: found.problems.append(f"{printable(str(error.filename))}: {error.strerror}"))
+    if below.masks:
+        below.passed_over["a mask"] += len(below.masks)
+    if note := below.passed_over_sentence(folder):
+        found.notes.append(note)
+    if not below.images:
+        found.problems.append(f"{printable(str(folder))}: no image found in this folder")
+    found.files.extend(folder / name for name in below.images)
 
 
 class PathPredictions(NamedTuple):
@@ -44,6 +66,7 @@ class PathPredictions(NamedTuple):
     images: int  #: number of images
     #: A row for each image, series and patient (``unit``), in constant memory; None in a column without a value.
     rows: Iterator[dict[str, Any]]
+    problems: Sequence[str] = ()  #: as `FoundImages`
 
 
 def predict_paths(
@@ -59,16 +82,18 @@ def predict_paths(
     uncertainty: bool = False,
     window: str = "",
     any_body_part: bool = False,
+    say: Callable[[str], object] = lambda line: None,
 ) -> PathPredictions:
     """Predict the images at some paths, each process of ``accelerate launch`` a share of them.
 
     ``model``, ``folds``, ``device``, ``dtype``, ``compile`` and ``any_body_part`` are those of
     `Predictor.from_pretrained`, ``paths`` those of `find_images`, ``batch_size``, ``heads`` and ``window`` those of
     `Predictor.stream`. ``heads`` adds columns for each head's own probabilities, ``uncertainty`` those of
-    `cvrnet.inference.uncertainty`.
+    `cvrnet.inference.uncertainty`. ``say`` is called with a line about what was passed over in each folder, on the main
+    process.
 
     Raises:
-        UserError: The model, a fold or the device does not exist, or the model has no heads.
+        UserError: No image is found; the model, a fold or the device does not exist, or the model has no heads.
     """
     check_launch()
     shared: Any = None
@@ -77,10 +102,15 @@ def predict_paths(
 
         shared = SharedPrediction(device)
         device = shared.device
+    found = find_images(paths)
+    for note in found.notes if not shared or shared.is_main else ():
+        say(note)
+    if not found.files:
+        raise UserError("; ".join(found.problems) or "no image found")
     predictor = Predictor.from_pretrained(
         model, device, dtype, folds=folds, compile=compile, any_body_part=any_body_part
     )
-    slices = list(arrange(find_images(paths)))
+    slices = list(arrange(found.files))
     run = partial(shared.stream, predictor) if shared else predictor.stream
     stream = run([slice_.path for slice_ in slices], batch_size=batch_size, heads=heads, window=window)
     if shared and not shared.is_main:
@@ -99,4 +129,4 @@ def predict_paths(
         if shared:
             shared.close()
 
-    return PathPredictions(columns, len(slices), rows())
+    return PathPredictions(columns, len(slices), rows(), found.problems)

@@ -131,8 +131,10 @@ class Predictor:
                 raise UserError(f"{model.pretrained_cfg['architecture']} has no heads of its own; expected a CVR-Net")
         return len(self.models[0].groups)
 
-    def __call__(self, paths: Iterable[str | Path], *, batch_size: int = 8, heads: bool = False) -> list[Prediction]:
-        """Classify image files.
+    def __call__(
+        self, paths: str | Path | Iterable[str | Path], *, batch_size: int = 8, heads: bool = False
+    ) -> list[Prediction]:
+        """Classify image files, or a single one.
 
         Raises:
             UserError: An image cannot be read (:meth:`stream` goes on instead).
@@ -145,12 +147,17 @@ class Predictor:
         return predictions
 
     def stream(
-        self, paths: Iterable[str | Path], *, batch_size: int = 8, heads: bool = False, window: str = ""
+        self,
+        paths: str | Path | Iterable[str | Path],
+        *,
+        batch_size: int = 8,
+        heads: bool = False,
+        window: str = "",
     ) -> Iterator[Prediction]:
         """Classify image files one batch at a time, in their order and in constant memory.
 
         Args:
-            paths: The files; an endless generator is allowed.
+            paths: The files, or a single one; an endless generator is allowed.
             batch_size: Images in one forward pass.
             heads: Also give each head's own probabilities.
             window: For CTs in DICOM, ``"lung"`` or ``"soft-tissue"`` instead of the files' own.
@@ -165,6 +172,7 @@ class Predictor:
             raise UserError(f"batch_size={batch_size}; expected a whole number from 1")
         if heads:
             _ = self.num_heads  # raises for a model without heads
+        paths = [paths] if isinstance(paths, str | Path) else paths
         images = read_ahead(paths, self.preprocessing, ahead=2 * batch_size, window=window)
         while batch := list(itertools.islice(images, batch_size)):
             readable = [(path, image) for path, image in batch if not isinstance(image, str)]

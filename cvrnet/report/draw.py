@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cvrnet import figures, metrics
-from cvrnet.files import write_csv
+from cvrnet.files import write_sheet
 from cvrnet.runs.layout import FIGURES
 from cvrnet.runs.predictions import PredictionTable
 
@@ -56,7 +56,7 @@ def draw_learning_curves(folder: Path, histories: Mapping[str, Sequence[Mapping[
 
 def _save(folder: Path, name: str, figure: Figure, rows: Iterable[Mapping[str, Any]]) -> None:
     figures.save_figure(figure, folder / FIGURES / f"{name}.png")
-    write_csv(folder / FIGURES / f"{name}.csv", rows)
+    write_sheet(folder / FIGURES / f"{name}.csv", rows)
 
 
 def _matrix_rows(matrix: np.ndarray, classes: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 from cvrnet.data import ImageError, read_image
 from cvrnet.figures.plot_learning import best_row
 from cvrnet.figures.style import MOST_CLASSES
-from cvrnet.files import damaged_files, write_csv, write_text
+from cvrnet.files import damaged_files, write_sheet, write_text
 from cvrnet.html import Picture, figure_picture, render, small_picture
 from cvrnet.report import headline
 from cvrnet.report.report_tables import ReportTable, Row, report_tables, settings_table, too_few_patients
@@ -47,7 +47,7 @@ def write_report(folder: str | Path, further: Sequence[Section] = ()) -> Path:
         for section in further:
             rows |= section.tables
         for name, found in rows.items():
-            write_csv(folder / TABLES / f"{name}.csv", found)
+            write_sheet(folder / TABLES / f"{name}.csv", found)
         write_text(folder / REPORT, _page(results, tables, further))
     return folder / REPORT
 

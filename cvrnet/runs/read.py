@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cvrnet.errors import UserError
-from cvrnet.files import damaged_files
+from cvrnet.files import damaged_files, open_regular
 from cvrnet.runs.layout import ORIGIN, RUN
 
 
 def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
     """The rows of a CSV file; refuses a file that is missing, damaged or without one of the columns."""
     try:
-        with damaged_files(path), path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
+        with damaged_files(path), io.TextIOWrapper(open_regular(path), "utf-8", newline="") as file:
+            reader = csv.DictReader(file, restval="")
             if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
                 raise UserError(f"{path} is damaged: it has no column {', '.join(missing)}")
             return list(reader)
@@ -28,13 +29,10 @@ def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file; refuses a file that is missing, damaged or holds another value."""
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for, and a device read for ever
-            raise UserError(f"{path} is no regular file; expected what cvrnet writes")
-        value = json.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path) as file:
+            value = json.loads(file.read().decode())
     except FileNotFoundError:
         raise UserError(f"{path.parent} is not a finished run: it has no {path.name}") from None
-    except UserError:
-        raise
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     if not isinstance(value, dict):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from cvrnet.data.cells import clean
+from cvrnet.data.patients import patient_ids
 from cvrnet.data.record import Record
 from cvrnet.data.splits import refuse_shared_patients
 from cvrnet.errors import UserError
@@ -30,7 +33,7 @@ class SplitTable:
     """
 
     def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        self.rows = rows
+        self.rows = rows = [{**row, "path": _composed(row["path"])} for row in rows]
         key = itemgetter(*_COLUMNS)
         self._images = {key(row): row["fold"] for row in rows}
         self._patients = {row["patient_id"]: row["fold"] for row in rows if row["patient_id"]}
@@ -38,7 +41,11 @@ class SplitTable:
     @classmethod
     def read(cls, path: Path) -> SplitTable:
         """Read a run's split.csv; errors as `cvrnet.runs.read.read_rows`."""
-        return cls(read_rows(path, (*_COLUMNS, "fold")))
+        rows = read_rows(path, (*_COLUMNS, "fold"))
+        # An older version may have written labels, sources and patients as the data set spelled them.
+        for row, patient in zip(rows, patient_ids([row["patient_id"] for row in rows]), strict=True):
+            row |= {"label": clean(row["label"]), "source": clean(row["source"]), "patient_id": patient}
+        return cls(rows)
 
     @property
     def sources(self) -> set[str]:
@@ -51,7 +58,7 @@ class SplitTable:
 
     def fold_of(self, record: Record) -> str | None:
         """The image's fold, or else its patient's; None where neither is in the table."""
-        image = self._images.get((record.name, record.label, record.source, record.patient_id))
+        image = self._images.get((_composed(record.name), record.label, record.source, record.patient_id))
         return image or self._patients.get(record.patient_id)
 
     def count(self, records: Sequence[Record]) -> int:
@@ -60,7 +67,12 @@ class SplitTable:
         The same path in another data set is usually the same picture under another label or source.
         """
         paths = {row["path"] for row in self.rows}
-        return sum(r.name in paths or self.fold_of(r) is not None for r in records)
+        return sum(_composed(r.name) in paths or self.fold_of(r) is not None for r in records)
+
+
+def _composed(name: str) -> str:
+    """A file's name in the Unicode form NFC: disks spell the same name in other forms."""
+    return unicodedata.normalize("NFC", name)
 
 
 def read_folds(path: Path, records: Sequence[Record]) -> list[int]:
@@ -68,11 +80,11 @@ def read_folds(path: Path, records: Sequence[Record]) -> list[int]:
 
     Refuses the file of another data set or job, and folds that share a patient.
     """
-    folds = {row["path"]: row["fold"] for row in read_rows(path, ("path", "fold"))}
-    missing = [r.name for r in records if not folds.get(r.name, "").isdigit()]
+    folds = {_composed(row["path"]): row["fold"] for row in read_rows(path, ("path", "fold"))}
+    missing = [r.name for r in records if not folds.get(_composed(r.name), "").isdigit()]
     if missing:
         raise UserError(f"{path} gives no fold for {len(missing)} of {len(records)} images, such as {missing[0]}")
-    numbers = [int(folds[r.name]) for r in records]
+    numbers = [int(folds[_composed(r.name)]) for r in records]
     if set(numbers) != set(range(1, max(numbers) + 1)) or max(numbers) < 3:
         raise UserError(f"{path} has the folds {sorted(set(numbers))}; expected 1 to n, n at least 3")
     sets: dict[str, list[Record]] = {}

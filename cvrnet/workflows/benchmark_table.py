@@ -12,7 +12,7 @@ import torch
 
 from cvrnet.errors import UserError
 from cvrnet.figures import plot_comparison, save_figure
-from cvrnet.files import slug, write_csv, write_json, write_text
+from cvrnet.files import slug, write_json, write_sheet, write_text
 from cvrnet.formatting import spread
 from cvrnet.inference import Predictor
 from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
@@ -90,7 +90,7 @@ def collect_benchmark(output: Path) -> dict[str, Any]:
         "models": models,
     }
     rows = benchmark_rows(result)
-    write_csv(output / f"{BENCHMARK}.csv", rows)
+    write_sheet(output / f"{BENCHMARK}.csv", rows)
     write_text(output / f"{BENCHMARK}.md", _markdown(result, rows))
     save_figure(plot_comparison(result, "balanced_accuracy"), output / FIGURES / f"{BENCHMARK}.png")
     write_json(output / f"{BENCHMARK}.json", result)

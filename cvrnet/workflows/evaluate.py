@@ -147,7 +147,7 @@ def evaluate(
     """
     output, callbacks = Path(output), callbacks or Callbacks()
     with open_run_folder(output, KIND, overwrite=overwrite) as place:
-        records = read_records(data, min_classes=1)
+        records = read_records(data, min_classes=1, say=callbacks.say)
         predictor = Predictor.from_pretrained(model, device, amp, folds=folds, any_body_part=any_body_part)
         check_classes((r.label for r in records), predictor.classes)
         answers = predict_records(predictor, records, batch_size=batch_size, progress=callbacks.stage("Predicting"))

@@ -63,6 +63,31 @@ def test_one_source_is_no_independent_source():
     assert "independent source: none" in finding.sentence
 
 
+@pytest.mark.parametrize(
+    ("sizes", "severe"),
+    [
+        ([5, *[1] * 30], True),  # 5 of 35
+        ([4, *[1] * 20], False),  # a tenth, but few
+        ([5, *[1] * 45], False),  # exactly a tenth
+        ([25] * 4, False),  # four volumes
+        ([12, *[4] * 15], True),
+        ([11, *[4] * 15], False),  # not three times as many as usual
+        ([10], True),
+        ([20, 20, *[1] * 40], True),
+    ],
+)
+def test_a_patient_of_very_many_images(sizes, severe):
+    ids = [str(patient + 1) for patient, size in enumerate(sizes) for _ in range(size)]
+    found = [
+        f for f in patient_findings([record(i, patient=p) for i, p in enumerate(ids)]) if f.code == "patient-share"
+    ]
+    assert [f.severity for f in found] == ["severe"] * severe
+    if severe:
+        largest = [row["images"] for row in found[0].figures["table"]]
+        assert largest == sizes[: len(largest)]
+        assert len(found[0].files) == sum(largest)
+
+
 def test_patients_shared_and_missing():
     records = [
         record(0, "NOR", "a", "p1", "train"),

@@ -341,8 +341,14 @@ def test_patient_and_source_are_pseudonyms_of_the_tags(tmp_path, monkeypatch):
 def test_a_manifest_has_the_word_and_splits_are_checked(tmp_path):
     records = read_records(labelled(tmp_path))
     manifest = tmp_path / "manifest.csv"
+    manifest.write_text("path,label,patient_id\nA/IM0001,A,mine\nB/1.dcm,B,\nA/2.dcm,A,\nB/3.dcm,B,mine\n")
+    said: list[str] = []
+    found = [r.patient_id for r in read_records(manifest, say=said.append)]
+    assert found == [pseudonym("1", "p"), pseudonym("1", "p"), pseudonym("2", "p"), pseudonym("1", "p")]
+    assert said == ["2 of 4 images have a patient_id: DICOM's PatientID names the patients"]
     manifest.write_text("path,label,patient_id,split\nA/IM0001,A,mine,train\nB/1.dcm,B,,test\nA/2.dcm,A,,train\n")
-    assert [r.patient_id for r in read_records(manifest)] == ["mine", pseudonym("1", "p"), pseudonym("2", "p")]
+    with pytest.raises(ValueError, match="in two splits"):
+        read_records(manifest)
     manifest.write_text("path,label,split\nA/IM0001,A,train\nB/1.dcm,B,test\n")
     with pytest.raises(ValueError, match="in two splits"):
         read_records(manifest)

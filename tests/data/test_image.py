@@ -18,6 +18,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 from cvrnet.data import ImageError, read_image
 from cvrnet.data.image import PICTURE_SUFFIXES
 from cvrnet.errors import UserError
+from cvrnet.text import printable
 from tests.support.privileges import permissions_hold
 
 GREY = (np.add.outer(np.arange(40), 2 * np.arange(60)) + np.eye(40, 60) * 90).astype(np.uint8)
@@ -43,7 +44,7 @@ def refused(path, mode: str = "L") -> str:
     """The reason of the ImageError, whose text must be one line."""
     with pytest.raises(ImageError) as error:
         read_image(path, mode)
-    assert str(error.value) == f"{path}: {error.value.reason}"
+    assert str(error.value) == f"{printable(str(path))}: {error.value.reason}"
     assert "\n" not in str(error.value)
     assert isinstance(error.value, UserError)
     return error.value.reason

@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cvrnet.data import DataError, Record, class_names, read_records, scan_records, write_manifest
+from cvrnet.data.cells import clean
+from cvrnet.data.patients import patient_ids
 from cvrnet.errors import UserError
 from tests.support.privileges import permissions_hold
 
@@ -73,10 +77,17 @@ def test_relative_paths_are_made_absolute(tmp_path, monkeypatch):
         (["A/1.png"], [], ["only 1 class (A): at least 2 are needed"]),
         (["A/1.png"], ["B"], ["B: empty class folder (no .png", "only 1 class (A): at least 2 are needed"]),
         (["A/1.png", "B/2.png", "3.png", "4.png"], [], ["images outside the class folders: 3.png and 1 more"]),
+        (["train/A/1.png", "test/A/2.png"], [], ["only 1 class (A): at least 2 are needed"]),
         (
-            ["train/A/1.png", "test/A/2.png"],
+            ["train/A/1.png", "Test/B/2.png", "C/3.png"],
             [],
-            ["test is not a class: a", "train is not a class: a"],
+            ["C lies beside the splits Test, train: expected the class folders in these"],
+        ),
+        (["train/A/1.png", "test/B/2.png", "val/3.png"], [], ["images outside the class folders: val/3.png"]),
+        (
+            ["A/1.png", "COVID/2.png", "covid/3.png"],
+            [],
+            ["labels that differ only in case or blanks: 'COVID' (1, first"],
         ),
         ([], [], ["no images"]),
     ],
@@ -113,7 +124,7 @@ def test_a_folder_that_may_not_be_read(tmp_path):
 def test_a_file_name_that_is_no_text(tmp_path):
     touch(tmp_path, "A/1.png", "B/2.png")
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/B/\xff.png")).write_bytes(b"x")
-    assert problems_of(tmp_path) == ["B/\udcff.png: the file name is not Unicode text"]
+    assert problems_of(tmp_path) == ["B/\\udcff.png: the file name is not Unicode text"]
 
 
 def test_a_manifest_with_everything(tmp_path):
@@ -167,8 +178,8 @@ def test_a_manifest_with_everything(tmp_path):
         ("a.png,NOR,,,\n,CVP,,,\n,CVP,,,\n", ["3: empty path", "4: empty path"]),
         ("a.png,NOR,p,train,\nb.png,NOR,q,test,\nc.png,CVP,p,test,\n",
          ["4: c.png: patient p in two splits: test, and train in line 2"]),
-        ("a.png,NOR,p,train,\nb.png,NOR,p,training,\nc.png,CVP,p,,\n",
-         ["3: b.png: unknown split 'training': expected train, val or test"]),
+        ("a.png,NOR,p,train,\nb.png,NOR,p,trainer,\nc.png,CVP,p,,\n",
+         ["3: b.png: unknown split 'trainer': expected train, val or test"]),
         ("a.png,NOR,,,m.png\nb.png,CVP,,,../m.png\n",
          ["2: a.png: lung_mask not found: m.png", "3: b.png: lung_mask outside the data folder: ../m.png"]),
         ("a.png,NOR,,,\nb.png,CVP,,,,more,cells\n", ["3: b.png: the row has 7 cells, the header 5"]),
@@ -192,13 +203,13 @@ def test_what_is_wrong_with_a_row(tmp_path, rows, expected):
         (b"\xef\xbb\xbf", "the manifest is empty"),
         (b"path,label\n", "the manifest has no rows"),
         (b"path,label\n,\n\n", "the manifest has no rows"),
-        (b"path;label\na.png;NOR\n", "required column missing: path, label (found: 'path;label')"),
+        (b"path|label\na.png|NOR\n", "required column missing: path, label (found: 'path|label')"),
         (b"path,Label\na.png,NOR\n", "required column missing: label (found: 'path, Label')"),
         (b"path,label,label\na.png,NOR,CVP\n", "a column is named twice: 'path, label, label'"),
         (b"path,label\na.png,NOR\n", "only 1 class (NOR): at least 2 are needed"),
         (b"\x89PNG\r\n\x1a\n\0\0", "not readable as a CSV file in UTF-8: "),
         (b"path,label\na.png,N\xd6R\n", "not readable as a CSV file in UTF-8: "),
-        ("path,label\na.png,NOR\n".encode("utf-16"), "not readable as a CSV file in UTF-8: "),
+        ("path,label\na.png,NOR\n".encode("utf-16-le"), "required column missing: path, label (found: "),
         (b'path,label\n"a.png,NOR\n', "not readable as a CSV file in UTF-8: unexpected end of data"),
         (b"path,label\n" + b"x" * 200_000 + b",NOR\n", "not readable as a CSV file in UTF-8: field larger than"),
     ],
@@ -290,8 +301,8 @@ def test_a_written_manifest_is_read_as_it_was(tmp_path_factory, data):
                 root / name,
                 name,
                 label="AB"[index % 2],
-                source=data.draw(texts | st.just("")),
-                patient_id=data.draw(texts | st.just("")),
+                source=data.draw(texts.map(clean) | st.just("")),
+                patient_id=data.draw(texts.map(lambda text: patient_ids([text])[0]) | st.just("")),
                 lung_mask=data.draw(st.sampled_from([None, root / '0 "ü",.png'])),
                 metadata={"finding": data.draw(texts)},
                 where=f"manifest.csv:{index + 2}",
@@ -326,3 +337,121 @@ def test_real_manifest(cxr):
     assert sum(record.lesion_mask is not None for record in records) == 90
     assert len({record.patient_id for record in records}) == 1016
     assert all(record.metadata["finding"] for record in records)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("empty", ["", "   "])
+def test_what_excel_writes(tmp_path, encoding, delimiter, empty):
+    touch(tmp_path, "a.png", "é.png")
+    lines = [["path", "label", empty, ""], ["a.png", "NOR", "", ""], ["é.png", "CVP", "", empty], ["", "", "", ""]]
+    text = "\r\n".join(delimiter.join(line) for line in lines)
+    records = read_records(manifest(tmp_path, text, encoding))
+    assert [(r.name, r.label, dict(r.metadata)) for r in records] == [("a.png", "NOR", {}), ("é.png", "CVP", {})]
+
+
+def test_a_column_without_a_name(tmp_path):
+    touch(tmp_path, "a.png", "b.png")
+    index = manifest(tmp_path, ",path,label\n0,a.png,NOR\n1,b.png,CVP\n")  # as pandas writes its index
+    assert [r.label for r in read_records(index)] == ["NOR", "CVP"]
+    loose = manifest(tmp_path, "path,label,,\na.png,NOR,,\nb.png,Pneumonia, viral,\n")
+    assert problems_of(loose, min_classes=1) == ["manifest.csv:3: b.png: a cell in a column without a name: 'viral'"]
+
+
+@pytest.mark.parametrize(
+    ("header", "hint"),
+    [
+        (
+            "Image Index,Finding Labels,Follow-up #,Patient ID,View Position",
+            "'Image Index' is path, 'Finding Labels' is label, 'Patient ID' is patient_id, 'View Position' is view",
+        ),
+        ("Path,Sex,No Finding,Edema", "'Path' is path"),
+        ("filename,class", "'filename' is path, 'class' is label"),
+        ("path,Label", "'Label' is label"),
+        ("a,b", ""),
+    ],
+)
+def test_other_data_sets_columns_get_a_hint(tmp_path, header, hint):
+    (problem,) = problems_of(manifest(tmp_path, f"{header}\nx,y\n"))
+    assert "required column missing" in problem
+    assert problem.partition("; perhaps ")[2] == (f"{hint}: rename them" if hint else "")
+
+
+@pytest.mark.parametrize(
+    ("label", "problem"),
+    [
+        ("", "empty label"),
+        *((text, f"label '{text}' is no class") for text in ("nan", "None", "NaN", "NULL", "N/A", "#N/A")),
+        ("A|B", "label 'A|B' names several classes"),
+        ("A\x1b[2JB", "label 'A\\x1b[2JB' has a character that is not text"),
+    ],
+)
+def test_what_is_no_label(tmp_path, label, problem):
+    touch(tmp_path, "a.png", "b.png", "c.png")
+    file = manifest(tmp_path, f"path,label\na.png,NOR\nb.png,{label}\nc.png,CVP\n")
+    (found,) = problems_of(file)
+    assert found.startswith(f"manifest.csv:3: b.png: {problem}")
+    assert [r.label for r in read_records(file, labelled=False)][1] in ("", "A|B", "A\x1b[2JB")
+
+
+def test_labels_are_normalised(tmp_path):
+    touch(tmp_path, "a.png", "b.png", "c.png")
+    file = manifest(tmp_path, "path,label\na.png, Ne\u0301ant\nb.png,N\u00e9ant\u00a0\nc.png,\u200bCVP\n")
+    assert [r.label for r in read_records(file)] == ["N\u00e9ant", "N\u00e9ant", "CVP"]
+
+
+@pytest.mark.parametrize("other", ["covid", "Covid", "CO VID", "CO\u200bVID", "ＣＯＶＩＤ"])
+def test_labels_that_look_alike_are_refused(tmp_path, other):
+    touch(tmp_path, "a.png", "b.png", "c.png")
+    (problem,) = problems_of(manifest(tmp_path, f"path,label\na.png,COVID\nb.png,{other}\nc.png,CVP\n"))
+    assert "labels that differ only in case or blanks" in problem
+    assert "manifest.csv:2" in problem
+    assert "manifest.csv:3" in problem
+    assert problem.endswith("spell them in one way")
+
+
+@pytest.mark.parametrize(("disk", "listed"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_a_file_in_another_unicode_form_is_found(tmp_path, disk, listed):
+    names = ["Müller/é.png", "Müller/ñ.png"]
+    touch(tmp_path, *(unicodedata.normalize(disk, name) for name in names))
+    rows = [unicodedata.normalize(listed, name) for name in names]
+    file = manifest(tmp_path, f"path,label,lung_mask\n{rows[0]},A,{rows[1]}\n{rows[1]},B,\nMüller/nö.png,B,\n")
+    records, problems = scan_records(file)
+    assert [r.name for r in records] == rows
+    assert [r.path.is_file() for r in records] == [True, True]
+    assert records[0].lung_mask == records[1].path
+    assert problems == ["manifest.csv:4: Müller/nö.png: file not found"]
+
+
+def test_one_file_under_two_spellings_is_a_duplicate(tmp_path):
+    touch(tmp_path, "e\u0301.png", "b.png")
+    file = manifest(tmp_path, "path,label\ne\u0301.png,A\n\u00e9.png,A\nb.png,B\n")
+    assert problems_of(file) == ["manifest.csv:3: \u00e9.png: duplicate path (also in line 2)"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs FIFOs")
+def test_what_cannot_be_a_file_is_told_with_its_row(tmp_path):
+    touch(tmp_path, "a.png", "b.png")
+    os.mkfifo(tmp_path / "fifo.png")
+    (tmp_path / "folder.png").mkdir()
+    long = "x" * 300 + ".png"
+    rows = f"a.png,A\nb.png,B\nfifo.png,A\nfolder.png,A\n{long},A\n" + "\0.png,A\n" * (sys.version_info > (3, 11))
+    problems = problems_of(manifest(tmp_path, "path,label\n" + rows))
+    assert problems[:3] == [
+        "manifest.csv:4: fifo.png: not a regular file",
+        "manifest.csv:5: folder.png: not a regular file",
+        f"manifest.csv:6: {long}: File name too long",
+    ]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs FIFOs")
+def test_a_manifest_that_is_no_regular_file(tmp_path):
+    os.mkfifo(tmp_path / "m.csv")
+    for path in (tmp_path / "m.csv", Path("/dev/zero")):
+        assert problems_of(path) == [f"{path}: a FIFO, socket or device; expected a regular file"]
+
+
+def test_a_problem_is_one_line_whatever_the_cell(tmp_path):
+    touch(tmp_path, "a.png", "b.png")
+    file = manifest(tmp_path, 'path,label,lung_mask\na.png,A,"m\n\x1b.png"\nb.png,B,\n')
+    assert problems_of(file, min_classes=1) == [r"manifest.csv:3: a.png: lung_mask not found: m\n\x1b.png"]

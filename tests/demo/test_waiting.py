@@ -207,6 +207,21 @@ def test_questions_that_no_page_asks(visit: tuple[httpx.Client, Waiting], capfd:
     assert "Traceback" not in out + err
 
 
+def test_a_visitor_who_leaves_takes_everything_along(visit: tuple[httpx.Client, Waiting]) -> None:
+    client, waiting = visit
+    before = waiting.bytes
+    for _ in range(5):
+        assert ask(client, "leaver").status_code == 200
+    with client.stream("GET", "/gradio_api/queue/data", params={"session_hash": "leaver"}) as stream:
+        next(stream.iter_lines())
+    until(lambda: waiting.bytes <= before)  # half a minute, in which nothing expires
+
+
+def test_a_question_without_its_length_is_refused(visit: tuple[httpx.Client, Waiting]) -> None:
+    client, _ = visit
+    assert client.post("/gradio_api/queue/join", content=iter([question(b"1")])).status_code == 411
+
+
 def test_headers_have_a_limit(visit: tuple[httpx.Client, Waiting]) -> None:
     client, _ = visit
     with socket.create_connection((client.base_url.host, client.base_url.port)) as large:

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cvrnet.files import atomic_write, write_csv, write_json, write_text
+from cvrnet.files import atomic_write, open_regular, write_csv, write_json, write_sheet, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -194,3 +195,39 @@ def test_write_csv_refuses_unknown_keys_and_keeps_the_old_file(tmp_path):
         write_csv(tmp_path / "a.csv", [{"path": 1}, {"path": 2, "extra": 3}])
     assert (tmp_path / "a.csv").read_text() == "old"
     assert names(tmp_path) == ["a.csv"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs FIFOs")
+def test_only_regular_files_are_opened(tmp_path):
+    (tmp_path / "file").write_bytes(b"content")
+    (tmp_path / "link").symlink_to("file")
+    for name in ("file", "link"):
+        with open_regular(tmp_path / name) as file:
+            assert file.read() == b"content"
+    os.mkfifo(tmp_path / "fifo")  # nobody writes to it: open() would wait for ever
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(os.path.relpath(tmp_path / "socket"))  # relative: a socket's path may have 100 bytes
+    for path in (tmp_path / "fifo", tmp_path / "socket", "/dev/zero", "/dev/null"):
+        with pytest.raises(OSError, match="expected a regular file"):
+            open_regular(path)
+    with pytest.raises(IsADirectoryError):
+        open_regular(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        open_regular(tmp_path / "none")
+
+
+def test_a_name_that_is_no_text_is_written(tmp_path):
+    name = os.fsdecode(b"\xff.png")
+    write_json(tmp_path / "a.json", {"path": name})
+    assert json.loads((tmp_path / "a.json").read_text("utf-8")) == {"path": name}
+    for write in (write_csv, write_sheet):
+        write(tmp_path / "a.csv", [{"path": name, "label": "é"}])
+        assert (tmp_path / "a.csv").read_text("utf-8") == "path,label\n\\udcff.png,é\n"
+
+
+def test_only_sheets_are_guarded(tmp_path):
+    rows = [{"=path": "@a\x1b", "auc": -0.5}]
+    write_csv(tmp_path / "a.csv", rows)
+    assert (tmp_path / "a.csv").read_text() == "=path,auc\n@a\x1b,-0.5\n"
+    write_sheet(tmp_path / "a.csv", rows)
+    assert (tmp_path / "a.csv").read_text() == "'=path,auc\n'@a\\x1b,-0.5\n"

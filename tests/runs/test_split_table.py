@@ -48,3 +48,21 @@ def test_a_damaged_table_is_named(tmp_path):
     (tmp_path / "split.csv").write_text("path,label\nx,NOR\n")
     with pytest.raises(UserError, match=r"split\.csv is damaged: it has no column source, patient_id, fold"):
         SplitTable.read(tmp_path / "split.csv")
+
+
+def test_a_table_of_an_older_version_has_the_same_patients(tmp_path):
+    write_csv(tmp_path / "split.csv", [{**split_row(record("x"), 1), "patient_id": p} for p in ("12.0", "nan", "3")])
+    table = SplitTable.read(tmp_path / "split.csv")
+    assert table.fold_of(record("new", patient="12")) == "1"
+    assert table.fold_of(record("new", patient="nan")) is None
+
+
+def test_other_rows_keep_their_patients_when_folds_are_left_out():
+    table = SplitTable([split_row(record("x", patient="0"), "1"), split_row(record("y", patient="1"), "2")])
+    assert table.without({"2"}).fold_of(record("new", patient="0")) == "1"
+
+
+def test_an_image_has_one_name_in_every_unicode_form():
+    table = SplitTable([split_row(record("e\u0301.png"), "1")])
+    assert table.fold_of(record("\u00e9.png")) == "1"
+    assert table.count([record("\u00e9.png", label="CVP")]) == 1

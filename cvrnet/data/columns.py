@@ -1,0 +1,44 @@
+"""Check a manifest's header; where a column is missing, say which of the others may be meant."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+# Parts of other data sets' column names, in the order in which they are looked for.
+_MEANT = {
+    "path": r"path|filename|image ?index|dicom ?id|image|img|file",
+    "label": r"label|class|(?<!no )finding|diagnos|target|categor|condition",
+    "source": r"source|hospital|institution|site|dataset|collection",
+    "patient_id": r"(patient|subject|person|case) ?_?(id|number|no)|pid$",
+    "split": r"split|subset|partition|fold",
+    "view": r"view|projection|ap ?/ ?pa",
+}
+
+
+def header_problem(header: Sequence[str], labelled: bool, columns: Sequence[str]) -> str:
+    """Why a header is none of a manifest, ``""`` if it is one; ``columns`` are a manifest's, path and label first."""
+    if not header:
+        return "the manifest is empty"
+    text = ", ".join(header)
+    short = repr(f"{text[:80]}…" if len(text) > 80 else text)
+    missing = [column for column in columns[: 2 if labelled else 1] if column not in header]
+    if missing:
+        return f"required column missing: {', '.join(missing)} (found: {short}){_hint(header, columns, missing)}"
+    return f"a column is named twice: {short}" if len(set(header)) < len(header) else ""
+
+
+def _hint(header: Sequence[str], columns: Sequence[str], missing: Sequence[str]) -> str:
+    """Which columns may be those that are missing; the optional ones too, since all have to be renamed."""
+    free = [name for name in header if name not in columns]
+    meant: dict[str, str] = {}
+    for column in (name for name in columns if name not in header):
+        pattern = _MEANT.get(column, column)
+        for part in pattern.split("|") if column == "path" else [pattern]:
+            found = next((name for name in free if re.search(part, name.lower().replace("_", " "))), None)
+            if found and column not in meant:
+                meant[column] = found
+                free.remove(found)
+    if not any(column in missing for column in meant):
+        return ""
+    return f"; perhaps {', '.join(f'{name!r} is {column}' for column, name in meant.items())}: rename them"

@@ -1,0 +1,42 @@
+"""Find a file that a manifest names, also where the disk spells its name in another Unicode form."""
+
+from __future__ import annotations
+
+import os
+import stat
+import unicodedata
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+
+Listings = dict[Path, dict[str, str]]  #: of a folder: names in Unicode's composed form -> names on the disk
+
+
+def locate(root: Path, name: str, listings: Listings) -> tuple[Path, str]:
+    """The file below a folder, and why it cannot be read; ``""`` if it can.
+
+    macOS takes accented letters apart (NFD), so that a file copied from there may have another name than its manifest.
+    ``listings`` keeps what is on the disk from one call to the next.
+    """
+    path = root / name
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        found = None if name.isascii() else _in_other_form(root, name, listings)
+        return (path, "file not found") if found is None else (found, "")
+    except OSError as error:  # such as a name that is too long
+        return path, error.strerror or str(error)
+    return path, "" if stat.S_ISREG(mode) else "not a regular file"
+
+
+def _in_other_form(root: Path, name: str, listings: Listings) -> Path | None:
+    path = root
+    for part in PurePosixPath(name).parts:
+        if path not in listings:
+            listings[path] = {}
+            with suppress(OSError):
+                listings[path] = {unicodedata.normalize("NFC", entry): entry for entry in os.listdir(path)}
+        entry = listings[path].get(unicodedata.normalize("NFC", part))
+        if entry is None:
+            return None
+        path /= entry
+    return path if path.is_file() else None

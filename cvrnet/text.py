@@ -1,0 +1,32 @@
+"""File names, labels and other text from elsewhere, as a terminal or a spreadsheet can show it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+# Control characters, line separators, characters that turn the direction of writing, and bytes that are not text.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_FORMULA = "=+-@＝＋－＠"  # what makes a spreadsheet calculate a cell
+_NUMBER = re.compile(r"[-+][\d\s.,%eE±+-]*")
+
+
+def printable(text: str) -> str:
+    r"""The text in one line, with an escape such as ``\x1b`` for each character that could steer a terminal.
+
+    >>> print(printable("a\x1b[2J\n\udcff é.png"))
+    a\x1b[2J\n\udcff é.png
+    """
+    return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def sheet_cell(value: Any) -> Any:
+    r"""A cell that a spreadsheet shows and does not calculate: printable, and with ``'`` before a formula.
+
+    >>> print(*map(sheet_cell, ["=1+1", "-lung", "-0.5 ± 0.1", "-", -0.5, "a\tb"]), sep="  ")
+    '=1+1  '-lung  -0.5 ± 0.1  -  -0.5  a\tb
+    """
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return f"'{text}" if text.startswith(tuple(_FORMULA)) and not _NUMBER.fullmatch(text) else text
