@@ -123,14 +123,21 @@ class CVRNet(nn.Module):
         self.num_features = sum(self.widths)
         self.drop_rate = drop_rate
         self.grad_checkpointing = False
-        self.head = MultiScaleAveragingHead(
-            self.widths, num_classes, hidden_sizes, act_layer, drop_rate, device, dtype, average
-        )
-        self.head_hidden_size = self.head.num_features
+        self._head_options = {"act_layer": act_layer, "drop_rate": drop_rate, "average": average}
+        self._hidden_sizes = tuple(hidden_sizes)
+        self._make_head(placement)
         # timm's load_pretrained reads these names (get_model_traits), and adapts the weights to other image channels.
         self._traits = {
             "first_conv": tuple(f"encoders.{i}.{conv}" for i, e in enumerate(built) for conv in e.first_conv)
         }
+
+    @torch.jit.ignore
+    def _make_head(self, placement: dict[str, Any]) -> None:
+        """Make a new head; for unpooled features one without parameters, since idle ones would stop DDP."""
+        sizes = self._hidden_sizes if self.global_pool else ()
+        options = {**self._head_options, **placement}
+        self.head = MultiScaleAveragingHead(self.widths, self.num_classes, sizes, **options).train(self.training)
+        self.head_hidden_size = self.head.num_features
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -154,13 +161,19 @@ class CVRNet(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifiers by new ones; 0 removes them, with ``global_pool=""`` also pooling and dense layers.
 
-        Without ``global_pool`` the pooling stays as it is, except that new classifiers restore it.
+        Without ``global_pool`` the pooling stays as it is, except that new classifiers restore it, with new dense
+        layers.
         """
         if global_pool is None:
             global_pool = "avg" if num_classes else self.global_pool
-        self.global_pool = _check_global_pool(global_pool, num_classes)
-        self.head.reset(num_classes)
+        check_num_classes(num_classes)
+        before, self.global_pool = self.global_pool, _check_global_pool(global_pool, num_classes)
         self.num_classes = num_classes
+        if before == self.global_pool:
+            self.head.reset(num_classes)
+        else:
+            like = next(self.encoders.parameters())
+            self._make_head({"device": like.device, "dtype": like.dtype})
 
     def forward_maps(self, x: Tensor) -> list[Tensor]:
         """The feature maps of all encoders, one encoder after the other (v1 Fig. 2: E13, E14, E15, E23, E24, E25).

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -44,7 +45,9 @@ def write_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], style:
 
 
 def _json(row: Mapping[str, Any], columns: Sequence[str]) -> str:
-    return json.dumps({c: row[c] for c in columns})  # in ASCII: a terminal shows it, whatever its encoding
+    """A row as strict JSON, which has no NaN and no infinity: they become null."""
+    values = {c: None if isinstance(row[c], float) and not math.isfinite(row[c]) else row[c] for c in columns}
+    return json.dumps(values, allow_nan=False)  # in ASCII: a terminal shows it, whatever its encoding
 
 
 def _write_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], file: TextIO) -> None:

@@ -102,6 +102,9 @@ class Examination:
         batch, self._waiting[models] = self._waiting[models][:BATCH], self._waiting[models][BATCH:]
         images = to_batch([image for _, _, image in batch])
         table = np.mean([self.models[i].probabilities(images) for i in models], axis=0)
+        for (_, name, _), row in zip(batch, table, strict=True):
+            if not np.isfinite(row).all():
+                raise UserError(f"{name}: {self.models[models[0]].overflow}")
         self._probabilities |= {(view, name): row for (view, name, _), row in zip(batch, table, strict=True)}
 
 

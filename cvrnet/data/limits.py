@@ -14,6 +14,9 @@ MAX_PIXELS = 36_000_000
 """Larger images are refused. The largest radiographs have about 30 million pixels, and some formats take 25 bytes of
 memory for each while they are decoded."""
 
+MAX_INPUT_PIXELS = 2048 * 2048
+"""A model's input is not larger: at 2048 x 2048, the default batch of 8 images takes a CVR-Net many gigabytes."""
+
 MAX_SIDE = 65_535  #: pixels; most formats can declare no more
 
 MAX_SCANS = 100  #: of a JPEG; a progressive one has about ten

@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from cvrnet.data.grey import LATEST, VERSIONS
 from cvrnet.data.image import read_image
+from cvrnet.data.limits import MAX_INPUT_PIXELS
 from cvrnet.errors import UserError
 
 _NOTE = "cvrnet.grey_version="
 """Before the version in a ``pretrained_cfg``'s ``notes``: of its fields, the only one for what timm does not know."""
+_MOST, _EXTREME = MAX_INPUT_PIXELS, 1e6
 
 # timm's names of interpolations are those of Pillow's filters in lower case.
 INTERPOLATIONS = {resampling.name.lower(): resampling for resampling in Image.Resampling}
@@ -36,8 +38,8 @@ def resize_image(image: np.ndarray, size: tuple[int, int], interpolation: str = 
 
 def check_interpolation(name: str) -> Image.Resampling:
     """Pillow's filter for timm's name of an interpolation; UserError for an unknown name."""
-    if name not in INTERPOLATIONS:
-        raise UserError(f"interpolation {name!r} is not known: expected one of {', '.join(INTERPOLATIONS)}")
+    if not isinstance(name, str) or name not in INTERPOLATIONS:
+        raise UserError(f"interpolation {name!r:.80} is not known: expected one of {', '.join(INTERPOLATIONS)}")
     return INTERPOLATIONS[name]
 
 
@@ -58,11 +60,18 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         check_interpolation(self.interpolation)
-        channels = self.input_size[0]
-        if channels not in (1, 3) or min(self.input_size) < 1:
-            raise UserError(f"input size {self.input_size} is not possible: expected 1 or 3 channels, height, width")
-        if not len(self.mean) == len(self.std) == channels or not all(std > 0 for std in self.std):
-            raise UserError(f"mean {self.mean} and std {self.std} do not fit {channels} channels")
+        size = self.input_size
+        if not _are_numbers(size, int, 3) or size[0] not in (1, 3) or min(size) < 1 or size[1] * size[2] > _MOST:
+            raise UserError(
+                f"input size {size!r:.80} is not possible: expected 1 or 3 channels, height and width, "
+                f"and at most {_MOST:,} pixels"
+            )
+        normal = all(_are_numbers(values, (int, float), size[0]) for values in (self.mean, self.std))
+        if not normal or min(self.std) < 1 / _EXTREME:
+            raise UserError(
+                f"mean {self.mean!r:.80} and std {self.std!r:.80} do not fit {size[0]} channels: expected a number for "
+                "each, and std above 0"
+            )
         if self.grey_version not in VERSIONS:
             raise UserError(f"grey_version={self.grey_version!r:.20}; expected one of {', '.join(map(str, VERSIONS))}")
 
@@ -73,9 +82,16 @@ class Preprocessing:
         The cfg must state the model's channels. Those of CVR-Net and of this library's checkpoints do; timm's own state
         three channels even if the model was made with ``in_chans=1``. A cfg without a grey version is of version 1.
         """
-        config = timm.data.resolve_model_data_config(model)
-        size, mean, std = (tuple(config[name]) for name in ("input_size", "mean", "std"))
-        cfg: Any = getattr(model, "pretrained_cfg", None) or {}
+        cfg: Any = model.pretrained_cfg
+        return cls.from_cfg(cfg)
+
+    @classmethod
+    def from_cfg(cls, cfg: Mapping[str, Any]) -> Preprocessing:
+        """The preprocessing in a ``pretrained_cfg``, which may come from anywhere; what it lacks is timm's default."""
+        given = {key: cfg[key] for key in ("input_size", "mean", "std", "interpolation") if cfg.get(key) is not None}
+        config = timm.data.resolve_data_config({"": None}) | given
+        size, mean, std = (config[key] for key in ("input_size", "mean", "std"))
+        size, mean, std = (tuple(each) if isinstance(each, list) else each for each in (size, mean, std))
         versions = [note.removeprefix(_NOTE) for note in _notes(cfg) if note.startswith(_NOTE)]
         stated: Any = versions[-1] if versions else "1"
         return cls(size, mean, std, config["interpolation"], {str(v): v for v in VERSIONS}.get(stated, stated))
@@ -98,6 +114,15 @@ class Preprocessing:
         mean = torch.tensor(self.mean, dtype=torch.float32, device=batch.device).view(-1, 1, 1)
         std = torch.tensor(self.std, dtype=torch.float32, device=batch.device).view(-1, 1, 1)
         return batch.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+
+def _are_numbers(values: Any, kind: Any, count: int) -> bool:
+    """Whether these are `count` numbers of this kind, neither NaN nor huge; truth values are none."""
+    return (
+        isinstance(values, tuple)
+        and len(values) == count
+        and all(isinstance(v, kind) and not isinstance(v, bool) and abs(v) <= _EXTREME for v in values)
+    )
 
 
 def with_grey_version(cfg: Mapping[str, Any], version: int) -> dict[str, Any]:

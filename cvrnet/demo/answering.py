@@ -114,6 +114,8 @@ class Answering:
         predictor = self._predictor
         pixels = predictor.preprocessing.resize(image)
         (prediction,) = predictor.answer([(Path(name), pixels)], heads=predictor.averages_probabilities)
+        if prediction.error:
+            raise UserError(prediction.error)
         targets = [self.classes[k] for k in sorted(prediction.probabilities.argsort()[-MOST_MAPS:])]
         maps = explain_classes(predictor, image, targets, self.parts) if self.parts else {}
         return Answer(name, image, prediction, maps)

@@ -24,7 +24,7 @@ class Explanation:
     """The maps of one image for one class."""
 
     path: Path  #: the image
-    prediction: str = ""  #: the most probable class; "" if the image could not be read
+    prediction: str = ""  #: the most probable class; "" if there is no answer
     target: str = ""  #: the class that the maps explain
     probability: float = float("nan")  #: of that class
     image: NDArray[np.uint8] = field(
@@ -32,7 +32,7 @@ class Explanation:
     )  #: as read, (H, W) or (H, W, 3)
     grids: dict[str, NDArray[np.float32]] = field(default_factory=dict)  #: part to its map (h, w) in 0..1
     refused: dict[str, str] = field(default_factory=dict)  #: part to the sentence that says why it has no map
-    error: str = ""  #: why the image could not be read; "" if it could
+    error: str = ""  #: why there is no answer to the image; "" if there is one
 
     def map(self, part: str = NETWORK, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
         """The map of one part at the image's own size, or another (H, W): float32 in 0..1, maximum 1.
@@ -133,23 +133,26 @@ def _explain_batch(
             images[number] = preprocessing.read(path)
         except ImageError as error:
             done[number] = Explanation(path, error=str(error))
+    answers: dict[int, NDArray[np.float64]] = {}
     if images:
-        x = to_batch([preprocessing.resize(image) for image in images.values()])
-        probabilities = predictor.probabilities(x)
-        predicted = [classes[k] for k in probabilities.argmax(1)]
-        wanted = [batch[number][1] for number in images]
-        targets = [guess if name is None else name for name, guess in zip(wanted, predicted, strict=True)]
-        check_classes(targets, classes)
-        chosen = [classes.index(name) for name in targets]
-        cams = _maps(predictor, x, chosen, parts)
-        for row, (number, image) in enumerate(images.items()):
-            reasons = {part: refusal(cams[part][row], targets[row]) for part in parts}
+        table = predictor.probabilities(to_batch([preprocessing.resize(image) for image in images.values()]))
+        answers = {number: row for number, row in zip(images, table, strict=True) if np.isfinite(row).all()}
+        for number in images.keys() - answers.keys():
+            done[number] = Explanation(batch[number][0], error=f"{batch[number][0]}: {predictor.overflow}")
+    if answers:
+        predicted = {number: classes[int(row.argmax())] for number, row in answers.items()}
+        targets = {number: batch[number][1] or predicted[number] for number in answers}
+        check_classes(targets.values(), classes)
+        chosen = [classes.index(name) for name in targets.values()]
+        cams = _maps(predictor, to_batch([preprocessing.resize(images[number]) for number in answers]), chosen, parts)
+        for row, (number, target) in enumerate(targets.items()):
+            reasons = {part: refusal(cams[part][row], target) for part in parts}
             done[number] = Explanation(
                 batch[number][0],
-                predicted[row],
-                targets[row],
-                float(probabilities[row, chosen[row]]),
-                image,
+                predicted[number],
+                target,
+                float(answers[number][chosen[row]]),
+                images[number],
                 grids={part: cams[part][row].numpy() for part in parts if not reasons[part]},
                 refused={part: reason for part, reason in reasons.items() if reason},
             )

@@ -20,8 +20,15 @@ def log_mean_softmax(logits: list[Tensor]) -> Tensor:
     So ``softmax(z)`` is the papers' prediction and ``cross_entropy(z, y)`` the papers' loss, computed without
     underflow. From n tensors (N, C) it makes one, normalised: ``logsumexp(z) = 0`` for each row.
     """
-    # The copy keeps TorchScript, once a scripted model has trained, from saving tensors for backward in inference_mode.
-    return torch.logsumexp(torch.stack(logits).clone().log_softmax(-1), 0) - math.log(len(logits))
+    return torch.logsumexp(_stack(logits).log_softmax(-1), 0) - math.log(len(logits))
+
+
+def _stack(logits: list[Tensor]) -> Tensor:
+    """As torch.stack; the copy separates what follows from it, which TorchScript would else differentiate as one graph.
+
+    That graph keeps tensors for a gradient even under inference mode, where it fails.
+    """
+    return torch.stack(logits).clone()
 
 
 class FCLBlock(nn.Module):
@@ -167,7 +174,7 @@ class MultiScaleAveragingHead(nn.Module):
 
     def combine(self, logits: list[Tensor]) -> Tensor:
         """The head's logits (N, num_classes) from those of its blocks."""
-        return torch.stack(logits).mean(0) if self.average == "logits" else log_mean_softmax(logits)
+        return _stack(logits).mean(0) if self.average == "logits" else log_mean_softmax(logits)
 
 
 def check_num_classes(num_classes: int) -> None:

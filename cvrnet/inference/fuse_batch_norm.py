@@ -14,6 +14,7 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from cvrnet.cvrnet import CVRNet
+from cvrnet.runs.checkpoint import FUSED
 
 _CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
 _NORMS = (nn.BatchNorm2d, BatchNormAct2d)
@@ -33,6 +34,7 @@ def fuse_batch_norm(model: nn.Module) -> nn.Module:
     for part in model.encoders if isinstance(model, CVRNet) else [model]:
         for convolution, norm in list(_pairs(part)):
             _fold(part, convolution, norm)
+            setattr(model, FUSED, True)
     return model
 
 

@@ -30,17 +30,17 @@ class Prediction:
     """The model's answer to one image."""
 
     path: Path  #: the image
-    label: str  #: the most probable class; "" where the image could not be read
+    label: str  #: the most probable class; "" where there is no answer
     probabilities: NDArray[np.float64]  #: of each class, (C,)
     heads: NDArray[np.float64] | None = None  #: each head's own probabilities, (heads, C), where they were asked for
-    error: str = ""  #: why the image could not be read; "" where it could
+    error: str = ""  #: why there is no answer: the image could not be read, or the numbers overflowed; else ""
     #: Entropy of the probabilities, in nats: how unsure the ensemble is. NaN where it is not defined.
     predictive_entropy: float = math.nan
     #: Of answer and member, in nats: how far the members (folds times heads) disagree; 0 for one fold without heads.
     mutual_information: float = math.nan
 
     def row(self, classes: Sequence[str]) -> dict[str, Any]:
-        """Return a table row: path, prediction, error and, where the image could be read, the numbers.
+        """Return a table row: path, prediction, error and, where there is an answer, the numbers.
 
         The columns are ``prob_CLASS`` for the model's classes and, where there are heads, ``head_1_CLASS`` and so on.
         """
@@ -89,6 +89,8 @@ class Predictor:
         #: The models, in float32: what explanations differentiate.
         self.models: list[Any] = [m.eval().to(self.device).to(memory_format=torch.channels_last) for m in models]
         self.compile = compile
+        cfg: Any = models[0].pretrained_cfg
+        self.name = str(cfg.get("architecture"))  #: of the model, in messages
 
     @classmethod
     def from_pretrained(
@@ -111,12 +113,15 @@ class Predictor:
         """
         if not str(model).lower().endswith(".onnx"):
             models = [fuse_batch_norm(load_checkpoint(folder)) for folder in find_checkpoints(model, folds)]
-            return cls(models, device, dtype, compile, any_body_part)
-        if folds:
+        elif folds:
             raise UserError(f"{model} is one model; only the folds of a run can be chosen")
-        from cvrnet.onnx import load_onnx  # here, since onnx is an extra
+        else:
+            from cvrnet.onnx import load_onnx  # here, since onnx is an extra
 
-        return cls([load_onnx(model, device, dtype)], device, dtype, compile, any_body_part)
+            models = [load_onnx(model, device, dtype)]
+        predictor = cls(models, device, dtype, compile, any_body_part)
+        predictor.name = str(model)
+        return predictor
 
     @property
     def averages_probabilities(self) -> bool:
@@ -163,10 +168,11 @@ class Predictor:
             window: For CTs in DICOM, ``"lung"`` or ``"soft-tissue"`` instead of the files' own.
 
         Yields:
-            One prediction for each file; for a file that cannot be read, one with ``error`` set.
+            One prediction for each file; for a file without an answer, one with ``error`` set.
 
         Raises:
-            UserError: Heads were asked for and the model has none.
+            UserError: Heads were asked for and the model has none; or the model answers no image (see
+                `member_probabilities`).
         """
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size}; expected a whole number from 1")
@@ -178,15 +184,15 @@ class Predictor:
             readable = [(path, image) for path, image in batch if not isinstance(image, str)]
             answers = iter(self.answer(readable, batch_size, heads=heads))
             for path, image in batch:
-                if isinstance(image, str):
-                    yield Prediction(path, "", np.full(len(self.classes), np.nan), error=image)
-                else:
-                    yield next(answers)
+                yield self._failure(path, image) if isinstance(image, str) else next(answers)
 
     def answer(
         self, images: Sequence[tuple[Path, NDArray[np.uint8]]], size: int = 0, *, heads: bool = False
     ) -> list[Prediction]:
-        """Classify images that are read already: names and pixels (H, W, C) of the preprocessing's size."""
+        """Classify images that are read already: names and pixels (H, W, C) of the preprocessing's size.
+
+        An image whose probabilities are not numbers has a prediction with ``error`` set.
+        """
         if not images:
             return []
         by_head = self.member_probabilities(to_batch([image for _, image in images]), size)
@@ -202,8 +208,19 @@ class Predictor:
                 predictive_entropy=float(total[i]),
                 mutual_information=float(disagreement[i]),
             )
+            if np.isfinite(mean[i]).all()
+            else self._failure(path, f"{path}: {self.overflow}")
             for i, (path, _) in enumerate(images)
         ]
+
+    @property
+    def overflow(self) -> str:
+        """Why an image has no answer although the model answers others."""
+        advice = "" if self.precision == "fp32" else "; fp32 (--amp fp32) has a larger range"
+        return f"the answer of {self.name} is not a number (overflow in {self.precision}{advice})"
+
+    def _failure(self, path: Path, error: str) -> Prediction:
+        return Prediction(path, "", np.full(len(self.classes), np.nan), error=error)
 
     def probabilities(self, images: Tensor) -> NDArray[np.float64]:
         """Return the mean probabilities over models and heads: (N, classes), rows summing to one.
@@ -217,25 +234,48 @@ class Predictor:
 
         The images are those of `probabilities`. Models without heads count as having one. With compiled networks, a
         batch of fewer images than `size` is filled up, since a new size would be compiled.
+
+        Every answer passes here. Rows of an image whose numbers overflow are NaN.
+
+        Raises:
+            UserError: The model cannot compute images of this size, or answers no image with numbers: it has NaN or
+                infinity in its weights, mean or std.
         """
         count = len(images)
         if self.compile and count < size:
             images = torch.cat([images, images[-1:].expand(size - count, *images.shape[1:])])
+        probabilities = self._compute(images)
+        if not np.isfinite(probabilities).all() and not np.isfinite(self._compute(torch.full_like(images, 128))).all():
+            reduced = "" if self.precision == "fp32" else f", or they overflow in {self.precision}: try fp32"
+            raise UserError(
+                f"{self.name} answers no image, not even a grey one, with numbers: "
+                f"its weights, mean or std are not finite{reduced}"
+            )
+        return probabilities[:, :, :count]
+
+    def _compute(self, images: Tensor) -> NDArray[np.float64]:
         if self.device.type == "cuda":
             images = images.pin_memory()
         x = self.preprocessing.normalize(images.to(self.device, non_blocking=True))
         x = x.contiguous(memory_format=torch.channels_last)
-        with torch.inference_mode():
-            try:
+        try:
+            with torch.inference_mode():
                 # Cloned, because CUDA graphs write the next answer to the same memory.
                 logits = torch.stack([network(x).clone() for network in self._networks])
-            except RuntimeError as error:
-                if not self.compile:
-                    raise
-                reason = str(error).strip().splitlines()[0]
+        except UserError:
+            raise
+        except Exception as error:  # the network's own code may raise anything
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            if self.compile:
                 raise UserError(f"torch.compile failed ({reason}); expected a C++ compiler, or no compile") from error
+            raise UserError(f"{self.name} cannot compute images of size {tuple(x.shape[1:])}: {reason}") from error
+        if logits.shape[2:] != (len(images), len(self.classes)):
+            raise UserError(
+                f"{self.name} answers {len(images)} images with numbers of shape {tuple(logits.shape[2:])}; "
+                f"expected one for each of its {len(self.classes)} classes"
+            )
         # In float64, so that means over members and entropies add no rounding of their own.
-        return logits[:, :, :count].cpu().double().softmax(-1).numpy()
+        return logits.cpu().double().softmax(-1).numpy()
 
     @cached_property
     def _networks(self) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -161,7 +162,9 @@ def _check(network: PixelNetwork, file: Path, pixels: torch.Tensor) -> float:
         float((a.double().softmax(-1) - b.double().softmax(-1)).abs().max())
         for a, b in zip(expected, found, strict=True)
     )
-    if not worst <= TOLERANCE:  # also refuses NaN
+    if not math.isfinite(worst):
+        raise UserError("the network's answers are not finite on the images of the check; nothing was written")
+    if worst > TOLERANCE:
         raise UserError(
             f"the exported network's probabilities differ from PyTorch's by {worst:.1e}; expected at most "
             f"{TOLERANCE:.0e}; nothing was written"

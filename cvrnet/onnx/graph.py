@@ -6,12 +6,11 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import onnx
 import torch
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from torch import Tensor, nn
 
 from cvrnet.cvrnet import CVRNet
@@ -127,6 +126,7 @@ def describe(proto: onnx.ModelProto, network: PixelNetwork, provenance: dict[str
         "crop_mode": "squash",
     }
     channels, height, width = network.preprocessing.input_size
+    _lower_versions(proto)
     proto.producer_name, proto.producer_version = "cvrnet", version("cvrnet")
     proto.graph.name = str(cfg["architecture"])
     proto.doc_string = NOTE
@@ -141,39 +141,18 @@ def describe(proto: onnx.ModelProto, network: PixelNetwork, provenance: dict[str
     write_metadata(proto, values)
 
 
+def _lower_versions(proto: onnx.ModelProto) -> None:
+    """Declare only the operator sets in use, and the lowest IR version that they allow: older engines refuse others."""
+    used = {node.domain for node in proto.graph.node}
+    opsets = [opset for opset in proto.opset_import if opset.domain in used]
+    del proto.opset_import[:]
+    proto.opset_import.extend(opsets)
+    proto.ir_version = onnx.helper.find_min_ir_version_for(opsets)
+
+
 def write_metadata(proto: onnx.ModelProto, values: Mapping[str, Any]) -> None:
     """Add values to the metadata: texts unchanged, anything else as JSON."""
-    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
+    texts = {
+        key: value if isinstance(value, str) else json.dumps(value, allow_nan=False) for key, value in values.items()
+    }
     onnx.helper.set_model_props(proto, {p.key: p.value for p in proto.metadata_props} | texts)
-
-
-def read_metadata(path: str | Path) -> tuple[dict[str, Any], int]:
-    """Return the ``pretrained_cfg`` in an ONNX file's metadata, and the number of heads in its outputs (0: no CVR-Net).
-
-    The file may come from anywhere: it is refused if it is damaged, if ``cvrnet export`` did not write it, or if the
-    metadata do not fit the graph.
-    """
-    path = Path(path)
-    ours = "expected a file written by `cvrnet export`"
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; {ours}")
-    try:
-        proto = onnx.load(path, load_external_data=False)
-    except (DecodeError, ValueError):
-        proto = onnx.ModelProto()
-    if not proto.graph.output:  # other files can parse, too: every field of a protobuf message is optional
-        raise UserError(f"{path} is not an ONNX file, or is cut short")
-    if any(onnx.external_data_helper.uses_external_data(tensor) for tensor in proto.graph.initializer):
-        raise UserError(f"{path} keeps its weights in other files; {ours}, which contains them")
-    values = (*proto.graph.input, *proto.graph.output)
-    shapes = {value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim] for value in values}
-    try:
-        cfg = json.loads({p.key: p.value for p in proto.metadata_props}["pretrained_cfg"])
-        expected = [int(n) for n in cfg["input_size"]], [len(cfg["label_names"])]
-        str(cfg["architecture"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path} does not state its classes and preprocessing; {ours}") from error
-    if (shapes.get(INPUT, [])[1:], shapes.get(LOGITS, [])[1:]) != expected:
-        raise UserError(f"{path}: its metadata do not fit its graph; {ours}")
-    heads = shapes.get(HEADS, [])
-    return cfg, heads[1] if len(heads) == 3 else 0

@@ -112,6 +112,8 @@ def compare(
             f"expected at least {LEAST}: give more images, or a smaller --calibration-images"
         )
     p, q = np.concatenate(answers, axis=1)
+    if not np.isfinite(q).all():
+        raise UserError("the int8 network's answers are not finite; nothing was written")
     truth = np.array([network.classes.index(label) for label in labels]) if all(labels) else None
     return {
         "images": len(labels),

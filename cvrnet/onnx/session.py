@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from cvrnet.devices import select_device, select_precision
 from cvrnet.errors import UserError
-from cvrnet.onnx.graph import HEADS, INPUT, LOGITS, read_metadata
+from cvrnet.onnx.file_checks import read_metadata
+from cvrnet.onnx.graph import HEADS, INPUT, LOGITS
 
 ENGINES = ("auto", "onnxruntime", "openvino")
 Session = Callable[[np.ndarray, str], np.ndarray]  # pixels, uint8 (N, C, H, W), and an output's name to the output
@@ -22,8 +23,9 @@ Session = Callable[[np.ndarray, str], np.ndarray]  # pixels, uint8 (N, C, H, W),
 class OnnxModel(nn.Module):
     """A network in an ONNX file, with the content of its metadata. It answers as in PyTorch, without gradients."""
 
-    def __init__(self, session: Session, cfg: dict[str, Any], num_heads: int) -> None:
+    def __init__(self, session: Session, cfg: dict[str, Any], num_heads: int, file: str) -> None:
         super().__init__()
+        self._file = file
         channels = cfg["input_size"][0]
         # The graph normalises pixels of 0 to 255 itself: with these two, our preprocessing leaves them as they are.
         self.pretrained_cfg = self.default_cfg = {**cfg, "mean": (0.0,) * channels, "std": (1 / 255,) * channels}
@@ -41,7 +43,11 @@ class OnnxModel(nn.Module):
 
     def _compute(self, x: Tensor, output: str) -> Tensor:
         pixels = x.float().round().clamp(0, 255).to(torch.uint8)
-        return torch.from_numpy(self._session(pixels.cpu().contiguous().numpy(), output)).to(x.device)
+        try:
+            answer = self._session(pixels.cpu().contiguous().numpy(), output)
+        except Exception as error:  # the engines' exceptions have no common base class
+            raise UserError(f"{self._file} cannot compute images of size {tuple(x.shape)}: {_reason(error)}") from error
+        return torch.from_numpy(answer).to(x.device)
 
 
 def load_onnx(path: str | Path, device: str = "auto", dtype: str = "auto", engine: str = "auto") -> OnnxModel:
@@ -71,10 +77,10 @@ def load_onnx(path: str | Path, device: str = "auto", dtype: str = "auto", engin
     if engine == "onnxruntime":
         if dtype not in ("auto", "fp32"):
             raise UserError(f"ONNX Runtime computes in the file's number format, not in {dtype}; expected auto or fp32")
-        return OnnxModel(_open_onnxruntime(Path(path), device), cfg, num_heads)
+        return OnnxModel(_open_onnxruntime(Path(path), device), cfg, num_heads, str(path))
     if device.startswith("cuda"):
         raise UserError(f"OpenVINO does not run on {device!r}; expected auto or cpu")
-    return OnnxModel(_open_openvino(Path(path), precision), cfg, num_heads)
+    return OnnxModel(_open_openvino(Path(path), precision), cfg, num_heads, str(path))
 
 
 def _onnxruntime_has_cuda() -> bool:
@@ -97,12 +103,11 @@ def _open_onnxruntime(path: Path, device: str) -> Session:
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": index}))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # errors only
+    options.log_severity_level = 4  # errors are raised; the log would print them a second time
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions have no common base class
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"ONNX Runtime cannot load {path}: {reason}") from error
+        raise UserError(f"ONNX Runtime cannot load {path}: {_reason(error)}") from error
     return lambda pixels, output: session.run([output], {INPUT: pixels})[0]
 
 
@@ -117,6 +122,12 @@ def _open_openvino(path: Path, precision: str) -> Session:
     try:
         compiled = openvino.Core().compile_model(str(path), "CPU", settings)
     except RuntimeError as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"OpenVINO cannot load {path}: {reason}") from error
+        raise UserError(f"OpenVINO cannot load {path}: {_reason(error)}") from error
     return lambda pixels, output: compiled([pixels])[output].copy()  # OpenVINO reuses its own memory in the next call
+
+
+def _reason(error: Exception) -> str:
+    """The line of an engine's message that says what is wrong: OpenVINO's last, after where it was found."""
+    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith("Exception from")] or lines or [type(error).__name__]
+    return told[-1] if len(told) < len(lines) else told[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 from cvrnet.errors import UserError
 from cvrnet.files import damaged_files, open_regular
 from cvrnet.runs.layout import ORIGIN, RUN
+
+_DIGITS = 40  # of a whole number; Python itself takes minutes for millions of them
 
 
 def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
@@ -30,10 +33,12 @@ def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file; refuses a file that is missing, damaged or holds another value."""
     try:
         with open_regular(path) as file:
-            value = json.loads(file.read().decode())
+            value = parse_json(file.read().decode())
     except FileNotFoundError:
         raise UserError(f"{path.parent} is not a finished run: it has no {path.name}") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} holds no object; expected what cvrnet writes")
@@ -46,3 +51,38 @@ def read_run(folder: Path) -> dict[str, Any]:
     if (folder / ORIGIN).exists():
         run.pop("data", None)
     return run
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text; a ValueError for NaN, names given twice, very long numbers and very deep nesting."""
+    try:
+        return json.loads(
+            text, object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer, parse_float=_real
+        )
+    except RecursionError:
+        raise ValueError("the JSON is nested too deeply") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for name, item in pairs:
+        if name in value:
+            raise ValueError(f"the JSON gives {name!r:.80} twice")
+        value[name] = item
+    return value
+
+
+def _constant(name: str) -> float:
+    raise ValueError(f"the JSON holds {name}, which is no number of JSON")
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _DIGITS:
+        raise ValueError(f"the JSON holds a number of {len(digits):,} digits; expected at most {_DIGITS}")
+    return int(digits)
+
+
+def _real(digits: str) -> float:
+    if not math.isfinite(number := float(digits)):
+        raise ValueError(f"the JSON holds the number {digits:.80}, which is too large")
+    return number

@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from cvrnet.data.grey import LATEST, VERSIONS
-from cvrnet.data.limits import MAX_PIXELS
+from cvrnet.data.limits import MAX_INPUT_PIXELS
 from cvrnet.errors import UserError
 from cvrnet.training.optimizers import create_optimizer
 
 MAX_BATCH, MAX_WORKERS, MAX_SEED = 65_536, 256, 2**32 - 1  # the largest seed of NumPy and scikit-learn
-MAX_SIDE = math.isqrt(MAX_PIXELS)
+MAX_SIDE = math.isqrt(MAX_INPUT_PIXELS)
 
 
 def _whole(low: int, high: float = math.inf) -> Callable[[Any], bool]:

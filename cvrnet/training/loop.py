@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,15 +98,7 @@ def fit(
             train_loss = _train_epoch(config, task, schedule.epoch, *steps, optimizer, scaler, processes, progress)
             processes.share_buffers(task.trained)
             scores = classification_scores(labels, task.validate().mean(0), list(classes))
-            row: dict[str, Any] = {
-                "epoch": schedule.epoch,
-                "lr": optimizer.param_groups[0]["lr"],
-                "train_loss": train_loss,
-                "val_loss": scores["log_loss"],
-                "val_accuracy": scores["accuracy"],
-                "val_f1_macro": scores["macro"]["f1"],
-                "seconds": round(time.perf_counter() - started, 3),
-            }
+            row = _history_row(schedule.epoch, optimizer, train_loss, scores, time.perf_counter() - started)
             quality = row["val_accuracy"] if config.monitor == "val_accuracy" else -row["val_loss"]
             plateau.step(quality)
             row["best"] = int(quality > state.best)
@@ -130,6 +122,21 @@ def fit(
             save_state(folder / STATE, parts, state)
             write_csv(folder / HISTORY, state.history)
     return state
+
+
+def _history_row(
+    epoch: int, optimizer: torch.optim.Optimizer, train_loss: float, scores: Mapping[str, Any], seconds: float
+) -> dict[str, Any]:
+    """The row of history.csv for an epoch, from the scores of the validation images."""
+    return {
+        "epoch": epoch,
+        "lr": optimizer.param_groups[0]["lr"],
+        "train_loss": train_loss,
+        "val_loss": scores["log_loss"],
+        "val_accuracy": scores["accuracy"],
+        "val_f1_macro": scores["macro"]["f1"],
+        "seconds": round(seconds, 3),
+    }
 
 
 def _train_epoch(

@@ -16,6 +16,7 @@ from cvrnet.data.preprocessing import with_grey_version
 from cvrnet.encoders.normalization import for_channels
 from cvrnet.errors import UserError
 from cvrnet.hub_errors import explain
+from cvrnet.runs.checkpoint import load_checkpoint
 from cvrnet.runs.hub_download import hint, hub_checkpoint, is_reference
 from cvrnet.runs.layout import CONFIG
 from cvrnet.runs.read import read_json
@@ -78,6 +79,11 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
         options["img_size"] = config.img_size  # for encoders that are built for one size
     arguments: dict[str, Any] = {"pretrained_cfg": {}}
     origin = f"local-dir:{hub_checkpoint(config.model)}" if is_reference(config.model) else config.model
+    if trained:
+        try:
+            load_checkpoint(origin.removeprefix("local-dir:"))  # validates what may come from anywhere
+        except UserError as error:
+            raise UserError(f"cannot load {config.model}: {error}") from error
     try:
         arguments = timm.models.resolve_model_input_args(origin, {"img_size": config.img_size}, **options)
         name = arguments.pop("model_name")

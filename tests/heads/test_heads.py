@@ -177,6 +177,20 @@ def test_torchscript_gives_the_same(pre_logits: bool) -> None:
     assert torch.equal(torch.jit.script(network)(maps(), pre_logits), network(maps(), pre_logits))
 
 
+@pytest.mark.parametrize("average", ["probabilities", "logits"])
+def test_a_scripted_head_that_was_trained_predicts(average: str) -> None:
+    """As timm's train.py --torchscript does: some steps, then validation under inference mode."""
+    network = head(average=average)
+    scripted = torch.jit.script(network)
+    layers, images = [nn.Linear(3, width) for width in WIDTHS], torch.randn(4, 3)
+    for _ in range(3):
+        scripted([layer(images) for layer in layers]).sum().backward()
+    with torch.inference_mode():
+        inputs = [layer(images) for layer in layers]
+        for _ in range(3):
+            torch.testing.assert_close(scripted(inputs), network(inputs))
+
+
 def test_export_compile_copy_and_pickle_give_the_same() -> None:
     network, expected = head(), head()(maps())
     assert torch.equal(torch.export.export(network, (maps(),)).module()(maps()), expected)

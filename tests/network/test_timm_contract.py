@@ -78,6 +78,26 @@ def test_features_heads_and_classifiers() -> None:
         model.reset_classifier(2, "")
 
 
+def test_features_have_no_idle_parameters() -> None:
+    """Distributed training stops at parameters that no output depends on."""
+    bare = cvrnet.create_model("cvrnet", encoders=SMALL, num_classes=0, global_pool="")
+    features = cvrnet.create_model("cvrnet", encoders=SMALL, features_only=True)
+    torch.stack([m.sum() for m in features(images())]).sum().backward()
+    bare(images()).sum().backward()
+    for model in (bare, features):
+        assert [name for name, p in model.named_parameters() if p.grad is None] == []
+    network = features.model
+    assert isinstance(network, CVRNet)
+    encoders = sum(p.numel() for p in network.encoders.parameters())
+    assert encoders == sum(p.numel() for p in network.parameters())
+    network.to(torch.float64).reset_classifier(4)
+    whole = cvrnet.create_model("cvrnet", encoders=SMALL, num_classes=4)
+    assert network.state_dict().keys() == whole.state_dict().keys()
+    assert {p.dtype for p in network.parameters()} == {torch.float64}
+    assert network.head_hidden_size == whole.head_hidden_size
+    assert network(images().double()).shape == (2, 4)
+
+
 def test_reset_classifier_keeps_device_dtype_mode_and_what_is_frozen() -> None:
     model = small().to("meta", torch.float64).train()
     model.reset_classifier(7)

@@ -135,7 +135,8 @@ def test_a_user_of_onnxruntime_needs_nothing_of_ours(folds, exported, images):
 def test_what_the_file_says_of_itself(folds, exported):
     proto = onnx.load(exported)
     onnx.checker.check_model(proto, full_check=True)
-    assert [o.version for o in proto.opset_import if o.domain == ""] == [18]
+    assert [(o.domain, o.version) for o in proto.opset_import] == [("", 18)]
+    assert proto.ir_version == 8, "the IR of ONNX 1.13, which brought operator set 18 (ONNX's Versioning.md)"
     assert proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param
     assert not [node for node in proto.graph.node if node.op_type == "BatchNormalization"], "batch norm is not folded"
     metadata = {p.key: p.value for p in proto.metadata_props}
@@ -199,7 +200,10 @@ def test_int8(folds, phantoms, tmp_path, images, cli):
     assert report["calibration_images"] == 12
     assert 20 <= report["images"] <= 24
     assert file.stat().st_size < (folds / "fold-1" / "model.safetensors").stat().st_size
-    graph = onnx.load(file).graph
+    proto = onnx.load(file)
+    assert proto.ir_version == 8
+    assert {node.domain for node in proto.graph.node} <= {"", "ai.onnx"}
+    graph = proto.graph
     made = {node.output[0]: node for node in graph.node}
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
     floats = {node.input[1].removeprefix("models.0.") for node in convolutions if node.input[1] not in made}

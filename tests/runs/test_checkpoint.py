@@ -120,8 +120,8 @@ def spoil(folder, change):
         (lambda w, c: c.update(architecture="resnot"), r"Unknown model \(resnot\)"),
         (lambda w, c: c["model_args"].update(encoders=["resnot"]), "unknown encoder 'resnot'"),
         (lambda w, c: c["model_args"].update(colour="red"), "colour"),
-        (lambda w, c: c["pretrained_cfg"].update(mean=[]), r"asks for pixels of mean \[\]"),
-        (lambda w, c: c["pretrained_cfg"].update(std=[0.2, 0, 0.2]), r"standard deviation \[0.2, 0, 0.2\]"),
+        (lambda w, c: c["pretrained_cfg"].update(mean=[]), r"mean \(\) and std \(0\.229, .* do not fit 3 channels"),
+        (lambda w, c: c["pretrained_cfg"].update(std=[0.2, 0, 0.2]), r"std \(0\.2, 0, 0\.2\) do not fit 3 channels"),
         (lambda w, c: c.clear(), "cannot be loaded"),
     ],
     ids=[

@@ -129,6 +129,7 @@ def test_the_papers_and_the_notebooks_protocol():
         ("vflip_p", 1.5),
         ("in_chans", 2),
         ("val_fraction", 1),
+        ("img_size", 2049),
     ],
 )
 def test_impossible_settings_are_named(setting, value):

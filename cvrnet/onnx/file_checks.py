@@ -1,0 +1,117 @@
+"""Check an ONNX file, which may come from anywhere, before an engine reads it; return what it says of itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError, Message
+
+from cvrnet.data import Preprocessing
+from cvrnet.errors import UserError
+from cvrnet.onnx.graph import HEADS, INPUT, LOGITS
+from cvrnet.runs.model_config import check_names
+from cvrnet.runs.read import parse_json
+
+_MOST_BYTES = 2**31  # what protobuf can read
+_MOST_NODES = 20_000  # five folds of a `cvrnet` have 1,650; engines take minutes for more than this
+_OURS = "expected a file written by `cvrnet export`"
+_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+
+
+def read_metadata(path: str | Path) -> tuple[dict[str, Any], int]:
+    """Return the ``pretrained_cfg`` in an ONNX file's metadata, and the number of heads in its outputs (0: no CVR-Net).
+
+    The file is refused if it is damaged, if it holds what ``cvrnet export`` does not write (weights in other files,
+    weights that are not finite, loops and other graphs inside the graph, operators of other makers, more than 20,000
+    nodes), or if its metadata do not fit its graph.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; {_OURS}")
+    if (size := path.stat().st_size) >= _MOST_BYTES:
+        raise UserError(f"{path} has {size:,} bytes; {_OURS}, of less than 2 GiB")
+    try:
+        proto = onnx.load(path, load_external_data=False)
+    except (DecodeError, ValueError):
+        proto = onnx.ModelProto()
+    if not proto.graph.output:  # other files can parse, too: every field of a protobuf message is optional
+        raise UserError(f"{path} is not an ONNX file, or is cut short")
+    if problem := _find_problem(proto):
+        raise UserError(f"{path} {problem}; {_OURS}")
+    try:
+        cfg = parse_json({p.key: p.value for p in proto.metadata_props}["pretrained_cfg"])
+        preprocessing, names, count = Preprocessing.from_cfg(cfg), cfg["label_names"], cfg["num_classes"]
+        if not isinstance(names, list) or not isinstance(cfg["architecture"], str) or not isinstance(count, int):
+            raise ValueError("architecture, label_names or num_classes is of another type")
+        check_names(names, None)
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else f"{error!s:.200}"
+        raise UserError(f"{path} does not state its classes and preprocessing ({reason}); {_OURS}") from error
+    classes, heads = _classes_and_heads(proto.graph, preprocessing)
+    if not 2 <= classes == count == len(names):
+        raise UserError(f"{path}: its metadata do not fit its graph; {_OURS}")
+    return cfg, heads
+
+
+def _find_problem(proto: onnx.ModelProto) -> str:
+    """What the file holds that ``cvrnet export`` does not write; "" if there is nothing."""
+    if len(proto.graph.node) > _MOST_NODES:
+        return f"has a graph of {len(proto.graph.node):,} nodes"
+    if proto.functions or proto.training_info:
+        return "holds functions or a training graph"
+    for message in _messages(proto.graph):
+        if isinstance(message, onnx.GraphProto):
+            return "holds a graph inside its graph (a loop or a branch)"
+        if isinstance(message, onnx.NodeProto) and message.domain not in ("", "ai.onnx"):
+            return f"has an operator of {message.domain!r:.80}"
+        if isinstance(message, onnx.AttributeProto) and any(map(math.isnan, (message.f, *message.floats))):
+            return f"holds NaN in {message.name!r:.80}"
+        if isinstance(message, onnx.TensorProto):
+            if message.external_data or onnx.external_data_helper.uses_external_data(message):
+                return "keeps its weights in other files"
+            if message.data_type in _FLOATS and not _is_finite(message):
+                return f"holds NaN or infinity in {message.name!r:.80}"
+    return ""
+
+
+def _messages(message: Message) -> Iterator[Message]:
+    """All messages inside a message, at every level."""
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in [value] if isinstance(value, Message) else value:
+                yield part
+                yield from _messages(part)
+
+
+def _is_finite(tensor: onnx.TensorProto) -> bool:
+    """False for NaN and for infinity, which only a single number may be: the limit of an operator such as Clip."""
+    try:
+        array = np.asarray(onnx.numpy_helper.to_array(tensor))
+    except (ValueError, TypeError):
+        return True  # values that do not fit the shape: the engine refuses the file
+    return bool(np.isfinite(array).all() or (array.size == 1 and not np.isnan(array).any()))
+
+
+def _classes_and_heads(graph: onnx.GraphProto, preprocessing: Preprocessing) -> tuple[int, int]:
+    """Number of classes and of heads by the types of a graph's inputs and outputs; 0 classes if they do not fit."""
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in weights]
+    shapes = {value.name: _shape(value) for value in (*inputs, *graph.output)}
+    kinds = [value.type.tensor_type.elem_type for value in (*inputs, *graph.output)]
+    expected = [onnx.TensorProto.UINT8, *(onnx.TensorProto.FLOAT for _ in graph.output)]
+    logits, heads = shapes.get(LOGITS, []), shapes.get(HEADS)
+    fits = [value.name for value in inputs] == [INPUT] and kinds == expected
+    fits = fits and shapes[INPUT] == [0, *preprocessing.input_size] and len(logits) == 2 and logits[0] == 0
+    if heads is not None:
+        fits = fits and len(heads) == 3 and heads[0] == 0 and heads[1] > 0 and heads[2] == logits[1]
+    return logits[1] if fits else 0, heads[1] if fits and heads else 0
+
+
+def _shape(value: onnx.ValueInfoProto) -> list[int]:
+    """Number of items along each axis; 0 for any number."""
+    return [axis.dim_value for axis in value.type.tensor_type.shape.dim]

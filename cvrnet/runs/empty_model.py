@@ -1,0 +1,144 @@
+"""A network without memory, on PyTorch's meta device: made within limits, compared with a file, and filled from it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+from cvrnet.errors import UserError
+
+MAX_PARAMETERS = "CVRNET_MAX_PARAMETERS"
+"""Environment variable: the most parameters that a network described by a config.json may have."""
+_PARAMETERS = 2_000_000_000
+_PARTS = 30_000  # modules, parameters and buffers together; no network of timm has a quarter of that
+_PORTION = 16  # tensors
+_REGISTERED = ("_parameters", "_buffers", "_modules")
+
+
+class TooLarge(ValueError):  # noqa: N818
+    """The network that is being made has more parameters or parts than allowed."""
+
+
+@contextmanager
+def limited_size() -> Iterator[None]:
+    """Raise `TooLarge` as soon as the networks that are made in this context have too many parameters or parts.
+
+    They are counted while they are registered, so whatever multiplies them (depths, widths, encoders) ends early.
+    """
+    text = os.environ.get(MAX_PARAMETERS) or str(_PARAMETERS)
+    if not text.isdecimal():
+        raise UserError(f"{MAX_PARAMETERS}={text!r}; expected a whole number of parameters")
+    most, parameters, parts = int(text), 0, 0
+
+    def count(module: nn.Module, name: str, part: Any) -> None:
+        nonlocal parameters, parts
+        parts += 1
+        parameters += part.numel() if isinstance(part, Tensor) else 0
+        if parameters > most:
+            raise TooLarge(f"the network has more than {most:,} parameters; {MAX_PARAMETERS} allows more")
+        if parts > _PARTS:
+            raise TooLarge(f"the network has more than {_PARTS:,} modules and tensors")
+
+    hooks = [
+        torch_module.register_module_parameter_registration_hook(count),
+        torch_module.register_module_buffer_registration_hook(count),
+        torch_module.register_module_module_registration_hook(count),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def create_empty(folder: Path) -> nn.Module | None:
+    """The network that a folder's config.json describes, on the meta device; None if it cannot be made there."""
+    tries: list[dict[str, Any]] = [{"device": "meta"}, {}]
+    for options in tries:
+        try:
+            with limited_size(), torch.device("meta"):
+                return timm.create_model(f"local-dir:{folder}", **options)
+        except TypeError:  # the model may accept no device
+            if not options:
+                raise
+        except RuntimeError as error:
+            if "meta" not in str(error):
+                raise
+            break  # the model computes with its random weights
+    return None
+
+
+def can_be_filled(model: nn.Module) -> bool:
+    """Whether an empty network needs nothing but the tensors of a file: no shared weights, no computed tensors."""
+    tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    if len({id(tensor) for _, tensor in tensors}) < len(tensors):
+        return False  # shared weights, which loading would turn into separate ones
+    saved = model.state_dict().keys()
+    for prefix, module in model.named_modules():
+        computed = [name for name, _ in module.named_buffers(prefix, recurse=False) if name not in saved]
+        loose = any(_holds_tensor(value) for name, value in vars(module).items() if name not in _REGISTERED)
+        if loose or (computed and not hasattr(module, "init_non_persistent_buffers")):
+            return False
+    return True
+
+
+def _holds_tensor(value: object) -> bool:
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else (value,)
+    return any(isinstance(item, Tensor) for item in items)
+
+
+def check_tensors(model: nn.Module, path: Path) -> None:
+    """Raise a ValueError if the file's tensors have other names or shapes than the model's."""
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    with safe_open(path, "pt") as file:
+        found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # no mapping
+    architecture = getattr(model, "pretrained_cfg", {}).get("architecture", type(model).__name__)
+    for name in {**expected, **found}:
+        if name not in found:
+            raise ValueError(f"{path.name} lacks {name}")
+        if name not in expected:
+            raise ValueError(f"{path.name} holds {name}, which {architecture} does not have")
+        if found[name] != expected[name]:
+            raise ValueError(
+                f"{name} has the shape {found[name]} in {path.name}; {architecture} expects {expected[name]}"
+            )
+
+
+def fill(model: nn.Module, path: Path) -> nn.Module:
+    """Allocate memory for a model on the meta device, and fill it with the values in the file."""
+    model.to_empty(device="cpu")
+    module: Any
+    for module in model.modules():
+        if hasattr(module, "init_non_persistent_buffers"):
+            module.init_non_persistent_buffers()  # timm's protocol for what no checkpoint holds
+    state = model.state_dict()
+    names = list(state)
+    with torch.no_grad():
+        for start in range(0, len(names), _PORTION):
+            # The file is mapped into memory. Closing it releases what was read, so no weights are twice in memory.
+            with safe_open(path, "pt") as file:
+                for name in names[start : start + _PORTION]:
+                    state[name].copy_(file.get_tensor(name))
+    return model
+
+
+def find_not_finite(model: nn.Module) -> str:
+    """The name of the first tensor with NaN or infinity, which spoils every answer; "" if there is none.
+
+    A single number may be infinite: the limit of a range.
+    """
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not tensor.is_meta:
+            spoiled = tensor.isnan() if tensor.numel() == 1 else ~tensor.isfinite()
+            if spoiled.any():
+                return name
+    return ""

@@ -1,0 +1,113 @@
+"""The config.json of a model, which may come from anywhere: it is validated before anything is made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from timm.data import CustomDatasetInfo
+
+from cvrnet.data import Preprocessing
+from cvrnet.errors import UserError
+from cvrnet.runs.read import parse_json
+
+_MOST_BYTES = 2**20
+_LARGEST, _LONGEST, _DEEPEST = 65536, 64, 8
+"""Largest number among a model's arguments; most items of a list, and most levels of lists, among them."""
+_MOST_ENCODERS = 8
+_SIZES = ("num_classes", "in_chans")
+_NO_ARCHITECTURE = (
+    *("cache_dir", "checkpoint_path", "device", "dtype", "encoder_weights"),
+    *("feature_cls", "features_only", "out_indices"),
+)
+"""Arguments of ``timm.create_model`` that say where a network is or where its weights are, not what it is."""
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The content of a config.json; a ValueError if it is too large, is not strict JSON, or fits no real network."""
+    if (size := path.stat().st_size) > _MOST_BYTES:
+        raise ValueError(f"{path.name} has {size:,} bytes; expected at most {_MOST_BYTES:,}")
+    try:
+        config = parse_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path.name} cannot be read: {error}") from error
+    try:
+        _check(config)
+    except ValueError as error:
+        raise ValueError(f"{path.name} {error}") from error
+    return dict(config)
+
+
+def _check(config: Any) -> None:
+    if not isinstance(config, Mapping) or not isinstance(config.get("architecture"), str):
+        raise ValueError("names no architecture")
+    cfg, arguments = config.get("pretrained_cfg", config), config.get("model_args", {})
+    if not isinstance(cfg, Mapping) or not isinstance(arguments, Mapping):
+        raise ValueError("does not describe a model")
+    for name in arguments:
+        if name in _NO_ARCHITECTURE or name.startswith("pretrained"):
+            raise ValueError(f"has {name!r:.80} among the model's arguments, which is not part of an architecture")
+    for size in _numbers([config.get("num_classes", 0), arguments]):
+        if not abs(size) <= _LARGEST:
+            raise ValueError(f"asks for a size of {size:g}; expected at most {_LARGEST:,}")
+    for name, value in [("num_classes", config.get("num_classes", 0)), *arguments.items()]:
+        if name in _SIZES and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+            raise ValueError(f"has {name}={value!r:.80}; expected a whole number")
+    encoders = arguments.get("encoders", ())
+    if isinstance(encoders, list) and len(encoders) > _MOST_ENCODERS:
+        raise ValueError(f"asks for {len(encoders)} encoders; expected at most {_MOST_ENCODERS}")
+    try:
+        Preprocessing.from_cfg(cfg)
+    except UserError as error:
+        raise ValueError(f"asks for images that are not possible: {error}") from error
+    check_names(config.get("label_names", cfg.get("label_names", cfg.get("labels"))), config.get("num_classes"))
+
+
+def check_names(names: Any, count: int | None) -> None:
+    """A ValueError for class names that are no texts, are named twice, or are more or less than the model's classes.
+
+    Names are a list, or timm's dictionary from a class's number to its name, which may have gaps.
+    """
+    if not names:
+        return
+    try:
+        labels = CustomDatasetInfo(names)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"has label_names={names!r:.80}; expected texts, or numbers with texts") from error
+    texts = [labels.index_to_label_name(i) for i in labels.label_indices()]
+    if len(set(texts)) < len(texts):
+        raise ValueError("gives one name to several classes")
+    fits = max(labels.label_indices()) < (count or 0) if isinstance(names, dict) else len(texts) == count
+    if count is not None and not fits:
+        raise ValueError(f"names other classes than the model has: {len(texts)} names, {count} classes")
+
+
+def label_names(names: Any, count: int) -> list[str]:
+    """The names of `count` classes, as far as these names fit; ``class_0`` and so on where there is none.
+
+    >>> label_names({"0": "CVP", "2": "NOR"}, 3)
+    ['CVP', 'class_1', 'NOR']
+    >>> label_names(["CVP", "NCP", "NOR"], 2)
+    ['class_0', 'class_1']
+    """
+    try:
+        check_names(names, count)
+    except ValueError:
+        names = None
+    labels = CustomDatasetInfo(names) if names else None
+    return [labels.index_to_label_name(i) if labels and labels.has_label(i) else f"class_{i}" for i in range(count)]
+
+
+def _numbers(value: object, level: int = 0) -> Iterator[float]:
+    """The numbers in a JSON value; refuses long lists, and lists in many levels."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        if level > _DEEPEST or len(value) > _LONGEST:
+            raise ValueError(
+                f"has a list of {len(value)} items in level {level} of the model's arguments; "
+                f"expected at most {_LONGEST} items and {_DEEPEST} levels"
+            )
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _numbers(item, level + 1)
