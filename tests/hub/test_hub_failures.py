@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub import constants
+from PIL import Image
 from safetensors.torch import load_file, save
 
 import cvrnet
@@ -316,6 +317,7 @@ def test_a_damaged_cache(either_hub: LocalHub, folds: Path, cli, tmp_path, monke
     blob = (folder / file).resolve()
     blob.write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    Image.new("L", (64, 64)).save(tmp_path / "chest.png")
     line = fails(cli, "predict", f"hf-hub:{REPO}", tmp_path)
     assert f"{file} is damaged" in line
     assert "repeat the command" in line

@@ -66,9 +66,9 @@ def image(tmp_path: Path) -> Path:
         (f"{constants.ENDPOINT}/me/chest/tree/fold-2", "me/chest@fold-2"),
     ],
 )
-def test_what_looks_like_a_repository_is_hinted_at(text: str, meant: str, cli: Any, tmp_path: Path) -> None:
+def test_what_looks_like_a_repository_is_hinted_at(text: str, meant: str, cli: Any, image: Path) -> None:
     assert hint(text) == f"; for a repository on the Hugging Face Hub: hf-hub:{meant}"
-    status, _, err = cli("predict", text, tmp_path)
+    status, _, err = cli("predict", text, image)
     assert (status, err.count("\n")) == (1, 1)
     assert err.endswith(f"; for a repository on the Hugging Face Hub: hf-hub:{meant}\n")
 
@@ -81,17 +81,16 @@ def test_what_looks_like_a_repository_is_hinted_at(text: str, meant: str, cli: A
         *(f"https://huggingface.co/{page}" for page in ("me", "datasets/me/chest", "docs/hub/index")),
     ],
 )
-def test_other_texts_are_not(text: str, cli: Any, tmp_path: Path) -> None:
+def test_other_texts_are_not(text: str, cli: Any, image: Path) -> None:
     assert hint(text) == ""
-    status, _, err = cli("predict", text, tmp_path)
+    status, _, err = cli("predict", text, image)
     assert (status, err.count("\n"), "hf-hub:" in err) == (1, 1, False)
 
 
-def test_every_command_hints(cli: Any, tmp_path: Path, folds: Path) -> None:
+def test_every_command_hints(cli: Any, tmp_path: Path, folds: Path, image: Path) -> None:
     address = "https://huggingface.co/me/chest/tree/fold-2"
-    (data := tmp_path / "data").mkdir()
     for arguments in (
-        ("explain", address, data, "-o", tmp_path / "o"),
+        ("explain", address, image, "-o", tmp_path / "o"),
         ("export", address, "-o", tmp_path / "o.onnx"),
         ("soup", address, "-o", tmp_path / "o"),
         ("pull", address, "-o", tmp_path / "o"),
@@ -118,9 +117,16 @@ def locked(folder: Path) -> Path:
 
 @pytest.mark.parametrize("place", ["cache", "home", "file"])
 def test_a_cache_that_cannot_be_written(
-    either_hub: LocalHub, folds: Path, cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+    either_hub: LocalHub,
+    folds: Path,
+    cli: Any,
+    image: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
 ) -> None:
     cvrnet.push_folds(folds, REPO)
+    tmp_path = image.parent
     (tmp_path / "home/hub").mkdir(parents=True)
     if place == "file":
         (tmp_path / "home/hub").rmdir()
@@ -133,7 +139,7 @@ def test_a_cache_that_cannot_be_written(
         f"the cache {cache} cannot be written ({reason}); nothing was changed; let HF_HOME name a folder that can be"
     )
     with permissions_hold():
-        for arguments in (("predict", f"hf-hub:{REPO}", tmp_path), ("pull", REPO, "-o", tmp_path / "pulled")):
+        for arguments in (("predict", f"hf-hub:{REPO}", image), ("pull", REPO, "-o", tmp_path / "pulled")):
             status, _, err = cli(*arguments)
             assert (status, expected in err.splitlines()[-1]) == (1, True), err
 
@@ -158,20 +164,20 @@ def test_a_folder_of_results_that_cannot_be_written_is_no_cache(
     locked(tmp_path / "here")
     with permissions_hold():
         status, _, err = cli("pull", REPO, "-o", tmp_path / "here/run")
-    assert (status, "Permission denied" in err, "HF_HOME" in err, "cache" in err) == (1, True, False, True)
+    assert (status, "Permission denied" in err, "HF_HOME" in err) == (1, True, False)
     assert str(tmp_path / "here") in err
 
 
 @pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
 @pytest.mark.parametrize("revision", ["", "@fold-1", f"@{'0' * 40}"])
 def test_offline_and_not_in_the_cache(
-    hub: LocalHub, cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, revision: str
+    hub: LocalHub, cli: Any, image: Path, monkeypatch: pytest.MonkeyPatch, variable: str, revision: str
 ) -> None:
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(variable, "1")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    status, _, err = cli("predict", f"hf-hub:{REPO}{revision}", tmp_path)
+    status, _, err = cli("predict", f"hf-hub:{REPO}{revision}", image)
     assert (status, err.count("\n")) == (1, 1)
     assert f"it is not in the cache {constants.HF_HUB_CACHE}, and {variable}=1 forbids asking the Hub" in err
     assert "let HF_HOME name a cache that has it, or unset it" in err
