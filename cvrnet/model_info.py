@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cvrnet.cvrnet import CVRNet
+from cvrnet.encoders import hub_repository, weights_on_this_machine
+from cvrnet.encoders.packaged_weights import weights_package
 from cvrnet.errors import UserError
 
 
@@ -37,6 +40,8 @@ class ModelInfo:
     statistics: int  #: number of batch norm's running means and variances
     macs: int  #: multiply-accumulate operations for one image, in convolutions and matrix products: FLOPs / 2
     heads: tuple[HeadInfo, ...]  #: in order
+    #: How the encoders' pretrained weights can be had: ``here``, ``pip install "cvrnet[lite]"``, ``Hub``, or ``-``.
+    pretrained: str = "-"
 
 
 def describe_model(name: str, img_size: int | None = None, **options: Any) -> ModelInfo:
@@ -77,7 +82,16 @@ def describe_model(name: str, img_size: int | None = None, **options: Any) -> Mo
         statistics=sum(b.numel() for n, b in model.named_buffers() if n.endswith(("running_mean", "running_var"))),
         macs=counter.get_total_flops() // 2,
         heads=tuple(heads),
+        pretrained=_pretrained(model.encoder_names),
     )
+
+
+def _pretrained(encoders: Sequence[str]) -> str:
+    if all(map(weights_on_this_machine, encoders)):
+        return "here"
+    if all(map(weights_package, encoders)):
+        return 'pip install "cvrnet[lite]"'
+    return "Hub" if all(map(hub_repository, encoders)) else "-"
 
 
 def _count(module: nn.Module) -> int:

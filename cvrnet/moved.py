@@ -30,7 +30,7 @@ MOVED_MODULES = {
     "cvrnet.explain.sanity": "cvrnet.explain.measures",
     "cvrnet.explain.section": "cvrnet.report.explanations",
     "cvrnet.heads.fcl": "cvrnet.heads.multiscale",
-    "cvrnet.hub.errors": "cvrnet.runs.hub_errors",
+    "cvrnet.hub.errors": "cvrnet.hub_errors",
     "cvrnet.hub.hashes": "cvrnet.runs.hub_download",
     "cvrnet.hub.references": "cvrnet.runs.hub_download",
     "cvrnet.inference.folding": "cvrnet.inference.fuse_batch_norm",

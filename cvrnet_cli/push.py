@@ -19,7 +19,12 @@ from cvrnet_cli.output import print_rows, progress_bar, say, tell, write_rows
 @click.option("--tag", default="", show_default=False, help="Name for this state of the repository, such as v1.0.")
 @click.option("--with-predictions", is_flag=True, help="Also split.csv, predictions.csv; paths, patients hashed.")
 @click.option("--space", is_flag=True, help="Also push the Space USER/REPO, which serves the run's page (cvrnet demo).")
-@click.option("--license", default="apache-2.0", help="License of the weights, by the Hub's name.")
+@click.option(
+    "--license",
+    default="",
+    show_default=False,
+    help="License of the weights, by the Hub's name.  [default: the card's, or else apache-2.0]",
+)
 @click.option("--dry-run", is_flag=True, help="Push nothing: show the card and the files.")
 @options.overwrite
 def push(run: Path, repo: str, space: bool, dry_run: bool, **settings: Any) -> None:
@@ -28,8 +33,9 @@ def push(run: Path, repo: str, space: bool, dry_run: bool, **settings: Any) -> N
     The branch `main` gets a card and the best fold, and `fold-k` gets fold k.
 
     No local path, login or host name leaves the machine, and no patient's image, id or file name. The repository is
-    private unless --public is given. If it holds another run, that run stays unless --overwrite is given. After a
-    failure, repeat the command: it continues. Log in with `hf auth login`, or set HF_TOKEN.
+    private unless --public is given. What other people put there stays; another run, and parts of the card that
+    somebody edited, are replaced only with --overwrite. After a failure, repeat the command: it continues. Log in with
+    `hf auth login`, or set HF_TOKEN.
 
     \b
     Examples:
@@ -56,6 +62,8 @@ def push(run: Path, repo: str, space: bool, dry_run: bool, **settings: Any) -> N
         say(f"{page.url} ({'private' if page.private else 'public'})")
         if pushed.private:
             say("The model is private: give the Space a secret HF_TOKEN that may read it.")
+    if kept := [*pushed.kept, *(f"the Space's {part}" for part in page.kept)] if space else pushed.kept:
+        say(f"Kept as somebody edited it: {', '.join(kept)}. --overwrite replaces it.")
     say(f"Next:\n  cvrnet predict hf-hub:{pushed.repo} IMAGES")
 
 

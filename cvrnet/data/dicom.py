@@ -6,6 +6,7 @@ may quote tags.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import threading
@@ -37,6 +38,7 @@ from cvrnet.data.dicom_palette import palette_picture
 from cvrnet.data.frame_headers import FrameSize, check_frame
 from cvrnet.data.grey import LATEST, by_value
 from cvrnet.data.limits import MAX_PIXELS, Mode, Refused, in_turn
+from cvrnet.files import open_regular
 
 MAX_FRAMES = 10_000  #: files with more frames are refused: the longest CT volumes have some 3,000
 
@@ -92,7 +94,20 @@ def read_header(path: str | os.PathLike[str], tags: Sequence[str] | None = None)
         # dcmread inflates a deflated file into memory as a whole, whatever its size.
         if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
             raise Refused("its transfer syntax is not supported: a deflated file; expected one that is not")
-        return dcmread(path, defer_size=4096, specific_tags=None if tags is None else list(tags))
+        with _HeaderFile(io.FileIO(path)) as file:
+            return dcmread(file, defer_size=4096, specific_tags=None if tags is None else list(tags))
+
+
+class _HeaderFile(io.BufferedReader):
+    """A file that is read in a bounded number of steps: pydicom makes an object of 1 kB of each 8 bytes of an item."""
+
+    _left = 2_000_000  # a value takes two or three; the tags of each of 3,000 frames some 200
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._left -= 1
+        if self._left < 0:
+            raise Refused("its header has too many items")
+        return super().read(size)
 
 
 def tag_text(header: Dataset, name: str) -> str:
@@ -180,7 +195,7 @@ def _decode(path: str | os.PathLike[str], header: Dataset, index: int, frames: i
         return pixel_array(path, index=index, **_ALL_BITS)
     options = as_pixel_options(header, number_of_frames=1)
     element: Any = header.get_item("PixelData")
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         file.seek(getattr(element, "value_tell", None) or element.file_tell)  # a deferred element has the first
         frame = get_frame(file, index, number_of_frames=frames, extended_offsets=options.pop("extended_offsets", None))
     size = FrameSize(*(int(options[name]) for name in ("rows", "columns", "samples_per_pixel", "bits_allocated")))

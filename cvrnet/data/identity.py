@@ -113,7 +113,12 @@ def pseudonym(value: str, prefix: str) -> str:
     if setting == "plain":
         return value
     # The prefix is hashed too, so that a patient and a source of the same name do not get the same digits.
-    return prefix + hmac.new(_key(), f"{prefix}:{value}".encode("utf-8", "replace"), hashlib.sha256).hexdigest()[:16]
+    return prefix + keyed_hash(f"{prefix}:{value}")[:16]
+
+
+def keyed_hash(text: str) -> str:
+    """HMAC-SHA-256 of a text with the user's key, in hexadecimal digits; errors as `pseudonym`."""
+    return hmac.new(_key(), text.encode("utf-8", "replace"), hashlib.sha256).hexdigest()
 
 
 def _key() -> bytes:

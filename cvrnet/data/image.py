@@ -46,7 +46,7 @@ _OPENERS: tuple[tuple[bytes | tuple[bytes, ...], type[ImageFile]], ...] = (
     (b"BM", BmpImageFile),
 )
 
-_TILE = 322, 323  # TileWidth, TileLength (TIFF 6.0, section 15)
+_TILE, _LARGEST_TILE = (322, 323), 2**24  # TileWidth, TileLength (TIFF 6.0, section 15)
 # Compressions of TIFF whose decoders need no more than a strip or tile. Others, such as JPEG, have no known bound.
 _IN_BOUNDED_MEMORY = (
     *("raw", "tiff_raw_16", "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate"),
@@ -183,10 +183,7 @@ def dicom_module() -> ModuleType:
 def read_picture(file: BinaryIO, mode: Mode, grey_version: int = LATEST) -> np.ndarray:
     """As `read_image`, for an open PNG, JPEG, TIFF, WebP or BMP file; Refused, or Pillow's exceptions."""
     stored = open_picture(file)
-    tile = math.prod(stored.tag_v2.get(tag, 0) for tag in _TILE) if isinstance(stored, TiffImageFile) else 0
-    if tile > MAX_PIXELS:
-        raise Refused(f"tiles of {tile:,} pixels are more than the {MAX_PIXELS:,} allowed")
-    with in_turn(max(math.prod(stored.size), tile)):
+    with in_turn(math.prod(stored.size)):
         return _pixels(stored, mode, grey_version)
 
 
@@ -213,6 +210,10 @@ def open_picture(file: BinaryIO) -> ImageFile:
         file.seek(0)
         scans = sum(part.count(b"\xff\xda") for part in iter(lambda: file.read(2**20), b""))  # the marker SOS
         check_scans(scans, math.prod(stored.size))
+    if isinstance(stored, TiffImageFile):
+        tile = math.prod(stored.tag_v2.get(tag, 0) for tag in _TILE)
+        if tile > max(math.prod(side + 16 for side in stored.size), _LARGEST_TILE):
+            raise Refused(f"tiles of {tile:,} pixels are not possible: expected at most {_LARGEST_TILE:,}")
     return stored
 
 

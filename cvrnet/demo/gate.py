@@ -101,15 +101,20 @@ class Gate:
                     return
                 with self._waiting.moving() as received:
                     scope = {**scope, "path": path, "raw_path": path.encode()}
-                    await self._app(scope, self._counted(receive, received, path == UPLOAD), send)
+                    if scope["method"] == "POST":
+                        receive = self._counted(receive, received, path == UPLOAD)
+                    await self._app(scope, receive, send)
 
     def _refusal(self, scope: Any, path: str) -> PlainTextResponse | None:
-        if problem := self._hosts.problem(Headers(scope=scope)):
+        headers = Headers(scope=scope)
+        if problem := self._hosts.problem(headers):
             return PlainTextResponse(problem, 403)
         if not _OPEN.fullmatch(path) or ".." in path:
             return PlainTextResponse("not here", 404)
         if scope["method"] not in ("GET", "HEAD", "POST"):
             return PlainTextResponse("not here", 405)
+        if scope["method"] == "POST" and "content-length" not in headers:  # browsers send it; the server enforces it
+            return PlainTextResponse("the length is missing", 411)
         return None
 
     def _counted(self, receive: Any, received: Any, is_upload: bool) -> Any:

@@ -53,8 +53,6 @@ class Uploads:
 
     async def receive(self, request: Request) -> Response:
         """Store the files of a form, and answer with their paths, as Gradio's page expects."""
-        if "content-length" not in request.headers:  # browsers always send it; the server enforces it
-            raise HTTPException(411, "the length of the upload is missing")
         if int(request.headers["content-length"]) > TOGETHER * self._limit:
             raise HTTPException(413, f"all files together exceed {TOGETHER * self._limit >> 20} MB")
         async with request.form(max_files=MOST_FILES, max_fields=MOST_FILES) as form:

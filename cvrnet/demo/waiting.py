@@ -63,7 +63,7 @@ class Waiting:
     @property
     def bytes(self) -> int:
         """The size of everything that waits now."""
-        questions = sum(int(event.request.headers.get("content-length", 0)) for event in self._questions)
+        questions = sum(int(event.request.headers["content-length"]) for event in self._questions)
         answers = sum(mailbox.bytes for mailbox in self._mailboxes.values())
         return self._moving + self._uploads.bytes + questions + answers
 

@@ -2,7 +2,7 @@
 
 from cvrnet.encoders.normalization import ChannelAffine
 from cvrnet.encoders.registry import Encoder, create_encoder, list_encoders, register_encoder
-from cvrnet.encoders.timm_backbone import hub_repository
+from cvrnet.encoders.timm_backbone import hub_repository, weights_on_this_machine
 from cvrnet.encoders.xception import XceptionEncoder
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     "hub_repository",
     "list_encoders",
     "register_encoder",
+    "weights_on_this_machine",
 ]

@@ -1,5 +1,6 @@
 """Any timm backbone as an encoder: its deepest feature maps, in NCHW. Finds its pretrained weights."""
 
+import logging
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -10,6 +11,7 @@ from timm.models import FeatureHookNet, get_model_input_config
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
+from cvrnet.encoders.packaged_weights import load_package, weights_package
 from cvrnet.errors import UserError
 
 
@@ -46,19 +48,23 @@ class TimmEncoder(nn.Module):
         cfg = timm.get_pretrained_cfg(name)
         if img_size is not None and cfg is not None and cfg.fixed_input_size:
             options["img_size"] = img_size
+        overlay = locate_weights(name, cache_dir) if pretrained else {}
         if pretrained:
-            options |= {"pretrained": True, "pretrained_cfg_overlay": locate_weights(name, cache_dir)}
+            options |= {"pretrained": True, "pretrained_cfg_overlay": overlay}
         try:
-            backbone: Any = timm.create_model(name, **options)
+            backbone: Any = _create(name, **options)
             # FeatureHookNet fills its result from hooks, which TorchScript cannot compile and FX does not see.
             if isinstance(backbone, FeatureHookNet):
-                backbone = timm.create_model(name, feature_cls="getter", **options)
+                backbone = _create(name, feature_cls="getter", **options)
         # Backbones without feature maps, or with too few, fail in many ways.
         except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError) as error:
             if pretrained:
                 raise
             raise UserError(f"timm model {name!r} cannot serve as an encoder: {error}") from error
         self.backbone: nn.Module = backbone
+        #: Where the pretrained weights came from; "" for random ones.
+        self.weights_from = _origin(name, overlay) if pretrained else ""
+        backbone.pretrained_cfg.pop("state_dict", None)  # the weights of a package, loaded by now
         info = backbone.feature_info
         self.map_names = list(info.module_name())
         self.channels = list(info.channels())
@@ -75,6 +81,27 @@ class TimmEncoder(nn.Module):
         """Feature maps, one (N, channels[i], H_i, W_i) for each scale, of the images (N, in_chans, H, W)."""
         maps = self.backbone(x)
         return [m.permute(0, 3, 1, 2) for m in maps] if self.channels_last else maps
+
+
+def _create(name: str, **options: Any) -> Any:
+    """timm.create_model, without its warning that a feature extractor leaves the classifier's weights unused."""
+    logger = logging.getLogger("timm.models._builder")
+    logger.addFilter(_is_news)
+    try:
+        return timm.create_model(name, **options)
+    finally:
+        logger.removeFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Unexpected keys")
+
+
+def _origin(name: str, overlay: dict[str, Any]) -> str:
+    package = weights_package(name)
+    if package is not None and "state_dict" in overlay:
+        return f"{package.requirement} (Python package, SHA-256 {package.sha256:.12})"
+    return f"{hub_repository(name)} (Hugging Face Hub)"
 
 
 def _first_conv(backbone: nn.Module) -> tuple[str, ...]:
@@ -104,16 +131,32 @@ def hub_repository(name: str) -> str | None:
     return cfg.hf_hub_id or f"timm/{cfg.architecture}.{cfg.tag}"
 
 
+def weights_on_this_machine(name: str, cache_dir: str | Path | None = None) -> str:
+    """Where an encoder's pretrained weights are on this machine: ``"package"``, ``"cache"`` of the Hub, or ``""``."""
+    package = weights_package(name)
+    if package is not None and package.path is not None:
+        return "package"
+    cfg, repository = timm.get_pretrained_cfg(name) if timm.is_model(name) else None, hub_repository(name)
+    if cfg is None or repository is None:
+        return ""
+    repo_id, _, revision = repository.partition("@")
+    cached = try_to_load_from_cache(repo_id, cfg.hf_hub_filename or "model.safetensors", cache_dir, revision or None)
+    return "cache" if isinstance(cached, str) else ""
+
+
 def locate_weights(name: str, cache_dir: str | Path | None = None) -> dict[str, Any]:
     """Changes to timm's pretrained cfg with which it finds a model's weights; empty if no change is needed.
 
-    The weights are in the Hub's cache, in their Hub repository, or at the address in timm's cfg. This takes one short
-    request, where timm alone would retry for minutes.
+    The weights are in an installed package, in the Hub's cache, in their Hub repository, or at the address in timm's
+    cfg, and are looked for in this order. This takes one short request, where timm alone would retry for minutes.
 
     Raises:
+        UserError: The package is damaged.
         OSError: The Hub did not answer within 10 s, answered with an error, or may not be asked (offline mode).
         Exception: The connection failed; the types are those of the Hub's client.
     """
+    if (packaged := load_package(name)) is not None:
+        return {"state_dict": packaged}
     cfg, repository = timm.get_pretrained_cfg(name), hub_repository(name)
     if cfg is None or repository is None or cfg.custom_load:
         return {}

@@ -5,14 +5,18 @@ The text is in templates/card.md.jinja; this module finds the numbers.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub.repocard_data import eval_results_to_model_index
+from jinja2 import UndefinedError
 from torch import nn
 
 from cvrnet.encoders import hub_repository
 from cvrnet.html import template_environment
+from cvrnet.hub.merge import mark_card
 from cvrnet.runs.layout import INDEPENDENT
 
 _SCORES = {
@@ -29,6 +33,9 @@ _TOPICS = ("chest-x-ray", "radiology", "medical", "image-classification")
 _CLASS_SCORES = ("support", "sensitivity", "specificity", "ppv", "npv", "roc_auc")
 _SETTINGS = ("epochs", "batch_size", "optimizer", "lr", "img_size", "class_weights", "pretrained", "seed")
 
+DEFAULT_LICENSE = "apache-2.0"  # of a new repository, if the user asks for none
+_SHOWN = 1000  # characters of a name or a value
+
 _templates = template_environment("cvrnet.hub", html=False)  # Markdown and Python
 
 
@@ -41,8 +48,30 @@ class _Evaluation(NamedTuple):
 
 
 def render(template: str, **facts: Any) -> bytes:
-    """A template of the templates folder, rendered with these values, as UTF-8 bytes."""
-    return _templates.get_template(template).render(facts).encode()
+    """A template of the templates folder, rendered with these values, as UTF-8 bytes.
+
+    Raises:
+        LookupError: A value is missing, as from a damaged file of a run.
+    """
+    try:
+        return _templates.get_template(template).render(facts).encode()
+    except UndefinedError as error:
+        raise LookupError(error.message) from error
+
+
+def markdown(value: object) -> str:
+    r"""A value as plain text in Markdown, also in a table: nothing in it is markup, HTML or a link.
+
+    >>> print(markdown("a|b\n<b>c</b> [d](http://e)"))
+    a\|b \<b\>c\</b\> \[d\](http:\//e)
+    """
+    text = "".join(c if c.isprintable() else " " for c in str(value))
+    text = " ".join(text.split())
+    text = f"{text[:_SHOWN]}…" if len(text) > _SHOWN else text
+    return re.sub(r"([\\`*_\[\]<>|#&~$])", r"\\\1", text).replace("://", r":\//").replace("www.", r"www\.")
+
+
+_templates.filters["markdown"] = markdown
 
 
 def render_card(
@@ -70,19 +99,21 @@ def render_card(
     pooled = summary.get("pooled") or (evaluations[0].scores if evaluations and not per_fold else {})
     settings = {key: run.get("config", {}).get(key) for key in _SETTINGS}
     architecture, data = str(config["architecture"]), str(run["data"])
+    cfg: Any = model.pretrained_cfg
+    in_transformers = cfg["input_size"][0] == 3  # its image processor gives every model three channels
     metadata = ModelCardData(
-        model_name=repo.partition("/")[2],
         library_name="timm",
         pipeline_tag="image-classification",
-        license=license,
-        tags=["timm", "transformers", "cvrnet", architecture, *_TOPICS],
+        license=license or DEFAULT_LICENSE,
+        tags=["timm", *(["transformers"] if in_transformers else []), "cvrnet", architecture, *_TOPICS],
         base_model=_base_models(run.get("config", {}), model) or None,
         datasets=[data.removeprefix("hfds:")] if data.startswith("hfds:") else None,
-        eval_results=_eval_results(evaluations) or None,
     )
-    return render(
+    metadata["model-index"] = _model_index(repo.partition("/")[2], evaluations) or None
+    card = render(
         "card.md.jinja",
         repo=repo,
+        in_transformers=in_transformers,
         metadata=metadata.to_yaml(),
         run=run,
         config=config,
@@ -99,6 +130,7 @@ def render_card(
         severe=severe,
         settings={key: value for key, value in settings.items() if value is not None},
     )
+    return mark_card(card.decode()).encode()
 
 
 def _base_models(config: Mapping[str, Any], model: nn.Module) -> list[str]:
@@ -126,26 +158,33 @@ def _evaluations(run: Mapping[str, Any], metrics: Mapping[str, Any], summary: Ma
     return [_Evaluation(data, "validation", metrics["val"])] if "val" in metrics else []
 
 
-def _eval_results(evaluations: Sequence[_Evaluation]) -> list[EvalResult]:
-    """Metadata that the Hub shows next to the card."""
+def _model_index(name: str, evaluations: Sequence[_Evaluation]) -> list[dict[str, Any]]:
+    """Metadata that the Hub shows next to the card; the client would put all test sets under the first one's name."""
     results = []
     for evaluation in evaluations:
-        for metric, (title, place) in _SCORES.items():
-            value = _at(evaluation.scores, place)
-            if isinstance(value, Mapping):
-                value, title = value["mean"], f"{title}, mean of {value['n']} folds"
-            if value is not None:
-                result = EvalResult(
-                    task_type="image-classification",
-                    task_name="Image classification",
-                    dataset_type="chest-radiographs",
-                    dataset_name=evaluation.dataset,
-                    dataset_split=evaluation.split,
-                    metric_type=metric,
-                    metric_name=title,
-                    metric_value=float(value),
-                )
-                results.append(result)
+        index = eval_results_to_model_index(name, _eval_results(evaluation))
+        results += [result for entry in index for result in entry.get("results", ())]
+    return [{"name": name, "results": results}] if results else []
+
+
+def _eval_results(evaluation: _Evaluation) -> list[EvalResult]:
+    results = []
+    for metric, (title, place) in _SCORES.items():
+        value = _at(evaluation.scores, place)
+        if isinstance(value, Mapping):
+            value, title = value["mean"], f"{title}, mean of {value['n']} folds"
+        if value is not None:
+            result = EvalResult(
+                task_type="image-classification",
+                task_name="Image classification",
+                dataset_type="chest-radiographs",
+                dataset_name=evaluation.dataset,
+                dataset_split=evaluation.split,
+                metric_type=metric,
+                metric_name=title,
+                metric_value=float(value),
+            )
+            results.append(result)
     return results
 
 

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cvrnet.files import write_json
+from cvrnet.hub_errors import hub_errors
 from cvrnet.runs.checkpoint import load_checkpoint
 from cvrnet.runs.folder import RunFolder, open_run_folder
 from cvrnet.runs.hub_download import CHECKPOINT, Snapshot, fetch, fold_commits, open_revision, parse_reference
-from cvrnet.runs.hub_errors import hub_errors
 from cvrnet.runs.layout import CARD, FIGURES, HISTORY, METRICS, ORIGIN, PREDICTIONS, RUN, SPLIT, SUMMARY
 
 _RESULTS = (METRICS, HISTORY, PREDICTIONS, f"{FIGURES}/*.png")

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.hf_api import ModelInfo, RepoFile, SpaceInfo
 
 from cvrnet.errors import UserError
-from cvrnet.hub.staging import Files, Staged, stage_run
-from cvrnet.runs.hub_download import COMMITS, Snapshot, fold_commits, hub_hash, matches, parse_reference
-from cvrnet.runs.hub_errors import CLIENT_ERRORS, hub_errors, is_transient, with_retries
+from cvrnet.hub.merge import merge_file
+from cvrnet.hub.redact import DATA_HASH, DATA_KEY
+from cvrnet.hub.staging import WRITTEN, Files, Staged, stage_run
+from cvrnet.hub_errors import CLIENT_ERRORS, hub_errors, is_transient, with_retries
+from cvrnet.runs.hub_download import COMMITS, check_commits, hub_hash, matches, parse_reference
 from cvrnet.runs.layout import CARD, RUN, fold_number
-from cvrnet.runs.read import read_json
 
 _ATTRIBUTES = ".gitattributes"  # the Hub writes it
+_TITLE = "cvrnet push: "  # of a commit; the branch follows
+_PICKLE = "pytorch_model.bin"  # weights that timm pushes beside model.safetensors: they go with another model
 _TRIES = 3
 
 
@@ -33,6 +37,7 @@ class Pushed:
     private: bool = True
     commits: dict[str, str] = field(default_factory=dict)  #: branch to commit; ``main`` too, once it is pushed
     unknown: str = ""  #: a branch whose push outcome is unknown, because the Hub did not answer
+    kept: list[str] = field(default_factory=list)  #: parts of the card that stay as somebody edited them
 
 
 def push_folds(
@@ -43,7 +48,7 @@ def push_folds(
     public: bool = False,
     tag: str = "",
     with_predictions: bool = False,
-    license: str = "apache-2.0",
+    license: str = "",
     overwrite: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> Pushed:
@@ -52,6 +57,8 @@ def push_folds(
     Each branch moves in one commit or not at all, and only ``main`` makes a push visible as a whole: a reader who loads
     the repository during a push gets the old run or the new one. A repeated push continues; unchanged branches stay.
 
+    Files that this package does not write stay, and so does what people wrote in the card (see `cvrnet.hub.merge`).
+
     Args:
         run: The folder of a cross-validation, a training or a converted checkpoint.
         repo: ``user/repo``; created if missing, private unless `public`.
@@ -59,8 +66,8 @@ def push_folds(
         public: Let everybody see it.
         tag: A name for this state of the repository, such as ``v1.0``.
         with_predictions: Also split.csv and predictions.csv, with hashed paths and patient ids.
-        license: The Hub's name of the license.
-        overwrite: Replace another run or model that the repository holds.
+        license: The Hub's name of the license; if empty, the one that the card has there, or else apache-2.0.
+        overwrite: Replace another run or model that the repository holds, and what somebody changed of this one.
         progress: Called after each branch with the number done and the number to do.
 
     Raises:
@@ -75,7 +82,7 @@ def push_folds(
     staged = stage_run(run, repo, folds, with_predictions=with_predictions, license=license)
     pushed = Pushed(repo)
     with hub_errors(f"cannot push {run} to {repo}", lambda: _what_is_safe(pushed)):
-        _push(staged, pushed, public, tag, overwrite, progress or (lambda done, total: None))
+        _push(staged, pushed, public, tag, license, overwrite, progress or (lambda done, total: None))
     return pushed
 
 
@@ -98,48 +105,80 @@ def create_repository(api: HfApi, repo: str, public: bool, kind: str = "model") 
     return str(url), info
 
 
+def read_files(
+    api: HfApi, repo: str, info: ModelInfo | SpaceInfo, names: Iterable[str], kind: str = "model"
+) -> dict[str, bytes]:
+    """The content of those of these files that a repository holds, in the state that `create_repository` told."""
+    there = {sibling.rfilename for sibling in info.siblings or ()}
+    found = {}
+    for name in sorted(there.intersection(names)):
+        path = with_retries(api.hf_hub_download, repo, name, repo_type=kind, revision=info.sha)
+        found[name] = Path(path).read_bytes()
+    return found
+
+
 def _push(
-    staged: Staged, pushed: Pushed, public: bool, tag: str, overwrite: bool, progress: Callable[[int, int], object]
+    staged: Staged,
+    pushed: Pushed,
+    public: bool,
+    tag: str,
+    license: str,
+    overwrite: bool,
+    progress: Callable[[int, int], object],
 ) -> None:
     api, repo, total = hub_client(), pushed.repo, len(staged.folds) + 1
     pushed.url, info = create_repository(api, repo, public)
     pushed.private, start = bool(info.private), str(info.sha)
-    names = {sibling.rfilename for sibling in info.siblings or ()}
-    commits = _commits_of_same_run(staged, repo, start, names, overwrite)
+    there = read_files(api, repo, info, (RUN, CARD))
+    staged, commits = _join_same_run(staged, repo, info, there, overwrite)
+    card, parts = merge_file(CARD, there.get(CARD), staged.card, license=license, renew=overwrite)
+    pushed.kept = [f"{CARD} ({part})" for part in parts]
     if staged.folds:
-        # New branches start from the first commit, which holds no files: a branch of main would inherit main's.
+        # New branches start from the first commit: a branch of main would inherit main's files.
         first = with_retries(api.list_repo_commits, repo)[-1].commit_id
     for done, (branch, files) in enumerate(staged.folds.items()):
         progress(done, total)
         with_retries(api.create_branch, repo, branch=branch, revision=first, exist_ok=True)
-        commits[branch] = pushed.commits[branch] = _put(api, pushed, branch, files)
+        commits[branch] = pushed.commits[branch] = _put(api, pushed, branch, files, overwrite, first=first)
     # With its first state as parent, main is refused if somebody else pushed in the meantime.
-    pushed.commits["main"] = _put(api, pushed, "main", staged.main_files(commits), start)
+    files = {**staged.main_files(commits), CARD: card}
+    pushed.commits["main"] = _put(api, pushed, "main", files, overwrite, parent=start)
     progress(total, total)
     if tag:
         _tag(api, repo, tag, pushed.commits["main"])
 
 
-def _commits_of_same_run(staged: Staged, repo: str, commit: str, names: set[str], overwrite: bool) -> dict[str, str]:
-    """Folds of the same run that the repository holds; another run or model is refused unless `overwrite`."""
-    if RUN in names:
-        path = Path(with_retries(hf_hub_download, repo, RUN, revision=commit))
-        try:
-            there = read_json(path)
-        except UserError:  # damaged, so it is not this run
-            there = {}
-        there.pop(COMMITS, None)
-        if there == json.loads(json.dumps(staged.run)):
-            return fold_commits(Snapshot(repo, commit, path.parent)) if staged.folds else {}
-    if not overwrite and names - {_ATTRIBUTES, CARD}:
+def _join_same_run(
+    staged: Staged, repo: str, info: Any, there: Mapping[str, bytes], overwrite: bool
+) -> tuple[Staged, dict[str, str]]:
+    """The run, and the commits of its folds that are there; refuses another run or model without `overwrite`.
+
+    Hashes of the data set with different keys cannot be compared: then the rest of run.json decides, and the hash that
+    is there stays.
+    """
+    with suppress(ValueError, RecursionError, AttributeError):  # a damaged run.json is not this run
+        old = json.loads(there.get(RUN, b"null"))
+        new = json.loads(json.dumps(staged.run))
+        known, secret = old.get(DATA_KEY), {DATA_HASH, DATA_KEY}
+        ignored = {COMMITS, "data", *(secret if known != new.get(DATA_KEY) else ())}
+        if all(old.get(key) == new.get(key) for key in {*old, *new} - ignored):
+            if known:
+                staged = replace(staged, run=staged.run | {key: old[key] for key in secret if key in old})
+            commits = check_commits(old.get(COMMITS, {}), f"{repo}: its {RUN}") if staged.folds else {}
+            return staged, commits
+    names = {sibling.rfilename for sibling in info.siblings or ()}
+    if not overwrite and names & {*WRITTEN, _PICKLE}:
         raise UserError(f"{repo} holds another {'run' if RUN in names else 'model'}; --overwrite replaces it")
-    return {}
+    return staged, {}
 
 
-def _put(api: HfApi, pushed: Pushed, branch: str, files: Files, parent: str = "") -> str:
-    """Make a branch hold exactly these files, in one commit; returns the commit that holds them.
+def _put(
+    api: HfApi, pushed: Pushed, branch: str, files: Files, overwrite: bool, *, parent: str = "", first: str = ""
+) -> str:
+    """Make a branch hold these files and no others of this package, in one commit; returns the commit that holds them.
 
-    The answer to a commit can be lost after the commit was made. So after a failure the branch itself is compared.
+    Files of other names stay, except in a branch that is still at the repository's commit `first`. The answer to a
+    commit can be lost after the commit was made. So after a failure the branch itself is compared.
     """
     repo = pushed.repo
 
@@ -149,32 +188,56 @@ def _put(api: HfApi, pushed: Pushed, branch: str, files: Files, parent: str = ""
     head = find_head()
     parent = parent or head
     for attempt in range(1, _TRIES + 1):
-        surplus = _difference(api, repo, head, files)
-        if surplus is None:
+        there = _list_hashes(api, repo, head)
+        changed, surplus = _difference(there, files, everything=head == first)
+        if not overwrite and head != first:
+            surplus -= _check_untouched(api, repo, branch, head, there, changed - {CARD}, surplus)
+        if not changed and not surplus:
             return head
         operations: list[Any] = [CommitOperationAdd(name, content) for name, content in files.items()]
-        operations += [CommitOperationDelete(name) for name in surplus]
+        operations += [CommitOperationDelete(name) for name in sorted(surplus)]
+        title = f"{_TITLE}{branch}"
         try:
-            return api.create_commit(
-                repo, operations, commit_message=f"cvrnet push: {branch}", revision=branch, parent_commit=parent
-            ).oid
+            return api.create_commit(repo, operations, commit_message=title, revision=branch, parent_commit=parent).oid
         except CLIENT_ERRORS as error:
             pushed.unknown = branch
             head = find_head()
             pushed.unknown = ""
-            if head != parent and _difference(api, repo, head, files) is None:
+            if head != parent and not any(_difference(_list_hashes(api, repo, head), files)):
                 return head
             if head != parent or attempt == _TRIES or not is_transient(error):
                 raise
     raise AssertionError("unreachable")
 
 
-def _difference(api: HfApi, repo: str, commit: str, files: Files) -> list[str] | None:
-    """Names of the files in a commit that are not in `files`; None if it has the same files and contents."""
+def _list_hashes(api: HfApi, repo: str, commit: str) -> dict[str, str]:
+    """The Hub's hash of each file in a commit."""
     entries = with_retries(lambda: list(api.list_repo_tree(repo, revision=commit, recursive=True)))
-    there = {e.path: hub_hash(e) for e in entries if isinstance(e, RepoFile) and e.path != _ATTRIBUTES}
-    same = there.keys() == files.keys() and all(matches(content, there[name]) for name, content in files.items())
-    return None if same else sorted(there.keys() - files.keys())
+    return {e.path: hub_hash(e) for e in entries if isinstance(e, RepoFile) and e.path != _ATTRIBUTES}
+
+
+def _difference(there: Mapping[str, str], files: Files, *, everything: bool = False) -> tuple[set[str], set[str]]:
+    """Names of the files that are not yet there as they should be, and of those of this package that should go."""
+    changed = {name for name, content in files.items() if not matches(content, there.get(name, ""))}
+    return changed, {name for name in there.keys() - files.keys() if everything or name in {*WRITTEN, _PICKLE}}
+
+
+def _check_untouched(
+    api: HfApi, repo: str, branch: str, head: str, there: Mapping[str, str], changed: set[str], surplus: set[str]
+) -> set[str]:
+    """The surplus files that were not pushed by this package; refuses to replace a file that somebody changed since."""
+    if not (changed | surplus) & there.keys():
+        return set()
+    history = with_retries(lambda: list(api.list_repo_commits(repo, revision=head)))
+    last = next((commit.commit_id for commit in history if commit.title == f"{_TITLE}{branch}"), "")
+    if last == head:
+        return set()
+    before = _list_hashes(api, repo, last) if last else {}
+    foreign = {name for name in (changed | surplus) & there.keys() if there[name] != before.get(name)}
+    if foreign & changed:
+        name = min(foreign & changed)
+        raise UserError(f"{repo}: somebody changed {name} of {branch} since the last push; --overwrite replaces it")
+    return foreign & surplus
 
 
 def _tag(api: HfApi, repo: str, tag: str, commit: str) -> None:

@@ -3,28 +3,43 @@
 from __future__ import annotations
 
 import csv
-import getpass
 import hmac
 import io
 import json
 import os
 import re
 import secrets
-import socket
 from collections.abc import Mapping
-from pathlib import Path, PurePath
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from cvrnet.data.identity import keyed_hash
 from cvrnet.errors import UserError
 from cvrnet.files import atomic_write
-from cvrnet.runs.layout import HASH_KEY
+from cvrnet.runs.layout import HASH_KEY, RUN
 
 PUBLIC_FIGURES = ("confusion_matrix", "roc", "precision_recall", "calibration", "learning_curves", "heads")
 """Figures of numbers. Every other figure may show a patient's image, and is not pushed."""
 
-_RUN_KEYS = ("kind", "data_sha256", "classes", "images", "test_source", "folds", "config", "versions", "source")
+DATA_HASH, DATA_KEY = "data_sha256", "data_key"
+_TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "kind": (str, "a word"),
+    DATA_HASH: (str, "a hash"),
+    DATA_KEY: (str, "the start of a hash"),
+    "classes": (list, "a list of names"),
+    "images": (dict, "a number for each class"),
+    "test_source": (str, "a name"),
+    "folds": ((int, list), "a number, or a list of names"),
+    "config": (dict, "the settings by their names"),
+    "versions": (dict, "a version for each package"),
+    "source": (dict, "a file and its hash"),
+    "data": (str, "the data set's path"),
+}
+"""The type of each value of run.json that is published, and what a message calls it."""
+_RUN_KEYS = tuple(key for key in _TYPES if key != "data")
 _MACHINE = ("device", "num_workers")
 _COLUMNS = re.compile(
     r"path|label|prediction|prob_.*|source|patient_id|split|fold|epoch|lr|(train|val)_\w+|seconds|best"
@@ -34,13 +49,21 @@ _PATH = re.compile(
 )
 
 
-def public_run(run: Mapping[str, Any]) -> dict[str, Any]:
-    """run.json without facts about the machine. The last part of the data set's path is kept if it is harmless.
+def public_run(run: Mapping[str, Any], repo: str) -> dict[str, Any]:
+    """run.json without facts about the machine, and without the name of the data set unless it is one of the Hub.
+
+    ``data_sha256`` could be compared with the hashes of data sets that somebody guesses. It is replaced by a hash with
+    a key that only the user has, another one in each repository; ``data_key`` tells which key. Where that key cannot be
+    read or made, both are left out.
 
     >>> run = {"kind": "train", "data": "/home/ada/ward-7/manifest.csv", "config": {"model": "local-dir:/home/ada/run"}}
-    >>> public_run(run)
-    {'kind': 'train', 'config': {'model': 'local-dir'}, 'data': 'manifest.csv'}
+    >>> public_run(run, "ada/chest")
+    {'kind': 'train', 'config': {'model': 'local-dir'}}
+
+    Raises:
+        UserError: A value has another type than those that this package writes.
     """
+    _check_types(run)
     public = {key: without_paths(run[key]) for key in _RUN_KEYS if key in run}
     if "config" in public:
         model = str(run["config"].get("model", ""))
@@ -48,24 +71,26 @@ def public_run(run: Mapping[str, Any]) -> dict[str, Any]:
         if model.startswith("local-dir:") or (os.sep in model.partition(":")[2] and not model.startswith("hf-hub:")):
             model = "local-dir"
         public["config"] = {**kept, **({"model": model} if model else {})}
-    data = str(run.get("data", ""))
-    name = data if data.startswith("hfds:") else harmless_name(data)
-    return {**public, **({"data": name} if name else {})}
+    name = str(run.get("data", ""))
+    if re.fullmatch(r"hfds:[\w.-]+/[\w.-]+", name) and not Path(name.removeprefix("hfds:")).exists():
+        public["data"] = name
+    if DATA_HASH in public and DATA_KEY not in public:  # a pulled run has both
+        local = public.pop(DATA_HASH)
+        with suppress(UserError):
+            hashed = {key: keyed_hash(f"{repo}:{key}:{local * (key == DATA_HASH)}") for key in (DATA_HASH, DATA_KEY)}
+            public |= {DATA_HASH: hashed[DATA_HASH], DATA_KEY: hashed[DATA_KEY][:8]}
+    return {key: public[key] for key in _TYPES if key in public}
 
 
-def harmless_name(path: str) -> str:
-    r"""The last part of a path, or "" if that holds the login or the machine's name.
-
-    >>> harmless_name("/home/ada/scans/manifest.csv"), harmless_name("C:\\scans\\covid.csv")
-    ('manifest.csv', 'covid.csv')
-    """
-    try:
-        login = getpass.getuser()
-    except (OSError, KeyError):  # no such user in this container
-        login = ""
-    private = {login, Path.home().name, socket.gethostname(), socket.gethostname().partition(".")[0]}
-    name = PurePath(path.replace("\\", "/")).name
-    return "" if any(word.lower() in name.lower() for word in private if len(word) > 1) else name
+def _check_types(run: Mapping[str, Any]) -> None:
+    for key, (types, expected) in _TYPES.items():
+        if key in run and not isinstance(run[key], types):
+            raise UserError(f"{RUN}: {key} is {run[key]!r:.60}; expected {expected}")
+    classes, images = run.get("classes", []), run.get("images", {})
+    if not all(isinstance(name, str) for name in classes):
+        raise UserError(f"{RUN}: classes is {classes!r:.60}; expected a list of names")
+    if not all(isinstance(count, int) for count in images.values()):
+        raise UserError(f"{RUN}: images is {images!r:.60}; expected a number for each class")
 
 
 def without_paths(value: Any) -> Any:
@@ -143,4 +168,5 @@ def _header(path: Path) -> bytes:
 
 def public_json(value: Any) -> bytes:
     """A JSON file as :func:`cvrnet.files.write_json` writes it."""
-    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    # What no UTF-8 file can hold (a lone surrogate) becomes the JSON escape of the same character.
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "backslashreplace")

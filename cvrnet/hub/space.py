@@ -11,19 +11,20 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd
 
 from cvrnet.errors import UserError
-from cvrnet.hub.card import render
-from cvrnet.hub.push import Pushed, create_repository, hub_client
+from cvrnet.hub.card import DEFAULT_LICENSE, render
+from cvrnet.hub.merge import mark, mark_card, merge_file
+from cvrnet.hub.push import Pushed, create_repository, hub_client, read_files
 from cvrnet.hub.staging import stage_run
+from cvrnet.hub_errors import hub_errors
 from cvrnet.runs.hub_download import parse_reference
-from cvrnet.runs.hub_errors import hub_errors, with_retries
 from cvrnet.runs.layout import CARD
 
 APP, REQUIREMENTS = "app.py", "requirements.txt"
 _GRADIO = "6.31.0"  # the oldest version that the page runs on; named if gradio is not installed here
-_MARK = "from cvrnet.demo import serve"
+_PROGRAM = b"from cvrnet.demo import serve"
 
 
-def space_files(repo: str, license: str = "apache-2.0") -> dict[str, bytes]:
+def space_files(repo: str, license: str = "") -> dict[str, bytes]:
     """The files of a Space that serves a model's page."""
     try:
         gradio = version("gradio")
@@ -32,18 +33,21 @@ def space_files(repo: str, license: str = "apache-2.0") -> dict[str, bytes]:
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     # Without the index of CPU builds, PyTorch would bring gigabytes for GPUs, which a free Space does not have.
     index = "--extra-index-url https://download.pytorch.org/whl/cpu"
+    requirements = f"# cvrnet:requirements\n{index}\ncvrnet[demo,dicom]=={version('cvrnet')}\n# /cvrnet:requirements\n"
+    facts = {"repo": repo, "license": license or DEFAULT_LICENSE, "gradio": gradio, "python": python}
     return {
-        APP: render("app.py.jinja", repo=repo),
-        REQUIREMENTS: f"{index}\ncvrnet[demo,dicom]=={version('cvrnet')}\n".encode(),
-        CARD: render("space.md.jinja", repo=repo, license=license, gradio=gradio, python=python),
+        APP: mark(render("app.py.jinja", repo=repo).decode()).encode(),
+        REQUIREMENTS: mark(requirements).encode(),
+        CARD: mark_card(render("space.md.jinja", **facts).decode()).encode(),
     }
 
 
-def push_space(repo: str, *, public: bool = False, license: str = "apache-2.0", overwrite: bool = False) -> Pushed:
+def push_space(repo: str, *, public: bool = False, license: str = "", overwrite: bool = False) -> Pushed:
     """Push a model's page to the Space of the same name; private unless `public`.
 
-    A Space that exists keeps its settings and other files; the Hub builds it again. With ``overwrite``, another program
-    that it holds is replaced. The other arguments are those of `push_folds`.
+    A Space that exists keeps its settings, its other files and what somebody edited in these (see `cvrnet.hub.merge`);
+    the Hub builds it again. With ``overwrite`` the edited parts are replaced, and another program that it holds. The
+    other arguments are those of `push_folds`.
 
     Raises:
         UserError: The Space cannot be pushed, or holds another program.
@@ -53,18 +57,18 @@ def push_space(repo: str, *, public: bool = False, license: str = "apache-2.0", 
     api = hub_client()
     with hub_errors(f"cannot push the Space {repo}", lambda: "it is as it was"):
         url, info = create_repository(api, repo, public, "space")
-        if not overwrite and APP in {sibling.rfilename for sibling in info.siblings or ()}:
-            app = with_retries(api.hf_hub_download, repo, APP, repo_type="space", revision=info.sha)
-            if _MARK not in Path(app).read_text(encoding="utf-8", errors="replace"):
-                raise UserError(f"the Space {repo} holds another program; --overwrite replaces it")
+        there = read_files(api, repo, info, files, "space")
+        if not overwrite and _PROGRAM not in there.get(APP, _PROGRAM):
+            raise UserError(f"the Space {repo} holds another program; --overwrite replaces it")
+        operations, kept = [], []
+        for name, content in files.items():
+            merged, parts = merge_file(name, there.get(name), content, license=license, renew=overwrite)
+            kept += [f"{name} ({part})" for part in parts]
+            operations.append(CommitOperationAdd(name, merged))
         commit = api.create_commit(
-            repo,
-            [CommitOperationAdd(name, content) for name, content in files.items()],
-            commit_message="cvrnet push --space",
-            repo_type="space",
-            parent_commit=info.sha,
+            repo, operations, commit_message="cvrnet push --space", repo_type="space", parent_commit=info.sha
         )
-    return Pushed(repo, url, bool(info.private), {"main": commit.oid})
+    return Pushed(repo, url, bool(info.private), {"main": commit.oid}, kept=kept)
 
 
 def preview_push(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cvrnet.errors import UserError
+from cvrnet.files import damaged_files
 from cvrnet.hub import redact
 from cvrnet.hub.card import render_card
 from cvrnet.runs.checkpoint import find_checkpoints, load_checkpoint
@@ -18,32 +19,46 @@ from cvrnet.runs.read import read_json
 Files = dict[str, bytes | Path]
 """Name in the repository to content, or to the file that holds it."""
 
+WRITTEN = frozenset(
+    {RUN, CONFIG, WEIGHTS, METRICS, SUMMARY, HISTORY, SPLIT, PREDICTIONS}
+    | {f"{FIGURES}/{name}.png" for name in redact.PUBLIC_FIGURES}
+)
+"""The names of the files that a push may write, beside the card. A file of any other name is somebody else's."""
+
 
 @dataclass(frozen=True)
 class Staged:
     """A run, ready to push."""
 
     run: dict[str, Any]  #: run.json as it is pushed, without the folds' commits
-    main: Files  #: files of ``main``, without run.json
+    card: bytes  #: README.md of a new repository
+    main: Files  #: the other files of ``main``, without run.json
     folds: dict[str, Files]  #: branch to files, of the folds that are pushed
 
     def main_files(self, commits: Mapping[str, str]) -> Files:
         """All files of ``main``, with the folds' commits in run.json."""
         recorded = {COMMITS: dict(sorted(commits.items()))} if commits else {}
-        return {RUN: redact.public_json(self.run | recorded), **self.main}
+        return {RUN: redact.public_json(self.run | recorded), CARD: self.card, **self.main}
 
 
 def stage_run(
-    run: Path, repo: str, folds: Sequence[int] = (), *, with_predictions: bool = False, license: str = "apache-2.0"
+    run: Path, repo: str, folds: Sequence[int] = (), *, with_predictions: bool = False, license: str = ""
 ) -> Staged:
     """Collect, clean and check the files that are pushed of a run; arguments and errors: as `cvrnet.hub.push_folds`.
 
     Each model is loaded once, to prove that it loads.
     """
-    description = redact.public_run(read_json(run / RUN))
-    if "classes" not in description:
+    with damaged_files(run):
+        return _stage(run, repo, folds, with_predictions, license)
+
+
+def _stage(run: Path, repo: str, folds: Sequence[int], with_predictions: bool, license: str) -> Staged:
+    _check_inside(run, (run,))
+    description = redact.public_run(read_json(run / RUN), repo)
+    if not description.get("classes"):
         raise UserError(f"{run / RUN} names no classes; expected the {RUN} of a training or cross-validation")
     checkpoints = {folder.name: folder for folder in find_checkpoints(run, sorted(folds)) if folder != run}
+    _check_inside(run, tuple(checkpoints.values()))
     key = redact.hash_key(run) if with_predictions else None
     metrics = {name: _scores(folder / METRICS) for name, folder in checkpoints.items()}
     best = _best(metrics)
@@ -51,9 +66,12 @@ def stage_run(
         if name != best:
             load_checkpoint(folder)
     model = load_checkpoint(run / best)
+    if len(description["classes"]) != model.num_classes:
+        named = len(description["classes"])
+        raise UserError(f"{run / RUN} names {named} classes; expected {model.num_classes}, as its models have")
     branches = {name: _files(folder, folder, key) for name, folder in checkpoints.items()}
     main = _files(run, run / best, key)
-    main[CARD] = render_card(
+    card = render_card(
         repo,
         model,
         run=description,
@@ -66,10 +84,17 @@ def stage_run(
         files=list(main),
         license=license,
     )
-    staged = Staged(description, main, branches)
+    staged = Staged(description, card, main, branches)
     for files in (staged.main_files({}), *branches.values()):
         redact.check_harmless(files, run)
     return staged
+
+
+def _check_inside(run: Path, folders: Sequence[Path]) -> None:
+    """Refuse links that lead out of the run, so that nobody is made to publish another file by a run he was given."""
+    for path in (folder / name for folder in folders for name in (*sorted(WRITTEN), AUDIT)):
+        if path.exists() and not path.resolve().is_relative_to(run.resolve()):
+            raise UserError(f"{path} is a link out of the run, to {path.resolve()}; copy what it names into the run")
 
 
 def _best(metrics: Mapping[str, Mapping[str, Any]]) -> str:
@@ -96,7 +121,7 @@ def _files(folder: Path, checkpoint: Path, key: bytes | None) -> Files:
         if (folder / name).is_file():
             files[name] = redact.public_figure(folder / name)
     config = read_json(checkpoint / CONFIG)
-    # transformers' wrapper of timm passes the number of classes itself, and refuses a second one.
+    # Checkpoints of earlier versions hold it, and transformers refuses it (see `cvrnet.runs.checkpoint`).
     config.setdefault("model_args", {}).pop("num_classes", None)
     return {**files, CONFIG: redact.public_json(config), WEIGHTS: checkpoint / WEIGHTS}
 

@@ -19,9 +19,9 @@ from cvrnet.onnx.check_images import check_pixels, split_calibration
 from cvrnet.onnx.graph import PixelNetwork, describe, trace, write_metadata
 from cvrnet.onnx.session import load_onnx
 from cvrnet.runs.checkpoint import find_checkpoints, load_checkpoint
-from cvrnet.runs.hub_download import file_hash
+from cvrnet.runs.hub_download import file_hash, is_reference
 from cvrnet.runs.layout import RUN, WEIGHTS, fold_number
-from cvrnet.runs.read import read_json
+from cvrnet.runs.read import read_run
 
 TOLERANCE = 1e-4
 CALIBRATION_IMAGES = 128
@@ -78,11 +78,12 @@ def export_onnx(
     _check_arguments(output, int8, calibration, overwrite)
     folders = find_checkpoints(model, folds)
     network, run = _load_network(folders, img_size), _find_run(folders[0])
+    trained_on = None if is_reference(model) else run.get("data")
     network.preprocessing = dataclasses.replace(network.preprocessing, any_body_part=any_body_part)
     origin = _provenance(folders, run)
     proto = trace(network)
     describe(proto, network, origin)
-    pixels, checked_on = check_pixels(network.preprocessing, check_images or calibration, run.get("data"))
+    pixels, checked_on = check_pixels(network.preprocessing, check_images or calibration, trained_on)
     report: dict[str, Any] = {"folds": len(folders), "checked_on": checked_on}
     with atomic_write(output) as target, tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
         exact = Path(folder) / "float32.onnx"
@@ -129,7 +130,7 @@ def _load_network(folders: Sequence[Path], img_size: int | None) -> PixelNetwork
 
 def _find_run(folder: Path) -> dict[str, Any]:
     """Read run.json beside a checkpoint or, for a fold, beside the folds; empty where neither file exists."""
-    return next((read_json(file) for file in (folder / RUN, folder.parent / RUN) if file.is_file()), {})
+    return next((read_run(place) for place in (folder, folder.parent) if (place / RUN).is_file()), {})
 
 
 def _provenance(folders: Sequence[Path], run: dict[str, Any]) -> dict[str, Any]:

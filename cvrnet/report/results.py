@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from cvrnet.errors import UserError
-from cvrnet.runs.layout import AUDIT, HISTORY, INDEPENDENT, METRICS, RUN, SPLIT, SUMMARY, fold_name
+from cvrnet.runs.layout import AUDIT, HISTORY, INDEPENDENT, METRICS, SPLIT, SUMMARY, fold_name
 from cvrnet.runs.predictions import PredictionTable, read_predictions
-from cvrnet.runs.read import read_json, read_rows
+from cvrnet.runs.read import read_json, read_rows, read_run
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Results:
 
 def read_results(folder: Path) -> Results:
     """Read a run or an evaluation; refuse one that is not finished, or has a damaged file."""
-    run = read_json(folder / RUN)
+    run = {"data": "", **read_run(folder)}
     crossval, trained = run.get("kind") == "crossval", run.get("kind") in ("crossval", "train")
     results = read_json(folder / (SUMMARY if crossval else METRICS))
     shown = "test" if crossval else list(results)[-1]

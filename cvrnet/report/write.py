@@ -92,5 +92,7 @@ def _mistake_thumbnails(run: Mapping[str, Any], rows: Sequence[Row]) -> list[tup
 
 def image_path(run: Mapping[str, Any], name: str) -> Path:
     """The expected location of an image, from its path in the data set and the data set's path in run.json."""
+    if not run["data"]:  # a pulled run: its images are on another machine
+        return Path()
     data = Path(run["data"])
     return (data if data.is_dir() else data.parent) / name

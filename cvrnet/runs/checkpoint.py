@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from cvrnet.errors import UserError
 from cvrnet.files import atomic_write, normalize_disk_errors
 from cvrnet.folders import find_folder
 from cvrnet.runs.empty_model import can_be_filled, check_tensors, create_empty, fill, find_not_finite, limited_size
-from cvrnet.runs.hub_download import hub_checkpoints, is_reference
+from cvrnet.runs.hub_download import hint, hub_checkpoints, is_reference
 from cvrnet.runs.layout import CONFIG, WEIGHTS, fold_folders, fold_name, fold_number
 from cvrnet.runs.model_config import check_names, label_names, read_config
 
@@ -63,12 +64,20 @@ def save_checkpoint(model: nn.Module, folder: str | Path, classes: Sequence[str]
             normalize_disk_errors(folder / WEIGHTS),
         ):
             save_for_hf(model, aside, model_config={"label_names": names}, safe_serialization=True)
+            _remove_num_classes(Path(aside) / CONFIG)
             shutil.copymode(Path(aside) / CONFIG, Path(aside) / WEIGHTS)  # safetensors makes it private to the user
             for name in (WEIGHTS, CONFIG):
                 with atomic_write(folder / name) as temporary:
                     (Path(aside) / name).replace(temporary)
     finally:
         contiguous.remove()
+
+
+def _remove_num_classes(path: Path) -> None:
+    """Remove ``num_classes`` from a config.json's arguments: it is beside them too, and transformers passes it."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if config.get("model_args", {}).pop("num_classes", None) is not None:
+        path.write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 
 def load_checkpoint(folder: str | Path, **kwargs: Any) -> nn.Module:
@@ -147,7 +156,7 @@ def find_checkpoints(model: str | Path, folds: Sequence[int] = ()) -> list[Path]
         return hub_checkpoints(str(model), folds)
     folder = find_folder(str(model).removeprefix("local-dir:"))
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; expected a run, a fold, or local-dir:FOLDER")
+        raise UserError(f"{model}: no such folder; expected a run, a fold, or local-dir:FOLDER{hint(model)}")
     found: dict[int | None, Path] = dict(fold_folders(folder).items())
     if (folder / CONFIG).is_file():
         found = {fold_number(folder.name): folder}

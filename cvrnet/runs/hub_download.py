@@ -13,14 +13,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
-from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
 from cvrnet.errors import UserError
-from cvrnet.runs.hub_errors import CLIENT_ERRORS, explain, hub_errors, is_transient, with_retries
+from cvrnet.hub_errors import CLIENT_ERRORS, explain, hub_errors, is_transient, with_retries
 from cvrnet.runs.layout import CONFIG, RUN, WEIGHTS, fold_name, fold_number
 from cvrnet.runs.read import read_json
 
@@ -31,6 +33,8 @@ _SCHEMES = ("hf-hub:", "hf_hub:")
 _NAME = r"[A-Za-z0-9][\w.-]*"
 _REFERENCE = re.compile(rf"(?:{'|'.join(_SCHEMES)})?(?P<repo>{_NAME}/{_NAME})(?:@(?P<revision>[^@\s]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
+_NO_USERS = ("datasets", "buckets", "collections", "papers", "docs", "blog")  # in addresses
 _TIMEOUT = 10.0
 _log = logging.getLogger("cvrnet.hub")
 
@@ -50,6 +54,23 @@ def is_reference(model: str | Path) -> bool:
     return str(model).startswith(_SCHEMES)
 
 
+def hint(text: str | Path) -> str:
+    """The end of an error message: how to write what looks like a repository, or like an address of one; else "".
+
+    >>> hint("https://huggingface.co/me/chest/tree/fold-2"), hint("runs/2024/folds")
+    ('; for a repository on the Hugging Face Hub: hf-hub:me/chest@fold-2', '')
+    """
+    hosts = "|".join(map(re.escape, (*_HOSTS, urlsplit(constants.ENDPOINT).netloc)))
+    place = rf"(?:hf:/+|(?:https?:/+)?(?:{hosts})/)(?:models/|spaces/)?(?P<repo>{_NAME}/{_NAME})(?:@(?P<at>[^/@\s]+))?"
+    page = r"(?:/(?:tree|blob|resolve|raw|commit)/(?P<revision>[^/?#\s]+))?(?:[/?#].*)?"
+    found = re.fullmatch(rf"(?:{'|'.join(_SCHEMES)})?{place}{page}", str(text)) or _REFERENCE.fullmatch(str(text))
+    if not found or found["repo"].partition("/")[0] in _NO_USERS:
+        return ""
+    revision = unquote(found["revision"] or found.groupdict().get("at") or "main")
+    meant = found["repo"] if revision == "main" else f"{found['repo']}@{revision}"
+    return f"; for a repository on the Hugging Face Hub: {_SCHEMES[0]}{meant}"
+
+
 def parse_reference(reference: str) -> tuple[str, str | None]:
     """Repository and revision; refuses a text that is no reference.
 
@@ -58,7 +79,8 @@ def parse_reference(reference: str) -> tuple[str, str | None]:
     """
     parts = _REFERENCE.fullmatch(reference)
     if parts is None:
-        raise UserError(f"{reference!r} does not name a repository; expected user/repo, or user/repo@revision")
+        meant = hint(reference)
+        raise UserError(f"{reference!r} does not name a repository; expected user/repo, or user/repo@revision{meant}")
     return parts["repo"], parts["revision"]
 
 
@@ -103,17 +125,22 @@ def fold_commits(run: Snapshot, folds: Sequence[int] = ()) -> dict[str, str]:
     With `folds` only these, in this order. Refuses a damaged run.json, and folds that it does not record.
     """
     path = run.folder / RUN
-    commits = read_json(path).get(COMMITS, {}) if path.is_file() else {}
-    # The repository may be anybody's: these names become folders, and these commits part of addresses.
-    if not isinstance(commits, dict) or not all(
-        fold_number(name) and _COMMIT.fullmatch(str(commit)) for name, commit in commits.items()
-    ):
-        raise UserError(f"{run.repo}: {RUN} of commit {run.commit} was not written by cvrnet")
+    found = read_json(path).get(COMMITS, {}) if path.is_file() else {}
+    commits = check_commits(found, f"{run.repo}: {RUN} of commit {run.commit}")
     names = [fold_name(fold) for fold in folds] or sorted(commits, key=lambda name: fold_number(name) or 0)
     if missing := [name for name in names if name not in commits]:
         there = ", ".join(commits) or "none: it is one model"
         raise UserError(f"{run.repo} has no {missing[0]}; expected some of {there}")
-    return {name: str(commits[name]) for name in names}
+    return {name: commits[name] for name in names}
+
+
+def check_commits(commits: Any, where: str) -> dict[str, str]:
+    """The folds' commits in a run.json, which anybody may have written: names become folders, commits addresses."""
+    if not isinstance(commits, dict) or not all(
+        fold_number(name) and isinstance(commit, str) and _COMMIT.fullmatch(commit) for name, commit in commits.items()
+    ):
+        raise UserError(f"{where} was not written by cvrnet")
+    return commits
 
 
 def fetch(repo: str, revision: str | None, patterns: Sequence[str], required: Sequence[str] = ()) -> Snapshot:
@@ -139,7 +166,12 @@ def _download(repo: str, revision: str, patterns: list[str]) -> Snapshot:
         return Path(snapshot_download(repo, revision=wanted, allow_patterns=patterns, local_files_only=offline))
 
     if _COMMIT.fullmatch(revision):
-        return Snapshot(repo, revision, with_retries(download, revision))
+        try:
+            return Snapshot(repo, revision, with_retries(download, revision))
+        except LocalEntryNotFoundError as error:
+            if constants.HF_HUB_OFFLINE:
+                raise _not_in_cache(repo, revision, error) from error
+            raise
     try:
         commit = str(with_retries(HfApi().model_info, repo, revision=revision, timeout=_TIMEOUT).sha)
     except (HTTPError, OfflineModeIsEnabled) as error:
@@ -148,12 +180,20 @@ def _download(repo: str, revision: str, patterns: list[str]) -> Snapshot:
         try:
             cached = download(revision, offline=True)
         except LocalEntryNotFoundError:
-            raise error from None
+            raise _not_in_cache(repo, revision, error) from error
         return Snapshot(repo, cached.name, cached, stale=explain(error)[0])
     folder = with_retries(download, revision)  # by its name, so that the cache can resolve the name without a network
     if folder.name != commit:  # somebody pushed in between
         folder = with_retries(download, commit)
     return Snapshot(repo, commit, folder)
+
+
+def _not_in_cache(repo: str, revision: str, error: Exception) -> UserError:
+    what, advice = explain(error)
+    return UserError(
+        f"cannot load {repo}@{revision}: it is not in the cache {constants.HF_HUB_CACHE}, and {what}; "
+        f"nothing was changed; let HF_HOME name a cache that has it, or {advice}"
+    )
 
 
 def _verify(snapshot: Snapshot, patterns: Sequence[str]) -> None:

@@ -52,7 +52,7 @@ def fold_number(name: str) -> int | None:
     >>> fold_number("fold-3"), fold_number("fold-3.old")
     (3, None)
     """
-    match = re.fullmatch(r"fold-([1-9]\d*)", name)
+    match = re.fullmatch(r"fold-([1-9][0-9]{0,5})", name)
     return int(match[1]) if match else None
 
 

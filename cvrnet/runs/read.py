@@ -12,6 +12,7 @@ from typing import Any
 
 from cvrnet.errors import UserError
 from cvrnet.files import damaged_files, open_regular
+from cvrnet.runs.layout import ORIGIN, RUN
 
 _DIGITS = 40  # of a whole number; Python itself takes minutes for millions of them
 
@@ -35,11 +36,21 @@ def read_json(path: Path) -> dict[str, Any]:
             value = parse_json(file.read().decode())
     except FileNotFoundError:
         raise UserError(f"{path.parent} is not a finished run: it has no {path.name}") from None
+    except UserError:
+        raise
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} holds no object; expected what cvrnet writes")
     return value
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """The run.json of a run; that of a pulled run without ``data``, since a stranger wrote where to read from."""
+    run = read_json(folder / RUN)
+    if (folder / ORIGIN).exists():
+        run.pop("data", None)
+    return run
 
 
 def parse_json(text: str) -> Any:

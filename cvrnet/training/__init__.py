@@ -3,7 +3,7 @@
 from cvrnet.moved import moved_names
 from cvrnet.training.config import RECIPES, TrainConfig, recipe
 from cvrnet.training.loop import Progress, fit
-from cvrnet.training.model import create_for_training
+from cvrnet.training.model import create_for_training, resolve_interpolation
 from cvrnet.training.state import close_state, is_finished
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "fit",
     "is_finished",
     "recipe",
+    "resolve_interpolation",
 ]
 
 __getattr__ = moved_names(__name__, {"train": "cvrnet.workflows"})

@@ -108,7 +108,7 @@ class CachedImages(Dataset[tuple[Tensor, int]]):
 
 
 @contextmanager
-def image_loader(images: CachedImages, schedule: Schedule, workers: int) -> Iterator[DataLoader[Any]]:
+def image_loader(images: Dataset[Any], schedule: Schedule, workers: int) -> Iterator[DataLoader[Any]]:
     """A loader whose worker processes start once for all epochs, and have ended when the block is left."""
     loader: DataLoader[Any] = DataLoader(
         images, batch_sampler=schedule, num_workers=workers, persistent_workers=workers > 0

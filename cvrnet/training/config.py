@@ -26,7 +26,7 @@ def _whole(low: int, high: float = math.inf) -> Callable[[Any], bool]:
 
 # Names of settings, what is allowed, and what the message says of it.
 _RULES: list[tuple[Sequence[str], Callable[[Any], bool], str]] = [
-    (("grad_accum", "epochs", "patience", "lr_patience"), _whole(1), "a whole number from 1"),
+    (("views", "grad_accum", "epochs", "patience", "lr_patience"), _whole(1), "a whole number from 1"),
     (("img_size",), _whole(1, MAX_SIDE), f"a whole number from 1 to {MAX_SIDE}"),
     (("batch_size",), _whole(1, MAX_BATCH), f"a whole number from 1 to {MAX_BATCH}"),
     (("num_workers",), _whole(0, MAX_WORKERS), f"a whole number from 0 to {MAX_WORKERS}"),
@@ -38,6 +38,12 @@ _RULES: list[tuple[Sequence[str], Callable[[Any], bool], str]] = [
     ),
     (("val_fraction", "lr_factor"), lambda value: 0 < value < 1, "a number between 0 and 1"),
     (("lr",), lambda value: 0 < value < math.inf, "a positive, finite learning rate"),
+    (("weight_decay",), lambda value: 0 <= value < math.inf, "a number from 0"),
+    (
+        ("freeze",),
+        lambda value: value == "all" or (isinstance(value, int) and value >= 0),
+        "all, or a number of epochs",
+    ),
     (("in_chans",), lambda value: value in (1, 3), "1 (grey) or 3 (RGB)"),
     (("grey_version",), lambda value: value in VERSIONS, "one of " + ", ".join(map(str, VERSIONS))),
     (("monitor",), lambda value: value in ("val_loss", "val_accuracy"), "val_loss or val_accuracy"),
@@ -54,7 +60,9 @@ class TrainConfig:
     pretrained: bool = True  #: start from ImageNet weights (both papers do)
     img_size: int = 224  #: height and width, in pixels, that images are resized to
     in_chans: int = 3  #: 3, or 1 for grey images
-    interpolation: str = "nearest"  #: of the resizing; the aspect ratio is not kept
+    #: Of the resizing, which does not keep the aspect ratio; ``auto``: a CVR-Net's own, for other models the papers'
+    #: ``nearest``.
+    interpolation: str = "auto"
     grey_version: int = LATEST  #: how pictures of more than 8 bits become 8 bits (see `cvrnet.data.grey.VERSIONS`)
     any_body_part: bool = False  #: read DICOM files of any part of the body
     batch_size: int = 8  #: images an optimiser step, over all processes and accumulation steps together
@@ -62,6 +70,11 @@ class TrainConfig:
     epochs: int = 200  #: largest number of epochs
     optimizer: str = "adam"  #: timm's name of the optimiser
     lr: float = 1e-4  #: initial learning rate
+    weight_decay: float = 0.0  #: of the weights, not of biases and normalisation (the papers: none)
+    #: ``"all"``: the encoders stay as they are, only the heads train, on pooled maps that are computed once an image.
+    #: A number: the heads alone train for so many epochs, then everything. 0: everything from the start.
+    freeze: int | str = 0
+    views: int = 1  #: with ``freeze="all"``, the image itself and views - 1 augmented views of it train
     #: Weigh the loss of class j by N_max / N_j. (The papers print N_j / N, which would favour the majority, against
     #: their own sentence: an erratum.)
     class_weights: bool = True
@@ -103,16 +116,21 @@ _RECIPES: dict[str, dict[str, Any]] = {
     "paper": {},
     "notebook": {"optimizer": "adamax", "lr_factor": 0.1, "lr_patience": 4, "patience": 13,
                  "monitor": "val_accuracy", "rotation_p": 0.0, "shift_p": 0.0},
+    "frozen": {"freeze": "all", "optimizer": "adamw", "lr": 3e-4, "weight_decay": 0.01, "drop_rate": 0.3,
+               "batch_size": 64, "epochs": 30, "patience": 30, "lr_patience": 30},
 }  # fmt: skip
 RECIPES = tuple(_RECIPES)
 
 
 def recipe(name: str, **settings: Any) -> TrainConfig:
-    """A named protocol with some settings changed: ``paper`` (v2), or ``notebook`` (the authors' public notebook).
+    """A named protocol with some settings changed.
+
+    ``paper`` is v2's, ``notebook`` that of the authors' public notebook, ``frozen`` trains the heads alone on frozen
+    encoders (see docs/training.md).
 
     >>> recipe("notebook", epochs=5).optimizer
     'adamax'
     """
     if name not in _RECIPES:
-        raise UserError(f"unknown recipe {name!r}; expected {' or '.join(RECIPES)}")
+        raise UserError(f"unknown recipe {name!r}; expected {', '.join(RECIPES)}")
     return replace(TrainConfig(), **{**_RECIPES[name], **settings})

@@ -5,30 +5,29 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from cvrnet.data import Augmentation, ImageCache, Preprocessing, Record
+from cvrnet.data import ImageCache, Record
 from cvrnet.devices import autocast
 from cvrnet.errors import UserError
 from cvrnet.files import write_csv
-from cvrnet.inference import Predictor
-from cvrnet.inference.cached import join_batches, predict_cached
+from cvrnet.inference.frozen_features import FrozenFeatures
 from cvrnet.metrics import classification_scores
-from cvrnet.runs.checkpoint import save_checkpoint
 from cvrnet.runs.layout import HISTORY, LAST_STATE, STATE
-from cvrnet.training.batches import CachedImages, Schedule, image_loader
+from cvrnet.training.batches import Schedule, image_loader
 from cvrnet.training.config import TrainConfig
-from cvrnet.training.model import create_for_training, smallest_part
+from cvrnet.training.frozen_encoders import FrozenEncoders
 from cvrnet.training.optimizers import create_optimizer
 from cvrnet.training.processes import Processes
 from cvrnet.training.state import State, restore_state, save_state
+from cvrnet.training.whole_network import WholeNetwork
 
 
 @dataclass
@@ -52,6 +51,7 @@ def fit(
     cache: ImageCache,
     folder: Path,
     *,
+    features: FrozenFeatures | None = None,
     progress: Progress | None = None,
 ) -> State:
     """Train one model, and save the best epoch's weights in the folder, in timm's format.
@@ -63,7 +63,8 @@ def fit(
     With several processes (``accelerate launch``), each takes its part of every batch; the gradient is that of the
     whole batch. Batch norm normalises with each part's own statistics, and process 0's running statistics are kept.
 
-    ``cache`` holds the decoded images of both sets, in the config's size; ``classes`` has the order of the logits.
+    ``cache`` holds the decoded images of both sets, in the config's size; ``classes`` has the order of the logits. With
+    ``features``, which hold the vectors of both sets, only the heads are trained.
     Returns the final state, with the history.
 
     Raises:
@@ -72,38 +73,32 @@ def fit(
     progress = progress or Progress()
     processes = Processes(config.device, config.amp)
     torch.manual_seed(config.seed)
-    model = create_for_training(config, len(classes)).to(processes.device).to(memory_format=torch.channels_last)
-    optimizer = create_optimizer(model, config.optimizer, config.lr)
+    task: WholeNetwork | FrozenEncoders
+    if features is None:
+        task = WholeNetwork(config, train, val, classes, cache, processes)
+    else:
+        task = FrozenEncoders(config, train, val, classes, features, processes)
+    optimizer = create_optimizer(task.trained, config.optimizer, config.lr, config.weight_decay)
     plateau = _plateau(optimizer, config)
     # fp16 gradients underflow without scaling; for the other formats the scaler does nothing.
     scaler = torch.amp.GradScaler(processes.device.type, enabled=processes.precision == "fp16")
-    parts = {"model": model, "optimizer": optimizer, "plateau": plateau, "scaler": scaler}
+    parts = {**task.parts, "optimizer": optimizer, "plateau": plateau, "scaler": scaler}
     state = restore_state(folder / (STATE if (folder / STATE).is_file() else LAST_STATE), parts)
-    network, preprocessing = processes.parallel(model), Preprocessing.from_model(model)
-    augmentation = Augmentation(
-        rotation_p=config.rotation_p, shift_p=config.shift_p, hflip_p=config.hflip_p, vflip_p=config.vflip_p
-    )
-    images = CachedImages(train, classes, cache, augmentation, config.seed)
-    weights = class_weights(images.labels, len(classes)).to(processes.device) if config.class_weights else None
-    schedule = Schedule(len(train), config, processes.count, processes.index, smallest_part(model, config))
-    with image_loader(images, schedule, config.num_workers) as loader:
+    saved, saved_epoch = time.monotonic(), state.epoch
+    labels = [classes.index(record.label) for record in val]
+    weights = class_weights(task.items.labels, len(classes)).to(processes.device) if config.class_weights else None
+    schedule = Schedule(len(train), config, processes.count, processes.index, task.smallest_part)
+    with image_loader(task.items, schedule, config.num_workers) as loader:
         while state.epoch < config.epochs and state.epoch - state.best_epoch < config.patience:
             started = time.perf_counter()
             schedule.epoch = state.epoch + 1
             if processes.is_main:
                 progress.start(schedule.epoch, len(train), state.history)
-            steps = schedule.batches(), loader, preprocessing, weights
-            train_loss = _train_epoch(config, schedule.epoch, network, *steps, optimizer, scaler, processes, progress)
-            scores = _validate(config, model, val, classes, cache, processes)
-            row: dict[str, Any] = {
-                "epoch": schedule.epoch,
-                "lr": optimizer.param_groups[0]["lr"],
-                "train_loss": train_loss,
-                "val_loss": scores["log_loss"],
-                "val_accuracy": scores["accuracy"],
-                "val_f1_macro": scores["macro"]["f1"],
-                "seconds": round(time.perf_counter() - started, 3),
-            }
+            steps = schedule.batches(), loader, weights
+            train_loss = _train_epoch(config, task, schedule.epoch, *steps, optimizer, scaler, processes, progress)
+            processes.share_buffers(task.trained)
+            scores = classification_scores(labels, task.validate().mean(0), list(classes))
+            row = _history_row(schedule.epoch, optimizer, train_loss, scores, time.perf_counter() - started)
             quality = row["val_accuracy"] if config.monitor == "val_accuracy" else -row["val_loss"]
             plateau.step(quality)
             row["best"] = int(quality > state.best)
@@ -113,22 +108,43 @@ def fit(
                 state.best, state.best_epoch = quality, state.epoch
             if processes.is_main:
                 if row["best"]:
-                    save_checkpoint(model, folder, classes)
-                # The state is written after the weights: a crash in between repeats the epoch, with the same result.
-                save_state(folder / STATE, parts, state)
-                write_csv(folder / HISTORY, state.history)
+                    task.keep_best(folder)
+                if time.monotonic() - saved >= task.save_seconds:
+                    # Written after the weights: a crash in between repeats the epoch, with the same result.
+                    save_state(folder / STATE, parts, state)
+                    write_csv(folder / HISTORY, state.history)
+                    saved, saved_epoch = time.monotonic(), state.epoch
                 progress.end(row)
             processes.wait()
+    if processes.is_main:
+        task.finish(folder)
+        if saved_epoch < state.epoch:
+            save_state(folder / STATE, parts, state)
+            write_csv(folder / HISTORY, state.history)
     return state
+
+
+def _history_row(
+    epoch: int, optimizer: torch.optim.Optimizer, train_loss: float, scores: Mapping[str, Any], seconds: float
+) -> dict[str, Any]:
+    """The row of history.csv for an epoch, from the scores of the validation images."""
+    return {
+        "epoch": epoch,
+        "lr": optimizer.param_groups[0]["lr"],
+        "train_loss": train_loss,
+        "val_loss": scores["log_loss"],
+        "val_accuracy": scores["accuracy"],
+        "val_f1_macro": scores["macro"]["f1"],
+        "seconds": round(seconds, 3),
+    }
 
 
 def _train_epoch(
     config: TrainConfig,
+    task: WholeNetwork | FrozenEncoders,
     epoch: int,
-    network: nn.Module,
     batches: Sequence[Sequence[Sequence[int]]],
     loader: Iterable[tuple[Tensor, Tensor]],
-    preprocessing: Preprocessing,
     weights: Tensor | None,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
@@ -140,18 +156,18 @@ def _train_epoch(
     ``batches`` are those of all processes, ``loader`` gives this process's parts of them, ``weights`` are the classes'.
     """
     device, world, loaded = processes.device, processes.count, iter(loader)
+    network = task.begin_epoch(epoch)
     # Dropout depends only on the seed, epoch and process, so that a resumed training repeats it.
     torch.manual_seed(config.seed + epoch * world + processes.index)
-    network.train()
     total, seen = torch.zeros((), device=device), 0
     for batch in batches:
         size = sum(len(part) for part in batch)
         for micro in range(config.grad_accum):
             pixels, labels = next(loaded)
-            x = preprocessing.normalize(pixels.to(device, non_blocking=True))
+            x = task.inputs(pixels)
             y = labels.to(device, non_blocking=True)
             with autocast(device, processes.precision):
-                logits = network(x.contiguous(memory_format=torch.channels_last))
+                logits = network(x)
             losses = F.cross_entropy(logits.float(), y, reduction="none")
             if weights is not None:
                 losses = losses * weights[y]
@@ -171,22 +187,6 @@ def _train_epoch(
     if not math.isfinite(loss_mean):
         raise UserError(f"the loss is {loss_mean} in epoch {epoch}; try a lower lr than {config.lr}, or amp='fp32'")
     return loss_mean
-
-
-def _validate(
-    config: TrainConfig,
-    model: nn.Module,
-    val: Sequence[Record],
-    classes: Sequence[str],
-    cache: ImageCache,
-    processes: Processes,
-) -> dict[str, Any]:
-    """Score the validation images by the prediction that users get: same number format, same float32 parts."""
-    processes.share_buffers(model)
-    predictor = Predictor([model], str(processes.device), processes.precision)
-    answers = predict_cached(predictor, val, cache, config.batch_size, processes.index, processes.count)
-    probabilities = join_batches(processes.gather(answers)).mean(0)
-    return classification_scores([classes.index(record.label) for record in val], probabilities, list(classes))
 
 
 def class_weights(labels: Sequence[int], num_classes: int) -> Tensor:

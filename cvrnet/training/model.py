@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -9,20 +11,54 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from cvrnet.cvrnet import CVRNet
 from cvrnet.data.preprocessing import with_grey_version
 from cvrnet.encoders.normalization import for_channels
 from cvrnet.errors import UserError
+from cvrnet.hub_errors import explain
 from cvrnet.runs.checkpoint import load_checkpoint
-from cvrnet.runs.hub_download import hub_checkpoint, is_reference
+from cvrnet.runs.hub_download import hint, hub_checkpoint, is_reference
+from cvrnet.runs.layout import CONFIG
+from cvrnet.runs.read import read_json
 from cvrnet.training.batches import check_parts
 from cvrnet.training.config import TrainConfig
+
+
+def resolve_interpolation(config: TrainConfig) -> TrainConfig:
+    """The config with the interpolation that ``auto`` means for its model.
+
+    A registered CVR-Net has its own, and a trained model keeps the one that it was trained with. Other models get the
+    papers' nearest neighbour, so that comparisons with the papers' network are honest.
+    """
+    if config.interpolation != "auto":
+        return config
+    if config.model.startswith(("local-dir:", "hf-hub:")):
+        own = _config_file(config.model).get("pretrained_cfg", {}).get("interpolation")
+    else:
+        registered = timm.get_pretrained_cfg(config.model) if _is_cvrnet(config.model) else None
+        own = registered and registered.interpolation
+    return replace(config, interpolation=own or "nearest")
+
+
+def _config_file(reference: str) -> dict[str, Any]:
+    """The config.json of a ``local-dir:`` or ``hf-hub:`` model; ``{}`` if there is none (loading refuses that)."""
+    local = Path(reference.removeprefix("local-dir:"))
+    folder = hub_checkpoint(reference) if is_reference(reference) else local
+    content: dict[str, Any] = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    return content
+
+
+def _is_cvrnet(model: str) -> bool:
+    """Whether a name, or a reference to a trained model, means a registered CVR-Net."""
+    name = _config_file(model).get("architecture") if model.startswith(("local-dir:", "hf-hub:")) else model
+    return name in timm.list_models(module="cvrnet")
 
 
 def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
     """Create the model of a config: a CVR-Net or any other timm classifier, with the papers' preprocessing.
 
-    Every model gets the same resizing (whole image, config's interpolation), so that comparisons are honest; mean and
-    standard deviation stay the model's own.
+    Every model gets the whole image, resized by the config's interpolation; mean and standard deviation stay the
+    model's own.
 
     Raises:
         UserError: timm does not know the model, or it does not take these arguments.
@@ -31,13 +67,16 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
     if not trained and not timm.is_model(config.model):
         raise UserError(
             f"unknown model {config.model!r}; expected a name from `cvrnet models` or timm.list_models(), "
-            f"or local-dir:FOLDER or hf-hub:user/repo to go on from a trained model"
+            f"or local-dir:FOLDER or hf-hub:user/repo to go on from a trained model{hint(config.model)}"
         )
+    config = resolve_interpolation(config)
     options: dict[str, Any] = {**config.model_kwargs, "num_classes": num_classes, "in_chans": config.in_chans}
     if config.encoders:
         options["encoders"] = config.encoders
     if config.drop_rate:
         options["drop_rate"] = config.drop_rate
+    if _is_cvrnet(config.model):
+        options["img_size"] = config.img_size  # for encoders that are built for one size
     arguments: dict[str, Any] = {"pretrained_cfg": {}}
     origin = f"local-dir:{hub_checkpoint(config.model)}" if is_reference(config.model) else config.model
     if trained:
@@ -59,8 +98,9 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
         if not config.pretrained:
             raise
         source = arguments["pretrained_cfg"].get("hf_hub_id") or arguments["pretrained_cfg"].get("url")
+        what, advice = explain(error)
         raise UserError(
-            f"cannot load the pretrained weights of {config.model!r} from {source} ({type(error).__name__}); "
+            f"cannot load the pretrained weights of {config.model!r} from {source} ({what}; {advice}); "
             f"without them: pretrained=False, on the command line --no-pretrained"
         ) from error
     cfg: Any = model.pretrained_cfg
@@ -74,6 +114,10 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
         "std": for_channels(cfg["std"], config.in_chans),
     }
     model.pretrained_cfg = model.default_cfg = adapted
+    if config.freeze and not isinstance(model, CVRNet):
+        raise UserError(
+            f"freeze={config.freeze!r} trains the heads of a CVR-Net, and {config.model} is none; see `cvrnet models`"
+        )
     return model
 
 

@@ -12,7 +12,9 @@ from torch import nn
 from cvrnet.errors import UserError
 
 
-def create_optimizer(parameters: nn.Module | Iterable[nn.Parameter], name: str, lr: float) -> torch.optim.Optimizer:
+def create_optimizer(
+    parameters: nn.Module | Iterable[nn.Parameter], name: str, lr: float, weight_decay: float = 0.0
+) -> torch.optim.Optimizer:
     """timm's optimiser of this name, which may have ``lookahead_`` before it.
 
     Raises:
@@ -26,6 +28,6 @@ def create_optimizer(parameters: nn.Module | Iterable[nn.Parameter], name: str, 
     # fused: one pass over the weights for each step, on CPUs too
     options: dict[str, Any] = {"fused": True} if name in ("adam", "adamw") else {}
     try:
-        return timm.optim.create_optimizer_v2(parameters, opt=name, lr=lr, **options)
+        return timm.optim.create_optimizer_v2(parameters, opt=name, lr=lr, weight_decay=weight_decay, **options)
     except (ImportError, AssertionError, RuntimeError, ValueError) as error:
         raise UserError(f"optimizer={name!r} cannot be used here: {error}") from error

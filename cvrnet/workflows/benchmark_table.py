@@ -19,7 +19,18 @@ from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
 from cvrnet.metrics import corrected_resampled_t_test, holm
 from cvrnet.report.report_tables import paper_scores
 from cvrnet.runs.checkpoint import load_checkpoint
-from cvrnet.runs.layout import BENCHMARK, FIGURES, HISTORY, INDEPENDENT, RUN, SPEED, SPLIT, SUMMARY, fold_name
+from cvrnet.runs.layout import (
+    BENCHMARK,
+    FIGURES,
+    HISTORY,
+    INDEPENDENT,
+    RUN,
+    SPEED,
+    SPLIT,
+    SUMMARY,
+    fold_folders,
+    fold_name,
+)
 from cvrnet.runs.read import read_json, read_rows
 from cvrnet.training import TrainConfig
 
@@ -149,7 +160,7 @@ def _describe(run: Path) -> dict[str, Any]:
     """What benchmark.json says of one model, from its run."""
     summary, speed = read_json(run / SUMMARY), read_json(run / SPEED)
     folds = [_scores(fold) for fold in summary["folds"]]
-    histories = [read_rows(path) for path in run.glob(f"{fold_name('*')}/{HISTORY}")]
+    histories = [read_rows(fold / HISTORY) for fold in fold_folders(run).values() if (fold / HISTORY).is_file()]
     model: dict[str, Any] = {
         "mean_std": _scores(summary["mean_std"]),
         "folds": {key: [fold[key] for fold in folds] for key in COMPARED},

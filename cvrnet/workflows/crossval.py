@@ -14,7 +14,7 @@ from cvrnet.runs.layout import SPLIT, fold_name
 from cvrnet.runs.split_table import read_folds
 from cvrnet.training import TrainConfig
 from cvrnet.workflows.collect import collect
-from cvrnet.workflows.job import Callbacks, Job, open_run, start_job
+from cvrnet.workflows.job import Callbacks, Job, open_run, start_job, with_features
 from cvrnet.workflows.train import train_sets
 
 
@@ -122,7 +122,9 @@ def train_folds(job: Job, output: Path, folds: Folds, name: str = "", only_fold:
     """Train and test the folds in a run folder, and join them; ``name`` is the model or source of a sweep."""
     open_run(job, output, "crossval", folds.members(), folds.test_source, folds=folds.count)
     metrics: dict[str, Any] = {}
-    for fold in range(1, folds.count + 1) if only_fold is None else [only_fold]:
+    chosen = list(range(1, folds.count + 1)) if only_fold is None else [only_fold]
+    job = with_features(job, [output / fold_name(fold) for fold in chosen])
+    for fold in chosen:
         metrics = train_sets(job, folds.sets(fold), output / fold_name(fold), name, fold)
     if only_fold is None and job.processes.is_main:
         metrics = collect(output, maps=job.maps)

@@ -9,17 +9,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cvrnet.data import DataError, ImageCache, Record, class_names, scan_records
+import torch
+
+from cvrnet.data import Augmentation, DataError, ImageCache, Record, class_names, scan_records
 from cvrnet.data.splits import INDEPENDENT
 from cvrnet.errors import UserError
 from cvrnet.files import atomic_write, damaged_files, write_csv
 from cvrnet.inference import Predictor
+from cvrnet.inference.frozen_features import FrozenFeatures
 from cvrnet.report import write_report
 from cvrnet.runs.folder import RunFolder, claim_folder, find_run_folder, hash_records, open_run_folder, versions
 from cvrnet.runs.layout import AUDIT, AUDIT_PAGE, AUDIT_TABLES, BENCHMARK, RUN, SPLIT, fold_folders
 from cvrnet.runs.read import read_json, read_rows
 from cvrnet.runs.split_table import split_row
-from cvrnet.training import Progress, TrainConfig, create_for_training, is_finished
+from cvrnet.training import Progress, TrainConfig, create_for_training, is_finished, resolve_interpolation
 from cvrnet.training.model import check_trainable
 from cvrnet.training.processes import Processes
 
@@ -53,6 +56,7 @@ class Job:
         cache: The decoded images.
         processes: The processes that train together.
         sweep: The folder of the sweep that this job is a part of; its audit is copied.
+        features: The pooled maps of all images, where the encoders are frozen.
     """
 
     data: str | Path
@@ -68,6 +72,7 @@ class Job:
     cache: ImageCache
     processes: Processes
     sweep: Path | None = None
+    features: FrozenFeatures | None = None
 
 
 @contextmanager
@@ -94,7 +99,7 @@ def start_job(
         DataError: Lists everything that is wrong with the manifest and the images.
         UserError: The folder holds something that must not be touched.
     """
-    config, callbacks = config or TrainConfig(), callbacks or Callbacks()
+    config, callbacks = resolve_interpolation(config or TrainConfig()), callbacks or Callbacks()
     processes = Processes(config.device, config.amp)
     with ExitStack() as stack:
         with processes.main_first():  # before the images are decoded, which can take minutes
@@ -122,6 +127,40 @@ def start_job(
             raise DataError(problems, data)
         names = class_names(records, classes)
         yield Job(data, config, callbacks, audit, maps, resume, output, place, records, names, cache, processes)
+
+
+def with_features(job: Job, folders: Sequence[Path]) -> Job:
+    """The job with the pooled maps of all its images, if its config freezes the encoders and a model is unfinished.
+
+    ``folders`` are those of the models.
+
+    Raises:
+        UserError: The model is no CVR-Net, or its weights are not to be had.
+    """
+    config = job.config
+    if config.freeze != "all" or all(is_finished(folder, config) for folder in folders):
+        return job
+    torch.manual_seed(config.seed)
+    model: Any = create_for_training(config, len(job.classes))
+    if job.processes.is_main and not config.pretrained and not config.model.startswith(("local-dir:", "hf-hub:")):
+        job.callbacks.say("The frozen encoders have random weights, whose features say little: expect low scores")
+    augmentation = Augmentation(
+        rotation_p=config.rotation_p, shift_p=config.shift_p, hflip_p=config.hflip_p, vflip_p=config.vflip_p
+    )
+    processes = job.processes
+    features = FrozenFeatures(
+        model,
+        job.cache,
+        str(processes.device),
+        processes.precision,
+        views=config.views,
+        augmentation=augmentation,
+        seed=config.seed,
+    )
+    progress = job.callbacks.stage("Computing features") if processes.is_main else None
+    with processes.main_first():
+        features.load(job.records, progress)
+    return replace(job, features=features)
 
 
 def open_run(

@@ -32,7 +32,7 @@ from cvrnet.runs.folder import claim_folder, hash_records, open_run_folder
 from cvrnet.runs.held_out import trained_on
 from cvrnet.runs.layout import CONFIG, RUN, SPLIT, WEIGHTS
 from cvrnet.runs.predictions import PredictionTable
-from cvrnet.runs.read import read_json, read_rows
+from cvrnet.runs.read import read_json, read_rows, read_run
 from cvrnet.runs.split_table import SplitTable
 from cvrnet.workflows.evaluate import describe_evaluation, predict_records, write_evaluation
 from cvrnet.workflows.job import Callbacks, audit_run, finish_report
@@ -81,7 +81,7 @@ def make_soup(
     folders = find_checkpoints(run, folds)
     _check_folds(folders)
     with open_run_folder(output, KIND, overwrite=overwrite) as place:
-        about = read_json(run / RUN) if (run / RUN).is_file() else {}
+        about = read_run(run) if (run / RUN).is_file() else {}
         own, seen = _own_images(about), trained_on(run) or SplitTable([])
         records, honest, images = _images(run, about, own, seen, data)
         model = average(folders)
@@ -140,11 +140,17 @@ def _check_folds(folders: Sequence[Path]) -> None:
     configs = [read_json(folder / CONFIG) for folder in folders]
     for key in ("architecture", "model_args", "label_names"):
         for folder, config in zip(folders, configs, strict=True):
-            if config.get(key) != configs[0].get(key):
+            if _argument(config, key) != _argument(configs[0], key):
                 raise UserError(
                     f"{folder.name} and {folders[0].name} differ in {key} ({config.get(key)!r:.60}, "
                     f"{configs[0].get(key)!r:.60}); a soup needs folds of one architecture and the same classes"
                 )
+
+
+def _argument(config: Mapping[str, Any], key: str) -> Any:
+    value = config.get(key)
+    # Earlier versions wrote the number of classes among the arguments, too.
+    return {name: value[name] for name in value if name != "num_classes"} if isinstance(value, dict) else value
 
 
 def _own_images(about: Mapping[str, Any]) -> list[Record]:

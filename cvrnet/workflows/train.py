@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cvrnet.data import Record
 from cvrnet.data.splits import holdout_sets, refuse_missing_classes
 from cvrnet.inference import Predictor
+from cvrnet.inference.head_logits import averages_probabilities
 from cvrnet.report.draw import draw_learning_curves
 from cvrnet.runs.checkpoint import load_checkpoint
 from cvrnet.runs.layout import METRICS
+from cvrnet.runs.predictions import PredictionTable
 from cvrnet.runs.read import read_json
 from cvrnet.training import TrainConfig, close_state, fit, is_finished
+from cvrnet.training.frozen_encoders import predict_frozen
 from cvrnet.workflows.evaluate import predict_decoded, write_evaluation
-from cvrnet.workflows.job import Callbacks, Job, finish_report, open_run, start_job
+from cvrnet.workflows.job import Callbacks, Job, finish_report, open_run, start_job, with_features
 
 
 def train(
@@ -50,7 +56,7 @@ def train(
         refuse_missing_classes(sets["train"], job.classes)
         folder = job.place.folder
         open_run(job, folder, "train", ((r, name) for name, members in sets.items() for r in members), test_source)
-        metrics = train_sets(job, sets, folder)
+        metrics = train_sets(with_features(job, [folder]), sets, folder)
         if job.processes.is_main:
             finish_report(folder, maps)
         job.processes.wait()
@@ -77,15 +83,12 @@ def train_sets(
     progress = job.callbacks.training(name, fold) if processes.is_main else None
     metrics: dict[str, Any] = {}
     if not is_finished(folder, config):
-        state = fit(config, sets["train"], sets["val"], job.classes, job.cache, folder, progress=progress)
+        state = fit(
+            config, sets["train"], sets["val"], job.classes, job.cache, folder, features=job.features, progress=progress
+        )
         if processes.is_main:
-            # The same number format and batches as validation had, so that the best epoch's numbers are the same.
-            predictor = Predictor([load_checkpoint(folder)], str(processes.device), processes.precision)
-            scored = {
-                part: predict_decoded(predictor, members, job.cache, config.batch_size)
-                for part, members in sets.items()
-                if part != "train"
-            }
+            predict = _predictions(job, load_checkpoint(folder))
+            scored = {part: predict(members) for part, members in sets.items() if part != "train"}
             draw_learning_curves(folder, {"": state.history})
             metrics = write_evaluation(folder, scored)
             close_state(folder, state, config)
@@ -93,3 +96,17 @@ def train_sets(
         metrics = read_json(folder / METRICS)
     processes.wait()
     return metrics
+
+
+def _predictions(job: Job, model: Any) -> Callable[[Sequence[Record]], PredictionTable]:
+    """A function that predicts images as validation did: the best epoch's numbers are the same, to the last bit."""
+    if job.features is not None:
+        features = job.features
+        return lambda records: _table(model, records, predict_frozen(model, features, records))
+    predictor = Predictor([model], str(job.processes.device), job.processes.precision)
+    return lambda records: predict_decoded(predictor, records, job.cache, job.config.batch_size)
+
+
+def _table(model: Any, records: Sequence[Record], by_head: NDArray[np.float64]) -> PredictionTable:
+    heads = by_head if averages_probabilities(model) else None
+    return PredictionTable.from_records(records, model.pretrained_cfg["label_names"], by_head.mean(0), heads)

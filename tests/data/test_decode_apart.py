@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from openjpeg.utils import encode_array
 from PIL import Image
-from pydicom import dcmread
 from pydicom.data import get_testdata_file
+from pydicom.pixels import pixel_array
 
-from cvrnet.data import ImageError, decode_apart, decoder, read_image
+from cvrnet.data import ImageError, decode_apart, decoder, dicom, read_image
 from cvrnet.data.decode_apart import decoding_threads
 from cvrnet.data.limits import Refused
 from tests.support.signals import sigint
@@ -68,13 +68,10 @@ def test_the_pixels_are_those_of_the_decoder_and_the_child_stays():
     "name", ["MR_small_jp2klossless.dcm", "JPEG2000.dcm", "examples_jpeg2k.dcm", "MR_small_jpeg_ls_lossless.dcm"]
 )
 def test_frames_are_as_pydicom_decodes_them(name, monkeypatch):
-    ds = dcmread(get_testdata_file(name))
-    values = []
-    monkeypatch.setattr("cvrnet.data.dicom._picture", lambda stored, *_: values.append(stored) or GREY)
-    monkeypatch.setattr("cvrnet.data.dicom._check_chest", lambda _: None)
-    monkeypatch.setattr("cvrnet.data.dicom.decode", None)  # it is not decoded in this process
-    read_image(get_testdata_file(name))
-    np.testing.assert_array_equal(values[0], ds.pixel_array)
+    path = get_testdata_file(name)
+    monkeypatch.setattr(dicom, "decode", None)  # it is not decoded in this process
+    values = dicom._decode(path, dicom.read_header(path), 0, 1)
+    np.testing.assert_array_equal(values, pixel_array(path, **dicom._ALL_BITS))
 
 
 _ANY = ("1", "L", "P", "RGB", "RGBA", "CMYK", "I;16", "F")

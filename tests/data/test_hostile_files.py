@@ -117,6 +117,13 @@ def long_tag(kind: bytes, length: int) -> bytes:
     return whole[:at] + bytes.fromhex("27000110") + kind + struct.pack("<HI", 0, length) + whole[at:]
 
 
+def items(number: int) -> bytes:
+    whole = dicom(ExplicitVRLittleEndian, GREY.tobytes())
+    at = whole.index(b"\x28\0\2\0US")
+    sequence = bytes.fromhex("27000110") + b"SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\0\xe0\0\0\0\0" * number
+    return whole[:at] + sequence + b"\xfe\xff\xdd\xe0\0\0\0\0" + whole[at:]
+
+
 _PRECINCTS = bytes([1, 0, 0xFF, 0xFF, 0, 5, 0, 0, 0, 1]) + b"\x11" * 6  # 65,535 layers, precincts of 2 x 2
 _LSE = struct.pack(">HHBB", 0xFFF8, 12, 4, 4) + struct.pack(">II", 60_000, 60_000)  # JPEG-LS's oversize dimensions
 _SOF_LS = b"\xff\xf7\0\x0b\x08\0\x40\0\x40\1\1\x11\0"
@@ -143,8 +150,8 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     "text-tags.png": (lambda: png_with("\nexif\n1\n" + shared_tags(20_000).hex()), ""),
     "tags.jpg": (lambda: b"\xff\xd8" + exif_segments(shared_tags(20_000)) + encode("JPEG")[20:], "more bytes than"),
     "exif.jpg": (lambda: b"\xff\xd8" + exif_segments(bytes(60_000)) * 20 + encode("JPEG")[20:], "any camera"),
-    "tiles-lzw.tif": (lambda: tiff(5, 64, 65_520), "tiles of 4,292,870,400 pixels"),
-    "tiles-jpeg.tif": (lambda: tiff(7, 64, 65_520), "tiles of 4,292,870,400 pixels"),
+    "tiles-lzw.tif": (lambda: tiff(5, 64, 65_520), "tiles of 4,292,870,400 pixels are not possible"),
+    "tiles-jpeg.tif": (lambda: tiff(7, 64, 65_520), "tiles of 4,292,870,400 pixels are not possible"),
     "big-tiff.tif": (
         lambda: b"II+\0\x08\0\0\0" + struct.pack("<QQ", 16, 2**60) + bytes(99),
         "more bytes than the file",
@@ -197,6 +204,16 @@ def test_a_small_file_takes_little_memory_and_time(tmp_path, name):
     assert "\n" not in reason
     assert seconds < 30
     assert peak < CHILD
+
+
+def test_a_header_of_very_many_items_is_refused(tmp_path, monkeypatch):
+    """pydicom makes an object of each, which takes 160 times as much memory."""
+    monkeypatch.setattr("cvrnet.data.dicom._HeaderFile._left", 5000)
+    (tmp_path / "few.dcm").write_bytes(items(500))
+    assert read_image(tmp_path / "few.dcm").shape == GREY.shape
+    (tmp_path / "many.dcm").write_bytes(items(6000))
+    with pytest.raises(ImageError, match=r"damaged or truncated DICOM file|too many items"):
+        read_image(tmp_path / "many.dcm")
 
 
 def test_one_hostile_file_costs_no_other_its_answer(tmp_path, cli, run):

@@ -19,6 +19,7 @@ import tempfile
 import time
 import urllib.request
 import warnings
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -28,6 +29,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pydicom
 import pytest
 import timm
 import torch
@@ -164,6 +166,25 @@ def test_a_table_is_predicts_own(answering: Answering, predictor: Predictor, tmp
     assert list(written[0]) == columns
     assert [row["path"] for row in written] == [row["path"] for row in rows]
     assert float(written[1]["prob_CVP"]) == rows[1]["prob_CVP"]
+
+
+def test_hostile_files_meet_predicts_limits(answering: Answering, predictor: Predictor, tmp_path: Path) -> None:
+    """Pictures that claim 60,000 x 60,000 pixels: the same sentence, from one image, a table and `predict`."""
+    png = bytearray(write_png(tmp_path / "png").read_bytes())
+    png[16:24] = (60_000).to_bytes(4, "big") * 2
+    png[29:33] = zlib.crc32(png[12:29]).to_bytes(4, "big")
+    dicom = pydicom.dcmread(write_dicom(tmp_path / "dicom", film()))
+    dicom.Rows = dicom.Columns = 60_000
+    dicom.save_as(tmp_path / "dicom")
+    (tmp_path / "png").write_bytes(png)
+    for name in ("png", "dicom"):
+        (predicted,) = predictor.stream([tmp_path / name])
+        with pytest.raises(UserError) as refused:
+            answering.file(Upload(tmp_path / name, "name"))
+        (row,) = answering.table([Upload(tmp_path / name, "name")])[1]
+        assert "pixels" in row["error"]
+        assert str(refused.value) == f"name: {row['error']}"
+        assert predicted.error.removeprefix(f"{tmp_path / name}: ") == row["error"]
 
 
 def test_a_file_of_frames_is_sent_elsewhere(answering: Answering, tmp_path: Path) -> None:

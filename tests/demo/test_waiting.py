@@ -93,7 +93,7 @@ def test_answers_that_nobody_fetches_are_dropped(predictor: Predictor, monkeypat
     with visited(predictor) as (client, waiting):
         for k in range(8):
             assert ask(client, f"gone-{k}").status_code == 200
-        until(lambda: waiting.bytes > 8 * 30_000)  # a picture each
+        until(lambda: waiting.bytes > 30_000)  # a picture at least, beside the questions
         until(lambda: waiting.bytes == 0)
         told = fetch(client, "gone-7")
         assert (told[-1]["msg"], told[-1]["session_not_found"]) == ("unexpected_error", True)
@@ -205,6 +205,21 @@ def test_questions_that_no_page_asks(visit: tuple[httpx.Client, Waiting], capfd:
     out, err = capfd.readouterr()
     assert "\x1b" not in out + err
     assert "Traceback" not in out + err
+
+
+def test_a_visitor_who_leaves_takes_everything_along(visit: tuple[httpx.Client, Waiting]) -> None:
+    client, waiting = visit
+    before = waiting.bytes
+    for _ in range(5):
+        assert ask(client, "leaver").status_code == 200
+    with client.stream("GET", "/gradio_api/queue/data", params={"session_hash": "leaver"}) as stream:
+        next(stream.iter_lines())
+    until(lambda: waiting.bytes <= before)  # half a minute, in which nothing expires
+
+
+def test_a_question_without_its_length_is_refused(visit: tuple[httpx.Client, Waiting]) -> None:
+    client, _ = visit
+    assert client.post("/gradio_api/queue/join", content=iter([question(b"1")])).status_code == 411
 
 
 def test_headers_have_a_limit(visit: tuple[httpx.Client, Waiting]) -> None:

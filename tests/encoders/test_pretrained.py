@@ -160,7 +160,7 @@ def test_offline_what_was_downloaded_loads_and_the_rest_is_one_error(
     assert torch.equal(encoder_state(xception, 0)["stem.0.weight"], state["conv1.weight"])
     with pytest.raises(UserError) as error:
         create("cvrnet", pretrained=True, cache_dir=str(tmp_path / "empty"))
-    expect_one_line(error, *map(repository, PAPERS_PAIR), "pretrained=False", "OfflineModeIsEnabled")
+    expect_one_line(error, *map(repository, PAPERS_PAIR), "pretrained=False", "HF_HUB_OFFLINE=1 forbids asking the Hub")
     assert len(hub.requests) == asked
 
 

@@ -19,7 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 
 import cvrnet
 from cvrnet.errors import UserError
-from cvrnet.hub.redact import harmless_name, public_run
+from cvrnet.hub.redact import public_run
 from cvrnet.hub.staging import stage_run
 from cvrnet.runs.checkpoint import save_checkpoint
 from tests.support.hub import LocalHub
@@ -127,12 +127,14 @@ def test_a_path_that_nothing_else_removed_stops_the_push(hub: LocalHub, tmp_path
     assert hub.requests == []
 
 
-def test_harmless_names(elsewhere: None) -> None:
-    assert harmless_name("D:\\scans\\manifest.csv") == "manifest.csv"
-    assert harmless_name(f"/scans/{LOGIN.upper()}s.csv") == ""
-    assert "data" not in public_run({"data": f"/scans/{HOST}.csv"})
-    assert public_run({"data": "hfds:ada/chest"})["data"] == "hfds:ada/chest"
-    assert public_run({"config": {"model": "hf-hub:ada/net"}}) == {"config": {"model": "hf-hub:ada/net"}}
+def test_only_a_data_set_of_the_hub_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for data in ("D:\\scans\\covid.csv", "/scans/ward-7", "ward-7", "", "hfds:/scans/ward-7", "hfds:../ward-7/scans"):
+        assert public_run({"data": data}, "ada/net") == {}
+    assert public_run({"data": "hfds:ada/chest"}, "ada/net") == {"data": "hfds:ada/chest"}
+    (tmp_path / "ada/chest").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert public_run({"data": "hfds:ada/chest"}, "ada/net") == {}, "a folder here"
+    assert public_run({"config": {"model": "hf-hub:ada/net"}}, "ada/net") == {"config": {"model": "hf-hub:ada/net"}}
 
 
 def test_the_card_tells_what_the_files_hold(hub: LocalHub, crossval: Path, tmp_path: Path) -> None:
@@ -263,7 +265,7 @@ def test_the_card_of_a_training_shows_the_images_held_back(run: Path, tmp_path: 
     metrics = json.loads((folder / "metrics.json").read_text())
     metrics[name] = metrics.pop("independent")
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    card = ModelCard(stage_run(folder, "ada/net").main["README.md"].decode())
+    card = ModelCard(stage_run(folder, "ada/net").card.decode())
     assert {r.dataset_split for r in card.data.eval_results} == {"test"}
     assert card.data.eval_results[0].metric_value == metrics[name]["accuracy"]
     assert f"| {metrics[name]['accuracy']:.3f} |" in card.text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -66,3 +67,14 @@ def make_crossval(run: Path, folder: Path, folds: int = 3) -> Path:
     (folder / "run.json").write_text(json.dumps(description | {"kind": "crossval", "folds": folds, "test_source": ""}))
     collect(folder)
     return folder
+
+
+def change_run(run: Path, **values: Any) -> None:
+    """Give values of a run's run.json another content."""
+    path = run / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def read_checkpoint(folder: Path) -> dict[str, bytes]:
+    """The files of a checkpoint."""
+    return {name: (folder / name).read_bytes() for name in ("config.json", "model.safetensors")}

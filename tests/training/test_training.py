@@ -28,7 +28,7 @@ from cvrnet.data.splits import holdout_sets
 from cvrnet.errors import UserError
 from cvrnet.runs.checkpoint import checkpoint_classes, load_checkpoint
 from cvrnet.runs.layout import STATE
-from cvrnet.training import Progress, TrainConfig, fit, recipe
+from cvrnet.training import Progress, TrainConfig, fit, recipe, resolve_interpolation
 from cvrnet.training.batches import Schedule, epoch_batches
 from cvrnet.training.loop import class_weights
 from cvrnet.training.model import create_for_training, smallest_part
@@ -105,7 +105,10 @@ def test_the_papers_and_the_notebooks_protocol():
     paper, notebook = recipe("paper"), recipe("notebook")
     assert (paper.optimizer, paper.lr, paper.batch_size, paper.epochs, paper.patience) == ("adam", 1e-4, 8, 200, 25)
     assert (paper.lr_factor, paper.lr_patience, paper.monitor) == (0.9, 12, "val_loss")
-    assert (paper.rotation_p, paper.shift_p, paper.img_size, paper.interpolation) == (0.45, 0.2, 224, "nearest")
+    assert (paper.rotation_p, paper.shift_p, paper.img_size) == (0.45, 0.2, 224)
+    assert resolve_interpolation(paper).interpolation == "nearest"
+    assert resolve_interpolation(recipe("paper", model="cvrnet_lite")).interpolation == "bilinear"
+    assert resolve_interpolation(recipe("paper", model="resnet18")).interpolation == "nearest"
     assert (notebook.optimizer, notebook.lr_factor, notebook.lr_patience) == ("adamax", 0.1, 4)
     assert (notebook.patience, notebook.monitor, notebook.rotation_p, notebook.shift_p) == (13, "val_accuracy", 0, 0)
     with pytest.raises(UserError, match="unknown recipe 'keras'"):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from huggingface_hub import constants, errors
@@ -17,6 +19,7 @@ CLIENT_ERRORS: tuple[type[Exception], ...] = (errors.HTTPError, OSError, Runtime
 from Xet, and ValueError for an answer that it cannot parse."""
 _TRANSIENT = (408, 429, 500, 502, 503, 504)
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 _WAITS = (1, 2, 4)
 _AGAIN = "repeat the command"
 _LOGIN = "`hf auth login`, or HF_TOKEN,"
@@ -24,7 +27,6 @@ _BAD_TOKEN = ("the Hub does not accept the token", f"{_LOGIN} with a valid one, 
 _PUSHED = ("somebody else pushed to it at the same time", _AGAIN)
 
 _ACCESS: dict[type[Exception], tuple[str, str]] = {
-    errors.OfflineModeIsEnabled: ("HF_HUB_OFFLINE=1 forbids asking the Hub", "unset it"),
     errors.LocalTokenNotFoundError: ("there is no token", f"{_LOGIN} gives one"),
     # GatedRepoError is a subclass of RepositoryNotFoundError, so it comes first.
     errors.GatedRepoError: ("its owner grants access one by one", "ask for it on the repository's page"),
@@ -87,7 +89,7 @@ def explain(error: BaseException) -> tuple[str, str]:
     while cause is not None and cause not in chain:
         chain.append(cause)
         cause = cause.__cause__ or cause.__context__
-    for explain_kind in (_explain_disk, _explain_access, _explain_answer, _explain_connection):
+    for explain_kind in (_explain_disk, _explain_offline, _explain_access, _explain_answer, _explain_connection):
         for link in chain:
             if explanation := explain_kind(link):
                 return explanation
@@ -97,9 +99,24 @@ def explain(error: BaseException) -> tuple[str, str]:
 
 def _explain_disk(error: BaseException) -> tuple[str, str] | None:
     # hf_xet, which is written in Rust, gives the system's number only in its message.
-    full = getattr(error, "errno", None) in _DISK_FULL or any(f"(os error {n})" in str(error) for n in _DISK_FULL)
-    advice = f"free some, or let HF_HOME name another disk, then {_AGAIN}"
-    return ("no space left on the disk", advice) if full else None
+    in_text = next((n for n in (*_DISK_FULL, *_FORBIDDEN) if f"(os error {n})" in str(error)), None)
+    number, name = getattr(error, "errno", None) or in_text, getattr(error, "filename", None)
+    if number in _DISK_FULL:
+        return "no space left on the disk", f"free some, or let HF_HOME name another disk, then {_AGAIN}"
+    if number not in _FORBIDDEN or not (name or in_text):
+        return None
+    path, reason = Path(str(name)), os.strerror(number)
+    if in_text or {Path(constants.HF_HUB_CACHE), Path(constants.HF_HOME)} & {path, *path.parents}:
+        what = f"the cache {constants.HF_HUB_CACHE} cannot be written ({reason})"
+        return what, f"let HF_HOME name a folder that can be, then {_AGAIN}"
+    return f"{path}: {reason}", f"choose another folder, or change this one, then {_AGAIN}"
+
+
+def _explain_offline(error: BaseException) -> tuple[str, str] | None:
+    if not isinstance(error, errors.OfflineModeIsEnabled):
+        return None
+    names = [name for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if os.environ.get(name)]  # the client's
+    return f"{(names or ['HF_HUB_OFFLINE'])[0]}=1 forbids asking the Hub", f"unset it, then {_AGAIN}"
 
 
 def _explain_access(error: BaseException) -> tuple[str, str] | None:

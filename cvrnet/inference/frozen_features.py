@@ -1,0 +1,202 @@
+"""The pooled feature maps of frozen encoders: computed once for each image, and kept on disk."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cvrnet.cvrnet import CVRNet
+from cvrnet.data import Augmentation, ImageCache, Preprocessing, Record
+from cvrnet.data.cache import ArrayFiles
+from cvrnet.devices import AUTOCAST_DTYPES, autocast, select_device, select_precision
+from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
+from cvrnet.inference.head_logits import cast_weights
+
+FEATURES_VERSION = 1  #: raise it when the vectors of an image change: it replaces older entries
+BATCH = 32  #: images a forward pass, also the last one, so that an image's vectors do not depend on the others
+
+Vectors = NDArray[np.float32]
+
+
+class FrozenFeatures:
+    """The pooled maps of a network's encoders, for several views of each image.
+
+    View 0 is the image itself; the others are augmented, each by the seed, its number and the image's name alone. The
+    vectors of each encoder are kept beside the decoded images, in files that depend on the encoder's weights, the
+    preprocessing and the number format, so that all heads, folds, runs and pairs of encoders share them.
+
+    Args:
+        model: The network; its heads are not used.
+        cache: The decoded images, in the network's size. Vectors are kept in its folder.
+        device, amp: As `Predictor`'s. Encoders compute as in prediction, with batch norm folded into the convolutions.
+        views: Number of views, from 1.
+        augmentation, seed: What makes the views from 1 on.
+    """
+
+    def __init__(
+        self,
+        model: CVRNet,
+        cache: ImageCache,
+        device: str = "auto",
+        amp: str = "auto",
+        *,
+        views: int = 1,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.device = select_device(device)
+        self.precision = select_precision(amp, self.device)
+        self.encoders: Any = model.encoders  #: the frozen encoders, for the networks that are trained on their vectors
+        self.cache, self.views, self.seed = cache, views, seed
+        self.augmentation = augmentation or Augmentation()
+        self.preprocessing = Preprocessing.from_model(model)
+        keys = [self._key(model, i) for i in range(len(model.encoders))]
+        widths = [sum(encoder.channels) for encoder in list[Any](model.encoders)]
+        #: of each view and encoder
+        self._files = [
+            [
+                ArrayFiles(cache.folder, f"{key} {self._view(v)}", (1, 1, n), np.float32)
+                for key, n in zip(keys, widths, strict=True)
+            ]
+            for v in range(views)
+        ]
+        self.width = sum(widths)  #: numbers in one view's vector, the channels of all maps
+        self.vectors = np.empty((0, views, self.width), np.float32)  #: (images, views, width), of the loaded images
+        self._rows: dict[Path, int] = {}
+        self._network: Any = None
+        self._model = model
+
+    def build(self, records: Sequence[Record], progress: Callable[[int, int], object] | None = None) -> None:
+        """Compute the vectors that are missing, or whose image has changed.
+
+        ``progress`` is called after each batch with the number of views done and to do.
+
+        Raises:
+            ImageError: An image cannot be read.
+            UserError: The folder cannot be read or written.
+        """
+        todo = [
+            (record, view)
+            for view, files in enumerate(self._files)
+            for record in records
+            if not all(kept.has(record.path) for kept in files)
+        ]
+        batches = [todo[start : start + BATCH] for start in range(0, len(todo), BATCH)]
+        done = 0
+        for batch, images in zip(batches, _ahead(self._image, batches), strict=True):
+            images += [torch.zeros_like(images[0])] * (BATCH - len(images))
+            for encoder, vectors in enumerate(self._compute(torch.stack(images))):
+                for (record, view), vector in zip(batch, vectors, strict=False):  # the batch may be filled up
+                    self._files[view][encoder].write(record.path, vector)
+            done += len(batch)
+            if progress is not None:
+                progress(done, len(todo))
+
+    def load(self, records: Sequence[Record], progress: Callable[[int, int], object] | None = None) -> None:
+        """Collect the vectors of images in one memory-mapped file without a name, after `build`.
+
+        Raises:
+            OSError: The disk is full.
+        """
+        self.build(records, progress)
+        self.vectors = self._table(len(records))
+        for i, record in enumerate(records):
+            self._rows[record.path] = i
+            for view, files in enumerate(self._files):
+                self.vectors[i, view] = np.concatenate([self._vector(kept, record) for kept in files])
+
+    def rows(self, records: Sequence[Record]) -> list[int]:
+        """Where images that were loaded are in ``vectors``."""
+        return [self._rows[record.path] for record in records]
+
+    def _table(self, images: int) -> Vectors:
+        shape = (images, self.views, self.width)
+        with tempfile.TemporaryFile(dir=self.cache.folder) as file:
+            if hasattr(os, "posix_fallocate"):  # else a full disk would kill the process when the table is filled
+                os.posix_fallocate(file.fileno(), 0, max(math.prod(shape) * 4, 1))
+            return np.memmap(file, np.float32, "r+" if hasattr(os, "posix_fallocate") else "w+", shape=shape)
+
+    def _vector(self, kept: ArrayFiles, record: Record) -> Vectors:
+        vector = kept.read(record.path)
+        if vector is None:  # deleted, or the image has changed since
+            self.build([record])
+            vector = kept.read(record.path)
+            assert vector is not None
+        return vector.ravel()
+
+    def _image(self, item: tuple[Record, int]) -> Tensor:
+        record, view = item
+        image = torch.from_numpy(self.cache.load(record.path).transpose(2, 0, 1).copy())
+        number = int.from_bytes(hashlib.sha256(record.name.encode("utf-8", "surrogateescape")).digest()[:8], "big")
+        return self.augmentation(image, seed=(self.seed, view, number)) if view else image
+
+    def _compute(self, images: Tensor) -> list[Vectors]:
+        """The vectors of each encoder, (BATCH, width of the encoder)."""
+        network = self._frozen()
+        x = self.preprocessing.normalize(images.to(self.device, non_blocking=True))
+        with torch.inference_mode(), autocast(self.device, self.precision):
+            maps = network.forward_maps(x.contiguous(memory_format=torch.channels_last))
+        pooled = iter([m.float().mean((2, 3)) for m in maps])
+        of_encoders = [torch.cat([next(pooled) for _ in encoder.channels], 1) for encoder in network.encoders]
+        return [vectors.cpu().numpy() for vectors in of_encoders]
+
+    def _frozen(self) -> Any:
+        """The network as prediction uses it, made when vectors are missing."""
+        if self._network is None:
+            network = fuse_batch_norm(copy.deepcopy(self._model).eval()).to(self.device)
+            network = network.to(memory_format=torch.channels_last)
+            dtype = AUTOCAST_DTYPES.get(self.precision)
+            self._network = network if dtype is None else cast_weights(network, dtype)
+        return self._network
+
+    def _key(self, model: CVRNet, index: int) -> str:
+        """What an encoder's vectors depend on, besides the image."""
+        digest = hashlib.sha256()
+        encoder: Any = model.encoders[index]
+        for part in (encoder, model.normalizers[index]):
+            for name, tensor in (*part.named_parameters(), *part.named_buffers()):
+                digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+                digest.update(
+                    tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.ndim else b""
+                )
+        cache = self.cache
+        settings = (model.encoder_names[index], encoder.map_names, self.precision, self.preprocessing)
+        pixels = (cache.size, cache.mode, cache.interpolation, cache.grey_version, cache.any_body_part)
+        digest.update(f"{settings} {pixels}".encode())
+        return f"features {FEATURES_VERSION} {digest.hexdigest()}"
+
+    def _view(self, view: int) -> str:
+        return f"view {view} {self.seed} {self.augmentation}" if view else "view 0"
+
+
+def head_inputs(model: CVRNet, vectors: Tensor) -> list[Tensor]:
+    """The heads' inputs, as `CVRNet.pool_maps` gives them, from vectors (N, width) of all maps."""
+    encoders: Any = model.encoders
+    channels = [c for encoder in encoders for c in encoder.channels]
+    pooled = vectors.split(channels, 1)
+    return [torch.cat([pooled[i] for i in group], 1) for group in model.groups]
+
+
+def _ahead(read: Callable[[Any], Tensor], batches: Sequence[Sequence[Any]]) -> Iterator[list[Tensor]]:
+    """Read the items of each batch, in threads, while the network computes the batch before."""
+    waiting: list[Future[Tensor]] = []
+    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="cvrnet-reader") as pool:
+        for batch in batches:
+            following = [pool.submit(read, item) for item in batch]
+            if waiting:
+                yield [future.result() for future in waiting]
+            waiting = following
+        if waiting:
+            yield [future.result() for future in waiting]

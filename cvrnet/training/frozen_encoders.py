@@ -1,0 +1,178 @@
+"""Train the heads alone, on the pooled feature maps of frozen encoders."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from cvrnet.cvrnet import CVRNet
+from cvrnet.data import Record
+from cvrnet.heads import MultiScaleAveragingHead
+from cvrnet.inference.frozen_features import FrozenFeatures, Vectors, head_inputs
+from cvrnet.runs.checkpoint import save_checkpoint
+from cvrnet.training.config import TrainConfig
+from cvrnet.training.model import create_for_training
+from cvrnet.training.processes import Processes
+
+CHUNK = 4096  # images whose vectors are in memory at once
+
+
+@dataclass(eq=False)
+class ViewVectors(Dataset[tuple[Tensor, int]]):
+    """The vectors of training images with their labels; each epoch takes one of the views of each image.
+
+    The key of an item is its epoch and its index; with the seed they alone decide on the view.
+    """
+
+    vectors: Vectors  #: (all images, views, width)
+    rows: Sequence[int]  #: where each training image is in them
+    labels: Sequence[int]
+    classes: Sequence[str]
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+        epoch, index = key
+        views = self.vectors.shape[1]
+        view = int(np.random.default_rng([self.seed, epoch, index]).integers(views)) if views > 1 else 0
+        return torch.from_numpy(np.array(self.vectors[self.rows[index], view])), self.labels[index]
+
+
+class StandardizedHead(nn.Module):
+    """A CVR-Net's head on vectors of which each number is standardised first: heads then train faster.
+
+    Args:
+        head: The head.
+        model: The CVR-Net whose maps the vectors are.
+        mean, std: Of each number in the vectors, (width,).
+    """
+
+    def __init__(self, head: Any, model: CVRNet, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.head: MultiScaleAveragingHead = head
+        self.split = lambda vectors: head_inputs(model, vectors)  # a lambda, so that the model is no submodule
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, classes) of the vectors (N, width) of all maps."""
+        logits: Tensor = self.head(self.split((x - self.mean) / self.std))
+        return logits
+
+    @torch.no_grad()
+    def folded(self) -> MultiScaleAveragingHead:
+        """The head that answers the same without the standardisation, which its first dense layers do instead.
+
+        ``W ((x - mean) / std) + b`` is ``(W / std) x + (b - (W / std) mean)``.
+        """
+        head = copy.deepcopy(self.head).eval()
+        means, stds = self.split(self.mean[None]), self.split(self.std[None])
+        for block, mean, std in zip(head.blocks, means, stds, strict=True):
+            dense = next(module for module in block.modules() if isinstance(module, nn.Linear))
+            dense.weight.div_(std)
+            dense.bias.sub_(dense.weight @ mean[0])
+        return head
+
+
+class FrozenEncoders:
+    """What `fit` trains, validates and saves if the encoders are frozen: the heads, on vectors.
+
+    Weights are written at the end, not after each of the short epochs; until then the best are in the saved state.
+    """
+
+    save_seconds = 5.0  #: the least time between two saved states
+    smallest_part = 1  #: images that a step trains on at least; heads have no batch norm
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        train: Sequence[Record],
+        val: Sequence[Record],
+        classes: Sequence[str],
+        features: FrozenFeatures,
+        processes: Processes,
+    ) -> None:
+        self.val, self.classes, self.features, self.processes = val, classes, features, processes
+        model: Any = create_for_training(replace(config, pretrained=False), len(classes))  # heads by the seed
+        model.encoders = features.encoders
+        self.model: Any = model
+        rows = features.rows(train)
+        self.items = ViewVectors(features.vectors, rows, [classes.index(r.label) for r in train], classes, config.seed)
+        mean, std = _mean_std(features.vectors, rows)
+        self.trained = StandardizedHead(model.head, model, mean, std).to(processes.device)
+        self.best = copy.deepcopy(self.trained)
+        self.network = processes.parallel(self.trained)
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """What a saved state holds of the task."""
+        return {"model": self.trained, "best": self.best}
+
+    def begin_epoch(self, epoch: int) -> nn.Module:
+        """The network, in training mode, that the epoch's steps call."""
+        self.network.train()
+        return self.network
+
+    def inputs(self, vectors: Tensor) -> Tensor:
+        """What the network takes, for a batch of `items`."""
+        return vectors.to(self.processes.device, non_blocking=True)
+
+    def validate(self) -> NDArray[np.float64]:
+        """Each head's probabilities for the validation images, (heads, images, classes)."""
+        self.model.head = self.trained.folded()
+        return predict_frozen(self.model, self.features, self.val)
+
+    def keep_best(self, folder: Path) -> None:
+        """Remember the weights as they are now, because they are the best so far."""
+        self.best.load_state_dict(self.trained.state_dict())
+
+    def finish(self, folder: Path) -> None:
+        """Save the network with the best heads."""
+        self.model.head = self.best.folded()
+        save_checkpoint(self.model.cpu(), folder, self.classes)
+
+
+def predict_frozen(model: CVRNet, features: FrozenFeatures, records: Sequence[Record]) -> NDArray[np.float64]:
+    """Each head's probabilities for images whose vectors are known, (heads, images, classes).
+
+    A head that averages logits counts as one, as in `cvrnet.inference.Predictor`.
+    """
+    head = model.head.eval()
+    device = next(head.parameters()).device
+    answers = []
+    rows = features.rows(records)
+    with torch.inference_mode():
+        for start in range(0, len(rows), CHUNK):
+            vectors = torch.from_numpy(features.vectors[rows[start : start + CHUNK], 0]).to(device)
+            inputs = head_inputs(model, vectors)
+            by_head = head.branch_logits(inputs) if head.average == "probabilities" else [head(inputs)]
+            answers.append(torch.stack(by_head).cpu().double().softmax(-1).numpy())
+    return np.concatenate(answers, axis=1)
+
+
+def _mean_std(vectors: Vectors, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each number over images and views; 1 for 0, as scikit-learn's StandardScaler."""
+    total = squares = np.zeros(vectors.shape[-1])
+    chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
+    count = len(rows) * vectors.shape[1]
+    for chunk in chunks:
+        total = total + vectors[chunk].sum((0, 1), dtype=np.float64)
+    mean = total / count
+    for chunk in chunks:
+        squares = squares + ((vectors[chunk] - mean) ** 2).sum((0, 1))
+    std = np.sqrt(squares / count)
+    std[std < 1e-8 * np.maximum(np.abs(mean), 1)] = 1
+    return torch.from_numpy(mean).float(), torch.from_numpy(std).float()

@@ -1,0 +1,97 @@
+"""Train a whole network on decoded images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cvrnet.data import Augmentation, ImageCache, Preprocessing, Record
+from cvrnet.inference import Predictor
+from cvrnet.inference.cached import join_batches, predict_cached
+from cvrnet.runs.checkpoint import save_checkpoint
+from cvrnet.training.batches import CachedImages
+from cvrnet.training.config import TrainConfig
+from cvrnet.training.model import create_for_training, smallest_part
+from cvrnet.training.processes import Processes
+
+
+class WholeNetwork:
+    """What `fit` trains, validates and saves: all parameters of a network, on augmented images.
+
+    In the first epochs, if ``config.freeze`` is a number, the heads alone are trained: the encoders' parameters and
+    their batch norm's statistics stay as they are.
+    """
+
+    save_seconds = 0.0  #: the least time between two saved states: each epoch is worth saving
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        train: Sequence[Record],
+        val: Sequence[Record],
+        classes: Sequence[str],
+        cache: ImageCache,
+        processes: Processes,
+    ) -> None:
+        self.config, self.val, self.classes, self.cache, self.processes = config, val, classes, cache, processes
+        model = create_for_training(config, len(classes))
+        self.smallest_part = smallest_part(model, config)  #: images that a step trains on at least
+        self.trained: Any = model.to(processes.device).to(memory_format=torch.channels_last)
+        self.preprocessing = Preprocessing.from_model(model)
+        augmentation = Augmentation(
+            rotation_p=config.rotation_p, shift_p=config.shift_p, hflip_p=config.hflip_p, vflip_p=config.vflip_p
+        )
+        self.items = CachedImages(train, classes, cache, augmentation, config.seed)
+        self.network = processes.parallel(self.trained)
+        self.frozen = False
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """What a saved state holds of the task."""
+        return {"model": self.trained}
+
+    def begin_epoch(self, epoch: int) -> nn.Module:
+        """The network, in training mode, that the epoch's steps call."""
+        if self.config.freeze:
+            self._freeze(epoch <= int(self.config.freeze))
+        self.network.train()
+        if self.frozen:
+            self.trained.encoders.eval()  # batch norm's statistics stay, too
+        return self.network
+
+    def _freeze(self, frozen: bool) -> None:
+        """Exclude the encoders from training, or include them again."""
+        if frozen != self.frozen:
+            self.frozen = frozen
+            self.trained.encoders.requires_grad_(not frozen)
+            self.network = self.processes.parallel(self.trained)  # which parameters have gradients is asked only here
+
+    def inputs(self, pixels: Tensor) -> Tensor:
+        """What the network takes, for a batch of `items`: normalised images on the device."""
+        x = self.preprocessing.normalize(pixels.to(self.processes.device, non_blocking=True))
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def validate(self) -> NDArray[np.float64]:
+        """Each head's probabilities for the validation images, (heads, images, classes).
+
+        Validation is the prediction that users get: same number format, same float32 parts (see `HeadLogits`).
+        """
+        processes = self.processes
+        predictor = Predictor([self.trained], str(processes.device), processes.precision)
+        answers = predict_cached(
+            predictor, self.val, self.cache, self.config.batch_size, processes.index, processes.count
+        )
+        return join_batches(processes.gather(answers))
+
+    def keep_best(self, folder: Path) -> None:
+        """Save the weights as they are now, because they are the best so far."""
+        save_checkpoint(self.trained, folder, self.classes)
+
+    def finish(self, folder: Path) -> None:
+        """Nothing is left to do: the best weights are in the folder."""
