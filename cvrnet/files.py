@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -16,7 +17,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -66,7 +67,7 @@ def normalize_disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
     """Open a regular file to read its bytes, without ever waiting for it.
 
     Opening a FIFO waits for a writer, and some devices have no end, so that a user's file is opened here and not by

@@ -40,6 +40,9 @@ from cvrnet.data.grey import LATEST, by_value
 from cvrnet.data.limits import MAX_PIXELS, Mode, Refused, in_turn
 from cvrnet.files import open_regular
 
+_SEQUENCES = ("ModalityLUTSequence", "VOILUTSequence", "SharedFunctionalGroupsSequence",
+              "PerFrameFunctionalGroupsSequence")  # fmt: skip
+_LONG_SEQUENCE = 2**22  # bytes, of which pydicom makes up to 500,000 objects
 MAX_FRAMES = 10_000  #: files with more frames are refused: the longest CT volumes have some 3,000
 
 # Modality (PS3.3 C.7.3.1.1.1). DR is not among its defined terms, but in use.
@@ -78,6 +81,8 @@ def read_frame(
         if not 1 <= (frame or 1) <= frames:
             raise Refused(f"frame {frame} does not exist: expected 1 to {frames}")
         _check_decodable(header)
+        with refuse_damaged("its functional groups are damaged"):
+            _take_functional_groups(header, (frame or 1) - 1)
         with in_turn(int(header.Rows) * int(header.Columns)):
             with refuse_damaged("its pixels are damaged, truncated, or not what the tags say"):
                 values = _decode(path, header, (frame or 1) - 1, frames)
@@ -92,10 +97,31 @@ def read_header(path: str | os.PathLike[str], tags: Sequence[str] | None = None)
     """These tags of a file, or all of them, without the pixels; Refused if it is damaged, or compressed as a whole."""
     with quiet(), refuse_damaged("a damaged or truncated DICOM file"):
         # dcmread inflates a deflated file into memory as a whole, whatever its size.
-        if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-            raise Refused("its transfer syntax is not supported: a deflated file; expected one that is not")
-        with _HeaderFile(io.FileIO(path)) as file:
-            return dcmread(file, defer_size=4096, specific_tags=None if tags is None else list(tags))
+        with _HeaderFile(open_regular(path).detach()) as file:
+            # By its name the file would be opened again, and a file object is not taken.
+            meta = read_file_meta_info(os.dup(file.fileno()))  # type: ignore[arg-type]
+            # dcmread inflates a deflated file into memory as a whole, whatever its size.
+            if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+                raise Refused("its transfer syntax is not supported: a deflated file; expected one that is not")
+            file.seek(0)
+            header = dcmread(file, defer_size=4096, specific_tags=None if tags is None else list(tags))
+        for name in _SEQUENCES:  # those that are read later, when there is no _HeaderFile
+            if getattr(header.get_item(name, keep_deferred=True), "length", 0) > _LONG_SEQUENCE:
+                raise Refused("its header has too many items")
+        header.filename, header.fileobj_type = os.fspath(path), lambda name, _: open_regular(name)
+        return header
+
+
+def _take_functional_groups(header: Dataset, index: int) -> None:
+    """Put rescaling and window that a multi-frame file gives for one frame where a single frame has them.
+
+    They are in its functional groups (PS3.3 C.7.6.16), for all frames or for each (PS3.3 C.7.6.16.2.9 and 10).
+    """
+    for name, place in (("SharedFunctionalGroupsSequence", 0), ("PerFrameFunctionalGroupsSequence", index)):
+        for group in list(header.get(name) or ())[place : place + 1]:
+            for macro in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
+                for item in group.get(macro) or ():
+                    header.update(item)
 
 
 class _HeaderFile(io.BufferedReader):
@@ -192,9 +218,10 @@ def _decode(path: str | os.PathLike[str], header: Dataset, index: int, frames: i
     """The stored values of one frame, counted from 0."""
     syntax = header.file_meta.TransferSyntaxUID
     if not syntax.is_compressed or "PixelData" not in header:
-        return pixel_array(path, index=index, **_ALL_BITS)
+        with open_regular(path) as file:
+            return pixel_array(file, index=index, **_ALL_BITS)
     options = as_pixel_options(header, number_of_frames=1)
-    element: Any = header.get_item("PixelData")
+    element: Any = header.get_item("PixelData", keep_deferred=True)
     with open_regular(path) as file:
         file.seek(getattr(element, "value_tell", None) or element.file_tell)  # a deferred element has the first
         frame = get_frame(file, index, number_of_frames=frames, extended_offsets=options.pop("extended_offsets", None))

@@ -18,6 +18,7 @@ from pydicom.uid import RLELossless
 from cvrnet.data.grey import by_value, robust_ends
 from cvrnet.data.limits import WINDOWS, Refused
 
+_MOST_TABLES = 100
 FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")  # PS3.3 C.11.2.1.2 and C.11.2.1.3
 
 
@@ -96,7 +97,7 @@ class _Shown:
         if window:
             return _windowed(self.values, *WINDOWS[window], "LINEAR")
         # A table takes precedence over a window, as in pydicom's apply_voi_lut.
-        for table in read_tables(self.header, "VOILUTSequence", self.values):
+        for table in read_tables(self.header, "VOILUTSequence", self.values, (self.low, self.high)):
             shown, ends = table.look_up(self.values), table.look_up(np.array([self.low, self.high]))
             if np.ptp(np.concatenate([shown, ends])):
                 return shown * (255 / table.white)
@@ -131,7 +132,7 @@ class _Shown:
 
 def modality_transformation(stored: np.ndarray, header: Dataset) -> Callable[[np.ndarray], np.ndarray]:
     """What to do with stored values: the modality LUT, or slope and intercept (PS3.3 C.11.1)."""
-    for table in read_tables(header, "ModalityLUTSequence", stored):
+    for table in read_tables(header, "ModalityLUTSequence", stored, _stored_limits(stored, header)):
         return table.look_up
     slope, intercept = (next(_numbers(header, name), None) for name in ("RescaleSlope", "RescaleIntercept"))
     if slope is None or intercept is None or slope == 0 or (slope, intercept) == (1, 0):  # DCMTK, too, ignores slope 0
@@ -152,17 +153,20 @@ class Table(NamedTuple):
         return self.entries[np.clip(places, 0, len(self.entries) - 1).astype(np.int64)]
 
 
-def read_tables(header: Dataset, name: str, values: np.ndarray) -> Iterator[Table]:
-    """The usable tables in a sequence. One that lacks entries which the values need is not usable."""
-    for item in header.get(name) or ():
+def read_tables(header: Dataset, name: str, values: np.ndarray, limits: tuple[float, float]) -> Iterator[Table]:
+    """The usable tables in a sequence. One that lacks entries which the values need is not usable.
+
+    The limits are those of the values that any picture of this kind could have.
+    """
+    for item in (header.get(name) or ())[:_MOST_TABLES]:
         table = None
         with suppress(Exception):  # pydicom raises nearly every built-in exception on damaged tables
-            table = _read_table(item, header, values)
+            table = _read_table(item, header, values, limits)
         if table is not None:
             yield table
 
 
-def _read_table(item: Dataset, header: Dataset, values: np.ndarray) -> Table | None:
+def _read_table(item: Dataset, header: Dataset, values: np.ndarray, limits: tuple[float, float]) -> Table | None:
     count, first, depth = (int(number) for number in item.LUTDescriptor)
     entries = table_entries(item["LUTData"].value, count, depth, header)
     # One VR is given for the whole descriptor, although only its second number may be negative.
@@ -173,7 +177,8 @@ def _read_table(item: Dataset, header: Dataset, values: np.ndarray) -> Table | N
         return None
     # Agfa's CRs give 16 bits for entries of 12, other devices 12 for entries of 16. DCMTK, Horos and Cornerstone, too,
     # can take the depth from the entries.
-    largest = int(entries.max())
+    low, high = (min(max(round(limit) - first, 0), len(entries) - 1) for limit in limits)
+    largest = int(entries[low : high + 1].max())
     fits = depth > 0 and 2 ** (depth - 1) <= largest < 2**depth
     return Table(entries, first, float(2**depth - 1 if fits else max(largest, 1)))
 

@@ -424,3 +424,50 @@ def test_values_far_from_a_table(tmp_path):
         warnings.simplefilter("error", RuntimeWarning)
         path = write(tmp_path / "a.dcm", RescaleSlope="1e300", RescaleIntercept=0, **sequence)
         assert set(np.unique(read_image(path))) == {0, 255}
+
+
+@pytest.mark.parametrize("entries", [4096, 65536])
+def test_entries_that_no_pixel_can_reach_do_not_darken_the_picture(tmp_path, entries):
+    """A table of 65536 entries for pixels of 12 bits: the range of the 4096 that they can reach counts."""
+    item = table(np.arange(entries), depth=16, count=entries)
+    path = write(tmp_path / "a.dcm", VOILUTSequence=[item], BitsStored=12, HighBit=11, BitsAllocated=16)
+    np.testing.assert_array_equal(read_image(path), np.rint(RAMP * (255 / 4095)))
+
+
+def group(**tags) -> Dataset:
+    """An item of a sequence of functional groups, with a window and a rescaling."""
+    item, macros = Dataset(), {}
+    for name, value in tags.items():
+        macro = "FrameVOILUTSequence" if name.startswith("Window") else "PixelValueTransformationSequence"
+        setattr(macros.setdefault(macro, Dataset()), name, value)
+    for macro, content in macros.items():
+        setattr(item, macro, [content])
+    return item
+
+
+def test_functional_groups_give_a_frame_its_window_and_rescaling(tmp_path):
+    """As in an enhanced CT, which has neither at the top (PS3.3 C.7.6.16.2.9 and C.7.6.16.2.10)."""
+    expected = read_image(write(tmp_path / "top.dcm", RescaleSlope=2, RescaleIntercept=-1000, **GOOD))
+    shared = group(RescaleSlope=2, RescaleIntercept=-1000, WindowCenter=0, WindowWidth=10)
+    for both in ([group(**GOOD)], [group(**GOOD), group(WindowCenter=1, WindowWidth=1)]):
+        tags = {"SharedFunctionalGroupsSequence": [shared], "PerFrameFunctionalGroupsSequence": both}
+        path = write(tmp_path / "groups.dcm", **tags)
+        np.testing.assert_array_equal(read_image(path), expected)
+    only_shared = write(tmp_path / "s.dcm", SharedFunctionalGroupsSequence=[group(**GOOD)])
+    np.testing.assert_array_equal(read_image(only_shared), read_image(write(tmp_path / "w.dcm", **GOOD)))
+
+
+def test_a_hounsfield_window_reads_the_rescaling_of_functional_groups(tmp_path):
+    tags = {"Modality": "CT", "WindowCenter": 0, "WindowWidth": 100}
+    top = write(tmp_path / "top.dcm", RescaleSlope=1, RescaleIntercept=-1024, **tags)
+    shared = [group(RescaleSlope=1, RescaleIntercept=-1024)]
+    grouped = write(tmp_path / "g.dcm", SharedFunctionalGroupsSequence=shared, **tags)
+    np.testing.assert_array_equal(read_image(grouped, window="lung"), read_image(top, window="lung"))
+
+
+def test_a_long_sequence_is_refused_before_it_is_parsed(tmp_path, monkeypatch):
+    """It is read after the header, and pydicom makes an object of every 8 bytes."""
+    monkeypatch.setattr("cvrnet.data.dicom._LONG_SEQUENCE", 8000)
+    read_image(write(tmp_path / "a.dcm", VOILUTSequence=[Dataset()] * 1000))
+    path = write(tmp_path / "b.dcm", VOILUTSequence=[Dataset()] * 1001)
+    assert "too many items" in refused(path)
