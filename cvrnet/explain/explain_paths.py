@@ -16,6 +16,7 @@ from cvrnet.folders import files_aside
 from cvrnet.inference import Predictor
 from cvrnet.inference.predict_paths import find_images
 from cvrnet.runs.read import read_rows
+from cvrnet.text import sheet_cell
 
 ROWS = "explanations.csv"
 _COLUMNS = ("path", "prediction", "class", "probability", "figure")
@@ -75,7 +76,7 @@ def explain_paths(
     rows: list[dict[str, Any]] = []
     earlier = _earlier(output)
     _check_pictures(output, picture_names(files, overlays), earlier if overwrite else set(), overwrite)
-    with files_aside(output, lambda name: re.sub(r"\.npy$", ".png", name) in earlier, ROWS) as aside:
+    with files_aside(output, lambda name: sheet_cell(re.sub(r"\.npy$", ".png", name)) in earlier, ROWS) as aside:
         for row, problems in draw_images(predictor, files, aside, overlays=overlays, panels=panels, **drawing):
             for problem in problems:
                 on_problem(problem)
@@ -86,7 +87,7 @@ def explain_paths(
 
 
 def _earlier(output: Path) -> set[str]:
-    """The files of an earlier result in a folder: `ROWS`, and the pictures in its columns; empty without a result."""
+    """The files of an earlier result in a folder: `ROWS`, and the pictures, each as a `sheet_cell`; empty without one."""
     path = output / ROWS
     if not path.is_file():
         return set()
@@ -99,7 +100,7 @@ def _earlier(output: Path) -> set[str]:
 
 def _check_pictures(output: Path, names: Sequence[str], replaceable: set[str], overwrite: bool) -> None:
     """Refuse, before anything is drawn, a picture that exists and may not be replaced."""
-    existing = (output / name for name in names if name not in replaceable and (output / name).exists())
+    existing = (output / name for name in names if sheet_cell(name) not in replaceable and (output / name).exists())
     if path := next(existing, None):
         if overwrite:
             raise UserError(f"{path} exists and is no part of an earlier result; choose another folder")

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from cvrnet.errors import UserError
-from cvrnet.runs.layout import AUDIT, HISTORY, INDEPENDENT, METRICS, SPLIT, SUMMARY, fold_name
+from cvrnet.runs.layout import AUDIT, HISTORY, INDEPENDENT, METRICS, SPLIT, SUMMARY
 from cvrnet.runs.predictions import PredictionTable, read_predictions
-from cvrnet.runs.read import read_json, read_rows, read_run
+from cvrnet.runs.read import read_folds, read_json, read_rows, read_run
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def read_results(folder: Path) -> Results:
     scores = results["pooled"] if crossval else results[shown]
     if "intervals" not in scores:
         raise UserError(f"{folder} was scored by another version of cvrnet; evaluate it again")
-    folders = [folder / fold_name(k) for k in range(1, run["folds"] + 1)] if crossval else [folder]
+    folders = read_folds(folder, run) if crossval else [folder]
     predictions = read_predictions(folders, scores["classes"], shown)
     if run.get("kind") == "train" and "test" in results:  # the name of the independent set in version 0.1
         results, shown = {"val": results["val"], INDEPENDENT: results["test"]}, INDEPENDENT

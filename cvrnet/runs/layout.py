@@ -37,6 +37,9 @@ RUN_ENTRIES = (
 """All files and folders of a run, as patterns, but for the folds and the runs of a sweep."""
 
 
+MAX_FOLDS = 10_000  #: leaving one source out makes a fold of each
+
+
 def fold_name(fold: int | str) -> str:
     """The folder, and on the Hub the branch, of a fold.
 

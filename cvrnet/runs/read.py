@@ -6,13 +6,13 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cvrnet.errors import UserError
 from cvrnet.files import damaged_files, open_regular
-from cvrnet.runs.layout import ORIGIN, RUN
+from cvrnet.runs.layout import MAX_FOLDS, ORIGIN, RUN, fold_name
 
 _DIGITS = 40  # of a whole number; Python itself takes minutes for millions of them
 
@@ -51,6 +51,14 @@ def read_run(folder: Path) -> dict[str, Any]:
     if (folder / ORIGIN).exists():
         run.pop("data", None)
     return run
+
+
+def read_folds(folder: Path, run: Mapping[str, Any]) -> list[Path]:
+    """The folders of all folds of a cross-validation, by its run.json; refuses a number that is not possible."""
+    folds = run.get("folds")
+    if type(folds) is not int or not 1 <= folds <= MAX_FOLDS:
+        raise UserError(f"{folder / RUN} has {str(folds)[:40]!r} folds; expected a number up to {MAX_FOLDS:,}")
+    return [folder / fold_name(fold) for fold in range(1, folds + 1)]
 
 
 def parse_json(text: str) -> Any:

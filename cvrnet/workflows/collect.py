@@ -12,9 +12,9 @@ from cvrnet.formatting import spread
 from cvrnet.metrics import mean_std
 from cvrnet.report.draw import draw_heads, draw_learning_curves, draw_predictions
 from cvrnet.report.report_tables import difference, paper_scores
-from cvrnet.runs.layout import HISTORY, INDEPENDENT, METRICS, RUN, SUMMARY, fold_name
+from cvrnet.runs.layout import HISTORY, INDEPENDENT, METRICS, RUN, SUMMARY
 from cvrnet.runs.predictions import read_predictions
-from cvrnet.runs.read import read_json, read_rows
+from cvrnet.runs.read import read_folds, read_json, read_rows
 from cvrnet.scoring import head_rows, score
 from cvrnet.workflows.job import finish_report
 
@@ -33,10 +33,12 @@ def collect(output: Path, *, maps: bool = True) -> dict[str, Any]:
     run = read_json(output / RUN)
     if run.get("kind") != "crossval":
         raise UserError(f"{output} is not a cross-validation")
-    folders = [output / fold_name(fold) for fold in range(1, run["folds"] + 1)]
+    folders = read_folds(output, run)
     missing = [folder.name for folder in folders if not (folder / METRICS).is_file()]
     if missing:
-        raise UserError(f"{output} lacks {', '.join(missing)}; train with --only-fold, or resume the run")
+        raise UserError(
+            f"{output} lacks {', '.join(missing[:10])}{'...' if missing[10:] else ''}; train with --only-fold, or resume the run"
+        )
     metrics = [read_json(folder / METRICS) for folder in folders]
     summary = {"classes": run["classes"], **_join(output, folders, metrics, "test")}
     summary["test_source"] = run["test_source"] or None

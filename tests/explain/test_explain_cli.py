@@ -221,3 +221,15 @@ def test_the_example(lively, phantoms, tmp_path, monkeypatch):
     runpy.run_path(str(EXAMPLE), run_name="__main__")
     with Image.open("explain.png") as figure:
         assert figure.width > 600
+
+
+def test_an_earlier_picture_whose_name_looks_like_a_formula_is_replaced(cli, lively, two, tmp_path, monkeypatch):
+    """`ROWS` holds such a name behind a quotation mark, for spreadsheets."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(two[0], "=x.png")
+    again = ("explain", lively / "fold-2", "=x.png", "-o", "maps", "--overwrite")
+    assert cli(*again)[0] in (0, 1)
+    before = sorted(Path("maps").iterdir())
+    assert any(path.name.startswith("=") for path in before)
+    assert "exists" not in cli(*again, "--target", "NOR")[2]
+    assert sorted(Path("maps").iterdir()) == before
