@@ -38,13 +38,15 @@ def is_missing(text: str) -> bool:
 
 
 def split_name(text: str) -> str | None:
-    """``train``, ``val`` or ``test``, ``""`` for an empty cell, None for other text; case and ``set`` do not count.
+    """``train``, ``val`` or ``test``, ``""`` for an empty cell, None for other text.
 
-    >>> split_name("Training"), split_name("DEV"), split_name("test_set"), split_name("fold 1")
+    Case does not count, nor do words such as ``set`` at the end.
+
+    >>> split_name("Training"), split_name("DEV"), split_name("test_data"), split_name("fold 1")
     ('train', 'val', 'test', None)
     """
     name = "" if is_missing(text) else re.sub(r"[\W_]+", "", text.lower())
-    return _SPLITS.get(name.removesuffix("set") or name)
+    return _SPLITS.get(re.sub("(data|set|images?|split)+$", "", name) or name)
 
 
 def label_problem(label: str) -> str:

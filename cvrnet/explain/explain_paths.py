@@ -87,7 +87,7 @@ def explain_paths(
 
 
 def _earlier(output: Path) -> set[str]:
-    """The files of an earlier result in a folder: `ROWS`, and the pictures, each as a `sheet_cell`; empty without one."""
+    """The files of an earlier result in a folder: `ROWS`, and pictures, each as a `sheet_cell`; empty without one."""
     path = output / ROWS
     if not path.is_file():
         return set()

@@ -11,6 +11,7 @@ from timm.data import CustomDatasetInfo
 from cvrnet.data import Preprocessing
 from cvrnet.errors import UserError
 from cvrnet.runs.read import parse_json
+from cvrnet.text import printable
 
 _MOST_BYTES = 2**20
 _LARGEST, _LONGEST, _DEEPEST = 65536, 64, 8
@@ -76,6 +77,8 @@ def check_names(names: Any, count: int | None) -> None:
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"has label_names={names!r:.80}; expected texts, or numbers with texts") from error
     texts = [labels.index_to_label_name(i) for i in labels.label_indices()]
+    if unsafe := [text for text in texts if printable(text) != text]:
+        raise ValueError(f"has a class name with a character that is not text: {unsafe[0]!r:.80}")
     if len(set(texts)) < len(texts):
         raise ValueError("gives one name to several classes")
     fits = max(labels.label_indices()) < (count or 0) if isinstance(names, dict) else len(texts) == count

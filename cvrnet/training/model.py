@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from cvrnet.cvrnet import CVRNet
-from cvrnet.data.preprocessing import with_grey_version
+from cvrnet.data.preprocessing import check_interpolation, with_grey_version
 from cvrnet.encoders.normalization import for_channels
 from cvrnet.errors import UserError
 from cvrnet.hub_errors import explain
@@ -31,6 +31,7 @@ def resolve_interpolation(config: TrainConfig) -> TrainConfig:
     papers' nearest neighbour, so that comparisons with the papers' network are honest.
     """
     if config.interpolation != "auto":
+        check_interpolation(config.interpolation)
         return config
     if config.model.startswith(("local-dir:", "hf-hub:")):
         own = _config_file(config.model).get("pretrained_cfg", {}).get("interpolation")

@@ -36,9 +36,8 @@ def collect(output: Path, *, maps: bool = True) -> dict[str, Any]:
     folders = read_folds(output, run)
     missing = [folder.name for folder in folders if not (folder / METRICS).is_file()]
     if missing:
-        raise UserError(
-            f"{output} lacks {', '.join(missing[:10])}{'...' if missing[10:] else ''}; train with --only-fold, or resume the run"
-        )
+        names = ", ".join(missing if len(missing) <= 10 else [*missing[:10], f"and {len(missing) - 10:,} more"])
+        raise UserError(f"{output} lacks {names}; train with --only-fold, or resume the run")
     metrics = [read_json(folder / METRICS) for folder in folders]
     summary = {"classes": run["classes"], **_join(output, folders, metrics, "test")}
     summary["test_source"] = run["test_source"] or None

@@ -46,7 +46,8 @@ def test_images_and_masks_may_be_the_upper_folders(tmp_path):
 
 @pytest.mark.parametrize("train", ["train", "Training", "TRN", "train_set"])
 @pytest.mark.parametrize(
-    ("val", "test"), [("val", "test"), ("Validation", "Testing"), ("valid", "tst"), ("DEV", "TEST")]
+    ("val", "test"),
+    [("val", "test"), ("Validation", "Testing"), ("valid", "tst"), ("DEV", "TEST"), ("val-images", "test_dataset")],
 )
 def test_split_folders_in_any_usual_spelling_are_splits(tmp_path, train, val, test):
     for part in (train, val, test):

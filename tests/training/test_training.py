@@ -109,6 +109,8 @@ def test_the_papers_and_the_notebooks_protocol():
     assert resolve_interpolation(paper).interpolation == "nearest"
     assert resolve_interpolation(recipe("paper", model="cvrnet_lite")).interpolation == "bilinear"
     assert resolve_interpolation(recipe("paper", model="resnet18")).interpolation == "nearest"
+    with pytest.raises(UserError, match="interpolation 'nosuch' is not known"):
+        resolve_interpolation(replace(paper, interpolation="nosuch"))
     assert (notebook.optimizer, notebook.lr_factor, notebook.lr_patience) == ("adamax", 0.1, 4)
     assert (notebook.patience, notebook.monitor, notebook.rotation_p, notebook.shift_p) == (13, "val_accuracy", 0, 0)
     with pytest.raises(UserError, match="unknown recipe 'keras'"):
