@@ -196,8 +196,12 @@ def test_16_bit_colour_by_its_high_bytes_and_never_dark(tmp_path):
         return png(60, 40, 16, 2, b"".join(b"\0" + row.astype(">u2").tobytes() for row in values))
 
     np.testing.assert_array_equal(decoded(tmp_path, deep(COLOUR.astype(np.uint16) * 257), "RGB"), COLOUR)
-    (tmp_path / "dark.png").write_bytes(deep(COLOUR.astype(np.uint16) * 16))
-    assert refused(tmp_path / "dark.png").startswith("16-bit colour that uses fewer than 16 bits is not supported")
+    dark = COLOUR.astype(np.uint16) * 16
+    hot = dark.copy()
+    hot[0, 0] = 65535
+    for values in (dark, hot):
+        (tmp_path / "dark.png").write_bytes(deep(values))
+        assert refused(tmp_path / "dark.png").startswith("16-bit colour that uses fewer than 16 bits is not supported")
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF", "WEBP"])
