@@ -228,9 +228,7 @@ def test_bad_arguments(tmp_path, arguments, message):
 
 def test_what_exists_is_left_alone(tmp_path):
     (tmp_path / "keep.txt").write_text("mine")
-    with pytest.raises(
-        UserError, match=r"holds keep\.txt, which `cvrnet phantoms` did not write; choose another folder"
-    ):
+    with pytest.raises(UserError, match=r"holds keep\.txt, which `cvrnet phantoms` did not write; choose another"):
         write_phantoms(tmp_path, 12, size=64)
     write_phantoms(tmp_path / "set", 12, size=64)
     with pytest.raises(UserError, match=r"set holds phantoms already; --overwrite replaces them"):
