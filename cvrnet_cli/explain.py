@@ -89,7 +89,7 @@ def _measure(model: str, data: str, output: Path, style: str, settings: dict[str
     from cvrnet.explain.measure_data import IMAGES, SUMMARY, measure_data
 
     with progress_bar(f"Measuring {Path(model).name}", unit="map") as progress:
-        summary, left_out = measure_data(model, data, output, progress=progress, **settings)
+        summary, left_out = measure_data(model, data, output, progress=progress, say=say, **settings)
     if rows := summary["all"]["localisation"]:
         columns = ["part", "mask", "measure", "images", "flat", "mean", "low", "high", "chance", "random"]
         print_rows([_with_limits(row) for row in rows], columns, style)

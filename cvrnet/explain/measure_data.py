@@ -145,11 +145,12 @@ def measure_data(
     any_body_part: bool = False,
     overwrite: bool = False,
     progress: Callable[[int, int], object] = lambda done, total: None,
+    say: Callable[[str], object] = lambda line: None,
 ) -> tuple[dict[str, Any], int]:
     """Score a model's maps on the images of a data set that have masks; write `SUMMARY` and `IMAGES` to a folder.
 
     With ``out_of_fold``, the model is a cross-validation, and each image is explained by the fold that was tested on
-    it. The other arguments are those of `measure` and `cvrnet.Predictor`.
+    it. ``say`` is that of `read_records`; the other arguments are those of `measure` and `cvrnet.Predictor`.
 
     Returns:
         The content of `SUMMARY`, and the number of images that were left out because no finished fold tested them.
@@ -158,7 +159,7 @@ def measure_data(
         UserError: Results exist and ``overwrite`` was not given, no image has a mask, or no fold can be asked.
     """
     earlier = _check_results(output, overwrite)
-    masked = [r for r in read_records(data, labelled=False) if r.lung_mask or r.lesion_mask]
+    masked = [r for r in read_records(data, labelled=False, say=say) if r.lung_mask or r.lesion_mask]
     if not masked:
         raise UserError(f"{data}: no image has a lung_mask or lesion_mask; --measure needs some")
     images_of = _by_fold(Path(model), masked) if out_of_fold else {model: masked}

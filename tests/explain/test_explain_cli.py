@@ -201,8 +201,11 @@ def test_results_are_replaced_whole_and_other_files_stay(cli, lively, two, tmp_p
 
 
 def test_measure_needs_masks(cli, lively, phantoms, tmp_path):
-    status, _, err = cli("explain", lively, phantoms.parent / "images", "-o", tmp_path, "--measure")
+    (tmp_path / "images").symlink_to(phantoms.parent / "images")
+    (tmp_path / "notes.txt").write_text("no image")
+    status, _, err = cli("explain", lively, tmp_path, "-o", tmp_path / "out", "--measure")
     assert status == 1
+    assert "1 entry passed over (no image 1)" in err
     assert "no image has a lung_mask or lesion_mask" in err
 
 
