@@ -281,3 +281,5 @@ def test_what_cannot_be_frozen_is_refused(phantoms: Path, tmp_path: Path) -> Non
             TrainConfig(freeze=wrong)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="views=0"):
         TrainConfig(views=0)
+    with pytest.raises(UserError, match="views=3 needs freeze='all', and freeze is 2"):
+        TrainConfig(views=3, freeze=2)
