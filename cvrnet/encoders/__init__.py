@@ -2,7 +2,13 @@
 
 from cvrnet.encoders.normalization import ChannelAffine
 from cvrnet.encoders.registry import Encoder, create_encoder, list_encoders, register_encoder
-from cvrnet.encoders.timm_backbone import hub_repository, weights_on_this_machine
+from cvrnet.encoders.timm_backbone import (
+    hub_repository,
+    locate_weights,
+    missing_weights,
+    weights_on_this_machine,
+    weights_origin,
+)
 from cvrnet.encoders.xception import XceptionEncoder
 
 __all__ = [
@@ -12,6 +18,9 @@ __all__ = [
     "create_encoder",
     "hub_repository",
     "list_encoders",
+    "locate_weights",
+    "missing_weights",
     "register_encoder",
     "weights_on_this_machine",
+    "weights_origin",
 ]

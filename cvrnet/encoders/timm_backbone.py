@@ -1,6 +1,7 @@
 """Any timm backbone as an encoder: its deepest feature maps, in NCHW. Finds its pretrained weights."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from cvrnet.encoders.packaged_weights import load_package, weights_package
 from cvrnet.errors import UserError
+from cvrnet.hub_errors import explain
 
 
 class TimmEncoder(nn.Module):
@@ -63,7 +65,7 @@ class TimmEncoder(nn.Module):
             raise UserError(f"timm model {name!r} cannot serve as an encoder: {error}") from error
         self.backbone: nn.Module = backbone
         #: Where the pretrained weights came from; "" for random ones.
-        self.weights_from = _origin(name, overlay) if pretrained else ""
+        self.weights_from = weights_origin(name, overlay) if pretrained else ""
         backbone.pretrained_cfg.pop("state_dict", None)  # the weights of a package, loaded by now
         info = backbone.feature_info
         self.map_names = list(info.module_name())
@@ -97,7 +99,8 @@ def _is_news(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith("Unexpected keys")
 
 
-def _origin(name: str, overlay: dict[str, Any]) -> str:
+def weights_origin(name: str, overlay: Mapping[str, Any]) -> str:
+    """Where a model's pretrained weights came from; the overlay is that of `locate_weights`."""
     package = weights_package(name)
     if package is not None and "state_dict" in overlay:
         return f"{package.requirement} (Python package, SHA-256 {package.sha256:.12})"
@@ -148,7 +151,8 @@ def locate_weights(name: str, cache_dir: str | Path | None = None) -> dict[str, 
     """Changes to timm's pretrained cfg with which it finds a model's weights; empty if no change is needed.
 
     The weights are in an installed package, in the Hub's cache, in their Hub repository, or at the address in timm's
-    cfg, and are looked for in this order. This takes one short request, where timm alone would retry for minutes.
+    cfg, and are looked for in this order. Only the last two take a request, a short one, where timm alone would retry
+    for minutes.
 
     Raises:
         UserError: The package is damaged.
@@ -165,6 +169,20 @@ def locate_weights(name: str, cache_dir: str | Path | None = None) -> dict[str, 
         return {}
     repo_id, _, revision = repository.partition("@")
     filename = cfg.hf_hub_filename or "model.safetensors"
-    found = isinstance(try_to_load_from_cache(repo_id, filename, cache_dir, revision or None), str)
-    found = found or file_exists(repo_id, filename, revision=revision or None)
+    cached = try_to_load_from_cache(repo_id, filename, cache_dir, revision or None)
+    if isinstance(cached, str):
+        return {"file": cached}
+    found = file_exists(repo_id, filename, revision=revision or None)
     return {"hf_hub_id": repository} if found and not cfg.hf_hub_id else {}
+
+
+def missing_weights(what: str, names: Sequence[str], error: BaseException) -> UserError:
+    """The error for pretrained weights of timm models that are not to be had: names every way to get them."""
+    reason, advice = explain(error)
+    sources = " and ".join(hub_repository(name) or f"weights for {name}, which timm does not have," for name in names)
+    packages = [package for name in names if (package := weights_package(name)) and package.path is None]
+    install = "".join(f"{way} needs no Hub; " for way in dict.fromkeys(package.install for package in packages))
+    return UserError(
+        f"cannot load the pretrained weights of {what}: pretrained=True needs {sources} from the Hugging Face Hub or "
+        f"its cache ({reason}; {advice}); {install}--no-pretrained (pretrained=False) starts from random weights"
+    )

@@ -6,7 +6,7 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
-from cvrnet.encoders.timm_backbone import locate_weights
+from cvrnet.encoders.timm_backbone import locate_weights, weights_origin
 
 
 class XceptionEncoder(nn.Module):
@@ -36,8 +36,11 @@ class XceptionEncoder(nn.Module):
     ) -> None:
         super().__init__()
         name = "legacy_xception"
+        overlay = locate_weights(name, cache_dir) if pretrained else {}
         if pretrained:
-            kwargs |= {"pretrained": True, "pretrained_cfg_overlay": locate_weights(name, cache_dir)}
+            kwargs |= {"pretrained": True, "pretrained_cfg_overlay": overlay}
+        #: Where the pretrained weights came from; "" for random ones.
+        self.weights_from = weights_origin(name, overlay) if pretrained else ""
         net: Any = timm.create_model(name, num_classes=0, in_chans=in_chans, cache_dir=cache_dir, **kwargs)
         self.map_names = ["block3.rep.5", "block12.rep.5", "act4"]
         self.channels = [728, 1024, 2048]

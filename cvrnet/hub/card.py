@@ -93,7 +93,7 @@ def render_card(
     ``main`` holds `model`: the fold of the branch `best`, or a single model, whose scores are `metrics`. `folds` are
     each branch's metrics, `severe` the sentences of the audit's severe findings (None: not audited).
     """
-    run = {"data": "", "images": {}, "source": {}, "versions": {}, **run}
+    run = {"data": "", "images": {}, "source": {}, "versions": {}, "pretrained_from": [], **run}
     evaluations = _evaluations(run, metrics, summary)
     per_fold = summary.get("folds") or [scores["test"] for scores in folds.values() if "test" in scores]
     pooled = summary.get("pooled") or (evaluations[0].scores if evaluations and not per_fold else {})

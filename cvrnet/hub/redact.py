@@ -36,6 +36,7 @@ _TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "config": (dict, "the settings by their names"),
     "versions": (dict, "a version for each package"),
     "source": (dict, "a file and its hash"),
+    "pretrained_from": (list, "a list of names"),
     "data": (str, "the data set's path"),
 }
 """The type of each value of run.json that is published, and what a message calls it."""

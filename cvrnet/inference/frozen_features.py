@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cvrnet.cvrnet import CVRNet
 from cvrnet.data import Augmentation, ImageCache, Preprocessing, Record
-from cvrnet.data.cache import ArrayFiles
+from cvrnet.data.cache import ArrayFiles, image_status
 from cvrnet.devices import AUTOCAST_DTYPES, autocast, select_device, select_precision
 from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
 from cvrnet.inference.head_logits import cast_weights
@@ -28,6 +28,7 @@ FEATURES_VERSION = 1  #: raise it when the vectors of an image change: it replac
 BATCH = 32  #: images a forward pass, also the last one, so that an image's vectors do not depend on the others
 
 Vectors = NDArray[np.float32]
+T = TypeVar("T")
 
 
 class FrozenFeatures:
@@ -95,11 +96,12 @@ class FrozenFeatures:
         ]
         batches = [todo[start : start + BATCH] for start in range(0, len(todo), BATCH)]
         done = 0
-        for batch, images in zip(batches, _ahead(self._image, batches), strict=True):
+        for batch, loaded in zip(batches, _ahead(self._image, batches), strict=True):
+            images, before = [image for image, _ in loaded], [status for _, status in loaded]
             images += [torch.zeros_like(images[0])] * (BATCH - len(images))
             for encoder, vectors in enumerate(self._compute(torch.stack(images))):
-                for (record, view), vector in zip(batch, vectors, strict=False):  # the batch may be filled up
-                    self._files[view][encoder].write(record.path, vector)
+                for (record, view), vector, status in zip(batch, vectors, before, strict=False):  # it may be filled up
+                    self._files[view][encoder].write(record.path, vector, status)
             done += len(batch)
             if progress is not None:
                 progress(done, len(todo))
@@ -136,11 +138,12 @@ class FrozenFeatures:
             assert vector is not None
         return vector.ravel()
 
-    def _image(self, item: tuple[Record, int]) -> Tensor:
+    def _image(self, item: tuple[Record, int]) -> tuple[Tensor, os.stat_result]:
         record, view = item
+        before = image_status(record.path)
         image = torch.from_numpy(self.cache.load(record.path).transpose(2, 0, 1).copy())
         number = int.from_bytes(hashlib.sha256(record.name.encode("utf-8", "surrogateescape")).digest()[:8], "big")
-        return self.augmentation(image, seed=(self.seed, view, number)) if view else image
+        return (self.augmentation(image, seed=(self.seed, view, number)) if view else image), before
 
     def _compute(self, images: Tensor) -> list[Vectors]:
         """The vectors of each encoder, (BATCH, width of the encoder)."""
@@ -189,9 +192,9 @@ def head_inputs(model: CVRNet, vectors: Tensor) -> list[Tensor]:
     return [torch.cat([pooled[i] for i in group], 1) for group in model.groups]
 
 
-def _ahead(read: Callable[[Any], Tensor], batches: Sequence[Sequence[Any]]) -> Iterator[list[Tensor]]:
+def _ahead(read: Callable[[Any], T], batches: Sequence[Sequence[Any]]) -> Iterator[list[T]]:
     """Read the items of each batch, in threads, while the network computes the batch before."""
-    waiting: list[Future[Tensor]] = []
+    waiting: list[Future[T]] = []
     with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="cvrnet-reader") as pool:
         for batch in batches:
             following = [pool.submit(read, item) for item in batch]

@@ -103,6 +103,8 @@ class TrainConfig:
                     fits = False
                 if not fits:
                     raise UserError(f"{name}={value!r}; expected {expected}")
+        if self.views > 1 and self.freeze != "all":
+            raise UserError(f"views={self.views} needs freeze='all', and freeze is {self.freeze!r}")
         if self.batch_size < self.grad_accum:
             raise UserError(f"batch_size={self.batch_size} cannot be split into {self.grad_accum} parts")
         create_optimizer([nn.Parameter(torch.zeros(1, 1))], self.optimizer, self.lr)  # refuses what it cannot make

@@ -8,20 +8,24 @@ from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from cvrnet.cvrnet import CVRNet
 from cvrnet.data.preprocessing import check_interpolation, with_grey_version
+from cvrnet.encoders import locate_weights, missing_weights, weights_origin
 from cvrnet.encoders.normalization import for_channels
 from cvrnet.errors import UserError
-from cvrnet.hub_errors import explain
+from cvrnet.hub_errors import CLIENT_ERRORS
 from cvrnet.runs.checkpoint import load_checkpoint
 from cvrnet.runs.hub_download import hint, hub_checkpoint, is_reference
 from cvrnet.runs.layout import CONFIG
 from cvrnet.runs.read import read_json
 from cvrnet.training.batches import check_parts
 from cvrnet.training.config import TrainConfig
+
+_UNREADABLE: tuple[type[Exception], ...] = (*CLIENT_ERRORS, SafetensorError)
 
 
 def resolve_interpolation(config: TrainConfig) -> TrainConfig:
@@ -78,7 +82,6 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
         options["drop_rate"] = config.drop_rate
     if _is_cvrnet(config.model):
         options["img_size"] = config.img_size  # for encoders that are built for one size
-    arguments: dict[str, Any] = {"pretrained_cfg": {}}
     origin = f"local-dir:{hub_checkpoint(config.model)}" if is_reference(config.model) else config.model
     if trained:
         try:
@@ -88,23 +91,25 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
     try:
         arguments = timm.models.resolve_model_input_args(origin, {"img_size": config.img_size}, **options)
         name = arguments.pop("model_name")
-        model = timm.create_model(name, pretrained=config.pretrained or trained, **arguments)
+        chosen = {"pretrained_cfg", "pretrained_cfg_overlay"} & config.model_kwargs.keys()
+        of_timm = config.pretrained and not (trained or chosen or _is_cvrnet(config.model))
+        overlay = locate_weights(config.model) if of_timm else {}
+        model: Any = timm.create_model(
+            name, pretrained=config.pretrained or trained, pretrained_cfg_overlay=overlay, **arguments
+        )
     except UserError:
         raise
     except (TypeError, ValueError, KeyError) as error:
         raise UserError(f"model {config.model!r}: {error}") from error
-    except (OSError, RuntimeError) as error:
+    except _UNREADABLE as error:
         if trained:
             raise UserError(f"cannot load {config.model}: {str(error).splitlines()[0]}") from error
         if not config.pretrained:
             raise
-        source = arguments["pretrained_cfg"].get("hf_hub_id") or arguments["pretrained_cfg"].get("url")
-        what, advice = explain(error)
-        raise UserError(
-            f"cannot load the pretrained weights of {config.model!r} from {source} ({what}; {advice}); "
-            f"without them: pretrained=False, on the command line --no-pretrained"
-        ) from error
-    cfg: Any = model.pretrained_cfg
+        raise missing_weights(repr(config.model), [config.model], error) from error
+    if of_timm:
+        model.weights_from = weights_origin(config.model, overlay)
+    cfg: Any = {key: value for key, value in model.pretrained_cfg.items() if key not in ("state_dict", "file")}
     adapted: Any = {
         **with_grey_version(cfg, config.grey_version),
         "input_size": (config.in_chans, config.img_size, config.img_size),
@@ -120,6 +125,15 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
             f"freeze={config.freeze!r} trains the heads of a CVR-Net, and {config.model} is none; see `cvrnet models`"
         )
     return model
+
+
+def pretrained_from(model: Any) -> list[str]:
+    """Where the pretrained weights of a model that `create_for_training` made came from: of each encoder, or its own.
+
+    Random weights, and those of a trained model, which the config names, have no line.
+    """
+    parts = model.encoders if isinstance(model, CVRNet) else [model]
+    return [origin for part in parts if (origin := getattr(part, "weights_from", ""))]
 
 
 def check_trainable(model: nn.Module, config: TrainConfig) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cvrnet.errors import UserError
-from cvrnet.files import write_json
+from cvrnet.files import damaged_files, write_json
 from cvrnet.formatting import spread
 from cvrnet.metrics import mean_std
 from cvrnet.report.draw import draw_heads, draw_learning_curves, draw_predictions
@@ -16,6 +16,7 @@ from cvrnet.runs.layout import HISTORY, INDEPENDENT, METRICS, RUN, SUMMARY
 from cvrnet.runs.predictions import read_predictions
 from cvrnet.runs.read import read_folds, read_json, read_rows
 from cvrnet.scoring import head_rows, score
+from cvrnet.training import TrainConfig, is_finished
 from cvrnet.workflows.job import finish_report
 
 _OF_ONE_SET = ("intervals", "per_source")  # left out of summary.json's folds: they have no mean over folds
@@ -28,7 +29,7 @@ def collect(output: Path, *, maps: bool = True) -> dict[str, Any]:
     together. With an independent source it also has the folds' scores on that source, and how much lower they are.
 
     Raises:
-        UserError: The folder is not a cross-validation, or a fold is missing.
+        UserError: The folder is not a cross-validation, or a fold is missing or has trained fewer epochs than others.
     """
     run = read_json(output / RUN)
     if run.get("kind") != "crossval":
@@ -38,6 +39,14 @@ def collect(output: Path, *, maps: bool = True) -> dict[str, Any]:
     if missing:
         names = ", ".join(missing if len(missing) <= 10 else [*missing[:10], f"and {len(missing) - 10:,} more"])
         raise UserError(f"{output} lacks {names}; train with --only-fold, or resume the run")
+    with damaged_files(output / RUN):
+        config = TrainConfig(**{key: run["config"][key] for key in ("epochs", "patience")})
+    short = [folder.name for folder in folders if not is_finished(folder, config)]
+    if short:
+        raise UserError(
+            f"{output}: {', '.join(short)} trained fewer than the run's {config.epochs} epochs; the command of the run "
+            "with --resume, or --only-fold, goes on"
+        )
     metrics = [read_json(folder / METRICS) for folder in folders]
     summary = {"classes": run["classes"], **_join(output, folders, metrics, "test")}
     summary["test_source"] = run["test_source"] or None

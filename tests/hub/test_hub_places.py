@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,14 @@ from PIL import Image
 import cvrnet
 from cvrnet import Predictor
 from cvrnet.errors import UserError
+from cvrnet.hub.space import preview_push
 from cvrnet.hub.staging import stage_run
 from cvrnet.runs.checkpoint import save_checkpoint
 from cvrnet.runs.hub_download import hint, hub_checkpoints
 from cvrnet.training import TrainConfig
 from cvrnet.training.model import create_for_training
+from cvrnet.workflows import train
+from tests.conftest import PLAIN, TINY
 from tests.support.hub import LocalHub
 from tests.support.hub_runs import CLASSES, make_folds, make_model
 from tests.support.privileges import permissions_hold
@@ -244,3 +249,16 @@ def test_the_card_of_a_model_for_one_channel_shows_what_runs(
     monkeypatch.chdir(image.parent)
     exec(compile(snippet, "README.md", "exec"), {})
     assert str(CLASSES) in capsys.readouterr().out
+
+
+def test_run_and_card_say_where_the_weights_came_from(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after a resumption, which makes no new start."""
+    config, origin = TrainConfig(**{**TINY, "epochs": 1}), "timm/x (Hugging Face Hub)"
+    monkeypatch.setattr("cvrnet.workflows.job.pretrained_from", lambda model: [origin])
+    train(phantoms, tmp_path / "run", config, **PLAIN)
+    train(phantoms, tmp_path / "run", replace(config, epochs=2), resume=True, **PLAIN)
+    assert json.loads((tmp_path / "run/run.json").read_text())["pretrained_from"] == [origin]
+    options: Any = {"folds": (), "with_predictions": False, "license": "", "space": False}
+    assert f"Pretrained weights: {origin}" in preview_push(tmp_path / "run", "me/x", **options)[0].replace("\\", "")

@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 import cvrnet
 from cvrnet.cvrnet import CVRNet
-from cvrnet.data import Augmentation, ImageCache, Preprocessing, read_records, to_batch
+from cvrnet.data import Augmentation, ImageCache, Preprocessing, read_image, read_records, to_batch
 from cvrnet.errors import UserError
 from cvrnet.heads import MultiScaleAveragingHead
 from cvrnet.inference import Predictor
@@ -130,6 +130,25 @@ def test_only_what_is_missing_or_changed_is_computed(
     one.encoders[0].load_state_dict(model.encoders[0].state_dict())
     FrozenFeatures(one, cache, amp="fp32").build(records)
     assert len(forwards) == 3  # an encoder of a pair alone
+
+
+def test_an_image_that_changes_meanwhile_is_computed_again(
+    phantoms: Path, tmp_path: Path, cache: ImageCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Vectors of the old picture are never kept as those of the new one."""
+    data = tmp_path / "data"
+    shutil.copytree(phantoms.parent, data)
+    features, records = FrozenFeatures(network(), cache, amp="fp32"), read_records(data)[:2]
+    compute, old = features._compute, read_image(records[0].path)
+
+    def change(images: torch.Tensor) -> Any:
+        if np.array_equal(read_image(records[0].path), old):
+            shutil.copyfile(records[1].path, records[0].path)
+        return compute(images)
+
+    monkeypatch.setattr(features, "_compute", change)
+    features.load(records)
+    np.testing.assert_array_equal(features.vectors[0], features.vectors[1])
 
 
 def test_a_full_disk_leaves_no_half_entry(phantoms: Path, cache: ImageCache, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,3 +281,5 @@ def test_what_cannot_be_frozen_is_refused(phantoms: Path, tmp_path: Path) -> Non
             TrainConfig(freeze=wrong)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="views=0"):
         TrainConfig(views=0)
+    with pytest.raises(UserError, match="views=3 needs freeze='all', and freeze is 2"):
+        TrainConfig(views=3, freeze=2)

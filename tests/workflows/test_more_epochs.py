@@ -10,6 +10,7 @@ import pytest
 from cvrnet.errors import UserError
 from cvrnet.training import Progress, TrainConfig
 from cvrnet.workflows import Callbacks, cross_validate, train
+from cvrnet.workflows.collect import collect
 from tests.conftest import PLAIN, TINY
 
 # The learning rate falls after each epoch without improvement, so that its schedule must go on as well.
@@ -108,3 +109,13 @@ def test_a_training_that_stopped_by_itself_has_no_more_epochs(phantoms, tmp_path
     assert not (tmp_path / "run/last-epoch.pt").exists()
     train(phantoms, tmp_path / "run", replace(config, epochs=20), resume=True, **PLAIN)
     assert results(tmp_path / "run") == before
+
+
+def test_folds_of_different_epochs_are_not_joined(phantoms, tmp_path):
+    run = tmp_path / "run"
+    for fold, config in ((1, SHORT), (2, CONFIG), (3, CONFIG)):
+        cross_validate(phantoms, run, config, n_folds=3, only_fold=fold, **PLAIN)
+    with pytest.raises(UserError, match=r"run: fold-1 trained fewer than the run's 3 epochs; .* --resume"):
+        collect(run)
+    cross_validate(phantoms, run, CONFIG, n_folds=3, only_fold=1, **PLAIN)
+    assert len(collect(run)["folds"]) == 3

@@ -16,8 +16,10 @@ from cvrnet.errors import UserError
 from cvrnet.inference import Predictor
 from cvrnet.runs.checkpoint import load_checkpoint, save_checkpoint
 from cvrnet.runs.predictions import PredictionTable
+from cvrnet.training import recipe
+from cvrnet.workflows import cross_validate
 from cvrnet.workflows.soup import _compare, _renew_batch_norm, average, make_soup
-from tests.conftest import PLAIN
+from tests.conftest import PLAIN, TINY
 from tests.support.networks import enliven, images
 
 CLASSES = ["CVP", "NCP", "NOR"]
@@ -170,3 +172,15 @@ def test_one_image_gives_batch_norm_no_statistics(phantoms):
     before = {name: value.clone() for name, value in model.named_buffers()}
     assert "are the folds' average" in _renew_batch_norm(model, read_records(phantoms)[:1], "cpu")
     assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+
+
+def test_frozen_encoders_stay_as_they_are(phantoms, tmp_path):
+    """The folds share them, batch norm's statistics too; only the heads are averaged."""
+    config = recipe(
+        "frozen", **{name: TINY[name] for name in ("model", "encoders", "pretrained", "img_size")}, epochs=1
+    )
+    cross_validate(phantoms, tmp_path / "run", config, n_folds=3, **PLAIN)
+    result = make_soup(tmp_path / "run", tmp_path / "soup", audit=False, maps=False)
+    assert "frozen" in result["batch_norm"]
+    fold, made = (load_file(tmp_path / name / "model.safetensors") for name in ("run/fold-1", "soup"))
+    assert all(torch.equal(fold[name], made[name]) for name in fold if name.startswith("encoders."))
