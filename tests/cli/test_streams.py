@@ -90,7 +90,7 @@ def test_a_dash_is_stdout_or_refused(command):
     if command == "predict":
         assert convert("-", option, None) is None
     else:
-        with pytest.raises(click.BadParameter, match=r"^'-' is no name; expected one"):
+        with pytest.raises(click.BadParameter, match=r"^'-' is not a name; expected one"):
             convert("-", option, None)
 
 

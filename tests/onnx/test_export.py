@@ -353,7 +353,7 @@ def test_predict_and_evaluate_take_the_file(folds, exported, phantoms, images, t
     [
         (["-o", "model.pt"], "expected a file name that ends in .onnx"),
         (["-o", "model.onnx", "--folds", "3"], "has no fold 3; expected some of 1, 2"),
-        (["-o", "model.onnx", "--folds", "x"], "'x' is no fold"),
+        (["-o", "model.onnx", "--folds", "x"], "'x' is not a fold"),
         (["-o", "model.onnx", "--int8"], "--int8 needs images to calibrate on"),
         (["-o", "model.onnx", "--calibration", "x"], "--calibration is for --int8"),
     ],
