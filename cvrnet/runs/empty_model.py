@@ -132,7 +132,7 @@ def fill(model: nn.Module, path: Path) -> nn.Module:
 
 
 def find_not_finite(model: nn.Module) -> str:
-    """The name of the first tensor with NaN or infinity, which spoils every answer; "" if there is none.
+    """The name of the first tensor with NaN or infinity, which spoils every prediction; "" if there is none.
 
     A single number may be infinite: the limit of a range.
     """

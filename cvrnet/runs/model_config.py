@@ -25,7 +25,7 @@ _NO_ARCHITECTURE = (
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The content of a config.json; a ValueError if it is too large, is not strict JSON, or fits no real network."""
+    """The content of a config.json; raises ValueError if it is too large, not strict JSON, or fits no real network."""
     if (size := path.stat().st_size) > _MOST_BYTES:
         raise ValueError(f"{path.name} has {size:,} bytes; expected at most {_MOST_BYTES:,}")
     try:
@@ -65,7 +65,7 @@ def _check(config: Any) -> None:
 
 
 def check_names(names: Any, count: int | None) -> None:
-    """A ValueError for class names that are no texts, are named twice, or are more or less than the model's classes.
+    """Raise ValueError if class names are not texts, occur twice, or are more or fewer than the model's classes.
 
     Names are a list, or timm's dictionary from a class's number to its name, which may have gaps.
     """
@@ -84,7 +84,7 @@ def check_names(names: Any, count: int | None) -> None:
 
 
 def label_names(names: Any, count: int) -> list[str]:
-    """The names of `count` classes, as far as these names fit; ``class_0`` and so on where there is none.
+    """The names of `count` classes; a class without a name gets ``class_0`` and so on, and so do all if names misfit.
 
     >>> label_names({"0": "CVP", "2": "NOR"}, 3)
     ['CVP', 'class_1', 'NOR']

@@ -85,7 +85,7 @@ def test_a_dash_is_stdout_or_refused(command):
     assert isinstance(option.type, OutputPath)
     convert = option.type.convert
     assert str(convert("./-", option, None)) == "-"
-    with pytest.raises(click.BadParameter, match="'' is no name"):
+    with pytest.raises(click.BadParameter, match="'' is not a name"):
         convert("", option, None)
     if command == "predict":
         assert convert("-", option, None) is None
