@@ -158,7 +158,7 @@ def files_aside(folder: Path, may_replace: Callable[[str], bool], first: str) ->
                 for name in files:
                     if os.path.lexists(folder / name) and not may_replace(name.as_posix()):
                         raise UserError(
-                            f"{folder / name} exists and is no part of an earlier result; choose another folder"
+                            f"{folder / name} exists and is not part of an earlier result; choose another folder"
                         )
                 for name in files:
                     (folder / name).parent.mkdir(parents=True, exist_ok=True)

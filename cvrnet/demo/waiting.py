@@ -1,4 +1,4 @@
-"""What the server holds for its visitors: counted, limited together, and dropped if nobody comes for it."""
+"""Everything that the server holds for its visitors: counted, limited together, and dropped if nobody fetches it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cvrnet.demo.uploads import EXPIRY, Uploads, paths_of
 
 
 class _Mailbox(asyncio.Queue[Any]):
-    """Messages to one visitor. `bytes` is their size; `since` is when the last was read, or the oldest one came."""
+    """Messages to one visitor. `bytes` is their size; `since` is when the last was read, or the oldest one arrived."""
 
     def _init(self, maxsize: int) -> None:
         self._messages: deque[tuple[Any, int]] = deque()
@@ -51,7 +51,7 @@ class _Mailboxes(dict[str, Any]):
 
 
 class Waiting:
-    """The bytes that wait: requests and answers on their way, uploads, questions, answers that were not yet fetched."""
+    """Counts the waiting bytes: requests and responses in transit, uploads, questions, and results not yet fetched."""
 
     def __init__(self, queue: Queue, uploads: Uploads, limit: int) -> None:
         self._queue, self._uploads, self.limit = queue, uploads, limit
@@ -69,7 +69,7 @@ class Waiting:
 
     @contextlib.contextmanager
     def moving(self) -> Iterator[Callable[[int], int]]:
-        """Yield what adds bytes of a request or answer that is on its way, and returns how many they are by now."""
+        """Yield a function that adds bytes of a request or response in transit, and returns their number so far."""
         mine = 0
 
         def add(count: int) -> int:

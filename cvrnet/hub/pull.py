@@ -1,4 +1,4 @@
-"""A run from the Hub: a folder that every command accepts."""
+"""Download a run from the Hub, as a folder that every command accepts."""
 
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ def _assemble(parts: dict[str, Snapshot], folder: Path, pulled: Pulled) -> None:
     """Write hub.json, which says that the folder is a download, and copy the files."""
     write_json(folder / ORIGIN, asdict(pulled))
     for name, snapshot in parts.items():
-        # The cache may hold more of the same commit, such as main's model: only what belongs here is copied.
+        # The cache may hold more files of the same commit, such as main's model: only the files of this part are
+        # copied.
         model = CHECKPOINT if name or not pulled.folds else ()
         for pattern in (*model, *(_RESULTS if name else _RUN_FILES)):
             for path in snapshot.folder.glob(pattern):

@@ -100,5 +100,5 @@ def test_predictions_to_a_dash_are_those_to_stdout(cli, run, phantoms, tmp_path,
     assert cli("predict", run, image, "-o", "-")[:2] == cli("predict", run, image)[:2]
     status, _, err = cli("train", phantoms, "-o", "-")
     assert status == 2
-    assert "Error: Invalid value for '-o' / '--output': '-' is no name" in err
+    assert "Error: Invalid value for '-o' / '--output': '-' is not a name" in err
     assert not any(tmp_path.iterdir())

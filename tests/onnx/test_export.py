@@ -241,7 +241,7 @@ def test_bad_int8_is_refused(plain, phantoms, tmp_path):
 )
 def test_what_is_bad(top_class, before, after, refused):
     found = {"images": 100, "top_class": top_class, "accuracy_before": before, "accuracy_after": after}
-    with pytest.raises(UserError, match="int8 answers too differently") if refused else nullcontext():
+    with pytest.raises(UserError, match="int8 changes the predictions too much") if refused else nullcontext():
         check_agreement(found, 0.98, 0.0101)
 
 
