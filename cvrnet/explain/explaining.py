@@ -93,7 +93,7 @@ def explain_classes(
 
 
 def available_parts(predictor: Predictor) -> list[str]:
-    """The names of a model's parts: ``"network"``; for a CVR-Net also its encoders, and its heads ``"P1"`` to ``"PN"``."""
+    """The names of a model's parts: ``"network"``; for a CVR-Net also its encoders, and its heads, from ``"P1"``."""
     return list(map_parts(predictor.models[0]))
 
 

@@ -137,7 +137,7 @@ def test_a_cache_that_cannot_be_written(
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     reason = "Not a directory" if place == "file" else "Permission denied"
     expected = (
-        f"the cache {cache} cannot be written ({reason}); nothing was changed; let HF_HOME name a folder that can be"
+        f"the cache {cache} cannot be written ({reason}); nothing was changed; set HF_HOME to a folder that can be"
     )
     with permissions_hold():
         for arguments in (("predict", f"hf-hub:{REPO}", image), ("pull", REPO, "-o", tmp_path / "pulled")):
