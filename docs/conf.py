@@ -77,7 +77,7 @@ def show_examples(app: Sphinx, context: object, lines: list[str]) -> None:
 
 
 def escape_options(app: Sphinx, context: object, lines: list[str]) -> None:
-    """The help of an option is plain text, too."""
+    """Escape asterisks in the help of an option, which is plain text."""
     lines[:] = [line if line.startswith(".. ") else line.replace("*", r"\*") for line in lines]
 
 
