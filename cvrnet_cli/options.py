@@ -213,7 +213,7 @@ protocol = _group(
         "--recipe",
         type=click.Choice(["paper", "notebook", "frozen"]),
         help="Protocol that the other options change: the papers', that of the authors' notebook, or one for frozen "
-        "encoders.  [default: frozen with --freeze all, else paper]",
+        "encoders.  [default: frozen with --freeze all, otherwise paper]",
     ),
     *(_setting(*row) for row in PROTOCOL),
 )

@@ -23,7 +23,7 @@ class Alignment:
     correlation: float  # of the fine details where the pictures overlap, -1 to 1
     overlap: float  # as a share of the smaller picture
     matches: int  # number of features that agree on the map
-    variant: str  # what was done to the first picture, a key of VARIANTS
+    variant: str  # the change of the first picture, a key of VARIANTS
 
     @property
     def same(self) -> bool:

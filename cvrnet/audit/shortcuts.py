@@ -1,4 +1,4 @@
-"""Findings about shortcuts: what the probes mean for labels and sources."""
+"""Findings about shortcuts, from the scores of the probes."""
 
 from __future__ import annotations
 

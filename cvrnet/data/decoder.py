@@ -97,7 +97,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
-    sys.stdout = sys.stderr  # so that output of a decoder does not mix with the results
+    sys.stdout = sys.stderr  # a decoder's output must not mix with the results
     with suppress(ImportError):
         import pydicom.pixels  # noqa: F401  before time and memory of the first request are limited
     send(answers, ["ready"], b"")

@@ -74,7 +74,7 @@ class _Anatomy:
 
 
 class _Canvas:
-    """The pixels of one film: their places in the patient's coordinates, and what is drawn in these."""
+    """The pixels of one film: their places in the patient's coordinates, and functions that draw in these."""
 
     def __init__(self, size: int, aspect: float, rng: np.random.Generator):
         self.height, self.width = size, round(size * aspect)

@@ -15,7 +15,7 @@ from cvrnet.errors import UserError
 from cvrnet.explain import NETWORK, panel_names
 from cvrnet.explain.overlay import THRESHOLD
 
-WAITING = 100  # questions that may wait for an answer; further ones are told that the queue is full
+WAITING = 100  # questions that may wait for an answer; further ones get a message that the queue is full
 _EMPTY = '<p class="note">The answer comes here.</p>'
 _NO_PICTURE = '<div class="film empty"><p>The radiograph comes here, and where the network looked in it.</p></div>'
 _PRIVACY = '<p class="note">A file is deleted as soon as it is answered, and nothing of it is kept here.</p>'

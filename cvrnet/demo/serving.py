@@ -34,7 +34,7 @@ from cvrnet.errors import UserError
 from cvrnet.inference import Predictor
 
 HOST, PORT, MAX_MB = "127.0.0.1", 7860, 64
-_CONNECTIONS = 500  # at once; further ones are told that the server is busy
+_CONNECTIONS = 500  # at once; further ones get a message that the server is busy
 _FONTS = (gr.themes.LocalFont("Source Sans Pro", weights=(400, 700)), "ui-sans-serif", "system-ui", "sans-serif")
 """Fonts that this server provides. Gradio's default weight, semibold, lacks most letters in the file of this font."""
 

@@ -97,7 +97,7 @@ class Waiting:
         task.cancel()
 
     async def sweep(self) -> None:
-        """Drop the sessions that fetch nothing, and what they asked."""
+        """Drop the sessions that fetch nothing, and their questions."""
         before = time.monotonic() - EXPIRY
         asking = {event.session_hash for event in self._questions}
         for session, mailbox in list(self._mailboxes.items()):

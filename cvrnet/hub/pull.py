@@ -68,7 +68,7 @@ def _pull(
         if name or not commits:
             load_checkpoint(snapshot.folder)
     pulled = Pulled(repo, revision or "main", run.commit, commits, run.stale)
-    with hub_errors(f"cannot write {output}", lambda: "nothing was changed, what was downloaded stays in the cache"):
+    with hub_errors(f"cannot write {output}", lambda: "nothing was changed, the downloaded files stay in the cache"):
         place.start()
         _assemble(parts, place.folder, pulled)
     report(total, total)

@@ -60,7 +60,7 @@ def push_folds(
     Files that this package does not write stay, and so does what people wrote in the card (see `cvrnet.hub.merge`).
 
     Args:
-        run: The folder of a cross-validation, a training or a converted checkpoint.
+        run: The folder of a cross-validation, a single training run or a converted checkpoint.
         repo: ``user/repo``; created if missing, private unless `public`.
         folds: Numbers of the folds to push; all if empty. Other folds of the same run in the repository stay.
         public: Make the repository public.

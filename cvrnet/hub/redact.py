@@ -38,7 +38,7 @@ _TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "source": (dict, "a file and its hash"),
     "data": (str, "the data set's path"),
 }
-"""The type of each value of run.json that is published, and what a message calls it."""
+"""The type of each value of run.json that is published, and its description in messages."""
 _RUN_KEYS = tuple(key for key in _TYPES if key != "data")
 _MACHINE = ("device", "num_workers")
 _COLUMNS = re.compile(
@@ -149,7 +149,7 @@ def public_figure(path: Path) -> bytes:
 
 
 def check_harmless(files: Mapping[str, bytes | Path], run: Path) -> None:
-    """Refuse to push if a file still contains a path of this machine after private data were removed."""
+    """Refuse to push if a file still contains a path on this machine after private data were removed."""
     local = {str(run.resolve()), str(Path.home()), str(Path.cwd())} - {"/", "/root", "C:\\"}
     for name, content in files.items():
         if not name.endswith((".json", ".md", ".csv", ".safetensors")):
@@ -157,7 +157,7 @@ def check_harmless(files: Mapping[str, bytes | Path], run: Path) -> None:
         data = content if isinstance(content, bytes) else _header(content)
         text = data.decode("utf-8", errors="replace")
         if found := _PATH.search(text) or next((re.search(re.escape(p), text) for p in local if p in text), None):
-            raise UserError(f"{name} contains a path of this machine ({found[0][:40]}…); nothing was pushed")
+            raise UserError(f"{name} contains a path on this machine ({found[0][:40]}…); nothing was pushed")
 
 
 def _header(path: Path) -> bytes:

@@ -134,7 +134,7 @@ def _find_run(folder: Path) -> dict[str, Any]:
 
 
 def _provenance(folders: Sequence[Path], run: dict[str, Any]) -> dict[str, Any]:
-    """Kind of run, SHA-256 of each fold's weights and of the data set, versions; no paths or names of this machine."""
+    """Kind of run, SHA-256 of each fold's weights and of the data set, versions; no local paths or names."""
     # The user's folder names are private: only names of the form fold-k are written.
     names = [folder.name if fold_number(folder.name) else None for folder in folders]
     hashes = [file_hash(folder / WEIGHTS) for folder in folders]

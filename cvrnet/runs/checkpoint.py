@@ -47,7 +47,7 @@ def save_checkpoint(model: nn.Module, folder: str | Path, classes: Sequence[str]
         )
     if name := find_not_finite(model):
         raise UserError(f"the model cannot be saved: {name} holds NaN or infinity")
-    Preprocessing.from_model(model)  # raises for what could not be loaded again
+    Preprocessing.from_model(model)  # raises if the checkpoint could not be loaded again
     count: Any = model.num_classes
     check_names(classes, count)
     names = label_names(classes, count)

@@ -119,7 +119,7 @@ def fill(model: nn.Module, path: Path) -> nn.Module:
     module: Any
     for module in model.modules():
         if hasattr(module, "init_non_persistent_buffers"):
-            module.init_non_persistent_buffers()  # timm's protocol for what no checkpoint holds
+            module.init_non_persistent_buffers()  # timm's protocol for values that are not in checkpoints
     state = model.state_dict()
     names = list(state)
     with torch.no_grad():

@@ -21,7 +21,7 @@ _NO_ARCHITECTURE = (
     *("cache_dir", "checkpoint_path", "device", "dtype", "encoder_weights"),
     *("feature_cls", "features_only", "out_indices"),
 )
-"""Arguments of ``timm.create_model`` that say where a network is or where its weights are, not what it is."""
+"""Arguments of ``timm.create_model`` that locate a network or its weights, and are not part of its architecture."""
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from cvrnet.runs.read import read_rows
 
 @dataclass(frozen=True)
 class PredictionTable:
-    """What one or more models predicted for N labelled images; ``""`` means not known."""
+    """The predictions of one or more models for N labelled images; ``""`` means not known."""
 
     classes: list[str]  #: names of the C classes, in the order of the probabilities
     names: list[str]  #: each image's path, as in the data set

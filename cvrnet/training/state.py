@@ -1,4 +1,4 @@
-"""Save and load what is needed to resume an interrupted training, in one file in the model's folder."""
+"""Save and load the state that resuming needs, in one file in the model's folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class State:
     """Progress of training: finished epochs, the best value so far, and the history."""
 
     epoch: int = 0  #: epochs that are finished
-    best: float = -math.inf  #: the best value of what is monitored so far; higher is better
+    best: float = -math.inf  #: the best monitored value so far; higher is better
     best_epoch: int = 0  #: its epoch
     history: list[dict[str, Any]] = field(default_factory=list)  #: the rows of history.csv
 

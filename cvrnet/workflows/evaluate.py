@@ -31,7 +31,7 @@ def predict_records(
     batch_size: int = 8,
     progress: Callable[[int, int], object] | None = None,
 ) -> PredictionTable:
-    """Predict every readable image; if the model averages the probabilities of heads, also with each head.
+    """The predictions for every readable image; for a model that averages probabilities, also those of each head.
 
     ``progress`` is called after each image with the number done and the number of images.
     """

@@ -29,7 +29,7 @@ from cvrnet.training.processes import Processes
 
 @dataclass(frozen=True)
 class Callbacks:
-    """What a job reports while it works; called on the main process only.
+    """The callbacks of a job, for progress and messages; called on the main process only.
 
     Attributes:
         say: Called with one line for the user.
