@@ -159,9 +159,7 @@ def _only(whole: dict[str, Any], only: dict[str, Any]) -> Finding:
     lost = only["balanced_accuracy"].high < whole["balanced_accuracy"].low
     sentence = f"With nothing but the lungs the model reaches balanced accuracy {only['balanced_accuracy']}, AUC "
     sentence += f"{only['auc']}" + (f", less than with whole images, {whole['balanced_accuracy']}." if lost else ".")
-    advice = (
-        "The model needs the area outside the lungs, or is confused without it: see the finding without lungs."
-    )
+    advice = "The model needs the area outside the lungs, or is confused without it: see the finding without lungs."
     severity: Severity = "warning" if lost else "note"
     return Finding("model-only-lungs", severity, sentence, flat_row(only), advice=advice if lost else "")
 

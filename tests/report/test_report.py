@@ -257,7 +257,7 @@ def test_images_that_are_gone_leave_their_paths(crossval, phantoms, tmp_path):
     page = Page(run / "report.html")
     wrong = rows(run / "tables/mistakes.csv")
     assert wrong
-    assert "any more (or on this machine), so only their paths are" in page.text
+    assert "(or are not on this machine), so only their paths are shown" in page.text
     assert all(row["path"] in page.text for row in wrong[:SHOWN])
     assert not any(value.startswith("data:image/jpeg") for value in page.fetched)
     broken = shutil.copytree(phantoms.parent, tmp_path / "broken")
