@@ -176,7 +176,7 @@ def test_where_there_is_no_error_the_interval_is_exact(tmp_path):
         assert [float(row[f"sensitivity_{end}"]) for end in ("low", "high")] == pytest.approx([exact.low, 1])
         assert "sensitivity" in row["exact"].split()
     assert "†" in page.text
-    assert "None: all 240 predictions are right." in page.text
+    assert "None: all 240 predictions are correct." in page.text
 
 
 def test_page_of_a_cross_validation(crossval):
