@@ -95,14 +95,17 @@ def write_phantoms(
 
 def _check_folder(folder: Path, overwrite: bool) -> None:
     """Refuse a folder with anything but an earlier data set; remove the unfinished data set of a killed process."""
-    if folder.is_file() or (entries(folder) and not overwrite):
-        raise UserError(f"{folder} exists and is not an empty folder; choose another folder")
+    if folder.is_file():
+        raise UserError(f"{folder} exists and is not a folder; choose another folder")
     if entries(folder):
         _check_ours(folder)
+        manifest = folder / "manifest.csv"
+        text = manifest.read_text(encoding="utf-8", errors="replace") if manifest.is_file() else ""
+        if text.partition("\n")[0] != ",".join(_COLUMNS):
+            raise UserError(f"{folder} has another manifest than `cvrnet phantoms` writes; choose another folder")
+        if not overwrite:
+            raise UserError(f"{folder} holds phantoms already; --overwrite replaces them")
         check_renamable(folder)
-        with (folder / "manifest.csv").open(encoding="utf-8", errors="replace") as file:
-            if file.readline() != ",".join(_COLUMNS) + "\n":
-                raise UserError(f"{folder} has another manifest than `cvrnet phantoms` writes; choose another folder")
     if (new := new_folder(folder)).exists():
         _check_ours(new)
         shutil.rmtree(new)

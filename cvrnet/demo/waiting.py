@@ -46,6 +46,9 @@ class _Mailboxes(dict[str, Any]):
     def __setitem__(self, session: str, _: object) -> None:
         super().__setitem__(session, _Mailbox())
 
+    def __missing__(self, _: str) -> _Mailbox:
+        return _Mailbox()  # for messages to a visitor who has left; without it, Gradio would never end the question
+
     def __delitem__(self, session: str) -> None:
         self.pop(session, None)  # it may have expired
 

@@ -209,7 +209,7 @@ def test_an_unknown_class_is_an_error_and_a_missing_one_is_not(cli, run, phantom
                 ("--device", "cuda:9", 1),
             ]
         ),
-        (["train", ".", "-o", "out", "--weight-decay", "1"], 2, "--weight-decay"),
+        (["train", ".", "-o", "out", "--weight-decay", "-1"], 2, "--weight-decay"),
         (["crossval", ".", "-o", "out", "--optimizer", "nosuch"], 1, "expected one of adabelief, "),
         (
             ["benchmark", ".", "-o", "out", "--models", "test_vit", "--optimizer", "nosuch"],

@@ -179,8 +179,9 @@ def limited(path: Path) -> tuple[str, float, int]:
                 reason = error.reason
             seconds = time.monotonic() - start
             decode_apart._end_all()
-            peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-            os.write(writer, json.dumps([reason, seconds, peak]).encode())
+            own, peak = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+            # Until a child runs its own program, its memory is counted as this process's.
+            os.write(writer, json.dumps([reason, seconds, 0 if peak <= own else peak * 1024]).encode())
         finally:
             os._exit(0)
     os.close(writer)

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 from collections import Counter, defaultdict
 from itertools import islice
 from pathlib import Path
@@ -227,9 +228,16 @@ def test_bad_arguments(tmp_path, arguments, message):
 
 def test_what_exists_is_left_alone(tmp_path):
     (tmp_path / "keep.txt").write_text("mine")
-    with pytest.raises(UserError, match="exists and is not an empty folder; choose another folder"):
+    with pytest.raises(UserError, match=r"holds keep\.txt, which `cvrnet phantoms` did not write; choose another"):
         write_phantoms(tmp_path, 12, size=64)
-    with pytest.raises(UserError, match=r"keep\.txt exists and is not an empty folder"):
+    write_phantoms(tmp_path / "set", 12, size=64)
+    with pytest.raises(UserError, match=r"set holds phantoms already; --overwrite replaces them"):
+        write_phantoms(tmp_path / "set", 12, size=64)
+    (tmp_path / "set" / "manifest.csv").unlink()
+    with pytest.raises(UserError, match="another manifest"):
+        write_phantoms(tmp_path / "set", 12, size=64)
+    shutil.rmtree(tmp_path / "set")
+    with pytest.raises(UserError, match=r"keep\.txt exists and is not a folder"):
         write_phantoms(tmp_path / "keep.txt", 12, size=64)
     assert files(tmp_path) == {"keep.txt": b"mine"}
 
