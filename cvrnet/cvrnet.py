@@ -34,12 +34,12 @@ __all__ = ["CVRNet"]
 class CVRNet(nn.Module):
     """Multi-encoder, multi-scale classifier (v1 section 2.2, v2 section 5.1).
 
-    With two encoders there are five heads, as in the papers. P1 and P2 see the two shallower maps of encoder 1, P3 the
+    With two encoders there are five heads, as in the papers. P1 and P2 use the two shallower maps of encoder 1, P3 the
     deepest maps of both encoders, concatenated, P4 and P5 the two shallower maps of encoder 2. One encoder gives three
-    heads, three encoders seven.
+    heads, three encoders give seven.
 
-    ``forward`` returns logits whose softmax is the mean of the heads' softmax outputs. ``forward_features`` returns
-    the five maps as one: pooled to the deepest grid and concatenated, each channel's mean kept exactly, so that
+    ``forward`` returns logits whose softmax is the mean of the heads' softmax outputs. ``forward_features`` returns the
+    maps of all heads as one: pooled to the deepest grid and concatenated. It keeps the mean of each channel exactly, so
     ``forward_head(forward_features(x))`` equals ``forward(x)`` at every input size.
 
     Args:
@@ -50,21 +50,21 @@ class CVRNet(nn.Module):
         act_layer: Activation of the heads, by timm's name.
         drop_rate: Dropout before each head's classifier (the papers: none).
         drop_path_rate, drop_block_rate: Stochastic depth and DropBlock of the encoders (the papers: none), as in timm.
-        bn_eps, bn_momentum: Of every batch norm, if not the encoders' own.
+        bn_eps, bn_momentum: Epsilon and momentum of every batch norm; None keeps those of the encoders.
         global_pool: ``"avg"``, or ``""`` (with ``num_classes=0``) for unpooled features.
-        img_size: Height and width of the image, for encoders that are built for one size, such as Swin; the others
-            take any.
+        img_size: Height and width of the image, for encoders that work at one size only, such as Swin; the others take
+            any size.
         encoder_weights: Load the encoders' own pretrained weights.
-        cache_dir: Folder of the Hub's cache for these, if not the default.
-        mean, std: With which each channel of the images given to this model is normalised. The input of each encoder is
-            converted to its own normalisation.
+        cache_dir: Folder of the Hub's cache for these weights, if not the default.
+        mean, std: Mean and standard deviation with which each channel of the model's input is normalised. The input of
+            each encoder is converted to its own normalisation.
         scales: ``"all"``, or ``"deepest"`` for the head P3 alone (an ablation).
         average: ``"probabilities"`` to average the heads' softmax outputs, or ``"logits"`` (an ablation).
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
 
     Raises:
         ValueError: ``num_classes=1``, no or an unknown encoder, pretrained weights that cannot be loaded, an unknown
-            pooling, choice of scales or average, or a setting that an encoder, or every one, does not have.
+            value of ``global_pool``, ``scales`` or ``average``, or a setting that an encoder does not have.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class CVRNet(nn.Module):
 
     @torch.jit.ignore
     def _make_head(self, placement: dict[str, Any]) -> None:
-        """Make a new head; for unpooled features one without parameters, since idle ones would stop DDP."""
+        """Make a new head; for unpooled features without parameters, because DDP fails on unused parameters."""
         sizes = self._hidden_sizes if self.global_pool else ()
         options = {**self._head_options, **placement}
         self.head = MultiScaleAveragingHead(self.widths, self.num_classes, sizes, **options).train(self.training)
@@ -147,7 +147,7 @@ class CVRNet(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each encoder in the backward pass instead of keeping its activations.
 
-        Batch norm then sees each batch twice, so its running statistics move twice in each step.
+        Each batch then passes through batch norm twice, so its running statistics are updated twice in each step.
         """
         self.grad_checkpointing = enable
 
@@ -158,9 +158,10 @@ class CVRNet(nn.Module):
 
     @torch.jit.ignore
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifiers by new ones; 0 removes them, with ``global_pool=""`` also pooling and dense layers.
+        """Replace the classifiers by new ones; 0 removes them.
 
-        Without ``global_pool`` the pooling stays as it is, except that new classifiers restore it, with new dense
+        With ``num_classes=0`` and ``global_pool=""``, pooling and dense layers are removed as well. Without
+        ``global_pool``, the pooling stays as it is; if it was removed, new classifiers restore it, with new dense
         layers.
         """
         if global_pool is None:
@@ -209,8 +210,8 @@ class CVRNet(nn.Module):
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
         """The heads' input maps, ordered by reduction as in ``feature_info``, after what ``forward_features`` returns.
 
-        The arguments are timm's. Two have no effect: ``norm``, as there is no final norm, and ``stop_early``, as every
-        encoder runs to its end for the deepest map. ``output_fmt`` must be ``"NCHW"``.
+        The arguments are those of timm. Two have no effect: ``norm``, because there is no final norm, and
+        ``stop_early``, because every encoder runs to its end for the deepest map. ``output_fmt`` must be ``"NCHW"``.
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt={output_fmt!r}; expected 'NCHW'")
@@ -256,13 +257,13 @@ def _concatenate(maps: list[Tensor], like: Tensor) -> Tensor:
     aligned: list[Tensor] = []
     for m in maps:
         pooled = F.adaptive_avg_pool2d(m, (like.shape[2], like.shape[3]))
-        # Where grids do not divide, adaptive pooling counts some pixels twice, which changes the mean that heads see.
+        # Where grids do not divide, adaptive pooling counts some pixels twice, which changes the heads' inputs.
         aligned.append(pooled + (m.mean((2, 3), keepdim=True) - pooled.mean((2, 3), keepdim=True)))
     return torch.cat(aligned, 1)
 
 
 def _take_indices(count: int, indices: int | Sequence[int] | None) -> list[int]:
-    """As timm's feature_take_indices, which is not public and accepts an empty sequence."""
+    """Like timm's feature_take_indices, which is not public, but this refuses an empty sequence."""
     wanted = range(-indices, 0) if isinstance(indices, int) else range(count) if indices is None else indices
     if not wanted or not all(-count <= i < count for i in wanted):
         raise ValueError(f"indices={indices!r}; expected some of the {count} feature maps")
@@ -286,7 +287,7 @@ def _check_global_pool(global_pool: str, num_classes: int) -> str:
 
 
 def _head_groups(counts: list[int], scales: str) -> list[list[int]]:
-    """The maps that each head sees, from the number of each encoder's maps. They are counted on, shallow to deep.
+    """The maps that each head uses, from each encoder's number of maps. Numbers run over all encoders, shallow to deep.
 
     >>> _head_groups([3, 3], "all")
     [[0], [1], [2, 5], [3], [4]]
@@ -333,8 +334,8 @@ def _create_encoders(names: Sequence[str], pretrained: bool, drops: dict[str, An
 def _create_cvrnet(variant: str, pretrained: bool, default_encoders: tuple[str, ...], **kwargs: Any) -> CVRNet:
     """Build a variant with timm's builder.
 
-    ``pretrained`` means the whole model's weights if the cfg names any (a run folder, a Hub repository), otherwise the
-    encoders' own. It never means both, so a trained checkpoint loads without downloading the encoders' weights.
+    ``pretrained`` means the weights of the whole model if the cfg names any (a run folder, a Hub repository), otherwise
+    those of the encoders. It never means both, so a trained checkpoint loads without downloading the encoders' weights.
     """
     kwargs.setdefault("encoders", default_encoders)
     # mean and std go into the cfg, where timm's data pipeline looks for them.
@@ -346,7 +347,7 @@ def _create_cvrnet(variant: str, pretrained: bool, default_encoders: tuple[str, 
     whole = any(getattr(cfg, source) for source in ("url", "file", "state_dict", "hf_hub_id"))
     cache_dir = kwargs.pop("cache_dir", None)
     model = build_model_with_cfg(
-        # cache_dir is also an argument of the builder's own; img_size it would record as a trait, for config.json.
+        # Bound here, because the builder has an argument cache_dir of its own, and would write img_size to config.json.
         partial(CVRNet, img_size=img_size, cache_dir=cache_dir),
         variant,
         pretrained and whole,
@@ -393,7 +394,7 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
     }
 
 
-# first_conv is stated for each variant, so that timm.get_pretrained_cfg is right without building the model.
+# first_conv is stated for each variant: then timm.get_pretrained_cfg is correct without building the model.
 default_cfgs = generate_default_cfgs(
     {
         "cvrnet.untrained": _cfg(),
@@ -438,7 +439,7 @@ def cvrnet_lite(pretrained: bool = False, **kwargs: Any) -> CVRNet:
 
 @register_model
 def cvrnet_tiny(pretrained: bool = False, **kwargs: Any) -> CVRNet:
-    """timm's own tiny ResNet and ByobNet: for tests, tutorials and CPUs.
+    """timm's tiny ResNet and ByobNet: for tests, tutorials and CPUs.
 
     Small data sets train their plain convolutions from random weights sooner than the depthwise ones of mobile nets.
     """

@@ -1,4 +1,4 @@
-"""Selects the device to compute on, and the fastest number format on it."""
+"""Select the device to compute on, and the fastest number format on it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cvrnet.errors import UserError
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 AUTO = "CVRNET_AMP"
-"""Environment variable: the precision that ``auto`` means, whatever the device is fastest in."""
+"""Environment variable: the precision that ``auto`` means, instead of the fastest one on the device."""
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -24,7 +24,7 @@ def select_device(name: str = "auto") -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    # Not left to torch.device, which knows further types, and takes "cuda:256" for "cuda:0".
+    # Checked here, because torch.device accepts further types, and takes "cuda:256" for "cuda:0".
     kind, colon, index = name.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (colon and not (index.isascii() and index.isdigit())):
         raise UserError(f"unknown device {name!r}; expected auto, cpu, cuda, cuda:N or mps")
@@ -36,7 +36,7 @@ def select_device(name: str = "auto") -> torch.device:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the hardware computes in bfloat16, so that it is faster than float32."""
+    """Whether the hardware computes in bfloat16, which is then faster than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
@@ -71,15 +71,15 @@ def select_precision(name: str, device: torch.device) -> str:
 
 
 def check_launch() -> None:
-    """UserError if ``accelerate launch`` started one process, although several were requested.
+    """Raise UserError if ``accelerate launch`` started one process, although several were requested.
 
-    Without ``--multi_gpu``, it does so on a machine without several GPUs, and prints no warning.
+    Without ``--multi_gpu``, accelerate does this on a machine without several GPUs, and prints no warning.
     """
     asked = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ
     if asked and not any(name in os.environ for name in ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK")):
         raise UserError(
             "accelerate launch started one process, although several were requested; "
-            "add --multi_gpu, which starts several on CPUs too"
+            "add --multi_gpu, which also starts several on CPUs"
         )
 
 

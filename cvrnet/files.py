@@ -1,4 +1,4 @@
-"""Atomic writes: a temporary file in the same folder is written, synced to the disk, then renamed."""
+"""Atomic writes: write a temporary file in the same folder, sync it to the disk, then rename it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cvrnet.errors import UserError
 from cvrnet.text import sheet_cell
 
 _NO_SPACE = os.strerror(errno.ENOSPC)
-_FULL = 65536  # bytes: with less room than this, part of a file that did not fit may be left on the disk
+_FULL = 65536  # bytes: a disk with less free space counts as full, because part of a failed write may still be on it
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def atomic_write(path: str | Path, sync: bool = True) -> Iterator[Path]:
     folders are made. The temporary file is hidden, ends in ``.tmp`` and is removed on failure. A killed process can
     leave it behind; nothing reads it. With ``sync=False`` a power cut soon afterwards can damage the file.
     """
-    path = Path(os.path.realpath(path))  # so that a symbolic link stays, and its target is replaced
+    path = Path(os.path.realpath(path))  # a symbolic link stays, and its target is replaced
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -68,10 +68,9 @@ def normalize_disk_errors(path: Path) -> Iterator[None]:
 
 
 def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
-    """Open a regular file to read its bytes, without ever waiting for it.
+    """Open a regular file to read its bytes; never wait.
 
-    Opening a FIFO waits for a writer, and some devices have no end, so that a user's file is opened here and not by
-    ``open``.
+    The plain ``open`` would wait for a writer if the user's file is a FIFO, and some devices have no end.
 
     Raises:
         OSError: The file cannot be opened, or is a FIFO, a socket, a device or a folder.
@@ -97,9 +96,9 @@ def _not_regular(name: str) -> OSError:
 
 
 def write_private(path: str | Path, content: bytes, sync: bool = True) -> None:
-    """Write a file that only its owner can read, atomically, into a folder of our own that only its owner can enter.
+    """Write a file that only its owner can read, atomically, into a folder that only its owner can enter.
 
-    Parent folders that are missing are made like it. The umask does not matter.
+    Missing parent folders are made in the same way. The umask does not matter.
     """
     path = Path(path)
     for folder in reversed(path.parents):
@@ -138,7 +137,7 @@ def write_json(path: str | Path, value: Any) -> None:
 def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
     """Write rows as CSV for programs (UTF-8, one header line) atomically, with one row in memory at a time.
 
-    What `cvrnet` reads again is written by this function; text is left as it is.
+    Files that `cvrnet` reads again are written by this function; text is left as it is.
 
     None and missing keys become empty cells. Without `columns` the header is the first row's keys; without either the
     file is empty.
@@ -161,14 +160,14 @@ def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequ
 
 
 def write_sheet(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
-    """As `write_csv`, for people: every text in header and rows is a `cvrnet.text.sheet_cell`."""
+    """Like `write_csv`, but for people: every text in header and rows is a `cvrnet.text.sheet_cell`."""
     cells = ({sheet_cell(key): sheet_cell(value) for key, value in row.items()} for row in rows)
     write_csv(path, cells, None if columns is None else [sheet_cell(name) for name in columns])
 
 
 @contextmanager
 def damaged_files(where: str | Path) -> Iterator[None]:
-    """Convert the errors that parsing a damaged file of a run raises to `UserError`, which names the file, `where`."""
+    """Convert the errors of parsing a damaged file of a run to `UserError` with the file's name, `where`."""
     try:
         yield
     except UserError:

@@ -1,6 +1,6 @@
 """Folders that commands write: one process at a time, and an old one is replaced only when the new one is complete.
 
-Beside the folder ``RUN``, hidden names serve for a while: ``.RUN.cvrnet-lock`` says which process writes,
+Beside the folder ``RUN`` there are hidden names for a while: ``.RUN.cvrnet-lock`` names the process that writes,
 ``.RUN.cvrnet-new`` is the new folder while it is made, ``.RUN.cvrnet-old`` is the old one between two renames.
 """
 
@@ -27,7 +27,7 @@ _held: set[int] = set()  # descriptors of the locks of this process
 
 
 def real_folder(folder: str | Path) -> Path:
-    """The absolute path of a folder without symbolic links: a link to a folder stays, and its target is replaced."""
+    """The absolute path of a folder with symbolic links resolved: so a link stays when its target is replaced."""
     return Path(os.path.realpath(folder))
 
 
@@ -41,7 +41,7 @@ def _old_folder(folder: Path) -> Path:
 
 
 def entries(folder: Path) -> list[Path]:
-    """What is in a folder, without locks and unfinished files; nothing where the folder does not exist."""
+    """The files and folders in a folder, except locks and unfinished files; empty if the folder does not exist."""
     if not folder.is_dir():
         return []
     passing = re.compile(r"\..*(\.tmp|\.cvrnet-lock)")
@@ -49,26 +49,26 @@ def entries(folder: Path) -> list[Path]:
 
 
 def can_be_renamed(folder: Path) -> bool:
-    """Whether a folder is no mount point, and its parent may be written to."""
+    """Whether a folder is not a mount point, and its parent folder is writable."""
     return not os.path.ismount(folder) and os.access(folder.parent, os.W_OK)
 
 
 def check_renamable(folder: Path) -> None:
     """Refuse to replace a folder that cannot be renamed."""
     if not can_be_renamed(folder):
-        raise UserError(f"{folder} is a mount point, or beside it nothing may be written; choose a folder inside it")
+        raise UserError(f"{folder} is a mount point, or its parent folder is not writable; choose a folder inside it")
 
 
 def check_replaceable(folder: Path, known: Callable[[Path], bool]) -> None:
-    """Refuse to replace a folder in which something is not ``known`` as a file or folder that this library writes.
+    """Refuse to replace a folder that cannot be renamed, or holds a file or folder that is not ``known``.
 
-    Refused is also a folder that cannot be renamed.
+    ``known`` recognises the files and folders that this library writes.
     """
     check_renamable(folder)
     if foreign := [path.name for path in entries(folder) if not known(path)]:
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise UserError(
-            f"{folder} holds {foreign[0]}{more}, which --overwrite would remove although it is no part of the result; "
+            f"{folder} holds {foreign[0]}{more}, which --overwrite would remove although it is not part of the result; "
             "move it, or choose another folder"
         )
 
@@ -91,7 +91,7 @@ def made_aside(folder: Path, keep: Callable[[Path], bool] = lambda new: False) -
 
 
 def _replace(folder: Path) -> None:
-    """Rename the old folder away and the new one into its place; after a kill in between, `recover` finds both."""
+    """Rename the old folder away and the new one into its place; after a kill in between, `recover` continues."""
     old = _old_folder(folder)
     try:
         if folder.exists():
@@ -139,12 +139,12 @@ def find_folder(folder: str | Path) -> Path:
 def files_aside(folder: Path, may_replace: Callable[[str], bool], first: str) -> Iterator[Path]:
     """Give a new folder to write files to; if the block succeeds, each is renamed into `folder`.
 
-    The file ``first``, by which an earlier result is recognised, comes first: after a kill between two renames, the
-    same job may replace the others. Other files in the folder stay. If the block fails, nothing is changed.
+    The file ``first``, which marks an earlier result, is renamed first: after a kill between two renames, the same job
+    may then replace the others. Other files in the folder stay. If the block fails, nothing is changed.
 
     Raises:
-        UserError: A file is there already, and ``may_replace`` says of its name, relative to the folder, that it is no
-            part of an earlier result.
+        UserError: A file already exists and is not part of an earlier result: ``may_replace`` returned False for its
+            name, relative to the folder.
     """
     folder = real_folder(folder)
     with lock_folder(folder):
@@ -158,7 +158,7 @@ def files_aside(folder: Path, may_replace: Callable[[str], bool], first: str) ->
                 for name in files:
                     if os.path.lexists(folder / name) and not may_replace(name.as_posix()):
                         raise UserError(
-                            f"{folder / name} exists and is no part of an earlier result; choose another folder"
+                            f"{folder / name} exists and is not part of an earlier result; choose another folder"
                         )
                 for name in files:
                     (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -171,9 +171,9 @@ def files_aside(folder: Path, may_replace: Callable[[str], bool], first: str) ->
 def lock_folder(folder: Path, part: str = "", *, shared: bool = False) -> Iterator[None]:
     """Keep other processes from writing to a folder, or to a part of it, which need not exist.
 
-    Several processes can hold a ``shared`` lock of the same folder. The operating system releases the lock of a process
-    that ends in any way, so that a lock file which a killed process left behind locks nothing. Windows and
-    file systems without locks are not protected.
+    Several processes can hold a ``shared`` lock of the same folder. The operating system releases the lock when the
+    process ends in any way, so the lock file of a killed process locks nothing. Windows and file systems without locks
+    are not protected.
 
     Raises:
         UserError: Another process holds the lock; the message names the process and its host.
@@ -198,7 +198,7 @@ def lock_folder(folder: Path, part: str = "", *, shared: bool = False) -> Iterat
 
 
 def _lock(path: Path, what: Path, shared: bool) -> int:
-    """Open and lock a file, and note in it whose it is."""
+    """Open and lock a file, and write the name of this process into it."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
         try:
@@ -214,7 +214,7 @@ def _lock(path: Path, what: Path, shared: bool) -> int:
             pass
         _held.add(descriptor)
         if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
-            with suppress(OSError):  # a full disk: the holder has no name then
+            with suppress(OSError):  # on a full disk, the file stays without a name
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
             return descriptor
@@ -236,7 +236,7 @@ def _close(descriptor: int) -> None:
 
 
 def _close_inherited() -> None:
-    """Let a forked process hold no lock: otherwise it would keep the lock of a job that was killed."""
+    """Release all locks in a forked process; otherwise it would keep the lock of a job that was killed."""
     for descriptor in list(_held):
         _close(descriptor)
 

@@ -16,7 +16,7 @@ from PIL import Image
 from cvrnet.formatting import counts, interval, number
 
 THUMBNAIL = 180  # longest side as shown, in pixels
-SCALE = 0.54  # of a figure's pixels, at 200 dots an inch: its letters come out a little smaller than the page's
+SCALE = 0.54  # of a figure's pixels, at 200 dots per inch: its letters become a little smaller than those of the page
 DISCLAIMER = "Research software, not a medical device."
 
 
@@ -75,7 +75,7 @@ def render(template: str, **values: Any) -> str:
     """The HTML of a template, the name of a file in ``cvrnet/report/templates``, that shows these values.
 
     Raises:
-        LookupError: One of these values is missing, as from a damaged file of a run.
+        LookupError: One of these values is missing, for instance because a file of the run is damaged.
     """
     try:
         return _templates.get_template(template).render(values)

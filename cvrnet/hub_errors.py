@@ -15,8 +15,8 @@ from huggingface_hub import constants, errors
 from cvrnet.errors import UserError
 
 CLIENT_ERRORS: tuple[type[Exception], ...] = (errors.HTTPError, OSError, RuntimeError, ValueError)
-"""Everything that the client raises: its own errors, those of its HTTP library, RuntimeError from LFS, ConnectionError
-from Xet, and ValueError for an answer that it cannot parse."""
+"""All exceptions of the client: its own errors, those of its HTTP library, RuntimeError from LFS, ConnectionError from
+Xet, and ValueError for a response that it cannot parse."""
 _TRANSIENT = (408, 429, 500, 502, 503, 504)
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
@@ -63,7 +63,7 @@ def hub_errors(task: str, safe: Callable[[], str]) -> Iterator[None]:
 def with_retries(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function; after a failure of the Hub or the network call it again, 1, 2 and 4 seconds later.
 
-    The client itself retries uploads and parts of downloads only.
+    The client itself retries only uploads and parts of downloads.
     """
     for wait in _WAITS:
         try:
@@ -83,7 +83,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def explain(error: BaseException) -> tuple[str, str]:
-    """What happened, and what to do about it, from the most specific of an error and its causes."""
+    """What happened and what to do about it, according to the most specific of an error and its causes."""
     chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in chain:
@@ -102,13 +102,13 @@ def _explain_disk(error: BaseException) -> tuple[str, str] | None:
     in_text = next((n for n in (*_DISK_FULL, *_FORBIDDEN) if f"(os error {n})" in str(error)), None)
     number, name = getattr(error, "errno", None) or in_text, getattr(error, "filename", None)
     if number in _DISK_FULL:
-        return "no space left on the disk", f"free some, or let HF_HOME name another disk, then {_AGAIN}"
+        return "no space left on the disk", f"free some, or set HF_HOME to another disk, then {_AGAIN}"
     if number not in _FORBIDDEN or not (name or in_text):
         return None
     path, reason = Path(str(name)), os.strerror(number)
     if in_text or {Path(constants.HF_HUB_CACHE), Path(constants.HF_HOME)} & {path, *path.parents}:
         what = f"the cache {constants.HF_HUB_CACHE} cannot be written ({reason})"
-        return what, f"let HF_HOME name a folder that can be, then {_AGAIN}"
+        return what, f"set HF_HOME to a folder that can be, then {_AGAIN}"
     return f"{path}: {reason}", f"choose another folder, or change this one, then {_AGAIN}"
 
 

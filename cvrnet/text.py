@@ -1,4 +1,4 @@
-"""File names, labels and other text from elsewhere, as a terminal or a spreadsheet can show it."""
+"""Make file names, labels and other untrusted text safe to show in a terminal or a spreadsheet."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 # Control characters, line separators, characters that turn the direction of writing, and bytes that are not text.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-_FORMULA = "=+-@＝＋－＠"  # what makes a spreadsheet calculate a cell
+_FORMULA = "=+-@＝＋－＠"  # a cell that starts with one of these is a formula
 _NUMBER = re.compile(r"[-+][\d\s.,%eE±+-]*")
 
 
@@ -21,7 +21,7 @@ def printable(text: str) -> str:
 
 
 def sheet_cell(value: Any) -> Any:
-    r"""A cell that a spreadsheet shows and does not calculate: printable, and with ``'`` before a formula.
+    r"""A cell that a spreadsheet shows but does not calculate: printable, and with ``'`` before a formula.
 
     >>> print(*map(sheet_cell, ["=1+1", "-lung", "-0.5 ± 0.1", "-", -0.5, "a\tb"]), sep="  ")
     '=1+1  '-lung  -0.5 ± 0.1  -  -0.5  a\tb

@@ -17,12 +17,12 @@ _EXTRAS = {
     "demo": ("gradio",),
     "export": ("onnx", "onnxscript", "onnxruntime"),
 }
-"""The extra that installs each package that may be missing; packages by the names that Python imports."""
+"""Import name of each package that may be missing -> the extra that installs it."""
 
 
 @interruptible()
 def main() -> None:
-    """Entry point: a user's mistake is one line and exit status 1 or 2, never a traceback."""
+    """Entry point: report a user's mistake in one line, with exit status 1 or 2 and without a traceback."""
     import click  # imported here, so that Ctrl-C is handled from the first import on
 
     from cvrnet_cli.commands import cli
@@ -30,7 +30,7 @@ def main() -> None:
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal of another encoding, or no text in a name
+            stream.reconfigure(errors="backslashreplace")  # for other encodings, and names that are not text
     try:
         _replace_closed_streams()
         status = cli.main(prog_name="cvrnet", standalone_mode=False) or 0
@@ -68,16 +68,16 @@ def main() -> None:
 
 
 class _ClosedOutput(io.TextIOBase):
-    """stdout that was closed before the start: writing is an error, as with other Unix tools."""
+    """Stands for a stdout that was closed before the start: writing raises an error, as in other Unix tools."""
 
     def write(self, text: str) -> int:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF), "stdout")
 
 
 def _replace_closed_streams() -> None:
-    """Put something in the place of standard streams that were closed before the start (``>&-``): Python has None.
+    """Replace standard streams that were closed before the start (``>&-``), for which Python has None.
 
-    Their descriptors are taken as well, which the next files to be opened would otherwise get.
+    Their file descriptors are occupied as well; otherwise, the next files to be opened would get them.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
@@ -87,7 +87,7 @@ def _replace_closed_streams() -> None:
 
 
 def _discard_unwritten() -> None:
-    """Empty the buffers of streams that cannot be written: Python, when it ends, would try again and fail."""
+    """Empty the buffers of streams that cannot be written; otherwise Python would try again at its end, and fail."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

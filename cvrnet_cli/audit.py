@@ -11,7 +11,7 @@ from cvrnet_cli import options
 from cvrnet_cli.output import print_rows, progress_bar, say, tell
 
 
-@click.command(short_help="What a data set can show: sources, patients, copies and shortcuts.")
+@click.command(short_help="Check a data set for copies, shared patients, tied sources and shortcuts.")
 @click.argument("data", type=options.PATH)
 @options.output("Folder for audit.json, audit.html and tables as CSV.")
 @click.option("--model", help="A trained model to audit on DATA: run, fold, local-dir:FOLDER or hf-hub:user/repo.")

@@ -9,7 +9,7 @@ from cvrnet_cli import options
 from cvrnet_cli.output import job_callbacks, print_rows, say
 
 
-@click.command(short_help="Several models on the same folds: one table, with tests of the differences.")
+@click.command(short_help="Compare several models on the same folds, and test the differences.")
 @click.argument("data", type=options.PATH)
 @click.option("--models", type=options.names, required=True, help="Such as cvrnet,resnet50,cvrnet:p3 (see above).")
 @options.output("Folder for a run of each model, benchmark.csv, benchmark.md, benchmark.json, figures/.", required=True)

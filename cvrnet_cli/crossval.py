@@ -15,7 +15,7 @@ from cvrnet_cli.output import job_callbacks, print_rows, say
 @options.output("Folder of the run: fold-1/ and so on, summary.json, report.html.")
 @options.n_folds
 @options.test_source
-@click.option("--leave-one-source-out", is_flag=True, help="Use each source as --test-source once; -o/SOURCE is a run.")
+@click.option("--leave-one-source-out", is_flag=True, help="A run for each source, with it as --test-source.")
 @options.split_from
 @click.option("--only-fold", type=click.IntRange(1), help="Train this fold alone, on one of several machines.")
 @click.option("--collect", type=options.PATH, metavar="RUN", help="Join the folds that are in RUN.")

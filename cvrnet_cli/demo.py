@@ -18,7 +18,7 @@ from cvrnet_cli.output import say
     "allow_hosts",
     metavar="NAME",
     multiple=True,
-    help="Another name by which browsers may call the page, such as a reverse proxy's.",
+    help="Another host name of the page, such as that of a reverse proxy.",
 )
 @options.folds
 @options.device
@@ -28,7 +28,7 @@ def demo(model: str, host: str, amp: str, **settings: Any) -> None:
     """Serve a page that classifies images: probabilities, uncertainty, the probabilities of each head, and Grad-CAM.
 
     MODEL is a run folder (all its folds as an ensemble), a fold folder, local-dir:FOLDER, hf-hub:user/repo[@rev] or a
-    FILE.onnx. Images are sent to this program only, and deleted as soon as they are answered. Ctrl-C ends it.
+    FILE.onnx. Images are sent to this program only. It deletes each one after the prediction. Ctrl-C ends it.
 
     \b
     Examples:

@@ -15,13 +15,13 @@ from cvrnet_cli.output import print_rows, progress_bar, say, tell
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @options.output("Folder for the pictures and explanations.csv.", required=True)
 @click.option("--target", metavar="CLASS", help="Class to explain.  [default: the predicted one]")
-@click.option("--threshold", type=click.FloatRange(0, 1), default=0.6, help="Share of the maximum to colour from.")
+@click.option("--threshold", type=click.FloatRange(0, 1), default=0.6, help="Colour from this share of the maximum.")
 @click.option("--encoder", "encoders", multiple=True, metavar="NAME", help="Overlay of this encoder (also: 1, 2).")
-@click.option("--head", "heads", multiple=True, type=click.IntRange(1), metavar="K", help="Overlay of head PK.")
+@click.option("--head", "heads", multiple=True, type=click.IntRange(1), metavar="K", help="Overlay of a head (3: P3).")
 @click.option("--all", "everything", is_flag=True, help="Overlays of the whole network, every encoder and every head.")
 @click.option("--raw", is_flag=True, help="Also write each overlay's map as .npy: float32 in 0..1, the image's size.")
 @click.option("--measure", is_flag=True, help="Instead of drawing, score the maps against the data's masks.")
-@click.option("--out-of-fold", is_flag=True, help="With --measure: each image by the crossval fold that tested it.")
+@click.option("--out-of-fold", is_flag=True, help="With --measure: explain each image with the fold that tested it.")
 @options.seed
 @options.style
 @options.batch_size
@@ -36,8 +36,8 @@ def explain(
 
     MODEL is a run folder (the mean of its folds' maps), a fold folder, local-dir:FOLDER or hf-hub:user/repo[@rev].
     Each image gets an overlay of its own size and a figure: input, whole network, each encoder (and, with --all, each
-    head). A map that is zero or flat is not drawn, but named. The exit status is 1 if an image cannot be read or an
-    overlay cannot be drawn.
+    head). A map that is zero or flat is not drawn; the command names it instead. The exit status is 1 if an image
+    cannot be read or an overlay cannot be drawn.
 
     With --measure, PATH is one data set with lung_mask or lesion_mask columns: how much of each map lies inside them,
     against chance and against a network with random weights.

@@ -18,7 +18,7 @@ from cvrnet_cli.output import print_rows, progress_bar, say
     "--check-images",
     type=options.PATH,
     metavar="DATA",
-    help="Images to check the file on.  [default: the calibration's, the training's, or phantoms]",
+    help="Images to check the file on.  [default: those of the calibration or the training, or phantoms]",
 )
 @click.option("--int8", is_flag=True, help="Quantise to 8-bit integers; needs --calibration.")
 @click.option(

@@ -1,4 +1,4 @@
-"""Ctrl-C, but never in the middle of an import: that would leave half-made modules, which fail later in any way."""
+"""Handle Ctrl-C, but never during an import: half-imported modules would fail later in unpredictable ways."""
 
 from __future__ import annotations
 

@@ -17,14 +17,14 @@ PATH = click.Path(path_type=Path)
 
 
 class OutputPath(click.Path):
-    """A path to write to. ``-`` is refused or, with ``allow_dash``, means stdout: the value is None."""
+    """A path to write to. ``-`` is refused; with ``allow_dash`` it means stdout, and the value is None."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The path of an argument."""
         if value == "-" and self.allow_dash:
             return None
         if value in ("", "-"):
-            self.fail(f"{value!r} is no name; expected one (of a folder or file called -: ./-)", param, ctx)
+            self.fail(f"{value!r} is not a name; expected one (./- for a folder or file called -)", param, ctx)
         return super().convert(value, param, ctx)
 
 
@@ -100,7 +100,7 @@ def _fold_numbers(context: click.Context, option: click.Option, texts: Sequence[
         say("Warning: use --fold to choose folds of a run; --folds N is the number of folds to make")
     for name in names(",".join(texts)):
         if not name.isdigit():
-            raise click.BadParameter(f"{name!r} is no fold; expected numbers such as 1,3")
+            raise click.BadParameter(f"{name!r} is not a fold; expected numbers such as 1,3")
         numbers.append(int(name))
     return numbers
 
@@ -113,8 +113,8 @@ folds = _group(
 )
 device = click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.")
 amp = click.option("--amp", type=NUMBER_FORMAT, default="auto", help="Number format; auto: the device's fastest one.")
-BATCH, SEED = click.IntRange(1, 65_536), click.IntRange(0, 2**32 - 1)  # as of `TrainConfig`
-batch_size = click.option("--batch-size", type=BATCH, default=8, help="Images that go through at once.")
+BATCH, SEED = click.IntRange(1, 65_536), click.IntRange(0, 2**32 - 1)  # as in `TrainConfig`
+batch_size = click.option("--batch-size", type=BATCH, default=8, help="Number of images per batch.")
 _ANY_BODY_PART = "Read DICOM files of any part of the body, not only of the chest"
 any_body_part = click.option("--any-body-part", is_flag=True, help=f"{_ANY_BODY_PART}.")
 inference = _group(folds, batch_size, device, amp, any_body_part)
@@ -143,10 +143,10 @@ job = _group(
     click.option(
         "--classes",
         type=class_names,
-        help="Class order, such as NOR,NCP,CVP or '\"a, b\",c', or @FILE with a class a line.  [default: alphabetical]",
+        help="Class order, such as NOR,NCP,CVP or '\"a, b\",c', or @FILE with one per line.  [default: alphabetical]",
     ),
     click.option("--cache-dir", "cache_folder", type=PATH, help="Folder for decoded images."),
-    click.option("--resume", is_flag=True, help="Continue the run in the folder, also with more --epochs."),
+    click.option("--resume", is_flag=True, help="Continue the run in the folder; --epochs may be larger."),
     reported,
 )
 
@@ -181,8 +181,8 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
     ("--optimizer", str, "adam", "timm's name of the optimiser"),
     ("--lr", click.FloatRange(0, min_open=True), 0.0001, "Initial learning rate"),
     ("--weight-decay", click.FloatRange(0), 0.0, "Weight decay"),
-    ("--freeze", freezing, 0, "all: train the heads alone, on features computed once; or for so many epochs"),
-    ("--views", click.IntRange(1), 1, "With --freeze all: augmented views of each image that train, with itself"),
+    ("--freeze", freezing, 0, "all: train only the heads, on features computed once; N: only the heads for N epochs"),
+    ("--views", click.IntRange(1), 1, "With --freeze all: views of each image to train on: itself and N-1 augmented"),
     ("--lr-factor", float, 0.9, "Factor that reduces the learning rate"),
     ("--lr-patience", click.IntRange(1), 12, "Reduce the learning rate after this many epochs without improvement"),
     ("--patience", click.IntRange(1), 25, "Stop after this many epochs without improvement"),
@@ -201,7 +201,7 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
 
 
 def _setting(flag: str, kind: Any, default: Any, text: str) -> Decorator:
-    """An option of a training. It is None unless the user gives it, because recipes have other defaults."""
+    """An option of training. It is None unless the user gives it, because recipes have other defaults."""
     shown = {"True": "on", "False": "off"}.get(str(default), default)
     return click.option(
         flag, type=kind, default=None, help=f"{text}." + (f"  [default: {shown}]" if shown != "" else "")
@@ -213,17 +213,17 @@ protocol = _group(
         "--recipe",
         type=click.Choice(["paper", "notebook", "frozen"]),
         help="Protocol that the other options change: the papers', that of the authors' notebook, or one for frozen "
-        "encoders.  [default: frozen with --freeze all, else paper]",
+        "encoders.  [default: frozen with --freeze all, otherwise paper]",
     ),
     *(_setting(*row) for row in PROTOCOL),
 )
-"""The settings of ``cvrnet.training.TrainConfig`` without the model's: what a benchmark's models have in common."""
+"""The settings of ``cvrnet.training.TrainConfig`` that all models of a benchmark share: all but those of the model."""
 training = _group(*(_setting(*row) for row in MODEL), protocol)
 """Every setting of ``cvrnet.training.TrainConfig``."""
 
 
 def setting_name(flag: str) -> str:
-    """``"--img-size"`` as ``"img_size"``; of a pair of flags the first."""
+    """``"--img-size"`` as ``"img_size"``; for a pair of flags, the name of the first."""
     return flag.partition("/")[0].removeprefix("--").replace("-", "_")
 
 

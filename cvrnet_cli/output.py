@@ -24,7 +24,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = (), s
 def write_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], style: str, file: TextIO) -> None:
     """Write rows, in one of `FORMATS`, one at a time, so that any number of them takes constant memory.
 
-    Tables and CSV are for people: control characters are escaped, and a spreadsheet calculates no cell. JSON is exact.
+    Tables and CSV are for people: control characters are escaped, and no cell is a formula. JSON is exact.
     """
     if style == "csv":
         from cvrnet.text import sheet_cell
@@ -103,7 +103,7 @@ def progress_bar(description: str, unit: str = "image") -> Iterator[Callable[[in
 
 @contextmanager
 def job_callbacks(config: Any = None) -> Iterator[Any]:
-    """``cvrnet.workflows.Callbacks`` of a job: a bar for each stage and epoch on a terminal, and a line an epoch.
+    """``cvrnet.workflows.Callbacks`` of a job: a bar for each stage and epoch on a terminal, and one line per epoch.
 
     ``config`` is the ``TrainConfig`` of a job that trains. All bars are closed at the end.
     """
@@ -124,7 +124,7 @@ def job_callbacks(config: Any = None) -> Iterator[Any]:
 
 @contextmanager
 def epoch_bars(config: Any) -> Iterator[Any]:
-    """``cvrnet.training.Progress`` of one training."""
+    """``cvrnet.training.Progress`` of one training run."""
     from tqdm import tqdm
 
     from cvrnet.training import Progress
@@ -181,7 +181,7 @@ def tell(message: str, err: bool = False) -> None:
 
 
 def safe(line: str) -> str:
-    """The text in one line, as `cvrnet.text.printable`, which is not imported where nothing needs it."""
+    """The text in one line, like `cvrnet.text.printable`, which is imported only for a text that needs it."""
     if line.isprintable():
         return line
     from cvrnet.text import printable

@@ -33,10 +33,10 @@ def predict(
     """Classify the images at PATH...: files, folders (searched), CSV manifests, or quoted patterns such as "*.png".
 
     MODEL is a run folder (all its folds as an ensemble), a fold folder, local-dir:FOLDER, hf-hub:user/repo[@rev] or a
-    FILE.onnx. An image that cannot be read, and a folder without an image, is reported and the others are still
-    classified; the exit status is then 1.
+    FILE.onnx. Images that cannot be read and folders without images are reported, and the others are still classified;
+    the exit status is then 1.
 
-    The slices of a CT in DICOM (a folder of slices, or a file of many frames) are followed by the patient's mean.
+    After the slices of a CT in DICOM (a folder of slices, or a file of many frames) comes the mean of the patient.
 
     \b
     Examples:
@@ -50,7 +50,7 @@ def predict(
     from cvrnet.inference.predict_paths import predict_paths
 
     found = predict_paths(paths=paths, dtype=settings.pop("amp"), window=window or "", say=say, **settings)
-    if not found.columns:  # the main process of a distributed run prints the answers
+    if not found.columns:  # the main process of a distributed run prints the predictions
         return 0
     suffix = output.suffix.lstrip(".").lower() if output else ""
     done = failed = 0

@@ -14,16 +14,16 @@ from cvrnet_cli.output import print_rows, progress_bar, say, tell, write_rows
 @click.command(short_help="Push a run to the Hugging Face Hub, private by default.")
 @click.argument("run", type=options.PATH)
 @click.argument("repo", metavar="USER/REPO")
-@click.option("--public", is_flag=True, help="Let everybody see it.  [default: private]")
+@click.option("--public", is_flag=True, help="Make the repository public.  [default: private]")
 @options.folds
 @click.option("--tag", default="", show_default=False, help="Name for this state of the repository, such as v1.0.")
-@click.option("--with-predictions", is_flag=True, help="Also split.csv, predictions.csv; paths, patients hashed.")
+@click.option("--with-predictions", is_flag=True, help="Also push split.csv, predictions.csv, with names hashed.")
 @click.option("--space", is_flag=True, help="Also push the Space USER/REPO, which serves the run's page (cvrnet demo).")
 @click.option(
     "--license",
     default="",
     show_default=False,
-    help="License of the weights, by the Hub's name.  [default: the card's, or else apache-2.0]",
+    help="The Hub's name of the weights' license.  [default: that of the existing card, or apache-2.0]",
 )
 @click.option("--dry-run", is_flag=True, help="Push nothing: show the card and the files.")
 @options.overwrite
@@ -63,7 +63,7 @@ def push(run: Path, repo: str, space: bool, dry_run: bool, **settings: Any) -> N
         if pushed.private:
             say("The model is private: give the Space a secret HF_TOKEN that may read it.")
     if kept := [*pushed.kept, *(f"the Space's {part}" for part in page.kept)] if space else pushed.kept:
-        say(f"Kept as somebody edited it: {', '.join(kept)}. --overwrite replaces it.")
+        say(f"Kept, because somebody edited it: {', '.join(kept)}. --overwrite replaces it.")
     say(f"Next:\n  cvrnet predict hf-hub:{pushed.repo} IMAGES")
 
 

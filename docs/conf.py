@@ -60,7 +60,7 @@ def follow_links(app: Sphinx, docname: str, source: list[str]) -> None:
 
 
 def show_examples(app: Sphinx, context: object, lines: list[str]) -> None:
-    """What `--help` shows as it stands (after a backspace) is code, and its plain text means no markup."""
+    """Show the parts of `--help` after a backspace as code, and its other text without markup."""
     shown, code = [], False
     for line in lines:
         if not line.startswith("| "):
@@ -77,7 +77,7 @@ def show_examples(app: Sphinx, context: object, lines: list[str]) -> None:
 
 
 def escape_options(app: Sphinx, context: object, lines: list[str]) -> None:
-    """The help of an option is plain text, too."""
+    """Escape asterisks in the help of an option, which is plain text."""
     lines[:] = [line if line.startswith(".. ") else line.replace("*", r"\*") for line in lines]
 
 
@@ -88,7 +88,7 @@ def render_math(translator: nodes.NodeVisitor, node: nodes.Node) -> None:
 
 
 def setup(app: Sphinx) -> None:
-    """What Sphinx calls."""
+    """The entry point that Sphinx calls."""
     app.add_html_math_renderer("mathml", (render_math, None), (render_math, None))
     app.connect("source-read", follow_links)
     app.connect("sphinx-click-process-description", show_examples)

@@ -1,4 +1,4 @@
-"""What a data set can and cannot show, answered before any training.
+"""Find out what a data set can and cannot show, before any training.
 
 Needs scikit-learn and OpenCV: ``pip install cvrnet[audit]``.
 """

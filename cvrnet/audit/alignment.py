@@ -1,4 +1,4 @@
-"""Tests whether two pictures show the same exposure: one is laid on the other, and their fine details are compared."""
+"""Test whether two pictures show the same exposure: align one with the other, and compare their fine details."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ RATIO = 0.92  # of the distances to the nearest and the second nearest feature (
 
 @dataclass(frozen=True)
 class Alignment:
-    """How well a second picture lies on a first one."""
+    """How well a second picture matches a first one after alignment."""
 
     correlation: float  # of the fine details where the pictures overlap, -1 to 1
     overlap: float  # as a share of the smaller picture
     matches: int  # number of features that agree on the map
-    variant: str  # what was done to the first picture, a key of VARIANTS
+    variant: str  # the change of the first picture, a key of VARIANTS
 
     @property
     def same(self) -> bool:
-        """Whether both show one exposure. Two exposures of one patient reach 0.8 too, but with fewer features."""
+        """Whether both show one exposure. Two exposures of one patient also reach 0.8, but with fewer features."""
         least = NEARLY_SAME if self.matches >= MANY_MATCHES else SAME
         return self.correlation >= least and self.overlap >= MIN_OVERLAP
 
@@ -39,10 +39,10 @@ def align(
     descriptors: tuple[np.ndarray, ...],
     variant: str = "as it is",
 ) -> Alignment | None:
-    """Lay the second picture, uint8 (h, w), on the first (H, W); None if no affine map fits.
+    """Align the second picture, uint8 (h, w), with the first (H, W); None if no affine map fits.
 
-    Both have local features at ``points`` (n, 2), with ``descriptors`` uint8 (n, 128). ``variant`` says what to do to
-    the first picture.
+    Both have local features at ``points`` (n, 2), with ``descriptors`` uint8 (n, 128). ``variant`` is the change that
+    is applied to the first picture.
     """
     if min(len(p) for p in points) < MIN_MATCHES:
         return None
@@ -51,7 +51,7 @@ def align(
         first, origin[:, 0] = np.ascontiguousarray(first[:, ::-1]), first.shape[1] - 1 - origin[:, 0]
     elif variant == "negative":
         first = 255 - first
-    # Keep pairs of features that are each other's nearest, and clearly nearer than the second nearest.
+    # Keep pairs of features that are each other's nearest neighbour, and clearly nearer than the second nearest.
     cosine = root(descriptors[0][:, VARIANTS[variant]]) @ root(descriptors[1]).T
     two = np.partition(cosine, -2, axis=1)[:, -2:]
     forward, back = cosine.argmax(1), cosine.argmax(0)
@@ -107,7 +107,7 @@ def _refine(first: np.ndarray, second: np.ndarray, affine: np.ndarray) -> tuple[
 
 
 def _details(picture: np.ndarray) -> np.ndarray:
-    """The structures finer than about six pixels, at equal local contrast: free of exposure and of gross anatomy."""
+    """The structures finer than about six pixels, at equal local contrast: without exposure and gross anatomy."""
     values = cv2.GaussianBlur(picture.astype(np.float32), (0, 0), 0.8)
     values -= cv2.GaussianBlur(values, (0, 0), 4)
     return values / np.sqrt(cv2.blur(values * values, (25, 25)) + 4)

@@ -34,7 +34,7 @@ TABLES = {
     "model-sources": "model-by-source",
     "model-lung-masks": "unusable-lung-masks",
 }
-"""The name of the file of a finding's table, by the finding's code, where it is not the code itself."""
+"""Code of a finding -> file name of its table, if that is not the code itself."""
 
 
 def read_audited(data: str | Path, say: Callable[[str], object] = lambda line: None) -> tuple[list[Record], list[str]]:
@@ -65,8 +65,8 @@ def audit(
     """All findings about a data set's labels, sources, patients and images, the worst first.
 
     ``records`` are the labelled images; ``problems`` say why others cannot be used, one line each, and become a
-    finding. The predictions of a trained model are audited too (``examination``). DICOM files that are not of the chest
-    cannot be read, unless ``any_body_part`` is set. Equal seeds give equal findings.
+    finding. With ``examination``, the predictions of a trained model are also audited. DICOM files that are not of the
+    chest cannot be read, unless ``any_body_part`` is set. Equal seeds give equal findings.
     ``workers`` threads read the images; ``progress`` is called after each with the number read and the total, ``step``
     with the name of each step before it starts.
 
@@ -123,7 +123,7 @@ def write_audit(
         probes.sort(key=lambda row: (row["target"] != "label", row["scope"] != "all", row["scope"], -row["auc"]))
         write_sheet(tables / "probes.csv", probes)
     write_text(folder / "audit.html", render_page(findings, records, title))
-    # Last: audit.json tells a resumed run that the audit is complete.
+    # Written last: a resumed run takes an existing audit.json as a sign that the audit is complete.
     write_json(
         folder / AUDIT,
         {

@@ -33,7 +33,7 @@ def render_page(findings: Sequence[Finding], records: Sequence[Record], title: s
 
 
 def _table(finding: Finding) -> tuple[Table | None, bool]:
-    """The finding's table as printed, if it is to be shown; and whether it is folded in until a click opens it."""
+    """The finding's table, or None if it is not shown; and whether it is collapsed until a click opens it."""
     rows = finding.figures.get("table", [])
     if not rows or finding.code.endswith("-duplicates") or "target" in rows[0]:  # probes: see the panels
         return None, False
@@ -58,7 +58,7 @@ def _thumbnail(record: Record) -> tuple[Picture, str, list[str]]:
 
 
 def _probe_panels(findings: Sequence[Finding]) -> dict[str, list[Row]]:
-    """Title of each panel to its probes: those of labels first, within them those of the whole data set."""
+    """Title of each panel to its probes; label probes come first, and among them those of the whole data set."""
     panels: dict[str, list[Row]] = {}
     for row in sorted(probe_rows(findings), key=lambda row: list(WHAT).index(row["probe"])):
         where = "whole data set" if row["scope"] == "all" else f"within {row['scope']}"

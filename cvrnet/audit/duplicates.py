@@ -20,7 +20,7 @@ from cvrnet.data.splits import patient_keys
 
 CHUNK = 1000  # pairs that are submitted at once, which bounds the memory
 _ACROSS = {"split": "split", "label": "label", "patient": "patient_id", "source": "source"}
-"""What copies must not lie across, with the attribute of `Record`."""
+"""Groups that copies must not cross -> the attribute of `Record`."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def exact_copies(measured: Measurements) -> list[Copy]:
 
 
 def near_copies(measured: Measurements, *, seed: int = 0, workers: int = 2) -> list[Copy]:
-    """Images whose fine details agree once one is laid on the other, without exact copies.
+    """Images whose fine details agree after one is aligned with the other, without exact copies.
 
     Candidates are pairs with many local features in common (`neighbours`); each pair is then aligned and compared
     (`align`).
@@ -107,7 +107,7 @@ def _finding(measured: Measurements, copies: list[Copy], code: str, one: str, ma
         across[f"{what}s"] = sum(len({values[i] for i in group}) > 1 for group in groups)
     crossing = [f"{number} across {what}" for what, number in across.items() if number]
     names = [[records[i].name for i in group] for group in groups]
-    advice = "Keep one image of each cluster, so that it does not count twice."
+    advice = "Keep one image of each cluster; otherwise it counts twice."
     if crossing:
         advice = "Keep one image of each cluster, or give all of them one patient id; correct labels that contradict."
     return Finding(

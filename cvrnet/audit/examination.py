@@ -34,24 +34,24 @@ class Views(NamedTuple):
 
 
 class Examination:
-    """Collects predictions batch by batch; in memory it keeps the probabilities, and at most a batch of images.
+    """Collects predictions batch by batch; it keeps the probabilities in memory, and at most one batch of images.
 
     The models must have the same classes and preprocessing. `of` is an image's name to the indices of the models that
-    predict it (their mean counts); images without an entry are skipped. `known`: as `HeldOut`.
+    predict it (their mean counts); images without an entry are skipped. `known` is that of `HeldOut`.
     """
 
     def __init__(self, models: Sequence[Predictor], of: Mapping[str, tuple[int, ...]], known: bool) -> None:
         self.models, self.of, self.known = models, of, known
         self.classes, self.preprocessing = shared_settings([m for predictor in models for m in predictor.models])
         self.records: list[Record] = []  # the images that are predicted
-        self.remains: dict[str, float] = {}  # by name, where the lung mask is usable: the share left without the lungs
+        self.remains: dict[str, float] = {}  # name to the share left without lungs, if its mask is usable
         self.problems: list[tuple[Record, str]] = []  # images with an unusable lung mask, and the reason
         self._probabilities: dict[tuple[str, str], np.ndarray] = {}  # (view, name) to (classes,)
         self._waiting: dict[tuple[int, ...], list[tuple[str, str, np.ndarray]]] = defaultdict(list)
 
     @classmethod
     def from_pretrained(cls, model: str | Path, records: Sequence[Record], device: str = "auto") -> Examination:
-        """Load a MODEL argument; only those models of a run predict an image that were not trained on its patient.
+        """Load a MODEL argument; an image is predicted only by models of the run that were not trained on its patient.
 
         Raises:
             UserError: The model cannot be loaded.
@@ -141,7 +141,7 @@ def bounding_box(mask: np.ndarray) -> np.ndarray:
 def keep(pixels: np.ndarray, kept: np.ndarray) -> np.ndarray:
     """The image with all other pixels set to the mean of the kept ones.
 
-    The mean of the whole image would reveal what is hidden: it is brighter over a diseased lung. Black would add an
+    The mean of the whole image would reveal the hidden part: it is brighter over a diseased lung. Black would add an
     edge along each border.
 
     >>> keep(np.array([[10, 20], [30, 255]], np.uint8), np.array([[True, True], [True, False]])).tolist()

@@ -14,22 +14,22 @@ COLUMNS = ("severity", "code", "sentence", "advice", "files")
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that the data set can or cannot show."""
+    """One result of the audit."""
 
     code: str  #: a stable name, such as ``label-source``; a scope may follow after a colon
     severity: Severity  #: ``severe`` (results from this data set will mislead), ``warning`` (look at it), or ``note``
     sentence: str  #: what was found
     figures: Mapping[str, Any] = field(default_factory=dict)  #: numbers by name; ``table`` is a list of rows
     files: tuple[str, ...] = ()  #: names of the images concerned, as in the manifest
-    advice: str = ""  #: what to do about it; ``""`` where nothing needs doing
+    advice: str = ""  #: what to do about it; ``""`` if nothing is needed
 
     def row(self) -> dict[str, Any]:
-        """The finding as one row of a table: the number of files instead of their names, no figures."""
+        """The finding as one row of a table: with the number of files instead of their names, without ``figures``."""
         return {name: getattr(self, name) for name in COLUMNS} | {"files": len(self.files)}
 
 
 class Estimate(NamedTuple):
-    """A figure and its 95 % interval, from resampling patients."""
+    """A value and its 95 % interval, from resampling patients."""
 
     value: float
     low: float
@@ -37,11 +37,11 @@ class Estimate(NamedTuple):
 
     @classmethod
     def of(cls, value: float, interval: Sequence[float] | None) -> Estimate:
-        """The figure with its interval; without an interval, both ends are the figure itself."""
+        """The value with its interval; without an interval, both ends equal the value."""
         return cls(value, *(interval or (value, value)))
 
     def __format__(self, style: str) -> str:
-        """The figure and, in parentheses, its interval.
+        """The value and, in parentheses, its interval.
 
         >>> f"{Estimate(0.8, 0.7, 0.9)}", f"{Estimate(0.8, 0.7, 0.9):.0%}"
         ('0.80 (0.70-0.90)', '80% (70%-90%)')
@@ -51,7 +51,7 @@ class Estimate(NamedTuple):
 
 
 def flat_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row for CSV and JSON: an estimate takes three columns, the names of a tuple share one.
+    """A row for CSV and JSON: an estimate fills three columns, and the names in a tuple are joined in one.
 
     >>> flat_row({"auc": Estimate(0.8, 0.7, 0.9), "classes": ("CVP", "NOR")})
     {'auc': 0.8, 'auc_low': 0.7, 'auc_high': 0.9, 'classes': 'CVP|NOR'}

@@ -3,7 +3,8 @@
 SIFT (Lowe 2004, OpenCV) finds the same points after a crop, a rotation, or a change of scale or contrast. For the
 search each feature is replaced by the nearest of a thousand "words", and pictures are compared by the cosine of their
 weighted word counts ("Video Google", Sivic and Zisserman 2003). A mirrored picture and a negative have the same
-features with the parts of the descriptor in another order. So the search covers them without reading pixels again.
+features, but the numbers in their descriptors are in another order. So the search covers them without reading pixels
+again.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ VARIANTS = {
     "mirrored": _BINS[::-1][:, :, (-np.arange(8)) % 8].ravel(),
     "negative": _BINS[::-1, ::-1].ravel(),
 }
-"""For each kind of copy, the order in which its descriptors hold the numbers of the original's."""
+"""For each kind of copy, the order of the original descriptor's numbers in the descriptor of the copy."""
 
 
 def describe(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Points (n, 2), x before y, and descriptors uint8 (n, 128) of at most `MAX_FEATURES` local features."""
-    # Local equalisation, so that faint structures give features too.
+    # Local equalisation: then faint structures also give features.
     even = cv2.createCLAHE(2.0, (4, 4)).apply(picture)
     sift = cv2.SIFT_create(nfeatures=MAX_FEATURES, contrastThreshold=0.015, edgeThreshold=15)
     keys, descriptors = sift.detectAndCompute(even, None)
@@ -49,7 +50,7 @@ def root(descriptors: np.ndarray) -> np.ndarray:
 def neighbours(descriptors: np.ndarray, numbers: np.ndarray, *, seed: int = 0) -> Iterator[tuple[int, int, str]]:
     """Pairs of images that share many features, with the variant of the first that the second resembles.
 
-    Of the descriptors, uint8 (N, MAX_FEATURES, 128), each image has the first ``numbers`` (N,).
+    The descriptors are uint8 (N, MAX_FEATURES, 128); for each image, the first ``numbers`` (N,) of them are used.
     """
     words = _vocabulary(descriptors, numbers, seed)
     if words is None:
@@ -61,7 +62,7 @@ def neighbours(descriptors: np.ndarray, numbers: np.ndarray, *, seed: int = 0) -
     rarity = np.log(n / np.maximum((counts > 0).sum(0), 1)).astype(np.float32) + 0.1
     counts *= rarity  # in place: the table is large
     usual = _unit(counts).mean(0)
-    counts -= usual  # what all images have in common does not distinguish them
+    counts -= usual  # subtract the part that all images share
     _unit(counts)
     for name, order in VARIANTS.items():
         for first in range(0, n, BLOCK):
@@ -81,7 +82,7 @@ def neighbours(descriptors: np.ndarray, numbers: np.ndarray, *, seed: int = 0) -
 
 
 def _vocabulary(descriptors: np.ndarray, numbers: np.ndarray, seed: int) -> np.ndarray | None:
-    """The words: features drawn at random, which work as well here as cluster centres, without the cost of k-means.
+    """The words: features drawn at random. Here they work as well as cluster centres, and need no k-means.
 
     None if all images together have fewer than 20 features.
     """
@@ -104,6 +105,6 @@ def _count(features: np.ndarray, words: np.ndarray) -> np.ndarray:
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
-    """Rows of length 1. In place."""
+    """Scale the rows to length 1, in place."""
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
     return rows

@@ -1,4 +1,4 @@
-"""One pass over the image files, which collects what every part of the audit needs.
+"""One pass over the image files, which collects the data for all parts of the audit.
 
 An image takes a few kB of memory; its thumbnail and local features lie in memory-mapped files.
 """
@@ -31,7 +31,7 @@ LARGE = np.dtype(
         ("descriptors", np.uint8, (MAX_FEATURES, 128)),
     ]
 )
-"""What is kept of one image on disk."""
+"""The data of one image that are kept on disk."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class ImageFacts:
     vectors: dict[str, np.ndarray]  # features (d,) for each probe except "format"
     thumbnail: tuple[int, ...] = (0, 0)  # height and width of the small picture
     n_points: int = 0
-    depth: int = 0  # bits in use, of PNG and TIFF with more than 8; 0 of other files
+    depth: int = 0  # bits in use, for PNG and TIFF with more than 8; 0 for other files
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def measure(
 ) -> tuple[Measurements, list[tuple[Record, str]]]:
     """The measurements of the images that can be read, and the other images with the reason.
 
-    Reads every image once. The file of the large arrays, about 70 kB an image, is put into ``folder``. The other
+    Reads every image once. The file of the large arrays, about 70 kB per image, is put into ``folder``. The other
     arguments are those of `cvrnet.audit.audit`; the examination gets each image while it is decoded.
     """
     found = Measurements([], [], np.lib.format.open_memmap(folder / "large.npy", "w+", LARGE, (len(records),)))
@@ -164,9 +164,9 @@ def _area(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def _container(path: Path) -> tuple[str, int, np.ndarray]:
-    """File format with pixel type, bits in use of deep grey, and numbers of a JPEG.
+    """File format with pixel type, bits in use of grey with more than 8 bits, and numbers that describe a JPEG.
 
-    These are the luminance table (64), its sum, chroma sampling, and whether it is progressive.
+    The numbers are the luminance table (64), its sum, chroma sampling, and whether the JPEG is progressive.
     """
     numbers = np.zeros(67, np.float32)
     with open_regular(path) as file:

@@ -16,20 +16,20 @@ from cvrnet.data.splits import patient_keys
 SEVERE_V, WARNING_V = 0.5, 0.2
 MOSTLY = 0.9  # of a class's images from one source
 LARGE = 0.1  # of all images with one patient id
-LEAST = 5  # images with one patient id: of fewer, a tenth says nothing
+LEAST = 5  # images with one patient id: for fewer, a tenth means nothing
 TIMES = 3  # as many images as the other patients have (median)
 
 _APART = "Compare classes within one source, and test on a source that did not train."
 _SHARED: dict[str, tuple[Severity, str]] = {
     "split": ("severe", "Put all images of a patient into one split."),
-    "label": ("note", "Right for a disease that came or went; else correct the labels. Never split by image."),
-    "source": ("warning", "If these are different persons, give them different ids; else the sources overlap."),
+    "label": ("note", "Right for a disease that came or went; if not, correct the labels. Never split by image."),
+    "source": ("warning", "If these are different persons, give them different ids; if not, the sources overlap."),
 }
-"""What a patient can appear in more than one of: severity and advice."""
+"""Attributes that can differ between the images of one patient -> severity and advice."""
 
 
 def cramers_v(table: np.ndarray) -> float:
-    """Cramér's V of a contingency table, corrected for bias: 0 for independence, 1 if one variable decides the other.
+    """Cramér's V of a contingency table, corrected for bias: 0 for independence, 1 if one variable fixes the other.
 
     The correction is Bergsma's (J. Korean Stat. Soc. 42, 2013): without it, few images from many sources look
     associated. A table with one row or one column gives 0.
@@ -75,7 +75,7 @@ def source_findings(records: Sequence[Record]) -> list[Finding]:
         sentence = f"{what} come from one source, {source or '(none named)'}."
         severity = grade(severe=share == 1, warning=True)
         figures = {"share": share, "images": total, "source": source}
-        advice = f"Get {label} from another source too; until then a model may know the source, not {label}."
+        advice = f"Also get {label} from another source; until then a model may recognise the source, not {label}."
         findings.append(Finding(f"class-source:{label}", severity, sentence, figures, advice=advice))
     return findings
 
@@ -101,7 +101,7 @@ def patient_findings(records: Sequence[Record]) -> list[Finding]:
         severity = grade(severe=len(without) == len(records), warning=True)
         sentence = f"{count(len(without), 'image')} of {len(records):,} have no patient id: "
         sentence += "folds cannot keep their patients apart."
-        advice = "Fill the manifest's column patient_id; such an image is taken for a patient of its own."
+        advice = "Fill the manifest's column patient_id; such an image counts as a patient of its own."
         findings.append(Finding("patient-id", severity, sentence, {"images": len(without)}, without, advice))
     findings += _large_patients(records)
     for attribute, (severity, advice) in _SHARED.items():
@@ -125,7 +125,7 @@ def patient_findings(records: Sequence[Record]) -> list[Finding]:
 
 
 def _large_patients(records: Sequence[Record]) -> list[Finding]:
-    """Ids of so many images that they hardly are one person's, such as a placeholder or a hospital's name."""
+    """Ids with too many images for one person, such as a placeholder or a hospital's name."""
     images = Counter(record.patient_id for record in records if record.patient_id)
     rows = []
     for patient, number in images.most_common(10):  # ten at most have more than a tenth

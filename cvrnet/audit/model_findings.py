@@ -82,7 +82,7 @@ def _judge(rows: Sequence[dict[str, Any]]) -> tuple[Severity, str]:
         if apart > 0:
             advice = f"Report each source by itself: {worst['source']} is not read as {best['source']} is. "
     if too_sure:
-        advice += f"The probabilities promise too much on {', '.join(too_sure)}: calibrate them there before use."
+        advice += f"The probabilities are too high on {', '.join(too_sure)}: calibrate them there before use."
     return grade(severe=apart > GAP, warning=apart > 0 or bool(too_sure)), advice.strip()
 
 
@@ -114,7 +114,7 @@ def _view_row(
     examined: Examination, view: str, records: Sequence[Record], classes: Sequence[str], seed: int
 ) -> dict[str, Any]:
     """Scores of one view among the classes that have masks."""
-    # The other classes' probabilities are left out, so that chance is one in len(classes).
+    # The other classes' probabilities are left out, so chance is one in len(classes).
     columns = [examined.classes.index(c) for c in classes]
     table = examined.probabilities(view, records)[:, columns] + 1e-12  # no row may sum to 0
     table /= table.sum(1, keepdims=True)
@@ -159,9 +159,7 @@ def _only(whole: dict[str, Any], only: dict[str, Any]) -> Finding:
     lost = only["balanced_accuracy"].high < whole["balanced_accuracy"].low
     sentence = f"With nothing but the lungs the model reaches balanced accuracy {only['balanced_accuracy']}, AUC "
     sentence += f"{only['auc']}" + (f", less than with whole images, {whole['balanced_accuracy']}." if lost else ".")
-    advice = (
-        "The model needs what is outside the lungs, or is confused by images without it: see the finding without lungs."
-    )
+    advice = "The model needs the area outside the lungs, or is confused without it: see the finding without lungs."
     severity: Severity = "warning" if lost else "note"
     return Finding("model-only-lungs", severity, sentence, flat_row(only), advice=advice if lost else "")
 

@@ -1,4 +1,4 @@
-"""Shortcut probes: simple models that predict the label or the source from what should not matter."""
+"""Shortcut probes: simple models that predict the label or the source from features that should not matter."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ WHAT = {
     "thumbnail": "a 16x16 thumbnail",
     "pixels": "32x32 pixels",
 }
-"""What each probe sees. The first five contain no lung, so no information about a disease."""
+"""The input of each probe. The first five contain no lung, and therefore no information about a disease."""
 
 NO_DISEASE = ("size", "format", "compression", "border", "corners")
 _TABULAR = ("size", "format", "compression")
@@ -169,7 +169,7 @@ def _out_of_fold(
 
 
 def _permute(y: np.ndarray, patients: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The labels, shuffled by whole patients, so that images of one patient mostly keep equal labels."""
+    """The labels, shuffled by whole patients: images of one patient mostly keep equal labels."""
     members: dict[str, list[int]] = defaultdict(list)
     for index, patient in enumerate(patients):
         members[patient].append(index)

@@ -1,4 +1,4 @@
-"""Findings about shortcuts: what the probes mean for labels and sources."""
+"""Findings about shortcuts, from the scores of the probes."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _AWAY = (
     "Bring all images to one size, crop and format before training, and report results within one source; "
     "a model's score must be judged against this one."
 )
-_LUNG = "This holds lung too, so some of it may be disease: compare it with the probes that hold none."
+_LUNG = "This also contains lung, so some of it may be disease: compare it with the probes without lung."
 
 
 def shortcut_findings(measured: Measurements, seed: int) -> Iterator[Finding]:
-    """How well label and source are predicted from what should not matter, over all and within each source."""
+    """How well features that should not matter predict label and source, over all images and within each source."""
     labels, sources = [r.label for r in measured.records], [r.source for r in measured.records]
     whole = probes(measured, labels, seed=seed)
     yield from map(label_finding, whole)
@@ -115,8 +115,8 @@ def _floor_finding(measured: Measurements, whole: Probe, seed: int) -> Finding:
             rows.append(told.row(first=first, second=second))
     *names, last = whole.classes
     sentence = f"Ridge regression on 32x32 pixels tells {', '.join(names)} and {last} apart with balanced accuracy "
-    sentence += f"{whole.balanced_accuracy}: what any model must beat."
-    advice = "Show this figure beside every model's score."
+    sentence += f"{whole.balanced_accuracy}: any model must beat this."
+    advice = "Show this value beside every model's score."
     return Finding("floor", "note", sentence, {**whole.row(), "table": rows}, advice=advice)
 
 

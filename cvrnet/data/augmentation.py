@@ -18,8 +18,8 @@ from cvrnet.errors import UserError
 class Augmentation:
     """Rotation, shifts and flips of the resized image (v2 section 5.2).
 
-    Neither paper says how far images are turned and shifted, nor what fills the part of the frame that they leave. We
-    chose 15 degrees and a tenth, and repeat the pixels at the edge, as Keras does by default. The interpolation is
+    Neither paper says how far images are turned and shifted, nor what fills the empty part of the frame. We chose 15
+    degrees and a tenth, and repeat the pixels at the edge, as Keras does by default. The interpolation is
     nearest neighbour, so no new grey value appears. v2 gives both flips "probability 1", which we read as Keras's
     random flip: every second image.
     """
@@ -45,7 +45,7 @@ class Augmentation:
         are neither used nor changed.
         """
         draw = np.random.default_rng(seed)
-        # Always the same draws in the same order: setting one probability to 0 leaves the other changes as they were.
+        # Always the same draws in the same order: if one probability is set to 0, the other changes stay the same.
         happens = draw.random(5).tolist()
         angle, across, down = draw.uniform(-1, 1, 3).tolist()
         angle *= math.radians(self.rotation_degrees) * (happens[0] < self.rotation_p)

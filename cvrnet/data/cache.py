@@ -27,11 +27,11 @@ _HEADER = struct.Struct("<8sqq3i")  # magic and version; the image file's mtime_
 class ArrayFiles:
     """One array for each image, each in a small file of its own.
 
-    A file is named by the image's path and the settings that the array depends on, so that arrays of several kinds
-    share a folder. It contains a header with the modification time and size of the image, then the array. An entry of a
-    changed image counts as missing. Entries are written atomically: any number of processes may read and write the same
-    folder at the same time, but of one user only: entries are patients' images, which nobody else may read. The folder
-    may be deleted at any time.
+    The file's name is made from the image's path and the settings that the array depends on, so arrays of several kinds
+    can share a folder. The file contains a header with the modification time and size of the image, then the array. An
+    entry of a changed image counts as missing. Entries are written atomically: any number of processes may read and
+    write the same folder at the same time, but only processes of one user: entries are patients' images, which nobody
+    else may read. The folder may be deleted at any time.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class ArrayFiles:
         )
 
     def has(self, path: str | Path) -> bool:
-        """Whether there is an entry of the image as it is now; only the header is read."""
+        """Whether there is an up-to-date entry of the image; only the header is read."""
         try:
             return self._read(*self._entry(path), _HEADER.size) is not None
         except ImageError:
@@ -102,8 +102,8 @@ class ImageCache:
     """Images of one size, each decoded and resized once, in `ArrayFiles`.
 
     The size is height and width; mode, interpolation, grey version and body part are those of `read_image` and
-    `Preprocessing`. The folder is by default CVRNET_CACHE or, without it, one in the platform's folder for caches. It
-    is filled again on use.
+    `Preprocessing`. The default folder is the one that the environment variable CVRNET_CACHE names or, without it, one
+    in the platform's folder for caches. Missing entries are written again on use.
 
     Raises:
         UserError: an impossible size, or an unknown mode or interpolation.
@@ -179,7 +179,7 @@ class ImageCache:
 
 def _write(entry: str, content: bytes) -> None:
     try:
-        # Without waiting for the disk: an entry that a power cut damages is just decoded again.
+        # Without waiting for the disk: if a power cut damages an entry, the image is decoded again.
         write_private(entry, content, sync=False)
     except OSError as error:
         reason = f"{error.strerror or error} (CVRNET_CACHE names its folder)"

@@ -1,4 +1,4 @@
-"""What people write into labels and splits: one spelling of each, what means nothing, and what is refused."""
+"""Check and normalise the cells for labels and splits: spelling, placeholders for empty cells, and refused values."""
 
 from __future__ import annotations
 
@@ -50,19 +50,19 @@ def split_name(text: str) -> str | None:
 
 
 def label_problem(label: str) -> str:
-    """Why a label, as `clean` gives it, is no class; ``""`` if it is one.
+    """Why a label, as `clean` gives it, is not a class; ``""`` if it is one.
 
     >>> label_problem("None"), label_problem("CVP")
-    ("label 'None' is no class: name the class, or leave the image out", '')
+    ("label 'None' is not a class: name the class, or leave the image out", '')
     """
     if not label:
         return "empty label"
     if is_missing(label):
-        return f"label {label!r} is no class: name the class, or leave the image out"
+        return f"label {label!r} is not a class: name the class, or leave the image out"
     if printable(label) != label:
         return f"label {label!r} has a character that is not text: write the name without it"
     if "|" in label:
-        return f"label {label!r} names several classes, and an image has one here: choose one of them for each image"
+        return f"label {label!r} names several classes: choose one of them for each image"
     return ""
 
 

@@ -51,13 +51,13 @@ def may_be_chest(part: str) -> bool:
     written, others = _words(part), [_words(reading) for reading in dict.fromkeys(_readings(part))]
     if any(spine in "".join(words) for words in (written, *others) for spine in _SPINE_FOLDED):
         return False
-    # The two bytes of a single character are too easily those of another one in another character set.
+    # A single character is not enough: its two bytes are often another character in another character set.
     chest = _is_chest(written, _CHEST_FOLDED) or any(_is_chest(words, _LONG_FOLDED) for words in others)
     return chest or not _names_something(part) or any(map(_is_neutral, [["".join(written)], written, *others]))
 
 
 def _readings(text: str) -> Iterator[str]:
-    """What a text is in other character sets: pydicom reads the element as Latin-1 (PS3.5 6.2)."""
+    """The text as other character sets read its bytes: pydicom reads the element as Latin-1 (PS3.5 6.2)."""
     if text.isascii() and "\x1b" not in text:
         return
     for wrong in ("latin-1", "cp1252"):
@@ -79,7 +79,7 @@ def _words(text: str) -> list[str]:
 
 
 def _names_something(text: str) -> bool:
-    """Whether there is a letter, or what may be the byte of one."""
+    """Whether there is a letter, or a character that may be the byte of one."""
     return any(c.isalpha() or not (c.isascii() or c in _LOST) for c in text)
 
 

@@ -1,4 +1,4 @@
-"""A data set of folders: the names of the folders above an image say its class, its split, and what is a mask."""
+"""A data set of folders: the names of the folders above an image give its class and split, or mark it as a mask."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cvrnet.text import printable
 def scan_folder(root: Path, labelled: bool, rows: list[Row], say: Callable[[str], object]) -> list[str]:
     """Append the images in a folder to `rows`; returns the problems of the folder itself.
 
-    ``say`` is called with a line about what was passed over, and one about splits.
+    ``say`` is called with a line about entries that were passed over, and a line about splits.
     """
     found = walk(root)
     masks = {(_mask_kind_of(name), _without_kind(name)): root / name for name in found.masks}
@@ -84,7 +84,7 @@ def _mask_kind_of(name: str) -> str:
 
 
 def _without_kind(name: str) -> tuple[str, ...]:
-    """What an image and its masks have in common: the folders of other names, and the file's stem."""
+    """The key that an image shares with its masks: the folders with other names, and the file's stem."""
     stem = PurePosixPath(name).stem
     for ending in ("_mask", "-mask", " mask"):
         stem = stem.removesuffix(ending)

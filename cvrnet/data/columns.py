@@ -1,4 +1,4 @@
-"""Check a manifest's header; where a column is missing, say which of the others may be meant."""
+"""Check a manifest's header; if a column is missing, suggest which of the others may be meant."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ _MEANT = {
 
 
 def header_problem(header: Sequence[str], labelled: bool, columns: Sequence[str]) -> str:
-    """Why a header is none of a manifest, ``""`` if it is one; ``columns`` are a manifest's, path and label first."""
+    """Why a header is not that of a manifest; ``""`` if it is.
+
+    ``columns`` are the columns of a manifest; path and label come first.
+    """
     if not header:
         return "the manifest is empty"
     text = ", ".join(header)
@@ -29,7 +32,7 @@ def header_problem(header: Sequence[str], labelled: bool, columns: Sequence[str]
 
 
 def _hint(header: Sequence[str], columns: Sequence[str], missing: Sequence[str]) -> str:
-    """Which columns may be those that are missing; the optional ones too, since all have to be renamed."""
+    """Which columns may be the missing ones; also for optional columns, because the user has to rename all of them."""
     free = [name for name in header if name not in columns]
     meant: dict[str, str] = {}
     for column in (name for name in columns if name not in header):

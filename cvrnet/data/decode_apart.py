@@ -1,7 +1,7 @@
 """Decode pixels in a child process, with limits of memory and time.
 
-Decoders that allocate or calculate without a bound that is known before run there. A child serves one request after
-another, so that its start, about half a second, is paid once. The threads of a process have a child each.
+Decoders run there if they may use memory or time without a known bound. A child serves one request after another, so
+its start, about half a second, is needed only once. Each thread of a process has its own child.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from cvrnet.data.limits import Refused
 
 Result = TypeVar("Result")
 _START = 120.0  # seconds
-_CHECK = 0.1  # seconds between looks at the clock, and at whether anybody still waits
-_MEMORY, _MEMORY_PER_SAMPLE = 300_000_000, 30  # bytes; JPEG 2000 takes some 11 a sample
-_SECONDS, _SECONDS_PER_SAMPLE = 10.0, 1e-6  # JPEG 2000 takes some 6e-8 a sample
+_CHECK = 0.1  # seconds between checks of the time, and of whether the result is still wanted
+_MEMORY, _MEMORY_PER_SAMPLE = 300_000_000, 30  # bytes; JPEG 2000 takes some 11 per sample
+_SECONDS, _SECONDS_PER_SAMPLE = 10.0, 1e-6  # JPEG 2000 takes some 6e-8 per sample
 
 
 def decode_apart(data: bytes, options: dict[str, Any], samples: int) -> np.ndarray:
@@ -40,7 +40,7 @@ def decode_apart(data: bytes, options: dict[str, Any], samples: int) -> np.ndarr
         ValueError: The data are damaged; the decoder's own message.
         OSError: The child cannot be started.
     """
-    if getattr(sys, "frozen", False) or not sys.executable:  # a program that contains Python has no other one to start
+    if getattr(sys, "frozen", False) or not sys.executable:  # a program that contains Python cannot start another
         return decoder.decode(data, options)
     child = _take()
     try:
@@ -54,7 +54,7 @@ def decode_apart(data: bytes, options: dict[str, Any], samples: int) -> np.ndarr
 
 @contextmanager
 def decoding_threads(workers: int | None, name: str = "") -> Iterator[ThreadPoolExecutor]:
-    """Threads that read images. If the block ends early, as by Ctrl-C, they do not finish what a child decodes."""
+    """Threads that read images. If the block ends early, as after Ctrl-C, they stop the decoding in their children."""
     stopped = threading.Event()
     with ThreadPoolExecutor(workers, name, lambda: setattr(_thread, "stopped", stopped)) as pool:
         try:
@@ -114,7 +114,7 @@ class _Child:
                 pipe.close()
 
     def _receive(self, most: int) -> tuple[list[Any], bytes]:
-        """A message, and at most so many bytes that follow it."""
+        """A message, and the bytes that follow it, at most `most`."""
         line = self._answers.readline()
         *message, length = json.loads(line) if line else (0,)
         if not message or length > most:

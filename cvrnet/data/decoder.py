@@ -1,7 +1,7 @@
 """Decoders of compressed pixels; run as a program, a server that decodes for another process within a memory limit.
 
-This file imports nothing of the package, whose imports would take seconds and much memory: the program starts from the
-file. Each message is a line of JSON, whose last value is the number of bytes that follow.
+The program starts from this file, which imports nothing of the package: those imports would take seconds and much
+memory. Each message is a line of JSON, whose last value is the number of bytes that follow.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _WORN = 300_000_000  # bytes
 
 
 def decode(data: bytes, options: dict[str, Any]) -> np.ndarray:
-    """The pixels of a frame of a DICOM file or, without ``transfer_syntax``, a TIFF file as one that is not compressed.
+    """The pixels of a frame of a DICOM file or, without ``transfer_syntax``, a TIFF file without its compression.
 
     The other options of a frame are those of `pydicom.pixels.decoders.base.Decoder.as_array`.
     """
@@ -60,7 +60,7 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
             pixels, problem = _NOTHING, "memory"
         except Exception as error:  # noqa: BLE001  on damaged files decoders raise nearly every built-in exception
             pixels, problem = _NOTHING, " ".join(str(error).split()) or type(error).__name__
-        worn = memory_in_use() > own + _WORN  # what a decoder left would count against the next limit
+        worn = memory_in_use() > own + _WORN  # memory that a decoder still holds would count against the next limit
         send(answers, [pixels.dtype.str, pixels.shape, problem, worn], pixels.data.cast("B"))
 
 
@@ -91,15 +91,15 @@ def limit_memory(size: int) -> None:
 
 
 def main() -> None:
-    """Serve on the standard streams; Ctrl-C is left to the process that started this one."""
+    """Serve on the standard streams; only the process that started this one reacts to Ctrl-C."""
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
-    sys.stdout = sys.stderr  # what a decoder prints is no answer
+    sys.stdout = sys.stderr  # a decoder's output must not mix with the results
     with suppress(ImportError):
-        import pydicom.pixels  # noqa: F401  before the clock and the limit of the first request
+        import pydicom.pixels  # noqa: F401  before time and memory of the first request are limited
     send(answers, ["ready"], b"")
     serve(requests, answers)
 

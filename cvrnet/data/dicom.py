@@ -67,7 +67,7 @@ def read_frame(
 ) -> np.ndarray:
     """One frame as uint8 (H, W) or (H, W, 3); `cvrnet.data.read_image` says how its values become grey levels.
 
-    Frames count from 1; None if the file has only one. The window is one of `WINDOWS`, or ``""`` for the file's own.
+    Frames count from 1; None means the only frame. The window is one of `WINDOWS`, or ``""`` for the one in the file.
 
     Raises:
         Refused: The file is not a readable picture of a chest. One line with the reason, without any tag's value.
@@ -77,7 +77,7 @@ def read_frame(
         frames = frame_count(header, path)
         _check_subject(header, any_body_part)
         if frame is None and frames > 1:
-            raise Refused(f"{frames} frames: name one, as in {os.path.basename(path)}#1; predict takes all of them")
+            raise Refused(f"{frames} frames: name one, as in {os.path.basename(path)}#1; predict takes all frames")
         if not 1 <= (frame or 1) <= frames:
             raise Refused(f"frame {frame} does not exist: expected 1 to {frames}")
         _check_decodable(header)
@@ -145,7 +145,7 @@ def frame_count(header: Dataset, path: str | os.PathLike[str]) -> int:
     """The number of frames that a file declares; Refused if a file of its size cannot contain them."""
     with refuse_damaged("a damaged DICOM file: it does not say how large the image is"):
         if not any(name in header for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-            raise Refused("a DICOM file without pixel data, no image")
+            raise Refused("a DICOM file without pixel data, not an image")
         height, width = int(header.Rows), int(header.Columns)
         frames, samples = int(header.get("NumberOfFrames") or 1), int(header.get("SamplesPerPixel") or 1)
         words = max(int(header.get("BitsAllocated") or 16) // 16, 1)
@@ -182,7 +182,7 @@ def refuse_damaged(reason: str) -> Iterator[None]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Suppress pydicom's warnings and log messages in this thread, because they may quote tags."""
-    # Set permanently: catch_warnings restores the filters on exit, also those that other threads have set.
+    # Set permanently: on exit, catch_warnings would also restore the filters that other threads have set.
     warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
     before = getattr(_thread, "quiet", False)
     _thread.quiet = True

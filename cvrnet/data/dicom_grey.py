@@ -1,7 +1,7 @@
 """From the values stored in a DICOM file to grey levels: the bits that count, modality and VOI transformation.
 
-Vendors' tables and windows often contradict the standard. Each transformation is therefore checked before it is used,
-and one that cannot be right gives way to the next: first VOI LUTs, then windows, then the picture's own range.
+Vendors' tables and windows often contradict the standard. Each transformation is therefore checked before it is used.
+If it cannot be right, the next one is tried: first VOI LUTs, then windows, then the picture's own range.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")  # PS3.3 C.11.2.1.2 and C.11.2
 
 
 def keep_stored_bits(cells: np.ndarray, header: Dataset) -> np.ndarray:
-    """Pixel cells without the bits that are not of the pixel; signed values get their sign.
+    """Pixel cells without the bits that do not belong to the pixel; signed values get their sign.
 
     A pixel has the BitsStored bits up to HighBit; the others may hold overlays (PS3.5 8.1.1).
     """
@@ -47,11 +47,11 @@ def _stored_limits(cells: np.ndarray, header: Dataset) -> tuple[int, int]:
 
 
 def grey_picture(cells: np.ndarray, header: Dataset, window: str, version: int) -> np.ndarray:
-    """Pixel cells (H, W) of a MONOCHROME1 or MONOCHROME2 image as uint8; the other arguments: as `read_image`."""
+    """Pixel cells (H, W) of a MONOCHROME1 or MONOCHROME2 image as uint8; other arguments as in `read_image`."""
     values, padding, blank = keep_stored_bits(cells, header), _padding(cells, header), None
     least, most = _stored_limits(cells, header)
     if padding and not least <= padding[0] <= padding[1] <= most:
-        # Not allowed (PS3.3 C.7.5.1.1.2), and as BitsStored bits it would be the value of other pixels.
+        # Not allowed (PS3.3 C.7.5.1.1.2): in BitsStored bits, the padding value equals the value of real pixels.
         blank = (cells >= padding[0]) & (cells <= padding[1])
         padding, blank = None, None if blank.all() else blank
     grey = by_value(
@@ -67,7 +67,7 @@ def grey_picture(cells: np.ndarray, header: Dataset, window: str, version: int) 
 
 
 def _padding(cells: np.ndarray, header: Dataset) -> tuple[int, int] | None:
-    """Least and largest value of pixels that only fill the rectangle (PS3.3 C.7.5.1.1.2), if there are such."""
+    """Least and largest value of pixels that only fill the rectangle (PS3.3 C.7.5.1.1.2); None without such pixels."""
     if not isinstance(value := header.get("PixelPaddingValue"), int) or cells.dtype.kind not in "iu":
         return None
     limit = header.get("PixelPaddingRangeLimit")
@@ -78,7 +78,7 @@ def _padding(cells: np.ndarray, header: Dataset) -> tuple[int, int] | None:
 
 
 class _Shown:
-    """The values of one picture, each once or (`counts`) with the number of its pixels, on their way to grey levels."""
+    """Maps the values of one picture to grey levels; the values occur once each, or with `counts` pixels each."""
 
     def __init__(
         self, stored: np.ndarray, counts: np.ndarray | None, header: Dataset, padding: tuple[int, int] | None
@@ -103,20 +103,20 @@ class _Shown:
                 return shown * (255 / table.white)
         for level, width, function in _windows(self.header):
             dark, bright = _windowed(np.array([self.low, self.high]), level, width, function)
-            if round(dark) != round(bright) or round(dark) in (0, 255):  # else so wide that all values look the same
+            if round(dark) != round(bright) or round(dark) in (0, 255):  # otherwise too wide: all values look the same
                 return _windowed(self.values, level, width, function)
         low, high = self._range() if version > 1 else self._range_1()
         return (self.values - low) * (255 / (high - low)) if high > low else np.zeros(self.values.shape)
 
     def _range(self) -> tuple[float, float]:
-        """The values shown as black and white where no table and no window says it."""
+        """The values shown as black and as white, without a table or window."""
         if self.header.BitsStored == 8 and self.stored.dtype.kind == "u" and "ModalityLUTSequence" not in self.header:
             return self.low, self.high
         inside = self._inside()
         return robust_ends(self.values[inside], None if self.counts is None else self.counts[inside])
 
     def _range_1(self) -> tuple[float, float]:
-        """As `_range`, for models of version 1: by the extreme pixels; any rescaling stretches 8 bits, too."""
+        """Like `_range`, but for models of version 1: by the extreme pixels; any rescaling also stretches 8 bits."""
         rescaled = "RescaleSlope" in self.header and "RescaleIntercept" in self.header
         if self.stored.dtype == np.uint8 and self.header.BitsStored == 8 and not rescaled:
             return 0, 255
@@ -124,18 +124,18 @@ class _Shown:
         return float(inside.min()), float(inside.max())
 
     def _inside(self) -> np.ndarray:
-        """Which values are of the picture and not padding; all, if the picture were nothing but padding."""
+        """Which values are not padding; all values, if the whole picture would be padding."""
         low, high = self.padding or (1, 0)
         inside = (self.stored < low) | (self.stored > high)
         return inside if inside.any() else ~inside
 
 
 def modality_transformation(stored: np.ndarray, header: Dataset) -> Callable[[np.ndarray], np.ndarray]:
-    """What to do with stored values: the modality LUT, or slope and intercept (PS3.3 C.11.1)."""
+    """The function that applies the modality LUT, or slope and intercept, to stored values (PS3.3 C.11.1)."""
     for table in read_tables(header, "ModalityLUTSequence", stored, _stored_limits(stored, header)):
         return table.look_up
     slope, intercept = (next(_numbers(header, name), None) for name in ("RescaleSlope", "RescaleIntercept"))
-    if slope is None or intercept is None or slope == 0 or (slope, intercept) == (1, 0):  # DCMTK, too, ignores slope 0
+    if slope is None or intercept is None or slope == 0 or (slope, intercept) == (1, 0):  # DCMTK also ignores slope 0
         return lambda values: values
     return lambda values: values * np.float64(slope) + intercept
 
@@ -148,7 +148,7 @@ class Table(NamedTuple):
     white: float  #: the largest value that entries can have
 
     def look_up(self, values: np.ndarray) -> np.ndarray:
-        """The entries for some values; those beyond either end get the entry at this end."""
+        """The entries for some values; values beyond an end of the table get the entry at that end."""
         places = np.rint(values.astype(np.float64)) - self.first
         return self.entries[np.clip(places, 0, len(self.entries) - 1).astype(np.int64)]
 
@@ -175,8 +175,8 @@ def _read_table(item: Dataset, header: Dataset, values: np.ndarray, limits: tupl
     needed = min(int(values.max()) - first, (count % 2**16 or 2**16) - 1)
     if not len(entries) or needed >= len(entries):
         return None
-    # Agfa's CRs give 16 bits for entries of 12, other devices 12 for entries of 16. DCMTK, Horos and Cornerstone, too,
-    # can take the depth from the entries.
+    # Agfa's CRs declare 16 bits for entries of 12, other devices 12 for entries of 16. DCMTK, Horos and Cornerstone can
+    # also take the depth from the entries.
     low, high = (min(max(round(limit) - first, 0), len(entries) - 1) for limit in limits)
     largest = int(entries[low : high + 1].max())
     fits = depth > 0 and 2 ** (depth - 1) <= largest < 2**depth
@@ -194,7 +194,7 @@ def table_entries(data: object, count: int, depth: int, header: Dataset) -> np.n
     if count > 1 and len(words) == (count + 1) // 2:  # as in DCMTK's DiLookupTable::checkTable
         packed = words.astype("<u2").view(np.uint8)[:count]
         steps = np.diff(packed.astype(np.int16))
-        # Whatever depth is declared, unless it is a table of words that was cut: as bytes, these go up and down.
+        # Whatever depth is declared, these are bytes, unless a table of words was cut: its bytes go up and down.
         if depth <= 8 or (steps >= 0).all() or (steps <= 0).all():
             return packed
     return words[:count]
@@ -220,7 +220,7 @@ def _windowed(values: np.ndarray, level: float, width: float, function: str) -> 
 
 
 def _numbers(header: Dataset, name: str) -> Iterator[float]:
-    """An element's values, such as those of several windows; NaN for one that is no number."""
+    """An element's values, such as those of several windows; NaN for a value that is not a number."""
     values: object
     try:
         values = header.get(name)
@@ -229,7 +229,7 @@ def _numbers(header: Dataset, name: str) -> Iterator[float]:
         TypeError,
         ArithmeticError,
         LookupError,
-    ):  # pydicom converts the whole text when it is asked for
+    ):  # pydicom converts the whole text on access
         raw = getattr(header.get_item(name), "value", None)
         values = raw.decode("latin-1").split("\\") if isinstance(raw, bytes) else None
     for value in values if isinstance(values, Sequence) and not isinstance(values, str) else (values,):

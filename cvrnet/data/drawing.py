@@ -24,10 +24,10 @@ def draw_film(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw one film: the image, uint8 (H, W), and the masks of lungs and lesions, bool (H, W).
 
-    The label (`NOR`, `NCP` or `CVP`) decides on the lesions only: two films that differ only in the label are equal
-    outside the lungs, pixel by pixel. The patient's number decides on the anatomy and the places of the lesions, the
-    image's on pose, exposure, filling of the lungs and noise, the source's (``look``; three looks, taken in turn) on
-    contrast, noise and the image's width. The size is the height in pixels.
+    The label (`NOR`, `NCP` or `CVP`) determines only the lesions: two films that differ only in the label are equal
+    outside the lungs, pixel by pixel. The patient's number determines the anatomy and the places of the lesions. The
+    image's number determines pose, exposure, filling of the lungs and noise. The source's number (``look``; three
+    looks, taken in turn) determines contrast, noise and the image's width. The size is the height in pixels.
     """
     # One stream of random numbers for each purpose: with a single one, the lesions would shift all later draws, and the
     # label would change the rest of the image.
@@ -74,7 +74,7 @@ class _Anatomy:
 
 
 class _Canvas:
-    """The pixels of one film: their places in the patient's coordinates, and what is drawn in these."""
+    """The pixels of one film: their places in the patient's coordinates, and functions that draw in these."""
 
     def __init__(self, size: int, aspect: float, rng: np.random.Generator):
         self.height, self.width = size, round(size * aspect)

@@ -1,7 +1,7 @@
-"""What a compressed frame of a DICOM file declares by its own markers, read before a decoder gets it.
+"""Check the size that a compressed frame of a DICOM file declares in its own markers, before a decoder reads it.
 
 A decoder allocates what the codestream declares, which may be far more than Rows and Columns. So the frame must agree
-with the tags, whose size is checked before.
+with the tags, whose size is already checked.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SOC_SIZ = b"\xff\x4f\xff\x51"
 _MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")
 _RESERVED = re.compile(rb"\xff[\x01-\xbf]")
 _SOI, _EOI, _SOS, _SOF_LS = 0xD8, 0xD9, 0xDA, 0xF7
-_SIZES = {*range(0xC0, 0xD0), 0xDE, _SOF_LS} - {0xC4, 0xC8, 0xCC}  # starts of frames; DHT, JPG and DAC are none
+_SIZES = {*range(0xC0, 0xD0), 0xDE, _SOF_LS} - {0xC4, 0xC8, 0xCC}  # starts of frames; DHT, JPG and DAC are not
 # Huffman-coded baseline, extended sequential and lossless frames; DHT, DQT, DRI, comments, APPn other than JPEG XT's.
 _ORDINARY = {0xC0, 0xC1, 0xC3, 0xC4, _SOS, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)} - {0xEB}
 _MAX_RUN = 64  # bytes of values for each byte of RLE data (PS3.5 G.3.1)
@@ -41,7 +41,7 @@ def check_frame(frame: bytes, size: FrameSize, coding: str) -> bool:
 
     Args:
         frame: the codestream of one frame.
-        size: what the tags say.
+        size: the size in the tags.
         coding: ``"jpeg"`` (JPEG and JPEG-LS), ``"jpeg2000"`` (with HTJ2K) or ``"rle"``; any other is never ordinary.
 
     Raises:
@@ -134,6 +134,6 @@ def _agree(size: FrameSize, rows: int, columns: int, samples: int, bits: int) ->
     if (rows, columns) != size[:2]:
         raise Refused("the compressed image does not have the size that the tags say")
     if samples != size.samples:
-        raise Refused(f"the compressed image has {samples} samples a pixel: the tags say {size.samples}")
+        raise Refused(f"the compressed image has {samples} samples per pixel: the tags say {size.samples}")
     if bits > size.bits:
-        raise Refused(f"the compressed image has {bits} bits a sample: the tags say at most {size.bits}")
+        raise Refused(f"the compressed image has {bits} bits per sample: the tags say at most {size.bits}")

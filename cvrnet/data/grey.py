@@ -7,12 +7,12 @@ from collections.abc import Callable
 import numpy as np
 
 TAIL = 0.005
-"""Share of the pixels at each end of a picture's values that does not decide on its range: hot and dead pixels, and
+"""Share of the pixels at each end of a picture's values that does not affect its range: hot and dead pixels, and
 burned-in text."""
 
 VERSIONS = (1, 2)
 """How a picture of more than 8 bits gets its range (docs/data.md): by its extreme pixels (1), or without them (2).
-Models that were trained before 2 existed keep reading by 1."""
+Models that were trained before version 2 existed still use version 1."""
 LATEST = VERSIONS[-1]
 
 _PART = 2**20  # values that are counted at once: NumPy converts each to 8 bytes
@@ -24,8 +24,8 @@ Shown = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
 def by_value(pixels: np.ndarray, shown: Shown, counted: np.ndarray | None = None) -> np.ndarray:
     """The grey level of each pixel, rounded to uint8.
 
-    Up to 16 bits, `shown` is called with the values that occur: its float64 results would take 8 bytes a pixel. Of the
-    pixels outside the mask `counted`, those of other values become 0.
+    Up to 16 bits, `shown` is called with the values that occur: its float64 results would take 8 bytes per pixel.
+    Pixels outside the mask `counted` become 0, unless their value also occurs inside.
     """
     if pixels.dtype.kind not in "iu" or pixels.itemsize > 2:
         return np.rint(shown(pixels.ravel(), None).clip(0, 255)).astype(np.uint8).reshape(pixels.shape)
@@ -45,7 +45,9 @@ def by_value(pixels: np.ndarray, shown: Shown, counted: np.ndarray | None = None
 
 
 def robust_ends(values: np.ndarray, counts: np.ndarray | None) -> tuple[float, float]:
-    """The values that at most `TAIL` of the pixels lie below, and above; the extremes if these two are the same.
+    """The value that at most `TAIL` of the pixels lie below, and the one that at most `TAIL` lie above.
+
+    If these two are the same, the extremes.
 
     >>> robust_ends(np.array([0, 500, 900, 65535]), np.array([1, 5000, 5000, 1]))
     (500.0, 900.0)
@@ -74,8 +76,8 @@ def bits_in_use(pixels: np.ndarray) -> int:
 def by_bits_in_use(values: np.ndarray, counts: np.ndarray | None) -> np.ndarray:
     """Grey levels of unsigned integers by the 8 highest of the bits that all but `TAIL` of the pixels need.
 
-    Values just above a power of two do not double the range at once, because a few pixels would decide on that: between
-    a power of two and 9/8 of it, the range grows in proportion.
+    Values just above a power of two do not double the range at once; otherwise a few pixels would double it. Between a
+    power of two and 9/8 of it, the range grows in proportion.
 
     >>> by_bits_in_use(np.array([0, 2048, 4080, 65535]), np.array([9999, 9999, 9999, 1]))
     array([  0., 128., 255., 255.])

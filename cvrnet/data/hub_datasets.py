@@ -23,9 +23,10 @@ _COLUMNS = ("source", "patient_id", "view")
 def scan_hub_dataset(data: str | Path, labelled: bool, rows: list[Row]) -> list[str]:
     """Append the data set's images to `rows`; returns the problems of the data set itself.
 
-    Splits and class names (of a ``ClassLabel`` feature) are the data set's own. The columns ``source``, ``patient_id``
-    and ``view`` are used if they exist; further text columns become metadata. Images that are not files yet are written
-    once, as they were stored, beside the cache of decoded images; their names are hashes of their content.
+    Splits and class names (of a ``ClassLabel`` feature) are those of the data set. The columns ``source``,
+    ``patient_id`` and ``view`` are used if they exist; further text columns become metadata. Images that are not yet
+    files are written once, as they were stored, beside the cache of decoded images; their names are hashes of their
+    content.
 
     Raises:
         UserError: The data set does not exist, or cannot be loaded.

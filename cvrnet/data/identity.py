@@ -1,7 +1,7 @@
 """Patient and source of a DICOM file, read from its tags and replaced by pseudonyms.
 
-Patient numbers are so short that a plain hash of one can be reversed by trying them all. A pseudonym is therefore an
-HMAC-SHA-256 with a key that only its owner knows. It is the same in every data set, and of no use to others.
+Patient numbers are so short that anybody can reverse a plain hash by trying all numbers. A pseudonym is therefore an
+HMAC-SHA-256 with a key that only its owner knows. It is the same in every data set, and useless to others.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def identify(rows: Sequence[Row], say: Callable[[str], object]) -> list[Row]:
     """The rows with patient and source, from a DICOM file's tags where the data set does not name them.
 
     The patient is PatientID. The source is InstitutionName or, if that is missing, Manufacturer and model. If only some
-    images have a patient_id, PatientID names every image that has one, and images that share either are of one patient;
-    ``say`` is called with a line about it.
+    images have a patient_id, PatientID is used for every image that has one; images that share a patient_id or a
+    PatientID belong to one patient, and ``say`` is called with a line about it.
     """
     ids = patient_ids([record.patient_id for record, _ in rows])
     partly = any(ids) and not all(ids)
@@ -55,7 +55,7 @@ def identify(rows: Sequence[Row], say: Callable[[str], object]) -> list[Row]:
 
 
 def _read_tags(path: Path) -> tuple[tuple[str, str], str]:
-    """The pseudonyms of a DICOM file's patient and source, ``""`` for other files, and why it cannot be read."""
+    """The pseudonyms of a DICOM file's patient and source (``""`` for other files), and why it cannot be read."""
     if path.suffix.lower() in PICTURE_SUFFIXES or not is_dicom_file(path):
         return ("", ""), ""
     try:
@@ -94,7 +94,7 @@ def _how_named(ids: Sequence[str], tags: Sequence[str], patients: Sequence[str])
     only_id = sum(not tag and patient == given != "" for given, tag, patient in zip(ids, tags, patients, strict=True))
     only_tag = sum(patient not in named for patient in patients if patient)
     if only_id and only_tag:
-        sentence += f"; {only_id} images have only the one, {only_tag} only the other: these may share patients"
+        sentence += f"; {only_id} images have only a patient_id, {only_tag} only a PatientID: these may share patients"
     return sentence
 
 
@@ -112,17 +112,17 @@ def pseudonym(value: str, prefix: str) -> str:
         raise UserError(f"{PLAIN}={setting!r}; expected hashed or plain")
     if setting == "plain":
         return value
-    # The prefix is hashed too, so that a patient and a source of the same name do not get the same digits.
+    # The prefix is also hashed: otherwise a patient and a source of the same name would get the same digits.
     return prefix + keyed_hash(f"{prefix}:{value}")[:16]
 
 
 def keyed_hash(text: str) -> str:
-    """HMAC-SHA-256 of a text with the user's key, in hexadecimal digits; errors as `pseudonym`."""
+    """HMAC-SHA-256 of a text with the user's key, in hexadecimal digits; raises the same errors as `pseudonym`."""
     return hmac.new(_key(), text.encode("utf-8", "replace"), hashlib.sha256).hexdigest()
 
 
 def _key() -> bytes:
-    """The key from the environment, or the user's own, which is made when it is first needed."""
+    """The key in the environment variable or, without it, in the user's key file, which is made on first use."""
     if chosen := os.environ.get(KEY):
         return chosen.encode()
     path = user_folder("config") / "id-key"

@@ -1,8 +1,8 @@
 """Read any supported image file as an 8-bit picture.
 
 The format is recognised by the file's content, never by its name, and only the formats of `FORMATS` are tried. The size
-that a file declares is checked before a pixel is decoded. This does not use Pillow's own limit
-(``Image.MAX_IMAGE_PIXELS``), which belongs to the whole process and so to the program that calls this library.
+that a file declares is checked before a pixel is decoded. Pillow's own limit (``Image.MAX_IMAGE_PIXELS``) is not used:
+it belongs to the whole process, and therefore to the program that calls this library.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ def read_image(
         path: the file. For a DICOM file of several frames, add the frame's number, from 1: ``ct.dcm#12``.
         mode: ``"L"`` for grey or ``"RGB"`` for colour; a grey file read as RGB has three equal channels.
         window: for a CT in DICOM, ``"lung"`` or ``"soft-tissue"`` instead of the file's own window.
-        grey_version: how deep grey becomes 8 bits (`cvrnet.data.grey.VERSIONS`): 1 counts every pixel, as old models
-            need.
+        grey_version: how grey of more than 8 bits becomes 8 bits (`cvrnet.data.grey.VERSIONS`): 1 counts every pixel,
+            as old models need.
         any_body_part: read DICOM files of any part of the body.
 
     Returns:
@@ -143,7 +143,7 @@ def is_dicom(file: BinaryIO) -> bool:
 
 
 def is_dicom_file(path: str | os.PathLike[str]) -> bool:
-    """As `is_dicom`; False for a file that cannot be opened."""
+    """Like `is_dicom`, but for a path; False for a file that cannot be opened."""
     try:
         with open_regular(path) as file:
             return is_dicom(file)
@@ -181,14 +181,14 @@ def dicom_module() -> ModuleType:
 
 
 def read_picture(file: BinaryIO, mode: Mode, grey_version: int = LATEST) -> np.ndarray:
-    """As `read_image`, for an open PNG, JPEG, TIFF, WebP or BMP file; Refused, or Pillow's exceptions."""
+    """Like `read_image`, but for an open PNG, JPEG, TIFF, WebP or BMP file; raises Refused or Pillow's exceptions."""
     stored = open_picture(file)
     with in_turn(math.prod(stored.size)):
         return _pixels(stored, mode, grey_version)
 
 
 def open_picture(file: BinaryIO) -> ImageFile:
-    """A PNG, JPEG, TIFF, WebP or BMP file whose pixels may be decoded; Refused, or Pillow's exceptions."""
+    """A PNG, JPEG, TIFF, WebP or BMP file whose pixels may be decoded; raises Refused or Pillow's exceptions."""
     start = file.read(32)
     file.seek(0)
     if not start:
@@ -221,7 +221,7 @@ def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise Refused(f"{width} x {height} pixels are more than the {MAX_PIXELS:,} allowed")
     if max(width, height) > MAX_SIDE:
-        raise Refused(f"{width} x {height} pixels: expected at most {MAX_SIDE:,} a side")
+        raise Refused(f"{width} x {height} pixels: expected at most {MAX_SIDE:,} per side")
 
 
 def _pixels(stored: ImageFile, mode: Mode, version: int) -> np.ndarray:

@@ -11,11 +11,11 @@ from cvrnet.errors import UserError
 Mode = Literal["L", "RGB"]
 
 MAX_PIXELS = 36_000_000
-"""Larger images are refused. The largest radiographs have about 30 million pixels, and some formats take 25 bytes of
-memory for each while they are decoded."""
+"""Larger images are refused. The largest radiographs have about 30 million pixels, and decoding some formats takes 25
+bytes of memory per pixel."""
 
 MAX_INPUT_PIXELS = 2048 * 2048
-"""A model's input is not larger: at 2048 x 2048, the default batch of 8 images takes a CVR-Net many gigabytes."""
+"""Limit of a model's input: at 2048 x 2048, a CVR-Net needs many gigabytes for the default batch of 8 images."""
 
 MAX_SIDE = 65_535  #: pixels; most formats can declare no more
 
@@ -40,7 +40,7 @@ def in_turn(pixels: int) -> AbstractContextManager[object]:
 
 
 def check_scans(scans: int, pixels: int) -> None:
-    """Refuse a JPEG of so many scans that it takes very long: a scan of a few bytes takes as long as all its pixels."""
+    """Refuse a JPEG with too many scans: even a scan of a few bytes takes as long as decoding all pixels."""
     most = min(MAX_SCANS, _MOST_SCANNED // max(pixels, 1))
     if scans > most:
         raise Refused(f"a JPEG of more than {most} scans, which would take very long to decode")

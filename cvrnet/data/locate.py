@@ -1,4 +1,4 @@
-"""Find a file that a manifest names, also where the disk spells its name in another Unicode form."""
+"""Find a file that a manifest names, even if the disk spells its name in another Unicode form."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ Listings = dict[Path, dict[str, str]]  #: of a folder: names in Unicode's compos
 def locate(root: Path, name: str, listings: Listings) -> tuple[Path, str]:
     """The file below a folder, and why it cannot be read; ``""`` if it can.
 
-    macOS takes accented letters apart (NFD), so that a file copied from there may have another name than its manifest.
-    ``listings`` keeps what is on the disk from one call to the next.
+    macOS decomposes accented letters (NFD), so a file copied from there may have another name than its manifest has.
+    ``listings`` keeps the names on the disk from one call to the next.
     """
     path = root / name
     try:

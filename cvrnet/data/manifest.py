@@ -51,7 +51,7 @@ def scan_manifest(manifest: Path, labelled: bool, rows: list[Row]) -> list[str]:
 
 
 def _open_text(manifest: Path) -> TextIO:
-    """The manifest in UTF-8 or, with its byte-order mark, in UTF-16: Excel writes both, and a mark in UTF-8 too."""
+    """The manifest in UTF-8, with or without a byte-order mark, or in UTF-16 with one: Excel writes all of these."""
     file = open_regular(manifest)
     start = file.read(2)
     file.seek(0)
@@ -73,7 +73,7 @@ def _delimiter(file: TextIO) -> str:
 def _named_cells(header: Sequence[str], cells: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """A row's cells by the names of their columns, and the problems of cells that have none.
 
-    Columns without a name are left out, as Excel writes empty ones and pandas its index, which comes first.
+    Columns without a name are left out: Excel writes empty columns, and pandas writes its index as the first one.
     """
     row = {name: cell for name, cell in itertools.zip_longest(header, cells[: len(header)], fillvalue="") if name}
     if any(cells[len(header) :]):

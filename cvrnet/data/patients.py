@@ -1,4 +1,4 @@
-"""One spelling of each patient's id, and the words that stand for nobody, in manifests and in DICOM's tags alike."""
+"""Normalise patient ids, and recognise placeholders for no patient, in manifests and in DICOM's tags alike."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from cvrnet.data.cells import clean
 
-# Without accents, case, blanks and punctuation; words about whom the id is of may stand around the word for nobody.
+# Placeholders such as "unknown", "Patient unknown", "patient id" and "XXX". They are compared without accents, case,
+# blanks and punctuation.
 _WHOM = "(?:patient|subject|person|name|id|no|number)*"
 _NOBODY = re.compile(
     rf"{_WHOM}(?:anon(?:[iy]m[a-z]*)?|pseudonym[a-z]*|de?identif[a-z]*|unidentif[a-z]*|unknown|unk|unspecified"
@@ -25,8 +26,8 @@ _ROUNDED = re.compile(r"-?\d(\.\d+)?[eE][+-]\d+")
 def patient_ids(column: Sequence[str]) -> list[str]:
     """The patient that each text names, ``""`` for nobody: for a data set's column, or for a single tag.
 
-    ``12.0``, as spreadsheets and pandas write a number, is ``12``. Placeholders of de-identified files and of empty
-    cells are nobody. So is ``0``, unless the column has a ``1`` too: then it counts its patients from 0.
+    ``12.0``, as spreadsheets and pandas write a number, becomes ``12``. Placeholders of de-identified files and of
+    empty cells mean nobody. So does ``0``, unless the column also has a ``1``: then its patients count from 0.
 
     >>> patient_ids(["12.0", "12", "N/A", "Anonymized Patient", "XXXX", "0", "anon-17"])
     ['12', '12', '', '', '', '', 'anon-17']
@@ -39,7 +40,7 @@ def patient_ids(column: Sequence[str]) -> list[str]:
 
 
 def rounded_problem(text: str) -> str:
-    """Why an id cannot be used if it is a number that has lost digits, such as ``1.2E+05``; else ``""``."""
+    """Why an id cannot be used if it is a number that has lost digits, such as ``1.2E+05``; otherwise ``""``."""
     if not _ROUNDED.fullmatch(text):
         return ""
     return f"patient_id {text!r} is a number that a spreadsheet has rounded: write the column as text"

@@ -2,11 +2,10 @@
 
 `cvrnet.data.drawing` simulates the anatomy (lungs of varying shape, diaphragm, mediastinum, heart, bones, vessels) and
 the film (pose, exposure, noise). `NOR` has clear lungs, `NCP` one focal consolidation in one lung, `CVP` ground-glass
-patches in both lungs, at their outer edge and mostly in the lower half. A film outside the lungs says nothing about its
-label, and brightness varies more from film to film than a lesion changes it.
+patches in both lungs, at their outer edge and mostly in the lower half. The part of a film outside the lungs says
+nothing about its label, and brightness varies more from film to film than a lesion changes it.
 
-These are diagrams, not patients. A model that classifies them well can be trained, which says nothing about radiographs
-or disease.
+These are diagrams, not patients. If a model learns to classify them, this says nothing about radiographs or disease.
 """
 
 from __future__ import annotations
@@ -95,7 +94,7 @@ def write_phantoms(
 
 
 def _check_folder(folder: Path, overwrite: bool) -> None:
-    """Refuse a folder with anything but an earlier data set, and remove what a killed process left aside."""
+    """Refuse a folder with anything but an earlier data set; remove the unfinished data set of a killed process."""
     if folder.is_file():
         raise UserError(f"{folder} exists and is not a folder; choose another folder")
     if entries(folder):
@@ -121,7 +120,7 @@ def _check_ours(folder: Path) -> None:
 
 
 def _check(n: int, seed: int, size: int, sources: Sequence[str]) -> None:
-    # 12, so that each of the three classes has several patients; on fewer than 64 pixels, nothing can be seen.
+    # At least 12 images, so each of the three classes has several patients. Below 64 pixels, lesions are not visible.
     for name, value, least in (("n", n, 12), ("size", size, 64), ("seed", seed, 0)):
         if value < least:
             raise UserError(f"{name}={value} is too small; expected at least {least}")

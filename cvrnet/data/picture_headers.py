@@ -1,4 +1,4 @@
-"""What picture files declare, where Pillow allocates or copies it before it can be asked."""
+"""Check what picture files declare, where Pillow would allocate or copy it while opening the file."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def check_directory(file: BinaryIO) -> None:
 
 
 def check_exif(info: Mapping[Any, Any]) -> None:
-    """As `check_directory`, for the EXIF in a picture's information, which Pillow reads when it is asked for it."""
+    """Like `check_directory`, but for the EXIF in a picture's information, which Pillow reads on request."""
     block = info.get("exif")
     if block is None and isinstance(text := info.get("Raw profile type exif"), str):  # as in `Image.getexif`
         with suppress(ValueError):
@@ -83,7 +83,7 @@ def _check_block(block: bytes) -> None:
 
 
 def check_jpeg_exif(file: BinaryIO) -> None:
-    """As `check_directory`, for the EXIF of a JPEG file, which Pillow reads when it opens the file."""
+    """Like `check_directory`, but for the EXIF of a JPEG file, which Pillow reads when it opens the file."""
     blocks, length = [], 0
     file.seek(2)
     while len(header := file.read(4)) == 4 and header[:2] != b"\xff\xda":  # the first scan

@@ -19,7 +19,7 @@ from cvrnet.data.limits import MAX_INPUT_PIXELS
 from cvrnet.errors import UserError
 
 _NOTE = "cvrnet.grey_version="
-"""Before the version in a ``pretrained_cfg``'s ``notes``: of its fields, the only one for what timm does not know."""
+"""Prefix of the version in the ``notes`` of a ``pretrained_cfg``, the only field for data that timm does not know."""
 _MOST, _EXTREME = MAX_INPUT_PIXELS, 1e6
 
 # timm's names of interpolations are those of Pillow's filters in lower case.
@@ -56,7 +56,7 @@ class Preprocessing:
     std: tuple[float, ...]  #: of each channel, for pixels in 0..1
     interpolation: str = "nearest"  #: timm's name of the resizing filter
     grey_version: int = LATEST  #: how pictures of more than 8 bits become 8 bits: one of `cvrnet.data.grey.VERSIONS`
-    any_body_part: bool = False  #: whether `read` accepts DICOM files of any part of the body; no part of a model
+    any_body_part: bool = False  #: whether `read` accepts DICOM of any part of the body; not stored in models
 
     def __post_init__(self) -> None:
         check_interpolation(self.interpolation)
@@ -79,15 +79,16 @@ class Preprocessing:
     def from_model(cls, model: nn.Module) -> Preprocessing:
         """The preprocessing in the ``pretrained_cfg`` of a timm model (`timm.data.resolve_model_data_config`).
 
-        The cfg must state the model's channels. Those of CVR-Net and of this library's checkpoints do; timm's own state
-        three channels even if the model was made with ``in_chans=1``. A cfg without a grey version is of version 1.
+        The cfg must state the model's channels. The cfgs of CVR-Nets and of this library's checkpoints do; those of
+        other timm models state three channels even if the model was made with ``in_chans=1``. A cfg without a grey
+        version means version 1.
         """
         cfg: Any = model.pretrained_cfg
         return cls.from_cfg(cfg)
 
     @classmethod
     def from_cfg(cls, cfg: Mapping[str, Any]) -> Preprocessing:
-        """The preprocessing in a ``pretrained_cfg``, which may come from anywhere; what it lacks is timm's default."""
+        """The preprocessing in a ``pretrained_cfg``, which may come from anywhere; timm's defaults complete it."""
         given = {key: cfg[key] for key in ("input_size", "mean", "std", "interpolation") if cfg.get(key) is not None}
         config = timm.data.resolve_data_config({"": None}) | given
         size, mean, std = (config[key] for key in ("input_size", "mean", "std"))
@@ -117,7 +118,7 @@ class Preprocessing:
 
 
 def _are_numbers(values: Any, kind: Any, count: int) -> bool:
-    """Whether these are `count` numbers of this kind, neither NaN nor huge; truth values are none."""
+    """Whether these are `count` numbers of this kind, neither NaN nor huge; booleans are not numbers here."""
     return (
         isinstance(values, tuple)
         and len(values) == count

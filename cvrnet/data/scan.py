@@ -79,11 +79,11 @@ def read_records(
 
     Args:
         data: a folder with one sub-folder for each class, a CSV manifest, a folder that contains ``manifest.csv``, or
-            ``hfds:user/name``, a data set of the Hugging Face Hub (extra ``hfds``). With ``labelled=False`` also any
-            folder of images.
+            ``hfds:user/name``, a data set of the Hugging Face Hub (extra ``hfds``). With ``labelled=False``, it may
+            also be any folder of images.
         labelled: whether each image must have a label.
         min_classes: the least number of classes, if images are labelled.
-        say: called with a line about what a folder's walk passed over, and about what is taken for patients and splits.
+        say: called with lines about entries that were passed over, and about how patients and splits were found.
 
     Raises:
         DataError: with everything that is wrong (see `scan_records`).
@@ -102,10 +102,10 @@ def scan_records(
     allow_shared_patients: bool = False,
     say: Callable[[str], object] = _ignore,
 ) -> tuple[list[Record], list[str]]:
-    """As `read_records`, but returns the usable images and, one line each, the problems of the others.
+    """Like `read_records`, but returns the usable images and, one line each, the problems of the others.
 
-    This finds missing files, duplicate paths, paths outside the data set's folder, missing columns, labels that are no
-    class or are spelled in two ways, unknown split values, patients in two splits (unless `allow_shared_patients`),
+    This finds missing files, duplicate paths, paths outside the data set's folder, missing columns, labels that are not
+    classes or are spelled in two ways, unknown split values, patients in two splits (unless `allow_shared_patients`),
     missing masks, empty class folders, too few classes and unreadable manifests. Images are not decoded. Only the tags
     of DICOM files are read, where a manifest does not give patient and source (see `cvrnet.data.identity`).
     """
@@ -140,7 +140,7 @@ def scan_records(
 
 
 def _refuse_shared_patients(rows: Iterable[Row]) -> None:
-    """Add a problem to each row whose patient is in another split, too."""
+    """Add a problem to each row whose patient is also in another split."""
     first: dict[str, Record] = {}
     for record, wrong in rows:
         if record.patient_id and record.split:

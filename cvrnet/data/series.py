@@ -28,9 +28,9 @@ class Slice(NamedTuple):
 def arrange(paths: Iterable[Path]) -> Iterator[Slice]:
     """Image files in the given order, except that slices of DICOM volumes are sorted by patient, series and position.
 
-    Slices are the frames of a multi-frame file, and the files of CT series (but not their scout views). Their position
-    is the one along the normal of the slices (ImagePositionPatient), else InstanceNumber, else the file's name; frames
-    keep the file's order. Files that cannot be read are passed on, and fail when they are read.
+    Slices are the frames of a multi-frame file, and the files of CT series (but not their scout views). They are sorted
+    by their position along the normal of the slices (ImagePositionPatient) or, without it, by InstanceNumber or the
+    file's name; frames keep the file's order. Files that cannot be read are also returned, and fail when they are read.
     """
     for is_dicom, files in itertools.groupby(paths, is_dicom_file):
         if not is_dicom:
@@ -74,7 +74,7 @@ def _slices(path: Path) -> Iterator[tuple[Slice, tuple[float, ...]]]:
         yield Slice(path), ()
         return
     patient = pseudonym(patient_id, "p")
-    owner = patient or f"\0{series}"  # without a patient's id, each series has a patient of its own
+    owner = patient or f"\0{series}"  # without a patient's id, each series counts as one patient
     if frames == 1:
         yield Slice(path, path.parent, patient, (owner, series)), position
     else:
@@ -83,7 +83,7 @@ def _slices(path: Path) -> Iterator[tuple[Slice, tuple[float, ...]]]:
 
 
 def _position(header: Any) -> tuple[float, ...]:
-    """A slice's place along the slices' normal (PS3.3 C.7.6.2.1.1), else its number; those without either come last."""
+    """A slice's place along the slices' normal (PS3.3 C.7.6.2.1.1) or its number; slices without either come last."""
     with suppress(Exception):  # missing or damaged
         position = np.array(header.ImagePositionPatient, dtype=float)
         axes = np.array(header.get("ImageOrientationPatient") or (1, 0, 0, 0, 1, 0), dtype=float)

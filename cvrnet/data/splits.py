@@ -1,12 +1,12 @@
-"""All rules of splits and leaks: which images are of one patient, which are held back, what no two sets may share.
+"""All rules of splits and leaks: which images belong to one patient, and which are held back.
 
-**One patient.** A ``patient_id`` is one person over all sources of a data set: a hospital's films may come through
-several collections, and a wrong guess in this direction costs a few images, not a leak. Ids that mean different persons
-in different sources have to be made different, for instance by putting the source in front. An image without an id is a
-patient of its own.
+**One patient.** A ``patient_id`` means one person over all sources of a data set, because a hospital's films may come
+through several collections. If this is wrong, it costs a few images, but causes no leak. Ids that mean different
+persons in different sources have to be made different, for instance by putting the source in front. An image without
+an id is a patient of its own. No two sets share a patient.
 
-**Held back.** Images of the test source, or without one those whose ``split`` is ``test``, never train or validate in
-any job. They are scored as the set ``independent``.
+**Held back.** No job trains or validates on images of the test source or, without a test source, on those whose
+``split`` is ``test``. They are scored as the set ``independent``.
 
 Needs scikit-learn, which comes with ``pip install cvrnet[train]``.
 """
@@ -25,13 +25,13 @@ from cvrnet.errors import UserError
 Sets = dict[str, list[Record]]
 Key = TypeVar("Key")
 INDEPENDENT = "independent"
-"""The set, and in split.csv the fold, of images that no model of a job trains on or is chosen by."""
+"""The set, and in split.csv the fold, of images that no model of a job is trained or validated on."""
 
 
 def patient_key(patient_id: str, image: str | int) -> str:
     """The patient of an image, as a text that differs between patients.
 
-    The image (its name or index) is the patient where the data set gives no ``patient_id``.
+    Without a ``patient_id``, the image (its name or index) stands for the patient.
 
     >>> patient_key("7", "a.png"), patient_key("", "a.png")
     ('id 7', 'image a.png')
@@ -40,15 +40,15 @@ def patient_key(patient_id: str, image: str | int) -> str:
 
 
 def patient_keys(records: Sequence[Record]) -> list[str]:
-    """The patient of each image, as `patient_key`."""
+    """The `patient_key` of each image."""
     return [patient_key(record.patient_id, i) for i, record in enumerate(records)]
 
 
 def hold_back(records: Sequence[Record], test_source: str = "") -> tuple[list[Record], list[Record]]:
     """The images that may train and validate, and the independent ones.
 
-    With a test source, images of other sources whose ``split`` is ``test`` are in neither: they must not train, and
-    would blur what the source shows.
+    With a test source, images of other sources whose ``split`` is ``test`` are in neither set: they must not be used
+    for training, and the independent set contains only the test source.
 
     Raises:
         UserError: No image is from the test source, nothing is left to train on, or a patient is on both sides.
@@ -70,7 +70,7 @@ def holdout_sets(records: Sequence[Record], fraction: float = 0.2, seed: int = 0
     Images whose ``split`` is ``val`` validate; where there are none, `holdout_split` chooses a part of the patients.
 
     Raises:
-        UserError: As `hold_back`; or only validation images are left.
+        UserError: See `hold_back`; or only validation images are left.
     """
     inside, independent = hold_back(records, test_source)
     held_out = [r.split == "val" for r in inside]
@@ -152,7 +152,7 @@ def holdout_split(records: Sequence[Record], fraction: float = 0.2, seed: int = 
 
 
 def _nearest_ratio(fraction: float, limit: int) -> tuple[int, int]:
-    """The smallest n, with its k, for which k / n is within one percent of the fraction, or else is closest to it.
+    """The smallest n, with its k, for which k / n is within 1 % of the fraction; if none is, the closest k / n.
 
     >>> _nearest_ratio(0.2, 100), _nearest_ratio(0.3, 100), _nearest_ratio(0.2, 3)
     ((5, 1), (10, 3), (3, 1))
@@ -176,7 +176,7 @@ def _stratified_folds(records: Sequence[Record], patients: Sequence[str], n_fold
     except ImportError as error:
         raise UserError("splitting needs scikit-learn: pip install cvrnet[train]") from error
     strata = _strata(records, patients, n_folds)
-    # Numbering the patients at random is the same as shuffle=True, which is broken before scikit-learn 1.8.
+    # Number the patients at random instead of using shuffle=True, which is broken before scikit-learn 1.8.
     _, group = np.unique(patients, return_inverse=True)
     order = np.arange(group.max() + 1)
     np.random.RandomState(seed).shuffle(order)
@@ -222,7 +222,7 @@ def _mend(held: set[str], members: Mapping[str, set[str]]) -> None:
     """
 
     def harm(patient: str) -> int:
-        """Number of classes for which this patient is the only one on the patient's side."""
+        """Number of classes for which no other patient is on this patient's side."""
         sides = (of_class & held if patient in held else of_class - held for of_class in members.values())
         return sum(side == {patient} for side in sides)
 

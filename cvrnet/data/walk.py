@@ -13,7 +13,7 @@ from cvrnet.data.image import is_image_file
 from cvrnet.formatting import counts
 from cvrnet.text import printable
 
-# Folders and files that systems leave among a user's, in lower case; those that begin with a dot are hidden anyway.
+# Files and folders that operating systems create, in lower case; names that begin with a dot are skipped anyway.
 _SYSTEM = {
     *("__macosx", "@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "system volume information"),
     *("lost+found", "thumbnails", "thumbs", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"),
@@ -26,7 +26,7 @@ _MASKS = {
 
 @dataclass
 class Found:
-    """What is below a folder, each as POSIX path relative to it."""
+    """The images and masks below a folder, as POSIX paths relative to it, and counts of skipped entries."""
 
     images: list[str] = field(default_factory=list)  #: a folder's own ones before those in its sub-folders
     masks: list[str] = field(default_factory=list)  #: images below a folder whose name `mask_kind` knows
@@ -41,7 +41,7 @@ class Found:
 
 
 def mask_kind(folder: str) -> str:
-    """``lung_mask`` or ``lesion_mask`` for the name of a folder of masks, such as ``Lung Masks``; else ``""``."""
+    """``lung_mask`` or ``lesion_mask`` for the name of a folder of masks, such as ``Lung Masks``; otherwise ``""``."""
     return _MASKS.get(one_name(folder), "")
 
 

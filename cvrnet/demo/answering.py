@@ -1,4 +1,4 @@
-"""The model behind the page: everything that the page shows of an image. Nothing here depends on the page."""
+"""The model behind the page: computes everything that the page shows for an image. It does not depend on the page."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cvrnet.inference.uncertainty import UNCERTAINTY
 EXAMPLES = {"NOR": "Clear lungs", "NCP": "One consolidation", "CVP": "Ground glass"}
 """Labels of the synthetic radiographs, and their names on the page."""
 _EXAMPLE_SIZE = 512
-MOST_MAPS = 20  # classes that get maps; if there are more, the most probable ones do
+MOST_MAPS = 20  # classes that get maps; if there are more classes, the most probable ones
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class Upload:
 class Answer:
     """Predictions for one image, uint8 (H, W) or (H, W, 3); those of the heads are None for a model without heads.
 
-    The maps are class to part to the map (h, w) in 0..1, or to the sentence why it has none; empty for a model without.
+    The maps are class to part to the map (h, w) in 0..1, or to the sentence why it has none; empty if the model has no
+    maps.
     """
 
     name: str
@@ -48,9 +49,9 @@ class Answer:
 class Answering:
     """Answers for images, one by one or as a table.
 
-    The model explains an example at once, so that the page knows before the first visitor whether it has maps:
-    `parts` have maps (their names are those of `cvrnet.explain`); where it has none, `no_maps` says why. `members` are
-    the numbers of folds and of heads in each.
+    The model explains an example at the start, so the page knows before the first visitor whether there are maps.
+    `parts` are the names of the parts with maps, as in `cvrnet.explain`; if there are none, `no_maps` says why.
+    `members` are the number of folds, and the number of heads in each.
     """
 
     def __init__(self, predictor: Predictor) -> None:
@@ -86,7 +87,7 @@ class Answering:
     def file(self, upload: Upload) -> Answer:
         """The answer for an image file; an error message contains the upload's name but no path."""
         if len(list(arrange([upload.path]))) > 1:
-            raise UserError(f"{upload.name}: a file of several frames; “Many images” answers for each of them")
+            raise UserError(f"{upload.name}: a file of several frames; use “Many images”, which classifies each frame")
         try:
             image = self._predictor.preprocessing.read(upload.path)
         except ImageError as error:

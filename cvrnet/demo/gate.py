@@ -1,4 +1,4 @@
-"""The gate in front of the page: it decides which requests go on, and counts what they bring and take."""
+"""The gate in front of the page: it lets requests through or refuses them, and counts their bytes."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ _OPEN = re.compile(
     r"/|/(config|theme\.css|favicon\.ico|robots\.txt|(assets|static)/[^:\\]+)"
     rf"|{API}/(info|upload|upload_progress|heartbeat/[^/]+|queue/(join|data)|cancel|call/(?!v2/)[^/]+(/[^/]+)?)"
 )
-"""What the page and Gradio's client use. Other routes of Gradio reach files, other servers, sessions, an editor."""
+"""The routes that the page and Gradio's client use. Gradio's other routes reach files, servers, sessions, an editor."""
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; form-action 'self'"
 )
 """Content security policy: the browser may ask no other server for anything."""
-_MOST_BODY = 9_000_000  # bytes of a request that is no upload: the page sends a picture and its maps
-_MOST_VALUES = 20_000  # in such a request: [], would take sixty times as much memory as text
+_MOST_BODY = 9_000_000  # bytes of a request that is not an upload: the page sends a picture and its maps
+_MOST_VALUES = 20_000  # in such a request: parsed, "[]," takes sixty times as much memory as its text
 _LOCAL = {"localhost", "127.0.0.1", "::1"}
 
 
 class AllowedHosts:
-    """The names by which browsers may call the page, and the pages that may ask.
+    """The host names by which browsers may call the page, and the origins that may send requests.
 
-    A web page that a visitor opens elsewhere could let its own name point to this machine, or just send requests here.
-    It cannot do either without its own name: in the header Host, or in Origin. An IP address is nobody's name, so all
-    addresses are allowed, except where only this machine is served.
+    A hostile web page in a visitor's browser could let its own host name point to this machine, or send requests here.
+    In both cases its own name is in the request: in the header Host, or in Origin. An IP address is not such a name, so
+    all addresses are allowed, unless the page is served to this machine only.
 
     Raises:
-        UserError: One of the `names` is no host name.
+        UserError: One of the `names` is not a host name.
     """
 
     def __init__(self, served: str, names: Sequence[str] = ()) -> None:
@@ -49,7 +49,7 @@ class AllowedHosts:
         self._added = set()
         for name in names:
             if not (host := hostname(name)) or "*" in host:
-                raise UserError(f"{name!r} is no host name: --allow-host expects a name such as demo.example.org")
+                raise UserError(f"{name!r} is not a host name: --allow-host expects a name such as demo.example.org")
             self._added.add(host)
         self._addresses = own not in _LOCAL
         everywhere = own in ("0.0.0.0", "::")
@@ -75,8 +75,8 @@ class AllowedHosts:
 class Gate:
     """ASGI middleware before everything else.
 
-    Only requests for an allowed host, from no foreign page, to an open route go on. While what waits exceeds its limit,
-    requests that bring something are told to come again. All answers carry the security policy.
+    A request goes through if it is for an allowed host and an open route, and not from another page. While the waiting
+    bytes exceed their limit, requests with a body get "try again". All responses carry the security policy.
     """
 
     def __init__(self, app: Callable[..., Any], hosts: AllowedHosts, waiting: Waiting, root_path: str = "") -> None:
@@ -90,7 +90,7 @@ class Gate:
         elif scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
         else:
-            # The router takes the root path off as well, but only once: what is left must be an open route.
+            # The router also removes the root path, but only once: the rest must be an open route.
             path = scope["path"]
             if self._root and path.startswith(f"{self._root}/"):
                 path = path.removeprefix(self._root)
@@ -127,7 +127,7 @@ class Gate:
             try:
                 message = await asyncio.wait_for(receive(), EXPIRY)
             except TimeoutError:
-                raise HTTPException(408, "the request does not go on") from None
+                raise HTTPException(408, "the request does not continue") from None
             body = message.get("body", b"")
             complete = not message.get("more_body", False)
             size = received(len(body))
@@ -156,7 +156,7 @@ def _with_policy(send: Any, sent: Any) -> Any:
 
 
 def hostname(place: str) -> str:
-    """The host of ``host:port``, in small letters; empty if there is none.
+    """The host of ``host:port``, in lower case; empty if there is none.
 
     >>> hostname("LocalHost:7860"), hostname("[::1]:7860"), hostname("::1"), hostname("http://a"), hostname("a@b")
     ('localhost', '::1', '::1', '', '')

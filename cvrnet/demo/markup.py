@@ -1,4 +1,4 @@
-"""Answers as HTML, made by the macros of templates/answers.html, which escape all text."""
+"""Predictions as HTML, made by the macros of templates/answers.html, which escape all text."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def plain(picture: NDArray[np.uint8], sentence: str) -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
-    """The answers of many images: counts, unreadable files, a CSV file to download, and a table."""
+    """The predictions for many images: counts, unreadable files, a CSV file to download, and a table."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(map(sheet_cell, columns))

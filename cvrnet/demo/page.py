@@ -15,7 +15,7 @@ from cvrnet.errors import UserError
 from cvrnet.explain import NETWORK, panel_names
 from cvrnet.explain.overlay import THRESHOLD
 
-WAITING = 100  # questions that may wait for an answer; further ones are told that the queue is full
+WAITING = 100  # questions that may wait for an answer; further ones get a message that the queue is full
 _EMPTY = '<p class="note">The answer comes here.</p>'
 _NO_PICTURE = '<div class="film empty"><p>The radiograph comes here, and where the network looked in it.</p></div>'
 _PRIVACY = '<p class="note">A file is deleted as soon as it is answered, and nothing of it is kept here.</p>'
@@ -52,7 +52,7 @@ def build_page(answering: Answering, uploads: Uploads, name: str) -> gr.Blocks:
             several = gr.File(label="Chest radiographs, or CTs in DICOM", file_count="multiple", height=170)
             gr.HTML(_PRIVACY)
             table = gr.HTML(_EMPTY)
-        view = gr.Textbox(visible=False)  # the browser keeps it, so that the server keeps nothing
+        view = gr.Textbox(visible=False)  # the browser keeps it, so the server keeps nothing
 
         shown = [answer, heads, view, choice, target, picture]
         asked: dict[str, Any] = {"concurrency_id": "network", "concurrency_limit": 1, "show_progress_on": answer}
@@ -75,12 +75,12 @@ def build_page(answering: Answering, uploads: Uploads, name: str) -> gr.Blocks:
 
 
 class _Page(gr.Blocks):
-    """A page whose handlers get exactly what was sent, by whom so ever, and check it themselves."""
+    """A page whose handlers get the unchanged input, which anybody may have sent, and check it themselves."""
 
     uploads: Uploads
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *_: object, **__: object) -> list[Any]:
-        """Refuse what no page sends. Gradio's own method copies each file that a question names into its cache."""
+        """Refuse input that the page cannot send. Gradio's own method copies each file in it into its cache."""
         wanted = block_fn.inputs
         sound = len(inputs) == len(wanted) and all(
             self.uploads.may_hold(value) for block, value in zip(wanted, inputs, strict=True) if type(block) is gr.File
@@ -123,7 +123,7 @@ class _Events:
             return [None, markup.problem(str(error))]
 
     def draw(self, text: str, target: str, part: str, threshold: float) -> str:
-        """The picture of a text that the browser kept, with the map that was chosen."""
+        """The picture in a text that the browser kept, with the chosen map."""
         if not text:  # no answer yet
             return ""
         if not isinstance(target, str):  # sent by a program, not by the page

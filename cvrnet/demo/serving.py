@@ -1,4 +1,4 @@
-"""Serves the page: by default to this machine only; no upload is kept, and no other server is contacted."""
+"""Serve the page: by default to this machine only; no upload is kept, and no other server is contacted."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from cvrnet.errors import UserError
 from cvrnet.inference import Predictor
 
 HOST, PORT, MAX_MB = "127.0.0.1", 7860, 64
-_CONNECTIONS = 500  # at once; further ones are told that the server is busy
+_CONNECTIONS = 500  # at once; further ones get a message that the server is busy
 _FONTS = (gr.themes.LocalFont("Source Sans Pro", weights=(400, 700)), "ui-sans-serif", "system-ui", "sans-serif")
-"""Served by the page itself. Gradio's default weight, semibold, lacks most letters in the file that it brings."""
+"""Fonts that this server provides. Gradio's default weight, semibold, lacks most letters in the file of this font."""
 
 
 def serve(
@@ -52,14 +52,14 @@ def serve(
     any_body_part: bool = False,
     on_ready: Callable[[str, str], object] | None = None,
 ) -> None:
-    """Serve the page of a model until Ctrl-C or SIGTERM; other arguments: as `cvrnet.Predictor.from_pretrained`.
+    """Serve the page of a model until Ctrl-C or SIGTERM; other arguments as in `cvrnet.Predictor.from_pretrained`.
 
-    The host ``127.0.0.1`` accepts requests of this machine alone, ``0.0.0.0`` those of the whole network. One uploaded
+    The host ``127.0.0.1`` accepts requests from this machine only, ``0.0.0.0`` from the whole network. One uploaded
     file may have `max_mb` megabytes. Browsers may call the page by its address, or by a name in `allow_hosts`. When the
     page is served, `on_ready` is called with its name and address.
 
     Raises:
-        UserError: There is no such model, the port is in use, or a name in `allow_hosts` is none.
+        UserError: There is no such model, the port is in use, or a name in `allow_hosts` is not a host name.
     """
     AllowedHosts(host, allow_hosts)  # these two before the model is loaded, which takes longer
     check_port(host, port)
@@ -86,7 +86,7 @@ def running(
     max_mb: int = MAX_MB,
     allow_hosts: Sequence[str] = (),
 ) -> Iterator[str]:
-    """Serve the page from threads of this program, and yield its address; other arguments and errors as `serve`."""
+    """Serve the page from threads of this program, and yield its address; other arguments and errors as in `serve`."""
     root_path = os.environ.get("GRADIO_ROOT_PATH", "")
     hosts = _allowed_hosts(host, allow_hosts, root_path)
     answering = Answering(predictor)
@@ -198,12 +198,12 @@ def _serving(app: Gate, listener: socket.socket) -> Iterator[None]:
 
 
 async def _no_progress(request: Request) -> Response:
-    """Tell the page that its upload has ended: it waits for the answer to the upload itself as well."""
+    """Tell the page that its upload has ended; the page also waits for the response to the upload itself."""
     return Response('data: {"msg": "done"}\n\n', media_type="text/event-stream")
 
 
 class _NoSessions(StateHolder):
-    """Makes a new session for each event. Gradio's own class would keep the last image and answer of each visitor."""
+    """Makes a new session for each event. Gradio's own class would keep each visitor's last image and prediction."""
 
     def __getitem__(self, session_id: str) -> SessionState:
         return SessionState(self.blocks)
@@ -214,7 +214,7 @@ def _environment(folder: str) -> Iterator[None]:
     """Set environment variables while the page is served, and restore them afterwards."""
     wanted = {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
     wanted["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"  # Gradio would keep a record of each of the last 10,000 questions
-    wanted[KEY] = secrets.token_hex()  # else reading DICOM files would save a key for pseudonyms in the home folder
+    wanted[KEY] = secrets.token_hex()  # otherwise reading DICOM files would save a key in the home folder
     before = {name: os.environ[name] for name in wanted if name in os.environ}
     os.environ.update(wanted)
     # Read when Gradio is imported; its app makes a folder there, which may belong to another user.

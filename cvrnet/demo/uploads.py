@@ -1,7 +1,7 @@
-"""Files that visitors send: each is stored under its own random name, and deleted after its answer.
+"""Files that visitors send: each is stored under its own random name, and deleted after its prediction.
 
-Gradio's own uploads lie under the hash of their content, and stay until a timer or the end of the program removes them.
-Two visitors who send the same file would share it there, so the first one's answer could not delete it.
+Gradio stores an upload under the hash of its content, until a timer or the end of the program removes it. Two visitors
+who send the same file would share it, so it could not be deleted after the first one's prediction.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from cvrnet.errors import UserError
 
 MOST_FILES = 200  # in one upload
 EXPIRY = 60.0  # seconds until an upload that nobody asks about, or an answer that nobody fetches, is dropped
-TOGETHER = 16  # times the limit of one file: what the files of an upload may have, and what may wait in all
+TOGETHER = 16  # times the limit of one file: the limit of all files of an upload, and of all that wait
 _LONGEST_NAME = 120
 _SMALLEST = 4096  # bytes that even an empty file takes
 
@@ -67,7 +67,7 @@ class Uploads:
 
     @contextmanager
     def taken(self, sent: object) -> Iterator[list[Upload]]:
-        """Yield the files that an event sends the names of, and delete them at the end.
+        """Yield the files whose names an event sends, and delete them at the end.
 
         Refuses a file that is not stored: it was answered, has expired, or was never sent.
         """
@@ -83,7 +83,7 @@ class Uploads:
                 upload.path.unlink(missing_ok=True)
 
     def may_hold(self, sent: object) -> bool:
-        """Whether all files that an event sends the names of lie here, or did."""
+        """Whether all files whose names an event sends are or were stored here."""
         return all(path.parent == self._folder for path in paths_of(sent))
 
     def _store(self, path: Path, file: UploadFile) -> None:
@@ -108,6 +108,6 @@ class Uploads:
 
 
 def paths_of(sent: object) -> list[Path]:
-    """The paths in what an event sends for a field of files: a file, a list of files, or None. Anybody may send it."""
+    """The paths in an event's value of a file field: a file, a list of files, or None. The value is untrusted."""
     files = sent if isinstance(sent, list) else [] if sent is None else [sent]
     return [Path(str(file.get("path"))) if isinstance(file, dict) else Path() for file in files]

@@ -1,4 +1,4 @@
-"""The picture and maps of an answer as one string, which the browser stores, so that the server does not have to.
+"""The picture and maps of a prediction as one string, which the browser stores instead of the server.
 
 The browser sends the text back whenever the visitor chooses another class, part or threshold. Anybody can send any
 text, so it is validated before anything is allocated for it.
@@ -48,7 +48,7 @@ class View:
 
 
 def pack(answer: Answer) -> str:
-    """Encode an answer as the text that the browser stores."""
+    """Encode a prediction as the text that the browser stores."""
     height, width = answer.image.shape[:2]
     scale = LONGEST / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -61,7 +61,7 @@ def pack(answer: Answer) -> str:
 
 
 def unpack(text: str) -> View:
-    """The picture and maps of a text that a browser sent back; refuses a text that is not one of `pack`."""
+    """The picture and maps in a text that a browser sent back; refuses a text that `pack` did not make."""
     try:
         if len(text) > _MOST_TEXT:
             raise ValueError("too long")

@@ -1,4 +1,4 @@
-"""What the server holds for its visitors: counted, limited together, and dropped if nobody comes for it."""
+"""Everything that the server holds for its visitors: counted, limited together, and dropped if nobody fetches it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cvrnet.demo.uploads import EXPIRY, Uploads, paths_of
 
 
 class _Mailbox(asyncio.Queue[Any]):
-    """Messages to one visitor. `bytes` is their size; `since` is when the last was read, or the oldest one came."""
+    """Messages to one visitor. `bytes` is their size; `since` is when the last was read, or the oldest one arrived."""
 
     def _init(self, maxsize: int) -> None:
         self._messages: deque[tuple[Any, int]] = deque()
@@ -54,7 +54,7 @@ class _Mailboxes(dict[str, Any]):
 
 
 class Waiting:
-    """The bytes that wait: requests and answers on their way, uploads, questions, answers that were not yet fetched."""
+    """Counts the waiting bytes: requests and responses in transit, uploads, questions, and results not yet fetched."""
 
     def __init__(self, queue: Queue, uploads: Uploads, limit: int) -> None:
         self._queue, self._uploads, self.limit = queue, uploads, limit
@@ -72,7 +72,7 @@ class Waiting:
 
     @contextlib.contextmanager
     def moving(self) -> Iterator[Callable[[int], int]]:
-        """Yield what adds bytes of a request or answer that is on its way, and returns how many they are by now."""
+        """Yield a function that adds bytes of a request or response in transit, and returns their number so far."""
         mine = 0
 
         def add(count: int) -> int:
@@ -100,7 +100,7 @@ class Waiting:
         task.cancel()
 
     async def sweep(self) -> None:
-        """Drop the sessions that fetch nothing, and what they asked."""
+        """Drop the sessions that fetch nothing, and their questions."""
         before = time.monotonic() - EXPIRY
         asking = {event.session_hash for event in self._questions}
         for session, mailbox in list(self._mailboxes.items()):

@@ -1,7 +1,7 @@
 """ResNet-50 and Xception as in the authors' notebook (keras-applications 1.0.8), built from timm's modules.
 
 They differ from timm's in points that no checkpoint records: which convolutions stride, how max pools pad, batch norm's
-epsilon and momentum, and the input, which is raw RGB from 0 to 255. So weights of one give wrong results in the other.
+epsilon and momentum, and the input: raw RGB from 0 to 255. So the weights of one give wrong results in the other.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BATCH_NORM_MOMENTUM = 0.01
 
 
 def keras_resnet50(*, pretrained: bool = False, **kwargs: Any) -> TimmEncoder:
-    """ResNet-50 "v1": stages 3 to 5 stride in their first 1x1 convolution. timm's ("v1.5") stride in the 3x3.
+    """ResNet-50 "v1": stages 3 to 5 stride in their first 1x1 convolution. In timm ("v1.5") they stride in the 3x3.
 
     The 53 convolutions have no biases, as in timm. The converter subtracts Keras's biases from the running means.
     The arguments are those of `TimmEncoder`.
@@ -41,7 +41,7 @@ def keras_resnet50(*, pretrained: bool = False, **kwargs: Any) -> TimmEncoder:
 def keras_xception(*, pretrained: bool = False, **kwargs: Any) -> XceptionEncoder:
     """Xception with "same" max pools. At even sizes they pad one pixel at the end; timm's pools pad one on each side.
 
-    The arguments are those of `XceptionEncoder`. With ``pretrained`` it raises UserError, as `keras_resnet50`.
+    The arguments are those of `XceptionEncoder`. With ``pretrained`` it raises UserError, like `keras_resnet50`.
     """
     _refuse_pretrained("keras_xception", pretrained)
     encoder = XceptionEncoder(**kwargs)

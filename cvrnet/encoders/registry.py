@@ -17,14 +17,14 @@ from cvrnet.errors import UserError
 class Encoder(Protocol):
     """The attributes that CVRNet needs. Any ``torch.nn.Module`` that has them is an encoder, without inheritance.
 
-    Optional is ``float32_parts``, the names of submodules whose rounding costs the most accuracy. They stay in float32
-    when prediction computes in bfloat16 or float16, and in an exported int8 file.
+    The attribute ``float32_parts`` is optional: the names of submodules whose rounding costs the most accuracy. They
+    stay in float32 when prediction computes in bfloat16 or float16, and in an exported int8 file.
     """
 
     map_names: list[str]  #: name of each map, shallow to deep
     channels: list[int]  #: channels of each map
     reductions: list[int]  #: input size divided by map size, for each map; non-decreasing
-    first_conv: tuple[str, ...]  #: convolutions that see the image; timm adapts their weights to other channel counts
+    first_conv: tuple[str, ...]  #: convolutions whose input is the image; timm adapts them to other numbers of channels
     mean: tuple[float, ...]  #: channel means with which the encoder's input was normalised when it was pretrained
     std: tuple[float, ...]  #: channel standard deviations, likewise
 
@@ -50,12 +50,12 @@ def register_encoder(name: str, factory: Callable[..., Encoder]) -> None:
         ValueError: The name is already registered.
     """
     if name in _factories:
-        raise UserError(f"encoder {name!r} is registered already; choose another name")
+        raise UserError(f"encoder {name!r} is already registered; choose another name")
     _factories[name] = factory
 
 
 def list_encoders() -> list[str]:
-    """Names of the encoders that are not plain timm backbones; every ``timm.list_models()`` name works too."""
+    """Names of the encoders that are not plain timm backbones; every ``timm.list_models()`` name also works."""
     return sorted(_factories)
 
 

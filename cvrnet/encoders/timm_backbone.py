@@ -20,8 +20,8 @@ from cvrnet.hub_errors import explain
 class TimmEncoder(nn.Module):
     """The deepest maps of a timm backbone, at distinct strides if it has any.
 
-    The backbone is timm's own feature extractor, without a classifier. Maps of channels-last backbones, such as Swin,
-    are permuted to NCHW.
+    The backbone is timm's feature extractor, without a classifier. Maps of channels-last backbones, such as Swin, are
+    permuted to NCHW.
 
     Prediction in bfloat16 or float16 keeps the first convolution, and the convolutions in the shortcuts of ResNets, in
     float32: they are few operations, but their rounding reaches every later map.
@@ -55,7 +55,7 @@ class TimmEncoder(nn.Module):
             options |= {"pretrained": True, "pretrained_cfg_overlay": overlay}
         try:
             backbone: Any = _create(name, **options)
-            # FeatureHookNet fills its result from hooks, which TorchScript cannot compile and FX does not see.
+            # FeatureHookNet fills its result from hooks, which TorchScript cannot compile and FX does not trace.
             if isinstance(backbone, FeatureHookNet):
                 backbone = _create(name, feature_cls="getter", **options)
         # Backbones without feature maps, or with too few, fail in many ways.
@@ -122,8 +122,8 @@ def _first_conv(backbone: nn.Module) -> tuple[str, ...]:
 def hub_repository(name: str) -> str | None:
     """The Hugging Face Hub repository of a timm model's pretrained weights, ``timm/<architecture>.<tag>``.
 
-    timm publishes its weights under that name, even where its cfg names a download address only, as that of
-    ``legacy_xception`` does. The name may have a tag. None if timm has no pretrained weights.
+    timm publishes its weights under that name, even if its cfg names only a download address, as for
+    ``legacy_xception``. The name may have a tag. None if timm has no pretrained weights.
 
     >>> hub_repository("resnet50"), hub_repository("legacy_xception"), hub_repository("densenet264d")
     ('timm/resnet50.a1_in1k', 'timm/legacy_xception.tf_in1k', None)
@@ -148,11 +148,10 @@ def weights_on_this_machine(name: str, cache_dir: str | Path | None = None) -> s
 
 
 def locate_weights(name: str, cache_dir: str | Path | None = None) -> dict[str, Any]:
-    """Changes to timm's pretrained cfg with which it finds a model's weights; empty if no change is needed.
+    """The changes to timm's pretrained cfg that timm needs to find a model's weights; empty if it needs none.
 
-    The weights are in an installed package, in the Hub's cache, in their Hub repository, or at the address in timm's
-    cfg, and are looked for in this order. Only the last two take a request, a short one, where timm alone would retry
-    for minutes.
+    This looks for the weights in an installed package, in the Hub's cache, in their Hub repository, and at the address
+    in timm's cfg, in this order. Only the last two take a request, a short one; timm alone would retry for minutes.
 
     Raises:
         UserError: The package is damaged.

@@ -41,14 +41,14 @@ def explain_paths(
 ) -> tuple[list[dict[str, Any]], int]:
     """Draw where a model looked in the images at some paths, and write `ROWS`.
 
-    All files appear when the last image is drawn. With ``overwrite`` they replace those of an earlier result, which its
-    `ROWS` names; other files in the folder stay.
+    All files appear when the last image is drawn. With ``overwrite`` they replace the files of an earlier result, which
+    are listed in its `ROWS`; other files in the folder stay.
 
     Overlays show the encoders (names, or numbers such as ``"1"``) and heads (numbers); without either, the whole
-    network. With ``everything`` they show all parts, and the figures show the heads. ``progress`` is called after each
-    image with the number done and the number of images, ``on_problem`` with a sentence for each thing that could not be
-    drawn, ``say`` with a line about what was passed over in each folder. Other arguments: as
-    `Predictor.from_pretrained`, `find_images` and `draw_images`.
+    network. With ``everything`` they show all parts, and the figures also show the heads. ``progress`` is called after
+    each image with the number done and the number of images, ``on_problem`` with a sentence for each image or map that
+    could not be drawn, and ``say`` with a line for each folder in which entries were passed over. Other arguments are
+    those of `Predictor.from_pretrained`, `find_images` and `draw_images`.
 
     Returns:
         The rows of `ROWS`, and the number of models whose maps were averaged.
@@ -103,5 +103,5 @@ def _check_pictures(output: Path, names: Sequence[str], replaceable: set[str], o
     existing = (output / name for name in names if sheet_cell(name) not in replaceable and (output / name).exists())
     if path := next(existing, None):
         if overwrite:
-            raise UserError(f"{path} exists and is no part of an earlier result; choose another folder")
+            raise UserError(f"{path} exists and is not part of an earlier result; choose another folder")
         raise UserError(f"{path} exists; --overwrite replaces it")

@@ -24,7 +24,7 @@ class Explanation:
     """The maps of one image for one class."""
 
     path: Path  #: the image
-    prediction: str = ""  #: the most probable class; "" if there is no answer
+    prediction: str = ""  #: the most probable class; "" if there is no prediction
     target: str = ""  #: the class that the maps explain
     probability: float = float("nan")  #: of that class
     image: NDArray[np.uint8] = field(
@@ -32,7 +32,7 @@ class Explanation:
     )  #: as read, (H, W) or (H, W, 3)
     grids: dict[str, NDArray[np.float32]] = field(default_factory=dict)  #: part to its map (h, w) in 0..1
     refused: dict[str, str] = field(default_factory=dict)  #: part to the sentence that says why it has no map
-    error: str = ""  #: why there is no answer to the image; "" if there is one
+    error: str = ""  #: why there is no prediction for the image; "" if there is one
 
     def map(self, part: str = NETWORK, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
         """The map of one part at the image's own size, or another (H, W): float32 in 0..1, maximum 1.
@@ -55,7 +55,7 @@ def explain(
 ) -> Iterator[Explanation]:
     """Explain image files with Grad-CAM, in order and one batch at a time. The maps of several folds are averaged.
 
-    Each file gets an explanation; that of a file that cannot be read has ``error`` set. ``target`` is the class to
+    Each file gets an explanation; for a file that cannot be read, ``error`` is set. ``target`` is the class to
     explain, one for all images or one for each; by default the predicted one. The parts are some of `available_parts`.
 
     Raises:
@@ -81,7 +81,7 @@ def explain_classes(
         why it has none.
 
     Raises:
-        UserError: As of `explain`.
+        UserError: See `explain`.
     """
     check_classes(targets, predictor.classes)
     numbers = [predictor.classes.index(name) for name in targets]
@@ -93,7 +93,7 @@ def explain_classes(
 
 
 def available_parts(predictor: Predictor) -> list[str]:
-    """The names of a model's parts: ``"network"``; of a CVR-Net also each encoder's, and ``"P1"`` and so on."""
+    """The names of a model's parts: ``"network"``; for a CVR-Net also its encoders, and its heads, from ``"P1"``."""
     return list(map_parts(predictor.models[0]))
 
 

@@ -20,8 +20,8 @@ def map_parts(model: nn.Module) -> dict[str, list[int]]:
     """The parts of a model that can be explained, and the numbers of the feature maps that make up each.
 
     Returns:
-        ``"network"``: every map that a head sees. A CVR-Net also has each encoder, by its name: its deepest map; and
-        each head, ``"P1"`` and so on: the maps that it sees. The numbers index the result of `class_evidence`.
+        ``"network"``: every map that a head uses. A CVR-Net also has each encoder, by its name: its deepest map; and
+        each head, ``"P1"`` and so on: the maps that it uses. The numbers index the result of `class_evidence`.
     """
     if not _is_cvrnet(model):
         return {NETWORK: [0]}
@@ -39,25 +39,25 @@ def class_evidence(model: nn.Module, x: Tensor, target: Tensor) -> list[Tensor]:
     .. math:: L_{hw} = HW \sum_k \alpha_k A_{khw},
               \qquad \alpha_k = \frac{1}{HW} \sum_{hw} \frac{\partial y}{\partial A_{khw}}
 
-    y is the class's score: the mean of the heads' raw scores, not the logarithm of their mean probability, whose
-    gradient vanishes where the heads are sure. The factor HW makes maps of different grids comparable: to first order,
-    the mean of L is what the map as a whole adds to y. Each map counts for the head that sees it, and not for the
-    deeper maps that are computed from it.
+    y is the score of the class: the mean of the heads' raw scores. The logarithm of the mean probability is not used,
+    because its gradient vanishes where the heads are confident. The factor HW makes maps of different grids comparable:
+    to first order, the mean of L is the contribution of the whole map to y. The gradient of a map goes only through the
+    head that uses it, not through the deeper maps that are computed from it.
 
-    Only the maps get a gradient; parameters get none. The encoders run under autocast if the caller does. What follows
-    the maps runs in the parameters' own number format, because gradients this small are lost in 16 bits.
+    Only the maps get a gradient; parameters get none. The encoders run under the caller's autocast. The heads run in
+    the number format of the parameters, because 16 bits cannot represent gradients that are so small.
 
     Args:
         model: A CVR-Net, or any timm model whose ``forward_features`` gives one (N, C, H, W) or (N, H, W, C).
-        x: Images (N, C, H, W), normalised as the model expects; or one image for all targets, which then goes through
-            the encoders once.
+        x: Images (N, C, H, W), normalised as the model expects; or one image for all targets, which passes through the
+            encoders only once.
         target: Class numbers (N,).
 
     Returns:
-        For each map, numbered as in `map_parts`, float32 (N, H, W); zero for maps that no head sees.
+        For each map, numbered as in `map_parts`, float32 (N, H, W); zero for maps that no head uses.
 
     Raises:
-        UserError: The model has no feature maps, or no classifier that looks at them.
+        UserError: The model has no feature maps, or no classifier.
     """
     with torch.inference_mode(False):  # the caller may be in inference mode, whose tensors can have no gradient
         with torch.no_grad():
@@ -137,7 +137,7 @@ def _feature_maps(model: Any, x: Tensor) -> list[Tensor]:
 
 
 def _raw_scores(model: Any, maps: list[Tensor]) -> Tensor:
-    """The class scores (N, classes) before any softmax; those of a CVR-Net are the mean over its heads."""
+    """The class scores (N, classes) before any softmax; for a CVR-Net, the mean over its heads."""
     if _is_cvrnet(model):
         scores = torch.stack(model.head.branch_logits(model.pool_maps(maps))).mean(0)
     else:

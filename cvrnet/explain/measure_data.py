@@ -1,4 +1,4 @@
-"""A data set's maps measured against masks, chance and a random network, written as JSON and CSV (extra ``train``)."""
+"""Compare a model's maps on a data set with masks, chance and a random network, as JSON and CSV (extra ``train``)."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ def measure(
 
     Every image is explained three times for the same class: by the trained network, by one with random heads, and by
     one that is random everywhere. A row holds the image's ``path, label, prediction, target, patient_id``; ``part``,
-    ``mask`` and ``weights``; ``share`` and the measures of `localisation`, None for a map that is zero or flat, whose
-    reason is in ``refused``. ``threshold`` is that of the IoU, ``seed`` that of the random weights; ``on_explained`` is
-    called after each explanation. The other arguments are those of `explain`.
+    ``mask`` and ``weights``; ``share`` and the measures of `localisation`. The measures are None for a map that is zero
+    or flat; ``refused`` gives the reason. ``threshold`` is that of the IoU, ``seed`` that of the random weights;
+    ``on_explained`` is called after each explanation. The other arguments are those of `explain`.
     """
     found = Measurements()
     usable = [(r, masks) for r in records if (masks := _read_masks(r, found.problems))]
@@ -102,9 +102,9 @@ def summarise(found: Measurements) -> dict[str, list[Row]]:
     Returns:
         ``localisation``: for each part, mask and measure the number of ``images`` and of ``flat`` maps among them
         (these have no value), ``mean`` and ``interval``; ``chance``, the mask's mean share of the images that have a
-        value; ``random``, the mean under a random network, and ``random_flat``, its maps without a value; the paired
-        differences ``above_chance`` and ``above_random``, intervals too. ``similarity``: for each part and kind of
-        random weights the rank correlation.
+        value; ``random``, the mean for a random network, and ``random_flat``, the number of its maps without a value;
+        and the intervals of the paired differences, ``above_chance`` and ``above_random``. ``similarity``: for each
+        part and kind of random weights, the rank correlation.
     """
     scores, similar = [], []
     groups = _grouped(found.rows, "part", "mask", "weights")
@@ -156,7 +156,7 @@ def measure_data(
         The content of `SUMMARY`, and the number of images that were left out because no finished fold tested them.
 
     Raises:
-        UserError: Results exist and ``overwrite`` was not given, no image has a mask, or no fold can be asked.
+        UserError: Results exist and ``overwrite`` was not given, no image has a mask, or no fold can be used.
     """
     earlier = _check_results(output, overwrite)
     masked = [r for r in read_records(data, labelled=False, say=say) if r.lung_mask or r.lesion_mask]

@@ -17,7 +17,7 @@ from torch import nn
 MEASURES = ("energy", "pointing", "iou")
 HEADS, ALL = "random heads", "random network"
 STAGES = (HEADS, ALL)
-"""The cascade from the top: first what follows the feature maps gets random weights, then the encoders as well."""
+"""Stages of randomisation from the top: first the layers after the feature maps, then the encoders as well."""
 
 
 def localisation(cam: NDArray[np.float32], mask: NDArray[np.bool_], threshold: float = 0.6) -> dict[str, float]:
@@ -27,7 +27,7 @@ def localisation(cam: NDArray[np.float32], mask: NDArray[np.bool_], threshold: f
       often a random point hits, and the IoU of a map that marks the whole image.
     - ``energy``: :math:`\sum_B M / \sum M`, the part of the map inside the mask (Wang et al. 2020).
     - ``pointing``: whether the map's maximum lies in the mask (the pointing game of Zhang et al. 2016, without their
-      tolerance of 15 pixels); of several maxima the share that does.
+      tolerance of 15 pixels); if there are several maxima, the share of them that does.
     - ``iou``: intersection over union of the mask and the part of the map at or above the threshold.
 
     The map (H, W) is not negative and not all zero, the mask (H, W) not empty.
@@ -66,7 +66,7 @@ def randomise(model: nn.Module, stage: str, seed: int = 0) -> nn.Module:
 
     The model is a CVR-Net or another timm classifier, ``stage`` one of `STAGES`. The global generator keeps its state.
     """
-    random = copy.deepcopy(model).cpu()  # the same seed gives other numbers on other devices
+    random = copy.deepcopy(model).cpu()  # on other devices, the same seed gives other numbers
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         for top in [random] if stage == ALL else _after_the_maps(random):

@@ -15,8 +15,8 @@ from cvrnet.inference import Predictor
 
 THRESHOLD = 0.6  # v2 Fig. 2
 _OPACITY = 0.5
-# matplotlib's viridis in 17 steps, so that drawing needs no matplotlib: perceptually uniform, and in order for
-# colour-blind readers and in grey print.
+# matplotlib's viridis in 17 steps, so drawing does not need matplotlib. It is perceptually uniform, and keeps its order
+# for colour-blind readers and in grey print.
 _VIRIDIS = (
     "440154 48186a 472d7b 424086 3b528b 33638d 2c728e 26828e 21918c"
     "1f9f88 27ad81 3dbc74 5cc863 81d34d aadc32 d5e21a fde725"
@@ -51,7 +51,7 @@ def draw_overlay(
 
 
 def draw_outline(picture: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """A copy of a picture (H, W, 3) with an orange line just outside a mask (H, W), such as a lesion's."""
+    """A copy of a picture (H, W, 3) with an orange line just outside a mask (H, W), such as that of a lesion."""
     drawn = picture.copy()
     drawn[_grow(mask, max(1, round(max(mask.shape) / 250))) & ~mask] = (230, 159, 0)  # Okabe and Ito's orange
     return drawn

@@ -45,17 +45,17 @@ def draw_images(
 ) -> Iterator[tuple[dict[str, Any], list[str]]]:
     """Draw where a model looked in each image, and give the image's row of a table.
 
-    The pictures in the folder ``output`` are called like the images, with their folders where names collide: an overlay
-    of the image's own size for each part in ``overlays``, and a figure of the parts in ``panels``. With ``raw``, each
-    overlay's map is written as .npy, too: float32 (H, W) in 0..1. The other arguments are those of `explain` and
-    `draw_overlay`.
+    The pictures in the folder ``output`` have the names of the images, with their folders where names collide: an
+    overlay of the image's own size for each part in ``overlays``, and a figure of the parts in ``panels``. With
+    ``raw``, each overlay's map is also written as .npy: float32 (H, W) in 0..1. The other arguments are those of
+    `explain` and `draw_overlay`.
 
     Yields:
         The row of an image: ``path, prediction, class, probability``, and the file names of the ``figure`` and of each
-        overlay, None where nothing was drawn. And a sentence for each thing that could not be drawn.
+        overlay, None if it was not drawn. And a sentence for each image or map that could not be drawn.
 
     Raises:
-        UserError: As `explain`.
+        UserError: See `explain`.
     """
     names = _file_names(paths)
     parts = list(dict.fromkeys([*panels, *overlays]))
@@ -91,7 +91,7 @@ def plot_explanation(
     threshold: float = THRESHOLD,
     lesion: NDArray[np.bool_] | None = None,
 ) -> Figure:
-    """The figure of an image: the image itself, and a panel for each part, which were explained, in their order.
+    """The figure of an image: the image itself, and a panel for each of the explained parts, in their order.
 
     The panel of a part whose map was refused shows the reason as text. ``lesion`` is a mask (H, W), outlined in every
     panel.

@@ -1,8 +1,8 @@
-"""Figures for papers, drawn with matplotlib (extra ``train``) from what `cvrnet.metrics` returns.
+"""Figures for papers, drawn with matplotlib (extra ``train``) from the results of `cvrnet.metrics`.
 
 Every ``plot_`` function returns a `matplotlib.figure.Figure` and leaves matplotlib's global state alone: no pyplot, no
-change of backend or style. Dark text on white, Okabe and Ito's colours (told apart by colour-blind readers). ``title``
-heads the figure; there is none by default.
+change of backend or style. Dark text on white, Okabe and Ito's colours (which colour-blind readers can distinguish).
+``title`` is the heading of the figure; there is none by default.
 """
 
 from cvrnet.figures.plot_comparison import plot_comparison

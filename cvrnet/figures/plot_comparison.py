@@ -10,13 +10,13 @@ from matplotlib.figure import Figure
 
 from cvrnet.figures.style import GREY, OKABE_ITO, finish, legend_below, new_figure, set_labels
 
-ROW = 0.34  # inches a model
+ROW = 0.34  # inches per model
 
 
 def plot_comparison(result: Mapping[str, Any], score: str = "balanced_accuracy", title: str | None = None) -> Figure:
     """Each model's score in each fold with the mean, and its difference from the reference with the 95 % interval.
 
-    ``result`` is what `cvrnet.workflows.benchmark` returns, ``score`` the key of a score that it compares.
+    ``result`` is the result of `cvrnet.workflows.benchmark`, ``score`` the key of one of its scores.
     """
     figure, (scores, differences) = new_figure(columns=2)
     models, name = result["models"], score.replace("_", " ")

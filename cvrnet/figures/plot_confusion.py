@@ -18,7 +18,7 @@ from cvrnet.figures.style import FONT_SIZE, MOST_CLASSES, TEXT, finish, new_figu
 
 LIGHT_BLUES = ListedColormap(colormaps["Blues"](np.linspace(0.0, 0.6, 256)))  # light enough for dark text everywhere
 CELL = 0.85  # inches, or more where a class name needs it
-NAMES, LINE, LONGEST = 60, 0.15, 24  # of many classes: names along a side, inches for each, and their characters
+NAMES, LINE, LONGEST = 60, 0.15, 24  # with many classes: names along a side, inches for each, and their characters
 
 
 def plot_confusion_matrix(matrix: ArrayLike, classes: Sequence[str], title: str | None = None) -> Figure:

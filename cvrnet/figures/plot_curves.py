@@ -1,4 +1,4 @@
-"""ROC, precision-recall and calibration curves, from what `cvrnet.metrics` returns."""
+"""ROC, precision-recall and calibration curves, from the results of `cvrnet.metrics`."""
 
 from __future__ import annotations
 
@@ -135,5 +135,5 @@ def _unit_square(ax: Axes) -> None:
 
 
 def _value(name: str, curve: Mapping[str, Any] | None, key: str) -> str:
-    """A score for a legend. The space does not break, so that a wrapped line keeps name and number together."""
+    """A score for a legend. The space does not break, so name and number stay in one line."""
     return f"{name}\N{NO-BREAK SPACE}undefined" if curve is None else f"{name}\N{NO-BREAK SPACE}{curve[key]:.3f}"

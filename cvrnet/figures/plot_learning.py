@@ -20,7 +20,7 @@ def plot_learning_curves(
 ) -> Figure:
     """Loss of training and validation, validation score and learning rate by epoch, with the best epoch marked.
 
-    ``history`` has one mapping an epoch (rows of history.csv; numbers or their text) with the keys ``epoch``,
+    ``history`` has one mapping per epoch (rows of history.csv; numbers or their text) with the keys ``epoch``,
     ``train_loss``, ``val_loss``, ``lr`` and `score`. See `best_row` for which epoch is best.
 
     Raises:
@@ -102,7 +102,7 @@ def _finish(figure: Figure, axes: Sequence[Axes], first: float, last: float, tit
 
 
 def best_row(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The epoch whose weights were kept: the last marked ``best``, else the one of lowest finite validation loss."""
+    """The epoch whose weights were kept: the last one marked ``best`` or, without marks, that of lowest finite loss."""
     called = [row for row in history if str(row.get("best", "")) in ("1", "True")]
     if called:
         return called[-1]
@@ -115,4 +115,4 @@ def _check(history: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
         raise UserError("no epochs to draw")
     missing = [key for key in keys if key not in history[0]]
     if missing:
-        raise UserError(f"history without {', '.join(missing)}: expected {', '.join(keys)}")
+        raise UserError(f"history lacks {', '.join(missing)}; expected the columns {', '.join(keys)}")

@@ -25,7 +25,7 @@ GREY = "#767676"
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # strongest contrast on white first
 DASHES = ("solid", (0, (5, 1.5)), (0, (1, 1)))
 MOST_CLASSES = len(OKABE_ITO) * len(DASHES)
-"""Classes that lines, legends and cells with numbers can show; figures of more classes are drawn in another way."""
+"""The most classes that lines, legends and cells with numbers can show; with more, figures are drawn in another way."""
 CROWD: dict[str, Any] = {"color": "#a8a8a8", "linewidth": 0.6, "alpha": 0.5}  # a line of one of many classes
 
 
@@ -58,9 +58,9 @@ def set_labels(ax: Axes, x: str = "", y: str = "") -> None:
 
 
 def legend_below(figure: Figure, entries: Sequence[tuple[Artist, str]], columns: int = 1) -> None:
-    """A legend below the axes, so that it does not cover any data.
+    """A legend below the axes, where it does not cover any data.
 
-    Labels are wrapped, and taken literally: no mathematics between "$", none left out for a leading "_".
+    Labels are wrapped, and taken literally: "$" does not start mathematics, and a leading "_" does not hide a label.
     """
     box = figure.legend(
         [artist for artist, _ in entries],
@@ -78,7 +78,7 @@ def legend_below(figure: Figure, entries: Sequence[tuple[Artist, str]], columns:
 
 
 def finish(figure: Figure, axes: Sequence[Axes], width: float, height: float, title: str | None) -> Figure:
-    """Head the figure and size it so that its first axes measure `width` x `height` inches inside their labels.
+    """Add the title, and set the figure's size so that its first axes measure `width` x `height` inches.
 
     (Setting an equal aspect instead squeezes the axes within a figure of fixed size, into their own legend.)
     """

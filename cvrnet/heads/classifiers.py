@@ -8,8 +8,8 @@ from torch import nn
 class Classifiers(tuple[nn.Module, ...]):
     """The linear classifiers of several heads.
 
-    ``weight`` and ``bias`` are those of all together: timm's train.py scales them (``--head-init-scale``) and fills
-    them (``--head-init-bias``) as if there were one classifier.
+    ``weight`` and ``bias`` stand for those of all classifiers together: timm's train.py scales them
+    (``--head-init-scale``) and fills them (``--head-init-bias``) as if there were one classifier.
     """
 
     @property

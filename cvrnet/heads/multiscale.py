@@ -18,15 +18,15 @@ def log_mean_softmax(logits: list[Tensor]) -> Tensor:
               = \mathrm{logsumexp}_i\, \log \mathrm{softmax}(z_i) - \log n
 
     So ``softmax(z)`` is the papers' prediction and ``cross_entropy(z, y)`` the papers' loss, computed without
-    underflow. From n tensors (N, C) it makes one, normalised: ``logsumexp(z) = 0`` for each row.
+    underflow. It takes n tensors (N, C) and returns one, normalised: ``logsumexp(z) = 0`` for each row.
     """
     return torch.logsumexp(_stack(logits).log_softmax(-1), 0) - math.log(len(logits))
 
 
 def _stack(logits: list[Tensor]) -> Tensor:
-    """As torch.stack; the copy separates what follows from it, which TorchScript would else differentiate as one graph.
+    """Like torch.stack, but with a copy. Otherwise TorchScript would differentiate the following steps as one graph.
 
-    That graph keeps tensors for a gradient even under inference mode, where it fails.
+    That graph keeps tensors for a gradient even in inference mode, and then fails.
     """
     return torch.stack(logits).clone()
 
@@ -86,7 +86,7 @@ class FCLBlock(nn.Module):
 
         With ``pre_logits`` the last dense layer's output (N, num_features).
         """
-        x = x.reshape(x.shape[0], x.shape[1], -1).mean(-1)  # a branch for vectors would be one that FX cannot trace
+        x = x.reshape(x.shape[0], x.shape[1], -1).mean(-1)  # without a branch for vectors, which FX could not trace
         x = self.drop(self.hidden(x))
         return x if pre_logits else self.classifier(x)
 
@@ -107,7 +107,7 @@ class MultiScaleAveragingHead(nn.Module):
         in_features: Channels of each input.
         num_classes: At least 2, or 0 for no classifiers (``forward`` then gives the pre-logits).
         average: ``"probabilities"`` to average softmax outputs, as in the papers, or ``"logits"`` (an ablation).
-        hidden_sizes, act_layer, drop_rate, device, dtype: As of :class:`FCLBlock`.
+        hidden_sizes, act_layer, drop_rate, device, dtype: As in :class:`FCLBlock`.
 
     Raises:
         ValueError: No input, an unknown average, or ``num_classes=1``, whose softmax would be the constant 1.
@@ -178,7 +178,7 @@ class MultiScaleAveragingHead(nn.Module):
 
 
 def check_num_classes(num_classes: int) -> None:
-    """ValueError if ``num_classes`` is 1 or negative."""
+    """Raise ValueError if ``num_classes`` is 1 or negative."""
     if num_classes < 0 or num_classes == 1:
         raise ValueError(
             f"num_classes={num_classes}: a softmax over one class is constant; expected 2 or more, or 0 for none"

@@ -33,14 +33,14 @@ _TOPICS = ("chest-x-ray", "radiology", "medical", "image-classification")
 _CLASS_SCORES = ("support", "sensitivity", "specificity", "ppv", "npv", "roc_auc")
 _SETTINGS = ("epochs", "batch_size", "optimizer", "lr", "img_size", "class_weights", "pretrained", "seed")
 
-DEFAULT_LICENSE = "apache-2.0"  # of a new repository, if the user asks for none
+DEFAULT_LICENSE = "apache-2.0"  # of a new repository, if the user chooses none
 _SHOWN = 1000  # characters of a name or a value
 
 _templates = template_environment("cvrnet.hub", html=False)  # Markdown and Python
 
 
 class _Evaluation(NamedTuple):
-    """Scores and the images that they come from; of a cross-validation, each score is a mean over the folds."""
+    """Scores and the images that they come from; in a cross-validation, each score is a mean over the folds."""
 
     dataset: str
     split: str
@@ -51,7 +51,7 @@ def render(template: str, **facts: Any) -> bytes:
     """A template of the templates folder, rendered with these values, as UTF-8 bytes.
 
     Raises:
-        LookupError: A value is missing, as from a damaged file of a run.
+        LookupError: A value is missing, for instance because a file of the run is damaged.
     """
     try:
         return _templates.get_template(template).render(facts).encode()
@@ -60,7 +60,7 @@ def render(template: str, **facts: Any) -> bytes:
 
 
 def markdown(value: object) -> str:
-    r"""A value as plain text in Markdown, also in a table: nothing in it is markup, HTML or a link.
+    r"""A value as plain text in Markdown, even inside a table: no part of it acts as markup, HTML or a link.
 
     >>> print(markdown("a|b\n<b>c</b> [d](http://e)"))
     a\|b \<b\>c\</b\> \[d\](http:\//e)
@@ -159,7 +159,7 @@ def _evaluations(run: Mapping[str, Any], metrics: Mapping[str, Any], summary: Ma
 
 
 def _model_index(name: str, evaluations: Sequence[_Evaluation]) -> list[dict[str, Any]]:
-    """Metadata that the Hub shows next to the card; the client would put all test sets under the first one's name."""
+    """Metadata that the Hub shows beside the card; the client's own function would give all test sets one name."""
     results = []
     for evaluation in evaluations:
         index = eval_results_to_model_index(name, _eval_results(evaluation))
@@ -189,14 +189,14 @@ def _eval_results(evaluation: _Evaluation) -> list[EvalResult]:
 
 
 def _score_table(folds: Sequence[Mapping[str, Any]], evaluations: Sequence[_Evaluation]) -> dict[str, Any] | None:
-    """A row per fold and mean, or a row per score of a single model; None without any scores."""
+    """One row per fold and for each mean, or one row per score of a single model; None without any scores."""
     titles = [title for title, _ in _SCORES.values()]
     if folds:
         rows = [[number, f"{scores['n']:,}", *_cells(scores)] for number, scores in enumerate(folds, start=1)]
         names = ["mean ± sd", *(evaluation.dataset for evaluation in evaluations[1:])]
         rows += [[name, "", *_cells(mean.scores)] for name, mean in zip(names, evaluations, strict=False)]
         head = ["fold", "images", *(title.partition(" (macro,")[0] for title in titles)]
-        return {"head": head, "rows": rows, "note": "Each fold's model is tested on the fold that it has not seen."}
+        return {"head": head, "rows": rows, "note": "Each model is tested on the fold that it was not trained on."}
     if evaluations:
         dataset, split, scores = evaluations[0]
         note = f"On the {scores['n']:,} {split} images of {dataset}."

@@ -1,7 +1,7 @@
-"""Merges what a push writes with what people wrote there since: the library's parts are marked, all else stays.
+"""Merge the text that a push writes with the text in the repository: only the library's own, unedited parts change.
 
-A mark holds a hash of its part, so that a part which somebody edited is known and stays too. The card's metadata is
-merged key by key: a comment in the card holds the hash of each value that the library wrote.
+The library's parts are marked. A mark holds a hash of its part, so an edited part is recognised and also stays. The
+card's metadata is merged key by key: a comment in the card holds the hash of each value that the library wrote.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ def mark_card(text: str) -> str:
 def merge_file(
     name: str, there: bytes | None, ours: bytes, *, license: str = "", renew: bool = False
 ) -> tuple[bytes, list[str]]:
-    """The file to push where the repository holds this name already, and the parts that stay as somebody edited them.
+    """The file to push if the repository already holds this name, and the names of the edited parts that stay.
 
-    With `renew` the library's parts are replaced even where they were edited, and so are text and metadata without any
-    mark. `license` is the one that the user asks for; without it, the one that the card there has stays.
+    With `renew`, the library's parts are replaced even if they were edited, and so are text and metadata without any
+    mark. `license` is the one that the user chose; without it, the license in the existing card stays.
 
     Raises:
         UserError: The file there is not UTF-8, or a card whose metadata cannot be read.
@@ -70,7 +70,7 @@ def merge_file(
             return ours, []
         reason = " ".join(str(error).split())[:100]
         raise UserError(
-            f"the repository's {name} cannot be read ({reason}); mend it; --overwrite replaces it"
+            f"the repository's {name} cannot be read ({reason}); repair it, or replace it with --overwrite"
         ) from error
     return text.encode(), kept
 
@@ -113,7 +113,7 @@ def _merge_card(there: str, ours: str, license: str, renew: bool) -> tuple[str, 
 def _merge_values(
     there: Mapping[str, Any], ours: Mapping[str, Any], written: Mapping[str, str], renew: bool
 ) -> dict[str, Any]:
-    """Metadata with the library's values where nobody changed or removed what it had written."""
+    """The existing metadata, with the library's new values except where somebody changed or removed its old ones."""
     merged = dict(there)
     for key in dict.fromkeys((*written, *ours)):
         untouched = _hash(there[key]) == written.get(key) if key in there else key not in written
@@ -135,7 +135,7 @@ def _merge_license(metadata: dict[str, Any], there: Mapping[str, Any], license: 
 
 
 def _merge_results(there: Sequence[Any], ours: Sequence[Any], written: Collection[str]) -> list[dict[str, Any]]:
-    """The model-index with the library's metrics as they are now, and everybody else's as they were."""
+    """The model-index with the library's new metrics, and the unchanged metrics of others."""
 
     def key(entry: Any, result: Any, metric: Any) -> tuple[Any, ...]:
         return entry["name"], result["dataset"], _measured(metric)[:2]

@@ -1,4 +1,4 @@
-"""A run from the Hub: a folder that every command accepts."""
+"""Download a run from the Hub, as a folder that every command accepts."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _pull(
         if name or not commits:
             load_checkpoint(snapshot.folder)
     pulled = Pulled(repo, revision or "main", run.commit, commits, run.stale)
-    with hub_errors(f"cannot write {output}", lambda: "nothing was changed, what was downloaded stays in the cache"):
+    with hub_errors(f"cannot write {output}", lambda: "nothing was changed, the downloaded files stay in the cache"):
         place.start()
         _assemble(parts, place.folder, pulled)
     report(total, total)
@@ -79,7 +79,8 @@ def _assemble(parts: dict[str, Snapshot], folder: Path, pulled: Pulled) -> None:
     """Write hub.json, which says that the folder is a download, and copy the files."""
     write_json(folder / ORIGIN, asdict(pulled))
     for name, snapshot in parts.items():
-        # The cache may hold more of the same commit, such as main's model: only what belongs here is copied.
+        # The cache may hold more files of the same commit, such as main's model: only the files of this part are
+        # copied.
         model = CHECKPOINT if name or not pulled.folds else ()
         for pattern in (*model, *(_RESULTS if name else _RUN_FILES)):
             for path in snapshot.folder.glob(pattern):

@@ -1,4 +1,4 @@
-"""A run to the Hub: one repository, one branch per fold, ``main`` last."""
+"""Push a run to the Hub: one repository, one branch per fold, ``main`` last."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from cvrnet.runs.layout import CARD, RUN, fold_number
 
 _ATTRIBUTES = ".gitattributes"  # the Hub writes it
 _TITLE = "cvrnet push: "  # of a commit; the branch follows
-_PICKLE = "pytorch_model.bin"  # weights that timm pushes beside model.safetensors: they go with another model
+_PICKLE = "pytorch_model.bin"  # weights that timm pushes beside model.safetensors: removed with a replaced model
 _TRIES = 3
 
 
@@ -35,9 +35,9 @@ class Pushed:
     repo: str
     url: str = ""
     private: bool = True
-    commits: dict[str, str] = field(default_factory=dict)  #: branch to commit; ``main`` too, once it is pushed
+    commits: dict[str, str] = field(default_factory=dict)  #: branch to commit; includes ``main`` once it is pushed
     unknown: str = ""  #: a branch whose push outcome is unknown, because the Hub did not answer
-    kept: list[str] = field(default_factory=list)  #: parts of the card that stay as somebody edited them
+    kept: list[str] = field(default_factory=list)  #: parts of the card that stay, because somebody edited them
 
 
 def push_folds(
@@ -60,18 +60,18 @@ def push_folds(
     Files that this package does not write stay, and so does what people wrote in the card (see `cvrnet.hub.merge`).
 
     Args:
-        run: The folder of a cross-validation, a training or a converted checkpoint.
+        run: The folder of a cross-validation, a single training run or a converted checkpoint.
         repo: ``user/repo``; created if missing, private unless `public`.
-        folds: Numbers of the folds to push, beside folds of the same run that are there already; all if empty.
-        public: Let everybody see it.
+        folds: Numbers of the folds to push; all if empty. Other folds of the same run in the repository stay.
+        public: Make the repository public.
         tag: A name for this state of the repository, such as ``v1.0``.
         with_predictions: Also split.csv and predictions.csv, with hashed paths and patient ids.
-        license: The Hub's name of the license; if empty, the one that the card has there, or else apache-2.0.
-        overwrite: Replace another run or model that the repository holds, and what somebody changed of this one.
+        license: The Hub's name of the license; if empty, that of the existing card, or apache-2.0 if there is none.
+        overwrite: Replace another run or model in the repository, and parts of this run that somebody edited.
         progress: Called after each branch with the number done and the number to do.
 
     Raises:
-        UserError: Nothing can be pushed, or the push failed: the message says what is safe and what to do.
+        UserError: The run cannot be pushed, or the push failed: the message says what is safe and what to do.
     """
     run = Path(run)
     repo, revision = parse_reference(repo)
@@ -101,14 +101,14 @@ def create_repository(api: HfApi, repo: str, public: bool, kind: str = "model") 
     info: Any = with_retries(api.repo_info, repo, repo_type=kind)
     if not info.private and not public:
         name = f"the Space {repo}" if kind == "space" else repo
-        raise UserError(f"{name} is public; --public pushes to it all the same, or choose another repository")
+        raise UserError(f"{name} is public; --public pushes to it anyway, or choose another repository")
     return str(url), info
 
 
 def read_files(
     api: HfApi, repo: str, info: ModelInfo | SpaceInfo, names: Iterable[str], kind: str = "model"
 ) -> dict[str, bytes]:
-    """The content of those of these files that a repository holds, in the state that `create_repository` told."""
+    """The content of the named files, as far as the repository holds them, at the commit in ``info``."""
     there = {sibling.rfilename for sibling in info.siblings or ()}
     found = {}
     for name in sorted(there.intersection(names)):
@@ -134,13 +134,13 @@ def _push(
     card, parts = merge_file(CARD, there.get(CARD), staged.card, license=license, renew=overwrite)
     pushed.kept = [f"{CARD} ({part})" for part in parts]
     if staged.folds:
-        # New branches start from the first commit: a branch of main would inherit main's files.
+        # New branches start from the repository's first commit; otherwise they would inherit main's files.
         first = with_retries(api.list_repo_commits, repo)[-1].commit_id
     for done, (branch, files) in enumerate(staged.folds.items()):
         progress(done, total)
         with_retries(api.create_branch, repo, branch=branch, revision=first, exist_ok=True)
         commits[branch] = pushed.commits[branch] = _put(api, pushed, branch, files, overwrite, first=first)
-    # With its first state as parent, main is refused if somebody else pushed in the meantime.
+    # Its parent is the commit from before this push, so the Hub refuses main if somebody else pushed in the meantime.
     files = {**staged.main_files(commits), CARD: card}
     pushed.commits["main"] = _put(api, pushed, "main", files, overwrite, parent=start)
     progress(total, total)
@@ -151,10 +151,10 @@ def _push(
 def _join_same_run(
     staged: Staged, repo: str, info: Any, there: Mapping[str, bytes], overwrite: bool
 ) -> tuple[Staged, dict[str, str]]:
-    """The run, and the commits of its folds that are there; refuses another run or model without `overwrite`.
+    """The run, and the commits of its folds in the repository; refuses another run or model without `overwrite`.
 
-    Hashes of the data set with different keys cannot be compared: then the rest of run.json decides, and the hash that
-    is there stays.
+    Hashes of the data set with different keys cannot be compared: then the rest of run.json is compared, and the hash
+    in the repository stays.
     """
     with suppress(ValueError, RecursionError, AttributeError):  # a damaged run.json is not this run
         old = json.loads(there.get(RUN, b"null"))
@@ -175,10 +175,10 @@ def _join_same_run(
 def _put(
     api: HfApi, pushed: Pushed, branch: str, files: Files, overwrite: bool, *, parent: str = "", first: str = ""
 ) -> str:
-    """Make a branch hold these files and no others of this package, in one commit; returns the commit that holds them.
+    """Make a branch hold these files and no others of this package, in one commit; returns that commit.
 
-    Files of other names stay, except in a branch that is still at the repository's commit `first`. The answer to a
-    commit can be lost after the commit was made. So after a failure the branch itself is compared.
+    Files of other names stay, except in a branch that is still at the repository's commit `first`. The Hub's answer can
+    be lost after the commit was made, so after a failure the branch itself is compared with the files.
     """
     repo = pushed.repo
 
@@ -217,7 +217,7 @@ def _list_hashes(api: HfApi, repo: str, commit: str) -> dict[str, str]:
 
 
 def _difference(there: Mapping[str, str], files: Files, *, everything: bool = False) -> tuple[set[str], set[str]]:
-    """Names of the files that are not yet there as they should be, and of those of this package that should go."""
+    """The names of the files to push, because they are missing or differ, and of this package's files to remove."""
     changed = {name for name, content in files.items() if not matches(content, there.get(name, ""))}
     return changed, {name for name in there.keys() - files.keys() if everything or name in {*WRITTEN, _PICKLE}}
 
@@ -225,7 +225,7 @@ def _difference(there: Mapping[str, str], files: Files, *, everything: bool = Fa
 def _check_untouched(
     api: HfApi, repo: str, branch: str, head: str, there: Mapping[str, str], changed: set[str], surplus: set[str]
 ) -> set[str]:
-    """The surplus files that were not pushed by this package; refuses to replace a file that somebody changed since."""
+    """The surplus files that this package did not push; refuses to replace a file that somebody changed since."""
     if not (changed | surplus) & there.keys():
         return set()
     history = with_retries(lambda: list(api.list_repo_commits(repo, revision=head)))
@@ -250,7 +250,7 @@ def _tag(api: HfApi, repo: str, tag: str, commit: str) -> None:
 
 def _what_is_safe(pushed: Pushed) -> str:
     if "main" in pushed.commits:
-        return "the run is there and complete, without the tag"
+        return "the run is complete on the Hub, without the tag"
     there = ", ".join(pushed.commits)
     if pushed.unknown:
         return f"{there + ' arrived; ' if there else ''}whether {pushed.unknown} did is not known, each branch is whole"

@@ -1,4 +1,4 @@
-"""Removes private data from a run's files: local paths, login, host name, patient ids, images."""
+"""Remove private data from a run's files: local paths, login, host name, patient ids, images."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "pretrained_from": (list, "a list of names"),
     "data": (str, "the data set's path"),
 }
-"""The type of each value of run.json that is published, and what a message calls it."""
+"""The type of each value of run.json that is published, and its description in messages."""
 _RUN_KEYS = tuple(key for key in _TYPES if key != "data")
 _MACHINE = ("device", "num_workers")
 _COLUMNS = re.compile(
@@ -53,16 +53,16 @@ _PATH = re.compile(
 def public_run(run: Mapping[str, Any], repo: str) -> dict[str, Any]:
     """run.json without facts about the machine, and without the name of the data set unless it is one of the Hub.
 
-    ``data_sha256`` could be compared with the hashes of data sets that somebody guesses. It is replaced by a hash with
-    a key that only the user has, another one in each repository; ``data_key`` tells which key. Where that key cannot be
-    read or made, both are left out.
+    Somebody could compare ``data_sha256`` with the hashes of data sets that he guesses. It is therefore replaced by a
+    hash with a key that only the user has; it differs between repositories, and ``data_key`` identifies the key. If
+    that key cannot be read or made, both are left out.
 
     >>> run = {"kind": "train", "data": "/home/ada/ward-7/manifest.csv", "config": {"model": "local-dir:/home/ada/run"}}
     >>> public_run(run, "ada/chest")
     {'kind': 'train', 'config': {'model': 'local-dir'}}
 
     Raises:
-        UserError: A value has another type than those that this package writes.
+        UserError: A value has a type that this package does not write.
     """
     _check_types(run)
     public = {key: without_paths(run[key]) for key in _RUN_KEYS if key in run}
@@ -133,7 +133,7 @@ def hash_key(run: Path) -> bytes:
     try:
         return bytes.fromhex(path.read_text(encoding="ascii").strip())
     except ValueError as error:
-        raise UserError(f"{path} is damaged; delete it to get a new key, with which all hashed ids change") from error
+        raise UserError(f"{path} is damaged; delete it to get a new key, which changes all hashed ids") from error
 
 
 def public_figure(path: Path) -> bytes:
@@ -150,7 +150,7 @@ def public_figure(path: Path) -> bytes:
 
 
 def check_harmless(files: Mapping[str, bytes | Path], run: Path) -> None:
-    """Refuse to push if a file still holds a path of this machine, whatever was removed before."""
+    """Refuse to push if a file still contains a path on this machine after private data were removed."""
     local = {str(run.resolve()), str(Path.home()), str(Path.cwd())} - {"/", "/root", "C:\\"}
     for name, content in files.items():
         if not name.endswith((".json", ".md", ".csv", ".safetensors")):
@@ -158,7 +158,7 @@ def check_harmless(files: Mapping[str, bytes | Path], run: Path) -> None:
         data = content if isinstance(content, bytes) else _header(content)
         text = data.decode("utf-8", errors="replace")
         if found := _PATH.search(text) or next((re.search(re.escape(p), text) for p in local if p in text), None):
-            raise UserError(f"{name} holds a path of this machine ({found[0][:40]}…); nothing was pushed")
+            raise UserError(f"{name} contains a path on this machine ({found[0][:40]}…); nothing was pushed")
 
 
 def _header(path: Path) -> bytes:
@@ -169,5 +169,5 @@ def _header(path: Path) -> bytes:
 
 def public_json(value: Any) -> bytes:
     """A JSON file as :func:`cvrnet.files.write_json` writes it."""
-    # What no UTF-8 file can hold (a lone surrogate) becomes the JSON escape of the same character.
+    # A lone surrogate, which UTF-8 cannot represent, becomes the JSON escape of the same character.
     return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "backslashreplace")

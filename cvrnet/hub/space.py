@@ -1,4 +1,4 @@
-"""A run's page as a Hugging Face Space: its files and their upload; and what a whole push would send."""
+"""A run's page as a Hugging Face Space: its files and their upload; and a preview of a whole push."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cvrnet.runs.hub_download import parse_reference
 from cvrnet.runs.layout import CARD
 
 APP, REQUIREMENTS = "app.py", "requirements.txt"
-_GRADIO = "6.31.0"  # the oldest version that the page runs on; named if gradio is not installed here
+_GRADIO = "6.31.0"  # the oldest version that the page runs on; used if gradio is not installed here
 _PROGRAM = b"from cvrnet.demo import serve"
 
 
@@ -31,7 +31,7 @@ def space_files(repo: str, license: str = "") -> dict[str, bytes]:
     except PackageNotFoundError:
         gradio = _GRADIO
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    # Without the index of CPU builds, PyTorch would bring gigabytes for GPUs, which a free Space does not have.
+    # Without the index of CPU builds, pip would install gigabytes for GPUs, which a free Space does not have.
     index = "--extra-index-url https://download.pytorch.org/whl/cpu"
     requirements = f"# cvrnet:requirements\n{index}\ncvrnet[demo,dicom]=={version('cvrnet')}\n# /cvrnet:requirements\n"
     facts = {"repo": repo, "license": license or DEFAULT_LICENSE, "gradio": gradio, "python": python}
@@ -45,9 +45,9 @@ def space_files(repo: str, license: str = "") -> dict[str, bytes]:
 def push_space(repo: str, *, public: bool = False, license: str = "", overwrite: bool = False) -> Pushed:
     """Push a model's page to the Space of the same name; private unless `public`.
 
-    A Space that exists keeps its settings, its other files and what somebody edited in these (see `cvrnet.hub.merge`);
-    the Hub builds it again. With ``overwrite`` the edited parts are replaced, and another program that it holds. The
-    other arguments are those of `push_folds`.
+    An existing Space keeps its settings, its other files and the parts of this package's files that somebody edited
+    (see `cvrnet.hub.merge`); the Hub builds it again. With ``overwrite``, the edited parts are replaced, and so is
+    another program in the Space. The other arguments are those of `push_folds`.
 
     Raises:
         UserError: The Space cannot be pushed, or holds another program.

@@ -1,4 +1,4 @@
-"""From a run folder to the files of each branch, as they are pushed."""
+"""Prepare the files of each branch of a push from a run folder."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Staged:
 def stage_run(
     run: Path, repo: str, folds: Sequence[int] = (), *, with_predictions: bool = False, license: str = ""
 ) -> Staged:
-    """Collect, clean and check the files that are pushed of a run; arguments and errors: as `cvrnet.hub.push_folds`.
+    """Collect, clean and check the files of a run to push; arguments and errors as in `cvrnet.hub.push_folds`.
 
     Each model is loaded once, to prove that it loads.
     """
@@ -56,7 +56,7 @@ def _stage(run: Path, repo: str, folds: Sequence[int], with_predictions: bool, l
     _check_inside(run, (run,))
     description = redact.public_run(read_json(run / RUN), repo)
     if not description.get("classes"):
-        raise UserError(f"{run / RUN} names no classes; expected the {RUN} of a training or cross-validation")
+        raise UserError(f"{run / RUN} names no classes; expected the {RUN} of `cvrnet train` or `cvrnet crossval`")
     checkpoints = {folder.name: folder for folder in find_checkpoints(run, sorted(folds)) if folder != run}
     _check_inside(run, tuple(checkpoints.values()))
     key = redact.hash_key(run) if with_predictions else None
@@ -91,14 +91,14 @@ def _stage(run: Path, repo: str, folds: Sequence[int], with_predictions: bool, l
 
 
 def _check_inside(run: Path, folders: Sequence[Path]) -> None:
-    """Refuse links that lead out of the run, so that nobody is made to publish another file by a run he was given."""
+    """Refuse links that lead out of the run: a run from a stranger could make the user publish other files."""
     for path in (folder / name for folder in folders for name in (*sorted(WRITTEN), AUDIT)):
         if path.exists() and not path.resolve().is_relative_to(run.resolve()):
-            raise UserError(f"{path} is a link out of the run, to {path.resolve()}; copy what it names into the run")
+            raise UserError(f"{path} is a link out of the run, to {path.resolve()}; copy its target into the run")
 
 
 def _best(metrics: Mapping[str, Mapping[str, Any]]) -> str:
-    """The fold with the highest validation accuracy, then the lowest validation loss; test scores choose nothing."""
+    """The fold with the highest validation accuracy, then the lowest validation loss; test scores are not used."""
 
     def rank(name: str) -> tuple[float, float]:
         val = metrics[name].get("val", {})

@@ -1,4 +1,4 @@
-"""Predictions of images that are decoded already: validation while a model trains, and its evaluation afterwards."""
+"""Predictions for images that are already decoded: validation during training, and evaluation afterwards."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def predict_cached(
 ) -> list[tuple[int, NDArray[np.float64]]]:
     """Each head's probabilities (heads, images, classes), averaged over the models, with the number of each batch.
 
-    Of `count` processes, each takes every `count`-th batch; `index` is this process's number. The batches, and so the
-    numbers to the last bit, are the same however many processes there are.
+    Of `count` processes, each takes every `count`-th batch; `index` is this process's number. The number of processes
+    changes neither the batches nor the results, bit for bit.
     """
     starts = range(0, len(records), batch_size)
     answers = []
@@ -34,5 +34,5 @@ def predict_cached(
 
 
 def join_batches(answers: Sequence[tuple[int, NDArray[np.float64]]]) -> NDArray[np.float64]:
-    """The answers of all processes in the images' order, (heads, images, classes)."""
+    """The predictions of all processes in the order of the images, (heads, images, classes)."""
     return np.concatenate([batch for _, batch in sorted(answers, key=lambda answer: answer[0])], axis=1)

@@ -1,4 +1,4 @@
-"""Predict with several processes, on one machine or many: each takes a share of the files, one collects all answers.
+"""Predict with several processes, on one machine or many: each takes a share of the files, one collects the results.
 
 Needs accelerate (extra ``train``), whose launcher starts the processes.
 """
@@ -17,13 +17,13 @@ from cvrnet.devices import select_device
 from cvrnet.errors import UserError
 from cvrnet.inference.predictor import Prediction, Predictor
 
-PORTION = 8  # batches that each process works on between two exchanges of answers
+PORTION = 8  # batches that each process works on between two exchanges of predictions
 
 
 class SharedPrediction:
-    """One of the processes that ``accelerate launch`` started, each on a device (of ``cuda``: a GPU) of its own.
+    """One of the processes that ``accelerate launch`` started, each on its own device (with ``cuda``: its own GPU).
 
-    The main process (`is_main`) collects the answers.
+    The main process (`is_main`) collects the predictions.
     """
 
     def __init__(self, device: str = "auto") -> None:
@@ -42,13 +42,13 @@ class SharedPrediction:
         rank, world = self._state.process_index, self._state.num_processes
         mine = predictor.stream(paths[rank::world], batch_size=batch_size, **options)
         expected = iter(paths)
-        # Every process takes part in each exchange, and all see the empty one that ends the loop.
+        # Every process takes part in each exchange, and all get the empty one that ends the loop.
         while any(parts := gather_object([list(itertools.islice(mine, PORTION * batch_size))])):
             turns = itertools.chain.from_iterable(itertools.zip_longest(*parts)) if self.is_main else ()
             for prediction in turns:
                 if prediction is not None:
                     if prediction.path != (path := next(expected, None)):
-                        raise UserError(f"the processes do not see the same files: {prediction.path}, expected {path}")
+                        raise UserError(f"the processes do not have the same files: {prediction.path}, expected {path}")
                     yield prediction
 
     def close(self) -> None:

@@ -25,7 +25,7 @@ from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
 from cvrnet.inference.head_logits import cast_weights
 
 FEATURES_VERSION = 1  #: raise it when the vectors of an image change: it replaces older entries
-BATCH = 32  #: images a forward pass, also the last one, so that an image's vectors do not depend on the others
+BATCH = 32  #: images in every forward pass, even the last: so an image's vectors do not depend on the others
 
 Vectors = NDArray[np.float32]
 T = TypeVar("T")
@@ -34,16 +34,17 @@ T = TypeVar("T")
 class FrozenFeatures:
     """The pooled maps of a network's encoders, for several views of each image.
 
-    View 0 is the image itself; the others are augmented, each by the seed, its number and the image's name alone. The
-    vectors of each encoder are kept beside the decoded images, in files that depend on the encoder's weights, the
-    preprocessing and the number format, so that all heads, folds, runs and pairs of encoders share them.
+    View 0 is the image itself; the others are augmented, and depend only on the seed, the view's number and the image's
+    name. The vectors of each encoder are kept beside the decoded images, in files that depend on the encoder's weights,
+    the preprocessing and the number format, so all heads, folds, runs and pairs of encoders share them.
 
     Args:
         model: The network; its heads are not used.
         cache: The decoded images, in the network's size. Vectors are kept in its folder.
-        device, amp: As `Predictor`'s. Encoders compute as in prediction, with batch norm folded into the convolutions.
-        views: Number of views, from 1.
-        augmentation, seed: What makes the views from 1 on.
+        device, amp: Device and number format, as in `Predictor`. Encoders compute as in prediction, with batch norm
+            folded into the convolutions.
+        views: Number of views, at least 1.
+        augmentation, seed: Settings of the augmented views, from view 1.
     """
 
     def __init__(
@@ -120,13 +121,13 @@ class FrozenFeatures:
                 self.vectors[i, view] = np.concatenate([self._vector(kept, record) for kept in files])
 
     def rows(self, records: Sequence[Record]) -> list[int]:
-        """Where images that were loaded are in ``vectors``."""
+        """The indices of loaded images in ``vectors``."""
         return [self._rows[record.path] for record in records]
 
     def _table(self, images: int) -> Vectors:
         shape = (images, self.views, self.width)
         with tempfile.TemporaryFile(dir=self.cache.folder) as file:
-            if hasattr(os, "posix_fallocate"):  # else a full disk would kill the process when the table is filled
+            if hasattr(os, "posix_fallocate"):  # otherwise filling the table on a full disk kills the process
                 os.posix_fallocate(file.fileno(), 0, max(math.prod(shape) * 4, 1))
             return np.memmap(file, np.float32, "r+" if hasattr(os, "posix_fallocate") else "w+", shape=shape)
 
@@ -165,7 +166,7 @@ class FrozenFeatures:
         return self._network
 
     def _key(self, model: CVRNet, index: int) -> str:
-        """What an encoder's vectors depend on, besides the image."""
+        """A text that identifies everything that an encoder's vectors depend on, except the image."""
         digest = hashlib.sha256()
         encoder: Any = model.encoders[index]
         for part in (encoder, model.normalizers[index]):
@@ -193,7 +194,7 @@ def head_inputs(model: CVRNet, vectors: Tensor) -> list[Tensor]:
 
 
 def _ahead(read: Callable[[Any], T], batches: Sequence[Sequence[Any]]) -> Iterator[list[T]]:
-    """Read the items of each batch, in threads, while the network computes the batch before."""
+    """Read the items of each batch, in threads, while the network computes the previous batch."""
     waiting: list[Future[T]] = []
     with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="cvrnet-reader") as pool:
         for batch in batches:

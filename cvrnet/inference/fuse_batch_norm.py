@@ -1,4 +1,4 @@
-"""Fold batch norm into the convolutions before it: the same answers with fewer passes over the feature maps."""
+"""Fold batch norm into the convolutions before it: the same outputs with fewer passes over the feature maps."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def fuse_batch_norm(model: nn.Module) -> nn.Module:
     convolution can apply with other weights (Jacob et al., CVPR 2018, section 3.2). Outputs differ by rounding alone.
     The model can still be differentiated, but not be trained further or saved.
 
-    The pairs are found in the graph that ``torch.fx`` traces. A network (of a CVR-Net: an encoder) that cannot be
+    The pairs are found in the graph that ``torch.fx`` traces. A network (in a CVR-Net: each encoder) that cannot be
     traced, or is in training mode, stays as it is.
     """
     for part in model.encoders if isinstance(model, CVRNet) else [model]:
@@ -39,7 +39,7 @@ def fuse_batch_norm(model: nn.Module) -> nn.Module:
 
 
 class _Tracer(fx.Tracer):
-    """Does not trace into batch norms and modules that timm marks as untraceable."""
+    """A tracer that does not trace into batch norms and modules that timm marks as untraceable."""
 
     def __init__(self) -> None:
         super().__init__(autowrap_functions=tuple(get_notrace_functions()))

@@ -13,7 +13,7 @@ from cvrnet.devices import AUTOCAST_DTYPES, autocast
 
 
 def averages_probabilities(model: Any) -> bool:
-    """Whether a model has heads and answers with the mean of their probabilities (not of their logits)."""
+    """Whether a model has heads and its output is the mean of their probabilities (not of their logits)."""
     has_heads = hasattr(model, "branch_logits") and bool(model.groups)
     return has_heads and getattr(getattr(model, "head", None), "average", "probabilities") == "probabilities"
 
@@ -39,7 +39,7 @@ class HeadLogits(nn.Module):
             if not isinstance(self.model, CVRNet):
                 return torch.stack(self.model.branch_logits(x)).float()
             maps = self.model.forward_maps(x)
-        # Heads take hardly any time, so that their logits need not suffer from bfloat16's 8 significant bits.
+        # Heads take hardly any time, so they compute in float32, without the rounding of bfloat16.
         vectors = self.model.pool_maps([m.float() for m in maps])
         return torch.stack(self.model.head.branch_logits(vectors))
 
@@ -47,7 +47,7 @@ class HeadLogits(nn.Module):
 def cast_weights(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Copy a model, with the weights of convolutions and dense layers in `dtype`; all other tensors are shared.
 
-    Autocast would cast these weights anew in every forward pass. A CVR-Net's heads and its encoders' ``float32_parts``
+    Autocast would cast these weights again in every forward pass. A CVR-Net's heads and its encoders' ``float32_parts``
     stay in float32. The parts were chosen by measurement: with them in float32, no probability of 1,552 radiographs
     moved by more than 0.005; with only the heads, some moved by 0.017 (docs/performance.md).
     """
@@ -68,7 +68,7 @@ def cast_weights(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def _trunks(model: nn.Module) -> list[nn.Module]:
-    """The parts that compute in the reduced format: a CVR-Net's encoders, else the whole model."""
+    """The parts that compute in the reduced format: a CVR-Net's encoders; for other models, the whole model."""
     return list(model.encoders) if isinstance(model, CVRNet) else [model]
 
 

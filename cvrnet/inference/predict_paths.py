@@ -1,4 +1,4 @@
-"""The images at PATH arguments and the answers for them, by one process or by several that share the images."""
+"""The images at PATH arguments and the predictions for them, by one process or by several that share the images."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class FoundImages(NamedTuple):
     """The images at some PATH arguments."""
 
     files: list[Path]
-    notes: list[str]  #: a line for each folder of which something was passed over
+    notes: list[str]  #: a line for each folder in which entries were passed over
     problems: list[str]  #: a line for each folder that may not be read, or has no image
 
 
 def find_images(paths: Iterable[str]) -> FoundImages:
     """Find the images in files, folders (searched), CSV manifests, ``hfds:`` data sets and patterns, in order.
 
-    A name that matches nothing is taken unchanged: reading it gives the error.
+    A name that matches nothing is kept unchanged: reading it gives the error.
     """
     found = FoundImages([], [], [])
     for text in paths:
@@ -60,13 +60,13 @@ def _search(folder: Path, found: FoundImages) -> None:
 
 
 class PathPredictions(NamedTuple):
-    """The answers for some PATH arguments."""
+    """The predictions for some PATH arguments."""
 
-    columns: list[str]  #: of the rows; empty in all but the main process, which has the answers
+    columns: list[str]  #: of the rows; empty except in the main process, which has the predictions
     images: int  #: number of images
     #: A row for each image, series and patient (``unit``), in constant memory; None in a column without a value.
     rows: Iterator[dict[str, Any]]
-    problems: Sequence[str] = ()  #: as `FoundImages`
+    problems: Sequence[str] = ()  #: as in `FoundImages`
 
 
 def predict_paths(
@@ -89,8 +89,8 @@ def predict_paths(
     ``model``, ``folds``, ``device``, ``dtype``, ``compile`` and ``any_body_part`` are those of
     `Predictor.from_pretrained`, ``paths`` those of `find_images`, ``batch_size``, ``heads`` and ``window`` those of
     `Predictor.stream`. ``heads`` adds columns for each head's own probabilities, ``uncertainty`` those of
-    `cvrnet.inference.uncertainty`. ``say`` is called with a line about what was passed over in each folder, on the main
-    process.
+    `cvrnet.inference.uncertainty`. On the main process, ``say`` is called with a line for each folder in which entries
+    were passed over.
 
     Raises:
         UserError: No image is found; the model, a fold or the device does not exist, or the model has no heads.
@@ -114,7 +114,7 @@ def predict_paths(
     run = partial(shared.stream, predictor) if shared else predictor.stream
     stream = run([slice_.path for slice_ in slices], batch_size=batch_size, heads=heads, window=window)
     if shared and not shared.is_main:
-        list(stream)  # does this process's share; the main process gets the answers
+        list(stream)  # does this process's share; the main process gets the predictions
         shared.close()
         return PathPredictions([], len(slices), iter(()))
     columns = ["path", *(("unit", "patient_id") if any(slice_.volume for slice_ in slices) else ()), "prediction"]

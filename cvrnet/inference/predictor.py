@@ -27,20 +27,20 @@ from cvrnet.runs.checkpoint import find_checkpoints, load_checkpoint, shared_set
 
 @dataclass(frozen=True)
 class Prediction:
-    """The model's answer to one image."""
+    """The prediction for one image."""
 
     path: Path  #: the image
-    label: str  #: the most probable class; "" where there is no answer
+    label: str  #: the most probable class; "" if there is no prediction
     probabilities: NDArray[np.float64]  #: of each class, (C,)
-    heads: NDArray[np.float64] | None = None  #: each head's own probabilities, (heads, C), where they were asked for
-    error: str = ""  #: why there is no answer: the image could not be read, or the numbers overflowed; else ""
-    #: Entropy of the probabilities, in nats: how unsure the ensemble is. NaN where it is not defined.
+    heads: NDArray[np.float64] | None = None  #: each head's own probabilities, (heads, C), if requested
+    error: str = ""  #: why there is no prediction: the image could not be read, or the numbers overflowed; otherwise ""
+    #: Entropy of the probabilities, in nats: how uncertain the ensemble is. NaN where it is not defined.
     predictive_entropy: float = math.nan
-    #: Of answer and member, in nats: how far the members (folds times heads) disagree; 0 for one fold without heads.
+    #: In nats: how far the members (folds times heads) disagree; 0 for one fold without heads.
     mutual_information: float = math.nan
 
     def row(self, classes: Sequence[str]) -> dict[str, Any]:
-        """Return a table row: path, prediction, error and, where there is an answer, the numbers.
+        """Return a table row: path, prediction, error and, if there is a prediction, the numbers.
 
         The columns are ``prob_CLASS`` for the model's classes and, where there are heads, ``head_1_CLASS`` and so on.
         """
@@ -55,7 +55,7 @@ class Prediction:
 
 
 class Predictor:
-    """A trained model, or the folds of a run together, answering image files.
+    """Classifies image files with a trained model, or with the folds of a run as an ensemble.
 
     The probabilities are the mean over the folds of each fold's probabilities, which are themselves means over the
     heads (v2 section 4.3).
@@ -65,8 +65,8 @@ class Predictor:
             mode, and otherwise used unchanged. (:meth:`from_pretrained` also folds batch norm into the convolutions.)
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         dtype: ``auto``, ``fp32``, ``bf16`` or ``fp16``; ``auto`` takes the fastest on the device.
-        compile: Run the networks through ``torch.compile``: faster after a compilation of seconds to minutes. A text is
-            its mode; ``"reduce-overhead"`` records CUDA graphs.
+        compile: Run the networks through ``torch.compile``: faster after a compilation of seconds to minutes. A string
+            is its mode; ``"reduce-overhead"`` records CUDA graphs.
         any_body_part: Read DICOM files of any part of the body, not only of the chest.
 
     Raises:
@@ -86,7 +86,7 @@ class Predictor:
         #: Class names in the order of the probabilities, and the resizing and normalisation saved with the models.
         self.classes, preprocessing = shared_settings(models)
         self.preprocessing = replace(preprocessing, any_body_part=any_body_part)
-        #: The models, in float32: what explanations differentiate.
+        #: The models, in float32, for explanations.
         self.models: list[Any] = [m.eval().to(self.device).to(memory_format=torch.channels_last) for m in models]
         self.compile = compile
         cfg: Any = models[0].pretrained_cfg
@@ -103,7 +103,7 @@ class Predictor:
         compile: bool | str = False,
         any_body_part: bool = False,
     ) -> Predictor:
-        """Load a MODEL argument, with batch norm folded into the convolutions; other arguments: as `Predictor`.
+        """Load a MODEL argument, with batch norm folded into the convolutions; other arguments as in `Predictor`.
 
         MODEL is a run folder (all its folds, or only these), a fold folder, ``local-dir:FOLDER``,
         ``hf-hub:user/repo[@revision]``, or an ONNX file that ``cvrnet export`` wrote.
@@ -116,7 +116,7 @@ class Predictor:
         elif folds:
             raise UserError(f"{model} is one model; only the folds of a run can be chosen")
         else:
-            from cvrnet.onnx import load_onnx  # here, since onnx is an extra
+            from cvrnet.onnx import load_onnx  # here, because onnx is an extra
 
             models = [load_onnx(model, device, dtype)]
         predictor = cls(models, device, dtype, compile, any_body_part)
@@ -142,7 +142,7 @@ class Predictor:
         """Classify image files, or a single one.
 
         Raises:
-            UserError: An image cannot be read (:meth:`stream` goes on instead).
+            UserError: An image cannot be read (:meth:`stream` continues instead).
         """
         predictions = []
         for prediction in self.stream(paths, batch_size=batch_size, heads=heads):
@@ -168,10 +168,10 @@ class Predictor:
             window: For CTs in DICOM, ``"lung"`` or ``"soft-tissue"`` instead of the files' own.
 
         Yields:
-            One prediction for each file; for a file without an answer, one with ``error`` set.
+            One prediction for each file. If the file cannot be read or its numbers overflow, ``error`` is set.
 
         Raises:
-            UserError: Heads were asked for and the model has none; or the model answers no image (see
+            UserError: Heads were requested and the model has none; or the model gives no numbers for any image (see
                 `member_probabilities`).
         """
         if batch_size < 1:
@@ -189,7 +189,7 @@ class Predictor:
     def answer(
         self, images: Sequence[tuple[Path, NDArray[np.uint8]]], size: int = 0, *, heads: bool = False
     ) -> list[Prediction]:
-        """Classify images that are read already: names and pixels (H, W, C) of the preprocessing's size.
+        """Classify images that are already read: names and pixels (H, W, C) of the preprocessing's size.
 
         An image whose probabilities are not numbers has a prediction with ``error`` set.
         """
@@ -215,9 +215,9 @@ class Predictor:
 
     @property
     def overflow(self) -> str:
-        """Why an image has no answer although the model answers others."""
+        """Why an image has no prediction although the model predicts others."""
         advice = "" if self.precision == "fp32" else "; fp32 (--amp fp32) has a larger range"
-        return f"the answer of {self.name} is not a number (overflow in {self.precision}{advice})"
+        return f"the prediction of {self.name} is not a number (overflow in {self.precision}{advice})"
 
     def _failure(self, path: Path, error: str) -> Prediction:
         return Prediction(path, "", np.full(len(self.classes), np.nan), error=error)
@@ -233,13 +233,13 @@ class Predictor:
         """Return the probabilities of every member of the ensemble: (folds, heads, N, classes).
 
         The images are those of `probabilities`. Models without heads count as having one. With compiled networks, a
-        batch of fewer images than `size` is filled up, since a new size would be compiled.
+        batch of fewer images than `size` is filled up, because a new size would be compiled.
 
-        Every answer passes here. Rows of an image whose numbers overflow are NaN.
+        Every prediction comes from this method. Rows of an image whose numbers overflow are NaN.
 
         Raises:
-            UserError: The model cannot compute images of this size, or answers no image with numbers: it has NaN or
-                infinity in its weights, mean or std.
+            UserError: The model cannot compute images of this size, or its output is NaN even for a grey image, because
+                its weights, mean or std are not finite.
         """
         count = len(images)
         if self.compile and count < size:
@@ -248,7 +248,7 @@ class Predictor:
         if not np.isfinite(probabilities).all() and not np.isfinite(self._compute(torch.full_like(images, 128))).all():
             reduced = "" if self.precision == "fp32" else f", or they overflow in {self.precision}: try fp32"
             raise UserError(
-                f"{self.name} answers no image, not even a grey one, with numbers: "
+                f"{self.name} predicts NaN for every image, even for a grey one: "
                 f"its weights, mean or std are not finite{reduced}"
             )
         return probabilities[:, :, :count]
@@ -260,7 +260,7 @@ class Predictor:
         x = x.contiguous(memory_format=torch.channels_last)
         try:
             with torch.inference_mode():
-                # Cloned, because CUDA graphs write the next answer to the same memory.
+                # Cloned, because CUDA graphs write the next output to the same memory.
                 logits = torch.stack([network(x).clone() for network in self._networks])
         except UserError:
             raise
@@ -271,10 +271,10 @@ class Predictor:
             raise UserError(f"{self.name} cannot compute images of size {tuple(x.shape[1:])}: {reason}") from error
         if logits.shape[2:] != (len(images), len(self.classes)):
             raise UserError(
-                f"{self.name} answers {len(images)} images with numbers of shape {tuple(logits.shape[2:])}; "
+                f"{self.name} returns logits of shape {tuple(logits.shape[2:])} for {len(images)} images; "
                 f"expected one for each of its {len(self.classes)} classes"
             )
-        # In float64, so that means over members and entropies add no rounding of their own.
+        # In float64: then means over members, and entropies, add no rounding that matters.
         return logits.cpu().double().softmax(-1).numpy()
 
     @cached_property
@@ -284,7 +284,7 @@ class Predictor:
         if not self.compile:
             return networks
         mode = self.compile if isinstance(self.compile, str) else None
-        # On a CPU, freezing makes the weights constants, so that the compiler lays them out for its kernels.
+        # On a CPU, freezing makes the weights constants, and the compiler lays them out for its kernels.
         freeze = mode is None and self.device.type == "cpu"
         options: Any = {"options": {"freezing": True}} if freeze else {"mode": mode}
         return [torch.compile(network, dynamic=False, **options) for network in networks]

@@ -17,7 +17,7 @@ UNCERTAINTY = ("predictive_entropy", "mutual_information")  # attributes of a `P
 
 
 def entropy(probabilities: Array) -> Array:
-    """Return the entropy over the last axis: 0 for a certain answer, ``log(C)`` for C equally probable classes."""
+    """Return the entropy over the last axis: 0 for a certain prediction, ``log(C)`` for C equally probable classes."""
     logs = np.log(probabilities, out=np.zeros_like(probabilities), where=probabilities > 0)
     return np.maximum(-(probabilities * logs).sum(-1), 0.0)
 
@@ -25,6 +25,6 @@ def entropy(probabilities: Array) -> Array:
 def mutual_information(members: Array) -> Array:
     """Return the members' disagreement, the entropy of their mean minus their mean entropy.
 
-    (members, ..., C) in; (...) out, from 0, where all members agree, to the predictive entropy, where each is certain.
+    (members, ..., C) in; (...) out: 0 if all members agree, and the predictive entropy if each member is certain.
     """
     return np.maximum(entropy(members.mean(0)) - entropy(members).mean(0), 0.0)

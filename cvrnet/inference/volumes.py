@@ -1,4 +1,4 @@
-"""Mean answers for the slices of a CT: one for each series, and one for the patient."""
+"""Mean predictions for the slices of a CT: one for each series, and one for the patient."""
 
 from __future__ import annotations
 
@@ -55,6 +55,6 @@ def _mean(pairs: Sequence[tuple[Slice, Prediction]], classes: Sequence[str]) -> 
         return replace(pairs[0][1], path=path, error=f"{path}: no slice could be read")
     probabilities = np.mean([prediction.probabilities for prediction in read], axis=0)
     heads = [prediction.heads for prediction in read if prediction.heads is not None]
-    # Entropies stay undefined: they compare answers to one image.
+    # Entropies stay undefined: they compare predictions for one image.
     label = classes[int(probabilities.argmax())]
     return Prediction(path, label, probabilities, np.mean(heads, axis=0) if heads else None)

@@ -1,4 +1,4 @@
-"""The authors' Keras 2.3.1 checkpoints: reading them, and checks that our network computes the same (docs/keras.md)."""
+"""Read the authors' Keras 2.3.1 checkpoints, and check that our network computes the same (docs/keras.md)."""
 
 from cvrnet.keras.convert import convert_keras, load_keras
 from cvrnet.keras.parameters import keras_parameter_counts

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 KIND, MODEL = "convert-keras", "cvrnet_keras"
 MAX_CLASSES = 1000
-SHOWN = 20  # problems that one message lists; of the others it gives the number only
+SHOWN = 20  # problems that one message lists; it only counts the others
 
 
 def convert_keras(
@@ -37,8 +37,8 @@ def convert_keras(
     Args:
         file: HDF5 file of Keras 2's ``save_weights`` or ``model.save``.
         folder: The run folder: config.json, model.safetensors and run.json.
-        classes: Class names in the order of the outputs (alphabetical, where ``flow_from_directory`` made them);
-            ``class_0`` and so on by default, since the file has no class names.
+        classes: Class names in the order of the outputs (alphabetical if ``flow_from_directory`` made them);
+            ``class_0`` and so on by default, because the file has no class names.
         overwrite: Replace an existing run.
 
     Returns:
@@ -80,7 +80,7 @@ def load_keras(file: str | Path) -> CVRNet:
 
     Refuses another file, and names the weights that are missing, surplus or misshapen.
     """
-    from cvrnet.keras.hdf5 import open_weights, read_values  # here, since h5py is an extra
+    from cvrnet.keras.hdf5 import open_weights, read_values  # here, because h5py is an extra
 
     state: dict[str, Tensor] = {}
     biases: dict[str, Tensor] = {}
@@ -113,7 +113,7 @@ def _sizes(layers: LayerWeights, classifier: str) -> tuple[int, int]:
 def _match(
     layers: LayerWeights, names: Mapping[str, str], state: Mapping[str, Tensor]
 ) -> list[tuple[KerasWeight, h5py.Dataset]]:
-    """Pair every weight of the network with the file's, or raise a UserError that names what does not fit."""
+    """Pair every weight of the network with that in the file, or raise a UserError that names all that do not fit."""
     expected = {f"{names[weight.layer]}/{weight.name}": weight for weight in keras_weights()}
     found = {f"{layer}/{name}": stored for layer, weights in layers.items() for name, stored in weights.items()}
     problems = [f"{quoted(place)} is missing" for place in expected if place not in found]

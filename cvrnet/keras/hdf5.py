@@ -1,4 +1,4 @@
-"""Read the weights in an HDF5 file of Keras 2, which may come from anywhere, without opening any other file.
+"""Read the weights in an untrusted HDF5 file of Keras 2, without opening any other file.
 
 An HDF5 file can point to other files (external links, external storage, virtual datasets), declare sizes that it does
 not hold, and run filters when it is read. Keras writes plain contiguous datasets behind hard links. Nothing else is
@@ -45,9 +45,9 @@ def open_weights(path: str | Path) -> Iterator[LayerWeights]:
 
 
 def read_values(dataset: h5py.Dataset) -> np.ndarray:
-    """Read a weight; refuse one of fewer bytes than its shape declares, or with values that are not finite.
+    """Read a weight; refuse it if it has fewer bytes than its shape declares, or values that are not finite.
 
-    Check its shape first, since the declared size is allocated.
+    The caller checks the shape first, because the declared size is allocated.
     """
     declared, stored = 4 * math.prod(dataset.shape), dataset.id.get_storage_size()
     if stored != declared:

@@ -11,7 +11,7 @@ NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "movin
 CONV, DEPTHWISE, DENSE, VECTOR = (3, 2, 0, 1), (2, 3, 0, 1), (1, 0), (0,)
 
 HEADS = (3, 2, 1, 4, 5)
-"""Which of the papers' P1 to P5 the notebook's head i is: ``dense_{3i-2}, dense_{3i-1}, MKH_i, dense_{3i}``."""
+"""For each head i of the notebook (``dense_{3i-2}, dense_{3i-1}, MKH_i, dense_{3i}``), its number in the papers."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class KerasWeight:
     name: str
     target: str
     axes: tuple[int, ...] = VECTOR  #: Keras's axes in our order
-    folded: bool = False  #: whether this is a convolution's bias, which our network has in the running mean after it
+    folded: bool = False  #: whether this is a convolution's bias, which our network holds in the next running mean
 
     def keras_shape(self, shape: Collection[int]) -> tuple[int, ...]:
         """Return the shape in Keras, such as (7, 7, 3, 64), of a parameter of this shape in ours: (64, 3, 7, 7)."""
@@ -88,13 +88,13 @@ def _heads(to: str) -> Iterator[KerasWeight]:
 
 
 AUTOMATIC = ("xce_conv2d", "xce_batch_normalization", "dense")
-"""Kinds of layers that the notebook does not name: Keras numbers them, counting on through the life of a process."""
+"""Kinds of layers that the notebook does not name: Keras numbers them, and never restarts within a process."""
 
 
 def rename_automatic(expected: Collection[str], found: Collection[str]) -> dict[str, str]:
     """Map each expected layer name to the layer's name in the file, where automatic numbers may be shifted.
 
-    Where the notebook's cell ran twice in one process, ``dense_1 ... dense_15`` are called ``dense_16 ... dense_30``.
+    If the notebook's cell ran twice in one process, ``dense_1 ... dense_15`` are called ``dense_16 ... dense_30``.
     Keras numbers layers as they are built, so a kind's layers are matched in the order of their numbers if there are
     as many as expected. All other names stay as they are: the caller reports what is missing or misshapen.
 

@@ -1,4 +1,4 @@
-"""Count parameters as Keras does: v1's Table 2 and the notebook's ``count_params()``, from our network."""
+"""Count our network's parameters as Keras does, to compare them with v1's Table 2 and the notebook."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cvrnet.cvrnet import CVRNet
 
 
 def keras_parameter_counts(model: CVRNet) -> dict[str, int]:
-    """Count the parameters of each head's own network, from image to softmax, and of the whole, as Keras does.
+    """Count, as Keras does, the parameters of the network of each head, from image to softmax, and of the whole.
 
     Keras also counts the moving mean and variance of each batch norm, and the biases of ResNet-50's 53 convolutions,
     which batch norm makes redundant and which timm's ResNet does not have.
@@ -41,7 +41,7 @@ def keras_parameter_counts(model: CVRNet) -> dict[str, int]:
     counts = {}
     with torch.enable_grad():
         for i, logits in enumerate(shapes.branch_logits(torch.empty(1, model.in_chans, 64, 64, device="meta")), 1):
-            # A head's network is what its logits depend on: the parameters that get a gradient.
+            # The network of a head consists of the parameters that get a gradient from its logits.
             gradients = torch.autograd.grad(logits.sum(), list(sizes), allow_unused=True, retain_graph=True)
             used = zip(sizes.values(), gradients, strict=True)
             counts[f"P{i}"] = sum(size for size, gradient in used if gradient is not None)

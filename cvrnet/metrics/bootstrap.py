@@ -31,8 +31,8 @@ def bootstrap_intervals(
     Patients are drawn with replacement, each with all of its images (cluster bootstrap): images of one patient are
     alike, and resampling images would give intervals that are too narrow. A score that is undefined in more than a
     tenth of the resamples (a class of fewer than about three patients) has no interval: None; otherwise the resamples
-    that define it count. Where no resample differs, as for a class without a single error, the interval has no width;
-    ``cvrnet.metrics.bootstrap.exact_interval`` gives one there.
+    that define it count. If all resamples agree, as for a class without errors, the interval has no width;
+    ``cvrnet.metrics.bootstrap.exact_interval`` then gives one.
 
     Args:
         y_true: class indices, shape (N,).
@@ -63,8 +63,8 @@ def mean_interval(
 ) -> tuple[float | None, list[float] | None]:
     """The mean of one value for each image, and its 95 % interval by resampling patients as in `bootstrap_intervals`.
 
-    ``values`` has shape (N,), with NaN for an image without a value, which is left out; both results are None where all
-    are NaN. Other arguments: as `bootstrap_intervals`.
+    ``values`` has shape (N,), with NaN for an image without a value, which is left out; both results are None if all
+    are NaN. Other arguments are those of `bootstrap_intervals`.
     """
     table = np.asarray(values, np.float64)
     there = ~np.isnan(table)

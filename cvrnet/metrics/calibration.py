@@ -15,7 +15,7 @@ ECE_BINS = 15
 
 
 def brier_score(y_true: ArrayLike, probabilities: ArrayLike) -> float:
-    """Brier's own score over all classes: mean over samples of sum_k (p_k - [y = k])², from 0 to 2 (Brier 1950).
+    """Brier's original score over all classes: mean over samples of sum_k (p_k - [y = k])², from 0 to 2 (Brier 1950).
 
     With two classes it is twice the score of the positive class alone.
 
@@ -26,7 +26,7 @@ def brier_score(y_true: ArrayLike, probabilities: ArrayLike) -> float:
 
 
 def expected_calibration_error(y_true: ArrayLike, probabilities: ArrayLike, n_bins: int = ECE_BINS) -> float:
-    """How far the highest probability is from the accuracy, over bins of it (Naeini et al. 2015, Guo et al. 2017).
+    """The mean distance between highest probability and accuracy, over bins (Naeini et al. 2015, Guo et al. 2017).
 
     ``ECE = sum_m |B_m|/N · |accuracy(B_m) - mean confidence(B_m)|``, with bins ``((m-1)/M, m/M]`` of equal width. It
     depends on the number of bins and is biased upwards in small samples: compare models with the same bins and samples.

@@ -29,7 +29,7 @@ def check(
     if n_classes < 2:
         raise UserError(f"{n_classes} column of probabilities: expected one for each of two or more classes")
     if classes is not None and (len(classes) != n_classes or len(set(classes)) != n_classes):
-        raise UserError(f"classes {list(classes)}: expected {n_classes} different names, one a column of probabilities")
+        raise UserError(f"classes {list(classes)}: expected {n_classes} different names, one for each column")
     if labels.min() < 0 or labels.max() >= n_classes:
         wrong = labels[(labels < 0) | (labels >= n_classes)][0]
         raise UserError(f"label {wrong}: expected a class index from 0 to {n_classes - 1}")

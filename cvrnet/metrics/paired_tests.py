@@ -13,21 +13,21 @@ from cvrnet.errors import UserError
 
 
 def corrected_resampled_t_test(differences: ArrayLike, n_train: float, n_test: float) -> dict[str, Any]:
-    """Nadeau and Bengio's corrected resampled t-test of paired differences, one a fold, against zero.
+    """Nadeau and Bengio's corrected resampled t-test of paired differences, one per fold, against zero.
 
     The folds of a cross-validation share training images, so their differences are correlated, and the usual paired
-    t-test finds differences that are not there (Dietterich 1998). This one takes (1/k + n_test/n_train) in place of
-    1/k times the variance (Nadeau and Bengio 2003, "Inference for the generalization error", eq. 5), with k - 1
-    degrees of freedom.
+    t-test finds differences that do not exist (Dietterich 1998). This test multiplies the variance by
+    (1/k + n_test/n_train) instead of 1/k (Nadeau and Bengio 2003, "Inference for the generalization error", eq. 5),
+    with k - 1 degrees of freedom.
 
     Args:
-        differences: The score of one model less that of the other, a fold each: shape (k,), k at least 2.
+        differences: The score of one model minus that of the other for each fold: shape (k,), k at least 2.
         n_train: Images that a fold's model was trained on.
         n_test: Images that it was tested on.
 
     Returns:
-        ``mean``, ``low`` and ``high`` (95 % confidence interval), ``t``, and two-sided ``p``. Folds that all differ by
-        the same have no variance: an interval without width, and p is 1 for no difference and 0 for any.
+        ``mean``, ``low`` and ``high`` (95 % confidence interval), ``t``, and two-sided ``p``. If the difference is the
+        same in all folds, the interval has no width, and p is 1 for a difference of 0, otherwise 0.
 
     Raises:
         UserError: Fewer than two folds, or no images.

@@ -18,9 +18,9 @@ def roc_curves(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[st
     """ROC curves: ``{"per_class": {name: curve}, "macro": curve}``.
 
     A curve holds ``fpr``, ``tpr``, ``threshold`` and ``auc``: the sensitivity and 1 - specificity of "probability >=
-    threshold", from (0, 0) to (1, 1). A class without samples of both sides is None. The macro curve (without
-    threshold) is the mean of the class curves, interpolated linearly on the union of their false-positive rates, both
-    sides of every step: the area under it is the mean of the areas. It is None where every class is.
+    threshold", from (0, 0) to (1, 1). The curve of a class without samples on both sides is None. The macro
+    curve (without threshold) is the mean of the class curves, interpolated linearly on the union of their
+    false-positive rates, both sides of every step: the area under it is the mean of the areas. It is None if all are.
 
     >>> curves = roc_curves([0, 0, 1, 1], [[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8]], ["NOR", "CVP"])
     >>> curves["per_class"]["CVP"]["tpr"], curves["macro"]["auc"]

@@ -115,8 +115,8 @@ def mean_std(values: Sequence[Any], ddof: int = 0) -> dict[str, Any]:
     Each number becomes ``{"mean", "std", "n"}``, where n counts the folds in which it is defined (not None); with none,
     mean and std are None. Names and lists, such as the confusion matrix, are left out: a pooled matrix is a sum.
 
-    `ddof` 0 (dividing by n) is what the papers' "mean ± standard deviation" is: it gives every cell of v1's Table 3
-    from its fold rows, and 1 (the sample standard deviation, larger by 12 % with five folds) does not.
+    `ddof` 0 (dividing by n) is the papers' "mean ± standard deviation": it reproduces every cell of v1's Table 3 from
+    its fold rows. 1 (the sample standard deviation, larger by 12 % with five folds) does not.
 
     >>> mean_std([0.964, 0.966, 0.955, 0.968, 0.964])  # v1 Table 3, Task-2, precision: 0.963 ± 0.004
     {'mean': 0.9634, 'std': 0.00445..., 'n': 5}

@@ -1,4 +1,4 @@
-"""Export a trained model to an ONNX file, and check the file's answers before it appears."""
+"""Export a trained model to an ONNX file, and check the file's outputs before the file appears."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def export_onnx(
     overwrite: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> dict[str, Any]:
-    """Export a model, all folds of a run as one network, to an ONNX file.
+    """Export a model to an ONNX file; all folds of a run become one network.
 
     The file appears only after ONNX Runtime has reproduced the probabilities of the PyTorch network, and of each of its
     heads, within 1e-4.
@@ -54,25 +54,25 @@ def export_onnx(
         output: The file; its name ends in .onnx.
         folds: Folds of the run to export; all by default.
         img_size: Height and width in pixels; by default those of the training.
-        check_images: Data set whose images are used for this check; by default the calibration's, then the run's own,
-            then phantoms.
+        check_images: Data set whose images are used for this check; by default that of the calibration or of the run,
+            or phantoms.
         int8: Quantise: weights and activations of the convolutions become 8-bit integers.
         calibration: Data set for int8. The images of some patients give the ranges of the activations; on the others
             the quantised file is compared with the float32 file.
         calibration_images: Number of images that give the ranges.
-        min_agreement: Smallest part of the other images that keep their most probable class; 0 accepts anything.
+        min_agreement: Smallest part of the other images that must keep their most probable class; 0 accepts anything.
         max_accuracy_drop: Largest loss of accuracy on them, where they have labels; 1 accepts anything.
         any_body_part: Also read DICOM files of other parts of the body than the chest.
         overwrite: Replace an existing file.
         progress: Called while the quantised file is compared, with the number of images done and of all.
 
     Returns:
-        ``folds``; ``checked_on``, which images; ``max_difference``, the largest difference between a probability and
-        PyTorch's. With ``int8`` also ``quantization``: ``tool``, ``calibration_images``, and what
-        `cvrnet.onnx.quantize.compare` returns.
+        ``folds``; ``checked_on``, the images of the check; ``max_difference``, the largest difference between a
+        probability of ONNX Runtime and of PyTorch. With ``int8`` there is also ``quantization``: ``tool``,
+        ``calibration_images``, and the result of `cvrnet.onnx.quantize.compare`.
 
     Raises:
-        UserError: An argument is wrong, or the answers differ too much. Nothing is written.
+        UserError: An argument is wrong, or the outputs differ too much. Nothing is written.
     """
     output = Path(output)
     _check_arguments(output, int8, calibration, overwrite)
@@ -122,7 +122,7 @@ def _check_arguments(output: Path, int8: bool, calibration: str | Path | None, o
 def _load_network(folders: Sequence[Path], img_size: int | None) -> PixelNetwork:
     """Load the folds of a run as one network, in evaluation mode on the CPU."""
     models: list[Any] = [load_checkpoint(folder) for folder in folders]
-    # A network that is built for one image size (such as a vision transformer) is built again for the new one.
+    # A network that works at one image size only (such as a vision transformer) is built again for the new size.
     if img_size and any(model.pretrained_cfg.get("fixed_input_size") for model in models):
         models = [load_checkpoint(folder, img_size=img_size) for folder in folders]
     return PixelNetwork(models, img_size).eval()
@@ -134,7 +134,7 @@ def _find_run(folder: Path) -> dict[str, Any]:
 
 
 def _provenance(folders: Sequence[Path], run: dict[str, Any]) -> dict[str, Any]:
-    """Kind of run, SHA-256 of each fold's weights and of the data set, versions; no paths or names of this machine."""
+    """Kind of run, SHA-256 of each fold's weights and of the data set, versions; no local paths or names."""
     # The user's folder names are private: only names of the form fold-k are written.
     names = [folder.name if fold_number(folder.name) else None for folder in folders]
     hashes = [file_hash(folder / WEIGHTS) for folder in folders]
@@ -150,7 +150,7 @@ def _provenance(folders: Sequence[Path], run: dict[str, Any]) -> dict[str, Any]:
 def _check(network: PixelNetwork, file: Path, pixels: torch.Tensor) -> float:
     """Return the largest difference between a probability of PyTorch and of ONNX Runtime; refuse one above 1e-4.
 
-    The heads are compared one by one, since their errors can cancel in the mean.
+    The heads are compared one by one, because their errors can cancel in the mean.
     """
     exported = load_onnx(file, "cpu", "fp32", "onnxruntime")
     with torch.inference_mode():
@@ -163,7 +163,7 @@ def _check(network: PixelNetwork, file: Path, pixels: torch.Tensor) -> float:
         for a, b in zip(expected, found, strict=True)
     )
     if not math.isfinite(worst):
-        raise UserError("the network's answers are not finite on the images of the check; nothing was written")
+        raise UserError("the network's outputs are not finite on the images of the check; nothing was written")
     if worst > TOLERANCE:
         raise UserError(
             f"the exported network's probabilities differ from PyTorch's by {worst:.1e}; expected at most "

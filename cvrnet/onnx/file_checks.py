@@ -1,4 +1,4 @@
-"""Check an ONNX file, which may come from anywhere, before an engine reads it; return what it says of itself."""
+"""Check an untrusted ONNX file before an engine reads it, and return its metadata."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLO
 
 
 def read_metadata(path: str | Path) -> tuple[dict[str, Any], int]:
-    """Return the ``pretrained_cfg`` in an ONNX file's metadata, and the number of heads in its outputs (0: no CVR-Net).
+    """Return the ``pretrained_cfg`` in an ONNX file's metadata, and the number of heads in its outputs.
+
+    The number is 0 for a network that is not a CVR-Net.
 
     The file is refused if it is damaged, if it holds what ``cvrnet export`` does not write (weights in other files,
     weights that are not finite, loops and other graphs inside the graph, operators of other makers, more than 20,000
@@ -39,7 +41,7 @@ def read_metadata(path: str | Path) -> tuple[dict[str, Any], int]:
         proto = onnx.load(path, load_external_data=False)
     except (DecodeError, ValueError):
         proto = onnx.ModelProto()
-    if not proto.graph.output:  # other files can parse, too: every field of a protobuf message is optional
+    if not proto.graph.output:  # not ONNX, but it parses: every field of a protobuf message is optional
         raise UserError(f"{path} is not an ONNX file, or is cut short")
     if problem := _find_problem(proto):
         raise UserError(f"{path} {problem}; {_OURS}")
@@ -59,7 +61,7 @@ def read_metadata(path: str | Path) -> tuple[dict[str, Any], int]:
 
 
 def _find_problem(proto: onnx.ModelProto) -> str:
-    """What the file holds that ``cvrnet export`` does not write; "" if there is nothing."""
+    """The first thing in the file that ``cvrnet export`` does not write; "" if there is none."""
     if len(proto.graph.node) > _MOST_NODES:
         return f"has a graph of {len(proto.graph.node):,} nodes"
     if proto.functions or proto.training_info:

@@ -22,13 +22,13 @@ OPSET = 18
 INPUT, LOGITS, HEADS = "pixels", "logits", "head_logits"
 NOTE = "Research software, not a medical device: not for diagnosis or treatment."
 _KEPT = ("architecture", "license", "paper_name", "paper_ids", "notes")
-"""Keys that are copied from timm's ``pretrained_cfg``. Others tell where weights lie, local paths included."""
+"""Keys that are copied from timm's ``pretrained_cfg``. Others name the location of weights, such as local paths."""
 
 
 class PixelNetwork(nn.Module):
-    """What an ONNX file computes: normalisation, every fold, and the mean of their probabilities.
+    """The network in an ONNX file: normalisation, every fold, and the mean of their probabilities.
 
-    The images are as high and wide as those of the training, or `img_size` pixels.
+    Height and width of the images are those of the training, or `img_size`.
     """
 
     def __init__(self, models: Sequence[nn.Module], img_size: int | None = None) -> None:
@@ -39,7 +39,8 @@ class PixelNetwork(nn.Module):
             size = (preprocessing.input_size[0], img_size, img_size)
             preprocessing = dataclasses.replace(preprocessing, input_size=size)
         self.preprocessing = preprocessing
-        # (pixels / 255 - mean) / std as one multiplication and one addition. Rounded to float32 only once.
+        # (pixels / 255 - mean) / std as one multiplication and one addition, whose constants are rounded to float32
+        # only once.
         mean, std = (torch.tensor(v, dtype=torch.float64) for v in (preprocessing.mean, preprocessing.std))
         self.scale: Tensor
         self.shift: Tensor
@@ -105,7 +106,7 @@ def trace(network: PixelNetwork) -> onnx.ModelProto:
 
 
 def _strip(message: Message) -> None:
-    """Remove stack traces, source lines and scopes at every level: they name files of this machine."""
+    """Remove stack traces, source lines and scopes at every level, because they name files on this machine."""
     for field, value in message.ListFields():
         if field.name in ("doc_string", "metadata_props"):
             message.ClearField(field.name)

@@ -1,4 +1,4 @@
-"""Quantise a float32 file to 8-bit integers with ONNX Runtime, and compare the answers of both files."""
+"""Quantise a float32 file to 8-bit integers with ONNX Runtime, and compare the outputs of both files."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ class _Reader(CalibrationDataReader):
 
 
 def quantize(source: Path, target: Path, calibration: Sequence[Record], network: PixelNetwork) -> int:
-    """Write a quantised copy of a float32 file; return the number of images that gave the ranges."""
+    """Write a quantised copy of a float32 file; return the number of images that the calibration used."""
     images = [image for _, image in readable_images(calibration, network.preprocessing)]
     if not images:
         raise UserError("none of the calibration images can be read")
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".quantizing-") as folder:
         prepared = Path(folder) / "prepared.onnx"
-        # ONNX Runtime optimises the graph first, so that ranges are measured where they will be used.
+        # Optimise the graph first: then ranges are measured for the tensors that are quantised.
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         quantize_static(
             str(prepared),
             str(target),
             _Reader(images),
-            quant_format=QuantFormat.QDQ,  # standard operators, which other engines read too
+            quant_format=QuantFormat.QDQ,  # standard operators, which other engines also read
             op_types_to_quantize=["Conv", "MaxPool", "MatMul"],
             nodes_to_exclude=_float_nodes(onnx.load(prepared).graph, network.float32_parts),
             activation_type=QuantType.QUInt8,
@@ -90,7 +90,7 @@ def compare(
     network: PixelNetwork,
     progress: Callable[[int, int], object] | None = None,
 ) -> dict[str, Any]:
-    """Compare the answers of a float32 file and its quantised copy to the same images; refuses too few images.
+    """Compare the outputs of a float32 file and its quantised copy for the same images; refuses too few images.
 
     Returns:
         ``images``, their number; ``top_class``, the part of them with the same most probable class; ``max_difference``
@@ -113,7 +113,7 @@ def compare(
         )
     p, q = np.concatenate(answers, axis=1)
     if not np.isfinite(q).all():
-        raise UserError("the int8 network's answers are not finite; nothing was written")
+        raise UserError("the int8 network's outputs are not finite; nothing was written")
     truth = np.array([network.classes.index(label) for label in labels]) if all(labels) else None
     return {
         "images": len(labels),
@@ -125,13 +125,13 @@ def compare(
 
 
 def check_agreement(found: Mapping[str, Any], min_agreement: float, max_accuracy_drop: float) -> None:
-    """Raise a UserError with the figures of `compare` where the quantised file answers too differently."""
+    """Raise a UserError with the values of `compare` if the outputs of the quantised file differ too much."""
     figures = f"the top class agrees on {found['top_class']:.1%} of {found['images']} images"
     before, after = found["accuracy_before"], found["accuracy_after"]
     if before is not None:
         figures += f", accuracy goes from {before:.1%} to {after:.1%}"
     if found["top_class"] < min_agreement or (before is not None and before - after > max_accuracy_drop):
         raise UserError(
-            f"int8 answers too differently, nothing was written: {figures}; expected an agreement of at least "
+            f"int8 changes the predictions too much, nothing was written: {figures}; expected an agreement of at least "
             f"{min_agreement:.1%} and an accuracy loss of at most {max_accuracy_drop:.1%}"
         )

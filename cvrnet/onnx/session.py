@@ -1,4 +1,4 @@
-"""Run an ONNX file as a PyTorch module, in OpenVINO where it is installed, else in ONNX Runtime."""
+"""Run an ONNX file as a PyTorch module, in OpenVINO if it is installed, otherwise in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Session = Callable[[np.ndarray, str], np.ndarray]  # pixels, uint8 (N, C, H, W),
 
 
 class OnnxModel(nn.Module):
-    """A network in an ONNX file, with the content of its metadata. It answers as in PyTorch, without gradients."""
+    """A network in an ONNX file, with its metadata. Its outputs are those of the PyTorch network, without gradients."""
 
     def __init__(self, session: Session, cfg: dict[str, Any], num_heads: int, file: str) -> None:
         super().__init__()
         self._file = file
         channels = cfg["input_size"][0]
-        # The graph normalises pixels of 0 to 255 itself: with these two, our preprocessing leaves them as they are.
+        # The graph itself normalises pixels of 0 to 255: with these values, our preprocessing does not change them.
         self.pretrained_cfg = self.default_cfg = {**cfg, "mean": (0.0,) * channels, "std": (1 / 255,) * channels}
         self.num_classes: int = cfg["num_classes"]
         self.groups = [[i] for i in range(num_heads)]  # as many as in the CVR-Net
@@ -103,7 +103,7 @@ def _open_onnxruntime(path: Path, device: str) -> Session:
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": index}))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4  # errors are raised; the log would print them a second time
+    options.log_severity_level = 4  # errors are raised; the log would print them again
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions have no common base class
@@ -127,7 +127,7 @@ def _open_openvino(path: Path, precision: str) -> Session:
 
 
 def _reason(error: Exception) -> str:
-    """The line of an engine's message that says what is wrong: OpenVINO's last, after where it was found."""
+    """The line of an engine's message that names the problem; in OpenVINO's messages it is the last line."""
     lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if not line.startswith("Exception from")] or lines or [type(error).__name__]
     return told[-1] if len(told) < len(lines) else told[0]

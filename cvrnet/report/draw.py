@@ -22,7 +22,7 @@ _CURVES = {
     "precision_recall": (metrics.precision_recall_curves, figures.plot_precision_recall, _PRECISION_RECALL),
     "calibration": (metrics.calibration_curve, figures.plot_calibration, _CALIBRATION),
 }
-"""Name of the figure to the function that calculates it, the one that draws it, and the columns of its CSV file."""
+"""Name of a figure -> the function that calculates it, the one that draws it, and the columns of its CSV file."""
 
 
 def draw_predictions(folder: Path, predictions: PredictionTable, suffix: str = "") -> None:
@@ -40,7 +40,7 @@ def draw_predictions(folder: Path, predictions: PredictionTable, suffix: str = "
 
 
 def draw_heads(folder: Path, head_rows: Sequence[Mapping[str, Any]]) -> None:
-    """Each head's accuracy beside the average's, from `cvrnet.scoring.head_rows`."""
+    """The accuracy of each head beside that of the average, from `cvrnet.scoring.head_rows`."""
     _save(folder, "heads", figures.plot_heads(head_rows), head_rows)
 
 
@@ -68,7 +68,7 @@ def _matrix_rows(matrix: np.ndarray, classes: Sequence[str]) -> Iterator[dict[st
 
 
 def _curve_rows(curves: Mapping[str, Any], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """A row for each point of each class's curve, and of the one over all (``macro``, or the predicted class's)."""
+    """A row for each point of each class's curve, and of the curve over all (``macro``, or of the predicted class)."""
     overall = next(key for key in curves if key != "per_class")
     parts = [("class", name, curve) for name, curve in curves["per_class"].items()]
     for kind, name, curve in [*parts, (overall, "", curves[overall])]:

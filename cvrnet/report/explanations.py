@@ -1,4 +1,4 @@
-"""The report's section of maps: the most confident right answers and mistakes, and where the network looked."""
+"""The report's section of maps: the most confident correct predictions and mistakes, and where the network looked."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cvrnet.report.results import Results, read_results
 from cvrnet.report.write import image_path
 from cvrnet.runs.layout import fold_name
 
-RIGHT, MOST_RIGHT, WRONG = 2, 12, 6  # right answers of each class, and of all classes together; mistakes
+RIGHT, MOST_RIGHT, WRONG = 2, 12, 6  # correct predictions of each class, and of all classes together; mistakes
 
 
 def maps_section(folder: Path, predictor: Predictor | None = None) -> Section:
@@ -27,7 +27,10 @@ def maps_section(folder: Path, predictor: Predictor | None = None) -> Section:
     explained by the model of the fold that tested it.
     """
     results = read_results(folder)
-    chosen = {"Surest right answers": right_rows(results), "Surest mistakes": mistake_rows(results.predictions)[:WRONG]}
+    chosen = {
+        "Most confident correct predictions": right_rows(results),
+        "Most confident mistakes": mistake_rows(results.predictions)[:WRONG],
+    }
     rows = [row for part in chosen.values() for row in part]
     problem, panels = "", {}
     if any(image_path(results.run, row["path"]).is_file() for row in rows):
@@ -43,7 +46,7 @@ def maps_section(folder: Path, predictor: Predictor | None = None) -> Section:
 
 
 def right_rows(results: Results) -> list[Row]:
-    """The `RIGHT` most probable right answers of each class; of many classes, the `MOST_RIGHT` surest of these."""
+    """The `RIGHT` most confident correct predictions of each class; in all, at most the `MOST_RIGHT` most confident."""
     p = results.predictions
     rows = [p.row(i) for i in (p.guesses == p.labels).nonzero()[0].tolist()]
     rows.sort(key=lambda row: (-row["probability"], row["path"]))
@@ -66,7 +69,7 @@ def _panels(
     panels: dict[str, tuple[Picture | None, Picture | str]] = {}
     for fold, members in by_fold.items():
         folder = results.folder / fold_name(fold) if fold else results.folder
-        model = predictor or Predictor.from_pretrained(folder, any_body_part=True)  # the run has read them already
+        model = predictor or Predictor.from_pretrained(folder, any_body_part=True)  # the run has read these files
         paths = [image_path(results.run, row["path"]) for row in members]
         found = example_panels(model, [str(path) for path in paths], target=[row["prediction"] for row in members])
         for row, path, panel in zip(members, paths, found, strict=True):

@@ -19,7 +19,7 @@ def seen_sentence(images: int) -> str:
 
 
 def model_name(results: Results) -> str:
-    """The architecture, with its encoders where they were chosen."""
+    """The architecture, with its encoders if the user chose them."""
     run = results.run
     if results.kind == "evaluate":
         return str(run["architecture"])
@@ -31,11 +31,11 @@ def data_name(results: Results) -> str:
     """The data set's name, which is the name of its folder."""
     path = Path(results.run["data"])
     folder = path.parent if path.name == "manifest.csv" and path.parent.name else path
-    return "~" if folder == Path.home() else folder.name  # the home folder's name is the user's
+    return "~" if folder == Path.home() else folder.name  # the home folder has the user's name
 
 
 def without_folders(value: Any) -> Any:
-    r"""A setting without the folders that a path in it lies in: the report may be given to others.
+    r"""A setting without the folders in its path, because the user may give the report to others.
 
     >>> without_folders("local-dir:/home/ada/run"), without_folders(r"C:\ada\run"), without_folders("hf-hub:ada/chest")
     ('local-dir:run', 'run', 'hf-hub:ada/chest')
@@ -48,7 +48,7 @@ def without_folders(value: Any) -> Any:
 
 
 def patients(results: Results) -> str:
-    """How many patients the data set has, as far as that is known."""
+    """The known number of patients in the data set."""
     evaluated = results.kind == "evaluate"
     ids = results.predictions.patients if evaluated else [row["patient_id"] for row in results.split]
     known = [patient for patient in ids if patient]

@@ -45,7 +45,7 @@ SETS = {"val": "validation", "test": "test", INDEPENDENT: "independent"}
 
 @dataclass(frozen=True)
 class ReportTable:
-    """A table of the report: the rows of its CSV file, and what the page shows of them."""
+    """A table of the report: the rows of its CSV file, and the part that the page shows."""
 
     rows: Sequence[Row]
     shown: Table
@@ -87,7 +87,7 @@ def _table(
 
 
 def _cell(row: Row, key: str) -> str:
-    """A text, a count, or a score with its interval, if there is one, and a dagger if that is exact."""
+    """A text, a count, or a score with its interval (if it has one), with a dagger if the interval is exact."""
     if isinstance(row[key], str):
         return row[key]
     if isinstance(row[key], int):
@@ -136,7 +136,7 @@ def paper_scores(scores: Mapping[str, Any]) -> Row:
 
 
 def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """One set's scores less another's; None where one of the two is undefined."""
+    """The scores of one set minus those of another; None where one of the two is undefined."""
 
     def less(a: Any, b: Any) -> Any:
         if isinstance(a, Mapping):

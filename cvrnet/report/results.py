@@ -15,12 +15,12 @@ from cvrnet.runs.read import read_folds, read_json, read_rows, read_run
 
 @dataclass(frozen=True)
 class Results:
-    """A run or an evaluation with its numbers."""
+    """The results of a run or an evaluation."""
 
     folder: Path
     run: Mapping[str, Any]  #: run.json
-    results: Mapping[str, Any]  #: summary.json of a cross-validation, metrics.json of a training or an evaluation
-    shown: str  #: the set that figures and tables show: ``test``, or of a training ``independent`` or else ``val``
+    results: Mapping[str, Any]  #: summary.json of a cross-validation, or metrics.json of another run
+    shown: str  #: the set in figures and tables: ``test``; for a single training ``independent`` or ``val``
     scores: Mapping[str, Any]  #: of that set, over all folds
     predictions: PredictionTable  #: of that set, over all folds
     split: list[dict[str, str]]  #: the rows of split.csv; none for an evaluation
@@ -40,7 +40,7 @@ class Results:
 
     @property
     def independent(self) -> Mapping[str, Any] | None:
-        """The scores on the independent source beside the cross-validation's, over all folds."""
+        """In a cross-validation, the scores on the independent source, over all folds."""
         part = self.results.get(INDEPENDENT)
         return part["pooled"] if self.kind == "crossval" and part else None
 

@@ -1,4 +1,4 @@
-"""report.html: what a run has shown, in one file that needs no network, prints well and fits a phone."""
+"""report.html: the results of a run in one file that needs no network, prints well and fits a phone."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Section:
 def write_report(folder: str | Path, further: Sequence[Section] = ()) -> Path:
     """Write `report.html` and `tables/*.csv` from the files in the folder of a run or an evaluation.
 
-    Can be called again at any time, for instance when an audit.json has come to the run. The sections in ``further``
+    This can be repeated at any time, for instance after an audit.json was added to the run. The sections in ``further``
     come before the learning curves. Returns the page's path.
 
     Raises:
-        UserError: The folder holds no finished run, or what it holds is damaged.
+        UserError: The folder holds no finished run, or a damaged one.
     """
     folder = Path(folder)
     with damaged_files(folder):

@@ -24,7 +24,7 @@ from cvrnet.runs.layout import CONFIG, WEIGHTS, fold_folders, fold_name, fold_nu
 from cvrnet.runs.model_config import check_names, label_names, read_config
 
 FUSED = "batch_norm_is_folded"
-"""Attribute of a model that `cvrnet.inference.fuse_batch_norm` changed: no architecture describes it any more."""
+"""Attribute of a model that `cvrnet.inference.fuse_batch_norm` changed: its config no longer describes it."""
 _ERRORS = (OSError, RuntimeError, ValueError, ArithmeticError, TypeError, LookupError, AttributeError, AssertionError)
 
 
@@ -47,7 +47,7 @@ def save_checkpoint(model: nn.Module, folder: str | Path, classes: Sequence[str]
         )
     if name := find_not_finite(model):
         raise UserError(f"the model cannot be saved: {name} holds NaN or infinity")
-    Preprocessing.from_model(model)  # raises for what could not be loaded again
+    Preprocessing.from_model(model)  # raises if the checkpoint could not be loaded again
     count: Any = model.num_classes
     check_names(classes, count)
     names = label_names(classes, count)
@@ -74,7 +74,7 @@ def save_checkpoint(model: nn.Module, folder: str | Path, classes: Sequence[str]
 
 
 def _remove_num_classes(path: Path) -> None:
-    """Remove ``num_classes`` from a config.json's arguments: it is beside them too, and transformers passes it."""
+    """Remove ``num_classes`` from the arguments in config.json: it is also beside them, and transformers passes it."""
     config = json.loads(path.read_text(encoding="utf-8"))
     if config.get("model_args", {}).pop("num_classes", None) is not None:
         path.write_text(json.dumps(config, indent=2), encoding="utf-8")
@@ -85,7 +85,7 @@ def load_checkpoint(folder: str | Path, **kwargs: Any) -> nn.Module:
 
     The folder may come from anywhere. config.json is validated first. Then the network is created without memory (on
     PyTorch's meta device), of at most two billion parameters (the environment variable CVRNET_MAX_PARAMETERS sets
-    another limit), and filled from the file, so that no random weights are made, and no weights are twice in memory.
+    another limit), and filled from the file. So no random weights are made, and no weights are twice in memory.
     The file's tensors must be exactly the network's, and finite. With arguments, and for networks that need memory to
     be created, timm creates the model, adapts the weights and loads them. Arguments are those of
     ``timm.create_model``, such as another ``num_classes``.
@@ -128,7 +128,7 @@ def checkpoint_classes(model: nn.Module) -> list[str]:
         UserError: The model has no classifier of two or more classes.
     """
     cfg: Any = model.pretrained_cfg
-    # A network that is none of timm's may not state its number of classes; its answers will show whether this fits.
+    # A network from outside timm may not state its number of classes; its first output shows whether this fits.
     count: Any = getattr(model, "num_classes", len(cfg.get("label_names") or ()) or cfg.get("num_classes", 0))
     if count < 2:
         raise UserError(f"{cfg.get('architecture')} has {count} classes; expected a classifier of 2 or more")
@@ -136,7 +136,7 @@ def checkpoint_classes(model: nn.Module) -> list[str]:
 
 
 def shared_settings(models: Sequence[nn.Module]) -> tuple[list[str], Preprocessing]:
-    """The class names and the preprocessing of models that answer together; refuses models that differ in them."""
+    """The class names and the preprocessing of the models of an ensemble; refuses models that differ in them."""
     classes, preprocessing = checkpoint_classes(models[0]), Preprocessing.from_model(models[0])
     for model in models[1:]:
         if checkpoint_classes(model) != classes or Preprocessing.from_model(model) != preprocessing:

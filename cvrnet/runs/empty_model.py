@@ -119,7 +119,7 @@ def fill(model: nn.Module, path: Path) -> nn.Module:
     module: Any
     for module in model.modules():
         if hasattr(module, "init_non_persistent_buffers"):
-            module.init_non_persistent_buffers()  # timm's protocol for what no checkpoint holds
+            module.init_non_persistent_buffers()  # timm's protocol for values that are not in checkpoints
     state = model.state_dict()
     names = list(state)
     with torch.no_grad():
@@ -132,7 +132,7 @@ def fill(model: nn.Module, path: Path) -> nn.Module:
 
 
 def find_not_finite(model: nn.Module) -> str:
-    """The name of the first tensor with NaN or infinity, which spoils every answer; "" if there is none.
+    """The name of the first tensor with NaN or infinity, which spoils every prediction; "" if there is none.
 
     A single number may be infinite: the limit of a range.
     """

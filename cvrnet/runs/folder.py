@@ -1,4 +1,4 @@
-"""The folder of a run: opened for a job, and given back when the job has ended."""
+"""The folder of a run: locked while a job writes to it."""
 
 from __future__ import annotations
 
@@ -58,17 +58,18 @@ class RunFolder:
         return self.folder != self.path
 
     def start(self) -> None:
-        """Remove what an earlier job left aside; called when nothing can be refused any more."""
+        """Remove the unfinished run that an earlier job left beside the folder. Call this after all checks."""
         if not self.continues and (new := new_folder(self.path)).exists():
             check_replaceable(new, _is_of_a_run)
             shutil.rmtree(new)
 
 
 def find_run_folder(output: str | Path, kind: str, *, resume: bool = False, overwrite: bool = False) -> RunFolder:
-    """Where a job of this kind writes; changes nothing.
+    """The folder that a job of this kind writes to; changes nothing.
 
-    A run is made in the folder itself if that is empty. Otherwise it is made aside. Jobs that take minutes are always
-    made aside where that is possible. With ``resume``, a run that is being made aside is continued before any other.
+    A run is made in the folder itself if that is empty. Otherwise it is made in a hidden folder beside it. Jobs that
+    take minutes always use the hidden folder, where that is possible. With ``resume``, a run in the hidden folder is
+    continued before any other.
     """
     path = real_folder(output)
     new = new_folder(path)
@@ -92,7 +93,7 @@ def open_run_folder(
     Args:
         output: The folder, or a symbolic link to it.
         kind: The kind of the job, as in run.json.
-        part: Only this part of the run is written; other processes may write others at the same time.
+        part: The only part of the run that is written; other processes may write other parts at the same time.
         resume: Continue the run in the folder.
         overwrite: Replace it.
 
@@ -169,10 +170,10 @@ def _is_of_a_run(path: Path) -> bool:
 def claim_folder(
     folder: Path, description: Mapping[str, Any], *, resume: bool = False, defaults: Mapping[str, Any] | None = None
 ) -> None:
-    """Write run.json, or make sure that the folder holds the same job; refuses as `check_folder`.
+    """Write run.json; refuse the folder of another job, and whatever `check_folder` refuses.
 
-    The description is the content of run.json. With `resume` the folder may hold this very job, also with fewer epochs.
-    `defaults` are the values of settings that an older version does not name.
+    The description is the content of run.json. With `resume` the folder may already hold this job; it may have fewer
+    epochs. `defaults` are the values of settings that are missing in the run.json of an older version.
     """
     if check_folder(folder, description["kind"], resume=resume) and (
         changed := _changes(folder, description, defaults or {})

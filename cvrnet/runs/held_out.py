@@ -17,20 +17,20 @@ _HELD_OUT = ("test", INDEPENDENT)  # no model of the run trains or validates on 
 class HeldOut:
     """The models of a run, and for each image those models that may predict it."""
 
-    models: list[str]  #: MODEL arguments, each of a single model; of a model that is no run, the argument itself
+    models: list[str]  #: MODEL arguments, each of a single model; for a model that is not a run, the argument itself
     models_for_image: dict[str, tuple[int, ...]]  #: image name -> indices of the models not trained on its patient
-    known: bool  #: whether a split.csv told which images the models were trained on
+    known: bool  #: whether a split.csv names the images that the models were trained on
 
 
 def held_out(model: str | Path, records: Sequence[Record]) -> HeldOut:
     """Read the run's split.csv, where MODEL is a run or one fold of a run.
 
-    - A cross-validation: an image belongs to the model of the fold that tests it, an image outside the folds to all;
-      folds that are not trained to the end are left out.
-    - A run with one model: only images outside its training set.
+    - In a cross-validation, an image belongs to the model of the fold that tests it, and an image outside the folds to
+      all models; folds that are not trained to the end are left out.
+    - In a run with one model, only images outside its training set belong to the model.
     - An image that is not in split.csv belongs to its patient's fold; if the patient is not there either, it is new to
       all models.
-    - Any other model: all images, since nobody knows what it was trained on.
+    - For any other model, all images belong to it, because its training images are not known.
     """
     run, fold = _run_of(model)
     if not (run / SPLIT).is_file():

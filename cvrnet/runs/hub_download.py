@@ -55,7 +55,7 @@ def is_reference(model: str | Path) -> bool:
 
 
 def hint(text: str | Path) -> str:
-    """The end of an error message: how to write what looks like a repository, or like an address of one; else "".
+    """The end of an error message: how to write a text that looks like a repository or its address; otherwise "".
 
     >>> hint("https://huggingface.co/me/chest/tree/fold-2"), hint("runs/2024/folds")
     ('; for a repository on the Hugging Face Hub: hf-hub:me/chest@fold-2', '')
@@ -72,7 +72,7 @@ def hint(text: str | Path) -> str:
 
 
 def parse_reference(reference: str) -> tuple[str, str | None]:
-    """Repository and revision; refuses a text that is no reference.
+    """Repository and revision; refuses a text that is not a reference.
 
     >>> parse_reference("hf-hub:user/repo@fold-3"), parse_reference("user/repo")
     (('user/repo', 'fold-3'), ('user/repo', None))
@@ -108,7 +108,7 @@ def open_revision(reference: str) -> Snapshot:
     """Resolve a reference to a commit, and fetch its run.json and config.json where it has them.
 
     If the Hub cannot be asked, the newest commit in the cache is taken, and a warning names the commit and the reason.
-    Errors: as `fetch`.
+    Raises the same errors as `fetch`.
     """
     repo, revision = parse_reference(reference)
     snapshot = fetch(repo, revision, (RUN, CONFIG))
@@ -122,7 +122,8 @@ def open_revision(reference: str) -> Snapshot:
 def fold_commits(run: Snapshot, folds: Sequence[int] = ()) -> dict[str, str]:
     """Each fold's commit (``{"fold-1": "…"}``), as run.json records it; empty if the revision is a single model.
 
-    With `folds` only these, in this order. Refuses a damaged run.json, and folds that it does not record.
+    With `folds`, only the commits of these folds, in this order. Refuses a damaged run.json, and folds that it does not
+    record.
     """
     path = run.folder / RUN
     found = read_json(path).get(COMMITS, {}) if path.is_file() else {}
@@ -135,7 +136,7 @@ def fold_commits(run: Snapshot, folds: Sequence[int] = ()) -> dict[str, str]:
 
 
 def check_commits(commits: Any, where: str) -> dict[str, str]:
-    """The folds' commits in a run.json, which anybody may have written: names become folders, commits addresses."""
+    """Check the folds' commits in an untrusted run.json: their names become folders, and the commits addresses."""
     if not isinstance(commits, dict) or not all(
         fold_number(name) and isinstance(commit, str) and _COMMIT.fullmatch(commit) for name, commit in commits.items()
     ):
@@ -146,8 +147,8 @@ def check_commits(commits: Any, where: str) -> dict[str, str]:
 def fetch(repo: str, revision: str | None, patterns: Sequence[str], required: Sequence[str] = ()) -> Snapshot:
     """Download files of one commit, or take them from the cache, and check each against its hash.
 
-    Without a revision it is ``main``. The patterns are names, in which ``*`` stands for any text. A commit without the
-    `required` names is refused. After a failure a repeated call continues, since the cache keeps whole files.
+    The default revision is ``main``. The patterns are names, in which ``*`` stands for any text. A commit without the
+    `required` names is refused. A call after a failure continues, because the cache keeps the files that are complete.
     """
     shown = f"{repo}@{revision}" if revision else repo
     with hub_errors(f"cannot load {shown}", lambda: "nothing was changed"):
@@ -182,7 +183,7 @@ def _download(repo: str, revision: str, patterns: list[str]) -> Snapshot:
         except LocalEntryNotFoundError:
             raise _not_in_cache(repo, revision, error) from error
         return Snapshot(repo, cached.name, cached, stale=explain(error)[0])
-    folder = with_retries(download, revision)  # by its name, so that the cache can resolve the name without a network
+    folder = with_retries(download, revision)  # by name: without a network, the cache then resolves it
     if folder.name != commit:  # somebody pushed in between
         folder = with_retries(download, commit)
     return Snapshot(repo, commit, folder)
@@ -192,7 +193,7 @@ def _not_in_cache(repo: str, revision: str, error: Exception) -> UserError:
     what, advice = explain(error)
     return UserError(
         f"cannot load {repo}@{revision}: it is not in the cache {constants.HF_HUB_CACHE}, and {what}; "
-        f"nothing was changed; let HF_HOME name a cache that has it, or {advice}"
+        f"nothing was changed; set HF_HOME to a cache that has it, or {advice}"
     )
 
 
@@ -222,7 +223,7 @@ def _verify(snapshot: Snapshot, patterns: Sequence[str]) -> None:
 
 
 def _expected_hashes(snapshot: Snapshot, names: Sequence[str]) -> dict[str, str]:
-    """The hash of each file: the name of the blob that the file links to in the cache, else the hash from the Hub.
+    """The hash of each file: the name of the blob that it links to in the cache or, without a link, the Hub's hash.
 
     The hash is "", which no file has, for a file that the Hub does not list.
     """

@@ -18,7 +18,7 @@ FIGURES, TABLES = "figures", "tables"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 METRICS, PREDICTIONS, HISTORY = "metrics.json", "predictions.csv", "history.csv"
 STATE = "training-state.pt"  # the state to resume an interrupted training from, until the training has finished
-LAST_STATE = "last-epoch.pt"  # the same of a training that ended at its number of epochs, to go on with more epochs
+LAST_STATE = "last-epoch.pt"  # kept by a training that ended at its number of epochs, to continue with more
 
 # Of a run that goes to the Hub, or comes from it
 CARD, ORIGIN = "README.md", "hub.json"
@@ -34,7 +34,7 @@ RUN_ENTRIES = (
     *(CARD, ORIGIN, HASH_KEY, SUMMARY, f"{BENCHMARK}.*", SPEED),
     *(".*.tmp", ".saving-*", ".DS_Store"),  # what a killed process, or the system, can leave behind
 )
-"""All files and folders of a run, as patterns, but for the folds and the runs of a sweep."""
+"""All files and folders of a run, as patterns, except the folds and the runs of a sweep."""
 
 
 MAX_FOLDS = 10_000  #: leaving one source out makes a fold of each

@@ -22,11 +22,11 @@ _NO_ARCHITECTURE = (
     *("cache_dir", "checkpoint_path", "device", "dtype", "encoder_weights"),
     *("feature_cls", "features_only", "out_indices"),
 )
-"""Arguments of ``timm.create_model`` that say where a network is or where its weights are, not what it is."""
+"""Arguments of ``timm.create_model`` that locate a network or its weights, and are not part of its architecture."""
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The content of a config.json; a ValueError if it is too large, is not strict JSON, or fits no real network."""
+    """The content of a config.json; raises ValueError if it is too large, not strict JSON, or fits no real network."""
     if (size := path.stat().st_size) > _MOST_BYTES:
         raise ValueError(f"{path.name} has {size:,} bytes; expected at most {_MOST_BYTES:,}")
     try:
@@ -66,7 +66,7 @@ def _check(config: Any) -> None:
 
 
 def check_names(names: Any, count: int | None) -> None:
-    """A ValueError for class names that are no texts, are named twice, or are more or less than the model's classes.
+    """Raise ValueError if class names are not texts, occur twice, or are more or fewer than the model's classes.
 
     Names are a list, or timm's dictionary from a class's number to its name, which may have gaps.
     """
@@ -87,7 +87,7 @@ def check_names(names: Any, count: int | None) -> None:
 
 
 def label_names(names: Any, count: int) -> list[str]:
-    """The names of `count` classes, as far as these names fit; ``class_0`` and so on where there is none.
+    """The names of `count` classes; a class without a name gets ``class_0`` and so on, and so do all if names misfit.
 
     >>> label_names({"0": "CVP", "2": "NOR"}, 3)
     ['CVP', 'class_1', 'NOR']

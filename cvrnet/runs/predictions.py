@@ -20,7 +20,7 @@ from cvrnet.runs.read import read_rows
 
 @dataclass(frozen=True)
 class PredictionTable:
-    """What one or more models predicted for N labelled images; ``""`` means not known."""
+    """The predictions of one or more models for N labelled images; ``""`` means not known."""
 
     classes: list[str]  #: names of the C classes, in the order of the probabilities
     names: list[str]  #: each image's path, as in the data set
@@ -28,7 +28,7 @@ class PredictionTable:
     probabilities: NDArray[np.float64]  #: (N, C)
     sources: list[str]  #: each image's source
     patients: list[str]  #: each image's patient
-    folds: list[str]  #: the fold whose model predicted, "" where there is one model only
+    folds: list[str]  #: the fold of the model that predicted, "" if there is only one model
     heads: NDArray[np.float64] | None = None  #: each head's own (heads, N, C); None if not known, or without heads
     problems: Sequence[str] = ()  #: a line for each image that could not be read, and that has no row here
 
@@ -101,7 +101,7 @@ def write_predictions(folder: Path, sets: Mapping[str, PredictionTable]) -> None
 
 
 def read_predictions(folders: Sequence[Path], classes: Sequence[str], split: str) -> PredictionTable:
-    """The predictions for one set (``val``, ``test``, ``independent``), of one or more folders joined.
+    """The predictions for one set (``val``, ``test``, ``independent``), joined from one or more folders.
 
     Refuses a file that is missing, damaged, of other classes, or without an image of the set.
     """

@@ -41,12 +41,12 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     if not isinstance(value, dict):
-        raise UserError(f"{path} holds no object; expected what cvrnet writes")
+        raise UserError(f"{path} does not hold an object; expected a file that cvrnet wrote")
     return value
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """The run.json of a run; that of a pulled run without ``data``, since a stranger wrote where to read from."""
+    """The run.json of a run; without ``data`` if the run was pulled, because a stranger chose that path."""
     run = read_json(folder / RUN)
     if (folder / ORIGIN).exists():
         run.pop("data", None)
@@ -62,7 +62,7 @@ def read_folds(folder: Path, run: Mapping[str, Any]) -> list[Path]:
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text; a ValueError for NaN, names given twice, very long numbers and very deep nesting."""
+    """The value of a JSON text; raises ValueError for NaN, duplicate names, very long numbers and very deep nesting."""
     try:
         return json.loads(
             text, object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer, parse_float=_real
@@ -81,7 +81,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _constant(name: str) -> float:
-    raise ValueError(f"the JSON holds {name}, which is no number of JSON")
+    raise ValueError(f"the JSON holds {name}, which is not a number in JSON")
 
 
 def _integer(digits: str) -> int:

@@ -1,4 +1,4 @@
-"""A run's split.csv: which image, and so which patient, belongs to which set or fold."""
+"""A run's split.csv: the set or fold of each image, and therefore of each patient."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class SplitTable:
 
     @classmethod
     def read(cls, path: Path) -> SplitTable:
-        """Read a run's split.csv; errors as `cvrnet.runs.read.read_rows`."""
+        """Read a run's split.csv; raises the same errors as `cvrnet.runs.read.read_rows`."""
         rows = read_rows(path, (*_COLUMNS, "fold"))
         # An older version may have written labels, sources and patients as the data set spelled them.
         for row, patient in zip(rows, patient_ids([row["patient_id"] for row in rows]), strict=True):
@@ -49,7 +49,7 @@ class SplitTable:
 
     @property
     def sources(self) -> set[str]:
-        """The sources of the images, "" among them where one is not known."""
+        """The sources of the images, including "" if the source of an image is not known."""
         return {row["source"] for row in self.rows}
 
     def without(self, folds: Collection[str]) -> SplitTable:
@@ -57,12 +57,12 @@ class SplitTable:
         return SplitTable([row for row in self.rows if row["fold"] not in folds])
 
     def fold_of(self, record: Record) -> str | None:
-        """The image's fold, or else its patient's; None where neither is in the table."""
+        """The image's fold or, if the image is not in the table, its patient's fold; None if neither is there."""
         image = self._images.get((_composed(record.name), record.label, record.source, record.patient_id))
         return image or self._patients.get(record.patient_id)
 
     def count(self, records: Sequence[Record]) -> int:
-        """Counts images whose path or whose patient is in the table; over-counts on purpose.
+        """Count images whose path or whose patient is in the table; over-counts on purpose.
 
         The same path in another data set is usually the same picture under another label or source.
         """

@@ -21,8 +21,9 @@ def epoch_batches(n: int, batch_size: int, parts: int, seed: int, epoch: int, le
     """Cut a shuffled epoch into batches of nearly equal size, and each batch into parts of nearly equal size.
 
     Every index from 0 to n - 1 comes exactly once. A part has at least `least` images: every process must take every
-    step. A batch has at most `batch_size` images, or more where a smaller one would have too few for its parts. There
-    are processes times accumulation steps parts. The order depends on the run's seed and the epoch (from 1).
+    step. A batch has at most `batch_size` images, or more where a smaller one would have too few for its parts. The
+    number of parts is that of processes times accumulation steps. The order depends on the run's seed and the epoch
+    (from 1).
 
     >>> [[len(part) for part in batch] for batch in epoch_batches(9, 4, 2, seed=0, epoch=1)]
     [[2, 1], [2, 1], [2, 1]]
@@ -40,7 +41,7 @@ def epoch_batches(n: int, batch_size: int, parts: int, seed: int, epoch: int, le
 
 
 def check_parts(name: str, images: int, parts: int, least: int) -> None:
-    """UserError if so many images, which the message calls `name`, are too few for parts of at least `least` images."""
+    """Raise UserError if `images` are too few for parts of at least `least` images; `name` is for the message."""
     if images < parts * least:
         needs = " of at least 2 images, which the network's batch norm needs" if least > 1 else ""
         raise UserError(
@@ -51,7 +52,7 @@ def check_parts(name: str, images: int, parts: int, least: int) -> None:
 
 @dataclass
 class Schedule:
-    """The batches of an epoch; as an iterable, the keys of this process's parts of them, for `CachedImages`.
+    """The batches of an epoch. Iterating yields the keys of this process's parts of them, for `CachedImages`.
 
     Raises:
         UserError: See `check_parts`.
@@ -84,9 +85,9 @@ class Schedule:
 class CachedImages(Dataset[tuple[Tensor, int]]):
     """Decoded images, augmented, with their labels.
 
-    The key of an item is its epoch and its index, so that the processes which load images need not be told of a new
-    epoch. The item is ``(image, label)``: uint8 (C, H, W), and an int. Augmentation depends on the seed and the key
-    alone, so it is the same in every process and after a resume.
+    The key of an item is its epoch and its index: so the processes that load images need no message about a new epoch.
+    The item is ``(image, label)``: uint8 (C, H, W), and an int. Augmentation depends on the seed and the key alone, so
+    it is the same in every process and after a resume.
     """
 
     records: Sequence[Record]
@@ -109,7 +110,7 @@ class CachedImages(Dataset[tuple[Tensor, int]]):
 
 @contextmanager
 def image_loader(images: Dataset[Any], schedule: Schedule, workers: int) -> Iterator[DataLoader[Any]]:
-    """A loader whose worker processes start once for all epochs, and have ended when the block is left."""
+    """A loader whose worker processes start once for all epochs, and end with the block."""
     loader: DataLoader[Any] = DataLoader(
         images, batch_sampler=schedule, num_workers=workers, persistent_workers=workers > 0
     )

@@ -24,7 +24,7 @@ def _whole(low: int, high: float = math.inf) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, int | np.integer) and bool(low <= value <= high)
 
 
-# Names of settings, what is allowed, and what the message says of it.
+# Names of settings, a check of their values, and the values that the message expects.
 _RULES: list[tuple[Sequence[str], Callable[[Any], bool], str]] = [
     (("views", "grad_accum", "epochs", "patience", "lr_patience"), _whole(1), "a whole number from 1"),
     (("img_size",), _whole(1, MAX_SIDE), f"a whole number from 1 to {MAX_SIDE}"),
@@ -52,38 +52,38 @@ _RULES: list[tuple[Sequence[str], Callable[[Any], bool], str]] = [
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Every setting of a training; the defaults are the papers' protocol (v1 section 2.3, v2 section 5.2)."""
+    """Every setting of training; the defaults are the papers' protocol (v1 section 2.3, v2 section 5.2)."""
 
-    model: str = "cvrnet"  #: a timm classifier: ours or any other; or ``local-dir:RUN`` to go on from a trained one
+    model: str = "cvrnet"  #: a timm classifier: ours or any other; or ``local-dir:RUN`` to start from a trained one
     encoders: tuple[str, ...] = ()  #: encoder names for a CVR-Net; empty for the model's own pair
     model_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)  #: such as ``{"scales": "deepest"}``
     pretrained: bool = True  #: start from ImageNet weights (both papers do)
     img_size: int = 224  #: height and width, in pixels, that images are resized to
     in_chans: int = 3  #: 3, or 1 for grey images
-    #: Of the resizing, which does not keep the aspect ratio; ``auto``: a CVR-Net's own, for other models the papers'
-    #: ``nearest``.
+    #: Filter of the resizing, which does not keep the aspect ratio; ``auto``: the CVR-Net's own filter, and for other
+    #: models the papers' ``nearest``.
     interpolation: str = "auto"
     grey_version: int = LATEST  #: how pictures of more than 8 bits become 8 bits (see `cvrnet.data.grey.VERSIONS`)
     any_body_part: bool = False  #: read DICOM files of any part of the body
-    batch_size: int = 8  #: images an optimiser step, over all processes and accumulation steps together
+    batch_size: int = 8  #: images per optimiser step, over all processes and accumulation steps together
     grad_accum: int = 1  #: parts that each process splits its share of a batch into, to save memory
     epochs: int = 200  #: largest number of epochs
     optimizer: str = "adam"  #: timm's name of the optimiser
     lr: float = 1e-4  #: initial learning rate
-    weight_decay: float = 0.0  #: of the weights, not of biases and normalisation (the papers: none)
-    #: ``"all"``: the encoders stay as they are, only the heads train, on pooled maps that are computed once an image.
-    #: A number: the heads alone train for so many epochs, then everything. 0: everything from the start.
+    weight_decay: float = 0.0  #: for weights, not for biases and normalisation (the papers: none)
+    #: ``"all"``: the encoders stay as they are; only the heads train, on pooled maps computed once per image (or view).
+    #: A number: only the heads train for this many epochs, then everything. 0: everything trains from the start.
     freeze: int | str = 0
     views: int = 1  #: with ``freeze="all"``, the image itself and views - 1 augmented views of it train
     #: Weigh the loss of class j by N_max / N_j. (The papers print N_j / N, which would favour the majority, against
     #: their own sentence: an erratum.)
     class_weights: bool = True
-    lr_factor: float = 0.9  #: what a reduction multiplies the learning rate by ("Reduced by 10 %")
+    lr_factor: float = 0.9  #: factor that reduces the learning rate ("Reduced by 10 %")
     lr_patience: int = 12  #: the learning rate is reduced after this many epochs without improvement
     patience: int = 25  #: training stops after this many epochs without improvement
-    monitor: str = "val_loss"  #: what improvement and the best epoch are judged by: ``val_loss`` or ``val_accuracy``
+    monitor: str = "val_loss"  #: measure of improvement and of the best epoch: ``val_loss`` or ``val_accuracy``
     rotation_p: float = 0.45  #: probability of a rotation
-    shift_p: float = 0.2  #: of a shift, of width and height each
+    shift_p: float = 0.2  #: of a shift, for width and height separately
     hflip_p: float = 0.5  #: of a horizontal flip
     vflip_p: float = 0.5  #: of a vertical flip
     drop_rate: float = 0.0  #: dropout before the classifiers (the papers: none)
@@ -107,7 +107,7 @@ class TrainConfig:
             raise UserError(f"views={self.views} needs freeze='all', and freeze is {self.freeze!r}")
         if self.batch_size < self.grad_accum:
             raise UserError(f"batch_size={self.batch_size} cannot be split into {self.grad_accum} parts")
-        create_optimizer([nn.Parameter(torch.zeros(1, 1))], self.optimizer, self.lr)  # refuses what it cannot make
+        create_optimizer([nn.Parameter(torch.zeros(1, 1))], self.optimizer, self.lr)  # refuses an unknown optimiser
 
     def to_dict(self) -> dict[str, Any]:
         """The config as a dictionary that can be written as JSON."""
@@ -127,8 +127,8 @@ RECIPES = tuple(_RECIPES)
 def recipe(name: str, **settings: Any) -> TrainConfig:
     """A named protocol with some settings changed.
 
-    ``paper`` is v2's, ``notebook`` that of the authors' public notebook, ``frozen`` trains the heads alone on frozen
-    encoders (see docs/training.md).
+    ``paper`` is the protocol of v2, ``notebook`` that of the authors' public notebook, and ``frozen`` trains only the
+    heads, on frozen encoders (see docs/training.md).
 
     >>> recipe("notebook", epochs=5).optimizer
     'adamax'

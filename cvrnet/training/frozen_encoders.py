@@ -50,18 +50,18 @@ class ViewVectors(Dataset[tuple[Tensor, int]]):
 
 
 class StandardizedHead(nn.Module):
-    """A CVR-Net's head on vectors of which each number is standardised first: heads then train faster.
+    """A CVR-Net's head that first standardises each number of its input vectors, because it then trains faster.
 
     Args:
         head: The head.
-        model: The CVR-Net whose maps the vectors are.
-        mean, std: Of each number in the vectors, (width,).
+        model: The CVR-Net that computed the vectors from its maps.
+        mean, std: Mean and standard deviation of each number in the vectors, (width,).
     """
 
     def __init__(self, head: Any, model: CVRNet, mean: Tensor, std: Tensor) -> None:
         super().__init__()
         self.head: MultiScaleAveragingHead = head
-        self.split = lambda vectors: head_inputs(model, vectors)  # a lambda, so that the model is no submodule
+        self.split = lambda vectors: head_inputs(model, vectors)  # a lambda: so the model does not become a submodule
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", mean)
@@ -74,7 +74,7 @@ class StandardizedHead(nn.Module):
 
     @torch.no_grad()
     def folded(self) -> MultiScaleAveragingHead:
-        """The head that answers the same without the standardisation, which its first dense layers do instead.
+        """The same head without the standardisation, which is folded into its first dense layers.
 
         ``W ((x - mean) / std) + b`` is ``(W / std) x + (b - (W / std) mean)``.
         """
@@ -88,7 +88,7 @@ class StandardizedHead(nn.Module):
 
 
 class FrozenEncoders:
-    """What `fit` trains, validates and saves if the encoders are frozen: the heads, on vectors.
+    """The task of `fit` if the encoders are frozen: trains, validates and saves the heads, on vectors.
 
     Weights are written at the end, not after each of the short epochs; until then the best are in the saved state.
     """
@@ -118,7 +118,7 @@ class FrozenEncoders:
 
     @property
     def parts(self) -> dict[str, nn.Module]:
-        """What a saved state holds of the task."""
+        """The modules that a saved state holds."""
         return {"model": self.trained, "best": self.best}
 
     def begin_epoch(self, epoch: int) -> nn.Module:
@@ -127,7 +127,7 @@ class FrozenEncoders:
         return self.network
 
     def inputs(self, vectors: Tensor) -> Tensor:
-        """What the network takes, for a batch of `items`."""
+        """The network's input for a batch of `items`."""
         return vectors.to(self.processes.device, non_blocking=True)
 
     def validate(self) -> NDArray[np.float64]:

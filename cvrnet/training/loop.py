@@ -1,4 +1,4 @@
-"""The training loop: one model, read from top to bottom (v1 section 2.3, v2 section 5.2)."""
+"""The training loop of one model (v1 section 2.3, v2 section 5.2)."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def fit(
 ) -> State:
     """Train one model, and save the best epoch's weights in the folder, in timm's format.
 
-    The folder gets config.json, model.safetensors, history.csv and, while training goes on, training-state.pt. A
-    training that was interrupted (its state is in the folder) continues after its last whole epoch, and one that ended
-    at its number of epochs with a larger number; on a CPU both end with the same weights as one that never stopped.
+    The folder gets config.json, model.safetensors, history.csv and, until training has finished, training-state.pt. An
+    interrupted training (its state is in the folder) continues after its last whole epoch. A training that ended at its
+    number of epochs continues if the config has more. On a CPU both end with the same weights as without interruption.
 
     With several processes (``accelerate launch``), each takes its part of every batch; the gradient is that of the
     whole batch. Batch norm normalises with each part's own statistics, and process 0's running statistics are kept.
@@ -151,13 +151,14 @@ def _train_epoch(
     processes: Processes,
     progress: Progress,
 ) -> float:
-    """Take every optimiser step of one epoch; return the mean loss of its images, and refuse one that is not finite.
+    """Take every optimiser step of one epoch; return the mean loss of its images, and refuse a loss that is not finite.
 
-    ``batches`` are those of all processes, ``loader`` gives this process's parts of them, ``weights`` are the classes'.
+    ``batches`` are those of all processes, ``loader`` gives this process's parts of them, and ``weights`` are those of
+    the classes.
     """
     device, world, loaded = processes.device, processes.count, iter(loader)
     network = task.begin_epoch(epoch)
-    # Dropout depends only on the seed, epoch and process, so that a resumed training repeats it.
+    # Dropout depends only on the seed, epoch and process, so a resumed training repeats it.
     torch.manual_seed(config.seed + epoch * world + processes.index)
     total, seen = torch.zeros((), device=device), 0
     for batch in batches:
@@ -171,7 +172,8 @@ def _train_epoch(
             losses = F.cross_entropy(logits.float(), y, reduction="none")
             if weights is not None:
                 losses = losses * weights[y]
-            # As Keras, divide the weighted sum by the number of images (torch's `weight=` divides by the weights' sum).
+            # Like Keras, divide the weighted sum by the number of images (torch's `weight=` divides by the weights'
+            # sum).
             loss = losses.sum() / size
             last = micro == config.grad_accum - 1
             with contextlib.nullcontext() if last else processes.without_sync(network):
@@ -190,7 +192,7 @@ def _train_epoch(
 
 
 def class_weights(labels: Sequence[int], num_classes: int) -> Tensor:
-    """Weight of class j: N_max / N_j, so that the minority counts as much as the majority; 0 for an absent class."""
+    """Weight of class j: N_max / N_j, so all classes count equally; 0 for an absent class."""
     counts = torch.bincount(torch.as_tensor(labels), minlength=num_classes).float()
     return torch.where(counts > 0, counts.max() / counts.clamp(min=1), 0.0)
 

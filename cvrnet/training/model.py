@@ -1,4 +1,4 @@
-"""The model that a training starts from."""
+"""Create the model that training starts from."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _UNREADABLE: tuple[type[Exception], ...] = (*CLIENT_ERRORS, SafetensorError)
 def resolve_interpolation(config: TrainConfig) -> TrainConfig:
     """The config with the interpolation that ``auto`` means for its model.
 
-    A registered CVR-Net has its own, and a trained model keeps the one that it was trained with. Other models get the
-    papers' nearest neighbour, so that comparisons with the papers' network are honest.
+    A registered CVR-Net has its own interpolation, and a trained model keeps the one that it was trained with. Other
+    models get the papers' nearest neighbour, so comparisons with the papers' network are fair.
     """
     if config.interpolation != "auto":
         check_interpolation(config.interpolation)
@@ -54,7 +54,7 @@ def _config_file(reference: str) -> dict[str, Any]:
 
 
 def _is_cvrnet(model: str) -> bool:
-    """Whether a name, or a reference to a trained model, means a registered CVR-Net."""
+    """Whether the name of a model, or a reference to a trained model, means a registered CVR-Net."""
     name = _config_file(model).get("architecture") if model.startswith(("local-dir:", "hf-hub:")) else model
     return name in timm.list_models(module="cvrnet")
 
@@ -62,17 +62,17 @@ def _is_cvrnet(model: str) -> bool:
 def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
     """Create the model of a config: a CVR-Net or any other timm classifier, with the papers' preprocessing.
 
-    Every model gets the whole image, resized by the config's interpolation; mean and standard deviation stay the
-    model's own.
+    Every model gets the whole image, resized by the config's interpolation; mean and standard deviation stay those of
+    the model.
 
     Raises:
-        UserError: timm does not know the model, or it does not take these arguments.
+        UserError: timm does not know the model, or the model does not take these arguments.
     """
     trained = config.model.startswith(("local-dir:", "hf-hub:"))
     if not trained and not timm.is_model(config.model):
         raise UserError(
             f"unknown model {config.model!r}; expected a name from `cvrnet models` or timm.list_models(), "
-            f"or local-dir:FOLDER or hf-hub:user/repo to go on from a trained model{hint(config.model)}"
+            f"or local-dir:FOLDER or hf-hub:user/repo to start from a trained model{hint(config.model)}"
         )
     config = resolve_interpolation(config)
     options: dict[str, Any] = {**config.model_kwargs, "num_classes": num_classes, "in_chans": config.in_chans}
@@ -81,11 +81,11 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
     if config.drop_rate:
         options["drop_rate"] = config.drop_rate
     if _is_cvrnet(config.model):
-        options["img_size"] = config.img_size  # for encoders that are built for one size
+        options["img_size"] = config.img_size  # for encoders that work at one size only
     origin = f"local-dir:{hub_checkpoint(config.model)}" if is_reference(config.model) else config.model
     if trained:
         try:
-            load_checkpoint(origin.removeprefix("local-dir:"))  # validates what may come from anywhere
+            load_checkpoint(origin.removeprefix("local-dir:"))  # validates a model from an untrusted source
         except UserError as error:
             raise UserError(f"cannot load {config.model}: {error}") from error
     try:
@@ -122,7 +122,7 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
     model.pretrained_cfg = model.default_cfg = adapted
     if config.freeze and not isinstance(model, CVRNet):
         raise UserError(
-            f"freeze={config.freeze!r} trains the heads of a CVR-Net, and {config.model} is none; see `cvrnet models`"
+            f"freeze={config.freeze!r} trains the heads of a CVR-Net, which {config.model} is not; see `cvrnet models`"
         )
     return model
 
@@ -137,7 +137,7 @@ def pretrained_from(model: Any) -> list[str]:
 
 
 def check_trainable(model: nn.Module, config: TrainConfig) -> None:
-    """Refuse a model that cannot take images of the config's size, or not train on the parts of its batches.
+    """Refuse a model that cannot take images of the config's size, or cannot train on the parts of its batches.
 
     Raises:
         UserError: See `smallest_part` and `cvrnet.training.batches.check_parts`.
@@ -146,10 +146,10 @@ def check_trainable(model: nn.Module, config: TrainConfig) -> None:
 
 
 def smallest_part(model: nn.Module, config: TrainConfig) -> int:
-    """The fewest images that the model trains on at once: 2 if a batch norm sees one value a channel of an image.
+    """The least number of images in one training step: 2 if a batch norm gets one value per channel and image, else 1.
 
-    Batch norm, when it trains, cannot normalise a single value. Whether it meets one depends on the network and on the
-    size of the images, so one empty image goes through, in evaluation mode, which changes nothing.
+    In training, batch norm cannot normalise a single value per channel. Whether it gets one depends on the network and
+    on the size of the images. To find out, this runs one image of zeros through the model, in evaluation mode.
 
     Raises:
         UserError: The model cannot take images of this size.

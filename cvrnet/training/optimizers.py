@@ -18,14 +18,14 @@ def create_optimizer(
     """timm's optimiser of this name, which may have ``lookahead_`` before it.
 
     Raises:
-        UserError: timm has none of this name; it needs second derivatives, which the training loop does not compute;
-            or it needs a package or a device that is not there.
+        UserError: timm has no optimiser of this name; it needs second derivatives, which the training loop does not
+            compute; or it needs a package or a device that is missing.
     """
     names = [str(name) for name in timm.optim.list_optimizers()]
     known = [n for n in names if not timm.optim.get_optimizer_info(n).second_order]
     if str(name).lower().removeprefix("lookahead_") not in known:
         raise UserError(f"optimizer={name!r}; expected one of {', '.join(known)}")
-    # fused: one pass over the weights for each step, on CPUs too
+    # fused: one pass over the weights for each step; it also works on CPUs
     options: dict[str, Any] = {"fused": True} if name in ("adam", "adamw") else {}
     try:
         return timm.optim.create_optimizer_v2(parameters, opt=name, lr=lr, weight_decay=weight_decay, **options)

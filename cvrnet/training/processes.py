@@ -20,10 +20,10 @@ class Processes:
     """This process's device, number format and place among the others.
 
     Only accelerate's ``PartialState`` is used. ``accelerate.Accelerator`` would fix the number format for the life of
-    the Python process; without it, trainings of different precision and device can follow one another in a notebook.
+    the Python process; without it, a notebook can train with different precisions and devices, one after another.
 
-    Device and precision are those of `select_device` and `select_precision`; of several processes, each gets its own
-    GPU. Refused is also a launch that started one process although several were requested (see `check_launch`).
+    Device and precision are those of `select_device` and `select_precision`; if there are several processes, each gets
+    its own GPU. A launch that started one process although several were requested is refused (see `check_launch`).
     """
 
     def __init__(self, device: str = "auto", amp: str = "auto") -> None:

@@ -1,4 +1,4 @@
-"""Save and load what is needed to resume an interrupted training, in one file in the model's folder."""
+"""Save and load the state that resuming needs, in one file in the model's folder."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from cvrnet.training.config import TrainConfig
 
 @dataclass
 class State:
-    """Progress of a training: finished epochs, the best value so far, and the history."""
+    """Progress of training: finished epochs, the best value so far, and the history."""
 
     epoch: int = 0  #: epochs that are finished
-    best: float = -math.inf  #: the best value of what is monitored so far; higher is better
+    best: float = -math.inf  #: the best monitored value so far; higher is better
     best_epoch: int = 0  #: its epoch
     history: list[dict[str, Any]] = field(default_factory=list)  #: the rows of history.csv
 
@@ -34,7 +34,10 @@ def save_state(path: Path, parts: dict[str, Any], state: State) -> None:
 
 
 def restore_state(path: Path, parts: dict[str, Any]) -> State:
-    """Load each part's ``state_dict`` from a file of `save_state`; refuse a damaged file. No file: a new State."""
+    """Load each part's ``state_dict`` from a file of `save_state`. Without the file, return a new State.
+
+    Refuses a damaged file.
+    """
     if not path.is_file():
         return State()
     try:
@@ -49,7 +52,7 @@ def restore_state(path: Path, parts: dict[str, Any]) -> State:
 
 
 def close_state(folder: Path, state: State, config: TrainConfig) -> None:
-    """Put the state of a finished training away; keep it only if a larger number of epochs would go on from it."""
+    """Remove the state of a finished training, or keep it as ``LAST_STATE`` if more epochs could continue from it."""
     if state.epoch - state.best_epoch >= config.patience:
         (folder / LAST_STATE).unlink(missing_ok=True)
         (folder / STATE).unlink(missing_ok=True)
@@ -58,10 +61,10 @@ def close_state(folder: Path, state: State, config: TrainConfig) -> None:
 
 
 def is_finished(folder: Path, config: TrainConfig) -> bool:
-    """Whether a training has its results, and no epochs are left to train.
+    """Whether the folder has the results of training, and no epochs are left to train.
 
     Raises:
-        UserError: Epochs are left, because the config has more than the training had, but its state is not there.
+        UserError: Epochs are left, because the config has more than the finished training, but its state is missing.
     """
     if not (folder / METRICS).is_file() or (folder / STATE).is_file():
         return False
@@ -72,7 +75,7 @@ def is_finished(folder: Path, config: TrainConfig) -> bool:
         return True
     if not (folder / LAST_STATE).is_file():
         raise UserError(
-            f"{folder} ended after {len(history)} epochs and has no {LAST_STATE} to go on from; --overwrite trains "
+            f"{folder} ended after {len(history)} epochs and has no {LAST_STATE} to continue from; --overwrite trains "
             f"{config.epochs} epochs from the start"
         )
     return False

@@ -22,10 +22,10 @@ from cvrnet.training.processes import Processes
 
 
 class WholeNetwork:
-    """What `fit` trains, validates and saves: all parameters of a network, on augmented images.
+    """The task of `fit` for a whole network: trains, validates and saves all parameters, on augmented images.
 
-    In the first epochs, if ``config.freeze`` is a number, the heads alone are trained: the encoders' parameters and
-    their batch norm's statistics stay as they are.
+    If ``config.freeze`` is a number, only the heads train in the first epochs: the parameters of the encoders and the
+    statistics of their batch norms stay as they are.
     """
 
     save_seconds = 0.0  #: the least time between two saved states: each epoch is worth saving
@@ -53,7 +53,7 @@ class WholeNetwork:
 
     @property
     def parts(self) -> dict[str, nn.Module]:
-        """What a saved state holds of the task."""
+        """The modules that a saved state holds."""
         return {"model": self.trained}
 
     def begin_epoch(self, epoch: int) -> nn.Module:
@@ -62,7 +62,7 @@ class WholeNetwork:
             self._freeze(epoch <= int(self.config.freeze))
         self.network.train()
         if self.frozen:
-            self.trained.encoders.eval()  # batch norm's statistics stay, too
+            self.trained.encoders.eval()  # so batch norm's statistics stay
         return self.network
 
     def _freeze(self, frozen: bool) -> None:
@@ -70,17 +70,17 @@ class WholeNetwork:
         if frozen != self.frozen:
             self.frozen = frozen
             self.trained.encoders.requires_grad_(not frozen)
-            self.network = self.processes.parallel(self.trained)  # which parameters have gradients is asked only here
+            self.network = self.processes.parallel(self.trained)  # DDP checks only here which parameters have gradients
 
     def inputs(self, pixels: Tensor) -> Tensor:
-        """What the network takes, for a batch of `items`: normalised images on the device."""
+        """The network's input for a batch of `items`: normalised images on the device."""
         x = self.preprocessing.normalize(pixels.to(self.processes.device, non_blocking=True))
         return x.contiguous(memory_format=torch.channels_last)
 
     def validate(self) -> NDArray[np.float64]:
         """Each head's probabilities for the validation images, (heads, images, classes).
 
-        Validation is the prediction that users get: same number format, same float32 parts (see `HeadLogits`).
+        Validation computes the same as prediction: same number format, same float32 parts (see `HeadLogits`).
         """
         processes = self.processes
         predictor = Predictor([self.trained], str(processes.device), processes.precision)

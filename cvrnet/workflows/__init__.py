@@ -2,8 +2,8 @@
 
 The jobs share these arguments:
 
-- ``data``: Folder with one sub-folder a class, or CSV manifest.
-- ``output``: The folder to write to. What is in it is named by each job.
+- ``data``: Folder with one sub-folder per class, or CSV manifest.
+- ``output``: The folder to write to. Each job names the files in it.
 - ``config``: The training protocol, `cvrnet.training.TrainConfig`.
 - ``n_folds``: Number of folds to make, at least 3.
 - ``classes``: Class order; alphabetical if not given.
@@ -18,8 +18,8 @@ The jobs share these arguments:
 - ``cache_folder``: Where decoded images are kept. Each image is decoded once for a whole job.
 - ``device``, ``amp``: Where and in which number format to compute, as in `cvrnet.Predictor`.
 - ``any_body_part``: Also read DICOM files of other parts of the body than the chest.
-- ``batch_size``: Images the network sees at once.
-- ``callbacks``: What to call for progress and messages, `Callbacks`.
+- ``batch_size``: Images per batch.
+- ``callbacks``: `Callbacks` for progress and messages.
 
 The jobs that train raise `cvrnet.data.DataError`, which lists everything that is wrong with the data set, and
 `cvrnet.errors.UserError` where the folder holds something else or a setting does not fit the data: both before anything

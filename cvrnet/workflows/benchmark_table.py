@@ -98,7 +98,7 @@ def collect_benchmark(output: Path) -> dict[str, Any]:
 
 
 def benchmark_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The table as v2 prints it, a row a model: mean ± standard deviation over the folds, then size, time and speed."""
+    """The table as in v2, one row per model: mean ± standard deviation over the folds, then size, time and speed."""
     rows = []
     for name, model in result["models"].items():
         row = {"model": name} | {title: spread(model["mean_std"][key]) for key, title in COLUMNS.items()}
@@ -133,7 +133,7 @@ def _p(test: Mapping[str, float]) -> str:
 
 
 def measure_speed(run: Path, config: TrainConfig, batches: int = 10) -> None:
-    """Measure, once a run, how many decoded images a second the model of fold 1 classifies; write speed.json."""
+    """Measure how many decoded images per second the model of fold 1 classifies; write speed.json once per run."""
     if (run / SPEED).is_file():
         return
     model = load_checkpoint(run / fold_name(1))
@@ -157,7 +157,7 @@ def measure_speed(run: Path, config: TrainConfig, batches: int = 10) -> None:
 
 
 def _describe(run: Path) -> dict[str, Any]:
-    """What benchmark.json says of one model, from its run."""
+    """The entry of one model in benchmark.json, from its run."""
     summary, speed = read_json(run / SUMMARY), read_json(run / SPEED)
     folds = [_scores(fold) for fold in summary["folds"]]
     histories = [read_rows(fold / HISTORY) for fold in fold_folders(run).values() if (fold / HISTORY).is_file()]

@@ -1,4 +1,4 @@
-"""Joining the folds of a cross-validation: summary.json, figures, report."""
+"""Join the folds of a cross-validation: summary.json, figures, report."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _join(output: Path, folders: Sequence[Path], metrics: Sequence[Mapping[str, 
 
 
 def summary_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The papers' table (v1 Table 3), weighted as there: a row for each fold, then mean ± standard deviation."""
+    """The papers' table (v1 Table 3), weighted by support: a row for each fold, then mean ± standard deviation."""
     columns = ("recall_weighted", "precision_weighted", "f1_weighted", "accuracy", "f1_macro", "auc_macro")
     found = {str(k): scores for k, scores in enumerate(summary["folds"], start=1)} | {"mean": summary["mean_std"]}
     if INDEPENDENT in summary:

@@ -106,7 +106,7 @@ def choose_folds(job: Job, output: Path, n_folds: int, test_source: str, split_f
         numbers = read_folds(split_from, inside)
         n_folds = max(numbers)
     elif job.resume and resumed.is_file():
-        numbers = read_folds(resumed, inside)  # not what would be made today, by another version of scikit-learn
+        numbers = read_folds(resumed, inside)  # another version of scikit-learn could make other folds
     else:
         numbers = make_folds(inside, n_folds, job.config.seed)
     folds = Folds(inside, numbers, independent, test_source, n_folds)

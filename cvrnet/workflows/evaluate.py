@@ -1,4 +1,4 @@
-"""Scoring a trained model on labelled images: metrics, predictions, figures, and what was scored (extra ``train``)."""
+"""Score a trained model on labelled images: metrics, predictions, figures, and what was scored (extra ``train``)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def predict_records(
     batch_size: int = 8,
     progress: Callable[[int, int], object] | None = None,
 ) -> PredictionTable:
-    """The predictions for every readable image, and those of each head where the model averages several.
+    """The predictions for every readable image; for a model that averages probabilities, also those of each head.
 
     ``progress`` is called after each image with the number done and the number of images.
     """
@@ -56,7 +56,7 @@ def predict_records(
 def predict_decoded(
     predictor: Predictor, records: Sequence[Record], cache: ImageCache, batch_size: int = 8
 ) -> PredictionTable:
-    """As `predict_records`, from images that a training has decoded already for this model."""
+    """Like `predict_records`, but for images that are already decoded in ``cache`` for this model."""
     by_head = join_batches(predict_cached(predictor, records, cache, batch_size))
     heads = by_head if predictor.averages_probabilities else None
     return PredictionTable.from_records(records, predictor.classes, by_head.mean(0), heads)
@@ -66,7 +66,7 @@ def write_evaluation(folder: Path, sets: Mapping[str, PredictionTable]) -> dict[
     """Write metrics.json, predictions.csv and figures for one or more sets of images; the figures show the last.
 
     Returns:
-        What metrics.json holds: the scores of each set (see `cvrnet.scoring.score`), and ``head_accuracy`` of a
+        The content of metrics.json: the scores of each set (see `cvrnet.scoring.score`), and ``head_accuracy`` for a
         model that has heads.
     """
     metrics = {name: score(table) for name, table in sets.items()}
@@ -88,8 +88,8 @@ def describe_evaluation(
 ) -> dict[str, Any]:
     """Content of an evaluation's run.json: the model, the images, and whether the model was trained on them.
 
-    ``independent_sources`` are the sources that the model was not trained on, None where it does not say what it was
-    trained on; ``seen_images`` counts the images whose paths, or whose patients, it was trained or validated on.
+    ``independent_sources`` are the sources that the model was not trained on, or None if its training images are not
+    known; ``seen_images`` counts the images whose paths, or whose patients, it was trained or validated on.
     Only the images that have a prediction are described; ``model`` is the MODEL argument, as the user gave it.
     """
     readable = set(predictions.names)

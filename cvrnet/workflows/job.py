@@ -29,7 +29,7 @@ from cvrnet.training.processes import Processes
 
 @dataclass(frozen=True)
 class Callbacks:
-    """What a job reports while it works; called on the main process only.
+    """The callbacks of a job, for progress and messages; called on the main process only.
 
     Attributes:
         say: Called with one line for the user.
@@ -50,7 +50,7 @@ class Job:
 
     Attributes:
         output: The folder that the user named.
-        place: Where the job writes until it has finished: there, or aside.
+        place: The folder in which the job writes until it has finished: ``output`` itself, or one beside it.
         records: The images.
         classes: Class names in the order of the logits.
         cache: The decoded images.
@@ -90,7 +90,7 @@ def start_job(
     overwrite: bool,
     part: str = "",
 ) -> Iterator[Job]:
-    """Open the folder, read the data set and decode its images; of several processes, the main one locks and decodes.
+    """Open the folder, read the data set and decode its images; only the main process locks and decodes.
 
     When the block has succeeded, the new run replaces the old one. ``kind`` is the job's name in run.json, ``part`` the
     only fold that the job trains. Other arguments: see `cvrnet.workflows` and `open_run_folder`.
@@ -135,7 +135,7 @@ def with_features(job: Job, folders: Sequence[Path]) -> Job:
     ``folders`` are those of the models.
 
     Raises:
-        UserError: The model is no CVR-Net, or its weights are not to be had.
+        UserError: The model is not a CVR-Net, or its weights are not available.
     """
     config = job.config
     if config.freeze != "all" or all(is_finished(folder, config) for folder in folders):
@@ -176,8 +176,8 @@ def open_run(
     ``split`` gives each image with its set or fold, ``further`` are further keys of run.json.
 
     Raises:
-        UserError: The folder holds something else, or a run whose split or settings differ; or no such model can be
-            made.
+        UserError: The folder holds something else, or a run whose split or settings differ; or the model cannot
+            be created.
     """
     if job.processes.is_main:
         resumed = job.resume and (output / RUN).is_file()
@@ -208,7 +208,7 @@ def open_run(
         if output == job.place.folder and job.place.aside:
             job.callbacks.say(
                 f"{job.output} stays as it is until the new run is complete; until then, the new one is in {output}, "
-                "and --resume (without --overwrite, too) continues it"
+                "and --resume continues it, with or without --overwrite"
             )
         _write_split(output / SPLIT, [split_row(record, part) for record, part in split])
         if job.sweep is not None:
@@ -219,7 +219,7 @@ def open_run(
 
 
 def _write_split(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write split.csv, or make sure that the run which is resumed has the same: its models were trained by it."""
+    """Write split.csv; refuse to resume a run with another split than the one that its models were trained with."""
     if not path.is_file():
         if rows:
             write_csv(path, rows)
@@ -242,8 +242,8 @@ def audit_run(
 
     ``output`` is where the folder will be when the job has finished.
 
-    An audit of the same data that the run holds already is only read, so that a resumed run repeats nothing. Without
-    the packages of the extra ``audit`` the audit is left out, and the user gets a line that says so.
+    If the run already holds an audit of the same data, that audit is read and not repeated. Without the packages of the
+    extra ``audit`` the audit is left out, and the user gets a line that says so.
     """
     try:
         from cvrnet.audit import audit, read_severe, write_audit

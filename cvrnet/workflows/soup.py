@@ -60,13 +60,14 @@ def make_soup(
 ) -> dict[str, Any]:
     """Average the weights of a run's folds into one checkpoint, and score folds, ensemble and soup on the same images.
 
-    Weights are summed in float64. Batch norm's statistics fit no fold's network any more: they are computed from images
-    of the run where its data set is still there, and averaged otherwise. Frozen encoders keep theirs.
+    Weights are summed in float64. The folds' batch-norm statistics do not fit the averaged weights: new ones are
+    computed from images of the run if its data set still exists; otherwise the folds' statistics are averaged.
+    Frozen encoders keep theirs.
 
     ``run`` has several folds; ``folds`` chooses some of them. ``data`` are labelled images to score on: by default the
-    run's independent images or, failing that, all its images. ``output`` becomes a run of its own: run.json, split.csv,
-    config.json, model.safetensors and, where no fold was trained on the images that are scored, metrics.json,
-    predictions.csv, figures/, tables/ and report.html. Other arguments: see `cvrnet.workflows`.
+    run's independent images or, if it has none, all its images. ``output`` becomes a run of its own: run.json,
+    split.csv, config.json, model.safetensors and, where no fold was trained on the images that are scored,
+    metrics.json, predictions.csv, figures/, tables/ and report.html. Other arguments: see `cvrnet.workflows`.
 
     Returns:
         ``rows`` with the scores of each fold, the ensemble and the soup, and three sentences: ``verdict``, whether the
@@ -152,7 +153,7 @@ def _check_folds(folders: Sequence[Path]) -> None:
 
 def _argument(config: Mapping[str, Any], key: str) -> Any:
     value = config.get(key)
-    # Earlier versions wrote the number of classes among the arguments, too.
+    # Earlier versions also wrote the number of classes among the arguments.
     return {name: value[name] for name in value if name != "num_classes"} if isinstance(value, dict) else value
 
 
@@ -172,16 +173,16 @@ def _images(
     if data is not None:
         records = read_records(data, min_classes=1)
         if known := seen.count(records):
-            sentence = f"{known} of the {len(records)} images, or their patients, trained folds, and so the soup"
+            sentence = f"{known} of the {len(records)} images, or their patients, were used to train the soup"
             return records, False, sentence
         return records, True, f"{len(records)} images of {data}"
     if not own:
-        raise UserError(f"the images of {run} are not there any more; expected DATA to score the soup on")
+        raise UserError(f"the images of {run} no longer exist; expected DATA to score the soup on")
     if outside := [r for r in own if not seen.fold_of(r)]:
         source = about.get("test_source") or "split=test"
         return outside, True, f"{len(outside)} images of {source}, which no fold was trained on"
     sentence = (
-        f"all {len(own)} images of the run: the soup, the ensemble and most folds were trained on them, so that the "
+        f"all {len(own)} images of the run: the soup, the ensemble and most folds were trained on them, so the "
         "scores can show that a soup is broken, but not that it is good; give DATA that no fold has seen"
     )
     return own, False, sentence
@@ -199,12 +200,12 @@ def _renew_batch_norm(model: nn.Module, records: Sequence[Record], device: str) 
     if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
         return "the network has no batch norm"
     if len(records) < 2:  # one image alone has no variance in the deepest maps
-        return "batch norm's statistics are the folds' average: the run's images are not there to compute new ones"
+        return "batch norm's statistics are the folds' average, because the run's images are missing"
     chosen = np.random.default_rng(0).permutation(len(records))[:RECALIBRATION_IMAGES]
     batches = [chosen[i : i + 16] for i in range(0, len(chosen), 16)]
     if len(batches) > 1 and len(batches[-1]) == 1:
         batches.pop()
-    # The run has read these images already, whatever part of the body they name.
+    # Any part of the body is accepted, because the run has already read these images.
     preprocessing = replace(Preprocessing.from_model(model), any_body_part=True)
 
     def batch(indices: np.ndarray) -> Tensor:
@@ -214,11 +215,11 @@ def _renew_batch_norm(model: nn.Module, records: Sequence[Record], device: str) 
     place = select_device(device)
     update_bn(map(batch, batches), model.to(place), place)
     model.to("cpu")
-    return f"batch norm's statistics are computed anew from {sum(map(len, batches))} of the run's images"
+    return f"batch norm's statistics are computed again from {sum(map(len, batches))} of the run's images"
 
 
 def _compare(tables: Mapping[str, PredictionTable], honest: bool) -> tuple[list[dict[str, Any]], str]:
-    """The rows and the verdict, from the predictions of the folds and, last, the soup's.
+    """The rows and the verdict, from the predictions of the folds and (the last table) of the soup.
 
     The verdict compares the soup with the mean of its folds, image by image; the interval is a bootstrap over patients.
     """
@@ -244,7 +245,7 @@ def _compare(tables: Mapping[str, PredictionTable], honest: bool) -> tuple[list[
     elif low > -LOSS:
         verdict = f"the soup holds up, it is less than {LOSS:.0%} worse than its folds"
     else:
-        verdict = f"{len(hits)} images cannot tell whether the soup holds up"
+        verdict = f"{len(hits)} images are too few to tell whether the soup holds up"
     return rows, (
         f"{verdict}: accuracy {accuracy[KIND]:.3f}, its folds' mean {hits.mean():.3f} (difference {difference:+.3f}, "
         f"95 % interval {low:+.3f} to {high:+.3f}), their ensemble {accuracy['ensemble']:.3f}"

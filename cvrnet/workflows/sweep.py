@@ -47,7 +47,7 @@ def benchmark(
     """Cross-validate each model under one protocol, on the same folds, with the same seed (v2 Table 5).
 
     Each model's cross-validation is a run of its own, ``OUTPUT/MODEL``. Beside them are run.json, split.csv,
-    benchmark.csv, benchmark.md, benchmark.json and figures/, which are written anew after each model.
+    benchmark.csv, benchmark.md, benchmark.json and figures/, which are rewritten after each model.
 
     ``models`` are names of timm classifiers, or of a CVR-Net and one of ``ABLATIONS`` (``cvrnet:p3``). They are
     compared with ``cvrnet`` if it is among them, otherwise with the first. On ``resume``, further models may join. The
@@ -141,7 +141,7 @@ def _leave_out(job: Job, kind: str, n_folds: int) -> dict[str, Any]:
         run = output / slug(source)
         try:
             folds = choose_folds(one, run, n_folds, source)
-        except UserError as error:  # the same on every process, so that all go on with the next source
+        except UserError as error:  # the same on every process, so all continue with the next source
             row["problem"] = str(error)
         else:
             result = train_folds(one, run, folds, f"without {source}")
@@ -160,7 +160,7 @@ def model_config(model: str, config: TrainConfig) -> TrainConfig:
     """The protocol with a model by name, where ``MODEL:ABLATION`` leaves a part of a CVR-Net out.
 
     Raises:
-        UserError: No such ablation, or not of a CVR-Net.
+        UserError: The ablation does not exist, or the model is not a CVR-Net.
 
     >>> model_config("cvrnet:p3", TrainConfig()).model_kwargs
     {'scales': 'deepest'}
@@ -176,7 +176,7 @@ def model_config(model: str, config: TrainConfig) -> TrainConfig:
         network = timm.create_model(base, device="meta") if timm.is_model(base) else None
     encoders: list[str] = getattr(network, "encoder_names", [])
     if len(encoders) < 2:
-        raise UserError(f"{base!r} is no CVR-Net of two encoders; expected one of `cvrnet models` before {part!r}")
+        raise UserError(f"{base!r} is not a CVR-Net of two encoders; expected one of `cvrnet models` before {part!r}")
     if part in ("encoder1", "encoder2"):
         return replace(config, model=base, encoders=(encoders[int(part[-1]) - 1],))
     option = {"scales": "deepest"} if part == "p3" else {"average": "logits"}
@@ -194,7 +194,7 @@ def _check(model: str, config: TrainConfig, num_classes: int) -> None:
 
 
 def source_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row a source: mean ± standard deviation over the folds, inside and outside, and the drop in accuracy."""
+    """One row per source: mean ± standard deviation over the folds, inside and outside, and the drop in accuracy."""
     rows = []
     for source, entry in summary["sources"].items():
         row = {"source left out": source, "images": entry["images"]}

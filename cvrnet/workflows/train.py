@@ -1,4 +1,4 @@
-"""One training from data to report."""
+"""Train one model, from data to report."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def train_sets(
 
 
 def _predictions(job: Job, model: Any) -> Callable[[Sequence[Record]], PredictionTable]:
-    """A function that predicts images as validation did: the best epoch's numbers are the same, to the last bit."""
+    """A function that predicts images as validation did: the results for the best epoch are the same, bit for bit."""
     if job.features is not None:
         features = job.features
         return lambda records: _table(model, records, predict_frozen(model, features, records))

@@ -50,7 +50,7 @@ def test_an_audit_replaces_only_an_audit(cli, data, tmp_path, monkeypatch):
     (out / "audit.json").write_text('{"advisories": {}}')
     assert "audit.json is not an audit of `cvrnet audit`" in cli("audit", data, "-o", out, "--overwrite")[2]
     (out / "audit.json").unlink()
-    assert "exists and is no part of an earlier result" in cli("audit", data, "-o", out)[2]
+    assert "exists and is not part of an earlier result" in cli("audit", data, "-o", out)[2]
     assert not (out / "audit.json").exists()
 
 

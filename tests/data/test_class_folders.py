@@ -131,8 +131,8 @@ def test_a_class_folder_that_is_no_class(tmp_path):
     touch(tmp_path, "A/1.png", "None/2.png", "B|C/3.png")
     _, problems = scan_records(tmp_path, min_classes=1)
     assert [problem.split(": ")[1] for problem in problems] == [
-        "label 'B|C' names several classes, and an image has one here",
-        "label 'None' is no class",
+        "label 'B|C' names several classes",
+        "label 'None' is not a class",
     ]
 
 

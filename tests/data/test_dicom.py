@@ -206,7 +206,7 @@ def test_one_line_for_what_is_no_picture_of_a_chest(tmp_path):
     assert "another modality" in refused(write(path, Modality="MG"))
     for part in ("", "CHEST", "Thorax AP", "CHEST_TO_PELVIS"):
         read_image(write(path, BodyPartExamined=part))
-    assert refused(get_testdata_file("reportsi.dcm")) == "a DICOM file without pixel data, no image"
+    assert refused(get_testdata_file("reportsi.dcm")) == "a DICOM file without pixel data, not an image"
     assert "3 frames" in refused(write(path, np.stack([RAMP] * 3)))
 
     whole = write(path).read_bytes()

@@ -116,9 +116,9 @@ def test_every_frame_header_of_a_jpeg_must_agree(marker, before):
     frame = b"\xff\xd8" + before + frame_header(marker, HUGE) + jpeg()[2:]
     assert "does not have the size" in refused(frame, "jpeg")
     frame = b"\xff\xd8" + before + frame_header(marker, SIZED, samples=200) + jpeg()[2:]
-    assert refused(frame, "jpeg") == "the compressed image has 200 samples a pixel: the tags say 1"
+    assert refused(frame, "jpeg") == "the compressed image has 200 samples per pixel: the tags say 1"
     frame = b"\xff\xd8" + before + frame_header(marker, SIZED, bits=16) + jpeg()[2:]
-    assert refused(frame, "jpeg") == "the compressed image has 16 bits a sample: the tags say at most 8"
+    assert refused(frame, "jpeg") == "the compressed image has 16 bits per sample: the tags say at most 8"
 
 
 def test_scans_are_counted_by_their_markers():
@@ -150,9 +150,9 @@ def test_the_size_of_a_jpeg_2000_is_that_of_its_codestream(frame):
 
 def test_samples_bits_and_sampling_of_jpeg_2000():
     assert not check_frame(jp2(box(b"free", jpeg2000(rows=9)), box(b"jp2c", jpeg2000())), SIZE, "jpeg2000")
-    assert refused(jpeg2000(samples=200), "jpeg2000") == "the compressed image has 200 samples a pixel: the tags say 1"
-    assert refused(jpeg2000(samples=0), "jpeg2000") == "the compressed image has 0 samples a pixel: the tags say 1"
-    assert refused(jpeg2000(bits=38), "jpeg2000") == "the compressed image has 38 bits a sample: the tags say at most 8"
+    assert refused(jpeg2000(samples=200), "jpeg2000").endswith(" has 200 samples per pixel: the tags say 1")
+    assert refused(jpeg2000(samples=0), "jpeg2000").endswith(" has 0 samples per pixel: the tags say 1")
+    assert refused(jpeg2000(bits=38), "jpeg2000").endswith(" has 38 bits per sample: the tags say at most 8")
     assert "impossible sampling" in refused(jpeg2000()[:-1] + b"\0", "jpeg2000")
     assert "tiles of no size" in refused(jpeg2000(tile=0), "jpeg2000")
     assert "a box of no size" in refused(jp2(struct.pack(">I4s", 3, b"free")), "jpeg2000")

@@ -157,7 +157,7 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
         "more bytes than the file",
     ),
     "canvas.webp": (lambda: b"RIFF" + struct.pack("<I", 90) + _WEBP, "65536 x 32768 pixels are more than"),
-    "skip.bmp": (lambda: bmp(36_000_000, 1, b"\0\2\xff\xff"), "at most 65,535 a side"),
+    "skip.bmp": (lambda: bmp(36_000_000, 1, b"\0\2\xff\xff"), "at most 65,535 per side"),
     "high.bmp": (lambda: bmp(64, -(2**31), bytes(99)), "64 x 2147483648 pixels are more than"),
     "thin.png": (lambda: encode("PNG", np.zeros((60_000, 1), np.uint8)), ""),
 }

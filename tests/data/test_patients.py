@@ -126,4 +126,4 @@ def test_what_nothing_connects_is_said(tmp_path):
     write(tmp_path / "b.dcm", PatientID="7")
     said: list[str] = []
     read_records(manifest(tmp_path, "path,label,patient_id\na.png,A,p7\nb.dcm,B,\n"), say=said.append)
-    assert said[0].endswith("1 images have only the one, 1 only the other: these may share patients")
+    assert said[0].endswith("1 images have only a patient_id, 1 only a PatientID: these may share patients")

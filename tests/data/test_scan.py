@@ -381,7 +381,7 @@ def test_other_data_sets_columns_get_a_hint(tmp_path, header, hint):
     ("label", "problem"),
     [
         ("", "empty label"),
-        *((text, f"label '{text}' is no class") for text in ("nan", "None", "NaN", "NULL", "N/A", "#N/A")),
+        *((text, f"label '{text}' is not a class") for text in ("nan", "None", "NaN", "NULL", "N/A", "#N/A")),
         ("A|B", "label 'A|B' names several classes"),
         ("A\x1b[2JB", "label 'A\\x1b[2JB' has a character that is not text"),
     ],

@@ -163,4 +163,4 @@ def test_another_users_temporary_folder(predictor: Predictor, tmp_path: Path, mo
 def test_a_name_that_is_none_is_one_line(cli: Any, tmp_path: Path) -> None:
     status, _, err = cli("demo", tmp_path, "--allow-host", "https://example.org")
     assert (status, err.count("\n")) == (1, 1)
-    assert "'https://example.org' is no host name" in err
+    assert "'https://example.org' is not a host name" in err

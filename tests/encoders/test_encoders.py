@@ -175,7 +175,7 @@ def test_the_users_own_encoder(own: str) -> None:
     x = images()
     torch.testing.assert_close(model.forward_head(model.forward_features(x)), model(x), atol=1e-5, rtol=0)
     assert torch.equal(copy.deepcopy(model)(x), model(x))
-    with pytest.raises(UserError, match="registered already"):
+    with pytest.raises(UserError, match="already registered"):
         register_encoder(own, TinyEncoder)
 
 

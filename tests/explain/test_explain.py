@@ -253,7 +253,7 @@ def test_maps_that_show_nothing_are_refused(predictor, phantoms):
     plot_explanation(e, ["network"])  # the sentence instead of a picture
     for classifier in models[0].get_classifier():
         torch.nn.init.constant_(classifier.weight, float("nan"))
-    with pytest.raises(UserError, match="answers no image"):
+    with pytest.raises(UserError, match="predicts NaN for every image"):
         next(explain(Predictor(models, dtype="fp32"), [path], target="CVP"))
     assert "not finite" in refusal(torch.full((7, 7), float("nan")), "CVP"), "the answer is a number, its gradient not"
     models[0] = lively_timm()

@@ -152,7 +152,7 @@ def test_the_best_epoch_of_a_fold_is_the_one_that_was_kept():
     assert figure.axes[0].get_lines()[1].get_xdata() == [3]
     with pytest.raises(UserError, match="no folds"):
         report.plot_fold_learning_curves({})
-    with pytest.raises(UserError, match="history without val_f1"):
+    with pytest.raises(UserError, match="history lacks val_f1"):
         report.plot_fold_learning_curves({"Fold 1": rows}, score="val_f1")
 
 
@@ -319,7 +319,9 @@ def test_learning_curves_of_a_diverged_run(loss):
 def test_learning_curves_name_what_is_missing():
     with pytest.raises(UserError, match="no epochs"):
         report.plot_learning_curves([])
-    with pytest.raises(UserError, match="history without val_f1: expected epoch, train_loss, val_loss, val_f1, lr"):
+    with pytest.raises(
+        UserError, match="history lacks val_f1; expected the columns epoch, train_loss, val_loss, val_f1, lr"
+    ):
         report.plot_learning_curves(history(3), score="val_f1")
 
 

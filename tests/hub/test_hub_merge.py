@@ -172,7 +172,7 @@ def test_results_of_others_stay_and_own_ones_are_renewed() -> None:
     [b"\xff\xfe", b"---\n- a\n---\n", b"---\na: [\n---\n", b"---\nmodel-index: 3\n---\n", b"---\n1: 2\n---\n"],
 )
 def test_a_card_that_cannot_be_read_is_refused_by_name(there: bytes) -> None:
-    with pytest.raises(UserError, match=r"README\.md cannot be read .*--overwrite replaces it") as error:
+    with pytest.raises(UserError, match=r"README\.md cannot be read .*or replace it with --overwrite") as error:
         merge_file("README.md", there, card())
     assert "\n" not in str(error.value)
     assert merge_file("README.md", there, card(), renew=True) == (card(), [])
@@ -198,7 +198,7 @@ def test_a_second_push_keeps_what_people_did(hub: LocalHub, folds: Path, cli: An
     head = hub.repository(REPO).branches["main"]
     status, _, err = cli("push", folds, REPO)
     assert (status, hub.repository(REPO).branches["main"]) == (0, head), "nothing had to change"
-    assert "Kept as somebody edited it: README.md (summary). --overwrite replaces it." in err
+    assert "Kept, because somebody edited it: README.md (summary). --overwrite replaces it." in err
     hub.add(REPO, {"notes.txt": b"of the fold"}, "fold-1")
     (folds / "history.csv").write_text("epoch,lr\n1,0.1\n")
     (folds / "fold-1/history.csv").write_text("epoch,lr\n1,0.1\n")

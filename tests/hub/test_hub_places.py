@@ -142,7 +142,7 @@ def test_a_cache_that_cannot_be_written(
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     reason = "Not a directory" if place == "file" else "Permission denied"
     expected = (
-        f"the cache {cache} cannot be written ({reason}); nothing was changed; let HF_HOME name a folder that can be"
+        f"the cache {cache} cannot be written ({reason}); nothing was changed; set HF_HOME to a folder that can be"
     )
     with permissions_hold():
         for arguments in (("predict", f"hf-hub:{REPO}", image), ("pull", REPO, "-o", tmp_path / "pulled")):
@@ -186,7 +186,7 @@ def test_offline_and_not_in_the_cache(
     status, _, err = cli("predict", f"hf-hub:{REPO}{revision}", image)
     assert (status, err.count("\n")) == (1, 1)
     assert f"it is not in the cache {constants.HF_HUB_CACHE}, and {variable}=1 forbids asking the Hub" in err
-    assert "let HF_HOME name a cache that has it, or unset it" in err
+    assert "set HF_HOME to a cache that has it, or unset it" in err
 
 
 def test_offline_a_push_says_so(hub: LocalHub, folds: Path, cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +208,7 @@ def test_weights_to_start_from_that_cannot_be_had(
     encoders = ("test_resnet",) if model == "cvrnet" else ()
     with permissions_hold(), pytest.raises(UserError) as error:
         create_for_training(TrainConfig(model=model, encoders=encoders, img_size=64), 3)
-    said = {"offline": "HF_HUB_OFFLINE=1 forbids asking the Hub; unset it", "read-only": "let HF_HOME name a folder"}
+    said = {"offline": "HF_HUB_OFFLINE=1 forbids asking the Hub; unset it", "read-only": "set HF_HOME to a folder"}
     assert said[why] in str(error.value)
     assert "timm/test_resnet.r160_in1k" in str(error.value)
     assert "pretrained=False" in str(error.value)

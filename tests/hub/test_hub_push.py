@@ -122,7 +122,7 @@ def test_a_path_that_nothing_else_removed_stops_the_push(hub: LocalHub, tmp_path
     config = json.loads((folder / "fold-2/config.json").read_text())
     config["pretrained_cfg"]["url"] = "/home/ada/weights.pth"
     (folder / "fold-2/config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=r"config.json holds a path .*/home/ada/weights.pth"):
+    with pytest.raises(UserError, match=r"config.json contains a path .*/home/ada/weights.pth"):
         cvrnet.push_folds(folder, "ada/net")
     assert hub.requests == []
 

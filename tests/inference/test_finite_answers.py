@@ -85,7 +85,7 @@ def test_a_checkpoint_that_is_not_finite_is_refused_by_name(folder, tmp_path, na
 def test_a_variance_below_zero_gives_no_answer(folder, tmp_path, images):
     """Its square root is NaN, although every weight is finite."""
     spoiled = spoil(folder, tmp_path / "spoiled", "running_var", -1.0)
-    with pytest.raises(UserError, match=rf"^{spoiled} answers no image, not even a grey one, with numbers"):
+    with pytest.raises(UserError, match=rf"^{spoiled} predicts NaN for every image, even for a grey one"):
         Predictor.from_pretrained(spoiled, "cpu", "fp32")(images)
 
 
@@ -128,11 +128,11 @@ def test_a_mean_or_std_that_is_no_number_is_refused(key, value, tmp_path):
 def test_one_image_overflows_and_the_others_are_answered(images):
     predictor = Predictor([Overflows()], "cpu", "fp32")
     first, second, third = predictor.stream(images, batch_size=3)
-    assert second.error == f"{images[1]}: the answer of overflows is not a number (overflow in fp32)"
+    assert second.error == f"{images[1]}: the prediction of overflows is not a number (overflow in fp32)"
     assert second.label == ""
     assert (first.error, third.error) == ("", "")
     assert np.isfinite([first.probabilities, third.probabilities]).all()
-    with pytest.raises(UserError, match=r"1\.png: the answer of overflows is not a number"):
+    with pytest.raises(UserError, match=r"1\.png: the prediction of overflows is not a number"):
         predictor(images)
     explained = list(explain(predictor, images))
     assert [bool(e.error) for e in explained] == [False, True, False]
@@ -155,7 +155,7 @@ def test_a_model_in_memory_that_answers_nothing_is_refused(weight, images):
     model.fc.weight.data[0, 0] = weight
     predictor = Predictor([model], "cpu", "fp32")
     for answer in (lambda: predictor(images), lambda: list(explain(predictor, images))):
-        with pytest.raises(UserError, match=r"^test_resnet answers no image, not even a grey one, with numbers: "):
+        with pytest.raises(UserError, match=r"^test_resnet predicts NaN for every image, even for a grey one: "):
             answer()
 
 
@@ -213,7 +213,7 @@ def test_a_model_that_answers_other_numbers_than_it_names_is_refused(images):
         def forward(self, x: Tensor) -> Tensor:
             return torch.zeros(len(x), 3)
 
-    with pytest.raises(UserError, match=r"overflows answers 3 images with numbers of shape \(3, 3\); expected one for"):
+    with pytest.raises(UserError, match=r"overflows returns logits of shape \(3, 3\) for 3 images; expected one for"):
         Predictor([Wide()], "cpu", "fp32")(images)
 
 

@@ -341,6 +341,6 @@ def test_predict_command(tiny, paths, cli):
         p = [float(row[f"prob_{name}"]) for name in CLASSES]
         assert float(row["predictive_entropy"]) == pytest.approx(stats.entropy(p))
     status, _, err = cli("predict", tiny, paths[0], "--folds", "one")
-    assert (status, "'one' is no fold; expected numbers such as 1,3" in err) == (2, True)
+    assert (status, "'one' is not a fold; expected numbers such as 1,3" in err) == (2, True)
     status, _, err = cli("predict", tiny, paths[0], "--folds", "2")
     assert (status, "it is one model" in err) == (1, True)

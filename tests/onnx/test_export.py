@@ -241,7 +241,7 @@ def test_bad_int8_is_refused(plain, phantoms, tmp_path):
 )
 def test_what_is_bad(top_class, before, after, refused):
     found = {"images": 100, "top_class": top_class, "accuracy_before": before, "accuracy_after": after}
-    with pytest.raises(UserError, match="int8 answers too differently") if refused else nullcontext():
+    with pytest.raises(UserError, match="int8 changes the predictions too much") if refused else nullcontext():
         check_agreement(found, 0.98, 0.0101)
 
 
@@ -353,7 +353,7 @@ def test_predict_and_evaluate_take_the_file(folds, exported, phantoms, images, t
     [
         (["-o", "model.pt"], "expected a file name that ends in .onnx"),
         (["-o", "model.onnx", "--folds", "3"], "has no fold 3; expected some of 1, 2"),
-        (["-o", "model.onnx", "--folds", "x"], "'x' is no fold"),
+        (["-o", "model.onnx", "--folds", "x"], "'x' is not a fold"),
         (["-o", "model.onnx", "--int8"], "--int8 needs images to calibrate on"),
         (["-o", "model.onnx", "--calibration", "x"], "--calibration is for --int8"),
     ],

@@ -183,7 +183,7 @@ def test_files_beside_others_replace_only_an_earlier_result(tmp_path):
         with files_aside(tmp_path / "out", may_replace, "a.txt") as aside:
             write(aside, NEW)
 
-    with pytest.raises(UserError, match=r"a\.txt exists and is no part of an earlier result"):
+    with pytest.raises(UserError, match=r"a\.txt exists and is not part of an earlier result"):
         add(lambda name: False)
     assert contents(tmp_path / "out") == {"mine.txt": "mine", "a.txt": "old"}
     add(lambda name: name == "a.txt")

@@ -176,7 +176,7 @@ def test_where_there_is_no_error_the_interval_is_exact(tmp_path):
         assert [float(row[f"sensitivity_{end}"]) for end in ("low", "high")] == pytest.approx([exact.low, 1])
         assert "sensitivity" in row["exact"].split()
     assert "†" in page.text
-    assert "None: all 240 predictions are right." in page.text
+    assert "None: all 240 predictions are correct." in page.text
 
 
 def test_page_of_a_cross_validation(crossval):
@@ -257,7 +257,7 @@ def test_images_that_are_gone_leave_their_paths(crossval, phantoms, tmp_path):
     page = Page(run / "report.html")
     wrong = rows(run / "tables/mistakes.csv")
     assert wrong
-    assert "any more (or on this machine), so only their paths are" in page.text
+    assert "(or are not on this machine), so only their paths are shown" in page.text
     assert all(row["path"] in page.text for row in wrong[:SHOWN])
     assert not any(value.startswith("data:image/jpeg") for value in page.fetched)
     broken = shutil.copytree(phantoms.parent, tmp_path / "broken")

@@ -223,7 +223,7 @@ def test_strict_json_is_read_as_python_reads_it(value):
     try:
         expected = json.loads(text, parse_constant=lambda name: 1 / 0)
     except ZeroDivisionError:
-        with pytest.raises(ValueError, match="which is no number of JSON"):
+        with pytest.raises(ValueError, match="which is not a number in JSON"):
             parse_json(text)
         return
     if all(abs(number) < 10**39 for number in _integers(expected)):

@@ -94,7 +94,7 @@ def test_what_cannot_go_on_is_refused_and_named(whole, phantoms, tmp_path):
     with pytest.raises(UserError, match=r"another run \(lr is 0.5, was 0.02\)"):
         train(phantoms, run, replace(CONFIG, epochs=9, lr=0.5), resume=True, **PLAIN)
     (run / "last-epoch.pt").unlink()
-    with pytest.raises(UserError, match=r"run ended after 3 epochs and has no last-epoch\.pt to go on from"):
+    with pytest.raises(UserError, match=r"run ended after 3 epochs and has no last-epoch\.pt to continue from"):
         train(phantoms, run, replace(CONFIG, epochs=9), resume=True, **PLAIN)
     assert results(run) == results(whole)
     assert (run / "run.json").read_bytes() == (whole / "run.json").read_bytes()

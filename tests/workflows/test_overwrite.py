@@ -157,7 +157,7 @@ def test_runs_of_version_0_1_are_ours(old):
             "holds evaluation",
         ),
         ({"run.json": '{"kind": "crossval", "versions": {"cvrnet": "1"}}'}, "holds a run of another kind"),
-        ({"run.json": "[]"}, "expected what cvrnet writes"),
+        ({"run.json": "[]"}, "expected a file that cvrnet wrote"),
         ({"run.json": "{"}, "cannot be read"),
     ],
 )

@@ -67,7 +67,7 @@ def test_a_soup_is_scored_where_no_fold_was_trained(folds, phantoms, tmp_path, c
     described = json.loads((tmp_path / "soup/run.json").read_text())
     assert (described["kind"], described["folds"]) == ("soup", ["fold-1", "fold-2", "fold-3"])
     assert "site-b, which no fold was trained on" in err
-    assert "Batch norm's statistics are computed anew from" in err
+    assert "Batch norm's statistics are computed again from" in err
     assert "soup" in described["soup"]["verdict"]
     predictor = Predictor.from_pretrained(tmp_path / "soup", dtype="fp32")
     names = [row["path"] for row in csv.DictReader((folds / "split.csv").open()) if row["fold"] == "independent"]
@@ -129,7 +129,7 @@ def test_the_verdict(drop, word):
     assert word in verdict(right, wrong, honest=True)
     if not drop:
         assert "on images that trained it" in verdict(right, wrong, honest=False)
-        assert "cannot tell" in verdict(right[:1], wrong[:1], honest=True)
+        assert "too few to tell" in verdict(right[:1], wrong[:1], honest=True)
 
 
 def test_without_images_elsewhere_it_says_what_the_scores_are_worth(folds, tmp_path):
@@ -145,8 +145,8 @@ def test_without_images_elsewhere_it_says_what_the_scores_are_worth(folds, tmp_p
     with pytest.raises(UserError, match="expected DATA to score the soup on"):
         make_soup(tmp_path / "run", tmp_path / "other")
     soup = make_soup(tmp_path / "run", tmp_path / "other", about["data"], device="cpu", amp="fp32", **PLAIN)
-    assert "are the folds' average: the run's images are not there" in soup["batch_norm"]
-    assert "trained folds" in soup["images"]
+    assert "are the folds' average, because the run's images are missing" in soup["batch_norm"]
+    assert "were used to train the soup" in soup["images"]
 
 
 def test_what_makes_no_soup_is_refused(folds, run, tmp_path):
