@@ -120,10 +120,15 @@ def _files(folder: Path, checkpoint: Path, key: bytes | None) -> Files:
         name = f"{FIGURES}/{figure}.png"
         if (folder / name).is_file():
             files[name] = redact.public_figure(folder / name)
+    return {**files, **_checkpoint_files(checkpoint)}
+
+
+def _checkpoint_files(checkpoint: Path) -> Files:
+    """A model as it is pushed."""
     config = read_json(checkpoint / CONFIG)
     # Checkpoints of earlier versions hold it, and transformers refuses it (see `cvrnet.runs.checkpoint`).
     config.setdefault("model_args", {}).pop("num_classes", None)
-    return {**files, CONFIG: redact.public_json(config), WEIGHTS: checkpoint / WEIGHTS}
+    return {CONFIG: redact.public_json(config), WEIGHTS: checkpoint / WEIGHTS}
 
 
 def _scores(path: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from cvrnet.cvrnet import CVRNet
 from cvrnet.data import Augmentation, ImageCache, Preprocessing, Record
 from cvrnet.data.cache import ArrayFiles, image_status
 from cvrnet.devices import AUTOCAST_DTYPES, autocast, select_device, select_precision
+from cvrnet.errors import UserError
 from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
 from cvrnet.inference.head_logits import cast_weights
 
@@ -34,8 +35,8 @@ T = TypeVar("T")
 class FrozenFeatures:
     """The pooled maps of a network's encoders, for several views of each image.
 
-    View 0 is the image itself; the others are augmented, and depend only on the seed, the view's number and the image's
-    name. The vectors of each encoder are kept beside the decoded images, in files that depend on the encoder's weights,
+    View 0 is the image itself; the others are augmented, and depend only on the seed, the view's number and the pixels.
+    The vectors of each encoder are kept beside the decoded images, in files that depend on the encoder's weights,
     the preprocessing and the number format, so all heads, folds, runs and pairs of encoders share them.
 
     Args:
@@ -136,15 +137,19 @@ class FrozenFeatures:
         if vector is None:  # deleted, or the image has changed since
             self.build([record])
             vector = kept.read(record.path)
-            assert vector is not None
+        if vector is None:
+            raise UserError(f"{record.path} changes while its features are computed; repeat the command afterwards")
         return vector.ravel()
 
     def _image(self, item: tuple[Record, int]) -> tuple[Tensor, os.stat_result]:
         record, view = item
         before = image_status(record.path)
-        image = torch.from_numpy(self.cache.load(record.path).transpose(2, 0, 1).copy())
-        number = int.from_bytes(hashlib.sha256(record.name.encode("utf-8", "surrogateescape")).digest()[:8], "big")
-        return (self.augmentation(image, seed=(self.seed, view, number)) if view else image), before
+        pixels = self.cache.load(record.path)
+        image = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+        if view:
+            number = int.from_bytes(hashlib.sha256(pixels.tobytes()).digest()[:8], "big")
+            image = self.augmentation(image, seed=(self.seed, view, number))
+        return image, before
 
     def _compute(self, images: Tensor) -> list[Vectors]:
         """The vectors of each encoder, (BATCH, width of the encoder)."""

@@ -89,7 +89,7 @@ def test_an_images_vectors_do_not_depend_on_the_others(phantoms: Path, tmp_path:
     np.testing.assert_array_equal(*vectors)
 
 
-def test_views_depend_on_seed_number_and_name_alone(phantoms: Path, tmp_path: Path) -> None:
+def test_views_depend_on_seed_number_and_pixels_alone(phantoms: Path, tmp_path: Path) -> None:
     model, records = network(), read_records(phantoms)[:4]
 
     def vectors(folder: str, chosen: Any, seed: int = 1) -> np.ndarray:
@@ -102,6 +102,8 @@ def test_views_depend_on_seed_number_and_name_alone(phantoms: Path, tmp_path: Pa
     np.testing.assert_array_equal(first, vectors("two", records[::-1])[::-1])
     assert not np.array_equal(first[:, 0], first[:, 1])
     assert not np.array_equal(first[:, 1], first[:, 2])
+    renamed = [replace(r, name=f"elsewhere/{r.name}") for r in records]
+    np.testing.assert_array_equal(first, vectors("three", renamed))
     other = vectors("one", records, seed=2)
     np.testing.assert_array_equal(first[:, 0], other[:, 0])  # the image itself
     assert not np.array_equal(first[:, 1], other[:, 1])
