@@ -21,7 +21,7 @@ def predict_cached(
 ) -> list[tuple[int, NDArray[np.float64]]]:
     """Return each batch's number, and each head's probabilities (heads, images, classes), averaged over the models.
 
-    There are `count` processes, and each takes every `count`-th batch; `index` is the number of this process. The number of
+    Each of `count` processes takes every `count`-th batch; `index` is the number of this process. The number of
     processes changes neither the batches nor the results, bit for bit.
     """
     starts = range(0, len(records), batch_size)
