@@ -88,7 +88,7 @@ class ArrayFiles:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            reason = f"{error.strerror or error} (CVRNET_CACHE names its folder, one for each user)"
+            reason = f"{error.strerror or error} (CVRNET_CACHE chooses another folder; each user needs one)"
             raise UserError(f"{entry}: the image cache cannot be read: {reason}") from error
         return content if whole and len(content) == count and content.startswith(header) else None
 
@@ -186,5 +186,5 @@ def _write(entry: str, content: bytes) -> None:
         # Without waiting for the disk: if a power cut damages an entry, the image is decoded again.
         write_private(entry, content, sync=False)
     except OSError as error:
-        reason = f"{error.strerror or error} (CVRNET_CACHE names its folder)"
+        reason = f"{error.strerror or error} (CVRNET_CACHE chooses another folder)"
         raise UserError(f"{entry}: the image cache cannot be written: {reason}") from error

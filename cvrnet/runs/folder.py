@@ -30,7 +30,7 @@ from cvrnet.runs.layout import BENCHMARK, CONFIG, ORIGIN, RUN, RUN_ENTRIES, fold
 from cvrnet.runs.read import read_json
 
 IDENTITY = ("data_sha256", "classes", "test_source", "folds")
-"""Keys of run.json that tell one job from another of its kind, beside the settings in ``config``."""
+"""Keys of run.json that, together with the settings in ``config``, distinguish jobs of the same kind."""
 MAY_CHANGE = {"device", "num_workers"}
 """Settings that a resumed run may change: they change the speed and not the result."""
 SWEEPS = (BENCHMARK, "leave-one-source-out")

@@ -35,7 +35,14 @@ _NAME = r"[A-Za-z0-9][\w.-]*"
 _REFERENCE = re.compile(rf"(?:{'|'.join(_SCHEMES)})?(?P<repo>{_NAME}/{_NAME})(?:@(?P<revision>[^@\s]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
-_NO_USERS = ("datasets", "buckets", "collections", "papers", "docs", "blog")  # in addresses
+_NO_USERS = (
+    "datasets",
+    "buckets",
+    "collections",
+    "papers",
+    "docs",
+    "blog",
+)  # first parts of addresses on the Hub that are not users
 _TIMEOUT = 10.0
 _log = logging.getLogger("cvrnet.hub")
 

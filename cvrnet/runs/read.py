@@ -14,7 +14,7 @@ from cvrnet.errors import UserError
 from cvrnet.files import damaged_files, open_regular
 from cvrnet.runs.layout import MAX_FOLDS, ORIGIN, RUN, fold_name
 
-_DIGITS = 40  # of a whole number; Python itself takes minutes for millions of them
+_DIGITS = 40  # the most that a whole number may have: Python takes minutes for millions of digits
 
 
 def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:

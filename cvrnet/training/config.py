@@ -74,7 +74,7 @@ class TrainConfig:
     #: ``"all"``: the encoders stay as they are; only the heads train, on pooled maps computed once per image (or view).
     #: A number: only the heads train for this many epochs, then everything. 0: everything trains from the start.
     freeze: int | str = 0
-    views: int = 1  #: with ``freeze="all"``, the image itself and views - 1 augmented views of it train
+    views: int = 1  #: views of each image (itself and augmented ones) that train; needs ``freeze="all"``
     #: Weigh the loss of class j by N_max / N_j. (The papers print N_j / N, which would favour the majority, against
     #: their own sentence: an erratum.)
     class_weights: bool = True
