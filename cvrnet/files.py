@@ -1,4 +1,4 @@
-"""Atomic writes: write a temporary file in the same folder, sync it to the disk, then rename it."""
+"""Atomic writes and related tools. A write makes a temporary file in the same folder, syncs it, and renames it."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _FULL = 65536  # bytes: a disk with less free space counts as full, because part
 
 @contextmanager
 def atomic_write(path: str | Path, sync: bool = True) -> Iterator[Path]:
-    """A temporary path to write to; if the block succeeds, that file replaces `path` in one step.
+    """Give a temporary path to write to; if the block succeeds, that file replaces `path` in one step.
 
-    If the block fails, or the process is killed in it, `path` keeps its old content (or stays absent). Missing parent
-    folders are made. The temporary file is hidden, ends in ``.tmp`` and is removed on failure. A killed process can
-    leave it behind; nothing reads it. With ``sync=False`` a power cut soon afterwards can damage the file.
+    If the block fails, or the process is killed during the block, `path` keeps its old content (or stays absent).
+    Missing parent folders are made. The temporary file is hidden, ends in ``.tmp`` and is removed on failure. A killed
+    process can leave it behind; nothing reads it. With ``sync=False`` a power cut soon afterwards can damage the file.
     """
     path = Path(os.path.realpath(path))  # a symbolic link stays, and its target is replaced
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def atomic_write(path: str | Path, sync: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def normalize_disk_errors(path: Path) -> Iterator[None]:
-    """Re-raise write failures of `path` as OSError that names it, and those on a full disk as OSError(ENOSPC, path).
+    """Add the path to an OSError of the block; if the disk is full, raise OSError(ENOSPC, path) whatever the error was.
 
     PyTorch, safetensors and NumPy raise exceptions of other types if the disk is full.
     """
@@ -98,15 +98,15 @@ def _not_regular(name: str) -> OSError:
 def write_private(path: str | Path, content: bytes, sync: bool = True) -> None:
     """Write a file that only its owner can read, atomically, into a folder that only its owner can enter.
 
-    Missing parent folders are made in the same way. The umask does not matter.
+    Missing parent folders also get these permissions, whatever the umask is.
     """
     path = Path(path)
     for folder in reversed(path.parents):
         if not folder.is_dir():
             folder.mkdir(exist_ok=True)
             folder.chmod(0o700)
-    if path.parent.stat().st_mode & 0o077:  # of an earlier version
-        with suppress(PermissionError):  # another user's, in a folder that is shared
+    if path.parent.stat().st_mode & 0o077:  # a folder that an earlier version made
+        with suppress(PermissionError):  # the folder belongs to another user
             path.parent.chmod(0o700)
     with (
         atomic_write(path, sync) as temporary,
@@ -119,7 +119,7 @@ def write_private(path: str | Path, content: bytes, sync: bool = True) -> None:
 def write_text(path: str | Path, text: str) -> None:
     r"""Write text atomically, in UTF-8 with Unix line ends.
 
-    A byte of a file name that is not text is written as an escape, such as ``\udcff``; JSON reads it back.
+    If a file name has a byte that is not text, it is written as an escape, such as ``\udcff``, which JSON reads back.
     """
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
@@ -137,10 +137,10 @@ def write_json(path: str | Path, value: Any) -> None:
 def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
     """Write rows as CSV for programs (UTF-8, one header line) atomically, with one row in memory at a time.
 
-    Files that `cvrnet` reads again are written by this function; text is left as it is.
+    Files that `cvrnet` reads again are written by this function, with every text unchanged.
 
-    None and missing keys become empty cells. Without `columns` the header is the first row's keys; without either the
-    file is empty.
+    None and missing keys become empty cells. Without `columns` the header is the first row's keys; if there is no row
+    either, the file is empty.
 
     Raises:
         ValueError: a row has a key that is not in the header.
@@ -160,14 +160,14 @@ def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequ
 
 
 def write_sheet(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
-    """Like `write_csv`, but for people: every text in header and rows is a `cvrnet.text.sheet_cell`."""
+    """Like `write_csv`, but for people: every text in header and rows goes through `cvrnet.text.sheet_cell`."""
     cells = ({sheet_cell(key): sheet_cell(value) for key, value in row.items()} for row in rows)
     write_csv(path, cells, None if columns is None else [sheet_cell(name) for name in columns])
 
 
 @contextmanager
 def damaged_files(where: str | Path) -> Iterator[None]:
-    """Convert the errors of parsing a damaged file of a run to `UserError` with the file's name, `where`."""
+    """Convert the errors of parsing a damaged file of a run to a `UserError` that names the file, `where`."""
     try:
         yield
     except UserError:
@@ -196,7 +196,7 @@ def image_cache_folder() -> Path:
 
 
 def slug(name: str) -> str:
-    """A name that a folder may have on any system; different names give different results.
+    """Turn a name into one that a folder may have on any system; different names give different results.
 
     >>> slug("cvrnet:p3"), slug("resnet50")
     ('cvrnet-p3-e4073420', 'resnet50')

@@ -1,7 +1,8 @@
-"""Folders that commands write: one process at a time, and an old one is replaced only when the new one is complete.
+"""Folders that commands write: by one process at a time; an old folder is replaced only by a complete new one.
 
-Beside the folder ``RUN`` there are hidden names for a while: ``.RUN.cvrnet-lock`` names the process that writes,
-``.RUN.cvrnet-new`` is the new folder while it is made, ``.RUN.cvrnet-old`` is the old one between two renames.
+While a command writes the folder ``RUN``, hidden entries are beside it: the file ``.RUN.cvrnet-lock`` names the process
+that writes, ``.RUN.cvrnet-new`` is the new folder while it is made, and ``.RUN.cvrnet-old`` is the old folder while the
+two are exchanged.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _held: set[int] = set()  # descriptors of the locks of this process
 
 
 def real_folder(folder: str | Path) -> Path:
-    """The absolute path of a folder with symbolic links resolved: so a link stays when its target is replaced."""
+    """The absolute path of a folder with symbolic links resolved, so that a link stays when its target is replaced."""
     return Path(os.path.realpath(folder))
 
 
@@ -101,7 +102,7 @@ def _replace(folder: Path) -> None:
         if old.exists() and not folder.exists():
             old.rename(folder)
         raise
-    shutil.rmtree(old, ignore_errors=True)  # what cannot be removed now is removed by `recover`
+    shutil.rmtree(old, ignore_errors=True)  # `recover` removes what is left
 
 
 def _finish(folder: Path) -> None:
@@ -127,7 +128,7 @@ def recover(folder: Path) -> None:
 
 
 def find_folder(folder: str | Path) -> Path:
-    """A folder to read from: if it is missing because its replacement was interrupted, complete that first."""
+    """The path of a folder to read from; an interrupted replacement of the folder is completed first."""
     path = real_folder(folder)
     if not path.exists() and _old_folder(path).is_dir():
         with lock_folder(path):
@@ -137,10 +138,11 @@ def find_folder(folder: str | Path) -> Path:
 
 @contextmanager
 def files_aside(folder: Path, may_replace: Callable[[str], bool], first: str) -> Iterator[Path]:
-    """Give a new folder to write files to; if the block succeeds, each is renamed into `folder`.
+    """Give a new folder to write files to; if the block succeeds, each file is renamed into `folder`.
 
-    The file ``first``, which marks an earlier result, is renamed first: after a kill between two renames, the same job
-    may then replace the others. Other files in the folder stay. If the block fails, nothing is changed.
+    The file ``first``, which marks an earlier result, is renamed first: if the process is killed between two
+    renames, the same job may then replace the other files. Files of other origin stay. If the block fails, nothing is
+    changed.
 
     Raises:
         UserError: A file already exists and is not part of an earlier result: ``may_replace`` returned False for its
@@ -183,7 +185,7 @@ def lock_folder(folder: Path, part: str = "", *, shared: bool = False) -> Iterat
         return
     missing = [path for path in (folder.parent, *folder.parent.parents) if not path.exists()]
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # Where only the folder itself may be written to, such as a volume of a container, its lock is inside.
+    # The lock is inside the folder if its parent is not writable, as for a volume of a container.
     inside = folder.is_dir() and not os.access(folder.parent, os.W_OK)
     name = ".".join(["", *([] if inside else [folder.name]), *filter(None, [part]), "cvrnet-lock"])
     path = (folder if inside else folder.parent) / name
@@ -214,17 +216,17 @@ def _lock(path: Path, what: Path, shared: bool) -> int:
             pass
         _held.add(descriptor)
         if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
-            with suppress(OSError):  # on a full disk, the file stays without a name
+            with suppress(OSError):  # on a full disk, the lock file stays empty
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
             return descriptor
-        _close(descriptor)  # its holder removed the file between our opening and locking it
+        _close(descriptor)  # another process removed the file after we opened and before we locked it
 
 
 def _release(descriptor: int, path: Path) -> None:
-    if descriptor not in _held:  # in a fork of the process that locked
+    if descriptor not in _held:  # this is a fork of the process that locked
         return
-    with suppress(OSError):  # others share the lock
+    with suppress(OSError):  # other processes share the lock
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         path.unlink(missing_ok=True)
     _close(descriptor)
@@ -236,7 +238,7 @@ def _close(descriptor: int) -> None:
 
 
 def _close_inherited() -> None:
-    """Release all locks in a forked process; otherwise it would keep the lock of a job that was killed."""
+    """Release all locks in a forked process; otherwise it would keep a lock after the job was killed."""
     for descriptor in list(_held):
         _close(descriptor)
 

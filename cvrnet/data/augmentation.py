@@ -16,18 +16,18 @@ from cvrnet.errors import UserError
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Rotation, shifts and flips of the resized image (v2 section 5.2).
+    """Rotates, shifts and flips the resized image at random (v2 section 5.2).
 
-    Neither paper says how far images are turned and shifted, nor what fills the empty part of the frame. We chose 15
-    degrees and a tenth, and repeat the pixels at the edge, as Keras does by default. The interpolation is
-    nearest neighbour, so no new grey value appears. v2 gives both flips "probability 1", which we read as Keras's
-    random flip: every second image.
+    Neither paper says how far images are turned and shifted, nor what fills the empty part of the frame. We chose at
+    most 15 degrees and a tenth of the width or height, and repeat the pixels at the edge, as Keras does by default. The
+    interpolation is nearest neighbour, so no new grey value appears. v2 gives both flips "probability 1", which we read
+    as Keras's random flip: every second image.
     """
 
     rotation_p: float = 0.45  #: probability that the image is turned
     rotation_degrees: float = 15.0  #: the largest angle, to either side
-    shift_p: float = 0.2  #: probability that it is moved sideways and, drawn separately, up or down
-    shift: float = 0.1  #: the largest shift, as a fraction of its width or height
+    shift_p: float = 0.2  #: probability that the image is moved sideways; the same, drawn separately, for up or down
+    shift: float = 0.1  #: the largest shift, as a fraction of the image's width or height
     hflip_p: float = 0.5  #: probability that left and right are exchanged
     vflip_p: float = 0.5  #: probability that top and bottom are exchanged
 
@@ -38,7 +38,7 @@ class Augmentation:
                 raise UserError(f"{name} {value} is not possible: expected 0 to {most}")
 
     def __call__(self, image: Tensor, seed: int | Sequence[int]) -> Tensor:
-        """The image, uint8 (C, H, W), with its random changes; the result may share its memory.
+        """Return the image, uint8 (C, H, W), with random changes; the result may share memory with the input.
 
         The seed is one non-negative number of any size, or several, such as the run's seed, the epoch and the image's
         index. The same seed and image size give the same changes in any thread, worker or process. Global random states

@@ -20,18 +20,20 @@ from cvrnet.data.record import Record
 from cvrnet.errors import UserError
 from cvrnet.files import image_cache_folder, write_private
 
-FORMAT_VERSION = 2  #: raise it when `read_image` or `resize_image` change any pixel: it replaces older entries
+FORMAT_VERSION = (
+    2  #: increase it when `read_image` or `resize_image` gives other pixels: all entries are then made again
+)
 _HEADER = struct.Struct("<8sqq3i")  # magic and version; the image file's mtime_ns and size; the entry's shape
 
 
 class ArrayFiles:
-    """One array for each image, each in a small file of its own.
+    """Stores one array for each image, each in its own small file.
 
     The file's name is made from the image's path and the settings that the array depends on, so arrays of several kinds
-    can share a folder. The file contains a header with the modification time and size of the image, then the array. An
-    entry of a changed image counts as missing. Entries are written atomically: any number of processes may read and
-    write the same folder at the same time, but only processes of one user: entries are patients' images, which nobody
-    else may read. The folder may be deleted at any time.
+    can share a folder. The file contains a header with the modification time and size of the image, then the array. If
+    the image has changed, its entry counts as missing. Entries are written atomically, so any number of processes of
+    one user may read and write the folder at the same time. Other users cannot read it, because the entries are
+    patients' images. The folder may be deleted at any time.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class ArrayFiles:
         )
 
     def has(self, path: str | Path) -> bool:
-        """Whether there is an up-to-date entry of the image; only the header is read."""
+        """Whether there is an up-to-date entry for the image; only the header is read."""
         try:
             return self._read(*self._entry(path), _HEADER.size) is not None
         except ImageError:
@@ -63,7 +65,8 @@ class ArrayFiles:
     def write(self, path: str | Path, array: np.ndarray, image: os.stat_result) -> None:
         """Write the array of an image; UserError if the folder cannot be written.
 
-        ``image`` is what `image_status` gave before the image was read: if it has changed since, the entry is missing.
+        ``image`` is what `image_status` returned before the image was read: if the image has changed since, the entry
+        counts as missing.
         """
         entry, header = self._entry(path, image)
         _write(entry, header + np.ascontiguousarray(array, self._dtype).tobytes())
@@ -85,13 +88,13 @@ class ArrayFiles:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            reason = f"{error.strerror or error} (CVRNET_CACHE names its folder, one for each user)"
+            reason = f"{error.strerror or error} (CVRNET_CACHE chooses another folder; each user needs one)"
             raise UserError(f"{entry}: the image cache cannot be read: {reason}") from error
         return content if whole and len(content) == count and content.startswith(header) else None
 
 
 def image_status(path: str | Path) -> os.stat_result:
-    """Modification time and size of an image's file; ImageError if there is none."""
+    """Modification time and size of an image's file; ImageError if there is no such file."""
     try:
         return os.stat(path)
     except (OSError, ValueError) as error:
@@ -99,7 +102,7 @@ def image_status(path: str | Path) -> os.stat_result:
 
 
 class ImageCache:
-    """Images of one size, each decoded and resized once, in `ArrayFiles`.
+    """A cache of images of one size: each is decoded and resized once, and stored in `ArrayFiles`.
 
     The size is height and width; mode, interpolation, grey version and body part are those of `read_image` and
     `Preprocessing`. The default folder is the one that the environment variable CVRNET_CACHE names or, without it, one
@@ -135,10 +138,11 @@ class ImageCache:
     def build(
         self, records: Sequence[Record], *, workers: int = 0, progress: Callable[[int, int], object] | None = None
     ) -> list[str]:
-        """Decode the images that are missing from the cache, or have changed, in threads (0: one per processor).
+        """Decode the images that are missing from the cache, or have changed; ``workers`` is the number of threads.
 
-        Returns one line for each image that cannot be read, in the order of the records. ``progress`` is called after
-        each decoded image with the number done and the number to do.
+        Returns one line for each image that cannot be read, in the order of the records. With 0 workers,
+        there is one thread for each processor. ``progress`` is called after each decoded image with the number done and
+        the number to do.
 
         Raises:
             UserError: the cache cannot be read or written.
@@ -153,7 +157,7 @@ class ImageCache:
         return problems
 
     def load(self, path: str | Path) -> np.ndarray:
-        """The resized image, as read-only uint8 array of shape (height, width, channels).
+        """The resized image, as a read-only uint8 array of shape (height, width, channels).
 
         It is decoded first if it is missing from the cache, or has changed.
 
@@ -182,5 +186,5 @@ def _write(entry: str, content: bytes) -> None:
         # Without waiting for the disk: if a power cut damages an entry, the image is decoded again.
         write_private(entry, content, sync=False)
     except OSError as error:
-        reason = f"{error.strerror or error} (CVRNET_CACHE names its folder)"
+        reason = f"{error.strerror or error} (CVRNET_CACHE chooses another folder)"
         raise UserError(f"{entry}: the image cache cannot be written: {reason}") from error

@@ -1,4 +1,4 @@
-"""Check and normalise the cells for labels and splits: spelling, placeholders for empty cells, and refused values."""
+"""Check and normalise the labels and splits in a manifest's cells: spelling, placeholders, values not accepted."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def is_missing(text: str) -> bool:
 
 
 def split_name(text: str) -> str | None:
-    """``train``, ``val`` or ``test``, ``""`` for an empty cell, None for other text.
+    """The split that a cell names: ``train``, ``val`` or ``test``; ``""`` for an empty cell, None for other text.
 
     Case does not count, nor do words such as ``set`` at the end.
 

@@ -1,7 +1,7 @@
-"""Whether the text of BodyPartExamined can mean the chest: in many languages, spellings and damaged encodings.
+"""Decide whether the text of BodyPartExamined can mean the chest, in many languages and even if it was damaged.
 
-Files contain more than the terms of PS3.16 Annex L: words of the hospital's language, vendors' own, and text whose
-accents were lost on the way.
+Besides the terms of PS3.16 Annex L, files contain words of the hospital's language, words that a vendor chose, and text
+whose accents were lost on the way.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SPINE = """
     spine spinal lumb vertebr wirbel bws column colun colonn rachis kregos patere omurga gerinc hryg позвон хребет σπονδ
     脊 椎 척추
 """.split()  # noqa: SIM905
-# Words that name no part of the body: nothing is known, or only how the image was taken.
+# Words that name no part of the body: they say that it is not known, or how the image was taken.
 _NEUTRAL = """
     unknown unk other others none null nil na not specified unspecified undefined undetermined unclassified misc
     miscellaneous general default any anonymized anonymised removed empty unnamed test
@@ -51,13 +51,13 @@ def may_be_chest(part: str) -> bool:
     written, others = _words(part), [_words(reading) for reading in dict.fromkeys(_readings(part))]
     if any(spine in "".join(words) for words in (written, *others) for spine in _SPINE_FOLDED):
         return False
-    # A single character is not enough: its two bytes are often another character in another character set.
+    # In other readings, a single character is not enough: its two bytes are often a character in other sets, too.
     chest = _is_chest(written, _CHEST_FOLDED) or any(_is_chest(words, _LONG_FOLDED) for words in others)
     return chest or not _names_something(part) or any(map(_is_neutral, [["".join(written)], written, *others]))
 
 
 def _readings(text: str) -> Iterator[str]:
-    """The text as other character sets read its bytes: pydicom reads the element as Latin-1 (PS3.5 6.2)."""
+    """Yield the text as other character sets read its bytes; pydicom has read them as Latin-1 (PS3.5 6.2)."""
     if text.isascii() and "\x1b" not in text:
         return
     for wrong in ("latin-1", "cp1252"):
@@ -103,7 +103,7 @@ _LONG_FOLDED = ["".join(_words(part)) for part in _CHEST if len(part) > 1]
 _CHEST_WORDS_FOLDED = {_fold(word) for word in _CHEST_WORDS}
 _NEUTRAL_FOLDED = {_fold(word) for word in _NEUTRAL}
 _SPINE_FOLDED = ["".join(_words(part)) for part in _SPINE]
-# One letter in three at most is accented, so two lost ones in a row are the bytes of one letter.
+# At most one letter in three is accented, so several lost characters in a row are the bytes of one letter.
 _WITH_LOST_LETTERS = [
     re.compile("".join(f"(?:{letter}|[{re.escape(_LOST)}]{{1,3}})" for letter in part))
     for part in _CHEST_FOLDED

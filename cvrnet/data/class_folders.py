@@ -79,12 +79,12 @@ def _meaning(folders: Sequence[str]) -> tuple[str, str]:
 
 
 def _mask_kind_of(name: str) -> str:
-    """The kind of mask that a file in a folder of masks is."""
+    """The kind of a mask, from the names of the folders above it."""
     return next(filter(None, map(mask_kind, _folders(name))), "")
 
 
 def _without_kind(name: str) -> tuple[str, ...]:
-    """The key that an image shares with its masks: the folders with other names, and the file's stem."""
+    """The key that an image shares with its masks: folders that are not named for images or masks, and the stem."""
     stem = PurePosixPath(name).stem
     for ending in ("_mask", "-mask", " mask"):
         stem = stem.removesuffix(ending)

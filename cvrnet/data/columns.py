@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-# Parts of other data sets' column names, in the order in which they are looked for.
+# Patterns of other data sets' column names for each of our columns, in the order in which they are tried.
 _MEANT = {
     "path": r"path|filename|image ?index|dicom ?id|image|img|file",
     "label": r"label|class|(?<!no )finding|diagnos|target|categor|condition",
@@ -32,7 +32,7 @@ def header_problem(header: Sequence[str], labelled: bool, columns: Sequence[str]
 
 
 def _hint(header: Sequence[str], columns: Sequence[str], missing: Sequence[str]) -> str:
-    """Which columns may be the missing ones; also for optional columns, because the user has to rename all of them."""
+    """Say which of the found columns may be the missing ones, and the optional ones: the user has to rename both."""
     free = [name for name in header if name not in columns]
     meant: dict[str, str] = {}
     for column in (name for name in columns if name not in header):

@@ -32,15 +32,17 @@ _SECONDS, _SECONDS_PER_SAMPLE = 10.0, 1e-6  # JPEG 2000 takes some 6e-8 per samp
 
 
 def decode_apart(data: bytes, options: dict[str, Any], samples: int) -> np.ndarray:
-    """`cvrnet.data.decoder.decode` in a child process, for a picture of so many samples.
+    """Call `cvrnet.data.decoder.decode` in a child process; the limits grow with the picture's number of samples.
 
     Raises:
-        Refused: The picture needs too much memory or time, the decoder crashed, or the thread is one of an interrupted
-            `decoding_threads`.
+        Refused: The picture needs too much memory or time, the decoder crashed, or the thread belongs to
+            `decoding_threads` that were interrupted.
         ValueError: The data are damaged; the decoder's own message.
         OSError: The child cannot be started.
     """
-    if getattr(sys, "frozen", False) or not sys.executable:  # a program that contains Python cannot start another
+    if (
+        getattr(sys, "frozen", False) or not sys.executable
+    ):  # a program that contains Python has no interpreter to start
         return decoder.decode(data, options)
     child = _take()
     try:
@@ -54,7 +56,7 @@ def decode_apart(data: bytes, options: dict[str, Any], samples: int) -> np.ndarr
 
 @contextmanager
 def decoding_threads(workers: int | None, name: str = "") -> Iterator[ThreadPoolExecutor]:
-    """Threads that read images. If the block ends early, as after Ctrl-C, they stop the decoding in their children."""
+    """Give threads that read images. If the block ends early (Ctrl-C), they stop the decoding in their children."""
     stopped = threading.Event()
     with ThreadPoolExecutor(workers, name, lambda: setattr(_thread, "stopped", stopped)) as pool:
         try:
@@ -114,7 +116,7 @@ class _Child:
                 pipe.close()
 
     def _receive(self, most: int) -> tuple[list[Any], bytes]:
-        """A message, and the bytes that follow it, at most `most`."""
+        """Receive a message and the bytes that follow it; refuse more than `most` bytes."""
         line = self._answers.readline()
         *message, length = json.loads(line) if line else (0,)
         if not message or length > most:
@@ -140,7 +142,7 @@ def _take() -> _Child:
 
 
 def _within(seconds: float, action: Callable[[], Result], late: str) -> Result:
-    """The result of an action that blocks, called in a thread; Refused if it does not end in time, or is stopped."""
+    """Call a blocking action in a thread and return its result; Refused if it takes too long, or is interrupted."""
     future: Future[Result] = Future()
 
     def run() -> None:
@@ -170,7 +172,7 @@ def _end_all() -> None:
 
 
 def _forget_all() -> None:
-    """After a fork: the children, and their pipes, belong to the process that was forked."""
+    """Forget the children in a forked process: they and their pipes belong to its parent process."""
     while _idle:
         child = _idle.pop()
         child.process.returncode = 0  # nothing to wait for

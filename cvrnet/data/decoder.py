@@ -1,4 +1,4 @@
-"""Decoders of compressed pixels; run as a program, a server that decodes for another process within a memory limit.
+"""Decode compressed pixels. Run as a program, this file does so for another process, within a memory limit.
 
 The program starts from this file, which imports nothing of the package: those imports would take seconds and much
 memory. Each message is a line of JSON, whose last value is the number of bytes that follow.
@@ -21,9 +21,10 @@ _WORN = 300_000_000  # bytes
 
 
 def decode(data: bytes, options: dict[str, Any]) -> np.ndarray:
-    """The pixels of a frame of a DICOM file or, without ``transfer_syntax``, a TIFF file without its compression.
+    """The pixels of a DICOM frame; without the option ``transfer_syntax``, a TIFF file without its compression.
 
-    The other options of a frame are those of `pydicom.pixels.decoders.base.Decoder.as_array`.
+    With it, `data` is the frame, and the other options are those of `pydicom.pixels.decoders.base.Decoder.as_array`;
+    without it, `data` is a TIFF file.
     """
     if "transfer_syntax" not in options:
         return np.frombuffer(_uncompressed(data), np.uint8)

@@ -48,7 +48,7 @@ MAX_FRAMES = 10_000  #: files with more frames are refused: the longest CT volum
 # Modality (PS3.3 C.7.3.1.1.1). DR is not among its defined terms, but in use.
 _MODALITIES = ("", "CR", "DX", "DR", "RG", "RF", "OT", "CT")
 _GREY = ("MONOCHROME1", "MONOCHROME2")
-# pydicom would discard unused bits as if HighBit were BitsStored - 1: keep_stored_bits does it.
+# pydicom would discard unused bits as if HighBit were BitsStored - 1: `keep_stored_bits` discards them.
 _ALL_BITS: dict[str, Any] = {"correct_unused_bits": False}
 _CODINGS = {
     **dict.fromkeys((*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes), "jpeg"),
@@ -94,18 +94,17 @@ def read_frame(
 
 
 def read_header(path: str | os.PathLike[str], tags: Sequence[str] | None = None) -> Dataset:
-    """These tags of a file, or all of them, without the pixels; Refused if it is damaged, or compressed as a whole."""
+    """The given tags of a file (None: all), without pixels; Refused if the file is damaged or compressed as a whole."""
     with quiet(), refuse_damaged("a damaged or truncated DICOM file"):
-        # dcmread inflates a deflated file into memory as a whole, whatever its size.
         with _HeaderFile(open_regular(path).detach()) as file:
-            # By its name the file would be opened again, and a file object is not taken.
+            # This function takes no file object. Given the name it would open the file again, so it gets a descriptor.
             meta = read_file_meta_info(os.dup(file.fileno()))  # type: ignore[arg-type]
             # dcmread inflates a deflated file into memory as a whole, whatever its size.
             if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
                 raise Refused("its transfer syntax is not supported: a deflated file; expected one that is not")
             file.seek(0)
             header = dcmread(file, defer_size=4096, specific_tags=None if tags is None else list(tags))
-        for name in _SEQUENCES:  # those that are read later, when there is no _HeaderFile
+        for name in _SEQUENCES:  # they are read later, without the limit of `_HeaderFile`
             if getattr(header.get_item(name, keep_deferred=True), "length", 0) > _LONG_SEQUENCE:
                 raise Refused("its header has too many items")
         header.filename, header.fileobj_type = os.fspath(path), lambda name, _: open_regular(name)
@@ -113,9 +112,10 @@ def read_header(path: str | os.PathLike[str], tags: Sequence[str] | None = None)
 
 
 def _take_functional_groups(header: Dataset, index: int) -> None:
-    """Put rescaling and window that a multi-frame file gives for one frame where a single frame has them.
+    """Copy a frame's rescaling and window from the functional groups to the header, where a single-frame file has them.
 
-    They are in its functional groups (PS3.3 C.7.6.16), for all frames or for each (PS3.3 C.7.6.16.2.9 and 10).
+    The groups (PS3.3 C.7.6.16) hold values for all frames or for each frame (PS3.3 C.7.6.16.2.9 and 10). A frame's own
+    values replace those for all frames.
     """
     for name, place in (("SharedFunctionalGroupsSequence", 0), ("PerFrameFunctionalGroupsSequence", index)):
         for group in list(header.get(name) or ())[place : place + 1]:
@@ -125,9 +125,9 @@ def _take_functional_groups(header: Dataset, index: int) -> None:
 
 
 class _HeaderFile(io.BufferedReader):
-    """A file that is read in a bounded number of steps: pydicom makes an object of 1 kB of each 8 bytes of an item."""
+    """A file with a limited number of reads: pydicom makes an object of more than 1 kB of an empty item of 8 bytes."""
 
-    _left = 2_000_000  # a value takes two or three; the tags of each of 3,000 frames some 200
+    _left = 2_000_000  # reads; one value takes two or three, and the tags of one frame (there may be 3,000) some 200
 
     def read(self, size: int | None = -1, /) -> bytes:
         self._left -= 1
@@ -151,14 +151,14 @@ def frame_count(header: Dataset, path: str | os.PathLike[str]) -> int:
         words = max(int(header.get("BitsAllocated") or 16) // 16, 1)
     if height < 1 or width < 1 or samples not in (1, 3):
         raise Refused(f"{width} x {height} pixels of {samples} samples are not possible")
-    # Colour, and pixels of more than 16 bits, take as much more memory.
+    # Memory grows with the samples per pixel and with the 16-bit words per sample.
     if height * width > (most := MAX_PIXELS // (samples * words)):
         raise Refused(f"{width} x {height} pixels are more than the {most:,} allowed")
     if not 1 <= frames <= MAX_FRAMES:
         raise Refused(f"{frames} frames: expected 1 to {MAX_FRAMES:,}")
     least = 0
     with suppress(Exception):  # if other tags are damaged, decoding reports it
-        # A compressed frame takes an item tag and a length of 8 bytes (PS3.5 A.4), and at least as much data.
+        # A compressed frame takes 8 bytes for its item's tag and length (PS3.5 A.4), and at least 8 bytes of data.
         compressed = header.file_meta.TransferSyntaxUID.is_compressed
         least = 16 * frames if compressed or "PixelData" not in header else get_expected_length(header)
     if os.path.getsize(path) < least:
@@ -182,7 +182,7 @@ def refuse_damaged(reason: str) -> Iterator[None]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Suppress pydicom's warnings and log messages in this thread, because they may quote tags."""
-    # Set permanently: on exit, catch_warnings would also restore the filters that other threads have set.
+    # Set permanently: on exit, catch_warnings would also undo the filters that other threads have set.
     warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
     before = getattr(_thread, "quiet", False)
     _thread.quiet = True
@@ -223,7 +223,7 @@ def _decode(path: str | os.PathLike[str], header: Dataset, index: int, frames: i
     options = as_pixel_options(header, number_of_frames=1)
     element: Any = header.get_item("PixelData", keep_deferred=True)
     with open_regular(path) as file:
-        file.seek(getattr(element, "value_tell", None) or element.file_tell)  # a deferred element has the first
+        file.seek(getattr(element, "value_tell", None) or element.file_tell)  # a deferred element has value_tell
         frame = get_frame(file, index, number_of_frames=frames, extended_offsets=options.pop("extended_offsets", None))
     size = FrameSize(*(int(options[name]) for name in ("rows", "columns", "samples_per_pixel", "bits_allocated")))
     # pylibjpeg-rle panics, and writes to stderr, on damaged run lengths; pydicom's own decoder raises an exception.

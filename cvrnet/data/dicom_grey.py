@@ -1,4 +1,4 @@
-"""From the values stored in a DICOM file to grey levels: the bits that count, modality and VOI transformation.
+"""Turn the values stored in a DICOM file into grey levels: select the bits, apply modality and VOI transformation.
 
 Vendors' tables and windows often contradict the standard. Each transformation is therefore checked before it is used.
 If it cannot be right, the next one is tried: first VOI LUTs, then windows, then the picture's own range.
@@ -25,7 +25,7 @@ FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")  # PS3.3 C.11.2.1.2 and C.11.2
 def keep_stored_bits(cells: np.ndarray, header: Dataset) -> np.ndarray:
     """Pixel cells without the bits that do not belong to the pixel; signed values get their sign.
 
-    A pixel has the BitsStored bits up to HighBit; the others may hold overlays (PS3.5 8.1.1).
+    The BitsStored bits that end at HighBit are the pixel's; the others may hold overlays (PS3.5 8.1.1).
     """
     width, bits = 8 * cells.itemsize, int(header.BitsStored)
     if cells.dtype.kind not in "iu" or not 0 < bits < width:
@@ -36,7 +36,7 @@ def keep_stored_bits(cells: np.ndarray, header: Dataset) -> np.ndarray:
     elif syntax.is_compressed and syntax != RLELossless:
         least, most = int(cells.min()), int(cells.max())
         if -(2 ** (bits - 1)) <= least and most < 2 ** (bits if least >= 0 else bits - 1):
-            high = bits - 1  # a codestream of as many bits as are stored: decoders align them at bit 0
+            high = bits - 1  # the codestream has BitsStored bits, and decoders align these at bit 0
     return (cells << (width - 1 - high)) >> (width - bits)
 
 
@@ -51,7 +51,7 @@ def grey_picture(cells: np.ndarray, header: Dataset, window: str, version: int) 
     values, padding, blank = keep_stored_bits(cells, header), _padding(cells, header), None
     least, most = _stored_limits(cells, header)
     if padding and not least <= padding[0] <= padding[1] <= most:
-        # Not allowed (PS3.3 C.7.5.1.1.2): in BitsStored bits, the padding value equals the value of real pixels.
+        # Not allowed (PS3.3 C.7.5.1.1.2): cut to BitsStored bits, the padding value would equal that of real pixels.
         blank = (cells >= padding[0]) & (cells <= padding[1])
         padding, blank = None, None if blank.all() else blank
     grey = by_value(
@@ -67,18 +67,18 @@ def grey_picture(cells: np.ndarray, header: Dataset, window: str, version: int) 
 
 
 def _padding(cells: np.ndarray, header: Dataset) -> tuple[int, int] | None:
-    """Least and largest value of pixels that only fill the rectangle (PS3.3 C.7.5.1.1.2); None without such pixels."""
+    """Least and largest value of pixels that only fill the rectangle (PS3.3 C.7.5.1.1.2); None without these."""
     if not isinstance(value := header.get("PixelPaddingValue"), int) or cells.dtype.kind not in "iu":
         return None
     limit = header.get("PixelPaddingRangeLimit")
-    # The same bits as the pixels: files give negative values as US, and large ones as SS.
+    # Read the bits as the type of the pixels: some files give negative values as US, and large ones as SS.
     ends = [int(end) % 2 ** (8 * cells.itemsize) for end in (value, limit if isinstance(limit, int) else value)]
     low, high = sorted(np.array(ends, f"u{cells.itemsize}").view(cells.dtype).tolist())
     return low, high
 
 
 class _Shown:
-    """Maps the values of one picture to grey levels; the values occur once each, or with `counts` pixels each."""
+    """Maps the values of one picture to grey levels; `counts` pixels have each value (None: one pixel each)."""
 
     def __init__(
         self, stored: np.ndarray, counts: np.ndarray | None, header: Dataset, padding: tuple[int, int] | None
@@ -109,14 +109,14 @@ class _Shown:
         return (self.values - low) * (255 / (high - low)) if high > low else np.zeros(self.values.shape)
 
     def _range(self) -> tuple[float, float]:
-        """The values shown as black and as white, without a table or window."""
+        """The values that become black and white if there is no usable table or window."""
         if self.header.BitsStored == 8 and self.stored.dtype.kind == "u" and "ModalityLUTSequence" not in self.header:
             return self.low, self.high
         inside = self._inside()
         return robust_ends(self.values[inside], None if self.counts is None else self.counts[inside])
 
     def _range_1(self) -> tuple[float, float]:
-        """Like `_range`, but for models of version 1: by the extreme pixels; any rescaling also stretches 8 bits."""
+        """The range in version 1: from darkest to brightest pixel, or all 8 bits if the file does not rescale."""
         rescaled = "RescaleSlope" in self.header and "RescaleIntercept" in self.header
         if self.stored.dtype == np.uint8 and self.header.BitsStored == 8 and not rescaled:
             return 0, 255
@@ -154,9 +154,9 @@ class Table(NamedTuple):
 
 
 def read_tables(header: Dataset, name: str, values: np.ndarray, limits: tuple[float, float]) -> Iterator[Table]:
-    """The usable tables in a sequence. One that lacks entries which the values need is not usable.
+    """Yield the usable tables in a sequence. A table is not usable if it lacks entries that the values need.
 
-    The limits are those of the values that any picture of this kind could have.
+    The limits are the least and the largest value that pixels of this type can have.
     """
     for item in (header.get(name) or ())[:_MOST_TABLES]:
         table = None
@@ -175,8 +175,8 @@ def _read_table(item: Dataset, header: Dataset, values: np.ndarray, limits: tupl
     needed = min(int(values.max()) - first, (count % 2**16 or 2**16) - 1)
     if not len(entries) or needed >= len(entries):
         return None
-    # Agfa's CRs declare 16 bits for entries of 12, other devices 12 for entries of 16. DCMTK, Horos and Cornerstone can
-    # also take the depth from the entries.
+    # Agfa's CRs declare 16 bits for 12-bit entries, other devices 12 bits for 16-bit ones. DCMTK, Horos and Cornerstone
+    # can also take the depth from the entries.
     low, high = (min(max(round(limit) - first, 0), len(entries) - 1) for limit in limits)
     largest = int(entries[low : high + 1].max())
     fits = depth > 0 and 2 ** (depth - 1) <= largest < 2**depth
@@ -184,7 +184,7 @@ def _read_table(item: Dataset, header: Dataset, values: np.ndarray, limits: tupl
 
 
 def table_entries(data: object, count: int, depth: int, header: Dataset) -> np.ndarray:
-    """The entries of a table as unsigned integers, at most `count` (0: 65536): words, or bytes in words."""
+    """The first `count` entries (0: 65536) of a table as unsigned integers; its data are words, or bytes in words."""
     count = count % 2**16 or 2**16
     if isinstance(data, bytes):
         little = header.file_meta.TransferSyntaxUID.is_little_endian
@@ -194,14 +194,14 @@ def table_entries(data: object, count: int, depth: int, header: Dataset) -> np.n
     if count > 1 and len(words) == (count + 1) // 2:  # as in DCMTK's DiLookupTable::checkTable
         packed = words.astype("<u2").view(np.uint8)[:count]
         steps = np.diff(packed.astype(np.int16))
-        # Whatever depth is declared, these are bytes, unless a table of words was cut: its bytes go up and down.
+        # These are bytes, whatever depth is declared, unless a table of words was cut: bytes of words go up and down.
         if depth <= 8 or (steps >= 0).all() or (steps <= 0).all():
             return packed
     return words[:count]
 
 
 def _windows(header: Dataset) -> Iterator[tuple[float, float, str]]:
-    """Level, width and function of the windows in a file that are possible."""
+    """Yield level, width and function of each window in a file, except impossible ones."""
     function = str(header.get("VOILUTFunction") or "").strip().upper()
     function = function if function in FUNCTIONS else "LINEAR"
     least = 1 if function == "LINEAR" else np.nextafter(0, 1)  # PS3.3 C.11.2.1.2.1, C.11.2.1.3.1 and C.11.2.1.3.2
@@ -220,7 +220,7 @@ def _windowed(values: np.ndarray, level: float, width: float, function: str) -> 
 
 
 def _numbers(header: Dataset, name: str) -> Iterator[float]:
-    """An element's values, such as those of several windows; NaN for a value that is not a number."""
+    """Yield an element's values, such as those of several windows; NaN for a value that is not a number."""
     values: object
     try:
         values = header.get(name)

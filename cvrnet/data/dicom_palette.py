@@ -12,7 +12,7 @@ _COLOURS = ("Red", "Green", "Blue")
 
 
 def palette_picture(indices: np.ndarray, header: Dataset) -> np.ndarray:
-    """Indices (H, W) as RGB, uint8 (H, W, 3), by the 8 highest bits of the palettes' entries."""
+    """The colours of indices (H, W), RGB as uint8 (H, W, 3): the 8 highest bits of the palettes' entries."""
     count, first, depth = (int(number) for number in header.RedPaletteColorLookupTableDescriptor)
     if "RedPaletteColorLookupTableData" not in header:  # segmented palettes (PS3.3 C.7.9.2)
         return (apply_color_lut(indices, header)[..., :3] >> (depth - 8)).astype(np.uint8)
@@ -25,9 +25,9 @@ def palette_picture(indices: np.ndarray, header: Dataset) -> np.ndarray:
     elif largest >= 2**depth:
         depth = 16
     palettes = (palettes >> (depth - 8)).astype(np.uint8)
-    if first >= 2**15 and indices.dtype.kind == "i":  # written as US
+    if first >= 2**15 and indices.dtype.kind == "i":  # a negative value, written as US
         first -= 2**16
     picture = np.empty((*indices.shape, 3), np.uint8)
-    for row, target in zip(indices, picture, strict=True):  # NumPy converts each index to 8 bytes
+    for row, target in zip(indices, picture, strict=True):  # row by row: NumPy converts each index to 8 bytes
         target[...] = palettes[np.clip(row.astype(np.int64) - first, 0, len(palettes) - 1)]
     return picture

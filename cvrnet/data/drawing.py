@@ -46,7 +46,7 @@ def draw_film(
 
 
 class _Anatomy:
-    """The anatomy that all images of a patient share. Pairs are image left (the patient's right), image right."""
+    """The anatomy that all images of a patient share. Pairs: image left (patient's right), then image right."""
 
     def __init__(self, rng: np.random.Generator):
         apex, base, width = rng.normal(0.1, 0.012), rng.normal(0.72, 0.028), rng.normal(0.36, 0.018)
@@ -88,7 +88,7 @@ class _Canvas:
         self.u, self.v = a * x + b * y, c * x + d * y + 0.5
 
     def lines(self, lines: Sequence[tuple[np.ndarray, float]]) -> np.ndarray:
-        """The part, 0..1, of each pixel that polylines cover, given by their points (u, v) and widths."""
+        """The part, 0..1, of each pixel that polylines cover; each has points (u, v) and a width."""
         # Drawn at twice the size, then averaged: ImageDraw does not smooth edges.
         big = Image.new("L", (2 * self.width, 2 * self.height))
         draw = ImageDraw.Draw(big)

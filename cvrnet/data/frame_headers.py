@@ -15,7 +15,7 @@ from cvrnet.data.limits import LARGE, Refused, check_scans
 
 
 class FrameSize(NamedTuple):
-    """The size of a frame by the file's tags; bits are those allocated."""
+    """The size of a frame as the file's tags give it; ``bits`` is BitsAllocated."""
 
     rows: int
     columns: int
@@ -25,12 +25,12 @@ class FrameSize(NamedTuple):
 
 _JP2 = bytes.fromhex("0000000c 6a502020 0d0a870a")  # signature box (ISO/IEC 15444-1 I.5.1)
 _SOC_SIZ = b"\xff\x4f\xff\x51"
-# A marker that is neither a restart nor, in JPEG-LS, stuffed data: those are below 0x80 (ISO/IEC 10918-1 table B.1).
+# A marker (ISO/IEC 10918-1 table B.1), but neither a restart nor stuffed data of JPEG-LS, which is below 0x80.
 _MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")
 _RESERVED = re.compile(rb"\xff[\x01-\xbf]")
 _SOI, _EOI, _SOS, _SOF_LS = 0xD8, 0xD9, 0xDA, 0xF7
-_SIZES = {*range(0xC0, 0xD0), 0xDE, _SOF_LS} - {0xC4, 0xC8, 0xCC}  # starts of frames; DHT, JPG and DAC are not
-# Huffman-coded baseline, extended sequential and lossless frames; DHT, DQT, DRI, comments, APPn other than JPEG XT's.
+_SIZES = {*range(0xC0, 0xD0), 0xDE, _SOF_LS} - {0xC4, 0xC8, 0xCC}  # markers that start a frame; DHT, JPG and DAC do not
+# Huffman-coded frames (baseline, extended sequential, lossless), DHT, SOS, DQT, DRI, comments, APPn except JPEG XT's
 _ORDINARY = {0xC0, 0xC1, 0xC3, 0xC4, _SOS, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)} - {0xEB}
 _MAX_RUN = 64  # bytes of values for each byte of RLE data (PS3.5 G.3.1)
 _MAX_RLE = 256_000_000
@@ -45,7 +45,7 @@ def check_frame(frame: bytes, size: FrameSize, coding: str) -> bool:
         coding: ``"jpeg"`` (JPEG and JPEG-LS), ``"jpeg2000"`` (with HTJ2K) or ``"rle"``; any other is never ordinary.
 
     Raises:
-        Refused: The frame declares another size, more bits, or too many scans; or it does not declare them.
+        Refused: The frame declares another size, more bits or too many scans, or no size.
     """
     if coding == "rle":
         return len(frame) * _MAX_RUN <= _MAX_RLE
@@ -78,7 +78,7 @@ def _check_jpeg(data: bytes, size: FrameSize) -> bool:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes, bool]]:
-    """Marker and content of each segment up to the end of the image, and whether it adjoins the one before."""
+    """Yield marker and content of each segment up to the end of the image, and whether it adjoins the one before."""
     at, coded = 2, False  # coded: the data of a scan come before the next marker
     while found := _MARKER.search(data, at):
         marker = found[1][0]
@@ -116,7 +116,7 @@ def _check_jpeg2000(data: bytes, size: FrameSize) -> None:
 
 
 def _codestream(data: bytes) -> int:
-    """Where the first codestream of a JP2 file starts; its boxes are walked as a decoder does (I.4)."""
+    """Where the first codestream of a JP2 file starts; found box by box, as decoders do (ISO/IEC 15444-1 I.4)."""
     at = 0
     while True:
         length, kind = struct.unpack_from(">I4s", data, at)

@@ -1,4 +1,4 @@
-"""Turn grey values of more than 8 bits into 8 bits, by a range that a few pixels cannot move."""
+"""Turn grey values of more than 8 bits into 8 bits; a few extreme pixels do not change the range."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ LATEST = VERSIONS[-1]
 _PART = 2**20  # values that are counted at once: NumPy converts each to 8 bytes
 
 Shown = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
-"""Grey levels in 0..255, for values (N,) and how often each occurs (N,), or None if each occurs once."""
+"""A function that gets values (N,) and how often each occurs (N,; None: once), and returns grey levels in 0..255."""
 
 
 def by_value(pixels: np.ndarray, shown: Shown, counted: np.ndarray | None = None) -> np.ndarray:
     """The grey level of each pixel, rounded to uint8.
 
-    Up to 16 bits, `shown` is called with the values that occur: its float64 results would take 8 bytes per pixel.
+    For up to 16 bits, `shown` gets each value that occurs only once: results in float64 would take 8 bytes per pixel.
     Pixels outside the mask `counted` become 0, unless their value also occurs inside.
     """
     if pixels.dtype.kind not in "iu" or pixels.itemsize > 2:
@@ -39,7 +39,7 @@ def by_value(pixels: np.ndarray, shown: Shown, counted: np.ndarray | None = None
         values = occurring.astype(unsigned.dtype).view(pixels.dtype)
         table[occurring] = np.rint(shown(values, counts[occurring]).clip(0, 255))
     picture = np.empty(pixels.shape, np.uint8)
-    for row, target in zip(unsigned, picture, strict=True):  # NumPy converts each index to 8 bytes
+    for row, target in zip(unsigned, picture, strict=True):  # row by row: NumPy converts each index to 8 bytes
         target[...] = table[row]
     return picture
 
@@ -47,7 +47,7 @@ def by_value(pixels: np.ndarray, shown: Shown, counted: np.ndarray | None = None
 def robust_ends(values: np.ndarray, counts: np.ndarray | None) -> tuple[float, float]:
     """The value that at most `TAIL` of the pixels lie below, and the one that at most `TAIL` lie above.
 
-    If these two are the same, the extremes.
+    If these two are the same, the least and the largest value are returned.
 
     >>> robust_ends(np.array([0, 500, 900, 65535]), np.array([1, 5000, 5000, 1]))
     (500.0, 900.0)
@@ -76,8 +76,8 @@ def bits_in_use(pixels: np.ndarray) -> int:
 def by_bits_in_use(values: np.ndarray, counts: np.ndarray | None) -> np.ndarray:
     """Grey levels of unsigned integers by the 8 highest of the bits that all but `TAIL` of the pixels need.
 
-    Values just above a power of two do not double the range at once; otherwise a few pixels would double it. Between a
-    power of two and 9/8 of it, the range grows in proportion.
+    When the values pass a power of two, the range does not double at once: otherwise a few pixels would double it.
+    Between a power of two and 9/8 of it, the range grows in proportion.
 
     >>> by_bits_in_use(np.array([0, 2048, 4080, 65535]), np.array([9999, 9999, 9999, 1]))
     array([  0., 128., 255., 255.])

@@ -52,7 +52,7 @@ def scan_hub_dataset(data: str | Path, labelled: bool, rows: list[Row]) -> list[
 
 
 def _load(name: str) -> Mapping[str, Any]:
-    """Every split, with images left as they are stored."""
+    """Load every split, without decoding the images."""
     import datasets
 
     try:
@@ -112,5 +112,5 @@ def _store(folder: Path, data: bytes) -> Path:
 
 
 def _column(features: Mapping[str, Any], kind: str) -> str | None:
-    """The first column of a type of the ``datasets`` library, by the type's name."""
+    """The first column whose type in the ``datasets`` library is called `kind`; None if there is none."""
     return next((name for name, feature in features.items() if type(feature).__name__ == kind), None)

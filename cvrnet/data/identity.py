@@ -1,7 +1,8 @@
 """Patient and source of a DICOM file, read from its tags and replaced by pseudonyms.
 
 Patient numbers are so short that anybody can reverse a plain hash by trying all numbers. A pseudonym is therefore an
-HMAC-SHA-256 with a key that only its owner knows. It is the same in every data set, and useless to others.
+HMAC-SHA-256 with a key that only its owner knows. A value has the same pseudonym in
+every data set, and nobody without the key can compute it.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ _TAGS = ("PatientID", "InstitutionName", "Manufacturer", "ManufacturerModelName"
 
 
 def identify(rows: Sequence[Row], say: Callable[[str], object]) -> list[Row]:
-    """The rows with patient and source, from a DICOM file's tags where the data set does not name them.
+    """Complete the rows: patient and source come from a DICOM file's tags where the data set does not name them.
 
     The patient is PatientID. The source is InstitutionName or, if that is missing, Manufacturer and model. If only some
-    images have a patient_id, PatientID is used for every image that has one; images that share a patient_id or a
+    images have a patient_id, PatientID is used for every image whose file has it; images that share a patient_id or a
     PatientID belong to one patient, and ``say`` is called with a line about it.
     """
     ids = patient_ids([record.patient_id for record, _ in rows])
@@ -69,7 +70,7 @@ def _read_tags(path: Path) -> tuple[tuple[str, str], str]:
 
 
 def _joined(ids: Sequence[str], tags: Sequence[str]) -> list[str]:
-    """One name for each patient: images with the same id, or the same tag, are of one patient, named by its tag.
+    """Each image's patient: images with the same id, or the same tag, are of one patient, named by a tag if it has one.
 
     >>> _joined(["1", "", "1", "2"], ["a", "a", "", ""])
     ['a', 'a', 'a', '2']
@@ -99,7 +100,7 @@ def _how_named(ids: Sequence[str], tags: Sequence[str], patients: Sequence[str])
 
 
 def pseudonym(value: str, prefix: str) -> str:
-    """``prefix`` and 16 hexadecimal digits; ``""`` for a value that identifies no patient.
+    """The pseudonym of a value: ``prefix`` and 16 hexadecimal digits; ``""`` for a value that identifies no patient.
 
     Raises:
         UserError: The key cannot be read or written, or ``CVRNET_PATIENT_IDS`` has an unknown value.

@@ -47,13 +47,13 @@ _OPENERS: tuple[tuple[bytes | tuple[bytes, ...], type[ImageFile]], ...] = (
 )
 
 _TILE, _LARGEST_TILE = (322, 323), 2**24  # TileWidth, TileLength (TIFF 6.0, section 15)
-# Compressions of TIFF whose decoders need no more than a strip or tile. Others, such as JPEG, have no known bound.
+# TIFF compressions whose decoders need no more memory than a strip or tile. Others, such as JPEG, have no known bound.
 _IN_BOUNDED_MEMORY = (
     *("raw", "tiff_raw_16", "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate"),
     *("tiff_ccitt", "group3", "group4"),
 )
 
-# The inverse of each EXIF orientation (Exif 2.32, tag 274); 1 is upright.
+# The operation that makes an image of each EXIF orientation (Exif 2.32, tag 274) upright; 1 is upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -188,7 +188,7 @@ def read_picture(file: BinaryIO, mode: Mode, grey_version: int = LATEST) -> np.n
 
 
 def open_picture(file: BinaryIO) -> ImageFile:
-    """A PNG, JPEG, TIFF, WebP or BMP file whose pixels may be decoded; raises Refused or Pillow's exceptions."""
+    """Open a PNG, JPEG, TIFF, WebP or BMP file, and check its size; raises Refused or Pillow's exceptions."""
     start = file.read(32)
     file.seek(0)
     if not start:
@@ -199,7 +199,7 @@ def open_picture(file: BinaryIO) -> ImageFile:
     if opener is None:
         raise Refused(f"not a {FORMATS} image")
     if opener is WebPImageFile:
-        _check_size(*webp_size(start[4:]))  # the opener allocates the whole picture
+        _check_size(*webp_size(start[4:]))  # before the opener allocates the whole picture
     elif opener is TiffImageFile:
         check_directory(file)
     elif opener is JpegImageFile:
@@ -232,17 +232,19 @@ def _pixels(stored: ImageFile, mode: Mode, version: int) -> np.ndarray:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.array(image)
         grey = _to_8_bits(values, version)
-        if white_is_zero:  # Pillow inverts them only up to 8 bits
+        if white_is_zero:  # Pillow inverts such pictures only up to 8 bits
             grey = 255 - grey
         if isinstance(transparent := image.info.get("transparency"), int):
             grey[values == transparent] = 0
         return grey if mode == "L" else np.repeat(grey[..., None], 3, axis=2)
     if image.has_transparency_data:
-        layer = image if image.mode == "RGBA" else image.convert("RGBA")  # convert would copy: memory counts here
+        layer = (
+            image if image.mode == "RGBA" else image.convert("RGBA")
+        )  # convert would copy the image, which takes memory
         image = Image.new("RGB", image.size)
         image.paste(layer, mask=layer)
     pixels = np.array(image if image.mode == mode else image.convert(mode))
-    if cut_to_8 and 0 < robust_ends(pixels, None)[1] < 128:  # a few bright pixels do not make it bright
+    if cut_to_8 and 0 < robust_ends(pixels, None)[1] < 128:  # the few brightest pixels do not count
         raise Refused("16-bit colour that uses fewer than 16 bits is not supported: store it as grey or in 8 bits")
     return pixels
 

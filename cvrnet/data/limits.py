@@ -1,4 +1,4 @@
-"""Shared by the readers of images: modes, windows, and limits that are checked before an image is decoded."""
+"""Modes, windows and limits that the readers of images share; limits are checked before an image is decoded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_PIXELS = 36_000_000
 bytes of memory per pixel."""
 
 MAX_INPUT_PIXELS = 2048 * 2048
-"""Limit of a model's input: at 2048 x 2048, a CVR-Net needs many gigabytes for the default batch of 8 images."""
+"""The most pixels of a model's input. At 2048 x 2048, a CVR-Net needs many gigabytes for the default batch of 8."""
 
 MAX_SIDE = 65_535  #: pixels; most formats can declare no more
 

@@ -8,13 +8,13 @@ import unicodedata
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-Listings = dict[Path, dict[str, str]]  #: of a folder: names in Unicode's composed form -> names on the disk
+Listings = dict[Path, dict[str, str]]  #: for each folder: names in Unicode's composed form -> names on the disk
 
 
 def locate(root: Path, name: str, listings: Listings) -> tuple[Path, str]:
-    """The file below a folder, and why it cannot be read; ``""`` if it can.
+    """The path of a named file below a folder, and why it cannot be read; ``""`` if it can.
 
-    macOS decomposes accented letters (NFD), so a file copied from there may have another name than its manifest has.
+    macOS decomposes accented letters (NFD), so a file copied from there may have another name than the manifest gives.
     ``listings`` keeps the names on the disk from one call to the next.
     """
     path = root / name

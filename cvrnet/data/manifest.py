@@ -60,7 +60,7 @@ def _open_text(manifest: Path) -> TextIO:
 
 
 def _delimiter(file: TextIO) -> str:
-    """The comma, semicolon or tab that separates the cells: the one by which the header has a column ``path``."""
+    """The comma, semicolon or tab that separates the cells: with it, the header has a column ``path``."""
     start = file.readline(_LONGEST_HEADER)
     file.seek(0)
 
@@ -71,7 +71,7 @@ def _delimiter(file: TextIO) -> str:
 
 
 def _named_cells(header: Sequence[str], cells: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """A row's cells by the names of their columns, and the problems of cells that have none.
+    """A row's cells by the names of their columns, and the problems of cells in columns without a name.
 
     Columns without a name are left out: Excel writes empty columns, and pandas writes its index as the first one.
     """

@@ -1,4 +1,4 @@
-"""Normalise patient ids, and recognise placeholders for no patient, in manifests and in DICOM's tags alike."""
+"""Normalise patient ids, and recognise placeholders for a missing patient, in manifests and in DICOM's tags alike."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _ROUNDED = re.compile(r"-?\d(\.\d+)?[eE][+-]\d+")
 
 
 def patient_ids(column: Sequence[str]) -> list[str]:
-    """The patient that each text names, ``""`` for nobody: for a data set's column, or for a single tag.
+    """The patient that each text names, ``""`` for nobody. The texts are a data set's column, or a single tag.
 
     ``12.0``, as spreadsheets and pandas write a number, becomes ``12``. Placeholders of de-identified files and of
-    empty cells mean nobody. So does ``0``, unless the column also has a ``1``: then its patients count from 0.
+    empty cells mean nobody. So does ``0``, unless the column also has a ``1``: then the numbers start at 0.
 
     >>> patient_ids(["12.0", "12", "N/A", "Anonymized Patient", "XXXX", "0", "anon-17"])
     ['12', '12', '', '', '', '', 'anon-17']

@@ -33,7 +33,8 @@ MARKER_BOX = (0.04, 0.04, 0.13, 0.15)
 _COLUMNS = ("path", "label", "source", "patient_id", "view", "lung_mask", "lesion_mask")
 _IMAGES_PER_PATIENT = (1, 2, 1, 3)  # in turn
 _FILE = re.compile(r"(images/[^/]+|lungs|lesions)/p\d+-\d+\.png|manifest\.csv|\.manifest\.csv\.\w+\.tmp")
-# The part of the triples of patients with several images in which two exchange labels: 4 % of all patients.
+# Patients come in triples (see `_plan`). Among those with several images per patient, two patients exchange labels in
+# this part of the triples; they are 4 % of all patients.
 _TWO_LABELS = 0.12
 _LETTER = ("11110", "10001", "10001", "11110", "10100", "10010", "10001")  # an R
 
@@ -143,7 +144,7 @@ class _Film:
 
 
 def _plan(seed: int, n_sources: int, shortcut: bool) -> Iterator[_Film]:
-    """An endless list of films.
+    """Yield films without end.
 
     Patients come in triples: one patient of each label, all with the same number of images and from the same source. So
     labels, sources and numbers of images are independent by construction. In a few triples two patients exchange the

@@ -1,4 +1,4 @@
-"""Check what picture files declare, where Pillow would allocate or copy it while opening the file."""
+"""Check sizes that picture files declare, before Pillow allocates or copies that much while it opens the file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST_EXIF = 1_000_000  # bytes; a JPEG segment has 64 kB, and Pillow joins the 
 
 
 def webp_size(chunk: bytes) -> tuple[int, int]:
-    """Width and height of a WebP file by its first chunk (RFC 9649, section 2).
+    """Width and height of a WebP file, from its first chunk (RFC 9649, section 2).
 
     >>> webp_size(b"VP8X" + bytes.fromhex("0a000000 00000000 3f0000 1f0000"))
     (64, 32)
@@ -87,7 +87,7 @@ def check_jpeg_exif(file: BinaryIO) -> None:
     blocks, length = [], 0
     file.seek(2)
     while len(header := file.read(4)) == 4 and header[:2] != b"\xff\xda":  # the first scan
-        if header[0] != 0xFF or header[1] == 0xFF or header[1] in (0, *range(0xD0, 0xDA)):  # has no content
+        if header[0] != 0xFF or header[1] == 0xFF or header[1] in (0, *range(0xD0, 0xDA)):  # a marker without content
             file.seek((2 if header[0] == 0xFF and header[1] != 0xFF else 1) - len(header), os.SEEK_CUR)
             continue
         content = file.read(max(int.from_bytes(header[2:], "big") - 2, 0))

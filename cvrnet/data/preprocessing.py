@@ -27,7 +27,7 @@ INTERPOLATIONS = {resampling.name.lower(): resampling for resampling in Image.Re
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int], interpolation: str = "nearest") -> np.ndarray:
-    """A whole uint8 image (H, W) or (H, W, 3) at another size, as (height, width, C), where C is 1 or 3.
+    """Resize a whole uint8 image (H, W) or (H, W, 3) to (height, width, C), where C is 1 or 3.
 
     Its aspect ratio is not kept (v2 section 5.2). The interpolation is a key of `INTERPOLATIONS`.
     """
@@ -127,7 +127,7 @@ def _are_numbers(values: Any, kind: Any, count: int) -> bool:
 
 
 def with_grey_version(cfg: Mapping[str, Any], version: int) -> dict[str, Any]:
-    """A ``pretrained_cfg`` that states how pictures of more than 8 bits become 8 bits."""
+    """Add to a ``pretrained_cfg`` how pictures of more than 8 bits become 8 bits."""
     others = [note for note in _notes(cfg) if not note.startswith(_NOTE)]
     return {**cfg, "notes": (*others, f"{_NOTE}{version}")}
 

@@ -62,7 +62,7 @@ def check_classes(labels: Iterable[str], classes: Sequence[str]) -> None:
     """Refuse labels that are not among a model's classes. Classes without an image are accepted.
 
     Raises:
-        UserError: the line names the unknown labels and the model's classes.
+        UserError: its line names the unknown labels and the model's classes.
     """
     if unknown := sorted(set(labels) - set(classes)):
         raise UserError(f"the model does not know the class {', '.join(unknown)}; expected {', '.join(classes)}")
@@ -86,7 +86,7 @@ def read_records(
         say: called with lines about entries that were passed over, and about how patients and splits were found.
 
     Raises:
-        DataError: with everything that is wrong (see `scan_records`).
+        DataError: it lists everything that is wrong (see `scan_records`).
     """
     records, problems = scan_records(data, labelled=labelled, min_classes=min_classes, say=say)
     if problems:
@@ -106,8 +106,8 @@ def scan_records(
 
     This finds missing files, duplicate paths, paths outside the data set's folder, missing columns, labels that are not
     classes or are spelled in two ways, unknown split values, patients in two splits (unless `allow_shared_patients`),
-    missing masks, empty class folders, too few classes and unreadable manifests. Images are not decoded. Only the tags
-    of DICOM files are read, where a manifest does not give patient and source (see `cvrnet.data.identity`).
+    missing masks, empty class folders, too few classes and unreadable manifests. Images are not decoded. The
+    tags of DICOM files are read if the data set does not give patient and source (see `cvrnet.data.identity`).
     """
     root = Path(os.path.abspath(data))
     if os.path.isfile(root / MANIFEST):

@@ -65,7 +65,7 @@ def hold_back(records: Sequence[Record], test_source: str = "") -> tuple[list[Re
 
 
 def holdout_sets(records: Sequence[Record], fraction: float = 0.2, seed: int = 0, test_source: str = "") -> Sets:
-    """The sets ``train``, ``val`` and, where images are held back, ``independent`` of a single training.
+    """The sets of a single training: ``train``, ``val`` and, where images are held back, ``independent``.
 
     Images whose ``split`` is ``val`` validate; where there are none, `holdout_split` chooses a part of the patients.
 
@@ -86,7 +86,7 @@ def holdout_sets(records: Sequence[Record], fraction: float = 0.2, seed: int = 0
 
 
 def fold_sets(records: Sequence[Record], folds: Sequence[int], fold: int) -> Sets:
-    """The sets ``train``, ``val`` and ``test``: fold k tests, the next one validates, the others train (v1 Fig. 3)."""
+    """The sets ``train``, ``val``, ``test`` of a fold: it tests, the next validates, the others train (v1 Fig. 3)."""
     validates = fold % max(folds) + 1
     sets: Sets = {"train": [], "val": [], "test": []}
     for record, number in zip(records, folds, strict=True):
@@ -131,9 +131,10 @@ def make_folds(records: Sequence[Record], n_folds: int = 5, seed: int = 0) -> li
 
 
 def holdout_split(records: Sequence[Record], fraction: float = 0.2, seed: int = 0) -> list[bool]:
-    """For each image whether it is held out: about `fraction` of them, with the guarantees of `make_folds`.
+    """For each image, whether it is held out: about `fraction` of the images are. Patients stay together.
 
-    A class of two patients or more is on both sides, a class of one patient is not held out.
+    Labels and sources spread as in `make_folds`. A class of two patients or more is on both sides; a class of one
+    patient is not held out.
 
     Raises:
         UserError: if the fraction is not between 0 and 1, or there are fewer than two patients.
@@ -152,7 +153,7 @@ def holdout_split(records: Sequence[Record], fraction: float = 0.2, seed: int = 
 
 
 def _nearest_ratio(fraction: float, limit: int) -> tuple[int, int]:
-    """The smallest n, with its k, for which k / n is within 1 % of the fraction; if none is, the closest k / n.
+    """The smallest n up to `limit`, and its k, with k / n less than 0.01 from the fraction; else the closest k / n.
 
     >>> _nearest_ratio(0.2, 100), _nearest_ratio(0.3, 100), _nearest_ratio(0.2, 3)
     ((5, 1), (10, 3), (3, 1))
@@ -163,7 +164,7 @@ def _nearest_ratio(fraction: float, limit: int) -> tuple[int, int]:
 
 
 def _members(keys: Sequence[Key], patients: Sequence[str]) -> dict[Key, set[str]]:
-    """The patients of the images of each key."""
+    """For each key, the patients of its images."""
     members: dict[Key, set[str]] = defaultdict(set)
     for key, patient in zip(keys, patients, strict=True):
         members[key].add(patient)
@@ -188,7 +189,7 @@ def _stratified_folds(records: Sequence[Record], patients: Sequence[str], n_fold
 
 
 def _strata(records: Sequence[Record], patients: Sequence[str], least: int) -> list[int]:
-    """The stratum of each image: its label and source, where that has at least `least` patients.
+    """The stratum of each image: its label and source, if these have at least `least` patients.
 
     Rarer strata are joined, first with the next smallest of the same label, then, if that is not enough, with the
     next smallest of all.
@@ -216,9 +217,9 @@ def _strata(records: Sequence[Record], patients: Sequence[str], least: int) -> l
 
 
 def _mend(held: set[str], members: Mapping[str, set[str]]) -> None:
-    """Move single patients, in place, until each class is on both sides (a class of one patient: not held out).
+    """Change the held-out patients until each class is on both sides; a class of one patient is not held out.
 
-    Only classes that are tied to one another by patients of several labels can still be on one side.
+    After that, only classes that are tied to one another by patients of several labels can still be on one side.
     """
 
     def harm(patient: str) -> int:

@@ -28,10 +28,10 @@ _MASKS = {
 class Found:
     """The images and masks below a folder, as POSIX paths relative to it, and counts of skipped entries."""
 
-    images: list[str] = field(default_factory=list)  #: a folder's own ones before those in its sub-folders
+    images: list[str] = field(default_factory=list)  #: those directly in a folder come before those in its sub-folders
     masks: list[str] = field(default_factory=list)  #: images below a folder whose name `mask_kind` knows
     folders: list[str] = field(default_factory=list)
-    passed_over: Counter[str] = field(default_factory=Counter)  #: how many entries for which reason
+    passed_over: Counter[str] = field(default_factory=Counter)  #: the number of entries for each reason
 
     def passed_over_sentence(self, folder: str | Path) -> str:
         """One line with the counts; ``""`` if nothing was passed over."""

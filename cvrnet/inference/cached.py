@@ -19,10 +19,10 @@ def predict_cached(
     index: int = 0,
     count: int = 1,
 ) -> list[tuple[int, NDArray[np.float64]]]:
-    """Each head's probabilities (heads, images, classes), averaged over the models, with the number of each batch.
+    """Return each batch's number, and each head's probabilities (heads, images, classes), averaged over the models.
 
-    Of `count` processes, each takes every `count`-th batch; `index` is this process's number. The number of processes
-    changes neither the batches nor the results, bit for bit.
+    Each of `count` processes takes every `count`-th batch; `index` is the number of this process. The number of
+    processes changes neither the batches nor the results, bit for bit.
     """
     starts = range(0, len(records), batch_size)
     answers = []
@@ -34,5 +34,5 @@ def predict_cached(
 
 
 def join_batches(answers: Sequence[tuple[int, NDArray[np.float64]]]) -> NDArray[np.float64]:
-    """The predictions of all processes in the order of the images, (heads, images, classes)."""
+    """Join the predictions of all processes in the order of the images, (heads, images, classes)."""
     return np.concatenate([batch for _, batch in sorted(answers, key=lambda answer: answer[0])], axis=1)

@@ -1,4 +1,4 @@
-"""Predict with several processes, on one machine or many: each takes a share of the files, one collects the results.
+"""Predict with several processes, on one or more machines: each takes a share of the files, one collects the results.
 
 Needs accelerate (extra ``train``), whose launcher starts the processes.
 """
@@ -34,7 +34,7 @@ class SharedPrediction:
     def stream(
         self, predictor: Predictor, paths: Sequence[Path], *, batch_size: int = 8, **options: Any
     ) -> Iterator[Prediction]:
-        """Like :meth:`Predictor.stream`, but shared: each process predicts every n-th of the files.
+        """Like :meth:`Predictor.stream`, but each of n processes predicts every n-th file.
 
         The main process yields the predictions of all files, in their order and in constant memory; the others yield
         nothing. The files must be the same in every process.
@@ -42,7 +42,7 @@ class SharedPrediction:
         rank, world = self._state.process_index, self._state.num_processes
         mine = predictor.stream(paths[rank::world], batch_size=batch_size, **options)
         expected = iter(paths)
-        # Every process takes part in each exchange, and all get the empty one that ends the loop.
+        # Every process takes part in each exchange; an exchange without predictions ends the loop in all of them.
         while any(parts := gather_object([list(itertools.islice(mine, PORTION * batch_size))])):
             turns = itertools.chain.from_iterable(itertools.zip_longest(*parts)) if self.is_main else ()
             for prediction in turns:
@@ -52,6 +52,6 @@ class SharedPrediction:
                     yield prediction
 
     def close(self) -> None:
-        """Wait for the other processes and leave them."""
+        """Wait for the other processes, then end the connection to them."""
         self._state.wait_for_everyone()
         self._state.destroy_process_group()

@@ -1,4 +1,4 @@
-"""The pooled feature maps of frozen encoders: computed once for each image, and kept on disk."""
+"""The pooled feature maps of frozen encoders: computed once for each image, and stored on disk."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from cvrnet.errors import UserError
 from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
 from cvrnet.inference.head_logits import cast_weights
 
-FEATURES_VERSION = 1  #: raise it when the vectors of an image change: it replaces older entries
-BATCH = 32  #: images in every forward pass, even the last: so an image's vectors do not depend on the others
+FEATURES_VERSION = 1  #: increase it when images get other vectors: all entries are then made again
+BATCH = 32  #: images in every forward pass; the last is filled up, so that vectors never depend on the batch
 
 Vectors = NDArray[np.float32]
 T = TypeVar("T")
@@ -36,12 +36,12 @@ class FrozenFeatures:
     """The pooled maps of a network's encoders, for several views of each image.
 
     View 0 is the image itself; the others are augmented, and depend only on the seed, the view's number and the pixels.
-    The vectors of each encoder are kept beside the decoded images, in files that depend on the encoder's weights,
-    the preprocessing and the number format, so all heads, folds, runs and pairs of encoders share them.
+    The vectors of each encoder are stored beside the decoded images, in files that depend on the encoder's weights,
+    the preprocessing and the number format, so they serve all heads, folds, runs and pairs of encoders.
 
     Args:
         model: The network; its heads are not used.
-        cache: The decoded images, in the network's size. Vectors are kept in its folder.
+        cache: The decoded images, in the network's size. Vectors are stored in its folder.
         device, amp: Device and number format, as in `Predictor`. Encoders compute as in prediction, with batch norm
             folded into the convolutions.
         views: Number of views, at least 1.
@@ -61,13 +61,13 @@ class FrozenFeatures:
     ) -> None:
         self.device = select_device(device)
         self.precision = select_precision(amp, self.device)
-        self.encoders: Any = model.encoders  #: the frozen encoders, for the networks that are trained on their vectors
+        self.encoders: Any = model.encoders  #: the frozen encoders; the trained networks get them
         self.cache, self.views, self.seed = cache, views, seed
         self.augmentation = augmentation or Augmentation()
         self.preprocessing = Preprocessing.from_model(model)
         keys = [self._key(model, i) for i in range(len(model.encoders))]
         widths = [sum(encoder.channels) for encoder in list[Any](model.encoders)]
-        #: of each view and encoder
+        #: the files for each view and encoder
         self._files = [
             [
                 ArrayFiles(cache.folder, f"{key} {self._view(v)}", (1, 1, n), np.float32)
@@ -102,14 +102,16 @@ class FrozenFeatures:
             images, before = [image for image, _ in loaded], [status for _, status in loaded]
             images += [torch.zeros_like(images[0])] * (BATCH - len(images))
             for encoder, vectors in enumerate(self._compute(torch.stack(images))):
-                for (record, view), vector, status in zip(batch, vectors, before, strict=False):  # it may be filled up
+                for (record, view), vector, status in zip(
+                    batch, vectors, before, strict=False
+                ):  # the batch may be filled up
                     self._files[view][encoder].write(record.path, vector, status)
             done += len(batch)
             if progress is not None:
                 progress(done, len(todo))
 
     def load(self, records: Sequence[Record], progress: Callable[[int, int], object] | None = None) -> None:
-        """Collect the vectors of images in one memory-mapped file without a name, after `build`.
+        """Collect the vectors of images in ``vectors``, a memory-mapped file without a name; call `build` before.
 
         Raises:
             OSError: The disk is full.
@@ -134,7 +136,7 @@ class FrozenFeatures:
 
     def _vector(self, kept: ArrayFiles, record: Record) -> Vectors:
         vector = kept.read(record.path)
-        if vector is None:  # deleted, or the image has changed since
+        if vector is None:  # the file was deleted, or the image has changed
             self.build([record])
             vector = kept.read(record.path)
         if vector is None:

@@ -25,7 +25,7 @@ def fuse_batch_norm(model: nn.Module) -> nn.Module:
     """Fold each batch norm into the convolution before it, in place, if nothing else uses the convolution's output.
 
     In evaluation mode batch norm is the affine map ``(x - mean) / sqrt(var + eps) * weight + bias``, which the
-    convolution can apply with other weights (Jacob et al., CVPR 2018, section 3.2). Outputs differ by rounding alone.
+    convolution can apply with other weights (Jacob et al., CVPR 2018, section 3.2). Outputs differ only by rounding.
     The model can still be differentiated, but not be trained further or saved.
 
     The pairs are found in the graph that ``torch.fx`` traces. A network (in a CVR-Net: each encoder) that cannot be
@@ -49,7 +49,7 @@ class _Tracer(fx.Tracer):
 
 
 def _pairs(part: nn.Module) -> Iterator[tuple[str, str]]:
-    """Names of a convolution and the batch norm right after it, each registered once and called once."""
+    """Yield the names of each convolution and of the batch norm right after it, if each is called only once."""
     if part.training or not any(isinstance(m, _NORMS) for m in part.modules()):
         return
     try:

@@ -19,7 +19,7 @@ def averages_probabilities(model: Any) -> bool:
 
 
 class HeadLogits(nn.Module):
-    """Every head's logits from one forward pass; a model without heads counts as one head.
+    """A network that returns every head's logits from one forward pass; a model without heads counts as one head.
 
     With ``bf16`` or ``fp16`` the feature maps are computed under autocast. A CVR-Net's heads, and the submodules in an
     encoder's ``float32_parts``, compute in float32. The model is in evaluation mode.
@@ -32,7 +32,7 @@ class HeadLogits(nn.Module):
         self.model: Any = model if dtype is None else cast_weights(model, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) images, normalised, in; (heads, N, classes) float32 logits out."""
+        """Return logits (heads, N, classes) in float32 for normalised images (N, C, H, W)."""
         with autocast(x.device, self.precision):
             if not averages_probabilities(self.model):
                 return self.model(x).float().unsqueeze(0)
@@ -48,8 +48,8 @@ def cast_weights(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Copy a model, with the weights of convolutions and dense layers in `dtype`; all other tensors are shared.
 
     Autocast would cast these weights again in every forward pass. A CVR-Net's heads and its encoders' ``float32_parts``
-    stay in float32. The parts were chosen by measurement: with them in float32, no probability of 1,552 radiographs
-    moved by more than 0.005; with only the heads, some moved by 0.017 (docs/performance.md).
+    stay in float32. The ``float32_parts`` were chosen by measurement: with them, no probability of 1,552 radiographs
+    changed by more than 0.005; with only the heads in float32, some changed by 0.017 (docs/performance.md).
     """
     if not any(type(module) in (nn.Conv2d, nn.Linear) for part in _trunks(model) for module in part.modules()):
         return model
@@ -73,7 +73,7 @@ def _trunks(model: nn.Module) -> list[nn.Module]:
 
 
 class _InFloat32(nn.Module):
-    """A submodule that autocast does not change."""
+    """A submodule that computes in float32 even under autocast."""
 
     def __init__(self, part: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The images at PATH arguments and the predictions for them, by one process or by several that share the images."""
+"""Find the images at PATH arguments and predict them, in one process or in several that share the images."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class FoundImages(NamedTuple):
 
 
 def find_images(paths: Iterable[str]) -> FoundImages:
-    """Find the images in files, folders (searched), CSV manifests, ``hfds:`` data sets and patterns, in order.
+    """Find the images that paths name: files, folders, CSV manifests, ``hfds:`` data sets and patterns, in their order.
 
-    A name that matches nothing is kept unchanged: reading it gives the error.
+    A path that matches nothing is returned unchanged, and is an error when it is read.
     """
     found = FoundImages([], [], [])
     for text in paths:
@@ -62,9 +62,9 @@ def _search(folder: Path, found: FoundImages) -> None:
 class PathPredictions(NamedTuple):
     """The predictions for some PATH arguments."""
 
-    columns: list[str]  #: of the rows; empty except in the main process, which has the predictions
+    columns: list[str]  #: names of the columns; only the main process has them, and the predictions
     images: int  #: number of images
-    #: A row for each image, series and patient (``unit``), in constant memory; None in a column without a value.
+    #: A row for each image, series or patient (see the column ``unit``); None in a column without a value.
     rows: Iterator[dict[str, Any]]
     problems: Sequence[str] = ()  #: as in `FoundImages`
 
@@ -84,7 +84,7 @@ def predict_paths(
     any_body_part: bool = False,
     say: Callable[[str], object] = lambda line: None,
 ) -> PathPredictions:
-    """Predict the images at some paths, each process of ``accelerate launch`` a share of them.
+    """Predict the images at some paths; each process of ``accelerate launch`` predicts a share of them.
 
     ``model``, ``folds``, ``device``, ``dtype``, ``compile`` and ``any_body_part`` are those of
     `Predictor.from_pretrained`, ``paths`` those of `find_images`, ``batch_size``, ``heads`` and ``window`` those of

@@ -36,7 +36,7 @@ class Prediction:
     error: str = ""  #: why there is no prediction: the image could not be read, or the numbers overflowed; otherwise ""
     #: Entropy of the probabilities, in nats: how uncertain the ensemble is. NaN where it is not defined.
     predictive_entropy: float = math.nan
-    #: In nats: how far the members (folds times heads) disagree; 0 for one fold without heads.
+    #: In nats: how far the members (every head of every fold) disagree; 0 for one fold without heads.
     mutual_information: float = math.nan
 
     def row(self, classes: Sequence[str]) -> dict[str, Any]:
@@ -90,7 +90,7 @@ class Predictor:
         self.models: list[Any] = [m.eval().to(self.device).to(memory_format=torch.channels_last) for m in models]
         self.compile = compile
         cfg: Any = models[0].pretrained_cfg
-        self.name = str(cfg.get("architecture"))  #: of the model, in messages
+        self.name = str(cfg.get("architecture"))  #: the architecture, for messages
 
     @classmethod
     def from_pretrained(
@@ -105,7 +105,7 @@ class Predictor:
     ) -> Predictor:
         """Load a MODEL argument, with batch norm folded into the convolutions; other arguments as in `Predictor`.
 
-        MODEL is a run folder (all its folds, or only these), a fold folder, ``local-dir:FOLDER``,
+        MODEL is a run folder (all its folds, or those in `folds`), a fold folder, ``local-dir:FOLDER``,
         ``hf-hub:user/repo[@revision]``, or an ONNX file that ``cvrnet export`` wrote.
 
         Raises:
@@ -130,7 +130,7 @@ class Predictor:
 
     @property
     def num_heads(self) -> int:
-        """Number of heads; refuses a model that has no heads of its own (it is not a CVR-Net)."""
+        """Number of heads; refuses a model that is not a CVR-Net, because it has none."""
         for model in self.models:
             if not averages_probabilities(model):
                 raise UserError(f"{model.pretrained_cfg['architecture']} has no heads of its own; expected a CVR-Net")
@@ -165,7 +165,7 @@ class Predictor:
             paths: The files, or a single one; an endless generator is allowed.
             batch_size: Images in one forward pass.
             heads: Also give each head's own probabilities.
-            window: For CTs in DICOM, ``"lung"`` or ``"soft-tissue"`` instead of the files' own.
+            window: For CTs in DICOM, the window ``"lung"`` or ``"soft-tissue"`` instead of those in the files.
 
         Yields:
             One prediction for each file. If the file cannot be read or its numbers overflow, ``error`` is set.
@@ -215,7 +215,7 @@ class Predictor:
 
     @property
     def overflow(self) -> str:
-        """Why an image has no prediction although the model predicts others."""
+        """The reason why an image has no prediction although the model predicts others."""
         advice = "" if self.precision == "fp32" else "; fp32 (--amp fp32) has a larger range"
         return f"the prediction of {self.name} is not a number (overflow in {self.precision}{advice})"
 
@@ -233,7 +233,7 @@ class Predictor:
         """Return the probabilities of every member of the ensemble: (folds, heads, N, classes).
 
         The images are those of `probabilities`. Models without heads count as having one. With compiled networks, a
-        batch of fewer images than `size` is filled up, because a new size would be compiled.
+        batch of fewer images than `size` is filled up, because the network would be compiled again for another size.
 
         Every prediction comes from this method. Rows of an image whose numbers overflow are NaN.
 
@@ -267,19 +267,22 @@ class Predictor:
         except Exception as error:  # the network's own code may raise anything
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             if self.compile:
-                raise UserError(f"torch.compile failed ({reason}); expected a C++ compiler, or no compile") from error
+                raise UserError(
+                    f"torch.compile failed ({reason}); install a C++ compiler if none was found, or predict without "
+                    "compile"
+                ) from error
             raise UserError(f"{self.name} cannot compute images of size {tuple(x.shape[1:])}: {reason}") from error
         if logits.shape[2:] != (len(images), len(self.classes)):
             raise UserError(
                 f"{self.name} returns logits of shape {tuple(logits.shape[2:])} for {len(images)} images; "
                 f"expected one for each of its {len(self.classes)} classes"
             )
-        # In float64: then means over members, and entropies, add no rounding that matters.
+        # In float64, so that the means over members and the entropies add no rounding that matters.
         return logits.cpu().double().softmax(-1).numpy()
 
     @cached_property
     def _networks(self) -> list[Any]:
-        """The networks that prediction runs, made at the first prediction: explanations use `models` only."""
+        """The networks that prediction runs, made at the first prediction, because explanations do not need them."""
         networks: list[Any] = [HeadLogits(model, self.precision) for model in self.models]
         if not self.compile:
             return networks

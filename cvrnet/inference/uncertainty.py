@@ -1,10 +1,10 @@
-"""Uncertainty of an ensemble: predictive entropy, and disagreement between its members, in nats.
+"""Uncertainty of an ensemble, in nats: predictive entropy, and disagreement between the members.
 
-The members are the folds of a run; for CVR-Nets, each head of each fold. The prediction is their mean probability. Its
-entropy is the total uncertainty (Lakshminarayanan et al., "Simple and Scalable Predictive Uncertainty Estimation using
-Deep Ensembles", NeurIPS 2017). The total minus the members' mean entropy is their disagreement: the mutual information
-of prediction and member (Houlsby et al., "Bayesian Active Learning for Classification and Preference Learning", 2011,
-equation 2, known as BALD).
+The members are the folds of a run; for CVR-Nets, each head of each fold. The prediction is the mean of their
+probabilities. Its entropy is the total uncertainty (Lakshminarayanan et al., "Simple and Scalable Predictive
+Uncertainty Estimation using Deep Ensembles", NeurIPS 2017). This entropy minus the mean of the members' entropies is
+their disagreement: the mutual information of prediction and member (Houlsby et al., "Bayesian Active Learning for
+Classification and Preference Learning", 2011, equation 2, known as BALD).
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ def entropy(probabilities: Array) -> Array:
 
 
 def mutual_information(members: Array) -> Array:
-    """Return the members' disagreement, the entropy of their mean minus their mean entropy.
+    """Return the members' disagreement: the entropy of their mean minus the mean of their entropies.
 
-    (members, ..., C) in; (...) out: 0 if all members agree, and the predictive entropy if each member is certain.
+    The shape of `members` is (members, ..., C), that of the result (...). The result is 0 if all members agree, and the
+    predictive entropy if each member is certain.
     """
     return np.maximum(entropy(members.mean(0)) - entropy(members).mean(0), 0.0)

@@ -28,7 +28,7 @@ class Answer(NamedTuple):
 
 
 def add_means(pairs: Iterable[tuple[Slice, Prediction]], classes: Sequence[str]) -> Iterator[Answer]:
-    """Yield each prediction, and after a patient's slices the mean of each series (if several) and of the patient.
+    """Yield each prediction and, after a patient's slices, the mean over each series (if several) and the patient.
 
     The images must be in the order of `cvrnet.data.series.arrange`.
     """
@@ -48,13 +48,13 @@ def add_means(pairs: Iterable[tuple[Slice, Prediction]], classes: Sequence[str])
 
 
 def _mean(pairs: Sequence[tuple[Slice, Prediction]], classes: Sequence[str]) -> Prediction:
-    """The mean over the slices that could be read, named by their volume or by the folder that holds all volumes."""
+    """The mean over the slices that could be read; its path is their volume, or the folder that holds all volumes."""
     path = Path(os.path.commonpath({str(slice_.volume) for slice_, _ in pairs}))
     read = [prediction for _, prediction in pairs if not prediction.error]
     if not read:
         return replace(pairs[0][1], path=path, error=f"{path}: no slice could be read")
     probabilities = np.mean([prediction.probabilities for prediction in read], axis=0)
     heads = [prediction.heads for prediction in read if prediction.heads is not None]
-    # Entropies stay undefined: they compare predictions for one image.
+    # Entropies stay NaN: they are defined only for one image.
     label = classes[int(probabilities.argmax())]
     return Prediction(path, label, probabilities, np.mean(heads, axis=0) if heads else None)

@@ -74,7 +74,7 @@ def save_checkpoint(model: nn.Module, folder: str | Path, classes: Sequence[str]
 
 
 def _remove_num_classes(path: Path) -> None:
-    """Remove ``num_classes`` from the arguments in config.json: it is also beside them, and transformers passes it."""
+    """Remove ``num_classes`` from the arguments in config.json: transformers also passes the one beside them."""
     config = json.loads(path.read_text(encoding="utf-8"))
     if config.get("model_args", {}).pop("num_classes", None) is not None:
         path.write_text(json.dumps(config, indent=2), encoding="utf-8")
@@ -84,11 +84,11 @@ def load_checkpoint(folder: str | Path, **kwargs: Any) -> nn.Module:
     """Load a model that :func:`save_checkpoint` saved, in evaluation mode; nothing else is read or downloaded.
 
     The folder may come from anywhere. config.json is validated first. Then the network is created without memory (on
-    PyTorch's meta device), of at most two billion parameters (the environment variable CVRNET_MAX_PARAMETERS sets
-    another limit), and filled from the file. So no random weights are made, and no weights are twice in memory.
-    The file's tensors must be exactly the network's, and finite. With arguments, and for networks that need memory to
-    be created, timm creates the model, adapts the weights and loads them. Arguments are those of
-    ``timm.create_model``, such as another ``num_classes``.
+    PyTorch's meta device) and filled from the file, so no random weights are made, and no weights are twice in memory.
+    It may have two billion parameters; the environment variable CVRNET_MAX_PARAMETERS sets another limit.
+    The file's tensors must be exactly the network's, and finite. If there are arguments (those of
+    ``timm.create_model``, such as another ``num_classes``), or if the network cannot be created without memory, timm
+    creates the model, adapts the weights and loads them.
 
     Raises:
         UserError: The folder holds no such checkpoint.
@@ -113,7 +113,7 @@ def load_checkpoint(folder: str | Path, **kwargs: Any) -> nn.Module:
         if name := find_not_finite(model):
             raise ValueError(f"{name} in {WEIGHTS} holds NaN or infinity")
         return model.eval()
-    except (SafetensorError, *_ERRORS) as error:  # among them UserError
+    except (SafetensorError, *_ERRORS) as error:  # this includes UserError
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{folder} holds a checkpoint that cannot be loaded: {reason}") from error
 
@@ -121,14 +121,14 @@ def load_checkpoint(folder: str | Path, **kwargs: Any) -> nn.Module:
 def checkpoint_classes(model: nn.Module) -> list[str]:
     """The class names in a model's ``pretrained_cfg``, in the order of its logits.
 
-    Names for another number of classes, such as those of the task that a model comes from, are not used: the classes
-    are then ``class_0`` and so on.
+    If the number of names is not the number of classes (the names may be those of an earlier task), the classes are
+    called ``class_0`` and so on.
 
     Raises:
         UserError: The model has no classifier of two or more classes.
     """
     cfg: Any = model.pretrained_cfg
-    # A network from outside timm may not state its number of classes; its first output shows whether this fits.
+    # A network from outside timm may not state its number of classes; its output shows whether the number fits.
     count: Any = getattr(model, "num_classes", len(cfg.get("label_names") or ()) or cfg.get("num_classes", 0))
     if count < 2:
         raise UserError(f"{cfg.get('architecture')} has {count} classes; expected a classifier of 2 or more")
@@ -145,7 +145,7 @@ def shared_settings(models: Sequence[nn.Module]) -> tuple[list[str], Preprocessi
 
 
 def find_checkpoints(model: str | Path, folds: Sequence[int] = ()) -> list[Path]:
-    """The checkpoint folders that a MODEL argument means: a fold folder itself, or (some) folds of a run.
+    """The checkpoint folders that a MODEL argument means: a fold folder itself, or all or some folds of a run.
 
     MODEL is a folder, optionally written as timm does (``local-dir:FOLDER``), or ``hf-hub:user/repo[@revision]``.
 

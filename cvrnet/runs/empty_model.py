@@ -32,7 +32,7 @@ class TooLarge(ValueError):  # noqa: N818
 def limited_size() -> Iterator[None]:
     """Raise `TooLarge` as soon as the networks that are made in this context have too many parameters or parts.
 
-    They are counted while they are registered, so whatever multiplies them (depths, widths, encoders) ends early.
+    They are counted while they are registered, so the construction of too large a network stops early.
     """
     text = os.environ.get(MAX_PARAMETERS) or str(_PARAMETERS)
     if not text.isdecimal():
@@ -78,7 +78,7 @@ def create_empty(folder: Path) -> nn.Module | None:
 
 
 def can_be_filled(model: nn.Module) -> bool:
-    """Whether an empty network needs nothing but the tensors of a file: no shared weights, no computed tensors."""
+    """Whether an empty network needs only a file's tensors: it shares no weights and computes no tensors."""
     tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     if len({id(tensor) for _, tensor in tensors}) < len(tensors):
         return False  # shared weights, which loading would turn into separate ones
@@ -134,7 +134,7 @@ def fill(model: nn.Module, path: Path) -> nn.Module:
 def find_not_finite(model: nn.Module) -> str:
     """The name of the first tensor with NaN or infinity, which spoils every prediction; "" if there is none.
 
-    A single number may be infinite: the limit of a range.
+    A tensor with one element may be infinite, because it can be the limit of a range; NaN is still reported.
     """
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not tensor.is_meta:

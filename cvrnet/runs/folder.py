@@ -1,4 +1,4 @@
-"""The folder of a run: locked while a job writes to it."""
+"""The folder of a run: which job may write to it, and when it replaces an earlier run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from cvrnet.runs.layout import BENCHMARK, CONFIG, ORIGIN, RUN, RUN_ENTRIES, fold
 from cvrnet.runs.read import read_json
 
 IDENTITY = ("data_sha256", "classes", "test_source", "folds")
-"""Keys of run.json that tell one job from another of its kind, beside the settings in ``config``."""
+"""Keys of run.json that, together with the settings in ``config``, distinguish jobs of the same kind."""
 MAY_CHANGE = {"device", "num_workers"}
 """Settings that a resumed run may change: they change the speed and not the result."""
 SWEEPS = (BENCHMARK, "leave-one-source-out")
@@ -44,8 +44,8 @@ class RunFolder:
 
     Attributes:
         path: The folder that the user named, without symbolic links.
-        folder: Where the job writes: ``path``, or beside it what replaces ``path`` when the job has finished.
-        continues: The job continues the run that is in ``folder``.
+        folder: Where the job writes: ``path``, or a folder beside it that replaces ``path`` when the job has finished.
+        continues: Whether the job continues the run that is in ``folder``.
     """
 
     path: Path
@@ -65,11 +65,11 @@ class RunFolder:
 
 
 def find_run_folder(output: str | Path, kind: str, *, resume: bool = False, overwrite: bool = False) -> RunFolder:
-    """The folder that a job of this kind writes to; changes nothing.
+    """Find the folder that a job of this kind writes to; change nothing.
 
-    A run is made in the folder itself if that is empty. Otherwise it is made in a hidden folder beside it. Jobs that
-    take minutes always use the hidden folder, where that is possible. With ``resume``, a run in the hidden folder is
-    continued before any other.
+    A run is made in the folder itself if that is empty, otherwise in a hidden folder beside it. Jobs that take minutes
+    use the hidden folder even if the folder is empty, unless the folder cannot be renamed. With ``resume``, the run in
+    the hidden folder, if there is one, is continued.
     """
     path = real_folder(output)
     new = new_folder(path)
@@ -93,9 +93,10 @@ def open_run_folder(
     Args:
         output: The folder, or a symbolic link to it.
         kind: The kind of the job, as in run.json.
-        part: The only part of the run that is written; other processes may write other parts at the same time.
+        part: The part of the run that the job writes, if it writes only one: other processes may then write other parts
+            at the same time.
         resume: Continue the run in the folder.
-        overwrite: Replace it.
+        overwrite: Replace the run in the folder.
 
     Raises:
         UserError: The folder holds something that the job may not touch, or another process writes to it.
@@ -115,11 +116,11 @@ def open_run_folder(
             stack.enter_context(made_aside(path, lambda new: kind not in _IN_ONE_GO and (new / RUN).is_file()))
         yield found
         if found.aside:
-            check_folder(path, kind, overwrite=True)  # again: days may have passed
+            check_folder(path, kind, overwrite=True)  # checked again, because days may have passed
 
 
 def _check_start(path: Path, kind: str, resume: bool, overwrite: bool) -> None:
-    """Refuse a folder that the job may not write to, and an unfinished run that would be forgotten."""
+    """Refuse a folder that the job may not write to, and a new run that would leave an unfinished one behind."""
     new = new_folder(path)
     unfinished = kind not in _IN_ONE_GO and (new / RUN).is_file()
     if unfinished and resume:
@@ -132,7 +133,7 @@ def _check_start(path: Path, kind: str, resume: bool, overwrite: bool) -> None:
 
 
 def check_folder(folder: Path, kind: str = "", *, resume: bool = False, overwrite: bool = False) -> bool:
-    """Whether a folder holds a run already. Changes no file; refuses a folder that the job may not write to."""
+    """Whether a folder already holds a run; refuses a folder that the job may not write to, and changes no file."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; expected a folder for the run")
     if not entries(folder):
@@ -159,7 +160,7 @@ def is_ours(folder: Path) -> bool:
 
 
 def _is_of_a_run(path: Path) -> bool:
-    """Whether a file or folder in the folder of a run is a part of it, by its name or as one of the runs of a sweep."""
+    """Whether an entry of a run's folder is a part of the run, by its name or as one of the runs of a sweep."""
     if path.is_dir() and fold_number(path.name):
         return True
     if (path / RUN).is_file() and (path.parent / RUN).is_file():
@@ -172,8 +173,8 @@ def claim_folder(
 ) -> None:
     """Write run.json; refuse the folder of another job, and whatever `check_folder` refuses.
 
-    The description is the content of run.json. With `resume` the folder may already hold this job; it may have fewer
-    epochs. `defaults` are the values of settings that are missing in the run.json of an older version.
+    The description is the content of run.json. With `resume` the folder may already hold this job, with the same or a
+    smaller number of epochs. `defaults` are values of settings that are missing in the run.json of an older version.
     """
     if check_folder(folder, description["kind"], resume=resume) and (
         changed := _changes(folder, description, defaults or {})

@@ -1,4 +1,4 @@
-"""Finds which models of a run were trained on an image or on its patient."""
+"""Find the models of a run that were not trained on an image or on its patient."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from cvrnet.data import Record
 from cvrnet.runs.layout import CONFIG, INDEPENDENT, SPLIT, STATE, fold_folders, fold_number
 from cvrnet.runs.split_table import SplitTable
 
-_HELD_OUT = ("test", INDEPENDENT)  # no model of the run trains or validates on these; ``test``: runs of version 0.1
+_HELD_OUT = ("test", INDEPENDENT)  # no model of the run trains or validates on these; version 0.1 called them ``test``
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The models of a run, and for each image those models that may predict it."""
+    """The models of a run, and for each image the models that were not trained on its patient."""
 
     models: list[str]  #: MODEL arguments, each of a single model; for a model that is not a run, the argument itself
     models_for_image: dict[str, tuple[int, ...]]  #: image name -> indices of the models not trained on its patient
@@ -23,14 +23,14 @@ class HeldOut:
 
 
 def held_out(model: str | Path, records: Sequence[Record]) -> HeldOut:
-    """Read the run's split.csv, where MODEL is a run or one fold of a run.
+    """Find for each image the models that may predict it, from the split.csv of a MODEL that is a run or a fold of one.
 
-    - In a cross-validation, an image belongs to the model of the fold that tests it, and an image outside the folds to
-      all models; folds that are not trained to the end are left out.
-    - In a run with one model, only images outside its training set belong to the model.
-    - An image that is not in split.csv belongs to its patient's fold; if the patient is not there either, it is new to
-      all models.
-    - For any other model, all images belong to it, because its training images are not known.
+    - In a cross-validation, an image may be predicted by the model of the fold that tests it, and an image outside the
+      folds by all models; folds that are not trained to the end are left out.
+    - In a run with one model, the model may predict only images outside its training set.
+    - An image that is not in split.csv is treated as in its patient's fold. If the patient is not there either, all
+      models may predict the image.
+    - A model without a split.csv may predict all images, because its training images are not known.
     """
     run, fold = _run_of(model)
     if not (run / SPLIT).is_file():
@@ -57,7 +57,7 @@ def trained_on(model: str | Path) -> SplitTable | None:
 
 
 def _run_of(model: str | Path) -> tuple[Path, int | None]:
-    """The folder that may hold MODEL's split.csv, and its fold: a fold has no split.csv of its own."""
+    """The folder that may hold MODEL's split.csv, and its fold; the split.csv of a fold is in the run's folder."""
     folder = Path(str(model).removeprefix("local-dir:"))
     fold = fold_number(folder.resolve().name)
     if fold is not None and (folder.resolve().parent / SPLIT).is_file():

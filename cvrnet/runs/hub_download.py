@@ -1,7 +1,8 @@
-"""``hf-hub:user/repo[@revision]``: from the reference to checked files in the client's cache.
+"""Download the files that ``hf-hub:user/repo[@revision]`` refers to into the client's cache, and check them.
 
 A branch is resolved to a commit once, and everything else is read at commits, so configuration and weights always come
-from the same push. ``main`` of a pushed run records the commits of its folds in run.json: one commit names a whole run.
+from the same push. On the branch ``main`` of a pushed run, run.json records the commits of all folds, so one commit
+identifies the whole run.
 """
 
 from __future__ import annotations
@@ -34,14 +35,21 @@ _NAME = r"[A-Za-z0-9][\w.-]*"
 _REFERENCE = re.compile(rf"(?:{'|'.join(_SCHEMES)})?(?P<repo>{_NAME}/{_NAME})(?:@(?P<revision>[^@\s]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
-_NO_USERS = ("datasets", "buckets", "collections", "papers", "docs", "blog")  # in addresses
+_NO_USERS = (
+    "datasets",
+    "buckets",
+    "collections",
+    "papers",
+    "docs",
+    "blog",
+)  # first parts of addresses on the Hub that are not users
 _TIMEOUT = 10.0
 _log = logging.getLogger("cvrnet.hub")
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Files of one commit, in the client's cache; its folder may hold other files too."""
+    """Files of one commit in the client's cache; the commit's folder there may hold other files, too."""
 
     repo: str
     commit: str
@@ -55,7 +63,7 @@ def is_reference(model: str | Path) -> bool:
 
 
 def hint(text: str | Path) -> str:
-    """The end of an error message: how to write a text that looks like a repository or its address; otherwise "".
+    """The end of an error message: if a text looks like a repository or its address, how to write it; otherwise "".
 
     >>> hint("https://huggingface.co/me/chest/tree/fold-2"), hint("runs/2024/folds")
     ('; for a repository on the Hugging Face Hub: hf-hub:me/chest@fold-2', '')
@@ -72,7 +80,7 @@ def hint(text: str | Path) -> str:
 
 
 def parse_reference(reference: str) -> tuple[str, str | None]:
-    """Repository and revision; refuses a text that is not a reference.
+    """Split a reference into repository and revision; refuse a text that is not a reference.
 
     >>> parse_reference("hf-hub:user/repo@fold-3"), parse_reference("user/repo")
     (('user/repo', 'fold-3'), ('user/repo', None))
@@ -87,8 +95,8 @@ def parse_reference(reference: str) -> tuple[str, str | None]:
 def hub_checkpoints(reference: str, folds: Sequence[int] = ()) -> list[Path]:
     """The checkpoint folders that a reference means: all folds of a pushed run, or the model of a revision.
 
-    The reference is ``user/repo[@revision]``, with or without ``hf-hub:``; ``folds`` are the numbers of the only folds
-    wanted. The folders are in the client's cache, each at one commit, each file checked against its hash.
+    The reference is ``user/repo[@revision]``, with or without ``hf-hub:``; ``folds`` chooses folds by number
+    (none: all). The folders are in the client's cache, each at one commit; each file is checked against its hash.
 
     Raises:
         UserError: The repository cannot be downloaded, or holds no model that is safe to read.
@@ -107,7 +115,7 @@ def hub_checkpoint(reference: str) -> Path:
 def open_revision(reference: str) -> Snapshot:
     """Resolve a reference to a commit, and fetch its run.json and config.json where it has them.
 
-    If the Hub cannot be asked, the newest commit in the cache is taken, and a warning names the commit and the reason.
+    If the Hub does not answer, the newest commit in the cache is used, and a warning names the commit and the reason.
     Raises the same errors as `fetch`.
     """
     repo, revision = parse_reference(reference)
@@ -136,7 +144,7 @@ def fold_commits(run: Snapshot, folds: Sequence[int] = ()) -> dict[str, str]:
 
 
 def check_commits(commits: Any, where: str) -> dict[str, str]:
-    """Check the folds' commits in an untrusted run.json: their names become folders, and the commits addresses."""
+    """Check the folds' commits in an untrusted run.json: names are used for folders, and commits in addresses."""
     if not isinstance(commits, dict) or not all(
         fold_number(name) and isinstance(commit, str) and _COMMIT.fullmatch(commit) for name, commit in commits.items()
     ):
@@ -147,8 +155,8 @@ def check_commits(commits: Any, where: str) -> dict[str, str]:
 def fetch(repo: str, revision: str | None, patterns: Sequence[str], required: Sequence[str] = ()) -> Snapshot:
     """Download files of one commit, or take them from the cache, and check each against its hash.
 
-    The default revision is ``main``. The patterns are names, in which ``*`` stands for any text. A commit without the
-    `required` names is refused. A call after a failure continues, because the cache keeps the files that are complete.
+    The default revision is ``main``. The patterns are names, in which ``*`` stands for any text. A commit that lacks a
+    `required` file is refused. A call after a failure continues, because the cache keeps complete files.
     """
     shown = f"{repo}@{revision}" if revision else repo
     with hub_errors(f"cannot load {shown}", lambda: "nothing was changed"):
@@ -183,7 +191,7 @@ def _download(repo: str, revision: str, patterns: list[str]) -> Snapshot:
         except LocalEntryNotFoundError:
             raise _not_in_cache(repo, revision, error) from error
         return Snapshot(repo, cached.name, cached, stale=explain(error)[0])
-    folder = with_retries(download, revision)  # by name: without a network, the cache then resolves it
+    folder = with_retries(download, revision)  # by its name, which the cache can then resolve without a network
     if folder.name != commit:  # somebody pushed in between
         folder = with_retries(download, commit)
     return Snapshot(repo, commit, folder)
@@ -210,7 +218,7 @@ def _verify(snapshot: Snapshot, patterns: Sequence[str]) -> None:
             continue
         _log.warning("%s: %s in the cache is damaged; it is downloaded again", snapshot.repo, name)
         if not path.is_symlink():
-            path.unlink()  # the client replaces blobs, not the files of a cache without links
+            path.unlink()  # the client would replace only the target of a link
         try:
             with_retries(hf_hub_download, snapshot.repo, name, revision=snapshot.commit, force_download=True)
         except CLIENT_ERRORS as error:
@@ -223,7 +231,7 @@ def _verify(snapshot: Snapshot, patterns: Sequence[str]) -> None:
 
 
 def _expected_hashes(snapshot: Snapshot, names: Sequence[str]) -> dict[str, str]:
-    """The hash of each file: the name of the blob that it links to in the cache or, without a link, the Hub's hash.
+    """The hash of each file: the name of the blob that it links to or, without a link, the hash that the Hub lists.
 
     The hash is "", which no file has, for a file that the Hub does not list.
     """

@@ -14,11 +14,11 @@ AUDIT, AUDIT_PAGE, AUDIT_TABLES = "audit.json", "audit.html", "audit"
 REPORT = "report.html"
 FIGURES, TABLES = "figures", "tables"
 
-# Of a trained model (timm's own names), beside the run or in each fold
+# Of a trained model, in the run's folder or in each fold's folder; the first two names are timm's
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 METRICS, PREDICTIONS, HISTORY = "metrics.json", "predictions.csv", "history.csv"
-STATE = "training-state.pt"  # the state to resume an interrupted training from, until the training has finished
-LAST_STATE = "last-epoch.pt"  # kept by a training that ended at its number of epochs, to continue with more
+STATE = "training-state.pt"  # from which an interrupted training is resumed; removed when the training has finished
+LAST_STATE = "last-epoch.pt"  # left by a training that ended at its number of epochs, so that more epochs can follow
 
 # Of a run that goes to the Hub, or comes from it
 CARD, ORIGIN = "README.md", "hub.json"
@@ -37,7 +37,7 @@ RUN_ENTRIES = (
 """All files and folders of a run, as patterns, except the folds and the runs of a sweep."""
 
 
-MAX_FOLDS = 10_000  #: leaving one source out makes a fold of each
+MAX_FOLDS = 10_000  #: the most folds that a run.json may state
 
 
 def fold_name(fold: int | str) -> str:

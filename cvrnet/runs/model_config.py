@@ -15,7 +15,7 @@ from cvrnet.text import printable
 
 _MOST_BYTES = 2**20
 _LARGEST, _LONGEST, _DEEPEST = 65536, 64, 8
-"""Largest number among a model's arguments; most items of a list, and most levels of lists, among them."""
+"""Limits of a model's arguments: the largest number, the most items of a list, the most levels of nested lists."""
 _MOST_ENCODERS = 8
 _SIZES = ("num_classes", "in_chans")
 _NO_ARCHITECTURE = (
@@ -26,7 +26,7 @@ _NO_ARCHITECTURE = (
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The content of a config.json; raises ValueError if it is too large, not strict JSON, or fits no real network."""
+    """The content of a config.json; raises ValueError if it is too large, not strict JSON, or impossible."""
     if (size := path.stat().st_size) > _MOST_BYTES:
         raise ValueError(f"{path.name} has {size:,} bytes; expected at most {_MOST_BYTES:,}")
     try:
@@ -87,7 +87,7 @@ def check_names(names: Any, count: int | None) -> None:
 
 
 def label_names(names: Any, count: int) -> list[str]:
-    """The names of `count` classes; a class without a name gets ``class_0`` and so on, and so do all if names misfit.
+    """The names of `count` classes; class N without a name is ``class_N``; if `names` do not fit, all are.
 
     >>> label_names({"0": "CVP", "2": "NOR"}, 3)
     ['CVP', 'class_1', 'NOR']
@@ -103,7 +103,7 @@ def label_names(names: Any, count: int) -> list[str]:
 
 
 def _numbers(value: object, level: int = 0) -> Iterator[float]:
-    """The numbers in a JSON value; refuses long lists, and lists in many levels."""
+    """The numbers in a JSON value; refuses lists that are too long or nested too deeply."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         yield value
     elif isinstance(value, Mapping | list | tuple):

@@ -29,7 +29,9 @@ class PredictionTable:
     sources: list[str]  #: each image's source
     patients: list[str]  #: each image's patient
     folds: list[str]  #: the fold of the model that predicted, "" if there is only one model
-    heads: NDArray[np.float64] | None = None  #: each head's own (heads, N, C); None if not known, or without heads
+    heads: NDArray[np.float64] | None = (
+        None  #: each head's own probabilities, (heads, N, C); None if not known, or without heads
+    )
     problems: Sequence[str] = ()  #: a line for each image that could not be read, and that has no row here
 
     @classmethod

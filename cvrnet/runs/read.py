@@ -14,7 +14,7 @@ from cvrnet.errors import UserError
 from cvrnet.files import damaged_files, open_regular
 from cvrnet.runs.layout import MAX_FOLDS, ORIGIN, RUN, fold_name
 
-_DIGITS = 40  # of a whole number; Python itself takes minutes for millions of them
+_DIGITS = 40  # the most that a whole number may have: Python takes minutes for millions of digits
 
 
 def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
@@ -30,7 +30,7 @@ def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; refuses a file that is missing, damaged or holds another value."""
+    """The JSON object in a file; refuses a file that is missing, is damaged, or holds another kind of value."""
     try:
         with open_regular(path) as file:
             value = parse_json(file.read().decode())
@@ -54,7 +54,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def read_folds(folder: Path, run: Mapping[str, Any]) -> list[Path]:
-    """The folders of all folds of a cross-validation, by its run.json; refuses a number that is not possible."""
+    """The folders of all folds of a cross-validation, by its run.json; refuses an impossible number of folds."""
     folds = run.get("folds")
     if type(folds) is not int or not 1 <= folds <= MAX_FOLDS:
         raise UserError(f"{folder / RUN} has {str(folds)[:40]!r} folds; expected a number up to {MAX_FOLDS:,}")

@@ -1,4 +1,4 @@
-"""A run's split.csv: the set or fold of each image, and therefore of each patient."""
+"""A run's split.csv: the set or fold of each image, and so of each patient."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _COLUMNS = ("path", "label", "source", "patient_id")
 
 
 def split_row(record: Record, fold: str | int) -> dict[str, Any]:
-    """A row of split.csv; the fold is ``train``, ``val``, ``independent``, or the number of its test fold."""
+    """A row of split.csv; `fold` is ``train``, ``val``, ``independent``, or the fold that tests the image."""
     values = (record.name, record.label, record.source, record.patient_id)
     return {**dict(zip(_COLUMNS, values, strict=True)), "fold": fold}
 
@@ -62,7 +62,7 @@ class SplitTable:
         return image or self._patients.get(record.patient_id)
 
     def count(self, records: Sequence[Record]) -> int:
-        """Count images whose path or whose patient is in the table; over-counts on purpose.
+        """Count images whose path or whose patient is in the table; rather count one too many than miss one.
 
         The same path in another data set is usually the same picture under another label or source.
         """
@@ -78,7 +78,7 @@ def _composed(name: str) -> str:
 def read_folds(path: Path, records: Sequence[Record]) -> list[int]:
     """Each record's fold, from the split.csv of another cross-validation of the same images.
 
-    Refuses the file of another data set or job, and folds that share a patient.
+    Refuses the split.csv of another data set or another kind of job, and folds that share a patient.
     """
     folds = {_composed(row["path"]): row["fold"] for row in read_rows(path, ("path", "fold"))}
     missing = [r.name for r in records if not folds.get(_composed(r.name), "").isdigit()]

@@ -1,4 +1,4 @@
-"""Choose the images of each process in each step; the number of processes does not change a step's images."""
+"""Choose the images that each process gets in each step. The images of a step do not depend on the processes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def epoch_batches(n: int, batch_size: int, parts: int, seed: int, epoch: int, le
     """Cut a shuffled epoch into batches of nearly equal size, and each batch into parts of nearly equal size.
 
     Every index from 0 to n - 1 comes exactly once. A part has at least `least` images: every process must take every
-    step. A batch has at most `batch_size` images, or more where a smaller one would have too few for its parts. The
-    number of parts is that of processes times accumulation steps. The order depends on the run's seed and the epoch
+    step. A batch has at most `batch_size` images, or more where a smaller one would have too few for its parts. `parts`
+    is the number of processes times that of accumulation steps. The order depends on the run's seed and the epoch
     (from 1).
 
     >>> [[len(part) for part in batch] for batch in epoch_batches(9, 4, 2, seed=0, epoch=1)]
@@ -52,7 +52,7 @@ def check_parts(name: str, images: int, parts: int, least: int) -> None:
 
 @dataclass
 class Schedule:
-    """The batches of an epoch. Iterating yields the keys of this process's parts of them, for `CachedImages`.
+    """The batches of an epoch. Iterating yields this process's parts of them, as keys of `CachedImages`.
 
     Raises:
         UserError: See `check_parts`.
@@ -62,11 +62,11 @@ class Schedule:
     config: TrainConfig
     count: int = 1  #: processes
     index: int = 0  #: this process's number
-    least: int = 1  #: images that a part has at least
+    least: int = 1  #: the least number of images in a part
     epoch: int = 1  #: from 1
 
     def __post_init__(self) -> None:
-        self.batches()  # refuses what cannot be shared, before training starts
+        self.batches()  # raises UserError before training starts
 
     def batches(self) -> list[list[list[int]]]:
         """The batches of all processes (see `epoch_batches`)."""
@@ -85,8 +85,8 @@ class Schedule:
 class CachedImages(Dataset[tuple[Tensor, int]]):
     """Decoded images, augmented, with their labels.
 
-    The key of an item is its epoch and its index: so the processes that load images need no message about a new epoch.
-    The item is ``(image, label)``: uint8 (C, H, W), and an int. Augmentation depends on the seed and the key alone, so
+    The key of an item is (epoch, index), so the processes that load images learn of a new epoch by the key.
+    The item is ``(image, label)``: uint8 (C, H, W), and an int. Augmentation depends only on the seed and the key, so
     it is the same in every process and after a resume.
     """
 
@@ -110,7 +110,7 @@ class CachedImages(Dataset[tuple[Tensor, int]]):
 
 @contextmanager
 def image_loader(images: Dataset[Any], schedule: Schedule, workers: int) -> Iterator[DataLoader[Any]]:
-    """A loader whose worker processes start once for all epochs, and end with the block."""
+    """Give a loader whose worker processes start once for all epochs, and end with the block."""
     loader: DataLoader[Any] = DataLoader(
         images, batch_sampler=schedule, num_workers=workers, persistent_workers=workers > 0
     )

@@ -24,7 +24,7 @@ def _whole(low: int, high: float = math.inf) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, int | np.integer) and bool(low <= value <= high)
 
 
-# Names of settings, a check of their values, and the values that the message expects.
+# In each rule: names of settings, a check of their values, and the expected values as the message names them.
 _RULES: list[tuple[Sequence[str], Callable[[Any], bool], str]] = [
     (("views", "grad_accum", "epochs", "patience", "lr_patience"), _whole(1), "a whole number from 1"),
     (("img_size",), _whole(1, MAX_SIDE), f"a whole number from 1 to {MAX_SIDE}"),
@@ -66,29 +66,29 @@ class TrainConfig:
     grey_version: int = LATEST  #: how pictures of more than 8 bits become 8 bits (see `cvrnet.data.grey.VERSIONS`)
     any_body_part: bool = False  #: read DICOM files of any part of the body
     batch_size: int = 8  #: images per optimiser step, over all processes and accumulation steps together
-    grad_accum: int = 1  #: parts that each process splits its share of a batch into, to save memory
+    grad_accum: int = 1  #: to save memory, each process splits its share of a batch into this many parts
     epochs: int = 200  #: largest number of epochs
     optimizer: str = "adam"  #: timm's name of the optimiser
     lr: float = 1e-4  #: initial learning rate
-    weight_decay: float = 0.0  #: for weights, not for biases and normalisation (the papers: none)
+    weight_decay: float = 0.0  #: not applied to biases and normalisation (the papers: none)
     #: ``"all"``: the encoders stay as they are; only the heads train, on pooled maps computed once per image (or view).
     #: A number: only the heads train for this many epochs, then everything. 0: everything trains from the start.
     freeze: int | str = 0
-    views: int = 1  #: with ``freeze="all"``, the image itself and views - 1 augmented views of it train
+    views: int = 1  #: views of each image (itself and augmented ones) that train; needs ``freeze="all"``
     #: Weigh the loss of class j by N_max / N_j. (The papers print N_j / N, which would favour the majority, against
     #: their own sentence: an erratum.)
     class_weights: bool = True
     lr_factor: float = 0.9  #: factor that reduces the learning rate ("Reduced by 10 %")
     lr_patience: int = 12  #: the learning rate is reduced after this many epochs without improvement
     patience: int = 25  #: training stops after this many epochs without improvement
-    monitor: str = "val_loss"  #: measure of improvement and of the best epoch: ``val_loss`` or ``val_accuracy``
-    rotation_p: float = 0.45  #: probability of a rotation
-    shift_p: float = 0.2  #: of a shift, for width and height separately
-    hflip_p: float = 0.5  #: of a horizontal flip
-    vflip_p: float = 0.5  #: of a vertical flip
+    monitor: str = "val_loss"  #: what improvement means, and which epoch is best: ``val_loss`` or ``val_accuracy``
+    rotation_p: float = 0.45  #: probability that an image is rotated
+    shift_p: float = 0.2  #: probability of a shift, drawn separately for width and height
+    hflip_p: float = 0.5  #: probability of a horizontal flip
+    vflip_p: float = 0.5  #: probability of a vertical flip
     drop_rate: float = 0.0  #: dropout before the classifiers (the papers: none)
-    val_fraction: float = 0.2  #: part of the patients that validates when the data set names no validation split
-    seed: int = 0  #: of weights, order, augmentation and splits
+    val_fraction: float = 0.2  #: part of the patients that validates if no image has the split ``val``
+    seed: int = 0  #: determines initial weights, order, augmentation and splits
     amp: str = "auto"  #: ``auto``, ``fp32``, ``bf16`` or ``fp16``
     device: str = "auto"  #: ``auto``, ``cpu``, ``cuda`` or ``mps``
     num_workers: int = 0  #: processes that load images; the cache makes 0 fast enough on most machines

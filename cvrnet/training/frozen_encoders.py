@@ -28,13 +28,13 @@ CHUNK = 4096  # images whose vectors are in memory at once
 
 @dataclass(eq=False)
 class ViewVectors(Dataset[tuple[Tensor, int]]):
-    """The vectors of training images with their labels; each epoch takes one of the views of each image.
+    """The vectors of training images with their labels; each epoch takes one view of each image.
 
-    The key of an item is its epoch and its index; with the seed they alone decide on the view.
+    The key of an item is (epoch, index). Only the key and the seed determine the view.
     """
 
     vectors: Vectors  #: (all images, views, width)
-    rows: Sequence[int]  #: where each training image is in them
+    rows: Sequence[int]  #: the index of each training image in ``vectors``
     labels: Sequence[int]
     classes: Sequence[str]
     seed: int
@@ -50,7 +50,7 @@ class ViewVectors(Dataset[tuple[Tensor, int]]):
 
 
 class StandardizedHead(nn.Module):
-    """A CVR-Net's head that first standardises each number of its input vectors, because it then trains faster.
+    """A CVR-Net's head that first standardises each number of its input, because training is then faster.
 
     Args:
         head: The head.
@@ -61,7 +61,9 @@ class StandardizedHead(nn.Module):
     def __init__(self, head: Any, model: CVRNet, mean: Tensor, std: Tensor) -> None:
         super().__init__()
         self.head: MultiScaleAveragingHead = head
-        self.split = lambda vectors: head_inputs(model, vectors)  # a lambda: so the model does not become a submodule
+        self.split = lambda vectors: head_inputs(
+            model, vectors
+        )  # a lambda, so that the model does not become a submodule
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", mean)
@@ -88,13 +90,13 @@ class StandardizedHead(nn.Module):
 
 
 class FrozenEncoders:
-    """The task of `fit` if the encoders are frozen: trains, validates and saves the heads, on vectors.
+    """Trains, validates and saves the heads for `fit` if the encoders are frozen: the inputs are vectors.
 
-    Weights are written at the end, not after each of the short epochs; until then the best are in the saved state.
+    Epochs are short, so weights are written only at the end; until then the saved state holds the best ones.
     """
 
     save_seconds = 5.0  #: the least time between two saved states
-    smallest_part = 1  #: images that a step trains on at least; heads have no batch norm
+    smallest_part = 1  #: the least number of images in a training step: heads have no batch norm
 
     def __init__(
         self,
@@ -106,7 +108,9 @@ class FrozenEncoders:
         processes: Processes,
     ) -> None:
         self.val, self.classes, self.features, self.processes = val, classes, features, processes
-        model: Any = create_for_training(replace(config, pretrained=False), len(classes))  # heads by the seed
+        model: Any = create_for_training(
+            replace(config, pretrained=False), len(classes)
+        )  # the seed determines the heads
         model.encoders = features.encoders
         self.model: Any = model
         rows = features.rows(train)
@@ -127,7 +131,7 @@ class FrozenEncoders:
         return self.network
 
     def inputs(self, vectors: Tensor) -> Tensor:
-        """The network's input for a batch of `items`."""
+        """The network's input for a batch that the loader gives."""
         return vectors.to(self.processes.device, non_blocking=True)
 
     def validate(self) -> NDArray[np.float64]:
@@ -164,7 +168,7 @@ def predict_frozen(model: CVRNet, features: FrozenFeatures, records: Sequence[Re
 
 
 def _mean_std(vectors: Vectors, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each number over images and views; 1 for 0, as scikit-learn's StandardScaler."""
+    """Mean and standard deviation (0 becomes 1, as in scikit-learn) of each number, over images and views."""
     total = squares = np.zeros(vectors.shape[-1])
     chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
     count = len(rows) * vectors.shape[1]

@@ -32,7 +32,7 @@ from cvrnet.training.whole_network import WholeNetwork
 
 @dataclass
 class Progress:
-    """Training callbacks; called on the main process only."""
+    """Callbacks of a training, which are called only on the main process."""
 
     #: Called before an epoch with its number, its number of images and the history so far.
     start: Callable[[int, int, list[dict[str, Any]]], None] = lambda epoch, images, history: None
@@ -57,14 +57,16 @@ def fit(
     """Train one model, and save the best epoch's weights in the folder, in timm's format.
 
     The folder gets config.json, model.safetensors, history.csv and, until training has finished, training-state.pt. An
-    interrupted training (its state is in the folder) continues after its last whole epoch. A training that ended at its
-    number of epochs continues if the config has more. On a CPU both end with the same weights as without interruption.
+    interrupted training, whose state is in the folder, continues after its last complete epoch. A training that ended
+    at its number of epochs continues if the config has more epochs. On a CPU, both end with the same weights as without
+    an interruption.
 
     With several processes (``accelerate launch``), each takes its part of every batch; the gradient is that of the
-    whole batch. Batch norm normalises with each part's own statistics, and process 0's running statistics are kept.
+    whole batch. Batch norm normalises with each part's own statistics; the running statistics of process 0 are saved.
 
-    ``cache`` holds the decoded images of both sets, in the config's size; ``classes`` has the order of the logits. With
-    ``features``, which hold the vectors of both sets, only the heads are trained.
+    ``cache`` holds the decoded images of both sets, in the config's size; ``classes`` are in the order of the logits.
+    With ``features``, which hold the vectors of both sets, only the heads are trained.
+
     Returns the final state, with the history.
 
     Raises:
@@ -110,7 +112,7 @@ def fit(
                 if row["best"]:
                     task.keep_best(folder)
                 if time.monotonic() - saved >= task.save_seconds:
-                    # Written after the weights: a crash in between repeats the epoch, with the same result.
+                    # Written after the weights: after a crash in between, the epoch is repeated with the same result.
                     save_state(folder / STATE, parts, state)
                     write_csv(folder / HISTORY, state.history)
                     saved, saved_epoch = time.monotonic(), state.epoch
@@ -151,10 +153,10 @@ def _train_epoch(
     processes: Processes,
     progress: Progress,
 ) -> float:
-    """Take every optimiser step of one epoch; return the mean loss of its images, and refuse a loss that is not finite.
+    """Train for one epoch; return the mean loss of its images, and refuse a loss that is not finite.
 
-    ``batches`` are those of all processes, ``loader`` gives this process's parts of them, and ``weights`` are those of
-    the classes.
+    ``batches`` are the batches of all processes, ``loader`` gives this process's parts of them, and ``weights`` are the
+    weights of the classes.
     """
     device, world, loaded = processes.device, processes.count, iter(loader)
     network = task.begin_epoch(epoch)
@@ -172,12 +174,12 @@ def _train_epoch(
             losses = F.cross_entropy(logits.float(), y, reduction="none")
             if weights is not None:
                 losses = losses * weights[y]
-            # Like Keras, divide the weighted sum by the number of images (torch's `weight=` divides by the weights'
-            # sum).
+            # Like Keras, divide the weighted sum by the number of images; torch's `weight=` would divide it by the sum
+            # of the weights.
             loss = losses.sum() / size
             last = micro == config.grad_accum - 1
             with contextlib.nullcontext() if last else processes.without_sync(network):
-                scaler.scale(loss * world).backward()  # DDP averages the gradients; the factor makes this a sum
+                scaler.scale(loss * world).backward()  # DDP averages the gradients; times `world`, this is the sum
             total += loss.detach() * size
         scaler.step(optimizer)
         scaler.update()
@@ -198,7 +200,7 @@ def class_weights(labels: Sequence[int], num_classes: int) -> Tensor:
 
 
 def _plateau(optimizer: torch.optim.Optimizer, config: TrainConfig) -> torch.optim.lr_scheduler.ReduceLROnPlateau:
-    patience = config.lr_patience - 1  # Keras drops the rate after this many epochs, torch one later
+    patience = config.lr_patience - 1  # torch reduces the rate one epoch later than Keras
     return torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimizer, mode="max", factor=config.lr_factor, patience=patience, threshold=0.0, threshold_mode="abs"
     )

@@ -46,7 +46,7 @@ def resolve_interpolation(config: TrainConfig) -> TrainConfig:
 
 
 def _config_file(reference: str) -> dict[str, Any]:
-    """The config.json of a ``local-dir:`` or ``hf-hub:`` model; ``{}`` if there is none (loading refuses that)."""
+    """The config.json of a ``local-dir:`` or ``hf-hub:`` model; ``{}`` if there is none, as loading will report."""
     local = Path(reference.removeprefix("local-dir:"))
     folder = hub_checkpoint(reference) if is_reference(reference) else local
     content: dict[str, Any] = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
@@ -81,7 +81,7 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
     if config.drop_rate:
         options["drop_rate"] = config.drop_rate
     if _is_cvrnet(config.model):
-        options["img_size"] = config.img_size  # for encoders that work at one size only
+        options["img_size"] = config.img_size  # for encoders that work at only one size
     origin = f"local-dir:{hub_checkpoint(config.model)}" if is_reference(config.model) else config.model
     if trained:
         try:
@@ -128,9 +128,10 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
 
 
 def pretrained_from(model: Any) -> list[str]:
-    """Where the pretrained weights of a model that `create_for_training` made came from: of each encoder, or its own.
+    """Where the pretrained weights of a model came from: a text for each encoder of a CVR-Net, or one for the model.
 
-    Random weights, and those of a trained model, which the config names, have no line.
+    The model is one that `create_for_training` made. Random weights have no text, and neither have the weights of a
+    trained model, which the config names.
     """
     parts = model.encoders if isinstance(model, CVRNet) else [model]
     return [origin for part in parts if (origin := getattr(part, "weights_from", ""))]
@@ -146,10 +147,11 @@ def check_trainable(model: nn.Module, config: TrainConfig) -> None:
 
 
 def smallest_part(model: nn.Module, config: TrainConfig) -> int:
-    """The least number of images in one training step: 2 if a batch norm gets one value per channel and image, else 1.
+    """The least number of images in a training step: 2 if a batch norm gets one value per channel of an image, else 1.
 
-    In training, batch norm cannot normalise a single value per channel. Whether it gets one depends on the network and
-    on the size of the images. To find out, this runs one image of zeros through the model, in evaluation mode.
+    In training, batch norm cannot normalise a single value per channel. Whether it gets only one for an image depends
+    on the network and on the size of the images. To find out, this runs one image of zeros through the model, in
+    evaluation mode.
 
     Raises:
         UserError: The model cannot take images of this size.
@@ -162,7 +164,7 @@ def smallest_part(model: nn.Module, config: TrainConfig) -> int:
     hooks = [m.register_forward_pre_hook(look) for m in model.modules() if isinstance(m, _BatchNorm)]
     device, was_training = next(model.parameters()).device, model.training
     try:
-        with torch.no_grad():  # not inference_mode: a model may keep a tensor for later
+        with torch.no_grad():  # not inference_mode, because a model may store a tensor for later use
             model.eval()(torch.zeros(1, config.in_chans, config.img_size, config.img_size, device=device))
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = str(error).strip().partition("\n")[0]

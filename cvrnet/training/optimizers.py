@@ -1,4 +1,4 @@
-"""timm's optimisers by name."""
+"""Create timm's optimisers by their names."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from cvrnet.errors import UserError
 def create_optimizer(
     parameters: nn.Module | Iterable[nn.Parameter], name: str, lr: float, weight_decay: float = 0.0
 ) -> torch.optim.Optimizer:
-    """timm's optimiser of this name, which may have ``lookahead_`` before it.
+    """Create timm's optimiser of a name, which may begin with ``lookahead_``.
 
     Raises:
-        UserError: timm has no optimiser of this name; it needs second derivatives, which the training loop does not
-            compute; or it needs a package or a device that is missing.
+        UserError: timm has no optimiser of this name; or the optimiser needs second derivatives, which training does
+            not compute, or a package or device that is missing.
     """
     names = [str(name) for name in timm.optim.list_optimizers()]
     known = [n for n in names if not timm.optim.get_optimizer_info(n).second_order]

@@ -20,7 +20,7 @@ class Processes:
     """This process's device, number format and place among the others.
 
     Only accelerate's ``PartialState`` is used. ``accelerate.Accelerator`` would fix the number format for the life of
-    the Python process; without it, a notebook can train with different precisions and devices, one after another.
+    the Python process. So a notebook can train several times, with different number formats and devices.
 
     Device and precision are those of `select_device` and `select_precision`; if there are several processes, each gets
     its own GPU. A launch that started one process although several were requested is refused (see `check_launch`).
@@ -29,7 +29,7 @@ class Processes:
     def __init__(self, device: str = "auto", amp: str = "auto") -> None:
         check_launch()
         chosen = select_device(device)
-        # The others wait while the main process decodes, audits and evaluates: longer than NCCL's limit of ten minutes.
+        # While the main process decodes, audits and evaluates, the others may wait longer than NCCL's ten minutes.
         self._state = PartialState(cpu=chosen.type == "cpu", timeout=timedelta(days=7))
         self.count: int = self._state.num_processes
         self.index: int = self._state.process_index
@@ -46,13 +46,13 @@ class Processes:
         return self._state.main_process_first()
 
     def parallel(self, model: nn.Module) -> nn.Module:
-        """The model with gradients averaged over the processes in each backward pass."""
+        """Wrap a model so that each backward pass averages the gradients over the processes."""
         if self.count == 1:
             return model
         return DistributedDataParallel(model, [self.device.index] if self.device.type == "cuda" else None)
 
     def without_sync(self, network: nn.Module) -> AbstractContextManager[None]:
-        """Backward passes in the block do not average gradients over processes; for gradient accumulation."""
+        """In the block, backward passes do not average gradients over processes: the block accumulates gradients."""
         return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 
     def total(self, value: Tensor) -> float:

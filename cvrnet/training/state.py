@@ -1,4 +1,4 @@
-"""Save and load the state that resuming needs, in one file in the model's folder."""
+"""Save the state of a training in one file in the model's folder, and load it to resume the training."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ class State:
 
     epoch: int = 0  #: epochs that are finished
     best: float = -math.inf  #: the best monitored value so far; higher is better
-    best_epoch: int = 0  #: its epoch
+    best_epoch: int = 0  #: the epoch of that value
     history: list[dict[str, Any]] = field(default_factory=list)  #: the rows of history.csv
 
 
 def save_state(path: Path, parts: dict[str, Any], state: State) -> None:
     """Write a training's state atomically; every value of ``parts`` (model, optimiser, ...) has a ``state_dict``."""
-    with atomic_write(path) as temporary, temporary.open("wb") as file:  # a path's name would become part of the file
+    with (
+        atomic_write(path) as temporary,
+        temporary.open("wb") as file,
+    ):  # if torch got a path, its name would become part of the file
         torch.save({name: part.state_dict() for name, part in parts.items()} | {"state": vars(state)}, file)
 
 

@@ -22,7 +22,7 @@ from cvrnet.training.processes import Processes
 
 
 class WholeNetwork:
-    """The task of `fit` for a whole network: trains, validates and saves all parameters, on augmented images.
+    """Trains, validates and saves a whole network for `fit`; the inputs are augmented images.
 
     If ``config.freeze`` is a number, only the heads train in the first epochs: the parameters of the encoders and the
     statistics of their batch norms stay as they are.
@@ -41,7 +41,7 @@ class WholeNetwork:
     ) -> None:
         self.config, self.val, self.classes, self.cache, self.processes = config, val, classes, cache, processes
         model = create_for_training(config, len(classes))
-        self.smallest_part = smallest_part(model, config)  #: images that a step trains on at least
+        self.smallest_part = smallest_part(model, config)  #: the least number of images in a training step
         self.trained: Any = model.to(processes.device).to(memory_format=torch.channels_last)
         self.preprocessing = Preprocessing.from_model(model)
         augmentation = Augmentation(
@@ -62,7 +62,7 @@ class WholeNetwork:
             self._freeze(epoch <= int(self.config.freeze))
         self.network.train()
         if self.frozen:
-            self.trained.encoders.eval()  # so batch norm's statistics stay
+            self.trained.encoders.eval()  # so that the statistics of batch norm stay
         return self.network
 
     def _freeze(self, frozen: bool) -> None:
@@ -70,17 +70,19 @@ class WholeNetwork:
         if frozen != self.frozen:
             self.frozen = frozen
             self.trained.encoders.requires_grad_(not frozen)
-            self.network = self.processes.parallel(self.trained)  # DDP checks only here which parameters have gradients
+            self.network = self.processes.parallel(
+                self.trained
+            )  # DDP checks only when it is made which parameters have gradients
 
     def inputs(self, pixels: Tensor) -> Tensor:
-        """The network's input for a batch of `items`: normalised images on the device."""
+        """The network's input for a batch that the loader gives: normalised images on the device."""
         x = self.preprocessing.normalize(pixels.to(self.processes.device, non_blocking=True))
         return x.contiguous(memory_format=torch.channels_last)
 
     def validate(self) -> NDArray[np.float64]:
         """Each head's probabilities for the validation images, (heads, images, classes).
 
-        Validation computes the same as prediction: same number format, same float32 parts (see `HeadLogits`).
+        Validation uses the same number format and the same float32 parts as prediction (see `HeadLogits`).
         """
         processes = self.processes
         predictor = Predictor([self.trained], str(processes.device), processes.precision)

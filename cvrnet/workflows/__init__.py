@@ -3,27 +3,27 @@
 The jobs share these arguments:
 
 - ``data``: Folder with one sub-folder per class, or CSV manifest.
-- ``output``: The folder to write to. Each job names the files in it.
+- ``output``: The folder to write to. The description of each job names the files in it.
 - ``config``: The training protocol, `cvrnet.training.TrainConfig`.
 - ``n_folds``: Number of folds to make, at least 3.
-- ``classes``: Class order; alphabetical if not given.
-- ``test_source``: A source that no model trains or validates on. Its images, or without a test source those whose
-  ``split`` is ``test``, are the set ``independent`` (see `cvrnet.data.splits`).
-- ``split_from``: A split.csv whose folds are taken instead of new ones.
+- ``classes``: The class names in the order of the outputs; alphabetical if not given.
+- ``test_source``: A source that no model trains or validates on: its images are the set ``independent``. Without a test
+  source, that set is the images whose ``split`` is ``test`` (see `cvrnet.data.splits`).
+- ``split_from``: A split.csv whose folds are used instead of new ones.
 - ``audit``: Audit the data set first (extra ``audit``), and show the findings in the report.
-- ``maps``: Show Grad-CAM of some images in the report.
+- ``maps``: Show Grad-CAM maps of some images in the report.
 - ``resume``: Continue the job in the folder. It must have the same data, settings and split; more epochs are accepted.
-- ``overwrite``: Replace the earlier job of the same kind in the folder when the new one is complete. Until then the new
-  one is in ``.NAME.cvrnet-new`` beside the folder, where ``resume`` finds it.
-- ``cache_folder``: Where decoded images are kept. Each image is decoded once for a whole job.
+- ``overwrite``: Replace the earlier job of the same kind in the folder when the new one is complete. Until then, the
+  new one is in ``.NAME.cvrnet-new`` beside the folder, where ``resume`` finds it.
+- ``cache_folder``: Where decoded images are stored. Each image is decoded only once for a whole job.
 - ``device``, ``amp``: Where and in which number format to compute, as in `cvrnet.Predictor`.
-- ``any_body_part``: Also read DICOM files of other parts of the body than the chest.
+- ``any_body_part``: Read DICOM files of any part of the body, not only of the chest.
 - ``batch_size``: Images per batch.
 - ``callbacks``: `Callbacks` for progress and messages.
 
-The jobs that train raise `cvrnet.data.DataError`, which lists everything that is wrong with the data set, and
-`cvrnet.errors.UserError` where the folder holds something else or a setting does not fit the data: both before anything
-is trained. Under ``accelerate launch`` they return the result on the main process, and ``{}`` on the others.
+Before a job trains anything, it raises `cvrnet.data.DataError`, which lists everything that is wrong with the data set,
+or `cvrnet.errors.UserError` if the folder holds something else or a setting does not fit the data. Under
+``accelerate launch``, jobs that train return the result on the main process, and ``{}`` on the others.
 """
 
 from cvrnet.workflows.collect import collect

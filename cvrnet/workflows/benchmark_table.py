@@ -53,7 +53,7 @@ METHOD = (
 
 
 def collect_benchmark(output: Path) -> dict[str, Any]:
-    """Join the models that are finished: benchmark.json, benchmark.csv, benchmark.md and the figure.
+    """Write benchmark.json, benchmark.csv, benchmark.md and the figure, with all models that are finished.
 
     Raises:
         UserError: No model is finished.
@@ -117,7 +117,7 @@ def benchmark_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def brief_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The columns of the table that fit a terminal."""
+    """The table's rows with only those columns that fit a terminal."""
     outside, p = f"balanced accuracy on {result['independent']}", f"p against {result['reference']}"
     wanted = ["model", "accuracy", "balanced accuracy", "AUC macro", outside]
     wanted += ["parameters (M)", "training (min)", "images/s"]
@@ -133,7 +133,7 @@ def _p(test: Mapping[str, float]) -> str:
 
 
 def measure_speed(run: Path, config: TrainConfig, batches: int = 10) -> None:
-    """Measure how many decoded images per second the model of fold 1 classifies; write speed.json once per run."""
+    """Measure how many decoded images per second the model of fold 1 classifies; write speed.json unless it exists."""
     if (run / SPEED).is_file():
         return
     model = load_checkpoint(run / fold_name(1))

@@ -1,4 +1,4 @@
-"""Join the folds of a cross-validation: summary.json, figures, report."""
+"""Join the folds of a cross-validation: write summary.json, figures, tables and the report."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ _OF_ONE_SET = ("intervals", "per_source")  # left out of summary.json's folds: t
 
 
 def collect(output: Path, *, maps: bool = True) -> dict[str, Any]:
-    """Join the folds of a run: summary.json, figures/, tables/ and report.html.
+    """Join the folds of a run: write summary.json, figures/, tables/ and report.html.
 
     summary.json has the scores of each fold, their mean and standard deviation, and the scores of all test predictions
-    together. With an independent source it also has the folds' scores on that source, and how much lower they are.
+    together. If some images are independent, it also has the folds' scores on these, and how much lower they are.
 
     Raises:
-        UserError: The folder is not a cross-validation, or a fold is missing or has trained fewer epochs than others.
+        UserError: The folder is not a cross-validation, or a fold is missing or has trained fewer epochs than the
+            run.
     """
     run = read_json(output / RUN)
     if run.get("kind") != "crossval":

@@ -1,4 +1,4 @@
-"""The papers' cross-validation (v1 Fig. 3), resumable fold by fold."""
+"""The papers' cross-validation (v1 Fig. 3), which can be interrupted and resumed."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Folds:
     """Which fold tests each image.
 
     Attributes:
-        inside: The images in folds.
-        numbers: The fold of each, from 1.
-        independent: The images in no fold.
-        test_source: Their source; "" where the data set's column ``split`` holds them back.
+        inside: The images that are in a fold.
+        numbers: The number of the fold of each of these images, from 1.
+        independent: The images that are held back, in no fold.
+        test_source: The source of the independent images; "" if the data set's column ``split`` holds them back.
         count: Number of folds.
     """
 
@@ -66,15 +66,15 @@ def cross_validate(
 ) -> dict[str, Any]:
     """Train and test every fold: fold k tests, fold k+1 validates, the others train (v1 Fig. 3).
 
-    Folds are stratified by label and source, never share a patient, and are saved before anything is trained. Every
-    fold's model is scored on the independent images as well (v2's independent set). The run folder gets run.json,
+    Folds are stratified by label and source, and never share a patient. They are saved before anything is trained. The
+    model of every fold is also scored on the independent images (v2's independent set). The run folder gets run.json,
     split.csv, fold-1/ and so on, summary.json, figures/, tables/, report.html and audit.html.
 
-    With ``only_fold`` that fold alone is trained, on one of several machines; `cvrnet.workflows.collect` joins the
-    folds later. Other arguments and errors: see `cvrnet.workflows`.
+    With ``only_fold``, only that fold is trained, so several machines can train one fold each;
+    `cvrnet.workflows.collect` then joins the folds. Other arguments and errors: see `cvrnet.workflows`.
 
     Returns:
-        The content of summary.json, or with ``only_fold`` of that fold's metrics.json.
+        The content of summary.json; with ``only_fold``, that of the fold's metrics.json.
     """
     output, resume = Path(output), resume or only_fold is not None
     check_folds(n_folds)

@@ -1,4 +1,4 @@
-"""Score a trained model on labelled images: metrics, predictions, figures, and what was scored (extra ``train``)."""
+"""Score a trained model on labelled images, and write metrics, predictions, figures and report (extra ``train``)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def predict_records(
     batch_size: int = 8,
     progress: Callable[[int, int], object] | None = None,
 ) -> PredictionTable:
-    """The predictions for every readable image; for a model that averages probabilities, also those of each head.
+    """Predict every readable image; for a model that averages probabilities, also give each head's predictions.
 
     ``progress`` is called after each image with the number done and the number of images.
     """
@@ -63,7 +63,7 @@ def predict_decoded(
 
 
 def write_evaluation(folder: Path, sets: Mapping[str, PredictionTable]) -> dict[str, Any]:
-    """Write metrics.json, predictions.csv and figures for one or more sets of images; the figures show the last.
+    """Write metrics.json, predictions.csv and figures for one or more sets of images; the figures show the last set.
 
     Returns:
         The content of metrics.json: the scores of each set (see `cvrnet.scoring.score`), and ``head_accuracy`` for a
@@ -86,11 +86,11 @@ def write_evaluation(folder: Path, sets: Mapping[str, PredictionTable]) -> dict[
 def describe_evaluation(
     model: str, predictor: Predictor, data: str | Path, records: Sequence[Record], predictions: PredictionTable
 ) -> dict[str, Any]:
-    """Content of an evaluation's run.json: the model, the images, and whether the model was trained on them.
+    """The content of an evaluation's run.json: the model, the images, and whether the model was trained on them.
 
     ``independent_sources`` are the sources that the model was not trained on, or None if its training images are not
-    known; ``seen_images`` counts the images whose paths, or whose patients, it was trained or validated on.
-    Only the images that have a prediction are described; ``model`` is the MODEL argument, as the user gave it.
+    known; ``seen_images`` counts the images whose path or patient the model was trained or validated on. Only images
+    that have a prediction are described. ``model`` is the MODEL argument, as the user gave it.
     """
     readable = set(predictions.names)
     records = [r for r in records if r.name in readable]
@@ -135,11 +135,11 @@ def evaluate(
     ``hf-hub:user/repo[@revision]`` or an ONNX file. The folder gets run.json, metrics.json, predictions.csv, figures/,
     tables/, report.html and audit.html. Other arguments: see `cvrnet.workflows`.
 
-    Classes are matched by name: the data may lack some of the model's, but have no others. Images that cannot be read
-    are left out and named in run.json (``left_out``).
+    Classes are matched by name: the data may lack some of the model's classes, but may not have others. Images
+    that cannot be read are left out and named in run.json (``left_out``).
 
     Returns:
-        The content of run.json and, as ``metrics``, of metrics.json.
+        The content of run.json and, under the key ``metrics``, that of metrics.json.
 
     Raises:
         DataError: Rows of the manifest are wrong, or no image can be read.

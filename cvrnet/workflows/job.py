@@ -55,8 +55,8 @@ class Job:
         classes: Class names in the order of the logits.
         cache: The decoded images.
         processes: The processes that train together.
-        sweep: The folder of the sweep that this job is a part of; its audit is copied.
-        features: The pooled maps of all images, where the encoders are frozen.
+        sweep: The folder of the sweep that this job is a part of; the sweep's audit is copied to the run.
+        features: The pooled maps of all images, if the encoders are frozen.
     """
 
     data: str | Path
@@ -90,19 +90,19 @@ def start_job(
     overwrite: bool,
     part: str = "",
 ) -> Iterator[Job]:
-    """Open the folder, read the data set and decode its images; only the main process locks and decodes.
+    """Open the folder, read the data set and decode its images; only the main process locks the folder and decodes.
 
-    When the block has succeeded, the new run replaces the old one. ``kind`` is the job's name in run.json, ``part`` the
-    only fold that the job trains. Other arguments: see `cvrnet.workflows` and `open_run_folder`.
+    When the block has succeeded, the new run replaces the old one. ``kind`` is the job's name in run.json; ``part`` is
+    the fold if the job trains only one. Other arguments: see `cvrnet.workflows` and `open_run_folder`.
 
     Raises:
-        DataError: Lists everything that is wrong with the manifest and the images.
+        DataError: It lists everything that is wrong with the manifest and the images.
         UserError: The folder holds something that must not be touched.
     """
     config, callbacks = resolve_interpolation(config or TrainConfig()), callbacks or Callbacks()
     processes = Processes(config.device, config.amp)
     with ExitStack() as stack:
-        with processes.main_first():  # before the images are decoded, which can take minutes
+        with processes.main_first():  # the folder first: decoding can take minutes
             if processes.is_main:
                 opened = open_run_folder(output, kind, part=part, resume=resume, overwrite=overwrite)
                 place = stack.enter_context(opened)
@@ -130,9 +130,9 @@ def start_job(
 
 
 def with_features(job: Job, folders: Sequence[Path]) -> Job:
-    """The job with the pooled maps of all its images, if its config freezes the encoders and a model is unfinished.
+    """Add the pooled maps of all images to a job, if its config freezes the encoders and a model is unfinished.
 
-    ``folders`` are those of the models.
+    ``folders`` are the folders of the job's models.
 
     Raises:
         UserError: The model is not a CVR-Net, or its weights are not available.
@@ -176,12 +176,12 @@ def open_run(
     ``split`` gives each image with its set or fold, ``further`` are further keys of run.json.
 
     Raises:
-        UserError: The folder holds something else, or a run whose split or settings differ; or the model cannot
-            be created.
+        UserError: The folder holds something else, or a run with another split or other settings; or the model
+            cannot be created.
     """
     if job.processes.is_main:
         resumed = job.resume and (output / RUN).is_file()
-        if kind != BENCHMARK and not resumed:  # fails before a folder is made
+        if kind != BENCHMARK and not resumed:  # so that errors come before a folder is made
             model = create_for_training(job.config, len(job.classes))
             check_trainable(model, job.config)
             further["pretrained_from"] = pretrained_from(model)
@@ -189,7 +189,7 @@ def open_run(
             earlier = read_json(output / RUN).get("pretrained_from")
             further |= {} if earlier is None else {"pretrained_from": earlier}
             for folder in (output, *fold_folders(output).values()):
-                is_finished(folder, job.config)  # fails where more epochs are wanted than can be trained
+                is_finished(folder, job.config)  # raises if the wanted further epochs cannot be trained
         description = {
             "kind": kind,
             "data": str(Path(job.data).absolute()),
@@ -203,7 +203,7 @@ def open_run(
         }
         if output == job.place.folder:
             job.place.start()
-        defaults = {**TrainConfig().to_dict(), "grey_version": 1}  # what runs of version 0.1 did
+        defaults = {**TrainConfig().to_dict(), "grey_version": 1}  # the defaults of version 0.1
         claim_folder(output, description, resume=job.resume, defaults=defaults)
         if output == job.place.folder and job.place.aside:
             job.callbacks.say(
@@ -219,12 +219,12 @@ def open_run(
 
 
 def _write_split(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write split.csv; refuse to resume a run with another split than the one that its models were trained with."""
+    """Write split.csv; refuse to resume a run whose models were trained with another split."""
     if not path.is_file():
         if rows:
             write_csv(path, rows)
         return
-    sets = {"test": INDEPENDENT}  # the name of the set in a single training of version 0.1
+    sets = {"test": INDEPENDENT}  # version 0.1 called the set ``test`` in a single training
     before = {(row["path"], sets.get(row["fold"], row["fold"])) for row in read_rows(path, ("path", "fold"))}
     if before != {(row["path"], str(row["fold"])) for row in rows}:
         raise UserError(f"{path} splits the images in another way; --overwrite replaces the run")
@@ -243,7 +243,7 @@ def audit_run(
     ``output`` is where the folder will be when the job has finished.
 
     If the run already holds an audit of the same data, that audit is read and not repeated. Without the packages of the
-    extra ``audit`` the audit is left out, and the user gets a line that says so.
+    extra ``audit``, there is no audit, and a line tells the user so.
     """
     try:
         from cvrnet.audit import audit, read_severe, write_audit
@@ -266,7 +266,7 @@ def audit_run(
 
 
 def _share_audit(sweep: Path, run: Path) -> None:
-    """Copy the audit of a sweep's data, if there is one, to one of the sweep's runs."""
+    """Copy the sweep's audit, if there is one, to one of its runs."""
     for name in (AUDIT_PAGE, AUDIT):
         if (sweep / name).is_file():
             with atomic_write(run / name) as temporary:

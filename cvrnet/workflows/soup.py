@@ -1,8 +1,8 @@
 """One network from the folds of a run: the mean of their weights, evaluated before use.
 
 Wortsman et al., "Model soups: averaging weights of multiple fine-tuned models improves accuracy without increasing
-inference time" (ICML 2022), the uniform soup. It works where the models were fine-tuned from the same weights, as v1's
-folds are from ImageNet's; models from random weights usually cannot be averaged.
+inference time" (ICML 2022), the uniform soup. It works if the models were fine-tuned from the same weights, as
+v1's folds were from ImageNet weights; models from random weights usually cannot be averaged.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from cvrnet.workflows.job import Callbacks, audit_run, finish_report
 KIND = "soup"
 RECALIBRATION_IMAGES = 512
 LOSS = 0.02
-"""Non-inferiority margin: the largest loss of accuracy, against the folds' mean, with which a soup still holds up."""
+"""Non-inferiority margin: a soup holds up if its accuracy is certainly less than this below its folds' mean."""
 
 
 def make_soup(
@@ -64,19 +64,20 @@ def make_soup(
     computed from images of the run if its data set still exists; otherwise the folds' statistics are averaged.
     Frozen encoders keep theirs.
 
-    ``run`` has several folds; ``folds`` chooses some of them. ``data`` are labelled images to score on: by default the
-    run's independent images or, if it has none, all its images. ``output`` becomes a run of its own: run.json,
-    split.csv, config.json, model.safetensors and, where no fold was trained on the images that are scored,
-    metrics.json, predictions.csv, figures/, tables/ and report.html. Other arguments: see `cvrnet.workflows`.
+    ``run`` has several folds, of which ``folds`` chooses some. ``data`` are labelled images to score on: by default the
+    run's independent images or, if it has none, all its images. ``output`` becomes a run with run.json, split.csv,
+    config.json and model.safetensors. If no fold was trained on the scored images, it also gets metrics.json,
+    predictions.csv, figures/, tables/ and report.html. Other arguments: see `cvrnet.workflows`.
 
     Returns:
         ``rows`` with the scores of each fold, the ensemble and the soup, and three sentences: ``verdict``, whether the
-        soup holds up; ``images``, which ones were scored, and whether any fold was trained on them; ``batch_norm``,
-        where its statistics come from.
+        soup holds up; ``images``, which images were scored, and whether any fold was trained on them;
+        ``batch_norm``, where the statistics of batch norm come from.
 
     Raises:
-        UserError: Fewer than two folds, folds of different kinds, no images to score on, or the folder holds something.
-        DataError: Images cannot be read.
+        UserError: There are fewer than two folds, the folds differ in more than weights, there are no images to score
+            on, or the folder holds something.
+        DataError: Some images cannot be read.
     """
     run, output, callbacks = Path(run), Path(output), callbacks or Callbacks()
     folders = find_checkpoints(run, folds)
@@ -127,7 +128,7 @@ def make_soup(
 
 
 def average(folders: Sequence[Path]) -> nn.Module:
-    """The mean of the checkpoints' tensors, calculated in float64; counters are the first one's."""
+    """The mean of the checkpoints' tensors, calculated in float64; integers come from the first checkpoint."""
     model = load_checkpoint(folders[0])
     weights = [load_file(folder / WEIGHTS) for folder in folders]
     with torch.no_grad():
@@ -169,7 +170,7 @@ def _own_images(about: Mapping[str, Any]) -> list[Record]:
 def _images(
     run: Path, about: Mapping[str, Any], own: list[Record], seen: SplitTable, data: str | Path | None
 ) -> tuple[list[Record], bool, str]:
-    """The images to score on, whether no fold was trained on any of them, and a sentence that says so."""
+    """The images to score on, whether they are new to all folds, and a sentence about this."""
     if data is not None:
         records = read_records(data, min_classes=1)
         if known := seen.count(records):
@@ -189,14 +190,14 @@ def _images(
 
 
 def _same_encoders(folders: Sequence[Path]) -> bool:
-    """Whether the folds are CVR-Nets that differ in their heads alone."""
+    """Whether the folds are CVR-Nets with the same encoders, which differ only in their heads."""
     first, *others = (load_file(folder / WEIGHTS) for folder in folders)
     names = [name for name in first if name.startswith("encoders.")]
     return bool(names) and all(torch.equal(first[name], other[name]) for name in names for other in others)
 
 
 def _renew_batch_norm(model: nn.Module, records: Sequence[Record], device: str) -> str:
-    """Compute batch norm's statistics for the averaged weights, as Wortsman et al. do for networks that have it."""
+    """Compute batch norm's statistics for the averaged weights, as Wortsman et al. do."""
     if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
         return "the network has no batch norm"
     if len(records) < 2:  # one image alone has no variance in the deepest maps
@@ -219,7 +220,7 @@ def _renew_batch_norm(model: nn.Module, records: Sequence[Record], device: str) 
 
 
 def _compare(tables: Mapping[str, PredictionTable], honest: bool) -> tuple[list[dict[str, Any]], str]:
-    """The rows and the verdict, from the predictions of the folds and (the last table) of the soup.
+    """The rows and the verdict, from the predictions of the folds and (in the last table) of the soup.
 
     The verdict compares the soup with the mean of its folds, image by image; the interval is a bootstrap over patients.
     """

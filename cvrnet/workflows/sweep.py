@@ -1,4 +1,4 @@
-"""Many cross-validations of the same data: of several models (v2's Table 5), or with each source left out in turn."""
+"""Several cross-validations of one data set: of several models (v2's Table 5), or with each source left out once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from cvrnet.workflows.crossval import check_folds, choose_folds, train_folds
 from cvrnet.workflows.job import Callbacks, Job, open_run, start_job
 
 ABLATIONS = ("encoder1", "encoder2", "p3", "mean-logits")
-"""Parts of a CVR-Net (``cvrnet:p3``): one encoder with its three heads, the head P3 alone, averaged logits."""
+"""Variants of a CVR-Net, written as ``cvrnet:p3``: one encoder with three heads; only P3; averaged logits."""
 
 
 def benchmark(
@@ -46,12 +46,12 @@ def benchmark(
 ) -> dict[str, Any]:
     """Cross-validate each model under one protocol, on the same folds, with the same seed (v2 Table 5).
 
-    Each model's cross-validation is a run of its own, ``OUTPUT/MODEL``. Beside them are run.json, split.csv,
-    benchmark.csv, benchmark.md, benchmark.json and figures/, which are rewritten after each model.
+    Each model's cross-validation is a run in ``OUTPUT/MODEL``. ``OUTPUT`` itself gets run.json, split.csv and, again
+    after each model, benchmark.csv, benchmark.md, benchmark.json and figures/.
 
-    ``models`` are names of timm classifiers, or of a CVR-Net and one of ``ABLATIONS`` (``cvrnet:p3``). They are
-    compared with ``cvrnet`` if it is among them, otherwise with the first. On ``resume``, further models may join. The
-    model of ``config`` is not used. Other arguments and errors: see `cvrnet.workflows`.
+    ``models`` are names of timm classifiers; a CVR-Net's name may be followed by one of ``ABLATIONS`` (``cvrnet:p3``).
+    They are compared with ``cvrnet`` if it is among them, otherwise with the first. With ``resume``, models may be
+    added. The model of ``config`` is not used. Other arguments and errors: see `cvrnet.workflows`.
 
     Returns:
         The content of benchmark.json.
@@ -108,15 +108,16 @@ def leave_one_source_out(
 ) -> dict[str, Any]:
     """Cross-validate on all sources but one, and test on that one: for each source in turn (v2's independent set).
 
-    Each is a run of its own, ``OUTPUT/SOURCE``; run.json and summary.json are beside them. A source without which the
-    data set allows no cross-validation (a class would be missing, say) is named with the reason; the next one follows.
+    Each cross-validation is a run in ``OUTPUT/SOURCE``; ``OUTPUT`` itself gets run.json and summary.json. If no
+    cross-validation is possible without a source (a class would be missing, for example), the reason is reported, and
+    the next source follows.
     Images of the other sources whose ``split`` is ``test`` are left out, and counted (`cvrnet.data.splits`).
 
     Arguments and errors: see `cvrnet.workflows`.
 
     Returns:
-        The content of summary.json: for each source the scores in cross-validation, on the source, and the drop; or
-        why it cannot be left out.
+        The content of summary.json: for each source, the scores in cross-validation and on the source, and the drop
+        in accuracy; or the reason why the source cannot be left out.
 
     Raises:
         UserError: The data set has fewer than two sources.
@@ -157,7 +158,7 @@ def _leave_out(job: Job, kind: str, n_folds: int) -> dict[str, Any]:
 
 
 def model_config(model: str, config: TrainConfig) -> TrainConfig:
-    """The protocol with a model by name, where ``MODEL:ABLATION`` leaves a part of a CVR-Net out.
+    """The protocol with the named model; ``MODEL:ABLATION`` means a CVR-Net without one of its parts.
 
     Raises:
         UserError: The ablation does not exist, or the model is not a CVR-Net.
@@ -194,7 +195,7 @@ def _check(model: str, config: TrainConfig, num_classes: int) -> None:
 
 
 def source_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row per source: mean ± standard deviation over the folds, inside and outside, and the drop in accuracy."""
+    """One row per source: mean ± standard deviation over the folds, on the other sources and on this, and the drop."""
     rows = []
     for source, entry in summary["sources"].items():
         row = {"source left out": source, "images": entry["images"]}

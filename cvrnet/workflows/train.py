@@ -40,9 +40,9 @@ def train(
 ) -> dict[str, Any]:
     """Fine-tune one model on a folder or manifest, evaluate its best epoch, and write the report.
 
-    Validation images are those whose ``split`` is ``val``, or a part of the patients. Independent images are scored
-    once, at the end. The run folder gets run.json, split.csv, config.json, model.safetensors, history.csv,
-    metrics.json, predictions.csv, figures/, tables/, report.html and audit.html.
+    Validation images are those whose ``split`` is ``val``; without any, a part of the patients validates. Independent
+    images are scored once, at the end. The run folder gets run.json, split.csv, config.json, model.safetensors,
+    history.csv, metrics.json, predictions.csv, figures/, tables/, report.html and audit.html.
 
     Arguments and errors: see `cvrnet.workflows`.
 
@@ -71,9 +71,10 @@ def split_records(records: Sequence[Record], config: TrainConfig, test_source: s
 def train_sets(
     job: Job, sets: Mapping[str, list[Record]], folder: Path, name: str = "", fold: int = 0
 ) -> dict[str, Any]:
-    """Train on ``train``, stop by ``val``, and evaluate the best epoch on every set but ``train``.
+    """Train on ``train``, stop by the scores on ``val``, and evaluate the best epoch on every set except ``train``.
 
-    A folder that is finished (`is_finished`) is only read; one that holds a training state is resumed. ``name`` and
+    If the folder is finished (see `is_finished`), its results are only read; if it holds a training state, the training
+    is resumed. ``name`` and
     ``fold`` are for `Callbacks.training`.
 
     Returns:
@@ -99,7 +100,7 @@ def train_sets(
 
 
 def _predictions(job: Job, model: Any) -> Callable[[Sequence[Record]], PredictionTable]:
-    """A function that predicts images as validation did: the results for the best epoch are the same, bit for bit."""
+    """A function that predicts as validation does, so the results for the best epoch are the same bit for bit."""
     if job.features is not None:
         features = job.features
         return lambda records: _table(model, records, predict_frozen(model, features, records))
