@@ -20,8 +20,8 @@ def map_parts(model: nn.Module) -> dict[str, list[int]]:
     """The parts of a model that can be explained, and the numbers of the feature maps that make up each.
 
     Returns:
-        ``"network"``: every map that a head uses. A CVR-Net also has each encoder, by its name: its deepest map; and
-        each head, ``"P1"`` and so on: the maps that it uses. The numbers index the result of `class_evidence`.
+        ``"network"`` has every map that a head uses. In a CVR-Net, the name of each encoder has the encoder's deepest
+        map, and ``"P1"`` and so on have the maps that this head uses. The numbers index the result of `class_evidence`.
     """
     if not _is_cvrnet(model):
         return {NETWORK: [0]}
