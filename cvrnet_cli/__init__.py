@@ -17,7 +17,7 @@ _EXTRAS = {
     "demo": ("gradio",),
     "export": ("onnx", "onnxscript", "onnxruntime"),
 }
-"""Import name of each package that may be missing -> the extra that installs it."""
+"""Extra -> the import names of the packages that it installs."""
 
 
 @interruptible()

@@ -28,7 +28,7 @@ from cvrnet_cli.output import job_callbacks, print_rows, say
 def crossval(
     data: Path | None, output: Path | None, leave_one_source_out: bool, collect: Path | None, **settings: Any
 ) -> None:
-    """Cross-validate a model on DATA: test on fold k, validate on fold k+1, train on the others; for each k.
+    """Cross-validate a model on DATA: fold k is for testing, fold k+1 for validation, the others for training.
 
     Folds are stratified by label and source, and never share a patient. Images whose split is test are in no fold and
     are scored separately. --resume continues an interrupted run.

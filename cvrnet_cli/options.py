@@ -83,7 +83,7 @@ def freezing(text: str) -> int | str:
 
 
 def _group(*options: Decorator) -> Decorator:
-    """One decorator that adds several options; the help shows them in this order."""
+    """Make one decorator that adds several options; the help shows them in this order."""
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
         for option in reversed(options):

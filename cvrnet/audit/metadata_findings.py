@@ -16,7 +16,7 @@ from cvrnet.data.splits import patient_keys
 SEVERE_V, WARNING_V = 0.5, 0.2
 MOSTLY = 0.9  # share of a class's images that come from one source
 LARGE = 0.1  # share of all images that have one patient id
-LEAST = 5  # images with one patient id: for fewer, a tenth means nothing
+LEAST = 5  # least number of images with one patient id: for fewer, a tenth means nothing
 TIMES = 3  # times as many images as the other patients have (median)
 
 _APART = "Compare classes within one source, and test on a source that did not train."

@@ -18,9 +18,9 @@ from cvrnet.data.splits import patient_keys
 from cvrnet.metrics import bootstrap_intervals, classification_scores
 from cvrnet.metrics.bootstrap import exact_interval, mean_interval
 
-MIN_MASKED = 5  # patients with lung masks that a class needs
-MARGIN = 0.05  # above chance
-GAP = 0.1  # between the errors of two sources (severe), or between confidence and accuracy (warning)
+MIN_MASKED = 5  # least number of patients with lung masks; other classes are left out
+MARGIN = 0.05  # severe: a score without the lungs that is this far above chance
+GAP = 0.1  # severe: the errors of two sources are this far apart; warning: confidence is this far above accuracy
 
 
 def model_findings(examined: Examination, seed: int = 0) -> list[Finding]:

@@ -20,7 +20,7 @@ from cvrnet.audit.measurements import ImageFacts, Measurements
 from cvrnet.data.splits import patient_keys
 from cvrnet.metrics import bootstrap_intervals, classification_scores
 
-MIN_PATIENTS = 10  # of a class; smaller classes are left out
+MIN_PATIENTS = 10  # least number of patients of a class; smaller classes are left out
 MAX_IMAGES = 3000  # images that a probe uses, drawn by patient, so that its cost does not grow with the data set
 FOLDS = 5
 PERMUTATIONS = 3

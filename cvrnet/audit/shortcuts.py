@@ -16,7 +16,7 @@ from cvrnet.data.splits import patient_keys
 
 SEVERE_AUC = 0.75  # lower end of the interval of the best class's AUC, from features without lung
 MARGIN = 0.05  # above chance; smaller differences can come from the choice of folds
-SEVERE_RULE, WARNING_RULE = 0.75, 0.65  # balanced accuracy
+SEVERE_RULE, WARNING_RULE = 0.75, 0.65  # balanced accuracy of one threshold on the size: severe, warning
 MAX_STRATA = 8  # groups of source and label that are compared pair by pair
 
 _AWAY = (

@@ -18,7 +18,7 @@ from cvrnet.hub_errors import explain
 
 
 class TimmEncoder(nn.Module):
-    """The deepest maps of a timm backbone, at distinct strides if it has any.
+    """The deepest maps of a timm backbone; their strides differ, unless the backbone has one stride only.
 
     The backbone is timm's feature extractor, without a classifier. Maps of channels-last backbones, such as Swin, are
     permuted to NCHW.

@@ -146,7 +146,7 @@ def _base_models(config: Mapping[str, Any], model: nn.Module) -> list[str]:
 
 
 def _evaluations(run: Mapping[str, Any], metrics: Mapping[str, Any], summary: Mapping[str, Any]) -> list[_Evaluation]:
-    """The evaluations of a run, that of its own data set first."""
+    """The evaluations of a run, first the one on its own data set."""
     data = str(run["data"]).removeprefix("hfds:") or "the run's data set"
     source = f"{run.get('test_source')} (a source that was kept for testing)"
     if summary:
@@ -190,7 +190,7 @@ def _eval_results(evaluation: _Evaluation) -> list[EvalResult]:
 
 
 def _score_table(folds: Sequence[Mapping[str, Any]], evaluations: Sequence[_Evaluation]) -> dict[str, Any] | None:
-    """One row per fold and for each mean, or one row per score of a single model; None without any scores."""
+    """A table with a row for each fold and mean or, for a single model, for each score; None if there are no scores."""
     titles = [title for title, _ in _SCORES.values()]
     if folds:
         rows = [[number, f"{scores['n']:,}", *_cells(scores)] for number, scores in enumerate(folds, start=1)]

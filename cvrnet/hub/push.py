@@ -225,7 +225,7 @@ def _difference(there: Mapping[str, str], files: Files, *, everything: bool = Fa
 def _check_untouched(
     api: HfApi, repo: str, branch: str, head: str, there: Mapping[str, str], changed: set[str], surplus: set[str]
 ) -> set[str]:
-    """The surplus files that somebody else pushed; raise UserError if somebody changed a file that we would replace."""
+    """The surplus files that are not ours; raise UserError if somebody changed a file that this push would replace."""
     if not (changed | surplus) & there.keys():
         return set()
     history = with_retries(lambda: list(api.list_repo_commits(repo, revision=head)))

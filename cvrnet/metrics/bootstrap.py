@@ -38,9 +38,9 @@ def bootstrap_intervals(
         y_true: class indices, shape (N,).
         probabilities: shape (N, C).
         classes: names of the columns.
-        groups: the patient of each image; None or "" is a patient of its own. By default every image is.
+        groups: the patient of each image; an image with None or "" counts as a patient of its own. By default all do.
         n: number of resamples.
-        seed: of the random draws; equal seeds give equal intervals.
+        seed: seed of the random draws; equal seeds give equal intervals.
 
     >>> intervals = bootstrap_intervals([0, 1] * 50, [[0.8, 0.2]] * 50 + [[0.1, 0.9]] * 50, ["NOR", "CVP"])
     >>> intervals["accuracy"], intervals["bootstrap"]

@@ -17,7 +17,7 @@ from cvrnet.report.results import Results, read_results
 from cvrnet.report.write import image_path
 from cvrnet.runs.layout import fold_name
 
-RIGHT, MOST_RIGHT, WRONG = 2, 12, 6  # correct predictions of each class, and of all classes together; mistakes
+RIGHT, MOST_RIGHT, WRONG = 2, 12, 6  # most correct predictions of each class, and of all together; most mistakes
 
 
 def maps_section(folder: Path, predictor: Predictor | None = None) -> Section:
