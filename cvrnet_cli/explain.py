@@ -37,7 +37,7 @@ from cvrnet_cli.output import print_rows, progress_bar, say, tell
     help="Draw an overlay of this head, given by number (3 for P3).",
 )
 @click.option("--all", "everything", is_flag=True, help="Draw the whole network, every encoder and every head.")
-@click.option("--raw", is_flag=True, help="Also write each overlay's map as .npy: float32 in 0..1, of image size.")
+@click.option("--raw", is_flag=True, help="Also write each overlay's map as .npy: float32 (H, W) in 0..1.")
 @click.option("--measure", is_flag=True, help="Instead of drawing, score the maps against the data's masks.")
 @click.option("--out-of-fold", is_flag=True, help="With --measure: explain each image with the fold that tested it.")
 @options.seed

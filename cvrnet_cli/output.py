@@ -103,7 +103,9 @@ def progress_bar(description: str, unit: str = "image") -> Iterator[Callable[[in
 
 @contextmanager
 def job_callbacks(config: Any = None) -> Iterator[Any]:
-    """Yield ``cvrnet.workflows.Callbacks`` that show a job: bars of stages and epochs on a terminal, a line per epoch.
+    """Yield the ``cvrnet.workflows.Callbacks`` of a job.
+
+    They show a bar for each stage and epoch on a terminal, and print one line after each epoch.
 
     ``config`` is the ``TrainConfig`` of a job that trains. All bars are closed at the end.
     """

@@ -18,7 +18,7 @@ from cvrnet_cli.output import print_rows, progress_bar, say, tell, write_rows
 @options.folds
 @click.option("--tag", default="", show_default=False, help="Name for this state of the repository, such as v1.0.")
 @click.option(
-    "--with-predictions", is_flag=True, help="Also push split.csv, predictions.csv, with paths and ids hashed."
+    "--with-predictions", is_flag=True, help="Also push split.csv and predictions.csv, with hashed paths and ids."
 )
 @click.option("--space", is_flag=True, help="Also push the Space USER/REPO, which serves the run's page (cvrnet demo).")
 @click.option(

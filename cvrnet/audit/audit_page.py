@@ -44,7 +44,7 @@ def _table(finding: Finding) -> tuple[Table | None, bool]:
 
 
 def _label_by_source(rows: Sequence[Row]) -> Table:
-    """A table with the numbers of images and patients of each label (rows) in each source (columns)."""
+    """Make a table of the numbers of images and patients for each label (rows) and source (columns)."""
     sources, labels = sorted({row["source"] for row in rows}), sorted({row["label"] for row in rows})
     cells = {(row["label"], row["source"]): f"{row['images']:,} ({row['patients']:,})" for row in rows}
     titles = ["images (patients)", *(source or "(none)" for source in sources)]
