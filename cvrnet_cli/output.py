@@ -106,7 +106,6 @@ def job_callbacks(config: Any = None) -> Iterator[Any]:
     """Yield the ``cvrnet.workflows.Callbacks`` of a job.
 
     They show a bar for each stage and epoch on a terminal, and print one line after each epoch.
-
     ``config`` is the ``TrainConfig`` of a job that trains. All bars are closed at the end.
     """
     from cvrnet.workflows import Callbacks
