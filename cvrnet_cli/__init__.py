@@ -1,4 +1,4 @@
-"""The command line. A package beside ``cvrnet``, so that ``cvrnet --help`` does not import torch."""
+"""The command line. This package lies beside ``cvrnet``, not in it, so that ``cvrnet --help`` does not import torch."""
 
 import errno
 import io
@@ -17,7 +17,7 @@ _EXTRAS = {
     "demo": ("gradio",),
     "export": ("onnx", "onnxscript", "onnxruntime"),
 }
-"""Import name of each package that may be missing -> the extra that installs it."""
+"""Extra -> the import names of the packages that it installs."""
 
 
 @interruptible()
@@ -30,11 +30,11 @@ def main() -> None:
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # for other encodings, and names that are not text
+            stream.reconfigure(errors="backslashreplace")  # for names that the encoding cannot show
     try:
         _replace_closed_streams()
         status = cli.main(prog_name="cvrnet", standalone_mode=False) or 0
-        sys.stdout.flush()  # here, and not when Python ends, where an error would be a traceback
+        sys.stdout.flush()  # if Python flushed it at its end, an error would print a traceback
         sys.exit(status)
     except (click.exceptions.Abort, KeyboardInterrupt):
         _fail("interrupted", 130)
@@ -75,9 +75,9 @@ class _ClosedOutput(io.TextIOBase):
 
 
 def _replace_closed_streams() -> None:
-    """Replace standard streams that were closed before the start (``>&-``), for which Python has None.
+    """Replace each standard stream that was closed before the start (``>&-``): Python has set it to None.
 
-    Their file descriptors are occupied as well; otherwise, the next files to be opened would get them.
+    This also occupies the stream's file descriptor, which the next file to be opened would get otherwise.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
@@ -87,7 +87,7 @@ def _replace_closed_streams() -> None:
 
 
 def _discard_unwritten() -> None:
-    """Empty the buffers of streams that cannot be written; otherwise Python would try again at its end, and fail."""
+    """Discard what streams could not write; otherwise Python would try to write it again at its end, and fail."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -18,7 +18,7 @@ from cvrnet_cli.output import print_rows, progress_bar, say, tell
 @options.device
 @options.style
 @options.seed
-@click.option("--workers", type=click.IntRange(1), default=2, help="Threads that read images.")
+@click.option("--workers", type=click.IntRange(1), default=2, help="Number of threads that read images.")
 @options.any_body_part
 @options.overwrite
 def audit(
@@ -28,11 +28,12 @@ def audit(
 
     DATA is a folder with one sub-folder for each class, or a CSV manifest; many findings need its columns source and
     patient_id. The audit reports classes tied to sources, shared patients, exact and near-duplicates, and how well
-    simple models predict label and source from what should not matter. The exit status is 1 if a finding is severe.
+    simple models predict label and source from features that should not matter, such as the image's border. The exit
+    status is 1 if a finding is severe.
 
     With --model it also reports the model's confidence and errors for each source and, where DATA has lung masks, its
-    scores without the lungs and with nothing but the lungs. If the model is a run, each image is given only to folds
-    that were not trained on its patient.
+    scores on images in which the lungs are hidden or only the lungs are shown. If the model is a run, each image is
+    given only to folds that were not trained on its patient.
 
     \b
     Examples:

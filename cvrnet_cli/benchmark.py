@@ -11,7 +11,9 @@ from cvrnet_cli.output import job_callbacks, print_rows, say
 
 @click.command(short_help="Compare several models on the same folds, and test the differences.")
 @click.argument("data", type=options.PATH)
-@click.option("--models", type=options.names, required=True, help="Such as cvrnet,resnet50,cvrnet:p3 (see above).")
+@click.option(
+    "--models", type=options.names, required=True, help="Names, such as cvrnet,resnet50,cvrnet:p3 (see above)."
+)
 @options.output("Folder for a run of each model, benchmark.csv, benchmark.md, benchmark.json, figures/.", required=True)
 @options.n_folds
 @options.test_source
@@ -22,10 +24,10 @@ from cvrnet_cli.output import job_callbacks, print_rows, say
 def benchmark(data: Path, models: tuple[str, ...], output: Path, style: str, **settings: Any) -> None:
     """Cross-validate several models on DATA under one protocol: the same folds, seed and test source.
 
-    The others are compared with cvrnet if it is among them, otherwise with the first. --resume continues an interrupted
-    benchmark, and can add further --models to it. A suffix leaves out parts of a CVR-Net: cvrnet:encoder1 and
-    cvrnet:encoder2 (one encoder), cvrnet:p3 (the head P3 alone), cvrnet:mean-logits (logits averaged in place of
-    probabilities).
+    Each model is compared with cvrnet or, if cvrnet is not among --models, with the first. --resume continues an
+    interrupted benchmark, and can add further --models to it. A suffix changes a CVR-Net: cvrnet:encoder1 and
+    cvrnet:encoder2 keep only this encoder, cvrnet:p3 keeps only the head P3, and cvrnet:mean-logits averages the heads'
+    logits in place of their probabilities.
 
     \b
     Examples:
@@ -38,6 +40,6 @@ def benchmark(data: Path, models: tuple[str, ...], output: Path, style: str, **s
     config, job = options.training_config(settings)
     with job_callbacks(config) as callbacks:
         result = run(data, output, models, config, callbacks=callbacks, **job)
-    if result:  # only the main process of a distributed run has one
+    if result:  # only the main process of a distributed run has a result
         print_rows(brief_rows(result) if style == "table" else benchmark_rows(result), style=style)
         say(f"\nThe whole table (benchmark.md, .csv, .json), its figure and the models' runs are in {output}")

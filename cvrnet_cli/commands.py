@@ -1,4 +1,4 @@
-"""All commands in one group. Each is in the module of its name."""
+"""The group of all commands. Each command is in the module that has its name."""
 
 from importlib import import_module
 

@@ -14,7 +14,7 @@ from cvrnet_cli.output import print_rows, say
 @click.option("--classes", type=options.names, help="Class names in the order of the outputs.  [default: class_0, ...]")
 @options.overwrite
 def convert_keras(file: Path, output: Path, classes: tuple[str, ...] | None, overwrite: bool) -> None:
-    """Make a run of FILE.h5, a checkpoint of the authors' notebook (Keras 2 save_weights or model.save).
+    """Make a run from FILE.h5, a checkpoint of the authors' notebook (Keras 2 save_weights or model.save).
 
     The network is `cvrnet_keras`, the notebook's own graph; it gives the same probabilities as Keras. The number of
     classes and of image channels is read from the file, which has no class names. If Keras's flow_from_directory made

@@ -15,16 +15,20 @@ from cvrnet_cli.output import job_callbacks, print_rows, say
 @options.output("Folder of the run: fold-1/ and so on, summary.json, report.html.")
 @options.n_folds
 @options.test_source
-@click.option("--leave-one-source-out", is_flag=True, help="A run for each source, with it as --test-source.")
+@click.option("--leave-one-source-out", is_flag=True, help="Make one run for each source, which is its --test-source.")
 @options.split_from
-@click.option("--only-fold", type=click.IntRange(1), help="Train this fold alone, on one of several machines.")
-@click.option("--collect", type=options.PATH, metavar="RUN", help="Join the folds that are in RUN.")
+@click.option(
+    "--only-fold",
+    type=click.IntRange(1),
+    help="Train only this fold, for example to train each fold on another machine.",
+)
+@click.option("--collect", type=options.PATH, metavar="RUN", help="Summarise the trained folds that are in RUN.")
 @options.job
 @options.training
 def crossval(
     data: Path | None, output: Path | None, leave_one_source_out: bool, collect: Path | None, **settings: Any
 ) -> None:
-    """Cross-validate a model on DATA: fold k tests, fold k+1 validates, the others train.
+    """Cross-validate a model on DATA: fold k is for testing, fold k+1 for validation, the others for training.
 
     Folds are stratified by label and source, and never share a patient. Images whose split is test are in no fold and
     are scored separately. --resume continues an interrupted run.

@@ -11,7 +11,9 @@ from cvrnet_cli.output import say
 @click.command(short_help="Serve a web page for a model on this machine.")
 @click.argument("model")
 @click.option("--port", type=click.IntRange(1, 65535), default=7860, help="Port of the page.")
-@click.option("--host", default="127.0.0.1", help="127.0.0.1 for this machine alone, 0.0.0.0 for the whole network.")
+@click.option(
+    "--host", default="127.0.0.1", help="Address to serve: 127.0.0.1 for this machine only, 0.0.0.0 for the network."
+)
 @click.option("--max-mb", type=click.IntRange(1), default=64, help="Largest size of an upload, in megabytes.")
 @click.option(
     "--allow-host",
@@ -28,7 +30,8 @@ def demo(model: str, host: str, amp: str, **settings: Any) -> None:
     """Serve a page that classifies images: probabilities, uncertainty, the probabilities of each head, and Grad-CAM.
 
     MODEL is a run folder (all its folds as an ensemble), a fold folder, local-dir:FOLDER, hf-hub:user/repo[@rev] or a
-    FILE.onnx. Images are sent to this program only. It deletes each one after the prediction. Ctrl-C ends it.
+    FILE.onnx. The page sends images to this program only, which deletes each one after the prediction. Ctrl-C ends the
+    program.
 
     \b
     Examples:

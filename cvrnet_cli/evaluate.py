@@ -23,8 +23,8 @@ def evaluate(model: str, data: Path, output: Path, **settings: Any) -> None:
 
     MODEL is a run folder (all its folds as an ensemble), a fold folder, local-dir:FOLDER, hf-hub:user/repo[@rev] or
     FILE.onnx. DATA is a folder with one sub-folder for each class, or a CSV manifest. Classes are matched by name: DATA
-    may lack some of the model's, but have no others. Images that cannot be read are named and left out; the exit status
-    is then 1.
+    may lack some of the model's classes, but may not have others. Images that cannot be read are named and left out;
+    the exit status is then 1.
 
     \b
     Examples:

@@ -15,11 +15,29 @@ from cvrnet_cli.output import print_rows, progress_bar, say, tell
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @options.output("Folder for the pictures and explanations.csv.", required=True)
 @click.option("--target", metavar="CLASS", help="Class to explain.  [default: the predicted one]")
-@click.option("--threshold", type=click.FloatRange(0, 1), default=0.6, help="Colour from this share of the maximum.")
-@click.option("--encoder", "encoders", multiple=True, metavar="NAME", help="Overlay of this encoder (also: 1, 2).")
-@click.option("--head", "heads", multiple=True, type=click.IntRange(1), metavar="K", help="Overlay of a head (3: P3).")
-@click.option("--all", "everything", is_flag=True, help="Overlays of the whole network, every encoder and every head.")
-@click.option("--raw", is_flag=True, help="Also write each overlay's map as .npy: float32 in 0..1, the image's size.")
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    default=0.6,
+    help="Colour where the map reaches this share of its maximum.",
+)
+@click.option(
+    "--encoder",
+    "encoders",
+    multiple=True,
+    metavar="NAME",
+    help="Draw an overlay of this encoder, given by name or number (1, 2).",
+)
+@click.option(
+    "--head",
+    "heads",
+    multiple=True,
+    type=click.IntRange(1),
+    metavar="K",
+    help="Draw an overlay of this head, given by number (3 for P3).",
+)
+@click.option("--all", "everything", is_flag=True, help="Draw the whole network, every encoder and every head.")
+@click.option("--raw", is_flag=True, help="Also write each overlay's map as .npy: float32 (H, W) in 0..1.")
 @click.option("--measure", is_flag=True, help="Instead of drawing, score the maps against the data's masks.")
 @click.option("--out-of-fold", is_flag=True, help="With --measure: explain each image with the fold that tested it.")
 @options.seed
@@ -34,13 +52,13 @@ def explain(
 ) -> int:
     """Draw where MODEL looked in the images at PATH...: files, folders, CSV manifests, or quoted patterns.
 
-    MODEL is a run folder (the mean of its folds' maps), a fold folder, local-dir:FOLDER or hf-hub:user/repo[@rev].
+    MODEL is a run folder (its folds' maps are averaged), a fold folder, local-dir:FOLDER or hf-hub:user/repo[@rev].
     Each image gets an overlay of its own size and a figure: input, whole network, each encoder (and, with --all, each
     head). A map that is zero or flat is not drawn; the command names it instead. The exit status is 1 if an image
     cannot be read or an overlay cannot be drawn.
 
-    With --measure, PATH is one data set with lung_mask or lesion_mask columns: how much of each map lies inside them,
-    against chance and against a network with random weights.
+    With --measure, PATH is one data set with lung_mask or lesion_mask columns. The command reports how much of each map
+    lies inside these masks, and compares that with chance and with a network that has random weights.
 
     \b
     Examples:
@@ -94,7 +112,7 @@ def _measure(model: str, data: str, output: Path, style: str, settings: dict[str
         columns = ["part", "mask", "measure", "images", "flat", "mean", "low", "high", "chance", "random"]
         print_rows([_with_limits(row) for row in rows], columns, style)
     if style == "table":
-        tell("\nRank correlation of the trained network's maps with those of")
+        tell("\nRank correlation of the trained network's maps with those of a network with random weights")
         columns = ["part", "weights", "images", "flat", "rank_correlation", "low", "high"]
         print_rows([_with_limits(row) for row in summary["all"]["similarity"]], columns)
     if left_out:

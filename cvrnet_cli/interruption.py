@@ -15,10 +15,10 @@ from types import FrameType
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Raise KeyboardInterrupt on Ctrl-C; defer SIGINT until the current import ends; never lose it.
+    """Raise KeyboardInterrupt on Ctrl-C: at once or, during an import, as soon as the import has ended.
 
-    While the library itself is imported, nothing has been done yet: the process ends at once, with one line and exit
-    status 130. Nothing changes in other threads than the main one, or if SIGINT is ignored or has another handler.
+    If that is an import that ``cvrnet`` itself still needs, the process ends at once instead, with one line and exit
+    status 130. This context does nothing outside of the main thread, or if SIGINT is ignored or has another handler.
     """
     ours = threading.current_thread() is threading.main_thread()
     if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:

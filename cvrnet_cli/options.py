@@ -17,10 +17,10 @@ PATH = click.Path(path_type=Path)
 
 
 class OutputPath(click.Path):
-    """A path to write to. ``-`` is refused; with ``allow_dash`` it means stdout, and the value is None."""
+    """A path to write to. ``-`` is an error; with ``allow_dash`` it means stdout, and the option's value is None."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The path of an argument."""
+        """Return the path that the user gave; None for stdout."""
         if value == "-" and self.allow_dash:
             return None
         if value in ("", "-"):
@@ -34,12 +34,12 @@ PROBABILITY, FRACTION = click.FloatRange(0, 1), click.FloatRange(0, 1, min_open=
 
 
 def names(text: str) -> tuple[str, ...]:
-    """``"a, b"`` as ``("a", "b")``. Click calls this function, and the next one, as the type of an option."""
+    """Split ``"a, b"`` into ``("a", "b")``. Options have this function, or one of the next three, as their type."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def class_names(text: str) -> tuple[str, ...]:
-    """The classes of ``--classes``: separated by commas as in CSV, or in the lines of the file after an ``@``."""
+    """Read a value of ``--classes``: names separated by commas as in CSV, or ``@FILE``, a file with a name per line."""
     if text.startswith("@"):
         from cvrnet.files import open_regular
 
@@ -60,7 +60,7 @@ def class_names(text: str) -> tuple[str, ...]:
 
 
 def key_values(text: str) -> dict[str, Any]:
-    """``"a=1, b=x"`` as ``{"a": 1, "b": "x"}``: each value as Python reads it, or as text."""
+    """Turn ``"a=1, b=x"`` into ``{"a": 1, "b": "x"}``: a Python literal is evaluated, any other value stays text."""
     values: dict[str, Any] = {}
     for item in names(text):
         key, equals, value = item.partition("=")
@@ -74,7 +74,7 @@ def key_values(text: str) -> dict[str, Any]:
 
 
 def freezing(text: str) -> int | str:
-    """``"all"``, or a number of epochs from 0."""
+    """Convert a value of ``--freeze``: ``"all"``, or a number of epochs, 0 or more."""
     if text == "all":
         return text
     if not text.isdigit():
@@ -83,7 +83,7 @@ def freezing(text: str) -> int | str:
 
 
 def _group(*options: Decorator) -> Decorator:
-    """One decorator that adds several options; the help shows them in this order."""
+    """Make one decorator that adds several options; the help shows them in this order."""
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
         for option in reversed(options):
@@ -94,7 +94,7 @@ def _group(*options: Decorator) -> Decorator:
 
 
 def _fold_numbers(context: click.Context, option: click.Option, texts: Sequence[str]) -> list[int]:
-    """The numbers of ``--fold 1,3``, of ``--fold 1 --fold 3``, and of ``--folds 1,3`` (version 0.1), in one list."""
+    """List the fold numbers in ``--fold 1,3``, in ``--fold 1 --fold 3``, or in ``--folds 1,3`` (as in version 0.1)."""
     numbers: list[int] = context.meta.setdefault("cvrnet.folds", [])
     if texts and option.hidden:
         say("Warning: use --fold to choose folds of a run; --folds N is the number of folds to make")
@@ -112,7 +112,7 @@ folds = _group(
     click.option("--folds", "old_folds", multiple=True, callback=_fold_numbers, expose_value=False, hidden=True),
 )
 device = click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.")
-amp = click.option("--amp", type=NUMBER_FORMAT, default="auto", help="Number format; auto: the device's fastest one.")
+amp = click.option("--amp", type=NUMBER_FORMAT, default="auto", help="Number format; auto: the fastest on the device.")
 BATCH, SEED = click.IntRange(1, 65_536), click.IntRange(0, 2**32 - 1)  # as in `TrainConfig`
 batch_size = click.option("--batch-size", type=BATCH, default=8, help="Number of images per batch.")
 _ANY_BODY_PART = "Read DICOM files of any part of the body, not only of the chest"
@@ -130,7 +130,7 @@ reported = _group(
 
 
 def output(text: str, type: click.Path = OUTPUT, **settings: Any) -> Decorator:
-    """``-o``: the folder or file that a command writes."""
+    """Make the option ``-o``: the folder or file that a command writes."""
     return click.option("-o", "--output", type=type, help=text, **settings)
 
 
@@ -182,7 +182,7 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
     ("--lr", click.FloatRange(0, min_open=True), 0.0001, "Initial learning rate"),
     ("--weight-decay", click.FloatRange(0), 0.0, "Weight decay"),
     ("--freeze", freezing, 0, "all: train only the heads, on features computed once; N: only the heads for N epochs"),
-    ("--views", click.IntRange(1), 1, "With --freeze all: views of each image to train on: itself and N-1 augmented"),
+    ("--views", click.IntRange(1), 1, "With --freeze all: train on N views of each image: itself and N-1 augmented"),
     ("--lr-factor", float, 0.9, "Factor that reduces the learning rate"),
     ("--lr-patience", click.IntRange(1), 12, "Reduce the learning rate after this many epochs without improvement"),
     ("--patience", click.IntRange(1), 25, "Stop after this many epochs without improvement"),
@@ -201,7 +201,7 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
 
 
 def _setting(flag: str, kind: Any, default: Any, text: str) -> Decorator:
-    """An option of training. It is None unless the user gives it, because recipes have other defaults."""
+    """An option of training. Its value is None unless the user gives it, because each recipe has its own defaults."""
     shown = {"True": "on", "False": "off"}.get(str(default), default)
     return click.option(
         flag, type=kind, default=None, help=f"{text}." + (f"  [default: {shown}]" if shown != "" else "")
@@ -212,23 +212,26 @@ protocol = _group(
     click.option(
         "--recipe",
         type=click.Choice(["paper", "notebook", "frozen"]),
-        help="Protocol that the other options change: the papers', that of the authors' notebook, or one for frozen "
-        "encoders.  [default: frozen with --freeze all, otherwise paper]",
+        help="Settings that hold unless you give an option: the papers', those of the authors' notebook, or those for "
+        "frozen encoders.  [default: frozen with --freeze all, otherwise paper]",
     ),
     *(_setting(*row) for row in PROTOCOL),
 )
-"""The settings of ``cvrnet.training.TrainConfig`` that all models of a benchmark share: all but those of the model."""
+"""Options for the settings that all models of a benchmark share: those of ``TrainConfig`` that are not in `MODEL`."""
 training = _group(*(_setting(*row) for row in MODEL), protocol)
-"""Every setting of ``cvrnet.training.TrainConfig``."""
+"""Options for every setting of ``cvrnet.training.TrainConfig``."""
 
 
 def setting_name(flag: str) -> str:
-    """``"--img-size"`` as ``"img_size"``; for a pair of flags, the name of the first."""
+    """Turn ``"--img-size"`` into ``"img_size"``; of a pair of flags, take the first."""
     return flag.partition("/")[0].removeprefix("--").replace("-", "_")
 
 
 def training_config(settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The ``TrainConfig`` that the options of `training` or `protocol` mean, and a command's other settings."""
+    """Split a command's settings.
+
+    Returns a ``TrainConfig`` made from the options of `training` or `protocol`, and a dictionary of the other settings.
+    """
     from cvrnet.training import recipe
 
     known = {setting_name(flag) for flag, *_ in (*MODEL, *PROTOCOL)}

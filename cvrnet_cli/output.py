@@ -16,13 +16,13 @@ FORMATS = ("table", "csv", "json", "jsonl")
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = (), style: str = "table") -> None:
-    """Write rows to stdout; by default all columns of the first row."""
+    """Write rows to stdout; the default columns are those of the first row."""
     write_rows(rows, columns or (list(rows[0]) if rows else []), style, sys.stdout)
     sys.stdout.flush()  # before the messages on stderr that follow
 
 
 def write_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], style: str, file: TextIO) -> None:
-    """Write rows, in one of `FORMATS`, one at a time, so that any number of them takes constant memory.
+    """Write rows in one of `FORMATS`, one at a time, so that memory does not grow with their number.
 
     Tables and CSV are for people: control characters are escaped, and no cell is a formula. JSON is exact.
     """
@@ -51,7 +51,7 @@ def _json(row: Mapping[str, Any], columns: Sequence[str]) -> str:
 
 
 def _write_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], file: TextIO) -> None:
-    """Make columns as wide as the first 200 rows need; a later row that needs more gets a longer line."""
+    """Write a table whose columns fit the first 200 rows; a later row that needs more space gets a longer line."""
     table = ([_cell(row[c]) for c in columns] for row in rows)
     first = list(itertools.islice(table, 200))
     names = [safe(name) for name in columns]
@@ -74,7 +74,7 @@ def _is_number(text: str) -> bool:
 
 @contextmanager
 def output_file(path: Path | None, overwrite: bool) -> Iterator[TextIO]:
-    """Open stdout, or a file that is written atomically; an existing file is refused unless ``overwrite``."""
+    """Open stdout, or a file that is written atomically. An existing file is an error unless ``overwrite``."""
     if path is None:
         yield sys.stdout
         sys.stdout.flush()
@@ -89,7 +89,7 @@ def output_file(path: Path | None, overwrite: bool) -> Iterator[TextIO]:
 
 @contextmanager
 def progress_bar(description: str, unit: str = "image") -> Iterator[Callable[[int, int], None]]:
-    """A function (done, total) that shows a bar on stderr, or nothing if stderr is not a terminal."""
+    """Yield a function of (done, total) that shows a bar on stderr; if stderr is not a terminal, it shows nothing."""
     from tqdm import tqdm
 
     with tqdm(desc=safe(description), unit=unit, disable=None, leave=False) as bar:
@@ -103,8 +103,9 @@ def progress_bar(description: str, unit: str = "image") -> Iterator[Callable[[in
 
 @contextmanager
 def job_callbacks(config: Any = None) -> Iterator[Any]:
-    """``cvrnet.workflows.Callbacks`` of a job: a bar for each stage and epoch on a terminal, and one line per epoch.
+    """Yield the ``cvrnet.workflows.Callbacks`` of a job.
 
+    They show a bar for each stage and epoch on a terminal, and print one line after each epoch.
     ``config`` is the ``TrainConfig`` of a job that trains. All bars are closed at the end.
     """
     from cvrnet.workflows import Callbacks
@@ -124,7 +125,10 @@ def job_callbacks(config: Any = None) -> Iterator[Any]:
 
 @contextmanager
 def epoch_bars(config: Any) -> Iterator[Any]:
-    """``cvrnet.training.Progress`` of one training run."""
+    """Yield the ``cvrnet.training.Progress`` of one training run.
+
+    It shows a bar for the current epoch on a terminal, and one line after each epoch.
+    """
     from tqdm import tqdm
 
     from cvrnet.training import Progress
@@ -160,7 +164,7 @@ SCORES = ("accuracy", "balanced_accuracy", "f1_macro", "f1_weighted", "auc_macro
 
 
 def print_scores(metrics: Mapping[str, Any], columns: Sequence[str] = SCORES) -> None:
-    """Write a row of scores for each set of images in the content of metrics.json."""
+    """Print the scores in metrics.json, one row for each set of images."""
     from cvrnet.report.report_tables import paper_scores
 
     rows = [
@@ -176,12 +180,12 @@ def say(message: str = "") -> None:
 
 
 def tell(message: str, err: bool = False) -> None:
-    """Write lines to stdout or stderr, with an escape for each character in them that could steer the terminal."""
+    """Write lines to stdout or stderr; each character that could steer the terminal is written as an escape."""
     click.echo("\n".join(map(safe, message.split("\n"))), err=err)
 
 
 def safe(line: str) -> str:
-    """The text in one line, like `cvrnet.text.printable`, which is imported only for a text that needs it."""
+    """Do what `cvrnet.text.printable` does, but import that module only for a text that needs it."""
     if line.isprintable():
         return line
     from cvrnet.text import printable

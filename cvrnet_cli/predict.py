@@ -36,7 +36,8 @@ def predict(
     FILE.onnx. Images that cannot be read and folders without images are reported, and the others are still classified;
     the exit status is then 1.
 
-    After the slices of a CT in DICOM (a folder of slices, or a file of many frames) comes the mean of the patient.
+    After the rows of a CT's slices (DICOM: a folder of slices, or a file of many frames) comes a row with the patient's
+    mean.
 
     \b
     Examples:
@@ -50,7 +51,7 @@ def predict(
     from cvrnet.inference.predict_paths import predict_paths
 
     found = predict_paths(paths=paths, dtype=settings.pop("amp"), window=window or "", say=say, **settings)
-    if not found.columns:  # the main process of a distributed run prints the predictions
+    if not found.columns:  # only the main process of a distributed run prints the predictions
         return 0
     suffix = output.suffix.lstrip(".").lower() if output else ""
     done = failed = 0

@@ -17,7 +17,9 @@ from cvrnet_cli.output import print_rows, progress_bar, say, tell, write_rows
 @click.option("--public", is_flag=True, help="Make the repository public.  [default: private]")
 @options.folds
 @click.option("--tag", default="", show_default=False, help="Name for this state of the repository, such as v1.0.")
-@click.option("--with-predictions", is_flag=True, help="Also push split.csv, predictions.csv, with names hashed.")
+@click.option(
+    "--with-predictions", is_flag=True, help="Also push split.csv and predictions.csv, with hashed paths and ids."
+)
 @click.option("--space", is_flag=True, help="Also push the Space USER/REPO, which serves the run's page (cvrnet demo).")
 @click.option(
     "--license",
@@ -68,7 +70,7 @@ def push(run: Path, repo: str, space: bool, dry_run: bool, **settings: Any) -> N
 
 
 def _show(run: Path, repo: str, space: bool, settings: dict[str, Any]) -> None:
-    """Print the card, and name and size of each file that a push would send."""
+    """Print the card, and the name and size of each file that a push would send."""
     from cvrnet.hub.space import preview_push
 
     chosen = {name: settings[name] for name in ("folds", "with_predictions", "license")}

@@ -9,11 +9,11 @@ import numpy as np
 
 from cvrnet.audit.local_features import VARIANTS, root
 
-MIN_MATCHES = 20  # features that agree on one affine map
-MIN_OVERLAP = 0.35  # of the smaller picture
+MIN_MATCHES = 20  # least number of features that agree on one affine map
+MIN_OVERLAP = 0.35  # least overlap, as a share of the smaller picture
 SAME = 0.95  # least correlation of the fine details
-NEARLY_SAME, MANY_MATCHES = 0.8, 90  # least correlation where at least so many features agree
-RATIO = 0.92  # of the distances to the nearest and the second nearest feature (Lowe's ratio test)
+NEARLY_SAME, MANY_MATCHES = 0.8, 90  # least correlation of the fine details if at least this many features agree
+RATIO = 0.92  # largest ratio of the distances to the nearest and the second nearest feature (Lowe)
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ def align(
 ) -> Alignment | None:
     """Align the second picture, uint8 (h, w), with the first (H, W); None if no affine map fits.
 
-    Both have local features at ``points`` (n, 2), with ``descriptors`` uint8 (n, 128). ``variant`` is the change that
-    is applied to the first picture.
+    ``points`` (n, 2) and ``descriptors``, uint8 (n, 128), are the local features of the first and of the second
+    picture. ``variant`` is the change that is applied to the first picture.
     """
     if min(len(p) for p in points) < MIN_MATCHES:
         return None
@@ -81,7 +81,7 @@ def _plausible(affine: np.ndarray) -> bool:
 
 
 def _compare(first: np.ndarray, second: np.ndarray, affine: np.ndarray) -> tuple[float, float] | None:
-    """Correlation of the fine details and overlap under a map from the first to the second picture."""
+    """The correlation of the fine details, and the overlap, when a map places the first picture on the second."""
     size = first.shape[1], first.shape[0]
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     moved = cv2.warpAffine(second, affine, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
@@ -107,7 +107,7 @@ def _refine(first: np.ndarray, second: np.ndarray, affine: np.ndarray) -> tuple[
 
 
 def _details(picture: np.ndarray) -> np.ndarray:
-    """The structures finer than about six pixels, at equal local contrast: without exposure and gross anatomy."""
+    """The details finer than about six pixels, at equal local contrast: exposure and gross anatomy are removed."""
     values = cv2.GaussianBlur(picture.astype(np.float32), (0, 0), 0.8)
     values -= cv2.GaussianBlur(values, (0, 0), 4)
     return values / np.sqrt(cv2.blur(values * values, (25, 25)) + 4)

@@ -1,4 +1,4 @@
-"""The audit from end to end: the manifest, one pass over the images, every search for findings, and the files."""
+"""The whole audit: read the manifest, measure the images in one pass, search for findings, and write the files."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TABLES = {
 
 
 def read_audited(data: str | Path, say: Callable[[str], object] = lambda line: None) -> tuple[list[Record], list[str]]:
-    """The images that can be audited, and one line for each row that cannot; ``say`` as in `read_records`.
+    """Read the images that can be audited, and one line for each row that cannot; ``say`` is that of `read_records`.
 
     Unlike `cvrnet.data.read_records` this accepts patients in two splits and a single class: the audit reports them.
 
@@ -67,8 +67,8 @@ def audit(
     ``records`` are the labelled images; ``problems`` say why others cannot be used, one line each, and become a
     finding. With ``examination``, the predictions of a trained model are also audited. DICOM files that are not of the
     chest cannot be read, unless ``any_body_part`` is set. Equal seeds give equal findings.
-    ``workers`` threads read the images; ``progress`` is called after each with the number read and the total, ``step``
-    with the name of each step before it starts.
+    ``workers`` threads read the images. ``progress`` is called after each image with the number read and the total;
+    ``step`` is called before each step with its name.
 
     Raises:
         DataError: No image can be read.
@@ -108,8 +108,8 @@ def write_audit(
 ) -> None:
     """Write audit.html, findings.csv, one CSV for each table and, last, audit.json.
 
-    The folder is made if missing; the CSVs can go to another one, ``tables``. The page is about the data set ``title``
-    and shows thumbnails of its records.
+    The folder is made if missing; the CSVs go to the folder ``tables`` if it is given. ``title`` is the name of the
+    data set. The page shows thumbnails of the records.
     """
     folder = Path(folder)
     tables = Path(tables or folder)
@@ -137,10 +137,10 @@ def write_audit(
 
 
 def check_audit_folder(folder: Path, overwrite: bool) -> bool:
-    """Whether a folder holds an audit, which may be replaced.
+    """Whether a folder holds an earlier audit, which the new one replaces.
 
     Raises:
-        UserError: It holds one, and ``overwrite`` was not given; or its audit.json is not an audit.
+        UserError: It holds one, and ``overwrite`` was not given; or its audit.json was not written by an audit.
     """
     path = folder / AUDIT
     if not path.exists():

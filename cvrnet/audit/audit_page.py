@@ -10,7 +10,7 @@ from cvrnet.audit.probes import WHAT, probe_rows
 from cvrnet.data import Record, read_image
 from cvrnet.html import Picture, Table, render, small_picture
 
-MAX_ROWS = 40  # shown of a finding's table
+MAX_ROWS = 40  # most rows of a finding's table that the page shows
 
 Row = Mapping[str, Any]
 
@@ -35,7 +35,7 @@ def render_page(findings: Sequence[Finding], records: Sequence[Record], title: s
 def _table(finding: Finding) -> tuple[Table | None, bool]:
     """The finding's table, or None if it is not shown; and whether it is collapsed until a click opens it."""
     rows = finding.figures.get("table", [])
-    if not rows or finding.code.endswith("-duplicates") or "target" in rows[0]:  # probes: see the panels
+    if not rows or finding.code.endswith("-duplicates") or "target" in rows[0]:  # the panels show the probes
         return None, False
     if finding.code in ("label-source", "independent-source"):
         return _label_by_source(rows), False
@@ -44,7 +44,7 @@ def _table(finding: Finding) -> tuple[Table | None, bool]:
 
 
 def _label_by_source(rows: Sequence[Row]) -> Table:
-    """Images and patients of each label (rows) and source (columns)."""
+    """Make a table of the numbers of images and patients for each label (rows) and source (columns)."""
     sources, labels = sorted({row["source"] for row in rows}), sorted({row["label"] for row in rows})
     cells = {(row["label"], row["source"]): f"{row['images']:,} ({row['patients']:,})" for row in rows}
     titles = ["images (patients)", *(source or "(none)" for source in sources)]
@@ -58,7 +58,7 @@ def _thumbnail(record: Record) -> tuple[Picture, str, list[str]]:
 
 
 def _probe_panels(findings: Sequence[Finding]) -> dict[str, list[Row]]:
-    """Title of each panel to its probes; label probes come first, and among them those of the whole data set."""
+    """The title of each panel -> its probes. Label probes come first, and of these, those of the whole data set."""
     panels: dict[str, list[Row]] = {}
     for row in sorted(probe_rows(findings), key=lambda row: list(WHAT).index(row["probe"])):
         where = "whole data set" if row["scope"] == "all" else f"within {row['scope']}"

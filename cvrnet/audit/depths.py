@@ -11,7 +11,7 @@ ADVICE = "The bits in use decide how bright an image is read: compare these with
 
 
 def depth_findings(measured: Measurements) -> list[Finding]:
-    """The files of more than 8 bits that use another number of bits than most such files of the data set."""
+    """Find files of more than 8 bits that use another number of bits than most such files of the data set."""
     depths = {r.name: facts.depth for r, facts in zip(measured.records, measured.facts, strict=True) if facts.depth}
     if len(set(depths.values())) < 2:
         return []

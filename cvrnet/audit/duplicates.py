@@ -20,7 +20,7 @@ from cvrnet.data.splits import patient_keys
 
 CHUNK = 1000  # pairs that are submitted at once, which bounds the memory
 _ACROSS = {"split": "split", "label": "label", "patient": "patient_id", "source": "source"}
-"""Groups that copies must not cross -> the attribute of `Record`."""
+"""Kind of group that copies must not cross -> the attribute of `Record` that names the group."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Copy:
     first: int
     second: int  # larger than first
     kind: str  # "file" (equal bytes), "pixels" (equal pixels in different files) or "near"
-    alignment: Alignment | None = None  # of near-duplicates
+    alignment: Alignment | None = None  # for near-duplicates only
 
 
 def exact_copies(measured: Measurements) -> list[Copy]:
-    """Images with equal pixels, each paired with the first such image."""
+    """Find images with equal pixels, and pair each of them with the first such image."""
     members: dict[str, list[int]] = defaultdict(list)
     for index, facts in enumerate(measured.facts):
         members[facts.pixel_hash].append(index)
@@ -46,7 +46,7 @@ def exact_copies(measured: Measurements) -> list[Copy]:
 
 
 def near_copies(measured: Measurements, *, seed: int = 0, workers: int = 2) -> list[Copy]:
-    """Images whose fine details agree after one is aligned with the other, without exact copies.
+    """Find pairs whose fine details agree after one image is aligned with the other; leave out exact copies.
 
     Candidates are pairs with many local features in common (`neighbours`); each pair is then aligned and compared
     (`align`).
@@ -73,7 +73,7 @@ def near_copies(measured: Measurements, *, seed: int = 0, workers: int = 2) -> l
 
 
 def clusters(copies: Iterable[Copy], n: int) -> list[list[int]]:
-    """The groups of images that copies connect, each in order.
+    """Group the images that copies connect; the indices in each group ascend.
 
     >>> clusters([Copy(0, 3, "near"), Copy(3, 4, "near"), Copy(1, 2, "file")], 6)
     [[0, 3, 4], [1, 2]]

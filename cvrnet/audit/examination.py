@@ -28,25 +28,26 @@ BATCH = 16
 class Views(NamedTuple):
     """The views of one resized image, and the problem with its lung mask, if there is one."""
 
-    images: dict[str, np.ndarray]  # view to uint8 (H, W, C); without a usable mask, the whole image only
-    remains: float = 1.0  # share of the image that is left without the lungs
+    images: dict[str, np.ndarray]  # view -> uint8 (H, W, C); without a usable mask, the whole image only
+    remains: float = 1.0  # share of the image that is left when the lungs are hidden
     problem: str = ""  # why the mask cannot be used
 
 
 class Examination:
-    """Collects predictions batch by batch; it keeps the probabilities in memory, and at most one batch of images.
+    """Collects predictions batch by batch. It keeps all probabilities in memory, but at most one batch of images.
 
-    The models must have the same classes and preprocessing. `of` is an image's name to the indices of the models that
-    predict it (their mean counts); images without an entry are skipped. `known` is that of `HeldOut`.
+    The models must have the same classes and preprocessing. `of` maps the name of an image to the indices of the models
+    that predict it, whose probabilities are averaged; images without an entry are skipped. `known` is that of
+    `HeldOut`.
     """
 
     def __init__(self, models: Sequence[Predictor], of: Mapping[str, tuple[int, ...]], known: bool) -> None:
         self.models, self.of, self.known = models, of, known
         self.classes, self.preprocessing = shared_settings([m for predictor in models for m in predictor.models])
         self.records: list[Record] = []  # the images that are predicted
-        self.remains: dict[str, float] = {}  # name to the share left without lungs, if its mask is usable
+        self.remains: dict[str, float] = {}  # name -> `Views.remains`, if the mask is usable
         self.problems: list[tuple[Record, str]] = []  # images with an unusable lung mask, and the reason
-        self._probabilities: dict[tuple[str, str], np.ndarray] = {}  # (view, name) to (classes,)
+        self._probabilities: dict[tuple[str, str], np.ndarray] = {}  # (view, name) -> (classes,)
         self._waiting: dict[tuple[int, ...], list[tuple[str, str, np.ndarray]]] = defaultdict(list)
 
     @classmethod
@@ -61,7 +62,7 @@ class Examination:
         return cls(predictors, asked.models_for_image, asked.known)
 
     def views(self, record: Record, pixels: np.ndarray) -> Views | None:
-        """The views of one decoded image (H, W) or (H, W, 3), None if it is skipped; thread-safe."""
+        """Make the views of one decoded image, (H, W) or (H, W, 3); None if the image is skipped. Thread-safe."""
         if record.name not in self.of:
             return None
         resize = self.preprocessing.resize
@@ -139,10 +140,10 @@ def bounding_box(mask: np.ndarray) -> np.ndarray:
 
 
 def keep(pixels: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """The image with all other pixels set to the mean of the kept ones.
+    """Set the pixels outside the mask ``kept`` to the mean of the pixels inside it.
 
-    The mean of the whole image would reveal the hidden part: it is brighter over a diseased lung. Black would add an
-    edge along each border.
+    The mean of the whole image would give away the hidden part, because a diseased lung is brighter. Black would add
+    an edge along each border.
 
     >>> keep(np.array([[10, 20], [30, 255]], np.uint8), np.array([[True, True], [True, False]])).tolist()
     [[10, 20], [30, 20]]

@@ -51,7 +51,7 @@ class Estimate(NamedTuple):
 
 
 def flat_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row for CSV and JSON: an estimate fills three columns, and the names in a tuple are joined in one.
+    """A row for CSV and JSON: an estimate fills three columns; the names in a tuple are joined to one text.
 
     >>> flat_row({"auc": Estimate(0.8, 0.7, 0.9), "classes": ("CVP", "NOR")})
     {'auc': 0.8, 'auc_low': 0.7, 'auc_high': 0.9, 'classes': 'CVP|NOR'}

@@ -23,7 +23,7 @@ from cvrnet.files import open_regular
 
 THUMBNAIL = 192  # pixels, the longest side of the pictures that near-duplicates are compared on
 _GREY = Preprocessing((1, THUMBNAIL, THUMBNAIL), (0.0,), (1.0,))  # how images are read without a model
-BORDER, CORNER = 0.02, 0.125  # of the image's height and width
+BORDER, CORNER = 0.02, 0.125  # size, as a share of the image's height and width
 LARGE = np.dtype(
     [
         ("thumbnail", np.uint8, (THUMBNAIL, THUMBNAIL)),  # the picture is at top left
@@ -39,9 +39,9 @@ class ImageFacts:
     """The data of one image that are kept in memory."""
 
     file_hash: str
-    pixel_hash: str  # of shape and pixels
+    pixel_hash: str  # hash of shape and pixels
     size: tuple[int, int]  # height and width
-    format: str  # of the file, and pixel type, such as "JPEG L"
+    format: str  # the file's format and pixel type, such as "JPEG L"
     vectors: dict[str, np.ndarray]  # features (d,) for each probe except "format"
     thumbnail: tuple[int, ...] = (0, 0)  # height and width of the small picture
     n_points: int = 0
@@ -54,7 +54,7 @@ class Measurements:
 
     records: list[Record]
     facts: list[ImageFacts]
-    large: np.ndarray  # of LARGE, (N or more,), in a memory-mapped file
+    large: np.ndarray  # (N or more,) entries of type LARGE, in a memory-mapped file
 
     def thumbnail(self, index: int) -> np.ndarray:
         """The small picture of one image."""
@@ -75,7 +75,7 @@ def measure(
     progress: Callable[[int, int], object] = lambda done, total: None,
     any_body_part: bool = False,
 ) -> tuple[Measurements, list[tuple[Record, str]]]:
-    """The measurements of the images that can be read, and the other images with the reason.
+    """Measure the images that can be read; return this, and the other images with the reason why they cannot be read.
 
     Reads every image once. The file of the large arrays, about 70 kB per image, is put into ``folder``. The other
     arguments are those of `cvrnet.audit.audit`; the examination gets each image while it is decoded.
@@ -138,7 +138,7 @@ def _measure_image(path: Path, pixels: np.ndarray) -> tuple[ImageFacts, np.ndarr
 
 
 def size_vector(height: int, width: int) -> np.ndarray:
-    """Height, width, aspect, distance of the aspect from a square's, area."""
+    """The numbers that describe a size: height, width, aspect, distance of the aspect from a square's, area."""
     return np.array([height, width, width / height, abs(np.log(width / height)), height * width])
 
 
@@ -164,9 +164,9 @@ def _area(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def _container(path: Path) -> tuple[str, int, np.ndarray]:
-    """File format with pixel type, bits in use of grey with more than 8 bits, and numbers that describe a JPEG.
+    """A file's format and pixel type; its bits in use, if it is grey with more than 8; numbers that describe a JPEG.
 
-    The numbers are the luminance table (64), its sum, chroma sampling, and whether the JPEG is progressive.
+    These numbers are the luminance table (64), its sum, chroma sampling, and whether the JPEG is progressive.
     """
     numbers = np.zeros(67, np.float32)
     with open_regular(path) as file:

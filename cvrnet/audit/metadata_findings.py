@@ -14,10 +14,10 @@ from cvrnet.data import Record
 from cvrnet.data.splits import patient_keys
 
 SEVERE_V, WARNING_V = 0.5, 0.2
-MOSTLY = 0.9  # of a class's images from one source
-LARGE = 0.1  # of all images with one patient id
-LEAST = 5  # images with one patient id: for fewer, a tenth means nothing
-TIMES = 3  # as many images as the other patients have (median)
+MOSTLY = 0.9  # share of a class's images that come from one source
+LARGE = 0.1  # share of all images that have one patient id
+LEAST = 5  # least number of images with one patient id: for fewer, a tenth means nothing
+TIMES = 3  # times as many images as the other patients have (median)
 
 _APART = "Compare classes within one source, and test on a source that did not train."
 _SHARED: dict[str, tuple[Severity, str]] = {
@@ -51,7 +51,7 @@ def cramers_v(table: np.ndarray) -> float:
 
 
 def source_findings(records: Sequence[Record]) -> list[Finding]:
-    """How strongly class and source are associated, classes that come from one source, and a single source."""
+    """Find how strongly class and source are associated, and whether a class or all images come from one source."""
     sources, labels = sorted({r.source for r in records}), sorted({r.label for r in records})
     patients: dict[tuple[str, str], list[str]] = {pair: [] for pair in product(labels, sources)}
     for record, patient in zip(records, patient_keys(records), strict=True):
@@ -95,7 +95,7 @@ def _association(table: np.ndarray, rows: list[dict[str, object]]) -> Finding:
 
 
 def patient_findings(records: Sequence[Record]) -> list[Finding]:
-    """Images without a patient id, and patients with images in several splits, labels or sources."""
+    """Find images without a patient id, and patients with images in several splits, labels or sources."""
     findings = []
     if without := tuple(r.name for r in records if not r.patient_id):
         severity = grade(severe=len(without) == len(records), warning=True)
@@ -125,10 +125,10 @@ def patient_findings(records: Sequence[Record]) -> list[Finding]:
 
 
 def _large_patients(records: Sequence[Record]) -> list[Finding]:
-    """Ids with too many images for one person, such as a placeholder or a hospital's name."""
+    """Find ids with too many images for one person, such as a placeholder or a hospital's name."""
     images = Counter(record.patient_id for record in records if record.patient_id)
     rows = []
-    for patient, number in images.most_common(10):  # ten at most have more than a tenth
+    for patient, number in images.most_common(10):  # at most ten ids can have more than a tenth
         others = [of for name, of in images.items() if name != patient]
         usual = float(np.median(others)) if others else 0.0
         if number > LARGE * len(records) and number >= max(LEAST, TIMES * usual):

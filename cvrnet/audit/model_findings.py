@@ -1,4 +1,7 @@
-"""Findings about a trained model: its errors by source, without the lungs, and with nothing but the lungs."""
+"""Findings about a trained model.
+
+They are its errors on each source, and its scores on images in which the lungs are hidden or only the lungs are shown.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,9 @@ from cvrnet.data.splits import patient_keys
 from cvrnet.metrics import bootstrap_intervals, classification_scores
 from cvrnet.metrics.bootstrap import exact_interval, mean_interval
 
-MIN_MASKED = 5  # patients with lung masks that a class needs
-MARGIN = 0.05  # above chance
-GAP = 0.1  # between the errors of two sources (severe), or between confidence and accuracy (warning)
+MIN_MASKED = 5  # least number of patients with lung masks; other classes are left out
+MARGIN = 0.05  # severe: a score without the lungs that is this far above chance
+GAP = 0.1  # severe: the errors of two sources are this far apart; warning: confidence is this far above accuracy
 
 
 def model_findings(examined: Examination, seed: int = 0) -> list[Finding]:
@@ -36,7 +39,7 @@ def model_findings(examined: Examination, seed: int = 0) -> list[Finding]:
 
 
 def _by_source(examined: Examination, seed: int) -> Finding:
-    """Error, confidence and calibration gap of each source."""
+    """The finding about the model's error, confidence and calibration gap on each source."""
     records, patients = examined.records, np.array(patient_keys(examined.records))
     probabilities = examined.probabilities(WHOLE, records)
     truth = np.array([examined.classes.index(r.label) for r in records])
@@ -73,7 +76,7 @@ def _by_source(examined: Examination, seed: int) -> Finding:
 
 
 def _judge(rows: Sequence[dict[str, Any]]) -> tuple[Severity, str]:
-    """Severity and advice: do the sources' errors differ beyond their intervals, and is the model overconfident?"""
+    """Judge whether the sources' errors differ beyond their intervals, and whether the model is overconfident."""
     too_sure = [row["source"] for row in rows if row["calibration_gap"].low > GAP]
     apart, advice = 0.0, ""
     if len(rows) > 1:
@@ -87,7 +90,7 @@ def _judge(rows: Sequence[dict[str, Any]]) -> tuple[Severity, str]:
 
 
 def _lungs(examined: Examination, seed: int) -> list[Finding]:
-    """Performance without the lungs and with only the lungs, of the classes that have enough masks."""
+    """The findings with the lungs hidden and with only the lungs shown, for the classes that have enough masks."""
     masked = [r for r in examined.records if r.name in examined.remains]
     patients = {
         c: len({key for r, key in zip(masked, patient_keys(masked), strict=True) if r.label == c})
@@ -113,7 +116,7 @@ def _lungs(examined: Examination, seed: int) -> list[Finding]:
 def _view_row(
     examined: Examination, view: str, records: Sequence[Record], classes: Sequence[str], seed: int
 ) -> dict[str, Any]:
-    """Scores of one view among the classes that have masks."""
+    """The model's scores on one view of the images, among the classes that have masks."""
     # The other classes' probabilities are left out, so chance is one in len(classes).
     columns = [examined.classes.index(c) for c in classes]
     table = examined.probabilities(view, records)[:, columns] + 1e-12  # no row may sum to 0

@@ -20,8 +20,8 @@ from cvrnet.audit.measurements import ImageFacts, Measurements
 from cvrnet.data.splits import patient_keys
 from cvrnet.metrics import bootstrap_intervals, classification_scores
 
-MIN_PATIENTS = 10  # of a class; smaller classes are left out
-MAX_IMAGES = 3000  # that a probe uses, drawn by patient: its cost does not grow with the data set
+MIN_PATIENTS = 10  # least number of patients of a class; smaller classes are left out
+MAX_IMAGES = 3000  # images that a probe uses, drawn by patient, so that its cost does not grow with the data set
 FOLDS = 5
 PERMUTATIONS = 3
 RESAMPLES = 500
@@ -59,7 +59,7 @@ class Probe:
 
     @property
     def excess(self) -> float:
-        """How far the interval's lower end lies above chance and above the permuted labels."""
+        """How far the lower end of the AUC's interval lies above both chance and the AUC on permuted labels."""
         return self.auc.low - max(0.5, self.auc_permuted)
 
     def row(self, **scope: str) -> dict[str, Any]:
@@ -68,7 +68,7 @@ class Probe:
 
 
 def probe_rows(findings: Iterable[Finding]) -> list[dict[str, Any]]:
-    """The rows of all probes in the findings' tables: the tables that have the columns target and scope."""
+    """The rows of all probes: those of the findings' tables that have the columns target and scope."""
     return [row for finding in findings for row in finding.figures.get("table", ()) if "target" in row]
 
 
@@ -78,10 +78,11 @@ def probes(measured: Measurements, targets: Sequence[str], *, seed: int = 0) -> 
 
 
 def probe(measured: Measurements, name: str, targets: Sequence[str], *, seed: int = 0) -> Probe | None:
-    """Predict `targets`, the label, source or other group of each image, from one kind of feature.
+    """Cross-validate a simple model that predicts each image's group from one kind of feature.
 
-    Images with ``""``, and groups of fewer than `MIN_PATIENTS` patients, are left out; None if fewer than two groups
-    are left. The seed is for folds, permutations and resamples.
+    `targets` are the groups, such as labels or sources. Images with the target ``""`` and groups of fewer than
+    `MIN_PATIENTS` patients are left out; the result is None if fewer than two groups are left. The seed is for folds,
+    permutations and resamples.
     """
     rows, patients, classes, y = _select(measured, np.asarray(targets), seed)
     if len(classes) < 2:
@@ -149,7 +150,7 @@ def _model(name: str, n: int, seed: int) -> Any:
 def _out_of_fold(
     name: str, values: np.ndarray, y: np.ndarray, n_classes: int, splits: list[Any], seed: int
 ) -> np.ndarray:
-    """Probabilities (n, C), of each image, from the model that was not trained on its patient."""
+    """Probabilities (n, C); those of an image come from the model that was not trained on its patient."""
     table = np.full((len(y), n_classes), 1 / n_classes)
     if not values.shape[1]:  # no feature differs between images, so every class is equally likely
         return table

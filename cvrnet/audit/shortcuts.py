@@ -14,9 +14,9 @@ from cvrnet.audit.measurements import Measurements
 from cvrnet.audit.probes import MIN_PATIENTS, NO_DISEASE, WHAT, Probe, probe, probes
 from cvrnet.data.splits import patient_keys
 
-SEVERE_AUC = 0.75  # of the best class, at the interval's lower end, from features without lung
+SEVERE_AUC = 0.75  # lower end of the interval of the best class's AUC, from features without lung
 MARGIN = 0.05  # above chance; smaller differences can come from the choice of folds
-SEVERE_RULE, WARNING_RULE = 0.75, 0.65  # balanced accuracy
+SEVERE_RULE, WARNING_RULE = 0.75, 0.65  # balanced accuracy of one threshold on the size: severe, warning
 MAX_STRATA = 8  # groups of source and label that are compared pair by pair
 
 _AWAY = (
@@ -27,7 +27,7 @@ _LUNG = "This also contains lung, so some of it may be disease: compare it with 
 
 
 def shortcut_findings(measured: Measurements, seed: int) -> Iterator[Finding]:
-    """How well features that should not matter predict label and source, over all images and within each source."""
+    """Report how well features that should not matter predict label and source, over all images and in each source."""
     labels, sources = [r.label for r in measured.records], [r.source for r in measured.records]
     whole = probes(measured, labels, seed=seed)
     yield from map(label_finding, whole)
@@ -46,7 +46,7 @@ def shortcut_findings(measured: Measurements, seed: int) -> Iterator[Finding]:
 
 
 def best_rule(measured: Measurements) -> Finding | None:
-    """The one threshold on the image's size or aspect that best separates one class from the others."""
+    """Find the threshold on the image's size or aspect that best separates one class from the others."""
     labels = np.array([r.label for r in measured.records])
     height, width = np.array([facts.size for facts in measured.facts], np.float64).T
     numbers = {
@@ -80,10 +80,10 @@ def best_rule(measured: Measurements) -> Finding | None:
 
 
 def label_finding(found: Probe) -> Finding:
-    """The finding about one probe of the label on all images."""
+    """Report how well one probe predicts the label, over all images."""
     severity = _severity(found)
     sentence = f"Label {_predictable(found)}: {_auc(found)}; permuted labels {found.auc_permuted:.2f}."
-    if found.auc[1:] == (0.5, 0.5):  # no feature that differs between images
+    if found.auc[1:] == (0.5, 0.5):  # no feature differs between images
         sentence = f"All images are alike in {WHAT[found.probe]}."
     figures = {**found.row(), "table": [found.row(target="label", scope="all")]}
     advice = "" if severity == "note" else _AWAY if found.probe in NO_DISEASE else _LUNG
@@ -91,7 +91,7 @@ def label_finding(found: Probe) -> Finding:
 
 
 def _summary(found: list[Probe], code: str, start: str, severity: Severity) -> Finding:
-    """One finding for several probes: the sentence names the strongest of those without lung, and of the others."""
+    """Make one finding of several probes; its sentence names the strongest without lung and the strongest with lung."""
     strongest, other = _strongest(found), _strongest(found, lung=True)
     sentence = f"{start} {_predictable(strongest)}: {_auc(strongest)}; permuted labels {strongest.auc_permuted:.2f}; "
     sentence += f"from {WHAT[other.probe]}: {_auc(other)}."
@@ -102,7 +102,7 @@ def _summary(found: list[Probe], code: str, start: str, severity: Severity) -> F
 
 
 def _floor_finding(measured: Measurements, whole: Probe, seed: int) -> Finding:
-    """The score of ridge regression on 32x32 pixels, for all classes and for pairs of groups of source and label."""
+    """Report how well ridge regression on 32x32 pixels tells all classes apart, and pairs of source and label."""
     groups = [f"{r.source}\t{r.label}" for r in measured.records]
     patients = Counter(group for group, _ in set(zip(groups, patient_keys(measured.records), strict=True)))
     large = sorted(group for group, n in patients.most_common(MAX_STRATA) if n >= MIN_PATIENTS)

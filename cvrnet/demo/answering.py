@@ -36,8 +36,8 @@ class Upload:
 class Answer:
     """Predictions for one image, uint8 (H, W) or (H, W, 3); those of the heads are None for a model without heads.
 
-    The maps are class to part to the map (h, w) in 0..1, or to the sentence why it has none; empty if the model has no
-    maps.
+    ``maps[class][part]`` is a map (h, w) in 0..1, or the sentence that says why there is none. If the model has no maps
+    at all, ``maps`` is empty.
     """
 
     name: str
@@ -47,9 +47,9 @@ class Answer:
 
 
 class Answering:
-    """Answers for images, one by one or as a table.
+    """Computes the answers for images, one by one or as a table.
 
-    The model explains an example at the start, so the page knows before the first visitor whether there are maps.
+    At the start it explains an example, so the page knows before the first visitor whether the model has maps.
     `parts` are the names of the parts with maps, as in `cvrnet.explain`; if there are none, `no_maps` says why.
     `members` are the number of folds, and the number of heads in each.
     """
@@ -97,7 +97,7 @@ class Answering:
     def table(
         self, uploads: Sequence[Upload], progress: Callable[[int, int], object] | None = None
     ) -> tuple[list[str], list[dict[str, Any]]]:
-        """The columns of ``cvrnet predict --uncertainty``, and a row for each image or frame of a file, read or not."""
+        """The columns of ``cvrnet predict --uncertainty``, and a row for each image or frame, also if unreadable."""
         names = {upload.path.name: upload.name for upload in uploads}
         slices = [slice_.path for slice_ in arrange(upload.path for upload in uploads)]
         columns = ["path", "prediction", *(f"prob_{name}" for name in self.classes), *UNCERTAINTY, "error"]

@@ -22,14 +22,14 @@ _OPEN = re.compile(
     r"/|/(config|theme\.css|favicon\.ico|robots\.txt|(assets|static)/[^:\\]+)"
     rf"|{API}/(info|upload|upload_progress|heartbeat/[^/]+|queue/(join|data)|cancel|call/(?!v2/)[^/]+(/[^/]+)?)"
 )
-"""The routes that the page and Gradio's client use. Gradio's other routes reach files, servers, sessions, an editor."""
+"""The routes that the page and Gradio's client use. Gradio's other routes give access to files or sessions."""
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; form-action 'self'"
 )
 """Content security policy: the browser may ask no other server for anything."""
 _MOST_BODY = 9_000_000  # bytes of a request that is not an upload: the page sends a picture and its maps
-_MOST_VALUES = 20_000  # in such a request: parsed, "[]," takes sixty times as much memory as its text
+_MOST_VALUES = 20_000  # JSON values in such a request: a parsed "[]," takes sixty times the memory of its text
 _LOCAL = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -37,8 +37,8 @@ class AllowedHosts:
     """The host names by which browsers may call the page, and the origins that may send requests.
 
     A hostile web page in a visitor's browser could let its own host name point to this machine, or send requests here.
-    In both cases its own name is in the request: in the header Host, or in Origin. An IP address is not such a name, so
-    all addresses are allowed, unless the page is served to this machine only.
+    In both cases the request names the hostile page's host, in its header Host or Origin. An IP address is not such a
+    name, so all addresses are allowed, unless the page is served to this machine only.
 
     Raises:
         UserError: One of the `names` is not a host name.
@@ -73,10 +73,11 @@ class AllowedHosts:
 
 
 class Gate:
-    """ASGI middleware before everything else.
+    """ASGI middleware that gets every request first.
 
-    A request goes through if it is for an allowed host and an open route, and not from another page. While the waiting
-    bytes exceed their limit, requests with a body get "try again". All responses carry the security policy.
+    It lets a request through if the request is for an allowed host and an open route, and does not come from another
+    page. While the waiting bytes exceed their limit, it answers requests that have a body with "try again". It adds the
+    security policy to all responses.
     """
 
     def __init__(self, app: Callable[..., Any], hosts: AllowedHosts, waiting: Waiting, root_path: str = "") -> None:
@@ -122,7 +123,7 @@ class Gate:
 
         async def counted() -> Any:
             nonlocal complete, values
-            if complete:  # what follows is the end of the connection, for which Gradio waits
+            if complete:  # the next message is the end of the connection, for which Gradio waits
                 return await receive()
             try:
                 message = await asyncio.wait_for(receive(), EXPIRY)

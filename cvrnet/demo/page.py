@@ -80,7 +80,7 @@ class _Page(gr.Blocks):
     uploads: Uploads
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *_: object, **__: object) -> list[Any]:
-        """Refuse input that the page cannot send. Gradio's own method copies each file in it into its cache."""
+        """Reject input that the page cannot send. Gradio's own method would copy each file in it into its cache."""
         wanted = block_fn.inputs
         sound = len(inputs) == len(wanted) and all(
             self.uploads.may_hold(value) for block, value in zip(wanted, inputs, strict=True) if type(block) is gr.File
@@ -100,7 +100,7 @@ class _Events:
         self.parts = [(name, part) for part, name in self._names.items()]
 
     def answer(self, file: dict[str, Any] | None, part: str, threshold: float) -> list[Any]:
-        """The answer for an upload; the first output empties the field for the next one."""
+        """The answer for an upload; the first output empties the file field for the next upload."""
         try:
             with self._uploads.taken(file) as given:
                 if len(given) != 1:
@@ -114,7 +114,7 @@ class _Events:
         return self._show(self._answering.example(label), part, threshold)
 
     def table(self, sent: list[dict[str, Any]] | None, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
-        """The answers for many images; the first output empties the field."""
+        """The answers for many images; the first output empties the file field."""
         try:
             with self._uploads.taken(sent) as given:
                 found = self._answering.table(given, lambda done, total: progress((done, total), unit="images"))
@@ -123,7 +123,7 @@ class _Events:
             return [None, markup.problem(str(error))]
 
     def draw(self, text: str, target: str, part: str, threshold: float) -> str:
-        """The picture in a text that the browser kept, with the chosen map."""
+        """Draw the chosen map on the picture in ``text``, which the browser kept."""
         if not text:  # no answer yet
             return ""
         if not isinstance(target, str):  # sent by a program, not by the page

@@ -61,7 +61,7 @@ def serve(
     Raises:
         UserError: There is no such model, the port is in use, or a name in `allow_hosts` is not a host name.
     """
-    AllowedHosts(host, allow_hosts)  # these two before the model is loaded, which takes longer
+    AllowedHosts(host, allow_hosts)  # this check and the next one come before the model is loaded
     check_port(host, port)
     predictor = Predictor.from_pretrained(model, device, dtype, folds=folds, any_body_part=any_body_part)
     name = page_name(model)
@@ -101,7 +101,7 @@ def running(
 
 
 def check_port(host: str, port: int) -> None:
-    """Refuse a port that is in use, or that this user may not use."""
+    """Raise UserError if a port is in use, or if this user may not use it."""
     _listen(host, port).close()
 
 
@@ -151,7 +151,7 @@ def _mount(page: gr.Blocks, uploads: Uploads, waiting: Waiting, max_mb: int, roo
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A socket that the page can be served from; refuses a port that is in use, or that this user may not use."""
+    """Open the socket to serve the page from; raise UserError if the port is in use, or this user may not use it."""
     try:
         kind, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(kind)
@@ -217,7 +217,7 @@ def _environment(folder: str) -> Iterator[None]:
     wanted[KEY] = secrets.token_hex()  # otherwise reading DICOM files would save a key in the home folder
     before = {name: os.environ[name] for name in wanted if name in os.environ}
     os.environ.update(wanted)
-    # Read when Gradio is imported; its app makes a folder there, which may belong to another user.
+    # Gradio read this setting when it was imported. Its app makes the folder, which may belong to another user.
     imported, routes.DEFAULT_TEMP_DIR = routes.DEFAULT_TEMP_DIR, folder
     try:
         yield

@@ -27,7 +27,7 @@ from cvrnet.errors import UserError
 
 MOST_FILES = 200  # in one upload
 EXPIRY = 60.0  # seconds until an upload that nobody asks about, or an answer that nobody fetches, is dropped
-TOGETHER = 16  # times the limit of one file: the limit of all files of an upload, and of all that wait
+TOGETHER = 16  # the files of an upload, or all that waits, may have this many times the bytes of one file
 _LONGEST_NAME = 120
 _SMALLEST = 4096  # bytes that even an empty file takes
 
@@ -67,9 +67,9 @@ class Uploads:
 
     @contextmanager
     def taken(self, sent: object) -> Iterator[list[Upload]]:
-        """Yield the files whose names an event sends, and delete them at the end.
+        """Yield the files whose paths an event sends, and delete them at the end.
 
-        Refuses a file that is not stored: it was answered, has expired, or was never sent.
+        Raises UserError if a file is not stored: it was answered, has expired, or was never sent.
         """
         # A file belongs to the first event that takes it out of the dictionary: no other event or timer deletes it.
         stored = {path: self._take(path) for path in dict.fromkeys(paths_of(sent))}
@@ -83,7 +83,7 @@ class Uploads:
                 upload.path.unlink(missing_ok=True)
 
     def may_hold(self, sent: object) -> bool:
-        """Whether all files whose names an event sends are or were stored here."""
+        """Whether all paths that an event sends are in the folder of uploads; the files may be deleted already."""
         return all(path.parent == self._folder for path in paths_of(sent))
 
     def _store(self, path: Path, file: UploadFile) -> None:

@@ -23,23 +23,23 @@ from cvrnet.explain import draw_overlay
 from cvrnet.explain.explaining import enlarge
 
 LONGEST = 640  # pixels of the picture's longer side
-_FINEST, _MOST_TEXT = 128, 8_000_000  # cells along a map's side, and characters
+_FINEST, _MOST_TEXT = 128, 8_000_000  # most cells along a map's side, and most characters of a text
 _SCAN = b"\xff\xda"  # begins each scan of a JPEG file
 _MALFORMED = (ValueError, TypeError, LookupError, AttributeError, OSError, RecursionError, SyntaxError, Refused)
 
 
 @dataclass(frozen=True)
 class View:
-    """A picture, uint8 (H, W, 3), its longer side `LONGEST` pixels; and its maps.
+    """A picture, uint8 (H, W, 3), whose longer side has `LONGEST` pixels; and its maps.
 
-    The maps are class to part to the map, uint8 (h, w) where 255 is the maximum, or to the sentence why it has none.
+    ``maps[class][part]`` is a map, uint8 (h, w) with the maximum 255, or the sentence that says why there is none.
     """
 
     picture: NDArray[np.uint8]
     maps: dict[str, dict[str, NDArray[np.uint8] | str]]
 
     def draw(self, target: str, part: str, threshold: float) -> NDArray[np.uint8]:
-        """The picture with one map on it, (H, W, 3); refuses a map that is not there, and says why."""
+        """Draw one map on the picture, (H, W, 3); if there is no such map, raise UserError with the reason."""
         grid = self.maps.get(target, {}).get(part, f"there is no map of {part!r} for {target!r}")
         if isinstance(grid, str):
             raise UserError(grid)
@@ -61,7 +61,7 @@ def pack(answer: Answer) -> str:
 
 
 def unpack(text: str) -> View:
-    """The picture and maps in a text that a browser sent back; refuses a text that `pack` did not make."""
+    """Decode a text that a browser sent back; raise UserError if `pack` did not make it."""
     try:
         if len(text) > _MOST_TEXT:
             raise ValueError("too long")

@@ -16,7 +16,10 @@ from cvrnet.demo.uploads import EXPIRY, Uploads, paths_of
 
 
 class _Mailbox(asyncio.Queue[Any]):
-    """Messages to one visitor. `bytes` is their size; `since` is when the last was read, or the oldest one arrived."""
+    """Messages to one visitor, with their size in `bytes`.
+
+    `since` is the time when the last message was read or, if the mailbox was empty then, when the next one arrived.
+    """
 
     def _init(self, maxsize: int) -> None:
         self._messages: deque[tuple[Any, int]] = deque()
@@ -41,7 +44,7 @@ class _Mailbox(asyncio.Queue[Any]):
 
 
 class _Mailboxes(dict[str, Any]):
-    """Session to mailbox. Gradio puts its own queues here, which have no limit; each becomes a `_Mailbox`."""
+    """Session -> mailbox. Gradio puts its own queues here, which have no limit; each is replaced by a `_Mailbox`."""
 
     def __setitem__(self, session: str, _: object) -> None:
         super().__setitem__(session, _Mailbox())

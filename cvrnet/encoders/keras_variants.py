@@ -27,7 +27,7 @@ def keras_resnet50(*, pretrained: bool = False, **kwargs: Any) -> TimmEncoder:
     The arguments are those of `TimmEncoder`.
 
     Raises:
-        UserError: With ``pretrained``: the authors' weights come from a converted checkpoint.
+        UserError: ``pretrained`` is set; the authors' weights come only from a converted checkpoint.
     """
     _refuse_pretrained("keras_resnet50", pretrained)
     encoder = TimmEncoder("resnet50", **kwargs)

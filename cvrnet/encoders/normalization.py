@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
-    """Channel means or standard deviations for another number of channels: each is then the average of all."""
+    """Adapt channel means or standard deviations to a number of channels; if it differs, each becomes their average."""
     return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
 
 
@@ -46,5 +46,5 @@ class ChannelAffine(nn.Module):
             buffer.copy_(torch.tensor(values, dtype=torch.float64).view_as(buffer))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) in and out."""
+        """Convert images (N, C, H, W) to the other normalisation."""
         return x * self.scale + self.shift

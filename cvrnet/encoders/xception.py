@@ -67,13 +67,13 @@ class TappedBlock(nn.Module):
 
     def __init__(self, block: Any) -> None:
         super().__init__()
-        # timm's block: ReLU, separable convolution and batch norm twice, max pooling; and a strided skip.
+        # timm's block: twice ReLU, separable convolution and batch norm, then max pooling; and beside these a skip.
         *body, pool = block.rep
         self.body = nn.Sequential(*body)
         self.pool = pool
         self.skip = nn.Sequential(block.skip, block.skipbn)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The tap (N, C_out, H, W) and the block's output (N, C_out, H/2, W/2) for an input (N, C_in, H, W)."""
+        """For x (N, C_in, H, W), the pooling's input (N, C_out, H, W) and the block's output (N, C_out, H/2, W/2)."""
         tap = self.body(x)
         return tap, self.pool(tap) + self.skip(x)

@@ -1,4 +1,4 @@
-"""Maps for PATH arguments, as ``cvrnet explain`` draws them (extra ``train``)."""
+"""Draw maps for PATH arguments, as ``cvrnet explain`` does (extra ``train``)."""
 
 from __future__ import annotations
 
@@ -44,17 +44,18 @@ def explain_paths(
     All files appear when the last image is drawn. With ``overwrite`` they replace the files of an earlier result, which
     are listed in its `ROWS`; other files in the folder stay.
 
-    Overlays show the encoders (names, or numbers such as ``"1"``) and heads (numbers); without either, the whole
-    network. With ``everything`` they show all parts, and the figures also show the heads. ``progress`` is called after
-    each image with the number done and the number of images, ``on_problem`` with a sentence for each image or map that
-    could not be drawn, and ``say`` with a line for each folder in which entries were passed over. Other arguments are
-    those of `Predictor.from_pretrained`, `find_images` and `draw_images`.
+    Overlays show the encoders (names, or numbers such as ``"1"``) and heads (numbers) that are given; if none is given,
+    the whole network. With ``everything`` they show all parts, and the figures also show the heads. ``progress`` is
+    called after each image with the number done and the number of images, ``on_problem`` with a sentence for each image
+    or map that could not be drawn, and ``say`` with a line for each folder in which entries were passed over. Other
+    arguments are those of `Predictor.from_pretrained`, `find_images` and `draw_images`.
 
     Returns:
         The rows of `ROWS`, and the number of models whose maps were averaged.
 
     Raises:
-        UserError: No image is found; results exist, or the model, a part or a class does not exist.
+        UserError: No image is found, the output folder already has results and ``overwrite`` is not set, or the model,
+            a part or the class does not exist.
     """
     found = find_images(paths)
     files = list(dict.fromkeys(found.files))
@@ -87,7 +88,7 @@ def explain_paths(
 
 
 def _earlier(output: Path) -> set[str]:
-    """The files of an earlier result in a folder: `ROWS`, and pictures, each as a `sheet_cell`; empty without one."""
+    """The files of an earlier result, `ROWS` and pictures, by their names as `sheet_cell` writes them; may be empty."""
     path = output / ROWS
     if not path.is_file():
         return set()
@@ -99,7 +100,7 @@ def _earlier(output: Path) -> set[str]:
 
 
 def _check_pictures(output: Path, names: Sequence[str], replaceable: set[str], overwrite: bool) -> None:
-    """Refuse, before anything is drawn, a picture that exists and may not be replaced."""
+    """Raise UserError, before anything is drawn, if a picture exists and may not be replaced."""
     existing = (output / name for name in names if sheet_cell(name) not in replaceable and (output / name).exists())
     if path := next(existing, None):
         if overwrite:

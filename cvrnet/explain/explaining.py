@@ -26,16 +26,16 @@ class Explanation:
     path: Path  #: the image
     prediction: str = ""  #: the most probable class; "" if there is no prediction
     target: str = ""  #: the class that the maps explain
-    probability: float = float("nan")  #: of that class
+    probability: float = float("nan")  #: probability of ``target``
     image: NDArray[np.uint8] = field(
         default_factory=lambda: np.zeros((0, 0), np.uint8)
     )  #: as read, (H, W) or (H, W, 3)
-    grids: dict[str, NDArray[np.float32]] = field(default_factory=dict)  #: part to its map (h, w) in 0..1
-    refused: dict[str, str] = field(default_factory=dict)  #: part to the sentence that says why it has no map
+    grids: dict[str, NDArray[np.float32]] = field(default_factory=dict)  #: part -> its map (h, w) in 0..1
+    refused: dict[str, str] = field(default_factory=dict)  #: part -> the sentence that says why it has no map
     error: str = ""  #: why there is no prediction for the image; "" if there is one
 
     def map(self, part: str = NETWORK, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
-        """The map of one part at the image's own size, or another (H, W): float32 in 0..1, maximum 1.
+        """The map of one part, enlarged to the image's size or to ``size`` (H, W): float32 in 0..1, maximum 1.
 
         Raises:
             UserError: The part has no map; the message is the sentence in ``refused``.
@@ -77,8 +77,8 @@ def explain_classes(
     The image is uint8 (H, W) or (H, W, 3), as `cvrnet.data.read_image` gives it in the preprocessing's mode.
 
     Returns:
-        For each class, part to its map on the feature maps' grid, float32 (h, w) in 0..1, or to the sentence that says
-        why it has none.
+        ``result[class][part]`` is the part's map on the feature maps' grid, float32 (h, w) in 0..1, or the sentence
+        that says why there is no map.
 
     Raises:
         UserError: See `explain`.

@@ -20,8 +20,9 @@ def map_parts(model: nn.Module) -> dict[str, list[int]]:
     """The parts of a model that can be explained, and the numbers of the feature maps that make up each.
 
     Returns:
-        ``"network"``: every map that a head uses. A CVR-Net also has each encoder, by its name: its deepest map; and
-        each head, ``"P1"`` and so on: the maps that it uses. The numbers index the result of `class_evidence`.
+        Part -> numbers that index the result of `class_evidence`. The part ``"network"`` has every map that a head
+        uses. In a CVR-Net, each encoder is also a part, with its deepest map, and so is each head (``"P1"`` and so on),
+        with the maps that it uses.
     """
     if not _is_cvrnet(model):
         return {NETWORK: [0]}

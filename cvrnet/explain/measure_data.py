@@ -36,9 +36,9 @@ Row = dict[str, Any]
 class Measurements:
     """The results of `measure`."""
 
-    rows: list[Row] = field(default_factory=list)  # for each image, part, mask and kind of weights: the measures
-    similar: list[Row] = field(default_factory=list)  # for each image, part and kind of random weights
-    problems: list[str] = field(default_factory=list)  # for each image or mask that cannot be used
+    rows: list[Row] = field(default_factory=list)  # the measures of each image, part, mask and kind of weights
+    similar: list[Row] = field(default_factory=list)  # similarities of each image, part and kind of random weights
+    problems: list[str] = field(default_factory=list)  # one line for each image or mask that cannot be used
 
     def correct(self) -> Measurements:
         """The results of the images whose prediction is right."""
@@ -192,7 +192,7 @@ def measure_data(
 
 
 def _check_results(output: Path, overwrite: bool) -> bool:
-    """Whether a folder holds an earlier result, which may be replaced; refuse to replace anything else."""
+    """Whether a folder holds an earlier result, which may be replaced; raise UserError if its files may not be."""
     existing = [output / name for name in (SUMMARY, IMAGES) if (output / name).exists()]
     if existing and not overwrite:
         raise UserError(f"{existing[0]} exists; --overwrite replaces it")
@@ -203,7 +203,7 @@ def _check_results(output: Path, overwrite: bool) -> bool:
 
 
 def _read_masks(record: Record, problems: list[str]) -> dict[str, NDArray[np.bool_]]:
-    """The masks of an image that can be used; the others are added to the problems."""
+    """Read the usable masks of an image; for each other mask, add a line to the problems."""
     masks = {}
     for name, path in (("lung", record.lung_mask), ("lesion", record.lesion_mask)):
         if path is None:
@@ -235,7 +235,7 @@ def _score(
 
 
 def _grouped(rows: Sequence[Row], *keys: str) -> dict[tuple[Any, ...], list[Row]]:
-    """The rows that agree in these keys, in the order in which they come first."""
+    """Group the rows that agree in these keys; a group's place is that of its first row."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row[key] for key in keys), []).append(row)
@@ -247,7 +247,7 @@ def _column(rows: Sequence[Row], name: str) -> NDArray[np.float64]:
 
 
 def _by_fold(run: Path, records: list[Record]) -> dict[str, list[Record]]:
-    """Each finished fold of a cross-validation, and the images that only this fold was not trained on."""
+    """Each finished fold of a cross-validation, and the images that it was tested on."""
     asked = held_out(run, records)
     if not asked.known or (run / CONFIG).is_file():
         raise UserError(f"{run} has no {SPLIT} of folds; --out-of-fold expects the run of `cvrnet crossval`")

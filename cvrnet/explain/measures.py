@@ -1,6 +1,7 @@
 """Measures of a map: against masks, the level of chance, and a network with random weights (extra ``train``).
 
-The last is the sanity check of Adebayo et al. 2018: a map that does not change with the weights explains nothing.
+The comparison with random weights is the sanity check of Adebayo et al. 2018: a map that does not change with the
+weights explains nothing.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def localisation(cam: NDArray[np.float32], mask: NDArray[np.bool_], threshold: f
 
 
 def similarity(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Spearman's rank correlation of two maps (h, w) of one grid; NaN if one is flat.
+    """Spearman's rank correlation of two maps (h, w) on the same grid; NaN if one is flat.
 
     >>> grid = np.arange(4, dtype=np.float32).reshape(2, 2)
     >>> similarity(grid, grid**2), similarity(grid, -grid)
@@ -58,7 +59,7 @@ def similarity(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
 
 
 def randomise(model: nn.Module, stage: str, seed: int = 0) -> nn.Module:
-    """A copy of a model with random weights, in part of it or everywhere; on the CPU.
+    """Copy a model to the CPU, and give random weights to a part of the copy or to all of it.
 
     Convolutions and dense layers get the weights of He et al. 2015 and no bias; other layers are reset. A reset batch
     norm is the identity, so models whose batch norm is folded into the convolutions get the same network. Parameters

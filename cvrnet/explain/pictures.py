@@ -1,4 +1,4 @@
-"""Maps as files: an overlay for each part, and a figure like v2 Fig. 2, each written atomically (extra ``train``)."""
+"""Write maps to files: an overlay for each part, and a figure like v2 Fig. 2, each atomically (extra ``train``)."""
 
 from __future__ import annotations
 
@@ -43,16 +43,17 @@ def draw_images(
     raw: bool = False,
     batch_size: int = 8,
 ) -> Iterator[tuple[dict[str, Any], list[str]]]:
-    """Draw where a model looked in each image, and give the image's row of a table.
+    """Draw where a model looked in each image, and yield the image's row of a table.
 
-    The pictures in the folder ``output`` have the names of the images, with their folders where names collide: an
-    overlay of the image's own size for each part in ``overlays``, and a figure of the parts in ``panels``. With
+    The pictures are an overlay of the image's own size for each part in ``overlays``, and a figure of the parts in
+    ``panels``. In the folder ``output`` they have the image's name, with its folders where names collide. With
     ``raw``, each overlay's map is also written as .npy: float32 (H, W) in 0..1. The other arguments are those of
     `explain` and `draw_overlay`.
 
     Yields:
-        The row of an image: ``path, prediction, class, probability``, and the file names of the ``figure`` and of each
-        overlay, None if it was not drawn. And a sentence for each image or map that could not be drawn.
+        For each image, its row and a list of problems. The row has ``path, prediction, class, probability``, and the
+        file names of the ``figure`` and of each overlay (None if it was not drawn). The list has a sentence for the
+        image or for each of its maps that could not be drawn.
 
     Raises:
         UserError: See `explain`.
@@ -93,8 +94,7 @@ def plot_explanation(
 ) -> Figure:
     """The figure of an image: the image itself, and a panel for each of the explained parts, in their order.
 
-    The panel of a part whose map was refused shows the reason as text. ``lesion`` is a mask (H, W), outlined in every
-    panel.
+    If a part has no map, its panel shows the reason as text. ``lesion`` is a mask (H, W), outlined in every panel.
     """
     image = explanation.image
     plain = as_colour(image)

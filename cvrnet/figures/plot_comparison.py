@@ -14,7 +14,7 @@ ROW = 0.34  # inches per model
 
 
 def plot_comparison(result: Mapping[str, Any], score: str = "balanced_accuracy", title: str | None = None) -> Figure:
-    """Each model's score in each fold with the mean, and its difference from the reference with the 95 % interval.
+    """Draw each model's scores in the folds, their mean, and its difference from the reference with a 95 % interval.
 
     ``result`` is the result of `cvrnet.workflows.benchmark`, ``score`` the key of one of its scores.
     """

@@ -18,17 +18,17 @@ from cvrnet.figures.style import FONT_SIZE, MOST_CLASSES, TEXT, finish, new_figu
 
 LIGHT_BLUES = ListedColormap(colormaps["Blues"](np.linspace(0.0, 0.6, 256)))  # light enough for dark text everywhere
 CELL = 0.85  # inches, or more where a class name needs it
-NAMES, LINE, LONGEST = 60, 0.15, 24  # with many classes: names along a side, inches for each, and their characters
+NAMES, LINE, LONGEST = 60, 0.15, 24  # with many classes: most names along a side, inches for each, most characters
 
 
 def plot_confusion_matrix(matrix: ArrayLike, classes: Sequence[str], title: str | None = None) -> Figure:
-    """Counts and column percentages, laid out as v1's Tables 4-8: columns are the actual classes, rows the predicted.
+    """Draw counts and column percentages as in v1's Tables 4-8: columns are the actual classes, rows the predicted.
 
-    The percentage is the share of the actual class (of the column), so the diagonal shows the sensitivities; it shades
-    the cell. An actual class without images has no percentages. More than 18 classes are shaded only, in a figure of
-    bounded size, and where there is no room for all of their names, some are left out.
+    A cell's percentage is its share of the actual class (the column), so the diagonal shows the sensitivities. The
+    percentage also shades the cell. An actual class without images has no percentages. With more than 18 classes, the
+    cells are shaded and have no numbers, the figure's size is bounded, and some names are left out if there is no room.
 
-    ``matrix`` has shape (C, C) and **rows true**, as from `cvrnet.metrics.confusion_matrix`; it is turned for display.
+    ``matrix`` has shape (C, C) and **rows true**, as from `cvrnet.metrics.confusion_matrix`; the figure transposes it.
     ``classes`` are the names in the order of its rows.
 
     Raises:

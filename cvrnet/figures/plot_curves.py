@@ -28,7 +28,7 @@ CHANCE: dict[str, Any] = {"color": GREY, "linestyle": (0, (1, 2)), "linewidth": 
 
 
 def plot_roc(curves: Mapping[str, Any], title: str | None = None) -> Figure:
-    """ROC curves of each class against the others and their macro average, with AUC in the legend.
+    """Draw the ROC curve of each class against the others, and their macro average; the legend gives the AUC.
 
     More than 18 classes are drawn in grey, and the legend has the range of their AUC.
 
@@ -44,7 +44,7 @@ def plot_roc(curves: Mapping[str, Any], title: str | None = None) -> Figure:
 
 
 def plot_precision_recall(curves: Mapping[str, Any], title: str | None = None) -> Figure:
-    """Precision-recall curves of each class against the others and their macro average, with AP in the legend.
+    """Draw the precision-recall curve of each class against the others, and their macro average; the legend gives AP.
 
     A dotted line in the class's colour stands at its share of the images: the precision of guessing. ``curves`` are
     from `cvrnet.metrics.precision_recall_curves`. The legend names a class without a curve as undefined.
@@ -99,9 +99,9 @@ def _draw_crowd(
 
 
 def plot_calibration(curves: Mapping[str, Any], title: str | None = None) -> Figure:
-    """Reliability curves of each class and of the predicted class, whose ECE and Brier score the legend gives.
+    """Draw the reliability curves of each class and of the predicted class; the legend gives ECE and Brier score.
 
-    Below them, the number of images in each bin of the predicted class's probability: a bin of few images says little.
+    Bars below show the number of images in each bin of the predicted class's probability: a small bin says little.
     ``curves`` are from `cvrnet.metrics.calibration_curve`.
     """
     figure, (ax, below) = new_figure(heights=(5, 1))
@@ -135,5 +135,5 @@ def _unit_square(ax: Axes) -> None:
 
 
 def _value(name: str, curve: Mapping[str, Any] | None, key: str) -> str:
-    """A score for a legend. The space does not break, so name and number stay in one line."""
+    """A score's name and number for a legend, with a non-breaking space between them."""
     return f"{name}\N{NO-BREAK SPACE}undefined" if curve is None else f"{name}\N{NO-BREAK SPACE}{curve[key]:.3f}"

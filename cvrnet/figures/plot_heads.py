@@ -1,4 +1,4 @@
-"""The gain in accuracy from averaging the heads."""
+"""Draw how much accuracy is gained by averaging the heads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROW = 0.3  # inches
 
 
 def plot_heads(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> Figure:
-    """Accuracy of each head; below a line, accuracies of their combinations, last (in black) that of the model.
+    """Draw the accuracy of each head and, below a line, of their combinations; the last, in black, is the model.
 
     ``rows`` are those of `cvrnet.scoring.head_rows`: the heads, named P1, P2 and so on, then the summaries.
 

@@ -18,7 +18,7 @@ from cvrnet.figures.style import GREY, OKABE_ITO, class_style, finish, legend_be
 def plot_learning_curves(
     history: Sequence[Mapping[str, Any]], score: str = "val_accuracy", title: str | None = None
 ) -> Figure:
-    """Loss of training and validation, validation score and learning rate by epoch, with the best epoch marked.
+    """Draw training and validation loss, validation score and learning rate by epoch, and mark the best epoch.
 
     ``history`` has one mapping per epoch (rows of history.csv; numbers or their text) with the keys ``epoch``,
     ``train_loss``, ``val_loss``, ``lr`` and `score`. See `best_row` for which epoch is best.
@@ -55,7 +55,7 @@ def plot_learning_curves(
 def plot_fold_learning_curves(
     histories: Mapping[str, Sequence[Mapping[str, Any]]], score: str = "val_accuracy", title: str | None = None
 ) -> Figure:
-    """All folds of a cross-validation: training loss, validation loss and validation score by epoch.
+    """Draw training loss, validation loss and validation score by epoch, for all folds of a cross-validation.
 
     ``histories`` has each fold's name and its history, as `plot_learning_curves` takes it. A dot stands at each fold's
     best epoch (see `best_row`).
@@ -102,7 +102,7 @@ def _finish(figure: Figure, axes: Sequence[Axes], first: float, last: float, tit
 
 
 def best_row(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The epoch whose weights were kept: the last one marked ``best`` or, without marks, that of lowest finite loss."""
+    """The epoch whose weights were kept: the last one marked ``best``; else the one of lowest finite loss."""
     called = [row for row in history if str(row.get("best", "")) in ("1", "True")]
     if called:
         return called[-1]

@@ -19,7 +19,7 @@ from cvrnet.files import atomic_write
 DPI = 200
 PAD = 0.08  # inches around each part
 FONT_SIZE = 9.0  # points
-LEGEND_CHARACTERS = 44  # in a line
+LEGEND_CHARACTERS = 44  # most characters in a line of the legend
 TEXT = "#1a1a1a"
 GREY = "#767676"
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # strongest contrast on white first
@@ -30,9 +30,9 @@ CROWD: dict[str, Any] = {"color": "#a8a8a8", "linewidth": 0.6, "alpha": 0.5}  # 
 
 
 def new_figure(heights: Sequence[float] = (1,), columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """A white figure with a grid of axes: rows of these relative heights share the y axis, columns the x axis.
+    """Make a white figure with a grid of axes: those in a row share the y axis, those in a column the x axis.
 
-    Dark ticks and two spines on white, with a faint grid behind.
+    ``heights`` are the relative heights of the rows. The axes have dark ticks, two spines and a faint grid.
     """
     space = 0.04 if columns > 1 else 0
     layout = ConstrainedLayoutEngine(w_pad=PAD, h_pad=PAD, wspace=space, hspace=0)
@@ -58,7 +58,7 @@ def set_labels(ax: Axes, x: str = "", y: str = "") -> None:
 
 
 def legend_below(figure: Figure, entries: Sequence[tuple[Artist, str]], columns: int = 1) -> None:
-    """A legend below the axes, where it does not cover any data.
+    """Draw a legend below the axes, where it does not cover any data.
 
     Labels are wrapped, and taken literally: "$" does not start mathematics, and a leading "_" does not hide a label.
     """
@@ -80,7 +80,7 @@ def legend_below(figure: Figure, entries: Sequence[tuple[Artist, str]], columns:
 def finish(figure: Figure, axes: Sequence[Axes], width: float, height: float, title: str | None) -> Figure:
     """Add the title, and set the figure's size so that its first axes measure `width` x `height` inches.
 
-    (Setting an equal aspect instead squeezes the axes within a figure of fixed size, into their own legend.)
+    (An equal aspect in a figure of fixed size would instead shrink the axes, and the legend would cover them.)
     """
     if title:
         figure.suptitle(

@@ -1,4 +1,4 @@
-"""Heads: reusable without the rest of the package, on any list of feature maps or pooled vectors."""
+"""Heads: modules that classify any list of feature maps or pooled vectors, usable without the rest of the package."""
 
 from cvrnet.heads.multiscale import FCLBlock, MultiScaleAveragingHead, check_num_classes, log_mean_softmax
 

@@ -42,7 +42,7 @@ class FCLBlock(nn.Module):
         hidden_sizes: Widths of the dense layers (the papers: 512, 128, 64).
         act_layer: Activation after each dense layer, by timm's name.
         drop_rate: Dropout before the classifier (the papers: none).
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class FCLBlock(nn.Module):
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Logits (N, num_classes) of a map (N, in_features, H, W) or an already pooled vector (N, in_features).
 
-        With ``pre_logits`` the last dense layer's output (N, num_features).
+        With ``pre_logits`` it returns the last dense layer's output (N, num_features).
         """
         x = x.reshape(x.shape[0], x.shape[1], -1).mean(-1)  # without a branch for vectors, which FX could not trace
         x = self.drop(self.hidden(x))
@@ -160,10 +160,10 @@ class MultiScaleAveragingHead(nn.Module):
         return logits
 
     def forward(self, inputs: list[Tensor], pre_logits: bool = False) -> Tensor:
-        """Logits (N, num_classes) whose softmax is the mean of the blocks' (with ``average="logits"`` their mean).
+        """Logits (N, num_classes) whose softmax is the mean of the blocks' softmaxes.
 
-        The inputs are those of ``branch_logits``. With ``pre_logits`` the blocks' last dense outputs, concatenated:
-        (N, num_features).
+        With ``average="logits"`` they are the mean of the blocks' logits. With ``pre_logits`` the result is the outputs
+        of the blocks' last dense layers, concatenated: (N, num_features). The inputs are those of ``branch_logits``.
         """
         if pre_logits or self.num_classes == 0:
             features = []

@@ -28,15 +28,15 @@ _SCORES = {
     "brier_score": ("Brier score", ("brier_score",)),
     "expected_calibration_error": ("Expected calibration error", ("expected_calibration_error",)),
 }
-"""The Hub's name of a metric to its title and its place among the scores."""
+"""The Hub's name of a metric -> its title, and its place in the scores."""
 _TOPICS = ("chest-x-ray", "radiology", "medical", "image-classification")
 _CLASS_SCORES = ("support", "sensitivity", "specificity", "ppv", "npv", "roc_auc")
 _SETTINGS = ("epochs", "batch_size", "optimizer", "lr", "img_size", "class_weights", "pretrained", "seed")
 
 DEFAULT_LICENSE = "apache-2.0"  # of a new repository, if the user chooses none
-_SHOWN = 1000  # characters of a name or a value
+_SHOWN = 1000  # most characters of a name or a value that the card shows
 
-_templates = template_environment("cvrnet.hub", html=False)  # Markdown and Python
+_templates = template_environment("cvrnet.hub", html=False)  # the templates are Markdown and Python
 
 
 class _Evaluation(NamedTuple):
@@ -88,10 +88,11 @@ def render_card(
     files: Collection[str],
     license: str,
 ) -> bytes:
-    """README.md, from the public forms of the run's files.
+    """Write README.md from the public forms of the run's files.
 
-    ``main`` holds `model`: the fold of the branch `best`, or a single model, whose scores are `metrics`. `folds` are
-    each branch's metrics, `severe` the sentences of the audit's severe findings (None: not audited).
+    `model` is the one that ``main`` holds: the fold of the branch `best`, or the model of a single training. `metrics`
+    are the scores of a single training, `folds` those of each branch, and `severe` the sentences of the audit's severe
+    findings (None: not audited).
     """
     run = {"data": "", "images": {}, "source": {}, "versions": {}, "pretrained_from": [], **run}
     evaluations = _evaluations(run, metrics, summary)
@@ -145,7 +146,7 @@ def _base_models(config: Mapping[str, Any], model: nn.Module) -> list[str]:
 
 
 def _evaluations(run: Mapping[str, Any], metrics: Mapping[str, Any], summary: Mapping[str, Any]) -> list[_Evaluation]:
-    """The evaluations of a run, that of its own data set first."""
+    """The evaluations of a run, first the one on its own data set."""
     data = str(run["data"]).removeprefix("hfds:") or "the run's data set"
     source = f"{run.get('test_source')} (a source that was kept for testing)"
     if summary:
@@ -189,7 +190,7 @@ def _eval_results(evaluation: _Evaluation) -> list[EvalResult]:
 
 
 def _score_table(folds: Sequence[Mapping[str, Any]], evaluations: Sequence[_Evaluation]) -> dict[str, Any] | None:
-    """One row per fold and for each mean, or one row per score of a single model; None without any scores."""
+    """A table with a row for each fold and mean or, for a single model, for each score; None if there are no scores."""
     titles = [title for title, _ in _SCORES.values()]
     if folds:
         rows = [[number, f"{scores['n']:,}", *_cells(scores)] for number, scores in enumerate(folds, start=1)]

@@ -50,7 +50,7 @@ def mark_card(text: str) -> str:
 def merge_file(
     name: str, there: bytes | None, ours: bytes, *, license: str = "", renew: bool = False
 ) -> tuple[bytes, list[str]]:
-    """The file to push if the repository already holds this name, and the names of the edited parts that stay.
+    """Merge `ours` with the repository's file of this name; return the file to push and the edited parts that stay.
 
     With `renew`, the library's parts are replaced even if they were edited, and so are text and metadata without any
     mark. `license` is the one that the user chose; without it, the license in the existing card stays.
@@ -104,7 +104,7 @@ def _merge_card(there: str, ours: str, license: str, renew: bool) -> tuple[str, 
     metadata.pop(_RESULTS, None)
     if results := _merge_results(before.get(_RESULTS, []), after.get(_RESULTS, []), metrics):
         metadata[_RESULTS] = results
-    if metadata == before:  # as it was written, with its comments
+    if metadata == before:  # keep the text of the metadata, with its comments
         return there.removesuffix(old.text) + text, kept
     old.data, old.text = CardData(**metadata), text
     return str(old), kept

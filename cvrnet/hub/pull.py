@@ -39,9 +39,9 @@ def pull_folds(
 ) -> Pulled:
     """Download a run, check every file's hash and every model, and write a run folder atomically.
 
-    Only known names are downloaded, and only JSON and safetensors are read. The folder's hub.json says where it came
-    from. Reference and folds are those of `hub_checkpoints`; with ``overwrite``, a run in the folder is replaced;
-    ``progress`` is called after each commit with the number done and the number to do.
+    Only files with known names are downloaded, and only JSON and safetensors are read. The folder's hub.json says where
+    the run came from. Reference and folds are those of `hub_checkpoints`; with ``overwrite``, a run in the folder is
+    replaced; ``progress`` is called after each commit with the number done and the number to do.
 
     Raises:
         UserError: The repository cannot be downloaded, holds no model that is safe to read, or the folder exists.

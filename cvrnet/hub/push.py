@@ -23,7 +23,7 @@ from cvrnet.runs.hub_download import COMMITS, check_commits, hub_hash, matches, 
 from cvrnet.runs.layout import CARD, RUN, fold_number
 
 _ATTRIBUTES = ".gitattributes"  # the Hub writes it
-_TITLE = "cvrnet push: "  # of a commit; the branch follows
+_TITLE = "cvrnet push: "  # start of a commit's title; the branch's name follows
 _PICKLE = "pytorch_model.bin"  # weights that timm pushes beside model.safetensors: removed with a replaced model
 _TRIES = 3
 
@@ -65,7 +65,7 @@ def push_folds(
         folds: Numbers of the folds to push; all if empty. Other folds of the same run in the repository stay.
         public: Make the repository public.
         tag: A name for this state of the repository, such as ``v1.0``.
-        with_predictions: Also split.csv and predictions.csv, with hashed paths and patient ids.
+        with_predictions: Also push split.csv and predictions.csv, with hashed paths and patient ids.
         license: The Hub's name of the license; if empty, that of the existing card, or apache-2.0 if there is none.
         overwrite: Replace another run or model in the repository, and parts of this run that somebody edited.
         progress: Called after each branch with the number done and the number to do.
@@ -76,7 +76,7 @@ def push_folds(
     run = Path(run)
     repo, revision = parse_reference(repo)
     if revision:
-        raise UserError(f"{repo}@{revision}: a run is pushed to a repository; expected user/repo")
+        raise UserError(f"{repo}@{revision}: a run cannot be pushed to a revision; expected user/repo")
     if tag and (tag == "main" or fold_number(tag) or not re.fullmatch(r"[\w.-]+", tag)):
         raise UserError(f"tag {tag!r}; expected a name such as v1.0 that is not the name of a branch")
     staged = stage_run(run, repo, folds, with_predictions=with_predictions, license=license)
@@ -140,7 +140,7 @@ def _push(
         progress(done, total)
         with_retries(api.create_branch, repo, branch=branch, revision=first, exist_ok=True)
         commits[branch] = pushed.commits[branch] = _put(api, pushed, branch, files, overwrite, first=first)
-    # Its parent is the commit from before this push, so the Hub refuses main if somebody else pushed in the meantime.
+    # main's parent is the commit from before this push, so the Hub refuses it if somebody else pushed in the meantime.
     files = {**staged.main_files(commits), CARD: card}
     pushed.commits["main"] = _put(api, pushed, "main", files, overwrite, parent=start)
     progress(total, total)
@@ -151,10 +151,10 @@ def _push(
 def _join_same_run(
     staged: Staged, repo: str, info: Any, there: Mapping[str, bytes], overwrite: bool
 ) -> tuple[Staged, dict[str, str]]:
-    """The run, and the commits of its folds in the repository; refuses another run or model without `overwrite`.
+    """The run, and the commits of its folds in the repository; without `overwrite`, another run there is an error.
 
-    Hashes of the data set with different keys cannot be compared: then the rest of run.json is compared, and the hash
-    in the repository stays.
+    Hashes of the data set that were made with different keys cannot be compared. Then only the rest of run.json is
+    compared, and the hash in the repository stays.
     """
     with suppress(ValueError, RecursionError, AttributeError):  # a damaged run.json is not this run
         old = json.loads(there.get(RUN, b"null"))
@@ -225,7 +225,7 @@ def _difference(there: Mapping[str, str], files: Files, *, everything: bool = Fa
 def _check_untouched(
     api: HfApi, repo: str, branch: str, head: str, there: Mapping[str, str], changed: set[str], surplus: set[str]
 ) -> set[str]:
-    """The surplus files that this package did not push; refuses to replace a file that somebody changed since."""
+    """The surplus files that are not ours; raise UserError if somebody changed a file that this push would replace."""
     if not (changed | surplus) & there.keys():
         return set()
     history = with_retries(lambda: list(api.list_repo_commits(repo, revision=head)))

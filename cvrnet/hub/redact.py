@@ -22,7 +22,7 @@ from cvrnet.files import atomic_write
 from cvrnet.runs.layout import HASH_KEY, RUN
 
 PUBLIC_FIGURES = ("confusion_matrix", "roc", "precision_recall", "calibration", "learning_curves", "heads")
-"""Figures of numbers. Every other figure may show a patient's image, and is not pushed."""
+"""The figures that show only numbers. Every other figure may show a patient's image, and is not pushed."""
 
 DATA_HASH, DATA_KEY = "data_sha256", "data_key"
 _TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
@@ -137,7 +137,7 @@ def hash_key(run: Path) -> bytes:
 
 
 def public_figure(path: Path) -> bytes:
-    """A PNG file with its pixels only, without text, times and other metadata; refuses one that is not complete."""
+    """A PNG file with its pixels only, without texts, times and other metadata; an incomplete file is an error."""
     file = io.BytesIO()
     try:
         with Image.open(path, formats=["PNG"]) as figure:
@@ -150,7 +150,7 @@ def public_figure(path: Path) -> bytes:
 
 
 def check_harmless(files: Mapping[str, bytes | Path], run: Path) -> None:
-    """Refuse to push if a file still contains a path on this machine after private data were removed."""
+    """Raise UserError if a file still contains a path on this machine after private data were removed."""
     local = {str(run.resolve()), str(Path.home()), str(Path.cwd())} - {"/", "/root", "C:\\"}
     for name, content in files.items():
         if not name.endswith((".json", ".md", ".csv", ".safetensors")):

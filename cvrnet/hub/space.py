@@ -1,4 +1,4 @@
-"""A run's page as a Hugging Face Space: its files and their upload; and a preview of a whole push."""
+"""Make and upload the files of a Hugging Face Space that serves a run's page; preview a whole push."""
 
 from __future__ import annotations
 

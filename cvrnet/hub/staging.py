@@ -17,7 +17,7 @@ from cvrnet.runs.layout import AUDIT, CARD, CONFIG, FIGURES, HISTORY, METRICS, P
 from cvrnet.runs.read import read_json
 
 Files = dict[str, bytes | Path]
-"""Name in the repository to content, or to the file that holds it."""
+"""Name of a file in the repository -> its content, or the path of the local file that holds it."""
 
 WRITTEN = frozenset(
     {RUN, CONFIG, WEIGHTS, METRICS, SUMMARY, HISTORY, SPLIT, PREDICTIONS}
@@ -33,7 +33,7 @@ class Staged:
     run: dict[str, Any]  #: run.json as it is pushed, without the folds' commits
     card: bytes  #: README.md of a new repository
     main: Files  #: the other files of ``main``, without run.json
-    folds: dict[str, Files]  #: branch to files, of the folds that are pushed
+    folds: dict[str, Files]  #: branch -> files, for each fold that is pushed
 
     def main_files(self, commits: Mapping[str, str]) -> Files:
         """All files of ``main``, with the folds' commits in run.json."""
@@ -91,14 +91,14 @@ def _stage(run: Path, repo: str, folds: Sequence[int], with_predictions: bool, l
 
 
 def _check_inside(run: Path, folders: Sequence[Path]) -> None:
-    """Refuse links that lead out of the run: a run from a stranger could make the user publish other files."""
+    """Raise UserError if a link leads out of the run: a stranger's run could make the user publish other files."""
     for path in (folder / name for folder in folders for name in (*sorted(WRITTEN), AUDIT)):
         if path.exists() and not path.resolve().is_relative_to(run.resolve()):
             raise UserError(f"{path} is a link out of the run, to {path.resolve()}; copy its target into the run")
 
 
 def _best(metrics: Mapping[str, Mapping[str, Any]]) -> str:
-    """The fold with the highest validation accuracy, then the lowest validation loss; test scores are not used."""
+    """The fold with the highest validation accuracy; of equals, the one with the lowest validation loss."""
 
     def rank(name: str) -> tuple[float, float]:
         val = metrics[name].get("val", {})
@@ -124,9 +124,9 @@ def _files(folder: Path, checkpoint: Path, key: bytes | None) -> Files:
 
 
 def _checkpoint_files(checkpoint: Path) -> Files:
-    """A model as it is pushed."""
+    """The files of a model as they are pushed."""
     config = read_json(checkpoint / CONFIG)
-    # Checkpoints of earlier versions hold it, and transformers refuses it (see `cvrnet.runs.checkpoint`).
+    # Checkpoints of earlier versions hold num_classes here, which transformers refuses (see `cvrnet.runs.checkpoint`).
     config.setdefault("model_args", {}).pop("num_classes", None)
     return {CONFIG: redact.public_json(config), WEIGHTS: checkpoint / WEIGHTS}
 

@@ -78,7 +78,7 @@ def _convert(file: Path, place: RunFolder, classes: Sequence[str] | None) -> dic
 def load_keras(file: str | Path) -> CVRNet:
     """Load a Keras checkpoint as a network in evaluation mode, with the file's number of classes and image channels.
 
-    Refuses another file, and names the weights that are missing, surplus or misshapen.
+    Raises UserError for any other file, and names the weights that are missing, surplus or misshapen.
     """
     from cvrnet.keras.hdf5 import open_weights, read_values  # here, because h5py is an extra
 

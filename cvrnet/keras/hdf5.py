@@ -20,15 +20,15 @@ from cvrnet.keras.layers import quoted
 
 FORMAT = "expected HDF5 from Keras 2's save_weights or model.save"
 
-LayerWeights = Mapping[str, Mapping[str, h5py.Dataset]]  # of each layer, by name (``kernel`` and so on), not yet read
+LayerWeights = Mapping[str, Mapping[str, h5py.Dataset]]  # layer -> name (``kernel`` and so on) -> weight, not yet read
 
 
 @contextmanager
 def open_weights(path: str | Path) -> Iterator[LayerWeights]:
     """Open a file of ``save_weights`` or ``model.save``; yield the layers that have weights.
 
-    Refuses a file that is not HDF5 from Keras, is damaged or stores weights elsewhere. User errors that are raised in
-    the block get the file's path in front.
+    Raises UserError if the file is not HDF5 from Keras, is damaged or stores weights in other files. The messages of
+    user errors that are raised in the ``with`` block get the file's path in front.
     """
     try:
         if not Path(path).is_file():
@@ -45,7 +45,7 @@ def open_weights(path: str | Path) -> Iterator[LayerWeights]:
 
 
 def read_values(dataset: h5py.Dataset) -> np.ndarray:
-    """Read a weight; refuse it if it has fewer bytes than its shape declares, or values that are not finite.
+    """Read a weight; raise UserError if it has fewer bytes than its shape declares, or values that are not finite.
 
     The caller checks the shape first, because the declared size is allocated.
     """
@@ -59,7 +59,7 @@ def read_values(dataset: h5py.Dataset) -> np.ndarray:
 
 
 def _find_weights(file: h5py.File) -> dict[str, dict[str, h5py.Dataset]]:
-    """Every dataset LAYER/.../NAME:0 of ``save_weights``; ``model.save`` puts them into the group model_weights."""
+    """Find every dataset LAYER/.../NAME:0 of ``save_weights``; ``model.save`` puts them into a group model_weights."""
     root: h5py.Group = file
     if isinstance(file.get("model_weights", getlink=True), h5py.HardLink):
         root = file["model_weights"]
@@ -81,9 +81,9 @@ def _find_weights(file: h5py.File) -> dict[str, dict[str, h5py.Dataset]]:
 
 
 def _check_plain(dataset: h5py.Dataset) -> None:
-    """Refuse a dataset that is not stored in plain form, before its shape is read.
+    """Raise UserError if a dataset is not stored in plain form.
 
-    HDF5 opens the source files of a virtual dataset to find its shape.
+    This must come before its shape is read, for which HDF5 would open the source files of a virtual dataset.
     """
     name, storage = quoted(dataset.name), dataset.id.get_create_plist()
     layout = storage.get_layout()

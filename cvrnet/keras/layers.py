@@ -16,7 +16,7 @@ HEADS = (3, 2, 1, 4, 5)
 
 @dataclass(frozen=True)
 class KerasWeight:
-    """A weight of a Keras layer (named as in a new process), and the parameter or buffer of ours that receives it."""
+    """A weight of a Keras layer (named as in a new process), and the parameter or buffer of our network for it."""
 
     layer: str
     name: str
@@ -25,7 +25,7 @@ class KerasWeight:
     folded: bool = False  #: whether this is a convolution's bias, which our network holds in the next running mean
 
     def keras_shape(self, shape: Collection[int]) -> tuple[int, ...]:
-        """Return the shape in Keras, such as (7, 7, 3, 64), of a parameter of this shape in ours: (64, 3, 7, 7)."""
+        """Return the Keras shape, such as (7, 7, 3, 64), of a parameter whose shape is (64, 3, 7, 7) in our network."""
         ours = dict(zip(self.axes, shape, strict=True))
         return tuple(ours[axis] for axis in range(len(ours)))
 

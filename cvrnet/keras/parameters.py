@@ -11,7 +11,7 @@ from cvrnet.cvrnet import CVRNet
 
 
 def keras_parameter_counts(model: CVRNet) -> dict[str, int]:
-    """Count, as Keras does, the parameters of the network of each head, from image to softmax, and of the whole.
+    """Count parameters as Keras does: for each head those of its network, from image to softmax, and all of the model.
 
     Keras also counts the moving mean and variance of each batch norm, and the biases of ResNet-50's 53 convolutions,
     which batch norm makes redundant and which timm's ResNet does not have.

@@ -30,17 +30,17 @@ def bootstrap_intervals(
 
     Patients are drawn with replacement, each with all of its images (cluster bootstrap): images of one patient are
     alike, and resampling images would give intervals that are too narrow. A score that is undefined in more than a
-    tenth of the resamples (a class of fewer than about three patients) has no interval: None; otherwise the resamples
-    that define it count. If all resamples agree, as for a class without errors, the interval has no width;
-    ``cvrnet.metrics.bootstrap.exact_interval`` then gives one.
+    tenth of the resamples (as in a class of fewer than about three patients) has no interval: None. Otherwise only the
+    resamples that define the score count. If all resamples agree, as for a class without errors, the interval has no
+    width; ``cvrnet.metrics.bootstrap.exact_interval`` then gives one.
 
     Args:
         y_true: class indices, shape (N,).
         probabilities: shape (N, C).
         classes: names of the columns.
-        groups: the patient of each image; None or "" is a patient of its own. By default every image is.
+        groups: the patient of each image; an image with None or "" counts as a patient of its own. By default all do.
         n: number of resamples.
-        seed: of the random draws; equal seeds give equal intervals.
+        seed: seed of the random draws; equal seeds give equal intervals.
 
     >>> intervals = bootstrap_intervals([0, 1] * 50, [[0.8, 0.2]] * 50 + [[0.1, 0.9]] * 50, ["NOR", "CVP"])
     >>> intervals["accuracy"], intervals["bootstrap"]
@@ -117,7 +117,7 @@ def weighted_scores(
 def _ranking(
     truth: NDArray[np.bool_], score: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """AUC (the share of pairs in order, ties half) and average precision for each of B sets of weights: (B,) each."""
+    """AUC (the share of pairs in the right order, ties count half) and average precision for B sets of weights."""
     order = np.argsort(-score)
     # Samples with equal scores are summed first: their order is arbitrary and must not count.
     starts = np.flatnonzero(np.diff(-score[order], prepend=-np.inf))

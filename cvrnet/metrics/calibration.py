@@ -46,9 +46,9 @@ def calibration_curve(
     """Reliability curves: mean predicted probability against observed frequency, in bins of equal width.
 
     Returns ``{"per_class": {name: curve}, "top_label": curve}``, a curve holding arrays over the bins that are not
-    empty: mean ``predicted``, ``observed``, ``count``, and the bin's edges ``lower`` and ``upper``. Per class: its own
-    probability against the others (as `sklearn.calibration.calibration_curve`); top label: the highest probability
-    against the accuracy, with ``expected_calibration_error`` and ``brier_score``.
+    empty: mean ``predicted``, ``observed``, ``count``, and the bin's edges ``lower`` and ``upper``. A class's curve
+    compares its probability with its frequency (as `sklearn.calibration.calibration_curve`). The top label's curve
+    compares the highest probability with the accuracy, and has ``expected_calibration_error`` and ``brier_score``.
 
     >>> curve = calibration_curve([0, 1], [[0.75, 0.25], [0.75, 0.25]], ["NOR", "CVP"])["top_label"]
     >>> curve["predicted"], curve["observed"], curve["count"]

@@ -15,7 +15,7 @@ SUM_TOLERANCE = 1e-2  # probabilities computed in bfloat16 sum to one within hal
 def check(
     y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[str] | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Labels as int64 of shape (N,) and probabilities as float64 of shape (N, C); refuse what cannot be scored."""
+    """Return labels as int64 (N,) and probabilities as float64 (N, C); raise UserError if they cannot be scored."""
     labels, table = np.asarray(y_true), np.asarray(probabilities)
     if not labels.size:
         raise UserError("no samples to score")

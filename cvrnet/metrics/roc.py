@@ -17,10 +17,11 @@ ABOVE_ALL = float(np.nextafter(1.0, 2.0))  # a threshold that no probability rea
 def roc_curves(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[str]) -> dict[str, Any]:
     """ROC curves: ``{"per_class": {name: curve}, "macro": curve}``.
 
-    A curve holds ``fpr``, ``tpr``, ``threshold`` and ``auc``: the sensitivity and 1 - specificity of "probability >=
-    threshold", from (0, 0) to (1, 1). The curve of a class without samples on both sides is None. The macro
-    curve (without threshold) is the mean of the class curves, interpolated linearly on the union of their
-    false-positive rates, both sides of every step: the area under it is the mean of the areas. It is None if all are.
+    A curve holds ``fpr``, ``tpr``, ``threshold`` and ``auc``. ``fpr`` and ``tpr`` are 1 - specificity and sensitivity
+    of "probability >= threshold", from (0, 0) to (1, 1). If no sample or every sample belongs to a class, its curve is
+    None. The macro curve (without threshold) is the mean of the class curves, interpolated linearly on the union of
+    their false-positive rates, on both sides of every step: the area under it is the mean of their areas. It is None if
+    all class curves are None.
 
     >>> curves = roc_curves([0, 0, 1, 1], [[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8]], ["NOR", "CVP"])
     >>> curves["per_class"]["CVP"]["tpr"], curves["macro"]["auc"]
@@ -49,9 +50,9 @@ def precision_recall_curves(y_true: ArrayLike, probabilities: ArrayLike, classes
     """Precision-recall curves: ``{"per_class": {name: curve}, "macro": curve}``.
 
     A curve holds ``recall`` (descending), ``precision``, ``threshold``, ``average_precision`` and ``prevalence``, the
-    precision of guessing. A class without samples is None. Average precision is sum_n (R_n - R_{n-1}) P_n, the area
-    under the steps that hold a precision back to the next lower recall. The macro curve (without threshold) is the mean
-    of those steps over the union of the recalls: the area under it is the mean of the average precisions.
+    precision of guessing. The curve of a class without samples is None. Average precision is sum_n (R_n - R_{n-1}) P_n,
+    the area under the steps that hold a precision back to the next lower recall. The macro curve (without threshold) is
+    the mean of those steps over the union of the recalls: the area under it is the mean of the average precisions.
 
     >>> curves = precision_recall_curves([0, 0, 1], [[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]], ["NOR", "CVP"])
     >>> curves["per_class"]["CVP"]["recall"], curves["per_class"]["CVP"]["precision"]
@@ -83,6 +84,6 @@ def precision_recall_curves(y_true: ArrayLike, probabilities: ArrayLike, classes
 
 
 def _both_sides(x: NDArray[np.float64], xp: NDArray[np.float64], fp: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A piecewise linear curve with vertical steps, at each x from the left and from the right: (2 len(x),)."""
+    """The values of a piecewise linear curve at each x, from the left and from the right of its steps: (2 len(x),)."""
     left, right = np.interp(-x, -xp[::-1], fp[::-1]), np.interp(x, xp, fp)
     return np.stack([left, right], axis=1).ravel()

@@ -84,8 +84,9 @@ def confusion_scores(
 ) -> dict[str, Any]:
     """The scores that follow from each class's true positives, images and predictions: arrays of shape (...).
 
-    The arguments are the diagonal and the sums of the rows and columns of confusion matrices, counts or weights of
-    shape (..., C). NaN where undefined. The scores and their bootstrap resamples share this one definition.
+    ``tp``, ``support`` and ``predicted`` are the diagonal, the row sums and the column sums of confusion matrices:
+    counts or weights of shape (..., C). Undefined scores are NaN. The scores and their bootstrap resamples both use
+    this function.
     """
     total = support.sum(-1, keepdims=True)
     tn = total - support - predicted + tp
@@ -138,7 +139,7 @@ def mean_std(values: Sequence[Any], ddof: int = 0) -> dict[str, Any]:
 
 
 def json_tree(tree: Any) -> Any:
-    """Scalars of a nested dictionary as floats, NaN as None."""
+    """Convert the scalars of a nested dictionary to floats, and NaN to None."""
     if isinstance(tree, Mapping):
         return {key: json_tree(value) for key, value in tree.items()}
     return None if np.isnan(tree) else float(tree)

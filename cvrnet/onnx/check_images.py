@@ -31,8 +31,8 @@ def check_pixels(
 ) -> tuple[np.ndarray, str]:
     """Return up to 16 images, uint8 (N, C, H, W), and a phrase that says where they come from.
 
-    They come from the data set that the user gave (refused if it cannot be read); without it, from the data set of the
-    training; if that cannot be read, they are phantoms.
+    They come from the data set that the user gave; if none of its images can be read, a UserError is raised. If the
+    user gave none, they come from the data set of the training or, if that cannot be read, are phantoms.
     """
     if given:
         if len(pixels := _sample(given, preprocessing)):
@@ -58,8 +58,8 @@ def _sample(data: str | Path, preprocessing: Preprocessing) -> np.ndarray:
 def split_calibration(data: Path, count: int, most: int, classes: Sequence[str]) -> tuple[list[Record], list[Record]]:
     """Choose `count` images (at most half) for calibration, and up to `most` of other patients for evaluation.
 
-    The data are a folder with one sub-folder per class, a CSV manifest, or a folder of images without labels. Labels
-    that are not among the model's classes are refused.
+    The data are a folder with one sub-folder per class, a CSV manifest, or a folder of images without labels. A label
+    that is not among the model's classes is an error.
     """
     records, problems = scan_records(data, min_classes=1)
     if problems:

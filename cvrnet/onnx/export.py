@@ -54,14 +54,14 @@ def export_onnx(
         output: The file; its name ends in .onnx.
         folds: Folds of the run to export; all by default.
         img_size: Height and width in pixels; by default those of the training.
-        check_images: Data set whose images are used for this check; by default that of the calibration or of the run,
-            or phantoms.
+        check_images: Data set whose images are used for this check; by default the data set of the calibration or of
+            the run; if there is none, phantoms.
         int8: Quantise: weights and activations of the convolutions become 8-bit integers.
         calibration: Data set for int8. The images of some patients give the ranges of the activations; on the others
             the quantised file is compared with the float32 file.
         calibration_images: Number of images that give the ranges.
         min_agreement: Smallest part of the other images that must keep their most probable class; 0 accepts anything.
-        max_accuracy_drop: Largest loss of accuracy on them, where they have labels; 1 accepts anything.
+        max_accuracy_drop: Largest loss of accuracy on these images, if they have labels; 1 accepts anything.
         any_body_part: Also read DICOM files of other parts of the body than the chest.
         overwrite: Replace an existing file.
         progress: Called while the quantised file is compared, with the number of images done and of all.
@@ -134,7 +134,7 @@ def _find_run(folder: Path) -> dict[str, Any]:
 
 
 def _provenance(folders: Sequence[Path], run: dict[str, Any]) -> dict[str, Any]:
-    """Kind of run, SHA-256 of each fold's weights and of the data set, versions; no local paths or names."""
+    """The kind of run, SHA-256 of each fold's weights and of the data set, and versions; no local paths or names."""
     # The user's folder names are private: only names of the form fold-k are written.
     names = [folder.name if fold_number(folder.name) else None for folder in folders]
     hashes = [file_hash(folder / WEIGHTS) for folder in folders]
@@ -148,7 +148,7 @@ def _provenance(folders: Sequence[Path], run: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check(network: PixelNetwork, file: Path, pixels: torch.Tensor) -> float:
-    """Return the largest difference between a probability of PyTorch and of ONNX Runtime; refuse one above 1e-4.
+    """Return the largest difference between probabilities of PyTorch and ONNX Runtime; above 1e-4, raise UserError.
 
     The heads are compared one by one, because their errors can cancel in the mean.
     """

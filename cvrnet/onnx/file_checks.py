@@ -28,9 +28,9 @@ def read_metadata(path: str | Path) -> tuple[dict[str, Any], int]:
 
     The number is 0 for a network that is not a CVR-Net.
 
-    The file is refused if it is damaged, if it holds what ``cvrnet export`` does not write (weights in other files,
-    weights that are not finite, loops and other graphs inside the graph, operators of other makers, more than 20,000
-    nodes), or if its metadata do not fit its graph.
+    A UserError is raised if the file is damaged, if it holds what ``cvrnet export`` does not write (weights in other
+    files, weights that are not finite, loops and other graphs inside the graph, operators of other makers, more than
+    20,000 nodes), or if its metadata do not fit its graph.
     """
     path = Path(path)
     if not path.is_file():
@@ -91,7 +91,7 @@ def _messages(message: Message) -> Iterator[Message]:
 
 
 def _is_finite(tensor: onnx.TensorProto) -> bool:
-    """False for NaN and for infinity, which only a single number may be: the limit of an operator such as Clip."""
+    """Whether no value is NaN or infinite. A single number may be infinite: the limit of an operator such as Clip."""
     try:
         array = np.asarray(onnx.numpy_helper.to_array(tensor))
     except (ValueError, TypeError):
@@ -100,7 +100,7 @@ def _is_finite(tensor: onnx.TensorProto) -> bool:
 
 
 def _classes_and_heads(graph: onnx.GraphProto, preprocessing: Preprocessing) -> tuple[int, int]:
-    """Number of classes and of heads by the types of a graph's inputs and outputs; 0 classes if they do not fit."""
+    """Read the numbers of classes and heads from the types of a graph's inputs and outputs; 0 classes if they clash."""
     weights = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in weights]
     shapes = {value.name: _shape(value) for value in (*inputs, *graph.output)}
@@ -115,5 +115,5 @@ def _classes_and_heads(graph: onnx.GraphProto, preprocessing: Preprocessing) -> 
 
 
 def _shape(value: onnx.ValueInfoProto) -> list[int]:
-    """Number of items along each axis; 0 for any number."""
+    """The length of each axis; 0 for an axis that may have any length."""
     return [axis.dim_value for axis in value.type.tensor_type.shape.dim]

@@ -90,15 +90,16 @@ def compare(
     network: PixelNetwork,
     progress: Callable[[int, int], object] | None = None,
 ) -> dict[str, Any]:
-    """Compare the outputs of a float32 file and its quantised copy for the same images; refuses too few images.
+    """Compare the outputs of a float32 file and its quantised copy for the same images; too few images are an error.
 
     Returns:
-        ``images``, their number; ``top_class``, the part of them with the same most probable class; ``max_difference``
-        between two probabilities; ``accuracy_before`` and ``accuracy_after``, None where the images have no labels.
+        ``images``, their number; ``top_class``, the part of them that keep their most probable class;
+        ``max_difference``, the largest change of a probability; ``accuracy_before`` and ``accuracy_after``, None if the
+        images have no labels.
     """
     files = [load_onnx(file, "cpu", "fp32", "onnxruntime") for file in (before, after)]
     labels: list[str] = []
-    answers: list[np.ndarray] = []  # of each batch, (2, N, classes)
+    answers: list[np.ndarray] = []  # an array (2, N, classes) for each batch
     images = readable_images(records, network.preprocessing)
     while batch := list(itertools.islice(images, 8)):
         pixels = torch.from_numpy(np.stack([image for _, image in batch]))

@@ -17,7 +17,7 @@ from cvrnet.onnx.file_checks import read_metadata
 from cvrnet.onnx.graph import HEADS, INPUT, LOGITS
 
 ENGINES = ("auto", "onnxruntime", "openvino")
-Session = Callable[[np.ndarray, str], np.ndarray]  # pixels, uint8 (N, C, H, W), and an output's name to the output
+Session = Callable[[np.ndarray, str], np.ndarray]  # (pixels uint8 (N, C, H, W), name of an output) -> the output
 
 
 class OnnxModel(nn.Module):

@@ -26,7 +26,7 @@ _CURVES = {
 
 
 def draw_predictions(folder: Path, predictions: PredictionTable, suffix: str = "") -> None:
-    """Confusion matrix, ROC, precision-recall and calibration curves: PNG and CSV in ``folder/figures``.
+    """Draw confusion matrix, ROC, precision-recall and calibration curves, as PNG and CSV in ``folder/figures``.
 
     The files' names end in ``suffix``, such as ``_independent``.
     """
@@ -40,12 +40,12 @@ def draw_predictions(folder: Path, predictions: PredictionTable, suffix: str = "
 
 
 def draw_heads(folder: Path, head_rows: Sequence[Mapping[str, Any]]) -> None:
-    """The accuracy of each head beside that of the average, from `cvrnet.scoring.head_rows`."""
+    """Draw each head's accuracy beside that of their average; the rows are those of `cvrnet.scoring.head_rows`."""
     _save(folder, "heads", figures.plot_heads(head_rows), head_rows)
 
 
 def draw_learning_curves(folder: Path, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Learning curves of each fold, or of a single training: a name to the rows of its history.csv."""
+    """Draw the learning curves of all folds or of one training; ``histories`` maps names to rows of history.csv."""
     if len(histories) == 1:
         figure = figures.plot_learning_curves(next(iter(histories.values())))
     else:
@@ -68,7 +68,7 @@ def _matrix_rows(matrix: np.ndarray, classes: Sequence[str]) -> Iterator[dict[st
 
 
 def _curve_rows(curves: Mapping[str, Any], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """A row for each point of each class's curve, and of the curve over all (``macro``, or of the predicted class)."""
+    """A row for each point of each class's curve, and of the macro average's or the predicted class's curve."""
     overall = next(key for key in curves if key != "per_class")
     parts = [("class", name, curve) for name, curve in curves["per_class"].items()]
     for kind, name, curve in [*parts, (overall, "", curves[overall])]:

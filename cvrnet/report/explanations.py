@@ -17,11 +17,11 @@ from cvrnet.report.results import Results, read_results
 from cvrnet.report.write import image_path
 from cvrnet.runs.layout import fold_name
 
-RIGHT, MOST_RIGHT, WRONG = 2, 12, 6  # correct predictions of each class, and of all classes together; mistakes
+RIGHT, MOST_RIGHT, WRONG = 2, 12, 6  # most correct predictions of each class, and of all together; most mistakes
 
 
 def maps_section(folder: Path, predictor: Predictor | None = None) -> Section:
-    """Images with their maps, for `cvrnet.report.write_report`.
+    """Make the report's section that shows images with their maps, for `cvrnet.report.write_report`.
 
     The folder is a run, or an evaluation of ``predictor`` by ``cvrnet evaluate``. In a cross-validation each image is
     explained by the model of the fold that tested it.
@@ -62,7 +62,7 @@ def right_rows(results: Results) -> list[Row]:
 def _panels(
     results: Results, rows: Sequence[Row], predictor: Predictor | None
 ) -> dict[str, tuple[Picture | None, Picture | str]]:
-    """Path of each image to the image and its overlay, or to no image and a sentence with the reason."""
+    """The path of each image -> the image and its overlay, or None and a sentence that says why."""
     by_fold: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_fold[row["fold"]].append(row)

@@ -48,7 +48,7 @@ def without_folders(value: Any) -> Any:
 
 
 def patients(results: Results) -> str:
-    """The known number of patients in the data set."""
+    """The number of patients in the data set as text, as far as it is known."""
     evaluated = results.kind == "evaluate"
     ids = results.predictions.patients if evaluated else [row["patient_id"] for row in results.split]
     known = [patient for patient in ids if patient]
@@ -96,7 +96,7 @@ def floor_rows(results: Results) -> list[dict[str, Any]]:
 
 
 def against_floor(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Whether the model of `floor_rows` is above the floor, and clearly so: with its whole interval."""
+    """Say whether the model of `floor_rows` is above the floor, and whether its whole interval is."""
     model, floor = rows[0], rows[-1]["value"]
     if model["low"] is not None and model["low"] > floor:
         return "above it"

@@ -30,7 +30,7 @@ CLASSES: Columns = (
     ("Class", "class"), ("Images", "images"),
     ("Sensitivity", "sensitivity"), ("Specificity", "specificity"), ("PPV", "ppv"), ("NPV", "npv"),
 )  # fmt: skip
-# Scores of the whole set: name in overall.csv to title and place in the scores.
+# Scores of the whole set: name in overall.csv -> title, and place in the scores.
 OVERALL = {
     "accuracy": ("Accuracy", ("accuracy",)),
     "balanced_accuracy": ("Balanced accuracy", ("balanced_accuracy",)),
@@ -97,7 +97,7 @@ def _cell(row: Row, key: str) -> str:
 
 
 def _paper_table(results: Results) -> ReportTable:
-    """The papers' table (v1 Table 3): folds, their mean, the independent source and the drop; or a row for a set."""
+    """The papers' table (v1 Table 3): a row for each fold (or set), the mean, the independent source and the drop."""
     source, tree = results.held_back, results.results
     if results.kind == "crossval":
         names = {"": "Mean", f"{source} ": f"Mean on {source}", "drop ": "Drop"}
@@ -185,7 +185,7 @@ def _head_table(results: Results) -> ReportTable:
 
 
 def _source_table(results: Results, classes: Columns) -> ReportTable:
-    """Each source in every set; empty where no source is named."""
+    """The scores on each source in every set; empty where no source is named."""
     rows = []
     for name, scores in results.sets.items() if results.sources else ():
         for source, values in scores["per_source"].items():

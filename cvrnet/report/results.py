@@ -20,7 +20,7 @@ class Results:
     folder: Path
     run: Mapping[str, Any]  #: run.json
     results: Mapping[str, Any]  #: summary.json of a cross-validation, or metrics.json of another run
-    shown: str  #: the set in figures and tables: ``test``; for a single training ``independent`` or ``val``
+    shown: str  #: the set that the report shows: ``test``; for a single training ``independent`` or ``val``
     scores: Mapping[str, Any]  #: of that set, over all folds
     predictions: PredictionTable  #: of that set, over all folds
     split: list[dict[str, str]]  #: the rows of split.csv; none for an evaluation
@@ -65,7 +65,7 @@ class Results:
 
 
 def read_results(folder: Path) -> Results:
-    """Read a run or an evaluation; refuse one that is not finished, or has a damaged file."""
+    """Read a run or an evaluation; raise UserError if it is not finished or has a damaged file."""
     run = {"data": "", **read_run(folder)}
     crossval, trained = run.get("kind") == "crossval", run.get("kind") in ("crossval", "train")
     results = read_json(folder / (SUMMARY if crossval else METRICS))

@@ -17,7 +17,7 @@ from cvrnet.report.report_tables import ReportTable, Row, report_tables, setting
 from cvrnet.report.results import Results, read_results
 from cvrnet.runs.layout import FIGURES, REPORT, TABLES
 
-SHOWN = 12  # mistakes
+SHOWN = 12  # mistakes on the page
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Section:
 
     title: str  #: as text
     html: str  #: its content
-    #: Name of a file in tables/ (without .csv) to its rows.
+    #: Name of a file in tables/ (without .csv) -> its rows.
     tables: Mapping[str, Sequence[Row]] = field(default_factory=dict)
 
 
