@@ -61,9 +61,9 @@ def similarity(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
 def randomise(model: nn.Module, stage: str, seed: int = 0) -> nn.Module:
     """Copy a model to the CPU, and give random weights to a part of the copy or to all of it.
 
-    Convolutions and dense layers get the weights of He et al. 2015 and no bias; other layers are reset. A reset batch
-    norm is the identity, so models whose batch norm is folded into the convolutions get the same network. Parameters
-    of layers that have no reset, such as layer scales, are shuffled.
+    Convolutions and dense layers get the weights of He et al. 2015 and no bias; other layers are reset. A reset
+    batch norm is the identity, so with the same seed a model gives the same network whether or not its batch norm
+    is folded into the convolutions. Parameters of layers that have no reset, such as layer scales, are shuffled.
 
     The model is a CVR-Net or another timm classifier, ``stage`` one of `STAGES`. The global generator keeps its state.
     """

@@ -143,7 +143,10 @@ def describe(proto: onnx.ModelProto, network: PixelNetwork, provenance: dict[str
 
 
 def _lower_versions(proto: onnx.ModelProto) -> None:
-    """Declare only the operator sets in use, and the lowest IR version that they allow: older engines refuse others."""
+    """Declare only the operator sets in use, and the lowest IR version that supports them.
+
+    Older engines refuse a model that declares a newer version than they know.
+    """
     used = {node.domain for node in proto.graph.node}
     opsets = [opset for opset in proto.opset_import if opset.domain in used]
     del proto.opset_import[:]

@@ -88,7 +88,8 @@ def open_run_folder(
     """Lock the folder of a run for a job, and replace an earlier run in it when the job has finished.
 
     The folder may be empty. With ``resume`` or ``overwrite`` it may hold a run of this kind (``train``, ``crossval``
-    and so on; "" for a run or model of any kind). Until the block has succeeded, an earlier run stays as it is.
+    and so on; "" for a run or model of any kind). An earlier run that the job does not continue stays as it is until
+    the block has succeeded.
 
     Args:
         output: The folder, or a symbolic link to it.

@@ -1,4 +1,4 @@
-"""The table of a benchmark: v2's Table 5, with tests of the differences."""
+"""The table of a benchmark, like Table 5 of the second paper (v2), with tests of the differences between models."""
 
 from __future__ import annotations
 
