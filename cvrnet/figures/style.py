@@ -80,8 +80,7 @@ def legend_below(figure: Figure, entries: Sequence[tuple[Artist, str]], columns:
 def finish(figure: Figure, axes: Sequence[Axes], width: float, height: float, title: str | None) -> Figure:
     """Add the title, and set the figure's size so that its first axes measure `width` x `height` inches.
 
-    (If the figure's size were
-    fixed, axes with an equal aspect would shrink, and the legend would cover them.)
+    (If the figure's size were fixed, axes with an equal aspect would shrink, and the legend would cover them.)
     """
     if title:
         figure.suptitle(
