@@ -210,8 +210,8 @@ def test_questions_that_no_page_asks(visit: tuple[httpx.Client, Waiting], capfd:
 def test_a_visitor_who_leaves_takes_everything_along(
     visit: tuple[httpx.Client, Waiting], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Gradio drops a session at once if it waits for a message when the visitor leaves, but not if it sends one just then.
-    # What is left expires.
+    # Gradio drops a session at once if it waits for a message when the visitor leaves, but not if it is sending one.
+    # The rest expires.
     expire_after(2, monkeypatch)
     client, waiting = visit
     before = waiting.bytes
