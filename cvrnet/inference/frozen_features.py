@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,16 +20,16 @@ from torch import Tensor
 from cvrnet.cvrnet import CVRNet
 from cvrnet.data import Augmentation, ImageCache, Preprocessing, Record
 from cvrnet.data.cache import ArrayFiles, image_status
-from cvrnet.devices import AUTOCAST_DTYPES, autocast, select_device, select_precision
+from cvrnet.devices import select_device, select_precision
 from cvrnet.errors import UserError
 from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
-from cvrnet.inference.head_logits import cast_weights
+from cvrnet.inference.head_logits import HeadLogits
+from cvrnet.inference.prefetch import map_ahead
 
 FEATURES_VERSION = 1  #: increase it when images get other vectors: all entries are then made again
 BATCH = 32  #: images in every forward pass; the last is filled up, so that vectors never depend on the batch
 
 Vectors = NDArray[np.float32]
-T = TypeVar("T")
 
 
 class FrozenFeatures:
@@ -78,7 +78,7 @@ class FrozenFeatures:
         self.width = sum(widths)  #: numbers in one view's vector, the channels of all maps
         self.vectors = np.empty((0, views, self.width), np.float32)  #: (images, views, width), of the loaded images
         self._rows: dict[Path, int] = {}
-        self._network: Any = None
+        self._network: HeadLogits | None = None
         self._model = model
 
     def build(self, records: Sequence[Record], progress: Callable[[int, int], object] | None = None) -> None:
@@ -96,15 +96,14 @@ class FrozenFeatures:
             for record in records
             if not all(kept.has(record.path) for kept in files)
         ]
-        batches = [todo[start : start + BATCH] for start in range(0, len(todo), BATCH)]
+        loaded = map_ahead(self._image, todo, BATCH, os.cpu_count() or 1)
         done = 0
-        for batch, loaded in zip(batches, _ahead(self._image, batches), strict=True):
-            images, before = [image for image, _ in loaded], [status for _, status in loaded]
+        while batch := list(itertools.islice(loaded, BATCH)):
+            images = [image for _, (image, _) in batch]
             images += [torch.zeros_like(images[0])] * (BATCH - len(images))
             for encoder, vectors in enumerate(self._compute(torch.stack(images))):
-                for (record, view), vector, status in zip(
-                    batch, vectors, before, strict=False
-                ):  # the batch may be filled up
+                # the batch may be filled up
+                for ((record, view), (_, status)), vector in zip(batch, vectors, strict=False):
                     self._files[view][encoder].write(record.path, vector, status)
             done += len(batch)
             if progress is not None:
@@ -155,21 +154,18 @@ class FrozenFeatures:
 
     def _compute(self, images: Tensor) -> list[Vectors]:
         """The vectors of each encoder, (BATCH, width of the encoder)."""
-        network = self._frozen()
         x = self.preprocessing.normalize(images.to(self.device, non_blocking=True))
-        with torch.inference_mode(), autocast(self.device, self.precision):
-            maps = network.forward_maps(x.contiguous(memory_format=torch.channels_last))
-        pooled = iter([m.float().mean((2, 3)) for m in maps])
-        of_encoders = [torch.cat([next(pooled) for _ in encoder.channels], 1) for encoder in network.encoders]
+        with torch.inference_mode():
+            maps = self._frozen().maps(x.contiguous(memory_format=torch.channels_last))
+            pooled = iter([m.mean((2, 3)) for m in maps])
+            of_encoders = [torch.cat([next(pooled) for _ in encoder.channels], 1) for encoder in self.encoders]
         return [vectors.cpu().numpy() for vectors in of_encoders]
 
-    def _frozen(self) -> Any:
+    def _frozen(self) -> HeadLogits:
         """The network as prediction uses it, made when vectors are missing."""
         if self._network is None:
             network = fuse_batch_norm(copy.deepcopy(self._model).eval()).to(self.device)
-            network = network.to(memory_format=torch.channels_last)
-            dtype = AUTOCAST_DTYPES.get(self.precision)
-            self._network = network if dtype is None else cast_weights(network, dtype)
+            self._network = HeadLogits(network.to(memory_format=torch.channels_last), self.precision)
         return self._network
 
     def _key(self, model: CVRNet, index: int) -> str:
@@ -196,18 +192,4 @@ def head_inputs(model: CVRNet, vectors: Tensor) -> list[Tensor]:
     """The heads' inputs, as `CVRNet.pool_maps` gives them, from vectors (N, width) of all maps."""
     encoders: Any = model.encoders
     channels = [c for encoder in encoders for c in encoder.channels]
-    pooled = vectors.split(channels, 1)
-    return [torch.cat([pooled[i] for i in group], 1) for group in model.groups]
-
-
-def _ahead(read: Callable[[Any], T], batches: Sequence[Sequence[Any]]) -> Iterator[list[T]]:
-    """Read the items of each batch, in threads, while the network computes the previous batch."""
-    waiting: list[Future[T]] = []
-    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="cvrnet-reader") as pool:
-        for batch in batches:
-            following = [pool.submit(read, item) for item in batch]
-            if waiting:
-                yield [future.result() for future in waiting]
-            waiting = following
-        if waiting:
-            yield [future.result() for future in waiting]
+    return model.pool_maps([pooled[:, :, None, None] for pooled in vectors.split(channels, 1)])

@@ -33,15 +33,19 @@ class HeadLogits(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (heads, N, classes) in float32 for normalised images (N, C, H, W)."""
+        if averages_probabilities(self.model) and isinstance(self.model, CVRNet):
+            # Heads take hardly any time, so they compute in float32, without the rounding of bfloat16.
+            return torch.stack(self.model.head.branch_logits(self.model.pool_maps(self.maps(x))))
         with autocast(x.device, self.precision):
-            if not averages_probabilities(self.model):
-                return self.model(x).float().unsqueeze(0)
-            if not isinstance(self.model, CVRNet):
+            if averages_probabilities(self.model):
                 return torch.stack(self.model.branch_logits(x)).float()
+            return self.model(x).float().unsqueeze(0)
+
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """The feature maps of a CVR-Net's encoders, in float32, for normalised images (N, C, H, W)."""
+        with autocast(x.device, self.precision):
             maps = self.model.forward_maps(x)
-        # Heads take hardly any time, so they compute in float32, without the rounding of bfloat16.
-        vectors = self.model.pool_maps([m.float() for m in maps])
-        return torch.stack(self.model.head.branch_logits(vectors))
+        return [m.float() for m in maps]
 
 
 def cast_weights(model: nn.Module, dtype: torch.dtype) -> nn.Module:
