@@ -1,10 +1,12 @@
-"""A cross-validation with every file that one has, for the tests that need more than models."""
+"""An image, and a cross-validation with every file that one has, for the tests that need more than models."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.support.figures import draw_nothing
 from tests.support.hub_runs import make_crossval
@@ -16,3 +18,10 @@ def crossval(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         draw_nothing(patch)
         return make_crossval(run, tmp_path_factory.mktemp("crossval") / "folds")
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "chest.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 70), dtype=np.uint8)).save(path)
+    return path

@@ -9,11 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import timm
 from huggingface_hub import ModelCard, constants
-from PIL import Image
 
 import cvrnet
 from cvrnet import Predictor
@@ -36,13 +34,6 @@ REPO = "ada/net"
 @pytest.fixture(scope="module")
 def folds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_folds(tmp_path_factory.mktemp("places") / "run")
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    path = tmp_path / "chest.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 70), dtype=np.uint8)).save(path)
-    return path
 
 
 # Names and addresses

@@ -35,13 +35,6 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_folds(tmp_path_factory.mktemp("small") / "run")
 
 
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    path = tmp_path / "chest.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 70), dtype=np.uint8)).save(path)
-    return path
-
-
 def answers(model: Any, image: Path) -> np.ndarray:
     return Predictor.from_pretrained(model, dtype="fp32")([image])[0].probabilities
 
