@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from cvrnet.data import Augmentation
 from cvrnet.data.grey import LATEST, VERSIONS
 from cvrnet.data.limits import MAX_INPUT_PIXELS
 from cvrnet.errors import UserError
@@ -108,6 +109,13 @@ class TrainConfig:
         if self.batch_size < self.grad_accum:
             raise UserError(f"batch_size={self.batch_size} cannot be split into {self.grad_accum} parts")
         create_optimizer([nn.Parameter(torch.zeros(1, 1))], self.optimizer, self.lr)  # refuses an unknown optimiser
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """The random changes of training images."""
+        return Augmentation(
+            rotation_p=self.rotation_p, shift_p=self.shift_p, hflip_p=self.hflip_p, vflip_p=self.vflip_p
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The config as a dictionary that can be written as JSON."""

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cvrnet.data import Augmentation, ImageCache, Preprocessing, Record
+from cvrnet.data import ImageCache, Preprocessing, Record
 from cvrnet.inference import Predictor
 from cvrnet.inference.cached import join_batches, predict_cached
 from cvrnet.runs.checkpoint import save_checkpoint
@@ -44,10 +44,7 @@ class WholeNetwork:
         self.smallest_part = smallest_part(model, config)  #: the least number of images in a training step
         self.trained: Any = model.to(processes.device).to(memory_format=torch.channels_last)
         self.preprocessing = Preprocessing.from_model(model)
-        augmentation = Augmentation(
-            rotation_p=config.rotation_p, shift_p=config.shift_p, hflip_p=config.hflip_p, vflip_p=config.vflip_p
-        )
-        self.items = CachedImages(train, classes, cache, augmentation, config.seed)
+        self.items = CachedImages(train, classes, cache, config.augmentation, config.seed)
         self.network = processes.parallel(self.trained)
         self.frozen = False
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from cvrnet.data import Augmentation, DataError, ImageCache, Record, class_names, scan_records
+from cvrnet.data import DataError, ImageCache, Record, class_names, scan_records
 from cvrnet.data.splits import INDEPENDENT
 from cvrnet.errors import UserError
 from cvrnet.files import atomic_write, damaged_files, write_csv
@@ -144,9 +144,6 @@ def with_features(job: Job, folders: Sequence[Path]) -> Job:
     model: Any = create_for_training(config, len(job.classes))
     if job.processes.is_main and not config.pretrained and not config.model.startswith(("local-dir:", "hf-hub:")):
         job.callbacks.say("The frozen encoders have random weights, whose features say little: expect low scores")
-    augmentation = Augmentation(
-        rotation_p=config.rotation_p, shift_p=config.shift_p, hflip_p=config.hflip_p, vflip_p=config.vflip_p
-    )
     processes = job.processes
     features = FrozenFeatures(
         model,
@@ -154,7 +151,7 @@ def with_features(job: Job, folders: Sequence[Path]) -> Job:
         str(processes.device),
         processes.precision,
         views=config.views,
-        augmentation=augmentation,
+        augmentation=config.augmentation,
         seed=config.seed,
     )
     progress = job.callbacks.stage("Computing features") if processes.is_main else None
