@@ -139,11 +139,8 @@ def weights_on_this_machine(name: str, cache_dir: str | Path | None = None) -> s
     package = weights_package(name)
     if package is not None and package.path is not None:
         return "package"
-    cfg, repository = timm.get_pretrained_cfg(name) if timm.is_model(name) else None, hub_repository(name)
-    if cfg is None or repository is None:
-        return ""
-    repo_id, _, revision = repository.partition("@")
-    cached = try_to_load_from_cache(repo_id, cfg.hf_hub_filename or "model.safetensors", cache_dir, revision or None)
+    file = _hub_file(name)
+    cached = file and try_to_load_from_cache(**file, cache_dir=cache_dir)
     return "cache" if isinstance(cached, str) else ""
 
 
@@ -160,19 +157,25 @@ def locate_weights(name: str, cache_dir: str | Path | None = None) -> dict[str, 
     """
     if (packaged := load_package(name)) is not None:
         return {"state_dict": packaged}
-    cfg, repository = timm.get_pretrained_cfg(name), hub_repository(name)
-    if cfg is None or repository is None or cfg.custom_load:
+    cfg, repository, file = timm.get_pretrained_cfg(name), hub_repository(name), _hub_file(name)
+    if cfg is None or file is None or cfg.custom_load:
         return {}
     downloads = Path(cache_dir or Path(torch.hub.get_dir(), "checkpoints"))  # where timm puts files from addresses
     if not cfg.hf_hub_id and isinstance(cfg.url, str) and (downloads / PurePosixPath(cfg.url).name).exists():
         return {}
-    repo_id, _, revision = repository.partition("@")
-    filename = cfg.hf_hub_filename or "model.safetensors"
-    cached = try_to_load_from_cache(repo_id, filename, cache_dir, revision or None)
+    cached = try_to_load_from_cache(**file, cache_dir=cache_dir)
     if isinstance(cached, str):
         return {"file": cached}
-    found = file_exists(repo_id, filename, revision=revision or None)
-    return {"hf_hub_id": repository} if found and not cfg.hf_hub_id else {}
+    return {"hf_hub_id": repository} if file_exists(**file) and not cfg.hf_hub_id else {}
+
+
+def _hub_file(name: str) -> dict[str, Any] | None:
+    """The file of a timm model's pretrained weights on the Hub, as arguments of the Hub's client."""
+    cfg, repository = timm.get_pretrained_cfg(name) if timm.is_model(name) else None, hub_repository(name)
+    if cfg is None or repository is None:
+        return None
+    repo_id, _, revision = repository.partition("@")
+    return {"repo_id": repo_id, "filename": cfg.hf_hub_filename or "model.safetensors", "revision": revision or None}
 
 
 def missing_weights(what: str, names: Sequence[str], error: BaseException) -> UserError:
