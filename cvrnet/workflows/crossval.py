@@ -28,6 +28,7 @@ class Folds:
         independent: The images that are held back, in no fold.
         test_source: The source of the independent images; "" if the data set's column ``split`` holds them back.
         count: Number of folds.
+        left_out: Number of images that are in no set: those of other sources than ``test_source`` with ``split=test``.
     """
 
     inside: list[Record]
@@ -35,6 +36,7 @@ class Folds:
     independent: list[Record]
     test_source: str
     count: int
+    left_out: int
 
     def members(self) -> Iterator[tuple[Record, str | int]]:
         """Each image with its fold, or with ``independent``."""
@@ -109,8 +111,8 @@ def choose_folds(job: Job, output: Path, n_folds: int, test_source: str, split_f
         numbers = read_folds(resumed, inside)  # another version of scikit-learn could make other folds
     else:
         numbers = make_folds(inside, n_folds, job.config.seed)
-    folds = Folds(inside, numbers, independent, test_source, n_folds)
     left_out = len(job.records) - len(inside) - len(independent)
+    folds = Folds(inside, numbers, independent, test_source, n_folds, left_out)
     if left_out and job.processes.is_main:
         job.callbacks.say(f"{left_out} images of other sources than {test_source} have split=test: they are left out")
     for fold in range(1, max(numbers) + 1):

@@ -146,7 +146,7 @@ def _leave_out(job: Job, kind: str, n_folds: int) -> dict[str, Any]:
             row["problem"] = str(error)
         else:
             result = train_folds(one, run, folds, f"without {source}")
-            row["left_out"] = len(job.records) - len(folds.inside) - len(folds.independent)
+            row["left_out"] = folds.left_out
             if job.processes.is_main:
                 row["cross_validation"] = result["mean_std"]
                 row[INDEPENDENT] = result[INDEPENDENT]["mean_std"]
