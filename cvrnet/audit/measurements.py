@@ -178,4 +178,4 @@ def _container(path: Path) -> tuple[str, int, np.ndarray]:
             table = np.array(image.quantization[min(image.quantization)], np.float32)
             numbers[: len(table)] = table
             numbers[64:] = table.sum(), JpegImagePlugin.get_sampling(image), bool(image.info.get("progressive"))
-    return name, depth_in_use(path), numbers
+        return name, depth_in_use(image), numbers

@@ -259,14 +259,12 @@ def _loaded(stored: ImageFile) -> ImageFile:
     return stored
 
 
-def depth_in_use(path: str | os.PathLike[str]) -> int:
-    """How many bits all but a few pixels of a PNG or TIFF need, if it has grey of more than 8 bits; else 0."""
-    with open_regular(path) as file:
-        stored = open_picture(file)
-        if not stored.mode.startswith("I"):
-            return 0
-        with in_turn(math.prod(stored.size)):
-            return bits_in_use(np.array(_loaded(stored)))
+def depth_in_use(stored: ImageFile) -> int:
+    """How many bits all but a few pixels of an opened PNG or TIFF need, if it has grey of more than 8 bits; else 0."""
+    if not stored.mode.startswith("I"):
+        return 0
+    with in_turn(math.prod(stored.size)):
+        return bits_in_use(np.array(_loaded(stored)))
 
 
 def _upright(image: Image.Image) -> Image.Image:
