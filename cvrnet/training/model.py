@@ -80,9 +80,9 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
         options["encoders"] = config.encoders
     if config.drop_rate:
         options["drop_rate"] = config.drop_rate
-    if _is_cvrnet(config.model):
-        options["img_size"] = config.img_size  # for encoders that work at only one size
     origin = f"local-dir:{hub_checkpoint(config.model)}" if is_reference(config.model) else config.model
+    if _is_cvrnet(origin):
+        options["img_size"] = config.img_size  # for encoders that work at only one size
     if trained:
         try:
             load_checkpoint(origin.removeprefix("local-dir:"))  # validates a model from an untrusted source
