@@ -61,7 +61,7 @@ class FrozenFeatures:
     ) -> None:
         self.device = select_device(device)
         self.precision = select_precision(amp, self.device)
-        self.encoders: Any = model.encoders  #: the frozen encoders; the trained networks get them
+        self.encoders: Any = model.encoders
         self.cache, self.views, self.seed = cache, views, seed
         self.augmentation = augmentation or Augmentation()
         self.preprocessing = Preprocessing.from_model(model)

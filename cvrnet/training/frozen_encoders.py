@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from cvrnet.heads import MultiScaleAveragingHead
 from cvrnet.inference.frozen_features import FrozenFeatures, Vectors, head_inputs
 from cvrnet.runs.checkpoint import save_checkpoint
 from cvrnet.training.config import TrainConfig
-from cvrnet.training.model import create_for_training
 from cvrnet.training.processes import Processes
 
 CHUNK = 4096  # images whose vectors are in memory at once
@@ -101,6 +100,7 @@ class FrozenEncoders:
     def __init__(
         self,
         config: TrainConfig,
+        model: Any,
         train: Sequence[Record],
         val: Sequence[Record],
         classes: Sequence[str],
@@ -108,10 +108,6 @@ class FrozenEncoders:
         processes: Processes,
     ) -> None:
         self.val, self.classes, self.features, self.processes = val, classes, features, processes
-        model: Any = create_for_training(
-            replace(config, pretrained=False), len(classes)
-        )  # the seed determines the heads
-        model.encoders = features.encoders
         self.model: Any = model
         rows = features.rows(train)
         self.items = ViewVectors(features.vectors, rows, [classes.index(r.label) for r in train], classes, config.seed)

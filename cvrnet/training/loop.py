@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from cvrnet.data import ImageCache, Record
 from cvrnet.devices import autocast
@@ -24,6 +24,7 @@ from cvrnet.runs.layout import HISTORY, LAST_STATE, STATE
 from cvrnet.training.batches import Schedule, image_loader
 from cvrnet.training.config import TrainConfig
 from cvrnet.training.frozen_encoders import FrozenEncoders
+from cvrnet.training.model import InitialModel
 from cvrnet.training.optimizers import create_optimizer
 from cvrnet.training.processes import Processes
 from cvrnet.training.state import State, restore_state, save_state
@@ -51,6 +52,7 @@ def fit(
     cache: ImageCache,
     folder: Path,
     *,
+    model: nn.Module | None = None,
     features: FrozenFeatures | None = None,
     progress: Progress | None = None,
 ) -> State:
@@ -65,7 +67,8 @@ def fit(
     whole batch. Batch norm normalises with each part's own statistics; the running statistics of process 0 are saved.
 
     ``cache`` holds the decoded images of both sets, in the config's size; ``classes`` are in the order of the logits.
-    With ``features``, which hold the vectors of both sets, only the heads are trained.
+    ``model`` is the model to train, by default a new one that the config describes. With ``features``, which hold the
+    vectors of both sets, only its heads are trained.
 
     Returns the final state, with the history.
 
@@ -74,12 +77,12 @@ def fit(
     """
     progress = progress or Progress()
     processes = Processes(config.device, config.amp)
-    torch.manual_seed(config.seed)
+    model = InitialModel(config, len(classes)).model if model is None else model
     task: WholeNetwork | FrozenEncoders
     if features is None:
-        task = WholeNetwork(config, train, val, classes, cache, processes)
+        task = WholeNetwork(config, model, train, val, classes, cache, processes)
     else:
-        task = FrozenEncoders(config, train, val, classes, features, processes)
+        task = FrozenEncoders(config, model, train, val, classes, features, processes)
     optimizer = create_optimizer(task.trained, config.optimizer, config.lr, config.weight_decay)
     plateau = _plateau(optimizer, config)
     # fp16 gradients underflow without scaling; for the other formats the scaler does nothing.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +127,25 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
             f"freeze={config.freeze!r} trains the heads of a CVR-Net, which {config.model} is not; see `cvrnet models`"
         )
     return model
+
+
+class InitialModel:
+    """The model that every training of a run starts from. It is made once, when it is first needed."""
+
+    def __init__(self, config: TrainConfig, num_classes: int) -> None:
+        self.config, self.num_classes = config, num_classes
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The model, whose random weights depend only on the seed."""
+        torch.manual_seed(self.config.seed)
+        return create_for_training(self.config, self.num_classes)
+
+    def copy(self) -> nn.Module:
+        """A model to train. Frozen encoders stay as they are, so copies share them."""
+        model: Any = self.model
+        shared = [model.encoders] if self.config.freeze == "all" else []
+        return copy.deepcopy(model, {id(part): part for part in shared})
 
 
 def pretrained_from(model: Any) -> list[str]:

@@ -17,7 +17,7 @@ from cvrnet.inference.cached import join_batches, predict_cached
 from cvrnet.runs.checkpoint import save_checkpoint
 from cvrnet.training.batches import CachedImages
 from cvrnet.training.config import TrainConfig
-from cvrnet.training.model import create_for_training, smallest_part
+from cvrnet.training.model import smallest_part
 from cvrnet.training.processes import Processes
 
 
@@ -33,6 +33,7 @@ class WholeNetwork:
     def __init__(
         self,
         config: TrainConfig,
+        model: nn.Module,
         train: Sequence[Record],
         val: Sequence[Record],
         classes: Sequence[str],
@@ -40,7 +41,6 @@ class WholeNetwork:
         processes: Processes,
     ) -> None:
         self.config, self.val, self.classes, self.cache, self.processes = config, val, classes, cache, processes
-        model = create_for_training(config, len(classes))
         self.smallest_part = smallest_part(model, config)  #: the least number of images in a training step
         self.trained: Any = model.to(processes.device).to(memory_format=torch.channels_last)
         self.preprocessing = Preprocessing.from_model(model)

@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from cvrnet.data import DataError, ImageCache, Record, class_names, scan_records
 from cvrnet.data.splits import INDEPENDENT
 from cvrnet.errors import UserError
@@ -22,8 +20,8 @@ from cvrnet.runs.folder import RunFolder, claim_folder, find_run_folder, hash_re
 from cvrnet.runs.layout import AUDIT, AUDIT_PAGE, AUDIT_TABLES, BENCHMARK, RUN, SPLIT, fold_folders
 from cvrnet.runs.read import read_json, read_rows
 from cvrnet.runs.split_table import split_row
-from cvrnet.training import Progress, TrainConfig, create_for_training, is_finished, resolve_interpolation
-from cvrnet.training.model import check_trainable, pretrained_from
+from cvrnet.training import Progress, TrainConfig, is_finished, resolve_interpolation
+from cvrnet.training.model import InitialModel, check_trainable, pretrained_from
 from cvrnet.training.processes import Processes
 
 
@@ -55,6 +53,7 @@ class Job:
         classes: Class names in the order of the logits.
         cache: The decoded images.
         processes: The processes that train together.
+        initial: The model that the config describes, before training.
         sweep: The folder of the sweep that this job is a part of; the sweep's audit is copied to the run.
         features: The pooled maps of all images, if the encoders are frozen.
     """
@@ -71,8 +70,13 @@ class Job:
     classes: list[str]
     cache: ImageCache
     processes: Processes
+    initial: InitialModel
     sweep: Path | None = None
     features: FrozenFeatures | None = None
+
+    def with_config(self, config: TrainConfig) -> Job:
+        """The job with another config, and so with another model."""
+        return replace(self, config=config, initial=InitialModel(config, len(self.classes)), features=None)
 
 
 @contextmanager
@@ -126,7 +130,10 @@ def start_job(
         if problems:
             raise DataError(problems, data)
         names = class_names(records, classes)
-        yield Job(data, config, callbacks, audit, maps, resume, output, place, records, names, cache, processes)
+        initial = InitialModel(config, len(names))
+        yield Job(
+            data, config, callbacks, audit, maps, resume, output, place, records, names, cache, processes, initial
+        )
 
 
 def with_features(job: Job, folders: Sequence[Path]) -> Job:
@@ -140,8 +147,7 @@ def with_features(job: Job, folders: Sequence[Path]) -> Job:
     config = job.config
     if config.freeze != "all" or all(is_finished(folder, config) for folder in folders):
         return job
-    torch.manual_seed(config.seed)
-    model: Any = create_for_training(config, len(job.classes))
+    model: Any = job.initial.model
     if job.processes.is_main and not config.pretrained and not config.model.startswith(("local-dir:", "hf-hub:")):
         job.callbacks.say("The frozen encoders have random weights, whose features say little: expect low scores")
     processes = job.processes
@@ -179,9 +185,8 @@ def open_run(
     if job.processes.is_main:
         resumed = job.resume and (output / RUN).is_file()
         if kind != BENCHMARK and not resumed:  # so that errors come before a folder is made
-            model = create_for_training(job.config, len(job.classes))
-            check_trainable(model, job.config)
-            further["pretrained_from"] = pretrained_from(model)
+            check_trainable(job.initial.model, job.config)
+            further["pretrained_from"] = pretrained_from(job.initial.model)
         if resumed:
             earlier = read_json(output / RUN).get("pretrained_from")
             further |= {} if earlier is None else {"pretrained_from": earlier}

@@ -78,13 +78,13 @@ def _benchmark(
         for model in models:
             _check(model, job.config, len(job.classes))
     members = zip(folds.inside, folds.numbers, strict=True)
-    common = replace(job, config=replace(job.config, model="-"))
+    common = job.with_config(replace(job.config, model="-"))
     open_run(common, output, BENCHMARK, members, test_source, folds=folds.count, models=models)
 
     table: dict[str, Any] = {}
     for model in read_json(output / RUN)["models"]:
         run = output / slug(model)
-        one = replace(job, config=model_config(model, job.config), resume=True, sweep=output)
+        one = replace(job.with_config(model_config(model, job.config)), resume=True, sweep=output)
         train_folds(one, run, folds, model)
         if job.processes.is_main:
             measure_speed(run, job.config)

@@ -84,9 +84,9 @@ def train_sets(
     progress = job.callbacks.training(name, fold) if processes.is_main else None
     metrics: dict[str, Any] = {}
     if not is_finished(folder, config):
-        state = fit(
-            config, sets["train"], sets["val"], job.classes, job.cache, folder, features=job.features, progress=progress
-        )
+        model, features = job.initial.copy(), job.features
+        arguments = (config, sets["train"], sets["val"], job.classes, job.cache, folder)
+        state = fit(*arguments, model=model, features=features, progress=progress)
         if processes.is_main:
             predict = _predictions(job, load_checkpoint(folder))
             scored = {part: predict(members) for part, members in sets.items() if part != "train"}

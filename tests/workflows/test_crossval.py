@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import f1_score, recall_score
 
 from cvrnet.data import ImageCache, read_image, read_records, write_manifest
@@ -16,7 +17,7 @@ from cvrnet.data.splits import fold_sets
 from cvrnet.errors import UserError
 from cvrnet.inference import Predictor
 from cvrnet.runs.split_table import read_folds
-from cvrnet.training import Progress, TrainConfig
+from cvrnet.training import Progress, TrainConfig, model
 from cvrnet.workflows import Callbacks, cross_validate
 from cvrnet.workflows.collect import collect, summary_rows
 from cvrnet.workflows.evaluate import predict_decoded, predict_records
@@ -114,6 +115,17 @@ def test_every_image_is_decoded_once_for_all_folds_and_epochs(phantoms, tmp_path
     config = replace(CONFIG, model="test_resnet", encoders=(), epochs=2)
     cross_validate(phantoms, tmp_path / "run", config, n_folds=3, cache_folder=tmp_path / "cache", **PLAIN)
     assert sorted(decoded) == sorted(r.path for r in read_records(phantoms))
+
+
+@pytest.mark.parametrize("freeze", [0, "all"])
+def test_the_network_is_made_once_for_all_folds(phantoms, tmp_path, monkeypatch, freeze):
+    made, create = [], model.create_for_training
+    monkeypatch.setattr(model, "create_for_training", lambda *settings: made.append(create(*settings)) or made[-1])
+    cross_validate(phantoms, tmp_path / "run", replace(CONFIG, freeze=freeze), n_folds=3, **PLAIN)
+    assert len(made) == 1
+    started = made[0].state_dict()
+    torch.manual_seed(CONFIG.seed)
+    assert all(torch.equal(value, started[name]) for name, value in create(CONFIG, 3).state_dict().items())  # untouched
 
 
 @pytest.mark.both_precisions
