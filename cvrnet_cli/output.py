@@ -132,10 +132,13 @@ def epoch_bars(config: Any) -> Iterator[Any]:
     from tqdm import tqdm
 
     from cvrnet.training import Progress
+    from cvrnet_cli.forecast import Forecast
 
+    forecast = Forecast(config)
     bar = tqdm(unit="image", disable=None, leave=False)
 
     def start(epoch: int, images: int, history: list[dict[str, Any]]) -> None:
+        forecast.start(epoch, images)
         bar.reset(total=images)
         left = (config.epochs - epoch + 1) * sum(r["seconds"] for r in history) / len(history) if history else None
         so_far = f", {config.monitor} {history[-1][config.monitor]:.4f}" if history else ""
@@ -143,11 +146,13 @@ def epoch_bars(config: Any) -> Iterator[Any]:
         bar.set_description(f"Epoch {epoch}/{config.epochs}{so_far}{at_most}")
 
     def step(images: int, loss: Any) -> None:
+        forecast.step(images)
         if bar.update(images):  # tqdm decides when to redraw; only then is the loss fetched from the device
             bar.set_postfix(loss=f"{loss():.4f}", refresh=False)
 
     def end(row: dict[str, Any]) -> None:
         bar.clear()
+        forecast.end(row["seconds"])
         say(
             f"epoch {row['epoch']:3d}/{config.epochs}  train_loss {row['train_loss']:.4f}  "
             f"val_loss {row['val_loss']:.4f}  val_accuracy {row['val_accuracy']:.4f}  lr {row['lr']:.1e}  "
