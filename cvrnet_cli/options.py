@@ -146,6 +146,12 @@ job = _group(
         help="Class order, such as NOR,NCP,CVP or '\"a, b\",c', or @FILE with one per line.  [default: alphabetical]",
     ),
     click.option("--cache-dir", "cache_folder", type=PATH, help="Folder for decoded images."),
+    click.option(
+        "--log",
+        type=click.Choice(["tensorboard", "wandb", "trackio"]),
+        callback=lambda context, option, value: value or "",
+        help="Report each epoch there too; TensorBoard: in the run's folder.",
+    ),
     click.option("--resume", is_flag=True, help="Continue the run in the folder; --epochs may be larger."),
     reported,
 )

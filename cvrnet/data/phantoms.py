@@ -32,7 +32,7 @@ MARKER_BOX = (0.04, 0.04, 0.13, 0.15)
 
 _COLUMNS = ("path", "label", "source", "patient_id", "view", "lung_mask", "lesion_mask")
 _IMAGES_PER_PATIENT = (1, 2, 1, 3)  # in turn
-_FILE = re.compile(r"(images/[^/]+|lungs|lesions)/p\d+-\d+\.png|manifest\.csv|\.manifest\.csv\.\w+\.tmp")
+_FILE = re.compile(r"(images/[^/]+|lungs|lesions)/(s\d+-)?p\d+-\d+\.png|manifest\.csv|\.manifest\.csv\.\w+\.tmp")
 # Patients come in triples (see `_plan`). Among those with several images per patient, two patients exchange labels in
 # this part of the triples; they are 4 % of all patients.
 _TWO_LABELS = 0.12
@@ -54,9 +54,10 @@ def write_phantoms(
 
     The folder gets `images/<source>/<name>.png` (8-bit grey), `lungs/<name>.png` and, where there is a lesion,
     `lesions/<name>.png` (1-bit masks of the image's size), and `manifest.csv`. Labels are balanced. A patient has one
-    to three images, all from one source; about one patient in 25 has two labels. Sources differ in contrast, noise and
-    the image's width, in the same way for all labels. The same arguments give the same bytes. Image i depends on the
-    seed and on i, not on `n`. The folder appears when it is complete, or not at all.
+    to three images, all from one source; about one patient in 25 has two labels. Patients of different seeds have
+    different ids. Sources differ in contrast, noise and the image's width, in the same way for all labels. The same
+    arguments give the same bytes. Image i depends on the seed and on i, not on `n`. The folder appears when it is
+    complete, or not at all.
 
     Args:
         folder: New, or empty; or with ``overwrite`` an earlier data set of this function.
@@ -175,7 +176,7 @@ def _write_film(root: Path, film: _Film, seed: int, size: int, source: str, *, m
     image, lungs, lesion = draw_film(film.label, seed=seed, size=size, **which)
     if marked:
         _mark(image)
-    patient_id = f"p{film.patient:05d}"
+    patient_id = f"s{seed}-p{film.patient:05d}"  # patients of different seeds are different people
     name = f"{patient_id}-{film.number}.png"
     row = {"path": f"images/{source}/{name}", "label": film.label, "source": source, "patient_id": patient_id}
     row |= {"view": "PA", "lung_mask": f"lungs/{name}"}

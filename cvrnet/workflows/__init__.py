@@ -16,6 +16,8 @@ The jobs share these arguments:
 - ``overwrite``: Replace the earlier job of the same kind in the folder when the new one is complete. Until then, the
   new one is in ``.NAME.cvrnet-new`` beside the folder, where ``resume`` finds it.
 - ``cache_folder``: Where decoded images are stored. Each image is decoded only once for a whole job.
+- ``log``: ``tensorboard``, ``wandb`` or ``trackio``, to report each epoch there too; it may differ when a run is
+  resumed.
 - ``device``, ``amp``: Where and in which number format to compute, as in `cvrnet.Predictor`.
 - ``any_body_part``: Read DICOM files of any part of the body, not only of the chest.
 - ``batch_size``: Images per batch.

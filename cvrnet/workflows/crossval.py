@@ -64,6 +64,7 @@ def cross_validate(
     resume: bool = False,
     overwrite: bool = False,
     cache_folder: Path | None = None,
+    log: str = "",
     callbacks: Callbacks | None = None,
 ) -> dict[str, Any]:
     """Train and test every fold: fold k tests, fold k+1 validates, the others train (v1 Fig. 3).
@@ -81,9 +82,8 @@ def cross_validate(
     output, resume = Path(output), resume or only_fold is not None
     check_folds(n_folds)
     part = "" if only_fold is None else fold_name(only_fold)
-    with start_job(
-        "crossval", data, output, config, classes, cache_folder, callbacks, audit, maps, resume, overwrite, part
-    ) as job:
+    settings = (classes, cache_folder, callbacks, audit, maps, resume, overwrite, log, part)
+    with start_job("crossval", data, output, config, *settings) as job:
         folds = choose_folds(job, job.place.folder, n_folds, test_source, split_from)
         if only_fold is not None and not 1 <= only_fold <= folds.count:
             raise UserError(f"there is no fold {only_fold}; expected 1 to {folds.count}")

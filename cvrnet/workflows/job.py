@@ -23,6 +23,7 @@ from cvrnet.runs.split_table import split_row
 from cvrnet.training import Progress, TrainConfig, is_finished, resolve_interpolation
 from cvrnet.training.model import InitialModel, check_trainable, pretrained_from
 from cvrnet.training.processes import Processes
+from cvrnet.training.tracking import check_tracker
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Job:
     audit: bool
     maps: bool
     resume: bool
+    log: str
     output: Path
     place: RunFolder
     records: list[Record]
@@ -92,6 +94,7 @@ def start_job(
     maps: bool,
     resume: bool,
     overwrite: bool,
+    log: str = "",
     part: str = "",
 ) -> Iterator[Job]:
     """Open the folder, read the data set and decode its images; only the main process locks the folder and decodes.
@@ -104,6 +107,7 @@ def start_job(
         UserError: The folder holds something that must not be touched.
     """
     config, callbacks = resolve_interpolation(config or TrainConfig()), callbacks or Callbacks()
+    check_tracker(log)
     processes = Processes(config.device, config.amp)
     with ExitStack() as stack:
         with processes.main_first():  # the folder first: decoding can take minutes
@@ -130,10 +134,8 @@ def start_job(
         if problems:
             raise DataError(problems, data)
         names = class_names(records, classes)
-        initial = InitialModel(config, len(names))
-        yield Job(
-            data, config, callbacks, audit, maps, resume, output, place, records, names, cache, processes, initial
-        )
+        of_user = (data, config, callbacks, audit, maps, resume, log, output)
+        yield Job(*of_user, place, records, names, cache, processes, InitialModel(config, len(names)))
 
 
 def with_features(job: Job, folders: Sequence[Path]) -> Job:

@@ -42,6 +42,7 @@ def benchmark(
     resume: bool = False,
     overwrite: bool = False,
     cache_folder: Path | None = None,
+    log: str = "",
     callbacks: Callbacks | None = None,
 ) -> dict[str, Any]:
     """Cross-validate each model under one protocol, on the same folds, with the same seed (v2 Table 5).
@@ -61,9 +62,8 @@ def benchmark(
     """
     output = Path(output)
     check_folds(n_folds)
-    with start_job(
-        BENCHMARK, data, output, config, classes, cache_folder, callbacks, audit, maps, resume, overwrite
-    ) as job:
+    settings = (classes, cache_folder, callbacks, audit, maps, resume, overwrite, log)
+    with start_job(BENCHMARK, data, output, config, *settings) as job:
         return _benchmark(job, models, n_folds, test_source, split_from)
 
 
@@ -104,6 +104,7 @@ def leave_one_source_out(
     resume: bool = False,
     overwrite: bool = False,
     cache_folder: Path | None = None,
+    log: str = "",
     callbacks: Callbacks | None = None,
 ) -> dict[str, Any]:
     """Cross-validate on all sources but one, and test on that one: for each source in turn (v2's independent set).
@@ -124,7 +125,8 @@ def leave_one_source_out(
     """
     output, kind = Path(output), "leave-one-source-out"
     check_folds(n_folds)
-    with start_job(kind, data, output, config, classes, cache_folder, callbacks, audit, maps, resume, overwrite) as job:
+    settings = (classes, cache_folder, callbacks, audit, maps, resume, overwrite, log)
+    with start_job(kind, data, output, config, *settings) as job:
         return _leave_out(job, kind, n_folds)
 
 

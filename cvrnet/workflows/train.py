@@ -15,11 +15,12 @@ from cvrnet.inference import Predictor
 from cvrnet.inference.head_logits import averages_probabilities
 from cvrnet.report.draw import draw_learning_curves
 from cvrnet.runs.checkpoint import load_checkpoint
-from cvrnet.runs.layout import METRICS
+from cvrnet.runs.layout import METRICS, fold_name
 from cvrnet.runs.predictions import PredictionTable
 from cvrnet.runs.read import read_json
-from cvrnet.training import TrainConfig, close_state, fit, is_finished
+from cvrnet.training import Progress, TrainConfig, close_state, fit, is_finished
 from cvrnet.training.frozen_encoders import predict_frozen
+from cvrnet.training.tracking import tracked
 from cvrnet.workflows.evaluate import predict_decoded, write_evaluation
 from cvrnet.workflows.job import Callbacks, Job, finish_report, open_run, start_job, with_features
 
@@ -36,6 +37,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     cache_folder: Path | None = None,
+    log: str = "",
     callbacks: Callbacks | None = None,
 ) -> dict[str, Any]:
     """Fine-tune one model on a folder or manifest, evaluate its best epoch, and write the report.
@@ -50,7 +52,8 @@ def train(
         The content of metrics.json: the scores of the sets ``val`` and, where images are held back, ``independent``.
     """
     output = Path(output)
-    started = start_job("train", data, output, config, classes, cache_folder, callbacks, audit, maps, resume, overwrite)
+    settings = (classes, cache_folder, callbacks, audit, maps, resume, overwrite, log)
+    started = start_job("train", data, output, config, *settings)
     with started as job:
         sets = split_records(job.records, job.config, test_source)
         refuse_missing_classes(sets["train"], job.classes)
@@ -81,12 +84,14 @@ def train_sets(
         The content of metrics.json on the main process, ``{}`` on the others.
     """
     processes, config = job.processes, job.config
-    progress = job.callbacks.training(name, fold) if processes.is_main else None
     metrics: dict[str, Any] = {}
     if not is_finished(folder, config):
         model, features = job.initial.copy(), job.features
         arguments = (config, sets["train"], sets["val"], job.classes, job.cache, folder)
-        state = fit(*arguments, model=model, features=features, progress=progress)
+        progress = job.callbacks.training(name, fold) if processes.is_main else Progress()
+        run = "/".join(filter(None, (job.output.name, name, fold_name(fold) if fold else "")))
+        with tracked(job.log if processes.is_main else "", progress, run, folder, config) as progress:
+            state = fit(*arguments, model=model, features=features, progress=progress)
         if processes.is_main:
             predict = _predictions(job, load_checkpoint(folder))
             scored = {part: predict(members) for part, members in sets.items() if part != "train"}

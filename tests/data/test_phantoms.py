@@ -53,6 +53,15 @@ def test_the_same_seed_gives_the_same_bytes_and_a_shorter_set_is_a_beginning(tmp
     assert not set(other.values()) & set(a.values())
 
 
+def test_sets_of_different_seeds_share_no_patient_and_no_name(tmp_path):
+    """A model that was trained on one set has seen nothing of the other, also where both have the same sources."""
+    sets = [read_records(write_phantoms(tmp_path / str(seed), 12, seed=seed, size=64)) for seed in (1, 2)]
+    for key in ("patient_id", "name"):
+        one, other = ({getattr(record, key) for record in records} for records in sets)
+        assert one
+        assert not one & other
+
+
 def test_the_manifest_reads_back(manifest):
     table = rows(manifest)
     assert list(table[0]) == ["path", "label", "source", "patient_id", "view", "lung_mask", "lesion_mask"]
