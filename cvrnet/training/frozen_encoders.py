@@ -108,9 +108,8 @@ class FrozenEncoders:
         processes: Processes,
     ) -> None:
         self.val, self.classes, self.features, self.processes = val, classes, features, processes
-        model: Any = create_for_training(
-            replace(config, pretrained=False), len(classes)
-        )  # the seed determines the heads
+        heads = replace(config, pretrained=False, encoder_weights=())
+        model: Any = create_for_training(heads, len(classes))  # the seed determines the heads
         model.encoders = features.encoders
         self.model: Any = model
         rows = features.rows(train)

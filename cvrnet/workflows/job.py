@@ -142,7 +142,8 @@ def with_features(job: Job, folders: Sequence[Path]) -> Job:
         return job
     torch.manual_seed(config.seed)
     model: Any = create_for_training(config, len(job.classes))
-    if job.processes.is_main and not config.pretrained and not config.model.startswith(("local-dir:", "hf-hub:")):
+    started = config.pretrained or pretrained_from(model) or config.model.startswith(("local-dir:", "hf-hub:"))
+    if job.processes.is_main and not started:
         job.callbacks.say("The frozen encoders have random weights, whose features say little: expect low scores")
     processes = job.processes
     features = FrozenFeatures(
