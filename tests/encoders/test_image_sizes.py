@@ -76,7 +76,7 @@ def test_from_training_to_explanation(names: list[str], size: int, few: Path, tm
     hear: Any = {"progress": lambda done, total: None, "on_problem": problems.append}
     rows, _ = explain_paths(str(tmp_path / "run"), [str(picture)], tmp_path / "maps", **hear)
     assert rows or "no evidence" in problems[0]
-    # Tracing takes most of the time, so only at the smaller size. Hiera cannot be exported: PyTorch's exporter refuses it.
+    # Tracing takes most of the time, so only at the smaller size. PyTorch cannot export Hiera.
     if (names, size) in EXPORTED:
         report = export_onnx(tmp_path / "run", tmp_path / "run.onnx", check_images=picture.parent)
         assert report["max_difference"] < 1e-4
