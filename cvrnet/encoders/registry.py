@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import timm
 from torch import Tensor, nn
 
 from cvrnet.encoders.keras_variants import keras_resnet50, keras_xception
+from cvrnet.encoders.repositories import is_reference, open_repository
 from cvrnet.encoders.timm_backbone import TimmEncoder
 from cvrnet.encoders.xception import XceptionEncoder
 from cvrnet.errors import UserError
@@ -63,6 +65,7 @@ def create_encoder(
     name: str,
     *,
     pretrained: bool = False,
+    weights: str | Path | None = None,
     in_chans: int = 3,
     img_size: tuple[int, int] | None = None,
     **kwargs: Any,
@@ -71,20 +74,30 @@ def create_encoder(
 
     Args:
         name: A registered encoder, or any timm model with feature maps at several scales, such as ``"resnet50"``,
-            ``"convnext_tiny.fb_in22k"`` or ``"swin_tiny_patch4_window7_224"``.
+            ``"convnext_tiny.fb_in22k"`` or ``"swin_tiny_patch4_window7_224"``; or ``hf-hub:user/repo[@revision]`` or
+            ``local-dir:FOLDER``, a repository or folder that timm wrote for such a model.
         pretrained: Load its pretrained weights.
+        weights: A file of weights for it, instead of its own pretrained weights; see
+            `cvrnet.encoders.weights_file.read_weights_file`.
         in_chans: Channels of the image.
         img_size: Height and width of the image, for timm backbones that are built for one size.
-        **kwargs: ``cache_dir`` (folder of the Hub's cache, if not the default), ``device`` and ``dtype``.
+        **kwargs: ``cache_dir`` (folder of the Hub's cache, if not the default), ``device`` and ``dtype``; ``mean`` and
+            ``std``, the normalisation of the images, and further arguments of the timm model.
 
     Raises:
-        ValueError: Unknown name, a backbone without feature maps, or a registered factory that does not return an
-            encoder.
+        ValueError: Unknown name, a backbone without feature maps, a registered factory that does not return an
+            encoder, weights that do not fit, or a repository or folder that holds no timm model.
 
     >>> encoder = create_encoder("test_resnet")
     >>> encoder.channels, encoder.reductions
     ([48, 192, 96], [8, 16, 32])
     """
+    if is_reference(name):
+        return _from_repository(name, pretrained, weights, in_chans=in_chans, img_size=img_size, **kwargs)
+    if weights is not None:
+        kwargs["weights"] = weights
+        if name in _factories and _factories[name] is not XceptionEncoder:
+            raise UserError(f"encoder {name!r} takes no file of weights; expected a timm model")
     if name in _factories:
         encoder = _factories[name](pretrained=pretrained, in_chans=in_chans, **kwargs)
         if not isinstance(encoder, nn.Module):
@@ -92,8 +105,21 @@ def create_encoder(
         if missing := [attribute for attribute in Encoder.__annotations__ if not hasattr(encoder, attribute)]:
             raise UserError(f"encoder {name!r} lacks {', '.join(missing)}; see cvrnet.encoders.Encoder")
         return encoder
-    if not timm.is_model(name):
+    if not timm.is_model(name) or timm.models.is_model_in_modules(name, ["cvrnet"]):
         raise UserError(
-            f"unknown encoder {name!r}; expected a name of timm.list_models() or one of {', '.join(list_encoders())}"
+            f"unknown encoder {name!r}; expected a name of timm.list_models(), one of {', '.join(list_encoders())}, "
+            "hf-hub:user/repo or local-dir:FOLDER"
         )
     return TimmEncoder(name, pretrained=pretrained, in_chans=in_chans, img_size=img_size, **kwargs)
+
+
+def _from_repository(name: str, pretrained: bool, weights: str | Path | None, **kwargs: Any) -> Encoder:
+    """The encoder in a repository or folder; its attribute ``made_as`` makes it again without them."""
+    source = open_repository(name, kwargs.get("cache_dir"), weights=pretrained and weights is None)
+    size = None if source.weights is None else source.input_size
+    options = {"weights": weights or source.weights, "source_size": size, **source.arguments, **kwargs}
+    encoder = TimmEncoder(source.architecture, **options)
+    encoder.made_as = source.architecture, source.arguments
+    if source.weights is not None:
+        encoder.weights_from = f"{source.origin}, {encoder.weights_from}"
+    return encoder

@@ -13,8 +13,13 @@ from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
 from cvrnet.encoders.packaged_weights import load_package, weights_package
+from cvrnet.encoders.repositories import is_reference
+from cvrnet.encoders.weights_file import read_weights_file
 from cvrnet.errors import UserError
 from cvrnet.hub_errors import explain
+
+_IMPOSSIBLE = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError)
+"""What timm raises for arguments that a model does not take, and weights that do not fit."""
 
 
 class TimmEncoder(nn.Module):
@@ -27,10 +32,13 @@ class TimmEncoder(nn.Module):
     float32: they are few operations, but their rounding reaches every later map.
 
     Args:
-        num_maps: Number of maps, counted from the deepest. The other arguments are those of `create_encoder`.
+        num_maps: Number of maps, counted from the deepest.
+        source_size: Channels, height and width of the images that the weights in the file were trained on; by default
+            those of timm's own weights. timm adapts stems and position embeddings from it.
+        **kwargs: Arguments of the timm model. The other arguments are those of `create_encoder`.
 
     Raises:
-        ValueError: The backbone offers no feature maps, or fewer than ``num_maps``.
+        ValueError: The backbone offers no feature maps, or fewer than ``num_maps``; or the file does not fit.
     """
 
     def __init__(
@@ -38,20 +46,33 @@ class TimmEncoder(nn.Module):
         name: str,
         *,
         pretrained: bool = False,
+        weights: str | Path | None = None,
         num_maps: int = 3,
         in_chans: int = 3,
         img_size: tuple[int, int] | None = None,
+        source_size: tuple[int, int, int] | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         cache_dir: str | Path | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__()
-        options: dict[str, Any] = {"in_chans": in_chans, "cache_dir": cache_dir, **kwargs}
-        options |= {"features_only": True, "out_indices": tuple(range(-num_maps, 0))}
+        options: dict[str, Any] = {"in_chans": in_chans, **kwargs}
         cfg = timm.get_pretrained_cfg(name)
         if img_size is not None and cfg is not None and cfg.fixed_input_size:
             options["img_size"] = img_size
-        overlay = locate_weights(name, cache_dir) if pretrained else {}
-        if pretrained:
+        try:
+            file = read_weights_file(weights, name, **options) if weights else None
+        except _IMPOSSIBLE as error:
+            raise UserError(f"timm model {name!r} cannot serve as an encoder: {_first_line(error)}") from error
+        overlay: dict[str, Any] = {} if source_size is None else {"input_size": source_size}
+        if file is not None:
+            overlay["state_dict"] = file.state
+        elif pretrained:
+            overlay |= locate_weights(name, cache_dir)
+        loads = pretrained or file is not None
+        options |= {"features_only": True, "out_indices": tuple(range(-num_maps, 0)), "cache_dir": cache_dir}
+        if loads:
             options |= {"pretrained": True, "pretrained_cfg_overlay": overlay}
         try:
             backbone: Any = _create(name, **options)
@@ -59,13 +80,19 @@ class TimmEncoder(nn.Module):
             if isinstance(backbone, FeatureHookNet):
                 backbone = _create(name, feature_cls="getter", **options)
         # Backbones without feature maps, or with too few, fail in many ways.
-        except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError) as error:
+        except _IMPOSSIBLE as error:
+            if file is not None:
+                raise UserError(f"{weights} does not fit {name}: {_first_line(error)}") from error
             if pretrained:
                 raise
-            raise UserError(f"timm model {name!r} cannot serve as an encoder: {error}") from error
+            raise UserError(f"timm model {name!r} cannot serve as an encoder: {_first_line(error)}") from error
+        if file is not None:
+            file.check(backbone)
         self.backbone: nn.Module = backbone
+        #: Of an encoder from a repository: the name and the arguments that make the same network without it.
+        self.made_as: tuple[str, dict[str, Any]] | None = None
         #: Where the pretrained weights came from; "" for random ones.
-        self.weights_from = weights_origin(name, overlay) if pretrained else ""
+        self.weights_from = file.origin if file is not None else weights_origin(name, overlay) if pretrained else ""
         backbone.pretrained_cfg.pop("state_dict", None)  # the weights from a package, which are loaded by now
         info = backbone.feature_info
         self.map_names = list(info.module_name())
@@ -76,13 +103,19 @@ class TimmEncoder(nn.Module):
         blocks = [(name, m) for name, m in backbone.named_modules() if isinstance(m, (BasicBlock, Bottleneck))]
         shortcuts = [f"backbone.{name}.downsample" for name, block in blocks if block.downsample is not None]
         self.float32_parts = (*self.first_conv, *shortcuts)
-        self.mean: tuple[float, ...] = tuple(backbone.pretrained_cfg["mean"])
-        self.std: tuple[float, ...] = tuple(backbone.pretrained_cfg["std"])
+        self.mean: tuple[float, ...] = tuple(mean or backbone.pretrained_cfg["mean"])
+        self.std: tuple[float, ...] = tuple(std or backbone.pretrained_cfg["std"])
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Feature maps, one (N, channels[i], H_i, W_i) for each scale, of the images (N, in_chans, H, W)."""
         maps = self.backbone(x)
         return [m.permute(0, 3, 1, 2) for m in maps] if self.channels_last else maps
+
+
+def _first_line(error: Exception) -> str:
+    """What an error says; of PyTorch's list of tensors that do not fit, the first."""
+    lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
+    return lines[1] if len(lines) > 1 and lines[0].endswith(":") else lines[0]
 
 
 def _create(name: str, **options: Any) -> Any:
@@ -123,11 +156,15 @@ def hub_repository(name: str) -> str | None:
     """The Hugging Face Hub repository of a timm model's pretrained weights, ``timm/<architecture>.<tag>``.
 
     timm publishes its weights under that name, even if its cfg names only a download address, as for
-    ``legacy_xception``. The name may have a tag. None if timm has no pretrained weights.
+    ``legacy_xception``. The name may have a tag. ``hf-hub:user/repo`` names the repository itself. None if timm has no
+    pretrained weights.
 
     >>> hub_repository("resnet50"), hub_repository("legacy_xception"), hub_repository("densenet264d")
     ('timm/resnet50.a1_in1k', 'timm/legacy_xception.tf_in1k', None)
     """
+    if is_reference(name):
+        scheme, _, repository = name.partition(":")
+        return None if scheme == "local-dir" else repository
     cfg = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     if cfg is None or not cfg.has_weights:
         return None
@@ -184,7 +221,9 @@ def missing_weights(what: str, names: Sequence[str], error: BaseException) -> Us
     sources = " and ".join(hub_repository(name) or f"weights for {name}, which timm does not have," for name in names)
     packages = [package for name in names if (package := weights_package(name)) and package.path is None]
     install = "".join(f"{way} needs no Hub; " for way in dict.fromkeys(package.install for package in packages))
+    files = "--encoder-weights FILE, or local-dir:FOLDER among --encoders, loads a copy of yours; "
     return UserError(
         f"cannot load the pretrained weights of {what}: pretrained=True needs {sources} from the Hugging Face Hub or "
-        f"its cache ({reason}; {advice}); {install}--no-pretrained (pretrained=False) starts from random weights"
+        f"its cache ({reason}; {advice}); {install}{files * what.startswith('encoder')}--no-pretrained "
+        "(pretrained=False) starts from random weights"
     )

@@ -7,6 +7,7 @@ import timm
 from torch import Tensor, nn
 
 from cvrnet.encoders.timm_backbone import locate_weights, weights_origin
+from cvrnet.encoders.weights_file import read_weights_file
 
 
 class XceptionEncoder(nn.Module):
@@ -32,16 +33,25 @@ class XceptionEncoder(nn.Module):
     float32_parts = ("stem", "entry", "block3.skip", "block3.body.1.conv1", "block3.body.4.conv1")
 
     def __init__(
-        self, *, pretrained: bool = False, in_chans: int = 3, cache_dir: str | Path | None = None, **kwargs: Any
+        self,
+        *,
+        pretrained: bool = False,
+        weights: str | Path | None = None,
+        in_chans: int = 3,
+        cache_dir: str | Path | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__()
         name = "legacy_xception"
-        overlay = locate_weights(name, cache_dir) if pretrained else {}
-        if pretrained:
+        file = read_weights_file(weights, name, in_chans=in_chans) if weights else None
+        overlay = {"state_dict": file.state} if file else locate_weights(name, cache_dir) if pretrained else {}
+        if pretrained or file:
             kwargs |= {"pretrained": True, "pretrained_cfg_overlay": overlay}
-        #: Where the pretrained weights came from; "" for random ones.
-        self.weights_from = weights_origin(name, overlay) if pretrained else ""
         net: Any = timm.create_model(name, num_classes=0, in_chans=in_chans, cache_dir=cache_dir, **kwargs)
+        if file:
+            file.check(net)
+        #: Where the pretrained weights came from; "" for random ones.
+        self.weights_from = file.origin if file else weights_origin(name, overlay) if pretrained else ""
         self.map_names = ["block3.rep.5", "block12.rep.5", "act4"]
         self.channels = [728, 1024, 2048]
         self.reductions = [8, 16, 32]

@@ -141,7 +141,10 @@ def _base_models(config: Mapping[str, Any], model: nn.Module) -> list[str]:
         return [name.removeprefix("hf-hub:").partition("@")[0]]
     if not config.get("pretrained") or name == "local-dir":
         return []
-    names: Any = getattr(model, "encoder_names", None) or [name]
+    names: Any = config.get("encoders") or getattr(model, "encoder_names", None) or [name]
+    files = config.get("encoder_weights", ())
+    if files:  # of one encoder, or NAME=FILE
+        names = [name for name in names if len(names) > 1 and not any(f.startswith(f"{name}=") for f in files)]
     return [repository for repository in map(hub_repository, names) if repository]
 
 

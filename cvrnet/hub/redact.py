@@ -71,7 +71,7 @@ def public_run(run: Mapping[str, Any], repo: str) -> dict[str, Any]:
         kept = {key: value for key, value in public["config"].items() if key not in _MACHINE}
         if model.startswith("local-dir:") or (os.sep in model.partition(":")[2] and not model.startswith("hf-hub:")):
             model = "local-dir"
-        public["config"] = {**kept, **({"model": model} if model else {})}
+        public["config"] = {**kept, **({"model": model} if model else {}), **_public_sources(run["config"])}
     name = str(run.get("data", ""))
     if re.fullmatch(r"hfds:[\w.-]+/[\w.-]+", name) and not Path(name.removeprefix("hfds:")).exists():
         public["data"] = name
@@ -81,6 +81,16 @@ def public_run(run: Mapping[str, Any], repo: str) -> dict[str, Any]:
             hashed = {key: keyed_hash(f"{repo}:{key}:{local * (key == DATA_HASH)}") for key in (DATA_HASH, DATA_KEY)}
             public |= {DATA_HASH: hashed[DATA_HASH], DATA_KEY: hashed[DATA_KEY][:8]}
     return {key: public[key] for key in _TYPES if key in public}
+
+
+def _public_sources(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The encoders without the folders and paths that they came from."""
+    encoders, files = config.get("encoders", ()), config.get("encoder_weights", ())
+    public = {
+        "encoders": ["local-dir" if str(name).startswith("local-dir:") else name for name in encoders],
+        "encoder_weights": [re.sub(r"^([\w.]+=)?.*[/\\]", r"\1", str(text)) for text in files],
+    }
+    return {key: value for key, value in public.items() if key in config}
 
 
 def _check_types(run: Mapping[str, Any]) -> None:

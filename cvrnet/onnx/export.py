@@ -125,7 +125,24 @@ def _load_network(folders: Sequence[Path], img_size: int | None) -> PixelNetwork
     # A network that works at one image size only (such as a vision transformer) is built again for the new size.
     if img_size and any(model.pretrained_cfg.get("fixed_input_size") for model in models):
         models = [load_checkpoint(folder, img_size=img_size) for folder in folders]
-    return PixelNetwork(models, img_size).eval()
+    network = PixelNetwork(models, img_size).eval()
+    if img_size:
+        _check_size(network, img_size)
+    return network
+
+
+def _check_size(network: PixelNetwork, img_size: int) -> None:
+    """Refuse an image size that the network cannot take, such as one that a vision transformer was not trained at."""
+    size = network.preprocessing.input_size
+    try:
+        with torch.no_grad():
+            network(torch.zeros(1, *size, dtype=torch.uint8))
+    except (AssertionError, IndexError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"the network cannot take images of {img_size} pixels ({reason}); leave out --img-size, which gives the "
+            "size of its training"
+        ) from error
 
 
 def _find_run(folder: Path) -> dict[str, Any]:

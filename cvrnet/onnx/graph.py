@@ -97,7 +97,10 @@ def trace(network: PixelNetwork) -> onnx.ModelProto:
             verbose=False,
         )
     except torch.onnx.OnnxExporterError as error:
-        reason = str(error).strip().splitlines()[0]
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # PyTorch's own message is general; the first error of the chain is not
+            cause = cause.__cause__
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         raise UserError(f"this network cannot be exported to ONNX: {reason}") from error
     assert program is not None
     proto = program.model_proto

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from timm.data import CustomDatasetInfo
 
 from cvrnet.data import Preprocessing
+from cvrnet.encoders.model_args import check_model_args
 from cvrnet.errors import UserError
 from cvrnet.runs.read import parse_json
 from cvrnet.text import printable
 
 _MOST_BYTES = 2**20
-_LARGEST, _LONGEST, _DEEPEST = 65536, 64, 8
-"""Limits of a model's arguments: the largest number, the most items of a list, the most levels of nested lists."""
 _MOST_ENCODERS = 8
-_SIZES = ("num_classes", "in_chans")
-_NO_ARCHITECTURE = (
-    *("cache_dir", "checkpoint_path", "device", "dtype", "encoder_weights"),
-    *("feature_cls", "features_only", "out_indices"),
-)
-"""Arguments of ``timm.create_model`` that locate a network or its weights, and are not part of its architecture."""
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -44,17 +37,10 @@ def _check(config: Any) -> None:
     if not isinstance(config, Mapping) or not isinstance(config.get("architecture"), str):
         raise ValueError("names no architecture")
     cfg, arguments = config.get("pretrained_cfg", config), config.get("model_args", {})
-    if not isinstance(cfg, Mapping) or not isinstance(arguments, Mapping):
+    if not isinstance(cfg, Mapping):
         raise ValueError("does not describe a model")
-    for name in arguments:
-        if name in _NO_ARCHITECTURE or name.startswith("pretrained"):
-            raise ValueError(f"has {name!r:.80} among the model's arguments, which is not part of an architecture")
-    for size in _numbers([config.get("num_classes", 0), arguments]):
-        if not abs(size) <= _LARGEST:
-            raise ValueError(f"asks for a size of {size:g}; expected at most {_LARGEST:,}")
-    for name, value in [("num_classes", config.get("num_classes", 0)), *arguments.items()]:
-        if name in _SIZES and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-            raise ValueError(f"has {name}={value!r:.80}; expected a whole number")
+    check_model_args({"num_classes": config.get("num_classes", 0)})
+    check_model_args(arguments)
     encoders = arguments.get("encoders", ())
     if isinstance(encoders, list) and len(encoders) > _MOST_ENCODERS:
         raise ValueError(f"asks for {len(encoders)} encoders; expected at most {_MOST_ENCODERS}")
@@ -100,17 +86,3 @@ def label_names(names: Any, count: int) -> list[str]:
         names = None
     labels = CustomDatasetInfo(names) if names else None
     return [labels.index_to_label_name(i) if labels and labels.has_label(i) else f"class_{i}" for i in range(count)]
-
-
-def _numbers(value: object, level: int = 0) -> Iterator[float]:
-    """The numbers in a JSON value; refuses lists that are too long or nested too deeply."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        yield value
-    elif isinstance(value, Mapping | list | tuple):
-        if level > _DEEPEST or len(value) > _LONGEST:
-            raise ValueError(
-                f"has a list of {len(value)} items in level {level} of the model's arguments; "
-                f"expected at most {_LONGEST} items and {_DEEPEST} levels"
-            )
-        for item in value.values() if isinstance(value, Mapping) else value:
-            yield from _numbers(item, level + 1)

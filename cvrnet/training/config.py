@@ -56,7 +56,9 @@ class TrainConfig:
     """Every setting of training; the defaults are the papers' protocol (v1 section 2.3, v2 section 5.2)."""
 
     model: str = "cvrnet"  #: a timm classifier: ours or any other; or ``local-dir:RUN`` to start from a trained one
-    encoders: tuple[str, ...] = ()  #: encoder names for a CVR-Net; empty for the model's own pair
+    #: Encoders of a CVR-Net: names of timm, ``hf-hub:user/repo`` or ``local-dir:FOLDER``; empty: the model's own pair.
+    encoders: tuple[str, ...] = ()
+    encoder_weights: tuple[str, ...] = ()  #: files of encoders' weights: ``NAME=FILE``, or ``FILE`` for one encoder
     model_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)  #: such as ``{"scales": "deepest"}``
     pretrained: bool = True  #: start from ImageNet weights (both papers do)
     img_size: int = 224  #: height and width, in pixels, that images are resized to
@@ -119,7 +121,7 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The config as a dictionary that can be written as JSON."""
-        return {**asdict(self), "encoders": list(self.encoders)}
+        return {**asdict(self), "encoders": list(self.encoders), "encoder_weights": list(self.encoder_weights)}
 
 
 _RECIPES: dict[str, dict[str, Any]] = {

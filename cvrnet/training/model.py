@@ -11,6 +11,7 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError
+from timm.layers import PatchEmbed
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -80,11 +81,15 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
     options: dict[str, Any] = {**config.model_kwargs, "num_classes": num_classes, "in_chans": config.in_chans}
     if config.encoders:
         options["encoders"] = config.encoders
+    if config.encoder_weights:
+        options["encoder_weights"] = config.encoder_weights
     if config.drop_rate:
         options["drop_rate"] = config.drop_rate
     origin = f"local-dir:{hub_checkpoint(config.model)}" if is_reference(config.model) else config.model
     if _is_cvrnet(origin):
         options["img_size"] = config.img_size  # for encoders that work at only one size
+    elif config.encoder_weights:
+        raise UserError(f"encoder_weights are for the encoders of a CVR-Net, which {config.model} is not")
     if trained:
         try:
             load_checkpoint(origin.removeprefix("local-dir:"))  # validates a model from an untrusted source
@@ -162,9 +167,30 @@ def check_trainable(model: nn.Module, config: TrainConfig) -> None:
     """Refuse a model that cannot take images of the config's size, or cannot train on the parts of its batches.
 
     Raises:
-        UserError: See `smallest_part` and `cvrnet.training.batches.check_parts`.
+        UserError: See `smallest_part` and `cvrnet.training.batches.check_parts`; or the patches of a vision transformer
+            do not cover the image.
     """
+    _check_patches(model, config.img_size)
     check_parts("batch_size", config.batch_size, config.grad_accum, smallest_part(model, config))
+
+
+def _check_patches(model: nn.Module, img_size: int) -> None:
+    """Refuse images that are not divided by the patches of a model that is built for one size: timm cuts off the rest.
+
+    A radiograph would lose its right and lower edge without a message.
+    """
+    for part in model.modules():
+        embedding: Any = part if isinstance(part, PatchEmbed) else None
+        if embedding is None or embedding.img_size != (img_size, img_size) or embedding.dynamic_img_pad:
+            continue
+        patch = embedding.patch_size[0]
+        if rest := img_size % patch:
+            below = img_size - rest
+            sizes = " or ".join(str(size) for size in (below, below + patch) if size)
+            raise UserError(
+                f"images of {img_size} pixels are not divided by the patches of {patch} pixels of a vision "
+                f"transformer; expected a multiple, such as --img-size {sizes}"
+            )
 
 
 def smallest_part(model: nn.Module, config: TrainConfig) -> int:
@@ -187,7 +213,7 @@ def smallest_part(model: nn.Module, config: TrainConfig) -> int:
     try:
         with torch.no_grad():  # not inference_mode, because a model may store a tensor for later use
             model.eval()(torch.zeros(1, config.in_chans, config.img_size, config.img_size, device=device))
-    except (RuntimeError, ValueError, AssertionError) as error:
+    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"{config.model} cannot take images of {config.img_size} pixels ({reason})") from error
     finally:

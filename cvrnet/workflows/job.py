@@ -150,7 +150,8 @@ def with_features(job: Job, folders: Sequence[Path]) -> Job:
     if config.freeze != "all" or all(is_finished(folder, config) for folder in folders):
         return job
     model: Any = job.initial.model
-    if job.processes.is_main and not config.pretrained and not config.model.startswith(("local-dir:", "hf-hub:")):
+    started = config.pretrained or pretrained_from(model) or config.model.startswith(("local-dir:", "hf-hub:"))
+    if job.processes.is_main and not started:
         job.callbacks.say("The frozen encoders have random weights, whose features say little: expect low scores")
     processes = job.processes
     features = FrozenFeatures(

