@@ -8,19 +8,21 @@ from typing import Any
 import numpy as np
 
 from cvrnet.metrics import bootstrap_intervals, classification_scores, mean_std
-from cvrnet.metrics.bootstrap import exact_interval
+from cvrnet.metrics.bootstrap import balanced_accuracies, exact_interval
 from cvrnet.runs.predictions import PredictionTable
 
 __all__ = ["head_rows", "score"]
 
 RATES = ("sensitivity", "specificity", "ppv", "npv")
+MIN_PATIENTS = 10  #: least number of patients of a class whose scores within one source are given
 
 
 def score(predictions: PredictionTable) -> dict[str, Any]:
-    """The scores of `cvrnet.metrics.classification_scores`, and ``patients``, ``intervals`` and ``per_source``.
+    """The scores of `cvrnet.metrics.classification_scores`, and ``patients``, ``intervals``, ``per_source``, ``heads``.
 
     ``patients`` is the number of patients. ``intervals`` has 95 % intervals in the same tree (see `intervals`).
-    ``per_source`` has the scores for each source, with the intervals of accuracy and balanced accuracy.
+    ``per_source`` has the scores for each source, with the intervals of accuracy and balanced accuracy. ``heads`` is
+    there for a model that averages several heads (see `head_scores`).
     """
     p = predictions
     scores = classification_scores(p.labels, p.probabilities, p.classes)
@@ -34,7 +36,35 @@ def score(predictions: PredictionTable) -> dict[str, Any]:
         own["patients"] = len(set(part.groups))
         own["intervals"] = {key: spread[key] for key in ("accuracy", "balanced_accuracy")}
         scores["per_source"][source] = own
+    if p.heads is not None and len(p.heads) > 1:
+        scores["heads"] = head_scores(p)
     return scores
+
+
+def head_scores(predictions: PredictionTable) -> list[dict[str, Any]]:
+    """The balanced accuracy of each head and of their average, on all images and on those of each source.
+
+    The entry of all images has the source None. Within a source only classes of at least `MIN_PATIENTS` patients count;
+    a source without such a class has no entry. An entry has ``source``, ``classes``, ``images``, ``patients`` and
+    ``scores``: the value and its interval by the name of the head (P1 and so on), and for ``average``.
+    """
+    p = predictions
+    sources, patients = np.array(p.sources), np.array(p.groups)
+    entries = []
+    for source in [None, *sorted({*p.sources} - {""})]:
+        inside = np.full(len(sources), True) if source is None else sources == source
+        least = 1 if source is None else MIN_PATIENTS
+        enough = [k for k in range(len(p.classes)) if len({*patients[inside & (p.labels == k)]}) >= least]
+        rows = np.flatnonzero(inside & np.isin(p.labels, enough))
+        if not len(rows) or p.heads is None:
+            continue
+        groups = patients[rows].tolist()
+        found = balanced_accuracies(p.labels[rows], np.stack([*p.heads, p.guesses])[:, rows], groups)
+        names = [*(f"P{i}" for i in range(1, len(found))), "average"]
+        scores = {name: {"value": v, "interval": bounds} for name, (v, bounds) in zip(names, found, strict=True)}
+        entry = {"source": source, "classes": [p.classes[k] for k in enough], "images": len(rows)}
+        entries.append({**entry, "patients": len({*groups}), "scores": scores})
+    return entries
 
 
 def intervals(predictions: PredictionTable, scores: dict[str, Any]) -> dict[str, Any]:

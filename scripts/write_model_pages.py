@@ -41,7 +41,7 @@ COMMON = """\
 
 Research software, not a medical device; it must not be used for diagnosis. How good a trained model is
 depends on its data: see [Sources](../concepts/sources.md) and the card that `cvrnet push` writes for each trained
-run. Measured results are in [Results](../results.md); they are from small images and random initial weights.
+run. Measured results are in [Results](../results.md).
 
 The code is under the Apache License 2.0. Papers: arXiv 2007.11993 and medRxiv 2020.11.07.20227504.
 

@@ -78,6 +78,33 @@ def mean_interval(
     return float(table.mean()), _intervals(means, few=n_groups < 2)
 
 
+def balanced_accuracies(
+    y_true: ArrayLike, guesses: ArrayLike, groups: Sequence[Hashable] | None = None, n: int = 1000, seed: int = 0
+) -> list[tuple[float, list[float] | None]]:
+    """The balanced accuracy of each of M guesses for the same images, and its 95 % interval as `bootstrap_intervals`.
+
+    ``y_true`` are class indices of shape (N,), ``guesses`` of shape (M, N). The mean is over the classes that occur in
+    ``y_true``. If all guesses are right, or all are wrong, the interval is that of `exact_interval`.
+    """
+    labels = np.asarray(y_true)
+    hits = np.asarray(guesses) == labels
+    members = [labels == label for label in np.unique(labels)]
+    numbers = _group_numbers(groups, len(labels))
+    n_groups = int(numbers.max()) + 1
+    chunks = []
+    for weights in _resample(numbers, n_groups, n, seed):
+        recalls = [ratio(weights[:, m] @ hits[:, m].T, weights[:, m].sum(1, keepdims=True)) for m in members]
+        defined = ~np.isnan(recalls)
+        chunks.append(ratio(np.where(defined, recalls, 0).sum(0), defined.sum(0)))
+    table = np.concatenate(chunks)  # (n, M)
+    scores = []
+    for value, resamples in zip(np.mean([hits[:, m].mean(1) for m in members], axis=0), table.T, strict=True):
+        alike = value in (0.0, 1.0)
+        bounds = exact_interval(value, n_groups) if alike else _intervals([resamples], few=n_groups < 2)
+        scores.append((float(value), bounds))
+    return scores
+
+
 def exact_interval(share: float, n: int) -> list[float]:
     """95 % interval of a share that is 0 or 1 in n independent trials (Clopper and Pearson 1934).
 

@@ -67,10 +67,12 @@ def set_sizes(results: Results) -> list[str]:
 
 
 def independent_sources(results: Results) -> list[str] | None:
-    """The sources that the model was not trained on; None where that is not known."""
+    """The sources that the model was not trained or validated on; None where that is not known."""
     if results.kind == "evaluate":
         return results.run["independent_sources"]
-    return [results.run["test_source"]] if results.run.get("test_source") else []
+    outside = (INDEPENDENT, "test")  # version 0.1 called the set ``test`` in a single training
+    seen = {row["source"] for row in results.split if row["fold"] not in outside}
+    return sorted({row["source"] for row in results.split} - seen - {""})
 
 
 def severe_findings(audit: Mapping[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 from cvrnet.figures.style import MOST_CLASSES
 from cvrnet.formatting import interval, number
 from cvrnet.html import Table
+from cvrnet.report.head_sources import head_source_rows, head_source_table
 from cvrnet.report.headline import data_name, floor_rows, without_folders
 from cvrnet.report.results import Results
 from cvrnet.runs.layout import INDEPENDENT
@@ -62,6 +63,7 @@ def report_tables(results: Results) -> dict[str, ReportTable]:
         "overall": _overall_table(results.scores),
         f"classes_{INDEPENDENT}": _table(class_rows(results.independent) if results.independent else [], CLASSES),
         "heads": _head_table(results),
+        "heads_by_source": ReportTable(head_source_rows(results), head_source_table(results)),
         "sources": _source_table(results, classes),
         "mistakes": _table(mistake_rows(results.predictions), []),
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cvrnet.errors import UserError
-from cvrnet.runs.layout import AUDIT, HISTORY, INDEPENDENT, METRICS, SPLIT, SUMMARY
+from cvrnet.runs.layout import AUDIT, HISTORY, INDEPENDENT, METRICS, SOURCE_PROBE, SPLIT, SUMMARY
 from cvrnet.runs.predictions import PredictionTable, read_predictions
 from cvrnet.runs.read import read_folds, read_json, read_rows, read_run
 
@@ -26,6 +26,7 @@ class Results:
     split: list[dict[str, str]]  #: the rows of split.csv; none for an evaluation
     histories: list[list[dict[str, str]]]  #: the rows of history.csv of each fold; none for an evaluation
     audit: Mapping[str, Any]  #: audit.json; empty where the data set was not audited
+    probe: list[dict[str, str]]  #: the rows of `cvrnet.report.source_probe`; none where it was not made
 
     @property
     def kind(self) -> str:
@@ -80,4 +81,5 @@ def read_results(folder: Path) -> Results:
     split = read_rows(folder / SPLIT) if trained else []
     histories = [read_rows(f / HISTORY) for f in folders] if trained else []
     audit = read_json(folder / AUDIT) if (folder / AUDIT).is_file() else {}
-    return Results(folder, run, results, shown, scores, predictions, split, histories, audit)
+    probe = read_rows(folder / SOURCE_PROBE) if (folder / SOURCE_PROBE).is_file() else []
+    return Results(folder, run, results, shown, scores, predictions, split, histories, audit, probe)

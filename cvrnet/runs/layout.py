@@ -13,6 +13,7 @@ SPLIT = "split.csv"
 AUDIT, AUDIT_PAGE, AUDIT_TABLES = "audit.json", "audit.html", "audit"
 REPORT = "report.html"
 FIGURES, TABLES = "figures", "tables"
+SOURCE_PROBE = f"{TABLES}/source_probe.csv"
 
 # Of a trained model, in the run's folder or in each fold's folder; the first two names are timm's
 CONFIG, WEIGHTS = "config.json", "model.safetensors"

@@ -17,6 +17,8 @@ from cvrnet.files import damaged_files, write_csv
 from cvrnet.runs.layout import PREDICTIONS
 from cvrnet.runs.read import read_rows
 
+HEAD = "prediction_P"  #: start of the columns of predictions.csv with the heads' own predictions
+
 
 @dataclass(frozen=True)
 class PredictionTable:
@@ -29,9 +31,7 @@ class PredictionTable:
     sources: list[str]  #: each image's source
     patients: list[str]  #: each image's patient
     folds: list[str]  #: the fold of the model that predicted, "" if there is only one model
-    heads: NDArray[np.float64] | None = (
-        None  #: each head's own probabilities, (heads, N, C); None if not known, or without heads
-    )
+    heads: NDArray[np.int64] | None = None  #: each head's own guess, (heads, N); None if not known, or without heads
     problems: Sequence[str] = ()  #: a line for each image that could not be read, and that has no row here
 
     @classmethod
@@ -43,7 +43,10 @@ class PredictionTable:
         heads: NDArray[np.float64] | None = None,
         problems: Sequence[str] = (),
     ) -> PredictionTable:
-        """The predictions of one model for these images, in their order."""
+        """The predictions of one model for these images, in their order.
+
+        ``heads`` are each head's own probabilities, (heads, N, C).
+        """
         return cls(
             classes=list(classes),
             names=[r.name for r in records],
@@ -52,7 +55,7 @@ class PredictionTable:
             sources=[r.source for r in records],
             patients=[r.patient_id for r in records],
             folds=[""] * len(records),
-            heads=heads,
+            heads=None if heads is None else heads.argmax(-1),
             problems=problems,
         )
 
@@ -88,7 +91,10 @@ class PredictionTable:
 
 
 def write_predictions(folder: Path, sets: Mapping[str, PredictionTable]) -> None:
-    """Write predictions.csv: a row for each image, with the name of its set (``val``, ``test``, ``independent``)."""
+    """Write predictions.csv: a row for each image, with the name of its set (``val``, ``test``, ``independent``).
+
+    For a model that has heads, the columns ``prediction_P1`` and so on have each head's own prediction.
+    """
 
     def rows() -> Iterator[dict[str, Any]]:
         for split, table in sets.items():
@@ -97,7 +103,9 @@ def write_predictions(folder: Path, sets: Mapping[str, PredictionTable]) -> None
                 numbers = {f"prob_{name}": repr(float(value)) for name, value in zip(table.classes, p, strict=True)}
                 row = {"path": table.names[i], "label": table.classes[table.labels[i]]}
                 row |= {"prediction": table.classes[int(p.argmax())], **numbers}
-                yield row | {"source": table.sources[i], "patient_id": table.patients[i], "split": split}
+                row |= {"source": table.sources[i], "patient_id": table.patients[i], "split": split}
+                guesses = () if table.heads is None else table.heads[:, i]
+                yield row | {f"{HEAD}{k}": table.classes[guess] for k, guess in enumerate(guesses, start=1)}
 
     write_csv(folder / PREDICTIONS, rows())
 
@@ -107,15 +115,18 @@ def read_predictions(folders: Sequence[Path], classes: Sequence[str], split: str
 
     Refuses a file that is missing, damaged, of other classes, or without an image of the set.
     """
-    rows, labels, probabilities, folds = [], [], [], []
+    rows, labels, probabilities, guesses, folds = [], [], [], [], []
     for number, folder in enumerate(folders, start=1):
         found = [r for r in read_rows(folder / PREDICTIONS, ("path", "label", "split")) if r["split"] == split]
         with damaged_files(folder / PREDICTIONS):
             labels += [classes.index(row["label"]) for row in found]
             probabilities += [[float(row[f"prob_{name}"]) for name in classes] for row in found]
+            guesses += [[classes.index(row[key]) for key in row if key.startswith(HEAD)] for row in found]
         rows += found
         folds += [str(number) if len(folders) > 1 else ""] * len(found)
     if not rows:
         raise UserError(f"{folders[0] / PREDICTIONS} has no image of the set {split!r}")
     names, sources, patients = ([row.get(key) or "" for row in rows] for key in ("path", "source", "patient_id"))
-    return PredictionTable(list(classes), names, np.array(labels), np.array(probabilities), sources, patients, folds)
+    heads = np.array(guesses).T if all(guesses) else None
+    table = np.array(probabilities)
+    return PredictionTable(list(classes), names, np.array(labels), table, sources, patients, folds, heads)

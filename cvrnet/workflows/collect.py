@@ -19,7 +19,7 @@ from cvrnet.scoring import head_rows, score
 from cvrnet.training import TrainConfig, is_finished
 from cvrnet.workflows.job import finish_report
 
-_OF_ONE_SET = ("intervals", "per_source")  # left out of summary.json's folds: they have no mean over folds
+_OF_ONE_SET = ("intervals", "per_source", "heads")  # left out of summary.json's folds: they have no mean over folds
 
 
 def collect(output: Path, *, maps: bool = True) -> dict[str, Any]:

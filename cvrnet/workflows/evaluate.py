@@ -72,7 +72,7 @@ def write_evaluation(folder: Path, sets: Mapping[str, PredictionTable]) -> dict[
     metrics = {name: score(table) for name, table in sets.items()}
     for name, table in sets.items():
         if table.heads is not None:
-            hits = (table.heads.argmax(-1) == table.labels).mean(1)
+            hits = (table.heads == table.labels).mean(1)
             metrics[name]["head_accuracy"] = {f"P{i}": float(hit) for i, hit in enumerate(hits, start=1)}
     shown = list(sets)[-1]
     draw_predictions(folder, sets[shown])

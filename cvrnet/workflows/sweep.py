@@ -117,8 +117,8 @@ def leave_one_source_out(
     Arguments and errors: see `cvrnet.workflows`.
 
     Returns:
-        The content of summary.json: for each source, the scores in cross-validation and on the source, and the drop
-        in accuracy; or the reason why the source cannot be left out.
+        The content of summary.json: for each source, the scores in cross-validation and on the source, the drop in
+        accuracy, and the scores of each head on the source; or the reason why the source cannot be left out.
 
     Raises:
         UserError: The data set has fewer than two sources.
@@ -153,6 +153,7 @@ def _leave_out(job: Job, kind: str, n_folds: int) -> dict[str, Any]:
                 row["cross_validation"] = result["mean_std"]
                 row[INDEPENDENT] = result[INDEPENDENT]["mean_std"]
                 row["drop_in_accuracy"] = result[INDEPENDENT]["drop_in_accuracy"]
+                row["heads"] = result[INDEPENDENT]["pooled"].get("heads", [])
         if job.processes.is_main:
             write_json(output / SUMMARY, summary)
     job.processes.wait()

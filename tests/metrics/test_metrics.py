@@ -323,6 +323,19 @@ def test_intervals_agree_with_scipy():
     np.testing.assert_allclose(ours, reference, atol=0.002, rtol=0)
 
 
+def test_balanced_accuracies_are_those_of_the_whole_tree():
+    y, _ = make(90, 3)
+    patients = [f"p{i}" for i in np.random.default_rng(2).integers(12, size=90)]
+    guesses = np.stack([make(90, 3, seed=seed)[1].argmax(1) for seed in (1, 2)])
+    for guess, (value, bounds) in zip(guesses, bootstrap.balanced_accuracies(y, guesses, patients), strict=True):
+        table = np.eye(3)[guess]
+        assert value == pytest.approx(sk.balanced_accuracy_score(y, guess))
+        expected = metrics.bootstrap_intervals(y, table, names(3), patients)["balanced_accuracy"]
+        np.testing.assert_allclose(bounds, expected)
+    ((value, bounds),) = bootstrap.balanced_accuracies(y, y[None], patients)
+    assert (value, bounds) == (1.0, bootstrap.exact_interval(1.0, 12))
+
+
 def test_intervals_repeat_and_do_not_depend_on_the_chunks(monkeypatch):
     y, p = make(100, 3)
     first = metrics.bootstrap_intervals(y, p, names(3), n=200, seed=7)

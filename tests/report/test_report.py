@@ -217,6 +217,38 @@ def test_heads_stand_beside_the_average(crossval):
     assert float(table["mean of the heads"]["accuracy"]) == pytest.approx(np.mean(every))
 
 
+def test_heads_at_home_and_abroad(tmp_path):
+    """Balanced accuracies are scikit-learn's, on the images that the row names, and only where it makes sense."""
+    records, p, classes = make(n=600)
+    few = [i for i, r in enumerate(records) if r.source == "b" and r.label == "NOR"]
+    kept = [i for i in range(len(records)) if i not in few[5:]]  # fewer than ten patients
+    records, p = [records[i] for i in kept], p[kept]
+    heads = np.random.default_rng(1).dirichlet(np.ones(3), (3, len(records)))
+    heads[1] += p
+    page = Page(evaluate(tmp_path, records, p, classes, heads / heads.sum(-1, keepdims=True)))
+    table, written = rows(tmp_path / "tables/heads_by_source.csv"), rows(tmp_path / "predictions.csv")
+    places = {"": "NOR|NCP|CVP", "a": "NOR|NCP|CVP", "b": "NCP|CVP"}
+    assert {(row["source"], row["classes"]) for row in table} == {*places.items()}
+    assert [row["head"] for row in table[:4]] == ["P1", "P2", "P3", "average"]
+    for row in table:
+        inside = [w for w in written if row["source"] in ("", w["source"]) and w["label"] in row["classes"].split("|")]
+        guess = "prediction" if row["head"] == "average" else f"prediction_{row['head']}"
+        hits = {name: [w[guess] == name for w in inside if w["label"] == name] for name in row["classes"].split("|")}
+        value = np.mean([np.mean(hit) for hit in hits.values()])
+        assert float(row["balanced_accuracy"]) == pytest.approx(value, abs=1e-12)
+        assert float(row["low"]) < value < float(row["high"])
+        assert int(row["images"]) == len(inside)
+    assert "Within b (NCP, CVP)" in page.text
+
+    text = Page(evaluate(tmp_path, records, p, classes, heads, independent_sources=["a", "b"])).text
+    assert "a, independent (NOR, NCP, CVP)" in text
+    assert "Within" not in text
+    for alone in (heads[:1], None):  # one head, or none, has nothing to be compared with
+        assert "at home and abroad" not in Page(evaluate(tmp_path, records, p, classes, alone)).text
+    unnamed = [replace(r, source="") for r in records]
+    assert "at home and abroad" not in Page(evaluate(tmp_path, unnamed, p, classes, heads)).text
+
+
 def test_the_audit_speaks_in_the_report(crossval, tmp_path):
     run = shutil.copytree(crossval, tmp_path / "run")
     floor = {"balanced_accuracy": 0.61, "balanced_accuracy_low": 0.5, "balanced_accuracy_high": 0.7}
@@ -325,11 +357,13 @@ def test_a_report_of_many_classes_is_of_bounded_size(tmp_path):
 def test_predictions_are_read_as_they_were_written(tmp_path):
     records, p, classes = make(n=30)
     records[3] = replace(records[3], name='a "b",\nc.png', patient_id="", source="")
-    written = PredictionTable.from_records(records, classes, p)
+    heads = np.random.default_rng(0).dirichlet(np.ones(3), (2, 30))
+    written = PredictionTable.from_records(records, classes, p, heads)
     write_predictions(tmp_path, {"val": written.of_source("b"), "test": written})
     found = read_predictions([tmp_path], classes, "test")
     np.testing.assert_array_equal(found.probabilities, p)
     np.testing.assert_array_equal(found.labels, written.labels)
+    np.testing.assert_array_equal(found.heads, heads.argmax(-1))
     for field in ("classes", "names", "sources", "patients", "folds", "groups"):
         assert getattr(found, field) == getattr(written, field)
     assert found.groups[3] not in [r.patient_id for r in records]  # a patient of its own

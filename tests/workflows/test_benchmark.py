@@ -211,13 +211,14 @@ def test_the_command(cli, table, phantoms):
 
 
 def test_each_source_left_out(phantoms, tmp_path, cli):
-    config = replace(CONFIG, model="test_resnet")
+    config = replace(CONFIG, model="cvrnet", encoders=("test_resnet",))
     summary = leave_one_source_out(phantoms, tmp_path / "shift", config, n_folds=3, **PLAIN)
     assert list(summary["sources"]) == ["site-a", "site-b"]
     for source, row in summary["sources"].items():
         run = json.loads((tmp_path / "shift" / source / "summary.json").read_text())
         assert run["test_source"] == source
         assert row["drop_in_accuracy"] == run["independent"]["drop_in_accuracy"]
+        assert row["heads"][0]["scores"]["P1"] == run["independent"]["pooled"]["heads"][0]["scores"]["P1"]
         inside = [r for r in rows(tmp_path / "shift" / source / "split.csv") if r["fold"] != "independent"]
         assert inside
         assert source not in {r["source"] for r in inside}

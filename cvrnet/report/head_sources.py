@@ -1,0 +1,77 @@
+"""The report's table of the heads at home and abroad: on each source, and how well their inputs tell the sources."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cvrnet.formatting import interval
+from cvrnet.html import Table
+from cvrnet.report.headline import independent_sources
+from cvrnet.report.results import Results
+from cvrnet.runs.layout import INDEPENDENT
+
+Entry = Mapping[str, Any]  # of `cvrnet.scoring.head_scores`
+
+ALL = {"val": "Validation images", "test": "Test images", INDEPENDENT: "Held-back images"}
+
+
+def head_source_rows(results: Results) -> list[dict[str, Any]]:
+    """The balanced accuracy of each head in each place of `_places`; none if no source is named."""
+    return [
+        {
+            "head": head,
+            "set": name,
+            "source": entry["source"] or "",
+            "classes": "|".join(entry["classes"]),
+            "images": entry["images"],
+            "patients": entry["patients"],
+            "balanced_accuracy": score["value"],
+            **_ends(score["interval"]),
+        }
+        for name, _, entry in _places(results)
+        for head, score in entry["scores"].items()
+    ]
+
+
+def head_source_table(results: Results) -> Table:
+    """A row for each head; the columns are the places and, if the run has a source probe, its labels."""
+    places = list(_places(results))
+    columns: dict[str, dict[str, str]] = {}  # title -> the cell of each head
+    for _, title, entry in places:
+        scores = entry["scores"]
+        columns[title] = {head: interval(s["value"], *_ends(s["interval"]).values()) for head, s in scores.items()}
+    for row in results.probe:
+        title = f"{row['label']} ({row['sources'].replace('|', ', ')})" if row["label"] else "Mean of the labels"
+        columns.setdefault(title, {})[row["head"]] = interval(*(float(row[key]) for key in ("auc", "low", "high")))
+    heads = list(places[0][2]["scores"]) if places else []
+    rows = [[head.capitalize(), *(cells.get(head, "") for cells in columns.values())] for head in heads]
+    probed = len(columns) - len(places)
+    groups = [("", 1), ("Balanced accuracy", len(places)), ("AUC: source, among images of one label", probed)]
+    return Table(["Head", *columns], rows, [group for group in groups if group[1]])
+
+
+def _places(results: Results) -> Iterator[tuple[str, str, Entry]]:
+    """Where heads are compared, each with the name of its set, a title, and its entry of `head_scores`.
+
+    These are all images of a set, the sources with two classes or more that the model was trained on, and the sources
+    that it was not trained on. All images are left out if all sources are new.
+    """
+    if not results.sources:
+        return
+    new = independent_sources(results) or []
+    for name, scores in results.sets.items():
+        named = [entry for entry in scores.get("heads", ()) if entry["source"]]
+        for entry in scores.get("heads", ()):
+            source, classes = entry["source"], ", ".join(entry["classes"])
+            if source is None and not (named and {e["source"] for e in named} <= {*new}):
+                yield name, ALL[name], entry
+            elif source in new:
+                yield name, f"{source}, independent ({classes})", entry
+            elif source and len(entry["classes"]) > 1 and len(named) > 1:
+                yield name, f"Within {source} ({classes})", entry
+
+
+def _ends(bounds: list[float] | None) -> dict[str, float | None]:
+    low, high = bounds or (None, None)
+    return {"low": low, "high": high}

@@ -1,0 +1,142 @@
+"""How well each head's input tells the source of an image, among images of one label (a probe for shortcuts)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from cvrnet.cvrnet import CVRNet
+from cvrnet.data import to_batch
+from cvrnet.data.splits import patient_key
+from cvrnet.files import write_sheet
+from cvrnet.inference import Predictor
+from cvrnet.inference.head_logits import HeadLogits, averages_probabilities
+from cvrnet.inference.prefetch import read_ahead
+from cvrnet.metrics.bootstrap import weighted_scores
+from cvrnet.report.results import Results, read_results
+from cvrnet.report.write import image_path
+from cvrnet.runs.layout import SOURCE_PROBE, fold_name
+from cvrnet.scoring import MIN_PATIENTS
+
+MAX_IMAGES = 400  # of all labels and sources together, so that the cost does not grow with the data set
+BATCH = 16
+FOLDS = 5
+RESAMPLES = 500
+
+Groups = dict[str, dict[str, list[Path]]]  # label -> source -> images, one for each patient
+
+
+def write_source_probe(folder: Path, predictor: Predictor | None = None) -> None:
+    """Probe the model of a run, or of an evaluation by ``predictor``, and write tables/source_probe.csv for the report.
+
+    Nothing is written for a model without several heads, or if no label has two sources of `MIN_PATIENTS` patients. In
+    a cross-validation the model is that of fold 1.
+    """
+    results = read_results(folder)
+    groups = _groups(results)
+    if not groups or not any("heads" in scores for scores in results.sets.values()):
+        return
+    first = folder / fold_name(1) if results.kind == "crossval" else folder
+    predictor = predictor or Predictor.from_pretrained(first, any_body_part=True)  # the run has read these files
+    model = predictor.models[0]
+    if isinstance(model, CVRNet) and averages_probabilities(model) and (rows := probe_rows(predictor, groups)):
+        write_sheet(folder / SOURCE_PROBE, rows)
+
+
+def probe_rows(predictor: Predictor, groups: Groups) -> list[dict[str, Any]]:
+    """A row for each label and head; if there are several labels, then a row for each head with their mean.
+
+    The AUC is that of logistic regression on the standardised input, in a cross-validation, one source against the
+    others, mean over the sources. Its 95 % interval is from resampling the patients of each label.
+    """
+    every = [path for sources in groups.values() for paths in sources.values() for path in paths]
+    inputs = _head_inputs(predictor, every)
+    rows, resampled = [], []
+    for label, sources in groups.items():
+        there = [(path, y) for y, paths in enumerate(sources.values()) for path in paths if path in inputs]
+        y = np.array([number for _, number in there], dtype=np.int64)
+        if np.bincount(y, minlength=len(sources)).min() < FOLDS:  # images are no longer there
+            continue
+        drawn = np.random.default_rng(0).multinomial(len(y), np.full(len(y), 1 / len(y)), RESAMPLES)
+        weights = np.concatenate([np.ones((1, len(y))), drawn])
+        by_head = zip(*(inputs[path] for path, _ in there), strict=True)
+        aucs = np.array([_aucs(np.stack(x), y, list(sources), weights) for x in by_head])  # (heads, 1 + RESAMPLES)
+        rows += _rows(aucs, label, list(sources), len(y))
+        resampled.append(aucs)
+    if len(resampled) > 1:
+        names = sorted({source for sources in groups.values() for source in sources})
+        rows += _rows(np.mean(resampled, axis=0), "", names, len(inputs))
+    return rows
+
+
+def _groups(results: Results) -> Groups:
+    """The images to probe: one of each patient and label, of each label's sources with enough patients."""
+    p = results.predictions
+    rows: Sequence[Mapping[str, str]] = results.split or [
+        {"path": name, "label": p.classes[label], "source": source, "patient_id": patient}
+        for name, label, source, patient in zip(p.names, p.labels, p.sources, p.patients, strict=True)
+    ]
+    one: dict[tuple[str, str], Mapping[str, str]] = {}  # label and patient -> image
+    for row in rows:
+        if row["source"]:
+            one.setdefault((row["label"], patient_key(row["patient_id"], row["path"])), row)
+    found: Groups = defaultdict(lambda: defaultdict(list))
+    for row in one.values():
+        found[row["label"]][row["source"]].append(image_path(results.run, row["path"]))
+    enough = {
+        label: {source: paths for source, paths in sorted(sources.items()) if len(paths) >= MIN_PATIENTS}
+        for label, sources in sorted(found.items())
+    }
+    groups = {label: sources for label, sources in enough.items() if len(sources) > 1}
+    most = max(MIN_PATIENTS, MAX_IMAGES // max(1, sum(map(len, groups.values()))))
+    rng = np.random.default_rng(0)
+    return {
+        label: {source: [paths[i] for i in rng.permutation(len(paths))[:most]] for source, paths in sources.items()}
+        for label, sources in groups.items()
+    }
+
+
+def _head_inputs(predictor: Predictor, paths: Sequence[Path]) -> dict[Path, list[NDArray[np.float32]]]:
+    """Each readable image's input of each head, for the predictor's first model."""
+    network = HeadLogits(predictor.models[0], predictor.precision)
+    read = read_ahead(paths, predictor.preprocessing, ahead=2 * BATCH)
+    images = ((path, image) for path, image in read if not isinstance(image, str))
+    inputs: dict[Path, list[NDArray[np.float32]]] = {}
+    while batch := list(islice(images, BATCH)):
+        x = predictor.preprocessing.normalize(to_batch([image for _, image in batch]).to(predictor.device))
+        with torch.inference_mode():
+            pooled = network.model.pool_maps(network.maps(x.contiguous(memory_format=torch.channels_last)))
+        for (path, _), *vectors in zip(batch, *(vector.cpu().numpy() for vector in pooled), strict=True):
+            inputs[path] = vectors
+    return inputs
+
+
+def _aucs(
+    x: NDArray[np.float32], y: NDArray[np.int64], sources: Sequence[str], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The AUC under each set of weights (B, N), for images that the probe was not trained on."""
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, class_weight="balanced"))
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
+    p = cross_val_predict(probe, x, y, cv=folds, method="predict_proba")
+    aucs: NDArray[np.float64] = weighted_scores(y, p, sources, weights)["macro"]["roc_auc"]
+    return aucs
+
+
+def _rows(aucs: NDArray[np.float64], label: str, sources: Sequence[str], images: int) -> list[dict[str, Any]]:
+    rows = []
+    for i, (value, *resamples) in enumerate(aucs, start=1):
+        low, high = np.nanpercentile(resamples, [2.5, 97.5])
+        row = {"head": f"P{i}", "label": label, "sources": "|".join(sources), "images": images}
+        rows.append({**row, "auc": float(value), "low": float(low), "high": float(high)})
+    return rows
