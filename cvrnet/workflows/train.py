@@ -84,11 +84,11 @@ def train_sets(
         The content of metrics.json on the main process, ``{}`` on the others.
     """
     processes, config = job.processes, job.config
+    progress = job.callbacks.training(name, fold) if processes.is_main else Progress()
     metrics: dict[str, Any] = {}
     if not is_finished(folder, config):
         model, features = job.initial.copy(), job.features
         arguments = (config, sets["train"], sets["val"], job.classes, job.cache, folder)
-        progress = job.callbacks.training(name, fold) if processes.is_main else Progress()
         run = "/".join(filter(None, (job.output.name, name, fold_name(fold) if fold else "")))
         with tracked(job.log if processes.is_main else "", progress, run, folder, config) as progress:
             state = fit(*arguments, model=model, features=features, progress=progress)
