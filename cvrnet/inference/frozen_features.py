@@ -61,7 +61,6 @@ class FrozenFeatures:
     ) -> None:
         self.device = select_device(device)
         self.precision = select_precision(amp, self.device)
-        self.encoders: Any = model.encoders
         self.cache, self.views, self.seed = cache, views, seed
         self.augmentation = augmentation or Augmentation()
         self.preprocessing = Preprocessing.from_model(model)
@@ -157,8 +156,9 @@ class FrozenFeatures:
         x = self.preprocessing.normalize(images.to(self.device, non_blocking=True))
         with torch.inference_mode():
             maps = self._frozen().maps(x.contiguous(memory_format=torch.channels_last))
+            encoders: Any = self._model.encoders
             pooled = iter([m.mean((2, 3)) for m in maps])
-            of_encoders = [torch.cat([next(pooled) for _ in encoder.channels], 1) for encoder in self.encoders]
+            of_encoders = [torch.cat([next(pooled) for _ in encoder.channels], 1) for encoder in encoders]
         return [vectors.cpu().numpy() for vectors in of_encoders]
 
     def _frozen(self) -> HeadLogits:

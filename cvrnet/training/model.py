@@ -31,6 +31,11 @@ from cvrnet.training.config import TrainConfig
 _UNREADABLE: tuple[type[Exception], ...] = (*CLIENT_ERRORS, SafetensorError)
 
 
+def is_trained(model: str) -> bool:
+    """Whether the model of a config is a trained one, in a folder or on the Hub, and not a name of timm's."""
+    return model.startswith(("local-dir:", "hf-hub:"))
+
+
 def resolve_interpolation(config: TrainConfig) -> TrainConfig:
     """The config with the interpolation that ``auto`` means for its model.
 
@@ -40,7 +45,7 @@ def resolve_interpolation(config: TrainConfig) -> TrainConfig:
     if config.interpolation != "auto":
         check_interpolation(config.interpolation)
         return config
-    if config.model.startswith(("local-dir:", "hf-hub:")):
+    if is_trained(config.model):
         own = _config_file(config.model).get("pretrained_cfg", {}).get("interpolation")
     else:
         registered = timm.get_pretrained_cfg(config.model) if _is_cvrnet(config.model) else None
@@ -58,7 +63,7 @@ def _config_file(reference: str) -> dict[str, Any]:
 
 def _is_cvrnet(model: str) -> bool:
     """Whether the name of a model, or a reference to a trained model, means a registered CVR-Net."""
-    name = _config_file(model).get("architecture") if model.startswith(("local-dir:", "hf-hub:")) else model
+    name = _config_file(model).get("architecture") if is_trained(model) else model
     return name in timm.list_models(module="cvrnet")
 
 
@@ -71,7 +76,7 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
     Raises:
         UserError: timm does not know the model, or the model does not take these arguments.
     """
-    trained = config.model.startswith(("local-dir:", "hf-hub:"))
+    trained = is_trained(config.model)
     if not trained and not timm.is_model(config.model):
         raise UserError(
             f"unknown model {config.model!r}; expected a name from `cvrnet models` or timm.list_models(), "

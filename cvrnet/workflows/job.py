@@ -21,7 +21,7 @@ from cvrnet.runs.layout import AUDIT, AUDIT_PAGE, AUDIT_TABLES, BENCHMARK, RUN, 
 from cvrnet.runs.read import read_json, read_rows
 from cvrnet.runs.split_table import split_row
 from cvrnet.training import Progress, TrainConfig, is_finished, resolve_interpolation
-from cvrnet.training.model import InitialModel, check_trainable, pretrained_from
+from cvrnet.training.model import InitialModel, check_trainable, is_trained, pretrained_from
 from cvrnet.training.processes import Processes
 from cvrnet.training.tracking import check_tracker
 
@@ -150,7 +150,7 @@ def with_features(job: Job, folders: Sequence[Path]) -> Job:
     if config.freeze != "all" or all(is_finished(folder, config) for folder in folders):
         return job
     model: Any = job.initial.model
-    started = config.pretrained or pretrained_from(model) or config.model.startswith(("local-dir:", "hf-hub:"))
+    started = config.pretrained or pretrained_from(model) or is_trained(config.model)
     if job.processes.is_main and not started:
         job.callbacks.say("The frozen encoders have random weights, whose features say little: expect low scores")
     processes = job.processes

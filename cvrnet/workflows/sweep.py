@@ -18,7 +18,7 @@ from cvrnet.moved import moved_names
 from cvrnet.runs.layout import BENCHMARK, RUN, SUMMARY
 from cvrnet.runs.read import read_json
 from cvrnet.training import TrainConfig, create_for_training
-from cvrnet.training.model import check_trainable
+from cvrnet.training.model import check_trainable, is_trained
 from cvrnet.workflows.benchmark_table import collect_benchmark, measure_speed
 from cvrnet.workflows.crossval import check_folds, choose_folds, train_folds
 from cvrnet.workflows.job import Callbacks, Job, open_run, start_job
@@ -171,7 +171,7 @@ def model_config(model: str, config: TrainConfig) -> TrainConfig:
     >>> model_config("cvrnet:encoder2", TrainConfig()).encoders
     ('legacy_xception',)
     """
-    if model.startswith(("local-dir:", "hf-hub:")) or ":" not in model:
+    if is_trained(model) or ":" not in model:
         return replace(config, model=model)
     base, _, part = model.partition(":")
     if part not in ABLATIONS:
