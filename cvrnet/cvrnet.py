@@ -21,7 +21,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from cvrnet.encoders import ChannelAffine, Encoder, create_encoder, is_reference, missing_weights
+from cvrnet.encoders import ChannelAffine, Encoder, create_encoder, is_repository, missing_weights
 from cvrnet.encoders.batch_norm import set_batch_norms
 from cvrnet.encoders.model_args import check_model_args
 from cvrnet.encoders.normalization import for_channels
@@ -111,7 +111,7 @@ class CVRNet(nn.Module):
         files, own = _named_files(names, encoder_weights), _encoder_args(names, encoder_args)
         built = _create_encoders(names, own, pretrained, files, drops, **options)
         made = [getattr(e, "made_as", None) or (name, args) for e, name, args in zip(built, names, own, strict=True)]
-        from_repositories = any(map(is_reference, names))
+        from_repositories = any(map(is_repository, names))
         names, own = [name for name, _ in made], [args for _, args in made]
         self._without_repositories = {"encoders": names, "encoder_args": own} if from_repositories else {}
         self.encoders = nn.ModuleList(built)  # type: ignore[arg-type]  # Encoder is a protocol on modules
@@ -344,10 +344,8 @@ def _named_files(names: Sequence[str], files: str | Sequence[str]) -> dict[str, 
     >>> _named_files(["resnet18"], "weights=2.pth"), _named_files(["resnet18", "vgg11"], ["vgg11=b.pth"])
     ({'resnet18': 'weights=2.pth'}, {'vgg11': 'b.pth'})
     """
-    if isinstance(files, bool):
-        raise UserError(f"encoder_weights={files}; expected files, NAME=FILE; pretrained=True loads the encoders' own")
     found = {}
-    for text in [files] if isinstance(files, str) else files:
+    for text in _listed(files):
         name, _, file = str(text).partition("=")
         if name in names and file:
             found[name] = file
@@ -356,6 +354,12 @@ def _named_files(names: Sequence[str], files: str | Sequence[str]) -> dict[str, 
         else:
             raise UserError(f"encoder_weights={text!r}; expected NAME=FILE, where NAME is {' or '.join(names)}")
     return found
+
+
+def _listed(files: str | Sequence[str]) -> Sequence[str]:
+    if isinstance(files, bool):
+        raise UserError(f"encoder_weights={files}; expected files, NAME=FILE; pretrained=True loads the encoders' own")
+    return [files] if isinstance(files, str) else files
 
 
 def _encoder_args(names: Sequence[str], arguments: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -432,8 +436,8 @@ def _create_cvrnet(variant: str, pretrained: bool, default_encoders: tuple[str, 
 
 def _refuse_sources(arguments: Mapping[str, Any]) -> None:
     """Refuse sources of encoders for a model whose weights hold the encoders; its config may come from anywhere."""
-    names = [name for name in _encoder_names(arguments["encoders"]) if is_reference(str(name))]
-    if unwanted := [*names, *arguments.get("encoder_weights", ())]:
+    names = [name for name in _encoder_names(arguments["encoders"]) if is_repository(str(name))]
+    if unwanted := [*names, *_listed(arguments.get("encoder_weights", ()))]:
         raise UserError(f"{unwanted[0]!r} is not needed: the trained model holds the weights of its encoders")
 
 

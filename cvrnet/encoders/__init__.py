@@ -2,7 +2,7 @@
 
 from cvrnet.encoders.normalization import ChannelAffine
 from cvrnet.encoders.registry import Encoder, create_encoder, list_encoders, register_encoder
-from cvrnet.encoders.repositories import is_reference
+from cvrnet.encoders.repositories import is_repository
 from cvrnet.encoders.timm_backbone import (
     hub_repository,
     locate_weights,
@@ -18,7 +18,7 @@ __all__ = [
     "XceptionEncoder",
     "create_encoder",
     "hub_repository",
-    "is_reference",
+    "is_repository",
     "list_encoders",
     "locate_weights",
     "missing_weights",

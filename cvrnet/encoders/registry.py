@@ -10,7 +10,7 @@ import timm
 from torch import Tensor, nn
 
 from cvrnet.encoders.keras_variants import keras_resnet50, keras_xception
-from cvrnet.encoders.repositories import is_reference, open_repository
+from cvrnet.encoders.repositories import is_repository, open_repository
 from cvrnet.encoders.timm_backbone import TimmEncoder
 from cvrnet.encoders.xception import XceptionEncoder
 from cvrnet.errors import UserError
@@ -92,7 +92,7 @@ def create_encoder(
     >>> encoder.channels, encoder.reductions
     ([48, 192, 96], [8, 16, 32])
     """
-    if is_reference(name):
+    if is_repository(name):
         return _from_repository(name, pretrained, weights, in_chans=in_chans, img_size=img_size, **kwargs)
     if weights is not None:
         kwargs["weights"] = weights

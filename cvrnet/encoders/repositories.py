@@ -29,7 +29,7 @@ _MOST_BYTES = 2**20
 _OURS = ("num_classes", "in_chans", "img_size")  # arguments that the CVR-Net chooses
 
 
-def is_reference(name: str) -> bool:
+def is_repository(name: str) -> bool:
     """Whether an encoder's name means a repository on the Hub or a folder."""
     return name.startswith(_SCHEMES)
 

@@ -13,7 +13,7 @@ from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
 from cvrnet.encoders.packaged_weights import load_package, weights_package
-from cvrnet.encoders.repositories import is_reference
+from cvrnet.encoders.repositories import is_repository
 from cvrnet.encoders.weights_file import read_weights_file
 from cvrnet.errors import UserError
 from cvrnet.hub_errors import explain
@@ -162,7 +162,7 @@ def hub_repository(name: str) -> str | None:
     >>> hub_repository("resnet50"), hub_repository("legacy_xception"), hub_repository("densenet264d")
     ('timm/resnet50.a1_in1k', 'timm/legacy_xception.tf_in1k', None)
     """
-    if is_reference(name):
+    if is_repository(name):
         scheme, _, repository = name.partition(":")
         return None if scheme == "local-dir" else repository
     cfg = timm.get_pretrained_cfg(name) if timm.is_model(name) else None

@@ -226,3 +226,5 @@ def test_a_trained_model_keeps_its_encoders(tmp_path: Path) -> None:
     for further in ({"encoders": ("hf-hub:ada/chest",)}, {"encoder_weights": ("w.pth",)}):
         with pytest.raises(UserError, match="not needed: the trained model holds the weights"):
             create_for_training(replace(config, **further), 3)
+    with pytest.raises(UserError, match=r"^'w\.pth' is not needed"):  # also as a text, as a model's argument
+        timm.create_model(f"local-dir:{tmp_path}", pretrained=True, encoder_weights="w.pth")
