@@ -176,7 +176,8 @@ def _write_film(root: Path, film: _Film, seed: int, size: int, source: str, *, m
     image, lungs, lesion = draw_film(film.label, seed=seed, size=size, **which)
     if marked:
         _mark(image)
-    patient_id = f"s{seed}-p{film.patient:05d}"  # patients of different seeds are different people
+    # Patients of different seeds are different people. Those of seed 0 have the ids of version 0.1, so its runs resume.
+    patient_id = (f"s{seed}-" if seed else "") + f"p{film.patient:05d}"
     name = f"{patient_id}-{film.number}.png"
     row = {"path": f"images/{source}/{name}", "label": film.label, "source": source, "patient_id": patient_id}
     row |= {"view": "PA", "lung_mask": f"lungs/{name}"}
