@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -20,9 +21,7 @@ from cvrnet.runs.hub_download import file_hash
 from cvrnet.runs.layout import RUN
 
 if TYPE_CHECKING:
-    import h5py
-
-    from cvrnet.keras.hdf5 import LayerWeights
+    from cvrnet.keras.hdf5 import LayerWeights, StoredWeight
 
 KIND, MODEL = "convert-keras", "cvrnet_keras"
 MAX_CLASSES = 1000
@@ -80,19 +79,26 @@ def load_keras(file: str | Path) -> CVRNet:
 
     Raises UserError for any other file, and names the weights that are missing, surplus or misshapen.
     """
-    from cvrnet.keras.hdf5 import open_weights, read_values  # here, because h5py is an extra
+    try:
+        return _load(Path(file))
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+
+
+def _load(file: Path) -> CVRNet:
+    from cvrnet.keras.hdf5 import read_weights  # here, because h5py is an extra
 
     state: dict[str, Tensor] = {}
     biases: dict[str, Tensor] = {}
-    with open_weights(file) as layers:
-        names = rename_automatic([weight.layer for weight in keras_weights()], layers)
-        num_classes, in_chans = _sizes(layers, names["dense_3"])
-        model = cast(CVRNet, timm.create_model(MODEL, num_classes=num_classes, in_chans=in_chans, device="meta"))
-        for weight, stored in _match(layers, names, model.state_dict()):
-            values = torch.from_numpy(read_values(stored)).permute(weight.axes).contiguous()
-            if weight.name == "moving_variance" and values.min() < 0:
-                raise UserError(f"{quoted(stored.name)} has negative values; a variance has none")
-            (biases if weight.folded else state)[weight.target] = values
+    layers = read_weights(file)
+    names = rename_automatic([weight.layer for weight in keras_weights()], layers)
+    num_classes, in_chans = _sizes(layers, names["dense_3"])
+    model = cast(CVRNet, timm.create_model(MODEL, num_classes=num_classes, in_chans=in_chans, device="meta"))
+    for weight, stored in _match(layers, names, model.state_dict()):
+        values = torch.from_numpy(stored.values()).permute(weight.axes).contiguous()
+        if weight.name == "moving_variance" and values.min() < 0:
+            raise UserError(f"{quoted(stored.path)} has negative values; a variance has none")
+        (biases if weight.folded else state)[weight.target] = values
     # timm's convolutions have no biases. Batch norm subtracts the running mean m: (y + b) - m = y - (m - b).
     for running_mean, bias in biases.items():
         state[running_mean] -= bias
@@ -104,7 +110,7 @@ def load_keras(file: str | Path) -> CVRNet:
 def _sizes(layers: LayerWeights, classifier: str) -> tuple[int, int]:
     """Number of classes and of image channels; default values if a weight is missing (`_match` then reports it)."""
     bias, stem = layers.get(classifier, {}).get("bias"), layers.get("res_conv1", {}).get("kernel")
-    num_classes = 2 if bias is None else int(bias.size)
+    num_classes = 2 if bias is None else math.prod(bias.shape)
     if not 2 <= num_classes <= MAX_CLASSES:
         raise UserError(f"{num_classes} classes (layer {quoted(classifier)}); expected 2 to {MAX_CLASSES}")
     return num_classes, 1 if stem is not None and stem.shape[2:3] == (1,) else 3
@@ -112,7 +118,7 @@ def _sizes(layers: LayerWeights, classifier: str) -> tuple[int, int]:
 
 def _match(
     layers: LayerWeights, names: Mapping[str, str], state: Mapping[str, Tensor]
-) -> list[tuple[KerasWeight, h5py.Dataset]]:
+) -> list[tuple[KerasWeight, StoredWeight]]:
     """Pair every weight of the network with that in the file, or raise a UserError that names all that do not fit."""
     expected = {f"{names[weight.layer]}/{weight.name}": weight for weight in keras_weights()}
     found = {f"{layer}/{name}": stored for layer, weights in layers.items() for name, stored in weights.items()}

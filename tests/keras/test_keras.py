@@ -27,7 +27,7 @@ from cvrnet.errors import UserError
 from cvrnet.heads import log_mean_softmax
 from cvrnet.inference import Predictor
 from cvrnet.keras import convert_keras, load_keras
-from cvrnet.keras.hdf5 import open_weights, read_values
+from cvrnet.keras.hdf5 import read_weights
 from cvrnet.keras.layers import keras_weights
 from cvrnet.runs.checkpoint import load_checkpoint
 from tests.support.hub import LocalHub
@@ -133,10 +133,10 @@ def xception_first(model: CVRNet) -> None:
 
 def no_biases(model: CVRNet, checkpoint: Path) -> None:
     state = model.state_dict()
-    with open_weights(checkpoint) as layers:
-        for weight in keras_weights():
-            if weight.folded:
-                state[weight.target] += torch.from_numpy(read_values(layers[weight.layer][weight.name]))
+    layers = read_weights(checkpoint)
+    for weight in keras_weights():
+        if weight.folded:
+            state[weight.target] += torch.from_numpy(layers[weight.layer][weight.name].values())
 
 
 # What is wrong; the mean probability's error here and in the reference's table (two classes, 224 x 224, other weights);
@@ -239,15 +239,15 @@ def test_reference_file_gives_the_same_network(notebook: CVRNet, scratch: Path) 
 
 def test_every_layout_at_once(notebook: CVRNet, checkpoint: Path, scratch: Path) -> None:
     """``model.save``, lists in pieces, names as text, and the notebook's cell run twice in one process."""
-    with open_weights(checkpoint) as layers:
-        file = write_checkpoint(
-            scratch / "saved.h5",
-            values=lambda layer, name, shape: read_values(layers[layer][name]),
-            rename=in_second_run,
-            nested=True,
-            pieces=True,
-            text=True,
-        )
+    layers = read_weights(checkpoint)
+    file = write_checkpoint(
+        scratch / "saved.h5",
+        values=lambda layer, name, shape: layers[layer][name].values(),
+        rename=in_second_run,
+        nested=True,
+        pieces=True,
+        text=True,
+    )
     theirs, ours = load_keras(file).state_dict(), notebook.state_dict()
     assert all(torch.equal(theirs[name], ours[name]) for name in ours)
 

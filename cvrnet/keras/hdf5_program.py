@@ -1,0 +1,119 @@
+"""Run as a program, with the path of an HDF5 file: read the weights that Keras wrote, and write them to stdout.
+
+On damaged files the HDF5 library may crash or ask for any amount of memory, so it runs in a process of its own, with
+a memory limit. The program starts from this file, which imports nothing of the package: that would take seconds.
+
+An HDF5 file can point to other files (external links, external storage, virtual datasets), declare sizes that it does
+not hold, and run filters when it is read. Keras writes plain contiguous datasets behind hard links. Nothing else is
+accepted.
+
+The first line of the output is JSON: the problem with the file ("" if there is none), and a list of its weights, each
+with layer, name, path in the file, shape, declared and stored bytes. The values follow, float32, of all weights whose
+declared and stored bytes agree.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from typing import IO, Any
+
+import h5py
+import numpy as np
+
+FORMAT = "expected HDF5 from Keras 2's save_weights or model.save"
+_MEMORY = 2_000_000_000  # bytes, beside the file's own size
+
+
+class UnfitError(Exception):
+    """The file may be whole, but Keras does not write such files."""
+
+
+def main(path: str) -> None:
+    """Read the file at `path`, within a memory limit on Linux; other systems do not enforce one."""
+    if sys.platform == "linux":
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        size = _MEMORY + os.path.getsize(path)
+        resource.setrlimit(resource.RLIMIT_AS, (size if hard == resource.RLIM_INFINITY else min(size, hard), hard))
+    output = sys.stdout.buffer
+    weights: list[dict[str, Any]] = []
+    values: list[np.ndarray] = []
+    problem = ""
+    try:
+        with h5py.File(path, "r") as file:
+            for weight, dataset in _find(file):
+                weights.append(weight)
+                if weight["stored"] == weight["declared"]:
+                    values.append(np.ascontiguousarray(dataset[()], "<f4"))
+                if sum(value.nbytes for value in values) > os.path.getsize(path):
+                    raise UnfitError("damaged HDF5 file (its weights share their values)")
+    except UnfitError as error:
+        problem = str(error)
+    except MemoryError:
+        problem = "damaged HDF5 file (reading it takes too much memory)"
+    except Exception as error:  # noqa: BLE001  on damaged files h5py raises nearly every built-in exception
+        reason = " ".join(str(error).split()) or type(error).__name__
+        problem = f"damaged HDF5 file ({reason[:200]})"
+    _send(output, {"problem": problem, "weights": [] if problem else weights}, [] if problem else values)
+
+
+def _send(output: IO[bytes], message: dict[str, Any], values: list[np.ndarray]) -> None:
+    output.write(json.dumps(message).encode() + b"\n")
+    for array in values:
+        output.write(array.data.cast("B") if array.size else b"")
+    output.flush()
+
+
+def _find(file: h5py.File) -> list[tuple[dict[str, Any], h5py.Dataset]]:
+    """Find every dataset LAYER/.../NAME:0 of ``save_weights``; ``model.save`` puts them into a group model_weights."""
+    root: h5py.Group = file
+    if isinstance(file.get("model_weights", getlink=True), h5py.HardLink):
+        root = file["model_weights"]
+    backend = root.attrs.get("backend", "tensorflow")
+    backend = backend.decode() if isinstance(backend, bytes) else str(backend)
+    if backend != "tensorflow":  # Theano, for one, flips convolution kernels
+        raise UnfitError(f"weights of Keras on {_quoted(backend)}; expected Keras on 'tensorflow'")
+    objects: dict[str, h5py.Group | h5py.Dataset] = {}
+    root.visititems(objects.__setitem__)  # follows hard links only, which cannot leave the file
+    found = []
+    for path, dataset in objects.items():
+        if isinstance(dataset, h5py.Dataset):
+            _check_plain(dataset)
+            weight = {
+                "layer": path.split("/")[0],
+                "name": path.split("/")[-1].removesuffix(":0"),
+                "path": dataset.name,
+                "shape": dataset.shape,
+                "declared": 4 * math.prod(dataset.shape),
+                "stored": dataset.id.get_storage_size(),
+            }
+            found.append((weight, dataset))
+    return found
+
+
+def _check_plain(dataset: h5py.Dataset) -> None:
+    """Raise UnfitError if a dataset is not stored in plain form.
+
+    This must come before its shape is read, for which HDF5 would open the source files of a virtual dataset.
+    """
+    name, storage = _quoted(dataset.name), dataset.id.get_create_plist()
+    layout = storage.get_layout()
+    if layout == h5py.h5d.VIRTUAL or storage.get_external_count():
+        raise UnfitError(f"{name} is stored in another file, which is not read")
+    if layout not in (h5py.h5d.CONTIGUOUS, h5py.h5d.COMPACT) or storage.get_nfilters():
+        raise UnfitError(f"{name} is stored in chunks or compressed; {FORMAT}, which write plain arrays")
+    if dataset.shape is None or dataset.dtype != np.float32:
+        raise UnfitError(f"{name} is of type {dataset.dtype}; expected float32")
+
+
+def _quoted(name: str) -> str:
+    """As in cvrnet.keras.layers."""
+    return repr(name if len(name) <= 80 else name[:77] + "...")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
