@@ -31,6 +31,7 @@ class OutputPath(click.Path):
 OUTPUT = OutputPath(path_type=Path)
 NUMBER_FORMAT = click.Choice(["auto", "fp32", "bf16", "fp16"])
 PROBABILITY, FRACTION = click.FloatRange(0, 1), click.FloatRange(0, 1, min_open=True, max_open=True)
+PART = click.FloatRange(0, 1, max_open=True)
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -198,6 +199,8 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
     ("--optimizer", str, "adam", "timm's name of the optimiser"),
     ("--lr", click.FloatRange(0, min_open=True), 0.0001, "Initial learning rate"),
     ("--weight-decay", click.FloatRange(0), 0.0, "Weight decay"),
+    ("--ema-decay", PART, 0.0, "Validate and save the average of the weights, with this decay at each step; 0: off"),
+    ("--label-smoothing", PART, 0.0, "Part of a label's weight that all classes share"),
     ("--freeze", freezing, 0, "all: train only the heads, on features computed once; N: only the heads for N epochs"),
     ("--views", click.IntRange(1), 1, "With --freeze all: train on N views of each image: itself and N-1 augmented"),
     ("--lr-factor", float, 0.9, "Factor that reduces the learning rate"),
@@ -228,9 +231,9 @@ def _setting(flag: str, kind: Any, default: Any, text: str) -> Decorator:
 protocol = _group(
     click.option(
         "--recipe",
-        type=click.Choice(["paper", "notebook", "frozen"]),
-        help="Settings that hold unless you give an option: the papers', those of the authors' notebook, or those for "
-        "frozen encoders.  [default: frozen with --freeze all, otherwise paper]",
+        type=click.Choice(["paper", "notebook", "modern", "frozen"]),
+        help="Settings that hold unless you give an option: the papers', those of the authors' notebook, the papers' "
+        "with modern additions, or those for frozen encoders.  [default: frozen with --freeze all, otherwise paper]",
     ),
     *(_setting(*row) for row in PROTOCOL),
 )

@@ -38,6 +38,7 @@ _RULES: list[tuple[Sequence[str], Callable[[Any], bool], str]] = [
         "a probability from 0 to 1",
     ),
     (("val_fraction", "lr_factor"), lambda value: 0 < value < 1, "a number between 0 and 1"),
+    (("label_smoothing", "ema_decay"), lambda value: 0 <= value < 1, "a number from 0, and less than 1"),
     (("lr",), lambda value: 0 < value < math.inf, "a positive, finite learning rate"),
     (("weight_decay",), lambda value: 0 <= value < math.inf, "a number from 0"),
     (
@@ -74,6 +75,8 @@ class TrainConfig:
     optimizer: str = "adam"  #: timm's name of the optimiser
     lr: float = 1e-4  #: initial learning rate
     weight_decay: float = 0.0  #: not applied to biases and normalisation (the papers: none)
+    ema_decay: float = 0.0  #: decay, per step, of the average of the weights that is validated and saved; 0: no average
+    label_smoothing: float = 0.0  #: this part of a label's weight goes to all classes, in equal shares
     #: ``"all"``: the encoders stay as they are; only the heads train, on pooled maps computed once per image (or view).
     #: A number: only the heads train for this many epochs, then everything. 0: everything trains from the start.
     freeze: int | str = 0
@@ -128,6 +131,7 @@ _RECIPES: dict[str, dict[str, Any]] = {
     "paper": {},
     "notebook": {"optimizer": "adamax", "lr_factor": 0.1, "lr_patience": 4, "patience": 13,
                  "monitor": "val_accuracy", "rotation_p": 0.0, "shift_p": 0.0},
+    "modern": {"ema_decay": 0.99, "label_smoothing": 0.1},
     "frozen": {"freeze": "all", "optimizer": "adamw", "lr": 3e-4, "weight_decay": 0.01, "drop_rate": 0.3,
                "batch_size": 64, "epochs": 30, "patience": 30, "lr_patience": 30},
 }  # fmt: skip
@@ -137,8 +141,8 @@ RECIPES = tuple(_RECIPES)
 def recipe(name: str, **settings: Any) -> TrainConfig:
     """A named protocol with some settings changed.
 
-    ``paper`` is the protocol of v2, ``notebook`` that of the authors' public notebook, and ``frozen`` trains only the
-    heads, on frozen encoders (see docs/training.md).
+    ``paper`` is the protocol of v2, ``notebook`` that of the authors' public notebook, ``modern`` adds to the papers'
+    what helped when measured, and ``frozen`` trains only the heads, on frozen encoders (see docs/training.md).
 
     >>> recipe("notebook", epochs=5).optimizer
     'adamax'

@@ -113,6 +113,7 @@ class FrozenEncoders:
         self.items = ViewVectors(features.vectors, rows, [classes.index(r.label) for r in train], classes, config.seed)
         mean, std = _mean_std(features.vectors, rows)
         self.trained = StandardizedHead(model.head, model, mean, std).to(processes.device)
+        self.evaluated: Any = self.trained  #: the heads that are validated and saved
         self.best = copy.deepcopy(self.trained)
         self.network = processes.parallel(self.trained)
 
@@ -132,12 +133,12 @@ class FrozenEncoders:
 
     def validate(self) -> NDArray[np.float64]:
         """Each head's probabilities for the validation images, (heads, images, classes)."""
-        self.model.head = self.trained.folded()
+        self.model.head = self.evaluated.folded()
         return predict_frozen(self.model, self.features, self.val)
 
     def keep_best(self, folder: Path) -> None:
         """Remember the weights as they are now, because they are the best so far."""
-        self.best.load_state_dict(self.trained.state_dict())
+        self.best.load_state_dict(self.evaluated.state_dict())
 
     def finish(self, folder: Path) -> None:
         """Save the network with the best heads."""

@@ -25,9 +25,9 @@ from cvrnet.training.batches import Schedule, image_loader
 from cvrnet.training.config import TrainConfig
 from cvrnet.training.frozen_encoders import FrozenEncoders
 from cvrnet.training.model import InitialModel
-from cvrnet.training.optimizers import create_optimizer
 from cvrnet.training.processes import Processes
 from cvrnet.training.state import State, restore_state, save_state
+from cvrnet.training.updates import Updates
 from cvrnet.training.whole_network import WholeNetwork
 
 
@@ -83,16 +83,14 @@ def fit(
         task = WholeNetwork(config, model, train, val, classes, cache, processes)
     else:
         task = FrozenEncoders(config, model, train, val, classes, features, processes)
-    optimizer = create_optimizer(task.trained, config.optimizer, config.lr, config.weight_decay)
-    plateau = _plateau(optimizer, config)
-    # fp16 gradients underflow without scaling; for the other formats the scaler does nothing.
-    scaler = torch.amp.GradScaler(processes.device.type, enabled=processes.precision == "fp16")
-    parts = {**task.parts, "optimizer": optimizer, "plateau": plateau, "scaler": scaler}
+    schedule = Schedule(len(train), config, processes.count, processes.index, task.smallest_part)
+    updates = Updates(task.trained, config, processes)
+    task.evaluated = updates.evaluated
+    parts = {**task.parts, **updates.parts}
     state = restore_state(folder / (STATE if (folder / STATE).is_file() else LAST_STATE), parts)
     saved, saved_epoch = time.monotonic(), state.epoch
     labels = [classes.index(record.label) for record in val]
     weights = class_weights(task.items.labels, len(classes)).to(processes.device) if config.class_weights else None
-    schedule = Schedule(len(train), config, processes.count, processes.index, task.smallest_part)
     with image_loader(task.items, schedule, config.num_workers) as loader:
         while state.epoch < config.epochs and state.epoch - state.best_epoch < config.patience:
             started = time.perf_counter()
@@ -100,12 +98,13 @@ def fit(
             if processes.is_main:
                 progress.start(schedule.epoch, len(train), state.history)
             steps = schedule.batches(), loader, weights
-            train_loss = _train_epoch(config, task, schedule.epoch, *steps, optimizer, scaler, processes, progress)
+            train_loss = _train_epoch(config, task, schedule.epoch, *steps, updates, processes, progress)
             processes.share_buffers(task.trained)
+            processes.share_buffers(task.evaluated)
             scores = classification_scores(labels, task.validate().mean(0), list(classes))
-            row = _history_row(schedule.epoch, optimizer, train_loss, scores, time.perf_counter() - started)
+            row = _history_row(schedule.epoch, updates.rate, train_loss, scores, time.perf_counter() - started)
             quality = row["val_accuracy"] if config.monitor == "val_accuracy" else -row["val_loss"]
-            plateau.step(quality)
+            updates.end_epoch(quality)
             row["best"] = int(quality > state.best)
             state.history.append(row)
             state.epoch = schedule.epoch
@@ -130,12 +129,12 @@ def fit(
 
 
 def _history_row(
-    epoch: int, optimizer: torch.optim.Optimizer, train_loss: float, scores: Mapping[str, Any], seconds: float
+    epoch: int, rate: float, train_loss: float, scores: Mapping[str, Any], seconds: float
 ) -> dict[str, Any]:
     """The row of history.csv for an epoch, from the scores of the validation images."""
     return {
         "epoch": epoch,
-        "lr": optimizer.param_groups[0]["lr"],
+        "lr": rate,
         "train_loss": train_loss,
         "val_loss": scores["log_loss"],
         "val_accuracy": scores["accuracy"],
@@ -151,8 +150,7 @@ def _train_epoch(
     batches: Sequence[Sequence[Sequence[int]]],
     loader: Iterable[tuple[Tensor, Tensor]],
     weights: Tensor | None,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
+    updates: Updates,
     processes: Processes,
     progress: Progress,
 ) -> float:
@@ -166,7 +164,7 @@ def _train_epoch(
     # Dropout depends only on the seed, epoch and process, so a resumed training repeats it.
     torch.manual_seed(config.seed + epoch * world + processes.index)
     total, seen = torch.zeros((), device=device), 0
-    for batch in batches:
+    for number, batch in enumerate(batches, start=1 + (epoch - 1) * len(batches)):
         size = sum(len(part) for part in batch)
         for micro in range(config.grad_accum):
             pixels, labels = next(loaded)
@@ -174,7 +172,7 @@ def _train_epoch(
             y = labels.to(device, non_blocking=True)
             with autocast(device, processes.precision):
                 logits = network(x)
-            losses = F.cross_entropy(logits.float(), y, reduction="none")
+            losses = F.cross_entropy(logits.float(), y, reduction="none", label_smoothing=config.label_smoothing)
             if weights is not None:
                 losses = losses * weights[y]
             # Like Keras, divide the weighted sum by the number of images; torch's `weight=` would divide it by the sum
@@ -182,11 +180,9 @@ def _train_epoch(
             loss = losses.sum() / size
             last = micro == config.grad_accum - 1
             with contextlib.nullcontext() if last else processes.without_sync(network):
-                scaler.scale(loss * world).backward()  # DDP averages the gradients; times `world`, this is the sum
+                updates.backward(loss * world)  # DDP averages the gradients; times `world`, this is the sum
             total += loss.detach() * size
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad()
+        updates.step(number)
         seen += size
         if processes.is_main:
             progress.step(size, lambda total=total, seen=seen: float(total) * world / seen)  # type: ignore[misc]
@@ -200,10 +196,3 @@ def class_weights(labels: Sequence[int], num_classes: int) -> Tensor:
     """Weight of class j: N_max / N_j, so all classes count equally; 0 for an absent class."""
     counts = torch.bincount(torch.as_tensor(labels), minlength=num_classes).float()
     return torch.where(counts > 0, counts.max() / counts.clamp(min=1), 0.0)
-
-
-def _plateau(optimizer: torch.optim.Optimizer, config: TrainConfig) -> torch.optim.lr_scheduler.ReduceLROnPlateau:
-    patience = config.lr_patience - 1  # torch reduces the rate one epoch later than Keras
-    return torch.optim.lr_scheduler.ReduceLROnPlateau(
-        optimizer, mode="max", factor=config.lr_factor, patience=patience, threshold=0.0, threshold_mode="abs"
-    )

@@ -43,6 +43,7 @@ class WholeNetwork:
         self.config, self.val, self.classes, self.cache, self.processes = config, val, classes, cache, processes
         self.smallest_part = smallest_part(model, config)  #: the least number of images in a training step
         self.trained: Any = model.to(processes.device).to(memory_format=torch.channels_last)
+        self.evaluated = self.trained  #: the model that is validated and saved
         self.preprocessing = Preprocessing.from_model(model)
         self.items = CachedImages(train, classes, cache, config.augmentation, config.seed)
         self.network = processes.parallel(self.trained)
@@ -82,7 +83,7 @@ class WholeNetwork:
         Validation uses the same number format and the same float32 parts as prediction (see `HeadLogits`).
         """
         processes = self.processes
-        predictor = Predictor([self.trained], str(processes.device), processes.precision)
+        predictor = Predictor([self.evaluated], str(processes.device), processes.precision)
         answers = predict_cached(
             predictor, self.val, self.cache, self.config.batch_size, processes.index, processes.count
         )
@@ -90,7 +91,7 @@ class WholeNetwork:
 
     def keep_best(self, folder: Path) -> None:
         """Save the weights as they are now, because they are the best so far."""
-        save_checkpoint(self.trained, folder, self.classes)
+        save_checkpoint(self.evaluated, folder, self.classes)
 
     def finish(self, folder: Path) -> None:
         """Nothing is left to do: the best weights are in the folder."""

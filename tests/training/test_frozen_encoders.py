@@ -222,7 +222,7 @@ def test_an_interrupted_training_ends_the_same(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forwards: list[int]
 ) -> None:
     monkeypatch.setattr(FrozenEncoders, "save_seconds", 0.0)
-    config = replace(CONFIG, epochs=4, views=2)
+    config = replace(CONFIG, epochs=4, views=2, ema_decay=0.9)
     train(phantoms, tmp_path / "whole", config, **PLAIN)
     computed = len(forwards)
 

@@ -38,6 +38,7 @@ from cvrnet.workflows import Callbacks, cross_validate, train
 from tests.conftest import LAUNCH, PLAIN, TINY
 
 CONFIG = TrainConfig(**TINY)
+MODERN = recipe("modern", **TINY)
 RUN_FILES = {
     "run.json",
     "split.csv",
@@ -103,6 +104,8 @@ def test_class_weights_favour_the_minority():
 
 def test_the_papers_and_the_notebooks_protocol():
     paper, notebook = recipe("paper"), recipe("notebook")
+    assert paper == TrainConfig()
+    assert recipe("modern") == replace(paper, ema_decay=0.99, label_smoothing=0.1)
     assert (paper.optimizer, paper.lr, paper.batch_size, paper.epochs, paper.patience) == ("adam", 1e-4, 8, 200, 25)
     assert (paper.lr_factor, paper.lr_patience, paper.monitor) == (0.9, 12, "val_loss")
     assert (paper.rotation_p, paper.shift_p, paper.img_size) == (0.45, 0.2, 224)
@@ -230,7 +233,8 @@ def test_one_image_at_a_time_trains_where_the_network_can(phantoms, tmp_path):
     assert len(rows(tmp_path / "history.csv")) == 1
 
 
-def test_one_step_is_kerass_weighted_loss(phantoms, tmp_path):
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_one_step_is_kerass_weighted_loss(phantoms, tmp_path, smoothing):
     """Keras divides the weighted sum by the number of images; torch's ``weight=`` would divide by the weights' sum."""
     records = read_records(phantoms)
     classes = ["CVP", "NCP", "NOR"]
@@ -238,6 +242,7 @@ def test_one_step_is_kerass_weighted_loss(phantoms, tmp_path):
     train_set += [r for r in records if r.label == "NCP"][:1]
     flat = {"rotation_p": 0, "shift_p": 0, "hflip_p": 0, "vflip_p": 0}
     config = replace(CONFIG, epochs=1, optimizer="momentum", lr=0.1, amp="fp32", **flat)
+    config = replace(config, label_smoothing=smoothing)
     cache = ImageCache((64, 64), mode="RGB")
     cache.build(records)
 
@@ -247,7 +252,8 @@ def test_one_step_is_kerass_weighted_loss(phantoms, tmp_path):
     x = torch.stack([torch.from_numpy(cache.load(r.path).transpose(2, 0, 1).copy()) for r in train_set])
     y = torch.tensor([classes.index(r.label) for r in train_set])
     weights = torch.tensor([2.0, 4.0, 1.0])  # of 2, 1 and 4 images
-    losses = torch.nn.functional.cross_entropy(model(Preprocessing.from_model(model).normalize(x)), y, reduction="none")
+    targets = (1 - smoothing) * torch.nn.functional.one_hot(y, 3) + smoothing / 3
+    losses = -(targets * model(Preprocessing.from_model(model).normalize(x)).log_softmax(-1)).sum(-1)
     (losses * weights[y]).sum().div(len(y)).backward()
     expected = {name: p.detach() - 0.1 * p.grad for name, p in model.named_parameters()}
 
@@ -285,10 +291,11 @@ def test_a_run_is_whole(run, phantoms):
 
 
 @pytest.mark.both_precisions
-def test_the_best_epoch_is_kept(phantoms, tmp_path):
+@pytest.mark.parametrize("config", [CONFIG, MODERN], ids=["paper", "modern"])
+def test_the_best_epoch_is_kept(phantoms, tmp_path, config):
     """Validation while training and evaluation afterwards are one route: the same numbers to the last bit."""
     run = tmp_path / "run"
-    train(phantoms, run, CONFIG, **PLAIN)
+    train(phantoms, run, config, **PLAIN)
     history = rows(run / "history.csv")
     best = min(history, key=lambda row: float(row["val_loss"]))
     assert [row["best"] for row in history][int(best["epoch"]) - 1] == "1"
@@ -308,9 +315,10 @@ def test_timm_loads_a_run_offline(run, monkeypatch):
 
 
 @pytest.mark.both_precisions
-def test_an_interrupted_training_ends_the_same(phantoms, tmp_path):
+@pytest.mark.parametrize("config", [CONFIG, MODERN], ids=["paper", "modern"])
+def test_an_interrupted_training_ends_the_same(phantoms, tmp_path, config):
     """Stopped in the middle of an epoch, then resumed: the same weights, bit for bit, and the same history."""
-    config = replace(CONFIG, epochs=3)
+    config = replace(config, epochs=3)
     train(phantoms, tmp_path / "whole", config, **PLAIN)
 
     steps = 0
@@ -487,9 +495,11 @@ def test_two_processes_take_the_step_of_one(phantoms, tmp_path):
     manifest = phantoms.parent / "one-batch.csv"
     write_manifest(manifest, [replace(r, split="train" if r.name in keep else "val", patient_id="") for r in records])
     config = replace(CONFIG, epochs=1, batch_size=64, device="cpu", amp="fp32", optimizer="momentum", lr=0.05)
+    config = replace(config, ema_decay=0.9, label_smoothing=0.1)
     train(manifest, tmp_path / "one", replace(config, grad_accum=2), **PLAIN)
     options = ["--no-pretrained", "--encoders", ",".join(config.encoders), "--img-size", "64", "--epochs", "1"]
     options += ["--batch-size", "64", "--device", "cpu", "--amp", "fp32", "--optimizer", "momentum", "--lr", "0.05"]
+    options += ["--ema-decay", "0.9", "--label-smoothing", "0.1"]
     subprocess.run(
         [*LAUNCH, "train", str(manifest), "-o", str(tmp_path / "two"), "--no-audit", *options],
         check=True,
