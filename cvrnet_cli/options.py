@@ -83,6 +83,16 @@ def freezing(text: str) -> int | str:
     return int(text)
 
 
+def targets(text: str) -> float | dict[str, float]:
+    """Convert ``"0.9"``, for all classes, or ``"CVP=0.95,NCP=0.9"`` (a class that is not named has the default)."""
+    try:
+        if "=" not in text:
+            return float(text)
+        return {name: float(value) for name, value in (item.rsplit("=", 1) for item in names(text))}
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r}; expected a number such as 0.9, or CLASS=0.9,CLASS=0.95") from error
+
+
 def _group(*options: Decorator) -> Decorator:
     """Make one decorator that adds several options; the help shows them in this order."""
 
@@ -207,6 +217,13 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
     ("--lr-patience", click.IntRange(1), 12, "Reduce the learning rate after this many epochs without improvement"),
     ("--patience", click.IntRange(1), 25, "Stop after this many epochs without improvement"),
     ("--monitor", click.Choice(["val_loss", "val_accuracy"]), "val_loss", "Measure of improvement"),
+    (
+        "--sensitivity",
+        targets,
+        0.9,
+        "Sensitivity of each class's threshold on validation; or by class: CVP=0.95,NCP=0.9",
+    ),
+    ("--specificity", targets, "", "Likewise for a threshold that reaches a specificity, such as 0.95"),
     ("--rotation-p", PROBABILITY, 0.45, "Probability of a rotation"),
     ("--shift-p", PROBABILITY, 0.2, "Probability of a shift, for width and height separately"),
     ("--hflip-p", PROBABILITY, 0.5, "Probability of a horizontal flip"),

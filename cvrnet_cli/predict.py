@@ -20,6 +20,13 @@ from cvrnet_cli.output import FORMATS, output_file, progress_bar, say, write_row
 @click.option("--heads", is_flag=True, help="Also print each head's own probabilities (CVR-Nets).")
 @click.option("--uncertainty", is_flag=True, help="Also print entropy, and disagreement of folds and heads, in nats.")
 @click.option(
+    "--operating-point",
+    default="",
+    metavar="NAME",
+    help="Also print whether each class is positive at a threshold that training chose: sensitivity, specificity or "
+    "youden, or with its target, sensitivity=0.9.",
+)
+@click.option(
     "--window",
     type=click.Choice(["lung", "soft-tissue"]),
     help="For CTs in DICOM: lung (level -600, width 1500 HU) or soft-tissue (50, 400).  [default: the file's own]",
@@ -44,6 +51,7 @@ def predict(
       cvrnet predict run chest.png
       cvrnet predict run images/ --format csv -o predictions.csv
       cvrnet predict run "scans/**/*.png" --heads --format jsonl
+      cvrnet predict run images/ --operating-point sensitivity=0.9 -o predictions.csv
       cvrnet predict run ct/ --window lung --format csv
       cvrnet predict run images/ --fold 1,3 --uncertainty
       accelerate launch --multi_gpu --num_processes 2 -m cvrnet predict run images/ -o predictions.csv

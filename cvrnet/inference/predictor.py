@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from cvrnet.data import to_batch
@@ -22,7 +22,9 @@ from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
 from cvrnet.inference.head_logits import HeadLogits, averages_probabilities
 from cvrnet.inference.prefetch import read_ahead
 from cvrnet.inference.uncertainty import UNCERTAINTY, entropy, mutual_information
+from cvrnet.metrics.operating_points import OperatingPoint, select_operating_points
 from cvrnet.runs.checkpoint import find_checkpoints, load_checkpoint, shared_settings
+from cvrnet.runs.operating_points import load_operating_points
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ class Predictor:
         self.preprocessing = replace(preprocessing, any_body_part=any_body_part)
         #: The models, in float32, for explanations.
         self.models: list[Any] = [m.eval().to(self.device).to(memory_format=torch.channels_last) for m in models]
+        #: The operating points that training chose (see `cvrnet.metrics.operating_points`), if it did.
+        self.operating_points: list[OperatingPoint] = []
         self.compile = compile
         cfg: Any = models[0].pretrained_cfg
         self.name = str(cfg.get("architecture"))  #: the architecture, for messages
@@ -112,15 +116,18 @@ class Predictor:
             UserError: The model or fold does not exist.
         """
         if not str(model).lower().endswith(".onnx"):
-            models = [fuse_batch_norm(load_checkpoint(folder)) for folder in find_checkpoints(model, folds)]
+            folders = find_checkpoints(model, folds)
+            models: list[Any] = [fuse_batch_norm(load_checkpoint(folder)) for folder in folders]
+            points = load_operating_points(folders)
         elif folds:
             raise UserError(f"{model} is one model; only the folds of a run can be chosen")
         else:
             from cvrnet.onnx import load_onnx  # here, because onnx is an extra
 
             models = [load_onnx(model, device, dtype)]
+            points = models[0].operating_points
         predictor = cls(models, device, dtype, compile, any_body_part)
-        predictor.name = str(model)
+        predictor.name, predictor.operating_points = str(model), points
         return predictor
 
     @property
@@ -252,6 +259,24 @@ class Predictor:
                 f"its weights, mean or std are not finite{reduced}"
             )
         return probabilities[:, :, :count]
+
+    def positive(self, probabilities: ArrayLike, operating_point: str) -> dict[str, bool]:
+        """Whether an image is positive for each class, at an operating point of the model.
+
+        Each class is decided alone, so an image can be positive for several classes, or for none. A class without a
+        threshold, because no validation image was of it, is left out.
+
+        Args:
+            probabilities: of each class, (C,).
+            operating_point: ``sensitivity``, ``specificity`` or ``youden``, or with the target: ``sensitivity=0.9``.
+
+        Raises:
+            UserError: The model has no such operating point.
+        """
+        points = select_operating_points(self.operating_points, operating_point)
+        thresholds = {point.class_name: point.threshold for point in points}
+        found = zip(self.classes, np.asarray(probabilities).tolist(), strict=True)
+        return {name: p >= thresholds[name] for name, p in found if name in thresholds}
 
     def _compute(self, images: Tensor) -> NDArray[np.float64]:
         if self.device.type == "cuda":

@@ -7,6 +7,7 @@ the AUC with one class present, is None, without a warning.
 
 from cvrnet.metrics.bootstrap import bootstrap_intervals
 from cvrnet.metrics.calibration import brier_score, calibration_curve, expected_calibration_error
+from cvrnet.metrics.decision_curve import decision_curves
 from cvrnet.metrics.paired_tests import corrected_resampled_t_test, holm
 from cvrnet.metrics.roc import precision_recall_curves, roc_curves
 from cvrnet.metrics.scores import classification_scores, confusion_matrix, mean_std
@@ -18,6 +19,7 @@ __all__ = [
     "classification_scores",
     "confusion_matrix",
     "corrected_resampled_t_test",
+    "decision_curves",
     "expected_calibration_error",
     "holm",
     "mean_std",

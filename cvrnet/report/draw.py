@@ -17,16 +17,18 @@ from cvrnet.runs.predictions import PredictionTable
 _ROC = ("fpr", "tpr", "threshold")
 _PRECISION_RECALL = ("recall", "precision", "threshold")
 _CALIBRATION = ("lower", "upper", "count", "predicted", "observed")
+_DECISION = ("threshold", "net_benefit", "treat_all")
 _CURVES = {
     "roc": (metrics.roc_curves, figures.plot_roc, _ROC),
     "precision_recall": (metrics.precision_recall_curves, figures.plot_precision_recall, _PRECISION_RECALL),
     "calibration": (metrics.calibration_curve, figures.plot_calibration, _CALIBRATION),
+    "decision_curves": (metrics.decision_curves, figures.plot_decision_curves, _DECISION),
 }
 """Name of a figure -> the function that calculates it, the one that draws it, and the columns of its CSV file."""
 
 
 def draw_predictions(folder: Path, predictions: PredictionTable, suffix: str = "") -> None:
-    """Draw confusion matrix, ROC, precision-recall and calibration curves, as PNG and CSV in ``folder/figures``.
+    """Draw the confusion matrix and ROC, precision-recall, calibration and decision curves, as PNG and CSV in figures/.
 
     The files' names end in ``suffix``, such as ``_independent``.
     """

@@ -15,6 +15,7 @@ from cvrnet.data import Augmentation
 from cvrnet.data.grey import LATEST, VERSIONS
 from cvrnet.data.limits import MAX_INPUT_PIXELS
 from cvrnet.errors import UserError
+from cvrnet.metrics.operating_points import DEFAULT_SENSITIVITY
 from cvrnet.training.optimizers import create_optimizer
 
 MAX_BATCH, MAX_WORKERS, MAX_SEED = 65_536, 256, 2**32 - 1  # the largest seed of NumPy and scikit-learn
@@ -23,6 +24,11 @@ MAX_SIDE = math.isqrt(MAX_INPUT_PIXELS)
 
 def _whole(low: int, high: float = math.inf) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, int | np.integer) and bool(low <= value <= high)
+
+
+def _are_targets(value: Any) -> bool:
+    targets = list(value.values()) if isinstance(value, Mapping) else [1 if value is None else value]
+    return all(0 < target <= 1 for target in targets)
 
 
 # In each rule: names of settings, a check of their values, and the expected values as the message names them.
@@ -48,6 +54,11 @@ _RULES: list[tuple[Sequence[str], Callable[[Any], bool], str]] = [
     ),
     (("in_chans",), lambda value: value in (1, 3), "1 (grey) or 3 (RGB)"),
     (("grey_version",), lambda value: value in VERSIONS, "one of " + ", ".join(map(str, VERSIONS))),
+    (
+        ("sensitivity", "specificity"),
+        lambda value: _are_targets(value),
+        "from above 0 to 1, for all classes or by class",
+    ),
     (("monitor",), lambda value: value in ("val_loss", "val_accuracy"), "val_loss or val_accuracy"),
 ]
 
@@ -88,6 +99,12 @@ class TrainConfig:
     lr_patience: int = 12  #: the learning rate is reduced after this many epochs without improvement
     patience: int = 25  #: training stops after this many epochs without improvement
     monitor: str = "val_loss"  #: what improvement means, and which epoch is best: ``val_loss`` or ``val_accuracy``
+    #: What each class's threshold reaches on validation: a number for all classes, or numbers by class (others: 0.9).
+    sensitivity: float | Mapping[str, float] = field(default=DEFAULT_SENSITIVITY, hash=False)
+    #: Likewise for a second threshold; None, or a class that is not named: no such threshold.
+    specificity: float | Mapping[str, float] | None = field(
+        default=None, hash=False
+    )  #: likewise; None: no such threshold
     rotation_p: float = 0.45  #: probability that an image is rotated
     shift_p: float = 0.2  #: probability of a shift, drawn separately for width and height
     hflip_p: float = 0.5  #: probability of a horizontal flip

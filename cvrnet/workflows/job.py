@@ -15,6 +15,7 @@ from cvrnet.errors import UserError
 from cvrnet.files import atomic_write, damaged_files, write_csv
 from cvrnet.inference import Predictor
 from cvrnet.inference.frozen_features import FrozenFeatures
+from cvrnet.metrics.operating_points import targets_by_class
 from cvrnet.report import write_report
 from cvrnet.runs.folder import RunFolder, claim_folder, find_run_folder, hash_records, open_run_folder, versions
 from cvrnet.runs.layout import AUDIT, AUDIT_PAGE, AUDIT_TABLES, BENCHMARK, RUN, SPLIT, fold_folders
@@ -134,6 +135,8 @@ def start_job(
         if problems:
             raise DataError(problems, data)
         names = class_names(records, classes)
+        for targets in (config.sensitivity, config.specificity):
+            targets_by_class(targets, names)  # refuses an unknown class
         of_user = (data, config, callbacks, audit, maps, resume, log, output)
         yield Job(*of_user, place, records, names, cache, processes, InitialModel(config, len(names)))
 

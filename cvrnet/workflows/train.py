@@ -13,9 +13,16 @@ from cvrnet.data import Record
 from cvrnet.data.splits import holdout_sets, refuse_missing_classes
 from cvrnet.inference import Predictor
 from cvrnet.inference.head_logits import averages_probabilities
+from cvrnet.metrics.operating_points import (
+    DEFAULT_SENSITIVITY,
+    choose_operating_points,
+    targets_by_class,
+    threshold_warnings,
+)
 from cvrnet.report.draw import draw_learning_curves
 from cvrnet.runs.checkpoint import load_checkpoint
 from cvrnet.runs.layout import METRICS, fold_name
+from cvrnet.runs.operating_points import save_operating_points
 from cvrnet.runs.predictions import PredictionTable
 from cvrnet.runs.read import read_json
 from cvrnet.training import Progress, TrainConfig, close_state, fit, is_finished
@@ -95,6 +102,7 @@ def train_sets(
         if processes.is_main:
             predict = _predictions(job, load_checkpoint(folder))
             scored = {part: predict(members) for part, members in sets.items() if part != "train"}
+            _choose_thresholds(job, scored["val"], folder)
             draw_learning_curves(folder, {"": state.history})
             metrics = write_evaluation(folder, scored)
             close_state(folder, state, config)
@@ -102,6 +110,21 @@ def train_sets(
         metrics = read_json(folder / METRICS)
     processes.wait()
     return metrics
+
+
+def _choose_thresholds(job: Job, validation: PredictionTable, folder: Path) -> None:
+    """Save the operating points that the validation images give, and tell what is wrong with them."""
+    config, p = job.config, validation
+    points = choose_operating_points(
+        p.labels,
+        p.probabilities,
+        p.classes,
+        targets_by_class(config.sensitivity, p.classes, DEFAULT_SENSITIVITY),
+        targets_by_class(config.specificity, p.classes),
+    )
+    save_operating_points(folder, points)
+    for warning in threshold_warnings(points):
+        job.callbacks.say(warning)
 
 
 def _predictions(job: Job, model: Any) -> Callable[[Sequence[Record]], PredictionTable]:

@@ -1,0 +1,233 @@
+"""Operating points: for each class, the probability from which an image counts as positive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn import metrics as sk
+
+from cvrnet.errors import UserError
+from cvrnet.metrics.inputs import check
+from cvrnet.metrics.roc import ABOVE_ALL
+
+RULES = ("sensitivity", "specificity", "youden")
+DEFAULT_SENSITIVITY = 0.9
+FEW_IMAGES = 10  #: a threshold chosen on fewer images of the class carries a warning
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A threshold of one class against all others, and what it did on the validation images that it was chosen on.
+
+    An image is positive if the probability of the class is at least the threshold.
+    """
+
+    class_name: str
+    rule: str  #: ``sensitivity`` or ``specificity``: as high as the target; ``youden``: their largest sum
+    target: float | None  #: of the rules ``sensitivity`` and ``specificity``
+    threshold: float
+    true_positives: int  #: positive images of the class
+    positives: int  #: all images of the class
+    true_negatives: int  #: negative images of the other classes
+    negatives: int  #: all images of the other classes
+
+    @property
+    def name(self) -> str:
+        """The rule with its target: ``sensitivity=0.9``, ``youden``."""
+        return self.rule if self.target is None else f"{self.rule}={self.target:g}"
+
+    @property
+    def sensitivity(self) -> float:
+        """Share of the class's validation images that are positive."""
+        return self.true_positives / self.positives
+
+    @property
+    def specificity(self) -> float:
+        """Share of the other validation images that are negative."""
+        return self.true_negatives / self.negatives
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a user must know before relying on this threshold."""
+        found = []
+        reached = self.specificity if self.rule == "specificity" else self.sensitivity
+        if self.target is not None and reached < self.target:
+            found.append(
+                f"{self.class_name}: no threshold gives {self.name} on validation; the nearest is {reached:.3f}"
+            )
+        if self.positives < FEW_IMAGES:
+            found.append(f"{self.class_name}: its thresholds rest on {self.positives} validation images")
+        if 0 in (self.true_positives, self.true_negatives):
+            wrong = "no image of the class" if self.true_positives == 0 else "every image of the other classes"
+            found.append(f"{self.class_name}: on validation, {self.name} calls {wrong} positive")
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values as config.json holds them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> OperatingPoint:
+        """The point that `to_dict` described, in a file from anywhere; raises ValueError if it is not possible."""
+        try:
+            point = cls(**values)
+        except TypeError as error:
+            raise ValueError(f"{values!r:.200} is no operating point") from error
+        counts = (point.true_positives, point.positives, point.true_negatives, point.negatives)
+        numbers = [point.threshold, *([] if point.target is None else [point.target])]
+        possible = (
+            isinstance(point.class_name, str)
+            and point.rule in RULES
+            and (point.target is None) == (point.rule == "youden")
+            and all(type(count) is int for count in counts)
+            and 0 <= point.true_positives <= point.positives > 0
+            and 0 <= point.true_negatives <= point.negatives > 0
+            and all(isinstance(value, float | int) and 0 <= value < 2 for value in numbers)
+        )
+        if not possible:
+            raise ValueError(f"{point!r:.200} is not possible")
+        return point
+
+
+def targets_by_class(
+    setting: float | Mapping[str, float] | None, classes: Sequence[str], default: float | None = None
+) -> dict[str, float]:
+    """The target of each class that has one, from a number for all classes or from numbers by class name.
+
+    A class without a number of its own has the default.
+
+    Raises:
+        UserError: A number is for another class.
+
+    >>> targets_by_class({"CVP": 0.95}, ["CVP", "NOR"], 0.9)
+    {'CVP': 0.95, 'NOR': 0.9}
+    """
+    given = setting if isinstance(setting, Mapping) else dict.fromkeys(classes, setting)
+    if unknown := [name for name in given if name not in classes]:
+        raise UserError(f"a target for the class {unknown[0]!r}; the classes are {', '.join(classes)}")
+    targets = {name: given.get(name, default) for name in classes}
+    return {name: float(target) for name, target in targets.items() if target is not None}
+
+
+def threshold_warnings(points: Iterable[OperatingPoint]) -> list[str]:
+    """The warnings of several operating points, each once."""
+    return list(dict.fromkeys(warning for point in points for warning in point.warnings))
+
+
+def choose_operating_points(
+    y_true: ArrayLike,
+    probabilities: ArrayLike,
+    classes: Sequence[str],
+    sensitivity: Mapping[str, float],
+    specificity: Mapping[str, float],
+) -> list[OperatingPoint]:
+    """Choose the thresholds of each class on validation images.
+
+    The rule ``sensitivity`` takes the highest threshold that reaches the target, so the specificity is as high as it
+    can be; ``specificity`` takes the lowest. If only a threshold that calls all images alike would reach the target, it
+    takes the nearest other one. ``youden`` maximises sensitivity + specificity - 1 (Youden 1950, Cancer 3:32). A
+    threshold lies midway between two probabilities of validation images, so that rounding changes no answer.
+
+    Args:
+        y_true: class indices, shape (N,).
+        probabilities: shape (N, C).
+        classes: names of the columns.
+        sensitivity: target of each class that has one.
+        specificity: target of each class that has one.
+
+    Returns:
+        The points of each class; none for a class that no image, or every image, belongs to.
+
+    >>> y, p = [0, 0, 1, 1], [[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8]]
+    >>> points = choose_operating_points(y, p, ["NOR", "CVP"], {"CVP": 1.0}, {})
+    >>> [(point.class_name, point.name, round(point.threshold, 2)) for point in points]
+    [('NOR', 'youden', 0.8), ('CVP', 'sensitivity=1', 0.2), ('CVP', 'youden', 0.6)]
+    """
+    labels, table = check(y_true, probabilities, classes)
+    points = []
+    for k, name in enumerate(classes):
+        truth = labels == k
+        if not truth.any() or truth.all():
+            continue
+        fpr, tpr, cuts = sk.roc_curve(truth, table[:, k], drop_intermediate=False)
+        between = (cuts + np.append(cuts[1:], 0.0)) / 2
+        thresholds = np.where(between > np.append(cuts[1:], -1.0), between, cuts)  # neighbours have nothing between
+        thresholds[0], thresholds[-1] = ABOVE_ALL, 0.0
+        mixed = np.flatnonzero((tpr > 0) & (fpr < 1))  # neither all images positive nor none of the class
+        chosen: dict[str, tuple[float | None, int]] = {}
+        if name in sensitivity:
+            chosen["sensitivity"] = (sensitivity[name], _first(mixed, tpr, sensitivity[name]))
+        if name in specificity:
+            chosen["specificity"] = (specificity[name], _first(mixed[::-1], 1 - fpr, specificity[name]))
+        chosen["youden"] = (None, int(np.argmax(tpr - fpr)))
+        for rule, (target, i) in chosen.items():
+            positives, negatives = int(truth.sum()), int((~truth).sum())
+            hits = round(tpr[i] * positives), positives, round((1 - fpr[i]) * negatives), negatives
+            points.append(OperatingPoint(name, rule, target, float(thresholds[i]), *hits))
+    return points
+
+
+def _first(order: NDArray[np.intp], rate: NDArray[np.float64], target: float) -> int:
+    """The first of these places where the rate reaches the target; the one with the highest rate if none does."""
+    if not len(order):  # the best ranked image is no positive, and the worst ranked no negative: one cut for all
+        return int(np.argmax(rate))
+    reached = order[rate[order] >= target]
+    return int(reached[0] if len(reached) else order[np.argmax(rate[order])])
+
+
+def average_operating_points(members: Sequence[Iterable[OperatingPoint]]) -> list[OperatingPoint]:
+    """The points of an ensemble, whose probabilities are the mean of its members': the mean of their thresholds.
+
+    The counts are sums: each member's own threshold on its own validation images. A point that a member lacks is left
+    out.
+    """
+    keyed = [{(p.class_name, p.rule, p.target): p for p in points} for points in members]
+    points = []
+    for key in keyed[0] if keyed else ():
+        if all(key in found for found in keyed):
+            each = [found[key] for found in keyed]
+            counts = ("true_positives", "positives", "true_negatives", "negatives")
+            sums = [sum(getattr(point, count) for point in each) for count in counts]
+            points.append(OperatingPoint(*key, float(np.mean([point.threshold for point in each])), *sums))
+    return points
+
+
+def select_operating_points(points: Sequence[OperatingPoint], name: str) -> list[OperatingPoint]:
+    """The points of one rule: ``sensitivity``, ``specificity`` or ``youden``, or with a target: ``sensitivity=0.9``.
+
+    Raises:
+        UserError: There are none, or a class has another target.
+    """
+    rule, equals, target = name.partition("=")
+    found = [point for point in points if point.rule == rule.strip()]
+    if equals:
+        try:
+            wanted = float(target)
+        except ValueError:
+            wanted = float("nan")
+        found = found if all(point.target == wanted for point in found) else []
+    if not found:
+        there = ", ".join(dict.fromkeys(point.name for point in points))
+        if not there:
+            raise UserError(
+                f"no operating point {name!r}: the model has none; training chooses them since this version"
+            )
+        raise UserError(f"no operating point {name!r} for every class; the model has {there}")
+    return found
+
+
+def positives(
+    points: Sequence[OperatingPoint], probabilities: ArrayLike, classes: Sequence[str]
+) -> NDArray[np.float64]:
+    """Whether each image is positive for each class: 1, 0, or NaN for a class without a point; shape (N, C)."""
+    table = np.asarray(probabilities, np.float64)
+    thresholds = {point.class_name: point.threshold for point in points}
+    found = np.full(table.shape, np.nan)
+    for k, name in enumerate(classes):
+        if name in thresholds:
+            found[:, k] = table[:, k] >= thresholds[name]
+    return found
