@@ -16,6 +16,13 @@ COLUMNS = ("recall", "precision", "f1", "accuracy", "balanced_accuracy", "f1_mac
 @click.argument("model")
 @click.argument("data", type=options.PATH)
 @options.output("Folder for report.html, metrics.json, predictions.csv and figures/.", required=True)
+@click.option(
+    "--prevalence",
+    "prevalences",
+    type=options.FRACTION,
+    multiple=True,
+    help="Share of a class for which the report gives PPV and NPV of each operating point; repeat it for several.",
+)
 @options.inference
 @options.reported
 def evaluate(model: str, data: Path, output: Path, **settings: Any) -> None:
@@ -30,6 +37,7 @@ def evaluate(model: str, data: Path, output: Path, **settings: Any) -> None:
     Examples:
       cvrnet evaluate run other-hospital/ -o evaluation
       cvrnet evaluate run/fold-3 manifest.csv -o fold-3-elsewhere
+      cvrnet evaluate run other-hospital/ -o evaluation --prevalence 0.02 --prevalence 0.2
       cvrnet evaluate run manifest.csv --fold 1,3 -o two-folds
     """
     from cvrnet.data import DataError

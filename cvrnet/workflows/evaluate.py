@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cvrnet.data import DataError, ImageCache, Record, check_classes, read_records
+from cvrnet.errors import UserError
 from cvrnet.files import write_json
 from cvrnet.inference import Predictor
 from cvrnet.inference.cached import join_batches, predict_cached
@@ -17,6 +18,7 @@ from cvrnet.report.headline import NOT_NEW, seen_sentence
 from cvrnet.runs.folder import claim_folder, hash_records, open_run_folder, versions
 from cvrnet.runs.held_out import trained_on
 from cvrnet.runs.layout import METRICS
+from cvrnet.runs.operating_points import KEY
 from cvrnet.runs.predictions import PredictionTable, write_predictions
 from cvrnet.scoring import head_rows, score
 from cvrnet.workflows.job import Callbacks, audit_run, finish_report
@@ -109,6 +111,7 @@ def describe_evaluation(
         "images": {name: sum(r.label == name for r in records) for name in predictor.classes},
         "independent_sources": None if known is None else sorted(sources - known.sources),
         "seen_images": 0 if known is None else known.count(records),
+        KEY: [point.to_dict() for point in predictor.operating_points],
         "left_out": list(predictions.problems),
         "versions": versions("cvrnet", "torch", "timm", "numpy", "pillow"),
     }
@@ -124,6 +127,7 @@ def evaluate(
     device: str = "auto",
     amp: str = "auto",
     any_body_part: bool = False,
+    prevalences: Sequence[float] = (),
     audit: bool = True,
     maps: bool = True,
     overwrite: bool = False,
@@ -133,7 +137,8 @@ def evaluate(
 
     ``model`` is a run folder (all its folds as an ensemble, or only ``folds``), a fold folder, ``local-dir:FOLDER``,
     ``hf-hub:user/repo[@revision]`` or an ONNX file. The folder gets run.json, metrics.json, predictions.csv, figures/,
-    tables/, report.html and audit.html. Other arguments: see `cvrnet.workflows`.
+    tables/, report.html and audit.html. ``prevalences`` are those for which the report gives PPV and NPV of each
+    operating point (by default 1, 5, 10, 20 and 50 %). Other arguments: see `cvrnet.workflows`.
 
     Classes are matched by name: the data may lack some of the model's classes, but may not have others. Images
     that cannot be read are left out and named in run.json (``left_out``).
@@ -146,6 +151,8 @@ def evaluate(
         UserError: The folder holds something else, or the model does not know a class of the data.
     """
     output, callbacks = Path(output), callbacks or Callbacks()
+    if wrong := [p for p in prevalences if not 0 < p < 1]:
+        raise UserError(f"a prevalence of {wrong[0]}; expected a number between 0 and 1")
     with open_run_folder(output, KIND, overwrite=overwrite) as place:
         records = read_records(data, min_classes=1, say=callbacks.say)
         predictor = Predictor.from_pretrained(model, device, amp, folds=folds, any_body_part=any_body_part)
@@ -154,6 +161,7 @@ def evaluate(
         if not answers.names:
             raise DataError(list(answers.problems), data)
         run = describe_evaluation(model, predictor, data, records, answers)
+        run |= {"prevalences": list(prevalences)} if prevalences else {}
         place.start()
         claim_folder(place.folder, run)
         metrics = write_evaluation(place.folder, {"test": answers})

@@ -1,0 +1,208 @@
+"""The report's section of operating points: what the thresholds chosen on validation achieve on other images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cvrnet.figures.style import MOST_CLASSES
+from cvrnet.formatting import interval, number
+from cvrnet.html import Table, render
+from cvrnet.metrics.bootstrap import exact_interval, mean_interval
+from cvrnet.metrics.operating_points import (
+    RULES,
+    OperatingPoint,
+    average_operating_points,
+    positives,
+    threshold_warnings,
+)
+from cvrnet.report.report_tables import SETS
+from cvrnet.report.results import Results, read_results
+from cvrnet.report.write import Section
+from cvrnet.runs.layout import INDEPENDENT
+from cvrnet.runs.operating_points import KEY, load_operating_points, parse_operating_points
+from cvrnet.runs.predictions import PredictionTable, read_predictions
+from cvrnet.runs.read import read_folds
+
+RATES = ("sensitivity", "specificity")
+PREVALENCES = (0.01, 0.05, 0.1, 0.2, 0.5)
+Row = dict[str, Any]
+Rate = Mapping[str, float | None]  # value, low and high
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What one rule says about the images of a set: 1 or 0 for each class, NaN without a threshold; (N, C)."""
+
+    table: PredictionTable
+    positive: NDArray[np.float64]
+
+    def rates(self, k: int, rows: NDArray[np.bool_]) -> tuple[Rate, Rate]:
+        """Sensitivity and specificity of a class among some of the images, with 95 % intervals by patient."""
+        truth = self.table.labels == k
+        hits = self.positive[:, k]
+        return self._share(hits, rows & truth), self._share(1 - hits, rows & ~truth)
+
+    def _share(self, hits: NDArray[np.float64], rows: NDArray[np.bool_]) -> Rate:
+        groups = np.array(self.table.groups)[rows].tolist()
+        value, bounds = mean_interval(hits[rows], groups)
+        if value in (0.0, 1.0) and groups:
+            bounds = exact_interval(value, len(set(groups)))
+        low, high = bounds or (None, None)
+        return {"value": value, "low": low, "high": high}
+
+
+def operating_points_section(folder: Path) -> Section | None:
+    """Make the section for `cvrnet.report.write_report`; None if the model has no operating points.
+
+    In a cross-validation each image is decided by the thresholds of the fold that predicted it.
+    """
+    results = read_results(folder)
+    folders, members = _members(results)
+    points = average_operating_points(members)
+    if not points:
+        return None
+    classes: list[str] = results.scores["classes"]
+    sets = {name: read_predictions(folders, classes, name) for name in results.sets}
+    if len(sets) > 1:  # the thresholds were chosen on the validation images of a single training
+        sets.pop("val", None)
+    targets = {(point.rule, point.class_name): point for point in points}
+    rows: list[Row] = []
+    for name, table in sets.items():
+        for rule in RULES:
+            decisions = Decisions(table, _decide(table, members, rule))
+            for k, class_name in enumerate(classes):
+                if (rule, class_name) in targets:
+                    rows += _rows(name, decisions, k, targets[rule, class_name])
+    prevalences = tuple(results.run.get("prevalences") or PREVALENCES)
+    html = render(
+        "operating_points.html.jinja",
+        warnings=threshold_warnings(point for member in members for point in member),
+        many=len(classes) > MOST_CLASSES,
+        table=_main_table(rows, results),
+        by_source=_source_table(rows),
+        by_prevalence=_prevalence_table(rows, prevalences),
+        validation_only=list(sets) == ["val"],
+        crossval=results.kind == "crossval",
+        ensemble=results.kind == "evaluate" and results.run["models"] > 1,
+    )
+    tables = {"operating_points": [row | _predictive_values(row, prevalences) for row in rows]}
+    return Section("Operating points", html, tables)
+
+
+def _members(results: Results) -> tuple[list[Path], list[list[OperatingPoint]]]:
+    """The folders with predictions.csv, and the operating points of the models that wrote them."""
+    if results.kind == "evaluate":
+        return [results.folder], [parse_operating_points(results.run.get(KEY), results.scores["classes"])]
+    folders = read_folds(results.folder, results.run) if results.kind == "crossval" else [results.folder]
+    return folders, [load_operating_points([folder]) for folder in folders]
+
+
+def _decide(table: PredictionTable, members: Sequence[Sequence[OperatingPoint]], rule: str) -> NDArray[np.float64]:
+    """Each image's decisions (N, C) by the thresholds of the model that predicted it."""
+    decided = np.full(table.probabilities.shape, np.nan)
+    folds = np.array(table.folds)
+    for number_, points in enumerate(members, start=1):
+        mine = folds == (str(number_) if len(members) > 1 else "")
+        chosen = [point for point in points if point.rule == rule]
+        decided[mine] = positives(chosen, table.probabilities[mine], table.classes)
+    return decided
+
+
+def _rows(part: str, decisions: Decisions, k: int, point: OperatingPoint) -> Iterator[Row]:
+    """The rows of one set, rule and class: all images first, then each source."""
+    table, sources = decisions.table, np.array(decisions.table.sources)
+    named = sorted({*table.sources} - {""})
+    for source in ["", *(named if len(named) > 1 else ())]:
+        inside = sources == source if source else np.full(len(sources), True)
+        sensitivity, specificity = decisions.rates(k, inside)
+        if sensitivity["value"] is None and specificity["value"] is None:
+            continue
+        row: Row = {"set": part, "source": source, "operating_point": point.name, "class": point.class_name}
+        row |= {"threshold": point.threshold, "images": int((inside & (table.labels == k)).sum())}
+        row["other_images"] = int((inside & (table.labels != k)).sum())
+        for name, rate in (("sensitivity", sensitivity), ("specificity", specificity)):
+            row |= {name: rate["value"], f"{name}_low": rate["low"], f"{name}_high": rate["high"]}
+        row |= {f"validation_{name}": getattr(point, name) for name in RATES}
+        row["folds_that_hold_the_target"] = "" if source else _holding(decisions, k, point)
+        yield row
+
+
+def _holding(decisions: Decisions, k: int, point: OperatingPoint) -> str:
+    """How many folds' own intervals contain the target or lie above it: ``4 of 5``."""
+    folds = [fold for fold in dict.fromkeys(decisions.table.folds) if fold]
+    if point.target is None or not folds:
+        return ""
+    which = 0 if point.rule == "sensitivity" else 1
+    rates = [decisions.rates(k, np.array(decisions.table.folds) == fold)[which] for fold in folds]
+    known = [rate["high"] for rate in rates if rate["high"] is not None]
+    return f"{sum(high >= point.target for high in known)} of {len(known)}" if known else ""
+
+
+def _rate(row: Row, name: str) -> str:
+    return interval(row[name], row[f"{name}_low"], row[f"{name}_high"])
+
+
+def _main_table(rows: Sequence[Row], results: Results) -> Table:
+    """A row for each operating point, class and set."""
+    crossval = results.kind == "crossval"
+    titles = ["Operating point", "Class", "Threshold", "On", "Sensitivity", "Specificity", "Sensitivity", "Specificity"]
+    cells = [
+        [
+            row["operating_point"],
+            row["class"],
+            number(row["threshold"]),
+            results.held_back if row["set"] == INDEPENDENT else SETS[row["set"]],
+            _rate(row, "sensitivity"),
+            _rate(row, "specificity"),
+            *(number(row[f"validation_{name}"]) for name in RATES),
+            *([row["folds_that_hold_the_target"]] if crossval else []),
+        ]
+        for row in rows
+        if not row["source"]
+    ]
+    groups = [("", 4), ("Achieved", 2), ("On validation", 2), *([("", 1)] if crossval else [])]
+    return Table([*titles, *(["Folds that hold the target"] if crossval else [])], cells, groups)
+
+
+def _source_table(rows: Sequence[Row]) -> Table:
+    """The rule ``sensitivity`` on each source; no rows if there is only one."""
+    keys = ("class", "source", "set", "images", "other_images")
+    cells = [
+        [*(SETS[row[key]] if key == "set" else row[key] for key in keys), *(_rate(row, name) for name in RATES)]
+        for row in rows
+        if row["source"] and row["operating_point"].startswith("sensitivity")
+    ]
+    return Table(["Class", "Source", "Set", "Images", "Others", "Sensitivity", "Specificity"], cells)
+
+
+def _prevalence_table(rows: Sequence[Row], prevalences: Sequence[float]) -> Table:
+    """PPV and NPV of each operating point at some prevalences, on the first set."""
+    cells = []
+    for row in rows:
+        if not row["source"] and row["set"] == rows[0]["set"]:
+            found = _predictive_values(row, prevalences)
+            values = [f"{number(found[f'ppv_at_{p:g}'])} / {number(found[f'npv_at_{p:g}'])}" for p in prevalences]
+            cells.append([row["operating_point"], row["class"], *values])
+    titles = ["Operating point", "Class", *(f"{100 * p:g} %" for p in prevalences)]
+    return Table(titles, cells, [("", 2), ("PPV / NPV at a prevalence of", len(prevalences))])
+
+
+def _predictive_values(row: Row, prevalences: Sequence[float]) -> Row:
+    """PPV and NPV by Bayes' rule, for each prevalence."""
+    found: Row = {}
+    sensitivity, specificity = row["sensitivity"], row["specificity"]
+    for p in prevalences:
+        ppv = npv = None
+        if sensitivity is not None and specificity is not None:
+            found_right, missed = sensitivity * p, (1 - sensitivity) * p
+            left_right, needless = specificity * (1 - p), (1 - specificity) * (1 - p)
+            ppv = found_right / (found_right + needless) if found_right + needless else None
+            npv = left_right / (left_right + missed) if left_right + missed else None
+        found |= {f"ppv_at_{p:g}": ppv, f"npv_at_{p:g}": npv}
+    return found
