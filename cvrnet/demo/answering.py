@@ -17,6 +17,7 @@ from cvrnet.errors import UserError
 from cvrnet.explain import available_parts, explain_classes
 from cvrnet.inference import Prediction, Predictor
 from cvrnet.inference.uncertainty import UNCERTAINTY
+from cvrnet.metrics.operating_points import OperatingPoint, threshold_warnings
 
 EXAMPLES = {"NOR": "Clear lungs", "NCP": "One consolidation", "CVP": "Ground glass"}
 """Labels of the synthetic radiographs, and their names on the page."""
@@ -51,13 +52,18 @@ class Answering:
 
     At the start it explains an example, so the page knows before the first visitor whether the model has maps.
     `parts` are the names of the parts with maps, as in `cvrnet.explain`; if there are none, `no_maps` says why.
-    `members` are the number of folds, and the number of heads in each.
+    `members` are the number of folds, and the number of heads in each. `points` has the operating points by their name
+    and class; `warnings` are sentences about them.
     """
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
         self.classes = predictor.classes
         self.members = (len(predictor.models), predictor.num_heads if predictor.averages_probabilities else 1)
+        self.points: dict[str, dict[str, OperatingPoint]] = {}
+        for point in predictor.operating_points:
+            self.points.setdefault(point.name, {})[point.class_name] = point
+        self.warnings = threshold_warnings(predictor.operating_points)
         self.parts: list[str] = []
         self.no_maps = ""
         example = self.example("NOR")

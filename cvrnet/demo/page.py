@@ -146,7 +146,9 @@ class _Events:
         classes, text = self._answering.classes, pack(found)
         best = found.prediction.label
         return [
-            markup.probabilities(found, classes, self._answering.members),
+            markup.probabilities(
+                found, classes, self._answering.members, self._answering.points, self._answering.warnings
+            ),
             markup.heads(found, classes),
             text,
             gr.update(visible=bool(found.maps)),

@@ -17,6 +17,7 @@ from torch import nn
 from cvrnet.encoders import hub_repository
 from cvrnet.html import template_environment
 from cvrnet.hub.merge import mark_card
+from cvrnet.metrics.operating_points import OperatingPoint, threshold_warnings
 from cvrnet.runs.layout import INDEPENDENT
 
 _SCORES = {
@@ -80,6 +81,7 @@ def render_card(
     *,
     run: Mapping[str, Any],
     config: Mapping[str, Any],
+    points: Sequence[OperatingPoint],
     best: str,
     folds: Mapping[str, Mapping[str, Any]],
     metrics: Mapping[str, Any],
@@ -90,9 +92,9 @@ def render_card(
 ) -> bytes:
     """Write README.md from the public forms of the run's files.
 
-    `model` is the one that ``main`` holds: the fold of the branch `best`, or the model of a single training. `metrics`
-    are the scores of a single training, `folds` those of each branch, and `severe` the sentences of the audit's severe
-    findings (None: not audited).
+    `model` is the one that ``main`` holds: the fold of the branch `best`, or the model of a single training. `points`
+    are its operating points, `metrics` the scores of a single training, `folds` those of each branch, and `severe` the
+    sentences of the audit's severe findings (None: not audited).
     """
     run = {"data": "", "images": {}, "source": {}, "versions": {}, "pretrained_from": [], **run}
     evaluations = _evaluations(run, metrics, summary)
@@ -127,6 +129,11 @@ def render_card(
             [name, *(_shown(scores.get(key)) for key in _CLASS_SCORES)]
             for name, scores in pooled.get("per_class", {}).items()
         ],
+        point_rows=[
+            [point.name, point.class_name, *map(_shown, (point.threshold, point.sensitivity, point.specificity))]
+            for point in points
+        ],
+        point_warnings=threshold_warnings(points),
         files=files,
         severe=severe,
         settings={key: value for key, value in settings.items() if value is not None},

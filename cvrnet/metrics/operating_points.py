@@ -89,7 +89,7 @@ class OperatingPoint:
             and all(isinstance(value, float | int) and 0 <= value < 2 for value in numbers)
         )
         if not possible:
-            raise ValueError(f"{point!r:.200} is not possible")
+            raise ValueError(f"operating point {values!r:.200} is not possible")
         return point
 
 
@@ -213,9 +213,7 @@ def select_operating_points(points: Sequence[OperatingPoint], name: str) -> list
     if not found:
         there = ", ".join(dict.fromkeys(point.name for point in points))
         if not there:
-            raise UserError(
-                f"no operating point {name!r}: the model has none; training chooses them since this version"
-            )
+            raise UserError(f"no operating point {name!r}: the model has none (train and crossval choose them)")
         raise UserError(f"no operating point {name!r} for every class; the model has {there}")
     return found
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cvrnet.errors import UserError
+from cvrnet.metrics import decision_curves
 from cvrnet.metrics.operating_points import (
     OperatingPoint,
     average_operating_points,
@@ -138,3 +139,17 @@ def test_selection_by_name():
 def test_positive_or_not():
     points = [OperatingPoint("NCP", "youden", None, 0.5, 8, 10, 25, 30)]
     np.testing.assert_array_equal(positives(points, [[0.5, 0.5], [0.6, 0.4]], CLASSES), [[np.nan, 1], [np.nan, 0]])
+
+
+@given(samples)
+def test_decision_curve_is_its_formula(rows):
+    """Net benefit, counted image by image (Vickers & Elkin 2006)."""
+    y, table = arrays(rows)
+    curve = decision_curves(y, table, CLASSES)["per_class"]["CVP"]
+    columns = (curve[key] for key in ("threshold", "net_benefit", "treat_all"))
+    for threshold, benefit, treat_all in zip(*columns, strict=True):
+        acted = [label == 0 for label, p in zip(y, table[:, 0], strict=True) if p >= threshold]
+        odds = threshold / (1 - threshold)
+        assert math.isclose(benefit, (sum(acted) - (len(acted) - sum(acted)) * odds) / len(y), abs_tol=1e-12)
+        share = np.mean(y == 0)
+        assert math.isclose(treat_all, share - (1 - share) * odds, abs_tol=1e-12)
