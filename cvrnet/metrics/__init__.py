@@ -8,14 +8,17 @@ the AUC with one class present, is None, without a warning.
 from cvrnet.metrics.bootstrap import bootstrap_intervals
 from cvrnet.metrics.calibration import brier_score, calibration_curve, expected_calibration_error
 from cvrnet.metrics.decision_curve import decision_curves
+from cvrnet.metrics.operating_points import OperatingPoint, choose_operating_points
 from cvrnet.metrics.paired_tests import corrected_resampled_t_test, holm
 from cvrnet.metrics.roc import precision_recall_curves, roc_curves
 from cvrnet.metrics.scores import classification_scores, confusion_matrix, mean_std
 
 __all__ = [
+    "OperatingPoint",
     "bootstrap_intervals",
     "brier_score",
     "calibration_curve",
+    "choose_operating_points",
     "classification_scores",
     "confusion_matrix",
     "corrected_resampled_t_test",
