@@ -27,6 +27,18 @@ from cvrnet_cli.output import FORMATS, output_file, progress_bar, say, write_row
     "youden, or with its target, sensitivity=0.9.",
 )
 @click.option(
+    "--coverage",
+    type=click.FloatRange(0.5, 0.99),
+    help="Also print the set of classes that an image may belong to; for this share of patients it holds the true one, "
+    "if they are like those of the validation images.",
+)
+@click.option("--by-class", is_flag=True, help="With --coverage: promise this for the patients of each class.")
+@click.option(
+    "--abstain",
+    type=click.FloatRange(0.01, 0.99),
+    help="Also print whether an image should be passed to a human: such a share of images, the most uncertain.",
+)
+@click.option(
     "--window",
     type=click.Choice(["lung", "soft-tissue"]),
     help="For CTs in DICOM: lung (level -600, width 1500 HU) or soft-tissue (50, 400).  [default: the file's own]",
@@ -52,6 +64,7 @@ def predict(
       cvrnet predict run images/ --format csv -o predictions.csv
       cvrnet predict run "scans/**/*.png" --heads --format jsonl
       cvrnet predict run images/ --operating-point sensitivity=0.9 -o predictions.csv
+      cvrnet predict run images/ --coverage 0.9 --abstain 0.2
       cvrnet predict run ct/ --window lung --format csv
       cvrnet predict run images/ --fold 1,3 --uncertainty
       accelerate launch --multi_gpu --num_processes 2 -m cvrnet predict run images/ -o predictions.csv

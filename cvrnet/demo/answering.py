@@ -61,9 +61,9 @@ class Answering:
         self.classes = predictor.classes
         self.members = (len(predictor.models), predictor.num_heads if predictor.averages_probabilities else 1)
         self.points: dict[str, dict[str, OperatingPoint]] = {}
-        for point in predictor.operating_points:
+        for point in predictor.decisions.operating_points:
             self.points.setdefault(point.name, {})[point.class_name] = point
-        self.warnings = threshold_warnings(predictor.operating_points)
+        self.warnings = threshold_warnings(predictor.decisions.operating_points)
         self.parts: list[str] = []
         self.no_maps = ""
         example = self.example("NOR")

@@ -12,9 +12,9 @@ from cvrnet.files import damaged_files
 from cvrnet.hub import redact
 from cvrnet.hub.card import render_card
 from cvrnet.runs.checkpoint import find_checkpoints, load_checkpoint
+from cvrnet.runs.decisions import load_decisions
 from cvrnet.runs.hub_download import COMMITS
 from cvrnet.runs.layout import AUDIT, CARD, CONFIG, FIGURES, HISTORY, METRICS, PREDICTIONS, RUN, SPLIT, SUMMARY, WEIGHTS
-from cvrnet.runs.operating_points import load_operating_points
 from cvrnet.runs.read import read_json
 
 Files = dict[str, bytes | Path]
@@ -77,7 +77,7 @@ def _stage(run: Path, repo: str, folds: Sequence[int], with_predictions: bool, l
         model,
         run=description,
         config=read_json(run / best / CONFIG),
-        points=load_operating_points([run / best]),
+        points=load_decisions([run / best]).operating_points,
         best=best,
         folds=metrics,
         metrics={} if checkpoints else _scores(run / METRICS),

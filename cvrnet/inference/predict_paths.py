@@ -14,10 +14,10 @@ from cvrnet.data.series import arrange
 from cvrnet.data.walk import walk
 from cvrnet.devices import check_launch
 from cvrnet.errors import UserError
+from cvrnet.inference.decide import Decide
 from cvrnet.inference.predictor import Predictor
 from cvrnet.inference.uncertainty import UNCERTAINTY
 from cvrnet.inference.volumes import add_means
-from cvrnet.metrics.operating_points import select_operating_points, threshold_warnings
 from cvrnet.text import printable
 
 
@@ -84,6 +84,9 @@ def predict_paths(
     window: str = "",
     any_body_part: bool = False,
     operating_point: str = "",
+    coverage: float | None = None,
+    by_class: bool = False,
+    abstain: float | None = None,
     say: Callable[[str], object] = lambda line: None,
 ) -> PathPredictions:
     """Predict the images at some paths; each process of ``accelerate launch`` predicts a share of them.
@@ -91,13 +94,13 @@ def predict_paths(
     ``model``, ``folds``, ``device``, ``dtype``, ``compile`` and ``any_body_part`` are those of
     `Predictor.from_pretrained`, ``paths`` those of `find_images`, ``batch_size``, ``heads`` and ``window`` those of
     `Predictor.stream`. ``heads`` adds columns for each head's own probabilities, ``uncertainty`` those of
-    `cvrnet.inference.uncertainty`, ``operating_point`` a column ``positive_CLASS`` (1 or 0) for each class that has a
-    threshold (see `Predictor.positive`). On the main process, ``say`` is called with a line for each folder in which
-    entries were passed over, and with each warning about a threshold.
+    `cvrnet.inference.uncertainty`; ``operating_point``, ``coverage``, ``by_class`` and ``abstain`` are those of
+    `cvrnet.inference.decide`. On the main process, ``say`` is called with a line for each folder in which entries were
+    passed over, and with each warning about a decision.
 
     Raises:
         UserError: No image is found; the model, a fold or the device does not exist, or the model has no heads or no
-            such operating point.
+            such decision.
     """
     check_launch()
     shared: Any = None
@@ -114,8 +117,8 @@ def predict_paths(
     predictor = Predictor.from_pretrained(
         model, device, dtype, folds=folds, compile=compile, any_body_part=any_body_part
     )
-    points = select_operating_points(predictor.operating_points, operating_point) if operating_point else []
-    for warning in threshold_warnings(points) if not shared or shared.is_main else ():
+    decide = Decide(predictor.decisions, predictor.classes, operating_point, coverage, by_class, abstain)
+    for warning in decide.warnings if not shared or shared.is_main else ():
         say(f"Warning: {warning}")
     slices = list(arrange(found.files))
     run = partial(shared.stream, predictor) if shared else predictor.stream
@@ -125,7 +128,7 @@ def predict_paths(
         shared.close()
         return PathPredictions([], len(slices), iter(()))
     columns = ["path", *(("unit", "patient_id") if any(slice_.volume for slice_ in slices) else ()), "prediction"]
-    columns += [f"positive_{name}" for name in predictor.classes if name in {point.class_name for point in points}]
+    columns += decide.columns
     columns += [f"prob_{name}" for name in predictor.classes]
     if heads:
         columns += [f"head_{i + 1}_{name}" for i in range(predictor.num_heads) for name in predictor.classes]
@@ -134,9 +137,8 @@ def predict_paths(
     def rows() -> Iterator[dict[str, Any]]:
         for answer in add_means(zip(slices, stream, strict=True), predictor.classes):
             row = dict.fromkeys(columns) | answer.row(predictor.classes)
-            if points and not answer.prediction.error:
-                decided = predictor.positive(answer.prediction.probabilities, operating_point)
-                row |= {f"positive_{name}": int(positive) for name, positive in decided.items()}
+            if not answer.prediction.error:
+                row |= decide.row(answer.prediction.probabilities)
             yield row
         if shared:
             shared.close()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,42 +17,15 @@ from torch import Tensor, nn
 from cvrnet.data import to_batch
 from cvrnet.devices import select_device, select_precision
 from cvrnet.errors import UserError
+from cvrnet.inference.decide import Decide
 from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
 from cvrnet.inference.head_logits import HeadLogits, averages_probabilities
+from cvrnet.inference.prediction import Prediction
 from cvrnet.inference.prefetch import read_ahead
-from cvrnet.inference.uncertainty import UNCERTAINTY, entropy, mutual_information
-from cvrnet.metrics.operating_points import OperatingPoint, select_operating_points
+from cvrnet.inference.uncertainty import entropy, mutual_information
+from cvrnet.metrics.decisions import Decisions
 from cvrnet.runs.checkpoint import find_checkpoints, load_checkpoint, shared_settings
-from cvrnet.runs.operating_points import load_operating_points
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The prediction for one image."""
-
-    path: Path  #: the image
-    label: str  #: the most probable class; "" if there is no prediction
-    probabilities: NDArray[np.float64]  #: of each class, (C,)
-    heads: NDArray[np.float64] | None = None  #: each head's own probabilities, (heads, C), if requested
-    error: str = ""  #: why there is no prediction: the image could not be read, or the numbers overflowed; otherwise ""
-    #: Entropy of the probabilities, in nats: how uncertain the ensemble is. NaN where it is not defined.
-    predictive_entropy: float = math.nan
-    #: In nats: how far the members (every head of every fold) disagree; 0 for one fold without heads.
-    mutual_information: float = math.nan
-
-    def row(self, classes: Sequence[str]) -> dict[str, Any]:
-        """Return a table row: path, prediction, error and, if there is a prediction, the numbers.
-
-        The columns are ``prob_CLASS`` for the model's classes and, where there are heads, ``head_1_CLASS`` and so on.
-        """
-        row: dict[str, Any] = {"path": str(self.path), "prediction": self.label, "error": self.error}
-        if not self.error:
-            row |= {f"prob_{name}": float(p) for name, p in zip(classes, self.probabilities, strict=True)}
-            uncertainty = {name: getattr(self, name) for name in UNCERTAINTY}
-            row |= {name: None if math.isnan(value) else value for name, value in uncertainty.items()}
-            for i, head in enumerate(() if self.heads is None else self.heads, start=1):
-                row |= {f"head_{i}_{name}": float(p) for name, p in zip(classes, head, strict=True)}
-        return row
+from cvrnet.runs.decisions import load_decisions
 
 
 class Predictor:
@@ -90,8 +62,8 @@ class Predictor:
         self.preprocessing = replace(preprocessing, any_body_part=any_body_part)
         #: The models, in float32, for explanations.
         self.models: list[Any] = [m.eval().to(self.device).to(memory_format=torch.channels_last) for m in models]
-        #: The operating points that training chose (see `cvrnet.metrics.operating_points`), if it did.
-        self.operating_points: list[OperatingPoint] = []
+        #: The thresholds, prediction sets and limits of uncertainty that training chose, if it did.
+        self.decisions = Decisions()
         self.compile = compile
         cfg: Any = models[0].pretrained_cfg
         self.name = str(cfg.get("architecture"))  #: the architecture, for messages
@@ -118,16 +90,16 @@ class Predictor:
         if not str(model).lower().endswith(".onnx"):
             folders = find_checkpoints(model, folds)
             models: list[Any] = [fuse_batch_norm(load_checkpoint(folder)) for folder in folders]
-            points = load_operating_points(folders)
+            decisions = load_decisions(folders)
         elif folds:
             raise UserError(f"{model} is one model; only the folds of a run can be chosen")
         else:
             from cvrnet.onnx import load_onnx  # here, because onnx is an extra
 
             models = [load_onnx(model, device, dtype)]
-            points = models[0].operating_points
+            decisions = models[0].decisions
         predictor = cls(models, device, dtype, compile, any_body_part)
-        predictor.name, predictor.operating_points = str(model), points
+        predictor.name, predictor.decisions = str(model), decisions
         return predictor
 
     @property
@@ -260,23 +232,17 @@ class Predictor:
             )
         return probabilities[:, :, :count]
 
-    def positive(self, probabilities: ArrayLike, operating_point: str) -> dict[str, bool]:
-        """Whether an image is positive for each class, at an operating point of the model.
-
-        Each class is decided alone, so an image can be positive for several classes, or for none. A class without a
-        threshold, because no validation image was of it, is left out.
-
-        Args:
-            probabilities: of each class, (C,).
-            operating_point: ``sensitivity``, ``specificity`` or ``youden``, or with the target: ``sensitivity=0.9``.
-
-        Raises:
-            UserError: The model has no such operating point.
-        """
-        points = select_operating_points(self.operating_points, operating_point)
-        thresholds = {point.class_name: point.threshold for point in points}
-        found = zip(self.classes, np.asarray(probabilities).tolist(), strict=True)
-        return {name: p >= thresholds[name] for name, p in found if name in thresholds}
+    def decide(
+        self,
+        probabilities: ArrayLike,
+        *,
+        operating_point: str = "",
+        coverage: float | None = None,
+        by_class: bool = False,
+        abstain: float | None = None,
+    ) -> dict[str, Any]:
+        """Decide about an image by its probabilities, (C,); arguments, result and errors: `cvrnet.inference.decide`."""
+        return Decide(self.decisions, self.classes, operating_point, coverage, by_class, abstain)(probabilities)
 
     def _compute(self, images: Tensor) -> NDArray[np.float64]:
         if self.device.type == "cuda":

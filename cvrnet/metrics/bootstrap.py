@@ -49,7 +49,7 @@ def bootstrap_intervals(
     labels, table = check(y_true, probabilities, classes)
     if n < 1:
         raise UserError(f"{n} resamples: expected at least 1")
-    members = _group_numbers(groups, len(labels))
+    members = group_numbers(groups, len(labels))
     n_groups = int(members.max()) + 1
     chunks = [weighted_scores(labels, table, classes, weights) for weights in _resample(members, n_groups, n, seed)]
     return {
@@ -72,7 +72,7 @@ def mean_interval(
         return None, None
     table = table[there]
     kept = None if groups is None else [group for group, keep in zip(groups, there, strict=True) if keep]
-    members = _group_numbers(kept, len(table))
+    members = group_numbers(kept, len(table))
     n_groups = int(members.max()) + 1
     means = [weights @ table / weights.sum(1) for weights in _resample(members, n_groups, n, seed)]
     return float(table.mean()), _intervals(means, few=n_groups < 2)
@@ -89,7 +89,7 @@ def balanced_accuracies(
     labels = np.asarray(y_true)
     hits = np.asarray(guesses) == labels
     members = [labels == label for label in np.unique(labels)]
-    numbers = _group_numbers(groups, len(labels))
+    numbers = group_numbers(groups, len(labels))
     n_groups = int(numbers.max()) + 1
     chunks = []
     for weights in _resample(numbers, n_groups, n, seed):
@@ -168,7 +168,7 @@ def _resample(members: NDArray[np.intp], n_groups: int, n: int, seed: int) -> It
         yield counts[:, members].astype(np.float64)
 
 
-def _group_numbers(groups: Sequence[Hashable] | None, n_samples: int) -> NDArray[np.intp]:
+def group_numbers(groups: Sequence[Hashable] | None, n_samples: int) -> NDArray[np.intp]:
     """The number of each sample's group, from 0 in the order of their first samples."""
     if groups is None:
         return np.arange(n_samples)

@@ -19,9 +19,9 @@ from cvrnet.onnx.check_images import check_pixels, split_calibration
 from cvrnet.onnx.graph import PixelNetwork, describe, trace, write_metadata
 from cvrnet.onnx.session import load_onnx
 from cvrnet.runs.checkpoint import find_checkpoints, load_checkpoint
+from cvrnet.runs.decisions import load_decisions
 from cvrnet.runs.hub_download import file_hash, is_reference
 from cvrnet.runs.layout import RUN, WEIGHTS, fold_number
-from cvrnet.runs.operating_points import load_operating_points
 from cvrnet.runs.read import read_run
 
 TOLERANCE = 1e-4
@@ -127,8 +127,8 @@ def _load_network(folders: Sequence[Path], img_size: int | None) -> PixelNetwork
     if img_size and any(model.pretrained_cfg.get("fixed_input_size") for model in models):
         models = [load_checkpoint(folder, img_size=img_size) for folder in folders]
     network = PixelNetwork(models, img_size).eval()
-    if img_size in (None, models[0].pretrained_cfg["input_size"][-1]):  # thresholds hold for the size of the training
-        network.operating_points = load_operating_points(folders)
+    if img_size in (None, models[0].pretrained_cfg["input_size"][-1]):  # decisions hold for the size of the training
+        network.decisions = load_decisions(folders)
     if img_size:
         _check_size(network, img_size)
     return network

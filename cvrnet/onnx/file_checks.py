@@ -13,10 +13,9 @@ from google.protobuf.message import DecodeError, Message
 
 from cvrnet.data import Preprocessing
 from cvrnet.errors import UserError
-from cvrnet.metrics.operating_points import OperatingPoint
+from cvrnet.metrics.decisions import Decisions
 from cvrnet.onnx.graph import HEADS, INPUT, LOGITS
 from cvrnet.runs.model_config import check_names
-from cvrnet.runs.operating_points import parse_operating_points
 from cvrnet.runs.read import parse_json
 
 _MOST_BYTES = 2**31  # what protobuf can read
@@ -25,8 +24,8 @@ _OURS = "expected a file written by `cvrnet export`"
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
 
-def read_metadata(path: str | Path) -> tuple[dict[str, Any], int, list[OperatingPoint]]:
-    """Return the ``pretrained_cfg`` in an ONNX file's metadata, the number of heads in its outputs, operating points.
+def read_metadata(path: str | Path) -> tuple[dict[str, Any], int, Decisions]:
+    """Return the ``pretrained_cfg`` in an ONNX file's metadata, the number of heads in its outputs, and its decisions.
 
     The number is 0 for a network that is not a CVR-Net.
 
@@ -54,14 +53,14 @@ def read_metadata(path: str | Path) -> tuple[dict[str, Any], int, list[Operating
         if not isinstance(names, list) or not isinstance(cfg["architecture"], str) or not isinstance(count, int):
             raise ValueError("architecture, label_names or num_classes is of another type")
         check_names(names, None)
-        points = parse_operating_points(parse_json(metadata.get("operating_points", "null")), names)
+        decisions = Decisions.from_dict(parse_json(metadata.get("decisions", "null")), names)
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else f"{error!s:.200}"
         raise UserError(f"{path} does not state its classes and preprocessing ({reason}); {_OURS}") from error
     classes, heads = _classes_and_heads(proto.graph, preprocessing)
     if not 2 <= classes == count == len(names):
         raise UserError(f"{path}: its metadata do not fit its graph; {_OURS}")
-    return cfg, heads, points
+    return cfg, heads, decisions
 
 
 def _find_problem(proto: onnx.ModelProto) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cvrnet.cvrnet import CVRNet
 from cvrnet.errors import UserError
 from cvrnet.heads import log_mean_softmax
-from cvrnet.metrics.operating_points import OperatingPoint
+from cvrnet.metrics.decisions import Decisions
 from cvrnet.runs.checkpoint import shared_settings
 
 OPSET = 18
@@ -47,7 +47,7 @@ class PixelNetwork(nn.Module):
         self.shift: Tensor
         self.register_buffer("scale", (1 / (255 * std)).float().view(1, -1, 1, 1))
         self.register_buffer("shift", (-mean / std).float().view(1, -1, 1, 1))
-        self.operating_points: list[OperatingPoint] = []  #: written into the file
+        self.decisions = Decisions()  #: written into the file
         self.averages_probabilities = all(isinstance(m, CVRNet) and m.head.average == "probabilities" for m in models)
 
     @property
@@ -142,7 +142,7 @@ def describe(proto: onnx.ModelProto, network: PixelNetwork, provenance: dict[str
         "255; the whole image resized, aspect ratio not kept; normalisation by mean and std is in the graph",
         "output": f"{LOGITS}: softmax gives the probabilities of label_names",
         "provenance": provenance,
-        "operating_points": [point.to_dict() for point in network.operating_points],
+        "decisions": network.decisions.to_dict(),
         "note": NOTE,
     }
     write_metadata(proto, values)

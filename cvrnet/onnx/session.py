@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cvrnet.devices import select_device, select_precision
 from cvrnet.errors import UserError
-from cvrnet.metrics.operating_points import OperatingPoint
+from cvrnet.metrics.decisions import Decisions
 from cvrnet.onnx.file_checks import read_metadata
 from cvrnet.onnx.graph import HEADS, INPUT, LOGITS
 
@@ -30,7 +30,7 @@ class OnnxModel(nn.Module):
         cfg: dict[str, Any],
         num_heads: int,
         file: str,
-        operating_points: Sequence[OperatingPoint] = (),
+        decisions: Decisions | None = None,
     ) -> None:
         super().__init__()
         self._file = file
@@ -39,7 +39,7 @@ class OnnxModel(nn.Module):
         self.pretrained_cfg = self.default_cfg = {**cfg, "mean": (0.0,) * channels, "std": (1 / 255,) * channels}
         self.num_classes: int = cfg["num_classes"]
         self.groups = [[i] for i in range(num_heads)]  # as many as in the CVR-Net
-        self.operating_points = list(operating_points)
+        self.decisions = decisions or Decisions()
         self._session = session
 
     def forward(self, x: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ def load_onnx(path: str | Path, device: str = "auto", dtype: str = "auto", engin
     Raises:
         UserError: Another program wrote the file, or the device, number format or engine is not available.
     """
-    cfg, num_heads, points = read_metadata(path)
+    cfg, num_heads, decisions = read_metadata(path)
     if engine not in ENGINES:
         raise UserError(f"unknown engine {engine!r}; expected {', '.join(ENGINES)}")
     if device != "auto" and device.partition(":")[0] not in ("cpu", "cuda"):
@@ -86,10 +86,10 @@ def load_onnx(path: str | Path, device: str = "auto", dtype: str = "auto", engin
     if engine == "onnxruntime":
         if dtype not in ("auto", "fp32"):
             raise UserError(f"ONNX Runtime computes in the file's number format, not in {dtype}; expected auto or fp32")
-        return OnnxModel(_open_onnxruntime(Path(path), device), cfg, num_heads, str(path), points)
+        return OnnxModel(_open_onnxruntime(Path(path), device), cfg, num_heads, str(path), decisions)
     if device.startswith("cuda"):
         raise UserError(f"OpenVINO does not run on {device!r}; expected auto or cpu")
-    return OnnxModel(_open_openvino(Path(path), precision), cfg, num_heads, str(path), points)
+    return OnnxModel(_open_openvino(Path(path), precision), cfg, num_heads, str(path), decisions)
 
 
 def _onnxruntime_has_cuda() -> bool:

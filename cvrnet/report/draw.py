@@ -56,6 +56,16 @@ def draw_learning_curves(folder: Path, histories: Mapping[str, Sequence[Mapping[
     _save(folder, "learning_curves", figure, numbers)
 
 
+def draw_risk_coverage(folder: Path, curves: Mapping[str, Mapping[str, Any]]) -> None:
+    """Draw the risk-coverage curve of each set of images."""
+    rows = (
+        {"set": name, "coverage": coverage, "risk": risk}
+        for name, curve in curves.items()
+        for coverage, risk in zip(curve["coverage"].tolist(), curve["risk"].tolist(), strict=True)
+    )
+    _save(folder, "risk_coverage", figures.plot_risk_coverage(curves), rows)
+
+
 def _save(folder: Path, name: str, figure: Figure, rows: Iterable[Mapping[str, Any]]) -> None:
     figures.save_figure(figure, folder / FIGURES / f"{name}.png")
     write_sheet(folder / FIGURES / f"{name}.csv", rows)

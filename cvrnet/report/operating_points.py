@@ -22,12 +22,10 @@ from cvrnet.metrics.operating_points import (
     threshold_warnings,
 )
 from cvrnet.report.report_tables import SETS
-from cvrnet.report.results import Results, read_results
+from cvrnet.report.results import Results, member_decisions, read_results
 from cvrnet.report.write import Section
 from cvrnet.runs.layout import INDEPENDENT
-from cvrnet.runs.operating_points import KEY, load_operating_points, parse_operating_points
 from cvrnet.runs.predictions import PredictionTable, read_predictions
-from cvrnet.runs.read import read_folds
 
 RATES = ("sensitivity", "specificity")
 PREVALENCES = (0.01, 0.05, 0.1, 0.2, 0.5)
@@ -36,7 +34,7 @@ Rate = Mapping[str, float | None]  # value, low and high
 
 
 @dataclass(frozen=True)
-class Decisions:
+class Decided:
     """What one rule says about the images of a set: 1 or 0 for each class, NaN without a threshold; (N, C)."""
 
     table: PredictionTable
@@ -63,7 +61,8 @@ def operating_points_section(folder: Path) -> Section | None:
     In a cross-validation each image is decided by the thresholds of the fold that predicted it.
     """
     results = read_results(folder)
-    folders, members = _members(results)
+    folders, decisions = member_decisions(results)
+    members = [each.operating_points for each in decisions]
     points = average_operating_points(members)
     if not points:
         return None
@@ -75,10 +74,10 @@ def operating_points_section(folder: Path) -> Section | None:
     rows: list[Row] = []
     for name, table in sets.items():
         for rule in RULES:
-            decisions = Decisions(table, _decide(table, members, rule))
+            decided = Decided(table, _decide(table, members, rule))
             for k, class_name in enumerate(classes):
                 if (rule, class_name) in targets:
-                    rows += _rows(name, decisions, k, targets[rule, class_name])
+                    rows += _rows(name, decided, k, targets[rule, class_name])
     prevalences = tuple(results.run.get("prevalences") or PREVALENCES)
     html = render(
         "operating_points.html.jinja",
@@ -95,14 +94,6 @@ def operating_points_section(folder: Path) -> Section | None:
     return Section("Operating points", html, tables)
 
 
-def _members(results: Results) -> tuple[list[Path], list[list[OperatingPoint]]]:
-    """The folders with predictions.csv, and the operating points of the models that wrote them."""
-    if results.kind == "evaluate":
-        return [results.folder], [parse_operating_points(results.run.get(KEY), results.scores["classes"])]
-    folders = read_folds(results.folder, results.run) if results.kind == "crossval" else [results.folder]
-    return folders, [load_operating_points([folder]) for folder in folders]
-
-
 def _decide(table: PredictionTable, members: Sequence[Sequence[OperatingPoint]], rule: str) -> NDArray[np.float64]:
     """Each image's decisions (N, C) by the thresholds of the model that predicted it."""
     decided = np.full(table.probabilities.shape, np.nan)
@@ -114,13 +105,13 @@ def _decide(table: PredictionTable, members: Sequence[Sequence[OperatingPoint]],
     return decided
 
 
-def _rows(part: str, decisions: Decisions, k: int, point: OperatingPoint) -> Iterator[Row]:
+def _rows(part: str, decided: Decided, k: int, point: OperatingPoint) -> Iterator[Row]:
     """The rows of one set, rule and class: all images first, then each source."""
-    table, sources = decisions.table, np.array(decisions.table.sources)
+    table, sources = decided.table, np.array(decided.table.sources)
     named = sorted({*table.sources} - {""})
     for source in ["", *(named if len(named) > 1 else ())]:
         inside = sources == source if source else np.full(len(sources), True)
-        sensitivity, specificity = decisions.rates(k, inside)
+        sensitivity, specificity = decided.rates(k, inside)
         if sensitivity["value"] is None and specificity["value"] is None:
             continue
         row: Row = {"set": part, "source": source, "operating_point": point.name, "class": point.class_name}
@@ -129,17 +120,17 @@ def _rows(part: str, decisions: Decisions, k: int, point: OperatingPoint) -> Ite
         for name, rate in (("sensitivity", sensitivity), ("specificity", specificity)):
             row |= {name: rate["value"], f"{name}_low": rate["low"], f"{name}_high": rate["high"]}
         row |= {f"validation_{name}": getattr(point, name) for name in RATES}
-        row["folds_that_hold_the_target"] = "" if source else _holding(decisions, k, point)
+        row["folds_that_hold_the_target"] = "" if source else _holding(decided, k, point)
         yield row
 
 
-def _holding(decisions: Decisions, k: int, point: OperatingPoint) -> str:
+def _holding(decided: Decided, k: int, point: OperatingPoint) -> str:
     """How many folds' own intervals contain the target or lie above it: ``4 of 5``."""
-    folds = [fold for fold in dict.fromkeys(decisions.table.folds) if fold]
+    folds = [fold for fold in dict.fromkeys(decided.table.folds) if fold]
     if point.target is None or not folds:
         return ""
     which = 0 if point.rule == "sensitivity" else 1
-    rates = [decisions.rates(k, np.array(decisions.table.folds) == fold)[which] for fold in folds]
+    rates = [decided.rates(k, np.array(decided.table.folds) == fold)[which] for fold in folds]
     known = [rate["high"] for rate in rates if rate["high"] is not None]
     return f"{sum(high >= point.target for high in known)} of {len(known)}" if known else ""
 

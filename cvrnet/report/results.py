@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cvrnet.errors import UserError
+from cvrnet.metrics.decisions import Decisions
+from cvrnet.runs.decisions import KEY, load_decisions
 from cvrnet.runs.layout import AUDIT, HISTORY, INDEPENDENT, METRICS, SOURCE_PROBE, SPLIT, SUMMARY
 from cvrnet.runs.predictions import PredictionTable, read_predictions
 from cvrnet.runs.read import read_folds, read_json, read_rows, read_run
@@ -83,3 +85,11 @@ def read_results(folder: Path) -> Results:
     audit = read_json(folder / AUDIT) if (folder / AUDIT).is_file() else {}
     probe = read_rows(folder / SOURCE_PROBE) if (folder / SOURCE_PROBE).is_file() else []
     return Results(folder, run, results, shown, scores, predictions, split, histories, audit, probe)
+
+
+def member_decisions(results: Results) -> tuple[list[Path], list[Decisions]]:
+    """The folders with predictions.csv, and for each the decisions of the model that wrote it."""
+    if results.kind == "evaluate":
+        return [results.folder], [Decisions.from_dict(results.run.get(KEY), results.scores["classes"])]
+    folders = read_folds(results.folder, results.run) if results.kind == "crossval" else [results.folder]
+    return folders, [load_decisions([folder]) for folder in folders]

@@ -15,10 +15,10 @@ from cvrnet.inference import Predictor
 from cvrnet.inference.cached import join_batches, predict_cached
 from cvrnet.report.draw import draw_heads, draw_predictions
 from cvrnet.report.headline import NOT_NEW, seen_sentence
+from cvrnet.runs.decisions import KEY
 from cvrnet.runs.folder import claim_folder, hash_records, open_run_folder, versions
 from cvrnet.runs.held_out import trained_on
 from cvrnet.runs.layout import METRICS
-from cvrnet.runs.operating_points import KEY
 from cvrnet.runs.predictions import PredictionTable, write_predictions
 from cvrnet.scoring import head_rows, score
 from cvrnet.workflows.job import Callbacks, audit_run, finish_report
@@ -111,7 +111,7 @@ def describe_evaluation(
         "images": {name: sum(r.label == name for r in records) for name in predictor.classes},
         "independent_sources": None if known is None else sorted(sources - known.sources),
         "seen_images": 0 if known is None else known.count(records),
-        KEY: [point.to_dict() for point in predictor.operating_points],
+        KEY: predictor.decisions.to_dict(),
         "left_out": list(predictions.problems),
         "versions": versions("cvrnet", "torch", "timm", "numpy", "pillow"),
     }

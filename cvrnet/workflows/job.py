@@ -285,8 +285,13 @@ def finish_report(output: Path, maps: bool, predictor: Predictor | None = None) 
     """Write the report of a run or an evaluation; its maps are those of `predictor`, by default the run's own model."""
     from cvrnet.report.explanations import maps_section
     from cvrnet.report.operating_points import operating_points_section
+    from cvrnet.report.selective import selective_section
     from cvrnet.report.source_probe import write_source_probe
 
     write_source_probe(output, predictor)
-    sections = [operating_points_section(output), maps_section(output, predictor) if maps else None]
+    sections = [
+        operating_points_section(output),
+        selective_section(output),
+        maps_section(output, predictor) if maps else None,
+    ]
     return write_report(output, [section for section in sections if section is not None])

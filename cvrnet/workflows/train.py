@@ -13,16 +13,12 @@ from cvrnet.data import Record
 from cvrnet.data.splits import holdout_sets, refuse_missing_classes
 from cvrnet.inference import Predictor
 from cvrnet.inference.head_logits import averages_probabilities
-from cvrnet.metrics.operating_points import (
-    DEFAULT_SENSITIVITY,
-    choose_operating_points,
-    targets_by_class,
-    threshold_warnings,
-)
+from cvrnet.metrics.decisions import choose_decisions
+from cvrnet.metrics.operating_points import DEFAULT_SENSITIVITY, targets_by_class, threshold_warnings
 from cvrnet.report.draw import draw_learning_curves
 from cvrnet.runs.checkpoint import load_checkpoint
+from cvrnet.runs.decisions import save_decisions
 from cvrnet.runs.layout import METRICS, fold_name
-from cvrnet.runs.operating_points import save_operating_points
 from cvrnet.runs.predictions import PredictionTable
 from cvrnet.runs.read import read_json
 from cvrnet.training import Progress, TrainConfig, close_state, fit, is_finished
@@ -102,7 +98,7 @@ def train_sets(
         if processes.is_main:
             predict = _predictions(job, load_checkpoint(folder))
             scored = {part: predict(members) for part, members in sets.items() if part != "train"}
-            _choose_thresholds(job, scored["val"], folder)
+            _save_decisions(job, scored["val"], folder)
             draw_learning_curves(folder, {"": state.history})
             metrics = write_evaluation(folder, scored)
             close_state(folder, state, config)
@@ -112,18 +108,19 @@ def train_sets(
     return metrics
 
 
-def _choose_thresholds(job: Job, validation: PredictionTable, folder: Path) -> None:
-    """Save the operating points that the validation images give, and tell what is wrong with them."""
+def _save_decisions(job: Job, validation: PredictionTable, folder: Path) -> None:
+    """Save what the validation images teach about acting on the probabilities, and tell what is wrong with it."""
     config, p = job.config, validation
-    points = choose_operating_points(
+    decisions = choose_decisions(
         p.labels,
         p.probabilities,
         p.classes,
+        p.groups,
         targets_by_class(config.sensitivity, p.classes, DEFAULT_SENSITIVITY),
         targets_by_class(config.specificity, p.classes),
     )
-    save_operating_points(folder, points)
-    for warning in threshold_warnings(points):
+    save_decisions(folder, decisions)
+    for warning in threshold_warnings(decisions.operating_points):
         job.callbacks.say(warning)
 
 

@@ -12,8 +12,10 @@ from sklearn import metrics as sk
 
 from cvrnet import Predictor
 from cvrnet.errors import UserError
+from cvrnet.inference.decide import Decide
+from cvrnet.metrics.decisions import Decisions
 from cvrnet.metrics.operating_points import OperatingPoint, choose_operating_points
-from cvrnet.runs.operating_points import load_operating_points, save_operating_points
+from cvrnet.runs.decisions import load_decisions, save_decisions
 from cvrnet.runs.predictions import read_predictions
 from cvrnet.workflows import evaluate, train
 from tests.conftest import PLAIN, TINY
@@ -30,7 +32,7 @@ def copy(run, tmp_path):
 
 
 def test_training_chooses_on_validation_alone(run):
-    points = load_operating_points([run])
+    points = load_decisions([run]).operating_points
     classes = json.loads((run / "run.json").read_text())["classes"]
     table = read_predictions([run], classes, "val")
     assert points == choose_operating_points(
@@ -44,7 +46,7 @@ def test_targets_by_class(phantoms, tmp_path):
 
     config = TrainConfig(**{**TINY, "epochs": 1}, sensitivity={"CVP": 0.8}, specificity=0.95)
     train(phantoms, tmp_path / "run", config, **PLAIN)
-    points = load_operating_points([tmp_path / "run"])
+    points = load_decisions([tmp_path / "run"]).operating_points
     assert {(p.class_name, p.target) for p in points if p.rule == "sensitivity"} == {
         ("CVP", 0.8),
         ("NCP", 0.9),
@@ -73,13 +75,13 @@ def test_wrong_targets(phantoms, tmp_path, settings, sentence):
 def test_predictor_and_command(run, phantoms, cli, tmp_path):
     predictor = Predictor.from_pretrained(run)
     images = sorted(phantoms.parent.rglob("*.png"))[:6]
-    thresholds = {p.class_name: p.threshold for p in predictor.operating_points if p.rule == "youden"}
+    thresholds = {p.class_name: p.threshold for p in predictor.decisions.operating_points if p.rule == "youden"}
     status, _, _ = cli("predict", run, *images, "--operating-point", "youden", "-o", tmp_path / "out.csv")
     assert status == 0
     for prediction, row in zip(predictor(images), rows_of(tmp_path / "out.csv"), strict=True):
-        decided = predictor.positive(prediction.probabilities, "youden")
+        decided = predictor.decide(prediction.probabilities, operating_point="youden")
         for name, p in zip(predictor.classes, prediction.probabilities, strict=True):
-            assert decided[name] == (p >= thresholds[name]) == bool(int(row[f"positive_{name}"]))
+            assert decided[f"positive_{name}"] == (p >= thresholds[name]) == bool(int(row[f"positive_{name}"]))
     status, _, err = cli("predict", run, images[0], "--operating-point", "sensitivity=0.5")
     assert (status, err.strip()) == (
         1,
@@ -87,9 +89,45 @@ def test_predictor_and_command(run, phantoms, cli, tmp_path):
     )
 
 
+def test_sets_and_abstention(run, phantoms, cli, tmp_path):
+    predictor = Predictor.from_pretrained(run)
+    decisions = predictor.decisions
+    images = sorted(phantoms.parent.rglob("*.png"))[:6]
+    status, _, _ = cli("predict", run, *images, "--coverage", "0.9", "--abstain", "0.3", "-o", tmp_path / "out.csv")
+    assert status == 0
+    for prediction, row in zip(predictor(images), rows_of(tmp_path / "out.csv"), strict=True):
+        decided = predictor.decide(prediction.probabilities, coverage=0.9, abstain=0.3)
+        (members,) = decisions.prediction_sets.members([prediction.probabilities], predictor.classes, 0.9)
+        assert decided["set"] == [name for name, inside in zip(predictor.classes, members, strict=True) if inside]
+        assert row["set"] == "|".join(decided["set"])
+        assert prediction.label in decided["set"]
+        assert decided["abstain"] == decisions.abstention.passed_on([prediction.probabilities], 0.3)[0]
+        assert row["abstain"] == str(int(decided["abstain"]))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "sentence"),
+    [
+        ({"coverage": 0.905}, r"a coverage of 0\.905; expected one of 0\.50"),
+        ({"abstain": 1.5}, r"a share of 1\.5 to pass on"),
+        ({"by_class": True}, "it needs a coverage"),
+        ({"operating_point": "f1"}, "no operating point 'f1'"),
+    ],
+)
+def test_decisions_that_are_not_there(run, wanted, sentence):
+    with pytest.raises(UserError, match=sentence):
+        Predictor.from_pretrained(run).decide([0.2, 0.3, 0.5], **wanted)
+
+
+def test_a_model_without_them_says_so():
+    for wanted in ({"coverage": 0.9}, {"abstain": 0.3}, {"operating_point": "youden"}):
+        with pytest.raises(UserError, match=r"the model has no.* \(train and crossval"):
+            Decide(Decisions(), ["CVP", "NOR"], **wanted)
+
+
 def test_few_validation_images_are_told_wherever_it_is_used(copy, phantoms, cli):
     weak = OperatingPoint("CVP", "youden", None, 0.4, 3, 4, 20, 30)
-    save_operating_points(copy, [weak])
+    save_decisions(copy, Decisions([weak]))
     image = next(phantoms.parent.rglob("*.png"))
     warning = "CVP: its thresholds rest on 4 validation images"
     _, out, err = cli("predict", copy, image, "--operating-point", "youden")
@@ -102,7 +140,7 @@ def test_few_validation_images_are_told_wherever_it_is_used(copy, phantoms, cli)
 
 def test_runs_without_them_work_as_before(copy, phantoms, cli):
     config = json.loads((copy / "config.json").read_text())
-    del config["operating_points"]
+    del config["decisions"]
     (copy / "config.json").write_text(json.dumps(config))
     image = next(phantoms.parent.rglob("*.png"))
     assert cli("predict", copy, image)[0] == 0
@@ -123,11 +161,24 @@ def test_hostile_points_are_one_line(copy, points):
     good = OperatingPoint("CVP", "youden", None, 0.4, 3, 4, 20, 30).to_dict()
     made = {"class": [{**good, "class_name": "XYZ"}], "twice": [good, good], "nan": [{**good, "threshold": "nan"}]}
     config = json.loads((copy / "config.json").read_text())
-    config["operating_points"] = made.get(points, points) if isinstance(points, str) else points
+    config["decisions"]["operating_points"] = made.get(points, points) if isinstance(points, str) else points
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="operating") as caught:
         Predictor.from_pretrained(copy)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["prediction_sets", "abstention"])
+@pytest.mark.parametrize("value", [3, {}, {"score": "luck"}, "limits"])
+def test_hostile_limits_are_one_line(copy, key, value):
+    config = json.loads((copy / "config.json").read_text())
+    if value == "limits":
+        config["decisions"][key]["least" if key == "prediction_sets" else "limits"][0] = -1
+    else:
+        config["decisions"][key] = value
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"decisions have another form|of another form|impossible values"):
+        Predictor.from_pretrained(copy)
 
 
 def test_onnx_carries_them(run, tmp_path):
@@ -136,11 +187,11 @@ def test_onnx_carries_them(run, tmp_path):
 
     export_onnx(run, tmp_path / "model.onnx")
     loaded = Predictor.from_pretrained(tmp_path / "model.onnx")
-    assert loaded.operating_points == load_operating_points([run])
+    assert loaded.decisions == load_decisions([run])
     proto = onnx.load(tmp_path / "model.onnx")
-    onnx.helper.set_model_props(proto, {p.key: p.value for p in proto.metadata_props} | {"operating_points": "[1]"})
+    onnx.helper.set_model_props(proto, {p.key: p.value for p in proto.metadata_props} | {"decisions": "[1]"})
     onnx.save(proto, tmp_path / "hostile.onnx")
-    with pytest.raises(UserError, match="operating_points is no list of objects"):
+    with pytest.raises(UserError, match="its decisions have another form"):
         Predictor.from_pretrained(tmp_path / "hostile.onnx")
 
 
@@ -149,7 +200,7 @@ def test_report_of_an_evaluation(run, phantoms, tmp_path):
     evaluate(run, phantoms, tmp_path / "evaluation", audit=False, maps=False, prevalences=[0.25])
     classes = json.loads((run / "run.json").read_text())["classes"]
     table = read_predictions([tmp_path / "evaluation"], classes, "test")
-    thresholds = {(p.name, p.class_name): p.threshold for p in load_operating_points([run])}
+    thresholds = {(p.name, p.class_name): p.threshold for p in load_decisions([run]).operating_points}
     rows = rows_of(tmp_path / "evaluation" / "tables" / "operating_points.csv")
     sources = np.array(table.sources)
     assert {row["source"] for row in rows} == {"", *table.sources}
@@ -166,6 +217,19 @@ def test_report_of_an_evaluation(run, phantoms, tmp_path):
             assert float(row["ppv_at_0.25"]) == pytest.approx(0.25 * sensitivity / positives)
         if positives < 1:
             assert float(row["npv_at_0.25"]) == pytest.approx(0.75 * specificity / (1 - positives))
+    sets, passed = (
+        rows_of(tmp_path / "evaluation" / "tables" / f"{name}.csv") for name in ("prediction_sets", "abstention")
+    )
+    decisions = load_decisions([run])
+    members = decisions.prediction_sets.members(table.probabilities, classes, 0.9)
+    (row,) = [row for row in sets if row["target"] == "0.9" and not row["of"]]
+    assert float(row["coverage"]) == pytest.approx(members[np.arange(len(members)), table.labels].mean())
+    assert float(row["mean_size"]) == pytest.approx(members.sum(1).mean())
+    kept = ~decisions.abstention.passed_on(table.probabilities, 0.2)
+    (row,) = [row for row in passed if row["target"] == "0.2"]
+    assert int(row["answered"]) == kept.sum()
+    if kept.any():
+        assert float(row["accuracy"]) == pytest.approx(sk.accuracy_score(table.labels[kept], table.guesses[kept]))
     with pytest.raises(UserError, match=r"a prevalence of 1\.5; expected a number between 0 and 1"):
         evaluate(run, phantoms, tmp_path / "again", prevalences=[1.5])
 
@@ -175,7 +239,7 @@ def test_card_and_demo_show_them(run):
     from cvrnet.demo.answering import Answering
     from cvrnet.hub.staging import stage_run
 
-    point = load_operating_points([run])[0]
+    point = load_decisions([run]).operating_points[0]
     card = stage_run(run, "ada/chest").card.decode()
     assert f"| {point.name} | {point.class_name} | {point.threshold:.3f} |" in card
     answering = Answering(Predictor.from_pretrained(run))

@@ -1,0 +1,102 @@
+"""What to do with an image's probabilities: positive or not, the set of possible classes, answered or passed on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from cvrnet.errors import UserError
+from cvrnet.metrics.abstention import Abstention
+from cvrnet.metrics.conformal import PredictionSets, coverage_index
+from cvrnet.metrics.decisions import Decisions
+from cvrnet.metrics.operating_points import OperatingPoint, positives, select_operating_points, threshold_warnings
+
+
+@dataclass(frozen=True)
+class Decide:
+    """The decisions that the user wants for each image; none by default.
+
+    Raises:
+        UserError: The model has no such decision, or a share is impossible.
+    """
+
+    decisions: Decisions  #: of the model
+    classes: Sequence[str]  #: in the order of the probabilities
+    #: ``sensitivity``, ``specificity`` or ``youden``, or with the target: ``sensitivity=0.9``. Gives ``positive_CLASS``
+    #: for each class that has a threshold. Each class is decided alone.
+    operating_point: str = ""
+    #: Such as 0.9: gives ``set``, the classes that the image may belong to (`cvrnet.metrics.conformal`).
+    coverage: float | None = None
+    by_class: bool = False  #: the coverage is for the images of each class, and not only for all together
+    #: Such as 0.3: gives ``abstain``, whether the image is in the most uncertain share (`cvrnet.metrics.abstention`).
+    abstain: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.operating_point:
+            _ = self._points
+        if self.coverage is not None:
+            coverage_index(self.coverage)
+            _ = self._sets
+        elif self.by_class:
+            raise UserError("by_class is for prediction sets: it needs a coverage")
+        if self.abstain is not None:
+            self._abstention.passed_on([[1.0] * len(self.classes)], self.abstain)
+
+    @property
+    def _points(self) -> list[OperatingPoint]:
+        return select_operating_points(self.decisions.operating_points, self.operating_point)
+
+    @property
+    def _sets(self) -> PredictionSets:
+        if self.decisions.prediction_sets is None:
+            raise UserError("the model has no prediction sets (train and crossval calibrate them)")
+        return self.decisions.prediction_sets
+
+    @property
+    def _abstention(self) -> Abstention:
+        if self.decisions.abstention is None:
+            raise UserError("the model has no limits of uncertainty (train and crossval choose them)")
+        return self.decisions.abstention
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the decisions, in their order."""
+        chosen = {point.class_name for point in self._points} if self.operating_point else ()
+        columns = [f"positive_{name}" for name in self.classes if name in chosen]
+        columns += ["set"] if self.coverage is not None else []
+        return [*columns, *(["abstain"] if self.abstain is not None else [])]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a user must know before relying on these decisions."""
+        found = threshold_warnings(self._points) if self.operating_point else []
+        if self.coverage is not None and self._sets.least[coverage_index(self.coverage)] == 0:
+            few = f"{self._sets.patients} validation patients are too few for a coverage of {self.coverage:g}"
+            found.append(f"{few}: every set holds all classes")
+        return found
+
+    def __call__(self, probabilities: ArrayLike) -> dict[str, Any]:
+        """The decisions for one image, from the probability of each class, (C,).
+
+        ``positive_CLASS`` and ``abstain`` are booleans, ``set`` is a list of class names.
+        """
+        table = np.asarray(probabilities, np.float64)[None]
+        decided: dict[str, Any] = {}
+        if self.operating_point:
+            found = zip(self.classes, positives(self._points, table, self.classes)[0].tolist(), strict=True)
+            decided |= {f"positive_{name}": bool(value) for name, value in found if not np.isnan(value)}
+        if self.coverage is not None:
+            (members,) = self._sets.members(table, self.classes, self.coverage, self.by_class)
+            decided["set"] = [name for name, member in zip(self.classes, members.tolist(), strict=True) if member]
+        if self.abstain is not None:
+            decided["abstain"] = bool(self._abstention.passed_on(table, self.abstain)[0])
+        return decided
+
+    def row(self, probabilities: ArrayLike) -> dict[str, Any]:
+        """The decisions as cells of a table: 1 or 0, and the classes of a set joined by ``|``."""
+        cells = self(probabilities)
+        return {name: "|".join(v) if isinstance(v, list) else int(v) for name, v in cells.items()}

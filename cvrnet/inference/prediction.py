@@ -1,0 +1,43 @@
+"""The prediction for one image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cvrnet.inference.uncertainty import UNCERTAINTY
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The prediction for one image."""
+
+    path: Path  #: the image
+    label: str  #: the most probable class; "" if there is no prediction
+    probabilities: NDArray[np.float64]  #: of each class, (C,)
+    heads: NDArray[np.float64] | None = None  #: each head's own probabilities, (heads, C), if requested
+    error: str = ""  #: why there is no prediction: the image could not be read, or the numbers overflowed; otherwise ""
+    #: Entropy of the probabilities, in nats: how uncertain the ensemble is. NaN where it is not defined.
+    predictive_entropy: float = math.nan
+    #: In nats: how far the members (every head of every fold) disagree; 0 for one fold without heads.
+    mutual_information: float = math.nan
+
+    def row(self, classes: Sequence[str]) -> dict[str, Any]:
+        """Return a table row: path, prediction, error and, if there is a prediction, the numbers.
+
+        The columns are ``prob_CLASS`` for the model's classes and, where there are heads, ``head_1_CLASS`` and so on.
+        """
+        row: dict[str, Any] = {"path": str(self.path), "prediction": self.label, "error": self.error}
+        if not self.error:
+            row |= {f"prob_{name}": float(p) for name, p in zip(classes, self.probabilities, strict=True)}
+            uncertainty = {name: getattr(self, name) for name in UNCERTAINTY}
+            row |= {name: None if math.isnan(value) else value for name, value in uncertainty.items()}
+            for i, head in enumerate(() if self.heads is None else self.heads, start=1):
+                row |= {f"head_{i}_{name}": float(p) for name, p in zip(classes, head, strict=True)}
+        return row

@@ -1,0 +1,124 @@
+"""Knowing when not to answer: the images that a model passes on to a human, by how uncertain it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cvrnet.errors import UserError
+from cvrnet.metrics.inputs import check
+
+SHARES = tuple(n / 100 for n in range(1, 100))  #: the shares of images passed on that a checkpoint knows
+
+
+def _least_confidence(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 1 - p.max(1)
+
+
+def _margin(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    second, first = np.sort(p, axis=1)[:, -2:].T
+    return 1 - (first - second)
+
+
+def _entropy(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    return -(p * np.log(np.maximum(p, 1e-300))).sum(1)
+
+
+SCORES = {"least_confidence": _least_confidence, "margin": _margin, "entropy": _entropy}
+"""Name -> uncertainty of each image, (N,), from its probabilities, (N, C); the higher, the more uncertain.
+
+Mutual information is not among them: its size depends on the number of folds and heads, so a limit that was found for
+one fold would not hold for the ensemble.
+"""
+
+
+@dataclass(frozen=True)
+class Abstention:
+    """The uncertainty score with the lowest risk on validation, and its limits."""
+
+    score: str  #: a key of `SCORES`
+    images: int  #: validation images
+    limits: list[float]  #: for each of `SHARES`: the score above which this share of the validation images is
+
+    def passed_on(self, probabilities: ArrayLike, share: float) -> NDArray[np.bool_]:
+        """Whether each image (N,) is passed on to a human, if that may be a share of such images as on validation.
+
+        Raises:
+            UserError: The share is not one of `SHARES`.
+        """
+        if share not in SHARES:
+            raise UserError(f"a share of {share:g} to pass on; expected one of 0.01, 0.02, ... 0.99")
+        table = np.asarray(probabilities, np.float64)
+        return np.asarray(SCORES[self.score](table) > self.limits[SHARES.index(share)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values as config.json holds them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Abstention:
+        """The limits that `to_dict` described, in a file from anywhere; raises ValueError if they are not possible."""
+        try:
+            found = cls(**values)
+            possible = (
+                found.score in SCORES
+                and type(found.images) is int
+                and found.images > 0
+                and len(found.limits) == len(SHARES)
+                and all(type(limit) in (int, float) and 0 <= limit < 100 for limit in found.limits)
+            )
+        except TypeError as error:
+            raise ValueError("an abstention of another form") from error
+        if not possible:
+            raise ValueError("an abstention with impossible values")
+        return found
+
+
+def choose_abstention(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[str]) -> Abstention:
+    """Choose the score with the smallest area under the risk-coverage curve of the validation images."""
+    labels, table = check(y_true, probabilities, classes)
+    areas = {name: risk_coverage(labels, table, name)["area"] for name in SCORES}
+    best = min(areas, key=lambda name: areas[name])
+    limits = np.quantile(SCORES[best](table), 1 - np.array(SHARES), method="higher")
+    return Abstention(best, len(labels), [round(float(limit), 6) for limit in limits])
+
+
+def risk_coverage(y_true: ArrayLike, probabilities: ArrayLike, score: str) -> dict[str, Any]:
+    """The share of wrong answers among the images that a model answers, the most certain first.
+
+    (El-Yaniv & Wiener 2010, JMLR 11:1605)
+
+    Returns:
+        ``coverage`` and ``risk`` of shape (N,), and ``area``, the mean of the risk. Images with equal scores are
+        answered together.
+
+    >>> curve = risk_coverage([0, 0, 1], [[0.9, 0.1], [0.4, 0.6], [0.2, 0.8]], "entropy")
+    >>> curve["coverage"].round(2).tolist(), curve["risk"].round(2).tolist()
+    ([0.33, 0.67, 1.0], [0.0, 0.0, 0.33])
+    """
+    labels, table = np.asarray(y_true), np.asarray(probabilities, np.float64)
+    uncertain = SCORES[score](table)
+    order = np.argsort(uncertain, kind="stable")
+    wrong = (table.argmax(1) != labels)[order]
+    last = np.searchsorted(uncertain[order], uncertain[order], side="right")  # so many are at least as certain
+    risk = np.cumsum(wrong)[last - 1] / last
+    return {"coverage": np.arange(1, len(labels) + 1) / len(labels), "risk": risk, "area": float(risk.mean())}
+
+
+def average_abstention(members: Sequence[Abstention | None]) -> Abstention | None:
+    """That of an ensemble: the score that most members chose, with the mean of their limits.
+
+    None if a member has none. Only members with this score count.
+    """
+    known = [member for member in members if member is not None]
+    if not known or len(known) < len(members):
+        return None
+    names = [member.score for member in known]
+    score = max(SCORES, key=names.count)
+    mine = [member for member in known if member.score == score]
+    limits = np.mean([member.limits for member in mine], axis=0).tolist()
+    return Abstention(score, sum(member.images for member in mine), limits)

@@ -1,0 +1,137 @@
+"""Conformal prediction sets: the classes that an image may belong to, which hold the true one as often as promised."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cvrnet.errors import UserError
+from cvrnet.metrics.bootstrap import group_numbers
+from cvrnet.metrics.inputs import check
+
+MIN_PATIENTS = 10
+COVERAGES = tuple(n / 100 for n in range(50, 100))  #: the coverages that a checkpoint knows
+
+
+@dataclass(frozen=True)
+class PredictionSets:
+    """For each coverage in `COVERAGES`, the least probability of a class in the set; 0 puts every class into it.
+
+    Split conformal prediction with the score 1 - probability of the true class (Sadinle, Lei & Wasserman 2019, JASA
+    114:223). If new patients are like those of the validation images, the set holds the true class of at least this
+    share of them. ``by_class`` promises this for the patients of each class (Vovk 2012, ACML), and makes larger sets.
+    """
+
+    patients: int  #: patients whose validation images were used
+    least: list[float]  #: for each coverage
+    by_class: dict[str, list[float]]  #: the same for each class of at least `MIN_PATIENTS` patients
+
+    def members(
+        self, probabilities: ArrayLike, classes: Sequence[str], coverage: float, by_class: bool = False
+    ) -> NDArray[np.bool_]:
+        """Whether each class is in the set of each image, (N, C); the most probable class always is.
+
+        Args:
+            probabilities: shape (N, C).
+            classes: names of the columns.
+            coverage: the share of patients whose set holds the true class, one of `COVERAGES`.
+            by_class: make this promise for each class; a class of too few validation patients is then in every set.
+
+        Raises:
+            UserError: The coverage is not one of `COVERAGES`.
+        """
+        table = np.asarray(probabilities, np.float64)
+        i = coverage_index(coverage)
+        every = [self.least[i]] * len(classes)
+        least = [self.by_class[name][i] if name in self.by_class else 0.0 for name in classes] if by_class else every
+        found: NDArray[np.bool_] = table >= np.array(least)
+        found[np.arange(len(table)), table.argmax(1)] = True
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values as config.json holds them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], classes: Sequence[str]) -> PredictionSets:
+        """The sets that `to_dict` described, in a file from anywhere; raises ValueError if they are not possible."""
+        try:
+            sets = cls(**values)
+            columns = [sets.least, *sets.by_class.values()]
+            possible = (
+                type(sets.patients) is int
+                and sets.patients > 0
+                and set(sets.by_class) <= {*classes}
+                and all(len(column) == len(COVERAGES) for column in columns)
+                and all(type(p) in (int, float) and 0 <= p <= 1 for column in columns for p in column)
+            )
+        except (TypeError, AttributeError) as error:
+            raise ValueError("prediction sets of another form") from error
+        if not possible:
+            raise ValueError("prediction sets with impossible values")
+        return sets
+
+
+def coverage_index(coverage: float) -> int:
+    """The place of a coverage in `COVERAGES`; raises UserError for one that is not there."""
+    if coverage not in COVERAGES:
+        raise UserError(f"a coverage of {coverage:g}; expected one of 0.50, 0.51, ... 0.99")
+    return COVERAGES.index(coverage)
+
+
+def calibrate_sets(
+    y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[str], groups: Sequence[Hashable]
+) -> PredictionSets:
+    """Calibrate prediction sets on validation images.
+
+    A patient counts once, however many images there are: each image has the weight 1 / (images of its patient), as if
+    one image of each patient were drawn (Dunn, Wasserman & Ramdas 2023, JASA 118:2491, pooling). With few patients, a
+    high coverage is possible only with all classes in the set.
+
+    Args:
+        y_true: class indices, shape (N,).
+        probabilities: shape (N, C).
+        classes: names of the columns.
+        groups: the patient of each image.
+    """
+    labels, table = check(y_true, probabilities, classes)
+    p = table[np.arange(len(labels)), labels]
+    patients = group_numbers(groups, len(labels))
+    by_class = {}
+    for k, name in enumerate(classes):
+        if len({*patients[labels == k]}) >= MIN_PATIENTS:
+            by_class[name] = _least(p[labels == k], patients[labels == k])
+    return PredictionSets(len({*patients}), _least(p, patients), by_class)
+
+
+def _least(p: NDArray[np.float64], patients: NDArray[np.intp]) -> list[float]:
+    """For each coverage, the highest probability that enough of the patients' true classes reach; 0 if none does."""
+    _, inverse, counts = np.unique(patients, return_inverse=True, return_counts=True)
+    order = np.argsort(-p)
+    reached = np.cumsum((1 / counts[inverse])[order])  # patients whose true class has at least this probability
+    least = []
+    for coverage in COVERAGES:
+        place = int(np.searchsorted(reached, (len(counts) + 1) * coverage - 1e-9))
+        least.append(math.floor(p[order[place]] * 1e6) / 1e6 if place < len(p) else 0.0)  # shorter, and never too high
+    return least
+
+
+def average_sets(members: Sequence[PredictionSets | None]) -> PredictionSets | None:
+    """The sets of an ensemble, whose probabilities are the mean of its members': the mean of their limits.
+
+    The promise is that of the members; whether the ensemble keeps it has to be measured. None if a member has none.
+    """
+    known = [member for member in members if member is not None]
+    if not known or len(known) < len(members):
+        return None
+    names = [name for name in known[0].by_class if all(name in member.by_class for member in known)]
+    return PredictionSets(
+        sum(member.patients for member in known),
+        np.mean([member.least for member in known], axis=0).tolist(),
+        {name: np.mean([member.by_class[name] for member in known], axis=0).tolist() for name in names},
+    )

@@ -1,0 +1,37 @@
+"""The decisions (thresholds, sets, abstention) in a model's config.json, where they travel with the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cvrnet.errors import UserError
+from cvrnet.files import write_json
+from cvrnet.metrics.decisions import Decisions, average_decisions
+from cvrnet.runs.layout import CONFIG
+from cvrnet.runs.model_config import label_names, read_config
+
+KEY = "decisions"  #: in config.json, in run.json of an evaluation, and in the metadata of an ONNX file
+
+
+def save_decisions(folder: Path, decisions: Decisions) -> None:
+    """Add a model's decisions to its config.json, in place of earlier ones."""
+    config = read_config(folder / CONFIG)
+    write_json(folder / CONFIG, {**config, KEY: decisions.to_dict()})
+
+
+def load_decisions(folders: Sequence[Path]) -> Decisions:
+    """The decisions of a model, or of the ensemble of several; empty ones if a model has none.
+
+    Raises:
+        UserError: A config.json holds impossible ones.
+    """
+    members = []
+    for folder in folders:
+        try:
+            config = read_config(folder / CONFIG)
+            names = label_names(config.get("label_names"), config.get("num_classes", 0))
+            members.append(Decisions.from_dict(config.get(KEY), names))
+        except ValueError as error:
+            raise UserError(f"{folder}: {error}") from error
+    return average_decisions(members)
