@@ -70,6 +70,7 @@ def _page(results: Results, tables: Mapping[str, ReportTable], further: Sequence
         mistakes=_mistake_thumbnails(results.run, mistakes),
         images_are_gone=not any(image_path(results.run, row["path"]).is_file() for row in mistakes),
         figure=figure,
+        drawn={path.stem for path in (results.folder / FIGURES).glob("*.png")},  # version 0.1 drew fewer
         settings=settings_table(results),
         further=further,
     )

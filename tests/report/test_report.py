@@ -198,7 +198,7 @@ def test_page_of_a_cross_validation(crossval):
     assert drop[0] - drop[1] == pytest.approx(drop[2], abs=1e-12)
     figures = {path.name for path in (crossval / "figures").iterdir()}
     names = {"confusion_matrix", "roc", "precision_recall", "calibration", "decision_curves"}
-    names |= {f"{name}_independent" for name in names} | {"heads", "learning_curves"}
+    names |= {f"{name}_independent" for name in names} | {"heads", "learning_curves", "risk_coverage"}
     assert figures == {f"{name}{suffix}" for name in names for suffix in (".png", ".csv")}
     assert sum(value.startswith("data:image/jpeg") for value in page.fetched) == min(
         SHOWN, len(rows(crossval / "tables/mistakes.csv"))

@@ -66,6 +66,7 @@ def test_the_summary_is_scikit_learns(crossval):
     assert table[-1]["accuracy"] == f"{np.mean(accuracies):.3f} ± {np.std(accuracies):.3f}"
     assert {p.stem for p in (crossval / "figures").iterdir()} == {
         "confusion_matrix", "roc", "precision_recall", "calibration", "decision_curves", "heads", "learning_curves",
+        "risk_coverage",
     }  # fmt: skip
 
 
