@@ -74,7 +74,7 @@ def test_wrong_targets(phantoms, tmp_path, settings, sentence):
 
 def test_predictor_and_command(run, phantoms, cli, tmp_path):
     predictor = Predictor.from_pretrained(run)
-    images = sorted(phantoms.parent.rglob("*.png"))[:6]
+    images = sorted((phantoms.parent / "images").rglob("*.png"))[:6]
     thresholds = {p.class_name: p.threshold for p in predictor.decisions.operating_points if p.rule == "youden"}
     status, _, _ = cli("predict", run, *images, "--operating-point", "youden", "-o", tmp_path / "out.csv")
     assert status == 0
@@ -92,7 +92,7 @@ def test_predictor_and_command(run, phantoms, cli, tmp_path):
 def test_sets_and_abstention(run, phantoms, cli, tmp_path):
     predictor = Predictor.from_pretrained(run)
     decisions = predictor.decisions
-    images = sorted(phantoms.parent.rglob("*.png"))[:6]
+    images = sorted((phantoms.parent / "images").rglob("*.png"))[:6]
     status, _, _ = cli("predict", run, *images, "--coverage", "0.9", "--abstain", "0.3", "-o", tmp_path / "out.csv")
     assert status == 0
     for prediction, row in zip(predictor(images), rows_of(tmp_path / "out.csv"), strict=True):
@@ -128,7 +128,7 @@ def test_a_model_without_them_says_so():
 def test_few_validation_images_are_told_wherever_it_is_used(copy, phantoms, cli):
     weak = OperatingPoint("CVP", "youden", None, 0.4, 3, 4, 20, 30)
     save_decisions(copy, Decisions([weak]))
-    image = next(phantoms.parent.rglob("*.png"))
+    image = sorted((phantoms.parent / "images").rglob("*.png"))[0]
     warning = "CVP: its thresholds rest on 4 validation images"
     _, out, err = cli("predict", copy, image, "--operating-point", "youden")
     assert f"Warning: {warning}" in err
@@ -142,7 +142,7 @@ def test_runs_without_them_work_as_before(copy, phantoms, cli):
     config = json.loads((copy / "config.json").read_text())
     del config["decisions"]
     (copy / "config.json").write_text(json.dumps(config))
-    image = next(phantoms.parent.rglob("*.png"))
+    image = sorted((phantoms.parent / "images").rglob("*.png"))[0]
     assert cli("predict", copy, image)[0] == 0
     status, _, err = cli("predict", copy, image, "--operating-point", "youden")
     assert (status, err.strip()) == (
