@@ -6,14 +6,16 @@ from typing import Any
 import click
 
 from cvrnet_cli import options
-from cvrnet_cli.output import job_callbacks, print_scores, say
+from cvrnet_cli.output import job_callbacks, print_rows, print_scores, say
 
 # The first three are weighted by the classes' shares, as in the papers' tables.
 COLUMNS = ("recall", "precision", "f1", "accuracy", "balanced_accuracy", "f1_macro", "auc_macro")
 
+PAIRED = ("model", "score", "class", "one", "other", "difference", "low", "high", "p", "p_holm")
 
-@click.command(short_help="Score a trained model on labelled radiographs.")
-@click.argument("model")
+
+@click.command(short_help="Score trained models on labelled radiographs.")
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.argument("data", type=options.PATH)
 @options.output("Folder for report.html, metrics.json, predictions.csv and figures/.", required=True)
 @click.option(
@@ -25,8 +27,8 @@ COLUMNS = ("recall", "precision", "f1", "accuracy", "balanced_accuracy", "f1_mac
 )
 @options.inference
 @options.reported
-def evaluate(model: str, data: Path, output: Path, **settings: Any) -> None:
-    """Score MODEL on DATA.
+def evaluate(models: tuple[str, ...], data: Path, output: Path, **settings: Any) -> None:
+    """Score MODEL on DATA; several models are compared with the first, on the same images.
 
     MODEL is a run folder (all its folds as an ensemble), a fold folder, local-dir:FOLDER, hf-hub:user/repo[@rev] or
     FILE.onnx. DATA is a folder with one sub-folder for each class, or a CSV manifest. Classes are matched by name: DATA
@@ -38,13 +40,21 @@ def evaluate(model: str, data: Path, output: Path, **settings: Any) -> None:
       cvrnet evaluate run other-hospital/ -o evaluation
       cvrnet evaluate run/fold-3 manifest.csv -o fold-3-elsewhere
       cvrnet evaluate run other-hospital/ -o evaluation --prevalence 0.02 --prevalence 0.2
+      cvrnet evaluate run baseline manifest.csv -o comparison
       cvrnet evaluate run manifest.csv --fold 1,3 -o two-folds
     """
     from cvrnet.data import DataError
+    from cvrnet.workflows import compare
     from cvrnet.workflows import evaluate as run
 
+    if len(models) > 1:
+        with job_callbacks() as callbacks:
+            rows = compare(models, data, output, callbacks=callbacks, **settings)["paired"]
+        print_rows([{key: row[key] for key in PAIRED} for row in rows])
+        say(f"\nThe report is {output / 'report.html'}; the evaluation of each model is beside it.")
+        return
     with job_callbacks() as callbacks:
-        result = run(model, data, output, callbacks=callbacks, **settings)
+        result = run(models[0], data, output, callbacks=callbacks, **settings)
     print_scores(result["metrics"], COLUMNS)
     say(f"\nThe report is {output / 'report.html'}; metrics.json, predictions.csv and figures are beside it.")
     if left_out := result["left_out"]:

@@ -11,6 +11,7 @@ from cvrnet.figures.plot_curves import plot_calibration, plot_precision_recall, 
 from cvrnet.figures.plot_decision import plot_decision_curves
 from cvrnet.figures.plot_heads import plot_heads
 from cvrnet.figures.plot_learning import plot_fold_learning_curves, plot_learning_curves
+from cvrnet.figures.plot_paired import plot_paired
 from cvrnet.figures.plot_risk import plot_risk_coverage
 from cvrnet.figures.style import OKABE_ITO, save_figure
 
@@ -23,6 +24,7 @@ __all__ = [
     "plot_fold_learning_curves",
     "plot_heads",
     "plot_learning_curves",
+    "plot_paired",
     "plot_precision_recall",
     "plot_risk_coverage",
     "plot_roc",

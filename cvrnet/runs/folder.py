@@ -26,16 +26,16 @@ from cvrnet.folders import (
     real_folder,
     recover,
 )
-from cvrnet.runs.layout import BENCHMARK, CONFIG, ORIGIN, RUN, RUN_ENTRIES, fold_number
+from cvrnet.runs.layout import BENCHMARK, COMPARE, CONFIG, ORIGIN, RUN, RUN_ENTRIES, fold_number
 from cvrnet.runs.read import read_json
 
 IDENTITY = ("data_sha256", "classes", "test_source", "folds")
 """Keys of run.json that, together with the settings in ``config``, distinguish jobs of the same kind."""
 MAY_CHANGE = {"device", "num_workers"}
 """Settings that a resumed run may change: they change the speed and not the result."""
-SWEEPS = (BENCHMARK, "leave-one-source-out")
+SWEEPS = (BENCHMARK, "leave-one-source-out", COMPARE)
 """Kinds of jobs whose folder holds other runs."""
-_IN_ONE_GO = ("evaluate", "soup", "convert-keras", "")  # jobs that are not resumed, because they take minutes
+_IN_ONE_GO = ("evaluate", COMPARE, "soup", "convert-keras", "")  # jobs that are not resumed, because they take minutes
 
 
 @dataclass(frozen=True)

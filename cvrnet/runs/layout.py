@@ -29,6 +29,8 @@ HASH_KEY = "patient-hash.key"  # never pushed: with it, hashed ids of a pushed r
 SUMMARY = "summary.json"
 BENCHMARK, SPEED = "benchmark", "speed.json"
 
+COMPARE = "compare"  # kind of a comparison, whose folder holds an evaluation of each model
+
 RUN_ENTRIES = (
     *(RUN, SPLIT, AUDIT, AUDIT_PAGE, AUDIT_TABLES, REPORT, FIGURES, TABLES),
     *(CONFIG, WEIGHTS, METRICS, PREDICTIONS, HISTORY, STATE, LAST_STATE),

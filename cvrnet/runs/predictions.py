@@ -61,10 +61,22 @@ class PredictionTable:
 
     def of_source(self, source: str) -> PredictionTable:
         """The images of one source."""
-        rows = [row for row, name in enumerate(self.sources) if name == source]
+        return self.rows([row for row, name in enumerate(self.sources) if name == source])
+
+    def rows(self, rows: Sequence[int]) -> PredictionTable:
+        """Some of the images, by their numbers."""
+        rows = list(rows)
         texts = {key: [getattr(self, key)[row] for row in rows] for key in ("names", "sources", "patients", "folds")}
         heads = None if self.heads is None else self.heads[:, rows]
         return replace(self, **texts, labels=self.labels[rows], probabilities=self.probabilities[rows], heads=heads)
+
+    def with_classes(self, classes: list[str], order: Sequence[int]) -> PredictionTable:
+        """The same with the classes in another order: class ``i`` is the class ``order[i]`` of this table."""
+        place = np.argsort(order)
+        heads = None if self.heads is None else place[self.heads]
+        return replace(
+            self, classes=classes, labels=place[self.labels], probabilities=self.probabilities[:, order], heads=heads
+        )
 
     @property
     def guesses(self) -> NDArray[np.intp]:

@@ -29,6 +29,7 @@ or `cvrnet.errors.UserError` if the folder holds something else or a setting doe
 """
 
 from cvrnet.workflows.collect import collect
+from cvrnet.workflows.compare import compare
 from cvrnet.workflows.crossval import cross_validate
 from cvrnet.workflows.evaluate import evaluate
 from cvrnet.workflows.job import Callbacks
@@ -40,6 +41,7 @@ __all__ = [
     "Callbacks",
     "benchmark",
     "collect",
+    "compare",
     "cross_validate",
     "evaluate",
     "leave_one_source_out",

@@ -151,23 +151,48 @@ def evaluate(
         UserError: The folder holds something else, or the model does not know a class of the data.
     """
     output, callbacks = Path(output), callbacks or Callbacks()
-    if wrong := [p for p in prevalences if not 0 < p < 1]:
-        raise UserError(f"a prevalence of {wrong[0]}; expected a number between 0 and 1")
+    check_prevalences(prevalences)
     with open_run_folder(output, KIND, overwrite=overwrite) as place:
         records = read_records(data, min_classes=1, say=callbacks.say)
         predictor = Predictor.from_pretrained(model, device, amp, folds=folds, any_body_part=any_body_part)
         check_classes((r.label for r in records), predictor.classes)
-        answers = predict_records(predictor, records, batch_size=batch_size, progress=callbacks.stage("Predicting"))
-        if not answers.names:
-            raise DataError(list(answers.problems), data)
-        run = describe_evaluation(model, predictor, data, records, answers)
-        run |= {"prevalences": list(prevalences)} if prevalences else {}
         place.start()
-        claim_folder(place.folder, run)
-        metrics = write_evaluation(place.folder, {"test": answers})
-        if run["seen_images"]:
-            callbacks.say(f"severe: {seen_sentence(run['seen_images'])} {NOT_NEW}")
+        folder = place.folder
+        _, run = score_records(model, predictor, data, records, folder, batch_size, prevalences, callbacks)
         if audit:
-            audit_run(place.folder, data, records, callbacks, any_body_part, output)
-        finish_report(place.folder, maps, predictor)
-    return {**run, "metrics": metrics}
+            audit_run(folder, data, records, callbacks, any_body_part, output)
+        finish_report(folder, maps, predictor)
+    return run
+
+
+def score_records(
+    model: str,
+    predictor: Predictor,
+    data: str | Path,
+    records: Sequence[Record],
+    folder: Path,
+    batch_size: int,
+    prevalences: Sequence[float],
+    callbacks: Callbacks,
+) -> tuple[PredictionTable, dict[str, Any]]:
+    """Predict and score the images, and write everything of an evaluation except audit and report.
+
+    Returns:
+        The predictions, and what `evaluate` returns.
+    """
+    answers = predict_records(predictor, records, batch_size=batch_size, progress=callbacks.stage("Predicting"))
+    if not answers.names:
+        raise DataError(list(answers.problems), data)
+    run = describe_evaluation(model, predictor, data, records, answers)
+    run |= {"prevalences": list(prevalences)} if prevalences else {}
+    claim_folder(folder, run)
+    metrics = write_evaluation(folder, {"test": answers})
+    if run["seen_images"]:
+        callbacks.say(f"severe: {seen_sentence(run['seen_images'])} {NOT_NEW}")
+    return answers, {**run, "metrics": metrics}
+
+
+def check_prevalences(prevalences: Sequence[float]) -> None:
+    """Refuse a prevalence that is not between 0 and 1."""
+    if wrong := [p for p in prevalences if not 0 < p < 1]:
+        raise UserError(f"a prevalence of {wrong[0]}; expected a number between 0 and 1")

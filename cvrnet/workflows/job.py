@@ -220,7 +220,7 @@ def open_run(
             )
         _write_split(output / SPLIT, [split_row(record, part) for record, part in split])
         if job.sweep is not None:
-            _share_audit(job.sweep, output)
+            share_audit(job.sweep, output)
         elif job.audit:
             audit_run(output, job.data, job.records, job.callbacks, job.config.any_body_part, job.output)
     job.processes.wait()
@@ -273,7 +273,7 @@ def audit_run(
         callbacks.say(f"What to do about {'it' if len(severe) == 1 else 'them'} is in {page}")
 
 
-def _share_audit(sweep: Path, run: Path) -> None:
+def share_audit(sweep: Path, run: Path) -> None:
     """Copy the sweep's audit, if there is one, to one of its runs."""
     for name in (AUDIT_PAGE, AUDIT):
         if (sweep / name).is_file():

@@ -1,0 +1,33 @@
+"""Models compared on the same images: their differences from the first one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from cvrnet.figures.style import GREY, OKABE_ITO, finish, new_figure, set_labels
+
+ROW = 0.34  # inches
+
+
+def plot_paired(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> Figure:
+    """Draw the difference of each row with its 95 % interval, and the line of no difference.
+
+    ``rows`` are those of `cvrnet.workflows.compare.paired_rows`.
+    """
+    figure, (ax,) = new_figure()
+    colours = {score: OKABE_ITO[i] for i, score in enumerate(("accuracy", "auc_macro", "auc"))}
+    for y, row in enumerate(rows):
+        reach = [[row["difference"] - row["low"]], [row["high"] - row["difference"]]]
+        colour = colours[row["score"]]
+        ax.errorbar(row["difference"], y, xerr=reach, fmt="D", color=colour, markersize=5, capsize=3, linewidth=1.4)
+    ax.axvline(0, color=GREY, linewidth=1, linestyle=(0, (4, 2)), zorder=1)
+    names = {"accuracy": "accuracy", "auc_macro": "AUC, macro", "auc": "AUC of "}
+    labels = [f"{row['model']}: {names[row['score']]}{row['class']}" for row in rows]
+    ax.set_yticks(np.arange(len(rows)), labels, parse_math=False)
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    set_labels(ax, f"Difference from {rows[0]['reference']}")
+    return finish(figure, [ax], 3.4, max(1.2, ROW * len(rows)), title)

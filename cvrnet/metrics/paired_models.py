@@ -1,0 +1,149 @@
+"""Whether models differ on one set of images: paired tests of AUC and accuracy, with patients as clusters."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from cvrnet.errors import UserError
+from cvrnet.metrics.bootstrap import group_numbers
+
+Z = float(stats.norm.ppf(0.975))  # of a two-sided 95 % interval
+
+
+def auc_covariance(
+    truth: ArrayLike, scores: ArrayLike, groups: Sequence[Hashable] | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The AUCs of K scores for the same images, and their covariance.
+
+    DeLong, DeLong & Clarke-Pearson 1988 (Biometrics 44:837), with the midranks of Sun & Xu 2014 (IEEE Signal Process
+    Lett 21:1389). Images of one patient are no independent observations, so their components are summed by patient
+    (Obuchowski 1997, Biometrics 53:567). With one image for each patient this is DeLong's estimator.
+
+    Args:
+        truth: whether each image is positive, shape (N,).
+        scores: shape (K, N); higher means more probably positive.
+        groups: the patient of each image; by default, and for "" and None, a patient of its own.
+
+    Returns:
+        The AUCs, (K,), and their covariance, (K, K).
+
+    Raises:
+        UserError: Fewer than two patients have positive images, or negative ones.
+    """
+    truth, table = np.asarray(truth, bool), np.atleast_2d(np.asarray(scores, np.float64))
+    members = group_numbers(groups, len(truth))
+    m, n = int(truth.sum()), int((~truth).sum())
+    with_positives, with_negatives = len({*members[truth]}), len({*members[~truth]})
+    if min(with_positives, with_negatives) < 2:
+        raise UserError(f"{with_positives} patients with and {with_negatives} without; expected at least 2 of each")
+    ranks = stats.rankdata(table, axis=1)
+    # For each positive image, the share of negative images that it is ranked above; for each negative, the reverse.
+    above = (ranks[:, truth] - stats.rankdata(table[:, truth], axis=1)) / n
+    below = 1 - (ranks[:, ~truth] - stats.rankdata(table[:, ~truth], axis=1)) / m
+    auc = above.mean(1)
+    positive, negative = (np.zeros((len(table), int(members.max()) + 1)) for _ in range(2))
+    for total, parts, rows in ((positive, above, members[truth]), (negative, below, members[~truth])):
+        np.add.at(total.T, rows, (parts - auc[:, None]).T)
+    patients = positive.shape[1]
+    within = positive @ negative.T * patients / (patients - 1)
+    covariance = (
+        positive @ positive.T * with_positives / (with_positives - 1) / m**2
+        + negative @ negative.T * with_negatives / (with_negatives - 1) / n**2
+        + (within + within.T) / (m * n)
+    )
+    return auc, covariance
+
+
+def compare_auc(
+    truth: ArrayLike, one: ArrayLike, other: ArrayLike, groups: Sequence[Hashable] | None = None
+) -> dict[str, float]:
+    """DeLong's test of two AUCs on the same images; arguments as in `auc_covariance`.
+
+    Returns:
+        ``one``, ``other``, ``difference`` (one less the other) with ``low`` and ``high`` (95 %), and two-sided ``p``.
+    """
+    (a, b), covariance = auc_covariance(truth, np.stack([np.asarray(one), np.asarray(other)]), groups)
+    variance = float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
+    return _normal(float(a), float(b), variance)
+
+
+def compare_macro_auc(
+    y_true: ArrayLike, one: ArrayLike, other: ArrayLike, groups: Sequence[Hashable] | None = None
+) -> dict[str, float]:
+    """The same for the mean AUC over the classes, one class against the others.
+
+    ``y_true`` are class indices (N,), ``one`` and ``other`` probabilities (N, C). The variance is that of the mean
+    difference: the patients' components of `auc_covariance`, averaged over the classes that have an AUC.
+    """
+    labels, tables = np.asarray(y_true), np.stack([np.asarray(one, float), np.asarray(other, float)])
+    members = group_numbers(groups, len(labels))
+    patients = int(members.max()) + 1
+    aucs, influence = [], np.zeros(patients)
+    classes = [k for k in range(tables.shape[2]) if 0 < (labels == k).sum() < len(labels)]
+    for k in classes:
+        truth = labels == k
+        scores = tables[:, :, k]
+        ranks = stats.rankdata(scores, axis=1)
+        above = (ranks[:, truth] - stats.rankdata(scores[:, truth], axis=1)) / (~truth).sum()
+        below = 1 - (ranks[:, ~truth] - stats.rankdata(scores[:, ~truth], axis=1)) / truth.sum()
+        auc = above.mean(1)
+        aucs.append(auc)
+        for parts, rows in ((above, truth), (below, ~truth)):
+            deviation = (parts - auc[:, None]) / rows.sum()
+            np.add.at(influence, members[rows], (deviation[0] - deviation[1]) / len(classes))
+    if not classes or patients < 2:
+        raise UserError("no class has an AUC on these images; expected two classes and two patients")
+    a, b = np.mean(aucs, axis=0)
+    return _normal(float(a), float(b), float((influence**2).sum() * patients / (patients - 1)))
+
+
+def compare_accuracy(
+    right: ArrayLike, right_of_other: ArrayLike, groups: Sequence[Hashable] | None = None
+) -> dict[str, float]:
+    """Whether two models are right equally often on the same images: McNemar's test.
+
+    With one image for each patient it is exact: the images that only one model gets right, against a coin (McNemar
+    1947). Where patients have several images, their differences are summed by patient, whose sums are independent
+    (Obuchowski 1998, Stat Med 17:1495). Her test is chosen because it assumes no common correlation within patients
+    and needs no weights. Both answer the same question, so the interval is from the patients' sums in both cases.
+
+    Args:
+        right: whether the model is right on each image, shape (N,).
+        right_of_other: the same for the other model.
+        groups: as in `auc_covariance`.
+
+    Returns:
+        As `compare_auc`.
+    """
+    a, b = np.asarray(right, float), np.asarray(right_of_other, float)
+    members = group_numbers(groups, len(a))
+    sums = np.bincount(members, a - b)
+    patients, difference = len(sums), (a - b).mean()
+    # Around the mean for the interval; the hypothesis of the test is that the mean is zero.
+    spread = float(((sums - sums.mean()) ** 2).sum() * patients / max(1, patients - 1) / len(a) ** 2)
+    found = _normal(float(a.mean()), float(b.mean()), spread)
+    if patients == len(a):
+        only = int((a > b).sum()), int((b > a).sum())
+        p = float(stats.binomtest(only[0], sum(only)).pvalue) if sum(only) else 1.0
+    else:
+        null = float(np.sqrt((sums**2).sum())) / len(a)
+        p = float(2 * stats.norm.sf(abs(difference) / null)) if null else 1.0
+    return {**found, "p": p}
+
+
+def _normal(one: float, other: float, variance: float) -> dict[str, float]:
+    """A difference of two estimates with its interval and test, by the normal distribution."""
+    difference, error = one - other, float(np.sqrt(max(variance, 0.0)))
+    if error < 1e-12:  # the models rank all images alike, but for rounding
+        p = 1.0 if abs(difference) < 1e-12 else 0.0
+    else:
+        p = float(2 * stats.norm.sf(abs(difference) / error))
+    half = Z * error
+    return {
+        "one": one, "other": other, "difference": difference,
+        "low": difference - half, "high": difference + half, "p": p,
+    }  # fmt: skip

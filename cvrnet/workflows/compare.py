@@ -1,0 +1,175 @@
+"""Compare trained models on one set of labelled images (extra ``train``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cvrnet.data import DataError, check_classes, read_records
+from cvrnet.errors import UserError
+from cvrnet.figures import plot_paired, save_figure
+from cvrnet.files import slug, write_sheet, write_text
+from cvrnet.html import figure_picture, render
+from cvrnet.inference import Predictor
+from cvrnet.metrics import holm
+from cvrnet.metrics.paired_models import compare_accuracy, compare_auc, compare_macro_auc
+from cvrnet.report.headline import data_name, seen_sentence, without_folders
+from cvrnet.report.paired import paired_table
+from cvrnet.report.results import read_results
+from cvrnet.runs.folder import claim_folder, hash_records, open_run_folder, versions
+from cvrnet.runs.layout import COMPARE, FIGURES, REPORT, TABLES
+from cvrnet.runs.predictions import PredictionTable
+from cvrnet.workflows.evaluate import check_prevalences, score_records
+from cvrnet.workflows.job import Callbacks, audit_run, finish_report, share_audit
+
+Row = dict[str, Any]
+
+
+def compare(
+    models: Sequence[str],
+    data: str | Path,
+    output: str | Path,
+    *,
+    folds: Sequence[int] = (),
+    batch_size: int = 8,
+    device: str = "auto",
+    amp: str = "auto",
+    any_body_part: bool = False,
+    prevalences: Sequence[float] = (),
+    audit: bool = True,
+    maps: bool = True,
+    overwrite: bool = False,
+    callbacks: Callbacks | None = None,
+) -> dict[str, Any]:
+    """Score two or more models on the same images, and test whether they differ from the first.
+
+    ``OUTPUT/NAME`` is the evaluation of each model (see `evaluate`, which has the other arguments); ``OUTPUT`` gets
+    run.json, tables/paired.csv, figures/paired.png and report.html. The tests are those of
+    `cvrnet.metrics.paired_models`, on the images that all models could read, with p adjusted by Holm's method.
+
+    Returns:
+        The content of run.json and, under the key ``paired``, the rows of tables/paired.csv.
+
+    Raises:
+        UserError: Fewer than two models, one of them twice, models with different classes, or what `evaluate` raises.
+    """
+    output, callbacks = Path(output), callbacks or Callbacks()
+    names = _folder_names(models)
+    check_prevalences(prevalences)
+    with open_run_folder(output, COMPARE, overwrite=overwrite) as place:
+        records = read_records(data, min_classes=1, say=callbacks.say)
+        _check_models(models, folds, (record.label for record in records))
+        place.start()
+        run = {
+            "kind": COMPARE,
+            "models": dict(zip(names, models, strict=True)),
+            "data": str(Path(data).absolute()),
+            "data_sha256": hash_records(records),
+            "versions": versions("cvrnet", "torch", "timm", "numpy", "pillow"),
+        }
+        claim_folder(place.folder, run)
+        if audit:
+            audit_run(place.folder, data, records, callbacks, any_body_part, output)
+        tables: list[PredictionTable] = []
+        evaluations = []
+        for name, model in zip(names, models, strict=True):
+            predictor = Predictor.from_pretrained(model, device, amp, folds=folds, any_body_part=any_body_part)
+            folder = place.folder / name
+            answers, evaluation = score_records(
+                model, predictor, data, records, folder, batch_size, prevalences, callbacks
+            )
+            share_audit(place.folder, folder)
+            finish_report(folder, maps, predictor)
+            tables.append(_in_order(answers, tables[0].classes if tables else answers.classes))
+            evaluations.append(evaluation)
+        rows = paired_rows(names, tables)
+        _write(place.folder, run, rows, evaluations)
+    return {**run, "paired": rows}
+
+
+def _folder_names(models: Sequence[str]) -> list[str]:
+    if len(models) < 2:
+        raise UserError("a comparison needs two models or more")
+    if len({*models}) < len(models):
+        raise UserError(f"{next(m for m in models if models.count(m) > 1)} is given twice; expected different models")
+    names = [slug(Path(str(model)).name) or "model" for model in models]
+    return [name if names.count(name) == 1 else f"{i}-{name}" for i, name in enumerate(names, start=1)]
+
+
+def _check_models(models: Sequence[str], folds: Sequence[int], labels: Any) -> None:
+    """Load each model once, before anything is predicted; refuse other classes than those of the first."""
+    labels, first = set(labels), None
+    for model in models:
+        classes = Predictor.from_pretrained(model, folds=folds).classes
+        check_classes(labels, classes)
+        first = first or (model, sorted(classes))
+        if sorted(classes) != first[1]:
+            raise UserError(
+                f"{model} has the classes {', '.join(classes)}, {first[0]} has {', '.join(first[1])}; expected the same"
+            )
+
+
+def _in_order(table: PredictionTable, classes: Sequence[str]) -> PredictionTable:
+    """The table with its classes in another order."""
+    order = [table.classes.index(name) for name in classes]
+    return table.with_classes(list(classes), order)
+
+
+def paired_rows(names: Sequence[str], tables: Sequence[PredictionTable]) -> list[Row]:
+    """Each model against the first: macro AUC, accuracy, and the AUC of each class, on the images that all could read.
+
+    The rows have ``score``, ``class``, ``model``, ``reference``, ``images``, ``patients``, and the keys of
+    `cvrnet.metrics.paired_models.compare_auc` (``one`` is the model, ``other`` the first), and ``p_holm``.
+    """
+    common = set(tables[0].names).intersection(*(table.names for table in tables[1:]))
+    reference, *others = [table.rows([i for i, name in enumerate(table.names) if name in common]) for table in tables]
+    labels, groups = reference.labels, reference.groups
+    patients = np.array(groups)
+    size = {"reference": names[0], "images": len(labels), "patients": len({*groups})}
+    rows: list[Row] = []
+    for name, table in zip(names[1:], others, strict=True):
+        row: Row = {"model": name, **size}
+        right, other = table.guesses == labels, reference.guesses == labels
+        rows.append({"score": "accuracy", "class": "", **row, **compare_accuracy(right, other, groups)})
+        p, q = table.probabilities, reference.probabilities
+        if len({*labels}) > 1:
+            rows.append({"score": "auc_macro", "class": "", **row, **compare_macro_auc(labels, p, q, groups)})
+        for k, class_name in enumerate(table.classes):
+            truth = labels == k
+            with_it, without = {*patients[truth].tolist()}, {*patients[~truth].tolist()}
+            if min(len(with_it), len(without)) > 1:
+                test = compare_auc(truth, p[:, k], q[:, k], groups)
+                rows.append({"score": "auc", "class": class_name, **row, **test})
+    for key in {(row["score"], row["class"]) for row in rows}:
+        mine = [row for row in rows if (row["score"], row["class"]) == key]
+        for row, p_holm in zip(mine, holm([row["p"] for row in mine]), strict=True):
+            row["p_holm"] = p_holm
+    return rows
+
+
+def _write(folder: Path, run: Mapping[str, Any], rows: Sequence[Row], evaluations: Sequence[Mapping[str, Any]]) -> None:
+    """Write the table, its figure and the page."""
+    if not rows:
+        raise DataError(["no image could be read by all models"], run["data"])
+    write_sheet(folder / TABLES / "paired.csv", rows)
+    figure = folder / FIGURES / "paired.png"
+    save_figure(plot_paired(rows), figure)
+    results = read_results(folder / next(iter(run["models"])))
+    page = render(
+        "compare.html.jinja",
+        models={name: without_folders(model) for name, model in run["models"].items()},
+        data=data_name(results),
+        scores=[evaluation["metrics"]["test"] for evaluation in evaluations],
+        seen=[seen_sentence(e["seen_images"]) if e["seen_images"] else "" for e in evaluations],
+        known=[evaluation["independent_sources"] is not None for evaluation in evaluations],
+        table=paired_table(rows),
+        reference=rows[0]["reference"],
+        images=rows[0]["images"],
+        patients=rows[0]["patients"],
+        several=rows[0]["patients"] < rows[0]["images"],
+        figure=figure_picture(figure.read_bytes()),
+    )
+    write_text(folder / REPORT, page)
