@@ -287,9 +287,11 @@ def finish_report(output: Path, maps: bool, predictor: Predictor | None = None) 
     from cvrnet.report.operating_points import operating_points_section
     from cvrnet.report.selective import selective_section
     from cvrnet.report.source_probe import write_source_probe
+    from cvrnet.report.subgroups import subgroups_section
 
     write_source_probe(output, predictor)
     sections = [
+        subgroups_section(output),
         operating_points_section(output),
         selective_section(output),
         maps_section(output, predictor) if maps else None,

@@ -1,0 +1,156 @@
+"""The report's section of subgroups: the scores for each value of the manifest's further columns (sex, view, age)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cvrnet.data import DataError, read_records
+from cvrnet.formatting import interval
+from cvrnet.html import Table, render
+from cvrnet.metrics import bootstrap_intervals, classification_scores
+from cvrnet.report.report_tables import SETS
+from cvrnet.report.results import Results, read_results
+from cvrnet.report.write import Section
+from cvrnet.runs.layout import INDEPENDENT
+from cvrnet.runs.predictions import PredictionTable, read_predictions
+from cvrnet.runs.read import read_folds
+from cvrnet.scoring import MIN_PATIENTS
+
+MOST_VALUES = 10  # of a column whose values are the groups
+BINS = 4  # of a column of numbers
+AGES = (0, 18, 40, 60, 80)  # first year of each group
+UNKNOWN = "unknown"
+SCORES = ("accuracy", "balanced_accuracy", "roc_auc")
+Row = dict[str, Any]
+
+
+def subgroups_section(folder: Path) -> Section | None:
+    """Make the section for `cvrnet.report.write_report`; None if the data set is gone or has no such column."""
+    results = read_results(folder)
+    columns = group_columns(_metadata(results))
+    if not columns:
+        return None
+    folders = read_folds(folder, results.run) if results.kind == "crossval" else [folder]
+    tables = {name: read_predictions(folders, results.scores["classes"], name) for name in results.sets}
+    if len(tables) > 1:
+        tables.pop("val", None)
+    rows = [row for name, table in tables.items() for row in _rows(name, table, columns)]
+    if not rows:
+        return None
+    html = render("subgroups.html.jinja", table=_table(rows, results), least=MIN_PATIENTS)
+    return Section("Subgroups", html, {"subgroups": rows})
+
+
+def _metadata(results: Results) -> dict[str, dict[str, str]]:
+    """The further columns and the view of each image, by its name, from the manifest that run.json names."""
+    data = Path(results.run["data"])
+    if not results.run["data"] or not data.exists():
+        return {}
+    try:
+        records = read_records(data, labelled=False)
+    except DataError:  # it has changed since; the other parts of the report do not need it
+        return {}
+    return {record.name: {"view": record.view, **record.metadata} for record in records}
+
+
+def group_columns(metadata: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
+    """Each column that makes groups: column -> image -> group.
+
+    The values are the groups if there are 2 to `MOST_VALUES`. A column of more numbers is cut at its quartiles or, if
+    it is called age, at `AGES`. Other columns (free text, file names, identifiers) make no groups.
+
+    >>> group_columns({"a.png": {"sex": "F", "note": "x"}, "b.png": {"sex": "M", "note": "x"}})
+    {'sex': {'a.png': 'F', 'b.png': 'M'}}
+    """
+    found = {}
+    for column in dict.fromkeys(name for row in metadata.values() for name in row):
+        values = {image: row.get(column, "").strip() for image, row in metadata.items()}
+        groups = _groups(column, values)
+        if 2 <= len({*groups.values()}) <= MOST_VALUES + 1:
+            found[column] = groups
+    return found
+
+
+def _groups(column: str, values: Mapping[str, str]) -> dict[str, str]:
+    """The group of each image; none if the column makes no groups."""
+    known = {value for value in values.values() if value}
+    if len(known) <= MOST_VALUES:
+        return {image: value or UNKNOWN for image, value in values.items()} if known else {}
+    numbers = {image: _number(value) for image, value in values.items()}
+    given = np.array([number for number in numbers.values() if number is not None])
+    if len(given) < sum(map(bool, values.values())):  # some are no numbers
+        return {}
+    is_age = re.search(r"(^|[_ ])age($|[_ ])", re.sub(r"([a-z])([A-Z])", r"\1 \2", column).lower())
+    edges = np.array(AGES) if is_age else np.unique(np.quantile(given, np.arange(BINS) / BINS))
+    names = _bin_names(edges, given)
+    places = {image: int(np.searchsorted(edges, n, side="right")) - 1 for image, n in numbers.items() if n is not None}
+    return {image: names[max(0, places[image])] if image in places else UNKNOWN for image in values}
+
+
+def _number(text: str) -> float | None:
+    """A number, or an age of DICOM such as 045Y; None for any other text."""
+    text = re.sub(r"^(\d{3})Y$", r"\1", text)
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if np.isfinite(value) else None
+
+
+def _bin_names(edges: np.ndarray, given: np.ndarray) -> list[str]:
+    """``0 to 18`` includes 0 and not 18; the last bin includes its end."""
+    ends = [*edges[1:], max(given.max(), edges[-1])]
+    return [f"{low:g} to {high:g}" for low, high in zip(edges, ends, strict=True)]
+
+
+def _rows(part: str, table: PredictionTable, columns: Mapping[str, Mapping[str, str]]) -> Iterator[Row]:
+    patients = np.array(table.groups)
+    for column, groups in columns.items():
+        of_image = np.array([groups.get(name, UNKNOWN) for name in table.names])
+        present = sorted(
+            {*of_image.tolist()}, key=lambda name: (name == UNKNOWN, _number(name.split(" to ")[0]) or 0, name)
+        )
+        for group in present if len(present) > 1 else ():
+            mine = np.flatnonzero(of_image == group)
+            count = len({*patients[mine].tolist()})
+            row: Row = {"set": part, "column": column, "group": group, "images": len(mine), "patients": count}
+            row["too_small"] = "" if count >= MIN_PATIENTS else f"fewer than {MIN_PATIENTS} patients"
+            yield row | (_scores(table.rows(mine.tolist())) if not row["too_small"] else _no_scores())
+
+
+def _order(group: str) -> tuple[bool, float, str]:
+    """Bins by their numbers, other groups by their names, unknown last."""
+    return group == UNKNOWN, _number(group.partition(" to ")[0]) or 0.0, group
+
+
+def _no_scores() -> Row:
+    return {f"{name}{end}": None for name in SCORES for end in ("", "_low", "_high")}
+
+
+def _scores(table: PredictionTable) -> Row:
+    """Accuracy, balanced accuracy and macro AUC, each with its interval by patient."""
+    scores = classification_scores(table.labels, table.probabilities, table.classes)
+    spread = bootstrap_intervals(table.labels, table.probabilities, table.classes, table.groups)
+    row = _no_scores()
+    for name in SCORES:
+        value, bounds = (tree["macro"] if name == "roc_auc" else tree for tree in (scores, spread))
+        low, high = bounds[name] or (None, None)
+        row |= {name: value[name], f"{name}_low": low, f"{name}_high": high}
+    return row
+
+
+def _table(rows: Sequence[Row], results: Results) -> Table:
+    cells = []
+    for row in rows:
+        where = results.held_back if row["set"] == INDEPENDENT else SETS[row["set"]]
+        scores = ["too few patients", "", ""]
+        if not row["too_small"]:
+            scores = [interval(row[name], row[f"{name}_low"], row[f"{name}_high"]) for name in SCORES]
+        cells.append([row["column"], row["group"], where, row["images"], row["patients"], *scores])
+    titles = ["Column", "Group", "On", "Images", "Patients", "Accuracy", "Balanced accuracy", "AUC, macro"]
+    return Table(titles, cells)
