@@ -24,6 +24,7 @@ from cvrnet.training import Progress, TrainConfig, is_finished, resolve_interpol
 from cvrnet.training.model import InitialModel, check_trainable, is_trained, pretrained_from
 from cvrnet.training.processes import Processes
 from cvrnet.training.tracking import check_tracker
+from cvrnet.workflows.decode import decode_images
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,18 @@ class Job:
     features: FrozenFeatures | None = None
 
     def with_config(self, config: TrainConfig) -> Job:
-        """The job with another config, and so with another model."""
-        return replace(self, config=config, initial=InitialModel(config, len(self.classes)), features=None)
+        """The job with another config, and so with another model, whose images have the config's interpolation.
+
+        Raises:
+            DataError: The images have to be decoded again, and some can no longer be read.
+        """
+        config, cache = resolve_interpolation(config), self.cache
+        if config.interpolation != cache.interpolation:
+            cache, problems = decode_images(self.records, config, cache.folder, self.processes, self.callbacks.stage)
+            if problems:
+                raise DataError(problems, self.data)
+        initial = InitialModel(config, len(self.classes))
+        return replace(self, config=config, cache=cache, initial=initial, features=None)
 
 
 @contextmanager
@@ -120,17 +131,8 @@ def start_job(
             with damaged_files(place.folder / RUN):
                 config = replace(config, grey_version=read_json(place.folder / RUN)["config"].get("grey_version", 1))
         records, problems = scan_records(data, say=callbacks.say if processes.is_main else lambda line: None)
-        cache = ImageCache(
-            (config.img_size, config.img_size),
-            mode="L" if config.in_chans == 1 else "RGB",
-            interpolation=config.interpolation,
-            folder=cache_folder,
-            grey_version=config.grey_version,
-            any_body_part=config.any_body_part,
-        )
-        progress = callbacks.stage("Decoding") if processes.is_main else None
-        with processes.main_first():
-            problems = [*problems, *cache.build(records, progress=progress)]
+        cache, unreadable = decode_images(records, config, cache_folder, processes, callbacks.stage)
+        problems = [*problems, *unreadable]
         if problems:
             raise DataError(problems, data)
         names = class_names(records, classes)
