@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from cvrnet.errors import UserError
 from cvrnet.files import atomic_write, damaged_files, write_csv
 from cvrnet.inference import Predictor
 from cvrnet.inference.frozen_features import FrozenFeatures
-from cvrnet.report import write_report
+from cvrnet.report import Section, write_report
 from cvrnet.runs.folder import RunFolder, claim_folder, find_run_folder, hash_records, open_run_folder, versions
 from cvrnet.runs.layout import AUDIT, AUDIT_PAGE, AUDIT_TABLES, BENCHMARK, RUN, SPLIT, fold_folders
 from cvrnet.runs.read import read_json, read_rows
@@ -285,5 +286,6 @@ def finish_report(output: Path, maps: bool, predictor: Predictor | None = None) 
     from cvrnet.report.explanations import maps_section
     from cvrnet.report.source_probe import write_source_probe
 
-    write_source_probe(output, predictor)
-    return write_report(output, [maps_section(output, predictor)] if maps else [])
+    problem = write_source_probe(output, predictor)
+    sections = [Section("Source probe", f"<p>{escape(problem)}</p>")] if problem else []
+    return write_report(output, [*sections, maps_section(output, predictor)] if maps else sections)
