@@ -7,26 +7,32 @@ taken from it, after a check, and its weights are read from files of fixed names
 
 from __future__ import annotations
 
-import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from huggingface_hub import snapshot_download
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import nn
 
 from cvrnet.encoders.model_args import LARGEST, check_model_args
+from cvrnet.encoders.network_size import limited_size
 from cvrnet.errors import UserError
 from cvrnet.hub_errors import hub_errors
+from cvrnet.strict_json import read_config_file
 
 CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there
 _HUB = ("hf-hub:", "hf_hub:")
 _SCHEMES = (*_HUB, "local-dir:")
-_MOST_BYTES = 2**20
 _OURS = ("num_classes", "in_chans", "img_size")  # arguments that the CVR-Net chooses
+_NOT_OF_TIMM = ("name", "model_name", "num_maps", "source_size", "mean", "std")  # those of our encoder
+_IMPOSSIBLE = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What timm raises for arguments that make no sense."""
+_SMALL, _PARAMETERS_A_BYTE = 10_000_000, 16
+"""A network of more parameters must have a file that is large enough: it may lack layers that no encoder uses."""
 
 
 def is_repository(name: str) -> bool:
@@ -49,7 +55,8 @@ def open_repository(reference: str, cache_dir: str | Path | None = None, weights
     """Find an encoder in a repository, whose files are downloaded into the Hub's cache, or in a folder.
 
     Raises:
-        UserError: It cannot be downloaded, or holds no timm model, or its config.json is not possible.
+        UserError: It cannot be downloaded, or holds no timm model, or its config.json is not possible: no network can
+            be made from it, or only one that is too large for the file of weights or for CVRNET_MAX_PARAMETERS.
     """
     files = WEIGHTS if weights else ("",)
     folder, origin = _download(reference, files, cache_dir) if reference.startswith(_HUB) else _folder(reference)
@@ -58,16 +65,14 @@ def open_repository(reference: str, cache_dir: str | Path | None = None, weights
         raise UserError(f"{reference} has no {' or '.join(WEIGHTS)}; expected a model that timm saved")
     try:
         config = _read(folder / CONFIG)
-        check_model_args(config.get("model_args", {}))
-        cfg, arguments = config.get("pretrained_cfg", config), dict(config.get("model_args", {}))
+        cfg, arguments = config.get("pretrained_cfg", config), _arguments(config)
         size = _input_size(cfg, arguments)
-        normalisation = {"mean": _channels(cfg, "mean"), "std": _channels(cfg, "std")}
-    except ValueError as error:
-        raise UserError(f"{reference}: {CONFIG} {error}") from error
-    if cfg.get("global_pool") is not None:
-        arguments.setdefault("global_pool", cfg["global_pool"])
-    kept = {name: value for name, value in arguments.items() if name not in _OURS}
-    return Repository(str(config["architecture"]), {**normalisation, **kept}, size, found, origin)
+        normalisation = {key: _channels(cfg, key, size[0]) for key in ("mean", "std")}
+        kept = {name: value for name, value in arguments.items() if name not in _OURS}
+        _check_network(config["architecture"], kept, size, found)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{reference}: {error}") from error
+    return Repository(config["architecture"], {**normalisation, **kept}, size, found, origin)
 
 
 def _download(reference: str, weights: tuple[str, ...], cache_dir: str | Path | None) -> tuple[Path, str]:
@@ -90,36 +95,82 @@ def _folder(reference: str) -> tuple[Path, str]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file() or path.stat().st_size > _MOST_BYTES:
-        raise ValueError(f"is missing, or larger than {_MOST_BYTES:,} bytes")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"is not valid JSON: {error}") from error
+    if not path.is_file():
+        raise ValueError(f"no {CONFIG}; expected a model that timm saved")
+    config = read_config_file(path)
     name = config.get("architecture") if isinstance(config, dict) else None
     if not isinstance(name, str) or not isinstance(config.get("pretrained_cfg", {}), dict):
-        raise ValueError("describes no timm model; the weights alone may fit one (--encoder-weights)")
+        raise ValueError(f"{CONFIG} describes no timm model; the weights alone may fit one (--encoder-weights)")
     if not timm.is_model(name) or timm.models.is_model_in_modules(name, ["cvrnet"]):
-        raise ValueError(f"names the architecture {name!r:.80}; expected one of timm.list_models() and no CVR-Net")
-    return config
+        raise ValueError(
+            f"{CONFIG} names the architecture {name!r:.80}; expected one of timm.list_models() and no CVR-Net"
+        )
+    return dict(config)
+
+
+def _arguments(config: dict[str, Any]) -> dict[str, Any]:
+    """The model's arguments, with the pooling of its ``pretrained_cfg``, which is not an argument of all models."""
+    arguments, pool = config.get("model_args", {}), config.get("pretrained_cfg", config).get("global_pool")
+    try:
+        check_model_args(arguments)
+    except ValueError as error:
+        raise ValueError(f"{CONFIG} {error}") from error
+    if unwanted := [name for name in _NOT_OF_TIMM if name in arguments]:
+        raise ValueError(f"{CONFIG} has {unwanted[0]!r} among the model's arguments, which timm's models do not have")
+    if not isinstance(pool, str | None):
+        raise ValueError(f"{CONFIG} has global_pool={pool!r:.80}; expected a text")
+    return dict(arguments) if pool is None else {"global_pool": pool, **arguments}
 
 
 def _input_size(cfg: dict[str, Any], arguments: dict[str, Any]) -> tuple[int, int, int]:
     """Channels, height and width: those in the arguments, if they are there, are newer than those in the cfg."""
-    channels, *size = cfg.get("input_size", (3, 224, 224))
-    size = arguments.get("img_size") or size
-    size = [size, size] if isinstance(size, int) else size
-    whole: Any = (arguments.get("in_chans") or channels, *size)
-    if len(whole) != 3 or not all(isinstance(n, int) and 0 < n <= LARGEST for n in whole):
-        raise ValueError(f"has the input size {whole!r:.80}; expected channels, height and width")
-    return whole
+    stated = cfg.get("input_size", (3, 224, 224))
+    whole = list(stated) if isinstance(stated, list | tuple) else [stated]
+    if (size := arguments.get("img_size")) is not None:
+        whole[1:] = size if isinstance(size, list) else [size, size]
+    if (channels := arguments.get("in_chans")) is not None:
+        whole[:1] = [channels]
+    if len(whole) != 3 or not all(type(n) is int and 0 < n <= LARGEST for n in whole):
+        raise ValueError(f"{CONFIG} has the input size {whole!r:.80}; expected channels, height and width")
+    return whole[0], whole[1], whole[2]
 
 
-def _channels(cfg: dict[str, Any], key: str) -> tuple[float, ...]:
+def _channels(cfg: dict[str, Any], key: str, channels: int) -> tuple[float, ...]:
     values = cfg.get(key) or (IMAGENET_DEFAULT_MEAN if key == "mean" else IMAGENET_DEFAULT_STD)
-    least = -math.inf if key == "mean" else 0.0
-    if not isinstance(values, list | tuple) or not all(
-        isinstance(v, int | float) and least < v < math.inf for v in values
+    least = -LARGEST if key == "mean" else 1 / LARGEST
+    if (
+        not isinstance(values, list | tuple)
+        or len(values) not in (1, 3, channels)
+        or not all(type(v) in (int, float) and least <= v <= LARGEST for v in values)
     ):
-        raise ValueError(f"has {key}={values!r:.80}; expected a number for each channel")
+        raise ValueError(f"{CONFIG} has {key}={values!r:.80}; expected a number for each channel")
     return tuple(values)
+
+
+def _check_network(
+    architecture: str, arguments: dict[str, Any], size: tuple[int, int, int], weights: Path | None
+) -> None:
+    """Make the network without memory; raise ValueError if that fails, or if it is too large for its file."""
+    cfg = timm.get_pretrained_cfg(architecture)
+    fixed = {"img_size": size[1:]} if cfg is not None and cfg.fixed_input_size else {}
+    try:
+        network = _empty(architecture, {**arguments, **fixed})
+    except UserError:
+        raise
+    except _IMPOSSIBLE as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"timm model {architecture!r} cannot serve as an encoder: {reason}") from error
+    count = sum(parameter.numel() for parameter in network.parameters())
+    if weights is not None and count > max(_SMALL, _PARAMETERS_A_BYTE * (stored := weights.stat().st_size)):
+        raise ValueError(f"{CONFIG} asks for {count:,} parameters, but {weights.name} has only {stored:,} bytes")
+
+
+def _empty(architecture: str, arguments: dict[str, Any]) -> nn.Module:
+    try:
+        with limited_size(), torch.device("meta"):
+            return timm.create_model(architecture, **arguments)
+    except RuntimeError as error:
+        if "meta" not in str(error):
+            raise
+    with limited_size():  # the network computes with its random weights
+        return timm.create_model(architecture, **arguments)

@@ -16,7 +16,7 @@ from cvrnet.errors import UserError
 from cvrnet.metrics.decisions import Decisions
 from cvrnet.onnx.graph import HEADS, INPUT, LOGITS
 from cvrnet.runs.model_config import check_names
-from cvrnet.runs.read import parse_json
+from cvrnet.strict_json import parse_json
 
 _MOST_BYTES = 2**31  # what protobuf can read
 _MOST_NODES = 20_000  # five folds of a `cvrnet` have 1,650; engines take minutes for more than this

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
@@ -87,17 +88,18 @@ def trace(network: PixelNetwork) -> onnx.ModelProto:
     # Two images: torch.export would treat a batch size of one as a constant.
     pixels = torch.zeros((2, *network.preprocessing.input_size), dtype=torch.uint8)
     try:
-        program = torch.onnx.export(
-            network,
-            (pixels,),
-            input_names=[INPUT],
-            output_names=[LOGITS, HEADS] if network.averages_probabilities else [LOGITS],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            opset_version=OPSET,
-            dynamo=True,
-            optimize=True,
-            verbose=False,
-        )
+        with _plain_attention(network):
+            program = torch.onnx.export(
+                network,
+                (pixels,),
+                input_names=[INPUT],
+                output_names=[LOGITS, HEADS] if network.averages_probabilities else [LOGITS],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                opset_version=OPSET,
+                dynamo=True,
+                optimize=True,
+                verbose=False,
+            )
     except torch.onnx.OnnxExporterError as error:
         cause: BaseException = error
         while cause.__cause__ is not None:  # PyTorch's own message is general; the first error of the chain is not
@@ -108,6 +110,22 @@ def trace(network: PixelNetwork) -> onnx.ModelProto:
     proto = program.model_proto
     _strip(proto)
     return proto
+
+
+@contextmanager
+def _plain_attention(network: nn.Module) -> Iterator[None]:
+    """Compute attention by matrix products in this context: PyTorch exports its fused kernel only for 4-D tensors.
+
+    The attention of Hiera has five dimensions. Every attention layer of timm has the attribute ``fused_attn``.
+    """
+    fused: list[Any] = [module for module in network.modules() if getattr(module, "fused_attn", False) is True]
+    for module in fused:
+        module.fused_attn = False
+    try:
+        yield
+    finally:
+        for module in fused:
+            module.fused_attn = True
 
 
 def _strip(message: Message) -> None:

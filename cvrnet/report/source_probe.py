@@ -19,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from cvrnet.cvrnet import CVRNet
 from cvrnet.data import to_batch
 from cvrnet.data.splits import patient_key
+from cvrnet.errors import UserError
 from cvrnet.files import write_sheet
 from cvrnet.inference import Predictor
 from cvrnet.inference.head_logits import HeadLogits, averages_probabilities
@@ -37,21 +38,29 @@ RESAMPLES = 500
 Groups = dict[str, dict[str, list[Path]]]  # label -> source -> images, one for each patient
 
 
-def write_source_probe(folder: Path, predictor: Predictor | None = None) -> None:
+def write_source_probe(folder: Path, predictor: Predictor | None = None) -> str:
     """Probe the model of a run, or of an evaluation by ``predictor``, and write tables/source_probe.csv for the report.
 
     Nothing is written for a model without several heads, or if no label has two sources of `MIN_PATIENTS` patients. In
     a cross-validation the model is that of fold 1.
+
+    Returns:
+        A sentence that says why the model cannot be probed, such as a damaged file of weights; otherwise "".
     """
     results = read_results(folder)
     groups = _groups(results)
     if not groups or not any("heads" in scores for scores in results.sets.values()):
-        return
+        return ""
     first = folder / fold_name(1) if results.kind == "crossval" else folder
-    predictor = predictor or Predictor.from_pretrained(first, any_body_part=True)  # the run has read these files
-    model = predictor.models[0]
-    if isinstance(model, CVRNet) and averages_probabilities(model) and (rows := probe_rows(predictor, groups)):
-        write_sheet(folder / SOURCE_PROBE, rows)
+    try:
+        predictor = predictor or Predictor.from_pretrained(first, any_body_part=True)  # the run has read these files
+        model = predictor.models[0]
+        if isinstance(model, CVRNet) and averages_probabilities(model) and (rows := probe_rows(predictor, groups)):
+            write_sheet(folder / SOURCE_PROBE, rows)
+    except UserError as error:
+        (folder / SOURCE_PROBE).unlink(missing_ok=True)  # that of earlier weights
+        return f"No source probe: {str(error).replace(str(folder), folder.absolute().name)}."
+    return ""
 
 
 def probe_rows(predictor: Predictor, groups: Groups) -> list[dict[str, Any]]:

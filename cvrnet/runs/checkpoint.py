@@ -15,10 +15,11 @@ from timm.models import save_for_hf
 from torch import Tensor, nn
 
 from cvrnet.data import Preprocessing
+from cvrnet.encoders.network_size import limited_size
 from cvrnet.errors import UserError
 from cvrnet.files import atomic_write, normalize_disk_errors
 from cvrnet.folders import find_folder
-from cvrnet.runs.empty_model import can_be_filled, check_tensors, create_empty, fill, find_not_finite, limited_size
+from cvrnet.runs.empty_model import can_be_filled, check_tensors, create_empty, fill, find_not_finite
 from cvrnet.runs.hub_download import hint, hub_checkpoints, is_reference
 from cvrnet.runs.layout import CONFIG, WEIGHTS, fold_folders, fold_name, fold_number
 from cvrnet.runs.model_config import check_names, label_names, read_config

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,52 +9,11 @@ import timm
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
 
-from cvrnet.errors import UserError
+from cvrnet.encoders.network_size import limited_size
 
-MAX_PARAMETERS = "CVRNET_MAX_PARAMETERS"
-"""Environment variable: the most parameters that a network described by a config.json may have."""
-_PARAMETERS = 2_000_000_000
-_PARTS = 30_000  # modules, parameters and buffers together; no network of timm has a quarter of that
 _PORTION = 16  # tensors
 _REGISTERED = ("_parameters", "_buffers", "_modules")
-
-
-class TooLarge(ValueError):  # noqa: N818
-    """The network that is being made has more parameters or parts than allowed."""
-
-
-@contextmanager
-def limited_size() -> Iterator[None]:
-    """Raise `TooLarge` as soon as the networks that are made in this context have too many parameters or parts.
-
-    They are counted while they are registered, so the construction of too large a network stops early.
-    """
-    text = os.environ.get(MAX_PARAMETERS) or str(_PARAMETERS)
-    if not text.isdecimal():
-        raise UserError(f"{MAX_PARAMETERS}={text!r}; expected a whole number of parameters")
-    most, parameters, parts = int(text), 0, 0
-
-    def count(module: nn.Module, name: str, part: Any) -> None:
-        nonlocal parameters, parts
-        parts += 1
-        parameters += part.numel() if isinstance(part, Tensor) else 0
-        if parameters > most:
-            raise TooLarge(f"the network has more than {most:,} parameters; {MAX_PARAMETERS} allows more")
-        if parts > _PARTS:
-            raise TooLarge(f"the network has more than {_PARTS:,} modules and tensors")
-
-    hooks = [
-        torch_module.register_module_parameter_registration_hook(count),
-        torch_module.register_module_buffer_registration_hook(count),
-        torch_module.register_module_module_registration_hook(count),
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def create_empty(folder: Path) -> nn.Module | None:

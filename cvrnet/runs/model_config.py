@@ -11,21 +11,15 @@ from timm.data import CustomDatasetInfo
 from cvrnet.data import Preprocessing
 from cvrnet.encoders.model_args import check_model_args
 from cvrnet.errors import UserError
-from cvrnet.runs.read import parse_json
+from cvrnet.strict_json import read_config_file
 from cvrnet.text import printable
 
-_MOST_BYTES = 2**20
 _MOST_ENCODERS = 8
 
 
 def read_config(path: Path) -> dict[str, Any]:
     """The content of a config.json; raises ValueError if it is too large, not strict JSON, or impossible."""
-    if (size := path.stat().st_size) > _MOST_BYTES:
-        raise ValueError(f"{path.name} has {size:,} bytes; expected at most {_MOST_BYTES:,}")
-    try:
-        config = parse_json(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path.name} cannot be read: {error}") from error
+    config = read_config_file(path)
     try:
         _check(config)
     except ValueError as error:

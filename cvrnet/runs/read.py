@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +11,7 @@ from typing import Any
 from cvrnet.errors import UserError
 from cvrnet.files import damaged_files, open_regular
 from cvrnet.runs.layout import MAX_FOLDS, ORIGIN, RUN, fold_name
-
-_DIGITS = 40  # the most that a whole number may have: Python takes minutes for millions of digits
+from cvrnet.strict_json import parse_json
 
 
 def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
@@ -59,38 +56,3 @@ def read_folds(folder: Path, run: Mapping[str, Any]) -> list[Path]:
     if type(folds) is not int or not 1 <= folds <= MAX_FOLDS:
         raise UserError(f"{folder / RUN} has {str(folds)[:40]!r} folds; expected a number up to {MAX_FOLDS:,}")
     return [folder / fold_name(fold) for fold in range(1, folds + 1)]
-
-
-def parse_json(text: str) -> Any:
-    """The value of a JSON text; raises ValueError for NaN, duplicate names, very long numbers and very deep nesting."""
-    try:
-        return json.loads(
-            text, object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer, parse_float=_real
-        )
-    except RecursionError:
-        raise ValueError("the JSON is nested too deeply") from None
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value: dict[str, Any] = {}
-    for name, item in pairs:
-        if name in value:
-            raise ValueError(f"the JSON gives {name!r:.80} twice")
-        value[name] = item
-    return value
-
-
-def _constant(name: str) -> float:
-    raise ValueError(f"the JSON holds {name}, which is not a number in JSON")
-
-
-def _integer(digits: str) -> int:
-    if len(digits) > _DIGITS:
-        raise ValueError(f"the JSON holds a number of {len(digits):,} digits; expected at most {_DIGITS}")
-    return int(digits)
-
-
-def _real(digits: str) -> float:
-    if not math.isfinite(number := float(digits)):
-        raise ValueError(f"the JSON holds the number {digits:.80}, which is too large")
-    return number

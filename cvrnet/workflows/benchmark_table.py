@@ -116,6 +116,16 @@ def benchmark_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
     return rows
 
 
+def own_interpolations(own: Mapping[str, str]) -> str:
+    """A sentence with the interpolation of each model's images.
+
+    >>> own_interpolations({"cvrnet": "nearest", "cvrnet_lite": "bilinear", "resnet50": "nearest"})
+    "Images are resized by each model's own interpolation: nearest for cvrnet and resnet50, bilinear for cvrnet_lite."
+    """
+    parts = [f"{i} for {' and '.join(m for m in own if own[m] == i)}" for i in dict.fromkeys(own.values())]
+    return f"Images are resized by each model's own interpolation: {', '.join(parts)}."
+
+
 def brief_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
     """The table's rows with only those columns that fit a terminal."""
     outside, p = f"balanced accuracy on {result['independent']}", f"p against {result['reference']}"
@@ -165,6 +175,7 @@ def _describe(run: Path) -> dict[str, Any]:
         "mean_std": _scores(summary["mean_std"]),
         "folds": {key: [fold[key] for fold in folds] for key in COMPARED},
         "parameters": speed.pop("parameters"),
+        "interpolation": read_json(run / RUN)["config"]["interpolation"],
         "training_seconds": sum(float(row["seconds"]) for rows in histories for row in rows),
         "speed": speed,
     }
@@ -183,6 +194,9 @@ def _markdown(result: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> s
     lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
     lines += ["| " + " | ".join(row.values()) + " |" for row in rows]
     lines += ["", METHOD.format(**result)]
+    own = {name: model["interpolation"] for name, model in result["models"].items()}
+    if len(set(own.values())) > 1:
+        lines += ["", own_interpolations(own)]
     if result["unfinished"]:
         lines += ["", f"Not finished: {', '.join(result['unfinished'])}."]
     return "\n".join(lines) + "\n"

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from cvrnet.files import atomic_write, damaged_files, write_csv
 from cvrnet.inference import Predictor
 from cvrnet.inference.frozen_features import FrozenFeatures
 from cvrnet.metrics.operating_points import targets_by_class
-from cvrnet.report import write_report
+from cvrnet.report import Section, write_report
 from cvrnet.runs.folder import RunFolder, claim_folder, find_run_folder, hash_records, open_run_folder, versions
 from cvrnet.runs.layout import AUDIT, AUDIT_PAGE, AUDIT_TABLES, BENCHMARK, RUN, SPLIT, fold_folders
 from cvrnet.runs.read import read_json, read_rows
@@ -25,6 +26,7 @@ from cvrnet.training import Progress, TrainConfig, is_finished, resolve_interpol
 from cvrnet.training.model import InitialModel, check_trainable, is_trained, pretrained_from
 from cvrnet.training.processes import Processes
 from cvrnet.training.tracking import check_tracker
+from cvrnet.workflows.decode import decode_images
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,18 @@ class Job:
     features: FrozenFeatures | None = None
 
     def with_config(self, config: TrainConfig) -> Job:
-        """The job with another config, and so with another model."""
-        return replace(self, config=config, initial=InitialModel(config, len(self.classes)), features=None)
+        """The job with another config, and so with another model, whose images have the config's interpolation.
+
+        Raises:
+            DataError: The images have to be decoded again, and some can no longer be read.
+        """
+        config, cache = resolve_interpolation(config), self.cache
+        if config.interpolation != cache.interpolation:
+            cache, problems = decode_images(self.records, config, cache.folder, self.processes, self.callbacks.stage)
+            if problems:
+                raise DataError(problems, self.data)
+        initial = InitialModel(config, len(self.classes))
+        return replace(self, config=config, cache=cache, initial=initial, features=None)
 
 
 @contextmanager
@@ -121,17 +133,8 @@ def start_job(
             with damaged_files(place.folder / RUN):
                 config = replace(config, grey_version=read_json(place.folder / RUN)["config"].get("grey_version", 1))
         records, problems = scan_records(data, say=callbacks.say if processes.is_main else lambda line: None)
-        cache = ImageCache(
-            (config.img_size, config.img_size),
-            mode="L" if config.in_chans == 1 else "RGB",
-            interpolation=config.interpolation,
-            folder=cache_folder,
-            grey_version=config.grey_version,
-            any_body_part=config.any_body_part,
-        )
-        progress = callbacks.stage("Decoding") if processes.is_main else None
-        with processes.main_first():
-            problems = [*problems, *cache.build(records, progress=progress)]
+        cache, unreadable = decode_images(records, config, cache_folder, processes, callbacks.stage)
+        problems = [*problems, *unreadable]
         if problems:
             raise DataError(problems, data)
         names = class_names(records, classes)
@@ -289,8 +292,9 @@ def finish_report(output: Path, maps: bool, predictor: Predictor | None = None) 
     from cvrnet.report.source_probe import write_source_probe
     from cvrnet.report.subgroups import subgroups_section
 
-    write_source_probe(output, predictor)
+    problem = write_source_probe(output, predictor)
     sections = [
+        Section("Source probe", f"<p>{escape(problem)}</p>") if problem else None,
         subgroups_section(output),
         operating_points_section(output),
         selective_section(output),

@@ -17,9 +17,9 @@ from cvrnet.formatting import spread
 from cvrnet.moved import moved_names
 from cvrnet.runs.layout import BENCHMARK, RUN, SUMMARY
 from cvrnet.runs.read import read_json
-from cvrnet.training import TrainConfig, create_for_training
+from cvrnet.training import TrainConfig, create_for_training, resolve_interpolation
 from cvrnet.training.model import check_trainable, is_trained
-from cvrnet.workflows.benchmark_table import collect_benchmark, measure_speed
+from cvrnet.workflows.benchmark_table import collect_benchmark, measure_speed, own_interpolations
 from cvrnet.workflows.crossval import check_folds, choose_folds, train_folds
 from cvrnet.workflows.job import Callbacks, Job, open_run, start_job
 
@@ -63,13 +63,17 @@ def benchmark(
     output = Path(output)
     check_folds(n_folds)
     settings = (classes, cache_folder, callbacks, audit, maps, resume, overwrite, log)
-    with start_job(BENCHMARK, data, output, config, *settings) as job:
-        return _benchmark(job, models, n_folds, test_source, split_from)
+    config = config or TrainConfig()
+    first = resolve_interpolation(model_config(next(iter(models), config.model), config))
+    with start_job(BENCHMARK, data, output, replace(config, interpolation=first.interpolation), *settings) as job:
+        protocol = replace(job, config=replace(job.config, model="-", interpolation=config.interpolation))
+        return _benchmark(protocol, models, n_folds, test_source, split_from)
 
 
 def _benchmark(
     job: Job, models: Sequence[str], n_folds: int, test_source: str, split_from: Path | None
 ) -> dict[str, Any]:
+    """Train the models; with the interpolation ``auto``, each on images at its own."""
     output = job.place.folder
     folds = choose_folds(job, output, n_folds, test_source, split_from)
     if job.processes.is_main:
@@ -78,11 +82,14 @@ def _benchmark(
         for model in models:
             _check(model, job.config, len(job.classes))
     members = zip(folds.inside, folds.numbers, strict=True)
-    common = job.with_config(replace(job.config, model="-"))
-    open_run(common, output, BENCHMARK, members, test_source, folds=folds.count, models=models)
+    open_run(job, output, BENCHMARK, members, test_source, folds=folds.count, models=models)
 
+    models = read_json(output / RUN)["models"]
+    own = {model: resolve_interpolation(model_config(model, job.config)).interpolation for model in models}
+    if len(set(own.values())) > 1 and job.processes.is_main:
+        job.callbacks.say(f"{own_interpolations(own)} --interpolation sets one for all")
     table: dict[str, Any] = {}
-    for model in read_json(output / RUN)["models"]:
+    for model in models:
         run = output / slug(model)
         one = replace(job.with_config(model_config(model, job.config)), resume=True, sweep=output)
         train_folds(one, run, folds, model)

@@ -43,9 +43,6 @@ PAIRS = [  # the position of the first encoder, and two sizes that the patches o
 ]
 
 
-EXPORTED = [(list(FAMILIES)[i : i + 2], sizes[0]) for i, sizes in PAIRS if i < 6]
-
-
 def config(names: Sequence[str], size: int) -> TrainConfig:
     small = {"encoder_args": [FAMILIES[name][0] for name in names]}
     return TrainConfig(encoders=tuple(names), model_kwargs=small, pretrained=False, img_size=size, epochs=1)
@@ -76,8 +73,7 @@ def test_from_training_to_explanation(names: list[str], size: int, few: Path, tm
     hear: Any = {"progress": lambda done, total: None, "on_problem": problems.append}
     rows, _ = explain_paths(str(tmp_path / "run"), [str(picture)], tmp_path / "maps", **hear)
     assert rows or "no evidence" in problems[0]
-    # Tracing takes most of the time, so only at the smaller size. PyTorch cannot export Hiera.
-    if (names, size) in EXPORTED:
+    if size < 70:  # tracing takes most of the time, so only at the smaller size
         report = export_onnx(tmp_path / "run", tmp_path / "run.onnx", check_images=picture.parent)
         assert report["max_difference"] < 1e-4
 

@@ -159,12 +159,47 @@ class Harmful:
         ({"model_args": {"img_size": [1, 2, 3]}}, "input size"),
         ({"pretrained_cfg": {"mean": "text"}}, "has mean='text'"),
         ({"pretrained_cfg": {"std": [0]}}, r"has std=\[0\]"),
+        ({"pretrained_cfg": {"mean": [True] * 3}}, r"has mean=\[True"),
+        ({"pretrained_cfg": {"mean": [0.5] * 2}}, r"has mean=\[0\.5"),
+        ({"pretrained_cfg": {"std": [1e-320] * 3}}, r"has std=\[1e-320"),
+        ({"pretrained_cfg": {"mean": [float("nan")] * 3}}, "the JSON holds NaN"),
+        ({"pretrained_cfg": {"input_size": 5}}, "input size"),
+        ({"pretrained_cfg": {"input_size": None}}, "input size"),
+        ({"pretrained_cfg": {"input_size": [True, True, True]}}, "input size"),
+        ({"pretrained_cfg": {"global_pool": {"a": 1}}}, "has global_pool="),
+        ({"model_args": {"img_size": 5.5}}, "input size"),
+        ({"model_args": {"name": "x"}}, "'name' among the model's arguments"),
+        ({"model_args": {"layers": [60000, 1, 1, 1]}}, "more than 30,000 modules"),
+        ({"model_args": {"channels": [65536] * 4}}, "more than 2,000,000,000 parameters"),
+        ({"model_args": {"channels": [2048] * 4}}, r"asks for [\d,]+ parameters, but model.safetensors has only"),
+        ({"architecture": "vit_tiny_patch16_224", "model_args": {"patch_size": 0}}, "cannot serve as an encoder"),
+        ({"architecture": "vit_tiny_patch16_224", "model_args": {"img_size": 65536}}, "more than 2,000,000,000"),
         ({"pretrained_cfg": [[]]}, "describes no timm model"),
     ],
     ids=str,
 )
 def test_a_config_from_anywhere_is_refused_in_one_line(change: dict[str, Any], told: str, tmp_path: Path) -> None:
     edit(save(tmp_path), **change)
+    with pytest.raises(UserError, match=told) as error:
+        create_encoder(f"local-dir:{tmp_path}", pretrained=True)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"[" * 100_000, "nested too deeply"),
+        (b"0" * 100_000_000, r"has 100,000,000 bytes; expected at most 1,048,576"),
+        (b'{"architecture": "test_resnet", "model_args": {"width": ' + b"9" * 900_000 + b"}}", "of 900,000 digits"),
+        (b'{"architecture": "test_resnet", "architecture": "test_vit"}', "gives 'architecture' twice"),
+        (b'{"architecture": "\xff"}', "cannot be read"),
+        (b"", "cannot be read"),
+        (b"[]", "describes no timm model"),
+    ],
+    ids=["deep", "large", "digits", "twice", "bytes", "empty", "list"],
+)
+def test_a_damaged_config_is_refused_in_one_line(content: bytes, told: str, tmp_path: Path) -> None:
+    (save(tmp_path) / "config.json").write_bytes(content)
     with pytest.raises(UserError, match=told) as error:
         create_encoder(f"local-dir:{tmp_path}", pretrained=True)
     assert "\n" not in str(error.value)

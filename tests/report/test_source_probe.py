@@ -13,6 +13,7 @@ from cvrnet.report import source_probe
 from cvrnet.report.results import read_results
 from cvrnet.runs.layout import SOURCE_PROBE
 from cvrnet.training import TrainConfig
+from cvrnet.workflows.job import finish_report
 from cvrnet.workflows.train import train
 from tests.conftest import PLAIN, TINY
 
@@ -79,6 +80,18 @@ def test_its_cost_is_bounded(run, monkeypatch):
     assert [*source_probe._groups(read_results(run))] == ["CVP"]
 
 
+def test_a_model_that_cannot_be_loaded_leaves_the_report_without_a_probe(run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    (folder / "model.safetensors").write_bytes(b"<damaged>")
+    finish_report(folder, maps=False)
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "No source probe: run holds a checkpoint that cannot be loaded" in page
+    assert str(tmp_path) not in page
+    assert "AUC: source, among images of one label" not in page
+    assert not (folder / SOURCE_PROBE).exists()
+
+
 def test_a_run_whose_images_are_gone_has_no_probe(run, tmp_path):
     for name in ("run", "manifest.csv"):
         copy = shutil.copytree if (run.parent / name).is_dir() else shutil.copy
@@ -86,5 +99,5 @@ def test_a_run_whose_images_are_gone_has_no_probe(run, tmp_path):
     (tmp_path / "run" / SOURCE_PROBE).unlink()
     text = (tmp_path / "run/run.json").read_text().replace(str(run.parent), str(tmp_path))
     (tmp_path / "run/run.json").write_text(text)
-    source_probe.write_source_probe(tmp_path / "run")
+    assert source_probe.write_source_probe(tmp_path / "run") == ""
     assert not (tmp_path / "run" / SOURCE_PROBE).exists()

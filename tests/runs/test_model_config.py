@@ -8,11 +8,11 @@ import timm
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cvrnet.encoders.network_size import MAX_PARAMETERS
 from cvrnet.errors import UserError
 from cvrnet.inference import Predictor
 from cvrnet.runs.checkpoint import load_checkpoint, save_checkpoint
-from cvrnet.runs.empty_model import MAX_PARAMETERS
-from cvrnet.runs.read import parse_json
+from cvrnet.strict_json import parse_json
 from cvrnet.training import TrainConfig, create_for_training
 from tests.support.networks import network
 
@@ -157,7 +157,7 @@ def test_the_limit_can_be_set(folder, monkeypatch):
 
 def test_networks_of_timm_are_far_from_the_limits():
     """timm's network of most parts; and of the encoders that a chest radiograph may meet, one of the largest."""
-    from cvrnet.runs.empty_model import limited_size
+    from cvrnet.encoders.network_size import limited_size
 
     with limited_size():
         for name in ("resnetrs420", "convnext_xxlarge"):

@@ -11,6 +11,7 @@ import torch
 
 from cvrnet.data import read_records, write_manifest
 from cvrnet.errors import UserError
+from cvrnet.files import slug
 from cvrnet.inference import Predictor
 from cvrnet.metrics import corrected_resampled_t_test
 from cvrnet.runs.checkpoint import load_checkpoint
@@ -230,6 +231,29 @@ def test_each_source_left_out(phantoms, tmp_path, cli):
     (tmp_path / "shift/site-b/run.json").unlink()
     with pytest.raises(UserError, match="site-b exists and is not a run"):
         leave_one_source_out(phantoms, tmp_path / "shift", config, n_folds=3, resume=True, **PLAIN)
+
+
+def test_each_model_gets_images_at_its_own_interpolation(phantoms, tmp_path):
+    said, models = [], {"cvrnet_tiny": "nearest", "cvrnet_lite:encoder1": "bilinear"}
+    config = replace(CONFIG, freeze="all")
+    calls = Callbacks(say=said.append)
+    benchmark(phantoms, tmp_path / "table", list(models), config, n_folds=3, callbacks=calls, **PLAIN)
+    sentence = (
+        "Images are resized by each model's own interpolation: nearest for cvrnet_tiny, bilinear for "
+        "cvrnet_lite:encoder1."
+    )
+    assert f"{sentence} --interpolation sets one for all" in said
+    assert sentence in (tmp_path / "table/benchmark.md").read_text()
+    assert json.loads((tmp_path / "table/run.json").read_text())["config"]["interpolation"] == "auto"
+    for model, interpolation in models.items():
+        run = tmp_path / "table" / slug(model)
+        assert json.loads((run / "run.json").read_text())["config"]["interpolation"] == interpolation
+        tested = rows(run / "fold-1/predictions.csv")[:4]
+        predictor = Predictor.from_pretrained(run / "fold-1")  # resizes as the fold's config.json says
+        assert predictor.preprocessing.interpolation == interpolation
+        for row, found in zip(tested, predictor([phantoms.parent / row["path"] for row in tested]), strict=True):
+            written = [float(row[f"prob_{name}"]) for name in predictor.classes]
+            np.testing.assert_allclose(found.probabilities, written, atol=1e-4)
 
 
 def test_images_of_the_test_split_have_a_column_and_a_leave_one_source_out_counts_those_it_leaves_out(
