@@ -13,9 +13,10 @@ from cvrnet.figures.style import MOST_CLASSES
 from cvrnet.files import damaged_files, write_sheet, write_text
 from cvrnet.html import Picture, figure_picture, render, small_picture
 from cvrnet.report import headline
+from cvrnet.report.checklist import AUTHOR, checklist, checklist_markdown
 from cvrnet.report.report_tables import ReportTable, Row, report_tables, settings_table, too_few_patients
 from cvrnet.report.results import Results, read_results
-from cvrnet.runs.layout import FIGURES, REPORT, TABLES
+from cvrnet.runs.layout import CHECKLIST, FIGURES, REPORT, TABLES
 
 SHOWN = 12  # mistakes on the page
 
@@ -31,7 +32,7 @@ class Section:
 
 
 def write_report(folder: str | Path, further: Sequence[Section] = ()) -> Path:
-    """Write `report.html` and `tables/*.csv` from the files in the folder of a run or an evaluation.
+    """Write `report.html`, `checklist.md` and `tables/*.csv` from the files in the folder of a run or an evaluation.
 
     This can be repeated at any time, for instance after an audit.json was added to the run. The sections in ``further``
     come before the learning curves. Returns the page's path.
@@ -48,6 +49,7 @@ def write_report(folder: str | Path, further: Sequence[Section] = ()) -> Path:
             rows |= section.tables
         for name, found in rows.items():
             write_sheet(folder / TABLES / f"{name}.csv", found)
+        write_text(folder / CHECKLIST, checklist_markdown(results))
         write_text(folder / REPORT, _page(results, tables, further))
     return folder / REPORT
 
@@ -73,6 +75,8 @@ def _page(results: Results, tables: Mapping[str, ReportTable], further: Sequence
         drawn={path.stem for path in (results.folder / FIGURES).glob("*.png")},  # version 0.1 drew fewer
         settings=settings_table(results),
         further=further,
+        checklist=checklist(results),
+        author=AUTHOR,
     )
 
 

@@ -11,7 +11,7 @@ from cvrnet.data.splits import INDEPENDENT as INDEPENDENT  # the set's name is p
 RUN = "run.json"
 SPLIT = "split.csv"
 AUDIT, AUDIT_PAGE, AUDIT_TABLES = "audit.json", "audit.html", "audit"
-REPORT = "report.html"
+REPORT, CHECKLIST = "report.html", "checklist.md"
 FIGURES, TABLES = "figures", "tables"
 SOURCE_PROBE = f"{TABLES}/source_probe.csv"
 
@@ -32,7 +32,7 @@ BENCHMARK, SPEED = "benchmark", "speed.json"
 COMPARE = "compare"  # kind of a comparison, whose folder holds an evaluation of each model
 
 RUN_ENTRIES = (
-    *(RUN, SPLIT, AUDIT, AUDIT_PAGE, AUDIT_TABLES, REPORT, FIGURES, TABLES),
+    *(RUN, SPLIT, AUDIT, AUDIT_PAGE, AUDIT_TABLES, REPORT, CHECKLIST, FIGURES, TABLES),
     *(CONFIG, WEIGHTS, METRICS, PREDICTIONS, HISTORY, STATE, LAST_STATE),
     *(CARD, ORIGIN, HASH_KEY, SUMMARY, f"{BENCHMARK}.*", SPEED),
     *(".*.tmp", ".saving-*", ".DS_Store"),  # what a killed process, or the system, can leave behind

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -437,3 +438,21 @@ def test_an_evaluation_does_not_spoil_a_run(cli, crossval, run, phantoms):
             f"Error: {folder} holds a run of another kind ({kind}, not evaluate); choose another folder\n",
         )
         assert (folder / "run.json").read_bytes() == before
+
+
+def test_the_checklist_fills_in_what_the_run_knows(crossval, run):
+    """A figure of the run stands in it; whatever the run cannot know is left to the author, and every item is there."""
+    text = (crossval / "checklist.md").read_text(encoding="utf-8")
+    summary = json.loads((crossval / "summary.json").read_text())
+    assert f"accuracy {summary['pooled']['accuracy']:.3f} (" in text
+    assert "| Ethics | 17 | The author must state: " in text
+    assert "held back: site-b" in text
+    assert "Initial weights: random." in text
+    numbered = {
+        int(n) for row in text.splitlines() for n in re.findall(r"\d+", row.split("|")[2] if "|" in row else "")
+    }
+    assert numbered >= set(range(1, 28))  # the items of TRIPOD+AI
+    page = Page(crossval / "report.html")
+    assert "Checklist for a paper" in page.text
+    assert "The author must state: the approval" in page.text
+    assert "adam, learning rate" in (run / "checklist.md").read_text(encoding="utf-8")
