@@ -77,13 +77,18 @@ def compare_macro_auc(
     """The same for the mean AUC over the classes, one class against the others.
 
     ``y_true`` are class indices (N,), ``one`` and ``other`` probabilities (N, C). The variance is that of the mean
-    difference: the patients' components of `auc_covariance`, averaged over the classes that have an AUC.
+    difference: the patients' components of `auc_covariance`, averaged over the classes that have an AUC. With one
+    image for each patient and two classes it is DeLong's.
+
+    Raises:
+        UserError: No class has an AUC, or fewer than two patients have, or lack, one of the classes that have one.
     """
     labels, tables = np.asarray(y_true), np.stack([np.asarray(one, float), np.asarray(other, float)])
     members = group_numbers(groups, len(labels))
-    patients = int(members.max()) + 1
-    aucs, influence = [], np.zeros(patients)
+    aucs, influence = [], np.zeros(int(members.max()) + 1)
     classes = [k for k in range(tables.shape[2]) if 0 < (labels == k).sum() < len(labels)]
+    if not classes:
+        raise UserError("no class has an AUC on these images; expected two classes")
     for k in classes:
         truth = labels == k
         scores = tables[:, :, k]
@@ -93,12 +98,13 @@ def compare_macro_auc(
         auc = above.mean(1)
         aucs.append(auc)
         for parts, rows in ((above, truth), (below, ~truth)):
-            deviation = (parts - auc[:, None]) / rows.sum()
+            patients = len({*members[rows]})
+            if patients < 2:
+                raise UserError(f"class {k}: {patients} patient with or without it; expected at least 2 of each")
+            deviation = (parts - auc[:, None]) / rows.sum() * np.sqrt(patients / (patients - 1))
             np.add.at(influence, members[rows], (deviation[0] - deviation[1]) / len(classes))
-    if not classes or patients < 2:
-        raise UserError("no class has an AUC on these images; expected two classes and two patients")
     a, b = np.mean(aucs, axis=0)
-    return _normal(float(a), float(b), float((influence**2).sum() * patients / (patients - 1)))
+    return _normal(float(a), float(b), float((influence**2).sum()))
 
 
 def compare_accuracy(
@@ -123,8 +129,9 @@ def compare_accuracy(
     members = group_numbers(groups, len(a))
     sums = np.bincount(members, a - b)
     patients, difference = len(sums), (a - b).mean()
-    # Around the mean for the interval; the hypothesis of the test is that the mean is zero.
-    spread = float(((sums - sums.mean()) ** 2).sum() * patients / max(1, patients - 1) / len(a) ** 2)
+    # Around what the difference makes of a patient's images for the interval; the test's hypothesis is that it is zero.
+    residuals = sums - np.bincount(members) * difference
+    spread = float((residuals**2).sum() * patients / max(1, patients - 1) / len(a) ** 2)
     found = _normal(float(a.mean()), float(b.mean()), spread)
     if patients == len(a):
         only = int((a > b).sum()), int((b > a).sum())

@@ -112,9 +112,7 @@ def _rows(part: str, table: PredictionTable, columns: Mapping[str, Mapping[str, 
     patients = np.array(table.groups)
     for column, groups in columns.items():
         of_image = np.array([groups.get(name, UNKNOWN) for name in table.names])
-        present = sorted(
-            {*of_image.tolist()}, key=lambda name: (name == UNKNOWN, _number(name.split(" to ")[0]) or 0, name)
-        )
+        present = sorted({*of_image.tolist()}, key=_order)
         for group in present if len(present) > 1 else ():
             mine = np.flatnonzero(of_image == group)
             count = len({*patients[mine].tolist()})

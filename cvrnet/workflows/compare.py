@@ -135,12 +135,14 @@ def paired_rows(names: Sequence[str], tables: Sequence[PredictionTable]) -> list
         right, other = table.guesses == labels, reference.guesses == labels
         rows.append({"score": "accuracy", "class": "", **row, **compare_accuracy(right, other, groups)})
         p, q = table.probabilities, reference.probabilities
-        if len({*labels}) > 1:
+        sides = [[len({*patients[side].tolist()}) for side in (labels == k, labels != k)] for k in range(len(p[0]))]
+        # A class of one patient has an AUC, and no variance: neither its row nor the mean can be tested.
+        present = [counts for counts in sides if min(counts)]
+        if present and min(map(min, present)) > 1:
             rows.append({"score": "auc_macro", "class": "", **row, **compare_macro_auc(labels, p, q, groups)})
         for k, class_name in enumerate(table.classes):
             truth = labels == k
-            with_it, without = {*patients[truth].tolist()}, {*patients[~truth].tolist()}
-            if min(len(with_it), len(without)) > 1:
+            if min(sides[k]) > 1:
                 test = compare_auc(truth, p[:, k], q[:, k], groups)
                 rows.append({"score": "auc", "class": class_name, **row, **test})
     for key in {(row["score"], row["class"]) for row in rows}:

@@ -10,6 +10,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from cvrnet.errors import UserError
+from cvrnet.metrics.bootstrap import mean_interval
 from cvrnet.metrics.paired_models import auc_covariance, compare_accuracy, compare_auc, compare_macro_auc
 
 
@@ -98,3 +99,36 @@ def test_accuracy_of_single_images_is_mcnemars_exact_test(pairs):
 def test_too_few_patients():
     with pytest.raises(UserError, match="1 patients with and 2 without; expected at least 2 of each"):
         auc_covariance([1, 1, 0, 0], [[1, 2, 3, 4]], ["a", "a", "b", "c"])
+
+
+def test_macro_mean_of_two_classes_is_delongs():
+    """Few positive images, each of its own patient: the variance is DeLong's exactly."""
+    rng = np.random.default_rng(0)
+    y = np.arange(30) < 4
+    a, b = (rng.random(30) + 0.3 * y for _ in range(2))
+    tables = [np.stack([1 - x, x], 1) for x in (a, b)]
+    assert compare_macro_auc(y.astype(int), *tables) == pytest.approx(compare_auc(y, a, b))
+
+
+def test_macro_mean_needs_two_patients_of_each_class():
+    rng = np.random.default_rng(0)
+    tables = rng.dirichlet([1, 1, 1], (2, 9))
+    with pytest.raises(UserError, match="class 2: 1 patient with or without it"):
+        compare_macro_auc([0, 0, 0, 0, 1, 1, 1, 1, 2], *tables)
+
+
+def test_interval_of_accuracy_with_unequal_patients():
+    """Patients with many images differ no more than others: equal differences leave the interval without width."""
+    groups = ["a"] * 5 + ["b"] + ["c"] * 2
+    test = compare_accuracy([1] * 8, [0] * 8, groups)
+    assert (test["low"], test["high"]) == pytest.approx((1, 1))
+
+
+def test_interval_of_accuracy_is_that_of_resampled_patients():
+    """Against the bootstrap by patient, with one to nine images of each."""
+    rng = np.random.default_rng(1)
+    groups = np.repeat(np.arange(300), rng.integers(1, 10, 300))
+    right, other = rng.random(len(groups)) < 0.9, rng.random(len(groups)) < 0.4
+    test = compare_accuracy(right, other, groups.tolist())
+    _, bounds = mean_interval(right.astype(float) - other, groups.tolist())
+    assert test["high"] - test["low"] == pytest.approx(bounds[1] - bounds[0], rel=0.1)
