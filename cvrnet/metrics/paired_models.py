@@ -40,10 +40,7 @@ def auc_covariance(
     with_positives, with_negatives = len({*members[truth]}), len({*members[~truth]})
     if min(with_positives, with_negatives) < 2:
         raise UserError(f"{with_positives} patients with and {with_negatives} without; expected at least 2 of each")
-    ranks = stats.rankdata(table, axis=1)
-    # For each positive image, the share of negative images that it is ranked above; for each negative, the reverse.
-    above = (ranks[:, truth] - stats.rankdata(table[:, truth], axis=1)) / n
-    below = 1 - (ranks[:, ~truth] - stats.rankdata(table[:, ~truth], axis=1)) / m
+    above, below = _components(truth, table)
     auc = above.mean(1)
     positive, negative = (np.zeros((len(table), int(members.max()) + 1)) for _ in range(2))
     for total, parts, rows in ((positive, above, members[truth]), (negative, below, members[~truth])):
@@ -91,10 +88,7 @@ def compare_macro_auc(
         raise UserError("no class has an AUC on these images; expected two classes")
     for k in classes:
         truth = labels == k
-        scores = tables[:, :, k]
-        ranks = stats.rankdata(scores, axis=1)
-        above = (ranks[:, truth] - stats.rankdata(scores[:, truth], axis=1)) / (~truth).sum()
-        below = 1 - (ranks[:, ~truth] - stats.rankdata(scores[:, ~truth], axis=1)) / truth.sum()
+        above, below = _components(truth, tables[:, :, k])
         auc = above.mean(1)
         aucs.append(auc)
         for parts, rows in ((above, truth), (below, ~truth)):
@@ -140,6 +134,17 @@ def compare_accuracy(
         null = float(np.sqrt((sums**2).sum())) / len(a)
         p = float(2 * stats.norm.sf(abs(difference) / null)) if null else 1.0
     return {**found, "p": p}
+
+
+def _components(truth: NDArray[np.bool_], scores: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+    """For each positive image, the share of negative ones that it is ranked above; for each negative, the reverse.
+
+    Ties count half; shapes (K, positive images) and (K, negative images).
+    """
+    ranks = stats.rankdata(scores, axis=1)
+    above = (ranks[:, truth] - stats.rankdata(scores[:, truth], axis=1)) / (~truth).sum()
+    below = 1 - (ranks[:, ~truth] - stats.rankdata(scores[:, ~truth], axis=1)) / truth.sum()
+    return above, below
 
 
 def _normal(one: float, other: float, variance: float) -> dict[str, float]:

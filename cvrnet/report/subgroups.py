@@ -25,6 +25,7 @@ MOST_VALUES = 10  # of a column whose values are the groups
 BINS = 4  # of a column of numbers
 AGES = (0, 18, 40, 60, 80)  # first year of each group
 UNKNOWN = "unknown"
+_NO_GROUPS = re.compile(r"\b(id|uid|identifier|accession|date|time|path|file|filename)\b")
 SCORES = ("accuracy", "balanced_accuracy", "roc_auc")
 Row = dict[str, Any]
 
@@ -62,7 +63,8 @@ def group_columns(metadata: Mapping[str, Mapping[str, str]]) -> dict[str, dict[s
     """Each column that makes groups: column -> image -> group.
 
     The values are the groups if there are 2 to `MOST_VALUES`. A column of more numbers is cut at its quartiles or, if
-    it is called age, at `AGES`. Other columns (free text, file names, identifiers) make no groups.
+    it is called age, at `AGES`. Other columns make no groups: free text, file names, and by their names identifiers and
+    dates.
 
     >>> group_columns({"a.png": {"sex": "F", "note": "x"}, "b.png": {"sex": "M", "note": "x"}})
     {'sex': {'a.png': 'F', 'b.png': 'M'}}
@@ -70,7 +72,7 @@ def group_columns(metadata: Mapping[str, Mapping[str, str]]) -> dict[str, dict[s
     found = {}
     for column in dict.fromkeys(name for row in metadata.values() for name in row):
         values = {image: row.get(column, "").strip() for image, row in metadata.items()}
-        groups = _groups(column, values)
+        groups = {} if _NO_GROUPS.search(_words(column)) else _groups(column, values)
         if 2 <= len({*groups.values()}) <= MOST_VALUES + 1:
             found[column] = groups
     return found
@@ -85,11 +87,20 @@ def _groups(column: str, values: Mapping[str, str]) -> dict[str, str]:
     given = np.array([number for number in numbers.values() if number is not None])
     if len(given) < sum(map(bool, values.values())):  # some are no numbers
         return {}
-    is_age = re.search(r"(^|[_ ])age($|[_ ])", re.sub(r"([a-z])([A-Z])", r"\1 \2", column).lower())
+    is_age = re.search(r"\bage\b", _words(column))
     edges = np.array(AGES) if is_age else np.unique(np.quantile(given, np.arange(BINS) / BINS))
     names = _bin_names(edges, given)
     places = {image: int(np.searchsorted(edges, n, side="right")) - 1 for image, n in numbers.items() if n is not None}
     return {image: names[max(0, places[image])] if image in places else UNKNOWN for image in values}
+
+
+def _words(column: str) -> str:
+    """A column's name in lower case, with its words apart.
+
+    >>> _words("PatientAge"), _words("study_id")
+    ('patient age', 'study id')
+    """
+    return re.sub(r"([a-z])([A-Z])|_", r"\1 \2", column).lower()
 
 
 def _number(text: str) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -93,8 +94,10 @@ def compare(
 def _folder_names(models: Sequence[str]) -> list[str]:
     if len(models) < 2:
         raise UserError("a comparison needs two models or more")
-    if len({*models}) < len(models):
-        raise UserError(f"{next(m for m in models if models.count(m) > 1)} is given twice; expected different models")
+    places = [os.path.realpath(model) if os.path.exists(model) else model for model in models]
+    if len({*places}) < len(places):
+        twice = next(m for m, place in zip(models, places, strict=True) if places.count(place) > 1)
+        raise UserError(f"{twice} is given twice; expected different models")
     names = [slug(Path(str(model)).name) or "model" for model in models]
     return [name if names.count(name) == 1 else f"{i}-{name}" for i, name in enumerate(names, start=1)]
 

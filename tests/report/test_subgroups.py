@@ -29,6 +29,8 @@ def columns_of(**columns):
         ("sex", ["F", "M", "", "M"], ["F", "M", UNKNOWN, "M"]),
         ("in_cidc", ["yes", "", "yes", ""], ["yes", UNKNOWN, "yes", UNKNOWN]),
         ("scanner", ["A", "A", "A", "A"], None),
+        ("study_id", ["1", "2", "1", "2"], None),
+        ("StudyDate", [f"202401{day}" for day in range(10, 30)], None),
         ("note", [f"text {i}" for i in range(30)], None),
         ("age", [f"{age}" for age in range(10, 90)], None),
         ("PatientAge", [f"{age:03d}Y" for age in range(10, 90)], None),

@@ -89,6 +89,7 @@ def test_what_cannot_be_compared(run, other, phantoms, tmp_path):
 
     assert refused(run) == "a comparison needs two models or more"
     assert refused(run, run) == f"{run} is given twice; expected different models"
+    assert refused(run, f"{run}/") == f"{run} is given twice; expected different models"
     assert "no such folder" in refused(run, tmp_path / "nothing")
     renamed = shutil.copytree(other, tmp_path / "renamed")
     config = json.loads((renamed / "config.json").read_text())
