@@ -174,7 +174,7 @@ _ITEMS: list[tuple[str, str, Callable[[Results], str] | str]] = [
     ("Model updating", "12f, 24", "whether the model was recalibrated or changed after its evaluation."),
     ("Class imbalance", "13", _imbalance),
     ("Fairness", "14", "which groups of patients were compared (see “Subgroups”), and why."),
-    ("Model output", "15", lambda _: "Probabilities of the classes; thresholds: see “Operating points”."),
+    ("Model output", "15", lambda _: "Probabilities of the classes; thresholds, if there are any: “Operating points”."),
     ("Training against evaluation", "16", _external),
     ("Ethics", "17", "the approval, and whether patients consented."),
     ("Funding, interests, protocol, registration", "18a-18d", "each of them."),

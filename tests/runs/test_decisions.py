@@ -150,7 +150,7 @@ def test_runs_without_them_work_as_before(copy, phantoms, cli):
         "Error: no operating point 'youden': the model has none (train and crossval choose them)",
     )
     evaluate(copy, phantoms, copy.parent / "evaluation", audit=False, maps=False)
-    assert "Operating points" not in (copy.parent / "evaluation" / "report.html").read_text(encoding="utf-8")
+    assert "<h2>Operating points" not in (copy.parent / "evaluation" / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

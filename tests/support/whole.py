@@ -45,6 +45,10 @@ def _read(path: Path) -> None:
         np.load(path)
     elif path.suffix == ".html":
         assert path.read_text(encoding="utf-8").rstrip().endswith("</html>"), "cut off"
+    elif path.suffix == ".md":
+        text = path.read_text(encoding="utf-8")
+        assert text.endswith("\n"), "cut off"
+        assert path.name != "checklist.md" or "| Usability |" in text, "cut off"
     elif path.suffix == ".safetensors":
         from safetensors.numpy import load_file
 

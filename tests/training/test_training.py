@@ -264,7 +264,7 @@ def test_one_step_is_kerass_weighted_loss(phantoms, tmp_path, smoothing):
 
 
 def test_a_run_is_whole(run, phantoms):
-    assert {p.name for p in run.iterdir()} == RUN_FILES | {"figures", "tables", "report.html"}
+    assert {p.name for p in run.iterdir()} == RUN_FILES | {"figures", "tables", "report.html", "checklist.md"}
     described = json.loads((run / "run.json").read_text())
     assert described["classes"] == ["CVP", "NCP", "NOR"]
     assert described["config"]["encoders"] == list(CONFIG.encoders)
