@@ -567,9 +567,7 @@ def test_the_command_serves_until_it_is_stopped(run_of_one: Path, tmp_path: Path
         with alive as stream:
             assert "ALIVE" in next(stream.iter_text())
             process.send_signal(signal.SIGTERM if background else signal.SIGINT)
-            started = time.monotonic()
-            out, err = process.communicate(timeout=60)
-            assert time.monotonic() - started < 10, "takes a second or two on a machine that does nothing else"
+            out, err = process.communicate(timeout=60)  # a second or two; for ever, if it waits for the open browser
     finally:
         process.kill()
     assert (process.returncode, out) == (0, "")
