@@ -30,7 +30,7 @@ def test_a_few_pixels_do_not_move_a_picture(tmp_path, top, few, suffix):
     changed = values.copy()
     changed.flat[[place for place, _ in few]] = [value for _, value in few]
     after = picture(tmp_path, changed, suffix)
-    # Six of 4,096 pixels can move the value that all but 0.5 % need by 0.6 %, and the range grows up to 8 times as fast.
+    # Six of 4,096 pixels move the value that all but 0.5 % need by up to 0.6 %, and the range grows 8 times as fast.
     # (Doubled, it would change white by 128 and the mean by 60.)
     assert np.abs(after - before)[changed == values].max() <= 16
     assert abs(after.mean() - before.mean()) < 10
