@@ -1,0 +1,90 @@
+"""Memory of training heads on the features of 10,000 and of 100,000 images.
+
+python benchmarks/frozen_scale.py [IMAGES ...]        default: 10000 100000
+
+The images do not exist: their vectors are random, in the place of those that the cache would hold. Everything after
+that is the library's own: the memory-mapped table, the standardisation, an epoch of training, and validation. Each
+number of images is a process of its own. Printed is the largest anonymous memory, which is what the process needs
+beside files that the system may drop and read again; and the ratio of the last to the first.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+from cvrnet.data import ImageCache, Record
+from cvrnet.data.cache import ArrayFiles
+from cvrnet.inference.frozen_features import FrozenFeatures
+from cvrnet.training import fit, recipe
+from cvrnet.training.model import InitialModel
+
+CLASSES = ["CVP", "NCP", "NOR"]
+
+
+class RandomFeatures(FrozenFeatures):
+    """Features of images that do not exist."""
+
+    def build(self, *_: object) -> None:
+        """Nothing is missing."""
+
+    def _vector(self, kept: ArrayFiles, record: Record) -> np.ndarray:
+        return np.random.default_rng(int(record.name)).normal(size=kept._shape).astype(np.float32).ravel()
+
+
+def anonymous_memory() -> float:
+    """Anonymous memory of this process now, in MiB."""
+    text = Path("/proc/self/status").read_text()
+    return int(text.partition("RssAnon:")[2].split()[0]) / 1024
+
+
+def train(images: int) -> None:
+    """Train one epoch, and print the largest memory and the time."""
+    peak, done = [0.0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.05):
+            peak[0] = max(peak[0], anonymous_memory())
+
+    records = [Record(Path(f"/nowhere/{i}"), str(i), CLASSES[i % 3], patient_id=str(i)) for i in range(images)]
+    config = recipe("frozen", model="cvrnet_lite", pretrained=False, epochs=1, device="cpu", interpolation="bilinear")
+    with tempfile.TemporaryDirectory() as folder:
+        cache = ImageCache((224, 224), interpolation="bilinear", folder=Path(folder))
+        model = InitialModel(config, len(CLASSES)).model
+        threading.Thread(target=watch, daemon=True).start()
+        started = time.perf_counter()
+        features = RandomFeatures(model, cache, "cpu")
+        features.load(records)
+        loaded = time.perf_counter() - started
+        validation = images // 5
+        run = Path(folder) / "run"
+        fit(config, records[validation:], records[:validation], CLASSES, cache, run, model=model, features=features)
+        done.set()
+        table = features.vectors.nbytes / 2**20
+    seconds = time.perf_counter() - started - loaded
+    print(f"{images} {peak[0]:.0f} {table:.0f} {loaded:.1f} {seconds:.1f}")
+
+
+def main() -> None:
+    """Run each number of images in a process of its own, and print a table."""
+    if sys.argv[1:2] == ["--one"]:
+        train(int(sys.argv[2]))
+        return
+    memory = []
+    print("  images  memory (MiB)  table on disk (MiB)  load (s)  one epoch (s)")
+    for images in map(int, sys.argv[1:] or (10_000, 100_000)):
+        command = [sys.executable, __file__, "--one", str(images)]
+        found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
+        print("{:>8}  {:>12}  {:>19}  {:>8}  {:>13}".format(*found))
+        memory.append(float(found[1]))
+    print(f"{memory[-1] / memory[0]:.2f}x the memory")
+
+
+if __name__ == "__main__":
+    main()
