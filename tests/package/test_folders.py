@@ -5,7 +5,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
+from pathlib import Path
 
 import pytest
 
@@ -42,16 +44,13 @@ def replace(folder):
             write(new, NEW)
 
 
-@posix
-@pytest.mark.parametrize(
-    ("old", "full"), [(OLD, False), (OLD, True), ({}, False)], ids=["killed", "full disk", "killed, nothing was there"]
-)
-def test_at_every_point_of_interruption_the_old_or_the_new_folder_is_whole(tmp_path, old, full):
+def stop_everywhere(parent, old, full):
+    """Stop `replace` at each of its changes in turn; the old or the new folder is whole each time."""
     statuses = []
     while not statuses or statuses[-1] != FINISHED:
-        folder = tmp_path / str(len(statuses)) / "run"
+        folder = parent / str(len(statuses)) / "run"
         write(folder, old)
-        folder.parent.mkdir(exist_ok=True)
+        folder.parent.mkdir(exist_ok=True, parents=True)
         statuses.append(stop_at(len(statuses), lambda folder=folder: replace(folder), full=full))
         if full:
             assert hidden(folder.parent) in (
@@ -69,6 +68,28 @@ def test_at_every_point_of_interruption_the_old_or_the_new_folder_is_whole(tmp_p
         assert hidden(folder.parent) == []
     assert set(statuses[:-1]) <= ({FAILED, SURVIVED} if full else {-signal.SIGKILL})
     assert len(statuses) > 15
+
+
+@posix
+def test_at_every_point_of_interruption_the_old_or_the_new_folder_is_whole(tmp_path):
+    """In a new process: forks of a test process, which holds many libraries and threads, have ended with it."""
+    code = """
+        import sys
+        from pathlib import Path
+        from tests.package.test_folders import OLD, stop_everywhere
+        cases = (("killed", OLD, False), ("full disk", OLD, True), ("killed, nothing was there", {}, False))
+        for name, old, full in cases:
+            stop_everywhere(Path(sys.argv[1]) / name, old, full)
+            print(name)
+    """
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), tmp_path], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout.splitlines()) == (
+        0,
+        ["killed", "full disk", "killed, nothing was there"],
+    ), done.stderr
 
 
 @posix
