@@ -78,6 +78,18 @@ def mean_interval(
     return float(table.mean()), _intervals(means, few=n_groups < 2)
 
 
+def share_interval(
+    hits: ArrayLike, groups: Sequence[Hashable] | None = None
+) -> tuple[float | None, list[float] | None]:
+    """The share of hits (N,), NaN left out, with its interval: that of `mean_interval`; of 0 or 1, `exact_interval`."""
+    table = np.asarray(hits, np.float64)
+    share, bounds = mean_interval(table, groups)
+    if share in (0.0, 1.0):
+        numbers = group_numbers(groups, len(table))[~np.isnan(table)]
+        bounds = exact_interval(share, len({*numbers.tolist()}))
+    return share, bounds
+
+
 def balanced_accuracies(
     y_true: ArrayLike, guesses: ArrayLike, groups: Sequence[Hashable] | None = None, n: int = 1000, seed: int = 0
 ) -> list[tuple[float, list[float] | None]]:

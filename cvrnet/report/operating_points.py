@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cvrnet.figures.style import MOST_CLASSES
-from cvrnet.formatting import interval, number
+from cvrnet.formatting import number
 from cvrnet.html import Table, render
-from cvrnet.metrics.bootstrap import exact_interval, mean_interval
+from cvrnet.metrics.bootstrap import share_interval
 from cvrnet.metrics.operating_points import (
     RULES,
     OperatingPoint,
@@ -21,16 +20,14 @@ from cvrnet.metrics.operating_points import (
     positives,
     threshold_warnings,
 )
-from cvrnet.report.report_tables import SETS
-from cvrnet.report.results import Results, member_decisions, read_results
+from cvrnet.report.report_tables import cell, with_interval
+from cvrnet.report.results import SETS, Results
 from cvrnet.report.write import Section
-from cvrnet.runs.layout import INDEPENDENT
-from cvrnet.runs.predictions import PredictionTable, read_predictions
+from cvrnet.runs.predictions import PredictionTable
 
 RATES = ("sensitivity", "specificity")
 PREVALENCES = (0.01, 0.05, 0.1, 0.2, 0.5)
 Row = dict[str, Any]
-Rate = Mapping[str, float | None]  # value, low and high
 
 
 @dataclass(frozen=True)
@@ -40,41 +37,30 @@ class Decided:
     table: PredictionTable
     positive: NDArray[np.float64]
 
-    def rates(self, k: int, rows: NDArray[np.bool_]) -> tuple[Rate, Rate]:
+    def rates(self, k: int, rows: NDArray[np.bool_]) -> Row:
         """Sensitivity and specificity of a class among some of the images, with 95 % intervals by patient."""
-        truth = self.table.labels == k
-        hits = self.positive[:, k]
-        return self._share(hits, rows & truth), self._share(1 - hits, rows & ~truth)
-
-    def _share(self, hits: NDArray[np.float64], rows: NDArray[np.bool_]) -> Rate:
-        groups = np.array(self.table.groups)[rows].tolist()
-        value, bounds = mean_interval(hits[rows], groups)
-        if value in (0.0, 1.0) and groups:
-            bounds = exact_interval(value, len(set(groups)))
-        low, high = bounds or (None, None)
-        return {"value": value, "low": low, "high": high}
+        truth, hits, groups = self.table.labels == k, self.positive[:, k], np.array(self.table.groups)
+        found: Row = {}
+        for name, right, among in zip(RATES, (hits, 1 - hits), (rows & truth, rows & ~truth), strict=True):
+            found |= with_interval(name, *share_interval(right[among], groups[among].tolist()))
+        return found
 
 
-def operating_points_section(folder: Path) -> Section | None:
+def operating_points_section(results: Results) -> Section | None:
     """Make the section for `cvrnet.report.write_report`; None if the model has no operating points.
 
     In a cross-validation each image is decided by the thresholds of the fold that predicted it.
     """
-    results = read_results(folder)
-    folders, decisions = member_decisions(results)
-    members = [each.operating_points for each in decisions]
+    members = [decisions.operating_points for decisions in results.decisions]
     points = average_operating_points(members)
     if not points:
         return None
     classes: list[str] = results.scores["classes"]
-    sets = {name: read_predictions(folders, classes, name) for name in results.sets}
-    if len(sets) > 1:  # the thresholds were chosen on the validation images of a single training
-        sets.pop("val", None)
     targets = {(point.rule, point.class_name): point for point in points}
     rows: list[Row] = []
-    for name, table in sets.items():
+    for name, table in results.judged.items():
         for rule in RULES:
-            decided = Decided(table, _decide(table, members, rule))
+            decided = Decided(table, _decide(results, table, rule))
             for k, class_name in enumerate(classes):
                 if (rule, class_name) in targets:
                     rows += _rows(name, decided, k, targets[rule, class_name])
@@ -86,7 +72,7 @@ def operating_points_section(folder: Path) -> Section | None:
         table=_main_table(rows, results),
         by_source=_source_table(rows),
         by_prevalence=_prevalence_table(rows, prevalences),
-        validation_only=list(sets) == ["val"],
+        validation_only=list(results.judged) == ["val"],
         crossval=results.kind == "crossval",
         ensemble=results.kind == "evaluate" and results.run["models"] > 1,
     )
@@ -94,13 +80,11 @@ def operating_points_section(folder: Path) -> Section | None:
     return Section("Operating points", html, tables)
 
 
-def _decide(table: PredictionTable, members: Sequence[Sequence[OperatingPoint]], rule: str) -> NDArray[np.float64]:
+def _decide(results: Results, table: PredictionTable, rule: str) -> NDArray[np.float64]:
     """Each image's decisions (N, C) by the thresholds of the model that predicted it."""
     decided = np.full(table.probabilities.shape, np.nan)
-    folds = np.array(table.folds)
-    for number_, points in enumerate(members, start=1):
-        mine = folds == (str(number_) if len(members) > 1 else "")
-        chosen = [point for point in points if point.rule == rule]
+    for decisions, mine in results.by_model(table):
+        chosen = [point for point in decisions.operating_points if point.rule == rule]
         decided[mine] = positives(chosen, table.probabilities[mine], table.classes)
     return decided
 
@@ -111,15 +95,13 @@ def _rows(part: str, decided: Decided, k: int, point: OperatingPoint) -> Iterato
     named = sorted({*table.sources} - {""})
     for source in ["", *(named if len(named) > 1 else ())]:
         inside = sources == source if source else np.full(len(sources), True)
-        sensitivity, specificity = decided.rates(k, inside)
-        if sensitivity["value"] is None and specificity["value"] is None:
+        rates = decided.rates(k, inside)
+        if all(rates[name] is None for name in RATES):
             continue
         row: Row = {"set": part, "source": source, "operating_point": point.name, "class": point.class_name}
         row |= {"threshold": point.threshold, "images": int((inside & (table.labels == k)).sum())}
         row["other_images"] = int((inside & (table.labels != k)).sum())
-        for name, rate in (("sensitivity", sensitivity), ("specificity", specificity)):
-            row |= {name: rate["value"], f"{name}_low": rate["low"], f"{name}_high": rate["high"]}
-        row |= {f"validation_{name}": getattr(point, name) for name in RATES}
+        row |= rates | {f"validation_{name}": getattr(point, name) for name in RATES}
         row["folds_that_hold_the_target"] = "" if source else _holding(decided, k, point)
         yield row
 
@@ -129,14 +111,9 @@ def _holding(decided: Decided, k: int, point: OperatingPoint) -> str:
     folds = [fold for fold in dict.fromkeys(decided.table.folds) if fold]
     if point.target is None or not folds:
         return ""
-    which = 0 if point.rule == "sensitivity" else 1
-    rates = [decided.rates(k, np.array(decided.table.folds) == fold)[which] for fold in folds]
-    known = [rate["high"] for rate in rates if rate["high"] is not None]
+    highs = [decided.rates(k, np.array(decided.table.folds) == fold)[f"{point.rule}_high"] for fold in folds]
+    known = [high for high in highs if high is not None]
     return f"{sum(high >= point.target for high in known)} of {len(known)}" if known else ""
-
-
-def _rate(row: Row, name: str) -> str:
-    return interval(row[name], row[f"{name}_low"], row[f"{name}_high"])
 
 
 def _main_table(rows: Sequence[Row], results: Results) -> Table:
@@ -148,9 +125,9 @@ def _main_table(rows: Sequence[Row], results: Results) -> Table:
             row["operating_point"],
             row["class"],
             number(row["threshold"]),
-            results.held_back if row["set"] == INDEPENDENT else SETS[row["set"]],
-            _rate(row, "sensitivity"),
-            _rate(row, "specificity"),
+            results.set_title(row["set"]),
+            cell(row, "sensitivity"),
+            cell(row, "specificity"),
             *(number(row[f"validation_{name}"]) for name in RATES),
             *([row["folds_that_hold_the_target"]] if crossval else []),
         ]
@@ -165,7 +142,7 @@ def _source_table(rows: Sequence[Row]) -> Table:
     """The rule ``sensitivity`` on each source; no rows if there is only one."""
     keys = ("class", "source", "set", "images", "other_images")
     cells = [
-        [*(SETS[row[key]] if key == "set" else row[key] for key in keys), *(_rate(row, name) for name in RATES)]
+        [*(SETS[row[key]] if key == "set" else row[key] for key in keys), *(cell(row, name) for name in RATES)]
         for row in rows
         if row["source"] and row["operating_point"].startswith("sensitivity")
     ]

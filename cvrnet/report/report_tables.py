@@ -11,7 +11,7 @@ from cvrnet.formatting import interval, number
 from cvrnet.html import Table
 from cvrnet.report.head_sources import head_source_rows, head_source_table
 from cvrnet.report.headline import data_name, floor_rows, without_folders
-from cvrnet.report.results import Results
+from cvrnet.report.results import SETS, Results
 from cvrnet.runs.layout import INDEPENDENT
 from cvrnet.runs.predictions import PredictionTable
 from cvrnet.scoring import RATES, head_rows
@@ -41,7 +41,6 @@ OVERALL = {
     "brier_score": ("Brier score (0 to 2)", ("brier_score",)),
     "log_loss": ("Log loss (nats)", ("log_loss",)),
 }
-SETS = {"val": "validation", "test": "test", INDEPENDENT: "independent"}
 
 
 @dataclass(frozen=True)
@@ -84,11 +83,11 @@ def _table(
     rows: Sequence[Row], columns: Columns, shown: Sequence[Row] = (), groups: Sequence[tuple[str, int]] = ()
 ) -> ReportTable:
     """Build a table from the rows of its CSV file, and the columns (and rows, if they differ) that the page shows."""
-    cells = [[_cell(row, key) for _, key in columns] for row in shown or rows]
+    cells = [[cell(row, key) for _, key in columns] for row in shown or rows]
     return ReportTable(rows, Table([title for title, _ in columns], cells, groups))
 
 
-def _cell(row: Row, key: str) -> str:
+def cell(row: Row, key: str) -> str:
     """A text, a count, or a score with its interval (if it has one), with a dagger if the interval is exact."""
     if isinstance(row[key], str):
         return row[key]
@@ -154,7 +153,7 @@ def class_rows(scores: Mapping[str, Any]) -> list[Row]:
     for name, values in scores["per_class"].items():
         row: Row = {"class": name, "images": values["support"]}
         for key in (*RATES, "f1", "roc_auc", "average_precision"):
-            row |= _with_interval(key, values, scores["intervals"]["per_class"][name])
+            row |= with_interval(key, values[key], scores["intervals"]["per_class"][name][key])
         row["exact"] = " ".join(rate for rate in RATES if f"{name}/{rate}" in scores["intervals"]["exact"])
         rows.append(row)
     return rows
@@ -193,7 +192,7 @@ def _source_table(results: Results, classes: Columns) -> ReportTable:
         for source, values in scores["per_source"].items():
             row: Row = {"source": source, "set": name, "images": values["n"], "patients": values["patients"]}
             for key in ("accuracy", "balanced_accuracy"):
-                row |= _with_interval(key, values, values["intervals"])
+                row |= with_interval(key, values[key], values["intervals"][key])
             row |= {"f1_macro": values["macro"]["f1"], "auc_macro": values["macro"]["roc_auc"]}
             row |= {f"images_{label}": entry["support"] for label, entry in values["per_class"].items()}
             rows.append(row)
@@ -210,6 +209,7 @@ def mistake_rows(predictions: PredictionTable) -> list[Row]:
     return sorted(rows, key=lambda row: (-row["probability"], row["path"]))
 
 
-def _with_interval(key: str, values: Mapping[str, Any], intervals: Mapping[str, Any]) -> Row:
-    low, high = intervals[key] or (None, None)
-    return {key: values[key], f"{key}_low": low, f"{key}_high": high}
+def with_interval(key: str, value: float | None, bounds: Sequence[float] | None) -> Row:
+    """The cells of a score and its interval: ``key``, ``key_low`` and ``key_high``."""
+    low, high = bounds or (None, None)
+    return {key: value, f"{key}_low": low, f"{key}_high": high}

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cvrnet.errors import UserError
 from cvrnet.metrics.decisions import Decisions
@@ -13,6 +17,8 @@ from cvrnet.runs.decisions import KEY, load_decisions
 from cvrnet.runs.layout import AUDIT, HISTORY, INDEPENDENT, METRICS, SOURCE_PROBE, SPLIT, SUMMARY
 from cvrnet.runs.predictions import PredictionTable, read_predictions
 from cvrnet.runs.read import read_folds, read_json, read_rows, read_run
+
+SETS = {"val": "validation", "test": "test", INDEPENDENT: "independent"}
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,36 @@ class Results:
         named = [row["source"] for row in self.split] or self.predictions.sources
         return sorted({*named} - {""})
 
+    @property
+    def folders(self) -> list[Path]:
+        """The folders with predictions.csv: those of the folds, or the only one."""
+        return read_folds(self.folder, self.run) if self.kind == "crossval" else [self.folder]
+
+    @cached_property
+    def decisions(self) -> list[Decisions]:
+        """What the model that wrote the predictions of each of ``folders`` learnt on validation images."""
+        if self.kind == "evaluate":
+            return [Decisions.from_dict(self.run.get(KEY), self.scores["classes"])]
+        return [load_decisions([folder]) for folder in self.folders]
+
+    @cached_property
+    def judged(self) -> dict[str, PredictionTable]:
+        """The predictions of the set that is shown and, in a cross-validation, of the independent images, by set."""
+        tables = {self.shown: self.predictions}
+        if self.independent is not None:
+            tables[INDEPENDENT] = read_predictions(self.folders, self.scores["classes"], INDEPENDENT)
+        return tables
+
+    def by_model(self, table: PredictionTable) -> Iterator[tuple[Decisions, NDArray[np.bool_]]]:
+        """Each model's decisions, with the images of a table that it predicted."""
+        folds = np.array(table.folds)
+        for fold, decisions in enumerate(self.decisions, start=1):
+            yield decisions, folds == (str(fold) if len(self.decisions) > 1 else "")
+
+    def set_title(self, name: str) -> str:
+        """The name of a set as tables show it; the independent set is called by its source."""
+        return self.held_back if name == INDEPENDENT else SETS[name]
+
 
 def read_results(folder: Path) -> Results:
     """Read a run or an evaluation; raise UserError if it is not finished or has a damaged file."""
@@ -85,11 +121,3 @@ def read_results(folder: Path) -> Results:
     audit = read_json(folder / AUDIT) if (folder / AUDIT).is_file() else {}
     probe = read_rows(folder / SOURCE_PROBE) if (folder / SOURCE_PROBE).is_file() else []
     return Results(folder, run, results, shown, scores, predictions, split, histories, audit, probe)
-
-
-def member_decisions(results: Results) -> tuple[list[Path], list[Decisions]]:
-    """The folders with predictions.csv, and for each the decisions of the model that wrote it."""
-    if results.kind == "evaluate":
-        return [results.folder], [Decisions.from_dict(results.run.get(KEY), results.scores["classes"])]
-    folders = read_folds(results.folder, results.run) if results.kind == "crossval" else [results.folder]
-    return folders, [load_decisions([folder]) for folder in folders]

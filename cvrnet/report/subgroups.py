@@ -10,15 +10,12 @@ from typing import Any
 import numpy as np
 
 from cvrnet.data import DataError, read_records
-from cvrnet.formatting import interval
 from cvrnet.html import Table, render
 from cvrnet.metrics import bootstrap_intervals, classification_scores
-from cvrnet.report.report_tables import SETS
-from cvrnet.report.results import Results, read_results
+from cvrnet.report.report_tables import cell, with_interval
+from cvrnet.report.results import Results
 from cvrnet.report.write import Section
-from cvrnet.runs.layout import INDEPENDENT
-from cvrnet.runs.predictions import PredictionTable, read_predictions
-from cvrnet.runs.read import read_folds
+from cvrnet.runs.predictions import PredictionTable
 from cvrnet.scoring import MIN_PATIENTS
 
 MOST_VALUES = 10  # of a column whose values are the groups
@@ -30,17 +27,12 @@ SCORES = ("accuracy", "balanced_accuracy", "roc_auc")
 Row = dict[str, Any]
 
 
-def subgroups_section(folder: Path) -> Section | None:
+def subgroups_section(results: Results) -> Section | None:
     """Make the section for `cvrnet.report.write_report`; None if the data set is gone or has no such column."""
-    results = read_results(folder)
     columns = group_columns(_metadata(results))
     if not columns:
         return None
-    folders = read_folds(folder, results.run) if results.kind == "crossval" else [folder]
-    tables = {name: read_predictions(folders, results.scores["classes"], name) for name in results.sets}
-    if len(tables) > 1:
-        tables.pop("val", None)
-    rows = [row for name, table in tables.items() for row in _rows(name, table, columns)]
+    rows = [row for name, table in results.judged.items() for row in _rows(name, table, columns)]
     if not rows:
         return None
     html = render("subgroups.html.jinja", table=_table(rows, results), least=MIN_PATIENTS)
@@ -138,28 +130,28 @@ def _order(group: str) -> tuple[bool, float, str]:
 
 
 def _no_scores() -> Row:
-    return {f"{name}{end}": None for name in SCORES for end in ("", "_low", "_high")}
+    return {key: None for name in SCORES for key in with_interval(name, None, None)}
 
 
 def _scores(table: PredictionTable) -> Row:
     """Accuracy, balanced accuracy and macro AUC, each with its interval by patient."""
     scores = classification_scores(table.labels, table.probabilities, table.classes)
     spread = bootstrap_intervals(table.labels, table.probabilities, table.classes, table.groups)
-    row = _no_scores()
+    row: Row = {}
     for name in SCORES:
         value, bounds = (tree["macro"] if name == "roc_auc" else tree for tree in (scores, spread))
-        low, high = bounds[name] or (None, None)
-        row |= {name: value[name], f"{name}_low": low, f"{name}_high": high}
+        row |= with_interval(name, value[name], bounds[name])
     return row
 
 
 def _table(rows: Sequence[Row], results: Results) -> Table:
     cells = []
     for row in rows:
-        where = results.held_back if row["set"] == INDEPENDENT else SETS[row["set"]]
         scores = ["too few patients", "", ""]
         if not row["too_small"]:
-            scores = [interval(row[name], row[f"{name}_low"], row[f"{name}_high"]) for name in SCORES]
-        cells.append([row["column"], row["group"], where, row["images"], row["patients"], *scores])
+            scores = [cell(row, name) for name in SCORES]
+        cells.append(
+            [row["column"], row["group"], results.set_title(row["set"]), row["images"], row["patients"], *scores]
+        )
     titles = ["Column", "Group", "On", "Images", "Patients", "Accuracy", "Balanced accuracy", "AUC, macro"]
     return Table(titles, cells)

@@ -288,16 +288,18 @@ def finish_report(output: Path, maps: bool, predictor: Predictor | None = None) 
     """Write the report of a run or an evaluation; its maps are those of `predictor`, by default the run's own model."""
     from cvrnet.report.explanations import maps_section
     from cvrnet.report.operating_points import operating_points_section
+    from cvrnet.report.results import read_results
     from cvrnet.report.selective import selective_section
     from cvrnet.report.source_probe import write_source_probe
     from cvrnet.report.subgroups import subgroups_section
 
     problem = write_source_probe(output, predictor)
+    results = read_results(output)
     sections = [
         Section("Source probe", f"<p>{escape(problem)}</p>") if problem else None,
-        subgroups_section(output),
-        operating_points_section(output),
-        selective_section(output),
+        subgroups_section(results),
+        operating_points_section(results),
+        selective_section(results),
         maps_section(output, predictor) if maps else None,
     ]
     return write_report(output, [section for section in sections if section is not None])
