@@ -13,6 +13,12 @@ from cvrnet.figures.style import GREY, OKABE_ITO, finish, new_figure, set_labels
 ROW = 0.34  # inches
 
 
+def score_name(row: Mapping[str, Any]) -> str:
+    """The name of a row's score, such as ``AUC of CVP``."""
+    names = {"accuracy": "accuracy", "auc_macro": "AUC, macro", "auc": f"AUC of {row['class']}"}
+    return names[row["score"]]
+
+
 def plot_paired(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> Figure:
     """Draw the difference of each row with its 95 % interval, and the line of no difference.
 
@@ -25,8 +31,7 @@ def plot_paired(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> 
         colour = colours[row["score"]]
         ax.errorbar(row["difference"], y, xerr=reach, fmt="D", color=colour, markersize=5, capsize=3, linewidth=1.4)
     ax.axvline(0, color=GREY, linewidth=1, linestyle=(0, (4, 2)), zorder=1)
-    names = {"accuracy": "accuracy", "auc_macro": "AUC, macro", "auc": "AUC of "}
-    labels = [f"{row['model']}: {names[row['score']]}{row['class']}" for row in rows]
+    labels = [f"{row['model']}: {score_name(row)}" for row in rows]
     ax.set_yticks(np.arange(len(rows)), labels, parse_math=False)
     ax.set_ylim(len(rows) - 0.5, -0.5)
     set_labels(ax, f"Difference from {rows[0]['reference']}")

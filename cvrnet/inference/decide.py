@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ class Decide:
         if self.abstain is not None:
             self._abstention.passed_on([[1.0] * len(self.classes)], self.abstain)
 
-    @property
+    @cached_property
     def _points(self) -> list[OperatingPoint]:
         return select_operating_points(self.decisions.operating_points, self.operating_point)
 

@@ -22,7 +22,8 @@ from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
 from cvrnet.inference.head_logits import HeadLogits, averages_probabilities
 from cvrnet.inference.prediction import Prediction
 from cvrnet.inference.prefetch import read_ahead
-from cvrnet.inference.uncertainty import entropy, mutual_information
+from cvrnet.inference.uncertainty import mutual_information
+from cvrnet.metrics.abstention import entropy
 from cvrnet.metrics.decisions import Decisions
 from cvrnet.runs.checkpoint import find_checkpoints, load_checkpoint, shared_settings
 from cvrnet.runs.decisions import load_decisions

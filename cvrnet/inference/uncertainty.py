@@ -12,14 +12,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from cvrnet.metrics.abstention import entropy
+
 Array = NDArray[np.float64]
 UNCERTAINTY = ("predictive_entropy", "mutual_information")  # attributes of a `Prediction`, and columns of tables
-
-
-def entropy(probabilities: Array) -> Array:
-    """Return the entropy over the last axis: 0 for a certain prediction, ``log(C)`` for C equally probable classes."""
-    logs = np.log(probabilities, out=np.zeros_like(probabilities), where=probabilities > 0)
-    return np.maximum(-(probabilities * logs).sum(-1), 0.0)
 
 
 def mutual_information(members: Array) -> Array:

@@ -55,12 +55,13 @@ def read_weights(path: str | Path) -> LayerWeights:
         raise UserError(f"no such file; {FORMAT}")
     if not h5py.is_hdf5(path):  # looks at the first bytes only
         raise UserError(f"not an HDF5 file; {FORMAT}")
-    output = memoryview(bytearray(_run_program(path)))  # writable, as PyTorch wants it
-    line, _, _ = bytes(output[: 2**24]).partition(b"\n")
-    message = json.loads(line)
+    output = _run_program(path)
+    end = output.index(b"\n")
+    message = json.loads(output[:end])
     if message["problem"]:
         raise UserError(message["problem"])
-    return _weights(message["weights"], output[len(line) + 1 :])
+    values = bytearray(memoryview(output)[end + 1 :])  # writable, as PyTorch wants it
+    return _weights(message["weights"], memoryview(values))
 
 
 def _run_program(path: Path) -> bytes:

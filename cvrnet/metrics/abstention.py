@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,11 +24,14 @@ def _margin(p: NDArray[np.float64]) -> NDArray[np.float64]:
     return 1 - (first - second)
 
 
-def _entropy(p: NDArray[np.float64]) -> NDArray[np.float64]:
-    return -(p * np.log(np.maximum(p, 1e-300))).sum(1)
+def entropy(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The entropy over the last axis: 0 for a certain prediction, ``log(C)`` for C equally probable classes."""
+    logs = np.log(probabilities, out=np.zeros_like(probabilities), where=probabilities > 0)
+    found: NDArray[np.float64] = np.maximum(-(probabilities * logs).sum(-1), 0.0)
+    return found
 
 
-SCORES = {"least_confidence": _least_confidence, "margin": _margin, "entropy": _entropy}
+SCORES = {"least_confidence": _least_confidence, "margin": _margin, "entropy": entropy}
 """Name -> uncertainty of each image, (N,), from its probabilities, (N, C); the higher, the more uncertain.
 
 Mutual information is not among them: its size depends on the number of folds and heads, so a limit that was found for
@@ -55,13 +58,9 @@ class Abstention:
         table = np.asarray(probabilities, np.float64)
         return np.asarray(SCORES[self.score](table) > self.limits[SHARES.index(share)])
 
-    def to_dict(self) -> dict[str, Any]:
-        """The values as config.json holds them."""
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Abstention:
-        """The limits that `to_dict` described, in a file from anywhere; raises ValueError if they are not possible."""
+        """The limits in a file from anywhere; raises ValueError if they are not possible."""
         try:
             found = cls(**values)
             possible = (

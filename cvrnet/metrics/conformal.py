@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -53,13 +53,9 @@ class PredictionSets:
         found[np.arange(len(table)), table.argmax(1)] = True
         return found
 
-    def to_dict(self) -> dict[str, Any]:
-        """The values as config.json holds them."""
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], classes: Sequence[str]) -> PredictionSets:
-        """The sets that `to_dict` described, in a file from anywhere; raises ValueError if they are not possible."""
+        """The sets in a file from anywhere; raises ValueError if they are not possible."""
         try:
             sets = cls(**values)
             columns = [sets.least, *sets.by_class.values()]

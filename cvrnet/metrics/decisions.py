@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from numpy.typing import ArrayLike
@@ -28,12 +28,7 @@ class Decisions:
 
     def to_dict(self) -> dict[str, Any]:
         """The values as config.json holds them."""
-        sets, abstention = self.prediction_sets, self.abstention
-        return {
-            "operating_points": [point.to_dict() for point in self.operating_points],
-            "prediction_sets": None if sets is None else sets.to_dict(),
-            "abstention": None if abstention is None else abstention.to_dict(),
-        }
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Any, classes: Sequence[str]) -> Decisions:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -66,13 +66,9 @@ class OperatingPoint:
             found.append(f"{self.class_name}: on validation, {self.name} calls {wrong} positive")
         return found
 
-    def to_dict(self) -> dict[str, Any]:
-        """The values as config.json holds them."""
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> OperatingPoint:
-        """The point that `to_dict` described, in a file from anywhere; raises ValueError if it is not possible."""
+        """The point in a file from anywhere; raises ValueError if it is not possible."""
         try:
             point = cls(**values)
         except TypeError as error:

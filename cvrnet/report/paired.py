@@ -5,15 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cvrnet.figures.plot_paired import score_name
 from cvrnet.formatting import interval, number
 from cvrnet.html import Table
-
-TITLES = {"accuracy": "Accuracy", "auc_macro": "AUC, macro", "auc": "AUC of {}"}
-
-
-def score_title(row: Mapping[str, Any]) -> str:
-    """The name of a row's score."""
-    return TITLES[row["score"]].format(row["class"])
 
 
 def paired_table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -21,14 +15,14 @@ def paired_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     cells = [
         [
             row["model"],
-            score_title(row),
+            name[0].upper() + name[1:],
             number(row["one"]),
             number(row["other"]),
             interval(row["difference"], row["low"], row["high"]),
             p_value(row["p"]),
             p_value(row["p_holm"]),
         ]
-        for row in rows
+        for row, name in zip(rows, map(score_name, rows), strict=True)
     ]
     titles = ["Model", "Score", "Model's", "Reference's", "Difference", "p", "p, Holm"]
     return Table(titles, cells)

@@ -70,12 +70,17 @@ class PredictionTable:
         heads = None if self.heads is None else self.heads[:, rows]
         return replace(self, **texts, labels=self.labels[rows], probabilities=self.probabilities[rows], heads=heads)
 
-    def with_classes(self, classes: list[str], order: Sequence[int]) -> PredictionTable:
-        """The same with the classes in another order: class ``i`` is the class ``order[i]`` of this table."""
+    def with_classes(self, classes: Sequence[str]) -> PredictionTable:
+        """The same with the same classes in another order."""
+        order = [self.classes.index(name) for name in classes]
         place = np.argsort(order)
         heads = None if self.heads is None else place[self.heads]
         return replace(
-            self, classes=classes, labels=place[self.labels], probabilities=self.probabilities[:, order], heads=heads
+            self,
+            classes=list(classes),
+            labels=place[self.labels],
+            probabilities=self.probabilities[:, order],
+            heads=heads,
         )
 
     @property

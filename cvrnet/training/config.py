@@ -56,7 +56,7 @@ _RULES: list[tuple[Sequence[str], Callable[[Any], bool], str]] = [
     (("grey_version",), lambda value: value in VERSIONS, "one of " + ", ".join(map(str, VERSIONS))),
     (
         ("sensitivity", "specificity"),
-        lambda value: _are_targets(value),
+        _are_targets,
         "from above 0 to 1, for all classes or by class",
     ),
     (("monitor",), lambda value: value in ("val_loss", "val_accuracy"), "val_loss or val_accuracy"),
@@ -102,9 +102,7 @@ class TrainConfig:
     #: What each class's threshold reaches on validation: a number for all classes, or numbers by class (others: 0.9).
     sensitivity: float | Mapping[str, float] = field(default=DEFAULT_SENSITIVITY, hash=False)
     #: Likewise for a second threshold; None, or a class that is not named: no such threshold.
-    specificity: float | Mapping[str, float] | None = field(
-        default=None, hash=False
-    )  #: likewise; None: no such threshold
+    specificity: float | Mapping[str, float] | None = field(default=None, hash=False)
     rotation_p: float = 0.45  #: probability that an image is rotated
     shift_p: float = 0.2  #: probability of a shift, drawn separately for width and height
     hflip_p: float = 0.5  #: probability of a horizontal flip

@@ -84,7 +84,7 @@ def compare(
             )
             share_audit(place.folder, folder)
             finish_report(folder, maps, predictor)
-            tables.append(_in_order(answers, tables[0].classes if tables else answers.classes))
+            tables.append(answers.with_classes(tables[0].classes if tables else answers.classes))
             evaluations.append(evaluation)
         rows = paired_rows(names, tables)
         _write(place.folder, run, rows, evaluations)
@@ -113,12 +113,6 @@ def _check_models(models: Sequence[str], folds: Sequence[int], labels: Any) -> N
             raise UserError(
                 f"{model} has the classes {', '.join(classes)}, {first[0]} has {', '.join(first[1])}; expected the same"
             )
-
-
-def _in_order(table: PredictionTable, classes: Sequence[str]) -> PredictionTable:
-    """The table with its classes in another order."""
-    order = [table.classes.index(name) for name in classes]
-    return table.with_classes(list(classes), order)
 
 
 def paired_rows(names: Sequence[str], tables: Sequence[PredictionTable]) -> list[Row]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -74,7 +75,7 @@ def test_points_do_what_they_say(rows, target):
 def test_points_survive_json(rows):
     y, table = arrays(rows)
     points = choose_operating_points(y, table, CLASSES, {"CVP": 0.9}, {"NCP": 0.8})
-    assert [OperatingPoint.from_dict(json.loads(json.dumps(point.to_dict()))) for point in points] == points
+    assert [OperatingPoint.from_dict(json.loads(json.dumps(asdict(point)))) for point in points] == points
 
 
 def test_a_class_without_images_has_no_point():
@@ -103,7 +104,7 @@ def test_few_images_are_a_warning():
     ],
 )
 def test_impossible_points_are_refused(wrong):
-    good = OperatingPoint("CVP", "sensitivity", 0.9, 0.3, 9, 10, 20, 30).to_dict()
+    good = asdict(OperatingPoint("CVP", "sensitivity", 0.9, 0.3, 9, 10, 20, 30))
     assert OperatingPoint.from_dict(good).sensitivity == 0.9
     with pytest.raises(ValueError, match=r"not possible|no operating point"):
         OperatingPoint.from_dict({**good, **wrong})

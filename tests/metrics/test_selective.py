@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def test_too_few_patients_give_all_classes():
 
 def test_sets_survive_json_and_average():
     sets = [calibrate_sets(*draw(100, seed), CLASSES, range(100)) for seed in (1, 2)]
-    assert PredictionSets.from_dict(json.loads(json.dumps(sets[0].to_dict())), CLASSES) == sets[0]
+    assert PredictionSets.from_dict(json.loads(json.dumps(asdict(sets[0]))), CLASSES) == sets[0]
     both = average_sets(sets)
     assert both.patients == 200
     np.testing.assert_allclose(both.least, np.mean([sets[0].least, sets[1].least], axis=0))
@@ -102,5 +103,5 @@ def test_the_share_is_that_of_validation(seed, share):
         assert scores[passed].min() >= scores[~passed].max() - 1e-6
     best = min(SCORES, key=lambda name: risk_coverage(y, p, name)["area"])
     assert abstention.score == best
-    assert Abstention.from_dict(json.loads(json.dumps(abstention.to_dict()))) == abstention
+    assert Abstention.from_dict(json.loads(json.dumps(asdict(abstention)))) == abstention
     assert len(abstention.limits) == len(SHARES)

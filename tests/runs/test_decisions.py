@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -158,7 +159,7 @@ def test_runs_without_them_work_as_before(copy, phantoms, cli):
     [3, [3], [{"class_name": "CVP"}], "class", "twice", "nan"],
 )
 def test_hostile_points_are_one_line(copy, points):
-    good = OperatingPoint("CVP", "youden", None, 0.4, 3, 4, 20, 30).to_dict()
+    good = asdict(OperatingPoint("CVP", "youden", None, 0.4, 3, 4, 20, 30))
     made = {"class": [{**good, "class_name": "XYZ"}], "twice": [good, good], "nan": [{**good, "threshold": "nan"}]}
     config = json.loads((copy / "config.json").read_text())
     config["decisions"]["operating_points"] = made.get(points, points) if isinstance(points, str) else points
