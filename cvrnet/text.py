@@ -1,4 +1,4 @@
-"""Make file names, labels and other untrusted text safe to show in a terminal or a spreadsheet."""
+"""Make file names, labels and other untrusted text safe to show in a terminal, a spreadsheet or Markdown."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 # Control characters, line separators, characters that turn the direction of writing, and bytes that are not text.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _FORMULA = "=+-@＝＋－＠"  # a cell that starts with one of these is a formula
+_SHOWN = 1000  # most characters of a value in Markdown
 _NUMBER = re.compile(r"[-+][\d\s.,%eE±+-]*")
 
 
@@ -30,3 +31,15 @@ def sheet_cell(value: Any) -> Any:
         return value
     text = printable(value)
     return f"'{text}" if text.startswith(tuple(_FORMULA)) and not _NUMBER.fullmatch(text) else text
+
+
+def markdown(value: object) -> str:
+    r"""A value as plain text in Markdown, even inside a table: no part of it acts as markup, HTML or a link.
+
+    >>> print(markdown("a|b\n<b>c</b> [d](http://e)"))
+    a\|b \<b\>c\</b\> \[d\](http:\//e)
+    """
+    text = "".join(c if c.isprintable() else " " for c in str(value))
+    text = " ".join(text.split())
+    text = f"{text[:_SHOWN]}…" if len(text) > _SHOWN else text
+    return re.sub(r"([\\`*_\[\]<>|#&~$])", r"\\\1", text).replace("://", r":\//").replace("www.", r"www\.")

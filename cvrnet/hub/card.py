@@ -5,7 +5,6 @@ The text is in templates/card.md.jinja; this module finds the numbers.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from cvrnet.html import template_environment
 from cvrnet.hub.merge import mark_card
 from cvrnet.metrics.operating_points import OperatingPoint, threshold_warnings
 from cvrnet.runs.layout import INDEPENDENT
+from cvrnet.text import markdown
 
 _SCORES = {
     "accuracy": ("Accuracy", ("accuracy",)),
@@ -35,7 +35,6 @@ _CLASS_SCORES = ("support", "sensitivity", "specificity", "ppv", "npv", "roc_auc
 _SETTINGS = ("epochs", "batch_size", "optimizer", "lr", "img_size", "class_weights", "pretrained", "seed")
 
 DEFAULT_LICENSE = "apache-2.0"  # of a new repository, if the user chooses none
-_SHOWN = 1000  # most characters of a name or a value that the card shows
 
 _templates = template_environment("cvrnet.hub", html=False)  # the templates are Markdown and Python
 
@@ -58,18 +57,6 @@ def render(template: str, **facts: Any) -> bytes:
         return _templates.get_template(template).render(facts).encode()
     except UndefinedError as error:
         raise LookupError(error.message) from error
-
-
-def markdown(value: object) -> str:
-    r"""A value as plain text in Markdown, even inside a table: no part of it acts as markup, HTML or a link.
-
-    >>> print(markdown("a|b\n<b>c</b> [d](http://e)"))
-    a\|b \<b\>c\</b\> \[d\](http:\//e)
-    """
-    text = "".join(c if c.isprintable() else " " for c in str(value))
-    text = " ".join(text.split())
-    text = f"{text[:_SHOWN]}…" if len(text) > _SHOWN else text
-    return re.sub(r"([\\`*_\[\]<>|#&~$])", r"\\\1", text).replace("://", r":\//").replace("www.", r"www\.")
 
 
 _templates.filters["markdown"] = markdown

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from cvrnet.formatting import counts, interval, number
 from cvrnet.report import headline
 from cvrnet.report.results import Results
+from cvrnet.text import markdown
 
 AUTHOR = "The author must state: "
 Item = tuple[str, str, str]  # topic, items of TRIPOD+AI ("CLAIM" for those of CLAIM alone), text
@@ -31,7 +32,7 @@ def checklist_markdown(results: Results) -> str:
         "| --- | --- | --- |",
     ]
     for row in checklist(results):
-        lines.append(f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in row)} |")
+        lines.append(f"| {' | '.join(map(markdown, row))} |")
     return "\n".join(lines) + "\n"
 
 
