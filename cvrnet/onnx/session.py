@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -120,16 +121,26 @@ def _open_onnxruntime(path: Path, device: str) -> Session:
     return lambda pixels, output: session.run([output], {INPUT: pixels})[0]
 
 
-def _open_openvino(path: Path, precision: str) -> Session:
+@cache
+def _openvino_core() -> Any:
+    """The one OpenVINO of this process.
+
+    OpenVINO gives the thread that starts it another stack for signals, and frees this stack with itself. If another
+    thread released it, the next signal (Ctrl-C, or the end of a child process) would end the program without a message.
+    """
     import openvino
 
+    return openvino.Core()
+
+
+def _open_openvino(path: Path, precision: str) -> Session:
     settings = {
         "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, on all threads
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
     }
     try:
-        compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+        compiled = _openvino_core().compile_model(str(path), "CPU", settings)
     except RuntimeError as error:
         raise UserError(f"OpenVINO cannot load {path}: {_reason(error)}") from error
     return lambda pixels, output: compiled([pixels])[output].copy()  # OpenVINO reuses its own memory in the next call

@@ -5,6 +5,8 @@ import hashlib
 import json
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from importlib.metadata import version
@@ -100,6 +102,25 @@ def test_the_answers_are_pytorchs(folds, exported, images, engine):
     heads = [p.heads for p in predictor(images, batch_size=2, heads=True)]
     np.testing.assert_allclose(heads, [p.heads for p in expected], atol=1e-4)
     assert np.ptp([p.probabilities for p in expected], axis=0).max() > 0.01, "every image gets the same answer"
+
+
+@without_openvino
+def test_signals_are_safe_after_another_thread_releases_a_model(exported):
+    """OpenVINO frees the stack on which the main thread handles signals, unless we keep OpenVINO itself."""
+    program = """
+import signal, subprocess, sys, threading
+from cvrnet.onnx import load_onnx
+models = [load_onnx(sys.argv[1], engine="openvino")]
+thread = threading.Thread(target=models.clear)
+thread.start()
+thread.join()
+heard = []
+signal.signal(signal.SIGCHLD, lambda number, frame: heard.append(number))
+subprocess.run([sys.executable, "-c", ""], check=True)
+sys.exit(0 if heard else 9)
+"""
+    command = [sys.executable, "-X", "faulthandler", "-c", program, str(exported)]
+    assert subprocess.run(command).returncode == 0
 
 
 @pytest.mark.parametrize("engine", ENGINES)
