@@ -20,7 +20,7 @@ def cli() -> None:
 
 
 _COMMANDS = (
-    "quickstart doctor models phantoms audit train crossval benchmark evaluate predict soup explain demo "
+    "quickstart doctor models phantoms audit train crossval benchmark evaluate calibrate predict soup explain demo "
     "convert_keras export push pull"
 )
 for _name in _COMMANDS.split():

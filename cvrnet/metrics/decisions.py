@@ -76,7 +76,12 @@ def choose_decisions(
 
 
 def average_decisions(members: Sequence[Decisions]) -> Decisions:
-    """Those of an ensemble, whose probabilities are the mean of its members'."""
+    """Those of an ensemble, whose probabilities are the mean of its members'.
+
+    Members with equal decisions share those that ``cvrnet calibrate`` chose for the ensemble.
+    """
+    if members and all(member == members[0] for member in members):
+        return members[0]
     return Decisions(
         average_operating_points([member.operating_points for member in members]),
         average_sets([member.prediction_sets for member in members]),

@@ -38,9 +38,9 @@ class Results:
 
     @property
     def kind(self) -> str:
-        """``crossval``, ``train`` or ``evaluate``; a soup is reported as an evaluation."""
+        """``crossval``, ``train`` or ``evaluate``; soups and calibrations are reported as evaluations."""
         kind = str(self.run["kind"])
-        return "evaluate" if kind == "soup" else kind
+        return "evaluate" if kind in ("soup", "calibrate") else kind
 
     @property
     def folds(self) -> list[Mapping[str, Any]]:

@@ -35,7 +35,8 @@ MAY_CHANGE = {"device", "num_workers"}
 """Settings that a resumed run may change: they change the speed and not the result."""
 SWEEPS = (BENCHMARK, "leave-one-source-out", COMPARE)
 """Kinds of jobs whose folder holds other runs."""
-_IN_ONE_GO = ("evaluate", COMPARE, "soup", "convert-keras", "")  # jobs that are not resumed, because they take minutes
+# These take minutes, so they are not resumed.
+_IN_ONE_GO = ("evaluate", COMPARE, "soup", "calibrate", "convert-keras", "")
 
 
 @dataclass(frozen=True)

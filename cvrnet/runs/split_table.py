@@ -61,13 +61,17 @@ class SplitTable:
         image = self._images.get((_composed(record.name), record.label, record.source, record.patient_id))
         return image or self._patients.get(record.patient_id)
 
-    def count(self, records: Sequence[Record]) -> int:
-        """Count images whose path or whose patient is in the table; rather count one too many than miss one.
+    def found(self, records: Sequence[Record]) -> list[Record]:
+        """The images whose path or whose patient is in the table; rather one too many than one too few.
 
         The same path in another data set is usually the same picture under another label or source.
         """
         paths = {row["path"] for row in self.rows}
-        return sum(_composed(r.name) in paths or self.fold_of(r) is not None for r in records)
+        return [r for r in records if _composed(r.name) in paths or self.fold_of(r) is not None]
+
+    def count(self, records: Sequence[Record]) -> int:
+        """The number of images that `found` returns."""
+        return len(self.found(records))
 
 
 def _composed(name: str) -> str:

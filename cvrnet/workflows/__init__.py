@@ -28,6 +28,7 @@ or `cvrnet.errors.UserError` if the folder holds something else or a setting doe
 ``accelerate launch``, jobs that train return the result on the main process, and ``{}`` on the others.
 """
 
+from cvrnet.workflows.calibrate import calibrate
 from cvrnet.workflows.collect import collect
 from cvrnet.workflows.compare import compare
 from cvrnet.workflows.crossval import cross_validate
@@ -40,6 +41,7 @@ from cvrnet.workflows.train import train
 __all__ = [
     "Callbacks",
     "benchmark",
+    "calibrate",
     "collect",
     "compare",
     "cross_validate",

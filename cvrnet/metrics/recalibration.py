@@ -1,0 +1,130 @@
+"""Recalibration on the images of another hospital: one temperature and a bias for each class."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import minimize
+from scipy.special import log_softmax, softmax
+
+from cvrnet.errors import UserError
+from cvrnet.metrics.bootstrap import group_numbers
+from cvrnet.metrics.inputs import check
+
+MIN_PATIENTS = 5  # of a class, and of all others together: with fewer, the bias of the class stays 0
+MIN_IMAGES = 20  # with fewer images, nothing is fitted
+MAX_STEPS, TOLERANCE = 10_000, 1e-9  # of the expectation maximisation
+Table = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Recalibration:
+    r"""New probabilities :math:`\frac{1}{M} \sum_m \mathrm{softmax}(a \log p_m + b)` from those of M members.
+
+    The members are every head of every fold. The change is one of each member's logits, so it can be written into the
+    weights of a linear classifier (`cvrnet.runs.recalibrate`).
+    """
+
+    scale: float  #: a, the inverse of the temperature; 1: no change
+    bias: tuple[float, ...]  #: b, (C,); 0: no change
+
+    def members(self, members: ArrayLike) -> Table:
+        """The new probabilities of each member, (M, N, C), from the old ones of the same shape."""
+        return np.asarray(softmax(self.scale * _logs(members) + np.array(self.bias), axis=-1), np.float64)
+
+    def __call__(self, members: ArrayLike) -> Table:
+        """The new probabilities, (N, C), from those of each member, (M, N, C)."""
+        return self.members(members).mean(0)
+
+
+def free_biases(labels: Sequence[int], groups: Sequence[Hashable], n_classes: int) -> list[int]:
+    """The classes whose bias can be told: `MIN_PATIENTS` patients have the class, and as many have another one.
+
+    >>> free_biases([0] * 6 + [1] * 5 + [2], range(12), 3)
+    [0, 1]
+    """
+    patients, truth = group_numbers(groups, len(labels)), np.asarray(labels)
+    return [
+        k for k in range(n_classes) if min(len({*patients[truth == k]}), len({*patients[truth != k]})) >= MIN_PATIENTS
+    ]
+
+
+def fit_recalibration(y_true: ArrayLike, members: ArrayLike, groups: Sequence[Hashable]) -> Recalibration:
+    """Fit scale and biases on labelled images.
+
+    This is temperature scaling (Guo et al. 2017, ICML) with a bias for each class, fitted to the probabilities that the
+    user gets: the mean over the members. It minimises the log loss, in which each patient counts once, plus half the
+    square of log(scale) and of each bias. This penalty is that of a standard normal prior. It keeps the numbers finite
+    with few images, and its weight falls with the number of patients. The fit starts from no change, so the log loss on
+    these images cannot rise.
+
+    Args:
+        y_true: class indices, (N,).
+        members: probabilities of each member, (M, N, C).
+        groups: the patient of each image.
+
+    Raises:
+        UserError: All images are of one class, which tells neither temperature nor bias.
+    """
+    logs = _logs(members)
+    names = [str(k) for k in range(logs.shape[2])]
+    labels, _ = check(y_true, np.exp(logs).mean(0), names)
+    if len({*labels.tolist()}) < 2:
+        raise UserError("all images are of one class, which tells neither temperature nor bias; add others")
+    _, inverse, counts = np.unique(group_numbers(groups, len(labels)), return_inverse=True, return_counts=True)
+    weights, free = 1 / counts[inverse], free_biases(labels.tolist(), groups, len(names))
+    one_hot = np.eye(len(names))[labels]
+
+    def loss(values: Table) -> tuple[float, Table]:
+        scale, bias = np.exp(values[0]), np.zeros(len(names))
+        bias[free] = values[1:]
+        each = log_softmax(scale * logs + bias, axis=-1)
+        own = each[:, np.arange(len(labels)), labels]  # (M, N), log-probability of the true class
+        share = softmax(own, axis=0)  # each member's part in the mean
+        total = -(weights * (np.logaddexp.reduce(own, 0) - np.log(len(logs)))).sum() + values @ values / 2
+        slope = (weights * share)[..., None] * (np.exp(each) - one_hot)  # of each member's new logits
+        gradient = np.concatenate([[scale * (slope * logs).sum()], slope.sum((0, 1))[free]])
+        return float(total), gradient + values
+
+    found = minimize(loss, np.zeros(1 + len(free)), jac=True, method="L-BFGS-B", bounds=[(-5, 5)] * (1 + len(free)))
+    bias = np.zeros(len(names))
+    bias[free] = found.x[1:]
+    return Recalibration(float(np.exp(found.x[0])), tuple(bias.tolist()))
+
+
+def fit_prior(members: ArrayLike, trained: Sequence[float]) -> tuple[Recalibration, list[float]]:
+    r"""Estimate the shares of the classes among unlabelled images, by expectation maximisation.
+
+    (Saerens, Latinne & Decaestecker 2002, Neural Computation 14:21, eq. 2.4.) The probabilities are multiplied by
+    :math:`\pi_c / \pi^0_c` and normalised; their mean over all images is the next :math:`\pi`. Here each member answers
+    and is corrected for itself. The estimate holds if only the shares of the classes differ from those of the training,
+    and not how each class looks; and if the probabilities were calibrated there.
+
+    Args:
+        members: probabilities of each member, (M, N, C).
+        trained: the shares of the classes that the probabilities assume, (C,); equal shares for a training that weights
+            its classes inversely to their number.
+
+    Returns:
+        The correction, which is a bias for each class, and the estimated shares, (C,).
+    """
+    odds = np.exp(_logs(members)) / np.asarray(trained)
+    prior = np.asarray(trained, np.float64)
+    for _ in range(MAX_STEPS):
+        weighted = odds * prior
+        after = (weighted / weighted.sum(-1, keepdims=True)).mean((0, 1))
+        moved, prior = np.abs(after - prior).max(), after
+        if moved < TOLERANCE:
+            break
+    bias = np.log(np.maximum(prior, 1e-6)) - np.log(trained)
+    return Recalibration(1.0, tuple((bias - bias.mean()).tolist())), prior.tolist()
+
+
+def _logs(members: ArrayLike) -> Table:
+    table = np.asarray(members, np.float64)
+    if table.ndim != 3:
+        raise UserError(f"probabilities of shape {table.shape}; expected (members, images, classes)")
+    return np.log(np.maximum(table, 1e-30))

@@ -1,0 +1,30 @@
+"""The report's section of a calibration: the scores before and after it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cvrnet.formatting import interval
+from cvrnet.html import Table, render
+from cvrnet.report.report_tables import Row
+from cvrnet.report.write import Section
+
+
+def before_after_section(rows: Sequence[Row], sentences: Sequence[str]) -> Section:
+    """Make the section for `cvrnet.report.write_report`, from the rows of the table and what to say about them."""
+    cells = [
+        [
+            row["score"].replace("_", " "),
+            row["class"],
+            row["decision"],
+            row["images"],
+            *(
+                interval(*(row[f"{when}{end}"] for end in ("", "_low", "_high")))
+                for when in ("before", "after", "change")
+            ),
+        ]
+        for row in rows
+    ]
+    table = Table(["Score", "Class", "Decision", "Images", "Before", "After", "Change"], cells)
+    html = render("before_after.html.jinja", table=table, sentences=sentences)
+    return Section("Before and after the calibration", html, {"before_after": rows})

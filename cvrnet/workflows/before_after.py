@@ -1,0 +1,164 @@
+"""Compare a model's answers before and after a calibration, image by image, with intervals by patient."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cvrnet.metrics import bootstrap_intervals, classification_scores
+from cvrnet.metrics.bootstrap import exact_interval, mean_interval
+from cvrnet.metrics.decisions import Decisions, choose_decisions
+from cvrnet.metrics.operating_points import DEFAULT_SENSITIVITY
+from cvrnet.metrics.recalibration import fit_recalibration
+from cvrnet.metrics.scores import sample_log_loss
+
+COVERAGE = 0.9  # of the prediction sets in the table
+_SCORES = ("log_loss", "expected_calibration_error", "balanced_accuracy")
+Row = dict[str, Any]
+Table = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The answers of a model to N images; NaN where it has no such decision."""
+
+    probabilities: Table  #: (N, C)
+    positive: Mapping[tuple[str, str], Table]  #: (class, operating point) -> whether each image is positive, (N,)
+    in_set: Table  #: whether each class is in the prediction set, (N, C)
+
+
+@dataclass(frozen=True)
+class Local:
+    """The labelled images of the other hospital, and the model's answers."""
+
+    classes: list[str]  #: names of the C classes
+    labels: NDArray[np.int64]  #: class index of each image, (N,)
+    groups: list[str]  #: the patient of each image
+    members: Table  #: probabilities of every head of every fold, (M, N, C)
+
+    def at(self, rows: NDArray[np.intp]) -> Local:
+        """Some of the images."""
+        return Local(self.classes, self.labels[rows], [self.groups[i] for i in rows], self.members[:, rows])
+
+
+def judge(decisions: Decisions, probabilities: Table, classes: Sequence[str]) -> Judged:
+    """Apply a model's decisions to the probabilities of images, (N, C)."""
+    positive = {
+        (point.class_name, point.name): np.asarray(
+            probabilities[:, classes.index(point.class_name)] >= point.threshold, np.float64
+        )
+        for point in decisions.operating_points
+    }
+    sets = decisions.prediction_sets
+    in_set = np.full(probabilities.shape, np.nan)
+    if sets is not None:
+        in_set[:] = sets.members(probabilities, classes, COVERAGE)
+    return Judged(probabilities, positive, in_set)
+
+
+def choose(local: Local, probabilities: Table, source: Decisions) -> Decisions:
+    """Choose new decisions for the calibrated probabilities, with the targets of the model's earlier decisions."""
+    targets: dict[str, dict[str, float]] = {"sensitivity": {}, "specificity": {}}
+    for point in source.operating_points:
+        if point.target is not None:
+            targets[point.rule][point.class_name] = point.target
+    sensitivity = {name: targets["sensitivity"].get(name, DEFAULT_SENSITIVITY) for name in local.classes}
+    arguments = (local.labels, probabilities, local.classes, local.groups)
+    return choose_decisions(*arguments, sensitivity, targets["specificity"])
+
+
+def cross_validated(local: Local, folds: Sequence[int], source: Decisions) -> Judged:
+    """The answers after the calibration; each image's is fitted to the patients of the other folds only."""
+    shape = (len(local.labels), len(local.classes))
+    table, in_set = np.zeros(shape), np.full(shape, np.nan)
+    positive: dict[tuple[str, str], Table] = {}
+    for fold in sorted(set(folds)):
+        inside = np.array(folds) == fold
+        others = local.at(np.flatnonzero(~inside))
+        fitted = fit_recalibration(others.labels, others.members, others.groups)
+        decisions = choose(others, fitted(others.members), source)
+        judged = judge(decisions, fitted(local.members[:, inside]), local.classes)
+        table[inside], in_set[inside] = judged.probabilities, judged.in_set
+        for key, found in judged.positive.items():
+            positive.setdefault(key, np.full(shape[0], np.nan))[inside] = found
+    return Judged(table, positive, in_set)
+
+
+def before_after_rows(local: Local, before: Judged, after: Judged) -> list[Row]:
+    """The rows of the table: a score before and after, and the change, each with its 95 % interval by patient.
+
+    The intervals resample patients. They do not contain that other images would have given another calibration.
+    """
+    change = sample_log_loss(local.labels, after.probabilities) - sample_log_loss(local.labels, before.probabilities)
+    rows = []
+    both = [_scores(local, judged.probabilities) for judged in (before, after)]
+    for name in _SCORES:
+        values = change if name == "log_loss" else None
+        rows.append(
+            _row(name, "", "", len(local.labels), *(found[name] for found in both), _change(values, local.groups))
+        )
+    for key in dict.fromkeys([*before.positive, *after.positive]):
+        rows += _rates(local, key, before, after)
+    covered = [judged.in_set[np.arange(len(local.labels)), local.labels] for judged in (before, after)]
+    every = np.full(len(local.labels), True)
+    rows.append(_compared("coverage", "", f"coverage={COVERAGE:g}", local, every, *covered))
+    sizes = [judged.in_set.sum(1) for judged in (before, after)]
+    rows.append(_compared("set_size", "", f"coverage={COVERAGE:g}", local, every, *sizes))
+    return rows
+
+
+def verdict(rows: Sequence[Row]) -> str:
+    """A sentence on whether the probabilities became better, by the log loss of `before_after_rows`."""
+    row = rows[0]
+    low, high = row["change_low"], row["change_high"]
+    if low is None or low <= 0 <= high:
+        return f"{row['images']} images are too few to tell whether the calibration makes the probabilities better"
+    if high < 0:
+        return "the calibration makes the probabilities better: the log loss of new patients certainly falls"
+    return "the calibration makes the probabilities worse, use the model as it was: the log loss of new patients rises"
+
+
+def _scores(local: Local, probabilities: Table) -> dict[str, tuple[float | None, list[float] | None]]:
+    scores = classification_scores(local.labels, probabilities, local.classes)
+    intervals = bootstrap_intervals(local.labels, probabilities, local.classes, local.groups)
+    return {name: (scores[name], intervals[name]) for name in _SCORES}
+
+
+def _rates(local: Local, key: tuple[str, str], before: Judged, after: Judged) -> Iterator[Row]:
+    name, point = key
+    unknown = np.full(len(local.labels), np.nan)
+    hits = [judged.positive.get(key, unknown) for judged in (before, after)]
+    truth = local.labels == local.classes.index(name)
+    yield _compared("sensitivity", name, point, local, truth, *hits)
+    yield _compared("specificity", name, point, local, ~truth, *(1 - found for found in hits))
+
+
+def _compared(score: str, name: str, point: str, local: Local, chosen: NDArray[np.bool_], *values: Table) -> Row:
+    """A row for a score that is the mean of a value of each image."""
+    groups = [group for group, keep in zip(local.groups, chosen, strict=True) if keep]
+    before, after = (found[chosen] for found in values)
+    shares = [_mean(found, groups, share=score != "set_size") for found in (before, after)]
+    return _row(score, name, point, int(chosen.sum()), *shares, _change(after - before, groups))
+
+
+def _mean(values: Table, groups: Sequence[Hashable], share: bool) -> tuple[float | None, list[float] | None]:
+    value, bounds = mean_interval(values, groups)
+    if share and value in (0.0, 1.0):
+        bounds = exact_interval(value, len(set(groups)))
+    return value, bounds
+
+
+def _change(values: Table | None, groups: Sequence[Hashable]) -> tuple[float | None, list[float] | None]:
+    return (None, None) if values is None else mean_interval(values, groups)
+
+
+def _row(score: str, name: str, point: str, images: int, *found: tuple[float | None, list[float] | None]) -> Row:
+    row: Row = {"score": score, "class": name, "decision": point, "images": images}
+    for when, (value, bounds) in zip(("before", "after", "change"), found, strict=True):
+        low, high = bounds or (None, None)
+        row |= {when: value, f"{when}_low": low, f"{when}_high": high}
+    return row

@@ -1,0 +1,271 @@
+"""Fit a trained model to another hospital with a few of its images (extra ``train``)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cvrnet.data import Record, check_classes, read_records
+from cvrnet.data.splits import make_folds, patient_keys
+from cvrnet.errors import UserError
+from cvrnet.files import write_csv
+from cvrnet.inference import Predictor
+from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
+from cvrnet.inference.member_table import predict_members
+from cvrnet.metrics.decisions import Decisions
+from cvrnet.metrics.operating_points import threshold_warnings
+from cvrnet.metrics.recalibration import (
+    MIN_IMAGES,
+    MIN_PATIENTS,
+    Recalibration,
+    fit_prior,
+    fit_recalibration,
+    free_biases,
+)
+from cvrnet.report import write_report
+from cvrnet.report.before_after import before_after_section
+from cvrnet.runs.checkpoint import find_checkpoints, load_checkpoint, save_checkpoint
+from cvrnet.runs.decisions import KEY, save_decisions
+from cvrnet.runs.folder import claim_folder, open_run_folder
+from cvrnet.runs.held_out import trained_on
+from cvrnet.runs.layout import RUN, SPLIT, TABLES, fold_name, fold_number
+from cvrnet.runs.predictions import PredictionTable
+from cvrnet.runs.read import read_run
+from cvrnet.runs.recalibrate import recalibrate
+from cvrnet.runs.split_table import split_row
+from cvrnet.workflows.before_after import Local, before_after_rows, choose, cross_validated, judge, verdict
+from cvrnet.workflows.evaluate import describe_evaluation, write_evaluation
+from cvrnet.workflows.job import Callbacks
+
+KIND = "calibrate"
+N_FOLDS = 5
+AGREES = 0.02  # of the probabilities: what rounding may change in bfloat16
+Table = NDArray[np.float64]
+
+
+def calibrate(
+    model: str,
+    data: str | Path,
+    output: str | Path,
+    *,
+    unlabelled: bool = False,
+    folds: Sequence[int] = (),
+    batch_size: int = 8,
+    device: str = "auto",
+    amp: str = "auto",
+    any_body_part: bool = False,
+    overwrite: bool = False,
+    callbacks: Callbacks | None = None,
+) -> dict[str, Any]:
+    """Calibrate a model on images of another hospital; the result is an ordinary model that every command accepts.
+
+    With labelled images, this fits one temperature and a bias for each class (`cvrnet.metrics.recalibration`), and
+    chooses new thresholds, prediction sets and limits of uncertainty. The scores before and after are cross-validated
+    by patient. With ``unlabelled`` images it estimates the shares of the classes and corrects the probabilities for
+    them (`fit_prior`); thresholds cannot be chosen, so the result has none.
+
+    ``model`` is a MODEL argument, not an ONNX file. The folds of a run are calibrated together, as the ensemble that
+    they are. The folder gets run.json, the model (or fold-1/ and so on), split.csv if the model's training images are
+    known, and tables/before_after.csv; with labels also metrics.json, predictions.csv, figures/ and report.html.
+    Other arguments: see `cvrnet.workflows`.
+
+    Returns:
+        ``rows`` of the table, ``sentences`` on what the images can tell, and ``calibration``, as in run.json.
+
+    Raises:
+        DataError: Images cannot be read, or rows of the manifest are wrong.
+        UserError: There are too few images, all are of one class, or a class has one patient only; the model does not
+            know a class, was trained on an image or its patient, is calibrated already, or does not end with linear
+            classifiers; or the folder holds something else.
+    """
+    output, callbacks = Path(output), callbacks or Callbacks()
+    about = _about(model)
+    with open_run_folder(output, KIND, overwrite=overwrite) as place:
+        records = read_records(data, labelled=not unlabelled, min_classes=1, say=callbacks.say)
+        predictor = Predictor.from_pretrained(model, device, amp, folds=folds, any_body_part=any_body_part)
+        known = _refuse_images(model, records, predictor.classes, labelled=not unlabelled)
+        if known is None:
+            callbacks.say("The model's training images are not known: make sure that these images are not among them")
+        members = predict_members(predictor, records, batch_size, callbacks.stage("Predicting"))
+        found = _correct_prior(members, predictor.classes, about) if unlabelled else _fit(records, members, predictor)
+        models = _calibrated(model, folds, found.fitted)
+        _check_weights(models, predictor, records, found.fitted(members), batch_size, any_body_part)
+        calibration = _describe(records, predictor.classes, found.fitted, unlabelled)
+        run = {**about, "kind": KIND, "classes": predictor.classes, "model": model, "calibration": calibration}
+        if found.table is not None:
+            run |= {**describe_evaluation(model, predictor, data, records, found.table), "kind": KIND}
+            run.pop(KEY)  # those of the model before the calibration
+        place.start()
+        claim_folder(place.folder, run)
+        _write(place.folder, found, models, predictor.classes)
+        if known is not None:
+            write_csv(place.folder / SPLIT, [*known, *(split_row(r, "calibration") for r in records)])
+    return {"rows": found.rows, "sentences": found.sentences, "calibration": calibration}
+
+
+@dataclass(frozen=True)
+class _Calibration:
+    """What the images of the other hospital taught."""
+
+    fitted: Recalibration
+    rows: list[dict[str, Any]]  #: of tables/before_after.csv
+    sentences: list[str]  #: what the images can tell, and what they cannot
+    decisions: Decisions = field(default_factory=Decisions)  #: on the new probabilities
+    table: PredictionTable | None = None  #: cross-validated answers; None without labels
+
+
+def _write(folder: Path, found: _Calibration, models: Mapping[str, Any], classes: Sequence[str]) -> None:
+    for name, calibrated in models.items():
+        save_checkpoint(calibrated, folder / name, classes)
+        save_decisions(folder / name, found.decisions)
+    if found.table is None:
+        write_csv(folder / TABLES / "before_after.csv", found.rows)
+    else:
+        write_evaluation(folder, {"test": found.table})
+        write_report(folder, [before_after_section(found.rows, found.sentences)])
+
+
+def _about(model: str) -> dict[str, Any]:
+    """run.json of the model, or {}; refuses a model that cannot be calibrated."""
+    if str(model).lower().endswith(".onnx"):
+        raise UserError(f"{model} is an ONNX file; calibrate the model that it was exported from, and export again")
+    folder = Path(str(model).removeprefix("local-dir:"))
+    if fold_number(folder.resolve().name) is not None and not (folder / RUN).is_file():
+        folder = folder.resolve().parent
+    about = read_run(folder) if (folder / RUN).is_file() else {}
+    if about.get("kind") == KIND:
+        raise UserError(f"{model} is calibrated already; expected the model before it: {about.get('model')}")
+    return about
+
+
+def _refuse_images(
+    model: str, records: Sequence[Record], classes: Sequence[str], labelled: bool
+) -> list[Mapping[str, Any]] | None:
+    """Refuse images that cannot teach anything; returns the rows of the model's training images, None if not known."""
+    if labelled:
+        check_classes((r.label for r in records), classes)
+        if len(present := {r.label for r in records}) == 1:
+            raise UserError(
+                f"all {len(records)} images are {present.pop()}: one class tells neither temperature nor bias; add "
+                "images of another class, or use cvrnet evaluate, which measures the model on them"
+            )
+    if len(records) < MIN_IMAGES:
+        raise UserError(f"{len(records)} images are too few to calibrate a model; expected at least {MIN_IMAGES}")
+    known = trained_on(model)
+    if known is None:
+        return None
+    if seen := known.found(records):
+        who = f" (patient {seen[0].patient_id})" if seen[0].patient_id else ""
+        raise UserError(
+            f"the model was trained or validated on {len(seen)} of the {len(records)} images or their patients, such "
+            f"as {seen[0].name}{who}; take them out"
+        )
+    return known.rows
+
+
+def _fit(records: Sequence[Record], members: Table, predictor: Predictor) -> _Calibration:
+    """The calibration on all images; and the table, the sentences and the predictions of its cross-validation."""
+    classes, groups = predictor.classes, patient_keys(records)
+    local = Local(classes, np.array([classes.index(r.label) for r in records]), groups, members)
+    patients = {name: len({g for g, r in zip(groups, records, strict=True) if r.label == name}) for name in classes}
+    if alone := [name for name, count in patients.items() if count == 1]:
+        raise UserError(f"{alone[0]} has images of one patient only; add another patient, or leave the class out")
+    folds = make_folds(records, min(N_FOLDS, *(count for count in patients.values() if count)))
+    before = judge(predictor.decisions, members.mean(0), classes)
+    after = cross_validated(local, folds, predictor.decisions)
+    rows = before_after_rows(local, before, after)
+    fitted = fit_recalibration(local.labels, members, groups)
+    decisions = choose(local, fitted(members), predictor.decisions)
+    free = {classes[k] for k in free_biases(local.labels.tolist(), groups, len(classes))}
+    few = [
+        f"{name} has {count} patients: too few for a bias of its own, which stays"
+        if count
+        else f"{name} has no image: its bias stays, and it has no threshold"
+        for name, count in patients.items()
+        if name not in free and count < MIN_PATIENTS
+    ]
+    table = PredictionTable.from_records(records, classes, after.probabilities)
+    sentences = [verdict(rows), *few, *threshold_warnings(decisions.operating_points)]
+    return _Calibration(fitted, rows, sentences, decisions, table)
+
+
+def _correct_prior(members: Table, classes: Sequence[str], about: Mapping[str, Any]) -> _Calibration:
+    """The correction of the classes' shares.
+
+    A training with class weights multiplies the loss of a class by the inverse of its share, so its probabilities are
+    those of a hospital where all classes are equally frequent. A model without run.json is taken for such a one.
+    """
+    weighted = about.get("config", {}).get("class_weights", True)
+    counts = np.array([1.0 if weighted else about["images"][name] for name in classes])
+    trained = counts / counts.sum()
+    fitted, prior = fit_prior(members, trained.tolist())
+    before, after = members.mean(0), fitted(members)
+    rows = [
+        {
+            "class": name,
+            "share_assumed": float(trained[k]),
+            "share_estimated": prior[k],
+            "answers_before": int((before.argmax(1) == k).sum()),
+            "answers_after": int((after.argmax(1) == k).sum()),
+        }
+        for k, name in enumerate(classes)
+    ]
+    sentences = [
+        "without labels, nothing here could be checked: the correction holds only if the shares of the classes differ "
+        "from those of the training and nothing else does, neither the patients nor the machine",
+        "the result has no thresholds, prediction sets and limits of uncertainty: these need labelled images",
+    ]
+    return _Calibration(fitted, rows, sentences)
+
+
+def _calibrated(model: str, folds: Sequence[int], fitted: Recalibration) -> dict[str, Any]:
+    """The calibrated models by their folder's name: "" for a single one."""
+    folders = find_checkpoints(model, folds)
+    models = {}
+    for number, folder in enumerate(folders, start=1):
+        calibrated = load_checkpoint(folder)
+        recalibrate(calibrated, fitted)
+        models["" if len(folders) == 1 else fold_name(fold_number(folder.name) or number)] = calibrated
+    return models
+
+
+def _check_weights(
+    models: dict[str, Any],
+    predictor: Predictor,
+    records: Sequence[Record],
+    expected: Table,
+    batch_size: int,
+    any_body_part: bool,
+) -> None:
+    """Refuse a network whose answers are not those of the calibration, because its output is not its classifier's."""
+    networks = [fuse_batch_norm(copy.deepcopy(model)) for model in models.values()]
+    other = Predictor(networks, str(predictor.device), predictor.precision, any_body_part=any_body_part)
+    found = predict_members(other, records[:batch_size], batch_size, lambda done, total: None).mean(0)
+    if np.abs(found - expected[:batch_size]).max() > AGREES:
+        raise UserError(f"{predictor.name} cannot be calibrated: its output is not that of its classifier")
+
+
+def _describe(
+    records: Sequence[Record], classes: Sequence[str], fitted: Recalibration, unlabelled: bool
+) -> dict[str, Any]:
+    """What was done with how many images; for run.json and the model card."""
+    groups = patient_keys(records)
+
+    def count(name: str | None) -> dict[str, int]:
+        mine = [g for g, r in zip(groups, records, strict=True) if name in (None, r.label)]
+        return {"images": len(mine), "patients": len(set(mine))}
+
+    by_class = {} if unlabelled else {name: count(name) for name in classes}
+    return {
+        "method": "prior correction without labels" if unlabelled else "temperature and bias",
+        **count(None),
+        "by_class": by_class,
+        "scale": fitted.scale,
+        "bias": dict(zip(classes, fitted.bias, strict=True)),
+    }

@@ -1,0 +1,43 @@
+"""``cvrnet calibrate``."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cvrnet_cli import options
+from cvrnet_cli.output import job_callbacks, print_rows, say
+
+
+@click.command(short_help="Fit a trained model to another hospital with a few of its images.")
+@click.argument("model")
+@click.argument("data", type=options.PATH)
+@options.output("Folder of the calibrated model, which every command accepts as MODEL.", required=True)
+@click.option("--unlabelled", is_flag=True, help="DATA has no labels: correct only for the shares of the classes.")
+@options.inference
+@options.overwrite
+def calibrate(model: str, data: Path, output: Path, **settings: Any) -> None:
+    """Calibrate MODEL on DATA, 20 to 200 images of the hospital where it will be used.
+
+    With labels: a temperature and a bias for each class, new thresholds, prediction sets and limits of uncertainty. The
+    table gives each score before and after with 95 % intervals, cross-validated by patient. Images or patients that the
+    model was trained on are refused. Without labels (--unlabelled): the shares of the classes are estimated, and the
+    probabilities corrected for them (Saerens et al. 2002). The network is not trained: what it cannot tell apart, it
+    cannot tell apart afterwards.
+
+    \b
+    Examples:
+      cvrnet calibrate run our-images/ -o ours
+      cvrnet calibrate run manifest.csv -o ours
+      cvrnet calibrate run our-images/ -o ours --unlabelled
+      cvrnet predict ours images/ --operating-point sensitivity=0.9
+    """
+    from cvrnet.workflows import calibrate as run
+
+    with job_callbacks() as callbacks:
+        result = run(model, data, output, callbacks=callbacks, **settings)
+    print_rows(result["rows"])
+    say("")
+    for sentence in result["sentences"]:
+        say(f"{sentence[0].upper()}{sentence[1:]}.")
+    say(f"The calibrated model is in {output}.")
