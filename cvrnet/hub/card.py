@@ -83,7 +83,7 @@ def render_card(
     are its operating points, `metrics` the scores of a single training, `folds` those of each branch, and `severe` the
     sentences of the audit's severe findings (None: not audited).
     """
-    run = {"data": "", "images": {}, "source": {}, "versions": {}, "pretrained_from": [], **run}
+    run = {"data": "", "images": {}, "source": {}, "versions": {}, "pretrained_from": [], "calibration": {}, **run}
     evaluations = _evaluations(run, metrics, summary)
     per_fold = summary.get("folds") or [scores["test"] for scores in folds.values() if "test" in scores]
     pooled = summary.get("pooled") or (evaluations[0].scores if evaluations and not per_fold else {})
@@ -111,6 +111,7 @@ def render_card(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         best=best,
         branches=list(folds),
+        calibrated=_calibration_sentence(run["calibration"]),
         scores=_score_table(per_fold, evaluations),
         class_rows=[
             [name, *(_shown(scores.get(key)) for key in _CLASS_SCORES)]
@@ -126,6 +127,19 @@ def render_card(
         settings={key: value for key, value in settings.items() if value is not None},
     )
     return mark_card(card.decode()).encode()
+
+
+def _calibration_sentence(done: Mapping[str, Any]) -> str:
+    """What ``cvrnet calibrate`` did with how many images; "" for a model that is not calibrated."""
+    if not done:
+        return ""
+    biases = ", ".join(f"{name} {value:+.2f}" for name, value in done["bias"].items())
+    by_class = ", ".join(f"{name} {n['images']} of {n['patients']}" for name, n in done["by_class"].items())
+    return (
+        f"After the training, the model was calibrated for another hospital ({done['method']}), with {done['images']} "
+        f"images of {done['patients']} patients{f' ({by_class})' if by_class else ''} there. Its logits were "
+        f"multiplied by {done['scale']:.2f}, and these biases added: {biases}."
+    )
 
 
 def _base_models(config: Mapping[str, Any], model: nn.Module) -> list[str]:

@@ -89,9 +89,12 @@ def fit_recalibration(y_true: ArrayLike, members: ArrayLike, groups: Sequence[Ha
         gradient = np.concatenate([[scale * (slope * logs).sum()], slope.sum((0, 1))[free]])
         return float(total), gradient + values
 
-    found = minimize(loss, np.zeros(1 + len(free)), jac=True, method="L-BFGS-B", bounds=[(-5, 5)] * (1 + len(free)))
+    bounds, options = [(-5, 5)] * (1 + len(free)), {"ftol": 1e-12, "gtol": 1e-6}
+    found = minimize(loss, np.zeros(len(bounds)), jac=True, method="L-BFGS-B", bounds=bounds, options=options)
     bias = np.zeros(len(names))
     bias[free] = found.x[1:]
+    if len(free) == len(names):
+        bias -= bias.mean()  # what all classes share changes no probability; the penalty would bring it to 0 slowly
     return Recalibration(float(np.exp(found.x[0])), tuple(bias.tolist()))
 
 

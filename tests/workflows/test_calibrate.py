@@ -1,0 +1,188 @@
+"""A model is calibrated on images of another hospital, and stays an ordinary checkpoint."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from cvrnet import Predictor
+from cvrnet.data import read_records, write_phantoms
+from cvrnet.errors import UserError
+from cvrnet.hub.staging import stage_run
+from cvrnet.metrics.recalibration import Recalibration
+from cvrnet.runs.checkpoint import load_checkpoint, save_checkpoint
+from cvrnet.runs.decisions import load_decisions
+from cvrnet.runs.held_out import trained_on
+from cvrnet.runs.recalibrate import recalibrate
+from cvrnet.workflows.calibrate import calibrate
+
+CLASSES = ["CVP", "NCP", "NOR"]
+
+
+@pytest.fixture(scope="module")
+def folds(run, tmp_path_factory):
+    """A run of two folds that differ."""
+    folder = tmp_path_factory.mktemp("folds")
+    for name in ("run.json", "split.csv"):
+        shutil.copy(run / name, folder / name)
+    for fold in (1, 2):
+        model = load_checkpoint(run)
+        torch.manual_seed(fold)
+        with torch.no_grad():
+            for block in model.head.blocks:
+                block.classifier.weight.add_(torch.randn_like(block.classifier.weight))
+        save_checkpoint(model, folder / f"fold-{fold}", CLASSES)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory):
+    """60 phantoms of other patients, from a site that no model was trained on."""
+    manifest = write_phantoms(tmp_path_factory.mktemp("else") / "data", 120, size=64, seed=5, sources=("x", "site-c"))
+    rows = list(csv.DictReader(manifest.open(newline="")))
+    _write(manifest, [row for row in rows if row["source"] == "site-c"])
+    return manifest
+
+
+def _write(manifest, rows):
+    with manifest.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return manifest
+
+
+def _some(elsewhere, keep, name="some.csv"):
+    rows = list(csv.DictReader(elsewhere.open(newline="")))
+    return _write(elsewhere.parent / name, [row for row in rows if keep(row)])
+
+
+def _answers(model, records):
+    return np.array([p.probabilities for p in Predictor.from_pretrained(model)([r.path for r in records])])
+
+
+@pytest.fixture(scope="module")
+def done(folds, elsewhere, tmp_path_factory):
+    output = tmp_path_factory.mktemp("calibrated") / "ours"
+    return output, calibrate(str(folds), elsewhere, output)
+
+
+def test_the_ensemble_answers_as_the_calibration_says(done, folds, elsewhere):
+    output, result = done
+    records = read_records(elsewhere)
+    predictor = Predictor.from_pretrained(folds)
+    pixels = [predictor.preprocessing.resize(predictor.preprocessing.read(r.path)) for r in records]
+    from cvrnet.data import to_batch
+
+    members = predictor.member_probabilities(to_batch(pixels))
+    fitted = Recalibration(result["calibration"]["scale"], tuple(result["calibration"]["bias"].values()))
+    expected = fitted(members.reshape(-1, *members.shape[2:]))
+    np.testing.assert_allclose(_answers(output, records), expected, atol=1e-4)
+    labels = np.array([CLASSES.index(r.label) for r in records])
+    before = -np.log(members.mean((0, 1))[np.arange(len(labels)), labels]).mean()
+    assert -np.log(expected[np.arange(len(labels)), labels]).mean() < before
+
+
+def test_plain_timm_agrees(done, elsewhere):
+    output, _ = done
+    record = read_records(elsewhere)[0]
+    predictor = Predictor.from_pretrained(output / "fold-1")
+    model = timm.create_model(f"local-dir:{output / 'fold-1'}", pretrained=True).eval()
+    from cvrnet.data import to_batch
+
+    image = to_batch([predictor.preprocessing.resize(predictor.preprocessing.read(record.path))])
+    with torch.inference_mode():
+        logits = model(predictor.preprocessing.normalize(image))
+    np.testing.assert_allclose(logits.softmax(-1).numpy(), predictor.probabilities(image), atol=1e-5)
+
+
+def test_the_folder_says_what_was_done(done, elsewhere):
+    output, result = done
+    records = read_records(elsewhere)
+    run = json.loads((output / "run.json").read_text())
+    assert run["kind"] == "calibrate"
+    assert run["calibration"]["images"] == len(records)
+    assert run["calibration"]["patients"] == len({r.patient_id for r in records})
+    rows = list(csv.DictReader((output / "tables" / "before_after.csv").open(newline="", encoding="utf-8-sig")))
+    assert [row["score"] for row in rows] == [row["score"] for row in result["rows"]]
+    assert rows[0]["score"] == "log_loss"
+    assert float(rows[0]["after"]) == pytest.approx(
+        json.loads((output / "metrics.json").read_text())["test"]["log_loss"]
+    )
+    assert "Before and after the calibration" in (output / "report.html").read_text(encoding="utf-8")
+    assert trained_on(output).count(records) == len(records)
+    card = stage_run(output, "ada/chest").card.decode()
+    assert f"with {len(records)} images of" in card
+    with pytest.raises(UserError, match="calibrated already"):
+        calibrate(str(output), elsewhere, output.parent / "again")
+
+
+def test_an_ensemble_counts_its_images_once(done, elsewhere):
+    points = load_decisions([done[0] / "fold-1", done[0] / "fold-2"]).operating_points
+    records = read_records(elsewhere)
+    assert {p.class_name for p in points} == set(CLASSES)
+    assert all(p.positives == sum(r.label == p.class_name for r in records) for p in points)
+
+
+def test_without_labels(run, elsewhere, tmp_path, cli):
+    status, out, err = cli("calibrate", run, elsewhere, "-o", tmp_path / "ours", "--unlabelled")
+    assert status == 0, err
+    assert "share_estimated" in out
+    assert "nothing here could be checked" in err + out
+    assert load_decisions([tmp_path / "ours"]).operating_points == []
+    about = json.loads((tmp_path / "ours" / "run.json").read_text())["calibration"]
+    assert about["scale"] == 1
+    assert about["by_class"] == {}
+    records = read_records(elsewhere)
+    rows = [line.split() for line in out.splitlines()]
+    shares = {row[0]: float(row[2]) for row in rows if row and row[0] in CLASSES}
+    assert sum(shares.values()) == pytest.approx(1, abs=1e-3)
+    assert _answers(tmp_path / "ours", records).mean(0) == pytest.approx([shares[n] for n in CLASSES], abs=1e-2)
+    assert "They had no labels" in stage_run(tmp_path / "ours", "ada/chest").card.decode()
+
+
+def test_images_that_cannot_teach_are_refused(run, phantoms, elsewhere, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match=r"trained or validated on \d+ of the 36 images.*such as images/.*patient"):
+        calibrate(str(run), phantoms, out)
+    with pytest.raises(UserError, match=r"all \d+ images are NOR: one class tells neither"):
+        calibrate(str(run), _some(elsewhere, lambda row: row["label"] == "NOR"), out)
+    seen = iter(range(100))
+    with pytest.raises(UserError, match="19 images are too few"):
+        calibrate(str(run), _some(elsewhere, lambda row: next(seen) < 19), out)
+    rows = list(csv.DictReader(elsewhere.open(newline="")))
+    strange = _write(elsewhere.parent / "strange.csv", [{**rows[0], "label": "TB"}, *rows[1:]])
+    with pytest.raises(UserError, match="does not know the class TB"):
+        calibrate(str(run), strange, out)
+    ncp = next(row["patient_id"] for row in rows if row["label"] == "NCP")
+    lonely = _some(elsewhere, lambda row: row["label"] != "NCP" or row["patient_id"] == ncp)
+    with pytest.raises(UserError, match="NCP has images of one patient only"):
+        calibrate(str(run), lonely, out)
+    with pytest.raises(UserError, match="ONNX"):
+        calibrate("model.onnx", elsewhere, out)
+    assert not out.exists()
+
+
+def test_a_class_without_images_keeps_its_bias(run, elsewhere, tmp_path):
+    result = calibrate(str(run), _some(elsewhere, lambda row: row["label"] != "NCP"), tmp_path / "out")
+    assert result["calibration"]["bias"]["NCP"] == 0
+    assert result["calibration"]["by_class"]["NCP"] == {"images": 0, "patients": 0}
+    assert any(sentence.startswith("NCP has no image") for sentence in result["sentences"])
+    assert {p.class_name for p in load_decisions([tmp_path / "out"]).operating_points} == {"CVP", "NOR"}
+
+
+def test_a_classifier_of_timm():
+    model = timm.create_model("test_resnet", num_classes=3).eval()
+    x = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        before = model(x)
+        recalibrate(model, Recalibration(0.5, (1.0, 0.0, -1.0)))
+        torch.testing.assert_close(model(x), 0.5 * before + torch.tensor([1.0, 0.0, -1.0]))
+    with pytest.raises(UserError, match="not a linear layer"):
+        recalibrate(timm.create_model("test_resnet", num_classes=0), Recalibration(1.0, ()))
