@@ -177,7 +177,7 @@ class Predictor:
             return []
         by_head = self.member_probabilities(to_batch([image for _, image in images]), size)
         members = by_head.reshape(-1, *by_head.shape[2:])  # (folds * heads, N, classes)
-        mean = members.mean(0)
+        mean = self._calibrate(members.mean(0))
         total, disagreement = entropy(mean), mutual_information(members)
         return [
             Prediction(
@@ -205,12 +205,17 @@ class Predictor:
     def probabilities(self, images: Tensor) -> NDArray[np.float64]:
         """Return the mean probabilities over models and heads: (N, classes), rows summing to one.
 
-        The images are uint8 (N, C, H, W), of the preprocessing's size.
+        The images are uint8 (N, C, H, W), of the preprocessing's size. If the model was calibrated
+        (``cvrnet calibrate``), these are the calibrated probabilities.
         """
-        return self.member_probabilities(images).mean((0, 1))
+        return self._calibrate(self.member_probabilities(images).mean((0, 1)))
+
+    def _calibrate(self, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+        calibration = self.decisions.calibration
+        return probabilities if calibration is None else calibration(probabilities)
 
     def member_probabilities(self, images: Tensor, size: int = 0) -> NDArray[np.float64]:
-        """Return the probabilities of every member of the ensemble: (folds, heads, N, classes).
+        """Return the probabilities of every member of the ensemble, not calibrated: (folds, heads, N, classes).
 
         The images are those of `probabilities`. Models without heads count as having one. With compiled networks, a
         batch of fewer images than `size` is filled up, because the network would be compiled again for another size.

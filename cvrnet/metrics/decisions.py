@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from numpy.typing import ArrayLike
@@ -16,15 +16,20 @@ from cvrnet.metrics.operating_points import (
     average_operating_points,
     choose_operating_points,
 )
+from cvrnet.metrics.recalibration import Recalibration
 
 
 @dataclass(frozen=True)
 class Decisions:
-    """Thresholds, prediction sets and abstention of one model, or of an ensemble; empty for a model without them."""
+    """Thresholds, prediction sets and abstention of one model, or of an ensemble; empty for a model without them.
+
+    They apply to the probabilities after the calibration, if there is one.
+    """
 
     operating_points: list[OperatingPoint] = field(default_factory=list)
     prediction_sets: PredictionSets | None = None
     abstention: Abstention | None = None
+    calibration: Recalibration | None = None  #: by ``cvrnet calibrate``, for another hospital
 
     def to_dict(self) -> dict[str, Any]:
         """The values as config.json holds them."""
@@ -34,9 +39,9 @@ class Decisions:
     def from_dict(cls, values: Any, classes: Sequence[str]) -> Decisions:
         """What `to_dict` described, in a file from anywhere (None: nothing); raises ValueError if it is impossible."""
         values = {} if values is None else values
-        if not isinstance(values, Mapping) or not {*values} <= {"operating_points", "prediction_sets", "abstention"}:
+        if not isinstance(values, Mapping) or not {*values} <= {field.name for field in fields(cls)}:
             raise ValueError("its decisions have another form")
-        listed, sets, abstention = (values.get(key) for key in ("operating_points", "prediction_sets", "abstention"))
+        listed, sets, abstention, calibration = (values.get(field.name) for field in fields(cls))
         if not isinstance(listed or [], list) or not all(isinstance(value, Mapping) for value in listed or ()):
             raise ValueError("its operating points are no list of objects")
         points = [OperatingPoint.from_dict(value) for value in listed or ()]
@@ -47,6 +52,7 @@ class Decisions:
             points,
             None if sets is None else PredictionSets.from_dict(_mapping(sets), classes),
             None if abstention is None else Abstention.from_dict(_mapping(abstention)),
+            None if calibration is None else Recalibration.from_dict(_mapping(calibration), classes),
         )
 
 
@@ -78,9 +84,12 @@ def choose_decisions(
 def average_decisions(members: Sequence[Decisions]) -> Decisions:
     """Those of an ensemble, whose probabilities are the mean of its members'.
 
-    Members with equal decisions share those that ``cvrnet calibrate`` chose for the ensemble.
+    ``cvrnet calibrate`` calibrates an ensemble as a whole, so its members share their decisions. Raises ValueError for
+    members that were calibrated separately.
     """
-    if members and all(member == members[0] for member in members):
+    if any(member.calibration for member in members):
+        if any(member != members[0] for member in members):
+            raise ValueError("its folds were calibrated separately, so they are no ensemble; name one of them")
         return members[0]
     return Decisions(
         average_operating_points([member.operating_points for member in members]),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,28 +17,34 @@ from cvrnet.metrics.inputs import check
 
 MIN_PATIENTS = 5  # of a class, and of all others together: with fewer, the bias of the class stays 0
 MIN_IMAGES = 20  # with fewer images, nothing is fitted
+MAX_BIAS = 1000  # of those in a file; those that are fitted are below 150
 MAX_STEPS, TOLERANCE = 10_000, 1e-9  # of the expectation maximisation
 Table = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Recalibration:
-    r"""New probabilities :math:`\frac{1}{M} \sum_m \mathrm{softmax}(a \log p_m + b)` from those of M members.
+    r"""New probabilities :math:`\mathrm{softmax}(a \log p + b)` from the probabilities p of a model or an ensemble.
 
-    The members are every head of every fold. The change is one of each member's logits, so it can be written into the
-    weights of a linear classifier (`cvrnet.runs.recalibrate`).
+    For a CVR-Net and for an ensemble, p is the mean over heads and folds: the answer that the user gets.
     """
 
     scale: float  #: a, the inverse of the temperature; 1: no change
     bias: tuple[float, ...]  #: b, (C,); 0: no change
 
-    def members(self, members: ArrayLike) -> Table:
-        """The new probabilities of each member, (M, N, C), from the old ones of the same shape."""
-        return np.asarray(softmax(self.scale * _logs(members) + np.array(self.bias), axis=-1), np.float64)
+    def __call__(self, probabilities: ArrayLike) -> Table:
+        """The new probabilities from the old ones, both (..., C)."""
+        return np.asarray(softmax(self.scale * _logs(probabilities) + np.array(self.bias), axis=-1), np.float64)
 
-    def __call__(self, members: ArrayLike) -> Table:
-        """The new probabilities, (N, C), from those of each member, (M, N, C)."""
-        return self.members(members).mean(0)
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], classes: Sequence[str]) -> Recalibration:
+        """What `dataclasses.asdict` described, in a file from anywhere; raises ValueError if it is impossible."""
+        scale, bias = values.get("scale"), values.get("bias")
+        if {*values} != {"scale", "bias"} or not isinstance(bias, list | tuple) or len(bias) != len(classes):
+            raise ValueError("its calibration has another form")
+        if not all(type(v) in (int, float) and abs(v) <= MAX_BIAS for v in (scale, *bias)) or not scale > 0:
+            raise ValueError("its calibration has impossible numbers")
+        return cls(float(scale), tuple(map(float, bias)))
 
 
 def free_biases(labels: Sequence[int], groups: Sequence[Hashable], n_classes: int) -> list[int]:
@@ -52,26 +59,25 @@ def free_biases(labels: Sequence[int], groups: Sequence[Hashable], n_classes: in
     ]
 
 
-def fit_recalibration(y_true: ArrayLike, members: ArrayLike, groups: Sequence[Hashable]) -> Recalibration:
+def fit_recalibration(y_true: ArrayLike, probabilities: ArrayLike, groups: Sequence[Hashable]) -> Recalibration:
     """Fit scale and biases on labelled images.
 
-    This is temperature scaling (Guo et al. 2017, ICML) with a bias for each class, fitted to the probabilities that the
-    user gets: the mean over the members. It minimises the log loss, in which each patient counts once, plus half the
-    square of log(scale) and of each bias. This penalty is that of a standard normal prior. It keeps the numbers finite
-    with few images, and its weight falls with the number of patients. The fit starts from no change, so the log loss on
-    these images cannot rise.
+    This is temperature scaling (Guo et al. 2017, ICML) with a bias for each class. It minimises the log loss, in which
+    each patient counts once, plus half the square of log(scale) and of each bias. This penalty is that of a standard
+    normal prior. It keeps the numbers finite with few images, and its weight falls with the number of patients. The fit
+    starts from no change, so the log loss on these images cannot rise.
 
     Args:
         y_true: class indices, (N,).
-        members: probabilities of each member, (M, N, C).
+        probabilities: of each class, (N, C).
         groups: the patient of each image.
 
     Raises:
         UserError: All images are of one class, which tells neither temperature nor bias.
     """
-    logs = _logs(members)
-    names = [str(k) for k in range(logs.shape[2])]
-    labels, _ = check(y_true, np.exp(logs).mean(0), names)
+    logs = _logs(probabilities)
+    names = [str(k) for k in range(logs.shape[1])]
+    labels, _ = check(y_true, np.exp(logs), names)
     if len({*labels.tolist()}) < 2:
         raise UserError("all images are of one class, which tells neither temperature nor bias; add others")
     _, inverse, counts = np.unique(group_numbers(groups, len(labels)), return_inverse=True, return_counts=True)
@@ -81,12 +87,10 @@ def fit_recalibration(y_true: ArrayLike, members: ArrayLike, groups: Sequence[Ha
     def loss(values: Table) -> tuple[float, Table]:
         scale, bias = np.exp(values[0]), np.zeros(len(names))
         bias[free] = values[1:]
-        each = log_softmax(scale * logs + bias, axis=-1)
-        own = each[:, np.arange(len(labels)), labels]  # (M, N), log-probability of the true class
-        share = softmax(own, axis=0)  # each member's part in the mean
-        total = -(weights * (np.logaddexp.reduce(own, 0) - np.log(len(logs)))).sum() + values @ values / 2
-        slope = (weights * share)[..., None] * (np.exp(each) - one_hot)  # of each member's new logits
-        gradient = np.concatenate([[scale * (slope * logs).sum()], slope.sum((0, 1))[free]])
+        new = log_softmax(scale * logs + bias, axis=-1)
+        total = -(weights * new[np.arange(len(labels)), labels]).sum() + values @ values / 2
+        slope = weights[:, None] * (np.exp(new) - one_hot)  # of the new logits
+        gradient = np.concatenate([[scale * (slope * logs).sum()], slope.sum(0)[free]])
         return float(total), gradient + values
 
     bounds, options = [(-5, 5)] * (1 + len(free)), {"ftol": 1e-12, "gtol": 1e-6}
@@ -98,27 +102,27 @@ def fit_recalibration(y_true: ArrayLike, members: ArrayLike, groups: Sequence[Ha
     return Recalibration(float(np.exp(found.x[0])), tuple(bias.tolist()))
 
 
-def fit_prior(members: ArrayLike, trained: Sequence[float]) -> tuple[Recalibration, list[float]]:
+def fit_prior(probabilities: ArrayLike, trained: Sequence[float]) -> tuple[Recalibration, list[float]]:
     r"""Estimate the shares of the classes among unlabelled images, by expectation maximisation.
 
     (Saerens, Latinne & Decaestecker 2002, Neural Computation 14:21, eq. 2.4.) The probabilities are multiplied by
-    :math:`\pi_c / \pi^0_c` and normalised; their mean over all images is the next :math:`\pi`. Here each member answers
-    and is corrected for itself. The estimate holds if only the shares of the classes differ from those of the training,
-    and not how each class looks; and if the probabilities were calibrated there.
+    :math:`\pi_c / \pi^0_c` and normalised; their mean over all images is the next :math:`\pi`. The estimate holds if
+    only the shares of the classes differ from those of the training, and not how each class looks; and if the
+    probabilities were calibrated there.
 
     Args:
-        members: probabilities of each member, (M, N, C).
+        probabilities: of each class, (N, C).
         trained: the shares of the classes that the probabilities assume, (C,); equal shares for a training that weights
             its classes inversely to their number.
 
     Returns:
         The correction, which is a bias for each class, and the estimated shares, (C,).
     """
-    odds = np.exp(_logs(members)) / np.asarray(trained)
+    odds = np.exp(_logs(probabilities)) / np.asarray(trained)
     prior = np.asarray(trained, np.float64)
     for _ in range(MAX_STEPS):
         weighted = odds * prior
-        after = (weighted / weighted.sum(-1, keepdims=True)).mean((0, 1))
+        after = (weighted / weighted.sum(-1, keepdims=True)).mean(0)
         moved, prior = np.abs(after - prior).max(), after
         if moved < TOLERANCE:
             break
@@ -126,8 +130,5 @@ def fit_prior(members: ArrayLike, trained: Sequence[float]) -> tuple[Recalibrati
     return Recalibration(1.0, tuple((bias - bias.mean()).tolist())), prior.tolist()
 
 
-def _logs(members: ArrayLike) -> Table:
-    table = np.asarray(members, np.float64)
-    if table.ndim != 3:
-        raise UserError(f"probabilities of shape {table.shape}; expected (members, images, classes)")
-    return np.log(np.maximum(table, 1e-30))
+def _logs(probabilities: ArrayLike) -> Table:
+    return np.log(np.maximum(np.asarray(probabilities, np.float64), 1e-30))

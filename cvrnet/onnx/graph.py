@@ -66,13 +66,14 @@ class PixelNetwork(nn.Module):
         """Classify images, uint8 (N, C, H, W).
 
         Returns:
-            (N, classes) logits whose softmax is the mean of the folds' softmaxes; for CVR-Nets also
-            (N, heads, classes), the logits of each head, averaged over the folds in the same way.
+            (N, classes) logits whose softmax is the mean of the folds' softmaxes, after the model's calibration if it
+            has one; for CVR-Nets also (N, heads, classes), the logits of each head, averaged over the folds in the same
+            way and not calibrated.
         """
         x = pixels.float() * self.scale + self.shift
         models: list[Any] = list(self.models)
         if not self.averages_probabilities:
-            return (log_mean_softmax([model(x) for model in models]),)
+            return (self._calibrate(log_mean_softmax([model(x) for model in models])),)
         logits, heads = [], []
         for model in models:
             vectors = model.pool_maps(model.forward_maps(x))
@@ -80,7 +81,11 @@ class PixelNetwork(nn.Module):
             heads.append(model.head.branch_logits(vectors))
         # Logits, not probabilities: the user applies softmax, as to any other classifier's output, and gets the mean.
         each = [log_mean_softmax(list(folds)) for folds in zip(*heads, strict=True)]
-        return log_mean_softmax(logits), torch.stack(each, 1)
+        return self._calibrate(log_mean_softmax(logits)), torch.stack(each, 1)
+
+    def _calibrate(self, logits: Tensor) -> Tensor:
+        calibration = self.decisions.calibration
+        return logits if calibration is None else calibration.scale * logits + torch.tensor(calibration.bias)
 
 
 def trace(network: PixelNetwork) -> onnx.ModelProto:

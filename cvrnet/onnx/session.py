@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -76,6 +77,8 @@ def load_onnx(path: str | Path, device: str = "auto", dtype: str = "auto", engin
         UserError: Another program wrote the file, or the device, number format or engine is not available.
     """
     cfg, num_heads, decisions = read_metadata(path)
+    if not num_heads:  # the logits are calibrated in the graph; a CVR-Net's answer is computed from its heads' logits
+        decisions = replace(decisions, calibration=None)
     if engine not in ENGINES:
         raise UserError(f"unknown engine {engine!r}; expected {', '.join(ENGINES)}")
     if device != "auto" and device.partition(":")[0] not in ("cpu", "cuda"):
