@@ -39,7 +39,8 @@ class Recalibration:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], classes: Sequence[str]) -> Recalibration:
         """What `dataclasses.asdict` described, in a file from anywhere; raises ValueError if it is impossible."""
-        scale, bias = values.get("scale"), values.get("bias")
+        scale: Any = values.get("scale")
+        bias: Any = values.get("bias")
         if {*values} != {"scale", "bias"} or not isinstance(bias, list | tuple) or len(bias) != len(classes):
             raise ValueError("its calibration has another form")
         if not all(type(v) in (int, float) and abs(v) <= MAX_BIAS for v in (scale, *bias)) or not scale > 0:

@@ -34,4 +34,7 @@ def load_decisions(folders: Sequence[Path]) -> Decisions:
             members.append(Decisions.from_dict(config.get(KEY), names))
         except ValueError as error:
             raise UserError(f"{folder}: {error}") from error
-    return average_decisions(members)
+    try:
+        return average_decisions(members)
+    except ValueError as error:
+        raise UserError(f"{folders[0].parent}: {error}") from error

@@ -38,11 +38,11 @@ class Local:
     classes: list[str]  #: names of the C classes
     labels: NDArray[np.int64]  #: class index of each image, (N,)
     groups: list[str]  #: the patient of each image
-    members: Table  #: probabilities of every head of every fold, (M, N, C)
+    probabilities: Table  #: by the model before the calibration, (N, C)
 
     def at(self, rows: NDArray[np.intp]) -> Local:
         """Some of the images."""
-        return Local(self.classes, self.labels[rows], [self.groups[i] for i in rows], self.members[:, rows])
+        return Local(self.classes, self.labels[rows], [self.groups[i] for i in rows], self.probabilities[rows])
 
 
 def judge(decisions: Decisions, probabilities: Table, classes: Sequence[str]) -> Judged:
@@ -79,9 +79,9 @@ def cross_validated(local: Local, folds: Sequence[int], source: Decisions) -> Ju
     for fold in sorted(set(folds)):
         inside = np.array(folds) == fold
         others = local.at(np.flatnonzero(~inside))
-        fitted = fit_recalibration(others.labels, others.members, others.groups)
-        decisions = choose(others, fitted(others.members), source)
-        judged = judge(decisions, fitted(local.members[:, inside]), local.classes)
+        fitted = fit_recalibration(others.labels, others.probabilities, others.groups)
+        decisions = choose(others, fitted(others.probabilities), source)
+        judged = judge(decisions, fitted(local.probabilities[inside]), local.classes)
         table[inside], in_set[inside] = judged.probabilities, judged.in_set
         for key, found in judged.positive.items():
             positive.setdefault(key, np.full(shape[0], np.nan))[inside] = found

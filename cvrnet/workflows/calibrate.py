@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import copy
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cvrnet.data import Record, check_classes, read_records
+from cvrnet.data import DataError, Record, check_classes, read_records
 from cvrnet.data.splits import make_folds, patient_keys
 from cvrnet.errors import UserError
 from cvrnet.files import write_csv
 from cvrnet.inference import Predictor
-from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
-from cvrnet.inference.member_table import predict_members
 from cvrnet.metrics.decisions import Decisions
 from cvrnet.metrics.operating_points import threshold_warnings
 from cvrnet.metrics.recalibration import (
@@ -30,22 +28,20 @@ from cvrnet.metrics.recalibration import (
 )
 from cvrnet.report import write_report
 from cvrnet.report.before_after import before_after_section
-from cvrnet.runs.checkpoint import find_checkpoints, load_checkpoint, save_checkpoint
+from cvrnet.runs.checkpoint import find_checkpoints
 from cvrnet.runs.decisions import KEY, save_decisions
 from cvrnet.runs.folder import claim_folder, open_run_folder
 from cvrnet.runs.held_out import trained_on
-from cvrnet.runs.layout import RUN, SPLIT, TABLES, fold_name, fold_number
+from cvrnet.runs.layout import CONFIG, RUN, SPLIT, TABLES, WEIGHTS, fold_name, fold_number
 from cvrnet.runs.predictions import PredictionTable
 from cvrnet.runs.read import read_run
-from cvrnet.runs.recalibrate import recalibrate
 from cvrnet.runs.split_table import split_row
 from cvrnet.workflows.before_after import Local, before_after_rows, choose, cross_validated, judge, verdict
-from cvrnet.workflows.evaluate import describe_evaluation, write_evaluation
+from cvrnet.workflows.evaluate import describe_evaluation, predict_records, write_evaluation
 from cvrnet.workflows.job import Callbacks
 
 KIND = "calibrate"
 N_FOLDS = 5
-AGREES = 0.02  # of the probabilities: what rounding may change in bfloat16
 Table = NDArray[np.float64]
 
 
@@ -70,10 +66,13 @@ def calibrate(
     by patient. With ``unlabelled`` images it estimates the shares of the classes and corrects the probabilities for
     them (`fit_prior`); thresholds cannot be chosen, so the result has none.
 
-    ``model`` is a MODEL argument, not an ONNX file. The folds of a run are calibrated together, as the ensemble that
-    they are. The folder gets run.json, the model (or fold-1/ and so on), split.csv if the model's training images are
-    known, and tables/before_after.csv; with labels also metrics.json, predictions.csv, figures/ and report.html.
-    Other arguments: see `cvrnet.workflows`.
+    ``model`` is a MODEL argument, not an ONNX file. The weights stay as they are: the calibration is in config.json,
+    and `Predictor` applies it to the mean over heads and folds. So the folds of a run are calibrated together, as the
+    ensemble that they are.
+
+    The folder gets run.json, the model (or fold-1/ and so on), split.csv if the model's training images are known, and
+    tables/before_after.csv; with labels also metrics.json, predictions.csv, figures/ and report.html. Other arguments:
+    see `cvrnet.workflows`.
 
     Returns:
         ``rows`` of the table, ``sentences`` on what the images can tell, and ``calibration``, as in run.json.
@@ -81,8 +80,8 @@ def calibrate(
     Raises:
         DataError: Images cannot be read, or rows of the manifest are wrong.
         UserError: There are too few images, all are of one class, or a class has one patient only; the model does not
-            know a class, was trained on an image or its patient, is calibrated already, or does not end with linear
-            classifiers; or the folder holds something else.
+            know a class, was trained on an image or its patient, or is calibrated already; or the folder holds
+            something else.
     """
     output, callbacks = Path(output), callbacks or Callbacks()
     about = _about(model)
@@ -92,10 +91,11 @@ def calibrate(
         known = _refuse_images(model, records, predictor.classes, labelled=not unlabelled)
         if known is None:
             callbacks.say("The model's training images are not known: make sure that these images are not among them")
-        members = predict_members(predictor, records, batch_size, callbacks.stage("Predicting"))
-        found = _correct_prior(members, predictor.classes, about) if unlabelled else _fit(records, members, predictor)
-        models = _calibrated(model, folds, found.fitted)
-        _check_weights(models, predictor, records, found.fitted(members), batch_size, any_body_part)
+        predicted = predict_records(predictor, records, batch_size=batch_size, progress=callbacks.stage("Predicting"))
+        if predicted.problems:
+            raise DataError(predicted.problems, records[0].path.parent)
+        answers = predicted.probabilities
+        found = _correct_prior(answers, predictor.classes, about) if unlabelled else _fit(records, answers, predictor)
         calibration = _describe(records, predictor.classes, found.fitted, unlabelled)
         run = {**about, "kind": KIND, "classes": predictor.classes, "model": model, "calibration": calibration}
         if found.table is not None:
@@ -103,7 +103,7 @@ def calibrate(
             run.pop(KEY)  # those of the model before the calibration
         place.start()
         claim_folder(place.folder, run)
-        _write(place.folder, found, models, predictor.classes)
+        _write(place.folder, found, find_checkpoints(model, folds))
         if known is not None:
             write_csv(place.folder / SPLIT, [*known, *(split_row(r, "calibration") for r in records)])
     return {"rows": found.rows, "sentences": found.sentences, "calibration": calibration}
@@ -120,10 +120,14 @@ class _Calibration:
     table: PredictionTable | None = None  #: cross-validated answers; None without labels
 
 
-def _write(folder: Path, found: _Calibration, models: Mapping[str, Any], classes: Sequence[str]) -> None:
-    for name, calibrated in models.items():
-        save_checkpoint(calibrated, folder / name, classes)
-        save_decisions(folder / name, found.decisions)
+def _write(folder: Path, found: _Calibration, models: Sequence[Path]) -> None:
+    decisions = replace(found.decisions, calibration=found.fitted)
+    for number, model in enumerate(models, start=1):
+        place = folder if len(models) == 1 else folder / fold_name(fold_number(model.name) or number)
+        place.mkdir(exist_ok=True)
+        for name in (CONFIG, WEIGHTS):
+            shutil.copyfile(model / name, place / name)
+        save_decisions(place, decisions)
     if found.table is None:
         write_csv(folder / TABLES / "before_after.csv", found.rows)
     else:
@@ -169,19 +173,19 @@ def _refuse_images(
     return known.rows
 
 
-def _fit(records: Sequence[Record], members: Table, predictor: Predictor) -> _Calibration:
+def _fit(records: Sequence[Record], answers: Table, predictor: Predictor) -> _Calibration:
     """The calibration on all images; and the table, the sentences and the predictions of its cross-validation."""
     classes, groups = predictor.classes, patient_keys(records)
-    local = Local(classes, np.array([classes.index(r.label) for r in records]), groups, members)
+    local = Local(classes, np.array([classes.index(r.label) for r in records]), groups, answers)
     patients = {name: len({g for g, r in zip(groups, records, strict=True) if r.label == name}) for name in classes}
     if alone := [name for name, count in patients.items() if count == 1]:
         raise UserError(f"{alone[0]} has images of one patient only; add another patient, or leave the class out")
     folds = make_folds(records, min(N_FOLDS, *(count for count in patients.values() if count)))
-    before = judge(predictor.decisions, members.mean(0), classes)
+    before = judge(predictor.decisions, answers, classes)
     after = cross_validated(local, folds, predictor.decisions)
     rows = before_after_rows(local, before, after)
-    fitted = fit_recalibration(local.labels, members, groups)
-    decisions = choose(local, fitted(members), predictor.decisions)
+    fitted = fit_recalibration(local.labels, answers, groups)
+    decisions = choose(local, fitted(answers), predictor.decisions)
     free = {classes[k] for k in free_biases(local.labels.tolist(), groups, len(classes))}
     few = [
         f"{name} has {count} patients: too few for a bias of its own, which stays"
@@ -195,7 +199,7 @@ def _fit(records: Sequence[Record], members: Table, predictor: Predictor) -> _Ca
     return _Calibration(fitted, rows, sentences, decisions, table)
 
 
-def _correct_prior(members: Table, classes: Sequence[str], about: Mapping[str, Any]) -> _Calibration:
+def _correct_prior(answers: Table, classes: Sequence[str], about: Mapping[str, Any]) -> _Calibration:
     """The correction of the classes' shares.
 
     A training with class weights multiplies the loss of a class by the inverse of its share, so its probabilities are
@@ -204,14 +208,14 @@ def _correct_prior(members: Table, classes: Sequence[str], about: Mapping[str, A
     weighted = about.get("config", {}).get("class_weights", True)
     counts = np.array([1.0 if weighted else about["images"][name] for name in classes])
     trained = counts / counts.sum()
-    fitted, prior = fit_prior(members, trained.tolist())
-    before, after = members.mean(0), fitted(members)
+    fitted, prior = fit_prior(answers, trained.tolist())
+    after = fitted(answers)
     rows = [
         {
             "class": name,
             "share_assumed": float(trained[k]),
             "share_estimated": prior[k],
-            "answers_before": int((before.argmax(1) == k).sum()),
+            "answers_before": int((answers.argmax(1) == k).sum()),
             "answers_after": int((after.argmax(1) == k).sum()),
         }
         for k, name in enumerate(classes)
@@ -222,33 +226,6 @@ def _correct_prior(members: Table, classes: Sequence[str], about: Mapping[str, A
         "the result has no thresholds, prediction sets and limits of uncertainty: these need labelled images",
     ]
     return _Calibration(fitted, rows, sentences)
-
-
-def _calibrated(model: str, folds: Sequence[int], fitted: Recalibration) -> dict[str, Any]:
-    """The calibrated models by their folder's name: "" for a single one."""
-    folders = find_checkpoints(model, folds)
-    models = {}
-    for number, folder in enumerate(folders, start=1):
-        calibrated = load_checkpoint(folder)
-        recalibrate(calibrated, fitted)
-        models["" if len(folders) == 1 else fold_name(fold_number(folder.name) or number)] = calibrated
-    return models
-
-
-def _check_weights(
-    models: dict[str, Any],
-    predictor: Predictor,
-    records: Sequence[Record],
-    expected: Table,
-    batch_size: int,
-    any_body_part: bool,
-) -> None:
-    """Refuse a network whose answers are not those of the calibration, because its output is not its classifier's."""
-    networks = [fuse_batch_norm(copy.deepcopy(model)) for model in models.values()]
-    other = Predictor(networks, str(predictor.device), predictor.precision, any_body_part=any_body_part)
-    found = predict_members(other, records[:batch_size], batch_size, lambda done, total: None).mean(0)
-    if np.abs(found - expected[:batch_size]).max() > AGREES:
-        raise UserError(f"{predictor.name} cannot be calibrated: its output is not that of its classifier")
 
 
 def _describe(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
 from scipy.stats import norm
 from sklearn.metrics import log_loss
 
@@ -15,17 +15,17 @@ from cvrnet.errors import UserError
 from cvrnet.metrics.recalibration import Recalibration, fit_prior, fit_recalibration, free_biases
 
 
-def draw(n, seed, members=1):
-    """Labels that follow the mean over members, and members' probabilities (M, N, 3)."""
+def draw(n, seed):
+    """Labels, and the probabilities (N, 3) that they follow."""
     rng = np.random.default_rng(seed)
-    table = softmax(rng.normal(0, 1.5, (1, n, 3)) + rng.normal(0, 0.5, (members, n, 3)), axis=-1)
-    y = np.array([rng.choice(3, p=row) for row in table.mean(0)])
+    table = softmax(rng.normal(0, 1.5, (n, 3)), axis=-1)
+    y = np.array([rng.choice(3, p=row) for row in table])
     y[:2] = 0, 1
     return y, table
 
 
 def loss(y, table, weights=None):
-    return log_loss(y, table.mean(0) if table.ndim == 3 else table, labels=[0, 1, 2], sample_weight=weights)
+    return log_loss(y, table, labels=[0, 1, 2], sample_weight=weights)
 
 
 def test_the_parameters_are_found():
@@ -35,11 +35,11 @@ def test_the_parameters_are_found():
     found = fit_recalibration(y, distorted, range(len(y)))
     assert found.scale == pytest.approx(0.6, abs=0.02)
     assert found.bias == pytest.approx(bias, abs=0.06)
-    np.testing.assert_allclose(found(distorted), true[0], atol=0.02)
+    np.testing.assert_allclose(found(distorted), true, atol=0.02)
 
 
 def test_the_optimum_is_that_of_a_search_without_gradient():
-    y, table = draw(60, 3, members=3)
+    y, table = draw(60, 3)
     groups = np.arange(60) // 2
     weights = np.full(60, 0.5)
 
@@ -53,9 +53,9 @@ def test_the_optimum_is_that_of_a_search_without_gradient():
     assert [np.log(found.scale), *found.bias] == pytest.approx(best.x, abs=1e-3)
 
 
-@given(st.integers(0, 10_000), st.integers(20, 80), st.integers(1, 3))
-def test_it_never_gets_worse_on_its_own_images(seed, n, members):
-    y, table = draw(n, seed, members)
+@given(st.integers(0, 10_000), st.integers(20, 80))
+def test_it_never_gets_worse_on_its_own_images(seed, n):
+    y, table = draw(n, seed)
     found = fit_recalibration(y, table, range(n))
     assert loss(y, found(table)) <= loss(y, table) + 1e-9
     assert sum(found.bias) == pytest.approx(0, abs=1e-3) or len(free_biases(y.tolist(), range(n), 3)) < 3
@@ -63,15 +63,12 @@ def test_it_never_gets_worse_on_its_own_images(seed, n, members):
 
 @given(st.integers(0, 10_000))
 def test_what_does_not_matter(seed):
-    """Copies of a patient's images, the order of the members, and the order of the classes."""
-    y, table = draw(40, seed, members=2)
+    """Copies of a patient's images, and the order of the classes."""
+    y, table = draw(40, seed)
     found = fit_recalibration(y, table, range(40))
     copied = np.repeat(np.arange(40), 1 + np.arange(40) % 3)
-    for other in (
-        fit_recalibration(y[copied], table[:, copied], copied.tolist()),
-        fit_recalibration(y, table[::-1], range(40)),
-    ):
-        assert [other.scale, *other.bias] == pytest.approx([found.scale, *found.bias], abs=2e-3)
+    other = fit_recalibration(y[copied], table[copied], copied.tolist())
+    assert [other.scale, *other.bias] == pytest.approx([found.scale, *found.bias], abs=2e-3)
     turned = fit_recalibration((y + 1) % 3, np.roll(table, 1, axis=-1), range(40))
     assert [turned.scale, *np.roll(turned.bias, -1)] == pytest.approx([found.scale, *found.bias], abs=2e-3)
 
@@ -97,16 +94,16 @@ def test_the_shares_of_the_classes_are_found():
     x = rng.normal(means[rng.choice(3, 20_000, p=prior)], 1.0)
     density = norm.pdf(x[:, None], means, 1.0)
     equal, true = (density * p / (density * p).sum(1, keepdims=True) for p in (np.full(3, 1 / 3), prior))
-    found, shares = fit_prior(equal[None], [1 / 3] * 3)
+    found, shares = fit_prior(equal, [1 / 3] * 3)
     assert shares == pytest.approx(prior, abs=0.02)
     assert found.scale == 1
-    np.testing.assert_allclose(found(equal[None]), true, atol=0.03)
+    np.testing.assert_allclose(found(equal), true, atol=0.03)
 
 
 @given(st.integers(0, 10_000))
 def test_the_shares_are_those_of_the_new_answers(seed):
     """The fixed point of the expectation maximisation; another assumed share leads to the same likelihoods."""
-    _, table = draw(50, seed, members=2)
+    _, table = draw(50, seed)
     found, shares = fit_prior(table, [1 / 3] * 3)
     if min(shares) > 1e-4:  # not at the edge, which is approached slowly
         assert found(table).mean(0) == pytest.approx(shares, abs=1e-4)
@@ -117,6 +114,27 @@ def test_the_shares_are_those_of_the_new_answers(seed):
 
 
 def test_no_change_is_no_change():
-    table = draw(10, 0, members=2)[1]
-    np.testing.assert_allclose(Recalibration(1.0, (0.0,) * 3).members(table), table, atol=1e-12)
-    np.testing.assert_allclose(np.log(table), log_softmax(np.log(table), axis=-1), atol=1e-12)
+    table = draw(10, 0)[1]
+    np.testing.assert_allclose(Recalibration(1.0, (0.0,) * 3)(table), table, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"scale": 1.0},
+        {"scale": 1.0, "bias": [0.0, 0.0]},
+        {"scale": 1.0, "bias": "abc"},
+        {"scale": 1.0, "bias": [0.0, 0.0, 0.0], "more": 1},
+        {"scale": 0.0, "bias": [0.0, 0.0, 0.0]},
+        {"scale": -1.0, "bias": [0.0, 0.0, 0.0]},
+        {"scale": True, "bias": [0.0, 0.0, 0.0]},
+        {"scale": "1", "bias": [0.0, 0.0, 0.0]},
+        {"scale": float("nan"), "bias": [0.0, 0.0, 0.0]},
+        {"scale": 1.0, "bias": [0.0, 0.0, float("inf")]},
+        {"scale": 1.0, "bias": [0.0, 0.0, 10**400]},
+    ],
+)
+def test_a_file_with_an_impossible_calibration(values):
+    with pytest.raises(ValueError, match="its calibration has"):
+        Recalibration.from_dict(values, ["a", "b", "c"])

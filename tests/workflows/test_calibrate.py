@@ -10,16 +10,18 @@ import numpy as np
 import pytest
 import timm
 import torch
+from sklearn.metrics import log_loss
 
 from cvrnet import Predictor
-from cvrnet.data import read_records, write_phantoms
+from cvrnet.data import read_records, to_batch, write_phantoms
 from cvrnet.errors import UserError
 from cvrnet.hub.staging import stage_run
+from cvrnet.metrics.decisions import Decisions
 from cvrnet.metrics.recalibration import Recalibration
+from cvrnet.onnx import export_onnx, load_onnx
 from cvrnet.runs.checkpoint import load_checkpoint, save_checkpoint
-from cvrnet.runs.decisions import load_decisions
+from cvrnet.runs.decisions import load_decisions, save_decisions
 from cvrnet.runs.held_out import trained_on
-from cvrnet.runs.recalibrate import recalibrate
 from cvrnet.workflows.calibrate import calibrate
 
 CLASSES = ["CVP", "NCP", "NOR"]
@@ -76,30 +78,41 @@ def done(folds, elsewhere, tmp_path_factory):
 def test_the_ensemble_answers_as_the_calibration_says(done, folds, elsewhere):
     output, result = done
     records = read_records(elsewhere)
-    predictor = Predictor.from_pretrained(folds)
-    pixels = [predictor.preprocessing.resize(predictor.preprocessing.read(r.path)) for r in records]
-    from cvrnet.data import to_batch
-
-    members = predictor.member_probabilities(to_batch(pixels))
+    before = _answers(folds, records)
     fitted = Recalibration(result["calibration"]["scale"], tuple(result["calibration"]["bias"].values()))
-    expected = fitted(members.reshape(-1, *members.shape[2:]))
-    np.testing.assert_allclose(_answers(output, records), expected, atol=1e-4)
+    np.testing.assert_allclose(_answers(output, records), fitted(before), atol=1e-6)
     labels = np.array([CLASSES.index(r.label) for r in records])
-    before = -np.log(members.mean((0, 1))[np.arange(len(labels)), labels]).mean()
-    assert -np.log(expected[np.arange(len(labels)), labels]).mean() < before
+    assert log_loss(labels, fitted(before)) < log_loss(labels, before)
 
 
-def test_plain_timm_agrees(done, elsewhere):
-    output, _ = done
-    record = read_records(elsewhere)[0]
-    predictor = Predictor.from_pretrained(output / "fold-1")
-    model = timm.create_model(f"local-dir:{output / 'fold-1'}", pretrained=True).eval()
-    from cvrnet.data import to_batch
+def test_the_weights_stay(done, folds):
+    for fold in ("fold-1", "fold-2"):
+        assert (done[0] / fold / "model.safetensors").read_bytes() == (folds / fold / "model.safetensors").read_bytes()
+        assert timm.create_model(f"local-dir:{done[0] / fold}", pretrained=True).num_classes == 3
 
-    image = to_batch([predictor.preprocessing.resize(predictor.preprocessing.read(record.path))])
-    with torch.inference_mode():
-        logits = model(predictor.preprocessing.normalize(image))
-    np.testing.assert_allclose(logits.softmax(-1).numpy(), predictor.probabilities(image), atol=1e-5)
+
+@pytest.mark.parametrize("kind", ["cvrnet", "timm"])
+def test_an_onnx_file_is_calibrated_once(done, elsewhere, tmp_path, kind):
+    """In its graph, and in `Predictor`; for a network with heads and for one without."""
+    model, records = done[0], read_records(elsewhere)[:8]
+    if kind == "timm":
+        model = tmp_path / "timm"
+        save_checkpoint(timm.create_model("test_resnet", num_classes=3).eval(), model, CLASSES)
+        save_decisions(model, Decisions(calibration=Recalibration(1.7, (0.5, -0.2, -0.3))))
+    export_onnx(model, tmp_path / "ours.onnx", check_images=elsewhere)
+    expected = _answers(model, records)
+    np.testing.assert_allclose(_answers(tmp_path / "ours.onnx", records), expected, atol=1e-4)
+    graph, size = load_onnx(tmp_path / "ours.onnx"), Predictor.from_pretrained(model).preprocessing
+    logits = graph(to_batch([size.resize(size.read(r.path)) for r in records]))
+    np.testing.assert_allclose(logits.softmax(-1).numpy(), expected, atol=1e-4)
+
+
+def test_folds_that_were_calibrated_separately_are_no_ensemble(done, tmp_path):
+    shutil.copytree(done[0], tmp_path / "mixed")
+    save_decisions(tmp_path / "mixed" / "fold-2", Decisions(calibration=Recalibration(2.0, (0.0, 0.0, 0.0))))
+    with pytest.raises(UserError, match="calibrated separately"):
+        Predictor.from_pretrained(tmp_path / "mixed")
+    assert Predictor.from_pretrained(tmp_path / "mixed" / "fold-2").decisions.calibration.scale == 2
 
 
 def test_the_folder_says_what_was_done(done, elsewhere):
@@ -175,14 +188,3 @@ def test_a_class_without_images_keeps_its_bias(run, elsewhere, tmp_path):
     assert result["calibration"]["by_class"]["NCP"] == {"images": 0, "patients": 0}
     assert any(sentence.startswith("NCP has no image") for sentence in result["sentences"])
     assert {p.class_name for p in load_decisions([tmp_path / "out"]).operating_points} == {"CVP", "NOR"}
-
-
-def test_a_classifier_of_timm():
-    model = timm.create_model("test_resnet", num_classes=3).eval()
-    x = torch.randn(2, 3, 64, 64)
-    with torch.inference_mode():
-        before = model(x)
-        recalibrate(model, Recalibration(0.5, (1.0, 0.0, -1.0)))
-        torch.testing.assert_close(model(x), 0.5 * before + torch.tensor([1.0, 0.0, -1.0]))
-    with pytest.raises(UserError, match="not a linear layer"):
-        recalibrate(timm.create_model("test_resnet", num_classes=0), Recalibration(1.0, ()))
