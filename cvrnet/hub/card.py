@@ -137,8 +137,9 @@ def _calibration_sentence(done: Mapping[str, Any]) -> str:
     by_class = ", ".join(f"{name} {n['images']} of {n['patients']}" for name, n in done["by_class"].items())
     return (
         f"After the training, the model was calibrated for another hospital ({done['method']}), with {done['images']} "
-        f"images of {done['patients']} patients{f' ({by_class})' if by_class else ''} there. Its logits were "
-        f"multiplied by {done['scale']:.2f}, and these biases added: {biases}."
+        f"images of {done['patients']} patients{f' ({by_class})' if by_class else ''} there. The logarithms of its "
+        f"probabilities are multiplied by {done['scale']:.2f}, these biases are added ({biases}), and softmax gives "
+        "the new ones. cvrnet and exported ONNX files do this; a network loaded by timm or transformers does not."
     )
 
 

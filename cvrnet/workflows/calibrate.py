@@ -15,7 +15,7 @@ from cvrnet.data import DataError, Record, check_classes, read_records
 from cvrnet.data.splits import make_folds, patient_keys
 from cvrnet.errors import UserError
 from cvrnet.files import write_csv
-from cvrnet.inference import Predictor
+from cvrnet.inference import Prediction, Predictor
 from cvrnet.metrics.decisions import Decisions
 from cvrnet.metrics.operating_points import threshold_warnings
 from cvrnet.metrics.recalibration import (
@@ -37,7 +37,7 @@ from cvrnet.runs.predictions import PredictionTable
 from cvrnet.runs.read import read_run
 from cvrnet.runs.split_table import split_row
 from cvrnet.workflows.before_after import Local, before_after_rows, choose, cross_validated, judge, verdict
-from cvrnet.workflows.evaluate import describe_evaluation, predict_records, write_evaluation
+from cvrnet.workflows.evaluate import describe_evaluation, write_evaluation
 from cvrnet.workflows.job import Callbacks
 
 KIND = "calibrate"
@@ -91,11 +91,8 @@ def calibrate(
         known = _refuse_images(model, records, predictor.classes, labelled=not unlabelled)
         if known is None:
             callbacks.say("The model's training images are not known: make sure that these images are not among them")
-        predicted = predict_records(predictor, records, batch_size=batch_size, progress=callbacks.stage("Predicting"))
-        if predicted.problems:
-            raise DataError(predicted.problems, records[0].path.parent)
-        answers = predicted.probabilities
-        found = _correct_prior(answers, predictor.classes, about) if unlabelled else _fit(records, answers, predictor)
+        predictions = _predict(predictor, records, batch_size, callbacks)
+        found = _correct_prior(predictions, predictor, about) if unlabelled else _fit(records, predictions, predictor)
         calibration = _describe(records, predictor.classes, found.fitted, unlabelled)
         run = {**about, "kind": KIND, "classes": predictor.classes, "model": model, "calibration": calibration}
         if found.table is not None:
@@ -118,6 +115,19 @@ class _Calibration:
     sentences: list[str]  #: what the images can tell, and what they cannot
     decisions: Decisions = field(default_factory=Decisions)  #: on the new probabilities
     table: PredictionTable | None = None  #: cross-validated answers; None without labels
+
+
+def _predict(
+    predictor: Predictor, records: Sequence[Record], batch_size: int, callbacks: Callbacks
+) -> list[Prediction]:
+    predictions, progress = [], callbacks.stage("Predicting")
+    heads = predictor.averages_probabilities
+    for prediction in predictor.stream((r.path for r in records), batch_size=batch_size, heads=heads):
+        predictions.append(prediction)
+        progress(len(predictions), len(records))
+    if problems := [prediction.error for prediction in predictions if prediction.error]:
+        raise DataError(problems, records[0].path.parent)
+    return predictions
 
 
 def _write(folder: Path, found: _Calibration, models: Sequence[Path]) -> None:
@@ -173,9 +183,10 @@ def _refuse_images(
     return known.rows
 
 
-def _fit(records: Sequence[Record], answers: Table, predictor: Predictor) -> _Calibration:
+def _fit(records: Sequence[Record], predictions: Sequence[Prediction], predictor: Predictor) -> _Calibration:
     """The calibration on all images; and the table, the sentences and the predictions of its cross-validation."""
     classes, groups = predictor.classes, patient_keys(records)
+    answers = np.array([prediction.probabilities for prediction in predictions])
     local = Local(classes, np.array([classes.index(r.label) for r in records]), groups, answers)
     patients = {name: len({g for g, r in zip(groups, records, strict=True) if r.label == name}) for name in classes}
     if alone := [name for name, count in patients.items() if count == 1]:
@@ -199,16 +210,22 @@ def _fit(records: Sequence[Record], answers: Table, predictor: Predictor) -> _Ca
     return _Calibration(fitted, rows, sentences, decisions, table)
 
 
-def _correct_prior(answers: Table, classes: Sequence[str], about: Mapping[str, Any]) -> _Calibration:
+def _correct_prior(predictions: Sequence[Prediction], predictor: Predictor, about: Mapping[str, Any]) -> _Calibration:
     """The correction of the classes' shares.
 
     A training with class weights multiplies the loss of a class by the inverse of its share, so its probabilities are
     those of a hospital where all classes are equally frequent. A model without run.json is taken for such a one.
+
+    The shares are estimated from the answers of every head. Their mean is less certain than its heads, and with such
+    probabilities the estimate runs to one class (on figure1 to 1, 0, 0 instead of 0.91, 0.08, 0.02).
     """
+    classes = predictor.classes
     weighted = about.get("config", {}).get("class_weights", True)
     counts = np.array([1.0 if weighted else about["images"][name] for name in classes])
     trained = counts / counts.sum()
-    fitted, prior = fit_prior(answers, trained.tolist())
+    answers = np.array([prediction.probabilities for prediction in predictions])
+    heads = [p.probabilities if p.heads is None else p.heads for p in predictions]
+    fitted, prior = fit_prior(np.array(heads).reshape(-1, len(classes)), trained.tolist())
     after = fitted(answers)
     rows = [
         {
@@ -221,8 +238,9 @@ def _correct_prior(answers: Table, classes: Sequence[str], about: Mapping[str, A
         for k, name in enumerate(classes)
     ]
     sentences = [
-        "without labels, nothing here could be checked: the correction holds only if the shares of the classes differ "
-        "from those of the training and nothing else does, neither the patients nor the machine",
+        "without labels, nothing here could be checked, and the probabilities may have become worse: the correction "
+        "holds only if the shares of the classes differ from those of the training and nothing else does, neither the "
+        "patients nor the machine",
         "the result has no thresholds, prediction sets and limits of uncertainty: these need labelled images",
     ]
     return _Calibration(fitted, rows, sentences)
