@@ -39,6 +39,13 @@ from cvrnet_cli.output import FORMATS, output_file, progress_bar, say, write_row
     help="Also print whether an image should be passed to a human: such a share of images, the most uncertain.",
 )
 @click.option(
+    "--gate/--no-gate",
+    default=True,
+    show_default=True,
+    help="Print how unlike the training images each image is (unlike_training: the share of the validation images that "
+    "are less so), and 1 in the column unusual if this is above 0.95.",
+)
+@click.option(
     "--window",
     type=click.Choice(["lung", "soft-tissue"]),
     help="For CTs in DICOM: lung (level -600, width 1500 HU) or soft-tissue (50, 400).  [default: the file's own]",
@@ -75,14 +82,15 @@ def predict(
     if not found.columns:  # only the main process of a distributed run prints the predictions
         return 0
     suffix = output.suffix.lstrip(".").lower() if output else ""
-    done = failed = 0
+    done = failed = marked = 0
 
     def rows() -> Iterator[dict[str, Any]]:
-        nonlocal done, failed
+        nonlocal done, failed, marked
         for row in found.rows:
             if row["unit"] in ("image", "slice"):  # and not a mean
                 done += 1
                 progress(done, found.images)
+                marked += bool(row.get("unusual"))
                 if row["error"]:
                     failed += 1
                     say(f"Error: {row['error']}")
@@ -90,6 +98,8 @@ def predict(
 
     with output_file(output, overwrite) as file, progress_bar("Predicting") as progress:
         write_rows(rows(), found.columns, style or (suffix if suffix in FORMATS else "table"), file)
+    if marked:
+        say(f"Warning: {marked} of {found.images} images are unlike the training images (column unusual)")
     for problem in found.problems:
         say(f"Error: {problem}")
     if failed:

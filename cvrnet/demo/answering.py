@@ -16,6 +16,7 @@ from cvrnet.data.series import arrange
 from cvrnet.errors import UserError
 from cvrnet.explain import available_parts, explain_classes
 from cvrnet.inference import Prediction, Predictor
+from cvrnet.inference.prediction import GATE
 from cvrnet.inference.uncertainty import UNCERTAINTY
 from cvrnet.metrics.operating_points import OperatingPoint, threshold_warnings
 
@@ -106,7 +107,8 @@ class Answering:
         """The columns of ``cvrnet predict --uncertainty``, and a row for each image or frame, also if unreadable."""
         names = {upload.path.name: upload.name for upload in uploads}
         slices = [slice_.path for slice_ in arrange(upload.path for upload in uploads)]
-        columns = ["path", "prediction", *(f"prob_{name}" for name in self.classes), *UNCERTAINTY, "error"]
+        columns = ["path", "prediction", *(f"prob_{name}" for name in self.classes), *UNCERTAINTY]
+        columns += [*(GATE if self._predictor.novelty else ()), "error"]
         rows = []
         for prediction in self._predictor.stream(slices):
             file, hash_, frame = prediction.path.name.partition("#")  # "FILE#2": its second frame

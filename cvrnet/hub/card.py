@@ -74,6 +74,7 @@ def render_card(
     metrics: Mapping[str, Any],
     summary: Mapping[str, Any],
     severe: Sequence[str] | None,
+    unlike: Sequence[Mapping[str, str]],
     files: Collection[str],
     license: str,
 ) -> bytes:
@@ -81,7 +82,7 @@ def render_card(
 
     `model` is the one that ``main`` holds: the fold of the branch `best`, or the model of a single training. `points`
     are its operating points, `metrics` the scores of a single training, `folds` those of each branch, and `severe` the
-    sentences of the audit's severe findings (None: not audited).
+    sentences of the audit's severe findings (None: not audited). `unlike` are the rows of tables/unlike_training.csv.
     """
     run = {"data": "", "images": {}, "source": {}, "versions": {}, "pretrained_from": [], "calibration": {}, **run}
     evaluations = _evaluations(run, metrics, summary)
@@ -111,6 +112,7 @@ def render_card(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         best=best,
         branches=list(folds),
+        marked={row["set"]: float(row["marked"]) for row in unlike if not row["source"]},
         calibrated=_calibration_sentence(run["calibration"]),
         scores=_score_table(per_fold, evaluations),
         class_rows=[

@@ -11,7 +11,15 @@ from cvrnet.files import write_json
 from cvrnet.hub_errors import hub_errors
 from cvrnet.runs.checkpoint import load_checkpoint
 from cvrnet.runs.folder import RunFolder, open_run_folder
-from cvrnet.runs.hub_download import CHECKPOINT, Snapshot, fetch, fold_commits, open_revision, parse_reference
+from cvrnet.runs.hub_download import (
+    CHECKPOINT,
+    MODEL_FILES,
+    Snapshot,
+    fetch,
+    fold_commits,
+    open_revision,
+    parse_reference,
+)
 from cvrnet.runs.layout import CARD, FIGURES, HISTORY, METRICS, ORIGIN, PREDICTIONS, RUN, SPLIT, SUMMARY
 
 _RESULTS = (METRICS, HISTORY, PREDICTIONS, f"{FIGURES}/*.png")
@@ -59,11 +67,11 @@ def _pull(
     commits = fold_commits(run, folds)
     total = len(commits) + 1
     report(0, total)
-    model = () if commits else CHECKPOINT
-    parts = {"": fetch(repo, run.commit, (*_RUN_FILES, *model), required=model)}
+    model, required = ((), ()) if commits else (MODEL_FILES, CHECKPOINT)
+    parts = {"": fetch(repo, run.commit, (*_RUN_FILES, *model), required=required)}
     for name, commit in commits.items():
         report(len(parts), total)
-        parts[name] = fetch(repo, commit, (*CHECKPOINT, *_RESULTS), required=CHECKPOINT)
+        parts[name] = fetch(repo, commit, (*MODEL_FILES, *_RESULTS), required=CHECKPOINT)
     for name, snapshot in parts.items():
         if name or not commits:
             load_checkpoint(snapshot.folder)
@@ -81,7 +89,7 @@ def _assemble(parts: dict[str, Snapshot], folder: Path, pulled: Pulled) -> None:
     for name, snapshot in parts.items():
         # The cache may hold more files of the same commit, such as main's model: only the files of this part are
         # copied.
-        model = CHECKPOINT if name or not pulled.folds else ()
+        model = MODEL_FILES if name or not pulled.folds else ()
         for pattern in (*model, *(_RESULTS if name else _RUN_FILES)):
             for path in snapshot.folder.glob(pattern):
                 target = folder / name / path.relative_to(snapshot.folder)

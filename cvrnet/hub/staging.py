@@ -14,14 +14,28 @@ from cvrnet.hub.card import render_card
 from cvrnet.runs.checkpoint import find_checkpoints, load_checkpoint
 from cvrnet.runs.decisions import load_decisions
 from cvrnet.runs.hub_download import COMMITS
-from cvrnet.runs.layout import AUDIT, CARD, CONFIG, FIGURES, HISTORY, METRICS, PREDICTIONS, RUN, SPLIT, SUMMARY, WEIGHTS
-from cvrnet.runs.read import read_json
+from cvrnet.runs.layout import (
+    AUDIT,
+    CARD,
+    CONFIG,
+    FIGURES,
+    HISTORY,
+    METRICS,
+    NOVELTY,
+    PREDICTIONS,
+    RUN,
+    SPLIT,
+    SUMMARY,
+    UNLIKE,
+    WEIGHTS,
+)
+from cvrnet.runs.read import read_json, read_rows
 
 Files = dict[str, bytes | Path]
 """Name of a file in the repository -> its content, or the path of the local file that holds it."""
 
 WRITTEN = frozenset(
-    {RUN, CONFIG, WEIGHTS, METRICS, SUMMARY, HISTORY, SPLIT, PREDICTIONS}
+    {RUN, CONFIG, WEIGHTS, NOVELTY, METRICS, SUMMARY, HISTORY, SPLIT, PREDICTIONS}
     | {f"{FIGURES}/{name}.png" for name in redact.PUBLIC_FIGURES}
 )
 """The names of the files that a push may write, beside the card. A file of any other name is somebody else's."""
@@ -83,6 +97,7 @@ def _stage(run: Path, repo: str, folds: Sequence[int], with_predictions: bool, l
         metrics={} if checkpoints else _scores(run / METRICS),
         summary=_scores(run / SUMMARY),
         severe=_severe(run),
+        unlike=read_rows(run / UNLIKE, ("set", "source", "marked")) if (run / UNLIKE).is_file() else [],
         files=list(main),
         license=license,
     )
@@ -130,7 +145,8 @@ def _checkpoint_files(checkpoint: Path) -> Files:
     config = read_json(checkpoint / CONFIG)
     # Checkpoints of earlier versions hold num_classes here, which transformers refuses (see `cvrnet.runs.checkpoint`).
     config.setdefault("model_args", {}).pop("num_classes", None)
-    return {CONFIG: redact.public_json(config), WEIGHTS: checkpoint / WEIGHTS}
+    novelty: Files = {NOVELTY: checkpoint / NOVELTY} if (checkpoint / NOVELTY).is_file() else {}
+    return {CONFIG: redact.public_json(config), WEIGHTS: checkpoint / WEIGHTS, **novelty}
 
 
 def _scores(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Compute every head's logits in one forward pass, in the chosen number format."""
+"""Compute every head's logits in one forward pass, in the chosen number format; and how unusual the images are."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cvrnet.cvrnet import CVRNet
 from cvrnet.devices import AUTOCAST_DTYPES, autocast
+from cvrnet.heads.novelty import NoveltyHead
 
 
 def averages_probabilities(model: Any) -> bool:
@@ -22,24 +23,32 @@ class HeadLogits(nn.Module):
     """A network that returns every head's logits from one forward pass; a model without heads counts as one head.
 
     With ``bf16`` or ``fp16`` the feature maps are computed under autocast. A CVR-Net's heads, and the submodules in an
-    encoder's ``float32_parts``, compute in float32. The model is in evaluation mode.
+    encoder's ``float32_parts``, compute in float32. The model is in evaluation mode. With ``novelty``, a head of
+    `cvrnet.heads.novelty` for a CVR-Net, it also returns how far the images are from the training images.
     """
 
-    def __init__(self, model: nn.Module, precision: str = "fp32") -> None:
+    def __init__(self, model: nn.Module, precision: str = "fp32", novelty: NoveltyHead | None = None) -> None:
         super().__init__()
-        self.precision = precision
+        self.precision, self.novelty = precision, novelty
         dtype = AUTOCAST_DTYPES.get(precision)
         self.model: Any = model if dtype is None else cast_weights(model, dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits (heads, N, classes) in float32 for normalised images (N, C, H, W)."""
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """For normalised images (N, C, H, W): logits (heads, N, classes) in float32, and distances (N,).
+
+        Without ``novelty``, the distances are 0.
+        """
+        distances = torch.zeros(len(x), device=x.device)
         if averages_probabilities(self.model) and isinstance(self.model, CVRNet):
             # Heads take hardly any time, so they compute in float32, without the rounding of bfloat16.
-            return torch.stack(self.model.head.branch_logits(self.model.pool_maps(self.maps(x))))
+            inputs = self.model.pool_maps(self.maps(x))
+            if self.novelty is not None:
+                distances = self.novelty(inputs)
+            return torch.stack(self.model.head.branch_logits(inputs)), distances
         with autocast(x.device, self.precision):
             if averages_probabilities(self.model):
-                return torch.stack(self.model.branch_logits(x)).float()
-            return self.model(x).float().unsqueeze(0)
+                return torch.stack(self.model.branch_logits(x)).float(), distances
+            return self.model(x).float().unsqueeze(0), distances
 
     def maps(self, x: Tensor) -> list[Tensor]:
         """The feature maps of a CVR-Net's encoders, in float32, for normalised images (N, C, H, W)."""

@@ -15,6 +15,7 @@ from cvrnet.data.walk import walk
 from cvrnet.devices import check_launch
 from cvrnet.errors import UserError
 from cvrnet.inference.decide import Decide
+from cvrnet.inference.prediction import GATE
 from cvrnet.inference.predictor import Predictor
 from cvrnet.inference.uncertainty import UNCERTAINTY
 from cvrnet.inference.volumes import add_means
@@ -87,6 +88,7 @@ def predict_paths(
     coverage: float | None = None,
     by_class: bool = False,
     abstain: float | None = None,
+    gate: bool = True,
     say: Callable[[str], object] = lambda line: None,
 ) -> PathPredictions:
     """Predict the images at some paths; each process of ``accelerate launch`` predicts a share of them.
@@ -95,7 +97,8 @@ def predict_paths(
     `Predictor.from_pretrained`, ``paths`` those of `find_images`, ``batch_size``, ``heads`` and ``window`` those of
     `Predictor.stream`. ``heads`` adds columns for each head's own probabilities, ``uncertainty`` those of
     `cvrnet.inference.uncertainty`; ``operating_point``, ``coverage``, ``by_class`` and ``abstain`` are those of
-    `cvrnet.inference.decide`. On the main process, ``say`` is called with a line for each folder in which entries were
+    `cvrnet.inference.decide`. With ``gate``, a model that can tell adds the columns ``unlike_training`` and ``unusual``
+    (see `Prediction`). On the main process, ``say`` is called with a line for each folder in which entries were
     passed over, and with each warning about a decision.
 
     Raises:
@@ -120,6 +123,8 @@ def predict_paths(
     decide = Decide(predictor.decisions, predictor.classes, operating_point, coverage, by_class, abstain)
     for warning in decide.warnings if not shared or shared.is_main else ():
         say(f"Warning: {warning}")
+    if gate and not predictor.novelty and (not shared or shared.is_main):
+        say(f"{predictor.name} cannot tell images that are unlike its training images (--no-gate hides this line)")
     slices = list(arrange(found.files))
     run = partial(shared.stream, predictor) if shared else predictor.stream
     stream = run([slice_.path for slice_ in slices], batch_size=batch_size, heads=heads, window=window)
@@ -128,7 +133,7 @@ def predict_paths(
         shared.close()
         return PathPredictions([], len(slices), iter(()))
     columns = ["path", *(("unit", "patient_id") if any(slice_.volume for slice_ in slices) else ()), "prediction"]
-    columns += decide.columns
+    columns += [*(GATE if gate and predictor.novelty else ()), *decide.columns]
     columns += [f"prob_{name}" for name in predictor.classes]
     if heads:
         columns += [f"head_{i + 1}_{name}" for i in range(predictor.num_heads) for name in predictor.classes]
@@ -137,6 +142,8 @@ def predict_paths(
     def rows() -> Iterator[dict[str, Any]]:
         for answer in add_means(zip(slices, stream, strict=True), predictor.classes):
             row = dict.fromkeys(columns) | answer.row(predictor.classes)
+            if not gate:
+                row = {name: value for name, value in row.items() if name not in GATE}
             if not answer.prediction.error:
                 row |= decide.row(answer.prediction.probabilities)
             yield row

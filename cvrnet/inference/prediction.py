@@ -11,7 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cvrnet.heads.novelty import FALSE_ALARMS
 from cvrnet.inference.uncertainty import UNCERTAINTY
+
+GATE = ("unlike_training", "unusual")
+"""Columns of tables: `Prediction.unlike_training`, and 1 where `Prediction.marked` is true."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,14 @@ class Prediction:
     predictive_entropy: float = math.nan
     #: In nats: how far the members (every head of every fold) disagree; 0 for one fold without heads.
     mutual_information: float = math.nan
+    #: How unlike the training images it is: the share of the validation images that are nearer to them. NaN if the
+    #: model cannot tell.
+    unlike_training: float = math.nan
+
+    @property
+    def marked(self) -> bool:
+        """Whether the image is farther from the training images than 95 % of the validation images."""
+        return self.unlike_training > 1 - FALSE_ALARMS
 
     def row(self, classes: Sequence[str]) -> dict[str, Any]:
         """Return a table row: path, prediction, error and, if there is a prediction, the numbers.
@@ -38,6 +50,8 @@ class Prediction:
             row |= {f"prob_{name}": float(p) for name, p in zip(classes, self.probabilities, strict=True)}
             uncertainty = {name: getattr(self, name) for name in UNCERTAINTY}
             row |= {name: None if math.isnan(value) else value for name, value in uncertainty.items()}
+            if not math.isnan(self.unlike_training):
+                row |= dict(zip(GATE, (self.unlike_training, int(self.marked)), strict=True))
             for i, head in enumerate(() if self.heads is None else self.heads, start=1):
                 row |= {f"head_{i}_{name}": float(p) for name, p in zip(classes, head, strict=True)}
         return row

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from cvrnet.data import to_batch
 from cvrnet.devices import select_device, select_precision
 from cvrnet.errors import UserError
+from cvrnet.heads.novelty import NoveltyHead
 from cvrnet.inference.decide import Decide
 from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
 from cvrnet.inference.head_logits import HeadLogits, averages_probabilities
@@ -27,6 +28,7 @@ from cvrnet.metrics.abstention import entropy
 from cvrnet.metrics.decisions import Decisions
 from cvrnet.runs.checkpoint import find_checkpoints, load_checkpoint, shared_settings
 from cvrnet.runs.decisions import load_decisions
+from cvrnet.runs.novelty import load_novelty
 
 
 class Predictor:
@@ -65,6 +67,8 @@ class Predictor:
         self.models: list[Any] = [m.eval().to(self.device).to(memory_format=torch.channels_last) for m in models]
         #: The thresholds, prediction sets and limits of uncertainty that training chose, if it did.
         self.decisions = Decisions()
+        #: For each model, what tells how unlike the training images an image is; empty if a model has no such part.
+        self.novelty: list[NoveltyHead] = []
         self.compile = compile
         cfg: Any = models[0].pretrained_cfg
         self.name = str(cfg.get("architecture"))  #: the architecture, for messages
@@ -91,16 +95,17 @@ class Predictor:
         if not str(model).lower().endswith(".onnx"):
             folders = find_checkpoints(model, folds)
             models: list[Any] = [fuse_batch_norm(load_checkpoint(folder)) for folder in folders]
-            decisions = load_decisions(folders)
+            decisions, novelty = load_decisions(folders), load_novelty(folders, models)
         elif folds:
             raise UserError(f"{model} is one model; only the folds of a run can be chosen")
         else:
             from cvrnet.onnx import load_onnx  # here, because onnx is an extra
 
             models = [load_onnx(model, device, dtype)]
-            decisions = models[0].decisions
+            decisions, novelty = models[0].decisions, []
         predictor = cls(models, device, dtype, compile, any_body_part)
         predictor.name, predictor.decisions = str(model), decisions
+        predictor.novelty = [head.to(predictor.device) for head in novelty]
         return predictor
 
     @property
@@ -175,7 +180,7 @@ class Predictor:
         """
         if not images:
             return []
-        by_head = self.member_probabilities(to_batch([image for _, image in images]), size)
+        by_head, unlike = self._members(to_batch([image for _, image in images]), size)
         members = by_head.reshape(-1, *by_head.shape[2:])  # (folds * heads, N, classes)
         mean = self._calibrate(members.mean(0))
         total, disagreement = entropy(mean), mutual_information(members)
@@ -187,6 +192,7 @@ class Predictor:
                 heads=by_head[:, :, i].mean(0) if heads else None,
                 predictive_entropy=float(total[i]),
                 mutual_information=float(disagreement[i]),
+                unlike_training=float(unlike[i]),
             )
             if np.isfinite(mean[i]).all()
             else self._failure(path, f"{path}: {self.overflow}")
@@ -226,17 +232,26 @@ class Predictor:
             UserError: The model cannot compute images of this size, or its output is NaN even for a grey image, because
                 its weights, mean or std are not finite.
         """
+        return self._members(images, size)[0]
+
+    def _members(self, images: Tensor, size: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """`member_probabilities`, and how unlike the training images each image is: (N,), the mean over the models."""
         count = len(images)
         if self.compile and count < size:
             images = torch.cat([images, images[-1:].expand(size - count, *images.shape[1:])])
-        probabilities = self._compute(images)
-        if not np.isfinite(probabilities).all() and not np.isfinite(self._compute(torch.full_like(images, 128))).all():
-            reduced = "" if self.precision == "fp32" else f", or they overflow in {self.precision}: try fp32"
-            raise UserError(
-                f"{self.name} predicts NaN for every image, even for a grey one: "
-                f"its weights, mean or std are not finite{reduced}"
-            )
-        return probabilities[:, :, :count]
+        probabilities, distances = self._compute(images)
+        if not np.isfinite(probabilities).all():
+            grey, _ = self._compute(torch.full_like(images, 128))
+            if not np.isfinite(grey).all():
+                reduced = "" if self.precision == "fp32" else f", or they overflow in {self.precision}: try fp32"
+                raise UserError(
+                    f"{self.name} predicts NaN for every image, even for a grey one: "
+                    f"its weights, mean or std are not finite{reduced}"
+                )
+        unlike = np.full(len(images), np.nan)
+        if self.novelty:
+            unlike = np.mean([head.unlike(d) for head, d in zip(self.novelty, distances, strict=True)], axis=0)
+        return probabilities[:, :, :count], unlike[:count]
 
     def decide(
         self,
@@ -250,7 +265,7 @@ class Predictor:
         """Decide about an image by its probabilities, (C,); arguments, result and errors: `cvrnet.inference.decide`."""
         return Decide(self.decisions, self.classes, operating_point, coverage, by_class, abstain)(probabilities)
 
-    def _compute(self, images: Tensor) -> NDArray[np.float64]:
+    def _compute(self, images: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         if self.device.type == "cuda":
             images = images.pin_memory()
         x = self.preprocessing.normalize(images.to(self.device, non_blocking=True))
@@ -258,7 +273,8 @@ class Predictor:
         try:
             with torch.inference_mode():
                 # Cloned, because CUDA graphs write the next output to the same memory.
-                logits = torch.stack([network(x).clone() for network in self._networks])
+                answers = [[part.clone() for part in network(x)] for network in self._networks]
+            logits, distances = (torch.stack(parts) for parts in zip(*answers, strict=True))
         except UserError:
             raise
         except Exception as error:  # the network's own code may raise anything
@@ -275,12 +291,15 @@ class Predictor:
                 f"expected one for each of its {len(self.classes)} classes"
             )
         # In float64, so that the means over members and the entropies add no rounding that matters.
-        return logits.cpu().double().softmax(-1).numpy()
+        return logits.cpu().double().softmax(-1).numpy(), distances.cpu().double().numpy()
 
     @cached_property
     def _networks(self) -> list[Any]:
         """The networks that prediction runs, made at the first prediction, because explanations do not need them."""
-        networks: list[Any] = [HeadLogits(model, self.precision) for model in self.models]
+        novelty: Sequence[NoveltyHead | None] = self.novelty or [None] * len(self.models)
+        networks: list[Any] = [
+            HeadLogits(model, self.precision, head) for model, head in zip(self.models, novelty, strict=True)
+        ]
         if not self.compile:
             return networks
         mode = self.compile if isinstance(self.compile, str) else None

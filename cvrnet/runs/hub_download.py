@@ -24,10 +24,11 @@ from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
 from cvrnet.errors import UserError
 from cvrnet.hub_errors import CLIENT_ERRORS, explain, hub_errors, is_transient, with_retries
-from cvrnet.runs.layout import CONFIG, RUN, WEIGHTS, fold_name, fold_number
+from cvrnet.runs.layout import CONFIG, NOVELTY, RUN, WEIGHTS, fold_name, fold_number
 from cvrnet.runs.read import read_json
 
 CHECKPOINT = (CONFIG, WEIGHTS)
+MODEL_FILES = (*CHECKPOINT, NOVELTY)  # a model may lack the last
 COMMITS = "commits"  # the key of run.json that holds each fold's branch and commit
 
 _SCHEMES = ("hf-hub:", "hf_hub:")
@@ -103,13 +104,13 @@ def hub_checkpoints(reference: str, folds: Sequence[int] = ()) -> list[Path]:
     """
     run = open_revision(reference)
     commits = fold_commits(run, folds).values() or [run.commit]
-    return [fetch(run.repo, commit, CHECKPOINT, required=CHECKPOINT).folder for commit in commits]
+    return [fetch(run.repo, commit, MODEL_FILES, required=CHECKPOINT).folder for commit in commits]
 
 
 def hub_checkpoint(reference: str) -> Path:
     """The checkpoint folder of a revision itself (``main`` of a pushed run: the best fold); see `hub_checkpoints`."""
     run = open_revision(reference)
-    return fetch(run.repo, run.commit, CHECKPOINT, required=CHECKPOINT).folder
+    return fetch(run.repo, run.commit, MODEL_FILES, required=CHECKPOINT).folder
 
 
 def open_revision(reference: str) -> Snapshot:

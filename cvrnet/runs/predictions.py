@@ -17,6 +17,7 @@ from cvrnet.files import damaged_files, write_csv
 from cvrnet.runs.layout import PREDICTIONS
 from cvrnet.runs.read import read_rows
 
+UNLIKE = "unlike_training"  #: column of predictions.csv
 HEAD = "prediction_P"  #: start of the columns of predictions.csv with the heads' own predictions
 
 
@@ -33,6 +34,8 @@ class PredictionTable:
     folds: list[str]  #: the fold of the model that predicted, "" if there is only one model
     heads: NDArray[np.int64] | None = None  #: each head's own guess, (heads, N); None if not known, or without heads
     problems: Sequence[str] = ()  #: a line for each image that could not be read, and that has no row here
+    #: how unlike the training images each image is (`Prediction.unlike_training`), (N,), NaN if not known; or None
+    unlike: NDArray[np.float64] | None = None
 
     @classmethod
     def from_records(
@@ -42,6 +45,7 @@ class PredictionTable:
         probabilities: NDArray[np.float64],
         heads: NDArray[np.float64] | None = None,
         problems: Sequence[str] = (),
+        unlike: NDArray[np.float64] | None = None,
     ) -> PredictionTable:
         """The predictions of one model for these images, in their order.
 
@@ -57,6 +61,7 @@ class PredictionTable:
             folds=[""] * len(records),
             heads=None if heads is None else heads.argmax(-1),
             problems=problems,
+            unlike=unlike,
         )
 
     def of_source(self, source: str) -> PredictionTable:
@@ -66,9 +71,18 @@ class PredictionTable:
     def rows(self, rows: Sequence[int]) -> PredictionTable:
         """Some of the images, by their numbers."""
         rows = list(rows)
-        texts = {key: [getattr(self, key)[row] for row in rows] for key in ("names", "sources", "patients", "folds")}
+        texts: dict[str, Any] = {
+            key: [getattr(self, key)[row] for row in rows] for key in ("names", "sources", "patients", "folds")
+        }
         heads = None if self.heads is None else self.heads[:, rows]
-        return replace(self, **texts, labels=self.labels[rows], probabilities=self.probabilities[rows], heads=heads)
+        return replace(
+            self,
+            **texts,
+            labels=self.labels[rows],
+            probabilities=self.probabilities[rows],
+            heads=heads,
+            unlike=None if self.unlike is None else self.unlike[rows],
+        )
 
     def with_classes(self, classes: Sequence[str]) -> PredictionTable:
         """The same with the same classes in another order."""
@@ -121,6 +135,8 @@ def write_predictions(folder: Path, sets: Mapping[str, PredictionTable]) -> None
                 row = {"path": table.names[i], "label": table.classes[table.labels[i]]}
                 row |= {"prediction": table.classes[int(p.argmax())], **numbers}
                 row |= {"source": table.sources[i], "patient_id": table.patients[i], "split": split}
+                if table.unlike is not None:
+                    row[UNLIKE] = "" if np.isnan(table.unlike[i]) else repr(float(table.unlike[i]))
                 guesses = () if table.heads is None else table.heads[:, i]
                 yield row | {f"{HEAD}{k}": table.classes[guess] for k, guess in enumerate(guesses, start=1)}
 
@@ -132,12 +148,13 @@ def read_predictions(folders: Sequence[Path], classes: Sequence[str], split: str
 
     Refuses a file that is missing, damaged, of other classes, or without an image of the set.
     """
-    rows, labels, probabilities, guesses, folds = [], [], [], [], []
+    rows, labels, probabilities, guesses, folds, unlike = [], [], [], [], [], []
     for number, folder in enumerate(folders, start=1):
         found = [r for r in read_rows(folder / PREDICTIONS, ("path", "label", "split")) if r["split"] == split]
         with damaged_files(folder / PREDICTIONS):
             labels += [classes.index(row["label"]) for row in found]
             probabilities += [[float(row[f"prob_{name}"]) for name in classes] for row in found]
+            unlike += [float(row.get(UNLIKE) or "nan") for row in found]
             guesses += [[classes.index(row[key]) for key in row if key.startswith(HEAD)] for row in found]
         rows += found
         folds += [str(number) if len(folders) > 1 else ""] * len(found)
@@ -146,4 +163,5 @@ def read_predictions(folders: Sequence[Path], classes: Sequence[str], split: str
     names, sources, patients = ([row.get(key) or "" for row in rows] for key in ("path", "source", "patient_id"))
     heads = np.array(guesses).T if all(guesses) else None
     table = np.array(probabilities)
-    return PredictionTable(list(classes), names, np.array(labels), table, sources, patients, folds, heads)
+    joined = PredictionTable(list(classes), names, np.array(labels), table, sources, patients, folds, heads)
+    return joined if np.isnan(unlike).all() else replace(joined, unlike=np.array(unlike))

@@ -292,6 +292,7 @@ def finish_report(output: Path, maps: bool, predictor: Predictor | None = None) 
     from cvrnet.report.selective import selective_section
     from cvrnet.report.source_probe import write_source_probe
     from cvrnet.report.subgroups import subgroups_section
+    from cvrnet.report.unlike_training import unlike_training_section
 
     problem = write_source_probe(output, predictor)
     results = read_results(output)
@@ -300,6 +301,7 @@ def finish_report(output: Path, maps: bool, predictor: Predictor | None = None) 
         subgroups_section(results),
         operating_points_section(results),
         selective_section(results),
+        unlike_training_section(results),
         maps_section(output, predictor) if maps else None,
     ]
     return write_report(output, [section for section in sections if section is not None])

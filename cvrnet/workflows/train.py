@@ -26,6 +26,7 @@ from cvrnet.training.frozen_encoders import predict_frozen
 from cvrnet.training.tracking import tracked
 from cvrnet.workflows.evaluate import predict_decoded, write_evaluation
 from cvrnet.workflows.job import Callbacks, Job, finish_report, open_run, start_job, with_features
+from cvrnet.workflows.novelty import add_novelty
 
 
 def train(
@@ -96,9 +97,11 @@ def train_sets(
         with tracked(job.log if processes.is_main else "", progress, run, folder, config) as progress:
             state = fit(*arguments, model=model, features=features, progress=progress)
         if processes.is_main:
-            predict = _predictions(job, load_checkpoint(folder))
+            best = load_checkpoint(folder)
+            predict = _predictions(job, best)
             scored = {part: predict(members) for part, members in sets.items() if part != "train"}
             _save_decisions(job, scored["val"], folder)
+            scored = add_novelty(job, best, sets, folder, scored)
             draw_learning_curves(folder, {"": state.history})
             metrics = write_evaluation(folder, scored)
             close_state(folder, state, config)

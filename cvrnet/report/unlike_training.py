@@ -1,0 +1,50 @@
+"""The report's section on images that are unlike the training images: how many of each set and source are marked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from cvrnet.heads.novelty import FALSE_ALARMS
+from cvrnet.html import Table, render
+from cvrnet.metrics.bootstrap import share_interval
+from cvrnet.report.report_tables import cell, with_interval
+from cvrnet.report.results import Results
+from cvrnet.report.write import Section
+from cvrnet.runs.predictions import PredictionTable
+
+Row = dict[str, Any]
+
+
+def unlike_training_section(results: Results) -> Section | None:
+    """Make the section for `cvrnet.report.write_report`; None if the model cannot tell, as those of older runs."""
+    rows = [row for name, table in results.judged.items() for row in _rows(name, table)]
+    if not rows:
+        return None
+    cells = [
+        [
+            results.set_title(row["set"]),
+            row["source"] or "all",
+            *(cell(row, key) for key in ("images", "patients", "marked")),
+        ]
+        for row in rows
+    ]
+    table = Table(["Set", "Source", "Images", "Patients", "Marked as unusual"], cells)
+    html = render("unlike_training.html.jinja", table=table, share=FALSE_ALARMS)
+    return Section("Images unlike the training images", html, {"unlike_training": rows})
+
+
+def _rows(name: str, table: PredictionTable) -> Iterator[Row]:
+    """A row for all images of a set, then for each source; images without a value are left out."""
+    if table.unlike is None:
+        return
+    known, sources = ~np.isnan(table.unlike), np.array(table.sources)
+    named = sorted({*sources[known].tolist()} - {""})
+    for source in ("", *(named if len(named) > 1 else ())):
+        chosen = np.flatnonzero(known & (sources == source) if source else known)
+        groups = [table.groups[i] for i in chosen]
+        share, bounds = share_interval(table.unlike[chosen] > 1 - FALSE_ALARMS, groups)
+        row = {"set": name, "source": source, "images": len(chosen), "patients": len(set(groups))}
+        yield row | with_interval("marked", share, bounds)

@@ -1,0 +1,68 @@
+"""The file with which a model knows how unusual an image is (`cvrnet.heads.novelty`), beside its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from cvrnet.errors import UserError
+from cvrnet.files import atomic_write
+from cvrnet.heads.novelty import NoveltyHead
+from cvrnet.runs.layout import NOVELTY
+
+HALF = ("mean", "directions")  # kept in 16 bits
+MOST_NUMBERS = 100_000_000  # of a file from anywhere
+
+
+def save_novelty(folder: Path, head: NoveltyHead) -> None:
+    """Write the file into a model's folder, atomically."""
+    tensors = {
+        name: (value.half() if name in HALF else value).contiguous() for name, value in head.state_dict().items()
+    }
+    with atomic_write(folder / NOVELTY) as temporary:
+        temporary.write_bytes(save(tensors))
+
+
+def load_novelty(folders: Sequence[Path], models: Sequence[nn.Module]) -> list[NoveltyHead]:
+    """The heads of a model, or of the models of an ensemble; none if one of them has no file (older runs).
+
+    Raises:
+        UserError: A file is damaged, or belongs to another network.
+    """
+    paths = [folder / NOVELTY for folder in folders]
+    if not all(path.is_file() for path in paths):
+        return []
+    return [_load(path, sum(getattr(model, "widths", ()))) for path, model in zip(paths, models, strict=True)]
+
+
+def _load(path: Path, width: int) -> NoveltyHead:
+    try:
+        if path.stat().st_size > 4 * MOST_NUMBERS:
+            raise ValueError("it is too large")
+        tensors = load_file(path)
+        if problem := _problem(tensors, width):
+            raise ValueError(problem)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be used: {error}") from error
+    return NoveltyHead(**tensors).eval()
+
+
+def _problem(tensors: dict[str, Tensor], width: int) -> str:
+    """Why tensors are not those of a `NoveltyHead` for vectors of this width; "" if they are."""
+    if {*tensors} != {"mean", "directions", "variances", "noise", "quantiles"}:
+        return "it holds other tensors"
+    mean, directions, variances, noise, quantiles = (
+        tensors[name].float() for name in ("mean", "directions", "variances", "noise", "quantiles")
+    )
+    fits = mean.shape == (width,) and directions.shape == (len(variances), width) and variances.ndim == 1
+    if not (fits and noise.ndim == 0 and quantiles.ndim == 1 and len(quantiles) > 1):
+        return "its tensors do not fit the network"
+    if not all(tensor.float().isfinite().all() for tensor in tensors.values()):
+        return "it holds NaN or infinity"
+    if not (noise > 0 and (variances > 0).all() and (quantiles.diff() >= 0).all()):
+        return "its variances are not positive, or its quantiles fall"
+    return ""
