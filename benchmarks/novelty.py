@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("folders", nargs="*", type=Path)
     arguments = parser.parse_args()
     predictor = Predictor.from_pretrained(arguments.model)
-    if not predictor.novelty:
+    if not predictor.has_gate:
         raise SystemExit(f"{arguments.model} cannot tell images unlike its training images")
     rng = np.random.default_rng(0)
     paths = [r.path for r in read_records(arguments.data, labelled=False)]

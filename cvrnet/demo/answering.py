@@ -108,7 +108,7 @@ class Answering:
         names = {upload.path.name: upload.name for upload in uploads}
         slices = [slice_.path for slice_ in arrange(upload.path for upload in uploads)]
         columns = ["path", "prediction", *(f"prob_{name}" for name in self.classes), *UNCERTAINTY]
-        columns += [*(GATE if self._predictor.novelty else ()), "error"]
+        columns += [*(GATE if self._predictor.has_gate else ()), "error"]
         rows = []
         for prediction in self._predictor.stream(slices):
             file, hash_, frame = prediction.path.name.partition("#")  # "FILE#2": its second frame

@@ -52,13 +52,17 @@ class NoveltyHead(nn.Module):
         rest = (centred - z @ self.directions).square().sum(1)
         return ((z.square() / self.variances).sum(1) + rest / self.noise).sqrt()
 
-    def unlike(self, distances: ArrayLike) -> NDArray[np.float64]:
-        """The share of the validation images that are nearer to the training images, for distances (N,).
 
-        An image is marked if this share is above 1 - `FALSE_ALARMS`.
-        """
-        quantiles = self.quantiles.cpu().numpy()
-        return np.interp(np.asarray(distances, np.float64), quantiles, np.linspace(0, 1, len(quantiles)))
+def unlike(distances: ArrayLike, quantiles: ArrayLike) -> NDArray[np.float64]:
+    """The share of the validation images that are nearer to the training images, for distances (N,).
+
+    ``quantiles`` are those of a `NoveltyHead`, (Q,). An image is marked if the share is above 1 - `FALSE_ALARMS`.
+
+    >>> unlike([0.0, 1.5, 9.0], [1.0, 2.0, 4.0])
+    array([0.  , 0.25, 1.  ])
+    """
+    steps = np.asarray(quantiles, np.float64)
+    return np.interp(np.asarray(distances, np.float64), steps, np.linspace(0, 1, len(steps)))
 
 
 def join_inputs(inputs: list[Tensor]) -> Tensor:

@@ -34,16 +34,19 @@ class HeadLogits(nn.Module):
         self.model: Any = model if dtype is None else cast_weights(model, dtype)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """For normalised images (N, C, H, W): logits (heads, N, classes) in float32, and distances (N,).
+        """For normalised images (N, C, H, W): logits (heads, N, classes) in float32, and distances (N, 1).
 
-        Without ``novelty``, the distances are 0.
+        Without ``novelty``, the distances are (N, 0); those of an ONNX file are (N, folds).
         """
-        distances = torch.zeros(len(x), device=x.device)
+        if hasattr(self.model, "heads_and_distances"):  # an ONNX file that has both
+            logits, distances = self.model.heads_and_distances(x)
+            return logits, distances
+        distances = x.new_zeros((len(x), 0))
         if averages_probabilities(self.model) and isinstance(self.model, CVRNet):
             # Heads take hardly any time, so they compute in float32, without the rounding of bfloat16.
             inputs = self.model.pool_maps(self.maps(x))
             if self.novelty is not None:
-                distances = self.novelty(inputs)
+                distances = self.novelty(inputs).unsqueeze(1)
             return torch.stack(self.model.head.branch_logits(inputs)), distances
         with autocast(x.device, self.precision):
             if averages_probabilities(self.model):

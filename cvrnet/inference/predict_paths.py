@@ -123,7 +123,7 @@ def predict_paths(
     decide = Decide(predictor.decisions, predictor.classes, operating_point, coverage, by_class, abstain)
     for warning in decide.warnings if not shared or shared.is_main else ():
         say(f"Warning: {warning}")
-    if gate and not predictor.novelty and (not shared or shared.is_main):
+    if gate and not predictor.has_gate and (not shared or shared.is_main):
         say(f"{predictor.name} cannot tell images that are unlike its training images (--no-gate hides this line)")
     slices = list(arrange(found.files))
     run = partial(shared.stream, predictor) if shared else predictor.stream
@@ -133,7 +133,7 @@ def predict_paths(
         shared.close()
         return PathPredictions([], len(slices), iter(()))
     columns = ["path", *(("unit", "patient_id") if any(slice_.volume for slice_ in slices) else ()), "prediction"]
-    columns += [*(GATE if gate and predictor.novelty else ()), *decide.columns]
+    columns += [*(GATE if gate and predictor.has_gate else ()), *decide.columns]
     columns += [f"prob_{name}" for name in predictor.classes]
     if heads:
         columns += [f"head_{i + 1}_{name}" for i in range(predictor.num_heads) for name in predictor.classes]

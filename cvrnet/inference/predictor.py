@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from cvrnet.data import to_batch
 from cvrnet.devices import select_device, select_precision
 from cvrnet.errors import UserError
-from cvrnet.heads.novelty import NoveltyHead
+from cvrnet.heads.novelty import NoveltyHead, unlike
 from cvrnet.inference.decide import Decide
 from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
 from cvrnet.inference.head_logits import HeadLogits, averages_probabilities
@@ -67,8 +67,9 @@ class Predictor:
         self.models: list[Any] = [m.eval().to(self.device).to(memory_format=torch.channels_last) for m in models]
         #: The thresholds, prediction sets and limits of uncertainty that training chose, if it did.
         self.decisions = Decisions()
-        #: For each model, what tells how unlike the training images an image is; empty if a model has no such part.
+        #: For each model, the part that tells how unlike the training images an image is; empty if a model lacks it.
         self.novelty: list[NoveltyHead] = []
+        self._quantiles: list[Any] = []  # of each part's distances; an ONNX file has one part for each fold
         self.compile = compile
         cfg: Any = models[0].pretrained_cfg
         self.name = str(cfg.get("architecture"))  #: the architecture, for messages
@@ -106,7 +107,13 @@ class Predictor:
         predictor = cls(models, device, dtype, compile, any_body_part)
         predictor.name, predictor.decisions = str(model), decisions
         predictor.novelty = [head.to(predictor.device) for head in novelty]
+        predictor._quantiles = [h.quantiles.cpu().numpy() for h in novelty] or getattr(models[0], "quantiles", [])
         return predictor
+
+    @property
+    def has_gate(self) -> bool:
+        """Whether predictions say how unlike the training images an image is."""
+        return bool(self._quantiles)
 
     @property
     def averages_probabilities(self) -> bool:
@@ -180,7 +187,7 @@ class Predictor:
         """
         if not images:
             return []
-        by_head, unlike = self._members(to_batch([image for _, image in images]), size)
+        by_head, away = self._members(to_batch([image for _, image in images]), size)
         members = by_head.reshape(-1, *by_head.shape[2:])  # (folds * heads, N, classes)
         mean = self._calibrate(members.mean(0))
         total, disagreement = entropy(mean), mutual_information(members)
@@ -192,7 +199,7 @@ class Predictor:
                 heads=by_head[:, :, i].mean(0) if heads else None,
                 predictive_entropy=float(total[i]),
                 mutual_information=float(disagreement[i]),
-                unlike_training=float(unlike[i]),
+                unlike_training=float(away[i]),
             )
             if np.isfinite(mean[i]).all()
             else self._failure(path, f"{path}: {self.overflow}")
@@ -235,7 +242,7 @@ class Predictor:
         return self._members(images, size)[0]
 
     def _members(self, images: Tensor, size: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """`member_probabilities`, and how unlike the training images each image is: (N,), the mean over the models."""
+        """`member_probabilities`, and how unlike the training images each image is: (N,), the mean over the folds."""
         count = len(images)
         if self.compile and count < size:
             images = torch.cat([images, images[-1:].expand(size - count, *images.shape[1:])])
@@ -248,10 +255,11 @@ class Predictor:
                     f"{self.name} predicts NaN for every image, even for a grey one: "
                     f"its weights, mean or std are not finite{reduced}"
                 )
-        unlike = np.full(len(images), np.nan)
-        if self.novelty:
-            unlike = np.mean([head.unlike(d) for head, d in zip(self.novelty, distances, strict=True)], axis=0)
-        return probabilities[:, :, :count], unlike[:count]
+        away = np.full(len(images), np.nan)
+        if self.has_gate:
+            shares = [unlike(d, quantiles) for d, quantiles in zip(distances.T, self._quantiles, strict=True)]
+            away = np.mean(shares, axis=0)
+        return probabilities[:, :, :count], away[:count]
 
     def decide(
         self,
@@ -274,7 +282,7 @@ class Predictor:
             with torch.inference_mode():
                 # Cloned, because CUDA graphs write the next output to the same memory.
                 answers = [[part.clone() for part in network(x)] for network in self._networks]
-            logits, distances = (torch.stack(parts) for parts in zip(*answers, strict=True))
+            logits, distances = torch.stack([a[0] for a in answers]), torch.cat([a[1] for a in answers], 1)
         except UserError:
             raise
         except Exception as error:  # the network's own code may raise anything

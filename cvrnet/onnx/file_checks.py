@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError, Message
+from numpy.typing import NDArray
 
 from cvrnet.data import Preprocessing
 from cvrnet.errors import UserError
 from cvrnet.metrics.decisions import Decisions
-from cvrnet.onnx.graph import HEADS, INPUT, LOGITS
+from cvrnet.onnx.graph import DISTANCES, HEADS, INPUT, LOGITS
 from cvrnet.runs.model_config import check_names
 from cvrnet.strict_json import parse_json
 
@@ -24,8 +25,11 @@ _OURS = "expected a file written by `cvrnet export`"
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
 
-def read_metadata(path: str | Path) -> tuple[dict[str, Any], int, Decisions]:
-    """Return the ``pretrained_cfg`` in an ONNX file's metadata, the number of heads in its outputs, and its decisions.
+def read_metadata(path: str | Path) -> tuple[dict[str, Any], int, Decisions, list[NDArray[np.float64]]]:
+    """Return what an ONNX file says about itself.
+
+    These are its ``pretrained_cfg``, the number of heads in its outputs, its decisions, and the quantiles of each
+    fold's distances (none for a file without distances).
 
     The number is 0 for a network that is not a CVR-Net.
 
@@ -54,13 +58,25 @@ def read_metadata(path: str | Path) -> tuple[dict[str, Any], int, Decisions]:
             raise ValueError("architecture, label_names or num_classes is of another type")
         check_names(names, None)
         decisions = Decisions.from_dict(parse_json(metadata.get("decisions", "null")), names)
+        quantiles = _quantiles(parse_json(metadata.get("quantiles", "[]")))
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else f"{error!s:.200}"
         raise UserError(f"{path} does not state its classes and preprocessing ({reason}); {_OURS}") from error
     classes, heads = _classes_and_heads(proto.graph, preprocessing)
-    if not 2 <= classes == count == len(names):
+    distances = [_shape(value) for value in proto.graph.output if value.name == DISTANCES]
+    if not 2 <= classes == count == len(names) or (quantiles and (not heads or distances != [[0, len(quantiles)]])):
         raise UserError(f"{path}: its metadata do not fit its graph; {_OURS}")
-    return cfg, heads, decisions
+    return cfg, heads, decisions, quantiles
+
+
+def _quantiles(value: Any) -> list[NDArray[np.float64]]:
+    """The quantiles of each fold's distances; raises ValueError for what cannot be such."""
+    if not isinstance(value, list) or not all(isinstance(v, list) and 2 <= len(v) <= 10_000 for v in value):
+        raise ValueError("its quantiles have another form")
+    found = [np.array(v, np.float64) for v in value]
+    if not all(v.ndim == 1 and np.isfinite(v).all() and (np.diff(v) >= 0).all() for v in found):
+        raise ValueError("its quantiles fall, or are not finite")
+    return found
 
 
 def _find_problem(proto: onnx.ModelProto) -> str:

@@ -21,7 +21,7 @@ from cvrnet.metrics.decisions import Decisions
 from cvrnet.runs.checkpoint import shared_settings
 
 OPSET = 18
-INPUT, LOGITS, HEADS = "pixels", "logits", "head_logits"
+INPUT, LOGITS, HEADS, DISTANCES = "pixels", "logits", "head_logits", "distances"
 NOTE = "Research software, not a medical device: not for diagnosis or treatment."
 _KEPT = ("architecture", "license", "paper_name", "paper_ids", "notes")
 """Keys that are copied from timm's ``pretrained_cfg``. Others name the location of weights, such as local paths."""
@@ -49,7 +49,13 @@ class PixelNetwork(nn.Module):
         self.register_buffer("scale", (1 / (255 * std)).float().view(1, -1, 1, 1))
         self.register_buffer("shift", (-mean / std).float().view(1, -1, 1, 1))
         self.decisions = Decisions()  #: written into the file
+        self.novelty: Any = nn.ModuleList()  #: a `NoveltyHead` for each fold, or none
         self.averages_probabilities = all(isinstance(m, CVRNet) and m.head.average == "probabilities" for m in models)
+
+    @property
+    def outputs(self) -> list[str]:
+        """The names of what `forward` returns."""
+        return [LOGITS, *([HEADS] if self.averages_probabilities else []), *([DISTANCES] if self.novelty else [])]
 
     @property
     def float32_parts(self) -> list[str]:
@@ -68,20 +74,23 @@ class PixelNetwork(nn.Module):
         Returns:
             (N, classes) logits whose softmax is the mean of the folds' softmaxes, after the model's calibration if it
             has one; for CVR-Nets also (N, heads, classes), the logits of each head, averaged over the folds in the same
-            way and not calibrated.
+            way and not calibrated. With ``novelty``, there are also the distances (N, folds).
         """
         x = pixels.float() * self.scale + self.shift
         models: list[Any] = list(self.models)
         if not self.averages_probabilities:
             return (self._calibrate(log_mean_softmax([model(x) for model in models])),)
-        logits, heads = [], []
-        for model in models:
+        logits, heads, distances = [], [], []
+        for i, model in enumerate(models):
             vectors = model.pool_maps(model.forward_maps(x))
+            if self.novelty:
+                distances.append(self.novelty[i](vectors))
             logits.append(model.head(vectors))
             heads.append(model.head.branch_logits(vectors))
         # Logits, not probabilities: the user applies softmax, as to any other classifier's output, and gets the mean.
         each = [log_mean_softmax(list(folds)) for folds in zip(*heads, strict=True)]
-        return self._calibrate(log_mean_softmax(logits)), torch.stack(each, 1)
+        answers = self._calibrate(log_mean_softmax(logits)), torch.stack(each, 1)
+        return (*answers, torch.stack(distances, 1)) if self.novelty else answers
 
     def _calibrate(self, logits: Tensor) -> Tensor:
         calibration = self.decisions.calibration
@@ -98,7 +107,7 @@ def trace(network: PixelNetwork) -> onnx.ModelProto:
                 network,
                 (pixels,),
                 input_names=[INPUT],
-                output_names=[LOGITS, HEADS] if network.averages_probabilities else [LOGITS],
+                output_names=network.outputs,
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 opset_version=OPSET,
                 dynamo=True,
@@ -166,6 +175,7 @@ def describe(proto: onnx.ModelProto, network: PixelNetwork, provenance: dict[str
         "output": f"{LOGITS}: softmax gives the probabilities of label_names",
         "provenance": provenance,
         "decisions": network.decisions.to_dict(),
+        "quantiles": [head.quantiles.tolist() for head in network.novelty],
         "note": NOTE,
     }
     write_metadata(proto, values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
@@ -11,16 +11,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cvrnet.devices import select_device, select_precision
 from cvrnet.errors import UserError
 from cvrnet.metrics.decisions import Decisions
 from cvrnet.onnx.file_checks import read_metadata
-from cvrnet.onnx.graph import HEADS, INPUT, LOGITS
+from cvrnet.onnx.graph import DISTANCES, HEADS, INPUT, LOGITS
 
 ENGINES = ("auto", "onnxruntime", "openvino")
-Session = Callable[[np.ndarray, str], np.ndarray]  # (pixels uint8 (N, C, H, W), name of an output) -> the output
+Session = Callable[[np.ndarray, list[str]], list[np.ndarray]]  # (pixels uint8 (N, C, H, W), names) -> these outputs
 
 
 class OnnxModel(nn.Module):
@@ -33,6 +34,7 @@ class OnnxModel(nn.Module):
         num_heads: int,
         file: str,
         decisions: Decisions | None = None,
+        quantiles: Sequence[NDArray[np.float64]] = (),
     ) -> None:
         super().__init__()
         self._file = file
@@ -42,23 +44,31 @@ class OnnxModel(nn.Module):
         self.num_classes: int = cfg["num_classes"]
         self.groups = [[i] for i in range(num_heads)]  # as many as in the CVR-Net
         self.decisions = decisions or Decisions()
+        self.quantiles = quantiles  #: of each fold's distances (`cvrnet.heads.novelty`), if the file has these
         self._session = session
+        if quantiles:
+            self.heads_and_distances = self._heads_and_distances
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, classes) of images (N, C, H, W), normalised with the mean and std of ``pretrained_cfg``."""
-        return self._compute(x, LOGITS)
+        return self._compute(x, [LOGITS])[0]
 
     def branch_logits(self, x: Tensor) -> list[Tensor]:
         """Each head's logits, (N, classes). Only for files of CVR-Nets."""
-        return list(self._compute(x, HEADS).unbind(1))
+        return list(self._compute(x, [HEADS])[0].unbind(1))
 
-    def _compute(self, x: Tensor, output: str) -> Tensor:
+    def _heads_and_distances(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits of `branch_logits` as (heads, N, classes), and each fold's distances (N, folds)."""
+        heads, distances = self._compute(x, [HEADS, DISTANCES])
+        return heads.transpose(0, 1), distances
+
+    def _compute(self, x: Tensor, outputs: list[str]) -> list[Tensor]:
         pixels = x.float().round().clamp(0, 255).to(torch.uint8)
         try:
-            answer = self._session(pixels.cpu().contiguous().numpy(), output)
+            answers = self._session(pixels.cpu().contiguous().numpy(), outputs)
         except Exception as error:  # the engines' exceptions have no common base class
             raise UserError(f"{self._file} cannot compute images of size {tuple(x.shape)}: {_reason(error)}") from error
-        return torch.from_numpy(answer).to(x.device)
+        return [torch.from_numpy(answer).to(x.device) for answer in answers]
 
 
 def load_onnx(path: str | Path, device: str = "auto", dtype: str = "auto", engine: str = "auto") -> OnnxModel:
@@ -76,7 +86,7 @@ def load_onnx(path: str | Path, device: str = "auto", dtype: str = "auto", engin
     Raises:
         UserError: Another program wrote the file, or the device, number format or engine is not available.
     """
-    cfg, num_heads, decisions = read_metadata(path)
+    cfg, num_heads, decisions, quantiles = read_metadata(path)
     if not num_heads:  # the logits are calibrated in the graph; a CVR-Net's answer is computed from its heads' logits
         decisions = replace(decisions, calibration=None)
     if engine not in ENGINES:
@@ -90,10 +100,10 @@ def load_onnx(path: str | Path, device: str = "auto", dtype: str = "auto", engin
     if engine == "onnxruntime":
         if dtype not in ("auto", "fp32"):
             raise UserError(f"ONNX Runtime computes in the file's number format, not in {dtype}; expected auto or fp32")
-        return OnnxModel(_open_onnxruntime(Path(path), device), cfg, num_heads, str(path), decisions)
+        return OnnxModel(_open_onnxruntime(Path(path), device), cfg, num_heads, str(path), decisions, quantiles)
     if device.startswith("cuda"):
         raise UserError(f"OpenVINO does not run on {device!r}; expected auto or cpu")
-    return OnnxModel(_open_openvino(Path(path), precision), cfg, num_heads, str(path), decisions)
+    return OnnxModel(_open_openvino(Path(path), precision), cfg, num_heads, str(path), decisions, quantiles)
 
 
 def _onnxruntime_has_cuda() -> bool:
@@ -121,7 +131,7 @@ def _open_onnxruntime(path: Path, device: str) -> Session:
         session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions have no common base class
         raise UserError(f"ONNX Runtime cannot load {path}: {_reason(error)}") from error
-    return lambda pixels, output: session.run([output], {INPUT: pixels})[0]
+    return lambda pixels, outputs: session.run(outputs, {INPUT: pixels})
 
 
 @cache
@@ -146,7 +156,12 @@ def _open_openvino(path: Path, precision: str) -> Session:
         compiled = _openvino_core().compile_model(str(path), "CPU", settings)
     except RuntimeError as error:
         raise UserError(f"OpenVINO cannot load {path}: {_reason(error)}") from error
-    return lambda pixels, output: compiled([pixels])[output].copy()  # OpenVINO reuses its own memory in the next call
+
+    def run(pixels: np.ndarray, outputs: list[str]) -> list[np.ndarray]:
+        answers = compiled([pixels])
+        return [answers[name].copy() for name in outputs]  # OpenVINO reuses its own memory in the next call
+
+    return run
 
 
 def _reason(error: Exception) -> str:

@@ -13,6 +13,7 @@ from cvrnet.heads.novelty import NoveltyHead, join_inputs
 MOST_DIRECTIONS = 64  # chosen by measurement, of 8 to 128 (docs/decisions.md)
 LEAST_IMAGES = 20  # with fewer training or validation images, nothing is fitted
 LARGEST_SHARE = 0.05  # of the size of the weights
+LEAST_SPREAD = 1e-4  # of a number in the vectors; less is rounding
 STEPS = 200  # of the quantiles
 
 
@@ -31,7 +32,7 @@ def fit_novelty(train: list[Tensor], validation: list[Tensor], weight_bytes: int
         return None
     x = join_inputs(train).double().numpy()
     count = min(MOST_DIRECTIONS, len(x) // 2, int(LARGEST_SHARE * weight_bytes / (2 * x.shape[1])) - 2, x.shape[1] - 1)
-    if count < 1:
+    if count < 1 or np.ptp(x, axis=0).max() < LEAST_SPREAD:
         return None
     pca = PCA(count, svd_solver="full").fit(x)
     if not pca.noise_variance_ > 0:

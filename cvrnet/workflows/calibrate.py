@@ -32,7 +32,7 @@ from cvrnet.runs.checkpoint import find_checkpoints
 from cvrnet.runs.decisions import KEY, save_decisions
 from cvrnet.runs.folder import claim_folder, open_run_folder
 from cvrnet.runs.held_out import trained_on
-from cvrnet.runs.layout import CONFIG, RUN, SPLIT, TABLES, WEIGHTS, fold_name, fold_number
+from cvrnet.runs.layout import CONFIG, NOVELTY, RUN, SPLIT, TABLES, WEIGHTS, fold_name, fold_number
 from cvrnet.runs.predictions import PredictionTable
 from cvrnet.runs.read import read_run
 from cvrnet.runs.split_table import split_row
@@ -135,8 +135,9 @@ def _write(folder: Path, found: _Calibration, models: Sequence[Path]) -> None:
     for number, model in enumerate(models, start=1):
         place = folder if len(models) == 1 else folder / fold_name(fold_number(model.name) or number)
         place.mkdir(exist_ok=True)
-        for name in (CONFIG, WEIGHTS):
-            shutil.copyfile(model / name, place / name)
+        for name in (CONFIG, WEIGHTS, NOVELTY):
+            if (model / name).is_file():  # the last is optional
+                shutil.copyfile(model / name, place / name)
         save_decisions(place, decisions)
     if found.table is None:
         write_csv(folder / TABLES / "before_after.csv", found.rows)

@@ -52,7 +52,7 @@ def predict_records(
         rows,
         np.stack(by_head, 1) if by_head else None,
         [answer.error for answer in answers if answer.error],
-        np.array([answer.unlike_training for _, answer in readable]) if predictor.novelty else None,
+        np.array([answer.unlike_training for _, answer in readable]) if predictor.has_gate else None,
     )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cvrnet.cvrnet import CVRNet
 from cvrnet.data import Preprocessing, Record, to_batch
+from cvrnet.heads.novelty import unlike
 from cvrnet.inference.frozen_features import head_inputs
 from cvrnet.inference.head_logits import HeadLogits, averages_probabilities
 from cvrnet.runs.novelty import save_novelty
@@ -43,10 +44,10 @@ def add_novelty(
     save_novelty(folder, head)
     found = {}
     for name, table in scored.items():
-        unlike = np.full(len(table.names), np.nan)
+        values = np.full(len(table.names), np.nan)
         if name in inputs:
-            unlike[chosen[name]] = head.unlike(head(inputs[name]).numpy())
-        found[name] = replace(table, unlike=unlike)
+            values[chosen[name]] = unlike(head(inputs[name]).numpy(), head.quantiles.numpy())
+        found[name] = replace(table, unlike=values)
     return found
 
 

@@ -1,0 +1,157 @@
+"""A trained model marks images unlike its training images: the same everywhere, and of the promised number."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from sklearn.decomposition import PCA
+
+from cvrnet import Predictor
+from cvrnet.data import read_records, write_phantoms
+from cvrnet.errors import UserError
+from cvrnet.heads.novelty import join_inputs, unlike
+from cvrnet.hub.staging import stage_run
+from cvrnet.training import recipe
+from cvrnet.training.novelty import LEAST_IMAGES, fit_novelty
+from cvrnet.workflows.train import train
+
+NOVELTY = "novelty.safetensors"
+
+
+def inputs(n, seed=0, shift=0.0):
+    rng = np.random.default_rng(seed)
+    latent = rng.normal(size=(n, 3)).astype(np.float32)
+    mixing = np.random.default_rng(99).normal(size=(3, 30)).astype(np.float32)
+    x = 5 + shift + latent @ mixing + 0.1 * rng.normal(size=(n, 30)).astype(np.float32)
+    return [torch.from_numpy(x[:, :10]), torch.from_numpy(x[:, 10:])]
+
+
+def test_the_distance_is_scikit_learns():
+    """Twice scikit-learn's negative log-likelihood differs from the squared distance by a constant."""
+    train_, val = inputs(300), inputs(100, 1)
+    head = fit_novelty(train_, val, 10**9)
+    x = join_inputs(train_).double().numpy()
+    pca = PCA(len(head.variances), svd_solver="full").fit(x)
+    likelihood = -2 * pca.score_samples(join_inputs(val).double().numpy())
+    squared = head(val).double().numpy() ** 2
+    differences = likelihood - squared
+    assert np.ptp(differences) < 0.02 * np.ptp(squared)
+
+
+def test_five_percent_of_the_validation_images_are_marked_and_others_all():
+    head = fit_novelty(inputs(400), inputs(200, 1), 10**9)
+    shares = unlike(head(inputs(200, 1)).numpy(), head.quantiles.numpy())
+    assert 0.045 <= (shares > 0.95).mean() <= 0.055
+    assert 0.01 <= (unlike(head(inputs(500, 2)).numpy(), head.quantiles.numpy()) > 0.95).mean() <= 0.12
+    other = inputs(50, 3, shift=torch.linspace(-9, 9, 30).numpy())
+    assert (unlike(head(other).numpy(), head.quantiles.numpy()) > 0.95).all()
+
+
+def test_the_part_is_small_and_needs_enough_images():
+    head = fit_novelty(inputs(400), inputs(200, 1), 4000)
+    assert sum(t.numel() * 2 for t in (head.mean, head.directions)) <= 0.05 * 4000
+    assert fit_novelty(inputs(LEAST_IMAGES - 1), inputs(50), 10**9) is None
+    assert fit_novelty(inputs(50), inputs(LEAST_IMAGES - 1), 10**9) is None
+    assert fit_novelty(inputs(50), inputs(50), 100) is None, "no room"
+    same = [torch.ones(50, 10), torch.ones(50, 20)]
+    assert fit_novelty(same, same, 10**9) is None, "vectors that do not vary"
+
+
+@pytest.fixture(scope="module")
+def gated(tmp_path_factory):
+    """A run on 150 phantoms, whose validation set has enough images."""
+    folder = tmp_path_factory.mktemp("gated")
+    data = write_phantoms(folder / "data", 150, size=64, seed=3)
+    config = recipe(
+        "paper", model="cvrnet_tiny", epochs=1, pretrained=False, img_size=64, val_fraction=0.3, device="cpu"
+    )
+    train(data, folder / "run", config, test_source="site-b", audit=False, maps=False)
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def strange(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("strange")
+    for i in range(3):
+        noise = np.random.default_rng(i).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{i}.png")
+    return folder
+
+
+def test_every_door_gives_the_same(gated, strange, cli, tmp_path):
+    weights, part = gated / "model.safetensors", gated / NOVELTY
+    assert part.stat().st_size < 0.05 * weights.stat().st_size + 2000  # the header
+    rows = list(csv.DictReader((gated / "predictions.csv").open(encoding="utf-8")))
+    val = [row for row in rows if row["split"] == "val"]
+    marked = np.mean([float(row["unlike_training"]) > 0.95 for row in val])
+    assert 0 < marked <= 0.05 + 1 / len(val)
+    predictor = Predictor.from_pretrained(gated, "cpu", "fp32")
+    names = {r.name: r.path for r in read_records(gated.parent / "data" / "manifest.csv")}
+    found = predictor([names[row["path"]] for row in rows])
+    np.testing.assert_allclose(
+        [p.unlike_training for p in found], [float(row["unlike_training"]) for row in rows], atol=0.02
+    )
+    assert all(p.marked for p in predictor(sorted(strange.iterdir())))
+
+    status, out, err = cli("predict", gated, strange, "--format", "jsonl")
+    assert status == 0
+    assert [json.loads(line)["unusual"] for line in out.splitlines()] == [1, 1, 1]
+    assert "3 of 3 images are unlike the training images" in err
+    status, out, err = cli("predict", gated, strange, "--no-gate", "--format", "jsonl")
+    assert status == 0
+    assert all("unusual" not in json.loads(line) for line in out.splitlines())
+    assert "unlike" not in err
+
+    table = list(csv.DictReader((gated / "tables" / "unlike_training.csv").open(encoding="utf-8-sig")))
+    assert {row["set"] for row in table} == {"independent"} | ({"val"} if len(table) > 1 else set())
+    assert "Images unlike the training images" in (gated / "report.html").read_text(encoding="utf-8")
+    staged = stage_run(gated, "ada/chest")
+    assert NOVELTY in staged.main
+    assert "marks images that are unlike the training images" in staged.card.decode()
+
+
+def test_an_onnx_file_marks_the_same(gated, strange, tmp_path):
+    pytest.importorskip("onnxruntime")
+    from cvrnet.onnx import export_onnx
+
+    export_onnx(gated, tmp_path / "model.onnx")
+    paths = [*sorted(strange.iterdir()), *sorted((gated.parent / "data" / "images").rglob("*.png"))[:20]]
+    expected, found = (Predictor.from_pretrained(m, "cpu", "fp32")(paths) for m in (gated, tmp_path / "model.onnx"))
+    np.testing.assert_allclose([p.unlike_training for p in found], [p.unlike_training for p in expected], atol=0.02)
+
+
+def test_a_model_without_the_part_predicts_as_before(run, phantoms, cli):
+    assert not (run / NOVELTY).exists(), "18 training images are too few"
+    image = sorted(phantoms.parent.rglob("images/*/*.png"))[0]
+    status, out, err = cli("predict", run, image)
+    assert status == 0
+    assert "unusual" not in out
+    assert "cannot tell images that are unlike its training images" in err
+
+
+def test_a_damaged_part_is_one_line(gated, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(gated, copy)
+    tensors = load_file(gated / NOVELTY)
+    for changed in (
+        {"mean": tensors["mean"][:-1]},
+        {"noise": torch.tensor(-1.0)},
+        {"noise": torch.tensor(float("nan"))},
+        {"quantiles": tensors["quantiles"].flip(0)},
+        {"more": torch.zeros(1)},
+        {"variances": tensors["variances"][:, None]},
+    ):
+        save_file({k: v.contiguous() for k, v in (tensors | changed).items()}, copy / NOVELTY)
+        with pytest.raises(UserError, match=r"novelty.safetensors cannot be used"):
+            Predictor.from_pretrained(copy)
+    (copy / NOVELTY).write_bytes(b"no tensors")
+    with pytest.raises(UserError, match=r"novelty.safetensors cannot be used"):
+        Predictor.from_pretrained(copy)
