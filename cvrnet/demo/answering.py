@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from cvrnet.data.series import arrange
 from cvrnet.errors import UserError
 from cvrnet.explain import available_parts, explain_classes
 from cvrnet.inference import Prediction, Predictor
+from cvrnet.inference.decide import Decide
 from cvrnet.inference.prediction import GATE
 from cvrnet.inference.uncertainty import UNCERTAINTY
 from cvrnet.metrics.operating_points import OperatingPoint, threshold_warnings
@@ -23,6 +24,7 @@ from cvrnet.metrics.operating_points import OperatingPoint, threshold_warnings
 EXAMPLES = {"NOR": "Clear lungs", "NCP": "One consolidation", "CVP": "Ground glass"}
 """Labels of the synthetic radiographs, and their names on the page."""
 _EXAMPLE_SIZE = 512
+COVERAGE, ABSTAIN = 0.9, 0.2  # of the set of classes on the page, and the share that is passed to a human
 MOST_MAPS = 20  # classes that get maps; if there are more classes, the most probable ones
 
 
@@ -39,13 +41,15 @@ class Answer:
     """Predictions for one image, uint8 (H, W) or (H, W, 3); those of the heads are None for a model without heads.
 
     ``maps[class][part]`` is a map (h, w) in 0..1, or the sentence that says why there is none. If the model has no maps
-    at all, ``maps`` is empty.
+    at all, ``maps`` is empty. ``decided`` are the set of classes and whether to pass the image on, as
+    `cvrnet.inference.decide` gives them.
     """
 
     name: str
     image: NDArray[np.uint8]
     prediction: Prediction
     maps: dict[str, dict[str, NDArray[np.float32] | str]] = field(default_factory=dict)
+    decided: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Answering:
@@ -64,7 +68,10 @@ class Answering:
         self.points: dict[str, dict[str, OperatingPoint]] = {}
         for point in predictor.decisions.operating_points:
             self.points.setdefault(point.name, {})[point.class_name] = point
-        self.warnings = threshold_warnings(predictor.decisions.operating_points)
+        known = predictor.decisions
+        coverage, abstain = COVERAGE if known.prediction_sets else None, ABSTAIN if known.abstention else None
+        self._decide = Decide(known, self.classes, coverage=coverage, abstain=abstain)
+        self.warnings = [*threshold_warnings(known.operating_points), *self._decide.warnings]
         self.parts: list[str] = []
         self.no_maps = ""
         example = self.example("NOR")
@@ -127,4 +134,4 @@ class Answering:
             raise UserError(prediction.error)
         targets = [self.classes[k] for k in sorted(prediction.probabilities.argsort()[-MOST_MAPS:])]
         maps = explain_classes(predictor, image, targets, self.parts) if self.parts else {}
-        return Answer(name, image, prediction, maps)
+        return Answer(name, image, prediction, maps, self._decide(prediction.probabilities))

@@ -16,7 +16,8 @@ from torch import nn
 from cvrnet.encoders import hub_repository
 from cvrnet.html import template_environment
 from cvrnet.hub.merge import mark_card
-from cvrnet.metrics.operating_points import OperatingPoint, threshold_warnings
+from cvrnet.metrics.decisions import Decisions
+from cvrnet.metrics.operating_points import threshold_warnings
 from cvrnet.runs.layout import INDEPENDENT
 from cvrnet.text import markdown
 
@@ -68,7 +69,7 @@ def render_card(
     *,
     run: Mapping[str, Any],
     config: Mapping[str, Any],
-    points: Sequence[OperatingPoint],
+    decisions: Decisions,
     best: str,
     folds: Mapping[str, Mapping[str, Any]],
     metrics: Mapping[str, Any],
@@ -80,9 +81,9 @@ def render_card(
 ) -> bytes:
     """Write README.md from the public forms of the run's files.
 
-    `model` is the one that ``main`` holds: the fold of the branch `best`, or the model of a single training. `points`
-    are its operating points, `metrics` the scores of a single training, `folds` those of each branch, and `severe` the
-    sentences of the audit's severe findings (None: not audited). `unlike` are the rows of tables/unlike_training.csv.
+    `model` is the one that ``main`` holds: the fold of the branch `best`, or the model of a single training. Its
+    decisions are `decisions`; `metrics` are the scores of a single training, `folds` those of each branch, and `severe`
+    the sentences of the audit's severe findings (None: not audited). `unlike` are the rows of tables/unlike_training.csv.
     """
     run = {"data": "", "images": {}, "source": {}, "versions": {}, "pretrained_from": [], "calibration": {}, **run}
     evaluations = _evaluations(run, metrics, summary)
@@ -121,9 +122,10 @@ def render_card(
         ],
         point_rows=[
             [point.name, point.class_name, *map(_shown, (point.threshold, point.sensitivity, point.specificity))]
-            for point in points
+            for point in decisions.operating_points
         ],
-        point_warnings=threshold_warnings(points),
+        has_sets=decisions.prediction_sets is not None and decisions.abstention is not None,
+        point_warnings=threshold_warnings(decisions.operating_points),
         files=files,
         severe=severe,
         settings={key: value for key, value in settings.items() if value is not None},

@@ -91,7 +91,7 @@ def _stage(run: Path, repo: str, folds: Sequence[int], with_predictions: bool, l
         model,
         run=description,
         config=read_json(run / best / CONFIG),
-        points=load_decisions([run / best]).operating_points,
+        decisions=load_decisions([run / best]),
         best=best,
         folds=metrics,
         metrics={} if checkpoints else _scores(run / METRICS),

@@ -44,5 +44,8 @@ def fit_novelty(train: list[Tensor], validation: list[Tensor], weight_bytes: int
         mean.half(), directions.half(), variances, torch.tensor(float(pca.noise_variance_)), torch.zeros(2)
     )
     distances: NDArray[np.float32] = head(validation).numpy()
-    head.quantiles = torch.from_numpy(np.quantile(distances, np.linspace(0, 1, STEPS + 1))).float()
+    # One more point beyond all others, as in split conformal prediction: then a new image from where the validation
+    # images came from is above the quantile q with a probability of at most 1 - q, however few they are.
+    points = np.append(distances, 2 * distances.max())
+    head.quantiles = torch.from_numpy(np.quantile(points, np.linspace(0, 1, STEPS + 1))).float()
     return head

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from sklearn.decomposition import PCA
 
+import cvrnet
 from cvrnet import Predictor
 from cvrnet.data import read_records, write_phantoms
 from cvrnet.errors import UserError
@@ -124,6 +126,32 @@ def test_an_onnx_file_marks_the_same(gated, strange, tmp_path):
     paths = [*sorted(strange.iterdir()), *sorted((gated.parent / "data" / "images").rglob("*.png"))[:20]]
     expected, found = (Predictor.from_pretrained(m, "cpu", "fp32")(paths) for m in (gated, tmp_path / "model.onnx"))
     np.testing.assert_allclose([p.unlike_training for p in found], [p.unlike_training for p in expected], atol=0.02)
+
+
+def test_it_travels_over_the_hub(gated, strange, hub, tmp_path):
+    cvrnet.push_folds(gated, "ada/gated")
+    image = sorted(strange.iterdir())[0]
+    assert Predictor.from_pretrained("hf-hub:ada/gated")([image])[0].marked
+    cvrnet.pull_folds("ada/gated", tmp_path / "pulled")
+    assert (tmp_path / "pulled" / NOVELTY).read_bytes() == (gated / NOVELTY).read_bytes()
+
+
+def test_the_page_says_so(gated):
+    pytest.importorskip("gradio")
+    from cvrnet.demo import markup
+    from cvrnet.demo.answering import Answering
+
+    answering = Answering(Predictor.from_pretrained(gated, "cpu", "fp32"))
+    answer = answering.example("NOR")
+    assert answer.decided == answering._decide(answer.prediction.probabilities)
+    decided = {"set": ["CVP", "NOR"], "abstain": True}
+    page = markup.probabilities(replace(answer, decided=decided), answering.classes, answering.members)
+    assert "<b>CVP, NOR</b>" in page
+    assert "20 % most uncertain" in page
+    for unlike_training, shown in ((1.0, True), (0.5, False)):
+        prediction = replace(answer.prediction, unlike_training=unlike_training)
+        page = markup.probabilities(replace(answer, prediction=prediction), answering.classes, answering.members)
+        assert ("Unlike the training images." in page) == shown
 
 
 def test_a_model_without_the_part_predicts_as_before(run, phantoms, cli):
