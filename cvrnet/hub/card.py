@@ -83,7 +83,8 @@ def render_card(
 
     `model` is the one that ``main`` holds: the fold of the branch `best`, or the model of a single training. Its
     decisions are `decisions`; `metrics` are the scores of a single training, `folds` those of each branch, and `severe`
-    the sentences of the audit's severe findings (None: not audited). `unlike` are the rows of tables/unlike_training.csv.
+    the sentences of the audit's severe findings (None: not audited). `unlike` has the rows of
+    tables/unlike_training.csv.
     """
     run = {"data": "", "images": {}, "source": {}, "versions": {}, "pretrained_from": [], "calibration": {}, **run}
     evaluations = _evaluations(run, metrics, summary)
