@@ -40,10 +40,9 @@ from cvrnet_cli.output import FORMATS, output_file, progress_bar, say, write_row
 )
 @click.option(
     "--gate/--no-gate",
-    default=True,
-    show_default=True,
+    default=None,
     help="Print how unlike the training images each image is (unlike_training: the share of the validation images that "
-    "are less so), and 1 in the column unusual if this is above 0.95.",
+    "are less so), and 1 in the column unusual if this is above 0.95.  [default: if the model can tell]",
 )
 @click.option(
     "--window",

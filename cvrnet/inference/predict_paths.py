@@ -88,7 +88,7 @@ def predict_paths(
     coverage: float | None = None,
     by_class: bool = False,
     abstain: float | None = None,
-    gate: bool = True,
+    gate: bool | None = None,
     say: Callable[[str], object] = lambda line: None,
 ) -> PathPredictions:
     """Predict the images at some paths; each process of ``accelerate launch`` predicts a share of them.
@@ -97,9 +97,10 @@ def predict_paths(
     `Predictor.from_pretrained`, ``paths`` those of `find_images`, ``batch_size``, ``heads`` and ``window`` those of
     `Predictor.stream`. ``heads`` adds columns for each head's own probabilities, ``uncertainty`` those of
     `cvrnet.inference.uncertainty`; ``operating_point``, ``coverage``, ``by_class`` and ``abstain`` are those of
-    `cvrnet.inference.decide`. With ``gate``, a model that can tell adds the columns ``unlike_training`` and ``unusual``
-    (see `Prediction`). On the main process, ``say`` is called with a line for each folder in which entries were
-    passed over, and with each warning about a decision.
+    `cvrnet.inference.decide`. A model that can tell adds the columns ``unlike_training`` and ``unusual`` (see
+    `Prediction`); ``gate=False`` leaves them out, and ``gate=True`` refuses a model that cannot. On the main process,
+    ``say`` is called with a line for each folder in which entries were passed over, and with each warning about a
+    decision.
 
     Raises:
         UserError: No image is found; the model, a fold or the device does not exist, or the model has no heads or no
@@ -123,8 +124,12 @@ def predict_paths(
     decide = Decide(predictor.decisions, predictor.classes, operating_point, coverage, by_class, abstain)
     for warning in decide.warnings if not shared or shared.is_main else ():
         say(f"Warning: {warning}")
-    if gate and not predictor.has_gate and (not shared or shared.is_main):
-        say(f"{predictor.name} cannot tell images that are unlike its training images (--no-gate hides this line)")
+    if gate and not predictor.has_gate:
+        raise UserError(
+            f"{predictor.name} cannot tell images that are unlike its training images: expected a CVR-Net of `cvrnet "
+            "train` or `crossval`, with at least 20 training and 20 validation images"
+        )
+    gate = predictor.has_gate and gate is not False
     slices = list(arrange(found.files))
     run = partial(shared.stream, predictor) if shared else predictor.stream
     stream = run([slice_.path for slice_ in slices], batch_size=batch_size, heads=heads, window=window)
@@ -133,7 +138,7 @@ def predict_paths(
         shared.close()
         return PathPredictions([], len(slices), iter(()))
     columns = ["path", *(("unit", "patient_id") if any(slice_.volume for slice_ in slices) else ()), "prediction"]
-    columns += [*(GATE if gate and predictor.has_gate else ()), *decide.columns]
+    columns += [*(GATE if gate else ()), *decide.columns]
     columns += [f"prob_{name}" for name in predictor.classes]
     if heads:
         columns += [f"head_{i + 1}_{name}" for i in range(predictor.num_heads) for name in predictor.classes]

@@ -182,7 +182,7 @@ def test_bfloat16_is_autocasts_with_weights_cast_once(tiny, pixels):
     with torch.no_grad():
         with torch.autocast("cpu", torch.bfloat16):
             expected = plain(x).float()
-        torch.testing.assert_close(HeadLogits(plain, "bf16")(x)[0], expected, atol=0.02, rtol=0.02)
+        torch.testing.assert_close(HeadLogits(plain, "bf16")(x)[0][0], expected, atol=0.02, rtol=0.02)
 
 
 @pytest.mark.parametrize(

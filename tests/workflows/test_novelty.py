@@ -160,6 +160,8 @@ def test_a_model_without_the_part_predicts_as_before(run, phantoms, cli):
     status, out, err = cli("predict", run, image)
     assert status == 0
     assert "unusual" not in out
+    status, out, err = cli("predict", run, image, "--gate")
+    assert status == 1
     assert "cannot tell images that are unlike its training images" in err
 
 
