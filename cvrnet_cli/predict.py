@@ -89,7 +89,7 @@ def predict(
             if row["unit"] in ("image", "slice"):  # and not a mean
                 done += 1
                 progress(done, found.images)
-                marked += bool(row.get("unusual"))
+                marked += bool("unusual" in found.columns and row["unusual"])
                 if row["error"]:
                     failed += 1
                     say(f"Error: {row['error']}")

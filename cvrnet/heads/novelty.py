@@ -56,13 +56,18 @@ class NoveltyHead(nn.Module):
 def unlike(distances: ArrayLike, quantiles: ArrayLike) -> NDArray[np.float64]:
     """The share of the validation images that are nearer to the training images, for distances (N,).
 
-    ``quantiles`` are those of a `NoveltyHead`, (Q,). An image is marked if the share is above 1 - `FALSE_ALARMS`.
+    ``quantiles`` are those of a `NoveltyHead`, (Q,).
 
     >>> unlike([0.0, 1.5, 9.0], [1.0, 2.0, 4.0])
     array([0.  , 0.25, 1.  ])
     """
     steps = np.asarray(quantiles, np.float64)
     return np.interp(np.asarray(distances, np.float64), steps, np.linspace(0, 1, len(steps)))
+
+
+def is_marked(shares: NDArray[np.float64] | np.float64) -> NDArray[np.bool_] | np.bool_:
+    """Whether images are marked as unusual, by the results of `unlike`."""
+    return shares > 1 - FALSE_ALARMS
 
 
 def join_inputs(inputs: list[Tensor]) -> Tensor:

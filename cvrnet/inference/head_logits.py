@@ -38,13 +38,13 @@ class HeadLogits(nn.Module):
 
         Without ``novelty``, the distances are (N, 0); those of an ONNX file are (N, folds).
         """
-        if hasattr(self.model, "heads_and_distances"):  # an ONNX file that has both
+        if getattr(self.model, "quantiles", ()):  # an ONNX file that has distances
             logits, distances = self.model.heads_and_distances(x)
             return logits, distances
         distances = x.new_zeros((len(x), 0))
         if averages_probabilities(self.model) and isinstance(self.model, CVRNet):
             # Heads take hardly any time, so they compute in float32, without the rounding of bfloat16.
-            inputs = self.model.pool_maps(self.maps(x))
+            inputs = self.head_inputs(x)
             if self.novelty is not None:
                 distances = self.novelty(inputs).unsqueeze(1)
             return torch.stack(self.model.head.branch_logits(inputs)), distances
@@ -52,6 +52,11 @@ class HeadLogits(nn.Module):
             if averages_probabilities(self.model):
                 return torch.stack(self.model.branch_logits(x)).float(), distances
             return self.model(x).float().unsqueeze(0), distances
+
+    def head_inputs(self, x: Tensor) -> list[Tensor]:
+        """The inputs of a CVR-Net's heads, in float32: the pooled maps (N, C_i), P1 first."""
+        inputs: list[Tensor] = self.model.pool_maps(self.maps(x))
+        return inputs
 
     def maps(self, x: Tensor) -> list[Tensor]:
         """The feature maps of a CVR-Net's encoders, in float32, for normalised images (N, C, H, W)."""

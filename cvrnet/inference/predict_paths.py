@@ -147,8 +147,6 @@ def predict_paths(
     def rows() -> Iterator[dict[str, Any]]:
         for answer in add_means(zip(slices, stream, strict=True), predictor.classes):
             row = dict.fromkeys(columns) | answer.row(predictor.classes)
-            if not gate:
-                row = {name: value for name, value in row.items() if name not in GATE}
             if not answer.prediction.error:
                 row |= decide.row(answer.prediction.probabilities)
             yield row

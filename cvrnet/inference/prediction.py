@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cvrnet.heads.novelty import FALSE_ALARMS
+from cvrnet.heads.novelty import is_marked
 from cvrnet.inference.uncertainty import UNCERTAINTY
 
 GATE = ("unlike_training", "unusual")
@@ -38,7 +38,7 @@ class Prediction:
     @property
     def marked(self) -> bool:
         """Whether the image is farther from the training images than 95 % of the validation images."""
-        return self.unlike_training > 1 - FALSE_ALARMS
+        return bool(is_marked(np.float64(self.unlike_training)))
 
     def row(self, classes: Sequence[str]) -> dict[str, Any]:
         """Return a table row: path, prediction, error and, if there is a prediction, the numbers.

@@ -46,8 +46,6 @@ class OnnxModel(nn.Module):
         self.decisions = decisions or Decisions()
         self.quantiles = quantiles  #: of each fold's distances (`cvrnet.heads.novelty`), if the file has these
         self._session = session
-        if quantiles:
-            self.heads_and_distances = self._heads_and_distances
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, classes) of images (N, C, H, W), normalised with the mean and std of ``pretrained_cfg``."""
@@ -57,8 +55,11 @@ class OnnxModel(nn.Module):
         """Each head's logits, (N, classes). Only for files of CVR-Nets."""
         return list(self._compute(x, [HEADS])[0].unbind(1))
 
-    def _heads_and_distances(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The logits of `branch_logits` as (heads, N, classes), and each fold's distances (N, folds)."""
+    def heads_and_distances(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits of `branch_logits` as (heads, N, classes), and each fold's distances (N, folds).
+
+        Only for files that have ``quantiles``.
+        """
         heads, distances = self._compute(x, [HEADS, DISTANCES])
         return heads.transpose(0, 1), distances
 

@@ -125,7 +125,7 @@ def _head_inputs(predictor: Predictor, paths: Sequence[Path]) -> dict[Path, list
     while batch := list(islice(images, BATCH)):
         x = predictor.preprocessing.normalize(to_batch([image for _, image in batch]).to(predictor.device))
         with torch.inference_mode():
-            pooled = network.model.pool_maps(network.maps(x.contiguous(memory_format=torch.channels_last)))
+            pooled = network.head_inputs(x.contiguous(memory_format=torch.channels_last))
         for (path, _), *vectors in zip(batch, *(vector.cpu().numpy() for vector in pooled), strict=True):
             inputs[path] = vectors
     return inputs

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cvrnet.heads.novelty import FALSE_ALARMS
+from cvrnet.heads.novelty import FALSE_ALARMS, is_marked
 from cvrnet.html import Table, render
 from cvrnet.metrics.bootstrap import share_interval
 from cvrnet.report.report_tables import cell, with_interval
@@ -45,6 +45,6 @@ def _rows(name: str, table: PredictionTable) -> Iterator[Row]:
     for source in ("", *(named if len(named) > 1 else ())):
         chosen = np.flatnonzero(known & (sources == source) if source else known)
         groups = [table.groups[i] for i in chosen]
-        share, bounds = share_interval(table.unlike[chosen] > 1 - FALSE_ALARMS, groups)
+        share, bounds = share_interval(is_marked(table.unlike[chosen]), groups)
         row = {"set": name, "source": source, "images": len(chosen), "patients": len(set(groups))}
         yield row | with_interval("marked", share, bounds)

@@ -37,7 +37,7 @@ from cvrnet.runs.predictions import PredictionTable
 from cvrnet.runs.read import read_run
 from cvrnet.runs.split_table import split_row
 from cvrnet.workflows.before_after import Local, before_after_rows, choose, cross_validated, judge, verdict
-from cvrnet.workflows.evaluate import describe_evaluation, write_evaluation
+from cvrnet.workflows.evaluate import describe_evaluation, predict_all, write_evaluation
 from cvrnet.workflows.job import Callbacks
 
 KIND = "calibrate"
@@ -91,7 +91,9 @@ def calibrate(
         known = _refuse_images(model, records, predictor.classes, labelled=not unlabelled)
         if known is None:
             callbacks.say("The model's training images are not known: make sure that these images are not among them")
-        predictions = _predict(predictor, records, batch_size, callbacks)
+        predictions = predict_all(predictor, records, batch_size, callbacks.stage("Predicting"))
+        if problems := [prediction.error for prediction in predictions if prediction.error]:
+            raise DataError(problems, records[0].path.parent)
         found = _correct_prior(predictions, predictor, about) if unlabelled else _fit(records, predictions, predictor)
         calibration = _describe(records, predictor.classes, found.fitted, unlabelled)
         run = {**about, "kind": KIND, "classes": predictor.classes, "model": model, "calibration": calibration}
@@ -115,19 +117,6 @@ class _Calibration:
     sentences: list[str]  #: what the images can tell, and what they cannot
     decisions: Decisions = field(default_factory=Decisions)  #: on the new probabilities
     table: PredictionTable | None = None  #: cross-validated answers; None without labels
-
-
-def _predict(
-    predictor: Predictor, records: Sequence[Record], batch_size: int, callbacks: Callbacks
-) -> list[Prediction]:
-    predictions, progress = [], callbacks.stage("Predicting")
-    heads = predictor.averages_probabilities
-    for prediction in predictor.stream((r.path for r in records), batch_size=batch_size, heads=heads):
-        predictions.append(prediction)
-        progress(len(predictions), len(records))
-    if problems := [prediction.error for prediction in predictions if prediction.error]:
-        raise DataError(problems, records[0].path.parent)
-    return predictions
 
 
 def _write(folder: Path, found: _Calibration, models: Sequence[Path]) -> None:

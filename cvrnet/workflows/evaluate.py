@@ -11,7 +11,7 @@ import numpy as np
 from cvrnet.data import DataError, ImageCache, Record, check_classes, read_records
 from cvrnet.errors import UserError
 from cvrnet.files import write_json
-from cvrnet.inference import Predictor
+from cvrnet.inference import Prediction, Predictor
 from cvrnet.inference.cached import join_batches, predict_cached
 from cvrnet.report.draw import draw_heads, draw_predictions
 from cvrnet.report.headline import NOT_NEW, seen_sentence
@@ -26,6 +26,22 @@ from cvrnet.workflows.job import Callbacks, audit_run, finish_report
 KIND = "evaluate"
 
 
+def predict_all(
+    predictor: Predictor,
+    records: Sequence[Record],
+    batch_size: int,
+    progress: Callable[[int, int], object] | None = None,
+) -> list[Prediction]:
+    """The prediction for each image, also for those that cannot be read; arguments as in `predict_records`."""
+    answers = []
+    stream = predictor.stream((r.path for r in records), batch_size=batch_size, heads=predictor.averages_probabilities)
+    for done, prediction in enumerate(stream, start=1):
+        answers.append(prediction)
+        if progress is not None:
+            progress(done, len(records))
+    return answers
+
+
 def predict_records(
     predictor: Predictor,
     records: Sequence[Record],
@@ -37,12 +53,7 @@ def predict_records(
 
     ``progress`` is called after each image with the number done and the number of images.
     """
-    answers = []
-    stream = predictor.stream((r.path for r in records), batch_size=batch_size, heads=predictor.averages_probabilities)
-    for done, prediction in enumerate(stream, start=1):
-        answers.append(prediction)
-        if progress is not None:
-            progress(done, len(records))
+    answers = predict_all(predictor, records, batch_size, progress)
     readable = [(record, answer) for record, answer in zip(records, answers, strict=True) if not answer.error]
     rows = np.array([answer.probabilities for _, answer in readable]).reshape(-1, len(predictor.classes))
     by_head = [answer.heads for _, answer in readable if answer.heads is not None]

@@ -63,5 +63,5 @@ def _inputs(job: Job, model: CVRNet, records: Sequence[Record]) -> list[Tensor]:
         for start in range(0, len(records), size):
             images = to_batch([job.cache.load(record.path) for record in records[start : start + size]])
             x = preprocessing.normalize(images.to(device)).contiguous(memory_format=torch.channels_last)
-            parts.append([pooled.cpu() for pooled in model.pool_maps(network.maps(x))])
+            parts.append([pooled.cpu() for pooled in network.head_inputs(x)])
     return [torch.cat(pooled) for pooled in zip(*parts, strict=True)]
