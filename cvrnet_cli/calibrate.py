@@ -19,11 +19,11 @@ from cvrnet_cli.output import job_callbacks, print_rows, say
 def calibrate(model: str, data: Path, output: Path, **settings: Any) -> None:
     """Calibrate MODEL on DATA, 20 to 200 images of the hospital where it will be used.
 
-    With labels: a temperature and a bias for each class, new thresholds, prediction sets and limits of uncertainty. The
-    table gives each score before and after with 95 % intervals, cross-validated by patient. Images or patients that the
-    model was trained on are refused. Without labels (--unlabelled): the shares of the classes are estimated, and the
-    probabilities corrected for them (Saerens et al. 2002). The network is not trained: what it cannot tell apart, it
-    cannot tell apart afterwards.
+    With labels: a temperature and a bias for each class, new thresholds, prediction sets, limits of uncertainty, and a
+    new limit above which images are marked as unusual. The table gives each score before and after with 95 % intervals,
+    cross-validated by patient. Images or patients that the model was trained on are refused. Without labels
+    (--unlabelled): the shares of the classes are estimated, and the probabilities corrected for them (Saerens et al.
+    2002). The network is not trained: what it cannot tell apart, it cannot tell apart afterwards.
 
     \b
     Examples:

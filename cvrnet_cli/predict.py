@@ -99,6 +99,8 @@ def predict(
         write_rows(rows(), found.columns, style or (suffix if suffix in FORMATS else "table"), file)
     if marked:
         say(f"Warning: {marked} of {found.images} images are unlike the training images (column unusual)")
+    elif done > failed and settings["gate"] is None and "unusual" not in found.columns:
+        say("This model cannot tell images that are unlike its training images, so there is no column unusual.")
     for problem in found.problems:
         say(f"Error: {problem}")
     if failed:

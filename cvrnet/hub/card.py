@@ -75,7 +75,7 @@ def render_card(
     metrics: Mapping[str, Any],
     summary: Mapping[str, Any],
     severe: Sequence[str] | None,
-    unlike: Sequence[Mapping[str, str]],
+    marked: Mapping[str, float],
     files: Collection[str],
     license: str,
 ) -> bytes:
@@ -83,8 +83,8 @@ def render_card(
 
     `model` is the one that ``main`` holds: the fold of the branch `best`, or the model of a single training. Its
     decisions are `decisions`; `metrics` are the scores of a single training, `folds` those of each branch, and `severe`
-    the sentences of the audit's severe findings (None: not audited). `unlike` has the rows of
-    tables/unlike_training.csv.
+    the sentences of the audit's severe findings (None: not audited). `marked` has the share of each set's images that
+    are marked as unusual.
     """
     run = {"data": "", "images": {}, "source": {}, "versions": {}, "pretrained_from": [], "calibration": {}, **run}
     evaluations = _evaluations(run, metrics, summary)
@@ -114,7 +114,7 @@ def render_card(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         best=best,
         branches=list(folds),
-        marked={row["set"]: float(row["marked"]) for row in unlike if not row["source"]},
+        marked=marked,
         calibrated=_calibration_sentence(run["calibration"]),
         scores=_score_table(per_fold, evaluations),
         class_rows=[

@@ -97,7 +97,7 @@ def _stage(run: Path, repo: str, folds: Sequence[int], with_predictions: bool, l
         metrics={} if checkpoints else _scores(run / METRICS),
         summary=_scores(run / SUMMARY),
         severe=_severe(run),
-        unlike=read_rows(run / UNLIKE, ("set", "source", "marked")) if (run / UNLIKE).is_file() else [],
+        marked=_marked(run / UNLIKE),
         files=list(main),
         license=license,
     )
@@ -151,6 +151,18 @@ def _checkpoint_files(checkpoint: Path) -> Files:
 
 def _scores(path: Path) -> dict[str, Any]:
     return dict(redact.without_paths(read_json(path))) if path.is_file() else {}
+
+
+def _marked(path: Path) -> dict[str, float]:
+    """The share of each set's images that are marked as unusual; {} if the model cannot tell."""
+    if not path.is_file():
+        return {}
+    with damaged_files(path):
+        rows = read_rows(path, ("set", "source", "marked"))
+        shares = {row["set"]: float(row["marked"]) for row in rows if not row["source"]}
+        if wrong := [share for share in shares.values() if not 0 <= share <= 1]:
+            raise ValueError(f"marked is {wrong[0]}; expected a share from 0 to 1")
+    return shares
 
 
 def _severe(run: Path) -> list[str] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,13 @@ class Prediction:
     #: How unlike the training images it is: the share of the validation images that are nearer to them. NaN if the
     #: model cannot tell.
     unlike_training: float = math.nan
+    #: From the training images of each fold (`cvrnet.heads.novelty`), (folds,); (0,) if the model cannot tell.
+    distances: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     @property
     def marked(self) -> bool:
         """Whether the image is farther from the training images than 95 % of the validation images."""
-        return bool(is_marked(np.float64(self.unlike_training)))
+        return bool(is_marked(self.unlike_training))
 
     def row(self, classes: Sequence[str]) -> dict[str, Any]:
         """Return a table row: path, prediction, error and, if there is a prediction, the numbers.

@@ -69,7 +69,6 @@ class Predictor:
         self.decisions = Decisions()
         #: For each model, the part that tells how unlike the training images an image is; empty if a model lacks it.
         self.novelty: list[NoveltyHead] = []
-        self._quantiles: list[Any] = []  # of each part's distances; an ONNX file has one part for each fold
         self.compile = compile
         cfg: Any = models[0].pretrained_cfg
         self.name = str(cfg.get("architecture"))  #: the architecture, for messages
@@ -107,13 +106,19 @@ class Predictor:
         predictor = cls(models, device, dtype, compile, any_body_part)
         predictor.name, predictor.decisions = str(model), decisions
         predictor.novelty = [head.to(predictor.device) for head in novelty]
-        predictor._quantiles = [h.quantiles.cpu().numpy() for h in novelty] or getattr(models[0], "quantiles", [])
         return predictor
 
     @property
     def has_gate(self) -> bool:
         """Whether predictions say how unlike the training images an image is."""
-        return bool(self._quantiles)
+        return bool(self.quantiles)
+
+    @property
+    def quantiles(self) -> list[NDArray[np.float64]]:
+        """Of the distances of each fold's validation images from its training images (`cvrnet.heads.novelty`)."""
+        if self.novelty:
+            return [head.quantiles.double().cpu().numpy() for head in self.novelty]
+        return list(getattr(self.models[0], "quantiles", ()))  # an ONNX file has those of all its folds
 
     @property
     def averages_probabilities(self) -> bool:
@@ -187,10 +192,11 @@ class Predictor:
         """
         if not images:
             return []
-        by_head, away = self._members(to_batch([image for _, image in images]), size)
+        by_head, distances = self._members(to_batch([image for _, image in images]), size)
         members = by_head.reshape(-1, *by_head.shape[2:])  # (folds * heads, N, classes)
         mean = self._calibrate(members.mean(0))
         total, disagreement = entropy(mean), mutual_information(members)
+        away = unlike(distances, self.quantiles) if self.has_gate else np.full(len(images), np.nan)
         return [
             Prediction(
                 path,
@@ -200,6 +206,7 @@ class Predictor:
                 predictive_entropy=float(total[i]),
                 mutual_information=float(disagreement[i]),
                 unlike_training=float(away[i]),
+                distances=distances[i],
             )
             if np.isfinite(mean[i]).all()
             else self._failure(path, f"{path}: {self.overflow}")
@@ -242,7 +249,7 @@ class Predictor:
         return self._members(images, size)[0]
 
     def _members(self, images: Tensor, size: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """`member_probabilities`, and how unlike the training images each image is: (N,), the mean over the folds."""
+        """`member_probabilities`, and the distances from the training images: (N, folds), (N, 0) without a gate."""
         count = len(images)
         if self.compile and count < size:
             images = torch.cat([images, images[-1:].expand(size - count, *images.shape[1:])])
@@ -255,11 +262,7 @@ class Predictor:
                     f"{self.name} predicts NaN for every image, even for a grey one: "
                     f"its weights, mean or std are not finite{reduced}"
                 )
-        away = np.full(len(images), np.nan)
-        if self.has_gate:
-            shares = [unlike(d, quantiles) for d, quantiles in zip(distances.T, self._quantiles, strict=True)]
-            away = np.mean(shares, axis=0)
-        return probabilities[:, :, :count], away[:count]
+        return probabilities[:, :, :count], distances[:count]
 
     def decide(
         self,

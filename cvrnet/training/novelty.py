@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from cvrnet.heads.novelty import NoveltyHead, join_inputs
+from cvrnet.heads.novelty import NoveltyHead, distance_quantiles, join_inputs
 
 MOST_DIRECTIONS = 64  # chosen by measurement, of 8 to 128 (docs/decisions.md)
 LEAST_IMAGES = 20  # with fewer training or validation images, nothing is fitted
 LARGEST_SHARE = 0.05  # of the size of the weights
 LEAST_SPREAD = 1e-4  # of a number in the vectors; less is rounding
-STEPS = 200  # of the quantiles
 
 
 def fit_novelty(train: list[Tensor], validation: list[Tensor], weight_bytes: int) -> NoveltyHead | None:
@@ -43,9 +41,5 @@ def fit_novelty(train: list[Tensor], validation: list[Tensor], weight_bytes: int
     head = NoveltyHead(
         mean.half(), directions.half(), variances, torch.tensor(float(pca.noise_variance_)), torch.zeros(2)
     )
-    distances: NDArray[np.float32] = head(validation).numpy()
-    # One more point beyond all others, as in split conformal prediction: then a new image from where the validation
-    # images came from is above the quantile q with a probability of at most 1 - q, however few they are.
-    points = np.append(distances, 2 * distances.max())
-    head.quantiles = torch.from_numpy(np.quantile(points, np.linspace(0, 1, STEPS + 1))).float()
+    head.quantiles = torch.from_numpy(distance_quantiles(head(validation).numpy())).float()
     return head

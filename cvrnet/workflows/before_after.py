@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cvrnet.heads.novelty import distance_quantiles, is_marked, unlike
 from cvrnet.metrics import bootstrap_intervals, classification_scores
 from cvrnet.metrics.bootstrap import exact_interval, mean_interval
 from cvrnet.metrics.decisions import Decisions, choose_decisions
@@ -29,6 +30,7 @@ class Judged:
     probabilities: Table  #: (N, C)
     positive: Mapping[tuple[str, str], Table]  #: (class, operating point) -> whether each image is positive, (N,)
     in_set: Table  #: whether each class is in the prediction set, (N, C)
+    unlike: Table  #: how unlike the training images each image is, (N,)
 
 
 @dataclass(frozen=True)
@@ -39,14 +41,18 @@ class Local:
     labels: NDArray[np.int64]  #: class index of each image, (N,)
     groups: list[str]  #: the patient of each image
     probabilities: Table  #: by the model before the calibration, (N, C)
+    distances: Table  #: from the training images of each fold, (N, folds); (N, 0) if the model cannot tell
 
     def at(self, rows: NDArray[np.intp]) -> Local:
         """Some of the images."""
-        return Local(self.classes, self.labels[rows], [self.groups[i] for i in rows], self.probabilities[rows])
+        groups = [self.groups[i] for i in rows]
+        return Local(self.classes, self.labels[rows], groups, self.probabilities[rows], self.distances[rows])
 
 
-def judge(decisions: Decisions, probabilities: Table, classes: Sequence[str]) -> Judged:
-    """Apply a model's decisions to the probabilities of images, (N, C)."""
+def judge(
+    decisions: Decisions, quantiles: Sequence[Table], probabilities: Table, distances: Table, classes: Sequence[str]
+) -> Judged:
+    """Apply a model's decisions to the probabilities of images, (N, C), and its quantiles to their distances."""
     positive = {
         (point.class_name, point.name): np.asarray(
             probabilities[:, classes.index(point.class_name)] >= point.threshold, np.float64
@@ -57,7 +63,17 @@ def judge(decisions: Decisions, probabilities: Table, classes: Sequence[str]) ->
     in_set = np.full(probabilities.shape, np.nan)
     if sets is not None:
         in_set[:] = sets.members(probabilities, classes, COVERAGE)
-    return Judged(probabilities, positive, in_set)
+    return Judged(probabilities, positive, in_set, unlike_or_nan(distances, quantiles))
+
+
+def fit_quantiles(distances: Table) -> list[Table]:
+    """The quantiles of each fold's distances, (N, folds), from its training images."""
+    return [distance_quantiles(of_fold) for of_fold in distances.T]
+
+
+def unlike_or_nan(distances: Table, quantiles: Sequence[Table]) -> Table:
+    """`cvrnet.heads.novelty.unlike`; NaN if the model cannot tell."""
+    return unlike(distances, quantiles) if quantiles else np.full(len(distances), np.nan)
 
 
 def choose(local: Local, probabilities: Table, source: Decisions) -> Decisions:
@@ -74,18 +90,20 @@ def choose(local: Local, probabilities: Table, source: Decisions) -> Decisions:
 def cross_validated(local: Local, folds: Sequence[int], source: Decisions) -> Judged:
     """The answers after the calibration; each image's is fitted to the patients of the other folds only."""
     shape = (len(local.labels), len(local.classes))
-    table, in_set = np.zeros(shape), np.full(shape, np.nan)
+    table, in_set, away = np.zeros(shape), np.full(shape, np.nan), np.full(shape[0], np.nan)
     positive: dict[tuple[str, str], Table] = {}
     for fold in sorted(set(folds)):
         inside = np.array(folds) == fold
         others = local.at(np.flatnonzero(~inside))
         fitted = fit_recalibration(others.labels, others.probabilities, others.groups)
         decisions = choose(others, fitted(others.probabilities), source)
-        judged = judge(decisions, fitted(local.probabilities[inside]), local.classes)
-        table[inside], in_set[inside] = judged.probabilities, judged.in_set
+        mine = local.at(np.flatnonzero(inside))
+        quantiles = fit_quantiles(others.distances)
+        judged = judge(decisions, quantiles, fitted(mine.probabilities), mine.distances, local.classes)
+        table[inside], in_set[inside], away[inside] = judged.probabilities, judged.in_set, judged.unlike
         for key, found in judged.positive.items():
             positive.setdefault(key, np.full(shape[0], np.nan))[inside] = found
-    return Judged(table, positive, in_set)
+    return Judged(table, positive, in_set, away)
 
 
 def before_after_rows(local: Local, before: Judged, after: Judged) -> list[Row]:
@@ -108,6 +126,9 @@ def before_after_rows(local: Local, before: Judged, after: Judged) -> list[Row]:
     rows.append(_compared("coverage", "", f"coverage={COVERAGE:g}", local, every, *covered))
     sizes = [judged.in_set.sum(1) for judged in (before, after)]
     rows.append(_compared("set_size", "", f"coverage={COVERAGE:g}", local, every, *sizes))
+    if local.distances.shape[1]:
+        marked = [is_marked(judged.unlike).astype(float) for judged in (before, after)]
+        rows.append(_compared("marked", "", "unusual", local, every, *marked))
     return rows
 
 

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from cvrnet.data import DataError, Record, check_classes, read_records
 from cvrnet.data.splits import make_folds, patient_keys
 from cvrnet.errors import UserError
 from cvrnet.files import write_csv
+from cvrnet.heads.novelty import NoveltyHead, is_marked, unlike
 from cvrnet.inference import Prediction, Predictor
 from cvrnet.metrics.decisions import Decisions
 from cvrnet.metrics.operating_points import threshold_warnings
@@ -28,15 +30,26 @@ from cvrnet.metrics.recalibration import (
 )
 from cvrnet.report import write_report
 from cvrnet.report.before_after import before_after_section
+from cvrnet.report.results import read_results
+from cvrnet.report.unlike_training import unlike_training_section
 from cvrnet.runs.checkpoint import find_checkpoints
 from cvrnet.runs.decisions import KEY, save_decisions
 from cvrnet.runs.folder import claim_folder, open_run_folder
 from cvrnet.runs.held_out import trained_on
-from cvrnet.runs.layout import CONFIG, NOVELTY, RUN, SPLIT, TABLES, WEIGHTS, fold_name, fold_number
+from cvrnet.runs.layout import CONFIG, RUN, SPLIT, TABLES, WEIGHTS, fold_name, fold_number
+from cvrnet.runs.novelty import save_novelty
 from cvrnet.runs.predictions import PredictionTable
 from cvrnet.runs.read import read_run
 from cvrnet.runs.split_table import split_row
-from cvrnet.workflows.before_after import Local, before_after_rows, choose, cross_validated, judge, verdict
+from cvrnet.workflows.before_after import (
+    Local,
+    before_after_rows,
+    choose,
+    cross_validated,
+    fit_quantiles,
+    judge,
+    verdict,
+)
 from cvrnet.workflows.evaluate import describe_evaluation, predict_all, write_evaluation
 from cvrnet.workflows.job import Callbacks
 
@@ -64,7 +77,8 @@ def calibrate(
     With labelled images, this fits one temperature and a bias for each class (`cvrnet.metrics.recalibration`), and
     chooses new thresholds, prediction sets and limits of uncertainty. The scores before and after are cross-validated
     by patient. With ``unlabelled`` images it estimates the shares of the classes and corrects the probabilities for
-    them (`fit_prior`); thresholds cannot be chosen, so the result has none.
+    them (`fit_prior`); thresholds cannot be chosen, so the result has none. In both cases, the result marks images that
+    are less like the training images than 95 % of these images (`cvrnet.heads.novelty`).
 
     ``model`` is a MODEL argument, not an ONNX file. The weights stay as they are: the calibration is in config.json,
     and `Predictor` applies it to the mean over heads and folds. So the folds of a run are calibrated together, as the
@@ -102,7 +116,7 @@ def calibrate(
             run.pop(KEY)  # those of the model before the calibration
         place.start()
         claim_folder(place.folder, run)
-        _write(place.folder, found, find_checkpoints(model, folds))
+        _write(place.folder, found, find_checkpoints(model, folds), predictor.novelty)
         if known is not None:
             write_csv(place.folder / SPLIT, [*known, *(split_row(r, "calibration") for r in records)])
     return {"rows": found.rows, "sentences": found.sentences, "calibration": calibration}
@@ -115,24 +129,28 @@ class _Calibration:
     fitted: Recalibration
     rows: list[dict[str, Any]]  #: of tables/before_after.csv
     sentences: list[str]  #: what the images can tell, and what they cannot
+    quantiles: list[Table]  #: of the images' distances from each fold's training images; empty if the model lacks them
     decisions: Decisions = field(default_factory=Decisions)  #: on the new probabilities
     table: PredictionTable | None = None  #: cross-validated answers; None without labels
 
 
-def _write(folder: Path, found: _Calibration, models: Sequence[Path]) -> None:
+def _write(folder: Path, found: _Calibration, models: Sequence[Path], novelty: Sequence[NoveltyHead]) -> None:
     decisions = replace(found.decisions, calibration=found.fitted)
+    gates = [head.with_quantiles(torch.from_numpy(q)) for head, q in zip(novelty, found.quantiles, strict=True)]
     for number, model in enumerate(models, start=1):
         place = folder if len(models) == 1 else folder / fold_name(fold_number(model.name) or number)
         place.mkdir(exist_ok=True)
-        for name in (CONFIG, WEIGHTS, NOVELTY):
-            if (model / name).is_file():  # the last is optional
-                shutil.copyfile(model / name, place / name)
+        for name in (CONFIG, WEIGHTS):
+            shutil.copyfile(model / name, place / name)
         save_decisions(place, decisions)
+        if gates:
+            save_novelty(place, gates[number - 1])
     if found.table is None:
         write_csv(folder / TABLES / "before_after.csv", found.rows)
     else:
         write_evaluation(folder, {"test": found.table})
-        write_report(folder, [before_after_section(found.rows, found.sentences)])
+        unusual = unlike_training_section(read_results(folder))
+        write_report(folder, [before_after_section(found.rows, found.sentences), *([unusual] if unusual else [])])
 
 
 def _about(model: str) -> dict[str, Any]:
@@ -177,12 +195,13 @@ def _fit(records: Sequence[Record], predictions: Sequence[Prediction], predictor
     """The calibration on all images; and the table, the sentences and the predictions of its cross-validation."""
     classes, groups = predictor.classes, patient_keys(records)
     answers = np.array([prediction.probabilities for prediction in predictions])
-    local = Local(classes, np.array([classes.index(r.label) for r in records]), groups, answers)
+    distances = np.array([prediction.distances for prediction in predictions])
+    local = Local(classes, np.array([classes.index(r.label) for r in records]), groups, answers, distances)
     patients = {name: len({g for g, r in zip(groups, records, strict=True) if r.label == name}) for name in classes}
     if alone := [name for name, count in patients.items() if count == 1]:
         raise UserError(f"{alone[0]} has images of one patient only; add another patient, or leave the class out")
     folds = make_folds(records, min(N_FOLDS, *(count for count in patients.values() if count)))
-    before = judge(predictor.decisions, answers, classes)
+    before = judge(predictor.decisions, predictor.quantiles, answers, distances, classes)
     after = cross_validated(local, folds, predictor.decisions)
     rows = before_after_rows(local, before, after)
     fitted = fit_recalibration(local.labels, answers, groups)
@@ -195,9 +214,10 @@ def _fit(records: Sequence[Record], predictions: Sequence[Prediction], predictor
         for name, count in patients.items()
         if name not in free and count < MIN_PATIENTS
     ]
-    table = PredictionTable.from_records(records, classes, after.probabilities)
+    away = after.unlike if predictor.has_gate else None
+    table = PredictionTable.from_records(records, classes, after.probabilities, unlike=away)
     sentences = [verdict(rows), *few, *threshold_warnings(decisions.operating_points)]
-    return _Calibration(fitted, rows, sentences, decisions, table)
+    return _Calibration(fitted, rows, sentences, fit_quantiles(distances), decisions, table)
 
 
 def _correct_prior(predictions: Sequence[Prediction], predictor: Predictor, about: Mapping[str, Any]) -> _Calibration:
@@ -233,7 +253,14 @@ def _correct_prior(predictions: Sequence[Prediction], predictor: Predictor, abou
         "patients nor the machine",
         "the result has no thresholds, prediction sets and limits of uncertainty: these need labelled images",
     ]
-    return _Calibration(fitted, rows, sentences)
+    distances = np.array([prediction.distances for prediction in predictions])
+    if predictor.has_gate:
+        marked = int(is_marked(unlike(distances, predictor.quantiles)).sum())
+        sentences.append(
+            f"{marked} of the {len(distances)} images were marked as unusual; the result marks images that are less "
+            "like the training images than 95 % of these"
+        )
+    return _Calibration(fitted, rows, sentences, fit_quantiles(distances))
 
 
 def _describe(

@@ -46,7 +46,7 @@ def add_novelty(
     for name, table in scored.items():
         values = np.full(len(table.names), np.nan)
         if name in inputs:
-            values[chosen[name]] = unlike(head(inputs[name]).numpy(), head.quantiles.numpy())
+            values[chosen[name]] = unlike(head(inputs[name]).numpy()[:, None], [head.quantiles.numpy()])
         found[name] = replace(table, unlike=values)
     return found
 

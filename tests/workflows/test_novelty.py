@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +22,7 @@ from cvrnet.heads.novelty import join_inputs, unlike
 from cvrnet.hub.staging import stage_run
 from cvrnet.training import recipe
 from cvrnet.training.novelty import LEAST_IMAGES, fit_novelty
+from cvrnet.workflows.calibrate import calibrate
 from cvrnet.workflows.train import train
 
 NOVELTY = "novelty.safetensors"
@@ -46,13 +48,17 @@ def test_the_distance_is_scikit_learns():
     assert np.ptp(differences) < 0.02 * np.ptp(squared)
 
 
+def _unlike(head, images):
+    return unlike(head(images).numpy()[:, None], [head.quantiles.numpy()])
+
+
 def test_five_percent_of_the_validation_images_are_marked_and_others_all():
     head = fit_novelty(inputs(400), inputs(200, 1), 10**9)
-    shares = unlike(head(inputs(200, 1)).numpy(), head.quantiles.numpy())
+    shares = _unlike(head, inputs(200, 1))
     assert 0.045 <= (shares > 0.95).mean() <= 0.055
-    assert 0.01 <= (unlike(head(inputs(500, 2)).numpy(), head.quantiles.numpy()) > 0.95).mean() <= 0.12
+    assert 0.01 <= (_unlike(head, inputs(500, 2)) > 0.95).mean() <= 0.12
     other = inputs(50, 3, shift=torch.linspace(-9, 9, 30).numpy())
-    assert (unlike(head(other).numpy(), head.quantiles.numpy()) > 0.95).all()
+    assert (_unlike(head, other) > 0.95).all()
 
 
 def test_the_part_is_small_and_needs_enough_images():
@@ -128,6 +134,39 @@ def test_an_onnx_file_marks_the_same(gated, strange, tmp_path):
     np.testing.assert_allclose([p.unlike_training for p in found], [p.unlike_training for p in expected], atol=0.02)
 
 
+@pytest.mark.parametrize("unlabelled", [False, True])
+def test_a_calibration_adapts_the_limit(gated, strange, tmp_path, unlabelled):
+    """At most 5 % of the hospital's images are marked afterwards, and noise still is."""
+    data = write_phantoms(tmp_path / "else", 60, size=64, seed=5, sources=("elsewhere", "site-z"))
+    paths = [record.path for record in read_records(data)]
+    before = Predictor.from_pretrained(gated, "cpu", "fp32")(paths)
+    result = calibrate(str(gated), data, tmp_path / "ours", unlabelled=unlabelled)
+    predictor = Predictor.from_pretrained(tmp_path / "ours", "cpu", "fp32")
+    after = predictor(paths)
+    distances = np.array([p.distances for p in before])
+    np.testing.assert_allclose([p.distances for p in after], distances, rtol=1e-5)
+    assert np.mean([p.marked for p in before]) > 0.05
+    assert np.mean([p.marked for p in after]) <= 0.05
+    assert all(p.marked for p in predictor(sorted(strange.iterdir())))
+    if unlabelled:
+        assert f"{sum(p.marked for p in before)} of the 60 images were marked" in result["sentences"][-1]
+        return
+    row = next(row for row in result["rows"] if row["score"] == "marked")
+    assert row["before"] == pytest.approx(np.mean([p.marked for p in before]))
+    assert row["after"] < row["before"]
+    table = list(csv.DictReader((tmp_path / "ours" / "tables" / "unlike_training.csv").open(encoding="utf-8-sig")))
+    assert float(table[0]["marked"]) == pytest.approx(row["after"])
+
+
+@pytest.mark.parametrize("marked", ["x", "", "nan", "2"])
+def test_a_damaged_table_of_rates_is_one_line(gated, tmp_path, marked):
+    shutil.copytree(gated, tmp_path / "copy")
+    table = tmp_path / "copy" / "tables" / "unlike_training.csv"
+    table.write_text(f"set,source,marked\ntest,,{marked}\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"unlike_training.csv is damaged"):
+        stage_run(tmp_path / "copy", "ada/chest")
+
+
 def test_it_travels_over_the_hub(gated, strange, hub, tmp_path):
     cvrnet.push_folds(gated, "ada/gated")
     image = sorted(strange.iterdir())[0]
@@ -160,14 +199,15 @@ def test_a_model_without_the_part_predicts_as_before(run, phantoms, cli):
     status, out, err = cli("predict", run, image)
     assert status == 0
     assert "unusual" not in out
+    assert "This model cannot tell images that are unlike its training images" in err
+    status, out, err = cli("predict", run, image, "--no-gate")
+    assert (status, err) == (0, "")
     status, out, err = cli("predict", run, image, "--gate")
     assert status == 1
     assert "cannot tell images that are unlike its training images" in err
 
 
 def test_a_damaged_part_is_one_line(gated, tmp_path):
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(gated, copy)
     tensors = load_file(gated / NOVELTY)
