@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvrnet.data import DataError, Record, check_classes, read_records
+from cvrnet.data.data_set import DataPath
 from cvrnet.data.splits import make_folds, patient_keys
 from cvrnet.errors import UserError
 from cvrnet.files import write_csv
@@ -47,7 +48,7 @@ Table = NDArray[np.float64]
 
 def calibrate(
     model: str,
-    data: str | Path,
+    data: DataPath,
     output: str | Path,
     *,
     unlabelled: bool = False,
