@@ -18,8 +18,8 @@ def column_names(text: str) -> dict[str, str]:
     except ValueError as error:
         raise click.BadParameter(f"{text!r}: a quotation mark is missing") from error
     columns = {name.strip(): own.strip() for name, _, own in items}
-    if wrong := next((name for name, _, own in items if not name.strip() or not own.strip()), None):
-        raise click.BadParameter(f'{wrong!r}; expected our name of a column and its own, such as path="Image Index"')
+    if wrong := ["".join(item) for item in items if not item[0].strip() or not item[2].strip()]:
+        raise click.BadParameter(f'{wrong[0]!r}; expected our name of a column and its own, such as path="Image Index"')
     if len(columns) < len(items):
         raise click.BadParameter(f"{text!r}: a column is given twice")
     return columns

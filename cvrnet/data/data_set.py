@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cvrnet.errors import UserError
-
 IMAGES_ROOT, COLUMN_NAMES = "images_root", "columns"
 """Keys of run.json; its key ``images`` counts the images of each class."""
 
@@ -60,16 +58,8 @@ class DataSet:
         return {**place, COLUMN_NAMES: dict(self.columns)} if self.columns else place
 
     def root(self, manifest: Path) -> Path:
-        """The folder of the images of a manifest.
-
-        Raises:
-            UserError: The folder of the images does not exist.
-        """
-        if self.images is None:
-            return manifest.parent
-        if not os.path.isdir(self.images):
-            raise UserError(f"{self.images}: no such folder (--images expects the folder of the images)")
-        return Path(os.path.abspath(self.images))
+        """The folder of the images of a manifest, which is at this path."""
+        return Path(os.path.abspath(self.images)) if self.images else manifest.parent
 
     def image_folder(self) -> Path:
         """The folder that the names of the images are relative to, whether or not it exists."""

@@ -128,7 +128,9 @@ def scan_records(
         root = root / MANIFEST
     rows: list[Row] = []
     try:
-        if os.path.isfile(root):
+        if data.images and not os.path.isdir(data.images):
+            problems = [f"{data.images}: no such folder (--images expects that of the images)"]
+        elif os.path.isfile(root):
             problems = scan_manifest(root, labelled, rows, data.root(root), data.columns)
         elif data.images or data.columns:
             problems = ["not a CSV manifest; --images and --columns are for manifests"]

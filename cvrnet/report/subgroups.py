@@ -9,9 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cvrnet.data import read_records
-from cvrnet.data.data_set import DataSet
-from cvrnet.errors import UserError
+from cvrnet.data import DataError, DataSet, read_records
 from cvrnet.html import Table, render
 from cvrnet.metrics import bootstrap_intervals, classification_scores
 from cvrnet.report.report_tables import cell, with_interval
@@ -48,7 +46,7 @@ def _metadata(results: Results) -> dict[str, dict[str, str]]:
         return {}
     try:
         records = read_records(data, labelled=False)
-    except UserError:  # it has changed since; the other parts of the report do not need it
+    except DataError:  # it has changed since; the other parts of the report do not need it
         return {}
     return {record.name: {"view": record.view, **record.metadata} for record in records}
 

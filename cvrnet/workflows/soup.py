@@ -166,7 +166,7 @@ def _own_images(about: Mapping[str, Any]) -> list[Record]:
     data = DataSet.of_run(about)
     try:
         records = read_records(data) if data else []
-    except UserError:
+    except DataError:
         return []
     return records if hash_records(records) == about.get("data_sha256") else []
 

@@ -14,7 +14,6 @@ from cvrnet.datasets.chexpert import FINDINGS
 from cvrnet.datasets.vindr import FINDINGS as VINDR_FINDINGS
 from tests.data.test_dicom import write as write_dicom
 
-
 RAMP = np.arange(480, dtype=np.uint16).reshape(20, 24)
 
 
