@@ -146,8 +146,9 @@ def counts(rows: Sequence[Row], findings: Sequence[str] = ()) -> dict[str, int]:
 def _write(output: Path, rows: Sequence[Row], prefix: str) -> None:
     files = ("path", "lung_mask", "lesion_mask")
     placed = [{name: prefix + cell if name in files and cell else cell for name, cell in row.items()} for row in rows]
-    used = dict.fromkeys(name for row in placed for name, cell in row.items() if cell)
-    columns = [name for name in COLUMNS if name in used] + [name for name in used if name not in COLUMNS]
+    used = {name for row in placed for name, cell in row.items() if cell}
+    order = dict.fromkeys([*COLUMNS, *(name for row in placed for name in row)])
+    columns = [name for name in order if name in used]
     try:
         write_csv(output, ({name: row.get(name, "") for name in columns} for row in placed), columns)
     except OSError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cvrnet.datasets.folder import Folder, Row, finding, number, sex
+from cvrnet.datasets.folder import Folder, Row, age, finding, sex
 from cvrnet.datasets.public_set import PublicSet
 
 FINDINGS = (
@@ -28,7 +28,7 @@ def rows(folder: Folder) -> Iterator[Row]:
             path = entry["Path"].partition("/")[2]
             if not folder.image(path, f"the table of {split}"):
                 continue
-            age = number(entry["Age"])
+            years = age(entry["Age"])
             patient, study = ([part for part in path.split("/") if part.startswith(p)] for p in ("patient", "study"))
             yield {
                 "path": path,
@@ -38,7 +38,7 @@ def rows(folder: Folder) -> Iterator[Row]:
                 "split": split,
                 "view": entry["AP/PA"] or entry["Frontal/Lateral"],
                 "sex": sex(entry["Sex"]),
-                "age": "" if age == "0" else age,  # 0 stands for an unknown age
+                "age": "" if years == "0" else years,  # 0 stands for an unknown age
                 "study": study[0] if study else "",
             }
 

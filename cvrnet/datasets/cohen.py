@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cvrnet.datasets.folder import Folder, Row, number, sex
+from cvrnet.datasets.folder import Folder, Row, age, number, sex
 from cvrnet.datasets.public_set import PublicSet
 
 COLUMNS = ("patientid", "offset", "sex", "age", "finding", "view", "filename")
@@ -36,7 +36,7 @@ def rows(folder: Folder) -> Iterator[Row]:
                 "patient_id": entry["patientid"],
                 "view": entry["view"],
                 "sex": sex(entry["sex"]),
-                "age": number(entry["age"], most=120),
+                "age": age(entry["age"]),
                 "day": number(entry["offset"]),
                 "finding": entry["finding"],
                 "location": entry.get("location", ""),

@@ -141,10 +141,10 @@ def _first(names: Iterable[str]) -> str:
     return ", ".join(shown[:SHOWN]) + (", …" if len(shown) > SHOWN else "")
 
 
-def number(text: str, most: float = 1e9) -> str:
-    """The number at the start of a cell without zeros in front or a fraction of 0; ``""`` if there is none.
+def number(text: str) -> str:
+    """The number at the start of a cell, without zeros in front or a fraction of 0; ``""`` if there is none.
 
-    >>> number("058Y"), number("63.0"), number("411", most=120), number("")
+    >>> number("058Y"), number("63.0"), number("-1"), number("")
     ('58', '63', '', '')
     """
     digits = ""
@@ -156,7 +156,19 @@ def number(text: str, most: float = 1e9) -> str:
         value = float(digits)
     except ValueError:
         return ""
-    return f"{value:.10g}" if 0 <= value <= most else ""
+    return f"{value:.10g}" if value >= 0 else ""
+
+
+def age(text: str) -> str:
+    """Years, from a number or from DICOM's notation with Y, M, W or D; ``""`` if there is none, or it is over 120.
+
+    >>> age("058Y"), age("011M"), age("63.0"), age("411")
+    ('58', '0', '63', '')
+    """
+    of_a_year = {"M": 12, "W": 52, "D": 365}.get(text.strip()[-1:].upper(), 1)
+    value = number(text)
+    years = str(int(float(value) / of_a_year)) if value else ""
+    return years if years and int(years) <= 120 else ""
 
 
 def sex(text: str) -> str:

@@ -2,8 +2,8 @@
 
 Headers and counts of labels, patients and boxes are those of the tables as TorchXRayVision distributes them
 (``torchxrayvision/data`` of mlmed/torchxrayvision); the sizes of the two lists are in the README of
-gregorywmorris/radiology-chest. The header's ``OriginalImage[Width,Height]`` is two columns. Ages are ``058Y`` in the
-table of 2017 and ``58`` in that of 2020; some of 2017 are over 400.
+gregorywmorris/radiology-chest. The header's ``OriginalImage[Width,Height]`` is two columns. Ages are ``058Y`` or
+``011M`` in the table of 2017, some of them over 400, and ``58`` in that of 2020.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from cvrnet.data.boxes import boxes_text
-from cvrnet.datasets.folder import Folder, Row, number, sex
+from cvrnet.datasets.folder import Folder, Row, age, sex
 from cvrnet.datasets.public_set import PublicSet
 
 COLUMNS = ("Image Index", "Finding Labels", "Patient ID", "Patient Age", "Patient Gender", "View Position")
@@ -38,7 +38,7 @@ def rows(folder: Folder) -> Iterator[Row]:
                 "split": splits.get(name, ""),
                 "view": entry["View Position"],
                 "sex": sex(entry["Patient Gender"]),
-                "age": number(entry["Patient Age"], most=120),
+                "age": age(entry["Patient Age"]),
                 "follow_up": entry.get("Follow-up #", ""),
                 "lesion_boxes": boxes_text(boxes[name]),
             }

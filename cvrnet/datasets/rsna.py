@@ -14,7 +14,7 @@ from pathlib import Path
 from cvrnet.data.boxes import boxes_text
 from cvrnet.data.image import dicom_module
 from cvrnet.data.limits import Refused
-from cvrnet.datasets.folder import Folder, Row, number, sex
+from cvrnet.datasets.folder import Folder, Row, age, sex
 from cvrnet.datasets.public_set import PublicSet
 
 BOXES, CLASSES = "stage_2_train_labels.csv", "stage_2_detailed_class_info.csv"
@@ -49,13 +49,13 @@ def _tags(folder: Folder, path: Path) -> Row:
         dicom = dicom_module()
         with dicom.quiet():
             header = dicom.read_header(path, _TAGS)
-            view, patient_sex, age = (dicom.tag_text(header, name) for name in _TAGS)
+            view, patient_sex, patient_age = (dicom.tag_text(header, name) for name in _TAGS)
     except (Refused, OSError) as error:
         note = f"view, sex and age could not be read from all files: {error}"
         if not folder.notes:
             folder.notes.append(note)
         return {}
-    return {"view": view, "sex": sex(patient_sex), "age": number(age, most=120)}
+    return {"view": view, "sex": sex(patient_sex), "age": age(patient_age)}
 
 
 RSNA = PublicSet(
