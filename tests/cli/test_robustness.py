@@ -57,7 +57,7 @@ def test_a_folder_that_may_not_be_written(cli, command, run, folds, phantoms, tm
         "crossval": [phantoms, "-o", out, "--folds", 3, *TRAINING],
         "predict": [run, phantoms.parent / "images", "-o", place / "p.csv"],
         "evaluate": [run, phantoms, "-o", out, "--no-audit"],
-        "export": [run, "-o", place / "m.onnx"],
+        "export": [folds / "fold-1", "-o", place / "m.onnx", "--check-images", phantoms],
         "explain": [run, next(phantoms.parent.glob("images/**/*.png")), "-o", out],
         "audit": [phantoms, "-o", out],
         "phantoms": ["-o", out, "-n", 12, "--size", 64],
