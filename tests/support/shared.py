@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,7 @@ def made_once(path: Path, make: Callable[[Path], object]) -> Path:
     whole = path.with_name(f"{path.name}.whole")
     with FileLock(path.with_name(f"{path.name}.lock")):
         if not whole.exists():
+            shutil.rmtree(path, ignore_errors=True)  # of a worker that failed
             make(path)
             whole.touch()
     return path
