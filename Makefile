@@ -7,7 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfil
 HOURS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-fast lint types docs tests timm-tests campaigns package
+.PHONY: help setup quickstart test test-fast lint types docs tests timm-tests timm-tests-of-two campaigns package
 
 help:  ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,9 +24,8 @@ quickstart: setup  ## Train, evaluate and predict in a few minutes (DATA=folder 
 	$(BIN)/cvrnet quickstart $(DATA) --output quickstart --overwrite
 
 test: setup  ## Everything that continuous integration runs (a test builds the documentation, strictly)
-	$(MAKE) --jobs 2 lint types
+	$(MAKE) --jobs 2 lint types timm-tests-of-two
 	$(MAKE) tests
-	scripts/timm-tests cvrnet cvrnet_tiny
 
 test-fast: lint types  ## Style, types and the unit tests: an answer in under two minutes
 	$(PYTEST) -q -m "not slow and not realdata" tests/data tests/encoders tests/heads tests/metrics tests/network tests/runs
@@ -44,6 +43,9 @@ docs: setup  ## The documentation as a site, strictly: docs/_build/html/index.ht
 
 tests: setup  ## Our tests
 	$(PYTEST)
+
+timm-tests-of-two: setup  # beside the type checker, which uses one processor
+	scripts/timm-tests cvrnet cvrnet_tiny
 
 timm-tests: setup  ## timm's own test suite, unmodified, for every registered model
 	scripts/timm-tests

@@ -1,6 +1,8 @@
 """Fixtures that every test may use: real radiographs where they are present, phantoms everywhere, a local Hub."""
 
 import atexit
+import gc
+import json
 import os
 import shutil
 import socket
@@ -15,6 +17,7 @@ import pytest
 from tests.support.figures import draw_nothing, real_figures
 from tests.support.hub import LocalHub
 from tests.support.pages import Reader
+from tests.support.shared import folder_of_session, made_once
 
 
 def _free_port() -> int:
@@ -43,16 +46,28 @@ os.environ |= {
 }
 
 LONGEST = [
-    "benchmark",
-    "robustness",
-    "crossval",
     "training",
+    "image_sizes",
+    "robustness",
+    "keras",
+    "export",
     "docs",
-    "hub_pull",
-    "pretrained",
-    "explain",
-    "distributed",
+    "demo",
+    "crossval",
+    "benchmark",
     "readme",
+    "docs_pages",
+    "site",
+    "report",
+    "hub_pull",
+    "hub_failures",
+    "every_door",
+    "audit_model",
+    "figures",
+    "cli",
+    "distributed",
+    "examples",
+    "keras_files",
 ]
 
 
@@ -60,6 +75,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, so that no worker is left alone with one."""
     order = {f"test_{name}": place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
+def pytest_collection_finish() -> None:
+    """Leave the million objects of what was imported out of the garbage collector's rounds, which tracing sets off."""
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
 
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -128,6 +149,19 @@ def _cheap_figures(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
+SYNCS_COUNT = {"package"}
+"""Rooms whose tests look at how files are written."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _cheap_writes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Elsewhere nothing waits for the disk: a tiny training writes fifty files, and no test cuts the power."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not SYNCS_COUNT & set(request.path.parts):
+            patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 class Cli:
     """Runs the command line in this process."""
 
@@ -171,14 +205,29 @@ TINY: dict[str, Any] = {
 
 
 @pytest.fixture(scope="session")
-def run(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run on the phantoms, with site-b as the test source."""
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with `data` and `run` that all workers share."""
+    from cvrnet.data import write_phantoms
     from cvrnet.training import TrainConfig
     from cvrnet.workflows.train import train
 
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    with real_figures():
-        train(phantoms, folder, TrainConfig(**TINY), test_source="site-b", **PLAIN)
+    def make(folder: Path) -> None:
+        with real_figures():
+            manifest = write_phantoms(folder / "data", 36, size=64)
+            train(manifest, folder / "run", TrainConfig(**TINY), test_source="site-b", **PLAIN)
+
+    return made_once(folder_of_session(tmp_path_factory) / "trained", make)
+
+
+@pytest.fixture(scope="session")
+def run(phantoms: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on the phantoms, with site-b as the test source."""
+    folder = shutil.copytree(trained / "run", tmp_path_factory.mktemp("runs") / "run")
+    # Each worker has phantoms of its own, because tests add manifests beside them.
+    about = (folder / "run.json").read_text(encoding="utf-8")
+    theirs, ours = (json.dumps(str(path))[1:-1] for path in (trained / "data", phantoms.parent))
+    assert theirs in about
+    (folder / "run.json").write_text(about.replace(theirs, ours), encoding="utf-8")
     return folder
 
 
@@ -226,7 +275,7 @@ def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     with pytest.MonkeyPatch.context() as patch:
         draw_nothing(patch)
-        return pages.furnish(tmp_path_factory.mktemp("pages") / "folder")
+        return made_once(folder_of_session(tmp_path_factory) / "furnished", pages.furnish)
 
 
 @pytest.fixture

@@ -193,8 +193,9 @@ def test_a_model_that_reads_the_lungs_falls_to_chance_without_them(examined):
     assert "chance, as it should be (150 images, CVP, NCP, NOR; chance is 0.33)" in found.sentence
 
 
-@pytest.mark.both_precisions
-def test_a_model_that_learned_the_shortcut_keeps_its_performance_without_lungs(cli, planted, tmp_path):
+@pytest.fixture(scope="module")
+def misled(planted, tmp_path_factory) -> Path:
+    """A run that learned the shortcut."""
     from cvrnet.training import TrainConfig
     from cvrnet.workflows.train import train
 
@@ -202,13 +203,19 @@ def test_a_model_that_learned_the_shortcut_keeps_its_performance_without_lungs(c
     config = TrainConfig(
         model="cvrnet_tiny", pretrained=False, img_size=64, epochs=8, lr=2e-3, val_fraction=0.4, amp="fp32", **still
     )
-    train(planted, tmp_path / "run", config, **PLAIN)
-    status, out, _ = cli("audit", planted, "--model", tmp_path / "run", "-o", tmp_path / "audit", "--format", "json")
+    folder = tmp_path_factory.mktemp("misled") / "run"
+    train(planted, folder, config, **PLAIN)
+    return folder
+
+
+@pytest.mark.both_precisions
+def test_a_model_that_learned_the_shortcut_keeps_its_performance_without_lungs(cli, planted, misled, tmp_path):
+    status, out, _ = cli("audit", planted, "--model", misled, "-o", tmp_path / "audit", "--format", "json")
     assert status == 1
     found = {f["code"]: f for f in json.loads(out)}
     finding = found["model-without-lungs"]
     scores = {row["view"]: row for row in finding["figures"]["table"]}
-    with (tmp_path / "run" / "split.csv").open() as file:
+    with (misled / "split.csv").open() as file:
         validated = sum(row["fold"] == "val" for row in csv.DictReader(file))
     assert scores[WHOLE]["images"] == validated  # those it trained on are left out
     assert finding["severity"] == "severe"

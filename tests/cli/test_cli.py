@@ -15,6 +15,7 @@ from cvrnet.inference import Predictor
 from cvrnet.training import TrainConfig
 from cvrnet_cli.commands import cli as group
 from cvrnet_cli.options import MODEL, PROTOCOL, setting_name
+from tests.support.few import draw_few_phantoms
 from tests.support.signals import sigint
 
 TINY = ["--encoders", "test_resnet,test_efficientnet", "--no-pretrained", "--img-size", "64", "--epochs", "1"]
@@ -79,9 +80,10 @@ def test_phantoms_train_evaluate_predict(cli, tmp_path):
     assert err == f"Error: {run} exists; --resume continues it, --overwrite replaces it\n"
 
 
-def test_quickstart(cli, tmp_path):
+def test_quickstart(cli, tmp_path, monkeypatch):
+    asked = draw_few_phantoms(monkeypatch)
     status, out, err = cli("quickstart", "-o", tmp_path / "q", "--epochs", 1)
-    assert status == 0
+    assert (status, asked) == (0, [(240, 128)])
     assert "prob_CVP" in out
     assert f"cvrnet predict {tmp_path / 'q' / 'run'}" in err
     status, _, err = cli("quickstart", "-o", tmp_path / "q")

@@ -16,8 +16,9 @@ ROOMY = [("models",), ("doctor",), ("predict", "RUN", "IMAGES"), *((command, "--
 
 
 @pytest.fixture
-def arguments(request, phantoms):
-    """The words of a command that writes to stdout, with a run and images where it needs them."""
+def arguments(request, phantoms, monkeypatch):
+    """The words of a command that writes to stdout, with a run and images where it needs them; of few models."""
+    monkeypatch.setattr("cvrnet.list_models", lambda: ["cvrnet_tiny"])
     places = {"RUN": lambda: request.getfixturevalue("run"), "IMAGES": lambda: phantoms.parent / "images/site-a"}
     return [str(places[word]()) if word in places else word for word in request.param]
 

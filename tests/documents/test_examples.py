@@ -8,6 +8,8 @@ import pytest
 
 from cvrnet.data import read_records
 from cvrnet.encoders import registry
+from tests.support.few import draw_few_phantoms
+from tests.support.figures import draw_nothing
 from tests.support.hub import LocalHub
 from tests.support.hub_runs import make_folds
 
@@ -20,6 +22,7 @@ def run_example(tmp_path, monkeypatch, capsys):
     """Runs an example in a folder of its own; what it printed."""
 
     def run(name: str, *arguments: object) -> str:
+        draw_nothing(monkeypatch)
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr("sys.argv", [f"{name}.py", *map(str, arguments)])
         runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
@@ -34,8 +37,10 @@ def test_none_is_forgotten():
 
 
 @pytest.mark.slow
-def test_quickstart(run_example, tmp_path):
+def test_quickstart(run_example, tmp_path, monkeypatch):
+    asked = draw_few_phantoms(monkeypatch)
     out = run_example("quickstart", 2)
+    assert asked == [(240, 96)]
     assert "validation accuracy 0." in out
     assert (tmp_path / "run/report.html").is_file()
 

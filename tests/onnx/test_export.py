@@ -24,6 +24,7 @@ from PIL import Image
 from cvrnet.errors import UserError
 from cvrnet.inference import Predictor
 from cvrnet.runs.checkpoint import load_checkpoint, save_checkpoint
+from tests.support.folds import CLASSES, write_folds
 from tests.support.networks import enliven
 
 onnx = pytest.importorskip("onnx")
@@ -37,22 +38,20 @@ from cvrnet.onnx.quantize import check_agreement  # noqa: E402
 
 without_openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed")
 ENGINES = ["onnxruntime", pytest.param("openvino", marks=without_openvino)]
-CLASSES = ["CVP", "NCP", "NOR"]
 
 
 @pytest.fixture(scope="module")
 def folds(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two folds whose answers differ from image to image and from one another."""
-    folder = tmp_path_factory.mktemp("folds")
-    for fold in (1, 2):
-        torch.manual_seed(fold)
+
+    def make(fold: int) -> torch.nn.Module:
         model = load_checkpoint(run)
         for block in model.head.blocks:
             torch.nn.init.normal_(block.classifier.weight, std=0.5)
         enliven(model)
-        save_checkpoint(model, folder / f"fold-{fold}", CLASSES)
-    shutil.copy(run / "run.json", folder / "run.json")
-    return folder
+        return model
+
+    return write_folds(run, tmp_path_factory.mktemp("folds"), 2, make)
 
 
 @pytest.fixture(scope="module")

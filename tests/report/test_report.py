@@ -24,8 +24,16 @@ from cvrnet.workflows.collect import collect
 from cvrnet.workflows.crossval import cross_validate
 from cvrnet.workflows.evaluate import write_evaluation
 from tests.conftest import PLAIN, TINY
+from tests.support.figures import draw_nothing
 
 CONFIG = TrainConfig(**{**TINY, "encoders": ("test_resnet",), "epochs": 1})
+
+
+@pytest.fixture(autouse=True)
+def _few_figures(request, monkeypatch):
+    """Figures are drawn in pages of whole runs, and where the size of a page counts."""
+    if not {"crossval", "run"} & set(request.fixturenames) and "size" not in request.function.__name__:
+        draw_nothing(monkeypatch)
 
 
 def rows(path):

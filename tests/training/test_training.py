@@ -35,7 +35,8 @@ from cvrnet.training.model import create_for_training, smallest_part
 from cvrnet.training.optimizers import create_optimizer
 from cvrnet.training.processes import Processes
 from cvrnet.workflows import Callbacks, cross_validate, train
-from tests.conftest import LAUNCH, PLAIN, TINY
+from tests.conftest import PLAIN, TINY
+from tests.support.pairs import run_pairs
 
 CONFIG = TrainConfig(**TINY)
 MODERN = recipe("modern", **TINY)
@@ -488,6 +489,7 @@ def test_training_stops_when_nothing_improves(phantoms, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="forks")
 def test_two_processes_take_the_step_of_one(phantoms, tmp_path):
     """One step of two processes is the step of one process that accumulates the same two half-batches."""
     records = read_records(phantoms)
@@ -500,12 +502,8 @@ def test_two_processes_take_the_step_of_one(phantoms, tmp_path):
     options = ["--no-pretrained", "--encoders", ",".join(config.encoders), "--img-size", "64", "--epochs", "1"]
     options += ["--batch-size", "64", "--device", "cpu", "--amp", "fp32", "--optimizer", "momentum", "--lr", "0.05"]
     options += ["--ema-decay", "0.9", "--label-smoothing", "0.1"]
-    subprocess.run(
-        [*LAUNCH, "train", str(manifest), "-o", str(tmp_path / "two"), "--no-audit", *options],
-        check=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=500,
-    )
+    done = run_pairs(["train", manifest, "-o", tmp_path / "two", "--no-audit", *options])
+    assert done.returncode == 0, done.stderr
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     torch.manual_seed(config.seed)
     start = timm.create_model("cvrnet", num_classes=3, encoders=config.encoders)

@@ -23,24 +23,20 @@ from cvrnet.runs.checkpoint import load_checkpoint, save_checkpoint
 from cvrnet.runs.decisions import load_decisions, save_decisions
 from cvrnet.runs.held_out import trained_on
 from cvrnet.workflows.calibrate import calibrate
-
-CLASSES = ["CVP", "NCP", "NOR"]
+from tests.support.folds import CLASSES, write_folds
 
 
 @pytest.fixture(scope="module")
 def folds(run, tmp_path_factory):
     """A run of two folds that differ."""
-    folder = tmp_path_factory.mktemp("folds")
-    for name in ("run.json", "split.csv"):
-        shutil.copy(run / name, folder / name)
-    for fold in (1, 2):
+
+    def make(fold):
         model = load_checkpoint(run)
-        torch.manual_seed(fold)
-        with torch.no_grad():
-            for block in model.head.blocks:
-                block.classifier.weight.add_(torch.randn_like(block.classifier.weight))
-        save_checkpoint(model, folder / f"fold-{fold}", CLASSES)
-    return folder
+        for block in model.head.blocks:
+            block.classifier.weight.add_(torch.randn_like(block.classifier.weight))
+        return model
+
+    return write_folds(run, tmp_path_factory.mktemp("folds"), 2, make)
 
 
 @pytest.fixture(scope="module")

@@ -20,17 +20,23 @@ from cvrnet.training import recipe
 from cvrnet.workflows import cross_validate
 from cvrnet.workflows.soup import _compare, _renew_batch_norm, average, make_soup
 from tests.conftest import PLAIN, TINY
+from tests.support.folds import CLASSES, write_folds
 from tests.support.networks import enliven, images
-
-CLASSES = ["CVP", "NCP", "NOR"]
 
 
 @pytest.fixture(scope="module")
 def folds(run, tmp_path_factory):
     """A run of three folds that went small ways apart from the same weights, as fine-tuned folds do."""
-    folder = tmp_path_factory.mktemp("folds")
-    for name in ("run.json", "split.csv"):
-        shutil.copy(run / name, folder / name)
+
+    def make(fold):
+        model = load_checkpoint(run)
+        for block in model.head.blocks:
+            block.classifier.weight.mul_(10)  # answers that differ from image to image
+        for parameter in model.parameters():
+            parameter.mul_(1 + 0.01 * torch.randn_like(parameter))
+        return model
+
+    folder = write_folds(run, tmp_path_factory.mktemp("folds"), 3, make)
     with (run / "split.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     with (folder / "split.csv").open("w", newline="") as file:
@@ -38,15 +44,6 @@ def folds(run, tmp_path_factory):
         writer.writeheader()
         for i, row in enumerate(rows):
             writer.writerow(row | {"fold": row["fold"] if row["fold"] == "independent" else i % 3 + 1})
-    for fold in (1, 2, 3):
-        torch.manual_seed(fold)
-        model = load_checkpoint(run)
-        with torch.no_grad():
-            for block in model.head.blocks:
-                block.classifier.weight.mul_(10)  # answers that differ from image to image
-            for parameter in model.parameters():
-                parameter.mul_(1 + 0.01 * torch.randn_like(parameter))
-        save_checkpoint(model, folder / f"fold-{fold}", CLASSES)
     return folder
 
 

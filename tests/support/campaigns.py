@@ -1,0 +1,23 @@
+"""Several campaigns in one process, because each would take seconds to import everything.
+
+``python -m tests.support.campaigns '[["fuzz", "--images", "100"], ["interrupts"]]'`` prints the tables of all.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+
+
+def main() -> int:
+    """Run the campaigns that the first argument lists; status 1 if anything went wrong in one of them."""
+    wrong = 0
+    for name, *arguments in json.loads(sys.argv[1]):
+        sys.argv[1:] = arguments
+        wrong |= importlib.import_module(f"tests.support.{name}").main()
+    return wrong
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,25 @@
+"""A run of several folds, without training them: each a network of the test's own making."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from cvrnet.runs.checkpoint import save_checkpoint
+
+CLASSES = ["CVP", "NCP", "NOR"]
+
+
+@torch.no_grad()
+def write_folds(run: Path, folder: Path, number: int, make: Callable[[int], nn.Module]) -> Path:
+    """Write the networks that `make` gives with seeds 1, 2, ... as fold-1, fold-2, ..., beside a run's two tables."""
+    for name in ("run.json", "split.csv"):
+        shutil.copy(run / name, folder / name)
+    for fold in range(1, number + 1):
+        torch.manual_seed(fold)
+        save_checkpoint(make(fold), folder / f"fold-{fold}", CLASSES)
+    return folder
