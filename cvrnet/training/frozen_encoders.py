@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from cvrnet.cvrnet import CVRNet
 from cvrnet.data import Record
-from cvrnet.heads import MultiScaleAveragingHead
+from cvrnet.heads import MultiScaleAveragingHead, to_probabilities
 from cvrnet.inference.frozen_features import FrozenFeatures, Vectors, head_inputs
 from cvrnet.runs.checkpoint import save_checkpoint
 from cvrnet.training.config import TrainConfig
@@ -160,7 +160,7 @@ def predict_frozen(model: CVRNet, features: FrozenFeatures, records: Sequence[Re
             vectors = torch.from_numpy(features.vectors[rows[start : start + CHUNK], 0]).to(device)
             inputs = head_inputs(model, vectors)
             by_head = head.branch_logits(inputs) if head.average == "probabilities" else [head(inputs)]
-            answers.append(torch.stack(by_head).cpu().double().softmax(-1).numpy())
+            answers.append(to_probabilities(torch.stack(by_head).cpu().double(), model.task).numpy())
     return np.concatenate(answers, axis=1)
 
 
