@@ -13,6 +13,7 @@ from cvrnet_cli.output import print_rows, progress_bar, say, tell
 
 @click.command(short_help="Check a data set for copies, shared patients, tied sources and shortcuts.")
 @click.argument("data", type=options.PATH)
+@options.manifest("data")
 @options.output("Folder for audit.json, audit.html and tables as CSV.")
 @click.option("--model", help="A trained model to audit on DATA: run, fold, local-dir:FOLDER or hf-hub:user/repo.")
 @options.device
@@ -62,7 +63,7 @@ def audit(
                 tell(f"{'':<8} -> {finding.advice}")
     if output is not None:
         with files_aside(output, lambda name: earlier, AUDIT) as aside:
-            room.write_audit(aside, findings, records, data.resolve().name)
+            room.write_audit(aside, findings, records, Path(data).resolve().name)
         say(f"\naudit.html, audit.json and the tables are in {output}")
     if any(finding.severity == "severe" for finding in findings):
         sys.exit(1)

@@ -11,6 +11,7 @@ from cvrnet_cli.output import job_callbacks, print_rows, say
 
 @click.command(short_help="Compare several models on the same folds, and test the differences.")
 @click.argument("data", type=options.PATH)
+@options.manifest("data")
 @click.option(
     "--models", type=options.names, required=True, help="Names, such as cvrnet,resnet50,cvrnet:p3 (see above)."
 )

@@ -12,6 +12,7 @@ from cvrnet_cli.output import job_callbacks, print_rows, say
 @click.command(short_help="Fit a trained model to another hospital with a few of its images.")
 @click.argument("model")
 @click.argument("data", type=options.PATH)
+@options.manifest("data")
 @options.output("Folder of the calibrated model, which every command accepts as MODEL.", required=True)
 @click.option("--unlabelled", is_flag=True, help="DATA has no labels: correct only for the shares of the classes.")
 @options.inference

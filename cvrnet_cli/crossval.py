@@ -12,6 +12,7 @@ from cvrnet_cli.output import job_callbacks, print_rows, say
 
 @click.command(short_help="The papers' cross-validation: train and test every fold.")
 @click.argument("data", type=options.PATH, required=False)
+@options.manifest("data")
 @options.output("Folder of the run: fold-1/ and so on, summary.json, report.html.")
 @options.n_folds
 @options.test_source

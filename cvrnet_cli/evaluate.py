@@ -17,6 +17,7 @@ PAIRED = ("model", "score", "class", "one", "other", "difference", "low", "high"
 @click.command(short_help="Score trained models on labelled radiographs.")
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.argument("data", type=options.PATH)
+@options.manifest("data")
 @options.output("Folder for report.html, metrics.json, predictions.csv and figures/.", required=True)
 @click.option(
     "--prevalence",

@@ -13,6 +13,7 @@ from cvrnet_cli.output import print_rows, progress_bar, say, tell
 @click.command(short_help="Grad-CAM: where the network looked, drawn and measured.")
 @click.argument("model")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@options.manifest("paths")
 @options.output("Folder for the pictures and explanations.csv.", required=True)
 @click.option("--target", metavar="CLASS", help="Class to explain.  [default: the predicted one]")
 @click.option(

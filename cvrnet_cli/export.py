@@ -11,6 +11,7 @@ from cvrnet_cli.output import print_rows, progress_bar, say
 
 @click.command(short_help="Export a trained model to an ONNX file.")
 @click.argument("model")
+@options.manifest("check_images", "calibration")
 @options.output("The file to write.", required=True, metavar="FILE.onnx")
 @options.folds
 @click.option("--img-size", type=click.IntRange(32), help="Height and width in pixels.  [default: as in training]")

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from cvrnet_cli.manifest_options import manifest as manifest
 from cvrnet_cli.output import FORMATS, say
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]

@@ -13,6 +13,7 @@ from cvrnet_cli.output import FORMATS, output_file, progress_bar, say, write_row
 @click.command(short_help="Class probabilities of images.")
 @click.argument("model")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@options.manifest("paths")
 @options.output("File to write instead of stdout.", options.OutputPath(path_type=Path, dir_okay=False, allow_dash=True))
 @click.option(
     "--format", "style", type=click.Choice(FORMATS), help="Format.  [default: the output file's suffix, or table]"

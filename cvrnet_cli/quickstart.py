@@ -10,6 +10,7 @@ from cvrnet_cli.output import job_callbacks, print_rows, print_scores, progress_
 
 @click.command(short_help="All steps in a few minutes: data, training, evaluation, prediction.")
 @click.argument("data", type=options.PATH, required=False)
+@options.manifest("data")
 @options.output("Folder to write to.", default="cvrnet-quickstart")
 @options.overwrite
 @click.option("--epochs", type=click.IntRange(1), help="Largest number of epochs.  [default: 30; 35 for cvrnet_tiny]")

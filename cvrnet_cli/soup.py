@@ -12,6 +12,7 @@ from cvrnet_cli.output import job_callbacks, print_rows, say
 @click.command(short_help="Average the folds' weights into one model, and compare it with the folds.")
 @click.argument("run", type=options.PATH)
 @click.argument("data", type=options.PATH, required=False)
+@options.manifest("data")
 @options.output("Folder of the soup, a run that every command accepts as MODEL.", required=True)
 @options.inference
 @options.reported

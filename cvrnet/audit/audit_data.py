@@ -19,6 +19,7 @@ from cvrnet.audit.model_findings import model_findings
 from cvrnet.audit.probes import probe_rows
 from cvrnet.audit.shortcuts import shortcut_findings
 from cvrnet.data import DataError, Record, check_classes, scan_records
+from cvrnet.data.data_set import DataPath
 from cvrnet.errors import UserError
 from cvrnet.files import damaged_files, write_json, write_sheet, write_text
 from cvrnet.runs.layout import AUDIT
@@ -37,7 +38,7 @@ TABLES = {
 """Code of a finding -> file name of its table, if that is not the code itself."""
 
 
-def read_audited(data: str | Path, say: Callable[[str], object] = lambda line: None) -> tuple[list[Record], list[str]]:
+def read_audited(data: DataPath, say: Callable[[str], object] = lambda line: None) -> tuple[list[Record], list[str]]:
     """Read the images that can be audited, and one line for each row that cannot; ``say`` is that of `read_records`.
 
     Unlike `cvrnet.data.read_records` this accepts patients in two splits and a single class: the audit reports them.

@@ -2,6 +2,7 @@
 
 from cvrnet.data.augmentation import Augmentation
 from cvrnet.data.cache import ImageCache
+from cvrnet.data.data_set import DataSet
 from cvrnet.data.image import IMAGE_SUFFIXES, ImageError, read_image
 from cvrnet.data.limits import MAX_PIXELS
 from cvrnet.data.manifest import write_manifest
@@ -18,6 +19,7 @@ __all__ = [
     "MAX_PIXELS",
     "Augmentation",
     "DataError",
+    "DataSet",
     "ImageCache",
     "ImageError",
     "Preprocessing",

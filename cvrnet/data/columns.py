@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 # Patterns of other data sets' column names for each of our columns, in the order in which they are tried.
 _MEANT = {
@@ -14,6 +14,35 @@ _MEANT = {
     "split": r"split|subset|partition|fold",
     "view": r"view|projection|ap ?/ ?pa",
 }
+
+
+def mapping_problem(header: Sequence[str], names: Mapping[str, str]) -> str:
+    """Why a manifest's columns cannot be renamed; ``""`` if they can. ``names`` has our name of a column -> its own.
+
+    >>> mapping_problem(["Image Index", "label"], {"path": "Image"})
+    "--columns path='Image': no such column (found: 'Image Index', 'label')"
+    """
+    found = ", ".join(map(repr, filter(None, header)))
+    for ours, own in names.items():
+        if own not in header:
+            return f"--columns {ours}={own!r}: no such column (found: {found})"
+        if header.count(own) > 1:
+            return f"--columns {ours}={own!r}: {header.count(own)} columns have this name"
+        if ours in header and ours not in names.values():
+            return f"--columns {ours}={own!r}: another column is called {ours}; rename it too, as in old_{ours}={ours}"
+    if twice := [own for own in names.values() if list(names.values()).count(own) > 1]:
+        return f"--columns: {twice[0]!r} is given twice; a column has one meaning"
+    return ""
+
+
+def our_names(header: Sequence[str], names: Mapping[str, str]) -> list[str]:
+    """The header with our names in place of the manifest's own.
+
+    >>> our_names(["Image Index", "label"], {"path": "Image Index"})
+    ['path', 'label']
+    """
+    ours = {own: name for name, own in names.items()}
+    return [ours.get(name, name) for name in header]
 
 
 def header_problem(header: Sequence[str], labelled: bool, columns: Sequence[str]) -> str:
@@ -33,6 +62,16 @@ def header_problem(header: Sequence[str], labelled: bool, columns: Sequence[str]
 
 def _hint(header: Sequence[str], columns: Sequence[str], missing: Sequence[str]) -> str:
     """Say which of the found columns may be the missing ones, and the optional ones: the user has to rename both."""
+    meant = meanings(header, columns)
+    if not any(column in missing for column in meant):
+        return ""
+    options = ",".join(f'{column}="{name}"' for column, name in meant.items())
+    are = ", ".join(f"{name!r} is {column}" for column, name in meant.items())
+    return f"; perhaps {are}: rename them, or use --columns {options}"
+
+
+def meanings(header: Sequence[str], columns: Sequence[str]) -> dict[str, str]:
+    """For each of our columns that a header does not have, the column that may be meant, if there is one."""
     free = [name for name in header if name not in columns]
     meant: dict[str, str] = {}
     for column in (name for name in columns if name not in header):
@@ -42,6 +81,4 @@ def _hint(header: Sequence[str], columns: Sequence[str], missing: Sequence[str])
             if found and column not in meant:
                 meant[column] = found
                 free.remove(found)
-    if not any(column in missing for column in meant):
-        return ""
-    return f"; perhaps {', '.join(f'{name!r} is {column}' for column, name in meant.items())}: rename them"
+    return meant

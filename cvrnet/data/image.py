@@ -26,7 +26,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from cvrnet.data.decode_apart import decode_apart
 from cvrnet.data.grey import LATEST, bits_in_use, by_bits_in_use, by_value, robust_ends
-from cvrnet.data.limits import MAX_PIXELS, MAX_SIDE, WINDOWS, Mode, Refused, check_mode, check_scans, in_turn
+from cvrnet.data.limits import WINDOWS, Mode, Refused, check_mode, check_scans, check_size, in_turn
 from cvrnet.data.picture_headers import check_directory, check_exif, check_jpeg_exif, webp_size
 from cvrnet.errors import UserError
 from cvrnet.files import open_regular
@@ -189,6 +189,16 @@ def read_picture(file: BinaryIO, mode: Mode, grey_version: int = LATEST) -> np.n
 
 def open_picture(file: BinaryIO) -> ImageFile:
     """Open a PNG, JPEG, TIFF, WebP or BMP file, and check its size; raises Refused or Pillow's exceptions."""
+    stored = open_header(file)
+    if isinstance(stored, JpegImageFile):
+        file.seek(0)
+        scans = sum(part.count(b"\xff\xda") for part in iter(lambda: file.read(2**20), b""))  # the marker SOS
+        check_scans(scans, math.prod(stored.size))
+    return stored
+
+
+def open_header(file: BinaryIO) -> ImageFile:
+    """Like `open_picture`, but for a picture that will not be decoded: it does not read a JPEG file as a whole."""
     start = file.read(32)
     file.seek(0)
     if not start:
@@ -199,29 +209,18 @@ def open_picture(file: BinaryIO) -> ImageFile:
     if opener is None:
         raise Refused(f"not a {FORMATS} image")
     if opener is WebPImageFile:
-        _check_size(*webp_size(start[4:]))  # before the opener allocates the whole picture
+        check_size(*webp_size(start[4:]))  # before the opener allocates the whole picture
     elif opener is TiffImageFile:
         check_directory(file)
     elif opener is JpegImageFile:
         check_jpeg_exif(file)
     stored = opener(file)
-    _check_size(*stored.size)
-    if isinstance(stored, JpegImageFile):
-        file.seek(0)
-        scans = sum(part.count(b"\xff\xda") for part in iter(lambda: file.read(2**20), b""))  # the marker SOS
-        check_scans(scans, math.prod(stored.size))
+    check_size(*stored.size)
     if isinstance(stored, TiffImageFile):
         tile = math.prod(stored.tag_v2.get(tag, 0) for tag in _TILE)
         if tile > max(math.prod(side + 16 for side in stored.size), _LARGEST_TILE):
             raise Refused(f"tiles of {tile:,} pixels are not possible: expected at most {_LARGEST_TILE:,}")
     return stored
-
-
-def _check_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise Refused(f"{width} x {height} pixels are more than the {MAX_PIXELS:,} allowed")
-    if max(width, height) > MAX_SIDE:
-        raise Refused(f"{width} x {height} pixels: expected at most {MAX_SIDE:,} per side")
 
 
 def _pixels(stored: ImageFile, mode: Mode, version: int) -> np.ndarray:

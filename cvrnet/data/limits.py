@@ -46,6 +46,14 @@ def check_scans(scans: int, pixels: int) -> None:
         raise Refused(f"a JPEG of more than {most} scans, which would take very long to decode")
 
 
+def check_size(width: int, height: int) -> None:
+    """Refuse a picture that declares more pixels than are allowed."""
+    if width * height > MAX_PIXELS:
+        raise Refused(f"{width} x {height} pixels are more than the {MAX_PIXELS:,} allowed")
+    if max(width, height) > MAX_SIDE:
+        raise Refused(f"{width} x {height} pixels: expected at most {MAX_SIDE:,} per side")
+
+
 def check_mode(mode: str) -> None:
     """UserError for an unknown image mode."""
     if mode not in ("L", "RGB"):

@@ -7,12 +7,13 @@ import csv
 import io
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
+from cvrnet.data.boxes import boxes_text, parse_boxes
 from cvrnet.data.cells import clean, is_missing, label_problem, split_name
-from cvrnet.data.columns import header_problem
+from cvrnet.data.columns import header_problem, mapping_problem, our_names
 from cvrnet.data.locate import Listings, locate
 from cvrnet.data.patients import rounded_problem
 from cvrnet.data.record import Record, Row
@@ -20,18 +21,28 @@ from cvrnet.errors import UserError
 from cvrnet.files import open_regular, write_csv
 
 MANIFEST = "manifest.csv"
-COLUMNS = ("path", "label", "source", "patient_id", "split", "view", "lung_mask", "lesion_mask")
+COLUMNS = ("path", "label", "source", "patient_id", "split", "view", "lung_mask", "lesion_mask", "lesion_boxes")
 _LONGEST_HEADER = 100_000  # characters
 
 
-def scan_manifest(manifest: Path, labelled: bool, rows: list[Row]) -> list[str]:
-    """Append the images that a manifest lists to `rows`; returns the problems of the manifest itself."""
+def scan_manifest(
+    manifest: Path, labelled: bool, rows: list[Row], root: Path | None = None, names: Mapping[str, str] | None = None
+) -> list[str]:
+    """Append the images that a manifest lists to `rows`; returns the problems of the manifest itself.
+
+    ``root`` is the folder that the paths are relative to (by default the manifest's), ``names`` the manifest's own name
+    of each column that it calls differently.
+    """
+    root, names = root or manifest.parent, names or {}
     lines: dict[Path, int] = {}
     listings: Listings = {}
     try:
         with _open_text(manifest) as file:
-            reader = csv.reader(file, delimiter=_delimiter(file), strict=True)
+            reader = csv.reader(file, delimiter=_delimiter(file, names.get("path", "path")), strict=True)
             header = [clean(name) for name in next(reader, [])]
+            if problem := mapping_problem(header, names):
+                return [problem]
+            header = our_names(header, names)
             if problem := header_problem([name for name in header if name], labelled, COLUMNS):
                 return [problem]
             for cells in reader:
@@ -39,7 +50,7 @@ def scan_manifest(manifest: Path, labelled: bool, rows: list[Row]) -> list[str]:
                 if not any(row.values()) and not wrong:
                     continue
                 line = reader.line_num
-                record, problems = _read_row(row, manifest, line, labelled, listings)
+                record, problems = _read_row(row, root, f"{manifest.name}:{line}", labelled, listings)
                 if record.name and (first := lines.setdefault(record.path, line)) != line:
                     problems.append(f"duplicate path (also in line {first})")
                 rows.append((record, problems + wrong))
@@ -59,15 +70,15 @@ def _open_text(manifest: Path) -> TextIO:
     return io.TextIOWrapper(file, encoding="utf-16" if utf16 else "utf-8-sig", newline="")
 
 
-def _delimiter(file: TextIO) -> str:
-    """The comma, semicolon or tab that separates the cells: with it, the header has a column ``path``."""
+def _delimiter(file: TextIO, path: str) -> str:
+    """The comma, semicolon or tab that separates the cells: with it, the header has the column of the paths."""
     start = file.readline(_LONGEST_HEADER)
     file.seek(0)
 
     def columns(delimiter: str) -> list[str]:
         return [clean(name) for name in next(csv.reader([start], delimiter=delimiter), [])]
 
-    return max(",;\t", key=lambda delimiter: ("path" in (found := columns(delimiter)), len(found)))
+    return max(",;\t", key=lambda delimiter: (path in (found := columns(delimiter)), len(found)))
 
 
 def _named_cells(header: Sequence[str], cells: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -83,11 +94,10 @@ def _named_cells(header: Sequence[str], cells: Sequence[str]) -> tuple[dict[str,
 
 
 def _read_row(
-    row: dict[str, str], manifest: Path, line: int, labelled: bool, listings: Listings
+    row: dict[str, str], root: Path, where: str, labelled: bool, listings: Listings
 ) -> tuple[Record, list[str]]:
     """The record of one row, and its problems."""
     wrong: list[str] = []
-    root = manifest.parent
     if any("\0" in cell for cell in row.values()):
         wrong.append("a NUL character in the row")
         row = {column: cell.replace("\0", "") for column, cell in row.items()}
@@ -120,6 +130,11 @@ def _read_row(
             masks[column], problem = locate(root, mask, listings)
             if problem:
                 wrong.append(f"{column} {problem.removeprefix('file ')}: {value}")
+    boxes = parse_boxes(row.get("lesion_boxes", ""))
+    if boxes is None:
+        wrong.append(
+            f"lesion_boxes {row['lesion_boxes']!r:.60}: expected left,top,width,height in pixels, and ; between"
+        )
     record = Record(
         path=path,
         name=inside or name,
@@ -128,8 +143,9 @@ def _read_row(
         patient_id=row.get("patient_id", ""),
         split=split or "",
         view=row.get("view", ""),
+        lesion_boxes=boxes or (),
         metadata={column: value for column, value in row.items() if column not in COLUMNS},
-        where=f"{manifest.name}:{line}",
+        where=where,
         **masks,
     )
     return record, wrong
@@ -153,6 +169,7 @@ def write_manifest(path: str | Path, records: Sequence[Record]) -> None:
 
 def _row(record: Record, root: Path) -> dict[str, str]:
     row = {**record.metadata, **{column: getattr(record, column) for column in COLUMNS}}
+    row["lesion_boxes"] = boxes_text(record.lesion_boxes)
     for column in ("path", "lung_mask", "lesion_mask"):
         if file := row[column]:
             row[column] = _inside(file, root)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cvrnet.data.boxes import Box
 from cvrnet.text import printable
 
 
@@ -25,6 +26,7 @@ class Record:
     view: str = ""  #: the projection, such as PA or AP
     lung_mask: Path | None = None  #: image file of the lungs
     lesion_mask: Path | None = None  #: image file of the lesions
+    lesion_boxes: tuple[Box, ...] = ()  #: boxes around the lesions
     metadata: Mapping[str, str] = field(default_factory=dict, hash=False)  #: the manifest's further columns
     where: str = ""  #: the manifest's file name and line, for messages; ``""`` for an image found in a folder
 

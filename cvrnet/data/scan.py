@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from cvrnet.data.cells import spelling_problems
 from cvrnet.data.class_folders import scan_folder
+from cvrnet.data.data_set import DataPath, DataSet
 from cvrnet.data.hub_datasets import HUB_DATASET, scan_hub_dataset
 from cvrnet.data.identity import identify
 from cvrnet.data.manifest import MANIFEST, scan_manifest
@@ -23,7 +24,7 @@ __getattr__ = moved_names(__name__, {"write_manifest": "cvrnet.data.manifest"})
 class DataError(UserError):
     """A data set that cannot be used as it is."""
 
-    def __init__(self, problems: Sequence[str], data: str | Path) -> None:
+    def __init__(self, problems: Sequence[str], data: DataPath) -> None:
         super().__init__(problems, data)
         self.problems = list(problems)  #: each one line: ``manifest.csv:12: images/a.png: file not found``
         self.data = data  #: the folder or manifest
@@ -73,32 +74,44 @@ def _ignore(line: str) -> None:
 
 
 def read_records(
-    data: str | Path, *, labelled: bool = True, min_classes: int = 2, say: Callable[[str], object] = _ignore
+    data: DataPath,
+    *,
+    labelled: bool = True,
+    min_classes: int = 2,
+    images: str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    say: Callable[[str], object] = _ignore,
 ) -> list[Record]:
     """The images of a data set, in the manifest's order or, for a folder, sorted by name.
 
     Args:
-        data: a folder with one sub-folder for each class, a CSV manifest, a folder that contains ``manifest.csv``, or
-            ``hfds:user/name``, a data set of the Hugging Face Hub (extra ``hfds``). With ``labelled=False``, it may
-            also be any folder of images.
+        data: a folder with one sub-folder for each class, a CSV manifest, a folder that contains ``manifest.csv``,
+            ``hfds:user/name``, a data set of the Hugging Face Hub (extra ``hfds``), or a `DataSet`. With
+            ``labelled=False``, it may also be any folder of images.
         labelled: whether each image must have a label.
         min_classes: the least number of classes, if images are labelled.
+        images: the folder that a manifest's paths are relative to, or below which they are; by default the manifest's.
+        columns: our name of a column -> its name in the manifest, such as ``{"path": "Image Index"}``.
         say: called with lines about entries that were passed over, and about how patients and splits were found.
 
     Raises:
         DataError: it lists everything that is wrong (see `scan_records`).
     """
-    records, problems = scan_records(data, labelled=labelled, min_classes=min_classes, say=say)
+    records, problems = scan_records(
+        data, labelled=labelled, min_classes=min_classes, images=images, columns=columns, say=say
+    )
     if problems:
         raise DataError(problems, data)
     return records
 
 
 def scan_records(
-    data: str | Path,
+    data: DataPath,
     *,
     labelled: bool = True,
     min_classes: int = 2,
+    images: str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
     allow_shared_patients: bool = False,
     say: Callable[[str], object] = _ignore,
 ) -> tuple[list[Record], list[str]]:
@@ -109,13 +122,20 @@ def scan_records(
     missing masks, empty class folders, too few classes and unreadable manifests. Images are not decoded. The
     tags of DICOM files are read if the data set does not give patient and source (see `cvrnet.data.identity`).
     """
+    data = DataSet.of(data, images, columns)
     root = Path(os.path.abspath(data))
     if os.path.isfile(root / MANIFEST):
         root = root / MANIFEST
     rows: list[Row] = []
     try:
-        if str(data).startswith(HUB_DATASET):
-            problems = scan_hub_dataset(data, labelled, rows)
+        if data.images and not os.path.isdir(data.images):
+            problems = [f"{data.images}: no such folder (--images expects that of the images)"]
+        elif os.path.isfile(root):
+            problems = scan_manifest(root, labelled, rows, data.root(root), data.columns)
+        elif data.images or data.columns:
+            problems = ["not a CSV manifest; --images and --columns are for manifests"]
+        elif str(data).startswith(HUB_DATASET):
+            problems = scan_hub_dataset(str(data), labelled, rows)
         elif os.path.isdir(root):
             problems = scan_folder(root, labelled, rows, say)
         elif os.path.exists(root):

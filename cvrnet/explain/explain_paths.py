@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from cvrnet.data.data_set import DataSet
 from cvrnet.errors import UserError
 from cvrnet.explain.explaining import available_parts
 from cvrnet.explain.gradcam import NETWORK
@@ -24,7 +25,7 @@ _COLUMNS = ("path", "prediction", "class", "probability", "figure")
 
 def explain_paths(
     model: str,
-    paths: Sequence[str],
+    paths: Sequence[str | DataSet],
     output: Path,
     *,
     encoders: Sequence[str] = (),

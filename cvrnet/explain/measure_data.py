@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cvrnet.data import ImageError, Record, read_image, read_records
+from cvrnet.data.boxes import box_mask
+from cvrnet.data.data_set import DataPath
 from cvrnet.errors import UserError
 from cvrnet.explain.explaining import Explanation, available_parts, explain
 from cvrnet.explain.measures import MEASURES, STAGES, localisation, randomise, similarity
@@ -132,7 +135,7 @@ def summarise(found: Measurements) -> dict[str, list[Row]]:
 
 def measure_data(
     model: str,
-    data: str | Path,
+    data: DataPath,
     output: Path,
     *,
     target: str | None = None,
@@ -159,9 +162,9 @@ def measure_data(
         UserError: Results exist and ``overwrite`` was not given, no image has a mask, or no fold can be used.
     """
     earlier = _check_results(output, overwrite)
-    masked = [r for r in read_records(data, labelled=False, say=say) if r.lung_mask or r.lesion_mask]
+    masked = [r for r in read_records(data, labelled=False, say=say) if _has_mask(r)]
     if not masked:
-        raise UserError(f"{data}: no image has a lung_mask or lesion_mask; --measure needs some")
+        raise UserError(f"{data}: no image has a lung_mask, lesion_mask or lesion_boxes; --measure needs some")
     images_of = _by_fold(Path(model), masked) if out_of_fold else {model: masked}
     asked = sum(map(len, images_of.values()))
     found, counter = Measurements(), itertools.count(1)
@@ -202,6 +205,10 @@ def _check_results(output: Path, overwrite: bool) -> bool:
     return earlier
 
 
+def _has_mask(record: Record) -> bool:
+    return bool(record.lung_mask or record.lesion_mask or record.lesion_boxes)
+
+
 def _read_masks(record: Record, problems: list[str]) -> dict[str, NDArray[np.bool_]]:
     """Read the usable masks of an image; for each other mask, add a line to the problems."""
     masks = {}
@@ -215,6 +222,13 @@ def _read_masks(record: Record, problems: list[str]) -> dict[str, NDArray[np.boo
             masks[name] = mask
         except ImageError as error:
             problems.append(str(error))
+    if record.lesion_boxes and record.lesion_mask is None:
+        with suppress(ImageError):  # the image is read again, and the problem reported, when it is explained
+            mask = box_mask(record.lesion_boxes, *read_image(record.path, any_body_part=True).shape)
+            if mask.any():
+                masks["lesion"] = mask
+            else:
+                problems.append(record.problem("lesion_boxes lie outside the image"))
     return masks
 
 

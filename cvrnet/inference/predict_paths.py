@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cvrnet.data import read_records
+from cvrnet.data.data_set import DataSet
 from cvrnet.data.series import arrange
 from cvrnet.data.walk import walk
 from cvrnet.devices import check_launch
@@ -30,16 +31,16 @@ class FoundImages(NamedTuple):
     problems: list[str]  #: a line for each folder that may not be read, or has no image
 
 
-def find_images(paths: Iterable[str]) -> FoundImages:
+def find_images(paths: Iterable[str | DataSet]) -> FoundImages:
     """Find the images that paths name: files, folders, CSV manifests, ``hfds:`` data sets and patterns, in their order.
 
     A path that matches nothing is returned unchanged, and is an error when it is read.
     """
     found = FoundImages([], [], [])
-    for text in paths:
-        path = Path(text)
+    for given in paths:
+        text, path = str(given), Path(given)
         if text.startswith("hfds:") or (path.suffix.lower() == ".csv" and os.path.isfile(path)):
-            records = read_records(text, labelled=False, say=found.notes.append)
+            records = read_records(given, labelled=False, say=found.notes.append)
             found.files.extend(record.path for record in records)
         elif os.path.isdir(path):
             _search(path, found)
@@ -73,7 +74,7 @@ class PathPredictions(NamedTuple):
 
 def predict_paths(
     model: str | Path,
-    paths: Sequence[str],
+    paths: Sequence[str | DataSet],
     *,
     folds: Sequence[int] = (),
     batch_size: int = 8,

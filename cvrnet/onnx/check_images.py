@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from cvrnet.data import ImageError, Preprocessing, Record, check_classes, read_records, scan_records
+from cvrnet.data.data_set import DataPath
 from cvrnet.data.phantoms import write_phantoms
 from cvrnet.data.splits import patient_keys
 from cvrnet.errors import UserError
@@ -27,7 +28,7 @@ def readable_images(records: Iterable[Record], preprocessing: Preprocessing) -> 
 
 
 def check_pixels(
-    preprocessing: Preprocessing, given: str | Path | None, trained_on: str | Path | None
+    preprocessing: Preprocessing, given: DataPath | None, trained_on: DataPath | None
 ) -> tuple[np.ndarray, str]:
     """Return up to 16 images, uint8 (N, C, H, W), and a phrase that says where they come from.
 
@@ -48,14 +49,16 @@ def check_pixels(
     return pixels, f"{len(pixels)} phantoms (synthetic images)"
 
 
-def _sample(data: str | Path, preprocessing: Preprocessing) -> np.ndarray:
+def _sample(data: DataPath, preprocessing: Preprocessing) -> np.ndarray:
     """Images at equal distances in a data set; an array of length 0 where none can be read."""
     records = read_records(data, labelled=False)
     chosen = [records[i * len(records) // CHECKED] for i in range(min(CHECKED, len(records)))]
     return np.array([image for _, image in readable_images(chosen, preprocessing)])
 
 
-def split_calibration(data: Path, count: int, most: int, classes: Sequence[str]) -> tuple[list[Record], list[Record]]:
+def split_calibration(
+    data: DataPath, count: int, most: int, classes: Sequence[str]
+) -> tuple[list[Record], list[Record]]:
     """Choose `count` images (at most half) for calibration, and up to `most` of other patients for evaluation.
 
     The data are a folder with one sub-folder per class, a CSV manifest, or a folder of images without labels. A label

@@ -14,6 +14,7 @@ import onnx
 import torch
 from torch import nn
 
+from cvrnet.data.data_set import DataPath, DataSet
 from cvrnet.errors import UserError
 from cvrnet.files import atomic_write
 from cvrnet.heads import to_probabilities
@@ -39,9 +40,9 @@ def export_onnx(
     *,
     folds: Sequence[int] = (),
     img_size: int | None = None,
-    check_images: str | Path | None = None,
+    check_images: DataPath | None = None,
     int8: bool = False,
-    calibration: str | Path | None = None,
+    calibration: DataPath | None = None,
     calibration_images: int = CALIBRATION_IMAGES,
     min_agreement: float = 0.98,
     max_accuracy_drop: float = 0.01,
@@ -83,7 +84,7 @@ def export_onnx(
     _check_arguments(output, int8, calibration, overwrite)
     folders = find_checkpoints(model, folds)
     network, run = _load_network(folders, img_size), _find_run(folders[0])
-    trained_on = None if is_reference(model) else run.get("data")
+    trained_on = None if is_reference(model) else DataSet.of_run(run)
     network.preprocessing = dataclasses.replace(network.preprocessing, any_body_part=any_body_part)
     origin = _provenance(folders, run)
     proto = trace(network)
@@ -99,7 +100,7 @@ def export_onnx(
             return report
         from cvrnet.onnx.quantize import check_agreement, compare, quantize
 
-        chosen, others = split_calibration(Path(calibration), calibration_images, EVALUATION_IMAGES, network.classes)
+        chosen, others = split_calibration(calibration, calibration_images, EVALUATION_IMAGES, network.classes)
         count = quantize(exact, target, chosen, network)
         quantized = onnx.load(target)
         network.novelty = nn.ModuleList()  # integers move the distances, so the quantiles do not hold for them
@@ -114,7 +115,7 @@ def export_onnx(
     return report
 
 
-def _check_arguments(output: Path, int8: bool, calibration: str | Path | None, overwrite: bool) -> None:
+def _check_arguments(output: Path, int8: bool, calibration: DataPath | None, overwrite: bool) -> None:
     if output.suffix != ".onnx" or output.is_dir():
         raise UserError(f"{output}: expected a file name that ends in .onnx")
     if output.exists() and not overwrite:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cvrnet.data import DataError, read_records
+from cvrnet.data import DataError, DataSet, read_records
 from cvrnet.html import Table, render
 from cvrnet.metrics import bootstrap_intervals, classification_scores
 from cvrnet.report.report_tables import cell, with_interval
@@ -41,8 +41,8 @@ def subgroups_section(results: Results) -> Section | None:
 
 def _metadata(results: Results) -> dict[str, dict[str, str]]:
     """The further columns and the view of each image, by its name, from the manifest that run.json names."""
-    data = Path(results.run["data"])
-    if not results.run["data"] or not data.exists():
+    data = DataSet.of_run(results.run)
+    if data is None or not os.path.exists(data):
         return {}
     try:
         records = read_records(data, labelled=False)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cvrnet.data import ImageError, read_image
+from cvrnet.data.data_set import DataSet
 from cvrnet.figures.plot_learning import best_row
 from cvrnet.figures.style import MOST_CLASSES
 from cvrnet.files import damaged_files, write_sheet, write_text
@@ -97,7 +98,5 @@ def _mistake_thumbnails(run: Mapping[str, Any], rows: Sequence[Row]) -> list[tup
 
 def image_path(run: Mapping[str, Any], name: str) -> Path:
     """The expected location of an image, from its path in the data set and the data set's path in run.json."""
-    if not run["data"]:  # a pulled run: its images are on another machine
-        return Path()
-    data = Path(run["data"])
-    return (data if data.is_dir() else data.parent) / name
+    data = DataSet.of_run(run)
+    return data.image_folder() / name if data else Path()  # a pulled run: its images are on another machine

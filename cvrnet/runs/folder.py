@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cvrnet.data import Record
+from cvrnet.data.data_set import COLUMN_NAMES, IMAGES_ROOT
 from cvrnet.errors import UserError
 from cvrnet.files import damaged_files, write_json
 from cvrnet.folders import (
@@ -29,7 +30,7 @@ from cvrnet.folders import (
 from cvrnet.runs.layout import BENCHMARK, COMPARE, CONFIG, ORIGIN, RUN, RUN_ENTRIES, fold_number
 from cvrnet.runs.read import read_json
 
-IDENTITY = ("data_sha256", "classes", "test_source", "folds")
+IDENTITY = ("data_sha256", IMAGES_ROOT, COLUMN_NAMES, "classes", "test_source", "folds")
 """Keys of run.json that, together with the settings in ``config``, distinguish jobs of the same kind."""
 MAY_CHANGE = {"device", "num_workers"}
 """Settings that a resumed run may change: they change the speed and not the result."""

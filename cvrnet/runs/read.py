@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cvrnet.data.data_set import COLUMN_NAMES, IMAGES_ROOT
 from cvrnet.errors import UserError
 from cvrnet.files import damaged_files, open_regular
 from cvrnet.runs.layout import MAX_FOLDS, ORIGIN, RUN, fold_name
@@ -43,10 +44,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """The run.json of a run; without ``data`` if the run was pulled, because a stranger chose that path."""
+    """The run.json of a run; without its data set if the run was pulled, because a stranger chose these paths."""
     run = read_json(folder / RUN)
     if (folder / ORIGIN).exists():
-        run.pop("data", None)
+        for key in ("data", IMAGES_ROOT, COLUMN_NAMES):
+            run.pop(key, None)
     return run
 
 

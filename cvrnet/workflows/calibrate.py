@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from cvrnet.data import DataError, Record, check_classes, read_records
+from cvrnet.data.data_set import DataPath
 from cvrnet.data.splits import make_folds, patient_keys
 from cvrnet.errors import UserError
 from cvrnet.files import write_csv
@@ -60,7 +61,7 @@ Table = NDArray[np.float64]
 
 def calibrate(
     model: str,
-    data: str | Path,
+    data: DataPath,
     output: str | Path,
     *,
     unlabelled: bool = False,

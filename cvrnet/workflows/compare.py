@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cvrnet.data import DataError, check_classes, read_records
+from cvrnet.data.data_set import DataPath, DataSet
 from cvrnet.errors import UserError
 from cvrnet.figures import plot_paired, save_figure
 from cvrnet.files import slug, write_sheet, write_text
@@ -31,7 +32,7 @@ Row = dict[str, Any]
 
 def compare(
     models: Sequence[str],
-    data: str | Path,
+    data: DataPath,
     output: str | Path,
     *,
     folds: Sequence[int] = (),
@@ -67,7 +68,7 @@ def compare(
         run = {
             "kind": COMPARE,
             "models": dict(zip(names, models, strict=True)),
-            "data": str(Path(data).absolute()),
+            **DataSet.of(data).for_run(),
             "data_sha256": hash_records(records),
             "versions": versions("cvrnet", "torch", "timm", "numpy", "pillow"),
         }

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cvrnet.data import INDEPENDENT, Record, make_folds
+from cvrnet.data.data_set import DataPath
 from cvrnet.data.splits import fold_sets, hold_back, refuse_missing_classes
 from cvrnet.errors import UserError
 from cvrnet.runs.layout import SPLIT, fold_name
@@ -50,7 +51,7 @@ class Folds:
 
 
 def cross_validate(
-    data: str | Path,
+    data: DataPath,
     output: str | Path,
     config: TrainConfig | None = None,
     *,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cvrnet.data import DataError, ImageCache, Record, check_classes, read_records
+from cvrnet.data.data_set import DataPath, DataSet
 from cvrnet.errors import UserError
 from cvrnet.files import write_json
 from cvrnet.inference import Prediction, Predictor
@@ -98,7 +99,7 @@ def write_evaluation(folder: Path, sets: Mapping[str, PredictionTable]) -> dict[
 
 
 def describe_evaluation(
-    model: str, predictor: Predictor, data: str | Path, records: Sequence[Record], predictions: PredictionTable
+    model: str, predictor: Predictor, data: DataPath, records: Sequence[Record], predictions: PredictionTable
 ) -> dict[str, Any]:
     """The content of an evaluation's run.json: the model, the images, and whether the model was trained on them.
 
@@ -117,7 +118,7 @@ def describe_evaluation(
         "models": len(predictor.models),
         "architecture": cfg["architecture"],
         "input_size": list(cfg["input_size"]),
-        "data": str(Path(data).absolute()),
+        **DataSet.of(data).for_run(),
         "data_sha256": hash_records(records),
         "classes": predictor.classes,
         "images": {name: sum(r.label == name for r in records) for name in predictor.classes},
@@ -131,7 +132,7 @@ def describe_evaluation(
 
 def evaluate(
     model: str,
-    data: str | Path,
+    data: DataPath,
     output: str | Path,
     *,
     folds: Sequence[int] = (),
@@ -180,7 +181,7 @@ def evaluate(
 def score_records(
     model: str,
     predictor: Predictor,
-    data: str | Path,
+    data: DataPath,
     records: Sequence[Record],
     folder: Path,
     batch_size: int,

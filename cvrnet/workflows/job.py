@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cvrnet.data import DataError, ImageCache, Record, class_names, scan_records
+from cvrnet.data.data_set import DataPath, DataSet
 from cvrnet.data.splits import INDEPENDENT
 from cvrnet.errors import UserError
 from cvrnet.files import atomic_write, damaged_files, write_csv
@@ -62,7 +63,7 @@ class Job:
         features: The pooled maps of all images, if the encoders are frozen.
     """
 
-    data: str | Path
+    data: DataPath
     config: TrainConfig
     callbacks: Callbacks
     audit: bool
@@ -97,7 +98,7 @@ class Job:
 @contextmanager
 def start_job(
     kind: str,
-    data: str | Path,
+    data: DataPath,
     output: Path,
     config: TrainConfig | None,
     classes: Sequence[str] | None,
@@ -203,7 +204,7 @@ def open_run(
                 is_finished(folder, job.config)  # raises if the wanted further epochs cannot be trained
         description = {
             "kind": kind,
-            "data": str(Path(job.data).absolute()),
+            **DataSet.of(job.data).for_run(),
             "data_sha256": hash_records(job.records),
             "classes": job.classes,
             "images": {name: sum(r.label == name for r in job.records) for name in job.classes},
@@ -243,7 +244,7 @@ def _write_split(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def audit_run(
     folder: Path,
-    data: str | Path,
+    data: DataPath,
     records: Sequence[Record],
     callbacks: Callbacks,
     any_body_part: bool = False,

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from cvrnet.data import DataError, Preprocessing, Record, check_classes, read_records, to_batch
+from cvrnet.data.data_set import DataPath, DataSet
 from cvrnet.devices import select_device
 from cvrnet.errors import UserError
 from cvrnet.files import write_csv
@@ -46,7 +47,7 @@ LOSS = 0.02
 def make_soup(
     run: str | Path,
     output: str | Path,
-    data: str | Path | None = None,
+    data: DataPath | None = None,
     *,
     folds: Sequence[int] = (),
     batch_size: int = 8,
@@ -112,7 +113,9 @@ def make_soup(
         rows, verdict = _compare(tables, honest)
         soup = {"rows": rows, "verdict": verdict, "images": images, "batch_norm": batch_norm}
 
-        described = describe_evaluation(str(run), predictor, data or about["data"], records, tables[KIND])
+        scored = DataSet.of(data) if data else DataSet.of_run(about)
+        assert scored  # without data, the images are those of the run
+        described = describe_evaluation(str(run), predictor, scored, records, tables[KIND])
         of = [folder.name for folder in folders]
         place.start()
         claim_folder(place.folder, {**about, **described, "kind": KIND, "folds": of, "soup": soup})
@@ -122,7 +125,7 @@ def make_soup(
         if honest:
             write_evaluation(place.folder, {"test": tables[KIND]})
             if audit:
-                audit_run(place.folder, described["data"], records, callbacks, any_body_part, output)
+                audit_run(place.folder, scored, records, callbacks, any_body_part, output)
             finish_report(place.folder, maps, predictor)
     return soup
 
@@ -160,15 +163,16 @@ def _argument(config: Mapping[str, Any], key: str) -> Any:
 
 def _own_images(about: Mapping[str, Any]) -> list[Record]:
     """The run's data set, if it still exists and has not changed."""
+    data = DataSet.of_run(about)
     try:
-        records = read_records(about["data"])
-    except (KeyError, DataError):
+        records = read_records(data) if data else []
+    except DataError:
         return []
     return records if hash_records(records) == about.get("data_sha256") else []
 
 
 def _images(
-    run: Path, about: Mapping[str, Any], own: list[Record], seen: SplitTable, data: str | Path | None
+    run: Path, about: Mapping[str, Any], own: list[Record], seen: SplitTable, data: DataPath | None
 ) -> tuple[list[Record], bool, str]:
     """The images to score on, whether they are new to all folds, and a sentence about this."""
     if data is not None:

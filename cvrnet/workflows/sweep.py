@@ -11,6 +11,7 @@ import timm
 import torch
 
 from cvrnet.data import INDEPENDENT
+from cvrnet.data.data_set import DataPath
 from cvrnet.errors import UserError
 from cvrnet.files import slug, write_json
 from cvrnet.formatting import spread
@@ -28,7 +29,7 @@ ABLATIONS = ("encoder1", "encoder2", "p3", "mean-logits")
 
 
 def benchmark(
-    data: str | Path,
+    data: DataPath,
     output: str | Path,
     models: Sequence[str],
     config: TrainConfig | None = None,
@@ -100,7 +101,7 @@ def _benchmark(
 
 
 def leave_one_source_out(
-    data: str | Path,
+    data: DataPath,
     output: str | Path,
     config: TrainConfig | None = None,
     *,

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvrnet.data import Record
+from cvrnet.data.data_set import DataPath
 from cvrnet.data.splits import holdout_sets, refuse_missing_classes
 from cvrnet.inference import Predictor
 from cvrnet.inference.head_logits import averages_probabilities
@@ -30,7 +31,7 @@ from cvrnet.workflows.novelty import add_novelty
 
 
 def train(
-    data: str | Path,
+    data: DataPath,
     output: str | Path,
     config: TrainConfig | None = None,
     *,

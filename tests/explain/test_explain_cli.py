@@ -206,7 +206,7 @@ def test_measure_needs_masks(cli, lively, phantoms, tmp_path):
     status, _, err = cli("explain", lively, tmp_path, "-o", tmp_path / "out", "--measure")
     assert status == 1
     assert "1 entry passed over (no image 1)" in err
-    assert "no image has a lung_mask or lesion_mask" in err
+    assert "no image has a lung_mask, lesion_mask or lesion_boxes" in err
 
 
 def test_the_pages_code(lively, two, tmp_path, monkeypatch, capsys):

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 import cvrnet
-from cvrnet.data import read_records
+from cvrnet.data import DataSet, read_records
 from cvrnet.errors import UserError
 from cvrnet.hub.redact import public_run
 from cvrnet.hub.staging import stage_run
@@ -106,7 +106,8 @@ def test_a_pulled_runs_data_are_never_opened(
     hub: LocalHub, folds: Path, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its run.json may name any file here; the phantoms stand for one that would be readable."""
-    hostile = {"data": str(phantoms), "data_sha256": hash_records(read_records(phantoms))}
+    hostile = {"data": str(phantoms), "images_root": str(phantoms.parent)}
+    hostile["data_sha256"] = hash_records(read_records(phantoms))
     cvrnet.push_folds(folds, REPO)
     hub.add(REPO, {"run.json": json.dumps(pushed_run(hub, REPO) | hostile).encode()})
     hub.add("ada/single", read_checkpoint(folds / "fold-1"))
@@ -126,4 +127,6 @@ def test_a_pulled_runs_data_are_never_opened(
     for model in (tmp_path / "pulled/fold-1", "hf-hub:ada/single", folds / "fold-1"):
         with pytest.raises(UserError, match="enough"):
             export_onnx(model, tmp_path / "a.onnx")
-    assert asked == [None, None, str(phantoms)], "only a run of this machine says what is here"
+    assert asked == [None, None, DataSet(str(phantoms), str(phantoms.parent))], (
+        "only a run of this machine says what is here"
+    )

@@ -1,0 +1,71 @@
+"""Where a data set is: its folder or manifest, the folder of its images, and the names of the manifest's columns."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+IMAGES_ROOT, COLUMN_NAMES = "images_root", "columns"
+"""Keys of run.json; its key ``images`` counts the images of each class."""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set's folder or manifest, with what a manifest does not say about itself.
+
+    Every function and command that takes a data set's path also takes an object of this class. It is a path itself
+    (``os.PathLike``): that of the folder or manifest.
+    """
+
+    path: str | Path  #: as for `cvrnet.data.read_records`
+    images: str | Path | None = None  #: the folder that the manifest's paths are relative to; None: the manifest's own
+    columns: Mapping[str, str] = field(default_factory=dict)  #: our name of a column -> its name in the manifest
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @classmethod
+    def of(cls, data: DataPath, images: str | Path | None = None, columns: Mapping[str, str] | None = None) -> DataSet:
+        """The data set at a path, or the given one; ``images`` and ``columns`` replace its own if they are given."""
+        if not isinstance(data, DataSet):
+            return cls(Path(data) if isinstance(data, os.PathLike) else data, images, columns or {})
+        return cls(data.path, images or data.images, columns or data.columns)
+
+    @classmethod
+    def of_run(cls, run: Mapping[str, Any]) -> DataSet | None:
+        """The data set that a run.json names; None if it names none, as after a download."""
+        columns = run.get(COLUMN_NAMES)
+        images = run.get(IMAGES_ROOT)
+        if not run.get("data"):
+            return None
+        return cls(
+            str(run["data"]),
+            images if isinstance(images, str) else None,
+            columns if isinstance(columns, Mapping) else {},
+        )
+
+    def for_run(self) -> dict[str, Any]:
+        """The keys of run.json that `of_run` reads."""
+        place = {"data": str(Path(self).absolute())}
+        if self.images:
+            place[IMAGES_ROOT] = os.path.abspath(self.images)
+        return {**place, COLUMN_NAMES: dict(self.columns)} if self.columns else place
+
+    def root(self, manifest: Path) -> Path:
+        """The folder of the images of a manifest, which is at this path."""
+        return Path(os.path.abspath(self.images)) if self.images else manifest.parent
+
+    def image_folder(self) -> Path:
+        """The folder that the names of the images are relative to, whether or not it exists."""
+        path = Path(self)
+        return Path(self.images) if self.images else path if path.is_dir() else path.parent
+
+
+DataPath = str | os.PathLike[str]
+"""The path of a data set: a folder, a manifest, ``hfds:user/name``, or a `DataSet`."""

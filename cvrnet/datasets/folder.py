@@ -1,0 +1,200 @@
+"""The folder of a public data set: its tables, its lists and its images, and what of them is left out and why."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import IO, cast
+
+from cvrnet.data.cells import clean
+from cvrnet.data.walk import Found, walk
+from cvrnet.errors import UserError
+from cvrnet.files import open_regular
+
+Row = dict[str, str]  #: a row of a table, or of a manifest
+SHOWN = 5  # names that a message shows
+
+
+class Folder:
+    """A public data set on the disk.
+
+    Attributes:
+        root: The folder.
+        left_out: Reason -> number of images that the manifest does not get.
+        missing: Table or list -> the files that it names although they are not there.
+        notes: Sentences for the user.
+    """
+
+    def __init__(self, root: str | Path, name: str, expects: str) -> None:
+        self.root = Path(os.path.abspath(root))
+        self.left_out: Counter[str] = Counter()
+        self.missing: defaultdict[str, list[str]] = defaultdict(list)
+        self.notes: list[str] = []
+        self._name, self._expects = name, expects
+        if not self.root.is_dir():
+            raise UserError(f"{root}: no such folder")
+
+    def refusal(self, reason: str = "") -> UserError:
+        """The error of a folder that holds another data set, or none."""
+        why = f" ({reason})" if reason else ""
+        return UserError(f"{self.root}: this does not look like {self._name}: expected {self._expects}{why}")
+
+    @cached_property
+    def found(self) -> Found:
+        """All images below the folder, as POSIX paths relative to it."""
+        return walk(self.root)
+
+    @cached_property
+    def images(self) -> set[str]:
+        """The paths of all images; images in folders named for masks are not among them."""
+        return set(self.found.images)
+
+    @cached_property
+    def _by_name(self) -> dict[str, str]:
+        """File name -> path. Of several files of one name, the first counts."""
+        paths: dict[str, str] = {}
+        for path in self.found.images:
+            paths.setdefault(PurePosixPath(path).name, path)
+        return paths
+
+    def image(self, name: str, table: str) -> str:
+        """The path of an image that a table names by path or by file name alone; ``""`` if it is not there."""
+        path = name if name in self.images else self._by_name.get(name, "") if "/" not in name else ""
+        if not path:
+            self.missing[table].append(name)
+        return path
+
+    def file(self, *names: str) -> Path:
+        """The first of these files that is there, also compressed (``.gz``); refuses the folder if there is none."""
+        if path := self.optional(*names):
+            return path
+        raise self.refusal(f"{names[0]} is not there")
+
+    def optional(self, *names: str) -> Path | None:
+        """Like `file`, but None if there is none."""
+        paths = (self.root / f"{name}{ending}" for name in names for ending in ("", ".gz"))
+        return next(filter(Path.is_file, paths), None)
+
+    def table(self, path: Path | None, columns: Sequence[str] = ()) -> Iterator[Row]:
+        """The rows of a CSV file, by column; refuses a file without these columns. No row if there is no file."""
+        if path is None:
+            return
+        with self._text(path) as file:
+            reader = csv.reader(file)
+            header = [clean(name) for name in next(reader, [])]
+            if absent := [name for name in columns if name not in header]:
+                raise self.refusal(f"{path.name} has no column {', '.join(absent)}")
+            for cells in reader:
+                if cells:
+                    yield dict(zip(header, map(str.strip, cells), strict=False))
+
+    def lines(self, path: Path | None) -> list[str]:
+        """The lines of a text file, without empty ones. None if there is no file."""
+        if path is None:
+            return []
+        with self._text(path) as file:
+            return [line.strip() for line in file if line.strip()]
+
+    @contextmanager
+    def _text(self, path: Path) -> Iterator[IO[str]]:
+        try:
+            with open_regular(path) as raw:
+                file = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
+                yield io.TextIOWrapper(cast(IO[bytes], file), encoding="utf-8-sig", newline="")
+        except (UnicodeError, csv.Error, EOFError, gzip.BadGzipFile) as error:
+            raise UserError(f"{path}: not readable as text in UTF-8: {error}") from error
+
+    def split(self, lists: dict[str, Path | None]) -> dict[str, str]:
+        """Image -> split, from a list of image names for each split; files that a list names must be there.
+
+        Raises:
+            UserError: An image is in two lists.
+        """
+        splits: dict[str, str] = {}
+        for split, path in lists.items():
+            for name in self.lines(path):
+                if splits.setdefault(name, split) != split:
+                    raise UserError(f"{path}: {name} is in the list of {splits[name]} too")
+                self.image(name, f"the list of {split}")
+        if absent := [split for split, path in lists.items() if path is None]:
+            self.notes.append(f"no official split for {', '.join(absent)}: the list is not there")
+        return splits
+
+    def missing_sentences(self) -> list[str]:
+        """One line for each table or list that names files that are not there: their number, and the first five."""
+        return [
+            f"{table} names {len(names):,} {'file that is' if len(names) == 1 else 'files that are'} not there: "
+            f"{_first(names)}"
+            for table, names in self.missing.items()
+        ]
+
+
+def _first(names: Iterable[str]) -> str:
+    shown = list(dict.fromkeys(names))
+    return ", ".join(shown[:SHOWN]) + (", …" if len(shown) > SHOWN else "")
+
+
+def number(text: str) -> str:
+    """The number at the start of a cell, without zeros in front or a fraction of 0; ``""`` if there is none.
+
+    >>> number("058Y"), number("63.0"), number("-1"), number("")
+    ('58', '63', '', '')
+    """
+    digits = ""
+    for character in text.strip():
+        if not (character.isdigit() or character in ".-"):
+            break
+        digits += character
+    try:
+        value = float(digits)
+    except ValueError:
+        return ""
+    return f"{value:.10g}" if value >= 0 else ""
+
+
+def age(text: str) -> str:
+    """Years, from a number or from DICOM's notation with Y, M, W or D; ``""`` if there is none, or it is over 120.
+
+    >>> age("058Y"), age("011M"), age("63.0"), age("411")
+    ('58', '0', '63', '')
+    """
+    of_a_year = {"M": 12, "W": 52, "D": 365}.get(text.strip()[-1:].upper(), 1)
+    value = number(text)
+    years = str(int(float(value) / of_a_year)) if value else ""
+    return years if years and int(years) <= 120 else ""
+
+
+def sex(text: str) -> str:
+    """``F``, ``M`` or ``""``.
+
+    >>> sex("Female"), sex("m"), sex("Unknown")
+    ('F', 'M', '')
+    """
+    letter = text.strip()[:1].upper()
+    return letter if letter in ("F", "M") else ""
+
+
+def finding(text: str) -> str:
+    """A finding's cell: ``1`` present, ``0`` absent, ``-1`` uncertain, ``""`` not known.
+
+    >>> finding("1.0"), finding("-1.0"), finding("")
+    ('1', '-1', '')
+    """
+    return {"1": "1", "0": "0", "-1": "-1"}.get(text.removesuffix(".0"), "")
+
+
+def days(rows: list[Row], dates: Sequence[int | None]) -> None:
+    """Write the column ``day`` of each row: days since the first image of its patient, from days of any calendar."""
+    first: dict[str, int] = {}
+    for row, date in zip(rows, dates, strict=True):
+        if date is not None:
+            first[row["patient_id"]] = min(date, first.get(row["patient_id"], date))
+    for row, date in zip(rows, dates, strict=True):
+        row["day"] = "" if date is None else str(date - first[row["patient_id"]])

@@ -1,0 +1,81 @@
+"""VinDr-CXR (Nguyen et al. 2022), https://physionet.org/content/vindr-cxr.
+
+Counts and how many radiologists read an image: https://vindr.ai/datasets/cxr. Files: ``annotations/`` and the folders
+``train`` and ``test`` with ``IMAGE_ID.dicom``, as public code reads them; the last finding is called ``Other diseases``
+in the training table and ``Other disease`` in the test table. The tables name no patient.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from cvrnet.data.boxes import boxes_text
+from cvrnet.datasets.folder import Folder, Row
+from cvrnet.datasets.public_set import PublicSet
+
+FINDINGS = (
+    *("Aortic enlargement", "Atelectasis", "Calcification", "Cardiomegaly", "Clavicle fracture", "Consolidation"),
+    *("Edema", "Emphysema", "Enlarged PA", "ILD", "Infiltration", "Lung Opacity", "Lung cavity", "Lung cyst"),
+    *("Mediastinal shift", "Nodule/Mass", "Pleural effusion", "Pleural thickening", "Pneumothorax"),
+    *("Pulmonary fibrosis", "Rib fracture", "Other lesion", "COPD", "Lung tumor", "Pneumonia", "Tuberculosis"),
+    *("Other diseases", "No finding"),
+)
+_CORNERS = ("x_min", "y_min", "x_max", "y_max")
+
+
+def rows(folder: Folder) -> Iterator[Row]:
+    """The rows of the manifest, with a column for each finding.
+
+    Three radiologists read each training image: 1 means that two or three of them saw the finding, -1 (uncertain) that
+    one did, 0 that none did. The labels of test images are a consensus. The boxes are those of all radiologists.
+    """
+    for split, find in (("train", folder.file), ("test", folder.optional)):
+        name = f"image_labels_{split}.csv"
+        votes: defaultdict[str, list[Row]] = defaultdict(list)
+        for entry in folder.table(find(f"annotations/{name}", name), ("image_id", *_ASKED)):
+            votes[entry["image_id"]].append(entry)
+        boxes = _boxes(folder, f"annotations_{split}.csv")
+        for image, readers in votes.items():
+            if path := folder.image(f"{split}/{image}.dicom", name):
+                yield {
+                    "path": path,
+                    **{finding: _joined(finding, readers) for finding in FINDINGS},
+                    "source": "vindr-cxr",
+                    "split": split,
+                    "view": "PA",
+                    "lesion_boxes": boxes_text(boxes[image]),
+                }
+
+
+_ASKED = FINDINGS[:3]  # columns by which the table is recognised
+
+
+def _joined(finding: str, readers: list[Row]) -> str:
+    """The cell of a finding, from the rows of the radiologists who read the image."""
+    seen = sum(_cell(finding, reader).startswith("1") for reader in readers)
+    return "1" if 2 * seen > len(readers) else "-1" if seen else "0"
+
+
+def _cell(finding: str, reader: Row) -> str:
+    return reader.get(finding, reader.get("Other disease", "") if finding == "Other diseases" else "")
+
+
+def _boxes(folder: Folder, name: str) -> defaultdict[str, list[list[float]]]:
+    boxes: defaultdict[str, list[list[float]]] = defaultdict(list)
+    table = folder.optional(f"annotations/{name}", name)
+    for entry in folder.table(table, ("image_id", "class_name", *_CORNERS)):
+        if entry["x_min"]:  # images without a finding have a row without a box
+            left, top, right, bottom = (float(entry[corner]) for corner in _CORNERS)
+            boxes[entry["image_id"]].append([left, top, right - left, bottom - top])
+    return boxes
+
+
+VINDR = PublicSet(
+    "vindr",
+    "VinDr-CXR",
+    f"annotations/image_labels_train.csv with image_id, {', '.join(_ASKED)}, ..., and the folder train",
+    rows,
+    {"images": 18_000, "split train": 15_000, "split test": 3_000},
+    FINDINGS,
+)

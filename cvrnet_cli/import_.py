@@ -1,0 +1,60 @@
+"""``cvrnet import``."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cvrnet_cli import options
+from cvrnet_cli.manifest_options import column_names
+from cvrnet_cli.output import print_rows, say
+
+NAMES = (
+    *("nih", "chexpert", "mimic-cxr-jpg", "padchest", "rsna", "vindr", "covidx", "covid-radiography", "kermany"),
+    *("cohen", "generic", "paultimothymooney"),
+)
+"""The names of `cvrnet.datasets.PUBLIC_SETS` and its aliases; a test compares them, because that room imports torch."""
+
+
+@click.command("import", short_help="Write the manifest of a public data set from its folder.")
+@click.argument("name", type=click.Choice(NAMES), metavar="NAME")
+@click.argument("folder", type=options.PATH, metavar="DIR")
+@options.output("The manifest to write.", required=True, metavar="MANIFEST.csv")
+@click.option("--partial", is_flag=True, help="Import what is there, although tables name files that are not.")
+@click.option(
+    "--columns",
+    type=column_names,
+    metavar="NAME=COLUMN,...",
+    help='For generic: columns of the CSV file, such as path="Image Index",label="Finding Labels".',
+)
+@options.style
+@options.overwrite
+def import_(name: str, folder: Path, output: Path, style: str, **settings: Any) -> None:
+    """Write a manifest for the public data set NAME, which lies in DIR as its authors distribute it.
+
+    NAME is nih, chexpert, mimic-cxr-jpg, padchest, rsna, vindr, covidx, covid-radiography, kermany (or
+    paultimothymooney), cohen or generic: one sub-folder for each class, or one CSV file. Nothing is downloaded, copied
+    or changed. The manifest has labels or findings, official split, and where the data set has them patient, view, sex,
+    age, day and lesion boxes. The table shows what it counts, and what the authors published.
+
+    \b
+    Examples:
+      cvrnet import nih ChestX-ray14/ -o ChestX-ray14/manifest.csv
+      cvrnet import chexpert CheXpert-v1.0-small/ -o chexpert.csv
+      cvrnet data chexpert.csv
+    """
+    from cvrnet.datasets import import_data_set
+
+    result = import_data_set(name, folder, output, **settings)
+    keys = dict.fromkeys([*result.counts, *result.published])
+    print_rows(
+        [{"what": key, "found": result.counts.get(key, 0), "published": result.published.get(key)} for key in keys],
+        ["what", "found", "published"],
+        style,
+    )
+    for reason, number in result.left_out.items():
+        say(f"left out: {number:,} {'image' if number == 1 else 'images'}: {reason}")
+    for note in result.notes:
+        say(note)
+    place = f" --images {result.images}" if result.images else ""
+    say(f"\nThe manifest is {output}.\nNext:\n  cvrnet data {output}{place}")

@@ -1,0 +1,73 @@
+"""The options of commands that read a manifest: where its images are, and what its columns are called."""
+
+import shlex
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+def column_names(text: str) -> dict[str, str]:
+    """Turn ``'path="Image Index",label=Finding Labels'`` into a dictionary; names with commas are in double quotes."""
+    lexer = shlex.shlex(text, posix=True, punctuation_chars=False)
+    lexer.whitespace, lexer.whitespace_split, lexer.commenters, lexer.quotes, lexer.escape = ",", True, "", '"', ""
+    try:
+        items = [item.partition("=") for item in lexer]
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r}: a quotation mark is missing") from error
+    columns = {name.strip(): own.strip() for name, _, own in items}
+    if wrong := ["".join(item) for item in items if not item[0].strip() or not item[2].strip()]:
+        raise click.BadParameter(f'{wrong[0]!r}; expected our name of a column and its own, such as path="Image Index"')
+    if len(columns) < len(items):
+        raise click.BadParameter(f"{text!r}: a column is given twice")
+    return columns
+
+
+_IMAGES = click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    metavar="ROOT",
+    help="Folder that the manifest's paths are relative to, or are below.  [default: the manifest's folder]",
+)
+_COLUMNS = click.option(
+    "--columns",
+    type=column_names,
+    metavar="NAME=COLUMN,...",
+    help='Columns of the manifest that have other names, such as path="Image Index",label="Finding Labels".',
+)
+
+
+def manifest(*arguments: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add ``--images`` and ``--columns``; the command gets each of these arguments with both, as a ``DataSet``.
+
+    Of several paths, only CSV files do. Without these options, the arguments stay as they are.
+    """
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(command)
+        def with_data_sets(*, images: Path | None, columns: dict[str, str] | None, **settings: Any) -> Any:
+            if images is not None or columns:
+                settings |= _placed({name: settings[name] for name in arguments}, images, columns or {})
+            return command(**settings)
+
+        return _IMAGES(_COLUMNS(with_data_sets))
+
+    return add
+
+
+def _placed(given: dict[str, Any], images: Path | None, columns: dict[str, str]) -> dict[str, Any]:
+    """The arguments as data sets with these images and columns."""
+    from cvrnet.data.data_set import DataSet
+
+    def placed(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(placed(path) if path.lower().endswith(".csv") else path for path in value)
+        return None if value is None else DataSet(value, images, columns)
+
+    result = {name: placed(value) for name, value in given.items()}
+    found = [part for value in result.values() for part in (value if isinstance(value, tuple) else [value])]
+    if not any(isinstance(part, DataSet) for part in found):
+        raise click.UsageError("--images and --columns go with a CSV manifest")
+    return result
