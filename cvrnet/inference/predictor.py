@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from cvrnet.data import to_batch
-from cvrnet.data.findings import join_findings
+from cvrnet.data.finding_labels import join_findings
 from cvrnet.devices import select_device, select_precision
 from cvrnet.errors import UserError
 from cvrnet.heads import to_probabilities
