@@ -17,6 +17,7 @@ from cvrnet.data.findings import finding_names, finding_truth
 from cvrnet.data.record import Record
 from cvrnet.data.splits import holdout_split, make_folds, patient_keys
 from cvrnet.errors import UserError
+from cvrnet.hub.staging import stage_run
 from cvrnet.runs.decisions import load_decisions
 from cvrnet.training import recipe
 from cvrnet.workflows import cross_validate, evaluate, make_soup, train
@@ -239,3 +240,17 @@ def test_what_is_for_one_class_says_so(run, data, tmp_path, cli):
     status, _, err = cli("train", single, "-o", tmp_path / "out")
     assert status == 1
     assert "--findings auto" in err
+
+
+def test_its_card_and_its_maps(run, data, tmp_path, cli):
+    output, summary = run
+    staged = stage_run(output, "ada/findings")
+    card = staged.card.decode()
+    assert "gives the probabilities of findings" in card
+    assert f"| Bright | {summary['pooled']['per_finding']['Bright']['positives']} |" in card
+    assert "AUC, mean over the findings, mean of 3 folds" in card
+    assert staged.run["task"] == "multilabel"
+    image = sorted(data.parent.glob("*.png"))[0]
+    status, _, err = cli("explain", output, image, "-o", tmp_path / "maps", "--target", "Left")
+    assert status == 0, err
+    assert list((tmp_path / "maps").rglob("*.png"))
