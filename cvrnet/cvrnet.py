@@ -39,7 +39,8 @@ class CVRNet(nn.Module):
     deepest maps of both encoders, concatenated, P4 and P5 the two shallower maps of encoder 2. One encoder gives three
     heads, three encoders give seven.
 
-    ``forward`` returns logits whose softmax is the mean of the heads' softmax outputs. ``forward_features`` returns the
+    ``forward`` returns logits whose softmax is the mean of the heads' softmax outputs (with ``task="multilabel"``, the
+    same with sigmoids). ``forward_features`` returns the
     maps of all heads as one: pooled to the deepest grid and concatenated. Each channel keeps its exact mean, so
     ``forward_head(forward_features(x))`` equals ``forward(x)`` at every input size.
 
@@ -65,12 +66,14 @@ class CVRNet(nn.Module):
             each encoder is converted to its own normalisation.
         scales: ``"all"``, or ``"deepest"`` for the head P3 alone (an ablation).
         average: ``"probabilities"`` to average the heads' softmax outputs, or ``"logits"`` (an ablation).
+        task: ``"multiclass"``, or ``"multilabel"``: the classes are findings, of which an image may have several. The
+            output is logits whose sigmoid is the mean of the heads' sigmoids, for each finding by itself.
         device, dtype: Device and dtype of the parameters.
 
     Raises:
-        ValueError: ``num_classes=1``, no or an unknown encoder, pretrained weights that cannot be loaded or do not
-            fit, an unknown value of ``global_pool``, ``scales`` or ``average``, or a setting that an encoder does not
-            have.
+        ValueError: ``num_classes=1`` without findings, no or an unknown encoder, pretrained weights that cannot be
+            loaded or do not fit, an unknown value of ``global_pool``, ``scales``, ``average`` or ``task``, or a setting
+            that an encoder does not have.
     """
 
     __jit_unused_properties__ = ("_model_args",)
@@ -97,6 +100,7 @@ class CVRNet(nn.Module):
         std: Sequence[float] = IMAGENET_DEFAULT_STD,
         scales: str = "all",
         average: str = "probabilities",
+        task: str = "multiclass",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -104,7 +108,7 @@ class CVRNet(nn.Module):
         if scales not in ("all", "deepest"):
             raise UserError(f"scales={scales!r}; expected 'all' or 'deepest'")
         names = _encoder_names(encoders)
-        self.global_pool = _check_global_pool(global_pool, num_classes)
+        self.global_pool = _check_global_pool(global_pool, num_classes, task)
         placement: dict[str, Any] = {"device": device, "dtype": dtype}
         options = {"in_chans": in_chans, "img_size": _size(img_size), "cache_dir": cache_dir, **placement}
         drops = {"drop_path_rate": drop_path_rate, "drop_block_rate": drop_block_rate}
@@ -133,11 +137,11 @@ class CVRNet(nn.Module):
             for g in self.scale_order
         ]
         self.in_chans = in_chans
-        self.num_classes = num_classes
+        self.num_classes, self.task = num_classes, task
         self.num_features = sum(self.widths)
         self.drop_rate = drop_rate
         self.grad_checkpointing = False
-        self._head_options = {"act_layer": act_layer, "drop_rate": drop_rate, "average": average}
+        self._head_options = {"act_layer": act_layer, "drop_rate": drop_rate, "average": average, "task": task}
         self._hidden_sizes = tuple(hidden_sizes)
         self._make_head(placement)
         # timm's load_pretrained reads these names (get_model_traits), and adapts the weights to other image channels.
@@ -191,8 +195,7 @@ class CVRNet(nn.Module):
         """
         if global_pool is None:
             global_pool = "avg" if num_classes else self.global_pool
-        check_num_classes(num_classes)
-        before, self.global_pool = self.global_pool, _check_global_pool(global_pool, num_classes)
+        before, self.global_pool = self.global_pool, _check_global_pool(global_pool, num_classes, self.task)
         self.num_classes = num_classes
         if before == self.global_pool:
             self.head.reset(num_classes)
@@ -302,8 +305,8 @@ def _encoder_names(encoders: Sequence[str]) -> list[str]:
     return names
 
 
-def _check_global_pool(global_pool: str, num_classes: int) -> str:
-    check_num_classes(num_classes)
+def _check_global_pool(global_pool: str, num_classes: int, task: str) -> str:
+    check_num_classes(num_classes, task)
     if global_pool not in ("avg", ""):
         raise UserError(f"global_pool={global_pool!r}; expected 'avg', or '' for unpooled features")
     if global_pool == "" and num_classes != 0:

@@ -214,6 +214,20 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
     ("--label-smoothing", PART, 0.0, "Part of a label's weight that all classes share"),
     ("--freeze", freezing, 0, "all: train only the heads, on features computed once; N: only the heads for N epochs"),
     ("--views", click.IntRange(1), 1, "With --freeze all: train on N views of each image: itself and N-1 augmented"),
+    (
+        "--findings",
+        names,
+        "",
+        "An image may have several findings: their names, or auto: those in the column label (Edema|Effusion) or, "
+        "without labels, in columns of 1 and 0",
+    ),
+    (
+        "--uncertain",
+        click.Choice(["ignore", "positive", "negative"]),
+        "ignore",
+        "What -1 counts as in the column of a finding",
+    ),
+    ("--max-pos-weight", click.FloatRange(1), 10.0, "Largest weight of an image that has a rare finding"),
     ("--lr-factor", float, 0.9, "Factor that reduces the learning rate"),
     ("--lr-patience", click.IntRange(1), 12, "Reduce the learning rate after this many epochs without improvement"),
     ("--patience", click.IntRange(1), 25, "Stop after this many epochs without improvement"),

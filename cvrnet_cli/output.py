@@ -153,9 +153,10 @@ def epoch_bars(config: Any) -> Iterator[Any]:
     def end(row: dict[str, Any]) -> None:
         bar.clear()
         forecast.end(row["seconds"])
+        score = "val_roc_auc" if "val_roc_auc" in row else "val_accuracy"  # findings have no accuracy
         say(
             f"epoch {row['epoch']:3d}/{config.epochs}  train_loss {row['train_loss']:.4f}  "
-            f"val_loss {row['val_loss']:.4f}  val_accuracy {row['val_accuracy']:.4f}  lr {row['lr']:.1e}  "
+            f"val_loss {row['val_loss']:.4f}  {score} {row[score]:.4f}  lr {row['lr']:.1e}  "
             f"{row['seconds']:.0f} s" + ("  best" if row["best"] else "")
         )
 
@@ -172,11 +173,22 @@ def print_scores(metrics: Mapping[str, Any], columns: Sequence[str] = SCORES) ->
     """Print the scores in metrics.json, one row for each set of images."""
     from cvrnet.report.report_tables import paper_scores
 
+    if any("findings" in scores for scores in metrics.values()):
+        _print_findings(metrics)
+        return
     rows = [
         {**scores, **scores["weighted"], **paper_scores(scores), "set": name, "images": scores["n"]}
         for name, scores in metrics.items()
     ]
     print_rows(rows, ("set", "images", *columns))
+
+
+def _print_findings(metrics: Mapping[str, Any]) -> None:
+    from cvrnet.report.findings import finding_rows
+
+    columns = ("set", "finding", "positives", "roc_auc", "roc_auc_low", "roc_auc_high", "average_precision")
+    rows = [row for name, scores in metrics.items() for row in finding_rows(name, scores) if not row["source"]]
+    print_rows([{"positives": None, **row} for row in rows], columns)
 
 
 def say(message: str = "") -> None:

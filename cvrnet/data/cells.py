@@ -62,7 +62,7 @@ def label_problem(label: str) -> str:
     if printable(label) != label:
         return f"label {label!r} has a character that is not text: write the name without it"
     if "|" in label:
-        return f"label {label!r} names several classes: choose one of them for each image"
+        return f"label {label!r} names several classes: choose one for each image, or learn findings (--findings auto)"
     return ""
 
 

@@ -19,7 +19,9 @@ from typing import TypeVar
 
 import numpy as np
 
+from cvrnet.data.finding_labels import split_findings
 from cvrnet.data.record import Record
+from cvrnet.data.stratify import iterative_folds
 from cvrnet.errors import UserError
 
 Sets = dict[str, list[Record]]
@@ -64,7 +66,13 @@ def hold_back(records: Sequence[Record], test_source: str = "") -> tuple[list[Re
     return inside, independent
 
 
-def holdout_sets(records: Sequence[Record], fraction: float = 0.2, seed: int = 0, test_source: str = "") -> Sets:
+def holdout_sets(
+    records: Sequence[Record],
+    fraction: float = 0.2,
+    seed: int = 0,
+    test_source: str = "",
+    findings: Sequence[str] = (),
+) -> Sets:
     """The sets of a single training: ``train``, ``val`` and, where images are held back, ``independent``.
 
     Images whose ``split`` is ``val`` validate; where there are none, `holdout_split` chooses a part of the patients.
@@ -77,7 +85,7 @@ def holdout_sets(records: Sequence[Record], fraction: float = 0.2, seed: int = 0
     if all(held_out):
         raise UserError("no image is left to train on; expected some outside the validation and test sets")
     if not any(held_out):
-        held_out = holdout_split(inside, fraction, seed)
+        held_out = holdout_split(inside, fraction, seed, findings)
     val = [r for r, out in zip(inside, held_out, strict=True) if out]
     train = [r for r, out in zip(inside, held_out, strict=True) if not out]
     sets = {"train": train, "val": val} | ({INDEPENDENT: independent} if independent else {})
@@ -110,27 +118,31 @@ def refuse_missing_classes(records: Sequence[Record], classes: Sequence[str]) ->
         raise UserError(f"no training image of class {', '.join(missing)}; every class needs some")
 
 
-def make_folds(records: Sequence[Record], n_folds: int = 5, seed: int = 0) -> list[int]:
+def make_folds(records: Sequence[Record], n_folds: int = 5, seed: int = 0, findings: Sequence[str] = ()) -> list[int]:
     """The fold, 1 to `n_folds`, of each image: v1's cross-validation (v1 Fig. 3) without its leak.
 
     All images of a patient are in one fold; an image without a patient id is its own patient. Labels and sources
-    spread over the folds as evenly as patients allow (`sklearn.model_selection.StratifiedGroupKFold`).
+    spread over the folds as evenly as patients allow (`sklearn.model_selection.StratifiedGroupKFold`). If labels name
+    ``findings``, each of these and the sources spread evenly (`cvrnet.data.stratify`).
 
     Raises:
-        UserError: if there are fewer than two folds, or a class has fewer patients than folds.
+        UserError: if there are fewer than two folds, or a class or finding has fewer patients than folds.
     """
     if n_folds < 2:
         raise UserError(f"{n_folds} folds are not possible: expected at least 2")
     patients = patient_keys(records)
-    for label, members in sorted(_members([record.label for record in records], patients).items()):
+    for label, members in sorted(_label_members(records, patients, findings).items()):
         if len(members) < n_folds:
-            raise UserError(f"class {label} has {len(members)} patients, {n_folds} folds need at least {n_folds}")
+            kind = "finding" if findings else "class"
+            raise UserError(f"{kind} {label} has {len(members)} patients, {n_folds} folds need at least {n_folds}")
     if len(set(patients)) < n_folds:
         raise UserError(f"{n_folds} folds need at least {n_folds} patients, found {len(set(patients))}")
-    return _stratified_folds(records, patients, n_folds, seed)
+    return _even_folds(records, patients, n_folds, seed, findings)
 
 
-def holdout_split(records: Sequence[Record], fraction: float = 0.2, seed: int = 0) -> list[bool]:
+def holdout_split(
+    records: Sequence[Record], fraction: float = 0.2, seed: int = 0, findings: Sequence[str] = ()
+) -> list[bool]:
     """For each image, whether it is held out: about `fraction` of the images are. Patients stay together.
 
     Labels and sources spread as in `make_folds`. A class of two patients or more is on both sides; a class of one
@@ -146,9 +158,9 @@ def holdout_split(records: Sequence[Record], fraction: float = 0.2, seed: int = 
     if n_patients < 2:
         raise UserError(f"a split needs at least 2 patients, found {n_patients}")
     n_folds, n_held = _nearest_ratio(fraction, min(n_patients, 100))
-    folds = _stratified_folds(records, patients, n_folds, seed)
+    folds = _even_folds(records, patients, n_folds, seed, findings)
     held = {patient for patient, fold in zip(patients, folds, strict=True) if fold <= n_held}
-    _mend(held, _members([record.label for record in records], patients))
+    _mend(held, _label_members(records, patients, findings))
     return [patient in held for patient in patients]
 
 
@@ -169,6 +181,28 @@ def _members(keys: Sequence[Key], patients: Sequence[str]) -> dict[Key, set[str]
     for key, patient in zip(keys, patients, strict=True):
         members[key].add(patient)
     return members
+
+
+def _label_members(records: Sequence[Record], patients: Sequence[str], findings: Sequence[str]) -> dict[str, set[str]]:
+    """For each class, or each of the findings, the patients who have it."""
+    labels = [split_findings(r.label) if findings else [r.label] for r in records]
+    pairs = [(label, patient) for names, patient in zip(labels, patients, strict=True) for label in names]
+    members = _members([label for label, _ in pairs], [patient for _, patient in pairs])
+    return {name: members[name] for name in findings} if findings else members
+
+
+def _even_folds(
+    records: Sequence[Record], patients: Sequence[str], n_folds: int, seed: int, findings: Sequence[str]
+) -> list[int]:
+    if not findings:
+        return _stratified_folds(records, patients, n_folds, seed)
+    kinds = [*findings, *sorted({record.source for record in records})]
+    _, number = np.unique(patients, return_inverse=True)
+    counts = np.zeros((number.max() + 1, len(kinds) + 1))
+    for patient, record in zip(number, records, strict=True):
+        own = {*split_findings(record.label), record.source}
+        counts[patient] += [*(kind in own for kind in kinds), 1]
+    return [int(fold) for fold in iterative_folds(counts, n_folds, seed)[number]]
 
 
 def _stratified_folds(records: Sequence[Record], patients: Sequence[str], n_folds: int, seed: int) -> list[int]:

@@ -9,6 +9,7 @@ from cvrnet.figures.plot_comparison import plot_comparison
 from cvrnet.figures.plot_confusion import plot_confusion_matrix
 from cvrnet.figures.plot_curves import plot_calibration, plot_precision_recall, plot_roc
 from cvrnet.figures.plot_decision import plot_decision_curves
+from cvrnet.figures.plot_findings import plot_findings
 from cvrnet.figures.plot_heads import plot_heads
 from cvrnet.figures.plot_learning import plot_fold_learning_curves, plot_learning_curves
 from cvrnet.figures.plot_paired import plot_paired
@@ -21,6 +22,7 @@ __all__ = [
     "plot_comparison",
     "plot_confusion_matrix",
     "plot_decision_curves",
+    "plot_findings",
     "plot_fold_learning_curves",
     "plot_heads",
     "plot_learning_curves",

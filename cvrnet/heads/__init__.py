@@ -1,5 +1,19 @@
 """Heads: modules that classify any list of feature maps or pooled vectors, usable without the rest of the package."""
 
-from cvrnet.heads.multiscale import FCLBlock, MultiScaleAveragingHead, check_num_classes, log_mean_softmax
+from cvrnet.heads.multiscale import (
+    FCLBlock,
+    MultiScaleAveragingHead,
+    check_num_classes,
+    log_mean_sigmoid,
+    log_mean_softmax,
+    to_probabilities,
+)
 
-__all__ = ["FCLBlock", "MultiScaleAveragingHead", "check_num_classes", "log_mean_softmax"]
+__all__ = [
+    "FCLBlock",
+    "MultiScaleAveragingHead",
+    "check_num_classes",
+    "log_mean_sigmoid",
+    "log_mean_softmax",
+    "to_probabilities",
+]

@@ -1,4 +1,4 @@
-"""The multi-scale averaging head: a fully connected block for each map, softmax outputs averaged (v1 section 2.2)."""
+"""The multi-scale averaging head: a fully connected block for each map, their outputs averaged (v1 section 2.2)."""
 
 # Annotations must be types, not strings: FX copies them into its graphs, where TorchScript reads them.
 import itertools
@@ -7,8 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from timm.layers import get_act_layer
 from torch import Tensor, nn
+
+TASKS = ("multiclass", "multilabel")
+"""What a head may answer: which one of the classes an image belongs to, or which findings it has."""
 
 
 def log_mean_softmax(logits: list[Tensor]) -> Tensor:
@@ -21,6 +25,25 @@ def log_mean_softmax(logits: list[Tensor]) -> Tensor:
     underflow. It takes n tensors (N, C) and returns one, normalised: ``logsumexp(z) = 0`` for each row.
     """
     return torch.logsumexp(_stack(logits).log_softmax(-1), 0) - math.log(len(logits))
+
+
+def log_mean_sigmoid(logits: list[Tensor]) -> Tensor:
+    r"""Logits whose sigmoid is the mean of the branches' sigmoids, for each class by itself.
+
+    .. math:: z = \log \frac{p}{1 - p}
+              = \mathrm{logsumexp}_i\, \log \sigma(z_i) - \mathrm{logsumexp}_i\, \log \sigma(-z_i),
+              \quad p = \frac{1}{n} \sum_i \sigma(z_i)
+
+    Both sums are computed without underflow, so z is exact where p rounds to 0 or 1. It takes n tensors (N, C) and
+    returns one.
+    """
+    z = _stack(logits)
+    return torch.logsumexp(F.logsigmoid(z), 0) - torch.logsumexp(F.logsigmoid(-z), 0)
+
+
+def to_probabilities(logits: Tensor, task: str) -> Tensor:
+    """The probabilities of classes, or of findings with ``task="multilabel"``, from logits (..., num_classes)."""
+    return logits.sigmoid() if task == "multilabel" else logits.softmax(-1)
 
 
 def _stack(logits: list[Tensor]) -> Tensor:
@@ -101,16 +124,19 @@ def _dense(in_features: int, out_features: int, **placement: Any) -> nn.Linear:
 class MultiScaleAveragingHead(nn.Module):
     """Classify from any number of feature maps or pooled vectors.
 
-    Each input has its own :class:`FCLBlock`; the prediction is the mean of the blocks' softmax outputs.
+    Each input has its own :class:`FCLBlock`; the prediction is the mean of the blocks' softmax outputs. With
+    ``task="multilabel"`` the classes are findings, of which an image may have several: the prediction for each finding
+    is the mean of the blocks' sigmoid outputs.
 
     Args:
         in_features: Channels of each input.
-        num_classes: At least 2, or 0 for no classifiers (``forward`` then gives the pre-logits).
-        average: ``"probabilities"`` to average softmax outputs, as in the papers, or ``"logits"`` (an ablation).
+        num_classes: At least 2 (for findings 1), or 0 for no classifiers (``forward`` then gives the pre-logits).
+        average: ``"probabilities"`` to average these outputs, as in the papers, or ``"logits"`` (an ablation).
+        task: ``"multiclass"`` (one class an image) or ``"multilabel"`` (findings).
         hidden_sizes, act_layer, drop_rate, device, dtype: As in :class:`FCLBlock`.
 
     Raises:
-        ValueError: No input, an unknown average, or ``num_classes=1``, whose softmax would be the constant 1.
+        ValueError: No input, an unknown average or task, or one class, whose softmax would be the constant 1.
 
     >>> import torch
     >>> head = MultiScaleAveragingHead([64, 128], num_classes=3)
@@ -129,14 +155,15 @@ class MultiScaleAveragingHead(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         average: str = "probabilities",
+        task: str = "multiclass",
     ) -> None:
         super().__init__()
         if not in_features:
             raise ValueError("in_features is empty; expected the channels of at least one feature map")
         if average not in ("probabilities", "logits"):
             raise ValueError(f"average={average!r}; expected 'probabilities' or 'logits'")
-        check_num_classes(num_classes)
-        self.average = average
+        check_num_classes(num_classes, task)
+        self.average, self.task = average, task
         self.in_features = list(in_features)
         self.num_classes = num_classes
         blocks = [FCLBlock(n, num_classes, hidden_sizes, act_layer, drop_rate, device, dtype) for n in in_features]
@@ -146,7 +173,7 @@ class MultiScaleAveragingHead(nn.Module):
     @torch.jit.ignore
     def reset(self, num_classes: int) -> None:
         """Replace every block's classifier by a new one; 0 removes them."""
-        check_num_classes(num_classes)
+        check_num_classes(num_classes, self.task)
         self.num_classes = num_classes
         for block in self.blocks:
             assert isinstance(block, FCLBlock)
@@ -160,7 +187,7 @@ class MultiScaleAveragingHead(nn.Module):
         return logits
 
     def forward(self, inputs: list[Tensor], pre_logits: bool = False) -> Tensor:
-        """Logits (N, num_classes) whose softmax is the mean of the blocks' softmaxes.
+        """Logits (N, num_classes) whose softmax is the mean of the blocks' softmaxes; for findings, so is the sigmoid.
 
         With ``average="logits"`` they are the mean of the blocks' logits. With ``pre_logits`` the result is the outputs
         of the blocks' last dense layers, concatenated: (N, num_features). The inputs are those of ``branch_logits``.
@@ -174,12 +201,17 @@ class MultiScaleAveragingHead(nn.Module):
 
     def combine(self, logits: list[Tensor]) -> Tensor:
         """The head's logits (N, num_classes) from those of its blocks."""
-        return _stack(logits).mean(0) if self.average == "logits" else log_mean_softmax(logits)
+        if self.average == "logits":
+            return _stack(logits).mean(0)
+        return log_mean_sigmoid(logits) if self.task == "multilabel" else log_mean_softmax(logits)
 
 
-def check_num_classes(num_classes: int) -> None:
-    """Raise ValueError if ``num_classes`` is 1 or negative."""
-    if num_classes < 0 or num_classes == 1:
+def check_num_classes(num_classes: int, task: str = "multiclass") -> None:
+    """Raise ValueError if ``num_classes`` is negative, or 1 and no finding; or if the task is unknown."""
+    if task not in TASKS:
+        raise ValueError(f"task={task!r}; expected 'multiclass' or 'multilabel'")
+    if num_classes < 0 or (num_classes == 1 and task == "multiclass"):
         raise ValueError(
-            f"num_classes={num_classes}: a softmax over one class is constant; expected 2 or more, or 0 for none"
+            f"num_classes={num_classes}: a softmax over one class is constant; expected 2 or more, or 0 for none; "
+            "task='multilabel' takes 1"
         )

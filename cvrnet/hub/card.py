@@ -18,10 +18,11 @@ from cvrnet.html import template_environment
 from cvrnet.hub.merge import mark_card
 from cvrnet.metrics.decisions import Decisions
 from cvrnet.metrics.operating_points import threshold_warnings
+from cvrnet.runs.checkpoint import checkpoint_task
 from cvrnet.runs.layout import INDEPENDENT
 from cvrnet.text import markdown
 
-_SCORES = {
+_SCORES: dict[str, tuple[str, tuple[str, ...]]] = {
     "accuracy": ("Accuracy", ("accuracy",)),
     "f1": ("F1 (macro)", ("macro", "f1")),
     "recall": ("Sensitivity (macro)", ("macro", "recall")),
@@ -31,7 +32,18 @@ _SCORES = {
     "expected_calibration_error": ("Expected calibration error", ("expected_calibration_error",)),
 }
 """The Hub's name of a metric -> its title, and its place in the scores."""
+_FINDING_SCORES: dict[str, tuple[str, tuple[str, ...]]] = {
+    key: (f"{title}, mean over the findings", ("macro", key))
+    for key, title in (
+        ("roc_auc", "AUC"),
+        ("average_precision", "Average precision"),
+        ("brier_score", "Brier score"),
+        ("expected_calibration_error", "Expected calibration error"),
+    )
+}
+"""The same for a model of findings."""
 _TOPICS = ("chest-x-ray", "radiology", "medical", "image-classification")
+_FINDING_COLUMNS = ("positives", "roc_auc", "average_precision")
 _CLASS_SCORES = ("support", "sensitivity", "specificity", "ppv", "npv", "roc_auc")
 _SETTINGS = ("epochs", "batch_size", "optimizer", "lr", "img_size", "class_weights", "pretrained", "seed")
 
@@ -46,6 +58,16 @@ class _Evaluation(NamedTuple):
     dataset: str
     split: str
     scores: Mapping[str, Any]
+
+    @property
+    def of_findings(self) -> bool:
+        """Whether the scores are those of findings, of which an image may have several."""
+        return "per_finding" in self.scores
+
+    @property
+    def shown(self) -> dict[str, tuple[str, tuple[str, ...]]]:
+        """The scores that the card names: `_SCORES` or `_FINDING_SCORES`."""
+        return _FINDING_SCORES if self.of_findings else _SCORES
 
 
 def render(template: str, **facts: Any) -> bytes:
@@ -121,6 +143,11 @@ def render_card(
             [name, *(_shown(scores.get(key)) for key in _CLASS_SCORES)]
             for name, scores in pooled.get("per_class", {}).items()
         ],
+        finding_rows=[
+            [name, *(_shown(scores.get(key)) for key in _FINDING_COLUMNS)]
+            for name, scores in pooled.get("per_finding", {}).items()
+        ],
+        multilabel=checkpoint_task(model) == "multilabel",
         point_rows=[
             [point.name, point.class_name, *map(_shown, (point.threshold, point.sensitivity, point.specificity))]
             for point in decisions.operating_points
@@ -187,7 +214,7 @@ def _model_index(name: str, evaluations: Sequence[_Evaluation]) -> list[dict[str
 
 def _eval_results(evaluation: _Evaluation) -> list[EvalResult]:
     results = []
-    for metric, (title, place) in _SCORES.items():
+    for metric, (title, place) in evaluation.shown.items():
         value = _at(evaluation.scores, place)
         if isinstance(value, Mapping):
             value, title = value["mean"], f"{title}, mean of {value['n']} folds"
@@ -208,22 +235,23 @@ def _eval_results(evaluation: _Evaluation) -> list[EvalResult]:
 
 def _score_table(folds: Sequence[Mapping[str, Any]], evaluations: Sequence[_Evaluation]) -> dict[str, Any] | None:
     """A table with a row for each fold and mean or, for a single model, for each score; None if there are no scores."""
-    titles = [title for title, _ in _SCORES.values()]
+    shown = next((evaluation.shown for evaluation in evaluations), _SCORES)
+    titles, places = zip(*shown.values(), strict=True)
     if folds:
-        rows = [[number, f"{scores['n']:,}", *_cells(scores)] for number, scores in enumerate(folds, start=1)]
+        rows = [[number, f"{scores['n']:,}", *_cells(scores, places)] for number, scores in enumerate(folds, start=1)]
         names = ["mean ± sd", *(evaluation.dataset for evaluation in evaluations[1:])]
-        rows += [[name, "", *_cells(mean.scores)] for name, mean in zip(names, evaluations, strict=False)]
-        head = ["fold", "images", *(title.partition(" (macro,")[0] for title in titles)]
+        rows += [[name, "", *_cells(mean.scores, places)] for name, mean in zip(names, evaluations, strict=False)]
+        head = ["fold", "images", *(title.partition(" (macro,")[0].partition(", mean over")[0] for title in titles)]
         return {"head": head, "rows": rows, "note": "Each model is tested on the fold that it was not trained on."}
     if evaluations:
         dataset, split, scores = evaluations[0]
         note = f"On the {scores['n']:,} {split} images of {dataset}."
-        return {"head": ["", ""], "rows": list(zip(titles, _cells(scores), strict=True)), "note": note}
+        return {"head": ["", ""], "rows": list(zip(titles, _cells(scores, places), strict=True)), "note": note}
     return None
 
 
-def _cells(scores: Mapping[str, Any]) -> list[str]:
-    return [_shown(_at(scores, place)) for _, place in _SCORES.values()]
+def _cells(scores: Mapping[str, Any], places: Sequence[Sequence[str]]) -> list[str]:
+    return [_shown(_at(scores, place)) for place in places]
 
 
 def _at(scores: Mapping[str, Any], place: Sequence[str]) -> Any:

@@ -30,6 +30,7 @@ _TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     DATA_HASH: (str, "a hash"),
     DATA_KEY: (str, "the start of a hash"),
     "classes": (list, "a list of names"),
+    "task": (str, "a word"),
     "images": (dict, "a number for each class"),
     "test_source": (str, "a name"),
     "folds": ((int, list), "a number, or a list of names"),
@@ -44,7 +45,7 @@ _TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
 _RUN_KEYS = tuple(key for key in _TYPES if key != "data")
 _MACHINE = ("device", "num_workers")
 _COLUMNS = re.compile(
-    r"path|label|prediction(_P\d+)?|prob_.*|source|patient_id|split|fold|epoch|lr|(train|val)_\w+|seconds|best"
+    r"path|label|prediction(_P\d+)?|(prob|true)_.*|source|patient_id|split|fold|epoch|lr|(train|val)_\w+|seconds|best"
 )
 _PATH = re.compile(
     r"(?<![\w:/.])(?:/(?:home|Users|root|mnt|media|tmp|var|data|work|scratch)/[^\s\"',)]+)|\b[A-Z]:\\\\?[A-Za-z]{2}"

@@ -115,11 +115,12 @@ def _check_inside(run: Path, folders: Sequence[Path]) -> None:
 
 
 def _best(metrics: Mapping[str, Mapping[str, Any]]) -> str:
-    """The fold with the highest validation accuracy; of equals, the one with the lowest validation loss."""
+    """The fold with the highest validation accuracy (for findings AUC); of equals, the one with the lowest loss."""
 
     def rank(name: str) -> tuple[float, float]:
         val = metrics[name].get("val", {})
-        return -(val.get("accuracy") or 0.0), val.get("log_loss") or 0.0
+        quality = val.get("accuracy", val.get("macro", {}).get("roc_auc"))
+        return -(quality or 0.0), val.get("log_loss") or 0.0
 
     return min(metrics, key=rank, default="")
 

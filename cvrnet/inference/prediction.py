@@ -23,8 +23,9 @@ class Prediction:
     """The prediction for one image."""
 
     path: Path  #: the image
-    label: str  #: the most probable class; "" if there is no prediction
-    probabilities: NDArray[np.float64]  #: of each class, (C,)
+    #: the most probable class; for findings, those with a probability from 0.5; "" if there is no prediction
+    label: str
+    probabilities: NDArray[np.float64]  #: of each class or finding, (C,)
     heads: NDArray[np.float64] | None = None  #: each head's own probabilities, (heads, C), if requested
     error: str = ""  #: why there is no prediction: the image could not be read, or the numbers overflowed; otherwise ""
     #: Entropy of the probabilities, in nats: how uncertain the ensemble is. NaN where it is not defined.

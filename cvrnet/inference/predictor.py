@@ -15,18 +15,20 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from cvrnet.data import to_batch
+from cvrnet.data.finding_labels import join_findings
 from cvrnet.devices import select_device, select_precision
 from cvrnet.errors import UserError
+from cvrnet.heads import to_probabilities
 from cvrnet.heads.novelty import NoveltyHead, unlike
 from cvrnet.inference.decide import Decide
 from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
 from cvrnet.inference.head_logits import HeadLogits, averages_probabilities
 from cvrnet.inference.prediction import Prediction
 from cvrnet.inference.prefetch import read_ahead
-from cvrnet.inference.uncertainty import mutual_information
+from cvrnet.inference.uncertainty import mutual_information, with_complements
 from cvrnet.metrics.abstention import entropy
 from cvrnet.metrics.decisions import Decisions
-from cvrnet.runs.checkpoint import find_checkpoints, load_checkpoint, shared_settings
+from cvrnet.runs.checkpoint import checkpoint_task, find_checkpoints, load_checkpoint, shared_settings
 from cvrnet.runs.decisions import load_decisions
 from cvrnet.runs.novelty import load_novelty
 
@@ -62,6 +64,7 @@ class Predictor:
         self.precision = select_precision(dtype, self.device)  #: number format: ``fp32``, ``bf16`` or ``fp16``
         #: Class names in the order of the probabilities, and the resizing and normalisation saved with the models.
         self.classes, preprocessing = shared_settings(models)
+        self.task = checkpoint_task(models[0])  #: ``multiclass``, or ``multilabel``: the classes are findings
         self.preprocessing = replace(preprocessing, any_body_part=any_body_part)
         #: The models, in float32, for explanations.
         self.models: list[Any] = [m.eval().to(self.device).to(memory_format=torch.channels_last) for m in models]
@@ -195,12 +198,12 @@ class Predictor:
         by_head, distances = self._members(to_batch([image for _, image in images]), size)
         members = by_head.reshape(-1, *by_head.shape[2:])  # (folds * heads, N, classes)
         mean = self._calibrate(members.mean(0))
-        total, disagreement = entropy(mean), mutual_information(members)
+        total, disagreement = self._uncertainty(mean, members)
         away = unlike(distances, self.quantiles) if self.has_gate else np.full(len(images), np.nan)
         return [
             Prediction(
                 path,
-                label=self.classes[int(mean[i].argmax())],
+                label=self._label(mean[i]),
                 probabilities=mean[i],
                 heads=by_head[:, :, i].mean(0) if heads else None,
                 predictive_entropy=float(total[i]),
@@ -213,6 +216,20 @@ class Predictor:
             for i, (path, _) in enumerate(images)
         ]
 
+    def _label(self, probabilities: NDArray[np.float64]) -> str:
+        if self.task == "multiclass":
+            return self.classes[int(probabilities.argmax())]
+        return join_findings([name for name, p in zip(self.classes, probabilities, strict=True) if p >= 0.5])
+
+    def _uncertainty(
+        self, mean: NDArray[np.float64], members: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The predictive entropy and the mutual information of each image, (N,)."""
+        if self.task == "multiclass":
+            return entropy(mean), mutual_information(members)
+        mean, members = with_complements(mean), with_complements(members)
+        return entropy(mean).sum(-1), mutual_information(members).sum(-1)
+
     @property
     def overflow(self) -> str:
         """The reason why an image has no prediction although the model predicts others."""
@@ -223,7 +240,7 @@ class Predictor:
         return Prediction(path, "", np.full(len(self.classes), np.nan), error=error)
 
     def probabilities(self, images: Tensor) -> NDArray[np.float64]:
-        """Return the mean probabilities over models and heads: (N, classes), rows summing to one.
+        """Return the mean probabilities over models and heads: (N, classes); except for findings, rows sum to one.
 
         The images are uint8 (N, C, H, W), of the preprocessing's size. If the model was calibrated
         (``cvrnet calibrate``), these are the calibrated probabilities.
@@ -302,7 +319,7 @@ class Predictor:
                 f"expected one for each of its {len(self.classes)} classes"
             )
         # In float64, so that the means over members and the entropies add no rounding that matters.
-        return logits.cpu().double().softmax(-1).numpy(), distances.cpu().double().numpy()
+        return to_probabilities(logits.cpu().double(), self.task).numpy(), distances.cpu().double().numpy()
 
     @cached_property
     def _networks(self) -> list[Any]:

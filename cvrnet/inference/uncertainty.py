@@ -18,6 +18,14 @@ Array = NDArray[np.float64]
 UNCERTAINTY = ("predictive_entropy", "mutual_information")  # attributes of a `Prediction`, and columns of tables
 
 
+def with_complements(probabilities: Array) -> Array:
+    """The distributions of findings, (..., C, 2), from their probabilities (..., C): a finding is there, or it is not.
+
+    The entropy of an image is the sum over its findings of their entropies.
+    """
+    return np.stack([probabilities, 1 - probabilities], -1)
+
+
 def mutual_information(members: Array) -> Array:
     """Return the members' disagreement: the entropy of their mean minus the mean of their entropies.
 

@@ -51,9 +51,9 @@ def bootstrap_intervals(
         raise UserError(f"{n} resamples: expected at least 1")
     members = group_numbers(groups, len(labels))
     n_groups = int(members.max()) + 1
-    chunks = [weighted_scores(labels, table, classes, weights) for weights in _resample(members, n_groups, n, seed)]
+    chunks = [weighted_scores(labels, table, classes, weights) for weights in resample(members, n_groups, n, seed)]
     return {
-        **_intervals(chunks, few=n_groups < 2),
+        **as_intervals(chunks, few=n_groups < 2),
         "bootstrap": {"resamples": n, "groups": n_groups, "seed": seed, "level": 0.95},
     }
 
@@ -74,8 +74,8 @@ def mean_interval(
     kept = None if groups is None else [group for group, keep in zip(groups, there, strict=True) if keep]
     members = group_numbers(kept, len(table))
     n_groups = int(members.max()) + 1
-    means = [weights @ table / weights.sum(1) for weights in _resample(members, n_groups, n, seed)]
-    return float(table.mean()), _intervals(means, few=n_groups < 2)
+    means = [weights @ table / weights.sum(1) for weights in resample(members, n_groups, n, seed)]
+    return float(table.mean()), as_intervals(means, few=n_groups < 2)
 
 
 def share_interval(
@@ -104,7 +104,7 @@ def balanced_accuracies(
     numbers = group_numbers(groups, len(labels))
     n_groups = int(numbers.max()) + 1
     chunks = []
-    for weights in _resample(numbers, n_groups, n, seed):
+    for weights in resample(numbers, n_groups, n, seed):
         recalls = [ratio(weights[:, m] @ hits[:, m].T, weights[:, m].sum(1, keepdims=True)) for m in members]
         defined = ~np.isnan(recalls)
         chunks.append(ratio(np.where(defined, recalls, 0).sum(0), defined.sum(0)))
@@ -112,7 +112,7 @@ def balanced_accuracies(
     scores = []
     for value, resamples in zip(np.mean([hits[:, m].mean(1) for m in members], axis=0), table.T, strict=True):
         alike = value in (0.0, 1.0)
-        bounds = exact_interval(value, n_groups) if alike else _intervals([resamples], few=n_groups < 2)
+        bounds = exact_interval(value, n_groups) if alike else as_intervals([resamples], few=n_groups < 2)
         scores.append((float(value), bounds))
     return scores
 
@@ -144,7 +144,7 @@ def weighted_scores(
     scores["brier_score"] = weights @ squared_errors(labels, table) / total
     scores["expected_calibration_error"] = np.abs(gaps).sum(1) / total
     for k, name in enumerate(classes):
-        roc_auc, average_precision = _ranking(labels == k, table[:, k], weights)
+        roc_auc, average_precision = ranking(labels == k, table[:, k], weights)
         scores["per_class"][name] |= {"roc_auc": roc_auc, "average_precision": average_precision}
     for key in ("roc_auc", "average_precision"):
         values = np.stack([scores["per_class"][name][key] for name in classes])
@@ -153,7 +153,7 @@ def weighted_scores(
     return scores
 
 
-def _ranking(
+def ranking(
     truth: NDArray[np.bool_], score: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """AUC (the share of pairs in the right order, ties count half) and average precision for B sets of weights."""
@@ -170,7 +170,7 @@ def _ranking(
     return ratio(pairs, n_positive * n_negative), ratio((positive * precision).sum(1), n_positive)
 
 
-def _resample(members: NDArray[np.intp], n_groups: int, n: int, seed: int) -> Iterator[NDArray[np.float64]]:
+def resample(members: NDArray[np.intp], n_groups: int, n: int, seed: int) -> Iterator[NDArray[np.float64]]:
     """How often each image is drawn in each resample, in chunks of shape (b, N) that bound the memory."""
     rng = np.random.default_rng(seed)
     step = max(1, CHUNK // len(members))
@@ -192,10 +192,10 @@ def group_numbers(groups: Sequence[Hashable] | None, n_samples: int) -> NDArray[
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys])
 
 
-def _intervals(parts: Sequence[Any], few: bool) -> Any:
+def as_intervals(parts: Sequence[Any], few: bool) -> Any:
     """The tree of intervals, from a tree of resampled scores for each chunk."""
     if isinstance(parts[0], Mapping):
-        return {key: _intervals([part[key] for part in parts], few) for key in parts[0]}
+        return {key: as_intervals([part[key] for part in parts], few) for key in parts[0]}
     values = np.concatenate(parts)
     defined = values[~np.isnan(values)]
     if few or len(defined) < MIN_DEFINED * len(values):

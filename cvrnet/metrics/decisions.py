@@ -6,7 +6,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from cvrnet.metrics.abstention import Abstention, average_abstention, choose_abstention
 from cvrnet.metrics.conformal import PredictionSets, average_sets, calibrate_sets
@@ -15,6 +16,7 @@ from cvrnet.metrics.operating_points import (
     OperatingPoint,
     average_operating_points,
     choose_operating_points,
+    class_operating_points,
 )
 from cvrnet.metrics.recalibration import Recalibration
 
@@ -79,6 +81,25 @@ def choose_decisions(
         calibrate_sets(y_true, probabilities, classes, groups),
         choose_abstention(y_true, probabilities, classes),
     )
+
+
+def choose_finding_decisions(
+    truth: NDArray[np.float64],
+    probabilities: NDArray[np.float64],
+    names: Sequence[str],
+    sensitivity: Mapping[str, float],
+    specificity: Mapping[str, float],
+) -> Decisions:
+    """Thresholds of findings, each from the validation images of which it is known; tables (N, C), truth NaN if not.
+
+    There are neither prediction sets nor abstention: these are about one class out of several.
+    """
+    points: list[OperatingPoint] = []
+    for name, values, p in zip(names, truth.T, probabilities.T, strict=True):
+        known = ~np.isnan(values)
+        targets = sensitivity.get(name), specificity.get(name)
+        points += class_operating_points(values[known] == 1, p[known], name, *targets)
+    return Decisions(points)
 
 
 def average_decisions(members: Sequence[Decisions]) -> Decisions:

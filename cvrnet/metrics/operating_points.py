@@ -144,26 +144,38 @@ def choose_operating_points(
     [('NOR', 'youden', 0.8), ('CVP', 'sensitivity=1', 0.2), ('CVP', 'youden', 0.6)]
     """
     labels, table = check(y_true, probabilities, classes)
-    points = []
+    points: list[OperatingPoint] = []
     for k, name in enumerate(classes):
-        truth = labels == k
-        if not truth.any() or truth.all():
-            continue
-        fpr, tpr, cuts = sk.roc_curve(truth, table[:, k], drop_intermediate=False)
-        between = (cuts + np.append(cuts[1:], 0.0)) / 2
-        thresholds = np.where(between > np.append(cuts[1:], -1.0), between, cuts)  # neighbours have nothing between
-        thresholds[0], thresholds[-1] = ABOVE_ALL, 0.0
-        mixed = np.flatnonzero((tpr > 0) & (fpr < 1))  # neither all images positive nor none of the class
-        chosen: dict[str, tuple[float | None, int]] = {}
-        if name in sensitivity:
-            chosen["sensitivity"] = (sensitivity[name], _first(mixed, tpr, sensitivity[name]))
-        if name in specificity:
-            chosen["specificity"] = (specificity[name], _first(mixed[::-1], 1 - fpr, specificity[name]))
-        chosen["youden"] = (None, int(np.argmax(tpr - fpr)))
-        for rule, (target, i) in chosen.items():
-            positives, negatives = int(truth.sum()), int((~truth).sum())
-            hits = round(tpr[i] * positives), positives, round((1 - fpr[i]) * negatives), negatives
-            points.append(OperatingPoint(name, rule, target, float(thresholds[i]), *hits))
+        points += class_operating_points(labels == k, table[:, k], name, sensitivity.get(name), specificity.get(name))
+    return points
+
+
+def class_operating_points(
+    truth: NDArray[np.bool_],
+    probabilities: NDArray[np.float64],
+    name: str,
+    sensitivity: float | None,
+    specificity: float | None,
+) -> list[OperatingPoint]:
+    """The points of one class or finding, by `choose_operating_points`, from whether each image has it, (N,)."""
+    if not truth.any() or truth.all():
+        return []
+    fpr, tpr, cuts = sk.roc_curve(truth, probabilities, drop_intermediate=False)
+    between = (cuts + np.append(cuts[1:], 0.0)) / 2
+    thresholds = np.where(between > np.append(cuts[1:], -1.0), between, cuts)  # neighbours have nothing between
+    thresholds[0], thresholds[-1] = ABOVE_ALL, 0.0
+    mixed = np.flatnonzero((tpr > 0) & (fpr < 1))  # neither all images positive nor none of the class
+    chosen: dict[str, tuple[float | None, int]] = {}
+    if sensitivity is not None:
+        chosen["sensitivity"] = (sensitivity, _first(mixed, tpr, sensitivity))
+    if specificity is not None:
+        chosen["specificity"] = (specificity, _first(mixed[::-1], 1 - fpr, specificity))
+    chosen["youden"] = (None, int(np.argmax(tpr - fpr)))
+    points = []
+    for rule, (target, i) in chosen.items():
+        positives, negatives = int(truth.sum()), int((~truth).sum())
+        hits = round(tpr[i] * positives), positives, round((1 - fpr[i]) * negatives), negatives
+        points.append(OperatingPoint(name, rule, target, float(thresholds[i]), *hits))
     return points
 
 

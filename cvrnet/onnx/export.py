@@ -17,6 +17,7 @@ from torch import nn
 from cvrnet.data.data_set import DataPath, DataSet
 from cvrnet.errors import UserError
 from cvrnet.files import atomic_write
+from cvrnet.heads import to_probabilities
 from cvrnet.onnx.check_images import check_pixels, split_calibration
 from cvrnet.onnx.graph import PixelNetwork, describe, trace, write_metadata
 from cvrnet.onnx.session import load_onnx
@@ -185,7 +186,7 @@ def _check(network: PixelNetwork, file: Path, pixels: torch.Tensor) -> float:
         if network.averages_probabilities:
             found.append(torch.stack(exported.branch_logits(pixels), 1))
     worst = max(
-        float((a.double().softmax(-1) - b.double().softmax(-1)).abs().max())
+        float((to_probabilities(a.double(), network.task) - to_probabilities(b.double(), network.task)).abs().max())
         for a, b in zip(expected[: len(found)], found, strict=True)
     )
     if not math.isfinite(worst):

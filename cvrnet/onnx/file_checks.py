@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cvrnet.data import Preprocessing
 from cvrnet.errors import UserError
+from cvrnet.heads import check_num_classes
 from cvrnet.metrics.decisions import Decisions
 from cvrnet.onnx.graph import DISTANCES, HEADS, INPUT, LOGITS
 from cvrnet.runs.model_config import check_names
@@ -25,11 +26,11 @@ _OURS = "expected a file written by `cvrnet export`"
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
 
-def read_metadata(path: str | Path) -> tuple[dict[str, Any], int, Decisions, list[NDArray[np.float64]]]:
+def read_metadata(path: str | Path) -> tuple[dict[str, Any], str, int, Decisions, list[NDArray[np.float64]]]:
     """Return what an ONNX file says about itself.
 
-    These are its ``pretrained_cfg``, the number of heads in its outputs, its decisions, and the quantiles of each
-    fold's distances (none for a file without distances).
+    These are its ``pretrained_cfg``, its task (``multiclass`` or ``multilabel``), the number of heads in its outputs,
+    its decisions, and the quantiles of each fold's distances (none for a file without distances).
 
     The number is 0 for a network that is not a CVR-Net.
 
@@ -57,6 +58,8 @@ def read_metadata(path: str | Path) -> tuple[dict[str, Any], int, Decisions, lis
         if not isinstance(names, list) or not isinstance(cfg["architecture"], str) or not isinstance(count, int):
             raise ValueError("architecture, label_names or num_classes is of another type")
         check_names(names, None)
+        task = metadata.get("task", "multiclass")  # files of earlier versions do not say
+        check_num_classes(count, task)
         decisions = Decisions.from_dict(parse_json(metadata.get("decisions", "null")), names)
         quantiles = _quantiles(parse_json(metadata.get("quantiles", "[]")))
     except (ValueError, TypeError, LookupError, AttributeError) as error:
@@ -64,9 +67,9 @@ def read_metadata(path: str | Path) -> tuple[dict[str, Any], int, Decisions, lis
         raise UserError(f"{path} does not state its classes and preprocessing ({reason}); {_OURS}") from error
     classes, heads = _classes_and_heads(proto.graph, preprocessing)
     distances = [_shape(value) for value in proto.graph.output if value.name == DISTANCES]
-    if not 2 <= classes == count == len(names) or (quantiles and (not heads or distances != [[0, len(quantiles)]])):
+    if not 1 <= classes == count == len(names) or (quantiles and (not heads or distances != [[0, len(quantiles)]])):
         raise UserError(f"{path}: its metadata do not fit its graph; {_OURS}")
-    return cfg, heads, decisions, quantiles
+    return cfg, task, heads, decisions, quantiles
 
 
 def _quantiles(value: Any) -> list[NDArray[np.float64]]:

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from cvrnet.cvrnet import CVRNet
 from cvrnet.errors import UserError
-from cvrnet.heads import log_mean_softmax
+from cvrnet.heads import log_mean_sigmoid, log_mean_softmax
 from cvrnet.metrics.decisions import Decisions
-from cvrnet.runs.checkpoint import shared_settings
+from cvrnet.runs.checkpoint import checkpoint_task, shared_settings
 
 OPSET = 18
 INPUT, LOGITS, HEADS, DISTANCES = "pixels", "logits", "head_logits", "distances"
@@ -37,6 +37,7 @@ class PixelNetwork(nn.Module):
         super().__init__()
         self.models = nn.ModuleList(models)
         self.classes, preprocessing = shared_settings(models)
+        self.task = checkpoint_task(models[0])
         if img_size is not None:
             size = (preprocessing.input_size[0], img_size, img_size)
             preprocessing = dataclasses.replace(preprocessing, input_size=size)
@@ -72,14 +73,14 @@ class PixelNetwork(nn.Module):
         """Classify images, uint8 (N, C, H, W).
 
         Returns:
-            (N, classes) logits whose softmax is the mean of the folds' softmaxes, after the model's calibration if it
-            has one; for CVR-Nets also (N, heads, classes), the logits of each head, averaged over the folds in the same
-            way and not calibrated. With ``novelty``, there are also the distances (N, folds).
+            (N, classes) logits whose softmax (for findings, sigmoid) is the mean of the folds', after the model's
+            calibration if it has one; for CVR-Nets also (N, heads, classes), the logits of each head, averaged over the
+            folds in the same way and not calibrated. With ``novelty``, there are also the distances (N, folds).
         """
         x = pixels.float() * self.scale + self.shift
         models: list[Any] = list(self.models)
         if not self.averages_probabilities:
-            return (self._calibrate(log_mean_softmax([model(x) for model in models])),)
+            return (self._calibrate(self._mean([model(x) for model in models])),)
         logits, heads, distances = [], [], []
         for i, model in enumerate(models):
             vectors = model.pool_maps(model.forward_maps(x))
@@ -88,9 +89,12 @@ class PixelNetwork(nn.Module):
             logits.append(model.head(vectors))
             heads.append(model.head.branch_logits(vectors))
         # Logits, not probabilities: the user applies softmax, as to any other classifier's output, and gets the mean.
-        each = [log_mean_softmax(list(folds)) for folds in zip(*heads, strict=True)]
-        answers = self._calibrate(log_mean_softmax(logits)), torch.stack(each, 1)
+        each = [self._mean(list(folds)) for folds in zip(*heads, strict=True)]
+        answers = self._calibrate(self._mean(logits)), torch.stack(each, 1)
         return (*answers, torch.stack(distances, 1)) if self.novelty else answers
+
+    def _mean(self, logits: list[Tensor]) -> Tensor:
+        return log_mean_sigmoid(logits) if self.task == "multilabel" else log_mean_softmax(logits)
 
     def _calibrate(self, logits: Tensor) -> Tensor:
         calibration = self.decisions.calibration
@@ -172,7 +176,9 @@ def describe(proto: onnx.ModelProto, network: PixelNetwork, provenance: dict[str
         "pretrained_cfg": cfg,
         "input": f"{INPUT}: uint8 (N, {channels}, {height}, {width}), {'RGB' if channels == 3 else 'grey'}, 0 to "
         "255; the whole image resized, aspect ratio not kept; normalisation by mean and std is in the graph",
-        "output": f"{LOGITS}: softmax gives the probabilities of label_names",
+        "task": network.task,
+        "output": f"{LOGITS}: {'sigmoid' if network.task == 'multilabel' else 'softmax'} gives the probabilities of "
+        "label_names",
         "provenance": provenance,
         "decisions": network.decisions.to_dict(),
         "quantiles": [head.quantiles.tolist() for head in network.novelty],

@@ -16,6 +16,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from cvrnet.data import Record
 from cvrnet.errors import UserError
+from cvrnet.heads import to_probabilities
 from cvrnet.onnx.check_images import readable_images
 from cvrnet.onnx.graph import INPUT, PixelNetwork
 from cvrnet.onnx.session import load_onnx
@@ -103,7 +104,7 @@ def compare(
     images = readable_images(records, network.preprocessing)
     while batch := list(itertools.islice(images, 8)):
         pixels = torch.from_numpy(np.stack([image for _, image in batch]))
-        answers.append(np.stack([file(pixels).double().softmax(-1).numpy() for file in files]))
+        answers.append(np.stack([to_probabilities(file(pixels).double(), file.task).numpy() for file in files]))
         labels += [record.label for record, _ in batch]
         if progress is not None:
             progress(len(labels), len(records))

@@ -31,6 +31,7 @@ class OnnxModel(nn.Module):
         self,
         session: Session,
         cfg: dict[str, Any],
+        task: str,
         num_heads: int,
         file: str,
         decisions: Decisions | None = None,
@@ -42,6 +43,7 @@ class OnnxModel(nn.Module):
         # The graph itself normalises pixels of 0 to 255: with these values, our preprocessing does not change them.
         self.pretrained_cfg = self.default_cfg = {**cfg, "mean": (0.0,) * channels, "std": (1 / 255,) * channels}
         self.num_classes: int = cfg["num_classes"]
+        self.task = task  #: ``multiclass``, or ``multilabel`` for findings
         self.groups = [[i] for i in range(num_heads)]  # as many as in the CVR-Net
         self.decisions = decisions or Decisions()
         self.quantiles = quantiles  #: of each fold's distances (`cvrnet.heads.novelty`), if the file has these
@@ -87,7 +89,7 @@ def load_onnx(path: str | Path, device: str = "auto", dtype: str = "auto", engin
     Raises:
         UserError: Another program wrote the file, or the device, number format or engine is not available.
     """
-    cfg, num_heads, decisions, quantiles = read_metadata(path)
+    cfg, task, num_heads, decisions, quantiles = read_metadata(path)
     if not num_heads:  # the logits are calibrated in the graph; a CVR-Net's answer is computed from its heads' logits
         decisions = replace(decisions, calibration=None)
     if engine not in ENGINES:
@@ -98,13 +100,14 @@ def load_onnx(path: str | Path, device: str = "auto", dtype: str = "auto", engin
         on_cpu = device == "cpu" or (device == "auto" and not _onnxruntime_has_cuda())
         engine = "openvino" if on_cpu and find_spec("openvino") else "onnxruntime"
     precision = select_precision(dtype, torch.device("cpu"))
+    about = (cfg, task, num_heads, str(path), decisions, quantiles)
     if engine == "onnxruntime":
         if dtype not in ("auto", "fp32"):
             raise UserError(f"ONNX Runtime computes in the file's number format, not in {dtype}; expected auto or fp32")
-        return OnnxModel(_open_onnxruntime(Path(path), device), cfg, num_heads, str(path), decisions, quantiles)
+        return OnnxModel(_open_onnxruntime(Path(path), device), *about)
     if device.startswith("cuda"):
         raise UserError(f"OpenVINO does not run on {device!r}; expected auto or cpu")
-    return OnnxModel(_open_openvino(Path(path), precision), cfg, num_heads, str(path), decisions, quantiles)
+    return OnnxModel(_open_openvino(Path(path), precision), *about)
 
 
 def _onnxruntime_has_cuda() -> bool:

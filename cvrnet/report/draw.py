@@ -48,10 +48,12 @@ def draw_heads(folder: Path, head_rows: Sequence[Mapping[str, Any]]) -> None:
 
 def draw_learning_curves(folder: Path, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """Draw the learning curves of all folds or of one training; ``histories`` maps names to rows of history.csv."""
+    first = next(iter(histories.values()))
+    score = "val_roc_auc" if first and "val_roc_auc" in first[0] else "val_accuracy"  # findings have no accuracy
     if len(histories) == 1:
-        figure = figures.plot_learning_curves(next(iter(histories.values())))
+        figure = figures.plot_learning_curves(first, score)
     else:
-        figure = figures.plot_fold_learning_curves(histories)
+        figure = figures.plot_fold_learning_curves(histories, score)
     numbers = ({"fold": name, **row} for name, rows in histories.items() for row in rows)
     _save(folder, "learning_curves", figure, numbers)
 

@@ -26,6 +26,7 @@ from cvrnet.runs.model_config import check_names, label_names, read_config
 
 FUSED = "batch_norm_is_folded"
 """Attribute of a model that `cvrnet.inference.fuse_batch_norm` changed: its config no longer describes it."""
+MULTILABEL = "multi_label_classification"  #: what config.json tells transformers, whose pipeline then takes sigmoids
 _ERRORS = (OSError, RuntimeError, ValueError, ArithmeticError, TypeError, LookupError, AttributeError, AssertionError)
 
 
@@ -64,7 +65,8 @@ def save_checkpoint(model: nn.Module, folder: str | Path, classes: Sequence[str]
             tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as aside,
             normalize_disk_errors(folder / WEIGHTS),
         ):
-            save_for_hf(model, aside, model_config={"label_names": names}, safe_serialization=True)
+            further = {"problem_type": MULTILABEL} if checkpoint_task(model) == "multilabel" else {}
+            save_for_hf(model, aside, model_config={"label_names": names, **further}, safe_serialization=True)
             _remove_num_classes(Path(aside) / CONFIG)
             shutil.copymode(Path(aside) / CONFIG, Path(aside) / WEIGHTS)  # safetensors makes it private to the user
             for name in (WEIGHTS, CONFIG):
@@ -131,16 +133,23 @@ def checkpoint_classes(model: nn.Module) -> list[str]:
     cfg: Any = model.pretrained_cfg
     # A network from outside timm may not state its number of classes; its output shows whether the number fits.
     count: Any = getattr(model, "num_classes", len(cfg.get("label_names") or ()) or cfg.get("num_classes", 0))
-    if count < 2:
-        raise UserError(f"{cfg.get('architecture')} has {count} classes; expected a classifier of 2 or more")
+    least = 1 if checkpoint_task(model) == "multilabel" else 2
+    if count < least:
+        raise UserError(f"{cfg.get('architecture')} has {count} classes; expected a classifier of {least} or more")
     return label_names(cfg.get("label_names"), count)
+
+
+def checkpoint_task(model: nn.Module) -> str:
+    """``multilabel`` for a model of findings (see `CVRNet`), ``multiclass`` for every other one."""
+    return str(getattr(model, "task", "multiclass"))
 
 
 def shared_settings(models: Sequence[nn.Module]) -> tuple[list[str], Preprocessing]:
     """The class names and the preprocessing of the models of an ensemble; refuses models that differ in them."""
     classes, preprocessing = checkpoint_classes(models[0]), Preprocessing.from_model(models[0])
     for model in models[1:]:
-        if checkpoint_classes(model) != classes or Preprocessing.from_model(model) != preprocessing:
+        same = checkpoint_classes(model) == classes and checkpoint_task(model) == checkpoint_task(models[0])
+        if not same or Preprocessing.from_model(model) != preprocessing:
             raise UserError("the folds differ in classes or preprocessing; expected models of one run")
     return classes, preprocessing
 

@@ -82,27 +82,24 @@ class Schedule:
 
 
 @dataclass(eq=False)
-class CachedImages(Dataset[tuple[Tensor, int]]):
+class CachedImages(Dataset[tuple[Tensor, Any]]):
     """Decoded images, augmented, with their labels.
 
     The key of an item is (epoch, index), so the processes that load images learn of a new epoch by the key.
-    The item is ``(image, label)``: uint8 (C, H, W), and an int. Augmentation depends only on the seed and the key, so
-    it is the same in every process and after a resume.
+    The item is ``(image, label)``: uint8 (C, H, W), and the label as given. Augmentation depends only on the seed and
+    the key, so it is the same in every process and after a resume.
     """
 
     records: Sequence[Record]
-    classes: Sequence[str]
+    labels: Sequence[Any]
     cache: ImageCache
     augmentation: Augmentation
     seed: int
 
-    def __post_init__(self) -> None:
-        self.labels = [self.classes.index(record.label) for record in self.records]
-
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Any]:
         epoch, index = key
         image = torch.from_numpy(self.cache.load(self.records[index].path).transpose(2, 0, 1).copy())
         return self.augmentation(image, seed=(self.seed, epoch, index)), self.labels[index]

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from cvrnet.data import Augmentation
+from cvrnet.data.findings import UNCERTAIN
 from cvrnet.data.grey import LATEST, VERSIONS
 from cvrnet.data.limits import MAX_INPUT_PIXELS
 from cvrnet.errors import UserError
@@ -52,6 +53,8 @@ _RULES: list[tuple[Sequence[str], Callable[[Any], bool], str]] = [
         lambda value: value == "all" or (isinstance(value, int) and value >= 0),
         "all, or a number of epochs",
     ),
+    (("max_pos_weight",), lambda value: 1 <= value < math.inf, "a number from 1"),
+    (("uncertain",), lambda value: value in UNCERTAIN, "ignore, positive or negative"),
     (("in_chans",), lambda value: value in (1, 3), "1 (grey) or 3 (RGB)"),
     (("grey_version",), lambda value: value in VERSIONS, "one of " + ", ".join(map(str, VERSIONS))),
     (
@@ -95,6 +98,12 @@ class TrainConfig:
     #: Weigh the loss of class j by N_max / N_j. (The papers print N_j / N, which would favour the majority, against
     #: their own sentence: an erratum.)
     class_weights: bool = True
+    #: Names of findings, of which an image may have several, or ``auto`` for those of the data set; empty: an image
+    #: belongs to one class.
+    findings: tuple[str, ...] = ()
+    uncertain: str = "ignore"  #: what the cell -1 of a finding counts as: ``ignore``, ``positive`` or ``negative``
+    #: With ``class_weights``, an image with a finding counts as often as there are images without it, at most so often.
+    max_pos_weight: float = 10.0
     lr_factor: float = 0.9  #: factor that reduces the learning rate ("Reduced by 10 %")
     lr_patience: int = 12  #: the learning rate is reduced after this many epochs without improvement
     patience: int = 25  #: training stops after this many epochs without improvement
@@ -126,6 +135,8 @@ class TrainConfig:
                     raise UserError(f"{name}={value!r}; expected {expected}")
         if self.views > 1 and self.freeze != "all":
             raise UserError(f"views={self.views} needs freeze='all', and freeze is {self.freeze!r}")
+        if self.findings and self.monitor != "val_loss":
+            raise UserError(f"monitor={self.monitor!r} is for classes; findings have val_loss")
         if self.batch_size < self.grad_accum:
             raise UserError(f"batch_size={self.batch_size} cannot be split into {self.grad_accum} parts")
         create_optimizer([nn.Parameter(torch.zeros(1, 1))], self.optimizer, self.lr)  # refuses an unknown optimiser
@@ -139,7 +150,12 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The config as a dictionary that can be written as JSON."""
-        return {**asdict(self), "encoders": list(self.encoders), "encoder_weights": list(self.encoder_weights)}
+        return {
+            **asdict(self),
+            "encoders": list(self.encoders),
+            "encoder_weights": list(self.encoder_weights),
+            "findings": list(self.findings),
+        }
 
 
 _RECIPES: dict[str, dict[str, Any]] = {

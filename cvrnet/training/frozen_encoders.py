@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from cvrnet.cvrnet import CVRNet
 from cvrnet.data import Record
-from cvrnet.heads import MultiScaleAveragingHead
+from cvrnet.heads import MultiScaleAveragingHead, to_probabilities
 from cvrnet.inference.frozen_features import FrozenFeatures, Vectors, head_inputs
 from cvrnet.runs.checkpoint import save_checkpoint
 from cvrnet.training.config import TrainConfig
@@ -26,7 +26,7 @@ CHUNK = 4096  # images whose vectors are in memory at once
 
 
 @dataclass(eq=False)
-class ViewVectors(Dataset[tuple[Tensor, int]]):
+class ViewVectors(Dataset[tuple[Tensor, Any]]):
     """The vectors of training images with their labels; each epoch takes one view of each image.
 
     The key of an item is (epoch, index). Only the key and the seed determine the view.
@@ -34,14 +34,13 @@ class ViewVectors(Dataset[tuple[Tensor, int]]):
 
     vectors: Vectors  #: (all images, views, width)
     rows: Sequence[int]  #: the index of each training image in ``vectors``
-    labels: Sequence[int]
-    classes: Sequence[str]
+    labels: Sequence[Any]
     seed: int
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Any]:
         epoch, index = key
         views = self.vectors.shape[1]
         view = int(np.random.default_rng([self.seed, epoch, index]).integers(views)) if views > 1 else 0
@@ -102,6 +101,7 @@ class FrozenEncoders:
         config: TrainConfig,
         model: Any,
         train: Sequence[Record],
+        labels: Sequence[Any],
         val: Sequence[Record],
         classes: Sequence[str],
         features: FrozenFeatures,
@@ -110,7 +110,7 @@ class FrozenEncoders:
         self.val, self.classes, self.features, self.processes = val, classes, features, processes
         self.model: Any = model
         rows = features.rows(train)
-        self.items = ViewVectors(features.vectors, rows, [classes.index(r.label) for r in train], classes, config.seed)
+        self.items = ViewVectors(features.vectors, rows, labels, config.seed)
         mean, std = _mean_std(features.vectors, rows)
         self.trained = StandardizedHead(model.head, model, mean, std).to(processes.device)
         self.evaluated: Any = self.trained  #: the heads that are validated and saved
@@ -160,7 +160,7 @@ def predict_frozen(model: CVRNet, features: FrozenFeatures, records: Sequence[Re
             vectors = torch.from_numpy(features.vectors[rows[start : start + CHUNK], 0]).to(device)
             inputs = head_inputs(model, vectors)
             by_head = head.branch_logits(inputs) if head.average == "probabilities" else [head(inputs)]
-            answers.append(torch.stack(by_head).cpu().double().softmax(-1).numpy())
+            answers.append(to_probabilities(torch.stack(by_head).cpu().double(), model.task).numpy())
     return np.concatenate(answers, axis=1)
 
 

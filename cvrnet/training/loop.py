@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cvrnet.data import ImageCache, Record
@@ -19,12 +18,12 @@ from cvrnet.devices import autocast
 from cvrnet.errors import UserError
 from cvrnet.files import write_csv
 from cvrnet.inference.frozen_features import FrozenFeatures
-from cvrnet.metrics import classification_scores
 from cvrnet.runs.layout import HISTORY, LAST_STATE, STATE
 from cvrnet.training.batches import Schedule, image_loader
 from cvrnet.training.config import TrainConfig
 from cvrnet.training.frozen_encoders import FrozenEncoders
 from cvrnet.training.model import InitialModel
+from cvrnet.training.objective import Objective, make_objective
 from cvrnet.training.processes import Processes
 from cvrnet.training.state import State, restore_state, save_state
 from cvrnet.training.updates import Updates
@@ -78,31 +77,31 @@ def fit(
     progress = progress or Progress()
     processes = Processes(config.device, config.amp)
     model = InitialModel(config, len(classes)).model if model is None else model
+    objective = make_objective(config, train, val, classes, processes.device)
     task: WholeNetwork | FrozenEncoders
     if features is None:
-        task = WholeNetwork(config, model, train, val, classes, cache, processes)
+        task = WholeNetwork(config, model, train, objective.labels, val, classes, cache, processes)
     else:
-        task = FrozenEncoders(config, model, train, val, classes, features, processes)
+        task = FrozenEncoders(config, model, train, objective.labels, val, classes, features, processes)
     schedule = Schedule(len(train), config, processes.count, processes.index, task.smallest_part)
     updates = Updates(task.trained, config, processes)
     task.evaluated = updates.evaluated
     parts = {**task.parts, **updates.parts}
     state = restore_state(folder / (STATE if (folder / STATE).is_file() else LAST_STATE), parts)
     saved, saved_epoch = time.monotonic(), state.epoch
-    labels = [classes.index(record.label) for record in val]
-    weights = class_weights(task.items.labels, len(classes)).to(processes.device) if config.class_weights else None
     with image_loader(task.items, schedule, config.num_workers) as loader:
         while state.epoch < config.epochs and state.epoch - state.best_epoch < config.patience:
             started = time.perf_counter()
             schedule.epoch = state.epoch + 1
             if processes.is_main:
                 progress.start(schedule.epoch, len(train), state.history)
-            steps = schedule.batches(), loader, weights
-            train_loss = _train_epoch(config, task, schedule.epoch, *steps, updates, processes, progress)
+            steps = schedule.batches(), loader
+            train_loss = _train_epoch(config, task, objective, schedule.epoch, *steps, updates, processes, progress)
             processes.share_buffers(task.trained)
             processes.share_buffers(task.evaluated)
-            scores = classification_scores(labels, task.validate().mean(0), list(classes))
-            row = _history_row(schedule.epoch, updates.rate, train_loss, scores, time.perf_counter() - started)
+            row = {"epoch": schedule.epoch, "lr": updates.rate, "train_loss": train_loss}
+            row |= objective.scores(task.validate().mean(0))
+            row["seconds"] = round(time.perf_counter() - started, 3)
             quality = row["val_accuracy"] if config.monitor == "val_accuracy" else -row["val_loss"]
             updates.end_epoch(quality)
             row["best"] = int(quality > state.best)
@@ -128,36 +127,20 @@ def fit(
     return state
 
 
-def _history_row(
-    epoch: int, rate: float, train_loss: float, scores: Mapping[str, Any], seconds: float
-) -> dict[str, Any]:
-    """The row of history.csv for an epoch, from the scores of the validation images."""
-    return {
-        "epoch": epoch,
-        "lr": rate,
-        "train_loss": train_loss,
-        "val_loss": scores["log_loss"],
-        "val_accuracy": scores["accuracy"],
-        "val_f1_macro": scores["macro"]["f1"],
-        "seconds": round(seconds, 3),
-    }
-
-
 def _train_epoch(
     config: TrainConfig,
     task: WholeNetwork | FrozenEncoders,
+    objective: Objective,
     epoch: int,
     batches: Sequence[Sequence[Sequence[int]]],
     loader: Iterable[tuple[Tensor, Tensor]],
-    weights: Tensor | None,
     updates: Updates,
     processes: Processes,
     progress: Progress,
 ) -> float:
     """Train for one epoch; return the mean loss of its images, and refuse a loss that is not finite.
 
-    ``batches`` are the batches of all processes, ``loader`` gives this process's parts of them, and ``weights`` are the
-    weights of the classes.
+    ``batches`` are the batches of all processes, ``loader`` gives this process's parts of them.
     """
     device, world, loaded = processes.device, processes.count, iter(loader)
     network = task.begin_epoch(epoch)
@@ -172,9 +155,7 @@ def _train_epoch(
             y = labels.to(device, non_blocking=True)
             with autocast(device, processes.precision):
                 logits = network(x)
-            losses = F.cross_entropy(logits.float(), y, reduction="none", label_smoothing=config.label_smoothing)
-            if weights is not None:
-                losses = losses * weights[y]
+            losses = objective.losses(logits.float(), y)
             # Like Keras, divide the weighted sum by the number of images; torch's `weight=` would divide it by the sum
             # of the weights.
             loss = losses.sum() / size
@@ -190,9 +171,3 @@ def _train_epoch(
     if not math.isfinite(loss_mean):
         raise UserError(f"the loss is {loss_mean} in epoch {epoch}; try a lower lr than {config.lr}, or amp='fp32'")
     return loss_mean
-
-
-def class_weights(labels: Sequence[int], num_classes: int) -> Tensor:
-    """Weight of class j: N_max / N_j, so all classes count equally; 0 for an absent class."""
-    counts = torch.bincount(torch.as_tensor(labels), minlength=num_classes).float()
-    return torch.where(counts > 0, counts.max() / counts.clamp(min=1), 0.0)

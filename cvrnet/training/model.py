@@ -84,6 +84,10 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
         )
     config = resolve_interpolation(config)
     options: dict[str, Any] = {**config.model_kwargs, "num_classes": num_classes, "in_chans": config.in_chans}
+    if config.findings:
+        if not _is_cvrnet(config.model):
+            raise UserError(f"findings are learnt by a CVR-Net, which {config.model} is not; see `cvrnet models`")
+        options["task"] = "multilabel"
     if config.encoders:
         options["encoders"] = config.encoders
     if config.encoder_weights:

@@ -51,7 +51,7 @@ from cvrnet.workflows.before_after import (
     judge,
     verdict,
 )
-from cvrnet.workflows.evaluate import describe_evaluation, predict_all, write_evaluation
+from cvrnet.workflows.evaluate import describe_evaluation, predict_all, refuse_findings, write_evaluation
 from cvrnet.workflows.job import Callbacks
 
 KIND = "calibrate"
@@ -101,8 +101,9 @@ def calibrate(
     output, callbacks = Path(output), callbacks or Callbacks()
     about = _about(model)
     with open_run_folder(output, KIND, overwrite=overwrite) as place:
-        records = read_records(data, labelled=not unlabelled, min_classes=1, say=callbacks.say)
         predictor = Predictor.from_pretrained(model, device, amp, folds=folds, any_body_part=any_body_part)
+        refuse_findings(predictor, "calibration")
+        records = read_records(data, labelled=not unlabelled, min_classes=1, say=callbacks.say)
         known = _refuse_images(model, records, predictor.classes, labelled=not unlabelled)
         if known is None:
             callbacks.say("The model's training images are not known: make sure that these images are not among them")

@@ -17,6 +17,7 @@ from cvrnet.runs.predictions import read_predictions
 from cvrnet.runs.read import read_folds, read_json, read_rows
 from cvrnet.scoring import head_rows, score
 from cvrnet.training import TrainConfig, is_finished
+from cvrnet.workflows.findings import collect_findings
 from cvrnet.workflows.job import finish_report
 
 _OF_ONE_SET = ("intervals", "per_source", "heads")  # left out of summary.json's folds: they have no mean over folds
@@ -48,6 +49,8 @@ def collect(output: Path, *, maps: bool = True) -> dict[str, Any]:
             f"{output}: {', '.join(short)} trained fewer than the run's {config.epochs} epochs; the command of the run "
             "with --resume, or --only-fold, goes on"
         )
+    if run.get("task") == "multilabel":
+        return collect_findings(output, run, folders)
     metrics = [read_json(folder / METRICS) for folder in folders]
     summary = {"classes": run["classes"], **_join(output, folders, metrics, "test")}
     summary["test_source"] = run["test_source"] or None

@@ -24,7 +24,7 @@ from cvrnet.report.results import read_results
 from cvrnet.runs.folder import claim_folder, hash_records, open_run_folder, versions
 from cvrnet.runs.layout import COMPARE, FIGURES, REPORT, TABLES
 from cvrnet.runs.predictions import PredictionTable
-from cvrnet.workflows.evaluate import check_prevalences, score_records
+from cvrnet.workflows.evaluate import check_prevalences, refuse_findings, score_records
 from cvrnet.workflows.job import Callbacks, audit_run, finish_report, share_audit
 
 Row = dict[str, Any]
@@ -62,8 +62,9 @@ def compare(
     names = _folder_names(models)
     check_prevalences(prevalences)
     with open_run_folder(output, COMPARE, overwrite=overwrite) as place:
+        classes = _shared_classes(models, folds)
         records = read_records(data, min_classes=1, say=callbacks.say)
-        _check_models(models, folds, (record.label for record in records))
+        check_classes((record.label for record in records), classes)
         place.start()
         run = {
             "kind": COMPARE,
@@ -103,17 +104,19 @@ def _folder_names(models: Sequence[str]) -> list[str]:
     return [name if names.count(name) == 1 else f"{i}-{name}" for i, name in enumerate(names, start=1)]
 
 
-def _check_models(models: Sequence[str], folds: Sequence[int], labels: Any) -> None:
-    """Load each model once, before anything is predicted; refuse other classes than those of the first."""
-    labels, first = set(labels), None
+def _shared_classes(models: Sequence[str], folds: Sequence[int]) -> list[str]:
+    """The classes of all models. Each is loaded once, before anything is predicted; models must not differ in them."""
+    found = {}
     for model in models:
-        classes = Predictor.from_pretrained(model, folds=folds).classes
-        check_classes(labels, classes)
-        first = first or (model, sorted(classes))
-        if sorted(classes) != first[1]:
+        predictor = Predictor.from_pretrained(model, folds=folds)
+        refuse_findings(predictor, "a comparison")
+        found[model] = sorted(predictor.classes)
+        if found[model] != found[models[0]]:
             raise UserError(
-                f"{model} has the classes {', '.join(classes)}, {first[0]} has {', '.join(first[1])}; expected the same"
+                f"{model} has the classes {', '.join(found[model])}, {models[0]} has {', '.join(found[models[0]])}; "
+                "expected the same"
             )
+    return found[models[0]]
 
 
 def paired_rows(names: Sequence[str], tables: Sequence[PredictionTable]) -> list[Row]:

@@ -9,14 +9,14 @@ from typing import Any
 
 from cvrnet.data import INDEPENDENT, Record, make_folds
 from cvrnet.data.data_set import DataPath
-from cvrnet.data.splits import fold_sets, hold_back, refuse_missing_classes
+from cvrnet.data.splits import fold_sets, hold_back
 from cvrnet.errors import UserError
 from cvrnet.runs.layout import SPLIT, fold_name
 from cvrnet.runs.split_table import read_folds
 from cvrnet.training import TrainConfig
 from cvrnet.workflows.collect import collect
 from cvrnet.workflows.job import Callbacks, Job, open_run, start_job, with_features
-from cvrnet.workflows.train import train_sets
+from cvrnet.workflows.train import refuse_missing, train_sets
 
 
 @dataclass(frozen=True)
@@ -111,13 +111,13 @@ def choose_folds(job: Job, output: Path, n_folds: int, test_source: str, split_f
     elif job.resume and resumed.is_file():
         numbers = read_folds(resumed, inside)  # another version of scikit-learn could make other folds
     else:
-        numbers = make_folds(inside, n_folds, job.config.seed)
+        numbers = make_folds(inside, n_folds, job.config.seed, job.config.findings)
     left_out = len(job.records) - len(inside) - len(independent)
     folds = Folds(inside, numbers, independent, test_source, n_folds, left_out)
     if left_out and job.processes.is_main:
         job.callbacks.say(f"{left_out} images of other sources than {test_source} have split=test: they are left out")
     for fold in range(1, max(numbers) + 1):
-        refuse_missing_classes(folds.sets(fold)["train"], job.classes)
+        refuse_missing(job, folds.sets(fold)["train"])
     return folds
 
 

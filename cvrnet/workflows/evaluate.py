@@ -8,20 +8,23 @@ from typing import Any
 
 import numpy as np
 
-from cvrnet.data import DataError, ImageCache, Record, check_classes, read_records
+from cvrnet.data import DataError, Record, check_classes, read_records
 from cvrnet.data.data_set import DataPath, DataSet
+from cvrnet.data.finding_labels import count_labels
+from cvrnet.data.findings import finding_truth, label_findings
 from cvrnet.errors import UserError
 from cvrnet.files import write_json
 from cvrnet.inference import Prediction, Predictor
-from cvrnet.inference.cached import join_batches, predict_cached
 from cvrnet.report.draw import draw_heads, draw_predictions
 from cvrnet.report.headline import NOT_NEW, seen_sentence
 from cvrnet.runs.decisions import KEY
+from cvrnet.runs.finding_predictions import FindingTable
 from cvrnet.runs.folder import claim_folder, hash_records, open_run_folder, versions
 from cvrnet.runs.held_out import trained_on
 from cvrnet.runs.layout import METRICS
 from cvrnet.runs.predictions import PredictionTable, write_predictions
 from cvrnet.scoring import head_rows, score
+from cvrnet.workflows.findings import write_finding_evaluation
 from cvrnet.workflows.job import Callbacks, audit_run, finish_report
 
 KIND = "evaluate"
@@ -54,11 +57,32 @@ def predict_records(
 
     ``progress`` is called after each image with the number done and the number of images.
     """
+    return PredictionTable.from_records(*_answers(predictor, records, batch_size, progress))
+
+
+def predict_findings(
+    predictor: Predictor,
+    records: Sequence[Record],
+    *,
+    batch_size: int = 8,
+    progress: Callable[[int, int], object] | None = None,
+) -> FindingTable:
+    """`predict_records` for a model of findings."""
+    return FindingTable.from_records(*_answers(predictor, records, batch_size, progress))
+
+
+def _answers(
+    predictor: Predictor,
+    records: Sequence[Record],
+    batch_size: int,
+    progress: Callable[[int, int], object] | None,
+) -> tuple[Any, ...]:
+    """The arguments of both tables' ``from_records``, for the images that can be read."""
     answers = predict_all(predictor, records, batch_size, progress)
     readable = [(record, answer) for record, answer in zip(records, answers, strict=True) if not answer.error]
     rows = np.array([answer.probabilities for _, answer in readable]).reshape(-1, len(predictor.classes))
     by_head = [answer.heads for _, answer in readable if answer.heads is not None]
-    return PredictionTable.from_records(
+    return (
         [record for record, _ in readable],
         predictor.classes,
         rows,
@@ -66,15 +90,6 @@ def predict_records(
         [answer.error for answer in answers if answer.error],
         np.array([answer.unlike_training for _, answer in readable]) if predictor.has_gate else None,
     )
-
-
-def predict_decoded(
-    predictor: Predictor, records: Sequence[Record], cache: ImageCache, batch_size: int = 8
-) -> PredictionTable:
-    """Like `predict_records`, but for images that are already decoded in ``cache`` for this model."""
-    by_head = join_batches(predict_cached(predictor, records, cache, batch_size))
-    heads = by_head if predictor.averages_probabilities else None
-    return PredictionTable.from_records(records, predictor.classes, by_head.mean(0), heads)
 
 
 def write_evaluation(folder: Path, sets: Mapping[str, PredictionTable]) -> dict[str, Any]:
@@ -99,7 +114,11 @@ def write_evaluation(folder: Path, sets: Mapping[str, PredictionTable]) -> dict[
 
 
 def describe_evaluation(
-    model: str, predictor: Predictor, data: DataPath, records: Sequence[Record], predictions: PredictionTable
+    model: str,
+    predictor: Predictor,
+    data: DataPath,
+    records: Sequence[Record],
+    predictions: PredictionTable | FindingTable,
 ) -> dict[str, Any]:
     """The content of an evaluation's run.json: the model, the images, and whether the model was trained on them.
 
@@ -121,7 +140,8 @@ def describe_evaluation(
         **DataSet.of(data).for_run(),
         "data_sha256": hash_records(records),
         "classes": predictor.classes,
-        "images": {name: sum(r.label == name for r in records) for name in predictor.classes},
+        **({"task": "multilabel"} if predictor.task == "multilabel" else {}),
+        "images": count_labels(records, predictor.classes),
         "independent_sources": None if known is None else sorted(sources - known.sources),
         "seen_images": 0 if known is None else known.count(records),
         KEY: predictor.decisions.to_dict(),
@@ -166,9 +186,8 @@ def evaluate(
     output, callbacks = Path(output), callbacks or Callbacks()
     check_prevalences(prevalences)
     with open_run_folder(output, KIND, overwrite=overwrite) as place:
-        records = read_records(data, min_classes=1, say=callbacks.say)
         predictor = Predictor.from_pretrained(model, device, amp, folds=folds, any_body_part=any_body_part)
-        check_classes((r.label for r in records), predictor.classes)
+        records = read_for(predictor, data, callbacks.say)
         place.start()
         folder = place.folder
         _, run = score_records(model, predictor, data, records, folder, batch_size, prevalences, callbacks)
@@ -193,16 +212,42 @@ def score_records(
     Returns:
         The predictions, and what `evaluate` returns.
     """
-    answers = predict_records(predictor, records, batch_size=batch_size, progress=callbacks.stage("Predicting"))
+    predict = predict_findings if predictor.task == "multilabel" else predict_records
+    answers: Any = predict(predictor, records, batch_size=batch_size, progress=callbacks.stage("Predicting"))
     if not answers.names:
         raise DataError(list(answers.problems), data)
     run = describe_evaluation(model, predictor, data, records, answers)
     run |= {"prevalences": list(prevalences)} if prevalences else {}
     claim_folder(folder, run)
-    metrics = write_evaluation(folder, {"test": answers})
+    write: Any = write_finding_evaluation if predictor.task == "multilabel" else write_evaluation
+    metrics = write(folder, {"test": answers})
     if run["seen_images"]:
         callbacks.say(f"severe: {seen_sentence(run['seen_images'])} {NOT_NEW}")
     return answers, {**run, "metrics": metrics}
+
+
+def read_for(predictor: Predictor, data: DataPath, say: Callable[[str], object]) -> list[Record]:
+    """The images of a data set with labels that the model knows; for a model of findings, with findings as labels.
+
+    Raises:
+        DataError: Rows of the manifest are wrong.
+        UserError: The model does not know a class, or no finding of the model is known of any image.
+    """
+    if predictor.task == "multiclass":
+        records = read_records(data, min_classes=1, say=say)
+        check_classes((r.label for r in records), predictor.classes)
+        return records
+    records = read_records(data, labelled=False, say=say)
+    truth = finding_truth(records, predictor.classes)
+    if np.isnan(truth).all():
+        raise UserError(f"none of the model's findings is known of any image; expected {', '.join(predictor.classes)}")
+    return label_findings(records, predictor.classes, truth)
+
+
+def refuse_findings(predictor: Predictor, what: str) -> None:
+    """UserError for a model of findings, where only models of one class an image fit."""
+    if predictor.task == "multilabel":
+        raise UserError(f"{predictor.name} is a model of findings; {what} is for models that name one class an image")
 
 
 def check_prevalences(prevalences: Sequence[float]) -> None:

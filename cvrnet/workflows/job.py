@@ -12,6 +12,7 @@ from typing import Any
 
 from cvrnet.data import DataError, ImageCache, Record, class_names, scan_records
 from cvrnet.data.data_set import DataPath, DataSet
+from cvrnet.data.finding_labels import count_labels, without_names
 from cvrnet.data.splits import INDEPENDENT
 from cvrnet.errors import UserError
 from cvrnet.files import atomic_write, damaged_files, write_csv
@@ -28,6 +29,7 @@ from cvrnet.training.model import InitialModel, check_trainable, is_trained, pre
 from cvrnet.training.processes import Processes
 from cvrnet.training.tracking import check_tracker
 from cvrnet.workflows.decode import decode_images
+from cvrnet.workflows.findings import MULTILABEL, with_findings
 
 
 @dataclass(frozen=True)
@@ -133,12 +135,15 @@ def start_job(
         if place.continues:
             with damaged_files(place.folder / RUN):
                 config = replace(config, grey_version=read_json(place.folder / RUN)["config"].get("grey_version", 1))
-        records, problems = scan_records(data, say=callbacks.say if processes.is_main else lambda line: None)
+        say = callbacks.say if processes.is_main else lambda line: None
+        records, problems = scan_records(data, labelled=not config.findings, say=say)
         cache, unreadable = decode_images(records, config, cache_folder, processes, callbacks.stage)
         problems = [*problems, *unreadable]
         if problems:
             raise DataError(problems, data)
-        names = class_names(records, classes)
+        if config.findings:
+            records, config = with_findings(records, config, classes, say)
+        names = list(config.findings) or class_names(records, classes)
         for targets in (config.sensitivity, config.specificity):
             targets_by_class(targets, names)  # refuses an unknown class
         of_user = (data, config, callbacks, audit, maps, resume, log, output)
@@ -207,7 +212,8 @@ def open_run(
             **DataSet.of(job.data).for_run(),
             "data_sha256": hash_records(job.records),
             "classes": job.classes,
-            "images": {name: sum(r.label == name for r in job.records) for name in job.classes},
+            **(MULTILABEL if job.config.findings else {}),
+            "images": count_labels(job.records, job.classes),
             "test_source": test_source,
             "config": job.config.to_dict(),
             "versions": versions("cvrnet", "torch", "timm", "accelerate", "numpy", "pillow"),
@@ -226,7 +232,8 @@ def open_run(
         if job.sweep is not None:
             share_audit(job.sweep, output)
         elif job.audit:
-            audit_run(output, job.data, job.records, job.callbacks, job.config.any_body_part, job.output)
+            records = without_names(job.records) if job.config.findings else job.records
+            audit_run(output, job.data, records, job.callbacks, job.config.any_body_part, job.output)
     job.processes.wait()
 
 
@@ -288,6 +295,7 @@ def share_audit(sweep: Path, run: Path) -> None:
 def finish_report(output: Path, maps: bool, predictor: Predictor | None = None) -> Path:
     """Write the report of a run or an evaluation; its maps are those of `predictor`, by default the run's own model."""
     from cvrnet.report.explanations import maps_section
+    from cvrnet.report.findings import write_findings_report
     from cvrnet.report.operating_points import operating_points_section
     from cvrnet.report.results import read_results
     from cvrnet.report.selective import selective_section
@@ -295,6 +303,8 @@ def finish_report(output: Path, maps: bool, predictor: Predictor | None = None) 
     from cvrnet.report.subgroups import subgroups_section
     from cvrnet.report.unlike_training import unlike_training_section
 
+    if read_json(output / RUN).get("task") == "multilabel":
+        return write_findings_report(output)
     problem = write_source_probe(output, predictor)
     results = read_results(output)
     sections = [

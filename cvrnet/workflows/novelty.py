@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,17 +16,19 @@ from cvrnet.data import Preprocessing, Record, to_batch
 from cvrnet.heads.novelty import unlike
 from cvrnet.inference.frozen_features import head_inputs
 from cvrnet.inference.head_logits import HeadLogits, averages_probabilities
+from cvrnet.runs.finding_predictions import FindingTable
 from cvrnet.runs.novelty import save_novelty
 from cvrnet.runs.predictions import PredictionTable
 from cvrnet.training.novelty import fit_novelty
 from cvrnet.workflows.job import Job
 
+Table = TypeVar("Table", PredictionTable, FindingTable)
 MOST_IMAGES = 500  # of each set; chosen by measurement, of 100 to 400, and so that the time hardly counts
 
 
 def add_novelty(
-    job: Job, model: Any, sets: Mapping[str, Sequence[Record]], folder: Path, scored: Mapping[str, PredictionTable]
-) -> dict[str, PredictionTable]:
+    job: Job, model: Any, sets: Mapping[str, Sequence[Record]], folder: Path, scored: Mapping[str, Table]
+) -> dict[str, Table]:
     """Fit to training and validation images, save beside the weights, and add each image's value to the predictions.
 
     At most 500 images of each set are used, drawn by the seed; the others have no value. A model without heads, or with
@@ -42,7 +44,7 @@ def add_novelty(
     if head is None:
         return {**scored}
     save_novelty(folder, head)
-    found = {}
+    found: dict[str, Table] = {}
     for name, table in scored.items():
         values = np.full(len(table.names), np.nan)
         if name in inputs:

@@ -85,6 +85,8 @@ def make_soup(
     _check_folds(folders)
     with open_run_folder(output, KIND, overwrite=overwrite) as place:
         about = read_run(run) if (run / RUN).is_file() else {}
+        if about.get("task") == "multilabel":
+            raise UserError(f"{run} is a run of findings; soup is for models that name one class an image")
         own, seen = _own_images(about), trained_on(run) or SplitTable([])
         records, honest, images = _images(run, about, own, seen, data)
         model = average(folders)

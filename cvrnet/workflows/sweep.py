@@ -65,10 +65,18 @@ def benchmark(
     check_folds(n_folds)
     settings = (classes, cache_folder, callbacks, audit, maps, resume, overwrite, log)
     config = config or TrainConfig()
+    _refuse_findings(config, BENCHMARK)
     first = resolve_interpolation(model_config(next(iter(models), config.model), config))
     with start_job(BENCHMARK, data, output, replace(config, interpolation=first.interpolation), *settings) as job:
         protocol = replace(job, config=replace(job.config, model="-", interpolation=config.interpolation))
         return _benchmark(protocol, models, n_folds, test_source, split_from)
+
+
+def _refuse_findings(config: TrainConfig | None, kind: str) -> None:
+    if config and config.findings:
+        raise UserError(
+            f"{kind} is for models that name one class an image; cross-validate models of findings by crossval"
+        )
 
 
 def _benchmark(
@@ -133,6 +141,7 @@ def leave_one_source_out(
     """
     output, kind = Path(output), "leave-one-source-out"
     check_folds(n_folds)
+    _refuse_findings(config, kind)
     settings = (classes, cache_folder, callbacks, audit, maps, resume, overwrite, log)
     with start_job(kind, data, output, config, *settings) as job:
         return _leave_out(job, kind, n_folds)

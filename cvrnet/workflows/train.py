@@ -13,19 +13,22 @@ from cvrnet.data import Record
 from cvrnet.data.data_set import DataPath
 from cvrnet.data.splits import holdout_sets, refuse_missing_classes
 from cvrnet.inference import Predictor
+from cvrnet.inference.cached import join_batches, predict_cached
 from cvrnet.inference.head_logits import averages_probabilities
-from cvrnet.metrics.decisions import choose_decisions
+from cvrnet.metrics.decisions import Decisions, choose_decisions, choose_finding_decisions
 from cvrnet.metrics.operating_points import DEFAULT_SENSITIVITY, targets_by_class, threshold_warnings
 from cvrnet.report.draw import draw_learning_curves
 from cvrnet.runs.checkpoint import load_checkpoint
 from cvrnet.runs.decisions import save_decisions
+from cvrnet.runs.finding_predictions import FindingTable
 from cvrnet.runs.layout import METRICS, fold_name
 from cvrnet.runs.predictions import PredictionTable
 from cvrnet.runs.read import read_json
 from cvrnet.training import Progress, TrainConfig, close_state, fit, is_finished
 from cvrnet.training.frozen_encoders import predict_frozen
 from cvrnet.training.tracking import tracked
-from cvrnet.workflows.evaluate import predict_decoded, write_evaluation
+from cvrnet.workflows.evaluate import write_evaluation
+from cvrnet.workflows.findings import refuse_missing_findings, write_finding_evaluation
 from cvrnet.workflows.job import Callbacks, Job, finish_report, open_run, start_job, with_features
 from cvrnet.workflows.novelty import add_novelty
 
@@ -61,7 +64,7 @@ def train(
     started = start_job("train", data, output, config, *settings)
     with started as job:
         sets = split_records(job.records, job.config, test_source)
-        refuse_missing_classes(sets["train"], job.classes)
+        refuse_missing(job, sets["train"])
         folder = job.place.folder
         open_run(job, folder, "train", ((r, name) for name, members in sets.items() for r in members), test_source)
         metrics = train_sets(with_features(job, [folder]), sets, folder)
@@ -73,7 +76,15 @@ def train(
 
 def split_records(records: Sequence[Record], config: TrainConfig, test_source: str = "") -> dict[str, list[Record]]:
     """The sets of one training, by the config's fraction and seed (see `cvrnet.data.splits.holdout_sets`)."""
-    return holdout_sets(records, config.val_fraction, config.seed, test_source)
+    return holdout_sets(records, config.val_fraction, config.seed, test_source, config.findings)
+
+
+def refuse_missing(job: Job, train: Sequence[Record]) -> None:
+    """UserError if a class has no image to train on, or if the training images do not show a finding."""
+    if job.config.findings:
+        refuse_missing_findings(train, job.config)
+    else:
+        refuse_missing_classes(train, job.classes)
 
 
 def train_sets(
@@ -98,13 +109,8 @@ def train_sets(
         with tracked(job.log if processes.is_main else "", progress, run, folder, config) as progress:
             state = fit(*arguments, model=model, features=features, progress=progress)
         if processes.is_main:
-            best = load_checkpoint(folder)
-            predict = _predictions(job, best)
-            scored = {part: predict(members) for part, members in sets.items() if part != "train"}
-            _save_decisions(job, scored["val"], folder)
-            scored = add_novelty(job, best, sets, folder, scored)
+            metrics = _evaluate_best(job, sets, folder)
             draw_learning_curves(folder, {"": state.history})
-            metrics = write_evaluation(folder, scored)
             close_state(folder, state, config)
     elif processes.is_main:
         metrics = read_json(folder / METRICS)
@@ -112,31 +118,58 @@ def train_sets(
     return metrics
 
 
+def _evaluate_best(job: Job, sets: Mapping[str, list[Record]], folder: Path) -> dict[str, Any]:
+    """Score the best epoch, whose weights are in the folder; returns the content of metrics.json."""
+    best = load_checkpoint(folder)
+    predict = _predictions(job, best)
+    has_heads = averages_probabilities(best)
+    answers = {part: predict(members) for part, members in sets.items() if part != "train"}
+    arguments = {
+        part: (sets[part], job.classes, by_head.mean(0), by_head if has_heads else None)
+        for part, by_head in answers.items()
+    }
+    if job.config.findings:
+        uncertain = job.config.uncertain
+        found = {part: FindingTable.from_records(*given, uncertain=uncertain) for part, given in arguments.items()}
+        _save_finding_decisions(job, found["val"], folder)
+        return write_finding_evaluation(folder, add_novelty(job, best, sets, folder, found))
+    scored = {part: PredictionTable.from_records(*given) for part, given in arguments.items()}
+    _save_decisions(job, scored["val"], folder)
+    return write_evaluation(folder, add_novelty(job, best, sets, folder, scored))
+
+
 def _save_decisions(job: Job, validation: PredictionTable, folder: Path) -> None:
     """Save what the validation images teach about acting on the probabilities, and tell what is wrong with it."""
-    config, p = job.config, validation
-    decisions = choose_decisions(
-        p.labels,
-        p.probabilities,
-        p.classes,
-        p.groups,
-        targets_by_class(config.sensitivity, p.classes, DEFAULT_SENSITIVITY),
-        targets_by_class(config.specificity, p.classes),
-    )
+    p = validation
+    _save(job, choose_decisions(p.labels, p.probabilities, p.classes, p.groups, *_targets(job)), folder)
+
+
+def _save_finding_decisions(job: Job, validation: FindingTable, folder: Path) -> None:
+    """The same for findings."""
+    p = validation
+    _save(job, choose_finding_decisions(p.truth, p.probabilities, p.findings, *_targets(job)), folder)
+
+
+def _targets(job: Job) -> tuple[dict[str, float], dict[str, float]]:
+    """The sensitivity and the specificity that each class's thresholds have to reach."""
+    config, names = job.config, job.classes
+    return targets_by_class(config.sensitivity, names, DEFAULT_SENSITIVITY), targets_by_class(config.specificity, names)
+
+
+def _save(job: Job, decisions: Decisions, folder: Path) -> None:
     save_decisions(folder, decisions)
     for warning in threshold_warnings(decisions.operating_points):
         job.callbacks.say(warning)
 
 
-def _predictions(job: Job, model: Any) -> Callable[[Sequence[Record]], PredictionTable]:
-    """A function that predicts as validation does, so the results for the best epoch are the same bit for bit."""
+def _predictions(job: Job, model: Any) -> Callable[[Sequence[Record]], NDArray[np.float64]]:
+    """A function that predicts as validation does, so the results for the best epoch are the same bit for bit.
+
+    It returns each head's probabilities, (heads, images, classes).
+    """
     if job.features is not None:
         features = job.features
-        return lambda records: _table(model, records, predict_frozen(model, features, records))
+        return lambda records: predict_frozen(model, features, records)
     predictor = Predictor([model], str(job.processes.device), job.processes.precision)
-    return lambda records: predict_decoded(predictor, records, job.cache, job.config.batch_size)
-
-
-def _table(model: Any, records: Sequence[Record], by_head: NDArray[np.float64]) -> PredictionTable:
-    heads = by_head if averages_probabilities(model) else None
-    return PredictionTable.from_records(records, model.pretrained_cfg["label_names"], by_head.mean(0), heads)
+    size = job.config.batch_size
+    return lambda records: join_batches(predict_cached(predictor, records, job.cache, size))

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from cvrnet.heads import FCLBlock, MultiScaleAveragingHead, log_mean_softmax
+from cvrnet.heads import FCLBlock, MultiScaleAveragingHead, log_mean_sigmoid, log_mean_softmax
 
 WIDTHS = [16, 24, 8]
 
@@ -64,6 +64,44 @@ def test_the_order_of_the_heads_does_not_matter(logits: np.ndarray, seed: int) -
     order = np.random.default_rng(seed).permutation(len(logits))
     one, other = (log_mean_softmax([torch.from_numpy(z) for z in part]) for part in (logits, logits[order]))
     torch.testing.assert_close(one, other)
+
+
+@given(branches())
+@settings(deadline=None)
+def test_sigmoid_of_the_result_is_the_mean_of_the_sigmoids(logits: np.ndarray) -> None:
+    """For a finding and for its absence, so that no probability near 1 loses its digits."""
+    result = log_mean_sigmoid([torch.from_numpy(z) for z in logits]).numpy()
+    assert np.isfinite(result).all()
+    for sign in (1, -1):
+        expected = scipy.special.expit(sign * logits).mean(0)
+        np.testing.assert_allclose(scipy.special.expit(sign * result), expected, rtol=1e-9, atol=1e-300)
+
+
+@given(branches())
+@settings(deadline=None)
+def test_single_precision_of_findings_agrees_with_double(logits: np.ndarray) -> None:
+    result = log_mean_sigmoid([torch.from_numpy(z).float() for z in logits])
+    exact = log_mean_sigmoid([torch.from_numpy(z).float().double() for z in logits])
+    torch.testing.assert_close(result.double(), exact, rtol=1e-5, atol=1e-6)
+
+
+def test_the_loss_of_a_finding_is_minus_the_log_of_its_mean_probability() -> None:
+    network, labels = head(task="multilabel"), torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]])
+    p = torch.stack([z.sigmoid() for z in network.branch_logits(maps())]).mean(0)
+    loss = nn.functional.binary_cross_entropy_with_logits(network(maps()), labels)
+    torch.testing.assert_close(loss, -(labels * p.log() + (1 - labels) * (1 - p).log()).mean())
+
+
+def test_tasks_and_their_numbers_of_classes() -> None:
+    assert head(1, task="multilabel")(maps()).shape == (2, 1)
+    with pytest.raises(ValueError, match="a softmax over one class is constant"):
+        head(1)
+    with pytest.raises(ValueError, match="expected 'multiclass' or 'multilabel'"):
+        head(2, task="both")
+    one = head(task="multilabel", average="logits")
+    torch.testing.assert_close(one(maps()), torch.stack(one.branch_logits(maps())).mean(0))
+    scripted = torch.jit.script(head(task="multilabel"))
+    torch.testing.assert_close(scripted(maps()), head(task="multilabel")(maps()))
 
 
 def test_cross_entropy_is_minus_the_log_of_the_mean_probability() -> None:

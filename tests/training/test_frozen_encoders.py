@@ -190,7 +190,7 @@ def test_the_standardisation_is_scikit_learns() -> None:
 
 def test_each_epoch_takes_one_view_of_each_image() -> None:
     vectors = np.arange(2 * 3, dtype=np.float32).reshape(2, 3, 1)
-    items = ViewVectors(vectors, [1, 0], [0, 1], ["a", "b"], seed=0)
+    items = ViewVectors(vectors, [1, 0], [0, 1], seed=0)
     seen = {(i, float(items[epoch, i][0])) for epoch in range(1, 40) for i in (0, 1)}
     assert seen == {(0, 3.0), (0, 4.0), (0, 5.0), (1, 0.0), (1, 1.0), (1, 2.0)}
     assert [float(items[7, 1][0]) for _ in range(3)] == [float(items[7, 1][0])] * 3

@@ -30,8 +30,8 @@ from cvrnet.runs.checkpoint import checkpoint_classes, load_checkpoint
 from cvrnet.runs.layout import STATE
 from cvrnet.training import Progress, TrainConfig, fit, recipe, resolve_interpolation
 from cvrnet.training.batches import Schedule, epoch_batches
-from cvrnet.training.loop import class_weights
 from cvrnet.training.model import create_for_training, smallest_part
+from cvrnet.training.objective import class_weights
 from cvrnet.training.optimizers import create_optimizer
 from cvrnet.training.processes import Processes
 from cvrnet.workflows import Callbacks, cross_validate, train

@@ -1,0 +1,44 @@
+"""Labels that name findings: ``Edema|Effusion``, ``No Finding``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from cvrnet.data.record import Record
+
+SEPARATOR = "|"  #: between the findings of one image in the column ``label``
+NO_FINDING = "No Finding"  #: the label, or the column, of an image without any
+
+
+def join_findings(names: Sequence[str]) -> str:
+    """The label of an image with these findings.
+
+    >>> join_findings(["Edema", "Effusion"]), join_findings([])
+    ('Edema|Effusion', 'No Finding')
+    """
+    return SEPARATOR.join(names) or NO_FINDING
+
+
+def split_findings(label: str) -> list[str]:
+    """The findings that a label names; none for ``No Finding``.
+
+    >>> split_findings("Edema | Effusion"), split_findings("No Finding")
+    (['Edema', 'Effusion'], [])
+    """
+    return [name for part in label.split(SEPARATOR) if (name := part.strip()) and name != NO_FINDING]
+
+
+def count_labels(records: Sequence[Record], names: Sequence[str]) -> dict[str, int]:
+    """The number of images of each class or, if the names are findings, of those that have it."""
+    counts = Counter(name for r in records for name in {r.label, *split_findings(r.label)})
+    return {name: counts[name] for name in names}
+
+
+def without_names(records: Sequence[Record]) -> list[Record]:
+    """The same images with two labels: ``No Finding`` and ``some finding``. The audit compares these with the sources.
+
+    Images of which nothing is known are left out.
+    """
+    return [replace(r, label="some finding" if split_findings(r.label) else NO_FINDING) for r in records if r.label]

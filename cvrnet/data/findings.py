@@ -1,0 +1,124 @@
+"""The findings of an image: which of several it has, which it has not, and which are not known."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cvrnet.data.finding_labels import NO_FINDING, SEPARATOR, join_findings, split_findings
+from cvrnet.data.record import Record
+from cvrnet.data.scan import DataError
+from cvrnet.data.splits import patient_keys
+from cvrnet.errors import UserError
+
+AUTO = "auto"  #: instead of names: every finding that the data set has
+UNCERTAIN = {"ignore": np.nan, "positive": 1.0, "negative": 0.0}
+"""What a cell of -1 counts as (CheXpert's "uncertain"); NaN is not known."""
+LEAST_PATIENTS = 5  # of each side, for a finding that AUTO takes
+_CELLS = {"1": 1.0, "0": 0.0, "": np.nan, "nan": np.nan}
+_NUMBERS = ("age", "day", "follow_up")  # columns that are no findings, although their cells may be 0 and 1
+
+Truth = NDArray[np.float64]
+"""Whether each image has each finding, (N, C): 1, 0, or NaN where this is not known."""
+
+
+def finding_columns(records: Sequence[Record]) -> list[str]:
+    """The further columns of a manifest with cells of 1, 0, -1 or empty only, and some of 1; without ``No Finding``."""
+    values: defaultdict[str, set[str]] = defaultdict(set)
+    for record in records:
+        for column, cell in record.metadata.items():
+            values[column].add(_plain(cell))
+    allowed = {*_CELLS, "-1"}
+    return [c for c, cells in values.items() if "1" in cells <= allowed and c not in (*_NUMBERS, NO_FINDING)]
+
+
+def finding_names(records: Sequence[Record], wanted: Sequence[str] = (AUTO,)) -> tuple[list[str], list[str]]:
+    """The findings to learn, and those that ``auto`` leaves out because fewer than 5 patients have (or lack) them.
+
+    With ``auto`` they are those that the labels name, in alphabetical order; if no image has a label, those of
+    `finding_columns`.
+
+    Raises:
+        UserError: There are none, or a name is given twice, or is neither a column nor in a label.
+    """
+    named = sorted({name for record in records for name in split_findings(record.label)})
+    columns = {column for record in records for column in record.metadata}
+    if list(wanted) != [AUTO]:
+        if len({*wanted}) < len(wanted):
+            raise UserError(f"findings {', '.join(wanted)}: each must be given once")
+        if unknown := [name for name in wanted if name not in columns and name not in named]:
+            there = ", ".join(named or finding_columns(records)) or "none"
+            raise UserError(f"no finding {unknown[0]!r} in the data set; it has {there}")
+        return list(wanted), []
+    found = named or finding_columns(records)
+    if not found:
+        raise UserError(
+            f"the data set has no findings: expected labels such as Edema{SEPARATOR}Effusion, or a column with 1 and 0 "
+            "for each finding"
+        )
+    truth, patients = finding_truth(records, found), np.array(patient_keys(records))
+    few = [
+        name
+        for name, column in zip(found, truth.T, strict=True)
+        if min(len({*patients[column == value]}) for value in (0, 1)) < LEAST_PATIENTS
+    ]
+    if len(few) == len(found):
+        raise UserError(f"every finding is known in fewer than {LEAST_PATIENTS} patients with it or without it")
+    return [name for name in found if name not in few], few
+
+
+def finding_truth(records: Sequence[Record], names: Sequence[str], uncertain: str = "ignore") -> Truth:
+    """Whether images have findings, from a finding's own column or, if there is none, from the labels.
+
+    A cell is 1, 0, -1 (uncertain) or empty (not known). Where the column ``No Finding`` is 1, empty cells are 0. An
+    image without a label is not known.
+
+    Args:
+        records: N images.
+        names: C findings.
+        uncertain: A key of `UNCERTAIN`.
+
+    Raises:
+        DataError: A cell has another value, or a label has findings and ``No Finding``.
+    """
+    cells = {**_CELLS, "-1": UNCERTAIN[uncertain]}
+    columns = {column for record in records for column in record.metadata}
+    truth, problems = np.full((len(records), len(names)), np.nan), []
+    for i, record in enumerate(records):
+        parts, listed = split_findings(record.label), set(record.label.split(SEPARATOR))
+        if parts and NO_FINDING in map(str.strip, listed):
+            problems.append(record.problem(f"label {record.label!r} has findings and {NO_FINDING}"))
+        nothing = _plain(record.metadata.get(NO_FINDING, "")) == "1"
+        for k, name in enumerate(names):
+            if name not in columns:
+                truth[i, k] = float(name in parts) if record.label else np.nan
+                continue
+            cell = _plain(record.metadata.get(name, ""))
+            if cell not in cells:
+                problems.append(record.problem(f"{name} is {cell!r:.40}; expected 1, 0, -1 or empty"))
+            truth[i, k] = 0.0 if nothing and not cell else cells.get(cell, np.nan)
+    if problems:
+        raise DataError(problems, records[0].path.parent)
+    return truth
+
+
+def label_findings(records: Sequence[Record], names: Sequence[str], truth: Truth) -> list[Record]:
+    """The same images, each with the findings that it has as its label; ``""`` if none of them is known."""
+    return [
+        replace(
+            record,
+            label=join_findings([name for name, value in zip(names, row, strict=True) if value == 1])
+            if not np.isnan(row).all()
+            else "",
+        )
+        for record, row in zip(records, truth, strict=True)
+    ]
+
+
+def _plain(cell: str) -> str:
+    """A cell without blanks, and without the ``.0`` that pandas appends."""
+    return cell.strip().lower().removesuffix(".0")

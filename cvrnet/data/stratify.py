@@ -1,0 +1,33 @@
+"""Folds in which every finding is equally frequent: iterative stratification of patients."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def iterative_folds(counts: NDArray[np.float64], n_folds: int, seed: int = 0) -> NDArray[np.int64]:
+    """The fold, 1 to ``n_folds``, of each patient: iterative stratification (Sechidis et al. 2011, ECML PKDD, Fig. 1).
+
+    Again and again, the patients with the finding that has fewest images left are given to the folds that lack most of
+    its images; of equals, to the one that lacks most images of all. Random numbers decide what is still equal.
+
+    Args:
+        counts: For each patient the number of images with each finding, and in the last column of all images; (P, C+1).
+        n_folds: Number of folds.
+        seed: Of the random numbers.
+    """
+    rng = np.random.default_rng(seed)
+    folds = np.zeros(len(counts), np.int64)
+    lacking = np.repeat(counts.sum(0)[None] / n_folds, n_folds, axis=0)  # (folds, C + 1)
+    order = rng.permutation(len(counts))
+    order = order[np.argsort(-counts[order, -1], kind="stable")]  # patients of many images first: they are least free
+    while (folds == 0).any():
+        left = counts[folds == 0].sum(0)
+        findings = np.flatnonzero(left[:-1] > 0)
+        column = int(findings[np.argmin(left[findings])]) if len(findings) else -1
+        for patient in order[(folds[order] == 0) & (counts[order, column] > 0)]:
+            best = max(range(n_folds), key=lambda f: (lacking[f, column], lacking[f, -1], rng.random()))
+            folds[patient] = best + 1
+            lacking[best] -= counts[patient]
+    return folds

@@ -1,0 +1,130 @@
+"""What a model learns: one class of each image, or its findings. The loss, and the scores on the validation images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cvrnet.data import Record
+from cvrnet.data.findings import finding_truth
+from cvrnet.metrics import classification_scores
+from cvrnet.metrics.findings import finding_rankings
+from cvrnet.training.config import TrainConfig
+
+
+class Objective(Protocol):
+    """The labels of the training images, their loss, and the scores of an epoch."""
+
+    @property
+    def labels(self) -> Sequence[Any]:
+        """The label of each training image, as the loader gives it to `losses`."""
+        ...
+
+    def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss of each image, (N,), from logits (N, classes) in float32 and labels as the loader gives them."""
+        ...
+
+    def scores(self, probabilities: NDArray[np.float64]) -> dict[str, float]:
+        """The columns of history.csv for the validation images' probabilities, (N, classes); ``val_loss`` first."""
+        ...
+
+
+def make_objective(
+    config: TrainConfig, train: Sequence[Record], val: Sequence[Record], classes: Sequence[str], device: torch.device
+) -> Objective:
+    """The objective of a config, for these images; ``classes`` are in the order of the logits."""
+    if config.findings:
+        return FindingsObjective(config, train, val, classes, device)
+    return OneClass(config, train, val, classes, device)
+
+
+class OneClass:
+    """Cross-entropy of the class, weighted by N_max / N_j if the config says so (v2 section 5.2)."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        train: Sequence[Record],
+        val: Sequence[Record],
+        classes: Sequence[str],
+        device: torch.device,
+    ) -> None:
+        self.smoothing, self.classes = config.label_smoothing, list(classes)
+        self.labels = [classes.index(record.label) for record in train]
+        self.validation = [classes.index(record.label) for record in val]
+        self.weights = class_weights(self.labels, len(classes)).to(device) if config.class_weights else None
+
+    def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """See `Objective`."""
+        losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.smoothing)
+        return losses if self.weights is None else losses * self.weights[labels]
+
+    def scores(self, probabilities: NDArray[np.float64]) -> dict[str, float]:
+        """See `Objective`."""
+        found = classification_scores(self.validation, probabilities, self.classes)
+        return {
+            "val_loss": found["log_loss"],
+            "val_accuracy": found["accuracy"],
+            "val_f1_macro": found["macro"]["f1"],
+        }
+
+
+class FindingsObjective:
+    """Binary cross-entropy of the findings that are known of an image, summed and divided by the number of findings.
+
+    A finding that few images have counts more where it is present: by the number of images without it for each image
+    with it, at most the config's ``max_pos_weight``.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        train: Sequence[Record],
+        val: Sequence[Record],
+        classes: Sequence[str],
+        device: torch.device,
+    ) -> None:
+        self.smoothing = config.label_smoothing
+        truth = finding_truth(train, classes, config.uncertain)
+        self.labels = list(torch.from_numpy(truth).float())
+        self.validation = finding_truth(val, classes, config.uncertain)
+        highest = config.max_pos_weight if config.class_weights else 1.0
+        self.weights = torch.from_numpy(positive_weights(truth, highest)).float().to(device)
+
+    def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """See `Objective`."""
+        known = ~labels.isnan()
+        target = torch.where(known, labels, 0.0) * (1 - self.smoothing) + self.smoothing / 2
+        losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none", pos_weight=self.weights)
+        return (losses * known).mean(1)
+
+    def scores(self, probabilities: NDArray[np.float64]) -> dict[str, float]:
+        """See `Objective`. The loss is not weighted; the AUC is the mean over the findings with both values."""
+        known = ~np.isnan(self.validation)
+        p = np.where(self.validation == 1, probabilities, 1 - probabilities)[known]
+        loss = -np.log(np.clip(p, np.finfo(np.float64).eps, 1)).mean() if known.any() else np.nan
+        rankings = finding_rankings(self.validation, probabilities)
+        return {"val_loss": float(loss), "val_roc_auc": float(np.nanmean(rankings)) if rankings.size else float("nan")}
+
+
+def positive_weights(truth: NDArray[np.float64], highest: float) -> NDArray[np.float64]:
+    """Images without each finding for each image with it, from 1 to ``highest``; 1 for a finding that no image has.
+
+    >>> positive_weights(np.array([[1, 1], [0, 1], [0, np.nan], [0, 0]]), 2.5)
+    array([2.5, 1. ])
+    """
+    positives, negatives = (truth == 1).sum(0), (truth == 0).sum(0)
+    ratio = np.divide(negatives, positives, out=np.ones(truth.shape[1]), where=positives > 0)
+    return ratio.clip(1, highest)
+
+
+def class_weights(labels: Sequence[int], num_classes: int) -> Tensor:
+    """Weight of class j: N_max / N_j, so all classes count equally; 0 for an absent class."""
+    counts = torch.bincount(torch.as_tensor(labels), minlength=num_classes).float()
+    return torch.where(counts > 0, counts.max() / counts.clamp(min=1), 0.0)

@@ -1,0 +1,256 @@
+"""Several findings an image: from a manifest to a report, and everything that may be wrong with it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cvrnet import Predictor
+from cvrnet.data import DataError, read_records
+from cvrnet.data.findings import finding_names, finding_truth
+from cvrnet.data.record import Record
+from cvrnet.data.splits import holdout_split, make_folds, patient_keys
+from cvrnet.errors import UserError
+from cvrnet.hub.staging import stage_run
+from cvrnet.runs.decisions import load_decisions
+from cvrnet.training import recipe
+from cvrnet.workflows import cross_validate, evaluate, make_soup, train
+from cvrnet.workflows.calibrate import calibrate
+
+FINDINGS = ["Bright", "Left", "Rare"]
+
+
+def record(label: str = "", **cells: str) -> Record:
+    return Record(Path("/data/a.png"), "a.png", label, metadata=cells, where="m.csv:2")
+
+
+def picture(bright: bool, left: bool, rng: np.random.Generator) -> np.ndarray:
+    """A film whose findings can be learnt: its brightness, and a bar on its left side."""
+    pixels = rng.normal(150 if bright else 70, 20, (48, 48))
+    if left:
+        pixels[:, :16] += 70
+    return pixels.clip(0, 255).astype(np.uint8)
+
+
+def write_films(folder: Path, count: int, columns: bool, seed: int = 0) -> Path:
+    """A manifest of films of patients with one to three of them; 10 % of ``Left`` is not known where it has columns."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    rows = []
+    for i in range(count):
+        has = {"Bright": bool(rng.integers(2)), "Left": bool(rng.random() < 0.3), "Rare": i % 12 == 0}
+        Image.fromarray(picture(has["Bright"], has["Left"], rng)).save(folder / f"{i}.png")
+        row = {"path": f"{i}.png", "source": "ab"[i % 2], "patient_id": f"p{i // (1 + i % 3)}"}
+        if columns:
+            row |= {name: str(float(value)) for name, value in has.items()}
+            row["Left"] = "" if rng.random() < 0.1 else "-1" if rng.random() < 0.05 else row["Left"]
+        else:
+            row["label"] = "|".join(name for name, value in has.items() if value) or "No Finding"
+        rows.append(row)
+    with (folder / "manifest.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder / "manifest.csv"
+
+
+CONFIG = recipe(
+    "paper",
+    model="cvrnet_tiny",
+    pretrained=False,
+    img_size=48,
+    epochs=3,
+    lr=2e-3,
+    batch_size=16,
+    findings=("auto",),
+    device="cpu",
+    hflip_p=0.0,
+    vflip_p=0.0,
+    rotation_p=0.0,
+    shift_p=0.0,
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_films(tmp_path_factory.mktemp("films") / "data", 120, columns=True)
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    output = tmp_path_factory.mktemp("findings") / "run"
+    return output, cross_validate(data, output, CONFIG, n_folds=3, audit=False, maps=False)
+
+
+def test_labels_and_columns_say_the_same():
+    by_label = [record("Edema|Mass"), record("No Finding"), record("Mass"), record("")]
+    by_column = [
+        record(Edema="1", Mass="1.0"),
+        record(**{"No Finding": "1"}, Edema="", Mass=""),
+        record(Edema="0", Mass="1"),
+        record(Edema="", Mass="nan"),
+    ]
+    for records in (by_label, by_column):
+        truth = finding_truth(records, ["Edema", "Mass"])
+        np.testing.assert_array_equal(truth, [[1, 1], [0, 0], [0, 1], [np.nan, np.nan]])
+
+
+@pytest.mark.parametrize(("uncertain", "value"), [("ignore", np.nan), ("positive", 1), ("negative", 0)])
+def test_uncertain_cells(uncertain, value):
+    np.testing.assert_array_equal(finding_truth([record(Edema="-1.0")], ["Edema"], uncertain), [[value]])
+
+
+def test_cells_and_labels_that_cannot_be(tmp_path):
+    with pytest.raises(DataError, match=r"m.csv:2: a.png: Edema is 'maybe'; expected 1, 0, -1 or empty"):
+        finding_truth([record(Edema="maybe")], ["Edema"])
+    with pytest.raises(DataError, match="has findings and No Finding"):
+        finding_truth([record("Edema|No Finding")], ["Edema"])
+    with pytest.raises(UserError, match="no finding 'Masss' in the data set; it has Edema, Mass"):
+        finding_names([record("Edema|Mass")], ["Masss"])
+    with pytest.raises(UserError, match="each must be given once"):
+        finding_names([record("Edema|Mass")], ["Mass", "Mass"])
+    with pytest.raises(UserError, match="the data set has no findings"):
+        finding_names([record(age="7")])
+
+
+def test_auto_takes_what_enough_patients_have(data):
+    records = read_records(data, labelled=False)
+    assert finding_names(records) == (FINDINGS, [])
+    few = [r for i, r in enumerate(records) if r.metadata["Rare"] != "1.0" or i < 24]
+    assert finding_names(few) == (["Bright", "Left"], ["Rare"])
+
+
+def test_findings_and_sources_are_spread_over_folds_and_patients_are_not(tmp_path):
+    records = read_records(write_films(tmp_path / "data", 300, columns=False, seed=1), labelled=False)
+    folds = np.array(make_folds(records, 5, findings=FINDINGS))
+    patients = np.array(patient_keys(records))
+    assert all(len({*folds[patients == p]}) == 1 for p in {*patients})
+    for name in FINDINGS:
+        has = np.array([name in r.label for r in records])
+        counts = np.bincount(folds[has], minlength=6)[1:]
+        assert counts.max() - counts.min() <= 3, (name, counts)
+    assert np.ptp(np.bincount(folds)[1:]) <= 6
+    held = np.array(holdout_split(records, 0.2, findings=FINDINGS))
+    assert 0.15 < held.mean() < 0.25
+    assert not {*patients[held]} & {*patients[~held]}
+    assert make_folds(records, 5, findings=FINDINGS) == folds.tolist()
+
+
+def test_it_learns_what_is_there(run):
+    output, summary = run
+    per_finding = summary["pooled"]["per_finding"]
+    assert per_finding["Bright"]["roc_auc"] > 0.95
+    assert per_finding["Left"]["roc_auc"] > 0.7
+    assert per_finding["Left"]["unknown"] > 0
+    assert summary["pooled"]["n"] == 120
+    assert summary["mean_std"]["macro"]["roc_auc"]["n"] == 3
+    page = (output / "report.html").read_text(encoding="utf-8")
+    for text in ("Bright", "AUC of", "Operating points", "What the averaging buys", "Research software"):
+        assert text in page
+    rows = list(csv.DictReader((output / "tables" / "findings.csv").open(encoding="utf-8-sig")))
+    assert {row["finding"] for row in rows} == {*FINDINGS, "mean"}
+    assert {row["source"] for row in rows} == {"", "a", "b"}
+
+
+def test_thresholds_come_from_known_validation_images(run):
+    output, _ = run
+    points = load_decisions([output / "fold-1"]).operating_points
+    assert {p.class_name for p in points} == {*FINDINGS}
+    rows = list(csv.DictReader((output / "fold-1" / "predictions.csv").open(encoding="utf-8")))
+    val = [row for row in rows if row["split"] == "val" and row["true_Left"]]
+    point = next(p for p in points if p.class_name == "Left" and p.rule == "sensitivity")
+    assert point.positives + point.negatives == len(val)
+    assert point.positives == sum(row["true_Left"] == "1" for row in val)
+
+
+def test_predict_and_evaluate(run, data, tmp_path, cli):
+    output, _ = run
+    images = sorted(data.parent.glob("*.png"))[:5]
+    status, out, err = cli("predict", output, *images, "--format", "jsonl", "--operating-point", "youden")
+    assert status == 0, err
+    row = json.loads(out.splitlines()[0])
+    assert {f"prob_{name}" for name in FINDINGS} <= {*row}
+    assert row["positive_Bright"] in (0, 1)
+    assert row["prediction"] == ("|".join(n for n in FINDINGS if row[f"prob_{n}"] >= 0.5) or "No Finding")
+    other = write_films(tmp_path / "other", 40, columns=False, seed=9)
+    result = evaluate(str(output), other, tmp_path / "evaluation", audit=False, maps=False)
+    assert result["metrics"]["test"]["per_finding"]["Bright"]["roc_auc"] > 0.95
+    assert result["images"]["Rare"] == 4
+    assert "Each finding" in (tmp_path / "evaluation" / "report.html").read_text(encoding="utf-8")
+    _write(other.parent / "bare.csv", [{"path": path.name} for path in sorted(other.parent.glob("*.png"))])
+    with pytest.raises(UserError, match="none of the model's findings is known"):
+        evaluate(str(output), other.parent / "bare.csv", tmp_path / "none", audit=False, maps=False)
+
+
+def _write(path, rows):
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def test_frozen_encoders_and_a_single_finding(data, tmp_path):
+    config = recipe(
+        "frozen",
+        model="cvrnet_tiny",
+        pretrained=False,
+        img_size=48,
+        epochs=2,
+        findings=("Bright",),
+        device="cpu",
+    )
+    metrics = train(data, tmp_path / "run", config, audit=True, maps=False)
+    assert metrics["val"]["findings"] == ["Bright"]
+    assert Predictor.from_pretrained(tmp_path / "run").task == "multilabel"
+
+
+def test_an_interrupted_training_continues_with_the_same_result(data, tmp_path):
+    whole = train(data, tmp_path / "whole", CONFIG, audit=False, maps=False)
+    train(data, tmp_path / "parts", replace(CONFIG, epochs=1), audit=False, maps=False)
+    parts = train(data, tmp_path / "parts", CONFIG, audit=False, maps=False, resume=True)
+    assert parts["val"]["macro"] == whole["val"]["macro"]
+
+
+def test_what_is_for_one_class_says_so(run, data, tmp_path, cli):
+    output, _ = run
+    with pytest.raises(UserError, match="is a model of findings; calibration is for"):
+        calibrate(str(output), data, tmp_path / "out")
+    with pytest.raises(UserError, match="is a run of findings; soup is for"):
+        make_soup(output, tmp_path / "out")
+    for command in (
+        ("evaluate", output, output / "fold-1", data, "-o", tmp_path / "out"),
+        ("benchmark", data, "-o", tmp_path / "out", "--findings", "auto", "--models", "cvrnet_tiny"),
+        ("crossval", data, "-o", tmp_path / "out", "--findings", "auto", "--leave-one-source-out"),
+        ("train", data, "-o", tmp_path / "out", "--findings", "auto", "--model", "resnet18", "--no-pretrained"),
+        ("train", data, "-o", tmp_path / "out", "--findings", "auto", "--classes", "Left,Bright"),
+        ("train", data, "-o", tmp_path / "out", "--findings", "auto", "--monitor", "val_accuracy"),
+    ):
+        status, _, err = cli(*command)
+        assert status in (1, 2), command
+        assert err.splitlines()[-1].startswith("Error: "), err
+        assert "finding" in err, err
+    assert not (tmp_path / "out").exists()
+    single = write_films(tmp_path / "single", 30, columns=False)
+    status, _, err = cli("train", single, "-o", tmp_path / "out")
+    assert status == 1
+    assert "--findings auto" in err
+
+
+def test_its_card_and_its_maps(run, data, tmp_path, cli):
+    output, summary = run
+    staged = stage_run(output, "ada/findings")
+    card = staged.card.decode()
+    assert "gives the probabilities of findings" in card
+    assert f"| Bright | {summary['pooled']['per_finding']['Bright']['positives']} |" in card
+    assert "AUC, mean over the findings, mean of 3 folds" in card
+    assert staged.run["task"] == "multilabel"
+    image = sorted(data.parent.glob("*.png"))[0]
+    status, _, err = cli("explain", output, image, "-o", tmp_path / "maps", "--target", "Left")
+    assert status == 0, err
+    assert list((tmp_path / "maps").rglob("*.png"))
