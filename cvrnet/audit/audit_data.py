@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from cvrnet.audit.audit_page import render_page
 from cvrnet.audit.depths import depth_findings
@@ -19,7 +20,9 @@ from cvrnet.audit.model_findings import model_findings
 from cvrnet.audit.probes import probe_rows
 from cvrnet.audit.shortcuts import shortcut_findings
 from cvrnet.data import DataError, Record, check_classes, scan_records
-from cvrnet.data.data_set import DataPath
+from cvrnet.data.data_set import DataPath, DataSet
+from cvrnet.data.finding_labels import without_names
+from cvrnet.data.findings import as_findings
 from cvrnet.errors import UserError
 from cvrnet.files import damaged_files, write_json, write_sheet, write_text
 from cvrnet.runs.layout import AUDIT
@@ -41,12 +44,19 @@ TABLES = {
 def read_audited(data: DataPath, say: Callable[[str], object] = lambda line: None) -> tuple[list[Record], list[str]]:
     """Read the images that can be audited, and one line for each row that cannot; ``say`` is that of `read_records`.
 
-    Unlike `cvrnet.data.read_records` this accepts patients in two splits and a single class: the audit reports them.
+    Unlike `cvrnet.data.read_records` this accepts patients in two splits and a single class: the audit reports them. Of
+    images with several findings, the labels are ``some finding`` and ``No Finding``.
 
     Raises:
         DataError: No image is left.
     """
-    records, problems = scan_records(data, min_classes=1, allow_shared_patients=True, say=say)
+    settings: dict[str, Any] = {"min_classes": 1, "allow_shared_patients": True}
+    records, problems = scan_records(data, say=say, **settings)
+    if problems and DataSet.of(data).is_manifest:
+        found, other_problems = scan_records(data, labelled=False, **settings)
+        if findings := as_findings(found):
+            say("Images have several findings: those with any finding are compared with those without")
+            return without_names(findings), other_problems
     if not records:
         raise DataError(problems, data)
     return records, problems

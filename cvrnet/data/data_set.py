@@ -61,6 +61,12 @@ class DataSet:
         """The folder of the images of a manifest, which is at this path."""
         return Path(os.path.abspath(self.images)) if self.images else manifest.parent
 
+    @property
+    def is_manifest(self) -> bool:
+        """Whether it is a CSV manifest, or a folder that contains ``manifest.csv``."""
+        path = Path(self)
+        return path.is_file() or (path / "manifest.csv").is_file()
+
     def image_folder(self) -> Path:
         """The folder that the names of the images are relative to, whether or not it exists."""
         path = Path(self)

@@ -119,6 +119,17 @@ def label_findings(records: Sequence[Record], names: Sequence[str], truth: Truth
     ]
 
 
+def as_findings(records: Sequence[Record]) -> list[Record]:
+    """The same images with the findings of their labels or columns as labels; none if the data set has no findings.
+
+    It has findings if a label names several, or if no image has a label and there are `finding_columns`.
+    """
+    if any(record.label for record in records):
+        return list(records) if any(SEPARATOR in record.label for record in records) else []
+    names = finding_columns(records)
+    return label_findings(records, names, finding_truth(records, names)) if names else []
+
+
 def _plain(cell: str) -> str:
     """A cell without blanks, and without the ``.0`` that pandas appends."""
     return cell.strip().lower().removesuffix(".0")

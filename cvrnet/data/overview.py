@@ -6,11 +6,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from cvrnet.data.cells import label_problem, spelling_problems
-from cvrnet.data.data_set import DataPath
+from cvrnet.data.data_set import DataPath, DataSet
+from cvrnet.data.finding_labels import NO_FINDING, SEPARATOR
+from cvrnet.data.findings import finding_columns
 from cvrnet.data.image import dicom_module, is_dicom, open_header, split_frame
 from cvrnet.data.limits import Refused
 from cvrnet.data.record import Record
@@ -24,8 +25,6 @@ _DEPTHS = {
     **{"1": "1-bit", "L": "8-bit grey", "P": "8-bit palette", "LA": "8-bit grey", "I": "32-bit grey"},
     **{"F": "floating-point grey", "RGB": "8-bit colour", "RGBA": "8-bit colour", "CMYK": "8-bit colour"},
 }
-# Numbers that are no findings, although all of them may be 0 and 1.
-_NUMBERS = ("age", "day", "follow_up")
 _PATIENTS = (("1 image", 1, 1), ("2 to 4 images", 2, 4), ("5 to 9 images", 5, 9), ("10 or more", 10, 2**63))
 Row = dict[str, Any]
 
@@ -62,7 +61,7 @@ def look_over(
     Raises:
         DataError: No image can be used.
     """
-    labelled = not _is_manifest(data)  # only of folders: the labels of a manifest may be findings
+    labelled = not DataSet.of(data).is_manifest  # only of folders: the labels of a manifest may be findings
     records, problems = scan_records(data, labelled=labelled, min_classes=1, allow_shared_patients=True, say=say)
     if not records:
         raise DataError(problems, data)
@@ -79,20 +78,11 @@ def look_over(
     return Overview(records, labels, _count(records, labels, facts), problems)
 
 
-def _is_manifest(data: DataPath) -> bool:
-    path = Path(data)
-    return path.is_file() or (path / "manifest.csv").is_file()
-
-
 def labels_of(records: Sequence[Record]) -> list[tuple[str, ...]]:
     """The labels of each image: the parts of ``label`` or, where no image has one, the findings whose column is 1."""
     if any(record.label for record in records):
-        return [tuple(filter(None, map(str.strip, record.label.split("|")))) for record in records]
-    values: defaultdict[str, set[str]] = defaultdict(set)
-    for record in records:
-        for column, cell in record.metadata.items():
-            values[column].add(cell.removesuffix(".0"))
-    findings = [c for c, cells in values.items() if cells <= {"1", "0", "-1", ""} and c not in _NUMBERS]
+        return [tuple(filter(None, map(str.strip, record.label.split(SEPARATOR)))) for record in records]
+    findings = [*finding_columns(records), NO_FINDING]
     return [tuple(c for c in findings if r.metadata.get(c, "").removesuffix(".0") == "1") for r in records]
 
 

@@ -50,6 +50,7 @@ class Answer:
     prediction: Prediction
     maps: dict[str, dict[str, NDArray[np.float32] | str]] = field(default_factory=dict)
     decided: Mapping[str, Any] = field(default_factory=dict)
+    task: str = "multiclass"  #: or ``multilabel``: the classes are findings, of which an image may have several
 
 
 class Answering:
@@ -63,7 +64,7 @@ class Answering:
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
-        self.classes = predictor.classes
+        self.classes, self.task = predictor.classes, predictor.task
         self.members = (len(predictor.models), predictor.num_heads if predictor.averages_probabilities else 1)
         self.points: dict[str, dict[str, OperatingPoint]] = {}
         for point in predictor.decisions.operating_points:
@@ -134,4 +135,4 @@ class Answering:
             raise UserError(prediction.error)
         targets = [self.classes[k] for k in sorted(prediction.probabilities.argsort()[-MOST_MAPS:])]
         maps = explain_classes(predictor, image, targets, self.parts) if self.parts else {}
-        return Answer(name, image, prediction, maps, self._decide(prediction.probabilities))
+        return Answer(name, image, prediction, maps, self._decide(prediction.probabilities), self.task)

@@ -30,7 +30,7 @@ def build_page(answering: Answering, uploads: Uploads, name: str) -> gr.Blocks:
     classes, events = answering.classes, _Events(answering, uploads)
     with _Page(title=f"{name}: cvrnet demo", analytics_enabled=False) as page:
         page.uploads = uploads
-        gr.HTML(markup.header(name, answering.description, classes))
+        gr.HTML(markup.header(name, answering.description, classes, answering.task))
         with gr.Tab("One image"), gr.Row(elem_classes="both"):
             with gr.Column(min_width=320):
                 upload = gr.File(label="Chest radiograph: PNG, JPEG, TIFF, WebP, BMP or DICOM", height=170)

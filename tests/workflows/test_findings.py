@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from cvrnet import Predictor
+from cvrnet.audit import read_audited
 from cvrnet.data import DataError, read_records
 from cvrnet.data.findings import finding_names, finding_truth
 from cvrnet.data.record import Record
@@ -254,3 +255,20 @@ def test_its_card_and_its_maps(run, data, tmp_path, cli):
     status, _, err = cli("explain", output, image, "-o", tmp_path / "maps", "--target", "Left")
     assert status == 0, err
     assert list((tmp_path / "maps").rglob("*.png"))
+
+
+def test_the_page_and_the_audit_know_findings(run, data, tmp_path, cli):
+    pytest.importorskip("gradio")
+    from cvrnet.demo import markup
+    from cvrnet.demo.answering import Answering
+
+    answering = Answering(Predictor.from_pretrained(run[0] / "fold-1", "cpu", "fp32"))
+    answer = answering.example("NOR")
+    page = markup.probabilities(answer, answering.classes, answering.members)
+    assert f"<h2>{answer.prediction.label.replace('|', ', ')}</h2>" in page
+    assert "Probability of each finding" in page
+    assert "findings on chest radiographs (Bright, Left, Rare)" in markup.header("x", "y", FINDINGS, answering.task)
+    for manifest in (data, write_films(tmp_path / "labelled", 60, columns=False)):
+        records, problems = read_audited(manifest)
+        assert problems == []
+        assert {r.label for r in records} == {"some finding", "No Finding"}
