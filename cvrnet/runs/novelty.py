@@ -14,7 +14,7 @@ from cvrnet.files import atomic_write
 from cvrnet.heads.novelty import NoveltyHead
 from cvrnet.runs.layout import NOVELTY
 
-HALF = ("mean", "directions")  # kept in 16 bits
+HALF = ("mean", "directions", "side_weights")  # kept in 16 bits
 MOST_NUMBERS = 100_000_000  # of a file from anywhere
 
 
@@ -53,12 +53,15 @@ def _load(path: Path, width: int) -> NoveltyHead:
 
 def _problem(tensors: dict[str, Tensor], width: int) -> str:
     """Why tensors are not those of a `NoveltyHead` for vectors of this width; "" if they are."""
-    if {*tensors} != {"mean", "directions", "variances", "noise", "quantiles"}:
+    names = {"mean", "directions", "variances", "noise", "quantiles"}
+    of_sides = {"side_weights": (2 * width,), "side_bias": ()}
+    if {*tensors} not in (names, names | {*of_sides}):  # earlier versions did not look for mirrored images
         return "it holds other tensors"
     mean, directions, variances, noise, quantiles = (
         tensors[name].float() for name in ("mean", "directions", "variances", "noise", "quantiles")
     )
     fits = mean.shape == (width,) and directions.shape == (len(variances), width) and variances.ndim == 1
+    fits = fits and all(tensors[name].shape == shape for name, shape in of_sides.items() if name in tensors)
     if not (fits and noise.ndim == 0 and quantiles.ndim == 1 and len(quantiles) > 1):
         return "its tensors do not fit the network"
     if not all(tensor.float().isfinite().all() for tensor in tensors.values()):
