@@ -35,8 +35,8 @@ class NoveltyHead(nn.Module):
         variances: :math:`\lambda`, (K,).
         noise: :math:`\sigma^2`, a tensor of no dimensions.
         quantiles: Quantiles of the results for the validation images, in equal steps from 0 to 1.
-        side_weights, side_bias: The second value's weights (2 D,), and its bias, a tensor of no dimensions; without them
-            it is 0, and so below every distance.
+        side_weights: The second value's weights, (2 D,); without them it is 0, and so below every distance.
+        side_bias: Its bias, a tensor of no dimensions.
     """
 
     mean: Tensor
@@ -128,8 +128,8 @@ def join_inputs(inputs: list[Tensor]) -> Tensor:
 def sides(feature_map: Tensor) -> Tensor:
     """By how much a map's left half differs from its right one, relative to the length of their sum: (N, 2, C).
 
-    The map is (N, C, H, W). Its upper and its lower half are compared apart, as the heart is low. A middle row counts in
-    neither, nor does a middle column. If W is 1, the result is 0.
+    The map is (N, C, H, W). Its upper and its lower half are compared apart: the heart is in the lower one. A middle
+    row counts in neither, nor does a middle column. If W is 1, the result is 0.
     """
     height, width = feature_map.shape[2:]
     if width == 1:
