@@ -14,7 +14,7 @@ MOST_DIRECTIONS = 64  # chosen by measurement, of 8 to 128 (docs/decisions.md)
 LEAST_IMAGES = 20  # with fewer training or validation images, nothing is fitted
 LARGEST_SHARE = 0.05  # of the size of the weights
 LEAST_SPREAD = 1e-4  # of a number in the vectors; less is rounding
-SIDE_ALARMS = 0.015  # the part of the false alarms that mirrored images may cost; chosen by measurement, of 0.01 to 0.045
+SIDE_ALARMS = 0.015  # the part of the false alarms that is for mirrored images, chosen of 0.01 to 0.045 by measurement
 LEAST_TOLD = 0.9  # of the validation images, told from mirror images; with fewer, the images have no side to tell
 
 
