@@ -135,6 +135,23 @@ def test_images_without_a_side_leave_the_head_as_it_is(kind):
     assert head(inputs(50, 2), films[:50]).equal(plain.distance(inputs(50, 2)))
 
 
+def test_symmetrical_images_leave_the_head_as_it_is(phantoms):
+    torch.manual_seed(0)
+    model = cvrnet.create_model("cvrnet_tiny", num_classes=3, img_size=64).eval()
+    pixels = [np.asarray(Image.open(record.path).convert("RGB").resize((64, 64))) for record in read_records(phantoms)]
+    images = torch.from_numpy(np.array(pixels) / 255).float().permute(0, 3, 1, 2)
+    images = torch.cat([images.roll(step, 2) for step in (0, 3, 6, 9)])
+    images = (images + images.flip(3)) / 2
+    with torch.no_grad():
+        both = model.forward_maps(images), model.forward_maps(images.flip(3))
+    found, mirrored = (join_sides([sides(m) for m in maps], model.groups) for maps in both)
+    pooled = model.pool_maps(both[0])
+    train_, val = slice(0, None, 2), slice(1, None, 2)
+    plain = fit_novelty([x[train_] for x in pooled], [x[val] for x in pooled], 10**9)
+    head = fit_sides(plain, found[train_], mirrored[train_][:30], found[val], [x[val] for x in pooled])
+    assert not head.side_weights.any()
+
+
 def test_folds_draw_the_same_images():
     records = [Record(Path(f"/{i}"), str(i), "NOR") for i in range(3 * MOST_IMAGES)]
     order = [records[i].name for i in _draw(records, 0)]
