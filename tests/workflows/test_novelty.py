@@ -6,162 +6,23 @@ import csv
 import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from sklearn.decomposition import PCA
 
 import cvrnet
 from cvrnet import Predictor
-from cvrnet.data import Record, read_records, write_phantoms
+from cvrnet.data import read_records, write_phantoms
 from cvrnet.errors import UserError
-from cvrnet.heads.novelty import join_inputs, join_sides, sides, unlike
 from cvrnet.hub.staging import stage_run
 from cvrnet.training import recipe
-from cvrnet.training.novelty import LEAST_IMAGES, fit_novelty, fit_sides
 from cvrnet.workflows.calibrate import calibrate
-from cvrnet.workflows.novelty import MOST_IMAGES, _draw
 from cvrnet.workflows.train import train
 
 NOVELTY = "novelty.safetensors"
-
-
-def inputs(n, seed=0, shift=0.0):
-    rng = np.random.default_rng(seed)
-    latent = rng.normal(size=(n, 3)).astype(np.float32)
-    mixing = np.random.default_rng(99).normal(size=(3, 30)).astype(np.float32)
-    x = 5 + shift + latent @ mixing + 0.1 * rng.normal(size=(n, 30)).astype(np.float32)
-    return [torch.from_numpy(x[:, :10]), torch.from_numpy(x[:, 10:])]
-
-
-def test_the_distance_is_scikit_learns():
-    """Twice scikit-learn's negative log-likelihood differs from the squared distance by a constant."""
-    train_, val = inputs(300), inputs(100, 1)
-    head = fit_novelty(train_, val, 10**9)
-    x = join_inputs(train_).double().numpy()
-    pca = PCA(len(head.variances), svd_solver="full").fit(x)
-    likelihood = -2 * pca.score_samples(join_inputs(val).double().numpy())
-    squared = head.distance(val).double().numpy() ** 2
-    differences = likelihood - squared
-    assert np.ptp(differences) < 0.02 * np.ptp(squared)
-
-
-def _unlike(head, images):
-    return unlike(head.distance(images).numpy()[:, None], [head.quantiles.numpy()])
-
-
-def test_five_percent_of_the_validation_images_are_marked_and_others_all():
-    head = fit_novelty(inputs(400), inputs(200, 1), 10**9)
-    shares = _unlike(head, inputs(200, 1))
-    assert 0.045 <= (shares > 0.95).mean() <= 0.055
-    assert 0.01 <= (_unlike(head, inputs(500, 2)) > 0.95).mean() <= 0.12
-    other = inputs(50, 3, shift=torch.linspace(-9, 9, 30).numpy())
-    assert (_unlike(head, other) > 0.95).all()
-
-
-def test_the_part_is_small_and_needs_enough_images():
-    head = fit_novelty(inputs(400), inputs(200, 1), 8000)
-    assert sum(t.numel() * 2 for t in (head.mean, head.directions, head.side_weights)) <= 0.05 * 8000
-    assert fit_novelty(inputs(LEAST_IMAGES - 1), inputs(50), 10**9) is None
-    assert fit_novelty(inputs(50), inputs(LEAST_IMAGES - 1), 10**9) is None
-    assert fit_novelty(inputs(50), inputs(50), 100) is None, "no room"
-    same = [torch.ones(50, 10), torch.ones(50, 20)]
-    assert fit_novelty(same, same, 10**9) is None, "vectors that do not vary"
-
-
-@pytest.mark.parametrize("shape", [(7, 7), (4, 6), (2, 2), (1, 3)])
-def test_the_sides_of_a_mirrored_map_are_the_negative_ones(shape):
-    feature_map = torch.rand(3, 5, *shape)
-    found = sides(feature_map)
-    assert found.shape == (3, 2, 5)
-    torch.testing.assert_close(sides(feature_map.flip(3)), -found)
-    torch.testing.assert_close(sides(7 * feature_map), found)
-    torch.testing.assert_close(sides((feature_map + feature_map.flip(3)) / 2), torch.zeros(3, 2, 5))
-    upper = feature_map.clone()
-    upper[:, :, -(max(shape[0] // 2, 1)) :] = 1
-    if shape[0] > 1:
-        torch.testing.assert_close(sides(upper)[:, 1], torch.zeros(3, 5))
-    if shape[1] % 2:
-        feature_map[..., shape[1] // 2] = 9
-        torch.testing.assert_close(sides(feature_map), found)
-
-
-def test_maps_without_halves_or_values_have_no_sides():
-    assert sides(torch.rand(3, 5, 4, 1)).equal(torch.zeros(3, 2, 5))
-    assert sides(torch.zeros(3, 5, 4, 4)).equal(torch.zeros(3, 2, 5))
-    parts = [sides(torch.rand(2, c, 4, 4)) for c in (1, 2, 3)]
-    joined = join_sides(parts, [[2, 0], [1]])
-    assert joined.equal(torch.cat([parts[2], parts[0], parts[1]], 2).reshape(2, 12))
-
-
-def _films(n, seed, side=1.0):
-    """Sides of images and of their mirror images: what tells them is 0.3 of a deviation in each number."""
-    rng = np.random.default_rng(seed)
-    x = 0.3 * side + rng.normal(size=(n, 60))
-    return tuple(torch.from_numpy(v.astype(np.float32)) for v in (x, 0.2 * rng.normal(size=(n, 60)) - x))
-
-
-def test_mirrored_images_are_marked_within_the_same_false_alarms():
-    plain = fit_novelty(inputs(300), inputs(200, 1), 10**9)
-    films, mirrored = _films(300, 0)
-    head = fit_sides(plain, films, mirrored[:200], _films(200, 1)[0], inputs(200, 1))
-
-    def marked(images, of_maps):
-        return (unlike(head(images, of_maps).numpy()[:, None], [head.quantiles.numpy()]) > 0.95).mean()
-
-    assert 0.045 <= marked(inputs(200, 1), _films(200, 1)[0]) <= 0.055
-    new, new_mirrored = _films(400, 2)
-    assert marked(inputs(400, 2), new) <= 0.12
-    assert marked(inputs(400, 2), new_mirrored) >= 0.9
-    far = inputs(50, 3, shift=torch.linspace(-9, 9, 30).numpy())
-    assert marked(far, _films(50, 3)[0]) == 1
-    typical = head(inputs(400, 2), new) == head.distance(inputs(400, 2))
-    assert typical.float().mean() > 0.8, "the value of an ordinary image is its distance"
-
-
-@pytest.mark.parametrize("kind", ["no side", "nothing"])
-def test_images_without_a_side_leave_the_head_as_it_is(kind):
-    plain = fit_novelty(inputs(300), inputs(200, 1), 10**9)
-    (films, mirrored), (val, _) = _films(300, 0, side=0), _films(200, 1, side=0)
-    if kind == "nothing":
-        films, mirrored, val = 0 * films, 0 * mirrored, 0 * val
-    head = fit_sides(plain, films, mirrored, val, inputs(200, 1))
-    assert head.side_weights.shape == (60,)
-    assert not head.side_weights.any()
-    assert head(inputs(50, 2), films[:50]).equal(plain.distance(inputs(50, 2)))
-
-
-def test_symmetrical_images_leave_the_head_as_it_is(phantoms):
-    torch.manual_seed(0)
-    model = cvrnet.create_model("cvrnet_tiny", num_classes=3, img_size=64).eval()
-    pixels = [np.asarray(Image.open(record.path).convert("RGB").resize((64, 64))) for record in read_records(phantoms)]
-    images = torch.from_numpy(np.array(pixels) / 255).float().permute(0, 3, 1, 2)
-    images = torch.cat([images.roll(step, 2) for step in (0, 3, 6, 9)])
-    images = (images + images.flip(3)) / 2
-    with torch.no_grad():
-        both = model.forward_maps(images), model.forward_maps(images.flip(3))
-    found, mirrored = (join_sides([sides(m) for m in maps], model.groups) for maps in both)
-    pooled = model.pool_maps(both[0])
-    train_, val = slice(0, None, 2), slice(1, None, 2)
-    plain = fit_novelty([x[train_] for x in pooled], [x[val] for x in pooled], 10**9)
-    head = fit_sides(plain, found[train_], mirrored[train_][:30], found[val], [x[val] for x in pooled])
-    assert not head.side_weights.any()
-
-
-def test_folds_draw_the_same_images():
-    records = [Record(Path(f"/{i}"), str(i), "NOR") for i in range(3 * MOST_IMAGES)]
-    order = [records[i].name for i in _draw(records, 0)]
-    assert len(order) == MOST_IMAGES
-    fold = records[200:][::-1]
-    inside = {record.name for record in fold}
-    drawn = [fold[i].name for i in _draw(fold, 0)]
-    shared = [name for name in order if name in inside]
-    assert drawn[: len(shared)] == shared
-    assert _draw(records, 1) != _draw(records, 0)
 
 
 @pytest.fixture(scope="module")
@@ -227,37 +88,60 @@ def test_an_onnx_file_marks_the_same(gated, strange, tmp_path):
     np.testing.assert_allclose([p.unlike_training for p in found], [p.unlike_training for p in expected], atol=0.02)
 
 
-def _mirror_images(folder, paths):
-    folder.mkdir()
-    for i, path in enumerate(paths):
-        Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(folder / f"{i:03}.png")
-    return sorted(folder.iterdir())
+def _with_a_side(folder, n, seed):
+    """Phantoms with a bright square at the left edge of each."""
+    data = write_phantoms(folder, n, size=64, seed=seed)
+    for record in read_records(data):
+        pixels = np.array(Image.open(record.path))
+        pixels[20:44, :14] = 255
+        Image.fromarray(pixels).save(record.path)
+    return data
 
 
-def test_mirrored_phantoms_are_marked_everywhere(gated, tmp_path):
-    """The heart is on one side. An ONNX file, and a file of earlier versions, agree about the distance."""
-    data = write_phantoms(tmp_path / "new", 60, size=64, seed=9, sources=("site-a", "site-c"))
-    paths = [r.path for r in read_records(data) if r.source == "site-a"]
-    mirrored = _mirror_images(tmp_path / "mirrored", paths)
-    predictor = Predictor.from_pretrained(gated, "cpu", "fp32")
+@pytest.fixture(scope="module")
+def sided(tmp_path_factory):
+    """A run with frozen encoders, on phantoms that have a side."""
+    folder = tmp_path_factory.mktemp("sided")
+    settings = {"pretrained": False, "img_size": 64, "val_fraction": 0.3, "device": "cpu", "amp": "fp32"}
+    config = recipe("frozen", model="cvrnet_tiny", epochs=1, **settings)
+    data = _with_a_side(folder / "data", 150, 3)
+    train(data, folder / "run", config, test_source="site-b", audit=False, maps=False)
+    return folder / "run"
+
+
+def test_what_is_fitted_to_stored_features_holds_for_prediction(sided):
+    rows = list(csv.DictReader((sided / "predictions.csv").open(encoding="utf-8")))
+    names = {r.name: r.path for r in read_records(sided.parent / "data" / "manifest.csv")}
+    found = Predictor.from_pretrained(sided, "cpu", "fp32")([names[row["path"]] for row in rows])
+    written = [float(row["unlike_training"]) for row in rows]
+    np.testing.assert_allclose([p.unlike_training for p in found], written, atol=0.01)
+
+
+def test_mirrored_images_are_marked_everywhere(sided, tmp_path):
+    """An ONNX file gives the same distances; a file of earlier versions those without the sides."""
+    paths = [record.path for record in read_records(_with_a_side(tmp_path / "new", 60, 9)) if record.source == "site-a"]
+    predictor = Predictor.from_pretrained(sided, "cpu", "fp32")
     assert predictor.novelty[0].side_weights.any()
-    right, wrong = (np.mean([p.marked for p in predictor(images)]) for images in (paths, mirrored))
-    assert wrong > right + 0.3
+    before = predictor(paths)
+    for path in paths:
+        Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
+    mirrored = predictor(paths)
+    assert np.mean([p.marked for p in mirrored]) > 0.95 > 0.3 > np.mean([p.marked for p in before])
 
-    shutil.copytree(gated, tmp_path / "old")
-    tensors = load_file(gated / NOVELTY)
+    shutil.copytree(sided, tmp_path / "old")
+    tensors = load_file(sided / NOVELTY)
     save_file({k: v for k, v in tensors.items() if not k.startswith("side_")}, tmp_path / "old" / NOVELTY)
-    old = Predictor.from_pretrained(tmp_path / "old", "cpu", "fp32")(mirrored)
-    new = predictor(mirrored)
-    assert all(a.distances[0] <= b.distances[0] for a, b in zip(old, new, strict=True))
-    assert any(a.distances[0] < b.distances[0] for a, b in zip(old, new, strict=True))
+    old = [p.distances[0] for p in Predictor.from_pretrained(tmp_path / "old", "cpu", "fp32")(paths)]
+    new = [p.distances[0] for p in mirrored]
+    assert all(np.array(old) <= new)
+    assert any(np.array(old) < new)
 
     pytest.importorskip("onnxruntime")
     from cvrnet.onnx import export_onnx
 
-    export_onnx(gated, tmp_path / "model.onnx")
-    found = Predictor.from_pretrained(tmp_path / "model.onnx", "cpu", "fp32")(mirrored)
-    np.testing.assert_allclose([p.distances for p in found], [p.distances for p in new], rtol=1e-3)
+    export_onnx(sided, tmp_path / "model.onnx")
+    found = Predictor.from_pretrained(tmp_path / "model.onnx", "cpu", "fp32")(paths)
+    np.testing.assert_allclose([p.distances for p in found], [p.distances for p in mirrored], rtol=1e-3)
 
 
 @pytest.mark.parametrize("unlabelled", [False, True])
