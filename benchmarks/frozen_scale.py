@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 
 from cvrnet.data import ImageCache, Record
-from cvrnet.data.cache import ArrayFiles
 from cvrnet.inference.frozen_features import FrozenFeatures
 from cvrnet.training import fit, recipe
 from cvrnet.training.model import InitialModel
@@ -34,8 +33,8 @@ class RandomFeatures(FrozenFeatures):
     def build(self, *_: object) -> None:
         """Nothing is missing."""
 
-    def _vector(self, kept: ArrayFiles, record: Record) -> np.ndarray:
-        return np.random.default_rng(int(record.name)).normal(size=kept._shape).astype(np.float32).ravel()
+    def _vector(self, files: object, view: int, record: Record) -> np.ndarray:
+        return np.random.default_rng(int(record.name)).normal(size=(1, self.width)).astype(np.float32)
 
 
 def anonymous_memory() -> float:

@@ -1,4 +1,4 @@
-"""How far an image is from the training images: the Mahalanobis distance of its pooled feature maps."""
+"""How far an image is from the training images: the Mahalanobis distance of its pooled maps; and if it is mirrored."""
 
 # Annotations must be types, not strings: FX copies them into its graphs, where TorchScript reads them.
 from collections.abc import Sequence
@@ -26,12 +26,17 @@ class NoveltyHead(nn.Module):
     A distance in feature space as a sign of unusual images: Lee et al. 2018, NeurIPS. Only the mean and K directions of
     many images are kept, and no vector of any image, so no image can be reconstructed from them.
 
+    Pooled maps hardly know left from right. So a second value, linear in the `sides` of the maps, rises where the left
+    half looks like the right one of the training images. The larger of the two is the result.
+
     Args:
         mean: (D,), where D is the sum of the inputs' widths.
         directions: W, with orthonormal rows, (K, D).
         variances: :math:`\lambda`, (K,).
         noise: :math:`\sigma^2`, a tensor of no dimensions.
-        quantiles: Quantiles of the distances of the validation images, in equal steps from 0 to 1.
+        quantiles: Quantiles of the results for the validation images, in equal steps from 0 to 1.
+        side_weights: The second value's weights, (2 D,); without them it is 0, and so below every distance.
+        side_bias: Its bias, a tensor of no dimensions.
     """
 
     mean: Tensor
@@ -39,21 +44,45 @@ class NoveltyHead(nn.Module):
     variances: Tensor
     noise: Tensor
     quantiles: Tensor
+    side_weights: Tensor
+    side_bias: Tensor
 
-    def __init__(self, mean: Tensor, directions: Tensor, variances: Tensor, noise: Tensor, quantiles: Tensor) -> None:
+    def __init__(
+        self,
+        mean: Tensor,
+        directions: Tensor,
+        variances: Tensor,
+        noise: Tensor,
+        quantiles: Tensor,
+        side_weights: Tensor | None = None,
+        side_bias: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.register_buffer("mean", mean.float())
         self.register_buffer("directions", directions.float())
         self.register_buffer("variances", variances.float())
         self.register_buffer("noise", noise.float())
         self.register_buffer("quantiles", quantiles.float())
+        self.register_buffer(
+            "side_weights", torch.zeros(2 * len(mean)) if side_weights is None else side_weights.float()
+        )
+        self.register_buffer("side_bias", torch.zeros(()) if side_bias is None else side_bias.float())
 
     def with_quantiles(self, quantiles: Tensor) -> "NoveltyHead":
         """The same distance, compared with the distances of other images."""
-        return NoveltyHead(self.mean, self.directions, self.variances, self.noise, quantiles)
+        return NoveltyHead(**{**dict(self.named_buffers()), "quantiles": quantiles})
 
-    def forward(self, inputs: list[Tensor]) -> Tensor:
-        """The distances (N,) of images, from the inputs of their heads: pooled maps (N, C_i), P1 first."""
+    def forward(self, inputs: list[Tensor], sides: Tensor) -> Tensor:
+        """How far images are from the training images, (N,).
+
+        Args:
+            inputs: of the images' heads: pooled maps (N, C_i), P1 first.
+            sides: of the images' maps, (N, 2 D), from `join_sides`.
+        """
+        return torch.maximum(self.distance(inputs), sides @ self.side_weights + self.side_bias)
+
+    def distance(self, inputs: list[Tensor]) -> Tensor:
+        """The Mahalanobis distances alone, (N,)."""
         centred = join_inputs(inputs) - self.mean
         z = centred @ self.directions.T
         rest = (centred - z @ self.directions).square().sum(1)
@@ -94,3 +123,26 @@ def is_marked(shares: ArrayLike) -> NDArray[np.bool_]:
 def join_inputs(inputs: list[Tensor]) -> Tensor:
     """The vectors (N, D) whose distribution is learned: each input (N, C_i) has length 1, then all are concatenated."""
     return torch.cat([F.normalize(x, dim=1) for x in inputs], 1)
+
+
+def sides(feature_map: Tensor) -> Tensor:
+    """By how much a map's left half differs from its right one, relative to the length of their sum: (N, 2, C).
+
+    The map is (N, C, H, W). Its upper and its lower half are compared apart: the heart is in the lower one. A middle
+    row counts in neither, nor does a middle column. If W is 1, the result is 0.
+    """
+    height, width = feature_map.shape[2:]
+    if width == 1:
+        return torch.zeros_like(feature_map[:, :, :1, 0].mT).expand(-1, 2, -1)
+    upper, left = max(height // 2, 1), width // 2
+    rows = [feature_map[:, :, :upper].mean(2), feature_map[:, :, -upper:].mean(2)]
+    a, b = (torch.stack([row[..., part].mean(2) for row in rows], 1) for part in (slice(left), slice(-left, None)))
+    return (a - b) / (a + b).mean(1, keepdim=True).norm(dim=2, keepdim=True).clamp_min(1e-12)
+
+
+def join_sides(of_maps: Sequence[Tensor], groups: Sequence[Sequence[int]]) -> Tensor:
+    """The vectors (N, 2 D) that tell mirrored images: the `sides` of the maps in the order of the heads' inputs.
+
+    ``groups`` are the numbers of each head's maps.
+    """
+    return torch.cat([of_maps[i] for group in groups for i in group], 2).flatten(1)

@@ -1,4 +1,4 @@
-"""The pooled feature maps of frozen encoders: computed once for each image, and stored on disk."""
+"""The pooled feature maps of frozen encoders, and their sides: computed once for each image, and stored on disk."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import itertools
 import math
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +22,24 @@ from cvrnet.data import Augmentation, ImageCache, Preprocessing, Record
 from cvrnet.data.cache import ArrayFiles, image_status
 from cvrnet.devices import select_device, select_precision
 from cvrnet.errors import UserError
+from cvrnet.heads.novelty import join_sides, sides
 from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
 from cvrnet.inference.head_logits import HeadLogits
 from cvrnet.inference.prefetch import map_ahead
 
 FEATURES_VERSION = 1  #: increase it when images get other vectors: all entries are then made again
 BATCH = 32  #: images in every forward pass; the last is filled up, so that vectors never depend on the batch
+MIRRORED = -1  #: the number of the view that is the mirror image
 
 Vectors = NDArray[np.float32]
+Files = Mapping[int, Sequence[ArrayFiles]]  # those of each encoder, for each view
 
 
 class FrozenFeatures:
     """The pooled maps of a network's encoders, for several views of each image.
 
     View 0 is the image itself; the others are augmented, and depend only on the seed, the view's number and the pixels.
+    With view 0, the sides of its maps (`cvrnet.heads.novelty.sides`) are stored; those of the mirror image on demand.
     The vectors of each encoder are stored beside the decoded images, in files that depend on the encoder's weights,
     the preprocessing and the number format, so they serve all heads, folds, runs and pairs of encoders.
 
@@ -66,14 +70,15 @@ class FrozenFeatures:
         self.preprocessing = Preprocessing.from_model(model)
         keys = [self._key(model, i) for i in range(len(model.encoders))]
         widths = [sum(encoder.channels) for encoder in list[Any](model.encoders)]
-        #: the files for each view and encoder
-        self._files = [
-            [
-                ArrayFiles(cache.folder, f"{key} {self._view(v)}", (1, 1, n), np.float32)
+
+        def files(kind: str, rows: int) -> list[ArrayFiles]:
+            return [
+                ArrayFiles(cache.folder, f"{key} {kind}", (1, rows, n), np.float32)
                 for key, n in zip(keys, widths, strict=True)
             ]
-            for v in range(views)
-        ]
+
+        self._files: Files = {v: files(self._view(v), 1) for v in range(views)}
+        self._sides: Files = {0: files("sides", 2), MIRRORED: files("sides mirrored", 2)}
         self.width = sum(widths)  #: numbers in one view's vector, the channels of all maps
         self.vectors = np.empty((0, views, self.width), np.float32)  #: (images, views, width), of the loaded images
         self._rows: dict[Path, int] = {}
@@ -89,9 +94,15 @@ class FrozenFeatures:
             ImageError: An image cannot be read.
             UserError: The folder cannot be read or written.
         """
+        self._complete(self._files, records, progress)
+
+    def _complete(
+        self, wanted: Files, records: Sequence[Record], progress: Callable[[int, int], object] | None = None
+    ) -> None:
+        """Compute everything about the views of which a wanted file is missing."""
         todo = [
             (record, view)
-            for view, files in enumerate(self._files)
+            for view, files in wanted.items()
             for record in records
             if not all(kept.has(record.path) for kept in files)
         ]
@@ -102,8 +113,10 @@ class FrozenFeatures:
             images += [torch.zeros_like(images[0])] * (BATCH - len(images))
             for encoder, vectors in enumerate(self._compute(torch.stack(images))):
                 # the batch may be filled up
-                for ((record, view), (_, status)), vector in zip(batch, vectors, strict=False):
-                    self._files[view][encoder].write(record.path, vector, status)
+                for ((record, view), (_, status)), both in zip(batch, vectors, strict=False):
+                    for kind, vector in ((self._files, both[:1]), (self._sides, both[1:])):
+                        if view in kind:
+                            kind[view][encoder].write(record.path, vector, status)
             done += len(batch)
             if progress is not None:
                 progress(done, len(todo))
@@ -118,12 +131,17 @@ class FrozenFeatures:
         self.vectors = self._table(len(records))
         for i, record in enumerate(records):
             self._rows[record.path] = i
-            for view, files in enumerate(self._files):
-                self.vectors[i, view] = np.concatenate([self._vector(kept, record) for kept in files])
+            for view in self._files:
+                self.vectors[i, view] = self._vector(self._files, view, record)[0]
 
     def rows(self, records: Sequence[Record]) -> list[int]:
         """The indices of loaded images in ``vectors``."""
         return [self._rows[record.path] for record in records]
+
+    def sides(self, records: Sequence[Record], view: int = 0) -> Vectors:
+        """The sides of the maps of images (view 0) or of their mirror images, (images, 2, width); made if missing."""
+        self._complete({view: self._sides[view]}, records)
+        return np.array([self._vector(self._sides, view, record) for record in records])
 
     def _table(self, images: int) -> Vectors:
         shape = (images, self.views, self.width)
@@ -132,33 +150,37 @@ class FrozenFeatures:
                 os.posix_fallocate(file.fileno(), 0, max(math.prod(shape) * 4, 1))
             return np.memmap(file, np.float32, "r+" if hasattr(os, "posix_fallocate") else "w+", shape=shape)
 
-    def _vector(self, kept: ArrayFiles, record: Record) -> Vectors:
-        vector = kept.read(record.path)
-        if vector is None:  # the file was deleted, or the image has changed
-            self.build([record])
-            vector = kept.read(record.path)
-        if vector is None:
-            raise UserError(f"{record.path} changes while its features are computed; repeat the command afterwards")
-        return vector.ravel()
+    def _vector(self, files: Files, view: int, record: Record) -> Vectors:
+        """What is stored about a view of an image, all encoders side by side: (1 or 2, width)."""
+        for attempt in range(2):
+            if attempt:  # a file was deleted, or the image has changed
+                self._complete({view: files[view]}, [record])
+            found = [kept.read(record.path) for kept in files[view]]
+            whole = [vector[0] for vector in found if vector is not None]
+            if len(whole) == len(found):
+                return np.concatenate(whole, 1)
+        raise UserError(f"{record.path} changes while its features are computed; repeat the command afterwards")
 
     def _image(self, item: tuple[Record, int]) -> tuple[Tensor, os.stat_result]:
         record, view = item
         before = image_status(record.path)
         pixels = self.cache.load(record.path)
         image = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
-        if view:
+        if view == MIRRORED:
+            image = image.flip(2)
+        elif view:
             number = int.from_bytes(hashlib.sha256(pixels.tobytes()).digest()[:8], "big")
             image = self.augmentation(image, seed=(self.seed, view, number))
         return image, before
 
     def _compute(self, images: Tensor) -> list[Vectors]:
-        """The vectors of each encoder, (BATCH, width of the encoder)."""
+        """The pooled maps and their sides for each encoder, (BATCH, 3, width of the encoder)."""
         x = self.preprocessing.normalize(images.to(self.device, non_blocking=True))
         with torch.inference_mode():
             maps = self._frozen().maps(x.contiguous(memory_format=torch.channels_last))
             encoders: Any = self._model.encoders
-            pooled = iter([m.mean((2, 3)) for m in maps])
-            of_encoders = [torch.cat([next(pooled) for _ in encoder.channels], 1) for encoder in encoders]
+            pooled = iter([torch.cat([m.mean((2, 3)).unsqueeze(1), sides(m)], 1) for m in maps])
+            of_encoders = [torch.cat([next(pooled) for _ in encoder.channels], 2) for encoder in encoders]
         return [vectors.cpu().numpy() for vectors in of_encoders]
 
     def _frozen(self) -> HeadLogits:
@@ -190,6 +212,14 @@ class FrozenFeatures:
 
 def head_inputs(model: CVRNet, vectors: Tensor) -> list[Tensor]:
     """The heads' inputs, as `CVRNet.pool_maps` gives them, from vectors (N, width) of all maps."""
+    return model.pool_maps([pooled[:, :, None, None] for pooled in vectors.split(_channels(model), 1)])
+
+
+def stored_sides(model: CVRNet, vectors: Vectors) -> Tensor:
+    """What `cvrnet.heads.novelty.join_sides` gives, from the result of `FrozenFeatures.sides`, (N, 2, width)."""
+    return join_sides(torch.from_numpy(vectors).split(_channels(model), 2), model.groups)
+
+
+def _channels(model: CVRNet) -> list[int]:
     encoders: Any = model.encoders
-    channels = [c for encoder in encoders for c in encoder.channels]
-    return model.pool_maps([pooled[:, :, None, None] for pooled in vectors.split(channels, 1)])
+    return [c for encoder in encoders for c in encoder.channels]

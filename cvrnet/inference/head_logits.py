@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cvrnet.cvrnet import CVRNet
 from cvrnet.devices import AUTOCAST_DTYPES, autocast
-from cvrnet.heads.novelty import NoveltyHead
+from cvrnet.heads.novelty import NoveltyHead, join_sides, sides
 
 
 def averages_probabilities(model: Any) -> bool:
@@ -44,9 +44,10 @@ class HeadLogits(nn.Module):
         distances = x.new_zeros((len(x), 0))
         if averages_probabilities(self.model) and isinstance(self.model, CVRNet):
             # Heads take hardly any time, so they compute in float32, without the rounding of bfloat16.
-            inputs = self.head_inputs(x)
+            maps = self.maps(x)
+            inputs = self.model.pool_maps(maps)
             if self.novelty is not None:
-                distances = self.novelty(inputs).unsqueeze(1)
+                distances = self.novelty(inputs, join_sides([sides(m) for m in maps], self.model.groups)).unsqueeze(1)
             return torch.stack(self.model.head.branch_logits(inputs)), distances
         with autocast(x.device, self.precision):
             if averages_probabilities(self.model):

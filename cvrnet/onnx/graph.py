@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from cvrnet.cvrnet import CVRNet
 from cvrnet.errors import UserError
 from cvrnet.heads import log_mean_sigmoid, log_mean_softmax
+from cvrnet.heads.novelty import join_sides, sides
 from cvrnet.metrics.decisions import Decisions
 from cvrnet.runs.checkpoint import checkpoint_task, shared_settings
 
@@ -83,9 +84,10 @@ class PixelNetwork(nn.Module):
             return (self._calibrate(self._mean([model(x) for model in models])),)
         logits, heads, distances = [], [], []
         for i, model in enumerate(models):
-            vectors = model.pool_maps(model.forward_maps(x))
+            maps = model.forward_maps(x)
+            vectors = model.pool_maps(maps)
             if self.novelty:
-                distances.append(self.novelty[i](vectors))
+                distances.append(self.novelty[i](vectors, join_sides([sides(m) for m in maps], model.groups)))
             logits.append(model.head(vectors))
             heads.append(model.head.branch_logits(vectors))
         # Logits, not probabilities: the user applies softmax, as to any other classifier's output, and gets the mean.

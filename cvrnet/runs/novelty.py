@@ -14,7 +14,7 @@ from cvrnet.files import atomic_write
 from cvrnet.heads.novelty import NoveltyHead
 from cvrnet.runs.layout import NOVELTY
 
-HALF = ("mean", "directions")  # kept in 16 bits
+HALF = ("mean", "directions", "side_weights")  # kept in 16 bits
 MOST_NUMBERS = 100_000_000  # of a file from anywhere
 
 
@@ -53,13 +53,14 @@ def _load(path: Path, width: int) -> NoveltyHead:
 
 def _problem(tensors: dict[str, Tensor], width: int) -> str:
     """Why tensors are not those of a `NoveltyHead` for vectors of this width; "" if they are."""
-    if {*tensors} != {"mean", "directions", "variances", "noise", "quantiles"}:
+    count = tensors["variances"].numel() if "variances" in tensors else 0
+    shapes = {"mean": (width,), "directions": (count, width), "variances": (count,), "noise": (), "quantiles": None}
+    of_sides = {"side_weights": (2 * width,), "side_bias": ()}  # earlier versions did not look for mirrored images
+    if {*tensors} not in ({*shapes}, {*shapes, *of_sides}):
         return "it holds other tensors"
-    mean, directions, variances, noise, quantiles = (
-        tensors[name].float() for name in ("mean", "directions", "variances", "noise", "quantiles")
-    )
-    fits = mean.shape == (width,) and directions.shape == (len(variances), width) and variances.ndim == 1
-    if not (fits and noise.ndim == 0 and quantiles.ndim == 1 and len(quantiles) > 1):
+    variances, noise, quantiles = (tensors[name].float() for name in ("variances", "noise", "quantiles"))
+    fits = all(tensor.shape == (shapes | of_sides)[name] for name, tensor in tensors.items() if name != "quantiles")
+    if not (fits and quantiles.ndim == 1 and len(quantiles) > 1):
         return "its tensors do not fit the network"
     if not all(tensor.float().isfinite().all() for tensor in tensors.values()):
         return "it holds NaN or infinity"

@@ -5,14 +5,17 @@ from __future__ import annotations
 import numpy as np
 import torch
 from sklearn.decomposition import PCA
+from sklearn.linear_model import Ridge
 from torch import Tensor
 
-from cvrnet.heads.novelty import NoveltyHead, distance_quantiles, join_inputs
+from cvrnet.heads.novelty import FALSE_ALARMS, NoveltyHead, distance_quantiles, join_inputs
 
 MOST_DIRECTIONS = 64  # chosen by measurement, of 8 to 128 (docs/decisions.md)
 LEAST_IMAGES = 20  # with fewer training or validation images, nothing is fitted
 LARGEST_SHARE = 0.05  # of the size of the weights
 LEAST_SPREAD = 1e-4  # of a number in the vectors; less is rounding
+SIDE_ALARMS = 0.015  # the part of the false alarms that is for mirrored images, chosen of 0.01 to 0.045 by measurement
+LEAST_TOLD = 0.9  # of the validation images, told from mirror images; with fewer, the images have no side to tell
 
 
 def fit_novelty(train: list[Tensor], validation: list[Tensor], weight_bytes: int) -> NoveltyHead | None:
@@ -29,7 +32,7 @@ def fit_novelty(train: list[Tensor], validation: list[Tensor], weight_bytes: int
     if min(len(train[0]), len(validation[0])) < LEAST_IMAGES:
         return None
     x = join_inputs(train).double().numpy()
-    count = min(MOST_DIRECTIONS, len(x) // 2, int(LARGEST_SHARE * weight_bytes / (2 * x.shape[1])) - 2, x.shape[1] - 1)
+    count = min(MOST_DIRECTIONS, len(x) // 2, int(LARGEST_SHARE * weight_bytes / (2 * x.shape[1])) - 4, x.shape[1] - 1)
     if count < 1 or np.ptp(x, axis=0).max() < LEAST_SPREAD:
         return None
     pca = PCA(count, svd_solver="full").fit(x)
@@ -41,5 +44,41 @@ def fit_novelty(train: list[Tensor], validation: list[Tensor], weight_bytes: int
     head = NoveltyHead(
         mean.half(), directions.half(), variances, torch.tensor(float(pca.noise_variance_)), torch.zeros(2)
     )
-    head.quantiles = torch.from_numpy(distance_quantiles(head(validation).numpy())).float()
+    head.quantiles = torch.from_numpy(distance_quantiles(head.distance(validation).numpy())).float()
     return head
+
+
+def fit_sides(
+    head: NoveltyHead, train: Tensor, mirrored: Tensor, validation: Tensor, inputs: list[Tensor]
+) -> NoveltyHead:
+    """Add to a head of `fit_novelty` what tells mirrored images: a ridge regression on the sides of the maps.
+
+    Its value for an ordinary validation image is about 0. Of all, `SIDE_ALARMS` get more than the distance that the
+    rest of the false alarms exceeds. If the validation images are not told from mirror images, as those of symmetrical
+    objects, the head stays as it is.
+
+    Args:
+        head: the head.
+        train: sides of training images, (N, 2 D), from `cvrnet.heads.novelty.join_sides`.
+        mirrored: sides of the mirror images of some training images.
+        validation: sides of validation images.
+        inputs: of the heads, for the same validation images.
+    """
+    films, others, new = (part.double().numpy() for part in (train, mirrored, validation))
+    x, y = np.concatenate([films, others]), np.repeat([-1.0, 1.0], [len(films), len(others)])
+    spread = x.var(0).sum()
+    if not spread > 0:
+        return head
+    ridge = Ridge(spread).fit(x, y, np.where(y > 0, len(x) / len(others), len(x) / len(films)) / 2)
+    scores = ridge.predict(new)
+    typical, high = np.quantile(scores, [0.5, 1 - SIDE_ALARMS])
+    if np.mean(scores < 0) <= LEAST_TOLD or not high > typical:
+        return head
+    distance = np.quantile(head.distance(inputs).numpy(), 1 - (FALSE_ALARMS - SIDE_ALARMS))
+    scale = distance / (high - typical)
+    weights = torch.from_numpy(scale * ridge.coef_).half()
+    if not weights.isfinite().all():
+        return head
+    tensors = {"side_weights": weights, "side_bias": torch.tensor(scale * (ridge.intercept_ - typical))}
+    found = NoveltyHead(**{**dict(head.named_buffers()), **tensors})
+    return found.with_quantiles(torch.from_numpy(distance_quantiles(found(inputs, validation).numpy())))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,17 +14,18 @@ from torch import Tensor
 
 from cvrnet.cvrnet import CVRNet
 from cvrnet.data import Preprocessing, Record, to_batch
-from cvrnet.heads.novelty import unlike
-from cvrnet.inference.frozen_features import head_inputs
+from cvrnet.heads.novelty import join_sides, sides, unlike
+from cvrnet.inference.frozen_features import MIRRORED, head_inputs, stored_sides
 from cvrnet.inference.head_logits import HeadLogits, averages_probabilities
 from cvrnet.runs.finding_predictions import FindingTable
 from cvrnet.runs.novelty import save_novelty
 from cvrnet.runs.predictions import PredictionTable
-from cvrnet.training.novelty import fit_novelty
+from cvrnet.training.novelty import fit_novelty, fit_sides
 from cvrnet.workflows.job import Job
 
 Table = TypeVar("Table", PredictionTable, FindingTable)
 MOST_IMAGES = 500  # of each set; chosen by measurement, of 100 to 400, and so that the time hardly counts
+MOST_MIRRORED = 300  # training images whose mirror images are computed, too; chosen by measurement
 
 
 def add_novelty(
@@ -31,39 +33,68 @@ def add_novelty(
 ) -> dict[str, Table]:
     """Fit to training and validation images, save beside the weights, and add each image's value to the predictions.
 
-    At most 500 images of each set are used, drawn by the seed; the others have no value. A model without heads, or with
-    too few images, gets nothing.
+    At most 500 images of each set are used, and the mirror images of 300 training images, drawn by the seed and the
+    images' names, so that folds draw the same ones where they can. The others have no value. A model without heads, or
+    with too few images, gets nothing.
     """
     if not (isinstance(model, CVRNet) and averages_probabilities(model)):
         return {**scored}
-    rng = np.random.default_rng(job.config.seed)
-    chosen = {name: np.sort(rng.permutation(len(records))[:MOST_IMAGES]) for name, records in sets.items()}
-    inputs = {name: _inputs(job, model, [sets[name][i] for i in rows]) for name, rows in chosen.items() if len(rows)}
+    chosen = {name: _draw(records, job.config.seed) for name, records in sets.items()}
+    drawn = {name: [sets[name][i] for i in rows] for name, rows in chosen.items() if rows}
+    found = {name: _vectors(job, model, records) for name, records in drawn.items()}
     size = sum(tensor.nbytes for tensor in model.state_dict().values())
-    head = fit_novelty(inputs["train"], inputs["val"], size)
+    head = fit_novelty(found["train"][0], found["val"][0], size)
     if head is None:
         return {**scored}
+    mirrored = _mirrored(job, model, drawn["train"][:MOST_MIRRORED])
+    head = fit_sides(head, found["train"][1], mirrored, found["val"][1], found["val"][0])
     save_novelty(folder, head)
-    found: dict[str, Table] = {}
+    tables: dict[str, Table] = {}
     for name, table in scored.items():
         values = np.full(len(table.names), np.nan)
-        if name in inputs:
-            values[chosen[name]] = unlike(head(inputs[name]).numpy()[:, None], [head.quantiles.numpy()])
-        found[name] = replace(table, unlike=values)
-    return found
+        if name in found:
+            values[chosen[name]] = unlike(head(*found[name]).numpy()[:, None], [head.quantiles.numpy()])
+        tables[name] = replace(table, unlike=values)
+    return tables
 
 
-def _inputs(job: Job, model: CVRNet, records: Sequence[Record]) -> list[Tensor]:
-    """The inputs of the model's heads for some images, on the CPU: one (N, C_i) for each head."""
+def _draw(records: Sequence[Record], seed: int) -> list[int]:
+    """The indices of at most 500 images, in an order that depends on the seed and the images' names alone."""
+
+    def key(i: int) -> bytes:
+        return hashlib.sha256(f"{seed} {records[i].name}".encode("utf-8", "surrogateescape")).digest()
+
+    return sorted(range(len(records)), key=key)[:MOST_IMAGES]
+
+
+def _vectors(job: Job, model: CVRNet, records: Sequence[Record]) -> tuple[list[Tensor], Tensor]:
+    """What `NoveltyHead` takes, on the CPU: the heads' inputs, one (N, C_i) for each head, and the maps' sides."""
+    if (features := job.features) is not None:
+        vectors = np.array(features.vectors[features.rows(records), 0])
+        return head_inputs(model, torch.from_numpy(vectors)), stored_sides(model, features.sides(records))
+    parts = [(model.pool_maps(maps), _sides(model, maps)) for maps in _maps(job, model, records)]
+    inputs = [torch.cat(pooled).cpu() for pooled in zip(*(part[0] for part in parts), strict=True)]
+    return inputs, torch.cat([part[1] for part in parts]).cpu()
+
+
+def _mirrored(job: Job, model: CVRNet, records: Sequence[Record]) -> Tensor:
+    """The sides of the maps of images' mirror images, on the CPU."""
     if job.features is not None:
-        vectors = job.features.vectors[job.features.rows(records), 0]
-        return head_inputs(model, torch.from_numpy(np.array(vectors)))
+        return stored_sides(model, job.features.sides(records, MIRRORED))
+    return torch.cat([_sides(model, maps) for maps in _maps(job, model, records, mirrored=True)]).cpu()
+
+
+def _sides(model: CVRNet, maps: Sequence[Tensor]) -> Tensor:
+    return join_sides([sides(m) for m in maps], model.groups)
+
+
+def _maps(job: Job, model: CVRNet, records: Sequence[Record], *, mirrored: bool = False) -> Iterator[list[Tensor]]:
+    """The model's maps of images, or of their mirror images, one batch after the other."""
     network, preprocessing = HeadLogits(model.eval(), job.processes.precision), Preprocessing.from_model(model)
     device, size = next(model.parameters()).device, job.config.batch_size
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(records), size):
-            images = to_batch([job.cache.load(record.path) for record in records[start : start + size]])
-            x = preprocessing.normalize(images.to(device)).contiguous(memory_format=torch.channels_last)
-            parts.append([pooled.cpu() for pooled in network.head_inputs(x)])
-    return [torch.cat(pooled) for pooled in zip(*parts, strict=True)]
+    for start in range(0, len(records), size):
+        images = to_batch([job.cache.load(record.path) for record in records[start : start + size]]).to(device)
+        x = preprocessing.normalize(images.flip(3) if mirrored else images)
+        with torch.inference_mode():
+            maps = network.maps(x.contiguous(memory_format=torch.channels_last))
+        yield maps

@@ -21,8 +21,9 @@ from cvrnet.cvrnet import CVRNet
 from cvrnet.data import Augmentation, ImageCache, Preprocessing, read_image, read_records, to_batch
 from cvrnet.errors import UserError
 from cvrnet.heads import MultiScaleAveragingHead
+from cvrnet.heads.novelty import join_sides, sides
 from cvrnet.inference import Predictor
-from cvrnet.inference.frozen_features import BATCH, FrozenFeatures, head_inputs
+from cvrnet.inference.frozen_features import BATCH, MIRRORED, FrozenFeatures, head_inputs, stored_sides
 from cvrnet.runs.checkpoint import load_checkpoint
 from cvrnet.runs.layout import STATE
 from cvrnet.training import Progress, TrainConfig, recipe
@@ -77,6 +78,37 @@ def test_vectors_are_the_pooled_maps_of_the_network(phantoms: Path, cache: Image
     assert [tuple(x.shape) for x in found] == [(5, width) for width in model.widths]
     for mine, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_stored_sides_are_those_of_the_maps(phantoms: Path, cache: ImageCache, forwards: list[int]) -> None:
+    model, records = network(), read_records(phantoms)[:5]
+    features = FrozenFeatures(model, cache, amp="fp32", views=2)
+    features.load(records)
+    x = Preprocessing.from_model(model).normalize(to_batch([cache.load(r.path) for r in records]))
+    for view, images in ((0, x), (MIRRORED, x.flip(3))):
+        with torch.no_grad():
+            expected = join_sides([sides(m) for m in model.forward_maps(images)], model.groups)
+        found = stored_sides(model, features.sides(records, view))
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-3)
+    assert len(forwards) == 2  # those of the images came with the pooled maps
+    again = FrozenFeatures(model, cache, amp="fp32")
+    again.load(records)
+    np.testing.assert_array_equal(again.sides(records, MIRRORED), features.sides(records, MIRRORED))
+    assert len(forwards) == 2
+
+
+def test_a_cache_of_earlier_versions_stays_valid(phantoms: Path, cache: ImageCache, forwards: list[int]) -> None:
+    records = read_records(phantoms)[:5]
+    first = FrozenFeatures(network(), cache, amp="fp32")
+    expected = first.sides(records)  # writes the pooled maps, too
+    for record in records:
+        for kept in first._sides[0]:
+            Path(kept._entry(record.path)[0]).unlink()
+    features = FrozenFeatures(network(), cache, amp="fp32")
+    features.load(records)
+    assert len(forwards) == 1
+    np.testing.assert_array_equal(features.sides(records), expected)
+    assert len(forwards) == 2
 
 
 def test_an_images_vectors_do_not_depend_on_the_others(phantoms: Path, tmp_path: Path) -> None:

@@ -12,63 +12,17 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from sklearn.decomposition import PCA
 
 import cvrnet
 from cvrnet import Predictor
 from cvrnet.data import read_records, write_phantoms
 from cvrnet.errors import UserError
-from cvrnet.heads.novelty import join_inputs, unlike
 from cvrnet.hub.staging import stage_run
 from cvrnet.training import recipe
-from cvrnet.training.novelty import LEAST_IMAGES, fit_novelty
 from cvrnet.workflows.calibrate import calibrate
 from cvrnet.workflows.train import train
 
 NOVELTY = "novelty.safetensors"
-
-
-def inputs(n, seed=0, shift=0.0):
-    rng = np.random.default_rng(seed)
-    latent = rng.normal(size=(n, 3)).astype(np.float32)
-    mixing = np.random.default_rng(99).normal(size=(3, 30)).astype(np.float32)
-    x = 5 + shift + latent @ mixing + 0.1 * rng.normal(size=(n, 30)).astype(np.float32)
-    return [torch.from_numpy(x[:, :10]), torch.from_numpy(x[:, 10:])]
-
-
-def test_the_distance_is_scikit_learns():
-    """Twice scikit-learn's negative log-likelihood differs from the squared distance by a constant."""
-    train_, val = inputs(300), inputs(100, 1)
-    head = fit_novelty(train_, val, 10**9)
-    x = join_inputs(train_).double().numpy()
-    pca = PCA(len(head.variances), svd_solver="full").fit(x)
-    likelihood = -2 * pca.score_samples(join_inputs(val).double().numpy())
-    squared = head(val).double().numpy() ** 2
-    differences = likelihood - squared
-    assert np.ptp(differences) < 0.02 * np.ptp(squared)
-
-
-def _unlike(head, images):
-    return unlike(head(images).numpy()[:, None], [head.quantiles.numpy()])
-
-
-def test_five_percent_of_the_validation_images_are_marked_and_others_all():
-    head = fit_novelty(inputs(400), inputs(200, 1), 10**9)
-    shares = _unlike(head, inputs(200, 1))
-    assert 0.045 <= (shares > 0.95).mean() <= 0.055
-    assert 0.01 <= (_unlike(head, inputs(500, 2)) > 0.95).mean() <= 0.12
-    other = inputs(50, 3, shift=torch.linspace(-9, 9, 30).numpy())
-    assert (_unlike(head, other) > 0.95).all()
-
-
-def test_the_part_is_small_and_needs_enough_images():
-    head = fit_novelty(inputs(400), inputs(200, 1), 4000)
-    assert sum(t.numel() * 2 for t in (head.mean, head.directions)) <= 0.05 * 4000
-    assert fit_novelty(inputs(LEAST_IMAGES - 1), inputs(50), 10**9) is None
-    assert fit_novelty(inputs(50), inputs(LEAST_IMAGES - 1), 10**9) is None
-    assert fit_novelty(inputs(50), inputs(50), 100) is None, "no room"
-    same = [torch.ones(50, 10), torch.ones(50, 20)]
-    assert fit_novelty(same, same, 10**9) is None, "vectors that do not vary"
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +86,62 @@ def test_an_onnx_file_marks_the_same(gated, strange, tmp_path):
     paths = [*sorted(strange.iterdir()), *sorted((gated.parent / "data" / "images").rglob("*.png"))[:20]]
     expected, found = (Predictor.from_pretrained(m, "cpu", "fp32")(paths) for m in (gated, tmp_path / "model.onnx"))
     np.testing.assert_allclose([p.unlike_training for p in found], [p.unlike_training for p in expected], atol=0.02)
+
+
+def _with_a_side(folder, n, seed):
+    """Phantoms with a bright square at the left edge of each."""
+    data = write_phantoms(folder, n, size=64, seed=seed)
+    for record in read_records(data):
+        pixels = np.array(Image.open(record.path))
+        pixels[20:44, :14] = 255
+        Image.fromarray(pixels).save(record.path)
+    return data
+
+
+@pytest.fixture(scope="module")
+def sided(tmp_path_factory):
+    """A run with frozen encoders, on phantoms that have a side."""
+    folder = tmp_path_factory.mktemp("sided")
+    settings = {"pretrained": False, "img_size": 64, "val_fraction": 0.3, "device": "cpu", "amp": "fp32"}
+    config = recipe("frozen", model="cvrnet_tiny", epochs=1, **settings)
+    data = _with_a_side(folder / "data", 150, 3)
+    train(data, folder / "run", config, test_source="site-b", audit=False, maps=False)
+    return folder / "run"
+
+
+def test_what_is_fitted_to_stored_features_holds_for_prediction(sided):
+    rows = list(csv.DictReader((sided / "predictions.csv").open(encoding="utf-8")))
+    names = {r.name: r.path for r in read_records(sided.parent / "data" / "manifest.csv")}
+    found = Predictor.from_pretrained(sided, "cpu", "fp32")([names[row["path"]] for row in rows])
+    written = [float(row["unlike_training"]) for row in rows]
+    np.testing.assert_allclose([p.unlike_training for p in found], written, atol=0.01)
+
+
+def test_mirrored_images_are_marked_everywhere(sided, tmp_path):
+    """An ONNX file gives the same distances; a file of earlier versions those without the sides."""
+    paths = [record.path for record in read_records(_with_a_side(tmp_path / "new", 60, 9)) if record.source == "site-a"]
+    predictor = Predictor.from_pretrained(sided, "cpu", "fp32")
+    assert predictor.novelty[0].side_weights.any()
+    before = predictor(paths)
+    for path in paths:
+        Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
+    mirrored = predictor(paths)
+    assert np.mean([p.marked for p in mirrored]) > 0.95 > 0.3 > np.mean([p.marked for p in before])
+
+    shutil.copytree(sided, tmp_path / "old")
+    tensors = load_file(sided / NOVELTY)
+    save_file({k: v for k, v in tensors.items() if not k.startswith("side_")}, tmp_path / "old" / NOVELTY)
+    old = [p.distances[0] for p in Predictor.from_pretrained(tmp_path / "old", "cpu", "fp32")(paths)]
+    new = [p.distances[0] for p in mirrored]
+    assert all(np.array(old) <= new)
+    assert any(np.array(old) < new)
+
+    pytest.importorskip("onnxruntime")
+    from cvrnet.onnx import export_onnx
+
+    export_onnx(sided, tmp_path / "model.onnx")
+    found = Predictor.from_pretrained(tmp_path / "model.onnx", "cpu", "fp32")(paths)
+    np.testing.assert_allclose([p.distances for p in found], [p.distances for p in mirrored], rtol=1e-3)
 
 
 @pytest.mark.parametrize("unlabelled", [False, True])
@@ -218,8 +228,14 @@ def test_a_damaged_part_is_one_line(gated, tmp_path):
         {"quantiles": tensors["quantiles"].flip(0)},
         {"more": torch.zeros(1)},
         {"variances": tensors["variances"][:, None]},
+        {"variances": tensors["variances"][0]},
+        {"side_weights": tensors["side_weights"][1:]},
+        {"side_weights": torch.full_like(tensors["side_weights"], torch.inf)},
+        {"side_bias": torch.zeros(1)},
+        {"side_bias": None},
     ):
-        save_file({k: v.contiguous() for k, v in (tensors | changed).items()}, copy / NOVELTY)
+        kept = {k: v.contiguous() for k, v in (tensors | changed).items() if v is not None}
+        save_file(kept, copy / NOVELTY)
         with pytest.raises(UserError, match=r"novelty.safetensors cannot be used"):
             Predictor.from_pretrained(copy)
     (copy / NOVELTY).write_bytes(b"no tensors")
