@@ -80,23 +80,33 @@ def compare_macro_auc(
     Raises:
         UserError: No class has an AUC, or fewer than two patients have, or lack, one of the classes that have one.
     """
-    labels, tables = np.asarray(y_true), np.stack([np.asarray(one, float), np.asarray(other, float)])
-    members = group_numbers(groups, len(labels))
+    table = np.asarray(one, float)
+    truth = np.asarray(y_true)[:, None] == np.arange(table.shape[1])
+    return compare_mean_auc(truth.astype(float), table, other, groups)
+
+
+def compare_mean_auc(
+    truth: ArrayLike, one: ArrayLike, other: ArrayLike, groups: Sequence[Hashable] | None = None
+) -> dict[str, float]:
+    """The same for findings, of which an image may have several: ``truth`` is (N, C), 1, 0, or NaN if not known."""
+    answers, tables = np.asarray(truth, float), np.stack([np.asarray(one, float), np.asarray(other, float)])
+    members = group_numbers(groups, len(answers))
     aucs, influence = [], np.zeros(int(members.max()) + 1)
-    classes = [k for k in range(tables.shape[2]) if 0 < (labels == k).sum() < len(labels)]
+    classes = [k for k, column in enumerate(answers.T) if (column == 1).any() and (column == 0).any()]
     if not classes:
         raise UserError("no class has an AUC on these images; expected two classes")
     for k in classes:
-        truth = labels == k
-        above, below = _components(truth, tables[:, :, k])
+        known = ~np.isnan(answers[:, k])
+        present, of = answers[known, k] == 1, members[known]
+        above, below = _components(present, tables[:, known, k])
         auc = above.mean(1)
         aucs.append(auc)
-        for parts, rows in ((above, truth), (below, ~truth)):
-            patients = len({*members[rows]})
+        for parts, rows in ((above, present), (below, ~present)):
+            patients = len({*of[rows]})
             if patients < 2:
                 raise UserError(f"class {k}: {patients} patient with or without it; expected at least 2 of each")
             deviation = (parts - auc[:, None]) / rows.sum() * np.sqrt(patients / (patients - 1))
-            np.add.at(influence, members[rows], (deviation[0] - deviation[1]) / len(classes))
+            np.add.at(influence, of[rows], (deviation[0] - deviation[1]) / len(classes))
     a, b = np.mean(aucs, axis=0)
     return _normal(float(a), float(b), float((influence**2).sum()))
 

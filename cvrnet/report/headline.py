@@ -27,9 +27,9 @@ def model_name(results: Results) -> str:
     return str(without_folders(run["config"]["model"])) + (f" ({' + '.join(encoders)})" if encoders else "")
 
 
-def data_name(results: Results) -> str:
+def data_name(run: Mapping[str, Any]) -> str:
     """The data set's name, which is the name of its folder."""
-    path = Path(results.run["data"])
+    path = Path(run["data"])
     folder = path.parent if path.name == "manifest.csv" and path.parent.name else path
     return "~" if folder == Path.home() else folder.name  # the home folder has the user's name
 

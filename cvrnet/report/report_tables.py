@@ -74,9 +74,7 @@ def settings_table(results: Results) -> Table:
     run = results.run
     made = {"model": run["model"]} if results.kind == "evaluate" else run["config"]
     shown = {name: without_folders(value) for name, value in made.items()}
-    return Table(
-        ["Setting", "Value"], [("data", data_name(results)), ("data_sha256", run["data_sha256"]), *shown.items()]
-    )
+    return Table(["Setting", "Value"], [("data", data_name(run)), ("data_sha256", run["data_sha256"]), *shown.items()])
 
 
 def _table(

@@ -68,6 +68,17 @@ class FindingTable:
         """Each image's patient (see `cvrnet.data.splits`)."""
         return [patient_key(patient, name) for patient, name in zip(self.patients, self.names, strict=True)]
 
+    def with_findings(self, findings: Sequence[str]) -> FindingTable:
+        """The same with the same findings in another order."""
+        order = [self.findings.index(name) for name in findings]
+        return replace(
+            self,
+            findings=list(findings),
+            truth=self.truth[:, order],
+            probabilities=self.probabilities[:, order],
+            heads=None if self.heads is None else self.heads[:, :, order],
+        )
+
     def rows(self, rows: Sequence[int]) -> FindingTable:
         """Some of the images, by their numbers."""
         rows = list(rows)

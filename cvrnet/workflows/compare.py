@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cvrnet.data import DataError, check_classes, read_records
+from cvrnet.data import DataError
 from cvrnet.data.data_set import DataPath, DataSet
 from cvrnet.errors import UserError
 from cvrnet.figures import plot_paired, save_figure
@@ -17,14 +17,14 @@ from cvrnet.files import slug, write_sheet, write_text
 from cvrnet.html import figure_picture, render
 from cvrnet.inference import Predictor
 from cvrnet.metrics import holm
-from cvrnet.metrics.paired_models import compare_accuracy, compare_auc, compare_macro_auc
+from cvrnet.metrics.paired_models import compare_accuracy, compare_auc, compare_macro_auc, compare_mean_auc
 from cvrnet.report.headline import data_name, seen_sentence, without_folders
 from cvrnet.report.paired import paired_table
-from cvrnet.report.results import read_results
+from cvrnet.runs.finding_predictions import FindingTable
 from cvrnet.runs.folder import claim_folder, hash_records, open_run_folder, versions
 from cvrnet.runs.layout import COMPARE, FIGURES, REPORT, TABLES
 from cvrnet.runs.predictions import PredictionTable
-from cvrnet.workflows.evaluate import check_prevalences, refuse_findings, score_records
+from cvrnet.workflows.evaluate import check_prevalences, read_for, score_records
 from cvrnet.workflows.job import Callbacks, audit_run, finish_report, share_audit
 
 Row = dict[str, Any]
@@ -62,9 +62,8 @@ def compare(
     names = _folder_names(models)
     check_prevalences(prevalences)
     with open_run_folder(output, COMPARE, overwrite=overwrite) as place:
-        classes = _shared_classes(models, folds)
-        records = read_records(data, min_classes=1, say=callbacks.say)
-        check_classes((record.label for record in records), classes)
+        first = _first_of_alike(models, folds)
+        records = read_for(first, data, callbacks.say)
         place.start()
         run = {
             "kind": COMPARE,
@@ -76,7 +75,7 @@ def compare(
         claim_folder(place.folder, run)
         if audit:
             audit_run(place.folder, data, records, callbacks, any_body_part, output)
-        tables: list[PredictionTable] = []
+        tables: list[Any] = []
         evaluations = []
         for name, model in zip(names, models, strict=True):
             predictor = Predictor.from_pretrained(model, device, amp, folds=folds, any_body_part=any_body_part)
@@ -86,9 +85,10 @@ def compare(
             )
             share_audit(place.folder, folder)
             finish_report(folder, maps, predictor)
-            tables.append(answers.with_classes(tables[0].classes if tables else answers.classes))
+            tables.append(answers)
             evaluations.append(evaluation)
-        rows = paired_rows(names, tables)
+        pair: Any = paired_finding_rows if first.task == "multilabel" else paired_rows
+        rows = pair(names, tables)
         _write(place.folder, run, rows, evaluations)
     return {**run, "paired": rows}
 
@@ -104,19 +104,19 @@ def _folder_names(models: Sequence[str]) -> list[str]:
     return [name if names.count(name) == 1 else f"{i}-{name}" for i, name in enumerate(names, start=1)]
 
 
-def _shared_classes(models: Sequence[str], folds: Sequence[int]) -> list[str]:
-    """The classes of all models. Each is loaded once, before anything is predicted; models must not differ in them."""
-    found = {}
-    for model in models:
+def _first_of_alike(models: Sequence[str], folds: Sequence[int]) -> Predictor:
+    """The first model. Each is loaded once, before anything is predicted; models with other classes are refused."""
+    first = Predictor.from_pretrained(models[0], folds=folds)
+    for model in models[1:]:
         predictor = Predictor.from_pretrained(model, folds=folds)
-        refuse_findings(predictor, "a comparison")
-        found[model] = sorted(predictor.classes)
-        if found[model] != found[models[0]]:
+        if predictor.task != first.task:
+            raise UserError(f"of {models[0]} and {model}, only one is a model of findings; expected two of a kind")
+        if sorted(predictor.classes) != sorted(first.classes):
             raise UserError(
-                f"{model} has the classes {', '.join(found[model])}, {models[0]} has {', '.join(found[models[0]])}; "
-                "expected the same"
+                f"{model} has the classes {', '.join(sorted(predictor.classes))}, "
+                f"{models[0]} has {', '.join(sorted(first.classes))}; expected the same"
             )
-    return found[models[0]]
+    return first
 
 
 def paired_rows(names: Sequence[str], tables: Sequence[PredictionTable]) -> list[Row]:
@@ -125,8 +125,7 @@ def paired_rows(names: Sequence[str], tables: Sequence[PredictionTable]) -> list
     The rows have ``score``, ``class``, ``model``, ``reference``, ``images``, ``patients``, and the keys of
     `cvrnet.metrics.paired_models.compare_auc` (``one`` is the model, ``other`` the first), and ``p_holm``.
     """
-    common = set(tables[0].names).intersection(*(table.names for table in tables[1:]))
-    reference, *others = [table.rows([i for i, name in enumerate(table.names) if name in common]) for table in tables]
+    reference, *others = _of_common_images([table.with_classes(tables[0].classes) for table in tables])
     labels, groups = reference.labels, reference.groups
     patients = np.array(groups)
     size = {"reference": names[0], "images": len(labels), "patients": len({*groups})}
@@ -146,6 +145,43 @@ def paired_rows(names: Sequence[str], tables: Sequence[PredictionTable]) -> list
             if min(sides[k]) > 1:
                 test = compare_auc(truth, p[:, k], q[:, k], groups)
                 rows.append({"score": "auc", "class": class_name, **row, **test})
+    return _adjusted(rows)
+
+
+def paired_finding_rows(names: Sequence[str], tables: Sequence[FindingTable]) -> list[Row]:
+    """The same for models of findings: the mean AUC, and the AUC of each finding on the images of which it is known.
+
+    A finding that fewer than two patients have, or lack, has no row, and then there is none for the mean.
+    """
+    reference, *others = _of_common_images([table.with_findings(tables[0].findings) for table in tables])
+    patients = np.array(reference.groups)
+    size = {"reference": names[0], "images": len(patients), "patients": len({*reference.groups})}
+    sides = [[len({*patients[column == value].tolist()}) for value in (1, 0)] for column in reference.truth.T]
+    rows: list[Row] = []
+    for name, table in zip(names[1:], others, strict=True):
+        row: Row = {"model": name, **size}
+        p, q = table.probabilities, reference.probabilities
+        scored = [counts for counts in sides if min(counts)]
+        if scored and min(map(min, scored)) > 1:
+            test = compare_mean_auc(reference.truth, p, q, reference.groups)
+            rows.append({"score": "auc_macro", "class": "", **row, **test})
+        for k, finding in enumerate(reference.findings):
+            known = ~np.isnan(reference.truth[:, k])
+            if min(sides[k]) > 1:
+                truth = reference.truth[known, k] == 1
+                test = compare_auc(truth, p[known, k], q[known, k], patients[known].tolist())
+                rows.append({"score": "auc", "class": finding, **row, **test})
+    return _adjusted(rows)
+
+
+def _of_common_images(tables: Sequence[Any]) -> list[Any]:
+    """The tables' rows of the images that all models could read."""
+    common = set(tables[0].names).intersection(*(table.names for table in tables[1:]))
+    return [table.rows([i for i, name in enumerate(table.names) if name in common]) for table in tables]
+
+
+def _adjusted(rows: list[Row]) -> list[Row]:
+    """The rows with their p-values adjusted for the number of models."""
     for key in {(row["score"], row["class"]) for row in rows}:
         mine = [row for row in rows if (row["score"], row["class"]) == key]
         for row, p_holm in zip(mine, holm([row["p"] for row in mine]), strict=True):
@@ -156,15 +192,14 @@ def paired_rows(names: Sequence[str], tables: Sequence[PredictionTable]) -> list
 def _write(folder: Path, run: Mapping[str, Any], rows: Sequence[Row], evaluations: Sequence[Mapping[str, Any]]) -> None:
     """Write the table, its figure and the page."""
     if not rows:
-        raise DataError(["no image could be read by all models"], run["data"])
+        raise DataError(["no image could be read by all models, or no class or finding can be compared"], run["data"])
     write_sheet(folder / TABLES / "paired.csv", rows)
     figure = folder / FIGURES / "paired.png"
     save_figure(plot_paired(rows), figure)
-    results = read_results(folder / next(iter(run["models"])))
     page = render(
         "compare.html.jinja",
         models={name: without_folders(model) for name, model in run["models"].items()},
-        data=data_name(results),
+        data=data_name(run),
         scores=[evaluation["metrics"]["test"] for evaluation in evaluations],
         seen=[seen_sentence(e["seen_images"]) if e["seen_images"] else "" for e in evaluations],
         known=[evaluation["independent_sources"] is not None for evaluation in evaluations],

@@ -10,6 +10,7 @@ from sklearn import metrics as sk
 
 from cvrnet.metrics import bootstrap_intervals
 from cvrnet.metrics.findings import finding_rankings, finding_scores
+from cvrnet.metrics.paired_models import compare_auc, compare_mean_auc
 
 NAMES = ["Edema", "Effusion", "Mass"]
 
@@ -68,3 +69,15 @@ def test_calibration_error_of_probabilities_that_are_right_is_small() -> None:
     wrong = finding_scores(y, p / 2, ["Edema"], n=2)["macro"]["expected_calibration_error"]
     assert right < 0.02
     assert wrong == pytest.approx(0.25, abs=0.01)
+
+
+def test_the_mean_auc_of_one_finding_is_delongs() -> None:
+    truth, probabilities, groups = tables(3)
+    known = ~np.isnan(truth[:, 0])
+    other = np.clip(probabilities + np.random.default_rng(0).normal(0, 0.2, probabilities.shape), 0, 1)
+    ours = compare_mean_auc(truth[:, :1], probabilities[:, :1], other[:, :1], groups)
+    of = [group for group, keep in zip(groups, known, strict=True) if keep]
+    theirs = compare_auc(truth[known, 0] == 1, probabilities[known, 0], other[known, 0], of)
+    assert ours["difference"] == pytest.approx(theirs["difference"])
+    # Without the covariance of positives and negatives of one patient, which `compare_auc` scales by all patients.
+    assert ours["p"] == pytest.approx(theirs["p"], abs=0.02)

@@ -225,7 +225,6 @@ def test_what_is_for_one_class_says_so(run, data, tmp_path, cli):
     with pytest.raises(UserError, match="is a run of findings; soup is for"):
         make_soup(output, tmp_path / "out")
     for command in (
-        ("evaluate", output, output / "fold-1", data, "-o", tmp_path / "out"),
         ("benchmark", data, "-o", tmp_path / "out", "--findings", "auto", "--models", "cvrnet_tiny"),
         ("crossval", data, "-o", tmp_path / "out", "--findings", "auto", "--leave-one-source-out"),
         ("train", data, "-o", tmp_path / "out", "--findings", "auto", "--model", "resnet18", "--no-pretrained"),
@@ -255,6 +254,21 @@ def test_its_card_and_its_maps(run, data, tmp_path, cli):
     status, _, err = cli("explain", output, image, "-o", tmp_path / "maps", "--target", "Left")
     assert status == 0, err
     assert list((tmp_path / "maps").rglob("*.png"))
+
+
+def test_two_models_on_the_same_images(run, data, tmp_path, cli):
+    output, _ = run
+    status, _, err = cli("evaluate", output / "fold-1", output / "fold-2", data, "-o", tmp_path / "both", "--no-audit")
+    assert status == 0, err
+    rows = list(csv.DictReader((tmp_path / "both" / "tables" / "paired.csv").open(encoding="utf-8-sig")))
+    assert [(row["score"], row["class"]) for row in rows] == [("auc_macro", ""), *(("auc", name) for name in FINDINGS)]
+    of = {}
+    for fold in ("fold-1", "fold-2"):
+        metrics = json.loads((tmp_path / "both" / fold / "metrics.json").read_text())["test"]
+        of[fold] = [metrics["macro"]["roc_auc"], *(metrics["per_finding"][name]["roc_auc"] for name in FINDINGS)]
+    np.testing.assert_allclose([float(row["one"]) for row in rows], of["fold-2"], atol=1e-9)
+    np.testing.assert_allclose([float(row["other"]) for row in rows], of["fold-1"], atol=1e-9)
+    assert "DeLong" in (tmp_path / "both" / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_page_and_the_audit_know_findings(run, data, tmp_path, cli):
