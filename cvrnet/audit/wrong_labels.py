@@ -10,7 +10,6 @@ from cleanlab.filter import find_label_issues
 from scipy.special import softmax
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import SVC
 
 from cvrnet.audit.findings import Finding, count
@@ -19,11 +18,11 @@ from cvrnet.data.splits import patient_keys
 
 CODE = "wrong-labels"
 MIN_PATIENTS = 30  # least number of patients of a class within a source; smaller classes are not checked
-MAX_CONFIDENCE = 0.06  # largest probability of its label that makes an image's label probably wrong
-MIN_SHARE = 0.01  # of the images: fewer doubtful labels than this are no finding, for a model errs, too
+MAX_CONFIDENCE = 0.04  # largest probability of its label that makes an image's label probably wrong
+MIN_SHARE = 0.015  # of the images: fewer doubtful labels than this are no finding, for a model errs, too
+MIN_AUC = 0.8  # of the labels, from the features; with less, many doubts are false. A tenth of wrong labels costs 0.08
 FOLDS = 5
 MAX_IMAGES = 3000  # images that train each fold, so that the cost grows with the number of images only
-NEIGHBOURS = 15
 SHARPNESS = 2.0  # of the support vector machine's margins, when they become probabilities
 
 ADVICE = (
@@ -44,21 +43,23 @@ def wrong_label_findings(measured: Measurements, features: np.ndarray | str, see
     patients = np.array(patient_keys(measured.records))
     for source, index, classes, y in _groups(measured, patients):
         p = out_of_fold(features[index], y, patients[index], seed)
-        checked += len(index)
-        auc = roc_auc_score(y, p if len(classes) > 2 else p[:, 1], multi_class="ovr")
+        auc = roc_auc_score(y, p if len(classes) > 2 else p[:, 1], multi_class="ovr", average="weighted")
         skill.append(f"{source or '(no source)'} {auc:.2f}")
+        if auc < MIN_AUC:
+            continue
+        checked += len(index)
         for i in doubtful(y, p):
             record = measured.records[index[i]]
             row = {"path": record.name, "source": source, "label": record.label, "probability": float(p[i, y[i]])}
             rows.append(row | {"probable_label": classes[p[i].argmax()], "its_probability": float(p[i].max())})
     if not checked:
-        sentence = (
-            f"Labels were not checked: too few patients (needed: {MIN_PATIENTS} in each of two classes of a source)."
-        )
-        return [Finding(CODE, "note", sentence)]
+        reason = f"too few patients (needed: {MIN_PATIENTS} in each of two classes of a source)"
+        if skill:
+            reason = f"features hardly tell them (AUC within a source: {', '.join(skill)}; needed: {MIN_AUC})"
+        return [Finding(CODE, "note", f"Labels were not checked: {reason}.")]
     left = len(measured.records) - checked
     known = f"{count(checked, 'image')} checked within their source"
-    known += f", {left:,} not, whose class has too few patients there" if left else ""
+    known += f", {left:,} not: too few patients, or an AUC below {MIN_AUC}" if left else ""
     known += f"; AUC of the labels: {', '.join(skill)}"
     return [_finding(sorted(rows, key=lambda row: (row["probability"], row["path"])), checked, known)]
 
@@ -88,8 +89,7 @@ def doubtful(y: np.ndarray, p: np.ndarray) -> np.ndarray:
 def out_of_fold(features: np.ndarray, y: np.ndarray, patients: np.ndarray, seed: int = 0) -> np.ndarray:
     """Probabilities (n, C) of an image's labels, from models that were not trained on its patient.
 
-    They are the mean of two unlike models, whose errors differ: a support vector machine (the softmax of its margins)
-    and the votes of the nearest neighbours. In the first, the classes weigh alike, so no label is improbable just
+    They are the softmax of a support vector machine's margins. The classes weigh alike, so no label is improbable just
     because it is rare.
     """
     p = np.zeros((len(y), int(y.max()) + 1))
@@ -99,8 +99,7 @@ def out_of_fold(features: np.ndarray, y: np.ndarray, patients: np.ndarray, seed:
         machine = SVC(class_weight="balanced").fit(features[train], y[train])
         margin = machine.decision_function(features[test])
         margin = np.stack([-margin, margin], axis=1) if margin.ndim == 1 else margin
-        near = KNeighborsClassifier(NEIGHBOURS).fit(features[train], y[train])
-        p[test] = (softmax(SHARPNESS * margin, axis=1) + near.predict_proba(features[test])) / 2
+        p[test] = softmax(SHARPNESS * margin, axis=1)
     return p
 
 
