@@ -11,7 +11,7 @@ from cvrnet_cli.interruption import interruptible
 _EXTRAS = {
     "train": ("accelerate", "sklearn", "scipy", "matplotlib"),
     "keras": ("h5py",),
-    "audit": ("cv2",),
+    "audit": ("cv2", "cleanlab"),
     "hfds": ("datasets",),
     "dicom": ("pydicom",),
     "demo": ("gradio",),
