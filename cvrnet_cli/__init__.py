@@ -49,7 +49,7 @@ def main() -> None:
         package = (error.name or "").partition(".")[0]
         for extra, packages in _EXTRAS.items():
             if package in packages:
-                _fail(f'this command needs {error.name}; pip install "cvrnet[{extra}]"')
+                _fail(f'this command needs {package}; pip install "cvrnet[{extra}]"')
         raise
     except OSError as error:
         if error.errno is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -18,15 +18,11 @@ MIN_IMAGES = 50  # fewer do not show what is usual in a data set
 SIZE = 160  # pixels; at 224, features take twice the time
 
 
-def image_features(
-    records: Sequence[Record],
-    any_body_part: bool = False,
-    progress: Callable[[int, int], object] | None = None,
-) -> np.ndarray | str:
+def image_features(records: Sequence[Record], any_body_part: bool = False) -> np.ndarray | str:
     """The pooled maps of EfficientNet-Lite0 (ImageNet) for each image, standardised, float32 (n, d).
 
     They are kept beside the decoded images, so a second audit computes nothing. If they cannot be had, the result is a
-    line that says why. ``progress`` is that of `FrozenFeatures.build`.
+    line that says why.
     """
     if len(records) < MIN_IMAGES:
         return f"fewer than {MIN_IMAGES} images are too few"
@@ -39,7 +35,7 @@ def image_features(
         settings = Preprocessing.from_model(model)
         cache = ImageCache((SIZE, SIZE), "RGB", settings.interpolation, any_body_part=any_body_part)
         features = FrozenFeatures(model, cache)
-        features.load(records, progress)
+        features.load(records)
     except (UserError, OSError) as error:  # damaged weights, or a folder for the cache that cannot be written
         return str(error)
     vectors = np.array(features.vectors[:, 0])

@@ -19,7 +19,7 @@ MIN_ENTROPY = 1.75  # of 32 grey levels, in nats; radiographs had 1.86 to 3.4, p
 BELOW = 0.5  # and so far below the entropy that is usual in the data set
 MAX_CLIPPED = 0.6  # share of black and of white pixels
 MIN_MARGIN = 0.5  # of `orientation_margins`: half of what a turned film has
-OUTLIER = 5.5  # robust standard deviations; the oddest of 1,552 radiographs had 4.0, the least odd photograph 7
+OUTLIER = 5.5  # robust standard deviations; the oddest of 1,552 radiographs had 5.0, the least odd photograph 6.1
 MIN_NEIGHBOURS, NEAR = 10, 0.05  # neighbours of an image: at least so many, and this share of the images
 MAX_REFERENCES = 3000  # images among which neighbours are looked for, so that the cost grows with their number only
 
