@@ -11,7 +11,7 @@ from cvrnet_cli.interruption import interruptible
 _EXTRAS = {
     "train": ("accelerate", "sklearn", "scipy", "matplotlib"),
     "keras": ("h5py",),
-    "audit": ("cv2",),
+    "audit": ("cv2", "cleanlab"),
     "hfds": ("datasets",),
     "dicom": ("pydicom",),
     "demo": ("gradio",),
@@ -49,7 +49,7 @@ def main() -> None:
         package = (error.name or "").partition(".")[0]
         for extra, packages in _EXTRAS.items():
             if package in packages:
-                _fail(f'this command needs {error.name}; pip install "cvrnet[{extra}]"')
+                _fail(f'this command needs {package}; pip install "cvrnet[{extra}]"')
         raise
     except OSError as error:
         if error.errno is None:

@@ -21,6 +21,11 @@ from cvrnet_cli.output import print_rows, progress_bar, say, tell
 @options.seed
 @click.option("--workers", type=click.IntRange(1), default=2, help="Number of threads that read images.")
 @options.any_body_part
+@click.option(
+    "--features/--no-features",
+    default=True,
+    help="Compute features with ImageNet weights (extra lite), to find wrong labels and pictures of other things.",
+)
 @options.overwrite
 def audit(
     data: Path, output: Path | None, model: str | None, device: str, style: str, overwrite: bool, **settings: Any
@@ -29,8 +34,9 @@ def audit(
 
     DATA is a folder with one sub-folder for each class, or a CSV manifest; many findings need its columns source and
     patient_id. The audit reports classes tied to sources, shared patients, exact and near-duplicates, and how well
-    simple models predict label and source from features that should not matter, such as the image's border. The exit
-    status is 1 if a finding is severe.
+    simple models predict label and source from features that should not matter, such as the image's border. It names
+    images whose label is probably wrong, and pictures that are probably blank, badly exposed, turned, inverted or not
+    of a chest. The exit status is 1 if a finding is severe.
 
     With --model it also reports the model's confidence and errors for each source and, where DATA has lung masks, its
     scores on images in which the lungs are hidden or only the lungs are shown. If the model is a run, each image is

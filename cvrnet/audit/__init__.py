@@ -1,6 +1,6 @@
 """Find out what a data set can and cannot show, before any training.
 
-Needs scikit-learn and OpenCV: ``pip install cvrnet[audit]``.
+Needs scikit-learn, OpenCV and cleanlab: ``pip install cvrnet[audit]``.
 """
 
 from cvrnet.audit.audit_data import audit, check_audit_folder, hash_data, read_audited, read_severe, write_audit

@@ -14,11 +14,14 @@ from cvrnet.audit.depths import depth_findings
 from cvrnet.audit.duplicates import duplicate_findings
 from cvrnet.audit.examination import Examination
 from cvrnet.audit.findings import COLUMNS, SEVERITIES, Finding, count, worst_first
+from cvrnet.audit.image_features import image_features
 from cvrnet.audit.measurements import measure
 from cvrnet.audit.metadata_findings import patient_findings, source_findings
 from cvrnet.audit.model_findings import model_findings
 from cvrnet.audit.probes import probe_rows
 from cvrnet.audit.shortcuts import shortcut_findings
+from cvrnet.audit.wrong_labels import wrong_label_findings
+from cvrnet.audit.wrong_pictures import wrong_picture_findings
 from cvrnet.data import DataError, Record, check_classes, scan_records
 from cvrnet.data.data_set import DataPath, DataSet
 from cvrnet.data.finding_labels import without_names
@@ -70,6 +73,7 @@ def audit(
     workers: int = 2,
     examination: Examination | None = None,
     any_body_part: bool = False,
+    features: bool = True,
     progress: Callable[[int, int], object] = lambda done, total: None,
     step: Callable[[str], object] = lambda name: None,
 ) -> list[Finding]:
@@ -78,8 +82,9 @@ def audit(
     ``records`` are the labelled images; ``problems`` say why others cannot be used, one line each, and become a
     finding. With ``examination``, the predictions of a trained model are also audited. DICOM files that are not of the
     chest cannot be read, unless ``any_body_part`` is set. Equal seeds give equal findings.
-    ``workers`` threads read the images. ``progress`` is called after each image with the number read and the total;
-    ``step`` is called before each step with its name.
+    Without ``features`` of a network, which take the most time to compute, labels are not checked, and pictures of
+    other things are not found. ``workers`` threads read the images. ``progress`` is called after each image with the
+    number read and the total; ``step`` is called before each step with its name.
 
     Raises:
         DataError: No image can be read.
@@ -103,6 +108,10 @@ def audit(
         if examination is not None:
             findings += model_findings(examination, seed)
         findings += depth_findings(measured)
+        step("looking at labels and pictures")
+        vectors = image_features(measured.records, any_body_part) if features else "their features were switched off"
+        findings += wrong_picture_findings(measured, vectors, seed)
+        findings += wrong_label_findings(measured, vectors, seed)
         step("looking for copies")
         findings += duplicate_findings(measured, seed=seed, workers=workers)
         step("probing for shortcuts")

@@ -28,6 +28,7 @@ def render_page(findings: Sequence[Finding], records: Sequence[Record], title: s
         max_rows=MAX_ROWS,
         count=count,
         thumbnail=lambda name: _thumbnail(by_name[name]),
+        ranked=lambda finding: [_ranked(by_name[row["path"]], row) for row in finding.figures["table"][:MAX_ROWS]],
         panels=_probe_panels(findings),
     )
 
@@ -55,6 +56,13 @@ def _thumbnail(record: Record) -> tuple[Picture, str, list[str]]:
     """The image, its name, and one line with its label, source, patient and split."""
     facts = [record.label, record.source, record.patient_id and f"patient {record.patient_id}", record.split]
     return small_picture(read_image(record.path, any_body_part=True)), record.name, [", ".join(filter(None, facts))]
+
+
+def _ranked(record: Record, row: Row) -> tuple[Picture, str, list[str]]:
+    """The thumbnail of a picture or label that is probably wrong; its last line says what is wrong."""
+    picture, name, lines = _thumbnail(record)
+    wrong = row.get("problem") or f"probably {row['probable_label']} ({row['its_probability']:.2f})"
+    return picture, name, [*lines, wrong]
 
 
 def _probe_panels(findings: Sequence[Finding]) -> dict[str, list[Row]]:

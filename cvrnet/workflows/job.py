@@ -267,9 +267,10 @@ def audit_run(
     try:
         from cvrnet.audit import audit, read_severe, write_audit
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("cv2", "scipy", "sklearn"):
+        package = (error.name or "").partition(".")[0]
+        if package not in ("cleanlab", "cv2", "scipy", "sklearn"):
             raise
-        callbacks.say(f'The data set was not audited: that needs {error.name}; pip install "cvrnet[audit]"')
+        callbacks.say(f'The data set was not audited: that needs {package}; pip install "cvrnet[audit]"')
         return
     severe = read_severe(folder, records)
     if severe is None:

@@ -74,9 +74,10 @@ def test_the_same_data_is_audited_once_and_reported_again(data, tmp_path, monkey
         audit(write_phantoms(tmp_path / "other", 12, size=64), tmp_path)
 
 
-def test_without_opencv_a_line_says_what_to_install(data, tmp_path, monkeypatch):
-    for name in [name for name in sys.modules if name.partition(".")[0] == "cv2" or name.startswith("cvrnet.audit")]:
+@pytest.mark.parametrize("package", ["cv2", "cleanlab"])
+def test_without_a_package_a_line_says_what_to_install(data, tmp_path, monkeypatch, package):
+    for name in [name for name in sys.modules if name.partition(".")[0] == package or name.startswith("cvrnet.audit")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "cv2", None)
-    assert audit(data, tmp_path) == ['The data set was not audited: that needs cv2; pip install "cvrnet[audit]"']
+    monkeypatch.setitem(sys.modules, package, None)
+    assert audit(data, tmp_path) == [f'The data set was not audited: that needs {package}; pip install "cvrnet[audit]"']
     assert not list(tmp_path.iterdir())

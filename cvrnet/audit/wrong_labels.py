@@ -1,0 +1,115 @@
+"""Labels that are probably wrong: confident learning with out-of-fold predictions from features of the images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from cleanlab.filter import find_label_issues
+from scipy.special import softmax
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.svm import SVC
+
+from cvrnet.audit.findings import Finding, count
+from cvrnet.audit.measurements import Measurements
+from cvrnet.data.splits import patient_keys
+
+CODE = "wrong-labels"
+MIN_PATIENTS = 30  # least number of patients of a class within a source; smaller classes are not checked
+MAX_CONFIDENCE = 0.04  # largest probability of its label that makes an image's label probably wrong
+MIN_SHARE = 0.015  # of the images: fewer doubtful labels than this are no finding, for a model errs, too
+MIN_AUC = 0.8  # of the labels, from the features; with less, many doubts are false. A tenth of wrong labels costs 0.08
+FOLDS = 5
+MAX_IMAGES = 3000  # images that train each fold, so that the cost grows with the number of images only
+SHARPNESS = 2.0  # of the support vector machine's margins, when they become probabilities
+
+ADVICE = (
+    "Look at these images, the most doubtful first; correct the label, or keep it if it is right. Delete none unseen."
+)
+
+
+def wrong_label_findings(measured: Measurements, features: np.ndarray | str, seed: int = 0) -> list[Finding]:
+    """Find the images whose label is probably wrong, or say why they were not looked for.
+
+    ``features`` are those of `image_features`. Each source is checked by itself: over several sources, a model learns
+    which source a label comes from, and would doubt every label that is rare in its source.
+    """
+    if isinstance(features, str):
+        return [Finding(CODE, "note", f"Labels were not checked: {features}.")]
+    rows: list[dict[str, Any]] = []
+    checked, skill = 0, []
+    patients = np.array(patient_keys(measured.records))
+    for source, index, classes, y in _groups(measured, patients):
+        p = out_of_fold(features[index], y, patients[index], seed)
+        auc = roc_auc_score(y, p if len(classes) > 2 else p[:, 1], multi_class="ovr", average="weighted")
+        skill.append(f"{source or '(no source)'} {auc:.2f}")
+        if auc < MIN_AUC:
+            continue
+        checked += len(index)
+        for i in doubtful(y, p):
+            record = measured.records[index[i]]
+            row = {"path": record.name, "source": source, "label": record.label, "probability": float(p[i, y[i]])}
+            rows.append(row | {"probable_label": classes[p[i].argmax()], "its_probability": float(p[i].max())})
+    if not checked:
+        reason = f"too few patients (needed: {MIN_PATIENTS} in each of two classes of a source)"
+        if skill:
+            reason = f"features hardly tell them (AUC within a source: {', '.join(skill)}; needed: {MIN_AUC})"
+        return [Finding(CODE, "note", f"Labels were not checked: {reason}.")]
+    left = len(measured.records) - checked
+    known = f"{count(checked, 'image')} checked within their source"
+    known += f", {left:,} not: too few patients, or an AUC below {MIN_AUC}" if left else ""
+    known += f"; AUC of the labels: {', '.join(skill)}"
+    return [_finding(sorted(rows, key=lambda row: (row["probability"], row["path"])), checked, known)]
+
+
+def _finding(rows: list[dict[str, Any]], checked: int, known: str) -> Finding:
+    """Report the doubtful labels, the most doubtful first; ``known`` says what was checked."""
+    figures: dict[str, Any] = {"checked": checked, "doubtful": len(rows)}
+    if rows:
+        figures["table"] = rows
+    if len(rows) < max(2, MIN_SHARE * checked):
+        but = f": {count(len(rows), 'is', 'are')} doubtful, no more than a model's own errors explain" if rows else ""
+        return Finding(CODE, "note", f"No labels stand out as wrong{but} ({known}).", figures)
+    sentence = f"{len(rows):,} images probably have a wrong label ({known})."
+    return Finding(CODE, "warning", sentence, figures, tuple(row["path"] for row in rows), ADVICE)
+
+
+def doubtful(y: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """The indices of labels that confident learning calls errors by both of its rules, and that are improbable.
+
+    ``y`` are labels (n,), ``p`` their out-of-fold probabilities (n, C). See Northcutt, Jiang and Chuang, "Confident
+    learning: estimating uncertainty in dataset labels", JAIR 70, 2021, sections 3 and 4 ("both").
+    """
+    found = find_label_issues(y, p, filter_by="both", n_jobs=1)
+    return np.flatnonzero(found & (p[np.arange(len(y)), y] < MAX_CONFIDENCE))
+
+
+def out_of_fold(features: np.ndarray, y: np.ndarray, patients: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Probabilities (n, C) of an image's labels, from models that were not trained on its patient.
+
+    They are the softmax of a support vector machine's margins. The classes weigh alike, so no label is improbable just
+    because it is rare.
+    """
+    p = np.zeros((len(y), int(y.max()) + 1))
+    rng = np.random.default_rng(seed)
+    for train, test in StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed).split(features, y, patients):
+        train = rng.permutation(train)[:MAX_IMAGES]
+        machine = SVC(class_weight="balanced").fit(features[train], y[train])
+        margin = machine.decision_function(features[test])
+        margin = np.stack([-margin, margin], axis=1) if margin.ndim == 1 else margin
+        p[test] = softmax(SHARPNESS * margin, axis=1)
+    return p
+
+
+def _groups(measured: Measurements, patients: np.ndarray) -> Iterator[tuple[str, np.ndarray, list[str], np.ndarray]]:
+    """For each source that can be checked: its name, the images, their classes, and the index of each image's class."""
+    labels = np.array([r.label for r in measured.records])
+    sources = np.array([r.source for r in measured.records])
+    for source in np.unique(sources):
+        here = sources == source
+        enough = [c for c in np.unique(labels[here]) if len(set(patients[here & (labels == c)])) >= MIN_PATIENTS]
+        if len(enough) > 1:
+            index = np.flatnonzero(here & np.isin(labels, enough))
+            yield str(source), index, [str(c) for c in enough], np.searchsorted(enough, labels[index])

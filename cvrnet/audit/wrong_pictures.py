@@ -1,0 +1,94 @@
+"""Pictures that are probably wrong: blank, badly exposed, turned, inverted, or no chest radiographs at all."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from sklearn.neighbors import NearestNeighbors
+
+from cvrnet.audit.findings import Finding, count
+from cvrnet.audit.image_features import MIN_IMAGES
+from cvrnet.audit.measurements import Measurements
+from cvrnet.audit.orientation import WAYS, orientation_margins
+from cvrnet.data.splits import patient_keys
+
+MIN_SPREAD = 4.0  # standard deviation of the grey values of a small copy; below it, a picture is blank
+MIN_ENTROPY = 1.75  # of 32 grey levels, in nats; radiographs had 1.86 to 3.4, pages of text 0.5 to 1
+BELOW = 0.5  # and so far below the entropy that is usual in the data set
+MAX_CLIPPED = 0.6  # share of black and of white pixels
+MIN_MARGIN = 0.5  # of `orientation_margins`: half of what a turned film has
+OUTLIER = 5.5  # robust standard deviations; the oddest of 1,552 radiographs had 5.0, the least odd photograph 6.1
+MIN_NEIGHBOURS, NEAR = 10, 0.05  # neighbours of an image: at least so many, and this share of the images
+MAX_REFERENCES = 3000  # images among which neighbours are looked for, so that the cost grows with their number only
+
+ADVICE = "Look at these images: remove what is no chest radiograph, and turn, invert or export again what is damaged."
+
+
+def wrong_picture_findings(measured: Measurements, features: np.ndarray | str, seed: int = 0) -> list[Finding]:
+    """Find the pictures that are probably wrong, and name what is wrong with each.
+
+    ``features`` are those of `image_features`; without them, pictures of other things are not looked for.
+    """
+    code, records = "wrong-pictures", measured.records
+    if len(records) < MIN_IMAGES:
+        sentence = f"Pictures were not checked: fewer than {MIN_IMAGES} images are too few."
+        return [Finding(code, "note", sentence)]
+    pixels = np.array([facts.vectors["pixels"] for facts in measured.facts], np.float32)
+    problems = _exposure(measured)
+    odd = np.zeros(len(records)) if isinstance(features, str) else unlikeness(features, seed)
+    side = round(pixels.shape[1] ** 0.5)
+    patients = np.array(patient_keys(records))
+    margins, ways = orientation_margins(pixels.reshape(-1, side, side), patients, seed)
+    for i in np.flatnonzero(odd > OUTLIER):
+        problems.setdefault(int(i), ("unlike the others, perhaps no chest radiograph", float(odd[i])))
+    for i in np.flatnonzero(margins > MIN_MARGIN):
+        problems.setdefault(int(i), (WAYS[ways[i]], float(margins[i])))
+    left = f" Pictures of other things were not looked for: {features}." if isinstance(features, str) else ""
+    if not problems:
+        sentence = "No picture looks blank, badly exposed, turned, inverted or unlike all others." + left
+        return [Finding(code, "note", sentence)]
+    rows: list[dict[str, Any]] = [
+        {"path": records[i].name, "problem": problem, "score": round(score, 2)}
+        for i, (problem, score) in sorted(problems.items(), key=lambda item: (item[1][0], -item[1][1], item[0]))
+    ]
+    kinds = ", ".join(f"{number} {kind}" for kind, number in Counter(row["problem"] for row in rows).most_common())
+    wrong = "picture is probably wrong", "pictures are probably wrong"
+    sentence = f"{count(len(rows), *wrong)}: {kinds}.{left}"
+    return [Finding(code, "warning", sentence, {"table": rows}, tuple(row["path"] for row in rows), ADVICE)]
+
+
+def unlikeness(features: np.ndarray, seed: int = 0) -> np.ndarray:
+    """How much farther an image lies from its nearest neighbours than usual, in robust standard deviations, (n,).
+
+    The distance is the mean to the nearest twentieth of the images, at least ten (Angiulli and Pizzuti, PKDD 2002). Its
+    logarithm is compared with the median, in units of the median absolute deviation.
+    """
+    n = len(features)
+    references = features[np.sort(np.random.default_rng(seed).permutation(n)[:MAX_REFERENCES])]
+    number = max(MIN_NEIGHBOURS, round(NEAR * len(references)))  # more than there are of one kind of wrong pictures
+    distances = NearestNeighbors(n_neighbors=number + 1).fit(references).kneighbors(features)[0]
+    # The nearest is left out: it is usually the image itself.
+    far = np.log(np.maximum(distances[:, 1:].mean(1), 1e-6))
+    middle = np.median(far)
+    return (far - middle) / max(1.4826 * float(np.median(abs(far - middle))), 1e-6)
+
+
+def _exposure(measured: Measurements) -> dict[int, tuple[str, float]]:
+    """The index of each picture that is blank or badly exposed -> what is wrong, and the number that shows it."""
+    found: dict[int, tuple[str, float]] = {}
+    shares = np.array([facts.vectors["histogram"] for facts in measured.facts], np.float64) ** 2
+    shares /= np.maximum(shares.sum(1, keepdims=True), 1e-9)  # of the pixels; `measure` keeps square roots
+    entropies = -(shares * np.log(np.maximum(shares, 1e-12))).sum(1)
+    lowest = min(MIN_ENTROPY, float(np.median(entropies)) - BELOW)
+    for i, facts in enumerate(measured.facts):
+        clipped, mean = float(shares[i, 0] + shares[i, -1]), float(facts.vectors["pixels"].mean())
+        if (spread := float(measured.thumbnail(i).std())) < MIN_SPREAD:
+            found[i] = "blank", spread
+        elif clipped > MAX_CLIPPED:
+            found[i] = "mostly black or white, perhaps a page of text", clipped
+        elif entropies[i] < lowest:
+            kind = "very dark" if mean < 64 else "very bright" if mean > 191 else "of very few grey values"
+            found[i] = kind, float(entropies[i])
+    return found

