@@ -35,7 +35,7 @@ def test_every_command_has_help_with_examples(cli, command):
 
 def test_the_helps_defaults_are_the_protocols():
     shown = {setting_name(flag): default for flag, _, default, _ in (*MODEL, *PROTOCOL)}
-    empty = dict.fromkeys(("encoders", "encoder_weights", "model_kwargs", "specificity"), "")
+    empty = dict.fromkeys(("encoders", "encoder_weights", "model_kwargs", "specificity", "findings"), "")
     assert TrainConfig().to_dict() | empty == shown
 
 
