@@ -252,3 +252,16 @@ def test_the_command_shows_counts_beside_published_ones(tmp_path, cli):
     status, _, err = cli("import", "cohen", tmp_path / "set", "-o", tmp_path / "x.csv")
     assert status == 1
     assert "this does not look like cohen: expected metadata.csv with patientid, offset" in err
+
+
+@pytest.mark.parametrize(("name", "findings"), [("nih", True), ("chexpert", True), ("kermany", False)])
+def test_two_commands_reach_a_report(name, findings, tmp_path, cli):
+    MINIATURES[name](tmp_path / "set", 24)
+    manifest, run = tmp_path / "set" / "manifest.csv", tmp_path / "run"
+    assert cli("import", name, tmp_path / "set", "-o", manifest)[0] == 0
+    options = ["--model", "cvrnet_tiny", "--no-pretrained", "--img-size", 32, "--freeze", "all", "--epochs", 1]
+    options += ["--folds", 3, "--no-audit", "--no-maps", *(["--findings", "auto"] if findings else [])]
+    status, out, err = cli("crossval", manifest, "-o", run, *options)
+    assert status == 0, err
+    assert (run / "report.html").is_file()
+    assert ("Edema" in out) == findings

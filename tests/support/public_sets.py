@@ -34,7 +34,7 @@ def table(path: Path, header: Sequence[str] | str, rows: Iterable[Sequence[objec
         csv.writer(file).writerows(rows)
 
 
-def nih(root: Path) -> None:
+def nih(root: Path, further: int = 0) -> None:
     header = (
         "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
         "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],"
@@ -45,6 +45,11 @@ def nih(root: Path) -> None:
         ("00000002_000.png", "No Finding", 0, 2, "411Y", "F", "AP", 2500, 2048, 0.168, 0.168, ""),
         ("00000003_000.png", "Infiltration", 0, 3, "081Y", "F", "AP", 2582, 2991, 0.143, 0.143, ""),
     ]
+    labels = ("Edema", "Edema|Effusion", "Effusion", "No Finding")
+    entries += [
+        (f"{i:08}_000.png", labels[i % 4], 0, i, "058Y", "F", "PA", 2682, 2749, 0.143, 0.143, "")
+        for i in range(100, 100 + further)
+    ]
     table(root / "Data_Entry_2017.csv", header, entries)
     boxes = [
         ("00000003_000.png", "Infiltrate", 2.5, 3.25, 8, 7.125, "", "", ""),
@@ -53,14 +58,20 @@ def nih(root: Path) -> None:
     table(root / "BBox_List_2017.csv", "Image Index,Finding Label,Bbox [x,y,w,h],,,", boxes)
     for number, entry in enumerate(entries):
         image(root / f"images_00{number // 2 + 1}" / "images" / entry[0])
-    (root / "train_val_list.txt").write_text("\n".join(entry[0] for entry in entries[:3]))  # without a last line end
+    listed = [entry[0] for entry in entries if entry[0] != "00000003_000.png"]
+    (root / "train_val_list.txt").write_text("\n".join(listed))  # without a last line end
     (root / "test_list.txt").write_text("00000003_000.png\n")
 
 
-def chexpert(root: Path) -> None:
+def chexpert(root: Path, further: int = 0) -> None:
     header = ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *FINDINGS]
     for split, patients in (("train", ("patient00001", "patient00002")), ("valid", ("patient64541",))):
         rows = []
+        for i in range(further * (split == "train")):
+            path = f"train/patient{100 + i:05}/study1/view1_frontal.jpg"
+            image(root / path)
+            findings = [str(float(i % 3 == 0)), "", str(float(i % 2)), "-1.0", "", str(float(i % 5 == 0)), *[""] * 8]
+            rows.append([f"CheXpert-v1.0-small/{path}", "Male", 50, "Frontal", "PA", *findings])
         for patient in patients:
             for view, position in (("frontal", "AP"), ("lateral", "")):
                 path = f"{split}/{patient}/study1/view{1 + bool(not position)}_{view}.jpg"
@@ -168,7 +179,10 @@ def covid_radiography(root: Path) -> None:
     (root / "README.md.txt").write_text("x")
 
 
-def kermany(root: Path) -> None:
+def kermany(root: Path, further: int = 0) -> None:
+    for i in range(further):
+        name = f"IM-{2000 + i}-0001.jpeg" if i % 2 else f"person{100 + i}_virus_1.jpeg"
+        image(root / "train" / ("NORMAL" if i % 2 else "PNEUMONIA") / name)
     for split, normal, others in (
         ("train", "IM-0115-0001.jpeg", ("person1_bacteria_1.jpeg", "person1_bacteria_2.jpeg")),
         ("val", "NORMAL2-IM-1427-0001.jpeg", ("person1946_bacteria_4874.jpeg",)),
@@ -208,7 +222,7 @@ def generic(root: Path) -> None:
         image(root / name)
 
 
-MINIATURES: dict[str, Callable[[Path], None]] = {
+MINIATURES: dict[str, Callable[..., None]] = {
     **{"nih": nih, "chexpert": chexpert, "mimic-cxr-jpg": mimic, "padchest": padchest, "rsna": rsna, "vindr": vindr},
     **{"covidx": covidx, "covid-radiography": covid_radiography, "kermany": kermany, "cohen": cohen},
 }
