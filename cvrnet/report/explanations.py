@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from cvrnet.data import read_image
+from cvrnet.data.finding_labels import join_findings
 from cvrnet.errors import UserError
 from cvrnet.explain import example_panels
 from cvrnet.html import Picture, render, small_picture
 from cvrnet.inference import Predictor
 from cvrnet.report import Section
+from cvrnet.report.findings import read_findings
 from cvrnet.report.report_tables import Row, mistake_rows
 from cvrnet.report.results import Results, read_results
 from cvrnet.report.write import image_path
@@ -31,13 +36,34 @@ def maps_section(folder: Path, predictor: Predictor | None = None) -> Section:
         "Most confident correct predictions": right_rows(results),
         "Most confident mistakes": mistake_rows(results.predictions)[:WRONG],
     }
+    return show_maps(folder, results.run, chosen, predictor)
+
+
+def finding_maps_section(folder: Path, predictor: Predictor | None = None) -> Section:
+    """The same for findings: of each finding, the image that has it with the highest probability, and its map."""
+    run, table = read_findings(folder)
+    rows: list[Row] = []
+    for k in np.argsort(-(table.truth == 1).sum(0), kind="stable"):
+        has = [i for i in np.flatnonzero(table.truth[:, k] == 1) if table.names[i] not in {row["path"] for row in rows}]
+        if has and len(rows) < MOST_RIGHT:
+            i = max(has, key=lambda i: (table.probabilities[i, k], table.names[i]))
+            row: Row = {"path": table.names[i], "source": table.sources[i], "fold": table.folds[i]}
+            row |= {"label": join_findings([n for n, v in zip(table.findings, table.truth[i], strict=True) if v == 1])}
+            rows.append(row | {"prediction": table.findings[k], "probability": float(table.probabilities[i, k])})
+    return show_maps(folder, run, {"The most probable image of each finding": rows}, predictor)
+
+
+def show_maps(
+    folder: Path, run: Mapping[str, Any], chosen: Mapping[str, Sequence[Row]], predictor: Predictor | None
+) -> Section:
+    """The section for these images: heading -> rows with path, fold, label, prediction, probability and source."""
     rows = [row for part in chosen.values() for row in part]
     problem, panels = "", {}
-    if any(image_path(results.run, row["path"]).is_file() for row in rows):
+    if any(image_path(run, row["path"]).is_file() for row in rows):
         try:
-            panels = _panels(results, rows, predictor)
+            panels = _panels(folder, run, rows, predictor)
         except UserError as error:
-            folder = results.folder.absolute()
+            folder = folder.absolute()
             problem = f"No maps: {str(error).replace(str(folder), folder.name)}."
     else:
         problem = "The images are not where run.json says, so there are no maps of them."
@@ -60,7 +86,7 @@ def right_rows(results: Results) -> list[Row]:
 
 
 def _panels(
-    results: Results, rows: Sequence[Row], predictor: Predictor | None
+    run_folder: Path, run: Mapping[str, Any], rows: Sequence[Row], predictor: Predictor | None
 ) -> dict[str, tuple[Picture | None, Picture | str]]:
     """The path of each image -> the image and its overlay, or None and a sentence that says why."""
     by_fold: dict[str, list[Row]] = defaultdict(list)
@@ -68,9 +94,9 @@ def _panels(
         by_fold[row["fold"]].append(row)
     panels: dict[str, tuple[Picture | None, Picture | str]] = {}
     for fold, members in by_fold.items():
-        folder = results.folder / fold_name(fold) if fold else results.folder
+        folder = run_folder / fold_name(fold) if fold else run_folder
         model = predictor or Predictor.from_pretrained(folder, any_body_part=True)  # the run has read these files
-        paths = [image_path(results.run, row["path"]) for row in members]
+        paths = [image_path(run, row["path"]) for row in members]
         found = example_panels(model, [str(path) for path in paths], target=[row["prediction"] for row in members])
         for row, path, panel in zip(members, paths, found, strict=True):
             if isinstance(panel, str):

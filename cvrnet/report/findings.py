@@ -18,6 +18,7 @@ from cvrnet.metrics.findings import SCORES
 from cvrnet.metrics.operating_points import RULES, positives, threshold_warnings
 from cvrnet.report.headline import without_folders
 from cvrnet.report.report_tables import with_interval
+from cvrnet.report.write import Section
 from cvrnet.runs.decisions import KEY, load_decisions
 from cvrnet.runs.finding_predictions import FindingTable, read_finding_predictions
 from cvrnet.runs.layout import FIGURES, INDEPENDENT, METRICS, REPORT, SPLIT, SUMMARY, TABLES
@@ -28,8 +29,18 @@ MEAN = "mean"  #: instead of a finding, the mean over those that are scored
 _TITLES = ("AUC", "Average precision", "Brier score", "Calibration error")
 
 
-def write_findings_report(folder: Path) -> Path:
+def read_findings(folder: Path) -> tuple[dict[str, Any], FindingTable]:
+    """run.json, and the predictions of the set that the report shows first."""
+    run = {"data": "", **read_run(folder)}
+    folders = read_folds(folder, run) if run["kind"] == "crossval" else [folder]
+    shown = "test" if run["kind"] != "train" else list(read_json(folder / METRICS))[-1]
+    return run, read_finding_predictions(folders, list(run["classes"]), shown)
+
+
+def write_findings_report(folder: Path, further: Sequence[Section] = ()) -> Path:
     """Write report.html, figures/findings.png and tables/*.csv from the files of a run or an evaluation of findings.
+
+    The sections in ``further`` come before the learning curves.
 
     Raises:
         UserError: The folder holds no finished run, or a damaged one.
@@ -47,7 +58,7 @@ def write_findings_report(folder: Path) -> Path:
             write_sheet(folder / TABLES / f"{name}.csv", found)
         shown = next(reversed(sets)) if run["kind"] == "train" else next(iter(sets))
         _draw(folder, [row for row in rows if row["set"] == shown and not row["source"]])
-        write_text(folder / REPORT, _page(folder, run, results, sets, tables, shown))
+        write_text(folder / REPORT, _page(folder, run, results, sets, tables, shown, further))
     return folder / REPORT
 
 
@@ -137,6 +148,7 @@ def _page(
     sets: Mapping[str, Any],
     tables: Mapping[str, Sequence[Row]],
     shown: str,
+    further: Sequence[Section],
 ) -> str:
     def figure(name: str) -> Picture | None:
         path = folder / FIGURES / f"{name}.png"
@@ -175,6 +187,7 @@ def _page(
         patients=len({row["patient_id"] for row in split if row["patient_id"]}) or sets[shown]["patients"],
         figure=figure("findings"),
         learning=figure("learning_curves"),
+        further=further,
     )
 
 

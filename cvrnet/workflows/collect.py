@@ -50,7 +50,9 @@ def collect(output: Path, *, maps: bool = True) -> dict[str, Any]:
             "with --resume, or --only-fold, goes on"
         )
     if run.get("task") == "multilabel":
-        return collect_findings(output, run, folders)
+        joined = collect_findings(output, run, folders)
+        finish_report(output, maps)
+        return joined
     metrics = [read_json(folder / METRICS) for folder in folders]
     summary = {"classes": run["classes"], **_join(output, folders, metrics, "test")}
     summary["test_source"] = run["test_source"] or None

@@ -17,7 +17,7 @@ from cvrnet.formatting import interval
 from cvrnet.metrics import mean_std
 from cvrnet.metrics.findings import SCORES, finding_rankings, finding_scores
 from cvrnet.report.draw import draw_learning_curves
-from cvrnet.report.findings import finding_rows, write_findings_report
+from cvrnet.report.findings import finding_rows
 from cvrnet.runs.finding_predictions import FindingTable, read_finding_predictions, write_finding_predictions
 from cvrnet.runs.layout import HISTORY, INDEPENDENT, METRICS, SUMMARY
 from cvrnet.runs.read import read_json, read_rows
@@ -95,7 +95,7 @@ def score_findings(table: FindingTable) -> dict[str, Any]:
 
 
 def collect_findings(output: Path, run: Mapping[str, Any], folders: Sequence[Path]) -> dict[str, Any]:
-    """Join the folds of a cross-validation: write summary.json and the report; returns summary.json's content."""
+    """Join the folds of a cross-validation: write summary.json; returns its content."""
     metrics = [read_json(folder / METRICS) for folder in folders]
     summary = {**MULTILABEL, "findings": run["classes"], **_join(folders, metrics, "test")}
     summary["test_source"] = run["test_source"] or None
@@ -103,7 +103,6 @@ def collect_findings(output: Path, run: Mapping[str, Any], folders: Sequence[Pat
         summary[INDEPENDENT] = _join(folders, metrics, INDEPENDENT)
     draw_learning_curves(output, {f"Fold {k}": read_rows(f / HISTORY) for k, f in enumerate(folders, start=1)})
     write_json(output / SUMMARY, summary)
-    write_findings_report(output)
     return summary
 
 

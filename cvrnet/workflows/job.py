@@ -295,7 +295,7 @@ def share_audit(sweep: Path, run: Path) -> None:
 
 def finish_report(output: Path, maps: bool, predictor: Predictor | None = None) -> Path:
     """Write the report of a run or an evaluation; its maps are those of `predictor`, by default the run's own model."""
-    from cvrnet.report.explanations import maps_section
+    from cvrnet.report.explanations import finding_maps_section, maps_section
     from cvrnet.report.findings import write_findings_report
     from cvrnet.report.operating_points import operating_points_section
     from cvrnet.report.results import read_results
@@ -305,7 +305,7 @@ def finish_report(output: Path, maps: bool, predictor: Predictor | None = None) 
     from cvrnet.report.unlike_training import unlike_training_section
 
     if read_json(output / RUN).get("task") == "multilabel":
-        return write_findings_report(output)
+        return write_findings_report(output, [finding_maps_section(output, predictor)] if maps else [])
     problem = write_source_probe(output, predictor)
     results = read_results(output)
     sections = [

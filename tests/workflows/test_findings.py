@@ -19,6 +19,7 @@ from cvrnet.data.record import Record
 from cvrnet.data.splits import holdout_split, make_folds, patient_keys
 from cvrnet.errors import UserError
 from cvrnet.hub.staging import stage_run
+from cvrnet.report.explanations import finding_maps_section
 from cvrnet.runs.decisions import load_decisions
 from cvrnet.training import recipe
 from cvrnet.workflows import cross_validate, evaluate, make_soup, train
@@ -254,6 +255,9 @@ def test_its_card_and_its_maps(run, data, tmp_path, cli):
     status, _, err = cli("explain", output, image, "-o", tmp_path / "maps", "--target", "Left")
     assert status == 0, err
     assert list((tmp_path / "maps").rglob("*.png"))
+    html = finding_maps_section(output).html
+    assert html.count("for Bright") == html.count("for Left") == html.count("for Rare") == 1
+    assert html.count("<img") == 6
 
 
 def test_two_models_on_the_same_images(run, data, tmp_path, cli):
