@@ -7,6 +7,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 
+from cvrnet.data.finding_labels import SEPARATOR
 from cvrnet.data.record import Record
 from cvrnet.text import printable
 
@@ -61,7 +62,7 @@ def label_problem(label: str) -> str:
         return f"label {label!r} is not a class: name the class, or leave the image out"
     if printable(label) != label:
         return f"label {label!r} has a character that is not text: write the name without it"
-    if "|" in label:
+    if SEPARATOR in label:
         return f"label {label!r} names several classes: choose one for each image, or learn findings (--findings auto)"
     return ""
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cvrnet.data.boxes import parse_boxes
+from cvrnet.data.finding_labels import SEPARATOR
 from cvrnet.data.manifest import COLUMNS
 from cvrnet.datasets.chexpert import CHEXPERT
 from cvrnet.datasets.cohen import COHEN
@@ -130,7 +131,7 @@ def counts(rows: Sequence[Row], findings: Sequence[str] = ()) -> dict[str, int]:
     labels: Counter[str] = Counter()
     for row in rows:
         labels.update(name for name in findings if row[name] == "1")
-        labels.update(row.get("label", "").split("|"))
+        labels.update(row.get("label", "").split(SEPARATOR))
     splits = Counter(row.get("split", "") for row in rows)
     found = {
         "images": len(rows),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
+from cvrnet.data.finding_labels import SEPARATOR
 from cvrnet.datasets.folder import Folder, Row, days, sex
 from cvrnet.datasets.mimic import day_number
 from cvrnet.datasets.public_set import PublicSet
@@ -34,7 +35,7 @@ def rows(folder: Folder) -> Iterator[Row]:
         result.append(
             {
                 "path": path,
-                "label": "|".join(labels),
+                "label": SEPARATOR.join(labels),
                 "source": "padchest",
                 "patient_id": entry["PatientID"],
                 "view": entry["Projection"],

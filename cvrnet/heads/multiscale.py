@@ -41,6 +41,11 @@ def log_mean_sigmoid(logits: list[Tensor]) -> Tensor:
     return torch.logsumexp(F.logsigmoid(z), 0) - torch.logsumexp(F.logsigmoid(-z), 0)
 
 
+def log_mean(logits: list[Tensor], task: str) -> Tensor:
+    """Logits whose probabilities are the mean of the branches': those of classes, or with "multilabel" of findings."""
+    return log_mean_sigmoid(logits) if task == "multilabel" else log_mean_softmax(logits)
+
+
 def to_probabilities(logits: Tensor, task: str) -> Tensor:
     """The probabilities of classes, or of findings with ``task="multilabel"``, from logits (..., num_classes)."""
     return logits.sigmoid() if task == "multilabel" else logits.softmax(-1)
@@ -203,7 +208,7 @@ class MultiScaleAveragingHead(nn.Module):
         """The head's logits (N, num_classes) from those of its blocks."""
         if self.average == "logits":
             return _stack(logits).mean(0)
-        return log_mean_sigmoid(logits) if self.task == "multilabel" else log_mean_softmax(logits)
+        return log_mean(logits, self.task)
 
 
 def check_num_classes(num_classes: int, task: str = "multiclass") -> None:

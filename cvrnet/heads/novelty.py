@@ -77,7 +77,7 @@ class NoveltyHead(nn.Module):
 
         Args:
             inputs: of the images' heads: pooled maps (N, C_i), P1 first.
-            sides: of the images' maps, (N, 2 D), from `join_sides`.
+            sides: of the images' maps, (N, 2 D), from `map_sides`.
         """
         return torch.maximum(self.distance(inputs), sides @ self.side_weights + self.side_bias)
 
@@ -102,6 +102,8 @@ def distance_quantiles(distances: ArrayLike) -> NDArray[np.float64]:
 def unlike(distances: ArrayLike, quantiles: Sequence[ArrayLike]) -> NDArray[np.float64]:
     """The share of the validation images that are nearer to the training images: (N,), the mean over F models.
 
+    NaN if there is no model that can tell (F is 0).
+
     Args:
         distances: From the training images of each model, (N, F).
         quantiles: Those of each model's `NoveltyHead`, F times (Q,).
@@ -110,6 +112,8 @@ def unlike(distances: ArrayLike, quantiles: Sequence[ArrayLike]) -> NDArray[np.f
     array([0.  , 0.25, 1.  ])
     """
     table = np.asarray(distances, np.float64)
+    if not len(quantiles):
+        return np.full(len(table), np.nan)
     steps = [np.asarray(q, np.float64) for q in quantiles]
     shares = [np.interp(d, q, np.linspace(0, 1, len(q))) for d, q in zip(table.T, steps, strict=True)]
     return np.mean(shares, axis=0)
@@ -146,3 +150,8 @@ def join_sides(of_maps: Sequence[Tensor], groups: Sequence[Sequence[int]]) -> Te
     ``groups`` are the numbers of each head's maps.
     """
     return torch.cat([of_maps[i] for group in groups for i in group], 2).flatten(1)
+
+
+def map_sides(maps: Sequence[Tensor], groups: Sequence[Sequence[int]]) -> Tensor:
+    """`join_sides` of the maps themselves, (N, C_i, H_i, W_i)."""
+    return join_sides([sides(m) for m in maps], groups)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cvrnet.cvrnet import CVRNet
 from cvrnet.devices import AUTOCAST_DTYPES, autocast
-from cvrnet.heads.novelty import NoveltyHead, join_sides, sides
+from cvrnet.heads.novelty import NoveltyHead, map_sides
 
 
 def averages_probabilities(model: Any) -> bool:
@@ -47,7 +47,7 @@ class HeadLogits(nn.Module):
             maps = self.maps(x)
             inputs = self.model.pool_maps(maps)
             if self.novelty is not None:
-                distances = self.novelty(inputs, join_sides([sides(m) for m in maps], self.model.groups)).unsqueeze(1)
+                distances = self.novelty(inputs, map_sides(maps, self.model.groups)).unsqueeze(1)
             return torch.stack(self.model.head.branch_logits(inputs)), distances
         with autocast(x.device, self.precision):
             if averages_probabilities(self.model):

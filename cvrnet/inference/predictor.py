@@ -199,7 +199,7 @@ class Predictor:
         members = by_head.reshape(-1, *by_head.shape[2:])  # (folds * heads, N, classes)
         mean = self._calibrate(members.mean(0))
         total, disagreement = self._uncertainty(mean, members)
-        away = unlike(distances, self.quantiles) if self.has_gate else np.full(len(images), np.nan)
+        away = unlike(distances, self.quantiles)
         return [
             Prediction(
                 path,

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from cvrnet.cvrnet import CVRNet
 from cvrnet.errors import UserError
-from cvrnet.heads import log_mean_sigmoid, log_mean_softmax
-from cvrnet.heads.novelty import join_sides, sides
+from cvrnet.heads import log_mean
+from cvrnet.heads.novelty import map_sides
 from cvrnet.metrics.decisions import Decisions
 from cvrnet.runs.checkpoint import checkpoint_task, shared_settings
 
@@ -81,22 +81,19 @@ class PixelNetwork(nn.Module):
         x = pixels.float() * self.scale + self.shift
         models: list[Any] = list(self.models)
         if not self.averages_probabilities:
-            return (self._calibrate(self._mean([model(x) for model in models])),)
+            return (self._calibrate(log_mean([model(x) for model in models], self.task)),)
         logits, heads, distances = [], [], []
         for i, model in enumerate(models):
             maps = model.forward_maps(x)
             vectors = model.pool_maps(maps)
             if self.novelty:
-                distances.append(self.novelty[i](vectors, join_sides([sides(m) for m in maps], model.groups)))
+                distances.append(self.novelty[i](vectors, map_sides(maps, model.groups)))
             logits.append(model.head(vectors))
             heads.append(model.head.branch_logits(vectors))
         # Logits, not probabilities: the user applies softmax, as to any other classifier's output, and gets the mean.
-        each = [self._mean(list(folds)) for folds in zip(*heads, strict=True)]
-        answers = self._calibrate(self._mean(logits)), torch.stack(each, 1)
+        each = [log_mean(list(folds), self.task) for folds in zip(*heads, strict=True)]
+        answers = self._calibrate(log_mean(logits, self.task)), torch.stack(each, 1)
         return (*answers, torch.stack(distances, 1)) if self.novelty else answers
-
-    def _mean(self, logits: list[Tensor]) -> Tensor:
-        return log_mean_sigmoid(logits) if self.task == "multilabel" else log_mean_softmax(logits)
 
     def _calibrate(self, logits: Tensor) -> Tensor:
         calibration = self.decisions.calibration

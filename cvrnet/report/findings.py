@@ -31,8 +31,7 @@ _TITLES = ("AUC", "Average precision", "Brier score", "Calibration error")
 
 def read_findings(folder: Path) -> tuple[dict[str, Any], FindingTable]:
     """run.json, and the predictions of the set that the report shows first."""
-    run = {"data": "", **read_run(folder)}
-    folders = read_folds(folder, run) if run["kind"] == "crossval" else [folder]
+    run, folders = _read_run(folder)
     shown = "test" if run["kind"] != "train" else list(read_json(folder / METRICS))[-1]
     return run, read_finding_predictions(folders, list(run["classes"]), shown)
 
@@ -46,20 +45,34 @@ def write_findings_report(folder: Path, further: Sequence[Section] = ()) -> Path
         UserError: The folder holds no finished run, or a damaged one.
     """
     with damaged_files(folder):
-        run = {"data": "", **read_run(folder)}
+        run, folders = _read_run(folder)
         crossval = run["kind"] == "crossval"
+        models = _decisions(run, folders)
         results = read_json(folder / (SUMMARY if crossval else METRICS))
         sets = _sets(results, crossval)
         rows = [row for name, scores in sets.items() for row in finding_rows(name, scores)]
-        tables = {"findings": rows, "operating_points": list(_point_rows(folder, run, sets, crossval))}
+        tables = {"findings": rows, "operating_points": list(_point_rows(folders, models, sets))}
         if heads := _head_rows(results, sets, crossval):
             tables["heads"] = heads
         for name, found in tables.items():
             write_sheet(folder / TABLES / f"{name}.csv", found)
         shown = next(reversed(sets)) if run["kind"] == "train" else next(iter(sets))
         _draw(folder, [row for row in rows if row["set"] == shown and not row["source"]])
-        write_text(folder / REPORT, _page(folder, run, results, sets, tables, shown, further))
+        write_text(folder / REPORT, _page(folder, run, models, results, sets, tables, shown, further))
     return folder / REPORT
+
+
+def _read_run(folder: Path) -> tuple[dict[str, Any], list[Path]]:
+    """run.json, and the folders with predictions: those of the folds, or the only one."""
+    run = {"data": "", **read_run(folder)}
+    return run, read_folds(folder, run) if run["kind"] == "crossval" else [folder]
+
+
+def _decisions(run: Mapping[str, Any], folders: Sequence[Path]) -> list[Decisions]:
+    """The thresholds of each model that predicted; those of an evaluation's model are in run.json."""
+    if KEY in run:
+        return [Decisions.from_dict(run[KEY], run["classes"])]
+    return [load_decisions([place]) for place in folders]
 
 
 def _sets(results: Mapping[str, Any], crossval: bool) -> dict[str, Mapping[str, Any]]:
@@ -88,14 +101,9 @@ def _spread(values: Mapping[str, Any], bounds: Mapping[str, Any]) -> Row:
     return found
 
 
-def _point_rows(folder: Path, run: Mapping[str, Any], sets: Mapping[str, Any], crossval: bool) -> Iterator[Row]:
+def _point_rows(folders: Sequence[Path], members: Sequence[Decisions], sets: Mapping[str, Any]) -> Iterator[Row]:
     """What each operating point achieves on each set; each image is decided by the model that predicted it."""
     findings = list(next(iter(sets.values()))["findings"])
-    folders = read_folds(folder, run) if crossval else [folder]
-    if KEY in run:
-        members = [Decisions.from_dict(run[KEY], findings)]
-    else:
-        members = [load_decisions([place]) for place in folders]
     for name in sets:
         table = read_finding_predictions(folders, findings, name)
         for rule in RULES:
@@ -144,6 +152,7 @@ def _draw(folder: Path, rows: Sequence[Row]) -> None:
 def _page(
     folder: Path,
     run: Mapping[str, Any],
+    models: Sequence[Decisions],
     results: Mapping[str, Any],
     sets: Mapping[str, Any],
     tables: Mapping[str, Sequence[Row]],
@@ -156,8 +165,6 @@ def _page(
 
     crossval = run["kind"] == "crossval"
     split = read_rows(folder / SPLIT) if (folder / SPLIT).is_file() else []
-    folders = read_folds(folder, run) if crossval else [folder]
-    members = [] if KEY in run else [load_decisions([place]) for place in folders]
     titles = {"val": "validation", "test": "test", INDEPENDENT: run.get("test_source") or "split=test"}
     return render(
         "findings.html.jinja",
@@ -183,7 +190,7 @@ def _page(
             ],
         ),
         heads=Table(["Head", "AUC, mean"], [[row["head"], number(row["roc_auc"])] for row in tables.get("heads", ())]),
-        warnings=threshold_warnings(point for member in members for point in member.operating_points),
+        warnings=threshold_warnings(point for member in models for point in member.operating_points),
         patients=len({row["patient_id"] for row in split if row["patient_id"]}) or sets[shown]["patients"],
         figure=figure("findings"),
         learning=figure("learning_curves"),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cvrnet.data import Record
-from cvrnet.data.findings import finding_truth
+from cvrnet.data.findings import Truth, finding_truth
 from cvrnet.metrics import classification_scores
 from cvrnet.metrics.findings import finding_rankings
 from cvrnet.training.config import TrainConfig
@@ -40,8 +40,10 @@ def make_objective(
 ) -> Objective:
     """The objective of a config, for these images; ``classes`` are in the order of the logits."""
     if config.findings:
-        return FindingsObjective(config, train, val, classes, device)
-    return OneClass(config, train, val, classes, device)
+        truth, validation = (finding_truth(part, classes, config.uncertain) for part in (train, val))
+        return FindingsObjective(config, truth, validation, device)
+    labels, known = ([classes.index(record.label) for record in part] for part in (train, val))
+    return OneClass(config, labels, known, classes, device)
 
 
 class OneClass:
@@ -50,14 +52,13 @@ class OneClass:
     def __init__(
         self,
         config: TrainConfig,
-        train: Sequence[Record],
-        val: Sequence[Record],
+        labels: list[int],
+        validation: list[int],
         classes: Sequence[str],
         device: torch.device,
     ) -> None:
+        self.labels, self.validation = labels, validation
         self.smoothing, self.classes = config.label_smoothing, list(classes)
-        self.labels = [classes.index(record.label) for record in train]
-        self.validation = [classes.index(record.label) for record in val]
         self.weights = class_weights(self.labels, len(classes)).to(device) if config.class_weights else None
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -82,18 +83,9 @@ class FindingsObjective:
     with it, at most the config's ``max_pos_weight``.
     """
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        train: Sequence[Record],
-        val: Sequence[Record],
-        classes: Sequence[str],
-        device: torch.device,
-    ) -> None:
+    def __init__(self, config: TrainConfig, truth: Truth, validation: Truth, device: torch.device) -> None:
+        self.labels, self.validation = list(torch.from_numpy(truth).float()), validation
         self.smoothing = config.label_smoothing
-        truth = finding_truth(train, classes, config.uncertain)
-        self.labels = list(torch.from_numpy(truth).float())
-        self.validation = finding_truth(val, classes, config.uncertain)
         highest = config.max_pos_weight if config.class_weights else 1.0
         self.weights = torch.from_numpy(positive_weights(truth, highest)).float().to(device)
 

@@ -63,17 +63,12 @@ def judge(
     in_set = np.full(probabilities.shape, np.nan)
     if sets is not None:
         in_set[:] = sets.members(probabilities, classes, COVERAGE)
-    return Judged(probabilities, positive, in_set, unlike_or_nan(distances, quantiles))
+    return Judged(probabilities, positive, in_set, unlike(distances, quantiles))
 
 
 def fit_quantiles(distances: Table) -> list[Table]:
     """The quantiles of each fold's distances, (N, folds), from its training images."""
     return [distance_quantiles(of_fold) for of_fold in distances.T]
-
-
-def unlike_or_nan(distances: Table, quantiles: Sequence[Table]) -> Table:
-    """`cvrnet.heads.novelty.unlike`; NaN if the model cannot tell."""
-    return unlike(distances, quantiles) if quantiles else np.full(len(distances), np.nan)
 
 
 def choose(local: Local, probabilities: Table, source: Decisions) -> Decisions:

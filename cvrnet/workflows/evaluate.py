@@ -60,17 +60,6 @@ def predict_records(
     return PredictionTable.from_records(*_answers(predictor, records, batch_size, progress))
 
 
-def predict_findings(
-    predictor: Predictor,
-    records: Sequence[Record],
-    *,
-    batch_size: int = 8,
-    progress: Callable[[int, int], object] | None = None,
-) -> FindingTable:
-    """`predict_records` for a model of findings."""
-    return FindingTable.from_records(*_answers(predictor, records, batch_size, progress))
-
-
 def _answers(
     predictor: Predictor,
     records: Sequence[Record],
@@ -212,14 +201,15 @@ def score_records(
     Returns:
         The predictions, and what `evaluate` returns.
     """
-    predict = predict_findings if predictor.task == "multilabel" else predict_records
-    answers: Any = predict(predictor, records, batch_size=batch_size, progress=callbacks.stage("Predicting"))
+    findings = predictor.task == "multilabel"
+    table: Any = FindingTable if findings else PredictionTable
+    answers = table.from_records(*_answers(predictor, records, batch_size, callbacks.stage("Predicting")))
     if not answers.names:
         raise DataError(list(answers.problems), data)
     run = describe_evaluation(model, predictor, data, records, answers)
     run |= {"prevalences": list(prevalences)} if prevalences else {}
     claim_folder(folder, run)
-    write: Any = write_finding_evaluation if predictor.task == "multilabel" else write_evaluation
+    write: Any = write_finding_evaluation if findings else write_evaluation
     metrics = write(folder, {"test": answers})
     if run["seen_images"]:
         callbacks.say(f"severe: {seen_sentence(run['seen_images'])} {NOT_NEW}")

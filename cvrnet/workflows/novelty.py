@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cvrnet.cvrnet import CVRNet
 from cvrnet.data import Preprocessing, Record, to_batch
-from cvrnet.heads.novelty import join_sides, sides, unlike
+from cvrnet.heads.novelty import map_sides, unlike
 from cvrnet.inference.frozen_features import MIRRORED, head_inputs, stored_sides
 from cvrnet.inference.head_logits import HeadLogits, averages_probabilities
 from cvrnet.runs.finding_predictions import FindingTable
@@ -72,7 +72,7 @@ def _vectors(job: Job, model: CVRNet, records: Sequence[Record]) -> tuple[list[T
     if (features := job.features) is not None:
         vectors = np.array(features.vectors[features.rows(records), 0])
         return head_inputs(model, torch.from_numpy(vectors)), stored_sides(model, features.sides(records))
-    parts = [(model.pool_maps(maps), _sides(model, maps)) for maps in _maps(job, model, records)]
+    parts = [(model.pool_maps(maps), map_sides(maps, model.groups)) for maps in _maps(job, model, records)]
     inputs = [torch.cat(pooled).cpu() for pooled in zip(*(part[0] for part in parts), strict=True)]
     return inputs, torch.cat([part[1] for part in parts]).cpu()
 
@@ -81,11 +81,7 @@ def _mirrored(job: Job, model: CVRNet, records: Sequence[Record]) -> Tensor:
     """The sides of the maps of images' mirror images, on the CPU."""
     if job.features is not None:
         return stored_sides(model, job.features.sides(records, MIRRORED))
-    return torch.cat([_sides(model, maps) for maps in _maps(job, model, records, mirrored=True)]).cpu()
-
-
-def _sides(model: CVRNet, maps: Sequence[Tensor]) -> Tensor:
-    return join_sides([sides(m) for m in maps], model.groups)
+    return torch.cat([map_sides(maps, model.groups) for maps in _maps(job, model, records, mirrored=True)]).cpu()
 
 
 def _maps(job: Job, model: CVRNet, records: Sequence[Record], *, mirrored: bool = False) -> Iterator[list[Tensor]]:
