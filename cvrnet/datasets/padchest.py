@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from cvrnet.data.finding_labels import SEPARATOR
+from cvrnet.data.finding_labels import NO_FINDING, SEPARATOR
 from cvrnet.datasets.folder import Folder, Row, days, sex
 from cvrnet.datasets.mimic import day_number
 from cvrnet.datasets.public_set import PublicSet
@@ -61,7 +61,7 @@ def findings(cell: str) -> list[str]:
         return []
     names = [name for item in value if (name := str(item).strip())] if isinstance(value, list) else []
     others = [name for name in dict.fromkeys(names) if name != "normal"]
-    return others or ["No Finding"] * ("normal" in names)
+    return others or [NO_FINDING] * ("normal" in names)
 
 
 PADCHEST = PublicSet(

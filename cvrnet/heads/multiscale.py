@@ -192,7 +192,7 @@ class MultiScaleAveragingHead(nn.Module):
         return logits
 
     def forward(self, inputs: list[Tensor], pre_logits: bool = False) -> Tensor:
-        """Logits (N, num_classes) whose softmax is the mean of the blocks' softmaxes; for findings, so is the sigmoid.
+        """Logits (N, num_classes) whose softmax (for findings, sigmoid) is the mean of the blocks'.
 
         With ``average="logits"`` they are the mean of the blocks' logits. With ``pre_logits`` the result is the outputs
         of the blocks' last dense layers, concatenated: (N, num_features). The inputs are those of ``branch_logits``.

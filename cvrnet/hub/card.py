@@ -60,14 +60,9 @@ class _Evaluation(NamedTuple):
     scores: Mapping[str, Any]
 
     @property
-    def of_findings(self) -> bool:
-        """Whether the scores are those of findings, of which an image may have several."""
-        return "per_finding" in self.scores
-
-    @property
     def shown(self) -> dict[str, tuple[str, tuple[str, ...]]]:
         """The scores that the card names: `_SCORES` or `_FINDING_SCORES`."""
-        return _FINDING_SCORES if self.of_findings else _SCORES
+        return _FINDING_SCORES if "per_finding" in self.scores else _SCORES
 
 
 def render(template: str, **facts: Any) -> bytes:
