@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import huggingface_hub
 from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.repocard_data import eval_results_to_model_index
 from jinja2 import UndefinedError
@@ -226,6 +227,30 @@ def _eval_results(evaluation: _Evaluation) -> list[EvalResult]:
             )
             results.append(result)
     return results
+
+
+def leaderboard_entries(
+    run: Mapping[str, Any], metrics: Mapping[str, Any], summary: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The content of ``.eval_results/cvrnet.yaml``: the scores of `render_card` in the Hub's newer form.
+
+    This form names a data set of the Hub, so there are entries only for a run on one (``hfds:user/name``), and only if
+    the installed client knows the form. ``task_id`` is the Hub's name of the metric.
+    """
+    data = str(run.get("data", ""))
+    if not data.startswith("hfds:") or not hasattr(huggingface_hub, "EvalResultEntry"):
+        return []
+    results = [result for evaluation in _evaluations(run, metrics, summary)[:1] for result in _eval_results(evaluation)]
+    entries = [
+        huggingface_hub.EvalResultEntry(
+            dataset_id=data.removeprefix("hfds:"),
+            task_id=result.metric_type,
+            value=result.metric_value,
+            notes=f"{result.metric_name}; {result.dataset_split} images",
+        )
+        for result in results
+    ]
+    return huggingface_hub.eval_result_entries_to_yaml(entries)
 
 
 def _score_table(folds: Sequence[Mapping[str, Any]], evaluations: Sequence[_Evaluation]) -> dict[str, Any] | None:

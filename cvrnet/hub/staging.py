@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from cvrnet.errors import UserError
 from cvrnet.files import damaged_files
 from cvrnet.hub import redact
-from cvrnet.hub.card import render_card
+from cvrnet.hub.card import leaderboard_entries, render_card
 from cvrnet.runs.checkpoint import find_checkpoints, load_checkpoint
 from cvrnet.runs.decisions import load_decisions
 from cvrnet.runs.hub_download import COMMITS
@@ -34,8 +36,10 @@ from cvrnet.runs.read import read_json, read_rows
 Files = dict[str, bytes | Path]
 """Name of a file in the repository -> its content, or the path of the local file that holds it."""
 
+LEADERBOARD = ".eval_results/cvrnet.yaml"  #: scores in the Hub's newer form, of a run on a data set of the Hub
+
 WRITTEN = frozenset(
-    {RUN, CONFIG, WEIGHTS, NOVELTY, METRICS, SUMMARY, HISTORY, SPLIT, PREDICTIONS}
+    {LEADERBOARD, RUN, CONFIG, WEIGHTS, NOVELTY, METRICS, SUMMARY, HISTORY, SPLIT, PREDICTIONS}
     | {f"{FIGURES}/{name}.png" for name in redact.PUBLIC_FIGURES}
 )
 """The names of the files that a push may write, beside the card. A file of any other name is somebody else's."""
@@ -86,6 +90,9 @@ def _stage(run: Path, repo: str, folds: Sequence[int], with_predictions: bool, l
         raise UserError(f"{run / RUN} names {named} classes; expected {model.num_classes}, as its models have")
     branches = {name: _files(folder, folder, key) for name, folder in checkpoints.items()}
     main = _files(run, run / best, key)
+    scores = {} if checkpoints else _scores(run / METRICS)
+    if entries := leaderboard_entries(description, scores, _scores(run / SUMMARY)):
+        main[LEADERBOARD] = yaml.safe_dump(entries, sort_keys=False, allow_unicode=True).encode()
     card = render_card(
         repo,
         model,
@@ -94,7 +101,7 @@ def _stage(run: Path, repo: str, folds: Sequence[int], with_predictions: bool, l
         decisions=load_decisions([run / best]),
         best=best,
         folds=metrics,
-        metrics={} if checkpoints else _scores(run / METRICS),
+        metrics=scores,
         summary=_scores(run / SUMMARY),
         severe=_severe(run),
         marked=_marked(run / UNLIKE),

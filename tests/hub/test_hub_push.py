@@ -11,8 +11,10 @@ import shutil
 import socket
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
+import yaml
 from huggingface_hub import HfApi, ModelCard
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -20,7 +22,7 @@ from PIL.PngImagePlugin import PngInfo
 import cvrnet
 from cvrnet.errors import UserError
 from cvrnet.hub.redact import public_run
-from cvrnet.hub.staging import stage_run
+from cvrnet.hub.staging import LEADERBOARD, stage_run
 from cvrnet.runs.checkpoint import save_checkpoint
 from tests.support.hub import LocalHub
 from tests.support.hub_runs import CLASSES, make_folds, make_model
@@ -327,3 +329,19 @@ def test_what_cannot_be_pushed(hub: LocalHub, tmp_path: Path, cli) -> None:
     (folder / "fold-2/model.safetensors").write_bytes(b"damaged")
     assert "fold-2 holds a checkpoint that cannot be loaded" in cli("push", folder, "ada/net")[2]
     assert hub.requests == []
+
+
+def test_a_run_on_a_data_set_of_the_hub_has_the_newer_metadata_of_scores(crossval: Path, tmp_path: Path) -> None:
+    """The Hub's own client reads it; a run on other data has none, because the form needs a data set of the Hub."""
+    run = tmp_path / "run"
+    shutil.copytree(crossval, run)
+    assert LEADERBOARD not in stage_run(run, "ada/net").main
+    about = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**about, "data": "hfds:ada/chest"}))
+    staged = stage_run(run, "ada/net")
+    entries = huggingface_hub.parse_eval_result_entries(yaml.safe_load(bytes(staged.main[LEADERBOARD])))
+    shown = ModelCard(staged.card.decode()).data.eval_results
+    assert {e.dataset_id for e in entries} == {"ada/chest"}
+    first = [result for result in shown if result.dataset_name == "ada/chest"]
+    assert [(e.task_id, e.value) for e in entries] == [(r.metric_type, r.metric_value) for r in first]
+    assert all(LEADERBOARD not in files for files in staged.folds.values())
