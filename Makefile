@@ -7,7 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfil
 HOURS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-fast lint types docs tests timm-tests timm-tests-of-two campaigns package
+.PHONY: help setup quickstart gpu test test-fast lint types docs tests timm-tests timm-tests-of-two campaigns package
 
 help:  ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -52,6 +52,9 @@ timm-tests: setup  ## timm's own test suite, unmodified, for every registered mo
 
 campaigns: setup  ## Damaged files, interruptions and full disks for HOURS (1): what the tests do for seconds
 	PYTHON=$(BIN)/python scripts/campaigns $(HOURS)
+
+gpu: setup  ## What only a GPU can tell, in some minutes: tables, and gpu/gpu.json (about benchmarks/gpu.py)
+	$(BIN)/python benchmarks/gpu.py gpu
 
 package: setup  ## Wheel and source distribution in dist/
 	$(BIN)/python -m build

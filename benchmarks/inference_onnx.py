@@ -22,6 +22,7 @@ import cvrnet
 from cvrnet.data import Preprocessing, write_phantoms
 from cvrnet.devices import has_bf16
 from cvrnet.onnx import export_onnx, load_onnx
+from cvrnet.onnx.session import OnnxEngine
 from cvrnet.runs.checkpoint import save_checkpoint
 
 PLAIN = "PyTorch float32"
@@ -46,11 +47,15 @@ def networks(args: argparse.Namespace, folder: Path) -> dict[str, Callable[[torc
         if not find_spec(engine):
             print(f"{name} is not installed")
             continue
-        rows[f"{name} float32"] = load_onnx(float32, "cpu", "fp32", engine)
+        rows[f"{name} float32"] = _from_tensor(load_onnx(float32, "cpu", "fp32", engine))
         if engine == "openvino" and has_bf16(torch.device("cpu")):
-            rows[f"{name} bfloat16"] = load_onnx(float32, "cpu", "bf16", engine)
-        rows[f"{name} int8"] = load_onnx(int8, "cpu", "auto", engine)
+            rows[f"{name} bfloat16"] = _from_tensor(load_onnx(float32, "cpu", "bf16", engine))
+        rows[f"{name} int8"] = _from_tensor(load_onnx(int8, "cpu", "auto", engine))
     return rows
+
+
+def _from_tensor(engine: OnnxEngine) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda x: torch.from_numpy(engine.logits(x.numpy()))
 
 
 def main() -> None:

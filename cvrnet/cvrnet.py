@@ -546,3 +546,8 @@ def cvrnet_convnext_tiny_efficientnetv2_rw_s(pretrained: bool = False, **kwargs:
 def cvrnet_keras(pretrained: bool = False, **kwargs: Any) -> CVRNet:
     """The graph of the authors' Keras notebook, for their checkpoints: see :mod:`cvrnet.keras` and docs/keras.md."""
     return _create_cvrnet("cvrnet_keras", pretrained, ("keras_resnet50", "keras_xception"), **kwargs)
+
+
+def list_models() -> list[str]:
+    """Names of the models that this package registers with timm."""
+    return sorted(name for name in timm.list_models() if name in default_cfgs)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 
 from cvrnet.errors import UserError
+from cvrnet.precision import named_precision
 
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-AUTO = "CVRNET_AMP"
-"""Environment variable: the precision that ``auto`` means, instead of the fastest one on the device."""
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -57,10 +53,7 @@ def select_precision(name: str, device: torch.device) -> str:
     Raises:
         UserError: The name is unknown, or it is fp16 and the device is not CUDA.
     """
-    if name == "auto" and (name := os.environ.get(AUTO, "auto")) not in PRECISIONS:
-        raise UserError(f"{AUTO}={name!r}; expected {', '.join(PRECISIONS)}")
-    if name not in PRECISIONS:
-        raise UserError(f"unknown precision {name!r}; expected {', '.join(PRECISIONS)}")
+    name = named_precision(name)
     if name == "fp16" and device.type != "cuda":
         raise UserError(f"fp16 needs a CUDA device, not {device.type}; expected auto, fp32 or bf16")
     if name != "auto":
@@ -68,19 +61,6 @@ def select_precision(name: str, device: torch.device) -> str:
     if has_bf16(device):
         return "bf16"
     return "fp16" if device.type == "cuda" else "fp32"
-
-
-def check_launch() -> None:
-    """Raise UserError if ``accelerate launch`` started one process, although several were requested.
-
-    Without ``--multi_gpu``, accelerate does this on a machine without several GPUs, and prints no warning.
-    """
-    asked = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ
-    if asked and not any(name in os.environ for name in ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK")):
-        raise UserError(
-            "accelerate launch started one process, although several were requested; "
-            "add --multi_gpu, which also starts several on CPUs"
-        )
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -22,6 +22,7 @@ from cvrnet_cli.output import say
     multiple=True,
     help="Another host name of the page, such as that of a reverse proxy.",
 )
+@options.backend
 @options.folds
 @options.device
 @options.amp

@@ -26,6 +26,7 @@ PAIRED = ("model", "score", "class", "one", "other", "difference", "low", "high"
     multiple=True,
     help="Share of a class for which the report gives PPV and NPV of each operating point; repeat it for several.",
 )
+@options.backend
 @options.inference
 @options.reported
 def evaluate(models: tuple[str, ...], data: Path, output: Path, **settings: Any) -> None:

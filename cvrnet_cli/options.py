@@ -129,6 +129,12 @@ BATCH, SEED = click.IntRange(1, 65_536), click.IntRange(0, 2**32 - 1)  # as in `
 batch_size = click.option("--batch-size", type=BATCH, default=8, help="Number of images per batch.")
 _ANY_BODY_PART = "Read DICOM files of any part of the body, not only of the chest"
 any_body_part = click.option("--any-body-part", is_flag=True, help=f"{_ANY_BODY_PART}.")
+backend = click.option(
+    "--backend",
+    type=click.Choice(["auto", "torch", "openvino", "onnxruntime"]),
+    help="What computes. openvino and onnxruntime convert the model once, compare it with PyTorch, and keep the copy; "
+    "auto takes the fastest for the number of images.  [default: torch; for an ONNX file, auto]",
+)
 inference = _group(folds, batch_size, device, amp, any_body_part)
 
 overwrite = click.option("--overwrite", is_flag=True, help="Replace earlier results when the new ones are complete.")

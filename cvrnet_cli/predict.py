@@ -51,6 +51,7 @@ from cvrnet_cli.output import FORMATS, output_file, progress_bar, say, write_row
     help="For CTs in DICOM: lung (level -600, width 1500 HU) or soft-tissue (50, 400).  [default: the file's own]",
 )
 @click.option("--compile", is_flag=True, help="Use torch.compile: faster for many images, half a minute to start.")
+@options.backend
 @options.inference
 @options.overwrite
 def predict(
@@ -74,6 +75,7 @@ def predict(
       cvrnet predict run images/ --coverage 0.9 --abstain 0.2
       cvrnet predict run ct/ --window lung --format csv
       cvrnet predict run images/ --fold 1,3 --uncertainty
+      cvrnet predict run images/ --backend auto -o predictions.csv
       accelerate launch --multi_gpu --num_processes 2 -m cvrnet predict run images/ -o predictions.csv
     """
     from cvrnet.inference.predict_paths import predict_paths

@@ -1,6 +1,7 @@
 """Images and their labels: from files to the batches that a network takes."""
 
-from cvrnet.data.augmentation import Augmentation
+from typing import TYPE_CHECKING
+
 from cvrnet.data.cache import ImageCache
 from cvrnet.data.data_set import DataSet
 from cvrnet.data.image import IMAGE_SUFFIXES, ImageError, read_image
@@ -11,7 +12,11 @@ from cvrnet.data.preprocessing import Preprocessing, to_batch
 from cvrnet.data.record import Record
 from cvrnet.data.scan import DataError, check_classes, class_names, read_records, scan_records
 from cvrnet.data.splits import INDEPENDENT, holdout_split, make_folds, patient_key
+from cvrnet.lazy import lazy_names
 from cvrnet.moved import moved_names
+
+if TYPE_CHECKING:
+    from cvrnet.data.augmentation import Augmentation
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -38,4 +43,5 @@ __all__ = [
 ]
 
 _TABLE = "cvrnet.runs.split_table"
-__getattr__ = moved_names(__name__, {"SPLIT": "cvrnet.runs.layout", "SplitTable": _TABLE, "split_row": _TABLE})
+_moved = moved_names(__name__, {"SPLIT": "cvrnet.runs.layout", "SplitTable": _TABLE, "split_row": _TABLE})
+__getattr__ = lazy_names(__name__, {"Augmentation": "cvrnet.data.augmentation"}, _moved)

@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import timm.data
-import torch
 from PIL import Image
-from torch import Tensor, nn
 
 from cvrnet.data.grey import LATEST, VERSIONS
 from cvrnet.data.image import read_image
 from cvrnet.data.limits import MAX_INPUT_PIXELS
 from cvrnet.errors import UserError
+
+if TYPE_CHECKING:  # an ONNX file is predicted without PyTorch
+    from torch import Tensor, nn
 
 _NOTE = "cvrnet.grey_version="
 """Prefix of the version in the ``notes`` of a ``pretrained_cfg``, the only field for data that timm does not know."""
@@ -90,12 +90,15 @@ class Preprocessing:
     def from_cfg(cls, cfg: Mapping[str, Any]) -> Preprocessing:
         """The preprocessing in a ``pretrained_cfg``, which may come from anywhere; timm's defaults complete it."""
         given = {key: cfg[key] for key in ("input_size", "mean", "std", "interpolation") if cfg.get(key) is not None}
-        config = timm.data.resolve_data_config({"": None}) | given
-        size, mean, std = (config[key] for key in ("input_size", "mean", "std"))
+        if len(given) < 4:
+            import timm.data
+
+            given = timm.data.resolve_data_config({"": None}) | given
+        size, mean, std = (given[key] for key in ("input_size", "mean", "std"))
         size, mean, std = (tuple(each) if isinstance(each, list) else each for each in (size, mean, std))
         versions = [note.removeprefix(_NOTE) for note in _notes(cfg) if note.startswith(_NOTE)]
         stated: Any = versions[-1] if versions else "1"
-        return cls(size, mean, std, config["interpolation"], {str(v): v for v in VERSIONS}.get(stated, stated))
+        return cls(size, mean, std, given["interpolation"], {str(v): v for v in VERSIONS}.get(stated, stated))
 
     @property
     def mode(self) -> Literal["L", "RGB"]:
@@ -112,6 +115,8 @@ class Preprocessing:
 
     def normalize(self, batch: Tensor) -> Tensor:
         """A uint8 batch (N, C, H, W) as float32, scaled to 0..1, minus `mean`, divided by `std`; on the same device."""
+        import torch
+
         mean = torch.tensor(self.mean, dtype=torch.float32, device=batch.device).view(-1, 1, 1)
         std = torch.tensor(self.std, dtype=torch.float32, device=batch.device).view(-1, 1, 1)
         return batch.to(torch.float32).div_(255).sub_(mean).div_(std)
@@ -140,4 +145,6 @@ def _notes(cfg: Mapping[str, Any]) -> list[str]:
 
 def to_batch(images: Sequence[np.ndarray]) -> Tensor:
     """Stack uint8 images of one shape (H, W, C) into a uint8 batch (N, C, H, W)."""
+    import torch
+
     return torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2))

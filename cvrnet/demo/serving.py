@@ -50,6 +50,7 @@ def serve(
     dtype: str = "auto",
     folds: Sequence[int] = (),
     any_body_part: bool = False,
+    backend: str | None = None,
     on_ready: Callable[[str, str], object] | None = None,
 ) -> None:
     """Serve the page of a model until Ctrl-C or SIGTERM; other arguments as in `cvrnet.Predictor.from_pretrained`.
@@ -63,7 +64,9 @@ def serve(
     """
     AllowedHosts(host, allow_hosts)  # this check and the next one come before the model is loaded
     check_port(host, port)
-    predictor = Predictor.from_pretrained(model, device, dtype, folds=folds, any_body_part=any_body_part)
+    predictor = Predictor.from_pretrained(
+        model, device, dtype, folds=folds, any_body_part=any_body_part, backend=backend
+    )
     name = page_name(model)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

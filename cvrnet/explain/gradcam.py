@@ -23,7 +23,12 @@ def map_parts(model: nn.Module) -> dict[str, list[int]]:
         Part -> numbers that index the result of `class_evidence`. The part ``"network"`` has every map that a head
         uses. In a CVR-Net, each encoder is also a part, with its deepest map, and so is each head (``"P1"`` and so on),
         with the maps that it uses.
+
+    Raises:
+        UserError: The model is no network in PyTorch.
     """
+    if not isinstance(model, nn.Module):
+        raise UserError("this model has no gradients (an ONNX file?); expected the trained model it was exported from")
     if not _is_cvrnet(model):
         return {NETWORK: [0]}
     cvrnet: Any = model
@@ -128,8 +133,8 @@ def _is_cvrnet(model: nn.Module) -> bool:
 def _feature_maps(model: Any, x: Tensor) -> list[Tensor]:
     if _is_cvrnet(model):
         return model.forward_maps(x)
-    if not hasattr(model, "forward_features") or next(iter(model.parameters()), None) is None:
-        raise UserError("this model has no gradients (an ONNX file?); expected the trained model it was exported from")
+    if not hasattr(model, "forward_features"):
+        raise UserError(f"{_architecture(model)} has no feature maps; expected a model of timm or of this library")
     features = model.forward_features(x)
     if not isinstance(features, Tensor) or features.ndim != 4:
         what = "tokens" if isinstance(features, Tensor) else "several outputs"

@@ -3,12 +3,12 @@
 from cvrnet.heads.multiscale import (
     FCLBlock,
     MultiScaleAveragingHead,
-    check_num_classes,
     log_mean,
     log_mean_sigmoid,
     log_mean_softmax,
     to_probabilities,
 )
+from cvrnet.task import check_num_classes
 
 __all__ = [
     "FCLBlock",

@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from timm.layers import get_act_layer
 from torch import Tensor, nn
 
-TASKS = ("multiclass", "multilabel")
-"""What a head may answer: which one of the classes an image belongs to, or which findings it has."""
+from cvrnet.task import check_num_classes
 
 
 def log_mean_softmax(logits: list[Tensor]) -> Tensor:
@@ -209,14 +208,3 @@ class MultiScaleAveragingHead(nn.Module):
         if self.average == "logits":
             return _stack(logits).mean(0)
         return log_mean(logits, self.task)
-
-
-def check_num_classes(num_classes: int, task: str = "multiclass") -> None:
-    """Raise ValueError if ``num_classes`` is negative, or 1 and no finding; or if the task is unknown."""
-    if task not in TASKS:
-        raise ValueError(f"task={task!r}; expected 'multiclass' or 'multilabel'")
-    if num_classes < 0 or (num_classes == 1 and task == "multiclass"):
-        raise ValueError(
-            f"num_classes={num_classes}: a softmax over one class is constant; expected 2 or more, or 0 for none; "
-            "task='multilabel' takes 1"
-        )

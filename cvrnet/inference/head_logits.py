@@ -36,11 +36,8 @@ class HeadLogits(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """For normalised images (N, C, H, W): logits (heads, N, classes) in float32, and distances (N, 1).
 
-        Without ``novelty``, the distances are (N, 0); those of an ONNX file are (N, folds).
+        Without ``novelty``, the distances are (N, 0).
         """
-        if getattr(self.model, "quantiles", ()):  # an ONNX file that has distances
-            logits, distances = self.model.heads_and_distances(x)
-            return logits, distances
         distances = x.new_zeros((len(x), 0))
         if averages_probabilities(self.model) and isinstance(self.model, CVRNet):
             # Heads take hardly any time, so they compute in float32, without the rounding of bfloat16.

@@ -13,13 +13,13 @@ from cvrnet.data import read_records
 from cvrnet.data.data_set import DataSet
 from cvrnet.data.series import arrange
 from cvrnet.data.walk import walk
-from cvrnet.devices import check_launch
 from cvrnet.errors import UserError
 from cvrnet.inference.decide import Decide
 from cvrnet.inference.prediction import GATE
 from cvrnet.inference.predictor import Predictor
 from cvrnet.inference.uncertainty import UNCERTAINTY
 from cvrnet.inference.volumes import add_means
+from cvrnet.launch import check_launch
 from cvrnet.text import printable
 
 
@@ -81,6 +81,7 @@ def predict_paths(
     device: str = "auto",
     dtype: str = "auto",
     compile: bool = False,
+    backend: str | None = None,
     heads: bool = False,
     uncertainty: bool = False,
     window: str = "",
@@ -94,7 +95,7 @@ def predict_paths(
 ) -> PathPredictions:
     """Predict the images at some paths; each process of ``accelerate launch`` predicts a share of them.
 
-    ``model``, ``folds``, ``device``, ``dtype``, ``compile`` and ``any_body_part`` are those of
+    ``model``, ``folds``, ``device``, ``dtype``, ``compile``, ``backend`` and ``any_body_part`` are those of
     `Predictor.from_pretrained`, ``paths`` those of `find_images`, ``batch_size``, ``heads`` and ``window`` those of
     `Predictor.stream`. ``heads`` adds columns for each head's own probabilities, ``uncertainty`` those of
     `cvrnet.inference.uncertainty`; ``operating_point``, ``coverage``, ``by_class`` and ``abstain`` are those of
@@ -120,7 +121,14 @@ def predict_paths(
     if not found.files:
         raise UserError("; ".join(found.problems) or "no image found")
     predictor = Predictor.from_pretrained(
-        model, device, dtype, folds=folds, compile=compile, any_body_part=any_body_part
+        model,
+        device,
+        dtype,
+        folds=folds,
+        compile=compile,
+        any_body_part=any_body_part,
+        backend=backend,
+        images=len(found.files),
     )
     decide = Decide(predictor.decisions, predictor.classes, operating_point, coverage, by_class, abstain)
     for warning in decide.warnings if not shared or shared.is_main else ():

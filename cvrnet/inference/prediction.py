@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cvrnet.heads.novelty import is_marked
 from cvrnet.inference.uncertainty import UNCERTAINTY
+from cvrnet.metrics.novelty import is_marked
 
 GATE = ("unlike_training", "unusual")
 """Columns of tables: `Prediction.unlike_training`, and 1 where `Prediction.marked` is true."""

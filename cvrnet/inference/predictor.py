@@ -5,32 +5,23 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor, nn
 
-from cvrnet.data import to_batch
+from cvrnet.data import Preprocessing
 from cvrnet.data.finding_labels import join_findings
-from cvrnet.devices import select_device, select_precision
 from cvrnet.errors import UserError
-from cvrnet.heads import to_probabilities
-from cvrnet.heads.novelty import NoveltyHead, unlike
 from cvrnet.inference.decide import Decide
-from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
-from cvrnet.inference.head_logits import HeadLogits, averages_probabilities
 from cvrnet.inference.prediction import Prediction
 from cvrnet.inference.prefetch import read_ahead
 from cvrnet.inference.uncertainty import mutual_information, with_complements
 from cvrnet.metrics.abstention import entropy
 from cvrnet.metrics.decisions import Decisions
-from cvrnet.runs.checkpoint import checkpoint_task, find_checkpoints, load_checkpoint, shared_settings
-from cvrnet.runs.decisions import load_decisions
-from cvrnet.runs.novelty import load_novelty
+from cvrnet.metrics.novelty import unlike
+from cvrnet.task import probabilities
 
 
 class Predictor:
@@ -54,27 +45,15 @@ class Predictor:
 
     def __init__(
         self,
-        models: Sequence[nn.Module],
+        models: Sequence[Any],
         device: str = "auto",
         dtype: str = "auto",
         compile: bool | str = False,
         any_body_part: bool = False,
     ) -> None:
-        self.device = select_device(device)  #: where the models are
-        self.precision = select_precision(dtype, self.device)  #: number format: ``fp32``, ``bf16`` or ``fp16``
-        #: Class names in the order of the probabilities, and the resizing and normalisation saved with the models.
-        self.classes, preprocessing = shared_settings(models)
-        self.task = checkpoint_task(models[0])  #: ``multiclass``, or ``multilabel``: the classes are findings
-        self.preprocessing = replace(preprocessing, any_body_part=any_body_part)
-        #: The models, in float32, for explanations.
-        self.models: list[Any] = [m.eval().to(self.device).to(memory_format=torch.channels_last) for m in models]
-        #: The thresholds, prediction sets and limits of uncertainty that training chose, if it did.
-        self.decisions = Decisions()
-        #: For each model, the part that tells how unlike the training images an image is; empty if a model lacks it.
-        self.novelty: list[NoveltyHead] = []
-        self.compile = compile
-        cfg: Any = models[0].pretrained_cfg
-        self.name = str(cfg.get("architecture"))  #: the architecture, for messages
+        from cvrnet.inference.torch_engine import TorchEngine  # here, because an ONNX file is predicted without PyTorch
+
+        self._use(TorchEngine(models, device, dtype, compile), Decisions(), any_body_part)
 
     @classmethod
     def from_pretrained(
@@ -86,30 +65,57 @@ class Predictor:
         folds: Sequence[int] = (),
         compile: bool | str = False,
         any_body_part: bool = False,
+        backend: str | None = None,
+        images: int | None = None,
     ) -> Predictor:
         """Load a MODEL argument, with batch norm folded into the convolutions; other arguments as in `Predictor`.
 
         MODEL is a run folder (all its folds, or those in `folds`), a fold folder, ``local-dir:FOLDER``,
         ``hf-hub:user/repo[@revision]``, or an ONNX file that ``cvrnet export`` wrote.
 
-        Raises:
-            UserError: The model or fold does not exist.
-        """
-        if not str(model).lower().endswith(".onnx"):
-            folders = find_checkpoints(model, folds)
-            models: list[Any] = [fuse_batch_norm(load_checkpoint(folder)) for folder in folders]
-            decisions, novelty = load_decisions(folders), load_novelty(folders, models)
-        elif folds:
-            raise UserError(f"{model} is one model; only the folds of a run can be chosen")
-        else:
-            from cvrnet.onnx import load_onnx  # here, because onnx is an extra
+        The backend is PyTorch; for an ONNX file, OpenVINO if it is installed, otherwise ONNX Runtime. With
+        ``openvino`` or ``onnxruntime``, a checkpoint is converted once, and the copy is kept in the cache. ``auto``
+        takes the fastest for the number of ``images`` that will be predicted (None: many).
 
-            models = [load_onnx(model, device, dtype)]
-            decisions, novelty = models[0].decisions, []
-        predictor = cls(models, device, dtype, compile, any_body_part)
-        predictor.name, predictor.decisions = str(model), decisions
-        predictor.novelty = [head.to(predictor.device) for head in novelty]
+        Raises:
+            UserError: The model or fold does not exist, or the backend cannot run it.
+        """
+        from cvrnet.inference.backends import open_model
+
+        predictor = cls.__new__(cls)
+        predictor._use(*open_model(model, device, dtype, folds, compile, backend, images), any_body_part)
         return predictor
+
+    def _use(self, engine: Any, decisions: Decisions, any_body_part: bool) -> None:
+        self.engine = engine  #: what computes: `cvrnet.inference.torch_engine`, or an ONNX file's `cvrnet.onnx.session`
+        #: Class names in the order of the probabilities, and the resizing and normalisation saved with the models.
+        self.classes: list[str] = engine.classes
+        self.preprocessing: Preprocessing = replace(engine.preprocessing, any_body_part=any_body_part)
+        self.task: str = engine.task  #: ``multiclass``, or ``multilabel``: the classes are findings
+        #: The thresholds, prediction sets and limits of uncertainty that training chose, if it did.
+        self.decisions = decisions
+        self.quantiles: list[NDArray[np.float64]] = engine.quantiles  # of each fold's distances
+
+    @property
+    def models(self) -> list[Any]:
+        """The models, in float32, for explanations; the file itself, if it is ONNX."""
+        models: list[Any] = self.engine.models
+        return models
+
+    @property
+    def name(self) -> str:
+        """The model's name, for messages."""
+        return str(self.engine.name)
+
+    @property
+    def device(self) -> Any:
+        """The device on which the engine computes."""
+        return self.engine.device
+
+    @property
+    def precision(self) -> str:
+        """Number format: ``fp32``, ``bf16`` or ``fp16``."""
+        return str(self.engine.precision)
 
     @property
     def has_gate(self) -> bool:
@@ -117,24 +123,14 @@ class Predictor:
         return bool(self.quantiles)
 
     @property
-    def quantiles(self) -> list[NDArray[np.float64]]:
-        """Of the distances of each fold's validation images from its training images (`cvrnet.heads.novelty`)."""
-        if self.novelty:
-            return [head.quantiles.double().cpu().numpy() for head in self.novelty]
-        return list(getattr(self.models[0], "quantiles", ()))  # an ONNX file has those of all its folds
-
-    @property
     def averages_probabilities(self) -> bool:
         """Whether the models are CVR-Nets, which also return the probabilities of each head."""
-        return all(averages_probabilities(model) for model in self.models)
+        return bool(self.engine.averages_probabilities)
 
     @property
     def num_heads(self) -> int:
         """Number of heads; refuses a model that is not a CVR-Net, because it has none."""
-        for model in self.models:
-            if not averages_probabilities(model):
-                raise UserError(f"{model.pretrained_cfg['architecture']} has no heads of its own; expected a CVR-Net")
-        return len(self.models[0].groups)
+        return int(self.engine.num_heads)
 
     def __call__(
         self, paths: str | Path | Iterable[str | Path], *, batch_size: int = 8, heads: bool = False
@@ -195,7 +191,7 @@ class Predictor:
         """
         if not images:
             return []
-        by_head, distances = self._members(to_batch([image for _, image in images]), size)
+        by_head, distances = self._members(np.stack([image for _, image in images]).transpose(0, 3, 1, 2), size)
         members = by_head.reshape(-1, *by_head.shape[2:])  # (folds * heads, N, classes)
         mean = self._calibrate(members.mean(0))
         total, disagreement = self._uncertainty(mean, members)
@@ -239,11 +235,11 @@ class Predictor:
     def _failure(self, path: Path, error: str) -> Prediction:
         return Prediction(path, "", np.full(len(self.classes), np.nan), error=error)
 
-    def probabilities(self, images: Tensor) -> NDArray[np.float64]:
+    def probabilities(self, images: ArrayLike) -> NDArray[np.float64]:
         """Return the mean probabilities over models and heads: (N, classes); except for findings, rows sum to one.
 
-        The images are uint8 (N, C, H, W), of the preprocessing's size. If the model was calibrated
-        (``cvrnet calibrate``), these are the calibrated probabilities.
+        The images are uint8 (N, C, H, W), of the preprocessing's size; an array, or a tensor on the CPU. If the
+        model was calibrated (``cvrnet calibrate``), these are the calibrated probabilities.
         """
         return self._calibrate(self.member_probabilities(images).mean((0, 1)))
 
@@ -251,7 +247,7 @@ class Predictor:
         calibration = self.decisions.calibration
         return probabilities if calibration is None else calibration(probabilities)
 
-    def member_probabilities(self, images: Tensor, size: int = 0) -> NDArray[np.float64]:
+    def member_probabilities(self, images: ArrayLike, size: int = 0) -> NDArray[np.float64]:
         """Return the probabilities of every member of the ensemble, not calibrated: (folds, heads, N, classes).
 
         The images are those of `probabilities`. Models without heads count as having one. With compiled networks, a
@@ -263,23 +259,27 @@ class Predictor:
             UserError: The model cannot compute images of this size, or its output is NaN even for a grey image, because
                 its weights, mean or std are not finite.
         """
-        return self._members(images, size)[0]
+        return self._members(np.asarray(images, np.uint8), size)[0]
 
-    def _members(self, images: Tensor, size: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _members(self, images: NDArray[np.uint8], size: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """`member_probabilities`, and the distances from the training images: (N, folds), (N, 0) without a gate."""
-        count = len(images)
-        if self.compile and count < size:
-            images = torch.cat([images, images[-1:].expand(size - count, *images.shape[1:])])
-        probabilities, distances = self._compute(images)
-        if not np.isfinite(probabilities).all():
-            grey, _ = self._compute(torch.full_like(images, 128))
+        logits, distances = self.engine(images, size)
+        if logits.shape[2:] != (len(images), len(self.classes)):
+            raise UserError(
+                f"{self.name} returns logits of shape {tuple(logits.shape[2:])} for {len(images)} images; "
+                f"expected one for each of its {len(self.classes)} classes"
+            )
+        # In float64, so that the means over members and the entropies add no rounding that matters.
+        found = probabilities(logits, self.task)
+        if not np.isfinite(found).all():
+            grey, _ = self.engine(np.full_like(images, 128), size)
             if not np.isfinite(grey).all():
                 reduced = "" if self.precision == "fp32" else f", or they overflow in {self.precision}: try fp32"
                 raise UserError(
                     f"{self.name} predicts NaN for every image, even for a grey one: "
                     f"its weights, mean or std are not finite{reduced}"
                 )
-        return probabilities[:, :, :count], distances[:count]
+        return found, distances
 
     def decide(
         self,
@@ -292,46 +292,3 @@ class Predictor:
     ) -> dict[str, Any]:
         """Decide about an image by its probabilities, (C,); arguments, result and errors: `cvrnet.inference.decide`."""
         return Decide(self.decisions, self.classes, operating_point, coverage, by_class, abstain)(probabilities)
-
-    def _compute(self, images: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        if self.device.type == "cuda":
-            images = images.pin_memory()
-        x = self.preprocessing.normalize(images.to(self.device, non_blocking=True))
-        x = x.contiguous(memory_format=torch.channels_last)
-        try:
-            with torch.inference_mode():
-                # Cloned, because CUDA graphs write the next output to the same memory.
-                answers = [[part.clone() for part in network(x)] for network in self._networks]
-            logits, distances = torch.stack([a[0] for a in answers]), torch.cat([a[1] for a in answers], 1)
-        except UserError:
-            raise
-        except Exception as error:  # the network's own code may raise anything
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            if self.compile:
-                raise UserError(
-                    f"torch.compile failed ({reason}); install a C++ compiler if none was found, or predict without "
-                    "compile"
-                ) from error
-            raise UserError(f"{self.name} cannot compute images of size {tuple(x.shape[1:])}: {reason}") from error
-        if logits.shape[2:] != (len(images), len(self.classes)):
-            raise UserError(
-                f"{self.name} returns logits of shape {tuple(logits.shape[2:])} for {len(images)} images; "
-                f"expected one for each of its {len(self.classes)} classes"
-            )
-        # In float64, so that the means over members and the entropies add no rounding that matters.
-        return to_probabilities(logits.cpu().double(), self.task).numpy(), distances.cpu().double().numpy()
-
-    @cached_property
-    def _networks(self) -> list[Any]:
-        """The networks that prediction runs, made at the first prediction, because explanations do not need them."""
-        novelty: Sequence[NoveltyHead | None] = self.novelty or [None] * len(self.models)
-        networks: list[Any] = [
-            HeadLogits(model, self.precision, head) for model, head in zip(self.models, novelty, strict=True)
-        ]
-        if not self.compile:
-            return networks
-        mode = self.compile if isinstance(self.compile, str) else None
-        # On a CPU, freezing makes the weights constants, and the compiler lays them out for its kernels.
-        freeze = mode is None and self.device.type == "cpu"
-        options: Any = {"options": {"freezing": True}} if freeze else {"mode": mode}
-        return [torch.compile(network, dynamic=False, **options) for network in networks]

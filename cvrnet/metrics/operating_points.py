@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn import metrics as sk
 
 from cvrnet.errors import UserError
 from cvrnet.metrics.inputs import check
@@ -160,7 +159,9 @@ def class_operating_points(
     """The points of one class or finding, by `choose_operating_points`, from whether each image has it, (N,)."""
     if not truth.any() or truth.all():
         return []
-    fpr, tpr, cuts = sk.roc_curve(truth, probabilities, drop_intermediate=False)
+    from sklearn.metrics import roc_curve  # here, because predictions need no scikit-learn
+
+    fpr, tpr, cuts = roc_curve(truth, probabilities, drop_intermediate=False)
     between = (cuts + np.append(cuts[1:], 0.0)) / 2
     thresholds = np.where(between > np.append(cuts[1:], -1.0), between, cuts)  # neighbours have nothing between
     thresholds[0], thresholds[-1] = ABOVE_ALL, 0.0

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from cvrnet.errors import UserError
 
@@ -36,6 +35,8 @@ def corrected_resampled_t_test(differences: ArrayLike, n_train: float, n_test: f
     >>> round(test["mean"], 3), round(test["low"], 3), round(test["high"], 3), round(test["p"], 3)
     (0.03, -0.002, 0.062, 0.06)
     """
+    from scipy import stats  # here, because predictions need no SciPy
+
     values = np.asarray(differences, dtype=np.float64)
     if values.ndim != 1 or len(values) < 2:
         raise UserError(f"differences of shape {values.shape}; expected those of at least 2 folds")

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize
-from scipy.special import log_softmax, softmax
 
 from cvrnet.errors import UserError
 from cvrnet.metrics.bootstrap import group_numbers
 from cvrnet.metrics.inputs import check
+from cvrnet.task import log_softmax
 
 MIN_PATIENTS = 5  # of a class, and of all others together: with fewer, the bias of the class stays 0
 MIN_IMAGES = 20  # with fewer images, nothing is fitted
@@ -34,7 +33,7 @@ class Recalibration:
 
     def __call__(self, probabilities: ArrayLike) -> Table:
         """The new probabilities from the old ones, both (..., C)."""
-        return np.asarray(softmax(self.scale * _logs(probabilities) + np.array(self.bias), axis=-1), np.float64)
+        return np.exp(log_softmax(self.scale * _logs(probabilities) + np.array(self.bias)))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], classes: Sequence[str]) -> Recalibration:
@@ -76,6 +75,8 @@ def fit_recalibration(y_true: ArrayLike, probabilities: ArrayLike, groups: Seque
     Raises:
         UserError: All images are of one class, which tells neither temperature nor bias.
     """
+    from scipy.optimize import minimize  # here, because predictions need no SciPy
+
     logs = _logs(probabilities)
     names = [str(k) for k in range(logs.shape[1])]
     labels, _ = check(y_true, np.exp(logs), names)
@@ -88,7 +89,7 @@ def fit_recalibration(y_true: ArrayLike, probabilities: ArrayLike, groups: Seque
     def loss(values: Table) -> tuple[float, Table]:
         scale, bias = np.exp(values[0]), np.zeros(len(names))
         bias[free] = values[1:]
-        new = log_softmax(scale * logs + bias, axis=-1)
+        new = log_softmax(scale * logs + bias)
         total = -(weights * new[np.arange(len(labels)), labels]).sum() + values @ values / 2
         slope = weights[:, None] * (np.exp(new) - one_hot)  # of the new logits
         gradient = np.concatenate([[scale * (slope * logs).sum()], slope.sum(0)[free]])

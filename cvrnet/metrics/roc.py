@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn import metrics as sk
 
 from cvrnet.metrics.inputs import check
 
@@ -27,6 +26,8 @@ def roc_curves(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[st
     >>> curves["per_class"]["CVP"]["tpr"], curves["macro"]["auc"]
     (array([0. , 0.5, 0.5, 1. , 1. ]), 0.75)
     """
+    from sklearn import metrics as sk  # here, because predictions need no scikit-learn
+
     labels, table = check(y_true, probabilities, classes)
     per_class: dict[str, Any] = dict.fromkeys(classes)
     for k, name in enumerate(classes):
@@ -60,6 +61,8 @@ def precision_recall_curves(y_true: ArrayLike, probabilities: ArrayLike, classes
     >>> curves["per_class"]["CVP"]["average_precision"]
     0.5
     """
+    from sklearn import metrics as sk  # here, because predictions need no scikit-learn
+
     labels, table = check(y_true, probabilities, classes)
     per_class: dict[str, Any] = dict.fromkeys(classes)
     for k, name in enumerate(classes):

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn import metrics as sk
 
 from cvrnet.errors import UserError
 from cvrnet.metrics.calibration import brier_score, expected_calibration_error
@@ -40,6 +39,8 @@ def classification_scores(y_true: ArrayLike, probabilities: ArrayLike, classes: 
     Raises:
         UserError: shapes, labels or probabilities that cannot be scored.
     """
+    from sklearn import metrics as sk  # here, because predictions need no scikit-learn
+
     labels, table = check(y_true, probabilities, classes)
     matrix = confusion_matrix(labels, table)
     scores = json_tree(confusion_scores(matrix.diagonal(), matrix.sum(1), matrix.sum(0), classes))

@@ -1,6 +1,13 @@
 """Export trained models to checked ONNX files, and load such files as models (extra ``export``)."""
 
-from cvrnet.onnx.export import export_onnx
+from typing import TYPE_CHECKING
+
+from cvrnet.lazy import lazy_names
 from cvrnet.onnx.session import load_onnx
 
+if TYPE_CHECKING:
+    from cvrnet.onnx.export import export_onnx
+
 __all__ = ["export_onnx", "load_onnx"]
+
+__getattr__ = lazy_names(__name__, {"export_onnx": "cvrnet.onnx.export"})

@@ -10,14 +10,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from cvrnet.data.data_set import DataPath, DataSet
 from cvrnet.errors import UserError
 from cvrnet.files import atomic_write
-from cvrnet.heads import to_probabilities
 from cvrnet.onnx.check_images import check_pixels, split_calibration
 from cvrnet.onnx.graph import PixelNetwork, describe, trace, write_metadata
 from cvrnet.onnx.session import load_onnx
@@ -27,6 +28,7 @@ from cvrnet.runs.hub_download import file_hash, is_reference
 from cvrnet.runs.layout import RUN, WEIGHTS, fold_number
 from cvrnet.runs.novelty import load_novelty
 from cvrnet.runs.read import read_run
+from cvrnet.task import probabilities
 
 TOLERANCE = 1e-4
 DISTANCE_TOLERANCE = 0.01  # of a distance from the training images, as a part of it
@@ -83,18 +85,16 @@ def export_onnx(
     output = Path(output)
     _check_arguments(output, int8, calibration, overwrite)
     folders = find_checkpoints(model, folds)
-    network, run = _load_network(folders, img_size), _find_run(folders[0])
-    trained_on = None if is_reference(model) else DataSet.of_run(run)
+    network = load_network(folders, img_size)
     network.preprocessing = dataclasses.replace(network.preprocessing, any_body_part=any_body_part)
-    origin = _provenance(folders, run)
-    proto = trace(network)
-    describe(proto, network, origin)
-    pixels, checked_on = check_pixels(network.preprocessing, check_images or calibration, trained_on)
+    origin = _provenance(folders, _find_run(folders[0]))
+    pixels, checked_on = check_pixels(
+        network.preprocessing, check_images or calibration, None if is_reference(model) else training_data(folders[0])
+    )
     report: dict[str, Any] = {"folds": len(folders), "checked_on": checked_on}
     with atomic_write(output) as target, tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
         exact = Path(folder) / "float32.onnx"
-        onnx.save(proto, exact)
-        report["max_difference"] = _check(network, exact, torch.from_numpy(pixels))
+        report["max_difference"] = write_checked(network, origin, exact, pixels)
         if calibration is None:
             exact.replace(target)
             return report
@@ -126,7 +126,7 @@ def _check_arguments(output: Path, int8: bool, calibration: DataPath | None, ove
         raise UserError("--calibration is for --int8 (--check-images names the images of the check)")
 
 
-def _load_network(folders: Sequence[Path], img_size: int | None) -> PixelNetwork:
+def load_network(folders: Sequence[Path], img_size: int | None = None) -> PixelNetwork:
     """Load the folds of a run as one network, in evaluation mode on the CPU."""
     models: list[Any] = [load_checkpoint(folder) for folder in folders]
     # A network that works at one image size only (such as a vision transformer) is built again for the new size.
@@ -155,6 +155,11 @@ def _check_size(network: PixelNetwork, img_size: int) -> None:
         ) from error
 
 
+def training_data(folder: Path) -> DataSet | None:
+    """The data set that the run of a checkpoint names, if there is one."""
+    return DataSet.of_run(_find_run(folder))
+
+
 def _find_run(folder: Path) -> dict[str, Any]:
     """Read run.json beside a checkpoint or, for a fold, beside the folds; empty where neither file exists."""
     return next((read_run(place) for place in (folder, folder.parent) if (place / RUN).is_file()), {})
@@ -174,19 +179,33 @@ def _provenance(folders: Sequence[Path], run: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _check(network: PixelNetwork, file: Path, pixels: torch.Tensor) -> float:
+def write_checked(network: PixelNetwork, provenance: dict[str, Any], file: Path, pixels: NDArray[np.uint8]) -> float:
+    """Write a network to a file, and compare the outputs of both on images, (N, C, H, W).
+
+    Returns:
+        The largest difference between a probability of ONNX Runtime and of PyTorch.
+
+    Raises:
+        UserError: The network cannot be exported, or the difference is above 1e-4.
+    """
+    proto = trace(network)
+    describe(proto, network, provenance)
+    onnx.save(proto, file)
+    return _check(network, file, pixels)
+
+
+def _check(network: PixelNetwork, file: Path, pixels: NDArray[np.uint8]) -> float:
     """Return the largest difference between probabilities of PyTorch and ONNX Runtime; above 1e-4, raise UserError.
 
     The heads are compared one by one, because their errors can cancel in the mean.
     """
     exported = load_onnx(file, "cpu", "fp32", "onnxruntime")
     with torch.inference_mode():
-        expected = network(pixels)
-        found = [exported(pixels)]
-        if network.averages_probabilities:
-            found.append(torch.stack(exported.branch_logits(pixels), 1))
+        expected = [answer.numpy() for answer in network(torch.from_numpy(pixels))]
+    heads, distances = exported(pixels)
+    found = [exported.logits(pixels), *([heads[0].transpose(1, 0, 2)] if network.averages_probabilities else [])]
     worst = max(
-        float((to_probabilities(a.double(), network.task) - to_probabilities(b.double(), network.task)).abs().max())
+        float(np.abs(probabilities(a, network.task) - probabilities(b, network.task)).max())
         for a, b in zip(expected[: len(found)], found, strict=True)
     )
     if not math.isfinite(worst):
@@ -197,7 +216,7 @@ def _check(network: PixelNetwork, file: Path, pixels: torch.Tensor) -> float:
             f"{TOLERANCE:.0e}; nothing was written"
         )
     if network.novelty:
-        away = float((exported.heads_and_distances(pixels)[1] / expected[-1] - 1).abs().max())
+        away = float(np.abs(distances / expected[-1] - 1).max())
         if not away <= DISTANCE_TOLERANCE:
             raise UserError(
                 f"the exported network's distances differ from PyTorch's by {away:.0%}; nothing was written"

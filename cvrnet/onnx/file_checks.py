@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ from numpy.typing import NDArray
 
 from cvrnet.data import Preprocessing
 from cvrnet.errors import UserError
-from cvrnet.heads import check_num_classes
 from cvrnet.metrics.decisions import Decisions
-from cvrnet.onnx.graph import DISTANCES, HEADS, INPUT, LOGITS
-from cvrnet.runs.model_config import check_names
+from cvrnet.onnx.names import DISTANCES, HEADS, INPUT, LOGITS
+from cvrnet.runs.label_names import check_names
 from cvrnet.strict_json import parse_json
+from cvrnet.task import check_num_classes
 
 _MOST_BYTES = 2**31  # what protobuf can read
 _MOST_NODES = 20_000  # five folds of a `cvrnet` have 1,650; engines take minutes for more than this
@@ -26,13 +27,19 @@ _OURS = "expected a file written by `cvrnet export`"
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
 
-def read_metadata(path: str | Path) -> tuple[dict[str, Any], str, int, Decisions, list[NDArray[np.float64]]]:
+@dataclass(frozen=True)
+class Metadata:
+    """What an ONNX file says about itself."""
+
+    cfg: dict[str, Any]  #: timm's ``pretrained_cfg``, with ``label_names``
+    task: str  #: ``multiclass`` or ``multilabel``
+    num_heads: int  #: in its outputs; 0 for a network that is not a CVR-Net
+    decisions: Decisions
+    quantiles: list[NDArray[np.float64]]  #: of each fold's distances; none for a file without distances
+
+
+def read_metadata(path: str | Path) -> Metadata:
     """Return what an ONNX file says about itself.
-
-    These are its ``pretrained_cfg``, its task (``multiclass`` or ``multilabel``), the number of heads in its outputs,
-    its decisions, and the quantiles of each fold's distances (none for a file without distances).
-
-    The number is 0 for a network that is not a CVR-Net.
 
     A UserError is raised if the file is damaged, if it holds what ``cvrnet export`` does not write (weights in other
     files, weights that are not finite, loops and other graphs inside the graph, operators of other makers, more than
@@ -69,7 +76,7 @@ def read_metadata(path: str | Path) -> tuple[dict[str, Any], str, int, Decisions
     distances = [_shape(value) for value in proto.graph.output if value.name == DISTANCES]
     if not 1 <= classes == count == len(names) or (quantiles and (not heads or distances != [[0, len(quantiles)]])):
         raise UserError(f"{path}: its metadata do not fit its graph; {_OURS}")
-    return cfg, task, heads, decisions, quantiles
+    return Metadata(cfg, task, heads, decisions, quantiles)
 
 
 def _quantiles(value: Any) -> list[NDArray[np.float64]]:

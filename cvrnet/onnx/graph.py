@@ -19,10 +19,10 @@ from cvrnet.errors import UserError
 from cvrnet.heads import log_mean
 from cvrnet.heads.novelty import map_sides
 from cvrnet.metrics.decisions import Decisions
+from cvrnet.onnx.names import DISTANCES, HEADS, INPUT, LOGITS
 from cvrnet.runs.checkpoint import checkpoint_task, shared_settings
 
 OPSET = 18
-INPUT, LOGITS, HEADS, DISTANCES = "pixels", "logits", "head_logits", "distances"
 NOTE = "Research software, not a medical device: not for diagnosis or treatment."
 _KEPT = ("architecture", "license", "paper_name", "paper_ids", "notes")
 """Keys that are copied from timm's ``pretrained_cfg``. Others name the location of weights, such as local paths."""

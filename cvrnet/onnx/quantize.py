@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 import onnx
-import torch
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from cvrnet.data import Record
 from cvrnet.errors import UserError
-from cvrnet.heads import to_probabilities
 from cvrnet.onnx.check_images import readable_images
-from cvrnet.onnx.graph import INPUT, PixelNetwork
+from cvrnet.onnx.graph import PixelNetwork
+from cvrnet.onnx.names import INPUT
 from cvrnet.onnx.session import load_onnx
+from cvrnet.task import probabilities
 
 LEAST = 20  # smallest number of images on which two files are compared
 
@@ -103,8 +103,8 @@ def compare(
     answers: list[np.ndarray] = []  # an array (2, N, classes) for each batch
     images = readable_images(records, network.preprocessing)
     while batch := list(itertools.islice(images, 8)):
-        pixels = torch.from_numpy(np.stack([image for _, image in batch]))
-        answers.append(np.stack([to_probabilities(file(pixels).double(), file.task).numpy() for file in files]))
+        pixels = np.stack([image for _, image in batch])
+        answers.append(np.stack([probabilities(file.logits(pixels), file.task) for file in files]))
         labels += [record.label for record, _ in batch]
         if progress is not None:
             progress(len(labels), len(records))

@@ -1,8 +1,9 @@
-"""Run an ONNX file as a PyTorch module, in OpenVINO if it is installed, otherwise in ONNX Runtime."""
+"""Run an ONNX file in OpenVINO if it is installed, otherwise in ONNX Runtime; PyTorch is not needed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
@@ -10,71 +11,71 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from cvrnet.devices import select_device, select_precision
+from cvrnet.data import Preprocessing
 from cvrnet.errors import UserError
-from cvrnet.metrics.decisions import Decisions
 from cvrnet.onnx.file_checks import read_metadata
-from cvrnet.onnx.graph import DISTANCES, HEADS, INPUT, LOGITS
+from cvrnet.onnx.names import DISTANCES, HEADS, INPUT, LOGITS
+from cvrnet.precision import named_precision
 
 ENGINES = ("auto", "onnxruntime", "openvino")
 Session = Callable[[np.ndarray, list[str]], list[np.ndarray]]  # (pixels uint8 (N, C, H, W), names) -> these outputs
 
 
-class OnnxModel(nn.Module):
-    """A network in an ONNX file, with its metadata. Its outputs are those of the PyTorch network, without gradients."""
+class OnnxEngine:
+    """A network in an ONNX file, with its metadata; an engine of `cvrnet.Predictor`."""
 
-    def __init__(
-        self,
-        session: Session,
-        cfg: dict[str, Any],
-        task: str,
-        num_heads: int,
-        file: str,
-        decisions: Decisions | None = None,
-        quantiles: Sequence[NDArray[np.float64]] = (),
-    ) -> None:
-        super().__init__()
-        self._file = file
-        channels = cfg["input_size"][0]
-        # The graph itself normalises pixels of 0 to 255: with these values, our preprocessing does not change them.
-        self.pretrained_cfg = self.default_cfg = {**cfg, "mean": (0.0,) * channels, "std": (1 / 255,) * channels}
-        self.num_classes: int = cfg["num_classes"]
-        self.task = task  #: ``multiclass``, or ``multilabel`` for findings
-        self.groups = [[i] for i in range(num_heads)]  # as many as in the CVR-Net
-        self.decisions = decisions or Decisions()
-        self.quantiles = quantiles  #: of each fold's distances (`cvrnet.heads.novelty`), if the file has these
-        self._session = session
+    def __init__(self, path: str | Path, device: str, dtype: str, engine: str) -> None:
+        about = read_metadata(path)
+        self.name = str(path)  #: for messages
+        self.pretrained_cfg = about.cfg
+        self.preprocessing = Preprocessing.from_cfg(about.cfg)
+        self.classes: list[str] = about.cfg["label_names"]
+        self.task = about.task  #: ``multiclass``, or ``multilabel`` for findings
+        self.quantiles = about.quantiles  #: of each fold's distances (`cvrnet.metrics.novelty`), if the file has these
+        self.averages_probabilities = about.num_heads > 0  #: whether the network is a CVR-Net
+        self._heads, self.decisions = about.num_heads, about.decisions
+        if not self.averages_probabilities:  # its logits are calibrated in the graph; those of heads are not
+            self.decisions = replace(self.decisions, calibration=None)
+        self.models: list[Any] = [self]  #: this file; for a converted copy, the networks in PyTorch, for explanations
+        self.device: Any  # "cpu" or "cuda"
+        self.engine, self._session, self.device, self.precision = _open(Path(path), device, dtype, engine)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, classes) of images (N, C, H, W), normalised with the mean and std of ``pretrained_cfg``."""
-        return self._compute(x, [LOGITS])[0]
+    @property
+    def num_heads(self) -> int:
+        """Number of heads; refuses a network that is not a CVR-Net, because it has none."""
+        if not self._heads:
+            raise UserError(f"{self.pretrained_cfg['architecture']} has no heads of its own; expected a CVR-Net")
+        return self._heads
 
-    def branch_logits(self, x: Tensor) -> list[Tensor]:
-        """Each head's logits, (N, classes). Only for files of CVR-Nets."""
-        return list(self._compute(x, [HEADS])[0].unbind(1))
+    def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The network's output (N, classes) for images (N, C, H, W) of the preprocessing's size."""
+        (logits,) = self._compute(pixels, [LOGITS])
+        return logits
 
-    def heads_and_distances(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The logits of `branch_logits` as (heads, N, classes), and each fold's distances (N, folds).
+    def __call__(self, pixels: NDArray[np.uint8], size: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Compute images (N, C, H, W) of the preprocessing's size, uint8; any number, so `size` has no effect.
 
-        Only for files that have ``quantiles``.
+        Returns:
+            Logits (1, heads, N, classes), where a network without heads counts as having one; and each fold's distances
+            from its training images (N, folds), or (N, 0) if the file has none.
         """
-        heads, distances = self._compute(x, [HEADS, DISTANCES])
-        return heads.transpose(0, 1), distances
+        names = [HEADS if self.averages_probabilities else LOGITS, *([DISTANCES] if len(self.quantiles) else [])]
+        logits, *others = (answer.astype(np.float64) for answer in self._compute(pixels, names))
+        heads = logits.transpose(1, 0, 2) if self.averages_probabilities else logits[None]
+        return heads[None], others[0] if others else np.zeros((len(pixels), 0))
 
-    def _compute(self, x: Tensor, outputs: list[str]) -> list[Tensor]:
-        pixels = x.float().round().clamp(0, 255).to(torch.uint8)
+    def _compute(self, pixels: NDArray[np.uint8], outputs: list[str]) -> list[np.ndarray]:
         try:
-            answers = self._session(pixels.cpu().contiguous().numpy(), outputs)
+            return self._session(np.ascontiguousarray(pixels), outputs)
         except Exception as error:  # the engines' exceptions have no common base class
-            raise UserError(f"{self._file} cannot compute images of size {tuple(x.shape)}: {_reason(error)}") from error
-        return [torch.from_numpy(answer).to(x.device) for answer in answers]
+            raise UserError(
+                f"{self.name} cannot compute images of size {tuple(pixels.shape[1:])}: {_reason(error)}"
+            ) from error
 
 
-def load_onnx(path: str | Path, device: str = "auto", dtype: str = "auto", engine: str = "auto") -> OnnxModel:
+def load_onnx(path: str | Path, device: str = "auto", dtype: str = "auto", engine: str = "auto") -> OnnxEngine:
     """Load a file that ``cvrnet export`` wrote.
 
     Args:
@@ -83,59 +84,71 @@ def load_onnx(path: str | Path, device: str = "auto", dtype: str = "auto", engin
         dtype: ``auto``, ``fp32``, or ``bf16`` (OpenVINO only, on processors that have it).
         engine: One of ``ENGINES``; ``auto`` takes OpenVINO on a CPU where it is installed.
 
-    Returns:
-        A network with class names and preprocessing in its ``pretrained_cfg``; for CVR-Nets also ``branch_logits``.
-
     Raises:
         UserError: Another program wrote the file, or the device, number format or engine is not available.
     """
-    cfg, task, num_heads, decisions, quantiles = read_metadata(path)
-    if not num_heads:  # the logits are calibrated in the graph; a CVR-Net's answer is computed from its heads' logits
-        decisions = replace(decisions, calibration=None)
+    return OnnxEngine(path, device, dtype, engine)
+
+
+def _open(path: Path, device: str, dtype: str, engine: str) -> tuple[str, Session, str, str]:
+    """Open a file; return the engine's name, the session, the device and the number format."""
     if engine not in ENGINES:
         raise UserError(f"unknown engine {engine!r}; expected {', '.join(ENGINES)}")
-    if device != "auto" and device.partition(":")[0] not in ("cpu", "cuda"):
+    kind, _, index = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda"):
         raise UserError(f"device {device!r} cannot run an ONNX file; expected auto, cpu or cuda")
+    use_cuda = kind != "cpu" and engine != "openvino" and _onnxruntime_has_cuda()
     if engine == "auto":
-        on_cpu = device == "cpu" or (device == "auto" and not _onnxruntime_has_cuda())
-        engine = "openvino" if on_cpu and find_spec("openvino") else "onnxruntime"
-    precision = select_precision(dtype, torch.device("cpu"))
-    about = (cfg, task, num_heads, str(path), decisions, quantiles)
-    if engine == "onnxruntime":
-        if dtype not in ("auto", "fp32"):
-            raise UserError(f"ONNX Runtime computes in the file's number format, not in {dtype}; expected auto or fp32")
-        return OnnxModel(_open_onnxruntime(Path(path), device), *about)
-    if device.startswith("cuda"):
-        raise UserError(f"OpenVINO does not run on {device!r}; expected auto or cpu")
-    return OnnxModel(_open_openvino(Path(path), precision), *about)
+        engine = "openvino" if kind != "cuda" and not use_cuda and find_spec("openvino") else "onnxruntime"
+    dtype = named_precision(dtype)
+    if engine == "openvino":
+        if kind == "cuda":
+            raise UserError(f"OpenVINO does not run on {device!r}; expected auto or cpu")
+        if dtype == "fp16":
+            raise UserError("fp16 needs a CUDA device, not cpu; expected auto, fp32 or bf16")
+        session, precision = _open_openvino(path, dtype)
+        return engine, session, "cpu", precision
+    if dtype not in ("auto", "fp32"):
+        raise UserError(f"ONNX Runtime computes in the file's number format, not in {dtype}; expected auto or fp32")
+    if kind == "cuda" and not use_cuda:
+        raise UserError(f"device {device!r}: this ONNX Runtime has no CUDA; pip install onnxruntime-gpu, or use cpu")
+    if index and not index.isdecimal():
+        raise UserError(f"unknown device {device!r}; expected auto, cpu, cuda or cuda:N")
+    return engine, _open_onnxruntime(path, int(index or 0) if use_cuda else None), "cuda" if use_cuda else "cpu", "fp32"
 
 
 def _onnxruntime_has_cuda() -> bool:
-    if not torch.cuda.is_available() or not find_spec("onnxruntime"):
+    if not find_spec("onnxruntime"):
         return False
     import onnxruntime
 
-    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        return False
+    import torch  # here, because only an ONNX Runtime with CUDA needs to ask whether there is a GPU
+
+    return bool(torch.cuda.is_available())
 
 
-def _open_onnxruntime(path: Path, device: str) -> Session:
+def _open_onnxruntime(path: Path, gpu: int | None) -> Session:
     import onnxruntime
 
     providers: list[Any] = ["CPUExecutionProvider"]
-    has_cuda = device != "cpu" and _onnxruntime_has_cuda()
-    if device.startswith("cuda") and not has_cuda:
-        raise UserError(f"device {device!r}: this ONNX Runtime has no CUDA; pip install onnxruntime-gpu, or use cpu")
-    if has_cuda:
-        index = select_device("cuda" if device == "auto" else device).index or 0
-        providers.insert(0, ("CUDAExecutionProvider", {"device_id": index}))
+    if gpu is not None:
+        providers.insert(0, ("CUDAExecutionProvider", {"device_id": gpu}))
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = _threads()
     options.log_severity_level = 4  # errors are raised; the log would print them again
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions have no common base class
         raise UserError(f"ONNX Runtime cannot load {path}: {_reason(error)}") from error
     return lambda pixels, outputs: session.run(outputs, {INPUT: pixels})
+
+
+def _threads() -> int:
+    """The number of threads that OMP_NUM_THREADS states, as for PyTorch; 0 for the engine's own choice."""
+    stated = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return int(stated) if stated.isdecimal() else 0
 
 
 @cache
@@ -150,14 +163,19 @@ def _openvino_core() -> Any:
     return openvino.Core()
 
 
-def _open_openvino(path: Path, precision: str) -> Session:
+def _open_openvino(path: Path, dtype: str) -> tuple[Session, str]:
+    """Open a file in a number format; ``auto`` is bfloat16 where the processor has it. Return the format too."""
+    core = _openvino_core()
+    if dtype == "auto":
+        dtype = "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "fp32"
     settings = {
         "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, on all threads
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+        "INFERENCE_PRECISION_HINT": "bf16" if dtype == "bf16" else "f32",
     }
+    if threads := _threads():
+        settings["INFERENCE_NUM_THREADS"] = str(threads)
     try:
-        compiled = _openvino_core().compile_model(str(path), "CPU", settings)
+        compiled = core.compile_model(str(path), "CPU", settings)
     except RuntimeError as error:
         raise UserError(f"OpenVINO cannot load {path}: {_reason(error)}") from error
 
@@ -165,7 +183,7 @@ def _open_openvino(path: Path, precision: str) -> Session:
         answers = compiled([pixels])
         return [answers[name].copy() for name in outputs]  # OpenVINO reuses its own memory in the next call
 
-    return run
+    return run, dtype
 
 
 def _reason(error: Exception) -> str:

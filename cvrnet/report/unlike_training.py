@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from cvrnet.heads.novelty import FALSE_ALARMS, is_marked
 from cvrnet.html import Table, render
 from cvrnet.metrics.bootstrap import share_interval
+from cvrnet.metrics.novelty import FALSE_ALARMS, is_marked
 from cvrnet.report.report_tables import cell, with_interval
 from cvrnet.report.results import Results
 from cvrnet.report.write import Section

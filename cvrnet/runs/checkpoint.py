@@ -21,8 +21,9 @@ from cvrnet.files import atomic_write, normalize_disk_errors
 from cvrnet.folders import find_folder
 from cvrnet.runs.empty_model import can_be_filled, check_tensors, create_empty, fill, find_not_finite
 from cvrnet.runs.hub_download import hint, hub_checkpoints, is_reference
+from cvrnet.runs.label_names import check_names, label_names
 from cvrnet.runs.layout import CONFIG, WEIGHTS, fold_folders, fold_name, fold_number
-from cvrnet.runs.model_config import check_names, label_names, read_config
+from cvrnet.runs.model_config import read_config
 
 FUSED = "batch_norm_is_folded"
 """Attribute of a model that `cvrnet.inference.fuse_batch_norm` changed: its config no longer describes it."""

@@ -8,8 +8,9 @@ from pathlib import Path
 from cvrnet.errors import UserError
 from cvrnet.files import write_json
 from cvrnet.metrics.decisions import Decisions, average_decisions
+from cvrnet.runs.label_names import label_names
 from cvrnet.runs.layout import CONFIG
-from cvrnet.runs.model_config import label_names, read_config
+from cvrnet.runs.model_config import read_config
 
 KEY = "decisions"  #: in config.json, in run.json of an evaluation, and in the metadata of an ONNX file
 

@@ -8,7 +8,8 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 from torch import Tensor
 
-from cvrnet.heads.novelty import FALSE_ALARMS, NoveltyHead, distance_quantiles, join_inputs
+from cvrnet.heads.novelty import NoveltyHead, join_inputs
+from cvrnet.metrics.novelty import FALSE_ALARMS, distance_quantiles
 
 MOST_DIRECTIONS = 64  # chosen by measurement, of 8 to 128 (docs/decisions.md)
 LEAST_IMAGES = 20  # with fewer training or validation images, nothing is fitted

@@ -13,7 +13,8 @@ from accelerate.utils import broadcast, gather_object, reduce
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cvrnet.devices import check_launch, select_device, select_precision
+from cvrnet.devices import select_device, select_precision
+from cvrnet.launch import check_launch
 
 
 class Processes:

@@ -19,6 +19,7 @@ The jobs share these arguments:
 - ``log``: ``tensorboard``, ``wandb`` or ``trackio``, to report each epoch there too; it may differ when a run is
   resumed.
 - ``device``, ``amp``: Where and in which number format to compute, as in `cvrnet.Predictor`.
+- ``backend``: What computes, as in `cvrnet.Predictor.from_pretrained`.
 - ``any_body_part``: Read DICOM files of any part of the body, not only of the chest.
 - ``batch_size``: Images per batch.
 - ``callbacks``: `Callbacks` for progress and messages.

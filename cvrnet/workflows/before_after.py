@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cvrnet.heads.novelty import distance_quantiles, is_marked, unlike
 from cvrnet.metrics import bootstrap_intervals, classification_scores
 from cvrnet.metrics.bootstrap import exact_interval, mean_interval
 from cvrnet.metrics.decisions import Decisions, choose_decisions
+from cvrnet.metrics.novelty import distance_quantiles, is_marked, unlike
 from cvrnet.metrics.operating_points import DEFAULT_SENSITIVITY
 from cvrnet.metrics.recalibration import fit_recalibration
 from cvrnet.metrics.scores import sample_log_loss

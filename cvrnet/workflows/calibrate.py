@@ -17,9 +17,10 @@ from cvrnet.data.data_set import DataPath
 from cvrnet.data.splits import make_folds, patient_keys
 from cvrnet.errors import UserError
 from cvrnet.files import write_csv
-from cvrnet.heads.novelty import NoveltyHead, is_marked, unlike
+from cvrnet.heads.novelty import NoveltyHead
 from cvrnet.inference import Prediction, Predictor
 from cvrnet.metrics.decisions import Decisions
+from cvrnet.metrics.novelty import is_marked, unlike
 from cvrnet.metrics.operating_points import threshold_warnings
 from cvrnet.metrics.recalibration import (
     MIN_IMAGES,
@@ -118,7 +119,7 @@ def calibrate(
             run.pop(KEY)  # those of the model before the calibration
         place.start()
         claim_folder(place.folder, run)
-        _write(place.folder, found, find_checkpoints(model, folds), predictor.novelty)
+        _write(place.folder, found, find_checkpoints(model, folds), predictor.engine.novelty)
         if known is not None:
             write_csv(place.folder / SPLIT, [*known, *(split_row(r, "calibration") for r in records)])
     return {"rows": found.rows, "sentences": found.sentences, "calibration": calibration}

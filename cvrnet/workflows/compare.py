@@ -39,6 +39,7 @@ def compare(
     batch_size: int = 8,
     device: str = "auto",
     amp: str = "auto",
+    backend: str | None = None,
     any_body_part: bool = False,
     prevalences: Sequence[float] = (),
     audit: bool = True,
@@ -78,7 +79,9 @@ def compare(
         tables: list[Any] = []
         evaluations = []
         for name, model in zip(names, models, strict=True):
-            predictor = Predictor.from_pretrained(model, device, amp, folds=folds, any_body_part=any_body_part)
+            predictor = Predictor.from_pretrained(
+                model, device, amp, folds=folds, any_body_part=any_body_part, backend=backend, images=len(records)
+            )
             folder = place.folder / name
             answers, evaluation = score_records(
                 model, predictor, data, records, folder, batch_size, prevalences, callbacks

@@ -148,6 +148,7 @@ def evaluate(
     batch_size: int = 8,
     device: str = "auto",
     amp: str = "auto",
+    backend: str | None = None,
     any_body_part: bool = False,
     prevalences: Sequence[float] = (),
     audit: bool = True,
@@ -175,7 +176,9 @@ def evaluate(
     output, callbacks = Path(output), callbacks or Callbacks()
     check_prevalences(prevalences)
     with open_run_folder(output, KIND, overwrite=overwrite) as place:
-        predictor = Predictor.from_pretrained(model, device, amp, folds=folds, any_body_part=any_body_part)
+        predictor = Predictor.from_pretrained(
+            model, device, amp, folds=folds, any_body_part=any_body_part, backend=backend, images=_count(backend, data)
+        )
         records = read_for(predictor, data, callbacks.say)
         place.start()
         folder = place.folder
@@ -184,6 +187,11 @@ def evaluate(
             audit_run(folder, data, records, callbacks, any_body_part, output)
         finish_report(folder, maps, predictor)
     return run
+
+
+def _count(backend: str | None, data: DataPath) -> int | None:
+    """The number of images, where the choice of the backend depends on it."""
+    return len(read_records(data, labelled=False)) if backend == "auto" else None
 
 
 def score_records(

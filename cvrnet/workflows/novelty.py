@@ -14,9 +14,10 @@ from torch import Tensor
 
 from cvrnet.cvrnet import CVRNet
 from cvrnet.data import Preprocessing, Record, to_batch
-from cvrnet.heads.novelty import map_sides, unlike
+from cvrnet.heads.novelty import map_sides
 from cvrnet.inference.frozen_features import MIRRORED, head_inputs, stored_sides
 from cvrnet.inference.head_logits import HeadLogits, averages_probabilities
+from cvrnet.metrics.novelty import unlike
 from cvrnet.runs.finding_predictions import FindingTable
 from cvrnet.runs.novelty import save_novelty
 from cvrnet.runs.predictions import PredictionTable

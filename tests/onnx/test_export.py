@@ -94,7 +94,7 @@ def plain_session(file: Path) -> "onnxruntime.InferenceSession":
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_answers_are_pytorchs(folds, exported, images, engine):
     expected = Predictor.from_pretrained(folds, device="cpu", dtype="fp32")(images, batch_size=3, heads=True)
-    predictor = Predictor([load_onnx(exported, "cpu", "fp32", engine)], device="cpu", dtype="fp32")
+    predictor = Predictor.from_pretrained(exported, device="cpu", dtype="fp32", backend=engine)
     assert predictor.classes == CLASSES
     got = predictor(images, batch_size=4)
     np.testing.assert_allclose([p.probabilities for p in got], [p.probabilities for p in expected], atol=1e-4)
@@ -122,16 +122,31 @@ sys.exit(0 if heard else 9)
     assert subprocess.run(command).returncode == 0
 
 
+def test_a_file_is_predicted_without_pytorch(exported, images):
+    """Nor with timm, scikit-learn, SciPy, pandas or huggingface_hub, whose imports take seconds."""
+    program = """
+import sys
+sys.modules |= dict.fromkeys("torch timm sklearn scipy pandas huggingface_hub".split())  # none can be imported
+from cvrnet_cli import main
+main()
+"""
+    command = [sys.executable, "-c", program, "predict", str(exported), str(images[0]), "--format", "json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (answer,) = json.loads(done.stdout)
+    assert answer["prediction"] in CLASSES
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_rows_do_not_depend_on_their_batch(exported, engine):
     network = load_onnx(exported, "cpu", "fp32", engine)
-    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (5, 3, 64, 64))).float()
-    alone = torch.cat([network(image[None]) for image in pixels])
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 3, 64, 64), np.uint8)
+    alone = np.concatenate([network.logits(image[None]) for image in pixels])
 
     @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.lists(st.integers(0, 4), min_size=1, max_size=5))
     def check(rows):
-        torch.testing.assert_close(network(pixels[rows]), alone[rows], atol=1e-5, rtol=1e-5)
+        np.testing.assert_allclose(network.logits(pixels[rows]), alone[rows], atol=1e-5, rtol=1e-5)
 
     check()
 
@@ -233,8 +248,11 @@ def test_int8(folds, phantoms, tmp_path, images, cli):
     model = load_checkpoint(folds / "fold-1")
     _, others = split_calibration(phantoms, 12, 100, CLASSES)
     expected, got = (
-        np.array([p.probabilities for p in Predictor([m], "cpu", "fp32")([r.path for r in others])])
-        for m in (model, load_onnx(file, "cpu", "fp32", "onnxruntime"))
+        np.array([p.probabilities for p in predictor([r.path for r in others])])
+        for predictor in (
+            Predictor([model], "cpu", "fp32"),
+            Predictor.from_pretrained(file, "cpu", "fp32", backend="onnxruntime"),
+        )
     )
     truth = np.array([CLASSES.index(r.label) for r in others])
     assert report["images"] == len(others)

@@ -82,7 +82,7 @@ def predict(tmp_path):
 
     def predict(proto, engine="onnxruntime"):
         onnx.save(proto, tmp_path / "model.onnx")
-        predictor = Predictor([load_onnx(tmp_path / "model.onnx", "cpu", "fp32", engine)], "cpu", "fp32")
+        predictor = Predictor.from_pretrained(tmp_path / "model.onnx", "cpu", "fp32", backend=engine)
         return [p.probabilities for p in predictor([tmp_path / "0.png", tmp_path / "255.png"])]
 
     return predict

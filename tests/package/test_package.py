@@ -1,5 +1,6 @@
 """The package as users get it: a wheel that works outside the repository."""
 
+import json
 import re
 import subprocess
 import sys
@@ -82,3 +83,20 @@ def test_importing_registers_and_does_nothing_else():
         [sys.executable, "-W", "error::UserWarning:cvrnet", "-c", code], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
+def test_prediction_needs_no_extra(run: Path, phantoms: Path) -> None:
+    """``pip install cvrnet`` alone, without any extra."""
+    program = """
+import sys
+extras = "sklearn scipy pandas matplotlib accelerate pydicom onnx onnxruntime openvino gradio datasets cv2"
+sys.modules |= dict.fromkeys(extras.split())  # none can be imported
+from cvrnet_cli import main
+main()
+"""
+    image = min(phantoms.parent.glob("images/*/*.png"))
+    command = [sys.executable, "-c", program, "predict", str(run), str(image), "--format", "json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (answer,) = json.loads(done.stdout)
+    assert answer["prediction"] in ("CVP", "NCP", "NOR")

@@ -121,7 +121,7 @@ def test_mirrored_images_are_marked_everywhere(sided, tmp_path):
     """An ONNX file gives the same distances; a file of earlier versions those without the sides."""
     paths = [record.path for record in read_records(_with_a_side(tmp_path / "new", 60, 9)) if record.source == "site-a"]
     predictor = Predictor.from_pretrained(sided, "cpu", "fp32")
-    assert predictor.novelty[0].side_weights.any()
+    assert predictor.engine.novelty[0].side_weights.any()
     before = predictor(paths)
     for path in paths:
         Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)

@@ -12,7 +12,8 @@ from sklearn.decomposition import PCA
 
 import cvrnet
 from cvrnet.data import Record, read_records
-from cvrnet.heads.novelty import join_inputs, join_sides, sides, unlike
+from cvrnet.heads.novelty import join_inputs, join_sides, sides
+from cvrnet.metrics.novelty import unlike
 from cvrnet.training.novelty import LEAST_IMAGES, fit_novelty, fit_sides
 from cvrnet.workflows.novelty import MOST_IMAGES, _draw
 

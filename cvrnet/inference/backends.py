@@ -1,0 +1,112 @@
+"""Which program computes a model: PyTorch, or OpenVINO or ONNX Runtime on a copy that is converted once and kept."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cvrnet.errors import UserError
+from cvrnet.metrics.decisions import Decisions
+
+if TYPE_CHECKING:
+    from cvrnet.inference.converted_engine import ConvertedEngine
+    from cvrnet.inference.torch_engine import TorchEngine
+    from cvrnet.onnx.converted import ConvertedCopy
+    from cvrnet.onnx.session import OnnxEngine
+
+    Engine = TorchEngine | ConvertedEngine | OnnxEngine
+
+BACKENDS = ("auto", "torch", "openvino", "onnxruntime")
+CONVERTED_PAYS, KEPT_PAYS = 500, 100
+"""Numbers of images from which a conversion, and the opening of a copy that exists, take less time than they save
+(docs/performance.md)."""
+
+
+def open_model(
+    model: str | Path,
+    device: str,
+    dtype: str,
+    folds: Sequence[int],
+    compile: bool | str,
+    backend: str | None,
+    images: int | None,
+) -> tuple[Engine, Decisions]:
+    """Open a MODEL argument with a backend; return the engine and the model's decisions.
+
+    The arguments are those of `cvrnet.Predictor.from_pretrained`.
+    """
+    if backend not in (None, *BACKENDS):
+        raise UserError(f"backend {backend!r} is not known; expected one of {', '.join(BACKENDS)}")
+    if str(model).lower().endswith(".onnx"):
+        return _open_file(model, device, dtype, folds, compile, backend)
+    from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
+    from cvrnet.inference.torch_engine import TorchEngine
+    from cvrnet.runs.checkpoint import find_checkpoints, load_checkpoint
+    from cvrnet.runs.decisions import load_decisions
+    from cvrnet.runs.novelty import load_novelty
+
+    folders = find_checkpoints(model, folds)
+    engine = TorchEngine([fuse_batch_norm(load_checkpoint(folder)) for folder in folders], device, dtype, compile)
+    engine.name = str(model)
+    engine.novelty = [head.to(engine.device) for head in load_novelty(folders, engine.models)]
+    decisions = load_decisions(folders)
+    if backend in (None, "torch"):
+        return engine, decisions
+    if compile:
+        raise UserError(f"compile is for PyTorch; leave it out, or the backend {backend}")
+    if backend == "auto" and not _can_convert(engine, dtype):
+        return engine, decisions
+    if engine.device.type != "cpu":
+        raise UserError(f"backend {backend} converts models for the CPU, not for {engine.device}; use --device cpu")
+    from cvrnet.inference.converted_engine import ConvertedEngine  # here, because onnx is an extra
+    from cvrnet.onnx.converted import ConvertedCopy
+
+    copies = [ConvertedCopy(folder) for folder in folders]
+    if backend == "auto":
+        return _fastest(engine, copies, dtype, math.inf if images is None else images), decisions
+    return ConvertedEngine(engine, copies, dtype, str(backend)), decisions
+
+
+def _can_convert(engine: TorchEngine, dtype: str) -> bool:
+    """Whether another engine can be faster here: on a CPU, if what converts and computes is installed."""
+    installed = find_spec("onnxscript") and (find_spec("openvino") or find_spec("onnxruntime"))
+    return bool(installed) and engine.device.type == "cpu" and dtype in ("auto", "fp32")
+
+
+def _open_file(
+    model: str | Path, device: str, dtype: str, folds: Sequence[int], compile: bool | str, backend: str | None
+) -> tuple[OnnxEngine, Decisions]:
+    if folds:
+        raise UserError(f"{model} is one model; only the folds of a run can be chosen")
+    if compile or backend == "torch":
+        raise UserError(f"{model} is an ONNX file, which PyTorch does not run; expected a run folder or a checkpoint")
+    from cvrnet.onnx import load_onnx  # here, because onnx is an extra
+
+    engine = load_onnx(model, device, dtype, backend or "auto")
+    return engine, engine.decisions
+
+
+def _fastest(engine: TorchEngine, copies: Sequence[ConvertedCopy], dtype: str, images: float) -> Engine:
+    """The faster of PyTorch and of the engine that is installed, if there are enough images that it can pay."""
+    from cvrnet.inference.converted_engine import ConvertedEngine
+
+    if images < (KEPT_PAYS if all(copy.file.is_file() for copy in copies) else CONVERTED_PAYS):
+        return engine
+    other = ConvertedEngine(engine, copies, dtype, "openvino" if find_spec("openvino") else "onnxruntime")
+    pixels = np.zeros((8, *engine.preprocessing.input_size), np.uint8)
+    return other if _seconds(other, pixels) < _seconds(engine, pixels) else engine
+
+
+def _seconds(engine: Engine, pixels: NDArray[np.uint8]) -> float:
+    """The time that an engine takes for a batch, after a first one that prepares it."""
+    engine(pixels)
+    start = time.perf_counter()
+    engine(pixels)
+    return time.perf_counter() - start

@@ -1,0 +1,72 @@
+"""A model's networks in OpenVINO or ONNX Runtime: copies that were converted once, and compared with PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cvrnet.errors import UserError
+from cvrnet.inference.torch_engine import TorchEngine
+from cvrnet.onnx.converted import ConvertedCopy
+from cvrnet.onnx.session import OnnxEngine
+from cvrnet.task import probabilities
+
+TOLERANCES = {"fp32": 1e-4, "bf16": 5e-3}  # of a probability, against PyTorch in float32
+
+
+class ConvertedEngine:
+    """Runs the copies of one network, or of those of all folds; an engine of `cvrnet.Predictor`.
+
+    Args:
+        engine: The networks in PyTorch, on the CPU.
+        copies: That of each network.
+        dtype: ``auto`` is the fastest number format that keeps the probabilities of all networks within the bounds.
+        backend: ``openvino`` or ``onnxruntime``.
+
+    Raises:
+        UserError: A network cannot be exported, or its probabilities differ too much from PyTorch's.
+    """
+
+    def __init__(self, engine: TorchEngine, copies: Sequence[ConvertedCopy], dtype: str, backend: str) -> None:
+        self.name, self.device, self.models = engine.name, engine.device, engine.models
+        self.classes, self.task, self.preprocessing = engine.classes, engine.task, engine.preprocessing
+        self.novelty, self.quantiles = engine.novelty, engine.quantiles
+        self.averages_probabilities = engine.averages_probabilities
+        self._torch = engine
+        worst = self._open(copies, dtype, backend)
+        if worst > TOLERANCES[self.precision] and dtype == "auto" and self.precision != "fp32":
+            worst = self._open(copies, "fp32", backend)
+        if worst > TOLERANCES[self.precision]:
+            raise UserError(
+                f"{self.name}: probabilities of {backend} in {self.precision} differ from PyTorch's by {worst:.1e}; "
+                f"expected at most {TOLERANCES[self.precision]:.0e}; use --backend torch"
+            )
+
+    @property
+    def num_heads(self) -> int:
+        """Number of heads; refuses a model that is not a CVR-Net, because it has none."""
+        return self._torch.num_heads
+
+    def __call__(self, pixels: NDArray[np.uint8], size: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """As `TorchEngine`; a batch of any number of images, so `size` has no effect."""
+        answers = [network(pixels) for network in self._networks]
+        return np.concatenate([a[0] for a in answers]), np.concatenate([a[1] for a in answers], 1)
+
+    def _open(self, copies: Sequence[ConvertedCopy], dtype: str, backend: str) -> float:
+        """Open the copies; return the largest difference of one of their probabilities from PyTorch's in float32."""
+        self._networks = [copy.open(dtype, backend) for copy in copies]
+        self.precision = self._networks[0].precision
+        return max(map(self._difference, range(len(copies)), copies, self._networks))
+
+    def _difference(self, number: int, copy: ConvertedCopy, opened: OnnxEngine) -> float:
+        """Measured once for each copy."""
+        if (known := copy.known_difference(opened)) is not None:
+            return known
+        pixels = copy.images(self.preprocessing)
+        exact = TorchEngine([self.models[number]], "cpu", "fp32", compile=False)
+        expected, found = (probabilities(one(pixels)[0], self.task) for one in (exact, opened))
+        difference = float(np.abs(expected - found).max())
+        copy.keep_difference(opened, difference)
+        return difference

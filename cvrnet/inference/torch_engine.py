@@ -1,0 +1,105 @@
+"""The networks of a model in PyTorch: every head's logits for a batch of images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from cvrnet.devices import select_device, select_precision
+from cvrnet.errors import UserError
+from cvrnet.heads.novelty import NoveltyHead
+from cvrnet.inference.head_logits import HeadLogits, averages_probabilities
+from cvrnet.runs.checkpoint import checkpoint_task, shared_settings
+
+
+class TorchEngine:
+    """Runs one network, or those of all folds; an engine of `cvrnet.Predictor`, whose arguments these are.
+
+    Raises:
+        UserError: The models differ in classes or preprocessing, or the device or dtype is not available.
+    """
+
+    def __init__(self, models: Sequence[nn.Module], device: str, dtype: str, compile: bool | str) -> None:
+        self.device = select_device(device)
+        self.precision = select_precision(dtype, self.device)
+        self.classes, self.preprocessing = shared_settings(models)
+        self.task = checkpoint_task(models[0])
+        self.models: list[Any] = [m.eval().to(self.device).to(memory_format=torch.channels_last) for m in models]
+        #: For each model, the part that tells how unlike the training images an image is; empty if a model lacks it.
+        self.novelty: list[NoveltyHead] = []
+        self.compile = compile
+        cfg: Any = models[0].pretrained_cfg
+        self.name = str(cfg.get("architecture"))  #: for messages
+
+    @property
+    def quantiles(self) -> list[NDArray[np.float64]]:
+        """Of the distances of each fold's validation images from its training images (`cvrnet.metrics.novelty`)."""
+        return [head.quantiles.double().cpu().numpy() for head in self.novelty]
+
+    @property
+    def averages_probabilities(self) -> bool:
+        """Whether the models are CVR-Nets, which also return the probabilities of each head."""
+        return all(averages_probabilities(model) for model in self.models)
+
+    @property
+    def num_heads(self) -> int:
+        """Number of heads; refuses a model that is not a CVR-Net, because it has none."""
+        for model in self.models:
+            if not averages_probabilities(model):
+                raise UserError(f"{model.pretrained_cfg['architecture']} has no heads of its own; expected a CVR-Net")
+        return len(self.models[0].groups)
+
+    def __call__(self, pixels: NDArray[np.uint8], size: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Compute images (N, C, H, W) of the preprocessing's size, uint8.
+
+        With compiled networks, a batch of fewer images than `size` is filled up, because the network would be compiled
+        again for another size.
+
+        Returns:
+            Logits (folds, heads, N, classes), where models without heads count as having one; and distances from the
+            training images (N, folds), or (N, 0) without ``novelty``.
+        """
+        images, count = torch.from_numpy(pixels), len(pixels)
+        if self.compile and count < size:
+            images = torch.cat([images, images[-1:].expand(size - count, *images.shape[1:])])
+        if self.device.type == "cuda":
+            images = images.pin_memory()
+        x = self.preprocessing.normalize(images.to(self.device, non_blocking=True))
+        x = x.contiguous(memory_format=torch.channels_last)
+        try:
+            with torch.inference_mode():
+                # Cloned, because CUDA graphs write the next output to the same memory.
+                answers = [[part.clone() for part in network(x)] for network in self._networks]
+            logits, distances = torch.stack([a[0] for a in answers]), torch.cat([a[1] for a in answers], 1)
+        except UserError:
+            raise
+        except Exception as error:  # the network's own code may raise anything
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            if self.compile:
+                raise UserError(
+                    f"torch.compile failed ({reason}); install a C++ compiler if none was found, or predict without "
+                    "compile"
+                ) from error
+            raise UserError(f"{self.name} cannot compute images of size {tuple(x.shape[1:])}: {reason}") from error
+        return logits[:, :, :count].cpu().double().numpy(), distances[:count].cpu().double().numpy()
+
+    @cached_property
+    def _networks(self) -> list[Any]:
+        """The networks that prediction runs, made at the first prediction, because explanations do not need them."""
+        novelty: Sequence[NoveltyHead | None] = self.novelty or [None] * len(self.models)
+        networks: list[Any] = [
+            HeadLogits(model, self.precision, head) for model, head in zip(self.models, novelty, strict=True)
+        ]
+        if not self.compile:
+            return networks
+        mode = self.compile if isinstance(self.compile, str) else None
+        # On a CPU, freezing makes the weights constants, and the compiler lays them out for its kernels.
+        freeze = mode is None and self.device.type == "cpu"
+        options: Any = {"options": {"freezing": True}} if freeze else {"mode": mode}
+        return [torch.compile(network, dynamic=False, **options) for network in networks]

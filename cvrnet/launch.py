@@ -1,0 +1,20 @@
+"""Whether ``accelerate launch`` started as many processes as were requested."""
+
+from __future__ import annotations
+
+import os
+
+from cvrnet.errors import UserError
+
+
+def check_launch() -> None:
+    """Raise UserError if ``accelerate launch`` started one process, although several were requested.
+
+    Without ``--multi_gpu``, accelerate does this on a machine without several GPUs, and prints no warning.
+    """
+    asked = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ
+    if asked and not any(name in os.environ for name in ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK")):
+        raise UserError(
+            "accelerate launch started one process, although several were requested; "
+            "add --multi_gpu, which also starts several on CPUs"
+        )

@@ -1,0 +1,46 @@
+"""How unlike the training images an image is, by the distances of `cvrnet.heads.novelty`; and which are marked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+STEPS = 200  # of the quantiles
+FALSE_ALARMS = 0.05  #: the share of the validation images that is marked as unlike the training images
+
+
+def distance_quantiles(distances: ArrayLike) -> NDArray[np.float64]:
+    """The quantiles for `NoveltyHead`, (201,), by the distances (N,) of images from where new images will come from.
+
+    One point beyond all others is added, as in split conformal prediction. Then a new image from there is above the
+    quantile q with a probability of at most 1 - q, however few the images are.
+    """
+    known = np.asarray(distances, np.float64)
+    return np.quantile(np.append(known, 2 * known.max()), np.linspace(0, 1, STEPS + 1))
+
+
+def unlike(distances: ArrayLike, quantiles: Sequence[ArrayLike]) -> NDArray[np.float64]:
+    """The share of the validation images that are nearer to the training images: (N,), the mean over F models.
+
+    NaN if there is no model that can tell (F is 0).
+
+    Args:
+        distances: From the training images of each model, (N, F).
+        quantiles: Those of each model's `NoveltyHead`, F times (Q,).
+
+    >>> unlike([[0.0], [1.5], [9.0]], [[1.0, 2.0, 4.0]])
+    array([0.  , 0.25, 1.  ])
+    """
+    table = np.asarray(distances, np.float64)
+    if not len(quantiles):
+        return np.full(len(table), np.nan)
+    steps = [np.asarray(q, np.float64) for q in quantiles]
+    shares = [np.interp(d, q, np.linspace(0, 1, len(q))) for d, q in zip(table.T, steps, strict=True)]
+    return np.mean(shares, axis=0)
+
+
+def is_marked(shares: ArrayLike) -> NDArray[np.bool_]:
+    """Whether images are marked as unusual, by the results of `unlike`."""
+    return np.asarray(shares, np.float64) > 1 - FALSE_ALARMS

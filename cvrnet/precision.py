@@ -1,0 +1,24 @@
+"""Which number format the user wants; `cvrnet.devices` selects one for a device."""
+
+from __future__ import annotations
+
+import os
+
+from cvrnet.errors import UserError
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+AUTO = "CVRNET_AMP"
+"""Environment variable: the precision that ``auto`` means, instead of the fastest one on the device."""
+
+
+def named_precision(name: str) -> str:
+    """One of ``PRECISIONS``: the name, or what CVRNET_AMP states in place of ``"auto"``.
+
+    Raises:
+        UserError: The name, or that in CVRNET_AMP, is unknown.
+    """
+    if name == "auto" and (name := os.environ.get(AUTO, "auto")) not in PRECISIONS:
+        raise UserError(f"{AUTO}={name!r}; expected {', '.join(PRECISIONS)}")
+    if name not in PRECISIONS:
+        raise UserError(f"unknown precision {name!r}; expected {', '.join(PRECISIONS)}")
+    return name

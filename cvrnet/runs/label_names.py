@@ -1,0 +1,53 @@
+"""The class names in a config.json or an ONNX file: a list, or timm's dictionary from a class's number to its name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cvrnet.text import printable
+
+
+def check_names(names: Any, count: int | None) -> None:
+    """Raise ValueError if class names are not texts, occur twice, or are more or fewer than the model's classes.
+
+    Names are a list, or timm's dictionary from a class's number to its name, which may have gaps.
+    """
+    if not names:
+        return
+    texts = [*_by_number(names).values()]
+    if unsafe := [text for text in texts if printable(text) != text]:
+        raise ValueError(f"has a class name with a character that is not text: {unsafe[0]!r:.80}")
+    if len(set(texts)) < len(texts):
+        raise ValueError("gives one name to several classes")
+    fits = max(_by_number(names)) < (count or 0) if isinstance(names, dict) else len(texts) == count
+    if count is not None and not fits:
+        raise ValueError(f"names other classes than the model has: {len(texts)} names, {count} classes")
+
+
+def label_names(names: Any, count: int) -> list[str]:
+    """The names of `count` classes; class N without a name is ``class_N``; if `names` do not fit, all are.
+
+    >>> label_names({"0": "CVP", "2": "NOR"}, 3)
+    ['CVP', 'class_1', 'NOR']
+    >>> label_names(["CVP", "NCP", "NOR"], 2)
+    ['class_0', 'class_1']
+    """
+    try:
+        check_names(names, count)
+    except ValueError:
+        names = None
+    texts = _by_number(names) if names else {}
+    return [texts.get(i, f"class_{i}") for i in range(count)]
+
+
+def _by_number(names: Any) -> dict[int, str]:
+    """The name of each class that has one; ValueError for anything but texts, or numbers with texts."""
+    if isinstance(names, list) and all(isinstance(name, str) for name in names):
+        return dict(enumerate(names))
+    from timm.data import CustomDatasetInfo  # here, because an ONNX file, which has a list, is predicted without timm
+
+    try:
+        labels = CustomDatasetInfo(names)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"has label_names={names!r:.80}; expected texts, or numbers with texts") from error
+    return {i: labels.index_to_label_name(i) for i in labels.label_indices()}
