@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
     from cvrnet import encoders as encoders
     from cvrnet import heads as heads
-    from cvrnet.cvrnet import CVRNet, list_models
+    from cvrnet.cvrnet import list_models
     from cvrnet.hub import pull_folds, push_folds
     from cvrnet.inference import Predictor
+    from cvrnet.network import CVRNet
 
 __all__ = ["CVRNet", "Predictor", "__version__", "create_model", "list_models", "pull_folds", "push_folds"]
 __version__ = version("cvrnet")
@@ -30,7 +31,7 @@ __version__ = version("cvrnet")
 __getattr__ = lazy_names(
     __name__,
     {
-        "CVRNet": "cvrnet.cvrnet",
+        "CVRNet": "cvrnet.network",
         "Predictor": "cvrnet.inference",
         "create_model": "timm",
         "encoders": "cvrnet.encoders",

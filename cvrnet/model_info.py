@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cvrnet.cvrnet import CVRNet
 from cvrnet.encoders import hub_repository, weights_on_this_machine
 from cvrnet.encoders.packaged_weights import weights_package
 from cvrnet.errors import UserError
+from cvrnet.network import CVRNet
 
 
 @dataclass(frozen=True)

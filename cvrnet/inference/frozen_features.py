@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cvrnet.cvrnet import CVRNet
 from cvrnet.data import Augmentation, ImageCache, Preprocessing, Record
 from cvrnet.data.cache import ArrayFiles, image_status
 from cvrnet.devices import select_device, select_precision
@@ -26,6 +25,7 @@ from cvrnet.heads.novelty import join_sides, sides
 from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
 from cvrnet.inference.head_logits import HeadLogits
 from cvrnet.inference.prefetch import map_ahead
+from cvrnet.network import CVRNet
 
 FEATURES_VERSION = 1  #: increase it when images get other vectors: all entries are then made again
 BATCH = 32  #: images in every forward pass; the last is filled up, so that vectors never depend on the batch

@@ -13,7 +13,7 @@ from timm.models import get_notrace_functions, get_notrace_modules
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from cvrnet.cvrnet import CVRNet
+from cvrnet.network import CVRNet
 from cvrnet.runs.checkpoint import FUSED
 
 _CONVOLUTIONS = (nn.Conv2d, Conv2dSame)

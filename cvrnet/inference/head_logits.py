@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cvrnet.cvrnet import CVRNet
 from cvrnet.devices import AUTOCAST_DTYPES, autocast
 from cvrnet.heads.novelty import NoveltyHead, map_sides
+from cvrnet.network import CVRNet
 
 
 def averages_probabilities(model: Any) -> bool:

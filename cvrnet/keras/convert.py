@@ -12,9 +12,9 @@ import timm
 import torch
 from torch import Tensor
 
-from cvrnet.cvrnet import CVRNet
 from cvrnet.errors import UserError
 from cvrnet.keras.layers import KerasWeight, keras_weights, quoted, rename_automatic
+from cvrnet.network import CVRNet
 from cvrnet.runs.checkpoint import save_checkpoint
 from cvrnet.runs.folder import RunFolder, claim_folder, open_run_folder
 from cvrnet.runs.hub_download import file_hash

@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import nn
 
-from cvrnet.cvrnet import CVRNet
+from cvrnet.network import CVRNet
 
 
 def keras_parameter_counts(model: CVRNet) -> dict[str, int]:

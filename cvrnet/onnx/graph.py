@@ -14,11 +14,11 @@ import torch
 from google.protobuf.message import Message
 from torch import Tensor, nn
 
-from cvrnet.cvrnet import CVRNet
 from cvrnet.errors import UserError
 from cvrnet.heads import log_mean
 from cvrnet.heads.novelty import map_sides
 from cvrnet.metrics.decisions import Decisions
+from cvrnet.network import CVRNet
 from cvrnet.onnx.names import DISTANCES, HEADS, INPUT, LOGITS
 from cvrnet.runs.checkpoint import checkpoint_task, shared_settings
 

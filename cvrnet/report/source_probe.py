@@ -16,7 +16,6 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cvrnet.cvrnet import CVRNet
 from cvrnet.data import to_batch
 from cvrnet.data.splits import patient_key
 from cvrnet.errors import UserError
@@ -25,6 +24,7 @@ from cvrnet.inference import Predictor
 from cvrnet.inference.head_logits import HeadLogits, averages_probabilities
 from cvrnet.inference.prefetch import read_ahead
 from cvrnet.metrics.bootstrap import weighted_scores
+from cvrnet.network import CVRNet
 from cvrnet.report.results import Results, read_results
 from cvrnet.report.write import image_path
 from cvrnet.runs.layout import SOURCE_PROBE, fold_name

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from cvrnet.cvrnet import CVRNet
 from cvrnet.data import Record
 from cvrnet.heads import MultiScaleAveragingHead, to_probabilities
 from cvrnet.inference.frozen_features import FrozenFeatures, Vectors, head_inputs
+from cvrnet.network import CVRNet
 from cvrnet.runs.checkpoint import save_checkpoint
 from cvrnet.training.config import TrainConfig
 from cvrnet.training.processes import Processes

@@ -15,12 +15,12 @@ from timm.layers import PatchEmbed
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from cvrnet.cvrnet import CVRNet
 from cvrnet.data.preprocessing import check_interpolation, with_grey_version
 from cvrnet.encoders import locate_weights, missing_weights, weights_origin
 from cvrnet.encoders.normalization import for_channels
 from cvrnet.errors import UserError
 from cvrnet.hub_errors import CLIENT_ERRORS
+from cvrnet.network import CVRNet
 from cvrnet.runs.checkpoint import load_checkpoint
 from cvrnet.runs.hub_download import hint, hub_checkpoint, is_reference
 from cvrnet.runs.layout import CONFIG

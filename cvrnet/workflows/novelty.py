@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cvrnet.cvrnet import CVRNet
 from cvrnet.data import Preprocessing, Record, to_batch
 from cvrnet.heads.novelty import map_sides
 from cvrnet.inference.frozen_features import MIRRORED, head_inputs, stored_sides
 from cvrnet.inference.head_logits import HeadLogits, averages_probabilities
 from cvrnet.metrics.novelty import unlike
+from cvrnet.network import CVRNet
 from cvrnet.runs.finding_predictions import FindingTable
 from cvrnet.runs.novelty import save_novelty
 from cvrnet.runs.predictions import PredictionTable

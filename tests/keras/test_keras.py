@@ -21,7 +21,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 import cvrnet  # noqa: F401  # registers the models
-from cvrnet.cvrnet import CVRNet
 from cvrnet.data import Preprocessing, read_records
 from cvrnet.errors import UserError
 from cvrnet.heads import log_mean_softmax
@@ -29,6 +28,7 @@ from cvrnet.inference import Predictor
 from cvrnet.keras import convert_keras, load_keras
 from cvrnet.keras.hdf5 import read_weights
 from cvrnet.keras.layers import keras_weights
+from cvrnet.network import CVRNet
 from cvrnet.runs.checkpoint import load_checkpoint
 from tests.support.hub import LocalHub
 from tests.support.keras_checkpoint import FIXTURES, make_images, make_weight, notebook_shapes, write_checkpoint

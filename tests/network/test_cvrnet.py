@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import cvrnet
-from cvrnet.cvrnet import CVRNet
 from cvrnet.errors import UserError
+from cvrnet.network import CVRNet
 from tests.support.networks import SMALL, images, network, small
 
 

@@ -16,7 +16,7 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 
 import cvrnet
-from cvrnet.cvrnet import CVRNet
+from cvrnet.network import CVRNet
 from tests.support.networks import SMALL, images, small
 
 MODELS = cvrnet.list_models()

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import cvrnet
-from cvrnet.cvrnet import CVRNet
+from cvrnet.network import CVRNet
 
 SMALL = ("test_resnet", "test_efficientnet")  # 0.4 and 0.1 million parameters, normalised differently
 

@@ -17,13 +17,13 @@ from safetensors.torch import load_file
 from sklearn.preprocessing import StandardScaler
 
 import cvrnet
-from cvrnet.cvrnet import CVRNet
 from cvrnet.data import Augmentation, ImageCache, Preprocessing, read_image, read_records, to_batch
 from cvrnet.errors import UserError
 from cvrnet.heads import MultiScaleAveragingHead
 from cvrnet.heads.novelty import join_sides, sides
 from cvrnet.inference import Predictor
 from cvrnet.inference.frozen_features import BATCH, MIRRORED, FrozenFeatures, head_inputs, stored_sides
+from cvrnet.network import CVRNet
 from cvrnet.runs.checkpoint import load_checkpoint
 from cvrnet.runs.layout import STATE
 from cvrnet.training import Progress, TrainConfig, recipe
