@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from cleanlab.filter import find_label_issues
 from scipy.special import softmax
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
@@ -15,6 +15,9 @@ from sklearn.svm import SVC
 from cvrnet.audit.findings import Finding, count
 from cvrnet.audit.measurements import Measurements
 from cvrnet.data.splits import patient_keys
+
+with warnings.catch_warnings():  # cleanlab, when it is imported, silences all warnings of the program
+    from cleanlab.filter import find_label_issues
 
 CODE = "wrong-labels"
 MIN_PATIENTS = 30  # least number of patients of a class within a source; smaller classes are not checked

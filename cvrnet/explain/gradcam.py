@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cvrnet.errors import UserError
 
 NETWORK = "network"
+NO_GRADIENTS = "this model has no gradients (an ONNX file?); expected the trained model it was exported from"
 FLAT = 1e-3  # a map that varies by less than this share of its maximum shows nothing
 
 
@@ -28,7 +29,7 @@ def map_parts(model: nn.Module) -> dict[str, list[int]]:
         UserError: The model is no network in PyTorch.
     """
     if not isinstance(model, nn.Module):
-        raise UserError("this model has no gradients (an ONNX file?); expected the trained model it was exported from")
+        raise UserError(NO_GRADIENTS)
     if not _is_cvrnet(model):
         return {NETWORK: [0]}
     cvrnet: Any = model
@@ -133,8 +134,8 @@ def _is_cvrnet(model: nn.Module) -> bool:
 def _feature_maps(model: Any, x: Tensor) -> list[Tensor]:
     if _is_cvrnet(model):
         return model.forward_maps(x)
-    if not hasattr(model, "forward_features"):
-        raise UserError(f"{_architecture(model)} has no feature maps; expected a model of timm or of this library")
+    if not hasattr(model, "forward_features") or next(iter(model.parameters()), None) is None:
+        raise UserError(NO_GRADIENTS)
     features = model.forward_features(x)
     if not isinstance(features, Tensor) or features.ndim != 4:
         what = "tokens" if isinstance(features, Tensor) else "several outputs"
