@@ -8,6 +8,8 @@ The rows of the table:
 - (b) the same network in Keras on TensorFlow, with `model.predict` and `tf.function` (extra ``bench``; skipped with a
   message if it is not installed);
 - `cvrnet.Predictor` with its defaults, and with one setting changed per row;
+- the same with another backend, whose conversion and opening are timed: the last lines give the number of images after
+  which they have taken less time than they save;
 - the ONNX rows of inference_onnx.py;
 - the floor: the number of operations over the rate at which this machine multiplies float32 matrices.
 
@@ -19,6 +21,7 @@ alone, and both together.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
@@ -57,6 +60,24 @@ def our_rows(folder: Path, device: str, compile_too: bool) -> dict[str, Row]:
         for dtype in ("fp32", *(("bf16",) if bf16 else ())):
             name = f"Predictor, compile={mode}, {dtype}"
             rows[name] = (8, Predictor.from_pretrained(folder, device, dtype, compile=mode).probabilities)
+    return rows
+
+
+def backend_rows(folder: Path, seconds: dict[str, tuple[float, float]]) -> dict[str, Row]:
+    """Return rows for the installed backends; put the seconds of their conversion and of a later opening into a table."""
+    rows: dict[str, Row] = {}
+    for backend in ("openvino", "onnxruntime"):
+        if not (find_spec(backend) and find_spec("onnxscript")):
+            continue
+        times = []
+        for _ in range(2):
+            start = time.perf_counter()
+            predictor = Predictor.from_pretrained(folder, "cpu", backend=backend)
+            times.append(time.perf_counter() - start)
+        name = f"Predictor, backend={backend} ({predictor.precision})"
+        seconds[name] = (times[0], times[1])
+        rows[name] = (8, predictor.probabilities)
+        rows[f"{name}, batch 1"] = (1, predictor.probabilities)
     return rows
 
 
@@ -177,6 +198,10 @@ def main() -> None:
         on_cpu = args.device == "cpu"
         rows |= keras_rows(args.img_size) if on_cpu and args.model == "cvrnet" else {}
         rows |= our_rows(folder, args.device, not args.no_compile)
+        default = next(name for name in rows if name.startswith("Predictor, default"))
+        seconds: dict[str, tuple[float, float]] = {}
+        os.environ["CVRNET_CACHE"] = temporary  # each backend converts the model once
+        rows |= backend_rows(folder, seconds) if on_cpu and not args.no_onnx else {}
         rows |= onnx_rows(args, Path(temporary)) if on_cpu and not args.no_onnx else {}
         ms = measure(rows, args.img_size, args.rounds)
         operations, rate = floor(folder, args.img_size, args.device)
@@ -188,6 +213,13 @@ def main() -> None:
             f"{'floor in float32':44}{'':6}{1000 * operations / rate:10.1f}{ms[PLAIN] * rate / operations / 1000:7.2f}x"
             f"   ({operations / 1e9:.2f} GFLOP per image, {rate / 1e9:.0f} GFLOP/s)"
         )
+        for name, (first, later) in seconds.items():
+            saved = (ms[default] - ms[name]) / 1000
+            images = [
+                f"{t:.1f} s, paid back after {t / saved:.0f} images" if saved > 0 else f"{t:.1f} s"
+                for t in (first, later)
+            ]
+            print(f"{name}: converted and opened in {images[0]}; opened again in {images[1]}")
         overlap(folder, args.device, 24)
 
 
