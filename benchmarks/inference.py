@@ -64,7 +64,7 @@ def our_rows(folder: Path, device: str, compile_too: bool) -> dict[str, Row]:
 
 
 def backend_rows(folder: Path, seconds: dict[str, tuple[float, float]]) -> dict[str, Row]:
-    """Return rows for the installed backends; put the seconds of their conversion and of a later opening into a table."""
+    """Return rows for the installed backends; note the seconds of their conversion, and of opening them again."""
     rows: dict[str, Row] = {}
     for backend in ("openvino", "onnxruntime"):
         if not (find_spec(backend) and find_spec("onnxscript")):
