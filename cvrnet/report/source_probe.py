@@ -41,14 +41,14 @@ Groups = dict[str, dict[str, list[Path]]]  # label -> source -> images, one for 
 def write_source_probe(folder: Path, predictor: Predictor | None = None) -> str:
     """Probe the model of a run, or of an evaluation by ``predictor``, and write tables/source_probe.csv for the report.
 
-    Nothing is written for a model without several heads, or if no label has two sources of `MIN_PATIENTS` patients. In
-    a cross-validation the model is that of fold 1.
+    Nothing is written for findings, for a model without several heads, or if no label has two sources of `MIN_PATIENTS`
+    patients. In a cross-validation the model is that of fold 1.
 
     Returns:
         A sentence that says why the model cannot be probed, such as a damaged file of weights; otherwise "".
     """
     results = read_results(folder)
-    groups = _groups(results)
+    groups = {} if results.multilabel else _groups(results)
     if not groups or not any("heads" in scores for scores in results.sets.values()):
         return ""
     first = folder / fold_name(1) if results.kind == "crossval" else folder

@@ -57,27 +57,37 @@ def write_report(folder: str | Path, further: Sequence[Section] = ()) -> Path:
 
 def _page(results: Results, tables: Mapping[str, ReportTable], further: Sequence[Section]) -> str:
     mistakes = tables["mistakes"].rows[:SHOWN] if "mistakes" in tables else []
+    return render_page(
+        "report.html.jinja",
+        results,
+        further,
+        tables=tables,
+        many_classes=len(results.predictions.classes) > MOST_CLASSES,
+        too_few_patients=too_few_patients,
+        mistakes=_mistake_thumbnails(results.run, mistakes),
+        images_are_gone=not any(image_path(results.run, row["path"]).is_file() for row in mistakes),
+        checklist=checklist(results),
+        author=AUTHOR,
+    )
+
+
+def render_page(template: str, results: Results, further: Sequence[Section], **values: Any) -> str:
+    """The page of a report, from what every report shows and these further values of the template."""
 
     def figure(name: str) -> Picture:
         return figure_picture((results.folder / FIGURES / f"{name}.png").read_bytes())
 
     return render(
-        "report.html.jinja",
+        template,
         results=results,
         run=results.run,
-        many_classes=len(results.scores["classes"]) > MOST_CLASSES,
-        tables=tables,
         best_epochs=[int(row["epoch"]) for row in map(best_row, results.histories) if row is not None],
         headline=headline,
-        too_few_patients=too_few_patients,
-        mistakes=_mistake_thumbnails(results.run, mistakes),
-        images_are_gone=not any(image_path(results.run, row["path"]).is_file() for row in mistakes),
         figure=figure,
         drawn={path.stem for path in (results.folder / FIGURES).glob("*.png")},  # version 0.1 drew fewer
         settings=settings_table(results),
         further=further,
-        checklist=checklist(results),
-        author=AUTHOR,
+        **values,
     )
 
 

@@ -14,12 +14,12 @@ from PIL import Image
 from cvrnet import Predictor
 from cvrnet.audit import read_audited
 from cvrnet.data import DataError, read_records
-from cvrnet.data.findings import finding_names, finding_truth
+from cvrnet.data.findings import finding_truth, learnable_findings
 from cvrnet.data.record import Record
 from cvrnet.data.splits import holdout_split, make_folds, patient_keys
 from cvrnet.errors import UserError
 from cvrnet.hub.staging import stage_run
-from cvrnet.report.explanations import finding_maps_section
+from cvrnet.report.explanations import maps_section
 from cvrnet.runs.decisions import load_decisions
 from cvrnet.training import recipe
 from cvrnet.workflows import cross_validate, evaluate, make_soup, train
@@ -114,18 +114,21 @@ def test_cells_and_labels_that_cannot_be(tmp_path):
     with pytest.raises(DataError, match="has findings and No Finding"):
         finding_truth([record("Edema|No Finding")], ["Edema"])
     with pytest.raises(UserError, match="no finding 'Masss' in the data set; it has Edema, Mass"):
-        finding_names([record("Edema|Mass")], ["Masss"])
+        learnable_findings([record("Edema|Mass")], ["Masss"])
     with pytest.raises(UserError, match="each must be given once"):
-        finding_names([record("Edema|Mass")], ["Mass", "Mass"])
+        learnable_findings([record("Edema|Mass")], ["Mass", "Mass"])
     with pytest.raises(UserError, match="the data set has no findings"):
-        finding_names([record(age="7")])
+        learnable_findings([record(age="7")])
 
 
 def test_auto_takes_what_enough_patients_have(data):
     records = read_records(data, labelled=False)
-    assert finding_names(records) == (FINDINGS, [])
-    few = [r for i, r in enumerate(records) if r.metadata["Rare"] != "1.0" or i < 24]
-    assert finding_names(few) == (["Bright", "Left"], ["Rare"])
+    names, truth, few = learnable_findings(records)
+    assert (names, few) == (FINDINGS, [])
+    np.testing.assert_array_equal(truth, finding_truth(records, FINDINGS))
+    rare = [r for i, r in enumerate(records) if r.metadata["Rare"] != "1.0" or i < 24]
+    names, truth, few = learnable_findings(rare)
+    assert (names, truth.shape, few) == (["Bright", "Left"], (len(rare), 2), ["Rare"])
 
 
 def test_findings_and_sources_are_spread_over_folds_and_patients_are_not(tmp_path):
@@ -255,7 +258,7 @@ def test_its_card_and_its_maps(run, data, tmp_path, cli):
     status, _, err = cli("explain", output, image, "-o", tmp_path / "maps", "--target", "Left")
     assert status == 0, err
     assert list((tmp_path / "maps").rglob("*.png"))
-    html = finding_maps_section(output).html
+    html = maps_section(output).html
     assert html.count("for Bright") == html.count("for Left") == html.count("for Rare") == 1
     assert html.count("<img") == 6
 
