@@ -81,7 +81,7 @@ class AnyTable(ABC):
         rows: list[dict[str, str]] = []
         parsed, probabilities, folds, unlike = [], [], [], []
         for number, folder in enumerate(folders, start=1):
-            found = [r for r in read_rows(folder / PREDICTIONS, ("path", "split")) if r["split"] == split]
+            found = [r for r in read_rows(folder / PREDICTIONS, ("path", "label", "split")) if r["split"] == split]
             with damaged_files(folder / PREDICTIONS):
                 parsed += [cls.parse(found, classes)] if found else []
                 probabilities += [[float(row[f"prob_{name}"]) for name in classes] for row in found]
