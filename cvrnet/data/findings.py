@@ -26,14 +26,17 @@ Truth = NDArray[np.float64]
 """Whether each image has each finding, (N, C): 1, 0, or NaN where this is not known."""
 
 
-def finding_columns(records: Sequence[Record]) -> list[str]:
-    """The further columns of a manifest with cells of 1, 0, -1 or empty only, and some of 1; without ``No Finding``."""
+def finding_columns(records: Sequence[Record], one: str = "1") -> list[str]:
+    """The further columns of a manifest with cells of 1, 0, -1 or empty only, and some of 1; without ``No Finding``.
+
+    ``one`` is the cell of which there has to be some.
+    """
     values: defaultdict[str, set[str]] = defaultdict(set)
     for record in records:
         for column, cell in record.metadata.items():
             values[column].add(_plain(cell))
     allowed = {*_CELLS, "-1"}
-    return [c for c, cells in values.items() if "1" in cells <= allowed and c not in (*_NUMBERS, NO_FINDING)]
+    return [c for c, cells in values.items() if one in cells <= allowed and c not in (*_NUMBERS, NO_FINDING)]
 
 
 def learnable_findings(
@@ -68,6 +71,7 @@ def learnable_findings(
     if not any(enough):
         raise UserError(f"every finding is known in fewer than {LEAST_PATIENTS} patients with it or without it")
     few = [name for name, take in zip(found, enough, strict=True) if not take]
+    few += [] if named else [name for name in finding_columns(records, "0") if name not in found]
     return [name for name in found if name not in few], truth[:, enough], few
 
 

@@ -41,6 +41,8 @@ def with_findings(
 def refuse_one_sided(truth: np.ndarray, names: Sequence[str], which: str) -> None:
     """UserError if one of the findings is present in none of the images, or in all that are known."""
     for name, column in zip(names, truth.T, strict=True):
+        if np.isnan(column).all():
+            raise UserError(f"{name} is known of {which}; leave this finding out (--findings names those to learn)")
         for value, verb in ((1, "has"), (0, "is known to lack")):
             if not (column == value).any():
                 raise UserError(f"{which} {verb} {name}; leave this finding out (--findings names those to learn)")
