@@ -67,5 +67,5 @@ def finding_group_tables(rows: Sequence[Row]) -> dict[str, Table]:
         found = {(row["group"], row["finding"]): cell(row, "roc_auc") for row in mine}
         names = dict.fromkeys(row["finding"] for row in mine)
         cells = [[name, *(found[group, name] for group in groups)] for name in names]
-        tables[f"{column}, on {on}"] = Table(["AUC of", *groups], [["(patients)", *groups.values()], *cells])
+        tables[f"{column}, on {on}"] = Table(["AUC of", *groups], [["Patients", *groups.values()], *cells])
     return tables

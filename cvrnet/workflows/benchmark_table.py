@@ -81,7 +81,8 @@ _WEIGHTED = "recall, precision and F1 weighted by support, as in the papers"
 _PAIRED = (
     "AUC on the test images of all folds, of those of which the finding is known. Beside it, the difference from "
     "{reference}, its 95 % interval, and p, by DeLong's test with patients as clusters (Obuchowski 1997). This test "
-    "takes the trained models as they are: it does not know how much another training would differ."
+    "takes the trained models as they are: it does not know how much another training would differ. With many "
+    "findings, some differ by chance."
 )
 
 
