@@ -15,9 +15,9 @@ from cvrnet.explain import example_panels
 from cvrnet.html import Picture, render, small_picture
 from cvrnet.inference import Predictor
 from cvrnet.report import Section
+from cvrnet.report.page import image_path
 from cvrnet.report.report_tables import Row, mistake_rows
 from cvrnet.report.results import Results, read_results
-from cvrnet.report.write import image_path
 from cvrnet.runs.layout import fold_name
 
 RIGHT, MOST_RIGHT, WRONG = 2, 12, 6  # most correct predictions of each class, and of all together; most mistakes

@@ -1,4 +1,4 @@
-"""report.html of a job whose images may have several findings."""
+"""The tables and the page of the report of findings."""
 
 from __future__ import annotations
 
@@ -9,41 +9,27 @@ from typing import Any
 import numpy as np
 
 from cvrnet import figures
-from cvrnet.files import damaged_files, write_sheet, write_text
 from cvrnet.formatting import number
 from cvrnet.html import Table
 from cvrnet.metrics.findings import SCORES
+from cvrnet.report.page import Section, render_page
 from cvrnet.report.report_tables import cell, with_interval
-from cvrnet.report.results import Results, read_results
-from cvrnet.report.write import Section, render_page
-from cvrnet.runs.layout import FIGURES, REPORT, TABLES
+from cvrnet.report.results import Results
+from cvrnet.runs.layout import FIGURES
 
 Row = dict[str, Any]
 MEAN = "mean"  #: instead of a finding, the mean over those that are scored
 _TITLES = ("AUC", "Average precision", "Brier score", "Calibration error")
 
 
-def write_findings_report(folder: Path, further: Sequence[Section] = ()) -> Path:
-    """Write report.html, figures/findings.png and tables/*.csv from the files of a run or an evaluation of findings.
-
-    The sections in ``further`` come before the learning curves.
-
-    Raises:
-        UserError: The folder holds no finished run, or a damaged one.
-    """
-    with damaged_files(folder):
-        results = read_results(folder)
-        rows = [row for name, scores in results.sets.items() for row in finding_rows(name, scores)]
-        tables: dict[str, Sequence[Row]] = {"findings": rows}
-        if heads := _head_rows(results):
-            tables["heads"] = heads
-        for section in further:
-            tables |= section.tables
-        for name, found in tables.items():
-            write_sheet(folder / TABLES / f"{name}.csv", found)
-        _draw(folder, [row for row in rows if row["set"] == results.shown and not row["source"]])
-        write_text(folder / REPORT, _page(results, rows, heads, further))
-    return folder / REPORT
+def finding_tables(results: Results) -> dict[str, Sequence[Row]]:
+    """The rows of tables/findings.csv and tables/heads.csv; there are none of a model with a single head."""
+    tables: dict[str, Sequence[Row]] = {
+        "findings": [row for name, scores in results.sets.items() for row in finding_rows(name, scores)]
+    }
+    if heads := _head_rows(results):
+        tables["heads"] = heads
+    return tables
 
 
 def finding_rows(name: str, scores: Mapping[str, Any]) -> Iterator[Row]:
@@ -81,7 +67,11 @@ def _draw(folder: Path, rows: Sequence[Row]) -> None:
         figures.save_figure(figures.plot_findings(ranked), folder / FIGURES / "findings.png")
 
 
-def _page(results: Results, rows: Sequence[Row], heads: Sequence[Row], further: Sequence[Section]) -> str:
+def finding_page(results: Results, further: Sequence[Section]) -> str:
+    """The page; also draws its figure. The sections in ``further`` come before the learning curves."""
+    tables = finding_tables(results)
+    rows = tables["findings"]
+    _draw(results.folder, [row for row in rows if row["set"] == results.shown and not row["source"]])
     return render_page(
         "findings.html.jinja",
         results,
@@ -91,7 +81,7 @@ def _page(results: Results, rows: Sequence[Row], heads: Sequence[Row], further: 
             (results.set_title(name), scores, *_tables([row for row in rows if row["set"] == name]))
             for name, scores in results.sets.items()
         ],
-        heads=Table(["Head", "AUC, mean"], [[row["head"], number(row["roc_auc"])] for row in heads]),
+        heads=Table(["Head", "AUC, mean"], [[row["head"], number(row["roc_auc"])] for row in tables.get("heads", ())]),
     )
 
 

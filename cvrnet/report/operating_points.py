@@ -20,9 +20,9 @@ from cvrnet.metrics.operating_points import (
     positives,
     threshold_warnings,
 )
+from cvrnet.report.page import Section
 from cvrnet.report.report_tables import cell, with_interval
 from cvrnet.report.results import SETS, Results
-from cvrnet.report.write import Section
 from cvrnet.runs.predictions import AnyTable
 
 RATES = ("sensitivity", "specificity")

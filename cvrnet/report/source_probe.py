@@ -25,8 +25,8 @@ from cvrnet.inference import Predictor
 from cvrnet.inference.head_logits import HeadLogits, averages_probabilities
 from cvrnet.inference.prefetch import read_ahead
 from cvrnet.metrics.bootstrap import weighted_scores
+from cvrnet.report.page import image_path
 from cvrnet.report.results import Results, read_results
-from cvrnet.report.write import image_path
 from cvrnet.runs.layout import SOURCE_PROBE, fold_name
 from cvrnet.scoring import MIN_PATIENTS
 

@@ -15,9 +15,9 @@ from cvrnet.data.findings import finding_columns
 from cvrnet.html import Table, render
 from cvrnet.metrics import bootstrap_intervals, classification_scores
 from cvrnet.report.finding_subgroups import finding_group_rows, finding_group_tables
+from cvrnet.report.page import Section
 from cvrnet.report.report_tables import cell, with_interval
 from cvrnet.report.results import Results
-from cvrnet.report.write import Section
 from cvrnet.runs.predictions import PredictionTable
 from cvrnet.scoring import MIN_PATIENTS
 

@@ -10,9 +10,9 @@ import numpy as np
 from cvrnet.heads.novelty import FALSE_ALARMS, is_marked
 from cvrnet.html import Table, render
 from cvrnet.metrics.bootstrap import share_interval
+from cvrnet.report.page import Section
 from cvrnet.report.report_tables import cell, with_interval
 from cvrnet.report.results import Results
-from cvrnet.report.write import Section
 from cvrnet.runs.predictions import AnyTable
 
 Row = dict[str, Any]

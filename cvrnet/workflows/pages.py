@@ -66,7 +66,6 @@ def share_audit(sweep: Path, run: Path) -> None:
 def finish_report(output: Path, maps: bool, predictor: Predictor | None = None) -> Path:
     """Write the report of a run or an evaluation; its maps are those of `predictor`, by default the run's own model."""
     from cvrnet.report.explanations import maps_section
-    from cvrnet.report.findings import write_findings_report
     from cvrnet.report.operating_points import operating_points_section
     from cvrnet.report.results import read_results
     from cvrnet.report.selective import selective_section
@@ -84,5 +83,4 @@ def finish_report(output: Path, maps: bool, predictor: Predictor | None = None) 
         unlike_training_section(results),
         maps_section(output, predictor) if maps else None,
     ]
-    write = write_findings_report if results.multilabel else write_report
-    return write(output, [section for section in sections if section is not None])
+    return write_report(output, [section for section in sections if section is not None])
