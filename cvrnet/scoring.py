@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import singledispatch
 from typing import Any
 
 import numpy as np
 
 from cvrnet.metrics import bootstrap_intervals, classification_scores, mean_std
 from cvrnet.metrics.bootstrap import balanced_accuracies, exact_interval
-from cvrnet.runs.predictions import PredictionTable
+from cvrnet.metrics.findings import finding_rankings, finding_scores
+from cvrnet.runs.finding_predictions import FindingTable
+from cvrnet.runs.predictions import AnyTable, PredictionTable
 
 __all__ = ["head_rows", "score"]
 
@@ -17,7 +20,14 @@ RATES = ("sensitivity", "specificity", "ppv", "npv")
 MIN_PATIENTS = 10  #: least number of patients of a class whose scores within one source are given
 
 
-def score(predictions: PredictionTable) -> dict[str, Any]:
+@singledispatch
+def score(predictions: AnyTable) -> dict[str, Any]:
+    """The scores of a table, ready for JSON: see `score_classes` and `score_findings`."""
+    raise TypeError(type(predictions).__name__)
+
+
+@score.register
+def score_classes(predictions: PredictionTable) -> dict[str, Any]:
     """The scores of `cvrnet.metrics.classification_scores`, and ``patients``, ``intervals``, ``per_source``, ``heads``.
 
     ``patients`` is the number of patients. ``intervals`` has 95 % intervals in the same tree (see `intervals`).
@@ -38,6 +48,28 @@ def score(predictions: PredictionTable) -> dict[str, Any]:
         scores["per_source"][source] = own
     if p.heads is not None and len(p.heads) > 1:
         scores["heads"] = head_scores(p)
+    return scores
+
+
+@score.register
+def score_findings(predictions: FindingTable) -> dict[str, Any]:
+    """The scores of `cvrnet.metrics.findings.finding_scores`, and ``per_source`` and ``head_auc``.
+
+    ``per_source`` has the scores for each source, if several are named; ``head_auc`` each head's AUC, the mean over the
+    findings.
+    """
+    p = predictions
+    scores = finding_scores(p.labels, p.probabilities, p.classes, p.groups)
+    named = sorted({*p.sources} - {""})
+    scores["per_source"] = {}
+    for source in named if len(named) > 1 else ():
+        part = p.of_source(source)
+        scores["per_source"][source] = finding_scores(part.labels, part.probabilities, part.classes, part.groups)
+    if p.heads is not None and len(p.heads) > 1:
+        rankings = [finding_rankings(p.labels, head) for head in p.heads]
+        scores["head_auc"] = {
+            f"P{i}": float(found.mean()) if found.size else None for i, found in enumerate(rankings, start=1)
+        }
     return scores
 
 

@@ -36,11 +36,14 @@ def benchmark(data: Path, models: tuple[str, ...], output: Path, style: str, **s
       cvrnet benchmark manifest.csv --models cvrnet,cvrnet:p3,cvrnet:encoder1 -o ablations --test-source figure1
     """
     from cvrnet.workflows import benchmark as run
-    from cvrnet.workflows.benchmark_table import benchmark_rows, brief_rows
+    from cvrnet.workflows.benchmark_table import benchmark_rows, brief_rows, paired_finding_rows
 
     config, job = options.training_config(settings)
     with job_callbacks(config) as callbacks:
         result = run(data, output, models, config, callbacks=callbacks, **job)
     if result:  # only the main process of a distributed run has a result
         print_rows(brief_rows(result) if style == "table" else benchmark_rows(result), style=style)
+        if style == "table" and (paired := paired_finding_rows(result)):
+            click.echo()
+            print_rows(paired)
         say(f"\nThe whole table (benchmark.md, .csv, .json), its figure and the models' runs are in {output}")

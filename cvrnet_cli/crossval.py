@@ -74,10 +74,7 @@ def crossval(
 
 
 def _show_folds(summary: Mapping[str, Any], output: Path) -> None:
-    if summary.get("task") == "multilabel":
-        from cvrnet.workflows.findings import summary_rows
-    else:
-        from cvrnet.workflows.collect import summary_rows
+    from cvrnet.workflows.collect import summary_rows
 
     print_rows(summary_rows(summary))
     say(f"\nThe report is {output / 'report.html'}; the folds, summary.json and figures are beside it.")

@@ -37,7 +37,8 @@ def export(model: str, output: Path, **settings: Any) -> None:
     MODEL is a run folder (all its folds as one network), a fold folder, local-dir:FOLDER or hf-hub:user/repo[@rev].
     The file takes any number of uint8 images, normalises them itself, and contains class names and preprocessing. It
     is written only if its probabilities equal PyTorch's within 1e-4; with --int8, only if at least 98 % of images keep
-    their class and the accuracy falls by at most one point. predict and evaluate accept it as MODEL.
+    their class and the accuracy falls by at most one point (for findings: their answers, and the mean AUC). predict and
+    evaluate accept it as MODEL.
 
     \b
     Examples:

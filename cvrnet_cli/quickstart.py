@@ -13,8 +13,15 @@ from cvrnet_cli.output import job_callbacks, print_rows, print_scores, progress_
 @options.manifest("data")
 @options.output("Folder to write to.", default="cvrnet-quickstart")
 @options.overwrite
+@click.option(
+    "--findings",
+    type=options.names,
+    default="",
+    show_default=False,
+    help="An image may have several findings: their names, or auto.",
+)
 @click.option("--epochs", type=click.IntRange(1), help="Largest number of epochs.  [default: 30; 35 for cvrnet_tiny]")
-def quickstart(data: Path | None, output: Path, overwrite: bool, epochs: int | None) -> None:
+def quickstart(data: Path | None, output: Path, findings: tuple[str, ...], overwrite: bool, epochs: int | None) -> None:
     """Train a small model, evaluate it, and predict one image.
 
     The model is cvrnet_lite with frozen encoders, which trains in seconds, if its ImageNet weights are on this machine
@@ -27,6 +34,7 @@ def quickstart(data: Path | None, output: Path, overwrite: bool, epochs: int | N
     Examples:
       cvrnet quickstart
       cvrnet quickstart my-radiographs/ -o trial
+      cvrnet quickstart manifest.csv -o trial --findings auto
     """
     from cvrnet.data import read_records, write_phantoms
     from cvrnet.errors import UserError
@@ -50,20 +58,23 @@ def quickstart(data: Path | None, output: Path, overwrite: bool, epochs: int | N
         say(f"1. Data: {data}")
     if describe_model("cvrnet_lite").pretrained == "here":
         say("2. Training the heads of cvrnet_lite; its encoders keep their ImageNet weights")
-        config = recipe("frozen", model="cvrnet_lite", img_size=128, epochs=epochs or 30)
+        config = recipe("frozen", model="cvrnet_lite", img_size=128, epochs=epochs or 30, findings=findings)
     else:
         say("2. Training cvrnet_tiny from random weights")
-        config = TrainConfig("cvrnet_tiny", pretrained=False, img_size=96, epochs=epochs or 35, lr=2e-3)
+        config = TrainConfig(
+            "cvrnet_tiny", pretrained=False, img_size=96, epochs=epochs or 35, lr=2e-3, findings=findings
+        )
     with job_callbacks(config) as callbacks:
         metrics = run(data, target, config, overwrite=overwrite, callbacks=callbacks)
     say("3. Evaluation, on patients that were not used for training")
     print_scores(metrics)
     split = SplitTable.read(target / SPLIT)
-    path = next(record.path for record in read_records(data) if split.fold_of(record) == "val")
+    records = read_records(data, labelled=not findings)
+    path = next(record.path for record in records if split.fold_of(record) == "val")
     say(f"4. Prediction of one image, {path}")
-    classes = metrics["val"]["classes"]
-    (prediction,) = Predictor.from_pretrained(target)([path])
-    print_rows([prediction.row(classes)], ["prediction", *(f"prob_{name}" for name in classes)])
+    predictor = Predictor.from_pretrained(target)
+    (prediction,) = predictor([path])
+    print_rows([prediction.row(predictor.classes)], ["prediction", *(f"prob_{name}" for name in predictor.classes)])
     say(
         f"\nEverything is in {target}: metrics.json, predictions.csv, figures/, and the model.\n"
         f"Next:\n"

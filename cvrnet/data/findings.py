@@ -26,23 +26,29 @@ Truth = NDArray[np.float64]
 """Whether each image has each finding, (N, C): 1, 0, or NaN where this is not known."""
 
 
-def finding_columns(records: Sequence[Record]) -> list[str]:
-    """The further columns of a manifest with cells of 1, 0, -1 or empty only, and some of 1; without ``No Finding``."""
+def finding_columns(records: Sequence[Record], one: str = "1") -> list[str]:
+    """The further columns of a manifest with cells of 1, 0, -1 or empty only, and some of 1; without ``No Finding``.
+
+    ``one`` is the cell of which there has to be some.
+    """
     values: defaultdict[str, set[str]] = defaultdict(set)
     for record in records:
         for column, cell in record.metadata.items():
             values[column].add(_plain(cell))
     allowed = {*_CELLS, "-1"}
-    return [c for c, cells in values.items() if "1" in cells <= allowed and c not in (*_NUMBERS, NO_FINDING)]
+    return [c for c, cells in values.items() if one in cells <= allowed and c not in (*_NUMBERS, NO_FINDING)]
 
 
-def finding_names(records: Sequence[Record], wanted: Sequence[str] = (AUTO,)) -> tuple[list[str], list[str]]:
-    """The findings to learn, and those that ``auto`` leaves out because fewer than 5 patients have (or lack) them.
+def learnable_findings(
+    records: Sequence[Record], wanted: Sequence[str] = (AUTO,), uncertain: str = "ignore"
+) -> tuple[list[str], Truth, list[str]]:
+    """The findings to learn, their truth (see `finding_truth`), and those that ``auto`` leaves out.
 
     With ``auto`` they are those that the labels name, in alphabetical order; if no image has a label, those of
-    `finding_columns`.
+    `finding_columns`. It leaves out those that fewer than 5 patients have, or lack.
 
     Raises:
+        DataError: A cell has an unknown value.
         UserError: There are none, or a name is given twice, or is neither a column nor in a label.
     """
     named = sorted({name for record in records for name in split_findings(record.label)})
@@ -53,22 +59,20 @@ def finding_names(records: Sequence[Record], wanted: Sequence[str] = (AUTO,)) ->
         if unknown := [name for name in wanted if name not in columns and name not in named]:
             there = ", ".join(named or finding_columns(records)) or "none"
             raise UserError(f"no finding {unknown[0]!r} in the data set; it has {there}")
-        return list(wanted), []
+        return list(wanted), finding_truth(records, wanted, uncertain), []
     found = named or finding_columns(records)
     if not found:
         raise UserError(
             f"the data set has no findings: expected labels such as Edema{SEPARATOR}Effusion, or a column with 1 and 0 "
             "for each finding"
         )
-    truth, patients = finding_truth(records, found), np.array(patient_keys(records))
-    few = [
-        name
-        for name, column in zip(found, truth.T, strict=True)
-        if min(len({*patients[column == value]}) for value in (0, 1)) < LEAST_PATIENTS
-    ]
-    if len(few) == len(found):
+    truth, patients = finding_truth(records, found, uncertain), np.array(patient_keys(records))
+    enough = [min(len({*patients[column == value]}) for value in (0, 1)) >= LEAST_PATIENTS for column in truth.T]
+    if not any(enough):
         raise UserError(f"every finding is known in fewer than {LEAST_PATIENTS} patients with it or without it")
-    return [name for name in found if name not in few], few
+    few = [name for name, take in zip(found, enough, strict=True) if not take]
+    few += [] if named else [name for name in finding_columns(records, "0") if name not in found]
+    return [name for name in found if name not in few], truth[:, enough], few
 
 
 def finding_truth(records: Sequence[Record], names: Sequence[str], uncertain: str = "ignore") -> Truth:
@@ -107,16 +111,19 @@ def finding_truth(records: Sequence[Record], names: Sequence[str], uncertain: st
 
 
 def label_findings(records: Sequence[Record], names: Sequence[str], truth: Truth) -> list[Record]:
-    """The same images, each with the findings that it has as its label; ``""`` if none of them is known."""
-    return [
-        replace(
-            record,
-            label=join_findings([name for name, value in zip(names, row, strict=True) if value == 1])
-            if not np.isnan(row).all()
-            else "",
-        )
-        for record, row in zip(records, truth, strict=True)
-    ]
+    """The same images with this truth, and the findings that each has as its label; ``""`` if none of them is known."""
+    labelled = []
+    for record, row in zip(records, truth.tolist(), strict=True):
+        findings = tuple(None if np.isnan(value) else value for value in row)
+        label = join_findings([name for name, value in zip(names, row, strict=True) if value == 1])
+        known = any(value is not None for value in findings)
+        labelled.append(replace(record, label=label if known else "", findings=findings))
+    return labelled
+
+
+def known_findings(records: Sequence[Record]) -> Truth:
+    """The truth of images of `label_findings`, (N, C)."""
+    return np.array([record.findings for record in records], dtype=np.float64)
 
 
 def as_findings(records: Sequence[Record]) -> list[Record]:

@@ -146,7 +146,8 @@ def _read_row(
         lesion_boxes=boxes or (),
         metadata={column: value for column, value in row.items() if column not in COLUMNS},
         where=where,
-        **masks,
+        lung_mask=masks["lung_mask"],
+        lesion_mask=masks["lesion_mask"],
     )
     return record, wrong
 

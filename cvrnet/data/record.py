@@ -28,6 +28,8 @@ class Record:
     lesion_mask: Path | None = None  #: image file of the lesions
     lesion_boxes: tuple[Box, ...] = ()  #: boxes around the lesions
     metadata: Mapping[str, str] = field(default_factory=dict, hash=False)  #: the manifest's further columns
+    #: in a job of findings, whether the image has each of them: 1, 0, or None where this is not known
+    findings: tuple[float | None, ...] = ()
     where: str = ""  #: the manifest's file name and line, for messages; ``""`` for an image found in a folder
 
     def problem(self, reason: str) -> str:

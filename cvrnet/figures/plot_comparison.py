@@ -19,7 +19,8 @@ def plot_comparison(result: Mapping[str, Any], score: str = "balanced_accuracy",
     ``result`` is the result of `cvrnet.workflows.benchmark`, ``score`` the key of one of its scores.
     """
     figure, (scores, differences) = new_figure(columns=2)
-    models, name = result["models"], score.replace("_", " ")
+    models = result["models"]
+    name = "AUC, macro" if score == "auc_macro" else score.replace("_", " ").capitalize()
     rows = np.arange(len(models))
     entries: dict[str, Any] = {}
     for row, model in zip(rows, models.values(), strict=True):
@@ -45,6 +46,6 @@ def plot_comparison(result: Mapping[str, Any], score: str = "balanced_accuracy",
     scores.set_yticks(rows, list(models), parse_math=False)
     differences.tick_params(axis="y", length=0, labelleft=False)
     legend_below(figure, [(artist, text) for text, artist in entries.items()], columns=2)
-    set_labels(scores, name.capitalize())
-    set_labels(differences, f"{name.capitalize()} less that of {result['reference']}")
+    set_labels(scores, name)
+    set_labels(differences, f"{name} less that of {result['reference']}")
     return finish(figure, [scores], 3.2, max(1.4, ROW * len(models)), title)

@@ -47,7 +47,7 @@ def plot_learning_curves(
         entries.append((marks[0], f"Best epoch ({best})"))
     legend_below(figure, entries, columns=3)
     set_labels(top, y="Loss (cross-entropy)")
-    set_labels(middle, y=f"Validation {score.removeprefix('val_').replace('_', ' ')}")
+    set_labels(middle, y=f"Validation {_name(score)}")
     set_labels(bottom, x="Epoch", y="Learning rate")
     return _finish(figure, axes, epochs[0], epochs[-1], title)
 
@@ -88,7 +88,7 @@ def plot_fold_learning_curves(
         ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
     set_labels(axes[0], y="Training loss\n(cross-entropy)")
     set_labels(axes[1], y="Validation loss\n(cross-entropy)")
-    set_labels(axes[2], x="Epoch", y=f"Validation\n{score.removeprefix('val_').replace('_', ' ')}")
+    set_labels(axes[2], x="Epoch", y=f"Validation\n{_name(score)}")
     return _finish(figure, axes, 1, longest, title)
 
 
@@ -116,3 +116,7 @@ def _check(history: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
     missing = [key for key in keys if key not in history[0]]
     if missing:
         raise UserError(f"history lacks {', '.join(missing)}; expected the columns {', '.join(keys)}")
+
+
+def _name(score: str) -> str:
+    return score.removeprefix("val_").replace("roc_auc", "AUC").replace("_", " ")

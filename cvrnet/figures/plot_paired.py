@@ -22,7 +22,7 @@ def score_name(row: Mapping[str, Any]) -> str:
 def plot_paired(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> Figure:
     """Draw the difference of each row with its 95 % interval, and the line of no difference.
 
-    ``rows`` are those of `cvrnet.workflows.compare.paired_rows`.
+    ``rows`` are those of `cvrnet.report.paired.paired_rows`.
     """
     figure, (ax,) = new_figure()
     colours = {score: OKABE_ITO[i] for i, score in enumerate(("accuracy", "auc_macro", "auc"))}

@@ -78,6 +78,7 @@ def finding_scores(
         "intervals": {
             "macro": spread["macro"],
             "per_finding": {name: spread["per_finding"].get(name, dict.fromkeys(SCORES)) for name in names},
+            "bootstrap": {"resamples": n, "groups": int(members.max()) + 1, "seed": seed, "level": 0.95},
         },
         "left_out": [name for name in names if name not in scored],
     }

@@ -68,28 +68,25 @@ def compare_auc(
     return _normal(float(a), float(b), variance)
 
 
-def compare_macro_auc(
-    y_true: ArrayLike, one: ArrayLike, other: ArrayLike, groups: Sequence[Hashable] | None = None
+def compare_mean_auc(
+    truth: ArrayLike, one: ArrayLike, other: ArrayLike, groups: Sequence[Hashable] | None = None
 ) -> dict[str, float]:
-    """The same for the mean AUC over the classes, one class against the others.
+    """The same for the mean AUC over classes or findings, each against the images that are known to lack it.
 
-    ``y_true`` are class indices (N,), ``one`` and ``other`` probabilities (N, C). The variance is that of the mean
-    difference: the patients' components of `auc_covariance`, averaged over the classes that have an AUC. With one
-    image for each patient and two classes it is DeLong's.
+    The variance is that of the mean difference: the patients' components of `auc_covariance`, averaged over the classes
+    that have an AUC. With one image for each patient and two classes it is DeLong's.
+
+    Args:
+        truth: 1, 0, or NaN where it is not known, (N, C).
+        one: probabilities, (N, C).
+        other: those of another model, or of several, (K, N, C): then the mean of their AUCs counts.
+        groups: as in `auc_covariance`.
 
     Raises:
         UserError: No class has an AUC, or fewer than two patients have, or lack, one of the classes that have one.
     """
-    table = np.asarray(one, float)
-    truth = np.asarray(y_true)[:, None] == np.arange(table.shape[1])
-    return compare_mean_auc(truth.astype(float), table, other, groups)
-
-
-def compare_mean_auc(
-    truth: ArrayLike, one: ArrayLike, other: ArrayLike, groups: Sequence[Hashable] | None = None
-) -> dict[str, float]:
-    """The same for findings, of which an image may have several: ``truth`` is (N, C), 1, 0, or NaN if not known."""
-    answers, tables = np.asarray(truth, float), np.stack([np.asarray(one, float), np.asarray(other, float)])
+    answers, mine = np.asarray(truth, float), np.asarray(one, float)
+    tables = np.concatenate([mine[None], np.asarray(other, float).reshape(-1, *mine.shape)])
     members = group_numbers(groups, len(answers))
     aucs, influence = [], np.zeros(int(members.max()) + 1)
     classes = [k for k, column in enumerate(answers.T) if (column == 1).any() and (column == 0).any()]
@@ -106,9 +103,9 @@ def compare_mean_auc(
             if patients < 2:
                 raise UserError(f"class {k}: {patients} patient with or without it; expected at least 2 of each")
             deviation = (parts - auc[:, None]) / rows.sum() * np.sqrt(patients / (patients - 1))
-            np.add.at(influence, of[rows], (deviation[0] - deviation[1]) / len(classes))
-    a, b = np.mean(aucs, axis=0)
-    return _normal(float(a), float(b), float((influence**2).sum()))
+            np.add.at(influence, of[rows], (deviation[0] - deviation[1:].mean(0)) / len(classes))
+    a, *others = np.mean(aucs, axis=0)
+    return _normal(float(a), float(np.mean(others)), float((influence**2).sum()))
 
 
 def compare_accuracy(

@@ -12,6 +12,7 @@ import numpy as np
 
 from cvrnet.data import ImageError, Preprocessing, Record, check_classes, read_records, scan_records
 from cvrnet.data.data_set import DataPath
+from cvrnet.data.findings import finding_truth, label_findings
 from cvrnet.data.phantoms import write_phantoms
 from cvrnet.data.splits import patient_keys
 from cvrnet.errors import UserError
@@ -57,17 +58,21 @@ def _sample(data: DataPath, preprocessing: Preprocessing) -> np.ndarray:
 
 
 def split_calibration(
-    data: DataPath, count: int, most: int, classes: Sequence[str]
+    data: DataPath, count: int, most: int, classes: Sequence[str], task: str = "multiclass"
 ) -> tuple[list[Record], list[Record]]:
     """Choose `count` images (at most half) for calibration, and up to `most` of other patients for evaluation.
 
     The data are a folder with one sub-folder per class, a CSV manifest, or a folder of images without labels. A label
-    that is not among the model's classes is an error.
+    that is not among the model's classes is an error. For findings, the images have what is known of the model's.
     """
-    records, problems = scan_records(data, min_classes=1)
-    if problems:
+    if task == "multilabel":
         records = read_records(data, labelled=False)
-    check_classes((r.label for r in records if r.label), classes)
+        records = label_findings(records, classes, finding_truth(records, classes))
+    else:
+        records, problems = scan_records(data, min_classes=1)
+        if problems:
+            records = read_records(data, labelled=False)
+        check_classes((r.label for r in records if r.label), classes)
     patients: dict[str, list[Record]] = {}
     for patient, record in zip(patient_keys(records), records, strict=True):
         patients.setdefault(patient, []).append(record)

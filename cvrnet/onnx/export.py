@@ -68,8 +68,10 @@ def export_onnx(
         calibration: Data set for int8. The images of some patients give the ranges of the activations; on the others
             the quantised file is compared with the float32 file.
         calibration_images: Number of images that give the ranges.
-        min_agreement: Smallest part of the other images that must keep their most probable class; 0 accepts anything.
-        max_accuracy_drop: Largest loss of accuracy on these images, if they have labels; 1 accepts anything.
+        min_agreement: Smallest part of the other images that must keep their most probable class or, mean over the
+            findings, their answer; 0 accepts anything.
+        max_accuracy_drop: Largest loss of accuracy (for findings, of the mean AUC) on these images, if they have
+            labels; 1 accepts anything.
         any_body_part: Also read DICOM files of other parts of the body than the chest.
         overwrite: Replace an existing file.
         progress: Called while the quantised file is compared, with the number of images done and of all.
@@ -100,7 +102,9 @@ def export_onnx(
             return report
         from cvrnet.onnx.quantize import check_agreement, compare, quantize
 
-        chosen, others = split_calibration(calibration, calibration_images, EVALUATION_IMAGES, network.classes)
+        chosen, others = split_calibration(
+            calibration, calibration_images, EVALUATION_IMAGES, network.classes, network.task
+        )
         count = quantize(exact, target, chosen, network)
         quantized = onnx.load(target)
         network.novelty = nn.ModuleList()  # integers move the distances, so the quantiles do not hold for them

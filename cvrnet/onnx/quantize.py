@@ -14,7 +14,10 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from cvrnet.data import Record
+from cvrnet.data.findings import known_findings
 from cvrnet.errors import UserError
+from cvrnet.metrics.decisions import Decisions
+from cvrnet.metrics.findings import finding_rankings
 from cvrnet.onnx.check_images import readable_images
 from cvrnet.onnx.graph import PixelNetwork
 from cvrnet.onnx.names import INPUT
@@ -94,46 +97,83 @@ def compare(
     """Compare the outputs of a float32 file and its quantised copy for the same images; too few images are an error.
 
     Returns:
-        ``images``, their number; ``top_class``, the part of them that keep their most probable class;
-        ``max_difference``, the largest change of a probability; ``accuracy_before`` and ``accuracy_after``, None if the
-        images have no labels.
+        ``images``, their number; ``max_difference``, the largest change of a probability; and the values of
+        `class_agreement` or `finding_agreement`.
     """
     files = [load_onnx(file, "cpu", "fp32", "onnxruntime") for file in (before, after)]
-    labels: list[str] = []
+    compared: list[Record] = []
     answers: list[np.ndarray] = []  # an array (2, N, classes) for each batch
     images = readable_images(records, network.preprocessing)
     while batch := list(itertools.islice(images, 8)):
         pixels = np.stack([image for _, image in batch])
         answers.append(np.stack([probabilities(file.logits(pixels), file.task) for file in files]))
-        labels += [record.label for record, _ in batch]
+        compared += [record for record, _ in batch]
         if progress is not None:
-            progress(len(labels), len(records))
-    if len(labels) < LEAST:
+            progress(len(compared), len(records))
+    if len(compared) < LEAST:
         raise UserError(
-            f"{len(labels)} images of patients outside the calibration are left to compare on; "
+            f"{len(compared)} images of patients outside the calibration are left to compare on; "
             f"expected at least {LEAST}: give more images, or a smaller --calibration-images"
         )
     p, q = np.concatenate(answers, axis=1)
     if not np.isfinite(q).all():
         raise UserError("the int8 network's outputs are not finite; nothing was written")
-    truth = np.array([network.classes.index(label) for label in labels]) if all(labels) else None
+    found = {"images": len(compared), "max_difference": float(np.abs(p - q).max())}
+    if network.task == "multilabel":
+        return found | finding_agreement(known_findings(compared), p, q, network.classes, network.decisions)
+    return found | class_agreement([record.label for record in compared], p, q, network.classes)
+
+
+def class_agreement(labels: Sequence[str], p: np.ndarray, q: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+    """How far the probabilities before and after, (N, C), give the same classes.
+
+    Returns:
+        ``top_class``, the part of the images that keep their most probable class; ``accuracy_before`` and
+        ``accuracy_after``, None if the images have no labels.
+    """
+    truth = np.array([classes.index(label) for label in labels]) if all(labels) else None
     return {
-        "images": len(labels),
         "top_class": float((p.argmax(1) == q.argmax(1)).mean()),
-        "max_difference": float(np.abs(p - q).max()),
         "accuracy_before": None if truth is None else float((p.argmax(1) == truth).mean()),
         "accuracy_after": None if truth is None else float((q.argmax(1) == truth).mean()),
     }
 
 
+def finding_agreement(
+    truth: np.ndarray, p: np.ndarray, q: np.ndarray, findings: Sequence[str], decisions: Decisions
+) -> dict[str, Any]:
+    """The same for findings, each by its threshold for sensitivity (0.5 if it has none); ``truth`` is NaN if not known.
+
+    Returns:
+        ``agreement``, the part of the images that keep their answer, mean over the findings; ``agreement_FINDING``;
+        ``auc_before`` and ``auc_after``, the mean AUC, None if no finding is known to be present and absent.
+    """
+    points = {x.class_name: x.threshold for x in decisions.operating_points if x.rule == "sensitivity"}
+    thresholds = np.array([points.get(name, 0.5) for name in findings])
+    same = ((p >= thresholds) == (q >= thresholds)).mean(0)
+    before, after = (finding_rankings(truth, table) for table in (p, q))
+    return {
+        "agreement": float(same.mean()),
+        "auc_before": float(before.mean()) if before.size else None,
+        "auc_after": float(after.mean()) if after.size else None,
+        **{f"agreement_{name}": float(value) for name, value in zip(findings, same, strict=True)},
+    }
+
+
 def check_agreement(found: Mapping[str, Any], min_agreement: float, max_accuracy_drop: float) -> None:
     """Raise a UserError with the values of `compare` if the outputs of the quantised file differ too much."""
-    figures = f"the top class agrees on {found['top_class']:.1%} of {found['images']} images"
-    before, after = found["accuracy_before"], found["accuracy_after"]
+    if several := "agreement" in found:
+        part, before, after = (found[key] for key in ("agreement", "auc_before", "auc_after"))
+        figures = (
+            f"the answers for the findings agree on {part:.1%} of {found['images']} images, mean over the findings"
+        )
+    else:
+        part, before, after = (found[key] for key in ("top_class", "accuracy_before", "accuracy_after"))
+        figures = f"the top class agrees on {part:.1%} of {found['images']} images"
     if before is not None:
-        figures += f", accuracy goes from {before:.1%} to {after:.1%}"
-    if found["top_class"] < min_agreement or (before is not None and before - after > max_accuracy_drop):
+        figures += f", {'the mean AUC' if several else 'accuracy'} goes from {before:.1%} to {after:.1%}"
+    if part < min_agreement or (before is not None and before - after > max_accuracy_drop):
         raise UserError(
             f"int8 changes the predictions too much, nothing was written: {figures}; expected an agreement of at least "
-            f"{min_agreement:.1%} and an accuracy loss of at most {max_accuracy_drop:.1%}"
+            f"{min_agreement:.1%} and a loss of at most {max_accuracy_drop:.1%}"
         )

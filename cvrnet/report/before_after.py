@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from cvrnet.formatting import interval
 from cvrnet.html import Table, render
+from cvrnet.report.page import Section
 from cvrnet.report.report_tables import Row
-from cvrnet.report.write import Section
 
 
 def before_after_section(rows: Sequence[Row], sentences: Sequence[str]) -> Section:

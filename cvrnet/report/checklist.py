@@ -99,23 +99,34 @@ def _training(results: Results) -> str:
 
 def _imbalance(results: Results) -> str:
     if not _trained(results):
-        return f"Images of each class: {counts(results.run['images'])}."
-    weighted = results.run["config"]["class_weights"]
-    return (
-        "The loss of a class was multiplied by N_max / N_j." if weighted else "Classes were not weighted in the loss."
-    )
+        return f"Images of each {results.noun}: {counts(results.run['images'])}."
+    config = results.run["config"]
+    if not config["class_weights"]:
+        return f"{'Findings' if results.multilabel else 'Classes'} were not weighted in the loss."
+    if results.multilabel:
+        return (
+            "The loss of an image with a finding was multiplied by the number of images without it for each with it, "
+            f"at most {config['max_pos_weight']:g}."
+        )
+    return "The loss of a class was multiplied by N_max / N_j."
 
 
 def _performance(results: Results) -> str:
     s, spread = results.scores, results.scores["intervals"]
     parts = []
-    for title, place in (("accuracy", ()), ("balanced_accuracy", ()), ("roc_auc", ("macro",))):
+    macro = [(key, ("macro",)) for key in ("roc_auc", "average_precision")]
+    for title, place in macro if results.multilabel else [("accuracy", ()), ("balanced_accuracy", ()), macro[0]]:
         value, bounds = s, spread
         for key in place:
             value, bounds = value[key], bounds[key]
-        name = {"roc_auc": "macro AUC"}.get(title, title.replace("_", " "))
+        name = f"{'macro ' if place else ''}{'AUC' if title == 'roc_auc' else title.replace('_', ' ')}"
         parts.append(f"{name} {interval(value[title], *(bounds[title] or (None, None)))}")
     return f"On {s['n']:,} images: {', '.join(parts)}. All tables are in tables/."
+
+
+def _by_source(results: Results) -> str:
+    kind = ("finding", "findings") if results.multilabel else ("source", "sources")
+    return "“Each {}” and tables/{}.csv".format(*kind)
 
 
 def _external(results: Results) -> str:
@@ -124,7 +135,7 @@ def _external(results: Results) -> str:
         return f"It is not known which sources the model was trained on. {AUTHOR}whether these images are independent."
     if not names:
         return "No source was held back: these scores say nothing about other hospitals."
-    return f"Sources on which no model was trained: {', '.join(names)}; see “Each source”."
+    return f"Sources on which no model was trained: {', '.join(names)}; see {_by_source(results)}."
 
 
 def _uncertainty(results: Results) -> str:
@@ -149,8 +160,15 @@ def _software(results: Results) -> str:
 
 def _failures(results: Results) -> str:
     p = results.predictions
+    if results.multilabel:
+        return "How often each finding is missed or called wrongly: tables/operating_points.csv."
     wrong = int((p.guesses != p.labels).sum())
     return f"{wrong:,} of {len(p.labels):,} answers are wrong; tables/mistakes.csv has them, the most confident first."
+
+
+def _output(results: Results) -> str:
+    named = "findings" if results.multilabel else "classes"
+    return f"Probabilities of the {named}; thresholds, if there are any: “Operating points”."
 
 
 _ITEMS: list[tuple[str, str, Callable[[Results], str] | str]] = [
@@ -170,12 +188,12 @@ _ITEMS: list[tuple[str, str, Callable[[Results], str] | str]] = [
     ("Model", "12c, 22", _model),
     ("Initial weights", "12c", _initial),
     ("Training", "12c", _training),
-    ("Differences between clusters", "12d, 23b", lambda _: "Scores by source: “Each source” and tables/sources.csv."),
+    ("Differences between clusters", "12d, 23b", lambda results: f"Scores by source: {_by_source(results)}."),
     ("Performance measures", "12e", _uncertainty),
     ("Model updating", "12f, 24", "whether the model was recalibrated or changed after its evaluation."),
     ("Class imbalance", "13", _imbalance),
     ("Fairness", "14", "which groups of patients were compared (see “Subgroups”), and why."),
-    ("Model output", "15", lambda _: "Probabilities of the classes; thresholds, if there are any: “Operating points”."),
+    ("Model output", "15", _output),
     ("Training against evaluation", "16", _external),
     ("Ethics", "17", "the approval, and whether patients consented."),
     ("Funding, interests, protocol, registration", "18a-18d", "each of them."),

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from cvrnet import figures, metrics
 from cvrnet.files import write_sheet
 from cvrnet.runs.layout import FIGURES
-from cvrnet.runs.predictions import PredictionTable
+from cvrnet.runs.predictions import AnyTable, PredictionTable
 
 _ROC = ("fpr", "tpr", "threshold")
 _PRECISION_RECALL = ("recall", "precision", "threshold")
@@ -27,12 +27,14 @@ _CURVES = {
 """Name of a figure -> the function that calculates it, the one that draws it, and the columns of its CSV file."""
 
 
-def draw_predictions(folder: Path, predictions: PredictionTable, suffix: str = "") -> None:
+def draw_predictions(folder: Path, predictions: AnyTable, suffix: str = "") -> None:
     """Draw the confusion matrix and ROC, precision-recall, calibration and decision curves, as PNG and CSV in figures/.
 
-    The files' names end in ``suffix``, such as ``_independent``.
+    The files' names end in ``suffix``, such as ``_independent``. Findings have none of these figures.
     """
     p = predictions
+    if not isinstance(p, PredictionTable):
+        return
     matrix = metrics.confusion_matrix(p.labels, p.probabilities)
     figure = figures.plot_confusion_matrix(matrix, p.classes)
     _save(folder, f"confusion_matrix{suffix}", figure, _matrix_rows(matrix, p.classes))

@@ -10,16 +10,14 @@ from typing import Any
 import numpy as np
 
 from cvrnet.data import read_image
-from cvrnet.data.finding_labels import join_findings
 from cvrnet.errors import UserError
 from cvrnet.explain import example_panels
 from cvrnet.html import Picture, render, small_picture
 from cvrnet.inference import Predictor
 from cvrnet.report import Section
-from cvrnet.report.findings import read_findings
+from cvrnet.report.page import image_path
 from cvrnet.report.report_tables import Row, mistake_rows
 from cvrnet.report.results import Results, read_results
-from cvrnet.report.write import image_path
 from cvrnet.runs.layout import fold_name
 
 RIGHT, MOST_RIGHT, WRONG = 2, 12, 6  # most correct predictions of each class, and of all together; most mistakes
@@ -32,25 +30,27 @@ def maps_section(folder: Path, predictor: Predictor | None = None) -> Section:
     explained by the model of the fold that tested it.
     """
     results = read_results(folder)
-    chosen = {
-        "Most confident correct predictions": right_rows(results),
-        "Most confident mistakes": mistake_rows(results.predictions)[:WRONG],
-    }
+    if results.multilabel:
+        chosen = {"The most probable image of each finding": _probable_rows(results)}
+    else:
+        chosen = {
+            "Most confident correct predictions": right_rows(results),
+            "Most confident mistakes": mistake_rows(results.predictions)[:WRONG],
+        }
     return show_maps(folder, results.run, chosen, predictor)
 
 
-def finding_maps_section(folder: Path, predictor: Predictor | None = None) -> Section:
-    """The same for findings: of each finding, the image that has it with the highest probability, and its map."""
-    run, table = read_findings(folder)
-    rows: list[Row] = []
-    for k in np.argsort(-(table.truth == 1).sum(0), kind="stable"):
-        has = [i for i in np.flatnonzero(table.truth[:, k] == 1) if table.names[i] not in {row["path"] for row in rows}]
+def _probable_rows(results: Results) -> list[Row]:
+    """Of each finding, the image that has it with the highest probability; the most frequent findings first."""
+    table, rows = results.predictions, list[Row]()
+    for k in np.argsort(-(table.labels == 1).sum(0), kind="stable"):
+        has = [i for i in np.flatnonzero(table.labels[:, k] == 1) if table.names[i] not in {r["path"] for r in rows}]
         if has and len(rows) < MOST_RIGHT:
             i = max(has, key=lambda i: (table.probabilities[i, k], table.names[i]))
             row: Row = {"path": table.names[i], "source": table.sources[i], "fold": table.folds[i]}
-            row |= {"label": join_findings([n for n, v in zip(table.findings, table.truth[i], strict=True) if v == 1])}
-            rows.append(row | {"prediction": table.findings[k], "probability": float(table.probabilities[i, k])})
-    return show_maps(folder, run, {"The most probable image of each finding": rows}, predictor)
+            row |= {"label": table.label(i), "prediction": table.classes[k]}
+            rows.append(row | {"probability": float(table.probabilities[i, k])})
+    return rows
 
 
 def show_maps(
@@ -67,7 +67,7 @@ def show_maps(
             problem = f"No maps: {str(error).replace(str(folder), folder.name)}."
     else:
         problem = "The images are not where run.json says, so there are no maps of them."
-    html = render("maps.html.jinja", problem=problem, chosen=chosen, panels=panels)
+    html = render("maps.html.jinja", problem=problem, chosen=chosen, panels=panels, findings="task" in run)
     return Section("Where the network looked", html)
 
 

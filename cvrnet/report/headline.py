@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from cvrnet.figures.style import MOST_CLASSES
+from cvrnet.formatting import counts
 from cvrnet.report.results import Results
 from cvrnet.runs.layout import INDEPENDENT
 
@@ -45,6 +47,15 @@ def without_folders(value: Any) -> Any:
     scheme, colon, path = value.rpartition("local-dir:")
     parts = PurePosixPath(path), PureWindowsPath(path)
     return next((f"{scheme}{colon}{p.name}" for p in parts if p.is_absolute() or {"..", "~"} & set(p.parts)), value)
+
+
+def images(results: Results) -> str:
+    """The number of images, and of those of each class or finding."""
+    named = results.run["images"]
+    many = f"{len(named)} {'findings' if results.multilabel else 'classes'}"
+    listed = many if len(named) > MOST_CLASSES else f"{'with ' * results.multilabel}{counts(named)}"
+    total = len(results.split or results.predictions.names) if results.multilabel else sum(named.values())
+    return f"{total:,} ({listed})"
 
 
 def patients(results: Results) -> str:

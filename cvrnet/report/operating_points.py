@@ -20,10 +20,10 @@ from cvrnet.metrics.operating_points import (
     positives,
     threshold_warnings,
 )
+from cvrnet.report.page import Section
 from cvrnet.report.report_tables import cell, with_interval
 from cvrnet.report.results import SETS, Results
-from cvrnet.report.write import Section
-from cvrnet.runs.predictions import PredictionTable
+from cvrnet.runs.predictions import AnyTable
 
 RATES = ("sensitivity", "specificity")
 PREVALENCES = (0.01, 0.05, 0.1, 0.2, 0.5)
@@ -34,14 +34,15 @@ Row = dict[str, Any]
 class Decided:
     """What one rule says about the images of a set: 1 or 0 for each class, NaN without a threshold; (N, C)."""
 
-    table: PredictionTable
+    table: AnyTable
     positive: NDArray[np.float64]
 
     def rates(self, k: int, rows: NDArray[np.bool_]) -> Row:
         """Sensitivity and specificity of a class among some of the images, with 95 % intervals by patient."""
-        truth, hits, groups = self.table.labels == k, self.positive[:, k], np.array(self.table.groups)
+        truth, hits, groups = self.table.truth(k), self.positive[:, k], np.array(self.table.groups)
         found: Row = {}
-        for name, right, among in zip(RATES, (hits, 1 - hits), (rows & truth, rows & ~truth), strict=True):
+        for name, right, value in zip(RATES, (hits, 1 - hits), (1, 0), strict=True):
+            among = rows & (truth == value)
             found |= with_interval(name, *share_interval(right[among], groups[among].tolist()))
         return found
 
@@ -55,7 +56,7 @@ def operating_points_section(results: Results) -> Section | None:
     points = average_operating_points(members)
     if not points:
         return None
-    classes: list[str] = results.scores["classes"]
+    classes: list[str] = results.predictions.classes
     targets = {(point.rule, point.class_name): point for point in points}
     rows: list[Row] = []
     for name, table in results.judged.items():
@@ -70,8 +71,9 @@ def operating_points_section(results: Results) -> Section | None:
         warnings=threshold_warnings(point for member in members for point in member),
         many=len(classes) > MOST_CLASSES,
         table=_main_table(rows, results),
-        by_source=_source_table(rows),
-        by_prevalence=_prevalence_table(rows, prevalences),
+        by_source=_source_table(rows, results.noun),
+        by_prevalence=_prevalence_table(rows, prevalences, results.noun),
+        noun=results.noun,
         validation_only=list(results.judged) == ["val"],
         crossval=results.kind == "crossval",
         ensemble=results.kind == "evaluate" and results.run["models"] > 1,
@@ -80,7 +82,7 @@ def operating_points_section(results: Results) -> Section | None:
     return Section("Operating points", html, tables)
 
 
-def _decide(results: Results, table: PredictionTable, rule: str) -> NDArray[np.float64]:
+def _decide(results: Results, table: AnyTable, rule: str) -> NDArray[np.float64]:
     """Each image's decisions (N, C) by the thresholds of the model that predicted it."""
     decided = np.full(table.probabilities.shape, np.nan)
     for decisions, mine in results.by_model(table):
@@ -99,8 +101,8 @@ def _rows(part: str, decided: Decided, k: int, point: OperatingPoint) -> Iterato
         if all(rates[name] is None for name in RATES):
             continue
         row: Row = {"set": part, "source": source, "operating_point": point.name, "class": point.class_name}
-        row |= {"threshold": point.threshold, "images": int((inside & (table.labels == k)).sum())}
-        row["other_images"] = int((inside & (table.labels != k)).sum())
+        row["threshold"] = point.threshold
+        row["images"], row["other_images"] = (int((inside & (table.truth(k) == value)).sum()) for value in (1, 0))
         row |= rates | {f"validation_{name}": getattr(point, name) for name in RATES}
         row["folds_that_hold_the_target"] = "" if source else _holding(decided, k, point)
         yield row
@@ -119,7 +121,16 @@ def _holding(decided: Decided, k: int, point: OperatingPoint) -> str:
 def _main_table(rows: Sequence[Row], results: Results) -> Table:
     """A row for each operating point, class and set."""
     crossval = results.kind == "crossval"
-    titles = ["Operating point", "Class", "Threshold", "On", "Sensitivity", "Specificity", "Sensitivity", "Specificity"]
+    titles = [
+        "Operating point",
+        results.noun.capitalize(),
+        "Threshold",
+        "On",
+        "Sensitivity",
+        "Specificity",
+        "Sensitivity",
+        "Specificity",
+    ]
     cells = [
         [
             row["operating_point"],
@@ -138,7 +149,7 @@ def _main_table(rows: Sequence[Row], results: Results) -> Table:
     return Table([*titles, *(["Folds that hold the target"] if crossval else [])], cells, groups)
 
 
-def _source_table(rows: Sequence[Row]) -> Table:
+def _source_table(rows: Sequence[Row], noun: str) -> Table:
     """The rule ``sensitivity`` on each source; no rows if there is only one."""
     keys = ("class", "source", "set", "images", "other_images")
     cells = [
@@ -146,10 +157,10 @@ def _source_table(rows: Sequence[Row]) -> Table:
         for row in rows
         if row["source"] and row["operating_point"].startswith("sensitivity")
     ]
-    return Table(["Class", "Source", "Set", "Images", "Others", "Sensitivity", "Specificity"], cells)
+    return Table([noun.capitalize(), "Source", "Set", "Images", "Others", "Sensitivity", "Specificity"], cells)
 
 
-def _prevalence_table(rows: Sequence[Row], prevalences: Sequence[float]) -> Table:
+def _prevalence_table(rows: Sequence[Row], prevalences: Sequence[float], noun: str) -> Table:
     """PPV and NPV of each operating point at some prevalences, on the first set."""
     cells = []
     for row in rows:
@@ -157,7 +168,7 @@ def _prevalence_table(rows: Sequence[Row], prevalences: Sequence[float]) -> Tabl
             found = _predictive_values(row, prevalences)
             values = [f"{number(found[f'ppv_at_{p:g}'])} / {number(found[f'npv_at_{p:g}'])}" for p in prevalences]
             cells.append([row["operating_point"], row["class"], *values])
-    titles = ["Operating point", "Class", *(f"{100 * p:g} %" for p in prevalences)]
+    titles = ["Operating point", noun.capitalize(), *(f"{100 * p:g} %" for p in prevalences)]
     return Table(titles, cells, [("", 2), ("PPV / NPV at a prevalence of", len(prevalences))])
 
 

@@ -1,17 +1,81 @@
-"""The table of a comparison of models."""
+"""A comparison of models on the same images: its rows, and the table that shows them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from cvrnet.figures.plot_paired import score_name
 from cvrnet.formatting import interval, number
 from cvrnet.html import Table
+from cvrnet.metrics import holm
+from cvrnet.metrics.paired_models import compare_accuracy, compare_auc, compare_mean_auc
+from cvrnet.runs.predictions import AnyTable, PredictionTable
+
+Row = dict[str, Any]
+
+
+def paired_rows(tables: Mapping[str, AnyTable]) -> list[Row]:
+    """Each model against the first, on the images that all could read: macro AUC, accuracy, and the AUC of each class.
+
+    The rows have ``score``, ``class``, ``model``, ``reference``, ``images``, ``patients``, and the keys of
+    `cvrnet.metrics.paired_models.compare_auc` (``one`` is the model, ``other`` the first), and ``p_holm``. A finding is
+    a class on the images of which it is known; findings have no accuracy.
+
+    Args:
+        tables: name of a model -> its predictions, for each image once; the same classes, in any order.
+    """
+    (first, reference), *others = _of_common_images(tables).items()
+    size = {"reference": first, "images": len(reference.names), "patients": len({*reference.groups})}
+    rows: list[Row] = [
+        {"score": score, "class": name, "model": model, **size, **test}
+        for model, table in others
+        for score, name, test in _tests(table, reference)
+    ]
+    for key in {(row["score"], row["class"]) for row in rows}:
+        mine = [row for row in rows if (row["score"], row["class"]) == key]
+        for row, p_holm in zip(mine, holm([row["p"] for row in mine]), strict=True):
+            row["p_holm"] = p_holm
+    return rows
+
+
+def _of_common_images(tables: Mapping[str, AnyTable]) -> dict[str, AnyTable]:
+    """The tables with the images that all of them have, in one order, and with the first one's order of the classes."""
+    first = next(iter(tables.values()))
+    common = set(first.names).intersection(*(table.names for table in tables.values()))
+    names = [name for name in first.names if name in common]
+    found = {}
+    for model, table in tables.items():
+        place = {name: i for i, name in enumerate(table.names)}
+        found[model] = table.rows([place[name] for name in names]).with_classes(first.classes)
+    return found
+
+
+def _tests(table: AnyTable, reference: AnyTable) -> Iterator[tuple[str, str, dict[str, float]]]:
+    """Score, class and test of a model against another one.
+
+    A class that only one patient has, or lacks, has an AUC and no variance: neither it nor the mean can be tested.
+    """
+    if isinstance(table, PredictionTable) and isinstance(reference, PredictionTable):
+        right, other = (one.guesses == one.labels for one in (table, reference))
+        yield "accuracy", "", compare_accuracy(right, other, reference.groups)
+    p, q, patients = table.probabilities, reference.probabilities, np.array(reference.groups)
+    truth = np.stack([reference.truth(k) for k in range(len(reference.classes))], 1)
+    sides = [min(reference.sides(k)) for k in range(len(reference.classes))]
+    present = [count for count in sides if count]
+    if present and min(present) > 1:
+        yield "auc_macro", "", compare_mean_auc(truth, p, q, reference.groups)
+    for k, name in enumerate(reference.classes):
+        known = ~np.isnan(truth[:, k])
+        if sides[k] > 1:
+            groups = patients[known].tolist()
+            yield "auc", name, compare_auc(truth[known, k] == 1, p[known, k], q[known, k], groups)
 
 
 def paired_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The rows of `cvrnet.workflows.compare.paired_rows` as they are shown."""
+    """The rows of `paired_rows` as they are shown."""
     cells = [
         [
             row["model"],

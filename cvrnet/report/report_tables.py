@@ -9,6 +9,7 @@ from typing import Any
 from cvrnet.figures.style import MOST_CLASSES
 from cvrnet.formatting import interval, number
 from cvrnet.html import Table
+from cvrnet.metrics.findings import SCORES
 from cvrnet.report.head_sources import head_source_rows, head_source_table
 from cvrnet.report.headline import data_name, floor_rows, without_folders
 from cvrnet.report.results import SETS, Results
@@ -135,13 +136,21 @@ def paper_scores(scores: Mapping[str, Any]) -> Row:
 
 
 def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """The scores of one set minus those of another; None where one of the two is undefined."""
+    """The scores of one set minus those of another; None where one of the two is undefined.
+
+    The difference of findings is the mean over those that both sets score.
+    """
 
     def less(a: Any, b: Any) -> Any:
         if isinstance(a, Mapping):
             return {key: less(a[key], b[key]) for key in a}
         return None if a is None or b is None else a - b
 
+    if "per_finding" in one:
+        pairs = [(one["per_finding"][name], other["per_finding"][name]) for name in one["findings"]]
+        scored = [pair for pair in pairs if all(values["roc_auc"] is not None for values in pair)]
+        drops = {key: [a[key] - b[key] for a, b in scored] for key in SCORES}
+        return {"macro": {key: sum(found) / len(found) if found else None for key, found in drops.items()}}
     return {key: less(one[key], other[key]) for key in ("accuracy", "balanced_accuracy", "weighted", "macro")}
 
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from cvrnet.errors import UserError
 from cvrnet.metrics.decisions import Decisions
 from cvrnet.runs.decisions import KEY, load_decisions
+from cvrnet.runs.finding_predictions import FindingTable, table_kind
 from cvrnet.runs.layout import AUDIT, HISTORY, INDEPENDENT, METRICS, SOURCE_PROBE, SPLIT, SUMMARY
-from cvrnet.runs.predictions import PredictionTable, read_predictions
+from cvrnet.runs.predictions import AnyTable
 from cvrnet.runs.read import read_folds, read_json, read_rows, read_run
 
 SETS = {"val": "validation", "test": "test", INDEPENDENT: "independent"}
@@ -30,7 +31,7 @@ class Results:
     results: Mapping[str, Any]  #: summary.json of a cross-validation, or metrics.json of another run
     shown: str  #: the set that the report shows: ``test``; for a single training ``independent`` or ``val``
     scores: Mapping[str, Any]  #: of that set, over all folds
-    predictions: PredictionTable  #: of that set, over all folds
+    predictions: Any  #: of that set, over all folds: a `PredictionTable` or a `FindingTable`
     split: list[dict[str, str]]  #: the rows of split.csv; none for an evaluation
     histories: list[list[dict[str, str]]]  #: the rows of history.csv of each fold; none for an evaluation
     audit: Mapping[str, Any]  #: audit.json; empty where the data set was not audited
@@ -41,6 +42,16 @@ class Results:
         """``crossval``, ``train`` or ``evaluate``; soups and calibrations are reported as evaluations."""
         kind = str(self.run["kind"])
         return "evaluate" if kind in ("soup", "calibrate") else kind
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether an image may have several findings."""
+        return isinstance(self.predictions, FindingTable)
+
+    @property
+    def noun(self) -> str:
+        """What the model names."""
+        return "finding" if self.multilabel else "class"
 
     @property
     def folds(self) -> list[Mapping[str, Any]]:
@@ -81,18 +92,18 @@ class Results:
     def decisions(self) -> list[Decisions]:
         """What the model that wrote the predictions of each of ``folders`` learnt on validation images."""
         if self.kind == "evaluate":
-            return [Decisions.from_dict(self.run.get(KEY), self.scores["classes"])]
+            return [Decisions.from_dict(self.run.get(KEY), self.predictions.classes)]
         return [load_decisions([folder]) for folder in self.folders]
 
     @cached_property
-    def judged(self) -> dict[str, PredictionTable]:
+    def judged(self) -> dict[str, Any]:
         """The predictions of the set that is shown and, in a cross-validation, of the independent images, by set."""
         tables = {self.shown: self.predictions}
         if self.independent is not None:
-            tables[INDEPENDENT] = read_predictions(self.folders, self.scores["classes"], INDEPENDENT)
+            tables[INDEPENDENT] = table_kind(self.run).read(self.folders, self.predictions.classes, INDEPENDENT)
         return tables
 
-    def by_model(self, table: PredictionTable) -> Iterator[tuple[Decisions, NDArray[np.bool_]]]:
+    def by_model(self, table: AnyTable) -> Iterator[tuple[Decisions, NDArray[np.bool_]]]:
         """Each model's decisions, with the images of a table that it predicted."""
         folds = np.array(table.folds)
         for fold, decisions in enumerate(self.decisions, start=1):
@@ -113,7 +124,7 @@ def read_results(folder: Path) -> Results:
     if "intervals" not in scores:
         raise UserError(f"{folder} was scored by another version of cvrnet; evaluate it again")
     folders = read_folds(folder, run) if crossval else [folder]
-    predictions = read_predictions(folders, scores["classes"], shown)
+    predictions = table_kind(run).read(folders, run["classes"], shown)
     if run.get("kind") == "train" and "test" in results:  # the name of the independent set in version 0.1
         results, shown = {"val": results["val"], INDEPENDENT: results["test"]}, INDEPENDENT
     split = read_rows(folder / SPLIT) if trained else []

@@ -15,9 +15,9 @@ from cvrnet.metrics.abstention import risk_coverage
 from cvrnet.metrics.bootstrap import share_interval
 from cvrnet.metrics.decisions import average_decisions
 from cvrnet.report.draw import draw_risk_coverage
+from cvrnet.report.page import Section
 from cvrnet.report.report_tables import cell, with_interval
 from cvrnet.report.results import Results
-from cvrnet.report.write import Section
 from cvrnet.runs.layout import FIGURES
 from cvrnet.runs.predictions import PredictionTable
 

@@ -25,8 +25,8 @@ from cvrnet.inference.head_logits import HeadLogits, averages_probabilities
 from cvrnet.inference.prefetch import read_ahead
 from cvrnet.metrics.bootstrap import weighted_scores
 from cvrnet.network import CVRNet
+from cvrnet.report.page import image_path
 from cvrnet.report.results import Results, read_results
-from cvrnet.report.write import image_path
 from cvrnet.runs.layout import SOURCE_PROBE, fold_name
 from cvrnet.scoring import MIN_PATIENTS
 
@@ -41,14 +41,14 @@ Groups = dict[str, dict[str, list[Path]]]  # label -> source -> images, one for 
 def write_source_probe(folder: Path, predictor: Predictor | None = None) -> str:
     """Probe the model of a run, or of an evaluation by ``predictor``, and write tables/source_probe.csv for the report.
 
-    Nothing is written for a model without several heads, or if no label has two sources of `MIN_PATIENTS` patients. In
-    a cross-validation the model is that of fold 1.
+    Nothing is written for findings, for a model without several heads, or if no label has two sources of `MIN_PATIENTS`
+    patients. In a cross-validation the model is that of fold 1.
 
     Returns:
         A sentence that says why the model cannot be probed, such as a damaged file of weights; otherwise "".
     """
     results = read_results(folder)
-    groups = _groups(results)
+    groups = {} if results.multilabel else _groups(results)
     if not groups or not any("heads" in scores for scores in results.sets.values()):
         return ""
     first = folder / fold_name(1) if results.kind == "crossval" else folder

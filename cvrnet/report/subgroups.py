@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 
 from cvrnet.data import DataError, DataSet, read_records
+from cvrnet.data.finding_labels import NO_FINDING
+from cvrnet.data.findings import finding_columns
 from cvrnet.html import Table, render
 from cvrnet.metrics import bootstrap_intervals, classification_scores
+from cvrnet.report.finding_subgroups import finding_group_rows, finding_group_tables
+from cvrnet.report.page import Section
 from cvrnet.report.report_tables import cell, with_interval
 from cvrnet.report.results import Results
-from cvrnet.report.write import Section
 from cvrnet.runs.predictions import PredictionTable
 from cvrnet.scoring import MIN_PATIENTS
 
@@ -30,12 +33,17 @@ Row = dict[str, Any]
 def subgroups_section(results: Results) -> Section | None:
     """Make the section for `cvrnet.report.write_report`; None if the data set is gone or has no such column."""
     columns = group_columns(_metadata(results))
-    if not columns:
-        return None
-    rows = [row for name, table in results.judged.items() for row in _rows(name, table, columns)]
+    rows_of, show = (finding_group_rows, finding_group_tables) if results.multilabel else (_class_rows, _class_table)
+    rows = [
+        {"set": name, "column": column, **row}
+        for name, table in results.judged.items()
+        for column, groups in columns.items()
+        for row in rows_of(_members(table, groups))
+    ]
     if not rows:
         return None
-    html = render("subgroups.html.jinja", table=_table(rows, results), least=MIN_PATIENTS)
+    shown = [{**row, "on": results.set_title(row["set"])} for row in rows]
+    html = render("subgroups.html.jinja", tables=show(shown), findings=results.multilabel, least=MIN_PATIENTS)
     return Section("Subgroups", html, {"subgroups": rows})
 
 
@@ -48,7 +56,11 @@ def _metadata(results: Results) -> dict[str, dict[str, str]]:
         records = read_records(data, labelled=False)
     except DataError:  # it has changed since; the other parts of the report do not need it
         return {}
-    return {record.name: {"view": record.view, **record.metadata} for record in records}
+    findings = {*results.predictions.classes, NO_FINDING} if results.multilabel else set()
+    if results.multilabel and not any(record.label for record in records):  # a column for each, also for those left out
+        findings |= {*finding_columns(records)}
+    rows = {record.name: {"view": record.view, **record.metadata} for record in records}
+    return {name: {key: row[key] for key in row if key not in findings} for name, row in rows.items()}
 
 
 def group_columns(metadata: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
@@ -111,22 +123,24 @@ def _bin_names(edges: np.ndarray, given: np.ndarray) -> list[str]:
     return [f"{low:g} to {high:g}" for low, high in zip(edges, ends, strict=True)]
 
 
-def _rows(part: str, table: PredictionTable, columns: Mapping[str, Mapping[str, str]]) -> Iterator[Row]:
-    patients = np.array(table.groups)
-    for column, groups in columns.items():
-        of_image = np.array([groups.get(name, UNKNOWN) for name in table.names])
-        present = sorted({*of_image.tolist()}, key=_order)
-        for group in present if len(present) > 1 else ():
-            mine = np.flatnonzero(of_image == group)
-            count = len({*patients[mine].tolist()})
-            row: Row = {"set": part, "column": column, "group": group, "images": len(mine), "patients": count}
-            row["too_small"] = "" if count >= MIN_PATIENTS else f"fewer than {MIN_PATIENTS} patients"
-            yield row | (_scores(table.rows(mine.tolist())) if not row["too_small"] else _no_scores())
+def _members(table: Any, groups: Mapping[str, str]) -> dict[str, Any]:
+    """The part of a table that is in each group; empty if its images are all in one group."""
+    of_image = np.array([groups.get(name, UNKNOWN) for name in table.names])
+    present = sorted({*of_image.tolist()}, key=_order)
+    return {g: table.rows(np.flatnonzero(of_image == g).tolist()) for g in present} if len(present) > 1 else {}
 
 
 def _order(group: str) -> tuple[bool, float, str]:
     """Bins by their numbers, other groups by their names, unknown last."""
     return group == UNKNOWN, _number(group.partition(" to ")[0]) or 0.0, group
+
+
+def _class_rows(members: Mapping[str, PredictionTable]) -> Iterator[Row]:
+    for group, part in members.items():
+        count = len({*part.groups})
+        row: Row = {"group": group, "images": len(part.names), "patients": count}
+        row["too_small"] = "" if count >= MIN_PATIENTS else f"fewer than {MIN_PATIENTS} patients"
+        yield row | (_no_scores() if row["too_small"] else _scores(part))
 
 
 def _no_scores() -> Row:
@@ -144,14 +158,12 @@ def _scores(table: PredictionTable) -> Row:
     return row
 
 
-def _table(rows: Sequence[Row], results: Results) -> Table:
+def _class_table(rows: Sequence[Row]) -> dict[str, Table]:
     cells = []
     for row in rows:
         scores = ["too few patients", "", ""]
         if not row["too_small"]:
             scores = [cell(row, name) for name in SCORES]
-        cells.append(
-            [row["column"], row["group"], results.set_title(row["set"]), row["images"], row["patients"], *scores]
-        )
+        cells.append([*(row[key] for key in ("column", "group", "on", "images", "patients")), *scores])
     titles = ["Column", "Group", "On", "Images", "Patients", "Accuracy", "Balanced accuracy", "AUC, macro"]
-    return Table(titles, cells)
+    return {"": Table(titles, cells)}

@@ -10,10 +10,10 @@ import numpy as np
 from cvrnet.html import Table, render
 from cvrnet.metrics.bootstrap import share_interval
 from cvrnet.metrics.novelty import FALSE_ALARMS, is_marked
+from cvrnet.report.page import Section
 from cvrnet.report.report_tables import cell, with_interval
 from cvrnet.report.results import Results
-from cvrnet.report.write import Section
-from cvrnet.runs.predictions import PredictionTable
+from cvrnet.runs.predictions import AnyTable
 
 Row = dict[str, Any]
 
@@ -36,7 +36,7 @@ def unlike_training_section(results: Results) -> Section | None:
     return Section("Images unlike the training images", html, {"unlike_training": rows})
 
 
-def _rows(name: str, table: PredictionTable) -> Iterator[Row]:
+def _rows(name: str, table: AnyTable) -> Iterator[Row]:
     """A row for all images of a set, then for each source; images without a value are left out."""
     if table.unlike is None:
         return

@@ -204,10 +204,11 @@ def _changes(folder: Path, now: Mapping[str, Any], defaults: Mapping[str, Any]) 
 
 
 def hash_records(records: Sequence[Record]) -> str:
-    """SHA-256 of the inputs of a run: each image's name, label, source, patient and split, in the data's order."""
+    """SHA-256 of the inputs of a run: each image's name, label or findings, source, patient and split, in order."""
     digest = hashlib.sha256()
     for r in records:
-        digest.update("\x1f".join((r.name, r.label, r.source, r.patient_id, r.split)).encode() + b"\n")
+        cells = (r.name, r.label, r.source, r.patient_id, r.split, *map(str, r.findings))
+        digest.update("\x1f".join(cells).encode() + b"\n")
     return digest.hexdigest()
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,33 +21,40 @@ from cvrnet.runs.read import read_rows
 UNLIKE = "unlike_training"  #: column of predictions.csv
 HEAD = "prediction_P"  #: start of the columns of predictions.csv with the heads' own predictions
 
+Table = TypeVar("Table", bound="AnyTable")
+
 
 @dataclass(frozen=True)
-class PredictionTable:
-    """The predictions of one or more models for N labelled images; ``""`` means not known."""
+class AnyTable(ABC):
+    """The predictions of one or more models for N labelled images; ``""`` means not known.
 
-    classes: list[str]  #: names of the C classes, in the order of the probabilities
+    What `PredictionTable` (one class an image) and `FindingTable` (several findings) share.
+    """
+
+    task: ClassVar[str]  #: as in run.json
+
+    classes: list[str]  #: names of the C classes or findings, in the order of the probabilities
     names: list[str]  #: each image's path, as in the data set
-    labels: NDArray[np.int64]  #: each image's class index, (N,)
+    labels: NDArray[Any]  #: what is true of each image, (N, ...)
     probabilities: NDArray[np.float64]  #: (N, C)
     sources: list[str]  #: each image's source
     patients: list[str]  #: each image's patient
     folds: list[str]  #: the fold of the model that predicted, "" if there is only one model
-    heads: NDArray[np.int64] | None = None  #: each head's own guess, (heads, N); None if not known, or without heads
+    heads: NDArray[Any] | None = None  #: each head's own answers, (heads, N, ...); None if not known, or without heads
     problems: Sequence[str] = ()  #: a line for each image that could not be read, and that has no row here
     #: how unlike the training images each image is (`Prediction.unlike_training`), (N,), NaN if not known; or None
     unlike: NDArray[np.float64] | None = None
 
     @classmethod
     def from_records(
-        cls,
+        cls: type[Table],
         records: Sequence[Record],
         classes: Sequence[str],
         probabilities: NDArray[np.float64],
         heads: NDArray[np.float64] | None = None,
         problems: Sequence[str] = (),
         unlike: NDArray[np.float64] | None = None,
-    ) -> PredictionTable:
+    ) -> Table:
         """The predictions of one model for these images, in their order.
 
         ``heads`` are each head's own probabilities, (heads, N, C).
@@ -54,38 +62,129 @@ class PredictionTable:
         return cls(
             classes=list(classes),
             names=[r.name for r in records],
-            labels=np.array([classes.index(r.label) for r in records], dtype=np.int64),
+            labels=cls._labels(records, classes),
             probabilities=probabilities,
             sources=[r.source for r in records],
             patients=[r.patient_id for r in records],
             folds=[""] * len(records),
-            heads=None if heads is None else heads.argmax(-1),
+            heads=None if heads is None else cls._heads(heads),
             problems=problems,
             unlike=unlike,
         )
 
-    def of_source(self, source: str) -> PredictionTable:
+    @classmethod
+    def read(cls: type[Table], folders: Sequence[Path], classes: Sequence[str], split: str) -> Table:
+        """The predictions for one set (``val``, ``test``, ``independent``), joined from one or more folders.
+
+        Refuses a file that is missing, damaged, of other classes, or without an image of the set.
+        """
+        rows: list[dict[str, str]] = []
+        parsed, probabilities, folds, unlike = [], [], [], []
+        for number, folder in enumerate(folders, start=1):
+            found = [r for r in read_rows(folder / PREDICTIONS, ("path", "label", "split")) if r["split"] == split]
+            with damaged_files(folder / PREDICTIONS):
+                parsed += [cls.parse(found, classes)] if found else []
+                probabilities += [[float(row[f"prob_{name}"]) for name in classes] for row in found]
+                unlike += [float(row.get(UNLIKE) or "nan") for row in found]
+            rows += found
+            folds += [str(number) if len(folders) > 1 else ""] * len(found)
+        if not rows:
+            raise UserError(f"{folders[0] / PREDICTIONS} has no image of the set {split!r}")
+        names, sources, patients = ([row.get(key) or "" for row in rows] for key in ("path", "source", "patient_id"))
+        labels = np.concatenate([part[0] for part in parsed])
+        heads = np.concatenate([part[1] for part in parsed], axis=1) if min(map(len, parsed)) > 1 else None
+        joined = cls(list(classes), names, labels, np.array(probabilities), sources, patients, folds, heads)
+        return joined if np.isnan(unlike).all() else replace(joined, unlike=np.array(unlike))
+
+    @classmethod
+    @abstractmethod
+    def _labels(cls, records: Sequence[Record], classes: Sequence[str]) -> NDArray[Any]: ...
+
+    @classmethod
+    @abstractmethod
+    def _heads(cls, probabilities: NDArray[np.float64]) -> NDArray[Any]: ...
+
+    @classmethod
+    @abstractmethod
+    def parse(cls, rows: Sequence[Mapping[str, str]], classes: Sequence[str]) -> tuple[NDArray[Any], ...]:
+        """The labels, and the heads' answers if the file has them, from rows of predictions.csv.
+
+        Raises:
+            KeyError, ValueError: The file is of other classes.
+        """
+
+    @abstractmethod
+    def truth(self, k: int) -> NDArray[np.float64]:
+        """Whether each image has a class or finding: 1, 0, or NaN where it is not known, (N,)."""
+
+    def sides(self, k: int) -> tuple[int, int]:
+        """How many patients have a class or finding, and how many lack it; some do both, in different images."""
+        truth, patients = self.truth(k), np.array(self.groups)
+        return len({*patients[truth == 1].tolist()}), len({*patients[truth == 0].tolist()})
+
+    @abstractmethod
+    def cells(self, i: int) -> dict[str, Any]:
+        """An image's label and answer, for predictions.csv, without its probabilities."""
+
+    def head_cells(self, i: int) -> dict[str, Any]:
+        """The heads' own answers for an image, for predictions.csv."""
+        return {}
+
+    @abstractmethod
+    def with_classes(self: Table, classes: Sequence[str]) -> Table:
+        """The same with the same classes in another order."""
+
+    def of_source(self: Table, source: str) -> Table:
         """The images of one source."""
         return self.rows([row for row, name in enumerate(self.sources) if name == source])
 
-    def rows(self, rows: Sequence[int]) -> PredictionTable:
+    def rows(self: Table, rows: Sequence[int]) -> Table:
         """Some of the images, by their numbers."""
         rows = list(rows)
         texts: dict[str, Any] = {
             key: [getattr(self, key)[row] for row in rows] for key in ("names", "sources", "patients", "folds")
         }
-        heads = None if self.heads is None else self.heads[:, rows]
         return replace(
             self,
             **texts,
             labels=self.labels[rows],
             probabilities=self.probabilities[rows],
-            heads=heads,
+            heads=None if self.heads is None else self.heads[:, rows],
             unlike=None if self.unlike is None else self.unlike[rows],
         )
 
+    @property
+    def groups(self) -> list[str]:
+        """Each image's patient (see `cvrnet.data.splits`)."""
+        return [patient_key(patient, name) for patient, name in zip(self.patients, self.names, strict=True)]
+
+
+@dataclass(frozen=True)
+class PredictionTable(AnyTable):
+    """The predictions of one class an image.
+
+    ``labels`` are class indices, (N,), and ``heads`` each head's own guess, (heads, N).
+    """
+
+    task = "multiclass"
+
+    @classmethod
+    def _labels(cls, records: Sequence[Record], classes: Sequence[str]) -> NDArray[np.int64]:
+        return np.array([classes.index(r.label) for r in records], dtype=np.int64)
+
+    @classmethod
+    def _heads(cls, probabilities: NDArray[np.float64]) -> NDArray[np.intp]:
+        return probabilities.argmax(-1)
+
+    @classmethod
+    def parse(cls, rows: Sequence[Mapping[str, str]], classes: Sequence[str]) -> tuple[NDArray[Any], ...]:
+        """See `AnyTable`."""
+        labels = np.array([classes.index(row["label"]) for row in rows], dtype=np.int64)
+        heads = [[classes.index(row[key]) for key in row if key.startswith(HEAD)] for row in rows]
+        return (labels, np.array(heads).T) if all(heads) else (labels,)
+
     def with_classes(self, classes: Sequence[str]) -> PredictionTable:
-        """The same with the same classes in another order."""
+        """See `AnyTable`."""
         order = [self.classes.index(name) for name in classes]
         place = np.argsort(order)
         heads = None if self.heads is None else place[self.heads]
@@ -96,6 +195,10 @@ class PredictionTable:
             probabilities=self.probabilities[:, order],
             heads=heads,
         )
+
+    def truth(self, k: int) -> NDArray[np.float64]:
+        """See `AnyTable`."""
+        return (self.labels == k).astype(np.float64)
 
     @property
     def guesses(self) -> NDArray[np.intp]:
@@ -115,53 +218,32 @@ class PredictionTable:
             "fold": self.folds[i],
         }
 
-    @property
-    def groups(self) -> list[str]:
-        """Each image's patient (see `cvrnet.data.splits`)."""
-        return [patient_key(patient, name) for patient, name in zip(self.patients, self.names, strict=True)]
+    def cells(self, i: int) -> dict[str, Any]:
+        """See `AnyTable`."""
+        return {"label": self.classes[self.labels[i]], "prediction": self.classes[int(self.probabilities[i].argmax())]}
+
+    def head_cells(self, i: int) -> dict[str, Any]:
+        """The columns ``prediction_P1`` and so on."""
+        guesses = () if self.heads is None else self.heads[:, i]
+        return {f"{HEAD}{k}": self.classes[guess] for k, guess in enumerate(guesses, start=1)}
 
 
-def write_predictions(folder: Path, sets: Mapping[str, PredictionTable]) -> None:
+def write_predictions(folder: Path, sets: Mapping[str, AnyTable]) -> None:
     """Write predictions.csv: a row for each image, with the name of its set (``val``, ``test``, ``independent``).
 
-    For a model that has heads, the columns ``prediction_P1`` and so on have each head's own prediction.
+    The columns are ``path``, `AnyTable.cells`, ``prob_NAME`` for each class or finding, ``source``, ``patient_id``,
+    ``split``, ``unlike_training`` if the model can tell, and `AnyTable.head_cells`.
     """
 
     def rows() -> Iterator[dict[str, Any]]:
         for split, table in sets.items():
-            for i, p in enumerate(table.probabilities):
+            for i, p in enumerate(table.probabilities.tolist()):
+                row = {"path": table.names[i], **table.cells(i)}
                 # repr() is the shortest text that reads back as the same float64
-                numbers = {f"prob_{name}": repr(float(value)) for name, value in zip(table.classes, p, strict=True)}
-                row = {"path": table.names[i], "label": table.classes[table.labels[i]]}
-                row |= {"prediction": table.classes[int(p.argmax())], **numbers}
+                row |= {f"prob_{name}": repr(value) for name, value in zip(table.classes, p, strict=True)}
                 row |= {"source": table.sources[i], "patient_id": table.patients[i], "split": split}
                 if table.unlike is not None:
                     row[UNLIKE] = "" if np.isnan(table.unlike[i]) else repr(float(table.unlike[i]))
-                guesses = () if table.heads is None else table.heads[:, i]
-                yield row | {f"{HEAD}{k}": table.classes[guess] for k, guess in enumerate(guesses, start=1)}
+                yield row | table.head_cells(i)
 
     write_csv(folder / PREDICTIONS, rows())
-
-
-def read_predictions(folders: Sequence[Path], classes: Sequence[str], split: str) -> PredictionTable:
-    """The predictions for one set (``val``, ``test``, ``independent``), joined from one or more folders.
-
-    Refuses a file that is missing, damaged, of other classes, or without an image of the set.
-    """
-    rows, labels, probabilities, guesses, folds, unlike = [], [], [], [], [], []
-    for number, folder in enumerate(folders, start=1):
-        found = [r for r in read_rows(folder / PREDICTIONS, ("path", "label", "split")) if r["split"] == split]
-        with damaged_files(folder / PREDICTIONS):
-            labels += [classes.index(row["label"]) for row in found]
-            probabilities += [[float(row[f"prob_{name}"]) for name in classes] for row in found]
-            unlike += [float(row.get(UNLIKE) or "nan") for row in found]
-            guesses += [[classes.index(row[key]) for key in row if key.startswith(HEAD)] for row in found]
-        rows += found
-        folds += [str(number) if len(folders) > 1 else ""] * len(found)
-    if not rows:
-        raise UserError(f"{folders[0] / PREDICTIONS} has no image of the set {split!r}")
-    names, sources, patients = ([row.get(key) or "" for row in rows] for key in ("path", "source", "patient_id"))
-    heads = np.array(guesses).T if all(guesses) else None
-    table = np.array(probabilities)
-    joined = PredictionTable(list(classes), names, np.array(labels), table, sources, patients, folds, heads)
-    return joined if np.isnan(unlike).all() else replace(joined, unlike=np.array(unlike))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cvrnet.data import Record
-from cvrnet.data.findings import Truth, finding_truth
+from cvrnet.data.findings import Truth, known_findings
 from cvrnet.metrics import classification_scores
 from cvrnet.metrics.findings import finding_rankings
 from cvrnet.training.config import TrainConfig
@@ -40,7 +40,7 @@ def make_objective(
 ) -> Objective:
     """The objective of a config, for these images; ``classes`` are in the order of the logits."""
     if config.findings:
-        truth, validation = (finding_truth(part, classes, config.uncertain) for part in (train, val))
+        truth, validation = known_findings(train), known_findings(val)
         return FindingsObjective(config, truth, validation, device)
     labels, known = ([classes.index(record.label) for record in part] for part in (train, val))
     return OneClass(config, labels, known, classes, device)

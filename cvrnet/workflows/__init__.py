@@ -30,11 +30,11 @@ or `cvrnet.errors.UserError` if the folder holds something else or a setting doe
 """
 
 from cvrnet.workflows.calibrate import calibrate
+from cvrnet.workflows.callbacks import Callbacks
 from cvrnet.workflows.collect import collect
 from cvrnet.workflows.compare import compare
 from cvrnet.workflows.crossval import cross_validate
 from cvrnet.workflows.evaluate import evaluate
-from cvrnet.workflows.job import Callbacks
 from cvrnet.workflows.soup import make_soup
 from cvrnet.workflows.sweep import benchmark, leave_one_source_out
 from cvrnet.workflows.train import train

@@ -5,20 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from cvrnet.errors import UserError
-from cvrnet.figures import plot_comparison, save_figure
+from cvrnet.figures import plot_comparison, plot_paired, save_figure
 from cvrnet.files import slug, write_json, write_sheet, write_text
 from cvrnet.formatting import spread
 from cvrnet.inference import Predictor
 from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
 from cvrnet.metrics import corrected_resampled_t_test, holm
+from cvrnet.metrics.findings import SCORES
+from cvrnet.report.paired import Row, paired_rows
 from cvrnet.report.report_tables import paper_scores
 from cvrnet.runs.checkpoint import load_checkpoint
+from cvrnet.runs.finding_predictions import FindingTable
 from cvrnet.runs.layout import (
     BENCHMARK,
     FIGURES,
@@ -28,32 +31,63 @@ from cvrnet.runs.layout import (
     SPEED,
     SPLIT,
     SUMMARY,
+    TABLES,
     fold_folders,
     fold_name,
 )
 from cvrnet.runs.read import read_json, read_rows
 from cvrnet.training import TrainConfig
+from cvrnet.workflows.findings import MULTILABEL
 
-COMPARED = ("accuracy", "balanced_accuracy", "f1_macro", "auc_macro")
-COLUMNS = {
-    "recall_weighted": "recall",
-    "precision_weighted": "precision",
-    "f1_weighted": "F1",
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "f1_macro": "F1 macro",
-    "auc_macro": "AUC macro",
-}
+
+class _Layout(NamedTuple):
+    """What a benchmark shows of each model."""
+
+    columns: Mapping[str, str]  #: score -> its title
+    compared: Sequence[str]  #: scores whose differences are tested; those of the first two are in the table
+    main: str  #: the score of the figure and of the terminal
+
+
+_CLASSES = _Layout(
+    {
+        "recall_weighted": "recall",
+        "precision_weighted": "precision",
+        "f1_weighted": "F1",
+        "accuracy": "accuracy",
+        "balanced_accuracy": "balanced accuracy",
+        "f1_macro": "F1 macro",
+        "auc_macro": "AUC macro",
+    },
+    ("accuracy", "balanced_accuracy", "f1_macro", "auc_macro"),
+    "balanced_accuracy",
+)
+_FINDINGS = _Layout(
+    {
+        "auc_macro": "AUC macro",
+        "average_precision": "average precision macro",
+        "brier_score": "Brier score",
+        "expected_calibration_error": "calibration error",
+    },
+    ("auc_macro", "average_precision"),
+    "auc_macro",
+)
 METHOD = (
-    "Mean ± standard deviation over {folds} folds; recall, precision and F1 weighted by support, as in the papers. "
+    "Mean ± standard deviation over {folds} folds; {scores}. "
     "Differences: corrected resampled t-test (Nadeau and Bengio 2003) on the folds' paired scores, because folds share "
     "training images and an ordinary paired t-test would find differences that are not there; p adjusted by Holm's "
     "method for the number of models."
 )
+_WEIGHTED = "recall, precision and F1 weighted by support, as in the papers"
+_PAIRED = (
+    "AUC on the test images of all folds, of those of which the finding is known. Beside it, the difference from "
+    "{reference}, its 95 % interval, and p, by DeLong's test with patients as clusters (Obuchowski 1997). This test "
+    "takes the trained models as they are: it does not know how much another training would differ. With many "
+    "findings, some differ by chance."
+)
 
 
 def collect_benchmark(output: Path) -> dict[str, Any]:
-    """Write benchmark.json, benchmark.csv, benchmark.md and the figure, with all models that are finished.
+    """Write benchmark.json, benchmark.csv, benchmark.md and the figures, with all models that are finished.
 
     Raises:
         UserError: No model is finished.
@@ -69,7 +103,8 @@ def collect_benchmark(output: Path) -> dict[str, Any]:
     # A fold's model is trained on k - 2 of the k folds, and tested on one.
     images, k = len(read_rows(output / SPLIT)), run["folds"]
     n_train, n_test = images * (k - 2) // k, images // k
-    for score in COMPARED:
+    layout = _layout(run)
+    for score in layout.compared:
         ours = models[reference]["folds"][score]
         tests = []
         for m in others:
@@ -82,6 +117,7 @@ def collect_benchmark(output: Path) -> dict[str, Any]:
         (run["test_source"] or "split=test") if any(INDEPENDENT in model for model in models.values()) else None
     )
     result: dict[str, Any] = {
+        **({} if layout is _CLASSES else MULTILABEL),
         "reference": reference,
         "folds": k,
         "test_source": run["test_source"] or None,
@@ -89,31 +125,64 @@ def collect_benchmark(output: Path) -> dict[str, Any]:
         "unfinished": [m for m in runs if m not in done],
         "models": models,
     }
+    if layout is _FINDINGS and others:
+        result["paired"] = _compare_findings(output, run["classes"], {m: runs[m] for m in (reference, *others)})
     rows = benchmark_rows(result)
     write_sheet(output / f"{BENCHMARK}.csv", rows)
     write_text(output / f"{BENCHMARK}.md", _markdown(result, rows))
-    save_figure(plot_comparison(result, "balanced_accuracy"), output / FIGURES / f"{BENCHMARK}.png")
+    save_figure(plot_comparison(result, layout.main), output / FIGURES / f"{BENCHMARK}.png")
     write_json(output / f"{BENCHMARK}.json", result)
     return result
 
 
+def _layout(described: Mapping[str, Any]) -> _Layout:
+    """The layout for run.json or benchmark.json."""
+    return _FINDINGS if described.get("task") == FindingTable.task else _CLASSES
+
+
+def _compare_findings(output: Path, findings: Sequence[str], runs: Mapping[str, Path]) -> list[Row]:
+    """Compare the models on the test images of all folds, by finding; write tables/paired.csv and figures/paired.png.
+
+    Every image is tested once, by models of the same fold, so images and patients are paired.
+    """
+    tables = {m: FindingTable.read(list(fold_folders(run).values()), findings, "test") for m, run in runs.items()}
+    if rows := paired_rows(tables):
+        write_sheet(output / TABLES / "paired.csv", rows)
+        save_figure(plot_paired(rows), output / FIGURES / "paired.png")
+    return rows
+
+
+def paired_finding_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The table of findings: a row for their mean and for each, a column for each model; empty for classes."""
+    table: dict[str, dict[str, str]] = {}
+    for row in result.get("paired", ()):
+        name = row["class"] or "mean"
+        cells = table.setdefault(name, {"AUC of": name, row["reference"]: f"{row['other']:.3f}"})
+        cells[row["model"]] = f"{row['one']:.3f}, {_difference(row, row['difference'])}"
+    return list(table.values())
+
+
 def benchmark_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
     """The table as in v2, one row per model: mean ± standard deviation over the folds, then size, time and speed."""
-    rows = []
+    rows, layout = [], _layout(result)
     for name, model in result["models"].items():
-        row = {"model": name} | {title: spread(model["mean_std"][key]) for key, title in COLUMNS.items()}
+        row = {"model": name} | {title: spread(model["mean_std"][key]) for key, title in layout.columns.items()}
         if INDEPENDENT in model:
-            for key in COMPARED[:2]:
-                row[f"{COLUMNS[key]} on {result['independent']}"] = spread(model[INDEPENDENT][key])
+            for key in layout.compared[:2]:
+                row[f"{layout.columns[key]} on {result['independent']}"] = spread(model[INDEPENDENT][key])
         row["parameters (M)"] = f"{model['parameters'] / 1e6:.1f}"
         row["training (min)"] = f"{model['training_seconds'] / 60:.1f}"
         row["images/s"] = f"{model['speed']['images_per_second']:.1f}"
-        for key in COMPARED[:2]:
+        for key in layout.compared[:2]:
             test = model["difference"][key] if "difference" in model else None
-            title = f"{COLUMNS[key]} less {result['reference']}'s [95 % CI], p"
-            row[title] = f"{test['mean']:+.3f} [{test['low']:+.3f}, {test['high']:+.3f}], {_p(test)}" if test else "-"
+            title = f"{layout.columns[key]} less {result['reference']}'s [95 % CI], p"
+            row[title] = _difference(test, test["mean"]) if test else "-"
         rows.append(row)
     return rows
+
+
+def _difference(test: Mapping[str, float], value: float) -> str:
+    return f"{value:+.3f} [{test['low']:+.3f}, {test['high']:+.3f}], {_p(test)}"
 
 
 def own_interpolations(own: Mapping[str, str]) -> str:
@@ -128,12 +197,14 @@ def own_interpolations(own: Mapping[str, str]) -> str:
 
 def brief_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
     """The table's rows with only those columns that fit a terminal."""
-    outside, p = f"balanced accuracy on {result['independent']}", f"p against {result['reference']}"
-    wanted = ["model", "accuracy", "balanced accuracy", "AUC macro", outside]
-    wanted += ["parameters (M)", "training (min)", "images/s"]
+    layout = _layout(result)
+    main = layout.columns[layout.main]
+    p = f"p against {result['reference']}"
+    wanted = ["model", "accuracy", "balanced accuracy", "AUC macro", "average precision macro"]
+    wanted += [f"{main} on {result['independent']}", "parameters (M)", "training (min)", "images/s"]
     rows = []
     for full, model in zip(benchmark_rows(result), result["models"].values(), strict=True):
-        compared = _p(model["difference"]["balanced_accuracy"]) if "difference" in model else "-"
+        compared = _p(model["difference"][layout.main]) if "difference" in model else "-"
         rows.append({key: full[key] for key in wanted if key in full} | {p: compared})
     return rows
 
@@ -169,11 +240,12 @@ def measure_speed(run: Path, config: TrainConfig, batches: int = 10) -> None:
 def _describe(run: Path) -> dict[str, Any]:
     """The entry of one model in benchmark.json, from its run."""
     summary, speed = read_json(run / SUMMARY), read_json(run / SPEED)
+    layout = _layout(summary)
     folds = [_scores(fold) for fold in summary["folds"]]
     histories = [read_rows(fold / HISTORY) for fold in fold_folders(run).values() if (fold / HISTORY).is_file()]
     model: dict[str, Any] = {
         "mean_std": _scores(summary["mean_std"]),
-        "folds": {key: [fold[key] for fold in folds] for key in COMPARED},
+        "folds": {key: [fold[key] for fold in folds] for key in layout.compared},
         "parameters": speed.pop("parameters"),
         "interpolation": read_json(run / RUN)["config"]["interpolation"],
         "training_seconds": sum(float(row["seconds"]) for rows in histories for row in rows),
@@ -185,18 +257,28 @@ def _describe(run: Path) -> dict[str, Any]:
 
 
 def _scores(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The scores of a fold, or their mean, by the keys of a layout's columns."""
+    if "per_finding" in tree:
+        return {"auc_macro": tree["macro"]["roc_auc"], **{key: tree["macro"][key] for key in SCORES[1:]}}
     found = {**paper_scores(tree), "balanced_accuracy": tree["balanced_accuracy"]}
-    return {key: found[key] for key in COLUMNS}
+    return {key: found[key] for key in _CLASSES.columns}
 
 
 def _markdown(result: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> str:
-    head = list(rows[0])
-    lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
-    lines += ["| " + " | ".join(row.values()) + " |" for row in rows]
-    lines += ["", METHOD.format(**result)]
+    several = _layout(result) is _FINDINGS
+    about = "each score is the mean over the findings" if several else _WEIGHTED
+    lines = [*_table_lines(rows), "", METHOD.format(**result, scores=about)]
+    if paired := paired_finding_rows(result):
+        lines += ["", *_table_lines(paired), "", _PAIRED.format(**result)]
     own = {name: model["interpolation"] for name, model in result["models"].items()}
     if len(set(own.values())) > 1:
         lines += ["", own_interpolations(own)]
     if result["unfinished"]:
         lines += ["", f"Not finished: {', '.join(result['unfinished'])}."]
     return "\n".join(lines) + "\n"
+
+
+def _table_lines(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    head = list(rows[0])
+    lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
+    return lines + ["| " + " | ".join(row.values()) + " |" for row in rows]

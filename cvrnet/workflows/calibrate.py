@@ -52,8 +52,8 @@ from cvrnet.workflows.before_after import (
     judge,
     verdict,
 )
+from cvrnet.workflows.callbacks import Callbacks
 from cvrnet.workflows.evaluate import describe_evaluation, predict_all, refuse_findings, write_evaluation
-from cvrnet.workflows.job import Callbacks
 
 KIND = "calibrate"
 N_FOLDS = 5

@@ -8,17 +8,19 @@ from typing import Any
 
 from cvrnet.errors import UserError
 from cvrnet.files import damaged_files, write_json
-from cvrnet.formatting import spread
+from cvrnet.formatting import interval, spread
 from cvrnet.metrics import mean_std
+from cvrnet.metrics.findings import SCORES
 from cvrnet.report.draw import draw_heads, draw_learning_curves, draw_predictions
+from cvrnet.report.findings import finding_rows
 from cvrnet.report.report_tables import difference, paper_scores
+from cvrnet.runs.finding_predictions import FindingTable, table_kind
 from cvrnet.runs.layout import HISTORY, INDEPENDENT, METRICS, RUN, SUMMARY
-from cvrnet.runs.predictions import read_predictions
 from cvrnet.runs.read import read_folds, read_json, read_rows
 from cvrnet.scoring import head_rows, score
 from cvrnet.training import TrainConfig, is_finished
-from cvrnet.workflows.findings import collect_findings
-from cvrnet.workflows.job import finish_report
+from cvrnet.workflows.findings import MULTILABEL
+from cvrnet.workflows.pages import finish_report
 
 _OF_ONE_SET = ("intervals", "per_source", "heads")  # left out of summary.json's folds: they have no mean over folds
 
@@ -49,18 +51,16 @@ def collect(output: Path, *, maps: bool = True) -> dict[str, Any]:
             f"{output}: {', '.join(short)} trained fewer than the run's {config.epochs} epochs; the command of the run "
             "with --resume, or --only-fold, goes on"
         )
-    if run.get("task") == "multilabel":
-        joined = collect_findings(output, run, folders)
-        finish_report(output, maps)
-        return joined
     metrics = [read_json(folder / METRICS) for folder in folders]
-    summary = {"classes": run["classes"], **_join(output, folders, metrics, "test")}
-    summary["test_source"] = run["test_source"] or None
+    several = {**MULTILABEL, "findings": run["classes"]}
+    summary = several if run.get("task") == FindingTable.task else {"classes": run["classes"]}
+    summary |= {**_join(output, run, metrics, "test"), "test_source": run["test_source"] or None}
     if all(INDEPENDENT in m for m in metrics):
-        outside = _join(output, folders, metrics, INDEPENDENT)
+        outside = _join(output, run, metrics, INDEPENDENT)
         drops = [difference(a, b) for a, b in zip(summary["folds"], outside["folds"], strict=True)]
-        drop = {"drop": mean_std(drops), "drop_in_accuracy": mean_std([drop["accuracy"] for drop in drops])}
-        summary[INDEPENDENT] = outside | drop
+        summary[INDEPENDENT] = outside | {"drop": mean_std(drops)}
+        if "accuracy" in drops[0]:
+            summary[INDEPENDENT]["drop_in_accuracy"] = mean_std([drop["accuracy"] for drop in drops])
     if heads := head_rows(summary["folds"]):
         draw_heads(output, heads)
     draw_learning_curves(output, {f"Fold {k}": read_rows(f / HISTORY) for k, f in enumerate(folders, start=1)})
@@ -69,15 +69,20 @@ def collect(output: Path, *, maps: bool = True) -> dict[str, Any]:
     return summary
 
 
-def _join(output: Path, folders: Sequence[Path], metrics: Sequence[Mapping[str, Any]], split: str) -> dict[str, Any]:
+def _join(output: Path, run: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]], split: str) -> dict[str, Any]:
     """Draw the figures of one set over all folds, and return each fold's scores, their mean, and the pooled scores."""
-    pooled = read_predictions(folders, metrics[0][split]["classes"], split)
+    pooled = table_kind(run).read(read_folds(output, run), run["classes"], split)
     draw_predictions(output, pooled, f"_{split}" if split == INDEPENDENT else "")
     folds = [{key: value for key, value in m[split].items() if key not in _OF_ONE_SET} for m in metrics]
     return {"folds": folds, "mean_std": mean_std(folds), "pooled": score(pooled)}
 
 
 def summary_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The table of a cross-validation: of classes, that of the papers; of findings, a row for each and their mean."""
+    return _finding_rows(summary) if "findings" in summary else _paper_rows(summary)
+
+
+def _paper_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The papers' table (v1 Table 3), weighted by support: a row for each fold, then mean ± standard deviation."""
     columns = ("recall_weighted", "precision_weighted", "f1_weighted", "accuracy", "f1_macro", "auc_macro")
     found = {str(k): scores for k, scores in enumerate(summary["folds"], start=1)} | {"mean": summary["mean_std"]}
@@ -89,3 +94,13 @@ def summary_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
         cells = {key: spread(values[key]) if isinstance(values[key], Mapping) else values[key] for key in columns}
         rows.append({"fold": name, **{key.removesuffix("_weighted"): cell for key, cell in cells.items()}})
     return rows
+
+
+def _finding_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """AUC and average precision of each finding over all folds, with their 95 % intervals."""
+    return [
+        {"finding": row["finding"], "positives": row.get("positives")}
+        | {key: interval(*(row[f"{key}{end}"] for end in ("", "_low", "_high"))) for key in SCORES[:2]}
+        for row in finding_rows("test", summary["pooled"])
+        if not row["source"]
+    ]

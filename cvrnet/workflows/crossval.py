@@ -14,8 +14,9 @@ from cvrnet.errors import UserError
 from cvrnet.runs.layout import SPLIT, fold_name
 from cvrnet.runs.split_table import read_folds
 from cvrnet.training import TrainConfig
+from cvrnet.workflows.callbacks import Callbacks
 from cvrnet.workflows.collect import collect
-from cvrnet.workflows.job import Callbacks, Job, open_run, start_job, with_features
+from cvrnet.workflows.job import Job, open_run, start_job, with_features
 from cvrnet.workflows.train import refuse_missing, train_sets
 
 

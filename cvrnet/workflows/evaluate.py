@@ -18,14 +18,15 @@ from cvrnet.inference import Prediction, Predictor
 from cvrnet.report.draw import draw_heads, draw_predictions
 from cvrnet.report.headline import NOT_NEW, seen_sentence
 from cvrnet.runs.decisions import KEY
-from cvrnet.runs.finding_predictions import FindingTable
+from cvrnet.runs.finding_predictions import FindingTable, table_kind
 from cvrnet.runs.folder import claim_folder, hash_records, open_run_folder, versions
 from cvrnet.runs.held_out import trained_on
 from cvrnet.runs.layout import METRICS
-from cvrnet.runs.predictions import PredictionTable, write_predictions
+from cvrnet.runs.predictions import AnyTable, PredictionTable, write_predictions
 from cvrnet.scoring import head_rows, score
-from cvrnet.workflows.findings import write_finding_evaluation
-from cvrnet.workflows.job import Callbacks, audit_run, finish_report
+from cvrnet.workflows.callbacks import Callbacks
+from cvrnet.workflows.findings import MULTILABEL
+from cvrnet.workflows.pages import audit_run, finish_report
 
 KIND = "evaluate"
 
@@ -52,26 +53,17 @@ def predict_records(
     *,
     batch_size: int = 8,
     progress: Callable[[int, int], object] | None = None,
-) -> PredictionTable:
+) -> Any:
     """Predict every readable image; for a model that averages probabilities, also give each head's predictions.
 
+    Returns a `PredictionTable` or, for a model of findings, a `FindingTable`.
     ``progress`` is called after each image with the number done and the number of images.
     """
-    return PredictionTable.from_records(*_answers(predictor, records, batch_size, progress))
-
-
-def _answers(
-    predictor: Predictor,
-    records: Sequence[Record],
-    batch_size: int,
-    progress: Callable[[int, int], object] | None,
-) -> tuple[Any, ...]:
-    """The arguments of both tables' ``from_records``, for the images that can be read."""
     answers = predict_all(predictor, records, batch_size, progress)
     readable = [(record, answer) for record, answer in zip(records, answers, strict=True) if not answer.error]
     rows = np.array([answer.probabilities for _, answer in readable]).reshape(-1, len(predictor.classes))
     by_head = [answer.heads for _, answer in readable if answer.heads is not None]
-    return (
+    return table_kind({"task": predictor.task}).from_records(
         [record for record, _ in readable],
         predictor.classes,
         rows,
@@ -81,7 +73,7 @@ def _answers(
     )
 
 
-def write_evaluation(folder: Path, sets: Mapping[str, PredictionTable]) -> dict[str, Any]:
+def write_evaluation(folder: Path, sets: Mapping[str, AnyTable]) -> dict[str, Any]:
     """Write metrics.json, predictions.csv and figures for one or more sets of images; the figures show the last set.
 
     Returns:
@@ -90,7 +82,7 @@ def write_evaluation(folder: Path, sets: Mapping[str, PredictionTable]) -> dict[
     """
     metrics = {name: score(table) for name, table in sets.items()}
     for name, table in sets.items():
-        if table.heads is not None:
+        if isinstance(table, PredictionTable) and table.heads is not None:
             hits = (table.heads == table.labels).mean(1)
             metrics[name]["head_accuracy"] = {f"P{i}": float(hit) for i, hit in enumerate(hits, start=1)}
     shown = list(sets)[-1]
@@ -107,7 +99,7 @@ def describe_evaluation(
     predictor: Predictor,
     data: DataPath,
     records: Sequence[Record],
-    predictions: PredictionTable | FindingTable,
+    predictions: AnyTable,
 ) -> dict[str, Any]:
     """The content of an evaluation's run.json: the model, the images, and whether the model was trained on them.
 
@@ -129,7 +121,7 @@ def describe_evaluation(
         **DataSet.of(data).for_run(),
         "data_sha256": hash_records(records),
         "classes": predictor.classes,
-        **({"task": "multilabel"} if predictor.task == "multilabel" else {}),
+        **(MULTILABEL if predictor.task == FindingTable.task else {}),
         "images": count_labels(records, predictor.classes),
         "independent_sources": None if known is None else sorted(sources - known.sources),
         "seen_images": 0 if known is None else known.count(records),
@@ -179,7 +171,7 @@ def evaluate(
         predictor = Predictor.from_pretrained(
             model, device, amp, folds=folds, any_body_part=any_body_part, backend=backend, images=_count(backend, data)
         )
-        records = read_for(predictor, data, callbacks.say)
+        records = read_for(predictor.task, predictor.classes, data, callbacks.say)
         place.start()
         folder = place.folder
         _, run = score_records(model, predictor, data, records, folder, batch_size, prevalences, callbacks)
@@ -203,43 +195,46 @@ def score_records(
     batch_size: int,
     prevalences: Sequence[float],
     callbacks: Callbacks,
-) -> tuple[PredictionTable, dict[str, Any]]:
+) -> tuple[Any, dict[str, Any]]:
     """Predict and score the images, and write everything of an evaluation except audit and report.
 
     Returns:
         The predictions, and what `evaluate` returns.
     """
-    findings = predictor.task == "multilabel"
-    table: Any = FindingTable if findings else PredictionTable
-    answers = table.from_records(*_answers(predictor, records, batch_size, callbacks.stage("Predicting")))
+    answers = predict_records(predictor, records, batch_size=batch_size, progress=callbacks.stage("Predicting"))
     if not answers.names:
         raise DataError(list(answers.problems), data)
     run = describe_evaluation(model, predictor, data, records, answers)
     run |= {"prevalences": list(prevalences)} if prevalences else {}
     claim_folder(folder, run)
-    write: Any = write_finding_evaluation if findings else write_evaluation
-    metrics = write(folder, {"test": answers})
+    metrics = write_evaluation(folder, {"test": answers})
     if run["seen_images"]:
         callbacks.say(f"severe: {seen_sentence(run['seen_images'])} {NOT_NEW}")
     return answers, {**run, "metrics": metrics}
 
 
-def read_for(predictor: Predictor, data: DataPath, say: Callable[[str], object]) -> list[Record]:
-    """The images of a data set with labels that the model knows; for a model of findings, with findings as labels.
+def read_for(
+    task: str,
+    classes: Sequence[str],
+    data: DataPath,
+    say: Callable[[str], object] = lambda line: None,
+    uncertain: str = "ignore",
+) -> list[Record]:
+    """The images of a data set with labels that a model of these classes knows; for findings, with what is known.
 
     Raises:
         DataError: Rows of the manifest are wrong.
         UserError: The model does not know a class, or no finding of the model is known of any image.
     """
-    if predictor.task == "multiclass":
+    if task != FindingTable.task:
         records = read_records(data, min_classes=1, say=say)
-        check_classes((r.label for r in records), predictor.classes)
+        check_classes((r.label for r in records), classes)
         return records
     records = read_records(data, labelled=False, say=say)
-    truth = finding_truth(records, predictor.classes)
+    truth = finding_truth(records, classes, uncertain)
     if np.isnan(truth).all():
-        raise UserError(f"none of the model's findings is known of any image; expected {', '.join(predictor.classes)}")
-    return label_findings(records, predictor.classes, truth)
+        raise UserError(f"none of the model's findings is known of any image; expected {', '.join(classes)}")
+    return label_findings(records, classes, truth)
 
 
 def refuse_findings(predictor: Predictor, what: str) -> None:

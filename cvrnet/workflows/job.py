@@ -1,52 +1,33 @@
-"""The steps at the start and end of every job: read the data once, claim the folder, audit, write the report."""
+"""The steps at the start of every job that trains: read the data once, claim the folder, audit."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from cvrnet.data import DataError, ImageCache, Record, class_names, scan_records
 from cvrnet.data.data_set import DataPath, DataSet
-from cvrnet.data.finding_labels import count_labels, without_names
+from cvrnet.data.finding_labels import count_labels
 from cvrnet.data.splits import INDEPENDENT
 from cvrnet.errors import UserError
-from cvrnet.files import atomic_write, damaged_files, write_csv
-from cvrnet.inference import Predictor
+from cvrnet.files import damaged_files, write_csv
 from cvrnet.inference.frozen_features import FrozenFeatures
 from cvrnet.metrics.operating_points import targets_by_class
-from cvrnet.report import Section, write_report
 from cvrnet.runs.folder import RunFolder, claim_folder, find_run_folder, hash_records, open_run_folder, versions
-from cvrnet.runs.layout import AUDIT, AUDIT_PAGE, AUDIT_TABLES, BENCHMARK, RUN, SPLIT, fold_folders
+from cvrnet.runs.layout import BENCHMARK, RUN, SPLIT, fold_folders
 from cvrnet.runs.read import read_json, read_rows
 from cvrnet.runs.split_table import split_row
-from cvrnet.training import Progress, TrainConfig, is_finished, resolve_interpolation
+from cvrnet.training import TrainConfig, is_finished, resolve_interpolation
 from cvrnet.training.model import InitialModel, check_trainable, is_trained, pretrained_from
 from cvrnet.training.processes import Processes
 from cvrnet.training.tracking import check_tracker
+from cvrnet.workflows.callbacks import Callbacks
 from cvrnet.workflows.decode import decode_images
 from cvrnet.workflows.findings import MULTILABEL, with_findings
-
-
-@dataclass(frozen=True)
-class Callbacks:
-    """The callbacks of a job, for progress and messages; called on the main process only.
-
-    Attributes:
-        say: Called with one line for the user.
-        stage: Called with the name of a stage ("Decoding", "Auditing", "Predicting"); returns a function that is called
-            with the number of images done and to do.
-        training: Called with the name of a run ("" except for the models or sources of a sweep) and the fold (0 for a
-            single training); returns the training's callbacks.
-    """
-
-    say: Callable[[str], object] = lambda line: None
-    stage: Callable[[str], Callable[[int, int], object]] = lambda name: lambda done, total: None
-    training: Callable[[str, int], Progress] = lambda name, fold: Progress()
+from cvrnet.workflows.pages import audit_run, share_audit
 
 
 @dataclass(frozen=True)
@@ -232,8 +213,7 @@ def open_run(
         if job.sweep is not None:
             share_audit(job.sweep, output)
         elif job.audit:
-            records = without_names(job.records) if job.config.findings else job.records
-            audit_run(output, job.data, records, job.callbacks, job.config.any_body_part, job.output)
+            audit_run(output, job.data, job.records, job.callbacks, job.config.any_body_part, job.output)
     job.processes.wait()
 
 
@@ -247,73 +227,3 @@ def _write_split(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     before = {(row["path"], sets.get(row["fold"], row["fold"])) for row in read_rows(path, ("path", "fold"))}
     if before != {(row["path"], str(row["fold"])) for row in rows}:
         raise UserError(f"{path} splits the images in another way; --overwrite replaces the run")
-
-
-def audit_run(
-    folder: Path,
-    data: DataPath,
-    records: Sequence[Record],
-    callbacks: Callbacks,
-    any_body_part: bool = False,
-    output: Path | None = None,
-) -> None:
-    """Audit the data once, save the findings in the run, and report the severe ones.
-
-    ``output`` is where the folder will be when the job has finished.
-
-    If the run already holds an audit of the same data, that audit is read and not repeated. Without the packages of the
-    extra ``audit``, there is no audit, and a line tells the user so.
-    """
-    try:
-        from cvrnet.audit import audit, read_severe, write_audit
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package not in ("cleanlab", "cv2", "scipy", "sklearn"):
-            raise
-        callbacks.say(f'The data set was not audited: that needs {package}; pip install "cvrnet[audit]"')
-        return
-    severe = read_severe(folder, records)
-    if severe is None:
-        callbacks.say("Auditing the data set (--no-audit skips this)")
-        findings = audit(records, any_body_part=any_body_part, progress=callbacks.stage("Auditing"))
-        write_audit(folder, findings, records, Path(data).resolve().name, tables=folder / AUDIT_TABLES)
-        severe = [finding.sentence for finding in findings if finding.severity == "severe"]
-    for sentence in severe:
-        callbacks.say(f"severe: {sentence}")
-    if severe:
-        page = (output or folder) / AUDIT_PAGE
-        callbacks.say(f"What to do about {'it' if len(severe) == 1 else 'them'} is in {page}")
-
-
-def share_audit(sweep: Path, run: Path) -> None:
-    """Copy the sweep's audit, if there is one, to one of its runs."""
-    for name in (AUDIT_PAGE, AUDIT):
-        if (sweep / name).is_file():
-            with atomic_write(run / name) as temporary:
-                shutil.copyfile(sweep / name, temporary)
-
-
-def finish_report(output: Path, maps: bool, predictor: Predictor | None = None) -> Path:
-    """Write the report of a run or an evaluation; its maps are those of `predictor`, by default the run's own model."""
-    from cvrnet.report.explanations import finding_maps_section, maps_section
-    from cvrnet.report.findings import write_findings_report
-    from cvrnet.report.operating_points import operating_points_section
-    from cvrnet.report.results import read_results
-    from cvrnet.report.selective import selective_section
-    from cvrnet.report.source_probe import write_source_probe
-    from cvrnet.report.subgroups import subgroups_section
-    from cvrnet.report.unlike_training import unlike_training_section
-
-    if read_json(output / RUN).get("task") == "multilabel":
-        return write_findings_report(output, [finding_maps_section(output, predictor)] if maps else [])
-    problem = write_source_probe(output, predictor)
-    results = read_results(output)
-    sections = [
-        Section("Source probe", f"<p>{escape(problem)}</p>") if problem else None,
-        subgroups_section(results),
-        operating_points_section(results),
-        selective_section(results),
-        unlike_training_section(results),
-        maps_section(output, predictor) if maps else None,
-    ]
-    return write_report(output, [section for section in sections if section is not None])

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,13 +18,11 @@ from cvrnet.inference.frozen_features import MIRRORED, head_inputs, stored_sides
 from cvrnet.inference.head_logits import HeadLogits, averages_probabilities
 from cvrnet.metrics.novelty import unlike
 from cvrnet.network import CVRNet
-from cvrnet.runs.finding_predictions import FindingTable
 from cvrnet.runs.novelty import save_novelty
-from cvrnet.runs.predictions import PredictionTable
+from cvrnet.runs.predictions import Table
 from cvrnet.training.novelty import fit_novelty, fit_sides
 from cvrnet.workflows.job import Job
 
-Table = TypeVar("Table", PredictionTable, FindingTable)
 MOST_IMAGES = 500  # of each set; chosen by measurement, of 100 to 400, and so that the time hardly counts
 MOST_MIRRORED = 300  # training images whose mirror images are computed, too; chosen by measurement
 

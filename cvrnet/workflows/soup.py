@@ -19,29 +19,33 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from cvrnet.data import DataError, Preprocessing, Record, check_classes, read_records, to_batch
+from cvrnet.data import DataError, Preprocessing, Record, to_batch
 from cvrnet.data.data_set import DataPath, DataSet
 from cvrnet.devices import select_device
 from cvrnet.errors import UserError
 from cvrnet.files import write_csv
 from cvrnet.inference import Predictor
 from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
-from cvrnet.metrics import classification_scores
-from cvrnet.metrics.bootstrap import mean_interval
-from cvrnet.runs.checkpoint import checkpoint_classes, find_checkpoints, load_checkpoint, save_checkpoint
+from cvrnet.runs.checkpoint import (
+    checkpoint_classes,
+    checkpoint_task,
+    find_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
 from cvrnet.runs.folder import claim_folder, hash_records, open_run_folder
 from cvrnet.runs.held_out import trained_on
 from cvrnet.runs.layout import CONFIG, RUN, SPLIT, WEIGHTS
-from cvrnet.runs.predictions import PredictionTable
+from cvrnet.runs.predictions import AnyTable
 from cvrnet.runs.read import read_json, read_rows, read_run
 from cvrnet.runs.split_table import SplitTable
-from cvrnet.workflows.evaluate import describe_evaluation, predict_records, write_evaluation
-from cvrnet.workflows.job import Callbacks, audit_run, finish_report
+from cvrnet.workflows.callbacks import Callbacks
+from cvrnet.workflows.compare_soup import compare_soup
+from cvrnet.workflows.evaluate import describe_evaluation, predict_records, read_for, write_evaluation
+from cvrnet.workflows.pages import audit_run, finish_report
 
 KIND = "soup"
 RECALIBRATION_IMAGES = 512
-LOSS = 0.02
-"""Non-inferiority margin: a soup holds up if its accuracy is certainly less than this below its folds' mean."""
 
 
 def make_soup(
@@ -85,20 +89,18 @@ def make_soup(
     _check_folds(folders)
     with open_run_folder(output, KIND, overwrite=overwrite) as place:
         about = read_run(run) if (run / RUN).is_file() else {}
-        if about.get("task") == "multilabel":
-            raise UserError(f"{run} is a run of findings; soup is for models that name one class an image")
-        own, seen = _own_images(about), trained_on(run) or SplitTable([])
-        records, honest, images = _images(run, about, own, seen, data)
         model = average(folders)
-        classes = checkpoint_classes(model)
-        check_classes((r.label for r in records), classes)
+        task, classes = checkpoint_task(model), checkpoint_classes(model)
+        own, seen = _own_images(about, task, classes), trained_on(run) or SplitTable([])
+        given = read_for(task, classes, data) if data is not None else []
+        records, honest, images = _images(run, about, own, seen, given, data)
         if _same_encoders(folders):
             batch_norm = "batch norm's statistics stay: the encoders are the same in all folds, they were frozen"
         else:
             batch_norm = _renew_batch_norm(model, [r for r in own if seen.fold_of(r)], device)
 
         progress = callbacks.stage("Predicting")
-        tables: dict[str, PredictionTable] = {}
+        tables: dict[str, AnyTable] = {}
 
         def predict(name: str, predictor: Predictor) -> None:
             before, total = len(records) * len(tables), len(records) * (len(folders) + 1)
@@ -112,7 +114,7 @@ def make_soup(
             predict(folder.name, Predictor.from_pretrained(folder, device, amp, any_body_part=any_body_part))
         predictor = Predictor([fuse_batch_norm(copy.deepcopy(model))], device, amp, any_body_part=any_body_part)
         predict(KIND, predictor)
-        rows, verdict = _compare(tables, honest)
+        rows, verdict = compare_soup(tables, honest)
         soup = {"rows": rows, "verdict": verdict, "images": images, "batch_norm": batch_norm}
 
         scored = DataSet.of(data) if data else DataSet.of_run(about)
@@ -163,26 +165,25 @@ def _argument(config: Mapping[str, Any], key: str) -> Any:
     return {name: value[name] for name in value if name != "num_classes"} if isinstance(value, dict) else value
 
 
-def _own_images(about: Mapping[str, Any]) -> list[Record]:
+def _own_images(about: Mapping[str, Any], task: str, classes: Sequence[str]) -> list[Record]:
     """The run's data set, if it still exists and has not changed."""
     data = DataSet.of_run(about)
     try:
-        records = read_records(data) if data else []
-    except DataError:
+        uncertain = about.get("config", {}).get("uncertain", "ignore")
+        records = read_for(task, classes, data, uncertain=uncertain) if data else []
+    except UserError:
         return []
     return records if hash_records(records) == about.get("data_sha256") else []
 
 
 def _images(
-    run: Path, about: Mapping[str, Any], own: list[Record], seen: SplitTable, data: DataPath | None
+    run: Path, about: Mapping[str, Any], own: list[Record], seen: SplitTable, given: list[Record], data: DataPath | None
 ) -> tuple[list[Record], bool, str]:
     """The images to score on, whether they are new to all folds, and a sentence about this."""
     if data is not None:
-        records = read_records(data, min_classes=1)
-        if known := seen.count(records):
-            sentence = f"{known} of the {len(records)} images, or their patients, were used to train the soup"
-            return records, False, sentence
-        return records, True, f"{len(records)} images of {data}"
+        if known := seen.count(given):
+            return given, False, f"{known} of the {len(given)} images, or their patients, were used to train the soup"
+        return given, True, f"{len(given)} images of {data}"
     if not own:
         raise UserError(f"the images of {run} no longer exist; expected DATA to score the soup on")
     if outside := [r for r in own if not seen.fold_of(r)]:
@@ -223,37 +224,3 @@ def _renew_batch_norm(model: nn.Module, records: Sequence[Record], device: str) 
     update_bn(map(batch, batches), model.to(place), place)
     model.to("cpu")
     return f"batch norm's statistics are computed again from {sum(map(len, batches))} of the run's images"
-
-
-def _compare(tables: Mapping[str, PredictionTable], honest: bool) -> tuple[list[dict[str, Any]], str]:
-    """The rows and the verdict, from the predictions of the folds and (in the last table) of the soup.
-
-    The verdict compares the soup with the mean of its folds, image by image; the interval is a bootstrap over patients.
-    """
-    *folds, soup = tables.values()
-    probabilities = {name: table.probabilities for name, table in tables.items() if name != KIND}
-    probabilities |= {"ensemble": np.mean(list(probabilities.values()), axis=0), KIND: soup.probabilities}
-    rows: list[dict[str, Any]] = []
-    for name, table in probabilities.items():
-        scores = classification_scores(soup.labels, table, soup.classes)
-        row = {"model": name, "images": len(soup.labels)}
-        row |= {key: scores[key] for key in ("accuracy", "balanced_accuracy")}
-        row |= {"f1_macro": scores["macro"]["f1"], "auc_macro": scores["macro"]["roc_auc"]}
-        rows.append(row | {"log_loss": scores["log_loss"]})
-
-    hits = np.mean([table.guesses == table.labels for table in folds], axis=0)
-    difference, interval = mean_interval((soup.guesses == soup.labels) - hits, soup.groups)
-    low, high = interval or (-1.0, 1.0)
-    accuracy = {row["model"]: row["accuracy"] for row in rows}
-    if high < 0:
-        verdict = "the soup does not hold up, it is clearly worse than its folds"
-    elif not honest:
-        verdict = "nothing speaks against the soup, on images that trained it"
-    elif low > -LOSS:
-        verdict = f"the soup holds up, it is less than {LOSS:.0%} worse than its folds"
-    else:
-        verdict = f"{len(hits)} images are too few to tell whether the soup holds up"
-    return rows, (
-        f"{verdict}: accuracy {accuracy[KIND]:.3f}, its folds' mean {hits.mean():.3f} (difference {difference:+.3f}, "
-        f"95 % interval {low:+.3f} to {high:+.3f}), their ensemble {accuracy['ensemble']:.3f}"
-    )

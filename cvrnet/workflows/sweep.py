@@ -21,8 +21,10 @@ from cvrnet.runs.read import read_json
 from cvrnet.training import TrainConfig, create_for_training, resolve_interpolation
 from cvrnet.training.model import check_trainable, is_trained
 from cvrnet.workflows.benchmark_table import collect_benchmark, measure_speed, own_interpolations
+from cvrnet.workflows.callbacks import Callbacks
 from cvrnet.workflows.crossval import check_folds, choose_folds, train_folds
-from cvrnet.workflows.job import Callbacks, Job, open_run, start_job
+from cvrnet.workflows.findings import MULTILABEL
+from cvrnet.workflows.job import Job, open_run, start_job
 
 ABLATIONS = ("encoder1", "encoder2", "p3", "mean-logits")
 """Variants of a CVR-Net, written as ``cvrnet:p3``: one encoder with three heads; only P3; averaged logits."""
@@ -65,18 +67,10 @@ def benchmark(
     check_folds(n_folds)
     settings = (classes, cache_folder, callbacks, audit, maps, resume, overwrite, log)
     config = config or TrainConfig()
-    _refuse_findings(config, BENCHMARK)
     first = resolve_interpolation(model_config(next(iter(models), config.model), config))
     with start_job(BENCHMARK, data, output, replace(config, interpolation=first.interpolation), *settings) as job:
         protocol = replace(job, config=replace(job.config, model="-", interpolation=config.interpolation))
         return _benchmark(protocol, models, n_folds, test_source, split_from)
-
-
-def _refuse_findings(config: TrainConfig | None, kind: str) -> None:
-    if config and config.findings:
-        raise UserError(
-            f"{kind} is for models that name one class an image; cross-validate models of findings by crossval"
-        )
 
 
 def _benchmark(
@@ -134,14 +128,15 @@ def leave_one_source_out(
 
     Returns:
         The content of summary.json: for each source, the scores in cross-validation and on the source, the drop in
-        accuracy, and the scores of each head on the source; or the reason why the source cannot be left out.
+        accuracy, and the scores of each head on the source; or the reason why the source cannot be left out. For
+        findings, the drop is that of the mean AUC over the findings with a value on both; ``not_scored`` names those
+        that all of the source's images have, or none has.
 
     Raises:
         UserError: The data set has fewer than two sources.
     """
     output, kind = Path(output), "leave-one-source-out"
     check_folds(n_folds)
-    _refuse_findings(config, kind)
     settings = (classes, cache_folder, callbacks, audit, maps, resume, overwrite, log)
     with start_job(kind, data, output, config, *settings) as job:
         return _leave_out(job, kind, n_folds)
@@ -154,7 +149,8 @@ def _leave_out(job: Job, kind: str, n_folds: int) -> dict[str, Any]:
         raise UserError(f"{job.data} has {len(sources)} source; expected two or more (the manifest's column source)")
     open_run(job, output, kind, [], folds=n_folds)
     one = replace(job, resume=True, sweep=output)
-    summary: dict[str, Any] = {"classes": job.classes, "sources": {}}
+    kinds = {**MULTILABEL, "findings": job.classes} if job.config.findings else {"classes": job.classes}
+    summary: dict[str, Any] = {**kinds, "sources": {}}
     for source in sources:
         row: dict[str, Any] = {"images": sum(r.source == source for r in job.records)}
         summary["sources"][source] = row
@@ -167,14 +163,21 @@ def _leave_out(job: Job, kind: str, n_folds: int) -> dict[str, Any]:
             result = train_folds(one, run, folds, f"without {source}")
             row["left_out"] = folds.left_out
             if job.processes.is_main:
+                outside = result[INDEPENDENT]
                 row["cross_validation"] = result["mean_std"]
-                row[INDEPENDENT] = result[INDEPENDENT]["mean_std"]
-                row["drop_in_accuracy"] = result[INDEPENDENT]["drop_in_accuracy"]
-                row["heads"] = result[INDEPENDENT]["pooled"].get("heads", [])
+                row[INDEPENDENT] = outside["mean_std"]
+                if job.config.findings:
+                    row["drop"], row["not_scored"] = outside["drop"]["macro"], outside["pooled"]["left_out"]
+                else:
+                    row["drop_in_accuracy"] = outside["drop_in_accuracy"]
+                    row["heads"] = outside["pooled"].get("heads", [])
         if job.processes.is_main:
             write_json(output / SUMMARY, summary)
     job.processes.wait()
     return summary if job.processes.is_main else {}
+
+
+_PLACES = {"others": "cross_validation", "it": INDEPENDENT}  # of `source_rows` -> key in summary.json
 
 
 def model_config(model: str, config: TrainConfig) -> TrainConfig:
@@ -219,16 +222,33 @@ def source_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for source, entry in summary["sources"].items():
         row = {"source left out": source, "images": entry["images"]}
-        parts = {"others": entry.get("cross_validation"), "it": entry.get(INDEPENDENT)}
-        for score in ("accuracy", "balanced_accuracy"):
-            for where, tree in parts.items():
-                row[f"{score.replace('_', ' ')} on {where}"] = spread(tree[score]) if tree else "-"
-        row["drop in accuracy"] = spread(entry["drop_in_accuracy"]) if "drop_in_accuracy" in entry else "-"
+        row |= _finding_cells(entry, summary["findings"]) if "findings" in summary else _class_cells(entry)
         if any(other.get("left_out") for other in summary["sources"].values()):
             row["split=test left out"] = entry.get("left_out", 0)
         row["problem"] = entry.get("problem", "")
         rows.append(row)
     return rows
+
+
+def _class_cells(entry: Mapping[str, Any]) -> dict[str, str]:
+    row = {}
+    for score in ("accuracy", "balanced_accuracy"):
+        for where, key in _PLACES.items():
+            row[f"{score.replace('_', ' ')} on {where}"] = spread(entry[key][score]) if key in entry else "-"
+    row["drop in accuracy"] = spread(entry["drop_in_accuracy"]) if "drop_in_accuracy" in entry else "-"
+    return row
+
+
+def _finding_cells(entry: Mapping[str, Any], findings: Sequence[str]) -> dict[str, str]:
+    """The mean AUC on the others and on the source, and the AUC of each finding on the source."""
+    row = {}
+    for where, key in _PLACES.items():
+        row[f"AUC macro on {where}"] = spread(entry[key]["macro"]["roc_auc"]) if key in entry else "-"
+    row["drop in AUC"] = spread(entry["drop"]["roc_auc"]) if "drop" in entry else "-"
+    per_finding = entry.get(INDEPENDENT, {}).get("per_finding", {})
+    row |= {f"{name} on it": spread(per_finding[name]["roc_auc"]) if per_finding else "-" for name in findings}
+    row["not scored on it"] = ", ".join(entry.get("not_scored", []))
+    return row
 
 
 __getattr__ = moved_names(__name__, dict.fromkeys(("benchmark_rows", "brief_rows"), "cvrnet.workflows.benchmark_table"))

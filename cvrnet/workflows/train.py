@@ -15,22 +15,24 @@ from cvrnet.data.splits import holdout_sets, refuse_missing_classes
 from cvrnet.inference import Predictor
 from cvrnet.inference.cached import join_batches, predict_cached
 from cvrnet.inference.head_logits import averages_probabilities
-from cvrnet.metrics.decisions import Decisions, choose_decisions, choose_finding_decisions
+from cvrnet.metrics.decisions import choose_decisions, choose_finding_decisions
 from cvrnet.metrics.operating_points import DEFAULT_SENSITIVITY, targets_by_class, threshold_warnings
 from cvrnet.report.draw import draw_learning_curves
 from cvrnet.runs.checkpoint import load_checkpoint
 from cvrnet.runs.decisions import save_decisions
-from cvrnet.runs.finding_predictions import FindingTable
+from cvrnet.runs.finding_predictions import FindingTable, table_kind
 from cvrnet.runs.layout import METRICS, fold_name
-from cvrnet.runs.predictions import PredictionTable
+from cvrnet.runs.predictions import AnyTable
 from cvrnet.runs.read import read_json
 from cvrnet.training import Progress, TrainConfig, close_state, fit, is_finished
 from cvrnet.training.frozen_encoders import predict_frozen
 from cvrnet.training.tracking import tracked
+from cvrnet.workflows.callbacks import Callbacks
 from cvrnet.workflows.evaluate import write_evaluation
-from cvrnet.workflows.findings import refuse_missing_findings, write_finding_evaluation
-from cvrnet.workflows.job import Callbacks, Job, finish_report, open_run, start_job, with_features
+from cvrnet.workflows.findings import MULTILABEL, refuse_missing_findings
+from cvrnet.workflows.job import Job, open_run, start_job, with_features
 from cvrnet.workflows.novelty import add_novelty
+from cvrnet.workflows.pages import finish_report
 
 
 def train(
@@ -82,7 +84,7 @@ def split_records(records: Sequence[Record], config: TrainConfig, test_source: s
 def refuse_missing(job: Job, train: Sequence[Record]) -> None:
     """UserError if a class has no image to train on, or if the training images do not show a finding."""
     if job.config.findings:
-        refuse_missing_findings(train, job.config)
+        refuse_missing_findings(train, job.classes)
     else:
         refuse_missing_classes(train, job.classes)
 
@@ -128,35 +130,21 @@ def _evaluate_best(job: Job, sets: Mapping[str, list[Record]], folder: Path) -> 
         part: (sets[part], job.classes, by_head.mean(0), by_head if has_heads else None)
         for part, by_head in answers.items()
     }
-    if job.config.findings:
-        uncertain = job.config.uncertain
-        found = {part: FindingTable.from_records(*given, uncertain=uncertain) for part, given in arguments.items()}
-        _save_finding_decisions(job, found["val"], folder)
-        return write_finding_evaluation(folder, add_novelty(job, best, sets, folder, found))
-    scored = {part: PredictionTable.from_records(*given) for part, given in arguments.items()}
+    kind = table_kind(MULTILABEL if job.config.findings else {})
+    scored = {part: kind.from_records(*given) for part, given in arguments.items()}
     _save_decisions(job, scored["val"], folder)
     return write_evaluation(folder, add_novelty(job, best, sets, folder, scored))
 
 
-def _save_decisions(job: Job, validation: PredictionTable, folder: Path) -> None:
+def _save_decisions(job: Job, validation: AnyTable, folder: Path) -> None:
     """Save what the validation images teach about acting on the probabilities, and tell what is wrong with it."""
-    p = validation
-    _save(job, choose_decisions(p.labels, p.probabilities, p.classes, p.groups, *_targets(job)), folder)
-
-
-def _save_finding_decisions(job: Job, validation: FindingTable, folder: Path) -> None:
-    """The same for findings."""
-    p = validation
-    _save(job, choose_finding_decisions(p.truth, p.probabilities, p.findings, *_targets(job)), folder)
-
-
-def _targets(job: Job) -> tuple[dict[str, float], dict[str, float]]:
-    """The sensitivity and the specificity that each class's thresholds have to reach."""
-    config, names = job.config, job.classes
-    return targets_by_class(config.sensitivity, names, DEFAULT_SENSITIVITY), targets_by_class(config.specificity, names)
-
-
-def _save(job: Job, decisions: Decisions, folder: Path) -> None:
+    p, config, names = validation, job.config, job.classes
+    sensitivity = targets_by_class(config.sensitivity, names, DEFAULT_SENSITIVITY)
+    specificity = targets_by_class(config.specificity, names)
+    if isinstance(p, FindingTable):
+        decisions = choose_finding_decisions(p.labels, p.probabilities, names, sensitivity, specificity)
+    else:
+        decisions = choose_decisions(p.labels, p.probabilities, names, p.groups, sensitivity, specificity)
     save_decisions(folder, decisions)
     for warning in threshold_warnings(decisions.operating_points):
         job.callbacks.say(warning)

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from cvrnet.errors import UserError
 from cvrnet.metrics.bootstrap import mean_interval
-from cvrnet.metrics.paired_models import auc_covariance, compare_accuracy, compare_auc, compare_macro_auc
+from cvrnet.metrics.paired_models import auc_covariance, compare_accuracy, compare_auc, compare_mean_auc
 
 
 def published_case():
@@ -63,7 +63,7 @@ def test_properties(seed):
     assert (copied["difference"], copied["low"]) == pytest.approx((test["difference"], test["low"]))
     # One class against the other: the macro mean of two classes is the AUC of either.
     p = [np.stack([1 / (1 + np.exp(x)), 1 / (1 + np.exp(-x))], 1) for x in (a, b)]
-    macro = compare_macro_auc(y.astype(int), *p, groups)
+    macro = compare_mean_auc(np.eye(2)[y.astype(int)], *p, groups)
     assert macro["difference"] == pytest.approx(test["difference"])
     assert macro["high"] - macro["low"] == pytest.approx(test["high"] - test["low"], rel=0.05)
 
@@ -107,14 +107,14 @@ def test_macro_mean_of_two_classes_is_delongs():
     y = np.arange(30) < 4
     a, b = (rng.random(30) + 0.3 * y for _ in range(2))
     tables = [np.stack([1 - x, x], 1) for x in (a, b)]
-    assert compare_macro_auc(y.astype(int), *tables) == pytest.approx(compare_auc(y, a, b))
+    assert compare_mean_auc(np.eye(2)[y.astype(int)], *tables) == pytest.approx(compare_auc(y, a, b))
 
 
 def test_macro_mean_needs_two_patients_of_each_class():
     rng = np.random.default_rng(0)
     tables = rng.dirichlet([1, 1, 1], (2, 9))
     with pytest.raises(UserError, match="class 2: 1 patient with or without it"):
-        compare_macro_auc([0, 0, 0, 0, 1, 1, 1, 1, 2], *tables)
+        compare_mean_auc(np.eye(3)[[0, 0, 0, 0, 1, 1, 1, 1, 2]], *tables)
 
 
 def test_interval_of_accuracy_with_unequal_patients():

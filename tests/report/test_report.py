@@ -18,7 +18,7 @@ from cvrnet.errors import UserError
 from cvrnet.files import write_json
 from cvrnet.report import Section, write_report
 from cvrnet.report.write import SHOWN
-from cvrnet.runs.predictions import PredictionTable, read_predictions, write_predictions
+from cvrnet.runs.predictions import PredictionTable, write_predictions
 from cvrnet.training import TrainConfig
 from cvrnet.workflows.collect import collect
 from cvrnet.workflows.crossval import cross_validate
@@ -369,15 +369,15 @@ def test_predictions_are_read_as_they_were_written(tmp_path):
     heads = np.random.default_rng(0).dirichlet(np.ones(3), (2, 30))
     written = PredictionTable.from_records(records, classes, p, heads)
     write_predictions(tmp_path, {"val": written.of_source("b"), "test": written})
-    found = read_predictions([tmp_path], classes, "test")
+    found = PredictionTable.read([tmp_path], classes, "test")
     np.testing.assert_array_equal(found.probabilities, p)
     np.testing.assert_array_equal(found.labels, written.labels)
     np.testing.assert_array_equal(found.heads, heads.argmax(-1))
     for field in ("classes", "names", "sources", "patients", "folds", "groups"):
         assert getattr(found, field) == getattr(written, field)
     assert found.groups[3] not in [r.patient_id for r in records]  # a patient of its own
-    assert read_predictions([tmp_path], classes, "val").names == [r.name for r in records if r.source == "b"]
-    twice = read_predictions([tmp_path, tmp_path], classes, "test")
+    assert PredictionTable.read([tmp_path], classes, "val").names == [r.name for r in records if r.source == "b"]
+    twice = PredictionTable.read([tmp_path, tmp_path], classes, "test")
     assert twice.folds == ["1"] * 30 + ["2"] * 30
     assert len(set(twice.groups)) == len(set(found.groups))
 

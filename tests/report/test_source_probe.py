@@ -13,7 +13,7 @@ from cvrnet.report import source_probe
 from cvrnet.report.results import read_results
 from cvrnet.runs.layout import SOURCE_PROBE
 from cvrnet.training import TrainConfig
-from cvrnet.workflows.job import finish_report
+from cvrnet.workflows.pages import finish_report
 from cvrnet.workflows.train import train
 from tests.conftest import PLAIN, TINY
 

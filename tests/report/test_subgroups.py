@@ -13,7 +13,7 @@ from sklearn import metrics as sk
 
 from cvrnet.report.results import read_results
 from cvrnet.report.subgroups import UNKNOWN, group_columns, subgroups_section
-from cvrnet.runs.predictions import read_predictions
+from cvrnet.runs.predictions import PredictionTable
 from cvrnet.workflows import evaluate
 
 
@@ -75,7 +75,7 @@ def test_scores_are_those_of_the_group(run, phantoms, tmp_path):
     assert found["scanner", "rare"]["too_small"] == "fewer than 10 patients"
     assert found["scanner", "rare"]["accuracy"] == ""
     classes = read_classes(tmp_path / "out")
-    table = read_predictions([tmp_path / "out"], classes, "test")
+    table = PredictionTable.read([tmp_path / "out"], classes, "test")
     sex = {row["path"]: row["sex"] for row in rows}
     mine = np.array([sex[name] == "F" for name in table.names])
     row = found["sex", "F"]

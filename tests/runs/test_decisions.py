@@ -17,7 +17,7 @@ from cvrnet.inference.decide import Decide
 from cvrnet.metrics.decisions import Decisions
 from cvrnet.metrics.operating_points import OperatingPoint, choose_operating_points
 from cvrnet.runs.decisions import load_decisions, save_decisions
-from cvrnet.runs.predictions import read_predictions
+from cvrnet.runs.predictions import PredictionTable
 from cvrnet.workflows import evaluate, train
 from tests.conftest import PLAIN, TINY
 
@@ -35,7 +35,7 @@ def copy(run, tmp_path):
 def test_training_chooses_on_validation_alone(run):
     points = load_decisions([run]).operating_points
     classes = json.loads((run / "run.json").read_text())["classes"]
-    table = read_predictions([run], classes, "val")
+    table = PredictionTable.read([run], classes, "val")
     assert points == choose_operating_points(
         table.labels, table.probabilities, classes, dict.fromkeys(classes, 0.9), {}
     )
@@ -200,7 +200,7 @@ def test_report_of_an_evaluation(run, phantoms, tmp_path):
     """Every rate is scikit-learn's for the same decisions, and PPV and NPV are Bayes' rule."""
     evaluate(run, phantoms, tmp_path / "evaluation", audit=False, maps=False, prevalences=[0.25])
     classes = json.loads((run / "run.json").read_text())["classes"]
-    table = read_predictions([tmp_path / "evaluation"], classes, "test")
+    table = PredictionTable.read([tmp_path / "evaluation"], classes, "test")
     thresholds = {(p.name, p.class_name): p.threshold for p in load_decisions([run]).operating_points}
     rows = rows_of(tmp_path / "evaluation" / "tables" / "operating_points.csv")
     sources = np.array(table.sources)

@@ -12,7 +12,7 @@ import pytest
 from cvrnet.errors import UserError
 from cvrnet.metrics.paired_models import compare_accuracy
 from cvrnet.runs.checkpoint import load_checkpoint, save_checkpoint
-from cvrnet.runs.predictions import read_predictions
+from cvrnet.runs.predictions import PredictionTable
 from cvrnet.workflows import compare
 
 
@@ -38,7 +38,7 @@ def compared(run, other, phantoms, tmp_path_factory):
 def test_table_and_pages(compared, run, other, phantoms):
     folder, result = compared
     classes = json.loads((run / "run.json").read_text())["classes"]
-    first, second = (read_predictions([folder / name], classes, "test") for name in ("run", "other"))
+    first, second = (PredictionTable.read([folder / name], classes, "test") for name in ("run", "other"))
     assert first.names == second.names
     with (folder / "tables" / "paired.csv").open(encoding="utf-8", newline="") as file:
         rows = {(row["score"], row["class"]): row for row in csv.DictReader(file)}
@@ -59,7 +59,7 @@ def test_classes_in_another_order(compared, run):
     classes = json.loads((run / "run.json").read_text())["classes"]
     own = json.loads((folder / "other" / "run.json").read_text())["classes"]
     assert own == classes[::-1]
-    table = read_predictions([folder / "other"], own, "test")
+    table = PredictionTable.read([folder / "other"], own, "test")
     turned = table.with_classes(classes)
     assert [turned.classes[k] for k in turned.labels] == [table.classes[k] for k in table.labels]
     np.testing.assert_array_equal(turned.probabilities[:, 0], table.probabilities[:, -1])

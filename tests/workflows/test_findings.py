@@ -6,77 +6,29 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from cvrnet import Predictor
 from cvrnet.audit import read_audited
 from cvrnet.data import DataError, read_records
-from cvrnet.data.findings import finding_names, finding_truth
+from cvrnet.data.findings import finding_truth, learnable_findings
 from cvrnet.data.record import Record
 from cvrnet.data.splits import holdout_split, make_folds, patient_keys
 from cvrnet.errors import UserError
 from cvrnet.hub.staging import stage_run
-from cvrnet.report.explanations import finding_maps_section
+from cvrnet.report.explanations import maps_section
 from cvrnet.runs.decisions import load_decisions
 from cvrnet.training import recipe
 from cvrnet.workflows import cross_validate, evaluate, make_soup, train
 from cvrnet.workflows.calibrate import calibrate
-
-FINDINGS = ["Bright", "Left", "Rare"]
+from tests.support.films import CONFIG, FINDINGS, write_films
 
 
 def record(label: str = "", **cells: str) -> Record:
     return Record(Path("/data/a.png"), "a.png", label, metadata=cells, where="m.csv:2")
-
-
-def picture(bright: bool, left: bool, rng: np.random.Generator) -> np.ndarray:
-    """A film whose findings can be learnt: its brightness, and a bar on its left side."""
-    pixels = rng.normal(150 if bright else 70, 20, (48, 48))
-    if left:
-        pixels[:, :16] += 70
-    return pixels.clip(0, 255).astype(np.uint8)
-
-
-def write_films(folder: Path, count: int, columns: bool, seed: int = 0) -> Path:
-    """A manifest of films of patients with one to three of them; 10 % of ``Left`` is not known where it has columns."""
-    rng = np.random.default_rng(seed)
-    folder.mkdir(parents=True)
-    rows = []
-    for i in range(count):
-        has = {"Bright": bool(rng.integers(2)), "Left": bool(rng.random() < 0.3), "Rare": i % 12 == 0}
-        Image.fromarray(picture(has["Bright"], has["Left"], rng)).save(folder / f"{i}.png")
-        row = {"path": f"{i}.png", "source": "ab"[i % 2], "patient_id": f"p{i // (1 + i % 3)}"}
-        if columns:
-            row |= {name: str(float(value)) for name, value in has.items()}
-            row["Left"] = "" if rng.random() < 0.1 else "-1" if rng.random() < 0.05 else row["Left"]
-        else:
-            row["label"] = "|".join(name for name, value in has.items() if value) or "No Finding"
-        rows.append(row)
-    with (folder / "manifest.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return folder / "manifest.csv"
-
-
-CONFIG = recipe(
-    "paper",
-    model="cvrnet_tiny",
-    pretrained=False,
-    img_size=48,
-    epochs=3,
-    lr=2e-3,
-    batch_size=16,
-    findings=("auto",),
-    device="cpu",
-    hflip_p=0.0,
-    vflip_p=0.0,
-    rotation_p=0.0,
-    shift_p=0.0,
-)
 
 
 @pytest.fixture(scope="module")
@@ -114,18 +66,21 @@ def test_cells_and_labels_that_cannot_be(tmp_path):
     with pytest.raises(DataError, match="has findings and No Finding"):
         finding_truth([record("Edema|No Finding")], ["Edema"])
     with pytest.raises(UserError, match="no finding 'Masss' in the data set; it has Edema, Mass"):
-        finding_names([record("Edema|Mass")], ["Masss"])
+        learnable_findings([record("Edema|Mass")], ["Masss"])
     with pytest.raises(UserError, match="each must be given once"):
-        finding_names([record("Edema|Mass")], ["Mass", "Mass"])
+        learnable_findings([record("Edema|Mass")], ["Mass", "Mass"])
     with pytest.raises(UserError, match="the data set has no findings"):
-        finding_names([record(age="7")])
+        learnable_findings([record(age="7")])
 
 
 def test_auto_takes_what_enough_patients_have(data):
     records = read_records(data, labelled=False)
-    assert finding_names(records) == (FINDINGS, [])
-    few = [r for i, r in enumerate(records) if r.metadata["Rare"] != "1.0" or i < 24]
-    assert finding_names(few) == (["Bright", "Left"], ["Rare"])
+    names, truth, few = learnable_findings(records)
+    assert (names, few) == (FINDINGS, [])
+    np.testing.assert_array_equal(truth, finding_truth(records, FINDINGS))
+    rare = [r for i, r in enumerate(records) if r.metadata["Rare"] != "1.0" or i < 24]
+    names, truth, few = learnable_findings(rare)
+    assert (names, truth.shape, few) == (["Bright", "Left"], (len(rare), 2), ["Rare"])
 
 
 def test_findings_and_sources_are_spread_over_folds_and_patients_are_not(tmp_path):
@@ -153,7 +108,7 @@ def test_it_learns_what_is_there(run):
     assert summary["pooled"]["n"] == 120
     assert summary["mean_std"]["macro"]["roc_auc"]["n"] == 3
     page = (output / "report.html").read_text(encoding="utf-8")
-    for text in ("Bright", "AUC of", "Operating points", "What the averaging buys", "Research software"):
+    for text in ("AUC of", "sex, on test", "Operating points", "What the averaging buys", "Marked as unusual"):
         assert text in page
     rows = list(csv.DictReader((output / "tables" / "findings.csv").open(encoding="utf-8-sig")))
     assert {row["finding"] for row in rows} == {*FINDINGS, "mean"}
@@ -190,6 +145,11 @@ def test_predict_and_evaluate(run, data, tmp_path, cli):
         evaluate(str(output), other.parent / "bare.csv", tmp_path / "none", audit=False, maps=False)
 
 
+def _rows(path):
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def _write(path, rows):
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
@@ -223,11 +183,7 @@ def test_what_is_for_one_class_says_so(run, data, tmp_path, cli):
     output, _ = run
     with pytest.raises(UserError, match="is a model of findings; calibration is for"):
         calibrate(str(output), data, tmp_path / "out")
-    with pytest.raises(UserError, match="is a run of findings; soup is for"):
-        make_soup(output, tmp_path / "out")
     for command in (
-        ("benchmark", data, "-o", tmp_path / "out", "--findings", "auto", "--models", "cvrnet_tiny"),
-        ("crossval", data, "-o", tmp_path / "out", "--findings", "auto", "--leave-one-source-out"),
         ("train", data, "-o", tmp_path / "out", "--findings", "auto", "--model", "resnet18", "--no-pretrained"),
         ("train", data, "-o", tmp_path / "out", "--findings", "auto", "--classes", "Left,Bright"),
         ("train", data, "-o", tmp_path / "out", "--findings", "auto", "--monitor", "val_accuracy"),
@@ -243,10 +199,37 @@ def test_what_is_for_one_class_says_so(run, data, tmp_path, cli):
     assert "--findings auto" in err
 
 
+def test_a_soup(run, tmp_path):
+    made = make_soup(run[0], tmp_path / "soup", audit=False, maps=False)
+    assert [row["model"] for row in made["rows"]] == ["fold-1", "fold-2", "fold-3", "ensemble", "soup"]
+    assert "all 120 images of the run" in made["images"]
+    assert "mean AUC" in made["verdict"]
+    assert Predictor.from_pretrained(tmp_path / "soup").task == "multilabel"
+
+
+def test_calibration_images_of_int8_have_what_is_known(data):
+    pytest.importorskip("onnx")
+    from cvrnet.onnx.check_images import split_calibration
+
+    chosen, others = split_calibration(data, 20, 50, ["Left", "Other"], "multilabel")
+    assert (len(chosen), len(others)) == (20, 50)
+    assert {r.findings for r in others} == {(1.0, None), (0.0, None), (None, None)}
+
+
+def test_quickstart(tmp_path, cli, monkeypatch):
+    monkeypatch.setattr("cvrnet.model_info.describe_model", lambda name: SimpleNamespace(pretrained="no"))
+    data = write_films(tmp_path / "data", 40, columns=False)
+    status, out, err = cli("quickstart", data, "-o", tmp_path / "q", "--epochs", 1, "--findings", "Bright,Left")
+    assert status == 0, err
+    assert "prob_Left" in out
+
+
 def test_its_card_and_its_maps(run, data, tmp_path, cli):
     output, summary = run
     staged = stage_run(output, "ada/findings")
     card = staged.card.decode()
+    (marked,) = [row for row in _rows(output / "tables" / "unlike_training.csv") if not row["source"]]
+    assert f"training images: {100 * float(marked['marked']):.0f} % of the test images" in card
     assert "gives the probabilities of findings" in card
     assert f"| Bright | {summary['pooled']['per_finding']['Bright']['positives']} |" in card
     assert "AUC, mean over the findings, mean of 3 folds" in card
@@ -255,7 +238,7 @@ def test_its_card_and_its_maps(run, data, tmp_path, cli):
     status, _, err = cli("explain", output, image, "-o", tmp_path / "maps", "--target", "Left")
     assert status == 0, err
     assert list((tmp_path / "maps").rglob("*.png"))
-    html = finding_maps_section(output).html
+    html = maps_section(output).html
     assert html.count("for Bright") == html.count("for Left") == html.count("for Rare") == 1
     assert html.count("<img") == 6
 

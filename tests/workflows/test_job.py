@@ -7,7 +7,7 @@ import pytest
 
 from cvrnet.data import read_records, write_phantoms
 from cvrnet.workflows import Callbacks
-from cvrnet.workflows.job import audit_run
+from cvrnet.workflows.pages import audit_run
 
 TRAINING = ["--encoders", "test_resnet,test_efficientnet", "--no-pretrained", "--img-size", "64", "--epochs", "1"]
 SEVERE = "severe: Class and source are tied together"

@@ -18,7 +18,8 @@ from cvrnet.runs.checkpoint import load_checkpoint, save_checkpoint
 from cvrnet.runs.predictions import PredictionTable
 from cvrnet.training import recipe
 from cvrnet.workflows import cross_validate
-from cvrnet.workflows.soup import _compare, _renew_batch_norm, average, make_soup
+from cvrnet.workflows.compare_soup import compare_soup
+from cvrnet.workflows.soup import _renew_batch_norm, average, make_soup
 from tests.conftest import PLAIN, TINY
 from tests.support.folds import CLASSES, write_folds
 from tests.support.networks import enliven, images
@@ -118,7 +119,7 @@ def test_the_verdict(drop, word):
         return PredictionTable(CLASSES, [str(i) for i in range(n)], np.arange(n) % 3, probabilities, *[[""] * n] * 3)
 
     def verdict(folds, soup, honest):
-        return _compare({"fold-1": table(folds), "fold-2": table(folds), "soup": table(soup)}, honest)[1]
+        return compare_soup({"fold-1": table(folds), "fold-2": table(folds), "soup": table(soup)}, honest)[1]
 
     right = np.eye(3)[[i % 3 for i in range(300)]]
     wrong = right.copy()

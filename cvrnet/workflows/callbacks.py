@@ -1,0 +1,25 @@
+"""What a job tells while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cvrnet.training import Progress
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """The callbacks of a job, for progress and messages; called on the main process only.
+
+    Attributes:
+        say: Called with one line for the user.
+        stage: Called with the name of a stage ("Decoding", "Auditing", "Predicting"); returns a function that is called
+            with the number of images done and to do.
+        training: Called with the name of a run ("" except for the models or sources of a sweep) and the fold (0 for a
+            single training); returns the training's callbacks.
+    """
+
+    say: Callable[[str], object] = lambda line: None
+    stage: Callable[[str], Callable[[int, int], object]] = lambda name: lambda done, total: None
+    training: Callable[[str, int], Progress] = lambda name, fold: Progress()

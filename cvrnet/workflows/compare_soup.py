@@ -1,0 +1,80 @@
+"""Whether a soup is as good as the folds that it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from cvrnet.metrics import classification_scores
+from cvrnet.metrics.bootstrap import mean_interval
+from cvrnet.metrics.findings import finding_rankings
+from cvrnet.metrics.paired_models import compare_mean_auc
+from cvrnet.runs.finding_predictions import FindingTable
+from cvrnet.runs.predictions import AnyTable
+
+LOSS = 0.02
+"""Non-inferiority margin: a soup holds up if its score is certainly less than this below its folds' mean."""
+
+
+def compare_soup(tables: Mapping[str, AnyTable], honest: bool) -> tuple[list[dict[str, Any]], str]:
+    """The rows and the verdict, from the predictions of the folds and (in the last table) of the soup.
+
+    The verdict compares the soup's accuracy, or the mean AUC of findings, with the mean of its folds'; the interval is
+    by patient. ``honest``: no fold was trained on the images.
+    """
+    *folds, soup = tables.values()
+    *names, kind = tables
+    ensemble = replace(soup, probabilities=np.mean([table.probabilities for table in folds], axis=0))
+    every = {**dict(zip(names, folds, strict=True)), "ensemble": ensemble, kind: soup}
+    several = isinstance(soup, FindingTable)
+    scores = {name: _finding_scores(table) if several else _class_scores(table) for name, table in every.items()}
+    rows = [{"model": name, "images": len(soup.names), **found} for name, found in scores.items()]
+    title, key = ("mean AUC", "auc_macro") if several else ("accuracy", "accuracy")
+    mean = float(np.mean([scores[name][key] for name in names]))
+    difference = scores[kind][key] - mean
+    low, high = (_auc_interval if several else _accuracy_interval)(soup, folds)
+    if high < 0:
+        verdict = "the soup does not hold up, it is clearly worse than its folds"
+    elif not honest:
+        verdict = "nothing speaks against the soup, on images that trained it"
+    elif low > -LOSS:
+        verdict = f"the soup holds up, it is less than {LOSS:.0%} worse than its folds"
+    else:
+        verdict = f"{len(soup.names)} images are too few to tell whether the soup holds up"
+    return rows, (
+        f"{verdict}: {title} {scores[kind][key]:.3f}, its folds' mean {mean:.3f} (difference {difference:+.3f}, "
+        f"95 % interval {low:+.3f} to {high:+.3f}), their ensemble {scores['ensemble'][key]:.3f}"
+    )
+
+
+def _class_scores(table: Any) -> dict[str, float]:
+    found = classification_scores(table.labels, table.probabilities, table.classes)
+    row = {key: found[key] for key in ("accuracy", "balanced_accuracy")}
+    row |= {"f1_macro": found["macro"]["f1"], "auc_macro": found["macro"]["roc_auc"]}
+    return row | {"log_loss": found["log_loss"]}
+
+
+def _finding_scores(table: Any) -> dict[str, float]:
+    """The mean AUC over the findings, and the mean of (p - y)^2 over all that is known."""
+    rankings = finding_rankings(table.labels, table.probabilities)
+    brier = float(np.nanmean((table.probabilities - table.labels) ** 2))
+    return {"auc_macro": float(rankings.mean()) if rankings.size else float("nan"), "brier_score": brier}
+
+
+def _accuracy_interval(soup: Any, folds: Sequence[Any]) -> Sequence[float]:
+    """Of the soup's accuracy less the mean of its folds'."""
+    hits = np.mean([table.guesses == table.labels for table in folds], axis=0)
+    return mean_interval((soup.guesses == soup.labels) - hits, soup.groups)[1] or (-1.0, 1.0)
+
+
+def _auc_interval(soup: Any, folds: Sequence[Any]) -> Sequence[float]:
+    """The same of the mean AUC, over the findings that two patients have and two lack."""
+    chosen = [k for k in range(len(soup.classes)) if min(soup.sides(k)) > 1]
+    if not chosen:
+        return -1.0, 1.0
+    others = np.stack([table.probabilities[:, chosen] for table in folds])
+    test = compare_mean_auc(soup.labels[:, chosen], soup.probabilities[:, chosen], others, soup.groups)
+    return test["low"], test["high"]

@@ -1,0 +1,86 @@
+"""The pages of a job: audit.html of its data set, and report.html."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from cvrnet.data import Record
+from cvrnet.data.data_set import DataPath
+from cvrnet.data.finding_labels import without_names
+from cvrnet.files import atomic_write
+from cvrnet.inference import Predictor
+from cvrnet.report import Section, write_report
+from cvrnet.runs.layout import AUDIT, AUDIT_PAGE, AUDIT_TABLES
+from cvrnet.workflows.callbacks import Callbacks
+
+
+def audit_run(
+    folder: Path,
+    data: DataPath,
+    records: Sequence[Record],
+    callbacks: Callbacks,
+    any_body_part: bool = False,
+    output: Path | None = None,
+) -> None:
+    """Audit the data once, save the findings in the run, and report the severe ones.
+
+    ``output`` is where the folder will be when the job has finished.
+
+    If the run already holds an audit of the same data, that audit is read and not repeated. Without the packages of the
+    extra ``audit``, there is no audit, and a line tells the user so.
+    """
+    try:
+        from cvrnet.audit import audit, read_severe, write_audit
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in ("cleanlab", "cv2", "scipy", "sklearn"):
+            raise
+        callbacks.say(f'The data set was not audited: that needs {package}; pip install "cvrnet[audit]"')
+        return
+    if any(record.findings for record in records):
+        records = without_names(records)
+    severe = read_severe(folder, records)
+    if severe is None:
+        callbacks.say("Auditing the data set (--no-audit skips this)")
+        findings = audit(records, any_body_part=any_body_part, progress=callbacks.stage("Auditing"))
+        write_audit(folder, findings, records, Path(data).resolve().name, tables=folder / AUDIT_TABLES)
+        severe = [finding.sentence for finding in findings if finding.severity == "severe"]
+    for sentence in severe:
+        callbacks.say(f"severe: {sentence}")
+    if severe:
+        page = (output or folder) / AUDIT_PAGE
+        callbacks.say(f"What to do about {'it' if len(severe) == 1 else 'them'} is in {page}")
+
+
+def share_audit(sweep: Path, run: Path) -> None:
+    """Copy the sweep's audit, if there is one, to one of its runs."""
+    for name in (AUDIT_PAGE, AUDIT):
+        if (sweep / name).is_file():
+            with atomic_write(run / name) as temporary:
+                shutil.copyfile(sweep / name, temporary)
+
+
+def finish_report(output: Path, maps: bool, predictor: Predictor | None = None) -> Path:
+    """Write the report of a run or an evaluation; its maps are those of `predictor`, by default the run's own model."""
+    from cvrnet.report.explanations import maps_section
+    from cvrnet.report.operating_points import operating_points_section
+    from cvrnet.report.results import read_results
+    from cvrnet.report.selective import selective_section
+    from cvrnet.report.source_probe import write_source_probe
+    from cvrnet.report.subgroups import subgroups_section
+    from cvrnet.report.unlike_training import unlike_training_section
+
+    problem = write_source_probe(output, predictor)
+    results = read_results(output)
+    sections = [
+        Section("Source probe", f"<p>{escape(problem)}</p>") if problem else None,
+        subgroups_section(results),
+        operating_points_section(results),
+        selective_section(results),
+        unlike_training_section(results),
+        maps_section(output, predictor) if maps else None,
+    ]
+    return write_report(output, [section for section in sections if section is not None])
