@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 # Patterns of other data sets' column names for each of our columns, in the order in which they are tried.
 _MEANT = {
     "path": r"path|filename|image ?index|dicom ?id|image|img|file",
-    "label": r"label|class|(?<!no )finding|diagnos|target|categor|condition",
+    "label": r"label|class|(?<!no[ _])finding|diagnos|target|categor|condition",
     "source": r"source|hospital|institution|site|dataset|collection",
     "patient_id": r"(patient|subject|person|case) ?_?(id|number|no)|pid$",
     "split": r"split|subset|partition|fold",

@@ -9,7 +9,16 @@ from dataclasses import replace
 from cvrnet.data.record import Record
 
 SEPARATOR = "|"  #: between the findings of one image in the column ``label``
-NO_FINDING = "No Finding"  #: the label, or the column, of an image without any
+NO_FINDING = "No Finding"  #: the label, or the column, of an image without any; see `is_no_finding`
+
+
+def is_no_finding(name: str) -> bool:
+    """Whether this names the absence of findings: data sets write ``No Finding``, ``No finding`` or ``no_finding``.
+
+    >>> is_no_finding("No finding"), is_no_finding(" no_finding"), is_no_finding("Edema")
+    (True, True, False)
+    """
+    return " ".join(name.replace("_", " ").split()).casefold() == NO_FINDING.casefold()
 
 
 def join_findings(names: Sequence[str]) -> str:
@@ -22,12 +31,22 @@ def join_findings(names: Sequence[str]) -> str:
 
 
 def split_findings(label: str) -> list[str]:
-    """The findings that a label names; none for ``No Finding``.
+    """The findings that a label names; none for ``No Finding``, in any spelling of `is_no_finding`.
 
-    >>> split_findings("Edema | Effusion"), split_findings("No Finding")
+    >>> split_findings("Edema | Effusion"), split_findings("No finding")
     (['Edema', 'Effusion'], [])
     """
-    return [name for part in label.split(SEPARATOR) if (name := part.strip()) and name != NO_FINDING]
+    return [name for part in label.split(SEPARATOR) if (name := part.strip()) and not is_no_finding(name)]
+
+
+def contradiction(label: str) -> str:
+    """Why a label cannot be: it names findings, and says that there are none; ``""`` if it is a proper label.
+
+    >>> contradiction("Edema|No finding"), contradiction("Edema|Mass")
+    ("label 'Edema|No finding' has findings and No Finding", '')
+    """
+    both = split_findings(label) and any(map(is_no_finding, label.split(SEPARATOR)))
+    return f"label {label!r} has findings and {NO_FINDING}" if both else ""
 
 
 def count_labels(records: Sequence[Record], names: Sequence[str]) -> dict[str, int]:

@@ -9,7 +9,13 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from cvrnet.data.finding_labels import NO_FINDING, SEPARATOR, join_findings, split_findings
+from cvrnet.data.finding_labels import (
+    SEPARATOR,
+    contradiction,
+    is_no_finding,
+    join_findings,
+    split_findings,
+)
 from cvrnet.data.record import Record
 from cvrnet.data.scan import DataError
 from cvrnet.data.splits import patient_keys
@@ -33,7 +39,7 @@ def finding_columns(records: Sequence[Record]) -> list[str]:
         for column, cell in record.metadata.items():
             values[column].add(_plain(cell))
     allowed = {*_CELLS, "-1"}
-    return [c for c, cells in values.items() if "1" in cells <= allowed and c not in (*_NUMBERS, NO_FINDING)]
+    return [c for c, cells in values.items() if "1" in cells <= allowed and c not in _NUMBERS and not is_no_finding(c)]
 
 
 def finding_names(records: Sequence[Record], wanted: Sequence[str] = (AUTO,)) -> tuple[list[str], list[str]]:
@@ -43,11 +49,13 @@ def finding_names(records: Sequence[Record], wanted: Sequence[str] = (AUTO,)) ->
     `finding_columns`.
 
     Raises:
-        UserError: There are none, or a name is given twice, or is neither a column nor in a label.
+        UserError: There are none, or a name is given twice, is ``No Finding``, or is neither a column nor in a label.
     """
     named = sorted({name for record in records for name in split_findings(record.label)})
     columns = {column for record in records for column in record.metadata}
     if list(wanted) != [AUTO]:
+        if none := [name for name in wanted if is_no_finding(name)]:
+            raise UserError(f"{none[0]} is no finding but the absence of all: leave it out of --findings")
         if len({*wanted}) < len(wanted):
             raise UserError(f"findings {', '.join(wanted)}: each must be given once")
         if unknown := [name for name in wanted if name not in columns and name not in named]:
@@ -74,8 +82,8 @@ def finding_names(records: Sequence[Record], wanted: Sequence[str] = (AUTO,)) ->
 def finding_truth(records: Sequence[Record], names: Sequence[str], uncertain: str = "ignore") -> Truth:
     """Whether images have findings, from a finding's own column or, if there is none, from the labels.
 
-    A cell is 1, 0, -1 (uncertain) or empty (not known). Where the column ``No Finding`` is 1, empty cells are 0. An
-    image without a label is not known.
+    A cell is 1, 0, -1 (uncertain) or empty (not known). Where the column ``No Finding`` (in any spelling of
+    `is_no_finding`) is 1, empty cells are 0. An image without a label is not known.
 
     Args:
         records: N images.
@@ -87,12 +95,13 @@ def finding_truth(records: Sequence[Record], names: Sequence[str], uncertain: st
     """
     cells = {**_CELLS, "-1": UNCERTAIN[uncertain]}
     columns = {column for record in records for column in record.metadata}
+    none = [column for column in columns if is_no_finding(column)]
     truth, problems = np.full((len(records), len(names)), np.nan), []
     for i, record in enumerate(records):
-        parts, listed = split_findings(record.label), set(record.label.split(SEPARATOR))
-        if parts and NO_FINDING in map(str.strip, listed):
-            problems.append(record.problem(f"label {record.label!r} has findings and {NO_FINDING}"))
-        nothing = _plain(record.metadata.get(NO_FINDING, "")) == "1"
+        parts = split_findings(record.label)
+        if reason := contradiction(record.label):
+            problems.append(record.problem(reason))
+        nothing = any(_plain(record.metadata.get(column, "")) == "1" for column in none)
         for k, name in enumerate(names):
             if name not in columns:
                 truth[i, k] = float(name in parts) if record.label else np.nan
