@@ -11,6 +11,8 @@ from cvrnet.data.record import Record
 SEPARATOR = "|"  #: between the findings of one image in the column ``label``
 NO_FINDING = "No Finding"  #: the label, or the column, of an image without any; see `is_no_finding`
 
+SOME_FINDING = "some finding"  #: the label of an image with any, where one label for each image is needed
+
 
 def is_no_finding(name: str) -> bool:
     """Whether this names the absence of findings: data sets write ``No Finding``, ``No finding`` or ``no_finding``.
@@ -56,8 +58,5 @@ def count_labels(records: Sequence[Record], names: Sequence[str]) -> dict[str, i
 
 
 def without_names(records: Sequence[Record]) -> list[Record]:
-    """The same images with two labels: ``No Finding`` and ``some finding``. The audit compares these with the sources.
-
-    Images of which nothing is known are left out.
-    """
-    return [replace(r, label="some finding" if split_findings(r.label) else NO_FINDING) for r in records if r.label]
+    """The same images with two labels, ``No Finding`` and ``some finding``, for checks that need one label an image."""
+    return [replace(r, label=SOME_FINDING if split_findings(r.label) else NO_FINDING) for r in records]

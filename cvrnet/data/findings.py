@@ -42,8 +42,10 @@ def finding_columns(records: Sequence[Record]) -> list[str]:
     return [c for c, cells in values.items() if "1" in cells <= allowed and c not in _NUMBERS and not is_no_finding(c)]
 
 
-def finding_names(records: Sequence[Record], wanted: Sequence[str] = (AUTO,)) -> tuple[list[str], list[str]]:
-    """The findings to learn, and those that ``auto`` leaves out because fewer than 5 patients have (or lack) them.
+def finding_names(
+    records: Sequence[Record], wanted: Sequence[str] = (AUTO,), least: int = LEAST_PATIENTS
+) -> tuple[list[str], list[str]]:
+    """The findings to learn, and those that ``auto`` leaves out: fewer patients than ``least`` have or lack them.
 
     With ``auto`` they are those that the labels name, in alphabetical order; if no image has a label, those of
     `finding_columns`.
@@ -72,10 +74,10 @@ def finding_names(records: Sequence[Record], wanted: Sequence[str] = (AUTO,)) ->
     few = [
         name
         for name, column in zip(found, truth.T, strict=True)
-        if min(len({*patients[column == value]}) for value in (0, 1)) < LEAST_PATIENTS
+        if min(len({*patients[column == value]}) for value in (0, 1)) < least
     ]
     if len(few) == len(found):
-        raise UserError(f"every finding is known in fewer than {LEAST_PATIENTS} patients with it or without it")
+        raise UserError(f"every finding is known in fewer than {least} patients with it or without it")
     return [name for name in found if name not in few], few
 
 
@@ -128,15 +130,11 @@ def label_findings(records: Sequence[Record], names: Sequence[str], truth: Truth
     ]
 
 
-def as_findings(records: Sequence[Record]) -> list[Record]:
-    """The same images with the findings of their labels or columns as labels; none if the data set has no findings.
-
-    It has findings if a label names several, or if no image has a label and there are `finding_columns`.
-    """
+def several_findings_in(records: Sequence[Record]) -> bool:
+    """Whether a label names several findings or, if no image has a label, there are `finding_columns`."""
     if any(record.label for record in records):
-        return list(records) if any(SEPARATOR in record.label for record in records) else []
-    names = finding_columns(records)
-    return label_findings(records, names, finding_truth(records, names)) if names else []
+        return any(SEPARATOR in record.label for record in records)
+    return bool(finding_columns(records))
 
 
 def _plain(cell: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from cvrnet.data import DataError, ImageCache, Record, class_names, scan_records
 from cvrnet.data.data_set import DataPath, DataSet
-from cvrnet.data.finding_labels import count_labels, without_names
+from cvrnet.data.finding_labels import count_labels
 from cvrnet.data.splits import INDEPENDENT
 from cvrnet.errors import UserError
 from cvrnet.files import atomic_write, damaged_files, write_csv
@@ -232,8 +232,8 @@ def open_run(
         if job.sweep is not None:
             share_audit(job.sweep, output)
         elif job.audit:
-            records = without_names(job.records) if job.config.findings else job.records
-            audit_run(output, job.data, records, job.callbacks, job.config.any_body_part, job.output)
+            names = tuple(job.config.findings), job.config.uncertain
+            audit_run(output, job.data, job.records, job.callbacks, job.config.any_body_part, job.output, *names)
     job.processes.wait()
 
 
@@ -256,10 +256,12 @@ def audit_run(
     callbacks: Callbacks,
     any_body_part: bool = False,
     output: Path | None = None,
+    names: Sequence[str] = (),
+    uncertain: str = "ignore",
 ) -> None:
     """Audit the data once, save the findings in the run, and report the severe ones.
 
-    ``output`` is where the folder will be when the job has finished.
+    ``output`` is where the folder will be when the job has finished; ``names`` and ``uncertain`` are those of `audit`.
 
     If the run already holds an audit of the same data, that audit is read and not repeated. Without the packages of the
     extra ``audit``, there is no audit, and a line tells the user so.
@@ -275,8 +277,9 @@ def audit_run(
     severe = read_severe(folder, records)
     if severe is None:
         callbacks.say("Auditing the data set (--no-audit skips this)")
-        findings = audit(records, any_body_part=any_body_part, progress=callbacks.stage("Auditing"))
-        write_audit(folder, findings, records, Path(data).resolve().name, tables=folder / AUDIT_TABLES)
+        settings: Any = {"names": names, "uncertain": uncertain, "any_body_part": any_body_part}
+        findings = audit(records, **settings, progress=callbacks.stage("Auditing"))
+        write_audit(folder, findings, records, Path(data).resolve().name, folder / AUDIT_TABLES, names)
         severe = [finding.sentence for finding in findings if finding.severity == "severe"]
     for sentence in severe:
         callbacks.say(f"severe: {sentence}")
