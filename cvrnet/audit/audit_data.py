@@ -61,7 +61,7 @@ def read_audited(
 
     Raises:
         DataError: No image is left, or a cell of a finding has a value that is not known.
-        UserError: There are no such findings.
+        UserError: There are no such findings, or no image of which one is known.
     """
     settings: dict[str, Any] = {"min_classes": 1, "allow_shared_patients": True}
     records, problems = scan_records(data, say=say, labelled=not findings, **settings)
@@ -75,6 +75,8 @@ def read_audited(
         names = finding_names(records, names, least=0)[0]
         records = label_findings(records, names, finding_truth(records, names, uncertain))
         records = [record for record in records if record.label]
+        if not records and not problems:
+            raise UserError(f"{data}: of no image is it known whether it has {', '.join(names)}")
     if not records:
         raise DataError(problems, data)
     return records, problems, names

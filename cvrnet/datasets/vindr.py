@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from cvrnet.data.boxes import boxes_text
-from cvrnet.datasets.folder import Folder, Row
+from cvrnet.datasets.folder import Folder, Row, numbers
 from cvrnet.datasets.public_set import PublicSet
 
 FINDINGS = (
@@ -66,7 +66,7 @@ def _boxes(folder: Folder, name: str) -> defaultdict[str, list[list[float]]]:
     table = folder.optional(f"annotations/{name}", name)
     for entry in folder.table(table, ("image_id", "class_name", *_CORNERS)):
         if entry["x_min"]:  # images without a finding have a row without a box
-            left, top, right, bottom = (float(entry[corner]) for corner in _CORNERS)
+            left, top, right, bottom = numbers(entry, _CORNERS, name)
             boxes[entry["image_id"]].append([left, top, right - left, bottom - top])
     return boxes
 

@@ -201,6 +201,33 @@ def test_a_label_that_contradicts_itself_is_refused(tmp_path, cli):
     assert "label 'Bright|No finding' has findings and No Finding" in err
 
 
+@pytest.mark.parametrize(
+    ("header", "row", "findings", "message"),
+    [
+        ("path,Edema,Mass", ",,", ["--findings", "Mass"], "of no image is it known whether it has Mass"),
+        ("path,Edema,Mass", ",1,0", ["--findings", "No finding"], "No finding is no finding but the absence of all"),
+        ("path,Edema,Edema", ",1,0", [], "a column is named twice: 'path, Edema, Edema'"),
+        ("path,Edema,Mass", ",1,2", ["--findings", "Mass"], "Mass is '2'; expected 1, 0, -1 or empty"),
+        ("path,Edema,Mass", ",1,0", ["--columns", "path=file"], "--columns path='file': no such column"),
+    ],
+)
+def test_bad_findings_are_refused_in_one_line(header, row, findings, message, tmp_path, cli):
+    Image.new("L", (32, 32)).save(tmp_path / "a.png")
+    (tmp_path / "m.csv").write_text(f"{header}\na.png{row}\n")
+    status, out, err = cli("audit", tmp_path / "m.csv", *findings)
+    assert (status, out) == (1, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("cells", ["1", "0"])
+def test_a_finding_that_all_have_or_none_has(cells):
+    records, truth = invented(unknown=0, Mass=np.full(300, float(cells)))
+    of = found(records, truth)
+    assert {finding.severity for finding in of.values()} == {"note"}
+    assert "Mass" in of["finding-sources"].sentence
+
+
 def test_a_model_is_not_audited_on_findings(tmp_path, monkeypatch):
     records, _, names = read_audited(write_films(tmp_path / "data", 20, columns=False))
     with pytest.raises(UserError, match="--model audits models that name one class an image"):

@@ -195,6 +195,38 @@ def test_a_table_without_its_columns_is_another_data_set(tmp_path):
         import_data_set("chexpert", tmp_path, tmp_path / "m.csv")
 
 
+def test_a_column_that_is_named_twice_is_refused(tmp_path):
+    generic(tmp_path / "set")
+    table = tmp_path / "set" / "labels.csv"
+    table.write_text(table.read_text().replace("diagnosis", "sex"))
+    with pytest.raises(UserError, match=r"labels\.csv: a column is named twice: 'sex'"):
+        import_data_set("generic", tmp_path / "set", tmp_path / "m.csv", partial=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "cell"),
+    [
+        ("nih", "BBox_List_2017.csv", "2.5"),
+        ("rsna", "stage_2_train_labels.csv", "12.0"),
+        ("vindr", "annotations/annotations_test.csv", "10"),
+    ],
+)
+def test_a_box_that_is_no_number_is_named(name, file, cell, tmp_path):
+    MINIATURES[name](tmp_path / "set")
+    table = tmp_path / "set" / file
+    table.write_text(table.read_text().replace(cell, "far", 1))
+    with pytest.raises(UserError, match=rf"{Path(file).name}: .* are '.*far.*'; expected numbers"):
+        import_data_set(name, tmp_path / "set", tmp_path / "m.csv")
+
+
+def test_a_row_that_ends_early_has_empty_cells(tmp_path):
+    MINIATURES["nih"](tmp_path / "set")
+    table = tmp_path / "set" / "Data_Entry_2017.csv"
+    table.write_text(re.sub("Infiltration,0,3,.*", "Infiltration,0,3", table.read_text()))
+    import_data_set("nih", tmp_path / "set", tmp_path / "m.csv")
+    assert [rows_of(tmp_path / "m.csv")[3][name] for name in ("label", "view", "age")] == ["Infiltration", "", ""]
+
+
 def test_a_list_that_names_missing_files_gives_their_number_and_five(tmp_path):
     MINIATURES["nih"](tmp_path / "set")
     names = [f"0000001{number}_000.png" for number in range(7)]
