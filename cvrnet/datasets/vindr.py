@@ -35,6 +35,9 @@ def rows(folder: Folder) -> Iterator[Row]:
         votes: defaultdict[str, list[Row]] = defaultdict(list)
         for entry in folder.table(find(f"annotations/{name}", name), ("image_id", *_ASKED)):
             votes[entry["image_id"]].append(entry)
+        first = next(iter(votes.values()), [{}])[0]
+        if absent := [finding for finding in FINDINGS if first and not _cell(finding, first)]:
+            folder.notes.append(f"{name} does not say which images have {', '.join(absent)}: this is not known")
         boxes = _boxes(folder, f"annotations_{split}.csv")
         for image, readers in votes.items():
             if path := folder.image(f"{split}/{image}.dicom", name):
@@ -52,8 +55,10 @@ _ASKED = FINDINGS[:3]  # columns by which the table is recognised
 
 
 def _joined(finding: str, readers: list[Row]) -> str:
-    """The cell of a finding, from the rows of the radiologists who read the image."""
-    seen = sum(_cell(finding, reader).startswith("1") for reader in readers)
+    """The cell of a finding, from the rows of the radiologists who read the image; ``""`` if the table lacks it."""
+    if not all(cells := [_cell(finding, reader) for reader in readers]):
+        return ""
+    seen = sum(cell.startswith("1") for cell in cells)
     return "1" if 2 * seen > len(readers) else "-1" if seen else "0"
 
 

@@ -115,6 +115,15 @@ def test_vindrs_readers_are_joined(tmp_path):
     assert rows[2]["lesion_boxes"] == "2,4,8,8"
 
 
+def test_a_finding_that_vindrs_table_lacks_is_not_known(tmp_path):
+    MINIATURES["vindr"](tmp_path / "set")
+    table = tmp_path / "set" / "annotations" / "image_labels_train.csv"
+    table.write_text(table.read_text().replace("Tuberculosis", "TB"))
+    result = import_data_set("vindr", tmp_path / "set", tmp_path / "m.csv")
+    assert [row["Tuberculosis"] for row in rows_of(tmp_path / "m.csv")] == ["", "", "0", "0"]
+    assert "image_labels_train.csv does not say which images have Tuberculosis: this is not known" in result.notes
+
+
 def test_kermanys_patients_come_from_the_names(tmp_path):
     result, rows = imported("kermany", tmp_path)
     assert {row["patient_id"] for row in rows if row["split"] == "test"} == {
