@@ -15,6 +15,7 @@ from cvrnet_cli.output import print_rows, progress_bar, say, tell
 @click.argument("data", type=options.PATH)
 @options.manifest("data")
 @options.output("Folder for audit.json, audit.html and tables as CSV.")
+@options.findings
 @click.option("--model", help="A trained model to audit on DATA: run, fold, local-dir:FOLDER or hf-hub:user/repo.")
 @options.device
 @options.style
@@ -28,7 +29,15 @@ from cvrnet_cli.output import print_rows, progress_bar, say, tell
 )
 @options.overwrite
 def audit(
-    data: Path, output: Path | None, model: str | None, device: str, style: str, overwrite: bool, **settings: Any
+    data: Path,
+    output: Path | None,
+    findings: tuple[str, ...] | None,
+    uncertain: str | None,
+    model: str | None,
+    device: str,
+    style: str,
+    overwrite: bool,
+    **settings: Any,
 ) -> None:
     """Find what makes a model look better on DATA than it is, before any training.
 
@@ -37,6 +46,9 @@ def audit(
     simple models predict label and source from features that should not matter, such as the image's border. It names
     images whose label is probably wrong, and pictures that are probably blank, badly exposed, turned, inverted or not
     of a chest. The exit status is 1 if a finding is severe.
+
+    If an image may have several findings (--findings; labels such as Edema|Effusion are recognised without it), each of
+    them is checked by itself, and the audit tells which practically always come together.
 
     With --model it also reports the model's confidence and errors for each source and, where DATA has lung masks, its
     scores on images in which the lungs are hidden or only the lungs are shown. If the model is a run, each image is
@@ -54,22 +66,23 @@ def audit(
     from cvrnet.runs.layout import AUDIT
 
     earlier = output is not None and room.check_audit_folder(output, overwrite)
-    records, problems = room.read_audited(data, say)
+    settings["uncertain"] = uncertain or "ignore"
+    records, problems, settings["names"] = room.read_audited(data, say, findings or (), settings["uncertain"])
     examination = room.Examination.from_pretrained(model, records, device) if model else None
     with progress_bar("Reading") as progress:
-        findings = room.audit(records, problems, examination=examination, progress=progress, **settings)
+        found = room.audit(records, problems, examination=examination, progress=progress, **settings)
     if style == "csv":
-        print_rows([finding.row() for finding in findings], COLUMNS, style)
+        print_rows([finding.row() for finding in found], COLUMNS, style)
     elif style in ("json", "jsonl"):
-        print_rows([asdict(finding) for finding in findings], [*COLUMNS, "figures"], style)
+        print_rows([asdict(finding) for finding in found], [*COLUMNS, "figures"], style)
     else:
-        for finding in findings:
+        for finding in found:
             tell(f"{finding.severity:<8} {finding.sentence}")
             if finding.advice and finding.severity != "note":
                 tell(f"{'':<8} -> {finding.advice}")
     if output is not None:
         with files_aside(output, lambda name: earlier, AUDIT) as aside:
-            room.write_audit(aside, findings, records, Path(data).resolve().name)
+            room.write_audit(aside, found, records, Path(data).resolve().name, names=settings["names"])
         say(f"\naudit.html, audit.json and the tables are in {output}")
-    if any(finding.severity == "severe" for finding in findings):
+    if any(finding.severity == "severe" for finding in found):
         sys.exit(1)

@@ -266,6 +266,7 @@ def _setting(flag: str, kind: Any, default: Any, text: str) -> Decorator:
     )
 
 
+findings = _group(*(_setting(*row) for row in PROTOCOL if row[0] in ("--findings", "--uncertain")))
 protocol = _group(
     click.option(
         "--recipe",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,14 @@ from cvrnet.audit.measurements import measure
 from cvrnet.audit.metadata_findings import patient_findings, source_findings
 from cvrnet.audit.model_findings import model_findings
 from cvrnet.audit.probes import probe_rows
-from cvrnet.audit.shortcuts import shortcut_findings
+from cvrnet.audit.several_findings import several_findings
+from cvrnet.audit.shortcuts import finding_probes, shortcut_findings
 from cvrnet.audit.wrong_labels import wrong_label_findings
 from cvrnet.audit.wrong_pictures import wrong_picture_findings
 from cvrnet.data import DataError, Record, check_classes, scan_records
 from cvrnet.data.data_set import DataPath, DataSet
-from cvrnet.data.finding_labels import without_names
-from cvrnet.data.findings import as_findings
+from cvrnet.data.finding_labels import SOME_FINDING, without_names
+from cvrnet.data.findings import AUTO, finding_truth, label_findings, learnable_findings, several_findings_in
 from cvrnet.errors import UserError
 from cvrnet.files import damaged_files, write_json, write_sheet, write_text
 from cvrnet.runs.layout import AUDIT
@@ -44,31 +45,49 @@ TABLES = {
 """Code of a finding -> file name of its table, if that is not the code itself."""
 
 
-def read_audited(data: DataPath, say: Callable[[str], object] = lambda line: None) -> tuple[list[Record], list[str]]:
-    """Read the images that can be audited, and one line for each row that cannot; ``say`` is that of `read_records`.
+def read_audited(
+    data: DataPath,
+    say: Callable[[str], object] = lambda line: None,
+    findings: Sequence[str] = (),
+    uncertain: str = "ignore",
+) -> tuple[list[Record], list[str], list[str]]:
+    """Read the images that can be audited, one line for each row that cannot, and the names of the findings.
 
-    Unlike `cvrnet.data.read_records` this accepts patients in two splits and a single class: the audit reports them. Of
-    images with several findings, the labels are ``some finding`` and ``No Finding``.
+    Unlike `cvrnet.data.read_records` this accepts patients in two splits and a single class: the audit reports them.
+    ``say`` is that of `read_records`. ``findings`` names those of images with several, or is ``("auto",)``; if it is
+    empty, labels such as ``Edema|Effusion`` or, without labels, columns of 1 and 0 decide whether images have several.
+    The label of an image is then the findings that it has; images of which nothing is known are left out. For images
+    with one label, the list of findings is empty.
 
     Raises:
-        DataError: No image is left.
+        DataError: No image is left, or a cell of a finding has a value that is not known.
+        UserError: There are no such findings, or no image of which one is known.
     """
     settings: dict[str, Any] = {"min_classes": 1, "allow_shared_patients": True}
-    records, problems = scan_records(data, say=say, **settings)
-    if problems and DataSet.of(data).is_manifest:
+    records, problems = scan_records(data, say=say, labelled=not findings, **settings)
+    names = list(findings)
+    if problems and not findings and DataSet.of(data).is_manifest:
         found, other_problems = scan_records(data, labelled=False, **settings)
-        if findings := as_findings(found):
-            say("Images have several findings: those with any finding are compared with those without")
-            return without_names(findings), other_problems
+        if several_findings_in(found):
+            records, problems, names = found, other_problems, [AUTO]
+            say("Images may have several findings: each is checked by itself")
+    if names:
+        names, truth, _ = learnable_findings(records, names, uncertain, least=0)
+        records = label_findings(records, names, truth)
+        records = [record for record in records if record.label]
+        if not records and not problems:
+            raise UserError(f"{data}: of no image is it known whether it has {', '.join(names)}")
     if not records:
         raise DataError(problems, data)
-    return records, problems
+    return records, problems, names
 
 
 def audit(
     records: Sequence[Record],
     problems: Sequence[str] = (),
     *,
+    names: Sequence[str] = (),
+    uncertain: str = "ignore",
     seed: int = 0,
     workers: int = 2,
     examination: Examination | None = None,
@@ -86,13 +105,18 @@ def audit(
     other things are not found. ``workers`` threads read the images. ``progress`` is called after each image with the
     number read and the total; ``step`` is called before each step with its name.
 
+    If images may have several findings, ``names`` are these (see `read_audited`) and ``uncertain`` says what -1 counts
+    as. Each finding is then checked by itself; a check that needs one label for an image compares the images with any
+    finding to those without.
+
     Raises:
         DataError: No image can be read.
-        UserError: An image has a label that the model does not know.
+        UserError: An image has a label that the model does not know, or may have several findings.
     """
     if examination is not None:
-        check_classes((r.label for r in records), examination.classes)
-    findings = source_findings(records) + patient_findings(records) if records else []
+        _refuse_examination(records, names, examination)
+    records = [r for r in records if r.label] if names else records  # of the others nothing is known
+    findings = _label_findings(records, names, uncertain) if records else []
     with tempfile.TemporaryDirectory(prefix="cvrnet-audit-") as folder:
         step("reading images")
         measured, unreadable = measure(records, Path(folder), workers, examination, progress, any_body_part)
@@ -100,23 +124,45 @@ def audit(
         if not measured.records:
             raise DataError(lines or ["no images"], "the data set")
         if lines:
-            names = tuple(record.name for record, _ in unreadable)
-            sentence = f"{count(len(lines), 'row or image', 'rows or images')} cannot be used: {lines[0]}"
-            sentence += " and others." if len(lines) > 1 else "."
-            figures = {"table": [{"problem": line} for line in lines]}
-            findings.append(Finding("unusable-images", "warning", sentence, figures, names, "Mend or remove them."))
+            findings.append(_unusable(lines, tuple(record.name for record, _ in unreadable)))
         if examination is not None:
             findings += model_findings(examination, seed)
         findings += depth_findings(measured)
         step("looking at labels and pictures")
         vectors = image_features(measured.records, any_body_part) if features else "their features were switched off"
         findings += wrong_picture_findings(measured, vectors, seed)
-        findings += wrong_label_findings(measured, vectors, seed)
+        single = replace(measured, records=without_names(measured.records)) if names else measured
+        findings += wrong_label_findings(single, vectors, seed)
         step("looking for copies")
         findings += duplicate_findings(measured, seed=seed, workers=workers)
         step("probing for shortcuts")
-        findings += shortcut_findings(measured, seed)
+        findings += shortcut_findings(single, seed)
+        if names:
+            findings += finding_probes(measured, names, finding_truth(measured.records, names, uncertain), seed)
     return worst_first(findings)
+
+
+def _label_findings(records: Sequence[Record], names: Sequence[str], uncertain: str) -> list[Finding]:
+    """The findings from the manifest alone."""
+    if not names:
+        return source_findings(records) + patient_findings(records)
+    single = without_names(records)
+    found = source_findings(single, SOME_FINDING.capitalize()) + patient_findings(single)
+    return found + several_findings(records, names, finding_truth(records, names, uncertain))
+
+
+def _refuse_examination(records: Sequence[Record], names: Sequence[str], examination: Examination) -> None:
+    if names:
+        raise UserError("the images may have several findings; --model audits models that name one class an image")
+    check_classes((r.label for r in records), examination.classes)
+
+
+def _unusable(lines: Sequence[str], names: tuple[str, ...]) -> Finding:
+    """The finding about rows and images that cannot be used; ``names`` are those images whose file cannot be read."""
+    sentence = f"{count(len(lines), 'row or image', 'rows or images')} cannot be used: {lines[0]}"
+    sentence += " and others." if len(lines) > 1 else "."
+    figures = {"table": [{"problem": line} for line in lines]}
+    return Finding("unusable-images", "warning", sentence, figures, names, "Mend or remove them.")
 
 
 def write_audit(
@@ -125,11 +171,12 @@ def write_audit(
     records: Sequence[Record],
     title: str,
     tables: str | Path | None = None,
+    names: Sequence[str] = (),
 ) -> None:
     """Write audit.html, findings.csv, one CSV for each table and, last, audit.json.
 
     The folder is made if missing; the CSVs go to the folder ``tables`` if it is given. ``title`` is the name of the
-    data set. The page shows thumbnails of the records.
+    data set, ``names`` are those of `audit`. The page shows thumbnails of the records.
     """
     folder = Path(folder)
     tables = Path(tables or folder)
@@ -142,7 +189,7 @@ def write_audit(
     if probes:
         probes.sort(key=lambda row: (row["target"] != "label", row["scope"] != "all", row["scope"], -row["auc"]))
         write_sheet(tables / "probes.csv", probes)
-    write_text(folder / "audit.html", render_page(findings, records, title))
+    write_text(folder / "audit.html", render_page(findings, records, title, names))
     # Written last: a resumed run takes an existing audit.json as a sign that the audit is complete.
     write_json(
         folder / AUDIT,

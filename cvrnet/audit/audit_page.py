@@ -8,20 +8,27 @@ from typing import Any
 from cvrnet.audit.findings import SEVERITIES, Finding, count
 from cvrnet.audit.probes import WHAT, probe_rows
 from cvrnet.data import Record, read_image
+from cvrnet.data.finding_labels import SEPARATOR
 from cvrnet.html import Picture, Table, render, small_picture
 
 MAX_ROWS = 40  # most rows of a finding's table that the page shows
+MAX_NAMES = 15  # most findings of images in the table of those that come together
 
 Row = Mapping[str, Any]
 
 
-def render_page(findings: Sequence[Finding], records: Sequence[Record], title: str) -> str:
-    """The page as HTML: the findings in their order, with thumbnails of the records that they name."""
+def render_page(findings: Sequence[Finding], records: Sequence[Record], title: str, names: Sequence[str] = ()) -> str:
+    """The page as HTML: the findings in their order, with thumbnails of the records that they name.
+
+    ``names`` are the findings that images may have, if they may have several.
+    """
     by_name = {record.name: record for record in records}
+    classes = count(len({record.label for record in records}), "class", "classes")
     return render(
         "audit.html.jinja",
         data=title,
         records=records,
+        labels=count(len(names), "finding") if names else classes,
         severities=SEVERITIES,
         findings=findings,
         table=_table,
@@ -40,6 +47,10 @@ def _table(finding: Finding) -> tuple[Table | None, bool]:
         return None, False
     if finding.code in ("label-source", "independent-source"):
         return _label_by_source(rows), False
+    if finding.code == "co-occurrence":
+        return _together(finding.figures["images"], rows), False
+    if finding.code == "finding-sources":
+        return _finding_by_source(rows), False
     cells = [[f"{v:.2f}" if isinstance(v, float) else str(v).replace("|", ", ") for v in row.values()] for row in rows]
     return Table([str(key).replace("_", " ") for key in rows[0]], cells[:MAX_ROWS]), True
 
@@ -52,9 +63,36 @@ def _label_by_source(rows: Sequence[Row]) -> Table:
     return Table(titles, [[label, *(cells[label, source] for source in sources)] for label in labels])
 
 
+def _together(images: Mapping[str, int], rows: Sequence[Row]) -> Table:
+    """Make a table of the share of a finding's images (rows) that have another one (columns), of the most frequent."""
+    names = sorted(images, key=lambda name: -images[name])[:MAX_NAMES]
+    both = {
+        pair: row["both"] for row in rows for pair in ((row["first"], row["second"]), (row["second"], row["first"]))
+    }
+    cells = [
+        [f"{name} ({images[name]:,})"]
+        + ["" if name == other else f"{both.get((name, other), 0) / max(images[name], 1):.0%}" for other in names]
+        for name in names
+    ]
+    return Table(["of the images with … have", *names], cells)
+
+
+def _finding_by_source(rows: Sequence[Row]) -> Table:
+    """Make a table of the share of the images with a finding (rows) in each source (columns), where it is known."""
+    cells = {(row["finding"], row["source"]): f"{row['share']:.1%} of {row['known']:,}" for row in rows}
+    names, sources = list(dict.fromkeys(row["finding"] for row in rows)), sorted({row["source"] for row in rows})
+    titles = ["have it, of the images known", *(source or "(none)" for source in sources)]
+    return Table(titles, [[name, *(cells.get((name, source), "") for source in sources)] for name in names[:MAX_ROWS]])
+
+
 def _thumbnail(record: Record) -> tuple[Picture, str, list[str]]:
     """The image, its name, and one line with its label, source, patient and split."""
-    facts = [record.label, record.source, record.patient_id and f"patient {record.patient_id}", record.split]
+    facts = [
+        record.label.replace(SEPARATOR, ", "),
+        record.source,
+        record.patient_id and f"patient {record.patient_id}",
+        record.split,
+    ]
     return small_picture(read_image(record.path, any_body_part=True)), record.name, [", ".join(filter(None, facts))]
 
 

@@ -55,10 +55,12 @@ class Examination:
         """Load a MODEL argument; an image is predicted only by models of the run that were not trained on its patient.
 
         Raises:
-            UserError: The model cannot be loaded.
+            UserError: The model cannot be loaded, or is one of findings.
         """
         asked = held_out(model, records)
         predictors = [Predictor.from_pretrained(one, device=device) for one in asked.models or [str(model)]]
+        if any(predictor.task == "multilabel" for predictor in predictors):
+            raise UserError(f"{model} is a model of findings; the audit is for models that name one class an image")
         return cls(predictors, asked.models_for_image, asked.known)
 
     def views(self, record: Record, pixels: np.ndarray) -> Views | None:

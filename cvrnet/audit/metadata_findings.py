@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import product
+from typing import Any
 
 import numpy as np
 from scipy.stats import chi2_contingency
@@ -20,9 +21,10 @@ LEAST = 5  # least number of images with one patient id: for fewer, a tenth mean
 TIMES = 3  # times as many images as the other patients have (median)
 
 _APART = "Compare classes within one source, and test on a source that did not train."
+CAME_OR_WENT = "Right for a disease that came or went; if not, correct the labels. Never split by image."
 _SHARED: dict[str, tuple[Severity, str]] = {
     "split": ("severe", "Put all images of a patient into one split."),
-    "label": ("note", "Right for a disease that came or went; if not, correct the labels. Never split by image."),
+    "label": ("note", CAME_OR_WENT),
     "source": ("warning", "If these are different persons, give them different ids; if not, the sources overlap."),
 }
 """Attributes that can differ between the images of one patient -> severity and advice."""
@@ -50,42 +52,58 @@ def cramers_v(table: np.ndarray) -> float:
     return float(min(np.sqrt(phi2 / (min(rows, columns) - 1)), 1.0))
 
 
-def source_findings(records: Sequence[Record]) -> list[Finding]:
-    """Find how strongly class and source are associated, and whether a class or all images come from one source."""
-    sources, labels = sorted({r.source for r in records}), sorted({r.label for r in records})
-    patients: dict[tuple[str, str], list[str]] = {pair: [] for pair in product(labels, sources)}
-    for record, patient in zip(records, patient_keys(records), strict=True):
-        patients[record.label, record.source].append(patient)
-    rows = [
-        {"label": label, "source": source, "images": len(who), "patients": len(set(who))}
-        for (label, source), who in patients.items()
-    ]
-    table = np.array([row["images"] for row in rows]).reshape(len(labels), len(sources))
+def source_findings(records: Sequence[Record], what: str = "Class") -> list[Finding]:
+    """Find how strongly class and source are associated, and whether a class or all images come from one source.
+
+    ``what`` is the sentence's word for the class.
+    """
+    labels, sources = sorted({r.label for r in records}), sorted({r.source for r in records})
+    rows, table = label_table([r.label for r in records], [r.source for r in records], patient_keys(records))
     if len(sources) < 2:
-        what = f"All images come from one source, {sources[0]}" if sources[0] else "No image has a source"
+        where = f"All images come from one source, {sources[0]}" if sources[0] else "No image has a source"
         advice = "Name the sources in the manifest's column source, and test on a source that did not train."
-        sentence = f"{what}: independent source: none."
+        sentence = f"{where}: independent source: none."
         return [Finding("independent-source", "warning", sentence, {"table": rows}, advice=advice)]
-    findings = [_association(table, rows)] if len(labels) > 1 else []
+    findings = [association(table, rows, what)] if len(labels) > 1 else []
     for label, images in zip(labels, table, strict=True):
-        share, total, source = float(images.max() / images.sum()), int(images.sum()), sources[images.argmax()]
-        if share < MOSTLY:
-            continue
-        what = f"{'All' if share == 1 else f'{share:.0%} of'} {total:,} images of {label}"
-        sentence = f"{what} come from one source, {source or '(none named)'}."
-        severity = grade(severe=share == 1, warning=True)
-        figures = {"share": share, "images": total, "source": source}
-        advice = f"Also get {label} from another source; until then a model may recognise the source, not {label}."
-        findings.append(Finding(f"class-source:{label}", severity, sentence, figures, advice=advice))
+        findings += from_one_source(label, images, sources)
     return findings
 
 
-def _association(table: np.ndarray, rows: list[dict[str, object]]) -> Finding:
+def label_table(
+    labels: Sequence[str], sources: Sequence[str], patients: Sequence[str]
+) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """The numbers of images and patients by label and source, as rows; and the images as (labels, sources), sorted."""
+    who: dict[tuple[str, str], list[str]] = {pair: [] for pair in product(sorted({*labels}), sorted({*sources}))}
+    for label, source, patient in zip(labels, sources, patients, strict=True):
+        who[label, source].append(patient)
+    rows = [
+        {"label": label, "source": source, "images": len(found), "patients": len(set(found))}
+        for (label, source), found in who.items()
+    ]
+    return rows, np.array([row["images"] for row in rows]).reshape(len({*labels}), len({*sources}))
+
+
+def from_one_source(label: str, images: np.ndarray, sources: list[str]) -> list[Finding]:
+    """One finding if nearly all images of a class come from one source; ``images`` are their numbers, (sources,)."""
+    share, total, source = float(images.max() / images.sum()), int(images.sum()), sources[int(images.argmax())]
+    if share < MOSTLY:
+        return []
+    which = f"{'All' if share == 1 else f'{share:.0%} of'} {total:,} images of {label}"
+    sentence = f"{which} come from one source, {source or '(none named)'}."
+    severity = grade(severe=share == 1, warning=True)
+    figures = {"share": share, "images": total, "source": source}
+    advice = f"Also get {label} from another source; until then a model may recognise the source, not {label}."
+    return [Finding(f"class-source:{label}", severity, sentence, figures, advice=advice)]
+
+
+def association(table: np.ndarray, rows: list[dict[str, Any]], what: str) -> Finding:
+    """The finding about label and source, from the numbers of images (labels, sources), which are also the rows."""
     v = cramers_v(table)
     severity = grade(severe=v >= SEVERE_V, warning=v >= WARNING_V)
     by_source, by_majority = float(table.max(0).sum() / table.sum()), float(table.sum(1).max() / table.sum())
     sentence = (
-        f"Class and source are {'hardly tied' if severity == 'note' else 'tied together'}: Cramér's V {v:.2f}; the "
+        f"{what} and source are {'hardly tied' if severity == 'note' else 'tied together'}: Cramér's V {v:.2f}; the "
         f"source alone gives the right class for {by_source:.0%} of the images, always the largest class for "
         f"{by_majority:.0%}."
     )

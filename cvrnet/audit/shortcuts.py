@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -12,12 +12,14 @@ from sklearn.tree import DecisionTreeClassifier
 from cvrnet.audit.findings import Finding, Severity, grade
 from cvrnet.audit.measurements import Measurements
 from cvrnet.audit.probes import MIN_PATIENTS, NO_DISEASE, WHAT, Probe, probe, probes
+from cvrnet.data.findings import Truth
 from cvrnet.data.splits import patient_keys
 
 SEVERE_AUC = 0.75  # lower end of the interval of the best class's AUC, from features without lung
 MARGIN = 0.05  # above chance; smaller differences can come from the choice of folds
 SEVERE_RULE, WARNING_RULE = 0.75, 0.65  # balanced accuracy of one threshold on the size: severe, warning
 MAX_STRATA = 8  # groups of source and label that are compared pair by pair
+MAX_FINDINGS = 15  # findings of images that are probed: those of the most patients
 
 _AWAY = (
     "Bring all images to one size, crop and format before training, and report results within one source; "
@@ -38,11 +40,34 @@ def shortcut_findings(measured: Measurements, seed: int) -> Iterator[Finding]:
         within = [label if own == source else "" for label, own in zip(labels, sources, strict=True)]
         if inside := probes(measured, within, seed=seed):
             start = f"Within {source or '(no source)'}, the label is"
-            yield _summary(inside, f"label-within-source:{source}", start, _severity(_strongest(inside)))
+            yield _summary(
+                inside,
+                f"label-within-source:{source}",
+                start,
+                _severity(_strongest(inside)),
+                target="label",
+                scope=source,
+            )
     if found := probes(measured, sources, seed=seed):
-        yield _summary(found, "source-probes", "The source is", "note")
+        yield _summary(found, "source-probes", "The source is", "note", target="source", scope="all")
     if pixels := [found for found in whole if found.probe == "pixels"]:
         yield _floor_finding(measured, pixels[0], seed)
+
+
+def finding_probes(measured: Measurements, names: Sequence[str], truth: Truth, seed: int) -> Iterator[Finding]:
+    """Report how well the same features predict each of the images' findings that the most patients have.
+
+    ``truth`` is that of `cvrnet.data.findings.finding_truth`, (N, C).
+    """
+    patients = np.array(patient_keys(measured.records))
+    number = {name: len({*patients[column == 1]}) for name, column in zip(names, truth.T, strict=True)}
+    for name in sorted(names, key=lambda name: -number[name])[:MAX_FINDINGS]:
+        column = truth[:, names.index(name)]
+        targets = np.select([column == 1, column == 0], [name, f"no {name}"], "").tolist()
+        if found := probes(measured, targets, seed=seed):
+            yield _summary(
+                found, f"finding-probes:{name}", f"{name} is", _severity(_strongest(found)), target=name, scope="all"
+            )
 
 
 def best_rule(measured: Measurements) -> Finding | None:
@@ -90,13 +115,15 @@ def label_finding(found: Probe) -> Finding:
     return Finding(f"label-probe:{found.probe}", severity, sentence, figures, advice=advice)
 
 
-def _summary(found: list[Probe], code: str, start: str, severity: Severity) -> Finding:
-    """Make one finding of several probes; its sentence names the strongest without lung and the strongest with lung."""
+def _summary(found: list[Probe], code: str, start: str, severity: Severity, **scope: str) -> Finding:
+    """Make one finding of several probes; its sentence names the strongest without lung and the strongest with lung.
+
+    The table's rows start with the columns ``scope``.
+    """
     strongest, other = _strongest(found), _strongest(found, lung=True)
     sentence = f"{start} {_predictable(strongest)}: {_auc(strongest)}; permuted labels {strongest.auc_permuted:.2f}; "
     sentence += f"from {WHAT[other.probe]}: {_auc(other)}."
-    kind, _, scope = code.partition(":")
-    rows = [p.row(target=kind.partition("-")[0], scope=scope or "all") for p in found]
+    rows = [p.row(**scope) for p in found]
     figures = {"strongest": strongest.probe, **strongest.row(), "table": rows}
     return Finding(code, severity, sentence, figures, advice="" if severity == "note" else _AWAY)
 

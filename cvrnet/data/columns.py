@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 # Patterns of other data sets' column names for each of our columns, in the order in which they are tried.
 _MEANT = {
     "path": r"path|filename|image ?index|dicom ?id|image|img|file",
-    "label": r"label|class|(?<!no )finding|diagnos|target|categor|condition",
+    "label": r"label|class|(?<!no[ _])finding|diagnos|target|categor|condition",
     "source": r"source|hospital|institution|site|dataset|collection",
     "patient_id": r"(patient|subject|person|case) ?_?(id|number|no)|pid$",
     "split": r"split|subset|partition|fold",
@@ -54,10 +54,12 @@ def header_problem(header: Sequence[str], labelled: bool, columns: Sequence[str]
         return "the manifest is empty"
     text = ", ".join(header)
     short = repr(f"{text[:80]}…" if len(text) > 80 else text)
+    if len(set(header)) < len(header):
+        return f"a column is named twice: {short}"
     missing = [column for column in columns[: 2 if labelled else 1] if column not in header]
     if missing:
         return f"required column missing: {', '.join(missing)} (found: {short}){_hint(header, columns, missing)}"
-    return f"a column is named twice: {short}" if len(set(header)) < len(header) else ""
+    return ""
 
 
 def _hint(header: Sequence[str], columns: Sequence[str], missing: Sequence[str]) -> str:

@@ -9,7 +9,18 @@ from dataclasses import replace
 from cvrnet.data.record import Record
 
 SEPARATOR = "|"  #: between the findings of one image in the column ``label``
-NO_FINDING = "No Finding"  #: the label, or the column, of an image without any
+NO_FINDING = "No Finding"  #: the label, or the column, of an image without any; see `is_no_finding`
+
+SOME_FINDING = "some finding"  #: the label of an image with any, where one label for each image is needed
+
+
+def is_no_finding(name: str) -> bool:
+    """Whether this names the absence of findings: data sets write ``No Finding``, ``No finding`` or ``no_finding``.
+
+    >>> is_no_finding("No finding"), is_no_finding(" no_finding"), is_no_finding("Edema")
+    (True, True, False)
+    """
+    return " ".join(name.replace("_", " ").split()).casefold() == NO_FINDING.casefold()
 
 
 def join_findings(names: Sequence[str]) -> str:
@@ -22,12 +33,22 @@ def join_findings(names: Sequence[str]) -> str:
 
 
 def split_findings(label: str) -> list[str]:
-    """The findings that a label names; none for ``No Finding``.
+    """The findings that a label names; none for ``No Finding``, in any spelling of `is_no_finding`.
 
-    >>> split_findings("Edema | Effusion"), split_findings("No Finding")
+    >>> split_findings("Edema | Effusion"), split_findings("No finding")
     (['Edema', 'Effusion'], [])
     """
-    return [name for part in label.split(SEPARATOR) if (name := part.strip()) and name != NO_FINDING]
+    return [name for part in label.split(SEPARATOR) if (name := part.strip()) and not is_no_finding(name)]
+
+
+def contradiction(label: str) -> str:
+    """Why a label cannot be: it names findings, and says that there are none; ``""`` if it is a proper label.
+
+    >>> contradiction("Edema|No finding"), contradiction("Edema|Mass")
+    ("label 'Edema|No finding' has findings and No Finding", '')
+    """
+    both = split_findings(label) and any(map(is_no_finding, label.split(SEPARATOR)))
+    return f"label {label!r} has findings and {NO_FINDING}" if both else ""
 
 
 def count_labels(records: Sequence[Record], names: Sequence[str]) -> dict[str, int]:
@@ -37,8 +58,5 @@ def count_labels(records: Sequence[Record], names: Sequence[str]) -> dict[str, i
 
 
 def without_names(records: Sequence[Record]) -> list[Record]:
-    """The same images with two labels: ``No Finding`` and ``some finding``. The audit compares these with the sources.
-
-    Images of which nothing is known are left out.
-    """
-    return [replace(r, label="some finding" if split_findings(r.label) else NO_FINDING) for r in records if r.label]
+    """The same images with two labels, ``No Finding`` and ``some finding``, for checks that need one label an image."""
+    return [replace(r, label=SOME_FINDING if split_findings(r.label) else NO_FINDING) for r in records]

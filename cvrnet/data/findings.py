@@ -9,7 +9,13 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from cvrnet.data.finding_labels import NO_FINDING, SEPARATOR, join_findings, split_findings
+from cvrnet.data.finding_labels import (
+    SEPARATOR,
+    contradiction,
+    is_no_finding,
+    join_findings,
+    split_findings,
+)
 from cvrnet.data.record import Record
 from cvrnet.data.scan import DataError
 from cvrnet.data.splits import patient_keys
@@ -36,24 +42,29 @@ def finding_columns(records: Sequence[Record], one: str = "1") -> list[str]:
         for column, cell in record.metadata.items():
             values[column].add(_plain(cell))
     allowed = {*_CELLS, "-1"}
-    return [c for c, cells in values.items() if one in cells <= allowed and c not in (*_NUMBERS, NO_FINDING)]
+    return [c for c, cells in values.items() if one in cells <= allowed and c not in _NUMBERS and not is_no_finding(c)]
 
 
 def learnable_findings(
-    records: Sequence[Record], wanted: Sequence[str] = (AUTO,), uncertain: str = "ignore"
+    records: Sequence[Record],
+    wanted: Sequence[str] = (AUTO,),
+    uncertain: str = "ignore",
+    least: int = LEAST_PATIENTS,
 ) -> tuple[list[str], Truth, list[str]]:
     """The findings to learn, their truth (see `finding_truth`), and those that ``auto`` leaves out.
 
     With ``auto`` they are those that the labels name, in alphabetical order; if no image has a label, those of
-    `finding_columns`. It leaves out those that fewer than 5 patients have, or lack.
+    `finding_columns`. It leaves out those that fewer than ``least`` patients have, or lack.
 
     Raises:
         DataError: A cell has an unknown value.
-        UserError: There are none, or a name is given twice, or is neither a column nor in a label.
+        UserError: There are none, or a name is given twice, is ``No Finding``, or is neither a column nor in a label.
     """
     named = sorted({name for record in records for name in split_findings(record.label)})
     columns = {column for record in records for column in record.metadata}
     if list(wanted) != [AUTO]:
+        if none := [name for name in wanted if is_no_finding(name)]:
+            raise UserError(f"{none[0]} is no finding but the absence of all: leave it out of --findings")
         if len({*wanted}) < len(wanted):
             raise UserError(f"findings {', '.join(wanted)}: each must be given once")
         if unknown := [name for name in wanted if name not in columns and name not in named]:
@@ -67,9 +78,9 @@ def learnable_findings(
             "for each finding"
         )
     truth, patients = finding_truth(records, found, uncertain), np.array(patient_keys(records))
-    enough = [min(len({*patients[column == value]}) for value in (0, 1)) >= LEAST_PATIENTS for column in truth.T]
+    enough = [min(len({*patients[column == value]}) for value in (0, 1)) >= least for column in truth.T]
     if not any(enough):
-        raise UserError(f"every finding is known in fewer than {LEAST_PATIENTS} patients with it or without it")
+        raise UserError(f"every finding is known in fewer than {least} patients with it or without it")
     few = [name for name, take in zip(found, enough, strict=True) if not take]
     few += [] if named else [name for name in finding_columns(records, "0") if name not in found]
     return [name for name in found if name not in few], truth[:, enough], few
@@ -78,8 +89,8 @@ def learnable_findings(
 def finding_truth(records: Sequence[Record], names: Sequence[str], uncertain: str = "ignore") -> Truth:
     """Whether images have findings, from a finding's own column or, if there is none, from the labels.
 
-    A cell is 1, 0, -1 (uncertain) or empty (not known). Where the column ``No Finding`` is 1, empty cells are 0. An
-    image without a label is not known.
+    A cell is 1, 0, -1 (uncertain) or empty (not known). Where the column ``No Finding`` (in any spelling of
+    `is_no_finding`) is 1, empty cells are 0. An image without a label is not known.
 
     Args:
         records: N images.
@@ -91,12 +102,13 @@ def finding_truth(records: Sequence[Record], names: Sequence[str], uncertain: st
     """
     cells = {**_CELLS, "-1": UNCERTAIN[uncertain]}
     columns = {column for record in records for column in record.metadata}
+    none = [column for column in columns if is_no_finding(column)]
     truth, problems = np.full((len(records), len(names)), np.nan), []
     for i, record in enumerate(records):
-        parts, listed = split_findings(record.label), set(record.label.split(SEPARATOR))
-        if parts and NO_FINDING in map(str.strip, listed):
-            problems.append(record.problem(f"label {record.label!r} has findings and {NO_FINDING}"))
-        nothing = _plain(record.metadata.get(NO_FINDING, "")) == "1"
+        parts = split_findings(record.label)
+        if reason := contradiction(record.label):
+            problems.append(record.problem(reason))
+        nothing = any(_plain(record.metadata.get(column, "")) == "1" for column in none)
         for k, name in enumerate(names):
             if name not in columns:
                 truth[i, k] = float(name in parts) if record.label else np.nan
@@ -126,15 +138,11 @@ def known_findings(records: Sequence[Record]) -> Truth:
     return np.array([record.findings for record in records], dtype=np.float64)
 
 
-def as_findings(records: Sequence[Record]) -> list[Record]:
-    """The same images with the findings of their labels or columns as labels; none if the data set has no findings.
-
-    It has findings if a label names several, or if no image has a label and there are `finding_columns`.
-    """
+def several_findings_in(records: Sequence[Record]) -> bool:
+    """Whether a label names several findings or, if no image has a label, there are `finding_columns`."""
     if any(record.label for record in records):
-        return list(records) if any(SEPARATOR in record.label for record in records) else []
-    names = finding_columns(records)
-    return label_findings(records, names, finding_truth(records, names)) if names else []
+        return any(SEPARATOR in record.label for record in records)
+    return bool(finding_columns(records))
 
 
 def _plain(cell: str) -> str:

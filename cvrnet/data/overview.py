@@ -10,7 +10,7 @@ from typing import Any
 
 from cvrnet.data.cells import label_problem, spelling_problems
 from cvrnet.data.data_set import DataPath, DataSet
-from cvrnet.data.finding_labels import NO_FINDING, SEPARATOR
+from cvrnet.data.finding_labels import SEPARATOR, contradiction, is_no_finding
 from cvrnet.data.findings import finding_columns
 from cvrnet.data.image import dicom_module, is_dicom, open_header, split_frame
 from cvrnet.data.limits import Refused
@@ -69,6 +69,7 @@ def look_over(
     if not labelled and all(len(names) < 2 for names in labels) and any(record.label for record in records):
         problems += [r.problem(reason) for r in records if (reason := label_problem(r.label))]
         problems += spelling_problems(records)
+    problems += [r.problem(reason) for r in records if (reason := contradiction(r.label))]
     facts: list[tuple[str, str]] = []
     with ThreadPoolExecutor(_THREADS) as pool:
         for record, (size, depth, problem) in zip(records, pool.map(_facts, records), strict=True):
@@ -82,7 +83,10 @@ def labels_of(records: Sequence[Record]) -> list[tuple[str, ...]]:
     """The labels of each image: the parts of ``label`` or, where no image has one, the findings whose column is 1."""
     if any(record.label for record in records):
         return [tuple(filter(None, map(str.strip, record.label.split(SEPARATOR)))) for record in records]
-    findings = [*finding_columns(records), NO_FINDING]
+    findings = [
+        *finding_columns(records),
+        *filter(is_no_finding, dict.fromkeys(c for r in records for c in r.metadata)),
+    ]
     return [tuple(c for c in findings if r.metadata.get(c, "").removesuffix(".0") == "1") for r in records]
 
 

@@ -5,42 +5,67 @@ Columns: that repository's metadata.csv and SCHEMA.md. Its first versions have n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 
 from cvrnet.datasets.folder import Folder, Row, age, number, sex
 from cvrnet.datasets.public_set import PublicSet
 
+LEAST_PATIENTS = 5  # of a class, so that each of five folds can test one; of rarer ones, the class above is the label
 COLUMNS = ("patientid", "offset", "sex", "age", "finding", "view", "filename")
 
 
 def rows(folder: Folder) -> Iterator[Row]:
     """The rows of the manifest.
 
-    ``label`` is the last part of the finding (``COVID-19`` of ``Pneumonia/Viral/COVID-19``), ``day`` the number of days
-    since the symptoms or the admission. CTs, and findings that are to be read yet, are left out.
+    ``label`` is the last part of the finding (``COVID-19`` of ``Pneumonia/Viral/COVID-19``) that enough patients share,
+    ``day`` the number of days since the symptoms or the admission. CTs, and findings that are to be read yet, are left
+    out.
     """
+    found: list[Row] = []
     for entry in folder.table(folder.file("metadata.csv"), COLUMNS):
         if (kind := entry.get("modality", "X-ray")) != "X-ray":
             folder.left_out[f"{kind or 'unknown modality'}, not a radiograph"] += 1
             continue
-        label = entry["finding"].rpartition("/")[2].strip()
-        if label.lower() in ("", "todo", "unknown"):
+        if entry["finding"].lower() in ("", "todo", "unknown"):
             folder.left_out[f"the finding is {entry['finding'] or 'empty'}"] += 1
             continue
         path = folder.image(f"{entry.get('folder') or 'images'}/{entry['filename']}", "metadata.csv")
         if path:
-            yield {
-                "path": path,
-                "label": label,
-                "source": "cohen",
-                "patient_id": entry["patientid"],
-                "view": entry["view"],
-                "sex": sex(entry["sex"]),
-                "age": age(entry["age"]),
-                "day": number(entry["offset"]),
-                "finding": entry["finding"],
-                "location": entry.get("location", ""),
-            }
+            found.append(
+                {
+                    "path": path,
+                    "label": "",
+                    "source": "cohen",
+                    "patient_id": entry["patientid"],
+                    "view": entry["view"],
+                    "sex": sex(entry["sex"]),
+                    "age": age(entry["age"]),
+                    "day": number(entry["offset"]),
+                    "finding": entry["finding"],
+                    "location": entry.get("location", ""),
+                }
+            )
+    labels = common_parts([row["finding"] for row in found], [row["patient_id"] for row in found])
+    for row in found:
+        yield row | {"label": labels[row["finding"]]}
+
+
+def common_parts(findings: Sequence[str], patients: Sequence[str], least: int = LEAST_PATIENTS) -> Mapping[str, str]:
+    """Finding -> its last part that ``least`` patients share, or its first; rare ones are joined from the last part up.
+
+    >>> common_parts(["P/Viral/A", "P/Viral/A", "P/Viral/B", "P/Fungal/C"], ["1", "2", "3", "4"], 2)
+    {'P/Viral/A': 'A', 'P/Viral/B': 'P', 'P/Fungal/C': 'P'}
+    """
+    path = {finding: [part.strip() for part in finding.split("/")] for finding in findings}
+    for depth in range(max(map(len, path.values()), default=0), 1, -1):
+        members: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
+        for finding, patient in zip(findings, patients, strict=True):
+            members[tuple(path[finding])].add(patient)
+        for parts in path.values():
+            if len(parts) == depth and len(members[tuple(parts)]) < least:
+                parts.pop()
+    return {finding: parts[-1] for finding, parts in path.items()}
 
 
 COHEN = PublicSet(

@@ -83,7 +83,13 @@ class Folder:
         return next(filter(Path.is_file, paths), None)
 
     def table(self, path: Path | None, columns: Sequence[str] = ()) -> Iterator[Row]:
-        """The rows of a CSV file, by column; refuses a file without these columns. No row if there is no file."""
+        """The rows of a CSV file, by column; refuses a file without these columns. No row if there is no file.
+
+        Cells that are missing at the end of a row are empty.
+
+        Raises:
+            UserError: Two columns have one name.
+        """
         if path is None:
             return
         with self._text(path) as file:
@@ -91,9 +97,12 @@ class Folder:
             header = [clean(name) for name in next(reader, [])]
             if absent := [name for name in columns if name not in header]:
                 raise self.refusal(f"{path.name} has no column {', '.join(absent)}")
+            if twice := [name for name in header if name and header.count(name) > 1]:
+                raise UserError(f"{path}: a column is named twice: {twice[0]!r}")
             for cells in reader:
                 if cells:
-                    yield dict(zip(header, map(str.strip, cells), strict=False))
+                    cells = [*map(str.strip, cells), *[""] * (len(header) - len(cells))]
+                    yield dict(zip(header, cells, strict=False))
 
     def lines(self, path: Path | None) -> list[str]:
         """The lines of a text file, without empty ones. None if there is no file."""
@@ -139,6 +148,19 @@ class Folder:
 def _first(names: Iterable[str]) -> str:
     shown = list(dict.fromkeys(names))
     return ", ".join(shown[:SHOWN]) + (", …" if len(shown) > SHOWN else "")
+
+
+def numbers(row: Row, columns: Sequence[str], table: str) -> list[float]:
+    """The numbers in these columns of a table's row.
+
+    Raises:
+        UserError: A cell is none.
+    """
+    try:
+        return [float(row[column]) for column in columns]
+    except ValueError as error:
+        cells = ", ".join(row[column] for column in columns)
+        raise UserError(f"{table}: {', '.join(columns)} are {cells!r:.80}; expected numbers") from error
 
 
 def number(text: str) -> str:

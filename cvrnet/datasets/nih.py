@@ -12,10 +12,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from cvrnet.data.boxes import boxes_text
-from cvrnet.datasets.folder import Folder, Row, age, sex
+from cvrnet.datasets.folder import Folder, Row, age, numbers, sex
 from cvrnet.datasets.public_set import PublicSet
 
 COLUMNS = ("Image Index", "Finding Labels", "Patient ID", "Patient Age", "Patient Gender", "View Position")
+
+_BOX = ("Bbox [x", "y", "w", "h]")
 
 
 def rows(folder: Folder) -> Iterator[Row]:
@@ -48,8 +50,8 @@ def _boxes(folder: Folder) -> defaultdict[str, list[list[float]]]:
     """Image -> its boxes. The header's last name, ``Bbox [x,y,w,h]``, is four columns."""
     boxes: defaultdict[str, list[list[float]]] = defaultdict(list)
     table = folder.optional("BBox_List_2017.csv")
-    for entry in folder.table(table, ("Image Index", "Bbox [x", "y", "w", "h]")):
-        boxes[entry["Image Index"]].append([float(entry[name]) for name in ("Bbox [x", "y", "w", "h]")])
+    for entry in folder.table(table, ("Image Index", *_BOX)):
+        boxes[entry["Image Index"]].append(numbers(entry, _BOX, "BBox_List_2017.csv"))
     return boxes
 
 

@@ -40,7 +40,7 @@ def rows(folder: Folder) -> Iterator[Row]:
                 "patient_id": entry["PatientID"],
                 "view": entry["Projection"],
                 "sex": sex(entry["PatientSex_DICOM"]),
-                "age": str(int(year) - int(birth)) if year.isdigit() and birth.isdigit() else "",
+                "age": str(int(year) - int(birth)) if year.isdecimal() and birth.isdecimal() else "",
                 "labelled_by": entry.get("MethodLabel", ""),
             }
         )

@@ -14,7 +14,7 @@ from pathlib import Path
 from cvrnet.data.boxes import boxes_text
 from cvrnet.data.image import dicom_module
 from cvrnet.data.limits import Refused
-from cvrnet.datasets.folder import Folder, Row, age, sex
+from cvrnet.datasets.folder import Folder, Row, age, numbers, sex
 from cvrnet.datasets.public_set import PublicSet
 
 BOXES, CLASSES = "stage_2_train_labels.csv", "stage_2_detailed_class_info.csv"
@@ -28,7 +28,7 @@ def rows(folder: Folder) -> Iterator[Row]:
     boxes: defaultdict[str, list[list[float]]] = defaultdict(list)
     for entry in folder.table(folder.file(BOXES), ("patientId", *_BOX, "Target")):
         if entry["Target"] == "1":
-            boxes[entry["patientId"]].append([float(entry[name]) for name in _BOX])
+            boxes[entry["patientId"]].append(numbers(entry, _BOX, BOXES))
     for image, label in classes.items():
         if path := folder.image(f"stage_2_train_images/{image}.dcm", CLASSES):
             yield {

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from cvrnet.data.boxes import boxes_text
-from cvrnet.datasets.folder import Folder, Row
+from cvrnet.datasets.folder import Folder, Row, numbers
 from cvrnet.datasets.public_set import PublicSet
 
 FINDINGS = (
@@ -35,6 +35,9 @@ def rows(folder: Folder) -> Iterator[Row]:
         votes: defaultdict[str, list[Row]] = defaultdict(list)
         for entry in folder.table(find(f"annotations/{name}", name), ("image_id", *_ASKED)):
             votes[entry["image_id"]].append(entry)
+        first = next(iter(votes.values()), [{}])[0]
+        if absent := [finding for finding in FINDINGS if first and not _cell(finding, first)]:
+            folder.notes.append(f"{name} does not say which images have {', '.join(absent)}: this is not known")
         boxes = _boxes(folder, f"annotations_{split}.csv")
         for image, readers in votes.items():
             if path := folder.image(f"{split}/{image}.dicom", name):
@@ -52,8 +55,10 @@ _ASKED = FINDINGS[:3]  # columns by which the table is recognised
 
 
 def _joined(finding: str, readers: list[Row]) -> str:
-    """The cell of a finding, from the rows of the radiologists who read the image."""
-    seen = sum(_cell(finding, reader).startswith("1") for reader in readers)
+    """The cell of a finding, from the rows of the radiologists who read the image; ``""`` if the table lacks it."""
+    if not all(cells := [_cell(finding, reader) for reader in readers]):
+        return ""
+    seen = sum(cell.startswith("1") for cell in cells)
     return "1" if 2 * seen > len(readers) else "-1" if seen else "0"
 
 
@@ -66,7 +71,7 @@ def _boxes(folder: Folder, name: str) -> defaultdict[str, list[list[float]]]:
     table = folder.optional(f"annotations/{name}", name)
     for entry in folder.table(table, ("image_id", "class_name", *_CORNERS)):
         if entry["x_min"]:  # images without a finding have a row without a box
-            left, top, right, bottom = (float(entry[corner]) for corner in _CORNERS)
+            left, top, right, bottom = numbers(entry, _CORNERS, name)
             boxes[entry["image_id"]].append([left, top, right - left, bottom - top])
     return boxes
 

@@ -69,7 +69,8 @@ def compare(
         }
         claim_folder(place.folder, run)
         if audit:
-            audit_run(place.folder, data, records, callbacks, any_body_part, output)
+            findings = first.classes if first.task == "multilabel" else ()
+            audit_run(place.folder, data, records, callbacks, any_body_part, output, findings)
         tables: list[AnyTable] = []
         evaluations = []
         for name, model in zip(names, models, strict=True):

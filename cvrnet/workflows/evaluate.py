@@ -176,7 +176,8 @@ def evaluate(
         folder = place.folder
         _, run = score_records(model, predictor, data, records, folder, batch_size, prevalences, callbacks)
         if audit:
-            audit_run(folder, data, records, callbacks, any_body_part, output)
+            findings = predictor.classes if predictor.task == "multilabel" else ()
+            audit_run(folder, data, records, callbacks, any_body_part, output, findings)
         finish_report(folder, maps, predictor)
     return run
 

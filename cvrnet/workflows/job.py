@@ -213,7 +213,8 @@ def open_run(
         if job.sweep is not None:
             share_audit(job.sweep, output)
         elif job.audit:
-            audit_run(output, job.data, job.records, job.callbacks, job.config.any_body_part, job.output)
+            names = tuple(job.config.findings), job.config.uncertain
+            audit_run(output, job.data, job.records, job.callbacks, job.config.any_body_part, job.output, *names)
     job.processes.wait()
 
 

@@ -6,10 +6,10 @@ import shutil
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from cvrnet.data import Record
 from cvrnet.data.data_set import DataPath
-from cvrnet.data.finding_labels import without_names
 from cvrnet.files import atomic_write
 from cvrnet.inference import Predictor
 from cvrnet.report import Section, write_report
@@ -24,10 +24,12 @@ def audit_run(
     callbacks: Callbacks,
     any_body_part: bool = False,
     output: Path | None = None,
+    names: Sequence[str] = (),
+    uncertain: str = "ignore",
 ) -> None:
     """Audit the data once, save the findings in the run, and report the severe ones.
 
-    ``output`` is where the folder will be when the job has finished.
+    ``output`` is where the folder will be when the job has finished; ``names`` and ``uncertain`` are those of `audit`.
 
     If the run already holds an audit of the same data, that audit is read and not repeated. Without the packages of the
     extra ``audit``, there is no audit, and a line tells the user so.
@@ -40,13 +42,12 @@ def audit_run(
             raise
         callbacks.say(f'The data set was not audited: that needs {package}; pip install "cvrnet[audit]"')
         return
-    if any(record.findings for record in records):
-        records = without_names(records)
     severe = read_severe(folder, records)
     if severe is None:
         callbacks.say("Auditing the data set (--no-audit skips this)")
-        findings = audit(records, any_body_part=any_body_part, progress=callbacks.stage("Auditing"))
-        write_audit(folder, findings, records, Path(data).resolve().name, tables=folder / AUDIT_TABLES)
+        settings: Any = {"names": names, "uncertain": uncertain, "any_body_part": any_body_part}
+        findings = audit(records, **settings, progress=callbacks.stage("Auditing"))
+        write_audit(folder, findings, records, Path(data).resolve().name, folder / AUDIT_TABLES, names)
         severe = [finding.sentence for finding in findings if finding.severity == "severe"]
     for sentence in severe:
         callbacks.say(f"severe: {sentence}")

@@ -129,7 +129,8 @@ def make_soup(
         if honest:
             write_evaluation(place.folder, {"test": tables[KIND]})
             if audit:
-                audit_run(place.folder, scored, records, callbacks, any_body_part, output)
+                findings = classes if task == "multilabel" else ()
+                audit_run(place.folder, scored, records, callbacks, any_body_part, output, findings)
             finish_report(place.folder, maps, predictor)
     return soup
 

@@ -219,7 +219,7 @@ def test_the_rule_names_the_width():
 @pytest.fixture(scope="module")
 def audited(tmp_path_factory) -> tuple[list[Record], list[Finding]]:
     """Records and findings of phantoms without a shortcut."""
-    records, _ = read_audited(write_phantoms(tmp_path_factory.mktemp("data") / "p", 150, size=64))
+    records, *_ = read_audited(write_phantoms(tmp_path_factory.mktemp("data") / "p", 150, size=64))
     return records, audit(records)
 
 
@@ -231,7 +231,7 @@ def test_phantoms_without_shortcut_are_clean(audited):
 
 
 def test_the_planted_shortcut_is_found(tmp_path):
-    records, _ = read_audited(write_phantoms(tmp_path / "p", 150, size=64, shortcut=True))
+    records, *_ = read_audited(write_phantoms(tmp_path / "p", 150, size=64, shortcut=True))
     assert {f.code: f.severity for f in source_findings(records)}["label-source"] == "severe"
     images, _ = measure(records, tmp_path)
     finding = label_finding(probe(images, "corners", [r.label for r in records]))

@@ -100,7 +100,7 @@ def test_doubtful_labels_are_cleanlabs_least_credible():
 
 
 def test_without_weights_a_line_says_what_is_missing(monkeypatch, tmp_path):
-    records, _ = read_audited(write_phantoms(tmp_path / "p", 60, size=64))
+    records, *_ = read_audited(write_phantoms(tmp_path / "p", 60, size=64))
     monkeypatch.setattr("cvrnet.audit.image_features.weights_package", lambda name: None)
     found = {finding.code: finding for finding in audit(records)}
     assert found["wrong-labels"].severity == "note"
@@ -113,7 +113,7 @@ def test_without_weights_a_line_says_what_is_missing(monkeypatch, tmp_path):
 
 @needs_lite
 def test_phantoms_are_clean_and_wrong_ones_are_shown_in_order(tmp_path):
-    records, _ = read_audited(write_phantoms(tmp_path / "p", 400, size=64))
+    records, *_ = read_audited(write_phantoms(tmp_path / "p", 400, size=64))
     features = image_features(records)
     data = Measurements(records, [], np.empty(0))
     (finding,) = wrong_label_findings(data, features)

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import re
+import shlex
+from pathlib import Path
 
 import pytest
 
@@ -36,7 +39,7 @@ EXPECTED = {
     "covidx": {"images": 4, "patients": 4, "split train": 3, "split test": 1, "label COVID-19": 2},
     "covid-radiography": {"images": 8, "label COVID": 2, "label Viral Pneumonia": 2},
     "kermany": {"images": 8, "patients": 7, "split train": 3, "split val": 2, "split test": 3, "label NORMAL": 3},
-    "cohen": {"images": 3, "patients": 2, "label COVID-19": 2, "label Pneumonia": 1},
+    "cohen": {"images": 3, "patients": 2, "label Pneumonia": 2, "label No Finding": 1},
 }
 
 
@@ -112,6 +115,15 @@ def test_vindrs_readers_are_joined(tmp_path):
     assert rows[2]["lesion_boxes"] == "2,4,8,8"
 
 
+def test_a_finding_that_vindrs_table_lacks_is_not_known(tmp_path):
+    MINIATURES["vindr"](tmp_path / "set")
+    table = tmp_path / "set" / "annotations" / "image_labels_train.csv"
+    table.write_text(table.read_text().replace("Tuberculosis", "TB"))
+    result = import_data_set("vindr", tmp_path / "set", tmp_path / "m.csv")
+    assert [row["Tuberculosis"] for row in rows_of(tmp_path / "m.csv")] == ["", "", "0", "0"]
+    assert "image_labels_train.csv does not say which images have Tuberculosis: this is not known" in result.notes
+
+
 def test_kermanys_patients_come_from_the_names(tmp_path):
     result, rows = imported("kermany", tmp_path)
     assert {row["patient_id"] for row in rows if row["split"] == "test"} == {
@@ -127,7 +139,19 @@ def test_covid_radiography_has_masks_and_cohen_no_ct(tmp_path):
     MINIATURES["cohen"](tmp_path / "cohen")
     result = import_data_set("cohen", tmp_path / "cohen", tmp_path / "cohen.csv")
     assert result.left_out == {"CT, not a radiograph": 1, "the finding is todo": 1}
-    assert rows_of(tmp_path / "cohen.csv")[1]["day"] == "3"
+    rows = rows_of(tmp_path / "cohen.csv")
+    assert rows[1]["day"] == "3"
+    assert {(row["label"], row["finding"]) for row in rows} == {
+        ("No Finding", "No Finding"),
+        ("Pneumonia", "Pneumonia/Viral/COVID-19"),  # one patient only
+    }
+
+
+def test_rare_findings_of_cohen_are_joined_to_those_above(tmp_path):
+    MINIATURES["cohen"](tmp_path / "set", 24)
+    result = import_data_set("cohen", tmp_path / "set", tmp_path / "m.csv")
+    assert result.counts | {"label COVID-19": 9, "label Pneumonia": 9, "label No Finding": 9} == result.counts
+    assert {row["label"] for row in rows_of(tmp_path / "m.csv") if "MERS" in row["finding"]} == {"Pneumonia"}
 
 
 def test_generic_guesses_the_columns_or_takes_them(tmp_path):
@@ -178,6 +202,38 @@ def test_a_table_without_its_columns_is_another_data_set(tmp_path):
     message = "this does not look like chexpert: expected train.csv with Path, Sex, Age,.*has no column Path, Sex"
     with pytest.raises(UserError, match=message):
         import_data_set("chexpert", tmp_path, tmp_path / "m.csv")
+
+
+def test_a_column_that_is_named_twice_is_refused(tmp_path):
+    generic(tmp_path / "set")
+    table = tmp_path / "set" / "labels.csv"
+    table.write_text(table.read_text().replace("diagnosis", "sex"))
+    with pytest.raises(UserError, match=r"labels\.csv: a column is named twice: 'sex'"):
+        import_data_set("generic", tmp_path / "set", tmp_path / "m.csv", partial=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "cell"),
+    [
+        ("nih", "BBox_List_2017.csv", "2.5"),
+        ("rsna", "stage_2_train_labels.csv", "12.0"),
+        ("vindr", "annotations/annotations_test.csv", "10"),
+    ],
+)
+def test_a_box_that_is_no_number_is_named(name, file, cell, tmp_path):
+    MINIATURES[name](tmp_path / "set")
+    table = tmp_path / "set" / file
+    table.write_text(table.read_text().replace(cell, "far", 1))
+    with pytest.raises(UserError, match=rf"{Path(file).name}: .* are '.*far.*'; expected numbers"):
+        import_data_set(name, tmp_path / "set", tmp_path / "m.csv")
+
+
+def test_a_row_that_ends_early_has_empty_cells(tmp_path):
+    MINIATURES["nih"](tmp_path / "set")
+    table = tmp_path / "set" / "Data_Entry_2017.csv"
+    table.write_text(re.sub("Infiltration,0,3,.*", "Infiltration,0,3", table.read_text()))
+    import_data_set("nih", tmp_path / "set", tmp_path / "m.csv")
+    assert [rows_of(tmp_path / "m.csv")[3][name] for name in ("label", "view", "age")] == ["Infiltration", "", ""]
 
 
 def test_a_list_that_names_missing_files_gives_their_number_and_five(tmp_path):
@@ -254,14 +310,20 @@ def test_the_command_shows_counts_beside_published_ones(tmp_path, cli):
     assert "this does not look like cohen: expected metadata.csv with patientid, offset" in err
 
 
-@pytest.mark.parametrize(("name", "findings"), [("nih", True), ("chexpert", True), ("kermany", False)])
-def test_two_commands_reach_a_report(name, findings, tmp_path, cli):
-    MINIATURES[name](tmp_path / "set", 24)
-    manifest, run = tmp_path / "set" / "manifest.csv", tmp_path / "run"
-    assert cli("import", name, tmp_path / "set", "-o", manifest)[0] == 0
-    options = ["--model", "cvrnet_tiny", "--no-pretrained", "--img-size", 32, "--freeze", "all", "--epochs", 1]
-    options += ["--folds", 3, "--no-audit", "--no-maps", *(["--findings", "auto"] if findings else [])]
-    status, out, err = cli("crossval", manifest, "-o", run, *options)
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "datasets.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", MINIATURES)
+def test_the_two_commands_of_the_page_reach_a_report(name, tmp_path, cli, monkeypatch):
+    """The page's own commands, with a small network; ``cvrnet_lite`` and its weights take too long for a test."""
+    commands = re.search(rf"^cvrnet (import {name} .*)\ncvrnet (crossval .*)$", PAGE, re.MULTILINE)
+    load, learn = (shlex.split(command) for command in commands.groups())
+    MINIATURES[name](tmp_path / load[2], 24)
+    monkeypatch.chdir(tmp_path)
+    status, _, err = cli(*load)
     assert status == 0, err
-    assert (run / "report.html").is_file()
-    assert ("Edema" in out) == findings
+    options = ["--model", "cvrnet_tiny", "--no-pretrained", "--img-size", 32, "--epochs", 1]
+    status, out, err = cli(*learn, *options, "--folds", 3, "--no-audit", "--no-maps")
+    assert status == 0, err
+    assert (tmp_path / learn[-1] / "report.html").is_file()
+    assert ("finding" in out.splitlines()[0]) == (name not in SINGLE) == ("--findings" in learn)

@@ -1,4 +1,7 @@
-"""Miniatures of public data sets, with their exact names, headers and quirks; the images are made up."""
+"""Miniatures of public data sets, with their exact names, headers and quirks; the images are made up.
+
+``further`` images of as many patients make a miniature large enough to train on.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +85,7 @@ def chexpert(root: Path, further: int = 0) -> None:
         table(root / f"{split}.csv", header, rows)
 
 
-def mimic(root: Path) -> None:
+def mimic(root: Path, further: int = 0) -> None:
     images = [
         ("02aa804e-bde0afdd", "10000032", "50414267", "21800506", "PA"),
         ("174413ec-4ec4c1f7", "10000032", "53189527", "21800626", "LATERAL"),
@@ -90,18 +93,21 @@ def mimic(root: Path) -> None:
         ("0aa0aa0a-0aa0aa0a", "11000032", "50000000", "21530724", ""),
     ]
     labels = [[patient, study, *["1.0", "", "-1.0", "0.0"], *[""] * 10] for _, patient, study, *_ in images[:3]]
+    for i in range(further):
+        images.append((f"{i:08x}-{i:08x}", f"1{i:07}", f"6{i:07}", "21800506", "AP"))
+        labels.append([*images[-1][1:3], "", "", str(float(i % 2)), "", "-1.0", str(float(i % 3 == 0)), *[""] * 8])
     table(root / "mimic-cxr-2.0.0-chexpert.csv.gz", ["subject_id", "study_id", *FINDINGS], labels)
     columns = ["dicom_id", "subject_id", "study_id", "PerformedProcedureStepDescription", "ViewPosition", "Rows"]
     rows = [[i, p, s, "CHEST (PA AND LAT)", view, 3056, 2544, day, 213014.531] for i, p, s, day, view in images]
     table(root / "mimic-cxr-2.0.0-metadata.csv.gz", [*columns, "Columns", "StudyDate", "StudyTime"], rows)
-    parts = ["train", "train", "validate", "test"]
+    parts = ["train", "train", "validate", "test", *["train"] * further]
     splits = [[i, s, p, part] for (i, p, s, *_), part in zip(images, parts, strict=True)]
     table(root / "mimic-cxr-2.0.0-split.csv.gz", ["dicom_id", "study_id", "subject_id", "split"], splits)
     for name, patient, study, *_ in images:
         image(root / f"files/p{patient[:2]}/p{patient}/s{study}/{name}.jpg")
 
 
-def padchest(root: Path) -> None:
+def padchest(root: Path, further: int = 0) -> None:
     header = "ImageID,ImageDir,StudyDate_DICOM,StudyID,PatientID,PatientBirth,PatientSex_DICOM,Projection,MethodLabel"
     rows = [
         ["a.png", 0, 20140915, "s1", "p1", 1930.0, "F", "PA", "Physician", "['pulmonary fibrosis', ' kyphosis', '']"],
@@ -109,15 +115,23 @@ def padchest(root: Path) -> None:
         ["c.png", 1, 20110101, "s3", "p2", "", "M", "AP_horizontal", "RNN_model", "['exclude']"],
         ["d.png", 1, 20110101, "s4", "p3", 1950.0, "M", "PA", "RNN_model", ""],
     ]
+    labels = ("['normal']", "['kyphosis']", "['pleural effusion', 'kyphosis']", "['pleural effusion']")
+    rows += [
+        [f"{i}.png", 2, 20150101, f"s{i}", f"p{i}", 1950.0, "F", "PA", "Physician", labels[i % 4]]
+        for i in range(100, 100 + further)
+    ]
     numbered = [[number, *row] for number, row in enumerate(rows)]
     table(root / "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv.gz", f",{header},Labels", numbered)
     for row in rows:
         image(root / str(row[1]) / str(row[0]))
 
 
-def rsna(root: Path) -> None:
+def rsna(root: Path, further: int = 0) -> None:
     classes = {"a1": "Normal", "b2": "No Lung Opacity / Not Normal", "c3": "Lung Opacity"}
-    boxes = [["a1", "", "", "", "", 0], ["b2", "", "", "", "", 0]]
+    names = [*classes.values()]
+    classes |= {f"e{i}": names[i % 3] for i in range(further)}
+    boxes: list[list[object]] = [[name, "", "", "", "", 0] for name in ("a1", "b2")]
+    boxes += [[f"e{i}", *([2.0, 3.0, 5.0, 6.0, 1] if i % 3 == 2 else ["", "", "", "", 0])] for i in range(further)]
     boxes += [["c3", 2.0, 3.0, 5.0, 6.0, 1], ["c3", 12.0, 3.0, 5.0, 6.0, 1]]
     table(root / "stage_2_train_labels.csv", "patientId,x,y,width,height,Target", boxes)
     table(
@@ -127,20 +141,20 @@ def rsna(root: Path) -> None:
         path = root / ("stage_2_test_images" if name == "d4" else "stage_2_train_images") / f"{name}.dcm"
         path.parent.mkdir(parents=True, exist_ok=True)
         tags = {"PatientID": name, "PatientSex": "F", "PatientAge": "058Y", "ViewPosition": "PA"}
-        pixels = np.full((20, 24), 40 * number, np.uint8)
+        pixels = np.full((20, 24), 40 * number % 220, np.uint8)
         pixels[5:9] += 20
         write_dicom(path, pixels, 8, Modality="CR", BodyPartExamined="CHEST", **tags)
 
 
-def vindr(root: Path) -> None:
+def vindr(root: Path, further: int = 0) -> None:
     for split, last, readers in (("train", "Other diseases", ("R9", "R10", "R8")), ("test", "Other disease", ("",))):
         findings = [last if name == "Other diseases" else name for name in VINDR_FINDINGS]
         rows, boxes = [], []
-        for name in (f"{split}1", f"{split}2"):
+        for i in range(1, 3 + further * (split == "train")):
+            name, one = f"{split}{i}", i % 2 == 1
             (root / split).mkdir(parents=True, exist_ok=True)
-            write_dicom(root / split / f"{name}.dicom", RAMP, 12, PatientID="")
+            write_dicom(root / split / f"{name}.dicom", np.roll(RAMP, 7 * i - 7), 12, PatientID="")
             for number, reader in enumerate(readers):
-                one = name.endswith("1")
                 cells = [0] * len(findings)
                 cells[0] = int(one)  # everybody
                 cells[3] = int(one and number == 0)  # one reader of three, or of one
@@ -154,7 +168,7 @@ def vindr(root: Path) -> None:
         table(root / f"annotations/annotations_{split}.csv", columns, boxes)
 
 
-def covidx(root: Path) -> None:
+def covidx(root: Path, further: int = 0) -> None:
     lists = {
         "train": [
             "3 SARS-10.1148rg.242035193-g04mr34g0-Fig8a-day0.jpeg pneumonia cohen",
@@ -163,6 +177,8 @@ def covidx(root: Path) -> None:
         ],
         "test": ["419639-003251 MIDRC-RICORD-1C-419639-003251-46647-0.png COVID-19 ricord"],
     }
+    labels = ("normal rsna", "pneumonia rsna", "COVID-19 bimcv")
+    lists["train"] += [f"{i} {i}.png {labels[i % 3]}" for i in range(100, 100 + further)]
     for split, lines in lists.items():
         (root / split).mkdir(parents=True, exist_ok=True)
         (root / f"{split}_COVIDx_CXR-3A.txt").write_text("\n".join(lines) + "\n")
@@ -170,9 +186,9 @@ def covidx(root: Path) -> None:
             image(root / split / line.split()[1])
 
 
-def covid_radiography(root: Path) -> None:
+def covid_radiography(root: Path, further: int = 0) -> None:
     for name in ("COVID", "Lung_Opacity", "Normal", "Viral Pneumonia"):
-        for number in (1, 2):
+        for number in range(1, 3 + further // 4):
             image(root / name / "images" / f"{name}-{number}.png", (30, 30))
             image(root / name / "masks" / f"{name}-{number}.png")
         (root / f"{name}.metadata.xlsx").write_bytes(b"PK")
@@ -196,7 +212,7 @@ def kermany(root: Path, further: int = 0) -> None:
     (root / "train" / ".DS_Store").write_bytes(b"x")
 
 
-def cohen(root: Path) -> None:
+def cohen(root: Path, further: int = 0) -> None:
     header = (
         "patientid,offset,sex,age,finding,RT_PCR_positive,survival,view,modality,date,location,folder,filename,doi,"
         "url,license,clinical_notes,other_notes,"
@@ -206,10 +222,17 @@ def cohen(root: Path) -> None:
     rows = [
         [2, 0, "M", 65, "Pneumonia/Viral/COVID-19", "Y", "Y", "PA", "X-ray", *place, "a.jpeg", *rest],
         [2, 3.0, "M", 65, "Pneumonia/Viral/COVID-19", "Y", "Y", "AP Supine", "X-ray", *place, "b.jpeg", *rest],
-        [5, "", "", "", "Pneumonia", "", "", "PA", "X-ray", *place, "c.png", *rest],
+        [5, "", "", "", "No Finding", "", "", "PA", "X-ray", *place, "c.png", *rest],
         [17, 9, "M", 54, "Pneumonia/Viral/COVID-19", "Y", "Y", "Axial", "CT", *place, "d.jpg", *rest],
         [18, 9, "F", 50, "todo", "", "", "PA", "X-ray", *place, "e.jpg", *rest],
     ]
+    findings = ("Pneumonia/Viral/COVID-19", "Pneumonia", "No Finding")
+    rows += [
+        [i, 0, "F", 50, findings[i % 3], "", "", "PA", "X-ray", *place, f"{i}.jpg", *rest]
+        for i in range(100, 100 + further)
+    ]
+    if further:
+        rows[-1][4] = "Pneumonia/Viral/MERS-CoV"
     table(root / "metadata.csv", header, rows)
     for row in rows:
         image(root / "images" / str(row[12]))

@@ -14,7 +14,9 @@ import pytest
 from cvrnet import Predictor
 from cvrnet.audit import read_audited
 from cvrnet.data import DataError, read_records
-from cvrnet.data.findings import finding_truth, learnable_findings
+from cvrnet.data.finding_labels import split_findings
+from cvrnet.data.findings import finding_columns, finding_truth, learnable_findings
+from cvrnet.data.overview import labels_of
 from cvrnet.data.record import Record
 from cvrnet.data.splits import holdout_split, make_folds, patient_keys
 from cvrnet.errors import UserError
@@ -55,6 +57,21 @@ def test_labels_and_columns_say_the_same():
         np.testing.assert_array_equal(truth, [[1, 1], [0, 0], [0, 1], [np.nan, np.nan]])
 
 
+@pytest.mark.parametrize("none", ["No Finding", "No finding", "NO FINDING", "no_finding"])
+def test_no_finding_is_the_empty_set_in_any_spelling(none):
+    labels = [record("Edema"), *[record(none)] * 5, *[record("Edema|Mass")] * 5]
+    assert learnable_findings(labels) == (["Edema", "Mass"], [])
+    np.testing.assert_array_equal(finding_truth(labels[:2], ["Edema", "Mass"]), [[1, 0], [0, 0]])
+    with pytest.raises(
+        DataError, match=f"m.csv:2: a.png: label 'Edema|{none}' has findings and No Finding".replace("|", r"\|")
+    ):
+        finding_truth([record(f"Edema|{none}")], ["Edema"])
+    columns = [record(**{none: "1"}, Edema=""), record(**{none: "0"}, Edema="1.0"), record(**{none: ""}, Edema="")]
+    assert finding_columns(columns) == ["Edema"]
+    np.testing.assert_array_equal(finding_truth(columns, ["Edema"]), [[0], [1], [np.nan]])
+    assert labels_of(columns) == [(none,), ("Edema",), ()]
+
+
 @pytest.mark.parametrize(("uncertain", "value"), [("ignore", np.nan), ("positive", 1), ("negative", 0)])
 def test_uncertain_cells(uncertain, value):
     np.testing.assert_array_equal(finding_truth([record(Edema="-1.0")], ["Edema"], uncertain), [[value]])
@@ -63,8 +80,8 @@ def test_uncertain_cells(uncertain, value):
 def test_cells_and_labels_that_cannot_be(tmp_path):
     with pytest.raises(DataError, match=r"m.csv:2: a.png: Edema is 'maybe'; expected 1, 0, -1 or empty"):
         finding_truth([record(Edema="maybe")], ["Edema"])
-    with pytest.raises(DataError, match="has findings and No Finding"):
-        finding_truth([record("Edema|No Finding")], ["Edema"])
+    with pytest.raises(UserError, match="No finding is no finding but the absence of all: leave it out of --findings"):
+        learnable_findings([record("Edema|Mass")], ["Edema", "No finding"])
     with pytest.raises(UserError, match="no finding 'Masss' in the data set; it has Edema, Mass"):
         learnable_findings([record("Edema|Mass")], ["Masss"])
     with pytest.raises(UserError, match="each must be given once"):
@@ -270,6 +287,6 @@ def test_the_page_and_the_audit_know_findings(run, data, tmp_path, cli):
     assert "Probability of each finding" in page
     assert "findings on chest radiographs (Bright, Left, Rare)" in markup.header("x", "y", FINDINGS, answering.task)
     for manifest in (data, write_films(tmp_path / "labelled", 60, columns=False)):
-        records, problems = read_audited(manifest)
-        assert problems == []
-        assert {r.label for r in records} == {"some finding", "No Finding"}
+        records, problems, names = read_audited(manifest)
+        assert (problems, names) == ([], FINDINGS)
+        assert {*map(tuple, map(split_findings, {r.label for r in records}))} >= {(), ("Bright",), ("Bright", "Left")}
