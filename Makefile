@@ -6,6 +6,9 @@ WORKERS := $(shell n=$$(getconf _NPROCESSORS_ONLN); [ $$n -lt 4 ] && echo $$((n 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 HOURS ?= 1
 
+# Without bytecode, each of the many Python processes of the tests would compile all of PyTorch again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart gpu test test-fast lint types docs tests timm-tests timm-tests-of-two campaigns package
 

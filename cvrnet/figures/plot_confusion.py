@@ -68,7 +68,6 @@ def _cells(
         ticks, [f"{name}\n(n = {count:,})" for name, count in zip(names, support, strict=True)], parse_math=False
     )
     ax.set_yticks(ticks, names, parse_math=False)
-    figure.draw_without_rendering()  # makes the tick labels
     widest = max(text.get_window_extent().width for text in ax.get_xticklabels()) / figure.dpi
     return n * max(CELL, widest + 0.1)
 

@@ -88,7 +88,7 @@ def finish(figure: Figure, axes: Sequence[Axes], width: float, height: float, ti
         )
     # Two passes, because the extents of labels depend on the figure's size: the second starts close to the final size.
     for _ in range(2):
-        figure.draw_without_rendering()  # runs the layout
+        _lay_out(figure)
         inches = figure.get_size_inches()
         boxes = [ax.get_position() for ax in axes]
         all_heights = sum(box.height for box in boxes)
@@ -97,6 +97,15 @@ def finish(figure: Figure, axes: Sequence[Axes], width: float, height: float, ti
             inches[1] + (height / boxes[0].height - inches[1]) * all_heights,
         )
     return figure
+
+
+def _lay_out(figure: Figure) -> None:
+    """Run the layout alone: `figure.draw_without_rendering` also goes through every artist, for nothing."""
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.execute(figure)
+    for ax in figure.axes:
+        ax.apply_aspect()
 
 
 def class_style(index: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.disks import INSIDE, namespaces
 from tests.support.hub_runs import make_folds
 from tests.support.privileges import permissions_hold
 
@@ -117,10 +118,19 @@ def test_a_damaged_training_state_is_named(content, tmp_path):
         restore_state(path, {"model": network})
 
 
-def campaign(program: str, *arguments: object) -> list[dict[str, object]]:
-    """What a campaign in a process of its own counts; it ends with status 1 if anything went wrong."""
-    command = [sys.executable, "-m", f"tests.support.{program}", *map(str, arguments)]
+@pytest.fixture(scope="module")
+def campaigns() -> list[dict[str, object]]:
+    """What short campaigns in one process of its own count; it ends with status 1 if anything went wrong."""
+    fuzz = ["fuzz", "--images", "60", "--manifests", "3", "--model-files", "7", "--bombs"]
+    interrupts = ["interrupts", "--moments", "3", "--kills", "0", "--commands", "phantoms,train"]
+    disks = ["disks", "--sizes", "3", "--commands", "train,predict"]
+    command = [sys.executable, "-m", "tests.support.campaigns"]
     environment = {k: v for k, v in os.environ.items() if k != "CVRNET_CACHE"} | {"OMP_NUM_THREADS": "1"}
+    if namespaces():
+        arguments = json.dumps([fuzz, interrupts, disks])
+        command, environment = ["unshare", "-rm", *command, arguments], environment | {INSIDE: "1"}
+    else:
+        command.append(json.dumps([fuzz, interrupts]))
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, check=False, timeout=550)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -131,18 +141,15 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="forks a process that
 
 @linux
 @pytest.mark.slow
-def test_damaged_files_are_read_or_refused_and_interruptions_leave_nothing_half_written():
+def test_damaged_files_are_read_or_refused_and_interruptions_leave_nothing_half_written(campaigns):
     """Damaged images, bombs, manifests and files of a run: never a traceback, a hang, or more than 1 GiB.
 
-    Ctrl-C and kill -9: never a file that is there in part.
+    Ctrl-C: never a file that is there in part. (test_training has kill -9.)
     """
-    fuzz = ["fuzz", "--images", "60", "--manifests", "3", "--model-files", "7", "--bombs"]
-    interrupts = ["interrupts", "--moments", "3", "--kills", "1", "--commands", "phantoms,train"]
-    counts = campaign("campaigns", json.dumps([fuzz, interrupts]))
-    kinds = {"images", "memory bombs", "manifests", "config.json", "history.csv", "Ctrl-C, train", "kill -9, train"}
-    assert kinds <= {row["kind"] for row in counts}
-    assert sum(row["refused"] for row in counts if row["kind"] == "images") > 30
-    assert sum(row.get("stopped", 0) for row in counts) >= 1
+    kinds = {"images", "memory bombs", "manifests", "config.json", "history.csv", "Ctrl-C, train"}
+    assert kinds <= {row["kind"] for row in campaigns}
+    assert sum(row["refused"] for row in campaigns if row["kind"] == "images") > 30
+    assert sum(row.get("stopped", 0) for row in campaigns) >= 1
 
 
 @linux
@@ -159,10 +166,7 @@ def test_ctrl_c_while_modules_are_imported():
 
 @linux
 @pytest.mark.slow
-def test_full_disks_leave_nothing_half_written():
-    from tests.support.disks import namespaces
-
+def test_full_disks_leave_nothing_half_written(campaigns):
     if not namespaces():
         pytest.skip("no disk of our own can be mounted here: unshare -rm is not allowed")
-    counts = campaign("disks", "--sizes", 3, "--commands", "train,predict")
-    assert sum(row.get("full", 0) for row in counts) >= 2
+    assert sum(row.get("full", 0) for row in campaigns) >= 2

@@ -13,7 +13,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -37,9 +36,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.support import forks
 from tests.support.demos import CLASSES, SECRET, film, write_dicom, write_png
 from tests.support.networks import small
-from tests.support.signals import sigint
 
 pytest.importorskip("gradio")
 
@@ -545,31 +544,32 @@ def test_the_missing_extra_is_named(cli: Any, tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.parametrize("background", [False, True], ids=["terminal", "background"])
-def test_the_command_serves_until_it_is_stopped(run_of_one: Path, tmp_path: Path, background: bool) -> None:
+def test_the_command_serves_until_it_is_stopped(
+    run_of_one: Path, tmp_path: Path, background: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By Ctrl-C; as a shell's background job, which ignores Ctrl-C, by SIGTERM."""
-    port = free_port()
-    with sigint(signal.SIG_IGN if background else signal.default_int_handler):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "cvrnet", "demo", run_of_one.name, "--port", str(port)],
-            cwd=run_of_one.parent,
-            env={**os.environ, "TMPDIR": str(tmp_path)},
-            stderr=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+    monkeypatch.chdir(run_of_one.parent)
+    port, log = free_port(), tmp_path / "log"
+    handler = signal.SIG_IGN if background else signal.default_int_handler
+    demo = forks.start(log, ["demo", run_of_one.name, "--port", port], handler, TMPDIR=tmp_path)
     try:
-        assert process.stderr
-        assert process.stderr.readline() == f"run: http://127.0.0.1:{port}   (Ctrl-C ends it)\n"
-        assert process.stderr.readline() == "Research software, not a medical device.\n"
+        said = ""
+        while said.count("\n") < 2:
+            assert os.waitpid(demo, os.WNOHANG) == (0, 0), said
+            time.sleep(0.01)
+            with contextlib.suppress(FileNotFoundError):
+                said = (log / "stderr").read_text()
+        address = f"run: http://127.0.0.1:{port}   (Ctrl-C ends it)"
+        assert said.splitlines() == [address, "Research software, not a medical device."]
         assert len(list(tmp_path.glob("cvrnet-demo-*"))) == 1
         alive = httpx.stream("GET", f"http://127.0.0.1:{port}/gradio_api/heartbeat/a")  # as an open browser's
         with alive as stream:
             assert "ALIVE" in next(stream.iter_text())
-            process.send_signal(signal.SIGTERM if background else signal.SIGINT)
-            out, err = process.communicate(timeout=60)  # a second or two; for ever, if it waits for the open browser
+            os.kill(demo, signal.SIGTERM if background else signal.SIGINT)
+            status = os.waitpid(demo, 0)[1]  # a second or two; for ever, if it waits for the open browser
     finally:
-        process.kill()
-    assert (process.returncode, out) == (0, "")
-    assert err == "\nEnded. No upload was kept.\n"
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(demo, signal.SIGKILL)
+    assert (status, (log / "stdout").read_text()) == (0, "")
+    assert (log / "stderr").read_text() == said + "\nEnded. No upload was kept.\n"
     assert not list(tmp_path.glob("cvrnet-demo-*"))

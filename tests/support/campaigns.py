@@ -1,5 +1,6 @@
-"""Several campaigns in one process, because each would take seconds to import everything.
+"""Several short campaigns in one process, because each would take seconds to import everything.
 
+Figures have one pixel, as in most tests; a campaign by itself draws them.
 ``python -m tests.support.campaigns '[["fuzz", "--images", "100"], ["interrupts"]]'`` prints the tables of all.
 """
 
@@ -9,13 +10,19 @@ import importlib
 import json
 import sys
 
+import pytest
+
+from tests.support.figures import draw_nothing
+
 
 def main() -> int:
     """Run the campaigns that the first argument lists; status 1 if anything went wrong in one of them."""
     wrong = 0
-    for name, *arguments in json.loads(sys.argv[1]):
-        sys.argv[1:] = arguments
-        wrong |= importlib.import_module(f"tests.support.{name}").main()
+    with pytest.MonkeyPatch.context() as patch:
+        draw_nothing(patch)
+        for name, *arguments in json.loads(sys.argv[1]):
+            sys.argv[1:] = arguments
+            wrong |= importlib.import_module(f"tests.support.{name}").main()
     return wrong
 
 

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
-_REAL = {name: getattr(Figure, name) for name in ("savefig", "draw_without_rendering")}
+_REAL = [
+    (owner, name, getattr(owner, name)) for owner, name in ((Figure, "savefig"), (ConstrainedLayoutEngine, "execute"))
+]
 
 
 def draw_nothing(patch: pytest.MonkeyPatch) -> None:
@@ -20,13 +23,13 @@ def draw_nothing(patch: pytest.MonkeyPatch) -> None:
         Image.new("RGB", (1, 1)).save(path, "png")
 
     patch.setattr(Figure, "savefig", save)
-    patch.setattr(Figure, "draw_without_rendering", lambda figure: None)
+    patch.setattr(ConstrainedLayoutEngine, "execute", lambda engine, figure: None)
 
 
 @contextmanager
 def real_figures() -> Iterator[None]:
     """Draw figures within the block, whatever is patched around it."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, function in _REAL.items():
-            patch.setattr(Figure, name, function)
+        for owner, name, function in _REAL:
+            patch.setattr(owner, name, function)
         yield

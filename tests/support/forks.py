@@ -1,4 +1,4 @@
-"""The command line in forked children of one process that has imported everything: watched, limited, interrupted."""
+"""The command line in forks of a process that has imported everything: watched, limited, interrupted."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import importlib
 import os
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 HANGS = 300.0
 """Seconds after which a command is killed, and said to hang."""
@@ -97,13 +99,8 @@ def run(
         interrupt: Called with the child's process id when it has started.
         limit: Seconds after which it is killed.
     """
-    work.mkdir(parents=True, exist_ok=True)
     idle, started = _idle(), time.monotonic()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    child = os.fork()
-    if child == 0:
-        _become(work, [str(argument) for argument in arguments])
+    child = start(work, arguments)
     try:
         if interrupt is not None:
             interrupt(child)
@@ -122,6 +119,28 @@ def run(
     out, err = ((work / name).read_text(encoding="utf-8", errors="replace") for name in ("stdout", "stderr"))
     grown = max(usage.ru_maxrss * 1024 - idle, 0)
     return Ended(os.waitstatus_to_exitcode(code), out, err, time.monotonic() - started, grown, hung, orphans(child))
+
+
+def start(
+    work: Path, arguments: Sequence[object], sigint: Any = signal.default_int_handler, **environment: object
+) -> int:
+    """Start ``cvrnet ARGUMENTS`` in a fork of this process; its process id.
+
+    Args:
+        work: Gets what the command writes to stdout and stderr; made if missing.
+        arguments: The command line.
+        sigint: What handles Ctrl-C from the start; ``signal.SIG_IGN`` as in a background job of a shell.
+        **environment: Further environment variables.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        os.environ |= {name: str(value) for name, value in environment.items()}
+        signal.signal(signal.SIGINT, sigint)
+        _become(work, [str(argument) for argument in arguments])
+    return child
 
 
 def orphans(session: int) -> int:
@@ -146,11 +165,12 @@ def _become(work: Path, arguments: list[str]) -> None:
     status = 70
     try:
         os.setsid()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         for number, name in ((1, "stdout"), (2, "stderr")):
             file = os.open(work / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             os.dup2(file, number)
             os.close(file)
+        sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", buffering=1, closefd=False)
+        _forget()
         sys.argv = ["cvrnet", *arguments]
         from cvrnet_cli import main
 
@@ -166,6 +186,17 @@ def _become(work: Path, arguments: list[str]) -> None:
     finally:
         sys.stderr.flush()
         os._exit(status)
+
+
+def _forget() -> None:
+    """Lose what a new process would not have: threads, which do not survive a fork, and what was chosen before it."""
+    tempfile.tempdir = None
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+    if "accelerate" in sys.modules:
+        state = sys.modules["accelerate.state"]
+        state.AcceleratorState._reset_state(reset_partial_state=True)
+        state.GradientState._reset_state()
 
 
 @functools.cache

@@ -129,17 +129,27 @@ def bombs() -> dict[str, bytes]:
         "packed-60000-rows.png": png(590, 60_000, 16, 6, 4),
         "largest-rgba16.png": png(*largest, 16, 6, 4),
         "largest-grey16.png": png(*largest, 16, 0, 1),
-        "largest.webp": _encode(Image.new("RGBA", largest), "WEBP", lossless=True),
+        "largest.webp": _encode(Image.new("RGBA", largest), "WEBP", lossless=True, quality=0, method=0),
         "largest.jpg": _encode(Image.new("CMYK", largest), "JPEG"),
         "largest-float.tif": _encode(Image.new("F", largest), "TIFF", compression="tiff_deflate"),
         "largest.dcm": _jpeg_dicom(largest),
         "many-text.png": _encode(tiny, "PNG", pnginfo=text),
         "many-frames.gif": _encode(tiny, "GIF", **many),
-        "many-frames.tif": _encode(tiny, "TIFF", **many),
+        "many-frames.tif": _frames(_encode(tiny, "TIFF"), 2000),
         "many-frames.webp": _encode(tiny, "WEBP", **many),
         "tags-that-share-bytes.tif": _shared_tags(20_000),
         "many-frames.dcm": frames.replace(b"IS\x02\x002 ", b"IS\x0a\x002147483647", 1),
     }
+
+
+def _frames(tiff: bytes, number: int) -> bytes:
+    """A TIFF file with its one frame repeated, as Pillow writes it in a time that grows with the number's square."""
+    (at,) = struct.unpack_from("<I", tiff, 4)
+    (tags,) = struct.unpack_from("<H", tiff, at)
+    frame = tiff[at : at + 2 + 12 * tags]  # its values are those of the first frame, by their place in the file
+    starts = range(len(tiff), len(tiff) + number * (len(frame) + 4), len(frame) + 4)
+    head = tiff[:4] + struct.pack("<I", len(tiff)) + tiff[8:]
+    return head + b"".join(frame + struct.pack("<I", following) for following in [*starts[1:], 0])
 
 
 def _shared_tags(number: int) -> bytes:

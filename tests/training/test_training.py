@@ -7,8 +7,6 @@ import math
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
 from contextlib import nullcontext
 from dataclasses import replace
@@ -36,7 +34,9 @@ from cvrnet.training.optimizers import create_optimizer
 from cvrnet.training.processes import Processes
 from cvrnet.workflows import Callbacks, cross_validate, train
 from tests.conftest import PLAIN, TINY
-from tests.support.pairs import run_pairs
+from tests.support import forks
+from tests.support.pairs import run_pair
+from tests.support.whole import broken
 
 CONFIG = TrainConfig(**TINY)
 MODERN = recipe("modern", **TINY)
@@ -348,23 +348,26 @@ def test_an_interrupted_training_ends_the_same(phantoms, tmp_path, config):
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on Windows")
 def test_kill_9_loses_nothing(phantoms, tmp_path):
-    command = [sys.executable, "-m", "cvrnet", "train", str(phantoms), "--encoders", ",".join(CONFIG.encoders)]
-    command += ["--no-pretrained", "--img-size", "64", "--epochs", "6", "--lr", "1e-3", "--device", "cpu"]
-    killed = tmp_path / "killed"
-    process = subprocess.Popen([*command, "-o", str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    limit = time.monotonic() + 300
-    while not (killed / STATE).exists() and process.poll() is None and time.monotonic() < limit:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    """No file is there in part, and the training goes on to the same weights, bit for bit, and the same history."""
+    command = ["train", phantoms, "--encoders", ",".join(CONFIG.encoders), "--no-pretrained", "--no-audit"]
+    command += ["--img-size", 64, "--epochs", 6, "--lr", 1e-3, "--device", "cpu"]
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+
+    def kill(child: int) -> None:
+        limit = time.monotonic() + 300
+        while not (killed / STATE).exists() and time.monotonic() < limit:
+            time.sleep(0.01)
+        os.kill(child, signal.SIGKILL)
+
+    assert forks.run(tmp_path / "log", *command, "-o", killed, interrupt=kill).status == -signal.SIGKILL
     assert (killed / STATE).exists()
     assert not (killed / "metrics.json").exists()
-    config = replace(CONFIG, epochs=6)
-    train(phantoms, killed, config, resume=True, **PLAIN)
-    train(phantoms, tmp_path / "whole", config, **PLAIN)
-    whole, resumed = (load_file(folder / "model.safetensors") for folder in (tmp_path / "whole", killed))
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    assert same_history(tmp_path / "whole", killed)
+    assert not broken(killed, killed=True)
+    for output, options in ((killed, ["--resume"]), (whole, [])):
+        ended = forks.run(tmp_path / "log", *command, "-o", output, *options)
+        assert ended.status == 0, ended.err
+    assert (whole / "model.safetensors").read_bytes() == (killed / "model.safetensors").read_bytes()
+    assert same_history(whole, killed)
 
 
 def test_an_existing_run_is_safe(run, phantoms, tmp_path):
@@ -502,8 +505,7 @@ def test_two_processes_take_the_step_of_one(phantoms, tmp_path):
     options = ["--no-pretrained", "--encoders", ",".join(config.encoders), "--img-size", "64", "--epochs", "1"]
     options += ["--batch-size", "64", "--device", "cpu", "--amp", "fp32", "--optimizer", "momentum", "--lr", "0.05"]
     options += ["--ema-decay", "0.9", "--label-smoothing", "0.1"]
-    done = run_pairs(["train", manifest, "-o", tmp_path / "two", "--no-audit", *options])
-    assert done.returncode == 0, done.stderr
+    run_pair(tmp_path / "log", ["train", manifest, "-o", tmp_path / "two", "--no-audit", *options])
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     torch.manual_seed(config.seed)
     start = timm.create_model("cvrnet", num_classes=3, encoders=config.encoders)

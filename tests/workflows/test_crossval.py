@@ -23,7 +23,7 @@ from cvrnet.workflows import Callbacks, cross_validate
 from cvrnet.workflows.collect import collect, summary_rows
 from cvrnet.workflows.evaluate import predict_records
 from tests.conftest import PLAIN, TINY
-from tests.support.pairs import run_pairs
+from tests.support.pairs import run_pair
 
 CONFIG = TrainConfig(**{**TINY, "encoders": ("test_resnet",), "epochs": 1})
 
@@ -263,8 +263,8 @@ def test_two_processes_share_each_fold(crossval, phantoms, tmp_path):
     """The same folds, every epoch scored once, one summary; also of a run that goes on."""
     options = ["--model", "cvrnet", "--encoders", "test_resnet", "--no-pretrained", "--img-size", "64", "--folds", "3"]
     command = ["crossval", phantoms, "-o", tmp_path / "run", *options, "--epochs", "1", "--no-audit"]
-    done = run_pairs(command, [*command, "--resume"])
-    assert done.returncode == 0, done.stderr
+    first, again = (run_pair(tmp_path / "log", [*command, *more]) for more in ([], ["--resume"]))
+    out, err = (a + b for a, b in zip(first, again, strict=True))
     assert rows(tmp_path / "run/split.csv") == rows(crossval / "split.csv")
     assert {p.name for p in (tmp_path / "run").iterdir()} >= {p.name for p in crossval.iterdir()}
     summary, alone = (json.loads((folder / "summary.json").read_text()) for folder in (tmp_path / "run", crossval))
@@ -274,9 +274,9 @@ def test_two_processes_share_each_fold(crossval, phantoms, tmp_path):
         (epoch,) = rows(tmp_path / f"run/fold-{k}/history.csv")
         scored = json.loads((tmp_path / f"run/fold-{k}/metrics.json").read_text())["val"]
         assert float(epoch["val_loss"]) == pytest.approx(scored["log_loss"], abs=1e-6)
-    said = [line.split()[0] for line in done.stdout.splitlines()]
+    said = [line.split()[0] for line in out.splitlines()]
     assert said == 2 * ["fold", "1", "2", "3", "mean"]  # each command says it once
-    assert done.stderr.count("fold 3\n") == 2
+    assert err.count("fold 3\n") == 2
 
 
 def test_the_command(cli, phantoms, tmp_path):
