@@ -156,6 +156,10 @@ class ImageCache:
                     progress(done, len(missing))
         return problems
 
+    def has(self, path: str | Path) -> bool:
+        """Whether the image is in the cache, and has not changed."""
+        return self._files.has(path)
+
     def load(self, path: str | Path) -> np.ndarray:
         """The resized image, as a read-only uint8 array of shape (height, width, channels).
 

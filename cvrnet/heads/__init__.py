@@ -9,8 +9,11 @@ from cvrnet.heads.multiscale import (
     log_mean_softmax,
     to_probabilities,
 )
+from cvrnet.heads.pooling import BagHead, Bags
 
 __all__ = [
+    "BagHead",
+    "Bags",
     "FCLBlock",
     "MultiScaleAveragingHead",
     "check_num_classes",

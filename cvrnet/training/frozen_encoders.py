@@ -110,8 +110,8 @@ class FrozenEncoders:
         self.val, self.classes, self.features, self.processes = val, classes, features, processes
         self.model: Any = model
         rows = features.rows(train)
-        self.items = ViewVectors(features.vectors, rows, labels, config.seed)
-        mean, std = _mean_std(features.vectors, rows)
+        self.items: Any = ViewVectors(features.vectors, rows, labels, config.seed)
+        mean, std = mean_std(features.vectors, rows)
         self.trained = StandardizedHead(model.head, model, mean, std).to(processes.device)
         self.evaluated: Any = self.trained  #: the heads that are validated and saved
         self.best = copy.deepcopy(self.trained)
@@ -164,7 +164,7 @@ def predict_frozen(model: CVRNet, features: FrozenFeatures, records: Sequence[Re
     return np.concatenate(answers, axis=1)
 
 
-def _mean_std(vectors: Vectors, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+def mean_std(vectors: Vectors, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (0 becomes 1, as in scikit-learn) of each number, over images and views."""
     total = squares = np.zeros(vectors.shape[-1])
     chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]

@@ -21,6 +21,7 @@ from cvrnet.inference.frozen_features import FrozenFeatures
 from cvrnet.runs.layout import HISTORY, LAST_STATE, STATE
 from cvrnet.training.batches import Schedule, image_loader
 from cvrnet.training.config import TrainConfig
+from cvrnet.training.frozen_bags import FrozenBags
 from cvrnet.training.frozen_encoders import FrozenEncoders
 from cvrnet.training.model import InitialModel
 from cvrnet.training.objective import Objective, make_objective
@@ -82,7 +83,8 @@ def fit(
     if features is None:
         task = WholeNetwork(config, model, train, objective.labels, val, classes, cache, processes)
     else:
-        task = FrozenEncoders(config, model, train, objective.labels, val, classes, features, processes)
+        frozen = FrozenEncoders if config.unit == "image" else FrozenBags
+        task = frozen(config, model, train, objective.labels, val, classes, features, processes)
     schedule = Schedule(len(train), config, processes.count, processes.index, task.smallest_part)
     updates = Updates(task.trained, config, processes)
     task.evaluated = updates.evaluated

@@ -88,6 +88,10 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
         if not _is_cvrnet(config.model):
             raise UserError(f"findings are learnt by a CVR-Net, which {config.model} is not; see `cvrnet models`")
         options["task"] = "multilabel"
+    if config.unit != "image":
+        if not _is_cvrnet(config.model):
+            raise UserError(f"unit={config.unit!r} is for a CVR-Net, which {config.model} is not; see `cvrnet models`")
+        options |= {"unit": config.unit, "pooling": config.pooling, "time": config.time}
     if config.encoders:
         options["encoders"] = config.encoders
     if config.encoder_weights:

@@ -81,14 +81,18 @@ def _answers(
     )
 
 
-def write_evaluation(folder: Path, sets: Mapping[str, PredictionTable]) -> dict[str, Any]:
+def write_evaluation(
+    folder: Path, sets: Mapping[str, PredictionTable], further: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict[str, Any]:
     """Write metrics.json, predictions.csv and figures for one or more sets of images; the figures show the last set.
+
+    ``further`` are further scores of each set.
 
     Returns:
         The content of metrics.json: the scores of each set (see `cvrnet.scoring.score`), and ``head_accuracy`` for a
         model that has heads.
     """
-    metrics = {name: score(table) for name, table in sets.items()}
+    metrics = {name: score(table) | dict((further or {}).get(name, {})) for name, table in sets.items()}
     for name, table in sets.items():
         if table.heads is not None:
             hits = (table.heads == table.labels).mean(1)

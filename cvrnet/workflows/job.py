@@ -14,6 +14,7 @@ from cvrnet.data import DataError, ImageCache, Record, class_names, scan_records
 from cvrnet.data.data_set import DataPath, DataSet
 from cvrnet.data.finding_labels import count_labels, without_names
 from cvrnet.data.splits import INDEPENDENT
+from cvrnet.data.studies import pictures_of
 from cvrnet.errors import UserError
 from cvrnet.files import atomic_write, damaged_files, write_csv
 from cvrnet.inference import Predictor
@@ -30,6 +31,7 @@ from cvrnet.training.processes import Processes
 from cvrnet.training.tracking import check_tracker
 from cvrnet.workflows.decode import decode_images
 from cvrnet.workflows.findings import MULTILABEL, with_findings
+from cvrnet.workflows.studies import describe_bags, one_picture_each, with_studies
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class Job:
     cache: ImageCache
     processes: Processes
     initial: InitialModel
+    left_out: Sequence[str] = ()  #: a line for each picture and bag that cannot be used
     sweep: Path | None = None
     features: FrozenFeatures | None = None
 
@@ -139,7 +142,10 @@ def start_job(
         records, problems = scan_records(data, labelled=not config.findings, say=say)
         cache, unreadable = decode_images(records, config, cache_folder, processes, callbacks.stage)
         problems = [*problems, *unreadable]
-        if problems:
+        left_out: list[str] = []
+        if config.unit != "image":
+            records, config, left_out = with_studies(records, problems, cache, config, data, say)
+        elif problems:
             raise DataError(problems, data)
         if config.findings:
             records, config = with_findings(records, config, classes, say)
@@ -147,7 +153,7 @@ def start_job(
         for targets in (config.sensitivity, config.specificity):
             targets_by_class(targets, names)  # refuses an unknown class
         of_user = (data, config, callbacks, audit, maps, resume, log, output)
-        yield Job(*of_user, place, records, names, cache, processes, InitialModel(config, len(names)))
+        yield Job(*of_user, place, records, names, cache, processes, InitialModel(config, len(names)), left_out)
 
 
 def with_features(job: Job, folders: Sequence[Path]) -> Job:
@@ -177,7 +183,7 @@ def with_features(job: Job, folders: Sequence[Path]) -> Job:
     )
     progress = job.callbacks.stage("Computing features") if processes.is_main else None
     with processes.main_first():
-        features.load(job.records, progress)
+        features.load(pictures_of(job.records), progress)
     return replace(job, features=features)
 
 
@@ -211,6 +217,7 @@ def open_run(
             "kind": kind,
             **DataSet.of(job.data).for_run(),
             "data_sha256": hash_records(job.records),
+            **({} if job.config.unit == "image" else describe_bags(job.records, job.config.unit, job.left_out)),
             "classes": job.classes,
             **(MULTILABEL if job.config.findings else {}),
             "images": count_labels(job.records, job.classes),
@@ -232,7 +239,7 @@ def open_run(
         if job.sweep is not None:
             share_audit(job.sweep, output)
         elif job.audit:
-            records = without_names(job.records) if job.config.findings else job.records
+            records = without_names(job.records) if job.config.findings else one_picture_each(job.records)
             audit_run(output, job.data, records, job.callbacks, job.config.any_body_part, job.output)
     job.processes.wait()
 
@@ -295,6 +302,7 @@ def share_audit(sweep: Path, run: Path) -> None:
 
 def finish_report(output: Path, maps: bool, predictor: Predictor | None = None) -> Path:
     """Write the report of a run or an evaluation; its maps are those of `predictor`, by default the run's own model."""
+    from cvrnet.report.bags import bag_sections
     from cvrnet.report.explanations import finding_maps_section, maps_section
     from cvrnet.report.findings import write_findings_report
     from cvrnet.report.operating_points import operating_points_section
@@ -306,6 +314,8 @@ def finish_report(output: Path, maps: bool, predictor: Predictor | None = None) 
 
     if read_json(output / RUN).get("task") == "multilabel":
         return write_findings_report(output, [finding_maps_section(output, predictor)] if maps else [])
+    if read_json(output / RUN).get("unit", "image") != "image":
+        return write_report(output, bag_sections(read_results(output)))
     problem = write_source_probe(output, predictor)
     results = read_results(output)
     sections = [

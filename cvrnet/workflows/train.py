@@ -13,6 +13,7 @@ from cvrnet.data import Record
 from cvrnet.data.data_set import DataPath
 from cvrnet.data.splits import holdout_sets, refuse_missing_classes
 from cvrnet.inference import Predictor
+from cvrnet.inference.bag_features import answer_frozen
 from cvrnet.inference.cached import join_batches, predict_cached
 from cvrnet.inference.head_logits import averages_probabilities
 from cvrnet.metrics.decisions import Decisions, choose_decisions, choose_finding_decisions
@@ -31,6 +32,7 @@ from cvrnet.workflows.evaluate import write_evaluation
 from cvrnet.workflows.findings import refuse_missing_findings, write_finding_evaluation
 from cvrnet.workflows.job import Callbacks, Job, finish_report, open_run, start_job, with_features
 from cvrnet.workflows.novelty import add_novelty
+from cvrnet.workflows.studies import add_attention
 
 
 def train(
@@ -135,6 +137,8 @@ def _evaluate_best(job: Job, sets: Mapping[str, list[Record]], folder: Path) -> 
         return write_finding_evaluation(folder, add_novelty(job, best, sets, folder, found))
     scored = {part: PredictionTable.from_records(*given) for part, given in arguments.items()}
     _save_decisions(job, scored["val"], folder)
+    if job.config.unit != "image":
+        return write_evaluation(folder, scored, add_attention(best, job.features, sets, folder))
     return write_evaluation(folder, add_novelty(job, best, sets, folder, scored))
 
 
@@ -169,6 +173,8 @@ def _predictions(job: Job, model: Any) -> Callable[[Sequence[Record]], NDArray[n
     """
     if job.features is not None:
         features = job.features
+        if job.config.unit != "image":
+            return lambda studies: answer_frozen(model, features, studies).by_head  # type: ignore[arg-type]
         return lambda records: predict_frozen(model, features, records)
     predictor = Predictor([model], str(job.processes.device), job.processes.precision)
     size = job.config.batch_size
