@@ -13,7 +13,8 @@ import numpy as np
 
 from cvrnet.data.decode_apart import decoding_threads
 from cvrnet.data.grey import LATEST
-from cvrnet.data.image import ImageError, read_image
+from cvrnet.data.ct import window_of
+from cvrnet.data.image import ImageError, read_image, split_frame
 from cvrnet.data.limits import Mode, check_mode
 from cvrnet.data.preprocessing import check_interpolation, resize_image
 from cvrnet.data.record import Record
@@ -96,7 +97,7 @@ class ArrayFiles:
 def image_status(path: str | Path) -> os.stat_result:
     """Modification time and size of an image's file; ImageError if there is no such file."""
     try:
-        return os.stat(path)
+        return os.stat(split_frame(path)[0])
     except (OSError, ValueError) as error:
         raise ImageError(path, getattr(error, "strerror", None) or str(error)) from error
 
@@ -104,8 +105,8 @@ def image_status(path: str | Path) -> os.stat_result:
 class ImageCache:
     """A cache of images of one size: each is decoded and resized once, and stored in `ArrayFiles`.
 
-    The size is height and width; mode, interpolation, grey version and body part are those of `read_image` and
-    `Preprocessing`. The default folder is the one that the environment variable CVRNET_CACHE names or, without it, one
+    The size is height and width; mode, interpolation, grey version, body part and window of CTs are those of
+    `read_image` and `Preprocessing`. The default folder is the one that the environment variable CVRNET_CACHE names or, without it, one
     in the platform's folder for caches. Missing entries are written again on use.
 
     Raises:
@@ -121,6 +122,7 @@ class ImageCache:
         *,
         grey_version: int = LATEST,
         any_body_part: bool = False,
+        ct_window: str = "",
     ) -> None:
         check_mode(mode)
         check_interpolation(interpolation)
@@ -129,9 +131,10 @@ class ImageCache:
         self.size = (int(size[0]), int(size[1]))
         self.mode: Mode = mode
         self.interpolation = interpolation
-        self.grey_version, self.any_body_part = grey_version, any_body_part
+        self.grey_version, self.any_body_part, self.ct_window = grey_version, any_body_part, ct_window
         shape = (*self.size, 1 if mode == "L" else 3)
-        settings = self.size, mode, interpolation, grey_version, any_body_part
+        settings: tuple[object, ...] = self.size, mode, interpolation, grey_version, any_body_part
+        settings += (ct_window,) if ct_window else ()  # without it, entries have the names of earlier versions
         self._files = ArrayFiles(folder, "\n".join(map(str, settings)), shape, np.uint8)
         self.folder = self._files.folder
 
@@ -171,7 +174,8 @@ class ImageCache:
         """
         if (image := self._files.read(path)) is None:
             before = image_status(path)
-            picture = read_image(path, self.mode, grey_version=self.grey_version, any_body_part=self.any_body_part)
+            settings = {"grey_version": self.grey_version, "any_body_part": self.any_body_part}
+            picture = read_image(path, self.mode, window_of(path, self.ct_window), **settings)
             image = resize_image(picture, self.size, self.interpolation)
             self._files.write(path, image, before)
             image.setflags(write=False)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
+from cvrnet.data.limits import MOST_SLICES
 from cvrnet.data.record import Record
 from cvrnet.errors import UserError
 from cvrnet.formatting import counts
 
 STUDY, DAY, MODALITY = "study_id", "day", "modality"
 """Columns of a manifest: the study of a picture, its day (any day counts as zero), and how it was made."""
-MOST_PICTURES = 600  #: of one bag
 
 _KINDS = {"CT": "CT", **dict.fromkeys(("CR", "DX", "DR", "RG", "RF", "XR"), "radiograph")}
 
@@ -24,6 +25,14 @@ class Study(Record):
 
     pictures: tuple[Record, ...] = ()
     days: tuple[float, ...] = ()  #: from each picture to the last one; all zero if the days are not known
+
+    def keep(self, kept: Sequence[bool]) -> Study:
+        """The bag without some of its pictures."""
+        if all(kept):
+            return self
+        pictures = tuple(itertools.compress(self.pictures, kept))
+        days = tuple(itertools.compress(self.days, kept))
+        return replace(self, pictures=pictures, days=tuple(day - min(days) for day in days))
 
 
 def pictures_of(studies: Iterable[Record]) -> list[Record]:
@@ -71,8 +80,8 @@ def _problem(pictures: Sequence[Record], labelled: bool, timed: bool) -> str:
         return f"{len(labels)} labels ({', '.join(sorted(labels))}); expected one"
     if len({picture.split for picture in pictures}) > 1:
         return "pictures in two splits"
-    if len(pictures) > MOST_PICTURES:
-        return f"{len(pictures)} pictures; expected at most {MOST_PICTURES}"
+    if len(pictures) > MOST_SLICES:
+        return f"{len(pictures)} pictures; expected at most {MOST_SLICES}"
     wrong = [picture for picture in pictures if timed and _day(picture) is None]
     return f"{wrong[0].name}: day {wrong[0].metadata.get(DAY, '')!r:.20} is no number" if wrong else ""
 

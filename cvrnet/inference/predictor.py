@@ -28,7 +28,14 @@ from cvrnet.inference.prefetch import read_ahead
 from cvrnet.inference.uncertainty import mutual_information, with_complements
 from cvrnet.metrics.abstention import entropy
 from cvrnet.metrics.decisions import Decisions
-from cvrnet.runs.checkpoint import checkpoint_task, find_checkpoints, load_checkpoint, shared_settings
+from cvrnet.runs.checkpoint import (
+    checkpoint_task,
+    checkpoint_unit,
+    find_checkpoints,
+    load_checkpoint,
+    refuse_bags,
+    shared_settings,
+)
 from cvrnet.runs.decisions import load_decisions
 from cvrnet.runs.novelty import load_novelty
 
@@ -64,6 +71,7 @@ class Predictor:
         self.precision = select_precision(dtype, self.device)  #: number format: ``fp32``, ``bf16`` or ``fp16``
         #: Class names in the order of the probabilities, and the resizing and normalisation saved with the models.
         self.classes, preprocessing = shared_settings(models)
+        self.unit = checkpoint_unit(models[0])  #: ``image``, or ``study`` or ``patient`` (`StudyPredictor`)
         self.task = checkpoint_task(models[0])  #: ``multiclass``, or ``multilabel``: the classes are findings
         self.preprocessing = replace(preprocessing, any_body_part=any_body_part)
         #: The models, in float32, for explanations.
@@ -196,6 +204,15 @@ class Predictor:
         if not images:
             return []
         by_head, distances = self._members(to_batch([image for _, image in images]), size)
+        return self.predictions([path for path, _ in images], by_head, distances, heads=heads)
+
+    def predictions(
+        self, paths: Sequence[Path], by_head: NDArray[np.float64], distances: NDArray[np.float64], *, heads: bool = False
+    ) -> list[Prediction]:
+        """The predictions that follow from what `member_probabilities` gives, and the distances from training images.
+
+        ``distances`` are (N, folds), or (N, 0) for a model without a gate.
+        """
         members = by_head.reshape(-1, *by_head.shape[2:])  # (folds * heads, N, classes)
         mean = self._calibrate(members.mean(0))
         total, disagreement = self._uncertainty(mean, members)
@@ -213,7 +230,7 @@ class Predictor:
             )
             if np.isfinite(mean[i]).all()
             else self._failure(path, f"{path}: {self.overflow}")
-            for i, (path, _) in enumerate(images)
+            for i, path in enumerate(paths)
         ]
 
     def _label(self, probabilities: NDArray[np.float64]) -> str:
@@ -267,6 +284,7 @@ class Predictor:
 
     def _members(self, images: Tensor, size: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """`member_probabilities`, and the distances from the training images: (N, folds), (N, 0) without a gate."""
+        refuse_bags(self.models[0], "this command, which takes single images")
         count = len(images)
         if self.compile and count < size:
             images = torch.cat([images, images[-1:].expand(size - count, *images.shape[1:])])

@@ -51,8 +51,13 @@ def attention_of(studies: Sequence[Study], shares: Shares, split: str) -> list[S
     ]
 
 
-def write_attention(folder: Path, found: Sequence[StudyAttention]) -> None:
-    """Write attention.csv: a row for each picture of each bag."""
+def write_attention(folder: Path, found: Sequence[StudyAttention]) -> dict[str, Any]:
+    """Write attention.csv, a row for each picture of each bag; returns a further score for metrics.json.
+
+    Without any bag, it does nothing.
+    """
+    if not found:
+        return {}
 
     def rows() -> Iterator[dict[str, Any]]:
         for bag in found:
@@ -61,6 +66,7 @@ def write_attention(folder: Path, found: Sequence[StudyAttention]) -> None:
                 yield row | {"attention": repr(float(share)), "lesion": int(lesion), "split": bag.split}
 
     write_csv(folder / ATTENTION, rows())
+    return {"attention": score_attention(found)}
 
 
 def read_attention(folders: Sequence[Path], split: str) -> list[StudyAttention]:

@@ -144,6 +144,17 @@ def checkpoint_task(model: nn.Module) -> str:
     return str(getattr(model, "task", "multiclass"))
 
 
+def checkpoint_unit(model: nn.Module) -> str:
+    """What a model's answer is about: ``image``, or the bag of images of a ``study`` or ``patient`` (see `CVRNet`)."""
+    return str(getattr(model, "unit", "image"))
+
+
+def refuse_bags(model: nn.Module, what: str) -> None:
+    """UserError for a model that answers for bags of images."""
+    if (unit := checkpoint_unit(model)) != "image":
+        raise UserError(f"the model answers for all images of a {unit} together, not for {what}")
+
+
 def shared_settings(models: Sequence[nn.Module]) -> tuple[list[str], Preprocessing]:
     """The class names and the preprocessing of the models of an ensemble; refuses models that differ in them."""
     classes, preprocessing = checkpoint_classes(models[0]), Preprocessing.from_model(models[0])

@@ -14,8 +14,7 @@ from torch import nn
 from cvrnet.data import Augmentation
 from cvrnet.data.findings import UNCERTAIN
 from cvrnet.data.grey import LATEST, VERSIONS
-from cvrnet.data.limits import MAX_INPUT_PIXELS, WINDOWS
-from cvrnet.data.studies import MOST_PICTURES
+from cvrnet.data.limits import MAX_INPUT_PIXELS, MOST_SLICES, WINDOWS
 from cvrnet.errors import UserError
 from cvrnet.heads.pooling import POOLINGS, UNITS
 from cvrnet.metrics.operating_points import DEFAULT_SENSITIVITY
@@ -58,7 +57,7 @@ _RULES: list[tuple[Sequence[str], Callable[[Any], bool], str]] = [
     (("unit",), lambda value: value in UNITS, ", ".join(UNITS)),
     (("pooling",), lambda value: value in POOLINGS, ", ".join(POOLINGS)),
     (("window",), lambda value: value in WINDOWS, ", ".join(WINDOWS)),
-    (("slices",), _whole(1, MOST_PICTURES), f"a whole number from 1 to {MOST_PICTURES}"),
+    (("slices",), _whole(1, MOST_SLICES), f"a whole number from 1 to {MOST_SLICES}"),
     (("max_pos_weight",), lambda value: 1 <= value < math.inf, "a number from 1"),
     (("uncertain",), lambda value: value in UNCERTAIN, "ignore, positive or negative"),
     (("in_chans",), lambda value: value in (1, 3), "1 (grey) or 3 (RGB)"),

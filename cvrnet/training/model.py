@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from cvrnet.cvrnet import CVRNet
-from cvrnet.data.preprocessing import check_interpolation, with_grey_version
+from cvrnet.data.preprocessing import check_interpolation, with_grey_version, with_volumes
 from cvrnet.encoders import locate_weights, missing_weights, weights_origin
 from cvrnet.encoders.normalization import for_channels
 from cvrnet.errors import UserError
@@ -130,8 +130,9 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
     if of_timm:
         model.weights_from = weights_origin(config.model, overlay)
     cfg: Any = {key: value for key, value in model.pretrained_cfg.items() if key not in ("state_dict", "file")}
+    cfg = with_grey_version(cfg, config.grey_version)
     adapted: Any = {
-        **with_grey_version(cfg, config.grey_version),
+        **(cfg if config.unit == "image" else with_volumes(cfg, config.window, config.slices)),
         "input_size": (config.in_chans, config.img_size, config.img_size),
         "interpolation": config.interpolation,
         "crop_pct": 1.0,

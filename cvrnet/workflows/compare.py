@@ -26,6 +26,7 @@ from cvrnet.runs.layout import COMPARE, FIGURES, REPORT, TABLES
 from cvrnet.runs.predictions import PredictionTable
 from cvrnet.workflows.evaluate import check_prevalences, read_for, score_records
 from cvrnet.workflows.job import Callbacks, audit_run, finish_report, share_audit
+from cvrnet.workflows.studies import one_picture_each
 
 Row = dict[str, Any]
 
@@ -74,7 +75,7 @@ def compare(
         }
         claim_folder(place.folder, run)
         if audit:
-            audit_run(place.folder, data, records, callbacks, any_body_part, output)
+            audit_run(place.folder, data, one_picture_each(records), callbacks, any_body_part, output)
         tables: list[Any] = []
         evaluations = []
         for name, model in zip(names, models, strict=True):

@@ -17,6 +17,7 @@ from cvrnet.files import write_json
 from cvrnet.inference import Prediction, Predictor
 from cvrnet.report.draw import draw_heads, draw_predictions
 from cvrnet.report.headline import NOT_NEW, seen_sentence
+from cvrnet.runs.attention import StudyAttention, write_attention
 from cvrnet.runs.decisions import KEY
 from cvrnet.runs.finding_predictions import FindingTable
 from cvrnet.runs.folder import claim_folder, hash_records, open_run_folder, versions
@@ -26,6 +27,7 @@ from cvrnet.runs.predictions import PredictionTable, write_predictions
 from cvrnet.scoring import head_rows, score
 from cvrnet.workflows.findings import write_finding_evaluation
 from cvrnet.workflows.job import Callbacks, audit_run, finish_report
+from cvrnet.workflows.studies import describe_bags, one_picture_each, predict_studies, read_studies
 
 KIND = "evaluate"
 
@@ -138,6 +140,7 @@ def describe_evaluation(
         "independent_sources": None if known is None else sorted(sources - known.sources),
         "seen_images": 0 if known is None else known.count(records),
         KEY: predictor.decisions.to_dict(),
+        **({} if predictor.unit == "image" else describe_bags(records, predictor.unit)),
         "left_out": list(predictions.problems),
         "versions": versions("cvrnet", "torch", "timm", "numpy", "pillow"),
     }
@@ -185,7 +188,7 @@ def evaluate(
         folder = place.folder
         _, run = score_records(model, predictor, data, records, folder, batch_size, prevalences, callbacks)
         if audit:
-            audit_run(folder, data, records, callbacks, any_body_part, output)
+            audit_run(folder, data, one_picture_each(records), callbacks, any_body_part, output)
         finish_report(folder, maps, predictor)
     return run
 
@@ -205,16 +208,24 @@ def score_records(
     Returns:
         The predictions, and what `evaluate` returns.
     """
-    findings = predictor.task == "multilabel"
+    findings, bags = predictor.task == "multilabel", predictor.unit != "image"
     table: Any = FindingTable if findings else PredictionTable
-    answers = table.from_records(*_answers(predictor, records, batch_size, callbacks.stage("Predicting")))
+    attention: list[StudyAttention] = []
+    progress = callbacks.stage("Predicting")
+    if bags:
+        arguments, attention = predict_studies(predictor, records, batch_size, progress)
+    else:
+        arguments = _answers(predictor, records, batch_size, progress)
+    answers = table.from_records(*arguments)
     if not answers.names:
         raise DataError(list(answers.problems), data)
     run = describe_evaluation(model, predictor, data, records, answers)
     run |= {"prevalences": list(prevalences)} if prevalences else {}
     claim_folder(folder, run)
-    write: Any = write_finding_evaluation if findings else write_evaluation
-    metrics = write(folder, {"test": answers})
+    if findings:
+        metrics = write_finding_evaluation(folder, {"test": answers})
+    else:
+        metrics = write_evaluation(folder, {"test": answers}, {"test": write_attention(folder, attention)})
     if run["seen_images"]:
         callbacks.say(f"severe: {seen_sentence(run['seen_images'])} {NOT_NEW}")
     return answers, {**run, "metrics": metrics}
@@ -228,7 +239,8 @@ def read_for(predictor: Predictor, data: DataPath, say: Callable[[str], object])
         UserError: The model does not know a class, or no finding of the model is known of any image.
     """
     if predictor.task == "multiclass":
-        records = read_records(data, min_classes=1, say=say)
+        bags = predictor.unit != "image"
+        records = read_records(data, min_classes=1, say=say) if not bags else read_studies(predictor, data, say)
         check_classes((r.label for r in records), predictor.classes)
         return records
     records = read_records(data, labelled=False, say=say)

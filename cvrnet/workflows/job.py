@@ -15,6 +15,7 @@ from cvrnet.data.data_set import DataPath, DataSet
 from cvrnet.data.finding_labels import count_labels, without_names
 from cvrnet.data.splits import INDEPENDENT
 from cvrnet.data.studies import pictures_of
+from cvrnet.data.volumes import expand_volumes
 from cvrnet.errors import UserError
 from cvrnet.files import atomic_write, damaged_files, write_csv
 from cvrnet.inference import Predictor
@@ -139,11 +140,15 @@ def start_job(
             with damaged_files(place.folder / RUN):
                 config = replace(config, grey_version=read_json(place.folder / RUN)["config"].get("grey_version", 1))
         say = callbacks.say if processes.is_main else lambda line: None
-        records, problems = scan_records(data, labelled=not config.findings, say=say)
+        bags = config.unit != "image"
+        records, problems = scan_records(data, labelled=not config.findings, volumes=bags, say=say)
+        if bags:
+            records, further = expand_volumes(records, config.slices)
+            problems += further
         cache, unreadable = decode_images(records, config, cache_folder, processes, callbacks.stage)
         problems = [*problems, *unreadable]
         left_out: list[str] = []
-        if config.unit != "image":
+        if bags:
             records, config, left_out = with_studies(records, problems, cache, config, data, say)
         elif problems:
             raise DataError(problems, data)
@@ -217,7 +222,8 @@ def open_run(
             "kind": kind,
             **DataSet.of(job.data).for_run(),
             "data_sha256": hash_records(job.records),
-            **({} if job.config.unit == "image" else describe_bags(job.records, job.config.unit, job.left_out)),
+            **({} if job.config.unit == "image" else describe_bags(job.records, job.config.unit)),
+            **({"left_out": list(job.left_out)} if job.left_out else {}),
             "classes": job.classes,
             **(MULTILABEL if job.config.findings else {}),
             "images": count_labels(job.records, job.classes),

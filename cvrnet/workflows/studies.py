@@ -7,13 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cvrnet.data import DataError, ImageCache, Record
+import numpy as np
+
+from cvrnet.data import DataError, ImageCache, Record, scan_records
 from cvrnet.data.data_set import DataPath
 from cvrnet.data.studies import Study, group_studies, pictures_of
+from cvrnet.data.volumes import expand_volumes
 from cvrnet.errors import UserError
+from cvrnet.inference import Predictor
 from cvrnet.inference.bag_features import answer_frozen
 from cvrnet.inference.frozen_features import FrozenFeatures
-from cvrnet.runs.attention import attention_of, score_attention, write_attention
+from cvrnet.inference.study_predictor import StudyPredictor
+from cvrnet.runs.attention import StudyAttention, attention_of, score_attention, write_attention
 from cvrnet.training import TrainConfig
 
 
@@ -71,11 +76,47 @@ def add_attention(
     return scores
 
 
+def read_studies(predictor: Predictor, data: DataPath, say: Callable[[str], object]) -> list[Study]:
+    """The bags of a data set for a trained model; ``say`` is called with a line for each that cannot be used.
+
+    Raises:
+        DataError: The data set cannot be used, or no bag of it.
+    """
+    records, problems = scan_records(data, min_classes=1, volumes=True, say=say)
+    pictures, further = expand_volumes(records, predictor.preprocessing.slices)
+    studies, wrong = group_studies(pictures, predictor.unit)
+    left_out = [*problems, *further, *wrong]
+    if not studies:
+        raise DataError(left_out or ["no images"], data)
+    for line in left_out:
+        say(f"Warning: {line}")
+    return studies
+
+
+def predict_studies(
+    predictor: Predictor, studies: Sequence[Any], batch_size: int, progress: Callable[[int, int], object]
+) -> tuple[tuple[Any, ...], list[StudyAttention]]:
+    """The arguments of ``PredictionTable.from_records`` for the bags that have a prediction, and their attention."""
+    found = []
+    stream = StudyPredictor(predictor).stream(studies, batch_size=batch_size, heads=predictor.averages_probabilities)
+    for done, answer in enumerate(stream, start=1):
+        found.append(answer)
+        progress(done, len(studies))
+    fine = [answer for answer in found if not answer.prediction.error]
+    errors = [answer.prediction.error for answer in found if answer.prediction.error]
+    table = np.array([a.prediction.probabilities for a in fine]).reshape(-1, len(predictor.classes))
+    by_head = [a.prediction.heads for a in fine if a.prediction.heads is not None]
+    problems = [*(line for answer in found for line in answer.problems), *errors]
+    kept = [answer.study for answer in fine]
+    arguments = (kept, predictor.classes, table, np.stack(by_head, 1) if by_head else None, problems)
+    return arguments, attention_of(kept, [answer.shares for answer in fine], "test")
+
+
 def one_picture_each(records: Sequence[Record]) -> list[Record]:
     """The middle picture of each bag, for an audit, which is about single pictures; other records as they are."""
     return [r.pictures[len(r.pictures) // 2] if isinstance(r, Study) else r for r in records]
 
 
-def describe_bags(records: Sequence[Record], unit: str, left_out: Sequence[str]) -> dict[str, Any]:
+def describe_bags(records: Sequence[Record], unit: str) -> dict[str, Any]:
     """The keys that run.json has for bags alone."""
-    return {"unit": unit, "pictures": len(pictures_of(records)), "left_out": list(left_out)}
+    return {"unit": unit, "pictures": len(pictures_of(records))}
