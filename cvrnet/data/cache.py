@@ -8,12 +8,13 @@ import os
 import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from cvrnet.data.ct import window_of
 from cvrnet.data.decode_apart import decoding_threads
 from cvrnet.data.grey import LATEST
-from cvrnet.data.ct import window_of
 from cvrnet.data.image import ImageError, read_image, split_frame
 from cvrnet.data.limits import Mode, check_mode
 from cvrnet.data.preprocessing import check_interpolation, resize_image
@@ -106,8 +107,8 @@ class ImageCache:
     """A cache of images of one size: each is decoded and resized once, and stored in `ArrayFiles`.
 
     The size is height and width; mode, interpolation, grey version, body part and window of CTs are those of
-    `read_image` and `Preprocessing`. The default folder is the one that the environment variable CVRNET_CACHE names or, without it, one
-    in the platform's folder for caches. Missing entries are written again on use.
+    `read_image` and `Preprocessing`. The default folder is the one that the environment variable CVRNET_CACHE names or,
+    without it, one in the platform's folder for caches. Missing entries are written again on use.
 
     Raises:
         UserError: an impossible size, or an unknown mode or interpolation.
@@ -174,7 +175,7 @@ class ImageCache:
         """
         if (image := self._files.read(path)) is None:
             before = image_status(path)
-            settings = {"grey_version": self.grey_version, "any_body_part": self.any_body_part}
+            settings: Any = {"grey_version": self.grey_version, "any_body_part": self.any_body_part}
             picture = read_image(path, self.mode, window_of(path, self.ct_window), **settings)
             image = resize_image(picture, self.size, self.interpolation)
             self._files.write(path, image, before)

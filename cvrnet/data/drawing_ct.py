@@ -46,7 +46,7 @@ def draw_volume(ill: bool, *, seed: int, patient: int, size: int) -> Iterator[Dr
 
 
 class _Thorax:
-    """The anatomy of one patient; pictures are (size, size) with `u` from left to right and `v` down, both -0.5..0.5."""
+    """The anatomy of one patient. Pictures are (size, size): `u` goes from left to right, `v` down, both -0.5..0.5."""
 
     def __init__(self, rng: np.random.Generator, size: int) -> None:
         axis = (np.arange(size) + 0.5) / size - 0.5
@@ -67,9 +67,9 @@ class _Thorax:
     def lungs(self, z: float) -> np.ndarray:
         """The lungs at a height, 0..1."""
         wide, deep = self.extent(z)
-        both = sum(self.ellipse(side * self.middle(), -0.01, wide, deep) for side in (-1, 1))
-        heart = self.ellipse(0.04, -0.07, self.heart * z, self.heart * z) if z > 0.35 else 0.0
-        return both * (1 - heart)
+        left, right = (self.ellipse(side * self.middle(), -0.01, wide, deep) for side in (-1, 1))
+        heart = self.ellipse(0.04, -0.07, self.heart * z, self.heart * z) if z > 0.35 else np.zeros_like(self.u)
+        return (left + right) * (1 - heart)
 
     def middle(self) -> float:
         """The distance of a lung's middle from the midline."""

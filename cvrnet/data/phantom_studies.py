@@ -25,8 +25,8 @@ from cvrnet.folders import real_folder
 VOLUME_LABELS = ("NOR", "NCP")
 TREND_LABELS = ("better", "worse")
 DAYS = (3, 6)  #: the least and the most films of a patient
-_SEVERITY = (0.25, 1.6)  # lowest and highest
-_CHANGE = (0.35, 0.7)  # from the first film to the last
+_SEVERITY = (0.2, 2.0)  # lowest and highest
+_CHANGE = (0.3, 0.5)  # from the first film to the last
 _GAP = (1, 4)  # days from one film to the next, at least and at most
 
 Row = dict[str, str]
@@ -50,9 +50,11 @@ def write_volumes(
     and a patient's slices depend on the seed and the patient's number only.
 
     Args:
-        folder, seed, overwrite: As in `cvrnet.data.write_phantoms`.
+        folder: New, or empty; or with ``overwrite`` an earlier data set of phantoms.
         n: Number of CTs, at least 12.
+        seed: Not negative.
         size: Height and width of a slice in pixels, at least 64.
+        overwrite: Replace the earlier data set when the new one is complete.
         progress: Called after each CT with the number done and `n`.
 
     Raises:

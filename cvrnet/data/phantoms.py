@@ -22,8 +22,8 @@ import numpy as np
 from PIL import Image
 
 from cvrnet.data.drawing import draw_film
-from cvrnet.errors import UserError
 from cvrnet.data.manifest import MANIFEST
+from cvrnet.errors import UserError
 from cvrnet.files import write_csv
 from cvrnet.folders import check_renamable, entries, lock_folder, made_aside, new_folder, real_folder, recover
 
@@ -35,9 +35,7 @@ COLUMNS = ("path", "label", "source", "patient_id", "view", "lung_mask", "lesion
 STUDY_COLUMNS = ("path", "label", "patient_id", "study_id", "day", "modality", "lung_mask", "lesion_mask")
 """Columns of the manifests that `cvrnet.data.phantom_studies` writes."""
 _IMAGES_PER_PATIENT = (1, 2, 1, 3)  # in turn
-_FILE = re.compile(
-    r"(images/[^/]+|lungs|lesions)/(s\d+-)?p\d+-\d+(-\d+)?\.png|manifest\.csv|\.manifest\.csv\.\w+\.tmp"
-)
+_FILE = re.compile(r"(images/[^/]+|lungs|lesions)/(s\d+-)?p\d+-\d+(-\d+)?\.png|manifest\.csv|\.manifest\.csv\.\w+\.tmp")
 # Patients come in triples (see `_plan`). Among those with several images per patient, two patients exchange labels in
 # this part of the triples; they are 4 % of all patients.
 _TWO_LABELS = 0.12
@@ -204,7 +202,7 @@ def _write_film(root: Path, film: _Film, seed: int, size: int, source: str, *, m
 
 
 def patient_name(seed: int, patient: int) -> str:
-    """The id of a patient. Patients of different seeds are different people; those of seed 0 have the ids of version 0.1."""
+    """The id of a patient. Patients of different seeds are different people; those of seed 0 are as in version 0.1."""
     return (f"s{seed}-" if seed else "") + f"p{patient:05d}"
 
 

@@ -13,15 +13,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from cvrnet.data.grey import LATEST, VERSIONS
 from cvrnet.data.ct import window_of
+from cvrnet.data.grey import LATEST, VERSIONS
 from cvrnet.data.image import read_image
 from cvrnet.data.limits import MAX_INPUT_PIXELS, MOST_SLICES, WINDOWS
 from cvrnet.errors import UserError
 
-_NOTE = "cvrnet.grey_version="
-"""Prefix of the version (the next two: of settings of volumes) in the ``notes`` of a ``pretrained_cfg``, the only field for data that timm does not know."""
-_WINDOW, _SLICES = "cvrnet.ct_window=", "cvrnet.slices="
+_NOTE, _WINDOW, _SLICES = "cvrnet.grey_version=", "cvrnet.ct_window=", "cvrnet.slices="
+"""Prefixes of values in the ``notes`` of a ``pretrained_cfg``, the only field for data that timm does not know."""
 _MOST, _EXTREME = MAX_INPUT_PIXELS, 1e6
 
 # timm's names of interpolations are those of Pillow's filters in lower case.

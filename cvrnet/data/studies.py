@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from cvrnet.data.limits import MOST_SLICES
 from cvrnet.data.record import Record
@@ -89,7 +90,7 @@ def _problem(pictures: Sequence[Record], labelled: bool, timed: bool) -> str:
 def _joined(name: str, pictures: Sequence[Record], timed: bool) -> Study:
     ordered = sorted(pictures, key=lambda picture: _day(picture) or 0.0) if timed else list(pictures)
     values = [(_day(picture) or 0.0) if timed else 0.0 for picture in ordered]
-    common = {field.name: _common([getattr(picture, field.name) for picture in ordered]) for field in _SHARED}
+    common: dict[str, Any] = {field.name: _common([getattr(picture, field.name) for picture in ordered]) for field in _SHARED}
     columns = {column: [p.metadata.get(column, "") for p in ordered] for column in ordered[0].metadata}
     metadata = {column: cells[0] for column, cells in columns.items() if len({*cells}) == 1 and column != DAY}
     return Study(

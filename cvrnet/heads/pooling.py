@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cvrnet.heads.days import DaysModulation
+from cvrnet.heads.days import WAVES, ChangeToLast, encode_days
 from cvrnet.heads.multiscale import MultiScaleAveragingHead
 
 POOLINGS = ("attention", "mean", "max")
@@ -38,16 +38,23 @@ class BagPool(nn.Module):
 
     ``mean`` and ``max`` are those of each number of the vectors. A bag of one picture keeps its vector, exactly.
 
+    With ``time``, the days of the pictures count: the waves of `encode_days` are a further input of V and U (their
+    weights for these start as zero), and the changes to the last picture (`ChangeToLast`) are joined like the vectors,
+    with the same weights, and follow them. Otherwise the order of the pictures has no effect.
+
     Args:
         in_features: Width of the vectors.
         pooling: One of `POOLINGS`.
-        time: Whether the days of the pictures count (`DaysModulation`).
+        time: Whether the days of the pictures count.
     """
 
     def __init__(self, in_features: int, pooling: str, time: bool, **placement: Any) -> None:
         super().__init__()
         self.pooling = pooling
-        self.days = DaysModulation(in_features, **placement) if time else None
+        self.change = ChangeToLast(in_features, **placement) if time else None
+        if time and pooling == "attention":
+            self.when = nn.Linear(WAVES, 2 * HIDDEN, bias=False, **placement)
+            nn.init.zeros_(self.when.weight)
         if pooling == "attention":
             self.content = nn.Linear(in_features, HIDDEN, **placement)
             self.gate = nn.Linear(in_features, HIDDEN, **placement)
@@ -58,7 +65,7 @@ class BagPool(nn.Module):
             nn.init.zeros_(self.gate.bias)
 
     def forward(self, x: Tensor, bag: Tensor, count: int, days: Tensor) -> tuple[Tensor, Tensor]:
-        """The vectors of the bags, (count, in_features), and each picture's share in its bag's, (P,).
+        """The vectors of the bags, (count, in_features or twice as many), and each picture's share in its bag's, (P,).
 
         The shares of a bag add up to 1. With ``max``, a picture's share is that of the numbers that come from it.
 
@@ -68,23 +75,25 @@ class BagPool(nn.Module):
             count: Number of bags.
             days: From each picture to the last one of its bag, (P,).
         """
-        if self.days is not None:
-            x = self.days(x, days)
+        scores = self._scores(x, days) if self.pooling == "attention" else x.new_zeros(len(x))
+        if self.change is not None:
+            x = torch.cat([x, self.change(x, bag, count, days)], 1)
         if self.pooling == "max":
             return _maximum(x, bag, count)
-        scores = x.new_zeros(len(x)) if self.pooling == "mean" else self._scores(x)
         shares = _softmax(scores, bag, count)
         return x.new_zeros(count, x.shape[1]).index_add(0, bag, shares[:, None] * x), shares
 
-    def _scores(self, x: Tensor) -> Tensor:
-        scores: Tensor = self.score(self.content(x).tanh() * self.gate(x).sigmoid())
+    def _scores(self, x: Tensor, days: Tensor) -> Tensor:
+        content, gate = self.content(x), self.gate(x)
+        if self.change is not None:
+            by_day = self.when(encode_days(days.to(x.dtype)))
+            content, gate = content + by_day[:, :HIDDEN], gate + by_day[:, HIDDEN:]
+        scores: Tensor = self.score(content.tanh() * gate.sigmoid())
         return scores[:, 0]
 
     @torch.no_grad()
     def fold(self, mean: Tensor, std: Tensor) -> None:
         """Change this module, which had standardised vectors, so that it takes those before the standardisation."""
-        if self.days is not None:
-            self.days.fold(mean, std)
         for layer in (self.content, self.gate) if self.pooling == "attention" else ():
             layer.weight.div_(std)
             layer.bias.sub_(layer.weight @ mean)
@@ -108,7 +117,7 @@ def _maximum(x: Tensor, bag: Tensor, count: int) -> tuple[Tensor, Tensor]:
 class BagHead(MultiScaleAveragingHead):
     """A `MultiScaleAveragingHead` for bags: each block gets one vector of its scale, joined from all pictures.
 
-    As a head of single pictures, it answers for bags of one, exactly as the head without pooling.
+    As a head of single pictures, it answers for bags of one: exactly as the head without pooling.
 
     Args:
         in_features, num_classes, hidden_sizes, further: As in `MultiScaleAveragingHead`.
@@ -135,7 +144,7 @@ class BagHead(MultiScaleAveragingHead):
     ) -> None:
         if pooling not in POOLINGS:
             raise ValueError(f"pooling={pooling!r}; expected {', '.join(POOLINGS)}")
-        super().__init__(in_features, num_classes, hidden_sizes, **further)
+        super().__init__([n * (2 if time else 1) for n in in_features], num_classes, hidden_sizes, **further)
         self.pooling, self.time = pooling, time
         placement = {name: further[name] for name in ("device", "dtype") if name in further}
         self.pools = nn.ModuleList(BagPool(n, pooling, time, **placement) for n in in_features)
@@ -152,6 +161,19 @@ class BagHead(MultiScaleAveragingHead):
         days = inputs[0].new_zeros(len(bag)) if days is None else days
         found = [pool(x, bag, len(sizes), days) for pool, x in zip(self.pools, inputs, strict=True)]
         return [pooled for pooled, _ in found], torch.stack([shares for _, shares in found])
+
+    def branch_logits(self, inputs: list[Tensor]) -> list[Tensor]:
+        """Each block's own logits (N, num_classes), from joined vectors, or from maps or vectors of bags of one."""
+        return super().branch_logits([self._complete(x, i) for i, x in enumerate(inputs)])
+
+    def forward(self, inputs: list[Tensor], pre_logits: bool = False) -> Tensor:
+        """See `MultiScaleAveragingHead.forward`; the inputs are those of ``branch_logits``."""
+        return super().forward([self._complete(x, i) for i, x in enumerate(inputs)], pre_logits)
+
+    def _complete(self, x: Tensor, i: int) -> Tensor:
+        """The input of block i: a single picture has no change."""
+        missing = self.in_features[i] - x.shape[1]
+        return torch.cat([x, x.new_zeros(len(x), missing, *x.shape[2:])], 1) if missing else x
 
     def bag_logits(
         self, inputs: Sequence[Tensor], sizes: Tensor, days: Tensor | None = None

@@ -50,7 +50,9 @@ def answer_frozen(model: CVRNet, features: FrozenFeatures, studies: Sequence[Stu
 def frozen_bags(features: FrozenFeatures, studies: Sequence[Study]) -> Bags:
     """The vectors of studies, without augmentation."""
     rows = features.rows(pictures_of(studies))
-    return make_bags(features.vectors[rows, 0], [len(s.pictures) for s in studies], [d for s in studies for d in s.days])
+    return make_bags(
+        features.vectors[rows, 0], [len(s.pictures) for s in studies], [d for s in studies for d in s.days]
+    )
 
 
 def make_bags(vectors: NDArray[np.float32], sizes: Sequence[int], days: Sequence[float]) -> Bags:

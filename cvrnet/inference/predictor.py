@@ -207,7 +207,12 @@ class Predictor:
         return self.predictions([path for path, _ in images], by_head, distances, heads=heads)
 
     def predictions(
-        self, paths: Sequence[Path], by_head: NDArray[np.float64], distances: NDArray[np.float64], *, heads: bool = False
+        self,
+        paths: Sequence[Path],
+        by_head: NDArray[np.float64],
+        distances: NDArray[np.float64],
+        *,
+        heads: bool = False,
     ) -> list[Prediction]:
         """The predictions that follow from what `member_probabilities` gives, and the distances from training images.
 
@@ -284,7 +289,7 @@ class Predictor:
 
     def _members(self, images: Tensor, size: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """`member_probabilities`, and the distances from the training images: (N, folds), (N, 0) without a gate."""
-        refuse_bags(self.models[0], "this command, which takes single images")
+        refuse_bags(self.unit, "this")
         count = len(images)
         if self.compile and count < size:
             images = torch.cat([images, images[-1:].expand(size - count, *images.shape[1:])])

@@ -45,7 +45,9 @@ class StudyPredictor:
             raise UserError(f"{predictor.name} answers for single images; expected a model trained with --unit")
         self.predictor = predictor
 
-    def stream(self, studies: Iterable[Study], *, batch_size: int = 8, heads: bool = False) -> Iterator[StudyPrediction]:
+    def stream(
+        self, studies: Iterable[Study], *, batch_size: int = 8, heads: bool = False
+    ) -> Iterator[StudyPrediction]:
         """Classify bags one after the other; memory does not grow with their number.
 
         Args:
@@ -80,7 +82,9 @@ class StudyPredictor:
     def _failure(self, study: Study, error: str) -> Prediction:
         return Prediction(Path(study.name), "", np.full(len(self.predictor.classes), np.nan), error=error)
 
-    def _vectors(self, network: HeadLogits, images: Sequence[NDArray[np.uint8]], batch_size: int) -> NDArray[np.float32]:
+    def _vectors(
+        self, network: HeadLogits, images: Sequence[NDArray[np.uint8]], batch_size: int
+    ) -> NDArray[np.float32]:
         """The pooled maps of all encoders, (pictures, width)."""
         parts = []
         for start in range(0, len(images), batch_size):

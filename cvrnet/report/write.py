@@ -17,6 +17,7 @@ from cvrnet.report import headline
 from cvrnet.report.checklist import AUTHOR, checklist, checklist_markdown
 from cvrnet.report.report_tables import ReportTable, Row, report_tables, settings_table, too_few_patients
 from cvrnet.report.results import Results, read_results
+from cvrnet.runs.attention import top_pictures
 from cvrnet.runs.layout import CHECKLIST, FIGURES, REPORT, TABLES
 
 SHOWN = 12  # mistakes on the page
@@ -58,6 +59,9 @@ def write_report(folder: str | Path, further: Sequence[Section] = ()) -> Path:
 def _page(results: Results, tables: Mapping[str, ReportTable], further: Sequence[Section]) -> str:
     mistakes = tables["mistakes"].rows[:SHOWN] if "mistakes" in tables else []
 
+    bags = results.run.get("unit", "image") != "image"
+    pictures = top_pictures(results.folders, results.shown) if bags else {}
+
     def figure(name: str) -> Picture:
         return figure_picture((results.folder / FIGURES / f"{name}.png").read_bytes())
 
@@ -70,8 +74,10 @@ def _page(results: Results, tables: Mapping[str, ReportTable], further: Sequence
         best_epochs=[int(row["epoch"]) for row in map(best_row, results.histories) if row is not None],
         headline=headline,
         too_few_patients=too_few_patients,
-        mistakes=_mistake_thumbnails(results.run, mistakes),
-        images_are_gone=not any(image_path(results.run, row["path"]).is_file() for row in mistakes),
+        mistakes=_mistake_thumbnails(results.run, mistakes, pictures),
+        images_are_gone=not any(
+            image_path(results.run, str(pictures.get(row["path"], row["path"]))).is_file() for row in mistakes
+        ),
         figure=figure,
         drawn={path.stem for path in (results.folder / FIGURES).glob("*.png")},  # version 0.1 drew fewer
         settings=settings_table(results),
@@ -81,13 +87,18 @@ def _page(results: Results, tables: Mapping[str, ReportTable], further: Sequence
     )
 
 
-def _mistake_thumbnails(run: Mapping[str, Any], rows: Sequence[Row]) -> list[tuple[Picture | str, str, list[str]]]:
-    """For each row of `mistake_rows`: the image, or why it cannot be shown; its path; and lines of text."""
+def _mistake_thumbnails(
+    run: Mapping[str, Any], rows: Sequence[Row], pictures: Mapping[str, str]
+) -> list[tuple[Picture | str, str, list[str]]]:
+    """For each row of `mistake_rows`: the image, or why it cannot be shown; its path; and lines of text.
+
+    ``pictures`` names the image that stands for each bag.
+    """
     shown = []
     for row in rows:
         where = [row["source"], row["fold"] and f"fold {row['fold']}"]
         answer = f"{row['label']} taken for {row['prediction']}, {row['probability']:.3f}"
-        path = image_path(run, row["path"])
+        path = image_path(run, pictures.get(row["path"], row["path"]))
         try:
             picture: Picture | str = small_picture(read_image(path, any_body_part=True))
         except ImageError:

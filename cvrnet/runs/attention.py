@@ -89,3 +89,8 @@ def read_attention(folders: Sequence[Path], split: str) -> list[StudyAttention]:
 def score_attention(found: Sequence[StudyAttention]) -> dict[str, float | int]:
     """See `cvrnet.metrics.attention.attention_scores`."""
     return attention_scores([bag.shares for bag in found], [bag.lesions for bag in found])
+
+
+def top_pictures(folders: Sequence[Path], split: str) -> dict[str, str]:
+    """Bag -> the picture that counts most in it."""
+    return {bag.study: bag.paths[bag.order[0]] for bag in read_attention(folders, split)}

@@ -23,6 +23,7 @@ from cvrnet.runs.empty_model import can_be_filled, check_tensors, create_empty, 
 from cvrnet.runs.hub_download import hint, hub_checkpoints, is_reference
 from cvrnet.runs.layout import CONFIG, WEIGHTS, fold_folders, fold_name, fold_number
 from cvrnet.runs.model_config import check_names, label_names, read_config
+from cvrnet.runs.read import read_json
 
 FUSED = "batch_norm_is_folded"
 """Attribute of a model that `cvrnet.inference.fuse_batch_norm` changed: its config no longer describes it."""
@@ -149,10 +150,18 @@ def checkpoint_unit(model: nn.Module) -> str:
     return str(getattr(model, "unit", "image"))
 
 
-def refuse_bags(model: nn.Module, what: str) -> None:
-    """UserError for a model that answers for bags of images."""
-    if (unit := checkpoint_unit(model)) != "image":
-        raise UserError(f"the model answers for all images of a {unit} together, not for {what}")
+def stored_unit(folder: Path) -> str:
+    """The same for the model in a checkpoint folder, which is not loaded."""
+    if not (folder / CONFIG).is_file():
+        return "image"
+    arguments = read_json(folder / CONFIG).get("model_args")
+    return str(arguments.get("unit", "image")) if isinstance(arguments, Mapping) else "image"
+
+
+def refuse_bags(unit: str, what: str) -> None:
+    """UserError for a model that answers for bags of images; ``what`` is the command that takes single images."""
+    if unit != "image":
+        raise UserError(f"the model answers for all images of a {unit} together; {what} takes models of single images")
 
 
 def shared_settings(models: Sequence[nn.Module]) -> tuple[list[str], Preprocessing]:

@@ -177,8 +177,8 @@ _RECIPES: dict[str, dict[str, Any]] = {
     "modern": {"ema_decay": 0.99, "label_smoothing": 0.1},
     "frozen": {"freeze": "all", "optimizer": "adamw", "lr": 3e-4, "weight_decay": 0.01, "drop_rate": 0.3,
                "batch_size": 64, "epochs": 30, "patience": 30, "lr_patience": 30},
-    "studies": {"freeze": "all", "optimizer": "adamw", "lr": 3e-4, "weight_decay": 0.01, "drop_rate": 0.3,
-                "batch_size": 8, "epochs": 40, "patience": 40, "lr_patience": 40},
+    "studies": {"freeze": "all", "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01, "drop_rate": 0.3,
+                "batch_size": 2, "epochs": 20, "patience": 20, "lr_patience": 20},
 }  # fmt: skip
 RECIPES = tuple(_RECIPES)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +72,12 @@ class StandardizedBags(StandardizedHead):
         for pool, mean, std in zip(head.pools, self.split(self.mean[None]), self.split(self.std[None]), strict=True):
             pool.fold(mean[0], std[0])
         return head
+
+    def input_statistics(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Mean and standard deviation of each block's input: changes have no mean to subtract."""
+        head: Any = self.head
+        for mean, std in super().input_statistics():
+            yield (torch.cat([mean, 0 * mean]), torch.cat([std, std])) if head.time else (mean, std)
 
 
 class FrozenBags(FrozenEncoders):

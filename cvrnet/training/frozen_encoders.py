@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,12 +79,16 @@ class StandardizedHead(nn.Module):
         ``W ((x - mean) / std) + b`` is ``(W / std) x + (b - (W / std) mean)``.
         """
         head = copy.deepcopy(self.head).eval()
-        means, stds = self.split(self.mean[None]), self.split(self.std[None])
-        for block, mean, std in zip(head.blocks, means, stds, strict=True):
+        for block, (mean, std) in zip(head.blocks, self.input_statistics(), strict=True):
             dense = next(module for module in block.modules() if isinstance(module, nn.Linear))
             dense.weight.div_(std)
-            dense.bias.sub_(dense.weight @ mean[0])
+            dense.bias.sub_(dense.weight @ mean)
         return head
+
+    def input_statistics(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Mean and standard deviation of each number in each block's input."""
+        for mean, std in zip(self.split(self.mean[None]), self.split(self.std[None]), strict=True):
+            yield mean[0], std[0]
 
 
 class FrozenEncoders:

@@ -21,7 +21,7 @@ from cvrnet.encoders import locate_weights, missing_weights, weights_origin
 from cvrnet.encoders.normalization import for_channels
 from cvrnet.errors import UserError
 from cvrnet.hub_errors import CLIENT_ERRORS
-from cvrnet.runs.checkpoint import load_checkpoint
+from cvrnet.runs.checkpoint import checkpoint_unit, load_checkpoint, refuse_bags
 from cvrnet.runs.hub_download import hint, hub_checkpoint, is_reference
 from cvrnet.runs.layout import CONFIG
 from cvrnet.runs.read import read_json
@@ -91,6 +91,10 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
     if config.unit != "image":
         if not _is_cvrnet(config.model):
             raise UserError(f"unit={config.unit!r} is for a CVR-Net, which {config.model} is not; see `cvrnet models`")
+        if trained:
+            raise UserError(
+                f"unit={config.unit!r} starts from a new head; expected a model by name, not {config.model}"
+            )
         options |= {"unit": config.unit, "pooling": config.pooling, "time": config.time}
     if config.encoders:
         options["encoders"] = config.encoders
@@ -129,6 +133,7 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
         raise missing_weights(repr(config.model), [config.model], error) from error
     if of_timm:
         model.weights_from = weights_origin(config.model, overlay)
+    refuse_bags(checkpoint_unit(model) if config.unit == "image" else "image", "training without --unit")
     cfg: Any = {key: value for key, value in model.pretrained_cfg.items() if key not in ("state_dict", "file")}
     cfg = with_grey_version(cfg, config.grey_version)
     adapted: Any = {

@@ -239,8 +239,10 @@ def read_for(predictor: Predictor, data: DataPath, say: Callable[[str], object])
         UserError: The model does not know a class, or no finding of the model is known of any image.
     """
     if predictor.task == "multiclass":
-        bags = predictor.unit != "image"
-        records = read_records(data, min_classes=1, say=say) if not bags else read_studies(predictor, data, say)
+        if predictor.unit == "image":
+            records = read_records(data, min_classes=1, say=say)
+        else:
+            records = [*read_studies(predictor, data, say)]
         check_classes((r.label for r in records), predictor.classes)
         return records
     records = read_records(data, labelled=False, say=say)

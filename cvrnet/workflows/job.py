@@ -321,7 +321,7 @@ def finish_report(output: Path, maps: bool, predictor: Predictor | None = None) 
     if read_json(output / RUN).get("task") == "multilabel":
         return write_findings_report(output, [finding_maps_section(output, predictor)] if maps else [])
     if read_json(output / RUN).get("unit", "image") != "image":
-        return write_report(output, bag_sections(read_results(output)))
+        return write_report(output, bag_sections(read_results(output), maps, predictor))
     problem = write_source_probe(output, predictor)
     results = read_results(output)
     sections = [

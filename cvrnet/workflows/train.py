@@ -137,7 +137,7 @@ def _evaluate_best(job: Job, sets: Mapping[str, list[Record]], folder: Path) -> 
         return write_finding_evaluation(folder, add_novelty(job, best, sets, folder, found))
     scored = {part: PredictionTable.from_records(*given) for part, given in arguments.items()}
     _save_decisions(job, scored["val"], folder)
-    if job.config.unit != "image":
+    if job.config.unit != "image" and job.features is not None:
         return write_evaluation(folder, scored, add_attention(best, job.features, sets, folder))
     return write_evaluation(folder, add_novelty(job, best, sets, folder, scored))
 
@@ -174,7 +174,7 @@ def _predictions(job: Job, model: Any) -> Callable[[Sequence[Record]], NDArray[n
     if job.features is not None:
         features = job.features
         if job.config.unit != "image":
-            return lambda studies: answer_frozen(model, features, studies).by_head  # type: ignore[arg-type]
+            return lambda studies: answer_frozen(model, features, [*studies]).by_head  # type: ignore[list-item]
         return lambda records: predict_frozen(model, features, records)
     predictor = Predictor([model], str(job.processes.device), job.processes.precision)
     size = job.config.batch_size
