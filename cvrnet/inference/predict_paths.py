@@ -18,6 +18,7 @@ from cvrnet.errors import UserError
 from cvrnet.inference.decide import Decide
 from cvrnet.inference.prediction import GATE
 from cvrnet.inference.predictor import Predictor
+from cvrnet.inference.study_predictor import StudyPredictor
 from cvrnet.inference.study_paths import check_options, find_studies, study_rows
 from cvrnet.inference.uncertainty import UNCERTAINTY
 from cvrnet.inference.volumes import add_means
@@ -181,6 +182,7 @@ def _predict_studies(
     found = find_studies(paths, predictor.unit, predictor.preprocessing.slices, say)
     if not found.studies:
         raise UserError("; ".join(found.problems) or "no image found")
+    StudyPredictor(predictor).check(found.studies)
     for warning in decide.warnings:
         say(f"Warning: {warning}")
     columns, rows = study_rows(

@@ -45,6 +45,12 @@ class StudyPredictor:
             raise UserError(f"{predictor.name} answers for single images; expected a model trained with --unit")
         self.predictor = predictor
 
+    def check(self, studies: Sequence[Study]) -> None:
+        """UserError if the models need the days of the pictures, and the studies have none."""
+        several = any(len(study.pictures) > 1 for study in studies)
+        if self.predictor.models[0].head.time and several and not any(day for study in studies for day in study.days):
+            raise UserError(f"{self.predictor.name} learnt from the days of the pictures: expected the column day")
+
     def stream(
         self, studies: Iterable[Study], *, batch_size: int = 8, heads: bool = False
     ) -> Iterator[StudyPrediction]:

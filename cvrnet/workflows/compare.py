@@ -112,6 +112,10 @@ def _first_of_alike(models: Sequence[str], folds: Sequence[int]) -> Predictor:
         predictor = Predictor.from_pretrained(model, folds=folds)
         if predictor.task != first.task:
             raise UserError(f"of {models[0]} and {model}, only one is a model of findings; expected two of a kind")
+        if predictor.unit != first.unit:
+            raise UserError(
+                f"{models[0]} answers for one {first.unit}, {model} for one {predictor.unit}; expected the same"
+            )
         if sorted(predictor.classes) != sorted(first.classes):
             raise UserError(
                 f"{model} has the classes {', '.join(sorted(predictor.classes))}, "

@@ -88,6 +88,7 @@ def read_studies(predictor: Predictor, data: DataPath, say: Callable[[str], obje
     left_out = [*problems, *further, *wrong]
     if not studies:
         raise DataError(left_out or ["no images"], data)
+    StudyPredictor(predictor).check(studies)
     for line in left_out:
         say(f"Warning: {line}")
     return studies
