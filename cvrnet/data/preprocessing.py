@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -58,8 +58,12 @@ class Preprocessing:
     interpolation: str = "nearest"  #: timm's name of the resizing filter
     grey_version: int = LATEST  #: how pictures of more than 8 bits become 8 bits: one of `cvrnet.data.grey.VERSIONS`
     any_body_part: bool = False  #: whether `read` accepts DICOM of any part of the body; not stored in models
-    ct_window: str = ""  #: window of slices of CTs: one of `cvrnet.data.limits.WINDOWS`; ``""``: the file's own
-    slices: int = 0  #: most slices of a volume, for a model whose answers are about bags; 0 for other models
+    # repr=False: the text of this object is part of the names of stored features.
+    #: window of slices of CTs: one of `cvrnet.data.limits.WINDOWS`; ``""``: the file's own
+    ct_window: str = field(default="", repr=False)
+    slices: int = field(
+        default=0, repr=False
+    )  #: most slices of a volume, for a model whose answers are about bags; 0 for other models
 
     def __post_init__(self) -> None:
         check_interpolation(self.interpolation)

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from cvrnet.data.ct import dicom_modality
+from cvrnet.data.identity import keyed_hash
 from cvrnet.data.image import dicom_module, is_dicom_file, split_frame
 from cvrnet.data.limits import Refused
 from cvrnet.data.nifti_files import is_nifti, nifti_module
@@ -75,9 +76,8 @@ def _dicom(record: Record) -> list[_Slice]:
             found.append(_Slice(_with(record, MODALITY, modality)))
             continue
         number = split_frame(part.path)[1]
-        series = part.key[1].replace("\0", " ")
-        folder = Path(record.name).parent.as_posix()
-        study = record.name if number else f"{folder}/{series.rpartition('.')[2]}"
+        series = keyed_hash(part.key[1])[:8]  # a UID may tell the time and the scanner
+        study = record.name if number else f"{Path(record.name).parent.as_posix()}/series-{series}"
         name = f"{record.name}#{number}" if number else record.name
         found.append(_Slice(_part(_named(record, study, modality), part.path, name), series))
     return found

@@ -18,8 +18,8 @@ from cvrnet.errors import UserError
 from cvrnet.inference.decide import Decide
 from cvrnet.inference.prediction import GATE
 from cvrnet.inference.predictor import Predictor
-from cvrnet.inference.study_predictor import StudyPredictor
 from cvrnet.inference.study_paths import check_options, find_studies, study_rows
+from cvrnet.inference.study_predictor import StudyPredictor
 from cvrnet.inference.uncertainty import UNCERTAINTY
 from cvrnet.inference.volumes import add_means
 from cvrnet.runs.checkpoint import find_checkpoints, stored_unit

@@ -154,10 +154,8 @@ def fitted(pooling: str, time: bool, bags: list[Tensor], labels: Tensor, days: l
 def test_attention_finds_few_pictures_and_mean_does_not() -> None:
     rng = np.random.default_rng(0)
     labels = torch.arange(240) % 2
-    planted = [
-        (np.arange(n) == rng.integers(n)) & bool(label)
-        for n, label in zip(rng.integers(15, 30, 240), labels, strict=True)
-    ]
+    sizes = rng.integers(15, 30, 240)
+    planted = [(np.arange(n) == rng.integers(n)) & bool(label) for n, label in zip(sizes, labels, strict=True)]
     bags = [
         torch.from_numpy(rng.normal(0, 1, (len(p), 16)) + 3.5 * p[:, None] * (np.arange(16) < 4)).float()
         for p in planted
