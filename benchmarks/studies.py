@@ -2,10 +2,10 @@
 
 python benchmarks/studies.py [FOLDER]        default: a temporary folder, removed at the end
 
-240 CTs (20 to 60 slices, a lesion in 3 to 6 of half of them) and 240 patients with three to six films, whose order alone
-tells whether they become better. Models train on these; 120 further studies of another seed test them. Printed are the AUC
-of each model on the test studies, and the paired test of `cvrnet evaluate A B` (DeLong's, patients as clusters) against
-the first model of each part; for CTs also how well attention finds the slices with the planted lesion.
+240 CTs (20 to 60 slices; half of them have a lesion, in 3 to 6 slices) and 240 patients with three to six films, whose
+order alone tells whether they become better. Models train on these; 120 further studies of another seed test them.
+Printed are the AUC of each model on the test studies, the paired test of `cvrnet evaluate A B` (DeLong's, patients as
+clusters) against the first model of each part, and how well attention finds the slices with the planted lesion.
 """
 
 from __future__ import annotations

@@ -15,9 +15,7 @@ from cvrnet_cli.output import progress_bar, say, tell
     "-n", "--number", "n", type=int, help="Number of images.  [default: 300; 120 studies with the next two options]"
 )
 @click.option("--volumes", is_flag=True, help="Write CTs of 20 to 60 slices each, of which few show the lesion.")
-@click.option(
-    "--follow-up", is_flag=True, help="Write films of three to six days of each patient: only the trend tells."
-)
+@click.option("--follow-up", is_flag=True, help="Write films of three to six days of each patient: the trend decides.")
 @options.seed
 @click.option("--size", type=int, help="Height in pixels.  [default: 256; 128 with --volumes and --follow-up]")
 @click.option("--sources", type=options.names, default="site-a,site-b", help="Names of the sources.")

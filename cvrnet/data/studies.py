@@ -6,7 +6,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cvrnet.data.limits import MOST_SLICES
@@ -90,9 +90,7 @@ def _problem(pictures: Sequence[Record], labelled: bool, timed: bool) -> str:
 def _joined(name: str, pictures: Sequence[Record], timed: bool) -> Study:
     ordered = sorted(pictures, key=lambda picture: _day(picture) or 0.0) if timed else list(pictures)
     values = [(_day(picture) or 0.0) if timed else 0.0 for picture in ordered]
-    common: dict[str, Any] = {
-        field.name: _common([getattr(picture, field.name) for picture in ordered]) for field in _SHARED
-    }
+    common: dict[str, Any] = {name: _common([getattr(picture, name) for picture in ordered]) for name in _SHARED}
     columns = {column: [p.metadata.get(column, "") for p in ordered] for column in ordered[0].metadata}
     metadata = {column: cells[0] for column, cells in columns.items() if len({*cells}) == 1 and column != DAY}
     return Study(
@@ -105,7 +103,7 @@ def _joined(name: str, pictures: Sequence[Record], timed: bool) -> Study:
     )
 
 
-_SHARED = [field for field in fields(Record) if field.name in ("label", "source", "patient_id", "split", "view")]
+_SHARED = ("label", "source", "patient_id", "split", "view")
 
 
 def _common(values: Sequence[str]) -> str:

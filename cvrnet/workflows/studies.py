@@ -40,13 +40,13 @@ def with_studies(
     """
     if config.freeze != "all":
         raise UserError(f"--unit {config.unit} needs --freeze all: bags are trained on frozen encoders")
-    every, _ = group_studies(records, config.unit)
-    studies, wrong = group_studies([r for r in records if cache.has(r.path)], config.unit)
-    left = {study.name for study in studies}
+    grouped, wrong = group_studies(records, config.unit) if records else ([], [])
+    readable = [[cache.has(picture.path) for picture in study.pictures] for study in grouped]
+    studies = [study.keep(kept) for study, kept in zip(grouped, readable, strict=True) if any(kept)]
     nothing = [
         f"{config.unit} {study.name}: none of its {len(study.pictures)} pictures can be read: left out"
-        for study in every
-        if study.name not in left and not any(cache.has(p.path) for p in study.pictures)
+        for study, kept in zip(grouped, readable, strict=True)
+        if not any(kept)
     ]
     left_out = [*problems, *wrong, *nothing]
     if not studies:
