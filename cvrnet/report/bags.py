@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from cvrnet.data import read_image
 from cvrnet.errors import UserError
-from cvrnet.explain import explain_classes
-from cvrnet.explain.explaining import enlarge
-from cvrnet.explain.gradcam import NETWORK
-from cvrnet.explain.overlay import draw_overlay
+from cvrnet.explain.explain_studies import picture_overlay
 from cvrnet.figures import plot_attention, save_figure
 from cvrnet.html import Picture, figure_picture, render, small_picture
 from cvrnet.inference import Predictor
@@ -99,6 +95,5 @@ def _map(predictor: Predictor, path: Path, results: Results, bag: StudyAttention
     """Grad-CAM of one picture, as if it were a bag of one, for the class that the whole bag is predicted to be."""
     table = results.predictions
     target = table.classes[int(table.guesses[table.names.index(bag.study)])]
-    image = predictor.preprocessing.read(path)
-    found: Any = explain_classes(predictor, image, [target], [NETWORK])[target][NETWORK]
-    return None if isinstance(found, str) else small_picture(draw_overlay(image, enlarge(found, image.shape[:2])))
+    overlay = picture_overlay(predictor, predictor.preprocessing.read(path), target)
+    return None if isinstance(overlay, str) else small_picture(overlay)

@@ -45,7 +45,7 @@ def attention_of(studies: Sequence[Study], shares: Shares, split: str) -> list[S
             [picture.name for picture in study.pictures],
             list(study.days),
             share.mean(0),
-            np.array([picture.lesion_mask is not None or bool(picture.lesion_boxes) for picture in study.pictures]),
+            np.array([picture.has_lesion for picture in study.pictures]),
         )
         for study, share in zip(studies, shares, strict=True)
     ]

@@ -190,7 +190,6 @@ def test_what_takes_single_images_refuses_in_one_line(
         ("soup", bag_run, "-o", tmp_path / "soup"),
         ("push", bag_run, "user/name"),
         ("calibrate", bag_run, phantoms, "-o", tmp_path / "calibrated"),
-        ("explain", bag_run, next(phantoms.parent.glob("images/*/*.png")), "-o", tmp_path / "maps"),
         ("explain", bag_run, phantoms, "-o", tmp_path / "maps", "--measure"),
         ("demo", bag_run),
         ("train", phantoms, "-o", tmp_path / "t", "--model", f"local-dir:{bag_run}", "--no-audit"),
@@ -210,6 +209,26 @@ def test_what_takes_single_images_refuses_in_one_line(
         replace(CONFIG, findings=("A",))
     with pytest.raises(UserError, match="needs the manifest's column study_id"):
         train(phantoms, tmp_path / "t", CONFIG, **PLAIN)
+
+
+def test_explain_draws_the_pictures_that_counted(bag_run: Path, follow_up: Path, tmp_path: Path, cli: Any) -> None:
+    status, out, err = cli(
+        "explain", bag_run, follow_up, "-o", tmp_path / "maps", "--target", "worse", "--format", "csv"
+    )
+    found = list(csv.DictReader(out.splitlines()))
+    assert len({row["study"] for row in found}) == 18
+    assert len(found) == 18 * 3
+    assert status == int(any(row["error"] for row in found)), err
+    for row in found:
+        assert (row["class"], float(row["attention"]) > 0) == ("worse", True)
+        assert (tmp_path / "maps" / row["figure"]).is_file()
+        if row["network"]:
+            assert (
+                Image.open(tmp_path / "maps" / row["network"]).size == Image.open(follow_up.parent / row["path"]).size
+            )
+    cli("explain", bag_run, follow_up, "-o", tmp_path / "maps", "--overwrite")
+    assert "exists; --overwrite" in cli("explain", bag_run, follow_up, "-o", tmp_path / "maps")[2]
+    assert "--all: not for a model" in cli("explain", bag_run, follow_up, "-o", tmp_path / "more", "--all")[2]
 
 
 def test_phantoms_by_command(tmp_path: Path, cli: Any) -> None:
