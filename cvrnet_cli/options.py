@@ -232,7 +232,7 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
         click.Choice(["image", "study", "patient"]),
         "image",
         "What has a label; study or patient: the bag of all its images (column study_id or patient_id; a volume is a "
-        "study), which needs --freeze all",
+        "study), by default on frozen encoders",
     ),
     ("--pooling", click.Choice(["attention", "mean", "max"]), "attention", "How the images of a bag are joined"),
     ("--time/--no-time", bool, True, "For bags, let the column day count, so that order and trend matter"),
@@ -301,7 +301,7 @@ def training_config(settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     known = {setting_name(flag) for flag, *_ in (*MODEL, *PROTOCOL)}
     given = {name: value for name, value in settings.items() if name in known and value is not None}
     others = {name: value for name, value in settings.items() if name not in known | {"recipe"}}
-    bags = given.get("unit", "image") != "image"
+    bags = given.get("unit", "image") != "image" and given.get("freeze", "all") == "all"
     usual = "studies" if bags else "frozen" if given.get("freeze") == "all" else "paper"
     name = settings["recipe"] or usual
     return recipe(name, **given), others

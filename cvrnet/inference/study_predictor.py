@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cvrnet.data import to_batch
+from cvrnet.data import ImageCache, to_batch
 from cvrnet.data.studies import Study
 from cvrnet.errors import UserError
-from cvrnet.inference.bag_features import answer_bags, make_bags
+from cvrnet.inference.bag_features import BagAnswers, answer_bags, make_bags
 from cvrnet.inference.head_logits import HeadLogits
 from cvrnet.inference.prediction import Prediction
 from cvrnet.inference.predictor import Predictor
@@ -75,15 +75,19 @@ class StudyPredictor:
         if not readable:
             reason = f"{study.name}: none of its {len(images)} pictures can be read"
             return StudyPrediction(study, self._failure(study, reason), np.zeros((0, 0)), problems)
-        found = [
-            answer_bags(model, make_bags(self._vectors(network, readable, batch_size), [len(readable)], study.days))
-            for model, network in zip(self.predictor.models, self._networks, strict=True)
-        ]
+        found = self.members(study, readable, batch_size)
         shares = np.mean([answers.shares[0] for answers in found], axis=0)
         by_head = np.stack([answers.by_head[:, 0] for answers in found])  # (folds, heads, classes)
         away = np.zeros((1, 0))
         (prediction,) = self.predictor.predictions([Path(study.name)], by_head[:, :, None], away, heads=heads)
         return StudyPrediction(study, prediction, shares, problems)
+
+    def members(self, study: Study, images: Sequence[NDArray[np.uint8]], batch_size: int) -> list[BagAnswers]:
+        """The answers of each model to one bag, whose images (H, W, C) are read."""
+        return [
+            answer_bags(model, make_bags(self._vectors(network, images, batch_size), [len(images)], study.days))
+            for model, network in zip(self.predictor.models, self._networks, strict=True)
+        ]
 
     def _failure(self, study: Study, error: str) -> Prediction:
         return Prediction(Path(study.name), "", np.full(len(self.predictor.classes), np.nan), error=error)
@@ -103,3 +107,13 @@ class StudyPredictor:
     @cached_property
     def _networks(self) -> list[Any]:
         return [HeadLogits(model, self.predictor.precision) for model in self.predictor.models]
+
+
+def answer_cached(
+    model: Any, cache: ImageCache, studies: Sequence[Study], device: str, precision: str, batch_size: int
+) -> BagAnswers:
+    """The answers of a model to bags whose images are in a cache; ``batch_size`` is the pictures in a forward pass."""
+    predictor = StudyPredictor(Predictor([model], device, precision))
+    found = [predictor.members(s, [cache.load(p.path) for p in s.pictures], batch_size)[0] for s in studies]
+    by_head = np.concatenate([answers.by_head for answers in found], axis=1)
+    return BagAnswers(by_head, [answers.shares[0] for answers in found])

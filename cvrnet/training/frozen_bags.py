@@ -24,6 +24,12 @@ from cvrnet.training.processes import Processes
 Item = tuple[tuple[Tensor, Tensor], Any]
 
 
+def join_items(items: Sequence[Item]) -> tuple[Bags, Tensor]:
+    """A batch of bags, and their labels."""
+    labels: Tensor = default_collate([label for _, label in items])
+    return join_bags([bag for bag, _ in items]), labels
+
+
 @dataclass(eq=False)
 class BagVectors(Dataset[Item]):
     """The vectors and days of the pictures of training bags, with the bags' labels.
@@ -48,11 +54,7 @@ class BagVectors(Dataset[Item]):
         vectors = torch.from_numpy(np.array(self.vectors[rows, view]))
         return (vectors, torch.tensor(self.days[index], dtype=torch.float32)), self.labels[index]
 
-    @staticmethod
-    def collate(items: Sequence[Item]) -> tuple[Bags, Tensor]:
-        """A batch of bags, and their labels."""
-        labels: Tensor = default_collate([label for _, label in items])
-        return join_bags([bag for bag, _ in items]), labels
+    collate = staticmethod(join_items)
 
 
 class StandardizedBags(StandardizedHead):

@@ -28,6 +28,7 @@ from cvrnet.training.objective import Objective, make_objective
 from cvrnet.training.processes import Processes
 from cvrnet.training.state import State, restore_state, save_state
 from cvrnet.training.updates import Updates
+from cvrnet.training.whole_bags import WholeBags
 from cvrnet.training.whole_network import WholeNetwork
 
 
@@ -81,7 +82,8 @@ def fit(
     objective = make_objective(config, train, val, classes, processes.device)
     task: WholeNetwork | FrozenEncoders
     if features is None:
-        task = WholeNetwork(config, model, train, objective.labels, val, classes, cache, processes)
+        whole = WholeNetwork if config.unit == "image" else WholeBags
+        task = whole(config, model, train, objective.labels, val, classes, cache, processes)
     else:
         frozen = FrozenEncoders if config.unit == "image" else FrozenBags
         task = frozen(config, model, train, objective.labels, val, classes, features, processes)

@@ -15,11 +15,12 @@ from cvrnet.data.studies import Study, group_studies, pictures_of
 from cvrnet.data.volumes import expand_volumes
 from cvrnet.errors import UserError
 from cvrnet.inference import Predictor
-from cvrnet.inference.bag_features import answer_frozen
-from cvrnet.inference.frozen_features import FrozenFeatures
+from cvrnet.inference.bag_features import BagAnswers
 from cvrnet.inference.study_predictor import StudyPredictor
 from cvrnet.runs.attention import StudyAttention, attention_of, score_attention, write_attention
 from cvrnet.training import TrainConfig
+
+MOST_TUNED = 32  #: pictures of a bag if encoders train, too: each keeps its image and maps until the step
 
 
 def with_studies(
@@ -38,8 +39,8 @@ def with_studies(
         DataError: No bag is left.
         UserError: See `group_studies`; or the encoders are not frozen.
     """
-    if config.freeze != "all":
-        raise UserError(f"--unit {config.unit} needs --freeze all: bags are trained on frozen encoders")
+    if config.freeze not in ("all", 0):
+        raise UserError(f"--unit {config.unit} with --freeze {config.freeze}; expected --freeze all, or 0")
     grouped, wrong = group_studies(records, config.unit) if records else ([], [])
     readable = [[cache.has(picture.path) for picture in study.pictures] for study in grouped]
     studies = [study.keep(kept) for study, kept in zip(grouped, readable, strict=True) if any(kept)]
@@ -51,6 +52,11 @@ def with_studies(
     left_out = [*problems, *wrong, *nothing]
     if not studies:
         raise DataError(left_out, data)
+    if config.freeze == 0 and (largest := max(len(study.pictures) for study in studies)) > MOST_TUNED:
+        raise UserError(
+            f"a bag of {largest} pictures; whole networks train on bags of at most {MOST_TUNED}: expected --freeze all "
+            "or, for volumes, fewer --slices"
+        )
     for line in left_out:
         say(f"Warning: {line}")
     timed = config.time and any(day for study in studies for day in study.days)
@@ -62,14 +68,18 @@ def with_studies(
     return list(studies), replace(config, time=timed), left_out
 
 
-def add_attention(
-    model: Any, features: FrozenFeatures, sets: Mapping[str, Sequence[Any]], folder: Path
-) -> dict[str, dict[str, Any]]:
-    """Write attention.csv for the bags of all sets except ``train``; returns a further score of each set."""
+Answer = Callable[[Sequence[Any]], BagAnswers]
+
+
+def add_attention(answer: Answer, sets: Mapping[str, Sequence[Any]], folder: Path) -> dict[str, dict[str, Any]]:
+    """Write attention.csv for the bags of all sets except ``train``; returns a further score of each set.
+
+    ``answer`` gives the answers to bags.
+    """
     found, scores = [], {}
     for part, studies in sets.items():
         if part != "train":
-            mine = attention_of(studies, answer_frozen(model, features, studies).shares, part)
+            mine = attention_of(studies, answer(studies).shares, part)
             scores[part] = {"attention": score_attention(mine)}
             found += mine
     write_attention(folder, found)

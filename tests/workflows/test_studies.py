@@ -11,19 +11,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from cvrnet import Predictor
 from cvrnet.data import DataError, read_records, write_manifest
-from cvrnet.data.phantom_studies import write_follow_up
+from cvrnet.data.phantom_studies import write_follow_up, write_volumes
 from cvrnet.data.splits import patient_keys
 from cvrnet.errors import UserError
 from cvrnet.runs.attention import read_attention
 from cvrnet.runs.checkpoint import load_checkpoint
 from cvrnet.runs.split_table import SplitTable
 from cvrnet.training import recipe
+from cvrnet.training.model import InitialModel
 from cvrnet.workflows import Callbacks, benchmark, compare, cross_validate, evaluate, train
 from tests.conftest import PLAIN, TINY
+from tests.data.test_dicom import volume
 
 MODEL = {name: TINY[name] for name in ("model", "encoders", "pretrained", "img_size")}
 CONFIG = recipe("studies", **MODEL, unit="study", epochs=2, drop_rate=0.0)
@@ -201,8 +204,8 @@ def test_what_takes_single_images_refuses_in_one_line(
         benchmark(["cvrnet"], follow_up, tmp_path / "b", CONFIG)
     with pytest.raises(UserError, match=r"answers for one study, .* for one image"):
         compare([str(bag_run), str(run)], follow_up, tmp_path / "c", **PLAIN)
-    with pytest.raises(UserError, match="needs --freeze all"):
-        train(follow_up, tmp_path / "t", replace(CONFIG, freeze=0), **PLAIN)
+    with pytest.raises(UserError, match="expected --freeze all, or 0"):
+        train(follow_up, tmp_path / "t", replace(CONFIG, freeze=2), **PLAIN)
     with pytest.raises(UserError, match="is for a CVR-Net"):
         train(follow_up, tmp_path / "t", replace(CONFIG, model="resnet18", encoders=()), **PLAIN)
     with pytest.raises(UserError, match="findings are those of single images"):
@@ -229,6 +232,55 @@ def test_explain_draws_the_pictures_that_counted(bag_run: Path, follow_up: Path,
     cli("explain", bag_run, follow_up, "-o", tmp_path / "maps", "--overwrite")
     assert "exists; --overwrite" in cli("explain", bag_run, follow_up, "-o", tmp_path / "maps")[2]
     assert "--all: not for a model" in cli("explain", bag_run, follow_up, "-o", tmp_path / "more", "--all")[2]
+
+
+def test_a_whole_network_trains_on_small_bags(follow_up: Path, tmp_path: Path) -> None:
+    config = replace(CONFIG, freeze=0, epochs=1, lr=1e-4)
+    train(follow_up, tmp_path / "run", config, **PLAIN)
+    run, other = load_checkpoint(tmp_path / "run"), InitialModel(replace(config, time=True), 2).model
+    before, after = (dict(model.encoders.named_parameters()) for model in (other, run))
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    assert len(read_attention([tmp_path / "run"], "val")) == len(rows(tmp_path / "run" / "predictions.csv"))
+    evaluate(str(tmp_path / "run"), follow_up, tmp_path / "e", **PLAIN)
+    again = {row["path"]: float(row["prob_worse"]) for row in rows(tmp_path / "e" / "predictions.csv")}
+    for row in rows(tmp_path / "run" / "predictions.csv"):
+        assert again[row["path"]] == pytest.approx(float(row["prob_worse"]), abs=1e-4)
+    write_volumes(tmp_path / "cts", 12, size=64)
+    with pytest.raises(UserError, match="whole networks train on bags of at most 32"):
+        train(tmp_path / "cts", tmp_path / "t", config, **PLAIN)
+
+
+def test_volumes_train_and_are_predicted(tmp_path: Path, cli: Any) -> None:
+    """CTs as NIfTI in folders of their class, from training to a row for each file; a series of DICOM likewise."""
+    nibabel = pytest.importorskip("nibabel")
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        hu = rng.normal(-800 if i % 2 else -200, 200, (20, 24, 5 + i)).clip(-1024, 1000)
+        folder = tmp_path / "cts" / ("NOR" if i % 2 else "NCP")
+        folder.mkdir(parents=True, exist_ok=True)
+        nibabel.save(nibabel.Nifti1Image(hu.astype(np.int16), np.eye(4)), folder / f"{i}.nii.gz")
+    (tmp_path / "cts" / "NOR" / "broken.nii").write_bytes(b"no volume")
+    said: list[str] = []
+    config = replace(CONFIG, slices=8, epochs=3)
+    train(tmp_path / "cts", tmp_path / "run", config, callbacks=Callbacks(say=said.append), **PLAIN)
+    assert any("broken.nii: a damaged NIfTI file" in line for line in said)
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (about["unit"], sum(about["images"].values()), about["pictures"]) == ("study", 12, 5 + 6 + 7 + 9 * 8)
+    preprocessing = Predictor.from_pretrained(tmp_path / "run").preprocessing
+    assert (preprocessing.ct_window, preprocessing.slices) == ("lung", 8)
+    evaluate(str(tmp_path / "run"), tmp_path / "cts", tmp_path / "e", **PLAIN)
+    again = {row["path"]: float(row["prob_NCP"]) for row in rows(tmp_path / "e" / "predictions.csv")}
+    for row in rows(tmp_path / "run" / "predictions.csv"):
+        assert again[row["path"]] == pytest.approx(float(row["prob_NCP"]), abs=1e-4)
+    ct_scan = volume(tmp_path / "series", "12345", "1.2.3", count=5)
+    status, out, err = cli(
+        "predict", tmp_path / "run", tmp_path / "cts" / "NCP" / "0.nii.gz", ct_scan, "--format", "csv"
+    )
+    found = list(csv.DictReader(out.splitlines()))
+    assert (status, [row["pictures"] for row in found]) == (0, ["5", "5"]), err
+    assert found[0]["patient_id"] == ""
+    assert found[1]["patient_id"].startswith("p")
+    assert "Which pictures counted" in (tmp_path / "e" / "report.html").read_text()
 
 
 def test_phantoms_by_command(tmp_path: Path, cli: Any) -> None:
