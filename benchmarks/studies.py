@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from cvrnet.data.phantom_studies import write_follow_up, write_volumes
+from cvrnet.runs.layout import METRICS
+from cvrnet.runs.read import read_json
 from cvrnet.training import recipe
 from cvrnet.workflows import compare, train
 
@@ -41,9 +43,24 @@ def measure(root: Path, part: str) -> None:
         runs[name] = root / f"{part}-{name.replace(' ', '-')}"
         train(data, runs[name], config, cache_folder=root / "cache", **PLAIN)
     found = compare([str(run) for run in runs.values()], test, root / f"{part}-compared", **PLAIN)
-    by_run = {row["model"]: row for row in found["paired"] if row["score"] == "auc_macro"}
-    scores = {row["model"]: row for row in found["paired"]}
-    print(part, *by_run.values(), *scores.values(), sep="\n", flush=True)
+    first, *others = runs
+    print(f"\n{part}: {found['paired'][0]['images']} test studies")
+    for row in found["paired"]:
+        if row["score"] == "auc_macro":
+            test = f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f}), p = {row['p']:.1g}"
+            print(f"{row['model']:<22} AUC {row['one']:.3f}, {row['reference']} {row['other']:.3f}: {test}")
+    for name in (first, *others):
+        metrics = read_json(root / f"{part}-compared" / runs[name].name / METRICS)["test"]
+        print(f"{name:<10} accuracy {metrics['accuracy']:.3f}", *attention(metrics), flush=True)
+
+
+def attention(metrics: dict[str, Any]) -> list[str]:
+    """How well attention finds the planted lesions, as text."""
+    scores = metrics["attention"]
+    if not scores:
+        return []
+    shares = f"share of lesions {scores['share_of_lesions']:.2f}, pictures {scores['pictures_with_lesion']:.2f}"
+    return [f"AUC of attention {scores['roc_auc']:.3f}, top has lesion {scores['top_has_lesion']:.2f}, {shares}"]
 
 
 def main() -> None:

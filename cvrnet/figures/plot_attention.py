@@ -43,4 +43,4 @@ def plot_attention(
 
         patches = [Patch(color=OKABE_ITO[1]), Patch(color=OKABE_ITO[0])]
         legend_below(figure, list(zip(patches, ("picture with a lesion", "without"), strict=True)), columns=2)
-    return finish(figure, axes, 5.2, ROW * len(bags), title)
+    return finish(figure, axes, 5.2, ROW, title)
