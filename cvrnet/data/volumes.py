@@ -29,7 +29,8 @@ class _Slice(NamedTuple):
 def expand_volumes(records: Sequence[Record], slices: int) -> tuple[list[Record], list[str]]:
     """The pictures of a data set: each volume is replaced by at most `slices` of its slices, evenly spaced.
 
-    A volume without a ``study_id`` is a study by itself. Slices of DICOM files have the column ``modality``.
+    A volume without a ``study_id`` is a study by itself. Pictures from DICOM files have the column ``modality``. Scout
+    views of CTs are left out.
 
     Returns:
         The pictures, and one line for each volume or study that cannot be used: a file that cannot be read, two series
@@ -44,8 +45,8 @@ def expand_volumes(records: Sequence[Record], slices: int) -> tuple[list[Record]
             problems.append(record.problem(getattr(error, "strerror", None) or str(error)))
     found = _in_order(found)
     wrong = _wrong_studies(found)
-    problems += [f"study {study}: {reason}: left out" for study, reason in wrong.items()]
-    kept = [each for each in found if each.record.metadata.get(STUDY, "") not in wrong]
+    problems += [f"study {study}: {reason}: left out" for (_, study), reason in wrong.items()]
+    kept = [each for each in found if _study_of(each.record) not in wrong]
     return _thinned(kept, slices), problems
 
 
@@ -73,7 +74,8 @@ def _dicom(record: Record) -> list[_Slice]:
     for part in arrange([record.path]):
         record = replace(record, patient_id=record.patient_id or part.patient)
         if part.volume is None:
-            found.append(_Slice(_with(record, MODALITY, modality)))
+            if modality != "CT":  # of CTs, only scout views are no slices
+                found.append(_Slice(_with(record, MODALITY, modality)))
             continue
         number = split_frame(part.path)[1]
         series = keyed_hash(part.key[1])[:8]  # a UID may tell the time and the scanner
@@ -92,23 +94,27 @@ def _in_order(found: Sequence[_Slice]) -> list[_Slice]:
     return [next(ordered) if each.record.path in chosen else each for each in found]
 
 
-def _wrong_studies(found: Iterable[_Slice]) -> dict[str, str]:
-    """Study -> why its slices are no volume."""
-    series: dict[str, set[str]] = {}
-    sizes: dict[str, set[tuple[int, int]]] = {}
+def _wrong_studies(found: Iterable[_Slice]) -> dict[tuple[str, str], str]:
+    """Patient and study -> why the slices are no volume."""
+    series: dict[tuple[str, str], set[str]] = {}
+    sizes: dict[tuple[str, str], set[tuple[int, int]]] = {}
     for record, name in found:
-        study = record.metadata.get(STUDY, "")
-        if study and (name or record.metadata.get(MODALITY, "").upper() == "CT"):
-            series.setdefault(study, set()).add(name)
+        key = _study_of(record)
+        if key[1] and (name or record.metadata.get(MODALITY, "").upper() == "CT"):
+            series.setdefault(key, set()).add(name)
             if size := _size(record.path):
-                sizes.setdefault(study, set()).add(size)
+                sizes.setdefault(key, set()).add(size)
     wrong = {}
-    for study, names in series.items():
+    for key, names in series.items():
         if len(names) > 1:
-            wrong[study] = f"{len(names)} series; expected one"
-        elif len(mine := sizes.get(study, ())) > 1:
-            wrong[study] = "slices of two sizes, " + " and ".join(f"{w} x {h}" for w, h in sorted(mine)[:2])
+            wrong[key] = f"{len(names)} series; expected one"
+        elif len(mine := sizes.get(key, ())) > 1:
+            wrong[key] = "slices of two sizes, " + " and ".join(f"{w} x {h}" for w, h in sorted(mine)[:2])
     return wrong
+
+
+def _study_of(record: Record) -> tuple[str, str]:
+    return record.patient_id, record.metadata.get(STUDY, "")
 
 
 def _size(path: Path) -> tuple[int, int] | None:
@@ -126,10 +132,10 @@ def _size(path: Path) -> tuple[int, int] | None:
 
 
 def _thinned(found: Sequence[_Slice], slices: int) -> list[Record]:
-    groups: dict[tuple[str, str], list[int]] = {}
+    groups: dict[tuple[str, ...], list[int]] = {}
     for place, (record, series) in enumerate(found):
         if series:
-            groups.setdefault((record.metadata.get(STUDY, ""), series), []).append(place)
+            groups.setdefault((*_study_of(record), series), []).append(place)
     left_out: set[int] = set()
     for places in groups.values():
         if len(places) > slices:

@@ -222,6 +222,16 @@ def test_a_manifest_names_volumes(tmp_path) -> None:
         read_records(tmp_path / "m.csv")
 
 
+def test_scout_views_are_left_out(tmp_path) -> None:
+    folder = volume(tmp_path / "set" / "scan", "12345", "1.2.3", count=3)
+    tags = {"Modality": "CT", "ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"], "SeriesInstanceUID": "1.2.4"}
+    write(folder / "scout", PatientID="12345", **tags)
+    (tmp_path / "set" / "m.csv").write_text("path,label\nscan,NOR\n")
+    pictures, problems = expand_volumes(scan_records(tmp_path / "set" / "m.csv", volumes=True)[0], 64)
+    assert (len(pictures), problems) == (3, [])
+    assert {p.metadata["modality"] for p in pictures} == {"CT"}
+
+
 def test_two_series_and_two_sizes_are_named(tmp_path) -> None:
     volume(tmp_path / "one", "p", "1.2.3", count=2)
     volume(tmp_path / "two", "p", "1.2.4", count=3)
