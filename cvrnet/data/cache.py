@@ -176,7 +176,9 @@ class ImageCache:
         if (image := self._files.read(path)) is None:
             before = image_status(path)
             settings: Any = {"grey_version": self.grey_version, "any_body_part": self.any_body_part}
-            picture = read_image(path, self.mode, window_of(path, self.ct_window), **settings)
+            if window := window_of(path, self.ct_window):
+                settings["window"] = window
+            picture = read_image(path, self.mode, **settings)
             image = resize_image(picture, self.size, self.interpolation)
             self._files.write(path, image, before)
             image.setflags(write=False)
