@@ -82,8 +82,9 @@ def test_evaluation_repeats_the_validation(bag_run: Path, follow_up: Path, tmp_p
         np.testing.assert_allclose(mine[bag.study].shares, bag.shares, atol=1e-4)
 
 
-def test_the_seed_determines_a_run(bag_run: Path, follow_up: Path, tmp_path: Path) -> None:
-    train(follow_up, tmp_path / "again", CONFIG, **PLAIN)
+def test_the_seed_determines_a_run_in_one_piece_or_two(bag_run: Path, follow_up: Path, tmp_path: Path) -> None:
+    train(follow_up, tmp_path / "again", replace(CONFIG, epochs=1), **PLAIN)
+    train(follow_up, tmp_path / "again", CONFIG, resume=True, **PLAIN)
     for name in ("predictions.csv", "attention.csv"):
         assert (tmp_path / "again" / name).read_bytes() == (bag_run / name).read_bytes()
     train(follow_up, tmp_path / "other", replace(CONFIG, seed=1), **PLAIN)
