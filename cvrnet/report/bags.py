@@ -48,7 +48,7 @@ def attention_section(results: Results, maps: bool, predictor: Predictor | None 
         scores=score_attention(found),
         figure=figure_picture(path.read_bytes()),
         examples=[(bag, _pictures(results, bag, maps, predictor)) for bag in chosen],
-        pooling=results.run.get("config", {}).get("pooling", ""),
+        pooling=results.run["pooling"],
         maps=maps,
     )
     return Section("Which pictures counted", html)

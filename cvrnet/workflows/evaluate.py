@@ -140,7 +140,11 @@ def describe_evaluation(
         "independent_sources": None if known is None else sorted(sources - known.sources),
         "seen_images": 0 if known is None else known.count(records),
         KEY: predictor.decisions.to_dict(),
-        **({} if predictor.unit == "image" else describe_bags(records, predictor.unit)),
+        **(
+            {}
+            if predictor.unit == "image"
+            else describe_bags(records, predictor.unit, predictor.models[0].head.pooling)
+        ),
         "left_out": list(predictions.problems),
         "versions": versions("cvrnet", "torch", "timm", "numpy", "pillow"),
     }

@@ -222,7 +222,7 @@ def open_run(
             "kind": kind,
             **DataSet.of(job.data).for_run(),
             "data_sha256": hash_records(job.records),
-            **({} if job.config.unit == "image" else describe_bags(job.records, job.config.unit)),
+            **({} if job.config.unit == "image" else describe_bags(job.records, job.config.unit, job.config.pooling)),
             **({"left_out": list(job.left_out)} if job.left_out else {}),
             "classes": job.classes,
             **(MULTILABEL if job.config.findings else {}),

@@ -128,6 +128,6 @@ def one_picture_each(records: Sequence[Record]) -> list[Record]:
     return [r.pictures[len(r.pictures) // 2] if isinstance(r, Study) else r for r in records]
 
 
-def describe_bags(records: Sequence[Record], unit: str) -> dict[str, Any]:
+def describe_bags(records: Sequence[Record], unit: str, pooling: str) -> dict[str, Any]:
     """The keys that run.json has for bags alone."""
-    return {"unit": unit, "pictures": len(pictures_of(records))}
+    return {"unit": unit, "pooling": pooling, "pictures": len(pictures_of(records))}

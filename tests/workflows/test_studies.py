@@ -281,7 +281,7 @@ def test_volumes_train_and_are_predicted(tmp_path: Path, cli: Any) -> None:
     assert (status, [row["pictures"] for row in found]) == (0, ["5", "5"]), err
     assert found[0]["patient_id"] == ""
     assert found[1]["patient_id"].startswith("p")
-    assert "Which pictures counted" in (tmp_path / "e" / "report.html").read_text()
+    assert "(attention pooling)" in (tmp_path / "e" / "report.html").read_text()
 
 
 def test_phantoms_by_command(tmp_path: Path, cli: Any) -> None:
