@@ -26,8 +26,9 @@ from cvrnet.encoders.batch_norm import set_batch_norms
 from cvrnet.encoders.model_args import check_model_args
 from cvrnet.encoders.normalization import for_channels
 from cvrnet.errors import UserError
-from cvrnet.heads import MultiScaleAveragingHead, check_num_classes
+from cvrnet.heads import BagHead, MultiScaleAveragingHead, check_num_classes
 from cvrnet.heads.classifiers import Classifiers
+from cvrnet.heads.pooling import UNITS
 
 __all__ = ["CVRNet"]
 
@@ -68,12 +69,15 @@ class CVRNet(nn.Module):
         average: ``"probabilities"`` to average the heads' softmax outputs, or ``"logits"`` (an ablation).
         task: ``"multiclass"``, or ``"multilabel"``: the classes are findings, of which an image may have several. The
             output is logits whose sigmoid is the mean of the heads' sigmoids, for each finding by itself.
+        unit: ``"image"``, or ``"study"`` or ``"patient"``: the answer is about a bag of images, which the head joins
+            (`cvrnet.heads.BagHead`). ``forward`` then answers for bags of one.
+        pooling, time: For bags, as in `cvrnet.heads.BagHead`.
         device, dtype: Device and dtype of the parameters.
 
     Raises:
         ValueError: ``num_classes=1`` without findings, no or an unknown encoder, pretrained weights that cannot be
-            loaded or do not fit, an unknown value of ``global_pool``, ``scales``, ``average`` or ``task``, or a setting
-            that an encoder does not have.
+            loaded or do not fit, an unknown value of ``global_pool``, ``scales``, ``average``, ``task``, ``unit`` or
+            ``pooling``, or a setting that an encoder does not have.
     """
 
     __jit_unused_properties__ = ("_model_args",)
@@ -101,12 +105,17 @@ class CVRNet(nn.Module):
         scales: str = "all",
         average: str = "probabilities",
         task: str = "multiclass",
+        unit: str = "image",
+        pooling: str = "attention",
+        time: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if scales not in ("all", "deepest"):
             raise UserError(f"scales={scales!r}; expected 'all' or 'deepest'")
+        if unit not in UNITS:
+            raise UserError(f"unit={unit!r}; expected {', '.join(UNITS)}")
         names = _encoder_names(encoders)
         self.global_pool = _check_global_pool(global_pool, num_classes, task)
         placement: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -137,11 +146,12 @@ class CVRNet(nn.Module):
             for g in self.scale_order
         ]
         self.in_chans = in_chans
-        self.num_classes, self.task = num_classes, task
+        self.num_classes, self.task, self.unit = num_classes, task, unit
         self.num_features = sum(self.widths)
         self.drop_rate = drop_rate
         self.grad_checkpointing = False
         self._head_options = {"act_layer": act_layer, "drop_rate": drop_rate, "average": average, "task": task}
+        self._bags: dict[str, Any] = {} if unit == "image" else {"pooling": pooling, "time": bool(time)}
         self._hidden_sizes = tuple(hidden_sizes)
         self._make_head(placement)
         # timm's load_pretrained reads these names (get_model_traits), and adapts the weights to other image channels.
@@ -163,8 +173,9 @@ class CVRNet(nn.Module):
     def _make_head(self, placement: dict[str, Any]) -> None:
         """Make a new head. For unpooled features it has no parameters, because DDP fails on unused parameters."""
         sizes = self._hidden_sizes if self.global_pool else ()
-        options = {**self._head_options, **placement}
-        self.head = MultiScaleAveragingHead(self.widths, self.num_classes, sizes, **options).train(self.training)
+        options = {**self._head_options, **self._bags, **placement}
+        kind = BagHead if self._bags else MultiScaleAveragingHead
+        self.head = kind(self.widths, self.num_classes, sizes, **options).train(self.training)
         self.head_hidden_size = self.head.num_features
 
     @torch.jit.ignore

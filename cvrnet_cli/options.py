@@ -233,6 +233,17 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
         "ignore",
         "What -1 counts as in the column of a finding",
     ),
+    (
+        "--unit",
+        click.Choice(["image", "study", "patient"]),
+        "image",
+        "What has a label; study or patient: the bag of all its images (column study_id or patient_id; a volume is a "
+        "study), by default on frozen encoders",
+    ),
+    ("--pooling", click.Choice(["attention", "mean", "max"]), "attention", "How the images of a bag are joined"),
+    ("--time/--no-time", bool, True, "For bags, let the column day count, so that order and trend matter"),
+    ("--slices", click.IntRange(1, 600), 64, "For bags: most slices of a volume, evenly spaced"),
+    ("--window", click.Choice(["lung", "soft-tissue"]), "lung", "For bags: window of the slices of CTs"),
     ("--max-pos-weight", click.FloatRange(1), 10.0, "Largest weight of an image that has a rare finding"),
     ("--lr-factor", float, 0.9, "Factor that reduces the learning rate"),
     ("--lr-patience", click.IntRange(1), 12, "Reduce the learning rate after this many epochs without improvement"),
@@ -270,9 +281,10 @@ findings = _group(*(_setting(*row) for row in PROTOCOL if row[0] in ("--findings
 protocol = _group(
     click.option(
         "--recipe",
-        type=click.Choice(["paper", "notebook", "modern", "frozen"]),
+        type=click.Choice(["paper", "notebook", "modern", "frozen", "studies"]),
         help="Settings that hold unless you give an option: the papers', those of the authors' notebook, the papers' "
-        "with modern additions, or those for frozen encoders.  [default: frozen with --freeze all, otherwise paper]",
+        "with modern additions, those for frozen encoders, or for bags.  [default: studies with --unit study or "
+        "patient, frozen with --freeze all, otherwise paper]",
     ),
     *(_setting(*row) for row in PROTOCOL),
 )
@@ -296,5 +308,7 @@ def training_config(settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     known = {setting_name(flag) for flag, *_ in (*MODEL, *PROTOCOL)}
     given = {name: value for name, value in settings.items() if name in known and value is not None}
     others = {name: value for name, value in settings.items() if name not in known | {"recipe"}}
-    name = settings["recipe"] or ("frozen" if given.get("freeze") == "all" else "paper")
+    bags = given.get("unit", "image") != "image" and given.get("freeze", "all") == "all"
+    usual = "studies" if bags else "frozen" if given.get("freeze") == "all" else "paper"
+    name = settings["recipe"] or usual
     return recipe(name, **given), others

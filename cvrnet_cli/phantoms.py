@@ -11,13 +11,17 @@ from cvrnet_cli.output import progress_bar, say, tell
 
 @click.command(short_help="Write a data set of synthetic chest radiographs.")
 @options.output("Folder of the data set.", required=True)
-@click.option("-n", "--number", "n", type=int, default=300, help="Number of images.")
+@click.option(
+    "-n", "--number", "n", type=int, help="Number of images.  [default: 300; 120 studies with the next two options]"
+)
+@click.option("--volumes", is_flag=True, help="Write CTs of 20 to 60 slices each, of which few show the lesion.")
+@click.option("--follow-up", is_flag=True, help="Write films of three to six days of each patient: the trend decides.")
 @options.seed
-@click.option("--size", type=int, default=256, help="Height in pixels.")
+@click.option("--size", type=int, help="Height in pixels.  [default: 256; 128 with --volumes and --follow-up]")
 @click.option("--sources", type=options.names, default="site-a,site-b", help="Names of the sources.")
 @click.option("--shortcut", is_flag=True, help="Mark the images of one source, and give this source mostly one label.")
 @options.overwrite
-def phantoms(output: Path, **settings: Any) -> None:
+def phantoms(output: Path, volumes: bool, follow_up: bool, **settings: Any) -> None:
     """Write synthetic chest radiographs with patients, sources, lung and lesion masks, and a manifest.
 
     NOR has clear lungs, NCP one focal consolidation, CVP bilateral peripheral ground-glass patches. Equal seeds give
@@ -27,10 +31,30 @@ def phantoms(output: Path, **settings: Any) -> None:
     Examples:
       cvrnet phantoms -o phantoms
       cvrnet phantoms -o biased -n 600 --shortcut
+      cvrnet phantoms -o volumes --volumes
+      cvrnet phantoms -o follow-up --follow-up
     """
+    given = {name: value for name, value in settings.items() if value is not None}
+    if volumes or follow_up:
+        _write_studies(output, volumes, follow_up, given)
+        return
     from cvrnet.data import write_phantoms
 
     with progress_bar("Drawing") as progress:
-        manifest = write_phantoms(output, progress=progress, **settings)
+        manifest = write_phantoms(output, progress=progress, **given)
     tell(str(manifest))
     say(f"Next:\n  cvrnet train {output} -o run --model cvrnet_tiny --img-size 96 --lr 1e-3 --no-pretrained")
+
+
+def _write_studies(output: Path, volumes: bool, follow_up: bool, settings: dict[str, Any]) -> None:
+    """Write CTs, or films of several days."""
+    from cvrnet.data.phantom_studies import write_follow_up, write_volumes
+
+    if volumes and follow_up:
+        raise click.UsageError("--volumes excludes --follow-up")
+    if settings.pop("shortcut") or settings.pop("sources") != ("site-a", "site-b"):
+        raise click.UsageError("--shortcut and --sources are for single radiographs")
+    with progress_bar("Drawing") as progress:
+        manifest = (write_volumes if volumes else write_follow_up)(output, progress=progress, **settings)
+    tell(str(manifest))
+    say(f"Next:\n  cvrnet train {output} -o run --unit study --freeze all --model cvrnet_lite --img-size 96")

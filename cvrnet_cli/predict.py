@@ -64,7 +64,8 @@ def predict(
     the exit status is then 1.
 
     After the rows of a CT's slices (DICOM: a folder of slices, or a file of many frames) comes a row with the patient's
-    mean.
+    mean. A model that was trained with --unit gives one row for each study or patient: a volume (NIfTI, DICOM series),
+    the images with one study_id (or patient_id) in a manifest, or those in one folder.
 
     \b
     Examples:
@@ -89,7 +90,7 @@ def predict(
     def rows() -> Iterator[dict[str, Any]]:
         nonlocal done, failed, marked
         for row in found.rows:
-            if row["unit"] in ("image", "slice"):  # and not a mean
+            if row["unit"] in found.counted:  # and not a mean
                 done += 1
                 progress(done, found.images)
                 marked += bool("unusual" in found.columns and row["unusual"])
@@ -102,7 +103,7 @@ def predict(
         write_rows(rows(), found.columns, style or (suffix if suffix in FORMATS else "table"), file)
     if marked:
         say(f"Warning: {marked} of {found.images} images are unlike the training images (column unusual)")
-    elif done > failed and settings["gate"] is None and "unusual" not in found.columns:
+    elif done > failed and settings["gate"] is None and "unusual" not in found.columns and "image" in found.counted:
         say("This model cannot tell images that are unlike its training images, so there is no column unusual.")
     for problem in found.problems:
         say(f"Error: {problem}")

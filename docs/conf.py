@@ -22,8 +22,8 @@ myst_enable_extensions = ["dollarmath"]
 html_math_renderer = "mathml"  # no script from elsewhere
 
 OPTIONAL = (
-    "accelerate", "cv2", "datasets", "gradio", "h5py", "matplotlib", "onnx", "onnxruntime", "onnxscript", "openvino",
-    "pydicom", "scipy", "sklearn",
+    "accelerate", "cv2", "datasets", "gradio", "h5py", "matplotlib", "nibabel", "onnx", "onnxruntime", "onnxscript",
+    "openvino", "pydicom", "scipy", "sklearn",
 )  # fmt: skip
 autodoc_mock_imports = [name for name in OPTIONAL if find_spec(name) is None]  # what the extras bring
 autodoc_inherit_docstrings = False  # of torch.nn.Module

@@ -8,12 +8,14 @@ import os
 import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from cvrnet.data.ct import window_of
 from cvrnet.data.decode_apart import decoding_threads
 from cvrnet.data.grey import LATEST
-from cvrnet.data.image import ImageError, read_image
+from cvrnet.data.image import ImageError, read_image, split_frame
 from cvrnet.data.limits import Mode, check_mode
 from cvrnet.data.preprocessing import check_interpolation, resize_image
 from cvrnet.data.record import Record
@@ -96,7 +98,7 @@ class ArrayFiles:
 def image_status(path: str | Path) -> os.stat_result:
     """Modification time and size of an image's file; ImageError if there is no such file."""
     try:
-        return os.stat(path)
+        return os.stat(split_frame(path)[0])
     except (OSError, ValueError) as error:
         raise ImageError(path, getattr(error, "strerror", None) or str(error)) from error
 
@@ -104,9 +106,9 @@ def image_status(path: str | Path) -> os.stat_result:
 class ImageCache:
     """A cache of images of one size: each is decoded and resized once, and stored in `ArrayFiles`.
 
-    The size is height and width; mode, interpolation, grey version and body part are those of `read_image` and
-    `Preprocessing`. The default folder is the one that the environment variable CVRNET_CACHE names or, without it, one
-    in the platform's folder for caches. Missing entries are written again on use.
+    The size is height and width; mode, interpolation, grey version, body part and window of CTs are those of
+    `read_image` and `Preprocessing`. The default folder is the one that the environment variable CVRNET_CACHE names or,
+    without it, one in the platform's folder for caches. Missing entries are written again on use.
 
     Raises:
         UserError: an impossible size, or an unknown mode or interpolation.
@@ -121,6 +123,7 @@ class ImageCache:
         *,
         grey_version: int = LATEST,
         any_body_part: bool = False,
+        ct_window: str = "",
     ) -> None:
         check_mode(mode)
         check_interpolation(interpolation)
@@ -129,9 +132,10 @@ class ImageCache:
         self.size = (int(size[0]), int(size[1]))
         self.mode: Mode = mode
         self.interpolation = interpolation
-        self.grey_version, self.any_body_part = grey_version, any_body_part
+        self.grey_version, self.any_body_part, self.ct_window = grey_version, any_body_part, ct_window
         shape = (*self.size, 1 if mode == "L" else 3)
-        settings = self.size, mode, interpolation, grey_version, any_body_part
+        settings: tuple[object, ...] = self.size, mode, interpolation, grey_version, any_body_part
+        settings += (ct_window,) if ct_window else ()  # without it, entries have the names of earlier versions
         self._files = ArrayFiles(folder, "\n".join(map(str, settings)), shape, np.uint8)
         self.folder = self._files.folder
 
@@ -156,6 +160,10 @@ class ImageCache:
                     progress(done, len(missing))
         return problems
 
+    def has(self, path: str | Path) -> bool:
+        """Whether the image is in the cache, and has not changed."""
+        return self._files.has(path)
+
     def load(self, path: str | Path) -> np.ndarray:
         """The resized image, as a read-only uint8 array of shape (height, width, channels).
 
@@ -167,7 +175,10 @@ class ImageCache:
         """
         if (image := self._files.read(path)) is None:
             before = image_status(path)
-            picture = read_image(path, self.mode, grey_version=self.grey_version, any_body_part=self.any_body_part)
+            settings: Any = {"grey_version": self.grey_version, "any_body_part": self.any_body_part}
+            if window := window_of(path, self.ct_window):
+                settings["window"] = window
+            picture = read_image(path, self.mode, **settings)
             image = resize_image(picture, self.size, self.interpolation)
             self._files.write(path, image, before)
             image.setflags(write=False)

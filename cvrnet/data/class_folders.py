@@ -15,12 +15,14 @@ from cvrnet.formatting import counts
 from cvrnet.text import printable
 
 
-def scan_folder(root: Path, labelled: bool, rows: list[Row], say: Callable[[str], object]) -> list[str]:
+def scan_folder(
+    root: Path, labelled: bool, rows: list[Row], say: Callable[[str], object], volumes: bool = False
+) -> list[str]:
     """Append the images in a folder to `rows`; returns the problems of the folder itself.
 
     ``say`` is called with a line about entries that were passed over, and a line about splits.
     """
-    found = walk(root)
+    found = walk(root, volumes=volumes)
     masks = {(_mask_kind_of(name), _without_kind(name)): root / name for name in found.masks}
     used: set[Path | None] = set()
     for name in sorted(found.images):

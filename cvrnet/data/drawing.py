@@ -20,14 +20,15 @@ _LOOKS = ((1.0, 1.0, 3.0), (0.92, 0.9, 4.5), (1.08, 1.06, 3.8))
 
 
 def draw_film(
-    label: str, *, seed: int, patient: int, image: int, look: int = 0, size: int = 256
+    label: str, *, seed: int, patient: int, image: int, look: int = 0, size: int = 256, severity: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw one film: the image, uint8 (H, W), and the masks of lungs and lesions, bool (H, W).
 
     The label (`NOR`, `NCP` or `CVP`) determines only the lesions: two films that differ only in the label are equal
     outside the lungs, pixel by pixel. The patient's number determines the anatomy and the places of the lesions. The
     image's number determines pose, exposure, filling of the lungs and noise. The source's number (``look``; three
-    looks, taken in turn) determines contrast, noise and the image's width. The size is the height in pixels.
+    looks, taken in turn) determines contrast, noise and the image's width. The size is the height in pixels. The
+    severity multiplies the lesions' density.
     """
     # One stream of random numbers for each purpose: with a single one, the lesions would shift all later draws, and the
     # label would change the rest of the image.
@@ -38,7 +39,7 @@ def draw_film(
     canvas = _Canvas(size, aspect, film_rng)
     lungs = _lungs(canvas, body)
     opacity, lesion = _opacity(canvas, _lesions(label, body, lesion_rng), lungs, opacity_rng)
-    density = _density(canvas, body, lungs, film_rng) + opacity + 0.03 * canvas.field(film_rng, 1)
+    density = _density(canvas, body, lungs, film_rng) + severity * opacity + 0.03 * canvas.field(film_rng, 1)
     contrast, middle = contrast * film_rng.normal(4.2, 0.4), film_rng.normal(0.52, 0.05)
     grey = 255 / (1 + np.exp(-contrast * (density - middle)))  # a film's characteristic curve
     grey += noise * film_rng.uniform(0.7, 1.4) * noise_rng.standard_normal(grey.shape, dtype=np.float32)

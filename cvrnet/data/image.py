@@ -27,6 +27,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from cvrnet.data.decode_apart import decode_apart
 from cvrnet.data.grey import LATEST, bits_in_use, by_bits_in_use, by_value, robust_ends
 from cvrnet.data.limits import WINDOWS, Mode, Refused, check_mode, check_scans, check_size, in_turn
+from cvrnet.data.nifti_files import is_nifti, nifti_module
 from cvrnet.data.picture_headers import check_directory, check_exif, check_jpeg_exif, webp_size
 from cvrnet.errors import UserError
 from cvrnet.files import open_regular
@@ -100,9 +101,9 @@ def read_image(
       other than radiography or CT, are an error.
 
     Args:
-        path: the file. For a DICOM file of several frames, add the frame's number, from 1: ``ct.dcm#12``.
+        path: the file. For a DICOM or NIfTI file of several frames, add the frame's number, from 1: ``ct.dcm#12``.
         mode: ``"L"`` for grey or ``"RGB"`` for colour; a grey file read as RGB has three equal channels.
-        window: for a CT in DICOM, ``"lung"`` or ``"soft-tissue"`` instead of the file's own window.
+        window: for a CT, ``"lung"`` (NIfTI: the default) or ``"soft-tissue"`` instead of the file's own window.
         grey_version: how grey of more than 8 bits becomes 8 bits (`cvrnet.data.grey.VERSIONS`): 1 counts every pixel,
             as old models need.
         any_body_part: read DICOM files of any part of the body.
@@ -120,6 +121,8 @@ def read_image(
         raise UserError(f"window {window!r} is not known: expected {' or '.join(WINDOWS)}")
     try:
         file_path, frame = split_frame(path)
+        if is_nifti(file_path):
+            return nifti_module().read_slice(file_path, frame, mode, window)
         with open_regular(file_path) as file:
             if is_dicom(file):
                 return dicom_module().read_frame(file_path, frame, mode, window, grey_version, any_body_part)

@@ -22,6 +22,8 @@ MAX_SIDE = 65_535  #: pixels; most formats can declare no more
 MAX_SCANS = 100  #: of a JPEG; a progressive one has about ten
 _MOST_SCANNED = 20 * MAX_PIXELS  # pixels of all scans together
 
+MOST_SLICES = 600  #: pictures of one bag
+
 WINDOWS = {"lung": (-600.0, 1500.0), "soft-tissue": (50.0, 400.0)}
 """Level and width in Hounsfield units, the usual settings for chest CT."""
 

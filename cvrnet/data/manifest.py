@@ -26,12 +26,17 @@ _LONGEST_HEADER = 100_000  # characters
 
 
 def scan_manifest(
-    manifest: Path, labelled: bool, rows: list[Row], root: Path | None = None, names: Mapping[str, str] | None = None
+    manifest: Path,
+    labelled: bool,
+    rows: list[Row],
+    root: Path | None = None,
+    names: Mapping[str, str] | None = None,
+    volumes: bool = False,
 ) -> list[str]:
     """Append the images that a manifest lists to `rows`; returns the problems of the manifest itself.
 
     ``root`` is the folder that the paths are relative to (by default the manifest's), ``names`` the manifest's own name
-    of each column that it calls differently.
+    of each column that it calls differently. With ``volumes``, a path may be that of a folder.
     """
     root, names = root or manifest.parent, names or {}
     lines: dict[Path, int] = {}
@@ -50,7 +55,7 @@ def scan_manifest(
                 if not any(row.values()) and not wrong:
                     continue
                 line = reader.line_num
-                record, problems = _read_row(row, root, f"{manifest.name}:{line}", labelled, listings)
+                record, problems = _read_row(row, root, f"{manifest.name}:{line}", labelled, listings, volumes)
                 if record.name and (first := lines.setdefault(record.path, line)) != line:
                     problems.append(f"duplicate path (also in line {first})")
                 rows.append((record, problems + wrong))
@@ -94,7 +99,7 @@ def _named_cells(header: Sequence[str], cells: Sequence[str]) -> tuple[dict[str,
 
 
 def _read_row(
-    row: dict[str, str], root: Path, where: str, labelled: bool, listings: Listings
+    row: dict[str, str], root: Path, where: str, labelled: bool, listings: Listings, volumes: bool
 ) -> tuple[Record, list[str]]:
     """The record of one row, and its problems."""
     wrong: list[str] = []
@@ -110,7 +115,7 @@ def _read_row(
         wrong.append("path outside the data folder")
     else:
         path, problem = locate(root, inside, listings)
-        if problem:
+        if problem and not (volumes and path.is_dir()):
             wrong.append(problem + " (folders are separated by /)" * ("\\" in inside))
     label = clean(row.get("label", ""))
     if labelled and (problem := label_problem(label)):

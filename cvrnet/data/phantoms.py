@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from cvrnet.data.drawing import draw_film
+from cvrnet.data.manifest import MANIFEST
 from cvrnet.errors import UserError
 from cvrnet.files import write_csv
 from cvrnet.folders import check_renamable, entries, lock_folder, made_aside, new_folder, real_folder, recover
@@ -30,9 +31,11 @@ LABELS = ("NOR", "NCP", "CVP")
 MARKER_BOX = (0.04, 0.04, 0.13, 0.15)
 """Place of the shortcut's marker: left, top, right, bottom as fractions of the image's width and height."""
 
-_COLUMNS = ("path", "label", "source", "patient_id", "view", "lung_mask", "lesion_mask")
+COLUMNS = ("path", "label", "source", "patient_id", "view", "lung_mask", "lesion_mask")
+STUDY_COLUMNS = ("path", "label", "patient_id", "study_id", "day", "modality", "lung_mask", "lesion_mask")
+"""Columns of the manifests that `cvrnet.data.phantom_studies` writes."""
 _IMAGES_PER_PATIENT = (1, 2, 1, 3)  # in turn
-_FILE = re.compile(r"(images/[^/]+|lungs|lesions)/(s\d+-)?p\d+-\d+\.png|manifest\.csv|\.manifest\.csv\.\w+\.tmp")
+_FILE = re.compile(r"(images/[^/]+|lungs|lesions)/(s\d+-)?p\d+-\d+(-\d+)?\.png|manifest\.csv|\.manifest\.csv\.\w+\.tmp")
 # Patients come in triples (see `_plan`). Among those with several images per patient, two patients exchange labels in
 # this part of the triples; they are 4 % of all patients.
 _TWO_LABELS = 0.12
@@ -84,15 +87,25 @@ def write_phantoms(
             if progress is not None:
                 progress(film.index + 1, n)
 
+    with new_data_set(folder, overwrite) as new:
+        for sub in ("lungs", "lesions", *(f"images/{source}" for source in sources)):
+            (new / sub).mkdir(parents=True)
+        write_csv(new / MANIFEST, rows(), COLUMNS)
+    return folder / MANIFEST
+
+
+@contextmanager
+def new_data_set(folder: Path, overwrite: bool) -> Iterator[Path]:
+    """Give the folder in which a data set is written; when the block has succeeded, it takes the place of `folder`.
+
+    Raises:
+        UserError: The folder holds something that phantoms may not replace.
+    """
     with ExitStack() as stack:
         stack.enter_context(lock_folder(folder))
         recover(folder)
         _check_folder(folder, overwrite)
-        new = stack.enter_context(made_aside(folder))
-        for sub in ("lungs", "lesions", *(f"images/{source}" for source in sources)):
-            (new / sub).mkdir(parents=True)
-        write_csv(new / "manifest.csv", rows(), _COLUMNS)
-    return folder / "manifest.csv"
+        yield stack.enter_context(made_aside(folder))
 
 
 def _check_folder(folder: Path, overwrite: bool) -> None:
@@ -101,9 +114,9 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
         raise UserError(f"{folder} exists and is not a folder; choose another folder")
     if entries(folder):
         _check_ours(folder)
-        manifest = folder / "manifest.csv"
+        manifest = folder / MANIFEST
         text = manifest.read_text(encoding="utf-8", errors="replace") if manifest.is_file() else ""
-        if text.partition("\n")[0] != ",".join(_COLUMNS):
+        if text.partition("\n")[0] not in (",".join(COLUMNS), ",".join(STUDY_COLUMNS)):
             raise UserError(f"{folder} has another manifest than `cvrnet phantoms` writes; choose another folder")
         if not overwrite:
             raise UserError(f"{folder} holds phantoms already; --overwrite replaces them")
@@ -176,8 +189,7 @@ def _write_film(root: Path, film: _Film, seed: int, size: int, source: str, *, m
     image, lungs, lesion = draw_film(film.label, seed=seed, size=size, **which)
     if marked:
         _mark(image)
-    # Patients of different seeds are different people. Those of seed 0 have the ids of version 0.1, so its runs resume.
-    patient_id = (f"s{seed}-" if seed else "") + f"p{film.patient:05d}"
+    patient_id = patient_name(seed, film.patient)
     name = f"{patient_id}-{film.number}.png"
     row = {"path": f"images/{source}/{name}", "label": film.label, "source": source, "patient_id": patient_id}
     row |= {"view": "PA", "lung_mask": f"lungs/{name}"}
@@ -187,6 +199,11 @@ def _write_film(root: Path, film: _Film, seed: int, size: int, source: str, *, m
         row["lesion_mask"] = f"lesions/{name}"
         Image.fromarray(lesion).save(root / row["lesion_mask"])
     return row
+
+
+def patient_name(seed: int, patient: int) -> str:
+    """The id of a patient. Patients of different seeds are different people; those of seed 0 are as in version 0.1."""
+    return (f"s{seed}-" if seed else "") + f"p{patient:05d}"
 
 
 def _mark(image: np.ndarray) -> None:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import Image
 
+from cvrnet.data.ct import window_of
 from cvrnet.data.grey import LATEST, VERSIONS
 from cvrnet.data.image import read_image
-from cvrnet.data.limits import MAX_INPUT_PIXELS
+from cvrnet.data.limits import MAX_INPUT_PIXELS, MOST_SLICES, WINDOWS
 from cvrnet.errors import UserError
 
 if TYPE_CHECKING:  # an ONNX file is predicted without PyTorch
     from torch import Tensor, nn
 
-_NOTE = "cvrnet.grey_version="
-"""Prefix of the version in the ``notes`` of a ``pretrained_cfg``, the only field for data that timm does not know."""
+_NOTE, _WINDOW, _SLICES = "cvrnet.grey_version=", "cvrnet.ct_window=", "cvrnet.slices="
+"""Prefixes of values in the ``notes`` of a ``pretrained_cfg``, the only field for data that timm does not know."""
 _MOST, _EXTREME = MAX_INPUT_PIXELS, 1e6
 
 # timm's names of interpolations are those of Pillow's filters in lower case.
@@ -57,6 +58,12 @@ class Preprocessing:
     interpolation: str = "nearest"  #: timm's name of the resizing filter
     grey_version: int = LATEST  #: how pictures of more than 8 bits become 8 bits: one of `cvrnet.data.grey.VERSIONS`
     any_body_part: bool = False  #: whether `read` accepts DICOM of any part of the body; not stored in models
+    # repr=False: the text of this object is part of the names of stored features.
+    #: window of slices of CTs: one of `cvrnet.data.limits.WINDOWS`; ``""``: the file's own
+    ct_window: str = field(default="", repr=False)
+    slices: int = field(
+        default=0, repr=False
+    )  #: most slices of a volume, for a model whose answers are about bags; 0 for other models
 
     def __post_init__(self) -> None:
         check_interpolation(self.interpolation)
@@ -74,6 +81,10 @@ class Preprocessing:
             )
         if self.grey_version not in VERSIONS:
             raise UserError(f"grey_version={self.grey_version!r:.20}; expected one of {', '.join(map(str, VERSIONS))}")
+        if self.ct_window and self.ct_window not in WINDOWS:
+            raise UserError(f"window {self.ct_window!r:.20} is not known: expected {' or '.join(WINDOWS)}")
+        if not isinstance(self.slices, int) or not 0 <= self.slices <= MOST_SLICES:
+            raise UserError(f"slices={self.slices!r:.20}; expected a whole number up to {MOST_SLICES}")
 
     @classmethod
     def from_model(cls, model: nn.Module) -> Preprocessing:
@@ -96,9 +107,12 @@ class Preprocessing:
             given = timm.data.resolve_data_config({"": None}) | given
         size, mean, std = (given[key] for key in ("input_size", "mean", "std"))
         size, mean, std = (tuple(each) if isinstance(each, list) else each for each in (size, mean, std))
-        versions = [note.removeprefix(_NOTE) for note in _notes(cfg) if note.startswith(_NOTE)]
-        stated: Any = versions[-1] if versions else "1"
-        return cls(size, mean, std, given["interpolation"], {str(v): v for v in VERSIONS}.get(stated, stated))
+        stated: Any = _noted(cfg, _NOTE) or "1"
+        version = {str(v): v for v in VERSIONS}.get(stated, stated)
+        slices: Any = _noted(cfg, _SLICES) or "0"
+        slices = int(slices) if slices.isascii() and slices.isdigit() and len(slices) < 6 else slices
+        window = _noted(cfg, _WINDOW)
+        return cls(size, mean, std, given["interpolation"], version, ct_window=window, slices=slices)
 
     @property
     def mode(self) -> Literal["L", "RGB"]:
@@ -107,6 +121,7 @@ class Preprocessing:
 
     def read(self, path: str | os.PathLike[str], window: str = "") -> np.ndarray:
         """The picture in a file, as `cvrnet.data.read_image` gives it with these settings; not resized yet."""
+        window = window or window_of(path, self.ct_window)
         return read_image(path, self.mode, window, grey_version=self.grey_version, any_body_part=self.any_body_part)
 
     def resize(self, image: np.ndarray) -> np.ndarray:
@@ -133,8 +148,21 @@ def _are_numbers(values: Any, kind: Any, count: int) -> bool:
 
 def with_grey_version(cfg: Mapping[str, Any], version: int) -> dict[str, Any]:
     """Add to a ``pretrained_cfg`` how pictures of more than 8 bits become 8 bits."""
-    others = [note for note in _notes(cfg) if not note.startswith(_NOTE)]
-    return {**cfg, "notes": (*others, f"{_NOTE}{version}")}
+    return _with_note(cfg, _NOTE, str(version))
+
+
+def with_volumes(cfg: Mapping[str, Any], window: str, slices: int) -> dict[str, Any]:
+    """Add to a ``pretrained_cfg`` the window in which slices of CTs are shown, and the most slices of a volume."""
+    return _with_note(_with_note(cfg, _WINDOW, window), _SLICES, str(slices))
+
+
+def _with_note(cfg: Mapping[str, Any], prefix: str, value: str) -> dict[str, Any]:
+    others = [note for note in _notes(cfg) if not note.startswith(prefix)]
+    return {**cfg, "notes": (*others, f"{prefix}{value}")}
+
+
+def _noted(cfg: Mapping[str, Any], prefix: str) -> str:
+    return next((note.removeprefix(prefix) for note in reversed(_notes(cfg)) if note.startswith(prefix)), "")
 
 
 def _notes(cfg: Mapping[str, Any]) -> list[str]:

@@ -32,6 +32,11 @@ class Record:
     findings: tuple[float | None, ...] = ()
     where: str = ""  #: the manifest's file name and line, for messages; ``""`` for an image found in a folder
 
+    @property
+    def has_lesion(self) -> bool:
+        """Whether the data set marks a lesion in the image."""
+        return self.lesion_mask is not None or bool(self.lesion_boxes)
+
     def problem(self, reason: str) -> str:
         """One line with row, image and problem: ``manifest.csv:2: a.png: file not found``."""
         return ": ".join(printable(part) for part in (self.where, self.name, reason) if part)

@@ -113,13 +113,15 @@ def scan_records(
     images: str | Path | None = None,
     columns: Mapping[str, str] | None = None,
     allow_shared_patients: bool = False,
+    volumes: bool = False,
     say: Callable[[str], object] = _ignore,
 ) -> tuple[list[Record], list[str]]:
     """Like `read_records`, but returns the usable images and, one line each, the problems of the others.
 
     This finds missing files, duplicate paths, paths outside the data set's folder, missing columns, labels that are not
     classes or are spelled in two ways, unknown split values, patients in two splits (unless `allow_shared_patients`),
-    missing masks, empty class folders, too few classes and unreadable manifests. Images are not decoded. The
+    missing masks, empty class folders, too few classes and unreadable manifests. Images are not decoded. With
+    ``volumes``, NIfTI files and, in a manifest, folders of DICOM series count, too. The
     tags of DICOM files are read if the data set does not give patient and source (see `cvrnet.data.identity`).
     """
     data = DataSet.of(data, images, columns)
@@ -131,13 +133,13 @@ def scan_records(
         if data.images and not os.path.isdir(data.images):
             problems = [f"{data.images}: no such folder (--images expects that of the images)"]
         elif os.path.isfile(root):
-            problems = scan_manifest(root, labelled, rows, data.root(root), data.columns)
+            problems = scan_manifest(root, labelled, rows, data.root(root), data.columns, volumes)
         elif data.images or data.columns:
             problems = ["not a CSV manifest; --images and --columns are for manifests"]
         elif str(data).startswith(HUB_DATASET):
             problems = scan_hub_dataset(str(data), labelled, rows)
         elif os.path.isdir(root):
-            problems = scan_folder(root, labelled, rows, say)
+            problems = scan_folder(root, labelled, rows, say, volumes)
         elif os.path.exists(root):
             problems = scan_manifest(root, labelled, rows)
         else:

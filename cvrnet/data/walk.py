@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cvrnet.data.image import is_image_file
+from cvrnet.data.nifti_files import is_nifti
 from cvrnet.formatting import counts
 from cvrnet.text import printable
 
@@ -58,8 +59,8 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def walk(root: Path, on_error: Callable[[OSError], object] = _raise) -> Found:
-    """Find the images below a folder.
+def walk(root: Path, on_error: Callable[[OSError], object] = _raise, *, volumes: bool = False) -> Found:
+    """Find the images below a folder; with ``volumes``, NIfTI files count as images.
 
     Symbolic links are followed, except to a folder that contains this one. Each folder is read once, real folders
     before links. ``on_error`` is called for a folder or file that may not be read.
@@ -87,7 +88,8 @@ def walk(root: Path, on_error: Callable[[OSError], object] = _raise) -> Found:
         for entry in listed:
             name = prefix + entry.name
             try:
-                reason = _passed_over(entry)
+                volume = volumes and is_nifti(entry.name) and entry.is_file()
+                reason = "" if volume and not entry.name.startswith(".") else _passed_over(entry)
                 if reason:
                     found.passed_over[reason] += 1
                 elif entry.is_dir():

@@ -32,6 +32,7 @@ from cvrnet.demo.uploads import EXPIRY, TOGETHER, Uploads
 from cvrnet.demo.waiting import Waiting
 from cvrnet.errors import UserError
 from cvrnet.inference import Predictor
+from cvrnet.runs.checkpoint import refuse_bags
 
 HOST, PORT, MAX_MB = "127.0.0.1", 7860, 64
 _CONNECTIONS = 500  # at once; further ones get a message that the server is busy
@@ -67,6 +68,7 @@ def serve(
     predictor = Predictor.from_pretrained(
         model, device, dtype, folds=folds, any_body_part=any_body_part, backend=backend
     )
+    refuse_bags(predictor.unit, "the demo")
     name = page_name(model)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -9,6 +9,7 @@ from typing import Any
 
 from cvrnet.data.data_set import DataSet
 from cvrnet.errors import UserError
+from cvrnet.explain.explain_studies import TOP, draw_studies, study_files
 from cvrnet.explain.explaining import available_parts
 from cvrnet.explain.gradcam import NETWORK
 from cvrnet.explain.pictures import draw_images, picture_names
@@ -16,11 +17,15 @@ from cvrnet.files import write_sheet
 from cvrnet.folders import files_aside
 from cvrnet.inference import Predictor
 from cvrnet.inference.predict_paths import find_images
+from cvrnet.inference.study_paths import check_options, find_studies
+from cvrnet.inference.study_predictor import StudyPredictor
+from cvrnet.runs.checkpoint import find_checkpoints, stored_unit
 from cvrnet.runs.read import read_rows
 from cvrnet.text import sheet_cell
 
 ROWS = "explanations.csv"
 _COLUMNS = ("path", "prediction", "class", "probability", "figure")
+_NO_FILES = (*_COLUMNS[:-1], "study", "attention")
 
 
 def explain_paths(
@@ -58,6 +63,14 @@ def explain_paths(
         UserError: No image is found, the output folder already has results and ``overwrite`` is not set, or the model,
             a part or the class does not exist.
     """
+    if (output / ROWS).exists() and not overwrite:
+        raise UserError(f"{output / ROWS} exists; --overwrite replaces it")
+    if not str(model).lower().endswith(".onnx") and stored_unit(find_checkpoints(model)[0]) != "image":
+        predictor = Predictor.from_pretrained(model, device, dtype, any_body_part=any_body_part)
+        check_options(
+            **{"--encoder": encoders, "--head": heads, "--all": everything, "--raw": drawing.pop("raw", False)}
+        )
+        return _explain_studies(predictor, paths, output, overwrite, progress, on_problem, say, drawing)
     found = find_images(paths)
     files = list(dict.fromkeys(found.files))
     for note in found.notes:
@@ -66,8 +79,6 @@ def explain_paths(
         raise UserError("; ".join(found.problems) or "no image found")
     for problem in found.problems:
         on_problem(problem)
-    if (output / ROWS).exists() and not overwrite:
-        raise UserError(f"{output / ROWS} exists; --overwrite replaces it")
     predictor = Predictor.from_pretrained(model, device, dtype, any_body_part=any_body_part)
     overlays = panels = available_parts(predictor)
     if not everything:
@@ -88,6 +99,37 @@ def explain_paths(
     return rows, len(predictor.models)
 
 
+def _explain_studies(
+    predictor: Predictor,
+    paths: Sequence[str | DataSet],
+    output: Path,
+    overwrite: bool,
+    progress: Callable[[int, int], object],
+    on_problem: Callable[[str], object],
+    say: Callable[[str], object],
+    drawing: dict[str, Any],
+) -> tuple[list[dict[str, Any]], int]:
+    """`explain_paths` for a model that answers for bags of images (see `draw_studies`)."""
+    found = find_studies(paths, predictor.unit, predictor.preprocessing.slices, say)
+    for problem in found.problems:
+        on_problem(problem)
+    if not found.studies:
+        raise UserError("; ".join(found.problems) or "no image found")
+    StudyPredictor(predictor).check(found.studies)
+    earlier = _earlier(output)
+    ends = ("attention", *(f"{place}-{NETWORK}" for place in range(1, TOP + 1)))
+    names = [f"{name}-{end}.png" for name in study_files(found.studies) for end in ends]
+    _check_pictures(output, names, earlier if overwrite else set(), overwrite)
+    rows: list[dict[str, Any]] = []
+    with files_aside(output, lambda name: sheet_cell(name) in earlier, ROWS) as aside:
+        for row, problems in draw_studies(predictor, found.studies, aside, progress=progress, **drawing):
+            for problem in problems:
+                on_problem(problem)
+            rows.append(row | {"error": "; ".join(problems)})
+        write_sheet(aside / ROWS, rows, list(rows[0]))
+    return rows, len(predictor.models)
+
+
 def _earlier(output: Path) -> set[str]:
     """The files of an earlier result, `ROWS` and pictures, by their names as `sheet_cell` writes them; may be empty."""
     path = output / ROWS
@@ -97,7 +139,7 @@ def _earlier(output: Path) -> set[str]:
         rows = read_rows(path, _COLUMNS)
     except UserError as error:
         raise UserError(f"{path} is not a file of `cvrnet explain`; choose another folder") from error
-    return {ROWS, *(str(value) for row in rows for column, value in row.items() if column not in _COLUMNS[:-1])}
+    return {ROWS, *(str(value) for row in rows for column, value in row.items() if column not in _NO_FILES)}
 
 
 def _check_pictures(output: Path, names: Sequence[str], replaceable: set[str], overwrite: bool) -> None:

@@ -24,6 +24,7 @@ from cvrnet.files import write_json, write_sheet
 from cvrnet.folders import files_aside
 from cvrnet.inference import Predictor
 from cvrnet.metrics.bootstrap import mean_interval
+from cvrnet.runs.checkpoint import refuse_bags
 from cvrnet.runs.held_out import held_out
 from cvrnet.runs.layout import CONFIG, SPLIT
 from cvrnet.runs.read import read_json
@@ -171,6 +172,7 @@ def measure_data(
     options: dict[str, Any] = {"target": target, "threshold": threshold, "batch_size": batch_size, "seed": seed}
     for one, images in images_of.items():
         predictor = Predictor.from_pretrained(one, device, dtype, any_body_part=any_body_part)
+        refuse_bags(predictor.unit, "--measure")
         part = measure(predictor, images, **options, on_explained=lambda: progress(next(counter), len(WEIGHTS) * asked))
         found.rows += part.rows
         found.similar += part.similar

@@ -5,6 +5,7 @@ change of backend or style. Dark text on white, Okabe and Ito's colours (which c
 ``title`` is the heading of the figure; there is none by default.
 """
 
+from cvrnet.figures.plot_attention import plot_attention
 from cvrnet.figures.plot_comparison import plot_comparison
 from cvrnet.figures.plot_confusion import plot_confusion_matrix
 from cvrnet.figures.plot_curves import plot_calibration, plot_precision_recall, plot_roc
@@ -18,6 +19,7 @@ from cvrnet.figures.style import OKABE_ITO, save_figure
 
 __all__ = [
     "OKABE_ITO",
+    "plot_attention",
     "plot_calibration",
     "plot_comparison",
     "plot_confusion_matrix",

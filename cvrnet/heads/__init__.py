@@ -8,9 +8,12 @@ from cvrnet.heads.multiscale import (
     log_mean_softmax,
     to_probabilities,
 )
+from cvrnet.heads.pooling import BagHead, Bags
 from cvrnet.task import check_num_classes
 
 __all__ = [
+    "BagHead",
+    "Bags",
     "FCLBlock",
     "MultiScaleAveragingHead",
     "check_num_classes",

@@ -13,7 +13,7 @@ from cvrnet.errors import UserError
 from cvrnet.files import damaged_files
 from cvrnet.hub import redact
 from cvrnet.hub.card import leaderboard_entries, render_card
-from cvrnet.runs.checkpoint import find_checkpoints, load_checkpoint
+from cvrnet.runs.checkpoint import find_checkpoints, load_checkpoint, refuse_bags
 from cvrnet.runs.decisions import load_decisions
 from cvrnet.runs.hub_download import COMMITS
 from cvrnet.runs.layout import (
@@ -78,6 +78,7 @@ def _stage(run: Path, repo: str, folds: Sequence[int], with_predictions: bool, l
         raise UserError(f"{run / RUN} names no classes; expected the {RUN} of `cvrnet train` or `cvrnet crossval`")
     checkpoints = {folder.name: folder for folder in find_checkpoints(run, sorted(folds)) if folder != run}
     _check_inside(run, tuple(checkpoints.values()))
+    refuse_bags(str(read_json(run / RUN).get("unit", "image")), "push")
     key = redact.hash_key(run) if with_predictions else None
     metrics = {name: _scores(folder / METRICS) for name, folder in checkpoints.items()}
     best = _best(metrics)

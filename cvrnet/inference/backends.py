@@ -48,7 +48,7 @@ def open_model(
         return _open_file(model, device, dtype, folds, compile, backend)
     from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
     from cvrnet.inference.torch_engine import TorchEngine
-    from cvrnet.runs.checkpoint import find_checkpoints, load_checkpoint
+    from cvrnet.runs.checkpoint import find_checkpoints, load_checkpoint, refuse_bags
     from cvrnet.runs.decisions import load_decisions
     from cvrnet.runs.novelty import load_novelty
 
@@ -59,6 +59,7 @@ def open_model(
     decisions = load_decisions(folders)
     if backend in (None, "torch"):
         return engine, decisions
+    refuse_bags(engine.unit, "another backend than PyTorch")
     if compile:
         raise UserError(f"compile is for PyTorch; leave it out, or the backend {backend}")
     if backend == "auto" and not _can_convert(engine, dtype):

@@ -31,7 +31,8 @@ class ConvertedEngine:
 
     def __init__(self, engine: TorchEngine, copies: Sequence[ConvertedCopy], dtype: str, backend: str) -> None:
         self.name, self.device, self.models = engine.name, engine.device, engine.models
-        self.classes, self.task, self.preprocessing = engine.classes, engine.task, engine.preprocessing
+        self.unit, self.task = engine.unit, engine.task
+        self.classes, self.preprocessing = engine.classes, engine.preprocessing
         self.novelty, self.quantiles = engine.novelty, engine.quantiles
         self.averages_probabilities = engine.averages_probabilities
         self._torch = engine

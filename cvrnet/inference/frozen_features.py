@@ -202,7 +202,14 @@ class FrozenFeatures:
                 )
         cache = self.cache
         settings = (model.encoder_names[index], encoder.map_names, self.precision, self.preprocessing)
-        pixels = (cache.size, cache.mode, cache.interpolation, cache.grey_version, cache.any_body_part)
+        pixels: tuple[object, ...] = (
+            cache.size,
+            cache.mode,
+            cache.interpolation,
+            cache.grey_version,
+            cache.any_body_part,
+        )
+        pixels += (cache.ct_window,) if cache.ct_window else ()
         digest.update(f"{settings} {pixels}".encode())
         return f"features {FEATURES_VERSION} {digest.hexdigest()}"
 

@@ -70,6 +70,7 @@ class PathPredictions(NamedTuple):
     #: A row for each image, series or patient (see the column ``unit``); None in a column without a value.
     rows: Iterator[dict[str, Any]]
     problems: Sequence[str] = ()  #: as in `FoundImages`
+    counted: Sequence[str] = ("image", "slice")  #: the values of ``unit`` of the rows that are no means
 
 
 def predict_paths(
@@ -115,6 +116,17 @@ def predict_paths(
 
         shared = SharedPrediction(device)
         device = shared.device
+    if not str(model).lower().endswith(".onnx"):  # which is predicted without PyTorch
+        from cvrnet.inference.study_paths import check_options
+        from cvrnet.runs.checkpoint import find_checkpoints, stored_unit
+
+        folders = find_checkpoints(model, folds)
+        if stored_unit(folders[0]) != "image":
+            options = {"--compile": compile, "--window": window, "--gate": gate, "several processes": shared}
+            check_options(**options)
+            predictor = Predictor.from_pretrained(model, device, dtype, folds=folds, any_body_part=any_body_part)
+            decide = Decide(predictor.decisions, predictor.classes, operating_point, coverage, by_class, abstain)
+            return _predict_studies(predictor, paths, decide, batch_size, heads, uncertainty, say)
     found = find_images(paths)
     for note in found.notes if not shared or shared.is_main else ():
         say(note)
@@ -163,3 +175,28 @@ def predict_paths(
             shared.close()
 
     return PathPredictions(columns, len(slices), rows(), found.problems)
+
+
+def _predict_studies(
+    predictor: Predictor,
+    paths: Sequence[str | DataSet],
+    decide: Decide,
+    batch_size: int,
+    heads: bool,
+    uncertainty: bool,
+    say: Callable[[str], object],
+) -> PathPredictions:
+    """The predictions of a model that answers for bags of images."""
+    from cvrnet.inference.study_paths import find_studies, study_rows
+    from cvrnet.inference.study_predictor import StudyPredictor
+
+    found = find_studies(paths, predictor.unit, predictor.preprocessing.slices, say)
+    if not found.studies:
+        raise UserError("; ".join(found.problems) or "no image found")
+    StudyPredictor(predictor).check(found.studies)
+    for warning in decide.warnings:
+        say(f"Warning: {warning}")
+    columns, rows = study_rows(
+        predictor, found.studies, decide, batch_size=batch_size, heads=heads, uncertainty=uncertainty
+    )
+    return PathPredictions(columns, len(found.studies), rows, found.problems, (predictor.unit,))

@@ -91,6 +91,7 @@ class Predictor:
         #: Class names in the order of the probabilities, and the resizing and normalisation saved with the models.
         self.classes: list[str] = engine.classes
         self.preprocessing: Preprocessing = replace(engine.preprocessing, any_body_part=any_body_part)
+        self.unit: str = engine.unit  #: ``image``, or ``study`` or ``patient`` (`StudyPredictor`)
         self.task: str = engine.task  #: ``multiclass``, or ``multilabel``: the classes are findings
         #: The thresholds, prediction sets and limits of uncertainty that training chose, if it did.
         self.decisions = decisions
@@ -192,6 +193,20 @@ class Predictor:
         if not images:
             return []
         by_head, distances = self._members(np.stack([image for _, image in images]).transpose(0, 3, 1, 2), size)
+        return self.predictions([path for path, _ in images], by_head, distances, heads=heads)
+
+    def predictions(
+        self,
+        paths: Sequence[Path],
+        by_head: NDArray[np.float64],
+        distances: NDArray[np.float64],
+        *,
+        heads: bool = False,
+    ) -> list[Prediction]:
+        """The predictions that follow from what `member_probabilities` gives, and the distances from training images.
+
+        ``distances`` are (N, folds), or (N, 0) for a model without a gate.
+        """
         members = by_head.reshape(-1, *by_head.shape[2:])  # (folds * heads, N, classes)
         mean = self._calibrate(members.mean(0))
         total, disagreement = self._uncertainty(mean, members)
@@ -209,7 +224,7 @@ class Predictor:
             )
             if np.isfinite(mean[i]).all()
             else self._failure(path, f"{path}: {self.overflow}")
-            for i, (path, _) in enumerate(images)
+            for i, path in enumerate(paths)
         ]
 
     def _label(self, probabilities: NDArray[np.float64]) -> str:

@@ -15,7 +15,7 @@ from cvrnet.devices import select_device, select_precision
 from cvrnet.errors import UserError
 from cvrnet.heads.novelty import NoveltyHead
 from cvrnet.inference.head_logits import HeadLogits, averages_probabilities
-from cvrnet.runs.checkpoint import checkpoint_task, shared_settings
+from cvrnet.runs.checkpoint import checkpoint_task, checkpoint_unit, refuse_bags, shared_settings
 
 
 class TorchEngine:
@@ -29,7 +29,7 @@ class TorchEngine:
         self.device = select_device(device)
         self.precision = select_precision(dtype, self.device)
         self.classes, self.preprocessing = shared_settings(models)
-        self.task = checkpoint_task(models[0])
+        self.unit, self.task = checkpoint_unit(models[0]), checkpoint_task(models[0])
         self.models: list[Any] = [m.eval().to(self.device).to(memory_format=torch.channels_last) for m in models]
         #: For each model, the part that tells how unlike the training images an image is; empty if a model lacks it.
         self.novelty: list[NoveltyHead] = []
@@ -65,6 +65,7 @@ class TorchEngine:
             Logits (folds, heads, N, classes), where models without heads count as having one; and distances from the
             training images (N, folds), or (N, 0) without ``novelty``.
         """
+        refuse_bags(self.unit, "this")
         images, count = torch.from_numpy(pixels), len(pixels)
         if self.compile and count < size:
             images = torch.cat([images, images[-1:].expand(size - count, *images.shape[1:])])

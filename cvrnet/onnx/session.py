@@ -32,6 +32,7 @@ class OnnxEngine:
         self.pretrained_cfg = about.cfg
         self.preprocessing = Preprocessing.from_cfg(about.cfg)
         self.classes: list[str] = about.cfg["label_names"]
+        self.unit = "image"  #: what an answer is about
         self.task = about.task  #: ``multiclass``, or ``multilabel`` for findings
         self.quantiles = about.quantiles  #: of each fold's distances (`cvrnet.metrics.novelty`), if the file has these
         self.averages_probabilities = about.num_heads > 0  #: whether the network is a CVR-Net

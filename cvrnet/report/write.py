@@ -15,6 +15,7 @@ from cvrnet.report.findings import finding_page, finding_tables
 from cvrnet.report.page import Section, image_path, render_page
 from cvrnet.report.report_tables import ReportTable, Row, report_tables, too_few_patients
 from cvrnet.report.results import Results, read_results
+from cvrnet.runs.attention import top_pictures
 from cvrnet.runs.layout import CHECKLIST, REPORT, TABLES
 
 SHOWN = 12  # mistakes on the page
@@ -48,6 +49,8 @@ def write_report(folder: str | Path, further: Sequence[Section] = ()) -> Path:
 
 def _page(results: Results, tables: Mapping[str, ReportTable], further: Sequence[Section]) -> str:
     mistakes = tables["mistakes"].rows[:SHOWN] if "mistakes" in tables else []
+    bags = results.run.get("unit", "image") != "image"
+    pictures = top_pictures(results.folders, results.shown) if bags else {}
     return render_page(
         "report.html.jinja",
         results,
@@ -55,18 +58,25 @@ def _page(results: Results, tables: Mapping[str, ReportTable], further: Sequence
         tables=tables,
         many_classes=len(results.predictions.classes) > MOST_CLASSES,
         too_few_patients=too_few_patients,
-        mistakes=_mistake_thumbnails(results.run, mistakes),
-        images_are_gone=not any(image_path(results.run, row["path"]).is_file() for row in mistakes),
+        mistakes=_mistake_thumbnails(results.run, mistakes, pictures),
+        images_are_gone=not any(
+            image_path(results.run, str(pictures.get(row["path"], row["path"]))).is_file() for row in mistakes
+        ),
     )
 
 
-def _mistake_thumbnails(run: Mapping[str, Any], rows: Sequence[Row]) -> list[tuple[Picture | str, str, list[str]]]:
-    """For each row of `mistake_rows`: the image, or why it cannot be shown; its path; and lines of text."""
+def _mistake_thumbnails(
+    run: Mapping[str, Any], rows: Sequence[Row], pictures: Mapping[str, str]
+) -> list[tuple[Picture | str, str, list[str]]]:
+    """For each row of `mistake_rows`: the image, or why it cannot be shown; its path; and lines of text.
+
+    ``pictures`` names the image that stands for each bag.
+    """
     shown = []
     for row in rows:
         where = [row["source"], row["fold"] and f"fold {row['fold']}"]
         answer = f"{row['label']} taken for {row['prediction']}, {row['probability']:.3f}"
-        path = image_path(run, row["path"])
+        path = image_path(run, pictures.get(row["path"], row["path"]))
         try:
             picture: Picture | str = small_picture(read_image(path, any_body_part=True))
         except ImageError:

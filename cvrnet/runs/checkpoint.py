@@ -24,6 +24,7 @@ from cvrnet.runs.hub_download import hint, hub_checkpoints, is_reference
 from cvrnet.runs.label_names import check_names, label_names
 from cvrnet.runs.layout import CONFIG, WEIGHTS, fold_folders, fold_name, fold_number
 from cvrnet.runs.model_config import read_config
+from cvrnet.runs.read import read_json
 
 FUSED = "batch_norm_is_folded"
 """Attribute of a model that `cvrnet.inference.fuse_batch_norm` changed: its config no longer describes it."""
@@ -143,6 +144,25 @@ def checkpoint_classes(model: nn.Module) -> list[str]:
 def checkpoint_task(model: nn.Module) -> str:
     """``multilabel`` for a model of findings (see `CVRNet`), ``multiclass`` for every other one."""
     return str(getattr(model, "task", "multiclass"))
+
+
+def checkpoint_unit(model: nn.Module) -> str:
+    """What a model's answer is about: ``image``, or the bag of images of a ``study`` or ``patient`` (see `CVRNet`)."""
+    return str(getattr(model, "unit", "image"))
+
+
+def stored_unit(folder: Path) -> str:
+    """The same for the model in a checkpoint folder, which is not loaded."""
+    if not (folder / CONFIG).is_file():
+        return "image"
+    arguments = read_json(folder / CONFIG).get("model_args")
+    return str(arguments.get("unit", "image")) if isinstance(arguments, Mapping) else "image"
+
+
+def refuse_bags(unit: str, what: str) -> None:
+    """UserError for a model that answers for bags of images; ``what`` is the command that takes single images."""
+    if unit != "image":
+        raise UserError(f"the model answers for all images of a {unit} together; {what} takes models of single images")
 
 
 def shared_settings(models: Sequence[nn.Module]) -> tuple[list[str], Preprocessing]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from cvrnet.data import Record
 from cvrnet.data.data_set import COLUMN_NAMES, IMAGES_ROOT
+from cvrnet.data.studies import Study
 from cvrnet.errors import UserError
 from cvrnet.files import damaged_files, write_json
 from cvrnet.folders import (
@@ -204,9 +205,13 @@ def _changes(folder: Path, now: Mapping[str, Any], defaults: Mapping[str, Any]) 
 
 
 def hash_records(records: Sequence[Record]) -> str:
-    """SHA-256 of the inputs of a run: each image's name, label or findings, source, patient and split, in order."""
+    """SHA-256 of the inputs of a run: each image's name, label or findings, source, patient and split, in order.
+
+    Those of a bag's images follow those of the bag.
+    """
     digest = hashlib.sha256()
-    for r in records:
+    bags = [each for record in records if isinstance(record, Study) for each in (record, *record.pictures)]
+    for r in bags or records:
         cells = (r.name, r.label, r.source, r.patient_id, r.split, *map(str, r.findings))
         digest.update("\x1f".join(cells).encode() + b"\n")
     return digest.hexdigest()

@@ -109,7 +109,11 @@ class CachedImages(Dataset[tuple[Tensor, Any]]):
 def image_loader(images: Dataset[Any], schedule: Schedule, workers: int) -> Iterator[DataLoader[Any]]:
     """Give a loader whose worker processes start once for all epochs, and end with the block."""
     loader: DataLoader[Any] = DataLoader(
-        images, batch_sampler=schedule, num_workers=workers, persistent_workers=workers > 0
+        images,
+        batch_sampler=schedule,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        collate_fn=getattr(images, "collate", None),  # that of bags, which differ in size
     )
     try:
         yield loader

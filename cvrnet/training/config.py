@@ -14,8 +14,9 @@ from torch import nn
 from cvrnet.data import Augmentation
 from cvrnet.data.findings import UNCERTAIN
 from cvrnet.data.grey import LATEST, VERSIONS
-from cvrnet.data.limits import MAX_INPUT_PIXELS
+from cvrnet.data.limits import MAX_INPUT_PIXELS, MOST_SLICES, WINDOWS
 from cvrnet.errors import UserError
+from cvrnet.heads.pooling import POOLINGS, UNITS
 from cvrnet.metrics.operating_points import DEFAULT_SENSITIVITY
 from cvrnet.training.optimizers import create_optimizer
 
@@ -53,6 +54,10 @@ _RULES: list[tuple[Sequence[str], Callable[[Any], bool], str]] = [
         lambda value: value == "all" or (isinstance(value, int) and value >= 0),
         "all, or a number of epochs",
     ),
+    (("unit",), lambda value: value in UNITS, ", ".join(UNITS)),
+    (("pooling",), lambda value: value in POOLINGS, ", ".join(POOLINGS)),
+    (("window",), lambda value: value in WINDOWS, ", ".join(WINDOWS)),
+    (("slices",), _whole(1, MOST_SLICES), f"a whole number from 1 to {MOST_SLICES}"),
     (("max_pos_weight",), lambda value: 1 <= value < math.inf, "a number from 1"),
     (("uncertain",), lambda value: value in UNCERTAIN, "ignore, positive or negative"),
     (("in_chans",), lambda value: value in (1, 3), "1 (grey) or 3 (RGB)"),
@@ -104,6 +109,11 @@ class TrainConfig:
     uncertain: str = "ignore"  #: what the cell -1 of a finding counts as: ``ignore``, ``positive`` or ``negative``
     #: With ``class_weights``, an image with a finding counts as often as there are images without it, at most so often.
     max_pos_weight: float = 10.0
+    unit: str = "image"  #: what has a label: an ``image``, or the bag of images of a ``study`` or ``patient``
+    pooling: str = "attention"  #: how the images of a bag are joined: ``attention``, ``mean`` or ``max``
+    time: bool = True  #: whether the column ``day`` counts, for bags of a data set that has it
+    slices: int = 64  #: most slices of a volume (DICOM, NIfTI), evenly spaced
+    window: str = "lung"  #: grey levels of the slices of CTs in bags: ``lung`` or ``soft-tissue``
     lr_factor: float = 0.9  #: factor that reduces the learning rate ("Reduced by 10 %")
     lr_patience: int = 12  #: the learning rate is reduced after this many epochs without improvement
     patience: int = 25  #: training stops after this many epochs without improvement
@@ -137,6 +147,8 @@ class TrainConfig:
             raise UserError(f"views={self.views} needs freeze='all', and freeze is {self.freeze!r}")
         if self.findings and self.monitor != "val_loss":
             raise UserError(f"monitor={self.monitor!r} is for classes; findings have val_loss")
+        if self.unit != "image" and self.findings:
+            raise UserError(f"findings are those of single images; unit={self.unit!r} expects labels")
         if self.batch_size < self.grad_accum:
             raise UserError(f"batch_size={self.batch_size} cannot be split into {self.grad_accum} parts")
         create_optimizer([nn.Parameter(torch.zeros(1, 1))], self.optimizer, self.lr)  # refuses an unknown optimiser
@@ -165,6 +177,8 @@ _RECIPES: dict[str, dict[str, Any]] = {
     "modern": {"ema_decay": 0.99, "label_smoothing": 0.1},
     "frozen": {"freeze": "all", "optimizer": "adamw", "lr": 3e-4, "weight_decay": 0.01, "drop_rate": 0.3,
                "batch_size": 64, "epochs": 30, "patience": 30, "lr_patience": 30},
+    "studies": {"freeze": "all", "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01, "drop_rate": 0.3,
+                "batch_size": 2, "epochs": 20, "patience": 20, "lr_patience": 20},
 }  # fmt: skip
 RECIPES = tuple(_RECIPES)
 
@@ -173,7 +187,8 @@ def recipe(name: str, **settings: Any) -> TrainConfig:
     """A named protocol with some settings changed.
 
     ``paper`` is the protocol of v2, ``notebook`` that of the authors' public notebook, ``modern`` adds to the papers'
-    what helped when measured, and ``frozen`` trains only the heads, on frozen encoders (see docs/training.md).
+    what helped when measured, ``frozen`` trains only the heads, on frozen encoders (see docs/training.md), and
+    ``studies`` does so for bags of images (docs/studies.md).
 
     >>> recipe("notebook", epochs=5).optimizer
     'adamax'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,12 +79,16 @@ class StandardizedHead(nn.Module):
         ``W ((x - mean) / std) + b`` is ``(W / std) x + (b - (W / std) mean)``.
         """
         head = copy.deepcopy(self.head).eval()
-        means, stds = self.split(self.mean[None]), self.split(self.std[None])
-        for block, mean, std in zip(head.blocks, means, stds, strict=True):
+        for block, (mean, std) in zip(head.blocks, self.input_statistics(), strict=True):
             dense = next(module for module in block.modules() if isinstance(module, nn.Linear))
             dense.weight.div_(std)
-            dense.bias.sub_(dense.weight @ mean[0])
+            dense.bias.sub_(dense.weight @ mean)
         return head
+
+    def input_statistics(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Mean and standard deviation of each number in each block's input."""
+        for mean, std in zip(self.split(self.mean[None]), self.split(self.std[None]), strict=True):
+            yield mean[0], std[0]
 
 
 class FrozenEncoders:
@@ -110,8 +114,8 @@ class FrozenEncoders:
         self.val, self.classes, self.features, self.processes = val, classes, features, processes
         self.model: Any = model
         rows = features.rows(train)
-        self.items = ViewVectors(features.vectors, rows, labels, config.seed)
-        mean, std = _mean_std(features.vectors, rows)
+        self.items: Any = ViewVectors(features.vectors, rows, labels, config.seed)
+        mean, std = mean_std(features.vectors, rows)
         self.trained = StandardizedHead(model.head, model, mean, std).to(processes.device)
         self.evaluated: Any = self.trained  #: the heads that are validated and saved
         self.best = copy.deepcopy(self.trained)
@@ -164,7 +168,7 @@ def predict_frozen(model: CVRNet, features: FrozenFeatures, records: Sequence[Re
     return np.concatenate(answers, axis=1)
 
 
-def _mean_std(vectors: Vectors, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+def mean_std(vectors: Vectors, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (0 becomes 1, as in scikit-learn) of each number, over images and views."""
     total = squares = np.zeros(vectors.shape[-1])
     chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]

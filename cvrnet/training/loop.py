@@ -21,12 +21,14 @@ from cvrnet.inference.frozen_features import FrozenFeatures
 from cvrnet.runs.layout import HISTORY, LAST_STATE, STATE
 from cvrnet.training.batches import Schedule, image_loader
 from cvrnet.training.config import TrainConfig
+from cvrnet.training.frozen_bags import FrozenBags
 from cvrnet.training.frozen_encoders import FrozenEncoders
 from cvrnet.training.model import InitialModel
 from cvrnet.training.objective import Objective, make_objective
 from cvrnet.training.processes import Processes
 from cvrnet.training.state import State, restore_state, save_state
 from cvrnet.training.updates import Updates
+from cvrnet.training.whole_bags import WholeBags
 from cvrnet.training.whole_network import WholeNetwork
 
 
@@ -80,9 +82,11 @@ def fit(
     objective = make_objective(config, train, val, classes, processes.device)
     task: WholeNetwork | FrozenEncoders
     if features is None:
-        task = WholeNetwork(config, model, train, objective.labels, val, classes, cache, processes)
+        whole = WholeNetwork if config.unit == "image" else WholeBags
+        task = whole(config, model, train, objective.labels, val, classes, cache, processes)
     else:
-        task = FrozenEncoders(config, model, train, objective.labels, val, classes, features, processes)
+        frozen = FrozenEncoders if config.unit == "image" else FrozenBags
+        task = frozen(config, model, train, objective.labels, val, classes, features, processes)
     schedule = Schedule(len(train), config, processes.count, processes.index, task.smallest_part)
     updates = Updates(task.trained, config, processes)
     task.evaluated = updates.evaluated

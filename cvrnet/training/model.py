@@ -15,13 +15,13 @@ from timm.layers import PatchEmbed
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from cvrnet.data.preprocessing import check_interpolation, with_grey_version
+from cvrnet.data.preprocessing import check_interpolation, with_grey_version, with_volumes
 from cvrnet.encoders import locate_weights, missing_weights, weights_origin
 from cvrnet.encoders.normalization import for_channels
 from cvrnet.errors import UserError
 from cvrnet.hub_errors import CLIENT_ERRORS
 from cvrnet.network import CVRNet
-from cvrnet.runs.checkpoint import load_checkpoint
+from cvrnet.runs.checkpoint import checkpoint_unit, load_checkpoint, refuse_bags
 from cvrnet.runs.hub_download import hint, hub_checkpoint, is_reference
 from cvrnet.runs.layout import CONFIG
 from cvrnet.runs.read import read_json
@@ -88,6 +88,14 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
         if not _is_cvrnet(config.model):
             raise UserError(f"findings are learnt by a CVR-Net, which {config.model} is not; see `cvrnet models`")
         options["task"] = "multilabel"
+    if config.unit != "image":
+        if not _is_cvrnet(config.model):
+            raise UserError(f"unit={config.unit!r} is for a CVR-Net, which {config.model} is not; see `cvrnet models`")
+        if trained:
+            raise UserError(
+                f"unit={config.unit!r} starts from a new head; expected a model by name, not {config.model}"
+            )
+        options |= {"unit": config.unit, "pooling": config.pooling, "time": config.time}
     if config.encoders:
         options["encoders"] = config.encoders
     if config.encoder_weights:
@@ -125,9 +133,11 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
         raise missing_weights(repr(config.model), [config.model], error) from error
     if of_timm:
         model.weights_from = weights_origin(config.model, overlay)
+    refuse_bags(checkpoint_unit(model) if config.unit == "image" else "image", "training without --unit")
     cfg: Any = {key: value for key, value in model.pretrained_cfg.items() if key not in ("state_dict", "file")}
+    cfg = with_grey_version(cfg, config.grey_version)
     adapted: Any = {
-        **with_grey_version(cfg, config.grey_version),
+        **(cfg if config.unit == "image" else with_volumes(cfg, config.window, config.slices)),
         "input_size": (config.in_chans, config.img_size, config.img_size),
         "interpolation": config.interpolation,
         "crop_pct": 1.0,

@@ -46,7 +46,7 @@ class WholeNetwork:
         self.trained: Any = model.to(processes.device).to(memory_format=torch.channels_last)
         self.evaluated = self.trained  #: the model that is validated and saved
         self.preprocessing = Preprocessing.from_model(model)
-        self.items = CachedImages(train, labels, cache, config.augmentation, config.seed)
+        self.items: Any = CachedImages(train, labels, cache, config.augmentation, config.seed)
         self.network = processes.parallel(self.trained)
         self.frozen = False
 

@@ -34,7 +34,7 @@ from cvrnet.report import write_report
 from cvrnet.report.before_after import before_after_section
 from cvrnet.report.results import read_results
 from cvrnet.report.unlike_training import unlike_training_section
-from cvrnet.runs.checkpoint import find_checkpoints
+from cvrnet.runs.checkpoint import find_checkpoints, refuse_bags
 from cvrnet.runs.decisions import KEY, save_decisions
 from cvrnet.runs.folder import claim_folder, open_run_folder
 from cvrnet.runs.held_out import trained_on
@@ -104,6 +104,7 @@ def calibrate(
     with open_run_folder(output, KIND, overwrite=overwrite) as place:
         predictor = Predictor.from_pretrained(model, device, amp, folds=folds, any_body_part=any_body_part)
         refuse_findings(predictor, "calibration")
+        refuse_bags(predictor.unit, "calibration")
         records = read_records(data, labelled=not unlabelled, min_classes=1, say=callbacks.say)
         known = _refuse_images(model, records, predictor.classes, labelled=not unlabelled)
         if known is None:

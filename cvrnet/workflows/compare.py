@@ -20,8 +20,9 @@ from cvrnet.runs.folder import claim_folder, hash_records, open_run_folder, vers
 from cvrnet.runs.layout import COMPARE, FIGURES, REPORT, TABLES
 from cvrnet.runs.predictions import AnyTable
 from cvrnet.workflows.callbacks import Callbacks
-from cvrnet.workflows.evaluate import check_prevalences, read_for, score_records
+from cvrnet.workflows.evaluate import check_prevalences, read_scored, score_records
 from cvrnet.workflows.pages import audit_run, finish_report, share_audit
+from cvrnet.workflows.studies import one_picture_each
 
 
 def compare(
@@ -58,7 +59,7 @@ def compare(
     check_prevalences(prevalences)
     with open_run_folder(output, COMPARE, overwrite=overwrite) as place:
         first = _first_of_alike(models, folds)
-        records = read_for(first.task, first.classes, data, callbacks.say)
+        records = read_scored(first, data, callbacks.say)
         place.start()
         run = {
             "kind": COMPARE,
@@ -70,7 +71,8 @@ def compare(
         claim_folder(place.folder, run)
         if audit:
             findings = first.classes if first.task == "multilabel" else ()
-            audit_run(place.folder, data, records, callbacks, any_body_part, output, findings)
+            pictures = one_picture_each(records)
+            audit_run(place.folder, data, pictures, callbacks, any_body_part, output, findings)
         tables: list[AnyTable] = []
         evaluations = []
         for name, model in zip(names, models, strict=True):
@@ -108,6 +110,10 @@ def _first_of_alike(models: Sequence[str], folds: Sequence[int]) -> Predictor:
         predictor = Predictor.from_pretrained(model, folds=folds)
         if predictor.task != first.task:
             raise UserError(f"of {models[0]} and {model}, only one is a model of findings; expected two of a kind")
+        if predictor.unit != first.unit:
+            raise UserError(
+                f"{models[0]} answers for one {first.unit}, {model} for one {predictor.unit}; expected the same"
+            )
         if sorted(predictor.classes) != sorted(first.classes):
             raise UserError(
                 f"{model} has the classes {', '.join(sorted(predictor.classes))}, "

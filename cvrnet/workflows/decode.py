@@ -26,6 +26,7 @@ def decode_images(
         folder=cache_folder,
         grey_version=config.grey_version,
         any_body_part=config.any_body_part,
+        ct_window=config.window if config.unit != "image" else "",
     )
     progress = stage("Decoding") if processes.is_main else None
     with processes.main_first():

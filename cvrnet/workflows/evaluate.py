@@ -17,6 +17,7 @@ from cvrnet.files import write_json
 from cvrnet.inference import Prediction, Predictor
 from cvrnet.report.draw import draw_heads, draw_predictions
 from cvrnet.report.headline import NOT_NEW, seen_sentence
+from cvrnet.runs.attention import StudyAttention, write_attention
 from cvrnet.runs.decisions import KEY
 from cvrnet.runs.finding_predictions import FindingTable, table_kind
 from cvrnet.runs.folder import claim_folder, hash_records, open_run_folder, versions
@@ -27,6 +28,7 @@ from cvrnet.scoring import head_rows, score
 from cvrnet.workflows.callbacks import Callbacks
 from cvrnet.workflows.findings import MULTILABEL
 from cvrnet.workflows.pages import audit_run, finish_report
+from cvrnet.workflows.studies import describe_bags, one_picture_each, predict_studies
 
 KIND = "evaluate"
 
@@ -73,14 +75,18 @@ def predict_records(
     )
 
 
-def write_evaluation(folder: Path, sets: Mapping[str, AnyTable]) -> dict[str, Any]:
+def write_evaluation(
+    folder: Path, sets: Mapping[str, AnyTable], further: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict[str, Any]:
     """Write metrics.json, predictions.csv and figures for one or more sets of images; the figures show the last set.
+
+    ``further`` are further scores of each set.
 
     Returns:
         The content of metrics.json: the scores of each set (see `cvrnet.scoring.score`), and ``head_accuracy`` for a
         model that has heads.
     """
-    metrics = {name: score(table) for name, table in sets.items()}
+    metrics = {name: score(table) | dict((further or {}).get(name, {})) for name, table in sets.items()}
     for name, table in sets.items():
         if isinstance(table, PredictionTable) and table.heads is not None:
             hits = (table.heads == table.labels).mean(1)
@@ -126,6 +132,11 @@ def describe_evaluation(
         "independent_sources": None if known is None else sorted(sources - known.sources),
         "seen_images": 0 if known is None else known.count(records),
         KEY: predictor.decisions.to_dict(),
+        **(
+            {}
+            if predictor.unit == "image"
+            else describe_bags(records, predictor.unit, predictor.models[0].head.pooling)
+        ),
         "left_out": list(predictions.problems),
         "versions": versions("cvrnet", "torch", "timm", "numpy", "pillow"),
     }
@@ -171,13 +182,13 @@ def evaluate(
         predictor = Predictor.from_pretrained(
             model, device, amp, folds=folds, any_body_part=any_body_part, backend=backend, images=_count(backend, data)
         )
-        records = read_for(predictor.task, predictor.classes, data, callbacks.say)
+        records = read_scored(predictor, data, callbacks.say)
         place.start()
         folder = place.folder
         _, run = score_records(model, predictor, data, records, folder, batch_size, prevalences, callbacks)
         if audit:
             findings = predictor.classes if predictor.task == "multilabel" else ()
-            audit_run(folder, data, records, callbacks, any_body_part, output, findings)
+            audit_run(folder, data, one_picture_each(records), callbacks, any_body_part, output, findings)
         finish_report(folder, maps, predictor)
     return run
 
@@ -202,16 +213,32 @@ def score_records(
     Returns:
         The predictions, and what `evaluate` returns.
     """
-    answers = predict_records(predictor, records, batch_size=batch_size, progress=callbacks.stage("Predicting"))
+    attention: list[StudyAttention] = []
+    progress = callbacks.stage("Predicting")
+    if predictor.unit == "image":
+        answers = predict_records(predictor, records, batch_size=batch_size, progress=progress)
+    else:
+        arguments, attention = predict_studies(predictor, records, batch_size, progress)
+        answers = PredictionTable.from_records(*arguments)
     if not answers.names:
         raise DataError(list(answers.problems), data)
     run = describe_evaluation(model, predictor, data, records, answers)
     run |= {"prevalences": list(prevalences)} if prevalences else {}
     claim_folder(folder, run)
-    metrics = write_evaluation(folder, {"test": answers})
+    further = {"test": write_attention(folder, attention)} if attention else {}
+    metrics = write_evaluation(folder, {"test": answers}, further)
     if run["seen_images"]:
         callbacks.say(f"severe: {seen_sentence(run['seen_images'])} {NOT_NEW}")
     return answers, {**run, "metrics": metrics}
+
+
+def read_scored(predictor: Predictor, data: DataPath, say: Callable[[str], object]) -> list[Record]:
+    """The labelled images, or bags of images, of a data set that a model can be scored on; errors as in `read_for`."""
+    if predictor.unit == "image":
+        return read_for(predictor.task, predictor.classes, data, say)
+    studies = read_studies(predictor, data, say)
+    check_classes((study.label for study in studies), predictor.classes)
+    return [*studies]
 
 
 def read_for(

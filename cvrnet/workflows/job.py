@@ -12,6 +12,8 @@ from cvrnet.data import DataError, ImageCache, Record, class_names, scan_records
 from cvrnet.data.data_set import DataPath, DataSet
 from cvrnet.data.finding_labels import count_labels
 from cvrnet.data.splits import INDEPENDENT
+from cvrnet.data.studies import pictures_of
+from cvrnet.data.volumes import expand_volumes
 from cvrnet.errors import UserError
 from cvrnet.files import damaged_files, write_csv
 from cvrnet.inference.frozen_features import FrozenFeatures
@@ -28,6 +30,7 @@ from cvrnet.workflows.callbacks import Callbacks
 from cvrnet.workflows.decode import decode_images
 from cvrnet.workflows.findings import MULTILABEL, with_findings
 from cvrnet.workflows.pages import audit_run, share_audit
+from cvrnet.workflows.studies import describe_bags, one_picture_each, with_studies
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class Job:
     cache: ImageCache
     processes: Processes
     initial: InitialModel
+    left_out: Sequence[str] = ()  #: a line for each picture and bag that cannot be used
     sweep: Path | None = None
     features: FrozenFeatures | None = None
 
@@ -117,10 +121,17 @@ def start_job(
             with damaged_files(place.folder / RUN):
                 config = replace(config, grey_version=read_json(place.folder / RUN)["config"].get("grey_version", 1))
         say = callbacks.say if processes.is_main else lambda line: None
-        records, problems = scan_records(data, labelled=not config.findings, say=say)
+        bags = config.unit != "image"
+        records, problems = scan_records(data, labelled=not config.findings, volumes=bags, say=say)
+        if bags:
+            records, further = expand_volumes(records, config.slices)
+            problems += further
         cache, unreadable = decode_images(records, config, cache_folder, processes, callbacks.stage)
         problems = [*problems, *unreadable]
-        if problems:
+        left_out: list[str] = []
+        if bags:
+            records, config, left_out = with_studies(records, problems, cache, config, data, say)
+        elif problems:
             raise DataError(problems, data)
         if config.findings:
             records, config = with_findings(records, config, classes, say)
@@ -128,7 +139,7 @@ def start_job(
         for targets in (config.sensitivity, config.specificity):
             targets_by_class(targets, names)  # refuses an unknown class
         of_user = (data, config, callbacks, audit, maps, resume, log, output)
-        yield Job(*of_user, place, records, names, cache, processes, InitialModel(config, len(names)))
+        yield Job(*of_user, place, records, names, cache, processes, InitialModel(config, len(names)), left_out)
 
 
 def with_features(job: Job, folders: Sequence[Path]) -> Job:
@@ -158,7 +169,7 @@ def with_features(job: Job, folders: Sequence[Path]) -> Job:
     )
     progress = job.callbacks.stage("Computing features") if processes.is_main else None
     with processes.main_first():
-        features.load(job.records, progress)
+        features.load(pictures_of(job.records), progress)
     return replace(job, features=features)
 
 
@@ -192,6 +203,8 @@ def open_run(
             "kind": kind,
             **DataSet.of(job.data).for_run(),
             "data_sha256": hash_records(job.records),
+            **({} if job.config.unit == "image" else describe_bags(job.records, job.config.unit, job.config.pooling)),
+            **({"left_out": list(job.left_out)} if job.left_out else {}),
             "classes": job.classes,
             **(MULTILABEL if job.config.findings else {}),
             "images": count_labels(job.records, job.classes),
@@ -214,7 +227,8 @@ def open_run(
             share_audit(job.sweep, output)
         elif job.audit:
             names = tuple(job.config.findings), job.config.uncertain
-            audit_run(output, job.data, job.records, job.callbacks, job.config.any_body_part, job.output, *names)
+            pictures = one_picture_each(job.records)
+            audit_run(output, job.data, pictures, job.callbacks, job.config.any_body_part, job.output, *names)
     job.processes.wait()
 
 

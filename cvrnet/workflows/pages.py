@@ -13,7 +13,8 @@ from cvrnet.data.data_set import DataPath
 from cvrnet.files import atomic_write
 from cvrnet.inference import Predictor
 from cvrnet.report import Section, write_report
-from cvrnet.runs.layout import AUDIT, AUDIT_PAGE, AUDIT_TABLES
+from cvrnet.runs.layout import AUDIT, AUDIT_PAGE, AUDIT_TABLES, RUN
+from cvrnet.runs.read import read_json
 from cvrnet.workflows.callbacks import Callbacks
 
 
@@ -66,6 +67,7 @@ def share_audit(sweep: Path, run: Path) -> None:
 
 def finish_report(output: Path, maps: bool, predictor: Predictor | None = None) -> Path:
     """Write the report of a run or an evaluation; its maps are those of `predictor`, by default the run's own model."""
+    from cvrnet.report.bags import bag_sections
     from cvrnet.report.explanations import maps_section
     from cvrnet.report.operating_points import operating_points_section
     from cvrnet.report.results import read_results
@@ -74,6 +76,8 @@ def finish_report(output: Path, maps: bool, predictor: Predictor | None = None) 
     from cvrnet.report.subgroups import subgroups_section
     from cvrnet.report.unlike_training import unlike_training_section
 
+    if read_json(output / RUN).get("unit", "image") != "image":
+        return write_report(output, bag_sections(read_results(output), maps, predictor))
     problem = write_source_probe(output, predictor)
     results = read_results(output)
     sections = [

@@ -31,7 +31,9 @@ from cvrnet.runs.checkpoint import (
     checkpoint_task,
     find_checkpoints,
     load_checkpoint,
+    refuse_bags,
     save_checkpoint,
+    stored_unit,
 )
 from cvrnet.runs.folder import claim_folder, hash_records, open_run_folder
 from cvrnet.runs.held_out import trained_on
@@ -86,6 +88,7 @@ def make_soup(
     """
     run, output, callbacks = Path(run), Path(output), callbacks or Callbacks()
     folders = find_checkpoints(run, folds)
+    refuse_bags(stored_unit(folders[0]), "a soup")
     _check_folds(folders)
     with open_run_folder(output, KIND, overwrite=overwrite) as place:
         about = read_run(run) if (run / RUN).is_file() else {}

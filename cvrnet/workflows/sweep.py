@@ -67,6 +67,7 @@ def benchmark(
     check_folds(n_folds)
     settings = (classes, cache_folder, callbacks, audit, maps, resume, overwrite, log)
     config = config or TrainConfig()
+    refuse_bags(config.unit, BENCHMARK)
     first = resolve_interpolation(model_config(next(iter(models), config.model), config))
     with start_job(BENCHMARK, data, output, replace(config, interpolation=first.interpolation), *settings) as job:
         protocol = replace(job, config=replace(job.config, model="-", interpolation=config.interpolation))
@@ -137,6 +138,7 @@ def leave_one_source_out(
     """
     output, kind = Path(output), "leave-one-source-out"
     check_folds(n_folds)
+    refuse_bags(config.unit if config else "image", kind)
     settings = (classes, cache_folder, callbacks, audit, maps, resume, overwrite, log)
     with start_job(kind, data, output, config, *settings) as job:
         return _leave_out(job, kind, n_folds)

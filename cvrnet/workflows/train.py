@@ -13,8 +13,10 @@ from cvrnet.data import Record
 from cvrnet.data.data_set import DataPath
 from cvrnet.data.splits import holdout_sets, refuse_missing_classes
 from cvrnet.inference import Predictor
+from cvrnet.inference.bag_features import BagAnswers, answer_frozen
 from cvrnet.inference.cached import join_batches, predict_cached
 from cvrnet.inference.head_logits import averages_probabilities
+from cvrnet.inference.study_predictor import answer_cached
 from cvrnet.metrics.decisions import choose_decisions, choose_finding_decisions
 from cvrnet.metrics.operating_points import DEFAULT_SENSITIVITY, targets_by_class, threshold_warnings
 from cvrnet.report.draw import draw_learning_curves
@@ -33,6 +35,7 @@ from cvrnet.workflows.findings import MULTILABEL, refuse_missing_findings
 from cvrnet.workflows.job import Job, open_run, start_job, with_features
 from cvrnet.workflows.novelty import add_novelty
 from cvrnet.workflows.pages import finish_report
+from cvrnet.workflows.studies import add_attention
 
 
 def train(
@@ -133,6 +136,8 @@ def _evaluate_best(job: Job, sets: Mapping[str, list[Record]], folder: Path) -> 
     kind = table_kind(MULTILABEL if job.config.findings else {})
     scored = {part: kind.from_records(*given) for part, given in arguments.items()}
     _save_decisions(job, scored["val"], folder)
+    if job.config.unit != "image":
+        return write_evaluation(folder, scored, add_attention(_bag_answers(job, best), sets, folder))
     return write_evaluation(folder, add_novelty(job, best, sets, folder, scored))
 
 
@@ -155,9 +160,21 @@ def _predictions(job: Job, model: Any) -> Callable[[Sequence[Record]], NDArray[n
 
     It returns each head's probabilities, (heads, images, classes).
     """
+    if job.config.unit != "image":
+        answer = _bag_answers(job, model)
+        return lambda studies: answer(studies).by_head
     if job.features is not None:
         features = job.features
         return lambda records: predict_frozen(model, features, records)
     predictor = Predictor([model], str(job.processes.device), job.processes.precision)
     size = job.config.batch_size
     return lambda records: join_batches(predict_cached(predictor, records, job.cache, size))
+
+
+def _bag_answers(job: Job, model: Any) -> Callable[[Sequence[Any]], BagAnswers]:
+    """The same for bags: a function that answers as validation does."""
+    if job.features is not None:
+        features = job.features
+        return lambda studies: answer_frozen(model, features, studies)
+    where = str(job.processes.device), job.processes.precision
+    return lambda studies: answer_cached(model, job.cache, studies, *where, job.config.batch_size)

@@ -27,7 +27,7 @@ from cvrnet.network import CVRNet
 from cvrnet.runs.checkpoint import load_checkpoint
 from cvrnet.runs.layout import STATE
 from cvrnet.training import Progress, TrainConfig, recipe
-from cvrnet.training.frozen_encoders import FrozenEncoders, StandardizedHead, ViewVectors, _mean_std
+from cvrnet.training.frozen_encoders import FrozenEncoders, StandardizedHead, ViewVectors, mean_std
 from cvrnet.workflows import Callbacks, cross_validate, train
 from tests.conftest import PLAIN, TINY
 
@@ -214,7 +214,7 @@ def test_the_folded_head_answers_as_the_standardised_one(hidden: tuple[int, ...]
 def test_the_standardisation_is_scikit_learns() -> None:
     vectors = np.random.default_rng(0).normal(3, 2, (30, 2, 7)).astype(np.float32)
     vectors[..., 4] = 0.1  # a dead channel, whose rounding is not its deviation
-    mean, std = _mean_std(vectors, range(5, 25))
+    mean, std = mean_std(vectors, range(5, 25))
     scaler = StandardScaler().fit(vectors[5:25].reshape(-1, 7))
     np.testing.assert_allclose(mean, scaler.mean_, rtol=1e-6)
     np.testing.assert_allclose(std, scaler.scale_, rtol=1e-6)

@@ -1,0 +1,76 @@
+"""Bags of pictures on phantoms: attention against mean and max on CTs, days against no days on follow-up films.
+
+python benchmarks/studies.py [FOLDER]        default: a temporary folder, removed at the end
+
+240 CTs (20 to 60 slices; half of them have a lesion, in 3 to 6 slices) and 240 patients with three to six films, whose
+order alone tells whether they become better. Models train on these; 120 further studies of another seed test them.
+Printed are the AUC of each model on the test studies, the paired test of `cvrnet evaluate A B` (DeLong's, patients as
+clusters) against the first model of each part, and how well attention finds the slices with the planted lesion.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from cvrnet.data.phantom_studies import write_follow_up, write_volumes
+from cvrnet.runs.layout import METRICS
+from cvrnet.runs.read import read_json
+from cvrnet.training import recipe
+from cvrnet.workflows import compare, train
+
+TRAIN, TEST, SIZE = 240, 120, 96
+PLAIN: dict[str, Any] = {"audit": False, "maps": False, "overwrite": True}
+PARTS: dict[str, tuple[Any, dict[str, dict[str, Any]]]] = {
+    "CTs": (write_volumes, {name: {"pooling": name} for name in ("attention", "mean", "max")}),
+    "follow-up": (write_follow_up, {"time": {}, "no time": {"time": False}}),
+}
+
+
+def measure(root: Path, part: str) -> None:
+    """Train the models of one part, compare them on the test studies, and print a row for each."""
+    write, models = PARTS[part]
+    data, test = (
+        write(root / f"{part}-{name}", n, seed=seed, size=SIZE, overwrite=True)
+        for name, n, seed in (("train", TRAIN, 0), ("test", TEST, 1))
+    )
+    runs = {}
+    for name, settings in models.items():
+        config = recipe("studies", unit="study", model="cvrnet_lite", img_size=SIZE, **settings)
+        runs[name] = root / f"{part}-{name.replace(' ', '-')}"
+        train(data, runs[name], config, cache_folder=root / "cache", **PLAIN)
+    found = compare([str(run) for run in runs.values()], test, root / f"{part}-compared", **PLAIN)
+    first, *others = runs
+    print(f"\n{part}: {found['paired'][0]['images']} test studies")
+    for row in found["paired"]:
+        if row["score"] == "auc_macro":
+            test = f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f}), p = {row['p']:.1g}"
+            print(f"{row['model']:<22} AUC {row['one']:.3f}, {row['reference']} {row['other']:.3f}: {test}")
+    for name in (first, *others):
+        metrics = read_json(root / f"{part}-compared" / runs[name].name / METRICS)["test"]
+        print(f"{name:<10} accuracy {metrics['accuracy']:.3f}", *attention(metrics), flush=True)
+
+
+def attention(metrics: dict[str, Any]) -> list[str]:
+    """How well attention finds the planted lesions, as text."""
+    scores = metrics["attention"]
+    if not scores:
+        return []
+    shares = f"share of lesions {scores['share_of_lesions']:.2f}, pictures {scores['pictures_with_lesion']:.2f}"
+    return [f"AUC of attention {scores['roc_auc']:.3f}, top has lesion {scores['top_has_lesion']:.2f}, {shares}"]
+
+
+def main() -> None:
+    """Measure both parts."""
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(sys.argv[1] if sys.argv[1:] else temporary)
+        os.makedirs(root, exist_ok=True)
+        for part in PARTS:
+            measure(root, part)
+
+
+if __name__ == "__main__":
+    main()

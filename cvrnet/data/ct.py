@@ -1,0 +1,25 @@
+"""Whether a file is a slice of a CT, and the window in which it is then shown."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+from cvrnet.data.image import dicom_module, is_dicom_file, split_frame
+from cvrnet.data.limits import Refused
+from cvrnet.data.nifti_files import is_nifti
+
+
+def dicom_modality(path: str | os.PathLike[str]) -> str:
+    """The modality in a DICOM file's tags, such as ``CT``; ``""`` for other files, and if it cannot be read."""
+    path = split_frame(path)[0]
+    if is_dicom_file(path):
+        with suppress(Refused, OSError):
+            dicom = dicom_module()
+            return str(dicom.tag_text(dicom.read_header(path, ("Modality",)), "Modality")).upper()
+    return ""
+
+
+def window_of(path: str | os.PathLike[str], window: str) -> str:
+    """The window in which a file is shown if it is a slice of a CT; ``""``, the file's own, for other pictures."""
+    return window if window and (is_nifti(split_frame(path)[0]) or dicom_modality(path) == "CT") else ""

@@ -1,0 +1,151 @@
+"""Data sets of synthetic studies, each of many pictures: CTs of the chest, and radiographs of several days.
+
+In a CT, a lesion is in few slices. In a follow-up, the lesions become denser or fainter from day to day: the films of a
+patient who becomes better are, in the opposite order, those of one who becomes worse, so only their order tells.
+
+These are diagrams, not patients. If a model learns to classify them, this says nothing about CTs or disease.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from cvrnet.data.drawing import draw_film
+from cvrnet.data.drawing_ct import draw_volume
+from cvrnet.data.manifest import MANIFEST
+from cvrnet.data.phantoms import STUDY_COLUMNS, new_data_set, patient_name
+from cvrnet.errors import UserError
+from cvrnet.files import write_csv
+from cvrnet.folders import real_folder
+
+VOLUME_LABELS = ("NOR", "NCP")
+TREND_LABELS = ("better", "worse")
+DAYS = (3, 6)  #: the least and the most films of a patient
+_SEVERITY = (0.2, 2.0)  # lowest and highest
+_CHANGE = (0.3, 0.5)  # from the first film to the last
+_GAP = (1, 4)  # days from one film to the next, at least and at most
+
+Row = dict[str, str]
+Draw = Callable[[Path, int, int, int], Iterator[Row]]
+
+
+def write_volumes(
+    folder: str | Path,
+    n: int = 120,
+    *,
+    seed: int = 0,
+    size: int = 128,
+    overwrite: bool = False,
+    progress: Callable[[int, int], object] | None = None,
+) -> Path:
+    """Write `n` CTs of as many patients, 20 to 60 slices each, and return the manifest's path.
+
+    ``NOR`` has no lesion, ``NCP`` (every second patient) one, in 3 to 6 slices. The folder gets
+    ``images/<patient>/<name>.png`` (8-bit grey, as with a lung window), ``lungs/<name>.png``, ``lesions/<name>.png``
+    for the slices with a lesion, and ``manifest.csv`` with the column ``study_id``. Equal arguments give equal bytes,
+    and a patient's slices depend on the seed and the patient's number only.
+
+    Args:
+        folder: New, or empty; or with ``overwrite`` an earlier data set of phantoms.
+        n: Number of CTs, at least 12.
+        seed: Not negative.
+        size: Height and width of a slice in pixels, at least 64.
+        overwrite: Replace the earlier data set when the new one is complete.
+        progress: Called after each CT with the number done and `n`.
+
+    Raises:
+        UserError: An argument is out of range, or the folder holds something else.
+    """
+    return _write(folder, n, seed, size, overwrite, progress, _volume)
+
+
+def write_follow_up(
+    folder: str | Path,
+    n: int = 120,
+    *,
+    seed: int = 0,
+    size: int = 128,
+    overwrite: bool = False,
+    progress: Callable[[int, int], object] | None = None,
+) -> Path:
+    """Write the films of `n` patients, of three to six days each, and return the manifest's path.
+
+    All patients have lesions of the kind ``CVP``. They become fainter (``better``) or denser (``worse``, every second
+    patient). Severity differs more between patients than it changes, so single films say little. The manifest has the
+    columns ``study_id`` and ``day`` (from the first film). Arguments and errors are those of `write_volumes`.
+    """
+    return _write(folder, n, seed, size, overwrite, progress, _follow_up)
+
+
+def _write(
+    folder: str | Path,
+    n: int,
+    seed: int,
+    size: int,
+    overwrite: bool,
+    progress: Callable[[int, int], object] | None,
+    draw: Draw,
+) -> Path:
+    folder = real_folder(folder)
+    for name, value, least in (("n", n, 12), ("size", size, 64), ("seed", seed, 0)):
+        if value < least:
+            raise UserError(f"{name}={value} is too small; expected at least {least}")
+
+    def rows() -> Iterator[Row]:
+        for patient in range(1, n + 1):
+            (new / "images" / patient_name(seed, patient)).mkdir(parents=True)
+            yield from draw(new, seed, patient, size)
+            if progress is not None:
+                progress(patient, n)
+
+    with new_data_set(folder, overwrite) as new:
+        for sub in ("lungs", "lesions"):
+            (new / sub).mkdir(parents=True)
+        write_csv(new / MANIFEST, rows(), STUDY_COLUMNS)
+    return folder / MANIFEST
+
+
+def _volume(root: Path, seed: int, patient: int, size: int) -> Iterator[Row]:
+    label = VOLUME_LABELS[patient % 2]
+    row = _study(seed, patient, label) | {"modality": "CT"}
+    for number, drawn in enumerate(draw_volume(label != "NOR", seed=seed, patient=patient, size=size), start=1):
+        yield row | _save(root, row["study_id"], number, *drawn)
+
+
+def _follow_up(root: Path, seed: int, patient: int, size: int) -> Iterator[Row]:
+    rng = np.random.default_rng([seed, 9, patient])
+    label = TREND_LABELS[patient % 2]
+    count = int(rng.integers(DAYS[0], DAYS[1] + 1))
+    change = rng.uniform(*_CHANGE)
+    lowest = rng.uniform(_SEVERITY[0], _SEVERITY[1] - change)
+    inner = np.sort(rng.uniform(0, 1, count - 2))
+    severities = lowest + change * np.array([0, *inner, 1])
+    days = np.concatenate([[0], rng.integers(_GAP[0], _GAP[1] + 1, count - 1).cumsum()])
+    row = _study(seed, patient, label) | {"modality": "DX"}
+    for number, (day, severity) in enumerate(
+        zip(days, severities if label == "worse" else severities[::-1], strict=True), start=1
+    ):
+        film = {"patient": patient, "image": 10 * patient + number}
+        drawn = draw_film("CVP", seed=seed, size=size, severity=float(severity), **film)
+        yield row | {"day": str(day)} | _save(root, row["study_id"], number, *drawn)
+
+
+def _study(seed: int, patient: int, label: str) -> Row:
+    name = patient_name(seed, patient)
+    return {"label": label, "patient_id": name, "study_id": f"{name}-1"}
+
+
+def _save(root: Path, study: str, number: int, picture: np.ndarray, lungs: np.ndarray, lesion: np.ndarray) -> Row:
+    """Write the files of one picture; returns their columns of the manifest."""
+    name = f"{study}-{number}.png"
+    row = {"path": f"images/{study.rpartition('-')[0]}/{name}", "lung_mask": f"lungs/{name}"}
+    Image.fromarray(picture).save(root / row["path"])
+    Image.fromarray(lungs).save(root / row["lung_mask"])
+    if lesion.any():
+        row["lesion_mask"] = f"lesions/{name}"
+        Image.fromarray(lesion).save(root / row["lesion_mask"])
+    return row

@@ -1,0 +1,129 @@
+"""Bags of pictures: the pictures of a study or of a patient, which have one label together."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cvrnet.data.limits import MOST_SLICES
+from cvrnet.data.record import Record
+from cvrnet.errors import UserError
+from cvrnet.formatting import counts
+
+STUDY, DAY, MODALITY = "study_id", "day", "modality"
+"""Columns of a manifest: the study of a picture, its day (any day counts as zero), and how it was made."""
+
+_KINDS = {"CT": "CT", **dict.fromkeys(("CR", "DX", "DR", "RG", "RF", "XR"), "radiograph")}
+
+
+@dataclass(frozen=True, slots=True)
+class Study(Record):
+    """A bag: its pictures, and what they have in common. Its name is that of the study or patient."""
+
+    pictures: tuple[Record, ...] = ()
+    days: tuple[float, ...] = ()  #: from each picture to the last one; all zero if the days are not known
+
+    def keep(self, kept: Sequence[bool]) -> Study:
+        """The bag without some of its pictures."""
+        if all(kept):
+            return self
+        pictures = tuple(itertools.compress(self.pictures, kept))
+        days = tuple(itertools.compress(self.days, kept))
+        return replace(self, pictures=pictures, days=tuple(day - min(days) for day in days))
+
+
+def pictures_of(studies: Iterable[Record]) -> list[Record]:
+    """The pictures of bags, one bag after the other; a record that is no bag is its own picture."""
+    return [picture for study in studies for picture in (study.pictures if isinstance(study, Study) else (study,))]
+
+
+def group_studies(records: Sequence[Record], unit: str, labelled: bool = True) -> tuple[list[Study], list[str]]:
+    """The bags of a data set in the order of their first pictures, and one line for each that cannot be used.
+
+    Pictures are of one study if they have the same patient and ``study_id``; with ``unit="patient"``, the same patient.
+    A bag needs one label (if ``labelled``), one patient and one split, at most 600 pictures and, where the data set has
+    the column ``day``, a number in each cell of it. Pictures without an id are a bag that cannot be used.
+
+    Raises:
+        UserError: No picture has an id, or the data set mixes modalities.
+    """
+    _refuse_mixed(records)
+    key = [r.metadata.get(STUDY, "") if unit == "study" else r.patient_id for r in records]
+    if not any(key):
+        column = STUDY if unit == "study" else "patient_id"
+        raise UserError(f"--unit {unit} needs the manifest's column {column}, or volumes (DICOM, NIfTI)")
+    timed = any(r.metadata.get(DAY) for r in records)
+    members: dict[tuple[str, str], list[Record]] = {}
+    problems = []
+    for name, record in zip(key, records, strict=True):
+        if name:
+            members.setdefault((name, record.patient_id), []).append(record)
+        else:
+            problems.append(record.problem(f"no {unit}: left out"))
+    twice = Counter(name for name, _ in members)
+    studies = []
+    for (name, patient), pictures in members.items():
+        shown = f"{patient}/{name}" if twice[name] > 1 else name
+        if wrong := _problem(pictures, labelled, timed):
+            problems.append(f"{unit} {shown}: {wrong}: left out")
+        else:
+            studies.append(_joined(shown, pictures, timed))
+    return studies, problems
+
+
+def _problem(pictures: Sequence[Record], labelled: bool, timed: bool) -> str:
+    """Why pictures cannot be one bag; ``""`` if they can."""
+    if labelled and len(labels := {picture.label for picture in pictures}) > 1:
+        return f"{len(labels)} labels ({', '.join(sorted(labels))}); expected one"
+    if len({picture.split for picture in pictures}) > 1:
+        return "pictures in two splits"
+    if len(pictures) > MOST_SLICES:
+        return f"{len(pictures)} pictures; expected at most {MOST_SLICES}"
+    wrong = [picture for picture in pictures if timed and _day(picture) is None]
+    return f"{wrong[0].name}: day {wrong[0].metadata.get(DAY, '')!r:.20} is no number" if wrong else ""
+
+
+def _joined(name: str, pictures: Sequence[Record], timed: bool) -> Study:
+    ordered = sorted(pictures, key=lambda picture: _day(picture) or 0.0) if timed else list(pictures)
+    values = [(_day(picture) or 0.0) if timed else 0.0 for picture in ordered]
+    common: dict[str, Any] = {name: _common([getattr(picture, name) for picture in ordered]) for name in _SHARED}
+    columns = {column: [p.metadata.get(column, "") for p in ordered] for column in ordered[0].metadata}
+    metadata = {column: cells[0] for column, cells in columns.items() if len({*cells}) == 1 and column != DAY}
+    return Study(
+        ordered[-1].path,
+        name,
+        **common,
+        metadata=metadata,
+        pictures=tuple(ordered),
+        days=tuple(max(values) - value for value in values),
+    )
+
+
+_SHARED = ("label", "source", "patient_id", "split", "view")
+
+
+def _common(values: Sequence[str]) -> str:
+    return values[0] if len({*values}) == 1 else ""
+
+
+def _day(record: Record) -> float | None:
+    try:
+        value = float(record.metadata.get(DAY, ""))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _refuse_mixed(records: Sequence[Record]) -> None:
+    """UserError if some pictures are slices of CTs and others radiographs."""
+    stated = [r.metadata.get(MODALITY, "").strip().upper() for r in records]
+    kinds = Counter(_KINDS.get(modality, modality) for modality in stated if modality)
+    if len(kinds) > 1:
+        raise UserError(
+            f"the data set mixes modalities ({counts(dict(kinds))}); expected one: the pictures of CTs and radiographs "
+            "say what they are before they say anything else"
+        )

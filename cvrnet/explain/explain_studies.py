@@ -1,0 +1,99 @@
+"""Draw which pictures of a bag counted, and where the network looked in those that counted most (extra ``train``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cvrnet.data.studies import Study
+from cvrnet.errors import UserError
+from cvrnet.explain.explaining import enlarge, explain_classes
+from cvrnet.explain.gradcam import NETWORK
+from cvrnet.explain.overlay import THRESHOLD, draw_overlay
+from cvrnet.figures import plot_attention, save_figure
+from cvrnet.files import atomic_write, slug
+from cvrnet.inference import Predictor
+from cvrnet.inference.study_predictor import StudyPrediction, StudyPredictor
+
+TOP = 3  # pictures of a bag whose maps are drawn
+
+
+def draw_studies(
+    predictor: Predictor,
+    studies: Sequence[Study],
+    output: Path,
+    *,
+    target: str | None = None,
+    threshold: float = THRESHOLD,
+    batch_size: int = 8,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+) -> Iterator[tuple[dict[str, Any], list[str]]]:
+    """Draw each bag: bars of its pictures' shares, and Grad-CAM overlays of the pictures with the largest ones.
+
+    A map is that of the picture as a bag of one, for the class that the bag is predicted to be, or for ``target``.
+    ``threshold`` is that of `draw_overlay`; ``progress`` is called after each bag.
+
+    Yields:
+        A row for each picture that is drawn, or for a bag that has no prediction: ``path`` (the picture), ``study``,
+        ``prediction``, ``class``, ``probability`` of that class, ``attention``, and the files ``figure`` and
+        ``network``; and a list of problems.
+
+    Raises:
+        UserError: The model does not know the class.
+    """
+    if target is not None and target not in predictor.classes:
+        raise UserError(f"the model does not know the class {target}; expected {', '.join(predictor.classes)}")
+    names = study_files(studies)
+    stream = StudyPredictor(predictor).stream(studies, batch_size=batch_size)
+    for done, (name, answer) in enumerate(zip(names, stream, strict=True), start=1):
+        yield from _draw(predictor, answer, output, name, target, threshold)
+        progress(done, len(studies))
+
+
+def study_files(studies: Sequence[Study]) -> list[str]:
+    """The start of the names of each bag's files."""
+    names = [slug(study.name) for study in studies]
+    return [name if names.count(name) == 1 else f"{name}-{i}" for i, name in enumerate(names, start=1)]
+
+
+def picture_overlay(
+    predictor: Predictor, image: NDArray[np.uint8], target: str, threshold: float = THRESHOLD
+) -> NDArray[np.uint8] | str:
+    """The overlay of a picture's map as a bag of one, of the picture's size; or why there is none."""
+    cam: Any = explain_classes(predictor, image, [target], [NETWORK])[target][NETWORK]
+    return cam if isinstance(cam, str) else draw_overlay(image, enlarge(cam, image.shape[:2]), threshold=threshold)
+
+
+def _draw(
+    predictor: Predictor, answer: StudyPrediction, output: Path, name: str, target: str | None, threshold: float
+) -> Iterator[tuple[dict[str, Any], list[str]]]:
+    study, prediction = answer.study, answer.prediction
+    row: dict[str, Any] = {"path": study.name, "study": study.name, "prediction": prediction.label}
+    if prediction.error:
+        columns = ("class", "probability", "attention", "figure", "network")
+        yield row | dict.fromkeys(columns), [prediction.error, *answer.problems]
+        return
+    chosen = target or prediction.label
+    row |= {"class": chosen, "probability": float(prediction.probabilities[predictor.classes.index(chosen)])}
+    shares = answer.shares.mean(0)
+    lesions = np.array([picture.has_lesion for picture in study.pictures])
+    figure = f"{name}-attention.png"
+    save_figure(plot_attention([(study.name, shares, lesions, study.days)]), output / figure)
+    for place, i in enumerate(np.argsort(-shares, kind="stable")[:TOP].tolist(), start=1):
+        picture = study.pictures[i]
+        image = predictor.preprocessing.read(picture.path)
+        overlay = picture_overlay(predictor, image, chosen, threshold)
+        drawn, problems = None, list(answer.problems) if place == 1 else []
+        if isinstance(overlay, str):
+            problems.append(f"{picture.name}: {overlay}")
+        else:
+            drawn = f"{name}-{place}-{NETWORK}.png"
+            with atomic_write(output / drawn) as temporary:
+                Image.fromarray(overlay).save(temporary, format="PNG")
+        mine = {"path": picture.name, "attention": float(shares[i]), "figure": figure, "network": drawn}
+        yield row | mine, problems

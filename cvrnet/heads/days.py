@@ -1,0 +1,50 @@
+"""Days as an input of a network: a time encoding, and how the pictures of a bag differ from the last one."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+FREQUENCIES = 8
+WAVES = 2 * FREQUENCIES
+LONGEST = 365.0  # days for one radian of the slowest wave
+
+
+def encode_days(days: Tensor) -> Tensor:
+    r"""The waves :math:`\sin(\omega_k t)` and :math:`1 - \cos(\omega_k t)` of days t (P,): (P, WAVES).
+
+    The frequencies fall geometrically from 1 to 1/365 radian a day, as those of positions do in Vaswani et al. 2017
+    (section 3.5); t is a number of days, as in Time2Vec (Kazemi et al. 2019). All waves are zero at t = 0.
+    """
+    rates = torch.exp(torch.linspace(0, -math.log(LONGEST), FREQUENCIES, device=days.device)).to(days.dtype)
+    angles = days[:, None] * rates
+    return torch.cat([angles.sin(), 1 - angles.cos()], 1)
+
+
+class ChangeToLast(nn.Module):
+    r"""How the last picture of a bag differs from each picture, weighted by the days between them.
+
+    .. math:: d_k = (1 + S \tau(t_k)) \odot (x_\mathrm{last} - x_k)
+
+    where :math:`\tau` is `encode_days` (feature-wise modulation, Perez et al. 2018). S starts as zero. Pictures of the
+    last day have no change, and so has a bag of one. If several pictures are of the last day, x_last is their mean.
+
+    Args:
+        in_features: Width of the vectors.
+    """
+
+    def __init__(self, in_features: int, **placement: Any) -> None:
+        super().__init__()
+        self.scale = nn.Linear(WAVES, in_features, bias=False, **placement)
+        nn.init.zeros_(self.scale.weight)
+
+    def forward(self, x: Tensor, bag: Tensor, count: int, days: Tensor) -> Tensor:
+        """The changes (P, in_features), from vectors of that shape; other arguments as in `cvrnet.heads.BagHead`."""
+        last = (days == 0).to(x.dtype)
+        number = last.new_zeros(count).index_add(0, bag, last)
+        mean = x.new_zeros(count, x.shape[1]).index_add(0, bag, last[:, None] * x) / number[:, None]
+        changes: Tensor = (1 + self.scale(encode_days(days.to(x.dtype)))) * (mean[bag] - x)
+        return changes * (1 - last[:, None])

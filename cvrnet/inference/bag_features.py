@@ -1,0 +1,77 @@
+"""Bags of pictures whose vectors are known: batches of them, and the answers of a head about them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cvrnet.data.studies import Study, pictures_of
+from cvrnet.heads import Bags, to_probabilities
+from cvrnet.inference.frozen_features import FrozenFeatures, head_inputs
+from cvrnet.network import CVRNet
+
+CHUNK = 1200  # pictures whose vectors are in memory at once, unless one bag has more
+
+
+class BagAnswers(NamedTuple):
+    """What one model says about N bags."""
+
+    by_head: NDArray[np.float64]  #: each head's probabilities, (heads, N, classes)
+    shares: list[NDArray[np.float64]]  #: of each bag, each picture's share in the answer by head, (heads, pictures)
+
+
+def answer_bags(model: CVRNet, bags: Bags) -> BagAnswers:
+    """The answers of a model to bags of vectors (P, width) of all its encoders' maps, on the device of its head.
+
+    A head that averages logits counts as one, as in `cvrnet.inference.Predictor`.
+    """
+    head: Any = model.head.eval()
+    with torch.inference_mode():
+        moved = bags.to(next(head.parameters()).device)
+        logits, shares = head.bag_logits(head_inputs(model, moved.vectors), moved.sizes, moved.days)
+        by_head = logits if head.average == "probabilities" else [head.combine(logits)]
+        probabilities = to_probabilities(torch.stack(by_head).cpu().double(), model.task).numpy()
+    split = shares.cpu().double().split(bags.sizes.tolist(), 1)
+    return BagAnswers(probabilities, [part.numpy() for part in split])
+
+
+def answer_frozen(model: CVRNet, features: FrozenFeatures, studies: Sequence[Study]) -> BagAnswers:
+    """The answers of a model to studies whose pictures' vectors are known."""
+    found = [answer_bags(model, frozen_bags(features, part)) for part in _chunks(studies)]
+    by_head = np.concatenate([answers.by_head for answers in found], axis=1)
+    return BagAnswers(by_head, [share for answers in found for share in answers.shares])
+
+
+def frozen_bags(features: FrozenFeatures, studies: Sequence[Study]) -> Bags:
+    """The vectors of studies, without augmentation."""
+    rows = features.rows(pictures_of(studies))
+    return make_bags(
+        features.vectors[rows, 0], [len(s.pictures) for s in studies], [d for s in studies for d in s.days]
+    )
+
+
+def make_bags(vectors: NDArray[np.float32], sizes: Sequence[int], days: Sequence[float]) -> Bags:
+    """Bags from the vectors (P, width) and days (P,) of all pictures, and the bags' sizes (N,)."""
+    return Bags(torch.from_numpy(vectors), torch.tensor(sizes), torch.tensor(days, dtype=torch.float32))
+
+
+def _chunks(studies: Sequence[Study]) -> Iterator[list[Study]]:
+    chunk: list[Study] = []
+    for study in studies:
+        if chunk and sum(len(s.pictures) for s in chunk) + len(study.pictures) > CHUNK:
+            yield chunk
+            chunk = []
+        chunk.append(study)
+    if chunk:
+        yield chunk
+
+
+def join_bags(items: Sequence[tuple[Tensor, Tensor]]) -> Bags:
+    """One batch from the vectors (pictures, width) and days (pictures,) of each bag."""
+    vectors, days = zip(*items, strict=True)
+    return Bags(torch.cat(vectors), torch.tensor([len(v) for v in vectors]), torch.cat(days))

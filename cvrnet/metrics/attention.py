@@ -1,0 +1,44 @@
+"""Whether attention finds the pictures of a bag that matter, measured against those with a known lesion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def attention_scores(
+    shares: Sequence[NDArray[np.float64]], lesions: Sequence[NDArray[np.bool_]]
+) -> dict[str, float | int]:
+    """How well the shares of pictures in their bags' answers tell the pictures with a lesion from the others.
+
+    Only bags with both kinds of pictures count. ``roc_auc`` is the mean over bags of the AUC within the bag;
+    ``top_has_lesion`` the part of the bags whose picture with the largest share has a lesion; ``share_of_lesions`` the
+    mean of what the pictures with a lesion have together, and ``pictures_with_lesion`` what it would be if all pictures
+    of a bag had the same share. Without such a bag, the result is empty.
+
+    Args:
+        shares: Of each bag, the share of each picture, (pictures,).
+        lesions: Of each bag, whether each picture has a lesion, (pictures,).
+
+    >>> scores = attention_scores([np.array([0.7, 0.2, 0.1])], [np.array([True, False, False])])
+    >>> scores["studies"], scores["roc_auc"], scores["top_has_lesion"], scores["share_of_lesions"]
+    (1, 1.0, 1.0, 0.7)
+    """
+    bags = [(share, lesion) for share, lesion in zip(shares, lesions, strict=True) if 0 < lesion.sum() < len(lesion)]
+    if not bags:
+        return {}
+    return {
+        "studies": len(bags),
+        "roc_auc": float(np.mean([_auc(share, lesion) for share, lesion in bags])),
+        "top_has_lesion": float(np.mean([lesion[share.argmax()] for share, lesion in bags])),
+        "share_of_lesions": float(np.mean([share[lesion].sum() for share, lesion in bags])),
+        "pictures_with_lesion": float(np.mean([lesion.mean() for _, lesion in bags])),
+    }
+
+
+def _auc(share: NDArray[np.float64], lesion: NDArray[np.bool_]) -> float:
+    """The part of the pairs of a picture with a lesion and one without in which the first has more; ties count half."""
+    difference = share[lesion][:, None] - share[~lesion][None, :]
+    return float((difference > 0).mean() + 0.5 * (difference == 0).mean())

@@ -1,0 +1,99 @@
+"""The report's sections of a run whose answers are about bags of pictures: which pictures counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cvrnet.data import read_image
+from cvrnet.errors import UserError
+from cvrnet.explain.explain_studies import picture_overlay
+from cvrnet.figures import plot_attention, save_figure
+from cvrnet.html import Picture, figure_picture, render, small_picture
+from cvrnet.inference import Predictor
+from cvrnet.report import Section
+from cvrnet.report.operating_points import operating_points_section
+from cvrnet.report.results import Results
+from cvrnet.report.selective import selective_section
+from cvrnet.report.subgroups import subgroups_section
+from cvrnet.report.write import image_path
+from cvrnet.runs.attention import StudyAttention, read_attention, score_attention
+from cvrnet.runs.layout import FIGURES, fold_name
+
+SHOWN = 4  # bags of each label, at most
+TOP = 3  # pictures of a bag that are shown, those that count most
+MOST = 8  # bags in all
+
+
+def bag_sections(results: Results, maps: bool, predictor: Predictor | None = None) -> list[Section]:
+    """The sections of a report about bags, for `cvrnet.report.write_report`."""
+    sections = [
+        subgroups_section(results),
+        operating_points_section(results),
+        selective_section(results),
+        attention_section(results, maps, predictor),
+    ]
+    return [section for section in sections if section is not None]
+
+
+def attention_section(results: Results, maps: bool, predictor: Predictor | None = None) -> Section:
+    """Which pictures counted: scores against marked lesions, bars of some bags, their top pictures and maps."""
+    found = read_attention(results.folders, results.shown)
+    chosen = _examples(results, found)
+    bags = [(bag.study, bag.shares, bag.lesions, bag.days) for bag in chosen]
+    path = results.folder / FIGURES / "attention.png"
+    save_figure(plot_attention(bags), path)
+    html = render(
+        "attention.html.jinja",
+        scores=score_attention(found),
+        figure=figure_picture(path.read_bytes()),
+        examples=[(bag, _pictures(results, bag, maps, predictor)) for bag in chosen],
+        pooling=results.run["pooling"],
+        maps=maps,
+    )
+    return Section("Which pictures counted", html)
+
+
+def _examples(results: Results, found: Sequence[StudyAttention]) -> list[StudyAttention]:
+    """Some bags: of each label, those with the most confident correct predictions."""
+    table = results.predictions
+    by_name = {bag.study: bag for bag in found}
+    rows = [table.row(i) for i in (table.guesses == table.labels).nonzero()[0].tolist()] or [table.row(0)]
+    rows.sort(key=lambda row: (-row["probability"], row["path"]))
+    chosen: list[StudyAttention] = []
+    for name in table.classes:
+        mine = [by_name[row["path"]] for row in rows if row["label"] == name and row["path"] in by_name]
+        chosen += mine[: min(SHOWN, max(1, MOST // len(table.classes)))]
+    return chosen[:MOST] or list(found[:1])
+
+
+def _pictures(
+    results: Results, bag: StudyAttention, maps: bool, predictor: Predictor | None
+) -> list[tuple[str, str, Picture | str, Picture | None]]:
+    """The top pictures of a bag: path, a line about it, the picture or why there is none, and its map."""
+    fold = next(f for n, f in zip(results.predictions.names, results.predictions.folds, strict=True) if n == bag.study)
+    model = predictor
+    if maps and model is None:
+        model = Predictor.from_pretrained(
+            results.folder / fold_name(fold) if fold else results.folder, any_body_part=True
+        )
+    shown = []
+    for i in bag.order[:TOP]:
+        line = f"share {bag.shares[i]:.2f}" + (f", {bag.days[i]:g} days before the last" if any(bag.days) else "")
+        line += ", has a lesion" if bag.lesions[i] else ""
+        path = image_path(results.run, bag.paths[i])
+        try:
+            picture: Picture | str = small_picture(read_image(path, any_body_part=True))
+            overlay = _map(model, path, results, bag) if maps and model is not None else None
+        except UserError:
+            picture, overlay = "image not found", None
+        shown.append((bag.paths[i], line, picture, overlay))
+    return shown
+
+
+def _map(predictor: Predictor, path: Path, results: Results, bag: StudyAttention) -> Picture | None:
+    """Grad-CAM of one picture, as if it were a bag of one, for the class that the whole bag is predicted to be."""
+    table = results.predictions
+    target = table.classes[int(table.guesses[table.names.index(bag.study)])]
+    overlay = picture_overlay(predictor, predictor.preprocessing.read(path), target)
+    return None if isinstance(overlay, str) else small_picture(overlay)

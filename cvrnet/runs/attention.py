@@ -1,0 +1,96 @@
+"""attention.csv: how much each picture of a bag counts in the bag's answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cvrnet.data.studies import Study
+from cvrnet.files import damaged_files, write_csv
+from cvrnet.metrics.attention import attention_scores
+from cvrnet.runs.layout import ATTENTION
+from cvrnet.runs.read import read_rows
+
+Shares = Sequence[NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class StudyAttention:
+    """The pictures of one bag, and how much they count."""
+
+    study: str
+    split: str  #: the set that the bag is in
+    paths: list[str]  #: as in the data set
+    days: list[float]  #: from each picture to the last one
+    shares: NDArray[np.float64]  #: of each picture, the mean over the heads, (pictures,)
+    lesions: NDArray[np.bool_]  #: whether the data set marks a lesion in each picture, (pictures,)
+
+    @property
+    def order(self) -> list[int]:
+        """The numbers of the pictures, the one that counts most first."""
+        return [int(i) for i in np.argsort(-self.shares, kind="stable")]
+
+
+def attention_of(studies: Sequence[Study], shares: Shares, split: str) -> list[StudyAttention]:
+    """The attention of some bags; ``shares`` has each picture's share by head, (heads, pictures), for each bag."""
+    return [
+        StudyAttention(
+            study.name,
+            split,
+            [picture.name for picture in study.pictures],
+            list(study.days),
+            share.mean(0),
+            np.array([picture.has_lesion for picture in study.pictures]),
+        )
+        for study, share in zip(studies, shares, strict=True)
+    ]
+
+
+def write_attention(folder: Path, found: Sequence[StudyAttention]) -> dict[str, Any]:
+    """Write attention.csv, a row for each picture of each bag; returns a further score for metrics.json.
+
+    Without any bag, it does nothing.
+    """
+    if not found:
+        return {}
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for bag in found:
+            for path, days, share, lesion in zip(bag.paths, bag.days, bag.shares, bag.lesions, strict=True):
+                row: dict[str, Any] = {"study": bag.study, "path": path, "days_before_last": repr(float(days))}
+                yield row | {"attention": repr(float(share)), "lesion": int(lesion), "split": bag.split}
+
+    write_csv(folder / ATTENTION, rows())
+    return {"attention": score_attention(found)}
+
+
+def read_attention(folders: Sequence[Path], split: str) -> list[StudyAttention]:
+    """The attention of the bags of one set, from one or more folders."""
+    found = []
+    for folder in folders:
+        rows = [r for r in read_rows(folder / ATTENTION, ("study", "path", "split")) if r["split"] == split]
+        bags: dict[str, list[Mapping[str, str]]] = {}
+        for row in rows:
+            bags.setdefault(row["study"], []).append(row)
+        with damaged_files(folder / ATTENTION):
+            for study, mine in bags.items():
+                shares = np.array([float(row["attention"]) for row in mine])
+                lesions = np.array([row["lesion"] == "1" for row in mine])
+                days = [float(row["days_before_last"]) for row in mine]
+                found.append(StudyAttention(study, split, [row["path"] for row in mine], days, shares, lesions))
+    return found
+
+
+def score_attention(found: Sequence[StudyAttention]) -> dict[str, float | int]:
+    """See `cvrnet.metrics.attention.attention_scores`."""
+    return attention_scores([bag.shares for bag in found], [bag.lesions for bag in found])
+
+
+def top_pictures(folders: Sequence[Path], split: str) -> dict[str, str]:
+    """Bag -> the picture that counts most in it."""
+    return {bag.study: bag.paths[bag.order[0]] for bag in read_attention(folders, split)}

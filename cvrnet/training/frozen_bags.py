@@ -1,0 +1,116 @@
+"""Train the heads alone on bags of pictures, from the pooled feature maps of frozen encoders."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from cvrnet.data.studies import Study, pictures_of
+from cvrnet.heads import Bags
+from cvrnet.inference.bag_features import answer_frozen, join_bags
+from cvrnet.inference.frozen_features import FrozenFeatures, Vectors
+from cvrnet.training.config import TrainConfig
+from cvrnet.training.frozen_encoders import FrozenEncoders, StandardizedHead, mean_std
+from cvrnet.training.processes import Processes
+
+Item = tuple[tuple[Tensor, Tensor], Any]
+
+
+def join_items(items: Sequence[Item]) -> tuple[Bags, Tensor]:
+    """A batch of bags, and their labels."""
+    labels: Tensor = default_collate([label for _, label in items])
+    return join_bags([bag for bag, _ in items]), labels
+
+
+@dataclass(eq=False)
+class BagVectors(Dataset[Item]):
+    """The vectors and days of the pictures of training bags, with the bags' labels.
+
+    Each epoch takes one view of each picture. The key of an item is (epoch, index); the key and the seed alone
+    determine the views. Only the bags of a batch are in memory: the vectors are those of a memory-mapped file.
+    """
+
+    vectors: Vectors  #: (all pictures, views, width)
+    rows: Sequence[Sequence[int]]  #: of each bag, the indices of its pictures in ``vectors``
+    days: Sequence[Sequence[float]]
+    labels: Sequence[Any]
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, key: tuple[int, int]) -> Item:
+        epoch, index = key
+        rows, views = list(self.rows[index]), self.vectors.shape[1]
+        view = np.random.default_rng([self.seed, epoch, index]).integers(views, size=len(rows))
+        vectors = torch.from_numpy(np.array(self.vectors[rows, view]))
+        return (vectors, torch.tensor(self.days[index], dtype=torch.float32)), self.labels[index]
+
+    collate = staticmethod(join_items)
+
+
+class StandardizedBags(StandardizedHead):
+    """A head for bags that first standardises each number of its input."""
+
+    def forward(self, bags: Any) -> Tensor:
+        """Logits (N, classes) of `cvrnet.heads.Bags`."""
+        head: Any = self.head
+        inputs = self.split((bags.vectors - self.mean) / self.std)
+        logits: Tensor = head.combine(head.bag_logits(inputs, bags.sizes, bags.days)[0])
+        return logits
+
+    @torch.no_grad()
+    def folded(self) -> Any:
+        """The same head without the standardisation: pooling commutes with it, so that blocks and pools are folded."""
+        head: Any = super().folded()
+        for pool, mean, std in zip(head.pools, self.split(self.mean[None]), self.split(self.std[None]), strict=True):
+            pool.fold(mean[0], std[0])
+        return head
+
+    def input_statistics(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Mean and standard deviation of each block's input: changes have no mean to subtract."""
+        head: Any = self.head
+        for mean, std in super().input_statistics():
+            yield (torch.cat([mean, 0 * mean]), torch.cat([std, std])) if head.time else (mean, std)
+
+
+class FrozenBags(FrozenEncoders):
+    """`FrozenEncoders` for bags of pictures."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        model: Any,
+        train: Sequence[Any],
+        labels: Sequence[Any],
+        val: Sequence[Any],
+        classes: Sequence[str],
+        features: FrozenFeatures,
+        processes: Processes,
+    ) -> None:
+        self.val: Sequence[Study] = val
+        self.classes, self.features, self.processes, self.model = classes, features, processes, model
+        rows = [features.rows(study.pictures) for study in train]
+        self.items: Any = BagVectors(features.vectors, rows, [study.days for study in train], labels, config.seed)
+        mean, std = mean_std(features.vectors, features.rows(pictures_of(train)))
+        self.trained = StandardizedBags(model.head, model, mean, std).to(processes.device)
+        self.evaluated = self.trained
+        self.best = copy.deepcopy(self.trained)
+        self.network = processes.parallel(self.trained)
+
+    def inputs(self, bags: Any) -> Any:
+        """The network's input for a batch that the loader gives."""
+        return bags.to(self.processes.device)
+
+    def validate(self) -> NDArray[np.float64]:
+        """Each head's probabilities for the validation bags, (heads, bags, classes)."""
+        self.model.head = self.evaluated.folded()
+        return answer_frozen(self.model, self.features, self.val).by_head

@@ -1,0 +1,133 @@
+"""The steps of a job whose labels are those of bags of pictures, where they differ from those of single pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cvrnet.data import DataError, ImageCache, Record, scan_records
+from cvrnet.data.data_set import DataPath
+from cvrnet.data.studies import Study, group_studies, pictures_of
+from cvrnet.data.volumes import expand_volumes
+from cvrnet.errors import UserError
+from cvrnet.inference import Predictor
+from cvrnet.inference.bag_features import BagAnswers
+from cvrnet.inference.study_predictor import StudyPredictor
+from cvrnet.runs.attention import StudyAttention, attention_of, score_attention, write_attention
+from cvrnet.training import TrainConfig
+
+MOST_TUNED = 32  #: pictures of a bag if encoders train, too: each keeps its image and maps until the step
+
+
+def with_studies(
+    records: Sequence[Record],
+    problems: Sequence[str],
+    cache: ImageCache,
+    config: TrainConfig,
+    data: DataPath,
+    say: Callable[[str], object],
+) -> tuple[list[Any], TrainConfig, list[str]]:
+    """The bags that the readable pictures make, the config that fits them, and a line for all that is left out.
+
+    ``problems`` are those of the pictures. ``say`` is called with each line.
+
+    Raises:
+        DataError: No bag is left.
+        UserError: See `group_studies`; or the encoders are not frozen.
+    """
+    if config.freeze not in ("all", 0):
+        raise UserError(f"--unit {config.unit} with --freeze {config.freeze}; expected --freeze all, or 0")
+    grouped, wrong = group_studies(records, config.unit) if records else ([], [])
+    readable = [[cache.has(picture.path) for picture in study.pictures] for study in grouped]
+    studies = [study.keep(kept) for study, kept in zip(grouped, readable, strict=True) if any(kept)]
+    nothing = [
+        f"{config.unit} {study.name}: none of its {len(study.pictures)} pictures can be read: left out"
+        for study, kept in zip(grouped, readable, strict=True)
+        if not any(kept)
+    ]
+    left_out = [*problems, *wrong, *nothing]
+    if not studies:
+        raise DataError(left_out, data)
+    if config.freeze == 0 and (largest := max(len(study.pictures) for study in studies)) > MOST_TUNED:
+        raise UserError(
+            f"a bag of {largest} pictures; whole networks train on bags of at most {MOST_TUNED}: expected --freeze all "
+            "or, for volumes, fewer --slices"
+        )
+    for line in left_out:
+        say(f"Warning: {line}")
+    timed = config.time and any(day for study in studies for day in study.days)
+    sizes = [len(study.pictures) for study in studies]
+    say(
+        f"{len(studies):,} bags ({config.unit}) of {min(sizes)} to {max(sizes)} pictures, {sum(sizes):,} together; "
+        + ("the days of the pictures count" if timed else "the order of the pictures does not count")
+    )
+    return list(studies), replace(config, time=timed), left_out
+
+
+Answer = Callable[[Sequence[Any]], BagAnswers]
+
+
+def add_attention(answer: Answer, sets: Mapping[str, Sequence[Any]], folder: Path) -> dict[str, dict[str, Any]]:
+    """Write attention.csv for the bags of all sets except ``train``; returns a further score of each set.
+
+    ``answer`` gives the answers to bags.
+    """
+    found, scores = [], {}
+    for part, studies in sets.items():
+        if part != "train":
+            mine = attention_of(studies, answer(studies).shares, part)
+            scores[part] = {"attention": score_attention(mine)}
+            found += mine
+    write_attention(folder, found)
+    return scores
+
+
+def read_studies(predictor: Predictor, data: DataPath, say: Callable[[str], object]) -> list[Study]:
+    """The bags of a data set for a trained model; ``say`` is called with a line for each that cannot be used.
+
+    Raises:
+        DataError: The data set cannot be used, or no bag of it.
+    """
+    records, problems = scan_records(data, min_classes=1, volumes=True, say=say)
+    pictures, further = expand_volumes(records, predictor.preprocessing.slices)
+    studies, wrong = group_studies(pictures, predictor.unit)
+    left_out = [*problems, *further, *wrong]
+    if not studies:
+        raise DataError(left_out or ["no images"], data)
+    StudyPredictor(predictor).check(studies)
+    for line in left_out:
+        say(f"Warning: {line}")
+    return studies
+
+
+def predict_studies(
+    predictor: Predictor, studies: Sequence[Any], batch_size: int, progress: Callable[[int, int], object]
+) -> tuple[tuple[Any, ...], list[StudyAttention]]:
+    """The arguments of ``PredictionTable.from_records`` for the bags that have a prediction, and their attention."""
+    found = []
+    stream = StudyPredictor(predictor).stream(studies, batch_size=batch_size, heads=predictor.averages_probabilities)
+    for done, answer in enumerate(stream, start=1):
+        found.append(answer)
+        progress(done, len(studies))
+    fine = [answer for answer in found if not answer.prediction.error]
+    errors = [answer.prediction.error for answer in found if answer.prediction.error]
+    table = np.array([a.prediction.probabilities for a in fine]).reshape(-1, len(predictor.classes))
+    by_head = [a.prediction.heads for a in fine if a.prediction.heads is not None]
+    problems = [*(line for answer in found for line in answer.problems), *errors]
+    kept = [answer.study for answer in fine]
+    arguments = (kept, predictor.classes, table, np.stack(by_head, 1) if by_head else None, problems)
+    return arguments, attention_of(kept, [answer.shares for answer in fine], "test")
+
+
+def one_picture_each(records: Sequence[Record]) -> list[Record]:
+    """The middle picture of each bag, for an audit, which is about single pictures; other records as they are."""
+    return [r.pictures[len(r.pictures) // 2] if isinstance(r, Study) else r for r in records]
+
+
+def describe_bags(records: Sequence[Record], unit: str, pooling: str) -> dict[str, Any]:
+    """The keys that run.json has for bags alone."""
+    return {"unit": unit, "pooling": pooling, "pictures": len(pictures_of(records))}
