@@ -18,7 +18,7 @@ def register_models() -> None:
 
     Importing timm and PyTorch takes seconds, and an ONNX file, ``cvrnet data`` or ``cvrnet import`` need neither.
     """
-    if "timm" in sys.modules:
+    if sys.modules.get("timm") is not None:
         import_module(MODELS)
     elif not any(isinstance(finder, _AfterTimm) for finder in sys.meta_path):
         sys.meta_path.insert(0, _AfterTimm())

@@ -28,7 +28,7 @@ from cvrnet.scoring import head_rows, score
 from cvrnet.workflows.callbacks import Callbacks
 from cvrnet.workflows.findings import MULTILABEL
 from cvrnet.workflows.pages import audit_run, finish_report
-from cvrnet.workflows.studies import describe_bags, one_picture_each, predict_studies
+from cvrnet.workflows.studies import describe_bags, one_picture_each, predict_studies, read_studies
 
 KIND = "evaluate"
 

@@ -16,6 +16,7 @@ from cvrnet.errors import UserError
 from cvrnet.files import slug, write_json
 from cvrnet.formatting import spread
 from cvrnet.moved import moved_names
+from cvrnet.runs.checkpoint import refuse_bags
 from cvrnet.runs.layout import BENCHMARK, RUN, SUMMARY
 from cvrnet.runs.read import read_json
 from cvrnet.training import TrainConfig, create_for_training, resolve_interpolation
