@@ -125,7 +125,14 @@ def test_it_learns_what_is_there(run):
     assert summary["pooled"]["n"] == 120
     assert summary["mean_std"]["macro"]["roc_auc"]["n"] == 3
     page = (output / "report.html").read_text(encoding="utf-8")
-    for text in ("AUC of", "sex, on test", "Operating points", "What the averaging buys", "Marked as unusual"):
+    for text in (
+        "AUC of",
+        "sex, on test",
+        "Operating points",
+        "What the averaging buys",
+        "Marked as unusual",
+        "macro AUC",
+    ):
         assert text in page
     rows = list(csv.DictReader((output / "tables" / "findings.csv").open(encoding="utf-8-sig")))
     assert {row["finding"] for row in rows} == {*FINDINGS, "mean"}
