@@ -14,7 +14,7 @@ from cvrnet.audit.several_findings import several_findings
 from cvrnet.data import Record
 from cvrnet.data.findings import finding_truth
 from cvrnet.errors import UserError
-from tests.workflows.test_findings import write_films
+from tests.support.films import write_films
 
 NAMES = ["Edema", "Mass", "Nodule", "Rare"]
 
@@ -195,7 +195,7 @@ def test_named_findings_and_uncertain_cells(tmp_path):
 
 def test_a_label_that_contradicts_itself_is_refused(tmp_path, cli):
     manifest = write_films(tmp_path / "data", 20, columns=False)
-    manifest.write_text(manifest.read_text().replace("0.png,a,p0,Bright|Left|Rare", "0.png,a,p0,Bright|No finding"))
+    manifest.write_text(manifest.read_text().replace("p0,F,Bright|Left|Rare", "p0,F,Bright|No finding"))
     status, _, err = cli("audit", manifest)
     assert status == 1
     assert "label 'Bright|No finding' has findings and No Finding" in err
