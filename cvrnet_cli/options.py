@@ -1,8 +1,5 @@
 """Options that several commands share, spelled the same everywhere."""
 
-import ast
-import csv
-import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +7,11 @@ from typing import Any
 import click
 
 from cvrnet_cli.manifest_options import manifest as manifest
+from cvrnet_cli.option_values import class_names as class_names
+from cvrnet_cli.option_values import freezing as freezing
+from cvrnet_cli.option_values import key_values as key_values
+from cvrnet_cli.option_values import names as names
+from cvrnet_cli.option_values import targets as targets
 from cvrnet_cli.output import FORMATS, say
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -33,65 +35,6 @@ OUTPUT = OutputPath(path_type=Path)
 NUMBER_FORMAT = click.Choice(["auto", "fp32", "bf16", "fp16"])
 PROBABILITY, FRACTION = click.FloatRange(0, 1), click.FloatRange(0, 1, min_open=True, max_open=True)
 PART = click.FloatRange(0, 1, max_open=True)
-
-
-def names(text: str) -> tuple[str, ...]:
-    """Split ``"a, b"`` into ``("a", "b")``. Options have this function, or one of the next three, as their type."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def class_names(text: str) -> tuple[str, ...]:
-    """Read a value of ``--classes``: names separated by commas as in CSV, or ``@FILE``, a file with a name per line."""
-    if text.startswith("@"):
-        from cvrnet.files import open_regular
-
-        try:
-            with open_regular(text[1:]) as file:
-                lines = file.read(1_000_000).decode("utf-8-sig").splitlines()
-        except OSError as error:
-            raise click.BadParameter(f"{text[1:]}: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise click.BadParameter(f"{text[1:]}: not a text file in UTF-8") from error
-    else:
-        try:
-            lines = next(csv.reader([text], skipinitialspace=True, strict=True), [])
-        except csv.Error as error:
-            raise click.BadParameter(f"{text!r}: {error}") from error
-    composed = (unicodedata.normalize("NFC", line).strip() for line in lines)
-    return tuple(name for name in composed if name)
-
-
-def key_values(text: str) -> dict[str, Any]:
-    """Turn ``"a=1, b=x"`` into ``{"a": 1, "b": "x"}``: a Python literal is evaluated, any other value stays text."""
-    values: dict[str, Any] = {}
-    for item in names(text):
-        key, equals, value = item.partition("=")
-        if not key or not equals:
-            raise click.BadParameter(f"{item!r}; expected key=value")
-        try:
-            values[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            values[key] = value
-    return values
-
-
-def freezing(text: str) -> int | str:
-    """Convert a value of ``--freeze``: ``"all"``, or a number of epochs, 0 or more."""
-    if text == "all":
-        return text
-    if not text.isdigit():
-        raise click.BadParameter(f"{text!r}; expected all, or a number of epochs")
-    return int(text)
-
-
-def targets(text: str) -> float | dict[str, float]:
-    """Convert ``"0.9"``, for all classes, or ``"CVP=0.95,NCP=0.9"`` (a class that is not named has the default)."""
-    try:
-        if "=" not in text:
-            return float(text)
-        return {name: float(value) for name, value in (item.rsplit("=", 1) for item in names(text))}
-    except ValueError as error:
-        raise click.BadParameter(f"{text!r}; expected a number such as 0.9, or CLASS=0.9,CLASS=0.95") from error
 
 
 def _group(*options: Decorator) -> Decorator:

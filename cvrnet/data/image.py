@@ -1,8 +1,7 @@
 """Read any supported image file as an 8-bit picture.
 
 The format is recognised by the file's content, never by its name, and only the formats of `FORMATS` are tried. The size
-that a file declares is checked before a pixel is decoded. Pillow's own limit (``Image.MAX_IMAGE_PIXELS``) is not used:
-it belongs to the whole process, and therefore to the program that calls this library.
+that a file declares is checked before a pixel is decoded. Pillow's own limit belongs to the program that calls this.
 """
 
 from __future__ import annotations

@@ -17,8 +17,7 @@ from cvrnet.errors import UserError
 from cvrnet.inference.decide import Decide
 from cvrnet.inference.prediction import Prediction
 from cvrnet.inference.prefetch import read_ahead
-from cvrnet.inference.uncertainty import mutual_information, with_complements
-from cvrnet.metrics.abstention import entropy
+from cvrnet.inference.uncertainty import uncertainty
 from cvrnet.metrics.decisions import Decisions
 from cvrnet.metrics.novelty import unlike
 from cvrnet.task import probabilities
@@ -209,7 +208,7 @@ class Predictor:
         """
         members = by_head.reshape(-1, *by_head.shape[2:])  # (folds * heads, N, classes)
         mean = self._calibrate(members.mean(0))
-        total, disagreement = self._uncertainty(mean, members)
+        total, disagreement = uncertainty(mean, members, self.task)
         away = unlike(distances, self.quantiles)
         return [
             Prediction(
@@ -231,15 +230,6 @@ class Predictor:
         if self.task == "multiclass":
             return self.classes[int(probabilities.argmax())]
         return join_findings([name for name, p in zip(self.classes, probabilities, strict=True) if p >= 0.5])
-
-    def _uncertainty(
-        self, mean: NDArray[np.float64], members: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The predictive entropy and the mutual information of each image, (N,)."""
-        if self.task == "multiclass":
-            return entropy(mean), mutual_information(members)
-        mean, members = with_complements(mean), with_complements(members)
-        return entropy(mean).sum(-1), mutual_information(members).sum(-1)
 
     @property
     def overflow(self) -> str:

@@ -33,3 +33,15 @@ def mutual_information(members: Array) -> Array:
     predictive entropy if each member is certain.
     """
     return np.maximum(entropy(members.mean(0)) - entropy(members).mean(0), 0.0)
+
+
+def uncertainty(mean: Array, members: Array, task: str) -> tuple[Array, Array]:
+    """The predictive entropy and the mutual information of each image, (N,).
+
+    ``mean`` are the probabilities, (N, C); ``members`` those of each member, (members, N, C). With ``multilabel``, the
+    entropy of an image is the sum over its findings.
+    """
+    if task == "multiclass":
+        return entropy(mean), mutual_information(members)
+    mean, members = with_complements(mean), with_complements(members)
+    return entropy(mean).sum(-1), mutual_information(members).sum(-1)
