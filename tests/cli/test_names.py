@@ -138,7 +138,8 @@ def test_what_is_no_regular_file_is_refused_at_once(run, cli, tmp_path):
     assert status == 1
     assert err.count("a FIFO, socket or device; expected a regular file") == 3
     assert "File name too long" in err
-    assert _own_images({"data": str(tmp_path / "b.csv"), "data_sha256": ""}) == []
+    about = {"data": str(tmp_path / "b.csv"), "data_sha256": ""}
+    assert _own_images(about, "multiclass", ["CVP", "NCP", "NOR"]) == []
     with pytest.raises(DataError, match="expected a regular file"):
         read_records(tmp_path / "b.csv")
 
