@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import atexit
 import os
 import signal
 import sys
@@ -40,6 +41,8 @@ def interruptible() -> Iterator[None]:
     finally:
         sys.unraisablehook = before
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        # While the program ends, Ctrl-C would only print the traceback of a function that ends it (atexit).
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
 
 
 def _on_sigint(number: int, frame: FrameType | None) -> None:
