@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from cvrnet.data.phantom_studies import write_follow_up, write_volumes
+from cvrnet.data.phantom_studies import write_studies
 from cvrnet.runs.layout import METRICS
 from cvrnet.runs.read import read_json
 from cvrnet.training import recipe
@@ -24,17 +24,17 @@ from cvrnet.workflows import compare, train
 
 TRAIN, TEST, SIZE = 240, 120, 96
 PLAIN: dict[str, Any] = {"audit": False, "maps": False, "overwrite": True}
-PARTS: dict[str, tuple[Any, dict[str, dict[str, Any]]]] = {
-    "CTs": (write_volumes, {name: {"pooling": name} for name in ("attention", "mean", "max")}),
-    "follow-up": (write_follow_up, {"time": {}, "no time": {"time": False}}),
+PARTS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
+    "CTs": ("volumes", {name: {"pooling": name} for name in ("attention", "mean", "max")}),
+    "follow-up": ("follow-up", {"time": {}, "no time": {"time": False}}),
 }
 
 
 def measure(root: Path, part: str) -> None:
     """Train the models of one part, compare them on the test studies, and print a row for each."""
-    write, models = PARTS[part]
+    kind, models = PARTS[part]
     data, test = (
-        write(root / f"{part}-{name}", n, seed=seed, size=SIZE, overwrite=True)
+        write_studies(root / f"{part}-{name}", kind, n, seed=seed, size=SIZE, overwrite=True)
         for name, n, seed in (("train", TRAIN, 0), ("test", TEST, 1))
     )
     runs = {}

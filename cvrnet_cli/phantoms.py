@@ -48,13 +48,14 @@ def phantoms(output: Path, volumes: bool, follow_up: bool, **settings: Any) -> N
 
 def _write_studies(output: Path, volumes: bool, follow_up: bool, settings: dict[str, Any]) -> None:
     """Write CTs, or films of several days."""
-    from cvrnet.data.phantom_studies import write_follow_up, write_volumes
+    from cvrnet.data.phantom_studies import write_studies
 
     if volumes and follow_up:
         raise click.UsageError("--volumes excludes --follow-up")
     if settings.pop("shortcut") or settings.pop("sources") != ("site-a", "site-b"):
         raise click.UsageError("--shortcut and --sources are for single radiographs")
     with progress_bar("Drawing") as progress:
-        manifest = (write_volumes if volumes else write_follow_up)(output, progress=progress, **settings)
+        kind = "volumes" if volumes else "follow-up"
+        manifest = write_studies(output, kind, progress=progress, **settings)
     tell(str(manifest))
     say(f"Next:\n  cvrnet train {output} -o run --unit study --freeze all --model cvrnet_lite --img-size 96")

@@ -33,8 +33,9 @@ Row = dict[str, str]
 Draw = Callable[[Path, int, int, int], Iterator[Row]]
 
 
-def write_volumes(
+def write_studies(
     folder: str | Path,
+    kind: str,
     n: int = 120,
     *,
     seed: int = 0,
@@ -42,55 +43,31 @@ def write_volumes(
     overwrite: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> Path:
-    """Write `n` CTs of as many patients, 20 to 60 slices each, and return the manifest's path.
+    """Write a study of each of `n` patients, and return the manifest's path.
 
-    ``NOR`` has no lesion, ``NCP`` (every second patient) one, in 3 to 6 slices. The folder gets
-    ``images/<patient>/<name>.png`` (8-bit grey, as with a lung window), ``lungs/<name>.png``, ``lesions/<name>.png``
-    for the slices with a lesion, and ``manifest.csv`` with the column ``study_id``. Equal arguments give equal bytes,
-    and a patient's slices depend on the seed and the patient's number only.
+    - ``volumes``: CTs of 20 to 60 slices each. ``NOR`` has no lesion, ``NCP`` (every second patient) one, in 3 to 6
+      slices.
+    - ``follow-up``: films of three to six days each. All patients have lesions of the kind ``CVP``. They become fainter
+      (``better``) or denser (``worse``, every second patient). Severity differs more between patients than it changes,
+      so single films say little. The manifest has the column ``day`` (from the first film).
+
+    The folder gets ``images/<patient>/<name>.png`` (8-bit grey; of CTs, as with a lung window), ``lungs/<name>.png``,
+    ``lesions/<name>.png`` for the pictures with a lesion, and ``manifest.csv`` with the column ``study_id``. Equal
+    arguments give equal bytes, and a patient's pictures depend on the seed and the patient's number only.
 
     Args:
         folder: New, or empty; or with ``overwrite`` an earlier data set of phantoms.
-        n: Number of CTs, at least 12.
+        kind: ``volumes`` or ``follow-up``.
+        n: Number of studies, at least 12.
         seed: Not negative.
-        size: Height and width of a slice in pixels, at least 64.
+        size: Height and width of a picture in pixels, at least 64.
         overwrite: Replace the earlier data set when the new one is complete.
-        progress: Called after each CT with the number done and `n`.
+        progress: Called after each study with the number done and `n`.
 
     Raises:
         UserError: An argument is out of range, or the folder holds something else.
     """
-    return _write(folder, n, seed, size, overwrite, progress, _volume)
-
-
-def write_follow_up(
-    folder: str | Path,
-    n: int = 120,
-    *,
-    seed: int = 0,
-    size: int = 128,
-    overwrite: bool = False,
-    progress: Callable[[int, int], object] | None = None,
-) -> Path:
-    """Write the films of `n` patients, of three to six days each, and return the manifest's path.
-
-    All patients have lesions of the kind ``CVP``. They become fainter (``better``) or denser (``worse``, every second
-    patient). Severity differs more between patients than it changes, so single films say little. The manifest has the
-    columns ``study_id`` and ``day`` (from the first film). Arguments and errors are those of `write_volumes`.
-    """
-    return _write(folder, n, seed, size, overwrite, progress, _follow_up)
-
-
-def _write(
-    folder: str | Path,
-    n: int,
-    seed: int,
-    size: int,
-    overwrite: bool,
-    progress: Callable[[int, int], object] | None,
-    draw: Draw,
-) -> Path:
-    folder = real_folder(folder)
+    draw, folder = _KINDS[kind], real_folder(folder)
     for name, value, least in (("n", n, 12), ("size", size, 64), ("seed", seed, 0)):
         if value < least:
             raise UserError(f"{name}={value} is too small; expected at least {least}")
@@ -132,6 +109,9 @@ def _follow_up(root: Path, seed: int, patient: int, size: int) -> Iterator[Row]:
         film = {"patient": patient, "image": 10 * patient + number}
         drawn = draw_film("CVP", seed=seed, size=size, severity=float(severity), **film)
         yield row | {"day": str(day)} | _save(root, row["study_id"], number, *drawn)
+
+
+_KINDS: dict[str, Draw] = {"volumes": _volume, "follow-up": _follow_up}
 
 
 def _study(seed: int, patient: int, label: str) -> Row:

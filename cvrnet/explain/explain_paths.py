@@ -65,8 +65,9 @@ def explain_paths(
     """
     if (output / ROWS).exists() and not overwrite:
         raise UserError(f"{output / ROWS} exists; --overwrite replaces it")
-    if not str(model).lower().endswith(".onnx") and stored_unit(find_checkpoints(model)[0]) != "image":
-        predictor = Predictor.from_pretrained(model, device, dtype, any_body_part=any_body_part)
+    folders = [] if str(model).lower().endswith(".onnx") else find_checkpoints(model)
+    if folders and stored_unit(folders[0]) != "image":
+        predictor = Predictor.from_pretrained(model, device, dtype, any_body_part=any_body_part, checkpoints=folders)
         check_options(
             **{"--encoder": encoders, "--head": heads, "--all": everything, "--raw": drawing.pop("raw", False)}
         )
@@ -79,7 +80,7 @@ def explain_paths(
         raise UserError("; ".join(found.problems) or "no image found")
     for problem in found.problems:
         on_problem(problem)
-    predictor = Predictor.from_pretrained(model, device, dtype, any_body_part=any_body_part)
+    predictor = Predictor.from_pretrained(model, device, dtype, any_body_part=any_body_part, checkpoints=folders)
     overlays = panels = available_parts(predictor)
     if not everything:
         panels = [part for part in panels if not re.fullmatch(r"P\d+", part)]

@@ -19,6 +19,7 @@ from cvrnet.figures import plot_attention, save_figure
 from cvrnet.files import atomic_write, slug
 from cvrnet.inference import Predictor
 from cvrnet.inference.study_predictor import StudyPrediction, StudyPredictor
+from cvrnet.runs.attention import attention_of
 
 TOP = 3  # pictures of a bag whose maps are drawn
 
@@ -80,11 +81,10 @@ def _draw(
         return
     chosen = target or prediction.label
     row |= {"class": chosen, "probability": float(prediction.probabilities[predictor.classes.index(chosen)])}
-    shares = answer.shares.mean(0)
-    lesions = np.array([picture.has_lesion for picture in study.pictures])
+    (bag,) = attention_of([study], [answer.shares], "")
     figure = f"{name}-attention.png"
-    save_figure(plot_attention([(study.name, shares, lesions, study.days)]), output / figure)
-    for place, i in enumerate(np.argsort(-shares, kind="stable")[:TOP].tolist(), start=1):
+    save_figure(plot_attention([(bag.study, bag.shares, bag.lesions, bag.days)]), output / figure)
+    for place, i in enumerate(bag.order[:TOP], start=1):
         picture = study.pictures[i]
         image = predictor.preprocessing.read(picture.path)
         overlay = picture_overlay(predictor, image, chosen, threshold)
@@ -95,5 +95,5 @@ def _draw(
             drawn = f"{name}-{place}-{NETWORK}.png"
             with atomic_write(output / drawn) as temporary:
                 Image.fromarray(overlay).save(temporary, format="PNG")
-        mine = {"path": picture.name, "attention": float(shares[i]), "figure": figure, "network": drawn}
+        mine = {"path": picture.name, "attention": float(bag.shares[i]), "figure": figure, "network": drawn}
         yield row | mine, problems

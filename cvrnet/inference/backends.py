@@ -36,7 +36,8 @@ def open_model(
     folds: Sequence[int],
     compile: bool | str,
     backend: str | None,
-    images: int | None,
+    images: float | None,
+    checkpoints: Sequence[Path],
 ) -> tuple[Engine, Decisions]:
     """Open a MODEL argument with a backend; return the engine and the model's decisions.
 
@@ -52,7 +53,7 @@ def open_model(
     from cvrnet.runs.decisions import load_decisions
     from cvrnet.runs.novelty import load_novelty
 
-    folders = find_checkpoints(model, folds)
+    folders = list(checkpoints) or find_checkpoints(model, folds)
     engine = TorchEngine([fuse_batch_norm(load_checkpoint(folder)) for folder in folders], device, dtype, compile)
     engine.name = str(model)
     engine.novelty = [head.to(engine.device) for head in load_novelty(folders, engine.models)]
@@ -62,7 +63,8 @@ def open_model(
     refuse_bags(engine.unit, "another backend than PyTorch")
     if compile:
         raise UserError(f"compile is for PyTorch; leave it out, or the backend {backend}")
-    if backend == "auto" and not _can_convert(engine, dtype):
+    images = math.inf if images is None else images
+    if backend == "auto" and (images < KEPT_PAYS or not _can_convert(engine, dtype)):
         return engine, decisions
     if engine.device.type != "cpu":
         raise UserError(f"backend {backend} converts models for the CPU, not for {engine.device}; use --device cpu")
@@ -71,7 +73,7 @@ def open_model(
 
     copies = [ConvertedCopy(folder) for folder in folders]
     if backend == "auto":
-        return _fastest(engine, copies, dtype, math.inf if images is None else images), decisions
+        return _fastest(engine, copies, dtype, images), decisions
     return ConvertedEngine(engine, copies, dtype, str(backend)), decisions
 
 
@@ -98,7 +100,7 @@ def _fastest(engine: TorchEngine, copies: Sequence[ConvertedCopy], dtype: str, i
     """The faster of PyTorch and of the engine that is installed, if there are enough images that it can pay."""
     from cvrnet.inference.converted_engine import ConvertedEngine
 
-    if images < (KEPT_PAYS if all(copy.file.is_file() for copy in copies) else CONVERTED_PAYS):
+    if images < CONVERTED_PAYS and not all(copy.file.is_file() for copy in copies):
         return engine
     other = ConvertedEngine(engine, copies, dtype, "openvino" if find_spec("openvino") else "onnxruntime")
     pixels = np.zeros((8, *engine.preprocessing.input_size), np.uint8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,10 +36,10 @@ class ConvertedEngine:
         self.classes, self.preprocessing = engine.classes, engine.preprocessing
         self.novelty, self.quantiles = engine.novelty, engine.quantiles
         self.averages_probabilities = engine.averages_probabilities
-        self._torch = engine
-        worst = self._open(copies, dtype, backend)
+        self._torch, self._copies = engine, copies
+        worst = self._open(dtype, backend)
         if worst > TOLERANCES[self.precision] and dtype == "auto" and self.precision != "fp32":
-            worst = self._open(copies, "fp32", backend)
+            worst = self._open("fp32", backend)
         if worst > TOLERANCES[self.precision]:
             raise UserError(
                 f"{self.name}: probabilities of {backend} in {self.precision} differ from PyTorch's by {worst:.1e}; "
@@ -55,19 +56,23 @@ class ConvertedEngine:
         answers = [network(pixels) for network in self._networks]
         return np.concatenate([a[0] for a in answers]), np.concatenate([a[1] for a in answers], 1)
 
-    def _open(self, copies: Sequence[ConvertedCopy], dtype: str, backend: str) -> float:
+    @cached_property
+    def _images(self) -> NDArray[np.uint8]:
+        """The images on which all networks are compared; read once, if a comparison has to be made."""
+        return self._copies[0].images(self.preprocessing)
+
+    def _open(self, dtype: str, backend: str) -> float:
         """Open the copies; return the largest difference of one of their probabilities from PyTorch's in float32."""
-        self._networks = [copy.open(dtype, backend) for copy in copies]
+        self._networks = [copy.open(dtype, backend, lambda: self._images) for copy in self._copies]
         self.precision = self._networks[0].precision
-        return max(map(self._difference, range(len(copies)), copies, self._networks))
+        return max(map(self._difference, range(len(self._copies)), self._copies, self._networks))
 
     def _difference(self, number: int, copy: ConvertedCopy, opened: OnnxEngine) -> float:
         """Measured once for each copy."""
         if (known := copy.known_difference(opened)) is not None:
             return known
-        pixels = copy.images(self.preprocessing)
         exact = TorchEngine([self.models[number]], "cpu", "fp32", compile=False)
-        expected, found = (probabilities(one(pixels)[0], self.task) for one in (exact, opened))
+        expected, found = (probabilities(one(self._images)[0], self.task) for one in (exact, opened))
         difference = float(np.abs(expected - found).max())
         copy.keep_difference(opened, difference)
         return difference

@@ -44,11 +44,15 @@ def find_images(paths: Iterable[str | DataSet]) -> FoundImages:
             found.files.extend(record.path for record in records)
         elif os.path.isdir(path):
             _search(path, found)
-        elif not os.path.exists(path) and (matches := sorted(glob.glob(text, recursive=True))):
-            found.files.extend(map(Path, matches))
         else:
-            found.files.append(path)
+            found.files.extend(map(Path, matching_names(text)))
     return found
+
+
+def matching_names(text: str) -> list[str]:
+    """The files that a pattern matches; a path that exists, or that matches nothing, is returned itself."""
+    matches = [] if os.path.exists(text) else sorted(glob.glob(text, recursive=True))
+    return matches or [text]
 
 
 def _search(folder: Path, found: FoundImages) -> None:
@@ -116,6 +120,7 @@ def predict_paths(
 
         shared = SharedPrediction(device)
         device = shared.device
+    folders: list[Path] = []
     if not str(model).lower().endswith(".onnx"):  # which is predicted without PyTorch
         from cvrnet.inference.study_paths import check_options
         from cvrnet.runs.checkpoint import find_checkpoints, stored_unit
@@ -124,7 +129,9 @@ def predict_paths(
         if stored_unit(folders[0]) != "image":
             options = {"--compile": compile, "--window": window, "--gate": gate, "several processes": shared}
             check_options(**options)
-            predictor = Predictor.from_pretrained(model, device, dtype, folds=folds, any_body_part=any_body_part)
+            predictor = Predictor.from_pretrained(
+                model, device, dtype, any_body_part=any_body_part, checkpoints=folders
+            )
             decide = Decide(predictor.decisions, predictor.classes, operating_point, coverage, by_class, abstain)
             return _predict_studies(predictor, paths, decide, batch_size, heads, uncertainty, say)
     found = find_images(paths)
@@ -141,6 +148,7 @@ def predict_paths(
         any_body_part=any_body_part,
         backend=backend,
         images=len(found.files),
+        checkpoints=folders,
     )
     decide = Decide(predictor.decisions, predictor.classes, operating_point, coverage, by_class, abstain)
     for warning in decide.warnings if not shared or shared.is_main else ():

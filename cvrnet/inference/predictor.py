@@ -66,6 +66,7 @@ class Predictor:
         any_body_part: bool = False,
         backend: str | None = None,
         images: int | None = None,
+        checkpoints: Sequence[Path] = (),
     ) -> Predictor:
         """Load a MODEL argument, with batch norm folded into the convolutions; other arguments as in `Predictor`.
 
@@ -74,7 +75,8 @@ class Predictor:
 
         The backend is PyTorch; for an ONNX file, OpenVINO if it is installed, otherwise ONNX Runtime. With
         ``openvino`` or ``onnxruntime``, a checkpoint is converted once, and the copy is kept in the cache. ``auto``
-        takes the fastest for the number of ``images`` that will be predicted (None: many).
+        takes the fastest for the number of ``images`` that will be predicted (None: many). ``checkpoints`` are the
+        folders of MODEL, if `cvrnet.runs.checkpoint.find_checkpoints` has found them before.
 
         Raises:
             UserError: The model or fold does not exist, or the backend cannot run it.
@@ -82,7 +84,7 @@ class Predictor:
         from cvrnet.inference.backends import open_model
 
         predictor = cls.__new__(cls)
-        predictor._use(*open_model(model, device, dtype, folds, compile, backend, images), any_body_part)
+        predictor._use(*open_model(model, device, dtype, folds, compile, backend, images, checkpoints), any_body_part)
         return predictor
 
     def _use(self, engine: Any, decisions: Decisions, any_body_part: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -16,6 +15,7 @@ from cvrnet.data.volumes import expand_volumes
 from cvrnet.data.walk import walk
 from cvrnet.errors import UserError
 from cvrnet.inference.decide import Decide
+from cvrnet.inference.predict_paths import matching_names
 from cvrnet.inference.predictor import Predictor
 from cvrnet.inference.study_predictor import StudyPredictor
 from cvrnet.inference.uncertainty import UNCERTAINTY
@@ -52,8 +52,7 @@ def find_studies(
             if not names:
                 problems.append(f"{printable(text)}: no image found in this folder")
         else:
-            matches = [] if os.path.exists(path) else sorted(glob.glob(text, recursive=True))
-            records += [Record(Path(name), name, metadata={STUDY: name}) for name in matches or [text]]
+            records += [Record(Path(name), name, metadata={STUDY: name}) for name in matching_names(text)]
     pictures, further = expand_volumes(records, slices)
     pictures = [_in_its_folder(record) for record in pictures]
     studies, wrong = group_studies(pictures, unit, labelled=False) if pictures else ([], [])

@@ -29,16 +29,12 @@ def attention_scores(
     bags = [(share, lesion) for share, lesion in zip(shares, lesions, strict=True) if 0 < lesion.sum() < len(lesion)]
     if not bags:
         return {}
+    from sklearn.metrics import roc_auc_score  # here, because predictions need no scikit-learn
+
     return {
         "studies": len(bags),
-        "roc_auc": float(np.mean([_auc(share, lesion) for share, lesion in bags])),
+        "roc_auc": float(np.mean([roc_auc_score(lesion, share) for share, lesion in bags])),
         "top_has_lesion": float(np.mean([lesion[share.argmax()] for share, lesion in bags])),
         "share_of_lesions": float(np.mean([share[lesion].sum() for share, lesion in bags])),
         "pictures_with_lesion": float(np.mean([lesion.mean() for _, lesion in bags])),
     }
-
-
-def _auc(share: NDArray[np.float64], lesion: NDArray[np.bool_]) -> float:
-    """The part of the pairs of a picture with a lesion and one without in which the first has more; ties count half."""
-    difference = share[lesion][:, None] - share[~lesion][None, :]
-    return float((difference > 0).mean() + 0.5 * (difference == 0).mean())

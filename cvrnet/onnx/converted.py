@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -31,8 +32,8 @@ class ConvertedCopy:
         key = json.dumps([content, version("cvrnet"), version("torch")]).encode()
         self.file = image_cache_folder() / "converted" / f"{hashlib.sha256(key).hexdigest()[:32]}.onnx"
 
-    def open(self, dtype: str, engine: str) -> OnnxEngine:
-        """Open the file, which is made first if it does not exist.
+    def open(self, dtype: str, engine: str, images: Callable[[], NDArray[np.uint8]]) -> OnnxEngine:
+        """Open the file, which is made first if it does not exist, and compared with PyTorch on these images.
 
         Raises:
             UserError: The network cannot be exported (see `cvrnet.onnx.export_onnx`), or the engine cannot run it.
@@ -42,11 +43,11 @@ class ConvertedCopy:
             network = load_network([self._folder])
             network.decisions = Decisions()  # those of the ensemble are applied afterwards
             with atomic_write(self.file) as target:
-                write_checked(network, {}, target, self.images(network.preprocessing))
+                write_checked(network, {}, target, images())
         return load_onnx(self.file, "cpu", dtype, engine)
 
     def images(self, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-        """Up to 16 images on which engines are compared: (N, C, H, W), of the training data, or phantoms."""
+        """Up to 16 images for comparisons of engines: (N, C, H, W), of the training data, or phantoms."""
         return check_pixels(preprocessing, None, training_data(self._folder))[0]
 
     def known_difference(self, opened: OnnxEngine) -> float | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cvrnet.data import read_image
 from cvrnet.errors import UserError
-from cvrnet.explain.explain_studies import picture_overlay
+from cvrnet.explain.explain_studies import TOP, picture_overlay
 from cvrnet.figures import plot_attention, save_figure
 from cvrnet.html import Picture, figure_picture, render, small_picture
 from cvrnet.inference import Predictor
@@ -21,7 +21,6 @@ from cvrnet.runs.attention import StudyAttention, read_attention, score_attentio
 from cvrnet.runs.layout import FIGURES, fold_name
 
 SHOWN = 4  # bags of each label, at most
-TOP = 3  # pictures of a bag that are shown, those that count most
 MOST = 8  # bags in all
 
 
@@ -41,13 +40,14 @@ def attention_section(results: Results, maps: bool, predictor: Predictor | None 
     found = read_attention(results.folders, results.shown)
     chosen = _examples(results, found)
     bags = [(bag.study, bag.shares, bag.lesions, bag.days) for bag in chosen]
+    models = _models(results, chosen, predictor) if maps else {}
     path = results.folder / FIGURES / "attention.png"
     save_figure(plot_attention(bags), path)
     html = render(
         "attention.html.jinja",
         scores=score_attention(found),
         figure=figure_picture(path.read_bytes()),
-        examples=[(bag, _pictures(results, bag, maps, predictor)) for bag in chosen],
+        examples=[(bag, _pictures(results, bag, models.get(bag.study))) for bag in chosen],
         pooling=results.run["pooling"],
         maps=maps,
     )
@@ -67,16 +67,20 @@ def _examples(results: Results, found: Sequence[StudyAttention]) -> list[StudyAt
     return chosen[:MOST] or list(found[:1])
 
 
+def _models(results: Results, chosen: Sequence[StudyAttention], predictor: Predictor | None) -> dict[str, Predictor]:
+    """The model of each bag: ``predictor``, or that of the fold that predicted it, which is loaded once."""
+    folds = dict(zip(results.predictions.names, results.predictions.folds, strict=True))
+    folders = {b.study: results.folder / (fold_name(folds[b.study]) if folds[b.study] else "") for b in chosen}
+    loaded = {
+        folder: predictor or Predictor.from_pretrained(folder, any_body_part=True) for folder in {*folders.values()}
+    }
+    return {study: loaded[folder] for study, folder in folders.items()}
+
+
 def _pictures(
-    results: Results, bag: StudyAttention, maps: bool, predictor: Predictor | None
+    results: Results, bag: StudyAttention, model: Predictor | None
 ) -> list[tuple[str, str, Picture | str, Picture | None]]:
     """The top pictures of a bag: path, a line about it, the picture or why there is none, and its map."""
-    fold = next(f for n, f in zip(results.predictions.names, results.predictions.folds, strict=True) if n == bag.study)
-    model = predictor
-    if maps and model is None:
-        model = Predictor.from_pretrained(
-            results.folder / fold_name(fold) if fold else results.folder, any_body_part=True
-        )
     shown = []
     for i in bag.order[:TOP]:
         line = f"share {bag.shares[i]:.2f}" + (f", {bag.days[i]:g} days before the last" if any(bag.days) else "")
@@ -84,7 +88,7 @@ def _pictures(
         path = image_path(results.run, bag.paths[i])
         try:
             picture: Picture | str = small_picture(read_image(path, any_body_part=True))
-            overlay = _map(model, path, results, bag) if maps and model is not None else None
+            overlay = None if model is None else _map(model, path, results, bag)
         except UserError:
             picture, overlay = "image not found", None
         shown.append((bag.paths[i], line, picture, overlay))

@@ -22,12 +22,8 @@ from cvrnet.training import TrainConfig, is_finished
 from cvrnet.workflows.findings import MULTILABEL
 from cvrnet.workflows.pages import finish_report
 
-_OF_ONE_SET = (
-    "intervals",
-    "per_source",
-    "heads",
-    "attention",
-)  # left out of summary.json's folds: they have no mean over folds
+# Left out of summary.json's folds: they have no mean over folds.
+_OF_ONE_SET = ("intervals", "per_source", "heads", "attention")
 
 
 def collect(output: Path, *, maps: bool = True) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from cvrnet.data import DataError, ImageCache, ImageError, read_image, read_records, scan_records, write_manifest
-from cvrnet.data.phantom_studies import write_follow_up, write_volumes
+from cvrnet.data.phantom_studies import write_studies
 from cvrnet.data.record import Record
 from cvrnet.data.studies import Study, group_studies, pictures_of
 from cvrnet.data.volumes import expand_volumes
@@ -80,10 +80,10 @@ def test_one_line_for_a_data_set_without_bags() -> None:
         group_studies([record(m, study_id=m, modality=m) for m in ("CT", "dx", "CR")], "study")
 
 
-@pytest.mark.parametrize(("write_set", "labels"), [(write_volumes, "NOR NCP"), (write_follow_up, "better worse")])
-def test_phantoms_are_exact_and_marked(write_set, labels, tmp_path) -> None:
-    manifest = write_set(tmp_path / "one", 12, size=64, seed=3)
-    write_set(tmp_path / "two", 13, size=64, seed=3)
+@pytest.mark.parametrize(("kind", "labels"), [("volumes", "NOR NCP"), ("follow-up", "better worse")])
+def test_phantoms_are_exact_and_marked(kind, labels, tmp_path) -> None:
+    manifest = write_studies(tmp_path / "one", kind, 12, size=64, seed=3)
+    write_studies(tmp_path / "two", kind, 13, size=64, seed=3)
     one, two = files(tmp_path / "one"), files(tmp_path / "two")
     assert all(two[name] == content for name, content in one.items() if name != "manifest.csv")
     studies, problems = group_studies(read_records(manifest), "study")
@@ -92,7 +92,7 @@ def test_phantoms_are_exact_and_marked(write_set, labels, tmp_path) -> None:
     assert len({s.patient_id for s in studies}) == len(studies) == 12
     for study in studies:
         marked = [p.lesion_mask is not None for p in study.pictures]
-        if write_set is write_volumes:
+        if kind == "volumes":
             assert 20 <= len(marked) <= 60
             assert (3 <= sum(marked) <= 6) if study.label == "NCP" else not any(marked)
         else:
@@ -101,8 +101,8 @@ def test_phantoms_are_exact_and_marked(write_set, labels, tmp_path) -> None:
             assert list(study.days) == sorted(study.days, reverse=True)
             assert study.days[0] > study.days[1]
     with pytest.raises(UserError, match="--overwrite replaces them"):
-        write_set(tmp_path / "one", 12, size=64)
-    write_set(tmp_path / "one", 12, size=64, overwrite=True)
+        write_studies(tmp_path / "one", kind, 12, size=64)
+    write_studies(tmp_path / "one", kind, 12, size=64, overwrite=True)
 
 
 def test_follow_up_in_the_opposite_order_is_the_other_label(tmp_path) -> None:
@@ -117,7 +117,7 @@ def test_follow_up_in_the_opposite_order_is_the_other_label(tmp_path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(phantom_studies, "draw_film", draw)
-        manifest = write_follow_up(tmp_path / "set", 12, size=64)
+        manifest = write_studies(tmp_path / "set", "follow-up", 12, size=64)
     labels = {row["patient_id"]: row["label"] for row in rows(manifest)}
     for patient, found in severities.items():
         assert found == sorted(found, reverse=labels[f"p{int(patient):05d}"] == "better")
@@ -262,7 +262,7 @@ def test_a_study_without_some_pictures_keeps_days_to_its_last() -> None:
 
 
 def test_a_manifest_of_phantoms_can_be_written_again(tmp_path) -> None:
-    manifest = write_follow_up(tmp_path / "set", 12, size=64)
+    manifest = write_studies(tmp_path / "set", "follow-up", 12, size=64)
     records = read_records(manifest)
     write_manifest(tmp_path / "set" / "again.csv", records)
     again = read_records(tmp_path / "set" / "again.csv")

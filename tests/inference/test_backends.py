@@ -18,7 +18,7 @@ from cvrnet.inference.converted_engine import ConvertedEngine
 from cvrnet.inference.torch_engine import TorchEngine
 from cvrnet.runs.checkpoint import load_checkpoint
 from cvrnet.runs.novelty import save_novelty
-from tests.support.folds import write_folds
+from tests.support.folds import reweighted, write_folds
 
 ENGINES = [
     pytest.param(name, marks=pytest.mark.skipif(not find_spec(name), reason=f"needs {name}"))
@@ -29,14 +29,7 @@ ENGINES = [
 @pytest.fixture(scope="module")
 def folds(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two folds that disagree, each with a gate; their copies are kept for all tests of this module."""
-
-    def make(fold: int) -> torch.nn.Module:
-        model = load_checkpoint(run)
-        for block in model.head.blocks:
-            torch.nn.init.normal_(block.classifier.weight, std=0.5)
-        return model
-
-    folder = write_folds(run, tmp_path_factory.mktemp("folds"), 2, make)
+    folder = write_folds(run, tmp_path_factory.mktemp("folds"), 2, lambda fold: reweighted(run))
     width = sum(load_checkpoint(run).widths)
     for fold in (1, 2):
         directions = torch.linalg.qr(torch.randn(width, 3))[0].T

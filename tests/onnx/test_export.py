@@ -24,7 +24,7 @@ from PIL import Image
 from cvrnet.errors import UserError
 from cvrnet.inference import Predictor
 from cvrnet.runs.checkpoint import load_checkpoint, save_checkpoint
-from tests.support.folds import CLASSES, write_folds
+from tests.support.folds import CLASSES, reweighted, write_folds
 from tests.support.networks import enliven
 
 onnx = pytest.importorskip("onnx")
@@ -45,9 +45,7 @@ def folds(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two folds whose answers differ from image to image and from one another."""
 
     def make(fold: int) -> torch.nn.Module:
-        model = load_checkpoint(run)
-        for block in model.head.blocks:
-            torch.nn.init.normal_(block.classifier.weight, std=0.5)
+        model = reweighted(run)
         enliven(model)
         return model
 

@@ -5,13 +5,22 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from cvrnet.runs.checkpoint import save_checkpoint
+from cvrnet.runs.checkpoint import load_checkpoint, save_checkpoint
 
 CLASSES = ["CVP", "NCP", "NOR"]
+
+
+def reweighted(run: Path) -> Any:
+    """A run's network with random classifiers, so that the answers differ from fold to fold."""
+    model: Any = load_checkpoint(run)
+    for block in model.head.blocks:
+        nn.init.normal_(block.classifier.weight, std=0.5)
+    return model
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from PIL import Image
 
 from cvrnet import Predictor
 from cvrnet.data import DataError, read_records, write_manifest
-from cvrnet.data.phantom_studies import write_follow_up, write_volumes
+from cvrnet.data.phantom_studies import write_studies
 from cvrnet.data.splits import patient_keys
 from cvrnet.errors import UserError
 from cvrnet.runs.attention import read_attention
@@ -39,7 +39,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def follow_up(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_follow_up(tmp_path_factory.mktemp("data") / "follow-up", 18, size=64)
+    return write_studies(tmp_path_factory.mktemp("data") / "follow-up", "follow-up", 18, size=64)
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +246,7 @@ def test_a_whole_network_trains_on_small_bags(follow_up: Path, tmp_path: Path) -
     again = {row["path"]: float(row["prob_worse"]) for row in rows(tmp_path / "e" / "predictions.csv")}
     for row in rows(tmp_path / "run" / "predictions.csv"):
         assert again[row["path"]] == pytest.approx(float(row["prob_worse"]), abs=1e-4)
-    write_volumes(tmp_path / "cts", 12, size=64)
+    write_studies(tmp_path / "cts", "volumes", 12, size=64)
     with pytest.raises(UserError, match="whole networks train on bags of at most 32"):
         train(tmp_path / "cts", tmp_path / "t", config, **PLAIN)
 
