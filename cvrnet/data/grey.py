@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from cvrnet.data.limits import Refused
+
 TAIL = 0.005
 """Share of the pixels at each end of a picture's values that does not affect its range: hot and dead pixels, and
 burned-in text."""
@@ -86,3 +88,26 @@ def by_bits_in_use(values: np.ndarray, counts: np.ndarray | None) -> np.ndarray:
     power = 2 ** (top.bit_length() - 1) if top > 255 else 128
     white = max(min(2 * power, power + 8 * (top - power)), 256)
     return np.floor(values * (256 / white)).clip(0, 255)
+
+
+def to_8_bits(values: np.ndarray, version: int = LATEST) -> np.ndarray:
+    """Grey values of any type as uint8.
+
+    >>> to_8_bits(np.array([[0, 2048, 4080]], dtype=np.uint16))
+    array([[  0, 128, 255]], dtype=uint8)
+    >>> to_8_bits(np.array([[0, 0.5, 1]], dtype=np.float32))
+    array([[  0, 128, 255]], dtype=uint8)
+    """
+    low, high = values.min(), values.max()
+    if values.dtype.kind == "f":
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise Refused("some pixel values are not finite")
+        if low < 0 or high > 255:
+            raise Refused(f"pixel values go from {low:g} to {high:g}: floats must lie in 0..1 or 0..255")
+        top = high if version == 1 else robust_ends(values, None)[1]
+        return np.rint(values * 255 if top <= 1 else values).clip(0, 255).astype(np.uint8)
+    if low < 0:
+        raise Refused(f"pixel values go from {low} to {high}: they must not be negative")
+    if version == 1:
+        return (values >> max(int(high).bit_length() - 8, 0)).astype(np.uint8)
+    return by_value(values, by_bits_in_use)

@@ -24,7 +24,7 @@ from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from cvrnet.data.decode_apart import decode_apart
-from cvrnet.data.grey import LATEST, bits_in_use, by_bits_in_use, by_value, robust_ends
+from cvrnet.data.grey import LATEST, bits_in_use, robust_ends, to_8_bits
 from cvrnet.data.limits import WINDOWS, Mode, Refused, check_mode, check_scans, check_size, in_turn
 from cvrnet.data.nifti_files import is_nifti, nifti_module
 from cvrnet.data.picture_headers import check_directory, check_exif, check_jpeg_exif, webp_size
@@ -232,16 +232,15 @@ def _pixels(stored: ImageFile, mode: Mode, version: int) -> np.ndarray:
 
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.array(image)
-        grey = _to_8_bits(values, version)
+        grey = to_8_bits(values, version)
         if white_is_zero:  # Pillow inverts such pictures only up to 8 bits
             grey = 255 - grey
         if isinstance(transparent := image.info.get("transparency"), int):
             grey[values == transparent] = 0
         return grey if mode == "L" else np.repeat(grey[..., None], 3, axis=2)
     if image.has_transparency_data:
-        layer = (
-            image if image.mode == "RGBA" else image.convert("RGBA")
-        )  # convert would copy the image, which takes memory
+        # Not converted if it is RGBA already, because that would copy it, which takes memory.
+        layer = image if image.mode == "RGBA" else image.convert("RGBA")
         image = Image.new("RGB", image.size)
         image.paste(layer, mask=layer)
     pixels = np.array(image if image.mode == mode else image.convert(mode))
@@ -276,26 +275,3 @@ def _upright(image: Image.Image) -> Image.Image:
     except (SyntaxError, Refused):  # not EXIF: the image has no orientation
         return image
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
-
-
-def _to_8_bits(values: np.ndarray, version: int = LATEST) -> np.ndarray:
-    """Grey values of any type as uint8.
-
-    >>> _to_8_bits(np.array([[0, 2048, 4080]], dtype=np.uint16))
-    array([[  0, 128, 255]], dtype=uint8)
-    >>> _to_8_bits(np.array([[0, 0.5, 1]], dtype=np.float32))
-    array([[  0, 128, 255]], dtype=uint8)
-    """
-    low, high = values.min(), values.max()
-    if values.dtype.kind == "f":
-        if not (np.isfinite(low) and np.isfinite(high)):
-            raise Refused("some pixel values are not finite")
-        if low < 0 or high > 255:
-            raise Refused(f"pixel values go from {low:g} to {high:g}: floats must lie in 0..1 or 0..255")
-        top = high if version == 1 else robust_ends(values, None)[1]
-        return np.rint(values * 255 if top <= 1 else values).clip(0, 255).astype(np.uint8)
-    if low < 0:
-        raise Refused(f"pixel values go from {low} to {high}: they must not be negative")
-    if version == 1:
-        return (values >> max(int(high).bit_length() - 8, 0)).astype(np.uint8)
-    return by_value(values, by_bits_in_use)

@@ -114,51 +114,36 @@ def predict_paths(
             such decision.
     """
     check_launch()
-    shared: Any = None
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # accelerate launch started this process and others
-        from cvrnet.inference.distributed import SharedPrediction
-
-        shared = SharedPrediction(device)
-        device = shared.device
-    folders: list[Path] = []
-    if not str(model).lower().endswith(".onnx"):  # which is predicted without PyTorch
+    shared = _shared_prediction(device)
+    device = shared.device if shared else device
+    tell = say if not shared or shared.is_main else lambda line: None
+    folders, unit = _checkpoints(model, folds)
+    load = partial(Predictor.from_pretrained, model, device, dtype, any_body_part=any_body_part, checkpoints=folders)
+    decision: dict[str, Any] = {
+        "operating_point": operating_point,
+        "coverage": coverage,
+        "by_class": by_class,
+        "abstain": abstain,
+    }
+    if unit != "image":
         from cvrnet.inference.study_paths import check_options
-        from cvrnet.runs.checkpoint import find_checkpoints, stored_unit
 
-        folders = find_checkpoints(model, folds)
-        if stored_unit(folders[0]) != "image":
-            options = {"--compile": compile, "--window": window, "--gate": gate, "several processes": shared}
-            check_options(**options)
-            predictor = Predictor.from_pretrained(
-                model, device, dtype, any_body_part=any_body_part, checkpoints=folders
-            )
-            decide = Decide(predictor.decisions, predictor.classes, operating_point, coverage, by_class, abstain)
-            return _predict_studies(predictor, paths, decide, batch_size, heads, uncertainty, say)
+        check_options(**{"--compile": compile, "--window": window, "--gate": gate, "several processes": shared})
+        return _predict_studies(load(), paths, decision, batch_size, heads, uncertainty, say)
     found = find_images(paths)
-    for note in found.notes if not shared or shared.is_main else ():
-        say(note)
+    for note in found.notes:
+        tell(note)
     if not found.files:
         raise UserError("; ".join(found.problems) or "no image found")
-    predictor = Predictor.from_pretrained(
-        model,
-        device,
-        dtype,
-        folds=folds,
-        compile=compile,
-        any_body_part=any_body_part,
-        backend=backend,
-        images=len(found.files),
-        checkpoints=folders,
-    )
-    decide = Decide(predictor.decisions, predictor.classes, operating_point, coverage, by_class, abstain)
-    for warning in decide.warnings if not shared or shared.is_main else ():
-        say(f"Warning: {warning}")
+    predictor = load(folds=folds, compile=compile, backend=backend, images=len(found.files))
+    decide = Decide(predictor.decisions, predictor.classes, **decision)
+    for warning in decide.warnings:
+        tell(f"Warning: {warning}")
     if gate and not predictor.has_gate:
         raise UserError(
             f"{predictor.name} cannot tell images that are unlike its training images: expected a CVR-Net of `cvrnet "
             "train` or `crossval`, with at least 20 training and 20 validation images"
         )
-    gate = predictor.has_gate and gate is not False
     slices = list(arrange(found.files))
     run = partial(shared.stream, predictor) if shared else predictor.stream
     stream = run([slice_.path for slice_ in slices], batch_size=batch_size, heads=heads, window=window)
@@ -167,7 +152,7 @@ def predict_paths(
         shared.close()
         return PathPredictions([], len(slices), iter(()))
     columns = ["path", *(("unit", "patient_id") if any(slice_.volume for slice_ in slices) else ()), "prediction"]
-    columns += [*(GATE if gate else ()), *decide.columns]
+    columns += [*(GATE if predictor.has_gate and gate is not False else ()), *decide.columns]
     columns += [f"prob_{name}" for name in predictor.classes]
     if heads:
         columns += [f"head_{i + 1}_{name}" for i in range(predictor.num_heads) for name in predictor.classes]
@@ -185,10 +170,29 @@ def predict_paths(
     return PathPredictions(columns, len(slices), rows(), found.problems)
 
 
+def _shared_prediction(device: str) -> Any:
+    """What several processes of ``accelerate launch`` share; None in a single process."""
+    if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
+        return None
+    from cvrnet.inference.distributed import SharedPrediction
+
+    return SharedPrediction(device)
+
+
+def _checkpoints(model: str | Path, folds: Sequence[int]) -> tuple[list[Path], str]:
+    """The checkpoint folders of a model, and whether it answers for an ``image``, a ``study`` or a ``patient``."""
+    if str(model).lower().endswith(".onnx"):  # which is predicted without PyTorch
+        return [], "image"
+    from cvrnet.runs.checkpoint import find_checkpoints, stored_unit
+
+    folders = find_checkpoints(model, folds)
+    return folders, stored_unit(folders[0])
+
+
 def _predict_studies(
     predictor: Predictor,
     paths: Sequence[str | DataSet],
-    decide: Decide,
+    decision: dict[str, Any],
     batch_size: int,
     heads: bool,
     uncertainty: bool,
@@ -198,6 +202,7 @@ def _predict_studies(
     from cvrnet.inference.study_paths import find_studies, study_rows
     from cvrnet.inference.study_predictor import StudyPredictor
 
+    decide = Decide(predictor.decisions, predictor.classes, **decision)
     found = find_studies(paths, predictor.unit, predictor.preprocessing.slices, say)
     if not found.studies:
         raise UserError("; ".join(found.problems) or "no image found")

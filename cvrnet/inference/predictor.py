@@ -150,12 +150,7 @@ class Predictor:
         return predictions
 
     def stream(
-        self,
-        paths: str | Path | Iterable[str | Path],
-        *,
-        batch_size: int = 8,
-        heads: bool = False,
-        window: str = "",
+        self, paths: str | Path | Iterable[str | Path], *, batch_size: int = 8, heads: bool = False, window: str = ""
     ) -> Iterator[Prediction]:
         """Classify image files one batch at a time, in their order and in constant memory.
 

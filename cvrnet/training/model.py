@@ -83,40 +83,59 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
             f"or local-dir:FOLDER or hf-hub:user/repo to start from a trained model{hint(config.model)}"
         )
     config = resolve_interpolation(config)
-    options: dict[str, Any] = {**config.model_kwargs, "num_classes": num_classes, "in_chans": config.in_chans}
-    if config.findings:
-        if not _is_cvrnet(config.model):
-            raise UserError(f"findings are learnt by a CVR-Net, which {config.model} is not; see `cvrnet models`")
-        options["task"] = "multilabel"
-    if config.unit != "image":
-        if not _is_cvrnet(config.model):
-            raise UserError(f"unit={config.unit!r} is for a CVR-Net, which {config.model} is not; see `cvrnet models`")
-        if trained:
-            raise UserError(
-                f"unit={config.unit!r} starts from a new head; expected a model by name, not {config.model}"
-            )
-        options |= {"unit": config.unit, "pooling": config.pooling, "time": config.time}
-    if config.encoders:
-        options["encoders"] = config.encoders
-    if config.encoder_weights:
-        options["encoder_weights"] = config.encoder_weights
-    if config.drop_rate:
-        options["drop_rate"] = config.drop_rate
     origin = f"local-dir:{hub_checkpoint(config.model)}" if is_reference(config.model) else config.model
-    if _is_cvrnet(origin):
-        options["img_size"] = config.img_size  # for encoders that work at only one size
-    elif config.encoder_weights:
-        raise UserError(f"encoder_weights are for the encoders of a CVR-Net, which {config.model} is not")
     if trained:
         try:
             load_checkpoint(origin.removeprefix("local-dir:"))  # validates a model from an untrusted source
         except UserError as error:
             raise UserError(f"cannot load {config.model}: {error}") from error
+    model = _create(config, origin, _options(config, num_classes))
+    refuse_bags(checkpoint_unit(model) if config.unit == "image" else "image", "training without --unit")
+    model.pretrained_cfg = model.default_cfg = _preprocessing(model.pretrained_cfg, config)
+    return model
+
+
+def _options(config: TrainConfig, num_classes: int) -> dict[str, Any]:
+    """The arguments of timm's create_model for the model of a config.
+
+    Raises:
+        UserError: The config asks for what only a CVR-Net has, and its model is another.
+    """
+    if not _is_cvrnet(config.model):
+        only = {
+            "findings are learnt by": config.findings,
+            f"unit={config.unit!r} is for": config.unit != "image",
+            "encoder_weights are for the encoders of": config.encoder_weights,
+            f"freeze={config.freeze!r} trains the heads of": config.freeze,
+        }
+        for what, asked in only.items():
+            if asked:
+                raise UserError(f"{what} a CVR-Net, which {config.model} is not; see `cvrnet models`")
+    if config.unit != "image" and is_trained(config.model):
+        raise UserError(f"unit={config.unit!r} starts from a new head; expected a model by name, not {config.model}")
+    bag = {"unit": config.unit, "pooling": config.pooling, "time": config.time}
+    return {
+        **config.model_kwargs,
+        "num_classes": num_classes,
+        "in_chans": config.in_chans,
+        **({"task": "multilabel"} if config.findings else {}),
+        **(bag if config.unit != "image" else {}),
+        **({"encoders": config.encoders} if config.encoders else {}),
+        **({"encoder_weights": config.encoder_weights} if config.encoder_weights else {}),
+        **({"drop_rate": config.drop_rate} if config.drop_rate else {}),
+        # For encoders that work at only one size.
+        **({"img_size": config.img_size} if _is_cvrnet(config.model) else {}),
+    }
+
+
+def _create(config: TrainConfig, origin: str, options: dict[str, Any]) -> Any:
+    """Create the model with timm, from its name or from the ``local-dir:`` of a trained one."""
+    trained = is_trained(config.model)
+    chosen = {"pretrained_cfg", "pretrained_cfg_overlay"} & config.model_kwargs.keys()
+    of_timm = config.pretrained and not (trained or chosen or _is_cvrnet(config.model))
     try:
         arguments = timm.models.resolve_model_input_args(origin, {"img_size": config.img_size}, **options)
         name = arguments.pop("model_name")
-        chosen = {"pretrained_cfg", "pretrained_cfg_overlay"} & config.model_kwargs.keys()
-        of_timm = config.pretrained and not (trained or chosen or _is_cvrnet(config.model))
         overlay = locate_weights(config.model) if of_timm else {}
         model: Any = timm.create_model(
             name, pretrained=config.pretrained or trained, pretrained_cfg_overlay=overlay, **arguments
@@ -133,10 +152,14 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
         raise missing_weights(repr(config.model), [config.model], error) from error
     if of_timm:
         model.weights_from = weights_origin(config.model, overlay)
-    refuse_bags(checkpoint_unit(model) if config.unit == "image" else "image", "training without --unit")
-    cfg: Any = {key: value for key, value in model.pretrained_cfg.items() if key not in ("state_dict", "file")}
+    return model
+
+
+def _preprocessing(stored: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
+    """The preprocessing of a model that takes whole images at the config's size; mean and std stay the model's."""
+    cfg: Any = {key: value for key, value in stored.items() if key not in ("state_dict", "file")}
     cfg = with_grey_version(cfg, config.grey_version)
-    adapted: Any = {
+    return {
         **(cfg if config.unit == "image" else with_volumes(cfg, config.window, config.slices)),
         "input_size": (config.in_chans, config.img_size, config.img_size),
         "interpolation": config.interpolation,
@@ -145,12 +168,6 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
         "mean": for_channels(cfg["mean"], config.in_chans),
         "std": for_channels(cfg["std"], config.in_chans),
     }
-    model.pretrained_cfg = model.default_cfg = adapted
-    if config.freeze and not isinstance(model, CVRNet):
-        raise UserError(
-            f"freeze={config.freeze!r} trains the heads of a CVR-Net, which {config.model} is not; see `cvrnet models`"
-        )
-    return model
 
 
 class InitialModel:
