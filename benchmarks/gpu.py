@@ -29,6 +29,7 @@ import torch.nn.functional as F
 import cvrnet
 from cvrnet import Predictor
 from cvrnet.data import Augmentation, ImageCache, Preprocessing, read_records, write_phantoms
+from cvrnet.data.augmentation import change
 from cvrnet.devices import autocast, select_precision
 from cvrnet.runs.checkpoint import load_checkpoint, save_checkpoint
 from cvrnet.training.batches import CachedImages
@@ -246,12 +247,13 @@ def waiting(check: Check) -> dict[str, float]:
     records = read_records(data)
     cache = ImageCache((check.size, check.size), "RGB", folder=check.folder / "cache")
     images = CachedImages(records, [0] * len(records), cache, Augmentation(), 0)
-    plain = torch.zeros(3, check.size, check.size, dtype=torch.uint8)
+    batch = torch.zeros(60, 3, check.size, check.size, dtype=torch.uint8, device=check.device)
+    changes = torch.stack([images.augmentation.draw((0, 1, i)) for i in range(60)])
     found = {}
     for name, one in (
         ("decoding, once for a whole job", lambda i: cache.load(records[i].path)),
         ("a decoded image from the cache", lambda i: cache.load(records[i].path)),
-        ("augmentation", lambda i: images.augmentation(plain, seed=(0, 1, i))),
+        ("drawing the changes of an image", lambda i: images.augmentation.draw((0, 1, i))),
         ("an item of an epoch", lambda i: images[1, i]),
     ):
         start = time.perf_counter()
@@ -259,6 +261,9 @@ def waiting(check: Check) -> dict[str, float]:
             one(i)
         found[name] = (time.perf_counter() - start) / len(records) * 1000
         print(f"  {name}: {found[name]:.3f} ms")
+    name = "changing an image of a batch of 60, on the device"
+    found[name] = check.milliseconds({name: lambda: change(batch, changes)})[name] / 60
+    print(f"  {name}: {found[name]:.3f} ms")
     return found
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import affine_grid, grid_sample
 
 from cvrnet.errors import UserError
 
@@ -37,12 +36,14 @@ class Augmentation:
             if not 0 <= value <= most:
                 raise UserError(f"{name} {value} is not possible: expected 0 to {most}")
 
-    def __call__(self, image: Tensor, seed: int | Sequence[int]) -> Tensor:
-        """Return the image, uint8 (C, H, W), with random changes; the result may share memory with the input.
+    def draw(self, seed: int | Sequence[int]) -> Tensor:
+        """The random changes of one image: angle (radians, anticlockwise), shift right, shift down, and two flips.
+
+        Shifts are fractions of the width or height; the flips (left-right, top-bottom) are 0 or 1.
 
         The seed is one non-negative number of any size, or several, such as the run's seed, the epoch and the image's
-        index. The same seed and image size give the same changes in any thread, worker or process. Global random states
-        are neither used nor changed.
+        index. The same seed gives the same changes in any thread, worker or process. Global random states are neither
+        used nor changed.
         """
         draw = np.random.default_rng(seed)
         # Always the same draws in the same order: if one probability is set to 0, the other changes stay the same.
@@ -51,24 +52,35 @@ class Augmentation:
         angle *= math.radians(self.rotation_degrees) * (happens[0] < self.rotation_p)
         across *= self.shift * (happens[1] < self.shift_p)
         down *= self.shift * (happens[2] < self.shift_p)
-        if angle or across or down:
-            image = _turn_and_move(image, angle, across, down)
-        flips = [axis for axis, flip in ((-1, happens[3] < self.hflip_p), (-2, happens[4] < self.vflip_p)) if flip]
-        return image.flip(flips) if flips else image
+        return torch.tensor([angle, across, down, happens[3] < self.hflip_p, happens[4] < self.vflip_p])
+
+    def __call__(self, image: Tensor, seed: int | Sequence[int]) -> Tensor:
+        """Return the image, (C, H, W), with the changes that `draw` gives for the seed."""
+        return change(image[None], self.draw(seed)[None])[0]
 
 
-def _turn_and_move(image: Tensor, angle: float, across: float, down: float) -> Tensor:
-    """The image, turned anticlockwise about its centre (radians), then moved right and down (fractions of its size)."""
-    height, width = image.shape[-2:]
-    cos, sin, aspect = math.cos(angle), math.sin(angle), width / height
-    # affine_grid maps each pixel of the result to its place in the image, so this is the inverse movement. Both axes
-    # go from -1 to 1 whatever the image's shape, hence the aspect ratio and the factors of 2.
-    matrix = torch.tensor(
-        [
-            [cos, -sin / aspect, -2 * (across * cos - down * sin / aspect)],
-            [sin * aspect, cos, -2 * (across * sin * aspect + down * cos)],
-        ]
+def change(images: Tensor, changes: Tensor) -> Tensor:
+    """Turn, then move, then flip each image (N, C, H, W) by its row of (N, 5) `Augmentation.draw`, on their device.
+
+    Each pixel of the result is a pixel of the image. The result is the same on every device, except where rounding
+    decides between two neighbouring pixels.
+    """
+    if not changes.any():
+        return images
+    height, width = images.shape[-2:]
+    # The changes go to the device after the test: asking a GPU would wait for it.
+    angle, across, down, flip_x, flip_y = (
+        column.view(-1, 1, 1) for column in changes.to(images.device, non_blocking=True).T
     )
-    grid = affine_grid(matrix[None], [1, *image.shape], align_corners=False)
-    moved = grid_sample(image[None].float(), grid, mode="nearest", padding_mode="border", align_corners=False)
-    return moved[0].to(image.dtype)
+    # Places of the result's pixels, from the centre, before the flips and the movement. Written as sums of products:
+    # a matrix product would be rounded to TF32 or bfloat16 on some devices.
+    x = torch.arange(width, device=images.device) - (width - 1) / 2
+    y = (torch.arange(height, device=images.device) - (height - 1) / 2).unsqueeze(1)
+    x = x * (1 - 2 * flip_x) - across * width
+    y = y * (1 - 2 * flip_y) - down * height
+    # Turned back, these are the places in the image.
+    columns = angle.cos() * x - angle.sin() * y + (width - 1) / 2
+    rows = angle.sin() * x + angle.cos() * y + (height - 1) / 2
+    places = rows.round().long().clamp(0, height - 1) * width + columns.round().long().clamp(0, width - 1)
+    flat = images.flatten(2)
+    return flat.gather(2, places.flatten(1).unsqueeze(1).expand(-1, flat.shape[1], -1)).view_as(images)

@@ -82,12 +82,14 @@ class Schedule:
 
 
 @dataclass(eq=False)
-class CachedImages(Dataset[tuple[Tensor, Any]]):
-    """Decoded images, augmented, with their labels.
+class CachedImages(Dataset[tuple[tuple[Tensor, Tensor], Any]]):
+    """Decoded images, the random changes that augment them, and their labels.
 
     The key of an item is (epoch, index), so the processes that load images learn of a new epoch by the key.
-    The item is ``(image, label)``: uint8 (C, H, W), and the label as given. Augmentation depends only on the seed and
-    the key, so it is the same in every process and after a resume.
+    The item is ``((image, changes), label)``: uint8 (C, H, W), what `Augmentation.draw` gives, and the label as given.
+    The changes depend only on the seed and the key, so they are the same in every process and after a resume. They are
+    applied to a whole batch on the device that trains (`WholeNetwork.inputs`): a large GPU trains faster than a core
+    could augment.
     """
 
     records: Sequence[Record]
@@ -99,20 +101,26 @@ class CachedImages(Dataset[tuple[Tensor, Any]]):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Any]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[tuple[Tensor, Tensor], Any]:
         epoch, index = key
         image = torch.from_numpy(self.cache.load(self.records[index].path).transpose(2, 0, 1).copy())
-        return self.augmentation(image, seed=(self.seed, epoch, index)), self.labels[index]
+        return (image, self.augmentation.draw((self.seed, epoch, index))), self.labels[index]
 
 
 @contextmanager
-def image_loader(images: Dataset[Any], schedule: Schedule, workers: int) -> Iterator[DataLoader[Any]]:
-    """Give a loader whose worker processes start once for all epochs, and end with the block."""
+def image_loader(
+    images: Dataset[Any], schedule: Schedule, workers: int, pin_memory: bool = False
+) -> Iterator[DataLoader[Any]]:
+    """Give a loader whose worker processes start once for all epochs, and end with the block.
+
+    With ``pin_memory``, a thread puts each batch where a GPU can copy it from while it computes.
+    """
     loader: DataLoader[Any] = DataLoader(
         images,
         batch_sampler=schedule,
         num_workers=workers,
         persistent_workers=workers > 0,
+        pin_memory=pin_memory,
         collate_fn=getattr(images, "collate", None),  # that of bags, which differ in size
     )
     try:

@@ -93,7 +93,8 @@ def fit(
     parts = {**task.parts, **updates.parts}
     state = restore_state(folder / (STATE if (folder / STATE).is_file() else LAST_STATE), parts)
     saved, saved_epoch = time.monotonic(), state.epoch
-    with image_loader(task.items, schedule, config.num_workers) as loader:
+    on_gpu = processes.device.type == "cuda"
+    with image_loader(task.items, schedule, config.num_workers, pin_memory=on_gpu) as loader:
         while state.epoch < config.epochs and state.epoch - state.best_epoch < config.patience:
             started = time.perf_counter()
             schedule.epoch = state.epoch + 1
@@ -137,7 +138,7 @@ def _train_epoch(
     objective: Objective,
     epoch: int,
     batches: Sequence[Sequence[Sequence[int]]],
-    loader: Iterable[tuple[Tensor, Tensor]],
+    loader: Iterable[tuple[Any, Tensor]],
     updates: Updates,
     processes: Processes,
     progress: Progress,
@@ -151,11 +152,11 @@ def _train_epoch(
     # Dropout depends only on the seed, epoch and process, so a resumed training repeats it.
     torch.manual_seed(config.seed + epoch * world + processes.index)
     total, seen = torch.zeros((), device=device), 0
-    for number, batch in enumerate(batches, start=1 + (epoch - 1) * len(batches)):
-        size = sum(len(part) for part in batch)
+    for number, parts in enumerate(batches, start=1 + (epoch - 1) * len(batches)):
+        size = sum(len(part) for part in parts)
         for micro in range(config.grad_accum):
-            pixels, labels = next(loaded)
-            x = task.inputs(pixels)
+            batch, labels = next(loaded)
+            x = task.inputs(batch)
             y = labels.to(device, non_blocking=True)
             with autocast(device, processes.precision):
                 logits = network(x)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from cvrnet.data import Augmentation, ImageCache
+from cvrnet.data.augmentation import change
 from cvrnet.data.studies import Study
 from cvrnet.heads import Bags
 from cvrnet.inference.study_predictor import answer_cached
@@ -43,8 +44,8 @@ class BagImages(Dataset[Item]):
         epoch, index = key
         study = self.studies[index]
         loaded = [torch.from_numpy(self.cache.load(p.path).transpose(2, 0, 1).copy()) for p in study.pictures]
-        images = [self.augmentation(image, seed=(self.seed, epoch, index)) for image in loaded]
-        return (torch.stack(images), torch.tensor(study.days, dtype=torch.float32)), self.labels[index]
+        changes = self.augmentation.draw((self.seed, epoch, index)).expand(len(loaded), -1)
+        return (change(torch.stack(loaded), changes), torch.tensor(study.days, dtype=torch.float32)), self.labels[index]
 
     collate = staticmethod(join_items)
 
@@ -84,7 +85,8 @@ class WholeBags(WholeNetwork):
 
     def inputs(self, bags: Any) -> Any:
         """The network's input for a batch that the loader gives: bags of normalised images on the device."""
-        return Bags(super().inputs(bags.vectors), *bags.to(self.processes.device)[1:])
+        pixels, *rest = bags.to(self.processes.device)
+        return Bags(self.normalized(pixels), *rest)
 
     def validate(self) -> NDArray[np.float64]:
         """Each head's probabilities for the validation bags, (heads, bags, classes)."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cvrnet.data import ImageCache, Preprocessing, Record
+from cvrnet.data.augmentation import change
 from cvrnet.inference import Predictor
 from cvrnet.inference.cached import join_batches, predict_cached
 from cvrnet.runs.checkpoint import save_checkpoint
@@ -73,10 +74,14 @@ class WholeNetwork:
                 self.trained
             )  # DDP checks only when it is made which parameters have gradients
 
-    def inputs(self, pixels: Tensor) -> Tensor:
-        """The network's input for a batch that the loader gives: normalised images on the device."""
-        x = self.preprocessing.normalize(pixels.to(self.processes.device, non_blocking=True))
-        return x.contiguous(memory_format=torch.channels_last)
+    def inputs(self, batch: Sequence[Tensor]) -> Tensor:
+        """The network's input for the images and changes of `CachedImages`: augmented, normalised, on the device."""
+        pixels, changes = batch
+        return self.normalized(change(pixels.to(self.processes.device, non_blocking=True), changes))
+
+    def normalized(self, pixels: Tensor) -> Tensor:
+        """uint8 images on the device, normalised, in the memory layout of the network."""
+        return self.preprocessing.normalize(pixels).contiguous(memory_format=torch.channels_last)
 
     def validate(self) -> NDArray[np.float64]:
         """Each head's probabilities for the validation images, (heads, images, classes).

@@ -11,14 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
+from torch.nn.functional import affine_grid, grid_sample
 from torchvision.transforms.v2 import functional
 
 from cvrnet.data import Augmentation
-from cvrnet.data.augmentation import _turn_and_move
+from cvrnet.data.augmentation import change
 from cvrnet.errors import UserError
 
 NONE = Augmentation(rotation_p=0, shift_p=0, hflip_p=0, vflip_p=0)
 ALWAYS = Augmentation(rotation_p=1, shift_p=1, hflip_p=1, vflip_p=1)
+
+
+def turned_and_moved(image, angle, across, down):
+    return change(image[None], torch.tensor([[angle, across, down, 0, 0]]))[0]
+
 
 images = hnp.arrays(np.uint8, st.tuples(st.sampled_from([1, 3]), st.integers(1, 20), st.integers(1, 20))).map(
     torch.from_numpy
@@ -67,31 +73,55 @@ def test_turning_and_moving_as_scipy_does(shape, angle, across, down):
     centre = (np.array(shape) - 1) / 2
     offset = centre - matrix @ (centre + np.array([down * height, across * width]))
     expected = ndimage.affine_transform(image, matrix, offset, order=0, mode="nearest")
-    found = _turn_and_move(torch.from_numpy(image)[None], radians, across, down)[0].numpy()
+    found = turned_and_moved(torch.from_numpy(image)[None], radians, across, down)[0].numpy()
     assert (found == expected).mean() > 0.99  # pixels whose source lies on the edge of two may differ by rounding
 
 
 def test_moving_repeats_the_edge():
     image = torch.arange(100, dtype=torch.uint8).reshape(1, 10, 10)
-    right = _turn_and_move(image, 0, 0.2, 0)
+    right = turned_and_moved(image, 0, 0.2, 0)
     assert torch.equal(right[..., 2:], image[..., :-2])
     assert torch.equal(right[..., :2], image[..., :1].expand(1, 10, 2))
-    down = _turn_and_move(image, 0, 0, 0.2)
+    down = turned_and_moved(image, 0, 0, 0.2)
     assert torch.equal(down[:, 2:], image[:, :-2])
     assert torch.equal(down[:, :2], image[:, :1].expand(1, 2, 10))
 
 
-def test_the_probabilities_and_ranges_are_those_asked_for(monkeypatch):
-    drawn = []
-    monkeypatch.setattr("cvrnet.data.augmentation._turn_and_move", lambda image, *how: drawn.append(how) or image)
+@settings(max_examples=50, deadline=None)
+@given(hnp.arrays(np.uint8, (5, 3, 12, 17)).map(torch.from_numpy), st.lists(seeds, min_size=5, max_size=5))
+def test_a_batch_is_changed_as_each_image_alone(batch, five):
+    found = change(batch, torch.stack([Augmentation().draw(seed) for seed in five]))
+    assert torch.equal(
+        found, torch.stack([Augmentation()(image, seed) for image, seed in zip(batch, five, strict=True)])
+    )
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (61, 97)])
+def test_turning_and_moving_as_torch_does(shape):
+    """PyTorch's own sampling, on which the first version was built; it places pixels by fractions of the size."""
+    draw = np.random.default_rng(0)
+    images = torch.from_numpy(draw.integers(0, 256, (20, 1, *shape)).astype(np.uint8))
+    changes = torch.stack([replace(ALWAYS, hflip_p=0, vflip_p=0).draw(seed) for seed in range(20)])
+    angle, across, down = changes[:, :3].T
+    cos, sin, aspect = angle.cos(), angle.sin(), shape[1] / shape[0]
+    first = torch.stack([cos, -sin / aspect, -2 * (across * cos - down * sin / aspect)], 1)
+    second = torch.stack([sin * aspect, cos, -2 * (across * sin * aspect + down * cos)], 1)
+    matrices = torch.stack([first, second], 1)
+    grid = affine_grid(matrices, list(images.shape), align_corners=False)
+    expected = grid_sample(images.float(), grid, mode="nearest", padding_mode="border", align_corners=False)
+    assert (change(images, changes) == expected).float().mean() > 0.999
+
+
+def test_the_probabilities_and_ranges_are_those_asked_for():
     image = torch.zeros(1, 2, 2, dtype=torch.uint8)
     image[0, 0, 0] = 1
-    places = [tuple(Augmentation()(image, seed).nonzero()[0].tolist()) for seed in range(4000)]
-    angles, across, down = (np.array(values) for values in zip(*drawn, strict=True))
+    flips = Augmentation(rotation_p=0, shift_p=0)
+    places = [tuple(flips(image, seed).nonzero()[0].tolist()) for seed in range(4000)]
+    angles, across, down, *_ = torch.stack([Augmentation().draw(seed) for seed in range(4000)]).double().numpy().T
     for values, probability, limit in ((angles, 0.45, math.radians(15)), (across, 0.2, 0.1), (down, 0.2, 0.1)):
         used = values[values != 0]
         assert len(used) / 4000 == pytest.approx(probability, abs=0.03)
-        assert np.abs(used).max() <= limit
+        assert np.abs(used).max() <= limit * (1 + 1e-6)
         assert used.min() < -0.95 * limit
         assert used.max() > 0.95 * limit
         assert used.mean() == pytest.approx(0, abs=0.1 * limit)
