@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from cvrnet.errors import UserError
@@ -45,22 +48,48 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def select_precision(name: str, device: torch.device) -> str:
-    """``"fp32"``, ``"bf16"`` or ``"fp16"``; ``"auto"`` selects the fastest one on the device.
+    """``"fp32"``, ``"tf32"``, ``"bf16"`` or ``"fp16"``; ``"auto"`` selects the fastest one on the device.
 
-    On a CPU without bfloat16 instructions ``"auto"`` is float32: emulated bfloat16 would be slower. The environment
-    variable CVRNET_AMP sets another meaning of ``"auto"``.
+    ``"tf32"`` is float32 whose products are rounded to TF32, on CUDA (see `kernels`). On a CPU without bfloat16
+    instructions ``"auto"`` is float32: emulated bfloat16 would be slower. The environment variable CVRNET_AMP sets
+    another meaning of ``"auto"``.
 
     Raises:
-        UserError: The name is unknown, or it is fp16 and the device is not CUDA.
+        UserError: The name is unknown, or it is tf32 or fp16 and the device is not CUDA.
     """
     name = named_precision(name)
-    if name == "fp16" and device.type != "cuda":
-        raise UserError(f"fp16 needs a CUDA device, not {device.type}; expected auto, fp32 or bf16")
+    if name in ("tf32", "fp16") and device.type != "cuda":
+        raise UserError(f"{name} needs a CUDA device, not {device.type}; expected auto, fp32 or bf16")
     if name != "auto":
         return name
     if has_bf16(device):
         return "bf16"
     return "fp16" if device.type == "cuda" else "fp32"
+
+
+@contextmanager
+def kernels(device: torch.device, precision: str) -> Iterator[None]:
+    """In the block, cuDNN measures which kernels are fastest, and ``"fp32"`` is exact.
+
+    PyTorch's convolutions would otherwise multiply float32 in TF32 (10 bits of mantissa); with the other precisions,
+    the parts that stay in float32 may do so. Elsewhere than on CUDA, this has no effect.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    tf32 = precision != "fp32"
+    products, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, tf32
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=tf32):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = products
+
+
+def compile_failed(error: Exception, instead: str) -> UserError:
+    """The error for a network that ``torch.compile`` cannot compile; ``instead`` says what to do without it."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return UserError(f"torch.compile failed ({reason}); install a C++ compiler if none was found, or {instead}")
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -6,7 +6,7 @@ import os
 
 from cvrnet.errors import UserError
 
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
 AUTO = "CVRNET_AMP"
 """Environment variable: the precision that ``auto`` means, instead of the fastest one on the device."""
 

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import NoReturn
 
-from cvrnet_cli.interruption import interruptible
+from cvrnet_cli.interruption import ignore_interrupts, interruptible
 
 _EXTRAS = {
     "train": ("accelerate", "sklearn", "scipy", "matplotlib"),
@@ -23,10 +23,16 @@ _EXTRAS = {
 @interruptible()
 def main() -> None:
     """Entry point: report a user's mistake in one line, with exit status 1 or 2 and without a traceback."""
+    try:
+        _main()
+    except KeyboardInterrupt:  # it came while an error was being handled
+        _fail("interrupted", 130)
+
+
+def _main() -> None:
     import click  # imported here, so that Ctrl-C is handled from the first import on
 
     from cvrnet_cli.commands import cli
-    from cvrnet_cli.output import say
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -41,8 +47,7 @@ def main() -> None:
     except click.ClickException as error:
         shown = io.StringIO()
         error.show(shown)
-        say(shown.getvalue().rstrip("\n"))
-        sys.exit(error.exit_code)
+        _end(shown.getvalue().rstrip("\n"), error.exit_code)
     except BrokenPipeError:  # the reader of the output has stopped, as in `cvrnet models | head`
         sys.exit(1)
     except ModuleNotFoundError as error:
@@ -96,7 +101,12 @@ def _discard_unwritten() -> None:
 
 
 def _fail(message: str, status: int = 1) -> NoReturn:
+    _end(f"Error: {message}", status)
+
+
+def _end(text: str, status: int) -> NoReturn:
+    ignore_interrupts()  # so that the text appears whole, and nothing after it
     from cvrnet_cli.output import say
 
-    say(f"Error: {message}")
+    say(text)
     sys.exit(status)

@@ -45,6 +45,12 @@ def interruptible() -> Iterator[None]:
         atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
 
 
+def ignore_interrupts() -> None:
+    """In the rest of an `interruptible` context, ignore Ctrl-C."""
+    if signal.getsignal(signal.SIGINT) is _on_sigint:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _on_sigint(number: int, frame: FrameType | None) -> None:
     if not any(f.f_code.co_filename.startswith("<frozen importlib") for f, _ in traceback.walk_stack(frame)):
         raise KeyboardInterrupt

@@ -32,7 +32,7 @@ class OutputPath(click.Path):
 
 
 OUTPUT = OutputPath(path_type=Path)
-NUMBER_FORMAT = click.Choice(["auto", "fp32", "bf16", "fp16"])
+NUMBER_FORMAT = click.Choice(["auto", "fp32", "tf32", "bf16", "fp16"])
 PROBABILITY, FRACTION = click.FloatRange(0, 1), click.FloatRange(0, 1, min_open=True, max_open=True)
 PART = click.FloatRange(0, 1, max_open=True)
 
@@ -208,6 +208,7 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
     ("--seed", SEED, 0, "Seed of weights, order, augmentation and splits"),
     ("--amp", NUMBER_FORMAT, "auto", "Number format; auto selects the fastest one on the device"),
     ("--device", str, "auto", "auto, cpu, cuda, cuda:N or mps"),
+    ("--compile/--no-compile", bool, False, "Train through torch.compile: faster steps, minutes to start"),
     ("--num-workers", click.IntRange(0, 256), 0, "Number of processes that load images"),
 ]
 

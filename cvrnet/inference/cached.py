@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cvrnet.data import ImageCache, Record, to_batch
+from cvrnet.data import ImageCache, Record
 from cvrnet.inference.predictor import Predictor
 
 
@@ -24,13 +24,11 @@ def predict_cached(
     Each of `count` processes takes every `count`-th batch; `index` is the number of this process. The number of
     processes changes neither the batches nor the results, bit for bit.
     """
-    starts = range(0, len(records), batch_size)
-    answers = []
-    for number in range(index, len(starts), count):
-        batch = records[starts[number] : starts[number] + batch_size]
-        images = to_batch([cache.load(record.path) for record in batch])
-        answers.append((number, predictor.member_probabilities(images).mean(0)))
-    return answers
+    numbers = range(index, -(-len(records) // batch_size), count)
+    batches = (records[number * batch_size : (number + 1) * batch_size] for number in numbers)
+    images = (np.stack([cache.load(record.path) for record in batch]).transpose(0, 3, 1, 2) for batch in batches)
+    members = predictor.members(images)
+    return [(number, by_head.mean(0)) for number, (by_head, _) in zip(numbers, members, strict=True)]
 
 
 def join_batches(answers: Sequence[tuple[int, NDArray[np.float64]]]) -> NDArray[np.float64]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cvrnet.errors import UserError
-from cvrnet.inference.torch_engine import TorchEngine
+from cvrnet.inference.torch_engine import Answer, TorchEngine
 from cvrnet.onnx.converted import ConvertedCopy
 from cvrnet.onnx.session import OnnxEngine
 from cvrnet.task import probabilities
@@ -46,12 +46,19 @@ class ConvertedEngine:
                 f"expected at most {TOLERANCES[self.precision]:.0e}; use --backend torch"
             )
 
+    ahead = 0  #: see `TorchEngine`
+
+    def start(self, pixels: NDArray[np.uint8], size: int = 0) -> Callable[[], Answer]:
+        """As `TorchEngine`, but computes at once."""
+        answer = self(pixels, size)
+        return lambda: answer
+
     @property
     def num_heads(self) -> int:
         """Number of heads; refuses a model that is not a CVR-Net, because it has none."""
         return self._torch.num_heads
 
-    def __call__(self, pixels: NDArray[np.uint8], size: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def __call__(self, pixels: NDArray[np.uint8], size: int = 0) -> Answer:
         """As `TorchEngine`; a batch of any number of images, so `size` has no effect."""
         answers = [network(pixels) for network in self._networks]
         return np.concatenate([a[0] for a in answers]), np.concatenate([a[1] for a in answers], 1)

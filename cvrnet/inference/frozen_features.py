@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cvrnet.data import Augmentation, ImageCache, Preprocessing, Record
 from cvrnet.data.cache import ArrayFiles, image_status
-from cvrnet.devices import select_device, select_precision
+from cvrnet.devices import kernels, select_device, select_precision
 from cvrnet.errors import UserError
 from cvrnet.heads.novelty import join_sides, sides
 from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
@@ -176,7 +176,7 @@ class FrozenFeatures:
     def _compute(self, images: Tensor) -> list[Vectors]:
         """The pooled maps and their sides for each encoder, (BATCH, 3, width of the encoder)."""
         x = self.preprocessing.normalize(images.to(self.device, non_blocking=True))
-        with torch.inference_mode():
+        with torch.inference_mode(), kernels(self.device, self.precision):
             maps = self._frozen().maps(x.contiguous(memory_format=torch.channels_last))
             encoders: Any = self._model.encoders
             pooled = iter([torch.cat([m.mean((2, 3)).unsqueeze(1), sides(m)], 1) for m in maps])

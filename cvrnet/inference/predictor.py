@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from cvrnet.metrics.decisions import Decisions
 from cvrnet.metrics.novelty import unlike
 from cvrnet.task import probabilities
 
+Members = tuple[NDArray[np.float64], NDArray[np.float64]]
+
 
 class Predictor:
     """Classifies image files with a trained model, or with the folds of a run as an ensemble.
@@ -33,7 +36,7 @@ class Predictor:
         models: Networks with the same classes and preprocessing. They are moved to the device and set to evaluation
             mode, and otherwise used unchanged. (:meth:`from_pretrained` also folds batch norm into the convolutions.)
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-        dtype: ``auto``, ``fp32``, ``bf16`` or ``fp16``; ``auto`` takes the fastest on the device.
+        dtype: ``auto``, ``fp32``, ``tf32``, ``bf16`` or ``fp16``; ``auto`` takes the fastest on the device.
         compile: Run the networks through ``torch.compile``: faster after a compilation of seconds to minutes. A string
             is its mode; ``"reduce-overhead"`` records CUDA graphs.
         any_body_part: Read DICOM files of any part of the body, not only of the chest.
@@ -116,7 +119,7 @@ class Predictor:
 
     @property
     def precision(self) -> str:
-        """Number format: ``fp32``, ``bf16`` or ``fp16``."""
+        """Number format: ``fp32``, ``tf32``, ``bf16`` or ``fp16``."""
         return str(self.engine.precision)
 
     @property
@@ -173,11 +176,19 @@ class Predictor:
             _ = self.num_heads  # raises for a model without heads
         paths = [paths] if isinstance(paths, str | Path) else paths
         images = read_ahead(paths, self.preprocessing, ahead=2 * batch_size, window=window)
-        while batch := list(itertools.islice(images, batch_size)):
-            readable = [(path, image) for path, image in batch if not isinstance(image, str)]
-            answers = iter(self.answer(readable, batch_size, heads=heads))
+        batches, later = itertools.tee(iter(lambda: list(itertools.islice(images, batch_size)), []))
+        members = self.members((self._pixels([image for _, image in batch]) for batch in later), batch_size)
+        for batch, (by_head, distances) in zip(batches, members, strict=True):
+            names = [path for path, image in batch if not isinstance(image, str)]
+            answers = iter(self.predictions(names, by_head, distances, heads=heads))
             for path, image in batch:
                 yield self._failure(path, image) if isinstance(image, str) else next(answers)
+
+    def _pixels(self, images: Sequence[NDArray[np.uint8] | str]) -> NDArray[np.uint8]:
+        """The images that could be read, (N, C, H, W)."""
+        channels, height, width = self.preprocessing.input_size
+        readable = [image for image in images if not isinstance(image, str)]
+        return np.array(readable, np.uint8).reshape(len(readable), height, width, channels).transpose(0, 3, 1, 2)
 
     def answer(
         self, images: Sequence[tuple[Path, NDArray[np.uint8]]], size: int = 0, *, heads: bool = False
@@ -186,10 +197,8 @@ class Predictor:
 
         An image whose probabilities are not numbers has a prediction with ``error`` set.
         """
-        if not images:
-            return []
-        by_head, distances = self._members(np.stack([image for _, image in images]).transpose(0, 3, 1, 2), size)
-        return self.predictions([path for path, _ in images], by_head, distances, heads=heads)
+        (members,) = self.members([self._pixels([image for _, image in images])], size)
+        return self.predictions([path for path, _ in images], *members, heads=heads)
 
     def predictions(
         self,
@@ -203,7 +212,7 @@ class Predictor:
 
         ``distances`` are (N, folds), or (N, 0) for a model without a gate.
         """
-        members = by_head.reshape(-1, *by_head.shape[2:])  # (folds * heads, N, classes)
+        members = np.concatenate(by_head)  # (folds * heads, N, classes)
         mean = self._calibrate(members.mean(0))
         total, disagreement = uncertainty(mean, members, self.task)
         away = unlike(distances, self.quantiles)
@@ -261,11 +270,32 @@ class Predictor:
             UserError: The model cannot compute images of this size, or its output is NaN even for a grey image, because
                 its weights, mean or std are not finite.
         """
-        return self._members(np.asarray(images, np.uint8), size)[0]
+        (members,) = self.members([np.asarray(images, np.uint8)], size)
+        return members[0]
 
-    def _members(self, images: NDArray[np.uint8], size: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """`member_probabilities`, and the distances from the training images: (N, folds), (N, 0) without a gate."""
-        logits, distances = self.engine(images, size)
+    def members(self, batches: Iterable[NDArray[np.uint8]], size: int = 0) -> Iterator[Members]:
+        """For each batch: `member_probabilities`, and the distances from the training images, (N, folds).
+
+        Without a gate, distances are (N, 0). A batch may have no image. A GPU computes a batch while the next one is
+        loaded.
+        """
+        waiting: deque[tuple[NDArray[np.uint8], Callable[[], Members]]] = deque()
+        for images in batches:
+            waiting.append((images, self._start(images, size)))
+            if len(waiting) > self.engine.ahead:
+                yield self._finish(*waiting.popleft(), size)
+        for images, finish in waiting:
+            yield self._finish(images, finish, size)
+
+    def _start(self, images: NDArray[np.uint8], size: int) -> Callable[[], Members]:
+        if len(images):
+            start: Callable[[], Members] = self.engine.start(images, size)
+            return start
+        return lambda: (np.zeros((1, 1, 0, len(self.classes))), np.zeros((0, len(self.quantiles))))
+
+    def _finish(self, images: NDArray[np.uint8], finish: Callable[[], Members], size: int) -> Members:
+        """Wait for a batch's logits, check them, and turn them into probabilities."""
+        logits, distances = finish()
         if logits.shape[2:] != (len(images), len(self.classes)):
             raise UserError(
                 f"{self.name} returns logits of shape {tuple(logits.shape[2:])} for {len(images)} images; "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -11,11 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from cvrnet.devices import select_device, select_precision
+from cvrnet.devices import compile_failed, kernels, select_device, select_precision
 from cvrnet.errors import UserError
 from cvrnet.heads.novelty import NoveltyHead
 from cvrnet.inference.head_logits import HeadLogits, averages_probabilities
 from cvrnet.runs.checkpoint import checkpoint_task, checkpoint_unit, refuse_bags, shared_settings
+
+Answer = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 class TorchEngine:
@@ -55,7 +57,12 @@ class TorchEngine:
                 raise UserError(f"{model.pretrained_cfg['architecture']} has no heads of its own; expected a CVR-Net")
         return len(self.models[0].groups)
 
-    def __call__(self, pixels: NDArray[np.uint8], size: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    @property
+    def ahead(self) -> int:
+        """The number of batches to start before one is waited for: a GPU computes while the next batch is loaded."""
+        return 1 if self.device.type == "cuda" else 0
+
+    def __call__(self, pixels: NDArray[np.uint8], size: int = 0) -> Answer:
         """Compute images (N, C, H, W) of the preprocessing's size, uint8.
 
         With compiled networks, a batch of fewer images than `size` is filled up, because the network would be compiled
@@ -65,6 +72,10 @@ class TorchEngine:
             Logits (folds, heads, N, classes), where models without heads count as having one; and distances from the
             training images (N, folds), or (N, 0) without ``novelty``.
         """
+        return self.start(pixels, size)()
+
+    def start(self, pixels: NDArray[np.uint8], size: int = 0) -> Callable[[], Answer]:
+        """Start computing images; the function that is returned waits for what a call of the engine returns."""
         refuse_bags(self.unit, "this")
         images, count = torch.from_numpy(pixels), len(pixels)
         if self.compile and count < size:
@@ -74,21 +85,27 @@ class TorchEngine:
         x = self.preprocessing.normalize(images.to(self.device, non_blocking=True))
         x = x.contiguous(memory_format=torch.channels_last)
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), kernels(self.device, self.precision):
                 # Cloned, because CUDA graphs write the next output to the same memory.
                 answers = [[part.clone() for part in network(x)] for network in self._networks]
             logits, distances = torch.stack([a[0] for a in answers]), torch.cat([a[1] for a in answers], 1)
         except UserError:
             raise
         except Exception as error:  # the network's own code may raise anything
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             if self.compile:
-                raise UserError(
-                    f"torch.compile failed ({reason}); install a C++ compiler if none was found, or predict without "
-                    "compile"
-                ) from error
+                raise compile_failed(error, "predict without compile") from error
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(f"{self.name} cannot compute images of size {tuple(x.shape[1:])}: {reason}") from error
-        return logits[:, :, :count].cpu().double().numpy(), distances[:count].cpu().double().numpy()
+        on_gpu = self.device.type == "cuda"
+        found = [part.to("cpu", non_blocking=on_gpu) for part in (logits[:, :, :count], distances[:count])]
+        copied = torch.cuda.current_stream(self.device).record_event() if on_gpu else None
+
+        def wait() -> Answer:
+            if copied is not None:
+                copied.synchronize()
+            return found[0].double().numpy(), found[1].double().numpy()
+
+        return wait
 
     @cached_property
     def _networks(self) -> list[Any]:

@@ -67,6 +67,13 @@ class OnnxEngine:
         heads = logits.transpose(1, 0, 2) if self.averages_probabilities else logits[None]
         return heads[None], others[0] if others else np.zeros((len(pixels), 0))
 
+    ahead = 0  #: the number of batches to start before one is waited for
+
+    def start(self, pixels: NDArray[np.uint8], size: int = 0) -> Callable[[], Any]:
+        """Compute images at once; the function that is returned gives what a call of the engine returns."""
+        answer = self(pixels, size)
+        return lambda: answer
+
     def _compute(self, pixels: NDArray[np.uint8], outputs: list[str]) -> list[np.ndarray]:
         try:
             return self._session(np.ascontiguousarray(pixels), outputs)
@@ -105,8 +112,8 @@ def _open(path: Path, device: str, dtype: str, engine: str) -> tuple[str, Sessio
     if engine == "openvino":
         if kind == "cuda":
             raise UserError(f"OpenVINO does not run on {device!r}; expected auto or cpu")
-        if dtype == "fp16":
-            raise UserError("fp16 needs a CUDA device, not cpu; expected auto, fp32 or bf16")
+        if dtype in ("tf32", "fp16"):
+            raise UserError(f"{dtype} needs a CUDA device, not cpu; expected auto, fp32 or bf16")
         session, precision = _open_openvino(path, dtype)
         return engine, session, "cpu", precision
     if dtype not in ("auto", "fp32"):

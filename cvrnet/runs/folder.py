@@ -33,7 +33,7 @@ from cvrnet.runs.read import read_json
 
 IDENTITY = ("data_sha256", IMAGES_ROOT, COLUMN_NAMES, "classes", "test_source", "folds")
 """Keys of run.json that, together with the settings in ``config``, distinguish jobs of the same kind."""
-MAY_CHANGE = {"device", "num_workers"}
+MAY_CHANGE = {"device", "num_workers", "compile"}
 """Settings that a resumed run may change: they change the speed and not the result."""
 SWEEPS = (BENCHMARK, "leave-one-source-out", COMPARE)
 """Kinds of jobs whose folder holds other runs."""

@@ -129,8 +129,9 @@ class TrainConfig:
     drop_rate: float = 0.0  #: dropout before the classifiers (the papers: none)
     val_fraction: float = 0.2  #: part of the patients that validates if no image has the split ``val``
     seed: int = 0  #: determines initial weights, order, augmentation and splits
-    amp: str = "auto"  #: ``auto``, ``fp32``, ``bf16`` or ``fp16``
+    amp: str = "auto"  #: ``auto``, ``fp32``, ``tf32``, ``bf16`` or ``fp16``
     device: str = "auto"  #: ``auto``, ``cpu``, ``cuda`` or ``mps``
+    compile: bool = False  #: train a whole network through ``torch.compile``, which takes minutes to start
     num_workers: int = 0  #: processes that load images; the cache makes 0 fast enough on most machines
 
     def __post_init__(self) -> None:
@@ -145,6 +146,8 @@ class TrainConfig:
                     raise UserError(f"{name}={value!r}; expected {expected}")
         if self.views > 1 and self.freeze != "all":
             raise UserError(f"views={self.views} needs freeze='all', and freeze is {self.freeze!r}")
+        if self.compile and (self.freeze == "all" or self.unit != "image"):
+            raise UserError("compile is for training a whole network on single images, not for frozen encoders or bags")
         if self.findings and self.monitor != "val_loss":
             raise UserError(f"monitor={self.monitor!r} is for classes; findings have val_loss")
         if self.unit != "image" and self.findings:

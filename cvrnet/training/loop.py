@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cvrnet.data import ImageCache, Record
-from cvrnet.devices import autocast
+from cvrnet.devices import autocast, compile_failed, kernels
 from cvrnet.errors import UserError
 from cvrnet.files import write_csv
 from cvrnet.inference.frozen_features import FrozenFeatures
@@ -94,7 +94,10 @@ def fit(
     state = restore_state(folder / (STATE if (folder / STATE).is_file() else LAST_STATE), parts)
     saved, saved_epoch = time.monotonic(), state.epoch
     on_gpu = processes.device.type == "cuda"
-    with image_loader(task.items, schedule, config.num_workers, pin_memory=on_gpu) as loader:
+    with (
+        image_loader(task.items, schedule, config.num_workers, pin_memory=on_gpu) as loader,
+        kernels(processes.device, processes.precision),
+    ):
         while state.epoch < config.epochs and state.epoch - state.best_epoch < config.patience:
             started = time.perf_counter()
             schedule.epoch = state.epoch + 1
@@ -158,15 +161,20 @@ def _train_epoch(
             batch, labels = next(loaded)
             x = task.inputs(batch)
             y = labels.to(device, non_blocking=True)
-            with autocast(device, processes.precision):
-                logits = network(x)
-            losses = objective.losses(logits.float(), y)
-            # Like Keras, divide the weighted sum by the number of images; torch's `weight=` would divide it by the sum
-            # of the weights.
-            loss = losses.sum() / size
-            last = micro == config.grad_accum - 1
-            with contextlib.nullcontext() if last else processes.without_sync(network):
-                updates.backward(loss * world)  # DDP averages the gradients; times `world`, this is the sum
+            try:
+                with autocast(device, processes.precision):
+                    logits = network(x)
+                losses = objective.losses(logits.float(), y)
+                # Like Keras, divide the weighted sum by the number of images; torch's `weight=` would divide it by the
+                # sum of the weights.
+                loss = losses.sum() / size
+                last = micro == config.grad_accum - 1
+                with contextlib.nullcontext() if last else processes.without_sync(network):
+                    updates.backward(loss * world)  # DDP averages the gradients; times `world`, this is the sum
+            except Exception as error:  # compilers may raise anything
+                if not config.compile:
+                    raise
+                raise compile_failed(error, "train without compile") from error
             total += loss.detach() * size
         updates.step(number)
         seen += size

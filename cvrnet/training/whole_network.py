@@ -45,6 +45,8 @@ class WholeNetwork:
         self.config, self.val, self.classes, self.cache, self.processes = config, val, classes, cache, processes
         self.smallest_part = smallest_part(model, config)  #: the least number of images in a training step
         self.trained: Any = model.to(processes.device).to(memory_format=torch.channels_last)
+        if config.compile:
+            self.trained.compile()
         self.evaluated = self.trained  #: the model that is validated and saved
         self.preprocessing = Preprocessing.from_model(model)
         self.items: Any = CachedImages(train, labels, cache, config.augmentation, config.seed)

@@ -133,14 +133,15 @@ def test_number_formats(run, images, monkeypatch):
         monkeypatch.setenv("CVRNET_AMP", chosen)
         assert select_precision("auto", cpu) == chosen
     monkeypatch.setenv("CVRNET_AMP", "half")
-    with pytest.raises(UserError, match="CVRNET_AMP='half'; expected auto, fp32, bf16, fp16"):
+    with pytest.raises(UserError, match="CVRNET_AMP='half'; expected auto, fp32, tf32, bf16, fp16"):
         select_precision("auto", cpu)
     monkeypatch.delenv("CVRNET_AMP")
     assert select_precision("auto", cpu) == ("bf16" if has_bf16(cpu) else "fp32")
     with pytest.raises(UserError, match="unknown precision 'int4'"):
         select_precision("int4", cpu)
-    with pytest.raises(UserError, match="fp16 needs a CUDA device"):
-        select_precision("fp16", cpu)
+    for cuda_only in ("fp16", "tf32"):
+        with pytest.raises(UserError, match=f"{cuda_only} needs a CUDA device"):
+            select_precision(cuda_only, cpu)
 
 
 def test_devices(monkeypatch):

@@ -164,7 +164,6 @@ def _become(work: Path, arguments: list[str]) -> None:
     """The child: it never comes back."""
     status = 70
     try:
-        os.setsid()
         for number, name in ((1, "stdout"), (2, "stderr")):
             file = os.open(work / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             os.dup2(file, number)
@@ -174,6 +173,7 @@ def _become(work: Path, arguments: list[str]) -> None:
         sys.argv = ["cvrnet", *arguments]
         from cvrnet_cli import main
 
+        os.setsid()  # from here on, a campaign may interrupt it
         try:
             main()
         except SystemExit as exit_:
