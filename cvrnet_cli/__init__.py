@@ -6,7 +6,7 @@ import os
 import sys
 from typing import NoReturn
 
-from cvrnet_cli.interruption import ignore_interrupts, interruptible
+from cvrnet_cli.interruption import ignore_interrupts, interruptible, was_interrupted
 
 _EXTRAS = {
     "train": ("accelerate", "sklearn", "scipy", "matplotlib"),
@@ -25,7 +25,9 @@ def main() -> None:
     """Entry point: report a user's mistake in one line, with exit status 1 or 2 and without a traceback."""
     try:
         _main()
-    except KeyboardInterrupt:  # it came while an error was being handled
+    except (KeyboardInterrupt, Exception):  # Ctrl-C may come while an error is handled, or cause one in C code
+        if not was_interrupted():
+            raise
         _fail("interrupted", 130)
 
 
@@ -108,5 +110,7 @@ def _end(text: str, status: int) -> NoReturn:
     ignore_interrupts()  # so that the text appears whole, and nothing after it
     from cvrnet_cli.output import say
 
+    if was_interrupted():
+        text, status = "Error: interrupted", 130
     say(text)
     sys.exit(status)

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+_pressed = threading.Event()
+
 
 @contextmanager
 def interruptible() -> Iterator[None]:
@@ -34,6 +36,7 @@ def interruptible() -> Iterator[None]:
         else:
             before(unraisable)
 
+    _pressed.clear()
     signal.signal(signal.SIGINT, _on_sigint)
     sys.unraisablehook = raise_again
     try:
@@ -45,6 +48,14 @@ def interruptible() -> Iterator[None]:
         atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
 
 
+def was_interrupted() -> bool:
+    """Whether Ctrl-C was pressed in an `interruptible` context.
+
+    C code may lose the exception and go on, or report an error of its own in its place.
+    """
+    return _pressed.is_set()
+
+
 def ignore_interrupts() -> None:
     """In the rest of an `interruptible` context, ignore Ctrl-C."""
     if signal.getsignal(signal.SIGINT) is _on_sigint:
@@ -52,6 +63,7 @@ def ignore_interrupts() -> None:
 
 
 def _on_sigint(number: int, frame: FrameType | None) -> None:
+    _pressed.set()
     if not any(f.f_code.co_filename.startswith("<frozen importlib") for f, _ in traceback.walk_stack(frame)):
         raise KeyboardInterrupt
     library = sys.modules.get("cvrnet")

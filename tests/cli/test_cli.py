@@ -336,3 +336,27 @@ def test_ctrl_c_waits_for_the_end_of_an_import(tmp_path, monkeypatch):
 
     interrupted(work)
     assert sys.modules["slow_to_import"].whole
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize("error", ["UserError('in its place')", "RuntimeError('in its place')"])
+def test_ctrl_c_is_told_where_c_code_reports_an_error_in_its_place(error):
+    """PyTorch does so, if Ctrl-C comes while it asks a Python object for its length."""
+    code = f"""
+import signal
+from cvrnet.errors import UserError
+from cvrnet_cli import main
+from cvrnet_cli.commands import cli
+
+def lose(**options):
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        raise {error} from None
+
+cli.main = lose
+main()
+"""
+    with sigint():
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "Error: interrupted\n")
