@@ -2,8 +2,8 @@
 
 python benchmarks/wrong_labels.py manifest.csv --draws 100 120
 
-In each draw a tenth of the labels are changed at random, each to any other class. With --source, the same is done to the
-images of this source alone, and to the classes that it has in number. The script prints the mean precision, and its
+In each draw a tenth of the labels are changed at random, each to any other class. With --source, the same is done to
+the images of this source alone, and to the classes that it has in number. The script prints the mean precision, and its
 lowest and highest, among as many of the least probable labels as were changed (k), and of the images that the audit
 names. Errors that the data set had before count as false.
 """
@@ -43,8 +43,8 @@ def score(records: Sequence[Record], changed: np.ndarray, features: np.ndarray) 
     measured = Measurements(list(records), [], np.empty(0))
     probability, checked = np.full(len(records), np.inf), np.zeros(len(records), bool)
     for judged in judged_sources(measured, features):
-        probability[judged.index] = judged.p[np.arange(len(judged.index)), judged.y]
-        checked[judged.index] = judged.auc >= MIN_AUC
+        probability[judged.images] = judged.p[np.arange(len(judged.images)), judged.y]
+        checked[judged.images] = judged.auc >= MIN_AUC
     order = np.argsort(probability, kind="stable")
     (finding,) = wrong_label_findings(measured, features)
     named = np.isin([r.name for r in records], [row["path"] for row in finding.figures.get("table", [])])
@@ -71,10 +71,8 @@ def main() -> None:
     if options.source:
         here = [i for i, r in enumerate(records) if r.source == options.source]
         records = [records[i] for i in here]
-        number = {
-            label: len({r.patient_id for r in records if r.label == label}) for label in {r.label for r in records}
-        }
-        enough = [i for i, r in enumerate(records) if number[r.label] >= MIN_PATIENTS]
+        patients = {label: {r.patient_id for r in records if r.label == label} for label in {r.label for r in records}}
+        enough = [i for i, r in enumerate(records) if len(patients[r.label]) >= MIN_PATIENTS]
         features, records = features[here][enough], [records[i] for i in enough]
     found = defaultdict(list)
     for draw in range(*options.draws):

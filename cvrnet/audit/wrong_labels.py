@@ -21,7 +21,7 @@ with warnings.catch_warnings():  # cleanlab, when it is imported, silences all w
 
 CODE = "wrong-labels"
 MIN_PATIENTS = 30  # least number of patients of a class within a source; smaller classes are not checked
-MAX_CONFIDENCE = 0.04  # largest probability of its label that makes an image's label probably wrong
+MAX_CONFIDENCE = 0.03  # largest probability of its label that makes an image's label probably wrong
 MIN_SHARE = 0.015  # of the images: fewer doubtful labels than this are no finding, for a model errs, too
 MIN_AUC = 0.8  # of the labels, from the features; with less, many doubts are false. A tenth of wrong labels costs 0.08
 FOLDS = 5
@@ -44,13 +44,13 @@ def wrong_label_findings(measured: Measurements, features: np.ndarray | str, see
         return [Finding(CODE, "note", f"Labels were not checked: {features}.")]
     rows: list[dict[str, Any]] = []
     checked, skill = 0, []
-    for source, index, classes, y, p, auc in judged_sources(measured, features, seed):
+    for source, images, classes, y, p, auc in judged_sources(measured, features, seed):
         skill.append(f"{source or '(no source)'} {auc:.2f}")
         if auc < MIN_AUC:
             continue
-        checked += len(index)
+        checked += len(images)
         for i in doubtful(y, p):
-            record = measured.records[index[i]]
+            record = measured.records[images[i]]
             row = {"path": record.name, "source": source, "label": record.label, "probability": float(p[i, y[i]])}
             rows.append(row | {"probable_label": classes[p[i].argmax()], "its_probability": float(p[i].max())})
     if not checked:
@@ -128,7 +128,7 @@ class JudgedSource(NamedTuple):
     """The images of one source whose labels can be judged, and what is probable instead."""
 
     source: str
-    index: np.ndarray  #: of the images among all, (n,)
+    images: np.ndarray  #: their indices among all, (n,)
     classes: list[str]  #: C names
     y: np.ndarray  #: the index of each image's class, (n,)
     p: np.ndarray  #: probabilities of the classes, from models and labels of other images, (n, C)

@@ -16,7 +16,7 @@ CELLS: Mapping[str, float] = {"1": 1.0, "0": 0.0, "": np.nan}  #: a cell, as `pl
 UNCERTAIN_CELL = "-1"
 EXPECTED = "expected 1, 0, -1 or empty"
 _NUMBERS = ("age", "day", "follow_up")  # columns that are no findings, although their cells may be 0 and 1
-_WORDS = {*"yntf+?", "yes", "no", "true", "false", "positive", "negative", "present", "absent"}  # instead of 1 and 0
+_WORDS = {*"yn+?", "yes", "no", "true", "false", "positive", "negative", "present", "absent"}  # instead of 1 and 0
 _MEANT, _MEANT_OF_NUMBERS = 0.5, 0.9  # share of 1, 0, -1 and words of a column that is meant as one; of mere numbers
 
 
