@@ -25,6 +25,7 @@ from cvrnet.audit.wrong_labels import wrong_label_findings
 from cvrnet.audit.wrong_pictures import wrong_picture_findings
 from cvrnet.data import DataError, Record, check_classes, scan_records
 from cvrnet.data.data_set import DataPath, DataSet
+from cvrnet.data.finding_columns import odd_columns
 from cvrnet.data.finding_labels import SOME_FINDING, without_names
 from cvrnet.data.findings import AUTO, finding_truth, label_findings, learnable_findings, several_findings_in
 from cvrnet.errors import UserError
@@ -66,6 +67,7 @@ def read_audited(
     settings: dict[str, Any] = {"min_classes": 1, "allow_shared_patients": True}
     records, problems = scan_records(data, say=say, labelled=not findings, **settings)
     names = list(findings)
+    found: Sequence[Record] = ()
     if problems and not findings and DataSet.of(data).is_manifest:
         found, other_problems = scan_records(data, labelled=False, **settings)
         if several_findings_in(found):
@@ -78,7 +80,8 @@ def read_audited(
         if not records and not problems:
             raise UserError(f"{data}: of no image is it known whether it has {', '.join(names)}")
     if not records:
-        raise DataError(problems, data)
+        odd = [] if names else list(odd_columns(found).values())
+        raise DataError([*odd, *problems], data)
     return records, problems, names
 
 
@@ -148,7 +151,30 @@ def _label_findings(records: Sequence[Record], names: Sequence[str], uncertain: 
         return source_findings(records) + patient_findings(records)
     single = without_names(records)
     found = source_findings(single, SOME_FINDING.capitalize()) + patient_findings(single)
-    return found + several_findings(records, names, finding_truth(records, names, uncertain))
+    found += several_findings(records, names, finding_truth(records, names, uncertain))
+    return [*found, _any_finding(single), *_odd_columns(records, names)]
+
+
+def _any_finding(single: Sequence[Record]) -> Finding:
+    """The note on what the checks that need one label for an image compare; ``single`` are those of `without_names`."""
+    having = sum(r.label == SOME_FINDING for r in single)
+    sentence = (
+        f"Checks that need one label compare the {count(having, 'image')} with any finding to the "
+        f"{len(single) - having:,} without; each finding is also compared by itself."
+    )
+    return Finding("any-finding", "note", sentence, {"with": having, "without": len(single) - having})
+
+
+def _odd_columns(records: Sequence[Record], names: Sequence[str]) -> list[Finding]:
+    """A warning on each column that a cell keeps from being a finding; none if labels name the findings."""
+    if not {*names} <= {column for record in records for column in record.metadata}:
+        return []
+    lines = {column: line for column, line in odd_columns(records).items() if column not in names}
+    advice = "Correct the cells, if the column is a finding."
+    return [
+        Finding(f"odd-column:{column}", "warning", f"{line[0].upper()}{line[1:]}.", advice=advice)
+        for column, line in lines.items()
+    ]
 
 
 def _refuse_examination(records: Sequence[Record], names: Sequence[str], examination: Examination) -> None:

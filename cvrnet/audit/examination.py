@@ -60,7 +60,10 @@ class Examination:
         asked = held_out(model, records)
         predictors = [Predictor.from_pretrained(one, device=device) for one in asked.models or [str(model)]]
         if any(predictor.task == "multilabel" for predictor in predictors):
-            raise UserError(f"{model} is a model of findings; the audit is for models that name one class an image")
+            raise UserError(
+                f"{model} is a model of findings; the audit is for models that name one class an image: "
+                "leave --model out, and use `cvrnet evaluate` for the model"
+            )
         return cls(predictors, asked.models_for_image, asked.known)
 
     def views(self, record: Record, pixels: np.ndarray) -> Views | None:

@@ -13,16 +13,16 @@ from cvrnet.encoders.packaged_weights import weights_package
 from cvrnet.errors import UserError
 from cvrnet.inference.frozen_features import FrozenFeatures
 
-ENCODER = "tf_efficientnet_lite0"  # with lite2 beside it, no more wrong labels were found
+ENCODER = "tf_efficientnet_lite0"  # with lite2 beside it, hardly more wrong labels were found
 MIN_IMAGES = 50  # fewer do not show what is usual in a data set
 SIZE = 160  # pixels; at 224, features take twice the time
 
 
 def image_features(records: Sequence[Record], any_body_part: bool = False) -> np.ndarray | str:
-    """The pooled maps of EfficientNet-Lite0 (ImageNet) for each image, standardised, float32 (n, d).
+    """The means over space of the maps of EfficientNet-Lite0 (ImageNet), and their spreads, float32 (n, 2, d).
 
-    They are kept beside the decoded images, so a second audit computes nothing. If they cannot be had, the result is a
-    line that says why.
+    Spreads are standard deviations over space. Each number is standardised over the images. They are kept beside the
+    decoded images, so a second audit computes nothing. If they cannot be had, the result is a line that says why.
     """
     if len(records) < MIN_IMAGES:
         return f"fewer than {MIN_IMAGES} images are too few"
@@ -35,8 +35,9 @@ def image_features(records: Sequence[Record], any_body_part: bool = False) -> np
         settings = Preprocessing.from_model(model)
         cache = ImageCache((SIZE, SIZE), "RGB", settings.interpolation, any_body_part=any_body_part)
         features = FrozenFeatures(model, cache)
+        spreads = features.spreads(records)  # before the means, which the same pass computes
         features.load(records)
     except (UserError, OSError) as error:  # damaged weights, or a folder for the cache that cannot be written
         return str(error)
-    vectors = np.array(features.vectors[:, 0])
+    vectors = np.stack([features.vectors[:, 0], spreads], axis=1)
     return (vectors - vectors.mean(0)) / np.maximum(vectors.std(0), 1e-6)

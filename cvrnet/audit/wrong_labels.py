@@ -1,10 +1,10 @@
-"""Labels that are probably wrong: confident learning with out-of-fold predictions from features of the images."""
+"""Labels that are probably wrong: confident learning with predictions from features and the patient's other labels."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import softmax
@@ -21,12 +21,13 @@ with warnings.catch_warnings():  # cleanlab, when it is imported, silences all w
 
 CODE = "wrong-labels"
 MIN_PATIENTS = 30  # least number of patients of a class within a source; smaller classes are not checked
-MAX_CONFIDENCE = 0.04  # largest probability of its label that makes an image's label probably wrong
+MAX_CONFIDENCE = 0.03  # largest probability of its label that makes an image's label probably wrong
 MIN_SHARE = 0.015  # of the images: fewer doubtful labels than this are no finding, for a model errs, too
 MIN_AUC = 0.8  # of the labels, from the features; with less, many doubts are false. A tenth of wrong labels costs 0.08
 FOLDS = 5
 MAX_IMAGES = 3000  # images that train each fold, so that the cost grows with the number of images only
 SHARPNESS = 2.0  # of the support vector machine's margins, when they become probabilities
+CAUTION = 10.0  # images whose other images have labels as by chance, added to those of each class that are counted
 
 ADVICE = (
     "Look at these images, the most doubtful first; correct the label, or keep it if it is right. Delete none unseen."
@@ -36,23 +37,20 @@ ADVICE = (
 def wrong_label_findings(measured: Measurements, features: np.ndarray | str, seed: int = 0) -> list[Finding]:
     """Find the images whose label is probably wrong, or say why they were not looked for.
 
-    ``features`` are those of `image_features`. Each source is checked by itself: over several sources, a model learns
-    which source a label comes from, and would doubt every label that is rare in its source.
+    ``features`` are those of `image_features`, (n, 2, d). Each source is checked by itself: over several sources, a
+    model learns which source a label comes from, and would doubt every label that is rare in its source.
     """
     if isinstance(features, str):
         return [Finding(CODE, "note", f"Labels were not checked: {features}.")]
     rows: list[dict[str, Any]] = []
     checked, skill = 0, []
-    patients = np.array(patient_keys(measured.records))
-    for source, index, classes, y in _groups(measured, patients):
-        p = out_of_fold(features[index], y, patients[index], seed)
-        auc = roc_auc_score(y, p if len(classes) > 2 else p[:, 1], multi_class="ovr", average="weighted")
+    for source, images, classes, y, p, auc in judged_sources(measured, features, seed):
         skill.append(f"{source or '(no source)'} {auc:.2f}")
         if auc < MIN_AUC:
             continue
-        checked += len(index)
+        checked += len(images)
         for i in doubtful(y, p):
-            record = measured.records[index[i]]
+            record = measured.records[images[i]]
             row = {"path": record.name, "source": source, "label": record.label, "probability": float(p[i, y[i]])}
             rows.append(row | {"probable_label": classes[p[i].argmax()], "its_probability": float(p[i].max())})
     if not checked:
@@ -106,13 +104,50 @@ def out_of_fold(features: np.ndarray, y: np.ndarray, patients: np.ndarray, seed:
     return p
 
 
-def _groups(measured: Measurements, patients: np.ndarray) -> Iterator[tuple[str, np.ndarray, list[str], np.ndarray]]:
-    """For each source that can be checked: its name, the images, their classes, and the index of each image's class."""
+def with_other_images(p: np.ndarray, y: np.ndarray, patients: np.ndarray) -> np.ndarray:
+    """Probabilities (n, C) of an image's labels, from ``p`` and from the labels of its patient's other images.
+
+    Bayes' rule: ``p`` (n, C), which knows the image only, is multiplied by the likelihood of the others' labels, given
+    the image's. How often they agree is counted in these images, so where labels of a patient often change, they say
+    little. Several other images count as one on average (geometric mean): they are no independent witnesses.
+
+    ``y`` are the indices of the labels (n,), each of the C classes among them; ``patients`` (n,) are the patients.
+    """
+    one = np.eye(p.shape[1])[y]
+    _, patient = np.unique(patients, return_inverse=True)
+    others = np.zeros((patient.max() + 1, p.shape[1]))
+    np.add.at(others, patient, one)
+    others = others[patient] - one
+    others /= np.maximum(others.sum(1, keepdims=True), 1)  # the shares of their labels; 0 for an only image
+    likelihood = one.T @ others + CAUTION * one.mean(0)  # [c, d]: of label d of another image, if this one has c
+    likelihood /= likelihood.sum(1, keepdims=True)
+    return np.asarray(softmax(np.log(p) + others @ np.log(likelihood).T, axis=1))
+
+
+class JudgedSource(NamedTuple):
+    """The images of one source whose labels can be judged, and what is probable instead."""
+
+    source: str
+    images: np.ndarray  #: their indices among all, (n,)
+    classes: list[str]  #: C names
+    y: np.ndarray  #: the index of each image's class, (n,)
+    p: np.ndarray  #: probabilities of the classes, from models and labels of other images, (n, C)
+    auc: float  #: of the labels, from the probabilities
+
+
+def judged_sources(measured: Measurements, features: np.ndarray, seed: int = 0) -> Iterator[JudgedSource]:
+    """Judge the labels of each source in which two classes have `MIN_PATIENTS` patients; ``features`` (n, 2, d)."""
     labels = np.array([r.label for r in measured.records])
     sources = np.array([r.source for r in measured.records])
+    patients = np.array(patient_keys(measured.records))
+    features = features.reshape(len(features), -1)
     for source in np.unique(sources):
         here = sources == source
         enough = [c for c in np.unique(labels[here]) if len(set(patients[here & (labels == c)])) >= MIN_PATIENTS]
-        if len(enough) > 1:
-            index = np.flatnonzero(here & np.isin(labels, enough))
-            yield str(source), index, [str(c) for c in enough], np.searchsorted(enough, labels[index])
+        if len(enough) < 2:
+            continue
+        index = np.flatnonzero(here & np.isin(labels, enough))
+        y = np.searchsorted(enough, labels[index])
+        p = with_other_images(out_of_fold(features[index], y, patients[index], seed), y, patients[index])
+        auc = roc_auc_score(y, p if len(enough) > 2 else p[:, 1], multi_class="ovr", average="weighted")
+        yield JudgedSource(str(source), index, [str(c) for c in enough], y, p, float(auc))

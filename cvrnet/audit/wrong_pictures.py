@@ -29,7 +29,8 @@ ADVICE = "Look at these images: remove what is no chest radiograph, and turn, in
 def wrong_picture_findings(measured: Measurements, features: np.ndarray | str, seed: int = 0) -> list[Finding]:
     """Find the pictures that are probably wrong, and name what is wrong with each.
 
-    ``features`` are those of `image_features`; without them, pictures of other things are not looked for.
+    ``features`` are those of `image_features`, (n, 2, d), of which the means count; without them, pictures of other
+    things are not looked for.
     """
     code, records = "wrong-pictures", measured.records
     if len(records) < MIN_IMAGES:
@@ -37,7 +38,7 @@ def wrong_picture_findings(measured: Measurements, features: np.ndarray | str, s
         return [Finding(code, "note", sentence)]
     pixels = np.array([facts.vectors["pixels"] for facts in measured.facts], np.float32)
     problems = _exposure(measured)
-    odd = np.zeros(len(records)) if isinstance(features, str) else unlikeness(features, seed)
+    odd = np.zeros(len(records)) if isinstance(features, str) else unlikeness(features[:, 0], seed)
     side = round(pixels.shape[1] ** 0.5)
     patients = np.array(patient_keys(records))
     margins, ways = orientation_margins(pixels.reshape(-1, side, side), patients, seed)

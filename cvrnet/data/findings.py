@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cvrnet.data.finding_columns import CELLS, EXPECTED, UNCERTAIN_CELL, finding_columns, odd_columns, plain_cell
 from cvrnet.data.finding_labels import (
     SEPARATOR,
     contradiction,
@@ -25,24 +25,9 @@ AUTO = "auto"  #: instead of names: every finding that the data set has
 UNCERTAIN = {"ignore": np.nan, "positive": 1.0, "negative": 0.0}
 """What a cell of -1 counts as (CheXpert's "uncertain"); NaN is not known."""
 LEAST_PATIENTS = 5  # of each side, for a finding that AUTO takes
-_CELLS = {"1": 1.0, "0": 0.0, "": np.nan, "nan": np.nan}
-_NUMBERS = ("age", "day", "follow_up")  # columns that are no findings, although their cells may be 0 and 1
 
 Truth = NDArray[np.float64]
 """Whether each image has each finding, (N, C): 1, 0, or NaN where this is not known."""
-
-
-def finding_columns(records: Sequence[Record], one: str = "1") -> list[str]:
-    """The further columns of a manifest with cells of 1, 0, -1 or empty only, and some of 1; without ``No Finding``.
-
-    ``one`` is the cell of which there has to be some.
-    """
-    values: defaultdict[str, set[str]] = defaultdict(set)
-    for record in records:
-        for column, cell in record.metadata.items():
-            values[column].add(_plain(cell))
-    allowed = {*_CELLS, "-1"}
-    return [c for c, cells in values.items() if one in cells <= allowed and c not in _NUMBERS and not is_no_finding(c)]
 
 
 def learnable_findings(
@@ -73,6 +58,9 @@ def learnable_findings(
         return list(wanted), finding_truth(records, wanted, uncertain), []
     found = named or finding_columns(records)
     if not found:
+        if odd := odd_columns(records):
+            more = f" (and {len(odd) - 1} more such columns)" if len(odd) > 1 else ""
+            raise UserError(f"the data set has no findings: {next(iter(odd.values()))}{more}")
         raise UserError(
             f"the data set has no findings: expected labels such as Edema{SEPARATOR}Effusion, or a column with 1 and 0 "
             "for each finding"
@@ -100,7 +88,7 @@ def finding_truth(records: Sequence[Record], names: Sequence[str], uncertain: st
     Raises:
         DataError: A cell has another value, or a label has findings and ``No Finding``.
     """
-    cells = {**_CELLS, "-1": UNCERTAIN[uncertain]}
+    cells = {**CELLS, UNCERTAIN_CELL: UNCERTAIN[uncertain]}
     columns = {column for record in records for column in record.metadata}
     none = [column for column in columns if is_no_finding(column)]
     truth, problems = np.full((len(records), len(names)), np.nan), []
@@ -108,14 +96,14 @@ def finding_truth(records: Sequence[Record], names: Sequence[str], uncertain: st
         parts = split_findings(record.label)
         if reason := contradiction(record.label):
             problems.append(record.problem(reason))
-        nothing = any(_plain(record.metadata.get(column, "")) == "1" for column in none)
+        nothing = any(plain_cell(record.metadata.get(column, "")) == "1" for column in none)
         for k, name in enumerate(names):
             if name not in columns:
                 truth[i, k] = float(name in parts) if record.label else np.nan
                 continue
-            cell = _plain(record.metadata.get(name, ""))
-            if cell not in cells:
-                problems.append(record.problem(f"{name} is {cell!r:.40}; expected 1, 0, -1 or empty"))
+            given = record.metadata.get(name, "").strip()
+            if (cell := plain_cell(given)) not in cells:
+                problems.append(record.problem(f"{name} is {given!r:.40}; {EXPECTED}"))
             truth[i, k] = 0.0 if nothing and not cell else cells.get(cell, np.nan)
     if problems:
         raise DataError(problems, records[0].path.parent)
@@ -143,8 +131,3 @@ def several_findings_in(records: Sequence[Record]) -> bool:
     if any(record.label for record in records):
         return any(SEPARATOR in record.label for record in records)
     return bool(finding_columns(records))
-
-
-def _plain(cell: str) -> str:
-    """A cell without blanks, and without the ``.0`` that pandas appends."""
-    return cell.strip().lower().removesuffix(".0")

@@ -10,8 +10,8 @@ from typing import Any
 
 from cvrnet.data.cells import label_problem, spelling_problems
 from cvrnet.data.data_set import DataPath, DataSet
+from cvrnet.data.finding_columns import finding_columns, plain_cell
 from cvrnet.data.finding_labels import SEPARATOR, contradiction, is_no_finding
-from cvrnet.data.findings import finding_columns
 from cvrnet.data.image import dicom_module, is_dicom, open_header, split_frame
 from cvrnet.data.limits import Refused
 from cvrnet.data.record import Record
@@ -87,7 +87,7 @@ def labels_of(records: Sequence[Record]) -> list[tuple[str, ...]]:
         *finding_columns(records),
         *filter(is_no_finding, dict.fromkeys(c for r in records for c in r.metadata)),
     ]
-    return [tuple(c for c in findings if r.metadata.get(c, "").removesuffix(".0") == "1") for r in records]
+    return [tuple(c for c in findings if plain_cell(r.metadata.get(c, "")) == "1") for r in records]
 
 
 def _facts(record: Record) -> tuple[str, str, str]:

@@ -54,13 +54,19 @@ class Decide:
     @property
     def _sets(self) -> PredictionSets:
         if self.decisions.prediction_sets is None:
-            raise UserError("the model has no prediction sets (train and crossval calibrate them)")
+            raise UserError(
+                "the model has no prediction sets; train and crossval calibrate them, for models that name one "
+                "class an image only: for findings, use --operating-point"
+            )
         return self.decisions.prediction_sets
 
     @property
     def _abstention(self) -> Abstention:
         if self.decisions.abstention is None:
-            raise UserError("the model has no limits of uncertainty (train and crossval choose them)")
+            raise UserError(
+                "the model has no limits of uncertainty; train and crossval choose them, for models that name one "
+                "class an image only: for findings, use --operating-point"
+            )
         return self.decisions.abstention
 
     @property

@@ -79,6 +79,7 @@ class FrozenFeatures:
 
         self._files: Files = {v: files(self._view(v), 1) for v in range(views)}
         self._sides: Files = {0: files("sides", 2), MIRRORED: files("sides mirrored", 2)}
+        self._spreads: Files = {0: files("spreads", 1)}
         self.width = sum(widths)  #: numbers in one view's vector, the channels of all maps
         self.vectors = np.empty((0, views, self.width), np.float32)  #: (images, views, width), of the loaded images
         self._rows: dict[Path, int] = {}
@@ -99,7 +100,8 @@ class FrozenFeatures:
     def _complete(
         self, wanted: Files, records: Sequence[Record], progress: Callable[[int, int], object] | None = None
     ) -> None:
-        """Compute everything about the views of which a wanted file is missing."""
+        """Compute everything about the views of which a wanted file is missing; spreads only where they are wanted."""
+        spread = wanted is self._spreads
         todo = [
             (record, view)
             for view, files in wanted.items()
@@ -111,10 +113,11 @@ class FrozenFeatures:
         while batch := list(itertools.islice(loaded, BATCH)):
             images = [image for _, (image, _) in batch]
             images += [torch.zeros_like(images[0])] * (BATCH - len(images))
-            for encoder, vectors in enumerate(self._compute(torch.stack(images))):
+            for encoder, vectors in enumerate(self._compute(torch.stack(images), spread)):
                 # the batch may be filled up
-                for ((record, view), (_, status)), both in zip(batch, vectors, strict=False):
-                    for kind, vector in ((self._files, both[:1]), (self._sides, both[1:])):
+                for ((record, view), (_, status)), rows in zip(batch, vectors, strict=False):
+                    kinds = [(self._files, rows[:1]), (self._sides, rows[1:3])]
+                    for kind, vector in [*kinds, (self._spreads, rows[3:])] if spread else kinds:
                         if view in kind:
                             kind[view][encoder].write(record.path, vector, status)
             done += len(batch)
@@ -143,6 +146,15 @@ class FrozenFeatures:
         self._complete({view: self._sides[view]}, records)
         return np.array([self._vector(self._sides, view, record) for record in records])
 
+    def spreads(self, records: Sequence[Record]) -> Vectors:
+        """The standard deviations over space of the maps of images (view 0), (images, width); made if missing.
+
+        The vectors of the same images are stored in the same pass, so a `load` afterwards computes nothing.
+        """
+        self._complete(self._spreads, records)
+        found = [self._vector(self._spreads, 0, record)[0] for record in records]
+        return np.array(found, np.float32).reshape(-1, self.width)
+
     def _table(self, images: int) -> Vectors:
         shape = (images, self.views, self.width)
         with tempfile.TemporaryFile(dir=self.cache.folder) as file:
@@ -154,7 +166,7 @@ class FrozenFeatures:
         """What is stored about a view of an image, all encoders side by side: (1 or 2, width)."""
         for attempt in range(2):
             if attempt:  # a file was deleted, or the image has changed
-                self._complete({view: files[view]}, [record])
+                self._complete(files if files is self._spreads else {view: files[view]}, [record])
             found = [kept.read(record.path) for kept in files[view]]
             whole = [vector[0] for vector in found if vector is not None]
             if len(whole) == len(found):
@@ -173,13 +185,16 @@ class FrozenFeatures:
             image = self.augmentation(image, seed=(self.seed, view, number))
         return image, before
 
-    def _compute(self, images: Tensor) -> list[Vectors]:
-        """The pooled maps and their sides for each encoder, (BATCH, 3, width of the encoder)."""
+    def _compute(self, images: Tensor, spread: bool = False) -> list[Vectors]:
+        """The pooled maps, their sides and, if wanted, spreads for each encoder, (BATCH, 3 or 4, width of it)."""
         x = self.preprocessing.normalize(images.to(self.device, non_blocking=True))
         with torch.inference_mode(), kernels(self.device, self.precision):
             maps = self._frozen().maps(x.contiguous(memory_format=torch.channels_last))
             encoders: Any = self._model.encoders
-            pooled = iter([torch.cat([m.mean((2, 3)).unsqueeze(1), sides(m)], 1) for m in maps])
+            rows = [[m.mean((2, 3)).unsqueeze(1), sides(m)] for m in maps]
+            if spread:
+                rows = [[*row, m.std((2, 3), correction=0).unsqueeze(1)] for row, m in zip(rows, maps, strict=True)]
+            pooled = iter([torch.cat(row, 1) for row in rows])
             of_encoders = [torch.cat([next(pooled) for _ in encoder.channels], 2) for encoder in encoders]
         return [vectors.cpu().numpy() for vectors in of_encoders]
 

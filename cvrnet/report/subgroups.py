@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from cvrnet.data import DataError, DataSet, read_records
+from cvrnet.data.finding_columns import finding_columns
 from cvrnet.data.finding_labels import NO_FINDING
-from cvrnet.data.findings import finding_columns
 from cvrnet.html import Table, render
 from cvrnet.metrics import bootstrap_intervals, classification_scores
 from cvrnet.report.finding_subgroups import finding_group_rows, finding_group_tables

@@ -268,7 +268,10 @@ def read_for(
 def refuse_findings(predictor: Predictor, what: str) -> None:
     """UserError for a model of findings, where only models of one class an image fit."""
     if predictor.task == "multilabel":
-        raise UserError(f"{predictor.name} is a model of findings; {what} is for models that name one class an image")
+        raise UserError(
+            f"{predictor.name} is a model of findings; {what} is for models that name one class an image: "
+            "`cvrnet evaluate` measures it on your images, with thresholds for each finding"
+        )
 
 
 def check_prevalences(prevalences: Sequence[float]) -> None:

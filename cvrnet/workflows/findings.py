@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from cvrnet.data import Record
-from cvrnet.data.findings import known_findings, label_findings, learnable_findings
+from cvrnet.data.finding_columns import odd_columns
+from cvrnet.data.findings import AUTO, known_findings, label_findings, learnable_findings
 from cvrnet.errors import UserError
 from cvrnet.runs.finding_predictions import FindingTable
 from cvrnet.training import TrainConfig
@@ -28,6 +29,9 @@ def with_findings(
     if classes is not None:
         raise UserError("--classes orders the classes of single labels; --findings A,B names and orders findings")
     names, truth, few = learnable_findings(records, config.findings, config.uncertain)
+    if config.findings == (AUTO,) and {*names} <= {column for record in records for column in record.metadata}:
+        for line in odd_columns(records).values():
+            say(f"Warning: {line}")
     if few:
         say(f"Left out, because fewer than 5 patients have it or lack it: {', '.join(few)}")
     refuse_one_sided(truth, names, "no image")

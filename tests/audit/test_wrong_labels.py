@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from cleanlab.rank import get_label_quality_scores
 from sklearn.metrics import roc_auc_score
+from sklearn.naive_bayes import CategoricalNB
 
 from cvrnet.audit import audit, read_audited, write_audit
 from cvrnet.audit.image_features import image_features
 from cvrnet.audit.measurements import Measurements
-from cvrnet.audit.wrong_labels import MIN_PATIENTS, doubtful, out_of_fold, wrong_label_findings
+from cvrnet.audit.wrong_labels import MIN_PATIENTS, doubtful, out_of_fold, with_other_images, wrong_label_findings
 from cvrnet.data import Record, write_phantoms
 from tests.audit.test_wrong_pictures import needs_lite
 
@@ -90,10 +91,41 @@ def test_a_patients_own_images_do_not_teach():
     assert roc_auc_score(y, p[:, 1]) < 0.65
 
 
+def test_other_images_count_by_bayes_rule():
+    """Checked by scikit-learn's naive Bayes: classes alike, and the label of the other image is the only feature."""
+    rng = np.random.default_rng(0)
+    first = rng.integers(3, size=2000)
+    second = np.where(rng.random(2000) < 0.7, first, rng.integers(3, size=2000))
+    y, patients = np.stack([first, second], 1).ravel(), np.repeat(np.arange(2000), 2)
+    p = rng.dirichlet(np.ones(3), 4000)
+    found = with_other_images(p, y, patients)
+    other = np.stack([second, first], 1).ravel()
+    bayes = CategoricalNB(alpha=1e-9, class_prior=np.full(3, 1 / 3)).fit(other[:, None], y)
+    expected = p * bayes.predict_proba(other[:, None])
+    np.testing.assert_allclose(found, expected / expected.sum(1, keepdims=True), atol=0.01)
+
+
+def test_other_images_say_nothing_if_there_are_none_or_labels_are_drawn_at_random():
+    rng = np.random.default_rng(0)
+    p, y = rng.dirichlet(np.ones(2), 4000), rng.integers(2, size=4000)
+    np.testing.assert_allclose(with_other_images(p, y, np.arange(4000)), p)
+    np.testing.assert_allclose(with_other_images(p, y, np.arange(4000) // 4), p, atol=0.03)
+
+
+def test_a_label_unlike_the_patients_others_is_doubted_more():
+    """All images look undecided; a patient's labels agree, but for one image."""
+    y = np.repeat(np.arange(2), 60).repeat(3)
+    y[0] = 1
+    p = with_other_images(np.full((360, 2), 0.5), y, np.repeat(np.arange(120), 3))
+    own = p[np.arange(360), y]
+    assert own.argmin() == 0
+    assert own[0] < 0.1 < 0.9 < own[3:].min()
+
+
 def test_doubtful_labels_are_cleanlabs_least_credible():
     y = np.arange(90) % 3
-    p = np.full((90, 3), 0.03)
-    p[np.arange(90), y] = 0.94
+    p = np.full((90, 3), 0.02)
+    p[np.arange(90), y] = 0.96
     p[[4, 50]] = np.roll(p[[4, 50]], 1, axis=1)
     assert doubtful(y, p).tolist() == [4, 50]
     assert set(get_label_quality_scores(y, p).argsort()[:2].tolist()) == {4, 50}

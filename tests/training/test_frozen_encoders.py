@@ -52,9 +52,9 @@ def forwards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
     compute = FrozenFeatures._compute
 
-    def count(self: FrozenFeatures, images: torch.Tensor) -> Any:
+    def count(self: FrozenFeatures, images: torch.Tensor, spread: bool = False) -> Any:
         calls.append(len(images))
-        return compute(self, images)
+        return compute(self, images, spread)
 
     monkeypatch.setattr(FrozenFeatures, "_compute", count)
     return calls
@@ -95,6 +95,24 @@ def test_stored_sides_are_those_of_the_maps(phantoms: Path, cache: ImageCache, f
     again.load(records)
     np.testing.assert_array_equal(again.sides(records, MIRRORED), features.sides(records, MIRRORED))
     assert len(forwards) == 2
+
+
+def test_spreads_are_the_standard_deviations_of_the_maps(
+    phantoms: Path, cache: ImageCache, forwards: list[int]
+) -> None:
+    model, records = network(), read_records(phantoms)[:5]
+    features = FrozenFeatures(model, cache, amp="fp32")
+    found = features.spreads(records)
+    features.load(records)
+    features.sides(records)
+    assert len(forwards) == 1  # the same pass made all of them
+    images = Preprocessing.from_model(model).normalize(to_batch([cache.load(r.path) for r in records]))
+    with torch.no_grad():
+        expected = np.concatenate([m.numpy().std((2, 3)) for m in model.forward_maps(images)], 1)
+    np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-3)
+    np.testing.assert_array_equal(FrozenFeatures(model, cache, amp="fp32").spreads(records), found)
+    assert len(forwards) == 1
+    assert features.spreads([]).shape == (0, features.width)
 
 
 def test_a_cache_of_earlier_versions_stays_valid(phantoms: Path, cache: ImageCache, forwards: list[int]) -> None:
@@ -175,10 +193,10 @@ def test_an_image_that_changes_meanwhile_is_computed_again(
     features, records = FrozenFeatures(network(), cache, amp="fp32"), read_records(data)[:2]
     compute, old = features._compute, read_image(records[0].path)
 
-    def change(images: torch.Tensor) -> Any:
+    def change(images: torch.Tensor, spread: bool = False) -> Any:
         if np.array_equal(read_image(records[0].path), old):
             shutil.copyfile(records[1].path, records[0].path)
-        return compute(images)
+        return compute(images, spread)
 
     monkeypatch.setattr(features, "_compute", change)
     features.load(records)

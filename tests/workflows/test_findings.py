@@ -14,8 +14,9 @@ import pytest
 from cvrnet import Predictor
 from cvrnet.audit import read_audited
 from cvrnet.data import DataError, read_records
+from cvrnet.data.finding_columns import finding_columns
 from cvrnet.data.finding_labels import split_findings
-from cvrnet.data.findings import finding_columns, finding_truth, learnable_findings
+from cvrnet.data.findings import finding_truth, learnable_findings
 from cvrnet.data.overview import labels_of
 from cvrnet.data.record import Record
 from cvrnet.data.splits import holdout_split, make_folds, patient_keys

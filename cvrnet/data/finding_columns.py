@@ -1,0 +1,79 @@
+"""Columns of a manifest that are findings, and those that a cell with another value keeps from being one."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from cvrnet.data.cells import is_missing
+from cvrnet.data.finding_labels import is_no_finding
+from cvrnet.data.record import Record
+from cvrnet.text import printable
+
+CELLS: Mapping[str, float] = {"1": 1.0, "0": 0.0, "": np.nan}  #: a cell, as `plain_cell` gives it -> has the finding
+UNCERTAIN_CELL = "-1"
+EXPECTED = "expected 1, 0, -1 or empty"
+_NUMBERS = ("age", "day", "follow_up")  # columns that are no findings, although their cells may be 0 and 1
+_WORDS = {*"yn+?", "yes", "no", "true", "false", "positive", "negative", "present", "absent"}  # instead of 1 and 0
+_MEANT, _MEANT_OF_NUMBERS = 0.5, 0.9  # share of 1, 0, -1 and words of a column that is meant as one; of mere numbers
+
+
+def plain_cell(cell: str) -> str:
+    """A cell without blanks; numbers in their shortest form, and ``""`` for what programs write for an empty cell.
+
+    >>> plain_cell(" 1.0 "), plain_cell("NaN"), plain_cell("N/A"), plain_cell("True")
+    ('1', '', '', 'true')
+    """
+    text = cell.strip().lower()
+    number = _number(text)
+    return "" if is_missing(text) else text if number is None else f"{number + 0.0:g}"
+
+
+def finding_columns(records: Sequence[Record], one: str = "1") -> list[str]:
+    """The further columns of a manifest with cells of 1, 0, -1 or empty only, and some of 1; without ``No Finding``.
+
+    ``one`` is the cell of which there has to be some. Cells count as `plain_cell` gives them.
+    """
+    allowed = {*CELLS, UNCERTAIN_CELL}
+    return [column for column, cells in _columns(records).items() if one in cells.keys() <= allowed]
+
+
+def odd_columns(records: Sequence[Record]) -> dict[str, str]:
+    """The columns that are probably meant as findings, but have other cells too -> a line that names the first.
+
+    Most of their cells are 1, 0, -1 or words such as ``yes``. Columns of other numbers are only meant if nearly all
+    cells are: there are counts, and codes such as 1 and 2 for the sex.
+    """
+    found = {}
+    for column, cells in _columns(records).items():
+        given = {cell: rows for cell, rows in cells.items() if cell}
+        odd = {cell: rows for cell, rows in given.items() if cell not in CELLS and cell != UNCERTAIN_CELL}
+        meant = sum(len(rows) for cell, rows in given.items() if cell not in odd or cell in _WORDS)
+        least = _MEANT_OF_NUMBERS if all(_number(cell) is not None for cell in odd) else _MEANT
+        if not odd or meant < least * sum(map(len, given.values())):
+            continue
+        first, number = next(iter(odd.values()))[0], sum(map(len, odd.values()))
+        where = printable(first.where or first.name)
+        more = f", and {number - 1:,} other cells" if number > 2 else ", and another cell" if number > 1 else ""
+        cell = first.metadata[column].strip()
+        found[column] = f"column {printable(column)} is no finding: {cell!r:.40} ({where}){more}; {EXPECTED}"
+    return found
+
+
+def _columns(records: Sequence[Record]) -> dict[str, dict[str, list[Record]]]:
+    """Each further column that may be a finding -> plain cell -> the images that have it, in their order."""
+    found: defaultdict[str, defaultdict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
+    for record in records:
+        for column, cell in record.metadata.items():
+            if column not in _NUMBERS:
+                found[column][plain_cell(cell)].append(record)
+    return {column: dict(cells) for column, cells in found.items() if not is_no_finding(column)}
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
