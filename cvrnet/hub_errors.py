@@ -31,7 +31,7 @@ _ACCESS: dict[type[Exception], tuple[str, str]] = {
     # GatedRepoError is a subclass of RepositoryNotFoundError, so it comes first.
     errors.GatedRepoError: ("its owner grants access one by one", "ask for it on the repository's page"),
     errors.RepositoryNotFoundError: (
-        "there is no such repository, or it is private and not for you",
+        "there is no such repository, or it is private and you have no access",
         f"check the name; {_LOGIN} opens private ones",
     ),
     errors.RevisionNotFoundError: ("the repository has no such branch, tag or commit", "check what comes after the @"),

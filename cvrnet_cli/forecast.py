@@ -1,4 +1,4 @@
-"""Foretell, after the first batches on a CPU, how long a training takes."""
+"""Estimate, after the first batches on a CPU, how long a training takes."""
 
 import time
 from typing import Any
@@ -28,7 +28,7 @@ class Forecast:
         self.wanted |= self.useful and epoch == self.config.freeze + 1  # the encoders begin to train
 
     def step(self, images: int) -> None:
-        """Count the images of a batch, and speak when enough of them were measured."""
+        """Count the images of a batch, and print the estimate once enough batches were measured."""
         if not self.wanted:
             return
         self.steps += 1

@@ -20,7 +20,7 @@ NAMES = (
 @click.argument("name", type=click.Choice(NAMES), metavar="NAME")
 @click.argument("folder", type=options.PATH, metavar="DIR")
 @options.output("The manifest to write.", required=True, metavar="MANIFEST.csv")
-@click.option("--partial", is_flag=True, help="Import what is there, although tables name files that are not.")
+@click.option("--partial", is_flag=True, help="Import the existing files, even if tables name files that are missing.")
 @click.option(
     "--columns",
     type=column_names,

@@ -40,9 +40,9 @@ _COLUMNS = click.option(
 
 
 def manifest(*arguments: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Add ``--images`` and ``--columns``; the command gets each of these arguments with both, as a ``DataSet``.
+    """Add ``--images`` and ``--columns`` to a command. If one is given, each of ``arguments`` becomes a ``DataSet``.
 
-    Of several paths, only CSV files do. Without these options, the arguments stay as they are.
+    Of an argument with several paths, only the CSV files become a ``DataSet``. Without both options, nothing changes.
     """
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -69,5 +69,5 @@ def _placed(given: dict[str, Any], images: Path | None, columns: dict[str, str])
     result = {name: placed(value) for name, value in given.items()}
     found = [part for value in result.values() for part in (value if isinstance(value, tuple) else [value])]
     if not any(isinstance(part, DataSet) for part in found):
-        raise click.UsageError("--images and --columns go with a CSV manifest")
+        raise click.UsageError("--images and --columns need a CSV manifest")
     return result

@@ -75,7 +75,7 @@ any_body_part = click.option("--any-body-part", is_flag=True, help=f"{_ANY_BODY_
 backend = click.option(
     "--backend",
     type=click.Choice(["auto", "torch", "openvino", "onnxruntime"]),
-    help="What computes. openvino and onnxruntime convert the model once, compare it with PyTorch, and keep the copy; "
+    help="What runs the model: openvino and onnxruntime convert it once, compare it with PyTorch, and keep the copy; "
     "auto takes the fastest for the number of images.  [default: torch; for an ONNX file, auto]",
 )
 inference = _group(folds, batch_size, device, amp, any_body_part)
@@ -226,7 +226,7 @@ protocol = _group(
     click.option(
         "--recipe",
         type=click.Choice(["paper", "notebook", "modern", "frozen", "studies"]),
-        help="Settings that hold unless you give an option: the papers', those of the authors' notebook, the papers' "
+        help="Default values of the settings: the papers', those of the authors' notebook, the papers' "
         "with modern additions, those for frozen encoders, or for bags.  [default: studies with --unit study or "
         "patient, frozen with --freeze all, otherwise paper]",
     ),

@@ -33,17 +33,17 @@ from cvrnet_cli.output import FORMATS, output_file, progress_bar, say, write_row
     help="Also print the set of classes that an image may belong to; for this share of patients it holds the true one, "
     "if they are like those of the validation images.",
 )
-@click.option("--by-class", is_flag=True, help="With --coverage: promise this for the patients of each class.")
+@click.option("--by-class", is_flag=True, help="With --coverage: reach the coverage for each class separately.")
 @click.option(
     "--abstain",
     type=click.FloatRange(0.01, 0.99),
-    help="Also print whether an image should be passed to a human: such a share of images, the most uncertain.",
+    help="Also print whether to pass an image to a human; on validation, this share of images, the most uncertain.",
 )
 @click.option(
     "--gate/--no-gate",
     default=None,
-    help="Print how unlike the training images each image is (unlike_training: the share of the validation images that "
-    "are less so), and 1 in the column unusual if this is above 0.95.  [default: if the model can tell]",
+    help="Print unlike_training, the share of the validation images that are more similar to the training images than "
+    "this image, and unusual: 1 if this share is above 0.95.  [default: if the model supports it]",
 )
 @click.option(
     "--window",
@@ -104,7 +104,7 @@ def predict(
     if marked:
         say(f"Warning: {marked} of {found.images} images are unlike the training images (column unusual)")
     elif done > failed and settings["gate"] is None and "unusual" not in found.columns and "image" in found.counted:
-        say("This model cannot tell images that are unlike its training images, so there is no column unusual.")
+        say("This model cannot detect images that are unlike its training images, so there is no column unusual.")
     for problem in found.problems:
         say(f"Error: {problem}")
     if failed:

@@ -7,7 +7,7 @@ from collections import Counter
 from cvrnet.audit.findings import Finding, count
 from cvrnet.audit.measurements import Measurements
 
-ADVICE = "The bits in use decide how bright an image is read: compare these with the others, and store all alike."
+ADVICE = "Brightness depends on the number of bits in use: compare these with the others; store all with equal depth."
 
 
 def depth_findings(measured: Measurements) -> list[Finding]:

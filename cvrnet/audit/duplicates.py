@@ -109,7 +109,7 @@ def _finding(measured: Measurements, copies: list[Copy], code: str, one: str, ma
     names = [[records[i].name for i in group] for group in groups]
     advice = "Keep one image of each cluster; otherwise it counts twice."
     if crossing:
-        advice = "Keep one image of each cluster, or give all of them one patient id; correct labels that contradict."
+        advice = "Keep one image of each cluster, or give all of them one patient id; correct contradictory labels."
     return Finding(
         code,
         grade(severe=bool(crossing), warning=True),

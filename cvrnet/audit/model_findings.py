@@ -33,7 +33,7 @@ def model_findings(examined: Examination, seed: int = 0) -> list[Finding]:
         lines = [{"image": r.name, "problem": reason} for r, reason in examined.problems]
         sentence = f"{count(len(lines), 'lung mask')} cannot be used: {lines[0]['problem']}."
         names = tuple(r.name for r, _ in examined.problems)
-        advice = "Mend the masks or leave their cells empty."
+        advice = "Repair the masks or leave their cells empty."
         findings.append(Finding("model-lung-masks", "warning", sentence, {"table": lines}, names, advice))
     return findings + _lungs(examined, seed)
 
@@ -69,7 +69,7 @@ def _by_source(examined: Examination, seed: int) -> Finding:
         for row in shown
     )
     which = "that it was not trained on" if examined.known else "(whether it was trained on them is not known)"
-    sentence = f"Of {count(len(records), 'image')} {which} the model gets wrong {parts}."
+    sentence = f"Error of the model on {count(len(records), 'image')} {which}: {parts}."
     balanced = classification_scores(truth, probabilities, examined.classes)["balanced_accuracy"]
     figures = {"balanced_accuracy": balanced, "held_out": examined.known, "table": [flat_row(row) for row in rows]}
     return Finding("model-sources", severity, sentence, figures, advice=advice)
@@ -83,7 +83,7 @@ def _judge(rows: Sequence[dict[str, Any]]) -> tuple[Severity, str]:
         worst, best = (pick(rows, key=lambda row: row["error"].value) for pick in (max, min))
         apart = worst["error"].low - best["error"].high
         if apart > 0:
-            advice = f"Report each source by itself: {worst['source']} is not read as {best['source']} is. "
+            advice = f"Report each source separately: the model errs more on {worst['source']} than {best['source']}. "
     if too_sure:
         advice += f"The probabilities are too high on {', '.join(too_sure)}: calibrate them there before use."
     return grade(severe=apart > GAP, warning=apart > 0 or bool(too_sure)), advice.strip()
@@ -147,7 +147,7 @@ def _without(whole: dict[str, Any], without: dict[str, Any], figures: dict[str, 
             "view), take that out of the images, and train again."
         )
     elif whole["balanced_accuracy"].low <= whole["chance"]:
-        verdict = "no more than chance either way, so nothing follows"
+        verdict = "no better than chance with and without lungs, so this shows nothing"
     else:
         verdict = "chance, as it should be"
     sentence = (

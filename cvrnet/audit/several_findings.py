@@ -69,8 +69,8 @@ def _always_together(names: Sequence[str], truth: Truth, pairs: Pairs, patients:
             continue
         share, first, second = float(pairs["both"][i, j] / either[i, j]), names[i], names[j]
         which = f"{'all' if share == 1 else f'{share:.0%} of the'} {either[i, j]:,} images that have one have both"
-        sentence = f"{first} and {second} practically always come together ({which}): no model can tell them apart."
-        advice = "Join them to one finding, or get images that have only one of them."
+        sentence = f"{first} and {second} nearly always occur together ({which}): no model can tell them apart."
+        advice = "Merge them into one finding, or get images that have only one of them."
         figures, severity = {"share": share, "images": int(either[i, j])}, grade(severe=share == 1, warning=True)
         yield Finding(f"together:{first}|{second}", severity, sentence, figures, advice=advice)
 
@@ -90,8 +90,9 @@ def _never_alone(names: Sequence[str], truth: Truth, pairs: Pairs, patients: np.
     if not rows:
         return []
     largest = sorted(of_other.items(), key=lambda item: -len(item[1]))
-    sentence = _some([f"Practically never without {other}: {_some(found)}" for other, found in largest], "; ")
-    advice = "Right where one includes the other; if not, a model may recognise the other: score it within its images."
+    sentence = _some([f"Almost never without {other}: {_some(found)}" for other, found in largest], "; ")
+    advice = "Expected if one includes the other. Otherwise, a model may recognise the other one: score the finding "
+    advice += "only on images that have the other one."
     return [Finding("never-alone", "warning", f"{sentence}.", {"table": rows}, advice=advice)]
 
 
@@ -125,7 +126,7 @@ def _ties(names: Sequence[str], truth: Truth, sources: np.ndarray, patients: np.
             if _beyond_chance(has[most], has.sum() - has[most], lacks[most], lacks.sum() - lacks[most]):
                 found += from_one_source(name, has, within)
     if of_one_source:
-        sentence = f"Known in one source only, so independent source: none: {_some(of_one_source)}."
+        sentence = f"Known in one source only, so there is no independent source to test on: {_some(of_one_source)}."
         found.append(Finding("independent-source:findings", "warning", sentence, {"findings": of_one_source}))
     sentence = f"{len(tied)} of {count(len(names), 'finding')} were compared between the sources, one at a time"
     sentence += f"; highest Cramér's V: {max(tied)[0]:.2f} ({max(tied)[1]})" if tied else ""

@@ -15,11 +15,11 @@ from cvrnet.audit.probes import MIN_PATIENTS, NO_DISEASE, WHAT, Probe, probe, pr
 from cvrnet.data.findings import Truth
 from cvrnet.data.splits import patient_keys
 
-SEVERE_AUC = 0.75  # lower end of the interval of the best class's AUC, from features without lung
+SEVERE_AUC = 0.75  # severe if the 95 % interval of the best class's AUC, from features without lung, lies above this
 MARGIN = 0.05  # above chance; smaller differences can come from the choice of folds
 SEVERE_RULE, WARNING_RULE = 0.75, 0.65  # balanced accuracy of one threshold on the size: severe, warning
 MAX_STRATA = 8  # groups of source and label that are compared pair by pair
-MAX_FINDINGS = 15  # findings of images that are probed: those of the most patients
+MAX_FINDINGS = 15  # largest number of findings that are probed: those with the most patients
 
 _AWAY = (
     "Bring all images to one size, crop and format before training, and report results within one source; "

@@ -21,17 +21,15 @@ with warnings.catch_warnings():  # cleanlab, when it is imported, silences all w
 
 CODE = "wrong-labels"
 MIN_PATIENTS = 30  # least number of patients of a class within a source; smaller classes are not checked
-MAX_CONFIDENCE = 0.03  # largest probability of its label that makes an image's label probably wrong
-MIN_SHARE = 0.015  # of the images: fewer doubtful labels than this are no finding, for a model errs, too
-MIN_AUC = 0.8  # of the labels, from the features; with less, many doubts are false. A tenth of wrong labels costs 0.08
+MAX_CONFIDENCE = 0.03  # only a label with a lower probability counts as probably wrong
+MIN_SHARE = 0.015  # least share of doubtful labels for a warning; with fewer, only a note: a model also errs
+MIN_AUC = 0.8  # least AUC of predicting the labels; below, many doubts are false. 10 % wrong labels lower it by 0.08
 FOLDS = 5
 MAX_IMAGES = 3000  # images that train each fold, so that the cost grows with the number of images only
-SHARPNESS = 2.0  # of the support vector machine's margins, when they become probabilities
+SHARPNESS = 2.0  # factor of the support vector machine's margins before the softmax
 CAUTION = 10.0  # images whose other images have labels as by chance, added to those of each class that are counted
 
-ADVICE = (
-    "Look at these images, the most doubtful first; correct the label, or keep it if it is right. Delete none unseen."
-)
+ADVICE = "Look at each image, the most doubtful first, before you delete it or correct its label; keep correct labels."
 
 
 def wrong_label_findings(measured: Measurements, features: np.ndarray | str, seed: int = 0) -> list[Finding]:
@@ -56,7 +54,7 @@ def wrong_label_findings(measured: Measurements, features: np.ndarray | str, see
     if not checked:
         reason = f"too few patients (needed: {MIN_PATIENTS} in each of two classes of a source)"
         if skill:
-            reason = f"features hardly tell them (AUC within a source: {', '.join(skill)}; needed: {MIN_AUC})"
+            reason = f"the features hardly predict them (AUC within a source: {', '.join(skill)}; needed: {MIN_AUC})"
         return [Finding(CODE, "note", f"Labels were not checked: {reason}.")]
     left = len(measured.records) - checked
     known = f"{count(checked, 'image')} checked within their source"
@@ -71,7 +69,7 @@ def _finding(rows: list[dict[str, Any]], checked: int, known: str) -> Finding:
     if rows:
         figures["table"] = rows
     if len(rows) < max(2, MIN_SHARE * checked):
-        but = f": {count(len(rows), 'is', 'are')} doubtful, no more than a model's own errors explain" if rows else ""
+        but = f": {count(len(rows), 'is', 'are')} doubtful, which the model's own errors can explain" if rows else ""
         return Finding(CODE, "note", f"No labels stand out as wrong{but} ({known}).", figures)
     sentence = f"{len(rows):,} images probably have a wrong label ({known})."
     return Finding(CODE, "warning", sentence, figures, tuple(row["path"] for row in rows), ADVICE)

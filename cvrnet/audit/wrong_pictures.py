@@ -23,7 +23,7 @@ OUTLIER = 5.5  # robust standard deviations; the oddest of 1,552 radiographs had
 MIN_NEIGHBOURS, NEAR = 10, 0.05  # neighbours of an image: at least so many, and this share of the images
 MAX_REFERENCES = 3000  # images among which neighbours are looked for, so that the cost grows with their number only
 
-ADVICE = "Look at these images: remove what is no chest radiograph, and turn, invert or export again what is damaged."
+ADVICE = "Look at these images: remove those that are not chest radiographs; rotate, invert or re-export the others."
 
 
 def wrong_picture_findings(measured: Measurements, features: np.ndarray | str, seed: int = 0) -> list[Finding]:
@@ -34,7 +34,7 @@ def wrong_picture_findings(measured: Measurements, features: np.ndarray | str, s
     """
     code, records = "wrong-pictures", measured.records
     if len(records) < MIN_IMAGES:
-        sentence = f"Pictures were not checked: fewer than {MIN_IMAGES} images are too few."
+        sentence = f"Pictures were not checked: this needs at least {MIN_IMAGES} images."
         return [Finding(code, "note", sentence)]
     pixels = np.array([facts.vectors["pixels"] for facts in measured.facts], np.float32)
     problems = _exposure(measured)

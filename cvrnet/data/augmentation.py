@@ -20,7 +20,7 @@ class Augmentation:
     Neither paper says how far images are turned and shifted, nor what fills the empty part of the frame. We chose at
     most 15 degrees and a tenth of the width or height, and repeat the pixels at the edge, as Keras does by default. The
     interpolation is nearest neighbour, so no new grey value appears. v2 gives both flips "probability 1", which we read
-    as Keras's random flip: every second image.
+    as Keras's random flip: each with probability 0.5.
     """
 
     rotation_p: float = 0.45  #: probability that the image is turned

@@ -17,7 +17,7 @@ _MEANT = {
 
 
 def mapping_problem(header: Sequence[str], names: Mapping[str, str]) -> str:
-    """Why a manifest's columns cannot be renamed; ``""`` if they can. ``names`` has our name of a column -> its own.
+    """Return why a manifest's columns cannot be renamed (``""`` if they can). ``names`` maps our names to its names.
 
     >>> mapping_problem(["Image Index", "label"], {"path": "Image"})
     "--columns path='Image': no such column (found: 'Image Index', 'label')"

@@ -11,7 +11,7 @@ from cvrnet.data.record import Record
 SEPARATOR = "|"  #: between the findings of one image in the column ``label``
 NO_FINDING = "No Finding"  #: the label, or the column, of an image without any; see `is_no_finding`
 
-SOME_FINDING = "some finding"  #: the label of an image with any, where one label for each image is needed
+SOME_FINDING = "some finding"  #: label of an image with at least one finding, for code that needs one label per image
 
 
 def is_no_finding(name: str) -> bool:

@@ -49,7 +49,7 @@ def learnable_findings(
     columns = {column for record in records for column in record.metadata}
     if list(wanted) != [AUTO]:
         if none := [name for name in wanted if is_no_finding(name)]:
-            raise UserError(f"{none[0]} is no finding but the absence of all: leave it out of --findings")
+            raise UserError(f"{none[0]} is not a finding, it means that there is none: leave it out of --findings")
         if len({*wanted}) < len(wanted):
             raise UserError(f"findings {', '.join(wanted)}: each must be given once")
         if unknown := [name for name in wanted if name not in columns and name not in named]:
@@ -68,7 +68,7 @@ def learnable_findings(
     truth, patients = finding_truth(records, found, uncertain), np.array(patient_keys(records))
     enough = [min(len({*patients[column == value]}) for value in (0, 1)) >= least for column in truth.T]
     if not any(enough):
-        raise UserError(f"every finding is known in fewer than {least} patients with it or without it")
+        raise UserError(f"no finding is present in {least} patients or more and known to be absent in {least} or more")
     few = [name for name, take in zip(found, enough, strict=True) if not take]
     few += [] if named else [name for name in finding_columns(records, "0") if name not in found]
     return [name for name in found if name not in few], truth[:, enough], few
@@ -127,7 +127,7 @@ def known_findings(records: Sequence[Record]) -> Truth:
 
 
 def several_findings_in(records: Sequence[Record]) -> bool:
-    """Whether a label names several findings or, if no image has a label, there are `finding_columns`."""
+    """Return whether any label names several findings or, without any labels, whether there are `finding_columns`."""
     if any(record.label for record in records):
         return any(SEPARATOR in record.label for record in records)
     return bool(finding_columns(records))

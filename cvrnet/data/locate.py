@@ -12,10 +12,10 @@ Listings = dict[Path, dict[str, str]]  #: for each folder: names in Unicode's co
 
 
 def locate(root: Path, name: str, listings: Listings) -> tuple[Path, str]:
-    """The path of a named file below a folder, and why it cannot be read; ``""`` if it can.
+    """Return the path of the file ``name`` below ``root``, and the reason why it cannot be read (``""`` if it can).
 
-    macOS decomposes accented letters (NFD), so a file copied from there may have another name than the manifest gives.
-    ``listings`` keeps the names on the disk from one call to the next.
+    macOS decomposes accented letters (NFD), so the name of a file copied from there may differ from the manifest's.
+    ``listings`` caches the names of the files in each folder between calls.
     """
     path = root / name
     try:

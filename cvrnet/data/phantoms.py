@@ -140,7 +140,7 @@ def _check(n: int, seed: int, size: int, sources: Sequence[str]) -> None:
         if value < least:
             raise UserError(f"{name}={value} is too small; expected at least {least}")
     if isinstance(sources, str) or len(set(sources)) < max(2, len(sources)):
-        raise UserError(f"sources={sources!r}: expected two different names or more")
+        raise UserError(f"sources={sources!r}: expected two or more names, all different")
     for source in sources:
         if not re.fullmatch(r"\w[\w.-]*", source):
             raise UserError(f"source {source!r} cannot name a folder; use letters, digits, '.', '_' and '-'")

@@ -131,7 +131,7 @@ def scan_records(
     rows: list[Row] = []
     try:
         if data.images and not os.path.isdir(data.images):
-            problems = [f"{data.images}: no such folder (--images expects that of the images)"]
+            problems = [f"{data.images}: no such folder (--images expects the folder of the images)"]
         elif os.path.isfile(root):
             problems = scan_manifest(root, labelled, rows, data.root(root), data.columns, volumes)
         elif data.images or data.columns:

@@ -124,6 +124,6 @@ def _refuse_mixed(records: Sequence[Record]) -> None:
     kinds = Counter(_KINDS.get(modality, modality) for modality in stated if modality)
     if len(kinds) > 1:
         raise UserError(
-            f"the data set mixes modalities ({counts(dict(kinds))}); expected one: the pictures of CTs and radiographs "
-            "say what they are before they say anything else"
+            f"the data set mixes modalities ({counts(dict(kinds))}); expected one: a network could "
+            "learn to recognise the modality instead of the disease"
         )

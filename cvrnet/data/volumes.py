@@ -59,7 +59,7 @@ def _open(record: Record) -> list[_Slice]:
     if record.path.is_dir():
         names = walk(record.path).images
         if not names:
-            raise Refused("a study of nothing: a folder without images")
+            raise Refused("an empty study: a folder without images")
         inside = [_part(record, record.path / name, f"{record.name}/{name}") for name in names]
         return [each for part in inside for each in _open(_named(part, record.name, ""))]
     if is_dicom_file(record.path):

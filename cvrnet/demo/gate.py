@@ -137,7 +137,7 @@ class Gate:
                 if size > _MOST_BODY or values > _MOST_VALUES:
                     raise HTTPException(413, "too long a question")
             if body and self._waiting.bytes > self._waiting.limit:
-                raise HTTPException(503, "too much is waiting here; try again in a minute", {"retry-after": "60"})
+                raise HTTPException(503, "the server is busy; try again in a minute", {"retry-after": "60"})
             return message
 
         return counted

@@ -17,8 +17,8 @@ from cvrnet.explain.overlay import THRESHOLD
 
 WAITING = 100  # questions that may wait for an answer; further ones get a message that the queue is full
 _EMPTY = '<p class="note">The answer comes here.</p>'
-_NO_PICTURE = '<div class="film empty"><p>The radiograph comes here, and where the network looked in it.</p></div>'
-_PRIVACY = '<p class="note">A file is deleted as soon as it is answered, and nothing of it is kept here.</p>'
+_NO_PICTURE = '<div class="film empty"><p>Your radiograph and its Grad-CAM map will appear here.</p></div>'
+_PRIVACY = '<p class="note">Your file is deleted as soon as the answer is ready; the server keeps no copy.</p>'
 
 
 def build_page(answering: Answering, uploads: Uploads, name: str) -> gr.Blocks:

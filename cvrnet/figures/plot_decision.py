@@ -48,5 +48,5 @@ def plot_decision_curves(curves: Mapping[str, Any], title: str | None = None) ->
     legend_below(figure, [*entries, (line, "Act on none")])
     top = max(float(curve["net_benefit"].max()) for curve in drawn.values())
     ax.set(xlim=(0, 1), ylim=(-BELOW, max(top * 1.05, BELOW)))
-    set_labels(ax, "Probability from which one would act", "Net benefit (true positives per image)")
+    set_labels(ax, "Threshold probability", "Net benefit (true positives per image)")
     return finish(figure, [ax], WIDTH, HEIGHT, title)

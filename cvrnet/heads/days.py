@@ -42,7 +42,7 @@ class ChangeToLast(nn.Module):
         nn.init.zeros_(self.scale.weight)
 
     def forward(self, x: Tensor, bag: Tensor, count: int, days: Tensor) -> Tensor:
-        """The changes (P, in_features), from vectors of that shape; other arguments as in `cvrnet.heads.BagHead`."""
+        """Return each picture's change to the last one of its bag, (P, in_features); arguments as in ``BagPool``."""
         last = (days == 0).to(x.dtype)
         number = last.new_zeros(count).index_add(0, bag, last)
         mean = x.new_zeros(count, x.shape[1]).index_add(0, bag, last[:, None] * x) / number[:, None]

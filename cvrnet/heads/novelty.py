@@ -21,8 +21,8 @@ class NoveltyHead(nn.Module):
     A distance in feature space as a sign of unusual images: Lee et al. 2018, NeurIPS. Only the mean and K directions of
     many images are kept, and no vector of any image, so no image can be reconstructed from them.
 
-    Pooled maps hardly know left from right. So a second value, linear in the `sides` of the maps, rises where the left
-    half looks like the right one of the training images. The larger of the two is the result.
+    Pooling removes most of the difference between left and right. So a second value, linear in the `sides` of the maps,
+    rises if the left half looks like the right half of the training images. The larger of the two is the result.
 
     Args:
         mean: (D,), where D is the sum of the inputs' widths.
@@ -105,7 +105,7 @@ def sides(feature_map: Tensor) -> Tensor:
 
 
 def join_sides(of_maps: Sequence[Tensor], groups: Sequence[Sequence[int]]) -> Tensor:
-    """The vectors (N, 2 D) that tell mirrored images: the `sides` of the maps in the order of the heads' inputs.
+    """The vectors (N, 2 D) for detecting mirror images: the `sides` of the maps in the order of the heads' inputs.
 
     ``groups`` are the numbers of each head's maps.
     """

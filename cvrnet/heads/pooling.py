@@ -93,7 +93,7 @@ class BagPool(nn.Module):
 
     @torch.no_grad()
     def fold(self, mean: Tensor, std: Tensor) -> None:
-        """Change this module, which had standardised vectors, so that it takes those before the standardisation."""
+        """Fold the standardisation of the vectors into the first layers, to take vectors without standardisation."""
         for layer in (self.content, self.gate) if self.pooling == "attention" else ():
             layer.weight.div_(std)
             layer.bias.sub_(layer.weight @ mean)

@@ -253,5 +253,6 @@ def _what_is_safe(pushed: Pushed) -> str:
         return "the run is complete on the Hub, without the tag"
     there = ", ".join(pushed.commits)
     if pushed.unknown:
-        return f"{there + ' arrived; ' if there else ''}whether {pushed.unknown} did is not known, each branch is whole"
-    return f"{there} arrived, main is as it was" if there else "no branch was changed"
+        done = f"{there} arrived; " if there else ""
+        return f"{done}it is not known whether {pushed.unknown} arrived, but no branch is incomplete"
+    return f"{there} arrived, main is unchanged" if there else "no branch was changed"

@@ -141,7 +141,7 @@ def predict_paths(
         tell(f"Warning: {warning}")
     if gate and not predictor.has_gate:
         raise UserError(
-            f"{predictor.name} cannot tell images that are unlike its training images: expected a CVR-Net of `cvrnet "
+            f"{predictor.name} cannot detect images that are unlike its training images: expected a CVR-Net of `cvrnet "
             "train` or `crossval`, with at least 20 training and 20 validation images"
         )
     slices = list(arrange(found.files))

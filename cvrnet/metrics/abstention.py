@@ -45,10 +45,10 @@ class Abstention:
 
     score: str  #: a key of `SCORES`
     images: int  #: validation images
-    limits: list[float]  #: for each of `SHARES`: the score above which this share of the validation images is
+    limits: list[float]  #: for each of `SHARES`: the score that this share of the validation images exceeds
 
     def passed_on(self, probabilities: ArrayLike, share: float) -> NDArray[np.bool_]:
-        """Whether each image (N,) is passed on to a human, if that may be a share of such images as on validation.
+        """Return whether to pass on each image, (N,): its uncertainty is above the limit for this share of images.
 
         Raises:
             UserError: The share is not one of `SHARES`.
@@ -109,9 +109,9 @@ def risk_coverage(y_true: ArrayLike, probabilities: ArrayLike, score: str) -> di
 
 
 def average_abstention(members: Sequence[Abstention | None]) -> Abstention | None:
-    """That of an ensemble: the score that most members chose, with the mean of their limits.
+    """Return the abstention of an ensemble: the score that most members chose, and the mean of these members' limits.
 
-    None if a member has none. Only members with this score count.
+    None if a member has none.
     """
     known = [member for member in members if member is not None]
     if not known or len(known) < len(members):

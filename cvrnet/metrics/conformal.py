@@ -1,4 +1,4 @@
-"""Conformal prediction sets: the classes that an image may belong to, which hold the true one as often as promised."""
+"""Conformal prediction sets: sets of classes that contain the true class with a chosen probability (the coverage)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All that validation images teach about acting on a model's probabilities; it travels with the weights."""
+"""Thresholds, prediction sets and abstention, chosen on validation images and stored with the weights."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def choose_finding_decisions(
 
 
 def average_decisions(members: Sequence[Decisions]) -> Decisions:
-    """Those of an ensemble, whose probabilities are the mean of its members'.
+    """Return the decisions of an ensemble whose probabilities are the mean of its members'.
 
     ``cvrnet calibrate`` calibrates an ensemble as a whole, so its members share their decisions. Raises ValueError for
     members that were calibrated separately.

@@ -26,8 +26,8 @@ class OperatingPoint:
     """
 
     class_name: str
-    rule: str  #: ``sensitivity`` or ``specificity``: as high as the target; ``youden``: their largest sum
-    target: float | None  #: of the rules ``sensitivity`` and ``specificity``
+    rule: str  #: ``sensitivity`` or ``specificity`` reach the target; ``youden`` has the largest sum of both
+    target: float | None  #: for the rules ``sensitivity`` and ``specificity``; None for ``youden``
     threshold: float
     true_positives: int  #: positive images of the class
     positives: int  #: all images of the class
@@ -59,7 +59,7 @@ class OperatingPoint:
                 f"{self.class_name}: no threshold gives {self.name} on validation; the nearest is {reached:.3f}"
             )
         if self.positives < FEW_IMAGES:
-            found.append(f"{self.class_name}: its thresholds rest on {self.positives} validation images")
+            found.append(f"{self.class_name}: its thresholds are based on only {self.positives} validation images")
         if 0 in (self.true_positives, self.true_negatives):
             wrong = "no image of the class" if self.true_positives == 0 else "every image of the other classes"
             found.append(f"{self.class_name}: on validation, {self.name} calls {wrong} positive")

@@ -48,7 +48,7 @@ class Recalibration:
 
 
 def free_biases(labels: Sequence[int], groups: Sequence[Hashable], n_classes: int) -> list[int]:
-    """The classes whose bias can be told: `MIN_PATIENTS` patients have the class, and as many have another one.
+    """The classes whose bias can be fitted: `MIN_PATIENTS` patients have the class, and as many have another one.
 
     >>> free_biases([0] * 6 + [1] * 5 + [2], range(12), 3)
     [0, 1]
@@ -73,7 +73,7 @@ def fit_recalibration(y_true: ArrayLike, probabilities: ArrayLike, groups: Seque
         groups: the patient of each image.
 
     Raises:
-        UserError: All images are of one class, which tells neither temperature nor bias.
+        UserError: All images are of one class.
     """
     from scipy.optimize import minimize  # here, because predictions need no SciPy
 
@@ -81,7 +81,7 @@ def fit_recalibration(y_true: ArrayLike, probabilities: ArrayLike, groups: Seque
     names = [str(k) for k in range(logs.shape[1])]
     labels, _ = check(y_true, np.exp(logs), names)
     if len({*labels.tolist()}) < 2:
-        raise UserError("all images are of one class, which tells neither temperature nor bias; add others")
+        raise UserError("all images are of one class; temperature and biases need images of two or more")
     _, inverse, counts = np.unique(group_numbers(groups, len(labels)), return_inverse=True, return_counts=True)
     weights, free = 1 / counts[inverse], free_biases(labels.tolist(), groups, len(names))
     one_hot = np.eye(len(names))[labels]

@@ -1,4 +1,4 @@
-"""The report's table of the heads at home and abroad: on each source, and how well their inputs tell the sources."""
+"""The report's table of heads by source: balanced accuracy on each, and how well a head's input predicts the source."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ALL = {"val": "Validation images", "test": "Test images", INDEPENDENT: "Held-bac
 
 
 def head_source_rows(results: Results) -> list[dict[str, Any]]:
-    """The balanced accuracy of each head in each place of `_places`; none if no source is named."""
+    """Return each head's balanced accuracy on each set and on each of its sources; no rows if no source is named."""
     return [
         {
             "head": head,

@@ -90,7 +90,7 @@ class Results:
 
     @cached_property
     def decisions(self) -> list[Decisions]:
-        """What the model that wrote the predictions of each of ``folders`` learnt on validation images."""
+        """The decisions (thresholds, sets, abstention) of the model that wrote each folder's predictions."""
         if self.kind == "evaluate":
             return [Decisions.from_dict(self.run.get(KEY), self.predictions.classes)]
         return [load_decisions([folder]) for folder in self.folders]

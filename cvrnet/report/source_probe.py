@@ -1,4 +1,4 @@
-"""How well each head's input tells the source of an image, among images of one label (a probe for shortcuts)."""
+"""How well each head's input predicts the source of an image, among images of one label (a probe for shortcuts)."""
 
 from __future__ import annotations
 

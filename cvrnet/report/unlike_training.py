@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 
 def unlike_training_section(results: Results) -> Section | None:
-    """Make the section for `cvrnet.report.write_report`; None if the model cannot tell, as those of older runs."""
+    """Make the section for `cvrnet.report.write_report`; None if the predictions lack the values, as in older runs."""
     rows = [row for name, table in results.judged.items() for row in _rows(name, table)]
     if not rows:
         return None

@@ -92,5 +92,5 @@ def score_attention(found: Sequence[StudyAttention]) -> dict[str, float | int]:
 
 
 def top_pictures(folders: Sequence[Path], split: str) -> dict[str, str]:
-    """Bag -> the picture that counts most in it."""
+    """Return, for each bag, the path of the picture with the largest share in its answer."""
     return {bag.study: bag.paths[bag.order[0]] for bag in read_attention(folders, split)}

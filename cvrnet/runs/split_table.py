@@ -62,7 +62,7 @@ class SplitTable:
         return image or self._patients.get(record.patient_id)
 
     def found(self, records: Sequence[Record]) -> list[Record]:
-        """The images whose path or whose patient is in the table; rather one too many than one too few.
+        """Return the images whose path or whose patient is in the table; over-counts on purpose.
 
         The same path in another data set is usually the same picture under another label or source.
         """

@@ -16,7 +16,7 @@ LEAST_IMAGES = 20  # with fewer training or validation images, nothing is fitted
 LARGEST_SHARE = 0.05  # of the size of the weights
 LEAST_SPREAD = 1e-4  # of a number in the vectors; less is rounding
 SIDE_ALARMS = 0.015  # the part of the false alarms that is for mirrored images, chosen of 0.01 to 0.045 by measurement
-LEAST_TOLD = 0.9  # of the validation images, told from mirror images; with fewer, the images have no side to tell
+LEAST_TOLD = 0.9  # share of the validation images recognised as not mirrored; at or below it, sides are not used
 
 
 def fit_novelty(train: list[Tensor], validation: list[Tensor], weight_bytes: int) -> NoveltyHead | None:
@@ -52,11 +52,11 @@ def fit_novelty(train: list[Tensor], validation: list[Tensor], weight_bytes: int
 def fit_sides(
     head: NoveltyHead, train: Tensor, mirrored: Tensor, validation: Tensor, inputs: list[Tensor]
 ) -> NoveltyHead:
-    """Add to a head of `fit_novelty` what tells mirrored images: a ridge regression on the sides of the maps.
+    """Add the detection of mirrored images to a head of `fit_novelty`: a ridge regression on the sides of the maps.
 
-    Its value for an ordinary validation image is about 0. Of all, `SIDE_ALARMS` get more than the distance that the
-    rest of the false alarms exceeds. If the validation images are not told from mirror images, as those of symmetrical
-    objects, the head stays as it is.
+    Its value for a typical validation image is 0. It is scaled so that the share `SIDE_ALARMS` of the validation images
+    has a value above the distance that the share ``FALSE_ALARMS - SIDE_ALARMS`` exceeds. The head stays unchanged if
+    the regression recognises at most `LEAST_TOLD` of them as not mirrored, as with symmetrical objects.
 
     Args:
         head: the head.

@@ -134,8 +134,8 @@ def verdict(rows: Sequence[Row]) -> str:
     if low is None or low <= 0 <= high:
         return f"{row['images']} images are too few to tell whether the calibration makes the probabilities better"
     if high < 0:
-        return "the calibration makes the probabilities better: the log loss of new patients certainly falls"
-    return "the calibration makes the probabilities worse, use the model as it was: the log loss of new patients rises"
+        return "the calibration makes the probabilities better: the log loss on new patients falls (95 % interval)"
+    return "the calibration makes the probabilities worse (the log loss on new patients rises): use the original model"
 
 
 def _scores(local: Local, probabilities: Table) -> dict[str, tuple[float | None, list[float] | None]]:

@@ -175,7 +175,7 @@ def benchmark_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
         row["images/s"] = f"{model['speed']['images_per_second']:.1f}"
         for key in layout.compared[:2]:
             test = model["difference"][key] if "difference" in model else None
-            title = f"{layout.columns[key]} less {result['reference']}'s [95 % CI], p"
+            title = f"{layout.columns[key]} minus {result['reference']} [95 % CI], p"
             row[title] = _difference(test, test["mean"]) if test else "-"
         rows.append(row)
     return rows

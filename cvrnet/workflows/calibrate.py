@@ -128,7 +128,7 @@ def calibrate(
 
 @dataclass(frozen=True)
 class _Calibration:
-    """What the images of the other hospital taught."""
+    """The result of a calibration."""
 
     fitted: Recalibration
     rows: list[dict[str, Any]]  #: of tables/before_after.csv
@@ -178,7 +178,7 @@ def _refuse_images(
         check_classes((r.label for r in records), classes)
         if len(present := {r.label for r in records}) == 1:
             raise UserError(
-                f"all {len(records)} images are {present.pop()}: one class tells neither temperature nor bias; add "
+                f"all {len(records)} images are {present.pop()}: temperature and biases need two classes; add "
                 "images of another class, or use cvrnet evaluate, which measures the model on them"
             )
     if len(records) < MIN_IMAGES:
@@ -212,9 +212,9 @@ def _fit(records: Sequence[Record], predictions: Sequence[Prediction], predictor
     decisions = choose(local, fitted(answers), predictor.decisions)
     free = {classes[k] for k in free_biases(local.labels.tolist(), groups, len(classes))}
     few = [
-        f"{name} has {count} patients: too few for a bias of its own, which stays"
+        f"{name} has {count} patients: too few to fit its bias, which stays 0"
         if count
-        else f"{name} has no image: its bias stays, and it has no threshold"
+        else f"{name} has no image: its bias stays 0, and it gets no threshold"
         for name, count in patients.items()
         if name not in free and count < MIN_PATIENTS
     ]

@@ -1,4 +1,4 @@
-"""What a job tells while it runs."""
+"""Callbacks of a running job: progress and messages."""
 
 from __future__ import annotations
 

@@ -49,8 +49,8 @@ def collect(output: Path, *, maps: bool = True) -> dict[str, Any]:
     short = [folder.name for folder in folders if not is_finished(folder, config)]
     if short:
         raise UserError(
-            f"{output}: {', '.join(short)} trained fewer than the run's {config.epochs} epochs; the command of the run "
-            "with --resume, or --only-fold, goes on"
+            f"{output}: {', '.join(short)} trained fewer than the run's {config.epochs} epochs; to continue, repeat "
+            "the command of the run with --resume or --only-fold"
         )
     metrics = [read_json(folder / METRICS) for folder in folders]
     several = {**MULTILABEL, "findings": run["classes"]}

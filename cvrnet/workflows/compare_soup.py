@@ -16,7 +16,7 @@ from cvrnet.runs.finding_predictions import FindingTable
 from cvrnet.runs.predictions import AnyTable
 
 LOSS = 0.02
-"""Non-inferiority margin: a soup holds up if its score is certainly less than this below its folds' mean."""
+"""Non-inferiority margin: the largest accepted loss; it is compared with the lower end of the 95 % interval."""
 
 
 def compare_soup(tables: Mapping[str, AnyTable], honest: bool) -> tuple[list[dict[str, Any]], str]:
@@ -37,13 +37,13 @@ def compare_soup(tables: Mapping[str, AnyTable], honest: bool) -> tuple[list[dic
     difference = scores[kind][key] - mean
     low, high = (_auc_interval if several else _accuracy_interval)(soup, folds)
     if high < 0:
-        verdict = "the soup does not hold up, it is clearly worse than its folds"
+        verdict = "the soup is clearly worse than its folds"
     elif not honest:
-        verdict = "nothing speaks against the soup, on images that trained it"
+        verdict = "the soup is not clearly worse than its folds, but this was measured on images that trained it"
     elif low > -LOSS:
-        verdict = f"the soup holds up, it is less than {LOSS:.0%} worse than its folds"
+        verdict = f"the soup is not inferior, it is less than {LOSS:.0%} worse than its folds"
     else:
-        verdict = f"{len(soup.names)} images are too few to tell whether the soup holds up"
+        verdict = f"{len(soup.names)} images are too few to show whether the soup is worse than its folds"
     return rows, (
         f"{verdict}: {title} {scores[kind][key]:.3f}, its folds' mean {mean:.3f} (difference {difference:+.3f}, "
         f"95 % interval {low:+.3f} to {high:+.3f}), their ensemble {scores['ensemble'][key]:.3f}"
@@ -65,13 +65,13 @@ def _finding_scores(table: Any) -> dict[str, float]:
 
 
 def _accuracy_interval(soup: Any, folds: Sequence[Any]) -> Sequence[float]:
-    """Of the soup's accuracy less the mean of its folds'."""
+    """Return the 95 % interval of the soup's accuracy minus the mean of its folds'."""
     hits = np.mean([table.guesses == table.labels for table in folds], axis=0)
     return mean_interval((soup.guesses == soup.labels) - hits, soup.groups)[1] or (-1.0, 1.0)
 
 
 def _auc_interval(soup: Any, folds: Sequence[Any]) -> Sequence[float]:
-    """The same of the mean AUC, over the findings that two patients have and two lack."""
+    """Like `_accuracy_interval`, for the mean AUC over the findings that at least two patients have and two lack."""
     chosen = [k for k in range(len(soup.classes)) if min(soup.sides(k)) > 1]
     if not chosen:
         return -1.0, 1.0

@@ -39,7 +39,7 @@ def predict_all(
     batch_size: int,
     progress: Callable[[int, int], object] | None = None,
 ) -> list[Prediction]:
-    """The prediction for each image, also for those that cannot be read; arguments as in `predict_records`."""
+    """Return a prediction for each image, with an ``error`` if it is unreadable. Arguments as in `predict_records`."""
     answers = []
     stream = predictor.stream((r.path for r in records), batch_size=batch_size, heads=predictor.averages_probabilities)
     for done, prediction in enumerate(stream, start=1):

@@ -38,7 +38,7 @@ def with_findings(
     counts = ", ".join(f"{name} {int((column == 1).sum()):,}" for name, column in zip(names, truth.T, strict=True))
     say(f"Findings (images that have it): {counts}")
     if unknown := int(np.isnan(truth).all(1).sum()):
-        say(f"{unknown:,} images have no finding that is known: they are neither learnt nor scored")
+        say(f"{unknown:,} images are not used for training or scores: none of their findings is known")
     return label_findings(records, names, truth), replace(config, findings=tuple(names))
 
 

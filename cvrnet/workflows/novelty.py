@@ -23,7 +23,7 @@ from cvrnet.runs.predictions import Table
 from cvrnet.training.novelty import fit_novelty, fit_sides
 from cvrnet.workflows.job import Job
 
-MOST_IMAGES = 500  # of each set; chosen by measurement, of 100 to 400, and so that the time hardly counts
+MOST_IMAGES = 500  # of each set; 100 to 400 were measured, too (docs/decisions.md)
 MOST_MIRRORED = 300  # training images whose mirror images are computed, too; chosen by measurement
 
 

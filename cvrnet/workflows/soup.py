@@ -78,7 +78,7 @@ def make_soup(
 
     Returns:
         ``rows`` with the scores of each fold, the ensemble and the soup, and three sentences: ``verdict``, whether the
-        soup holds up; ``images``, which images were scored, and whether any fold was trained on them;
+        soup is worse than its folds; ``images``, which images were scored, and whether any fold was trained on them;
         ``batch_norm``, where the statistics of batch norm come from.
 
     Raises:
@@ -98,7 +98,7 @@ def make_soup(
         given = read_for(task, classes, data) if data is not None else []
         records, honest, images = _images(run, about, own, seen, given, data)
         if _same_encoders(folders):
-            batch_norm = "batch norm's statistics stay: the encoders are the same in all folds, they were frozen"
+            batch_norm = "batch norm's statistics are unchanged: the encoders were frozen, so all folds have the same"
         else:
             batch_norm = _renew_batch_norm(model, [r for r in own if seen.fold_of(r)], device)
 

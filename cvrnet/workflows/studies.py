@@ -63,7 +63,7 @@ def with_studies(
     sizes = [len(study.pictures) for study in studies]
     say(
         f"{len(studies):,} bags ({config.unit}) of {min(sizes)} to {max(sizes)} pictures, {sum(sizes):,} together; "
-        + ("the days of the pictures count" if timed else "the order of the pictures does not count")
+        + ("the days of the pictures are used" if timed else "the order of the pictures is not used")
     )
     return list(studies), replace(config, time=timed), left_out
 

@@ -142,7 +142,7 @@ def _evaluate_best(job: Job, sets: Mapping[str, list[Record]], folder: Path) -> 
 
 
 def _save_decisions(job: Job, validation: AnyTable, folder: Path) -> None:
-    """Save what the validation images teach about acting on the probabilities, and tell what is wrong with it."""
+    """Choose thresholds, prediction sets and abstention on the validation images, save them, and report warnings."""
     p, config, names = validation, job.config, job.classes
     sensitivity = targets_by_class(config.sensitivity, names, DEFAULT_SENSITIVITY)
     specificity = targets_by_class(config.specificity, names)

@@ -241,7 +241,7 @@ def test_sources_that_a_model_reads_differently_are_named(examined):
     assert rows["site-a"]["calibration_gap"] == pytest.approx(
         rows["site-a"]["confidence"] - (1 - rows["site-a"]["error"])
     )
-    assert "Report each source by itself: site-b is not read as site-a is." in found.advice
+    assert "Report each source separately: the model errs more on site-b than site-a." in found.advice
 
 
 @pytest.mark.both_precisions

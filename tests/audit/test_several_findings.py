@@ -66,7 +66,7 @@ def test_findings_that_always_come_together(apart, severity):
     of = found(records, truth).get("together:Edema|Mass")
     assert (of and of.severity) == severity
     if of:
-        assert "Edema and Mass practically always come together" in of.sentence
+        assert "Edema and Mass nearly always occur together" in of.sentence
         assert of.figures["share"] == pytest.approx(1 - apart / (truth[:, 0] == 1).sum())
 
 
@@ -75,7 +75,7 @@ def test_a_finding_that_never_comes_alone():
     truth[:, 2] *= truth[:, 0]
     of = found(records, truth)
     assert of["never-alone"].severity == "warning"
-    assert of["never-alone"].sentence == "Practically never without Edema: Nodule."
+    assert of["never-alone"].sentence == "Almost never without Edema: Nodule."
     assert of["never-alone"].figures["table"] == [
         {"finding": "Nodule", "images": int(truth[:, 2].sum()), "with": "Edema", "share": 1.0}
     ]
@@ -105,7 +105,7 @@ def test_a_finding_that_is_tied_to_its_source(strength):
     tie = of.get("label-source:Mass")
     assert (tie and tie.severity) == expected
     if tie:
-        assert f"Mass and source are tied together: Cramér's V {v:.2f}" in tie.sentence
+        assert f"Mass and source are associated: Cramér's V {v:.2f}" in tie.sentence
         assert f"highest Cramér's V: {v:.2f} (Mass)" in of["finding-sources"].sentence
     assert not {f"label-source:{name}" for name in NAMES if name != "Mass"} & {*of}
     rows = {row["source"]: row for row in of["finding-sources"].figures["table"] if row["finding"] == "Mass"}
@@ -129,7 +129,7 @@ def test_a_finding_that_one_source_does_not_know():
     truth[np.array([r.source != "a" for r in records]), 1] = np.nan
     of = found(records, truth)
     assert of["independent-source:findings"].severity == "warning"
-    assert of["independent-source:findings"].sentence.endswith("independent source: none: Mass.")
+    assert of["independent-source:findings"].sentence.endswith("no independent source to test on: Mass.")
     assert "fewer than 10 patients have, or lack: Rare" in of["finding-sources"].sentence
 
 
@@ -205,7 +205,7 @@ def test_a_label_that_contradicts_itself_is_refused(tmp_path, cli):
     ("header", "row", "findings", "message"),
     [
         ("path,Edema,Mass", ",,", ["--findings", "Mass"], "of no image is it known whether it has Mass"),
-        ("path,Edema,Mass", ",1,0", ["--findings", "No finding"], "No finding is no finding but the absence of all"),
+        ("path,Edema,Mass", ",1,0", ["--findings", "No finding"], "No finding is not a finding, it means that there is none"),
         ("path,Edema,Edema", ",1,0", [], "a column is named twice: 'path, Edema, Edema'"),
         ("path,Edema,Mass", ",1,2", ["--findings", "Mass"], "Mass is '2'; expected 1, 0, -1 or empty"),
         ("path,Edema,Mass", ",1,0", ["--columns", "path=file"], "--columns path='file': no such column"),

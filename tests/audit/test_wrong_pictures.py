@@ -78,7 +78,7 @@ def test_few_pictures_are_not_judged(clean, tmp_path):
     made = rubbish(read_image(clean[0].path))
     (finding,) = wrong_picture_findings(planted(tmp_path, few, list(made.values())), NO_FEATURES)
     assert (finding.severity, finding.files) == ("note", ())
-    assert "fewer than 50 images are too few" in finding.sentence
+    assert "this needs at least 50 images" in finding.sentence
 
 
 @pytest.mark.parametrize("way", range(8))

@@ -84,9 +84,9 @@ def test_what_is_pushed_has_neither_path():
 
 def test_they_go_with_manifests(run, phantoms, cli, tmp_path):
     status, _, err = cli("predict", run, phantoms.parent, "--images", tmp_path)
-    assert (status, "go with a CSV manifest" in err) == (2, True)
+    assert (status, "need a CSV manifest" in err) == (2, True)
     status, _, err = cli("quickstart", "--images", tmp_path, "-o", tmp_path / "q")
-    assert (status, "go with a CSV manifest" in err) == (2, True)
+    assert (status, "need a CSV manifest" in err) == (2, True)
     status, _, err = cli("data", phantoms, "--columns", "label")
     assert (status, "expected our name of a column" in err) == (2, True)
 

@@ -212,7 +212,7 @@ def test_a_manifest_names_volumes(tmp_path) -> None:
     records, problems = scan_records(tmp_path / "m.csv", volumes=True)
     assert problems == []
     pictures, problems = expand_volumes(records, 64)
-    assert problems == ["m.csv:4: nothing: a study of nothing: a folder without images"]
+    assert problems == ["m.csv:4: nothing: an empty study: a folder without images"]
     studies, _ = group_studies(pictures, "study")
     assert [(s.name, s.label, s.patient_id, len(s.pictures)) for s in studies] == [
         ("a.nii", "NOR", "1", 30),

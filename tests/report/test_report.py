@@ -253,9 +253,9 @@ def test_heads_at_home_and_abroad(tmp_path):
     assert "a, independent (NOR, NCP, CVP)" in text
     assert "Within" not in text
     for alone in (heads[:1], None):  # one head, or none, has nothing to be compared with
-        assert "at home and abroad" not in Page(evaluate(tmp_path, records, p, classes, alone)).text
+        assert "Heads by source" not in Page(evaluate(tmp_path, records, p, classes, alone)).text
     unnamed = [replace(r, source="") for r in records]
-    assert "at home and abroad" not in Page(evaluate(tmp_path, unnamed, p, classes, heads)).text
+    assert "Heads by source" not in Page(evaluate(tmp_path, unnamed, p, classes, heads)).text
 
 
 def test_the_audit_speaks_in_the_report(crossval, tmp_path):

@@ -161,7 +161,7 @@ def test_images_that_cannot_teach_are_refused(run, phantoms, elsewhere, tmp_path
     out = tmp_path / "out"
     with pytest.raises(UserError, match=r"trained or validated on \d+ of the 36 images.*such as images/.*patient"):
         calibrate(str(run), phantoms, out)
-    with pytest.raises(UserError, match=r"all \d+ images are NOR: one class tells neither"):
+    with pytest.raises(UserError, match=r"all \d+ images are NOR: temperature and biases need two classes"):
         calibrate(str(run), _some(elsewhere, lambda row: row["label"] == "NOR"), out)
     seen = iter(range(100))
     with pytest.raises(UserError, match="19 images are too few"):

@@ -1,4 +1,4 @@
-"""A soup is the mean of the folds' weights, and says whether it holds up."""
+"""A soup is the mean of the folds' weights, and says whether it is worse than its folds."""
 
 import csv
 import itertools
@@ -112,7 +112,7 @@ def permute(block):
         after.weight.copy_(after.weight[:, order])
 
 
-@pytest.mark.parametrize(("drop", "word"), [(0.9, "does not hold up, it is clearly worse"), (0.0, "holds up, it is")])
+@pytest.mark.parametrize(("drop", "word"), [(0.9, "is clearly worse"), (0.0, "is not inferior, it is")])
 def test_the_verdict(drop, word):
     def table(probabilities):
         n = len(probabilities)
