@@ -51,6 +51,12 @@ from cvrnet_cli.output import FORMATS, output_file, progress_bar, say, write_row
     help="For CTs in DICOM: lung (level -600, width 1500 HU) or soft-tissue (50, 400).  [default: the file's own]",
 )
 @click.option("--compile", is_flag=True, help="Use torch.compile: faster for many images, half a minute to start.")
+@click.option(
+    "--num-workers",
+    type=click.IntRange(0, 256),
+    default=0,
+    help="Processes that decode images, for a GPU that waits for them.  [default: up to 8 threads of this process]",
+)
 @options.backend
 @options.inference
 @options.overwrite

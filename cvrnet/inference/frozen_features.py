@@ -19,6 +19,7 @@ from torch import Tensor
 
 from cvrnet.data import Augmentation, ImageCache, Preprocessing, Record
 from cvrnet.data.cache import ArrayFiles, image_status
+from cvrnet.data.decode_apart import decoding_threads
 from cvrnet.devices import kernels, select_device, select_precision
 from cvrnet.errors import UserError
 from cvrnet.heads.novelty import join_sides, sides
@@ -108,7 +109,7 @@ class FrozenFeatures:
             for record in records
             if not all(kept.has(record.path) for kept in files)
         ]
-        loaded = map_ahead(self._image, todo, BATCH, os.cpu_count() or 1)
+        loaded = map_ahead(self._image, todo, BATCH, decoding_threads(os.cpu_count(), "cvrnet-reader"))
         done = 0
         while batch := list(itertools.islice(loaded, BATCH)):
             images = [image for _, (image, _) in batch]

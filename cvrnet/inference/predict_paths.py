@@ -96,18 +96,19 @@ def predict_paths(
     by_class: bool = False,
     abstain: float | None = None,
     gate: bool | None = None,
+    num_workers: int = 0,
     say: Callable[[str], object] = lambda line: None,
 ) -> PathPredictions:
     """Predict the images at some paths; each process of ``accelerate launch`` predicts a share of them.
 
     ``model``, ``folds``, ``device``, ``dtype``, ``compile``, ``backend`` and ``any_body_part`` are those of
-    `Predictor.from_pretrained`, ``paths`` those of `find_images`, ``batch_size``, ``heads`` and ``window`` those of
-    `Predictor.stream`. ``heads`` adds columns for each head's own probabilities, ``uncertainty`` those of
-    `cvrnet.inference.uncertainty`; ``operating_point``, ``coverage``, ``by_class`` and ``abstain`` are those of
-    `cvrnet.inference.decide`. A model that can tell adds the columns ``unlike_training`` and ``unusual`` (see
-    `Prediction`); ``gate=False`` leaves them out, and ``gate=True`` refuses a model that cannot. On the main process,
-    ``say`` is called with a line for each folder in which entries were passed over, and with each warning about a
-    decision.
+    `Predictor.from_pretrained`, ``paths`` those of `find_images`; ``batch_size``, ``heads``, ``window`` and
+    ``num_workers`` (there ``processes``) are those of `Predictor.stream`. ``heads`` adds columns for each head's own
+    probabilities, ``uncertainty`` those of `cvrnet.inference.uncertainty`; ``operating_point``, ``coverage``,
+    ``by_class`` and ``abstain`` are those of `cvrnet.inference.decide`. A model that can detect unusual images adds the
+    columns ``unlike_training`` and ``unusual`` (see `Prediction`); ``gate=False`` leaves them out, and ``gate=True``
+    refuses a model that cannot. On the main process, ``say`` is called with a line for each folder in which entries
+    were passed over, and with each warning about a decision.
 
     Raises:
         UserError: No image is found; the model, a fold or the device does not exist, or the model has no heads or no
@@ -128,7 +129,15 @@ def predict_paths(
     if unit != "image":
         from cvrnet.inference.study_paths import check_options
 
-        check_options(**{"--compile": compile, "--window": window, "--gate": gate, "several processes": shared})
+        check_options(
+            **{
+                "--compile": compile,
+                "--window": window,
+                "--gate": gate,
+                "--num-workers": num_workers,
+                "several processes": shared,
+            }
+        )
         return _predict_studies(load(), paths, decision, batch_size, heads, uncertainty, say)
     found = find_images(paths)
     for note in found.notes:
@@ -146,7 +155,9 @@ def predict_paths(
         )
     slices = list(arrange(found.files))
     run = partial(shared.stream, predictor) if shared else predictor.stream
-    stream = run([slice_.path for slice_ in slices], batch_size=batch_size, heads=heads, window=window)
+    stream = run(
+        [slice_.path for slice_ in slices], batch_size=batch_size, heads=heads, window=window, processes=num_workers
+    )
     if shared and not shared.is_main:
         list(stream)  # does this process's share; the main process gets the predictions
         shared.close()

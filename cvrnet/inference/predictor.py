@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,12 @@ from cvrnet.data import Preprocessing
 from cvrnet.data.finding_labels import join_findings
 from cvrnet.errors import UserError
 from cvrnet.inference.decide import Decide
+from cvrnet.inference.members import Members, compute_members
 from cvrnet.inference.prediction import Prediction
 from cvrnet.inference.prefetch import read_ahead
 from cvrnet.inference.uncertainty import uncertainty
 from cvrnet.metrics.decisions import Decisions
 from cvrnet.metrics.novelty import unlike
-from cvrnet.task import probabilities
-
-Members = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 class Predictor:
@@ -153,7 +150,13 @@ class Predictor:
         return predictions
 
     def stream(
-        self, paths: str | Path | Iterable[str | Path], *, batch_size: int = 8, heads: bool = False, window: str = ""
+        self,
+        paths: str | Path | Iterable[str | Path],
+        *,
+        batch_size: int = 8,
+        heads: bool = False,
+        window: str = "",
+        processes: int = 0,
     ) -> Iterator[Prediction]:
         """Classify image files one batch at a time, in their order and in constant memory.
 
@@ -162,6 +165,7 @@ class Predictor:
             batch_size: Images in one forward pass.
             heads: Also give each head's own probabilities.
             window: For CTs in DICOM, the window ``"lung"`` or ``"soft-tissue"`` instead of those in the files.
+            processes: Number of processes that decode and resize images; 0: threads of this process.
 
         Yields:
             One prediction for each file. If the file cannot be read or its numbers overflow, ``error`` is set.
@@ -175,7 +179,7 @@ class Predictor:
         if heads:
             _ = self.num_heads  # raises for a model without heads
         paths = [paths] if isinstance(paths, str | Path) else paths
-        images = read_ahead(paths, self.preprocessing, ahead=2 * batch_size, window=window)
+        images = read_ahead(paths, self.preprocessing, 2 * batch_size, window, processes)
         batches, later = itertools.tee(iter(lambda: list(itertools.islice(images, batch_size)), []))
         members = self.members((self._pixels([image for _, image in batch]) for batch in later), batch_size)
         for batch, (by_head, distances) in zip(batches, members, strict=True):
@@ -274,44 +278,8 @@ class Predictor:
         return members[0]
 
     def members(self, batches: Iterable[NDArray[np.uint8]], size: int = 0) -> Iterator[Members]:
-        """For each batch: `member_probabilities`, and the distances from the training images, (N, folds).
-
-        Without a gate, distances are (N, 0). A batch may have no image. A GPU computes a batch while the next one is
-        loaded.
-        """
-        waiting: deque[tuple[NDArray[np.uint8], Callable[[], Members]]] = deque()
-        for images in batches:
-            waiting.append((images, self._start(images, size)))
-            if len(waiting) > self.engine.ahead:
-                yield self._finish(*waiting.popleft(), size)
-        for images, finish in waiting:
-            yield self._finish(images, finish, size)
-
-    def _start(self, images: NDArray[np.uint8], size: int) -> Callable[[], Members]:
-        if len(images):
-            start: Callable[[], Members] = self.engine.start(images, size)
-            return start
-        return lambda: (np.zeros((1, 1, 0, len(self.classes))), np.zeros((0, len(self.quantiles))))
-
-    def _finish(self, images: NDArray[np.uint8], finish: Callable[[], Members], size: int) -> Members:
-        """Wait for a batch's logits, check them, and turn them into probabilities."""
-        logits, distances = finish()
-        if logits.shape[2:] != (len(images), len(self.classes)):
-            raise UserError(
-                f"{self.name} returns logits of shape {tuple(logits.shape[2:])} for {len(images)} images; "
-                f"expected one for each of its {len(self.classes)} classes"
-            )
-        # In float64, so that the means over members and the entropies add no rounding that matters.
-        found = probabilities(logits, self.task)
-        if not np.isfinite(found).all():
-            grey, _ = self.engine(np.full_like(images, 128), size)
-            if not np.isfinite(grey).all():
-                reduced = "" if self.precision == "fp32" else f", or they overflow in {self.precision}: try fp32"
-                raise UserError(
-                    f"{self.name} predicts NaN for every image, even for a grey one: "
-                    f"its weights, mean or std are not finite{reduced}"
-                )
-        return found, distances
+        """For each batch: `member_probabilities`, and the distances (N, folds); see `compute_members`."""
+        return compute_members(self.engine, batches, size)
 
     def decide(
         self,

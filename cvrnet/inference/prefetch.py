@@ -1,11 +1,16 @@
-"""Read images in threads, ahead of the network that consumes them."""
+"""Read images in threads or processes, ahead of the network that consumes them."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,6 +19,7 @@ from numpy.typing import NDArray
 
 from cvrnet.data import ImageError, Preprocessing
 from cvrnet.data.decode_apart import decoding_threads
+from cvrnet.errors import UserError
 
 Image = NDArray[np.uint8] | str  # (H, W, C) of the preprocessing's size; or the reason why the file cannot be read
 Item = TypeVar("Item")
@@ -21,42 +27,64 @@ Result = TypeVar("Result")
 
 
 def map_ahead(
-    function: Callable[[Item], Result], items: Iterable[Item], ahead: int, workers: int
+    function: Callable[[Item], Result], items: Iterable[Item], ahead: int, pool: AbstractContextManager[Executor]
 ) -> Iterator[tuple[Item, Result]]:
     """Yield items and what a function gives for them, in the items' order; at most `ahead` results wait.
 
-    The function is called in threads that may read images. The items may come from an endless generator.
+    The function is called by the threads or processes of the pool. The items may come from an endless generator.
     """
     waiting: deque[tuple[Item, Future[Result]]] = deque()
-    with decoding_threads(workers, "cvrnet-reader") as pool:
+    with pool as workers:
         try:
             for item in items:
-                waiting.append((item, pool.submit(function, item)))
+                waiting.append((item, workers.submit(function, item)))
                 if len(waiting) > ahead:
                     first, result = waiting.popleft()
                     yield first, result.result()
             while waiting:
                 first, result = waiting.popleft()
                 yield first, result.result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a process that decodes images has ended; the memory may be too small for so many"
+            ) from error
         finally:
             for _, result in waiting:  # the consumer stopped: cancel queued calls
                 result.cancel()
 
 
 def read_ahead(
-    paths: Iterable[str | Path], preprocessing: Preprocessing, ahead: int, window: str = ""
+    paths: Iterable[str | Path], preprocessing: Preprocessing, ahead: int, window: str = "", processes: int = 0
 ) -> Iterator[tuple[Path, Image]]:
     """Yield files and their resized images in the files' order, with at most `ahead` images waiting.
 
-    Threads suffice: Pillow and NumPy release Python's lock while they decode and resize. The files may come from an
-    endless generator. The window is that of `cvrnet.data.read_image`.
+    Pillow and NumPy release Python's lock while they decode and resize, so threads of this process read up to eight
+    images at once. If a GPU waits for these, so many further processes read instead. The files may come from an endless
+    generator. The window is that of `cvrnet.data.read_image`.
     """
-
-    def read(path: Path) -> Image:
-        try:
-            return preprocessing.resize(preprocessing.read(path, window))
-        except ImageError as error:
-            return str(error)
-
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return map_ahead(read, map(Path, paths), ahead, min(cores, 8))
+    pool: AbstractContextManager[Executor]
+    pool = _processes(processes) if processes else decoding_threads(min(cores, 8), "cvrnet-reader")
+    return map_ahead(partial(_read, preprocessing, window), map(Path, paths), max(ahead, 2 * processes), pool)
+
+
+def _read(preprocessing: Preprocessing, window: str, path: Path) -> Image:
+    try:
+        return preprocessing.resize(preprocessing.read(path, window))
+    except ImageError as error:
+        return str(error)
+
+
+@contextmanager
+def _processes(count: int) -> Iterator[Executor]:
+    """Processes that import neither PyTorch nor anything else that only the network needs; Ctrl-C is for the parent."""
+    ignore = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), ignore)
+    try:
+        if hasattr(signal, "pthread_sigmask"):  # they inherit it, so Ctrl-C does not reach them while they start
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+            pool.submit(int)  # starts them all
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -205,7 +205,12 @@ def test_a_label_that_contradicts_itself_is_refused(tmp_path, cli):
     ("header", "row", "findings", "message"),
     [
         ("path,Edema,Mass", ",,", ["--findings", "Mass"], "of no image is it known whether it has Mass"),
-        ("path,Edema,Mass", ",1,0", ["--findings", "No finding"], "No finding is not a finding, it means that there is none"),
+        (
+            "path,Edema,Mass",
+            ",1,0",
+            ["--findings", "No finding"],
+            "No finding is not a finding, it means that there is none",
+        ),
         ("path,Edema,Edema", ",1,0", [], "a column is named twice: 'path, Edema, Edema'"),
         ("path,Edema,Mass", ",1,2", ["--findings", "Mass"], "Mass is '2'; expected 1, 0, -1 or empty"),
         ("path,Edema,Mass", ",1,0", ["--columns", "path=file"], "--columns path='file': no such column"),

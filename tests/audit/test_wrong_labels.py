@@ -55,7 +55,9 @@ def test_right_labels_are_not_named(apart):
 def test_features_that_hardly_tell_the_labels_name_none(apart):
     (finding,) = wrong_label_findings(*invented(300, [], apart))
     assert (finding.severity, finding.files) == ("note", ())
-    assert finding.sentence.startswith("Labels were not checked: the features hardly predict them (AUC within a source: a 0.")
+    assert finding.sentence.startswith(
+        "Labels were not checked: the features hardly predict them (AUC within a source: a 0."
+    )
 
 
 def test_too_few_patients_are_not_judged():

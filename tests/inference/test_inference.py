@@ -160,3 +160,12 @@ def test_devices(monkeypatch):
     for unknown in ("gpu", "", "cuda:", "cuda:-1", "meta", "mkldnn", " cpu"):
         with pytest.raises(UserError, match=f"unknown device {unknown!r}; expected auto, cpu, cuda, cuda:N or mps"):
             select_device(unknown)
+
+
+def test_processes_that_decode_give_the_same_answers(run, phantoms, cli, tmp_path):
+    """Also for files that cannot be read, in the order of the files."""
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n no")
+    paths = [*sorted((phantoms.parent / "images").rglob("*.png"))[:5], tmp_path / "broken.png"]
+    expected = cli("predict", run, *paths, "--format", "csv")
+    assert cli("predict", run, *paths, "--format", "csv", "--num-workers", "2") == expected
+    assert expected[0] == 1
