@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from cvrnet.devices import AUTOCAST_DTYPES, autocast
 from cvrnet.heads.novelty import NoveltyHead, map_sides
 from cvrnet.network import CVRNet
+from cvrnet.runs.float32_parts import float32_parts
 
 
 def averages_probabilities(model: Any) -> bool:
@@ -22,8 +23,8 @@ def averages_probabilities(model: Any) -> bool:
 class HeadLogits(nn.Module):
     """A network that returns every head's logits from one forward pass; a model without heads counts as one head.
 
-    With ``bf16`` or ``fp16`` the feature maps are computed under autocast. A CVR-Net's heads, and the submodules in an
-    encoder's ``float32_parts``, compute in float32. The model is in evaluation mode. With ``novelty``, a head of
+    With ``bf16`` or ``fp16`` the feature maps are computed under autocast. A CVR-Net's heads and its `float32_parts`
+    compute in float32. The model is in evaluation mode. With ``novelty``, a head of
     `cvrnet.heads.novelty` for a CVR-Net, it also returns how far the images are from the training images.
     """
 
@@ -66,15 +67,14 @@ class HeadLogits(nn.Module):
 def cast_weights(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Copy a model, with the weights of convolutions and dense layers in `dtype`; all other tensors are shared.
 
-    Autocast would cast these weights again in every forward pass. A CVR-Net's heads and its encoders' ``float32_parts``
-    stay in float32. The ``float32_parts`` were chosen by measurement: with them, no probability of 1,552 radiographs
+    Autocast would cast these weights again in every forward pass. A CVR-Net's heads and its `float32_parts` stay in
+    float32. The encoders' own lists of these were chosen by measurement: with them, no probability of 1,552 radiographs
     changed by more than 0.005; with only the heads in float32, some changed by 0.017 (docs/performance.md).
     """
     if not any(type(module) in (nn.Conv2d, nn.Linear) for part in _trunks(model) for module in part.modules()):
         return model
     twin = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
-    for part in _trunks(twin):
-        names = getattr(part, "float32_parts", ())
+    for part, names in zip(_trunks(twin), float32_parts(model) or [[]], strict=True):
         exact = {module for name in names for module in part.get_submodule(name).modules()}
         for module in part.modules():
             # Exact types only: subclasses may transform their weights in forward.

@@ -20,6 +20,7 @@ from cvrnet.errors import UserError
 from cvrnet.files import atomic_write, normalize_disk_errors
 from cvrnet.folders import find_folder
 from cvrnet.runs.empty_model import can_be_filled, check_tensors, create_empty, fill, find_not_finite
+from cvrnet.runs.float32_parts import restore_float32_parts
 from cvrnet.runs.hub_download import hint, hub_checkpoints, is_reference
 from cvrnet.runs.label_names import check_names, label_names
 from cvrnet.runs.layout import CONFIG, WEIGHTS, fold_folders, fold_name, fold_number
@@ -105,7 +106,7 @@ def load_checkpoint(folder: str | Path, **kwargs: Any) -> nn.Module:
         with open(folder / name, "rb"):  # raises where reading is not allowed; safetensors would report a missing file
             pass
     try:
-        read_config(folder / CONFIG)
+        config = read_config(folder / CONFIG)
         model = create_empty(folder)
         if model is not None:
             Preprocessing.from_model(model)
@@ -117,6 +118,7 @@ def load_checkpoint(folder: str | Path, **kwargs: Any) -> nn.Module:
                 model = timm.create_model(f"local-dir:{folder}", pretrained=True, **kwargs)
         if name := find_not_finite(model):
             raise ValueError(f"{name} in {WEIGHTS} holds NaN or infinity")
+        restore_float32_parts(model, config)
         return model.eval()
     except (SafetensorError, *_ERRORS) as error:  # this includes UserError
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -36,6 +36,7 @@ from cvrnet.workflows.job import Job, open_run, start_job, with_features
 from cvrnet.workflows.novelty import add_novelty
 from cvrnet.workflows.pages import finish_report
 from cvrnet.workflows.studies import add_attention
+from cvrnet.workflows.tune import tune_trained
 
 
 def train(
@@ -125,7 +126,7 @@ def train_sets(
 
 def _evaluate_best(job: Job, sets: Mapping[str, list[Record]], folder: Path) -> dict[str, Any]:
     """Score the best epoch, whose weights are in the folder; returns the content of metrics.json."""
-    best = load_checkpoint(folder)
+    best = tune_trained(job, load_checkpoint(folder), sets["val"], folder)
     predict = _predictions(job, best)
     has_heads = averages_probabilities(best)
     answers = {part: predict(members) for part, members in sets.items() if part != "train"}

@@ -1,0 +1,99 @@
+"""Find the fewest parts of a network that must compute in float32, so that bfloat16 keeps its probabilities."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
+from cvrnet.inference.head_logits import HeadLogits
+from cvrnet.network import CVRNet
+from cvrnet.runs.float32_parts import KEY, float32_parts
+
+BOUND = 5e-3  #: of a probability, from that of float32: what the default number format keeps
+IMAGES = 64  #: that are looked at
+MARGIN = 0.5  # images that were not looked at may change by twice as much as the worst of these
+_BATCH = 16
+
+
+class Tuned(NamedTuple):
+    """What was found for a network."""
+
+    parts: list[list[str]]  #: for each encoder, the names of the submodules that stay in float32
+    before: float  #: largest change of a probability with the encoders' own lists
+    after: float  #: the same with ``parts``
+
+
+def tune_float32(model: CVRNet, images: Tensor) -> Tuned:
+    """Search the smallest set of float32 parts that keeps the probabilities of images within half of `BOUND`.
+
+    The search is greedy. It starts with the encoders' own lists. If these exceed the limit, the blocks of the encoders
+    are added, from the first on, until the probabilities are within it. Then each part, the most expensive first, is
+    left out if the probabilities stay within the limit without it.
+
+    Args:
+        model: The trained network, on the device and in the memory format in which it will predict.
+        images: Normalised images, (N, C, H, W), on the same device; about `IMAGES` that it was not trained on.
+    """
+    network = fuse_batch_norm(_copy(model))
+    exact = _probabilities(network, images, "fp32")
+
+    def change(parts: list[str]) -> float:
+        setattr(network, KEY, parts)
+        return float((_probabilities(network, images, "bf16") - exact).abs().max())
+
+    parts = [f"{i}.{name}" for i, names in enumerate(float32_parts(model)) for name in names]
+    before = after = change(parts)
+    for block in _blocks(network):
+        if after <= MARGIN * BOUND:
+            break
+        if not any(_overlap(block, part) for part in parts):
+            parts.append(block)
+            after = change(parts)
+    costs = _costs(network, images[:1])
+    for part in sorted(parts, key=lambda name: -costs.get(name, 0)):
+        rest = [name for name in parts if name != part]
+        if (without := change(rest)) <= MARGIN * BOUND:
+            parts, after = rest, without
+    setattr(network, KEY, parts)
+    return Tuned(float32_parts(network), before, after)
+
+
+def _copy(model: CVRNet) -> Any:
+    """A copy in evaluation mode: folding batch norm changes a network, and the trained one is still needed."""
+    return copy.deepcopy(model).eval()
+
+
+def _probabilities(network: Any, images: Tensor, precision: str) -> Tensor:
+    """Mean over the heads, (N, classes)."""
+    heads = HeadLogits(network, precision)
+    with torch.inference_mode():
+        logits = torch.cat([heads(part)[0] for part in images.split(_BATCH)], 1)
+    return (logits.sigmoid() if network.task == "multilabel" else logits.softmax(-1)).mean(0)
+
+
+def _blocks(network: Any) -> Iterator[str]:
+    """The names of the encoders' blocks that have convolutions or dense layers, in the order of their definition."""
+    for name, module in network.encoders.named_modules():
+        layers = [m for m in module.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+        if name.count(".") == 3 and layers:
+            yield name
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether one submodule is the other, or a part of it."""
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
+
+
+def _costs(network: Any, image: Tensor) -> dict[str, int]:
+    """Floating-point operations of each submodule of the encoders, for one image."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(image)
+    start = f"{type(network).__name__}.encoders."
+    counts = counter.get_flop_counts()
+    return {name.removeprefix(start): sum(by.values()) for name, by in counts.items() if name.startswith(start)}

@@ -1,0 +1,55 @@
+"""Which parts of a network compute in float32 when the rest computes in bfloat16: found for each trained network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from cvrnet.files import write_json
+from cvrnet.network import CVRNet
+from cvrnet.runs.layout import CONFIG
+from cvrnet.runs.model_config import read_config
+
+KEY = "float32_parts"  #: in config.json, and an attribute of the model
+MOST = 1000  # parts in a config.json, which may come from anywhere
+
+
+def float32_parts(model: nn.Module) -> list[list[str]]:
+    """For each encoder of a CVR-Net, the names of the submodules that stay in float32.
+
+    They are those that `cvrnet.inference.tune_float32` found for this network, otherwise the encoder's own list.
+    """
+    if not isinstance(model, CVRNet):
+        return []
+    tuned: Sequence[str] | None = getattr(model, KEY, None)
+    if tuned is None:
+        return [list(getattr(encoder, KEY, ())) for encoder in model.encoders]
+    pairs = [name.split(".", 1) for name in tuned]
+    return [[name for number, name in pairs if number == str(i)] for i in range(len(model.encoders))]
+
+
+def save_float32_parts(folder: Path, parts: Sequence[Sequence[str]]) -> None:
+    """Store the names for each encoder in the config.json of a checkpoint, in place of earlier ones."""
+    names = [f"{i}.{name}" for i, found in enumerate(parts) for name in found]
+    write_json(folder / CONFIG, {**read_config(folder / CONFIG), KEY: names})
+
+
+def restore_float32_parts(model: nn.Module, config: Mapping[str, Any]) -> None:
+    """Give a model the names that its config.json states, if it states any.
+
+    Raises:
+        ValueError: They are not names of submodules of the encoders.
+    """
+    names = config.get(KEY)
+    if names is None:
+        return
+    known = dict(model.encoders.named_modules()) if isinstance(model, CVRNet) else {}
+    if not isinstance(names, list) or len(names) > MOST:
+        raise ValueError(f"{CONFIG} states {KEY} that are not a list of names")
+    for name in names:
+        if not isinstance(name, str) or "." not in name or name not in known:
+            raise ValueError(f"{CONFIG} states {KEY} that the network does not have: {name!r:.80}")
+    setattr(model, KEY, names)

@@ -1,0 +1,36 @@
+"""``cvrnet tune``."""
+
+from typing import Any
+
+import click
+
+from cvrnet_cli import options
+from cvrnet_cli.output import job_callbacks, print_rows, say
+
+
+@click.command(short_help="Make a trained model faster in bfloat16.")
+@click.argument("model")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@options.manifest("paths")
+@options.folds
+@options.device
+@options.any_body_part
+def tune(model: str, paths: tuple[str, ...], **settings: Any) -> None:
+    """Find the parts of MODEL that must compute in float32, on images at PATH... that it was not trained on.
+
+    In bfloat16, a few parts of a network stay in float32 to keep the probabilities. Which ones depends on the weights.
+    This looks at 64 images and stores the smallest set with which no probability changes by more than 0.0025, in
+    MODEL's config.json; then cvrnet predict is faster. cvrnet train and crossval do this at their end, if they compute
+    in bfloat16 and train the whole network.
+
+    \b
+    Examples:
+      cvrnet tune run images/
+      cvrnet tune run validation.csv --fold 1,3
+    """
+    from cvrnet.workflows.tune import tune as run
+
+    with job_callbacks() as callbacks:
+        rows = run(model, paths, callbacks=callbacks, **settings)
+    print_rows(rows)
+    say(f"The parts are stored in {model}.")
