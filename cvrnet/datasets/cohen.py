@@ -20,8 +20,8 @@ def rows(folder: Folder) -> Iterator[Row]:
 
     ``label`` is the last part of the finding (``COVID-19`` of ``Pneumonia/Viral/COVID-19``) that enough patients share,
     ``day`` the number of days since the symptoms or the admission; ``went_icu`` and ``in_icu`` (Y or N) say whether the
-    patient was in intensive care during the stay, and on the day of the film. CTs, and findings that are to be read yet, are left
-    out.
+    patient was in intensive care during the stay, and on the day of the film. CTs, and findings that are to be read
+    yet, are left out.
     """
     found: list[Row] = []
     for entry in folder.table(folder.file("metadata.csv"), COLUMNS):

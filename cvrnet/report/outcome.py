@@ -12,7 +12,7 @@ from cvrnet.formatting import interval, number
 from cvrnet.html import Table, render
 from cvrnet.metrics.bootstrap import auc_interval, share_interval
 from cvrnet.metrics.paired_models import compare_auc
-from cvrnet.report.outcome_text import ENOUGH, evidence_sentence, outcome_sentences
+from cvrnet.report.outcome_text import ENOUGH, event_patients, evidence_sentence, outcome_sentences
 from cvrnet.report.page import Section
 from cvrnet.report.paired import p_value
 from cvrnet.report.report_tables import with_interval
@@ -53,13 +53,6 @@ def outcome_section(results: Results) -> Section | None:
         few=any(min(event_patients(table)) < ENOUGH for table in results.judged.values()),
     )
     return Section(f"Foretelling {outcome['column']}", html, {"outcome": aucs, "outcome_calibration": calibration})
-
-
-def event_patients(table: PredictionTable) -> tuple[int, int]:
-    """How many patients have the event in at least one row, and how many in none."""
-    truth, patients = table.truth(table.classes.index(YES)) == 1, np.array(table.groups)
-    events = {*patients[truth].tolist()}
-    return len(events), len({*patients.tolist()} - events)
 
 
 def auc_rows(table: PredictionTable, baselines: Mapping[str, Sequence[float]], part: str = "") -> list[Row]:
