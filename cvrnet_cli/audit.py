@@ -16,6 +16,10 @@ from cvrnet_cli.output import print_rows, progress_bar, say, tell
 @options.manifest("data")
 @options.output("Folder for audit.json, audit.html and tables as CSV.")
 @options.findings
+@click.option(
+    "--outcome",
+    help="The label is an event that is to be foretold: its column (see cvrnet train); films from after it are named.",
+)
 @click.option("--model", help="A trained model to audit on DATA: run, fold, local-dir:FOLDER or hf-hub:user/repo.")
 @options.device
 @options.style
@@ -33,6 +37,7 @@ def audit(
     output: Path | None,
     findings: tuple[str, ...] | None,
     uncertain: str | None,
+    outcome: str | None,
     model: str | None,
     device: str,
     style: str,
@@ -59,6 +64,7 @@ def audit(
       cvrnet audit manifest.csv -o audit
       cvrnet audit DATA --format jsonl
       cvrnet audit manifest.csv --model run -o audit
+      cvrnet audit manifest.csv --outcome icu_day
     """
     import cvrnet.audit as room
     from cvrnet.audit.findings import COLUMNS
@@ -67,10 +73,10 @@ def audit(
 
     earlier = output is not None and room.check_audit_folder(output, overwrite)
     settings["uncertain"] = uncertain or "ignore"
-    records, problems, settings["names"] = room.read_audited(data, say, findings or (), settings["uncertain"])
+    records, problems, names, settings["course"] = _read(data, outcome, findings or (), settings["uncertain"])
     examination = room.Examination.from_pretrained(model, records, device) if model else None
     with progress_bar("Reading") as progress:
-        found = room.audit(records, problems, examination=examination, progress=progress, **settings)
+        found = room.audit(records, problems, names=names, examination=examination, progress=progress, **settings)
     if style == "csv":
         print_rows([finding.row() for finding in found], COLUMNS, style)
     elif style in ("json", "jsonl"):
@@ -82,7 +88,19 @@ def audit(
                 tell(f"{'':<8} -> {finding.advice}")
     if output is not None:
         with files_aside(output, lambda name: earlier, AUDIT) as aside:
-            room.write_audit(aside, found, records, Path(data).resolve().name, names=settings["names"])
+            room.write_audit(aside, found, records, Path(data).resolve().name, names=names)
         say(f"\naudit.html, audit.json and the tables are in {output}")
     if any(finding.severity == "severe" for finding in found):
         sys.exit(1)
+
+
+def _read(data: Path, outcome: str | None, findings: tuple[str, ...], uncertain: str) -> tuple[Any, Any, Any, Any]:
+    """The records, problems, names of findings and what is known of the outcome, for `cvrnet.audit.audit`."""
+    import cvrnet.audit as room
+
+    if not outcome:
+        return *room.read_audited(data, say, findings, uncertain), None
+    if findings:
+        raise click.UsageError("--outcome excludes --findings")
+    records, problems, course = room.read_outcome_audited(data, outcome, say)
+    return records, problems, (), course

@@ -187,6 +187,20 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
     ("--time/--no-time", bool, True, "For bags, let the column day count, so that order and trend matter"),
     ("--slices", click.IntRange(1, 600), 64, "For bags: most slices of a volume, evenly spaced"),
     ("--window", click.Choice(["lung", "soft-tissue"]), "lung", "For bags: window of the slices of CTs"),
+    (
+        "--outcome",
+        str,
+        "",
+        "Foretell an event in place of the label: the column with its day (empty: no event), or with yes and no; films "
+        "of that day or later are dropped",
+    ),
+    (
+        "--until",
+        click.Choice(["admission", "first"]),
+        "first",
+        "Films that foretell the outcome: of the day of admission (day 0) or before, or all before the first event",
+    ),
+    ("--horizon", click.FloatRange(0, min_open=True), 14.0, "Days within which the event counts as yes"),
     ("--max-pos-weight", click.FloatRange(1), 10.0, "Largest weight of an image that has a rare finding"),
     ("--lr-factor", float, 0.9, "Factor that reduces the learning rate"),
     ("--lr-patience", click.IntRange(1), 12, "Reduce the learning rate after this many epochs without improvement"),

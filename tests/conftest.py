@@ -100,6 +100,12 @@ def cxr() -> Path:
 
 
 @pytest.fixture(scope="session")
+def followup() -> Path:
+    """The folder of 243 real radiographs of 71 patients over days."""
+    return _real("followup")
+
+
+@pytest.fixture(scope="session")
 def odd() -> Path:
     """The folder of awkward and broken image files."""
     return _real("odd")

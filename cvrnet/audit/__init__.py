@@ -3,7 +3,15 @@
 Needs scikit-learn, OpenCV and cleanlab: ``pip install cvrnet[audit]``.
 """
 
-from cvrnet.audit.audit_data import audit, check_audit_folder, hash_data, read_audited, read_severe, write_audit
+from cvrnet.audit.audit_data import (
+    audit,
+    check_audit_folder,
+    hash_data,
+    read_audited,
+    read_outcome_audited,
+    read_severe,
+    write_audit,
+)
 from cvrnet.audit.examination import Examination
 from cvrnet.audit.findings import SEVERITIES, Finding, worst_first
 from cvrnet.runs.held_out import held_out
@@ -17,6 +25,7 @@ __all__ = [
     "hash_data",
     "held_out",
     "read_audited",
+    "read_outcome_audited",
     "read_severe",
     "worst_first",
     "write_audit",

@@ -18,6 +18,7 @@ from cvrnet.audit.image_features import image_features
 from cvrnet.audit.measurements import measure
 from cvrnet.audit.metadata_findings import patient_findings, source_findings
 from cvrnet.audit.model_findings import model_findings
+from cvrnet.audit.outcome_findings import outcome_findings
 from cvrnet.audit.probes import probe_rows
 from cvrnet.audit.several_findings import several_findings
 from cvrnet.audit.shortcuts import finding_probes, shortcut_findings
@@ -28,6 +29,8 @@ from cvrnet.data.data_set import DataPath, DataSet
 from cvrnet.data.finding_columns import odd_columns
 from cvrnet.data.finding_labels import SOME_FINDING, without_names
 from cvrnet.data.findings import AUTO, finding_truth, label_findings, learnable_findings, several_findings_in
+from cvrnet.data.outcomes import NO, YES, Course, Outcome, read_course
+from cvrnet.data.splits import patient_key
 from cvrnet.errors import UserError
 from cvrnet.files import damaged_files, write_json, write_sheet, write_text
 from cvrnet.runs.layout import AUDIT
@@ -36,6 +39,7 @@ from cvrnet.runs.read import read_json
 TABLES = {
     "label-source": "label-by-source",
     "independent-source": "label-by-source",
+    "after-event": "films-after-the-event",
     "patient-share": "patients-of-many-images",
     "patient-splits": "patients-in-several-splits",
     "patient-labels": "patients-in-several-labels",
@@ -85,12 +89,36 @@ def read_audited(
     return records, problems, names
 
 
+def read_outcome_audited(
+    data: DataPath, column: str, say: Callable[[str], object] = lambda line: None
+) -> tuple[list[Record], list[str], Course]:
+    """The same for a data set from which an event is to be foretold: its label is whether the patient ever had it.
+
+    All films are kept, also those from after the event. Returns what is known of the event in place of the names.
+
+    Raises:
+        DataError: No image is left.
+        UserError: The data set has no such column (see `cvrnet.data.outcomes.read_course`).
+    """
+    records, problems = scan_records(data, say=say, labelled=False, allow_shared_patients=True)
+    if not records:
+        raise DataError(problems, data)
+    course, wrong = read_course(records, Outcome(column))
+    fates = [course.fates.get(patient_key(record.patient_id, record.name)) for record in records]
+    pairs = zip(records, fates, strict=True)
+    labelled = [replace(record, label=YES if fate.event else NO) for record, fate in pairs if fate is not None]
+    if not labelled:
+        raise DataError([*problems, *wrong], data)
+    return labelled, [*problems, *wrong], course
+
+
 def audit(
     records: Sequence[Record],
     problems: Sequence[str] = (),
     *,
     names: Sequence[str] = (),
     uncertain: str = "ignore",
+    course: Course | None = None,
     seed: int = 0,
     workers: int = 2,
     examination: Examination | None = None,
@@ -102,8 +130,9 @@ def audit(
     """All findings about a data set's labels, sources, patients and images, the worst first.
 
     ``records`` are the labelled images; ``problems`` say why others cannot be used, one line each, and become a
-    finding. With ``examination``, the predictions of a trained model are also audited. DICOM files that are not of the
-    chest cannot be read, unless ``any_body_part`` is set. Equal seeds give equal findings.
+    finding. With ``course``, films from after the event that is to be foretold are named. With ``examination``, the
+    predictions of a trained model are also audited. DICOM files that are not of the chest cannot be read, unless
+    ``any_body_part`` is set. Equal seeds give equal findings.
     Without ``features`` of a network, which take the most time to compute, labels are not checked, and pictures of
     other things are not found. ``workers`` threads read the images. ``progress`` is called after each image with the
     number read and the total; ``step`` is called before each step with its name.
@@ -119,7 +148,7 @@ def audit(
     if examination is not None:
         _refuse_examination(records, names, examination)
     records = [r for r in records if r.label] if names else records  # of the others nothing is known
-    findings = _label_findings(records, names, uncertain) if records else []
+    findings = _label_findings(records, names, uncertain, course) if records else []
     with tempfile.TemporaryDirectory(prefix="cvrnet-audit-") as folder:
         step("reading images")
         measured, unreadable = measure(records, Path(folder), workers, examination, progress, any_body_part)
@@ -145,10 +174,13 @@ def audit(
     return worst_first(findings)
 
 
-def _label_findings(records: Sequence[Record], names: Sequence[str], uncertain: str) -> list[Finding]:
+def _label_findings(
+    records: Sequence[Record], names: Sequence[str], uncertain: str, course: Course | None
+) -> list[Finding]:
     """The findings from the manifest alone."""
     if not names:
-        return source_findings(records) + patient_findings(records)
+        foretold = [] if course is None else outcome_findings(course, records)
+        return foretold + source_findings(records) + patient_findings(records)
     single = without_names(records)
     found = source_findings(single, SOME_FINDING.capitalize()) + patient_findings(single)
     found += several_findings(records, names, finding_truth(records, names, uncertain))

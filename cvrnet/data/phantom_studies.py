@@ -28,6 +28,7 @@ DAYS = (3, 6)  #: the least and the most films of a patient
 _SEVERITY = (0.2, 2.0)  # lowest and highest
 _CHANGE = (0.3, 0.5)  # from the first film to the last
 _GAP = (1, 4)  # days from one film to the next, at least and at most
+_EVENT = 3  # most days from the last film to the event
 
 Row = dict[str, str]
 Draw = Callable[[Path, int, int, int], Iterator[Row]]
@@ -49,7 +50,8 @@ def write_studies(
       slices.
     - ``follow-up``: films of three to six days each. All patients have lesions of the kind ``CVP``. They become fainter
       (``better``) or denser (``worse``, every second patient). Severity differs more between patients than it changes,
-      so single films say little. The manifest has the column ``day`` (from the first film).
+      so single films say little. The manifest has the columns ``day`` (from the first film) and ``event_day``: those
+      who become worse have an event zero to three days after their last film, others have none.
 
     The folder gets ``images/<patient>/<name>.png`` (8-bit grey; of CTs, as with a lung window), ``lungs/<name>.png``,
     ``lesions/<name>.png`` for the pictures with a lesion, and ``manifest.csv`` with the column ``study_id``. Equal
@@ -103,6 +105,8 @@ def _follow_up(root: Path, seed: int, patient: int, size: int) -> Iterator[Row]:
     severities = lowest + change * np.array([0, *inner, 1])
     days = np.concatenate([[0], rng.integers(_GAP[0], _GAP[1] + 1, count - 1).cumsum()])
     row = _study(seed, patient, label) | {"modality": "DX"}
+    if label == "worse":
+        row["event_day"] = str(days[-1] + np.random.default_rng([seed, 10, patient]).integers(_EVENT + 1))
     for number, (day, severity) in enumerate(
         zip(days, severities if label == "worse" else severities[::-1], strict=True), start=1
     ):

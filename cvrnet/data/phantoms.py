@@ -32,7 +32,7 @@ MARKER_BOX = (0.04, 0.04, 0.13, 0.15)
 """Place of the shortcut's marker: left, top, right, bottom as fractions of the image's width and height."""
 
 COLUMNS = ("path", "label", "source", "patient_id", "view", "lung_mask", "lesion_mask")
-STUDY_COLUMNS = ("path", "label", "patient_id", "study_id", "day", "modality", "lung_mask", "lesion_mask")
+STUDY_COLUMNS = ("path", "label", "patient_id", "study_id", "day", "event_day", "modality", "lung_mask", "lesion_mask")
 """Columns of the manifests that `cvrnet.data.phantom_studies` writes."""
 _IMAGES_PER_PATIENT = (1, 2, 1, 3)  # in turn
 _FILE = re.compile(r"(images/[^/]+|lungs|lesions)/(s\d+-)?p\d+-\d+(-\d+)?\.png|manifest\.csv|\.manifest\.csv\.\w+\.tmp")

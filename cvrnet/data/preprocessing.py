@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # an ONNX file is predicted without PyTorch
     from torch import Tensor, nn
 
 _NOTE, _WINDOW, _SLICES = "cvrnet.grey_version=", "cvrnet.ct_window=", "cvrnet.slices="
+_OUTCOME = "cvrnet.outcome="
 """Prefixes of values in the ``notes`` of a ``pretrained_cfg``, the only field for data that timm does not know."""
 _MOST, _EXTREME = MAX_INPUT_PIXELS, 1e6
 
@@ -154,6 +155,16 @@ def with_grey_version(cfg: Mapping[str, Any], version: int) -> dict[str, Any]:
 def with_volumes(cfg: Mapping[str, Any], window: str, slices: int) -> dict[str, Any]:
     """Add to a ``pretrained_cfg`` the window in which slices of CTs are shown, and the most slices of a volume."""
     return _with_note(_with_note(cfg, _WINDOW, window), _SLICES, str(slices))
+
+
+def with_outcome(cfg: Mapping[str, Any], note: str) -> dict[str, Any]:
+    """Add to a ``pretrained_cfg`` what the model foretells, as `cvrnet.data.outcomes.Outcome.note` writes it."""
+    return _with_note(cfg, _OUTCOME, note)
+
+
+def outcome_note(cfg: Mapping[str, Any]) -> str:
+    """The text that `with_outcome` added; ``""`` if there is none."""
+    return _noted(cfg, _OUTCOME)
 
 
 def _with_note(cfg: Mapping[str, Any], prefix: str, value: str) -> dict[str, Any]:

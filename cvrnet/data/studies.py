@@ -83,13 +83,13 @@ def _problem(pictures: Sequence[Record], labelled: bool, timed: bool) -> str:
         return "pictures in two splits"
     if len(pictures) > MOST_SLICES:
         return f"{len(pictures)} pictures; expected at most {MOST_SLICES}"
-    wrong = [picture for picture in pictures if timed and _day(picture) is None]
+    wrong = [picture for picture in pictures if timed and day_of(picture) is None]
     return f"{wrong[0].name}: day {wrong[0].metadata.get(DAY, '')!r:.20} is no number" if wrong else ""
 
 
 def _joined(name: str, pictures: Sequence[Record], timed: bool) -> Study:
-    ordered = sorted(pictures, key=lambda picture: _day(picture) or 0.0) if timed else list(pictures)
-    values = [(_day(picture) or 0.0) if timed else 0.0 for picture in ordered]
+    ordered = sorted(pictures, key=lambda picture: day_of(picture) or 0.0) if timed else list(pictures)
+    values = [(day_of(picture) or 0.0) if timed else 0.0 for picture in ordered]
     common: dict[str, Any] = {name: _common([getattr(picture, name) for picture in ordered]) for name in _SHARED}
     columns = {column: [p.metadata.get(column, "") for p in ordered] for column in ordered[0].metadata}
     metadata = {column: cells[0] for column, cells in columns.items() if len({*cells}) == 1 and column != DAY}
@@ -110,9 +110,19 @@ def _common(values: Sequence[str]) -> str:
     return values[0] if len({*values}) == 1 else ""
 
 
-def _day(record: Record) -> float | None:
+def day_of(record: Record) -> float | None:
+    """The day of a picture; None if its cell is no number."""
+    return day_number(record.metadata.get(DAY, ""))
+
+
+def day_number(text: str) -> float | None:
+    """The finite number that a cell holds; None if it is none.
+
+    >>> day_number("-2.5"), day_number("inf"), day_number("3 days")
+    (-2.5, None, None)
+    """
     try:
-        value = float(record.metadata.get(DAY, ""))
+        value = float(text)
     except ValueError:
         return None
     return value if math.isfinite(value) else None

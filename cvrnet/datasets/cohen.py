@@ -19,8 +19,9 @@ def rows(folder: Folder) -> Iterator[Row]:
     """The rows of the manifest.
 
     ``label`` is the last part of the finding (``COVID-19`` of ``Pneumonia/Viral/COVID-19``) that enough patients share,
-    ``day`` the number of days since the symptoms or the admission. CTs, and findings that are to be read yet, are left
-    out.
+    ``day`` the number of days since the symptoms or the admission; ``went_icu`` and ``in_icu`` (Y or N) say whether the
+    patient was in intensive care during the stay, and on the day of the film. CTs, and findings that are to be read
+    yet, are left out.
     """
     found: list[Row] = []
     for entry in folder.table(folder.file("metadata.csv"), COLUMNS):
@@ -44,6 +45,8 @@ def rows(folder: Folder) -> Iterator[Row]:
                     "day": number(entry["offset"]),
                     "finding": entry["finding"],
                     "location": entry.get("location", ""),
+                    "went_icu": entry.get("went_icu", ""),
+                    "in_icu": entry.get("in_icu", ""),
                 }
             )
     labels = common_parts([row["finding"] for row in found], [row["patient_id"] for row in found])

@@ -90,6 +90,26 @@ def share_interval(
     return share, bounds
 
 
+def auc_interval(
+    truth: ArrayLike, scores: ArrayLike, groups: Sequence[Hashable] | None = None, n: int = 1000, seed: int = 0
+) -> tuple[float | None, list[float] | None]:
+    """The AUC of a score (N,), and its 95 % interval by resampling patients as in `bootstrap_intervals`.
+
+    ``truth`` says whether each sample is positive. Both results are None if all are, or none is.
+
+    >>> auc_interval([True, False, True, False], [0.9, 0.1, 0.4, 0.4])[0]
+    0.875
+    """
+    positive, table = np.asarray(truth, bool), np.asarray(scores, np.float64)
+    members = group_numbers(groups, len(table))
+    n_groups = int(members.max()) + 1
+    auc = ranking(positive, table, np.ones((1, len(table))))[0][0]
+    if np.isnan(auc):
+        return None, None
+    chunks = [ranking(positive, table, weights)[0] for weights in resample(members, n_groups, n, seed)]
+    return float(auc), as_intervals(chunks, few=n_groups < 2)
+
+
 def balanced_accuracies(
     y_true: ArrayLike, guesses: ArrayLike, groups: Sequence[Hashable] | None = None, n: int = 1000, seed: int = 0
 ) -> list[tuple[float, list[float] | None]]:

@@ -13,6 +13,7 @@ from cvrnet.html import Picture, figure_picture, render, small_picture
 from cvrnet.inference import Predictor
 from cvrnet.report import Section
 from cvrnet.report.operating_points import operating_points_section
+from cvrnet.report.outcome import outcome_section
 from cvrnet.report.results import Results
 from cvrnet.report.selective import selective_section
 from cvrnet.report.subgroups import subgroups_section
@@ -27,6 +28,7 @@ MOST = 8  # bags in all
 def bag_sections(results: Results, maps: bool, predictor: Predictor | None = None) -> list[Section]:
     """The sections of a report about bags, for `cvrnet.report.write_report`."""
     sections = [
+        outcome_section(results),
         subgroups_section(results),
         operating_points_section(results),
         selective_section(results),

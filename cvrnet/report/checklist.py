@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from cvrnet.formatting import counts, interval, number
 from cvrnet.report import headline
+from cvrnet.report.outcome_text import event_patients, evidence_sentence, outcome_sentences
 from cvrnet.report.results import Results
 from cvrnet.text import markdown
 
@@ -61,8 +62,21 @@ def _preparation(results: Results) -> str:
 
 def _missing(results: Results) -> str:
     left_out = len(results.run.get("left_out", ()))
-    unread = f"{left_out:,} images could not be read and were left out" if left_out else "Every image could be read"
+    unread = f"{left_out:,} images could not be used and were left out" if left_out else "Every image could be read"
     return f"{unread}; patients: {headline.patients(results)}. {AUTHOR}how other missing data were handled."
+
+
+def _outcome(results: Results) -> str:
+    outcome = results.run.get("outcome")
+    if not outcome:
+        return f"{AUTHOR}who made the labels, how, knowing what, and how well they agreed."
+    return f"{' '.join(outcome_sentences(outcome))} {AUTHOR}how the event was defined and recorded, and how blindly."
+
+
+def _sample_size(results: Results) -> str:
+    if not results.run.get("outcome"):
+        return f"{AUTHOR}how the number of images was chosen."
+    return f"{evidence_sentence(*event_patients(results.predictions))} {AUTHOR}how the number was chosen."
 
 
 def _partition(results: Results) -> str:
@@ -181,8 +195,8 @@ _ITEMS: list[tuple[str, str, Callable[[Results], str] | str]] = [
     ("De-identification", "CLAIM", "how the images were de-identified."),
     ("Image acquisition", "CLAIM", "the scanners and protocols."),
     ("Data preparation", "7, 9a-9c", _preparation),
-    ("Outcome (reference standard)", "8a-8c", "who made the labels, how, knowing what, and how well they agreed."),
-    ("Sample size", "10", "how the number of images was chosen."),
+    ("Outcome (reference standard)", "8a-8c", _outcome),
+    ("Sample size", "10", _sample_size),
     ("Missing data", "11", _missing),
     ("Partition", "12a", _partition),
     ("Model", "12c, 22", _model),

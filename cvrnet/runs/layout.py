@@ -21,6 +21,7 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 NOVELTY = "novelty.safetensors"  # how unusual an image is; beside the weights
 METRICS, PREDICTIONS, HISTORY = "metrics.json", "predictions.csv", "history.csv"
 ATTENTION = "attention.csv"  # of bags: how much each picture counts
+BASELINES = "baselines.csv"  # of a model that foretells an event: what one film, or no network, says
 STATE = "training-state.pt"  # from which an interrupted training is resumed; removed when the training has finished
 LAST_STATE = "last-epoch.pt"  # left by a training that ended at its number of epochs, so that more epochs can follow
 
@@ -36,7 +37,7 @@ COMPARE = "compare"  # kind of a comparison, whose folder holds an evaluation of
 
 RUN_ENTRIES = (
     *(RUN, SPLIT, AUDIT, AUDIT_PAGE, AUDIT_TABLES, REPORT, CHECKLIST, FIGURES, TABLES),
-    *(CONFIG, WEIGHTS, NOVELTY, METRICS, PREDICTIONS, ATTENTION, HISTORY, STATE, LAST_STATE),
+    *(CONFIG, WEIGHTS, NOVELTY, METRICS, PREDICTIONS, ATTENTION, BASELINES, HISTORY, STATE, LAST_STATE),
     *(CARD, ORIGIN, HASH_KEY, SUMMARY, f"{BENCHMARK}.*", SPEED),
     *(".*.tmp", ".saving-*", ".DS_Store"),  # what a killed process, or the system, can leave behind
 )

@@ -15,6 +15,7 @@ from cvrnet.data import Augmentation
 from cvrnet.data.findings import UNCERTAIN
 from cvrnet.data.grey import LATEST, VERSIONS
 from cvrnet.data.limits import MAX_INPUT_PIXELS, MOST_SLICES, WINDOWS
+from cvrnet.data.outcomes import UNTIL, Outcome
 from cvrnet.errors import UserError
 from cvrnet.heads.pooling import POOLINGS, UNITS
 from cvrnet.metrics.operating_points import DEFAULT_SENSITIVITY
@@ -58,6 +59,8 @@ _RULES: list[tuple[Sequence[str], Callable[[Any], bool], str]] = [
     (("pooling",), lambda value: value in POOLINGS, ", ".join(POOLINGS)),
     (("window",), lambda value: value in WINDOWS, ", ".join(WINDOWS)),
     (("slices",), _whole(1, MOST_SLICES), f"a whole number from 1 to {MOST_SLICES}"),
+    (("until",), lambda value: value in UNTIL, ", ".join(UNTIL)),
+    (("horizon",), lambda value: 0 < value < math.inf, "a positive number of days"),
     (("max_pos_weight",), lambda value: 1 <= value < math.inf, "a number from 1"),
     (("uncertain",), lambda value: value in UNCERTAIN, "ignore, positive or negative"),
     (("in_chans",), lambda value: value in (1, 3), "1 (grey) or 3 (RGB)"),
@@ -114,6 +117,9 @@ class TrainConfig:
     time: bool = True  #: whether the column ``day`` counts, for bags of a data set that has it
     slices: int = 64  #: most slices of a volume (DICOM, NIfTI), evenly spaced
     window: str = "lung"  #: grey levels of the slices of CTs in bags: ``lung`` or ``soft-tissue``
+    outcome: str = ""  #: column with the day of the event that is foretold, in place of labels (`cvrnet.data.outcomes`)
+    until: str = "first"  #: films that may foretell it: of the day of ``admission``, or all before the ``first`` event
+    horizon: float = 14.0  #: days within which the event makes the label ``yes``
     lr_factor: float = 0.9  #: factor that reduces the learning rate ("Reduced by 10 %")
     lr_patience: int = 12  #: the learning rate is reduced after this many epochs without improvement
     patience: int = 25  #: training stops after this many epochs without improvement
@@ -152,9 +158,16 @@ class TrainConfig:
             raise UserError(f"monitor={self.monitor!r} is for classes; findings have val_loss")
         if self.unit != "image" and self.findings:
             raise UserError(f"findings are those of single images; unit={self.unit!r} expects labels")
+        if self.outcome and self.findings:
+            raise UserError(f"outcome={self.outcome!r} gives each image one label; findings expects none")
         if self.batch_size < self.grad_accum:
             raise UserError(f"batch_size={self.batch_size} cannot be split into {self.grad_accum} parts")
         create_optimizer([nn.Parameter(torch.zeros(1, 1))], self.optimizer, self.lr)  # refuses an unknown optimiser
+
+    @property
+    def foretold(self) -> Outcome | None:
+        """What the model foretells, if ``outcome`` names it."""
+        return Outcome(self.outcome, self.until, float(self.horizon)) if self.outcome else None
 
     @property
     def augmentation(self) -> Augmentation:

@@ -54,6 +54,7 @@ from cvrnet.workflows.before_after import (
 )
 from cvrnet.workflows.callbacks import Callbacks
 from cvrnet.workflows.evaluate import describe_evaluation, predict_all, refuse_findings, write_evaluation
+from cvrnet.workflows.outcomes import refuse_outcome
 
 KIND = "calibrate"
 N_FOLDS = 5
@@ -105,6 +106,7 @@ def calibrate(
         predictor = Predictor.from_pretrained(model, device, amp, folds=folds, any_body_part=any_body_part)
         refuse_findings(predictor, "calibration")
         refuse_bags(predictor.unit, "calibration")
+        refuse_outcome(predictor.models[0], "calibration")
         records = read_records(data, labelled=not unlabelled, min_classes=1, say=callbacks.say)
         known = _refuse_images(model, records, predictor.classes, labelled=not unlabelled)
         if known is None:

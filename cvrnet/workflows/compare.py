@@ -21,6 +21,7 @@ from cvrnet.runs.layout import COMPARE, FIGURES, REPORT, TABLES
 from cvrnet.runs.predictions import AnyTable
 from cvrnet.workflows.callbacks import Callbacks
 from cvrnet.workflows.evaluate import check_prevalences, read_scored, score_records
+from cvrnet.workflows.outcomes import outcome_of
 from cvrnet.workflows.pages import audit_run, finish_report, share_audit
 from cvrnet.workflows.studies import one_picture_each
 
@@ -59,7 +60,7 @@ def compare(
     check_prevalences(prevalences)
     with open_run_folder(output, COMPARE, overwrite=overwrite) as place:
         first = _first_of_alike(models, folds)
-        records = read_scored(first, data, callbacks.say)
+        records, about = read_scored(first, data, callbacks.say)
         place.start()
         run = {
             "kind": COMPARE,
@@ -81,7 +82,7 @@ def compare(
             )
             folder = place.folder / name
             answers, evaluation = score_records(
-                model, predictor, data, records, folder, batch_size, prevalences, callbacks
+                model, predictor, data, records, folder, batch_size, prevalences, callbacks, about
             )
             share_audit(place.folder, folder)
             finish_report(folder, maps, predictor)
@@ -110,6 +111,8 @@ def _first_of_alike(models: Sequence[str], folds: Sequence[int]) -> Predictor:
         predictor = Predictor.from_pretrained(model, folds=folds)
         if predictor.task != first.task:
             raise UserError(f"of {models[0]} and {model}, only one is a model of findings; expected two of a kind")
+        if outcome_of(predictor) != outcome_of(first):
+            raise UserError(f"{models[0]} and {model} do not foretell the same; expected the same outcome and horizon")
         if predictor.unit != first.unit:
             raise UserError(
                 f"{models[0]} answers for one {first.unit}, {model} for one {predictor.unit}; expected the same"

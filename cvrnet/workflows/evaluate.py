@@ -27,10 +27,11 @@ from cvrnet.runs.predictions import AnyTable, PredictionTable, write_predictions
 from cvrnet.scoring import head_rows, score
 from cvrnet.workflows.callbacks import Callbacks
 from cvrnet.workflows.findings import MULTILABEL
+from cvrnet.workflows.outcomes import add_baselines, outcome_of, read_outcome, study_answer
 from cvrnet.workflows.pages import audit_run, finish_report
 from cvrnet.workflows.studies import describe_bags, one_picture_each, predict_studies, read_studies
 
-KIND = "evaluate"
+KIND, OUTCOME = "evaluate", "outcome"
 
 
 def predict_all(
@@ -182,10 +183,10 @@ def evaluate(
         predictor = Predictor.from_pretrained(
             model, device, amp, folds=folds, any_body_part=any_body_part, backend=backend, images=_count(backend, data)
         )
-        records = read_scored(predictor, data, callbacks.say)
+        records, further = read_scored(predictor, data, callbacks.say)
         place.start()
         folder = place.folder
-        _, run = score_records(model, predictor, data, records, folder, batch_size, prevalences, callbacks)
+        _, run = score_records(model, predictor, data, records, folder, batch_size, prevalences, callbacks, further)
         if audit:
             findings = predictor.classes if predictor.task == "multilabel" else ()
             audit_run(folder, data, one_picture_each(records), callbacks, any_body_part, output, findings)
@@ -207,8 +208,11 @@ def score_records(
     batch_size: int,
     prevalences: Sequence[float],
     callbacks: Callbacks,
+    about: Mapping[str, Any],
 ) -> tuple[Any, dict[str, Any]]:
     """Predict and score the images, and write everything of an evaluation except audit and report.
+
+    ``about`` is what `read_scored` says about the records.
 
     Returns:
         The predictions, and what `evaluate` returns.
@@ -224,21 +228,36 @@ def score_records(
         raise DataError(list(answers.problems), data)
     run = describe_evaluation(model, predictor, data, records, answers)
     run |= {"prevalences": list(prevalences)} if prevalences else {}
+    if OUTCOME in about:
+        run |= {**about, "left_out": [*about["left_out"], *run["left_out"]]}
     claim_folder(folder, run)
     further = {"test": write_attention(folder, attention)} if attention else {}
+    if OUTCOME in about:
+        add_baselines(folder, {"test": records}, {"test": answers}, study_answer(predictor, batch_size))
     metrics = write_evaluation(folder, {"test": answers}, further)
     if run["seen_images"]:
         callbacks.say(f"severe: {seen_sentence(run['seen_images'])} {NOT_NEW}")
     return answers, {**run, "metrics": metrics}
 
 
-def read_scored(predictor: Predictor, data: DataPath, say: Callable[[str], object]) -> list[Record]:
-    """The labelled images, or bags of images, of a data set that a model can be scored on; errors as in `read_for`."""
+def read_scored(
+    predictor: Predictor, data: DataPath, say: Callable[[str], object]
+) -> tuple[list[Record], dict[str, Any]]:
+    """The labelled images, or bags of images, that a model can be scored on, and further keys of run.json.
+
+    There are keys (``outcome``, ``left_out``) if the model foretells an event: labels are then made from the data set's
+    column of the event, as in training. Errors as in `read_for`.
+    """
+    about: dict[str, Any] = {}
+    films: list[Record] | None = None
+    if outcome := outcome_of(predictor):
+        films, left_out, described = read_outcome(predictor, outcome, data, say)
+        about = {OUTCOME: described, "left_out": left_out}
     if predictor.unit == "image":
-        return read_for(predictor.task, predictor.classes, data, say)
-    studies = read_studies(predictor, data, say)
+        return (read_for(predictor.task, predictor.classes, data, say) if films is None else films), about
+    studies = read_studies(predictor, data, say, films)
     check_classes((study.label for study in studies), predictor.classes)
-    return [*studies]
+    return [*studies], about
 
 
 def read_for(

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cvrnet.data import DataError, ImageCache, Record, class_names, scan_records
+from cvrnet.data import DataError, ImageCache, Record, class_names
 from cvrnet.data.data_set import DataPath, DataSet
 from cvrnet.data.finding_labels import count_labels
 from cvrnet.data.splits import INDEPENDENT
 from cvrnet.data.studies import pictures_of
-from cvrnet.data.volumes import expand_volumes
 from cvrnet.errors import UserError
 from cvrnet.files import damaged_files, write_csv
 from cvrnet.inference.frozen_features import FrozenFeatures
@@ -28,9 +27,10 @@ from cvrnet.training.processes import Processes
 from cvrnet.training.tracking import check_tracker
 from cvrnet.workflows.callbacks import Callbacks
 from cvrnet.workflows.decode import decode_images
-from cvrnet.workflows.findings import MULTILABEL, with_findings
+from cvrnet.workflows.findings import MULTILABEL
 from cvrnet.workflows.pages import audit_run, share_audit
-from cvrnet.workflows.studies import describe_bags, one_picture_each, with_studies
+from cvrnet.workflows.read_data import read_training_data
+from cvrnet.workflows.studies import describe_bags, one_picture_each
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ class Job:
     processes: Processes
     initial: InitialModel
     left_out: Sequence[str] = ()  #: a line for each picture and bag that cannot be used
+    outcome: Mapping[str, Any] = field(default_factory=dict)  #: see `cvrnet.data.outcomes.describe_course`
     sweep: Path | None = None
     features: FrozenFeatures | None = None
 
@@ -121,25 +122,15 @@ def start_job(
             with damaged_files(place.folder / RUN):
                 config = replace(config, grey_version=read_json(place.folder / RUN)["config"].get("grey_version", 1))
         say = callbacks.say if processes.is_main else lambda line: None
-        bags = config.unit != "image"
-        records, problems = scan_records(data, labelled=not config.findings, volumes=bags, say=say)
-        if bags:
-            records, further = expand_volumes(records, config.slices)
-            problems += further
-        cache, unreadable = decode_images(records, config, cache_folder, processes, callbacks.stage)
-        problems = [*problems, *unreadable]
-        left_out: list[str] = []
-        if bags:
-            records, config, left_out = with_studies(records, problems, cache, config, data, say)
-        elif problems:
-            raise DataError(problems, data)
-        if config.findings:
-            records, config = with_findings(records, config, classes, say)
+        read = read_training_data(data, config, classes, cache_folder, processes, callbacks.stage, say)
+        config, records, cache = read.config, read.records, read.cache
         names = list(config.findings) or class_names(records, classes)
         for targets in (config.sensitivity, config.specificity):
             targets_by_class(targets, names)  # refuses an unknown class
         of_user = (data, config, callbacks, audit, maps, resume, log, output)
-        yield Job(*of_user, place, records, names, cache, processes, InitialModel(config, len(names)), left_out)
+        initial = InitialModel(config, len(names))
+        about = read.left_out, read.outcome
+        yield Job(*of_user, place, records, names, cache, processes, initial, *about)
 
 
 def with_features(job: Job, folders: Sequence[Path]) -> Job:
@@ -205,6 +196,7 @@ def open_run(
             "data_sha256": hash_records(job.records),
             **({} if job.config.unit == "image" else describe_bags(job.records, job.config.unit, job.config.pooling)),
             **({"left_out": list(job.left_out)} if job.left_out else {}),
+            **({"outcome": dict(job.outcome)} if job.outcome else {}),
             "classes": job.classes,
             **(MULTILABEL if job.config.findings else {}),
             "images": count_labels(job.records, job.classes),

@@ -70,6 +70,7 @@ def finish_report(output: Path, maps: bool, predictor: Predictor | None = None) 
     from cvrnet.report.bags import bag_sections
     from cvrnet.report.explanations import maps_section
     from cvrnet.report.operating_points import operating_points_section
+    from cvrnet.report.outcome import outcome_section
     from cvrnet.report.results import read_results
     from cvrnet.report.selective import selective_section
     from cvrnet.report.source_probe import write_source_probe
@@ -81,6 +82,7 @@ def finish_report(output: Path, maps: bool, predictor: Predictor | None = None) 
     problem = write_source_probe(output, predictor)
     results = read_results(output)
     sections = [
+        outcome_section(results),
         Section("Source probe", f"<p>{escape(problem)}</p>") if problem else None,
         subgroups_section(results),
         operating_points_section(results),

@@ -44,6 +44,7 @@ from cvrnet.runs.split_table import SplitTable
 from cvrnet.workflows.callbacks import Callbacks
 from cvrnet.workflows.compare_soup import compare_soup
 from cvrnet.workflows.evaluate import describe_evaluation, predict_records, read_for, write_evaluation
+from cvrnet.workflows.outcomes import refuse_outcome
 from cvrnet.workflows.pages import audit_run, finish_report
 
 KIND = "soup"
@@ -93,6 +94,7 @@ def make_soup(
     with open_run_folder(output, KIND, overwrite=overwrite) as place:
         about = read_run(run) if (run / RUN).is_file() else {}
         model = average(folders)
+        refuse_outcome(model, "a soup")
         task, classes = checkpoint_task(model), checkpoint_classes(model)
         own, seen = _own_images(about, task, classes), trained_on(run) or SplitTable([])
         given = read_for(task, classes, data) if data is not None else []

@@ -86,16 +86,23 @@ def add_attention(answer: Answer, sets: Mapping[str, Sequence[Any]], folder: Pat
     return scores
 
 
-def read_studies(predictor: Predictor, data: DataPath, say: Callable[[str], object]) -> list[Study]:
+def read_studies(
+    predictor: Predictor, data: DataPath, say: Callable[[str], object], films: Sequence[Record] | None = None
+) -> list[Study]:
     """The bags of a data set for a trained model; ``say`` is called with a line for each that cannot be used.
+
+    ``films`` are the data set's labelled pictures, if they have been read before.
 
     Raises:
         DataError: The data set cannot be used, or no bag of it.
     """
-    records, problems = scan_records(data, min_classes=1, volumes=True, say=say)
-    pictures, further = expand_volumes(records, predictor.preprocessing.slices)
-    studies, wrong = group_studies(pictures, predictor.unit)
-    left_out = [*problems, *further, *wrong]
+    left_out: list[str] = []
+    if films is None:
+        records, problems = scan_records(data, min_classes=1, volumes=True, say=say)
+        films, further = expand_volumes(records, predictor.preprocessing.slices)
+        left_out = [*problems, *further]
+    studies, wrong = group_studies(films, predictor.unit)
+    left_out += wrong
     if not studies:
         raise DataError(left_out or ["no images"], data)
     StudyPredictor(predictor).check(studies)

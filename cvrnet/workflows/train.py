@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cvrnet.data import Record
 from cvrnet.data.data_set import DataPath
+from cvrnet.data.outcomes import YES
 from cvrnet.data.splits import holdout_sets, refuse_missing_classes
 from cvrnet.inference import Predictor
 from cvrnet.inference.bag_features import BagAnswers, answer_frozen
@@ -34,6 +35,7 @@ from cvrnet.workflows.evaluate import write_evaluation
 from cvrnet.workflows.findings import MULTILABEL, refuse_missing_findings
 from cvrnet.workflows.job import Job, open_run, start_job, with_features
 from cvrnet.workflows.novelty import add_novelty
+from cvrnet.workflows.outcomes import add_baselines
 from cvrnet.workflows.pages import finish_report
 from cvrnet.workflows.studies import add_attention
 from cvrnet.workflows.tune import tune_trained
@@ -137,6 +139,10 @@ def _evaluate_best(job: Job, sets: Mapping[str, list[Record]], folder: Path) -> 
     kind = table_kind(MULTILABEL if job.config.findings else {})
     scored = {part: kind.from_records(*given) for part, given in arguments.items()}
     _save_decisions(job, scored["val"], folder)
+    if job.config.outcome:
+        yes = job.classes.index(YES)
+        of_bags = None if job.config.unit == "image" else lambda bags: predict(bags).mean(0)[:, yes].tolist()
+        add_baselines(folder, sets, scored, of_bags)
     if job.config.unit != "image":
         return write_evaluation(folder, scored, add_attention(_bag_answers(job, best), sets, folder))
     return write_evaluation(folder, add_novelty(job, best, sets, folder, scored))

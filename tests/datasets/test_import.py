@@ -140,7 +140,7 @@ def test_covid_radiography_has_masks_and_cohen_no_ct(tmp_path):
     result = import_data_set("cohen", tmp_path / "cohen", tmp_path / "cohen.csv")
     assert result.left_out == {"CT, not a radiograph": 1, "the finding is todo": 1}
     rows = rows_of(tmp_path / "cohen.csv")
-    assert rows[1]["day"] == "3"
+    assert [(row["day"], row["went_icu"], row["in_icu"]) for row in rows[:2]] == [("0", "Y", "N"), ("3", "Y", "Y")]
     assert {(row["label"], row["finding"]) for row in rows} == {
         ("No Finding", "No Finding"),
         ("Pneumonia", "Pneumonia/Viral/COVID-19"),  # one patient only

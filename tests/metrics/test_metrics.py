@@ -17,6 +17,7 @@ from sklearn import metrics as sk
 from cvrnet import metrics
 from cvrnet.errors import UserError
 from cvrnet.metrics import bootstrap
+from cvrnet.metrics.bootstrap import auc_interval
 
 EXACT = {"rtol": 0, "atol": 1e-12}
 pytestmark = pytest.mark.filterwarnings("error")
@@ -463,3 +464,20 @@ def test_neither_the_order_of_the_images_nor_of_the_classes_matters(data, random
     for key, value in leaves(shuffled):
         if isinstance(value, int | float) and key[0] not in ("confusion_matrix", "classes"):
             assert value == pytest.approx(before[key], abs=1e-9)
+
+
+@given(predictions(min_size=2))
+@settings(deadline=None, max_examples=30)
+def test_the_auc_of_any_score_and_its_interval(data):
+    """The value is scikit-learn's; the interval is that of `bootstrap_intervals`, whose resamples are the same."""
+    y, p, classes = data
+    patients = [f"p{i // 2}" for i in range(len(y))]
+    auc, bounds = auc_interval(y == 0, p[:, 0], patients)
+    if (y == 0).all() or (y != 0).all():
+        assert (auc, bounds) == (None, None)
+        return
+    np.testing.assert_allclose(auc, sk.roc_auc_score(y == 0, p[:, 0]), **EXACT)
+    reference = metrics.bootstrap_intervals(y, p, classes, patients)["per_class"][classes[0]]["roc_auc"]
+    assert (bounds is None) == (reference is None)
+    if bounds is not None:
+        np.testing.assert_allclose(bounds, reference, **EXACT)

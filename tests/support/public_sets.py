@@ -214,28 +214,43 @@ def kermany(root: Path, further: int = 0) -> None:
 
 def cohen(root: Path, further: int = 0) -> None:
     header = (
-        "patientid,offset,sex,age,finding,RT_PCR_positive,survival,view,modality,date,location,folder,filename,doi,"
+        "patientid,offset,sex,age,finding,RT_PCR_positive,survival,went_icu,in_icu,view,modality,date,location,folder,filename,doi,"
         "url,license,clinical_notes,other_notes,"
     )
     rest = ["10.1056/nejmc2001272", "https://example.org", "", "a, b", "", ""]
     place = ["January 22, 2020", "Cho Ray Hospital, Ho Chi Minh City, Vietnam", "images"]
     rows = [
-        [2, 0, "M", 65, "Pneumonia/Viral/COVID-19", "Y", "Y", "PA", "X-ray", *place, "a.jpeg", *rest],
-        [2, 3.0, "M", 65, "Pneumonia/Viral/COVID-19", "Y", "Y", "AP Supine", "X-ray", *place, "b.jpeg", *rest],
-        [5, "", "", "", "No Finding", "", "", "PA", "X-ray", *place, "c.png", *rest],
-        [17, 9, "M", 54, "Pneumonia/Viral/COVID-19", "Y", "Y", "Axial", "CT", *place, "d.jpg", *rest],
-        [18, 9, "F", 50, "todo", "", "", "PA", "X-ray", *place, "e.jpg", *rest],
+        [2, 0, "M", 65, "Pneumonia/Viral/COVID-19", "Y", "Y", "Y", "N", "PA", "X-ray", *place, "a.jpeg", *rest],
+        [
+            2,
+            3.0,
+            "M",
+            65,
+            "Pneumonia/Viral/COVID-19",
+            "Y",
+            "Y",
+            "Y",
+            "Y",
+            "AP Supine",
+            "X-ray",
+            *place,
+            "b.jpeg",
+            *rest,
+        ],
+        [5, "", "", "", "No Finding", "", "", "", "", "PA", "X-ray", *place, "c.png", *rest],
+        [17, 9, "M", 54, "Pneumonia/Viral/COVID-19", "Y", "Y", "", "", "Axial", "CT", *place, "d.jpg", *rest],
+        [18, 9, "F", 50, "todo", "", "", "", "", "PA", "X-ray", *place, "e.jpg", *rest],
     ]
     findings = ("Pneumonia/Viral/COVID-19", "Pneumonia", "No Finding")
     rows += [
-        [i, 0, "F", 50, findings[i % 3], "", "", "PA", "X-ray", *place, f"{i}.jpg", *rest]
+        [i, 0, "F", 50, findings[i % 3], "", "", "", "", "PA", "X-ray", *place, f"{i}.jpg", *rest]
         for i in range(100, 100 + further)
     ]
     if further:
         rows[-1][4] = "Pneumonia/Viral/MERS-CoV"
     table(root / "metadata.csv", header, rows)
     for row in rows:
-        image(root / "images" / str(row[12]))
+        image(root / "images" / str(row[14]))
 
 
 def generic(root: Path) -> None:

@@ -1,0 +1,134 @@
+"""The report's section of a model that foretells an event: who was left, how well it does, and what does as well."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cvrnet.data.outcomes import YES
+from cvrnet.formatting import interval, number
+from cvrnet.html import Table, render
+from cvrnet.metrics.bootstrap import auc_interval, share_interval
+from cvrnet.metrics.paired_models import compare_auc
+from cvrnet.report.outcome_text import ENOUGH, event_patients, evidence_sentence, outcome_sentences
+from cvrnet.report.page import Section
+from cvrnet.report.paired import p_value
+from cvrnet.report.report_tables import with_interval
+from cvrnet.report.results import Results
+from cvrnet.runs.baselines import COUNT, FIRST, LAST, VIEW, read_baselines
+from cvrnet.runs.predictions import PredictionTable
+
+Row = dict[str, Any]
+MODEL = "model"
+TITLES = {
+    MODEL: "The model",
+    FIRST: "The model, first film alone",
+    LAST: "The model, last film alone",
+    COUNT: "Number of films, without a network",
+    VIEW: "View of the last film (AP: bed-side), without a network",
+}
+
+
+def outcome_section(results: Results) -> Section | None:
+    """Make the section for `cvrnet.report.write_report`; None if the run foretells no event."""
+    outcome = results.run.get("outcome")
+    if not outcome:
+        return None
+    aucs, calibration, evidence = [], [], {}
+    for name, table in results.judged.items():
+        aucs += auc_rows(table, read_baselines(results.folders, name, table.names), name)
+        calibration.append(calibration_row(table, name))
+        evidence[results.set_title(name)] = evidence_sentence(*event_patients(table))
+    html = render(
+        "outcome.html.jinja",
+        outcome=outcome,
+        sentences=outcome_sentences(outcome),
+        evidence=evidence,
+        views=[sentence for name, table in results.judged.items() if (sentence := _views(results, name, table))],
+        aucs=_auc_table(aucs, results),
+        calibration=_calibration_table(calibration, results),
+        weighted=results.run.get("config", {}).get("class_weights", False),
+        few=any(min(event_patients(table)) < ENOUGH for table in results.judged.values()),
+    )
+    return Section(f"Foretelling {outcome['column']}", html, {"outcome": aucs, "outcome_calibration": calibration})
+
+
+def auc_rows(table: PredictionTable, baselines: Mapping[str, Sequence[float]], part: str = "") -> list[Row]:
+    """The AUC of the model and of each baseline, with 95 % intervals by patient, and DeLong's paired test of the two.
+
+    A row has ``set``, ``score`` (``model``, or a column of baselines.csv), ``auc`` with ``auc_low`` and ``auc_high``,
+    and for baselines ``difference`` (the model's AUC less this one), ``low``, ``high`` and ``p``: None if fewer than
+    two patients have the event, or lack it.
+    """
+    k = table.classes.index(YES)
+    truth, model, patients = table.truth(k) == 1, table.probabilities[:, k], table.groups
+    rows = []
+    given: dict[str, Any] = {MODEL: model, **baselines}
+    for name, scores in given.items():
+        row: Row = {"set": part, "score": name, **with_interval("auc", *auc_interval(truth, scores, patients))}
+        row |= dict.fromkeys(("difference", "low", "high", "p"))
+        if name != MODEL and min(table.sides(k)) > 1:
+            test = compare_auc(truth, model, scores, patients)
+            row |= {key: test[key] for key in ("difference", "low", "high", "p")}
+        rows.append(row)
+    return rows
+
+
+def calibration_row(table: PredictionTable, part: str = "") -> Row:
+    """Observed share of the event against the mean probability, and the Brier score of the event (0 to 1).
+
+    ``brier_of_share`` is the score of who always states the observed share.
+    """
+    k = table.classes.index(YES)
+    truth, model = table.truth(k), table.probabilities[:, k]
+    share, bounds = share_interval(truth, table.groups)
+    return {
+        "set": part,
+        "rows": len(truth),
+        **with_interval("observed", share, bounds),
+        "predicted": float(model.mean()),
+        "brier": float(((model - truth) ** 2).mean()),
+        "brier_of_share": float(truth.var()),
+    }
+
+
+def _views(results: Results, part: str, table: PredictionTable) -> str:
+    """How many rows with and without the event end with an AP film."""
+    views = read_baselines(results.folders, part, table.names).get(VIEW)
+    if views is None:
+        return ""
+    ap, truth = np.array(views) == 1, table.truth(table.classes.index(YES)) == 1
+    return (
+        f"{results.set_title(part)}, the last film is AP in {int(ap[truth].sum())} of {int(truth.sum())} with the "
+        f"event, and in {int(ap[~truth].sum())} of {int((~truth).sum())} without."
+    )
+
+
+def _auc_table(rows: Sequence[Row], results: Results) -> Table:
+    def cells() -> Iterator[list[str]]:
+        for row in rows:
+            auc = interval(row["auc"], row["auc_low"], row["auc_high"])
+            tested = row["p"] is not None
+            less = interval(row["difference"], row["low"], row["high"]) if tested else ""
+            title = TITLES[row["score"]]
+            yield [title, results.set_title(row["set"]), auc, less, p_value(row["p"]) if tested else ""]
+
+    return Table(["Score", "On", "AUC", "The model's less this", "p"], list(cells()))
+
+
+def _calibration_table(rows: Sequence[Row], results: Results) -> Table:
+    cells = [
+        [
+            results.set_title(row["set"]),
+            row["rows"],
+            interval(row["observed"], row["observed_low"], row["observed_high"]),
+            number(row["predicted"]),
+            number(row["brier"]),
+            number(row["brier_of_share"]),
+        ]
+        for row in rows
+    ]
+    titles = ["On", "n", "Event, observed", "Mean probability", "Brier score", "of the observed share"]
+    return Table(titles, cells)

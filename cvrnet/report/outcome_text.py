@@ -1,0 +1,66 @@
+"""Sentences about the patients whose event is foretold: how many there are, and what they can prove."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from cvrnet.data.outcomes import FOLLOWED, YES
+from cvrnet.runs.predictions import PredictionTable
+
+ENOUGH = 100  #: patients with the event, and as many without, for an external validation
+
+
+def outcome_sentences(outcome: Mapping[str, Any]) -> list[str]:
+    """What was kept, and why other films were not; ``outcome`` is the key of run.json."""
+    o, event = outcome, outcome["column"]
+    origin = "the admission (day 0)" if o["until"] == "admission" else "the film"
+    origin = "the last film kept" if o["until"] == "first" and o["unit"] != "image" else origin
+    in_time = "" if o["yes_no"] else f" within {o['horizon']:g} days of {origin}"
+    units = {"image": "film", "study": "study"}.get(o["unit"], "patient")
+    others = len(o["late"]) - o["films_after"]
+    lines = {
+        f"Read: {_count(o['patients'], 'patient')} with {_count(o['films'], 'film')}; with {event}: "
+        f"{_count(o['events'], 'patient')}.": True,
+        f"Dropped, because of the day of {event} or later, which would be a leak: "
+        f"{_count(o['films_after'], 'film')} of {_count(o['patients_after'], 'patient')}.": o["films_after"],
+        "Dropped, because after the admission, or of patients who were not at risk any more: "
+        f"{_count(others, 'film')}.": others,
+        f"Dropped, because not followed long enough (censored): {_count(len(o['censored']), units)}.": o["censored"],
+        f"Left: {_count(o['kept_patients'], 'patient')} with {_count(o['kept_films'], 'film')}; with {event}{in_time}: "
+        f"{_count(o['kept_events'], 'patient')}.": True,
+        f"With {event} later, counted as no: {_count(o['later_events'], 'patient')}.": o["later_events"],
+        f"With an empty {event}, counted as no, although it is not known how long they were followed (column "
+        f"{FOLLOWED}): {_count(o['not_followed'], 'patient')}.": o["not_followed"] and not o["yes_no"],
+        f"Dead without {event}, counted as no: {_count(o['deaths'], 'patient')}.": o["deaths"],
+    }
+    return [line for line, shown in lines.items() if shown]
+
+
+def _count(number: int, noun: str) -> str:
+    plural = {"study": "studies"}.get(noun, f"{noun}s")
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
+def event_patients(table: PredictionTable) -> tuple[int, int]:
+    """How many patients have the event in at least one row, and how many in none."""
+    truth, patients = table.truth(table.classes.index(YES)) == 1, np.array(table.groups)
+    events = {*patients[truth].tolist()}
+    return len(events), len({*patients.tolist()} - events)
+
+
+def evidence_sentence(events: int, others: int) -> str:
+    """What so many patients with the event, and without it, can prove.
+
+    Vergouwe et al. 2005 (J Clin Epidemiol 58:475), Collins et al. 2016 (Stat Med 35:214), Riley et al. 2020 (BMJ
+    368:m441).
+    """
+    rule = (
+        f"a validation takes at least {ENOUGH} patients with the event and {ENOUGH} without (Vergouwe et al. 2005, "
+        "Collins et al. 2016), and developing a model usually more (Riley et al. 2020)"
+    )
+    if min(events, others) < ENOUGH:
+        return f"{_count(events + others, 'patient')}, {events:,} of them with the event, prove nothing: {rule}."
+    return f"{events:,} patients with the event and {others:,} without can show something: {rule}."

@@ -1,0 +1,126 @@
+"""The steps of a job that foretells an event, where they differ from those of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cvrnet.data import DataError, Record, scan_records
+from cvrnet.data.data_set import DataPath
+from cvrnet.data.outcomes import YES, Course, Outcome, describe_course, read_course
+from cvrnet.data.preprocessing import outcome_note
+from cvrnet.data.studies import Study
+from cvrnet.data.volumes import expand_volumes
+from cvrnet.errors import UserError
+from cvrnet.inference import Predictor
+from cvrnet.inference.study_predictor import StudyPredictor
+from cvrnet.report.outcome_text import outcome_sentences
+from cvrnet.runs.baselines import Answer, Baselines, write_baselines
+from cvrnet.runs.predictions import AnyTable
+
+
+@dataclass(frozen=True)
+class Films:
+    """The films of a data set that may be used to foretell an outcome."""
+
+    course: Course
+    all: Sequence[Record]
+    kept: list[Record]  #: not labelled yet
+    problems: list[str]  #: a line for each film and patient that cannot be used
+    late: list[str]  #: a line for each film that must not be used
+
+    @classmethod
+    def at_risk(cls, records: Sequence[Record], outcome: Outcome) -> Films:
+        """Select the films of patients who are at risk; errors as in `read_course`."""
+        course, wrong = read_course(records, outcome)
+        kept, further, late = course.at_risk(records)
+        return cls(course, records, kept, [*wrong, *further], late)
+
+
+def label_films(
+    films: Films, readable: Sequence[Record], unit: str, say: Callable[[str], object], both: bool = True
+) -> tuple[list[Record], dict[str, Any]]:
+    """The readable films with their labels, and the key ``outcome`` of run.json.
+
+    ``say`` is called with a line for each problem, and with what was kept. With ``both``, both labels are needed.
+
+    Raises:
+        UserError: No film is left or, with ``both``, no film of one of the two labels.
+    """
+    labelled, censored = films.course.label(readable, unit)
+    found = describe_course(films.course, films.all, labelled, films.late, censored, unit)
+    sentences = outcome_sentences(found)
+    if not labelled or (both and len({record.label for record in labelled}) < 2):
+        raise UserError(f"nothing can be foretold: {' '.join(sentences)}")
+    for line in films.problems:
+        say(f"Warning: {line}")
+    for note in films.course.notes:
+        say(f"Warning: {note}")
+    for sentence in sentences:
+        say(sentence)
+    return labelled, found
+
+
+def read_outcome(
+    predictor: Predictor, outcome: Outcome, data: DataPath, say: Callable[[str], object]
+) -> tuple[list[Record], list[str], dict[str, Any]]:
+    """The labelled films of a data set for a model, a line for each that is left out, and the key of run.json.
+
+    Raises:
+        DataError: The manifest cannot be used.
+        UserError: It does not have the outcome, or no film is left.
+    """
+    unit = predictor.unit
+    records, problems = scan_records(data, labelled=False, volumes=unit != "image", say=say)
+    if unit != "image":
+        records, further = expand_volumes(records, predictor.preprocessing.slices)
+        problems += further
+    if not records or (problems and unit == "image"):
+        raise DataError(problems or ["no images"], data)
+    films = Films.at_risk(records, outcome)
+    labelled, found = label_films(films, films.kept, unit, say, both=False)
+    return labelled, [*problems, *films.problems], found
+
+
+def outcome_of(predictor: Predictor) -> Outcome | None:
+    """What a model foretells; None for a model of labels."""
+    return Outcome.from_note(outcome_note(predictor.models[0].pretrained_cfg))
+
+
+def refuse_outcome(model: Any, what: str) -> None:
+    """UserError for a model that foretells an event, where only models of labels fit; ``what`` is the command."""
+    if outcome := Outcome.from_note(outcome_note(model.pretrained_cfg)):
+        raise UserError(f"the model foretells {outcome.column}; {what} takes models of labels")
+
+
+def add_baselines(
+    folder: Path, sets: Mapping[str, Sequence[Any]], tables: Mapping[str, AnyTable], answer: Answer | None
+) -> None:
+    """Write baselines.csv for all sets that have a table of predictions.
+
+    ``answer`` gives the probability of the event for bags; None if the model answers for single images.
+    """
+    found = {}
+    for part, table in tables.items():
+        if answer is not None:
+            names = {*table.names}
+            found[part] = Baselines.of_bags([bag for bag in sets[part] if bag.name in names], answer)
+        else:
+            own = zip(table.names, table.probabilities[:, table.classes.index(YES)].tolist(), strict=True)
+            found[part] = Baselines.of_films(sets[part], dict(own))
+    write_baselines(folder, found)
+
+
+def study_answer(predictor: Predictor, batch_size: int) -> Answer | None:
+    """What `add_baselines` takes, of a trained model; a film that cannot be read has NaN."""
+    if predictor.unit == "image":
+        return None
+    yes = predictor.classes.index(YES)
+
+    def answer(studies: Sequence[Study]) -> list[float]:
+        stream = StudyPredictor(predictor).stream(studies, batch_size=batch_size)
+        return [float(found.prediction.probabilities[yes]) for found in stream]
+
+    return answer
