@@ -14,12 +14,15 @@ from cvrnet.data.ct import window_of
 from cvrnet.data.grey import LATEST, VERSIONS
 from cvrnet.data.image import read_image
 from cvrnet.data.limits import MAX_INPUT_PIXELS, MOST_SLICES, WINDOWS
+from cvrnet.data.lung_finder import LungFinder
+from cvrnet.data.lung_masks import Box, LungSettings
 from cvrnet.errors import UserError
 
 if TYPE_CHECKING:  # an ONNX file is predicted without PyTorch
     from torch import Tensor, nn
 
 _NOTE, _WINDOW, _SLICES = "cvrnet.grey_version=", "cvrnet.ct_window=", "cvrnet.slices="
+_LUNGS = "cvrnet.lungs="
 """Prefixes of values in the ``notes`` of a ``pretrained_cfg``, the only field for data that timm does not know."""
 _MOST, _EXTREME = MAX_INPUT_PIXELS, 1e6
 
@@ -64,6 +67,10 @@ class Preprocessing:
     slices: int = field(
         default=0, repr=False
     )  #: most slices of a volume, for a model whose answers are about bags; 0 for other models
+    #: whether pictures are masked with the lungs, or cropped to them, before they are resized
+    lungs: LungSettings | None = field(default=None, repr=False)
+    #: what finds the lungs, with the same settings; not stored in models (see `cvrnet.runs.lungs`)
+    finder: LungFinder | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_interpolation(self.interpolation)
@@ -112,7 +119,8 @@ class Preprocessing:
         slices: Any = _noted(cfg, _SLICES) or "0"
         slices = int(slices) if slices.isascii() and slices.isdigit() and len(slices) < 6 else slices
         window = _noted(cfg, _WINDOW)
-        return cls(size, mean, std, given["interpolation"], version, ct_window=window, slices=slices)
+        lungs = LungSettings.parse(_noted(cfg, _LUNGS))
+        return cls(size, mean, std, given["interpolation"], version, ct_window=window, slices=slices, lungs=lungs)
 
     @property
     def mode(self) -> Literal["L", "RGB"]:
@@ -120,9 +128,32 @@ class Preprocessing:
         return "L" if self.input_size[0] == 1 else "RGB"
 
     def read(self, path: str | os.PathLike[str], window: str = "") -> np.ndarray:
-        """The picture in a file, as `cvrnet.data.read_image` gives it with these settings; not resized yet."""
+        """The picture in a file, as `cvrnet.data.read_image` gives it with these settings; not resized yet.
+
+        It is masked with the lungs, or cropped to them, if the settings say so; errors as in `cut`.
+        """
+        return self.cut(path, self.read_whole(path, window))[0]
+
+    def read_whole(self, path: str | os.PathLike[str], window: str = "") -> np.ndarray:
+        """Like `read`, but the whole picture in any case."""
         window = window or window_of(path, self.ct_window)
         return read_image(path, self.mode, window, grey_version=self.grey_version, any_body_part=self.any_body_part)
+
+    def cut(self, path: str | os.PathLike[str], picture: np.ndarray) -> tuple[np.ndarray, Box]:
+        """A picture from `read_whole`, masked or cropped if the settings say so, and its box in the whole picture.
+
+        Raises:
+            ImageError: There is neither a lung mask nor a segmenter for it.
+            UserError: The lungs cannot be found, because `finder` is missing.
+        """
+        if self.lungs is None:
+            return picture, (0, 0, picture.shape[0], picture.shape[1])
+        if self.finder is None:
+            raise UserError(
+                f"the model sees only the lungs (--lungs {self.lungs.mode}), and its segmenter is not at hand; load it "
+                "with Predictor.from_pretrained"
+            )
+        return self.finder.cut(path, picture)
 
     def resize(self, image: np.ndarray) -> np.ndarray:
         """Resize a uint8 image of shape (H, W) or (H, W, C) to (height, width, C)."""
@@ -154,6 +185,12 @@ def with_grey_version(cfg: Mapping[str, Any], version: int) -> dict[str, Any]:
 def with_volumes(cfg: Mapping[str, Any], window: str, slices: int) -> dict[str, Any]:
     """Add to a ``pretrained_cfg`` the window in which slices of CTs are shown, and the most slices of a volume."""
     return _with_note(_with_note(cfg, _WINDOW, window), _SLICES, str(slices))
+
+
+def with_lungs(cfg: Mapping[str, Any], lungs: LungSettings | None) -> dict[str, Any]:
+    """Add to a ``pretrained_cfg`` whether pictures are masked with the lungs, or cropped to them."""
+    others = tuple(note for note in _notes(cfg) if not note.startswith(_LUNGS))
+    return {**cfg, "notes": others} if lungs is None else _with_note(cfg, _LUNGS, str(lungs))
 
 
 def _with_note(cfg: Mapping[str, Any], prefix: str, value: str) -> dict[str, Any]:

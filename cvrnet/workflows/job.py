@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from cvrnet.training.model import InitialModel, check_trainable, is_trained, pre
 from cvrnet.training.processes import Processes
 from cvrnet.training.tracking import check_tracker
 from cvrnet.workflows.callbacks import Callbacks
+from cvrnet.workflows.cut_lungs import count_lungs
 from cvrnet.workflows.decode import decode_images
 from cvrnet.workflows.findings import MULTILABEL, with_findings
 from cvrnet.workflows.pages import audit_run, share_audit
@@ -64,6 +65,7 @@ class Job:
     processes: Processes
     initial: InitialModel
     left_out: Sequence[str] = ()  #: a line for each picture and bag that cannot be used
+    lungs: Mapping[str, Any] = field(default_factory=dict)  #: of `count_lungs`; ``{}`` for whole images
     sweep: Path | None = None
     features: FrozenFeatures | None = None
 
@@ -133,13 +135,15 @@ def start_job(
             records, config, left_out = with_studies(records, problems, cache, config, data, say)
         elif problems:
             raise DataError(problems, data)
+        with processes.main_first():
+            lungs = count_lungs(cache, records, config, say)
         if config.findings:
             records, config = with_findings(records, config, classes, say)
         names = list(config.findings) or class_names(records, classes)
         for targets in (config.sensitivity, config.specificity):
             targets_by_class(targets, names)  # refuses an unknown class
         of_user = (data, config, callbacks, audit, maps, resume, log, output)
-        yield Job(*of_user, place, records, names, cache, processes, InitialModel(config, len(names)), left_out)
+        yield Job(*of_user, place, records, names, cache, processes, InitialModel(config, len(names)), left_out, lungs)
 
 
 def with_features(job: Job, folders: Sequence[Path]) -> Job:
@@ -205,6 +209,7 @@ def open_run(
             "data_sha256": hash_records(job.records),
             **({} if job.config.unit == "image" else describe_bags(job.records, job.config.unit, job.config.pooling)),
             **({"left_out": list(job.left_out)} if job.left_out else {}),
+            **({"lungs": dict(job.lungs)} if job.lungs else {}),
             "classes": job.classes,
             **(MULTILABEL if job.config.findings else {}),
             "images": count_labels(job.records, job.classes),

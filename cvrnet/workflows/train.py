@@ -30,6 +30,7 @@ from cvrnet.training import Progress, TrainConfig, close_state, fit, is_finished
 from cvrnet.training.frozen_encoders import predict_frozen
 from cvrnet.training.tracking import tracked
 from cvrnet.workflows.callbacks import Callbacks
+from cvrnet.workflows.cut_lungs import save_segmenter
 from cvrnet.workflows.evaluate import write_evaluation
 from cvrnet.workflows.findings import MULTILABEL, refuse_missing_findings
 from cvrnet.workflows.job import Job, open_run, start_job, with_features
@@ -136,6 +137,7 @@ def _evaluate_best(job: Job, sets: Mapping[str, list[Record]], folder: Path) -> 
     kind = table_kind(MULTILABEL if job.config.findings else {})
     scored = {part: kind.from_records(*given) for part, given in arguments.items()}
     _save_decisions(job, scored["val"], folder)
+    save_segmenter(folder, job.cache.lungs)
     if job.config.unit != "image":
         return write_evaluation(folder, scored, add_attention(_bag_answers(job, best), sets, folder))
     return write_evaluation(folder, add_novelty(job, best, sets, folder, scored))
