@@ -13,6 +13,7 @@ _EXTRAS = {
     "keras": ("h5py",),
     "audit": ("cv2", "cleanlab"),
     "hfds": ("datasets",),
+    "lungs": ("segmentation_models_pytorch",),
     "dicom": ("pydicom",),
     "demo": ("gradio",),
     "export": ("onnx", "onnxscript", "onnxruntime"),

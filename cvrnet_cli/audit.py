@@ -31,6 +31,7 @@ from cvrnet_cli.output import print_rows, progress_bar, say, tell
     default=True,
     help="Compute features with ImageNet weights (extra lite), to find wrong labels and pictures of other things.",
 )
+@options.lungs
 @options.overwrite
 def audit(
     data: Path,
@@ -42,6 +43,9 @@ def audit(
     device: str,
     style: str,
     overwrite: bool,
+    lungs: str | None,
+    lungs_margin: float | None,
+    segmenter: str | None,
     **settings: Any,
 ) -> None:
     """Find what makes a model look better on DATA than it is, before any training.
@@ -59,13 +63,19 @@ def audit(
     scores on images in which the lungs are hidden or only the lungs are shown. If the model is a run, each image is
     given only to folds that were not trained on its patient.
 
+    With --lungs the images are masked with the lungs, or cropped to them, before they are measured: what is left of the
+    shortcuts?
+
     \b
     Examples:
       cvrnet audit manifest.csv -o audit
       cvrnet audit DATA --format jsonl
       cvrnet audit manifest.csv --model run -o audit
       cvrnet audit manifest.csv --outcome icu_day
+      cvrnet audit manifest.csv --lungs crop --segmenter masks -o audit
     """
+    if segmenter and not lungs:
+        raise click.UsageError("--segmenter goes with --lungs")
     import cvrnet.audit as room
     from cvrnet.audit.findings import COLUMNS
     from cvrnet.folders import files_aside
@@ -75,6 +85,10 @@ def audit(
     settings["uncertain"] = uncertain or "ignore"
     records, problems, names, settings["course"] = _read(data, outcome, findings or (), settings["uncertain"])
     examination = room.Examination.from_pretrained(model, records, device) if model else None
+    if lungs:
+        from cvrnet.lungs.attach import make_finder
+
+        settings["finder"] = make_finder(records, lungs, lungs_margin, segmenter, None)
     with progress_bar("Reading") as progress:
         found = room.audit(records, problems, names=names, examination=examination, progress=progress, **settings)
     if style == "csv":
@@ -86,6 +100,8 @@ def audit(
             tell(f"{finding.severity:<8} {finding.sentence}")
             if finding.advice and finding.severity != "note":
                 tell(f"{'':<8} -> {finding.advice}")
+    if lungs and (whole := len(settings["finder"].whole)):
+        say(f"--lungs {lungs}: {whole} of {len(records)} pictures were used whole: they have no usable lung mask")
     if output is not None:
         with files_aside(output, lambda name: earlier, AUDIT) as aside:
             room.write_audit(aside, found, records, Path(data).resolve().name, names=names)

@@ -20,8 +20,8 @@ def cli() -> None:
 
 
 _COMMANDS = (
-    "quickstart doctor models phantoms import_ data audit train crossval benchmark evaluate calibrate tune predict "
-    "soup explain demo convert_keras export push pull"
+    "quickstart doctor models phantoms import_ data lungs audit train crossval benchmark evaluate calibrate tune "
+    "predict soup explain demo convert_keras export push pull"
 )
 for _name in _COMMANDS.split():
     cli.add_command(getattr(import_module(f"cvrnet_cli.{_name}"), _name))

@@ -153,6 +153,14 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
     ),
     ("--grey-version", click.IntRange(1, 2), 2, "How pictures of more than 8 bits become 8 bits; 1: as in version 0.1"),
     ("--any-body-part/--no-any-body-part", bool, False, _ANY_BODY_PART),
+    (
+        "--lungs",
+        click.Choice(["mask", "crop"]),
+        "",
+        "mask: make everything but the lungs black; crop: keep the lungs' box; the model then does so in every command",
+    ),
+    ("--lungs-margin", click.FloatRange(0, 0.5), 0.05, "Margin around them, as a share of the image's longer side"),
+    ("--segmenter", str, "", "With --lungs: folder of `cvrnet lungs`, which finds the lungs of images without a mask"),
     ("--batch-size", BATCH, 8, "Images in one optimiser step, over all processes together"),
     ("--grad-accum", click.IntRange(1), 1, "Number of parts that a batch is split into, to save memory"),
     ("--epochs", click.IntRange(1), 200, "Largest number of epochs"),
@@ -235,6 +243,7 @@ def _setting(flag: str, kind: Any, default: Any, text: str) -> Decorator:
     )
 
 
+lungs = _group(*(_setting(*row) for row in PROTOCOL if row[0] in ("--lungs", "--lungs-margin", "--segmenter")))
 findings = _group(*(_setting(*row) for row in PROTOCOL if row[0] in ("--findings", "--uncertain")))
 protocol = _group(
     click.option(

@@ -29,6 +29,7 @@ from cvrnet.data.data_set import DataPath, DataSet
 from cvrnet.data.finding_columns import odd_columns
 from cvrnet.data.finding_labels import SOME_FINDING, without_names
 from cvrnet.data.findings import AUTO, finding_truth, label_findings, learnable_findings, several_findings_in
+from cvrnet.data.lung_finder import LungFinder
 from cvrnet.data.outcomes import NO, YES, Course, Outcome, read_course
 from cvrnet.data.splits import patient_key
 from cvrnet.errors import UserError
@@ -124,6 +125,7 @@ def audit(
     examination: Examination | None = None,
     any_body_part: bool = False,
     features: bool = True,
+    finder: LungFinder | None = None,
     progress: Callable[[int, int], object] = lambda done, total: None,
     step: Callable[[str], object] = lambda name: None,
 ) -> list[Finding]:
@@ -134,8 +136,9 @@ def audit(
     predictions of a trained model are also audited. DICOM files that are not of the chest cannot be read, unless
     ``any_body_part`` is set. Equal seeds give equal findings.
     Without ``features`` of a network, which take the most time to compute, labels are not checked, and pictures of
-    other things are not found. ``workers`` threads read the images. ``progress`` is called after each image with the
-    number read and the total; ``step`` is called before each step with its name.
+    other things are not found. With ``finder``, images are masked with the lungs, or cropped to them, before they are
+    measured (features are always those of whole pictures). ``workers`` threads read the images. ``progress`` is called
+    after each image with the number read and the total; ``step`` is called before each step with its name.
 
     If images may have several findings, ``names`` are these (see `read_audited`) and ``uncertain`` says what -1 counts
     as. Each finding is then checked by itself; a check that needs one label for an image compares the images with any
@@ -147,11 +150,15 @@ def audit(
     """
     if examination is not None:
         _refuse_examination(records, names, examination)
+        if finder is not None:
+            raise UserError("--lungs and --model exclude each other: a model knows whether it sees only the lungs")
+        for predictor in examination.models:
+            predictor.use_masks(records)
     records = [r for r in records if r.label] if names else records  # of the others nothing is known
     findings = _label_findings(records, names, uncertain, course) if records else []
     with tempfile.TemporaryDirectory(prefix="cvrnet-audit-") as folder:
         step("reading images")
-        measured, unreadable = measure(records, Path(folder), workers, examination, progress, any_body_part)
+        measured, unreadable = measure(records, Path(folder), workers, examination, progress, any_body_part, finder)
         lines = [*problems, *(record.problem(reason) for record, reason in unreadable)]
         if not measured.records:
             raise DataError(lines or ["no images"], "the data set")

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from cvrnet.data import ImageError, Record, read_image, to_batch
+from cvrnet.data import Record, to_batch
+from cvrnet.data.lung_masks import read_mask as read_mask
 from cvrnet.errors import UserError
 from cvrnet.inference import Predictor
 from cvrnet.runs.checkpoint import shared_settings
@@ -43,7 +43,8 @@ class Examination:
 
     def __init__(self, models: Sequence[Predictor], of: Mapping[str, tuple[int, ...]], known: bool) -> None:
         self.models, self.of, self.known = models, of, known
-        self.classes, self.preprocessing = shared_settings([m for predictor in models for m in predictor.models])
+        self.classes, _ = shared_settings([m for predictor in models for m in predictor.models])
+        self.preprocessing = models[0].preprocessing
         self.records: list[Record] = []  # the images that are predicted
         self.remains: dict[str, float] = {}  # name -> `Views.remains`, if the mask is usable
         self.problems: list[tuple[Record, str]] = []  # images with an unusable lung mask, and the reason
@@ -72,7 +73,7 @@ class Examination:
             return None
         resize = self.preprocessing.resize
         whole = {WHOLE: resize(pixels)}
-        if record.lung_mask is None:
+        if record.lung_mask is None or self.preprocessing.lungs:  # such a model never sees more than the lungs
             return Views(whole)
         try:
             lungs = read_mask(record.lung_mask, pixels.shape[:2])
@@ -112,24 +113,6 @@ class Examination:
             if not np.isfinite(row).all():
                 raise UserError(f"{name}: {self.models[models[0]].overflow}")
         self._probabilities |= {(view, name): row for (view, name, _), row in zip(batch, table, strict=True)}
-
-
-def read_mask(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """A lung mask as bool (H, W), resized to the image's size.
-
-    Raises:
-        UserError: The mask cannot be read, is empty, or has another aspect ratio than the image.
-    """
-    mask = read_image(path)
-    mask = mask > mask.max() // 2
-    if not mask.any():
-        raise ImageError(path, "the mask is empty")
-    if abs(np.log(mask.shape[1] * shape[0] / (mask.shape[0] * shape[1]))) > 0.02:
-        sizes = f"{mask.shape[1]} x {mask.shape[0]} pixels, the image {shape[1]} x {shape[0]}"
-        raise ImageError(path, f"the mask has {sizes}")
-    if mask.shape == shape:
-        return mask
-    return np.array(Image.fromarray(mask).resize((shape[1], shape[0]), Image.Resampling.NEAREST))
 
 
 def bounding_box(mask: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ from cvrnet.audit.local_features import MAX_FEATURES, describe
 from cvrnet.data import ImageError, Preprocessing, Record
 from cvrnet.data.decode_apart import decoding_threads
 from cvrnet.data.image import depth_in_use, is_dicom, open_picture
+from cvrnet.data.lung_finder import LungFinder
 from cvrnet.files import open_regular
 
 THUMBNAIL = 192  # pixels, the longest side of the pictures that near-duplicates are compared on
@@ -74,16 +75,20 @@ def measure(
     examination: Examination | None = None,
     progress: Callable[[int, int], object] = lambda done, total: None,
     any_body_part: bool = False,
+    finder: LungFinder | None = None,
 ) -> tuple[Measurements, list[tuple[Record, str]]]:
     """Measure the images that can be read; return this, and the other images with the reason why they cannot be read.
 
     Reads every image once. The file of the large arrays, about 70 kB per image, is put into ``folder``. The other
-    arguments are those of `cvrnet.audit.audit`; the examination gets each image while it is decoded.
+    arguments are those of `cvrnet.audit.audit`; the examination gets each image while it is decoded. With ``finder``,
+    images are masked or cropped first.
     """
     found = Measurements([], [], np.lib.format.open_memmap(folder / "large.npy", "w+", LARGE, (len(records),)))
     problems: list[tuple[Record, str]] = []
     settings = examination.preprocessing if examination else _GREY
     settings = replace(settings, any_body_part=any_body_part)
+    if finder is not None:
+        settings = replace(settings, lungs=finder.settings, finder=finder)
 
     def read(record: Record) -> str | tuple[ImageFacts, np.ndarray, Views | None]:
         try:

@@ -157,14 +157,17 @@ def _read_row(
     return record, wrong
 
 
-def write_manifest(path: str | Path, records: Sequence[Record]) -> None:
+def write_manifest(path: str | Path, records: Sequence[Record], root: Path | None = None) -> None:
     """Write a manifest from which `read_records` reads the same records, with the columns that are in use.
 
+    ``root`` is the folder that the paths are relative to (by default the manifest's), which `read_records` takes as
+    ``images``.
+
     Raises:
-        UserError: an image lies outside the manifest's folder, or the file cannot be written.
+        UserError: an image lies outside this folder, or the file cannot be written.
     """
     path = Path(os.path.abspath(path))
-    rows = [_row(record, path.parent) for record in records]
+    rows = [_row(record, root or path.parent) for record in records]
     used = {"path", *(column for row in rows for column in row)}
     columns = [column for column in COLUMNS if column in used] + sorted(used.difference(COLUMNS))
     try:

@@ -14,6 +14,8 @@ from cvrnet.data.ct import window_of
 from cvrnet.data.grey import LATEST, VERSIONS
 from cvrnet.data.image import read_image
 from cvrnet.data.limits import MAX_INPUT_PIXELS, MOST_SLICES, WINDOWS
+from cvrnet.data.lung_finder import LungFinder
+from cvrnet.data.lung_masks import Box, LungSettings
 from cvrnet.errors import UserError
 
 if TYPE_CHECKING:  # an ONNX file is predicted without PyTorch
@@ -21,6 +23,7 @@ if TYPE_CHECKING:  # an ONNX file is predicted without PyTorch
 
 _NOTE, _WINDOW, _SLICES = "cvrnet.grey_version=", "cvrnet.ct_window=", "cvrnet.slices="
 _OUTCOME = "cvrnet.outcome="
+_LUNGS = "cvrnet.lungs="
 """Prefixes of values in the ``notes`` of a ``pretrained_cfg``, the only field for data that timm does not know."""
 _MOST, _EXTREME = MAX_INPUT_PIXELS, 1e6
 
@@ -65,6 +68,10 @@ class Preprocessing:
     slices: int = field(
         default=0, repr=False
     )  #: most slices of a volume, for a model whose answers are about bags; 0 for other models
+    #: whether pictures are masked with the lungs, or cropped to them, before they are resized
+    lungs: LungSettings | None = field(default=None, repr=False)
+    #: what finds the lungs, with the same settings; not stored in models (see `cvrnet.runs.lungs`)
+    finder: LungFinder | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_interpolation(self.interpolation)
@@ -113,7 +120,8 @@ class Preprocessing:
         slices: Any = _noted(cfg, _SLICES) or "0"
         slices = int(slices) if slices.isascii() and slices.isdigit() and len(slices) < 6 else slices
         window = _noted(cfg, _WINDOW)
-        return cls(size, mean, std, given["interpolation"], version, ct_window=window, slices=slices)
+        lungs = LungSettings.parse(_noted(cfg, _LUNGS))
+        return cls(size, mean, std, given["interpolation"], version, ct_window=window, slices=slices, lungs=lungs)
 
     @property
     def mode(self) -> Literal["L", "RGB"]:
@@ -121,9 +129,32 @@ class Preprocessing:
         return "L" if self.input_size[0] == 1 else "RGB"
 
     def read(self, path: str | os.PathLike[str], window: str = "") -> np.ndarray:
-        """The picture in a file, as `cvrnet.data.read_image` gives it with these settings; not resized yet."""
+        """The picture in a file, as `cvrnet.data.read_image` gives it with these settings; not resized yet.
+
+        It is masked with the lungs, or cropped to them, if the settings say so; errors as in `cut`.
+        """
+        return self.cut(path, self.read_whole(path, window))[0]
+
+    def read_whole(self, path: str | os.PathLike[str], window: str = "") -> np.ndarray:
+        """Like `read`, but the whole picture in any case."""
         window = window or window_of(path, self.ct_window)
         return read_image(path, self.mode, window, grey_version=self.grey_version, any_body_part=self.any_body_part)
+
+    def cut(self, path: str | os.PathLike[str], picture: np.ndarray) -> tuple[np.ndarray, Box]:
+        """A picture from `read_whole`, masked or cropped if the settings say so, and its box in the whole picture.
+
+        Raises:
+            ImageError: There is neither a lung mask nor a segmenter for it.
+            UserError: The lungs cannot be found, because `finder` is missing.
+        """
+        if self.lungs is None:
+            return picture, (0, 0, picture.shape[0], picture.shape[1])
+        if self.finder is None:
+            raise UserError(
+                f"the model sees only the lungs (--lungs {self.lungs.mode}), and its segmenter is not at hand; load it "
+                "with Predictor.from_pretrained"
+            )
+        return self.finder.cut(path, picture)
 
     def resize(self, image: np.ndarray) -> np.ndarray:
         """Resize a uint8 image of shape (H, W) or (H, W, C) to (height, width, C)."""
@@ -165,6 +196,12 @@ def with_outcome(cfg: Mapping[str, Any], note: str) -> dict[str, Any]:
 def outcome_note(cfg: Mapping[str, Any]) -> str:
     """The text that `with_outcome` added; ``""`` if there is none."""
     return _noted(cfg, _OUTCOME)
+
+
+def with_lungs(cfg: Mapping[str, Any], lungs: LungSettings | None) -> dict[str, Any]:
+    """Add to a ``pretrained_cfg`` whether pictures are masked with the lungs, or cropped to them."""
+    others = tuple(note for note in _notes(cfg) if not note.startswith(_LUNGS))
+    return {**cfg, "notes": others} if lungs is None else _with_note(cfg, _LUNGS, str(lungs))
 
 
 def _with_note(cfg: Mapping[str, Any], prefix: str, value: str) -> dict[str, Any]:

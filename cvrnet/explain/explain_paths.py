@@ -81,6 +81,7 @@ def explain_paths(
     for problem in found.problems:
         on_problem(problem)
     predictor = Predictor.from_pretrained(model, device, dtype, any_body_part=any_body_part, checkpoints=folders)
+    predictor.use_masks(found.masked)
     overlays = panels = available_parts(predictor)
     if not everything:
         panels = [part for part in panels if not re.fullmatch(r"P\d+", part)]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cvrnet.data import ImageError, check_classes, to_batch
+from cvrnet.data.lung_masks import Box
 from cvrnet.devices import autocast
 from cvrnet.errors import UserError
 from cvrnet.explain.gradcam import NETWORK, grad_cam, map_parts, refusal
@@ -33,16 +34,26 @@ class Explanation:
     grids: dict[str, NDArray[np.float32]] = field(default_factory=dict)  #: part -> its map (h, w) in 0..1
     refused: dict[str, str] = field(default_factory=dict)  #: part -> the sentence that says why it has no map
     error: str = ""  #: why there is no prediction for the image; "" if there is one
+    #: top, left, bottom and right of the part that the network saw, if it sees only the lungs' box; None: all of it
+    box: Box | None = None
 
     def map(self, part: str = NETWORK, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
         """The map of one part, enlarged to the image's size or to ``size`` (H, W): float32 in 0..1, maximum 1.
+
+        It is zero outside the box that the network saw.
 
         Raises:
             UserError: The part has no map; the message is the sentence in ``refused``.
         """
         if part in self.refused:
             raise UserError(f"{self.path}: {part}: {self.refused[part]}")
-        return enlarge(self.grids[part], size or self.image.shape[:2])
+        whole = self.image.shape[:2]
+        if self.box is None or self.box == (0, 0, *whole):
+            return enlarge(self.grids[part], size or whole)
+        top, left, bottom, right = self.box
+        large = np.zeros(whole, np.float32)
+        large[top:bottom, left:right] = enlarge(self.grids[part], (bottom - top, right - left))
+        return large if size in (None, whole) else enlarge(large, size or whole)
 
 
 def explain(
@@ -127,10 +138,13 @@ def _explain_batch(
 ) -> list[Explanation]:
     classes, preprocessing = predictor.classes, predictor.preprocessing
     done: dict[int, Explanation] = {}
-    images: dict[int, NDArray[np.uint8]] = {}
+    whole: dict[int, NDArray[np.uint8]] = {}
+    images: dict[int, NDArray[np.uint8]] = {}  # as the network sees them
+    boxes: dict[int, Box] = {}
     for number, (path, _) in enumerate(batch):
         try:
-            images[number] = preprocessing.read(path)
+            whole[number] = preprocessing.read_whole(path)
+            images[number], boxes[number] = preprocessing.cut(path, whole[number])
         except ImageError as error:
             done[number] = Explanation(path, error=str(error))
     answers: dict[int, NDArray[np.float64]] = {}
@@ -152,7 +166,8 @@ def _explain_batch(
                 predicted[number],
                 target,
                 float(answers[number][chosen[row]]),
-                images[number],
+                whole[number],
+                box=boxes[number],
                 grids={part: cams[part][row].numpy() for part in parts if not reasons[part]},
                 refused={part: reason for part, reason in reasons.items() if reason},
             )

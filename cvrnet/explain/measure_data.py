@@ -173,6 +173,7 @@ def measure_data(
     for one, images in images_of.items():
         predictor = Predictor.from_pretrained(one, device, dtype, any_body_part=any_body_part)
         refuse_bags(predictor.unit, "--measure")
+        predictor.use_masks(images)
         part = measure(predictor, images, **options, on_explained=lambda: progress(next(counter), len(WEIGHTS) * asked))
         found.rows += part.rows
         found.similar += part.similar

@@ -43,7 +43,7 @@ _TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
 }
 """The type of each value of run.json that is published, and its description in messages."""
 _RUN_KEYS = tuple(key for key in _TYPES if key != "data")
-_MACHINE = ("device", "num_workers")
+_MACHINE = ("device", "num_workers", "segmenter")
 _COLUMNS = re.compile(
     r"path|label|prediction(_P\d+)?|(prob|true)_.*|source|patient_id|split|fold|epoch|lr|(train|val)_\w+|seconds|best"
 )

@@ -26,6 +26,7 @@ from cvrnet.runs.layout import (
     NOVELTY,
     PREDICTIONS,
     RUN,
+    SEGMENTER,
     SPLIT,
     SUMMARY,
     UNLIKE,
@@ -39,7 +40,7 @@ Files = dict[str, bytes | Path]
 LEADERBOARD = ".eval_results/cvrnet.yaml"  #: scores in the Hub's newer form, of a run on a data set of the Hub
 
 WRITTEN = frozenset(
-    {LEADERBOARD, RUN, CONFIG, WEIGHTS, NOVELTY, METRICS, SUMMARY, HISTORY, SPLIT, PREDICTIONS}
+    {LEADERBOARD, RUN, CONFIG, WEIGHTS, NOVELTY, SEGMENTER, METRICS, SUMMARY, HISTORY, SPLIT, PREDICTIONS}
     | {f"{FIGURES}/{name}.png" for name in redact.PUBLIC_FIGURES}
 )
 """The names of the files that a push may write, beside the card. A file of any other name is somebody else's."""
@@ -154,8 +155,8 @@ def _checkpoint_files(checkpoint: Path) -> Files:
     config = read_json(checkpoint / CONFIG)
     # Checkpoints of earlier versions hold num_classes here, which transformers refuses (see `cvrnet.runs.checkpoint`).
     config.setdefault("model_args", {}).pop("num_classes", None)
-    novelty: Files = {NOVELTY: checkpoint / NOVELTY} if (checkpoint / NOVELTY).is_file() else {}
-    return {CONFIG: redact.public_json(config), WEIGHTS: checkpoint / WEIGHTS, **novelty}
+    others: Files = {name: checkpoint / name for name in (NOVELTY, SEGMENTER) if (checkpoint / name).is_file()}
+    return {CONFIG: redact.public_json(config), WEIGHTS: checkpoint / WEIGHTS, **others}
 
 
 def _scores(path: Path) -> dict[str, Any]:

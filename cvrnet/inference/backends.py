@@ -49,12 +49,14 @@ def open_model(
         return _open_file(model, device, dtype, folds, compile, backend)
     from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
     from cvrnet.inference.torch_engine import TorchEngine
+    from cvrnet.lungs.attach import with_finder
     from cvrnet.runs.checkpoint import find_checkpoints, load_checkpoint, refuse_bags
     from cvrnet.runs.decisions import load_decisions
     from cvrnet.runs.novelty import load_novelty
 
     folders = list(checkpoints) or find_checkpoints(model, folds)
     engine = TorchEngine([fuse_batch_norm(load_checkpoint(folder)) for folder in folders], device, dtype, compile)
+    engine.preprocessing = with_finder(engine.preprocessing, folders)
     engine.name = str(model)
     engine.novelty = [head.to(engine.device) for head in load_novelty(folders, engine.models)]
     decisions = load_decisions(folders)

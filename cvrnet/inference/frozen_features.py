@@ -74,7 +74,7 @@ class FrozenFeatures:
 
         def files(kind: str, rows: int) -> list[ArrayFiles]:
             return [
-                ArrayFiles(cache.folder, f"{key} {kind}", (1, rows, n), np.float32)
+                ArrayFiles(cache.folder, f"{key} {kind}", (1, rows, n), np.float32, cache.version_of)
                 for key, n in zip(keys, widths, strict=True)
             ]
 

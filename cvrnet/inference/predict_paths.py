@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cvrnet.data import read_records
+from cvrnet.data import Record, read_records
 from cvrnet.data.data_set import DataSet
 from cvrnet.data.series import arrange
 from cvrnet.data.walk import walk
@@ -29,6 +29,7 @@ class FoundImages(NamedTuple):
     files: list[Path]
     notes: list[str]  #: a line for each folder in which entries were passed over
     problems: list[str]  #: a line for each folder that may not be read, or has no image
+    masked: list[Record]  #: the images of manifests that have a lung mask
 
 
 def find_images(paths: Iterable[str | DataSet]) -> FoundImages:
@@ -36,12 +37,13 @@ def find_images(paths: Iterable[str | DataSet]) -> FoundImages:
 
     A path that matches nothing is returned unchanged, and is an error when it is read.
     """
-    found = FoundImages([], [], [])
+    found = FoundImages([], [], [], [])
     for given in paths:
         text, path = str(given), Path(given)
         if text.startswith("hfds:") or (path.suffix.lower() == ".csv" and os.path.isfile(path)):
             records = read_records(given, labelled=False, say=found.notes.append)
             found.files.extend(record.path for record in records)
+            found.masked.extend(record for record in records if record.lung_mask is not None)
         elif os.path.isdir(path):
             _search(path, found)
         else:
@@ -107,7 +109,8 @@ def predict_paths(
     probabilities, ``uncertainty`` those of `cvrnet.inference.uncertainty`; ``operating_point``, ``coverage``,
     ``by_class`` and ``abstain`` are those of `cvrnet.inference.decide`. A model that can detect unusual images adds the
     columns ``unlike_training`` and ``unusual`` (see `Prediction`); ``gate=False`` leaves them out, and ``gate=True``
-    refuses a model that cannot. On the main process, ``say`` is called with a line for each folder in which entries
+    refuses a model that cannot. For a model that sees only the lungs, the column ``lungs`` says why an image was used
+    whole. On the main process, ``say`` is called with a line for each folder in which entries
     were passed over, and with each warning about a decision.
 
     Raises:
@@ -145,6 +148,7 @@ def predict_paths(
     if not found.files:
         raise UserError("; ".join(found.problems) or "no image found")
     predictor = load(folds=folds, compile=compile, backend=backend, images=len(found.files))
+    predictor.use_masks(found.masked)
     decide = Decide(predictor.decisions, predictor.classes, **decision)
     for warning in decide.warnings:
         tell(f"Warning: {warning}")
@@ -163,6 +167,7 @@ def predict_paths(
         shared.close()
         return PathPredictions([], len(slices), iter(()))
     columns = ["path", *(("unit", "patient_id") if any(slice_.volume for slice_ in slices) else ()), "prediction"]
+    columns += ["lungs"] if predictor.preprocessing.lungs else []
     columns += [*(GATE if predictor.has_gate and gate is not False else ()), *decide.columns]
     columns += [f"prob_{name}" for name in predictor.classes]
     if heads:

@@ -37,6 +37,8 @@ class Prediction:
     unlike_training: float = math.nan
     #: From the training images of each fold (`cvrnet.heads.novelty`), (folds,); (0,) if the model cannot tell.
     distances: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    #: For a model that sees only the lungs: ``mask`` or ``crop``, or why the picture was used whole; otherwise "".
+    lungs: str = ""
 
     @property
     def marked(self) -> bool:
@@ -49,6 +51,7 @@ class Prediction:
         The columns are ``prob_CLASS`` for the model's classes and, where there are heads, ``head_1_CLASS`` and so on.
         """
         row: dict[str, Any] = {"path": str(self.path), "prediction": self.label, "error": self.error}
+        row |= {"lungs": self.lungs} if self.lungs else {}
         if not self.error:
             row |= {f"prob_{name}": float(p) for name, p in zip(classes, self.probabilities, strict=True)}
             uncertainty = {name: getattr(self, name) for name in UNCERTAINTY}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cvrnet.data import Preprocessing
+from cvrnet.data import Preprocessing, Record
 from cvrnet.data.finding_labels import join_findings
 from cvrnet.errors import UserError
 from cvrnet.inference.decide import Decide
@@ -97,6 +97,15 @@ class Predictor:
         #: The thresholds, prediction sets and limits of uncertainty that training chose, if it did.
         self.decisions = decisions
         self.quantiles: list[NDArray[np.float64]] = engine.quantiles  # of each fold's distances
+
+    def use_masks(self, records: Iterable[Record]) -> None:
+        """For a model that sees only the lungs: use the masks that these images have, in place of the segmenter's."""
+        if self.preprocessing.finder is not None:
+            self.preprocessing.finder.use_masks(records)
+
+    def whole_pictures(self) -> dict[Path, str]:
+        """For a model that sees only the lungs: the pictures that it has seen whole so far, and why."""
+        return {} if self.preprocessing.finder is None else dict(self.preprocessing.finder.whole)
 
     @property
     def models(self) -> list[Any]:
@@ -186,7 +195,15 @@ class Predictor:
             names = [path for path, image in batch if not isinstance(image, str)]
             answers = iter(self.predictions(names, by_head, distances, heads=heads))
             for path, image in batch:
-                yield self._failure(path, image) if isinstance(image, str) else next(answers)
+                yield self._failure(path, image) if isinstance(image, str) else self._with_lungs(next(answers))
+
+    def _with_lungs(self, prediction: Prediction) -> Prediction:
+        """The prediction with what became of the lungs' surroundings, for a model that sees only the lungs."""
+        steps = self.preprocessing
+        if steps.lungs is None or steps.finder is None:
+            return prediction
+        problem = steps.finder.whole.get(prediction.path, "")
+        return replace(prediction, lungs=f"whole picture: {problem}" if problem else steps.lungs.mode)
 
     def _pixels(self, images: Sequence[NDArray[np.uint8] | str]) -> NDArray[np.uint8]:
         """The images that could be read, (N, C, H, W)."""

@@ -167,6 +167,18 @@ def refuse_bags(unit: str, what: str) -> None:
         raise UserError(f"the model answers for all images of a {unit} together; {what} takes models of single images")
 
 
+def refuse_lungs(folder: Path, why: str) -> None:
+    """UserError for the model in a checkpoint folder if it sees only the lungs; ``why`` is the reason."""
+    if (folder / CONFIG).is_file() and (lungs := Preprocessing.from_cfg(_stored_cfg(folder)).lungs):
+        raise UserError(f"{folder} sees only the lungs (--lungs {lungs.mode}); {why}")
+
+
+def _stored_cfg(folder: Path) -> Mapping[str, Any]:
+    config = read_config(folder / CONFIG)
+    cfg: Mapping[str, Any] = config.get("pretrained_cfg", config)
+    return cfg
+
+
 def shared_settings(models: Sequence[nn.Module]) -> tuple[list[str], Preprocessing]:
     """The class names and the preprocessing of the models of an ensemble; refuses models that differ in them."""
     classes, preprocessing = checkpoint_classes(models[0]), Preprocessing.from_model(models[0])

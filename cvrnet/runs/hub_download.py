@@ -24,11 +24,11 @@ from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
 from cvrnet.errors import UserError
 from cvrnet.hub_errors import CLIENT_ERRORS, explain, hub_errors, is_transient, with_retries
-from cvrnet.runs.layout import CONFIG, NOVELTY, RUN, WEIGHTS, fold_name, fold_number
+from cvrnet.runs.layout import CONFIG, NOVELTY, RUN, SEGMENTER, WEIGHTS, fold_name, fold_number
 from cvrnet.runs.read import read_json
 
 CHECKPOINT = (CONFIG, WEIGHTS)
-MODEL_FILES = (*CHECKPOINT, NOVELTY)  # a model may lack the last
+MODEL_FILES = (*CHECKPOINT, NOVELTY, SEGMENTER)  # a model may lack the last two
 COMMITS = "commits"  # the key of run.json that holds each fold's branch and commit
 
 _SCHEMES = ("hf-hub:", "hf_hub:")

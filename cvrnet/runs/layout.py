@@ -19,6 +19,7 @@ UNLIKE = f"{TABLES}/unlike_training.csv"
 # Of a trained model, in the run's folder or in each fold's folder; the first two names are timm's
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 NOVELTY = "novelty.safetensors"  # how unusual an image is; beside the weights
+SEGMENTER = "lungs.safetensors"  # what finds the lungs, for a model that sees only them; beside the weights
 METRICS, PREDICTIONS, HISTORY = "metrics.json", "predictions.csv", "history.csv"
 ATTENTION = "attention.csv"  # of bags: how much each picture counts
 BASELINES = "baselines.csv"  # of a model that foretells an event: what one film, or no network, says
@@ -37,7 +38,7 @@ COMPARE = "compare"  # kind of a comparison, whose folder holds an evaluation of
 
 RUN_ENTRIES = (
     *(RUN, SPLIT, AUDIT, AUDIT_PAGE, AUDIT_TABLES, REPORT, CHECKLIST, FIGURES, TABLES),
-    *(CONFIG, WEIGHTS, NOVELTY, METRICS, PREDICTIONS, ATTENTION, BASELINES, HISTORY, STATE, LAST_STATE),
+    *(CONFIG, WEIGHTS, NOVELTY, SEGMENTER, METRICS, PREDICTIONS, ATTENTION, BASELINES, HISTORY, STATE, LAST_STATE),
     *(CARD, ORIGIN, HASH_KEY, SUMMARY, f"{BENCHMARK}.*", SPEED),
     *(".*.tmp", ".saving-*", ".DS_Store"),  # what a killed process, or the system, can leave behind
 )

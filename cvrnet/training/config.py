@@ -15,6 +15,7 @@ from cvrnet.data import Augmentation
 from cvrnet.data.findings import UNCERTAIN
 from cvrnet.data.grey import LATEST, VERSIONS
 from cvrnet.data.limits import MAX_INPUT_PIXELS, MOST_SLICES, WINDOWS
+from cvrnet.data.lung_masks import MODES, MOST_MARGIN, LungSettings
 from cvrnet.data.outcomes import UNTIL, Outcome
 from cvrnet.errors import UserError
 from cvrnet.heads.pooling import POOLINGS, UNITS
@@ -70,6 +71,8 @@ _RULES: list[tuple[Sequence[str], Callable[[Any], bool], str]] = [
         _are_targets,
         "from above 0 to 1, for all classes or by class",
     ),
+    (("lungs",), lambda value: value in ("", *MODES), ", ".join(MODES)),
+    (("lungs_margin",), lambda value: 0 <= value <= MOST_MARGIN, f"a number from 0 to {MOST_MARGIN}"),
     (("monitor",), lambda value: value in ("val_loss", "val_accuracy"), "val_loss or val_accuracy"),
 ]
 
@@ -91,6 +94,9 @@ class TrainConfig:
     interpolation: str = "auto"
     grey_version: int = LATEST  #: how pictures of more than 8 bits become 8 bits (see `cvrnet.data.grey.VERSIONS`)
     any_body_part: bool = False  #: read DICOM files of any part of the body
+    lungs: str = ""  #: ``mask``: images are multiplied by the lungs' mask; ``crop``: cropped to its box; ``""``: whole
+    lungs_margin: float = 0.05  #: margin around the lungs on every side, as a share of the image's longer side
+    segmenter: str = ""  #: folder of ``cvrnet lungs``, which finds the lungs of images without a mask
     batch_size: int = 8  #: images per optimiser step, over all processes and accumulation steps together
     grad_accum: int = 1  #: to save memory, each process splits its share of a batch into this many parts
     epochs: int = 200  #: largest number of epochs
@@ -160,6 +166,10 @@ class TrainConfig:
             raise UserError(f"findings are those of single images; unit={self.unit!r} expects labels")
         if self.outcome and self.findings:
             raise UserError(f"outcome={self.outcome!r} gives each image one label; findings expects none")
+        if self.segmenter and not self.lungs:
+            raise UserError(f"segmenter={self.segmenter!r} needs lungs='mask' or lungs='crop'")
+        if self.lungs and self.unit != "image":
+            raise UserError(f"lungs={self.lungs!r} is for single radiographs; unit={self.unit!r} joins several images")
         if self.batch_size < self.grad_accum:
             raise UserError(f"batch_size={self.batch_size} cannot be split into {self.grad_accum} parts")
         create_optimizer([nn.Parameter(torch.zeros(1, 1))], self.optimizer, self.lr)  # refuses an unknown optimiser
@@ -175,6 +185,11 @@ class TrainConfig:
         return Augmentation(
             rotation_p=self.rotation_p, shift_p=self.shift_p, hflip_p=self.hflip_p, vflip_p=self.vflip_p
         )
+
+    @property
+    def lung_settings(self) -> LungSettings | None:
+        """How images are masked or cropped; None for whole images."""
+        return LungSettings(self.lungs, self.lungs_margin) if self.lungs else None
 
     def to_dict(self) -> dict[str, Any]:
         """The config as a dictionary that can be written as JSON."""

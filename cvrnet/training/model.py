@@ -15,7 +15,13 @@ from timm.layers import PatchEmbed
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from cvrnet.data.preprocessing import check_interpolation, with_grey_version, with_outcome, with_volumes
+from cvrnet.data.preprocessing import (
+    check_interpolation,
+    with_grey_version,
+    with_lungs,
+    with_outcome,
+    with_volumes,
+)
 from cvrnet.encoders import locate_weights, missing_weights, weights_origin
 from cvrnet.encoders.normalization import for_channels
 from cvrnet.errors import UserError
@@ -158,7 +164,7 @@ def _create(config: TrainConfig, origin: str, options: dict[str, Any]) -> Any:
 def _preprocessing(stored: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
     """The preprocessing of a model that takes whole images at the config's size; mean and std stay the model's."""
     cfg: Any = {key: value for key, value in stored.items() if key not in ("state_dict", "file")}
-    cfg = with_grey_version(cfg, config.grey_version)
+    cfg = with_lungs(with_grey_version(cfg, config.grey_version), config.lung_settings)
     cfg = with_outcome(cfg, config.foretold.note()) if config.foretold else cfg
     return {
         **(cfg if config.unit == "image" else with_volumes(cfg, config.window, config.slices)),

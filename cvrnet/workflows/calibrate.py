@@ -38,7 +38,7 @@ from cvrnet.runs.checkpoint import find_checkpoints, refuse_bags
 from cvrnet.runs.decisions import KEY, save_decisions
 from cvrnet.runs.folder import claim_folder, open_run_folder
 from cvrnet.runs.held_out import trained_on
-from cvrnet.runs.layout import CONFIG, RUN, SPLIT, TABLES, WEIGHTS, fold_name, fold_number
+from cvrnet.runs.layout import CONFIG, RUN, SEGMENTER, SPLIT, TABLES, WEIGHTS, fold_name, fold_number
 from cvrnet.runs.novelty import save_novelty
 from cvrnet.runs.predictions import PredictionTable
 from cvrnet.runs.read import read_run
@@ -111,6 +111,7 @@ def calibrate(
         known = _refuse_images(model, records, predictor.classes, labelled=not unlabelled)
         if known is None:
             callbacks.say("The model's training images are not known: make sure that these images are not among them")
+        predictor.use_masks(records)
         predictions = predict_all(predictor, records, batch_size, callbacks.stage("Predicting"))
         if problems := [prediction.error for prediction in predictions if prediction.error]:
             raise DataError(problems, records[0].path.parent)
@@ -148,6 +149,8 @@ def _write(folder: Path, found: _Calibration, models: Sequence[Path], novelty: S
         place.mkdir(exist_ok=True)
         for name in (CONFIG, WEIGHTS):
             shutil.copyfile(model / name, place / name)
+        if (model / SEGMENTER).is_file():
+            shutil.copyfile(model / SEGMENTER, place / SEGMENTER)
         save_decisions(place, decisions)
         if gates:
             save_novelty(place, gates[number - 1])

@@ -8,6 +8,7 @@ from pathlib import Path
 from cvrnet.data import ImageCache, Record
 from cvrnet.training import TrainConfig
 from cvrnet.training.processes import Processes
+from cvrnet.workflows.cut_lungs import lung_finder
 
 Stage = Callable[[str], Callable[[int, int], object]]
 
@@ -18,6 +19,9 @@ def decode_images(
     """Decode and resize the images as the config says; the main process does it, and the others wait.
 
     Returns the cache that holds them, and one line for each image that cannot be read. For ``stage``, see `Callbacks`.
+
+    Raises:
+        UserError: The config wants lungs, and there is no mask and no segmenter.
     """
     cache = ImageCache(
         (config.img_size, config.img_size),
@@ -27,6 +31,7 @@ def decode_images(
         grey_version=config.grey_version,
         any_body_part=config.any_body_part,
         ct_window=config.window if config.unit != "image" else "",
+        lungs=lung_finder(records, config, cache_folder),
     )
     progress = stage("Decoding") if processes.is_main else None
     with processes.main_first():

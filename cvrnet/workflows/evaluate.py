@@ -26,6 +26,7 @@ from cvrnet.runs.layout import METRICS
 from cvrnet.runs.predictions import AnyTable, PredictionTable, write_predictions
 from cvrnet.scoring import head_rows, score
 from cvrnet.workflows.callbacks import Callbacks
+from cvrnet.workflows.cut_lungs import whole_sentence
 from cvrnet.workflows.findings import MULTILABEL
 from cvrnet.workflows.outcomes import add_baselines, outcome_of, read_outcome, study_answer
 from cvrnet.workflows.pages import audit_run, finish_report
@@ -218,6 +219,7 @@ def score_records(
         The predictions, and what `evaluate` returns.
     """
     attention: list[StudyAttention] = []
+    predictor.use_masks(records)
     progress = callbacks.stage("Predicting")
     if predictor.unit == "image":
         answers = predict_records(predictor, records, batch_size=batch_size, progress=progress)
@@ -227,6 +229,7 @@ def score_records(
     if not answers.names:
         raise DataError(list(answers.problems), data)
     run = describe_evaluation(model, predictor, data, records, answers)
+    run |= _lungs_used(predictor, records, callbacks.say)
     run |= {"prevalences": list(prevalences)} if prevalences else {}
     if OUTCOME in about:
         run |= {**about, "left_out": [*about["left_out"], *run["left_out"]]}
@@ -238,6 +241,18 @@ def score_records(
     if run["seen_images"]:
         callbacks.say(f"severe: {seen_sentence(run['seen_images'])} {NOT_NEW}")
     return answers, {**run, "metrics": metrics}
+
+
+def _lungs_used(
+    predictor: Predictor, records: Sequence[Record], say: Callable[[str], object]
+) -> dict[str, dict[str, list[str]]]:
+    """For a model that sees only the lungs, the key ``lungs`` of run.json: a line for each picture it saw whole."""
+    lungs, whole = predictor.preprocessing.lungs, predictor.whole_pictures()
+    if lungs is None:
+        return {}
+    lines = [record.problem(whole[record.path]) for record in records if record.path in whole]
+    say(whole_sentence(len(lines), len(records), f"--lungs {lungs.mode}"))
+    return {"lungs": {"whole": lines}}
 
 
 def read_scored(

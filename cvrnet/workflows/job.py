@@ -26,6 +26,7 @@ from cvrnet.training.model import InitialModel, check_trainable, is_trained, pre
 from cvrnet.training.processes import Processes
 from cvrnet.training.tracking import check_tracker
 from cvrnet.workflows.callbacks import Callbacks
+from cvrnet.workflows.cut_lungs import count_lungs
 from cvrnet.workflows.decode import decode_images
 from cvrnet.workflows.findings import MULTILABEL
 from cvrnet.workflows.pages import audit_run, share_audit
@@ -65,6 +66,7 @@ class Job:
     initial: InitialModel
     left_out: Sequence[str] = ()  #: a line for each picture and bag that cannot be used
     outcome: Mapping[str, Any] = field(default_factory=dict)  #: see `cvrnet.data.outcomes.describe_course`
+    lungs: Mapping[str, Any] = field(default_factory=dict)  #: of `count_lungs`; ``{}`` for whole images
     sweep: Path | None = None
     features: FrozenFeatures | None = None
 
@@ -124,12 +126,14 @@ def start_job(
         say = callbacks.say if processes.is_main else lambda line: None
         read = read_training_data(data, config, classes, cache_folder, processes, callbacks.stage, say)
         config, records, cache = read.config, read.records, read.cache
+        with processes.main_first():
+            lungs = count_lungs(cache, records, config, say)
         names = list(config.findings) or class_names(records, classes)
         for targets in (config.sensitivity, config.specificity):
             targets_by_class(targets, names)  # refuses an unknown class
         of_user = (data, config, callbacks, audit, maps, resume, log, output)
         initial = InitialModel(config, len(names))
-        about = read.left_out, read.outcome
+        about = read.left_out, read.outcome, lungs
         yield Job(*of_user, place, records, names, cache, processes, initial, *about)
 
 
@@ -197,6 +201,7 @@ def open_run(
             **({} if job.config.unit == "image" else describe_bags(job.records, job.config.unit, job.config.pooling)),
             **({"left_out": list(job.left_out)} if job.left_out else {}),
             **({"outcome": dict(job.outcome)} if job.outcome else {}),
+            **({"lungs": dict(job.lungs)} if job.lungs else {}),
             "classes": job.classes,
             **(MULTILABEL if job.config.findings else {}),
             "images": count_labels(job.records, job.classes),

@@ -26,6 +26,7 @@ from cvrnet.errors import UserError
 from cvrnet.files import write_csv
 from cvrnet.inference import Predictor
 from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
+from cvrnet.lungs.attach import with_finder
 from cvrnet.runs.checkpoint import (
     checkpoint_classes,
     checkpoint_task,
@@ -43,6 +44,7 @@ from cvrnet.runs.read import read_json, read_rows, read_run
 from cvrnet.runs.split_table import SplitTable
 from cvrnet.workflows.callbacks import Callbacks
 from cvrnet.workflows.compare_soup import compare_soup
+from cvrnet.workflows.cut_lungs import save_segmenter
 from cvrnet.workflows.evaluate import describe_evaluation, predict_records, read_for, write_evaluation
 from cvrnet.workflows.outcomes import refuse_outcome
 from cvrnet.workflows.pages import audit_run, finish_report
@@ -102,12 +104,15 @@ def make_soup(
         if _same_encoders(folders):
             batch_norm = "batch norm's statistics are unchanged: the encoders were frozen, so all folds have the same"
         else:
-            batch_norm = _renew_batch_norm(model, [r for r in own if seen.fold_of(r)], device)
+            renewed = with_finder(Preprocessing.from_model(model), folders)
+            batch_norm = _renew_batch_norm(model, [r for r in own if seen.fold_of(r)], renewed, device)
 
         progress = callbacks.stage("Predicting")
         tables: dict[str, AnyTable] = {}
 
         def predict(name: str, predictor: Predictor) -> None:
+            predictor.preprocessing = with_finder(predictor.preprocessing, folders)
+            predictor.use_masks(records)
             before, total = len(records) * len(tables), len(records) * (len(folders) + 1)
             tables[name] = predict_records(
                 predictor, records, batch_size=batch_size, progress=lambda done, _: progress(before + done, total)
@@ -129,6 +134,7 @@ def make_soup(
         place.start()
         claim_folder(place.folder, {**about, **described, "kind": KIND, "folds": of, "soup": soup})
         save_checkpoint(model, place.folder, classes)
+        save_segmenter(place.folder, predictor.preprocessing.finder)
         if (run / SPLIT).is_file():
             write_csv(place.folder / SPLIT, read_rows(run / SPLIT))
         if honest:
@@ -209,7 +215,7 @@ def _same_encoders(folders: Sequence[Path]) -> bool:
     return bool(names) and all(torch.equal(first[name], other[name]) for name in names for other in others)
 
 
-def _renew_batch_norm(model: nn.Module, records: Sequence[Record], device: str) -> str:
+def _renew_batch_norm(model: nn.Module, records: Sequence[Record], preprocessing: Preprocessing, device: str) -> str:
     """Compute batch norm's statistics for the averaged weights, as Wortsman et al. do."""
     if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
         return "the network has no batch norm"
@@ -220,7 +226,9 @@ def _renew_batch_norm(model: nn.Module, records: Sequence[Record], device: str) 
     if len(batches) > 1 and len(batches[-1]) == 1:
         batches.pop()
     # Any part of the body is accepted, because the run has already read these images.
-    preprocessing = replace(Preprocessing.from_model(model), any_body_part=True)
+    preprocessing = replace(preprocessing, any_body_part=True)
+    if preprocessing.finder is not None:
+        preprocessing.finder.use_masks(records)
 
     def batch(indices: np.ndarray) -> Tensor:
         images = (preprocessing.read(records[i].path) for i in indices)

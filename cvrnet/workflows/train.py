@@ -31,6 +31,7 @@ from cvrnet.training import Progress, TrainConfig, close_state, fit, is_finished
 from cvrnet.training.frozen_encoders import predict_frozen
 from cvrnet.training.tracking import tracked
 from cvrnet.workflows.callbacks import Callbacks
+from cvrnet.workflows.cut_lungs import save_segmenter
 from cvrnet.workflows.evaluate import write_evaluation
 from cvrnet.workflows.findings import MULTILABEL, refuse_missing_findings
 from cvrnet.workflows.job import Job, open_run, start_job, with_features
@@ -143,6 +144,7 @@ def _evaluate_best(job: Job, sets: Mapping[str, list[Record]], folder: Path) -> 
         yes = job.classes.index(YES)
         of_bags = None if job.config.unit == "image" else lambda bags: predict(bags).mean(0)[:, yes].tolist()
         add_baselines(folder, sets, scored, of_bags)
+    save_segmenter(folder, job.cache.lungs)
     if job.config.unit != "image":
         return write_evaluation(folder, scored, add_attention(_bag_answers(job, best), sets, folder))
     return write_evaluation(folder, add_novelty(job, best, sets, folder, scored))

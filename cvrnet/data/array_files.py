@@ -1,0 +1,115 @@
+"""Arrays of images on disk: one small file for each, which knows from which version of the image it was made."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from cvrnet.data.image import ImageError, split_frame
+from cvrnet.errors import UserError
+from cvrnet.files import image_cache_folder, write_private
+
+FORMAT_VERSION = (
+    2  #: increase it when `read_image` or `resize_image` gives other pixels: all entries are then made again
+)
+_HEADER = struct.Struct("<8sqq3i")  # magic and version; the image file's mtime_ns and size; the entry's shape
+
+
+class ArrayFiles:
+    """Stores one array for each image, each in its own small file.
+
+    The file's name is made from the image's path and the settings that the array depends on, so arrays of several kinds
+    can share a folder. The file contains a header with the modification time and size of the image, then the array. If
+    the image has changed, its entry counts as missing. Entries are written atomically, so any number of processes of
+    one user may read and write the folder at the same time. Other users cannot read it, because the entries are
+    patients' images. The folder may be deleted at any time.
+
+    If the array also depends on another file (such as a mask), ``version_of`` gives a text for each image that changes
+    with that file.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path | None,
+        settings: str,
+        shape: tuple[int, int, int],
+        dtype: type[np.generic],
+        version_of: Callable[[str | Path], str] | None = None,
+    ) -> None:
+        self.folder = image_cache_folder() if folder is None else Path(folder)
+        self._settings, self._shape, self._dtype, self._version_of = settings, shape, np.dtype(dtype), version_of
+        self._bytes = _HEADER.size + math.prod(shape) * self._dtype.itemsize
+
+    def read(self, path: str | Path) -> np.ndarray | None:
+        """The array of an image, read-only; None if it is missing, damaged, or made from another version of the image.
+
+        Raises:
+            ImageError: the image does not exist.
+            UserError: the folder cannot be read.
+        """
+        content = self._read(*self._entry(path), self._bytes)
+        return (
+            None if content is None else np.frombuffer(content, self._dtype, offset=_HEADER.size).reshape(self._shape)
+        )
+
+    def has(self, path: str | Path) -> bool:
+        """Whether there is an up-to-date entry for the image; only the header is read."""
+        try:
+            return self._read(*self._entry(path), _HEADER.size) is not None
+        except ImageError:
+            return False
+
+    def write(self, path: str | Path, array: np.ndarray, image: os.stat_result) -> None:
+        """Write the array of an image; UserError if the folder cannot be written.
+
+        ``image`` is what `image_status` returned before the image was read: if the image has changed since, the entry
+        counts as missing.
+        """
+        entry, header = self._entry(path, image)
+        _write(entry, header + np.ascontiguousarray(array, self._dtype).tobytes())
+
+    def _entry(self, path: str | Path, image: os.stat_result | None = None) -> tuple[str, bytes]:
+        """The path of an image's entry, and the header of an entry that is up to date."""
+        image = image or image_status(path)
+        header = _HEADER.pack(b"cvrnet%02d" % FORMAT_VERSION, image.st_mtime_ns, image.st_size, *self._shape)
+        key = f"{os.path.abspath(path)}\n{self._settings}"
+        if self._version_of is not None:
+            key += f"\n{self._version_of(path)}"
+        name = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:40]
+        return os.path.join(self.folder, name[:2], name[2:]), header
+
+    def _read(self, entry: str, header: bytes, count: int) -> bytes | None:
+        """The first bytes of an entry; None if it is missing, damaged, or made from another version of the image."""
+        try:
+            with open(entry, "rb", buffering=0) as file:
+                whole = os.fstat(file.fileno()).st_size == self._bytes
+                content = file.read(count)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            reason = f"{error.strerror or error} (CVRNET_CACHE chooses another folder; each user needs one)"
+            raise UserError(f"{entry}: the image cache cannot be read: {reason}") from error
+        return content if whole and len(content) == count and content.startswith(header) else None
+
+
+def image_status(path: str | Path) -> os.stat_result:
+    """Modification time and size of an image's file; ImageError if there is no such file."""
+    try:
+        return os.stat(split_frame(path)[0])
+    except (OSError, ValueError) as error:
+        raise ImageError(path, getattr(error, "strerror", None) or str(error)) from error
+
+
+def _write(entry: str, content: bytes) -> None:
+    try:
+        # Without waiting for the disk: if a power cut damages an entry, the image is decoded again.
+        write_private(entry, content, sync=False)
+    except OSError as error:
+        reason = f"{error.strerror or error} (CVRNET_CACHE chooses another folder)"
+        raise UserError(f"{entry}: the image cache cannot be written: {reason}") from error

@@ -1,0 +1,172 @@
+"""Masks of the lungs: read them, tell implausible ones, and mask or crop pictures with them.
+
+A mask that cannot be right does more harm than none: it hides the disease, or shows a part of it. So a picture whose
+mask is implausible is used whole, and the reason is told.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cvrnet.data.image import ImageError, read_image
+from cvrnet.errors import UserError
+
+MODES = ("mask", "crop")
+MOST_MARGIN = 0.5
+LEAST_AREA, MOST_AREA = 0.1, 0.7  # share of the picture; 95 masks by radiologists have 0.20 to 0.59
+LEAST_LOBE = 0.2  # share of the mask that the smaller lobe has at least; theirs: 0.41
+SPECK = 0.1  # share of the mask; smaller parts are not counted
+MOST_BORDER = 0.15  # share of the picture's border that the mask may touch; theirs: 0.11
+
+Mask = NDArray[np.bool_]
+Box = tuple[int, int, int, int]  #: top, left, bottom, right; the last two are behind the last pixel
+
+
+@dataclass(frozen=True)
+class LungSettings:
+    """What becomes of a picture's surroundings of the lungs, before it is resized.
+
+    ``"mask"`` multiplies the picture by the mask: everything else is black. ``"crop"`` keeps the mask's box. The mask,
+    or the box, is wider than the lungs by the margin on every side, a share of the picture's longer side.
+    """
+
+    mode: str  #: one of `MODES`
+    margin: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise UserError(f"lungs={self.mode!r:.20}; expected {' or '.join(MODES)}")
+        if isinstance(self.margin, bool) or not isinstance(self.margin, int | float) or not 0 <= self.margin <= 0.5:
+            raise UserError(f"lungs_margin={self.margin!r:.20}; expected a number from 0 to {MOST_MARGIN}")
+
+    def __str__(self) -> str:
+        return f"{self.mode} {self.margin!r}"
+
+    @classmethod
+    def parse(cls, text: str) -> LungSettings | None:
+        """The settings that ``str`` wrote; None for ``""``; UserError for any other text."""
+        if not text:
+            return None
+        mode, _, margin = text.partition(" ")
+        try:
+            return cls(mode, float(margin))
+        except ValueError as error:
+            raise UserError(f"lungs {text!r:.40} are not known: {error}") from error
+
+    def box(self, mask: Mask) -> Box:
+        """The box around a mask, with the margin, inside the picture.
+
+        >>> LungSettings("crop", 0.0).box(np.eye(4, dtype=bool)[:, :3])
+        (0, 0, 3, 3)
+        """
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        more = round(self.margin * max(mask.shape))
+        top, left = max(rows[0] - more, 0), max(columns[0] - more, 0)
+        bottom, right = (min(last[-1] + 1 + more, n) for last, n in zip((rows, columns), mask.shape, strict=True))
+        return int(top), int(left), int(bottom), int(right)
+
+    def cut(self, picture: NDArray[np.uint8], mask: Mask) -> NDArray[np.uint8]:
+        """The picture (H, W) or (H, W, 3), masked or cropped with a mask (H, W) that is not empty."""
+        if self.mode == "crop":
+            top, left, bottom, right = self.box(mask)
+            return picture[top:bottom, left:right]
+        kept = widened(mask, round(self.margin * max(mask.shape)))
+        return picture * (kept if picture.ndim == 2 else kept[..., None])
+
+
+def widened(mask: Mask, pixels: int) -> Mask:
+    """A mask that also holds every pixel that is at most so many rows and columns away from it."""
+    if not pixels:
+        return mask
+    from scipy.ndimage import maximum_filter  # here, because scipy is an extra
+
+    wide: Mask = maximum_filter(mask, 2 * pixels + 1, mode="constant")
+    return wide
+
+
+def read_mask(path: Path, shape: tuple[int, ...]) -> Mask:
+    """A lung mask as bool (H, W), resized to the picture's size.
+
+    Raises:
+        UserError: The mask cannot be read, is empty, or has another aspect ratio than the picture.
+    """
+    mask = read_image(path)
+    mask = mask > mask.max() // 2
+    if not mask.any():
+        raise ImageError(path, "the mask is empty")
+    if abs(np.log(mask.shape[1] * shape[0] / (mask.shape[0] * shape[1]))) > 0.02:
+        sizes = f"{mask.shape[1]} x {mask.shape[0]} pixels, the image {shape[1]} x {shape[0]}"
+        raise ImageError(path, f"the mask has {sizes}")
+    if mask.shape == shape:
+        return mask
+    return np.array(Image.fromarray(mask).resize((shape[1], shape[0]), Image.Resampling.NEAREST))
+
+
+def enlarge_mask(grid: NDArray[np.uint8], shape: tuple[int, ...]) -> Mask:
+    """Probabilities, 0 to 255 for 0 to 1, as a mask of a picture's shape (H, W) or (H, W, 3)."""
+    large = Image.fromarray(grid).resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
+    return np.asarray(large) > 127
+
+
+def lobes(mask: Mask) -> list[Mask]:
+    """The connected parts of a mask, the largest first; parts that touch only at corners are connected."""
+    from scipy.ndimage import label  # here, because scipy is an extra
+
+    parts, count = label(mask, np.ones((3, 3)))
+    sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
+    return [parts == 1 + k for k in np.argsort(-sizes, kind="stable")]
+
+
+def two_lobes(mask: Mask) -> Mask:
+    """The two largest connected parts of a mask, without holes; a second part that is a mere speck is left out."""
+    from scipy.ndimage import binary_fill_holes
+
+    parts = lobes(mask)[:2]
+    kept = [part for part in parts if part.sum() >= SPECK * mask.sum()]
+    whole = np.logical_or.reduce(kept) if kept else np.zeros_like(mask)
+    return np.asarray(binary_fill_holes(whole), bool)
+
+
+def mask_problem(mask: Mask) -> str:
+    """Why a mask cannot be that of both lungs on a frontal radiograph; ``""`` if it can.
+
+    It is too small or large, touches too much of the picture's border, or has no two lobes: neither two parts that lie
+    side by side, nor one part that reaches well into both halves of its own box.
+
+    >>> mask_problem(np.zeros((8, 8), bool))
+    'the mask is empty'
+    """
+    if not mask.any():
+        return "the mask is empty"
+    area = mask.mean()
+    if not LEAST_AREA <= area <= MOST_AREA:
+        return f"its area is {area:.0%} of the picture; expected {LEAST_AREA:.0%} to {MOST_AREA:.0%}"
+    edge = np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]])
+    if edge.mean() > MOST_BORDER:
+        return f"it touches {edge.mean():.0%} of the picture's border; expected at most {MOST_BORDER:.0%}"
+    return _lobe_problem(mask)
+
+
+def _lobe_problem(mask: Mask) -> str:
+    parts = [part for part in lobes(mask) if part.sum() >= SPECK * mask.sum()]
+    if len(parts) > 2:
+        return f"it has {len(parts)} parts; expected two lobes"
+    spans = sorted((columns[0], columns[-1]) for part in parts for columns in [np.flatnonzero(part.any(0))])
+    if len(parts) == 2:
+        (_, end), (start, last) = spans
+        if max(0, min(end, last) - start) > 0.5 * min(right - left + 1 for left, right in spans):
+            return "its two parts lie one above the other; expected them side by side"
+        smaller = parts[1].sum() / mask.sum()
+    else:
+        middle = (spans[0][0] + spans[0][1] + 1) // 2
+        smaller = min(mask[:, :middle].sum(), mask[:, middle:].sum()) / mask.sum()
+        if spans[0][1] - spans[0][0] < 0.5 * mask.shape[1]:
+            return "it has one lobe; expected two"
+    if smaller < LEAST_LOBE:
+        return f"its smaller lobe is {smaller:.0%} of it; expected at least {LEAST_LOBE:.0%}"
+    return ""

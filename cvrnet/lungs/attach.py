@@ -1,0 +1,58 @@
+"""Give a trained model's preprocessing what finds the lungs: the segmenter beside the model's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from cvrnet.data import Preprocessing, Record
+from cvrnet.data.lung_finder import LungFinder
+from cvrnet.data.lung_masks import LungSettings
+from cvrnet.errors import UserError
+from cvrnet.runs.layout import SEGMENTER
+
+
+def with_finder(preprocessing: Preprocessing, folders: Sequence[Path]) -> Preprocessing:
+    """The preprocessing of a model, or of an ensemble, with the segmenter in its checkpoint folders.
+
+    It stays as it is if the model sees whole pictures. Without a segmenter, only pictures with a given mask can be
+    read.
+
+    Raises:
+        UserError: A file is damaged, or the models of an ensemble have different segmenters.
+    """
+    if preprocessing.lungs is None:
+        return preprocessing
+    from cvrnet.lungs.segmenter import Segmenter  # here, because segmentation_models_pytorch is an extra
+
+    found = [Segmenter.load(folder) for folder in folders if (folder / SEGMENTER).is_file()]
+    if len({segmenter.digest for segmenter in found}) > 1:
+        raise UserError("the folds find the lungs with different segmenters; expected models of one run")
+    return replace(preprocessing, finder=LungFinder(preprocessing.lungs, segmenter=found[0] if found else None))
+
+
+def make_finder(
+    records: Sequence[Record], mode: str, margin: float | None, segmenter: str | None, cache_folder: str | Path | None
+) -> LungFinder:
+    """What masks or crops the images of a data set, as ``--lungs``, ``--lungs-margin`` and ``--segmenter`` say.
+
+    An image without a usable mask is used whole. ``cache_folder`` is that of `LungFinder`.
+
+    Raises:
+        UserError: No image has a mask and there is no segmenter, or the segmenter cannot be used.
+    """
+    settings = LungSettings(mode) if margin is None else LungSettings(mode, margin)
+    found = None
+    if segmenter:
+        from cvrnet.lungs.segmenter import Segmenter  # here, because segmentation_models_pytorch is an extra
+
+        found = Segmenter.load(segmenter)
+    finder = LungFinder(settings, {}, found, cache_folder, whole_without=True)
+    finder.use_masks(records)
+    if not finder.given and found is None:
+        raise UserError(
+            f"--lungs {mode} needs masks, and no image has a lung_mask; expected --segmenter FOLDER, a folder of "
+            "`cvrnet lungs`"
+        )
+    return finder

@@ -1,0 +1,70 @@
+"""Mask or crop the pictures of a job with the lungs, and tell which pictures stay whole."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cvrnet.data import ImageCache, Preprocessing, Record
+from cvrnet.data.lung_finder import LungFinder
+from cvrnet.lungs.attach import make_finder
+from cvrnet.runs.layout import SEGMENTER
+from cvrnet.training import TrainConfig
+
+SHOWN = 5  # pictures
+
+
+def lung_finder(records: Sequence[Record], config: TrainConfig, cache_folder: str | Path | None) -> LungFinder | None:
+    """What masks or crops the images of a job (see `make_finder`); None if the config does not ask for it."""
+    if not config.lungs:
+        return None
+    return make_finder(records, config.lungs, config.lungs_margin, config.segmenter, cache_folder or "")
+
+
+def count_lungs(
+    cache: ImageCache, records: Sequence[Record], config: TrainConfig, say: Callable[[str], object]
+) -> dict[str, Any]:
+    """Count the images that are masked or cropped, and list the others with the reason; ``{}`` for whole images.
+
+    Returns:
+        ``given`` and ``found``, the numbers of images with the data set's masks and with the segmenter's, and
+        ``whole``, a line for each image that is used whole. ``say`` is called with a summary.
+    """
+    finder = cache.lungs
+    if finder is None:
+        return {}
+    channels = 1 if cache.mode == "L" else 3
+    reader = Preprocessing(
+        (channels, *cache.size), (0.0,) * channels, (1.0,) * channels, any_body_part=config.any_body_part
+    )
+    counts: Counter[str] = Counter()
+    whole = []
+    for record in records:
+        found = finder.check(record.path, partial(reader.read_whole, record.path))
+        if found.problem:
+            whole.append(record.problem(found.problem))
+        else:
+            counts["given" if found.given else "found"] += 1
+    say(whole_sentence(len(whole), len(records), f"--lungs {config.lungs}"))
+    for line in whole[:SHOWN]:
+        say(f"  {line}")
+    if len(whole) > SHOWN:
+        say(f"  and {len(whole) - SHOWN:,} more, which run.json lists")
+    return {"given": counts["given"], "found": counts["found"], "whole": whole}
+
+
+def whole_sentence(whole: int, images: int, option: str) -> str:
+    """One line that tells how many pictures were used whole."""
+    if not whole:
+        return f"{option}: all {images:,} pictures have usable lung masks"
+    return f"{option}: {whole:,} of {images:,} pictures are used whole, because they have no usable lung mask"
+
+
+def save_segmenter(folder: Path, finder: LungFinder | None) -> None:
+    """Write what finds the lungs beside a model's weights, so that prediction does the same."""
+    if finder is not None and finder.segmenter is not None:
+        segmenter: Any = finder.segmenter
+        segmenter.save(folder / SEGMENTER)

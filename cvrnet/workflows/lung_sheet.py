@@ -1,0 +1,81 @@
+"""A contact sheet of lung masks: the worst against given ones, implausible ones, and some of each source."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from cvrnet.data import Record
+from cvrnet.data.lung_masks import Mask
+from cvrnet.explain.overlay import as_colour, draw_outline
+from cvrnet.files import atomic_write
+from cvrnet.text import printable
+
+SIDE, GAP, HEADING, COLUMNS, MOST_ROWS = 192, 6, 22, 8, 20
+_GIVEN = (86, 180, 233)  # Okabe and Ito's sky blue
+Tile = tuple[float, str, Image.Image]  # what the tiles are sorted by, the smallest first; caption; picture
+
+
+class LungSheet:
+    """Collects pictures with the outlines of masks; only those that the sheet can show are kept."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, list[Tile]] = defaultdict(list)
+        self.seen: dict[str, int] = defaultdict(int)
+        self._rng = np.random.default_rng(0)
+
+    def compare(self, record: Record, picture: NDArray[np.uint8], given: Mask, found: Mask, dice: float) -> None:
+        """Add a picture whose mask is given (blue); the mask of the segmenter is orange. The sheet shows the worst."""
+        drawn = _recoloured(as_colour(picture), given)
+        self._add("given (blue) and found (orange), the worst", dice, f"Dice {dice:.3f}", draw_outline(drawn, found))
+
+    def show(self, record: Record, picture: NDArray[np.uint8], mask: Mask, problem: str) -> None:
+        """Add a picture that has the segmenter's mask alone; the sheet shows some at random."""
+        drawn = draw_outline(as_colour(picture), mask)
+        row = "implausible: used whole" if problem else f"found: {record.source or 'no source'}"
+        self._add(row, float(self._rng.random()), problem or Path(record.name).stem, drawn)
+
+    def _add(self, row: str, key: float, caption: str, drawn: NDArray[np.uint8]) -> None:
+        self.seen[row] += 1
+        tiles, most = self.rows[row], COLUMNS * (2 if row.startswith(("given", "implausible")) else 1)
+        if len(tiles) < most or key < tiles[-1][0]:
+            tile = Image.fromarray(drawn)
+            tile.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
+            tiles.append((key, caption, tile))
+            tiles.sort(key=lambda each: each[0])
+            del tiles[most:]
+
+    def write(self, path: Path) -> None:
+        """Write the sheet as PNG, atomically."""
+        lines = [
+            ("" if start else title, tiles[start : start + COLUMNS])
+            for title, tiles in sorted(self.rows.items())[:MOST_ROWS]
+            for start in range(0, len(tiles), COLUMNS)
+        ]
+        width, height = GAP + COLUMNS * (SIDE + GAP), max(1, len(lines)) * (2 * HEADING + SIDE + GAP) + GAP
+        sheet = Image.new("RGB", (width, height), (255, 255, 255))
+        draw, font, small = ImageDraw.Draw(sheet), ImageFont.load_default(14), ImageFont.load_default(11)
+        for number, (title, tiles) in enumerate(lines):
+            top = GAP + number * (2 * HEADING + SIDE + GAP)
+            if title:
+                draw.text((GAP, top), f"{printable(title)[:80]} · of {self.seen[title]:,}", (0, 0, 0), font)
+            for column, (_, caption, tile) in enumerate(tiles):
+                left = GAP + column * (SIDE + GAP)
+                sheet.paste(tile, (left + (SIDE - tile.width) // 2, top + HEADING + (SIDE - tile.height) // 2))
+                draw.text((left, top + HEADING + SIDE), printable(caption)[:34], (0, 0, 0), small)
+        buffer = BytesIO()
+        sheet.save(buffer, "PNG")
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(buffer.getvalue())
+
+
+def _recoloured(picture: NDArray[np.uint8], mask: Mask) -> NDArray[np.uint8]:
+    """`draw_outline` in another colour."""
+    drawn = draw_outline(picture, mask)
+    drawn[(drawn != picture).any(-1)] = _GIVEN
+    return drawn

@@ -1,0 +1,62 @@
+"""``cvrnet lungs``."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cvrnet_cli import options
+from cvrnet_cli.output import job_callbacks, print_rows, say
+
+
+@click.command(short_help="Find the lungs: train a segmenter on given masks, write masks of all other images.")
+@click.argument("data", type=options.PATH)
+@options.manifest("data")
+@options.output("Folder for the masks, a manifest with them, their quality, and the segmenter.", required=True)
+@click.option("--segmenter", type=options.PATH, help="Use this folder's segmenter instead of training one.")
+@click.option(
+    "--folds", "n_folds", type=click.IntRange(2), default=5, help="Folds by patient that measure the quality."
+)
+@click.option("--epochs", type=click.IntRange(1), default=25, help="Epochs of the training.")
+@click.option("--img-size", "size", type=click.IntRange(64, 512), default=160, help="Side of the network's images.")
+@click.option("--phantoms", type=click.IntRange(0), default=0, help="Number of synthetic radiographs that train, too.")
+@options.seed
+@options.device
+@options.amp
+@options.any_body_part
+@options.style
+@options.overwrite
+def lungs(data: Path, output: Path, style: str, **settings: Any) -> int:
+    """Find the lungs in the frontal radiographs of DATA, for --lungs mask and --lungs crop of other commands.
+
+    Without --segmenter, a small U-Net is trained on the images that have a lung_mask, at least ten. Each of them is
+    also segmented by a network that was not trained on its patient, which gives Dice and Hausdorff's distance. Images
+    without a mask get one. Masks that are implausible (area, two lobes, border) are flagged, and left out of the new
+    manifest, so that these images are used whole. See lungs.png, masks.csv and quality.csv in the folder.
+
+    The exit status is 1 if an image cannot be read, or a given mask cannot be used; each is named, the rest goes on.
+
+    \b
+    Examples:
+      cvrnet lungs manifest.csv -o masks
+      cvrnet lungs images/ -o more-masks --segmenter masks
+      cvrnet train manifest.csv -o run --lungs crop --segmenter masks
+    """
+    from cvrnet.workflows.find_lungs import find_lungs
+
+    with job_callbacks() as callbacks:
+        found = find_lungs(data, output, callbacks=callbacks, **settings)
+    rows = [{"masks": name, "images": found[name]} for name in ("given", "found", "implausible")]
+    if style == "table":
+        print_rows(rows)
+        for name, score in found["quality"].items():
+            low, high = score["interval"] or (float("nan"), float("nan"))
+            say(f"{name}: {score['mean']:.4f} (95 % interval {low:.4f} to {high:.4f})")
+    else:
+        print_rows([*rows, {"masks": "problems", "images": len(found["problems"])}], style=style)
+    if found["implausible"]:
+        say(f"{found['implausible']} masks are implausible: these pictures are used whole ({output / 'masks.csv'})")
+    say(f"\nLook at {output / 'lungs.png'}. Next, one of:")
+    say(f"  cvrnet train {data} -o run --lungs crop --segmenter {output}")
+    say(f"  cvrnet train {output / 'manifest.csv'} --images {found['images_root']} -o run --lungs crop")
+    return int(bool(found["problems"]))
