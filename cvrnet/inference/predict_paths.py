@@ -149,6 +149,8 @@ def predict_paths(
         raise UserError("; ".join(found.problems) or "no image found")
     predictor = load(folds=folds, compile=compile, backend=backend, images=len(found.files))
     predictor.use_masks(found.masked)
+    if num_workers and predictor.preprocessing.lungs:
+        raise UserError("--num-workers: not for a model that sees only the lungs, which its network finds")
     decide = Decide(predictor.decisions, predictor.classes, **decision)
     for warning in decide.warnings:
         tell(f"Warning: {warning}")
