@@ -20,7 +20,7 @@ from cvrnet.audit.metadata_findings import patient_findings, source_findings
 from cvrnet.audit.model_findings import model_findings
 from cvrnet.audit.outcome_findings import outcome_findings
 from cvrnet.audit.probes import probe_rows
-from cvrnet.audit.several_findings import several_findings
+from cvrnet.audit.several_findings import any_finding, odd_column_findings, several_findings
 from cvrnet.audit.shortcuts import finding_probes, shortcut_findings
 from cvrnet.audit.wrong_labels import wrong_label_findings
 from cvrnet.audit.wrong_pictures import wrong_picture_findings
@@ -191,29 +191,7 @@ def _label_findings(
     single = without_names(records)
     found = source_findings(single, SOME_FINDING.capitalize()) + patient_findings(single)
     found += several_findings(records, names, finding_truth(records, names, uncertain))
-    return [*found, _any_finding(single), *_odd_columns(records, names)]
-
-
-def _any_finding(single: Sequence[Record]) -> Finding:
-    """The note on what the checks that need one label for an image compare; ``single`` are those of `without_names`."""
-    having = sum(r.label == SOME_FINDING for r in single)
-    sentence = (
-        f"Checks that need one label compare the {count(having, 'image')} with any finding to the "
-        f"{len(single) - having:,} without; each finding is also compared by itself."
-    )
-    return Finding("any-finding", "note", sentence, {"with": having, "without": len(single) - having})
-
-
-def _odd_columns(records: Sequence[Record], names: Sequence[str]) -> list[Finding]:
-    """A warning on each column that a cell keeps from being a finding; none if labels name the findings."""
-    if not {*names} <= {column for record in records for column in record.metadata}:
-        return []
-    lines = {column: line for column, line in odd_columns(records).items() if column not in names}
-    advice = "Correct the cells, if the column is a finding."
-    return [
-        Finding(f"odd-column:{column}", "warning", f"{line[0].upper()}{line[1:]}.", advice=advice)
-        for column, line in lines.items()
-    ]
+    return [*found, any_finding(single), *odd_column_findings(records, names)]
 
 
 def _refuse_examination(records: Sequence[Record], names: Sequence[str], examination: Examination) -> None:

@@ -13,6 +13,8 @@ from cvrnet.audit.findings import Finding, count, grade
 from cvrnet.audit.metadata_findings import CAME_OR_WENT, MOSTLY, association, from_one_source, label_table
 from cvrnet.audit.probes import MIN_PATIENTS
 from cvrnet.data import Record
+from cvrnet.data.finding_columns import odd_columns
+from cvrnet.data.finding_labels import SOME_FINDING
 from cvrnet.data.findings import Truth
 from cvrnet.data.splits import patient_keys
 
@@ -167,3 +169,25 @@ def _some(texts: Sequence[str], between: str = ", ") -> str:
     """
     more = len(texts) - MOST_NAMED
     return between.join(texts[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def any_finding(single: Sequence[Record]) -> Finding:
+    """The note on what the checks that need one label for an image compare; ``single`` are those of `without_names`."""
+    having = sum(r.label == SOME_FINDING for r in single)
+    sentence = (
+        f"Checks that need one label compare the {count(having, 'image')} with any finding to the "
+        f"{len(single) - having:,} without; each finding is also compared by itself."
+    )
+    return Finding("any-finding", "note", sentence, {"with": having, "without": len(single) - having})
+
+
+def odd_column_findings(records: Sequence[Record], names: Sequence[str]) -> list[Finding]:
+    """A warning on each column that a cell keeps from being a finding; none if labels name the findings."""
+    if not {*names} <= {column for record in records for column in record.metadata}:
+        return []
+    lines = {column: line for column, line in odd_columns(records).items() if column not in names}
+    advice = "Correct the cells, if the column is a finding."
+    return [
+        Finding(f"odd-column:{column}", "warning", f"{line[0].upper()}{line[1:]}.", advice=advice)
+        for column, line in lines.items()
+    ]

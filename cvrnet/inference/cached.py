@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvrnet.data import ImageCache, Record
+from cvrnet.inference.members import compute_members
 from cvrnet.inference.predictor import Predictor
 
 
@@ -27,7 +28,7 @@ def predict_cached(
     numbers = range(index, -(-len(records) // batch_size), count)
     batches = (records[number * batch_size : (number + 1) * batch_size] for number in numbers)
     images = (np.stack([cache.load(record.path) for record in batch]).transpose(0, 3, 1, 2) for batch in batches)
-    members = predictor.members(images)
+    members = compute_members(predictor.engine, images)
     return [(number, by_head.mean(0)) for number, (by_head, _) in zip(numbers, members, strict=True)]
 
 

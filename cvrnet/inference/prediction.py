@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cvrnet.data.finding_labels import join_findings
 from cvrnet.inference.uncertainty import UNCERTAINTY
 from cvrnet.metrics.novelty import is_marked
 
@@ -61,3 +62,10 @@ class Prediction:
             for i, head in enumerate(() if self.heads is None else self.heads, start=1):
                 row |= {f"head_{i}_{name}": float(p) for name, p in zip(classes, head, strict=True)}
         return row
+
+
+def label_of(probabilities: NDArray[np.float64], classes: Sequence[str], task: str) -> str:
+    """The most probable class or, of findings, all that are at least as probable as not, joined by ``|``."""
+    if task == "multiclass":
+        return classes[int(probabilities.argmax())]
+    return join_findings([name for name, p in zip(classes, probabilities, strict=True) if p >= 0.5])

@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cvrnet.data import Preprocessing, Record
-from cvrnet.data.finding_labels import join_findings
 from cvrnet.errors import UserError
 from cvrnet.inference.decide import Decide
-from cvrnet.inference.members import Members, compute_members
-from cvrnet.inference.prediction import Prediction
+from cvrnet.inference.members import compute_members
+from cvrnet.inference.prediction import Prediction, label_of
 from cvrnet.inference.prefetch import read_ahead
 from cvrnet.inference.uncertainty import uncertainty
 from cvrnet.metrics.decisions import Decisions
@@ -110,8 +109,7 @@ class Predictor:
     @property
     def models(self) -> list[Any]:
         """The models, in float32, for explanations; the file itself, if it is ONNX."""
-        models: list[Any] = self.engine.models
-        return models
+        return list(self.engine.models)
 
     @property
     def name(self) -> str:
@@ -125,7 +123,7 @@ class Predictor:
 
     @property
     def precision(self) -> str:
-        """Number format: ``fp32``, ``tf32``, ``bf16`` or ``fp16``."""
+        """Number format."""
         return str(self.engine.precision)
 
     @property
@@ -190,7 +188,8 @@ class Predictor:
         paths = [paths] if isinstance(paths, str | Path) else paths
         images = read_ahead(paths, self.preprocessing, 2 * batch_size, window, processes)
         batches, later = itertools.tee(iter(lambda: list(itertools.islice(images, batch_size)), []))
-        members = self.members((self._pixels([image for _, image in batch]) for batch in later), batch_size)
+        pixels = (self._pixels([image for _, image in batch]) for batch in later)
+        members = compute_members(self.engine, pixels, batch_size)
         for batch, (by_head, distances) in zip(batches, members, strict=True):
             names = [path for path, image in batch if not isinstance(image, str)]
             answers = iter(self.predictions(names, by_head, distances, heads=heads))
@@ -218,7 +217,7 @@ class Predictor:
 
         An image whose probabilities are not numbers has a prediction with ``error`` set.
         """
-        (members,) = self.members([self._pixels([image for _, image in images])], size)
+        (members,) = compute_members(self.engine, [self._pixels([image for _, image in images])], size)
         return self.predictions([path for path, _ in images], *members, heads=heads)
 
     def predictions(
@@ -240,7 +239,7 @@ class Predictor:
         return [
             Prediction(
                 path,
-                label=self._label(mean[i]),
+                label=label_of(mean[i], self.classes, self.task),
                 probabilities=mean[i],
                 heads=by_head[:, :, i].mean(0) if heads else None,
                 predictive_entropy=float(total[i]),
@@ -252,11 +251,6 @@ class Predictor:
             else self._failure(path, f"{path}: {self.overflow}")
             for i, path in enumerate(paths)
         ]
-
-    def _label(self, probabilities: NDArray[np.float64]) -> str:
-        if self.task == "multiclass":
-            return self.classes[int(probabilities.argmax())]
-        return join_findings([name for name, p in zip(self.classes, probabilities, strict=True) if p >= 0.5])
 
     @property
     def overflow(self) -> str:
@@ -291,12 +285,8 @@ class Predictor:
             UserError: The model cannot compute images of this size, or its output is NaN even for a grey image, because
                 its weights, mean or std are not finite.
         """
-        (members,) = self.members([np.asarray(images, np.uint8)], size)
+        (members,) = compute_members(self.engine, [np.asarray(images, np.uint8)], size)
         return members[0]
-
-    def members(self, batches: Iterable[NDArray[np.uint8]], size: int = 0) -> Iterator[Members]:
-        """For each batch: `member_probabilities`, and the distances (N, folds); see `compute_members`."""
-        return compute_members(self.engine, batches, size)
 
     def decide(
         self,

@@ -10,6 +10,7 @@ from typing import Any
 
 from cvrnet.data import ImageCache, Preprocessing, Record
 from cvrnet.data.lung_finder import LungFinder
+from cvrnet.inference import Predictor
 from cvrnet.lungs.attach import make_finder
 from cvrnet.runs.layout import SEGMENTER
 from cvrnet.training import TrainConfig
@@ -61,6 +62,18 @@ def whole_sentence(whole: int, images: int, option: str) -> str:
     if not whole:
         return f"{option}: all {images:,} pictures have usable lung masks"
     return f"{option}: {whole:,} of {images:,} pictures are used whole, because they have no usable lung mask"
+
+
+def lungs_used(
+    predictor: Predictor, records: Sequence[Record], say: Callable[[str], object]
+) -> dict[str, dict[str, list[str]]]:
+    """For a model that sees only the lungs, the key ``lungs`` of run.json: a line for each picture it saw whole."""
+    lungs, whole = predictor.preprocessing.lungs, predictor.whole_pictures()
+    if lungs is None:
+        return {}
+    lines = [record.problem(whole[record.path]) for record in records if record.path in whole]
+    say(whole_sentence(len(lines), len(records), f"--lungs {lungs.mode}"))
+    return {"lungs": {"whole": lines}}
 
 
 def save_segmenter(folder: Path, finder: LungFinder | None) -> None:

@@ -26,7 +26,7 @@ from cvrnet.runs.layout import METRICS
 from cvrnet.runs.predictions import AnyTable, PredictionTable, write_predictions
 from cvrnet.scoring import head_rows, score
 from cvrnet.workflows.callbacks import Callbacks
-from cvrnet.workflows.cut_lungs import whole_sentence
+from cvrnet.workflows.cut_lungs import lungs_used
 from cvrnet.workflows.findings import MULTILABEL
 from cvrnet.workflows.outcomes import add_baselines, outcome_of, read_outcome, study_answer
 from cvrnet.workflows.pages import audit_run, finish_report
@@ -213,10 +213,7 @@ def score_records(
 ) -> tuple[Any, dict[str, Any]]:
     """Predict and score the images, and write everything of an evaluation except audit and report.
 
-    ``about`` is what `read_scored` says about the records.
-
-    Returns:
-        The predictions, and what `evaluate` returns.
+    ``about`` is what `read_scored` says about the records. Returned are the predictions, and what `evaluate` returns.
     """
     attention: list[StudyAttention] = []
     predictor.use_masks(records)
@@ -229,7 +226,7 @@ def score_records(
     if not answers.names:
         raise DataError(list(answers.problems), data)
     run = describe_evaluation(model, predictor, data, records, answers)
-    run |= _lungs_used(predictor, records, callbacks.say)
+    run |= lungs_used(predictor, records, callbacks.say)
     run |= {"prevalences": list(prevalences)} if prevalences else {}
     if OUTCOME in about:
         run |= {**about, "left_out": [*about["left_out"], *run["left_out"]]}
@@ -241,18 +238,6 @@ def score_records(
     if run["seen_images"]:
         callbacks.say(f"severe: {seen_sentence(run['seen_images'])} {NOT_NEW}")
     return answers, {**run, "metrics": metrics}
-
-
-def _lungs_used(
-    predictor: Predictor, records: Sequence[Record], say: Callable[[str], object]
-) -> dict[str, dict[str, list[str]]]:
-    """For a model that sees only the lungs, the key ``lungs`` of run.json: a line for each picture it saw whole."""
-    lungs, whole = predictor.preprocessing.lungs, predictor.whole_pictures()
-    if lungs is None:
-        return {}
-    lines = [record.problem(whole[record.path]) for record in records if record.path in whole]
-    say(whole_sentence(len(lines), len(records), f"--lungs {lungs.mode}"))
-    return {"lungs": {"whole": lines}}
 
 
 def read_scored(
