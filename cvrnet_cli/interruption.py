@@ -36,12 +36,12 @@ def interruptible() -> Iterator[None]:
         else:
             before(unraisable)
 
-    _pressed.clear()
     signal.signal(signal.SIGINT, _on_sigint)
     sys.unraisablehook = raise_again
     try:
         yield
     finally:
+        _pressed.clear()
         sys.unraisablehook = before
         signal.signal(signal.SIGINT, signal.default_int_handler)
         # While the program ends, Ctrl-C would only print the traceback of a function that ends it (atexit).

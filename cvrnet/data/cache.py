@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from cvrnet.data.array_files import FORMAT_VERSION as FORMAT_VERSION
 from cvrnet.data.array_files import ArrayFiles as ArrayFiles
 from cvrnet.data.array_files import image_status as image_status
 from cvrnet.data.ct import window_of

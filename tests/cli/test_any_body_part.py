@@ -59,7 +59,18 @@ def test_every_command_that_reads_images_takes_it(command, run, hands, tmp_path,
 def test_the_commands_that_have_it():
     having = {name for name, command in group.commands.items() if any(OPTION in p.opts for p in command.params)}
     training = {"train", "crossval", "benchmark"}
-    assert having == training | {"predict", "evaluate", "explain", "audit", "export", "soup", "demo", "calibrate"}
+    assert having == training | {
+        "predict",
+        "evaluate",
+        "explain",
+        "audit",
+        "export",
+        "soup",
+        "demo",
+        "calibrate",
+        "lungs",
+        "tune",
+    }
 
 
 def test_an_exports_check_reads_them(run, hands):

@@ -95,5 +95,5 @@ def test_the_commands_that_have_them():
     having = {name for name, c in group.commands.items() if any("--images" in p.opts for p in c.params)}
     assert having == {
         *("audit", "benchmark", "calibrate", "crossval", "data", "evaluate", "explain", "export", "predict"),
-        *("quickstart", "soup", "train"),
+        *("lungs", "quickstart", "soup", "train", "tune"),
     }

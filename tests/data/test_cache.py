@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cvrnet.data import ImageCache, ImageError, Record, read_image, read_records
+from cvrnet.data import ImageCache, ImageError, Record, array_files, read_image, read_records
 from cvrnet.data import cache as cache_module
 from cvrnet.data.preprocessing import resize_image
 from cvrnet.errors import UserError
@@ -124,7 +124,7 @@ def test_a_damaged_entry_is_rebuilt(tmp_path, records, decoded, damage):
 
 def test_a_new_format_version_replaces_the_entries(tmp_path, records, decoded, monkeypatch):
     ImageCache(SIZE, folder=tmp_path / "cache").build(records)
-    monkeypatch.setattr(cache_module, "FORMAT_VERSION", cache_module.FORMAT_VERSION + 1)
+    monkeypatch.setattr(array_files, "FORMAT_VERSION", array_files.FORMAT_VERSION + 1)
     ImageCache(SIZE, folder=tmp_path / "cache").build(records)
     assert len(decoded) == 2 * len(records)
     assert len(entries(tmp_path / "cache")) == len(records)

@@ -212,7 +212,7 @@ def test_a_full_disk_leaves_no_half_entry(phantoms: Path, cache: ImageCache, mon
     def full(path: str, content: bytes, sync: bool) -> None:
         raise OSError(28, "No space left on device", path)
 
-    monkeypatch.setattr("cvrnet.data.cache.write_private", full)
+    monkeypatch.setattr("cvrnet.data.array_files.write_private", full)
     with pytest.raises(UserError, match="cannot be written: No space left on device"):
         features.build(records)
     assert sorted(path for path in cache.folder.rglob("*") if path.is_file()) == before

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import cvrnet
-from cvrnet.data import read_records
+from cvrnet.data import Preprocessing, read_records
 from cvrnet.errors import UserError
 from cvrnet.inference import Predictor
 from cvrnet.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -168,7 +168,9 @@ def test_what_makes_no_soup_is_refused(folds, run, tmp_path):
 def test_one_image_gives_batch_norm_no_statistics(phantoms):
     model = cvrnet.create_model("cvrnet_tiny", img_size=32)  # the deepest maps are 1 x 1
     before = {name: value.clone() for name, value in model.named_buffers()}
-    assert "are the folds' average" in _renew_batch_norm(model, read_records(phantoms)[:1], "cpu")
+    assert "are the folds' average" in _renew_batch_norm(
+        model, read_records(phantoms)[:1], Preprocessing.from_model(model), "cpu"
+    )
     assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
 
 
