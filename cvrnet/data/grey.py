@@ -76,10 +76,11 @@ def bits_in_use(pixels: np.ndarray) -> int:
 
 
 def by_bits_in_use(values: np.ndarray, counts: np.ndarray | None) -> np.ndarray:
-    """Grey levels of unsigned integers by the 8 highest of the bits that all but `TAIL` of the pixels need.
+    """Grey levels, 0 to 255, of unsigned integers: the 8 highest of the bits in use.
 
-    When the values pass a power of two, the range does not double at once: otherwise a few pixels would double it.
-    Between a power of two and 9/8 of it, the range grows in proportion.
+    The bits in use are those that the pixels need, except the `TAIL` of them with the highest values. When the highest
+    remaining value passes a power of two, the range does not double at once, because then a few pixels could double it:
+    it grows linearly, and has doubled when this value is 9/8 of the power of two.
 
     >>> by_bits_in_use(np.array([0, 2048, 4080, 65535]), np.array([9999, 9999, 9999, 1]))
     array([  0., 128., 255., 255.])

@@ -38,22 +38,22 @@ class FoundLungs(NamedTuple):
     """The lungs of one picture."""
 
     mask: Mask | None  #: bool (H, W); None if the picture is used whole, or only a check was asked for
-    problem: str  #: why; ``""`` for a picture with a mask
+    problem: str  #: why the picture is used whole; ``""`` if its mask can be used
     given: bool  #: whether the mask is the data set's
 
 
 class LungFinder:
     """Finds the mask of each picture, and masks or crops the picture with it.
 
-    A mask that the data set gives counts before the segmenter's. A picture whose mask cannot be used (it is empty, has
-    another shape, or is implausible) is used whole, and the reason is in ``whole``.
+    If the data set gives a mask for a picture, this mask is used, and not the segmenter's. A picture whose mask cannot
+    be used (it is empty, has another shape, or is implausible) is used whole, and the reason is in ``whole``.
 
     Args:
         settings: Mask or crop, and the margin.
         given: Picture -> its mask, of a data set.
         segmenter: Finds the lungs of other pictures.
         cache_folder: Where the segmenter's masks are kept (``""``: the default folder); None: nowhere.
-        whole_without: Without a segmenter, use pictures that have no mask whole; otherwise they are an error.
+        whole_without: If there is no segmenter, a picture without a mask is used whole; if False, it is an error.
     """
 
     def __init__(

@@ -91,7 +91,7 @@ class Gate:
         elif scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
         else:
-            # The router also removes the root path, but only once: the rest must be an open route.
+            # Remove the root path once, as the router does; `_refusal` then checks that the rest is an open route.
             path = scope["path"]
             if self._root and path.startswith(f"{self._root}/"):
                 path = path.removeprefix(self._root)

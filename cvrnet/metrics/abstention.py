@@ -78,7 +78,10 @@ class Abstention:
 
 
 def choose_abstention(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[str]) -> Abstention:
-    """Choose the score with the smallest area under the risk-coverage curve of the validation images."""
+    """Choose the uncertainty score with the smallest area under its risk-coverage curve, and compute its limits.
+
+    The labels and probabilities are those of the validation images.
+    """
     labels, table = check(y_true, probabilities, classes)
     areas = {name: risk_coverage(labels, table, name)["area"] for name in SCORES}
     best = min(areas, key=lambda name: areas[name])

@@ -59,7 +59,7 @@ def images(results: Results) -> str:
 
 
 def patients(results: Results) -> str:
-    """The number of patients in the data set as text, as far as it is known."""
+    """Return a text with the number of known patients, and the number of images whose patient is not known."""
     evaluated = results.kind == "evaluate"
     ids = results.predictions.patients if evaluated else [row["patient_id"] for row in results.split]
     known = [patient for patient in ids if patient]

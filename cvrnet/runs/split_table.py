@@ -28,8 +28,8 @@ class SplitTable:
     """The rows of split.csv (see `split_row`): finds the fold of an image or of its patient.
 
     An image is known by its path, label, source and patient together, since folders of different data sets share file
-    names. An image that is not in the table belongs to the fold of its patient (see `cvrnet.data.splits` for who is one
-    patient).
+    names. An image that is not in the table belongs to the fold of its patient (`cvrnet.data.splits` says which images
+    are of one patient).
     """
 
     def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:

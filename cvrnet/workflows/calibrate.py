@@ -171,7 +171,7 @@ def _about(model: str) -> dict[str, Any]:
         folder = folder.resolve().parent
     about = read_run(folder) if (folder / RUN).is_file() else {}
     if about.get("kind") == KIND:
-        raise UserError(f"{model} is calibrated already; expected the model before it: {about.get('model')}")
+        raise UserError(f"{model} is calibrated already; give the model that it was made from: {about.get('model')}")
     return about
 
 
