@@ -132,15 +132,8 @@ def predict_paths(
     if unit != "image":
         from cvrnet.inference.study_paths import check_options
 
-        check_options(
-            **{
-                "--compile": compile,
-                "--window": window,
-                "--gate": gate,
-                "--num-workers": num_workers,
-                "several processes": shared,
-            }
-        )
+        given = {"--compile": compile, "--window": window, "--gate": gate, "--num-workers": num_workers}
+        check_options(**given, **{"several processes": shared})
         return _predict_studies(load(), paths, decision, batch_size, heads, uncertainty, say)
     found = find_images(paths)
     for note in found.notes:
@@ -168,13 +161,8 @@ def predict_paths(
         list(stream)  # does this process's share; the main process gets the predictions
         shared.close()
         return PathPredictions([], len(slices), iter(()))
-    columns = ["path", *(("unit", "patient_id") if any(slice_.volume for slice_ in slices) else ()), "prediction"]
-    columns += ["lungs"] if predictor.preprocessing.lungs else []
-    columns += [*(GATE if predictor.has_gate and gate is not False else ()), *decide.columns]
-    columns += [f"prob_{name}" for name in predictor.classes]
-    if heads:
-        columns += [f"head_{i + 1}_{name}" for i in range(predictor.num_heads) for name in predictor.classes]
-    columns += [*(UNCERTAINTY if uncertainty else ()), "error"]
+    further = [*(GATE if predictor.has_gate and gate is not False else ()), *decide.columns]
+    columns = _columns(predictor, any(slice_.volume for slice_ in slices), further, heads, uncertainty)
 
     def rows() -> Iterator[dict[str, Any]]:
         for answer in add_means(zip(slices, stream, strict=True), predictor.classes):
@@ -186,6 +174,16 @@ def predict_paths(
             shared.close()
 
     return PathPredictions(columns, len(slices), rows(), found.problems)
+
+
+def _columns(predictor: Predictor, volumes: bool, further: Sequence[str], heads: bool, uncertainty: bool) -> list[str]:
+    """The names of the columns; ``further`` are those of the gate and of decisions."""
+    columns = ["path", *(("unit", "patient_id") if volumes else ()), "prediction"]
+    columns += [*(["lungs"] if predictor.preprocessing.lungs else []), *further]
+    columns += [f"prob_{name}" for name in predictor.classes]
+    if heads:
+        columns += [f"head_{i + 1}_{name}" for i in range(predictor.num_heads) for name in predictor.classes]
+    return [*columns, *(UNCERTAINTY if uncertainty else ()), "error"]
 
 
 def _shared_prediction(device: str) -> Any:

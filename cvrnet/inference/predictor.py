@@ -228,10 +228,7 @@ class Predictor:
         *,
         heads: bool = False,
     ) -> list[Prediction]:
-        """The predictions that follow from what `member_probabilities` gives, and the distances from training images.
-
-        ``distances`` are (N, folds), or (N, 0) for a model without a gate.
-        """
+        """The predictions that follow from what `compute_members` gives for these images."""
         members = np.concatenate(by_head)  # (folds * heads, N, classes)
         mean = self._calibrate(members.mean(0))
         total, disagreement = uncertainty(mean, members, self.task)
