@@ -53,7 +53,7 @@ class LungFinder:
         given: Picture -> its mask, of a data set.
         segmenter: Finds the lungs of other pictures.
         cache_folder: Where the segmenter's masks are kept (``""``: the default folder); None: nowhere.
-        whole_without: If there is no segmenter, a picture without a mask is used whole; if False, it is an error.
+        whole_without: Whether a picture without a mask is used whole if there is no segmenter; if not, it is an error.
     """
 
     def __init__(
