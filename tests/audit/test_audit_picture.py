@@ -20,7 +20,7 @@ def findings(path):
 def test_the_committed_picture_shows_the_findings_on_a_shortcut():
     lines = findings(PICTURE)
     assert all(line.startswith("severe   ") for line in lines)
-    assert any("Class and source are tied together" in line for line in lines)
+    assert any("Class and source are associated" in line for line in lines)
     assert any("from the corners alone" in line for line in lines)
     assert PICTURE.stat().st_size < 250_000
 
@@ -35,4 +35,4 @@ def test_the_script_runs_the_command(script, tmp_path):
     pytest.importorskip("cv2")
     script["main"](tmp_path / "audit.png", 48)
     lines = findings(tmp_path / "audit.png")
-    assert any("Class and source are tied together" in line for line in lines)
+    assert any("Class and source are associated" in line for line in lines)

@@ -10,7 +10,7 @@ from cvrnet.workflows import Callbacks
 from cvrnet.workflows.pages import audit_run
 
 TRAINING = ["--encoders", "test_resnet,test_efficientnet", "--no-pretrained", "--img-size", "64", "--epochs", "1"]
-SEVERE = "severe: Class and source are tied together"
+SEVERE = "severe: Class and source are associated"
 
 
 @pytest.fixture(scope="module")
