@@ -97,7 +97,9 @@ class Answering:
         """The answer for a synthetic radiograph, drawn in memory."""
         image, _, _ = draw_film(label, seed=0, patient=31, image=31, size=_EXAMPLE_SIZE)
         colour = image if self._predictor.preprocessing.mode == "L" else np.repeat(image[..., None], 3, 2)
-        return self._answer(f"Synthetic radiograph: {EXAMPLES[label].lower()}", colour)
+        name = f"Synthetic radiograph: {EXAMPLES[label].lower()}"
+        seen, _ = self._predictor.preprocessing.cut(name, colour)
+        return self._answer(name, seen)
 
     def file(self, upload: Upload) -> Answer:
         """The answer for an image file; an error message contains the upload's name but no path."""

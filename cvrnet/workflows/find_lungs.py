@@ -15,7 +15,7 @@ from PIL import Image
 from cvrnet.data import ImageError, Preprocessing, Record, make_folds, read_records, write_phantoms
 from cvrnet.data.data_set import DataPath
 from cvrnet.data.lung_masks import Mask, mask_problem, read_mask
-from cvrnet.data.splits import patient_keys
+from cvrnet.data.splits import patient_key
 from cvrnet.errors import UserError
 from cvrnet.lungs.fit import fit_segmenter
 from cvrnet.lungs.quality import MEASURES, mask_quality
@@ -150,7 +150,7 @@ def _train(
     size = reader.input_size[1]
     # All have one label here: lungs are found without looking at labels, and a class may have a single patient.
     folds = make_folds([replace(record, label="lungs", source="") for record in usable], n_folds, settings["seed"])
-    pairs = [_pair(record, reader) for record in usable]
+    pairs = [pair_of(record, reader) for record in usable]
     added = _phantoms(phantoms, reader, settings["seed"])
 
     def fit(chosen: Sequence[Pair], name: str) -> Segmenter:
@@ -174,7 +174,7 @@ def _train(
     return found
 
 
-def _pair(record: Record, reader: Preprocessing) -> Pair:
+def pair_of(record: Record, reader: Preprocessing) -> Pair:
     """A picture and its mask as the network takes them, uint8 (size, size)."""
     picture, size = reader.read_whole(record.path), reader.input_size[1]
     assert record.lung_mask is not None
@@ -186,7 +186,7 @@ def _phantoms(count: int, reader: Preprocessing, seed: int) -> list[Pair]:
     if not count:
         return []
     with tempfile.TemporaryDirectory(prefix="cvrnet-lungs-") as folder:
-        return [_pair(record, reader) for record in read_records(write_phantoms(folder, count, seed=seed))]
+        return [pair_of(record, reader) for record in read_records(write_phantoms(folder, count, seed=seed))]
 
 
 def _compare(found: FoundMasks, record: Record, reader: Preprocessing, segmenter: Segmenter, fold: str) -> None:
@@ -199,15 +199,14 @@ def _compare(found: FoundMasks, record: Record, reader: Preprocessing, segmenter
     scores: dict[str, Any] = mask_quality(mask, given)
     diagonal = float(np.hypot(*picture.shape))
     scores |= {f"{name}_share": scores[name] / diagonal for name in MEASURES[1:]}
-    (patient,) = patient_keys([record])
-    found.quality.append({"path": record.name, "patient_id": patient, "fold": fold, **scores})
+    found.quality.append({"path": record.name, "patient_id": record.patient_id, "fold": fold, **scores})
 
 
 def _mean_quality(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Mean and 95 % interval by patient of each measure, and the folds' means of Dice."""
     if not rows:
         return {"quality": {}}
-    patients = [row["patient_id"] for row in rows]
+    patients = [patient_key(row["patient_id"], row["path"]) for row in rows]
     quality: dict[str, Any] = {}
     for name in rows[0]:
         if name not in ("path", "patient_id", "fold"):
