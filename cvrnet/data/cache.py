@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cvrnet.data.array_files import ArrayFiles as ArrayFiles
-from cvrnet.data.array_files import image_status as image_status
+from cvrnet.data.array_files import ArrayFiles, image_status
 from cvrnet.data.ct import window_of
 from cvrnet.data.decode_apart import decoding_threads
 from cvrnet.data.grey import LATEST

@@ -132,6 +132,11 @@ def two_lobes(mask: Mask) -> Mask:
     return np.asarray(binary_fill_holes(whole), bool)
 
 
+def border_share(mask: Mask) -> float:
+    """The share of the picture's border pixels that a mask touches."""
+    return float(np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]]).mean())
+
+
 def mask_problem(mask: Mask) -> str:
     """Why a mask cannot be that of both lungs on a frontal radiograph; ``""`` if it can.
 
@@ -146,9 +151,8 @@ def mask_problem(mask: Mask) -> str:
     area = mask.mean()
     if not LEAST_AREA <= area <= MOST_AREA:
         return f"its area is {area:.0%} of the picture; expected {LEAST_AREA:.0%} to {MOST_AREA:.0%}"
-    edge = np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]])
-    if edge.mean() > MOST_BORDER:
-        return f"it touches {edge.mean():.0%} of the picture's border; expected at most {MOST_BORDER:.0%}"
+    if (border := border_share(mask)) > MOST_BORDER:
+        return f"it touches {border:.0%} of the picture's border; expected at most {MOST_BORDER:.0%}"
     return _lobe_problem(mask)
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cvrnet.data import Augmentation, ImageCache, Preprocessing, Record
-from cvrnet.data.cache import ArrayFiles, image_status
+from cvrnet.data.array_files import ArrayFiles, image_status
 from cvrnet.data.decode_apart import decoding_threads
 from cvrnet.devices import kernels, select_device, select_precision
 from cvrnet.errors import UserError

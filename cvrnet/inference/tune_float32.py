@@ -37,17 +37,18 @@ def tune_float32(model: CVRNet, images: Tensor) -> Tuned:
     left out if the probabilities stay within the limit without it.
 
     Args:
-        model: The trained network, on the device and in the memory format in which it will predict.
+        model: The trained network, on the device on which it will predict; it stays as it is.
         images: Normalised images, (N, C, H, W), on the same device; about `IMAGES` that it was not trained on.
     """
-    network = fuse_batch_norm(_copy(model))
+    network: Any = fuse_batch_norm(copy.deepcopy(model).eval()).to(memory_format=torch.channels_last)
+    setattr(network, KEY, None)
     exact = _probabilities(network, images, "fp32")
 
     def change(parts: list[str]) -> float:
         setattr(network, KEY, parts)
         return float((_probabilities(network, images, "bf16") - exact).abs().max())
 
-    parts = [f"{i}.{name}" for i, names in enumerate(float32_parts(model)) for name in names]
+    parts = [f"{i}.{name}" for i, names in enumerate(float32_parts(network)) for name in names]
     before = after = change(parts)
     for block in _blocks(network):
         if after <= MARGIN * BOUND:
@@ -62,11 +63,6 @@ def tune_float32(model: CVRNet, images: Tensor) -> Tuned:
             parts, after = rest, without
     setattr(network, KEY, parts)
     return Tuned(float32_parts(network), before, after)
-
-
-def _copy(model: CVRNet) -> Any:
-    """A copy in evaluation mode: folding batch norm changes a network, and the trained one is still needed."""
-    return copy.deepcopy(model).eval()
 
 
 def _probabilities(network: Any, images: Tensor, precision: str) -> Tensor:

@@ -31,10 +31,11 @@ def float32_parts(model: nn.Module) -> list[list[str]]:
     return [[name for number, name in pairs if number == str(i)] for i in range(len(model.encoders))]
 
 
-def save_float32_parts(folder: Path, parts: Sequence[Sequence[str]]) -> None:
-    """Store the names for each encoder in the config.json of a checkpoint, in place of earlier ones."""
+def save_float32_parts(model: nn.Module, folder: Path, parts: Sequence[Sequence[str]]) -> None:
+    """Give a model the names for each encoder, and store them in its config.json, in place of earlier ones."""
     names = [f"{i}.{name}" for i, found in enumerate(parts) for name in found]
     write_json(folder / CONFIG, {**read_config(folder / CONFIG), KEY: names})
+    setattr(model, KEY, names)
 
 
 def restore_float32_parts(model: nn.Module, config: Mapping[str, Any]) -> None:

@@ -10,12 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from PIL import Image
 
 from cvrnet.data import ImageError, Preprocessing, Record
 from cvrnet.data.data_set import DataPath, DataSet
-from cvrnet.data.lung_masks import Mask, lobes, mask_problem, read_mask
+from cvrnet.data.lung_masks import Mask, border_share, lobes, mask_problem, read_mask
 from cvrnet.data.manifest import MANIFEST, write_manifest
 from cvrnet.errors import UserError
 from cvrnet.files import write_csv, write_json
@@ -128,8 +127,7 @@ _COLUMNS = ("path", "mask", "from", "area", "parts", "border", "problem")
 
 
 def _row(record: Record, path: Path, origin: str, mask: Mask, problem: str) -> dict[str, Any]:
-    edge = np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]])
-    measured = (round(float(mask.mean()), 4), len(lobes(mask)), round(float(edge.mean()), 4))
+    measured = (round(float(mask.mean()), 4), len(lobes(mask)), round(border_share(mask), 4))
     return dict(zip(_COLUMNS, (record.name, path, origin, *measured, problem), strict=True))
 
 

@@ -129,7 +129,8 @@ def train_sets(
 
 def _evaluate_best(job: Job, sets: Mapping[str, list[Record]], folder: Path) -> dict[str, Any]:
     """Score the best epoch, whose weights are in the folder; returns the content of metrics.json."""
-    best = tune_trained(job, load_checkpoint(folder), sets["val"], folder)
+    best = load_checkpoint(folder)
+    tune_trained(job, best, sets["val"], folder)
     predict = _predictions(job, best)
     has_heads = averages_probabilities(best)
     answers = {part: predict(members) for part, members in sets.items() if part != "train"}

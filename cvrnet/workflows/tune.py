@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,12 @@ import torch
 
 from cvrnet.data import ImageError, Preprocessing, Record, to_batch
 from cvrnet.data.data_set import DataSet
-from cvrnet.devices import select_device
 from cvrnet.errors import UserError
+from cvrnet.inference import Predictor
 from cvrnet.inference.predict_paths import find_images
 from cvrnet.inference.tune_float32 import BOUND, IMAGES, MARGIN, Tuned, tune_float32
 from cvrnet.network import CVRNet
-from cvrnet.runs.checkpoint import checkpoint_unit, find_checkpoints, load_checkpoint, refuse_bags
+from cvrnet.runs.checkpoint import find_checkpoints, refuse_bags
 from cvrnet.runs.float32_parts import save_float32_parts
 from cvrnet.runs.hub_download import is_reference
 from cvrnet.workflows.callbacks import Callbacks
@@ -49,18 +48,19 @@ def tune(
     if is_reference(model):
         raise UserError(f"{model} is not on this machine; expected a folder (cvrnet pull brings one)")
     folders = find_checkpoints(model, folds)
-    found = find_images(images).files
-    if not found:
+    predictor = Predictor.from_pretrained(model, device, "fp32", any_body_part=any_body_part, checkpoints=folders)
+    refuse_bags(predictor.unit, "tuning")
+    found = find_images(images)
+    predictor.use_masks(found.masked)
+    if not found.files:
         raise UserError("no image found")
+    x = _read(predictor, found.files)
     rows, progress = [], callbacks.stage("Tuning")
-    for done, folder in enumerate(folders, start=1):
-        network: Any = load_checkpoint(folder)
-        refuse_bags(checkpoint_unit(network), "tuning")
+    for done, (folder, network) in enumerate(zip(folders, predictor.models, strict=True), start=1):
         if not isinstance(network, CVRNet):
             raise UserError(f"{folder} is not a CVR-Net; other models have no float32 parts")
-        batch = _batch(network, found, any_body_part, select_device(device))
-        tuned = tune_float32(network.to(batch.device), batch)
-        save_float32_parts(folder, tuned.parts)
+        tuned = tune_float32(network, x)
+        save_float32_parts(network, folder, tuned.parts)
         rows.append({"model": folder.name, "float32 parts": sum(map(len, tuned.parts))})
         rows[-1] |= {"largest change before": tuned.before, "largest change after": tuned.after}
         if tuned.after > MARGIN * BOUND:
@@ -69,36 +69,38 @@ def tune(
     return rows
 
 
-def tune_trained(job: Job, model: Any, validation: Sequence[Record], folder: Path) -> Any:
-    """After a training in bfloat16: find the float32 parts on validation images and store them; returns the model.
+def tune_trained(job: Job, model: Any, validation: Sequence[Record], folder: Path) -> None:
+    """After a training in bfloat16: find the float32 parts on validation images, and store them with the model.
 
     Frozen encoders keep their own lists, with which their features were computed.
     """
     whole = isinstance(model, CVRNet) and job.features is None and job.config.unit == "image"
     if not whole or job.processes.precision != "bf16" or len(validation) < LEAST:
-        return model
-    chosen = [validation[i].path for i in _spaced(len(validation))]
-    images = to_batch([job.cache.load(path) for path in chosen]).to(job.processes.device)
-    x = Preprocessing.from_model(model).normalize(images).contiguous(memory_format=torch.channels_last)
-    tuned = tune_float32(model.to(x.device), x)
-    save_float32_parts(folder, tuned.parts)
+        return
+    images = to_batch([job.cache.load(validation[i].path) for i in _spaced(len(validation))])
+    tuned = tune_float32(model.to(job.processes.device), _normalized(model, images, job.processes.device))
+    save_float32_parts(model, folder, tuned.parts)
     if tuned.after > MARGIN * BOUND:
         job.callbacks.say(_too_far(tuned))
-    return load_checkpoint(folder)
 
 
-def _batch(network: Any, found: Sequence[Path], any_body_part: bool, device: torch.device) -> torch.Tensor:
+def _read(predictor: Predictor, found: Sequence[Path]) -> torch.Tensor:
     """Normalised images, evenly spaced among those that can be read."""
-    preprocessing = replace(Preprocessing.from_model(network), any_body_part=any_body_part)
     images = []
     for i in _spaced(len(found)):
         try:
-            images.append(preprocessing.resize(preprocessing.read(found[i])))
+            images.append(predictor.preprocessing.resize(predictor.preprocessing.read(found[i])))
         except ImageError:  # `predict` names such files
             continue
     if not images:
         raise UserError("no image can be read")
-    return preprocessing.normalize(to_batch(images).to(device)).contiguous(memory_format=torch.channels_last)
+    return _normalized(predictor.models[0], to_batch(images), predictor.device)
+
+
+def _normalized(model: Any, images: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """uint8 images (N, C, H, W) as a model takes them, on its device."""
+    x = Preprocessing.from_model(model).normalize(images.to(device))
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _spaced(count: int) -> list[int]:

@@ -57,7 +57,7 @@ def test_they_travel_with_the_model(network, tmp_path):
     save_checkpoint(network, tmp_path, ["a", "b", "c"])
     assert float32_parts(load_checkpoint(tmp_path)) == float32_parts(network)
     first = next(name for name, m in network.encoders[0].named_modules() if isinstance(m, torch.nn.Conv2d))
-    save_float32_parts(tmp_path, [[first], []])
+    save_float32_parts(load_checkpoint(tmp_path), tmp_path, [[first], []])
     loaded = load_checkpoint(tmp_path)
     assert float32_parts(loaded) == [[first], []]
     dtypes = {
@@ -66,7 +66,7 @@ def test_they_travel_with_the_model(network, tmp_path):
         if isinstance(m, torch.nn.Conv2d)
     }
     assert [name for name, dtype in dtypes.items() if dtype == torch.float32] == [f"0.{first}"]
-    save_float32_parts(tmp_path, [[], []])
+    save_float32_parts(load_checkpoint(tmp_path), tmp_path, [[], []])
     assert float32_parts(load_checkpoint(tmp_path)) == [[], []]
 
 
