@@ -79,7 +79,7 @@ def cvrnet(pretrained: bool = False, **kwargs: Any) -> CVRNet:
 
 @register_model
 def cvrnet_small(pretrained: bool = False, **kwargs: Any) -> CVRNet:
-    """ResNet-18 and MobileNetV3-Large: about a fifth of the papers' network, for laptops."""
+    """ResNet-18 and MobileNetV3-Large: a third of the parameters of the papers' network, for laptops."""
     return _create("cvrnet_small", pretrained, ("resnet18", "mobilenetv3_large_100"), **kwargs)
 
 
