@@ -9,7 +9,7 @@ import sys
 
 import timm
 
-import cvrnet  # also registers the architecture, without which timm could not load the fold below
+import cvrnet  # also registers the architecture, which timm needs to load the fold below
 
 run, repository, image = sys.argv[1:4]
 cvrnet.push_folds(run, repository)  # the repository is private; `cvrnet push --public` makes a public one

@@ -1,4 +1,4 @@
-"""The papers' head on another network: each feature map of a timm backbone gets a classifier, and they are averaged.
+"""The papers' head on another network: one classifier per feature map of a timm backbone, averaged.
 
 python reuse_head.py
 """
