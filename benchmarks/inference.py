@@ -14,9 +14,9 @@ The rows of the table:
 - the ONNX rows of inference_onnx.py;
 - the floor: the number of operations over the rate at which this machine multiplies float32 matrices.
 
-All rows take uint8 pixels. Without a checkpoint, weights are random, which takes the same time. The rows run in turn, so
-that a change of the machine's speed affects all of them, and the table gives medians. The last line compares decoding
-alone, the network alone, and both together.
+All rows take uint8 pixels. Without a checkpoint, weights are random, which takes the same time. The rows run in turn,
+so that a change of the machine's speed affects all of them, and the table gives medians. The last line compares
+decoding alone, the network alone, and both together.
 """
 
 from __future__ import annotations

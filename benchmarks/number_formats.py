@@ -2,9 +2,9 @@
 
     python benchmarks/number_formats.py [--rounds 5] [--batch-size 8]
 
-For each network, with random weights at its own image size: milliseconds per image in float32, with everything but the
-heads in bfloat16, and with the default, that is with the encoders' float32 parts. The three run in turn, and the numbers
-are medians. The last column is the default's speed against float32.
+For each network, with random weights at its own image size: milliseconds per image in float32, with everything but
+the heads in bfloat16, and with the default, that is with the encoders' float32 parts. The three run in turn, and
+numbers are medians. The last column is the default's speed against float32.
 """
 
 from __future__ import annotations
