@@ -1,6 +1,7 @@
 """Compare the speed of `Predictor` with plain PyTorch and Keras, in one run.
 
     python benchmarks/inference.py [--model cvrnet] [--img-size 224] [--device cpu|cuda] [--rounds 5] [--no-compile]
+    python benchmarks/inference.py --checkpoint RUN         a trained network, with the float32 parts of `cvrnet tune`
 
 The rows of the table:
 
@@ -13,9 +14,9 @@ The rows of the table:
 - the ONNX rows of inference_onnx.py;
 - the floor: the number of operations over the rate at which this machine multiplies float32 matrices.
 
-All rows take uint8 pixels. Weights are random, which takes the same time. The rows run in turn, so that a change of the
-machine's speed affects all of them, and the table gives medians. The last line compares decoding alone, the network
-alone, and both together.
+All rows take uint8 pixels. Without a checkpoint, weights are random, which takes the same time. The rows run in turn,
+so that a change of the machine's speed affects all of them, and the table gives medians. The last line compares
+decoding alone, the network alone, and both together.
 """
 
 from __future__ import annotations
@@ -182,6 +183,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="cvrnet")
+    parser.add_argument("--checkpoint", type=Path, help="a folder with config.json and model.safetensors")
     parser.add_argument("--img-size", type=int, default=224)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
@@ -190,10 +192,11 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "model"
-        model = cvrnet.create_model(args.model, num_classes=3)
-        model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, args.img_size, args.img_size)}
-        save_checkpoint(model, folder, ["CVP", "NCP", "NOR"])
+        folder = args.checkpoint or Path(temporary) / "model"
+        if args.checkpoint is None:
+            model = cvrnet.create_model(args.model, num_classes=3)
+            model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, args.img_size, args.img_size)}
+            save_checkpoint(model, folder, ["CVP", "NCP", "NOR"])
         rows = {PLAIN: plain_row(folder, args.device)}
         on_cpu = args.device == "cpu"
         rows |= keras_rows(args.img_size) if on_cpu and args.model == "cvrnet" else {}

@@ -20,7 +20,8 @@ class Encoder(Protocol):
     """The attributes that CVRNet needs. Any ``torch.nn.Module`` that has them is an encoder, without inheritance.
 
     The attribute ``float32_parts`` is optional: the names of submodules whose rounding costs the most accuracy. They
-    stay in float32 when prediction computes in bfloat16 or float16, and in an exported int8 file.
+    stay in float32 when prediction computes in bfloat16 or float16, and in an exported int8 file. Without it (or with
+    None), the encoder predicts in float32 until `cvrnet.workflows.tune` has found the parts for a trained network.
     """
 
     map_names: list[str]  #: name of each map, shallow to deep

@@ -102,7 +102,8 @@ class TimmEncoder(nn.Module):
         self.first_conv = _first_conv(backbone)
         blocks = [(name, m) for name, m in backbone.named_modules() if isinstance(m, (BasicBlock, Bottleneck))]
         shortcuts = [f"backbone.{name}.downsample" for name, block in blocks if block.downsample is not None]
-        self.float32_parts = (*self.first_conv, *shortcuts)
+        #: Measured for ResNets only; None: bfloat16 changes too much (see `cvrnet.encoders.Encoder`).
+        self.float32_parts = (*self.first_conv, *shortcuts) if blocks else None
         self.mean: tuple[float, ...] = tuple(mean or backbone.pretrained_cfg["mean"])
         self.std: tuple[float, ...] = tuple(std or backbone.pretrained_cfg["std"])
 

@@ -47,7 +47,8 @@ class FrozenFeatures:
     Args:
         model: The network; its heads are not used.
         cache: The decoded images, in the network's size. Vectors are stored in its folder.
-        device, amp: Device and number format, as in `Predictor`. Encoders compute as in prediction, with batch norm
+        device, amp: Device and number format, as in `Predictor`; float32 gives the same vectors on every machine, and
+            heads on frozen encoders are sensitive to rounding. Encoders compute as in prediction, with batch norm
             folded into the convolutions.
         views: Number of views, at least 1.
         augmentation, seed: Settings of the augmented views, from view 1.
@@ -58,7 +59,7 @@ class FrozenFeatures:
         model: CVRNet,
         cache: ImageCache,
         device: str = "auto",
-        amp: str = "auto",
+        amp: str = "fp32",
         *,
         views: int = 1,
         augmentation: Augmentation | None = None,

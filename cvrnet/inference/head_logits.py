@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cvrnet.devices import AUTOCAST_DTYPES, autocast
 from cvrnet.heads.novelty import NoveltyHead, map_sides
 from cvrnet.network import CVRNet
-from cvrnet.runs.float32_parts import float32_parts
+from cvrnet.runs.float32_parts import WHOLE, float32_parts
 
 
 def averages_probabilities(model: Any) -> bool:
@@ -81,8 +81,12 @@ def cast_weights(model: nn.Module, dtype: torch.dtype) -> nn.Module:
             if type(module) in (nn.Conv2d, nn.Linear) and module not in exact:
                 for name, parameter in list(module.named_parameters(recurse=False)):
                     setattr(module, name, nn.Parameter(parameter.detach().to(dtype), requires_grad=False))
-        for name in names:
+        for name in filter(None, names):
             part.set_submodule(name, _InFloat32(part.get_submodule(name)))
+    if isinstance(twin, CVRNet):
+        for i, names in enumerate(float32_parts(model)):
+            if WHOLE in names:
+                twin.encoders[i] = _InFloat32(twin.encoders[i])
     return twin
 
 
@@ -92,11 +96,15 @@ def _trunks(model: nn.Module) -> list[nn.Module]:
 
 
 class _InFloat32(nn.Module):
-    """A submodule that computes in float32 even under autocast."""
+    """A submodule that computes in float32 even under autocast; it also has the submodule's attributes."""
 
     def __init__(self, part: nn.Module) -> None:
         super().__init__()
         self.part = part
+
+    def __getattr__(self, name: str) -> Any:
+        part = super().__getattr__("part")
+        return part if name == "part" else getattr(part, name)
 
     def forward(self, x: Tensor) -> Any:
         with torch.autocast(x.device.type, enabled=False):

@@ -15,6 +15,7 @@ from cvrnet.devices import compile_failed, kernels, select_device, select_precis
 from cvrnet.errors import UserError
 from cvrnet.heads.novelty import NoveltyHead
 from cvrnet.inference.head_logits import HeadLogits, averages_probabilities
+from cvrnet.inference.packed_convolutions import pack_convolutions
 from cvrnet.runs.checkpoint import checkpoint_task, checkpoint_unit, refuse_bags, shared_settings
 
 Answer = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -115,6 +116,9 @@ class TorchEngine:
             HeadLogits(model, self.precision, head) for model, head in zip(self.models, novelty, strict=True)
         ]
         if not self.compile:
+            for network, model in zip(networks, self.models, strict=True):
+                if self.device.type == "cpu" and network.model is not model:
+                    pack_convolutions(network.model)  # a copy; explanations need the gradients of the model itself
             return networks
         mode = self.compile if isinstance(self.compile, str) else None
         # On a CPU, freezing makes the weights constants, and the compiler lays them out for its kernels.

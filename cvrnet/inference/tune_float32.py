@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import copy
+import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -13,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
 from cvrnet.inference.head_logits import HeadLogits
 from cvrnet.network import CVRNet
-from cvrnet.runs.float32_parts import KEY, float32_parts
+from cvrnet.runs.float32_parts import KEY, WHOLE, float32_parts, joined_names
 
 BOUND = 5e-3  #: of a probability, from that of float32: what the default number format keeps
 IMAGES = 64  #: that are looked at
@@ -32,9 +34,10 @@ class Tuned(NamedTuple):
 def tune_float32(model: CVRNet, images: Tensor) -> Tuned:
     """Search the smallest set of float32 parts that keeps the probabilities of images within half of `BOUND`.
 
-    The search is greedy. It starts with the encoders' own lists. If these exceed the limit, the blocks of the encoders
-    are added, from the first on, until the probabilities are within it. Then each part, the most expensive first, is
-    left out if the probabilities stay within the limit without it.
+    The search is greedy. It starts with the encoders' own lists. If these exceed the limit, the fewest blocks of the
+    encoders are added, from the first on, that bring the probabilities within it. Then each part, the most expensive
+    first, is left out if the probabilities stay within the limit without it. If more than half of the operations had to
+    be in float32, all of them are: bfloat16 would then save hardly any time.
 
     Args:
         model: The trained network, on the device on which it will predict; it stays as it is.
@@ -48,15 +51,22 @@ def tune_float32(model: CVRNet, images: Tensor) -> Tuned:
         setattr(network, KEY, parts)
         return float((_probabilities(network, images, "bf16") - exact).abs().max())
 
-    parts = [f"{i}.{name}" for i, names in enumerate(float32_parts(network)) for name in names]
-    before = after = change(parts)
-    for block in _blocks(network):
-        if after <= MARGIN * BOUND:
-            break
-        if not any(_overlap(block, part) for part in parts):
-            parts.append(block)
-            after = change(parts)
     costs = _costs(network, images[:1])
+    everything = [str(i) for i in range(len(network.encoders))]
+    listed = [getattr(encoder, KEY, None) or () for encoder in network.encoders]
+    parts = joined_names(listed)
+    before = after = change(parts)
+    if after > MARGIN * BOUND:
+        blocks = [block for block in _blocks(network) if not any(_overlap(block, part) for part in parts)]
+        spent = itertools.accumulate(costs.get(block, 0) for block in blocks)
+        half = sum(map(costs.__getitem__, everything)) / 2
+        most = sum(total <= half for total in spent)
+        if change(parts + blocks[:most]) > MARGIN * BOUND:
+            return Tuned([[WHOLE] for _ in everything], before, 0.0)
+        # The smallest number of blocks that suffices; more blocks in float32 hardly ever make the change larger.
+        number = bisect.bisect_left(range(most), True, key=lambda n: change(parts + blocks[:n]) <= MARGIN * BOUND)
+        parts += blocks[:number]
+        after = change(parts)
     for part in sorted(parts, key=lambda name: -costs.get(name, 0)):
         rest = [name for name in parts if name != part]
         if (without := change(rest)) <= MARGIN * BOUND:

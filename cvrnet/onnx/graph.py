@@ -61,13 +61,13 @@ class PixelNetwork(nn.Module):
 
     @property
     def float32_parts(self) -> list[str]:
-        """Names of the submodules in which rounding costs most accuracy (``float32_parts`` of the encoders)."""
+        """Names of the submodules in which rounding costs most accuracy: the encoders' lists, or first convolutions."""
         return [
             f"models.{k}.encoders.{i}.{part}"
             for k, model in enumerate(self.models)
             if isinstance(model, CVRNet)
             for i, encoder in enumerate(model.encoders)
-            for part in getattr(encoder, "float32_parts", ())
+            for part in _exact_parts(encoder)
         ]
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
@@ -204,3 +204,9 @@ def write_metadata(proto: onnx.ModelProto, values: Mapping[str, Any]) -> None:
         key: value if isinstance(value, str) else json.dumps(value, allow_nan=False) for key, value in values.items()
     }
     onnx.helper.set_model_props(proto, {p.key: p.value for p in proto.metadata_props} | texts)
+
+
+def _exact_parts(encoder: Any) -> tuple[str, ...]:
+    """An encoder's own list; without one, its first convolutions."""
+    listed: tuple[str, ...] | None = getattr(encoder, "float32_parts", None)
+    return encoder.first_conv if listed is None else listed

@@ -14,26 +14,35 @@ from cvrnet.runs.layout import CONFIG
 from cvrnet.runs.model_config import read_config
 
 KEY = "float32_parts"  #: in config.json, and an attribute of the model
+WHOLE = ""  #: the name that stands for a whole encoder
 MOST = 1000  # parts in a config.json, which may come from anywhere
 
 
 def float32_parts(model: nn.Module) -> list[list[str]]:
     """For each encoder of a CVR-Net, the names of the submodules that stay in float32.
 
-    They are those that `cvrnet.inference.tune_float32` found for this network, otherwise the encoder's own list.
+    They are those that `cvrnet.inference.tune_float32` found for this network, otherwise the encoder's own list. The
+    empty name stands for the whole encoder, which is also the answer for an encoder without a list: bfloat16 changed
+    probabilities of a ``cvrnet_lite`` by up to 0.18 (docs/performance.md).
     """
     if not isinstance(model, CVRNet):
         return []
     tuned: Sequence[str] | None = getattr(model, KEY, None)
     if tuned is None:
-        return [list(getattr(encoder, KEY, ())) for encoder in model.encoders]
-    pairs = [name.split(".", 1) for name in tuned]
-    return [[name for number, name in pairs if number == str(i)] for i in range(len(model.encoders))]
+        lists = [getattr(encoder, KEY, None) for encoder in model.encoders]
+        return [[WHOLE] if listed is None else list(listed) for listed in lists]
+    pairs = [name.partition(".") for name in tuned]
+    return [[name for number, _, name in pairs if number == str(i)] for i in range(len(model.encoders))]
+
+
+def joined_names(parts: Sequence[Sequence[str]]) -> list[str]:
+    """The names in one list, as config.json has them: ``0.stem``, or ``0`` for the whole first encoder."""
+    return [f"{i}.{name}" if name else f"{i}" for i, names in enumerate(parts) for name in names]
 
 
 def save_float32_parts(model: nn.Module, folder: Path, parts: Sequence[Sequence[str]]) -> None:
     """Give a model the names for each encoder, and store them in its config.json, in place of earlier ones."""
-    names = [f"{i}.{name}" for i, found in enumerate(parts) for name in found]
+    names = joined_names(parts)
     write_json(folder / CONFIG, {**read_config(folder / CONFIG), KEY: names})
     setattr(model, KEY, names)
 
@@ -51,6 +60,6 @@ def restore_float32_parts(model: nn.Module, config: Mapping[str, Any]) -> None:
     if not isinstance(names, list) or len(names) > MOST:
         raise ValueError(f"{CONFIG} states {KEY} that are not a list of names")
     for name in names:
-        if not isinstance(name, str) or "." not in name or name not in known:
+        if not isinstance(name, str) or not name or name not in known:
             raise ValueError(f"{CONFIG} states {KEY} that the network does not have: {name!r:.80}")
     setattr(model, KEY, names)

@@ -157,7 +157,7 @@ def with_features(job: Job, folders: Sequence[Path]) -> Job:
         model,
         job.cache,
         str(processes.device),
-        processes.precision,
+        "fp32" if config.amp == "auto" else config.amp,
         views=config.views,
         augmentation=config.augmentation,
         seed=config.seed,

@@ -16,7 +16,7 @@ from cvrnet.inference.predict_paths import find_images
 from cvrnet.inference.tune_float32 import BOUND, IMAGES, MARGIN, Tuned, tune_float32
 from cvrnet.network import CVRNet
 from cvrnet.runs.checkpoint import find_checkpoints, refuse_bags
-from cvrnet.runs.float32_parts import save_float32_parts
+from cvrnet.runs.float32_parts import WHOLE, save_float32_parts
 from cvrnet.runs.hub_download import is_reference
 from cvrnet.workflows.callbacks import Callbacks
 from cvrnet.workflows.job import Job
@@ -70,12 +70,16 @@ def tune(
 
 
 def tune_trained(job: Job, model: Any, validation: Sequence[Record], folder: Path) -> None:
-    """After a training in bfloat16: find the float32 parts on validation images, and store them with the model.
+    """After a training: find the float32 parts on validation images, and store them with the model.
 
-    Frozen encoders keep their own lists, with which their features were computed.
+    This needs bfloat16. Heads on frozen encoders were trained on features in float32; where the search is not possible,
+    such a network predicts in float32.
     """
-    whole = isinstance(model, CVRNet) and job.features is None and job.config.unit == "image"
-    if not whole or job.processes.precision != "bf16" or len(validation) < LEAST:
+    if not isinstance(model, CVRNet):
+        return
+    if job.processes.precision != "bf16" or job.config.unit != "image" or len(validation) < LEAST:
+        if job.features is not None:
+            save_float32_parts(model, folder, [[WHOLE] for _ in model.encoders])
         return
     images = to_batch([job.cache.load(validation[i].path) for i in _spaced(len(validation))])
     tuned = tune_float32(model.to(job.processes.device), _normalized(model, images, job.processes.device))

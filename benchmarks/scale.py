@@ -1,0 +1,127 @@
+"""Measure what more images cost: time and memory of predict, evaluate, crossval and audit.
+
+    python benchmarks/scale.py OUTPUT [--counts 1000 10000 100000] [--commands predict evaluate crossval audit]
+
+The images are phantoms of 96 pixels, each different; the model is `cvrnet_tiny` at 64 pixels, so that the library's own
+work shows. Every command runs in a process of its own, with an empty cache; `audit` without features of ImageNet, the
+others without audit and maps. For each are printed: seconds, processor seconds, and the largest anonymous memory, which
+is what the process needs beside files that the system may drop and read again. OUTPUT gets scale.csv and scale.png;
+rows that are there already are not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib
+import torch
+
+import cvrnet
+from cvrnet.data import write_phantoms
+from cvrnet.files import write_csv
+from cvrnet.runs.checkpoint import save_checkpoint
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+CLASSES = ["CVP", "NCP", "NOR"]
+COMMANDS = {
+    "predict": "predict {model} {data} -o {out}.csv --device cpu",
+    "evaluate": "evaluate {model} {data} -o {out} --device cpu --no-audit --no-maps",
+    "crossval": "crossval {data} -o {out} --model cvrnet_tiny --img-size 64 --no-pretrained --freeze all --epochs 1 "
+    "--device cpu --no-audit --no-maps",
+    "audit": "audit {data} -o {out} --no-features --device cpu",
+}
+Row = dict[str, str]
+
+
+def main() -> None:
+    """Measure what is missing, print a table, draw the figure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--counts", type=int, nargs="+", default=[1000, 10_000, 100_000])
+    parser.add_argument("--commands", nargs="+", choices=COMMANDS, default=list(COMMANDS))
+    args = parser.parse_args()
+    args.output.mkdir(parents=True, exist_ok=True)
+    table = args.output / "scale.csv"
+    rows = list(csv.DictReader(table.open())) if table.exists() else []
+    print(f"{'command':10}{'images':>8}{'seconds':>10}{'processor s':>13}{'memory MiB':>12}")
+    with tempfile.TemporaryDirectory() as temporary:
+        for row in measurements(Path(temporary), args.counts, args.commands, rows):
+            rows.append(row)
+            write_csv(table, rows)
+            print("{command:10}{images:>8}{seconds:>10}{processor:>13}{memory:>12}".format(**row), flush=True)
+    draw(rows, args.output / "scale.png")
+
+
+def measurements(root: Path, counts: list[int], commands: list[str], known: list[Row]) -> Iterator[Row]:
+    """A row for each command and number of images that is not known, small numbers first."""
+    done = {(row["command"], int(row["images"])) for row in known}
+    todo = [(count, name) for count in sorted(counts) for name in commands if (name, count) not in done]
+    if not todo:
+        return
+    torch.manual_seed(0)
+    model = cvrnet.create_model("cvrnet_tiny", num_classes=len(CLASSES))
+    model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, 64, 64)}
+    save_checkpoint(model, root / "model", CLASSES)
+    manifest = write_phantoms(root / "data", max(count for count, _ in todo), size=96)
+    lines = list(csv.DictReader(manifest.open()))
+    for count, name in todo:
+        part = root / "data" / f"{count}.csv"
+        write_csv(part, lines[:count])
+        out = root / f"{name}-{count}"
+        arguments = COMMANDS[name].format(model=root / "model", data=part, out=out).split()
+        yield {"command": name, "images": str(count), **cost(arguments, root / f"cache-{name}-{count}")}
+        shutil.rmtree(root / f"cache-{name}-{count}", ignore_errors=True)
+        shutil.rmtree(out, ignore_errors=True)
+
+
+def cost(arguments: list[str], cache: Path) -> Row:
+    """Seconds, processor seconds and largest anonymous memory of a command of cvrnet."""
+    start, peak, log = time.perf_counter(), 0, cache.with_suffix(".log")
+    with log.open("wb") as file:
+        command = [sys.executable, "-m", "cvrnet", *arguments]
+        process = subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, "CVRNET_CACHE": str(cache)})
+        while True:
+            found, status, usage = os.wait4(process.pid, os.WNOHANG)
+            if found:
+                break
+            memory = Path(f"/proc/{process.pid}/status").read_text().partition("RssAnon:")[2].split()
+            peak = max(peak, int(memory[0]) if memory else 0)
+            time.sleep(0.05)
+    if status:
+        raise SystemExit(f"{' '.join(command)} failed:\n{log.read_text()[-3000:]}")
+    seconds, processor = time.perf_counter() - start, usage.ru_utime + usage.ru_stime
+    return {"seconds": f"{seconds:.1f}", "processor": f"{processor:.1f}", "memory": f"{peak / 1024:.0f}"}
+
+
+def draw(rows: list[Row], path: Path) -> None:
+    """Processor time and memory against the number of images."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    for name in dict.fromkeys(row["command"] for row in rows):
+        mine = [row for row in rows if row["command"] == name]
+        points = sorted((int(row["images"]), float(row["processor"]), float(row["memory"])) for row in mine)
+        images, seconds, memory = zip(*points, strict=True)
+        left.plot(images, seconds, marker="o", label=f"cvrnet {name}")
+        right.plot(images, memory, marker="o", label=f"cvrnet {name}")
+    few, many = left.get_xlim()
+    low = min(float(row["processor"]) for row in rows)
+    left.plot([few, many], [low, low * many / few], color="grey", linestyle=":", label="in proportion")
+    left.set(xscale="log", yscale="log", xlabel="images", ylabel="processor time (s)")
+    right.set(xscale="log", xlabel="images", ylabel="memory (MiB)", ylim=(0, None))
+    left.legend(frameon=False, fontsize="small")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()
