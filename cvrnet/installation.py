@@ -32,7 +32,8 @@ def describe_installation() -> Iterator[tuple[str, str]]:
     elif name == "cpu":
         name = f"cpu ({torch.backends.cpu.get_cpu_capability()})"
     yield "device", name
-    yield "bf16", "in hardware" if has_bf16(device) else "emulated or unavailable: fp32 is the default here"
+    slow = "emulated or unavailable: fp32 is the default here"
+    yield "bf16", "in hardware: the default number format" if has_bf16(device) else slow
     yield "threads", f"{torch.get_num_threads()} (of {os.cpu_count()} processors)"
     for extra, packages in _extras().items():
         missing = ", ".join(name for name in packages if _version(name) is None)
