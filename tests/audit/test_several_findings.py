@@ -198,7 +198,7 @@ def test_a_label_that_contradicts_itself_is_refused(tmp_path, cli):
     manifest.write_text(manifest.read_text().replace("p0,F,Bright|Left|Rare", "p0,F,Bright|No finding"))
     status, _, err = cli("audit", manifest)
     assert status == 1
-    assert "label 'Bright|No finding' has findings and No Finding" in err
+    assert "label 'Bright|No finding' names findings and also No Finding" in err
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_a_label_that_contradicts_itself_is_refused(tmp_path, cli):
             "path,Edema,Mass",
             ",1,0",
             ["--findings", "No finding"],
-            "No finding is not a finding, it means that there is none",
+            "No finding is not a finding; it means that there are none",
         ),
         ("path,Edema,Edema", ",1,0", [], "a column is named twice: 'path, Edema, Edema'"),
         ("path,Edema,Mass", ",1,2", ["--findings", "Mass"], "Mass is '2'; expected 1, 0, -1 or empty"),
