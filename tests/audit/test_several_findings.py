@@ -204,7 +204,7 @@ def test_a_label_that_contradicts_itself_is_refused(tmp_path, cli):
 @pytest.mark.parametrize(
     ("header", "row", "findings", "message"),
     [
-        ("path,Edema,Mass", ",,", ["--findings", "Mass"], "of no image is it known whether it has Mass"),
+        ("path,Edema,Mass", ",,", ["--findings", "Mass"], "no image has a known value for Mass"),
         (
             "path,Edema,Mass",
             ",1,0",
@@ -235,5 +235,5 @@ def test_a_finding_that_all_have_or_none_has(cells):
 
 def test_a_model_is_not_audited_on_findings(tmp_path, monkeypatch):
     records, _, names = read_audited(write_films(tmp_path / "data", 20, columns=False))
-    with pytest.raises(UserError, match="--model audits models that name one class an image"):
+    with pytest.raises(UserError, match="--model audits models of one class per image"):
         audit(records, names=names, examination=object())

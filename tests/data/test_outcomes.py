@@ -47,7 +47,7 @@ def test_films_from_the_day_of_the_event_on_are_dropped() -> None:
     _, _, late = course.at_risk(given)
     assert late == [
         "m.csv:2: c: day 3, and icu_day is 3: taken on the day of the event",
-        "m.csv:2: d: day 9, and icu_day is 3: after the event",
+        "m.csv:2: d: day 9, and icu_day is 3: taken after the event",
     ]
     assert [record.name for record in films_after(course, given)] == ["c", "d"]
 

@@ -321,7 +321,7 @@ def test_a_written_manifest_has_the_columns_in_use(tmp_path):
 def test_a_manifest_that_cannot_be_written_is_left_as_it_was(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "m.csv").write_text("old")
-    with pytest.raises(UserError, match=r"a\.png: not in the manifest's folder"):
+    with pytest.raises(UserError, match=r"a\.png: expected a file in the folder"):
         write_manifest(tmp_path / "in" / "m.csv", [Record(tmp_path / "a.png", "a.png")])
     with pytest.raises(UserError, match="cannot be written"):
         write_manifest(tmp_path / "in" / "m.csv" / "m.csv", [])

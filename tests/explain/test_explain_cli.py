@@ -161,7 +161,7 @@ def test_measure_out_of_fold(cli, lively, phantoms, tmp_path):
     states = [folder / f"fold-{fold}" / "training-state.pt" for fold in (1, 2)]
     for state in states:
         state.touch()
-    assert "no fold of" in cli(*arguments)[2]
+    assert "no finished fold of" in cli(*arguments)[2]
     for state in states:
         state.unlink()
     status, out, err = cli(*arguments)

@@ -126,7 +126,8 @@ def test_masks_that_cannot_be_used_leave_the_picture_whole(tmp_path):
         assert (box == (10, 10, 50, 70)) == (name in ("good", "double"))
     assert {path.name: reason for path, reason in finder.whole.items()} == {
         "film-black": "its mask black.png cannot be used: the mask is empty",
-        "film-tall": "its mask tall.png cannot be used: the mask has 60 x 80 pixels, the image 80 x 60; expected the same aspect ratio",
+        "film-tall": "its mask tall.png cannot be used: the mask has 60 x 80 pixels, the image 80 x 60; "
+        "expected the same aspect ratio",
         "film-one": "its mask is implausible: it has one lung; expected two",
     }
     assert finder.cut(tmp_path / "another", picture)[0] is picture
