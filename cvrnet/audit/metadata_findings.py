@@ -155,10 +155,8 @@ def _large_patients(records: Sequence[Record]) -> list[Finding]:
         return []
     worst = rows[0]
     sentence = f"One patient id, {worst['patient_id']}, has {worst['images']:,} of {len(records):,} images"
-    others = len(rows) - 1
-    sentence += (
-        f", and {count(others, 'other id has', 'other ids have')} over a tenth." if others else ": over a tenth."
-    )
+    more = len(rows) - 1
+    sentence += f", and {count(more, 'other id has', 'other ids have')} over a tenth." if more else ": over a tenth."
     names = {row["patient_id"] for row in rows}
     files = tuple(record.name for record in records if record.patient_id in names)
     advice = "If the id is a placeholder or is shared by several persons, leave it empty or write each person's own id."
