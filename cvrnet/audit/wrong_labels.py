@@ -27,7 +27,7 @@ MIN_AUC = 0.8  # least AUC of predicting the labels; below it, many doubts are f
 FOLDS = 5
 MAX_IMAGES = 3000  # most images that train each fold, so that the cost grows only in proportion to the data set
 SHARPNESS = 2.0  # factor of the support vector machine's margins before the softmax
-CAUTION = 10.0  # pseudo-count: as many images with random labels of their other images are added to each class
+CAUTION = 10.0  # pseudo-count: so many images with labels at their overall rates are added to each class's counts
 
 ADVICE = "Look at each image, the most doubtful first, before you delete it or correct its label; keep correct labels."
 

@@ -47,7 +47,7 @@ def by_value(pixels: np.ndarray, shown: Shown, counted: np.ndarray | None = None
 
 
 def robust_ends(values: np.ndarray, counts: np.ndarray | None) -> tuple[float, float]:
-    """Return the range (low, high) of the values such that at most `TAIL` of the pixels lie below, and above it.
+    """Return the range (low, high) of the values: at most the share `TAIL` of the pixels is below it, and above it.
 
     If low and high are the same, the least and the largest value are returned.
 

@@ -141,8 +141,9 @@ def border_share(mask: Mask) -> float:
 def mask_problem(mask: Mask) -> str:
     """Why a mask cannot be that of both lungs on a frontal radiograph; ``""`` if it can.
 
-    It cannot if it is too small or too large, touches too much of the picture's border, or does not show two lungs. Two
-    lungs are two parts side by side, or one part that lies well in both halves of its bounding box.
+    It cannot if it is too small or too large, touches too much of the picture's border, or does not show two lungs: two
+    parts side by side, or the halves of one wide part. The smaller lung needs at least the share `LEAST_LOBE` of the
+    mask.
 
     >>> mask_problem(np.zeros((8, 8), bool))
     'the mask is empty'
