@@ -46,7 +46,7 @@ class LungFinder:
     """Finds the mask of each picture, and masks or crops the picture with it.
 
     If the data set gives a mask for a picture, this mask is used instead of the segmenter's. If a mask cannot be used
-    (it is empty, has another aspect ratio, or is implausible), the picture is used whole, and the reason is in ``whole``.
+    (it is empty, implausible, or has another aspect ratio), the picture is used whole, with the reason in ``whole``.
 
     Args:
         settings: Mask or crop, and the margin.
