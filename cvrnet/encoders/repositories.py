@@ -32,8 +32,8 @@ _NOT_OF_TIMM = ("name", "model_name", "num_maps", "source_size", "mean", "std") 
 _IMPOSSIBLE = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What timm raises for arguments that make no sense."""
 _SMALL, _PARAMETERS_A_BYTE = 10_000_000, 16
-"""A network of more than `_SMALL` parameters must have at most `_PARAMETERS_A_BYTE` for each byte of its weights file.
-The limit is not tighter, because the file may lack layers that no encoder uses."""
+"""A network of more than `_SMALL` parameters may have at most `_PARAMETERS_A_BYTE` parameters for each byte of its
+weights file. The limit is not tighter, because the file may lack layers that no encoder uses."""
 
 
 def is_repository(name: str) -> bool:

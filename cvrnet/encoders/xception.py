@@ -1,4 +1,4 @@
-"""Xception with the papers' feature maps. Two of them lie inside its blocks, so they are not timm's feature maps."""
+"""Xception with the papers' feature maps. Two of them lie inside its blocks, and differ from timm's feature maps."""
 
 from pathlib import Path
 from typing import Any

@@ -26,7 +26,7 @@ def map_parts(model: nn.Module) -> dict[str, list[int]]:
         with the maps that it uses.
 
     Raises:
-        UserError: The model is not a PyTorch module, such as an ONNX file.
+        UserError: The model is not a PyTorch module; for example, it is an ONNX file.
     """
     if not isinstance(model, nn.Module):
         raise UserError(NO_GRADIENTS)
