@@ -31,7 +31,7 @@ def lungs(data: Path, output: Path, style: str, **settings: Any) -> int:
 
     Without --segmenter, a small U-Net is trained on the images that have a lung_mask, at least ten. Each of them is
     also segmented by a network that was not trained on its patient, which gives Dice and Hausdorff's distance. Images
-    without a mask get one. Masks that are implausible (area, two lobes, border) are flagged, and left out of the new
+    without a mask get one. Masks that are implausible (area, two lungs, border) are flagged, and left out of the new
     manifest, so that these images are used whole. See lungs.png, masks.csv and quality.csv in the folder.
 
     The exit status is 1 if an image cannot be read, or a given mask cannot be used; each is named, the rest goes on.

@@ -1,4 +1,4 @@
-"""The whole audit: read the manifest, measure the images in one pass, search for findings, and write the files."""
+"""Run the whole audit: read the manifest, measure the images in one pass, search for findings, and write the files."""
 
 from __future__ import annotations
 
@@ -57,17 +57,17 @@ def read_audited(
     findings: Sequence[str] = (),
     uncertain: str = "ignore",
 ) -> tuple[list[Record], list[str], list[str]]:
-    """Read the images that can be audited, one line for each row that cannot, and the names of the findings.
+    """Read the images that can be audited; also return a line for each other row, and the names of the findings.
 
-    Unlike `cvrnet.data.read_records` this accepts patients in two splits and a single class: the audit reports them.
-    ``say`` is that of `read_records`. ``findings`` names those of images with several, or is ``("auto",)``; if it is
-    empty, labels such as ``Edema|Effusion`` or, without labels, columns of 1 and 0 decide whether images have several.
-    The label of an image is then the findings that it has; images of which nothing is known are left out. For images
-    with one label, the list of findings is empty.
+    Unlike `cvrnet.data.read_records`, this accepts patients in two splits and a single class: the audit reports them.
+    ``say`` is as in `read_records`. If images may have several findings, ``findings`` names them, or is ``("auto",)``.
+    If it is empty, images may have several findings if there are labels such as ``Edema|Effusion`` or, without labels,
+    columns of 1 and 0. Such an image is labelled with the findings that it has, and is left out if nothing is known of
+    it. If images have one label each, the returned list of names is empty.
 
     Raises:
-        DataError: No image is left, or a cell of a finding has a value that is not known.
-        UserError: There are no such findings, or no image of which one is known.
+        DataError: No image is left, or a cell of a finding has an unknown value.
+        UserError: There are no such findings, or they are not known of any image.
     """
     settings: dict[str, Any] = {"min_classes": 1, "allow_shared_patients": True}
     records, problems = scan_records(data, say=say, labelled=not findings, **settings)
@@ -83,7 +83,7 @@ def read_audited(
         records = label_findings(records, names, truth)
         records = [record for record in records if record.label]
         if not records and not problems:
-            raise UserError(f"{data}: of no image is it known whether it has {', '.join(names)}")
+            raise UserError(f"{data}: no image has a known value for {', '.join(names)}; expected cells of 1 or 0")
     if not records:
         odd = [] if names else list(odd_columns(found).values())
         raise DataError([*odd, *problems], data)
@@ -93,9 +93,9 @@ def read_audited(
 def read_outcome_audited(
     data: DataPath, column: str, say: Callable[[str], object] = lambda line: None
 ) -> tuple[list[Record], list[str], Course]:
-    """The same for a data set from which an event is to be foretold: its label is whether the patient ever had it.
+    """Like `read_audited`, but the label is whether the patient ever had an event, ``yes`` or ``no``.
 
-    All films are kept, also those from after the event. Returns what is known of the event in place of the names.
+    All films are kept, also those from after the event. The third value is what is known of the patients' events.
 
     Raises:
         DataError: No image is left.
@@ -129,20 +129,20 @@ def audit(
     progress: Callable[[int, int], object] = lambda done, total: None,
     step: Callable[[str], object] = lambda name: None,
 ) -> list[Finding]:
-    """All findings about a data set's labels, sources, patients and images, the worst first.
+    """Return all findings about a data set's labels, sources, patients and images, the worst first.
 
     ``records`` are the labelled images; ``problems`` say why others cannot be used, one line each, and become a
-    finding. With ``course``, films from after the event that is to be foretold are named. With ``examination``, the
-    predictions of a trained model are also audited. DICOM files that are not of the chest cannot be read, unless
-    ``any_body_part`` is set. Equal seeds give equal findings.
-    Without ``features`` of a network, which take the most time to compute, labels are not checked, and pictures of
-    other things are not found. With ``finder``, images are masked with the lungs, or cropped to them, before they are
-    measured (features are always those of whole pictures). ``workers`` threads read the images. ``progress`` is called
-    after each image with the number read and the total; ``step`` is called before each step with its name.
+    finding. With ``course``, films from after the event are reported. With ``examination``, the predictions of a
+    trained model are also audited. DICOM files that are not of the chest cannot be read, unless ``any_body_part`` is
+    set. Equal seeds give equal findings. The ``features`` of a network take the most time to compute. Without them,
+    labels are not checked, and pictures of other things are not found. With ``finder``, images are masked with the
+    lungs, or cropped to them, before they are measured (features are always those of whole pictures). ``workers``
+    threads read the images. ``progress`` is called after each image with the number read and the total; ``step`` is
+    called before each step with its name.
 
-    If images may have several findings, ``names`` are these (see `read_audited`) and ``uncertain`` says what -1 counts
-    as. Each finding is then checked by itself; a check that needs one label for an image compares the images with any
-    finding to those without.
+    If images may have several findings, ``names`` are their names (see `read_audited`), and ``uncertain`` says what -1
+    counts as. Each finding is then checked by itself. Checks that need one label for each image compare the images with
+    any finding to those without.
 
     Raises:
         DataError: No image can be read.
@@ -151,10 +151,10 @@ def audit(
     if examination is not None:
         _refuse_examination(records, names, examination)
         if finder is not None:
-            raise UserError("--lungs and --model exclude each other: a model knows whether it sees only the lungs")
+            raise UserError("--lungs and --model cannot be combined: a model has its own setting of --lungs")
         for predictor in examination.models:
             predictor.use_masks(records)
-    records = [r for r in records if r.label] if names else records  # of the others nothing is known
+    records = [r for r in records if r.label] if names else records  # nothing is known of the others
     findings = _label_findings(records, names, uncertain, course) if records else []
     with tempfile.TemporaryDirectory(prefix="cvrnet-audit-") as folder:
         step("reading images")
@@ -168,7 +168,7 @@ def audit(
             findings += model_findings(examination, seed)
         findings += depth_findings(measured)
         step("looking at labels and pictures")
-        vectors = image_features(measured.records, any_body_part) if features else "their features were switched off"
+        vectors = image_features(measured.records, any_body_part) if features else "features were switched off"
         findings += wrong_picture_findings(measured, vectors, seed)
         single = replace(measured, records=without_names(measured.records)) if names else measured
         findings += wrong_label_findings(single, vectors, seed)
@@ -196,7 +196,7 @@ def _label_findings(
 
 def _refuse_examination(records: Sequence[Record], names: Sequence[str], examination: Examination) -> None:
     if names:
-        raise UserError("the images may have several findings; --model audits models that name one class an image")
+        raise UserError("the images may have several findings; --model audits models of one class per image")
     check_classes((r.label for r in records), examination.classes)
 
 
@@ -205,7 +205,7 @@ def _unusable(lines: Sequence[str], names: tuple[str, ...]) -> Finding:
     sentence = f"{count(len(lines), 'row or image', 'rows or images')} cannot be used: {lines[0]}"
     sentence += " and others." if len(lines) > 1 else "."
     figures = {"table": [{"problem": line} for line in lines]}
-    return Finding("unusable-images", "warning", sentence, figures, names, "Mend or remove them.")
+    return Finding("unusable-images", "warning", sentence, figures, names, "Correct or remove them.")
 
 
 def write_audit(
@@ -258,7 +258,7 @@ def check_audit_folder(folder: Path, overwrite: bool) -> bool:
     if not overwrite:
         raise UserError(f"{path} exists; --overwrite replaces it")
     if not {"data_sha256", "findings"} <= read_json(path).keys():
-        raise UserError(f"{path} is not an audit of `cvrnet audit`; choose another folder")
+        raise UserError(f"{path} was not written by `cvrnet audit`; choose another folder")
     return True
 
 

@@ -1,4 +1,4 @@
-"""audit.html: one file that needs no network, prints well and fits a phone."""
+"""Make audit.html: one file that needs no network connection, prints well and fits a phone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cvrnet.data.finding_labels import SEPARATOR
 from cvrnet.html import Picture, Table, render, small_picture
 
 MAX_ROWS = 40  # most rows of a finding's table that the page shows
-MAX_NAMES = 15  # most findings of images in the table of those that come together
+MAX_NAMES = 15  # most findings of images in the table of findings that occur together
 
 Row = Mapping[str, Any]
 
@@ -64,7 +64,7 @@ def _label_by_source(rows: Sequence[Row]) -> Table:
 
 
 def _together(images: Mapping[str, int], rows: Sequence[Row]) -> Table:
-    """Make a table of the share of a finding's images (rows) that have another one (columns), of the most frequent."""
+    """Make a table of the most frequent findings: the share of each one's images (rows) that also have another."""
     names = sorted(images, key=lambda name: -images[name])[:MAX_NAMES]
     both = {
         pair: row["both"] for row in rows for pair in ((row["first"], row["second"]), (row["second"], row["first"]))
@@ -104,7 +104,7 @@ def _ranked(record: Record, row: Row) -> tuple[Picture, str, list[str]]:
 
 
 def _probe_panels(findings: Sequence[Finding]) -> dict[str, list[Row]]:
-    """The title of each panel -> its probes. Label probes come first, and of these, those of the whole data set."""
+    """The title of each panel -> its probes. Label probes come first, starting with those of the whole data set."""
     panels: dict[str, list[Row]] = {}
     for row in sorted(probe_rows(findings), key=lambda row: list(WHAT).index(row["probe"])):
         where = "whole data set" if row["scope"] == "all" else f"within {row['scope']}"

@@ -1,4 +1,4 @@
-"""A finding about pictures of more than 8 bits that use another number of bits than the others of their data set."""
+"""Find pictures of more than 8 bits that use another number of bits than most such pictures of the data set."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 from cvrnet.audit.findings import Finding, count
 from cvrnet.audit.measurements import Measurements
 
-ADVICE = "Brightness depends on the number of bits in use: compare these with the others; store all with equal depth."
+ADVICE = "Brightness depends on the bits in use: compare these images with the others, and store all with equal depth."
 
 
 def depth_findings(measured: Measurements) -> list[Finding]:
@@ -19,6 +19,6 @@ def depth_findings(measured: Measurements) -> list[Finding]:
     others = {name: depth for name, depth in depths.items() if depth != usual}
     bits = " or ".join(map(str, sorted(set(others.values()))))
     who = count(len(others), "image of more than 8 bits uses", "images of more than 8 bits use")
-    sentence = f"{who} {bits} bits, {most} use {usual}: they are read brighter or darker than these."
+    sentence = f"{who} {bits} bits, but {most} use {usual}: the two groups may differ in brightness."
     figures = {"usual": usual, "table": [{"path": name, "bits": depth} for name, depth in others.items()]}
     return [Finding("depths", "warning", sentence, figures, tuple(others), ADVICE)]

@@ -1,4 +1,4 @@
-"""Images of the same exposure: exact copies, and copies that were cropped, turned, brightened or re-encoded."""
+"""Find images of the same exposure: exact copies, and copies that were cropped, rotated, brightened or re-encoded."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def clusters(copies: Iterable[Copy], n: int) -> list[list[int]]:
 
 
 def duplicate_findings(measured: Measurements, *, seed: int = 0, workers: int = 2) -> list[Finding]:
-    """Two findings, on exact duplicates and on near-duplicates."""
+    """Return two findings: on exact duplicates, and on near-duplicates."""
     exact, near = exact_copies(measured), near_copies(measured, seed=seed, workers=workers)
     return [
         _finding(measured, exact, "exact-duplicates", "an exact copy of another", "exact copies of others"),

@@ -1,8 +1,8 @@
-"""A trained model's predictions on each image as it is, without the lungs, and with nothing but the lungs.
+"""Predict each image with a trained model: as it is, without the lungs, and with only the lungs.
 
-The idea is that of Maguolo and Nanni (Information Fusion 76, 2021): networks that they trained on images with the lungs
-blacked out recognised COVID-19 as well as before. Here the lungs are hidden from a model that was trained on whole
-images. See also DeGrave, Janizek and Lee (Nature Machine Intelligence 3, 2021).
+The idea is that of Maguolo and Nanni (Information Fusion 76, 2021): they trained networks on images with the lungs
+blacked out, and these recognised COVID-19 as well as networks trained on whole images. Here the lungs are hidden from a
+model that was trained on whole images. See also DeGrave, Janizek and Lee (Nature Machine Intelligence 3, 2021).
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Examination:
     """Collects predictions batch by batch. It keeps all probabilities in memory, but at most one batch of images.
 
     The models must have the same classes and preprocessing. `of` maps the name of an image to the indices of the models
-    that predict it, whose probabilities are averaged; images without an entry are skipped. `known` is that of
-    `HeldOut`.
+    that predict it; their probabilities are averaged. Images without an entry are skipped. `known` says whether the
+    models' training images are known (`HeldOut.known`).
     """
 
     def __init__(self, models: Sequence[Predictor], of: Mapping[str, tuple[int, ...]], known: bool) -> None:
@@ -56,13 +56,13 @@ class Examination:
         """Load a MODEL argument; an image is predicted only by models of the run that were not trained on its patient.
 
         Raises:
-            UserError: The model cannot be loaded, or is one of findings.
+            UserError: The model cannot be loaded, or its classes are findings, of which an image may have several.
         """
         asked = held_out(model, records)
         predictors = [Predictor.from_pretrained(one, device=device) for one in asked.models or [str(model)]]
         if any(predictor.task == "multilabel" for predictor in predictors):
             raise UserError(
-                f"{model} is a model of findings; the audit is for models that name one class an image: "
+                f"{model} is a model of findings; the audit is for models of one class per image: "
                 "leave --model out, and use `cvrnet evaluate` for the model"
             )
         return cls(predictors, asked.models_for_image, asked.known)
@@ -79,7 +79,7 @@ class Examination:
             lungs = read_mask(record.lung_mask, pixels.shape[:2])
         except UserError as error:
             return Views(whole, problem=str(error))
-        # The box, not the outline, is hidden: an outline would show the heart's shape and the disease itself.
+        # The lungs' box is hidden instead of their outline, which would show the heart's shape and the disease itself.
         box = bounding_box(lungs)
         parts = {WITHOUT: resize(keep(pixels, ~box)), ONLY: resize(keep(pixels, lungs))}
         return Views(whole | parts, remains=float(1 - box.mean()))
@@ -130,8 +130,8 @@ def bounding_box(mask: np.ndarray) -> np.ndarray:
 def keep(pixels: np.ndarray, kept: np.ndarray) -> np.ndarray:
     """Set the pixels outside the mask ``kept`` to the mean of the pixels inside it.
 
-    The mean of the whole image would give away the hidden part, because a diseased lung is brighter. Black would add
-    an edge along each border.
+    The mean of the whole image would reveal something of the hidden part, because a diseased lung is brighter. Black
+    would add an edge along each border.
 
     >>> keep(np.array([[10, 20], [30, 255]], np.uint8), np.array([[True, True], [True, False]])).tolist()
     [[10, 20], [30, 20]]

@@ -1,10 +1,10 @@
-"""Local features of a picture, and the search for pictures that share many of them.
+"""Compute local features of pictures, and find pictures that share many of them.
 
 SIFT (Lowe 2004, OpenCV) finds the same points after a crop, a rotation, or a change of scale or contrast. For the
-search each feature is replaced by the two nearest of a thousand "words", and pictures are compared by the cosine of
+search, each feature is replaced by the two nearest of a thousand "words", and pictures are compared by the cosine of
 their weighted word counts ("Video Google", Sivic and Zisserman 2003). A mirrored picture and a negative have the same
-features, but the numbers in their descriptors are in another order. So the search covers them without reading pixels
-again.
+features, but the numbers in their descriptors are in another order. So the search finds them, too, without reading
+pixels again.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import numpy as np
 
 MAX_FEATURES = 220
 WORDS = 1000
-PER_FEATURE = 2  # words that replace a feature; with one, a feature half-way between two words would go to either
+PER_FEATURE = 2  # words that replace a feature; with one, small changes could move a feature between two words
 BLOCK = 512  # images that are compared at once
-MOST, LEAST = 4, 0.1  # largest number of neighbours of each image and variant, and their smallest cosine
+MOST, LEAST = 4, 0.1  # largest number of neighbours of each image and variant, and the least cosine to a neighbour
 
 _BINS = np.arange(128).reshape(4, 4, 8)  # the numbers of a SIFT descriptor: 4 rows, 4 columns, 8 directions
 VARIANTS = {
@@ -31,7 +31,7 @@ VARIANTS = {
 
 def describe(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Find at most `MAX_FEATURES` local features: points (n, 2), x before y, and descriptors, uint8 (n, 128)."""
-    # Local equalisation: then faint structures also give features.
+    # Equalise locally, so that faint structures also give features.
     even = cv2.createCLAHE(2.0, (4, 4)).apply(picture)
     sift = cv2.SIFT_create(nfeatures=MAX_FEATURES, contrastThreshold=0.015, edgeThreshold=15)
     keys, descriptors = sift.detectAndCompute(even, None)
@@ -48,7 +48,7 @@ def root(descriptors: np.ndarray) -> np.ndarray:
 
 
 def neighbours(descriptors: np.ndarray, numbers: np.ndarray, *, seed: int = 0) -> Iterator[tuple[int, int, str]]:
-    """Find pairs of images that share many features, and the variant of the first that the second resembles.
+    """Yield pairs of images that share many features, and the variant of the first image that the second resembles.
 
     The descriptors are uint8 (N, MAX_FEATURES, 128); for each image, the first ``numbers`` (N,) of them are used.
     """
@@ -75,16 +75,16 @@ def neighbours(descriptors: np.ndarray, numbers: np.ndarray, *, seed: int = 0) -
             cosine = queries @ counts.T
             cosine[np.arange(len(images)), images] = -1  # no image is its own neighbour
             best = np.argpartition(-cosine, min(MOST, n) - 1, axis=1)[:, :MOST]
-            # Mirrored pictures and negatives are rare: at the same threshold most matches would be chance.
+            # Mirrored pictures and negatives are rare: at the same threshold, most matches would be due to chance.
             enough = LEAST if name == "as it is" else 2 * LEAST
             for row, column in np.argwhere(np.take_along_axis(cosine, best, 1) >= enough):
                 yield first + int(row), int(best[row, column]), name
 
 
 def _vocabulary(descriptors: np.ndarray, numbers: np.ndarray, seed: int) -> np.ndarray | None:
-    """Draw features at random as the words. Here they work as well as cluster centres, and need no k-means.
+    """Draw features at random as the words, (words, 128); None if all images together have fewer than 20 features.
 
-    Returns None if all images together have fewer than 20 features.
+    Random features work as well as cluster centres here, and need no k-means.
     """
     rng = np.random.default_rng(seed)
     images = rng.permutation(np.repeat(np.arange(len(numbers)), numbers))[:WORDS]

@@ -1,6 +1,6 @@
-"""One pass over the image files, which collects the data for all parts of the audit.
+"""Measure the image files in one pass, for all parts of the audit.
 
-An image takes a few kB of memory; its thumbnail and local features lie in memory-mapped files.
+An image takes a few kB of memory; its thumbnail and local features are in memory-mapped files.
 """
 
 from __future__ import annotations
@@ -77,11 +77,11 @@ def measure(
     any_body_part: bool = False,
     finder: LungFinder | None = None,
 ) -> tuple[Measurements, list[tuple[Record, str]]]:
-    """Measure the images that can be read; return this, and the other images with the reason why they cannot be read.
+    """Measure the images that can be read; also return the other images, each with the reason.
 
-    Reads every image once. The file of the large arrays, about 70 kB per image, is put into ``folder``. The other
-    arguments are those of `cvrnet.audit.audit`; the examination gets each image while it is decoded. With ``finder``,
-    images are masked or cropped first.
+    Every image is read once. The large arrays, about 70 kB per image, are in a file in ``folder``. The other arguments
+    are those of `cvrnet.audit.audit`; ``examination`` gets each decoded image. With ``finder``, images are masked or
+    cropped first.
     """
     found = Measurements([], [], np.lib.format.open_memmap(folder / "large.npy", "w+", LARGE, (len(records),)))
     problems: list[tuple[Record, str]] = []
@@ -143,7 +143,7 @@ def _measure_image(path: Path, pixels: np.ndarray) -> tuple[ImageFacts, np.ndarr
 
 
 def size_vector(height: int, width: int) -> np.ndarray:
-    """The numbers that describe a size: height, width, aspect, distance of the aspect from a square's, area."""
+    """The numbers that describe a size, (5,): height, width, aspect, absolute logarithm of the aspect, area."""
     return np.array([height, width, width / height, abs(np.log(width / height)), height * width])
 
 
@@ -169,7 +169,7 @@ def _area(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def _container(path: Path) -> tuple[str, int, np.ndarray]:
-    """A file's format and pixel type; its bits in use, if it is grey with more than 8; numbers that describe a JPEG.
+    """A file's format and pixel type; its bits in use, or 0 unless it is grey of over 8 bits; 67 numbers about a JPEG.
 
     These numbers are the luminance table (64), its sum, chroma sampling, and whether the JPEG is progressive.
     """

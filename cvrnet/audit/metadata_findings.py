@@ -1,4 +1,4 @@
-"""Findings from the manifest alone, without opening an image: labels by source, and patients."""
+"""Make findings from the manifest alone, without opening an image: labels by source, and patients."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from cvrnet.data.splits import patient_keys
 SEVERE_V, WARNING_V = 0.5, 0.2
 MOSTLY = 0.9  # share of a class's images that come from one source
 LARGE = 0.1  # share of all images that have one patient id
-LEAST = 5  # least number of images with one patient id: for fewer, a tenth means nothing
-TIMES = 3  # times as many images as the other patients have (median)
+LEAST = 5  # least number of images with one patient id; with fewer, the share of a tenth means nothing
+TIMES = 3  # such an id also has at least this many times the images of the other patients (median)
 
 _APART = "Compare classes within one source, and test on a source that is not used for training."
-CAME_OR_WENT = "Correct if the disease appeared or resolved; otherwise correct the labels. Never split by image."
+CAME_OR_WENT = "Right if the disease appeared or resolved; otherwise, correct the labels. Never split by image."
 _SHARED: dict[str, tuple[Severity, str]] = {
     "split": ("severe", "Put all images of a patient into one split."),
     "label": ("note", CAME_OR_WENT),
@@ -47,7 +47,7 @@ def cramers_v(table: np.ndarray) -> float:
     phi2 = chi2_contingency(table, correction=False).statistic / n
     phi2 = max(phi2 - (rows - 1) * (columns - 1) / (n - 1), 0.0)
     rows, columns = rows - (rows - 1) ** 2 / (n - 1), columns - (columns - 1) ** 2 / (n - 1)
-    if min(rows, columns) <= 1:  # so few images that the correction leaves nothing
+    if min(rows, columns) <= 1:  # with so few images, the correction leaves nothing
         return 0.0
     return float(min(np.sqrt(phi2 / (min(rows, columns) - 1)), 1.0))
 
@@ -62,7 +62,7 @@ def source_findings(records: Sequence[Record], what: str = "Class") -> list[Find
     if len(sources) < 2:
         where = f"All images come from one source, {sources[0]}" if sources[0] else "No image has a source"
         advice = "Name the sources in the manifest's column source, and test on a source that is not used for training."
-        sentence = f"{where}: independent source: none."
+        sentence = f"{where}, so there is no independent source to test on."
         return [Finding("independent-source", "warning", sentence, {"table": rows}, advice=advice)]
     findings = [association(table, rows, what)] if len(labels) > 1 else []
     for label, images in zip(labels, table, strict=True):
@@ -73,7 +73,7 @@ def source_findings(records: Sequence[Record], what: str = "Class") -> list[Find
 def label_table(
     labels: Sequence[str], sources: Sequence[str], patients: Sequence[str]
 ) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """The numbers of images and patients by label and source, as rows; and the images as (labels, sources), sorted."""
+    """Return the numbers of images and patients by label and source as rows, and those of images (labels, sources)."""
     who: dict[tuple[str, str], list[str]] = {pair: [] for pair in product(sorted({*labels}), sorted({*sources}))}
     for label, source, patient in zip(labels, sources, patients, strict=True):
         who[label, source].append(patient)
@@ -98,13 +98,13 @@ def from_one_source(label: str, images: np.ndarray, sources: list[str]) -> list[
 
 
 def association(table: np.ndarray, rows: list[dict[str, Any]], what: str) -> Finding:
-    """The finding about label and source, from the numbers of images (labels, sources), which are also the rows."""
+    """Report how label and source are associated; ``table`` (labels, sources) and ``rows`` have the same counts."""
     v = cramers_v(table)
     severity = grade(severe=v >= SEVERE_V, warning=v >= WARNING_V)
     by_source, by_majority = float(table.max(0).sum() / table.sum()), float(table.sum(1).max() / table.sum())
     sentence = (
         f"{what} and source are {'hardly associated' if severity == 'note' else 'associated'}: Cramér's V {v:.2f}; the "
-        f"source alone gives the right class for {by_source:.0%} of the images, always the largest class for "
+        f"source alone gives the right class for {by_source:.0%} of the images, the most frequent class for "
         f"{by_majority:.0%}."
     )
     figures = {"cramers_v": v, "accuracy_from_source": by_source, "accuracy_of_largest_class": by_majority}
@@ -118,7 +118,7 @@ def patient_findings(records: Sequence[Record]) -> list[Finding]:
     if without := tuple(r.name for r in records if not r.patient_id):
         severity = grade(severe=len(without) == len(records), warning=True)
         sentence = f"{count(len(without), 'image')} of {len(records):,} have no patient id: "
-        sentence += "folds cannot keep their patients apart."
+        sentence += "images of one patient may be in several folds."
         advice = "Fill the manifest's column patient_id; such an image counts as a patient of its own."
         findings.append(Finding("patient-id", severity, sentence, {"images": len(without)}, without, advice))
     findings += _large_patients(records)
@@ -155,7 +155,8 @@ def _large_patients(records: Sequence[Record]) -> list[Finding]:
         return []
     worst = rows[0]
     sentence = f"One patient id, {worst['patient_id']}, has {worst['images']:,} of {len(records):,} images"
-    sentence += f", and {len(rows) - 1} more have over a tenth." if len(rows) > 1 else ": over a tenth."
+    more = len(rows) - 1
+    sentence += f", and {count(more, 'other id has', 'other ids have')} over a tenth." if more else ": over a tenth."
     names = {row["patient_id"] for row in rows}
     files = tuple(record.name for record in records if record.patient_id in names)
     advice = "If the id is a placeholder or is shared by several persons, leave it empty or write each person's own id."

@@ -1,7 +1,4 @@
-"""Findings about a trained model.
-
-They are its errors on each source, and its scores on images in which the lungs are hidden or only the lungs are shown.
-"""
+"""Make findings about a trained model: its errors on each source, and its scores without or with only the lungs."""
 
 from __future__ import annotations
 
@@ -18,15 +15,15 @@ from cvrnet.data.splits import patient_keys
 from cvrnet.metrics import bootstrap_intervals, classification_scores
 from cvrnet.metrics.bootstrap import exact_interval, mean_interval
 
-MIN_MASKED = 5  # least number of patients with lung masks; other classes are left out
+MIN_MASKED = 5  # least number of patients of a class with lung masks; other classes are left out
 MARGIN = 0.05  # severe: a score without the lungs that is this far above chance
 GAP = 0.1  # severe: the errors of two sources are this far apart; warning: confidence is this far above accuracy
 
 
 def model_findings(examined: Examination, seed: int = 0) -> list[Finding]:
-    """All findings about the model, or one that says why there are none."""
+    """Return all findings about the model, or one that says why there are none."""
     if not examined.records:
-        advice = "Give images that are not in the run's training set, or audit a cross-validation."
+        advice = "Use images that are not in the run's training set, or audit a cross-validation."
         return [Finding("model", "warning", "The model was trained on all of these images.", advice=advice)]
     findings = [_by_source(examined, seed)]
     if examined.problems:
@@ -83,7 +80,7 @@ def _judge(rows: Sequence[dict[str, Any]]) -> tuple[Severity, str]:
         worst, best = (pick(rows, key=lambda row: row["error"].value) for pick in (max, min))
         apart = worst["error"].low - best["error"].high
         if apart > 0:
-            advice = f"Report each source separately: the model errs more on {worst['source']} than {best['source']}. "
+            advice = f"Report each source separately: {worst['source']} has more errors than {best['source']}. "
     if too_sure:
         advice += f"The probabilities are too high on {', '.join(too_sure)}: calibrate them there before use."
     return grade(severe=apart > GAP, warning=apart > 0 or bool(too_sure)), advice.strip()
@@ -98,12 +95,11 @@ def _lungs(examined: Examination, seed: int) -> list[Finding]:
     }
     classes = [c for c in examined.classes if patients[c] >= MIN_MASKED]
     if len(classes) < 2:
-        why = "no image that the model was not trained on has a lung mask (column lung_mask)"
+        why = "no image outside the model's training set has a lung mask (column lung_mask)"
         if masked:
             have = ", ".join(f"{c} {n}" for c, n in patients.items())
-            why = f"fewer than two classes have masks of {MIN_MASKED} patients whose images the model was not trained "
-            why += f"on ({have})"
-        advice = "With lung masks the audit shows whether the model needs the lungs."
+            why = f"fewer than two classes have masks of {MIN_MASKED} patients outside the training set ({have})"
+        advice = "With lung masks, the audit shows whether the model needs the lungs."
         return [Finding("model-without-lungs", "note", f"The lungs were not hidden: {why}.", advice=advice)]
     records = [r for r in masked if r.label in classes]
     rows = [_view_row(examined, view, records, classes, seed) for view in (WHOLE, WITHOUT, ONLY)]
@@ -141,17 +137,17 @@ def _without(whole: dict[str, Any], without: dict[str, Any], figures: dict[str, 
     above = max(without["balanced_accuracy"].low - without["chance"], without["auc"].low - 0.5)
     severity, advice = grade(severe=above > MARGIN, warning=above > 0), ""
     if severity != "note":
-        verdict = "so it reads something other than the lungs"
+        verdict = "so it uses something other than the lungs"
         advice = (
-            "The score does not show that the model recognises disease: find what it reads (source, size, markers, "
-            "view), take that out of the images, and train again."
+            "The score does not show that the model recognises disease: find out what it uses (source, size, markers, "
+            "view), remove that from the images, and train again."
         )
     elif whole["balanced_accuracy"].low <= whole["chance"]:
         verdict = "no better than chance with and without lungs, so this shows nothing"
     else:
-        verdict = "chance, as it should be"
+        verdict = "no better than chance, as it should be"
     sentence = (
-        f"With the lungs hidden the model reaches balanced accuracy {without['balanced_accuracy']}, AUC "
+        f"With the lungs hidden, the model reaches balanced accuracy {without['balanced_accuracy']}, AUC "
         f"{without['auc']}, with whole images {whole['balanced_accuracy']}, AUC {whole['auc']}: {verdict} "
         f"({count(whole['images'], 'image')}, {', '.join(whole['classes'])}; chance is {whole['chance']:.2f})."
     )
@@ -160,9 +156,9 @@ def _without(whole: dict[str, Any], without: dict[str, Any], figures: dict[str, 
 
 def _only(whole: dict[str, Any], only: dict[str, Any]) -> Finding:
     lost = only["balanced_accuracy"].high < whole["balanced_accuracy"].low
-    sentence = f"With nothing but the lungs the model reaches balanced accuracy {only['balanced_accuracy']}, AUC "
+    sentence = f"With only the lungs, the model reaches balanced accuracy {only['balanced_accuracy']}, AUC "
     sentence += f"{only['auc']}" + (f", less than with whole images, {whole['balanced_accuracy']}." if lost else ".")
-    advice = "The model needs the area outside the lungs, or is confused without it: see the finding without lungs."
+    advice = "The model needs the area outside the lungs, or is confused without it: see the finding on hidden lungs."
     severity: Severity = "warning" if lost else "note"
     return Finding("model-only-lungs", severity, sentence, flat_row(only), advice=advice if lost else "")
 
@@ -170,8 +166,8 @@ def _only(whole: dict[str, Any], only: dict[str, Any]) -> Finding:
 def estimate_mean(values: np.ndarray, patients: Sequence[str], seed: int = 0) -> Estimate:
     """A mean over images and its 95 % interval from resampling patients.
 
-    If all values are 0 or all are 1, no resample differs: the interval is then the exact binomial one for as many
-    trials as there are patients.
+    If all values are 0 or all are 1, all resamples are equal. The interval is then the exact binomial one, with one
+    trial for each patient.
 
     >>> f"{estimate_mean(np.zeros(30), [str(i) for i in range(30)])}"
     '0.00 (0.00-0.12)'

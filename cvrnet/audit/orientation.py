@@ -1,4 +1,4 @@
-"""Pictures that are turned or inverted, found by a classifier of turned and inverted copies of the data set's own."""
+"""Find turned or inverted pictures, with a classifier trained on turned and inverted copies of the data set's own."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from sklearn.model_selection import GroupKFold
 
 SIDE = 16  # pixels of the copies
 FOLDS = 5
-MAX_IMAGES = 3000  # images that train each fold, so that the cost grows with the number of images only
+MAX_IMAGES = 3000  # most images that train each fold, so that the cost grows only in proportion to the data set
 _TURNED = ("turned by 90°", "upside down", "turned by 270°")
 WAYS = ("upright", *_TURNED, "inverted", *(f"inverted and {way}" for way in _TURNED))
 """The eight copies of a picture: four quarter turns, then the same of its negative."""
 
 
 def orientation_margins(pictures: np.ndarray, patients: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """How much better each picture fits in another way than upright, (n,), and the index of that way in `WAYS`, (n,).
+    """How much better another way than upright fits each picture, (n,), and the index of that way in `WAYS`, (n,).
 
-    ``pictures`` are (n, side, side). Ridge regression learns to tell the eight copies of each picture apart, and judges
-    the pictures of patients that it was not trained on. If one was stored in way w, its copy v looks like v applied to
-    w, so all eight copies vote. The margin is about 2 for an inverted film, 1 for a turned one, and -1 for a right one;
-    it is near 0 if the classifier cannot tell, as with few pictures, or with pictures of other things.
+    ``pictures`` are (n, side, side). Ridge regression learns to distinguish the eight copies of each picture, and then
+    judges pictures of patients that it was not trained on. If a picture is stored in way w, its copy v looks like w
+    followed by v, so all eight copies vote. The margin is about 2 for an inverted film, 1 for a turned film, and -1 for
+    a correct film. It is near 0 if the classifier cannot distinguish the copies, as with few pictures, or with pictures
+    of other things.
     """
     n = len(pictures)
     copies = _copies(pictures)
@@ -39,7 +40,7 @@ def orientation_margins(pictures: np.ndarray, patients: np.ndarray, seed: int = 
 
 
 def _after(first: int, then: int) -> int:
-    """The way that two ways make together.
+    """The way that results from one way, followed by another.
 
     >>> WAYS[_after(1, 5)], WAYS[_after(7, 5)]
     ('inverted and upside down', 'upright')

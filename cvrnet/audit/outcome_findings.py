@@ -1,4 +1,4 @@
-"""The findings of a data set from which an event is to be foretold: films from after it, and what the view tells."""
+"""Make findings about a data set of an outcome: films from after the event, and how well the view alone predicts it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cvrnet.metrics.bootstrap import auc_interval
 
 
 def outcome_findings(course: Course, records: Sequence[Record]) -> list[Finding]:
-    """Find films of the day of their patient's event, or of a later one; and columns that cannot tell."""
+    """Find films from the day of their patient's event or later, doubtful columns, and views that predict the event."""
     column = course.outcome.column
     findings = [
         Finding("outcome-column", "warning", f"{note[0].upper()}{note[1:]}.", advice="State the day of the event.")
@@ -24,21 +24,21 @@ def outcome_findings(course: Course, records: Sequence[Record]) -> list[Finding]
         patients = len({record.patient_id or record.name for record in after})
         sentence = (
             f"{count(len(after), 'film')} of {len(records):,}, of {count(patients, 'patient')}, "
-            f"{'is' if len(after) == 1 else 'are'} from the day of {column} or later: such a film shows that the event "
-            "has come, and does not foretell it."
+            f"{'is' if len(after) == 1 else 'are'} from the day of {column} or later: such a film shows the event "
+            "instead of predicting it."
         )
         rows = [
             {"path": r.name, "patient_id": r.patient_id, "day": day_of(r), column: r.metadata.get(column, "")}
             for r in after
         ]
-        advice = f"Foretell with --outcome {column}, which drops these films; do not use the event as a label."
+        advice = f"Train with --outcome {column}, which drops these films; do not use the event as a label."
         figures = {"films": len(after), "patients": patients, "table": rows}
         findings.append(Finding("after-event", "severe", sentence, figures, tuple(r.name for r in after), advice))
     return findings + _view_findings(records, column)
 
 
 def _view_findings(records: Sequence[Record], column: str) -> list[Finding]:
-    """Whether the view tells who has the event: bed-side films (AP) are those of patients who cannot stand."""
+    """Report how well the view predicts the event: bedside films (AP) are taken of patients who cannot stand."""
     known = [(r, score) for r in records if (score := view_score(r.view)) != 0.5]
     truth, scores = [r.label == YES for r, _ in known], [score for _, score in known]
     if len({*truth}) < 2 or len({*scores}) < 2:
@@ -50,10 +50,10 @@ def _view_findings(records: Sequence[Record], column: str) -> list[Finding]:
         for side in (True, False)
     )
     sentence = (
-        f"The view alone (AP or PA) tells films of patients with {column} from others with AUC {found}: AP are "
-        f"{yes:.0%} of the one, {no:.0%} of the other."
+        f"The view alone (AP or PA) predicts {column} with AUC {found}: {yes:.0%} of the films of patients with the "
+        f"event are AP, and {no:.0%} of the other films."
     )
-    advice = "Bed-side films tell severity by themselves: compare a model with the view alone, and within one view."
+    advice = "A bedside film is itself a sign of severity: compare a model with the view alone, and within one view."
     severity = grade(severe=False, warning=bounds is not None and found.low > 0.5)
     figures = {"auc": found.value, "ap_yes": yes, "ap_no": no}
     return [Finding("view-outcome", severity, sentence, figures, advice=advice)]

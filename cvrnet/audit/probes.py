@@ -73,7 +73,7 @@ def probe_rows(findings: Iterable[Finding]) -> list[dict[str, Any]]:
 
 
 def probes(measured: Measurements, targets: Sequence[str], *, seed: int = 0) -> list[Probe]:
-    """All probes on the same targets; empty if there are too few groups (see `probe`)."""
+    """Run all probes on the same targets; an empty list if there are too few groups (see `probe`)."""
     return [found for name in WHAT if (found := probe(measured, name, targets, seed=seed))]
 
 

@@ -1,4 +1,4 @@
-"""Images with several findings: which of them come together, and which are tied to the source, one at a time."""
+"""Check images with several findings: which findings occur together, and which are associated with the source."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cvrnet.data.finding_labels import SOME_FINDING
 from cvrnet.data.findings import Truth
 from cvrnet.data.splits import patient_keys
 
-CHANCE = 1e-3  # largest probability that a finding has its source or company by chance (Fisher's exact test)
+CHANCE = 1e-3  # largest p-value (Fisher's exact test) of a finding's association with a source or another finding
 MOST_NAMED = 5  # findings that a sentence names
 _CELLS = ("both", "only_first", "only_second", "neither")
 
@@ -27,7 +27,7 @@ Pairs = dict[str, np.ndarray]
 
 
 def several_findings(records: Sequence[Record], names: Sequence[str], truth: Truth) -> list[Finding]:
-    """Everything about the findings of images that needs no pixels.
+    """Report everything about the images' findings that needs no pixels.
 
     ``truth`` says which images have which of the C findings, (N, C); see `cvrnet.data.findings.finding_truth`.
     """
@@ -40,14 +40,14 @@ def several_findings(records: Sequence[Record], names: Sequence[str], truth: Tru
 
 
 def _pairs(truth: Truth) -> Pairs:
-    """Count each pair of findings; images in which one of the two is not known do not count."""
+    """Count each pair of findings in the images in which both are known."""
     has, lacks = (truth == 1).astype(float), (truth == 0).astype(float)
     counts = (has.T @ has, has.T @ lacks, lacks.T @ has, lacks.T @ lacks)
     return {cell: values.astype(int) for cell, values in zip(_CELLS, counts, strict=True)}
 
 
 def _co_occurrence(names: Sequence[str], truth: Truth, pairs: Pairs) -> Finding:
-    """The note on how often findings come together; a row for each pair that does, the most frequent first."""
+    """The note on how often findings occur together, with a row for each such pair, the most frequent first."""
     together = np.argwhere(np.triu(pairs["both"], 1)).tolist()
     rows: list[dict[str, Any]] = [
         {"first": names[i], "second": names[j], **{cell: int(pairs[cell][i, j]) for cell in _CELLS}}
@@ -64,21 +64,21 @@ def _co_occurrence(names: Sequence[str], truth: Truth, pairs: Pairs) -> Finding:
 
 
 def _always_together(names: Sequence[str], truth: Truth, pairs: Pairs, patients: np.ndarray) -> Iterator[Finding]:
-    """Pairs of findings of which nearly every image that has one has the other, too."""
+    """Report pairs of findings that nearly always occur together: most images with either of them have both."""
     either = pairs["both"] + pairs["only_first"] + pairs["only_second"]
     for i, j in np.argwhere(np.triu((pairs["both"] >= MOSTLY * either) & (either > 0), 1)):
         if len({*patients[(truth[:, [i, j]] == 1).all(1)]}) < MIN_PATIENTS:
             continue
         share, first, second = float(pairs["both"][i, j] / either[i, j]), names[i], names[j]
         which = f"{'all' if share == 1 else f'{share:.0%} of the'} {either[i, j]:,} images that have one have both"
-        sentence = f"{first} and {second} nearly always occur together ({which}): no model can tell them apart."
+        sentence = f"{first} and {second} nearly always occur together ({which}): no model can distinguish them."
         advice = "Merge them into one finding, or get images that have only one of them."
         figures, severity = {"share": share, "images": int(either[i, j])}, grade(severe=share == 1, warning=True)
         yield Finding(f"together:{first}|{second}", severity, sentence, figures, advice=advice)
 
 
 def _never_alone(names: Sequence[str], truth: Truth, pairs: Pairs, patients: np.ndarray) -> list[Finding]:
-    """The findings that practically never come without another one, which itself comes without them."""
+    """Report findings that almost never occur without another one, while the other one occurs without them."""
     first, second = (pairs["both"] + pairs[cell] for cell in ("only_first", "only_second"))
     often = (pairs["both"] >= MOSTLY * first) & (pairs["both"] < MOSTLY * second) & (first > 0)
     rows: list[dict[str, Any]] = []
@@ -92,14 +92,17 @@ def _never_alone(names: Sequence[str], truth: Truth, pairs: Pairs, patients: np.
     if not rows:
         return []
     largest = sorted(of_other.items(), key=lambda item: -len(item[1]))
-    sentence = _some([f"Almost never without {other}: {_some(found)}" for other, found in largest], "; ")
+    sentence = _some([f"Almost never without {other}: {_some(found)}" for other, found in largest], ". ")
     advice = "Expected if one includes the other. Otherwise, a model may recognise the other one: score the finding "
     advice += "only on images that have the other one."
     return [Finding("never-alone", "warning", f"{sentence}.", {"table": rows}, advice=advice)]
 
 
 def _ties(names: Sequence[str], truth: Truth, sources: np.ndarray, patients: np.ndarray) -> list[Finding]:
-    """What `source_findings` says of classes, for each finding that enough patients have and lack; a note on all."""
+    """Report for each finding what `source_findings` reports for classes, if enough patients have it and lack it.
+
+    The last one in the list is a note on all of them.
+    """
     found: list[Finding] = []
     rows: list[dict[str, Any]] = []
     tied: list[tuple[float, str]] = []
@@ -121,7 +124,7 @@ def _ties(names: Sequence[str], truth: Truth, sources: np.ndarray, patients: np.
                 {"finding": name, "source": source, "known": int(a + b), "share": float(a / (a + b))}
                 for source, a, b in zip(within, has, lacks, strict=True)
             ]
-            if tie.severity != "note":  # its table is part of that of all findings
+            if tie.severity != "note":  # without its table, whose rows are in the table of all findings
                 figures = {key: value for key, value in tie.figures.items() if key != "table"}
                 found.append(Finding(f"label-source:{name}", tie.severity, tie.sentence, figures, advice=tie.advice))
             most = has.argmax()
@@ -130,7 +133,7 @@ def _ties(names: Sequence[str], truth: Truth, sources: np.ndarray, patients: np.
     if of_one_source:
         sentence = f"Known in one source only, so there is no independent source to test on: {_some(of_one_source)}."
         found.append(Finding("independent-source:findings", "warning", sentence, {"findings": of_one_source}))
-    sentence = f"{len(tied)} of {count(len(names), 'finding')} were compared between the sources, one at a time"
+    sentence = f"{len(tied)} of {count(len(names), 'finding')} were compared between the sources, each by itself"
     sentence += f"; highest Cramér's V: {max(tied)[0]:.2f} ({max(tied)[1]})" if tied else ""
     sentence += f"; fewer than {MIN_PATIENTS} patients have, or lack: {_some(few)}" if few else ""
     return [*found, Finding("finding-sources", "note", f"{sentence}.", {"table": rows} if rows else {})]
@@ -172,7 +175,7 @@ def _some(texts: Sequence[str], between: str = ", ") -> str:
 
 
 def any_finding(single: Sequence[Record]) -> Finding:
-    """The note on what the checks that need one label for an image compare; ``single`` are those of `without_names`."""
+    """The note on what is compared by checks that need one label per image; ``single`` comes from `without_names`."""
     having = sum(r.label == SOME_FINDING for r in single)
     sentence = (
         f"Checks that need one label compare the {count(having, 'image')} with any finding to the "
@@ -182,11 +185,11 @@ def any_finding(single: Sequence[Record]) -> Finding:
 
 
 def odd_column_findings(records: Sequence[Record], names: Sequence[str]) -> list[Finding]:
-    """A warning on each column that a cell keeps from being a finding; none if labels name the findings."""
+    """A warning for each column that would be a finding without some odd cells; none if labels name the findings."""
     if not {*names} <= {column for record in records for column in record.metadata}:
         return []
     lines = {column: line for column, line in odd_columns(records).items() if column not in names}
-    advice = "Correct the cells, if the column is a finding."
+    advice = "If the column is meant as a finding, correct these cells."
     return [
         Finding(f"odd-column:{column}", "warning", f"{line[0].upper()}{line[1:]}.", advice=advice)
         for column, line in lines.items()

@@ -1,4 +1,4 @@
-"""Findings about shortcuts, from the scores of the probes."""
+"""Make findings about shortcuts from the scores of the probes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from cvrnet.audit.probes import MIN_PATIENTS, NO_DISEASE, WHAT, Probe, probe, pr
 from cvrnet.data.findings import Truth
 from cvrnet.data.splits import patient_keys
 
-SEVERE_AUC = 0.75  # severe if the 95 % interval of the best class's AUC, from features without lung, lies above this
+SEVERE_AUC = 0.75  # severe: the best class's AUC, from features without lung, has its 95 % interval above this
 MARGIN = 0.05  # above chance; smaller differences can come from the choice of folds
 SEVERE_RULE, WARNING_RULE = 0.75, 0.65  # balanced accuracy of one threshold on the size: severe, warning
 MAX_STRATA = 8  # groups of source and label that are compared pair by pair
-MAX_FINDINGS = 15  # largest number of findings that are probed: those with the most patients
+MAX_FINDINGS = 15  # most findings that are probed: those with the most patients
 
 _AWAY = (
     "Bring all images to one size, crop and format before training, and report results within one source; "
@@ -55,7 +55,7 @@ def shortcut_findings(measured: Measurements, seed: int) -> Iterator[Finding]:
 
 
 def finding_probes(measured: Measurements, names: Sequence[str], truth: Truth, seed: int) -> Iterator[Finding]:
-    """Report how well the same features predict each of the images' findings that the most patients have.
+    """Report how well the same features predict the images' findings, for those that the most patients have.
 
     ``truth`` is that of `cvrnet.data.findings.finding_truth`, (N, C).
     """
@@ -100,14 +100,14 @@ def best_rule(measured: Measurements) -> Finding | None:
     figures = {"rule": rule, "label": label, "accuracy": accuracy, "balanced_accuracy": balanced}
     figures["accuracy_of_more_frequent"] = frequent = max(share, 1 - share)
     sentence = f'The rule "{rule}" alone is right for {accuracy:.0%} of the images (balanced accuracy {balanced:.2f}; '
-    sentence += f"always the more frequent answer: {frequent:.0%})."
+    sentence += f"always guessing the more frequent answer: {frequent:.0%})."
     return Finding("one-rule", severity, sentence, figures, advice="" if severity == "note" else _AWAY)
 
 
 def label_finding(found: Probe) -> Finding:
     """Report how well one probe predicts the label, over all images."""
     severity = _severity(found)
-    sentence = f"Label {_predictable(found)}: {_auc(found)}; permuted labels {found.auc_permuted:.2f}."
+    sentence = f"Label {_predictable(found)}: {_auc(found)}; with permuted labels {found.auc_permuted:.2f}."
     if found.auc[1:] == (0.5, 0.5):  # no feature differs between images
         sentence = f"All images are alike in {WHAT[found.probe]}."
     figures = {**found.row(), "table": [found.row(target="label", scope="all")]}
@@ -116,12 +116,13 @@ def label_finding(found: Probe) -> Finding:
 
 
 def _summary(found: list[Probe], code: str, start: str, severity: Severity, **scope: str) -> Finding:
-    """Make one finding of several probes; its sentence names the strongest without lung and the strongest with lung.
+    """Make one finding from several probes; its sentence names the strongest without lung and the strongest with lung.
 
     The table's rows start with the columns ``scope``.
     """
     strongest, other = _strongest(found), _strongest(found, lung=True)
-    sentence = f"{start} {_predictable(strongest)}: {_auc(strongest)}; permuted labels {strongest.auc_permuted:.2f}; "
+    sentence = f"{start} {_predictable(strongest)}: {_auc(strongest)}; with permuted labels "
+    sentence += f"{strongest.auc_permuted:.2f}; "
     sentence += f"from {WHAT[other.probe]}: {_auc(other)}."
     rows = [p.row(**scope) for p in found]
     figures = {"strongest": strongest.probe, **strongest.row(), "table": rows}
@@ -129,7 +130,7 @@ def _summary(found: list[Probe], code: str, start: str, severity: Severity, **sc
 
 
 def _floor_finding(measured: Measurements, whole: Probe, seed: int) -> Finding:
-    """Report how well ridge regression on 32x32 pixels tells all classes apart, and pairs of source and label."""
+    """Report how well ridge regression on 32x32 pixels separates all classes, and pairs of source and label."""
     groups = [f"{r.source}\t{r.label}" for r in measured.records]
     patients = Counter(group for group, _ in set(zip(groups, patient_keys(measured.records), strict=True)))
     large = sorted(group for group, n in patients.most_common(MAX_STRATA) if n >= MIN_PATIENTS)
@@ -141,7 +142,7 @@ def _floor_finding(measured: Measurements, whole: Probe, seed: int) -> Finding:
             first, second = (group.replace("\t", " ") for group in pair)
             rows.append(told.row(first=first, second=second))
     *names, last = whole.classes
-    sentence = f"Ridge regression on 32x32 pixels tells {', '.join(names)} and {last} apart with balanced accuracy "
+    sentence = f"Ridge regression on 32x32 pixels separates {', '.join(names)} and {last} with balanced accuracy "
     sentence += f"{whole.balanced_accuracy}: any model must beat this."
     advice = "Show this value beside every model's score."
     return Finding("floor", "note", sentence, {**whole.row(), "table": rows}, advice=advice)

@@ -1,4 +1,4 @@
-"""Labels that are probably wrong: confident learning with predictions from features and the patient's other labels."""
+"""Find labels that are probably wrong: confident learning on predictions from features and a patient's other labels."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ CODE = "wrong-labels"
 MIN_PATIENTS = 30  # least number of patients of a class within a source; smaller classes are not checked
 MAX_CONFIDENCE = 0.03  # only a label with a lower probability counts as probably wrong
 MIN_SHARE = 0.015  # least share of doubtful labels for a warning; with fewer, only a note: a model also errs
-MIN_AUC = 0.8  # least AUC of predicting the labels; below, many doubts are false. 10 % wrong labels lower it by 0.08
+MIN_AUC = 0.8  # least AUC of predicting the labels; below it, many doubts are false. 10 % wrong labels lower it by 0.08
 FOLDS = 5
-MAX_IMAGES = 3000  # images that train each fold, so that the cost grows with the number of images only
+MAX_IMAGES = 3000  # most images that train each fold, so that the cost grows only in proportion to the data set
 SHARPNESS = 2.0  # factor of the support vector machine's margins before the softmax
-CAUTION = 10.0  # images whose other images have labels as by chance, added to those of each class that are counted
+CAUTION = 10.0  # pseudo-count: so many images with labels at their overall rates are added to each class's counts
 
 ADVICE = "Look at each image, the most doubtful first, before you delete it or correct its label; keep correct labels."
 
 
 def wrong_label_findings(measured: Measurements, features: np.ndarray | str, seed: int = 0) -> list[Finding]:
-    """Find the images whose label is probably wrong, or say why they were not looked for.
+    """Find the images whose label is probably wrong, or say why labels were not checked.
 
     ``features`` are those of `image_features`, (n, 2, d). Each source is checked by itself: over several sources, a
     model learns which source a label comes from, and would doubt every label that is rare in its source.
@@ -88,8 +88,8 @@ def doubtful(y: np.ndarray, p: np.ndarray) -> np.ndarray:
 def out_of_fold(features: np.ndarray, y: np.ndarray, patients: np.ndarray, seed: int = 0) -> np.ndarray:
     """Probabilities (n, C) of an image's labels, from models that were not trained on its patient.
 
-    They are the softmax of a support vector machine's margins. The classes weigh alike, so no label is improbable just
-    because it is rare.
+    They are the softmax of a support vector machine's margins. All classes have the same weight, so no label is
+    improbable just because it is rare.
     """
     p = np.zeros((len(y), int(y.max()) + 1))
     rng = np.random.default_rng(seed)
@@ -105,36 +105,37 @@ def out_of_fold(features: np.ndarray, y: np.ndarray, patients: np.ndarray, seed:
 def with_other_images(p: np.ndarray, y: np.ndarray, patients: np.ndarray) -> np.ndarray:
     """Probabilities (n, C) of an image's labels, from ``p`` and from the labels of its patient's other images.
 
-    Bayes' rule: ``p`` (n, C), which knows the image only, is multiplied by the likelihood of the others' labels, given
-    the image's. How often they agree is counted in these images, so where labels of a patient often change, they say
-    little. Several other images count as one on average (geometric mean): they are no independent witnesses.
+    Bayes' rule: ``p`` (n, C), from the image alone, is multiplied by the likelihood of the other images' labels, given
+    the image's label. The likelihood is counted in these images, so the other labels have little effect if the labels
+    of a patient often change. Several other images together count as one (geometric mean), because they are not
+    independent.
 
-    ``y`` are the indices of the labels (n,), each of the C classes among them; ``patients`` (n,) are the patients.
+    ``y`` (n,) are the indices of the labels, and contain each of the C classes; ``patients`` (n,) are the patients.
     """
     one = np.eye(p.shape[1])[y]
     _, patient = np.unique(patients, return_inverse=True)
     others = np.zeros((patient.max() + 1, p.shape[1]))
     np.add.at(others, patient, one)
     others = others[patient] - one
-    others /= np.maximum(others.sum(1, keepdims=True), 1)  # the shares of their labels; 0 for an only image
+    others /= np.maximum(others.sum(1, keepdims=True), 1)  # shares of the other labels; 0 if there is no other image
     likelihood = one.T @ others + CAUTION * one.mean(0)  # [c, d]: of label d of another image, if this one has c
     likelihood /= likelihood.sum(1, keepdims=True)
     return np.asarray(softmax(np.log(p) + others @ np.log(likelihood).T, axis=1))
 
 
 class JudgedSource(NamedTuple):
-    """The images of one source whose labels can be judged, and what is probable instead."""
+    """The images of one source whose labels can be checked, and the probabilities of their classes."""
 
     source: str
     images: np.ndarray  #: their indices among all, (n,)
     classes: list[str]  #: C names
     y: np.ndarray  #: the index of each image's class, (n,)
     p: np.ndarray  #: probabilities of the classes, from models and labels of other images, (n, C)
-    auc: float  #: of the labels, from the probabilities
+    auc: float  #: of predicting the labels with the probabilities
 
 
 def judged_sources(measured: Measurements, features: np.ndarray, seed: int = 0) -> Iterator[JudgedSource]:
-    """Judge the labels of each source in which two classes have `MIN_PATIENTS` patients; ``features`` (n, 2, d)."""
+    """Predict the labels of each source in which two classes have `MIN_PATIENTS` patients; ``features`` (n, 2, d)."""
     labels = np.array([r.label for r in measured.records])
     sources = np.array([r.source for r in measured.records])
     patients = np.array(patient_keys(measured.records))

@@ -1,4 +1,4 @@
-"""Pictures that are probably wrong: blank, badly exposed, turned, inverted, or no chest radiographs at all."""
+"""Find pictures that are probably wrong: blank, badly exposed, turned, inverted, or not chest radiographs."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from cvrnet.data.splits import patient_keys
 
 MIN_SPREAD = 4.0  # standard deviation of the grey values of a small copy; below it, a picture is blank
 MIN_ENTROPY = 1.75  # of 32 grey levels, in nats; radiographs had 1.86 to 3.4, pages of text 0.5 to 1
-BELOW = 0.5  # and so far below the entropy that is usual in the data set
+BELOW = 0.5  # the entropy is also at least this far below the median of the data set
 MAX_CLIPPED = 0.6  # share of black and of white pixels
 MIN_MARGIN = 0.5  # of `orientation_margins`: half of what a turned film has
 OUTLIER = 5.5  # robust standard deviations; the oddest of 1,552 radiographs had 5.0, the least odd photograph 6.1
 MIN_NEIGHBOURS, NEAR = 10, 0.05  # neighbours of an image: at least so many, and this share of the images
-MAX_REFERENCES = 3000  # images among which neighbours are looked for, so that the cost grows with their number only
+MAX_REFERENCES = 3000  # images among which neighbours are searched, so the cost grows in proportion to the data set
 
 ADVICE = "Look at these images: remove those that are not chest radiographs; rotate, invert or re-export the others."
 
 
 def wrong_picture_findings(measured: Measurements, features: np.ndarray | str, seed: int = 0) -> list[Finding]:
-    """Find the pictures that are probably wrong, and name what is wrong with each.
+    """Find the pictures that are probably wrong, and say what is wrong with each.
 
-    ``features`` are those of `image_features`, (n, 2, d), of which the means count; without them, pictures of other
-    things are not looked for.
+    ``features`` are those of `image_features`, (n, 2, d); only the means are used. If it is a text, it says why there
+    are no features, and pictures of other things are not searched for.
     """
     code, records = "wrong-pictures", measured.records
     if len(records) < MIN_IMAGES:
@@ -43,10 +43,10 @@ def wrong_picture_findings(measured: Measurements, features: np.ndarray | str, s
     patients = np.array(patient_keys(records))
     margins, ways = orientation_margins(pixels.reshape(-1, side, side), patients, seed)
     for i in np.flatnonzero(odd > OUTLIER):
-        problems.setdefault(int(i), ("unlike the others, perhaps no chest radiograph", float(odd[i])))
+        problems.setdefault(int(i), ("unlike the others, perhaps not a chest radiograph", float(odd[i])))
     for i in np.flatnonzero(margins > MIN_MARGIN):
         problems.setdefault(int(i), (WAYS[ways[i]], float(margins[i])))
-    left = f" Pictures of other things were not looked for: {features}." if isinstance(features, str) else ""
+    left = f" Pictures of other things were not searched for: {features}." if isinstance(features, str) else ""
     if not problems:
         sentence = "No picture looks blank, badly exposed, turned, inverted or unlike all others." + left
         return [Finding(code, "note", sentence)]
@@ -61,16 +61,16 @@ def wrong_picture_findings(measured: Measurements, features: np.ndarray | str, s
 
 
 def unlikeness(features: np.ndarray, seed: int = 0) -> np.ndarray:
-    """How much farther an image lies from its nearest neighbours than usual, in robust standard deviations, (n,).
+    """How much farther each image is from its nearest neighbours than usual, in robust standard deviations, (n,).
 
-    The distance is the mean to the nearest twentieth of the images, at least ten (Angiulli and Pizzuti, PKDD 2002). Its
-    logarithm is compared with the median, in units of the median absolute deviation.
+    The distance is the mean over the nearest twentieth of the images, at least ten (Angiulli and Pizzuti, PKDD 2002).
+    Its logarithm is compared with the median, in units of the median absolute deviation.
     """
     n = len(features)
     references = features[np.sort(np.random.default_rng(seed).permutation(n)[:MAX_REFERENCES])]
     number = max(MIN_NEIGHBOURS, round(NEAR * len(references)))  # more than there are of one kind of wrong pictures
     distances = NearestNeighbors(n_neighbors=number + 1).fit(references).kneighbors(features)[0]
-    # The nearest is left out: it is usually the image itself.
+    # The nearest neighbour is left out, because it is usually the image itself.
     far = np.log(np.maximum(distances[:, 1:].mean(1), 1e-6))
     middle = np.median(far)
     return (far - middle) / max(1.4826 * float(np.median(abs(far - middle))), 1e-6)
@@ -90,6 +90,6 @@ def _exposure(measured: Measurements) -> dict[int, tuple[str, float]]:
         elif clipped > MAX_CLIPPED:
             found[i] = "mostly black or white, perhaps a page of text", clipped
         elif entropies[i] < lowest:
-            kind = "very dark" if mean < 64 else "very bright" if mean > 191 else "of very few grey values"
+            kind = "very dark" if mean < 64 else "very bright" if mean > 191 else "with very few grey values"
             found[i] = kind, float(entropies[i])
     return found

@@ -1,4 +1,4 @@
-"""Images and their labels: from files to the batches that a network takes."""
+"""Read images and their labels from files, split them, and turn them into batches for a network."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Arrays of images on disk: one small file for each, which knows from which version of the image it was made."""
+"""Store one array per image on disk, each in a file that records which version of the image it was made from."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cvrnet.errors import UserError
 from cvrnet.files import image_cache_folder, write_private
 
 FORMAT_VERSION = (
-    2  #: increase it when `read_image` or `resize_image` gives other pixels: all entries are then made again
+    2  #: increase it when `read_image` or `resize_image` returns other pixels, so that all entries are made again
 )
 _HEADER = struct.Struct("<8sqq3i")  # magic and version; the image file's mtime_ns and size; the entry's shape
 
@@ -30,8 +30,8 @@ class ArrayFiles:
     one user may read and write the folder at the same time. Other users cannot read it, because the entries are
     patients' images. The folder may be deleted at any time.
 
-    If the array also depends on another file (such as a mask), ``version_of`` gives a text for each image that changes
-    with that file.
+    If the array also depends on another file (such as a mask), ``version_of`` takes the image's path and returns a text
+    that changes when that other file changes.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class ArrayFiles:
         self._bytes = _HEADER.size + math.prod(shape) * self._dtype.itemsize
 
     def read(self, path: str | Path) -> np.ndarray | None:
-        """The array of an image, read-only; None if it is missing, damaged, or made from another version of the image.
+        """Return the array of an image, read-only; None if missing, damaged, or of another version of the image.
 
         Raises:
             ImageError: the image does not exist.
@@ -93,7 +93,7 @@ class ArrayFiles:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            reason = f"{error.strerror or error} (CVRNET_CACHE chooses another folder; each user needs one)"
+            reason = f"{error.strerror or error} (set CVRNET_CACHE to another folder; each user needs their own)"
             raise UserError(f"{entry}: the image cache cannot be read: {reason}") from error
         return content if whole and len(content) == count and content.startswith(header) else None
 
@@ -108,8 +108,8 @@ def image_status(path: str | Path) -> os.stat_result:
 
 def _write(entry: str, content: bytes) -> None:
     try:
-        # Without waiting for the disk: if a power cut damages an entry, the image is decoded again.
+        # Do not wait for the disk: if a power cut damages an entry, the image is decoded again.
         write_private(entry, content, sync=False)
     except OSError as error:
-        reason = f"{error.strerror or error} (CVRNET_CACHE chooses another folder)"
+        reason = f"{error.strerror or error} (set CVRNET_CACHE to another folder)"
         raise UserError(f"{entry}: the image cache cannot be written: {reason}") from error

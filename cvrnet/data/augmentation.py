@@ -17,15 +17,15 @@ from cvrnet.errors import UserError
 class Augmentation:
     """Rotates, shifts and flips the resized image at random (v2 section 5.2).
 
-    Neither paper says how far images are turned and shifted, nor what fills the empty part of the frame. We chose at
-    most 15 degrees and a tenth of the width or height, and repeat the pixels at the edge, as Keras does by default. The
+    Neither paper gives the largest rotation and shift, or says what fills the empty part of the frame. The defaults are
+    15 degrees and a tenth of the width or height. The pixels at the edge are repeated, as Keras does by default. The
     interpolation is nearest neighbour, so no new grey value appears. v2 gives both flips "probability 1", which we read
-    as Keras's random flip: each with probability 0.5.
+    as Keras's random flip: each happens with probability 0.5.
     """
 
-    rotation_p: float = 0.45  #: probability that the image is turned
-    rotation_degrees: float = 15.0  #: the largest angle, to either side
-    shift_p: float = 0.2  #: probability that the image is moved sideways; the same, drawn separately, for up or down
+    rotation_p: float = 0.45  #: probability that the image is rotated
+    rotation_degrees: float = 15.0  #: the largest angle, in either direction
+    shift_p: float = 0.2  #: probability of a shift left or right and, drawn separately, of a shift up or down
     shift: float = 0.1  #: the largest shift, as a fraction of the image's width or height
     hflip_p: float = 0.5  #: probability that left and right are exchanged
     vflip_p: float = 0.5  #: probability that top and bottom are exchanged
@@ -37,7 +37,7 @@ class Augmentation:
                 raise UserError(f"{name} {value} is not possible: expected 0 to {most}")
 
     def draw(self, seed: int | Sequence[int]) -> Tensor:
-        """The random changes of one image: angle (radians, anticlockwise), shift right, shift down, and two flips.
+        """Draw the changes of one image, (5,): angle (radians, anticlockwise), shift right, shift down, and two flips.
 
         Shifts are fractions of the width or height; the flips (left-right, top-bottom) are 0 or 1.
 
@@ -60,25 +60,25 @@ class Augmentation:
 
 
 def change(images: Tensor, changes: Tensor) -> Tensor:
-    """Turn, then move, then flip each image (N, C, H, W) by its row of (N, 5) `Augmentation.draw`, on their device.
+    """Return images (N, C, H, W) that are rotated, then shifted, then flipped, on the same device.
 
-    Each pixel of the result is a pixel of the image. The result is the same on every device, except where rounding
-    decides between two neighbouring pixels.
+    ``changes``, (N, 5), has one row of `Augmentation.draw` for each image. Each pixel of the result is a pixel of the
+    image. The result is the same on every device, except where rounding decides between two neighbouring pixels.
     """
     if not changes.any():
         return images
     height, width = images.shape[-2:]
-    # The changes go to the device after the test: asking a GPU would wait for it.
+    # The changes go to the device after this test, because a test on a GPU would wait for the GPU.
     angle, across, down, flip_x, flip_y = (
         column.view(-1, 1, 1) for column in changes.to(images.device, non_blocking=True).T
     )
-    # Places of the result's pixels, from the centre, before the flips and the movement. Written as sums of products:
-    # a matrix product would be rounded to TF32 or bfloat16 on some devices.
+    # Coordinates of the result's pixels from the centre, with flips and shifts undone. Written as sums of products,
+    # because a matrix product would be rounded to TF32 or bfloat16 on some devices.
     x = torch.arange(width, device=images.device) - (width - 1) / 2
     y = (torch.arange(height, device=images.device) - (height - 1) / 2).unsqueeze(1)
     x = x * (1 - 2 * flip_x) - across * width
     y = y * (1 - 2 * flip_y) - down * height
-    # Turned back, these are the places in the image.
+    # With the rotation undone, too, they are coordinates in the input image.
     columns = angle.cos() * x - angle.sin() * y + (width - 1) / 2
     rows = angle.sin() * x + angle.cos() * y + (height - 1) / 2
     places = rows.round().long().clamp(0, height - 1) * width + columns.round().long().clamp(0, width - 1)

@@ -31,7 +31,7 @@ def parse_boxes(text: str) -> tuple[Box, ...] | None:
 
 
 def boxes_text(boxes: Iterable[Sequence[float]]) -> str:
-    """The cell that `parse_boxes` reads, with at most one decimal.
+    """The boxes as the text of a manifest's cell, which `parse_boxes` reads; numbers are rounded to one decimal.
 
     >>> boxes_text([(10, 20, 30, 40), (225.08, 547.02, 86.78, 79.19)])
     '10,20,30,40;225.1,547,86.8,79.2'

@@ -24,13 +24,13 @@ from cvrnet.errors import UserError
 class ImageCache:
     """A cache of images of one size: each is decoded and resized once, and stored in `ArrayFiles`.
 
-    The size is height and width; mode, interpolation, grey version, body part and window of CTs are those of
-    `read_image` and `Preprocessing`. The default folder is the one that the environment variable CVRNET_CACHE names or,
-    without it, one in the platform's folder for caches. Missing entries are written again on use. With ``lungs``,
-    images are masked or cropped before they are resized.
+    ``size`` is (height, width) in pixels. ``mode``, ``interpolation``, ``grey_version``, ``any_body_part`` and
+    ``ct_window`` are as in `read_image` and `Preprocessing`. The default ``folder`` is the one that the environment
+    variable CVRNET_CACHE names; if it is not set, it is in the platform's folder for caches. Missing entries are
+    written again on use. With ``lungs``, images are masked or cropped before they are resized.
 
     Raises:
-        UserError: an impossible size, or an unknown mode or interpolation.
+        UserError: The size is impossible, or the mode or interpolation is unknown.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class ImageCache:
         self.lungs = lungs
         shape = (*self.size, 1 if mode == "L" else 3)
         settings: tuple[object, ...] = self.size, mode, interpolation, grey_version, any_body_part
-        settings += (ct_window,) if ct_window else ()  # without it, entries have the names of earlier versions
+        settings += (ct_window,) if ct_window else ()  # if "", entries keep the names that earlier versions gave
         self._files = ArrayFiles(folder, "\n".join(map(str, settings)), shape, np.uint8, self.version_of)
         self.folder = self._files.folder
 
@@ -65,9 +65,9 @@ class ImageCache:
     ) -> list[str]:
         """Decode the images that are missing from the cache, or have changed; ``workers`` is the number of threads.
 
-        Returns one line for each image that cannot be read, in the order of the records. With 0 workers,
-        there is one thread for each processor. ``progress`` is called after each decoded image with the number done and
-        the number to do.
+        With 0 workers, there is one thread for each processor. ``progress`` is called after each decoded image with the
+        number of images done and the total. Returns one line for each image that cannot be read, in the order of the
+        records.
 
         Raises:
             UserError: the cache cannot be read or written.
@@ -83,7 +83,7 @@ class ImageCache:
 
     @property
     def version_of(self) -> Callable[[str | Path], str] | None:
-        """What images depend on beside their file: a function for `ArrayFiles`; None if on nothing."""
+        """The argument ``version_of`` of `ArrayFiles`, for images that depend on lungs; None for other images."""
         return self.lungs.key if self.lungs else None
 
     def has(self, path: str | Path) -> bool:

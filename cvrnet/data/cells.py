@@ -22,7 +22,7 @@ _SPLITS = {
 
 
 def clean(text: str) -> str:
-    r"""The text in Unicode's composed form (NFC), without blanks and invisible characters around it.
+    r"""The text in Unicode's composed form (NFC), without blanks and invisible characters at its ends.
 
     >>> clean(" Ne\u0301ant\u00a0"), clean("\ufeffCVP\u200b")
     ('Néant', 'CVP')
@@ -34,14 +34,14 @@ def clean(text: str) -> str:
 
 
 def is_missing(text: str) -> bool:
-    """Whether a cell is empty, or has what programs write for an empty one, such as ``nan``, ``None`` or ``N/A``."""
+    """Whether a cell is empty, or holds a placeholder for an empty cell, such as ``nan``, ``None`` or ``N/A``."""
     return text.lower() in _MISSING
 
 
 def split_name(text: str) -> str | None:
     """The split that a cell names: ``train``, ``val`` or ``test``; ``""`` for an empty cell, None for other text.
 
-    Case does not count, nor do words such as ``set`` at the end.
+    Upper and lower case are equal, and words such as ``set`` at the end are ignored.
 
     >>> split_name("Training"), split_name("DEV"), split_name("test_data"), split_name("fold 1")
     ('train', 'val', 'test', None)
@@ -51,7 +51,7 @@ def split_name(text: str) -> str | None:
 
 
 def label_problem(label: str) -> str:
-    """Why a label, as `clean` gives it, is not a class; ``""`` if it is one.
+    """Why a label, after `clean`, cannot be a class; ``""`` if it can.
 
     >>> label_problem("None"), label_problem("CVP")
     ("label 'None' is not a class: name the class, or leave the image out", '')
@@ -61,14 +61,14 @@ def label_problem(label: str) -> str:
     if is_missing(label):
         return f"label {label!r} is not a class: name the class, or leave the image out"
     if printable(label) != label:
-        return f"label {label!r} has a character that is not text: write the name without it"
+        return f"label {label!r} has a character that cannot be printed: write the name without it"
     if SEPARATOR in label:
         return f"label {label!r} names several classes: choose one for each image, or learn findings (--findings auto)"
     return ""
 
 
 def spelling_problems(records: Iterable[Record]) -> list[str]:
-    """A line for each class whose name is spelled in several ways, which differ only in case or blanks."""
+    """A line for each class whose name has several spellings that differ only in case or blanks."""
     spellings: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         text = unicodedata.normalize("NFKC", record.label).casefold()

@@ -1,7 +1,7 @@
-"""Decide whether the text of BodyPartExamined can mean the chest, in many languages and even if it was damaged.
+"""Decide whether the text of BodyPartExamined can mean the chest, in many languages and even if it is damaged.
 
 Besides the terms of PS3.16 Annex L, files contain words of the hospital's language, words that a vendor chose, and text
-whose accents were lost on the way.
+whose accented letters were lost.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ _NEUTRAL = """
     adult child pediatric paediatric infant
 """.split()  # noqa: SIM905
 _LETTERS = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "ı": "i", "æ": "ae", "œ": "oe"})  # not decomposed by Unicode
-_LOST = "?\N{REPLACEMENT CHARACTER}"  # written where a letter could not be encoded, or each byte of one
+_LOST = "?\N{REPLACEMENT CHARACTER}"  # replace a letter that could not be encoded, or each of its bytes
 
-# Character sets in which a text's bytes may have been written, whatever the file says
+# Character sets in which a text may be encoded, even if the file declares another one
 _CHARSETS = ("utf-8", "gb18030", "big5", "shift_jis", "euc_jp", "iso2022_jp", "euc_kr", "iso8859_5", "cp1251",
              "iso8859_7", "iso8859_2", "cp1250", "cp850")  # fmt: skip
 
 
 def may_be_chest(part: str) -> bool:
-    """Whether a BodyPartExamined is the chest, or names no part of the body at all.
+    """Whether a BodyPartExamined can mean the chest, or names no part of the body at all.
 
     >>> [may_be_chest(part) for part in ("TÓRAX", "t?rax ap", "胸部", "OTHER", "", "HAND", "T SPINE")]
     [True, True, True, True, True, False, False]
@@ -51,13 +51,14 @@ def may_be_chest(part: str) -> bool:
     written, others = _words(part), [_words(reading) for reading in dict.fromkeys(_readings(part))]
     if any(spine in "".join(words) for words in (written, *others) for spine in _SPINE_FOLDED):
         return False
-    # In other readings, a single character is not enough: its two bytes are often a character in other sets, too.
+    # After decoding with another character set, a match of a single character does not count: its two bytes often are
+    # a valid character in a wrong set, too.
     chest = _is_chest(written, _CHEST_FOLDED) or any(_is_chest(words, _LONG_FOLDED) for words in others)
     return chest or not _names_something(part) or any(map(_is_neutral, [["".join(written)], written, *others]))
 
 
 def _readings(text: str) -> Iterator[str]:
-    """Yield the text as other character sets read its bytes; pydicom has read them as Latin-1 (PS3.5 6.2)."""
+    """Yield the text decoded with other character sets; pydicom has decoded its bytes as Latin-1 (PS3.5 6.2)."""
     if text.isascii() and "\x1b" not in text:
         return
     for wrong in ("latin-1", "cp1252"):
@@ -69,7 +70,7 @@ def _readings(text: str) -> Iterator[str]:
 
 
 def _fold(text: str) -> str:
-    """A text in lower case, without accents and differences of width."""
+    """The text in lower case, without accents, and with full-width characters made normal."""
     decomposed = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold().translate(_LETTERS))
     return "".join(character for character in decomposed if not unicodedata.combining(character))
 
@@ -79,7 +80,7 @@ def _words(text: str) -> list[str]:
 
 
 def _names_something(text: str) -> bool:
-    """Whether there is a letter, or a character that may be the byte of one."""
+    """Whether the text has a letter, or a character that may be one byte of a letter."""
     return any(c.isalpha() or not (c.isascii() or c in _LOST) for c in text)
 
 

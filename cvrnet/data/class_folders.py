@@ -1,4 +1,4 @@
-"""A data set of folders: the names of the folders above an image give its class and split, or mark it as a mask."""
+"""Read a data set of folders: the names of the folders above an image give its class and split, or make it a mask."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def scan_folder(
         rows.append((replace(record, **fields), wrong))
     used -= {None}
     if used:
-        say(f"{printable(str(root))}: {len(used)} images in folders of masks are masks of the images beside them")
+        say(f"{printable(str(root))}: {len(used)} images in mask folders are used as masks")
     if unused := len(set(masks.values()) - used):
         found.passed_over["a mask without an image"] += unused
     if sentence := found.passed_over_sentence(root):
@@ -54,7 +54,7 @@ def _problems(found: Found, rows: Sequence[Row], say: Callable[[str], object]) -
     inside = {folders[0] for record, _ in rows if (folders := _folders(record.name))}
     splits = sorted(name for name in inside if split_name(name))
     if splits and (beside := sorted(name for name in inside - set(splits) if one_name(name) != "image")):
-        problems.append(f"{beside[0]} lies beside the splits {', '.join(splits)}: expected the class folders in these")
+        problems.append(f"{beside[0]} is beside the split folders {', '.join(splits)}: expected all classes in them")
     elif parts := {record.split for record, _ in rows} - {""}:
         numbers = {part: sum(record.split == part for record, _ in rows) for part in sorted(parts)}
         say(f"the folders' names give the splits: {counts(numbers)}")
@@ -81,7 +81,7 @@ def _meaning(folders: Sequence[str]) -> tuple[str, str]:
 
 
 def _mask_kind_of(name: str) -> str:
-    """The kind of a mask, from the names of the folders above it."""
+    """The kind of a mask, ``lung_mask`` or ``lesion_mask``, from the names of the folders above it."""
     return next(filter(None, map(mask_kind, _folders(name))), "")
 
 

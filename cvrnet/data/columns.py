@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-# Patterns of other data sets' column names for each of our columns, in the order in which they are tried.
+# Patterns of other data sets' names for each of our columns, in the order in which they are tried.
 _MEANT = {
     "path": r"path|filename|image ?index|dicom ?id|image|img|file",
     "label": r"label|class|(?<!no[ _])finding|diagnos|target|categor|condition",
@@ -17,7 +17,7 @@ _MEANT = {
 
 
 def mapping_problem(header: Sequence[str], names: Mapping[str, str]) -> str:
-    """Return why a manifest's columns cannot be renamed (``""`` if they can). ``names`` maps our names to its names.
+    """Return why a manifest's columns cannot be renamed (``""`` if they can); ``names``: our name -> manifest's name.
 
     >>> mapping_problem(["Image Index", "label"], {"path": "Image"})
     "--columns path='Image': no such column (found: 'Image Index', 'label')"
@@ -31,12 +31,12 @@ def mapping_problem(header: Sequence[str], names: Mapping[str, str]) -> str:
         if ours in header and ours not in names.values():
             return f"--columns {ours}={own!r}: another column is called {ours}; rename it too, as in old_{ours}={ours}"
     if twice := [own for own in names.values() if list(names.values()).count(own) > 1]:
-        return f"--columns: {twice[0]!r} is given twice; a column has one meaning"
+        return f"--columns: {twice[0]!r} is given twice; a column can have only one meaning"
     return ""
 
 
 def our_names(header: Sequence[str], names: Mapping[str, str]) -> list[str]:
-    """The header with our names in place of the manifest's own.
+    """The header with our names instead of the manifest's own; ``names``: our name -> manifest's name.
 
     >>> our_names(["Image Index", "label"], {"path": "Image Index"})
     ['path', 'label']
@@ -46,7 +46,7 @@ def our_names(header: Sequence[str], names: Mapping[str, str]) -> list[str]:
 
 
 def header_problem(header: Sequence[str], labelled: bool, columns: Sequence[str]) -> str:
-    """Why a header is not that of a manifest; ``""`` if it is.
+    """Why a header cannot be that of a manifest; ``""`` if it can.
 
     ``columns`` are the columns of a manifest; path and label come first.
     """
@@ -63,7 +63,7 @@ def header_problem(header: Sequence[str], labelled: bool, columns: Sequence[str]
 
 
 def _hint(header: Sequence[str], columns: Sequence[str], missing: Sequence[str]) -> str:
-    """Say which of the found columns may be the missing ones, and the optional ones: the user has to rename both."""
+    """Suggest which of the found columns may be missing or optional ones: the user has to rename both kinds."""
     meant = meanings(header, columns)
     if not any(column in missing for column in meant):
         return ""
@@ -73,7 +73,7 @@ def _hint(header: Sequence[str], columns: Sequence[str], missing: Sequence[str])
 
 
 def meanings(header: Sequence[str], columns: Sequence[str]) -> dict[str, str]:
-    """For each of our columns that a header does not have, the column that may be meant, if there is one."""
+    """Our name -> the header's column that may be meant, for our columns that the header does not have."""
     free = [name for name in header if name not in columns]
     meant: dict[str, str] = {}
     for column in (name for name in columns if name not in header):

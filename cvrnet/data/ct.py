@@ -1,4 +1,4 @@
-"""Whether a file is a slice of a CT, and the window in which it is then shown."""
+"""Find out whether a file is a CT slice, and in which window to show it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cvrnet.data.nifti_files import is_nifti
 
 
 def dicom_modality(path: str | os.PathLike[str]) -> str:
-    """The modality in a DICOM file's tags, such as ``CT``; ``""`` for other files, and if it cannot be read."""
+    """The modality in a DICOM file's tags, such as ``CT``; ``""`` for other files, and if the tags cannot be read."""
     path = split_frame(path)[0]
     if is_dicom_file(path):
         with suppress(Refused, OSError):
@@ -21,5 +21,5 @@ def dicom_modality(path: str | os.PathLike[str]) -> str:
 
 
 def window_of(path: str | os.PathLike[str], window: str) -> str:
-    """The window in which a file is shown if it is a slice of a CT; ``""``, the file's own, for other pictures."""
+    """``window`` if the file is a CT slice; ``""``, which means the file's own window, for other pictures."""
     return window if window and (is_nifti(split_frame(path)[0]) or dicom_modality(path) == "CT") else ""

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 IMAGES_ROOT, COLUMN_NAMES = "images_root", "columns"
-"""Keys of run.json; its key ``images`` counts the images of each class."""
+"""Keys of run.json. (Its key ``images`` is something else: the number of images of each class.)"""
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set's folder or manifest, with what a manifest does not say about itself.
+    """A data set: its folder or manifest, the folder of its images, and the manifest's names of our columns.
 
-    Every function and command that takes a data set's path also takes an object of this class. It is a path itself
-    (``os.PathLike``): that of the folder or manifest.
+    Every function that takes a data set's path also takes an object of this class. The object can itself be used as a
+    path (``os.PathLike``), that of the folder or manifest.
     """
 
     path: str | Path  #: as for `cvrnet.data.read_records`
@@ -32,14 +32,14 @@ class DataSet:
 
     @classmethod
     def of(cls, data: DataPath, images: str | Path | None = None, columns: Mapping[str, str] | None = None) -> DataSet:
-        """The data set at a path, or the given one; ``images`` and ``columns`` replace its own if they are given."""
+        """``data`` as a `DataSet`; ``images`` and ``columns``, if given, replace those of ``data``."""
         if not isinstance(data, DataSet):
             return cls(Path(data) if isinstance(data, os.PathLike) else data, images, columns or {})
         return cls(data.path, images or data.images, columns or data.columns)
 
     @classmethod
     def of_run(cls, run: Mapping[str, Any]) -> DataSet | None:
-        """The data set that a run.json names; None if it names none, as after a download."""
+        """The data set that a run.json names; None if it names none, as in a downloaded run."""
         columns = run.get(COLUMN_NAMES)
         images = run.get(IMAGES_ROOT)
         if not run.get("data"):
@@ -58,7 +58,7 @@ class DataSet:
         return {**place, COLUMN_NAMES: dict(self.columns)} if self.columns else place
 
     def root(self, manifest: Path) -> Path:
-        """The folder of the images of a manifest, which is at this path."""
+        """The folder that the paths in a manifest are relative to; ``manifest`` is the manifest's own path."""
         return Path(os.path.abspath(self.images)) if self.images else manifest.parent
 
     @property

@@ -1,7 +1,7 @@
 """Decode pixels in a child process, with limits of memory and time.
 
-Decoders run there if they may use memory or time without a known bound. A child serves one request after another, so
-its start, about half a second, is needed only once. Each thread of a process has its own child.
+Decoders run there if their use of memory or time has no known bound. A child serves many requests, one after another,
+so the half second of its start is spent only once. Each thread of a process has its own child.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ _SECONDS, _SECONDS_PER_SAMPLE = 10.0, 1e-6  # JPEG 2000 takes some 6e-8 per samp
 
 
 def decode_apart(data: bytes, options: dict[str, Any], samples: int) -> np.ndarray:
-    """Call `cvrnet.data.decoder.decode` in a child process; the limits grow with the picture's number of samples.
+    """Call `cvrnet.data.decoder.decode` in a child process, with limits of memory and time.
+
+    ``data`` and ``options`` are the arguments of that function. ``samples`` is the picture's number of pixels times its
+    channels; the limits grow with it.
 
     Raises:
         Refused: The picture needs too much memory or time, the decoder crashed, or the thread belongs to
@@ -42,7 +45,7 @@ def decode_apart(data: bytes, options: dict[str, Any], samples: int) -> np.ndarr
     """
     if (
         getattr(sys, "frozen", False) or not sys.executable
-    ):  # a program that contains Python has no interpreter to start
+    ):  # a frozen or embedded program has no Python interpreter to start
         return decoder.decode(data, options)
     child = _take()
     try:
@@ -56,7 +59,7 @@ def decode_apart(data: bytes, options: dict[str, Any], samples: int) -> np.ndarr
 
 @contextmanager
 def decoding_threads(workers: int | None, name: str = "") -> Iterator[ThreadPoolExecutor]:
-    """Give threads that read images. If the block ends early (Ctrl-C), they stop the decoding in their children."""
+    """Context with a pool of threads that read images; when it ends (Ctrl-C), they stop their children's decoding."""
     stopped = threading.Event()
     with ThreadPoolExecutor(workers, name, lambda: setattr(_thread, "stopped", stopped)) as pool:
         try:
@@ -142,7 +145,7 @@ def _take() -> _Child:
 
 
 def _within(seconds: float, action: Callable[[], Result], late: str) -> Result:
-    """Call a blocking action in a thread and return its result; Refused if it takes too long, or is interrupted."""
+    """Call a blocking action in a thread and return its result; Refused if it takes too long or is interrupted."""
     future: Future[Result] = Future()
 
     def run() -> None:

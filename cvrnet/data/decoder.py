@@ -1,7 +1,7 @@
-"""Decode compressed pixels. Run as a program, this file does so for another process, within a memory limit.
+"""Decode compressed pixels. Run as a program, this file decodes for another process, within a memory limit.
 
-The program starts from this file, which imports nothing of the package: those imports would take seconds and much
-memory. Each message is a line of JSON, whose last value is the number of bytes that follow.
+This file imports nothing of the package, because those imports would take seconds and much memory. Each message is a
+line of JSON, whose last value is the number of bytes that follow.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _WORN = 300_000_000  # bytes
 
 
 def decode(data: bytes, options: dict[str, Any]) -> np.ndarray:
-    """The pixels of a DICOM frame; without the option ``transfer_syntax``, a TIFF file without its compression.
+    """Return the pixels of a DICOM frame, or the bytes of an uncompressed copy of a TIFF file.
 
-    With it, `data` is the frame, and the other options are those of `pydicom.pixels.decoders.base.Decoder.as_array`;
-    without it, `data` is a TIFF file.
+    With the option ``transfer_syntax``, `data` is the DICOM frame, and the other options are those of
+    `pydicom.pixels.decoders.base.Decoder.as_array`. Without this option, `data` is the TIFF file.
     """
     if "transfer_syntax" not in options:
         return np.frombuffer(_uncompressed(data), np.uint8)
@@ -61,7 +61,7 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
             pixels, problem = _NOTHING, "memory"
         except Exception as error:  # noqa: BLE001  on damaged files decoders raise nearly every built-in exception
             pixels, problem = _NOTHING, " ".join(str(error).split()) or type(error).__name__
-        worn = memory_in_use() > own + _WORN  # memory that a decoder still holds would count against the next limit
+        worn = memory_in_use() > own + _WORN  # memory that a decoder did not free would count against the next limit
         send(answers, [pixels.dtype.str, pixels.shape, problem, worn], pixels.data.cast("B"))
 
 
@@ -92,7 +92,7 @@ def limit_memory(size: int) -> None:
 
 
 def main() -> None:
-    """Serve on the standard streams; only the process that started this one reacts to Ctrl-C."""
+    """Serve on the standard streams. Ctrl-C is ignored here; the process that started this one handles it."""
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -42,13 +42,13 @@ from cvrnet.files import open_regular
 
 _SEQUENCES = ("ModalityLUTSequence", "VOILUTSequence", "SharedFunctionalGroupsSequence",
               "PerFrameFunctionalGroupsSequence")  # fmt: skip
-_LONG_SEQUENCE = 2**22  # bytes, of which pydicom makes up to 500,000 objects
+_LONG_SEQUENCE = 2**22  # bytes; pydicom makes up to 500,000 objects of them
 MAX_FRAMES = 10_000  #: files with more frames are refused: the longest CT volumes have some 3,000
 
 # Modality (PS3.3 C.7.3.1.1.1). DR is not among its defined terms, but in use.
 _MODALITIES = ("", "CR", "DX", "DR", "RG", "RF", "OT", "CT")
 _GREY = ("MONOCHROME1", "MONOCHROME2")
-# pydicom would discard unused bits as if HighBit were BitsStored - 1: `keep_stored_bits` discards them.
+# pydicom would discard unused bits as if HighBit were BitsStored - 1, so `keep_stored_bits` discards them instead.
 _ALL_BITS: dict[str, Any] = {"correct_unused_bits": False}
 _CODINGS = {
     **dict.fromkeys((*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes), "jpeg"),
@@ -65,19 +65,19 @@ def read_frame(
     version: int = LATEST,
     any_body_part: bool = False,
 ) -> np.ndarray:
-    """One frame as uint8 (H, W) or (H, W, 3); `cvrnet.data.read_image` says how its values become grey levels.
+    """Return one frame as uint8 (H, W) or (H, W, 3); see `cvrnet.data.read_image` for how values become grey levels.
 
     Frames count from 1; None means the only frame. The window is one of `WINDOWS`, or ``""`` for the one in the file.
 
     Raises:
-        Refused: The file is not a readable picture of a chest. One line with the reason, without any tag's value.
+        Refused: The file is not a readable picture of a chest. The message is one line, without any tag's value.
     """
     with quiet():
         header = read_header(path)
         frames = frame_count(header, path)
         _check_subject(header, any_body_part)
         if frame is None and frames > 1:
-            raise Refused(f"{frames} frames: name one, as in {os.path.basename(path)}#1; predict takes all frames")
+            raise Refused(f"{frames} frames: choose one, as in {os.path.basename(path)}#1; predict reads all frames")
         if not 1 <= (frame or 1) <= frames:
             raise Refused(f"frame {frame} does not exist: expected 1 to {frames}")
         _check_decodable(header)
@@ -97,11 +97,11 @@ def read_header(path: str | os.PathLike[str], tags: Sequence[str] | None = None)
     """The given tags of a file (None: all), without pixels; Refused if the file is damaged or compressed as a whole."""
     with quiet(), refuse_damaged("a damaged or truncated DICOM file"):
         with _HeaderFile(open_regular(path).detach()) as file:
-            # This function takes no file object. Given the name it would open the file again, so it gets a descriptor.
+            # read_file_meta_info takes no file object, and would open a name again, so it gets a file descriptor.
             meta = read_file_meta_info(os.dup(file.fileno()))  # type: ignore[arg-type]
-            # dcmread inflates a deflated file into memory as a whole, whatever its size.
+            # dcmread inflates the whole of a deflated file into memory, without a limit.
             if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-                raise Refused("its transfer syntax is not supported: a deflated file; expected one that is not")
+                raise Refused("its transfer syntax is not supported: a deflated file; expected one without deflation")
             file.seek(0)
             header = dcmread(file, defer_size=4096, specific_tags=None if tags is None else list(tags))
         for name in _SEQUENCES:  # they are read later, without the limit of `_HeaderFile`
@@ -125,7 +125,7 @@ def _take_functional_groups(header: Dataset, index: int) -> None:
 
 
 class _HeaderFile(io.BufferedReader):
-    """A file with a limited number of reads: pydicom makes an object of more than 1 kB of an empty item of 8 bytes."""
+    """A file with a limited number of reads, because pydicom makes an object of over 1 kB from an empty 8-byte item."""
 
     _left = 2_000_000  # reads; one value takes two or three, and the tags of one frame (there may be 3,000) some 200
 
@@ -157,7 +157,7 @@ def frame_count(header: Dataset, path: str | os.PathLike[str]) -> int:
     if not 1 <= frames <= MAX_FRAMES:
         raise Refused(f"{frames} frames: expected 1 to {MAX_FRAMES:,}")
     least = 0
-    with suppress(Exception):  # if other tags are damaged, decoding reports it
+    with suppress(Exception):  # if other tags are damaged, decoding reports them
         # A compressed frame takes 8 bytes for its item's tag and length (PS3.5 A.4), and at least 8 bytes of data.
         compressed = header.file_meta.TransferSyntaxUID.is_compressed
         least = 16 * frames if compressed or "PixelData" not in header else get_expected_length(header)
@@ -173,7 +173,7 @@ def refuse_damaged(reason: str) -> Iterator[None]:
         yield
     except Refused:
         raise
-    except Exception as error:  # on damaged files they raise nearly every built-in exception
+    except Exception as error:  # on damaged files decoders raise nearly every built-in exception
         if isinstance(error, OSError) and error.strerror:
             raise
         raise Refused(f"{reason} ({type(error).__name__})") from None

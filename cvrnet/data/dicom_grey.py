@@ -1,7 +1,7 @@
 """Turn the values stored in a DICOM file into grey levels: select the bits, apply modality and VOI transformation.
 
 Vendors' tables and windows often contradict the standard. Each transformation is therefore checked before it is used.
-If it cannot be right, the next one is tried: first VOI LUTs, then windows, then the picture's own range.
+If one cannot be right, the next is tried: first VOI LUTs, then windows, then the picture's own range.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")  # PS3.3 C.11.2.1.2 and C.11.2
 
 
 def keep_stored_bits(cells: np.ndarray, header: Dataset) -> np.ndarray:
-    """Pixel cells without the bits that do not belong to the pixel; signed values get their sign.
+    """Return pixel cells without the bits that do not belong to the pixel; signed values get their sign.
 
     The BitsStored bits that end at HighBit are the pixel's; the others may hold overlays (PS3.5 8.1.1).
     """
@@ -51,7 +51,7 @@ def grey_picture(cells: np.ndarray, header: Dataset, window: str, version: int) 
     values, padding, blank = keep_stored_bits(cells, header), _padding(cells, header), None
     least, most = _stored_limits(cells, header)
     if padding and not least <= padding[0] <= padding[1] <= most:
-        # Not allowed (PS3.3 C.7.5.1.1.2): cut to BitsStored bits, the padding value would equal that of real pixels.
+        # Not allowed (PS3.3 C.7.5.1.1.2): after a cut to BitsStored bits, the padding value would equal real pixels.
         blank = (cells >= padding[0]) & (cells <= padding[1])
         padding, blank = None, None if blank.all() else blank
     grey = by_value(
@@ -67,7 +67,7 @@ def grey_picture(cells: np.ndarray, header: Dataset, window: str, version: int) 
 
 
 def _padding(cells: np.ndarray, header: Dataset) -> tuple[int, int] | None:
-    """Least and largest value of pixels that only fill the rectangle (PS3.3 C.7.5.1.1.2); None without these."""
+    """Least and largest padding value, of pixels that only fill the rectangle (PS3.3 C.7.5.1.1.2); None without one."""
     if not isinstance(value := header.get("PixelPaddingValue"), int) or cells.dtype.kind not in "iu":
         return None
     limit = header.get("PixelPaddingRangeLimit")
@@ -109,7 +109,7 @@ class _Shown:
         return (self.values - low) * (255 / (high - low)) if high > low else np.zeros(self.values.shape)
 
     def _range(self) -> tuple[float, float]:
-        """The values that become black and white if there is no usable table or window."""
+        """The values that become black and white if there is no usable table or window (version 2)."""
         if self.header.BitsStored == 8 and self.stored.dtype.kind == "u" and "ModalityLUTSequence" not in self.header:
             return self.low, self.high
         inside = self._inside()
@@ -124,7 +124,7 @@ class _Shown:
         return float(inside.min()), float(inside.max())
 
     def _inside(self) -> np.ndarray:
-        """Which values are not padding; all values, if the whole picture would be padding."""
+        """Mask of the values that are not padding; all values, if the whole picture would be padding."""
         low, high = self.padding or (1, 0)
         inside = (self.stored < low) | (self.stored > high)
         return inside if inside.any() else ~inside
@@ -184,7 +184,7 @@ def _read_table(item: Dataset, header: Dataset, values: np.ndarray, limits: tupl
 
 
 def table_entries(data: object, count: int, depth: int, header: Dataset) -> np.ndarray:
-    """The first `count` entries (0: 65536) of a table as unsigned integers; its data are words, or bytes in words."""
+    """The first `count` entries of a table (0 means 65536) as unsigned integers; the data are words or packed bytes."""
     count = count % 2**16 or 2**16
     if isinstance(data, bytes):
         little = header.file_meta.TransferSyntaxUID.is_little_endian
@@ -194,7 +194,8 @@ def table_entries(data: object, count: int, depth: int, header: Dataset) -> np.n
     if count > 1 and len(words) == (count + 1) // 2:  # as in DCMTK's DiLookupTable::checkTable
         packed = words.astype("<u2").view(np.uint8)[:count]
         steps = np.diff(packed.astype(np.int16))
-        # These are bytes, whatever depth is declared, unless a table of words was cut: bytes of words go up and down.
+        # The entries are bytes, even if a larger depth is declared, unless a table of words was cut off. In that case,
+        # the bytes go up and down.
         if depth <= 8 or (steps >= 0).all() or (steps <= 0).all():
             return packed
     return words[:count]

@@ -17,7 +17,7 @@ def palette_picture(indices: np.ndarray, header: Dataset) -> np.ndarray:
     if "RedPaletteColorLookupTableData" not in header:  # segmented palettes (PS3.3 C.7.9.2)
         return (apply_color_lut(indices, header)[..., :3] >> (depth - 8)).astype(np.uint8)
     data = [header[f"{colour}PaletteColorLookupTableData"].value for colour in _COLOURS]
-    # A table with half as many words as entries contains bytes, whatever depth is declared, as in apply_color_lut.
+    # A table with half as many words as entries contains bytes, for any declared depth, as in apply_color_lut.
     palettes = np.stack([table_entries(one, count, 8, header) for one in data], axis=-1)
     largest = int(palettes.max())
     if largest < 256:  # bytes, or words that contain 8 bits (PS3.3 C.7.6.3.1.6)

@@ -24,11 +24,11 @@ def draw_film(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw one film: the image, uint8 (H, W), and the masks of lungs and lesions, bool (H, W).
 
-    The label (`NOR`, `NCP` or `CVP`) determines only the lesions: two films that differ only in the label are equal
-    outside the lungs, pixel by pixel. The patient's number determines the anatomy and the places of the lesions. The
-    image's number determines pose, exposure, filling of the lungs and noise. The source's number (``look``; three
-    looks, taken in turn) determines contrast, noise and the image's width. The size is the height in pixels. The
-    severity multiplies the lesions' density.
+    ``label`` (`NOR`, `NCP` or `CVP`) determines only the lesions: two films that differ only in the label are equal
+    outside the lungs, pixel by pixel. ``patient``, a number, determines the anatomy and the places of the lesions.
+    ``image``, a number, determines pose, exposure, filling of the lungs and noise. ``look``, the number of the source,
+    selects one of three looks in turn: contrast, noise and the image's width. ``size`` is the height in pixels.
+    ``severity`` multiplies the lesions' density.
     """
     # One stream of random numbers for each purpose: with a single one, the lesions would shift all later draws, and the
     # label would change the rest of the image.

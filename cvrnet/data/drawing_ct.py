@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 SLICES = (20, 60)  #: the least and the most slices of a volume
-LESION_SLICES = (3, 6)  #: of those with a lesion
+LESION_SLICES = (3, 6)  #: the least and the most slices with a lesion
 
 
 class DrawnSlice(NamedTuple):
@@ -24,11 +24,12 @@ class DrawnSlice(NamedTuple):
 
 
 def draw_volume(ill: bool, *, seed: int, patient: int, size: int) -> Iterator[DrawnSlice]:
-    """The slices of one CT, from the apices down: 20 to 60 of them.
+    """Yield the 20 to 60 slices of one CT, from the apices down.
 
-    If the patient is ill, there is one dense lesion in 3 to 6 slices. The patient's number determines everything else,
-    and so two volumes that differ only in illness are equal outside the lesion. All volumes have vessels, which look
-    like small lesions in a single slice, and their own exposure and noise.
+    If the patient is ill, there is one dense lesion in 3 to 6 slices. The seed and the patient's number determine
+    everything else, so two volumes that differ only in illness are equal outside the lesion. Every volume has its own
+    exposure and noise, and vessels, which look like small lesions in a single slice. ``size`` is height and width in
+    pixels.
     """
     body_rng, lesion_rng, noise_rng = (np.random.default_rng([seed, stream, patient]) for stream in (6, 7, 8))
     count = int(body_rng.integers(SLICES[0], SLICES[1] + 1))

@@ -1,4 +1,4 @@
-"""Columns of a manifest that are findings, and those that a cell with another value keeps from being one."""
+"""Select the columns of a manifest that are findings, and those that would be one without some odd cells."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from cvrnet.text import printable
 CELLS: Mapping[str, float] = {"1": 1.0, "0": 0.0, "": np.nan}  #: a cell, as `plain_cell` gives it -> has the finding
 UNCERTAIN_CELL = "-1"
 EXPECTED = "expected 1, 0, -1 or empty"
-_NUMBERS = ("age", "day", "follow_up")  # columns that are no findings, although their cells may be 0 and 1
+_NUMBERS = ("age", "day", "follow_up")  # columns that are not findings, although their cells may be 0 and 1
 _WORDS = {*"yn+?", "yes", "no", "true", "false", "positive", "negative", "present", "absent"}  # instead of 1 and 0
-_MEANT, _MEANT_OF_NUMBERS = 0.5, 0.9  # share of 1, 0, -1 and words of a column that is meant as one; of mere numbers
+_MEANT = 0.5  # least share of 1, 0, -1 and words in a column that is probably meant as a finding
+_MEANT_OF_NUMBERS = 0.9  # the same for a column whose other cells are all numbers
 
 
 def plain_cell(cell: str) -> str:
-    """A cell without blanks; numbers in their shortest form, and ``""`` for what programs write for an empty cell.
+    """A cell in lower case, without outer blanks, numbers in their shortest form; ``""`` if `is_missing`.
 
     >>> plain_cell(" 1.0 "), plain_cell("NaN"), plain_cell("N/A"), plain_cell("True")
     ('1', '', '', 'true')
@@ -32,19 +33,19 @@ def plain_cell(cell: str) -> str:
 
 
 def finding_columns(records: Sequence[Record], one: str = "1") -> list[str]:
-    """The further columns of a manifest with cells of 1, 0, -1 or empty only, and some of 1; without ``No Finding``.
+    """The further columns of a manifest that are findings, without ``No Finding``.
 
-    ``one`` is the cell of which there has to be some. Cells count as `plain_cell` gives them.
+    After `plain_cell`, all cells of such a column are 1, 0, -1 or empty, and at least one cell is ``one``.
     """
     allowed = {*CELLS, UNCERTAIN_CELL}
     return [column for column, cells in _columns(records).items() if one in cells.keys() <= allowed]
 
 
 def odd_columns(records: Sequence[Record]) -> dict[str, str]:
-    """The columns that are probably meant as findings, but have other cells too -> a line that names the first.
+    """Columns that are probably meant as findings, but have other cells, too -> a line that names the first such cell.
 
-    Most of their cells are 1, 0, -1 or words such as ``yes``. Columns of other numbers are only meant if nearly all
-    cells are: there are counts, and codes such as 1 and 2 for the sex.
+    Most cells of such a column are 1, 0, -1 or words such as ``yes``. If the other cells are all numbers, nearly all
+    cells must be, because the column may hold counts, or codes such as 1 and 2 for the sex.
     """
     found = {}
     for column, cells in _columns(records).items():
@@ -58,7 +59,7 @@ def odd_columns(records: Sequence[Record]) -> dict[str, str]:
         where = printable(first.where or first.name)
         more = f", and {number - 1:,} other cells" if number > 2 else ", and another cell" if number > 1 else ""
         cell = first.metadata[column].strip()
-        found[column] = f"column {printable(column)} is no finding: {cell!r:.40} ({where}){more}; {EXPECTED}"
+        found[column] = f"column {printable(column)} is not a finding: it has {cell!r:.40} ({where}){more}; {EXPECTED}"
     return found
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from cvrnet.data.record import Record
 
 SEPARATOR = "|"  #: between the findings of one image in the column ``label``
-NO_FINDING = "No Finding"  #: the label, or the column, of an image without any; see `is_no_finding`
+NO_FINDING = "No Finding"  #: the label of an image without findings, or the column for it; see `is_no_finding`
 
 SOME_FINDING = "some finding"  #: label of an image with at least one finding, for code that needs one label per image
 
@@ -33,7 +33,7 @@ def join_findings(names: Sequence[str]) -> str:
 
 
 def split_findings(label: str) -> list[str]:
-    """The findings that a label names; none for ``No Finding``, in any spelling of `is_no_finding`.
+    """The findings that a label names; an empty list for ``No Finding``, in any spelling of `is_no_finding`.
 
     >>> split_findings("Edema | Effusion"), split_findings("No finding")
     (['Edema', 'Effusion'], [])
@@ -42,21 +42,21 @@ def split_findings(label: str) -> list[str]:
 
 
 def contradiction(label: str) -> str:
-    """Why a label cannot be: it names findings, and says that there are none; ``""`` if it is a proper label.
+    """The problem of a label that names findings and also says that there are none; ``""`` for other labels.
 
     >>> contradiction("Edema|No finding"), contradiction("Edema|Mass")
-    ("label 'Edema|No finding' has findings and No Finding", '')
+    ("label 'Edema|No finding' names findings and also No Finding", '')
     """
     both = split_findings(label) and any(map(is_no_finding, label.split(SEPARATOR)))
-    return f"label {label!r} has findings and {NO_FINDING}" if both else ""
+    return f"label {label!r} names findings and also {NO_FINDING}" if both else ""
 
 
 def count_labels(records: Sequence[Record], names: Sequence[str]) -> dict[str, int]:
-    """The number of images of each class or, if the names are findings, of those that have it."""
+    """Name -> number of images of this class or, if the names are findings, of images that have this finding."""
     counts = Counter(name for r in records for name in {r.label, *split_findings(r.label)})
     return {name: counts[name] for name in names}
 
 
 def without_names(records: Sequence[Record]) -> list[Record]:
-    """The same images with two labels, ``No Finding`` and ``some finding``, for checks that need one label an image."""
+    """The same images, labelled ``No Finding`` or ``some finding``, for checks that need one label per image."""
     return [replace(r, label=SOME_FINDING if split_findings(r.label) else NO_FINDING) for r in records]

@@ -1,4 +1,4 @@
-"""The findings of an image: which of several it has, which it has not, and which are not known."""
+"""Read which findings an image has, which it does not have, and which are not known."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from cvrnet.errors import UserError
 
 AUTO = "auto"  #: instead of names: every finding that the data set has
 UNCERTAIN = {"ignore": np.nan, "positive": 1.0, "negative": 0.0}
-"""What a cell of -1 counts as (CheXpert's "uncertain"); NaN is not known."""
-LEAST_PATIENTS = 5  # of each side, for a finding that AUTO takes
+"""What a cell of -1 counts as (CheXpert's "uncertain"); NaN means not known."""
+LEAST_PATIENTS = 5  # AUTO takes a finding that at least so many patients have, and at least so many lack
 
 Truth = NDArray[np.float64]
 """Whether each image has each finding, (N, C): 1, 0, or NaN where this is not known."""
@@ -36,20 +36,22 @@ def learnable_findings(
     uncertain: str = "ignore",
     least: int = LEAST_PATIENTS,
 ) -> tuple[list[str], Truth, list[str]]:
-    """The findings to learn, their truth (see `finding_truth`), and those that ``auto`` leaves out.
+    """Return the findings to learn, their truth (see `finding_truth`), and the findings that ``auto`` leaves out.
 
-    With ``auto`` they are those that the labels name, in alphabetical order; if no image has a label, those of
-    `finding_columns`. It leaves out those that fewer than ``least`` patients have, or lack.
+    ``wanted`` names the findings, or is ``auto``: all that the labels name, in alphabetical order, or, if no image has
+    a label, those of `finding_columns`. ``auto`` leaves out a finding if fewer than ``least`` patients have it, or
+    fewer than ``least`` lack it. ``uncertain`` is a key of `UNCERTAIN`.
 
     Raises:
         DataError: A cell has an unknown value.
-        UserError: There are none, or a name is given twice, is ``No Finding``, or is neither a column nor in a label.
+        UserError: The data set has no findings, or a name is given twice, is ``No Finding``, or is neither a column nor
+            in a label.
     """
     named = sorted({name for record in records for name in split_findings(record.label)})
     columns = {column for record in records for column in record.metadata}
     if list(wanted) != [AUTO]:
         if none := [name for name in wanted if is_no_finding(name)]:
-            raise UserError(f"{none[0]} is not a finding, it means that there is none: leave it out of --findings")
+            raise UserError(f"{none[0]} is not a finding; it means that there are none: leave it out of --findings")
         if len({*wanted}) < len(wanted):
             raise UserError(f"findings {', '.join(wanted)}: each must be given once")
         if unknown := [name for name in wanted if name not in columns and name not in named]:
@@ -75,10 +77,10 @@ def learnable_findings(
 
 
 def finding_truth(records: Sequence[Record], names: Sequence[str], uncertain: str = "ignore") -> Truth:
-    """Whether images have findings, from a finding's own column or, if there is none, from the labels.
+    """Whether images have findings, (N, C): from a finding's own column or, without one, from the labels.
 
     A cell is 1, 0, -1 (uncertain) or empty (not known). Where the column ``No Finding`` (in any spelling of
-    `is_no_finding`) is 1, empty cells are 0. An image without a label is not known.
+    `is_no_finding`) is 1, empty cells are 0. If an image has no label, nothing is known from the labels.
 
     Args:
         records: N images.
@@ -111,7 +113,7 @@ def finding_truth(records: Sequence[Record], names: Sequence[str], uncertain: st
 
 
 def label_findings(records: Sequence[Record], names: Sequence[str], truth: Truth) -> list[Record]:
-    """The same images with this truth, and the findings that each has as its label; ``""`` if none of them is known."""
+    """The same images with their rows of ``truth``; the label names an image's findings, ``""`` if none is known."""
     labelled = []
     for record, row in zip(records, truth.tolist(), strict=True):
         findings = tuple(None if np.isnan(value) else value for value in row)
@@ -122,7 +124,7 @@ def label_findings(records: Sequence[Record], names: Sequence[str], truth: Truth
 
 
 def known_findings(records: Sequence[Record]) -> Truth:
-    """The truth of images of `label_findings`, (N, C)."""
+    """The truth of images that `label_findings` has returned, (N, C)."""
     return np.array([record.findings for record in records], dtype=np.float64)
 
 

@@ -1,7 +1,7 @@
 """Check the size that a compressed frame of a DICOM file declares in its own markers, before a decoder reads it.
 
-A decoder allocates what the codestream declares, which may be far more than Rows and Columns. So the frame must agree
-with the tags, whose size is already checked.
+A decoder allocates the size that the codestream declares, which may be far larger than Rows and Columns. So the frame
+must agree with the tags, whose size is already checked.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def check_frame(frame: bytes, size: FrameSize, coding: str) -> bool:
         coding: ``"jpeg"`` (JPEG and JPEG-LS), ``"jpeg2000"`` (with HTJ2K) or ``"rle"``; any other is never ordinary.
 
     Raises:
-        Refused: The frame declares another size, more bits or too many scans, or no size.
+        Refused: The frame declares no size, another size or more bits than the tags, or too many scans.
     """
     if coding == "rle":
         return len(frame) * _MAX_RUN <= _MAX_RLE
@@ -61,7 +61,7 @@ def check_frame(frame: bytes, size: FrameSize, coding: str) -> bool:
 
 def _check_jpeg(data: bytes, size: FrameSize) -> bool:
     if data[:2] != b"\xff\xd8":
-        raise Refused("the compressed image is not the JPEG that its transfer syntax says")
+        raise Refused("the compressed image is not JPEG, which its transfer syntax names")
     scans, frames, ordinary = 0, 0, size.rows * size.columns <= LARGE
     for marker, segment, adjoining in _segments(data):
         ordinary = ordinary and adjoining and marker in _ORDINARY
@@ -78,7 +78,7 @@ def _check_jpeg(data: bytes, size: FrameSize) -> bool:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes, bool]]:
-    """Yield marker and content of each segment up to the end of the image, and whether it adjoins the one before."""
+    """Yield marker and content of each segment up to the end of the image, and whether it adjoins the previous one."""
     at, coded = 2, False  # coded: the data of a scan come before the next marker
     while found := _MARKER.search(data, at):
         marker = found[1][0]
@@ -101,7 +101,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes, bool]]:
 def _check_jpeg2000(data: bytes, size: FrameSize) -> None:
     at = _codestream(data) if data.startswith(_JP2) else 0
     if data[at : at + 4] != _SOC_SIZ:
-        raise Refused("the compressed image is not the JPEG 2000 that its transfer syntax says")
+        raise Refused("the compressed image is not JPEG 2000, which its transfer syntax names")
     # ISO/IEC 15444-1 A.5.1
     right, lower, left, upper, tile_width, tile_height, *_, samples = struct.unpack_from(">8IH", data, at + 8)
     if not tile_width or not tile_height:

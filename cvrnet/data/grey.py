@@ -13,7 +13,7 @@ TAIL = 0.005
 burned-in text."""
 
 VERSIONS = (1, 2)
-"""How a picture of more than 8 bits gets its range (docs/data.md): by its extreme pixels (1), or without them (2).
+"""How a picture of more than 8 bits gets its range (docs/data.md): with its extreme pixels (1), or without them (2).
 Models that were trained before version 2 existed still use version 1."""
 LATEST = VERSIONS[-1]
 
@@ -26,8 +26,8 @@ Shown = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
 def by_value(pixels: np.ndarray, shown: Shown, counted: np.ndarray | None = None) -> np.ndarray:
     """The grey level of each pixel, rounded to uint8.
 
-    For up to 16 bits, `shown` gets each value that occurs only once: results in float64 would take 8 bytes per pixel.
-    Pixels outside the mask `counted` become 0, unless their value also occurs inside.
+    For integers of up to 16 bits, `shown` gets each occurring value once instead of all pixels, because results in
+    float64 take 8 bytes each. Pixels outside the mask `counted` become 0, unless their value also occurs inside.
     """
     if pixels.dtype.kind not in "iu" or pixels.itemsize > 2:
         return np.rint(shown(pixels.ravel(), None).clip(0, 255)).astype(np.uint8).reshape(pixels.shape)
@@ -47,9 +47,9 @@ def by_value(pixels: np.ndarray, shown: Shown, counted: np.ndarray | None = None
 
 
 def robust_ends(values: np.ndarray, counts: np.ndarray | None) -> tuple[float, float]:
-    """The value that at most `TAIL` of the pixels lie below, and the one that at most `TAIL` lie above.
+    """Return the range (low, high) of the values: at most the share `TAIL` of the pixels is below it, and above it.
 
-    If these two are the same, the least and the largest value are returned.
+    If low and high are the same, the least and the largest value are returned.
 
     >>> robust_ends(np.array([0, 500, 900, 65535]), np.array([1, 5000, 5000, 1]))
     (500.0, 900.0)
@@ -67,7 +67,7 @@ def robust_ends(values: np.ndarray, counts: np.ndarray | None) -> tuple[float, f
 
 
 def bits_in_use(pixels: np.ndarray) -> int:
-    """How many bits all but `TAIL` of the pixels need.
+    """The number of bits that all pixels need, except the `TAIL` of them with the highest values.
 
     >>> bits_in_use(np.array([100] + 999 * [4095] + [65535]))
     12
@@ -79,8 +79,8 @@ def by_bits_in_use(values: np.ndarray, counts: np.ndarray | None) -> np.ndarray:
     """Grey levels, 0 to 255, of unsigned integers: the 8 highest of the bits in use.
 
     The bits in use are those that the pixels need, except the `TAIL` of them with the highest values. When the highest
-    remaining value passes a power of two, the range does not double at once, because then a few pixels could double it:
-    it grows linearly, and has doubled when this value is 9/8 of the power of two.
+    remaining value passes a power of two, the range does not double at once, because a few pixels could cause this.
+    Instead, the range grows linearly, and has doubled when this value is 9/8 of the power of two.
 
     >>> by_bits_in_use(np.array([0, 2048, 4080, 65535]), np.array([9999, 9999, 9999, 1]))
     array([  0., 128., 255., 255.])
@@ -92,7 +92,7 @@ def by_bits_in_use(values: np.ndarray, counts: np.ndarray | None) -> np.ndarray:
 
 
 def to_8_bits(values: np.ndarray, version: int = LATEST) -> np.ndarray:
-    """Grey values of any type as uint8.
+    """Grey values (H, W) of any type as uint8; Refused for negative or infinite values, and floats beyond 255.
 
     >>> to_8_bits(np.array([[0, 2048, 4080]], dtype=np.uint16))
     array([[  0, 128, 255]], dtype=uint8)

@@ -1,7 +1,7 @@
-"""Data sets of the Hugging Face Hub, or in its formats: ``hfds:user/name`` (extra ``hfds``).
+"""Read data sets of the Hugging Face Hub, or in its formats: ``hfds:user/name`` (extra ``hfds``).
 
-The prefix is timm's for the ``datasets`` library, which also reads local data: ``hfds:FOLDER`` of images, of Parquet
-files, or one that ``Dataset.save_to_disk`` wrote.
+The prefix is timm's for the ``datasets`` library, which also reads local data. In ``hfds:FOLDER``, the folder contains
+images or Parquet files, or was written by ``Dataset.save_to_disk``.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def scan_hub_dataset(data: str | Path, labelled: bool, rows: list[Row]) -> list[
     """Append the data set's images to `rows`; returns the problems of the data set itself.
 
     Splits and class names (of a ``ClassLabel`` feature) are those of the data set. The columns ``source``,
-    ``patient_id`` and ``view`` are used if they exist; further text columns become metadata. Images that are not yet
-    files are written once, as they were stored, beside the cache of decoded images; their names are hashes of their
-    content.
+    ``patient_id`` and ``view`` are used if they exist; further text columns become metadata. If the data set contains
+    its images instead of their paths, their bytes are written once to files beside the cache of decoded images. The
+    files' names are hashes of their content.
 
     Raises:
         UserError: The data set does not exist, or cannot be loaded.
@@ -85,7 +85,7 @@ def _rows(dataset: Any, where: str, prefix: str, split: str, image: str, label: 
             path = _store(folder, stored["bytes"])
         elif path is None or not path.is_file():
             wrong.append("the image is missing")
-        unknown = not label or row[label] in (None, -1, "")  # -1: as datasets stores the missing labels of a test set
+        unknown = not label or row[label] in (None, -1, "")  # -1: in datasets, a missing label of a test set
         name = "" if unknown else clean(name_of(row[label]))
         if label and (problem := label_problem(name)):
             wrong.append(problem)
@@ -103,7 +103,7 @@ def _rows(dataset: Any, where: str, prefix: str, split: str, image: str, label: 
 
 
 def _store(folder: Path, data: bytes) -> Path:
-    """Write an image to a file, unless it exists: the cache of decoded images depends on the file's time."""
+    """Write an image to a file unless it exists, and return its path: the cache of decoded images uses its time."""
     digest = hashlib.sha256(data).hexdigest()[:40]
     path = folder / digest[:2] / digest[2:]
     if not path.is_file():

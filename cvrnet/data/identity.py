@@ -1,8 +1,8 @@
 """Patient and source of a DICOM file, read from its tags and replaced by pseudonyms.
 
 Patient numbers are so short that anybody can reverse a plain hash by trying all numbers. A pseudonym is therefore an
-HMAC-SHA-256 with a key that only its owner knows. A value has the same pseudonym in
-every data set, and nobody without the key can compute it.
+HMAC-SHA-256 with a key that only the user has. With one key, a value has the same pseudonym in every data set. Without
+the key, the pseudonym cannot be computed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _TAGS = ("PatientID", "InstitutionName", "Manufacturer", "ManufacturerModelName"
 
 
 def identify(rows: Sequence[Row], say: Callable[[str], object]) -> list[Row]:
-    """Complete the rows: patient and source come from a DICOM file's tags where the data set does not name them.
+    """Complete the rows: where the data set does not give patient and source, they come from a DICOM file's tags.
 
     The patient is PatientID. The source is InstitutionName or, if that is missing, Manufacturer and model. If only some
     images have a patient_id, PatientID is used for every image whose file has it; images that share a patient_id or a
@@ -70,7 +70,7 @@ def _read_tags(path: Path) -> tuple[tuple[str, str], str]:
 
 
 def _joined(ids: Sequence[str], tags: Sequence[str]) -> list[str]:
-    """Each image's patient: images with the same id, or the same tag, are of one patient, named by a tag if it has one.
+    """Each image's patient: images with the same id or the same tag are of one patient, named by a tag or else an id.
 
     >>> _joined(["1", "", "1", "2"], ["a", "a", "", ""])
     ['a', 'a', 'a', '2']
@@ -90,7 +90,7 @@ def _joined(ids: Sequence[str], tags: Sequence[str]) -> list[str]:
 
 
 def _how_named(ids: Sequence[str], tags: Sequence[str], patients: Sequence[str]) -> str:
-    sentence = f"{sum(map(bool, ids))} of {len(ids)} images have a patient_id: DICOM's PatientID names the patients"
+    sentence = f"{sum(map(bool, ids))} of {len(ids)} images have a patient_id: DICOM's PatientID is used"
     named = {patient for patient, given in zip(patients, ids, strict=True) if given}
     only_id = sum(not tag and patient == given != "" for given, tag, patient in zip(ids, tags, patients, strict=True))
     only_tag = sum(patient not in named for patient in patients if patient)
@@ -133,15 +133,15 @@ def _key() -> bytes:
         key = path.read_bytes()
     except OSError as error:
         raise UserError(
-            f"{path}: the key for pseudonyms cannot be read or made: {error.strerror}; or set {KEY}"
+            f"{path}: the key for pseudonyms cannot be read or created: {error.strerror}; or set {KEY} to a key"
         ) from error
     if len(key) < 32:
-        raise UserError(f"{path}: the key for patients' pseudonyms is damaged: delete it, or set {KEY}")
+        raise UserError(f"{path}: the key for patients' pseudonyms is damaged: delete this file, or set {KEY} to a key")
     return key
 
 
 def _make_key(path: Path) -> None:
-    """Write a new key that only this user can read. If several processes do so at once, the first one's key stays."""
+    """Write a new key that only this user can read. If several processes do so at once, the first key is kept."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:

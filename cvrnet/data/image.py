@@ -1,7 +1,8 @@
 """Read any supported image file as an 8-bit picture.
 
 The format is recognised by the file's content, never by its name, and only the formats of `FORMATS` are tried. The size
-that a file declares is checked before a pixel is decoded. Pillow's own limit belongs to the program that calls this.
+that a file declares is checked before a pixel is decoded. Pillow's own size limit is a setting of the calling program,
+and is not changed.
 """
 
 from __future__ import annotations
@@ -85,13 +86,13 @@ def read_image(
     grey_version: int = LATEST,
     any_body_part: bool = False,
 ) -> np.ndarray:
-    """The upright 8-bit picture in a PNG, JPEG, TIFF, WebP, BMP or DICOM file.
+    """Read the upright 8-bit picture in a PNG, JPEG, TIFF, WebP, BMP or DICOM file, or a slice of a CT in NIfTI.
 
     - The EXIF orientation is applied. Of several pages, the first is read.
     - Transparent parts become black. Palette colours and CMYK become RGB; ``mode="L"`` takes the luminance of colours
       (ITU-R 601).
     - Integers of more than 8 bits keep the 8 highest bits *in use*: an image of 12 bits stored in 16 becomes as bright
-      as its 8-bit original. The highest 0.5 % of the pixels do not count (`cvrnet.data.grey.by_bits_in_use`).
+      as the same image in 8 bits. The highest 0.5 % of the pixels do not count (`cvrnet.data.grey.by_bits_in_use`).
     - Floating-point pixels must lie in 0..1 (they are multiplied by 255) or in 0..255 (they are kept); the highest
       0.5 % do not decide which of the two.
     - DICOM (extra ``dicom``): the values are rescaled, then go through the file's first usable VOI LUT or window;
@@ -103,8 +104,8 @@ def read_image(
         path: the file. For a DICOM or NIfTI file of several frames, add the frame's number, from 1: ``ct.dcm#12``.
         mode: ``"L"`` for grey or ``"RGB"`` for colour; a grey file read as RGB has three equal channels.
         window: for a CT, ``"lung"`` (NIfTI: the default) or ``"soft-tissue"`` instead of the file's own window.
-        grey_version: how grey of more than 8 bits becomes 8 bits (`cvrnet.data.grey.VERSIONS`): 1 counts every pixel,
-            as old models need.
+        grey_version: how grey of more than 8 bits becomes 8 bits (`cvrnet.data.grey.VERSIONS`). In version 1, which old
+            models need, the extreme pixels count, too.
         any_body_part: read DICOM files of any part of the body.
 
     Returns:
@@ -126,9 +127,9 @@ def read_image(
             if is_dicom(file):
                 return dicom_module().read_frame(file_path, frame, mode, window, grey_version, any_body_part)
             if frame is not None:
-                raise Refused("not a DICOM file: only their frames have numbers")
+                raise Refused(f"not a DICOM file: it has no frame #{frame}")
             if window:
-                raise Refused(f"the window {window!r} needs Hounsfield units: expected a CT in DICOM")
+                raise Refused(f"the window {window!r} needs Hounsfield units: expected a CT in DICOM or NIfTI")
             return read_picture(file, mode, grey_version)
     except Refused as refused:
         raise ImageError(path, str(refused)) from None
@@ -260,7 +261,7 @@ def _loaded(stored: ImageFile) -> ImageFile:
 
 
 def depth_in_use(stored: ImageFile) -> int:
-    """How many bits all but a few pixels of an opened PNG or TIFF need, if it has grey of more than 8 bits; else 0."""
+    """The number of bits that all but a few pixels need, of an opened PNG or TIFF in grey of over 8 bits; else 0."""
     if not stored.mode.startswith("I"):
         return 0
     with in_turn(math.prod(stored.size)):
@@ -268,7 +269,7 @@ def depth_in_use(stored: ImageFile) -> int:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    # ImageOps.exif_transpose would also write the EXIF block again, which fails for slightly irregular ones.
+    # ImageOps.exif_transpose would also write the EXIF block again, which fails if the block is slightly irregular.
     try:
         check_exif(image.info)
         orientation = image.getexif().get(ExifTags.Base.Orientation)

@@ -1,4 +1,4 @@
-"""Modes, windows and limits that the readers of images share; limits are checked before an image is decoded."""
+"""Modes, windows and limits for all readers of images; limits are checked before an image is decoded."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ bytes of memory per pixel."""
 MAX_INPUT_PIXELS = 2048 * 2048
 """The most pixels of a model's input. At 2048 x 2048, a CVR-Net needs many gigabytes for the default batch of 8."""
 
-MAX_SIDE = 65_535  #: pixels; most formats can declare no more
+MAX_SIDE = 65_535  #: pixels; most formats cannot declare more
 
 MAX_SCANS = 100  #: of a JPEG; a progressive one has about ten
 _MOST_SCANNED = 20 * MAX_PIXELS  # pixels of all scans together
 
-MOST_SLICES = 600  #: pictures of one bag
+MOST_SLICES = 600  #: the most pictures in one bag
 
 WINDOWS = {"lung": (-600.0, 1500.0), "soft-tissue": (50.0, 400.0)}
 """Level and width in Hounsfield units, the usual settings for chest CT."""

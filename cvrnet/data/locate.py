@@ -15,7 +15,7 @@ def locate(root: Path, name: str, listings: Listings) -> tuple[Path, str]:
     """Return the path of the file ``name`` below ``root``, and the reason why it cannot be read (``""`` if it can).
 
     macOS decomposes accented letters (NFD), so the name of a file copied from there may differ from the manifest's.
-    ``listings`` caches the names of the files in each folder between calls.
+    Between calls, ``listings`` caches the names of the files in each folder.
     """
     path = root / name
     try:

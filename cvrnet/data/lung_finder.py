@@ -1,4 +1,4 @@
-"""Mask or crop pictures with the lungs, whose mask the data set gives or a segmenter finds."""
+"""Mask pictures with the lungs, or crop them to the lungs, with a mask from the data set or a segmenter."""
 
 from __future__ import annotations
 
@@ -20,40 +20,40 @@ NO_MASK = "it has no lung mask"
 
 
 class FindsLungs(Protocol):
-    """What finds the lungs in a picture: `cvrnet.lungs.Segmenter`."""
+    """The interface of a lung segmenter; `cvrnet.lungs.Segmenter` has it."""
 
     size: int  #: side of its grid, in pixels
 
     @property
     def digest(self) -> str:
-        """A text that identifies it."""
+        """A text that identifies the segmenter."""
         ...
 
     def probabilities(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The probability of lung, 0 to 255 for 0 to 1, on its grid (size, size)."""
+        """The probability of lung at each point of the grid, uint8 (size, size): 0 to 255 for 0 to 1."""
         ...
 
 
 class FoundLungs(NamedTuple):
     """The lungs of one picture."""
 
-    mask: Mask | None  #: bool (H, W); None if the picture is used whole, or only a check was asked for
+    mask: Mask | None  #: bool (H, W); None if the picture is used whole, and always from `LungFinder.check`
     problem: str  #: why the picture is used whole; ``""`` if its mask can be used
-    given: bool  #: whether the mask is the data set's
+    given: bool  #: whether the mask comes from the data set
 
 
 class LungFinder:
     """Finds the mask of each picture, and masks or crops the picture with it.
 
-    If the data set gives a mask for a picture, this mask is used, and not the segmenter's. A picture whose mask cannot
-    be used (it is empty, has another shape, or is implausible) is used whole, and the reason is in ``whole``.
+    If the data set gives a mask for a picture, this mask is used instead of the segmenter's. If a mask cannot be used
+    (it is empty, implausible, or has another aspect ratio), the picture is used whole, with the reason in ``whole``.
 
     Args:
         settings: Mask or crop, and the margin.
-        given: Picture -> its mask, of a data set.
-        segmenter: Finds the lungs of other pictures.
-        cache_folder: Where the segmenter's masks are kept (``""``: the default folder); None: nowhere.
-        whole_without: Whether a picture without a mask is used whole if there is no segmenter; if not, it is an error.
+        given: Picture file -> its mask file in the data set.
+        segmenter: Finds the lungs in the other pictures.
+        cache_folder: Where the segmenter's masks are stored (``""``: the default folder); None: they are not stored.
+        whole_without: Without a mask and a segmenter, use the picture whole; by default, this is an error.
     """
 
     def __init__(
@@ -73,11 +73,11 @@ class LungFinder:
             self._kept = ArrayFiles(cache_folder or None, f"lungs {segmenter.digest}", shape, np.uint8)
 
     def use_masks(self, records: Iterable[Record]) -> None:
-        """Use the masks of these images, where they have one."""
+        """Add the lung masks of these images to ``given``."""
         self.given |= {record.path: record.lung_mask for record in records if record.lung_mask is not None}
 
     def find(self, path: str | os.PathLike[str], picture: NDArray[np.uint8]) -> FoundLungs:
-        """The lungs of a picture (H, W) or (H, W, 3), which was read from this path.
+        """Return the lungs of a picture (H, W) or (H, W, 3), which was read from this path.
 
         Raises:
             ImageError: There is neither a mask nor a segmenter.
@@ -94,14 +94,14 @@ class LungFinder:
         return self._told(path, None, NO_MASK, False)
 
     def check(self, path: str | os.PathLike[str], read: Callable[[], NDArray[np.uint8]]) -> FoundLungs:
-        """Like `find`, but without the mask; the picture is read only where that is necessary."""
+        """Like `find`, but returns no mask; ``read`` is called only if the picture is needed."""
         path = Path(path)
         if path in self.given or self.segmenter is None:
             return self.find(path, read())._replace(mask=None)
         return self._told(path, None, _implausible(self._grid(path, read) > 127), False)
 
     def _given(self, path: Path, picture: NDArray[np.uint8]) -> tuple[Mask | None, str]:
-        """The mask that the data set gives, and why it cannot be used."""
+        """The mask that the data set gives, or None and the reason why it cannot be used."""
         try:
             mask = read_mask(self.given[path], picture.shape[:2])
         except UserError as error:
@@ -118,7 +118,7 @@ class LungFinder:
         return FoundLungs(mask, problem, given)
 
     def cut(self, path: str | os.PathLike[str], picture: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Box]:
-        """The picture masked or cropped, and its box in the whole one; errors as in `find`."""
+        """The picture masked or cropped, and its box in the whole picture; raises the same errors as `find`."""
         mask = self.find(path, picture).mask
         whole = (0, 0, *picture.shape[:2])
         if mask is None:
@@ -127,13 +127,13 @@ class LungFinder:
         return self.settings.cut(picture, mask), box
 
     def key(self, path: str | os.PathLike[str]) -> str:
-        """A text that identifies everything that the cut picture depends on, except the picture itself."""
+        """A text that changes with everything that the result of `cut` depends on, except the picture itself."""
         mask = self.given.get(Path(path))
         if mask is None:
             return f"lungs {self.settings} {self.segmenter.digest if self.segmenter else ''}"
         try:
             status = os.stat(mask)
-        except OSError:  # which `find` reports
+        except OSError:  # `find` reports it
             return f"lungs {self.settings} {mask}"
         return f"lungs {self.settings} {mask} {status.st_mtime_ns} {status.st_size}"
 

@@ -1,7 +1,8 @@
-"""Masks of the lungs: read them, tell implausible ones, and mask or crop pictures with them.
+"""Read masks of the lungs, detect implausible ones, and mask or crop pictures with them.
 
-A mask that cannot be right does more harm than none: it hides the disease, or shows a part of it. So a picture whose
-mask is implausible is used whole, and the reason is told.
+A wrong mask does more harm than no mask, because it hides the disease or a part of it. If a mask is implausible, the
+picture is therefore used whole, and the reason is reported. In the code, a lobe is one connected part of a mask, which
+normally is one lung; it is not an anatomical lobe.
 """
 
 from __future__ import annotations
@@ -19,24 +20,24 @@ from cvrnet.errors import UserError
 MODES = ("mask", "crop")
 MOST_MARGIN = 0.5
 LEAST_AREA, MOST_AREA = 0.1, 0.7  # share of the picture; 95 masks by radiologists have 0.20 to 0.59
-LEAST_LOBE = 0.2  # share of the mask that the smaller lobe has at least; theirs: 0.41
+LEAST_LOBE = 0.2  # least share of the mask in the smaller lung; in the radiologists' masks: 0.41
 SPECK = 0.1  # share of the mask; smaller parts are not counted
-MOST_BORDER = 0.15  # share of the picture's border that the mask may touch; theirs: 0.11
+MOST_BORDER = 0.15  # share of the picture's border that the mask may touch; in the radiologists' masks: 0.11
 
 Mask = NDArray[np.bool_]
-Box = tuple[int, int, int, int]  #: top, left, bottom, right; the last two are behind the last pixel
+Box = tuple[int, int, int, int]  #: top, left, bottom, right in pixels; bottom and right are exclusive
 
 
 @dataclass(frozen=True)
 class LungSettings:
-    """What becomes of a picture's surroundings of the lungs, before it is resized.
+    """How a picture is masked with the lungs, or cropped to them, before it is resized.
 
-    ``"mask"`` multiplies the picture by the mask: everything else is black. ``"crop"`` keeps the mask's box. The mask,
-    or the box, is wider than the lungs by the margin on every side, a share of the picture's longer side.
+    ``"mask"`` multiplies the picture by the mask: everything else becomes black. ``"crop"`` keeps the mask's bounding
+    box. The mask or the box is first enlarged by the margin on every side.
     """
 
     mode: str  #: one of `MODES`
-    margin: float = 0.05
+    margin: float = 0.05  #: share of the picture's longer side, 0 to 0.5
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -49,7 +50,7 @@ class LungSettings:
 
     @classmethod
     def parse(cls, text: str) -> LungSettings | None:
-        """The settings that ``str`` wrote; None for ``""``; UserError for any other text."""
+        """The settings in a text that ``str`` wrote; None for ``""``; UserError for any other text."""
         if not text:
             return None
         mode, _, margin = text.partition(" ")
@@ -59,7 +60,7 @@ class LungSettings:
             raise UserError(f"lungs {text!r:.40} are not known: {error}") from error
 
     def box(self, mask: Mask) -> Box:
-        """The box around a mask, with the margin, inside the picture.
+        """The bounding box of a mask, with the margin, cut at the picture's border.
 
         >>> LungSettings("crop", 0.0).box(np.eye(4, dtype=bool)[:, :3])
         (0, 0, 3, 3)
@@ -80,7 +81,7 @@ class LungSettings:
 
 
 def widened(mask: Mask, pixels: int) -> Mask:
-    """A mask that also holds every pixel that is at most so many rows and columns away from it."""
+    """The mask, dilated by so many pixels in every direction: with a square of 2 * pixels + 1."""
     if not pixels:
         return mask
     from scipy.ndimage import maximum_filter  # here, because scipy is an extra
@@ -90,7 +91,7 @@ def widened(mask: Mask, pixels: int) -> Mask:
 
 
 def read_mask(path: Path, shape: tuple[int, ...]) -> Mask:
-    """A lung mask as bool (H, W), resized to the picture's size.
+    """Read a lung mask as bool (H, W), resized to the picture's ``shape``.
 
     Raises:
         UserError: The mask cannot be read, is empty, or has another aspect ratio than the picture.
@@ -101,14 +102,14 @@ def read_mask(path: Path, shape: tuple[int, ...]) -> Mask:
         raise ImageError(path, "the mask is empty")
     if abs(np.log(mask.shape[1] * shape[0] / (mask.shape[0] * shape[1]))) > 0.02:
         sizes = f"{mask.shape[1]} x {mask.shape[0]} pixels, the image {shape[1]} x {shape[0]}"
-        raise ImageError(path, f"the mask has {sizes}")
+        raise ImageError(path, f"the mask has {sizes}; expected the same aspect ratio")
     if mask.shape == shape:
         return mask
     return np.array(Image.fromarray(mask).resize((shape[1], shape[0]), Image.Resampling.NEAREST))
 
 
 def enlarge_mask(grid: NDArray[np.uint8], shape: tuple[int, ...]) -> Mask:
-    """Probabilities, 0 to 255 for 0 to 1, as a mask of a picture's shape (H, W) or (H, W, 3)."""
+    """Turn a grid of probabilities, 0 to 255 for 0 to 1, into a mask (H, W) for a picture of this shape."""
     large = Image.fromarray(grid).resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
     return np.asarray(large) > 127
 
@@ -123,7 +124,7 @@ def lobes(mask: Mask) -> list[Mask]:
 
 
 def two_lobes(mask: Mask) -> Mask:
-    """The two largest connected parts of a mask, without holes; a second part that is a mere speck is left out."""
+    """The two largest connected parts of a mask, with holes filled, without a part below the share `SPECK`."""
     from scipy.ndimage import binary_fill_holes
 
     parts = lobes(mask)[:2]
@@ -140,8 +141,9 @@ def border_share(mask: Mask) -> float:
 def mask_problem(mask: Mask) -> str:
     """Why a mask cannot be that of both lungs on a frontal radiograph; ``""`` if it can.
 
-    It is too small or large, touches too much of the picture's border, or has no two lobes: neither two parts that lie
-    side by side, nor one part that reaches well into both halves of its own box.
+    It cannot if it is too small or too large, touches too much of the picture's border, or does not show two lungs: two
+    parts side by side, or the halves of one wide part. The smaller lung needs at least the share `LEAST_LOBE` of the
+    mask.
 
     >>> mask_problem(np.zeros((8, 8), bool))
     'the mask is empty'
@@ -159,7 +161,7 @@ def mask_problem(mask: Mask) -> str:
 def _lobe_problem(mask: Mask) -> str:
     parts = [part for part in lobes(mask) if part.sum() >= SPECK * mask.sum()]
     if len(parts) > 2:
-        return f"it has {len(parts)} parts; expected two lobes"
+        return f"it has {len(parts)} parts; expected two lungs"
     spans = sorted((columns[0], columns[-1]) for part in parts for columns in [np.flatnonzero(part.any(0))])
     if len(parts) == 2:
         (_, end), (start, last) = spans
@@ -170,7 +172,7 @@ def _lobe_problem(mask: Mask) -> str:
         middle = (spans[0][0] + spans[0][1] + 1) // 2
         smaller = min(mask[:, :middle].sum(), mask[:, middle:].sum()) / mask.sum()
         if spans[0][1] - spans[0][0] < 0.5 * mask.shape[1]:
-            return "it has one lobe; expected two"
+            return "it has one lung; expected two"
     if smaller < LEAST_LOBE:
-        return f"its smaller lobe is {smaller:.0%} of it; expected at least {LEAST_LOBE:.0%}"
+        return f"its smaller lung is {smaller:.0%} of it; expected at least {LEAST_LOBE:.0%}"
     return ""

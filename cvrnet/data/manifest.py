@@ -35,8 +35,8 @@ def scan_manifest(
 ) -> list[str]:
     """Append the images that a manifest lists to `rows`; returns the problems of the manifest itself.
 
-    ``root`` is the folder that the paths are relative to (by default the manifest's), ``names`` the manifest's own name
-    of each column that it calls differently. With ``volumes``, a path may be that of a folder.
+    ``root`` is the folder that the paths are relative to (by default the manifest's). ``names`` maps our name of a
+    column to the manifest's, where they differ. With ``volumes``, a path may be that of a folder.
     """
     root, names = root or manifest.parent, names or {}
     lines: dict[Path, int] = {}
@@ -76,7 +76,7 @@ def _open_text(manifest: Path) -> TextIO:
 
 
 def _delimiter(file: TextIO, path: str) -> str:
-    """The comma, semicolon or tab that separates the cells: with it, the header has the column of the paths."""
+    """The comma, semicolon or tab that separates the cells: that with which the header has the column ``path``."""
     start = file.readline(_LONGEST_HEADER)
     file.seek(0)
 
@@ -138,7 +138,7 @@ def _read_row(
     boxes = parse_boxes(row.get("lesion_boxes", ""))
     if boxes is None:
         wrong.append(
-            f"lesion_boxes {row['lesion_boxes']!r:.60}: expected left,top,width,height in pixels, and ; between"
+            f"lesion_boxes {row['lesion_boxes']!r:.60}: expected left,top,width,height in pixels, and ; between boxes"
         )
     record = Record(
         path=path,
@@ -158,10 +158,10 @@ def _read_row(
 
 
 def write_manifest(path: str | Path, records: Sequence[Record], root: Path | None = None) -> None:
-    """Write a manifest from which `read_records` reads the same records, with the columns that are in use.
+    """Write a manifest from which `read_records` reads the same records; columns without a value are left out.
 
-    ``root`` is the folder that the paths are relative to (by default the manifest's), which `read_records` takes as
-    ``images``.
+    ``root`` is the folder that the paths are relative to (by default the manifest's). If it is given, pass it to
+    `read_records` as ``images``.
 
     Raises:
         UserError: an image lies outside this folder, or the file cannot be written.
@@ -183,7 +183,7 @@ def _row(record: Record, root: Path) -> dict[str, str]:
         if file := row[column]:
             row[column] = _inside(file, root)
             if row[column] is None:
-                raise UserError(f"{file}: not in the manifest's folder {root}")
+                raise UserError(f"{file}: expected a file in the folder {root} or below")
     return {column: value for column, value in row.items() if value}
 
 

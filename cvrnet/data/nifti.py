@@ -21,21 +21,21 @@ _one_volume = threading.Lock()
 
 
 def slice_count(path: str | os.PathLike[str]) -> int:
-    """The number of axial slices; Refused if the file is no volume."""
+    """The number of axial slices; Refused if the file is not a volume."""
     return int(_header(path).shape[2])
 
 
 def read_slice(path: str | os.PathLike[str], number: int | None, mode: Mode, window: str = "") -> NDArray[np.uint8]:
     """One axial slice as uint8 (H, W) or (H, W, 3): slice 1 is nearest to the feet, the patient's right is on the left.
 
-    The volume is turned to these axes first, so that the file may store it in any order. The window is one of `WINDOWS`
-    (by default ``lung``), linear as in DICOM (PS3.3 C.11.2.1.2.1).
+    The volume's axes are reordered first, so the file may store them in any order. The window is one of `WINDOWS` (by
+    default ``lung``), linear as in DICOM (PS3.3 C.11.2.1.2.1).
 
     Raises:
         Refused: The file is damaged, has no such slice, or no Hounsfield units.
     """
     if number is None:
-        raise Refused(f"a volume of {slice_count(path)} slices; --unit study takes it as a study")
+        raise Refused(f"a volume of {slice_count(path)} slices, not an image; --unit study reads it as a study")
     status = os.stat(path)
     with _one_volume:  # one thread decompresses the file, the others find it in memory
         volume, slope, intercept = _volume(os.fspath(path), status.st_mtime_ns, status.st_size)
@@ -49,12 +49,12 @@ def read_slice(path: str | os.PathLike[str], number: int | None, mode: Mode, win
 
 
 def _header(path: str | os.PathLike[str]) -> Any:
-    """The volume with its axes turned, whose voxels are not read yet."""
+    """The volume with its axes in nibabel's canonical order (RAS+); its voxels are not read yet."""
     try:
         image = nibabel.as_closest_canonical(nibabel.load(path))
     except FileNotFoundError as error:
         raise Refused("file not found") from error
-    except Exception as error:  # on damaged files it raises nearly every built-in exception
+    except Exception as error:  # on damaged files nibabel raises nearly every built-in exception
         raise Refused(f"a damaged NIfTI file ({type(error).__name__})") from error
     if len(image.shape) != 3 or min(image.shape) < 2:
         raise Refused(f"a NIfTI file of {' x '.join(map(str, image.shape))} voxels; expected a volume")
@@ -70,7 +70,7 @@ def _volume(path: str, modified: int, size: int) -> tuple[NDArray[Any], float, f
     try:
         slope, intercept = (float(value) for value in (image.dataobj.slope, image.dataobj.inter))
         values = np.asanyarray(image.dataobj.get_unscaled())
-    except AttributeError:  # a volume whose axes were turned is an array already
+    except AttributeError:  # a volume whose axes were reordered is an array already
         slope, intercept, values = 1.0, 0.0, np.asanyarray(image.dataobj)
     except Exception as error:
         raise Refused(f"a damaged or truncated NIfTI file ({type(error).__name__})") from error

@@ -1,14 +1,14 @@
-"""Labels from what became of the patients: which films are from before an event, and which patients had it in time.
+"""Label films with their patients' outcomes: which films were taken before an event, and which patients had it in time.
 
-**Time origin.** A prediction is made at one moment, and only what is known then may be used (landmarking, van
-Houwelingen 2007, Scand J Stat 34:70). ``until="admission"``: the moment is the admission, day 0, and films of day 0 or
-before count. ``until="first"``: films of all days before the first event count, and the moment is the day of the bag's
-last film; each single image is a moment of its own.
+**Time origin.** A prediction is made at one moment, and may use only what is known then (landmarking, van Houwelingen
+2007, Scand J Stat 34:70). With ``until="admission"``, this moment is the admission, day 0, and films of day 0 or before
+are used. With ``until="first"``, films of all days before the first event are used, and the moment is the day of the
+bag's last film; each single image is a bag of its own.
 
-**At risk.** Who had the event on the day of the origin, or before, is not at risk, and nothing is foretold. Days do not
-tell what came first on one day, so a film of the event's own day counts as one after it.
+**At risk.** A patient who had the event on the day of the origin or before is no longer at risk, so there is nothing to
+predict. Days do not show what came first on the same day, so a film of the event's day counts as taken after it.
 
-**Horizon.** The label is ``yes`` if the event comes at most so many days after the origin, and ``no`` otherwise.
+**Horizon.** The label is ``yes`` if the event comes within this number of days after the origin, and ``no`` otherwise.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ Lines = list[str]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a model foretells."""
+    """The outcome that a model predicts."""
 
     column: str  #: of a manifest: the day of the event, or yes and no
-    until: str = "first"  #: which films count: ``admission`` or ``first``
+    until: str = "first"  #: which films are used: ``admission`` or ``first``
     horizon: float = 14.0  #: days from the origin in which the event makes the label ``yes``
 
     def note(self) -> str:
@@ -49,7 +49,7 @@ class Outcome:
 
     @classmethod
     def from_note(cls, text: str) -> Outcome | None:
-        """The outcome that `note` wrote, possibly in a file from elsewhere; None for ``""``.
+        """The outcome in a text that `note` wrote; None for ``""``. The text is validated: the file may be untrusted.
 
         >>> Outcome.from_note(Outcome("icu_day").note())
         Outcome(column='icu_day', until='first', horizon=14.0)
@@ -70,26 +70,26 @@ class Outcome:
 
 
 class Fate(NamedTuple):
-    """What is known of a patient."""
+    """What is known of a patient's outcome."""
 
-    event: bool
-    day: float | None = None  #: of the first event; None if there was none, or only yes is known
-    followed: float | None = None  #: the last day on which the event would be known; after a death, infinite
+    event: bool  #: whether the patient had the event
+    day: float | None = None  #: of the first event; None if there was none, or only "yes" is known
+    followed: float | None = None  #: the last day of follow-up; infinite after a death; None if not known
 
 
 @dataclass(frozen=True)
 class Course:
-    """What became of the patients of a data set."""
+    """The outcomes of the patients of a data set."""
 
     outcome: Outcome
-    fates: Mapping[str, Fate]  #: `patient_key` -> what is known; patients of whom nothing is known are missing
+    fates: Mapping[str, Fate]  #: `patient_key` -> what is known; without the patients of whom nothing is known
     yes_no: bool  #: whether the column says yes or no, without a day
     notes: Sequence[str] = field(default_factory=tuple)  #: sentences about the column
 
     def at_risk(self, records: Sequence[Record]) -> tuple[list[Record], Lines, Lines]:
-        """The films that may be used, a line for each that cannot, and a line for each that must not: it is too late.
+        """Return the films to use, a line for each film with a wrong day, and a line for each film that is too late.
 
-        Films of patients who are missing in ``fates`` are left out without a line.
+        Films of patients who are not in ``fates`` are left out without a line.
         """
         kept, problems, late = [], [], []
         for record in records:
@@ -98,7 +98,7 @@ class Course:
                 continue
             day = day_of(record)
             if day is None and not (self.yes_no and self.outcome.until == "first"):
-                problems.append(record.problem(f"day {record.metadata.get(DAY, '')!r:.20} is no number: left out"))
+                problems.append(record.problem(f"day {record.metadata.get(DAY, '')!r:.20} is not a number: left out"))
             elif reason := self._too_late(fate, day or 0.0):
                 late.append(record.problem(reason))
             else:
@@ -109,18 +109,18 @@ class Course:
         """Why a film of this day must not be used; ``""`` if it may."""
         at, column = fate.day, self.outcome.column
         if at is not None and day >= at:
-            return f"day {day:g}, and {column} is {at:g}: {'of the day of' if day == at else 'after'} the event"
+            return f"day {day:g}, and {column} is {at:g}: taken {'on the day of' if day == at else 'after'} the event"
         if self.outcome.until == "admission" and day > 0:
-            return f"day {day:g}: after the admission"
+            return f"day {day:g}: taken after the admission"
         if self.outcome.until == "admission" and at is not None and at <= 0:
-            return f"{column} is {at:g}: at the admission, the patient was not at risk any more"
+            return f"{column} is {at:g}: at the admission, the patient was no longer at risk"
         return ""
 
     def label(self, records: Sequence[Record], unit: str = "image") -> tuple[list[Record], Lines]:
-        """The films of `at_risk` with their labels, and a line for each bag that is censored, whose films are left out.
+        """Label the films of `at_risk`; also return a line for each censored bag, whose films are left out.
 
         All films of a bag (see `cvrnet.data.studies.group_studies`) get one label. A bag is censored if the patient was
-        not followed until the horizon, and had no event until then.
+        not followed until the horizon, and had no known event.
         """
         bags: dict[tuple[str, str], list[Record]] = {}
         for record in records:
@@ -134,7 +134,7 @@ class Course:
             elif fate.followed is None or fate.followed >= end:
                 labels[patient, bag] = NO
             else:
-                line = f"followed until day {fate.followed:g}, less than until day {end:g}: censored"
+                line = f"followed until day {fate.followed:g}, but the horizon ends on day {end:g}: censored"
                 censored.append(films[0].problem(line))
         keys = [(_key(record), _bag(record, unit)) for record in records]
         found = [replace(r, label=labels[key]) for r, key in zip(records, keys, strict=True) if key in labels]
@@ -145,14 +145,15 @@ class Course:
 
 
 def read_course(records: Sequence[Record], outcome: Outcome) -> tuple[Course, Lines]:
-    """What became of the patients, and a line for each patient whose cells cannot be read, who is left out.
+    """Read the patients' outcomes; also return a line for each patient who is left out because of unreadable cells.
 
-    The cells of all films of a patient count together. A cell of the outcome's column is the day of the event, on the
-    scale of the column ``day``; the first of several counts. If no cell of the column is a number, it may say yes or
-    no. An empty cell means that there was no event or, in a column of yes and no, that nothing is known.
+    The cells of all films of a patient are combined. A cell of the outcome's column is the day of the event, on the
+    scale of the column ``day``; of several days, the earliest counts. If no cell of the column is a number, the cells
+    may be yes or no. An empty cell means that there was no event or, in a column of yes and no, that nothing is known.
 
     Raises:
-        UserError: The data set has no such column, no cell in it, or no column ``day``.
+        UserError: The data set has no such column, its cells are all empty or neither days nor yes and no, or the
+            column ``day`` is needed and missing.
     """
     _check_columns(records, outcome)
     cells: dict[str, dict[str, list[str]]] = {}
@@ -187,7 +188,7 @@ def _check_columns(records: Sequence[Record], outcome: Outcome) -> None:
     numbers = any(day_number(clean(r.metadata.get(outcome.column, ""))) is not None for r in records)
     if DAY not in columns and (numbers or outcome.until == "admission"):
         raise UserError(
-            f"--outcome {outcome.column} needs the column day, the day of each film; if it is called otherwise: "
+            f"--outcome {outcome.column} needs the column day, the day of each film; if it has another name, use "
             "--columns day=NAME"
         )
 
@@ -198,7 +199,7 @@ def _fate(cells: Mapping[str, list[str]], column: str) -> Fate | str:
     for name, texts in cells.items():
         numbers = [day_number(text) for text in texts]
         if None in numbers:
-            return f"{name} {texts[numbers.index(None)]!r:.20} is no number"
+            return f"{name} {texts[numbers.index(None)]!r:.20} is not a number"
         days[name] = [number for number in numbers if number is not None]
     events, died = days[column], column != DEATH and bool(days[DEATH])
     followed = math.inf if died else max(days[FOLLOWED], default=None)
@@ -206,7 +207,7 @@ def _fate(cells: Mapping[str, list[str]], column: str) -> Fate | str:
 
 
 def _yes_or_no(cells: Sequence[str]) -> Fate | str:
-    """The same for a column of yes and no; ``""`` if nothing is known."""
+    """Like `_fate`, but for a column of yes and no; ``""`` if nothing is known."""
     answers = {_WORDS.get(cell.lower(), cell) for cell in cells}
     if texts := [answer for answer in answers if isinstance(answer, str)]:
         return f"{min(texts)!r:.20} is neither yes nor no"
@@ -218,11 +219,11 @@ def _yes_or_no(cells: Sequence[str]) -> Fate | str:
 def _notes(outcome: Outcome, cells: Sequence[str], yes_no: bool) -> tuple[str, ...]:
     if yes_no:
         return (
-            f"{outcome.column} says yes or no, without a day: films from after the event cannot be told from those "
-            "before it, so a leak cannot be excluded, and the horizon does not count",
+            f"{outcome.column} says yes or no, without a day: films from after the event cannot be distinguished from "
+            "those before it, so a leak cannot be excluded, and the horizon has no effect",
         )
     if {day_number(cell) for cell in cells} == {0.0, 1.0}:
-        return (f"{outcome.column} holds only 0 and 1, which are taken for days; if they mean no and yes, write these",)
+        return (f"{outcome.column} has only 0 and 1, which are read as days; if they mean no and yes, write that",)
     return ()
 
 
@@ -265,7 +266,7 @@ def describe_course(
 
 
 def view_score(view: str) -> float:
-    """1 for AP, mostly made at the bed-side of those who cannot stand; 0 for PA, 0.5 for other views.
+    """1 for AP, mostly taken at the bedside of patients who cannot stand; 0 for PA, 0.5 for other views.
 
     >>> view_score("AP Supine"), view_score("pa"), view_score("")
     (1.0, 0.0, 0.5)
@@ -274,7 +275,7 @@ def view_score(view: str) -> float:
 
 
 def films_after(course: Course, records: Sequence[Record]) -> list[Record]:
-    """The films of the day of their patient's event, or of a later one."""
+    """The films that were taken on the day of their patient's event, or later."""
     pairs = [(record, day_of(record), course.fates.get(_key(record), Fate(False)).day) for record in records]
     return [record for record, day, event in pairs if day is not None and event is not None and day >= event]
 

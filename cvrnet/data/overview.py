@@ -1,4 +1,4 @@
-"""What a data set holds, at a glance: counts, and the sizes and depths of its files; no image is decoded."""
+"""Summarise a data set: counts, and the sizes and bit depths of its files; no image is decoded."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def look_over(
     """Count a data set's images and patients by label, source, split, view, size and depth.
 
     A label that names several findings, separated by ``|``, counts for each of them. Without labels, columns whose
-    values are 1, 0, -1 or empty are findings; those of 1 count. ``say`` is that of `read_records`; ``progress`` is
+    values are 1, 0, -1 or empty are findings, and each 1 counts. ``say`` is as in `read_records`; ``progress`` is
     called with the number of files read and the total.
 
     Raises:
@@ -91,7 +91,7 @@ def labels_of(records: Sequence[Record]) -> list[tuple[str, ...]]:
 
 
 def _facts(record: Record) -> tuple[str, str, str]:
-    """Size and depth of an image file, and why it cannot be read; ``""`` for what is not known."""
+    """Size and bit depth of an image file, and why it cannot be read; each is ``""`` if not known."""
     try:
         path, _ = split_frame(record.path)
         with open_regular(path) as file:

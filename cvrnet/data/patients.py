@@ -1,4 +1,4 @@
-"""Normalise patient ids, and recognise placeholders for a missing patient, in manifests and in DICOM's tags alike."""
+"""Normalise patient ids, and recognise placeholders for a missing id, in manifests and in DICOM tags."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _ROUNDED = re.compile(r"-?\d(\.\d+)?[eE][+-]\d+")
 
 
 def patient_ids(column: Sequence[str]) -> list[str]:
-    """The patient that each text names, ``""`` for nobody. The texts are a data set's column, or a single tag.
+    """The patient id in each text, ``""`` if it names no patient. The texts are a data set's column, or a single tag.
 
     ``12.0``, as spreadsheets and pandas write a number, becomes ``12``. Placeholders of de-identified files and of
-    empty cells mean nobody. So does ``0``, unless the column also has a ``1``: then the numbers start at 0.
+    empty cells name no patient. Nor does ``0``, unless the column also has a ``1``: then the numbers start at 0.
 
     >>> patient_ids(["12.0", "12", "N/A", "Anonymized Patient", "XXXX", "0", "anon-17"])
     ['12', '12', '', '', '', '', 'anon-17']
@@ -40,7 +40,7 @@ def patient_ids(column: Sequence[str]) -> list[str]:
 
 
 def rounded_problem(text: str) -> str:
-    """Why an id cannot be used if it is a number that has lost digits, such as ``1.2E+05``; otherwise ``""``."""
+    """The problem of an id that is a number and has lost digits, such as ``1.2E+05``; ``""`` for other ids."""
     if not _ROUNDED.fullmatch(text):
         return ""
     return f"patient_id {text!r} is a number that a spreadsheet has rounded: write the column as text"

@@ -1,7 +1,7 @@
-"""Data sets of synthetic studies, each of many pictures: CTs of the chest, and radiographs of several days.
+"""Write data sets of synthetic studies, each of many pictures: CTs of the chest, and radiographs of several days.
 
-In a CT, a lesion is in few slices. In a follow-up, the lesions become denser or fainter from day to day: the films of a
-patient who becomes better are, in the opposite order, those of one who becomes worse, so only their order tells.
+In a CT, a lesion is in few slices. In a follow-up, the lesions become denser or fainter from day to day. In reverse
+order, the films of an improving patient look like those of a worsening one, so only their order shows the label.
 
 These are diagrams, not patients. If a model learns to classify them, this says nothing about CTs or disease.
 """
@@ -46,28 +46,28 @@ def write_studies(
 ) -> Path:
     """Write a study of each of `n` patients, and return the manifest's path.
 
-    - ``volumes``: CTs of 20 to 60 slices each. ``NOR`` has no lesion, ``NCP`` (every second patient) one, in 3 to 6
-      slices.
+    - ``volumes``: CTs of 20 to 60 slices each. ``NOR`` has no lesion. ``NCP`` (every second patient) has one lesion, in
+      3 to 6 slices.
     - ``follow-up``: films of three to six days each. All patients have lesions of the kind ``CVP``. They become fainter
-      (``better``) or denser (``worse``, every second patient). Severity differs more between patients than it changes,
-      so single films say little. The manifest has the columns ``day`` (from the first film) and ``event_day``: those
-      who become worse have an event zero to three days after their last film, others have none.
+      (``better``) or denser (``worse``, every second patient). Severity differs more between patients than it changes
+      within one, so a single film says little about the label. The manifest has the columns ``day`` (from the first
+      film) and ``event_day``: patients of the label ``worse`` have an event zero to three days after their last film.
 
-    The folder gets ``images/<patient>/<name>.png`` (8-bit grey; of CTs, as with a lung window), ``lungs/<name>.png``,
+    The folder gets ``images/<patient>/<name>.png`` (8-bit grey; CTs as in a lung window), ``lungs/<name>.png``,
     ``lesions/<name>.png`` for the pictures with a lesion, and ``manifest.csv`` with the column ``study_id``. Equal
     arguments give equal bytes, and a patient's pictures depend on the seed and the patient's number only.
 
     Args:
-        folder: New, or empty; or with ``overwrite`` an earlier data set of phantoms.
+        folder: A new or empty folder or, with ``overwrite``, an earlier data set of phantoms.
         kind: ``volumes`` or ``follow-up``.
         n: Number of studies, at least 12.
-        seed: Not negative.
+        seed: Of the random numbers, not negative.
         size: Height and width of a picture in pixels, at least 64.
         overwrite: Replace the earlier data set when the new one is complete.
         progress: Called after each study with the number done and `n`.
 
     Raises:
-        UserError: An argument is out of range, or the folder holds something else.
+        UserError: An argument is out of range, or the folder contains something else.
     """
     draw, folder = _KINDS[kind], real_folder(folder)
     for name, value, least in (("n", n, 12), ("size", size, 64), ("seed", seed, 0)):

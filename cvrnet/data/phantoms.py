@@ -1,4 +1,4 @@
-"""Data sets of synthetic frontal chest radiographs with known lungs and lesions, for tests and the quick start.
+"""Write data sets of synthetic frontal chest radiographs with known lungs and lesions, for tests and the quick start.
 
 `cvrnet.data.drawing` simulates the anatomy (lungs of varying shape, diaphragm, mediastinum, heart, bones, vessels) and
 the film (pose, exposure, noise). `NOR` has clear lungs, `NCP` one focal consolidation in one lung, `CVP` ground-glass
@@ -36,8 +36,8 @@ STUDY_COLUMNS = ("path", "label", "patient_id", "study_id", "day", "event_day", 
 """Columns of the manifests that `cvrnet.data.phantom_studies` writes."""
 _IMAGES_PER_PATIENT = (1, 2, 1, 3)  # in turn
 _FILE = re.compile(r"(images/[^/]+|lungs|lesions)/(s\d+-)?p\d+-\d+(-\d+)?\.png|manifest\.csv|\.manifest\.csv\.\w+\.tmp")
-# Patients come in triples (see `_plan`). Among those with several images per patient, two patients exchange labels in
-# this part of the triples; they are 4 % of all patients.
+# Patients come in triples (see `_plan`). In this share of the triples with several images per patient, two patients
+# exchange labels; these are 4 % of all patients.
 _TWO_LABELS = 0.12
 _LETTER = ("11110", "10001", "10001", "11110", "10100", "10010", "10001")  # an R
 
@@ -63,20 +63,20 @@ def write_phantoms(
     complete, or not at all.
 
     Args:
-        folder: New, or empty; or with ``overwrite`` an earlier data set of this function.
+        folder: A new or empty folder or, with ``overwrite``, an earlier data set of this function.
         n: Number of images, at least 12.
-        seed: Not negative.
+        seed: Of the random numbers, not negative.
         size: Height of the images in pixels, at least 64. Their width is within 10 % of it.
         sources: Two names or more; they become folder names.
-        shortcut: Tie the label to the first source, and mark that source's images with a white box with an R at
-            `MARKER_BOX`, above the patient's right shoulder. Nine in ten CVP patients come from it, and one in ten of
-            the others (by the label of a patient's first image). Patients, labels and lesions are the same as without
-            `shortcut`, where label and source are independent.
+        shortcut: Tie the label to the first source: nine in ten CVP patients come from it, and one in ten of the other
+            patients (the label of a patient's first image counts). Mark the images of this source with a white box with
+            an R at `MARKER_BOX`, above the patient's right shoulder. Patients, labels and lesions are the same as
+            without `shortcut`; without it, label and source are independent.
         overwrite: Replace the earlier data set when the new one is complete.
         progress: Called after each image with the number done and `n`.
 
     Raises:
-        UserError: An argument is out of range, or the folder holds something else.
+        UserError: An argument is out of range, or the folder contains something else.
     """
     folder = real_folder(folder)
     _check(n, seed, size, sources)
@@ -96,10 +96,10 @@ def write_phantoms(
 
 @contextmanager
 def new_data_set(folder: Path, overwrite: bool) -> Iterator[Path]:
-    """Give the folder in which a data set is written; when the block has succeeded, it takes the place of `folder`.
+    """Context with a new folder for a data set; when the block has succeeded, the new folder replaces `folder`.
 
     Raises:
-        UserError: The folder holds something that phantoms may not replace.
+        UserError: The folder contains something that phantoms may not replace.
     """
     with ExitStack() as stack:
         stack.enter_context(lock_folder(folder))
@@ -117,7 +117,7 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
         manifest = folder / MANIFEST
         text = manifest.read_text(encoding="utf-8", errors="replace") if manifest.is_file() else ""
         if text.partition("\n")[0] not in (",".join(COLUMNS), ",".join(STUDY_COLUMNS)):
-            raise UserError(f"{folder} has another manifest than `cvrnet phantoms` writes; choose another folder")
+            raise UserError(f"{folder} has a manifest that `cvrnet phantoms` did not write; choose another folder")
         if not overwrite:
             raise UserError(f"{folder} holds phantoms already; --overwrite replaces them")
         check_renamable(folder)
@@ -158,11 +158,11 @@ class _Film:
 
 
 def _plan(seed: int, n_sources: int, shortcut: bool) -> Iterator[_Film]:
-    """Yield films without end.
+    """Yield films in an endless sequence.
 
     Patients come in triples: one patient of each label, all with the same number of images and from the same source. So
-    labels, sources and numbers of images are independent by construction. In a few triples two patients exchange the
-    labels of their last images: they fell ill or recovered between two images.
+    labels, sources and numbers of images are independent by construction. In a few triples, two patients exchange the
+    labels of their last images, as if they fell ill or recovered between two images.
     """
     index = 0
     for triple in count():
@@ -174,7 +174,7 @@ def _plan(seed: int, n_sources: int, shortcut: bool) -> Iterator[_Film]:
         last = [first[1], first[0], first[2]] if images > 1 and rng.random() < _TWO_LABELS else first
         for k in range(3):
             if shortcut:
-                # Of each label, one patient in ten triples is from the source that the label is not tied to.
+                # In ten triples, one patient of each label is from a source that the label is not tied to.
                 odd = np.random.default_rng([seed, 0, 2, triple // 10]).integers(10, size=3)
                 usual = triple % 10 != odd[LABELS.index(first[k])]
                 source = 0 if usual == (first[k] == "CVP") else int(rng.integers(1, n_sources))

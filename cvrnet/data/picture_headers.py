@@ -1,4 +1,4 @@
-"""Check sizes that picture files declare, before Pillow allocates or copies that much while it opens the file."""
+"""Check the sizes that picture files declare before Pillow opens the file, and allocates or copies that much memory."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def webp_size(chunk: bytes) -> tuple[int, int]:
 
 
 def check_directory(file: BinaryIO) -> None:
-    """Refuse a TIFF file, or a block of EXIF, whose tags share their bytes: Pillow copies the bytes of each tag.
+    """Refuse a TIFF file, or a block of EXIF, whose tags share bytes, because Pillow copies the bytes of each tag.
 
     The file position is at the start before and after the call.
     """

@@ -1,4 +1,4 @@
-"""Resizing and normalisation: one definition for training and inference."""
+"""Resize and normalise images: one definition for training and inference."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ INTERPOLATIONS = {resampling.name.lower(): resampling for resampling in Image.Re
 def resize_image(image: np.ndarray, size: tuple[int, int], interpolation: str = "nearest") -> np.ndarray:
     """Resize a whole uint8 image (H, W) or (H, W, 3) to (height, width, C), where C is 1 or 3.
 
-    Its aspect ratio is not kept (v2 section 5.2). The interpolation is a key of `INTERPOLATIONS`.
+    The aspect ratio is not kept (v2 section 5.2). The interpolation is a key of `INTERPOLATIONS`.
     """
     height, width = size
     resized = np.array(Image.fromarray(image).resize((width, height), check_interpolation(interpolation)))
@@ -67,10 +67,10 @@ class Preprocessing:
     ct_window: str = field(default="", repr=False)
     slices: int = field(
         default=0, repr=False
-    )  #: most slices of a volume, for a model whose answers are about bags; 0 for other models
+    )  #: the most slices of a volume, for a model that classifies bags (studies or patients); 0 for other models
     #: whether pictures are masked with the lungs, or cropped to them, before they are resized
     lungs: LungSettings | None = field(default=None, repr=False)
-    #: what finds the lungs, with the same settings; not stored in models (see `cvrnet.runs.lungs`)
+    #: finds the lungs, with the settings in ``lungs``; not stored in models (see `cvrnet.runs.lungs`)
     finder: LungFinder | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -107,7 +107,7 @@ class Preprocessing:
 
     @classmethod
     def from_cfg(cls, cfg: Mapping[str, Any]) -> Preprocessing:
-        """The preprocessing in a ``pretrained_cfg``, which may come from anywhere; timm's defaults complete it."""
+        """The preprocessing in a ``pretrained_cfg``, which may be untrusted; missing values are timm's defaults."""
         given = {key: cfg[key] for key in ("input_size", "mean", "std", "interpolation") if cfg.get(key) is not None}
         if len(given) < 4:
             import timm.data
@@ -129,14 +129,15 @@ class Preprocessing:
         return "L" if self.input_size[0] == 1 else "RGB"
 
     def read(self, path: str | os.PathLike[str], window: str = "") -> np.ndarray:
-        """The picture in a file, as `cvrnet.data.read_image` gives it with these settings; not resized yet.
+        """The picture in a file, as `cvrnet.data.read_image` returns it with these settings; not resized yet.
 
-        It is masked with the lungs, or cropped to them, if the settings say so; errors as in `cut`.
+        It is masked with the lungs, or cropped to them, if the settings say so. Raises the same errors as
+        `cvrnet.data.read_image` and `cut`.
         """
         return self.cut(path, self.read_whole(path, window))[0]
 
     def read_whole(self, path: str | os.PathLike[str], window: str = "") -> np.ndarray:
-        """Like `read`, but the whole picture in any case."""
+        """Like `read`, but always the whole picture."""
         window = window or window_of(path, self.ct_window)
         return read_image(path, self.mode, window, grey_version=self.grey_version, any_body_part=self.any_body_part)
 
@@ -151,8 +152,8 @@ class Preprocessing:
             return picture, (0, 0, picture.shape[0], picture.shape[1])
         if self.finder is None:
             raise UserError(
-                f"the model sees only the lungs (--lungs {self.lungs.mode}), and its segmenter is not at hand; load it "
-                "with Predictor.from_pretrained"
+                f"the model was trained with --lungs {self.lungs.mode}, and its segmenter is not loaded; load the "
+                "model with Predictor.from_pretrained"
             )
         return self.finder.cut(path, picture)
 
@@ -170,7 +171,7 @@ class Preprocessing:
 
 
 def _are_numbers(values: Any, kind: Any, count: int) -> bool:
-    """Whether these are `count` numbers of this kind, neither NaN nor huge; booleans are not numbers here."""
+    """Whether ``values`` are `count` numbers of this type, neither NaN nor huge; booleans do not count as numbers."""
     return (
         isinstance(values, tuple)
         and len(values) == count
@@ -179,17 +180,17 @@ def _are_numbers(values: Any, kind: Any, count: int) -> bool:
 
 
 def with_grey_version(cfg: Mapping[str, Any], version: int) -> dict[str, Any]:
-    """Add to a ``pretrained_cfg`` how pictures of more than 8 bits become 8 bits."""
+    """A copy of a ``pretrained_cfg`` with the grey version: how pictures of more than 8 bits become 8 bits."""
     return _with_note(cfg, _NOTE, str(version))
 
 
 def with_volumes(cfg: Mapping[str, Any], window: str, slices: int) -> dict[str, Any]:
-    """Add to a ``pretrained_cfg`` the window in which slices of CTs are shown, and the most slices of a volume."""
+    """A copy of a ``pretrained_cfg`` with the window of CT slices, and the most slices of a volume."""
     return _with_note(_with_note(cfg, _WINDOW, window), _SLICES, str(slices))
 
 
 def with_outcome(cfg: Mapping[str, Any], note: str) -> dict[str, Any]:
-    """Add to a ``pretrained_cfg`` what the model foretells, as `cvrnet.data.outcomes.Outcome.note` writes it."""
+    """A copy of a ``pretrained_cfg`` with the outcome that the model predicts (`cvrnet.data.outcomes.Outcome.note`)."""
     return _with_note(cfg, _OUTCOME, note)
 
 
@@ -199,7 +200,7 @@ def outcome_note(cfg: Mapping[str, Any]) -> str:
 
 
 def with_lungs(cfg: Mapping[str, Any], lungs: LungSettings | None) -> dict[str, Any]:
-    """Add to a ``pretrained_cfg`` whether pictures are masked with the lungs, or cropped to them."""
+    """A copy of a ``pretrained_cfg`` with the lung settings: whether pictures are masked or cropped; None: neither."""
     others = tuple(note for note in _notes(cfg) if not note.startswith(_LUNGS))
     return {**cfg, "notes": others} if lungs is None else _with_note(cfg, _LUNGS, str(lungs))
 
@@ -214,7 +215,7 @@ def _noted(cfg: Mapping[str, Any], prefix: str) -> str:
 
 
 def _notes(cfg: Mapping[str, Any]) -> list[str]:
-    notes = cfg.get("notes")  # a text or several; in a file from elsewhere, anything
+    notes = cfg.get("notes")  # a text or several; in an untrusted file, anything
     notes = [notes] if isinstance(notes, str) else notes
     return [note for note in notes if isinstance(note, str)] if isinstance(notes, list | tuple) else []
 

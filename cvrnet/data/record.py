@@ -24,11 +24,11 @@ class Record:
     patient_id: str = ""  #: one value for each patient in the whole data set, over all its sources
     split: str = ""  #: ``""``, ``"train"``, ``"val"`` or ``"test"``
     view: str = ""  #: the projection, such as PA or AP
-    lung_mask: Path | None = None  #: image file of the lungs
-    lesion_mask: Path | None = None  #: image file of the lesions
+    lung_mask: Path | None = None  #: image file with the mask of the lungs
+    lesion_mask: Path | None = None  #: image file with the mask of the lesions
     lesion_boxes: tuple[Box, ...] = ()  #: boxes around the lesions
     metadata: Mapping[str, str] = field(default_factory=dict, hash=False)  #: the manifest's further columns
-    #: in a job of findings, whether the image has each of them: 1, 0, or None where this is not known
+    #: if several findings are learned, whether the image has each of them: 1, 0, or None if not known
     findings: tuple[float | None, ...] = ()
     where: str = ""  #: the manifest's file name and line, for messages; ``""`` for an image found in a folder
 

@@ -85,17 +85,17 @@ def read_records(
     """The images of a data set, in the manifest's order or, for a folder, sorted by name.
 
     Args:
-        data: a folder with one sub-folder for each class, a CSV manifest, a folder that contains ``manifest.csv``,
-            ``hfds:user/name``, a data set of the Hugging Face Hub (extra ``hfds``), or a `DataSet`. With
+        data: a folder with one sub-folder for each class, a CSV manifest, a folder that contains ``manifest.csv``, a
+            data set of the Hugging Face Hub as ``hfds:user/name`` (extra ``hfds``), or a `DataSet`. With
             ``labelled=False``, it may also be any folder of images.
         labelled: whether each image must have a label.
         min_classes: the least number of classes, if images are labelled.
-        images: the folder that a manifest's paths are relative to, or below which they are; by default the manifest's.
+        images: the folder that a manifest's paths are relative to; by default the manifest's.
         columns: our name of a column -> its name in the manifest, such as ``{"path": "Image Index"}``.
         say: called with lines about entries that were passed over, and about how patients and splits were found.
 
     Raises:
-        DataError: it lists everything that is wrong (see `scan_records`).
+        DataError: its message lists all problems (see `scan_records`).
     """
     records, problems = scan_records(
         data, labelled=labelled, min_classes=min_classes, images=images, columns=columns, say=say
@@ -121,8 +121,8 @@ def scan_records(
     This finds missing files, duplicate paths, paths outside the data set's folder, missing columns, labels that are not
     classes or are spelled in two ways, unknown split values, patients in two splits (unless `allow_shared_patients`),
     missing masks, empty class folders, too few classes and unreadable manifests. Images are not decoded. With
-    ``volumes``, NIfTI files and, in a manifest, folders of DICOM series count, too. The
-    tags of DICOM files are read if the data set does not give patient and source (see `cvrnet.data.identity`).
+    ``volumes``, NIfTI files are images, too, and so are folders of DICOM series in a manifest. The tags of DICOM files
+    are read if the data set does not give patient and source (see `cvrnet.data.identity`).
     """
     data = DataSet.of(data, images, columns)
     root = Path(os.path.abspath(data))

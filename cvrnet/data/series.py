@@ -1,4 +1,4 @@
-"""Slices of CT volumes and of multi-frame DICOM files, in order, with their patients."""
+"""Put the slices of CT volumes and of multi-frame DICOM files in order, and find their patients."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ class Slice(NamedTuple):
 
 
 def arrange(paths: Iterable[Path]) -> Iterator[Slice]:
-    """Image files in the given order, except that slices of DICOM volumes are sorted by patient, series and position.
+    """Yield image files in the given order, but slices of DICOM volumes sorted by patient, series and position.
 
     Slices are the frames of a multi-frame file, and the files of CT series (but not their scout views). They are sorted
     by their position along the normal of the slices (ImagePositionPatient) or, without it, by InstanceNumber or the
-    file's name; frames keep the file's order. Files that cannot be read are also returned, and fail when they are read.
+    file's name; frames keep the file's order. Files that cannot be read are also yielded; the error comes when they are
+    read.
     """
     for is_dicom, files in itertools.groupby(paths, is_dicom_file):
         if not is_dicom:
@@ -83,7 +84,7 @@ def _slices(path: Path) -> Iterator[tuple[Slice, tuple[float, ...]]]:
 
 
 def _position(header: Any) -> tuple[float, ...]:
-    """A slice's place along the slices' normal (PS3.3 C.7.6.2.1.1) or its number; slices without either come last."""
+    """The sort key of a slice: its position along the normal (PS3.3 C.7.6.2.1.1), else its number, else the end."""
     with suppress(Exception):  # missing or damaged
         position = np.array(header.ImagePositionPatient, dtype=float)
         axes = np.array(header.get("ImageOrientationPatient") or (1, 0, 0, 0, 1, 0), dtype=float)

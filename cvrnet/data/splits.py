@@ -1,9 +1,9 @@
-"""All rules of splits and leaks: which images belong to one patient, and which are held back.
+"""Split data without leaks: which images belong to one patient, and which are held back.
 
-**One patient.** A ``patient_id`` means one person over all sources of a data set, because a hospital's films may come
-through several collections. If this is wrong, it costs a few images, but causes no leak. Ids that mean different
-persons in different sources have to be made different, for instance by putting the source in front. An image without
-an id is a patient of its own. No two sets share a patient.
+**One patient.** A ``patient_id`` means one person in all sources of a data set, because a hospital's films may be in
+several collections. If this is wrong, it costs a few images, but causes no leak. If an id means different persons in
+different sources, make the ids different, for instance by putting the source in front. An image without an id is a
+patient of its own. No two sets share a patient.
 
 **Held back.** No job trains or validates on images of the test source or, without a test source, on those whose
 ``split`` is ``test``. They are scored as the set ``independent``.
@@ -47,7 +47,7 @@ def patient_keys(records: Sequence[Record]) -> list[str]:
 
 
 def hold_back(records: Sequence[Record], test_source: str = "") -> tuple[list[Record], list[Record]]:
-    """The images that may train and validate, and the independent ones.
+    """Return the images for training and validation, and the independent test images.
 
     With a test source, images of other sources whose ``split`` is ``test`` are in neither set: they must not be used
     for training, and the independent set contains only the test source.
@@ -75,7 +75,7 @@ def holdout_sets(
 ) -> Sets:
     """The sets of a single training: ``train``, ``val`` and, where images are held back, ``independent``.
 
-    Images whose ``split`` is ``val`` validate; where there are none, `holdout_split` chooses a part of the patients.
+    Images whose ``split`` is ``val`` are for validation; if there are none, `holdout_split` chooses some patients.
 
     Raises:
         UserError: See `hold_back`; or only validation images are left.
@@ -94,7 +94,7 @@ def holdout_sets(
 
 
 def fold_sets(records: Sequence[Record], folds: Sequence[int], fold: int) -> Sets:
-    """The sets ``train``, ``val``, ``test`` of a fold: it tests, the next validates, the others train (v1 Fig. 3)."""
+    """The sets of one fold: this fold is ``test``, the next one is ``val``, the others are ``train`` (v1 Fig. 3)."""
     validates = fold % max(folds) + 1
     sets: Sets = {"train": [], "val": [], "test": []}
     for record, number in zip(records, folds, strict=True):
@@ -143,7 +143,7 @@ def make_folds(records: Sequence[Record], n_folds: int = 5, seed: int = 0, findi
 def holdout_split(
     records: Sequence[Record], fraction: float = 0.2, seed: int = 0, findings: Sequence[str] = ()
 ) -> list[bool]:
-    """For each image, whether it is held out: about `fraction` of the images are. Patients stay together.
+    """Whether each image is held out: about the share `fraction` of the images is. A patient's images stay together.
 
     Labels and sources spread as in `make_folds`. A class of two patients or more is on both sides; a class of one
     patient is not held out.
@@ -165,7 +165,7 @@ def holdout_split(
 
 
 def _nearest_ratio(fraction: float, limit: int) -> tuple[int, int]:
-    """The smallest n up to `limit`, and its k, with k / n less than 0.01 from the fraction; else the closest k / n.
+    """(n, k) with the smallest n up to `limit` such that k / n is within 0.01 of the fraction; else the closest k / n.
 
     >>> _nearest_ratio(0.2, 100), _nearest_ratio(0.3, 100), _nearest_ratio(0.2, 3)
     ((5, 1), (10, 3), (3, 1))
@@ -176,7 +176,7 @@ def _nearest_ratio(fraction: float, limit: int) -> tuple[int, int]:
 
 
 def _members(keys: Sequence[Key], patients: Sequence[str]) -> dict[Key, set[str]]:
-    """For each key, the patients of its images."""
+    """Key -> the patients of its images."""
     members: dict[Key, set[str]] = defaultdict(set)
     for key, patient in zip(keys, patients, strict=True):
         members[key].add(patient)
@@ -184,7 +184,7 @@ def _members(keys: Sequence[Key], patients: Sequence[str]) -> dict[Key, set[str]
 
 
 def _label_members(records: Sequence[Record], patients: Sequence[str], findings: Sequence[str]) -> dict[str, set[str]]:
-    """For each class, or each of the findings, the patients who have it."""
+    """Class, or finding -> the patients who have it."""
     labels = [split_findings(r.label) if findings else [r.label] for r in records]
     pairs = [(label, patient) for names, patient in zip(labels, patients, strict=True) for label in names]
     members = _members([label for label, _ in pairs], [patient for _, patient in pairs])
@@ -225,8 +225,8 @@ def _stratified_folds(records: Sequence[Record], patients: Sequence[str], n_fold
 def _strata(records: Sequence[Record], patients: Sequence[str], least: int) -> list[int]:
     """The stratum of each image: its label and source, if these have at least `least` patients.
 
-    Rarer strata are joined, first with the next smallest of the same label, then, if that is not enough, with the
-    next smallest of all.
+    Rarer strata are merged: first with the next smallest stratum of the same label, then, if that is not enough, with
+    the next smallest of all.
     """
     keys = [(record.label, record.source) for record in records]
     strata = {key: [key] for key in sorted(set(keys))}
@@ -253,7 +253,7 @@ def _strata(records: Sequence[Record], patients: Sequence[str], least: int) -> l
 def _mend(held: set[str], members: Mapping[str, set[str]]) -> None:
     """Change the held-out patients until each class is on both sides; a class of one patient is not held out.
 
-    After that, only classes that are tied to one another by patients of several labels can still be on one side.
+    After that, a class can only be missing on one side if it shares patients of several labels with another class.
     """
 
     def harm(patient: str) -> int:

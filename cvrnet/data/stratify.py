@@ -1,4 +1,4 @@
-"""Folds in which every finding is equally frequent: iterative stratification of patients."""
+"""Make folds in which every finding is about equally frequent: iterative stratification of patients."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 def iterative_folds(counts: NDArray[np.float64], n_folds: int, seed: int = 0) -> NDArray[np.int64]:
     """The fold, 1 to ``n_folds``, of each patient: iterative stratification (Sechidis et al. 2011, ECML PKDD, Fig. 1).
 
-    Again and again, the patients with the finding that has fewest images left are given to the folds that lack most of
-    its images; of equals, to the one that lacks most images of all. Random numbers decide what is still equal.
+    In each round, take the finding with the fewest images left. Give each of its patients to the fold that lacks the
+    most images of this finding; of equal folds, to the one that lacks the most images in total, then to a random one.
 
     Args:
-        counts: For each patient the number of images with each finding, and in the last column of all images; (P, C+1).
+        counts: Number of images of each of P patients with each of C findings; the last column: of all images.
+            (P, C + 1).
         n_folds: Number of folds.
         seed: Of the random numbers.
     """
@@ -21,7 +22,7 @@ def iterative_folds(counts: NDArray[np.float64], n_folds: int, seed: int = 0) ->
     folds = np.zeros(len(counts), np.int64)
     lacking = np.repeat(counts.sum(0)[None] / n_folds, n_folds, axis=0)  # (folds, C + 1)
     order = rng.permutation(len(counts))
-    order = order[np.argsort(-counts[order, -1], kind="stable")]  # patients of many images first: they are least free
+    order = order[np.argsort(-counts[order, -1], kind="stable")]  # patients of many images come first: hard to place
     while (folds == 0).any():
         left = counts[folds == 0].sum(0)
         findings = np.flatnonzero(left[:-1] > 0)

@@ -1,4 +1,4 @@
-"""Bags of pictures: the pictures of a study or of a patient, which have one label together."""
+"""Group pictures into bags (multiple-instance learning): the pictures of a study or patient, which share one label."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from cvrnet.errors import UserError
 from cvrnet.formatting import counts
 
 STUDY, DAY, MODALITY = "study_id", "day", "modality"
-"""Columns of a manifest: the study of a picture, its day (any day counts as zero), and how it was made."""
+"""Columns of a manifest: the study of a picture, its day (day 0 can be any day), and its DICOM modality."""
 
 _KINDS = {"CT": "CT", **dict.fromkeys(("CR", "DX", "DR", "RG", "RF", "XR"), "radiograph")}
 
 
 @dataclass(frozen=True, slots=True)
 class Study(Record):
-    """A bag: its pictures, and what they have in common. Its name is that of the study or patient."""
+    """A bag: its pictures, and the values that they share. Its name is that of the study or patient."""
 
     pictures: tuple[Record, ...] = ()
     days: tuple[float, ...] = ()  #: from each picture to the last one; all zero if the days are not known
 
     def keep(self, kept: Sequence[bool]) -> Study:
-        """The bag without some of its pictures."""
+        """The bag with only those pictures whose value in ``kept`` is true."""
         if all(kept):
             return self
         pictures = tuple(itertools.compress(self.pictures, kept))
@@ -37,16 +37,16 @@ class Study(Record):
 
 
 def pictures_of(studies: Iterable[Record]) -> list[Record]:
-    """The pictures of bags, one bag after the other; a record that is no bag is its own picture."""
+    """The pictures of bags, one bag after the other; a record that is not a bag is itself a picture."""
     return [picture for study in studies for picture in (study.pictures if isinstance(study, Study) else (study,))]
 
 
 def group_studies(records: Sequence[Record], unit: str, labelled: bool = True) -> tuple[list[Study], list[str]]:
-    """The bags of a data set in the order of their first pictures, and one line for each that cannot be used.
+    """Return the bags of a data set in the order of their first pictures, and a line for each bag or picture left out.
 
-    Pictures are of one study if they have the same patient and ``study_id``; with ``unit="patient"``, the same patient.
-    A bag needs one label (if ``labelled``), one patient and one split, at most 600 pictures and, where the data set has
-    the column ``day``, a number in each cell of it. Pictures without an id are a bag that cannot be used.
+    With ``unit="study"``, the pictures of a bag have the same patient and ``study_id``; with ``unit="patient"``, the
+    same patient. A bag needs one label (if ``labelled``), one split and at most 600 pictures. If the data set has the
+    column ``day``, each picture needs a number in it. Pictures without the id of a study or patient are left out.
 
     Raises:
         UserError: No picture has an id, or the data set mixes modalities.
@@ -84,7 +84,7 @@ def _problem(pictures: Sequence[Record], labelled: bool, timed: bool) -> str:
     if len(pictures) > MOST_SLICES:
         return f"{len(pictures)} pictures; expected at most {MOST_SLICES}"
     wrong = [picture for picture in pictures if timed and day_of(picture) is None]
-    return f"{wrong[0].name}: day {wrong[0].metadata.get(DAY, '')!r:.20} is no number" if wrong else ""
+    return f"{wrong[0].name}: day {wrong[0].metadata.get(DAY, '')!r:.20} is not a number" if wrong else ""
 
 
 def _joined(name: str, pictures: Sequence[Record], timed: bool) -> Study:
@@ -111,12 +111,12 @@ def _common(values: Sequence[str]) -> str:
 
 
 def day_of(record: Record) -> float | None:
-    """The day of a picture; None if its cell is no number."""
+    """The day of a picture; None if its cell is not a number."""
     return day_number(record.metadata.get(DAY, ""))
 
 
 def day_number(text: str) -> float | None:
-    """The finite number that a cell holds; None if it is none.
+    """The number in a cell; None if the cell is not a finite number.
 
     >>> day_number("-2.5"), day_number("inf"), day_number("3 days")
     (-2.5, None, None)
@@ -129,7 +129,7 @@ def day_number(text: str) -> float | None:
 
 
 def _refuse_mixed(records: Sequence[Record]) -> None:
-    """UserError if some pictures are slices of CTs and others radiographs."""
+    """UserError if the pictures have several modalities, such as CT slices and radiographs."""
     stated = [r.metadata.get(MODALITY, "").strip().upper() for r in records]
     kinds = Counter(_KINDS.get(modality, modality) for modality in stated if modality)
     if len(kinds) > 1:

@@ -33,8 +33,8 @@ def expand_volumes(records: Sequence[Record], slices: int) -> tuple[list[Record]
     views of CTs are left out.
 
     Returns:
-        The pictures, and one line for each volume or study that cannot be used: a file that cannot be read, two series
-        of one study, or slices of two sizes. The others of such a study are left out.
+        The pictures, and one line for each volume or study that cannot be used: a file cannot be read, or a study has
+        two series or slices of two sizes. Such a study is left out as a whole.
     """
     problems: list[str] = []
     found: list[_Slice] = []
@@ -51,7 +51,7 @@ def expand_volumes(records: Sequence[Record], slices: int) -> tuple[list[Record]
 
 
 def _open(record: Record) -> list[_Slice]:
-    """The pictures that a record means: those of its volume, or itself."""
+    """The pictures of a record: the slices of its volume, or the record itself."""
     if is_nifti(record.path):
         volume = _named(record, record.name, "CT")
         count = nifti_module().slice_count(record.path)
@@ -74,11 +74,11 @@ def _dicom(record: Record) -> list[_Slice]:
     for part in arrange([record.path]):
         record = replace(record, patient_id=record.patient_id or part.patient)
         if part.volume is None:
-            if modality != "CT":  # of CTs, only scout views are no slices
+            if modality != "CT":  # a CT file that is not a slice is a scout view
                 found.append(_Slice(_with(record, MODALITY, modality)))
             continue
         number = split_frame(part.path)[1]
-        series = keyed_hash(part.key[1])[:8]  # a UID may tell the time and the scanner
+        series = keyed_hash(part.key[1])[:8]  # hashed, because a UID may contain the time and the scanner
         study = record.name if number else f"{Path(record.name).parent.as_posix()}/series-{series}"
         name = f"{record.name}#{number}" if number else record.name
         found.append(_Slice(_part(_named(record, study, modality), part.path, name), series))
@@ -86,7 +86,7 @@ def _dicom(record: Record) -> list[_Slice]:
 
 
 def _in_order(found: Sequence[_Slice]) -> list[_Slice]:
-    """The same, with the slices of DICOM series sorted by their positions."""
+    """The same slices, with those of DICOM series sorted by their positions."""
     places = {each.record.path: place for place, each in enumerate(found)}
     single = [e.record.path for e in found if e.series and "#" not in e.record.path.name]
     ordered = iter([found[places[part.path]] for part in arrange(single)])
@@ -95,7 +95,7 @@ def _in_order(found: Sequence[_Slice]) -> list[_Slice]:
 
 
 def _wrong_studies(found: Iterable[_Slice]) -> dict[tuple[str, str], str]:
-    """Patient and study -> why the slices are no volume."""
+    """Patient and study -> why the slices are not one volume."""
     series: dict[tuple[str, str], set[str]] = {}
     sizes: dict[tuple[str, str], set[tuple[int, int]]] = {}
     for record, name in found:
@@ -118,7 +118,7 @@ def _study_of(record: Record) -> tuple[str, str]:
 
 
 def _size(path: Path) -> tuple[int, int] | None:
-    """Width and height of a slice; None for a frame, whose file has one size, or if it cannot be read."""
+    """Width and height of a slice; None for a frame (all frames of a file have one size), or if it cannot be read."""
     if "#" in path.name:
         return None
     try:
@@ -153,7 +153,7 @@ def _part(record: Record, path: str | Path, name: str) -> Record:
 
 
 def _named(record: Record, study: str, modality: str) -> Record:
-    """The record with its study, unless the data set names it, and its modality."""
+    """The record with this study, unless the data set names one, and this modality, unless it is ``""``."""
     record = record if record.metadata.get(STUDY) else _with(record, STUDY, study)
     return _with(record, MODALITY, modality) if modality else record
 

@@ -1,4 +1,4 @@
-"""The images, masks and folders below a folder: one walk for every command, which counts what it passes over."""
+"""Find the images, masks and folders below a folder, for all commands; entries that are passed over are counted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MASKS = {
 
 @dataclass
 class Found:
-    """The images and masks below a folder, as POSIX paths relative to it, and counts of skipped entries."""
+    """The images and masks below a folder, as POSIX paths relative to it, and counts of entries passed over."""
 
     images: list[str] = field(default_factory=list)  #: those directly in a folder come before those in its sub-folders
     masks: list[str] = field(default_factory=list)  #: images below a folder whose name `mask_kind` knows
@@ -63,7 +63,7 @@ def walk(root: Path, on_error: Callable[[OSError], object] = _raise, *, volumes:
     """Find the images below a folder; with ``volumes``, NIfTI files count as images.
 
     Symbolic links are followed, except to a folder that contains this one. Each folder is read once, real folders
-    before links. ``on_error`` is called for a folder or file that may not be read.
+    before links. ``on_error`` is called for a folder or file that cannot be read; by default, it raises the error.
     """
     found = Found()
     above = {_identity(folder) for folder in Path(os.path.realpath(root)).parents if os.access(folder, os.F_OK)}
@@ -108,11 +108,11 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 
 def _passed_over(entry: os.DirEntry[str]) -> str:
-    """Why an entry of a folder is neither a folder to read nor an image; ``""`` if it is one."""
+    """Why an entry of a folder is passed over; ``""`` for a folder to read, and for an image."""
     if entry.name.startswith("."):
         return "hidden"
     if entry.name.lower() in _SYSTEM:
-        return "left by a system"
+        return "a file of the operating system"
     try:
         mode = entry.stat().st_mode
     except OSError:
@@ -123,4 +123,4 @@ def _passed_over(entry: os.DirEntry[str]) -> str:
         return ""
     if not stat.S_ISREG(mode):
         return "a FIFO, socket or device"
-    return "" if is_image_file(entry.path) else "no image"
+    return "" if is_image_file(entry.path) else "not an image"

@@ -1,6 +1,6 @@
-"""Public data sets of chest radiographs as manifests, from the folders that their authors give; nothing is downloaded.
+"""Write manifests of public data sets of chest radiographs, from their authors' folders; nothing is downloaded.
 
-Each module describes one data set: where its description is, what its folder holds, and how its tables become rows.
+Each module describes one data set: where its description is, what its folder contains, and how its tables become rows.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class Import:
     """What `import_data_set` did.
 
     Attributes:
-        counts: Of the manifest (see `counts`).
-        published: The same counts as the authors give them, where they do.
+        counts: Numbers of images, patients and so on in the manifest (see `counts`).
+        published: The same counts as published by the authors, as far as they are.
         left_out: Reason -> number of images that are not in the manifest.
-        notes: Sentences about files that are not there, patients in two splits, and lists that are missing.
-        images: The folder that the manifest's paths are relative to, if this is not the manifest's own.
+        notes: Sentences about missing files and lists, and about patients in two splits.
+        images: The folder that the manifest's paths are relative to; None: the manifest's own folder.
     """
 
     counts: Mapping[str, int]
@@ -71,18 +71,18 @@ def import_data_set(
 ) -> Import:
     """Write the manifest of a public data set.
 
-    Its paths are relative to its own folder if the images are below that, otherwise to ``folder``.
+    The paths in the manifest are relative to the manifest's folder if the images are below it, otherwise to ``folder``.
 
     Args:
         name: One of `PUBLIC_SETS`.
         folder: The data set, as its authors distribute it.
         output: The manifest to write.
-        partial: Import what is there, although tables or lists name files that are not.
+        partial: Import the files that exist, even if tables or lists name others that are missing.
         columns: For ``generic``: our name of a column -> its name in the CSV file.
         overwrite: Replace an existing file.
 
     Raises:
-        UserError: The folder holds another data set, files are missing, or the manifest exists.
+        UserError: The folder contains another data set, files are missing, or the manifest exists.
     """
     name = ALIASES.get(name, name)
     if name not in PUBLIC_SETS:
@@ -97,7 +97,7 @@ def import_data_set(
     if missing and not partial:
         raise UserError(f"{place.root}: {'; '.join(missing)}; --partial imports what is there")
     if not rows:
-        raise place.refusal("no image is left")
+        raise place.refusal("no image can be imported")
     below = place.root.is_relative_to(output.parent)
     prefix = place.root.relative_to(output.parent).as_posix() if below else "."
     _write(output, rows, "" if prefix == "." else f"{prefix}/")
@@ -107,7 +107,7 @@ def import_data_set(
 
 
 def _check_output(output: Path, overwrite: bool) -> None:
-    """Refuse a file that exists; with ``overwrite``, only one that is not a manifest, such as the data set's table."""
+    """Refuse to replace a file; with ``overwrite``, refuse only if it is not a manifest, but for example a table."""
     if not os.path.lexists(output):
         return
     if not overwrite:
@@ -120,7 +120,7 @@ def _check_output(output: Path, overwrite: bool) -> None:
 def counts(rows: Sequence[Row], findings: Sequence[str] = ()) -> dict[str, int]:
     """Numbers of images, patients, boxes, and of the images of each split and label, in a manifest's rows.
 
-    ``findings`` are columns that count where they are 1.
+    ``findings`` are columns of findings; a cell of 1 counts.
 
     >>> counts([{"path": "a", "label": "Edema|Mass", "patient_id": "1"}, {"path": "b", "label": "Mass"}])
     {'images': 2, 'patients': 1, 'label Mass': 2, 'label Edema': 1}
@@ -157,7 +157,7 @@ def _write(output: Path, rows: Sequence[Row], prefix: str) -> None:
 
 
 def _shared_patients(rows: Sequence[Row]) -> list[str]:
-    """A sentence if the official split has patients on both sides."""
+    """A sentence if some patients are in two splits of the official ones; otherwise an empty list."""
     splits: dict[str, set[str]] = {}
     for row in rows:
         if row.get("patient_id") and row.get("split"):

@@ -1,6 +1,6 @@
 """The COVID-19 image data collection (Cohen et al. 2020), https://github.com/ieee8023/covid-chestxray-dataset.
 
-Columns: that repository's metadata.csv and SCHEMA.md. Its first versions have neither ``folder`` nor ``modality``.
+Columns: metadata.csv and SCHEMA.md of that repository. Its first versions have neither ``folder`` nor ``modality``.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from cvrnet.datasets.folder import Folder, Row, age, number, sex
 from cvrnet.datasets.public_set import PublicSet
 
-LEAST_PATIENTS = 5  # of a class, so that each of five folds can test one; of rarer ones, the class above is the label
+LEAST_PATIENTS = 5  # of a class, so that each of five folds can test one; rarer classes are joined in the class above
 COLUMNS = ("patientid", "offset", "sex", "age", "finding", "view", "filename")
 
 
 def rows(folder: Folder) -> Iterator[Row]:
     """The rows of the manifest.
 
-    ``label`` is the last part of the finding (``COVID-19`` of ``Pneumonia/Viral/COVID-19``) that enough patients share,
-    ``day`` the number of days since the symptoms or the admission; ``went_icu`` and ``in_icu`` (Y or N) say whether the
-    patient was in intensive care during the stay, and on the day of the film. CTs, and findings that are to be read
-    yet, are left out.
+    ``label`` is the last part of the finding (``COVID-19`` of ``Pneumonia/Viral/COVID-19``) that enough patients share.
+    ``day`` is the number of days since the symptoms or the admission. ``went_icu`` (Y or N) says whether the patient
+    was in intensive care during the stay, ``in_icu`` whether this was on the day of the film. CTs, and images without a
+    known finding, are left out.
     """
     found: list[Row] = []
     for entry in folder.table(folder.file("metadata.csv"), COLUMNS):
@@ -55,7 +55,7 @@ def rows(folder: Folder) -> Iterator[Row]:
 
 
 def common_parts(findings: Sequence[str], patients: Sequence[str], least: int = LEAST_PATIENTS) -> Mapping[str, str]:
-    """Finding -> its last part that ``least`` patients share, or its first; rare ones are joined from the last part up.
+    """Finding -> its last part that ``least`` patients share, or its first part. Rare parts are dropped from the end.
 
     >>> common_parts(["P/Viral/A", "P/Viral/A", "P/Viral/B", "P/Fungal/C"], ["1", "2", "3", "4"], 2)
     {'P/Viral/A': 'A', 'P/Viral/B': 'P', 'P/Fungal/C': 'P'}

@@ -26,7 +26,7 @@ def rows(folder: Folder) -> Iterator[Row]:
         row = {"path": path, "label": _class(path), "source": "covid-radiography"}
         yield row | ({"lung_mask": mask} if mask in masks else {})
     if rest := len(folder.images) - len(here):
-        folder.left_out["not in the folder images of a class"] += rest
+        folder.left_out["not in the images folder of a class"] += rest
     folder.notes.append("the classes come from different collections, which the folders do not name: see cvrnet audit")
 
 

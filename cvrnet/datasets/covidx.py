@@ -19,7 +19,7 @@ _LABELS = ("normal", "pneumonia", "COVID-19", "positive", "negative", "viral", "
 def rows(folder: Folder) -> Iterator[Row]:
     """The rows of the manifest. ``source`` is the collection that an image comes from, if the list names it.
 
-    Patients are numbered anew in each source, so the source is a part of their id.
+    Patient numbers start again in each source, so the source is a part of the patient's id.
     """
     for split in ("train", "val", "test"):
         for line in folder.lines(_list(folder, split)):
@@ -40,7 +40,7 @@ def rows(folder: Folder) -> Iterator[Row]:
 
 
 def _list(folder: Folder, split: str) -> Path | None:
-    """The list of a split: ``train.txt``, or the only file named ``train*.txt``; None if there is none."""
+    """The list of a split: ``train.txt``, or the only file named ``train_*.txt``; None if there is none."""
     if (path := folder.root / f"{split}.txt").is_file():
         return path
     paths = sorted(folder.root.glob(f"{split}_*.txt"))
@@ -48,7 +48,7 @@ def _list(folder: Folder, split: str) -> Path | None:
         names = ", ".join(path.name for path in paths)
         raise UserError(f"{folder.root}: {names} are all lists of {split}; copy the one to use to {split}.txt")
     if not paths and split == "train":
-        raise folder.refusal("there is no train*.txt")
+        raise folder.refusal("there is no train.txt or train_*.txt")
     return paths[0] if paths else None
 
 

@@ -1,4 +1,4 @@
-"""The folder of a public data set: its tables, its lists and its images, and what of them is left out and why."""
+"""Read the folder of a public data set: its tables, lists and images, and which images are left out, and why."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Folder:
 
     Attributes:
         root: The folder.
-        left_out: Reason -> number of images that the manifest does not get.
-        missing: Table or list -> the files that it names although they are not there.
+        left_out: Reason -> number of images that are left out of the manifest.
+        missing: Table or list -> the files that it names, but that do not exist.
         notes: Sentences for the user.
     """
 
@@ -42,7 +42,7 @@ class Folder:
             raise UserError(f"{root}: no such folder")
 
     def refusal(self, reason: str = "") -> UserError:
-        """The error of a folder that holds another data set, or none."""
+        """The error for a folder that does not contain this data set."""
         why = f" ({reason})" if reason else ""
         return UserError(f"{self.root}: this does not look like {self._name}: expected {self._expects}{why}")
 
@@ -53,42 +53,45 @@ class Folder:
 
     @cached_property
     def images(self) -> set[str]:
-        """The paths of all images; images in folders named for masks are not among them."""
+        """The paths of all images, without the masks (images in mask folders)."""
         return set(self.found.images)
 
     @cached_property
     def _by_name(self) -> dict[str, str]:
-        """File name -> path. Of several files of one name, the first counts."""
+        """File name -> path; the first path of several files with the same name."""
         paths: dict[str, str] = {}
         for path in self.found.images:
             paths.setdefault(PurePosixPath(path).name, path)
         return paths
 
     def image(self, name: str, table: str) -> str:
-        """The path of an image that a table names by path or by file name alone; ``""`` if it is not there."""
+        """The path of an image that a table names by path or by file name alone; ``""`` if it does not exist.
+
+        A missing image is recorded in ``missing``, under the name of the table.
+        """
         path = name if name in self.images else self._by_name.get(name, "") if "/" not in name else ""
         if not path:
             self.missing[table].append(name)
         return path
 
     def file(self, *names: str) -> Path:
-        """The first of these files that is there, also compressed (``.gz``); refuses the folder if there is none."""
+        """The first of these files that exists, plain or compressed (``.gz``); UserError if there is none."""
         if path := self.optional(*names):
             return path
-        raise self.refusal(f"{names[0]} is not there")
+        raise self.refusal(f"{names[0]} is missing")
 
     def optional(self, *names: str) -> Path | None:
-        """Like `file`, but None if there is none."""
+        """Like `file`, but returns None if there is none."""
         paths = (self.root / f"{name}{ending}" for name in names for ending in ("", ".gz"))
         return next(filter(Path.is_file, paths), None)
 
     def table(self, path: Path | None, columns: Sequence[str] = ()) -> Iterator[Row]:
-        """The rows of a CSV file, by column; refuses a file without these columns. No row if there is no file.
+        """Yield the rows of a CSV file, column -> cell; no rows if ``path`` is None.
 
-        Cells that are missing at the end of a row are empty.
+        Cells that are missing at the end of a row become ``""``.
 
         Raises:
-            UserError: Two columns have one name.
+            UserError: One of ``columns`` is missing, two columns have the same name, or the file is not text in UTF-8.
         """
         if path is None:
             return
@@ -105,7 +108,7 @@ class Folder:
                     yield dict(zip(header, cells, strict=False))
 
     def lines(self, path: Path | None) -> list[str]:
-        """The lines of a text file, without empty ones. None if there is no file."""
+        """The lines of a text file, without empty ones; an empty list if ``path`` is None."""
         if path is None:
             return []
         with self._text(path) as file:
@@ -121,7 +124,7 @@ class Folder:
             raise UserError(f"{path}: not readable as text in UTF-8: {error}") from error
 
     def split(self, lists: dict[str, Path | None]) -> dict[str, str]:
-        """Image -> split, from a list of image names for each split; files that a list names must be there.
+        """Image -> split, from a list of image names for each split; files that do not exist are added to ``missing``.
 
         Raises:
             UserError: An image is in two lists.
@@ -133,7 +136,7 @@ class Folder:
                     raise UserError(f"{path}: {name} is in the list of {splits[name]} too")
                 self.image(name, f"the list of {split}")
         if absent := [split for split, path in lists.items() if path is None]:
-            self.notes.append(f"no official split for {', '.join(absent)}: the list is not there")
+            self.notes.append(f"no official split for {', '.join(absent)}: the list is missing")
         return splits
 
     def missing_sentences(self) -> list[str]:
@@ -154,7 +157,7 @@ def numbers(row: Row, columns: Sequence[str], table: str) -> list[float]:
     """The numbers in these columns of a table's row.
 
     Raises:
-        UserError: A cell is none.
+        UserError: A cell is not a number.
     """
     try:
         return [float(row[column]) for column in columns]
@@ -164,7 +167,7 @@ def numbers(row: Row, columns: Sequence[str], table: str) -> list[float]:
 
 
 def number(text: str) -> str:
-    """The number at the start of a cell, without zeros in front or a fraction of 0; ``""`` if there is none.
+    """The number at the start of a cell, in its shortest form; ``""`` if there is none, or it is negative.
 
     >>> number("058Y"), number("63.0"), number("-1"), number("")
     ('58', '63', '', '')
@@ -182,7 +185,7 @@ def number(text: str) -> str:
 
 
 def age(text: str) -> str:
-    """Years, from a number or from DICOM's notation with Y, M, W or D; ``""`` if there is none, or it is over 120.
+    """Whole years, from a number or from DICOM's notation with Y, M, W or D; ``""`` without a number, or above 120.
 
     >>> age("058Y"), age("011M"), age("63.0"), age("411")
     ('58', '0', '63', '')
@@ -213,7 +216,10 @@ def finding(text: str) -> str:
 
 
 def days(rows: list[Row], dates: Sequence[int | None]) -> None:
-    """Write the column ``day`` of each row: days since the first image of its patient, from days of any calendar."""
+    """Write the column ``day`` of each row: days since the first image of its patient.
+
+    ``dates`` are numbers of days from any origin; None if not known.
+    """
     first: dict[str, int] = {}
     for row, date in zip(rows, dates, strict=True):
         if date is not None:

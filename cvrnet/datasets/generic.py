@@ -1,4 +1,4 @@
-"""Any other data set: a folder with one sub-folder for each class, or one CSV file that names its images."""
+"""Any other data set: a folder with one sub-folder for each class, or with one CSV file that names the images."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from cvrnet.errors import UserError
 
 
 def rows(folder: Folder, columns: Mapping[str, str] | None = None) -> Iterator[Row]:
-    """The rows of the manifest: those of the folder's only CSV file or, without one, of its class folders.
+    """Yield the rows of the manifest: those of the folder's only CSV file or, without one, of its class folders.
 
-    ``columns`` has our name of a column -> its own; for others, the names decide (``Image Index`` is a path).
+    ``columns``: our name of a column -> its name in the file. The meaning of other columns is guessed from their names
+    (``Image Index`` is a path).
     """
     tables = sorted(path for path in folder.root.glob("*.csv") if path.name != MANIFEST)
     if len(tables) > 1:
@@ -33,7 +34,7 @@ def _of_table(folder: Folder, table: Path, columns: Mapping[str, str]) -> Iterat
         raise UserError(f"{table}: {problem}")
     names = {**meanings(our_names(header, columns), COLUMNS), **columns}
     if "path" not in {*names, *header}:
-        raise folder.refusal(f"no column of {table.name} is a path; --columns path=... names it")
+        raise folder.refusal(f"no column of {table.name} seems to be a path; name it with --columns path=NAME")
     folder.notes += [f"{own!r} is {ours}" for ours, own in names.items()]
     by_stem = {PurePosixPath(path).stem: path for path in folder.found.images}
     for entry in entries:

@@ -1,9 +1,9 @@
 """Chest X-Ray Images (Kermany et al. 2018), doi 10.17632/rscbjbr9sj; on Kaggle paultimothymooney/chest-xray-pneumonia.
 
-Counts: the data card of hf-vision/chest-xray-pneumonia. The folder of the archive holds a second copy of itself, which
-is left out. File names give the patient: ``person1_bacteria_1.jpeg``, ``IM-0115-0001.jpeg``,
-``NORMAL2-IM-1427-0001.jpeg``, ``BACTERIA-1135262-0001.jpeg``. The numbers of persons begin anew in the folder test, and
-those of val continue those of train, from which Kaggle's copy took it.
+Counts: the data card of hf-vision/chest-xray-pneumonia. The archive's folder contains a second copy of itself, which is
+left out. File names give the patient: ``person1_bacteria_1.jpeg``, ``IM-0115-0001.jpeg``,
+``NORMAL2-IM-1427-0001.jpeg``, ``BACTERIA-1135262-0001.jpeg``. The numbers of persons start again in the folder
+``test``. Those in ``val`` continue those in ``train``, because Kaggle's copy took ``val`` from ``train``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PATIENT = re.compile(r"(person\d+|(?:NORMAL2-)?IM-\d+|(?:BACTERIA|VIRUS)-\d+)")
 def rows(folder: Folder) -> Iterator[Row]:
     """The rows of the manifest. ``cause`` says whether a pneumonia is bacterial or viral, by the file's name."""
     seen: set[tuple[str, ...]] = set()
-    # The copy of the archive in itself lies deeper.
+    # In order of depth: the second copy of the archive lies deeper.
     for path in sorted(folder.found.images, key=lambda path: (path.count("/"), path)):
         *above, name = PurePosixPath(path).parts
         if len(above) < 2 or above[-2] not in ("train", "val", "test") or above[-1] not in CLASSES:
@@ -46,7 +46,7 @@ def rows(folder: Folder) -> Iterator[Row]:
 
 
 def patient(name: str, split: str) -> str:
-    """The patient of a file; ``""`` if its name does not tell.
+    """The patient of a file; ``""`` if the file's name does not contain one.
 
     >>> patient("person1_bacteria_1.jpeg", "train"), patient("person1_virus_6.jpeg", "test")
     ('person1', 'test-person1')

@@ -1,8 +1,8 @@
 """MIMIC-CXR-JPG (Johnson et al. 2019), https://physionet.org/content/mimic-cxr-jpg.
 
 Names of files and columns: the page above, and ``MIMIC_Dataset`` of mlmed/torchxrayvision, which also shows where an
-image lies: ``files/p10/p10000032/s50414267/DICOM_ID.jpg``. The counts of images and studies are on that page, that of
-patients in the summary of emergentmind.com/topics/mimic-cxr-dataset.
+image lies: ``files/p10/p10000032/s50414267/DICOM_ID.jpg``. The count of images is on that page, that of patients in the
+summary of emergentmind.com/topics/mimic-cxr-dataset.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def rows(folder: Folder) -> Iterator[Row]:
 
 
 def day_number(text: str) -> int | None:
-    """The number of a day that is written as YYYYMMDD; None for other text. The years of MIMIC are shifted.
+    """The number of a day that is written as YYYYMMDD; None for other text. MIMIC's dates are shifted per patient.
 
     >>> day_number("21800506") - day_number("21800501")
     5

@@ -10,15 +10,15 @@ from cvrnet.datasets.folder import Folder, Row
 
 @dataclass(frozen=True)
 class PublicSet:
-    """A public data set: what its folder holds, and how its images become rows of a manifest.
+    """A public data set: what its folder contains, and how its images become rows of a manifest.
 
     Attributes:
-        name: As on the command line.
-        title: As in its publication.
-        expects: What a folder must hold to be it, for messages.
-        rows: Gives the manifest's rows for a folder; it notes in the folder what it leaves out.
+        name: The name on the command line.
+        title: The name in its publication.
+        expects: What the data set's folder must contain, for messages.
+        rows: A function that yields the manifest's rows for a `Folder`, and records in it what is left out.
         published: What is counted -> the number that its authors give. The keys are those of `cvrnet.datasets.counts`.
-        findings: The columns of the findings, if these have values of their own and not one column ``label``.
+        findings: The columns of the findings, if each finding has its own column; empty for one column ``label``.
     """
 
     name: str

@@ -1,8 +1,8 @@
 """VinDr-CXR (Nguyen et al. 2022), https://physionet.org/content/vindr-cxr.
 
-Counts and how many radiologists read an image: https://vindr.ai/datasets/cxr. Files: ``annotations/`` and the folders
-``train`` and ``test`` with ``IMAGE_ID.dicom``, as public code reads them; the last finding is called ``Other diseases``
-in the training table and ``Other disease`` in the test table. The tables name no patient.
+Counts, and the number of radiologists who read an image: https://vindr.ai/datasets/cxr. Files, as public code reads
+them: ``annotations/``, and the folders ``train`` and ``test`` with ``IMAGE_ID.dicom``. One finding is called ``Other
+diseases`` in the training table and ``Other disease`` in the test table. The tables do not contain patient ids.
 """
 
 from __future__ import annotations

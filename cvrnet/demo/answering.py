@@ -1,4 +1,4 @@
-"""The model behind the page: computes everything that the page shows for an image. It does not depend on the page."""
+"""Compute everything that the page shows for an image. This module does not depend on the page."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from cvrnet.metrics.operating_points import OperatingPoint, threshold_warnings
 EXAMPLES = {"NOR": "Clear lungs", "NCP": "One consolidation", "CVP": "Ground glass"}
 """Labels of the synthetic radiographs, and their names on the page."""
 _EXAMPLE_SIZE = 512
-COVERAGE, ABSTAIN = 0.9, 0.2  # of the set of classes on the page, and the share that is passed to a human
-MOST_MAPS = 20  # classes that get maps; if there are more classes, the most probable ones
+COVERAGE, ABSTAIN = 0.9, 0.2  # coverage of the set of classes on the page; share of images to be passed to a human
+MOST_MAPS = 20  # most classes that get maps; of more classes, the most probable ones
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Answer:
     """Predictions for one image, uint8 (H, W) or (H, W, 3); those of the heads are None for a model without heads.
 
     ``maps[class][part]`` is a map (h, w) in 0..1, or the sentence that says why there is none. If the model has no maps
-    at all, ``maps`` is empty. ``decided`` are the set of classes and whether to pass the image on, as
-    `cvrnet.inference.decide` gives them.
+    at all, ``maps`` is empty. ``decided`` has the set of classes, and whether to pass the image to a human; see
+    `cvrnet.inference.decide`.
     """
 
     name: str
@@ -56,10 +56,9 @@ class Answer:
 class Answering:
     """Computes the answers for images, one by one or as a table.
 
-    At the start it explains an example, so the page knows before the first visitor whether the model has maps.
-    `parts` are the names of the parts with maps, as in `cvrnet.explain`; if there are none, `no_maps` says why.
-    `members` are the number of folds, and the number of heads in each. `points` has the operating points by their name
-    and class; `warnings` are sentences about them.
+    When it is made, it explains an example, to find out whether the model has maps. `parts` are the names of the parts
+    with maps, as in `cvrnet.explain`; if there are none, `no_maps` says why. `members` are the number of folds, and the
+    number of heads in each. `points[name][class]` are the operating points; `warnings` are sentences about them.
     """
 
     def __init__(self, predictor: Predictor) -> None:
@@ -114,7 +113,7 @@ class Answering:
     def table(
         self, uploads: Sequence[Upload], progress: Callable[[int, int], object] | None = None
     ) -> tuple[list[str], list[dict[str, Any]]]:
-        """The columns of ``cvrnet predict --uncertainty``, and a row for each image or frame, also if unreadable."""
+        """The columns of ``cvrnet predict --uncertainty``, and a row for each image or frame, even if unreadable."""
         names = {upload.path.name: upload.name for upload in uploads}
         slices = [slice_.path for slice_ in arrange(upload.path for upload in uploads)]
         columns = ["path", "prediction", *(f"prob_{name}" for name in self.classes), *UNCERTAINTY]

@@ -1,4 +1,4 @@
-"""The gate in front of the page: it lets requests through or refuses them, and counts their bytes."""
+"""Check all requests before they reach the page: let them through or refuse them, and count their bytes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; form-action 'self'"
 )
-"""Content security policy: the browser may ask no other server for anything."""
+"""Content security policy: the browser may not contact any other server."""
 _MOST_BODY = 9_000_000  # bytes of a request that is not an upload: the page sends a picture and its maps
 _MOST_VALUES = 20_000  # JSON values in such a request: a parsed "[]," takes sixty times the memory of its text
 _LOCAL = {"localhost", "127.0.0.1", "::1"}
@@ -37,7 +37,7 @@ class AllowedHosts:
     """The host names by which browsers may call the page, and the origins that may send requests.
 
     A hostile web page in a visitor's browser could let its own host name point to this machine, or send requests here.
-    In both cases the request names the hostile page's host, in its header Host or Origin. An IP address is not such a
+    In both cases, the request's header Host or Origin names the hostile page's host. An IP address cannot be such a
     name, so all addresses are allowed, unless the page is served to this machine only.
 
     Raises:
@@ -56,16 +56,16 @@ class AllowedHosts:
         self._names = {own, *self._added} | (_LOCAL if everywhere or own in _LOCAL else set())
 
     def problem(self, headers: Headers) -> str:
-        """Why a request is refused; empty if it is not."""
+        """Why a request is refused; ``""`` if it is not."""
         hosts = headers.getlist("host")
         forwarded = [host.strip() for line in headers.getlist("x-forwarded-host") for host in line.split(",")]
         if len(hosts) != 1 or not all(self._is_allowed(hostname(host)) for host in hosts + forwarded):
-            return "this name is not one of this server's; --allow-host adds it"
+            return "this server does not have this host name; --allow-host adds it"
         places = {_place(host) for host in hosts + forwarded}
         for origin in headers.getlist("origin"):
             scheme, _, rest = origin.partition("://")
             if scheme not in ("http", "https") or not (_place(rest) in places or hostname(rest) in self._added):
-                return "asked by another page"
+                return "the request comes from another page"
         return ""
 
     def _is_allowed(self, host: str) -> bool:
@@ -111,11 +111,11 @@ class Gate:
         if problem := self._hosts.problem(headers):
             return PlainTextResponse(problem, 403)
         if not _OPEN.fullmatch(path) or ".." in path:
-            return PlainTextResponse("not here", 404)
+            return PlainTextResponse("there is no such page", 404)
         if scope["method"] not in ("GET", "HEAD", "POST"):
-            return PlainTextResponse("not here", 405)
+            return PlainTextResponse("this method is not allowed", 405)
         if scope["method"] == "POST" and "content-length" not in headers:  # browsers send it; the server enforces it
-            return PlainTextResponse("the length is missing", 411)
+            return PlainTextResponse("the header Content-Length is missing", 411)
         return None
 
     def _counted(self, receive: Any, received: Any, is_upload: bool) -> Any:
@@ -128,14 +128,14 @@ class Gate:
             try:
                 message = await asyncio.wait_for(receive(), EXPIRY)
             except TimeoutError:
-                raise HTTPException(408, "the request does not continue") from None
+                raise HTTPException(408, "the rest of the request did not arrive in time") from None
             body = message.get("body", b"")
             complete = not message.get("more_body", False)
             size = received(len(body))
             if not is_upload:
                 values += sum(map(body.count, (b",", b"[", b"{")))
                 if size > _MOST_BODY or values > _MOST_VALUES:
-                    raise HTTPException(413, "too long a question")
+                    raise HTTPException(413, "the request is too long")
             if body and self._waiting.bytes > self._waiting.limit:
                 raise HTTPException(503, "the server is busy; try again in a minute", {"retry-after": "60"})
             return message
@@ -157,7 +157,7 @@ def _with_policy(send: Any, sent: Any) -> Any:
 
 
 def hostname(place: str) -> str:
-    """The host of ``host:port``, in lower case; empty if there is none.
+    """The host of ``host:port``, in lower case; ``""`` if there is none.
 
     >>> hostname("LocalHost:7860"), hostname("[::1]:7860"), hostname("::1"), hostname("http://a"), hostname("a@b")
     ('localhost', '::1', '::1', '', '')

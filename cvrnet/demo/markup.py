@@ -1,4 +1,4 @@
-"""Predictions as HTML, made by the macros of templates/answers.html, which escape all text."""
+"""Write predictions as HTML, with the macros of templates/answers.html, which escape all text."""
 
 from __future__ import annotations
 

@@ -15,16 +15,16 @@ from cvrnet.errors import UserError
 from cvrnet.explain import NETWORK, panel_names
 from cvrnet.explain.overlay import THRESHOLD
 
-WAITING = 100  # questions that may wait for an answer; further ones get a message that the queue is full
-_EMPTY = '<p class="note">The answer comes here.</p>'
+WAITING = 100  # requests that may wait for an answer; further requests get a message that the queue is full
+_EMPTY = '<p class="note">The answer will appear here.</p>'
 _NO_PICTURE = '<div class="film empty"><p>Your radiograph and its Grad-CAM map will appear here.</p></div>'
 _PRIVACY = '<p class="note">Your file is deleted as soon as the answer is ready; the server keeps no copy.</p>'
 
 
 def build_page(answering: Answering, uploads: Uploads, name: str) -> gr.Blocks:
-    """The page of a model.
+    """Build the page of a model.
 
-    Answers are HTML rather than Gradio's own components: gr.Image and gr.DownloadButton write files, which would
+    Answers are HTML instead of Gradio's own components: gr.Image and gr.DownloadButton write files, which would
     outlive the answer; gr.Label rounds probabilities to per cent.
     """
     classes, events = answering.classes, _Events(answering, uploads)
@@ -75,7 +75,7 @@ def build_page(answering: Answering, uploads: Uploads, name: str) -> gr.Blocks:
 
 
 class _Page(gr.Blocks):
-    """A page whose handlers get the unchanged input, which anybody may have sent, and check it themselves."""
+    """A page whose handlers get the input unchanged and check it themselves, because anybody can send any input."""
 
     uploads: Uploads
 
@@ -86,7 +86,7 @@ class _Page(gr.Blocks):
             self.uploads.may_hold(value) for block, value in zip(wanted, inputs, strict=True) if type(block) is gr.File
         )
         if not sound:
-            raise gr.Error("no question of this page", print_exception=False)
+            raise gr.Error("this page cannot send such a request", print_exception=False)
         return inputs
 
 
@@ -104,7 +104,7 @@ class _Events:
         try:
             with self._uploads.taken(file) as given:
                 if len(given) != 1:
-                    raise UserError("one file is answered at a time")
+                    raise UserError(f"{len(given)} files; expected one: use “Many images” for several")
                 return [None, *self._show(self._answering.file(given[0]), part, threshold)]
         except UserError as error:
             return [None, markup.problem(str(error)), "", "", gr.update(visible=False), gr.skip(), _NO_PICTURE]

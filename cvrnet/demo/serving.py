@@ -35,9 +35,9 @@ from cvrnet.inference import Predictor
 from cvrnet.runs.checkpoint import refuse_bags
 
 HOST, PORT, MAX_MB = "127.0.0.1", 7860, 64
-_CONNECTIONS = 500  # at once; further ones get a message that the server is busy
+_CONNECTIONS = 500  # at once; further connections get a message that the server is busy
 _FONTS = (gr.themes.LocalFont("Source Sans Pro", weights=(400, 700)), "ui-sans-serif", "system-ui", "sans-serif")
-"""Fonts that this server provides. Gradio's default weight, semibold, lacks most letters in the file of this font."""
+"""Fonts that this server provides, without Gradio's default weight, semibold: its file lacks most letters."""
 
 
 def serve(
@@ -57,8 +57,8 @@ def serve(
     """Serve the page of a model until Ctrl-C or SIGTERM; other arguments as in `cvrnet.Predictor.from_pretrained`.
 
     The host ``127.0.0.1`` accepts requests from this machine only, ``0.0.0.0`` from the whole network. One uploaded
-    file may have `max_mb` megabytes. Browsers may call the page by its address, or by a name in `allow_hosts`. When the
-    page is served, `on_ready` is called with its name and address.
+    file may have at most `max_mb` megabytes. Browsers may call the page by its address, or by a name in `allow_hosts`.
+    When the page is served, `on_ready` is called with its name and address.
 
     Raises:
         UserError: There is no such model, the port is in use, or a name in `allow_hosts` is not a host name.
@@ -129,7 +129,7 @@ def _allowed_hosts(host: str, names: Sequence[str], root_path: str) -> AllowedHo
 
 
 def _mount(page: gr.Blocks, uploads: Uploads, waiting: Waiting, max_mb: int, root_path: str) -> Starlette:
-    """The page as a program for a web server; uploads go to `uploads` rather than to Gradio."""
+    """The page as an ASGI application; uploads go to `uploads` instead of to Gradio."""
     routes = [
         Route(UPLOAD, uploads.receive, methods=["POST"]),
         Route(f"{API}/upload_progress", _no_progress),
@@ -179,7 +179,7 @@ def _serving(app: Gate, listener: socket.socket) -> Iterator[None]:
     """Answer a socket's requests in a thread."""
     config = uvicorn.Config(
         app,
-        http="h11",  # which limits the length of headers
+        http="h11",  # it limits the length of headers
         ws="none",
         log_config=None,
         log_level="critical",
@@ -218,7 +218,7 @@ class _NoSessions(StateHolder):
 def _environment(folder: str) -> Iterator[None]:
     """Set environment variables while the page is served, and restore them afterwards."""
     wanted = {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
-    wanted["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"  # Gradio would keep a record of each of the last 10,000 questions
+    wanted["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"  # Gradio would keep a record of each of the last 10,000 requests
     wanted[KEY] = secrets.token_hex()  # otherwise reading DICOM files would save a key in the home folder
     before = {name: os.environ[name] for name in wanted if name in os.environ}
     os.environ.update(wanted)

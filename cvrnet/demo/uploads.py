@@ -1,4 +1,4 @@
-"""Files that visitors send: each is stored under its own random name, and deleted after its prediction.
+"""Store the files that visitors send, each under its own random name, and delete them after their prediction.
 
 Gradio stores an upload under the hash of its content, until a timer or the end of the program removes it. Two visitors
 who send the same file would share it, so it could not be deleted after the first one's prediction.
@@ -26,8 +26,8 @@ from cvrnet.demo.answering import Upload
 from cvrnet.errors import UserError
 
 MOST_FILES = 200  # in one upload
-EXPIRY = 60.0  # seconds until an upload that nobody asks about, or an answer that nobody fetches, is dropped
-TOGETHER = 16  # the files of an upload, or all that waits, may have this many times the bytes of one file
+EXPIRY = 60.0  # seconds until an upload that no request uses, or an answer that is not fetched, is dropped
+TOGETHER = 16  # the files of an upload, or everything that waits, may have this many times the bytes of one file
 _LONGEST_NAME = 120
 _SMALLEST = 4096  # bytes that even an empty file takes
 
@@ -49,7 +49,7 @@ class Uploads:
         self._stored: dict[Path, _Stored] = {}
         self._lock = threading.Lock()
         self.bytes = 0
-        self.asked: Callable[[], Container[Path]] = tuple  # the uploads that waiting questions name: they do not expire
+        self.asked: Callable[[], Container[Path]] = tuple  # the uploads that waiting requests name: they do not expire
 
     async def receive(self, request: Request) -> Response:
         """Store the files of a form, and answer with their paths, as Gradio's page expects."""
@@ -76,7 +76,7 @@ class Uploads:
         uploads = [Upload(path, file.name) for path, file in stored.items() if file is not None]
         try:
             if len(uploads) < len(stored):
-                raise UserError("the file is no longer here; send it again")
+                raise UserError("the file is no longer on the server; send it again")
             yield uploads
         finally:
             for upload in uploads:

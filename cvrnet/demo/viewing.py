@@ -1,4 +1,4 @@
-"""The picture and maps of a prediction as one string, which the browser stores instead of the server.
+"""Encode the picture and maps of a prediction as one string, which the browser stores instead of the server.
 
 The browser sends the text back whenever the visitor chooses another class, part or threshold. Anybody can send any
 text, so it is validated before anything is allocated for it.

@@ -1,4 +1,4 @@
-"""Everything that the server holds for its visitors: counted, limited together, and dropped if nobody fetches it."""
+"""Count everything that the server holds for its visitors, limit the total, and drop what visitors do not fetch."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ class _Mailboxes(dict[str, Any]):
         super().__setitem__(session, _Mailbox())
 
     def __missing__(self, _: str) -> _Mailbox:
-        return _Mailbox()  # for messages to a visitor who has left; without it, Gradio would never end the question
+        return _Mailbox()  # for messages to a visitor who has left; without it, Gradio would never end the request
 
     def __delitem__(self, session: str) -> None:
         self.pop(session, None)  # it may have expired
 
 
 class Waiting:
-    """Counts the waiting bytes: requests and responses in transit, uploads, questions, and results not yet fetched."""
+    """Counts the waiting bytes: HTTP messages in transit, uploads, waiting requests, and results not yet fetched."""
 
     def __init__(self, queue: Queue, uploads: Uploads, limit: int) -> None:
         self._queue, self._uploads, self.limit = queue, uploads, limit
@@ -91,7 +91,7 @@ class Waiting:
 
     @contextlib.asynccontextmanager
     async def sweeping(self, _: object) -> AsyncIterator[None]:
-        """Drop what has waited too long, again and again, while the page is served."""
+        """Drop what has waited too long, repeatedly, while the page is served."""
 
         async def sweep_often() -> None:
             while True:
@@ -103,7 +103,7 @@ class Waiting:
         task.cancel()
 
     async def sweep(self) -> None:
-        """Drop the sessions that fetch nothing, and their questions."""
+        """Drop the sessions that fetch nothing, and their waiting requests."""
         before = time.monotonic() - EXPIRY
         asking = {event.session_hash for event in self._questions}
         for session, mailbox in list(self._mailboxes.items()):
@@ -118,5 +118,5 @@ class Waiting:
 
 
 def _asked(event: Event) -> list[Path]:
-    """The uploads that a question is about."""
+    """The uploads that a waiting request names."""
     return paths_of(event.data.data[0]) if event.data and event.data.data else []

@@ -1,4 +1,4 @@
-"""Settings of the encoders' batch norms."""
+"""Change the settings of the encoders' batch norms."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from cvrnet.errors import UserError
 
 
 def set_batch_norms(encoders: nn.Module, names: Sequence[str], settings: dict[str, float | None]) -> None:
-    """Set eps and momentum of every batch norm, where they are not None. Few timm models have arguments for this.
+    """Set ``eps`` and ``momentum`` of every batch norm, if they are not None. Few timm models have arguments for this.
+
+    ``names`` are the encoders' names, for messages.
 
     Raises:
-        UserError: The value is impossible, or the encoders of these names have no batch norm.
+        UserError: A value is impossible, or the encoders have no batch norm.
     """
     norms = [m for m in encoders.modules() if isinstance(m, _BatchNorm)]
     for key, value in settings.items():
@@ -24,6 +26,6 @@ def set_batch_norms(encoders: nn.Module, names: Sequence[str], settings: dict[st
         if not 0 < value < math.inf or (key == "momentum" and value > 1):
             raise UserError(f"bn_{key}={value!r}; expected a positive number" + " up to 1" * (key == "momentum"))
         if not norms:
-            raise UserError(f"bn_{key}={value!r}: {' and '.join(names)} have no batch norm; leave it out")
+            raise UserError(f"bn_{key}={value!r}: no batch norm in {' and '.join(names)}; leave bn_{key} out")
         for norm in norms:
             setattr(norm, key, value)

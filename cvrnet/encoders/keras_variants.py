@@ -1,7 +1,8 @@
 """ResNet-50 and Xception as in the authors' notebook (keras-applications 1.0.8), built from timm's modules.
 
 They differ from timm's in points that no checkpoint records: which convolutions stride, how max pools pad, batch norm's
-epsilon and momentum, and the input: raw RGB from 0 to 255. So the weights of one give wrong results in the other.
+epsilon and momentum, and the input, which is raw RGB from 0 to 255. So Keras's weights give wrong results in timm's
+networks, and timm's weights in these.
 """
 
 from __future__ import annotations

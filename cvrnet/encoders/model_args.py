@@ -1,4 +1,4 @@
-"""Checks of the arguments in a config.json, which may come from anywhere, before a network is made from them."""
+"""Check the model's arguments in a config.json, which may be untrusted, before a network is made from them."""
 
 from __future__ import annotations
 

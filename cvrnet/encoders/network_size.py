@@ -1,4 +1,4 @@
-"""A limit on the size of a network that a config.json describes, while it is being made."""
+"""Limit the size of a network that a config.json describes, while the network is being made."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def limited_size() -> Iterator[None]:
         parts += 1
         parameters += part.numel() if isinstance(part, Tensor) else 0
         if parameters > most:
-            raise TooLarge(f"the network has more than {most:,} parameters; {MAX_PARAMETERS} allows more")
+            raise TooLarge(f"the network has more than {most:,} parameters; set {MAX_PARAMETERS} to allow more")
         if parts > _PARTS:
             raise TooLarge(f"the network has more than {_PARTS:,} modules and tensors")
 

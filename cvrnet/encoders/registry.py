@@ -1,4 +1,4 @@
-"""Create encoders by name: timm's backbones, the ones of this package, and the user's own."""
+"""Create encoders by name: timm's backbones, those of this package, and those that the user registers."""
 
 from __future__ import annotations
 
@@ -71,14 +71,14 @@ def create_encoder(
     img_size: tuple[int, int] | None = None,
     **kwargs: Any,
 ) -> Encoder:
-    """Create an encoder by name. Its maps are NCHW, whatever the backbone's layout.
+    """Create an encoder by name. Its maps are NCHW, even if the backbone is channels-last.
 
     Args:
         name: A registered encoder, or any timm model with feature maps at several scales, such as ``"resnet50"``,
             ``"convnext_tiny.fb_in22k"`` or ``"swin_tiny_patch4_window7_224"``; or ``hf-hub:user/repo[@revision]`` or
             ``local-dir:FOLDER``, a repository or folder that timm wrote for such a model.
-        pretrained: Load its pretrained weights.
-        weights: A file of weights for it, instead of its own pretrained weights; see
+        pretrained: Load the encoder's pretrained weights.
+        weights: A file of weights to load instead of the encoder's own pretrained weights; see
             `cvrnet.encoders.weights_file.read_weights_file`.
         in_chans: Channels of the image.
         img_size: Height and width of the image, for timm backbones that are built for one size.
@@ -87,7 +87,7 @@ def create_encoder(
 
     Raises:
         ValueError: Unknown name, a backbone without feature maps, a registered factory that does not return an
-            encoder, weights that do not fit, or a repository or folder that holds no timm model.
+            encoder, weights that do not fit, or a repository or folder without a timm model.
 
     >>> encoder = create_encoder("test_resnet")
     >>> encoder.channels, encoder.reductions
@@ -98,7 +98,7 @@ def create_encoder(
     if weights is not None:
         kwargs["weights"] = weights
         if name in _factories and _factories[name] is not XceptionEncoder:
-            raise UserError(f"encoder {name!r} takes no file of weights; expected a timm model")
+            raise UserError(f"encoder {name!r} does not take a file of weights; expected a timm model")
     if name in _factories:
         encoder = _factories[name](pretrained=pretrained, in_chans=in_chans, **kwargs)
         if not isinstance(encoder, nn.Module):
@@ -115,7 +115,7 @@ def create_encoder(
 
 
 def _from_repository(name: str, pretrained: bool, weights: str | Path | None, **kwargs: Any) -> Encoder:
-    """The encoder in a repository or folder; its attribute ``made_as`` makes it again without them."""
+    """The encoder in a repository or folder; its attribute ``made_as`` says how to make it without this source."""
     source = open_repository(name, kwargs.get("cache_dir"), weights=pretrained and weights is None)
     size = None if source.weights is None else source.input_size
     options = {"weights": weights or source.weights, "source_size": size, **source.arguments, **kwargs}

@@ -1,8 +1,8 @@
-"""Encoders from timm's own folders: ``hf-hub:user/repo[@revision]`` and ``local-dir:FOLDER``.
+"""Load encoders from timm's own folders: ``hf-hub:user/repo[@revision]`` and ``local-dir:FOLDER``.
 
 Any repository that timm wrote (``push_to_hf_hub``, ``save_for_hf``) is an encoder: its config.json gives the
-architecture and its arguments, and the normalisation of its images. It may come from anywhere, so only these values are
-taken from it, after a check, and its weights are read from files of fixed names.
+architecture and its arguments, and the normalisation of its images. A repository may be untrusted, so only these values
+are used, after a check, and the weights are read only from files with fixed names.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ from cvrnet.hub_errors import hub_errors
 from cvrnet.strict_json import read_config_file
 
 CONFIG = "config.json"
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that exists is used
 _HUB = ("hf-hub:", "hf_hub:")
 _SCHEMES = (*_HUB, "local-dir:")
 _OURS = ("num_classes", "in_chans", "img_size")  # arguments that the CVR-Net chooses
-_NOT_OF_TIMM = ("name", "model_name", "num_maps", "source_size", "mean", "std")  # those of our encoder
+_NOT_OF_TIMM = ("name", "model_name", "num_maps", "source_size", "mean", "std")  # arguments of our encoder
 _IMPOSSIBLE = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What timm raises for arguments that make no sense."""
 _SMALL, _PARAMETERS_A_BYTE = 10_000_000, 16
-"""A network of more parameters must have a file that is large enough: it may lack layers that no encoder uses."""
+"""A network of more than `_SMALL` parameters may have at most `_PARAMETERS_A_BYTE` parameters for each byte of its
+weights file. The limit is not tighter, because the file may lack layers that no encoder uses."""
 
 
 def is_repository(name: str) -> bool:
@@ -55,8 +56,8 @@ def open_repository(reference: str, cache_dir: str | Path | None = None, weights
     """Find an encoder in a repository, whose files are downloaded into the Hub's cache, or in a folder.
 
     Raises:
-        UserError: It cannot be downloaded, or holds no timm model, or its config.json is not possible: no network can
-            be made from it, or only one that is too large for the file of weights or for CVRNET_MAX_PARAMETERS.
+        UserError: It cannot be downloaded or contains no timm model; or no network can be made from its config.json, or
+            the network is too large for the file of weights or for CVRNET_MAX_PARAMETERS.
     """
     files = WEIGHTS if weights else ("",)
     folder, origin = _download(reference, files, cache_dir) if reference.startswith(_HUB) else _folder(reference)
@@ -78,7 +79,7 @@ def open_repository(reference: str, cache_dir: str | Path | None = None, weights
 def _download(reference: str, weights: tuple[str, ...], cache_dir: str | Path | None) -> tuple[Path, str]:
     """The folder in the Hub's cache with config.json and the first of the weights' files that the repository has."""
     repo, _, revision = reference.partition(":")[2].partition("@")
-    with hub_errors(f"cannot load encoder {reference}", lambda: "a copy on this machine works as local-dir:FOLDER"):
+    with hub_errors(f"cannot load encoder {reference}", lambda: "load a copy on this machine as local-dir:FOLDER"):
         for file in weights:
             wanted = [CONFIG, file] if file else [CONFIG]
             found = snapshot_download(repo, revision=revision or None, allow_patterns=wanted, cache_dir=cache_dir)
@@ -100,16 +101,16 @@ def _read(path: Path) -> dict[str, Any]:
     config = read_config_file(path)
     name = config.get("architecture") if isinstance(config, dict) else None
     if not isinstance(name, str) or not isinstance(config.get("pretrained_cfg", {}), dict):
-        raise ValueError(f"{CONFIG} describes no timm model; the weights alone may fit one (--encoder-weights)")
+        raise ValueError(f"{CONFIG} does not describe a timm model; its weights may fit one (--encoder-weights FILE)")
     if not timm.is_model(name) or timm.models.is_model_in_modules(name, ["cvrnet"]):
         raise ValueError(
-            f"{CONFIG} names the architecture {name!r:.80}; expected one of timm.list_models() and no CVR-Net"
+            f"{CONFIG} names the architecture {name!r:.80}; expected one of timm.list_models(), except a CVR-Net"
         )
     return dict(config)
 
 
 def _arguments(config: dict[str, Any]) -> dict[str, Any]:
-    """The model's arguments, with the pooling of its ``pretrained_cfg``, which is not an argument of all models."""
+    """The model's arguments, with the ``global_pool`` of its ``pretrained_cfg``, if the cfg has one."""
     arguments, pool = config.get("model_args", {}), config.get("pretrained_cfg", config).get("global_pool")
     try:
         check_model_args(arguments)
@@ -123,7 +124,7 @@ def _arguments(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _input_size(cfg: dict[str, Any], arguments: dict[str, Any]) -> tuple[int, int, int]:
-    """Channels, height and width: those in the arguments, if they are there, are newer than those in the cfg."""
+    """Channels, height and width: from the model's arguments, which are newer than the cfg, or else from the cfg."""
     stated = cfg.get("input_size", (3, 224, 224))
     whole = list(stated) if isinstance(stated, list | tuple) else [stated]
     if (size := arguments.get("img_size")) is not None:

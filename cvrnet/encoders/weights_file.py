@@ -23,7 +23,7 @@ _SHOWN = 3  # missing tensors that a message names
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """The tensors in a file that belong to a timm model, under the names that they have in it."""
+    """The tensors in a file that belong to a timm model, under the model's names."""
 
     path: Path
     architecture: str  #: the timm model
@@ -54,9 +54,9 @@ def read_weights_file(path: str | Path, architecture: str, **options: Any) -> We
     """Read a file of weights for a timm model; the options are the model's arguments.
 
     The file is a state dict or a training checkpoint (timm's containers ``state_dict``, ``model``, ``model_ema``), as
-    safetensors or from ``torch.save``; only weights are unpickled, so no code runs. Whatever stands before all names,
-    such as ``module.`` or ``encoder.``, is removed. Tensors that the model does not have are ignored, and so is its
-    classifier.
+    safetensors or from ``torch.save``; only weights are unpickled, so no code runs. A common prefix of the names, such
+    as ``module.`` or ``encoder.``, is removed. The classifier is ignored, and so are tensors that the model does not
+    have.
 
     Raises:
         UserError: The file cannot be read.
@@ -69,7 +69,8 @@ def read_weights_file(path: str | Path, architecture: str, **options: Any) -> We
     expected = {n: tensor for n, tensor in model.state_dict().items() if n.rpartition(".")[0] not in classifiers}
     prefix = _prefix(stored, expected)
     found = {name: stored[prefix + name] for name in expected if prefix + name in stored}
-    # timm's converters tell its own checkpoints from those of others by names that an encoder alone may not have.
+    # timm's converters recognise timm's own checkpoints by names of tensors. An encoder's file may lack these, so every
+    # missing tensor is added as zeros.
     others = {n: torch.zeros(t.shape, dtype=t.dtype) for n, t in expected.items() if n not in found}
     return WeightsFile(path, architecture, {**found, **others}, frozenset(n.replace(".", "_") for n in found))
 
@@ -82,9 +83,9 @@ def _read(path: Path) -> dict[str, Tensor]:
         stored = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     except (SafetensorError, pickle.UnpicklingError, EOFError, OSError, RuntimeError, ValueError, LookupError) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
-        raise UserError(f"{path} cannot be read as weights alone, without code: {reason}") from error
+        raise UserError(f"{path} cannot be read as weights only, without running code: {reason}") from error
     except (AttributeError, TypeError) as error:
-        raise UserError(f"{path} holds no tensors by name; expected a state dict") from error
+        raise UserError(f"{path} has no tensors with names; expected a state dict") from error
     return stored
 
 
@@ -98,7 +99,7 @@ def _without_memory(architecture: str, **options: Any) -> Any:
 
 
 def _prefix(stored: Iterable[str], expected: Collection[str]) -> str:
-    """The text before the names in a file with which most of the expected names are found.
+    """The prefix of the names in a file with which most of the expected names are found.
 
     >>> _prefix(["module.encoder.a.w", "module.encoder.b.w", "module.head.w"], ["a.w", "b.w"])
     'module.encoder.'

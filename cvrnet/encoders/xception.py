@@ -1,4 +1,4 @@
-"""Xception with the papers' feature maps, which lie inside its blocks, unlike timm's."""
+"""Xception with the papers' feature maps. Two of them lie inside its blocks, and differ from timm's feature maps."""
 
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ class TappedBlock(nn.Module):
 
     def __init__(self, block: Any) -> None:
         super().__init__()
-        # timm's block: twice ReLU, separable convolution and batch norm, then max pooling; and beside these a skip.
+        # timm's block: twice ReLU, separable convolution and batch norm, then max pooling; in parallel, a skip.
         *body, pool = block.rep
         self.body = nn.Sequential(*body)
         self.pool = pool

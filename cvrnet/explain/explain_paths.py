@@ -47,14 +47,14 @@ def explain_paths(
 ) -> tuple[list[dict[str, Any]], int]:
     """Draw where a model looked in the images at some paths, and write `ROWS`.
 
-    All files appear when the last image is drawn. With ``overwrite`` they replace the files of an earlier result, which
-    are listed in its `ROWS`; other files in the folder stay.
+    All files appear when the last image is drawn. With ``overwrite``, they replace the files of an earlier result,
+    which are listed in its `ROWS`; other files in the folder stay.
 
-    Overlays show the encoders (names, or numbers such as ``"1"``) and heads (numbers) that are given; if none is given,
-    the whole network. With ``everything`` they show all parts, and the figures also show the heads. ``progress`` is
-    called after each image with the number done and the number of images, ``on_problem`` with a sentence for each image
-    or map that could not be drawn, and ``say`` with a line for each folder in which entries were passed over. Other
-    arguments are those of `Predictor.from_pretrained`, `find_images` and `draw_images`.
+    Overlays show the given ``encoders`` (names, or numbers such as ``"1"``) and ``heads`` (numbers); if none is given,
+    they show the whole network. With ``everything``, overlays show all parts, and figures also show the heads.
+    ``progress`` is called after each image with the number done and the number of images, ``on_problem`` with a
+    sentence for each image or map that could not be drawn, and ``say`` with a line for each folder in which entries
+    were passed over. Other arguments are those of `Predictor.from_pretrained`, `find_images` and `draw_images`.
 
     Returns:
         The rows of `ROWS`, and the number of models whose maps were averaged.
@@ -111,7 +111,7 @@ def _explain_studies(
     say: Callable[[str], object],
     drawing: dict[str, Any],
 ) -> tuple[list[dict[str, Any]], int]:
-    """`explain_paths` for a model that answers for bags of images (see `draw_studies`)."""
+    """Do the work of `explain_paths` for a model that classifies bags of images (see `draw_studies`)."""
     found = find_studies(paths, predictor.unit, predictor.preprocessing.slices, say)
     for problem in found.problems:
         on_problem(problem)

@@ -1,4 +1,4 @@
-"""Draw which pictures of a bag counted, and where the network looked in those that counted most (extra ``train``)."""
+"""Draw how much each picture of a bag counted, and where the network looked in the top pictures (extra ``train``)."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def draw_studies(
     batch_size: int = 8,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Iterator[tuple[dict[str, Any], list[str]]]:
-    """Draw each bag: bars of its pictures' shares, and Grad-CAM overlays of the pictures with the largest ones.
+    """Draw each bag: bars of its pictures' attention, and Grad-CAM overlays of the pictures with the most attention.
 
-    A map is that of the picture as a bag of one, for the class that the bag is predicted to be, or for ``target``.
-    ``threshold`` is that of `draw_overlay`; ``progress`` is called after each bag.
+    Each picture is explained as a bag of one, for the bag's predicted class or for ``target``. ``threshold`` is as in
+    `draw_overlay`; ``progress`` is called after each bag with the number done and the total.
 
     Yields:
         A row for each picture that is drawn, or for a bag that has no prediction: ``path`` (the picture), ``study``,
@@ -57,7 +57,7 @@ def draw_studies(
 
 
 def study_files(studies: Sequence[Study]) -> list[str]:
-    """The start of the names of each bag's files."""
+    """The prefix of the file names of each bag."""
     names = [slug(study.name) for study in studies]
     return [name if names.count(name) == 1 else f"{name}-{i}" for i, name in enumerate(names, start=1)]
 
@@ -65,7 +65,7 @@ def study_files(studies: Sequence[Study]) -> list[str]:
 def picture_overlay(
     predictor: Predictor, image: NDArray[np.uint8], target: str, threshold: float = THRESHOLD
 ) -> NDArray[np.uint8] | str:
-    """The overlay of a picture's map as a bag of one, of the picture's size; or why there is none."""
+    """The overlay of a picture that is explained as a bag of one, uint8 (H, W, 3); or a text that says why not."""
     cam: Any = explain_classes(predictor, image, [target], [NETWORK])[target][NETWORK]
     return cam if isinstance(cam, str) else draw_overlay(image, enlarge(cam, image.shape[:2]), threshold=threshold)
 

@@ -1,4 +1,4 @@
-"""Grad-CAM of image files: for any class and part, over all folds, at the size of the image."""
+"""Compute Grad-CAM maps of image files: for any class and part, averaged over folds, at the size of the image."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Explanation:
     grids: dict[str, NDArray[np.float32]] = field(default_factory=dict)  #: part -> its map (h, w) in 0..1
     refused: dict[str, str] = field(default_factory=dict)  #: part -> the sentence that says why it has no map
     error: str = ""  #: why there is no prediction for the image; "" if there is one
-    #: top, left, bottom and right of the part that the network saw, if it sees only the lungs' box; None: all of it
+    #: top, left, bottom and right of the lungs' box, if the network sees only this box; None: it sees the whole image
     box: Box | None = None
 
     def map(self, part: str = NETWORK, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
@@ -85,7 +85,7 @@ def explain_classes(
 ) -> dict[str, dict[str, NDArray[np.float32] | str]]:
     """The maps of one image for several classes, from one pass through the encoders.
 
-    The image is uint8 (H, W) or (H, W, 3), as `cvrnet.data.read_image` gives it in the preprocessing's mode.
+    The image is uint8 (H, W) or (H, W, 3), as `cvrnet.data.read_image` returns it in the preprocessing's mode.
 
     Returns:
         ``result[class][part]`` is the part's map on the feature maps' grid, float32 (h, w) in 0..1, or the sentence

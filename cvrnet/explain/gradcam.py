@@ -26,7 +26,7 @@ def map_parts(model: nn.Module) -> dict[str, list[int]]:
         with the maps that it uses.
 
     Raises:
-        UserError: The model is no network in PyTorch.
+        UserError: The model is not a PyTorch module; for example, it is an ONNX file.
     """
     if not isinstance(model, nn.Module):
         raise UserError(NO_GRADIENTS)
@@ -55,7 +55,7 @@ def class_evidence(model: nn.Module, x: Tensor, target: Tensor) -> list[Tensor]:
     the number format of the parameters, because 16 bits cannot represent gradients that are so small.
 
     Args:
-        model: A CVR-Net, or any timm model whose ``forward_features`` gives one (N, C, H, W) or (N, H, W, C).
+        model: A CVR-Net, or any timm model whose ``forward_features`` returns one tensor (N, C, H, W) or (N, H, W, C).
         x: Images (N, C, H, W), normalised as the model expects; or one image for all targets, which passes through the
             encoders only once.
         target: Class numbers (N,).
@@ -66,7 +66,7 @@ def class_evidence(model: nn.Module, x: Tensor, target: Tensor) -> list[Tensor]:
     Raises:
         UserError: The model has no feature maps, or no classifier.
     """
-    with torch.inference_mode(False):  # the caller may be in inference mode, whose tensors can have no gradient
+    with torch.inference_mode(False):  # the caller may be in inference mode, where tensors cannot have gradients
         with torch.no_grad():
             dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
             maps = [m.detach().to(dtype).expand(len(target), -1, -1, -1) for m in _feature_maps(model, x)]
@@ -94,7 +94,7 @@ def combine(evidence: Sequence[Tensor]) -> Tensor:
 def grad_cam(models: Sequence[nn.Module], x: Tensor, target: Tensor, parts: Sequence[str]) -> dict[str, Tensor]:
     """The maps of some parts, averaged over models. Each model has the same weight, as in the mean probability.
 
-    Images and target are those of `class_evidence`; the parts are keys of `map_parts`.
+    ``x`` and ``target`` are as in `class_evidence`; the parts are keys of `map_parts`.
 
     Returns:
         For each part float32 (N, h, w) on the feature maps' grid, in 0..1 with maximum 1; all zero where no model found

@@ -1,4 +1,4 @@
-"""Compare a model's maps on a data set with masks, chance and a random network, as JSON and CSV (extra ``train``)."""
+"""Measure a model's maps against masks, chance and a random network; write JSON and CSV (extra ``train``)."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def measure(
     Every image is explained three times for the same class: by the trained network, by one with random heads, and by
     one that is random everywhere. A row holds the image's ``path, label, prediction, target, patient_id``; ``part``,
     ``mask`` and ``weights``; ``share`` and the measures of `localisation`. The measures are None for a map that is zero
-    or flat; ``refused`` gives the reason. ``threshold`` is that of the IoU, ``seed`` that of the random weights;
+    or flat; ``refused`` gives the reason. ``threshold`` is for the IoU, ``seed`` for the random weights;
     ``on_explained`` is called after each explanation. The other arguments are those of `explain`.
     """
     found = Measurements()
@@ -73,7 +73,7 @@ def measure(
     parts = available_parts(predictor)
     trained: dict[Path, Explanation] = {}
     for weights in WEIGHTS:
-        # The random networks explain the class of the trained one, whatever they predict themselves.
+        # The random networks explain the class of the trained network, not the class that they predict themselves.
         targets = target if weights == TRAINED else [trained[r.path].target for r, _ in usable]
         explainer = predictor
         if weights != TRAINED:
@@ -104,11 +104,11 @@ def summarise(found: Measurements) -> dict[str, list[Row]]:
     """Means over the images, with 95 % intervals by resampling patients.
 
     Returns:
-        ``localisation``: for each part, mask and measure the number of ``images`` and of ``flat`` maps among them
-        (these have no value), ``mean`` and ``interval``; ``chance``, the mask's mean share of the images that have a
-        value; ``random``, the mean for a random network, and ``random_flat``, the number of its maps without a value;
-        and the intervals of the paired differences, ``above_chance`` and ``above_random``. ``similarity``: for each
-        part and kind of random weights, the rank correlation.
+        ``localisation``: a row for each part, mask and measure. It has the number of ``images``, and of ``flat`` maps
+        among them, which have no value; ``mean`` and ``interval``; ``chance``, the mean share that the mask has of an
+        image, over the images that have a value; ``random``, the mean for a random network, and ``random_flat``, the
+        number of its maps without a value; and the intervals of the paired differences, ``above_chance`` and
+        ``above_random``. ``similarity``: a row for each part and kind of random weights, with the rank correlation.
     """
     scores, similar = [], []
     groups = _grouped(found.rows, "part", "mask", "weights")
@@ -154,7 +154,7 @@ def measure_data(
     """Score a model's maps on the images of a data set that have masks; write `SUMMARY` and `IMAGES` to a folder.
 
     With ``out_of_fold``, the model is a cross-validation, and each image is explained by the fold that was tested on
-    it. ``say`` is that of `read_records`; the other arguments are those of `measure` and `cvrnet.Predictor`.
+    it. ``say`` is as in `read_records`; the other arguments are those of `measure` and `cvrnet.Predictor`.
 
     Returns:
         The content of `SUMMARY`, and the number of images that were left out because no finished fold tested them.
@@ -198,7 +198,7 @@ def measure_data(
 
 
 def _check_results(output: Path, overwrite: bool) -> bool:
-    """Whether a folder holds an earlier result, which may be replaced; raise UserError if its files may not be."""
+    """Whether a folder contains an earlier result to replace; UserError if its files may not be replaced."""
     existing = [output / name for name in (SUMMARY, IMAGES) if (output / name).exists()]
     if existing and not overwrite:
         raise UserError(f"{existing[0]} exists; --overwrite replaces it")
@@ -252,7 +252,7 @@ def _score(
 
 
 def _grouped(rows: Sequence[Row], *keys: str) -> dict[tuple[Any, ...], list[Row]]:
-    """Group the rows that agree in these keys; a group's place is that of its first row."""
+    """Group the rows with equal values of these keys; groups are in the order of their first rows."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row[key] for key in keys), []).append(row)
@@ -273,5 +273,5 @@ def _by_fold(run: Path, records: list[Record]) -> dict[str, list[Record]]:
         for i, model in enumerate(asked.models)
     }
     if not any(images_of.values()):
-        raise UserError(f"no fold of {run} is finished and was tested on an image that has a mask")
+        raise UserError(f"no finished fold of {run} was tested on an image that has a mask")
     return {model: images for model, images in images_of.items() if images}

@@ -1,4 +1,4 @@
-"""Measures of a map: against masks, the level of chance, and a network with random weights (extra ``train``).
+"""Measure a map against masks, the level of chance, and a network with random weights (extra ``train``).
 
 The comparison with random weights is the sanity check of Adebayo et al. 2018: a map that does not change with the
 weights explains nothing.
@@ -24,14 +24,14 @@ STAGES = (HEADS, ALL)
 def localisation(cam: NDArray[np.float32], mask: NDArray[np.bool_], threshold: float = 0.6) -> dict[str, float]:
     r"""How much of a map lies inside a mask. The chance level of every measure is the mask's share of the image.
 
-    - ``share``: :math:`|B| / HW`, the mask's share of the image: the energy of a map that is the same everywhere, how
-      often a random point hits, and the IoU of a map that marks the whole image.
+    - ``share``: :math:`|B| / HW`, the mask's share of the image. It equals the energy of a uniform map, the probability
+      that a random point lies in the mask, and the IoU of a map that marks the whole image.
     - ``energy``: :math:`\sum_B M / \sum M`, the part of the map inside the mask (Wang et al. 2020).
     - ``pointing``: whether the map's maximum lies in the mask (the pointing game of Zhang et al. 2016, without their
-      tolerance of 15 pixels); if there are several maxima, the share of them that does.
+      tolerance of 15 pixels); if there are several maxima, the share of them in the mask.
     - ``iou``: intersection over union of the mask and the part of the map at or above the threshold.
 
-    The map (H, W) is not negative and not all zero, the mask (H, W) not empty.
+    The map (H, W) must not be negative or all zero, and the mask (H, W) must not be empty.
 
     >>> half = np.array([[True, False]])
     >>> localisation(np.array([[1.0, 0.25]], np.float32), half)
@@ -61,9 +61,9 @@ def similarity(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
 def randomise(model: nn.Module, stage: str, seed: int = 0) -> nn.Module:
     """Copy a model to the CPU, and give random weights to a part of the copy or to all of it.
 
-    Convolutions and dense layers get the weights of He et al. 2015 and no bias; other layers are reset. A reset
-    batch norm is the identity, so with the same seed a model gives the same network whether or not its batch norm
-    is folded into the convolutions. Parameters of layers that have no reset, such as layer scales, are shuffled.
+    Convolutions and dense layers get the weights of He et al. 2015 and a bias of zero; other layers are reset. A reset
+    batch norm is the identity, so with the same seed, the result is the same whether or not the model's batch norms
+    are folded into its convolutions. Parameters of layers that have no reset, such as layer scales, are shuffled.
 
     The model is a CVR-Net or another timm classifier, ``stage`` one of `STAGES`. The global generator keeps its state.
     """

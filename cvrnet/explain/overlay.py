@@ -1,4 +1,4 @@
-"""A map drawn on its image: colour above a threshold, and a line around it."""
+"""Draw a map on its image: colour above a threshold, and a line around the coloured area."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COLOURS = np.frombuffer(bytes.fromhex(_VIRIDIS), np.uint8).reshape(17, 3).astype
 def draw_overlay(
     image: NDArray[np.uint8], cam: NDArray[np.float32], *, threshold: float = THRESHOLD
 ) -> NDArray[np.uint8]:
-    """Colour an image where its map is at least `threshold`, and draw a black and white line around that.
+    """Colour an image where its map is at least `threshold`, and draw a black and white line around this area.
 
     Viridis runs from the threshold (violet) to 1 (yellow), at half opacity; elsewhere the image is unchanged. The image
     is uint8 (H, W) or (H, W, 3), the result (H, W, 3); the map is (H, W) in 0..1, as is the threshold.
@@ -63,7 +63,8 @@ def example_panels(
     """Small overlays of the whole network's maps, for a page that shows several images side by side.
 
     Returns:
-        For each image its overlay, uint8 (H, W, 3), at most 256 pixels long; or the sentence that says why it has none.
+        For each image, its overlay, uint8 (H, W, 3), with at most 256 pixels per side; or the sentence that says why
+        there is none.
     """
     panels: list[NDArray[np.uint8] | str] = []
     for explanation in explain(predictor, paths, target=target):

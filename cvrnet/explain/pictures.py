@@ -46,9 +46,9 @@ def draw_images(
     """Draw where a model looked in each image, and yield the image's row of a table.
 
     The pictures are an overlay of the image's own size for each part in ``overlays``, and a figure of the parts in
-    ``panels``. In the folder ``output`` they have the image's name, with its folders where names collide. With
-    ``raw``, each overlay's map is also written as .npy: float32 (H, W) in 0..1. The other arguments are those of
-    `explain` and `draw_overlay`.
+    ``panels``. In the folder ``output``, a picture is named by the image's path below the common folder of all images,
+    without the suffix unless two images differ only in it. With ``raw``, each overlay's map is also written as .npy:
+    float32 (H, W) in 0..1. The other arguments are those of `explain` and `draw_overlay`.
 
     Yields:
         For each image, its row and a list of problems. The row has ``path, prediction, class, probability``, and the
@@ -123,7 +123,7 @@ def plot_explanation(
         ax.set_title(name, fontsize=FONT_SIZE, color=TEXT, parse_math=False)
     colours = LinearSegmentedColormap.from_list("map", COLOURS / 255)
     bar = figure.colorbar(ScalarMappable(Normalize(threshold, 1), colours), ax=axes, fraction=0.03, pad=0.01)
-    bar.set_label("Grad-CAM, of its maximum", fontsize=FONT_SIZE - 1, color=TEXT)
+    bar.set_label("Grad-CAM, share of its maximum", fontsize=FONT_SIZE - 1, color=TEXT)
     bar.ax.tick_params(labelsize=FONT_SIZE - 1, colors=TEXT)
     title = f"{printable(explanation.path.name)}: {explanation.target} {explanation.probability:.2f}"
     figure.suptitle(title, fontsize=FONT_SIZE + 1, color=TEXT, parse_math=False)

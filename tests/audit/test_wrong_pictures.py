@@ -63,7 +63,7 @@ def test_planted_pictures_are_found_in_phantoms(clean, tmp_path):
     assert found == {f"planted-{number}": problem for number, problem in enumerate(made)}
     assert set(finding.files) == set(found)
     assert finding.sentence.startswith("7 pictures are probably wrong: 1 ")
-    assert finding.sentence.endswith(" Pictures of other things were not looked for: no weights.")
+    assert finding.sentence.endswith(" Pictures of other things were not searched for: no weights.")
 
 
 @needs_lite
@@ -122,4 +122,4 @@ def test_planted_pictures_are_found_among_real_radiographs(cxr, tmp_path):
     problems = {row["path"]: row["problem"] for row in finding.figures["table"]}
     assert problems.keys() == {f"planted-{number}" for number in range(10)}  # and no radiograph
     for number in (7, 8, 9):
-        assert problems[f"planted-{number}"] == "unlike the others, perhaps no chest radiograph"
+        assert problems[f"planted-{number}"] == "unlike the others, perhaps not a chest radiograph"

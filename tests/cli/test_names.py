@@ -111,7 +111,7 @@ def test_a_folder_without_a_picture_is_an_error(run, cli, tmp_path, phantoms):
     status, out, err = cli("predict", run, tmp_path / "none", "-o", tmp_path / "out.csv")
     assert (status, out) == (1, "")
     assert err.splitlines() == [
-        f"{tmp_path / 'none'}: 1 entry passed over (no image 1)",
+        f"{tmp_path / 'none'}: 1 entry passed over (not an image 1)",
         f"Error: {tmp_path / 'none'}: no image found in this folder",
     ]
     assert not (tmp_path / "out.csv").exists()

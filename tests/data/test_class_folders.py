@@ -32,7 +32,7 @@ def test_folders_of_masks_are_masks(tmp_path):
     assert (two.lung_mask, two.lesion_mask) == (tmp_path / "B/lung masks/2.png", tmp_path / "B/infection masks/2.png")
     assert three.lung_mask == tmp_path / "B/Lung_Masks/3_mask.tif"
     assert said == [
-        f"{tmp_path}: 4 images in folders of masks are masks of the images beside them",
+        f"{tmp_path}: 4 images in mask folders are used as masks",
         f"{tmp_path}: 1 entry passed over (a mask without an image 1)",
     ]
     assert len(find_images([str(tmp_path)]).files) == 3
@@ -93,7 +93,11 @@ def test_every_command_walks_alike_and_counts_what_it_passes_over(tmp_path):
     assert [r.name for r in read_records(tmp_path, labelled=False)] == names
     found = find_images([str(tmp_path)])
     assert sorted(str(file.relative_to(tmp_path)) for file in found.files) == names
-    assert found.notes == said == [f"{tmp_path}: 9 entries passed over (hidden 3, left by a system 5, no image 1)"]
+    assert (
+        found.notes
+        == said
+        == [f"{tmp_path}: 9 entries passed over (hidden 3, a file of the operating system 5, not an image 1)"]
+    )
     assert not found.problems
 
 
@@ -142,7 +146,7 @@ def test_a_folder_without_an_image_is_a_problem_and_the_others_are_found(tmp_pat
     (tmp_path / "none" / "a.txt").write_text("x")
     found = find_images([str(tmp_path / "none"), str(tmp_path / "full")])
     assert [file.name for file in found.files] == ["1.png"]
-    assert found.notes == [f"{tmp_path / 'none'}: 1 entry passed over (no image 1)"]
+    assert found.notes == [f"{tmp_path / 'none'}: 1 entry passed over (not an image 1)"]
     assert found.problems == [f"{tmp_path / 'none'}: no image found in this folder"]
 
 

@@ -63,7 +63,10 @@ def test_links_are_followed_as_in_a_folder(apart, tmp_path):
     ("columns", "problem"),
     [
         ({"path": "Image"}, "--columns path='Image': no such column (found: 'Image Index', 'Finding Labels'"),
-        ({**NIH, "source": "Image Index"}, "--columns: 'Image Index' is given twice; a column has one meaning"),
+        (
+            {**NIH, "source": "Image Index"},
+            "--columns: 'Image Index' is given twice; a column can have only one meaning",
+        ),
         ({**NIH, "view": "Twice"}, "--columns view='Twice': 2 columns have this name"),
         ({**NIH, "Age": "Finding Labels"}, "another column is called Age; rename it too"),
     ],

@@ -56,7 +56,7 @@ def test_other_spellings_of_a_cell_are_read(cell, value):
 def test_an_odd_cell_is_named_with_its_column(cell):
     records = column(*USUAL, cell)
     assert finding_columns(records) == []
-    line = f"column Edema is no finding: {cell!r} (m.csv:22); expected 1, 0, -1 or empty"
+    line = f"column Edema is not a finding: it has {cell!r} (m.csv:22); expected 1, 0, -1 or empty"
     assert odd_columns(records) == {"Edema": line}
     with pytest.raises(UserError) as told:
         learnable_findings(records)
@@ -68,7 +68,7 @@ def test_an_odd_cell_is_named_with_its_column(cell):
 
 def test_columns_of_words_and_the_number_of_odd_cells_are_told():
     assert odd_columns(column("True", "False", "True"))["Edema"].startswith(
-        "column Edema is no finding: 'True' (m.csv:2), and 2 other cells; "
+        "column Edema is not a finding: it has 'True' (m.csv:2), and 2 other cells; "
     )
     assert "(m.csv:2), and another cell; " in odd_columns(column("maybe", "maybe", *USUAL))["Edema"]
 
@@ -114,7 +114,7 @@ def with_odd_cell(folder: Path, *names: str) -> Path:
 def test_training_and_the_audit_tell_of_a_column_that_they_leave_out(tmp_path):
     records, problems, names = read_audited(with_odd_cell(tmp_path / "data", "Bright"))
     assert names == ["Left", "Rare"]
-    line = "olumn Bright is no finding: 'maybe' (manifest.csv:2); expected 1, 0, -1 or empty"
+    line = "olumn Bright is not a finding: it has 'maybe' (manifest.csv:2); expected 1, 0, -1 or empty"
     found = {finding.code: finding for finding in audit(records, problems, names=names, features=False)}
     assert (found["odd-column:Bright"].severity, found["odd-column:Bright"].sentence) == ("warning", f"C{line}.")
     assert not [code for code in found if code.startswith("odd-column:") and code != "odd-column:Bright"]
@@ -134,5 +134,5 @@ def records_without_labels(records: list[Record]) -> list[Record]:
 def test_an_audit_that_recognises_no_finding_says_why(tmp_path, cli):
     status, _, err = cli("audit", with_odd_cell(tmp_path / "data", "Bright", "Left", "Rare"))
     assert status == 1
-    assert "column Bright is no finding: 'maybe' (manifest.csv:2); expected 1, 0, -1 or empty" in err
+    assert "column Bright is not a finding: it has 'maybe' (manifest.csv:2); expected 1, 0, -1 or empty" in err
     assert "Traceback" not in err

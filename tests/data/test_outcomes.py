@@ -46,8 +46,8 @@ def test_films_from_the_day_of_the_event_on_are_dropped() -> None:
     course, _ = read_course(given, ICU)
     _, _, late = course.at_risk(given)
     assert late == [
-        "m.csv:2: c: day 3, and icu_day is 3: of the day of the event",
-        "m.csv:2: d: day 9, and icu_day is 3: after the event",
+        "m.csv:2: c: day 3, and icu_day is 3: taken on the day of the event",
+        "m.csv:2: d: day 9, and icu_day is 3: taken after the event",
     ]
     assert [record.name for record in films_after(course, given)] == ["c", "d"]
 
@@ -67,8 +67,8 @@ def test_the_admission_is_one_moment_for_all() -> None:
     assert labels(given, replace(ICU, until="admission"), "patient") == {"a": YES, "b": YES, "e": NO, "f": NO}
     course, _ = read_course(given, replace(ICU, until="admission"))
     assert course.at_risk(given)[2] == [
-        "m.csv:2: c: day 1: after the admission",
-        "m.csv:2: d: icu_day is 0: at the admission, the patient was not at risk any more",
+        "m.csv:2: c: day 1: taken after the admission",
+        "m.csv:2: d: icu_day is 0: at the admission, the patient was no longer at risk",
     ]
 
 
@@ -84,7 +84,7 @@ def test_patients_who_were_not_followed_long_enough_are_censored() -> None:
     assert labels(given) == {"long": NO, "dead": NO, "unknown": NO, "had it": YES, "later": NO}
     course, _ = read_course(given, ICU)
     kept, censored = course.label(given)
-    assert censored == ["m.csv:2: short: followed until day 13, less than until day 14: censored"]
+    assert censored == ["m.csv:2: short: followed until day 13, but the horizon ends on day 14: censored"]
     found = describe_course(course, given, kept, [], censored)
     expected = {"patients": 6, "events": 2, "kept_patients": 5, "kept_events": 1, "later_events": 1, "deaths": 1}
     expected |= {"not_followed": 1, "films_after": 0}
@@ -119,11 +119,11 @@ def test_bad_days_are_named_and_the_rest_goes_on() -> None:
     course, problems = read_course(given, ICU)
     kept, wrong, late = course.at_risk(given)
     assert problems == [
-        "patient p: icu_day 'soon' is no number: left out",
-        "patient s: icu_day 'inf' is no number: left out",
-        "patient t: followup_day 'x' is no number: left out",
+        "patient p: icu_day 'soon' is not a number: left out",
+        "patient s: icu_day 'inf' is not a number: left out",
+        "patient t: followup_day 'x' is not a number: left out",
     ]
-    assert wrong == ["m.csv:2: c: day 'Monday' is no number: left out"]
+    assert wrong == ["m.csv:2: c: day 'Monday' is not a number: left out"]
     assert late == []
     assert {record.name: record.label for record in course.label(kept)[0]} == {"d": YES, "e": NO}
 
@@ -176,7 +176,7 @@ def test_yes_and_no_warn_that_a_leak_cannot_be_excluded() -> None:
 
 def test_a_column_of_0_and_1_is_taken_for_days_with_a_warning() -> None:
     course, _ = read_course([film("a", "p", 0, "0"), film("b", "q", 0, "1")], ICU)
-    assert "taken for days" in course.notes[0]
+    assert "read as days" in course.notes[0]
     assert not read_course([film("a", "p", 0, "0"), film("b", "q", 0, "2")], ICU)[0].notes
 
 

@@ -115,7 +115,7 @@ def test_half_manifest_and_half_tags_are_one_naming(tmp_path, monkeypatch):
     file = manifest(tmp_path, "path,label,patient_id\n" + "\n".join(rows))
     said: list[str] = []
     records = read_records(file, say=said.append)
-    assert said == ["12 of 24 images have a patient_id: DICOM's PatientID names the patients"]
+    assert said == ["12 of 24 images have a patient_id: DICOM's PatientID is used"]
     assert [r.patient_id for r in records] == [pydicom.dcmread(r.path).PatientID for r in records]
     folds = make_folds(records, 3)
     assert folds[::2] == folds[1::2]

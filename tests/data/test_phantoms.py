@@ -244,7 +244,7 @@ def test_what_exists_is_left_alone(tmp_path):
     with pytest.raises(UserError, match=r"set holds phantoms already; --overwrite replaces them"):
         write_phantoms(tmp_path / "set", 12, size=64)
     (tmp_path / "set" / "manifest.csv").unlink()
-    with pytest.raises(UserError, match="another manifest"):
+    with pytest.raises(UserError, match="has a manifest that `cvrnet phantoms` did not write"):
         write_phantoms(tmp_path / "set", 12, size=64)
     shutil.rmtree(tmp_path / "set")
     with pytest.raises(UserError, match=r"keep\.txt exists and is not a folder"):
@@ -275,7 +275,7 @@ def test_a_set_is_replaced_when_the_new_one_is_complete(tmp_path, cli):
     ("changes", "reason"),
     [
         ({"manifest.csv": "path,label\nme.png,NOR\n", "me.png": "mine"}, r"holds m[^/]*\.png, which"),
-        ({"manifest.csv": "path,label\n"}, "another manifest"),
+        ({"manifest.csv": "path,label\n"}, "has a manifest that `cvrnet phantoms` did not write"),
         ({"images/mine.txt": "mine"}, r"holds images/mine\.txt, which `cvrnet phantoms` did not write"),
         ({"lungs/.git/config": "mine"}, "did not write"),
     ],

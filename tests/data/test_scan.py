@@ -81,7 +81,7 @@ def test_relative_paths_are_made_absolute(tmp_path, monkeypatch):
         (
             ["train/A/1.png", "Test/B/2.png", "C/3.png"],
             [],
-            ["C lies beside the splits Test, train: expected the class folders in these"],
+            ["C is beside the split folders Test, train: expected all classes in them"],
         ),
         (["train/A/1.png", "test/B/2.png", "val/3.png"], [], ["images outside the class folders: val/3.png"]),
         (
@@ -321,7 +321,7 @@ def test_a_written_manifest_has_the_columns_in_use(tmp_path):
 def test_a_manifest_that_cannot_be_written_is_left_as_it_was(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "m.csv").write_text("old")
-    with pytest.raises(UserError, match=r"a\.png: not in the manifest's folder"):
+    with pytest.raises(UserError, match=r"a\.png: expected a file in the folder"):
         write_manifest(tmp_path / "in" / "m.csv", [Record(tmp_path / "a.png", "a.png")])
     with pytest.raises(UserError, match="cannot be written"):
         write_manifest(tmp_path / "in" / "m.csv" / "m.csv", [])
@@ -383,7 +383,7 @@ def test_other_data_sets_columns_get_a_hint(tmp_path, header, hint):
         ("", "empty label"),
         *((text, f"label '{text}' is not a class") for text in ("nan", "None", "NaN", "NULL", "N/A", "#N/A")),
         ("A|B", "label 'A|B' names several classes"),
-        ("A\x1b[2JB", "label 'A\\x1b[2JB' has a character that is not text"),
+        ("A\x1b[2JB", "label 'A\\x1b[2JB' has a character that cannot be printed"),
     ],
 )
 def test_what_is_no_label(tmp_path, label, problem):

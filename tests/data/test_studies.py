@@ -67,8 +67,8 @@ def test_bags_that_cannot_be_used_are_named_and_the_rest_goes_on() -> None:
     days = [record("a", study_id="s", day="1"), record("b", study_id="t", day="soon"), record("c", study_id="u")]
     studies, problems = group_studies(days, "study")
     assert [s.name for s in studies] == ["s"]
-    assert problems[0] == "study t: b: day 'soon' is no number: left out"
-    assert problems[1] == "study u: c: day '' is no number: left out"
+    assert problems[0] == "study t: b: day 'soon' is not a number: left out"
+    assert problems[1] == "study u: c: day '' is not a number: left out"
 
 
 def test_one_line_for_a_data_set_without_bags() -> None:
@@ -168,7 +168,7 @@ def test_one_line_for_what_is_no_ct(tmp_path) -> None:
         return error.value.reason
 
     good = nifti(tmp_path / "good.nii", phantom_hu())
-    assert reason(good) == "a volume of 9 slices; --unit study takes it as a study"
+    assert reason(good) == "a volume of 9 slices, not an image; --unit study reads it as a study"
     assert reason(f"{good}#10") == "slice 10 does not exist: expected 1 to 9"
     assert "not a CT in Hounsfield units" in reason(f"{nifti(tmp_path / 'mri.nii', phantom_hu() + 1000)}#1")
     assert "expected a volume" in reason(f"{nifti(tmp_path / 'flat.nii', phantom_hu()[:, :, 0])}#1")

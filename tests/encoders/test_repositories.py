@@ -151,7 +151,7 @@ class Harmful:
     [
         ({"architecture": "cvrnet", "model_args": {"encoders": ["local-dir:."]}}, "architecture 'cvrnet'"),
         ({"architecture": "../../etc"}, r"architecture '\.\./\.\./etc'"),
-        ({"architecture": None}, "describes no timm model"),
+        ({"architecture": None}, "does not describe a timm model"),
         ({"model_args": {"checkpoint_path": "/etc/passwd"}}, "'checkpoint_path' among the model's arguments"),
         ({"model_args": {"pretrained_cfg": {"file": "x"}}}, "'pretrained_cfg' among the model's arguments"),
         ({"model_args": {"width": 10**9}}, "asks for a size of 1e"),
@@ -174,7 +174,7 @@ class Harmful:
         ({"model_args": {"channels": [2048] * 4}}, r"asks for [\d,]+ parameters, but model.safetensors has only"),
         ({"architecture": "vit_tiny_patch16_224", "model_args": {"patch_size": 0}}, "cannot serve as an encoder"),
         ({"architecture": "vit_tiny_patch16_224", "model_args": {"img_size": 65536}}, "more than 2,000,000,000"),
-        ({"pretrained_cfg": [[]]}, "describes no timm model"),
+        ({"pretrained_cfg": [[]]}, "does not describe a timm model"),
     ],
     ids=str,
 )
@@ -194,7 +194,7 @@ def test_a_config_from_anywhere_is_refused_in_one_line(change: dict[str, Any], t
         (b'{"architecture": "test_resnet", "architecture": "test_vit"}', "gives 'architecture' twice"),
         (b'{"architecture": "\xff"}', "cannot be read"),
         (b"", "cannot be read"),
-        (b"[]", "describes no timm model"),
+        (b"[]", "does not describe a timm model"),
     ],
     ids=["deep", "large", "digits", "twice", "bytes", "empty", "list"],
 )
@@ -217,7 +217,7 @@ def test_a_config_cannot_name_other_files_and_a_pickle_cannot_run_code(
     monkeypatch.chdir(tmp_path)
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"a": Harmful()}))
-    with pytest.raises(UserError, match="cannot be read as weights alone, without code"):
+    with pytest.raises(UserError, match="cannot be read as weights only, without running code"):
         create_encoder(f"local-dir:{folder}", pretrained=True)
     assert not Path("ran").exists()
     (folder / "pytorch_model.bin").unlink()

@@ -117,8 +117,8 @@ def test_a_file_that_does_not_fit_is_refused_in_one_line(tmp_path: Path, monkeyp
             {**state, "layer1.0.conv1.weight": torch.zeros(2, 2)},
             "test_resnet: size mismatch for layer1.0.conv1",
         ),
-        "code": ({"a": Harmful()}, "cannot be read as weights alone, without code"),
-        "list": ([1, 2], "holds no tensors by name"),
+        "code": ({"a": Harmful()}, "cannot be read as weights only, without running code"),
+        "list": ([1, 2], "has no tensors with names"),
         "empty": ({}, r"0 of \d+ tensors"),
     }
     for name, (content, _) in files.items():
@@ -134,11 +134,11 @@ def test_a_file_that_does_not_fit_is_refused_in_one_line(tmp_path: Path, monkeyp
     with pytest.raises(UserError, match="cannot be read"):
         create_encoder("test_resnet", weights="short.safetensors")
     Path("pickle.bin").write_bytes(pickle.dumps({"a": Harmful()}, protocol=2))
-    with pytest.raises(UserError, match="without code"):
+    with pytest.raises(UserError, match="without running code"):
         create_encoder("test_resnet", weights="pickle.bin")
     assert not Path("ran").exists()
     torch.save(state, "w.pth")
-    with pytest.raises(UserError, match="'keras_resnet50' takes no file of weights"):
+    with pytest.raises(UserError, match="'keras_resnet50' does not take a file of weights"):
         create_encoder("keras_resnet50", weights="w.pth")
     with pytest.raises(UserError, match="test_resnet is not"):
         create_for_training(TrainConfig(model="test_resnet", encoder_weights=("w.pth",), img_size=64), 2)

@@ -161,7 +161,7 @@ def test_measure_out_of_fold(cli, lively, phantoms, tmp_path):
     states = [folder / f"fold-{fold}" / "training-state.pt" for fold in (1, 2)]
     for state in states:
         state.touch()
-    assert "no fold of" in cli(*arguments)[2]
+    assert "no finished fold of" in cli(*arguments)[2]
     for state in states:
         state.unlink()
     status, out, err = cli(*arguments)
@@ -205,7 +205,7 @@ def test_measure_needs_masks(cli, lively, phantoms, tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
     status, _, err = cli("explain", lively, tmp_path, "-o", tmp_path / "out", "--measure")
     assert status == 1
-    assert "1 entry passed over (no image 1)" in err
+    assert "1 entry passed over (not an image 1)" in err
     assert "no image has a lung_mask, lesion_mask or lesion_boxes" in err
 
 

@@ -96,10 +96,10 @@ def test_two_lobes_are_plausible():
         (lungs(60, 80, (20, 20, 30, 30), (20, 40, 30, 50)), "its area is 4%"),
         (~lungs(60, 80, (28, 38, 32, 42)), "its area is"),
         (lungs(60, 80, (0, 10, 60, 35), (0, 45, 60, 70)), "of the picture's border"),
-        (lungs(60, 80, (10, 10, 50, 35)), "one lobe"),
+        (lungs(60, 80, (10, 10, 50, 35)), "one lung"),
         (lungs(60, 80, (5, 10, 27, 70), (32, 10, 55, 70)), "one above the other"),
         (lungs(60, 80, (10, 5, 50, 20), (10, 30, 50, 45), (10, 55, 50, 75)), "3 parts"),
-        (lungs(60, 80, (10, 10, 50, 40), (10, 50, 20, 65)), "its smaller lobe is"),
+        (lungs(60, 80, (10, 10, 50, 40), (10, 50, 20, 65)), "its smaller lung is"),
     ],
 )
 def test_implausible_masks(mask, problem):
@@ -126,7 +126,8 @@ def test_masks_that_cannot_be_used_leave_the_picture_whole(tmp_path):
         assert (box == (10, 10, 50, 70)) == (name in ("good", "double"))
     assert {path.name: reason for path, reason in finder.whole.items()} == {
         "film-black": "its mask black.png cannot be used: the mask is empty",
-        "film-tall": "its mask tall.png cannot be used: the mask has 60 x 80 pixels, the image 80 x 60",
-        "film-one": "its mask is implausible: it has one lobe; expected two",
+        "film-tall": "its mask tall.png cannot be used: the mask has 60 x 80 pixels, the image 80 x 60; "
+        "expected the same aspect ratio",
+        "film-one": "its mask is implausible: it has one lung; expected two",
     }
     assert finder.cut(tmp_path / "another", picture)[0] is picture

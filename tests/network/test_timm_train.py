@@ -180,7 +180,10 @@ def test_a_scripted_model_trains_and_is_validated():
         ({"drop_path_rate": 0.1}, "encoder 'legacy_xception' takes no drop_path_rate; leave it out, or choose others"),
         ({"encoders": PAIR, "drop_block_rate": 0.1}, "encoder 'test_efficientnet' takes no drop_block_rate"),
         ({"encoders": PAIR, "drop_path_rate": 1.0}, "drop_path_rate=1.0; expected a number from 0, and less than 1$"),
-        ({"encoders": ("convnext_atto",), "bn_eps": 0.1}, "bn_eps=0.1: convnext_atto have no batch norm; leave it out"),
+        (
+            {"encoders": ("convnext_atto",), "bn_eps": 0.1},
+            "bn_eps=0.1: no batch norm in convnext_atto; leave bn_eps out",
+        ),
         ({"encoders": PAIR, "bn_eps": 0.0}, "bn_eps=0.0; expected a positive number$"),
         ({"encoders": PAIR, "bn_eps": math.nan}, "bn_eps=nan; expected a positive number$"),
         ({"encoders": PAIR, "bn_momentum": 1.5}, "bn_momentum=1.5; expected a positive number up to 1$"),

@@ -65,7 +65,7 @@ def test_no_finding_is_the_empty_set_in_any_spelling(none):
     assert (names, few) == (["Edema", "Mass"], [])
     np.testing.assert_array_equal(finding_truth(labels[:2], ["Edema", "Mass"]), [[1, 0], [0, 0]])
     with pytest.raises(
-        DataError, match=f"m.csv:2: a.png: label 'Edema|{none}' has findings and No Finding".replace("|", r"\|")
+        DataError, match=f"m.csv:2: a.png: label 'Edema|{none}' names findings and also No Finding".replace("|", r"\|")
     ):
         finding_truth([record(f"Edema|{none}")], ["Edema"])
     columns = [record(**{none: "1"}, Edema=""), record(**{none: "0"}, Edema="1.0"), record(**{none: ""}, Edema="")]
@@ -83,7 +83,7 @@ def test_cells_and_labels_that_cannot_be(tmp_path):
     with pytest.raises(DataError, match=r"m.csv:2: a.png: Edema is 'maybe'; expected 1, 0, -1 or empty"):
         finding_truth([record(Edema="maybe")], ["Edema"])
     with pytest.raises(
-        UserError, match="No finding is not a finding, it means that there is none: leave it out of --findings"
+        UserError, match="No finding is not a finding; it means that there are none: leave it out of --findings"
     ):
         learnable_findings([record("Edema|Mass")], ["Edema", "No finding"])
     with pytest.raises(UserError, match="no finding 'Masss' in the data set; it has Edema, Mass"):

@@ -182,8 +182,8 @@ def test_bad_days_are_listed_and_the_rest_goes_on(ward: Path, tmp_path: Path, cl
     status, _, err = cli("train", ward.parent / "bad.csv", *given)
     assert status == 0, err
     lines = [
-        "patient p3: icu_day 'soon' is no number: left out",
-        "bad.csv:2: images/0-0.png: day 'Monday' is no number: left out",
+        "patient p3: icu_day 'soon' is not a number: left out",
+        "bad.csv:2: images/0-0.png: day 'Monday' is not a number: left out",
     ]
     assert all(f"Warning: {line}\n" in err for line in lines)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["left_out"] == lines
