@@ -170,7 +170,7 @@ class BagHead(MultiScaleAveragingHead):
         return [pooled for pooled, _ in found], torch.stack([shares for _, shares in found])
 
     def branch_logits(self, inputs: list[Tensor]) -> list[Tensor]:
-        """Each block's own logits (N, num_classes), from bags' pooled vectors, or from single images' maps or vectors."""
+        """Each block's own logits (N, num_classes), from bags' pooled vectors, or single images' maps or vectors."""
         return super().branch_logits([self._complete(x, i) for i, x in enumerate(inputs)])
 
     def forward(self, inputs: list[Tensor], pre_logits: bool = False) -> Tensor:

@@ -178,8 +178,8 @@ def _calibration_sentence(done: Mapping[str, Any]) -> str:
     return (
         f"After the training, the model was calibrated for another hospital ({done['method']}), with {done['images']} "
         f"images of {done['patients']} patients from there{f' ({by_class})' if by_class else ''}. The logarithms of "
-        f"its probabilities are multiplied by {done['scale']:.2f}, these biases are added ({biases}), and a softmax gives "
-        "the calibrated probabilities. cvrnet and exported ONNX files do this; timm and transformers do not."
+        f"its probabilities are multiplied by {done['scale']:.2f}, these biases are added ({biases}), and a softmax "
+        "gives the calibrated probabilities. cvrnet and exported ONNX files do this; timm and transformers do not."
     )
 
 
