@@ -33,7 +33,7 @@ def real_folder(folder: str | Path) -> Path:
 
 
 def new_folder(folder: Path) -> Path:
-    """The path of the hidden folder in which the replacement of a folder is made."""
+    """The path of the hidden new folder that will replace a folder."""
     return folder.with_name(f".{folder.name}.cvrnet-new")
 
 

@@ -250,7 +250,7 @@ class CVRNet(nn.Module):
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
         """The result of ``forward_features``, and the heads' input maps, ordered by reduction as in ``feature_info``.
 
-        The arguments are those of timm. Two have no effect: ``norm``, because there is no final norm, and
+        The arguments are as in timm. Two have no effect: ``norm``, because there is no final norm, and
         ``stop_early``, because every encoder runs to its end for the deepest map. ``output_fmt`` must be ``"NCHW"``.
         """
         if output_fmt != "NCHW":

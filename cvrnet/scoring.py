@@ -74,7 +74,7 @@ def score_findings(predictions: FindingTable) -> dict[str, Any]:
 
 
 def head_scores(predictions: PredictionTable) -> list[dict[str, Any]]:
-    """The balanced accuracy of each head and of their average, on all images and on those of each source.
+    """The balanced accuracy of each head and of their average, on all images and on the images of each source.
 
     The entry of all images has the source None. Within a source, only classes with at least `MIN_PATIENTS` patients
     count; a source without such a class has no entry. An entry has ``source``, ``classes``, ``images``, ``patients``

@@ -1,4 +1,4 @@
-"""Risk-coverage curves: how often a model is wrong if it answers only for the images of which it is most certain."""
+"""Risk-coverage curves: how often a model is wrong if it predicts only the images with the lowest uncertainty."""
 
 from __future__ import annotations
 

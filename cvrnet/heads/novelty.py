@@ -65,7 +65,7 @@ class NoveltyHead(nn.Module):
         self.register_buffer("side_bias", torch.zeros(()) if side_bias is None else side_bias.float())
 
     def with_quantiles(self, quantiles: Tensor) -> "NoveltyHead":
-        """A copy with other quantiles, such as those of the results for another set of images."""
+        """A copy with the quantiles of the results for another set of images."""
         return NoveltyHead(**{**dict(self.named_buffers()), "quantiles": quantiles})
 
     def forward(self, inputs: list[Tensor], sides: Tensor) -> Tensor:

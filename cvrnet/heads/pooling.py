@@ -36,8 +36,8 @@ class BagPool(nn.Module):
 
     .. math:: a_k = \mathrm{softmax}_k\, w^\top (\tanh(V x_k) \odot \sigma(U x_k))
 
-    ``mean`` and ``max`` are the mean and the maximum of the vectors, feature by feature. The vector of a bag of one
-    picture is exactly that of the picture.
+    ``mean`` and ``max`` are the mean and the maximum of the vectors, feature by feature. A bag of one picture has
+    exactly the picture's vector.
 
     With ``time``, the days of the pictures have two effects. The waves of `encode_days` are a further input of V and U,
     whose weights for them start at zero. And the changes to the last picture (`ChangeToLast`) are pooled with the same

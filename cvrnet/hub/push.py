@@ -109,7 +109,7 @@ def create_repository(api: HfApi, repo: str, public: bool, kind: str = "model") 
 def read_files(
     api: HfApi, repo: str, info: ModelInfo | SpaceInfo, names: Iterable[str], kind: str = "model"
 ) -> dict[str, bytes]:
-    """The content of those of the named files that the repository holds, at the commit in ``info``."""
+    """Name -> content of the named files at the commit in ``info``; files that the repository lacks are left out."""
     there = {sibling.rfilename for sibling in info.siblings or ()}
     found = {}
     for name in sorted(there.intersection(names)):

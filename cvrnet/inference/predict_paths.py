@@ -183,7 +183,7 @@ def predict_paths(
 
 
 def _columns(predictor: Predictor, volumes: bool, further: Sequence[str], heads: bool, uncertainty: bool) -> list[str]:
-    """The names of the columns; ``further`` are those of the gate and of decisions."""
+    """The names of the columns; ``further`` are the names of the columns of the gate and of decisions."""
     columns = ["path", *(("unit", "patient_id") if volumes else ()), "prediction"]
     columns += [*(["lungs"] if predictor.preprocessing.lungs else []), *further]
     columns += [f"prob_{name}" for name in predictor.classes]

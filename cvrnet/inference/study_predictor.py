@@ -60,7 +60,7 @@ class StudyPredictor:
         """Classify bags one after the other; memory does not grow with their number.
 
         Args:
-            studies: The bags; their order is that of the result.
+            studies: The bags; the results are in the same order.
             batch_size: Pictures in one forward pass.
             heads: Also give each head's own probabilities.
         """

@@ -54,7 +54,8 @@ class TorchEngine:
         """Number of heads; UserError if a model has none."""
         for model in self.models:
             if not averages_probabilities(model):
-                raise UserError(f"{model.pretrained_cfg['architecture']} has no heads of its own; expected a CVR-Net")
+                name = model.pretrained_cfg["architecture"]
+                raise UserError(f"{name} gives no probabilities of heads; expected a CVR-Net that averages them")
         return len(self.models[0].groups)
 
     @property

@@ -1,4 +1,4 @@
-"""Abstention: a model passes the images of which it is most uncertain on to a human."""
+"""Abstention: a model passes its most uncertain images on to a human."""
 
 from __future__ import annotations
 

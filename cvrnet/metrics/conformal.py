@@ -23,9 +23,8 @@ class PredictionSets:
     """For each coverage in `COVERAGES`, the lowest probability that puts a class into the set; 0 puts every class in.
 
     This is split conformal prediction with the score 1 - probability of the true class (Sadinle, Lei & Wasserman 2019,
-    JASA 114:223). If new patients are like those of the validation images, then for at least this share of them the set
-    contains the true class. ``by_class`` guarantees this for the patients of each class (Vovk 2012, ACML); the sets are
-    larger.
+    JASA 114:223). If new patients are like the validation patients, the sets of at least this share of them contain the
+    true class. ``by_class`` guarantees this for the patients of each class (Vovk 2012, ACML); the sets are larger.
     """
 
     patients: int  #: number of patients whose validation images were used

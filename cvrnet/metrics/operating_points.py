@@ -20,7 +20,7 @@ FEW_IMAGES = 10  #: a threshold chosen on fewer images of the class carries a wa
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A threshold of one class against all others, and its counts on the validation images on which it was chosen.
+    """A threshold of one class against all others, and its counts on the validation images used to choose it.
 
     An image is positive if the probability of the class is at least the threshold.
     """
@@ -182,7 +182,7 @@ def class_operating_points(
 
 
 def _first(order: NDArray[np.intp], rate: NDArray[np.float64], target: float) -> int:
-    """The first of these indices at which the rate reaches the target; if none does, that of the highest rate."""
+    """The first index in `order` at which the rate reaches the target; if none does, the index of the highest rate."""
     if not len(order):  # no threshold has true positives and true negatives
         return int(np.argmax(rate))
     reached = order[rate[order] >= target]

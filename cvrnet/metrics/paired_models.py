@@ -76,9 +76,9 @@ def compare_mean_auc(
 ) -> dict[str, float]:
     """Test the difference of two models' mean AUC over classes or findings, on the same images.
 
-    Each class is compared with the images that are known not to have it. The variance is that of the mean difference:
-    the patients' components of `auc_covariance`, averaged over the classes that have an AUC. With one image for each
-    patient and two classes, it is DeLong's.
+    The AUC of a class compares the images that have it with those that are known not to have it. The variance of the
+    mean difference is computed from the patients' components of `auc_covariance`, averaged over the classes that have
+    an AUC. With one image for each patient and two classes, it is DeLong's variance.
 
     Args:
         truth: 1, 0, or NaN where it is not known, (N, C).

@@ -130,7 +130,7 @@ def _is_finite(tensor: onnx.TensorProto) -> bool:
 
 
 def _classes_and_heads(graph: onnx.GraphProto, preprocessing: Preprocessing) -> tuple[int, int]:
-    """The numbers of classes and heads, from the shapes of a graph's inputs and outputs; 0 classes if they are wrong."""
+    """The numbers of classes and heads, from the shapes of a graph's inputs and outputs; 0 classes if one is wrong."""
     weights = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in weights]
     shapes = {value.name: _shape(value) for value in (*inputs, *graph.output)}

@@ -47,7 +47,8 @@ class OnnxEngine:
     def num_heads(self) -> int:
         """Number of heads; UserError if the file has none."""
         if not self._heads:
-            raise UserError(f"{self.pretrained_cfg['architecture']} has no heads of its own; expected a CVR-Net")
+            name = self.pretrained_cfg["architecture"]
+            raise UserError(f"{name} gives no probabilities of heads; expected a CVR-Net that averages them")
         return self._heads
 
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

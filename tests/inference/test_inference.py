@@ -105,7 +105,7 @@ def test_heads_need_a_cvrnet(tmp_path, images):
     save_checkpoint(model, tmp_path, ["NOR", "CVP"])
     predictor = Predictor.from_pretrained(f"local-dir:{tmp_path}")
     assert predictor(images[:1])[0].label in ("NOR", "CVP")
-    with pytest.raises(UserError, match="test_resnet has no heads of its own"):
+    with pytest.raises(UserError, match="test_resnet gives no probabilities of heads"):
         predictor(images[:1], heads=True)
 
 
