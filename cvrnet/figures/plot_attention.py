@@ -37,7 +37,7 @@ def plot_attention(
         ax.axhline(1 / len(shares), color=GREY, linestyle=(0, (1, 2)), linewidth=1)
         ax.set_title(name, fontsize=8, loc="left", pad=2, parse_math=False)
     set_labels(axes[-1], "Days from the last picture" if timed else "Picture")
-    set_labels(axes[len(axes) // 2], y="Share in the prediction")
+    set_labels(axes[len(axes) // 2], y="Share in the answer")
     if lesions:
         from matplotlib.patches import Patch
 
