@@ -1,6 +1,6 @@
 """CVR-Net for timm: dual-encoder, multi-scale image classifiers for chest radiographs.
 
-Importing the package registers its models with timm (as soon as timm is imported too), and does nothing else::
+Importing the package registers its models with timm (before or after timm itself is imported)::
 
     import cvrnet, timm
     model = timm.create_model("cvrnet", num_classes=3)

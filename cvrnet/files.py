@@ -25,7 +25,7 @@ from cvrnet.errors import UserError
 from cvrnet.text import sheet_cell
 
 _NO_SPACE = os.strerror(errno.ENOSPC)
-_FULL = 65536  # bytes: a disk with less free space counts as full, because part of a failed write may still be on it
+_FULL = 65536  # bytes: a disk with less free space counts as full, because a failed write can leave a little of it
 
 
 @contextmanager
@@ -53,9 +53,9 @@ def atomic_write(path: str | Path, sync: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def normalize_disk_errors(path: Path) -> Iterator[None]:
-    """Add the path to an OSError of the block; if the disk is full, raise OSError(ENOSPC, path) whatever the error was.
+    """Add the path to an OSError of the block; if the disk is full, convert any other error to OSError(ENOSPC, path).
 
-    PyTorch, safetensors and NumPy raise exceptions of other types if the disk is full.
+    If the disk is full, PyTorch, safetensors and NumPy raise exceptions of other types, or without an error number.
     """
     try:
         yield
@@ -68,9 +68,9 @@ def normalize_disk_errors(path: Path) -> Iterator[None]:
 
 
 def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
-    """Open a regular file to read its bytes; never wait.
+    """Open a regular file to read its bytes, and refuse other kinds of files without waiting.
 
-    The plain ``open`` would wait for a writer if the user's file is a FIFO, and some devices have no end.
+    The plain ``open`` would wait for a writer if the file is a FIFO, and reading some devices never ends.
 
     Raises:
         OSError: The file cannot be opened, or is a FIFO, a socket, a device or a folder.
@@ -98,7 +98,7 @@ def _not_regular(name: str) -> OSError:
 def write_private(path: str | Path, content: bytes, sync: bool = True) -> None:
     """Write a file that only its owner can read, atomically, into a folder that only its owner can enter.
 
-    Missing parent folders also get these permissions, whatever the umask is.
+    Missing parent folders are made with the same permissions. The umask has no effect.
     """
     path = Path(path)
     for folder in reversed(path.parents):
@@ -119,7 +119,7 @@ def write_private(path: str | Path, content: bytes, sync: bool = True) -> None:
 def write_text(path: str | Path, text: str) -> None:
     r"""Write text atomically, in UTF-8 with Unix line ends.
 
-    If a file name has a byte that is not text, it is written as an escape, such as ``\udcff``, which JSON reads back.
+    A byte of a file name that is not valid text is written as an escape such as ``\udcff``, which JSON reads back.
     """
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
@@ -129,7 +129,7 @@ def write_json(path: str | Path, value: Any) -> None:
     """Write strict JSON atomically. NumPy numbers and arrays, and paths, are accepted.
 
     Raises:
-        ValueError: for NaN and infinity, which JSON does not have; write None (null) for undefined values.
+        ValueError: The value holds NaN or infinity, which JSON does not have; use None (null) for undefined values.
     """
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n")
 
@@ -137,13 +137,13 @@ def write_json(path: str | Path, value: Any) -> None:
 def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
     """Write rows as CSV for programs (UTF-8, one header line) atomically, with one row in memory at a time.
 
-    Files that `cvrnet` reads again are written by this function, with every text unchanged.
+    It writes every text unchanged, so it is for the files that `cvrnet` reads again (see also `write_sheet`).
 
     None and missing keys become empty cells. Without `columns` the header is the first row's keys; if there is no row
     either, the file is empty.
 
     Raises:
-        ValueError: a row has a key that is not in the header.
+        ValueError: A row has a key that is not in the header.
     """
     if columns is None:
         rows = iter(rows)
@@ -167,18 +167,18 @@ def write_sheet(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Se
 
 @contextmanager
 def damaged_files(where: str | Path) -> Iterator[None]:
-    """Convert the errors of parsing a damaged file of a run to a `UserError` that names the file, `where`."""
+    """Convert the errors of parsing a damaged file of a run to a `UserError` that names the file (`where`)."""
     try:
         yield
     except UserError:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, csv.Error) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise UserError(f"{where} is damaged, or not of this version of cvrnet ({reason})") from error
+        raise UserError(f"{where} is damaged, or was written by another version of cvrnet ({reason})") from error
 
 
 def user_folder(kind: Literal["cache", "config"]) -> Path:
-    """This package's folder for the user's caches or settings, at the platform's usual place."""
+    """This package's folder for the user's caches or settings, in the platform's usual place."""
     if sys.platform == "win32":
         variable, folder = {"cache": ("LOCALAPPDATA", "Local"), "config": ("APPDATA", "Roaming")}[kind]
         base = Path(os.environ.get(variable) or Path.home() / "AppData" / folder)
@@ -190,13 +190,13 @@ def user_folder(kind: Literal["cache", "config"]) -> Path:
 
 
 def image_cache_folder() -> Path:
-    """The folder of the cache of decoded images: CVRNET_CACHE, or one in the platform's folder for caches."""
+    """The folder for cached decoded images: the environment variable CVRNET_CACHE, or ``images`` in `user_folder`."""
     chosen = os.environ.get("CVRNET_CACHE")
     return Path(chosen).expanduser() if chosen else user_folder("cache") / "images"
 
 
 def slug(name: str) -> str:
-    """Turn a name into one that a folder may have on any system; different names give different results.
+    """Turn a name into a valid folder name on every system; different names give different results.
 
     >>> slug("cvrnet:p3"), slug("resnet50")
     ('cvrnet-p3-e4073420', 'resnet50')
@@ -206,7 +206,7 @@ def slug(name: str) -> str:
 
 
 def sync_folder(folder: Path) -> None:
-    """Write the renames in a folder to the disk, on systems that can."""
+    """Write the renames in a folder to the disk; only POSIX systems can."""
     if os.name == "posix":
         _sync(folder, os.O_RDONLY)
 

@@ -1,4 +1,4 @@
-"""Folders that commands write: by one process at a time; an old folder is replaced only by a complete new one.
+"""Folders that commands write: one process at a time, and only a complete new folder replaces an old one.
 
 While a command writes the folder ``RUN``, hidden entries are beside it: the file ``.RUN.cvrnet-lock`` names the process
 that writes, ``.RUN.cvrnet-new`` is the new folder while it is made, and ``.RUN.cvrnet-old`` is the old folder while the
@@ -33,7 +33,7 @@ def real_folder(folder: str | Path) -> Path:
 
 
 def new_folder(folder: Path) -> Path:
-    """The place where the replacement of a folder is made."""
+    """The path of the hidden new folder that will replace a folder."""
     return folder.with_name(f".{folder.name}.cvrnet-new")
 
 
@@ -76,10 +76,10 @@ def check_replaceable(folder: Path, known: Callable[[Path], bool]) -> None:
 
 @contextmanager
 def made_aside(folder: Path, keep: Callable[[Path], bool] = lambda new: False) -> Iterator[Path]:
-    """Give `new_folder` to write to; if the block succeeds, it replaces the folder, which may hold an earlier result.
+    """Give `new_folder` to write to; if the block succeeds, it replaces `folder`, which may hold an earlier result.
 
-    If the block fails, the folder stays as it was. The new one is then removed, unless ``keep`` says that it can be
-    continued.
+    If the block fails, `folder` stays as it was, and the new folder is removed. It is kept if ``keep``, called with its
+    path, returns True: a later call can then continue it.
     """
     new = new_folder(folder)
     try:
@@ -92,7 +92,7 @@ def made_aside(folder: Path, keep: Callable[[Path], bool] = lambda new: False) -
 
 
 def _replace(folder: Path) -> None:
-    """Rename the old folder away and the new one into its place; after a kill in between, `recover` continues."""
+    """Move the old folder away and the new one into its place; if the process is killed in between, see `recover`."""
     old = _old_folder(folder)
     try:
         if folder.exists():
@@ -102,16 +102,16 @@ def _replace(folder: Path) -> None:
         if old.exists() and not folder.exists():
             old.rename(folder)
         raise
-    shutil.rmtree(old, ignore_errors=True)  # `recover` removes what is left
+    shutil.rmtree(old, ignore_errors=True)  # if this is interrupted, `recover` removes the rest
 
 
 def _finish(folder: Path) -> None:
     new_folder(folder).rename(folder)
-    sync_folder(folder.parent)  # before anything of the old folder is removed
+    sync_folder(folder.parent)  # the rename must be on the disk before the old folder is removed
 
 
 def recover(folder: Path) -> None:
-    """Complete a replacement that was interrupted between its steps; without one, do nothing.
+    """Complete a replacement that was interrupted between its steps; if there is none, do nothing.
 
     The old folder is moved away only when the new one is complete, so the new one takes its place.
     """
@@ -128,7 +128,7 @@ def recover(folder: Path) -> None:
 
 
 def find_folder(folder: str | Path) -> Path:
-    """The path of a folder to read from; an interrupted replacement of the folder is completed first."""
+    """Return the path of a folder to read from; an interrupted replacement of the folder is completed first."""
     path = real_folder(folder)
     if not path.exists() and _old_folder(path).is_dir():
         with lock_folder(path):
@@ -140,9 +140,9 @@ def find_folder(folder: str | Path) -> Path:
 def files_aside(folder: Path, may_replace: Callable[[str], bool], first: str) -> Iterator[Path]:
     """Give a new folder to write files to; if the block succeeds, each file is renamed into `folder`.
 
-    The file ``first``, which marks an earlier result, is renamed first: if the process is killed between two
-    renames, the same job may then replace the other files. Files of other origin stay. If the block fails, nothing is
-    changed.
+    The file ``first`` is renamed first, because it marks the folder as a result: if the process is killed between two
+    renames, the same job may then replace the other files. Files that are not replaced stay. If the block fails,
+    nothing is changed.
 
     Raises:
         UserError: A file already exists and is not part of an earlier result: ``may_replace`` returned False for its
@@ -171,7 +171,7 @@ def files_aside(folder: Path, may_replace: Callable[[str], bool], first: str) ->
 
 @contextmanager
 def lock_folder(folder: Path, part: str = "", *, shared: bool = False) -> Iterator[None]:
-    """Keep other processes from writing to a folder, or to a part of it, which need not exist.
+    """Keep other processes from writing to a folder, or to a part of it; neither needs to exist.
 
     Several processes can hold a ``shared`` lock of the same folder. The operating system releases the lock when the
     process ends in any way, so the lock file of a killed process locks nothing. Windows and file systems without locks
@@ -185,7 +185,7 @@ def lock_folder(folder: Path, part: str = "", *, shared: bool = False) -> Iterat
         return
     missing = [path for path in (folder.parent, *folder.parent.parents) if not path.exists()]
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # The lock is inside the folder if its parent is not writable, as for a volume of a container.
+    # The lock is inside the folder if its parent is not writable, for example if it is a volume of a container.
     inside = folder.is_dir() and not os.access(folder.parent, os.W_OK)
     name = ".".join(["", *([] if inside else [folder.name]), *filter(None, [part]), "cvrnet-lock"])
     path = (folder if inside else folder.parent) / name
@@ -238,7 +238,7 @@ def _close(descriptor: int) -> None:
 
 
 def _close_inherited() -> None:
-    """Release all locks in a forked process; otherwise it would keep a lock after the job was killed."""
+    """Release all locks in a forked process; otherwise it would keep them after the parent process was killed."""
     for descriptor in list(_held):
         _close(descriptor)
 

@@ -9,7 +9,7 @@ UNDEFINED = "–"
 
 
 def number(value: float | Mapping[str, float | None] | None) -> str:
-    """A score with three decimals, a mean with its standard deviation, a count with commas; a dash if undefined.
+    """Format a score (three decimals), a mean with its standard deviation, or a count (with commas); a dash for None.
 
     >>> number(0.96349), number(None), number(-0.05), number(1200)
     ('0.963', '–', '−0.050', '1,200')

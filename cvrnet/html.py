@@ -16,12 +16,12 @@ from PIL import Image
 from cvrnet.formatting import counts, interval, number
 
 THUMBNAIL = 180  # longest side as shown, in pixels
-SCALE = 0.54  # CSS pixels for each pixel of a figure: its letters become a little smaller than those of the page
+SCALE = 0.54  # CSS pixels for each pixel of a figure: the figure's text is then a little smaller than the page's
 DISCLAIMER = "Research software, not a medical device."
 
 
 def template_environment(package: str, folder: str = "templates", *, html: bool = True) -> Environment:
-    """The templates in a package's folder. HTML is escaped: names in the user's data may hold any characters."""
+    """The jinja2 environment of a package's templates. It escapes HTML, as the user's names may hold any character."""
     made = Environment(
         loader=PackageLoader(package, folder),
         undefined=StrictUndefined,
@@ -40,7 +40,7 @@ _templates.filters |= {"number": number, "interval": interval, "counts": counts}
 
 @dataclass(frozen=True)
 class Table:
-    """A table as it is printed."""
+    """A table to print."""
 
     titles: Sequence[str]
     rows: Sequence[Sequence[object]]
@@ -72,7 +72,7 @@ def small_picture(pixels: NDArray[np.uint8]) -> Picture:
 
 
 def render(template: str, **values: Any) -> str:
-    """Fill in a template, a file of this name in ``cvrnet/report/templates``, with these values; return the HTML.
+    """Return the HTML of a template (a file name in ``cvrnet/report/templates``), filled in with these values.
 
     Raises:
         LookupError: One of these values is missing, for instance because a file of the run is damaged.

@@ -22,17 +22,17 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 _WAITS = (1, 2, 4)
 _AGAIN = "repeat the command"
-_LOGIN = "`hf auth login`, or HF_TOKEN,"
-_BAD_TOKEN = ("the Hub does not accept the token", f"{_LOGIN} with a valid one, then {_AGAIN}")
+_LOGIN = "use `hf auth login`, or set HF_TOKEN"
+_BAD_TOKEN = ("the Hub does not accept the token", f"{_LOGIN}, with a valid one, then {_AGAIN}")
 _PUSHED = ("somebody else pushed to it at the same time", _AGAIN)
 
 _ACCESS: dict[type[Exception], tuple[str, str]] = {
-    errors.LocalTokenNotFoundError: ("there is no token", f"{_LOGIN} gives one"),
+    errors.LocalTokenNotFoundError: ("there is no token", _LOGIN),
     # GatedRepoError is a subclass of RepositoryNotFoundError, so it comes first.
-    errors.GatedRepoError: ("its owner grants access one by one", "ask for it on the repository's page"),
+    errors.GatedRepoError: ("its owner must grant you access", "request access on the repository's page"),
     errors.RepositoryNotFoundError: (
         "there is no such repository, or it is private and you have no access",
-        f"check the name; {_LOGIN} opens private ones",
+        f"check the name; for a private one, {_LOGIN}",
     ),
     errors.RevisionNotFoundError: ("the repository has no such branch, tag or commit", "check what comes after the @"),
     errors.HFValidationError: ("that is not the name of a repository", "expected user/repo"),
@@ -83,7 +83,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def explain(error: BaseException) -> tuple[str, str]:
-    """What happened and what to do about it, according to the most specific of an error and its causes."""
+    """What happened and what to do about it, from the most informative error among an error and its causes."""
     chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in chain:
@@ -102,13 +102,13 @@ def _explain_disk(error: BaseException) -> tuple[str, str] | None:
     in_text = next((n for n in (*_DISK_FULL, *_FORBIDDEN) if f"(os error {n})" in str(error)), None)
     number, name = getattr(error, "errno", None) or in_text, getattr(error, "filename", None)
     if number in _DISK_FULL:
-        return "no space left on the disk", f"free some, or set HF_HOME to another disk, then {_AGAIN}"
+        return "no space left on the disk", f"free some space, or set HF_HOME to another disk, then {_AGAIN}"
     if number not in _FORBIDDEN or not (name or in_text):
         return None
     path, reason = Path(str(name)), os.strerror(number)
     if in_text or {Path(constants.HF_HUB_CACHE), Path(constants.HF_HOME)} & {path, *path.parents}:
         what = f"the cache {constants.HF_HUB_CACHE} cannot be written ({reason})"
-        return what, f"set HF_HOME to a folder that can be, then {_AGAIN}"
+        return what, f"set HF_HOME to a folder that can be written, then {_AGAIN}"
     return f"{path}: {reason}", f"choose another folder, or change this one, then {_AGAIN}"
 
 
@@ -130,17 +130,17 @@ def _explain_answer(error: BaseException) -> tuple[str, str] | None:
         return None
     status, message = error.response.status_code, (error.server_message or "").partition("\n")[0].rstrip(".")
     if status == 403:
-        return f"the token does not allow it ({message or 'HTTP 403'})", "use one with write permission"
+        return f"the token does not allow it ({message or 'HTTP 403'})", "use a token with write permission"
     if status >= 500:
         return f"the Hub answered HTTP {status}", f"{_AGAIN} later"
-    return _STATUS.get(status, (f"the Hub refused it ({message or f'HTTP {status}'})", "change what it names"))
+    return _STATUS.get(status, (f"the Hub refused it ({message or f'HTTP {status}'})", "correct what this names"))
 
 
 def _explain_connection(error: BaseException) -> tuple[str, str] | None:
     if isinstance(error, errors.HTTPError) and not isinstance(error, errors.HfHubHTTPError):
         return f"the connection to {constants.ENDPOINT} failed ({type(error).__name__})", f"{_AGAIN} later"
     if isinstance(error, ConnectionError):
-        return f"the transfer broke off ({str(error).partition(chr(10))[0][:100]})", _AGAIN
+        return f"the transfer was interrupted ({str(error).partition(chr(10))[0][:100]})", _AGAIN
     if isinstance(error, errors.LocalEntryNotFoundError):
-        return "it is not in the cache and the Hub cannot be asked", f"{_AGAIN} when the Hub can be reached"
+        return "it is not in the cache and the Hub cannot be reached", f"{_AGAIN} when it can be reached"
     return None

@@ -32,14 +32,15 @@ def describe_installation() -> Iterator[tuple[str, str]]:
     elif name == "cpu":
         name = f"cpu ({torch.backends.cpu.get_cpu_capability()})"
     yield "device", name
-    slow = "emulated or unavailable: fp32 is the default here"
+    instead = "fp16" if device.type == "cuda" else "fp32"
+    slow = f"emulated or unavailable: {instead} is the default here"
     yield "bf16", "in hardware: the default number format" if has_bf16(device) else slow
     yield "threads", f"{torch.get_num_threads()} (of {os.cpu_count()} processors)"
     for extra, packages in _extras().items():
         missing = ", ".join(name for name in packages if _version(name) is None)
         yield f"extra [{extra}]", f'missing {missing}: pip install "cvrnet[{extra}]"' if missing else "installed"
     yield "Hub endpoint", constants.ENDPOINT + (" (offline)" if constants.HF_HUB_OFFLINE else "")
-    yield "Hub login", "a token is stored" if get_token() else "none: `hf auth login` (to push, and for private runs)"
+    yield "Hub login", "a token is set" if get_token() else "none: `hf auth login` (to push, and for private runs)"
     yield "Hub cache", _abbreviated(constants.HF_HUB_CACHE)
 
 

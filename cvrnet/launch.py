@@ -1,4 +1,4 @@
-"""Whether ``accelerate launch`` started as many processes as were requested."""
+"""Check that ``accelerate launch`` started several processes if several were requested."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ def check_launch() -> None:
     if asked and not any(name in os.environ for name in ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK")):
         raise UserError(
             "accelerate launch started one process, although several were requested; "
-            "add --multi_gpu, which also starts several on CPUs"
+            "add --multi_gpu, which also starts several processes on CPUs"
         )

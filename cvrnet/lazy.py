@@ -1,4 +1,4 @@
-"""Names of a package that are imported when they are first used, because their modules import PyTorch."""
+"""Import a package's names only when they are first used: their modules import PyTorch, which takes seconds."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def lazy_names(
 ) -> Callable[[str], Any]:
     """Make the ``__getattr__`` of a package (PEP 562).
 
-    `modules` maps each name to the module that has it or, for a submodule, to the submodule itself.
-    `otherwise` is called with any other name.
+    `modules` maps each name to the module that defines it, and the name of a submodule to that submodule. `otherwise`
+    is called with any other name.
     """
 
     def find(name: str) -> Any:

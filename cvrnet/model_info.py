@@ -49,11 +49,11 @@ def describe_model(name: str, img_size: int | None = None, **options: Any) -> Mo
 
     Args:
         name: A name from :func:`cvrnet.list_models`.
-        img_size: Height and width of the image; by default that of the model.
+        img_size: Height and width of the image, in pixels; by default the model's own.
         **options: Arguments for ``timm.create_model``, such as ``num_classes`` and ``encoders``.
 
     Raises:
-        UserError: The name is not that of a CVR-Net.
+        UserError: No CVR-Net has this name.
 
     >>> info = describe_model("cvrnet", num_classes=2)
     >>> info.parameters, info.statistics, round(info.macs / 1e9, 1)

@@ -1,4 +1,4 @@
-"""CVR-Net: several encoders, a fully connected block (a head) for each feature map, the mean of their softmax outputs.
+"""CVR-Net: several encoders, heads (fully connected blocks) on their feature maps, and the mean of the heads' outputs.
 
 Papers: "CVR-Net: A deep convolutional neural network for coronavirus recognition from chest radiography images"
 (arXiv 2007.11993, "v1"), and "Challenges of Deep Learning Methods for COVID-19 Detection Using Public Datasets"
@@ -36,18 +36,19 @@ __all__ = ["CVRNet"]
 class CVRNet(nn.Module):
     """Multi-encoder, multi-scale classifier (v1 section 2.2, v2 section 5.1).
 
-    With two encoders there are five heads, as in the papers. P1 and P2 use the two shallower maps of encoder 1, P3 the
-    deepest maps of both encoders, concatenated, P4 and P5 the two shallower maps of encoder 2. One encoder gives three
-    heads, three encoders give seven.
+    With two encoders there are five heads, as in the papers. P1 and P2 use the two shallower maps of encoder 1. P3 uses
+    the deepest maps of both encoders, concatenated. P4 and P5 use the two shallower maps of encoder 2. One encoder
+    gives three heads, three encoders give seven.
 
     ``forward`` returns logits whose softmax is the mean of the heads' softmax outputs (with ``task="multilabel"``, the
-    same with sigmoids). ``forward_features`` returns the
-    maps of all heads as one: pooled to the deepest grid and concatenated. Each channel keeps its exact mean, so
-    ``forward_head(forward_features(x))`` equals ``forward(x)`` at every input size.
+    same with sigmoids). ``forward_features`` returns the maps of all heads as one tensor: pooled to the deepest grid
+    and concatenated. Each channel keeps its exact mean, so ``forward_head(forward_features(x))`` equals ``forward(x)``
+    at every input size.
 
     Args:
-        encoders: Names for :func:`cvrnet.encoders.create_encoder`. If some are repositories or folders, ``model_args``
-            of a saved model hold their architectures and arguments instead, so it loads without them.
+        encoders: Names for :func:`cvrnet.encoders.create_encoder`. For a name that is a repository or a folder, the
+            config of a saved model states the architecture and its arguments instead: the model loads without the
+            repository or folder.
         encoder_args: Further arguments of each encoder, in the same order.
         num_classes: 2 or more, or 0 for no classifier.
         in_chans: Channels of the image.
@@ -60,24 +61,24 @@ class CVRNet(nn.Module):
         img_size: Height and width of the image, for encoders that work at one size only, such as Swin; the others take
             any size.
         pretrained: Load the encoders' own pretrained weights.
-        encoder_weights: Files of weights for encoders, instead of their own: each ``NAME=FILE``, where NAME is one of
-            ``encoders``; or ``FILE`` if there is only one encoder.
+        encoder_weights: Weight files to load instead of the encoders' own pretrained weights: each ``NAME=FILE``, where
+            NAME is one of ``encoders``; or ``FILE`` if there is only one encoder.
         cache_dir: Folder of the Hub's cache for pretrained weights, if not the default.
         mean, std: Mean and standard deviation with which each channel of the model's input is normalised. The input of
             each encoder is converted to its own normalisation.
         scales: ``"all"``, or ``"deepest"`` for the head P3 alone (an ablation).
         average: ``"probabilities"`` to average the heads' softmax outputs, or ``"logits"`` (an ablation).
-        task: ``"multiclass"``, or ``"multilabel"``: the classes are findings, of which an image may have several. The
-            output is logits whose sigmoid is the mean of the heads' sigmoids, for each finding by itself.
-        unit: ``"image"``, or ``"study"`` or ``"patient"``: the answer is about a bag of images, which the head joins
-            (`cvrnet.heads.BagHead`). ``forward`` then answers for bags of one.
+        task: ``"multiclass"``, or ``"multilabel"``: the classes are findings, and an image may have several. For each
+            finding, the sigmoid of the output logit is then the mean of the heads' sigmoids.
+        unit: ``"image"``: one prediction for each image. ``"study"`` or ``"patient"``: one prediction for a bag of
+            images, which the head pools (`cvrnet.heads.BagHead`); ``forward`` then takes each image as a bag of one.
         pooling, time: For bags, as in `cvrnet.heads.BagHead`.
         device, dtype: Device and dtype of the parameters.
 
     Raises:
-        ValueError: ``num_classes=1`` without findings, no or an unknown encoder, pretrained weights that cannot be
-            loaded or do not fit, an unknown value of ``global_pool``, ``scales``, ``average``, ``task``, ``unit`` or
-            ``pooling``, or a setting that an encoder does not have.
+        ValueError: ``num_classes=1`` with ``task="multiclass"``; no encoder, or an unknown one; pretrained weights that
+            cannot be loaded or do not fit; an unknown value of ``global_pool``, ``scales``, ``average``, ``task``,
+            ``unit`` or ``pooling``; or a setting that an encoder does not have.
     """
 
     __jit_unused_properties__ = ("_model_args",)
@@ -139,7 +140,7 @@ class CVRNet(nn.Module):
         self.encoder_names = names
         self.map_names = [f"{name}.{m}" for name, e in zip(names, built, strict=True) for m in e.map_names]
         self.deepest = len(built[0].channels) - 1  # the map whose grid forward_features has
-        # timm's FeatureInfo requires reductions that do not decrease; the heads' order is the papers'.
+        # timm's FeatureInfo requires reductions that do not decrease, but the heads are in the papers' order.
         self.scale_order = sorted(range(len(groups)), key=lambda g: reductions[groups[g][0]])
         self.feature_info = [
             {"num_chs": self.widths[g], "reduction": reductions[groups[g][0]], "module": f"head.blocks.{g}"}
@@ -161,7 +162,7 @@ class CVRNet(nn.Module):
 
     @property
     def _model_args(self) -> dict[str, Any]:
-        """What timm's factory was called with; it sets this, and saves it in config.json."""
+        """The arguments of the call of timm's factory, which sets them here and later writes them to config.json."""
         return self._arguments
 
     @_model_args.setter
@@ -171,7 +172,7 @@ class CVRNet(nn.Module):
 
     @torch.jit.ignore
     def _make_head(self, placement: dict[str, Any]) -> None:
-        """Make a new head. For unpooled features it has no parameters, because DDP fails on unused parameters."""
+        """Make a new head. If the features stay unpooled, it has no parameters: DDP fails on unused parameters."""
         sizes = self._hidden_sizes if self.global_pool else ()
         options = {**self._head_options, **self._bags, **placement}
         kind = BagHead if self._bags else MultiScaleAveragingHead
@@ -187,7 +188,7 @@ class CVRNet(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each encoder in the backward pass instead of keeping its activations.
 
-        Each batch then passes through batch norm twice, so its running statistics are updated twice in each step.
+        Each batch then passes through batch norm twice, so the running statistics are updated twice in each step.
         """
         self.grad_checkpointing = enable
 
@@ -229,12 +230,12 @@ class CVRNet(nn.Module):
         return maps
 
     def pool_maps(self, maps: list[Tensor]) -> list[Tensor]:
-        """The heads' inputs, one (N, widths[i]) for each, P1 first: the maps after global average pooling."""
+        """The heads' inputs, P1 first: the maps after global average pooling, one (N, widths[i]) for each head."""
         pooled = [m.mean((2, 3)) for m in maps]
         return [torch.cat([pooled[i] for i in group], 1) for group in self.groups]
 
     def branch_logits(self, x: Tensor) -> list[Tensor]:
-        """Each head's own logits for the images x: one (N, num_classes) for each head, P1 first."""
+        """Each head's own logits for the images x, P1 first: one tensor (N, num_classes) for each head."""
         return self.head.branch_logits(self.pool_maps(self.forward_maps(x)))
 
     @torch.jit.ignore
@@ -249,7 +250,7 @@ class CVRNet(nn.Module):
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
         """The result of ``forward_features``, and the heads' input maps, ordered by reduction as in ``feature_info``.
 
-        The arguments are those of timm. Two have no effect: ``norm``, because there is no final norm, and
+        The arguments are as in timm. Two have no effect: ``norm``, because there is no final norm, and
         ``stop_early``, because every encoder runs to its end for the deepest map. ``output_fmt`` must be ``"NCHW"``.
         """
         if output_fmt != "NCHW":
@@ -264,7 +265,7 @@ class CVRNet(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] | None = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Remove the head; returns ``indices`` as numbers of feature maps. timm's FeatureGetterNet calls this."""
+        """Remove the head; return ``indices`` as a list of non-negative numbers. timm's FeatureGetterNet calls this."""
         take = _take_indices(len(self.feature_info), indices)
         if prune_head:
             self.reset_classifier(0, "")
@@ -284,7 +285,10 @@ class CVRNet(nn.Module):
         return self.head(list(x.mean((2, 3)).split(self.widths, 1)), pre_logits=pre_logits)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, num_classes), whose softmax is the mean of the heads', for images as in ``forward_maps``."""
+        """Logits (N, num_classes) for images as in ``forward_maps``; their softmax is the mean of the heads' softmaxes.
+
+        With ``global_pool=""``, the result is that of ``forward_features``.
+        """
         maps = self.forward_maps(x)
         if self.global_pool == "":
             return self._fuse(maps)
@@ -302,7 +306,7 @@ def _concatenate(maps: list[Tensor], like: Tensor) -> Tensor:
 
 
 def _take_indices(count: int, indices: int | Sequence[int] | None) -> list[int]:
-    """Do what timm's feature_take_indices does, which is not public; but an empty sequence is an error."""
+    """Like timm's feature_take_indices, which is not public, but an empty sequence is an error."""
     wanted = range(-indices, 0) if isinstance(indices, int) else range(count) if indices is None else indices
     if not wanted or not all(-count <= i < count for i in wanted):
         raise ValueError(f"indices={indices!r}; expected some of the {count} feature maps")
@@ -326,7 +330,7 @@ def _check_global_pool(global_pool: str, num_classes: int, task: str) -> str:
 
 
 def _head_groups(counts: list[int], scales: str) -> list[list[int]]:
-    """The maps that each head uses, from each encoder's number of maps. Numbers run over all encoders, shallow to deep.
+    """The indices of each head's maps. ``counts`` has each encoder's number of maps, shallow to deep; indices run on.
 
     >>> _head_groups([3, 3], "all")
     [[0], [1], [2, 5], [3], [4]]
@@ -372,12 +376,12 @@ def _named_files(names: Sequence[str], files: str | Sequence[str]) -> dict[str, 
 
 def _listed(files: str | Sequence[str]) -> Sequence[str]:
     if isinstance(files, bool):
-        raise UserError(f"encoder_weights={files}; expected files, NAME=FILE; pretrained=True loads the encoders' own")
+        raise UserError(f"encoder_weights={files}; expected NAME=FILE; pretrained=True loads the encoders' own weights")
     return [files] if isinstance(files, str) else files
 
 
 def _encoder_args(names: Sequence[str], arguments: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Each encoder's own arguments; they may come from a config.json from anywhere."""
+    """Each encoder's own arguments, after a check: they may come from an untrusted config.json."""
     if arguments and len(arguments) != len(names):
         raise UserError(f"encoder_args has {len(arguments)} items; expected one for each of {len(names)} encoders")
     for own in arguments:
@@ -399,7 +403,7 @@ def _create_encoders(
     drops = {option: rate for option, rate in drops.items() if rate}
     for option, rate in drops.items():
         if not 0 < rate < 1:
-            raise UserError(f"{option}={rate!r}; expected a number from 0, and less than 1")
+            raise UserError(f"{option}={rate!r}; expected at least 0, and less than 1")
     encoders = []
     for name, own in zip(names, arguments, strict=True):
         source = {"weights": files[name]} if name in files else {"pretrained": pretrained}
@@ -407,7 +411,8 @@ def _create_encoders(
             encoders.append(create_encoder(name, **source, **{**own, **drops}, **kwargs))
         except Exception as error:  # the Hub's client raises many types, and the advice is the same
             if lacking := [option for option in drops if f"unexpected keyword argument '{option}'" in str(error)]:
-                raise UserError(f"encoder {name!r} takes no {lacking[0]}; leave it out, or choose others") from error
+                message = f"encoder {name!r} takes no {lacking[0]}; leave it out, or choose another encoder"
+                raise UserError(message) from error
             if not pretrained or isinstance(error, (UserError, TypeError)):
                 raise
             raise missing_weights(f"encoder {name!r}", names, error) from error
@@ -417,9 +422,9 @@ def _create_encoders(
 def create_cvrnet(variant: str, pretrained: bool, default_encoders: tuple[str, ...], **kwargs: Any) -> CVRNet:
     """Build a variant with timm's builder.
 
-    ``pretrained`` means the weights of the whole model if the cfg names any (a run folder, a Hub repository), otherwise
-    those of the encoders. It never means both, so a trained checkpoint loads without downloading the encoders' weights.
-    For the same reason, a whole model's encoders cannot be repositories or folders.
+    With ``pretrained``, it loads the weights of the whole model if the cfg names their source (a run folder, a Hub
+    repository), otherwise those of the encoders. It never loads both, so a trained checkpoint loads without a download
+    of the encoders' weights. For the same reason, a whole model's encoders cannot be repositories or folders.
     """
     kwargs.setdefault("encoders", default_encoders)
     # mean and std go into the cfg, where timm's data pipeline looks for them.
@@ -433,7 +438,7 @@ def create_cvrnet(variant: str, pretrained: bool, default_encoders: tuple[str, .
         _refuse_sources(kwargs)
     cache_dir = kwargs.pop("cache_dir", None)
     model = build_model_with_cfg(
-        # Bound here, because the builder has an argument cache_dir of its own, and would write img_size to config.json.
+        # Bound here, because the builder uses cache_dir for itself, and would write img_size to config.json.
         partial(CVRNet, img_size=img_size, cache_dir=cache_dir, pretrained=pretrained and not whole),
         variant,
         pretrained and whole,
@@ -449,14 +454,18 @@ def create_cvrnet(variant: str, pretrained: bool, default_encoders: tuple[str, .
 
 
 def _refuse_sources(arguments: Mapping[str, Any]) -> None:
-    """Refuse sources of encoders for a model whose weights hold the encoders; its config may come from anywhere."""
+    """Refuse repositories and weight files for the encoders of a trained model, which holds the encoders' weights.
+
+    The model's config is untrusted, so it must not start downloads.
+    """
     names = [name for name in _encoder_names(arguments["encoders"]) if is_repository(str(name))]
     if unwanted := [*names, *_listed(arguments.get("encoder_weights", ()))]:
-        raise UserError(f"{unwanted[0]!r} is not needed: the trained model holds the weights of its encoders")
+        message = f"{unwanted[0]!r} is not needed; leave it out: the trained model holds the weights of its encoders"
+        raise UserError(message)
 
 
 def _describe(model: Any, img_size: tuple[int, int]) -> None:
-    """Write this model's own image size, channels, stems and classifiers into its cfg, a copy of the variant's."""
+    """Write this model's own image size, channels, stems and classifiers into its cfg (a copy of the variant's cfg)."""
     network: Any = model if isinstance(model, CVRNet) else model.model  # timm's feature extractor wraps the network
     channels = network.in_chans
     for cfg in (model.pretrained_cfg, network.pretrained_cfg):

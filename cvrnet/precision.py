@@ -1,4 +1,4 @@
-"""Which number format the user wants; `cvrnet.devices` selects one for a device."""
+"""The names of the precisions (number formats) that the user can choose; `cvrnet.devices` selects one for a device."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ AUTO = "CVRNET_AMP"
 
 
 def named_precision(name: str) -> str:
-    """One of ``PRECISIONS``: the name, or what CVRNET_AMP states in place of ``"auto"``.
+    """Check that a name is one of ``PRECISIONS`` and return it; for ``"auto"`` return the value of CVRNET_AMP, if set.
 
     Raises:
-        UserError: The name, or that in CVRNET_AMP, is unknown.
+        UserError: The name, or the value of CVRNET_AMP, is unknown.
     """
     if name == "auto" and (name := os.environ.get(AUTO, "auto")) not in PRECISIONS:
         raise UserError(f"{AUTO}={name!r}; expected {', '.join(PRECISIONS)}")

@@ -1,4 +1,4 @@
-"""Register the models with timm, without importing timm: at once if timm is imported, otherwise when it is."""
+"""Register the models with timm without importing it: at once if timm is already imported, otherwise at its import."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ MODELS = "cvrnet.cvrnet"  # importing this module registers them
 def register_models() -> None:
     """Register the models now, or as soon as timm has been imported.
 
-    Importing timm and PyTorch takes seconds, and an ONNX file, ``cvrnet data`` or ``cvrnet import`` need neither.
+    This function does not import timm and PyTorch, because that takes seconds, and some commands need neither:
+    predictions by an ONNX file, ``cvrnet data`` and ``cvrnet import``.
     """
     if sys.modules.get("timm") is not None:
         import_module(MODELS)

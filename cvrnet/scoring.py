@@ -17,7 +17,7 @@ from cvrnet.runs.predictions import AnyTable, PredictionTable
 __all__ = ["head_rows", "score"]
 
 RATES = ("sensitivity", "specificity", "ppv", "npv")
-MIN_PATIENTS = 10  #: least number of patients of a class whose scores within one source are given
+MIN_PATIENTS = 10  #: within one source, only classes with at least this many patients are scored for each head
 
 
 @singledispatch
@@ -30,9 +30,9 @@ def score(predictions: AnyTable) -> dict[str, Any]:
 def score_classes(predictions: PredictionTable) -> dict[str, Any]:
     """The scores of `cvrnet.metrics.classification_scores`, and ``patients``, ``intervals``, ``per_source``, ``heads``.
 
-    ``patients`` is the number of patients. ``intervals`` has 95 % intervals in the same tree (see `intervals`).
-    ``per_source`` has the scores for each source, with the intervals of accuracy and balanced accuracy. ``heads`` is
-    there for a model that averages several heads (see `head_scores`).
+    ``patients`` is the number of patients. ``intervals`` has the scores' 95 % intervals, under the same keys (see
+    `intervals`). ``per_source`` has the scores for each source, with the intervals of accuracy and balanced accuracy.
+    ``heads`` has the scores of each head (see `head_scores`); only a model that averages several heads has them.
     """
     p = predictions
     scores = classification_scores(p.labels, p.probabilities, p.classes)
@@ -55,8 +55,8 @@ def score_classes(predictions: PredictionTable) -> dict[str, Any]:
 def score_findings(predictions: FindingTable) -> dict[str, Any]:
     """The scores of `cvrnet.metrics.findings.finding_scores`, and ``per_source`` and ``head_auc``.
 
-    ``per_source`` has the scores for each source, if several are named; ``head_auc`` each head's AUC, the mean over the
-    findings.
+    ``per_source`` has the scores for each source, if there are several named sources. ``head_auc`` has each head's AUC,
+    as the mean over the findings; only a model that averages several heads has it.
     """
     p = predictions
     scores = finding_scores(p.labels, p.probabilities, p.classes, p.groups)
@@ -74,11 +74,11 @@ def score_findings(predictions: FindingTable) -> dict[str, Any]:
 
 
 def head_scores(predictions: PredictionTable) -> list[dict[str, Any]]:
-    """The balanced accuracy of each head and of their average, on all images and on those of each source.
+    """The balanced accuracy of each head and of their average, on all images and on the images of each source.
 
-    The entry of all images has the source None. Within a source only classes of at least `MIN_PATIENTS` patients count;
-    a source without such a class has no entry. An entry has ``source``, ``classes``, ``images``, ``patients`` and
-    ``scores``: the value and its interval by the name of the head (P1 and so on), and for ``average``.
+    The entry of all images has the source None. Within a source, only classes with at least `MIN_PATIENTS` patients
+    count; a source without such a class has no entry. An entry has ``source``, ``classes``, ``images``, ``patients``
+    and ``scores``. The scores map each head's name (P1 and so on) and ``average`` to a value and its interval.
     """
     p = predictions
     sources, patients = np.array(p.sources), np.array(p.groups)
@@ -102,16 +102,16 @@ def head_scores(predictions: PredictionTable) -> list[dict[str, Any]]:
 def intervals(predictions: PredictionTable, scores: dict[str, Any]) -> dict[str, Any]:
     """95 % intervals of all scores by bootstrap over patients.
 
-    If a class has no errors (or no hits), all resamples agree, and the bootstrap gives no interval. The interval is
-    then the exact binomial one, with as many independent trials as there are patients, and ``exact`` lists the score as
-    ``NOR/sensitivity``.
+    If a rate of a class is 0 or 1, it is the same in all resamples, and the bootstrap gives no interval. Its interval
+    is then the exact binomial one, with as many independent trials as there are patients. ``exact`` lists these rates
+    by names such as ``NOR/sensitivity``.
     """
     p = predictions
     tree = bootstrap_intervals(p.labels, p.probabilities, p.classes, p.groups)
     guesses, groups = p.probabilities.argmax(1), np.array(p.groups)
     tree["exact"] = []
     for k, name in enumerate(p.classes):
-        trials = (p.labels == k, p.labels != k, guesses == k, guesses != k)  # the images that each rate is a share of
+        trials = (p.labels == k, p.labels != k, guesses == k, guesses != k)  # each rate is a share of these images
         for rate, among in zip(RATES, trials, strict=True):
             value = scores["per_class"][name][rate]
             if value in (0.0, 1.0):
@@ -125,9 +125,9 @@ def head_rows(folds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A row for each head, the mean of the heads, the best of them, and the average, which is the model's output.
 
     ``accuracy`` and ``std`` are the mean and standard deviation over the folds (std None for a single one). The best
-    head has the highest mean over the folds. It is chosen on the images that it is scored on, so its score is too good.
+    head has the highest mean over the folds. It is chosen on the images that it is scored on, so its score is too high.
 
-    ``folds`` are the scores of each fold. There are no rows for a model without heads, which has no ``head_accuracy``.
+    ``folds`` are the scores of each fold. If they have no ``head_accuracy`` (a model without heads), there are no rows.
 
     >>> fold = {"accuracy": 0.9, "head_accuracy": {"P1": 0.6, "P2": 0.8}}
     >>> [(row["head"], round(row["accuracy"], 2)) for row in head_rows([fold])]

@@ -1,4 +1,4 @@
-"""Read JSON that may come from anywhere."""
+"""Read JSON from untrusted sources: strictly, and with limits."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from cvrnet.files import open_regular
 
 CONFIG_BYTES = 2**20
-_DIGITS = 40  # the most that a whole number may have: Python takes minutes for millions of digits
+_DIGITS = 40  # the most digits that a whole number may have: Python needs minutes to parse millions of digits
 
 
 def read_config_file(path: Path) -> Any:
-    """The value in a config.json; raises ValueError if it is too large or not strict JSON, OSError if unreadable."""
+    """Return the value in a config.json; ValueError if it is too large or not strict JSON, OSError if unreadable."""
     with open_regular(path) as file:
         content = file.read(CONFIG_BYTES + 1)
     if len(content) > CONFIG_BYTES:
@@ -26,7 +26,7 @@ def read_config_file(path: Path) -> Any:
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text; raises ValueError for NaN, duplicate names, very long numbers and very deep nesting."""
+    """Parse a JSON text; raises ValueError for NaN, duplicate names, very long numbers and very deep nesting."""
     try:
         return json.loads(
             text, object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer, parse_float=_real

@@ -1,4 +1,4 @@
-"""What a network's outputs mean: one of several classes, or findings that may all be present."""
+"""The two tasks of a network, multiclass and multilabel, and the probabilities that its logits give for each."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 TASKS = ("multiclass", "multilabel")
-"""What a model may answer: which one of the classes an image belongs to, or which findings it has."""
+"""What a model predicts: the one class of an image, or which findings it has (any number of them)."""
 
 
 def check_num_classes(num_classes: int, task: str = "multiclass") -> None:
-    """Raise ValueError if ``num_classes`` is negative, or 1 and no finding; or if the task is unknown."""
+    """Raise ValueError if the task is unknown, ``num_classes`` is negative, or it is 1 for ``"multiclass"``."""
     if task not in TASKS:
         raise ValueError(f"task={task!r}; expected 'multiclass' or 'multilabel'")
     if num_classes < 0 or (num_classes == 1 and task == "multiclass"):
         raise ValueError(
-            f"num_classes={num_classes}: a softmax over one class is constant; expected 2 or more, or 0 for none; "
-            "task='multilabel' takes 1"
+            f"num_classes={num_classes}; expected 2 or more, or 0 for no classifier, or 1 with task='multilabel' "
+            "(a softmax over one class is constant)"
         )
 
 
@@ -28,7 +28,7 @@ def log_softmax(logits: ArrayLike) -> NDArray[np.float64]:
 
 
 def probabilities(logits: ArrayLike, task: str) -> NDArray[np.float64]:
-    """The probabilities of classes, or of findings with ``task="multilabel"``, from logits (..., C); in float64.
+    """Convert logits (..., C) to probabilities in float64: softmax, or with ``task="multilabel"`` sigmoid.
 
     >>> probabilities([0.0, 0.0], "multiclass")
     array([0.5, 0.5])

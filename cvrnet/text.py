@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-# Control characters, line separators, characters that turn the direction of writing, and bytes that are not text.
+# Control characters, line separators, characters that change the writing direction, and bytes that are not valid text.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _FORMULA = "=+-@＝＋－＠"  # a cell that starts with one of these is a formula
 _SHOWN = 1000  # most characters of a value in Markdown
@@ -13,7 +13,7 @@ _NUMBER = re.compile(r"[-+][\d\s.,%eE±+-]*")
 
 
 def printable(text: str) -> str:
-    r"""The text in one line, with an escape such as ``\x1b`` for each character that could steer a terminal.
+    r"""The text in one line, with an escape such as ``\x1b`` for each character that could control a terminal.
 
     >>> print(printable("a\x1b[2J\n\udcff é.png"))
     a\x1b[2J\n\udcff é.png
@@ -22,7 +22,7 @@ def printable(text: str) -> str:
 
 
 def sheet_cell(value: Any) -> Any:
-    r"""A cell that a spreadsheet shows but does not calculate: printable, and with ``'`` before a formula.
+    r"""Make a cell that a spreadsheet shows but does not evaluate: text is printable, and a formula starts with ``'``.
 
     >>> print(*map(sheet_cell, ["=1+1", "-lung", "-0.5 ± 0.1", "-", -0.5, "a\tb"]), sep="  ")
     '=1+1  '-lung  -0.5 ± 0.1  -  -0.5  a\tb
@@ -34,7 +34,7 @@ def sheet_cell(value: Any) -> Any:
 
 
 def markdown(value: object) -> str:
-    r"""A value as plain text in Markdown, even inside a table: no part of it acts as markup, HTML or a link.
+    r"""Escape a value for Markdown, also inside a table: no part of it acts as markup, HTML or a link.
 
     >>> print(markdown("a|b\n<b>c</b> [d](http://e)"))
     a\|b \<b\>c\</b\> \[d\](http:\//e)

@@ -1,4 +1,4 @@
-"""Draw how much each picture of some bags counts."""
+"""Draw the attention: how much each picture of a bag counts in the bag's prediction."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def plot_attention(
 ) -> Figure:
     """Draw a row of bars for each bag: the share of each picture, in another colour if it has a lesion.
 
-    Each bag is a name, the shares, whether each picture has a lesion, and the days from each picture to the last one;
-    if these are not all zero, the bars are at the days instead of the pictures' numbers.
+    Each bag is a name, the share of each picture (see `cvrnet.heads.BagHead.pool`), whether it has a lesion, and the
+    days from it to the bag's last picture. The x axis shows the pictures' numbers, or the days if any is not zero.
 
     Raises:
-        UserError: no bags.
+        UserError: There are no bags.
     """
     if not bags:
         raise UserError("no bags to draw")

@@ -1,4 +1,4 @@
-"""Models side by side: their scores in each fold, and their differences from one of them."""
+"""Compare models: their scores in each fold, and their differences from a reference model."""
 
 from __future__ import annotations
 
@@ -47,5 +47,5 @@ def plot_comparison(result: Mapping[str, Any], score: str = "balanced_accuracy",
     differences.tick_params(axis="y", length=0, labelleft=False)
     legend_below(figure, [(artist, text) for text, artist in entries.items()], columns=2)
     set_labels(scores, name)
-    set_labels(differences, f"{name} less that of {result['reference']}")
+    set_labels(differences, f"{name}: difference from {result['reference']}")
     return finish(figure, [scores], 3.2, max(1.4, ROW * len(models)), title)

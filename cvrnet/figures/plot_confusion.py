@@ -17,22 +17,22 @@ from cvrnet.errors import UserError
 from cvrnet.figures.style import FONT_SIZE, MOST_CLASSES, TEXT, finish, new_figure, set_labels
 
 LIGHT_BLUES = ListedColormap(colormaps["Blues"](np.linspace(0.0, 0.6, 256)))  # light enough for dark text everywhere
-CELL = 0.85  # inches, or more where a class name needs it
-NAMES, LINE, LONGEST = 60, 0.15, 24  # with many classes: most names along a side, inches for each, most characters
+CELL = 0.85  # least side of a cell in inches; a long class name makes it wider
+NAMES, LINE, LONGEST = 60, 0.15, 24  # with many classes: most names on a side, inches and most characters of each
 
 
 def plot_confusion_matrix(matrix: ArrayLike, classes: Sequence[str], title: str | None = None) -> Figure:
-    """Draw counts and column percentages as in v1's Tables 4-8: columns are the actual classes, rows the predicted.
+    """Draw counts and column percentages as in v1's Tables 4-8: columns are actual classes, rows are predicted ones.
 
     A cell's percentage is its share of the actual class (the column), so the diagonal shows the sensitivities. The
     percentage also shades the cell. An actual class without images has no percentages. With more than 18 classes, the
     cells are shaded and have no numbers, the figure's size is bounded, and some names are left out if there is no room.
 
-    ``matrix`` has shape (C, C) and **rows true**, as from `cvrnet.metrics.confusion_matrix`; the figure transposes it.
-    ``classes`` are the names in the order of its rows.
+    ``matrix`` has shape (C, C), and **its rows are the actual classes**, as from `cvrnet.metrics.confusion_matrix`; the
+    figure transposes it. ``classes`` are the names in the order of its rows.
 
     Raises:
-        UserError: the matrix is not C x C.
+        UserError: The matrix is not C x C.
     """
     counts = np.asarray(matrix).T  # rows predicted, columns actual
     n = len(classes)
@@ -54,7 +54,7 @@ def plot_confusion_matrix(matrix: ArrayLike, classes: Sequence[str], title: str 
 def _cells(
     figure: Figure, ax: Axes, counts: NDArray[Any], percent: NDArray[np.float64], classes: Sequence[str]
 ) -> float:
-    """Draw cells with count and percentage; return how many inches their side needs."""
+    """Draw cells with count and percentage; return the side of the whole matrix in inches."""
     n, support = len(classes), counts.sum(0)
     ax.pcolormesh(percent, cmap=LIGHT_BLUES, vmin=0, vmax=100, edgecolors="white", linewidth=2)
     for row, column in np.ndindex(n, n):
@@ -73,7 +73,7 @@ def _cells(
 
 
 def _shades(figure: Figure, ax: Axes, percent: NDArray[np.float64], classes: Sequence[str]) -> float:
-    """Draw shaded cells with a scale beside them; return how many inches their side needs."""
+    """Draw shaded cells with a colour bar beside them; return the side of the whole matrix in inches."""
     mesh = ax.pcolormesh(percent, cmap="Blues", vmin=0, vmax=100)
     bar = figure.colorbar(mesh, ax=ax, shrink=0.5, pad=0.02)
     bar.ax.tick_params(colors=TEXT, labelsize=FONT_SIZE)

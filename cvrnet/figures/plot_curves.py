@@ -32,7 +32,7 @@ def plot_roc(curves: Mapping[str, Any], title: str | None = None) -> Figure:
 
     More than 18 classes are drawn in grey, and the legend has the range of their AUC.
 
-    ``curves`` are from `cvrnet.metrics.roc_curves`. The legend names a class without a curve as undefined.
+    ``curves`` are from `cvrnet.metrics.roc_curves`. If a class has no curve, the legend says "undefined".
     """
     figure, (ax,) = new_figure()
     entries = _draw_curves(ax, curves, ("fpr", "tpr"), "AUC", "auc")
@@ -46,8 +46,8 @@ def plot_roc(curves: Mapping[str, Any], title: str | None = None) -> Figure:
 def plot_precision_recall(curves: Mapping[str, Any], title: str | None = None) -> Figure:
     """Draw the precision-recall curve of each class against the others, and their macro average; the legend gives AP.
 
-    A dotted line in the class's colour stands at its share of the images: the precision of guessing. ``curves`` are
-    from `cvrnet.metrics.precision_recall_curves`. The legend names a class without a curve as undefined.
+    A dotted line in the class's colour shows its share of the images, which is the precision of random guessing.
+    ``curves`` are from `cvrnet.metrics.precision_recall_curves`. If a class has no curve, the legend says "undefined".
     """
     figure, (ax,) = new_figure()
     entries = _draw_curves(ax, curves, ("recall", "precision"), "AP", "average_precision", drawstyle="steps-post")
@@ -88,7 +88,7 @@ def _draw_classes(
 def _draw_crowd(
     ax: Axes, curves: Mapping[str, Any], axes: tuple[str, str], name: str, area: str, style: Mapping[str, Any]
 ) -> list[tuple[Artist, str]]:
-    """Draw the curves of many classes in grey, with one entry for the legend: the range of the areas under them."""
+    """Draw the curves of many classes in grey; return one entry for the legend: the range of the areas under them."""
     drawn = [curve for curve in curves.values() if curve is not None]
     lines = [ax.plot(curve[axes[0]], curve[axes[1]], **style, **CROWD)[0] for curve in drawn]
     if not lines:
@@ -101,7 +101,7 @@ def _draw_crowd(
 def plot_calibration(curves: Mapping[str, Any], title: str | None = None) -> Figure:
     """Draw the reliability curves of each class and of the predicted class; the legend gives ECE and Brier score.
 
-    Bars below show the number of images in each bin of the predicted class's probability: a small bin says little.
+    Bars below show how many images are in each bin of the predicted class's probability; with few, the curve is noisy.
     ``curves`` are from `cvrnet.metrics.calibration_curve`.
     """
     figure, (ax, below) = new_figure(heights=(5, 1))

@@ -20,14 +20,15 @@ from cvrnet.figures.style import (
 )
 
 WIDTH, HEIGHT = 4.6, 3.2  # inches of the axes
-BELOW = 0.05  # how far below zero the axes reach: worse than doing nothing is all that a reader needs to see there
+BELOW = 0.05  # how far the y axis reaches below zero: there, a reader only needs to see that acting on none is better
 ALL: dict[str, Any] = {"linestyle": (0, (1, 2)), "linewidth": 1.2}
 
 
 def plot_decision_curves(curves: Mapping[str, Any], title: str | None = None) -> Figure:
-    """Draw each class's net benefit, dotted in its colour that of acting on all images, and the line of acting on none.
+    """Draw the net benefit of acting by the model, for each class; of acting on all images (dotted); and on none.
 
-    More than 18 classes are drawn in grey, without "acting on all".
+    More than 18 classes are drawn in grey, without the curves of acting on all. ``curves`` are from
+    `cvrnet.metrics.decision_curves`.
     """
     figure, (ax,) = new_figure()
     drawn = {name: curve for name, curve in curves["per_class"].items() if curve is not None}

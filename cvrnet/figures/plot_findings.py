@@ -14,9 +14,10 @@ ROW = 0.3  # inches
 
 
 def plot_findings(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> Figure:
-    """Draw the AUC of each finding with its 95 % interval, highest first; the last row is the mean.
+    """Draw the AUC of each finding with its 95 % interval, in the order of the rows; the last row is the mean.
 
-    ``rows`` have ``finding``, ``roc_auc``, ``roc_auc_low`` and ``roc_auc_high``; a bound may be None.
+    Each row has ``finding``, ``roc_auc``, ``roc_auc_low`` and ``roc_auc_high``; without an interval, both bounds are
+    None.
     """
     figure, (ax,) = new_figure()
     for y, row in enumerate(rows):

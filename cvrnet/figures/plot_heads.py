@@ -1,4 +1,4 @@
-"""Draw how much accuracy is gained by averaging the heads."""
+"""Draw the accuracy of the heads and of their average."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ ROW = 0.3  # inches
 
 
 def plot_heads(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> Figure:
-    """Draw the accuracy of each head and, below a line, of their combinations; the last, in black, is the model.
+    """Draw the accuracy of each head and, below a line, of their summaries; the last row, in black, is the model.
 
     ``rows`` are those of `cvrnet.scoring.head_rows`: the heads, named P1, P2 and so on, then the summaries.
 
     Raises:
-        UserError: no rows.
+        UserError: There are no rows.
     """
     if not rows:
         raise UserError("no heads to draw")

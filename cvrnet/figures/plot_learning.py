@@ -21,10 +21,10 @@ def plot_learning_curves(
     """Draw training and validation loss, validation score and learning rate by epoch, and mark the best epoch.
 
     ``history`` has one mapping per epoch (rows of history.csv; numbers or their text) with the keys ``epoch``,
-    ``train_loss``, ``val_loss``, ``lr`` and `score`. See `best_row` for which epoch is best.
+    ``train_loss``, ``val_loss``, ``lr`` and `score`. `best_row` says which epoch is best.
 
     Raises:
-        UserError: no rows, or a key is missing.
+        UserError: There are no rows, or a key is missing.
     """
     keys = ("epoch", "train_loss", "val_loss", score, "lr")
     _check(history, keys)
@@ -57,11 +57,11 @@ def plot_fold_learning_curves(
 ) -> Figure:
     """Draw training loss, validation loss and validation score by epoch, for all folds of a cross-validation.
 
-    ``histories`` has each fold's name and its history, as `plot_learning_curves` takes it. A dot stands at each fold's
-    best epoch (see `best_row`).
+    ``histories`` maps each fold's name to its history (see `plot_learning_curves`). A dot marks each fold's best epoch
+    (see `best_row`).
 
     Raises:
-        UserError: no folds, no rows, or a key is missing.
+        UserError: There are no folds or no rows, or a key is missing.
     """
     keys = ("train_loss", "val_loss", score)
     if not histories:
@@ -102,7 +102,10 @@ def _finish(figure: Figure, axes: Sequence[Axes], first: float, last: float, tit
 
 
 def best_row(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The epoch whose weights were kept: the last one marked ``best``; else the one of lowest finite loss."""
+    """The row of the best epoch: the last one marked ``best``, or else that of the lowest finite validation loss.
+
+    None if no row is marked and no loss is finite.
+    """
     called = [row for row in history if str(row.get("best", "")) in ("1", "True")]
     if called:
         return called[-1]

@@ -1,4 +1,4 @@
-"""Models compared on the same images: their differences from the first one."""
+"""Compare models on the same images: their differences from the first model."""
 
 from __future__ import annotations
 

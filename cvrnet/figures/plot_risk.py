@@ -1,4 +1,4 @@
-"""Risk-coverage curves: how often a model is wrong if it answers only the images that it is most certain about."""
+"""Risk-coverage curves: how often a model is wrong if it predicts only the images with the lowest uncertainty."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WIDTH, HEIGHT = 4.6, 2.8  # inches of the axes
 
 
 def plot_risk_coverage(curves: Mapping[str, Mapping[str, Any]], title: str | None = None) -> Figure:
-    """Draw the curve of each set of images; ``curves`` maps its name to `cvrnet.metrics.abstention.risk_coverage`."""
+    """Draw a curve for each set of images; ``curves`` maps its name to `cvrnet.metrics.abstention.risk_coverage`."""
     figure, (ax,) = new_figure()
     entries = []
     for index, (name, curve) in enumerate(curves.items()):

@@ -26,18 +26,18 @@ OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  
 DASHES = ("solid", (0, (5, 1.5)), (0, (1, 1)))
 MOST_CLASSES = len(OKABE_ITO) * len(DASHES)
 """The most classes that lines, legends and cells with numbers can show; with more, figures are drawn in another way."""
-CROWD: dict[str, Any] = {"color": "#a8a8a8", "linewidth": 0.6, "alpha": 0.5}  # a line of one of many classes
+CROWD: dict[str, Any] = {"color": "#a8a8a8", "linewidth": 0.6, "alpha": 0.5}  # each line, if there are more classes
 
 
 def new_figure(heights: Sequence[float] = (1,), columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """Make a white figure with a grid of axes: those in a row share the y axis, those in a column the x axis.
+    """Make a white figure with a grid of axes; a row shares its y axis, and a column its x axis.
 
-    ``heights`` are the relative heights of the rows. The axes have dark ticks, two spines and a faint grid.
+    ``heights`` are the relative heights of the rows. The axes have dark ticks, two spines and faint grid lines.
     """
     space = 0.04 if columns > 1 else 0
     layout = ConstrainedLayoutEngine(w_pad=PAD, h_pad=PAD, wspace=space, hspace=0)
     figure = Figure(layout=layout, facecolor="white", edgecolor="white")
-    FigureCanvasAgg(figure)  # the Agg canvas, whatever backend the user has chosen
+    FigureCanvasAgg(figure)  # always the Agg canvas, also if the user has chosen another backend
     grid = figure.subplots(len(heights), columns, sharex="col", sharey="row", squeeze=False, height_ratios=heights)
     axes = grid.ravel().tolist()
     for ax in axes:
@@ -60,7 +60,7 @@ def set_labels(ax: Axes, x: str = "", y: str = "") -> None:
 def legend_below(figure: Figure, entries: Sequence[tuple[Artist, str]], columns: int = 1) -> None:
     """Draw a legend below the axes, where it does not cover any data.
 
-    Labels are wrapped, and taken literally: "$" does not start mathematics, and a leading "_" does not hide a label.
+    Labels are wrapped and shown literally: "$" does not start mathematics, and a leading "_" does not hide a label.
     """
     box = figure.legend(
         [artist for artist, _ in entries],
@@ -100,7 +100,7 @@ def finish(figure: Figure, axes: Sequence[Axes], width: float, height: float, ti
 
 
 def _lay_out(figure: Figure) -> None:
-    """Run the layout alone: `figure.draw_without_rendering` also goes through every artist, for nothing."""
+    """Run only the layout engine: `figure.draw_without_rendering` would also visit every artist, which takes longer."""
     engine = figure.get_layout_engine()
     assert engine is not None
     engine.execute(figure)
@@ -109,7 +109,7 @@ def _lay_out(figure: Figure) -> None:
 
 
 def class_style(index: int) -> dict[str, Any]:
-    """Colour and dashes of the class with this index: distinct for `MOST_CLASSES`."""
+    """The line style (colour, dashes, width) of the class with this index; the first `MOST_CLASSES` styles differ."""
     return {
         "color": OKABE_ITO[index % len(OKABE_ITO)],
         "linestyle": DASHES[index // len(OKABE_ITO) % len(DASHES)],
@@ -118,10 +118,10 @@ def class_style(index: int) -> dict[str, Any]:
 
 
 def save_figure(figure: Figure, path: str | Path, dpi: int = DPI) -> None:
-    """Save atomically, as PNG or in the format that the suffix of `path` names (.pdf, .svg).
+    """Save a figure atomically, in the format that the suffix of `path` names (.png, .pdf, .svg).
 
     Raises:
-        UserError: matplotlib knows no such format.
+        UserError: matplotlib does not know the format.
     """
     kind = Path(path).suffix.lower().lstrip(".")
     known = figure.canvas.get_supported_filetypes()

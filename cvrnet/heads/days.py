@@ -1,4 +1,4 @@
-"""Days as an input of a network: a time encoding, and how the pictures of a bag differ from the last one."""
+"""Days as an input of a network: their time encoding, and the change from each picture of a bag to the last one."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ LONGEST = 365.0  # days for one radian of the slowest wave
 
 
 def encode_days(days: Tensor) -> Tensor:
-    r"""The waves :math:`\sin(\omega_k t)` and :math:`1 - \cos(\omega_k t)` of days t (P,): (P, WAVES).
+    r"""Encode days t, (P,), as the waves :math:`\sin(\omega_k t)` and :math:`1 - \cos(\omega_k t)`; returns (P, WAVES).
 
-    The frequencies fall geometrically from 1 to 1/365 radian a day, as those of positions do in Vaswani et al. 2017
-    (section 3.5); t is a number of days, as in Time2Vec (Kazemi et al. 2019). All waves are zero at t = 0.
+    The frequencies fall geometrically from 1 to 1/365 radian per day, as in the position encoding of Vaswani et al.
+    2017 (section 3.5). Here t is a time, as in Time2Vec (Kazemi et al. 2019). All waves are zero at t = 0.
     """
     rates = torch.exp(torch.linspace(0, -math.log(LONGEST), FREQUENCIES, device=days.device)).to(days.dtype)
     angles = days[:, None] * rates
@@ -29,8 +29,9 @@ class ChangeToLast(nn.Module):
 
     .. math:: d_k = (1 + S \tau(t_k)) \odot (x_\mathrm{last} - x_k)
 
-    where :math:`\tau` is `encode_days` (feature-wise modulation, Perez et al. 2018). S starts as zero. Pictures of the
-    last day have no change, and so has a bag of one. If several pictures are of the last day, x_last is their mean.
+    where :math:`\tau` is `encode_days` (feature-wise modulation, Perez et al. 2018), and S is a learned matrix that
+    starts at zero. If several pictures are of the last day, x_last is their mean. The change is zero for all pictures
+    of the last day, and so for a bag of one picture.
 
     Args:
         in_features: Width of the vectors.
@@ -42,7 +43,7 @@ class ChangeToLast(nn.Module):
         nn.init.zeros_(self.scale.weight)
 
     def forward(self, x: Tensor, bag: Tensor, count: int, days: Tensor) -> Tensor:
-        """Return each picture's change to the last one of its bag, (P, in_features); arguments as in ``BagPool``."""
+        """Return each picture's change to the last one of its bag, (P, in_features); arguments as in `BagPool`."""
         last = (days == 0).to(x.dtype)
         number = last.new_zeros(count).index_add(0, bag, last)
         mean = x.new_zeros(count, x.shape[1]).index_add(0, bag, last[:, None] * x) / number[:, None]

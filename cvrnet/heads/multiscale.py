@@ -27,7 +27,7 @@ def log_mean_softmax(logits: list[Tensor]) -> Tensor:
 
 
 def log_mean_sigmoid(logits: list[Tensor]) -> Tensor:
-    r"""Logits whose sigmoid is the mean of the branches' sigmoids, for each class by itself.
+    r"""Logits whose sigmoid is the mean of the branches' sigmoids, separately for each class.
 
     .. math:: z = \log \frac{p}{1 - p}
               = \mathrm{logsumexp}_i\, \log \sigma(z_i) - \mathrm{logsumexp}_i\, \log \sigma(-z_i),
@@ -41,12 +41,12 @@ def log_mean_sigmoid(logits: list[Tensor]) -> Tensor:
 
 
 def log_mean(logits: list[Tensor], task: str) -> Tensor:
-    """Logits whose probabilities are the mean of the branches': those of classes, or with "multilabel" of findings."""
+    """Logits whose probabilities (see `to_probabilities`) are the mean of the branches' probabilities."""
     return log_mean_sigmoid(logits) if task == "multilabel" else log_mean_softmax(logits)
 
 
 def to_probabilities(logits: Tensor, task: str) -> Tensor:
-    """The probabilities of classes, or of findings with ``task="multilabel"``, from logits (..., num_classes)."""
+    """Convert logits (..., num_classes) to probabilities: softmax, or with ``task="multilabel"`` sigmoid."""
     return logits.sigmoid() if task == "multilabel" else logits.softmax(-1)
 
 
@@ -129,14 +129,15 @@ class MultiScaleAveragingHead(nn.Module):
     """Classify from any number of feature maps or pooled vectors.
 
     Each input has its own :class:`FCLBlock`; the prediction is the mean of the blocks' softmax outputs. With
-    ``task="multilabel"`` the classes are findings, of which an image may have several: the prediction for each finding
-    is the mean of the blocks' sigmoid outputs.
+    ``task="multilabel"`` the classes are findings, and an image may have several. The prediction for each finding is
+    then the mean of the blocks' sigmoid outputs.
 
     Args:
         in_features: Channels of each input.
-        num_classes: At least 2 (for findings 1), or 0 for no classifiers (``forward`` then gives the pre-logits).
-        average: ``"probabilities"`` to average these outputs, as in the papers, or ``"logits"`` (an ablation).
-        task: ``"multiclass"`` (one class an image) or ``"multilabel"`` (findings).
+        num_classes: At least 2 (1 for findings), or 0 for no classifiers (``forward`` then gives the pre-logits).
+        average: ``"probabilities"`` to average the blocks' probabilities, as in the papers, or ``"logits"`` (an
+            ablation).
+        task: ``"multiclass"`` (one class for each image) or ``"multilabel"`` (findings).
         hidden_sizes, act_layer, drop_rate, device, dtype: As in :class:`FCLBlock`.
 
     Raises:
@@ -191,7 +192,7 @@ class MultiScaleAveragingHead(nn.Module):
         return logits
 
     def forward(self, inputs: list[Tensor], pre_logits: bool = False) -> Tensor:
-        """Logits (N, num_classes) whose softmax (for findings, sigmoid) is the mean of the blocks'.
+        """Logits (N, num_classes) whose softmax (for findings, sigmoid) is the mean of the blocks' softmaxes.
 
         With ``average="logits"`` they are the mean of the blocks' logits. With ``pre_logits`` the result is the outputs
         of the blocks' last dense layers, concatenated: (N, num_features). The inputs are those of ``branch_logits``.

@@ -1,4 +1,4 @@
-"""How far an image is from the training images: the Mahalanobis distance of its pooled maps; and if it is mirrored."""
+"""How unlike the training images an image is: the Mahalanobis distance of its pooled maps, and signs of mirroring."""
 
 # Annotations must be types, not strings: FX copies them into its graphs, where TorchScript reads them.
 from collections.abc import Sequence
@@ -18,20 +18,21 @@ class NoveltyHead(nn.Module):
     .. math:: \sum_k \frac{z_k^2}{\lambda_k} + \frac{\lVert x - \mu - W z\rVert^2}{\sigma^2},
               \quad z = W^\top (x - \mu)
 
-    A distance in feature space as a sign of unusual images: Lee et al. 2018, NeurIPS. Only the mean and K directions of
-    many images are kept, and no vector of any image, so no image can be reconstructed from them.
+    Lee et al. 2018 (NeurIPS) use such a distance in feature space to detect unusual images. The head keeps only the
+    mean and K directions of many images, and no vector of any image, so no image can be reconstructed from them.
 
     Pooling removes most of the difference between left and right. So a second value, linear in the `sides` of the maps,
-    rises if the left half looks like the right half of the training images. The larger of the two is the result.
+    detects mirrored images: it rises if an image's left half looks like the right half of the training images. The
+    result is the larger of distance and second value.
 
     Args:
         mean: (D,), where D is the sum of the inputs' widths.
-        directions: W, with orthonormal rows, (K, D).
+        directions: The K directions as orthonormal rows, (K, D): the transpose of W in the equation.
         variances: :math:`\lambda`, (K,).
-        noise: :math:`\sigma^2`, a tensor of no dimensions.
+        noise: :math:`\sigma^2`, a scalar tensor.
         quantiles: Quantiles of the results for the validation images, in equal steps from 0 to 1.
-        side_weights: The second value's weights, (2 D,); without them it is 0, and so below every distance.
-        side_bias: Its bias, a tensor of no dimensions.
+        side_weights: The weights of the second value, (2 D,); without them it is 0, so the result is the distance.
+        side_bias: The bias of the second value, a scalar tensor.
     """
 
     mean: Tensor
@@ -64,15 +65,15 @@ class NoveltyHead(nn.Module):
         self.register_buffer("side_bias", torch.zeros(()) if side_bias is None else side_bias.float())
 
     def with_quantiles(self, quantiles: Tensor) -> "NoveltyHead":
-        """The same distance, compared with the distances of other images."""
+        """A copy with the quantiles of the results for another set of images."""
         return NoveltyHead(**{**dict(self.named_buffers()), "quantiles": quantiles})
 
     def forward(self, inputs: list[Tensor], sides: Tensor) -> Tensor:
-        """How far images are from the training images, (N,).
+        """How unlike the training images each image is, (N,): the larger of its distance and its second value.
 
         Args:
-            inputs: of the images' heads: pooled maps (N, C_i), P1 first.
-            sides: of the images' maps, (N, 2 D), from `map_sides`.
+            inputs: The heads' inputs for the images: pooled maps (N, C_i), P1 first.
+            sides: The result of `map_sides` for the images, (N, 2 D).
         """
         return torch.maximum(self.distance(inputs), sides @ self.side_weights + self.side_bias)
 
@@ -85,15 +86,15 @@ class NoveltyHead(nn.Module):
 
 
 def join_inputs(inputs: list[Tensor]) -> Tensor:
-    """The vectors (N, D) whose distribution is learned: each input (N, C_i) has length 1, then all are concatenated."""
+    """Scale each input (N, C_i) to length 1 and concatenate them: the vectors (N, D) whose distribution is learned."""
     return torch.cat([F.normalize(x, dim=1) for x in inputs], 1)
 
 
 def sides(feature_map: Tensor) -> Tensor:
-    """By how much a map's left half differs from its right one, relative to the length of their sum: (N, 2, C).
+    """The difference between a map's left and right half, divided by the length of their sum: (N, 2, C).
 
-    The map is (N, C, H, W). Its upper and its lower half are compared apart: the heart is in the lower one. A middle
-    row counts in neither, nor does a middle column. If W is 1, the result is 0.
+    The map is (N, C, H, W). The difference is taken separately in the upper and the lower half, because the heart is in
+    the lower half. A middle row is in neither half, nor is a middle column. If W is 1, the result is 0.
     """
     height, width = feature_map.shape[2:]
     if width == 1:
@@ -105,13 +106,13 @@ def sides(feature_map: Tensor) -> Tensor:
 
 
 def join_sides(of_maps: Sequence[Tensor], groups: Sequence[Sequence[int]]) -> Tensor:
-    """The vectors (N, 2 D) for detecting mirror images: the `sides` of the maps in the order of the heads' inputs.
+    """The vectors (N, 2 D) for detecting mirrored images: the `sides` of the maps, in the order of the heads' inputs.
 
-    ``groups`` are the numbers of each head's maps.
+    ``groups`` has the indices of each head's maps.
     """
     return torch.cat([of_maps[i] for group in groups for i in group], 2).flatten(1)
 
 
 def map_sides(maps: Sequence[Tensor], groups: Sequence[Sequence[int]]) -> Tensor:
-    """`join_sides` of the maps themselves, (N, C_i, H_i, W_i)."""
+    """The vectors of `join_sides`, (N, 2 D), computed from the maps (N, C_i, H_i, W_i) themselves."""
     return join_sides([sides(m) for m in maps], groups)

@@ -1,4 +1,4 @@
-"""A head for bags: several pictures, such as the slices of a CT or the films of some days, have one answer."""
+"""A head for bags: one prediction for several pictures, such as the slices of a CT or the radiographs of some days."""
 
 from __future__ import annotations
 
@@ -13,39 +13,40 @@ from cvrnet.heads.multiscale import MultiScaleAveragingHead
 
 POOLINGS = ("attention", "mean", "max")
 UNITS = ("image", "study", "patient")
-"""What one answer is about: one picture, or the bag of all pictures of a study or patient."""
+"""What one prediction is about: one picture, or the bag of all pictures of a study or patient."""
 HIDDEN = 128  # width of the attention's hidden layer (Ilse et al. 2018 use 64 to 512)
 
 
 class Bags(NamedTuple):
     """The pictures of N bags, one bag after the other."""
 
-    vectors: Tensor  #: of all P pictures, (P, width)
+    vectors: Tensor  #: the vectors of all P pictures, (P, width)
     sizes: Tensor  #: number of pictures of each bag, at least 1, (N,)
-    days: Tensor  #: from each picture to the last one of its bag, (P,)
+    days: Tensor  #: number of days from each picture to the last one of its bag, (P,)
 
     def to(self, device: torch.device) -> Bags:
-        """The same on a device."""
+        """The same bags on a device."""
         return Bags(*(part.to(device, non_blocking=True) for part in self))
 
 
 class BagPool(nn.Module):
-    r"""Join the vectors of a bag's pictures to one vector.
+    r"""Pool the vectors of a bag's pictures to one vector.
 
-    ``attention`` is the gated attention of Ilse et al. 2018 (eq. 9): the mean with the weights
+    ``attention`` is the gated attention of Ilse et al. 2018 (eq. 9): the mean of the vectors with the weights
 
     .. math:: a_k = \mathrm{softmax}_k\, w^\top (\tanh(V x_k) \odot \sigma(U x_k))
 
-    ``mean`` and ``max`` are those of each number of the vectors. A bag of one picture keeps its vector, exactly.
+    ``mean`` and ``max`` are the mean and the maximum of the vectors, feature by feature. A bag of one picture has
+    exactly the picture's vector.
 
-    With ``time``, the days of the pictures count: the waves of `encode_days` are a further input of V and U (their
-    weights for these start as zero), and the changes to the last picture (`ChangeToLast`) are joined like the vectors,
-    with the same weights, and follow them. Otherwise the order of the pictures has no effect.
+    With ``time``, the days of the pictures have two effects. The waves of `encode_days` are a further input of V and U,
+    whose weights for them start at zero. And the changes to the last picture (`ChangeToLast`) are pooled with the same
+    weights as the vectors, and concatenated to the result. Without ``time``, the order of the pictures has no effect.
 
     Args:
         in_features: Width of the vectors.
         pooling: One of `POOLINGS`.
-        time: Whether the days of the pictures count.
+        time: Whether to use the days of the pictures.
     """
 
     def __init__(self, in_features: int, pooling: str, time: bool, **placement: Any) -> None:
@@ -65,15 +66,16 @@ class BagPool(nn.Module):
             nn.init.zeros_(self.gate.bias)
 
     def forward(self, x: Tensor, bag: Tensor, count: int, days: Tensor) -> tuple[Tensor, Tensor]:
-        """The vectors of the bags, (count, in_features or twice as many), and each picture's share in its bag's, (P,).
+        """Return the vectors of the bags, (count, in_features), and each picture's share in its bag's vector, (P,).
 
-        The shares of a bag add up to 1. With ``max``, a picture's share is that of the numbers that come from it.
+        With ``time``, the vectors are twice as wide. The shares of a bag add up to 1: they are the weights of the mean.
+        With ``max``, a picture's share is the part of the vector's features whose maximum comes from this picture.
 
         Args:
             x: The vectors of all pictures, (P, in_features).
-            bag: The number of each picture's bag, (P,).
+            bag: The index of each picture's bag, (P,).
             count: Number of bags.
-            days: From each picture to the last one of its bag, (P,).
+            days: Number of days from each picture to the last one of its bag, (P,).
         """
         scores = self._scores(x, days) if self.pooling == "attention" else x.new_zeros(len(x))
         if self.change is not None:
@@ -93,7 +95,10 @@ class BagPool(nn.Module):
 
     @torch.no_grad()
     def fold(self, mean: Tensor, std: Tensor) -> None:
-        """Fold the standardisation of the vectors into the first layers, to take vectors without standardisation."""
+        """Fold a standardisation of the vectors, by mean and std (in_features,), into the first layers.
+
+        The layers then take vectors that are not standardised.
+        """
         for layer in (self.content, self.gate) if self.pooling == "attention" else ():
             layer.weight.div_(std)
             layer.bias.sub_(layer.weight @ mean)
@@ -115,16 +120,16 @@ def _maximum(x: Tensor, bag: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 class BagHead(MultiScaleAveragingHead):
-    """A `MultiScaleAveragingHead` for bags: each block gets one vector of its scale, joined from all pictures.
+    """A `MultiScaleAveragingHead` for bags: for each block, the vectors of all pictures at its scale are pooled to one.
 
-    As a head of single pictures, it answers for bags of one: exactly as the head without pooling.
+    ``forward`` takes each picture as a bag of one, and then computes the same as a head without pooling.
 
     Args:
         in_features, num_classes, hidden_sizes, further: As in `MultiScaleAveragingHead`.
         pooling, time: As in `BagPool`.
 
     Raises:
-        ValueError: Unknown pooling, or what `MultiScaleAveragingHead` raises.
+        ValueError: The pooling is unknown, or `MultiScaleAveragingHead` raises it.
 
     >>> head = BagHead([64, 128], num_classes=3)
     >>> slices = [torch.randn(30, 64), torch.randn(30, 128)]  # of two CTs, with 10 and 20 slices
@@ -150,12 +155,14 @@ class BagHead(MultiScaleAveragingHead):
         self.pools = nn.ModuleList(BagPool(n, pooling, time, **placement) for n in in_features)
 
     def pool(self, inputs: Sequence[Tensor], sizes: Tensor, days: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
-        """The inputs of the blocks, (N, C_i), and the shares of the pictures in them, (heads, P).
+        """Return the inputs of the blocks, (N, C_i), and the share of each picture in each of them, (heads, P).
+
+        With ``time``, the inputs are twice as wide. The shares of a bag add up to 1.
 
         Args:
             inputs: The vectors of all pictures at each scale, (P, C_i); those of a bag follow one another.
             sizes: Number of pictures of each bag, (N,).
-            days: From each picture to the last one of its bag, (P,); None: all are zero.
+            days: Number of days from each picture to the last one of its bag, (P,); None: all are zero.
         """
         bag = torch.repeat_interleave(torch.arange(len(sizes), device=sizes.device), sizes)
         days = inputs[0].new_zeros(len(bag)) if days is None else days
@@ -163,7 +170,7 @@ class BagHead(MultiScaleAveragingHead):
         return [pooled for pooled, _ in found], torch.stack([shares for _, shares in found])
 
     def branch_logits(self, inputs: list[Tensor]) -> list[Tensor]:
-        """Each block's own logits (N, num_classes), from joined vectors, or from maps or vectors of bags of one."""
+        """Each block's own logits (N, num_classes), from bags' pooled vectors, or single images' maps or vectors."""
         return super().branch_logits([self._complete(x, i) for i, x in enumerate(inputs)])
 
     def forward(self, inputs: list[Tensor], pre_logits: bool = False) -> Tensor:
@@ -171,13 +178,13 @@ class BagHead(MultiScaleAveragingHead):
         return super().forward([self._complete(x, i) for i, x in enumerate(inputs)], pre_logits)
 
     def _complete(self, x: Tensor, i: int) -> Tensor:
-        """The input of block i: a single picture has no change."""
+        """The input of block i; with ``time``, zeros are appended for a single picture: it has no change."""
         missing = self.in_features[i] - x.shape[1]
         return torch.cat([x, x.new_zeros(len(x), missing, *x.shape[2:])], 1) if missing else x
 
     def bag_logits(
         self, inputs: Sequence[Tensor], sizes: Tensor, days: Tensor | None = None
     ) -> tuple[list[Tensor], Tensor]:
-        """Each block's own logits of the bags, (N, num_classes), and what `pool` returns as shares."""
+        """Each block's own logits of the bags, (N, num_classes), and the shares of `pool`; arguments as in `pool`."""
         pooled, shares = self.pool(inputs, sizes, days)
         return self.branch_logits(pooled), shares

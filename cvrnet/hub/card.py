@@ -1,6 +1,6 @@
 """The model card: README.md with the metadata that the Hub understands, written from the run's own files.
 
-The text is in templates/card.md.jinja; this module finds the numbers.
+The text is in templates/card.md.jinja; this module collects the numbers.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class _Evaluation(NamedTuple):
 
 
 def render(template: str, **facts: Any) -> bytes:
-    """A template of the templates folder, rendered with these values, as UTF-8 bytes.
+    """Render a template of this package's templates folder with these values; return UTF-8 bytes.
 
     Raises:
         LookupError: A value is missing, for instance because a file of the run is damaged.
@@ -97,12 +97,22 @@ def render_card(
     files: Collection[str],
     license: str,
 ) -> bytes:
-    """Write README.md from the public forms of the run's files.
+    """Return README.md as UTF-8 bytes, made from the public forms of the run's files.
 
-    `model` is the one that ``main`` holds: the fold of the branch `best`, or the model of a single training. Its
-    decisions are `decisions`; `metrics` are the scores of a single training, `folds` those of each branch, and `severe`
-    the sentences of the audit's severe findings (None: not audited). `marked` has the share of each set's images that
-    are marked as unusual.
+    Args:
+        repo: ``user/repo``.
+        model: The model in ``main``: that of the branch `best`, or that of a single training.
+        run: The public form of run.json.
+        config: The model's config.json.
+        decisions: The model's decisions.
+        best: The branch whose model is also in ``main``; "" for a single training.
+        folds: The scores of each branch.
+        metrics: The scores of a single training.
+        summary: The content of summary.json.
+        severe: The sentences of the audit's severe findings; None if the run was not audited.
+        marked: The share of each set's images that are marked as unusual.
+        files: The names of the other files in ``main``.
+        license: The license that the user chose; "" for the default.
     """
     run = {"data": "", "images": {}, "source": {}, "versions": {}, "pretrained_from": [], "calibration": {}, **run}
     evaluations = _evaluations(run, metrics, summary)
@@ -158,21 +168,23 @@ def render_card(
 
 
 def _calibration_sentence(done: Mapping[str, Any]) -> str:
-    """What ``cvrnet calibrate`` did with how many images; "" for a model that is not calibrated."""
+    """Sentences that say how ``cvrnet calibrate`` changed the model, and with which images; "" if it did not."""
     if not done:
         return ""
     biases = ", ".join(f"{name} {value:+.2f}" for name, value in done["bias"].items())
-    by_class = ", ".join(f"{name} {n['images']} of {n['patients']}" for name, n in done["by_class"].items())
+    by_class = ", ".join(
+        f"{name}: {n['images']} images of {n['patients']} patients" for name, n in done["by_class"].items()
+    )
     return (
         f"After the training, the model was calibrated for another hospital ({done['method']}), with {done['images']} "
-        f"images of {done['patients']} patients{f' ({by_class})' if by_class else ''} there. The logarithms of its "
-        f"probabilities are multiplied by {done['scale']:.2f}, these biases are added ({biases}), and softmax gives "
-        "the new ones. cvrnet and exported ONNX files do this; a network loaded by timm or transformers does not."
+        f"images of {done['patients']} patients from there{f' ({by_class})' if by_class else ''}. The logarithms of "
+        f"its probabilities are multiplied by {done['scale']:.2f}, these biases are added ({biases}), and a softmax "
+        "gives the calibrated probabilities. cvrnet and exported ONNX files do this; timm and transformers do not."
     )
 
 
 def _base_models(config: Mapping[str, Any], model: nn.Module) -> list[str]:
-    """Hub repositories of the weights that training started from."""
+    """The Hub repositories of the pretrained weights from which training started."""
     name = str(config.get("model", ""))
     if name.startswith("hf-hub:"):
         return [name.removeprefix("hf-hub:").partition("@")[0]]
@@ -180,7 +192,7 @@ def _base_models(config: Mapping[str, Any], model: nn.Module) -> list[str]:
         return []
     names: Any = config.get("encoders") or getattr(model, "encoder_names", None) or [name]
     files = config.get("encoder_weights", ())
-    if files:  # of one encoder, or NAME=FILE
+    if files:  # each is FILE for a single encoder, or NAME=FILE
         names = [name for name in names if len(names) > 1 and not any(f.startswith(f"{name}=") for f in files)]
     return [repository for repository in map(hub_repository, names) if repository]
 
@@ -232,10 +244,10 @@ def _eval_results(evaluation: _Evaluation) -> list[EvalResult]:
 def leaderboard_entries(
     run: Mapping[str, Any], metrics: Mapping[str, Any], summary: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """The content of ``.eval_results/cvrnet.yaml``: the scores of `render_card` in the Hub's newer form.
+    """The content of ``.eval_results/cvrnet.yaml``: the scores of `render_card` in the Hub's newer format.
 
-    This form names a data set of the Hub, so there are entries only for a run on one (``hfds:user/name``), and only if
-    the installed client knows the form. ``task_id`` is the Hub's name of the metric.
+    An entry in this format names a data set of the Hub. So the list is empty unless the run's data set is one
+    (``hfds:user/name``), and if the installed client does not know the format. ``task_id`` is the metric's name.
     """
     data = str(run.get("data", ""))
     if not data.startswith("hfds:") or not hasattr(huggingface_hub, "EvalResultEntry"):
@@ -254,7 +266,7 @@ def leaderboard_entries(
 
 
 def _score_table(folds: Sequence[Mapping[str, Any]], evaluations: Sequence[_Evaluation]) -> dict[str, Any] | None:
-    """A table with a row for each fold and mean or, for a single model, for each score; None if there are no scores."""
+    """A table of scores: a row for each fold and mean or, for a single model, for each score; None if no scores."""
     shown = next((evaluation.shown for evaluation in evaluations), _SCORES)
     titles, places = zip(*shown.values(), strict=True)
     if folds:

@@ -1,7 +1,8 @@
 """Merge the text that a push writes with the text in the repository: only the library's own, unedited parts change.
 
-The library's parts are marked. A mark holds a hash of its part, so an edited part is recognised and also stays. The
-card's metadata is merged key by key: a comment in the card holds the hash of each value that the library wrote.
+The library's parts are between marks. The opening mark holds a hash of its part, so an edited part is recognised and
+stays as it is. The card's metadata is merged key by key: a comment in the card holds the hash of each value that the
+library wrote.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ _ALL = "without marks"
 
 
 def mark(text: str) -> str:
-    """The text with the hash of each part in its opening mark (``<!-- cvrnet:NAME -->`` or ``# cvrnet:NAME``)."""
+    """Write the hash of each part of a text into its opening mark (``<!-- cvrnet:NAME -->`` or ``# cvrnet:NAME``)."""
     return _PART.sub(
         lambda m: f"{m['open']}cvrnet:{m['name']} {_hash(m['text'])}{m['close']}\n{m['text']}{m['end']}", text
     )
 
 
 def mark_card(text: str) -> str:
-    """A card with its parts marked, and at its end the comment that holds the hashes of its metadata."""
+    """Write the hashes of a card's parts into their marks, and those of its metadata into a comment at its end."""
     data = RepoCard(text).data.to_dict()
     metrics = [
         metric for entry in data.get(_RESULTS, []) for result in entry["results"] for metric in result["metrics"]
@@ -52,11 +53,11 @@ def merge_file(
 ) -> tuple[bytes, list[str]]:
     """Merge `ours` with the repository's file of this name; return the file to push and the edited parts that stay.
 
-    With `renew`, the library's parts are replaced even if they were edited, and so are text and metadata without any
-    mark. `license` is the one that the user chose; without it, the license in the existing card stays.
+    With `renew`, the library's parts are replaced even if they were edited; a file or metadata without marks is also
+    replaced. `license` is the one that the user chose; if it is "", the license in the existing card stays.
 
     Raises:
-        UserError: The file there is not UTF-8, or a card whose metadata cannot be read.
+        UserError: The repository's file is not UTF-8, or it is a card whose metadata cannot be read.
     """
     if there is None:
         return ours, []
@@ -113,7 +114,7 @@ def _merge_card(there: str, ours: str, license: str, renew: bool) -> tuple[str, 
 def _merge_values(
     there: Mapping[str, Any], ours: Mapping[str, Any], written: Mapping[str, str], renew: bool
 ) -> dict[str, Any]:
-    """The existing metadata, with the library's new values except where somebody changed or removed its old ones."""
+    """The existing metadata with the library's new values, except where somebody changed or removed the old value."""
     merged = dict(there)
     for key in dict.fromkeys((*written, *ours)):
         untouched = _hash(there[key]) == written.get(key) if key in there else key not in written
@@ -135,7 +136,7 @@ def _merge_license(metadata: dict[str, Any], there: Mapping[str, Any], license: 
 
 
 def _merge_results(there: Sequence[Any], ours: Sequence[Any], written: Collection[str]) -> list[dict[str, Any]]:
-    """The model-index with the library's new metrics, and the unchanged metrics of others."""
+    """The model-index with the library's new metrics, and with the metrics that others added or changed."""
 
     def key(entry: Any, result: Any, metric: Any) -> tuple[Any, ...]:
         return entry["name"], result["dataset"], _measured(metric)[:2]

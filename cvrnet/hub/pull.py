@@ -34,7 +34,7 @@ class Pulled:
     revision: str
     commit: str
     folds: dict[str, str]  #: each fold's commit; empty for a single model
-    stale: str  #: why the Hub could not be asked whether this is the newest commit; "" if it was asked
+    stale: str  #: why the Hub could not say whether this is the newest commit; "" if it is
 
 
 def pull_folds(
@@ -48,11 +48,16 @@ def pull_folds(
     """Download a run, check every file's hash and every model, and write a run folder atomically.
 
     Only files with known names are downloaded, and only JSON and safetensors are read. The folder's hub.json says where
-    the run came from. Reference and folds are those of `hub_checkpoints`; with ``overwrite``, a run in the folder is
-    replaced; ``progress`` is called after each commit with the number done and the number to do.
+    the run came from.
+
+    Args:
+        reference, folds: As in `hub_checkpoints`.
+        output: The run folder to write.
+        overwrite: Replace a run that the folder holds.
+        progress: Called after each commit with the number done and the number to do.
 
     Raises:
-        UserError: The repository cannot be downloaded, holds no model that is safe to read, or the folder exists.
+        UserError: The repository cannot be downloaded, it holds no model that is safe to read, or the folder exists.
     """
     output = Path(output)
     with open_run_folder(output, overwrite=overwrite) as place:
@@ -76,7 +81,7 @@ def _pull(
         if name or not commits:
             load_checkpoint(snapshot.folder)
     pulled = Pulled(repo, revision or "main", run.commit, commits, run.stale)
-    with hub_errors(f"cannot write {output}", lambda: "nothing was changed, the downloaded files stay in the cache"):
+    with hub_errors(f"cannot write {output}", lambda: "nothing was changed; the downloads stay in the cache"):
         place.start()
         _assemble(parts, place.folder, pulled)
     report(total, total)
@@ -84,11 +89,10 @@ def _pull(
 
 
 def _assemble(parts: dict[str, Snapshot], folder: Path, pulled: Pulled) -> None:
-    """Write hub.json, which says that the folder is a download, and copy the files."""
+    """Write hub.json, which marks the folder as a download, and copy the files."""
     write_json(folder / ORIGIN, asdict(pulled))
     for name, snapshot in parts.items():
-        # The cache may hold more files of the same commit, such as main's model: only the files of this part are
-        # copied.
+        # The cache may hold more files of the same commit, such as main's model. Copy only the files of this part.
         model = MODEL_FILES if name or not pulled.folds else ()
         for pattern in (*model, *(_RESULTS if name else _RUN_FILES)):
             for path in snapshot.folder.glob(pattern):

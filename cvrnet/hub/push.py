@@ -23,8 +23,8 @@ from cvrnet.runs.hub_download import COMMITS, check_commits, hub_hash, matches, 
 from cvrnet.runs.layout import CARD, RUN, fold_number
 
 _ATTRIBUTES = ".gitattributes"  # the Hub writes it
-_TITLE = "cvrnet push: "  # start of a commit's title; the branch's name follows
-_PICKLE = "pytorch_model.bin"  # weights that timm pushes beside model.safetensors: removed with a replaced model
+_TITLE = "cvrnet push: "  # start of a commit's title, before the branch's name
+_PICKLE = "pytorch_model.bin"  # timm pushes these weights beside model.safetensors; removed if the model is replaced
 _TRIES = 3
 
 
@@ -35,9 +35,9 @@ class Pushed:
     repo: str
     url: str = ""
     private: bool = True
-    commits: dict[str, str] = field(default_factory=dict)  #: branch to commit; includes ``main`` once it is pushed
+    commits: dict[str, str] = field(default_factory=dict)  #: branch -> commit; includes ``main`` once it is pushed
     unknown: str = ""  #: a branch whose push outcome is unknown, because the Hub did not answer
-    kept: list[str] = field(default_factory=list)  #: parts of the card that stay, because somebody edited them
+    kept: list[str] = field(default_factory=list)  #: parts of the card that were kept, because somebody edited them
 
 
 def push_folds(
@@ -54,8 +54,9 @@ def push_folds(
 ) -> Pushed:
     """Push a run: each fold to its branch, then ``main``, whose run.json records the folds' commits.
 
-    Each branch moves in one commit or not at all, and only ``main`` makes a push visible as a whole: a reader who loads
-    the repository during a push gets the old run or the new one. A repeated push continues; unchanged branches stay.
+    Each branch changes in one commit or not at all. Readers find the folds' commits in ``main``, which changes last: if
+    they load the repository during a push, they get the complete old run or the complete new one. If a push was
+    interrupted, push again to continue it; branches that are up to date get no new commit.
 
     Files that this package does not write stay, and so does what people wrote in the card (see `cvrnet.hub.merge`).
 
@@ -101,14 +102,14 @@ def create_repository(api: HfApi, repo: str, public: bool, kind: str = "model") 
     info: Any = with_retries(api.repo_info, repo, repo_type=kind)
     if not info.private and not public:
         name = f"the Space {repo}" if kind == "space" else repo
-        raise UserError(f"{name} is public; --public pushes to it anyway, or choose another repository")
+        raise UserError(f"{name} is public; add --public to push to it anyway, or choose another repository")
     return str(url), info
 
 
 def read_files(
     api: HfApi, repo: str, info: ModelInfo | SpaceInfo, names: Iterable[str], kind: str = "model"
 ) -> dict[str, bytes]:
-    """The content of the named files, as far as the repository holds them, at the commit in ``info``."""
+    """Name -> content of the named files at the commit in ``info``; files that the repository lacks are left out."""
     there = {sibling.rfilename for sibling in info.siblings or ()}
     found = {}
     for name in sorted(there.intersection(names)):
@@ -151,12 +152,12 @@ def _push(
 def _join_same_run(
     staged: Staged, repo: str, info: Any, there: Mapping[str, bytes], overwrite: bool
 ) -> tuple[Staged, dict[str, str]]:
-    """The run, and the commits of its folds in the repository; without `overwrite`, another run there is an error.
+    """The run to push, and the commits of its folds that the repository already holds.
 
-    Hashes of the data set that were made with different keys cannot be compared. Then only the rest of run.json is
-    compared, and the hash in the repository stays.
+    UserError if the repository holds another run, unless `overwrite`. Hashes of the data set that were made with
+    different keys cannot be compared. Then only the rest of run.json is compared, and the hash in the repository stays.
     """
-    with suppress(ValueError, RecursionError, AttributeError):  # a damaged run.json is not this run
+    with suppress(ValueError, RecursionError, AttributeError):  # a damaged run.json counts as another run
         old = json.loads(there.get(RUN, b"null"))
         new = json.loads(json.dumps(staged.run))
         known, secret = old.get(DATA_KEY), {DATA_HASH, DATA_KEY}
@@ -175,7 +176,7 @@ def _join_same_run(
 def _put(
     api: HfApi, pushed: Pushed, branch: str, files: Files, overwrite: bool, *, parent: str = "", first: str = ""
 ) -> str:
-    """Make a branch hold these files and no others of this package, in one commit; returns that commit.
+    """Make a branch hold these files and no other files of this package, in one commit; return that commit.
 
     Files of other names stay, except in a branch that is still at the repository's commit `first`. The Hub's answer can
     be lost after the commit was made, so after a failure the branch itself is compared with the files.
@@ -217,7 +218,7 @@ def _list_hashes(api: HfApi, repo: str, commit: str) -> dict[str, str]:
 
 
 def _difference(there: Mapping[str, str], files: Files, *, everything: bool = False) -> tuple[set[str], set[str]]:
-    """The names of the files to push, because they are missing or differ, and of this package's files to remove."""
+    """The names of the files to push (those that are missing or differ), and of this package's files to remove."""
     changed = {name for name, content in files.items() if not matches(content, there.get(name, ""))}
     return changed, {name for name in there.keys() - files.keys() if everything or name in {*WRITTEN, _PICKLE}}
 
@@ -225,7 +226,7 @@ def _difference(there: Mapping[str, str], files: Files, *, everything: bool = Fa
 def _check_untouched(
     api: HfApi, repo: str, branch: str, head: str, there: Mapping[str, str], changed: set[str], surplus: set[str]
 ) -> set[str]:
-    """The surplus files that are not ours; raise UserError if somebody changed a file that this push would replace."""
+    """Return the surplus files that others wrote; UserError if others changed a file that this push would replace."""
     if not (changed | surplus) & there.keys():
         return set()
     history = with_retries(lambda: list(api.list_repo_commits(repo, revision=head)))
@@ -244,7 +245,9 @@ def _tag(api: HfApi, repo: str, tag: str, commit: str) -> None:
     there = {t.name: t.target_commit for t in with_retries(api.list_repo_refs, repo).tags}
     if there.get(tag, commit) != commit:
         older = there[tag][:8]
-        raise UserError(f"the run is at {repo}, but the tag {tag} is that of an older commit ({older}); choose another")
+        raise UserError(
+            f"the run was pushed to {repo}, but the tag {tag} names an older commit ({older}); choose another tag"
+        )
     with_retries(api.create_tag, repo, tag=tag, revision=commit, exist_ok=True)
 
 

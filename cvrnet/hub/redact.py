@@ -53,11 +53,11 @@ _PATH = re.compile(
 
 
 def public_run(run: Mapping[str, Any], repo: str) -> dict[str, Any]:
-    """run.json without facts about the machine, and without the name of the data set unless it is one of the Hub.
+    """Return run.json without facts about the machine; the data set is named only if it is a data set of the Hub.
 
-    Somebody could compare ``data_sha256`` with the hashes of data sets that he guesses. It is therefore replaced by a
-    hash with a key that only the user has; it differs between repositories, and ``data_key`` identifies the key. If
-    that key cannot be read or made, both are left out.
+    Anybody could identify the data set by comparing ``data_sha256`` with the hashes of data sets that they know. So it
+    is replaced by a keyed hash. Only the user has the key, and the hash differs between repositories; ``data_key``
+    identifies the key. If the key cannot be read or made, both are left out.
 
     >>> run = {"kind": "train", "data": "/home/ada/ward-7/manifest.csv", "config": {"model": "local-dir:/home/ada/run"}}
     >>> public_run(run, "ada/chest")
@@ -86,7 +86,7 @@ def public_run(run: Mapping[str, Any], repo: str) -> dict[str, Any]:
 
 
 def _public_sources(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The encoders without the folders and paths that they came from."""
+    """The settings of the encoders, without local folders and paths."""
     encoders, files = config.get("encoders", ()), config.get("encoder_weights", ())
     public = {
         "encoders": ["local-dir" if str(name).startswith("local-dir:") else name for name in encoders],
@@ -120,7 +120,7 @@ def _looks_local(value: Any) -> bool:
 
 
 def public_table(path: Path, key: bytes | None) -> bytes:
-    """A CSV file without unknown columns, its paths and patient ids hashed with the key, or empty without a key."""
+    """A CSV file without unknown columns; paths and patient ids are hashed with the key, or empty without a key."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(file)
         columns = [name for name in rows.fieldnames or () if _COLUMNS.fullmatch(name)]
@@ -136,7 +136,7 @@ def public_table(path: Path, key: bytes | None) -> bytes:
 
 
 def hash_key(run: Path) -> bytes:
-    """The run's random key for hashes; made at the first push that needs it, and readable by its owner only."""
+    """The run's random key for hashes; the first push that needs it makes its file, which only the owner can read."""
     path = run / HASH_KEY
     if not path.is_file():
         with atomic_write(path) as temporary:
@@ -149,7 +149,7 @@ def hash_key(run: Path) -> bytes:
 
 
 def public_figure(path: Path) -> bytes:
-    """A PNG file with its pixels only, without texts, times and other metadata; an incomplete file is an error."""
+    """A PNG file with its pixels only, without texts, times and other metadata; UserError if the file is incomplete."""
     file = io.BytesIO()
     try:
         with Image.open(path, formats=["PNG"]) as figure:
@@ -162,7 +162,7 @@ def public_figure(path: Path) -> bytes:
 
 
 def check_harmless(files: Mapping[str, bytes | Path], run: Path) -> None:
-    """Raise UserError if a file still contains a path on this machine after private data were removed."""
+    """Raise UserError if a file still contains a path on this machine, although private data were removed."""
     local = {str(run.resolve()), str(Path.home()), str(Path.cwd())} - {"/", "/root", "C:\\"}
     for name, content in files.items():
         if not name.endswith((".json", ".md", ".csv", ".safetensors")):
@@ -180,6 +180,6 @@ def _header(path: Path) -> bytes:
 
 
 def public_json(value: Any) -> bytes:
-    """A JSON file as :func:`cvrnet.files.write_json` writes it."""
+    """The bytes of a JSON file, as :func:`cvrnet.files.write_json` would write it."""
     # A lone surrogate, which UTF-8 cannot represent, becomes the JSON escape of the same character.
     return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""Make and upload the files of a Hugging Face Space that serves a run's page; preview a whole push."""
+"""Make and upload the files of a Hugging Face Space that serves a model's demo page; preview a whole push."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from cvrnet.runs.hub_download import parse_reference
 from cvrnet.runs.layout import CARD
 
 APP, REQUIREMENTS = "app.py", "requirements.txt"
-_GRADIO = "6.31.0"  # the oldest version that the page runs on; used if gradio is not installed here
+_GRADIO = "6.31.0"  # the oldest version that can serve the page; used if gradio is not installed here
 _PROGRAM = b"from cvrnet.demo import serve"
 
 
 def space_files(repo: str, license: str = "") -> dict[str, bytes]:
-    """The files of a Space that serves a model's page."""
+    """The files of a Space that serves a model's demo page: name -> content."""
     try:
         gradio = version("gradio")
     except PackageNotFoundError:
         gradio = _GRADIO
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    # Without the index of CPU builds, pip would install gigabytes for GPUs, which a free Space does not have.
+    # Without the index of CPU builds, pip would install gigabytes for GPUs; a free Space has no GPU.
     index = "--extra-index-url https://download.pytorch.org/whl/cpu"
     requirements = f"# cvrnet:requirements\n{index}\ncvrnet[demo,dicom]=={version('cvrnet')}\n# /cvrnet:requirements\n"
     facts = {"repo": repo, "license": license or DEFAULT_LICENSE, "gradio": gradio, "python": python}
@@ -43,11 +43,11 @@ def space_files(repo: str, license: str = "") -> dict[str, bytes]:
 
 
 def push_space(repo: str, *, public: bool = False, license: str = "", overwrite: bool = False) -> Pushed:
-    """Push a model's page to the Space of the same name; private unless `public`.
+    """Push a model's demo page to the Space with the same name as its repository; private unless `public`.
 
     An existing Space keeps its settings, its other files and the parts of this package's files that somebody edited
-    (see `cvrnet.hub.merge`); the Hub builds it again. With ``overwrite``, the edited parts are replaced, and so is
-    another program in the Space. The other arguments are those of `push_folds`.
+    (see `cvrnet.hub.merge`); the Hub builds it again. With ``overwrite``, edited parts and another program in the Space
+    are replaced. The other arguments are those of `push_folds`.
 
     Raises:
         UserError: The Space cannot be pushed, or holds another program.
@@ -55,7 +55,7 @@ def push_space(repo: str, *, public: bool = False, license: str = "", overwrite:
     repo, _ = parse_reference(repo)
     files = space_files(repo, license)
     api = hub_client()
-    with hub_errors(f"cannot push the Space {repo}", lambda: "it is as it was"):
+    with hub_errors(f"cannot push the Space {repo}", lambda: "it was not changed"):
         url, info = create_repository(api, repo, public, "space")
         there = read_files(api, repo, info, files, "space")
         if not overwrite and _PROGRAM not in there.get(APP, _PROGRAM):

@@ -37,13 +37,13 @@ from cvrnet.runs.read import read_json, read_rows
 Files = dict[str, bytes | Path]
 """Name of a file in the repository -> its content, or the path of the local file that holds it."""
 
-LEADERBOARD = ".eval_results/cvrnet.yaml"  #: scores in the Hub's newer form, of a run on a data set of the Hub
+LEADERBOARD = ".eval_results/cvrnet.yaml"  #: scores in the Hub's newer format, for a run on a data set of the Hub
 
 WRITTEN = frozenset(
     {LEADERBOARD, RUN, CONFIG, WEIGHTS, NOVELTY, SEGMENTER, METRICS, SUMMARY, HISTORY, SPLIT, PREDICTIONS}
     | {f"{FIGURES}/{name}.png" for name in redact.PUBLIC_FIGURES}
 )
-"""The names of the files that a push may write, beside the card. A file of any other name is somebody else's."""
+"""The names of the files that a push may write, beside the card. Files of other names belong to somebody else."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ class Staged:
 def stage_run(
     run: Path, repo: str, folds: Sequence[int] = (), *, with_predictions: bool = False, license: str = ""
 ) -> Staged:
-    """Collect, clean and check the files of a run to push; arguments and errors as in `cvrnet.hub.push_folds`.
+    """Collect the files of a run to push, and remove private data; arguments and errors as in `cvrnet.hub.push_folds`.
 
-    Each model is loaded once, to prove that it loads.
+    Each model is loaded once, to check that it can be loaded.
     """
     with damaged_files(run):
         return _stage(run, repo, folds, with_predictions, license)
@@ -89,7 +89,7 @@ def _stage(run: Path, repo: str, folds: Sequence[int], with_predictions: bool, l
     model = load_checkpoint(run / best)
     if len(description["classes"]) != model.num_classes:
         named = len(description["classes"])
-        raise UserError(f"{run / RUN} names {named} classes; expected {model.num_classes}, as its models have")
+        raise UserError(f"{run / RUN} names {named} classes; expected {model.num_classes}, as many as its models have")
     branches = {name: _files(folder, folder, key) for name, folder in checkpoints.items()}
     main = _files(run, run / best, key)
     scores = {} if checkpoints else _scores(run / METRICS)
@@ -117,14 +117,14 @@ def _stage(run: Path, repo: str, folds: Sequence[int], with_predictions: bool, l
 
 
 def _check_inside(run: Path, folders: Sequence[Path]) -> None:
-    """Raise UserError if a link leads out of the run: a stranger's run could make the user publish other files."""
+    """Raise UserError if a link leads out of the run: an untrusted run could make the user publish other files."""
     for path in (folder / name for folder in folders for name in (*sorted(WRITTEN), AUDIT)):
         if path.exists() and not path.resolve().is_relative_to(run.resolve()):
             raise UserError(f"{path} is a link out of the run, to {path.resolve()}; copy its target into the run")
 
 
 def _best(metrics: Mapping[str, Mapping[str, Any]]) -> str:
-    """The fold with the highest validation accuracy (for findings AUC); of equals, the one with the lowest loss."""
+    """The fold with the highest validation accuracy (for findings: AUC); if equal, the one with the lowest loss."""
 
     def rank(name: str) -> tuple[float, float]:
         val = metrics[name].get("val", {})
@@ -153,7 +153,7 @@ def _files(folder: Path, checkpoint: Path, key: bytes | None) -> Files:
 def _checkpoint_files(checkpoint: Path) -> Files:
     """The files of a model as they are pushed."""
     config = read_json(checkpoint / CONFIG)
-    # Checkpoints of earlier versions hold num_classes here, which transformers refuses (see `cvrnet.runs.checkpoint`).
+    # Checkpoints of earlier versions have num_classes here, and transformers refuses it (see `cvrnet.runs.checkpoint`).
     config.setdefault("model_args", {}).pop("num_classes", None)
     others: Files = {name: checkpoint / name for name in (NOVELTY, SEGMENTER) if (checkpoint / name).is_file()}
     return {CONFIG: redact.public_json(config), WEIGHTS: checkpoint / WEIGHTS, **others}
@@ -164,7 +164,7 @@ def _scores(path: Path) -> dict[str, Any]:
 
 
 def _marked(path: Path) -> dict[str, float]:
-    """The share of each set's images that are marked as unusual; {} if the model cannot tell."""
+    """The share of each set's images that are marked as unusual; {} if the model cannot detect such images."""
     if not path.is_file():
         return {}
     with damaged_files(path):

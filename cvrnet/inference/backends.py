@@ -1,4 +1,4 @@
-"""Which program computes a model: PyTorch, or OpenVINO or ONNX Runtime on a copy that is converted once and kept."""
+"""Choose the backend of a model: PyTorch, or OpenVINO or ONNX Runtime with a copy that is converted once and kept."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 BACKENDS = ("auto", "torch", "openvino", "onnxruntime")
 CONVERTED_PAYS, KEPT_PAYS = 500, 100
-"""Numbers of images from which a conversion, and the opening of a copy that exists, take less time than they save
+"""For at least this many images, a conversion saves more time than it takes, and so does opening an existing copy
 (docs/performance.md)."""
 
 
@@ -64,7 +64,7 @@ def open_model(
         return engine, decisions
     refuse_bags(engine.unit, "another backend than PyTorch")
     if compile:
-        raise UserError(f"compile is for PyTorch; leave it out, or the backend {backend}")
+        raise UserError(f"compile is for PyTorch only; leave out compile, or the backend {backend}")
     images = math.inf if images is None else images
     if backend == "auto" and (images < KEPT_PAYS or not _can_convert(engine, dtype)):
         return engine, decisions
@@ -80,7 +80,7 @@ def open_model(
 
 
 def _can_convert(engine: TorchEngine, dtype: str) -> bool:
-    """Whether another engine can be faster here: on a CPU, if what converts and computes is installed."""
+    """Whether another engine can compute the model: on a CPU, in float32, with a converter and an engine installed."""
     installed = find_spec("onnxscript") and (find_spec("openvino") or find_spec("onnxruntime"))
     return bool(installed) and engine.device.type == "cpu" and dtype in ("auto", "fp32")
 
@@ -89,7 +89,7 @@ def _open_file(
     model: str | Path, device: str, dtype: str, folds: Sequence[int], compile: bool | str, backend: str | None
 ) -> tuple[OnnxEngine, Decisions]:
     if folds:
-        raise UserError(f"{model} is one model; only the folds of a run can be chosen")
+        raise UserError(f"{model} is one model; folds can be chosen only from a run: leave them out")
     if compile or backend == "torch":
         raise UserError(f"{model} is an ONNX file, which PyTorch does not run; expected a run folder or a checkpoint")
     from cvrnet.onnx import load_onnx  # here, because onnx is an extra
@@ -99,7 +99,7 @@ def _open_file(
 
 
 def _fastest(engine: TorchEngine, copies: Sequence[ConvertedCopy], dtype: str, images: float) -> Engine:
-    """The faster of PyTorch and of the engine that is installed, if there are enough images that it can pay."""
+    """Measure PyTorch and the installed engine, and return the faster one; PyTorch if there are too few images."""
     from cvrnet.inference.converted_engine import ConvertedEngine
 
     if images < CONVERTED_PAYS and not all(copy.file.is_file() for copy in copies):
@@ -110,7 +110,7 @@ def _fastest(engine: TorchEngine, copies: Sequence[ConvertedCopy], dtype: str, i
 
 
 def _seconds(engine: Engine, pixels: NDArray[np.uint8]) -> float:
-    """The time that an engine takes for a batch, after a first one that prepares it."""
+    """The time that an engine takes for a batch, after a first batch as warm-up."""
     engine(pixels)
     start = time.perf_counter()
     engine(pixels)

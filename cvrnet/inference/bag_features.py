@@ -1,4 +1,4 @@
-"""Bags of pictures whose vectors are known: batches of them, and the answers of a head about them."""
+"""Batches of bags whose pictures' vectors are computed already, and a head's predictions for them."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ from cvrnet.heads import Bags, to_probabilities
 from cvrnet.inference.frozen_features import FrozenFeatures, head_inputs
 from cvrnet.network import CVRNet
 
-CHUNK = 1200  # pictures whose vectors are in memory at once, unless one bag has more
+CHUNK = 1200  # the most pictures whose vectors are in memory at once, unless one bag has more
 
 
 class BagAnswers(NamedTuple):
-    """What one model says about N bags."""
+    """The predictions of one model for N bags."""
 
     by_head: NDArray[np.float64]  #: each head's probabilities, (heads, N, classes)
-    shares: list[NDArray[np.float64]]  #: of each bag, each picture's share in the answer by head, (heads, pictures)
+    #: For each bag, each picture's share in each head's prediction, (heads, pictures).
+    shares: list[NDArray[np.float64]]
 
 
 def answer_bags(model: CVRNet, bags: Bags) -> BagAnswers:
-    """The answers of a model to bags of vectors (P, width) of all its encoders' maps, on the device of its head.
+    """Predict bags with a model, on the device of its head.
 
-    A head that averages logits counts as one, as in `cvrnet.inference.Predictor`.
+    The bags' vectors, (P, width), are the pooled maps of all encoders. A head that averages logits counts as a single
+    head, as in `cvrnet.inference.Predictor`.
     """
     head: Any = model.head.eval()
     with torch.inference_mode():
@@ -41,14 +43,14 @@ def answer_bags(model: CVRNet, bags: Bags) -> BagAnswers:
 
 
 def answer_frozen(model: CVRNet, features: FrozenFeatures, studies: Sequence[Study]) -> BagAnswers:
-    """The answers of a model to studies whose pictures' vectors are known."""
+    """Predict studies with a model, from the stored vectors of their pictures."""
     found = [answer_bags(model, frozen_bags(features, part)) for part in _chunks(studies)]
     by_head = np.concatenate([answers.by_head for answers in found], axis=1)
     return BagAnswers(by_head, [share for answers in found for share in answers.shares])
 
 
 def frozen_bags(features: FrozenFeatures, studies: Sequence[Study]) -> Bags:
-    """The vectors of studies, without augmentation."""
+    """The bags of studies, with the pictures' vectors without augmentation."""
     rows = features.rows(pictures_of(studies))
     return make_bags(
         features.vectors[rows, 0], [len(s.pictures) for s in studies], [d for s in studies for d in s.days]
@@ -56,7 +58,7 @@ def frozen_bags(features: FrozenFeatures, studies: Sequence[Study]) -> Bags:
 
 
 def make_bags(vectors: NDArray[np.float32], sizes: Sequence[int], days: Sequence[float]) -> Bags:
-    """Bags from the vectors (P, width) and days (P,) of all pictures, and the bags' sizes (N,)."""
+    """Make bags from the vectors (P, width) and days (P,) of all pictures, and the bags' sizes (N,)."""
     return Bags(torch.from_numpy(vectors), torch.tensor(sizes), torch.tensor(days, dtype=torch.float32))
 
 
@@ -72,6 +74,6 @@ def _chunks(studies: Sequence[Study]) -> Iterator[list[Study]]:
 
 
 def join_bags(items: Sequence[tuple[Tensor, Tensor]]) -> Bags:
-    """One batch from the vectors (pictures, width) and days (pictures,) of each bag."""
+    """Join bags to one batch; an item has the vectors (pictures, width) and days (pictures,) of a bag."""
     vectors, days = zip(*items, strict=True)
     return Bags(torch.cat(vectors), torch.tensor([len(v) for v in vectors]), torch.cat(days))

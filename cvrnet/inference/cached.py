@@ -20,10 +20,10 @@ def predict_cached(
     index: int = 0,
     count: int = 1,
 ) -> list[tuple[int, NDArray[np.float64]]]:
-    """Return each batch's number, and each head's probabilities (heads, images, classes), averaged over the models.
+    """Return each batch's index, and each head's probabilities (heads, images, classes), averaged over the models.
 
-    Each of `count` processes takes every `count`-th batch; `index` is the number of this process. The number of
-    processes changes neither the batches nor the results, bit for bit.
+    Each of `count` processes takes every `count`-th batch; `index` is the index of this process. The batches and the
+    results are exactly the same for every number of processes.
     """
     numbers = range(index, -(-len(records) // batch_size), count)
     batches = (records[number * batch_size : (number + 1) * batch_size] for number in numbers)

@@ -1,4 +1,4 @@
-"""A model's networks in OpenVINO or ONNX Runtime: copies that were converted once, and compared with PyTorch."""
+"""Run a model's networks in OpenVINO or ONNX Runtime, from copies that are converted once and compared with PyTorch."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from cvrnet.onnx.converted import ConvertedCopy
 from cvrnet.onnx.session import OnnxEngine
 from cvrnet.task import probabilities
 
-TOLERANCES = {"fp32": 1e-4, "bf16": 5e-3}  # of a probability, against PyTorch in float32
+TOLERANCES = {"fp32": 1e-4, "bf16": 5e-3}  # largest difference of a probability from PyTorch in float32
 
 
 class ConvertedEngine:
-    """Runs the copies of one network, or of those of all folds; an engine of `cvrnet.Predictor`.
+    """Runs the copy of one network, or of the network of each fold; an engine of `cvrnet.Predictor`.
 
     Args:
         engine: The networks in PyTorch, on the CPU.
-        copies: That of each network.
-        dtype: ``auto`` is the fastest number format that keeps the probabilities of all networks within the bounds.
+        copies: The converted copy of each network, in the same order.
+        dtype: ``auto`` is the fastest number format with which the probabilities of all networks stay within
+            `TOLERANCES`.
         backend: ``openvino`` or ``onnxruntime``.
 
     Raises:
@@ -49,33 +50,33 @@ class ConvertedEngine:
     ahead = 0  #: see `TorchEngine`
 
     def start(self, pixels: NDArray[np.uint8], size: int = 0) -> Callable[[], Answer]:
-        """As `TorchEngine`, but computes at once."""
+        """Like `TorchEngine.start`, but computes at once."""
         answer = self(pixels, size)
         return lambda: answer
 
     @property
     def num_heads(self) -> int:
-        """Number of heads; refuses a model that is not a CVR-Net, because it has none."""
+        """Number of heads; UserError if a model has none."""
         return self._torch.num_heads
 
     def __call__(self, pixels: NDArray[np.uint8], size: int = 0) -> Answer:
-        """As `TorchEngine`; a batch of any number of images, so `size` has no effect."""
+        """Like `TorchEngine.__call__`; a batch may have any number of images, so `size` has no effect."""
         answers = [network(pixels) for network in self._networks]
         return np.concatenate([a[0] for a in answers]), np.concatenate([a[1] for a in answers], 1)
 
     @cached_property
     def _images(self) -> NDArray[np.uint8]:
-        """The images on which all networks are compared; read once, if a comparison has to be made."""
+        """The images on which all networks are compared; read once, and only if a comparison is necessary."""
         return self._copies[0].images(self.preprocessing)
 
     def _open(self, dtype: str, backend: str) -> float:
-        """Open the copies; return the largest difference of one of their probabilities from PyTorch's in float32."""
+        """Open the copies; return the largest difference of their probabilities from those of PyTorch in float32."""
         self._networks = [copy.open(dtype, backend, lambda: self._images) for copy in self._copies]
         self.precision = self._networks[0].precision
         return max(map(self._difference, range(len(self._copies)), self._copies, self._networks))
 
     def _difference(self, number: int, copy: ConvertedCopy, opened: OnnxEngine) -> float:
-        """Measured once for each copy."""
+        """The largest difference of a copy's probabilities from PyTorch's; it is measured once and then stored."""
         if (known := copy.known_difference(opened)) is not None:
             return known
         exact = TorchEngine([self.models[number]], "cpu", "fp32", compile=False)

@@ -1,4 +1,4 @@
-"""What to do with an image's probabilities: positive or not, the set of possible classes, answered or passed on."""
+"""Decide from an image's probabilities: is it positive, which classes are possible, should the model abstain."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ class Decide:
     """The decisions that the user wants for each image; none by default.
 
     Raises:
-        UserError: The model has no such decision, or a share is impossible.
+        UserError: The model has no such decision, or the coverage or the share to abstain from is impossible.
     """
 
-    decisions: Decisions  #: of the model
-    classes: Sequence[str]  #: in the order of the probabilities
-    #: ``sensitivity``, ``specificity`` or ``youden``, or with the target: ``sensitivity=0.9``. Gives ``positive_CLASS``
-    #: for each class that has a threshold. Each class is decided alone.
+    decisions: Decisions  #: those of the model
+    classes: Sequence[str]  #: names in the order of the probabilities
+    #: ``sensitivity``, ``specificity`` or ``youden``, or with the target: ``sensitivity=0.9``. Adds ``positive_CLASS``
+    #: for each class that has a threshold. Each class is decided separately.
     operating_point: str = ""
-    #: Such as 0.9: gives ``set``, the classes that the image may belong to (`cvrnet.metrics.conformal`).
+    #: A share such as 0.9. Adds ``set``, the classes to which the image may belong (`cvrnet.metrics.conformal`).
     coverage: float | None = None
-    by_class: bool = False  #: the coverage is for the images of each class, and not only for all together
-    #: Such as 0.3: gives ``abstain``, whether the image is in the most uncertain share (`cvrnet.metrics.abstention`).
+    by_class: bool = False  #: the coverage holds for the images of each class, and not only for all images together
+    #: A share such as 0.3. Adds ``abstain``: whether the image is in this most uncertain share of images
+    #: (`cvrnet.metrics.abstention`).
     abstain: float | None = None
 
     def __post_init__(self) -> None:
@@ -55,8 +56,8 @@ class Decide:
     def _sets(self) -> PredictionSets:
         if self.decisions.prediction_sets is None:
             raise UserError(
-                "the model has no prediction sets; train and crossval calibrate them, for models that name one "
-                "class an image only: for findings, use --operating-point"
+                "the model has no prediction sets; train and crossval calibrate them, but not for findings: "
+                "use --operating-point"
             )
         return self.decisions.prediction_sets
 
@@ -64,14 +65,14 @@ class Decide:
     def _abstention(self) -> Abstention:
         if self.decisions.abstention is None:
             raise UserError(
-                "the model has no limits of uncertainty; train and crossval choose them, for models that name one "
-                "class an image only: for findings, use --operating-point"
+                "the model has no limits of uncertainty; train and crossval choose them, but not for findings: "
+                "use --operating-point"
             )
         return self.decisions.abstention
 
     @property
     def columns(self) -> list[str]:
-        """The names of the decisions, in their order."""
+        """The names of the decisions, in the order of the columns."""
         chosen = {point.class_name for point in self._points} if self.operating_point else ()
         columns = [f"positive_{name}" for name in self.classes if name in chosen]
         columns += ["set"] if self.coverage is not None else []

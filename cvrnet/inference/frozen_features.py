@@ -28,28 +28,29 @@ from cvrnet.inference.head_logits import HeadLogits
 from cvrnet.inference.prefetch import map_ahead
 from cvrnet.network import CVRNet
 
-FEATURES_VERSION = 1  #: increase it when images get other vectors: all entries are then made again
-BATCH = 32  #: images in every forward pass; the last is filled up, so that vectors never depend on the batch
-MIRRORED = -1  #: the number of the view that is the mirror image
+FEATURES_VERSION = 1  #: increase it if the vectors of images change: all entries are then computed again
+BATCH = 32  #: images in every forward pass; the last batch is filled up, so that vectors never depend on the batch
+MIRRORED = -1  #: the index of the view that is the mirror image
 
 Vectors = NDArray[np.float32]
-Files = Mapping[int, Sequence[ArrayFiles]]  # those of each encoder, for each view
+Files = Mapping[int, Sequence[ArrayFiles]]  # view -> the files of each encoder
 
 
 class FrozenFeatures:
     """The pooled maps of a network's encoders, for several views of each image.
 
-    View 0 is the image itself; the others are augmented, and depend only on the seed, the view's number and the pixels.
-    With view 0, the sides of its maps (`cvrnet.heads.novelty.sides`) are stored; those of the mirror image on demand.
-    The vectors of each encoder are stored beside the decoded images, in files that depend on the encoder's weights,
-    the preprocessing and the number format, so they serve all heads, folds, runs and pairs of encoders.
+    View 0 is the image itself; the others are augmented, and depend only on the seed, the view's index and the pixels.
+    With view 0, the sides of its maps (`cvrnet.heads.novelty.sides`) are stored; those of the mirror image are computed
+    on demand. The vectors of each encoder are stored beside the decoded images. Their file names depend on the
+    encoder's weights, the preprocessing and the number format, so all heads, folds, runs and pairs of encoders can use
+    them.
 
     Args:
         model: The network; its heads are not used.
         cache: The decoded images, in the network's size. Vectors are stored in its folder.
-        device, amp: Device and number format, as in `Predictor`; float32 gives the same vectors on every machine, and
-            heads on frozen encoders are sensitive to rounding. Encoders compute as in prediction, with batch norm
-            folded into the convolutions.
+        device, amp: Device and number format, as `device` and `dtype` of `Predictor`. Float32 gives the same vectors on
+            every machine, and heads on frozen encoders are sensitive to rounding. Encoders compute as in prediction,
+            with batch norm folded into the convolutions.
         views: Number of views, at least 1.
         augmentation, seed: Settings of the augmented views, from view 1.
     """
@@ -82,7 +83,7 @@ class FrozenFeatures:
         self._files: Files = {v: files(self._view(v), 1) for v in range(views)}
         self._sides: Files = {0: files("sides", 2), MIRRORED: files("sides mirrored", 2)}
         self._spreads: Files = {0: files("spreads", 1)}
-        self.width = sum(widths)  #: numbers in one view's vector, the channels of all maps
+        self.width = sum(widths)  #: length of a view's vector: the channels of all maps together
         self.vectors = np.empty((0, views, self.width), np.float32)  #: (images, views, width), of the loaded images
         self._rows: dict[Path, int] = {}
         self._network: HeadLogits | None = None
@@ -102,7 +103,7 @@ class FrozenFeatures:
     def _complete(
         self, wanted: Files, records: Sequence[Record], progress: Callable[[int, int], object] | None = None
     ) -> None:
-        """Compute everything about the views of which a wanted file is missing; spreads only where they are wanted."""
+        """Compute and store all vectors of each view that lacks a wanted file; spreads only if spreads are wanted."""
         spread = wanted is self._spreads
         todo = [
             (record, view)
@@ -127,7 +128,7 @@ class FrozenFeatures:
                 progress(done, len(todo))
 
     def load(self, records: Sequence[Record], progress: Callable[[int, int], object] | None = None) -> None:
-        """Collect the vectors of images in ``vectors``, a memory-mapped file without a name; call `build` before.
+        """Build the vectors of images, and collect them in ``vectors``, a memory-mapped file without a name.
 
         Raises:
             OSError: The disk is full.
@@ -144,14 +145,18 @@ class FrozenFeatures:
         return [self._rows[record.path] for record in records]
 
     def sides(self, records: Sequence[Record], view: int = 0) -> Vectors:
-        """The sides of the maps of images (view 0) or of their mirror images, (images, 2, width); made if missing."""
+        """The sides of the maps of images (view 0) or of their mirror images, (images, 2, width).
+
+        They are computed if they are missing.
+        """
         self._complete({view: self._sides[view]}, records)
         return np.array([self._vector(self._sides, view, record) for record in records])
 
     def spreads(self, records: Sequence[Record]) -> Vectors:
-        """The standard deviations over space of the maps of images (view 0), (images, width); made if missing.
+        """The standard deviations of the maps of images (view 0) over height and width, (images, width).
 
-        The vectors of the same images are stored in the same pass, so a `load` afterwards computes nothing.
+        They are computed if they are missing, and the vectors of the same images are stored in the same pass: a `load`
+        afterwards computes nothing.
         """
         self._complete(self._spreads, records)
         found = [self._vector(self._spreads, 0, record)[0] for record in records]
@@ -165,7 +170,7 @@ class FrozenFeatures:
             return np.memmap(file, np.float32, "r+" if hasattr(os, "posix_fallocate") else "w+", shape=shape)
 
     def _vector(self, files: Files, view: int, record: Record) -> Vectors:
-        """What is stored about a view of an image, all encoders side by side: (1 or 2, width)."""
+        """The stored vectors of a view of an image, concatenated over the encoders: (1 or 2, width)."""
         for attempt in range(2):
             if attempt:  # a file was deleted, or the image has changed
                 self._complete(files if files is self._spreads else {view: files[view]}, [record])
@@ -173,7 +178,7 @@ class FrozenFeatures:
             whole = [vector[0] for vector in found if vector is not None]
             if len(whole) == len(found):
                 return np.concatenate(whole, 1)
-        raise UserError(f"{record.path} changes while its features are computed; repeat the command afterwards")
+        raise UserError(f"{record.path} changed while its features were computed; repeat the command")
 
     def _image(self, item: tuple[Record, int]) -> tuple[Tensor, os.stat_result]:
         record, view = item
@@ -188,7 +193,7 @@ class FrozenFeatures:
         return image, before
 
     def _compute(self, images: Tensor, spread: bool = False) -> list[Vectors]:
-        """The pooled maps, their sides and, if wanted, spreads for each encoder, (BATCH, 3 or 4, width of it)."""
+        """The pooled maps, their sides and, if wanted, spreads, for each encoder: (BATCH, 3 or 4, its width)."""
         x = self.preprocessing.normalize(images.to(self.device, non_blocking=True))
         with torch.inference_mode(), kernels(self.device, self.precision):
             maps = self._frozen().maps(x.contiguous(memory_format=torch.channels_last))
@@ -201,7 +206,7 @@ class FrozenFeatures:
         return [vectors.cpu().numpy() for vectors in of_encoders]
 
     def _frozen(self) -> HeadLogits:
-        """The network as prediction uses it, made when vectors are missing."""
+        """The network as prediction uses it; made only if vectors are missing."""
         if self._network is None:
             network = fuse_batch_norm(copy.deepcopy(self._model).eval()).to(self.device)
             self._network = HeadLogits(network.to(memory_format=torch.channels_last), self.precision)
@@ -240,7 +245,7 @@ def head_inputs(model: CVRNet, vectors: Tensor) -> list[Tensor]:
 
 
 def stored_sides(model: CVRNet, vectors: Vectors) -> Tensor:
-    """What `cvrnet.heads.novelty.join_sides` gives, from the result of `FrozenFeatures.sides`, (N, 2, width)."""
+    """The vectors of `cvrnet.heads.novelty.join_sides`, from the result of `FrozenFeatures.sides`, (N, 2, width)."""
     return join_sides(torch.from_numpy(vectors).split(_channels(model), 2), model.groups)
 
 

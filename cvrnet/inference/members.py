@@ -16,10 +16,10 @@ Members = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def compute_members(engine: Any, batches: Iterable[NDArray[np.uint8]], size: int = 0) -> Iterator[Members]:
-    """For each batch: the probabilities of each member, and the distances from the training images.
+    """For each batch, yield the probabilities of each member, and the distances from the training images.
 
-    Probabilities are (folds, heads, N, classes), distances (N, folds), or (N, 0) without a gate. A batch may have no
-    image. A GPU computes a batch while the next one is loaded.
+    Probabilities are (folds, heads, N, classes). Distances are (N, folds), or (N, 0) if the models have no
+    `cvrnet.heads.novelty`. A batch may be empty. A GPU computes a batch while the next one is loaded.
 
     Args:
         engine: One of `TorchEngine`, `ConvertedEngine` or `cvrnet.onnx.session.OnnxEngine`.
@@ -27,7 +27,7 @@ def compute_members(engine: Any, batches: Iterable[NDArray[np.uint8]], size: int
         size: Images in a full batch (see `TorchEngine`).
 
     Raises:
-        UserError: The network gives another number of classes, or no finite number even for a grey image.
+        UserError: The network gives a wrong number of classes, or its output is not finite even for a grey image.
     """
     waiting: deque[tuple[NDArray[np.uint8], Callable[[], Members]]] = deque()
     for images in batches:
@@ -53,7 +53,7 @@ def _finish(engine: Any, images: NDArray[np.uint8], wait: Callable[[], Members],
             f"{engine.name} returns logits of shape {tuple(logits.shape[2:])} for {len(images)} images; "
             f"expected one for each of its {len(engine.classes)} classes"
         )
-    # In float64, so that the means over members and the entropies add no rounding that matters.
+    # In float64, so that rounding in the means over members and in the entropies does not matter.
     found = probabilities(logits, engine.task)
     if not np.isfinite(found).all():
         grey, _ = engine(np.full_like(images, 128), size)

@@ -27,8 +27,8 @@ class FoundImages(NamedTuple):
     """The images at some PATH arguments."""
 
     files: list[Path]
-    notes: list[str]  #: a line for each folder in which entries were passed over
-    problems: list[str]  #: a line for each folder that may not be read, or has no image
+    notes: list[str]  #: a line for each folder in which files or folders were skipped
+    problems: list[str]  #: a line for each folder that cannot be read, or has no image
     masked: list[Record]  #: the images of manifests that have a lung mask
 
 
@@ -52,7 +52,7 @@ def find_images(paths: Iterable[str | DataSet]) -> FoundImages:
 
 
 def matching_names(text: str) -> list[str]:
-    """The files that a pattern matches; a path that exists, or that matches nothing, is returned itself."""
+    """The files that a pattern matches; if the text is an existing path, or matches nothing, only the text itself."""
     matches = [] if os.path.exists(text) else sorted(glob.glob(text, recursive=True))
     return matches or [text]
 
@@ -71,12 +71,12 @@ def _search(folder: Path, found: FoundImages) -> None:
 class PathPredictions(NamedTuple):
     """The predictions for some PATH arguments."""
 
-    columns: list[str]  #: names of the columns; only the main process has them, and the predictions
+    columns: list[str]  #: names of the columns; only the main process has columns and rows
     images: int  #: number of images
     #: A row for each image, series or patient (see the column ``unit``); None in a column without a value.
     rows: Iterator[dict[str, Any]]
     problems: Sequence[str] = ()  #: as in `FoundImages`
-    counted: Sequence[str] = ("image", "slice")  #: the values of ``unit`` of the rows that are no means
+    counted: Sequence[str] = ("image", "slice")  #: values of ``unit`` in rows of single predictions, which are no means
 
 
 def predict_paths(
@@ -103,18 +103,24 @@ def predict_paths(
 ) -> PathPredictions:
     """Predict the images at some paths; each process of ``accelerate launch`` predicts a share of them.
 
-    ``model``, ``folds``, ``device``, ``dtype``, ``compile``, ``backend`` and ``any_body_part`` are those of
-    `Predictor.from_pretrained`, ``paths`` those of `find_images`; ``batch_size``, ``heads``, ``window`` and
-    ``num_workers`` (there ``processes``) are those of `Predictor.stream`. ``heads`` adds columns for each head's own
-    probabilities, ``uncertainty`` those of `cvrnet.inference.uncertainty`; ``operating_point``, ``coverage``,
-    ``by_class`` and ``abstain`` are those of `cvrnet.inference.decide`. A model that can detect unusual images adds the
-    columns ``unlike_training`` and ``unusual`` (see `Prediction`); ``gate=False`` leaves them out, and ``gate=True``
-    refuses a model that cannot. For a model that sees only the lungs, the column ``lungs`` says why an image was used
-    whole. On the main process, ``say`` is called with a line for each folder in which entries
-    were passed over, and with each warning about a decision.
+    For a model that sees only the lungs, the column ``lungs`` says whether an image was masked or cropped, or why it
+    was used whole.
+
+    Args:
+        model, folds, device, dtype, compile, backend, any_body_part: As in `Predictor.from_pretrained`.
+        paths: As in `find_images`.
+        batch_size, window: As in `Predictor.stream`.
+        heads: Add columns for each head's own probabilities.
+        uncertainty: Add the columns of `cvrnet.inference.uncertainty`.
+        operating_point, coverage, by_class, abstain: The decisions to add, as in `cvrnet.inference.decide`.
+        gate: By default, a model that can detect unusual images adds the columns ``unlike_training`` and ``unusual``
+            (see `Prediction`). False leaves them out; True refuses a model that cannot detect such images.
+        num_workers: Number of processes that decode images, as ``processes`` in `Predictor.stream`.
+        say: Called on the main process, with a line for each folder in which files or folders were skipped, and with
+            each warning about a decision.
 
     Raises:
-        UserError: No image is found; the model, a fold or the device does not exist, or the model has no heads or no
+        UserError: No image is found; the model, a fold or the device does not exist; or the model has no heads or no
             such decision.
     """
     check_launch()
@@ -143,14 +149,14 @@ def predict_paths(
     predictor = load(folds=folds, compile=compile, backend=backend, images=len(found.files))
     predictor.use_masks(found.masked)
     if num_workers and predictor.preprocessing.lungs:
-        raise UserError("--num-workers: not for a model that sees only the lungs, which its network finds")
+        raise UserError("--num-workers: not for a model that sees only the lungs; leave it out")
     decide = Decide(predictor.decisions, predictor.classes, **decision)
     for warning in decide.warnings:
         tell(f"Warning: {warning}")
     if gate and not predictor.has_gate:
         raise UserError(
-            f"{predictor.name} cannot detect images that are unlike its training images: expected a CVR-Net of `cvrnet "
-            "train` or `crossval`, with at least 20 training and 20 validation images"
+            f"{predictor.name} cannot detect images that are unlike its training images: expected a CVR-Net that "
+            "`cvrnet train` or `crossval` trained with at least 20 training and 20 validation images"
         )
     slices = list(arrange(found.files))
     run = partial(shared.stream, predictor) if shared else predictor.stream
@@ -158,7 +164,7 @@ def predict_paths(
         [slice_.path for slice_ in slices], batch_size=batch_size, heads=heads, window=window, processes=num_workers
     )
     if shared and not shared.is_main:
-        list(stream)  # does this process's share; the main process gets the predictions
+        list(stream)  # predict this process's share; the main process collects the predictions
         shared.close()
         return PathPredictions([], len(slices), iter(()))
     further = [*(GATE if predictor.has_gate and gate is not False else ()), *decide.columns]
@@ -177,7 +183,7 @@ def predict_paths(
 
 
 def _columns(predictor: Predictor, volumes: bool, further: Sequence[str], heads: bool, uncertainty: bool) -> list[str]:
-    """The names of the columns; ``further`` are those of the gate and of decisions."""
+    """The names of the columns; ``further`` are the names of the columns of the gate and of decisions."""
     columns = ["path", *(("unit", "patient_id") if volumes else ()), "prediction"]
     columns += [*(["lungs"] if predictor.preprocessing.lungs else []), *further]
     columns += [f"prob_{name}" for name in predictor.classes]
@@ -187,7 +193,7 @@ def _columns(predictor: Predictor, volumes: bool, further: Sequence[str], heads:
 
 
 def _shared_prediction(device: str) -> Any:
-    """What several processes of ``accelerate launch`` share; None in a single process."""
+    """The connection between the processes of ``accelerate launch``; None if there is a single process."""
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
         return None
     from cvrnet.inference.distributed import SharedPrediction
@@ -196,8 +202,8 @@ def _shared_prediction(device: str) -> Any:
 
 
 def _checkpoints(model: str | Path, folds: Sequence[int]) -> tuple[list[Path], str]:
-    """The checkpoint folders of a model, and whether it answers for an ``image``, a ``study`` or a ``patient``."""
-    if str(model).lower().endswith(".onnx"):  # which is predicted without PyTorch
+    """The checkpoint folders of a model, and whether it predicts an ``image``, a ``study`` or a ``patient``."""
+    if str(model).lower().endswith(".onnx"):  # has no folders, and needs no PyTorch
         return [], "image"
     from cvrnet.runs.checkpoint import find_checkpoints, stored_unit
 
@@ -214,7 +220,7 @@ def _predict_studies(
     uncertainty: bool,
     say: Callable[[str], object],
 ) -> PathPredictions:
-    """The predictions of a model that answers for bags of images."""
+    """The predictions of a model that was trained on bags of images."""
     from cvrnet.inference.study_paths import find_studies, study_rows
     from cvrnet.inference.study_predictor import StudyPredictor
 

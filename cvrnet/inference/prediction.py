@@ -24,21 +24,21 @@ class Prediction:
     """The prediction for one image."""
 
     path: Path  #: the image
-    #: the most probable class; for findings, those with a probability from 0.5; "" if there is no prediction
+    #: The most probable class; for findings, all with a probability of at least 0.5; "" if there is no prediction.
     label: str
     probabilities: NDArray[np.float64]  #: of each class or finding, (C,)
     heads: NDArray[np.float64] | None = None  #: each head's own probabilities, (heads, C), if requested
     error: str = ""  #: why there is no prediction: the image could not be read, or the numbers overflowed; otherwise ""
     #: Entropy of the probabilities, in nats: how uncertain the ensemble is. NaN where it is not defined.
     predictive_entropy: float = math.nan
-    #: In nats: how far the members (every head of every fold) disagree; 0 for one fold without heads.
+    #: How far the members (every head of every fold) disagree, in nats; 0 for one fold without heads.
     mutual_information: float = math.nan
-    #: How unlike the training images it is: the share of the validation images that are nearer to them. NaN if the
-    #: model cannot tell.
+    #: How unlike the training images the image is: the share of the validation images that are nearer to the training
+    #: images. NaN if the model cannot detect unusual images.
     unlike_training: float = math.nan
-    #: From the training images of each fold (`cvrnet.heads.novelty`), (folds,); (0,) if the model cannot tell.
+    #: Distances from the training images of each fold (`cvrnet.heads.novelty`), (folds,); otherwise empty.
     distances: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
-    #: For a model that sees only the lungs: ``mask`` or ``crop``, or why the picture was used whole; otherwise "".
+    #: For a model that sees only the lungs: ``mask``, ``crop``, or why the picture was used whole; otherwise "".
     lungs: str = ""
 
     @property
@@ -65,7 +65,7 @@ class Prediction:
 
 
 def label_of(probabilities: NDArray[np.float64], classes: Sequence[str], task: str) -> str:
-    """The most probable class or, of findings, all that are at least as probable as not, joined by ``|``."""
+    """The most probable class; for findings, all with a probability of at least 0.5, joined by ``|``."""
     if task == "multiclass":
         return classes[int(probabilities.argmax())]
     return join_findings([name for name, p in zip(classes, probabilities, strict=True) if p >= 0.5])

@@ -29,12 +29,12 @@ class Predictor:
     heads (v2 section 4.3).
 
     Args:
-        models: Networks with the same classes and preprocessing. They are moved to the device and set to evaluation
-            mode, and otherwise used unchanged. (:meth:`from_pretrained` also folds batch norm into the convolutions.)
+        models: Networks with the same classes and preprocessing. They are moved to the device, set to evaluation mode,
+            and otherwise used unchanged. (:meth:`from_pretrained` also folds batch norm into the convolutions.)
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         dtype: ``auto``, ``fp32``, ``tf32``, ``bf16`` or ``fp16``; ``auto`` takes the fastest on the device.
-        compile: Run the networks through ``torch.compile``: faster after a compilation of seconds to minutes. A string
-            is its mode; ``"reduce-overhead"`` records CUDA graphs.
+        compile: Compile the networks with ``torch.compile``, which takes seconds to minutes; they are faster
+            afterwards. A string is the mode; ``"reduce-overhead"`` records CUDA graphs.
         any_body_part: Read DICOM files of any part of the body, not only of the chest.
 
     Raises:
@@ -67,15 +67,19 @@ class Predictor:
         images: int | None = None,
         checkpoints: Sequence[Path] = (),
     ) -> Predictor:
-        """Load a MODEL argument, with batch norm folded into the convolutions; other arguments as in `Predictor`.
+        """Load a trained model, with batch norm folded into the convolutions.
 
-        MODEL is a run folder (all its folds, or those in `folds`), a fold folder, ``local-dir:FOLDER``,
-        ``hf-hub:user/repo[@revision]``, or an ONNX file that ``cvrnet export`` wrote.
-
-        The backend is PyTorch; for an ONNX file, OpenVINO if it is installed, otherwise ONNX Runtime. With
-        ``openvino`` or ``onnxruntime``, a checkpoint is converted once, and the copy is kept in the cache. ``auto``
-        takes the fastest for the number of ``images`` that will be predicted (None: many). ``checkpoints`` are the
-        folders of MODEL, if `cvrnet.runs.checkpoint.find_checkpoints` has found them before.
+        Args:
+            model: A run folder, a fold folder, ``local-dir:FOLDER``, ``hf-hub:user/repo[@revision]``, or an ONNX file
+                that ``cvrnet export`` wrote.
+            device, dtype, compile, any_body_part: As in `Predictor`.
+            folds: Numbers of the run's folds to load; all by default.
+            backend: By default PyTorch; for an ONNX file, OpenVINO if it is installed, otherwise ONNX Runtime. With
+                ``openvino`` or ``onnxruntime``, a checkpoint is converted once, and the copy is kept in the cache.
+                ``auto`` takes the fastest for the number of ``images``.
+            images: Number of images that will be predicted, for ``backend="auto"``; None for many.
+            checkpoints: The model's checkpoint folders, if `cvrnet.runs.checkpoint.find_checkpoints` has already found
+                them.
 
         Raises:
             UserError: The model or fold does not exist, or the backend cannot run it.
@@ -87,28 +91,28 @@ class Predictor:
         return predictor
 
     def _use(self, engine: Any, decisions: Decisions, any_body_part: bool) -> None:
-        self.engine = engine  #: what computes: `cvrnet.inference.torch_engine`, or an ONNX file's `cvrnet.onnx.session`
+        self.engine = engine  #: runs the networks: a `TorchEngine`, `ConvertedEngine` or `OnnxEngine`
         #: Class names in the order of the probabilities, and the resizing and normalisation saved with the models.
         self.classes: list[str] = engine.classes
         self.preprocessing: Preprocessing = replace(engine.preprocessing, any_body_part=any_body_part)
         self.unit: str = engine.unit  #: ``image``, or ``study`` or ``patient`` (`StudyPredictor`)
         self.task: str = engine.task  #: ``multiclass``, or ``multilabel``: the classes are findings
-        #: The thresholds, prediction sets and limits of uncertainty that training chose, if it did.
+        #: The thresholds, prediction sets and limits of uncertainty that training chose, if any.
         self.decisions = decisions
         self.quantiles: list[NDArray[np.float64]] = engine.quantiles  # of each fold's distances
 
     def use_masks(self, records: Iterable[Record]) -> None:
-        """For a model that sees only the lungs: use the masks that these images have, in place of the segmenter's."""
+        """For a model that sees only the lungs: use the masks that these images have, instead of the segmenter's."""
         if self.preprocessing.finder is not None:
             self.preprocessing.finder.use_masks(records)
 
     def whole_pictures(self) -> dict[Path, str]:
-        """For a model that sees only the lungs: the pictures that it has seen whole so far, and why."""
+        """For a model that sees only the lungs: the pictures that were used whole until now -> the reason."""
         return {} if self.preprocessing.finder is None else dict(self.preprocessing.finder.whole)
 
     @property
     def models(self) -> list[Any]:
-        """The models, in float32, for explanations; the file itself, if it is ONNX."""
+        """The networks in PyTorch, in float32, for explanations; for an ONNX file, its engine."""
         return list(self.engine.models)
 
     @property
@@ -123,7 +127,7 @@ class Predictor:
 
     @property
     def precision(self) -> str:
-        """Number format."""
+        """The number format in which the engine computes, such as ``bf16``."""
         return str(self.engine.precision)
 
     @property
@@ -133,12 +137,12 @@ class Predictor:
 
     @property
     def averages_probabilities(self) -> bool:
-        """Whether the models are CVR-Nets, which also return the probabilities of each head."""
+        """Whether the models average the probabilities of heads, so that each head's probabilities can be requested."""
         return bool(self.engine.averages_probabilities)
 
     @property
     def num_heads(self) -> int:
-        """Number of heads; refuses a model that is not a CVR-Net, because it has none."""
+        """Number of heads; UserError if the models have none."""
         return int(self.engine.num_heads)
 
     def __call__(
@@ -178,8 +182,8 @@ class Predictor:
             One prediction for each file. If the file cannot be read or its numbers overflow, ``error`` is set.
 
         Raises:
-            UserError: Heads were requested and the model has none; or the model gives no numbers for any image (see
-                `member_probabilities`).
+            UserError: Heads were requested and the model has none; or the model's output is NaN even for a grey image
+                (see `member_probabilities`).
         """
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size}; expected a whole number from 1")
@@ -197,7 +201,7 @@ class Predictor:
                 yield self._failure(path, image) if isinstance(image, str) else self._with_lungs(next(answers))
 
     def _with_lungs(self, prediction: Prediction) -> Prediction:
-        """The prediction with what became of the lungs' surroundings, for a model that sees only the lungs."""
+        """For a model that sees only the lungs, add to the prediction how the image was used: mask, crop or whole."""
         steps = self.preprocessing
         if steps.lungs is None or steps.finder is None:
             return prediction
@@ -213,9 +217,10 @@ class Predictor:
     def answer(
         self, images: Sequence[tuple[Path, NDArray[np.uint8]]], size: int = 0, *, heads: bool = False
     ) -> list[Prediction]:
-        """Classify images that are already read: names and pixels (H, W, C) of the preprocessing's size.
+        """Classify images that are already read: names and pixels (H, W, C), in the size of the preprocessing.
 
-        An image whose probabilities are not numbers has a prediction with ``error`` set.
+        If the probabilities of an image are NaN, ``error`` of its prediction is set. For `size`, see
+        `member_probabilities`.
         """
         (members,) = compute_members(self.engine, [self._pixels([image for _, image in images])], size)
         return self.predictions([path for path, _ in images], *members, heads=heads)
@@ -228,7 +233,7 @@ class Predictor:
         *,
         heads: bool = False,
     ) -> list[Prediction]:
-        """The predictions that follow from what `compute_members` gives for these images."""
+        """Make the predictions of images from what `compute_members` returned for them."""
         members = np.concatenate(by_head)  # (folds * heads, N, classes)
         mean = self._calibrate(members.mean(0))
         total, disagreement = uncertainty(mean, members, self.task)
@@ -251,7 +256,7 @@ class Predictor:
 
     @property
     def overflow(self) -> str:
-        """The reason why an image has no prediction although the model predicts others."""
+        """The error message for an image without a prediction, if the model can predict other images."""
         advice = "" if self.precision == "fp32" else "; fp32 (--amp fp32) has a larger range"
         return f"the prediction of {self.name} is not a number (overflow in {self.precision}{advice})"
 
@@ -259,9 +264,9 @@ class Predictor:
         return Prediction(path, "", np.full(len(self.classes), np.nan), error=error)
 
     def probabilities(self, images: ArrayLike) -> NDArray[np.float64]:
-        """Return the mean probabilities over models and heads: (N, classes); except for findings, rows sum to one.
+        """Return the mean probabilities over models and heads, (N, classes); rows sum to one, except for findings.
 
-        The images are uint8 (N, C, H, W), of the preprocessing's size; an array, or a tensor on the CPU. If the
+        The images are uint8 (N, C, H, W), in the size of the preprocessing: an array, or a tensor on the CPU. If the
         model was calibrated (``cvrnet calibrate``), these are the calibrated probabilities.
         """
         return self._calibrate(self.member_probabilities(images).mean((0, 1)))
@@ -276,7 +281,7 @@ class Predictor:
         The images are those of `probabilities`. Models without heads count as having one. With compiled networks, a
         batch of fewer images than `size` is filled up, because the network would be compiled again for another size.
 
-        Every prediction comes from this method. Rows of an image whose numbers overflow are NaN.
+        If the numbers overflow for an image, its probabilities are NaN.
 
         Raises:
             UserError: The model cannot compute images of this size, or its output is NaN even for a grey image, because
@@ -294,5 +299,5 @@ class Predictor:
         by_class: bool = False,
         abstain: float | None = None,
     ) -> dict[str, Any]:
-        """Decide about an image by its probabilities, (C,); arguments, result and errors: `cvrnet.inference.decide`."""
+        """Decide from an image's probabilities, (C,); arguments, result and errors as in `cvrnet.inference.decide`."""
         return Decide(self.decisions, self.classes, operating_point, coverage, by_class, abstain)(probabilities)

@@ -29,9 +29,9 @@ Result = TypeVar("Result")
 def map_ahead(
     function: Callable[[Item], Result], items: Iterable[Item], ahead: int, pool: AbstractContextManager[Executor]
 ) -> Iterator[tuple[Item, Result]]:
-    """Yield items and what a function gives for them, in the items' order; at most `ahead` results wait.
+    """Yield each item with the function's result for it, in the order of the items; at most `ahead` results wait.
 
-    The function is called by the threads or processes of the pool. The items may come from an endless generator.
+    The threads or processes of the pool call the function. The items may come from an endless generator.
     """
     waiting: deque[tuple[Item, Future[Result]]] = deque()
     with pool as workers:
@@ -46,7 +46,7 @@ def map_ahead(
                 yield first, result.result()
         except BrokenProcessPool as error:
             raise UserError(
-                "a process that decodes images has ended; the memory may be too small for so many"
+                "a process that decodes images ended; if there is too little memory, use a smaller --num-workers"
             ) from error
         finally:
             for _, result in waiting:  # the consumer stopped: cancel queued calls
@@ -59,8 +59,8 @@ def read_ahead(
     """Yield files and their resized images in the files' order, with at most `ahead` images waiting.
 
     Pillow and NumPy release Python's lock while they decode and resize, so threads of this process read up to eight
-    images at once. If a GPU waits for these, so many further processes read instead. The files may come from an endless
-    generator. The window is that of `cvrnet.data.read_image`.
+    images at once. If this is too slow for a GPU, set `processes`: that many other processes then read instead. The
+    files may come from an endless generator. The window is that of `cvrnet.data.read_image`.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     pool: AbstractContextManager[Executor]
@@ -77,11 +77,11 @@ def _read(preprocessing: Preprocessing, window: str, path: Path) -> Image:
 
 @contextmanager
 def _processes(count: int) -> Iterator[Executor]:
-    """Processes that import neither PyTorch nor anything else that only the network needs; Ctrl-C is for the parent."""
+    """Start processes that do not import PyTorch, and that leave Ctrl-C to the parent process."""
     ignore = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
     pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), ignore)
     try:
-        if hasattr(signal, "pthread_sigmask"):  # they inherit it, so Ctrl-C does not reach them while they start
+        if hasattr(signal, "pthread_sigmask"):  # inherited, so Ctrl-C does not reach starting processes
             before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
             pool.submit(int)  # starts them all
             signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -26,7 +26,7 @@ class FoundStudies(NamedTuple):
     """The bags at some PATH arguments."""
 
     studies: list[Study]
-    problems: list[str]  #: a line for all that cannot be used
+    problems: list[str]  #: a line for each file or row that cannot be used
 
 
 def find_studies(
@@ -34,8 +34,8 @@ def find_studies(
 ) -> FoundStudies:
     """Find the bags that paths name: manifests with ids, volumes, series, and folders.
 
-    Pictures that are no slices of a volume, and that no manifest names, are of one study if they are in one folder. A
-    picture that is given by itself is a bag of one.
+    Pictures that have no study in a manifest, and are not slices of a volume, form one study for each folder. A picture
+    that is itself a PATH argument is a bag of one. From each volume, at most ``slices`` slices are taken.
     """
     records: list[Record] = []
     problems: list[str] = []
@@ -60,7 +60,7 @@ def find_studies(
 
 
 def _in_its_folder(record: Record) -> Record:
-    """The record with its folder as its study, where it has none."""
+    """The record; if it has no study, its folder becomes its study."""
     if record.metadata.get(STUDY):
         return record
     return replace(record, metadata={**record.metadata, STUDY: str(Path(record.name).parent)})
@@ -75,9 +75,9 @@ def study_rows(
     heads: bool,
     uncertainty: bool,
 ) -> tuple[list[str], Iterator[dict[str, Any]]]:
-    """The names of the columns, and a row for each bag: its prediction, and the picture that counts most in it.
+    """The names of the columns, and a row for each bag: its prediction, and the picture with the largest share in it.
 
-    ``error`` names the bag that has no prediction, or the pictures that could not be read.
+    The column ``error`` says why a bag has no prediction, or which of its pictures could not be read.
     """
     columns = [predictor.unit, "patient_id", "pictures", "prediction", *decide.columns]
     columns += [f"prob_{name}" for name in predictor.classes]
@@ -103,6 +103,6 @@ def study_rows(
 
 
 def check_options(**given: object) -> None:
-    """Refuse options of single images."""
+    """Refuse options that are only for models of single images."""
     if wrong := [name for name, value in given.items() if value]:
-        raise UserError(f"{', '.join(wrong)}: not for a model that answers for a whole study or patient")
+        raise UserError(f"{', '.join(wrong)}: not for a model that predicts whole studies or patients")

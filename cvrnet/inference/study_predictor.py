@@ -29,7 +29,7 @@ class StudyPrediction:
 
     study: Study  #: the bag, with the pictures that could be read
     prediction: Prediction  #: its path is the bag's name
-    shares: NDArray[np.float64]  #: of each picture in the answer, the mean over folds, by head: (heads, pictures)
+    shares: NDArray[np.float64]  #: each picture's share in each head's prediction, mean over folds: (heads, pictures)
     problems: Sequence[str] = ()  #: a line for each picture that cannot be read
 
 
@@ -37,19 +37,22 @@ class StudyPredictor:
     """Classifies studies (or patients) with models that were trained on bags of pictures.
 
     Args:
-        predictor: The models, whose `Predictor.unit` is not ``image``.
+        predictor: The models. Their `Predictor.unit` must be ``study`` or ``patient``.
+
+    Raises:
+        UserError: The models predict single images.
     """
 
     def __init__(self, predictor: Predictor) -> None:
         if predictor.unit == "image":
-            raise UserError(f"{predictor.name} answers for single images; expected a model trained with --unit")
+            raise UserError(f"{predictor.name} predicts single images; expected a model trained with --unit")
         self.predictor = predictor
 
     def check(self, studies: Sequence[Study]) -> None:
-        """UserError if the models need the days of the pictures, and the studies have none."""
+        """Raise UserError if the models need the days of the pictures, and the studies have none."""
         several = any(len(study.pictures) > 1 for study in studies)
         if self.predictor.models[0].head.time and several and not any(day for study in studies for day in study.days):
-            raise UserError(f"{self.predictor.name} learnt from the days of the pictures: expected the column day")
+            raise UserError(f"{self.predictor.name} needs the days of the pictures: expected the column day")
 
     def stream(
         self, studies: Iterable[Study], *, batch_size: int = 8, heads: bool = False
@@ -57,7 +60,7 @@ class StudyPredictor:
         """Classify bags one after the other; memory does not grow with their number.
 
         Args:
-            studies: The bags; their order is that of the result.
+            studies: The bags; the results are in the same order.
             batch_size: Pictures in one forward pass.
             heads: Also give each head's own probabilities.
         """
@@ -83,7 +86,7 @@ class StudyPredictor:
         return StudyPrediction(study, prediction, shares, problems)
 
     def members(self, study: Study, images: Sequence[NDArray[np.uint8]], batch_size: int) -> list[BagAnswers]:
-        """The answers of each model to one bag, whose images (H, W, C) are read."""
+        """The predictions of each model for one bag, whose images (H, W, C) are already read."""
         return [
             answer_bags(model, make_bags(self._vectors(network, images, batch_size), [len(images)], study.days))
             for model, network in zip(self.predictor.models, self._networks, strict=True)
@@ -112,7 +115,7 @@ class StudyPredictor:
 def answer_cached(
     model: Any, cache: ImageCache, studies: Sequence[Study], device: str, precision: str, batch_size: int
 ) -> BagAnswers:
-    """The answers of a model to bags whose images are in a cache; ``batch_size`` is the pictures in a forward pass."""
+    """Predict bags with a model, from images in a cache; ``batch_size`` is the number of pictures in a forward pass."""
     predictor = StudyPredictor(Predictor([model], device, precision))
     found = [predictor.members(s, [cache.load(p.path) for p in s.pictures], batch_size)[0] for s in studies]
     by_head = np.concatenate([answers.by_head for answers in found], axis=1)

@@ -1,4 +1,4 @@
-"""The networks of a model in PyTorch: every head's logits for a batch of images."""
+"""Run the networks of a model in PyTorch: every head's logits for a batch of images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Answer = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 class TorchEngine:
-    """Runs one network, or those of all folds; an engine of `cvrnet.Predictor`, whose arguments these are.
+    """Runs one network, or the networks of all folds; an engine of `cvrnet.Predictor`, with the same arguments.
 
     Raises:
         UserError: The models differ in classes or preprocessing, or the device or dtype is not available.
@@ -34,7 +34,7 @@ class TorchEngine:
         self.classes, self.preprocessing = shared_settings(models)
         self.unit, self.task = checkpoint_unit(models[0]), checkpoint_task(models[0])
         self.models: list[Any] = [m.eval().to(self.device).to(memory_format=torch.channels_last) for m in models]
-        #: For each model, the part that tells how unlike the training images an image is; empty if a model lacks it.
+        #: For each model, the head that computes how unlike the training images an image is; empty if a model lacks it.
         self.novelty: list[NoveltyHead] = []
         self.compile = compile
         cfg: Any = models[0].pretrained_cfg
@@ -42,29 +42,30 @@ class TorchEngine:
 
     @property
     def quantiles(self) -> list[NDArray[np.float64]]:
-        """Of the distances of each fold's validation images from its training images (`cvrnet.metrics.novelty`)."""
+        """Quantiles of the distances of each fold's validation images from its training images."""
         return [head.quantiles.double().cpu().numpy() for head in self.novelty]
 
     @property
     def averages_probabilities(self) -> bool:
-        """Whether the models are CVR-Nets, which also return the probabilities of each head."""
+        """Whether the models average the probabilities of heads, so that each head's probabilities can be requested."""
         return all(averages_probabilities(model) for model in self.models)
 
     @property
     def num_heads(self) -> int:
-        """Number of heads; refuses a model that is not a CVR-Net, because it has none."""
+        """Number of heads; UserError if a model has none."""
         for model in self.models:
             if not averages_probabilities(model):
-                raise UserError(f"{model.pretrained_cfg['architecture']} has no heads of its own; expected a CVR-Net")
+                name = model.pretrained_cfg["architecture"]
+                raise UserError(f"{name} gives no probabilities of heads; expected a CVR-Net that averages them")
         return len(self.models[0].groups)
 
     @property
     def ahead(self) -> int:
-        """The number of batches to start before one is waited for: a GPU computes while the next batch is loaded."""
+        """How many batches to start before waiting for the first: a GPU computes while the next batch is loaded."""
         return 1 if self.device.type == "cuda" else 0
 
     def __call__(self, pixels: NDArray[np.uint8], size: int = 0) -> Answer:
-        """Compute images (N, C, H, W) of the preprocessing's size, uint8.
+        """Compute images, uint8 (N, C, H, W), in the size of the preprocessing.
 
         With compiled networks, a batch of fewer images than `size` is filled up, because the network would be compiled
         again for another size.
@@ -76,7 +77,7 @@ class TorchEngine:
         return self.start(pixels, size)()
 
     def start(self, pixels: NDArray[np.uint8], size: int = 0) -> Callable[[], Answer]:
-        """Start computing images; the function that is returned waits for what a call of the engine returns."""
+        """Start computing images; return a function that waits for the result of `__call__` and returns it."""
         refuse_bags(self.unit, "this")
         images, count = torch.from_numpy(pixels), len(pixels)
         if self.compile and count < size:
@@ -110,7 +111,7 @@ class TorchEngine:
 
     @cached_property
     def _networks(self) -> list[Any]:
-        """The networks that prediction runs, made at the first prediction, because explanations do not need them."""
+        """The networks that prediction runs; made at the first prediction, because explanations do not need them."""
         novelty: Sequence[NoveltyHead | None] = self.novelty or [None] * len(self.models)
         networks: list[Any] = [
             HeadLogits(model, self.precision, head) for model, head in zip(self.models, novelty, strict=True)

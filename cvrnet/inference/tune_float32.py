@@ -1,4 +1,4 @@
-"""Find the fewest parts of a network that must compute in float32, so that bfloat16 keeps its probabilities."""
+"""Find a small set of parts of a network that must compute in float32, so that bfloat16 keeps its probabilities."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from cvrnet.inference.head_logits import HeadLogits
 from cvrnet.network import CVRNet
 from cvrnet.runs.float32_parts import KEY, WHOLE, float32_parts, joined_names
 
-BOUND = 5e-3  #: of a probability, from that of float32: what the default number format keeps
-IMAGES = 64  #: that are looked at
-MARGIN = 0.5  # images that were not looked at may change by twice as much as the worst of these
+BOUND = 5e-3  #: the largest change of a probability from float32 that is accepted in the default number format
+IMAGES = 64  #: number of images on which the change is measured
+MARGIN = 0.5  # part of the bound that these images may reach: other images may change by twice as much
 _BATCH = 16
 
 
 class Tuned(NamedTuple):
-    """What was found for a network."""
+    """The result of `tune_float32`."""
 
     parts: list[list[str]]  #: for each encoder, the names of the submodules that stay in float32
-    before: float  #: largest change of a probability with the encoders' own lists
+    before: float  #: largest change of a probability with the encoders' own lists (`float32_parts`)
     after: float  #: the same with ``parts``
 
 
 def tune_float32(model: CVRNet, images: Tensor) -> Tuned:
-    """Search the smallest set of float32 parts that keeps the probabilities of images within half of `BOUND`.
+    """Search a small set of float32 parts with which the probabilities of images change by at most half of `BOUND`.
 
-    The search is greedy. It starts with the encoders' own lists. If these exceed the limit, the fewest blocks of the
-    encoders are added, from the first on, that bring the probabilities within it. Then each part, the most expensive
-    first, is left out if the probabilities stay within the limit without it. If more than half of the operations had to
+    The search is greedy. It starts with the encoders' own lists. If the change is above the limit, it adds the fewest
+    blocks of the encoders, from the first on, that bring it within the limit. Then it tries to leave out each part, the
+    most expensive first, and does so if the change stays within the limit. If more than half of the operations had to
     be in float32, all of them are: bfloat16 would then save hardly any time.
 
     Args:
-        model: The trained network, on the device on which it will predict; it stays as it is.
-        images: Normalised images, (N, C, H, W), on the same device; about `IMAGES` that it was not trained on.
+        model: The trained network, on the device on which it will predict; it is not changed.
+        images: Normalised images, (N, C, H, W), on the same device: about `IMAGES`, not used for training.
     """
     network: Any = fuse_batch_norm(copy.deepcopy(model).eval()).to(memory_format=torch.channels_last)
     setattr(network, KEY, None)
@@ -76,7 +76,7 @@ def tune_float32(model: CVRNet, images: Tensor) -> Tuned:
 
 
 def _probabilities(network: Any, images: Tensor, precision: str) -> Tensor:
-    """Mean over the heads, (N, classes)."""
+    """The mean probabilities over the heads, (N, classes)."""
     heads = HeadLogits(network, precision)
     with torch.inference_mode():
         logits = torch.cat([heads(part)[0] for part in images.split(_BATCH)], 1)

@@ -19,18 +19,15 @@ UNCERTAINTY = ("predictive_entropy", "mutual_information")  # attributes of a `P
 
 
 def with_complements(probabilities: Array) -> Array:
-    """The distributions of findings, (..., C, 2), from their probabilities (..., C): a finding is there, or it is not.
-
-    The entropy of an image is the sum over its findings of their entropies.
-    """
+    """The distributions of findings over "present" and "absent", (..., C, 2), from their probabilities (..., C)."""
     return np.stack([probabilities, 1 - probabilities], -1)
 
 
 def mutual_information(members: Array) -> Array:
     """Return the members' disagreement: the entropy of their mean minus the mean of their entropies.
 
-    The shape of `members` is (members, ..., C), that of the result (...). The result is 0 if all members agree, and the
-    predictive entropy if each member is certain.
+    The shape of `members` is (members, ..., C), and that of the result is (...). The result is 0 if all members agree.
+    If each member is certain, it is the predictive entropy.
     """
     return np.maximum(entropy(members.mean(0)) - entropy(members).mean(0), 0.0)
 
@@ -38,8 +35,8 @@ def mutual_information(members: Array) -> Array:
 def uncertainty(mean: Array, members: Array, task: str) -> tuple[Array, Array]:
     """The predictive entropy and the mutual information of each image, (N,).
 
-    ``mean`` are the probabilities, (N, C); ``members`` those of each member, (members, N, C). With ``multilabel``, the
-    entropy of an image is the sum over its findings.
+    ``mean`` are the ensemble's probabilities, (N, C); ``members`` are those of each member, (members, N, C). With
+    ``task="multilabel"``, both results are sums over the findings.
     """
     if task == "multiclass":
         return entropy(mean), mutual_information(members)

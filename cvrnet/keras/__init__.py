@@ -1,4 +1,4 @@
-"""Read the authors' Keras 2.3.1 checkpoints, and check that our network computes the same (docs/keras.md)."""
+"""Load and convert the authors' Keras 2.3.1 checkpoints, and count parameters as Keras does (docs/keras.md)."""
 
 from cvrnet.keras.convert import convert_keras, load_keras
 from cvrnet.keras.parameters import keras_parameter_counts

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 KIND, MODEL = "convert-keras", "cvrnet_keras"
 MAX_CLASSES = 1000
-SHOWN = 20  # problems that one message lists; it only counts the others
+SHOWN = 20  # a message lists at most this many problems, and counts the others
 
 
 def convert_keras(
@@ -34,8 +34,8 @@ def convert_keras(
     """Make a run folder from a Keras checkpoint of the notebook's network.
 
     Args:
-        file: HDF5 file of Keras 2's ``save_weights`` or ``model.save``.
-        folder: The run folder: config.json, model.safetensors and run.json.
+        file: HDF5 file that Keras 2's ``save_weights`` or ``model.save`` wrote.
+        folder: The run folder to write, with config.json, model.safetensors and run.json.
         classes: Class names in the order of the outputs (alphabetical if ``flow_from_directory`` made them);
             ``class_0`` and so on by default, because the file has no class names.
         overwrite: Replace an existing run.
@@ -44,7 +44,8 @@ def convert_keras(
         The content of run.json: where the model comes from, its class names and image channels, versions.
 
     Raises:
-        UserError: The file is not such a checkpoint, the names do not fit it, or the folder exists. Nothing is written.
+        UserError: The file is not such a checkpoint, the class names do not fit it, or the folder exists. In these
+            cases nothing is written.
     """
     file, folder = Path(file), Path(folder)
     if overwrite and (folder / RUN).is_file() and folder.resolve() in file.resolve().parents:
@@ -77,7 +78,9 @@ def _convert(file: Path, place: RunFolder, classes: Sequence[str] | None) -> dic
 def load_keras(file: str | Path) -> CVRNet:
     """Load a Keras checkpoint as a network in evaluation mode, with the file's number of classes and image channels.
 
-    Raises UserError for any other file, and names the weights that are missing, surplus or misshapen.
+    Raises:
+        UserError: The file is not such a checkpoint. The message names weights that are missing, surplus or of a wrong
+            shape.
     """
     try:
         return _load(Path(file))
@@ -97,7 +100,7 @@ def _load(file: Path) -> CVRNet:
     for weight, stored in _match(layers, names, model.state_dict()):
         values = torch.from_numpy(stored.values()).permute(weight.axes).contiguous()
         if weight.name == "moving_variance" and values.min() < 0:
-            raise UserError(f"{quoted(stored.path)} has negative values; a variance has none")
+            raise UserError(f"{quoted(stored.path)} has negative values; expected a variance")
         (biases if weight.folded else state)[weight.target] = values
     # timm's convolutions have no biases. Batch norm subtracts the running mean m: (y + b) - m = y - (m - b).
     for running_mean, bias in biases.items():
@@ -119,7 +122,7 @@ def _sizes(layers: LayerWeights, classifier: str) -> tuple[int, int]:
 def _match(
     layers: LayerWeights, names: Mapping[str, str], state: Mapping[str, Tensor]
 ) -> list[tuple[KerasWeight, StoredWeight]]:
-    """Pair every weight of the network with that in the file, or raise a UserError that names all that do not fit."""
+    """Pair every weight of the network with that in the file; UserError that names the weights that do not fit."""
     expected = {f"{names[weight.layer]}/{weight.name}": weight for weight in keras_weights()}
     found = {f"{layer}/{name}": stored for layer, weights in layers.items() for name, stored in weights.items()}
     problems = [f"{quoted(place)} is missing" for place in expected if place not in found]

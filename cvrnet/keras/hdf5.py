@@ -1,4 +1,4 @@
-"""Read the weights in an untrusted HDF5 file of Keras 2, in a process of its own (hdf5_program.py says why)."""
+"""Read the weights in an untrusted HDF5 file of Keras 2, in a separate process (hdf5_program.py says why)."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ SECONDS, BYTES_PER_SECOND = 60, 10_000_000  # a limit for files on slow disks, n
 
 @dataclass(frozen=True)
 class StoredWeight:
-    """A weight as the file declares it, and its bytes if the file holds as many as it declares."""
+    """A weight in the file: its declared shape, and its bytes if the file holds as many as it declares."""
 
-    path: str
+    path: str  #: in the file
     shape: tuple[int, ...]
-    declared: int
-    stored: int
-    content: memoryview
+    declared: int  #: bytes that the shape needs
+    stored: int  #: bytes that the file holds
+    content: memoryview  #: empty if the two differ
 
     def values(self) -> np.ndarray:
-        """Its float32 values; raises UserError if the file does not hold them or they are not finite."""
+        """The float32 values; UserError if the file does not hold all of them, or if they are not finite."""
         if self.stored != self.declared:
             raise UserError(f"{quoted(self.path)} declares {self.declared} bytes and has {self.stored}")
         values = np.frombuffer(self.content, "<f4").reshape(self.shape)
@@ -46,9 +46,10 @@ LayerWeights = Mapping[str, Mapping[str, StoredWeight]]  # layer -> name (``kern
 
 
 def read_weights(path: str | Path) -> LayerWeights:
-    """Read all weights in a file of ``save_weights`` or ``model.save``.
+    """Read all weights in a file that ``save_weights`` or ``model.save`` wrote.
 
-    Raises UserError if the file is not HDF5 from Keras, is damaged or stores weights in other files.
+    Raises:
+        UserError: The file is not HDF5 from Keras, is damaged, or stores weights in other files.
     """
     path = Path(path)
     if not path.is_file():

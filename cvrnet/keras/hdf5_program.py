@@ -1,15 +1,15 @@
-"""Run as a program, with the path of an HDF5 file: read the weights that Keras wrote, and write them to stdout.
+"""A program that reads the weights that Keras wrote to an HDF5 file, whose path is its argument, and prints them.
 
-On damaged files the HDF5 library may crash or ask for any amount of memory, so it runs in a process of its own, with
-a memory limit. The program starts from this file, which imports nothing of the package: that would take seconds.
+On damaged files the HDF5 library may crash or request any amount of memory. So it runs in a separate process with a
+memory limit. This file imports nothing of the package, because that would take seconds.
 
-An HDF5 file can point to other files (external links, external storage, virtual datasets), declare sizes that it does
-not hold, and run filters when it is read. Keras writes plain contiguous datasets behind hard links. Nothing else is
+An HDF5 file can point to other files (external links, external storage, virtual datasets), declare more bytes than it
+holds, and run filters when it is read. Keras writes plain contiguous datasets behind hard links; nothing else is
 accepted.
 
 The first line of the output is JSON: the problem with the file ("" if there is none), and a list of its weights, each
-with layer, name, path in the file, shape, declared and stored bytes. The values follow, float32, of all weights whose
-declared and stored bytes agree.
+with layer, name, path in the file, shape, declared and stored bytes. After it come the float32 values of all weights
+whose declared and stored bytes agree.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _MEMORY = 2_000_000_000  # bytes, beside the file's own size
 
 
 class UnfitError(Exception):
-    """The file may be whole, but Keras does not write such files."""
+    """The file is not one that Keras writes; it may be undamaged."""
 
 
 def main(path: str) -> None:
-    """Read the file at `path`, within a memory limit on Linux; other systems do not enforce one."""
+    """Read the file at `path`, on Linux within a memory limit; other systems do not enforce such limits."""
     if sys.platform == "linux":
         import resource
 
@@ -98,7 +98,7 @@ def _find(file: h5py.File) -> list[tuple[dict[str, Any], h5py.Dataset]]:
 def _check_plain(dataset: h5py.Dataset) -> None:
     """Raise UnfitError if a dataset is not stored in plain form.
 
-    This must come before its shape is read, for which HDF5 would open the source files of a virtual dataset.
+    This must come before the shape is read: to find it, HDF5 would open the source files of a virtual dataset.
     """
     name, storage = _quoted(dataset.name), dataset.id.get_create_plist()
     layout = storage.get_layout()
@@ -111,7 +111,7 @@ def _check_plain(dataset: h5py.Dataset) -> None:
 
 
 def _quoted(name: str) -> str:
-    """As in cvrnet.keras.layers."""
+    """Like ``cvrnet.keras.layers.quoted``."""
     return repr(name if len(name) <= 80 else name[:77] + "...")
 
 

@@ -16,13 +16,13 @@ HEADS = (3, 2, 1, 4, 5)
 
 @dataclass(frozen=True)
 class KerasWeight:
-    """A weight of a Keras layer (named as in a new process), and the parameter or buffer of our network for it."""
+    """A weight of a Keras layer, and the parameter or buffer of our network that takes it."""
 
-    layer: str
-    name: str
-    target: str
+    layer: str  #: the layer's name as Keras gives it in a new process
+    name: str  #: the weight's name in the layer, such as ``kernel``
+    target: str  #: the name in our network
     axes: tuple[int, ...] = VECTOR  #: Keras's axes in our order
-    folded: bool = False  #: whether this is a convolution's bias, which our network holds in the next running mean
+    folded: bool = False  #: whether this is a convolution's bias, which is folded into the running mean `target`
 
     def keras_shape(self, shape: Collection[int]) -> tuple[int, ...]:
         """Return the Keras shape, such as (7, 7, 3, 64), of a parameter whose shape is (64, 3, 7, 7) in our network."""
@@ -92,11 +92,12 @@ AUTOMATIC = ("xce_conv2d", "xce_batch_normalization", "dense")
 
 
 def rename_automatic(expected: Collection[str], found: Collection[str]) -> dict[str, str]:
-    """Map each expected layer name to the layer's name in the file, where automatic numbers may be shifted.
+    """Map each expected layer name to the layer's name in the file, where automatic numbers may be higher.
 
     If the notebook's cell ran twice in one process, ``dense_1 ... dense_15`` are called ``dense_16 ... dense_30``.
-    Keras numbers layers as they are built, so a kind's layers are matched in the order of their numbers if there are
-    as many as expected. All other names stay as they are: the caller reports what is missing or misshapen.
+    Keras numbers layers in the order in which they are built. So the layers of a kind are matched in the order of their
+    numbers, if there are as many as expected. All other names stay as they are: the caller reports missing weights and
+    wrong shapes.
 
     >>> rename_automatic(["dense_1", "dense_2", "dense_2", "MKH_1"], ["dense_10", "dense_9", "MKH_1"])
     {'dense_1': 'dense_9', 'dense_2': 'dense_10', 'MKH_1': 'MKH_1'}
@@ -110,7 +111,7 @@ def rename_automatic(expected: Collection[str], found: Collection[str]) -> dict[
 
 
 def _numbered(kind: str, names: Collection[str]) -> list[str]:
-    """The names of a kind in the order of their numbers; tf.keras omits the first number."""
+    """The names of a kind's layers in the order of their numbers; in tf.keras the first one has no number."""
     matches = [match for name in names if (match := re.fullmatch(rf"{kind}(?:_(\d{{1,9}}))?", name))]
     return [match[0] for match in sorted(matches, key=lambda match: int(match[1] or 0))]
 

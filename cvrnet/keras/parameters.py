@@ -11,13 +11,13 @@ from cvrnet.network import CVRNet
 
 
 def keras_parameter_counts(model: CVRNet) -> dict[str, int]:
-    """Count parameters as Keras does: for each head those of its network, from image to softmax, and all of the model.
+    """Count parameters as Keras does: for each head all on its path from image to softmax, and for the whole model.
 
-    Keras also counts the moving mean and variance of each batch norm, and the biases of ResNet-50's 53 convolutions,
-    which batch norm makes redundant and which timm's ResNet does not have.
+    Keras also counts the moving mean and variance of each batch norm, and the biases of ResNet-50's 53 convolutions.
+    (timm's ResNet has no such biases, because batch norm makes them redundant.)
 
-    v1's Table 2 is for three classes and mixes two builds: P1 and P3 count RGB images; P2, P4, P5 and the total
-    count one-channel images.
+    v1's Table 2 is for three classes and mixes two networks: P1 and P3 are counted for RGB images; P2, P4, P5 and the
+    total for images of one channel.
 
     ``model`` is ``cvrnet`` or ``cvrnet_keras``, with classifiers; it is not changed. The counts are keyed "P1" to "P5"
     and "total".
@@ -41,7 +41,7 @@ def keras_parameter_counts(model: CVRNet) -> dict[str, int]:
     counts = {}
     with torch.enable_grad():
         for i, logits in enumerate(shapes.branch_logits(torch.empty(1, model.in_chans, 64, 64, device="meta")), 1):
-            # The network of a head consists of the parameters that get a gradient from its logits.
+            # A head's path consists of the parameters that get a gradient from the head's logits.
             gradients = torch.autograd.grad(logits.sum(), list(sizes), allow_unused=True, retain_graph=True)
             used = zip(sizes.values(), gradients, strict=True)
             counts[f"P{i}"] = sum(size for size, gradient in used if gradient is not None)

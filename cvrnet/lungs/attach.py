@@ -1,4 +1,4 @@
-"""Give a trained model's preprocessing what finds the lungs: the segmenter beside the model's weights."""
+"""Attach a lung segmenter to the preprocessing: the one beside a model's weights, or one that the user names."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from cvrnet.runs.layout import SEGMENTER
 
 
 def with_finder(preprocessing: Preprocessing, folders: Sequence[Path]) -> Preprocessing:
-    """The preprocessing of a model, or of an ensemble, with the segmenter in its checkpoint folders.
+    """Return the preprocessing of a model, or of an ensemble, with the segmenter in its checkpoint folders.
 
-    It stays as it is if the model sees whole pictures. Without a segmenter, only pictures with a given mask can be
-    read.
+    If the model sees whole pictures, the preprocessing stays as it is. If there is no segmenter, only pictures with a
+    given mask can be read.
 
     Raises:
         UserError: A file is damaged, or the models of an ensemble have different segmenters.
@@ -35,9 +35,10 @@ def with_finder(preprocessing: Preprocessing, folders: Sequence[Path]) -> Prepro
 def make_finder(
     records: Sequence[Record], mode: str, margin: float | None, segmenter: str | None, cache_folder: str | Path | None
 ) -> LungFinder:
-    """What masks or crops the images of a data set, as ``--lungs``, ``--lungs-margin`` and ``--segmenter`` say.
+    """Make the finder that masks or crops the images of a data set.
 
-    An image without a usable mask is used whole. ``cache_folder`` is that of `LungFinder`.
+    ``mode``, ``margin`` and ``segmenter`` are the values of ``--lungs``, ``--lungs-margin`` and ``--segmenter``. If
+    there is no usable mask for an image, the image is used whole. ``cache_folder`` is that of `LungFinder`.
 
     Raises:
         UserError: No image has a mask and there is no segmenter, or the segmenter cannot be used.
@@ -52,7 +53,7 @@ def make_finder(
     finder.use_masks(records)
     if not finder.given and found is None:
         raise UserError(
-            f"--lungs {mode} needs masks, and no image has a lung_mask; expected --segmenter FOLDER, a folder of "
-            "`cvrnet lungs`"
+            f"--lungs {mode} needs masks, and no image has a lung_mask; add --segmenter FOLDER, a folder that "
+            "`cvrnet lungs` wrote"
         )
     return finder

@@ -17,7 +17,7 @@ from cvrnet.lungs.segmenter import Segmenter, create_network, prepare
 
 BATCH = 8
 RATE, ENCODER_RATE, DECAY = 2e-3, 2e-4, 1e-2
-TURN, ZOOM, SHIFT = 15.0, 0.2, 0.1  # degrees; share of the picture's size, for zoom and shift
+TURN, ZOOM, SHIFT = 15.0, 0.2, 0.1  # degrees; zoom and shift are shares of the picture's size
 
 
 def fit_segmenter(
@@ -30,13 +30,14 @@ def fit_segmenter(
     amp: str = "auto",
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Segmenter:
-    """Train a network on grey squares (size, size) and their masks, 0 or 255, of the same size.
+    """Train a network on grey pictures (size, size) and their masks (size, size), whose values are 0 or 255.
 
-    The loss is cross-entropy plus Dice (Milletari et al. 2016). The encoder learns at a tenth of the decoder's rate.
-    Rates fall along half a cosine. Every picture is turned, zoomed, shifted, mirrored, and changed in brightness,
-    contrast, gamma and noise, anew in each epoch. The same arguments give the same network on one machine.
+    The loss is cross-entropy plus Dice (Milletari et al. 2016). The learning rate of the encoder is a tenth of the
+    decoder's, and both fall along half a cosine. In each epoch, every picture is turned, zoomed, shifted and mirrored
+    at random, and its brightness, contrast, gamma and noise change. On one machine, the same arguments give the same
+    network.
 
-    ``progress`` is called after each epoch with the number done and to do.
+    ``progress`` is called after each epoch with the number of epochs done and to do.
     """
     place = select_device(device)
     precision = select_precision(amp, place)
@@ -74,7 +75,7 @@ def fit_segmenter(
 
 
 def augment(pixels: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Change pictures (N, 1, H, W) in 0..255 and their masks in 0..1 at random; both move in the same way."""
+    """Augment pictures (N, 1, H, W) in 0..255 and their masks in 0..1 at random; both move in the same way."""
     count = len(pixels)
 
     def draw(low: float, high: float) -> Tensor:

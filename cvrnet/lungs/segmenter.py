@@ -30,16 +30,16 @@ ENCODER = "tf_efficientnet_lite0"
 DECODER = (64, 48, 32, 16, 8)  #: channels of the decoder's five stages, the deepest first
 SIZES = range(64, 513, 32)  #: sides, in pixels, that a network may work at
 FORMAT = 1
-_MEAN, _STD = 0.45, 0.225  # about ImageNet's, for grey
-_MOST_BYTES = 100_000_000  # of a file from anywhere
+_MEAN, _STD = 0.45, 0.225  # about those of ImageNet, for grey
+_MOST_BYTES = 100_000_000  # the largest size of a file, which is untrusted
 
 
 class Segmenter:
     """Finds the lungs in a picture. It runs on the CPU in float32, so the same picture always has the same mask.
 
     Args:
-        network: What `create_network` gives.
-        size: Side of the square, in pixels, that the network works at.
+        network: A network of `create_network`.
+        size: Side, in pixels, of the network's square input.
     """
 
     def __init__(self, network: nn.Module, size: int) -> None:
@@ -49,7 +49,7 @@ class Segmenter:
 
     @property
     def digest(self) -> str:
-        """A text that identifies the network and its weights, as its file holds them."""
+        """A hash that identifies the network and its weights as stored in its file."""
         if not self._digest:
             self._digest = hashlib.sha256(self.to_bytes()).hexdigest()[:16]
         return self._digest
@@ -70,7 +70,7 @@ class Segmenter:
         return enlarge_mask(self.probabilities(picture), picture.shape)
 
     def to_bytes(self) -> bytes:
-        """The content of the file: weights in 16 bits, and what they belong to."""
+        """The content of the file: the weights in 16 bits, and a description of the network."""
         about = {"format": FORMAT, "encoder": ENCODER, "decoder": list(DECODER), "size": self.size}
         tensors = {
             name: (value.half() if value.is_floating_point() else value).contiguous()
@@ -114,7 +114,7 @@ def _size(about: Any) -> int:
     """The size that a file's description states; ValueError if it describes another network."""
     wanted = {"format": FORMAT, "encoder": ENCODER, "decoder": list(DECODER)}
     if not isinstance(about, dict) or {key: about.get(key) for key in wanted} != wanted:
-        raise ValueError(f"it holds no segmenter of this version, which is {wanted}")
+        raise ValueError(f"it holds no segmenter of this version; expected {wanted}")
     if about.get("size") not in SIZES or isinstance(about["size"], bool):
         raise ValueError(f"size {about.get('size')!r:.20}; expected a multiple of 32 from 64 to 512")
     return int(about["size"])
@@ -134,7 +134,7 @@ def create_network(pretrained: bool = True) -> Any:
 
 
 def square(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """A picture (H, W) or (H, W, 3) as a grey square; its grey levels are spread between 1 % and 99 % of its pixels."""
+    """Resize a picture (H, W) or (H, W, 3) to grey (size, size); its 1st and 99th percentiles become 0 and 255."""
     image = Image.fromarray(picture).convert("L").resize((size, size), Image.Resampling.BILINEAR)
     grey = np.asarray(image, np.float32)
     low, high = np.percentile(grey, (1, 99))
@@ -142,5 +142,5 @@ def square(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 def prepare(grey: Tensor) -> Tensor:
-    """The network's input (N, 3, H, W) for grey squares (N, 1, H, W) in 0..255."""
+    """The network's input (N, 3, H, W) for grey pictures (N, 1, H, W) in 0..255."""
     return ((grey.float() / 255 - _MEAN) / _STD).expand(-1, 3, -1, -1)

@@ -1,4 +1,4 @@
-"""Knowing when not to answer: the images that a model passes on to a human, by how uncertain it is."""
+"""Abstention: a model passes its most uncertain images on to a human."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from cvrnet.errors import UserError
 from cvrnet.metrics.inputs import check
 
-SHARES = tuple(n / 100 for n in range(1, 100))  #: the shares of images passed on that a checkpoint knows
+SHARES = tuple(n / 100 for n in range(1, 100))  #: the shares of images to pass on for which a checkpoint has a limit
 
 
 def _least_confidence(p: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -32,19 +32,19 @@ def entropy(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 SCORES = {"least_confidence": _least_confidence, "margin": _margin, "entropy": entropy}
-"""Name -> uncertainty of each image, (N,), from its probabilities, (N, C); the higher, the more uncertain.
+"""Name -> function of the probabilities, (N, C), that returns the uncertainty of each image, (N,).
 
-Mutual information is not among them: its size depends on the number of folds and heads, so a limit that was found for
+Mutual information is not among them: its size depends on the number of folds and heads, so a limit that was chosen for
 one fold would not hold for the ensemble.
 """
 
 
 @dataclass(frozen=True)
 class Abstention:
-    """The uncertainty score with the lowest risk on validation, and its limits."""
+    """The uncertainty score with the lowest risk on validation images, and its limits."""
 
     score: str  #: a key of `SCORES`
-    images: int  #: validation images
+    images: int  #: number of validation images
     limits: list[float]  #: for each of `SHARES`: the score that this share of the validation images exceeds
 
     def passed_on(self, probabilities: ArrayLike, share: float) -> NDArray[np.bool_]:
@@ -60,7 +60,7 @@ class Abstention:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Abstention:
-        """The limits in a file from anywhere; raises ValueError if they are not possible."""
+        """Make limits from the values in an untrusted file; ValueError if the values are impossible."""
         try:
             found = cls(**values)
             possible = (
@@ -90,13 +90,13 @@ def choose_abstention(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequ
 
 
 def risk_coverage(y_true: ArrayLike, probabilities: ArrayLike, score: str) -> dict[str, Any]:
-    """The share of wrong answers among the images that a model answers, the most certain first.
+    """The risk-coverage curve: the share of wrong predictions (risk) among the k most certain images, for k = 1 to N.
 
     (El-Yaniv & Wiener 2010, JMLR 11:1605)
 
     Returns:
-        ``coverage`` and ``risk`` of shape (N,), and ``area``, the mean of the risk. Images with equal scores are
-        answered together.
+        ``coverage`` (k / N) and ``risk``, of shape (N,), and ``area``, the mean of the risk. Images with equal
+        uncertainty have the same risk: that of all images that are at least as certain.
 
     >>> curve = risk_coverage([0, 0, 1], [[0.9, 0.1], [0.4, 0.6], [0.2, 0.8]], "entropy")
     >>> curve["coverage"].round(2).tolist(), curve["risk"].round(2).tolist()
@@ -106,7 +106,7 @@ def risk_coverage(y_true: ArrayLike, probabilities: ArrayLike, score: str) -> di
     uncertain = SCORES[score](table)
     order = np.argsort(uncertain, kind="stable")
     wrong = (table.argmax(1) != labels)[order]
-    last = np.searchsorted(uncertain[order], uncertain[order], side="right")  # so many are at least as certain
+    last = np.searchsorted(uncertain[order], uncertain[order], side="right")  # how many are at least as certain
     risk = np.cumsum(wrong)[last - 1] / last
     return {"coverage": np.arange(1, len(labels) + 1) / len(labels), "risk": risk, "area": float(risk.mean())}
 

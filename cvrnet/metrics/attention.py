@@ -1,4 +1,4 @@
-"""Whether attention finds the pictures of a bag that matter, measured against those with a known lesion."""
+"""Whether the attention of a model for bags finds the pictures that matter: those with a known lesion."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from numpy.typing import NDArray
 def attention_scores(
     shares: Sequence[NDArray[np.float64]], lesions: Sequence[NDArray[np.bool_]]
 ) -> dict[str, float | int]:
-    """How well the shares of pictures in their bags' answers tell the pictures with a lesion from the others.
+    """How well the pictures' shares in the predictions of their bags distinguish pictures with a lesion from others.
 
-    Only bags with both kinds of pictures count. ``roc_auc`` is the mean over bags of the AUC within the bag;
-    ``top_has_lesion`` the part of the bags whose picture with the largest share has a lesion; ``share_of_lesions`` the
-    mean of what the pictures with a lesion have together, and ``pictures_with_lesion`` what it would be if all pictures
-    of a bag had the same share. Without such a bag, the result is empty.
+    Only bags with both kinds of pictures count.
 
     Args:
-        shares: Of each bag, the share of each picture, (pictures,).
-        lesions: Of each bag, whether each picture has a lesion, (pictures,).
+        shares: For each bag, the share of each picture in the prediction, (pictures,).
+        lesions: For each bag, whether each picture has a lesion, (pictures,).
+
+    Returns:
+        Empty if no bag counts; otherwise ``studies``, the number of bags that count, and means over them. ``roc_auc``:
+        the AUC within a bag. ``top_has_lesion``: whether the picture with the largest share has a lesion.
+        ``share_of_lesions``: the sum of the shares of the pictures with a lesion. ``pictures_with_lesion``: what this
+        sum would be if all pictures of a bag had the same share.
 
     >>> scores = attention_scores([np.array([0.7, 0.2, 0.1])], [np.array([True, False, False])])
     >>> scores["studies"], scores["roc_auc"], scores["top_has_lesion"], scores["share_of_lesions"]

@@ -26,21 +26,21 @@ def bootstrap_intervals(
     n: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """95 % percentile intervals ``[low, high]`` of the scores, in the tree of `classification_scores`.
+    """95 % percentile intervals ``[low, high]`` of the scores, under the same keys as in `classification_scores`.
 
-    Patients are drawn with replacement, each with all of its images (cluster bootstrap): images of one patient are
-    alike, and resampling images would give intervals that are too narrow. A score that is undefined in more than a
-    tenth of the resamples (as in a class of fewer than about three patients) has no interval: None. Otherwise only the
+    Patients are drawn with replacement, each with all of their images (cluster bootstrap). Images of one patient are
+    similar, so resampling images would give intervals that are too narrow. If a score is undefined in more than a tenth
+    of the resamples (as in a class of fewer than about three patients), its interval is None. Otherwise only the
     resamples that define the score count. If all resamples agree, as for a class without errors, the interval has no
-    width; ``cvrnet.metrics.bootstrap.exact_interval`` then gives one.
+    width; use ``cvrnet.metrics.bootstrap.exact_interval`` for such scores.
 
     Args:
-        y_true: class indices, shape (N,).
-        probabilities: shape (N, C).
-        classes: names of the columns.
-        groups: the patient of each image; an image with None or "" counts as a patient of its own. By default all do.
-        n: number of resamples.
-        seed: seed of the random draws; equal seeds give equal intervals.
+        y_true: Class indices, shape (N,).
+        probabilities: Shape (N, C).
+        classes: Names of the columns.
+        groups: The patient of each image. An image with None or "" counts as one patient; by default, every image does.
+        n: Number of resamples.
+        seed: Seed of the random draws; equal seeds give equal intervals.
 
     >>> intervals = bootstrap_intervals([0, 1] * 50, [[0.8, 0.2]] * 50 + [[0.1, 0.9]] * 50, ["NOR", "CVP"])
     >>> intervals["accuracy"], intervals["bootstrap"]
@@ -63,8 +63,8 @@ def mean_interval(
 ) -> tuple[float | None, list[float] | None]:
     """The mean of one value for each image, and its 95 % interval by resampling patients as in `bootstrap_intervals`.
 
-    ``values`` has shape (N,), with NaN for an image without a value, which is left out; both results are None if all
-    are NaN. Other arguments are those of `bootstrap_intervals`.
+    ``values`` has shape (N,). Images whose value is NaN are left out; if all are NaN, both results are None. The other
+    arguments are those of `bootstrap_intervals`.
     """
     table = np.asarray(values, np.float64)
     there = ~np.isnan(table)
@@ -81,7 +81,10 @@ def mean_interval(
 def share_interval(
     hits: ArrayLike, groups: Sequence[Hashable] | None = None
 ) -> tuple[float | None, list[float] | None]:
-    """The share of hits (N,), NaN left out, with its interval: that of `mean_interval`; of 0 or 1, `exact_interval`."""
+    """The share of hits and its 95 % interval: by `mean_interval`, or by `exact_interval` if the share is 0 or 1.
+
+    ``hits`` has shape (N,): 1, 0, or NaN for images to leave out.
+    """
     table = np.asarray(hits, np.float64)
     share, bounds = mean_interval(table, groups)
     if share in (0.0, 1.0):
@@ -95,7 +98,7 @@ def auc_interval(
 ) -> tuple[float | None, list[float] | None]:
     """The AUC of a score (N,), and its 95 % interval by resampling patients as in `bootstrap_intervals`.
 
-    ``truth`` says whether each sample is positive. Both results are None if all are, or none is.
+    ``truth`` says whether each sample is positive. Both results are None if all samples are positive, or none is.
 
     >>> auc_interval([True, False, True, False], [0.9, 0.1, 0.4, 0.4])[0]
     0.875
@@ -113,10 +116,11 @@ def auc_interval(
 def balanced_accuracies(
     y_true: ArrayLike, guesses: ArrayLike, groups: Sequence[Hashable] | None = None, n: int = 1000, seed: int = 0
 ) -> list[tuple[float, list[float] | None]]:
-    """The balanced accuracy of each of M guesses for the same images, and its 95 % interval as `bootstrap_intervals`.
+    """The balanced accuracies of M models' predictions for the same images, and their 95 % intervals.
 
-    ``y_true`` are class indices of shape (N,), ``guesses`` of shape (M, N). The mean is over the classes that occur in
-    ``y_true``. If all guesses are right, or all are wrong, the interval is that of `exact_interval`.
+    ``y_true`` are class indices of shape (N,), ``guesses`` the predicted ones, of shape (M, N). The mean is over the
+    classes that occur in ``y_true``. Intervals are as in `bootstrap_intervals`. If all predictions of a model are
+    right, or all are wrong, its interval is that of `exact_interval`.
     """
     labels = np.asarray(y_true)
     hits = np.asarray(guesses) == labels
@@ -150,9 +154,10 @@ def exact_interval(share: float, n: int) -> list[float]:
 def weighted_scores(
     labels: NDArray[np.int64], table: NDArray[np.float64], classes: Sequence[str], weights: NDArray[np.float64]
 ) -> dict[str, Any]:
-    """The scores under B sets of sample weights of shape (B, N): a tree of arrays of shape (B,), NaN where undefined.
+    """The scores under B sets of sample weights of shape (B, N): a nested dictionary of arrays of shape (B,).
 
-    Agrees with `classification_scores` for weights of one, and with scikit-learn's ``sample_weight``.
+    Undefined scores are NaN. The scores agree with `classification_scores` for weights of one, and with scikit-learn's
+    ``sample_weight``.
     """
     predicted, confidence = table.argmax(1), table.max(1)
     truths, guesses = np.eye(len(classes))[labels], np.eye(len(classes))[predicted]
@@ -176,9 +181,12 @@ def weighted_scores(
 def ranking(
     truth: NDArray[np.bool_], score: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """AUC (the share of pairs in the right order, ties count half) and average precision for B sets of weights."""
+    """AUC and average precision for B sets of weights, two arrays (B,).
+
+    The AUC is the share of pairs of a positive and a negative image in the right order; ties count half.
+    """
     order = np.argsort(-score)
-    # Samples with equal scores are summed first: their order is arbitrary and must not count.
+    # Samples with equal scores are summed first: their order is arbitrary and must have no effect.
     starts = np.flatnonzero(np.diff(-score[order], prepend=-np.inf))
     positive = np.add.reduceat(weights[:, order] * truth[order], starts, axis=1)
     every = np.add.reduceat(weights[:, order], starts, axis=1)
@@ -191,7 +199,7 @@ def ranking(
 
 
 def resample(members: NDArray[np.intp], n_groups: int, n: int, seed: int) -> Iterator[NDArray[np.float64]]:
-    """How often each image is drawn in each resample, in chunks of shape (b, N) that bound the memory."""
+    """Yield how often each image is drawn in each resample, in chunks of shape (b, N), to limit the memory."""
     rng = np.random.default_rng(seed)
     step = max(1, CHUNK // len(members))
     for first in range(0, n, step):
@@ -201,7 +209,7 @@ def resample(members: NDArray[np.intp], n_groups: int, n: int, seed: int) -> Ite
 
 
 def group_numbers(groups: Sequence[Hashable] | None, n_samples: int) -> NDArray[np.intp]:
-    """The number of each sample's group, from 0 in the order of their first samples."""
+    """The index of each sample's group, (N,); groups are numbered from 0 in the order of their first samples."""
     if groups is None:
         return np.arange(n_samples)
     if len(groups) != n_samples:
@@ -213,7 +221,7 @@ def group_numbers(groups: Sequence[Hashable] | None, n_samples: int) -> NDArray[
 
 
 def as_intervals(parts: Sequence[Any], few: bool) -> Any:
-    """The tree of intervals, from a tree of resampled scores for each chunk."""
+    """The 95 % intervals from resampled scores: a nested dictionary of arrays for each chunk; `few` gives None."""
     if isinstance(parts[0], Mapping):
         return {key: as_intervals([part[key] for part in parts], few) for key in parts[0]}
     values = np.concatenate(parts)

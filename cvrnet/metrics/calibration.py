@@ -28,8 +28,9 @@ def brier_score(y_true: ArrayLike, probabilities: ArrayLike) -> float:
 def expected_calibration_error(y_true: ArrayLike, probabilities: ArrayLike, n_bins: int = ECE_BINS) -> float:
     """The mean distance between highest probability and accuracy, over bins (Naeini et al. 2015, Guo et al. 2017).
 
-    ``ECE = sum_m |B_m|/N · |accuracy(B_m) - mean confidence(B_m)|``, with bins ``((m-1)/M, m/M]`` of equal width. It
-    depends on the number of bins and is biased upwards in small samples: compare models with the same bins and samples.
+    ``ECE = sum_m |B_m|/N · |accuracy(B_m) - mean confidence(B_m)|``, with bins ``((m-1)/M, m/M]`` of equal width. The
+    ECE depends on the number of bins and is biased upwards in small samples: compare models on the same samples with
+    the same bins.
 
     >>> expected_calibration_error([0, 1], [[0.75, 0.25], [0.75, 0.25]])
     0.25
@@ -45,10 +46,11 @@ def calibration_curve(
 ) -> dict[str, Any]:
     """Reliability curves: mean predicted probability against observed frequency, in bins of equal width.
 
-    Returns ``{"per_class": {name: curve}, "top_label": curve}``, a curve holding arrays over the bins that are not
-    empty: mean ``predicted``, ``observed``, ``count``, and the bin's edges ``lower`` and ``upper``. A class's curve
-    compares its probability with its frequency (as `sklearn.calibration.calibration_curve`). The top label's curve
-    compares the highest probability with the accuracy, and has ``expected_calibration_error`` and ``brier_score``.
+    Returns ``{"per_class": {name: curve}, "top_label": curve}``. A curve has arrays over the bins that are not empty:
+    ``predicted`` (mean probability), ``observed`` (frequency), ``count``, and the bin's edges ``lower`` and ``upper``.
+    A class's curve compares its probability with its frequency (as `sklearn.calibration.calibration_curve`). The top
+    label's curve compares the highest probability with the accuracy. It also has ``expected_calibration_error`` and
+    ``brier_score``.
 
     >>> curve = calibration_curve([0, 1], [[0.75, 0.25], [0.75, 0.25]], ["NOR", "CVP"])["top_label"]
     >>> curve["predicted"], curve["observed"], curve["count"]
@@ -63,7 +65,7 @@ def calibration_curve(
 
 
 def squared_errors(labels: NDArray[np.int64], table: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each sample's share of the Brier score, shape (N,)."""
+    """Each sample's squared error, whose mean is the Brier score: shape (N,)."""
     return ((table - np.eye(table.shape[1])[labels]) ** 2).sum(1)
 
 

@@ -15,21 +15,21 @@ from cvrnet.metrics.bootstrap import group_numbers
 from cvrnet.metrics.inputs import check
 
 MIN_PATIENTS = 10
-COVERAGES = tuple(n / 100 for n in range(50, 100))  #: the coverages that a checkpoint knows
+COVERAGES = tuple(n / 100 for n in range(50, 100))  #: the coverages for which a checkpoint has a limit
 
 
 @dataclass(frozen=True)
 class PredictionSets:
-    """For each coverage in `COVERAGES`, the least probability of a class in the set; 0 puts every class into it.
+    """For each coverage in `COVERAGES`, the lowest probability that puts a class into the set; 0 puts every class in.
 
-    Split conformal prediction with the score 1 - probability of the true class (Sadinle, Lei & Wasserman 2019, JASA
-    114:223). If new patients are like those of the validation images, the set holds the true class of at least this
-    share of them. ``by_class`` promises this for the patients of each class (Vovk 2012, ACML), and makes larger sets.
+    This is split conformal prediction with the score 1 - probability of the true class (Sadinle, Lei & Wasserman 2019,
+    JASA 114:223). If new patients are like the validation patients, the sets of at least this share of them contain the
+    true class. ``by_class`` guarantees this for the patients of each class (Vovk 2012, ACML); the sets are larger.
     """
 
-    patients: int  #: patients whose validation images were used
-    least: list[float]  #: for each coverage
-    by_class: dict[str, list[float]]  #: the same for each class of at least `MIN_PATIENTS` patients
+    patients: int  #: number of patients whose validation images were used
+    least: list[float]  #: the lowest probability for each coverage
+    by_class: dict[str, list[float]]  #: the same for each class with at least `MIN_PATIENTS` patients
 
     def members(
         self, probabilities: ArrayLike, classes: Sequence[str], coverage: float, by_class: bool = False
@@ -37,10 +37,11 @@ class PredictionSets:
         """Whether each class is in the set of each image, (N, C); the most probable class always is.
 
         Args:
-            probabilities: shape (N, C).
-            classes: names of the columns.
-            coverage: the share of patients whose set holds the true class, one of `COVERAGES`.
-            by_class: make this promise for each class; a class of too few validation patients is then in every set.
+            probabilities: Shape (N, C).
+            classes: Names of the columns.
+            coverage: The share of patients whose set contains the true class, one of `COVERAGES`.
+            by_class: Guarantee the coverage for each class; a class with too few validation patients is then in every
+                set.
 
         Raises:
             UserError: The coverage is not one of `COVERAGES`.
@@ -55,7 +56,7 @@ class PredictionSets:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], classes: Sequence[str]) -> PredictionSets:
-        """The sets in a file from anywhere; raises ValueError if they are not possible."""
+        """Make the sets' limits from the values in an untrusted file; ValueError if the values are impossible."""
         try:
             sets = cls(**values)
             columns = [sets.least, *sets.by_class.values()]
@@ -74,7 +75,7 @@ class PredictionSets:
 
 
 def coverage_index(coverage: float) -> int:
-    """The place of a coverage in `COVERAGES`; raises UserError for one that is not there."""
+    """The index of a coverage in `COVERAGES`; UserError if it is not one of them."""
     if coverage not in COVERAGES:
         raise UserError(f"a coverage of {coverage:g}; expected one of 0.50, 0.51, ... 0.99")
     return COVERAGES.index(coverage)
@@ -85,15 +86,15 @@ def calibrate_sets(
 ) -> PredictionSets:
     """Calibrate prediction sets on validation images.
 
-    A patient counts once, however many images there are: each image has the weight 1 / (images of its patient), as if
-    one image of each patient were drawn (Dunn, Wasserman & Ramdas 2023, JASA 118:2491, pooling). With few patients, a
-    high coverage is possible only with all classes in the set.
+    Each patient counts once, for any number of images: each image has the weight 1 / (images of its patient), as if one
+    image of each patient were drawn (Dunn, Wasserman & Ramdas 2023, JASA 118:2491, pooling). With few patients, a high
+    coverage is possible only with all classes in the set.
 
     Args:
-        y_true: class indices, shape (N,).
-        probabilities: shape (N, C).
-        classes: names of the columns.
-        groups: the patient of each image.
+        y_true: Class indices, shape (N,).
+        probabilities: Shape (N, C).
+        classes: Names of the columns.
+        groups: The patient of each image.
     """
     labels, table = check(y_true, probabilities, classes)
     p = table[np.arange(len(labels)), labels]
@@ -113,14 +114,14 @@ def _least(p: NDArray[np.float64], patients: NDArray[np.intp]) -> list[float]:
     least = []
     for coverage in COVERAGES:
         place = int(np.searchsorted(reached, (len(counts) + 1) * coverage - 1e-9))
-        least.append(math.floor(p[order[place]] * 1e6) / 1e6 if place < len(p) else 0.0)  # shorter, and never too high
+        least.append(math.floor(p[order[place]] * 1e6) / 1e6 if place < len(p) else 0.0)  # rounded down, never too high
     return least
 
 
 def average_sets(members: Sequence[PredictionSets | None]) -> PredictionSets | None:
-    """The sets of an ensemble, whose probabilities are the mean of its members': the mean of their limits.
+    """The sets of an ensemble that averages its members' probabilities: the limits are the mean of the members' limits.
 
-    The promise is that of the members; whether the ensemble keeps it has to be measured. None if a member has none.
+    The coverage is guaranteed for each member; for the ensemble it must be measured. None if a member has no sets.
     """
     known = [member for member in members if member is not None]
     if not known or len(known) < len(members):

@@ -16,14 +16,15 @@ THRESHOLDS = np.arange(1, 100) / 100
 def decision_curves(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[str]) -> dict[str, Any]:
     """Net benefit of each class against the others: ``{"per_class": {name: curve}, "macro": curve}``.
 
-    A curve holds ``threshold``, ``net_benefit`` and ``treat_all``, for thresholds of 0.01 to 0.99. The threshold is the
-    probability from which one would act (treat, or examine further). Whoever acts at 0.2 holds one missed patient to be
-    as bad as four needless actions. Net benefit = TP / N - FP / N * threshold / (1 - threshold), in true positives per
-    image: what acting on the model's probability brings, less what the needless actions cost. ``treat_all`` is that of
-    acting on every image; acting on none has 0. A model that is below both at a threshold is of no use there.
+    A curve has ``threshold``, ``net_benefit`` and ``treat_all``, for thresholds of 0.01 to 0.99. The threshold is the
+    lowest probability at which one would act (treat, or examine further). A threshold of 0.2 means that one missed
+    patient is as bad as four needless actions. Net benefit = TP / N - FP / N * threshold / (1 - threshold), in true
+    positives per image: the gain from acting on the model's probability, minus the cost of needless actions.
+    ``treat_all`` is the net benefit of acting on every image; acting on none has 0. A model that is below both at a
+    threshold is of no use there.
 
-    Both hold for the share of the class among these images, and for probabilities as they are, calibrated or not. The
-    curve of a class without images is None. The macro curve is the mean of the others.
+    Net benefits hold for the share of the class among these images, and for the probabilities as they are, calibrated
+    or not. The curve of a class without images is None. The macro curve is the mean of the other curves.
 
     >>> curve = decision_curves([0, 0, 1, 1], [[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8]], ["NOR", "CVP"])
     >>> [round(float(curve["per_class"]["CVP"][key][49]), 2) for key in ("threshold", "net_benefit", "treat_all")]

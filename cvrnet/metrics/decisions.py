@@ -34,12 +34,16 @@ class Decisions:
     calibration: Recalibration | None = None  #: by ``cvrnet calibrate``, for another hospital
 
     def to_dict(self) -> dict[str, Any]:
-        """The values as config.json holds them."""
+        """The values to write to config.json."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Any, classes: Sequence[str]) -> Decisions:
-        """What `to_dict` described, in a file from anywhere (None: nothing); raises ValueError if it is impossible."""
+        """Make decisions from the values of `to_dict` in an untrusted file (None: no decisions).
+
+        Raises:
+            ValueError: The values are impossible, or do not fit the classes.
+        """
         values = {} if values is None else values
         if not isinstance(values, Mapping) or not {*values} <= {field.name for field in fields(cls)}:
             raise ValueError("its decisions have another form")
@@ -72,9 +76,9 @@ def choose_decisions(
     sensitivity: Mapping[str, float],
     specificity: Mapping[str, float],
 ) -> Decisions:
-    """Learn from validation images: class indices (N,), probabilities (N, C), the patient of each image.
+    """Choose all decisions on validation images, with class indices (N,), probabilities (N, C) and patients (N,).
 
-    See `choose_operating_points`, `calibrate_sets` and `choose_abstention`.
+    For the arguments see `choose_operating_points`, `calibrate_sets` and `choose_abstention`.
     """
     return Decisions(
         choose_operating_points(y_true, probabilities, classes, sensitivity, specificity),
@@ -90,9 +94,10 @@ def choose_finding_decisions(
     sensitivity: Mapping[str, float],
     specificity: Mapping[str, float],
 ) -> Decisions:
-    """Thresholds of findings, each from the validation images of which it is known; tables (N, C), truth NaN if not.
+    """Choose the thresholds of each finding on the validation images for which it is known.
 
-    There are neither prediction sets nor abstention: these are about one class out of several.
+    ``truth`` is 1, 0, or NaN where a finding is not known, (N, C); ``probabilities`` are (N, C). There are no
+    prediction sets and no abstention, because these are for one class out of several.
     """
     points: list[OperatingPoint] = []
     for name, values, p in zip(names, truth.T, probabilities.T, strict=True):
@@ -103,10 +108,12 @@ def choose_finding_decisions(
 
 
 def average_decisions(members: Sequence[Decisions]) -> Decisions:
-    """Return the decisions of an ensemble whose probabilities are the mean of its members'.
+    """Return the decisions of an ensemble that averages its members' probabilities.
 
-    ``cvrnet calibrate`` calibrates an ensemble as a whole, so its members share their decisions. Raises ValueError for
-    members that were calibrated separately.
+    ``cvrnet calibrate`` calibrates an ensemble as a whole, so its members share their decisions.
+
+    Raises:
+        ValueError: The members were calibrated separately.
     """
     if any(member.calibration for member in members):
         if any(member != members[0] for member in members):

@@ -1,4 +1,4 @@
-"""The scores of findings, each by itself on the images of which it is known, with intervals by patient."""
+"""The scores of findings, each on the images for which it is known, with intervals by resampling patients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ SCORES = ("roc_auc", "average_precision", "brier_score", "expected_calibration_e
 
 
 def finding_rankings(truth: Table, probabilities: Table) -> Table:
-    """The AUC of each finding that some of the images have and some have not, from tables (N, C); NaN is not known."""
+    """The AUC of each finding that is present in some images and absent in others, from tables (N, C).
+
+    ``truth`` is 1, 0, or NaN where a finding is not known. Other findings are left out.
+    """
     found = []
     for values, p in zip(truth.T, probabilities.T, strict=True):
         known = ~np.isnan(values)
@@ -39,16 +42,18 @@ def finding_scores(
 
     The keys are ``findings``, ``n`` (images), ``patients``, ``macro`` (the means over the findings that are scored),
     ``per_finding`` (``positives``, ``negatives``, ``unknown`` and `SCORES`), ``intervals`` with the 95 % intervals of
-    ``macro`` and ``per_finding``, and ``left_out``: the findings that all known images have, or none has.
+    ``macro`` and ``per_finding``, and ``left_out``: the findings that are present in all images for which they are
+    known, or in none.
 
-    - AUC and average precision as in scikit-learn.
-    - brier_score is the mean of (p - y)^2; expected_calibration_error that of p in 15 bins of equal width.
-    - Intervals resample patients (see `cvrnet.metrics.bootstrap_intervals`), the same for all findings.
+    - AUC and average precision are as in scikit-learn.
+    - brier_score is the mean of (p - y)^2. expected_calibration_error compares p with the frequency of the finding, in
+      15 bins of equal width.
+    - Intervals resample patients (see `cvrnet.metrics.bootstrap_intervals`), with the same resamples for all findings.
 
     Args:
-        truth: 1, 0, or NaN where it is not known, (N, C).
+        truth: 1, 0, or NaN where a finding is not known, (N, C).
         probabilities: (N, C).
-        names: Of the findings.
+        names: Names of the findings.
         groups: The patient of each image.
         n: Number of resamples.
         seed: Seed of the random draws.
@@ -87,7 +92,10 @@ def finding_scores(
 def _weighted(
     truth: Table, probabilities: Table, names: Sequence[str], draws: Sequence[Table] | Iterator[Table]
 ) -> Iterator[dict[str, Any]]:
-    """The scores under sets of weights (b, N): a tree of arrays (b,), NaN where undefined; no finding of one value."""
+    """The scores under sets of weights (b, N): a nested dictionary of arrays (b,), NaN where undefined.
+
+    Findings that are present in all images, or in none, are left out.
+    """
     for weights in draws:
         scores = {}
         for name, values, p in zip(names, truth.T, probabilities.T, strict=True):

@@ -1,4 +1,4 @@
-"""How unlike the training images an image is, by the distances of `cvrnet.heads.novelty`; and which are marked."""
+"""How unlike the training images an image is, from the distances of `cvrnet.heads.novelty`; which images are marked."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-STEPS = 200  # of the quantiles
+STEPS = 200  # number of steps between quantiles, from 0 to 1
 FALSE_ALARMS = 0.05  #: the share of the validation images that is marked as unlike the training images
 
 
 def distance_quantiles(distances: ArrayLike) -> NDArray[np.float64]:
-    """The quantiles for `NoveltyHead`, (201,), by the distances (N,) of images from where new images will come from.
+    """The quantiles for `NoveltyHead`, (201,), from the distances (N,) of images like those that will be predicted.
 
-    One point beyond all others is added, as in split conformal prediction. Then a new image from there is above the
-    quantile q with a probability of at most 1 - q, however few the images are.
+    A distance beyond all others is added, as in split conformal prediction. Then the distance of a new image of this
+    kind is above the quantile q with a probability of at most 1 - q, for any number of images.
     """
     known = np.asarray(distances, np.float64)
     return np.quantile(np.append(known, 2 * known.max()), np.linspace(0, 1, STEPS + 1))
 
 
 def unlike(distances: ArrayLike, quantiles: Sequence[ArrayLike]) -> NDArray[np.float64]:
-    """The share of the validation images that are nearer to the training images: (N,), the mean over F models.
+    """For each image, the share of the validation images that are nearer to the training images: (N,).
 
-    NaN if there is no model that can tell (F is 0).
+    The share is the mean over F models. It is NaN if F is 0: no model has distances.
 
     Args:
-        distances: From the training images of each model, (N, F).
-        quantiles: Those of each model's `NoveltyHead`, F times (Q,).
+        distances: Distances from the training images of each model, (N, F).
+        quantiles: The quantiles of each model's `NoveltyHead`: F arrays (Q,).
 
     >>> unlike([[0.0], [1.5], [9.0]], [[1.0, 2.0, 4.0]])
     array([0.  , 0.25, 1.  ])
@@ -42,5 +42,5 @@ def unlike(distances: ArrayLike, quantiles: Sequence[ArrayLike]) -> NDArray[np.f
 
 
 def is_marked(shares: ArrayLike) -> NDArray[np.bool_]:
-    """Whether images are marked as unusual, by the results of `unlike`."""
+    """Whether images are marked as unusual, from the results of `unlike`."""
     return np.asarray(shares, np.float64) > 1 - FALSE_ALARMS

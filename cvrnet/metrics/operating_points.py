@@ -1,4 +1,4 @@
-"""Operating points: for each class, the probability from which an image counts as positive."""
+"""Operating points: for each class, the lowest probability at which an image counts as positive."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ FEW_IMAGES = 10  #: a threshold chosen on fewer images of the class carries a wa
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A threshold of one class against all others, and what it did on the validation images that it was chosen on.
+    """A threshold of one class against all others, and its counts on the validation images used to choose it.
 
     An image is positive if the probability of the class is at least the threshold.
     """
 
     class_name: str
-    rule: str  #: ``sensitivity`` or ``specificity`` reach the target; ``youden`` has the largest sum of both
+    rule: str  #: ``sensitivity`` or ``specificity`` to reach a target; ``youden`` for the largest sum of both
     target: float | None  #: for the rules ``sensitivity`` and ``specificity``; None for ``youden``
     threshold: float
     true_positives: int  #: positive images of the class
@@ -67,7 +67,7 @@ class OperatingPoint:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> OperatingPoint:
-        """The point in a file from anywhere; raises ValueError if it is not possible."""
+        """Make a point from the values in an untrusted file; ValueError if the values are impossible."""
         try:
             point = cls(**values)
         except TypeError as error:
@@ -122,20 +122,21 @@ def choose_operating_points(
 ) -> list[OperatingPoint]:
     """Choose the thresholds of each class on validation images.
 
-    The rule ``sensitivity`` takes the highest threshold that reaches the target, so the specificity is as high as it
-    can be; ``specificity`` takes the lowest. If only a threshold that calls all images alike would reach the target, it
-    takes the nearest other one. ``youden`` maximises sensitivity + specificity - 1 (Youden 1950, Cancer 3:32). A
-    threshold lies midway between two probabilities of validation images, so that rounding changes no answer.
+    The rule ``sensitivity`` takes the highest threshold that reaches the target, so that the specificity is as high as
+    possible; ``specificity`` takes the lowest. Thresholds that make every image of the other classes positive, or none
+    of the class, are avoided: if no other threshold reaches the target, the one that comes nearest is taken. ``youden``
+    maximises sensitivity + specificity - 1 (Youden 1950, Cancer 3:32). A threshold lies midway between two
+    probabilities of validation images, so that rounding changes no decision.
 
     Args:
-        y_true: class indices, shape (N,).
-        probabilities: shape (N, C).
-        classes: names of the columns.
-        sensitivity: target of each class that has one.
-        specificity: target of each class that has one.
+        y_true: Class indices, shape (N,).
+        probabilities: Shape (N, C).
+        classes: Names of the columns.
+        sensitivity: The target of each class that has one.
+        specificity: The target of each class that has one.
 
     Returns:
-        The points of each class; none for a class that no image, or every image, belongs to.
+        The points of each class; there are none for a class to which no image, or every image, belongs.
 
     >>> y, p = [0, 0, 1, 1], [[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8]]
     >>> points = choose_operating_points(y, p, ["NOR", "CVP"], {"CVP": 1.0}, {})
@@ -156,16 +157,16 @@ def class_operating_points(
     sensitivity: float | None,
     specificity: float | None,
 ) -> list[OperatingPoint]:
-    """The points of one class or finding, by `choose_operating_points`, from whether each image has it, (N,)."""
+    """The points of one class or finding, as in `choose_operating_points`; ``truth``: which images have it, (N,)."""
     if not truth.any() or truth.all():
         return []
     from sklearn.metrics import roc_curve  # here, because predictions need no scikit-learn
 
     fpr, tpr, cuts = roc_curve(truth, probabilities, drop_intermediate=False)
     between = (cuts + np.append(cuts[1:], 0.0)) / 2
-    thresholds = np.where(between > np.append(cuts[1:], -1.0), between, cuts)  # neighbours have nothing between
+    thresholds = np.where(between > np.append(cuts[1:], -1.0), between, cuts)  # adjacent floats have no midpoint
     thresholds[0], thresholds[-1] = ABOVE_ALL, 0.0
-    mixed = np.flatnonzero((tpr > 0) & (fpr < 1))  # neither all images positive nor none of the class
+    mixed = np.flatnonzero((tpr > 0) & (fpr < 1))  # with true positives and true negatives
     chosen: dict[str, tuple[float | None, int]] = {}
     if sensitivity is not None:
         chosen["sensitivity"] = (sensitivity, _first(mixed, tpr, sensitivity))
@@ -181,18 +182,18 @@ def class_operating_points(
 
 
 def _first(order: NDArray[np.intp], rate: NDArray[np.float64], target: float) -> int:
-    """The first of these places where the rate reaches the target; the one with the highest rate if none does."""
-    if not len(order):  # the best ranked image is no positive, and the worst ranked no negative: one cut for all
+    """The first index in `order` at which the rate reaches the target; if none does, the index of the highest rate."""
+    if not len(order):  # no threshold has true positives and true negatives
         return int(np.argmax(rate))
     reached = order[rate[order] >= target]
     return int(reached[0] if len(reached) else order[np.argmax(rate[order])])
 
 
 def average_operating_points(members: Sequence[Iterable[OperatingPoint]]) -> list[OperatingPoint]:
-    """The points of an ensemble, whose probabilities are the mean of its members': the mean of their thresholds.
+    """The points of an ensemble that averages its members' probabilities: thresholds are means of the members'.
 
-    The counts are sums: each member's own threshold on its own validation images. A point that a member lacks is left
-    out.
+    The counts are sums over the members, each with its own threshold on its own validation images. Points that a member
+    lacks are left out.
     """
     keyed = [{(p.class_name, p.rule, p.target): p for p in points} for points in members]
     points = []
@@ -209,7 +210,7 @@ def select_operating_points(points: Sequence[OperatingPoint], name: str) -> list
     """The points of one rule: ``sensitivity``, ``specificity`` or ``youden``, or with a target: ``sensitivity=0.9``.
 
     Raises:
-        UserError: There are none, or a class has another target.
+        UserError: There are no such points, or a class has another target.
     """
     rule, equals, target = name.partition("=")
     found = [point for point in points if point.rule == rule.strip()]

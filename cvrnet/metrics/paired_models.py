@@ -1,4 +1,4 @@
-"""Whether models differ on one set of images: paired tests of AUC and accuracy, with patients as clusters."""
+"""Test whether models differ on one set of images: paired tests of AUC and accuracy, with patients as clusters."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def auc_covariance(
     """The AUCs of K scores for the same images, and their covariance.
 
     DeLong, DeLong & Clarke-Pearson 1988 (Biometrics 44:837), with the midranks of Sun & Xu 2014 (IEEE Signal Process
-    Lett 21:1389). Images of one patient are no independent observations, so their components are summed by patient
+    Lett 21:1389). Images of one patient are not independent observations, so their components are summed by patient
     (Obuchowski 1997, Biometrics 53:567). With one image for each patient this is DeLong's estimator.
 
     Args:
-        truth: whether each image is positive, shape (N,).
-        scores: shape (K, N); higher means more probably positive.
-        groups: the patient of each image; by default, and for "" and None, a patient of its own.
+        truth: Whether each image is positive, shape (N,).
+        scores: Shape (K, N); higher means more probably positive.
+        groups: The patient of each image. An image with None or "" counts as one patient; by default, every image does.
 
     Returns:
         The AUCs, (K,), and their covariance, (K, K).
@@ -58,10 +58,13 @@ def auc_covariance(
 def compare_auc(
     truth: ArrayLike, one: ArrayLike, other: ArrayLike, groups: Sequence[Hashable] | None = None
 ) -> dict[str, float]:
-    """DeLong's test of two AUCs on the same images; arguments as in `auc_covariance`.
+    """DeLong's test of two AUCs on the same images.
+
+    ``one`` and ``other`` are two scores, (N,); the other arguments are those of `auc_covariance`.
 
     Returns:
-        ``one``, ``other``, ``difference`` (one less the other) with ``low`` and ``high`` (95 %), and two-sided ``p``.
+        The AUCs ``one`` and ``other``; their ``difference`` (one minus other), with its 95 % interval from ``low`` to
+        ``high``; and the two-sided ``p``.
     """
     (a, b), covariance = auc_covariance(truth, np.stack([np.asarray(one), np.asarray(other)]), groups)
     variance = float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
@@ -71,19 +74,23 @@ def compare_auc(
 def compare_mean_auc(
     truth: ArrayLike, one: ArrayLike, other: ArrayLike, groups: Sequence[Hashable] | None = None
 ) -> dict[str, float]:
-    """The same for the mean AUC over classes or findings, each against the images that are known to lack it.
+    """Test the difference of two models' mean AUC over classes or findings, on the same images.
 
-    The variance is that of the mean difference: the patients' components of `auc_covariance`, averaged over the classes
-    that have an AUC. With one image for each patient and two classes it is DeLong's.
+    The AUC of a class compares the images that have it with those that are known not to have it. The variance of the
+    mean difference is computed from the patients' components of `auc_covariance`, averaged over the classes that have
+    an AUC. With one image for each patient and two classes, it is DeLong's variance.
 
     Args:
         truth: 1, 0, or NaN where it is not known, (N, C).
-        one: probabilities, (N, C).
-        other: those of another model, or of several, (K, N, C): then the mean of their AUCs counts.
-        groups: as in `auc_covariance`.
+        one: The probabilities of a model, (N, C).
+        other: The probabilities of another model, (N, C), or of several models, (K, N, C), whose AUCs are averaged.
+        groups: As in `auc_covariance`.
+
+    Returns:
+        As `compare_auc`.
 
     Raises:
-        UserError: No class has an AUC, or fewer than two patients have, or lack, one of the classes that have one.
+        UserError: No class has an AUC; or for a class that has one, fewer than two patients have it, or lack it.
     """
     answers, mine = np.asarray(truth, float), np.asarray(one, float)
     tables = np.concatenate([mine[None], np.asarray(other, float).reshape(-1, *mine.shape)])
@@ -111,17 +118,18 @@ def compare_mean_auc(
 def compare_accuracy(
     right: ArrayLike, right_of_other: ArrayLike, groups: Sequence[Hashable] | None = None
 ) -> dict[str, float]:
-    """Whether two models are right equally often on the same images: McNemar's test.
+    """McNemar's test: are two models right equally often on the same images?
 
-    With one image for each patient it is exact: the images that only one model gets right, against a coin (McNemar
-    1947). Where patients have several images, their differences are summed by patient, whose sums are independent
-    (Obuchowski 1998, Stat Med 17:1495). Her test is chosen because it assumes no common correlation within patients
-    and needs no weights. Both answer the same question, so the interval is from the patients' sums in both cases.
+    With one image for each patient, the exact test is used: among the images that only one model gets right, each model
+    should be right with probability 1/2 (McNemar 1947). If patients have several images, the differences are summed by
+    patient, because only the patients' sums are independent (Obuchowski 1998, Stat Med 17:1495). Obuchowski's test does
+    not assume the same correlation within all patients, and needs no weights. In both cases, the interval is computed
+    from the patients' sums.
 
     Args:
-        right: whether the model is right on each image, shape (N,).
-        right_of_other: the same for the other model.
-        groups: as in `auc_covariance`.
+        right: Whether the model is right on each image, shape (N,).
+        right_of_other: The same for the other model.
+        groups: As in `auc_covariance`.
 
     Returns:
         As `compare_auc`.
@@ -130,7 +138,7 @@ def compare_accuracy(
     members = group_numbers(groups, len(a))
     sums = np.bincount(members, a - b)
     patients, difference = len(sums), (a - b).mean()
-    # Around what the difference makes of a patient's images for the interval; the test's hypothesis is that it is zero.
+    # The interval needs deviations from the observed difference; the test below needs deviations from zero.
     residuals = sums - np.bincount(members) * difference
     spread = float((residuals**2).sum() * patients / max(1, patients - 1) / len(a) ** 2)
     found = _normal(float(a.mean()), float(b.mean()), spread)
@@ -155,9 +163,9 @@ def _components(truth: NDArray[np.bool_], scores: NDArray[np.float64]) -> tuple[
 
 
 def _normal(one: float, other: float, variance: float) -> dict[str, float]:
-    """A difference of two estimates with its interval and test, by the normal distribution."""
+    """A difference of two estimates with its interval and test, from the normal distribution."""
     difference, error = one - other, float(np.sqrt(max(variance, 0.0)))
-    if error < 1e-12:  # the models rank all images alike, but for rounding
+    if error < 1e-12:  # except for rounding, the models rank all images alike
         p = 1.0 if abs(difference) < 1e-12 else 0.0
     else:
         p = float(2 * stats.norm.sf(abs(difference) / error))

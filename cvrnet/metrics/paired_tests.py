@@ -1,4 +1,4 @@
-"""Whether two models differ: tests for scores that were measured on the same folds."""
+"""Test whether two models differ, from scores that were measured on the same folds."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def corrected_resampled_t_test(differences: ArrayLike, n_train: float, n_test: f
 
     Args:
         differences: The score of one model minus that of the other for each fold: shape (k,), k at least 2.
-        n_train: Images that a fold's model was trained on.
-        n_test: Images that it was tested on.
+        n_train: Number of images on which a fold's model was trained.
+        n_test: Number of images on which it was tested.
 
     Returns:
         ``mean``, ``low`` and ``high`` (95 % confidence interval), ``t``, and two-sided ``p``. If the difference is the

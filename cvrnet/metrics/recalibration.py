@@ -14,9 +14,9 @@ from cvrnet.metrics.bootstrap import group_numbers
 from cvrnet.metrics.inputs import check
 from cvrnet.task import log_softmax
 
-MIN_PATIENTS = 5  # of a class, and of all others together: with fewer, the bias of the class stays 0
+MIN_PATIENTS = 5  # with fewer patients of a class, or of all others together, the bias of the class stays 0
 MIN_IMAGES = 20  # with fewer images, nothing is fitted
-MAX_BIAS = 1000  # of those in a file; those that are fitted are below 150
+MAX_BIAS = 1000  # largest scale or bias that is accepted from a file; fitted ones are below 150
 MAX_STEPS, TOLERANCE = 10_000, 1e-9  # of the expectation maximisation
 Table = NDArray[np.float64]
 
@@ -25,7 +25,7 @@ Table = NDArray[np.float64]
 class Recalibration:
     r"""New probabilities :math:`\mathrm{softmax}(a \log p + b)` from the probabilities p of a model or an ensemble.
 
-    For a CVR-Net and for an ensemble, p is the mean over heads and folds: the answer that the user gets.
+    For a CVR-Net and for an ensemble, p is the mean over heads and folds.
     """
 
     scale: float  #: a, the inverse of the temperature; 1: no change
@@ -37,7 +37,7 @@ class Recalibration:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], classes: Sequence[str]) -> Recalibration:
-        """What `dataclasses.asdict` described, in a file from anywhere; raises ValueError if it is impossible."""
+        """Make a recalibration from the values in an untrusted file; ValueError if the values are impossible."""
         scale: Any = values.get("scale")
         bias: Any = values.get("bias")
         if {*values} != {"scale", "bias"} or not isinstance(bias, list | tuple) or len(bias) != len(classes):
@@ -48,7 +48,7 @@ class Recalibration:
 
 
 def free_biases(labels: Sequence[int], groups: Sequence[Hashable], n_classes: int) -> list[int]:
-    """The classes whose bias can be fitted: `MIN_PATIENTS` patients have the class, and as many have another one.
+    """The classes whose bias can be fitted: at least `MIN_PATIENTS` patients have the class, and as many have another.
 
     >>> free_biases([0] * 6 + [1] * 5 + [2], range(12), 3)
     [0, 1]
@@ -64,13 +64,13 @@ def fit_recalibration(y_true: ArrayLike, probabilities: ArrayLike, groups: Seque
 
     This is temperature scaling (Guo et al. 2017, ICML) with a bias for each class. It minimises the log loss, in which
     each patient counts once, plus half the square of log(scale) and of each bias. This penalty is that of a standard
-    normal prior. It keeps the numbers finite with few images, and its weight falls with the number of patients. The fit
-    starts from no change, so the log loss on these images cannot rise.
+    normal prior. It keeps scale and biases finite with few images, and has less weight with more patients. The fit
+    starts from "no change", so the log loss on these images cannot rise.
 
     Args:
-        y_true: class indices, (N,).
-        probabilities: of each class, (N, C).
-        groups: the patient of each image.
+        y_true: Class indices, (N,).
+        probabilities: Probabilities of the classes, (N, C).
+        groups: The patient of each image.
 
     Raises:
         UserError: All images are of one class.
@@ -100,7 +100,7 @@ def fit_recalibration(y_true: ArrayLike, probabilities: ArrayLike, groups: Seque
     bias = np.zeros(len(names))
     bias[free] = found.x[1:]
     if len(free) == len(names):
-        bias -= bias.mean()  # what all classes share changes no probability; the penalty would bring it to 0 slowly
+        bias -= bias.mean()  # a common part of all biases changes no probability; the penalty would remove it slowly
     return Recalibration(float(np.exp(found.x[0])), tuple(bias.tolist()))
 
 
@@ -108,14 +108,14 @@ def fit_prior(probabilities: ArrayLike, trained: Sequence[float]) -> tuple[Recal
     r"""Estimate the shares of the classes among unlabelled images, by expectation maximisation.
 
     (Saerens, Latinne & Decaestecker 2002, Neural Computation 14:21, eq. 2.4.) The probabilities are multiplied by
-    :math:`\pi_c / \pi^0_c` and normalised; their mean over all images is the next :math:`\pi`. The estimate holds if
-    only the shares of the classes differ from those of the training, and not how each class looks; and if the
-    probabilities were calibrated there.
+    :math:`\pi_c / \pi^0_c` and normalised; their mean over all images is the next :math:`\pi`. The estimate is valid
+    under two conditions: compared with the training data, only the shares of the classes are different, not the
+    appearance of each class; and the probabilities are calibrated on data like the training data.
 
     Args:
-        probabilities: of each class, (N, C).
-        trained: the shares of the classes that the probabilities assume, (C,); equal shares for a training that weights
-            its classes inversely to their number.
+        probabilities: Probabilities of the classes, (N, C).
+        trained: The shares of the classes that the probabilities assume, (C,). If the training weighted its classes
+            inversely to their number, these are equal shares.
 
     Returns:
         The correction, which is a bias for each class, and the estimated shares, (C,).

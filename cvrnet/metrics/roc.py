@@ -18,9 +18,9 @@ def roc_curves(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[st
 
     A curve holds ``fpr``, ``tpr``, ``threshold`` and ``auc``. ``fpr`` and ``tpr`` are 1 - specificity and sensitivity
     of "probability >= threshold", from (0, 0) to (1, 1). If no sample or every sample belongs to a class, its curve is
-    None. The macro curve (without threshold) is the mean of the class curves, interpolated linearly on the union of
-    their false-positive rates, on both sides of every step: the area under it is the mean of their areas. It is None if
-    all class curves are None.
+    None. The macro curve (without threshold) is the mean of the class curves. They are interpolated linearly at all
+    their false-positive rates, from both sides of every step, so the area under the macro curve is the mean of their
+    areas. It is None if all class curves are None.
 
     >>> curves = roc_curves([0, 0, 1, 1], [[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8]], ["NOR", "CVP"])
     >>> curves["per_class"]["CVP"]["tpr"], curves["macro"]["auc"]
@@ -40,7 +40,7 @@ def roc_curves(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[st
     if not curves:
         return {"per_class": per_class, "macro": None}
     rates = np.unique(np.concatenate([curve["fpr"] for curve in curves]))
-    tpr = np.zeros(2 * len(rates))  # summed curve by curve: the steps of all together can be as many as the images
+    tpr = np.zeros(2 * len(rates))  # summed curve by curve to save memory: there can be as many steps as images
     for curve in curves:
         tpr += _both_sides(rates, curve["fpr"], curve["tpr"])
     macro = {"fpr": np.repeat(rates, 2), "tpr": tpr / len(curves), "auc": float(np.mean([c["auc"] for c in curves]))}
@@ -51,9 +51,10 @@ def precision_recall_curves(y_true: ArrayLike, probabilities: ArrayLike, classes
     """Precision-recall curves: ``{"per_class": {name: curve}, "macro": curve}``.
 
     A curve holds ``recall`` (descending), ``precision``, ``threshold``, ``average_precision`` and ``prevalence``, the
-    precision of guessing. The curve of a class without samples is None. Average precision is sum_n (R_n - R_{n-1}) P_n,
-    the area under the steps that hold a precision back to the next lower recall. The macro curve (without threshold) is
-    the mean of those steps over the union of the recalls: the area under it is the mean of the average precisions.
+    precision of random guessing. The curve of a class without samples is None. Average precision is
+    sum_n (R_n - R_{n-1}) P_n: the area under the step curve in which each precision P_n holds down to the next lower
+    recall R_{n-1}. The macro curve (without threshold) is the mean of the step curves at all their recalls, so the area
+    under it is the mean of the average precisions.
 
     >>> curves = precision_recall_curves([0, 0, 1], [[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]], ["NOR", "CVP"])
     >>> curves["per_class"]["CVP"]["recall"], curves["per_class"]["CVP"]["precision"]

@@ -23,11 +23,11 @@ def classification_scores(y_true: ArrayLike, probabilities: ArrayLike, classes: 
 
     - sensitivity = recall = TP/(TP+FN); specificity = TN/(TN+FP); ppv = precision = TP/(TP+FP); npv = TN/(TN+FN);
       f1 = 2TP/(2TP+FP+FN), each class against the others.
-    - ``macro`` is the mean over the classes that occur in `y_true`, ``weighted`` the mean weighted by their support
-      (the papers' tables), so weighted recall is the accuracy. In both, the precision of a class that is never
+    - ``macro`` is the mean over the classes that occur in `y_true`. ``weighted`` is the mean weighted by their support,
+      as in the papers' tables, so weighted recall is the accuracy. In both, the precision of a class that is never
       predicted counts as 0, as in scikit-learn; in ``per_class`` it is None.
-    - AUC and average precision are one class against the others; AUC needs a sample of each side. With two classes
-      the macro AUC is the AUC.
+    - AUC and average precision are those of one class against the others; AUC needs at least one sample on each side.
+      With two classes, the macro AUC is the AUC.
     - log_loss is the mean of -ln p(true class), with p clipped at 2.2e-16.
 
     >>> s = classification_scores([0, 0, 1, 1], [[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.3, 0.7]], ["NOR", "CVP"])
@@ -37,7 +37,7 @@ def classification_scores(y_true: ArrayLike, probabilities: ArrayLike, classes: 
     (1.0, 0.5)
 
     Raises:
-        UserError: shapes, labels or probabilities that cannot be scored.
+        UserError: The shapes, labels or probabilities cannot be scored.
     """
     from sklearn import metrics as sk  # here, because predictions need no scikit-learn
 
@@ -69,7 +69,9 @@ def classification_scores(y_true: ArrayLike, probabilities: ArrayLike, classes: 
 
 
 def confusion_matrix(y_true: ArrayLike, probabilities: ArrayLike) -> NDArray[np.int64]:
-    """Counts of shape (C, C): rows true, columns predicted, as in scikit-learn (the papers print the transpose).
+    """Counts of shape (C, C): rows are true classes, columns predicted ones, as in scikit-learn.
+
+    The papers print the transpose.
 
     >>> confusion_matrix([0, 1, 1], [[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]])
     array([[1, 0],
@@ -83,7 +85,7 @@ def confusion_matrix(y_true: ArrayLike, probabilities: ArrayLike) -> NDArray[np.
 def confusion_scores(
     tp: NDArray[Any], support: NDArray[Any], predicted: NDArray[Any], classes: Sequence[str]
 ) -> dict[str, Any]:
-    """The scores that follow from each class's true positives, images and predictions: arrays of shape (...).
+    """The scores that are computed from each class's true positives, images and predictions: arrays of shape (...).
 
     ``tp``, ``support`` and ``predicted`` are the diagonal, the row sums and the column sums of confusion matrices:
     counts or weights of shape (..., C). Undefined scores are NaN. The scores and their bootstrap resamples both use
@@ -114,11 +116,11 @@ def confusion_scores(
 def mean_std(values: Sequence[Any], ddof: int = 0) -> dict[str, Any]:
     """Mean and standard deviation over folds, of numbers or of score dictionaries (key by key, nested).
 
-    Each number becomes ``{"mean", "std", "n"}``, where n counts the folds in which it is defined (not None); with none,
-    mean and std are None. Names and lists, such as the confusion matrix, are left out: a pooled matrix is a sum.
+    Each number becomes ``{"mean", "std", "n"}``, where n is the number of folds in which it is defined (not None). If
+    it is defined in no fold, mean and std are None. Names and lists, such as the confusion matrix, are left out.
 
-    `ddof` 0 (dividing by n) is the papers' "mean ± standard deviation": it reproduces every cell of v1's Table 3 from
-    its fold rows. 1 (the sample standard deviation, larger by 12 % with five folds) does not.
+    `ddof=0` (dividing by n) is the papers' "mean ± standard deviation": it reproduces every cell of v1's Table 3 from
+    its fold rows. `ddof=1` (the sample standard deviation, larger by 12 % with five folds) does not.
 
     >>> mean_std([0.964, 0.966, 0.955, 0.968, 0.964])  # v1 Table 3, Task-2, precision: 0.963 ± 0.004
     {'mean': 0.9634, 'std': 0.00445..., 'n': 5}

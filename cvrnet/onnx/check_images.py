@@ -1,4 +1,4 @@
-"""Images for checking and for calibrating an export, as the network receives them."""
+"""Read images for checking and calibrating an export, preprocessed as the network receives them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHECKED = 16  # images on which an export is compared with PyTorch
 
 
 def readable_images(records: Iterable[Record], preprocessing: Preprocessing) -> Iterator[tuple[Record, np.ndarray]]:
-    """Read images one at a time, as uint8 (C, H, W); skip those that cannot be read."""
+    """Yield each record with its image, uint8 (C, H, W); skip images that cannot be read."""
     for record in records:
         with suppress(ImageError):
             image = preprocessing.resize(preprocessing.read(record.path))
@@ -33,8 +33,11 @@ def check_pixels(
 ) -> tuple[np.ndarray, str]:
     """Return up to 16 images, uint8 (N, C, H, W), and a phrase that says where they come from.
 
-    They come from the data set that the user gave; if none of its images can be read, a UserError is raised. If the
-    user gave none, they come from the data set of the training or, if that cannot be read, are phantoms.
+    They come from the data set `given` by the user. If the user gave none, they come from the data set of the training;
+    if that cannot be read, they are phantoms.
+
+    Raises:
+        UserError: The user gave a data set, and none of its images can be read.
     """
     if given:
         if len(pixels := _sample(given, preprocessing)):
@@ -51,7 +54,7 @@ def check_pixels(
 
 
 def _sample(data: DataPath, preprocessing: Preprocessing) -> np.ndarray:
-    """Images at equal distances in a data set; an array of length 0 where none can be read."""
+    """Up to `CHECKED` images, evenly spaced in a data set; an array of length 0 if none can be read."""
     records = read_records(data, labelled=False)
     chosen = [records[i * len(records) // CHECKED] for i in range(min(CHECKED, len(records)))]
     return np.array([image for _, image in readable_images(chosen, preprocessing)])
@@ -63,7 +66,8 @@ def split_calibration(
     """Choose `count` images (at most half) for calibration, and up to `most` of other patients for evaluation.
 
     The data are a folder with one sub-folder per class, a CSV manifest, or a folder of images without labels. A label
-    that is not among the model's classes is an error. For findings, the images have what is known of the model's.
+    that is not among the model's classes is an error. For a model of findings, the images get what is known about its
+    findings.
     """
     if task == "multilabel":
         records = read_records(data, labelled=False)

@@ -1,4 +1,4 @@
-"""Copies of checkpoints as ONNX files, for prediction in another engine; kept in the cache by their content."""
+"""Copies of checkpoints as ONNX files, for prediction in another engine; the cache names them by their content."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cvrnet.strict_json import read_config_file
 
 
 class ConvertedCopy:
-    """The ONNX file of a checkpoint, whether it exists yet or not."""
+    """The ONNX copy of a checkpoint; its file need not exist yet."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -33,7 +33,7 @@ class ConvertedCopy:
         self.file = image_cache_folder() / "converted" / f"{hashlib.sha256(key).hexdigest()[:32]}.onnx"
 
     def open(self, dtype: str, engine: str, images: Callable[[], NDArray[np.uint8]]) -> OnnxEngine:
-        """Open the file, which is made first if it does not exist, and compared with PyTorch on these images.
+        """Open the file; if it does not exist, make it first, and compare it with PyTorch on these images.
 
         Raises:
             UserError: The network cannot be exported (see `cvrnet.onnx.export_onnx`), or the engine cannot run it.
@@ -41,22 +41,22 @@ class ConvertedCopy:
         if not self.file.is_file():
             self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             network = load_network([self._folder])
-            network.decisions = Decisions()  # those of the ensemble are applied afterwards
+            network.decisions = Decisions()  # the ensemble's decisions are applied afterwards
             with atomic_write(self.file) as target:
                 write_checked(network, {}, target, images())
         return load_onnx(self.file, "cpu", dtype, engine)
 
     def images(self, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-        """Up to 16 images for comparisons of engines: (N, C, H, W), of the training data, or phantoms."""
+        """Up to 16 images (N, C, H, W) to compare engines on: from the training data, or phantoms."""
         return check_pixels(preprocessing, None, training_data(self._folder))[0]
 
     def known_difference(self, opened: OnnxEngine) -> float | None:
-        """What `keep_difference` kept for this engine, its version and number format."""
+        """The difference that `keep_difference` stored for this engine, version and number format; None if none."""
         found = self._notes().get(_name(opened))
         return found if isinstance(found, float) else None
 
     def keep_difference(self, opened: OnnxEngine, difference: float) -> None:
-        """Keep by how much the probabilities of an engine differ from PyTorch's."""
+        """Store by how much the probabilities of an engine differ from PyTorch's."""
         write_json(self.file.with_suffix(".json"), {**self._notes(), _name(opened): difference})
 
     def _notes(self) -> dict[str, object]:

@@ -31,7 +31,7 @@ from cvrnet.runs.read import read_run
 from cvrnet.task import probabilities
 
 TOLERANCE = 1e-4
-DISTANCE_TOLERANCE = 0.01  # of a distance from the training images, as a part of it
+DISTANCE_TOLERANCE = 0.01  # largest relative difference of a distance from the training images
 CALIBRATION_IMAGES = 128
 EVALUATION_IMAGES = 2000
 
@@ -62,19 +62,19 @@ def export_onnx(
         output: The file; its name ends in .onnx.
         folds: Folds of the run to export; all by default.
         img_size: Height and width in pixels; by default those of the training.
-        check_images: Data set whose images are used for this check; by default the data set of the calibration or of
-            the run; if there is none, phantoms.
+        check_images: Data set whose images are used for this check; by default that of the calibration or of the run.
+            If there is none, the images are phantoms.
         int8: Quantise: weights and activations of the convolutions become 8-bit integers.
-        calibration: Data set for int8. The images of some patients give the ranges of the activations; on the others
-            the quantised file is compared with the float32 file.
-        calibration_images: Number of images that give the ranges.
-        min_agreement: Smallest part of the other images that must keep their most probable class or, mean over the
-            findings, their answer; 0 accepts anything.
-        max_accuracy_drop: Largest loss of accuracy (for findings, of the mean AUC) on these images, if they have
-            labels; 1 accepts anything.
+        calibration: Data set for int8. The images of some patients determine the ranges of the activations. The images
+            of the other patients are for comparing the quantised file with the float32 file.
+        calibration_images: Number of images that determine the ranges.
+        min_agreement: Smallest share of the other images that must keep their most probable class (for findings: their
+            decision, as the mean over the findings); 0 accepts any share.
+        max_accuracy_drop: Largest accepted loss of accuracy (for findings: of the mean AUC) on the other images, if
+            they have labels; 1 accepts any loss.
         any_body_part: Also read DICOM files of other parts of the body than the chest.
         overwrite: Replace an existing file.
-        progress: Called while the quantised file is compared, with the number of images done and of all.
+        progress: Called while the quantised file is compared, with the number of images done and to do.
 
     Returns:
         ``folds``; ``checked_on``, the images of the check; ``max_difference``, the largest difference between a
@@ -82,7 +82,7 @@ def export_onnx(
         ``calibration_images``, and the result of `cvrnet.onnx.quantize.compare`.
 
     Raises:
-        UserError: An argument is wrong, or the outputs differ too much. Nothing is written.
+        UserError: An argument is wrong, or the outputs differ too much. In these cases nothing is written.
     """
     output = Path(output)
     _check_arguments(output, int8, calibration, overwrite)
@@ -109,7 +109,7 @@ def export_onnx(
         )
         count = quantize(exact, target, chosen, network)
         quantized = onnx.load(target)
-        network.novelty = nn.ModuleList()  # integers move the distances, so the quantiles do not hold for them
+        network.novelty = nn.ModuleList()  # quantisation changes the distances: the quantiles are not valid
         describe(quantized, network, origin)
         onnx.save(quantized, target)
         agreement = compare(exact, target, others, network, progress)
@@ -129,7 +129,7 @@ def _check_arguments(output: Path, int8: bool, calibration: DataPath | None, ove
     if int8 and calibration is None:
         raise UserError("--int8 needs images to calibrate on: --calibration DATA")
     if calibration is not None and not int8:
-        raise UserError("--calibration is for --int8 (--check-images names the images of the check)")
+        raise UserError("--calibration is only for --int8; for the images of the check, use --check-images")
 
 
 def load_network(folders: Sequence[Path], img_size: int | None = None) -> PixelNetwork:
@@ -139,7 +139,7 @@ def load_network(folders: Sequence[Path], img_size: int | None = None) -> PixelN
     if img_size and any(model.pretrained_cfg.get("fixed_input_size") for model in models):
         models = [load_checkpoint(folder, img_size=img_size) for folder in folders]
     network = PixelNetwork(models, img_size).eval()
-    if img_size in (None, models[0].pretrained_cfg["input_size"][-1]):  # decisions hold for the size of the training
+    if img_size in (None, models[0].pretrained_cfg["input_size"][-1]):  # decisions need the size of the training
         network.decisions = load_decisions(folders)
         network.novelty = nn.ModuleList(load_novelty(folders, models))
     if img_size:
@@ -148,7 +148,7 @@ def load_network(folders: Sequence[Path], img_size: int | None = None) -> PixelN
 
 
 def _check_size(network: PixelNetwork, img_size: int) -> None:
-    """Refuse an image size that the network cannot take, such as one that a vision transformer was not trained at."""
+    """Raise UserError for an image size that the network cannot take, such as another one than a transformer's own."""
     size = network.preprocessing.input_size
     try:
         with torch.no_grad():
@@ -156,8 +156,8 @@ def _check_size(network: PixelNetwork, img_size: int) -> None:
     except (AssertionError, IndexError, RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"the network cannot take images of {img_size} pixels ({reason}); leave out --img-size, which gives the "
-            "size of its training"
+            f"the network cannot take images of {img_size} pixels ({reason}); leave out --img-size to export the "
+            "size of the training"
         ) from error
 
 
@@ -172,7 +172,7 @@ def _find_run(folder: Path) -> dict[str, Any]:
 
 
 def _provenance(folders: Sequence[Path], run: dict[str, Any]) -> dict[str, Any]:
-    """The kind of run, SHA-256 of each fold's weights and of the data set, and versions; no local paths or names."""
+    """The kind of run, the SHA-256 of each fold's weights and of the data set, and versions; without local paths."""
     # The user's folder names are private: only names of the form fold-k are written.
     names = [folder.name if fold_number(folder.name) else None for folder in folders]
     hashes = [file_hash(folder / WEIGHTS) for folder in folders]
@@ -186,7 +186,7 @@ def _provenance(folders: Sequence[Path], run: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_checked(network: PixelNetwork, provenance: dict[str, Any], file: Path, pixels: NDArray[np.uint8]) -> float:
-    """Write a network to a file, and compare the outputs of both on images, (N, C, H, W).
+    """Write a network to a file, and compare the outputs of network and file on images, (N, C, H, W).
 
     Returns:
         The largest difference between a probability of ONNX Runtime and of PyTorch.
@@ -201,7 +201,7 @@ def write_checked(network: PixelNetwork, provenance: dict[str, Any], file: Path,
 
 
 def _check(network: PixelNetwork, file: Path, pixels: NDArray[np.uint8]) -> float:
-    """Return the largest difference between probabilities of PyTorch and ONNX Runtime; above 1e-4, raise UserError.
+    """Return the largest difference between probabilities of PyTorch and ONNX Runtime; UserError if it is above 1e-4.
 
     The heads are compared one by one, because their errors can cancel in the mean.
     """

@@ -22,28 +22,29 @@ from cvrnet.strict_json import parse_json
 from cvrnet.task import check_num_classes
 
 _MOST_BYTES = 2**31  # what protobuf can read
-_MOST_NODES = 20_000  # five folds of a `cvrnet` have 1,650; engines take minutes for more than this
+_MOST_NODES = 20_000  # engines take minutes for more; five folds of a `cvrnet` have 1,650
 _OURS = "expected a file written by `cvrnet export`"
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What an ONNX file says about itself."""
+    """The metadata of an ONNX file."""
 
     cfg: dict[str, Any]  #: timm's ``pretrained_cfg``, with ``label_names``
     task: str  #: ``multiclass`` or ``multilabel``
-    num_heads: int  #: in its outputs; 0 for a network that is not a CVR-Net
+    num_heads: int  #: number of heads in its outputs; 0 if the file has no outputs for heads
     decisions: Decisions
-    quantiles: list[NDArray[np.float64]]  #: of each fold's distances; none for a file without distances
+    quantiles: list[NDArray[np.float64]]  #: of each fold's distances; empty for a file without distances
 
 
 def read_metadata(path: str | Path) -> Metadata:
-    """Return what an ONNX file says about itself.
+    """Check an ONNX file and return its metadata.
 
-    A UserError is raised if the file is damaged, if it holds what ``cvrnet export`` does not write (weights in other
-    files, weights that are not finite, loops and other graphs inside the graph, operators of other makers, more than
-    20,000 nodes), or if its metadata do not fit its graph.
+    Raises:
+        UserError: The file is damaged; its metadata do not fit its graph; or it has something that ``cvrnet export``
+            does not write, such as weights in other files, weights that are not finite, graphs inside the graph
+            (loops), operators outside the ONNX standard, or more than 20,000 nodes.
     """
     path = Path(path)
     if not path.is_file():
@@ -80,7 +81,7 @@ def read_metadata(path: str | Path) -> Metadata:
 
 
 def _quantiles(value: Any) -> list[NDArray[np.float64]]:
-    """The quantiles of each fold's distances; raises ValueError for what cannot be such."""
+    """The quantiles of each fold's distances; ValueError if the value cannot be quantiles."""
     if not isinstance(value, list) or not all(isinstance(v, list) and 2 <= len(v) <= 10_000 for v in value):
         raise ValueError("its quantiles have another form")
     found = [np.array(v, np.float64) for v in value]
@@ -124,12 +125,12 @@ def _is_finite(tensor: onnx.TensorProto) -> bool:
     try:
         array = np.asarray(onnx.numpy_helper.to_array(tensor))
     except (ValueError, TypeError):
-        return True  # values that do not fit the shape: the engine refuses the file
+        return True  # the values do not fit the shape: the engine will refuse the file
     return bool(np.isfinite(array).all() or (array.size == 1 and not np.isnan(array).any()))
 
 
 def _classes_and_heads(graph: onnx.GraphProto, preprocessing: Preprocessing) -> tuple[int, int]:
-    """Read the numbers of classes and heads from the types of a graph's inputs and outputs; 0 classes if they clash."""
+    """The numbers of classes and heads, from the shapes of a graph's inputs and outputs; 0 classes if one is wrong."""
     weights = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in weights]
     shapes = {value.name: _shape(value) for value in (*inputs, *graph.output)}

@@ -25,11 +25,11 @@ from cvrnet.runs.checkpoint import checkpoint_task, shared_settings
 OPSET = 18
 NOTE = "Research software, not a medical device: not for diagnosis or treatment."
 _KEPT = ("architecture", "license", "paper_name", "paper_ids", "notes")
-"""Keys that are copied from timm's ``pretrained_cfg``. Others name the location of weights, such as local paths."""
+"""Keys that are copied from timm's ``pretrained_cfg``. Others can hold local paths, such as the location of weights."""
 
 
 class PixelNetwork(nn.Module):
-    """The network in an ONNX file: normalisation, every fold, and the mean of their probabilities.
+    """The network that is written to an ONNX file: normalisation, all folds, and the mean of their probabilities.
 
     Height and width of the images are those of the training, or `img_size`.
     """
@@ -43,8 +43,8 @@ class PixelNetwork(nn.Module):
             size = (preprocessing.input_size[0], img_size, img_size)
             preprocessing = dataclasses.replace(preprocessing, input_size=size)
         self.preprocessing = preprocessing
-        # (pixels / 255 - mean) / std as one multiplication and one addition, whose constants are rounded to float32
-        # only once.
+        # (pixels / 255 - mean) / std as one multiplication and one addition. The constants are computed in float64, and
+        # rounded to float32 only once.
         mean, std = (torch.tensor(v, dtype=torch.float64) for v in (preprocessing.mean, preprocessing.std))
         self.scale: Tensor
         self.shift: Tensor
@@ -74,9 +74,9 @@ class PixelNetwork(nn.Module):
         """Classify images, uint8 (N, C, H, W).
 
         Returns:
-            (N, classes) logits whose softmax (for findings, sigmoid) is the mean of the folds', after the model's
-            calibration if it has one; for CVR-Nets also (N, heads, classes), the logits of each head, averaged over the
-            folds in the same way and not calibrated. With ``novelty``, there are also the distances (N, folds).
+            Logits (N, classes) whose softmax (for findings, sigmoid) is the mean of the folds' probabilities, after the
+            model's calibration if it has one. For CVR-Nets also the logits of each head, (N, heads, classes), averaged
+            over the folds in the same way and not calibrated. With ``novelty``, also the distances (N, folds).
         """
         x = pixels.float() * self.scale + self.shift
         models: list[Any] = list(self.models)
@@ -90,7 +90,7 @@ class PixelNetwork(nn.Module):
                 distances.append(self.novelty[i](vectors, map_sides(maps, model.groups)))
             logits.append(model.head(vectors))
             heads.append(model.head.branch_logits(vectors))
-        # Logits, not probabilities: the user applies softmax, as to any other classifier's output, and gets the mean.
+        # Logits, not probabilities: users apply softmax to a classifier's output, and then get the mean probabilities.
         each = [log_mean(list(folds), self.task) for folds in zip(*heads, strict=True)]
         answers = self._calibrate(log_mean(logits, self.task)), torch.stack(each, 1)
         return (*answers, torch.stack(distances, 1)) if self.novelty else answers
@@ -119,7 +119,7 @@ def trace(network: PixelNetwork) -> onnx.ModelProto:
             )
     except torch.onnx.OnnxExporterError as error:
         cause: BaseException = error
-        while cause.__cause__ is not None:  # PyTorch's own message is general; the first error of the chain is not
+        while cause.__cause__ is not None:  # PyTorch's own message is general; the original error is specific
             cause = cause.__cause__
         reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         raise UserError(f"this network cannot be exported to ONNX: {reason}") from error
@@ -131,9 +131,10 @@ def trace(network: PixelNetwork) -> onnx.ModelProto:
 
 @contextmanager
 def _plain_attention(network: nn.Module) -> Iterator[None]:
-    """Compute attention by matrix products in this context: PyTorch exports its fused kernel only for 4-D tensors.
+    """In this context, compute attention by matrix products instead of the fused kernel.
 
-    The attention of Hiera has five dimensions. Every attention layer of timm has the attribute ``fused_attn``.
+    PyTorch exports the fused kernel only for tensors of four dimensions, and Hiera's attention has five. Every
+    attention layer of timm has the attribute ``fused_attn``.
     """
     fused: list[Any] = [module for module in network.modules() if getattr(module, "fused_attn", False) is True]
     for module in fused:

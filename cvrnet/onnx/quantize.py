@@ -1,4 +1,4 @@
-"""Quantise a float32 file to 8-bit integers with ONNX Runtime, and compare the outputs of both files."""
+"""Quantise a float32 ONNX file to 8-bit integers with ONNX Runtime, and compare the outputs of both files."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def quantize(source: Path, target: Path, calibration: Sequence[Record], network:
         raise UserError("none of the calibration images can be read")
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".quantizing-") as folder:
         prepared = Path(folder) / "prepared.onnx"
-        # Optimise the graph first: then ranges are measured for the tensors that are quantised.
+        # Optimise the graph first, so that ranges are measured for the tensors that are quantised.
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         quantize_static(
             str(prepared),
@@ -57,20 +57,21 @@ def quantize(source: Path, target: Path, calibration: Sequence[Record], network:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             per_channel=True,  # the channels' weights differ widely after batch norm was folded into them
-            # Weights of 7 bits: without VNNI, x86 adds two products of 8 bits in 16 (vpmaddubsw), which would saturate.
-            # ("Quantize ONNX models" in ONNX Runtime's documentation.)
+            # Weights of 7 bits: x86 processors without VNNI add two 8-bit products in 16 bits (vpmaddubsw), and with
+            # 8-bit weights the sum could saturate ("Quantize ONNX models" in ONNX Runtime's documentation).
             reduce_range=True,
-            # A range (the default method is MinMax) is the mean of the images' extremes: no single image stretches it.
+            # A range (of the default method, MinMax) is then the mean of the images' extremes, so that a single unusual
+            # image hardly changes it.
             extra_options={"CalibMovingAverage": True},
         )
     return len(images)
 
 
 def _float_nodes(graph: onnx.GraphProto, parts: Sequence[str]) -> list[str]:
-    """Names of the nodes that stay in float32, because rounding costs most accuracy in them.
+    """Names of the nodes that stay in float32, because rounding in them would change predictions most.
 
-    These are the first convolutions and all before them, the convolutions of `parts`, and everything from the first
-    dense layer (Gemm) on: the heads.
+    These are the first convolutions and all nodes before them, the convolutions of `parts`, and the heads: all nodes
+    from the first dense layer (Gemm) on.
     """
     weights = tuple(f"{part}." for part in parts)
     after_first_layer: set[str] = set()  # names of tensors
@@ -94,11 +95,14 @@ def compare(
     network: PixelNetwork,
     progress: Callable[[int, int], object] | None = None,
 ) -> dict[str, Any]:
-    """Compare the outputs of a float32 file and its quantised copy for the same images; too few images are an error.
+    """Compare the outputs of a float32 file and its quantised copy for the same images.
 
     Returns:
         ``images``, their number; ``max_difference``, the largest change of a probability; and the values of
         `class_agreement` or `finding_agreement`.
+
+    Raises:
+        UserError: There are fewer than 20 images, or outputs are not finite.
     """
     files = [load_onnx(file, "cpu", "fp32", "onnxruntime") for file in (before, after)]
     compared: list[Record] = []
@@ -112,7 +116,7 @@ def compare(
             progress(len(compared), len(records))
     if len(compared) < LEAST:
         raise UserError(
-            f"{len(compared)} images of patients outside the calibration are left to compare on; "
+            f"only {len(compared)} images, of patients outside the calibration, are left for the comparison; "
             f"expected at least {LEAST}: give more images, or a smaller --calibration-images"
         )
     p, q = np.concatenate(answers, axis=1)
@@ -125,10 +129,10 @@ def compare(
 
 
 def class_agreement(labels: Sequence[str], p: np.ndarray, q: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
-    """How far the probabilities before and after, (N, C), give the same classes.
+    """Compare the classes that probabilities before (p) and after quantisation (q), both (N, C), give.
 
     Returns:
-        ``top_class``, the part of the images that keep their most probable class; ``accuracy_before`` and
+        ``top_class``, the share of the images that keep their most probable class; ``accuracy_before`` and
         ``accuracy_after``, None if the images have no labels.
     """
     truth = np.array([classes.index(label) for label in labels]) if all(labels) else None
@@ -142,11 +146,14 @@ def class_agreement(labels: Sequence[str], p: np.ndarray, q: np.ndarray, classes
 def finding_agreement(
     truth: np.ndarray, p: np.ndarray, q: np.ndarray, findings: Sequence[str], decisions: Decisions
 ) -> dict[str, Any]:
-    """The same for findings, each by its threshold for sensitivity (0.5 if it has none); ``truth`` is NaN if not known.
+    """Compare the decisions about findings that probabilities before (p) and after quantisation (q), both (N, C), give.
+
+    The threshold of a finding is its operating point for sensitivity, or 0.5 if it has none. ``truth`` is 1, 0, or NaN
+    where a finding is not known, (N, C).
 
     Returns:
-        ``agreement``, the part of the images that keep their answer, mean over the findings; ``agreement_FINDING``;
-        ``auc_before`` and ``auc_after``, the mean AUC, None if no finding is known to be present and absent.
+        ``agreement_FINDING``, the share of the images that keep their decision; ``agreement``, the mean over the
+        findings; ``auc_before`` and ``auc_after``, the mean AUC, None if no finding has an AUC.
     """
     points = {x.class_name: x.threshold for x in decisions.operating_points if x.rule == "sensitivity"}
     thresholds = np.array([points.get(name, 0.5) for name in findings])
@@ -164,9 +171,7 @@ def check_agreement(found: Mapping[str, Any], min_agreement: float, max_accuracy
     """Raise a UserError with the values of `compare` if the outputs of the quantised file differ too much."""
     if several := "agreement" in found:
         part, before, after = (found[key] for key in ("agreement", "auc_before", "auc_after"))
-        figures = (
-            f"the answers for the findings agree on {part:.1%} of {found['images']} images, mean over the findings"
-        )
+        figures = f"the decisions on findings agree on {part:.1%} of {found['images']} images, mean over the findings"
     else:
         part, before, after = (found[key] for key in ("top_class", "accuracy_before", "accuracy_after"))
         figures = f"the top class agrees on {part:.1%} of {found['images']} images"

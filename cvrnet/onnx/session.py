@@ -32,12 +32,12 @@ class OnnxEngine:
         self.pretrained_cfg = about.cfg
         self.preprocessing = Preprocessing.from_cfg(about.cfg)
         self.classes: list[str] = about.cfg["label_names"]
-        self.unit = "image"  #: what an answer is about
+        self.unit = "image"  #: what a prediction is about
         self.task = about.task  #: ``multiclass``, or ``multilabel`` for findings
-        self.quantiles = about.quantiles  #: of each fold's distances (`cvrnet.metrics.novelty`), if the file has these
-        self.averages_probabilities = about.num_heads > 0  #: whether the network is a CVR-Net
+        self.quantiles = about.quantiles  #: of each fold's distances (`cvrnet.metrics.novelty`); empty if none
+        self.averages_probabilities = about.num_heads > 0  #: whether the file also returns the logits of heads
         self._heads, self.decisions = about.num_heads, about.decisions
-        if not self.averages_probabilities:  # its logits are calibrated in the graph; those of heads are not
+        if not self.averages_probabilities:  # the logits are calibrated in the graph; logits of heads are not
             self.decisions = replace(self.decisions, calibration=None)
         self.models: list[Any] = [self]  #: this file; for a converted copy, the networks in PyTorch, for explanations
         self.device: Any  # "cpu" or "cuda"
@@ -45,18 +45,19 @@ class OnnxEngine:
 
     @property
     def num_heads(self) -> int:
-        """Number of heads; refuses a network that is not a CVR-Net, because it has none."""
+        """Number of heads; UserError if the file has none."""
         if not self._heads:
-            raise UserError(f"{self.pretrained_cfg['architecture']} has no heads of its own; expected a CVR-Net")
+            name = self.pretrained_cfg["architecture"]
+            raise UserError(f"{name} gives no probabilities of heads; expected a CVR-Net that averages them")
         return self._heads
 
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The network's output (N, classes) for images (N, C, H, W) of the preprocessing's size."""
+        """The network's logits (N, classes) for images, uint8 (N, C, H, W), in the size of the preprocessing."""
         (logits,) = self._compute(pixels, [LOGITS])
         return logits
 
     def __call__(self, pixels: NDArray[np.uint8], size: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Compute images (N, C, H, W) of the preprocessing's size, uint8; any number, so `size` has no effect.
+        """Compute images, uint8 (N, C, H, W), in the size of the preprocessing; N may be any, so `size` has no effect.
 
         Returns:
             Logits (1, heads, N, classes), where a network without heads counts as having one; and each fold's distances
@@ -67,10 +68,10 @@ class OnnxEngine:
         heads = logits.transpose(1, 0, 2) if self.averages_probabilities else logits[None]
         return heads[None], others[0] if others else np.zeros((len(pixels), 0))
 
-    ahead = 0  #: the number of batches to start before one is waited for
+    ahead = 0  #: how many batches to start before waiting for the first
 
     def start(self, pixels: NDArray[np.uint8], size: int = 0) -> Callable[[], Any]:
-        """Compute images at once; the function that is returned gives what a call of the engine returns."""
+        """Compute images at once; return a function that returns the result of `__call__`."""
         answer = self(pixels, size)
         return lambda: answer
 
@@ -89,8 +90,8 @@ def load_onnx(path: str | Path, device: str = "auto", dtype: str = "auto", engin
     Args:
         path: The file.
         device: ``auto``, ``cpu`` or ``cuda``.
-        dtype: ``auto``, ``fp32``, or ``bf16`` (OpenVINO only, on processors that have it).
-        engine: One of ``ENGINES``; ``auto`` takes OpenVINO on a CPU where it is installed.
+        dtype: ``auto``, ``fp32``, or ``bf16`` (only with OpenVINO, on processors with bfloat16).
+        engine: One of ``ENGINES``; ``auto`` takes OpenVINO on a CPU if it is installed, otherwise ONNX Runtime.
 
     Raises:
         UserError: Another program wrote the file, or the device, number format or engine is not available.
@@ -132,7 +133,7 @@ def _onnxruntime_has_cuda() -> bool:
 
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         return False
-    import torch  # here, because only an ONNX Runtime with CUDA needs to ask whether there is a GPU
+    import torch  # here, because only an ONNX Runtime with CUDA needs to know whether there is a GPU
 
     return bool(torch.cuda.is_available())
 
@@ -154,17 +155,17 @@ def _open_onnxruntime(path: Path, gpu: int | None) -> Session:
 
 
 def _threads() -> int:
-    """The number of threads that OMP_NUM_THREADS states, as for PyTorch; 0 for the engine's own choice."""
+    """The number of threads in OMP_NUM_THREADS, which PyTorch uses too; 0 lets the engine choose."""
     stated = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     return int(stated) if stated.isdecimal() else 0
 
 
 @cache
 def _openvino_core() -> Any:
-    """The one OpenVINO of this process.
+    """The single OpenVINO core of this process, which is never released.
 
-    OpenVINO gives the thread that starts it another stack for signals, and frees this stack with itself. If another
-    thread released it, the next signal (Ctrl-C, or the end of a child process) would end the program without a message.
+    OpenVINO gives the thread that starts it another signal stack, and frees this stack when it is released. If another
+    thread released it, the next signal (Ctrl-C, or the end of a child process) would end the program silently.
     """
     import openvino
 
@@ -172,7 +173,7 @@ def _openvino_core() -> Any:
 
 
 def _open_openvino(path: Path, dtype: str) -> tuple[Session, str]:
-    """Open a file in a number format; ``auto`` is bfloat16 where the processor has it. Return the format too."""
+    """Open a file in a number format (``auto``: bfloat16 if the processor has it); return the session and format."""
     core = _openvino_core()
     if dtype == "auto":
         dtype = "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "fp32"

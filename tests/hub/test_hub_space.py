@@ -66,7 +66,7 @@ def test_public_and_license(hub: LocalHub, folds: Path, cli: Any) -> None:
     assert f"{hub.url}/spaces/ada/net (public)" in err
     assert "HF_TOKEN" not in err
     assert SpaceCard(hub.files(SPACE)["README.md"].decode()).data.license == "mit"
-    with pytest.raises(UserError, match="the Space ada/net is public; --public pushes to it anyway"):
+    with pytest.raises(UserError, match="the Space ada/net is public; add --public to push to it anyway"):
         push_space("ada/net")
 
 

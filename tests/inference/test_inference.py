@@ -105,7 +105,7 @@ def test_heads_need_a_cvrnet(tmp_path, images):
     save_checkpoint(model, tmp_path, ["NOR", "CVP"])
     predictor = Predictor.from_pretrained(f"local-dir:{tmp_path}")
     assert predictor(images[:1])[0].label in ("NOR", "CVP")
-    with pytest.raises(UserError, match="test_resnet has no heads of its own"):
+    with pytest.raises(UserError, match="test_resnet gives no probabilities of heads"):
         predictor(images[:1], heads=True)
 
 
@@ -152,7 +152,7 @@ def test_devices(monkeypatch):
     assert select_device().type == "cuda"
     assert select_device("cuda:1").index == 1
     for absent in ("cuda:2", "cuda:256", f"cuda:{10**20}"):  # torch.device takes cuda:256 for cuda:0
-        with pytest.raises(UserError, match=f"'{absent}' is not available; this PyTorch sees 2 CUDA devices"):
+        with pytest.raises(UserError, match=f"'{absent}' is not available; PyTorch finds 2 CUDA devices"):
             select_device(absent)
     for emulated, expected in ((True, "bf16"), (False, "fp16")):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, e=emulated: e)

@@ -196,7 +196,7 @@ def test_wrong_files(name: str, file: Path) -> None:
 
 def test_negative_variance(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "weights.h5", values=lambda layer, name, shape: np.full(shape, -0.5, "f4"))
-    assert message(path) == "'/res_bn_conv1/bn_conv1/moving_variance:0' has negative values; a variance has none"
+    assert message(path) == "'/res_bn_conv1/bn_conv1/moving_variance:0' has negative values; expected a variance"
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")

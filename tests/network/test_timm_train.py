@@ -177,9 +177,9 @@ def test_a_scripted_model_trains_and_is_validated():
             {"encoders": ("test_resnet", "densenet121"), "drop_path_rate": 0.1},
             "encoder 'densenet121' takes no drop",
         ),
-        ({"drop_path_rate": 0.1}, "encoder 'legacy_xception' takes no drop_path_rate; leave it out, or choose others"),
+        ({"drop_path_rate": 0.1}, "encoder 'legacy_xception' takes no drop_path_rate; leave it out, or choose another"),
         ({"encoders": PAIR, "drop_block_rate": 0.1}, "encoder 'test_efficientnet' takes no drop_block_rate"),
-        ({"encoders": PAIR, "drop_path_rate": 1.0}, "drop_path_rate=1.0; expected a number from 0, and less than 1$"),
+        ({"encoders": PAIR, "drop_path_rate": 1.0}, "drop_path_rate=1.0; expected at least 0, and less than 1$"),
         (
             {"encoders": ("convnext_atto",), "bn_eps": 0.1},
             "bn_eps=0.1: no batch norm in convnext_atto; leave bn_eps out",

@@ -363,7 +363,7 @@ def test_export_by_command(plain, phantoms, images, tmp_path, cli):
     assert "16 images of the given data" in out
     status, out, err = cli("predict", file, *images, "--heads")
     assert (status, out) == (1, "")
-    assert "has no heads of its own" in err
+    assert "gives no probabilities of heads" in err
 
 
 @pytest.mark.both_precisions
@@ -391,7 +391,7 @@ def test_predict_and_evaluate_take_the_file(folds, exported, phantoms, images, t
         (["-o", "model.onnx", "--folds", "3"], "has no fold 3; expected some of 1, 2"),
         (["-o", "model.onnx", "--folds", "x"], "'x' is not a fold"),
         (["-o", "model.onnx", "--int8"], "--int8 needs images to calibrate on"),
-        (["-o", "model.onnx", "--calibration", "x"], "--calibration is for --int8"),
+        (["-o", "model.onnx", "--calibration", "x"], "--calibration is only for --int8"),
     ],
 )
 def test_mistakes_are_named_in_one_line(folds, tmp_path, monkeypatch, cli, arguments, told):

@@ -154,7 +154,7 @@ def test_without_labels(run, elsewhere, tmp_path, cli):
     shares = {row[0]: float(row[2]) for row in rows if row and row[0] in CLASSES}
     assert sum(shares.values()) == pytest.approx(1, abs=1e-3)
     assert _answers(tmp_path / "ours", records).mean(0) == pytest.approx([shares[n] for n in CLASSES], abs=1e-2)
-    assert "They had no labels" in stage_run(tmp_path / "ours", "ada/chest").card.decode()
+    assert "These images had no labels" in stage_run(tmp_path / "ours", "ada/chest").card.decode()
 
 
 def test_images_that_cannot_teach_are_refused(run, phantoms, elsewhere, tmp_path):
