@@ -200,16 +200,16 @@ def test_what_takes_single_images_refuses_in_one_line(
     ):
         status, _, err = cli(*arguments)
         assert status == 1, arguments
-        assert "the model answers for all images of a study together" in err.splitlines()[-1], (arguments, err)
+        assert "the model predicts all images of a study together" in err.splitlines()[-1], (arguments, err)
     with pytest.raises(UserError, match="together"):
         benchmark(["cvrnet"], follow_up, tmp_path / "b", CONFIG)
     with pytest.raises(UserError, match=r"answers for one study, .* for one image"):
         compare([str(bag_run), str(run)], follow_up, tmp_path / "c", **PLAIN)
     with pytest.raises(UserError, match="expected --freeze all, or 0"):
         train(follow_up, tmp_path / "t", replace(CONFIG, freeze=2), **PLAIN)
-    with pytest.raises(UserError, match="is for a CVR-Net"):
+    with pytest.raises(UserError, match="needs a CVR-Net"):
         train(follow_up, tmp_path / "t", replace(CONFIG, model="resnet18", encoders=()), **PLAIN)
-    with pytest.raises(UserError, match="findings are those of single images"):
+    with pytest.raises(UserError, match="findings are for single images"):
         replace(CONFIG, findings=("A",))
     with pytest.raises(UserError, match="needs the manifest's column study_id"):
         train(phantoms, tmp_path / "t", CONFIG, **PLAIN)
