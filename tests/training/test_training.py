@@ -217,7 +217,7 @@ def test_too_few_images_for_a_batch_norm_are_refused_before_training(phantoms, t
         train(phantoms, tmp_path / "run", TrainConfig(model="inception_v3", pretrained=False, img_size=32), **PLAIN)
     assert not (tmp_path / "run").exists()
     records = read_records(phantoms)[:1]
-    with pytest.raises(UserError, match="training images=1 cannot be shared"):
+    with pytest.raises(UserError, match="training images=1 cannot be divided"):
         fit(
             replace(CONFIG, img_size=32),
             records,

@@ -203,7 +203,7 @@ def test_what_takes_single_images_refuses_in_one_line(
         assert "the model predicts all images of a study together" in err.splitlines()[-1], (arguments, err)
     with pytest.raises(UserError, match="together"):
         benchmark(["cvrnet"], follow_up, tmp_path / "b", CONFIG)
-    with pytest.raises(UserError, match=r"answers for one study, .* for one image"):
+    with pytest.raises(UserError, match=r"predicts one study, .* one image; expected the same unit"):
         compare([str(bag_run), str(run)], follow_up, tmp_path / "c", **PLAIN)
     with pytest.raises(UserError, match="expected --freeze all, or 0"):
         train(follow_up, tmp_path / "t", replace(CONFIG, freeze=2), **PLAIN)
@@ -247,7 +247,7 @@ def test_a_whole_network_trains_on_small_bags(follow_up: Path, tmp_path: Path) -
     for row in rows(tmp_path / "run" / "predictions.csv"):
         assert again[row["path"]] == pytest.approx(float(row["prob_worse"]), abs=1e-4)
     write_studies(tmp_path / "cts", "volumes", 12, size=64)
-    with pytest.raises(UserError, match="whole networks train on bags of at most 32"):
+    with pytest.raises(UserError, match="without --freeze all, expected at most 32"):
         train(tmp_path / "cts", tmp_path / "t", config, **PLAIN)
 
 
