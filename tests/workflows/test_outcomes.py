@@ -102,9 +102,9 @@ def test_only_films_from_before_the_event_are_used(of_patients: Path) -> None:
     report = (of_patients / "report.html").read_text()
     for text in (
         "Predicting icu_day",
-        "20 films of 10 patients",
+        "20 radiographs of 10 patients",
         "30 patients, 10 of them with the event",
-        "bed-side",
+        "bedside",
     ):
         assert text in report
 
