@@ -116,7 +116,7 @@ def _options(config: TrainConfig, num_classes: int) -> dict[str, Any]:
         }
         for what, asked in only.items():
             if asked:
-                raise UserError(f"{what} a CVR-Net, and {config.model} is none; expected one of `cvrnet models`")
+                raise UserError(f"{what} a CVR-Net, but {config.model} is not one; expected one of `cvrnet models`")
     if config.unit != "image" and is_trained(config.model):
         raise UserError(f"unit={config.unit!r} starts from a new head; expected a model by name, not {config.model}")
     bag = {"unit": config.unit, "pooling": config.pooling, "time": config.time}
