@@ -37,7 +37,7 @@ def float32_parts(model: nn.Module) -> list[list[str]]:
 
 
 def joined_names(parts: Sequence[Sequence[str]]) -> list[str]:
-    """The names in one list, as config.json has them: ``0.stem``, or ``0`` for the whole first encoder."""
+    """Return the names in one list, as in config.json: ``0.stem``, or ``0`` for the whole first encoder."""
     return [f"{i}.{name}" if name else f"{i}" for i, names in enumerate(parts) for name in names]
 
 
