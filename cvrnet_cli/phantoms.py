@@ -53,7 +53,7 @@ def _write_studies(output: Path, volumes: bool, follow_up: bool, settings: dict[
     from cvrnet.data.phantom_studies import write_studies
 
     if volumes and follow_up:
-        raise click.UsageError("--volumes excludes --follow-up")
+        raise click.UsageError("--volumes cannot be used with --follow-up")
     if settings.pop("shortcut") or settings.pop("sources") != ("site-a", "site-b"):
         raise click.UsageError("--shortcut and --sources are for single radiographs")
     with progress_bar("Drawing") as progress:
