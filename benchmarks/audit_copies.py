@@ -1,10 +1,11 @@
-"""Measure how many altered copies of images the audit finds as near-duplicates, and how many false matches it makes.
+"""Measure how many altered copies of images the audit finds as near-duplicates, and how many of its matches are wrong.
 
     python benchmarks/audit_copies.py DATA --images 400 --originals 25 --known near-duplicates.csv
 
-The script takes `--images` images of DATA, makes one copy of each kind from `--originals` of them, and searches all of
-these for near-duplicates. For each kind it prints how many copies were found and how many matched a wrong image. Then
-it prints the pairs found within DATA and, with `--known` (a CSV with path_a, path_b), how many known pairs it found.
+The script takes `--images` images of DATA. From `--originals` of these, it makes one copy of each kind. It searches
+images and copies for near-duplicates. For each kind it prints how many copies were found, and how many matches were
+wrong. Then it prints the pairs found within DATA and, with `--known` (a CSV file with the columns path_a and path_b),
+how many known pairs were found.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ Change = Callable[[Picture, np.random.Generator], Picture]
 
 
 def crop(share: float) -> Change:
-    """Return a change that cuts up to `share` of the height and width off, at random sides."""
+    """Return a change that crops up to `share` of the height and the width, at random sides."""
 
     def change(a: Picture, rng: np.random.Generator) -> Picture:
         sides = [round(n * (1 - share * rng.uniform(0.5, 1))) for n in a.shape]
@@ -101,7 +102,7 @@ CHANGES: dict[str, Change] = {
 
 
 def take(measured: Measurements, rows: list[int]) -> Measurements:
-    """The measurements of some images."""
+    """Return the measurements of some images, by their indices."""
     records, facts = [measured.records[i] for i in rows], [measured.facts[i] for i in rows]
     return Measurements(records, facts, measured.large[rows])
 

@@ -1,10 +1,10 @@
-"""Measure how much faster the image cache is than decoding each time, and that its memory does not grow.
+"""Measure how much faster the image cache is than decoding each time, and whether its memory grows.
 
     python benchmarks/data_loading.py DATA
 
 Throughput: the script decodes and resizes the images of a folder or manifest each time, and compares this with the
-cache's first epoch (which decodes and writes) and second epoch (which reads). It uses one thread, all files are in the
-operating system's page cache, each image is copied as in a training step, and the best of `--repeats` runs counts.
+cache's first epoch (which decodes and writes) and second epoch (which reads). It uses one thread. All files are in the
+operating system's page cache. Each image is copied as in a training step. The best of `--repeats` runs counts.
 
 Memory (Linux only): the script simulates a data set that is larger than the memory. It links one synthetic image under
 many names, so that the cache grows to `--memory-mb` megabytes. Then it limits the address space to `--limit-mb`
@@ -32,14 +32,14 @@ from cvrnet.data.preprocessing import resize_image
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """Return how long a run takes."""
+    """Return how many seconds a call takes."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
 
 
 def throughput(data: str, n_images: int, size: int, mode: Mode, repeats: int) -> None:
-    """Print the images per second of the three ways."""
+    """Print the images per second of decoding each time, and of the cache's first and second epoch."""
     records = read_records(data, labelled=False)
     step = max(len(records) / n_images, 1)
     records = [records[int(index * step)] for index in range(min(n_images, len(records)))]
@@ -124,7 +124,7 @@ def main() -> None:
     """Read the arguments and run both parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", help="folder or manifest of images")
-    parser.add_argument("--images", type=int, default=500, help="how many of them, spread over the whole set")
+    parser.add_argument("--images", type=int, default=500, help="number of images, spread over the whole set")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--mode", choices=("L", "RGB"), default="RGB")
     parser.add_argument("--repeats", type=int, default=3)

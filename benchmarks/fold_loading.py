@@ -1,9 +1,9 @@
-"""Compare the time that five folds of a cross-validation spend on loading images with that of one fold.
+"""Compare the time for loading the images of one fold with the time for all five folds of a cross-validation.
 
     python benchmarks/fold_loading.py DATA
 
-Each image is decoded once, whatever the number of folds and epochs; after that, each epoch reads decoded images from
-files. The script loads the images in the order of `cvrnet crossval`, without training: it decodes them; then, for each
+For any number of folds and epochs, each image is decoded once; after that, each epoch reads decoded images from files.
+The script loads the images in the order of `cvrnet crossval`, without training: it decodes them; then, for each
 fold, it reads the training and validation images once per epoch, and the validation and test images once at the end. It
 uses one thread, and all files are in the operating system's page cache.
 """

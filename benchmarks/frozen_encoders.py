@@ -1,10 +1,10 @@
-"""Times the cross-validation of cvrnet_lite with frozen encoders: from nothing, and again with other heads.
+"""Measure the time of a cross-validation of cvrnet_lite with frozen encoders: without features, and with stored ones.
 
 python benchmarks/frozen_encoders.py [DATA]        default: 1,552 phantoms of 224 pixels
 
-Each run is a process of its own. The first starts with an empty cache: it decodes, computes features, trains five
-folds. The second averages logits on another split, and finds the features. Printed are seconds, the largest memory of
-the process, and the ratio of the two times.
+Each run is its own process. The first starts with an empty cache: it decodes, computes features, and trains five folds.
+The second finds the features in the cache; it averages logits, on another split. The script prints the seconds and the
+largest memory of each process, and the ratio of the two times.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cvrnet.runs.read import read_json
 
 
 def crossval(data: Path, run: Path, cache: Path, *further: str) -> tuple[float, float]:
-    """Seconds, and the largest memory in MiB, of one cross-validation."""
+    """Run one cross-validation; return its seconds and its largest memory in MiB."""
     command = [sys.executable, "-m", "cvrnet", "crossval", str(data), "-o", str(run), "--model", "cvrnet_lite"]
     command += ["--freeze", "all", "--no-audit", "--no-maps", *further]
     started = time.perf_counter()

@@ -1,11 +1,11 @@
-"""Memory of training heads on the features of 10,000 and of 100,000 images.
+"""Measure the memory of training heads on the features of 10,000 and of 100,000 images.
 
 python benchmarks/frozen_scale.py [IMAGES ...]        default: 10000 100000
 
-The images do not exist: their vectors are random, in the place of those that the cache would hold. Everything after
-that is the library's own: the memory-mapped table, the standardisation, an epoch of training, and validation. Each
-number of images is a process of its own. Printed is the largest anonymous memory, which is what the process needs
-beside files that the system may drop and read again; and the ratio of the last to the first.
+The images do not exist: random vectors replace the features that the cache would contain. All further steps use the
+library's code: the memory-mapped table, the standardisation, one epoch of training, and validation. Each number of
+images runs in its own process. The script prints the largest anonymous memory, which does not include mapped files that
+the system may drop and read again, and the ratio of the last number to the first.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class RandomFeatures(FrozenFeatures):
     """Features of images that do not exist."""
 
     def build(self, *_: object) -> None:
-        """Nothing is missing."""
+        """Compute nothing, because `_vector` returns random features."""
 
     def _vector(self, files: object, view: int, record: Record) -> np.ndarray:
         return np.random.default_rng(int(record.name)).normal(size=(1, self.width)).astype(np.float32)
 
 
 def anonymous_memory() -> float:
-    """Anonymous memory of this process now, in MiB."""
+    """Return the current anonymous memory of this process, in MiB."""
     text = Path("/proc/self/status").read_text()
     return int(text.partition("RssAnon:")[2].split()[0]) / 1024
 
@@ -71,7 +71,7 @@ def train(images: int) -> None:
 
 
 def main() -> None:
-    """Run each number of images in a process of its own, and print a table."""
+    """Run each number of images in its own process, and print a table."""
     if sys.argv[1:2] == ["--one"]:
         train(int(sys.argv[2]))
         return

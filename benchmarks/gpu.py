@@ -1,11 +1,11 @@
-"""Tell in one run of some minutes what only a GPU can tell; print tables, and write them to OUT/gpu.json.
+"""Measure speed and agreement on a GPU, in one run of some minutes; print tables, and write them to OUT/gpu.json.
 
     python benchmarks/gpu.py OUT [--device cuda] [--model cvrnet] [--minutes 8] [--only SECTION] [--quick]
     make gpu
 
-Sections: machine, agreement, inference, training, commands, waiting. Speeds are ratios within one run: the rows of a
-table run in turn. A row that fails is printed and counted, and the others go on; the exit status is then 1. With
-``--device cpu --quick`` everything runs on a CPU, in small, so that the script itself can be tested.
+Sections: machine, agreement, inference, training, commands, waiting. The rows of a table run in turn, and speeds are
+ratios within one run. If a row fails, it is printed and counted, the other rows continue, and the exit status is 1.
+With ``--device cpu --quick``, everything runs on a CPU with small sizes, so that the script itself can be tested.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PLAIN = "plain float32"
 
 
 class Check:
-    """One run: the device, the sizes, the time that is left, and the results."""
+    """One run of the script: the device, the sizes, the end of the time, and the rows that failed."""
 
     def __init__(self, args: argparse.Namespace, folder: Path) -> None:
         self.args, self.folder = args, folder
@@ -55,20 +55,20 @@ class Check:
         save_checkpoint(model, self.run, ["CVP", "NCP", "NOR"])
 
     def predictor(self, dtype: str = "auto", compile: bool | str = False) -> Predictor:
-        """The model on the device."""
+        """Load the model on the device."""
         return Predictor.from_pretrained(self.run, self.args.device, dtype, compile=compile)
 
     def pixels(self, count: int) -> torch.Tensor:
-        """Random images."""
+        """Return random uint8 images (count, 3, size, size)."""
         return torch.randint(0, 256, (count, 3, self.size, self.size), dtype=torch.uint8)
 
     def wait(self) -> None:
-        """Wait until the GPU has done everything."""
+        """Wait until the GPU has finished all work."""
         if self.on_gpu:
             torch.cuda.synchronize()
 
     def try_row(self, name: str, function: Callable[[], Any]) -> Any:
-        """What a row gives; None, and a line, if it fails."""
+        """Return the result of a row; if the row fails, print a line and return None."""
         try:
             return function()
         except Exception as error:  # noqa: BLE001  # the other rows are still measured
@@ -77,7 +77,7 @@ class Check:
             return None
 
     def milliseconds(self, rows: dict[str, Callable[[], Any]], rounds: int = 5, calls: int = 3) -> dict[str, float]:
-        """The median time of a call of each row. The rows run in turn, after two calls that compile and warm up."""
+        """Return the median milliseconds of a call of each row. The rows run in turn, after two calls that warm up."""
 
         def warm(row: Callable[[], Any]) -> bool:
             row()
@@ -97,7 +97,7 @@ class Check:
         return {name: statistics.median(values) for name, values in times.items()}
 
     def table(self, times: dict[str, float], images: int) -> dict[str, dict[str, float]]:
-        """Print times of a batch, and return them for an image."""
+        """Print the times of a batch per image, and return them."""
         plain = times.get(PLAIN, float("nan"))
         found = {}
         for name, value in times.items():
@@ -107,7 +107,7 @@ class Check:
 
 
 def machine(check: Check) -> dict[str, Any]:
-    """The versions, the card and its rate of products in bfloat16."""
+    """The versions, the GPU, and its speed of matrix products in bfloat16."""
     found: dict[str, Any] = {"torch": torch.__version__, "timm": timm.__version__, "cvrnet": cvrnet.__version__}
     found |= {"python": sys.version.split()[0], "cpus": os.cpu_count()}
     if check.on_gpu:
@@ -122,7 +122,7 @@ def machine(check: Check) -> dict[str, Any]:
 
 
 def agreement(check: Check) -> dict[str, Any]:
-    """By how much probabilities differ from those of the CPU in float32, for each number format and compile mode."""
+    """The largest difference of probabilities from float32 on the CPU, for each number format and compile mode."""
     images = check.pixels(16)
     expected = Predictor.from_pretrained(check.run, "cpu", "fp32").probabilities(images)
     modes: list[bool | str] = [False, True, "reduce-overhead"] if check.on_gpu else [False]
@@ -146,7 +146,7 @@ def agreement(check: Check) -> dict[str, Any]:
 
 
 def inference(check: Check) -> dict[str, Any]:
-    """Milliseconds for an image, network alone, against plain PyTorch in float32."""
+    """Milliseconds per image, only the network, compared with plain PyTorch in float32."""
     model = load_checkpoint(check.run).to(check.device)
     preprocessing = Preprocessing.from_model(model)
     settings: list[tuple[str, bool | str]] = [("auto", False), ("fp32", False)]
@@ -173,7 +173,7 @@ def inference(check: Check) -> dict[str, Any]:
 
 
 def training(check: Check) -> dict[str, Any]:
-    """Milliseconds of a training step for an image, against plain PyTorch in float32, and the memory of each."""
+    """Milliseconds of a training step per image, compared with plain PyTorch in float32, and the peak memory."""
     found: dict[str, Any] = {}
     for count in (4,) if check.args.quick else (8, 64):
         rows = {PLAIN: _step(check, count, "fp32", ours=False)}
@@ -186,7 +186,7 @@ def training(check: Check) -> dict[str, Any]:
 
 
 def _step(check: Check, count: int, precision: str, ours: bool) -> Callable[[], None]:
-    """A step as in `cvrnet.training`, or as in any tutorial."""
+    """Return a step of `cvrnet.training` (``ours``), or a plain PyTorch step."""
     model = load_checkpoint(check.run).to(check.device).train()
     x = check.pixels(count).to(check.device).float() / 255
     y = torch.randint(0, 3, (count,), device=check.device)
@@ -242,7 +242,7 @@ def _command(arguments: list[Any], end: float) -> float:
 
 
 def waiting(check: Check) -> dict[str, float]:
-    """What a training step waits for: milliseconds for an image, on one core, without workers."""
+    """Milliseconds per image of the work that a training step waits for, on one core, without workers."""
     data = write_phantoms(check.folder / "waiting", 60, size=256)
     records = read_records(data)
     cache = ImageCache((check.size, check.size), "RGB", folder=check.folder / "cache")
@@ -273,7 +273,7 @@ SECTIONS: dict[str, Callable[[Check], Any]] = {
 
 
 def results(check: Check, chosen: list[str]) -> Iterator[tuple[str, Any]]:
-    """Each section's name and result, as long as there is time."""
+    """Run the chosen sections while there is time; yield the name and the result of each."""
     for name in chosen:
         start = time.monotonic()
         if start > check.end:
@@ -285,7 +285,7 @@ def results(check: Check, chosen: list[str]) -> Iterator[tuple[str, Any]]:
 
 
 def main() -> int:
-    """Run the sections; status 1 if a row failed."""
+    """Run the sections; return the exit status, 1 if a row failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--device", default="cuda")
@@ -295,7 +295,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="cvrnet_tiny at 64 pixels")
     args = parser.parse_args()
     if args.device.startswith("cuda") and not torch.cuda.is_available():
-        print("this PyTorch sees no GPU; --device cpu --quick runs everything in small", file=sys.stderr)
+        print("PyTorch finds no GPU; --device cpu --quick runs everything with small sizes", file=sys.stderr)
         return 1
     args.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:

@@ -9,14 +9,14 @@ The rows of the table:
 - (b) the same network in Keras on TensorFlow, with `model.predict` and `tf.function` (extra ``bench``; skipped with a
   message if it is not installed);
 - `cvrnet.Predictor` with its defaults, and with one setting changed per row;
-- the same with another backend, whose conversion and opening are timed: the last lines give the number of images after
-  which they have taken less time than they save;
+- `cvrnet.Predictor` with another backend. Its conversion and opening are timed, too: the last lines give the number of
+  images after which the saved time is larger than this time;
 - the ONNX rows of inference_onnx.py;
-- the floor: the number of operations over the rate at which this machine multiplies float32 matrices.
+- the floor: the number of operations, divided by the rate at which this machine multiplies float32 matrices.
 
-All rows take uint8 pixels. Without a checkpoint, weights are random, which takes the same time. The rows run in turn,
-so that a change of the machine's speed affects all of them, and the table gives medians. The last line compares
-decoding alone, the network alone, and both together.
+All rows take uint8 pixels. Without a checkpoint, the weights are random, which does not change the time. The rows run
+in turn, so that a change of the machine's speed affects all of them, and the table gives medians. The last line
+compares decoding alone, the network alone, and both together.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def our_rows(folder: Path, device: str, compile_too: bool) -> dict[str, Row]:
 
 
 def backend_rows(folder: Path, seconds: dict[str, tuple[float, float]]) -> dict[str, Row]:
-    """Return rows for the installed backends; note the seconds of their conversion, and of opening them again."""
+    """Return rows for the installed backends; write the seconds of conversion and of opening again to ``seconds``."""
     rows: dict[str, Row] = {}
     for backend in ("openvino", "onnxruntime"):
         if not (find_spec(backend) and find_spec("onnxscript")):
@@ -95,7 +95,7 @@ def plain_row(folder: Path, device: str) -> Row:
 
 
 def keras_rows(size: int) -> dict[str, Row]:
-    """Return rows for the same network in Keras on TensorFlow; none if it is not installed."""
+    """Return rows for the same network in Keras on TensorFlow; no rows if these are not installed."""
     if not (find_spec("tensorflow") and find_spec("keras")):
         print('Keras on TensorFlow is not installed (pip install "cvrnet[bench]"): these rows are skipped')
         return {}
@@ -155,7 +155,7 @@ def floor(folder: Path, size: int, device: str) -> tuple[float, float]:
 
 
 def overlap(folder: Path, device: str, count: int) -> None:
-    """Print the time of decoding alone, the network alone, and both together (ideally that of the slower one)."""
+    """Print the time of decoding alone, the network alone, and both together (ideally the time of the slower one)."""
     predictor = Predictor.from_pretrained(folder, device)
     with tempfile.TemporaryDirectory() as images:
         write_phantoms(Path(images) / "phantoms", count, size=1024)

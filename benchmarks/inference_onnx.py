@@ -3,9 +3,9 @@
     python benchmarks/inference_onnx.py [--model cvrnet] [--img-size 224] [--batch-size 8] [--rounds 5]
 
 The first row is plain PyTorch: float32, contiguous, eager, in inference mode. The other rows are files of ``cvrnet
-export`` with each installed engine: float32, 8-bit integers, and with OpenVINO bfloat16 if the processor has it. The
-weights are random, which takes the same time. Every row takes uint8 pixels and normalises them. The rows run in turn,
-so that a change of the machine's speed affects all of them, and the table gives medians.
+export`` with each installed engine: float32, 8-bit integers and, with OpenVINO, bfloat16 if the processor has it. The
+weights are random, which does not change the time. Every row takes uint8 pixels and normalises them. The rows run in
+turn, so that a change of the machine's speed affects all of them, and the table gives medians.
 """
 
 import argparse

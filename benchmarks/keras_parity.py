@@ -4,11 +4,11 @@
 
 The Keras half needs ``pip install tensorflow-cpu keras h5py`` and runs in the interpreter given by ``--keras-python``
 (default: this one); the cvrnet half needs ``pip install 'cvrnet[keras]'``. The Keras network consists of ResNet50 and
-Xception from keras.applications. One thing is changed: ResNet's batch-norm epsilon, which is 1.001e-5 today, but was
-1e-3 in keras-applications 1.0.8, which the notebook used.
+Xception from keras.applications. Only ResNet's batch-norm epsilon is changed: it is 1.001e-5 today, and was 1e-3 in
+keras-applications 1.0.8, which the notebook used.
 
-Both halves train in float32 and in float64. In float64, rounding is negligible, so any difference that remains comes
-from the method. The cvrnet half trains twice: in PyTorch's way, and with the three known differences of method removed.
+Both halves train in float32 and in float64. In float64, rounding is negligible, so any remaining difference comes from
+the method. The cvrnet half trains twice: in PyTorch's way, and with the three known differences of method removed.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ import numpy as np
 
 LEARNING_RATE, EPSILON = 1e-4, 1e-7
 TOLERANCE = {"float32": 5e-2, "float64": 1e-9}
-"""Largest accepted relative difference of a step's loss, in Keras's way. In float32, rounding alone causes it: see the
-last line of the output."""
+"""Largest accepted relative difference of a step's loss, if cvrnet trains in Keras's way. In float32, rounding alone
+causes the difference: see the last line of the output."""
 
 BRANCH = {"0": "branch1", "1": "branch2a", "2": "branch2b", "3": "branch2c"}
 
@@ -139,8 +139,8 @@ def write_weights(path: Path, model: Any) -> None:
 def adam_as_in_keras(step: int) -> dict[str, float]:
     """Return settings with which torch's Adam makes the same step as Keras's Adam.
 
-    Keras adds epsilon to the root of the running square before the bias correction, torch after it. Keras also uses
-    float32 betas in the correction, even in float64 training (it converts a Python number to a float32 tensor).
+    Keras adds epsilon to the root of the running mean of squares before the bias correction, torch after it. Keras also
+    uses float32 betas in the correction, even in float64 training (it converts a Python number to a float32 tensor).
     """
     b1, b2 = np.float64(np.float32(0.9)), np.float64(np.float32(0.999))
     theirs = np.sqrt(1 - b2**step) / (1 - b1**step)

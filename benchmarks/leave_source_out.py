@@ -1,11 +1,12 @@
-"""Leaves each source out of the training of cvrnet_lite's heads, and scores ways to depend less on the source.
+"""Train cvrnet_lite's heads without each source in turn, and score methods that depend less on the source.
 
 python benchmarks/leave_source_out.py MANIFEST
 
-Measured on the source that was left out, mean over three splits: the average of the heads; the heads alone; the average
-if every group of label and source counts equally in the loss; P3 trained alone; and two averages with weights. The
-chosen weights have the lowest log loss on the other sources, each of which was also left out of a training
-(so they never see the scored source); the best weights are chosen on the scored source itself, as an upper bound.
+The scores are on the source that was left out, mean over three splits. The methods are: the average of the heads; each
+head alone; the average if every group of label and source counts equally in the loss; P3 trained alone; and two
+weighted averages. The chosen weights have the lowest log loss on the other sources; each of these was also left out of
+a training, so the weights do not depend on the scored source. The best weights are chosen on the scored source itself,
+as an upper bound.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ Floats = NDArray[np.float64]
 
 
 class Study:
-    """The heads' inputs of all images, and trainings on some of the sources."""
+    """The heads' inputs of all images, and the trainings without some of the sources."""
 
     def __init__(self, manifest: str) -> None:
         records = read_records(manifest)
@@ -56,7 +57,7 @@ class Study:
         self.inputs = [x.clone() for x in head_inputs(model, vectors)]
 
     def scored(self, source: str) -> list[NDArray[np.intp]]:
-        """The images of each class that has enough patients in the source."""
+        """Return the indices of the images of each class that has enough patients in the source."""
         of_class = [np.flatnonzero((self.source == source) & (self.y == k)) for k in range(len(self.classes))]
         return [rows for rows in of_class if len({*self.patients[rows]}) >= MIN_PATIENTS]
 
@@ -64,7 +65,7 @@ class Study:
     def train(
         self, without: frozenset[str], seed: int, heads: Sequence[int] = range(5), by_group: bool = False
     ) -> Floats:
-        """Each head's probabilities for all images, (heads, N, C), after the best epoch of a training."""
+        """Train without these sources; return each head's probabilities for all images, (heads, N, C)."""
         rows = np.flatnonzero(~np.isin(self.source, [*without]))
         folds = StratifiedGroupKFold(5, shuffle=True, random_state=seed)
         train, val = (rows[part] for part in next(folds.split(rows, self.groups[rows], self.patients[rows])))
@@ -93,17 +94,17 @@ class Study:
         return answer
 
     def balanced_accuracy(self, probabilities: Floats, source: str) -> float:
-        """The mean sensitivity of the classes scored in a source, from probabilities (N, C) of all images."""
+        """Return the mean sensitivity of the scored classes of a source, from probabilities (N, C) of all images."""
         right = probabilities.argmax(-1) == self.y
         return float(np.mean([right[rows].mean() for rows in self.scored(source)]))
 
     def log_loss(self, by_head: Floats, source: str) -> Callable[[Floats], float]:
-        """The log loss on a source, its classes counting equally, as a function of the heads' weights."""
+        """Return a function of the heads' weights: the log loss on a source, in which all classes count equally."""
         own = [by_head[:, rows, self.y[rows]] for rows in self.scored(source)]
         return lambda weights: -float(np.mean([np.log(weights @ p + 1e-12).mean() for p in own]))
 
     def chosen_weights(self, source: str, seed: int) -> Floats:
-        """The heads' weights that are best on the other sources, when these are left out as well."""
+        """Return the heads' weights that are best on the other sources, each left out of a training as well."""
         losses = []
         for other in self.sources:
             without = frozenset({source, other})
@@ -116,13 +117,13 @@ class Study:
 
 
 def best_weights(losses: Sequence[Callable[[Floats], float]], heads: int = 5) -> Floats:
-    """The weights, with the sum one, that have the lowest mean loss; equal weights without a loss."""
+    """Return the weights (with sum 1) that have the lowest mean loss; equal weights if there is no loss."""
     found = minimize(lambda z: sum(loss(softmax(z)) for loss in losses) + 1e-3 * (z**2).sum(), np.zeros(heads))
     return softmax(found.x)
 
 
 def main() -> None:
-    """Print the balanced accuracy of each way on each source."""
+    """Print the balanced accuracy of each method on each source."""
     study = Study(sys.argv[1])
     for source in study.sources:
         scores: dict[str, list[float]] = {}

@@ -1,11 +1,11 @@
-"""What whole, masked and cropped pictures give: scores, shortcuts that are left, and where the network looks.
+"""Compare training on whole, masked and cropped pictures: scores, remaining shortcuts, and where the network looks.
 
 python benchmarks/lungs.py FOLDER SEGMENTER OUTPUT [whole|mask|crop ...]
 
-FOLDER has manifest.csv and all.csv (docs/results.md makes them), SEGMENTER is a folder of `cvrnet lungs`. For each way:
-the heads of cvrnet_lite are cross-validated on frozen encoders, on the same folds; each source is left out once; the
-audit's probes predict label and source; and out-of-fold Grad-CAM is measured on the images with given lung masks. The
-rows are printed as JSON and kept in OUTPUT, and a way that is there already is only printed.
+FOLDER has manifest.csv and all.csv (docs/results.md makes them); SEGMENTER is a folder of `cvrnet lungs`. For each of
+the three ways, the heads of cvrnet_lite are cross-validated on frozen encoders, on the same folds; each source is left
+out once; the audit's probes predict label and source; and out-of-fold Grad-CAM is measured on the images with given
+lung masks. The results are printed as JSON and stored in OUTPUT. A way that is already in OUTPUT is only printed.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def study(folder: Path, segmenter: str, output: Path, way: str) -> dict[str, Any]:
-    """Everything about one way."""
+    """Train and measure one way; return all its scores."""
     data, outside = folder / "manifest.csv", folder / "all.csv"
     config = recipe("frozen", model="cvrnet_lite")
     if way != "whole":
@@ -66,7 +66,7 @@ def study(folder: Path, segmenter: str, output: Path, way: str) -> dict[str, Any
 
 
 def rows_of(run: Path, part: str) -> list[list[Row]]:
-    """The predictions of each fold for the set ``test`` or ``independent``."""
+    """Return the predictions of each fold for the set ``test`` or ``independent``."""
     folds = []
     for folder in fold_folders(run).values():
         with (folder / PREDICTIONS).open(encoding="utf-8", newline="") as file:
@@ -75,7 +75,7 @@ def rows_of(run: Path, part: str) -> list[list[Row]]:
 
 
 def at_home(run: Path) -> dict[str, Any]:
-    """Scores of the folds, within cidc, and on the sources that were held back."""
+    """Return scores of the folds, within the sources cidc and nih, and on the sources that were held back."""
     tested = rows_of(run, "test")
     folds = [scored(rows) for rows in tested]
     scores: dict[str, Any] = {"lungs": read_json(run / RUN).get("lungs", {})}
@@ -93,7 +93,7 @@ def at_home(run: Path) -> dict[str, Any]:
 
 
 def scored(rows: Sequence[Row]) -> dict[str, float]:
-    """Accuracy, balanced accuracy and macro AUC of one fold."""
+    """Return accuracy, balanced accuracy and macro AUC of one fold."""
     y, p = [r["label"] for r in rows], [r["prediction"] for r in rows]
     classes = sorted({*y})
     probabilities = np.array([[float(r[f"prob_{name}"]) for name in classes] for r in rows])
@@ -104,7 +104,7 @@ def scored(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def within(rows: Sequence[Row]) -> dict[str, Any]:
-    """Balanced accuracy in one source, with an interval by patient; the recalls, and the AUC of CVP against NCP."""
+    """Return scores in one source: balanced accuracy with an interval by patient, recalls, AUC of CVP against NCP."""
     y, p = np.array([r["label"] for r in rows]), np.array([r["prediction"] for r in rows])
     patients = [r["patient_id"] or r["path"] for r in rows]
     labels = sorted({*y.tolist()})
@@ -127,7 +127,7 @@ def within(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def abroad(output: Path) -> dict[str, Any]:
-    """On each source that was left out: balanced accuracy over its classes with ten patients, mean and sd of folds."""
+    """Return, for each source left out, the balanced accuracy over its classes with ten patients: mean, sd of folds."""
     scores = {}
     for run in sorted(path.parent for path in output.glob(f"*/{SUMMARY}")):
         values, predicted = [], rows_of(run, INDEPENDENT)
@@ -144,7 +144,7 @@ def abroad(output: Path) -> dict[str, Any]:
 
 
 def looked_at(output: Path, data: Path) -> dict[str, Any]:
-    """Out-of-fold Grad-CAM against the given masks."""
+    """Measure out-of-fold Grad-CAM against the given masks."""
     summary, _ = measure_data(
         str(output / "crossval"), data, output / "maps", out_of_fold=True, batch_size=8, overwrite=True
     )
@@ -154,7 +154,7 @@ def looked_at(output: Path, data: Path) -> dict[str, Any]:
 
 
 def shortcuts(records: Sequence[Record], way: str, segmenter: str) -> dict[str, Any]:
-    """The audit's probes of the label, of the label within cidc, and of the source."""
+    """Run the audit's probes of the label, of the label within cidc, and of the source."""
     finder = None if way == "whole" else make_finder(records, way, None, segmenter, "")
     with tempfile.TemporaryDirectory() as folder:
         measured, _ = measure(records, Path(folder), 1, finder=finder)

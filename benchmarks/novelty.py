@@ -1,10 +1,10 @@
-"""How many images that nobody trained on are marked as unlike the training images.
+"""Measure how many images that a model was not trained on are marked as unlike the training images.
 
 python benchmarks/novelty.py MODEL DATA [FOLDER ...]
 
-DATA are radiographs like those of the training that MODEL has not seen (a test or validation set). They are shown as
-they are (false alarms), turned, mirrored, inverted and half black. Photographs are crops of scikit-learn's two;
-textures and phantoms are made here. Each further FOLDER of images, such as other body parts, is a row of its own.
+DATA are radiographs similar to the training images of MODEL, but not among them (a test or validation set). They are
+predicted unchanged (for false alarms), rotated, mirrored, inverted and half black. Photographs are crops of the two in
+scikit-learn; the script makes textures and phantoms. Each further FOLDER of images, such as other body parts, is a row.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main() -> None:
     arguments = parser.parse_args()
     predictor = Predictor.from_pretrained(arguments.model)
     if not predictor.has_gate:
-        raise SystemExit(f"{arguments.model} cannot tell images unlike its training images")
+        raise SystemExit(f"{arguments.model} cannot detect images unlike its training images: it has no novelty head")
     rng = np.random.default_rng(0)
     paths = [r.path for r in read_records(arguments.data, labelled=False)]
     known = _read(predictor, [paths[i] for i in rng.permutation(len(paths))[:COUNT]])

@@ -2,9 +2,9 @@
 
     python benchmarks/number_formats.py [--rounds 5] [--batch-size 8]
 
-For each network, with random weights at its own image size: milliseconds per image in float32, with everything but
-the heads in bfloat16, and with the default, that is with the encoders' float32 parts. The three run in turn, and
-numbers are medians. The last column is the default's speed against float32.
+For each network, with random weights and at its own image size, the script prints the milliseconds per image in
+float32, with all but the heads in bfloat16, and with the default (with the encoders' float32 parts). The three run in
+turn, and the numbers are medians. The last column is the speed of the default compared with float32.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def measure(name: str, options: dict[str, tuple[str, ...]], rounds: int, count: int) -> tuple[list[float], int]:
-    """Median milliseconds per image of the three predictors, and the image size."""
+    """Return the median milliseconds per image of the three predictors, and the image size."""
     torch.manual_seed(0)
     size = 0
     predictors = []

@@ -1,4 +1,4 @@
-"""Measure ``cvrnet predict`` with 100, 1,000 and 10,000 images: time should grow linearly, memory not at all.
+"""Measure ``cvrnet predict`` with 100, 1,000 and 10,000 images: time should grow linearly, and memory should not grow.
 
     python benchmarks/prediction_scale.py [--model cvrnet_tiny] [--img-size 64] [--counts 100 1000 10000]
 

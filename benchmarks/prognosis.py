@@ -1,11 +1,12 @@
-"""Foretelling intensive care from the films of the ward: the table of docs/prognosis.md.
+"""Predict intensive care from radiographs taken on the ward; print the tables of docs/prognosis.md.
 
 python benchmarks/prognosis.py FOLLOWUP [FOLDER]        default: a temporary folder, removed at the end
 
-FOLLOWUP holds manifest.csv with the columns path, label (ICU or WARD), patient_id, view, day and icu_day. Five folds by
-patient, each with five seeds, which also make the folds; cvrnet_lite with frozen encoders. The probabilities of a
-patient (or film) are averaged over the seeds. Printed are the AUC with its 95 % interval (bootstrap over patients), the
-range over single seeds, and the paired test (DeLong's) of the first row against each other one on the same patients.
+FOLLOWUP has manifest.csv with the columns path, label (ICU or WARD), patient_id, view, day and icu_day. cvrnet_lite
+with frozen encoders is cross-validated in five folds by patient, with five seeds; each seed also makes its own folds.
+The probabilities of a patient (or radiograph) are averaged over the seeds. The script prints the AUC with its 95 %
+interval (bootstrap over patients), the range over single seeds, and the paired test (DeLong's) of the first row against
+each other row on the same patients.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Scores:
         )
 
     def of(self, names: Sequence[str]) -> np.ndarray:
-        """The mean scores of these rows."""
+        """Return the mean scores of these rows, by name."""
         return self.mean[[self.names.index(name) for name in names]]
 
     @property
@@ -66,7 +67,7 @@ class Scores:
 def run(
     root: Path, name: str, data: Path, recipe_name: str, splits: str = "", folds: int = 5, **settings: Any
 ) -> Scores:
-    """Cross-validate with each seed; ``splits`` is the name of earlier runs whose folds are used."""
+    """Cross-validate with each seed; ``splits`` is the name of earlier runs, whose folds are used again."""
     tables = []
     for seed in SEEDS:
         config = recipe(recipe_name, model="cvrnet_lite", freeze="all", seed=seed, **settings)
@@ -95,7 +96,7 @@ def title(text: str) -> None:
 
 
 def chosen_films(bags: Sequence[Study], folder: Path, which: Any) -> Path:
-    """A manifest with the first (``min``) or last (``max``) film of each bag."""
+    """Write a manifest with the first (``min``) or last (``max``) film of each bag; return its path."""
     films = [which(bag.pictures, key=lambda film: (day_of(film) or 0.0, film.name)) for bag in bags]
     path = folder / f"{which.__name__}.csv"
     write_manifest(path, films)
@@ -103,12 +104,12 @@ def chosen_films(bags: Sequence[Study], folder: Path, which: Any) -> Path:
 
 
 def view_of_last(bag: Record) -> float:
-    """Whether the last film is AP."""
+    """Return the view of the last film as a score: AP 1, PA 0, other 0.5."""
     return view_score(bag.pictures[-1].view if isinstance(bag, Study) else bag.view)
 
 
 def before_the_event(data: Path, root: Path) -> None:
-    """What the rule leaves: films from before the event, bags and single films."""
+    """Print the tables for films from before the event, in bags and as single films."""
     records = read_records(data, labelled=False)
     course, _ = read_course(records, Outcome("icu_day", "first", HORIZON))
     kept, _, late = course.at_risk(records)
@@ -138,7 +139,7 @@ def before_the_event(data: Path, root: Path) -> None:
 
 
 def calibrated(scores: Scores) -> None:
-    """Print how well the mean probabilities fit."""
+    """Print the calibration of the mean probabilities."""
     row = calibration_row(scores.table)
     observed = f"{row['observed']:.3f} ({row['observed_low']:.3f} to {row['observed_high']:.3f})"
     brier = f"Brier {row['brier']:.3f}, of the observed share {row['brier_of_share']:.3f}"
@@ -146,7 +147,7 @@ def calibrated(scores: Scores) -> None:
 
 
 def with_the_leak(data: Path, root: Path) -> None:
-    """What the forbidden question gives: all films, and whether the patient was ever in intensive care."""
+    """Print the table with the leak: all films, and the label whether the patient was ever in intensive care."""
     bags: Mapping[str, Study] = {bag.name: bag for bag in group_studies(read_records(data), "patient")[0]}
     model = run(root, "leak", data, "studies", unit="patient")
     title("With the leak: all films of all patients, ICU or WARD")
@@ -160,7 +161,7 @@ def with_the_leak(data: Path, root: Path) -> None:
 
 
 def at_admission(data: Path, root: Path) -> None:
-    """The same moment for all: films of the day of admission, or before. Few events are left: three folds."""
+    """Print the table at admission: films until that day. Three folds, because few events are left."""
     model = run(root, "admission", data, "studies", folds=3, unit="patient", until="admission", **ICU)
     print("", evidence_sentence(*event_patients(model.table)), sep="\n")
     title("At the admission, --until admission")
@@ -186,7 +187,7 @@ def main() -> None:
 
 
 def copy_of(source: Path, folder: Path) -> Path:
-    """A folder with the manifest and a link to its images, in which further manifests can be written."""
+    """Make a folder with a copy of the manifest and a link to its images, for further manifests; return it."""
     folder.mkdir(exist_ok=True)
     if not (folder / "images").exists():
         (folder / "images").symlink_to((source / "images").resolve())

@@ -1,12 +1,12 @@
-"""Measure what more images cost: time and memory of predict, evaluate, crossval and audit.
+"""Measure how time and memory of predict, evaluate, crossval and audit grow with the number of images.
 
     python benchmarks/scale.py OUTPUT [--counts 1000 10000 100000] [--commands predict evaluate crossval audit]
 
-The images are phantoms of 96 pixels, each different; the model is `cvrnet_tiny` at 64 pixels, so that the library's own
-work shows. Every command runs in a process of its own, with an empty cache; `audit` without features of ImageNet, the
-others without audit and maps. For each are printed: seconds, processor seconds, and the largest anonymous memory, which
-is what the process needs beside files that the system may drop and read again. OUTPUT gets scale.csv and scale.png;
-rows that are there already are not measured again.
+The images are different phantoms of 96 pixels. The model is `cvrnet_tiny` at 64 pixels, so that most of the time is the
+library's own work. Every command runs in its own process, with an empty cache: `audit` without ImageNet features, the
+others without audit and maps. For each command the script prints the seconds, the processor seconds, and the largest
+anonymous memory, which does not include mapped files that the system may drop and read again. OUTPUT gets scale.csv and
+scale.png; rows that are already in scale.csv are not measured again.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Row = dict[str, str]
 
 
 def main() -> None:
-    """Measure what is missing, print a table, draw the figure."""
+    """Measure the missing rows, print a table, and draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
     parser.add_argument("--counts", type=int, nargs="+", default=[1000, 10_000, 100_000])
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def measurements(root: Path, counts: list[int], commands: list[str], known: list[Row]) -> Iterator[Row]:
-    """A row for each command and number of images that is not known, small numbers first."""
+    """Yield a row for each command and number of images that is not in ``known``, small numbers first."""
     done = {(row["command"], int(row["images"])) for row in known}
     todo = [(count, name) for count in sorted(counts) for name in commands if (name, count) not in done]
     if not todo:
@@ -86,7 +86,7 @@ def measurements(root: Path, counts: list[int], commands: list[str], known: list
 
 
 def cost(arguments: list[str], cache: Path) -> Row:
-    """Seconds, processor seconds and largest anonymous memory of a command of cvrnet."""
+    """Run a command of cvrnet; return its seconds, processor seconds and largest anonymous memory (MiB)."""
     start, peak, log = time.perf_counter(), 0, cache.with_suffix(".log")
     with log.open("wb") as file:
         command = [sys.executable, "-m", "cvrnet", *arguments]
@@ -105,7 +105,7 @@ def cost(arguments: list[str], cache: Path) -> Row:
 
 
 def draw(rows: list[Row], path: Path) -> None:
-    """Processor time and memory against the number of images."""
+    """Draw processor time and memory against the number of images."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     for name in dict.fromkeys(row["command"] for row in rows):
         mine = [row for row in rows if row["command"] == name]

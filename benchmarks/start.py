@@ -3,8 +3,8 @@
     python benchmarks/start.py [--model cvrnet] [--rounds 5]
 
 Each number is the median over several processes. The different processes run in turn, and all files are in the page
-cache. Memory is the peak of the resident memory minus that before loading. Only Linux can reset this peak, so memory is
-not measured on other systems.
+cache. Memory is the peak of the resident memory minus the resident memory before loading. Only Linux can reset this
+peak, so memory is not measured on other systems.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-"""Bags of pictures on phantoms: attention against mean and max on CTs, days against no days on follow-up films.
+"""Compare models of bags on phantoms: attention with mean and max on CTs, days with no days on follow-up radiographs.
 
 python benchmarks/studies.py [FOLDER]        default: a temporary folder, removed at the end
 
-240 CTs (20 to 60 slices; half of them have a lesion, in 3 to 6 slices) and 240 patients with three to six films, whose
-order alone tells whether they become better. Models train on these; 120 further studies of another seed test them.
-Printed are the AUC of each model on the test studies, the paired test of `cvrnet evaluate A B` (DeLong's, patients as
-clusters) against the first model of each part, and how well attention finds the slices with the planted lesion.
+Models are trained on 240 CTs (20 to 60 slices; half of the CTs have a lesion, in 3 to 6 slices), or on 240 patients
+with three to six radiographs, of which only the order shows whether the patient improves. They are tested on 120
+studies made with another seed. The script prints the AUC of each model on the test studies, the paired test of `cvrnet
+evaluate A B` (DeLong's, patients as clusters) against the first model of each part, and how well attention finds the
+slices with the lesion.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def measure(root: Path, part: str) -> None:
 
 
 def attention(metrics: dict[str, Any]) -> list[str]:
-    """How well attention finds the planted lesions, as text."""
+    """Return how well attention finds the lesions, as text."""
     scores = metrics["attention"]
     if not scores:
         return []

@@ -1,8 +1,8 @@
-"""Compare one training step with this library's defaults with a plain PyTorch step, in one run.
+"""Compare a training step of this library (with its defaults) with a plain PyTorch step, in one run.
 
     python benchmarks/training_step.py [--model cvrnet] [--img-size 224] [--batch-size 8] [--steps 5]
 
-The plain step uses float32, contiguous memory, eager mode and Adam. Our step does what ``cvrnet train`` does on this
+The plain step uses float32, contiguous memory, eager mode and Adam. Our step is the step of ``cvrnet train`` on this
 machine: channels_last, and bfloat16 autocast if the processor has instructions for it. Both steps run in turn, so that
 a change of the machine's speed affects both, and the table gives medians. The peak memory of each is measured in its
 own process.

@@ -1,11 +1,11 @@
-"""How many labels that were changed on purpose the audit finds, on a data set of one label an image.
+"""Measure how many labels that were changed on purpose the audit finds, on a data set with one label per image.
 
 python benchmarks/wrong_labels.py manifest.csv --draws 100 120
 
-In each draw a tenth of the labels are changed at random, each to any other class. With --source, the same is done to
-the images of this source alone, and to the classes that it has in number. The script prints the mean precision, and its
-lowest and highest, among as many of the least probable labels as were changed (k), and of the images that the audit
-names. Errors that the data set had before count as false.
+In each draw, a tenth of the labels is changed at random, each to any other class. With --source, this is done only to
+the images of this source, and only to classes with enough patients in it. The script prints the mean, lowest and
+highest precision over the draws: among the k least probable labels (k: the number of changed labels), and among the
+images that the audit names. Labels that were wrong before count as false alarms.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from cvrnet.audit.measurements import Measurements
 from cvrnet.audit.wrong_labels import MIN_AUC, MIN_PATIENTS, judged_sources, wrong_label_findings
 from cvrnet.data import Record
 
-SHARE = 0.1  # of the labels
+SHARE = 0.1  # share of the labels that is changed
 
 
 def change_labels(records: Sequence[Record], draw: int) -> tuple[list[Record], np.ndarray]:
-    """The images with a tenth of their labels changed, and which these are, (n,)."""
+    """Return the n images with a tenth of their labels changed, and a mask (n,) of the changed ones."""
     rng = np.random.default_rng(draw)
     classes = sorted({record.label for record in records})
     labels = np.searchsorted(classes, [record.label for record in records])
@@ -39,7 +39,7 @@ def change_labels(records: Sequence[Record], draw: int) -> tuple[list[Record], n
 
 
 def score(records: Sequence[Record], changed: np.ndarray, features: np.ndarray) -> dict[str, float]:
-    """Precision of one draw, by what was ranked; and the number and precision of the named images."""
+    """Return, for one draw, the precision among the least probable labels, and number and precision of named images."""
     measured = Measurements(list(records), [], np.empty(0))
     probability, checked = np.full(len(records), np.inf), np.zeros(len(records), bool)
     for judged in judged_sources(measured, features):
@@ -62,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("--source", help="only the images of this source")
-    parser.add_argument("--draws", nargs=2, type=int, default=(100, 120), help="seeds: from, and up to below")
+    parser.add_argument("--draws", nargs=2, type=int, default=(100, 120), help="seeds: first, and last plus 1")
     options = parser.parse_args()
     records = read_audited(options.data)[0]
     features = image_features(records)

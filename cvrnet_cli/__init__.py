@@ -76,16 +76,16 @@ def _main() -> None:
 
 
 class _ClosedOutput(io.TextIOBase):
-    """Stands for a stdout that was closed before the start: writing raises an error, as in other Unix tools."""
+    """Replaces a stdout that was closed before the start: writing raises an error, as in other Unix tools."""
 
     def write(self, text: str) -> int:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF), "stdout")
 
 
 def _replace_closed_streams() -> None:
-    """Replace each standard stream that was closed before the start (``>&-``): Python has set it to None.
+    """Replace each standard stream that was closed before the start (``>&-``), because Python has set it to None.
 
-    This also occupies the stream's file descriptor, which the next file to be opened would get otherwise.
+    This also occupies the stream's file descriptor; otherwise the next opened file would get it.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
@@ -95,7 +95,7 @@ def _replace_closed_streams() -> None:
 
 
 def _discard_unwritten() -> None:
-    """Discard what streams could not write; otherwise Python would try to write it again at its end, and fail."""
+    """Discard unwritten text of the streams; otherwise Python would try to write it again at its end, and fail."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -18,7 +18,7 @@ from cvrnet_cli.output import print_rows, progress_bar, say, tell
 @options.findings
 @click.option(
     "--outcome",
-    help="The label is an event that is to be foretold: its column (see cvrnet train); films from after it are named.",
+    help="Column of an event to predict instead of the label (see cvrnet train); radiographs from after it are named.",
 )
 @click.option("--model", help="A trained model to audit on DATA: run, fold, local-dir:FOLDER or hf-hub:user/repo.")
 @options.device
@@ -29,7 +29,7 @@ from cvrnet_cli.output import print_rows, progress_bar, say, tell
 @click.option(
     "--features/--no-features",
     default=True,
-    help="Compute features with ImageNet weights (extra lite), to find wrong labels and pictures of other things.",
+    help="Compute features with ImageNet weights (extra lite), to find wrong labels and pictures that are no chest.",
 )
 @options.lungs
 @options.overwrite
@@ -48,7 +48,7 @@ def audit(
     segmenter: str | None,
     **settings: Any,
 ) -> None:
-    """Find what makes a model look better on DATA than it is, before any training.
+    """Before any training, find problems of DATA that would make a model look better than it is.
 
     DATA is a folder with one sub-folder for each class, or a CSV manifest; many findings need its columns source and
     patient_id. The audit reports classes tied to sources, shared patients, exact and near-duplicates, and how well
@@ -56,15 +56,15 @@ def audit(
     images whose label is probably wrong, and pictures that are probably blank, badly exposed, turned, inverted or not
     of a chest. The exit status is 1 if a finding is severe.
 
-    If an image may have several findings (--findings; labels such as Edema|Effusion are recognised without it), each of
-    them is checked by itself, and the audit tells which practically always come together.
+    If an image may have several findings (--findings; not needed for labels such as Edema|Effusion), each finding is
+    checked separately, and the audit reports findings that nearly always occur together.
 
-    With --model it also reports the model's confidence and errors for each source and, where DATA has lung masks, its
-    scores on images in which the lungs are hidden or only the lungs are shown. If the model is a run, each image is
-    given only to folds that were not trained on its patient.
+    With --model, the audit also reports the model's confidence and errors for each source. If DATA has lung masks, it
+    reports the model's scores on images in which the lungs are hidden, or only the lungs are shown. If the model is a
+    run, only folds that were not trained on an image's patient predict the image.
 
-    With --lungs the images are masked with the lungs, or cropped to them, before they are measured: what is left of the
-    shortcuts?
+    With --lungs, the images are masked or cropped by their lungs before they are measured. This shows which shortcuts
+    remain.
 
     \b
     Examples:
@@ -75,7 +75,7 @@ def audit(
       cvrnet audit manifest.csv --lungs crop --segmenter masks -o audit
     """
     if segmenter and not lungs:
-        raise click.UsageError("--segmenter goes with --lungs")
+        raise click.UsageError("--segmenter needs --lungs")
     import cvrnet.audit as room
     from cvrnet.audit.findings import COLUMNS
     from cvrnet.folders import files_aside
@@ -101,7 +101,7 @@ def audit(
             if finding.advice and finding.severity != "note":
                 tell(f"{'':<8} -> {finding.advice}")
     if lungs and (whole := len(settings["finder"].whole)):
-        say(f"--lungs {lungs}: {whole} of {len(records)} pictures were used whole: they have no usable lung mask")
+        say(f"--lungs {lungs}: {whole} of {len(records)} pictures are used whole, as they have no usable lung mask")
     if output is not None:
         with files_aside(output, lambda name: earlier, AUDIT) as aside:
             room.write_audit(aside, found, records, Path(data).resolve().name, names=names)
@@ -111,12 +111,12 @@ def audit(
 
 
 def _read(data: Path, outcome: str | None, findings: tuple[str, ...], uncertain: str) -> tuple[Any, Any, Any, Any]:
-    """The records, problems, names of findings and what is known of the outcome, for `cvrnet.audit.audit`."""
+    """The records, their problems, the names of findings and the course of the outcome, for `cvrnet.audit.audit`."""
     import cvrnet.audit as room
 
     if not outcome:
         return *room.read_audited(data, say, findings, uncertain), None
     if findings:
-        raise click.UsageError("--outcome excludes --findings")
+        raise click.UsageError("--outcome cannot be used with --findings")
     records, problems, course = room.read_outcome_audited(data, outcome, say)
     return records, problems, (), course

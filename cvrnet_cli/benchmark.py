@@ -13,7 +13,7 @@ from cvrnet_cli.output import job_callbacks, print_rows, say
 @click.argument("data", type=options.PATH)
 @options.manifest("data")
 @click.option(
-    "--models", type=options.names, required=True, help="Names, such as cvrnet,resnet50,cvrnet:p3 (see above)."
+    "--models", type=options.names, required=True, help="Names of timm models, such as cvrnet,resnet50,cvrnet:p3."
 )
 @options.output("Folder for a run of each model, benchmark.csv, benchmark.md, benchmark.json, figures/.", required=True)
 @options.n_folds
@@ -26,9 +26,9 @@ def benchmark(data: Path, models: tuple[str, ...], output: Path, style: str, **s
     """Cross-validate several models on DATA under one protocol: the same folds, seed and test source.
 
     Each model is compared with cvrnet or, if cvrnet is not among --models, with the first. --resume continues an
-    interrupted benchmark, and can add further --models to it. A suffix changes a CVR-Net: cvrnet:encoder1 and
+    interrupted benchmark; further --models are added to it. A suffix changes a CVR-Net: cvrnet:encoder1 and
     cvrnet:encoder2 keep only this encoder, cvrnet:p3 keeps only the head P3, and cvrnet:mean-logits averages the heads'
-    logits in place of their probabilities.
+    logits instead of their probabilities.
 
     \b
     Examples:

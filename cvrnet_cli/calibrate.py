@@ -9,7 +9,7 @@ from cvrnet_cli import options
 from cvrnet_cli.output import job_callbacks, print_rows, say
 
 
-@click.command(short_help="Fit a trained model to another hospital with a few of its images.")
+@click.command(short_help="Calibrate a trained model with a few images of another hospital.")
 @click.argument("model")
 @click.argument("data", type=options.PATH)
 @options.manifest("data")
@@ -18,13 +18,16 @@ from cvrnet_cli.output import job_callbacks, print_rows, say
 @options.inference
 @options.overwrite
 def calibrate(model: str, data: Path, output: Path, **settings: Any) -> None:
-    """Calibrate MODEL on DATA, 20 to 200 images of the hospital where it will be used.
+    """Calibrate MODEL on DATA, 20 to 200 images of the hospital where the model will be used.
 
-    With labels: a temperature and a bias for each class, new thresholds, prediction sets, limits of uncertainty, and a
-    new limit above which images are marked as unusual. The table gives each score before and after with 95 % intervals,
-    cross-validated by patient. Images or patients that the model was trained on are refused. Without labels
-    (--unlabelled): the shares of the classes are estimated, and the probabilities corrected for them (Saerens et al.
-    2002). The network is not trained: what it cannot tell apart, it cannot tell apart afterwards.
+    With labels, the calibration has a temperature and a bias for each class, new thresholds, prediction sets, limits of
+    uncertainty, and a new limit above which images are marked as unusual. The table gives each score before and after,
+    cross-validated by patient, with 95 % intervals. Images or patients that the model was trained on are refused.
+
+    Without labels (--unlabelled), the shares of the classes are estimated, and the probabilities are corrected for
+    them (Saerens et al. 2002).
+
+    The network is not trained: classes that it cannot distinguish now, it cannot distinguish afterwards.
 
     \b
     Examples:

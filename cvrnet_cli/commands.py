@@ -1,4 +1,4 @@
-"""The group of all commands. Each command is in the module that has its name."""
+"""The group of all commands. Each command is in the module with the same name."""
 
 from importlib import import_module
 

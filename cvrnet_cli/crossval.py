@@ -16,14 +16,14 @@ from cvrnet_cli.output import job_callbacks, print_rows, say
 @options.output("Folder of the run: fold-1/ and so on, summary.json, report.html.")
 @options.n_folds
 @options.test_source
-@click.option("--leave-one-source-out", is_flag=True, help="Make one run for each source, which is its --test-source.")
+@click.option("--leave-one-source-out", is_flag=True, help="Make one run for each source, with it as --test-source.")
 @options.split_from
 @click.option(
     "--only-fold",
     type=click.IntRange(1),
     help="Train only this fold, for example to train each fold on another machine.",
 )
-@click.option("--collect", type=options.PATH, metavar="RUN", help="Summarise the trained folds that are in RUN.")
+@click.option("--collect", type=options.PATH, metavar="RUN", help="Summarise the trained folds in RUN.")
 @options.job
 @options.training
 def crossval(
@@ -49,7 +49,7 @@ def crossval(
     config, job = options.training_config(settings)
     if collect is not None:
         if data is not None:
-            raise click.UsageError("--collect takes the run alone, without DATA")
+            raise click.UsageError("--collect RUN takes no DATA")
         with lock_folder(real_folder(collect)):
             summary = workflows.collect(collect, maps=job["maps"])
         _show_folds(summary, collect)
@@ -59,7 +59,9 @@ def crossval(
     run: Any = workflows.cross_validate
     if leave_one_source_out:
         if any([job.pop("test_source"), job.pop("split_from"), job.pop("only_fold")]):
-            raise click.UsageError("--leave-one-source-out excludes --test-source, --split-from and --only-fold")
+            raise click.UsageError(
+                "--leave-one-source-out cannot be used with --test-source, --split-from or --only-fold"
+            )
         run = workflows.leave_one_source_out
     with job_callbacks(config) as callbacks:
         result = run(data, output, config, callbacks=callbacks, **job)

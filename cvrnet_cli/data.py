@@ -8,18 +8,19 @@ from cvrnet_cli import options
 from cvrnet_cli.output import print_rows, progress_bar, say
 
 
-@click.command(short_help="What a data set holds, at a glance: counts, sizes, a contact sheet, problems.")
+@click.command(short_help="Show what a data set contains: counts, sizes, a contact sheet, problems.")
 @click.argument("data", type=options.PATH)
 @options.manifest("data")
 @options.output("PNG file for a contact sheet: some images of each label and source.", metavar="SHEET.png")
 @options.style
 @options.overwrite
 def data(data: Path, output: Path | None, style: str, overwrite: bool) -> int:
-    """Count the images and patients of DATA by label, source, split, view, size and depth, without training.
+    """Count the images and patients of DATA by label, source, split, view, size and bit depth.
 
-    DATA is a folder with one sub-folder for each class, or a CSV manifest, whose labels may name several findings
-    (Edema|Effusion) or have a column for each. Files are opened but not decoded, so 100,000 images take less than a
-    minute. Problems go to stderr; the exit status is then 1. See cvrnet audit for what the data set can show.
+    DATA is a folder with one sub-folder for each class, or a CSV manifest. In a manifest, a label may name several
+    findings (Edema|Effusion), or each finding may have a column. Files are opened but not decoded, so 100,000 images
+    take less than a minute. Problems are written to stderr, and the exit status is then 1. For problems that affect
+    training, see cvrnet audit.
 
     \b
     Examples:

@@ -20,7 +20,7 @@ from cvrnet_cli.output import say
     "allow_hosts",
     metavar="NAME",
     multiple=True,
-    help="Another host name of the page, such as that of a reverse proxy.",
+    help="Another host name of the page, for example of a reverse proxy.",
 )
 @options.backend
 @options.folds
@@ -31,8 +31,8 @@ def demo(model: str, host: str, amp: str, **settings: Any) -> None:
     """Serve a page that classifies images: probabilities, uncertainty, the probabilities of each head, and Grad-CAM.
 
     MODEL is a run folder (all its folds as an ensemble), a fold folder, local-dir:FOLDER, hf-hub:user/repo[@rev] or a
-    FILE.onnx. The page sends images to this program only, which deletes each one after the prediction. Ctrl-C ends the
-    program.
+    FILE.onnx. The page sends images only to this program, which deletes each image after the prediction. Ctrl-C ends
+    the program.
 
     \b
     Examples:
@@ -45,7 +45,7 @@ def demo(model: str, host: str, amp: str, **settings: Any) -> None:
     def on_ready(name: str, address: str) -> None:
         say(f"{name}: {address}   (Ctrl-C ends it)")
         if host not in ("127.0.0.1", "localhost", "::1"):
-            say("Everybody who can reach this machine can use it.")
+            say("Everybody who can reach this machine over the network can use the page.")
         say("Research software, not a medical device.")
 
     serve(model, host=host, dtype=amp, on_ready=on_ready, **settings)

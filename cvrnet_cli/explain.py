@@ -15,12 +15,12 @@ from cvrnet_cli.output import print_rows, progress_bar, say, tell
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @options.manifest("paths")
 @options.output("Folder for the pictures and explanations.csv.", required=True)
-@click.option("--target", metavar="CLASS", help="Class to explain.  [default: the predicted one]")
+@click.option("--target", metavar="CLASS", help="Class to explain.  [default: the predicted class]")
 @click.option(
     "--threshold",
     type=click.FloatRange(0, 1),
     default=0.6,
-    help="Colour where the map reaches this share of its maximum.",
+    help="Colour the pixels where the map is at least this share of its maximum.",
 )
 @click.option(
     "--encoder",
@@ -51,7 +51,7 @@ from cvrnet_cli.output import print_rows, progress_bar, say, tell
 def explain(
     model: str, paths: tuple[str, ...], output: Path, measure: bool, style: str, amp: str, **settings: Any
 ) -> int:
-    """Draw where MODEL looked in the images at PATH...: files, folders, CSV manifests, or quoted patterns.
+    """Draw Grad-CAM maps of MODEL for the images at PATH...: files, folders, CSV manifests, or quoted patterns.
 
     MODEL is a run folder (its folds' maps are averaged), a fold folder, local-dir:FOLDER or hf-hub:user/repo[@rev].
     Each image gets an overlay of its own size and a figure: input, whole network, each encoder (and, with --all, each
@@ -68,11 +68,11 @@ def explain(
       cvrnet explain run manifest.csv -o localisation --measure
     """
     if model.lower().endswith(".onnx"):
-        raise click.ClickException(f"{model}: an ONNX file has no gradients; give the run that it was exported from")
+        raise click.ClickException(f"{model}: an ONNX file has no gradients; expected the run from which it was made")
     drawing = {name: settings.pop(name) for name in ("encoders", "heads", "everything", "raw")}
     measuring = {name: settings.pop(name) for name in ("out_of_fold", "seed")}
     if measuring["out_of_fold"] and not measure:
-        raise click.UsageError("--out-of-fold goes with --measure")
+        raise click.UsageError("--out-of-fold needs --measure")
     if measure and (len(paths) != 1 or any(drawing.values())):
         raise click.UsageError("--measure takes one data set, and no --encoder, --head, --all or --raw")
     settings["dtype"] = amp
@@ -99,7 +99,7 @@ def _draw(model: str, paths: Sequence[str], output: Path, style: str, settings: 
     say(f"\n{output}: " + (f"mean of the maps of {models} folds" if models > 1 else "maps of one model"))
     failed = sum(bool(row["error"]) for row in rows)
     if failed:
-        say(f"Error: {failed} of {len(rows)} images could not be read or have a map that shows nothing")
+        say(f"Error: {failed} of {len(rows)} images could not be read, or their map is zero or flat")
     return int(bool(problems))
 
 
@@ -117,10 +117,10 @@ def _measure(model: str, data: str, output: Path, style: str, settings: dict[str
         columns = ["part", "weights", "images", "flat", "rank_correlation", "low", "high"]
         print_rows([_with_limits(row) for row in summary["all"]["similarity"]], columns)
     if left_out:
-        say(f"{left_out} images with masks are in no finished fold's test set and were left out")
+        say(f"{left_out} images with masks were left out, because no finished fold tests them")
     for problem in summary["problems"]:
         say(f"Error: {problem}")
-    say(f"\n{SUMMARY} (also for the correct predictions alone) and {IMAGES} are in {output}")
+    say(f"\n{SUMMARY} (also for only the correct predictions) and {IMAGES} are in {output}")
     return int(bool(summary["problems"]))
 
 

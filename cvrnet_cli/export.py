@@ -19,14 +19,14 @@ from cvrnet_cli.output import print_rows, progress_bar, say
     "--check-images",
     type=options.PATH,
     metavar="DATA",
-    help="Images to check the file on.  [default: those of --calibration or of the training, or phantoms]",
+    help="Images for the check of the file.  [default: images of --calibration or of the training, or phantoms]",
 )
 @click.option("--int8", is_flag=True, help="Quantise to 8-bit integers; needs --calibration.")
 @click.option(
     "--calibration",
     type=options.PATH,
     metavar="DATA",
-    help="Data for --int8: some patients' images give the ranges; on the others, int8 is compared with float32.",
+    help="Images for --int8: some patients' images set the ranges; on the others, int8 is compared with float32.",
 )
 @click.option("--calibration-images", type=click.IntRange(1), default=128, help="Number of images for the ranges.")
 @options.any_body_part
@@ -36,9 +36,9 @@ def export(model: str, output: Path, **settings: Any) -> None:
 
     MODEL is a run folder (all its folds as one network), a fold folder, local-dir:FOLDER or hf-hub:user/repo[@rev].
     The file takes any number of uint8 images, normalises them itself, and contains class names and preprocessing. It
-    is written only if its probabilities equal PyTorch's within 1e-4; with --int8, only if at least 98 % of images keep
-    their class and the accuracy falls by at most one point (for findings: their answers, and the mean AUC). predict and
-    evaluate accept it as MODEL.
+    is written only if its probabilities equal PyTorch's within 1e-4. With --int8, it is written only if at least 98 %
+    of the images keep their predicted class, and the accuracy falls by at most one percentage point (for findings: 98 %
+    of the decisions, and the mean AUC). predict and evaluate accept the file as MODEL.
 
     \b
     Examples:

@@ -1,15 +1,15 @@
-"""Estimate, after the first batches on a CPU, how long a training takes."""
+"""Estimate, after the first batches on a CPU, how long training takes."""
 
 import time
 from typing import Any
 
 from cvrnet_cli.output import say
 
-BATCHES, SECONDS = 3, 2.0  # how many batches, and how many seconds, are measured at least
+BATCHES, SECONDS = 3, 2.0  # least number of batches, and least number of seconds, that are measured
 
 
 class Forecast:
-    """Says once how long an epoch and the whole training take; with ``--freeze N``, for each of the two stages.
+    """Prints once how long an epoch and the whole training take; with ``--freeze N``, once for each of the two stages.
 
     The first batch is not measured, because it also prepares memory and kernels. An epoch that is too short for a
     measurement is measured as a whole. ``config`` is the ``TrainConfig``.
@@ -23,7 +23,7 @@ class Forecast:
         self.wanted = self.useful
 
     def start(self, epoch: int, images: int) -> None:
-        """Begin an epoch with its number of images."""
+        """Begin an epoch; ``images`` is its number of images."""
         self.epoch, self.images, self.steps, self.seen = epoch, images, 0, 0
         self.wanted |= self.useful and epoch == self.config.freeze + 1  # the encoders begin to train
 
@@ -41,7 +41,7 @@ class Forecast:
             self._say(self.images * seconds / self.seen)
 
     def end(self, seconds: float) -> None:
-        """End an epoch that took so many seconds."""
+        """End an epoch that took ``seconds``."""
         if self.wanted:
             self._say(seconds)
 
@@ -60,7 +60,7 @@ class Forecast:
 
 
 def _duration(seconds: float) -> str:
-    """A rough duration.
+    """A duration as text, rounded.
 
     >>> _duration(42.4), _duration(720), _duration(10_000)
     ('42 s', '12 min', '2.8 h')

@@ -20,7 +20,7 @@ NAMES = (
 @click.argument("name", type=click.Choice(NAMES), metavar="NAME")
 @click.argument("folder", type=options.PATH, metavar="DIR")
 @options.output("The manifest to write.", required=True, metavar="MANIFEST.csv")
-@click.option("--partial", is_flag=True, help="Import the existing files, even if tables name files that are missing.")
+@click.option("--partial", is_flag=True, help="Import the existing files, even if the tables name missing files.")
 @click.option(
     "--columns",
     type=column_names,
@@ -30,12 +30,13 @@ NAMES = (
 @options.style
 @options.overwrite
 def import_(name: str, folder: Path, output: Path, style: str, **settings: Any) -> None:
-    """Write a manifest for the public data set NAME, which lies in DIR as its authors distribute it.
+    """Write a manifest for the public data set NAME. DIR is its folder, as its authors distribute it.
 
     NAME is nih, chexpert, mimic-cxr-jpg, padchest, rsna, vindr, covidx, covid-radiography, kermany (or
-    paultimothymooney), cohen or generic: one sub-folder for each class, or one CSV file. Nothing is downloaded, copied
-    or changed. The manifest has labels or findings, official split, and where the data set has them patient, view, sex,
-    age, day and lesion boxes. The table shows what it counts, and what the authors published.
+    paultimothymooney), cohen or generic (one sub-folder for each class, or one CSV file). Nothing is downloaded, copied
+    or changed. The manifest has the labels or findings, the official split and, if the data set has them, patient,
+    view, sex, age, day and lesion boxes. The table compares the numbers of images with those that the authors
+    published.
 
     \b
     Examples:

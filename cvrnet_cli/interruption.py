@@ -1,4 +1,4 @@
-"""Handle Ctrl-C, but never during an import: half-imported modules would fail later in unpredictable ways."""
+"""Handle Ctrl-C, but not during an import, because half-imported modules would fail later in unpredictable ways."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _pressed = threading.Event()
 def interruptible() -> Iterator[None]:
     """Raise KeyboardInterrupt on Ctrl-C: at once or, during an import, as soon as the import has ended.
 
-    If that is an import that ``cvrnet`` itself still needs, the process ends at once instead, with one line and exit
-    status 130. This context does nothing outside of the main thread, or if SIGINT is ignored or has another handler.
+    While the package ``cvrnet`` itself is imported, Ctrl-C ends the process at once, with one line and exit status 130.
+    This context does nothing outside the main thread, or if SIGINT is ignored or has another handler.
     """
     ours = threading.current_thread() is threading.main_thread()
     if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
@@ -49,15 +49,15 @@ def interruptible() -> Iterator[None]:
 
 
 def was_interrupted() -> bool:
-    """Whether Ctrl-C was pressed in an `interruptible` context.
+    """Return whether Ctrl-C was pressed in an `interruptible` context.
 
-    C code may lose the exception and go on, or report an error of its own in its place.
+    This is needed because C code may lose the KeyboardInterrupt, or raise another error instead.
     """
     return _pressed.is_set()
 
 
 def ignore_interrupts() -> None:
-    """In the rest of an `interruptible` context, ignore Ctrl-C."""
+    """Ignore Ctrl-C in the rest of an `interruptible` context."""
     if signal.getsignal(signal.SIGINT) is _on_sigint:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 

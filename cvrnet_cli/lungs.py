@@ -9,17 +9,15 @@ from cvrnet_cli import options
 from cvrnet_cli.output import job_callbacks, print_rows, say
 
 
-@click.command(short_help="Find the lungs: train a segmenter on given masks, write masks of all other images.")
+@click.command(short_help="Find the lungs: train a segmenter on given masks, write masks for all other images.")
 @click.argument("data", type=options.PATH)
 @options.manifest("data")
 @options.output("Folder for the masks, a manifest with them, their quality, and the segmenter.", required=True)
 @click.option("--segmenter", type=options.PATH, help="Use this folder's segmenter instead of training one.")
-@click.option(
-    "--folds", "n_folds", type=click.IntRange(2), default=5, help="Folds by patient that measure the quality."
-)
-@click.option("--epochs", type=click.IntRange(1), default=25, help="Epochs of the training.")
-@click.option("--img-size", "size", type=click.IntRange(64, 512), default=160, help="Side of the network's images.")
-@click.option("--phantoms", type=click.IntRange(0), default=0, help="Number of synthetic radiographs that train, too.")
+@click.option("--folds", "n_folds", type=click.IntRange(2), default=5, help="Number of folds that measure the quality.")
+@click.option("--epochs", type=click.IntRange(1), default=25, help="Number of training epochs.")
+@click.option("--img-size", "size", type=click.IntRange(64, 512), default=160, help="Height and width in pixels.")
+@click.option("--phantoms", type=click.IntRange(0), default=0, help="Number of synthetic training images to add.")
 @options.seed
 @options.device
 @options.amp
@@ -29,12 +27,13 @@ from cvrnet_cli.output import job_callbacks, print_rows, say
 def lungs(data: Path, output: Path, style: str, **settings: Any) -> int:
     """Find the lungs in the frontal radiographs of DATA, for --lungs mask and --lungs crop of other commands.
 
-    Without --segmenter, a small U-Net is trained on the images that have a lung_mask, at least ten. Each of them is
-    also segmented by a network that was not trained on its patient, which gives Dice and Hausdorff's distance. Images
-    without a mask get one. Masks that are implausible (area, two lungs, border) are flagged, and left out of the new
-    manifest, so that these images are used whole. See lungs.png, masks.csv and quality.csv in the folder.
+    Without --segmenter, a small U-Net is trained on the images that have a lung_mask (at least ten). Its quality (Dice,
+    Hausdorff distance) is cross-validated by patient. Images without a mask get one. Implausible masks (area, two
+    lungs, border) are flagged and left out of the new manifest, so that these images are used whole. See lungs.png,
+    masks.csv and quality.csv in the folder.
 
-    The exit status is 1 if an image cannot be read, or a given mask cannot be used; each is named, the rest goes on.
+    If an image cannot be read, or a given mask cannot be used, it is named, the command continues, and the exit status
+    is 1.
 
     \b
     Examples:
@@ -55,7 +54,7 @@ def lungs(data: Path, output: Path, style: str, **settings: Any) -> int:
     else:
         print_rows([*rows, {"masks": "problems", "images": len(found["problems"])}], style=style)
     if found["implausible"]:
-        say(f"{found['implausible']} masks are implausible: these pictures are used whole ({output / 'masks.csv'})")
+        say(f"{found['implausible']} masks are implausible, so these pictures are used whole ({output / 'masks.csv'})")
     say(f"\nLook at {output / 'lungs.png'}. Next, one of:")
     say(f"  cvrnet train {data} -o run --lungs crop --segmenter {output}")
     say(f"  cvrnet train {output / 'manifest.csv'} --images {found['images_root']} -o run --lungs crop")

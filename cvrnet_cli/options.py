@@ -20,14 +20,14 @@ PATH = click.Path(path_type=Path)
 
 
 class OutputPath(click.Path):
-    """A path to write to. ``-`` is an error; with ``allow_dash`` it means stdout, and the option's value is None."""
+    """A path to write to. ``-`` is an error; with ``allow_dash``, ``-`` means stdout, and the value is None."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path that the user gave; None for stdout."""
         if value == "-" and self.allow_dash:
             return None
         if value in ("", "-"):
-            self.fail(f"{value!r} is not a name; expected one (./- for a folder or file called -)", param, ctx)
+            self.fail(f"{value!r}; expected the name of a file or folder (./- if its name is -)", param, ctx)
         return super().convert(value, param, ctx)
 
 
@@ -49,10 +49,10 @@ def _group(*options: Decorator) -> Decorator:
 
 
 def _fold_numbers(context: click.Context, option: click.Option, texts: Sequence[str]) -> list[int]:
-    """List the fold numbers in ``--fold 1,3``, in ``--fold 1 --fold 3``, or in ``--folds 1,3`` (as in version 0.1)."""
+    """Return the fold numbers of ``--fold 1,3``, of ``--fold 1 --fold 3``, or of ``--folds 1,3`` (version 0.1)."""
     numbers: list[int] = context.meta.setdefault("cvrnet.folds", [])
     if texts and option.hidden:
-        say("Warning: use --fold to choose folds of a run; --folds N is the number of folds to make")
+        say("Warning: use --fold to select folds of a run; --folds N is the number of folds to make")
     for name in names(",".join(texts)):
         if not name.isdigit():
             raise click.BadParameter(f"{name!r} is not a fold; expected numbers such as 1,3")
@@ -75,8 +75,8 @@ any_body_part = click.option("--any-body-part", is_flag=True, help=f"{_ANY_BODY_
 backend = click.option(
     "--backend",
     type=click.Choice(["auto", "torch", "openvino", "onnxruntime"]),
-    help="What runs the model: openvino and onnxruntime convert it once, compare it with PyTorch, and keep the copy; "
-    "auto takes the fastest for the number of images.  [default: torch; for an ONNX file, auto]",
+    help="Software that runs the model. For openvino and onnxruntime, the model is converted once, compared with "
+    "PyTorch, and stored; auto selects the fastest for the number of images.  [default: torch; for an ONNX file, auto]",
 )
 inference = _group(folds, batch_size, device, amp, any_body_part)
 
@@ -97,7 +97,7 @@ def output(text: str, type: click.Path = OUTPUT, **settings: Any) -> Decorator:
 
 n_folds = click.option("--folds", "n_folds", type=click.IntRange(3), default=5, help="Number of folds to make.")
 test_source = click.option(
-    "--test-source", default="", show_default=False, help="Source kept for testing: no model trains or validates on it."
+    "--test-source", default="", show_default=False, help="Source kept for testing, not for training or validation."
 )
 split_from = click.option("--split-from", type=PATH, help="Use the folds of this split.csv.")
 job = _group(
@@ -111,7 +111,7 @@ job = _group(
         "--log",
         type=click.Choice(["tensorboard", "wandb", "trackio"]),
         callback=lambda context, option, value: value or "",
-        help="Report each epoch there too; TensorBoard: in the run's folder.",
+        help="Also report each epoch to this tracker; TensorBoard writes to the run's folder.",
     ),
     click.option("--resume", is_flag=True, help="Continue the run in the folder; --epochs may be larger."),
     reported,
@@ -120,7 +120,7 @@ job = _group(
 # Option, type, default and help of every setting of `cvrnet.training.TrainConfig`. The defaults are repeated here,
 # because importing that class would import torch; a test compares them.
 MODEL: list[tuple[str, Any, Any, str]] = [
-    ("--model", str, "cvrnet", "timm classifier: one of `cvrnet models`, or any other"),
+    ("--model", str, "cvrnet", "Name of a timm classifier: one of `cvrnet models`, or any other"),
     (
         "--encoders",
         names,
@@ -157,59 +157,60 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
         "--lungs",
         click.Choice(["mask", "crop"]),
         "",
-        "mask: make everything but the lungs black; crop: keep the lungs' box; the model then does so in every command",
+        "mask: make all but the lungs black; crop: keep the lungs' box. The model then does this in every command",
     ),
-    ("--lungs-margin", click.FloatRange(0, 0.5), 0.05, "Margin around them, as a share of the image's longer side"),
+    ("--lungs-margin", click.FloatRange(0, 0.5), 0.05, "Margin around the lungs, as a share of the longer side"),
     ("--segmenter", str, "", "With --lungs: folder of `cvrnet lungs`, which finds the lungs of images without a mask"),
     ("--batch-size", BATCH, 8, "Images in one optimiser step, over all processes together"),
-    ("--grad-accum", click.IntRange(1), 1, "Number of parts that a batch is split into, to save memory"),
+    ("--grad-accum", click.IntRange(1), 1, "Number of parts into which a batch is split to save memory"),
     ("--epochs", click.IntRange(1), 200, "Largest number of epochs"),
     ("--optimizer", str, "adam", "timm's name of the optimiser"),
     ("--lr", click.FloatRange(0, min_open=True), 0.0001, "Initial learning rate"),
     ("--weight-decay", click.FloatRange(0), 0.0, "Weight decay"),
-    ("--ema-decay", PART, 0.0, "Validate and save the average of the weights, with this decay at each step; 0: off"),
-    ("--label-smoothing", PART, 0.0, "Part of a label's weight that all classes share"),
+    ("--ema-decay", PART, 0.0, "Validate and save a moving average of the weights with this decay per step; 0: off"),
+    ("--label-smoothing", PART, 0.0, "Part of a label's weight that is spread over all classes"),
     ("--freeze", freezing, 0, "all: train only the heads, on features computed once; N: only the heads for N epochs"),
-    ("--views", click.IntRange(1), 1, "With --freeze all: train on N views of each image: itself and N-1 augmented"),
+    ("--views", click.IntRange(1), 1, "With --freeze all: train on the image and N-1 augmented copies of it"),
     (
         "--findings",
         names,
         "",
-        "An image may have several findings: their names, or auto: those in the column label (Edema|Effusion) or, "
-        "without labels, in columns of 1 and 0",
+        "Names of findings, if an image may have several; auto: all findings in the column label (Edema|Effusion) "
+        "or, without labels, all columns of 1 and 0",
     ),
     (
         "--uncertain",
         click.Choice(["ignore", "positive", "negative"]),
         "ignore",
-        "What -1 counts as in the column of a finding",
+        "Meaning of -1 in the column of a finding",
     ),
     (
         "--unit",
         click.Choice(["image", "study", "patient"]),
         "image",
-        "What has a label; study or patient: the bag of all its images (column study_id or patient_id; a volume is a "
-        "study), by default on frozen encoders",
+        "What a label is about. study, patient: the bag of all images with one study_id or patient_id (a volume is a "
+        "study); by default with frozen encoders",
     ),
-    ("--pooling", click.Choice(["attention", "mean", "max"]), "attention", "How the images of a bag are joined"),
-    ("--time/--no-time", bool, True, "For bags, let the column day count, so that order and trend matter"),
-    ("--slices", click.IntRange(1, 600), 64, "For bags: most slices of a volume, evenly spaced"),
+    ("--pooling", click.Choice(["attention", "mean", "max"]), "attention", "How the images of a bag are combined"),
+    ("--time/--no-time", bool, True, "For bags: use the column day, so that order and trend count"),
+    ("--slices", click.IntRange(1, 600), 64, "For bags: largest number of slices of a volume, evenly spaced"),
     ("--window", click.Choice(["lung", "soft-tissue"]), "lung", "For bags: window of the slices of CTs"),
     (
         "--outcome",
         str,
         "",
-        "Foretell an event in place of the label: the column with its day (empty: no event), or with yes and no; films "
-        "of that day or later are dropped",
+        "Predict an event instead of the label: the column with its day (empty: no event), or with yes and no; "
+        "radiographs of that day or later are dropped",
     ),
     (
         "--until",
         click.Choice(["admission", "first"]),
         "first",
-        "Films that foretell the outcome: of the day of admission (day 0) or before, or all before the first event",
+        "Radiographs used for --outcome. admission: until the day of admission (day 0); first: all before the first "
+        "event",
     ),
-    ("--horizon", click.FloatRange(0, min_open=True), 14.0, "Days within which the event counts as yes"),
-    ("--max-pos-weight", click.FloatRange(1), 10.0, "Largest weight of an image that has a rare finding"),
+    ("--horizon", click.FloatRange(0, min_open=True), 14.0, "With --outcome: the label is yes within this many days"),
+    ("--max-pos-weight", click.FloatRange(1), 10.0, "Largest weight of images with a rare finding in the loss"),
     ("--lr-factor", float, 0.9, "Factor that reduces the learning rate"),
     ("--lr-patience", click.IntRange(1), 12, "Reduce the learning rate after this many epochs without improvement"),
     ("--patience", click.IntRange(1), 25, "Stop after this many epochs without improvement"),
@@ -218,15 +219,15 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
         "--sensitivity",
         targets,
         0.9,
-        "Sensitivity of each class's threshold on validation; or by class: CVP=0.95,NCP=0.9",
+        "Sensitivity that the threshold of each class reaches on validation; or by class: CVP=0.95,NCP=0.9",
     ),
-    ("--specificity", targets, "", "Likewise for a threshold that reaches a specificity, such as 0.95"),
+    ("--specificity", targets, "", "Specificity that a second threshold reaches on validation, such as 0.95"),
     ("--rotation-p", PROBABILITY, 0.45, "Probability of a rotation"),
     ("--shift-p", PROBABILITY, 0.2, "Probability of a shift, for width and height separately"),
     ("--hflip-p", PROBABILITY, 0.5, "Probability of a horizontal flip"),
     ("--vflip-p", PROBABILITY, 0.5, "Probability of a vertical flip"),
     ("--drop-rate", PROBABILITY, 0.0, "Dropout before the classifiers"),
-    ("--val-fraction", FRACTION, 0.2, "Part of the patients to validate on"),
+    ("--val-fraction", FRACTION, 0.2, "Part of the patients used for validation"),
     ("--seed", SEED, 0, "Seed of weights, order, augmentation and splits"),
     ("--amp", NUMBER_FORMAT, "auto", "Number format; auto selects the fastest one on the device"),
     ("--device", str, "auto", "auto, cpu, cuda, cuda:N or mps"),
@@ -249,13 +250,13 @@ protocol = _group(
     click.option(
         "--recipe",
         type=click.Choice(["paper", "notebook", "modern", "frozen", "studies"]),
-        help="Default values of the settings: the papers', those of the authors' notebook, the papers' "
-        "with modern additions, those for frozen encoders, or for bags.  [default: studies with --unit study or "
-        "patient, frozen with --freeze all, otherwise paper]",
+        help="Default values of the settings: of the papers, of the authors' notebook, of the papers with modern "
+        "additions, for frozen encoders, or for bags.  [default: studies with --unit study or patient, frozen with "
+        "--freeze all, otherwise paper]",
     ),
     *(_setting(*row) for row in PROTOCOL),
 )
-"""Options for the settings that all models of a benchmark share: those of ``TrainConfig`` that are not in `MODEL`."""
+"""Options for the settings that all models of a benchmark share: all of ``TrainConfig`` that are not in `MODEL`."""
 training = _group(*(_setting(*row) for row in MODEL), protocol)
 """Options for every setting of ``cvrnet.training.TrainConfig``."""
 
@@ -266,10 +267,7 @@ def setting_name(flag: str) -> str:
 
 
 def training_config(settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Split a command's settings.
-
-    Returns a ``TrainConfig`` made from the options of `training` or `protocol`, and a dictionary of the other settings.
-    """
+    """Return a ``TrainConfig`` made from the options of `training` or `protocol`, and the command's other settings."""
     from cvrnet.training import recipe
 
     known = {setting_name(flag) for flag, *_ in (*MODEL, *PROTOCOL)}

@@ -1,4 +1,4 @@
-"""Data to stdout or a file, in the format that the user chose; progress and messages to stderr."""
+"""Write data to stdout or a file, in the format that the user chose, and progress and messages to stderr."""
 
 import csv
 import itertools
@@ -16,7 +16,7 @@ FORMATS = ("table", "csv", "json", "jsonl")
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = (), style: str = "table") -> None:
-    """Write rows to stdout; the default columns are those of the first row."""
+    """Write rows to stdout; the default columns are the keys of the first row."""
     write_rows(rows, columns or (list(rows[0]) if rows else []), style, sys.stdout)
     sys.stdout.flush()  # before the messages on stderr that follow
 
@@ -24,7 +24,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = (), s
 def write_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], style: str, file: TextIO) -> None:
     """Write rows in one of `FORMATS`, one at a time, so that memory does not grow with their number.
 
-    Tables and CSV are for people: control characters are escaped, and no cell is a formula. JSON is exact.
+    In tables and CSV, control characters are escaped, and no cell is a formula for a spreadsheet. JSON is exact.
     """
     if style == "csv":
         from cvrnet.text import sheet_cell
@@ -47,7 +47,7 @@ def write_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], style:
 def _json(row: Mapping[str, Any], columns: Sequence[str]) -> str:
     """A row as strict JSON, which has no NaN and no infinity: they become null."""
     values = {c: None if isinstance(row[c], float) and not math.isfinite(row[c]) else row[c] for c in columns}
-    return json.dumps(values, allow_nan=False)  # in ASCII: a terminal shows it, whatever its encoding
+    return json.dumps(values, allow_nan=False)  # ASCII, which every terminal can show
 
 
 def _write_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], file: TextIO) -> None:
@@ -74,7 +74,7 @@ def _is_number(text: str) -> bool:
 
 @contextmanager
 def output_file(path: Path | None, overwrite: bool) -> Iterator[TextIO]:
-    """Open stdout, or a file that is written atomically. An existing file is an error unless ``overwrite``."""
+    """Yield stdout, or a file that is written atomically; an existing file is an error without ``overwrite``."""
     if path is None:
         yield sys.stdout
         sys.stdout.flush()
@@ -89,7 +89,7 @@ def output_file(path: Path | None, overwrite: bool) -> Iterator[TextIO]:
 
 @contextmanager
 def progress_bar(description: str, unit: str = "image") -> Iterator[Callable[[int, int], None]]:
-    """Yield a function of (done, total) that shows a bar on stderr; if stderr is not a terminal, it shows nothing."""
+    """Yield a function of (done, total) that shows a bar on stderr, or nothing if stderr is not a terminal."""
     from tqdm import tqdm
 
     with tqdm(desc=safe(description), unit=unit, disable=None, leave=False) as bar:
@@ -103,10 +103,10 @@ def progress_bar(description: str, unit: str = "image") -> Iterator[Callable[[in
 
 @contextmanager
 def job_callbacks(config: Any = None) -> Iterator[Any]:
-    """Yield the ``cvrnet.workflows.Callbacks`` of a job.
+    """Yield the ``cvrnet.workflows.Callbacks`` of a job; all bars are closed at the end.
 
-    They show a bar for each stage and epoch on a terminal, and print one line after each epoch.
-    ``config`` is the ``TrainConfig`` of a job that trains. All bars are closed at the end.
+    On a terminal, the callbacks show a bar for each stage and epoch. They print one line after each epoch. ``config``
+    is the ``TrainConfig`` of a job that trains.
     """
     from cvrnet.workflows import Callbacks
 
@@ -125,10 +125,7 @@ def job_callbacks(config: Any = None) -> Iterator[Any]:
 
 @contextmanager
 def epoch_bars(config: Any) -> Iterator[Any]:
-    """Yield the ``cvrnet.training.Progress`` of one training run.
-
-    It shows a bar for the current epoch on a terminal, and one line after each epoch.
-    """
+    """Yield the ``cvrnet.training.Progress`` of one training: a bar for the current epoch, and a line after each."""
     from tqdm import tqdm
 
     from cvrnet.training import Progress
@@ -197,12 +194,12 @@ def say(message: str = "") -> None:
 
 
 def tell(message: str, err: bool = False) -> None:
-    """Write lines to stdout or stderr; each character that could steer the terminal is written as an escape."""
+    """Write lines to stdout or stderr, with escapes for control characters, which a terminal would execute."""
     click.echo("\n".join(map(safe, message.split("\n"))), err=err)
 
 
 def safe(line: str) -> str:
-    """Do what `cvrnet.text.printable` does, but import that module only for a text that needs it."""
+    """Return `cvrnet.text.printable` of a line, but import that module only if the line needs it."""
     if line.isprintable():
         return line
     from cvrnet.text import printable

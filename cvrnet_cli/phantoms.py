@@ -12,12 +12,14 @@ from cvrnet_cli.output import progress_bar, say, tell
 @click.command(short_help="Write a data set of synthetic chest radiographs.")
 @options.output("Folder of the data set.", required=True)
 @click.option(
-    "-n", "--number", "n", type=int, help="Number of images.  [default: 300; 120 studies with the next two options]"
+    "-n", "--number", "n", type=int, help="Number of images.  [default: 300; 120 studies with --volumes or --follow-up]"
 )
-@click.option("--volumes", is_flag=True, help="Write CTs of 20 to 60 slices each, of which few show the lesion.")
-@click.option("--follow-up", is_flag=True, help="Write films of three to six days of each patient: the trend decides.")
+@click.option("--volumes", is_flag=True, help="Write CTs of 20 to 60 slices each; few slices show the lesion.")
+@click.option(
+    "--follow-up", is_flag=True, help="Write radiographs of three to six days of each patient; the trend is the label."
+)
 @options.seed
-@click.option("--size", type=int, help="Height in pixels.  [default: 256; 128 with --volumes and --follow-up]")
+@click.option("--size", type=int, help="Height in pixels.  [default: 256; 128 with --volumes or --follow-up]")
 @click.option("--sources", type=options.names, default="site-a,site-b", help="Names of the sources.")
 @click.option("--shortcut", is_flag=True, help="Mark the images of one source, and give this source mostly one label.")
 @options.overwrite
@@ -47,11 +49,11 @@ def phantoms(output: Path, volumes: bool, follow_up: bool, **settings: Any) -> N
 
 
 def _write_studies(output: Path, volumes: bool, follow_up: bool, settings: dict[str, Any]) -> None:
-    """Write CTs, or films of several days."""
+    """Write CTs, or radiographs of several days."""
     from cvrnet.data.phantom_studies import write_studies
 
     if volumes and follow_up:
-        raise click.UsageError("--volumes excludes --follow-up")
+        raise click.UsageError("--volumes cannot be used with --follow-up")
     if settings.pop("shortcut") or settings.pop("sources") != ("site-a", "site-b"):
         raise click.UsageError("--shortcut and --sources are for single radiographs")
     with progress_bar("Drawing") as progress:

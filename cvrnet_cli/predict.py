@@ -24,38 +24,39 @@ from cvrnet_cli.output import FORMATS, output_file, progress_bar, say, write_row
     "--operating-point",
     default="",
     metavar="NAME",
-    help="Also print whether each class is positive at a threshold that training chose: sensitivity, specificity or "
-    "youden, or with its target, sensitivity=0.9.",
+    help="Also print whether each class is positive at a threshold chosen in training: sensitivity, specificity or "
+    "youden; or with its target, such as sensitivity=0.9.",
 )
 @click.option(
     "--coverage",
     type=click.FloatRange(0.5, 0.99),
-    help="Also print the set of classes that an image may belong to; for this share of patients it holds the true one, "
-    "if they are like those of the validation images.",
+    help="Also print the set of classes that an image may belong to. For this share of the patients, the set contains "
+    "the true class, if the patients are like those of the validation images.",
 )
 @click.option("--by-class", is_flag=True, help="With --coverage: reach the coverage for each class separately.")
 @click.option(
     "--abstain",
     type=click.FloatRange(0.01, 0.99),
-    help="Also print whether to pass an image to a human; on validation, this share of images, the most uncertain.",
+    help="Also print whether to pass an image on to a human: the most uncertain images, this share on validation.",
 )
 @click.option(
     "--gate/--no-gate",
     default=None,
-    help="Print unlike_training, the share of the validation images that are more similar to the training images than "
-    "this image, and unusual: 1 if this share is above 0.95.  [default: if the model supports it]",
+    help="Print two columns. unlike_training: the share of validation images that are more similar to the training "
+    "images than this image; unusual: 1 if this share is above 0.95.  [default: if the model supports it]",
 )
 @click.option(
     "--window",
     type=click.Choice(["lung", "soft-tissue"]),
-    help="For CTs in DICOM: lung (level -600, width 1500 HU) or soft-tissue (50, 400).  [default: the file's own]",
+    help="For CTs in DICOM: lung (level -600, width 1500 HU) or soft-tissue (level 50, width 400 HU).  [default: the "
+    "file's window]",
 )
 @click.option("--compile", is_flag=True, help="Use torch.compile: faster for many images, half a minute to start.")
 @click.option(
     "--num-workers",
     type=click.IntRange(0, 256),
     default=0,
-    help="Processes that decode images, for a GPU that waits for them.  [default: up to 8 threads of this process]",
+    help="Processes that decode images; useful if a GPU waits for images.  [default: up to 8 threads of this process]",
 )
 @options.backend
 @options.inference
@@ -66,12 +67,12 @@ def predict(
     """Classify the images at PATH...: files, folders (searched), CSV manifests, or quoted patterns such as "*.png".
 
     MODEL is a run folder (all its folds as an ensemble), a fold folder, local-dir:FOLDER, hf-hub:user/repo[@rev] or a
-    FILE.onnx. Images that cannot be read and folders without images are reported, and the others are still classified;
+    FILE.onnx. Images that cannot be read and folders without images are reported, the other images are classified, and
     the exit status is then 1.
 
     After the rows of a CT's slices (DICOM: a folder of slices, or a file of many frames) comes a row with the patient's
     mean. A model that was trained with --unit gives one row for each study or patient: a volume (NIfTI, DICOM series),
-    the images with one study_id (or patient_id) in a manifest, or those in one folder.
+    the images with one study_id (or patient_id) in a manifest, or the images in one folder.
 
     \b
     Examples:
@@ -110,7 +111,7 @@ def predict(
     if marked:
         say(f"Warning: {marked} of {found.images} images are unlike the training images (column unusual)")
     elif done > failed and settings["gate"] is None and "unusual" not in found.columns and "image" in found.counted:
-        say("This model cannot detect images that are unlike its training images, so there is no column unusual.")
+        say("There is no column unusual, because this model cannot detect images unlike its training images.")
     for problem in found.problems:
         say(f"Error: {problem}")
     if failed:

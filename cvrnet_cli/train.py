@@ -19,8 +19,8 @@ from cvrnet_cli.output import job_callbacks, print_scores, say
 def train(data: Path, output: Path, **settings: Any) -> None:
     """Fine-tune a model on DATA and evaluate its best epoch.
 
-    DATA is a folder with one sub-folder for each class, or a CSV manifest with the columns path,label and, where known,
-    source,patient_id,split. Patients are never split between training, validation and test.
+    DATA is a folder with one sub-folder for each class, or a CSV manifest with the columns path and label and, if
+    known, source, patient_id and split. All images of a patient are in the same set: training, validation or test.
 
     \b
     Examples:

@@ -16,12 +16,12 @@ from cvrnet_cli.output import job_callbacks, print_rows, say
 @options.device
 @options.any_body_part
 def tune(model: str, paths: tuple[str, ...], **settings: Any) -> None:
-    """Find the parts of MODEL that must compute in float32, on images at PATH... that it was not trained on.
+    """Find the parts of MODEL that must compute in float32, on images at PATH... that are not training images.
 
-    In bfloat16, a few parts of a network stay in float32 to keep the probabilities. Which ones depends on the weights.
-    This looks at 64 images and stores the smallest set with which no probability changes by more than 0.0025, in
-    MODEL's config.json; then cvrnet predict is faster. cvrnet train and crossval do this at their end, if they compute
-    in bfloat16 and train the whole network.
+    In bfloat16, a few parts of a network must stay in float32, so that the probabilities hardly change. These parts
+    depend on the weights. The command uses 64 images to find a small set of parts with which no probability changes by
+    more than 0.0025, and stores it in MODEL's config.json; then cvrnet predict is faster. cvrnet train and crossval do
+    the same at their end, if they train in bfloat16 on single images.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""The report's sections of a run whose answers are about bags of pictures: which pictures counted."""
+"""The report's sections of a run that predicts bags of pictures (studies or patients): which pictures counted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MOST = 8  # bags in all
 
 
 def bag_sections(results: Results, maps: bool, predictor: Predictor | None = None) -> list[Section]:
-    """The sections of a report about bags, for `cvrnet.report.write_report`."""
+    """Make the sections of a report about bags, for `cvrnet.report.write_report`."""
     sections = [
         outcome_section(results),
         subgroups_section(results),
@@ -38,7 +38,7 @@ def bag_sections(results: Results, maps: bool, predictor: Predictor | None = Non
 
 
 def attention_section(results: Results, maps: bool, predictor: Predictor | None = None) -> Section:
-    """Which pictures counted: scores against marked lesions, bars of some bags, their top pictures and maps."""
+    """Make the section "Which pictures counted": scores against marked lesions; shares, top pictures and maps."""
     found = read_attention(results.folders, results.shown)
     chosen = _examples(results, found)
     bags = [(bag.study, bag.shares, bag.lesions, bag.days) for bag in chosen]
@@ -57,7 +57,7 @@ def attention_section(results: Results, maps: bool, predictor: Predictor | None 
 
 
 def _examples(results: Results, found: Sequence[StudyAttention]) -> list[StudyAttention]:
-    """Some bags: of each label, those with the most confident correct predictions."""
+    """Choose some bags: for each label, those with the most confident correct predictions."""
     table = results.predictions
     by_name = {bag.study: bag for bag in found}
     rows = [table.row(i) for i in (table.guesses == table.labels).nonzero()[0].tolist()] or [table.row(0)]
@@ -70,7 +70,7 @@ def _examples(results: Results, found: Sequence[StudyAttention]) -> list[StudyAt
 
 
 def _models(results: Results, chosen: Sequence[StudyAttention], predictor: Predictor | None) -> dict[str, Predictor]:
-    """The model of each bag: ``predictor``, or that of the fold that predicted it, which is loaded once."""
+    """The model of each bag: ``predictor``, or the model of the fold that predicted the bag, loaded once."""
     folds = dict(zip(results.predictions.names, results.predictions.folds, strict=True))
     folders = {b.study: results.folder / (fold_name(folds[b.study]) if folds[b.study] else "") for b in chosen}
     loaded = {
@@ -82,7 +82,7 @@ def _models(results: Results, chosen: Sequence[StudyAttention], predictor: Predi
 def _pictures(
     results: Results, bag: StudyAttention, model: Predictor | None
 ) -> list[tuple[str, str, Picture | str, Picture | None]]:
-    """The top pictures of a bag: path, a line about it, the picture or why there is none, and its map."""
+    """For each top picture of a bag: its path, a line about it, the picture (or why it is missing), and its map."""
     shown = []
     for i in bag.order[:TOP]:
         line = f"share {bag.shares[i]:.2f}" + (f", {bag.days[i]:g} days before the last" if any(bag.days) else "")
@@ -98,7 +98,7 @@ def _pictures(
 
 
 def _map(predictor: Predictor, path: Path, results: Results, bag: StudyAttention) -> Picture | None:
-    """Grad-CAM of one picture, as if it were a bag of one, for the class that the whole bag is predicted to be."""
+    """Grad-CAM of one picture, as if it were alone in its bag, for the class predicted for the whole bag."""
     table = results.predictions
     target = table.classes[int(table.guesses[table.names.index(bag.study)])]
     overlay = picture_overlay(predictor, predictor.preprocessing.read(path), target)

@@ -1,7 +1,7 @@
-"""A reporting checklist: what the run can fill in for a paper, and what its author must state.
+"""A reporting checklist for a paper: what the run knows, and what the author must state.
 
-The items are those of TRIPOD+AI (Collins et al. 2024, BMJ 385:e078378), whose numbers are given, and those that
-CLAIM 2024 (Tejani et al. 2024, Radiol Artif Intell 6:e240300) adds for imaging.
+It has the items of TRIPOD+AI with their numbers (Collins et al. 2024, BMJ 385:e078378), and the items that CLAIM 2024
+adds for imaging (Tejani et al. 2024, Radiol Artif Intell 6:e240300).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Item = tuple[str, str, str]  # topic, items of TRIPOD+AI ("CLAIM" for those of C
 
 
 def checklist(results: Results) -> list[Item]:
-    """The items in the order of a paper."""
+    """Return the items in the order of a paper."""
     return [(topic, numbers, text(results) if callable(text) else AUTHOR + text) for topic, numbers, text in _ITEMS]
 
 
 def checklist_markdown(results: Results) -> str:
-    """The checklist as a table in Markdown, for a paper's supplement."""
+    """Return the checklist as a table in Markdown, for a paper's supplement."""
     lines = [
         "# Reporting checklist (TRIPOD+AI, CLAIM 2024)",
         "",
@@ -69,8 +69,9 @@ def _missing(results: Results) -> str:
 def _outcome(results: Results) -> str:
     outcome = results.run.get("outcome")
     if not outcome:
-        return f"{AUTHOR}who made the labels, how, knowing what, and how well they agreed."
-    return f"{' '.join(outcome_sentences(outcome))} {AUTHOR}how the event was defined and recorded, and how blindly."
+        return f"{AUTHOR}who made the labels and how, what these readers knew, and how well they agreed."
+    found = " ".join(outcome_sentences(outcome))
+    return f"{found} {AUTHOR}how the event was defined and recorded, and whether that was blinded."
 
 
 def _sample_size(results: Results) -> str:
@@ -106,8 +107,8 @@ def _training(results: Results) -> str:
     epochs = ", ".join(str(len(history)) for history in results.histories)
     return (
         f"{c['optimizer']}, learning rate {c['lr']:g}, batches of {c['batch_size']}, seed {c['seed']}; --freeze "
-        f"{c.get('freeze', 0)}; {epochs} of at most {c['epochs']} epochs, of which that with the best {c['monitor']} "
-        "was kept. All settings are in run.json."
+        f"{c.get('freeze', 0)}; {epochs} of at most {c['epochs']} epochs; the epoch with the best "
+        f"{c['monitor']} was kept. All settings are in run.json."
     )
 
 
@@ -119,10 +120,10 @@ def _imbalance(results: Results) -> str:
         return f"{'Findings' if results.multilabel else 'Classes'} were not weighted in the loss."
     if results.multilabel:
         return (
-            "The loss of an image with a finding was multiplied by the number of images without it for each with it, "
-            f"at most {config['max_pos_weight']:g}."
+            "For each finding, the loss of the images with it was multiplied by (images without it) / (images with "
+            f"it), at most {config['max_pos_weight']:g}."
         )
-    return "The loss of a class was multiplied by N_max / N_j."
+    return "The loss of class j was multiplied by N_max / N_j (N_j: its training images; N_max: the largest N_j)."
 
 
 def _performance(results: Results) -> str:
@@ -156,7 +157,8 @@ def _uncertainty(results: Results) -> str:
     bootstrap = results.scores["intervals"]["bootstrap"]
     return (
         f"95 % intervals: percentiles of {number(bootstrap['resamples'])} bootstrap resamples of "
-        f"{number(bootstrap['groups'])} patients, each with all images; exact binomial where all answers are alike."
+        f"{number(bootstrap['groups'])} patients, each with all images; exact binomial intervals for rates "
+        "without errors or without hits."
     )
 
 

@@ -1,4 +1,4 @@
-"""The figures of one set of predictions, each with the numbers that it shows as CSV beside it."""
+"""Draw the figures of one set of predictions; each PNG has a CSV file of its numbers beside it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def draw_predictions(folder: Path, predictions: AnyTable, suffix: str = "") -> N
 
 
 def draw_heads(folder: Path, head_rows: Sequence[Mapping[str, Any]]) -> None:
-    """Draw each head's accuracy beside that of their average; the rows are those of `cvrnet.scoring.head_rows`."""
+    """Draw the accuracy of each head and of the averaged prediction, from the rows of `cvrnet.scoring.head_rows`."""
     _save(folder, "heads", figures.plot_heads(head_rows), head_rows)
 
 
@@ -84,7 +84,7 @@ def _matrix_rows(matrix: np.ndarray, classes: Sequence[str]) -> Iterator[dict[st
 
 
 def _curve_rows(curves: Mapping[str, Any], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """A row for each point of each class's curve, and of the macro average's or the predicted class's curve."""
+    """A row for each point of every curve: first the classes, then the macro average or the predicted class."""
     overall = next(key for key in curves if key != "per_class")
     parts = [("class", name, curve) for name, curve in curves["per_class"].items()]
     for kind, name, curve in [*parts, (overall, "", curves[overall])]:

@@ -1,4 +1,4 @@
-"""The report's section of maps: the most confident correct predictions and mistakes, and where the network looked."""
+"""The report's section of maps: Grad-CAM of the most confident correct predictions and of the worst mistakes."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ RIGHT, MOST_RIGHT, WRONG = 2, 12, 6  # most correct predictions of each class, a
 def maps_section(folder: Path, predictor: Predictor | None = None) -> Section:
     """Make the report's section that shows images with their maps, for `cvrnet.report.write_report`.
 
-    The folder is a run, or an evaluation of ``predictor`` by ``cvrnet evaluate``. In a cross-validation each image is
-    explained by the model of the fold that tested it.
+    The folder is a run, or an evaluation of ``predictor`` by ``cvrnet evaluate``. In a cross-validation, the model of
+    the fold that tested an image explains it.
     """
     results = read_results(folder)
     if results.multilabel:
@@ -41,7 +41,7 @@ def maps_section(folder: Path, predictor: Predictor | None = None) -> Section:
 
 
 def _probable_rows(results: Results) -> list[Row]:
-    """Of each finding, the image that has it with the highest probability; the most frequent findings first."""
+    """For each finding, the image with it that has the highest probability of it; the most frequent findings first."""
     table, rows = results.predictions, list[Row]()
     for k in np.argsort(-(table.labels == 1).sum(0), kind="stable"):
         has = [i for i in np.flatnonzero(table.labels[:, k] == 1) if table.names[i] not in {r["path"] for r in rows}]
@@ -56,7 +56,7 @@ def _probable_rows(results: Results) -> list[Row]:
 def show_maps(
     folder: Path, run: Mapping[str, Any], chosen: Mapping[str, Sequence[Row]], predictor: Predictor | None
 ) -> Section:
-    """The section for these images: heading -> rows with path, fold, label, prediction, probability and source."""
+    """Make the section for some images: heading -> rows with path, fold, label, prediction, probability and source."""
     rows = [row for part in chosen.values() for row in part]
     problem, panels = "", {}
     if any(image_path(run, row["path"]).is_file() for row in rows):
@@ -72,7 +72,7 @@ def show_maps(
 
 
 def right_rows(results: Results) -> list[Row]:
-    """The `RIGHT` most confident correct predictions of each class; in all, at most the `MOST_RIGHT` most confident."""
+    """Return the most confident correct predictions: at most `RIGHT` of each class, and `MOST_RIGHT` in all."""
     p = results.predictions
     rows = [p.row(i) for i in (p.guesses == p.labels).nonzero()[0].tolist()]
     rows.sort(key=lambda row: (-row["probability"], row["path"]))
@@ -88,7 +88,7 @@ def right_rows(results: Results) -> list[Row]:
 def _panels(
     run_folder: Path, run: Mapping[str, Any], rows: Sequence[Row], predictor: Predictor | None
 ) -> dict[str, tuple[Picture | None, Picture | str]]:
-    """The path of each image -> the image and its overlay, or None and a sentence that says why."""
+    """Path of each image -> the image and its overlay; or None and a sentence that says why there is no map."""
     by_fold: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_fold[row["fold"]].append(row)

@@ -16,10 +16,10 @@ Row = dict[str, Any]
 
 
 def finding_group_rows(members: Mapping[str, FindingTable]) -> Iterator[Row]:
-    """A row for each group and finding, and for each group's mean; ``members`` has the images of each group.
+    """Yield a row for each group and finding, and for each group's mean; ``members`` has the images of each group.
 
-    A finding has scores where `MIN_PATIENTS` patients of the group have it and as many lack it. The mean is over the
-    findings that have scores in every group that has any, so that the groups' means are of the same findings.
+    A finding has scores if `MIN_PATIENTS` patients of the group have it and as many lack it. Groups without any score
+    are set aside; the mean is over the findings with scores in all other groups, so that means can be compared.
     """
     scored = {group: _scored(part) for group, part in members.items()}
     sets = [{*names} for names in scored.values() if names]
@@ -40,7 +40,7 @@ def finding_group_rows(members: Mapping[str, FindingTable]) -> Iterator[Row]:
 
 
 def _scored(part: FindingTable) -> list[str]:
-    """The findings that enough patients have, and lack."""
+    """The findings that enough patients have and enough patients lack."""
     return [name for k, name in enumerate(part.classes) if min(part.sides(k)) >= MIN_PATIENTS]
 
 
@@ -59,7 +59,7 @@ def _cells(values: Mapping[str, Any], bounds: Mapping[str, Any]) -> Row:
 
 
 def finding_group_tables(rows: Sequence[Row]) -> dict[str, Table]:
-    """A table of AUCs for each column and set: a row for each finding, a column for each group."""
+    """Return a table of AUCs for each column and set: a row for each finding, a column for each group."""
     tables: dict[str, Table] = {}
     for column, on in dict.fromkeys((row["column"], row["on"]) for row in rows):
         mine = [row for row in rows if (row["column"], row["on"]) == (column, on)]

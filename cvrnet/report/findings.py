@@ -1,4 +1,4 @@
-"""The tables and the page of the report of findings."""
+"""The tables and the page of a report about findings (an image may have several)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from cvrnet.report.results import Results
 from cvrnet.runs.layout import FIGURES
 
 Row = dict[str, Any]
-MEAN = "mean"  #: instead of a finding, the mean over those that are scored
+MEAN = "mean"  #: in the column ``finding``: the mean over the findings that have scores
 _TITLES = ("AUC", "Average precision", "Brier score", "Calibration error")
 
 
 def finding_tables(results: Results) -> dict[str, Sequence[Row]]:
-    """The rows of tables/findings.csv and tables/heads.csv; there are none of a model with a single head."""
+    """Return the rows of tables/findings.csv and, if the model has several heads, of tables/heads.csv."""
     tables: dict[str, Sequence[Row]] = {
         "findings": [row for name, scores in results.sets.items() for row in finding_rows(name, scores)]
     }
@@ -33,7 +33,7 @@ def finding_tables(results: Results) -> dict[str, Sequence[Row]]:
 
 
 def finding_rows(name: str, scores: Mapping[str, Any]) -> Iterator[Row]:
-    """A row for each finding of a set, and for their mean: first on all images, then on those of each source."""
+    """Yield a row for each finding of a set and for their mean: first on all images, then on each source's images."""
     for source, part in {"": scores, **scores.get("per_source", {})}.items():
         whole, spread = part["per_finding"], part["intervals"]
         for finding in part["findings"]:
@@ -68,7 +68,7 @@ def _draw(folder: Path, rows: Sequence[Row]) -> None:
 
 
 def finding_page(results: Results, further: Sequence[Section]) -> str:
-    """The page; also draws its figure. The sections in ``further`` come before the learning curves."""
+    """Draw the page's figure and return the page. The sections in ``further`` come before the learning curves."""
     tables = finding_tables(results)
     rows = tables["findings"]
     _draw(results.folder, [row for row in rows if row["set"] == results.shown and not row["source"]])
@@ -86,7 +86,7 @@ def finding_page(results: Results, further: Sequence[Section]) -> str:
 
 
 def _tables(rows: Sequence[Row]) -> tuple[Table, Table]:
-    """The table of all images, and that of the AUC in each source."""
+    """The table of scores on all images, and the table of AUCs on each source."""
     whole = [row for row in rows if not row["source"]]
     counts = ("positives", "negatives", "unknown")
     cells = [

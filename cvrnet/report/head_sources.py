@@ -1,4 +1,4 @@
-"""The report's table of heads by source: balanced accuracy on each, and how well a head's input predicts the source."""
+"""The report's table "Heads by source": each head's balanced accuracy, and how well its input predicts the source."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from cvrnet.report.headline import independent_sources
 from cvrnet.report.results import Results
 from cvrnet.runs.layout import INDEPENDENT
 
-Entry = Mapping[str, Any]  # of `cvrnet.scoring.head_scores`
+Entry = Mapping[str, Any]  # one entry of `cvrnet.scoring.head_scores`
 
 ALL = {"val": "Validation images", "test": "Test images", INDEPENDENT: "Held-back images"}
 
 
 def head_source_rows(results: Results) -> list[dict[str, Any]]:
-    """Return each head's balanced accuracy on each set and on each of its sources; no rows if no source is named."""
+    """Return each head's balanced accuracy on each set and on the set's sources; no rows if no source is named."""
     return [
         {
             "head": head,
@@ -35,7 +35,11 @@ def head_source_rows(results: Results) -> list[dict[str, Any]]:
 
 
 def head_source_table(results: Results) -> Table:
-    """A row for each head; the columns are the places and, if the run has a source probe, its labels."""
+    """Return a table with a row for each head.
+
+    The columns are the sets and sources on which heads are compared and, if the run has a source probe, the AUC of the
+    probe for each label.
+    """
     places = list(_places(results))
     columns: dict[str, dict[str, str]] = {}  # title -> the cell of each head
     for _, title, entry in places:
@@ -52,10 +56,10 @@ def head_source_table(results: Results) -> Table:
 
 
 def _places(results: Results) -> Iterator[tuple[str, str, Entry]]:
-    """Where heads are compared, each with the name of its set, a title, and its entry of `head_scores`.
+    """Yield the sets and sources on which heads are compared: name of the set, title, entry of `head_scores`.
 
-    These are all images of a set, the sources with two classes or more that the model was trained on, and the sources
-    that it was not trained on. All images are left out if all sources are new.
+    There are three kinds: all images of a set (left out if the model was trained on none of its sources), each source
+    with two or more classes that the model was trained on, and each source that it was not trained on.
     """
     if not results.sources:
         return

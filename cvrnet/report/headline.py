@@ -16,12 +16,12 @@ NOT_NEW = "These scores say nothing about new patients."
 
 
 def seen_sentence(images: int) -> str:
-    """A warning that a model was evaluated on images, or patients, that it was trained on."""
+    """Return a warning that a model was evaluated on images or patients that it was trained or validated on."""
     return f"{images:,} of the images, or their patients, are among those that this model was trained or validated on."
 
 
 def model_name(results: Results) -> str:
-    """The architecture, with its encoders if the user chose them."""
+    """Return the architecture's name, with the encoders if the user chose them."""
     run = results.run
     if results.kind == "evaluate":
         return str(run["architecture"])
@@ -30,14 +30,14 @@ def model_name(results: Results) -> str:
 
 
 def data_name(run: Mapping[str, Any]) -> str:
-    """The data set's name, which is the name of its folder."""
+    """Return the data set's name: the name of its folder or of its manifest."""
     path = Path(run["data"])
     folder = path.parent if path.name == "manifest.csv" and path.parent.name else path
-    return "~" if folder == Path.home() else folder.name  # the home folder has the user's name
+    return "~" if folder == Path.home() else folder.name  # the name of the home folder is the user's
 
 
 def without_folders(value: Any) -> Any:
-    r"""A setting without the folders in its path, because the user may give the report to others.
+    r"""Return a setting without the folders in its path, because the user may give the report to others.
 
     >>> without_folders("local-dir:/home/ada/run"), without_folders(r"C:\ada\run"), without_folders("hf-hub:ada/chest")
     ('local-dir:run', 'run', 'hf-hub:ada/chest')
@@ -50,7 +50,7 @@ def without_folders(value: Any) -> Any:
 
 
 def images(results: Results) -> str:
-    """The number of images, and of those of each class or finding."""
+    """Return a text with the number of images: of all, and of each class or finding."""
     named = results.run["images"]
     many = f"{len(named)} {'findings' if results.multilabel else 'classes'}"
     listed = many if len(named) > MOST_CLASSES else f"{'with ' * results.multilabel}{counts(named)}"
@@ -70,7 +70,7 @@ def patients(results: Results) -> str:
 
 
 def set_sizes(results: Results) -> list[str]:
-    """Each set or fold with its number of images."""
+    """Return the name of each set or fold with its number of images."""
     sizes = Counter(row["fold"] for row in results.split)
     names = {name: f"fold {name}" for name in sizes if name.isdigit()} | {"train": "training", "val": "validation"}
     listed = [f"{names.get(name, name)} {size:,}" for name, size in sizes.items()]
@@ -78,7 +78,7 @@ def set_sizes(results: Results) -> list[str]:
 
 
 def independent_sources(results: Results) -> list[str] | None:
-    """The sources that the model was not trained or validated on; None where that is not known."""
+    """Return the sources that the model was not trained or validated on; None if these are not known."""
     if results.kind == "evaluate":
         return results.run["independent_sources"]
     outside = (INDEPENDENT, "test")  # version 0.1 called the set ``test`` in a single training
@@ -87,13 +87,13 @@ def independent_sources(results: Results) -> list[str] | None:
 
 
 def severe_findings(audit: Mapping[str, Any]) -> list[str]:
-    """The sentences of the severe findings in audit.json; empty where the data set was not audited."""
+    """Return the sentences of the severe findings in audit.json; none if the data set was not audited."""
     findings = audit["findings"] if audit else []
     return [finding["sentence"] for finding in findings if finding["severity"] == "severe"]
 
 
 def floor_rows(results: Results) -> list[dict[str, Any]]:
-    """The model's balanced accuracy on every set, and last the audit's floor; empty where the audit has no floor."""
+    """Return the model's balanced accuracy on every set and, last, the audit's floor; no rows without a floor."""
     findings = results.audit["findings"] if results.audit else []
     floor = next((finding["figures"] for finding in findings if finding["code"] == "floor"), None)
     if floor is None:
@@ -109,7 +109,7 @@ def floor_rows(results: Results) -> list[dict[str, Any]]:
 
 
 def against_floor(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Say whether the model of `floor_rows` is above the floor, and whether its whole interval is."""
+    """Return whether the model of `floor_rows`, and its whole interval, is above the floor: the end of a sentence."""
     model, floor = rows[0], rows[-1]["value"]
     if model["low"] is not None and model["low"] > floor:
         return "above it"

@@ -32,13 +32,16 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Decided:
-    """What one rule says about the images of a set: 1 or 0 for each class, NaN without a threshold; (N, C)."""
+    """The decisions of one rule about the images of a set: (N, C); 1 or 0, NaN for a class without a threshold."""
 
     table: AnyTable
     positive: NDArray[np.float64]
 
     def rates(self, k: int, rows: NDArray[np.bool_]) -> Row:
-        """Sensitivity and specificity of a class among some of the images, with 95 % intervals by patient."""
+        """Return sensitivity and specificity of class ``k`` with 95 % intervals by patient, for the images in ``rows``.
+
+        ``rows`` is a mask (N,).
+        """
         truth, hits, groups = self.table.truth(k), self.positive[:, k], np.array(self.table.groups)
         found: Row = {}
         for name, right, value in zip(RATES, (hits, 1 - hits), (1, 0), strict=True):
@@ -50,7 +53,7 @@ class Decided:
 def operating_points_section(results: Results) -> Section | None:
     """Make the section for `cvrnet.report.write_report`; None if the model has no operating points.
 
-    In a cross-validation each image is decided by the thresholds of the fold that predicted it.
+    In a cross-validation, the thresholds of the fold that predicted an image decide it.
     """
     members = [decisions.operating_points for decisions in results.decisions]
     points = average_operating_points(members)
@@ -83,7 +86,7 @@ def operating_points_section(results: Results) -> Section | None:
 
 
 def _decide(results: Results, table: AnyTable, rule: str) -> NDArray[np.float64]:
-    """Each image's decisions (N, C) by the thresholds of the model that predicted it."""
+    """Decide each image by the thresholds of the model that predicted it: (N, C)."""
     decided = np.full(table.probabilities.shape, np.nan)
     for decisions, mine in results.by_model(table):
         chosen = [point for point in decisions.operating_points if point.rule == rule]
@@ -109,7 +112,7 @@ def _rows(part: str, decided: Decided, k: int, point: OperatingPoint) -> Iterato
 
 
 def _holding(decided: Decided, k: int, point: OperatingPoint) -> str:
-    """How many folds' own intervals contain the target or lie above it: ``4 of 5``."""
+    """In how many folds the interval contains the target or lies above it: ``4 of 5``."""
     folds = [fold for fold in dict.fromkeys(decided.table.folds) if fold]
     if point.target is None or not folds:
         return ""

@@ -1,4 +1,4 @@
-"""The report's section of a model that foretells an event: who was left, how well it does, and what does as well."""
+"""The report's section of a model that predicts an event: patients left, the model's scores, and the baselines'."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ Row = dict[str, Any]
 MODEL = "model"
 TITLES = {
     MODEL: "The model",
-    FIRST: "The model, first film alone",
-    LAST: "The model, last film alone",
-    COUNT: "Number of films, without a network",
-    VIEW: "View of the last film (AP: bed-side), without a network",
+    FIRST: "The model, first radiograph alone",
+    LAST: "The model, last radiograph alone",
+    COUNT: "Number of radiographs, without a network",
+    VIEW: "View of the last radiograph (AP: bedside), without a network",
 }
 
 
 def outcome_section(results: Results) -> Section | None:
-    """Make the section for `cvrnet.report.write_report`; None if the run foretells no event."""
+    """Make the section for `cvrnet.report.write_report`; None if the run predicts no event."""
     outcome = results.run.get("outcome")
     if not outcome:
         return None
@@ -52,15 +52,15 @@ def outcome_section(results: Results) -> Section | None:
         weighted=results.run.get("config", {}).get("class_weights", False),
         few=any(min(event_patients(table)) < ENOUGH for table in results.judged.values()),
     )
-    return Section(f"Foretelling {outcome['column']}", html, {"outcome": aucs, "outcome_calibration": calibration})
+    return Section(f"Predicting {outcome['column']}", html, {"outcome": aucs, "outcome_calibration": calibration})
 
 
 def auc_rows(table: PredictionTable, baselines: Mapping[str, Sequence[float]], part: str = "") -> list[Row]:
-    """The AUC of the model and of each baseline, with 95 % intervals by patient, and DeLong's paired test of the two.
+    """Return the AUC of the model and of each baseline with 95 % intervals by patient, and DeLong's paired tests.
 
-    A row has ``set``, ``score`` (``model``, or a column of baselines.csv), ``auc`` with ``auc_low`` and ``auc_high``,
-    and for baselines ``difference`` (the model's AUC less this one), ``low``, ``high`` and ``p``: None if fewer than
-    two patients have the event, or lack it.
+    A row has ``set``, ``score`` (``model``, or a column of baselines.csv), ``auc``, ``auc_low`` and ``auc_high``. The
+    row of a baseline also has ``difference`` (the model's AUC minus the baseline's), ``low``, ``high`` and ``p``; these
+    are None if fewer than two patients have the event, or fewer than two lack it.
     """
     k = table.classes.index(YES)
     truth, model, patients = table.truth(k) == 1, table.probabilities[:, k], table.groups
@@ -77,9 +77,9 @@ def auc_rows(table: PredictionTable, baselines: Mapping[str, Sequence[float]], p
 
 
 def calibration_row(table: PredictionTable, part: str = "") -> Row:
-    """Observed share of the event against the mean probability, and the Brier score of the event (0 to 1).
+    """Return the observed share of the event, the mean probability, and the Brier score of the event (0 to 1).
 
-    ``brier_of_share`` is the score of who always states the observed share.
+    ``brier_of_share`` is the Brier score of a model that always predicts the observed share.
     """
     k = table.classes.index(YES)
     truth, model = table.truth(k), table.probabilities[:, k]
@@ -95,14 +95,14 @@ def calibration_row(table: PredictionTable, part: str = "") -> Row:
 
 
 def _views(results: Results, part: str, table: PredictionTable) -> str:
-    """How many rows with and without the event end with an AP film."""
+    """Say for how many rows, with and without the event, the last radiograph is AP."""
     views = read_baselines(results.folders, part, table.names).get(VIEW)
     if views is None:
         return ""
     ap, truth = np.array(views) == 1, table.truth(table.classes.index(YES)) == 1
     return (
-        f"{results.set_title(part)}, the last film is AP in {int(ap[truth].sum())} of {int(truth.sum())} with the "
-        f"event, and in {int(ap[~truth].sum())} of {int((~truth).sum())} without."
+        f"{results.set_title(part)}, the last radiograph is AP in {int(ap[truth].sum())} of {int(truth.sum())} with "
+        f"the event, and in {int(ap[~truth].sum())} of {int((~truth).sum())} without."
     )
 
 
@@ -115,7 +115,7 @@ def _auc_table(rows: Sequence[Row], results: Results) -> Table:
             title = TITLES[row["score"]]
             yield [title, results.set_title(row["set"]), auc, less, p_value(row["p"]) if tested else ""]
 
-    return Table(["Score", "On", "AUC", "The model's less this", "p"], list(cells()))
+    return Table(["Score", "On", "AUC", "Model's AUC minus this", "p"], list(cells()))
 
 
 def _calibration_table(rows: Sequence[Row], results: Results) -> Table:
@@ -130,5 +130,5 @@ def _calibration_table(rows: Sequence[Row], results: Results) -> Table:
         ]
         for row in rows
     ]
-    titles = ["On", "n", "Event, observed", "Mean probability", "Brier score", "of the observed share"]
+    titles = ["On", "n", "Event, observed", "Mean probability", "Brier score", "Brier score of the observed share"]
     return Table(titles, cells)

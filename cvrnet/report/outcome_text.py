@@ -1,4 +1,4 @@
-"""Sentences about the patients whose event is foretold: how many there are, and what they can prove."""
+"""Sentences about the patients of a predicted event: how many there are, and what so many can prove."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ ENOUGH = 100  #: patients with the event, and as many without, for an external v
 
 
 def outcome_sentences(outcome: Mapping[str, Any]) -> list[str]:
-    """What was kept, and why other films were not; ``outcome`` is the key of run.json."""
+    """Return sentences on what was kept and why the rest was dropped; ``outcome`` is this key of run.json."""
     o, event = outcome, outcome["column"]
-    origin = "the admission (day 0)" if o["until"] == "admission" else "the film"
-    origin = "the last film kept" if o["until"] == "first" and o["unit"] != "image" else origin
+    origin = "the admission (day 0)" if o["until"] == "admission" else "the radiograph"
+    origin = "the last radiograph kept" if o["until"] == "first" and o["unit"] != "image" else origin
     in_time = "" if o["yes_no"] else f" within {o['horizon']:g} days of {origin}"
-    units = {"image": "film", "study": "study"}.get(o["unit"], "patient")
+    units = {"image": "radiograph", "study": "study"}.get(o["unit"], "patient")
     others = len(o["late"]) - o["films_after"]
     lines = {
-        f"Read: {_count(o['patients'], 'patient')} with {_count(o['films'], 'film')}; with {event}: "
+        f"Read: {_count(o['patients'], 'patient')} with {_count(o['films'], 'radiograph')}; with {event}: "
         f"{_count(o['events'], 'patient')}.": True,
-        f"Dropped, because of the day of {event} or later, which would be a leak: "
-        f"{_count(o['films_after'], 'film')} of {_count(o['patients_after'], 'patient')}.": o["films_after"],
-        "Dropped, because after the admission, or of patients who were not at risk any more: "
-        f"{_count(others, 'film')}.": others,
-        f"Dropped, because not followed long enough (censored): {_count(len(o['censored']), units)}.": o["censored"],
-        f"Left: {_count(o['kept_patients'], 'patient')} with {_count(o['kept_films'], 'film')}; with {event}{in_time}: "
-        f"{_count(o['kept_events'], 'patient')}.": True,
-        f"With {event} later, counted as no: {_count(o['later_events'], 'patient')}.": o["later_events"],
+        f"Dropped, because taken on the day of {event} or later, which would be a leak: "
+        f"{_count(o['films_after'], 'radiograph')} of {_count(o['patients_after'], 'patient')}.": o["films_after"],
+        "Dropped, because taken after the admission, or because the patient was no longer at risk: "
+        f"{_count(others, 'radiograph')}.": others,
+        "Dropped, because the patient was not followed long enough (censored): "
+        f"{_count(len(o['censored']), units)}.": o["censored"],
+        f"Left: {_count(o['kept_patients'], 'patient')} with {_count(o['kept_films'], 'radiograph')}; "
+        f"with {event}{in_time}: {_count(o['kept_events'], 'patient')}.": True,
+        f"With a later {event}, counted as no: {_count(o['later_events'], 'patient')}.": o["later_events"],
         f"With an empty {event}, counted as no, although it is not known how long they were followed (column "
         f"{FOLLOWED}): {_count(o['not_followed'], 'patient')}.": o["not_followed"] and not o["yes_no"],
         f"Dead without {event}, counted as no: {_count(o['deaths'], 'patient')}.": o["deaths"],
@@ -45,22 +46,22 @@ def _count(number: int, noun: str) -> str:
 
 
 def event_patients(table: PredictionTable) -> tuple[int, int]:
-    """How many patients have the event in at least one row, and how many in none."""
+    """Return the number of patients with the event in at least one row, and the number of all other patients."""
     truth, patients = table.truth(table.classes.index(YES)) == 1, np.array(table.groups)
     events = {*patients[truth].tolist()}
     return len(events), len({*patients.tolist()} - events)
 
 
 def evidence_sentence(events: int, others: int) -> str:
-    """What so many patients with the event, and without it, can prove.
+    """Return a sentence on what so many patients with the event, and without it, can prove.
 
     Vergouwe et al. 2005 (J Clin Epidemiol 58:475), Collins et al. 2016 (Stat Med 35:214), Riley et al. 2020 (BMJ
     368:m441).
     """
     rule = (
-        f"a validation takes at least {ENOUGH} patients with the event and {ENOUGH} without (Vergouwe et al. 2005, "
-        "Collins et al. 2016), and developing a model usually more (Riley et al. 2020)"
+        f"a validation needs at least {ENOUGH} patients with the event and {ENOUGH} without (Vergouwe et al. 2005, "
+        "Collins et al. 2016), and the development of a model usually needs more (Riley et al. 2020)"
     )
     if min(events, others) < ENOUGH:
         return f"{_count(events + others, 'patient')}, {events:,} of them with the event, prove nothing: {rule}."
-    return f"{events:,} patients with the event and {others:,} without can show something: {rule}."
+    return f"{events:,} patients with the event and {others:,} without are enough for a validation: {rule}."

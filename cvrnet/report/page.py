@@ -1,4 +1,4 @@
-"""The page of every report: what is shown of all results, and further sections."""
+"""The page of every report: the parts that all reports share, and further sections."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from cvrnet.runs.layout import FIGURES
 class Section:
     """A further section of the report."""
 
-    title: str  #: as text
-    html: str  #: its content
+    title: str  #: plain text, not HTML
+    html: str  #: the content
     #: Name of a file in tables/ (without .csv) -> its rows.
     tables: Mapping[str, Sequence[Row]] = field(default_factory=dict)
 
 
 def render_page(template: str, results: Results, further: Sequence[Section], **values: Any) -> str:
-    """The page of a report, from what every report shows and these further values of the template."""
+    """Render the page of a report; ``values`` are the variables of the template that only this kind of report has."""
 
     def figure(name: str) -> Picture:
         return figure_picture((results.folder / FIGURES / f"{name}.png").read_bytes())
@@ -50,6 +50,6 @@ def render_page(template: str, results: Results, further: Sequence[Section], **v
 
 
 def image_path(run: Mapping[str, Any], name: str) -> Path:
-    """The expected location of an image, from its path in the data set and the data set's path in run.json."""
+    """Return the expected location of an image, from its path in the data set and the data set's path in run.json."""
     data = DataSet.of_run(run)
-    return data.image_folder() / name if data else Path()  # a pulled run: its images are on another machine
+    return data.image_folder() / name if data else Path()  # a pulled run names no data: they are on another machine

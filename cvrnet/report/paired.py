@@ -18,14 +18,15 @@ Row = dict[str, Any]
 
 
 def paired_rows(tables: Mapping[str, AnyTable]) -> list[Row]:
-    """Each model against the first, on the images that all could read: macro AUC, accuracy, and the AUC of each class.
+    """Compare each model with the first one: macro AUC, accuracy, and the AUC of each class.
 
-    The rows have ``score``, ``class``, ``model``, ``reference``, ``images``, ``patients``, and the keys of
-    `cvrnet.metrics.paired_models.compare_auc` (``one`` is the model, ``other`` the first), and ``p_holm``. A finding is
-    a class on the images of which it is known; findings have no accuracy.
+    Only images that all models predicted count. A row has ``score``, ``class``, ``model``, ``reference`` (the first
+    model), ``images``, ``patients``, the keys of `cvrnet.metrics.paired_models.compare_auc` (``one`` is the model,
+    ``other`` the reference), and ``p_holm``. A finding counts as a class, on the images for which it is known; findings
+    have no accuracy.
 
     Args:
-        tables: name of a model -> its predictions, for each image once; the same classes, in any order.
+        tables: name of a model -> its predictions, one for each image; the same classes, in any order.
     """
     (first, reference), *others = _of_common_images(tables).items()
     size = {"reference": first, "images": len(reference.names), "patients": len({*reference.groups})}
@@ -42,7 +43,7 @@ def paired_rows(tables: Mapping[str, AnyTable]) -> list[Row]:
 
 
 def _of_common_images(tables: Mapping[str, AnyTable]) -> dict[str, AnyTable]:
-    """The tables with the images that all of them have, in one order, and with the first one's order of the classes."""
+    """The tables with only the images that all of them have, with images and classes in the first table's order."""
     first = next(iter(tables.values()))
     common = set(first.names).intersection(*(table.names for table in tables.values()))
     names = [name for name in first.names if name in common]
@@ -54,9 +55,10 @@ def _of_common_images(tables: Mapping[str, AnyTable]) -> dict[str, AnyTable]:
 
 
 def _tests(table: AnyTable, reference: AnyTable) -> Iterator[tuple[str, str, dict[str, float]]]:
-    """Score, class and test of a model against another one.
+    """Yield the score, the class and the test of a model against the reference.
 
-    A class that only one patient has, or lacks, has an AUC and no variance: neither it nor the mean can be tested.
+    If only one patient has a class, or only one lacks it, the AUC of the class has no variance: then neither this AUC
+    nor the macro AUC is tested.
     """
     if isinstance(table, PredictionTable) and isinstance(reference, PredictionTable):
         right, other = (one.guesses == one.labels for one in (table, reference))
@@ -75,7 +77,7 @@ def _tests(table: AnyTable, reference: AnyTable) -> Iterator[tuple[str, str, dic
 
 
 def paired_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The rows of `paired_rows` as they are shown."""
+    """Return the rows of `paired_rows` as a table for the page."""
     cells = [
         [
             row["model"],
@@ -93,5 +95,5 @@ def paired_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def p_value(p: float) -> str:
-    """A p-value; small ones as a bound."""
+    """Return a p-value as text, ``< 0.001`` if it is smaller."""
     return "< 0.001" if p < 0.001 else number(p)

@@ -1,4 +1,4 @@
-"""The report's tables: rows of numbers for CSV files, and the columns of them that the page shows."""
+"""The report's tables: rows of numbers for CSV files, and the columns that the page shows."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class ReportTable:
 
 
 def report_tables(results: Results) -> dict[str, ReportTable]:
-    """The tables that this run has, by the names of their CSV files."""
+    """Return the tables that this run has: name of the CSV file (without .csv) -> table."""
     names = results.scores["classes"]
     classes = [(f"n {name}", f"images_{name}") for name in names] if len(names) <= MOST_CLASSES else []
     tables = {
@@ -71,7 +71,7 @@ def report_tables(results: Results) -> dict[str, ReportTable]:
 
 
 def settings_table(results: Results) -> Table:
-    """The settings and versions that are needed to repeat the run."""
+    """Return the settings that are needed to repeat the run, and the name and SHA-256 of its data set."""
     run = results.run
     made = {"model": run["model"]} if results.kind == "evaluate" else run["config"]
     shown = {name: without_folders(value) for name, value in made.items()}
@@ -87,7 +87,7 @@ def _table(
 
 
 def cell(row: Row, key: str) -> str:
-    """A text, a count, or a score with its interval (if it has one), with a dagger if the interval is exact."""
+    """Return a cell as text: a count, or a score with its interval, if any, and with † if the interval is exact."""
     if isinstance(row[key], str):
         return row[key]
     if isinstance(row[key], int):
@@ -97,7 +97,7 @@ def cell(row: Row, key: str) -> str:
 
 
 def _paper_table(results: Results) -> ReportTable:
-    """The papers' table (v1 Table 3): a row for each fold (or set), the mean, the independent source and the drop."""
+    """Make the papers' table (v1 Table 3): a row for each fold or set, the mean, the independent source, the drop."""
     source, tree = results.held_back, results.results
     if results.kind == "crossval":
         names = {"": "Mean", f"{source} ": f"Mean on {source}", "drop ": "Drop"}
@@ -125,7 +125,7 @@ def _paper_table(results: Results) -> ReportTable:
 
 
 def paper_scores(scores: Mapping[str, Any]) -> Row:
-    """The scores of the papers' table, from those of a set or their mean and standard deviation over folds."""
+    """Select the scores of the papers' table from the scores of a set, or from their mean and std over folds."""
     weighted, macro = scores["weighted"], scores["macro"]
     return {
         **{f"{key}_weighted": weighted[key] for key in AVERAGES},
@@ -136,9 +136,9 @@ def paper_scores(scores: Mapping[str, Any]) -> Row:
 
 
 def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """The scores of one set minus those of another; None where one of the two is undefined.
+    """Return the scores of one set minus the scores of another; None where one of the two is undefined.
 
-    The difference of findings is the mean over those that both sets score.
+    For findings, the difference is the mean over the findings that have scores in both sets.
     """
 
     def less(a: Any, b: Any) -> Any:
@@ -155,7 +155,7 @@ def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, An
 
 
 def class_rows(scores: Mapping[str, Any]) -> list[Row]:
-    """Sensitivity, specificity, PPV, NPV, F1, AUC and average precision of each class, with 95 % intervals."""
+    """Return sensitivity, specificity, PPV, NPV, F1, AUC, average precision of each class, with 95 % intervals."""
     rows = []
     for name, values in scores["per_class"].items():
         row: Row = {"class": name, "images": values["support"]}
@@ -167,7 +167,7 @@ def class_rows(scores: Mapping[str, Any]) -> list[Row]:
 
 
 def too_few_patients(rows: Sequence[Row]) -> bool:
-    """Whether a rate of `class_rows` is defined but has no interval."""
+    """Return whether any rate in `class_rows` is defined but has no interval."""
     return any(row[rate] is not None and row[f"{rate}_low"] is None for row in rows for rate in RATES)
 
 
@@ -193,7 +193,7 @@ def _head_table(results: Results) -> ReportTable:
 
 
 def _source_table(results: Results, classes: Columns) -> ReportTable:
-    """The scores on each source in every set; empty where no source is named."""
+    """The scores on each source in every set; no rows if no source is named."""
     rows = []
     for name, scores in results.sets.items() if results.sources else ():
         for source, values in scores["per_source"].items():
@@ -210,13 +210,13 @@ def _source_table(results: Results, classes: Columns) -> ReportTable:
 
 
 def mistake_rows(predictions: PredictionTable) -> list[Row]:
-    """Every image whose prediction is wrong, the most confident first."""
+    """Return a row for every image whose prediction is wrong, the most confident first."""
     p = predictions
     rows = [p.row(i) for i in (p.guesses != p.labels).nonzero()[0].tolist()]
     return sorted(rows, key=lambda row: (-row["probability"], row["path"]))
 
 
 def with_interval(key: str, value: float | None, bounds: Sequence[float] | None) -> Row:
-    """The cells of a score and its interval: ``key``, ``key_low`` and ``key_high``."""
+    """Return the cells of a score and its interval: ``key``, ``key_low`` and ``key_high``."""
     low, high = bounds or (None, None)
     return {key: value, f"{key}_low": low, f"{key}_high": high}

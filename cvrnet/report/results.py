@@ -29,13 +29,13 @@ class Results:
     folder: Path
     run: Mapping[str, Any]  #: run.json
     results: Mapping[str, Any]  #: summary.json of a cross-validation, or metrics.json of another run
-    shown: str  #: the set that the report shows: ``test``; for a single training ``independent`` or ``val``
-    scores: Mapping[str, Any]  #: of that set, over all folds
-    predictions: Any  #: of that set, over all folds: a `PredictionTable` or a `FindingTable`
+    shown: str  #: name of the set that the report shows: ``test``; for a single training ``independent`` or ``val``
+    scores: Mapping[str, Any]  #: scores on the set ``shown``, over all folds
+    predictions: Any  #: predictions on the set ``shown``, over all folds: a `PredictionTable` or a `FindingTable`
     split: list[dict[str, str]]  #: the rows of split.csv; none for an evaluation
     histories: list[list[dict[str, str]]]  #: the rows of history.csv of each fold; none for an evaluation
-    audit: Mapping[str, Any]  #: audit.json; empty where the data set was not audited
-    probe: list[dict[str, str]]  #: the rows of `cvrnet.report.source_probe`; none where it was not made
+    audit: Mapping[str, Any]  #: audit.json; empty if the data set was not audited
+    probe: list[dict[str, str]]  #: the rows of `cvrnet.report.source_probe`; none if it was not made
 
     @property
     def kind(self) -> str:
@@ -50,12 +50,12 @@ class Results:
 
     @property
     def noun(self) -> str:
-        """What the model names."""
+        """What the model predicts: ``finding`` or ``class``."""
         return "finding" if self.multilabel else "class"
 
     @property
     def folds(self) -> list[Mapping[str, Any]]:
-        """The scores of each fold on the set that is shown."""
+        """The scores of each fold on the set ``shown``."""
         return list(self.results["folds"]) if self.kind == "crossval" else [self.scores]
 
     @property
@@ -79,7 +79,7 @@ class Results:
 
     @property
     def sources(self) -> list[str]:
-        """All sources of the data set, "" left out."""
+        """All named sources of the data set."""
         named = [row["source"] for row in self.split] or self.predictions.sources
         return sorted({*named} - {""})
 
@@ -97,20 +97,20 @@ class Results:
 
     @cached_property
     def judged(self) -> dict[str, Any]:
-        """The predictions of the set that is shown and, in a cross-validation, of the independent images, by set."""
+        """Name of a set -> its predictions: the set ``shown`` and, in a cross-validation, the independent images."""
         tables = {self.shown: self.predictions}
         if self.independent is not None:
             tables[INDEPENDENT] = table_kind(self.run).read(self.folders, self.predictions.classes, INDEPENDENT)
         return tables
 
     def by_model(self, table: AnyTable) -> Iterator[tuple[Decisions, NDArray[np.bool_]]]:
-        """Each model's decisions, with the images of a table that it predicted."""
+        """Yield the decisions of each model, and a mask (N,) of the images in ``table`` that it predicted."""
         folds = np.array(table.folds)
         for fold, decisions in enumerate(self.decisions, start=1):
             yield decisions, folds == (str(fold) if len(self.decisions) > 1 else "")
 
     def set_title(self, name: str) -> str:
-        """The name of a set as tables show it; the independent set is called by its source."""
+        """The name of a set for tables; for the independent set, the name of its source."""
         return self.held_back if name == INDEPENDENT else SETS[name]
 
 
@@ -122,7 +122,7 @@ def read_results(folder: Path) -> Results:
     shown = "test" if crossval else list(results)[-1]
     scores = results["pooled"] if crossval else results[shown]
     if "intervals" not in scores:
-        raise UserError(f"{folder} was scored by another version of cvrnet; evaluate it again")
+        raise UserError(f"the scores in {folder} are from another version of cvrnet; evaluate the model again")
     folders = read_folds(folder, run) if crossval else [folder]
     predictions = table_kind(run).read(folders, run["classes"], shown)
     if run.get("kind") == "train" and "test" in results:  # the name of the independent set in version 0.1

@@ -1,4 +1,4 @@
-"""The report's section of prediction sets and abstention: whether the promises of validation hold on other images."""
+"""The report's section of prediction sets and abstention: does what was set on validation hold on other images?"""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Mask = NDArray[np.bool_]
 def selective_section(results: Results) -> Section | None:
     """Make the section for `cvrnet.report.write_report`, and draw its figure; None if the model lacks these decisions.
 
-    In a cross-validation each image is judged by the limits of the fold that predicted it.
+    In a cross-validation, the limits of the fold that predicted an image are applied to it.
     """
     ensemble = average_decisions(results.decisions)
     if ensemble.prediction_sets is None or ensemble.abstention is None:
@@ -85,7 +85,7 @@ def _set_scores(table: PredictionTable, found: Mask, rows: Mask) -> Row:
 
 
 def _passed_rows(results: Results, part: str) -> Iterator[Row]:
-    """How many images are passed on at each share, and how accurate the answers to the others are."""
+    """For each share: how many images are passed on to a human, and the accuracy on the others."""
     table = results.judged[part]
     right = table.guesses == table.labels
     patients = np.array(table.groups)
@@ -128,7 +128,7 @@ def _passed_table(rows: Sequence[Row], names: Mapping[str, str]) -> Table:
 
 
 def _missed(rows: Sequence[Row], names: Mapping[str, str]) -> list[str]:
-    """A sentence for each set or source whose coverage is clearly below the promise."""
+    """A sentence for each set or source whose coverage is clearly below the promised one (its whole interval is)."""
     return [
         f"{row['name'] or names[row['set']]}: {row['coverage']:.3f} instead of {row['target']:g}"
         for row in rows

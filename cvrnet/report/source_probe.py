@@ -1,4 +1,4 @@
-"""How well each head's input predicts the source of an image, among images of one label (a probe for shortcuts)."""
+"""Measure how well each head's input predicts the source of an image, among images of one label: a shortcut probe."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from cvrnet.report.results import Results, read_results
 from cvrnet.runs.layout import SOURCE_PROBE, fold_name
 from cvrnet.scoring import MIN_PATIENTS
 
-MAX_IMAGES = 400  # of all labels and sources together, so that the cost does not grow with the data set
+MAX_IMAGES = 400  # over all labels and sources, so that the cost does not grow with the data set
 BATCH = 16
 FOLDS = 5
 RESAMPLES = 500
@@ -39,13 +39,14 @@ Groups = dict[str, dict[str, list[Path]]]  # label -> source -> images, one for 
 
 
 def write_source_probe(folder: Path, predictor: Predictor | None = None) -> str:
-    """Probe the model of a run, or of an evaluation by ``predictor``, and write tables/source_probe.csv for the report.
+    """Probe the model of a run, or ``predictor`` for an evaluation, and write tables/source_probe.csv for the report.
 
-    Nothing is written for findings, for a model without several heads, or if no label has two sources of `MIN_PATIENTS`
-    patients. In a cross-validation the model is that of fold 1.
+    Nothing is written for findings, for a model with one head, or if no label has two sources of `MIN_PATIENTS`
+    patients each. Of a cross-validation, the model of fold 1 is probed.
 
     Returns:
-        A sentence that says why the model cannot be probed, such as a damaged file of weights; otherwise "".
+        A sentence that says why the model cannot be probed, for example because the file of its weights is damaged;
+        otherwise "".
     """
     results = read_results(folder)
     groups = {} if results.multilabel else _groups(results)
@@ -58,16 +59,16 @@ def write_source_probe(folder: Path, predictor: Predictor | None = None) -> str:
         if isinstance(model, CVRNet) and averages_probabilities(model) and (rows := probe_rows(predictor, groups)):
             write_sheet(folder / SOURCE_PROBE, rows)
     except UserError as error:
-        (folder / SOURCE_PROBE).unlink(missing_ok=True)  # that of earlier weights
+        (folder / SOURCE_PROBE).unlink(missing_ok=True)  # it is of earlier weights
         return f"No source probe: {str(error).replace(str(folder), folder.absolute().name)}."
     return ""
 
 
 def probe_rows(predictor: Predictor, groups: Groups) -> list[dict[str, Any]]:
-    """A row for each label and head; if there are several labels, then a row for each head with their mean.
+    """Return a row for each label and head and, if there are several labels, a row for each head with their mean.
 
-    The AUC is that of logistic regression on the standardised input, in a cross-validation, one source against the
-    others, mean over the sources. Its 95 % interval is from resampling the patients of each label.
+    ``auc`` is the AUC of a logistic regression on the standardised input, in a cross-validation: one source against
+    the others, mean over the sources. Its 95 % interval is from resampling the patients of each label.
     """
     every = [path for sources in groups.values() for paths in sources.values() for path in paths]
     inputs = _head_inputs(predictor, every)
@@ -75,7 +76,7 @@ def probe_rows(predictor: Predictor, groups: Groups) -> list[dict[str, Any]]:
     for label, sources in groups.items():
         there = [(path, y) for y, paths in enumerate(sources.values()) for path in paths if path in inputs]
         y = np.array([number for _, number in there], dtype=np.int64)
-        if np.bincount(y, minlength=len(sources)).min() < FOLDS:  # images are no longer there
+        if np.bincount(y, minlength=len(sources)).min() < FOLDS:  # too many images could not be read
             continue
         drawn = np.random.default_rng(0).multinomial(len(y), np.full(len(y), 1 / len(y)), RESAMPLES)
         weights = np.concatenate([np.ones((1, len(y))), drawn])
@@ -90,7 +91,7 @@ def probe_rows(predictor: Predictor, groups: Groups) -> list[dict[str, Any]]:
 
 
 def _groups(results: Results) -> Groups:
-    """The images to probe: one of each patient and label, of each label's sources with enough patients."""
+    """Choose the images to probe: one per patient and label, from the sources with enough patients of the label."""
     p = results.predictions
     rows: Sequence[Mapping[str, str]] = results.split or [
         {"path": name, "label": p.classes[label], "source": source, "patient_id": patient}
@@ -117,7 +118,7 @@ def _groups(results: Results) -> Groups:
 
 
 def _head_inputs(predictor: Predictor, paths: Sequence[Path]) -> dict[Path, list[NDArray[np.float32]]]:
-    """Each readable image's input of each head, for the predictor's first model."""
+    """Path of each readable image -> the input of each head of the predictor's first model."""
     network = HeadLogits(predictor.models[0], predictor.precision)
     read = read_ahead(paths, predictor.preprocessing, ahead=2 * BATCH)
     images = ((path, image) for path, image in read if not isinstance(image, str))
@@ -134,7 +135,7 @@ def _head_inputs(predictor: Predictor, paths: Sequence[Path]) -> dict[Path, list
 def _aucs(
     x: NDArray[np.float32], y: NDArray[np.int64], sources: Sequence[str], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """The AUC under each set of weights (B, N), for images that the probe was not trained on."""
+    """The AUC (B,) of cross-validated predictions from ``x`` (N, D), for each row of image weights (B, N)."""
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, class_weight="balanced"))
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
     p = cross_val_predict(probe, x, y, cv=folds, method="predict_proba")

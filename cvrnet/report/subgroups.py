@@ -1,4 +1,4 @@
-"""The report's section of subgroups: the scores for each value of the manifest's further columns (sex, view, age)."""
+"""The report's section of subgroups: scores for the values of the manifest's further columns (sex, view, age)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from cvrnet.report.results import Results
 from cvrnet.runs.predictions import PredictionTable
 from cvrnet.scoring import MIN_PATIENTS
 
-MOST_VALUES = 10  # of a column whose values are the groups
-BINS = 4  # of a column of numbers
+MOST_VALUES = 10  # a column with more values makes no groups, unless they are numbers
+BINS = 4  # for a column of numbers
 AGES = (0, 18, 40, 60, 80)  # first year of each group
 UNKNOWN = "unknown"
 _NO_GROUPS = re.compile(r"\b(id|uid|identifier|accession|date|time|path|file|filename)\b")
@@ -54,23 +54,23 @@ def _metadata(results: Results) -> dict[str, dict[str, str]]:
         return {}
     try:
         records = read_records(data, labelled=False)
-    except DataError:  # it has changed since; the other parts of the report do not need it
+    except DataError:  # the data set has changed; the other parts of the report do not need it
         return {}
     findings = {*results.predictions.classes, NO_FINDING} if results.multilabel else set()
-    if results.multilabel and not any(record.label for record in records):  # a column for each, also for those left out
+    if results.multilabel and not any(record.label for record in records):  # also findings left out
         findings |= {*finding_columns(records)}
     rows = {record.name: {"view": record.view, **record.metadata} for record in records}
-    if outcome := results.run.get("outcome"):  # what comes after the films makes no groups
+    if outcome := results.run.get("outcome"):  # what happens after the radiographs makes no groups
         findings |= {outcome["column"], *(key for row in rows.values() for key in row if key.endswith("_day"))}
     return {name: {key: row[key] for key in row if key not in findings} for name, row in rows.items()}
 
 
 def group_columns(metadata: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
-    """Each column that makes groups: column -> image -> group.
+    """Return the groups of each column that makes groups: column -> image -> group.
 
-    The values are the groups if there are 2 to `MOST_VALUES`. A column of more numbers is cut at its quartiles or, if
-    it is called age, at `AGES`. Other columns make no groups: free text, file names, and by their names identifiers and
-    dates.
+    The values are the groups if there are 2 to `MOST_VALUES`. A column with more values, all of them numbers, is cut at
+    its quartiles or, if its name contains the word age, at `AGES`. Free text makes no groups. Columns named like
+    identifiers, dates or files make none either.
 
     >>> group_columns({"a.png": {"sex": "F", "note": "x"}, "b.png": {"sex": "M", "note": "x"}})
     {'sex': {'a.png': 'F', 'b.png': 'M'}}
@@ -91,7 +91,7 @@ def _groups(column: str, values: Mapping[str, str]) -> dict[str, str]:
         return {image: value or UNKNOWN for image, value in values.items()} if known else {}
     numbers = {image: _number(value) for image, value in values.items()}
     given = np.array([number for number in numbers.values() if number is not None])
-    if len(given) < sum(map(bool, values.values())):  # some are no numbers
+    if len(given) < sum(map(bool, values.values())):  # some values are not numbers
         return {}
     is_age = re.search(r"\bage\b", _words(column))
     edges = np.array(AGES) if is_age else np.unique(np.quantile(given, np.arange(BINS) / BINS))
@@ -101,7 +101,7 @@ def _groups(column: str, values: Mapping[str, str]) -> dict[str, str]:
 
 
 def _words(column: str) -> str:
-    """A column's name in lower case, with its words apart.
+    """A column's name in lower case, with a space between its words.
 
     >>> _words("PatientAge"), _words("study_id")
     ('patient age', 'study id')
@@ -110,7 +110,7 @@ def _words(column: str) -> str:
 
 
 def _number(text: str) -> float | None:
-    """A number, or an age of DICOM such as 045Y; None for any other text."""
+    """A number, or the years of a DICOM age such as 045Y; None for any other text."""
     text = re.sub(r"^(\d{3})Y$", r"\1", text)
     try:
         value = float(text)
@@ -120,20 +120,20 @@ def _number(text: str) -> float | None:
 
 
 def _bin_names(edges: np.ndarray, given: np.ndarray) -> list[str]:
-    """``0 to 18`` includes 0 and not 18; the last bin includes its end."""
+    """Names of bins: ``0 to 18`` includes 0 and not 18; the last bin includes its end."""
     ends = [*edges[1:], max(given.max(), edges[-1])]
     return [f"{low:g} to {high:g}" for low, high in zip(edges, ends, strict=True)]
 
 
 def _members(table: Any, groups: Mapping[str, str]) -> dict[str, Any]:
-    """The part of a table that is in each group; empty if its images are all in one group."""
+    """Group -> the rows of the table in it; empty if all images are in one group."""
     of_image = np.array([groups.get(name, UNKNOWN) for name in table.names])
     present = sorted({*of_image.tolist()}, key=_order)
     return {g: table.rows(np.flatnonzero(of_image == g).tolist()) for g in present} if len(present) > 1 else {}
 
 
 def _order(group: str) -> tuple[bool, float, str]:
-    """Bins by their numbers, other groups by their names, unknown last."""
+    """A sorting key: bins by their numbers, other groups by their names, unknown last."""
     return group == UNKNOWN, _number(group.partition(" to ")[0]) or 0.0, group
 
 

@@ -1,4 +1,4 @@
-"""The report's section on images that are unlike the training images: how many of each set and source are marked."""
+"""The report's section on images unlike the training images: the share of each set and source that is marked."""
 
 from __future__ import annotations
 

@@ -25,7 +25,10 @@ def write_report(folder: str | Path, further: Sequence[Section] = ()) -> Path:
     """Write `report.html`, `checklist.md` and `tables/*.csv` from the files in the folder of a run or an evaluation.
 
     This can be repeated at any time, for instance after an audit.json was added to the run. The sections in ``further``
-    come before the learning curves. Returns the page's path.
+    come before the learning curves.
+
+    Returns:
+        The path of report.html.
 
     Raises:
         UserError: The folder holds no finished run, or a damaged one.
@@ -68,9 +71,9 @@ def _page(results: Results, tables: Mapping[str, ReportTable], further: Sequence
 def _mistake_thumbnails(
     run: Mapping[str, Any], rows: Sequence[Row], pictures: Mapping[str, str]
 ) -> list[tuple[Picture | str, str, list[str]]]:
-    """For each row of `mistake_rows`: the image, or why it cannot be shown; its path; and lines of text.
+    """For each row of `mistake_rows`: the image (or why it cannot be shown), its path, and lines of text.
 
-    ``pictures`` names the image that stands for each bag.
+    ``pictures`` maps each bag to the path of the picture that is shown for it.
     """
     shown = []
     for row in rows:

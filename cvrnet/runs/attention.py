@@ -1,4 +1,4 @@
-"""attention.csv: how much each picture of a bag counts in the bag's answer."""
+"""attention.csv: how much each picture of a bag counts in the bag's prediction."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class StudyAttention:
     split: str  #: the set that the bag is in
     paths: list[str]  #: as in the data set
     days: list[float]  #: from each picture to the last one
-    shares: NDArray[np.float64]  #: of each picture, the mean over the heads, (pictures,)
+    shares: NDArray[np.float64]  #: each picture's share of the attention, the mean over the heads, (pictures,)
     lesions: NDArray[np.bool_]  #: whether the data set marks a lesion in each picture, (pictures,)
 
     @property
@@ -37,7 +37,7 @@ class StudyAttention:
 
 
 def attention_of(studies: Sequence[Study], shares: Shares, split: str) -> list[StudyAttention]:
-    """The attention of some bags; ``shares`` has each picture's share by head, (heads, pictures), for each bag."""
+    """Return the attention of some bags, from each bag's ``shares``: (heads, pictures)."""
     return [
         StudyAttention(
             study.name,
@@ -52,9 +52,9 @@ def attention_of(studies: Sequence[Study], shares: Shares, split: str) -> list[S
 
 
 def write_attention(folder: Path, found: Sequence[StudyAttention]) -> dict[str, Any]:
-    """Write attention.csv, a row for each picture of each bag; returns a further score for metrics.json.
+    """Write attention.csv, with a row for each picture of each bag, and return its scores for metrics.json.
 
-    Without any bag, it does nothing.
+    Without bags, write nothing and return an empty dictionary.
     """
     if not found:
         return {}
@@ -70,7 +70,7 @@ def write_attention(folder: Path, found: Sequence[StudyAttention]) -> dict[str, 
 
 
 def read_attention(folders: Sequence[Path], split: str) -> list[StudyAttention]:
-    """The attention of the bags of one set, from one or more folders."""
+    """Read the attention of the bags of one set, from one or more folders."""
     found = []
     for folder in folders:
         rows = [r for r in read_rows(folder / ATTENTION, ("study", "path", "split")) if r["split"] == split]
@@ -87,10 +87,10 @@ def read_attention(folders: Sequence[Path], split: str) -> list[StudyAttention]:
 
 
 def score_attention(found: Sequence[StudyAttention]) -> dict[str, float | int]:
-    """See `cvrnet.metrics.attention.attention_scores`."""
+    """Return the scores of `cvrnet.metrics.attention.attention_scores` for these bags."""
     return attention_scores([bag.shares for bag in found], [bag.lesions for bag in found])
 
 
 def top_pictures(folders: Sequence[Path], split: str) -> dict[str, str]:
-    """Return, for each bag, the path of the picture with the largest share in its answer."""
+    """Return, for each bag, the path of the picture with the largest share."""
     return {bag.study: bag.paths[bag.order[0]] for bag in read_attention(folders, split)}

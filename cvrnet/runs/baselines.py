@@ -1,4 +1,4 @@
-"""baselines.csv: what foretells an event without the network, or from one film alone, for each image or bag."""
+"""baselines.csv: scores that predict an event without the network, or from one radiograph alone, per image or bag."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from cvrnet.runs.layout import BASELINES
 from cvrnet.runs.read import read_rows
 
 FIRST, LAST, COUNT, VIEW = "first_film", "last_film", "films", "view_ap"
-"""Columns of baselines.csv: the model's probability for the first and for the last film alone, the number of films, and
-whether the last one is AP (1), PA (0), or something else (0.5). Higher means that the event is more probable."""
+"""Columns of baselines.csv: the model's probability for the first and for the last radiograph (film) alone, the number
+of radiographs, and the last one's view: AP (1), PA (0), other (0.5). Higher means that the event is more probable."""
 SCORES = (FIRST, LAST, COUNT, VIEW)
 Answer = Callable[[Sequence[Study]], Sequence[float]]
 
 
 @dataclass(frozen=True)
 class Baselines:
-    """The scores of N images or bags; ``None`` in place of scores that cannot be known."""
+    """The baseline scores of N images or bags; None for a score that cannot be calculated."""
 
     names: list[str]
-    scores: Mapping[str, list[float] | None]  #: for each of `SCORES`
+    scores: Mapping[str, list[float] | None]  #: each of `SCORES` -> its N values
 
     @classmethod
     def of_bags(cls, bags: Sequence[Study], answer: Answer) -> Baselines:
-        """The scores of bags of films; ``answer`` gives the model's probability of the event for bags of one film.
+        """Calculate the scores of bags; ``answer`` returns the model's probability of the event for bags of one film.
 
-        Without days, the first and the last film are not known, and one AP film makes ``view_ap`` 1.
+        Without days, the first and the last film are not known; ``view_ap`` is then 1 if any film is AP.
         """
         scores: dict[str, list[float] | None] = dict.fromkeys(SCORES)
         scores[COUNT] = [float(len(bag.pictures)) for bag in bags]
@@ -47,9 +47,9 @@ class Baselines:
 
     @classmethod
     def of_films(cls, films: Sequence[Record], probabilities: Mapping[str, float]) -> Baselines:
-        """The scores of single films, by the model's probability of the event for each that it could read.
+        """Calculate the scores of single films, from the model's probability of the event for each readable film.
 
-        A film is the last of those that its patient has until its day, so that ``last_film`` would be the model itself.
+        ``last_film`` is None: each film is the last one until its day, so this score would be the model's own.
         """
         films = [film for film in films if film.name in probabilities]
         scores: dict[str, list[float] | None] = dict.fromkeys(SCORES)
@@ -69,7 +69,7 @@ def _patient(film: Record) -> str:
 
 
 def _order(film: Record) -> tuple[float, str]:
-    """By day; of films of one day, the name decides."""
+    """A sorting key: by day, then by name."""
     return day_of(film) or 0.0, film.name
 
 
@@ -78,7 +78,7 @@ def _dated(films: Sequence[Record]) -> bool:
 
 
 def _alone(bag: Study, which: Callable[..., Record]) -> Study:
-    """The bag with its first (``min``) or last (``max``) film alone."""
+    """The bag with only its first (``min``) or last (``max``) film."""
     chosen = which(bag.pictures, key=_order)
     return bag.keep([film is chosen for film in bag.pictures])
 
@@ -90,7 +90,7 @@ def _views(films: Sequence[Sequence[Record]]) -> list[float] | None:
 
 
 def write_baselines(folder: Path, sets: Mapping[str, Baselines]) -> None:
-    """Write baselines.csv: a row for each image or bag, with its set; a score that is not known is empty."""
+    """Write baselines.csv: a row for each image or bag, with its set; an unknown score is an empty cell."""
 
     def rows() -> Iterator[dict[str, Any]]:
         for split, table in sets.items():
@@ -105,7 +105,7 @@ def write_baselines(folder: Path, sets: Mapping[str, Baselines]) -> None:
 
 
 def read_baselines(folders: Sequence[Path], split: str, names: Sequence[str]) -> dict[str, list[float]]:
-    """The scores that are known of all these images or bags, from one or more folders."""
+    """Read the scores that are known for all of these images or bags, from one or more folders."""
     found: dict[str, dict[str, float]] = {}
     for folder in folders:
         rows = read_rows(folder / BASELINES, ("path", "split", *SCORES))

@@ -29,25 +29,26 @@ from cvrnet.runs.read import read_json
 
 FUSED = "batch_norm_is_folded"
 """Attribute of a model that `cvrnet.inference.fuse_batch_norm` changed: its config no longer describes it."""
-MULTILABEL = "multi_label_classification"  #: what config.json tells transformers, whose pipeline then takes sigmoids
+MULTILABEL = "multi_label_classification"  #: problem type in config.json: the pipeline of transformers uses sigmoids
 _ERRORS = (OSError, RuntimeError, ValueError, ArithmeticError, TypeError, LookupError, AttributeError, AssertionError)
 
 
 def save_checkpoint(model: nn.Module, folder: str | Path, classes: Sequence[str] | Mapping[int, str]) -> None:
     """Save a timm model so that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` restores it bit for bit.
 
-    Weights, architecture, arguments, class names (in the order of the logits, or by their number) and preprocessing are
-    all in the folder, which is made if missing; each file is written atomically.
+    The folder is made if missing. It then has the weights, the architecture and its arguments, the class names and the
+    preprocessing. Each file is written atomically. ``classes`` are names in the order of the logits, or a dictionary
+    from a class's number to its name.
 
     Raises:
         ValueError: The number of names is not the number of classes.
-        UserError: The model is one that `Predictor.from_pretrained` changed, or weights, mean or std are not finite.
+        UserError: `Predictor.from_pretrained` has changed the model, or weights, mean or std are not finite.
     """
     if len(classes) != model.num_classes:
         raise ValueError(f"{len(classes)} class names for a model of {model.num_classes} classes")
     if getattr(model, FUSED, False):
         raise UserError(
-            "the model cannot be saved: its batch norm is folded into its convolutions, for prediction alone; "
+            "the model cannot be saved: its batch norm is folded into its convolutions, which is only for prediction; "
             "expected the model as `load_checkpoint` returns it"
         )
     if name := find_not_finite(model):
@@ -80,7 +81,7 @@ def save_checkpoint(model: nn.Module, folder: str | Path, classes: Sequence[str]
 
 
 def _remove_num_classes(path: Path) -> None:
-    """Remove ``num_classes`` from the arguments in config.json: transformers also passes the one beside them."""
+    """Remove ``num_classes`` from the arguments in config.json, because transformers passes the top-level value too."""
     config = json.loads(path.read_text(encoding="utf-8"))
     if config.get("model_args", {}).pop("num_classes", None) is not None:
         path.write_text(json.dumps(config, indent=2), encoding="utf-8")
@@ -89,15 +90,16 @@ def _remove_num_classes(path: Path) -> None:
 def load_checkpoint(folder: str | Path, **kwargs: Any) -> nn.Module:
     """Load a model that :func:`save_checkpoint` saved, in evaluation mode; nothing else is read or downloaded.
 
-    The folder may come from anywhere. config.json is validated first. Then the network is created without memory (on
-    PyTorch's meta device) and filled from the file, so no random weights are made, and no weights are twice in memory.
-    It may have two billion parameters; the environment variable CVRNET_MAX_PARAMETERS sets another limit.
-    The file's tensors must be exactly the network's, and finite. If there are arguments (those of
-    ``timm.create_model``, such as another ``num_classes``), or if the network cannot be created without memory, timm
-    creates the model, adapts the weights and loads them.
+    The folder may be from an untrusted source. config.json is validated first. Then the network is created without
+    memory (on PyTorch's meta device) and filled from the file: no random weights are made, and the weights are never
+    twice in memory. The network may have at most two billion parameters; the environment variable CVRNET_MAX_PARAMETERS
+    sets another limit. The file must have exactly the tensors of the network, and only finite values.
+
+    ``kwargs`` are arguments of ``timm.create_model``, such as another ``num_classes``. With these, or if the network
+    cannot be created without memory, timm creates the model, adapts the weights and loads them.
 
     Raises:
-        UserError: The folder holds no such checkpoint.
+        UserError: The folder has no such checkpoint, or one that is damaged or refused.
     """
     folder = Path(folder)
     for name in (CONFIG, WEIGHTS):
@@ -126,10 +128,10 @@ def load_checkpoint(folder: str | Path, **kwargs: Any) -> nn.Module:
 
 
 def checkpoint_classes(model: nn.Module) -> list[str]:
-    """The class names in a model's ``pretrained_cfg``, in the order of its logits.
+    """Return the class names in a model's ``pretrained_cfg``, in the order of its logits.
 
-    If the number of names is not the number of classes (the names may be those of an earlier task), the classes are
-    called ``class_0`` and so on.
+    If the number of names is not the number of classes (the names may be from an earlier task), the classes are named
+    ``class_0`` and so on.
 
     Raises:
         UserError: The model has no classifier of two or more classes.
@@ -144,17 +146,17 @@ def checkpoint_classes(model: nn.Module) -> list[str]:
 
 
 def checkpoint_task(model: nn.Module) -> str:
-    """``multilabel`` for a model of findings (see `CVRNet`), ``multiclass`` for every other one."""
+    """Return ``multilabel`` for a model of findings (see `CVRNet`), and ``multiclass`` for every other model."""
     return str(getattr(model, "task", "multiclass"))
 
 
 def checkpoint_unit(model: nn.Module) -> str:
-    """What a model's answer is about: ``image``, or the bag of images of a ``study`` or ``patient`` (see `CVRNet`)."""
+    """Return what one prediction is about: an ``image``, or all images of a ``study`` or ``patient`` (see `CVRNet`)."""
     return str(getattr(model, "unit", "image"))
 
 
 def stored_unit(folder: Path) -> str:
-    """The same for the model in a checkpoint folder, which is not loaded."""
+    """Return the `checkpoint_unit` of the model in a checkpoint folder, without loading the model."""
     if not (folder / CONFIG).is_file():
         return "image"
     arguments = read_json(folder / CONFIG).get("model_args")
@@ -162,13 +164,13 @@ def stored_unit(folder: Path) -> str:
 
 
 def refuse_bags(unit: str, what: str) -> None:
-    """UserError for a model that answers for bags of images; ``what`` is the command that takes single images."""
+    """Raise UserError for a model that predicts bags of images; ``what`` is the command that takes single images."""
     if unit != "image":
-        raise UserError(f"the model answers for all images of a {unit} together; {what} takes models of single images")
+        raise UserError(f"the model predicts all images of a {unit} together; {what} takes models of single images")
 
 
 def refuse_lungs(folder: Path, why: str) -> None:
-    """UserError for the model in a checkpoint folder if it sees only the lungs; ``why`` is the reason."""
+    """Raise UserError if the model in a checkpoint folder sees only the lungs; ``why`` is the end of the message."""
     if (folder / CONFIG).is_file() and (lungs := Preprocessing.from_cfg(_stored_cfg(folder)).lungs):
         raise UserError(f"{folder} sees only the lungs (--lungs {lungs.mode}); {why}")
 
@@ -180,7 +182,11 @@ def _stored_cfg(folder: Path) -> Mapping[str, Any]:
 
 
 def shared_settings(models: Sequence[nn.Module]) -> tuple[list[str], Preprocessing]:
-    """The class names and the preprocessing of the models of an ensemble; refuses models that differ in them."""
+    """Return the class names and the preprocessing of an ensemble's models.
+
+    Raises:
+        UserError: The models differ in these.
+    """
     classes, preprocessing = checkpoint_classes(models[0]), Preprocessing.from_model(models[0])
     for model in models[1:]:
         same = checkpoint_classes(model) == classes and checkpoint_task(model) == checkpoint_task(models[0])
@@ -190,9 +196,10 @@ def shared_settings(models: Sequence[nn.Module]) -> tuple[list[str], Preprocessi
 
 
 def find_checkpoints(model: str | Path, folds: Sequence[int] = ()) -> list[Path]:
-    """The checkpoint folders that a MODEL argument means: a fold folder itself, or all or some folds of a run.
+    """Return the checkpoint folders that a MODEL argument means: one fold's folder, or all or some folds of a run.
 
-    MODEL is a folder, optionally written as timm does (``local-dir:FOLDER``), or ``hf-hub:user/repo[@revision]``.
+    MODEL is a folder, timm's ``local-dir:FOLDER``, or ``hf-hub:user/repo[@revision]``. ``folds`` are the numbers of the
+    folds (none: all).
 
     Raises:
         UserError: There is no such checkpoint.
@@ -208,6 +215,7 @@ def find_checkpoints(model: str | Path, folds: Sequence[int] = ()) -> list[Path]
     if not found:
         raise UserError(f"{folder} is not a trained model: it has neither {CONFIG} nor {fold_name('*')}/{CONFIG}")
     if missing := [str(fold) for fold in folds if fold not in found]:
-        there = ", ".join(str(number) for number in found if number) or "none: it is one model"
-        raise UserError(f"{folder} has no fold {', '.join(missing)}; expected some of {there}")
+        there = ", ".join(str(number) for number in found if number)
+        expected = f"some of {there}" if there else "no fold: it is a single model"
+        raise UserError(f"{folder} has no fold {', '.join(missing)}; expected {expected}")
     return [found[fold] for fold in dict.fromkeys(folds or found)]

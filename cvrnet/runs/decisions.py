@@ -1,4 +1,4 @@
-"""The decisions (thresholds, sets, abstention) in a model's config.json, where they travel with the weights."""
+"""Save and load a model's decisions (thresholds, prediction sets, abstention), which are in its config.json."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ KEY = "decisions"  #: in config.json, in run.json of an evaluation, and in the m
 
 
 def save_decisions(folder: Path, decisions: Decisions) -> None:
-    """Add a model's decisions to its config.json, in place of earlier ones."""
+    """Write a model's decisions into its config.json; they replace earlier ones."""
     config = read_config(folder / CONFIG)
     write_json(folder / CONFIG, {**config, KEY: decisions.to_dict()})
 
 
 def load_decisions(folders: Sequence[Path]) -> Decisions:
-    """The decisions of a model, or of the ensemble of several; empty ones if a model has none.
+    """Load the decisions of a model, or average those of an ensemble; empty decisions if a model has none.
 
     Raises:
-        UserError: A config.json holds impossible ones.
+        UserError: The decisions in a config.json are not valid.
     """
     members = []
     for folder in folders:

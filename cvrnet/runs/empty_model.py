@@ -1,4 +1,4 @@
-"""A network without memory, on PyTorch's meta device: made within limits, compared with a file, and filled from it."""
+"""Create a network without memory (on PyTorch's meta device), compare it with a file of weights, and fill it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _REGISTERED = ("_parameters", "_buffers", "_modules")
 
 
 def create_empty(folder: Path) -> nn.Module | None:
-    """The network that a folder's config.json describes, on the meta device; None if it cannot be made there."""
+    """Create the network that a folder's config.json describes, on the meta device; None if that is not possible."""
     tries: list[dict[str, Any]] = [{"device": "meta"}, {}]
     for options in tries:
         try:
@@ -34,7 +34,7 @@ def create_empty(folder: Path) -> nn.Module | None:
 
 
 def can_be_filled(model: nn.Module) -> bool:
-    """Whether an empty network needs only a file's tensors: it shares no weights and computes no tensors."""
+    """Return whether a file has all that an empty network needs: no weights are shared, and no tensor is computed."""
     tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     if len({id(tensor) for _, tensor in tensors}) < len(tensors):
         return False  # shared weights, which loading would turn into separate ones
@@ -88,9 +88,9 @@ def fill(model: nn.Module, path: Path) -> nn.Module:
 
 
 def find_not_finite(model: nn.Module) -> str:
-    """The name of the first tensor with NaN or infinity, which spoils every prediction; "" if there is none.
+    """Return the name of the first tensor with NaN or infinity, which would spoil every prediction; "" if all are fine.
 
-    A tensor with one element may be infinite, because it can be the limit of a range; NaN is still reported.
+    In a tensor with one element, infinity is allowed, because it can be the limit of a range; NaN is not.
     """
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not tensor.is_meta:

@@ -1,4 +1,4 @@
-"""Predictions of findings."""
+"""Predictions of findings: an image may have several."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from cvrnet.data.findings import Truth, known_findings
 from cvrnet.data.record import Record
 from cvrnet.runs.predictions import AnyTable, PredictionTable
 
-_TEXTS = {1.0: "1", 0.0: "0"}  # of what is known
+_TEXTS = {1.0: "1", 0.0: "0"}  # cells of known labels; an unknown label is an empty cell
 
 
 @dataclass(frozen=True)
 class FindingTable(AnyTable):
-    """The predictions of findings, of which an image may have several.
+    """Predictions of findings, for N images and C findings; an image may have several findings.
 
-    ``labels`` are 1, 0, or NaN where it is not known, (N, C), and ``heads`` each head's own probabilities,
-    (heads, N, C), which predictions.csv does not have.
+    ``labels`` (N, C) are 1, 0, or NaN if not known. ``heads`` (heads, N, C) are each head's own probabilities; they are
+    not in predictions.csv.
     """
 
     task = "multilabel"
@@ -41,7 +41,7 @@ class FindingTable(AnyTable):
         return (np.array([[float(row[f"true_{name}"] or "nan") for name in classes] for row in rows]),)
 
     def with_classes(self, classes: Sequence[str]) -> FindingTable:
-        """The same with these findings only, in this order."""
+        """Return the table with only these findings, in this order."""
         order = [self.classes.index(name) for name in classes]
         return replace(
             self,
@@ -56,16 +56,16 @@ class FindingTable(AnyTable):
         return self.labels[:, k]
 
     def cells(self, i: int) -> dict[str, Any]:
-        """``label``, the findings that the image has, and ``true_FINDING``: 1, 0, or empty where it is not known."""
+        """Return the cells ``label`` (the findings of image ``i``) and ``true_FINDING`` (1, 0, or empty: not known)."""
         truth = dict(zip(self.classes, self.labels[i].tolist(), strict=True))
         known = {f"true_{name}": _TEXTS.get(value, "") for name, value in truth.items()}
         return {"label": self.label(i), **known}
 
     def label(self, i: int) -> str:
-        """The findings that an image has, as in the column ``label``."""
+        """Return the findings that image ``i`` has, as in the column ``label``."""
         return join_findings([name for name, value in zip(self.classes, self.labels[i], strict=True) if value == 1])
 
 
 def table_kind(run: Mapping[str, Any]) -> type[AnyTable]:
-    """The kind of table that a run's predictions make, from its run.json."""
+    """Return the class of a run's prediction table, from the content of its run.json."""
     return FindingTable if run.get("task") == FindingTable.task else PredictionTable

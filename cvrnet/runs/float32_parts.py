@@ -1,4 +1,4 @@
-"""Which parts of a network compute in float32 when the rest computes in bfloat16: found for each trained network."""
+"""The parts of a network that compute in float32 while the rest computes in bfloat16; each network has its own list."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from cvrnet.runs.model_config import read_config
 
 KEY = "float32_parts"  #: in config.json, and an attribute of the model
 WHOLE = ""  #: the name that stands for a whole encoder
-MOST = 1000  # parts in a config.json, which may come from anywhere
+MOST = 1000  # most parts in a config.json, which may be untrusted
 
 
 def float32_parts(model: nn.Module) -> list[list[str]]:
-    """For each encoder of a CVR-Net, the names of the submodules that stay in float32.
+    """Return, for each encoder of a CVR-Net, the names of the submodules that stay in float32.
 
-    They are those that `cvrnet.inference.tune_float32` found for this network, otherwise the encoder's own list. The
-    empty name stands for the whole encoder, which is also the answer for an encoder without a list: bfloat16 changed
-    probabilities of a ``cvrnet_lite`` by up to 0.18 (docs/performance.md).
+    If `cvrnet.inference.tune_float32` found names for this network, these are returned, otherwise each encoder's own
+    list. The empty name stands for the whole encoder. It is also returned for an encoder without a list, because
+    bfloat16 changed probabilities of a ``cvrnet_lite`` by up to 0.18 (docs/performance.md). For a network of another
+    kind, the result is empty.
     """
     if not isinstance(model, CVRNet):
         return []
@@ -36,19 +37,19 @@ def float32_parts(model: nn.Module) -> list[list[str]]:
 
 
 def joined_names(parts: Sequence[Sequence[str]]) -> list[str]:
-    """The names in one list, as config.json has them: ``0.stem``, or ``0`` for the whole first encoder."""
+    """Return the names in one list, as in config.json: ``0.stem``, or ``0`` for the whole first encoder."""
     return [f"{i}.{name}" if name else f"{i}" for i, names in enumerate(parts) for name in names]
 
 
 def save_float32_parts(model: nn.Module, folder: Path, parts: Sequence[Sequence[str]]) -> None:
-    """Give a model the names for each encoder, and store them in its config.json, in place of earlier ones."""
+    """Set a model's float32 parts (names for each encoder), and write them to its config.json, over earlier ones."""
     names = joined_names(parts)
     write_json(folder / CONFIG, {**read_config(folder / CONFIG), KEY: names})
     setattr(model, KEY, names)
 
 
 def restore_float32_parts(model: nn.Module, config: Mapping[str, Any]) -> None:
-    """Give a model the names that its config.json states, if it states any.
+    """Set a model's float32 parts from the content of its config.json, if it states them.
 
     Raises:
         ValueError: They are not names of submodules of the encoders.

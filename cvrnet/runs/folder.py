@@ -34,10 +34,10 @@ from cvrnet.runs.read import read_json
 IDENTITY = ("data_sha256", IMAGES_ROOT, COLUMN_NAMES, "classes", "test_source", "folds")
 """Keys of run.json that, together with the settings in ``config``, distinguish jobs of the same kind."""
 MAY_CHANGE = {"device", "num_workers", "compile"}
-"""Settings that a resumed run may change: they change the speed and not the result."""
+"""Settings that may differ when a run is resumed: they change its speed, not its result."""
 SWEEPS = (BENCHMARK, "leave-one-source-out", COMPARE)
 """Kinds of jobs whose folder holds other runs."""
-# These take minutes, so they are not resumed.
+# These jobs take minutes, so they are not resumed.
 _IN_ONE_GO = ("evaluate", COMPARE, "soup", "calibrate", "convert-keras", "")
 
 
@@ -48,7 +48,7 @@ class RunFolder:
     Attributes:
         path: The folder that the user named, without symbolic links.
         folder: Where the job writes: ``path``, or a folder beside it that replaces ``path`` when the job has finished.
-        continues: Whether the job continues the run that is in ``folder``.
+        continues: Whether the job continues the run in ``folder``.
     """
 
     path: Path
@@ -57,22 +57,22 @@ class RunFolder:
 
     @property
     def aside(self) -> bool:
-        """Whether the new run is made beside an old one, which it replaces at the end."""
+        """Whether the new run is made in a hidden folder, which replaces ``path`` at the end."""
         return self.folder != self.path
 
     def start(self) -> None:
-        """Remove the unfinished run that an earlier job left beside the folder. Call this after all checks."""
+        """Remove an unfinished run that an earlier job left in the hidden folder. Call this after all checks."""
         if not self.continues and (new := new_folder(self.path)).exists():
             check_replaceable(new, _is_of_a_run)
             shutil.rmtree(new)
 
 
 def find_run_folder(output: str | Path, kind: str, *, resume: bool = False, overwrite: bool = False) -> RunFolder:
-    """Find the folder that a job of this kind writes to; change nothing.
+    """Return the folder that a job of this kind writes to; change nothing.
 
-    A run is made in the folder itself if that is empty, otherwise in a hidden folder beside it. Jobs that take minutes
-    use the hidden folder even if the folder is empty, unless the folder cannot be renamed. With ``resume``, the run in
-    the hidden folder, if there is one, is continued.
+    A run is made in ``output`` itself if that is empty, otherwise in a hidden folder beside it. Jobs that take minutes
+    use the hidden folder even if ``output`` is empty, unless ``output`` cannot be renamed. With ``resume``, the job
+    continues the run in the hidden folder, if there is one.
     """
     path = real_folder(output)
     new = new_folder(path)
@@ -88,22 +88,22 @@ def find_run_folder(output: str | Path, kind: str, *, resume: bool = False, over
 def open_run_folder(
     output: str | Path, kind: str = "", *, part: str = "", resume: bool = False, overwrite: bool = False
 ) -> Iterator[RunFolder]:
-    """Lock the folder of a run for a job, and replace an earlier run in it when the job has finished.
+    """Lock the folder of a run for a job; if the job succeeds, its run replaces an earlier run in the folder.
 
-    The folder may be empty. With ``resume`` or ``overwrite`` it may hold a run of this kind (``train``, ``crossval``
-    and so on; "" for a run or model of any kind). An earlier run that the job does not continue stays as it is until
-    the block has succeeded.
+    The folder may be empty. With ``resume`` or ``overwrite``, it may have a run of the same kind. An earlier run that
+    the job does not continue stays unchanged until the ``with`` block has succeeded.
 
     Args:
         output: The folder, or a symbolic link to it.
-        kind: The kind of the job, as in run.json.
-        part: The part of the run that the job writes, if it writes only one: other processes may then write other parts
+        kind: The kind of the job, as in run.json (``train``, ``crossval`` and so on); "" for a run or model of any
+            kind.
+        part: The part of the run that the job writes, if it writes only one. Other processes may then write other parts
             at the same time.
         resume: Continue the run in the folder.
         overwrite: Replace the run in the folder.
 
     Raises:
-        UserError: The folder holds something that the job may not touch, or another process writes to it.
+        UserError: The job may not change what is in the folder, or another process is writing to it.
     """
     path = real_folder(output)
     resumed = resume and kind not in _IN_ONE_GO
@@ -137,7 +137,11 @@ def _check_start(path: Path, kind: str, resume: bool, overwrite: bool) -> None:
 
 
 def check_folder(folder: Path, kind: str = "", *, resume: bool = False, overwrite: bool = False) -> bool:
-    """Whether a folder already holds a run; refuses a folder that the job may not write to, and changes no file."""
+    """Return whether a folder already has a run; change no file.
+
+    Raises:
+        UserError: The job may not write to the folder.
+    """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; expected a folder for the run")
     if not entries(folder):
@@ -157,14 +161,14 @@ def check_folder(folder: Path, kind: str = "", *, resume: bool = False, overwrit
 
 
 def is_ours(folder: Path) -> bool:
-    """Whether this library made a folder: its run.json names the library's version, or its hub.json a download."""
+    """Return whether this library made a folder: run.json names the library's version, or hub.json a download."""
     run, origin = (read_json(path) if (path := folder / name).is_file() else {} for name in (RUN, ORIGIN))
     versions = run.get("versions")
     return (isinstance(versions, Mapping) and "cvrnet" in versions) or {"repo", "commit"} <= origin.keys()
 
 
 def _is_of_a_run(path: Path) -> bool:
-    """Whether an entry of a run's folder is a part of the run, by its name or as one of the runs of a sweep."""
+    """Whether an entry of a run's folder is a part of the run: by its name, or because it is a run of a sweep."""
     if path.is_dir() and fold_number(path.name):
         return True
     if (path / RUN).is_file() and (path.parent / RUN).is_file():
@@ -175,10 +179,13 @@ def _is_of_a_run(path: Path) -> bool:
 def claim_folder(
     folder: Path, description: Mapping[str, Any], *, resume: bool = False, defaults: Mapping[str, Any] | None = None
 ) -> None:
-    """Write run.json; refuse the folder of another job, and whatever `check_folder` refuses.
+    """Write ``description`` to run.json, unless the folder belongs to another job.
 
-    The description is the content of run.json. With `resume` the folder may already hold this job, with the same or a
-    smaller number of epochs. `defaults` are values of settings that are missing in the run.json of an older version.
+    With ``resume``, the folder may already have this job, with the same or a smaller number of epochs. ``defaults`` are
+    values for settings that the run.json of an older version lacks.
+
+    Raises:
+        UserError: The folder belongs to another job, or `check_folder` refuses it.
     """
     if check_folder(folder, description["kind"], resume=resume) and (
         changed := _changes(folder, description, defaults or {})
@@ -205,9 +212,9 @@ def _changes(folder: Path, now: Mapping[str, Any], defaults: Mapping[str, Any]) 
 
 
 def hash_records(records: Sequence[Record]) -> str:
-    """SHA-256 of the inputs of a run: each image's name, label or findings, source, patient and split, in order.
+    """Return the SHA-256 of a run's inputs: each image's name, label or findings, source, patient and split, in order.
 
-    Those of a bag's images follow those of the bag.
+    For bags, the values of the bag come first, then the values of its images.
     """
     digest = hashlib.sha256()
     bags = [each for record in records if isinstance(record, Study) for each in (record, *record.pictures)]
@@ -218,5 +225,5 @@ def hash_records(records: Sequence[Record]) -> str:
 
 
 def versions(*names: str) -> dict[str, str]:
-    """The versions of these packages and of Python."""
+    """Return the versions of these packages and of Python."""
     return {**{name: version(name) for name in names}, "python": platform.python_version()}

@@ -23,12 +23,12 @@ class HeldOut:
 
 
 def held_out(model: str | Path, records: Sequence[Record]) -> HeldOut:
-    """Find for each image the models that may predict it, from the split.csv of a MODEL that is a run or a fold of one.
+    """Find the models that may predict each image, from the split.csv of MODEL, a run or a fold of a run.
 
-    - In a cross-validation, an image may be predicted by the model of the fold that tests it, and an image outside the
-      folds by all models; folds that are not trained to the end are left out.
+    - In a cross-validation, the model of the fold that tests an image may predict it. All models may predict an image
+      outside the folds. Folds whose training is not finished are left out.
     - In a run with one model, the model may predict only images outside its training set.
-    - An image that is not in split.csv is treated as in its patient's fold. If the patient is not there either, all
+    - An image that is not in split.csv counts as part of its patient's fold. If the patient is not there either, all
       models may predict the image.
     - A model without a split.csv may predict all images, because its training images are not known.
     """
@@ -49,7 +49,7 @@ def held_out(model: str | Path, records: Sequence[Record]) -> HeldOut:
 
 
 def trained_on(model: str | Path) -> SplitTable | None:
-    """The images that MODEL was trained or validated on; None if there is no split.csv to read them from."""
+    """Return the images that MODEL was trained or validated on; None if it has no split.csv."""
     run, fold = _run_of(model)
     if not (run / SPLIT).is_file():
         return None

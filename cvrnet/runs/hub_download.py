@@ -50,7 +50,7 @@ _log = logging.getLogger("cvrnet.hub")
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Files of one commit in the client's cache; the commit's folder there may hold other files, too."""
+    """Files of one commit in the client's cache; the commit's folder may contain other files, too."""
 
     repo: str
     commit: str
@@ -59,12 +59,12 @@ class Snapshot:
 
 
 def is_reference(model: str | Path) -> bool:
-    """Whether a MODEL argument means a repository on the Hub."""
+    """Return whether a MODEL argument means a repository on the Hub."""
     return str(model).startswith(_SCHEMES)
 
 
 def hint(text: str | Path) -> str:
-    """The end of an error message: if a text looks like a repository or its address, how to write it; otherwise "".
+    """Return the end of an error message: how to write a text that looks like a repository or its address, else "".
 
     >>> hint("https://huggingface.co/me/chest/tree/fold-2"), hint("runs/2024/folds")
     ('; for a repository on the Hugging Face Hub: hf-hub:me/chest@fold-2', '')
@@ -94,13 +94,13 @@ def parse_reference(reference: str) -> tuple[str, str | None]:
 
 
 def hub_checkpoints(reference: str, folds: Sequence[int] = ()) -> list[Path]:
-    """The checkpoint folders that a reference means: all folds of a pushed run, or the model of a revision.
+    """Download and return the checkpoint folders of a reference: all folds of a pushed run, or a revision's model.
 
-    The reference is ``user/repo[@revision]``, with or without ``hf-hub:``; ``folds`` chooses folds by number
+    The reference is ``user/repo[@revision]``, with or without ``hf-hub:``; ``folds`` selects folds by number
     (none: all). The folders are in the client's cache, each at one commit; each file is checked against its hash.
 
     Raises:
-        UserError: The repository cannot be downloaded, or holds no model that is safe to read.
+        UserError: The repository cannot be downloaded, or has no model that is safe to read.
     """
     run = open_revision(reference)
     commits = fold_commits(run, folds).values() or [run.commit]
@@ -108,13 +108,16 @@ def hub_checkpoints(reference: str, folds: Sequence[int] = ()) -> list[Path]:
 
 
 def hub_checkpoint(reference: str) -> Path:
-    """The checkpoint folder of a revision itself (``main`` of a pushed run: the best fold); see `hub_checkpoints`."""
+    """Download and return one revision's checkpoint folder; ``main`` of a pushed run is its best fold.
+
+    Raises the same errors as `hub_checkpoints`.
+    """
     run = open_revision(reference)
     return fetch(run.repo, run.commit, MODEL_FILES, required=CHECKPOINT).folder
 
 
 def open_revision(reference: str) -> Snapshot:
-    """Resolve a reference to a commit, and fetch its run.json and config.json where it has them.
+    """Resolve a reference to a commit, and fetch its run.json and config.json if it has them.
 
     If the Hub does not answer, the newest commit in the cache is used, and a warning names the commit and the reason.
     Raises the same errors as `fetch`.
@@ -129,23 +132,25 @@ def open_revision(reference: str) -> Snapshot:
 
 
 def fold_commits(run: Snapshot, folds: Sequence[int] = ()) -> dict[str, str]:
-    """Each fold's commit (``{"fold-1": "…"}``), as run.json records it; empty if the revision is a single model.
+    """Return each fold's commit (``{"fold-1": "…"}``) from run.json; empty if the revision is a single model.
 
-    With `folds`, only the commits of these folds, in this order. Refuses a damaged run.json, and folds that it does not
-    record.
+    With ``folds``, return only the commits of these folds, in this order.
+
+    Raises:
+        UserError: run.json is damaged, or does not record one of ``folds``.
     """
     path = run.folder / RUN
     found = read_json(path).get(COMMITS, {}) if path.is_file() else {}
     commits = check_commits(found, f"{run.repo}: {RUN} of commit {run.commit}")
     names = [fold_name(fold) for fold in folds] or sorted(commits, key=lambda name: fold_number(name) or 0)
     if missing := [name for name in names if name not in commits]:
-        there = ", ".join(commits) or "none: it is one model"
-        raise UserError(f"{run.repo} has no {missing[0]}; expected some of {there}")
+        expected = f"some of {', '.join(commits)}" if commits else "no fold: it is a single model"
+        raise UserError(f"{run.repo} has no {missing[0]}; expected {expected}")
     return {name: commits[name] for name in names}
 
 
 def check_commits(commits: Any, where: str) -> dict[str, str]:
-    """Check the folds' commits in an untrusted run.json: names are used for folders, and commits in addresses."""
+    """Check and return the folds' commits in an untrusted run.json: names become folders, commits go into addresses."""
     if not isinstance(commits, dict) or not all(
         fold_number(name) and isinstance(commit, str) and _COMMIT.fullmatch(commit) for name, commit in commits.items()
     ):
@@ -154,10 +159,18 @@ def check_commits(commits: Any, where: str) -> dict[str, str]:
 
 
 def fetch(repo: str, revision: str | None, patterns: Sequence[str], required: Sequence[str] = ()) -> Snapshot:
-    """Download files of one commit, or take them from the cache, and check each against its hash.
+    """Download files of one commit, or find them in the cache, and check each against its hash.
 
-    The default revision is ``main``. The patterns are names, in which ``*`` stands for any text. A commit that lacks a
-    `required` file is refused. A call after a failure continues, because the cache keeps complete files.
+    If a download failed, the next call continues it, because the cache keeps complete files.
+
+    Args:
+        repo: ``user/repo``.
+        revision: A branch or a commit; None means ``main``.
+        patterns: File names, in which ``*`` stands for any text.
+        required: File names without which a commit is refused.
+
+    Raises:
+        UserError: The Hub does not answer, a file is damaged, or a required file is missing.
     """
     shown = f"{repo}@{revision}" if revision else repo
     with hub_errors(f"cannot load {shown}", lambda: "nothing was changed"):
@@ -165,7 +178,7 @@ def fetch(repo: str, revision: str | None, patterns: Sequence[str], required: Se
         if missing := [name for name in required if not (snapshot.folder / name).is_file()]:
             raise UserError(
                 f"{repo} holds no model at commit {snapshot.commit}: it has no {missing[0]} "
-                "(only JSON and safetensors are read; reading a pickle can run any code)"
+                "(only JSON and safetensors files are read, because reading a pickle file can run any code)"
             )
         _verify(snapshot, patterns)
     return snapshot
@@ -192,8 +205,8 @@ def _download(repo: str, revision: str, patterns: list[str]) -> Snapshot:
         except LocalEntryNotFoundError:
             raise _not_in_cache(repo, revision, error) from error
         return Snapshot(repo, cached.name, cached, stale=explain(error)[0])
-    folder = with_retries(download, revision)  # by its name, which the cache can then resolve without a network
-    if folder.name != commit:  # somebody pushed in between
+    folder = with_retries(download, revision)  # by branch name: later, the cache can resolve it without a network
+    if folder.name != commit:  # a push came in between
         folder = with_retries(download, commit)
     return Snapshot(repo, commit, folder)
 
@@ -209,7 +222,7 @@ def _not_in_cache(repo: str, revision: str, error: Exception) -> UserError:
 def _verify(snapshot: Snapshot, patterns: Sequence[str]) -> None:
     """Compare each file's hash with the Hub's, and download a damaged file again.
 
-    The client compares sizes only, and keeps a damaged file in its cache for good.
+    This is needed because the client compares only sizes, and never replaces a damaged file in its cache.
     """
     files = {path for pattern in patterns for path in snapshot.folder.glob(pattern) if path.is_file()}
     names = sorted(path.relative_to(snapshot.folder).as_posix() for path in files)
@@ -224,8 +237,8 @@ def _verify(snapshot: Snapshot, patterns: Sequence[str]) -> None:
             with_retries(hf_hub_download, snapshot.repo, name, revision=snapshot.commit, force_download=True)
         except CLIENT_ERRORS as error:
             raise UserError(
-                f"{path} is damaged (its hash is not the Hub's {expected}) and the Hub cannot be asked for it "
-                f"({explain(error)[0]}); it is not used; repeat the command when it can"
+                f"{path} is damaged (its hash is not the Hub's {expected}) and cannot be downloaded again "
+                f"({explain(error)[0]}); the file is not used; repeat the command when the Hub can be reached"
             ) from error
         if not matches(path, expected):
             raise UserError(f"{snapshot.repo}: {name} arrived damaged (its hash is not {expected}); repeat the command")
@@ -234,7 +247,7 @@ def _verify(snapshot: Snapshot, patterns: Sequence[str]) -> None:
 def _expected_hashes(snapshot: Snapshot, names: Sequence[str]) -> dict[str, str]:
     """The hash of each file: the name of the blob that it links to or, without a link, the hash that the Hub lists.
 
-    The hash is "", which no file has, for a file that the Hub does not list.
+    For a file that the Hub does not list, it is "", which matches no file.
     """
     links = {name: snapshot.folder / name for name in names if (snapshot.folder / name).is_symlink()}
     hashes = {name: Path(os.readlink(path)).name for name, path in links.items()}
@@ -246,17 +259,17 @@ def _expected_hashes(snapshot: Snapshot, names: Sequence[str]) -> dict[str, str]
 
 
 def hub_hash(entry: RepoFile) -> str:
-    """The hash that the Hub lists for a file: SHA-256 of large files, git's hash of small ones."""
+    """Return the hash that the Hub lists for a file: SHA-256 of large files, git's hash of small files."""
     return str(entry.lfs.sha256) if entry.lfs else entry.blob_id
 
 
 def matches(content: Path | bytes, expected: str) -> bool:
-    """Whether a file has the hash that the Hub lists."""
+    """Return whether a file has the hash that the Hub lists."""
     return file_hash(content, git=len(expected) == 40) == expected
 
 
 def file_hash(content: Path | bytes, *, git: bool = False) -> str:
-    """SHA-256 of a file, or with ``git`` the hash by which git names its content.
+    """Return the SHA-256 of a file or, with ``git``, the hash by which git identifies its content.
 
     >>> file_hash(b"hello", git=True)
     'b6fc4c620b67d95f953a5c1c1230aaab5db5a1b0'

@@ -8,7 +8,7 @@ from cvrnet.text import printable
 
 
 def check_names(names: Any, count: int | None) -> None:
-    """Raise ValueError if class names are not texts, occur twice, or are more or fewer than the model's classes.
+    """Raise ValueError if class names are not texts, occur twice, or do not fit the model's number of classes.
 
     Names are a list, or timm's dictionary from a class's number to its name, which may have gaps.
     """
@@ -25,7 +25,9 @@ def check_names(names: Any, count: int | None) -> None:
 
 
 def label_names(names: Any, count: int) -> list[str]:
-    """The names of `count` classes; class N without a name is ``class_N``; if `names` do not fit, all are.
+    """Return the names of ``count`` classes.
+
+    Class N without a name is called ``class_N``. If ``names`` do not fit, all classes are called so.
 
     >>> label_names({"0": "CVP", "2": "NOR"}, 3)
     ['CVP', 'class_1', 'NOR']
@@ -41,10 +43,10 @@ def label_names(names: Any, count: int) -> list[str]:
 
 
 def _by_number(names: Any) -> dict[int, str]:
-    """The name of each class that has one; ValueError for anything but texts, or numbers with texts."""
+    """The number of each class that has a name -> its name; ValueError if ``names`` has another form."""
     if isinstance(names, list) and all(isinstance(name, str) for name in names):
         return dict(enumerate(names))
-    from timm.data import CustomDatasetInfo  # here, because an ONNX file, which has a list, is predicted without timm
+    from timm.data import CustomDatasetInfo  # imported here: ONNX files have a list, and need no timm
 
     try:
         labels = CustomDatasetInfo(names)

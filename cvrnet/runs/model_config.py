@@ -1,4 +1,4 @@
-"""The config.json of a model, which may come from anywhere: it is validated before anything is made from it."""
+"""Read and validate the config.json of a model, which may be untrusted, before anything is created from it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ _MOST_ENCODERS = 8
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The content of a config.json; raises ValueError if it is too large, not strict JSON, or impossible."""
+    """Return the content of a config.json.
+
+    Raises:
+        ValueError: The file is too large, is not strict JSON, or describes no possible model.
+    """
     config = read_config_file(path)
     try:
         _check(config)
@@ -39,5 +43,5 @@ def _check(config: Any) -> None:
     try:
         Preprocessing.from_cfg(cfg)
     except UserError as error:
-        raise ValueError(f"asks for images that are not possible: {error}") from error
+        raise ValueError(f"describes images that are not possible: {error}") from error
     check_names(config.get("label_names", cfg.get("label_names", cfg.get("labels"))), config.get("num_classes"))

@@ -1,4 +1,4 @@
-"""The file with which a model knows how unusual an image is (`cvrnet.heads.novelty`), beside its weights."""
+"""Save and load a model's novelty head (`cvrnet.heads.novelty`), which measures how unusual an image is."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from cvrnet.files import atomic_write
 from cvrnet.heads.novelty import NoveltyHead
 from cvrnet.runs.layout import NOVELTY
 
-HALF = ("mean", "directions", "side_weights")  # kept in 16 bits
-MOST_NUMBERS = 100_000_000  # of a file from anywhere
+HALF = ("mean", "directions", "side_weights")  # stored in 16 bits
+MOST_NUMBERS = 100_000_000  # limit for an untrusted file
 
 
 def save_novelty(folder: Path, head: NoveltyHead) -> None:
-    """Write the file into a model's folder, atomically."""
+    """Write novelty.safetensors into a model's folder, atomically."""
     tensors = {
         name: (value.half() if name in HALF else value).contiguous() for name, value in head.state_dict().items()
     }
@@ -28,10 +28,10 @@ def save_novelty(folder: Path, head: NoveltyHead) -> None:
 
 
 def load_novelty(folders: Sequence[Path], models: Sequence[nn.Module]) -> list[NoveltyHead]:
-    """The heads of a model, or of the models of an ensemble; none if one of them has no file (older runs).
+    """Load the novelty head of each model; an empty list if one model has no file, as in older runs.
 
     Raises:
-        UserError: A file is damaged, or belongs to another network.
+        UserError: A file is damaged, or is from another network.
     """
     paths = [folder / NOVELTY for folder in folders]
     if not all(path.is_file() for path in paths):
@@ -52,7 +52,7 @@ def _load(path: Path, width: int) -> NoveltyHead:
 
 
 def _problem(tensors: dict[str, Tensor], width: int) -> str:
-    """Why tensors are not those of a `NoveltyHead` for vectors of this width; "" if they are."""
+    """Say why tensors are not those of a `NoveltyHead` for vectors of this width; "" if they are."""
     count = tensors["variances"].numel() if "variances" in tensors else 0
     shapes = {"mean": (width,), "directions": (count, width), "variances": (count,), "noise": (), "quantiles": None}
     of_sides = {"side_weights": (2 * width,), "side_bias": ()}  # earlier versions did not look for mirrored images

@@ -19,29 +19,30 @@ from cvrnet.runs.layout import PREDICTIONS
 from cvrnet.runs.read import read_rows
 
 UNLIKE = "unlike_training"  #: column of predictions.csv
-HEAD = "prediction_P"  #: start of the columns of predictions.csv with the heads' own predictions
+HEAD = "prediction_P"  #: start of the names of the columns with the heads' own predictions
 
 Table = TypeVar("Table", bound="AnyTable")
 
 
 @dataclass(frozen=True)
 class AnyTable(ABC):
-    """The predictions of one or more models for N labelled images; ``""`` means not known.
+    """The predictions of one or more models for N labelled images.
 
-    What `PredictionTable` (one class an image) and `FindingTable` (several findings) share.
+    This is the base class of `PredictionTable` (each image has one class) and `FindingTable` (an image may have several
+    findings). A text "" means that the value is not known.
     """
 
     task: ClassVar[str]  #: as in run.json
 
     classes: list[str]  #: names of the C classes or findings, in the order of the probabilities
     names: list[str]  #: each image's path, as in the data set
-    labels: NDArray[Any]  #: what is true of each image, (N, ...)
+    labels: NDArray[Any]  #: the true labels, (N, ...)
     probabilities: NDArray[np.float64]  #: (N, C)
     sources: list[str]  #: each image's source
     patients: list[str]  #: each image's patient
-    folds: list[str]  #: the fold of the model that predicted, "" if there is only one model
-    heads: NDArray[Any] | None = None  #: each head's own answers, (heads, N, ...); None if not known, or without heads
-    problems: Sequence[str] = ()  #: a line for each image that could not be read, and that has no row here
+    folds: list[str]  #: the fold of the model that predicted each image, "" if there is only one model
+    heads: NDArray[Any] | None = None  #: each head's own predictions, (heads, N, ...); None if there are none
+    problems: Sequence[str] = ()  #: a line for each image that could not be read, and so is not in this table
     #: how unlike the training images each image is (`Prediction.unlike_training`), (N,), NaN if not known; or None
     unlike: NDArray[np.float64] | None = None
 
@@ -55,9 +56,9 @@ class AnyTable(ABC):
         problems: Sequence[str] = (),
         unlike: NDArray[np.float64] | None = None,
     ) -> Table:
-        """The predictions of one model for these images, in their order.
+        """Make the table of one model's predictions for these images, in their order.
 
-        ``heads`` are each head's own probabilities, (heads, N, C).
+        ``probabilities`` are (N, C); ``heads`` are each head's own probabilities, (heads, N, C).
         """
         return cls(
             classes=list(classes),
@@ -74,9 +75,10 @@ class AnyTable(ABC):
 
     @classmethod
     def read(cls: type[Table], folders: Sequence[Path], classes: Sequence[str], split: str) -> Table:
-        """The predictions for one set (``val``, ``test``, ``independent``), joined from one or more folders.
+        """Read the predictions for one set (``val``, ``test``, ``independent``) from one or more folders.
 
-        Refuses a file that is missing, damaged, of other classes, or without an image of the set.
+        Raises:
+            UserError: A file is missing, damaged or has other classes, or no image is in the set.
         """
         rows: list[dict[str, str]] = []
         parsed, probabilities, folds, unlike = [], [], [], []
@@ -107,39 +109,42 @@ class AnyTable(ABC):
     @classmethod
     @abstractmethod
     def parse(cls, rows: Sequence[Mapping[str, str]], classes: Sequence[str]) -> tuple[NDArray[Any], ...]:
-        """The labels, and the heads' answers if the file has them, from rows of predictions.csv.
+        """Read the labels and, if the file has them, the heads' predictions from rows of predictions.csv.
 
         Raises:
-            KeyError, ValueError: The file is of other classes.
+            KeyError, ValueError: The file has other classes.
         """
 
     @abstractmethod
     def truth(self, k: int) -> NDArray[np.float64]:
-        """Whether each image has a class or finding: 1, 0, or NaN where it is not known, (N,)."""
+        """Return whether each image has class or finding ``k``: 1, 0, or NaN if not known; (N,)."""
 
     def sides(self, k: int) -> tuple[int, int]:
-        """How many patients have a class or finding, and how many lack it; some do both, in different images."""
+        """Return how many patients have class or finding ``k`` in an image, and how many lack it in an image.
+
+        A patient with several images may count in both numbers.
+        """
         truth, patients = self.truth(k), np.array(self.groups)
         return len({*patients[truth == 1].tolist()}), len({*patients[truth == 0].tolist()})
 
     @abstractmethod
     def cells(self, i: int) -> dict[str, Any]:
-        """An image's label and answer, for predictions.csv, without its probabilities."""
+        """Return an image's label and prediction, for predictions.csv, without its probabilities."""
 
     def head_cells(self, i: int) -> dict[str, Any]:
-        """The heads' own answers for an image, for predictions.csv."""
+        """Return the heads' own predictions for an image, for predictions.csv."""
         return {}
 
     @abstractmethod
     def with_classes(self: Table, classes: Sequence[str]) -> Table:
-        """The same with the same classes in another order."""
+        """Return the table with its classes in another order."""
 
     def of_source(self: Table, source: str) -> Table:
-        """The images of one source."""
+        """Return the rows of the images of one source."""
         return self.rows([row for row, name in enumerate(self.sources) if name == source])
 
     def rows(self: Table, rows: Sequence[int]) -> Table:
-        """Some of the images, by their numbers."""
+        """Return a table of some of the images, by their indices."""
         rows = list(rows)
         texts: dict[str, Any] = {
             key: [getattr(self, key)[row] for row in rows] for key in ("names", "sources", "patients", "folds")
@@ -155,15 +160,15 @@ class AnyTable(ABC):
 
     @property
     def groups(self) -> list[str]:
-        """Each image's patient (see `cvrnet.data.splits`)."""
+        """Each image's patient key; an image without a patient id has a key of its own (see `cvrnet.data.splits`)."""
         return [patient_key(patient, name) for patient, name in zip(self.patients, self.names, strict=True)]
 
 
 @dataclass(frozen=True)
 class PredictionTable(AnyTable):
-    """The predictions of one class an image.
+    """The predictions for N images that each have one class.
 
-    ``labels`` are class indices, (N,), and ``heads`` each head's own guess, (heads, N).
+    ``labels`` (N,) are class indices; ``heads`` (heads, N) are the indices of each head's predicted class.
     """
 
     task = "multiclass"
@@ -206,7 +211,7 @@ class PredictionTable(AnyTable):
         return self.probabilities.argmax(1)
 
     def row(self, i: int) -> dict[str, Any]:
-        """One image's prediction as a row of a table."""
+        """Return one image's prediction as a row of a table."""
         label, guess = self.labels[i], self.probabilities[i].argmax()
         return {
             "path": self.names[i],
@@ -223,7 +228,7 @@ class PredictionTable(AnyTable):
         return {"label": self.classes[self.labels[i]], "prediction": self.classes[int(self.probabilities[i].argmax())]}
 
     def head_cells(self, i: int) -> dict[str, Any]:
-        """The columns ``prediction_P1`` and so on."""
+        """Return the cells of the columns ``prediction_P1`` and so on."""
         guesses = () if self.heads is None else self.heads[:, i]
         return {f"{HEAD}{k}": self.classes[guess] for k, guess in enumerate(guesses, start=1)}
 
@@ -232,7 +237,7 @@ def write_predictions(folder: Path, sets: Mapping[str, AnyTable]) -> None:
     """Write predictions.csv: a row for each image, with the name of its set (``val``, ``test``, ``independent``).
 
     The columns are ``path``, `AnyTable.cells`, ``prob_NAME`` for each class or finding, ``source``, ``patient_id``,
-    ``split``, ``unlike_training`` if the model can tell, and `AnyTable.head_cells`.
+    ``split``, ``unlike_training`` if the model has a novelty head, and `AnyTable.head_cells`.
     """
 
     def rows() -> Iterator[dict[str, Any]]:

@@ -16,7 +16,11 @@ from cvrnet.strict_json import parse_json
 
 
 def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
-    """The rows of a CSV file; refuses a file that is missing, damaged or without one of the columns."""
+    """Return the rows of a CSV file.
+
+    Raises:
+        UserError: The file is missing, is damaged, or lacks one of ``columns``.
+    """
     try:
         with damaged_files(path), io.TextIOWrapper(open_regular(path), "utf-8", newline="") as file:
             reader = csv.DictReader(file, restval="")
@@ -28,7 +32,11 @@ def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; refuses a file that is missing, is damaged, or holds another kind of value."""
+    """Return the JSON object in a file.
+
+    Raises:
+        UserError: The file is missing, is damaged, or has another kind of value.
+    """
     try:
         with open_regular(path) as file:
             value = parse_json(file.read().decode())
@@ -44,7 +52,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """The run.json of a run; without its data set if the run was pulled, because a stranger chose these paths."""
+    """Return the run.json of a run; for a pulled run without the data set's paths, because others wrote these."""
     run = read_json(folder / RUN)
     if (folder / ORIGIN).exists():
         for key in ("data", IMAGES_ROOT, COLUMN_NAMES):
@@ -53,7 +61,11 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def read_folds(folder: Path, run: Mapping[str, Any]) -> list[Path]:
-    """The folders of all folds of a cross-validation, by its run.json; refuses an impossible number of folds."""
+    """Return the folders of all folds of a cross-validation, from its run.json.
+
+    Raises:
+        UserError: The number of folds is not possible.
+    """
     folds = run.get("folds")
     if type(folds) is not int or not 1 <= folds <= MAX_FOLDS:
         raise UserError(f"{folder / RUN} has {str(folds)[:40]!r} folds; expected a number up to {MAX_FOLDS:,}")

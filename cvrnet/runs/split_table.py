@@ -1,4 +1,4 @@
-"""A run's split.csv: the set or fold of each image, and so of each patient."""
+"""A run's split.csv: the set or fold of each image and of its patient."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _COLUMNS = ("path", "label", "source", "patient_id")
 
 
 def split_row(record: Record, fold: str | int) -> dict[str, Any]:
-    """A row of split.csv; `fold` is ``train``, ``val``, ``independent``, or the fold that tests the image."""
+    """Return a row of split.csv; ``fold`` is ``train``, ``val``, ``independent``, or the fold that tests the image."""
     values = (record.name, record.label, record.source, record.patient_id)
     return {**dict(zip(_COLUMNS, values, strict=True)), "fold": fold}
 
@@ -27,9 +27,8 @@ def split_row(record: Record, fold: str | int) -> dict[str, Any]:
 class SplitTable:
     """The rows of split.csv (see `split_row`): finds the fold of an image or of its patient.
 
-    An image is known by its path, label, source and patient together, since folders of different data sets share file
-    names. An image that is not in the table belongs to the fold of its patient (`cvrnet.data.splits` says which images
-    are of one patient).
+    An image is identified by its path, label, source and patient together, because different data sets share file
+    names. An image that is not in the table belongs to the fold of its patient (see `cvrnet.data.splits`).
     """
 
     def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -53,11 +52,11 @@ class SplitTable:
         return {row["source"] for row in self.rows}
 
     def without(self, folds: Collection[str]) -> SplitTable:
-        """The rows of the other folds."""
+        """Return a table without the rows of these folds."""
         return SplitTable([row for row in self.rows if row["fold"] not in folds])
 
     def fold_of(self, record: Record) -> str | None:
-        """The image's fold or, if the image is not in the table, its patient's fold; None if neither is there."""
+        """Return the image's fold, or its patient's fold if the image is not in the table; None without either."""
         image = self._images.get((_composed(record.name), record.label, record.source, record.patient_id))
         return image or self._patients.get(record.patient_id)
 
@@ -70,19 +69,20 @@ class SplitTable:
         return [r for r in records if _composed(r.name) in paths or self.fold_of(r) is not None]
 
     def count(self, records: Sequence[Record]) -> int:
-        """The number of images that `found` returns."""
+        """Return the number of images that `found` returns."""
         return len(self.found(records))
 
 
 def _composed(name: str) -> str:
-    """A file's name in the Unicode form NFC: disks spell the same name in other forms."""
+    """A file's name in the Unicode form NFC, because file systems store the same name in different forms."""
     return unicodedata.normalize("NFC", name)
 
 
 def read_folds(path: Path, records: Sequence[Record]) -> list[int]:
-    """Each record's fold, from the split.csv of another cross-validation of the same images.
+    """Return each record's fold, from the split.csv of another cross-validation of the same images.
 
-    Refuses the split.csv of another data set or another kind of job, and folds that share a patient.
+    Raises:
+        UserError: The split.csv is from another data set or another kind of job, or folds share a patient.
     """
     folds = {_composed(row["path"]): row["fold"] for row in read_rows(path, ("path", "fold"))}
     missing = [r.name for r in records if not folds.get(_composed(r.name), "").isdigit()]

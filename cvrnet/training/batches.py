@@ -1,4 +1,7 @@
-"""Choose the images that each process gets in each step. The images of a step do not depend on the processes."""
+"""Choose the images of each training step, and divide them among the processes.
+
+The images of a step do not depend on the number of processes.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,10 @@ from cvrnet.training.config import TrainConfig
 def epoch_batches(n: int, batch_size: int, parts: int, seed: int, epoch: int, least: int = 1) -> list[list[list[int]]]:
     """Cut a shuffled epoch into batches of nearly equal size, and each batch into parts of nearly equal size.
 
-    Every index from 0 to n - 1 comes exactly once. A part has at least `least` images: every process must take every
-    step. A batch has at most `batch_size` images, or more where a smaller one would have too few for its parts. `parts`
-    is the number of processes times that of accumulation steps. The order depends on the run's seed and the epoch
-    (from 1).
+    Every index from 0 to n - 1 occurs exactly once. Each part has at least ``least`` images, because every process must
+    take part in every step. A batch has at most ``batch_size`` images; it has more only if its parts would otherwise be
+    too small. ``parts`` is the number of processes times the number of accumulation steps. The order depends only on
+    the run's seed and the epoch (from 1).
 
     >>> [[len(part) for part in batch] for batch in epoch_batches(9, 4, 2, seed=0, epoch=1)]
     [[2, 1], [2, 1], [2, 1]]
@@ -41,27 +44,27 @@ def epoch_batches(n: int, batch_size: int, parts: int, seed: int, epoch: int, le
 
 
 def check_parts(name: str, images: int, parts: int, least: int) -> None:
-    """Raise UserError if `images` are too few for parts of at least `least` images; `name` is for the message."""
+    """Raise UserError if there are fewer than ``parts * least`` images; the message calls them ``name``."""
     if images < parts * least:
-        needs = " of at least 2 images, which the network's batch norm needs" if least > 1 else ""
+        needs = " of at least 2 images, as the network's batch norm needs" if least > 1 else ""
         raise UserError(
-            f"{name}={images} cannot be shared by {parts} parts (processes times grad_accum){needs}; "
+            f"{name}={images} cannot be divided into {parts} parts (processes times grad_accum){needs}; "
             f"expected at least {parts * least}"
         )
 
 
 @dataclass
 class Schedule:
-    """The batches of an epoch. Iterating yields this process's parts of them, as keys of `CachedImages`.
+    """The batches of an epoch. Iterating yields this process's parts of the batches, as keys of `CachedImages`.
 
     Raises:
         UserError: See `check_parts`.
     """
 
-    n: int  #: images
+    n: int  #: number of training images
     config: TrainConfig
-    count: int = 1  #: processes
-    index: int = 0  #: this process's number
+    count: int = 1  #: number of processes
+    index: int = 0  #: this process's number, from 0
     least: int = 1  #: the least number of images in a part
     epoch: int = 1  #: from 1
 
@@ -85,11 +88,11 @@ class Schedule:
 class CachedImages(Dataset[tuple[tuple[Tensor, Tensor], Any]]):
     """Decoded images, the random changes that augment them, and their labels.
 
-    The key of an item is (epoch, index), so the processes that load images learn of a new epoch by the key.
-    The item is ``((image, changes), label)``: uint8 (C, H, W), what `Augmentation.draw` gives, and the label as given.
-    The changes depend only on the seed and the key, so they are the same in every process and after a resume. They are
-    applied to a whole batch on the device that trains (`WholeNetwork.inputs`): a large GPU trains faster than a core
-    could augment.
+    The key of an item is (epoch, index), so that loader processes get the epoch with each key. An item is
+    ``((image, changes), label)``: the image is uint8 (C, H, W), the changes are from `Augmentation.draw`, the label is
+    unchanged. The changes depend only on the seed and the key, so they are the same in every process and after a
+    resume. `WholeNetwork.inputs` applies them to a whole batch on the training device, because a CPU core augments more
+    slowly than a large GPU trains.
     """
 
     records: Sequence[Record]
@@ -111,9 +114,9 @@ class CachedImages(Dataset[tuple[tuple[Tensor, Tensor], Any]]):
 def image_loader(
     images: Dataset[Any], schedule: Schedule, workers: int, pin_memory: bool = False
 ) -> Iterator[DataLoader[Any]]:
-    """Give a loader whose worker processes start once for all epochs, and end with the block.
+    """Return a loader whose worker processes start once for all epochs; they end with the ``with`` block.
 
-    With ``pin_memory``, a thread puts each batch where a GPU can copy it from while it computes.
+    With ``pin_memory``, a thread copies each batch into pinned memory, from which a GPU reads while it computes.
     """
     loader: DataLoader[Any] = DataLoader(
         images,
@@ -121,12 +124,12 @@ def image_loader(
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
-        collate_fn=getattr(images, "collate", None),  # that of bags, which differ in size
+        collate_fn=getattr(images, "collate", None),  # bags differ in size
     )
     try:
         yield loader
     finally:
-        # The loader ends its workers when it is freed, but a traceback (as in a notebook) can keep it for long.
+        # The loader ends its workers only when it is freed, and a traceback (as in a notebook) can keep it alive.
         iterator: Any = loader._iterator
         if iterator is not None:
             iterator._shutdown_workers()

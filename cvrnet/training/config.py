@@ -1,4 +1,4 @@
-"""The training protocol as one flat, JSON-able record."""
+"""The settings of training, as one flat record that can be written as JSON."""
 
 from __future__ import annotations
 
@@ -81,13 +81,14 @@ _RULES: list[tuple[Sequence[str], Callable[[Any], bool], str]] = [
 class TrainConfig:
     """Every setting of training; the defaults are the papers' protocol (v1 section 2.3, v2 section 5.2)."""
 
-    model: str = "cvrnet"  #: a timm classifier: ours or any other; or ``local-dir:RUN`` to start from a trained one
+    model: str = "cvrnet"  #: name of any timm classifier; or ``local-dir:RUN`` to start from a trained model
     #: Encoders of a CVR-Net: names of timm, ``hf-hub:user/repo`` or ``local-dir:FOLDER``; empty: the model's own pair.
     encoders: tuple[str, ...] = ()
     encoder_weights: tuple[str, ...] = ()  #: files of encoders' weights: ``NAME=FILE``, or ``FILE`` for one encoder
-    model_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)  #: such as ``{"scales": "deepest"}``
+    #: Further arguments of timm's create_model, such as ``{"scales": "deepest"}``.
+    model_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
     pretrained: bool = True  #: start from ImageNet weights (both papers do)
-    img_size: int = 224  #: height and width, in pixels, that images are resized to
+    img_size: int = 224  #: height and width in pixels; images are resized to it
     in_chans: int = 3  #: 3, or 1 for grey images
     #: Filter of the resizing, which does not keep the aspect ratio; ``auto``: the CVR-Net's own filter, and for other
     #: models the papers' ``nearest``.
@@ -103,48 +104,50 @@ class TrainConfig:
     optimizer: str = "adam"  #: timm's name of the optimiser
     lr: float = 1e-4  #: initial learning rate
     weight_decay: float = 0.0  #: not applied to biases and normalisation (the papers: none)
-    ema_decay: float = 0.0  #: decay, per step, of the average of the weights that is validated and saved; 0: no average
+    ema_decay: float = 0.0  #: decay per step of the average of the weights, which is validated and saved; 0: no average
     label_smoothing: float = 0.0  #: this part of a label's weight goes to all classes, in equal shares
-    #: ``"all"``: the encoders stay as they are; only the heads train, on pooled maps computed once per image (or view).
+    #: ``"all"``: the encoders are frozen; only the heads train, on pooled maps computed once per image (or view).
     #: A number: only the heads train for this many epochs, then everything. 0: everything trains from the start.
     freeze: int | str = 0
-    views: int = 1  #: views of each image (itself and augmented ones) that train; needs ``freeze="all"``
-    #: Weigh the loss of class j by N_max / N_j. (The papers print N_j / N, which would favour the majority, against
-    #: their own sentence: an erratum.)
+    views: int = 1  #: views of each image (the image itself and augmented ones) for training; needs ``freeze="all"``
+    #: Weight the loss of class j by N_max / N_j. (The papers print N_j / N. That is an erratum: it would favour the
+    #: majority class, which contradicts their text.)
     class_weights: bool = True
-    #: Names of findings, of which an image may have several, or ``auto`` for those of the data set; empty: an image
+    #: Names of findings (an image may have several), or ``auto`` for all findings of the data set; empty: each image
     #: belongs to one class.
     findings: tuple[str, ...] = ()
-    uncertain: str = "ignore"  #: what the cell -1 of a finding counts as: ``ignore``, ``positive`` or ``negative``
-    #: With ``class_weights``, an image with a finding counts as often as there are images without it, at most so often.
+    uncertain: str = "ignore"  #: meaning of the cell -1 of a finding: ``ignore``, ``positive`` or ``negative``
+    #: With ``class_weights``, the loss of images with a finding is multiplied by (images without it) / (images with
+    #: it), at most by this number.
     max_pos_weight: float = 10.0
     unit: str = "image"  #: what has a label: an ``image``, or the bag of images of a ``study`` or ``patient``
-    pooling: str = "attention"  #: how the images of a bag are joined: ``attention``, ``mean`` or ``max``
-    time: bool = True  #: whether the column ``day`` counts, for bags of a data set that has it
-    slices: int = 64  #: most slices of a volume (DICOM, NIfTI), evenly spaced
+    pooling: str = "attention"  #: how the images of a bag are combined: ``attention``, ``mean`` or ``max``
+    time: bool = True  #: for bags: whether the model uses the column ``day``, if the data set has it
+    slices: int = 64  #: largest number of slices of a volume (DICOM, NIfTI), evenly spaced
     window: str = "lung"  #: grey levels of the slices of CTs in bags: ``lung`` or ``soft-tissue``
-    outcome: str = ""  #: column with the day of the event that is foretold, in place of labels (`cvrnet.data.outcomes`)
-    until: str = "first"  #: films that may foretell it: of the day of ``admission``, or all before the ``first`` event
-    horizon: float = 14.0  #: days within which the event makes the label ``yes``
+    outcome: str = ""  #: column with the day of an event to predict instead of labels (see `cvrnet.data.outcomes`)
+    until: str = "first"  #: radiographs used: those until the day of ``admission``, or all before the ``first`` event
+    horizon: float = 14.0  #: the label is ``yes`` if the event comes within this many days
     lr_factor: float = 0.9  #: factor that reduces the learning rate ("Reduced by 10 %")
     lr_patience: int = 12  #: the learning rate is reduced after this many epochs without improvement
     patience: int = 25  #: training stops after this many epochs without improvement
-    monitor: str = "val_loss"  #: what improvement means, and which epoch is best: ``val_loss`` or ``val_accuracy``
-    #: What each class's threshold reaches on validation: a number for all classes, or numbers by class (others: 0.9).
+    monitor: str = "val_loss"  #: the value that defines improvement and the best epoch: ``val_loss``, ``val_accuracy``
+    #: Sensitivity that each class's threshold reaches on validation images: one number, or numbers by class (others:
+    #: 0.9).
     sensitivity: float | Mapping[str, float] = field(default=DEFAULT_SENSITIVITY, hash=False)
-    #: Likewise for a second threshold; None, or a class that is not named: no such threshold.
+    #: Specificity that a second threshold reaches, in the same forms; None, or a class without a number: no threshold.
     specificity: float | Mapping[str, float] | None = field(default=None, hash=False)
     rotation_p: float = 0.45  #: probability that an image is rotated
     shift_p: float = 0.2  #: probability of a shift, drawn separately for width and height
     hflip_p: float = 0.5  #: probability of a horizontal flip
     vflip_p: float = 0.5  #: probability of a vertical flip
     drop_rate: float = 0.0  #: dropout before the classifiers (the papers: none)
-    val_fraction: float = 0.2  #: part of the patients that validates if no image has the split ``val``
+    val_fraction: float = 0.2  #: part of the patients used for validation if no image has the split ``val``
     seed: int = 0  #: determines initial weights, order, augmentation and splits
     amp: str = "auto"  #: ``auto``, ``fp32``, ``tf32``, ``bf16`` or ``fp16``
     device: str = "auto"  #: ``auto``, ``cpu``, ``cuda`` or ``mps``
     compile: bool = False  #: train a whole network through ``torch.compile``, which takes minutes to start
-    num_workers: int = 0  #: processes that load images; the cache makes 0 fast enough on most machines
+    num_workers: int = 0  #: processes that load images; with the cache, 0 is fast enough on most machines
 
     def __post_init__(self) -> None:
         for names, allowed, expected in _RULES:
@@ -159,13 +162,13 @@ class TrainConfig:
         if self.views > 1 and self.freeze != "all":
             raise UserError(f"views={self.views} needs freeze='all', and freeze is {self.freeze!r}")
         if self.compile and (self.freeze == "all" or self.unit != "image"):
-            raise UserError("compile is for training a whole network on single images, not for frozen encoders or bags")
+            raise UserError("compile is for whole networks on single images, not for frozen encoders or bags")
         if self.findings and self.monitor != "val_loss":
-            raise UserError(f"monitor={self.monitor!r} is for classes; findings have val_loss")
+            raise UserError(f"monitor={self.monitor!r} is for classes; for findings, expected val_loss")
         if self.unit != "image" and self.findings:
-            raise UserError(f"findings are those of single images; unit={self.unit!r} expects labels")
+            raise UserError(f"findings are for single images; unit={self.unit!r} expects labels, and no findings")
         if self.outcome and self.findings:
-            raise UserError(f"outcome={self.outcome!r} gives each image one label; findings expects none")
+            raise UserError(f"outcome={self.outcome!r} gives each image one label; expected no findings")
         if self.segmenter and not self.lungs:
             raise UserError(f"segmenter={self.segmenter!r} needs lungs='mask' or lungs='crop'")
         if self.lungs and self.unit != "image":
@@ -176,7 +179,7 @@ class TrainConfig:
 
     @property
     def foretold(self) -> Outcome | None:
-        """What the model foretells, if ``outcome`` names it."""
+        """The event that the model predicts; None without ``outcome``."""
         return Outcome(self.outcome, self.until, float(self.horizon)) if self.outcome else None
 
     @property
@@ -192,7 +195,7 @@ class TrainConfig:
         return LungSettings(self.lungs, self.lungs_margin) if self.lungs else None
 
     def to_dict(self) -> dict[str, Any]:
-        """The config as a dictionary that can be written as JSON."""
+        """Return the config as a dictionary that can be written as JSON."""
         return {
             **asdict(self),
             "encoders": list(self.encoders),
@@ -215,11 +218,11 @@ RECIPES = tuple(_RECIPES)
 
 
 def recipe(name: str, **settings: Any) -> TrainConfig:
-    """A named protocol with some settings changed.
+    """Return a named protocol, with some settings changed.
 
-    ``paper`` is the protocol of v2, ``notebook`` that of the authors' public notebook, ``modern`` adds to the papers'
-    what helped when measured, ``frozen`` trains only the heads, on frozen encoders (see docs/training.md), and
-    ``studies`` does so for bags of images (docs/studies.md).
+    ``paper`` is the protocol of v2, and ``notebook`` is the protocol of the authors' public notebook. ``modern`` adds
+    to ``paper`` two settings that helped in measurements. ``frozen`` trains only the heads, on frozen encoders (see
+    docs/training.md), and ``studies`` does the same for bags of images (see docs/studies.md).
 
     >>> recipe("notebook", epochs=5).optimizer
     'adamax'

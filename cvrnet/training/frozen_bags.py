@@ -1,4 +1,4 @@
-"""Train the heads alone on bags of pictures, from the pooled feature maps of frozen encoders."""
+"""Train only the heads, on bags of pictures, from the pooled feature maps of frozen encoders."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Item = tuple[tuple[Tensor, Tensor], Any]
 
 
 def join_items(items: Sequence[Item]) -> tuple[Bags, Tensor]:
-    """A batch of bags, and their labels."""
+    """Collate bags and their labels into a batch."""
     labels: Tensor = default_collate([label for _, label in items])
     return join_bags([bag for bag, _ in items]), labels
 
@@ -34,14 +34,14 @@ def join_items(items: Sequence[Item]) -> tuple[Bags, Tensor]:
 class BagVectors(Dataset[Item]):
     """The vectors and days of the pictures of training bags, with the bags' labels.
 
-    Each epoch takes one view of each picture. The key of an item is (epoch, index); the key and the seed alone
-    determine the views. Only the bags of a batch are in memory: the vectors are those of a memory-mapped file.
+    Each epoch uses one view of each picture. The key of an item is (epoch, index); only the key and the seed determine
+    the views. Only the bags of a batch are in memory, because the vectors are in a memory-mapped file.
     """
 
     vectors: Vectors  #: (all pictures, views, width)
-    rows: Sequence[Sequence[int]]  #: of each bag, the indices of its pictures in ``vectors``
-    days: Sequence[Sequence[float]]
-    labels: Sequence[Any]
+    rows: Sequence[Sequence[int]]  #: for each bag, the indices of its pictures in ``vectors``
+    days: Sequence[Sequence[float]]  #: for each bag, the days from each picture to the last one
+    labels: Sequence[Any]  #: the label of each bag
     seed: int
 
     def __len__(self) -> int:
@@ -61,7 +61,7 @@ class StandardizedBags(StandardizedHead):
     """A head for bags that first standardises each number of its input."""
 
     def forward(self, bags: Any) -> Tensor:
-        """Logits (N, classes) of `cvrnet.heads.Bags`."""
+        """Return the logits (N, classes) of N bags (`cvrnet.heads.Bags`)."""
         head: Any = self.head
         inputs = self.split((bags.vectors - self.mean) / self.std)
         logits: Tensor = head.combine(head.bag_logits(inputs, bags.sizes, bags.days)[0])
@@ -69,14 +69,14 @@ class StandardizedBags(StandardizedHead):
 
     @torch.no_grad()
     def folded(self) -> Any:
-        """The same head without the standardisation: pooling commutes with it, so that blocks and pools are folded."""
+        """Return the head without the standardisation, which is folded into the blocks and the pools."""
         head: Any = super().folded()
         for pool, mean, std in zip(head.pools, self.split(self.mean[None]), self.split(self.std[None]), strict=True):
             pool.fold(mean[0], std[0])
         return head
 
     def input_statistics(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Mean and standard deviation of each block's input: changes have no mean to subtract."""
+        """Yield mean and standard deviation of each block's input; changes over time have mean 0."""
         head: Any = self.head
         for mean, std in super().input_statistics():
             yield (torch.cat([mean, 0 * mean]), torch.cat([std, std])) if head.time else (mean, std)
@@ -107,10 +107,10 @@ class FrozenBags(FrozenEncoders):
         self.network = processes.parallel(self.trained)
 
     def inputs(self, bags: Any) -> Any:
-        """The network's input for a batch that the loader gives."""
+        """Move a batch of the loader to the device, as the network's input."""
         return bags.to(self.processes.device)
 
     def validate(self) -> NDArray[np.float64]:
-        """Each head's probabilities for the validation bags, (heads, bags, classes)."""
+        """Return each head's probabilities for the validation bags, (heads, bags, classes)."""
         self.model.head = self.evaluated.folded()
         return answer_frozen(self.model, self.features, self.val).by_head

@@ -1,4 +1,4 @@
-"""Train the heads alone, on the pooled feature maps of frozen encoders."""
+"""Train only the heads, on the pooled feature maps of frozen encoders."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CHUNK = 4096  # images whose vectors are in memory at once
 
 @dataclass(eq=False)
 class ViewVectors(Dataset[tuple[Tensor, Any]]):
-    """The vectors of training images with their labels; each epoch takes one view of each image.
+    """The vectors of training images with their labels; each epoch uses one view of each image.
 
     The key of an item is (epoch, index). Only the key and the seed determine the view.
     """
@@ -48,12 +48,12 @@ class ViewVectors(Dataset[tuple[Tensor, Any]]):
 
 
 class StandardizedHead(nn.Module):
-    """A CVR-Net's head that first standardises each number of its input, because training is then faster.
+    """A CVR-Net's head that first standardises each feature of its input, because training is then faster.
 
     Args:
         head: The head.
         model: The CVR-Net that computed the vectors from its maps.
-        mean, std: Mean and standard deviation of each number in the vectors, (width,).
+        mean, std: Mean and standard deviation of each feature in the vectors, (width,).
     """
 
     def __init__(self, head: Any, model: CVRNet, mean: Tensor, std: Tensor) -> None:
@@ -68,13 +68,13 @@ class StandardizedHead(nn.Module):
         self.register_buffer("std", std)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, classes) of the vectors (N, width) of all maps."""
+        """Return logits (N, classes) for the concatenated vectors (N, width) of all maps."""
         logits: Tensor = self.head(self.split((x - self.mean) / self.std))
         return logits
 
     @torch.no_grad()
     def folded(self) -> MultiScaleAveragingHead:
-        """The same head without the standardisation, which is folded into its first dense layers.
+        """Return the head without the standardisation, which is folded into its first dense layers.
 
         ``W ((x - mean) / std) + b`` is ``(W / std) x + (b - (W / std) mean)``.
         """
@@ -86,15 +86,15 @@ class StandardizedHead(nn.Module):
         return head
 
     def input_statistics(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Mean and standard deviation of each number in each block's input."""
+        """Yield the mean and the standard deviation of each feature, for each block's input."""
         for mean, std in zip(self.split(self.mean[None]), self.split(self.std[None]), strict=True):
             yield mean[0], std[0]
 
 
 class FrozenEncoders:
-    """Trains, validates and saves the heads for `fit` if the encoders are frozen: the inputs are vectors.
+    """Trains, validates and saves the heads for `fit` if the encoders are frozen; the inputs are vectors.
 
-    Epochs are short, so weights are written only at the end; until then the saved state holds the best ones.
+    Epochs are short, so weights are written only at the end; until then, the best weights are in the saved state.
     """
 
     save_seconds = 5.0  #: the least time between two saved states
@@ -123,25 +123,25 @@ class FrozenEncoders:
 
     @property
     def parts(self) -> dict[str, nn.Module]:
-        """The modules that a saved state holds."""
+        """The modules whose weights are in a saved state."""
         return {"model": self.trained, "best": self.best}
 
     def begin_epoch(self, epoch: int) -> nn.Module:
-        """The network, in training mode, that the epoch's steps call."""
+        """Return the network that the epoch's steps call, in training mode."""
         self.network.train()
         return self.network
 
     def inputs(self, vectors: Tensor) -> Tensor:
-        """The network's input for a batch that the loader gives."""
+        """Move a batch of the loader to the device, as the network's input."""
         return vectors.to(self.processes.device, non_blocking=True)
 
     def validate(self) -> NDArray[np.float64]:
-        """Each head's probabilities for the validation images, (heads, images, classes)."""
+        """Return each head's probabilities for the validation images, (heads, images, classes)."""
         self.model.head = self.evaluated.folded()
         return predict_frozen(self.model, self.features, self.val)
 
     def keep_best(self, folder: Path) -> None:
-        """Remember the weights as they are now, because they are the best so far."""
+        """Copy the current weights, because they are the best so far."""
         self.best.load_state_dict(self.evaluated.state_dict())
 
     def finish(self, folder: Path) -> None:
@@ -151,9 +151,9 @@ class FrozenEncoders:
 
 
 def predict_frozen(model: CVRNet, features: FrozenFeatures, records: Sequence[Record]) -> NDArray[np.float64]:
-    """Each head's probabilities for images whose vectors are known, (heads, images, classes).
+    """Return each head's probabilities for images whose vectors are known, (heads, images, classes).
 
-    A head that averages logits counts as one, as in `cvrnet.inference.Predictor`.
+    If the heads average logits, they count as one head, as in `cvrnet.inference.Predictor`.
     """
     head = model.head.eval()
     device = next(head.parameters()).device
@@ -169,7 +169,7 @@ def predict_frozen(model: CVRNet, features: FrozenFeatures, records: Sequence[Re
 
 
 def mean_std(vectors: Vectors, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (0 becomes 1, as in scikit-learn) of each number, over images and views."""
+    """Return mean and standard deviation (0 becomes 1, as in scikit-learn) of each feature, over images and views."""
     total = squares = np.zeros(vectors.shape[-1])
     chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
     count = len(rows) * vectors.shape[1]

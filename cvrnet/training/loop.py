@@ -34,7 +34,7 @@ from cvrnet.training.whole_network import WholeNetwork
 
 @dataclass
 class Progress:
-    """Callbacks of a training, which are called only on the main process."""
+    """Callbacks of training; they are called only on the main process."""
 
     #: Called before an epoch with its number, its number of images and the history so far.
     start: Callable[[int, int, list[dict[str, Any]]], None] = lambda epoch, images, history: None
@@ -57,21 +57,29 @@ def fit(
     features: FrozenFeatures | None = None,
     progress: Progress | None = None,
 ) -> State:
-    """Train one model, and save the best epoch's weights in the folder, in timm's format.
+    """Train one model, and save the best epoch's weights in ``folder``, in timm's format.
 
-    The folder gets config.json, model.safetensors, history.csv and, until training has finished, training-state.pt. An
-    interrupted training, whose state is in the folder, continues after its last complete epoch. A training that ended
-    at its number of epochs continues if the config has more epochs. On a CPU, both end with the same weights as without
-    an interruption.
+    The folder gets config.json, model.safetensors, history.csv and, until training has finished, training-state.pt. If
+    the folder has the state of an interrupted training, this training continues after its last complete epoch. A
+    training that reached its number of epochs continues if the config has more epochs. On a CPU, both give the same
+    weights as a training without interruption.
 
-    With several processes (``accelerate launch``), each takes its part of every batch; the gradient is that of the
+    With several processes (``accelerate launch``), each takes its part of every batch, and the gradient is that of the
     whole batch. Batch norm normalises with each part's own statistics; the running statistics of process 0 are saved.
 
-    ``cache`` holds the decoded images of both sets, in the config's size; ``classes`` are in the order of the logits.
-    ``model`` is the model to train, by default a new one that the config describes. With ``features``, which hold the
-    vectors of both sets, only its heads are trained.
+    Args:
+        config: The settings.
+        train: The training images, or bags.
+        val: The validation images, or bags.
+        classes: Names of the classes or findings, in the order of the logits.
+        cache: The decoded images of both sets, in the config's size.
+        folder: The folder of the model.
+        model: The model to train; None: a new one, which the config describes.
+        features: The vectors of both sets; with these, only the model's heads are trained.
+        progress: Callbacks.
 
-    Returns the final state, with the history.
+    Returns:
+        The final state, with the history.
 
     Raises:
         UserError: The loss is not finite, or the saved state is damaged.
@@ -146,9 +154,9 @@ def _train_epoch(
     processes: Processes,
     progress: Progress,
 ) -> float:
-    """Train for one epoch; return the mean loss of its images, and refuse a loss that is not finite.
+    """Train for one epoch; return the mean loss of its images. Raise UserError if the loss is not finite.
 
-    ``batches`` are the batches of all processes, ``loader`` gives this process's parts of them.
+    ``batches`` are the batches of all processes; ``loader`` yields this process's parts of these.
     """
     device, world, loaded = processes.device, processes.count, iter(loader)
     network = task.begin_epoch(epoch)

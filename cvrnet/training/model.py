@@ -38,12 +38,12 @@ _UNREADABLE: tuple[type[Exception], ...] = (*CLIENT_ERRORS, SafetensorError)
 
 
 def is_trained(model: str) -> bool:
-    """Whether the model of a config is a trained one, in a folder or on the Hub, and not a name of timm's."""
+    """Return whether a config's model is a trained one (in a folder or on the Hub), and not a timm name."""
     return model.startswith(("local-dir:", "hf-hub:"))
 
 
 def resolve_interpolation(config: TrainConfig) -> TrainConfig:
-    """The config with the interpolation that ``auto`` means for its model.
+    """Return the config with ``interpolation="auto"`` replaced by the filter for its model.
 
     A registered CVR-Net has its own interpolation, and a trained model keeps the one that it was trained with. Other
     models get the papers' nearest neighbour, so comparisons with the papers' network are fair.
@@ -60,7 +60,7 @@ def resolve_interpolation(config: TrainConfig) -> TrainConfig:
 
 
 def _config_file(reference: str) -> dict[str, Any]:
-    """The config.json of a ``local-dir:`` or ``hf-hub:`` model; ``{}`` if there is none, as loading will report."""
+    """The config.json of a ``local-dir:`` or ``hf-hub:`` model; ``{}`` if missing, which loading will report."""
     local = Path(reference.removeprefix("local-dir:"))
     folder = hub_checkpoint(reference) if is_reference(reference) else local
     content: dict[str, Any] = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
@@ -76,11 +76,11 @@ def _is_cvrnet(model: str) -> bool:
 def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
     """Create the model of a config: a CVR-Net or any other timm classifier, with the papers' preprocessing.
 
-    Every model gets the whole image, resized by the config's interpolation; mean and standard deviation stay those of
-    the model.
+    Every model gets the whole image, resized with the config's interpolation. Mean and standard deviation stay the
+    model's own.
 
     Raises:
-        UserError: timm does not know the model, or the model does not take these arguments.
+        UserError: timm does not know the model, or the model does not accept these arguments.
     """
     trained = is_trained(config.model)
     if not trained and not timm.is_model(config.model):
@@ -105,18 +105,18 @@ def _options(config: TrainConfig, num_classes: int) -> dict[str, Any]:
     """The arguments of timm's create_model for the model of a config.
 
     Raises:
-        UserError: The config asks for what only a CVR-Net has, and its model is another.
+        UserError: The config has a setting that only a CVR-Net supports, and its model is not a CVR-Net.
     """
     if not _is_cvrnet(config.model):
         only = {
-            "findings are learnt by": config.findings,
-            f"unit={config.unit!r} is for": config.unit != "image",
-            "encoder_weights are for the encoders of": config.encoder_weights,
-            f"freeze={config.freeze!r} trains the heads of": config.freeze,
+            "findings need": config.findings,
+            f"unit={config.unit!r} needs": config.unit != "image",
+            "encoder_weights need": config.encoder_weights,
+            f"freeze={config.freeze!r} needs": config.freeze,
         }
         for what, asked in only.items():
             if asked:
-                raise UserError(f"{what} a CVR-Net, which {config.model} is not; see `cvrnet models`")
+                raise UserError(f"{what} a CVR-Net, but {config.model} is not one; expected one of `cvrnet models`")
     if config.unit != "image" and is_trained(config.model):
         raise UserError(f"unit={config.unit!r} starts from a new head; expected a model by name, not {config.model}")
     bag = {"unit": config.unit, "pooling": config.pooling, "time": config.time}
@@ -129,7 +129,7 @@ def _options(config: TrainConfig, num_classes: int) -> dict[str, Any]:
         **({"encoders": config.encoders} if config.encoders else {}),
         **({"encoder_weights": config.encoder_weights} if config.encoder_weights else {}),
         **({"drop_rate": config.drop_rate} if config.drop_rate else {}),
-        # For encoders that work at only one size.
+        # Some encoders work at only one size.
         **({"img_size": config.img_size} if _is_cvrnet(config.model) else {}),
     }
 
@@ -162,7 +162,7 @@ def _create(config: TrainConfig, origin: str, options: dict[str, Any]) -> Any:
 
 
 def _preprocessing(stored: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
-    """The preprocessing of a model that takes whole images at the config's size; mean and std stay the model's."""
+    """The preprocessing of a model that takes whole images of the config's size; mean and std stay the model's own."""
     cfg: Any = {key: value for key, value in stored.items() if key not in ("state_dict", "file")}
     cfg = with_lungs(with_grey_version(cfg, config.grey_version), config.lung_settings)
     cfg = with_outcome(cfg, config.foretold.note()) if config.foretold else cfg
@@ -178,49 +178,49 @@ def _preprocessing(stored: dict[str, Any], config: TrainConfig) -> dict[str, Any
 
 
 class InitialModel:
-    """The model that every training of a run starts from. It is made once, when it is first needed."""
+    """The model from which every training of a run starts. It is created once, when it is first needed."""
 
     def __init__(self, config: TrainConfig, num_classes: int) -> None:
         self.config, self.num_classes = config, num_classes
 
     @cached_property
     def model(self) -> nn.Module:
-        """The model, whose random weights depend only on the seed."""
+        """The model; its random weights depend only on the seed."""
         torch.manual_seed(self.config.seed)
         return create_for_training(self.config, self.num_classes)
 
     def copy(self) -> nn.Module:
-        """A model to train. Frozen encoders stay as they are, so copies share them."""
+        """Return a copy to train. All copies share frozen encoders, which do not change."""
         model: Any = self.model
         shared = [model.encoders] if self.config.freeze == "all" else []
         return copy.deepcopy(model, {id(part): part for part in shared})
 
 
 def pretrained_from(model: Any) -> list[str]:
-    """Where the pretrained weights of a model came from: a text for each encoder of a CVR-Net, or one for the model.
+    """Return where pretrained weights came from: a text for each encoder of a CVR-Net, or one text for another model.
 
-    The model is one that `create_for_training` made. Random weights have no text, and neither have the weights of a
-    trained model, which the config names.
+    ``model`` is from `create_for_training`. There is no text for random weights, nor for a trained model, whose origin
+    is in the config.
     """
     parts = model.encoders if isinstance(model, CVRNet) else [model]
     return [origin for part in parts if (origin := getattr(part, "weights_from", ""))]
 
 
 def check_trainable(model: nn.Module, config: TrainConfig) -> None:
-    """Refuse a model that cannot take images of the config's size, or cannot train on the parts of its batches.
+    """Check that a model can take images of the config's size, and can train on the parts of its batches.
 
     Raises:
-        UserError: See `smallest_part` and `cvrnet.training.batches.check_parts`; or the patches of a vision transformer
-            do not cover the image.
+        UserError: It cannot (see `smallest_part` and `cvrnet.training.batches.check_parts`), or the patches of a vision
+            transformer do not cover the image.
     """
     _check_patches(model, config.img_size)
     check_parts("batch_size", config.batch_size, config.grad_accum, smallest_part(model, config))
 
 
 def _check_patches(model: nn.Module, img_size: int) -> None:
-    """Refuse images that are not divided by the patches of a model that is built for one size: timm cuts off the rest.
+    """Refuse an image size that is not a multiple of the patch size of a vision transformer built for one size.
 
-    A radiograph would lose its right and lower edge without a message.
+    Otherwise timm would cut off the radiograph's right and lower edge without a message.
     """
     for part in model.modules():
         embedding: Any = part if isinstance(part, PatchEmbed) else None
@@ -231,17 +231,17 @@ def _check_patches(model: nn.Module, img_size: int) -> None:
             below = img_size - rest
             sizes = " or ".join(str(size) for size in (below, below + patch) if size)
             raise UserError(
-                f"images of {img_size} pixels are not divided by the patches of {patch} pixels of a vision "
-                f"transformer; expected a multiple, such as --img-size {sizes}"
+                f"images of {img_size} pixels cannot be divided into the vision transformer's patches of {patch} "
+                f"pixels; expected a multiple, such as --img-size {sizes}"
             )
 
 
 def smallest_part(model: nn.Module, config: TrainConfig) -> int:
-    """The least number of images in a training step: 2 if a batch norm gets one value per channel of an image, else 1.
+    """Return the least number of images in a training step: 2 if an image gives a batch norm one value per channel.
 
-    In training, batch norm cannot normalise a single value per channel. Whether it gets only one for an image depends
-    on the network and on the size of the images. To find out, this runs one image of zeros through the model, in
-    evaluation mode.
+    Otherwise it is 1. In training, batch norm cannot normalise a single value per channel. How many values it gets
+    depends on the network and the image size. To find out, one image of zeros is run through the model, in evaluation
+    mode.
 
     Raises:
         UserError: The model cannot take images of this size.

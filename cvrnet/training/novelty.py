@@ -1,4 +1,4 @@
-"""Fit the part of a model that knows how unusual an image is (`cvrnet.heads.novelty`)."""
+"""Fit a model's novelty head (`cvrnet.heads.novelty`), which measures how unusual an image is."""
 
 from __future__ import annotations
 
@@ -11,24 +11,27 @@ from torch import Tensor
 from cvrnet.heads.novelty import NoveltyHead, join_inputs
 from cvrnet.metrics.novelty import FALSE_ALARMS, distance_quantiles
 
-MOST_DIRECTIONS = 64  # chosen by measurement, of 8 to 128 (docs/decisions.md)
+MOST_DIRECTIONS = 64  # chosen by measurement from 8 to 128 (docs/decisions.md)
 LEAST_IMAGES = 20  # with fewer training or validation images, nothing is fitted
-LARGEST_SHARE = 0.05  # of the size of the weights
-LEAST_SPREAD = 1e-4  # of a number in the vectors; less is rounding
-SIDE_ALARMS = 0.015  # the part of the false alarms that is for mirrored images, chosen of 0.01 to 0.045 by measurement
-LEAST_TOLD = 0.9  # share of the validation images recognised as not mirrored; at or below it, sides are not used
+LARGEST_SHARE = 0.05  # size of the head, as a share of the size of the weights
+LEAST_SPREAD = 1e-4  # least range of a feature in the vectors; a smaller range is rounding
+SIDE_ALARMS = 0.015  # the part of the false alarms for mirrored images, chosen by measurement from 0.01 to 0.045
+LEAST_TOLD = 0.9  # if at most this share of the validation images is recognised as not mirrored, sides are not used
 
 
 def fit_novelty(train: list[Tensor], validation: list[Tensor], weight_bytes: int) -> NoveltyHead | None:
-    """Fit to the heads' inputs for training and validation images, one (N, C_i) for each head.
+    """Fit a novelty head to the heads' inputs for training and validation images.
 
-    Only the limit depends on the validation images. None is returned if there are too few images, or if the vectors
-    hardly vary, as those of an untrained network may.
+    Only the limit depends on the validation images.
 
     Args:
-        train: inputs of training images.
-        validation: inputs of validation images, from other patients.
-        weight_bytes: size of the model's weights, of which the result takes at most a twentieth.
+        train: inputs of the heads for N training images: a tensor (N, C_i) for each head.
+        validation: the same for validation images, from other patients.
+        weight_bytes: size of the model's weights; the novelty head takes at most a twentieth of it.
+
+    Returns:
+        The novelty head; None if there are too few images, or if the vectors hardly vary, as is possible for an
+        untrained network.
     """
     if min(len(train[0]), len(validation[0])) < LEAST_IMAGES:
         return None
@@ -41,7 +44,7 @@ def fit_novelty(train: list[Tensor], validation: list[Tensor], weight_bytes: int
         return None
     tensors = [torch.from_numpy(np.asarray(v)).float() for v in (pca.mean_, pca.components_, pca.explained_variance_)]
     mean, directions, variances = tensors
-    # The numbers are rounded as the file will have them, so the quantiles are those of the saved distances.
+    # The numbers are rounded as in the file, so that the quantiles fit the distances of the saved head.
     head = NoveltyHead(
         mean.half(), directions.half(), variances, torch.tensor(float(pca.noise_variance_)), torch.zeros(2)
     )
@@ -54,16 +57,20 @@ def fit_sides(
 ) -> NoveltyHead:
     """Add the detection of mirrored images to a head of `fit_novelty`: a ridge regression on the sides of the maps.
 
-    Its value for a typical validation image is 0. It is scaled so that the share `SIDE_ALARMS` of the validation images
-    has a value above the distance that the share ``FALSE_ALARMS - SIDE_ALARMS`` exceeds. The head stays unchanged if
-    the regression recognises at most `LEAST_TOLD` of them as not mirrored, as with symmetrical objects.
+    The value of the regression is 0 for a typical validation image. Let d be the distance that the share
+    ``FALSE_ALARMS - SIDE_ALARMS`` of the validation images exceeds. The regression is scaled so that its value exceeds
+    d for the share `SIDE_ALARMS` of the validation images. If it recognises at most `LEAST_TOLD` of these as not
+    mirrored (as with symmetrical objects), the head stays unchanged.
 
     Args:
-        head: the head.
+        head: the novelty head.
         train: sides of training images, (N, 2 D), from `cvrnet.heads.novelty.join_sides`.
-        mirrored: sides of the mirror images of some training images.
+        mirrored: sides of some training images after mirroring.
         validation: sides of validation images.
-        inputs: of the heads, for the same validation images.
+        inputs: the heads' inputs for the same validation images.
+
+    Returns:
+        The head with the detection, or ``head`` itself.
     """
     films, others, new = (part.double().numpy() for part in (train, mirrored, validation))
     x, y = np.concatenate([films, others]), np.repeat([-1.0, 1.0], [len(films), len(others)])

@@ -1,4 +1,4 @@
-"""What a model learns: one class of each image, or its findings. The loss, and the scores on the validation images."""
+"""The objective of training, for one class per image or for findings: the loss, and the scores on validation images."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ class Objective(Protocol):
 
     @property
     def labels(self) -> Sequence[Any]:
-        """The label of each training image, as the loader gives it to `losses`."""
+        """The label of each training image; the loader passes these on to `losses`."""
         ...
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The loss of each image, (N,), from logits (N, classes) in float32 and labels as the loader gives them."""
+        """Return the loss of each image, (N,), from float32 logits (N, classes) and the loader's labels."""
         ...
 
     def scores(self, probabilities: NDArray[np.float64]) -> dict[str, float]:
-        """The columns of history.csv for the validation images' probabilities, (N, classes); ``val_loss`` first."""
+        """Return the cells of history.csv for the probabilities of the validation images (N, classes)."""
         ...
 
 
 def make_objective(
     config: TrainConfig, train: Sequence[Record], val: Sequence[Record], classes: Sequence[str], device: torch.device
 ) -> Objective:
-    """The objective of a config, for these images; ``classes`` are in the order of the logits."""
+    """Return the objective that the config names, for these images; ``classes`` are in the order of the logits."""
     if config.findings:
         truth, validation = known_findings(train), known_findings(val)
         return FindingsObjective(config, truth, validation, device)
@@ -77,10 +77,10 @@ class OneClass:
 
 
 class FindingsObjective:
-    """Binary cross-entropy of the findings that are known of an image, summed and divided by the number of findings.
+    """Binary cross-entropy, summed over the known findings of an image and divided by the number of all findings.
 
-    A finding that few images have counts more where it is present: by the number of images without it for each image
-    with it, at most the config's ``max_pos_weight``.
+    Where a finding is present, its loss is multiplied by (images without it) / (images with it), at least by 1 and at
+    most by the config's ``max_pos_weight``.
     """
 
     def __init__(self, config: TrainConfig, truth: Truth, validation: Truth, device: torch.device) -> None:
@@ -97,7 +97,7 @@ class FindingsObjective:
         return (losses * known).mean(1)
 
     def scores(self, probabilities: NDArray[np.float64]) -> dict[str, float]:
-        """See `Objective`. The loss is not weighted; the AUC is the mean over the findings with both values."""
+        """See `Objective`. The loss is not weighted; the AUC is the mean over the findings that have an AUC."""
         known = ~np.isnan(self.validation)
         p = np.where(self.validation == 1, probabilities, 1 - probabilities)[known]
         loss = -np.log(np.clip(p, np.finfo(np.float64).eps, 1)).mean() if known.any() else np.nan
@@ -106,7 +106,7 @@ class FindingsObjective:
 
 
 def positive_weights(truth: NDArray[np.float64], highest: float) -> NDArray[np.float64]:
-    """Images without each finding for each image with it, from 1 to ``highest``; 1 for a finding that no image has.
+    """Return (images without) / (images with) for each finding, from 1 to ``highest``; 1 if no image has the finding.
 
     >>> positive_weights(np.array([[1, 1], [0, 1], [0, np.nan], [0, 0]]), 2.5)
     array([2.5, 1. ])
@@ -117,6 +117,6 @@ def positive_weights(truth: NDArray[np.float64], highest: float) -> NDArray[np.f
 
 
 def class_weights(labels: Sequence[int], num_classes: int) -> Tensor:
-    """Weight of class j: N_max / N_j, so all classes count equally; 0 for an absent class."""
+    """Return the weight N_max / N_j of each class j, so that all classes count equally; 0 for an absent class."""
     counts = torch.bincount(torch.as_tensor(labels), minlength=num_classes).float()
     return torch.where(counts > 0, counts.max() / counts.clamp(min=1), 0.0)

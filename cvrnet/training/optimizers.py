@@ -15,11 +15,11 @@ from cvrnet.errors import UserError
 def create_optimizer(
     parameters: nn.Module | Iterable[nn.Parameter], name: str, lr: float, weight_decay: float = 0.0
 ) -> torch.optim.Optimizer:
-    """Create timm's optimiser of a name, which may begin with ``lookahead_``.
+    """Create the timm optimiser with this name, which may begin with ``lookahead_``.
 
     Raises:
-        UserError: timm has no optimiser of this name; or the optimiser needs second derivatives, which training does
-            not compute, or a package or device that is missing.
+        UserError: timm has no optimiser with this name, or the optimiser needs something that is missing: second
+            derivatives (training does not compute these), a package, or a device.
     """
     names = [str(name) for name in timm.optim.list_optimizers()]
     known = [n for n in names if not timm.optim.get_optimizer_info(n).second_order]

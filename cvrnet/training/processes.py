@@ -18,19 +18,21 @@ from cvrnet.launch import check_launch
 
 
 class Processes:
-    """This process's device, number format and place among the others.
+    """This process's device, number format (precision) and number among the processes.
 
-    Only accelerate's ``PartialState`` is used. ``accelerate.Accelerator`` would fix the number format for the life of
-    the Python process. So a notebook can train several times, with different number formats and devices.
+    Only accelerate's ``PartialState`` is used, because ``accelerate.Accelerator`` would fix the number format until the
+    Python process ends. Without it, a notebook can train several times, with different number formats and devices.
 
-    Device and precision are those of `select_device` and `select_precision`; if there are several processes, each gets
-    its own GPU. A launch that started one process although several were requested is refused (see `check_launch`).
+    `select_device` and `select_precision` choose device and number format; of several processes, each gets its own GPU.
+
+    Raises:
+        UserError: Several processes were requested, but only one was started (see `check_launch`).
     """
 
     def __init__(self, device: str = "auto", amp: str = "auto") -> None:
         check_launch()
         chosen = select_device(device)
-        # While the main process decodes, audits and evaluates, the others may wait longer than NCCL's ten minutes.
+        # While the main process decodes, audits and evaluates, the others may wait longer than NCCL's limit (10 min).
         self._state = PartialState(cpu=chosen.type == "cpu", timeout=timedelta(days=7))
         self.count: int = self._state.num_processes
         self.index: int = self._state.process_index
@@ -43,7 +45,7 @@ class Processes:
         self._state.wait_for_everyone()
 
     def main_first(self) -> AbstractContextManager[None]:
-        """Run the block on the main process first; the other processes wait until it has finished."""
+        """Run the ``with`` block on the main process first; the other processes wait until it has finished."""
         return self._state.main_process_first()
 
     def parallel(self, model: nn.Module) -> nn.Module:
@@ -53,11 +55,11 @@ class Processes:
         return DistributedDataParallel(model, [self.device.index] if self.device.type == "cuda" else None)
 
     def without_sync(self, network: nn.Module) -> AbstractContextManager[None]:
-        """In the block, backward passes do not average gradients over processes: the block accumulates gradients."""
+        """In the ``with`` block, backward passes only accumulate gradients; they are not averaged over processes."""
         return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 
     def total(self, value: Tensor) -> float:
-        """The sum of a number over all processes."""
+        """Return the sum of a number over all processes."""
         return float(reduce(value, "sum"))
 
     def share_buffers(self, model: nn.Module) -> None:
@@ -66,5 +68,5 @@ class Processes:
             broadcast(buffer)
 
     def gather(self, items: Sequence[Any]) -> list[Any]:
-        """Every process's items, joined, on each process."""
+        """Return the items of all processes in one list, on every process."""
         return list(gather_object(list(items)))

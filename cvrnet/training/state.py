@@ -21,7 +21,7 @@ from cvrnet.training.config import TrainConfig
 class State:
     """Progress of training: finished epochs, the best value so far, and the history."""
 
-    epoch: int = 0  #: epochs that are finished
+    epoch: int = 0  #: number of finished epochs
     best: float = -math.inf  #: the best monitored value so far; higher is better
     best_epoch: int = 0  #: the epoch of that value
     history: list[dict[str, Any]] = field(default_factory=list)  #: the rows of history.csv
@@ -37,9 +37,10 @@ def save_state(path: Path, parts: dict[str, Any], state: State) -> None:
 
 
 def restore_state(path: Path, parts: dict[str, Any]) -> State:
-    """Load each part's ``state_dict`` from a file of `save_state`. Without the file, return a new State.
+    """Load each part's ``state_dict`` from a file of `save_state`; return the State, or a new one without the file.
 
-    Refuses a damaged file.
+    Raises:
+        UserError: The file is damaged.
     """
     if not path.is_file():
         return State()
@@ -55,7 +56,7 @@ def restore_state(path: Path, parts: dict[str, Any]) -> State:
 
 
 def close_state(folder: Path, state: State, config: TrainConfig) -> None:
-    """Remove the state of a finished training, or keep it as ``LAST_STATE`` if more epochs could continue from it."""
+    """Remove the state of a finished training; keep it as ``LAST_STATE`` if a later job could train more epochs."""
     if state.epoch - state.best_epoch >= config.patience:
         (folder / LAST_STATE).unlink(missing_ok=True)
         (folder / STATE).unlink(missing_ok=True)
@@ -64,10 +65,10 @@ def close_state(folder: Path, state: State, config: TrainConfig) -> None:
 
 
 def is_finished(folder: Path, config: TrainConfig) -> bool:
-    """Whether the folder has the results of training, and no epochs are left to train.
+    """Return whether the folder has the results of training, and no epochs are left to train.
 
     Raises:
-        UserError: Epochs are left, because the config has more than the finished training, but its state is missing.
+        UserError: The config has more epochs than the finished training, but the state to continue from is missing.
     """
     if not (folder / METRICS).is_file() or (folder / STATE).is_file():
         return False

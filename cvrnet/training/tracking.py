@@ -29,13 +29,13 @@ def check_tracker(name: str) -> None:
 
 @contextmanager
 def tracked(tracker: str, progress: Progress, run: str, folder: Path, config: TrainConfig) -> Iterator[Progress]:
-    """A training's callbacks that also report each epoch's row of history.csv to a tracker.
+    """Return ``progress`` with callbacks that also report each epoch's row of history.csv to a tracker.
 
-    TensorBoard writes to ``folder/tensorboard``. The others list the training as ``run`` in the project ``PROJECT``.
-    They get the config and the scores, and nothing about the images. "" means no tracker.
+    TensorBoard writes to ``folder/tensorboard``. The other trackers list the training as ``run`` in the project
+    `PROJECT`. They get the config and the scores, and nothing about the images. "" means no tracker.
 
     Raises:
-        UserError: The tracker does not start, for example because its service wants a login.
+        UserError: The tracker does not start, for example because its service needs a login.
     """
     if not tracker:
         yield progress
@@ -68,12 +68,12 @@ def _start(tracker: str, run: str, folder: Path) -> GeneralTracker:
 
 
 def _plain(value: Any) -> bool | int | float | str | None:
-    """A setting as trackers take it: lists and dictionaries become text."""
+    """A setting in a form that trackers accept: lists and dictionaries become text."""
     return value if isinstance(value, bool | int | float | str) or value is None else str(value)
 
 
 def _scalars(row: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of an epoch, with names that trackers group: ``val/loss``.
+    """The numbers of an epoch, with names such as ``val/loss``, which trackers group.
 
     >>> _scalars({"epoch": 1, "lr": 0.1, "val_f1_macro": 0.5, "best": 1})
     {'lr': 0.1, 'val/f1_macro': 0.5}

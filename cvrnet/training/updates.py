@@ -15,7 +15,7 @@ from cvrnet.training.processes import Processes
 
 
 class Updates:
-    """Updates a model in steps, which are numbered from 1 over all epochs.
+    """Updates a model step by step; steps are numbered from 1 over all epochs.
 
     Args:
         model: The model that is trained.
@@ -31,27 +31,27 @@ class Updates:
         self.plateau = ReduceLROnPlateau(self.optimizer, "max", *rule, threshold=0.0, threshold_mode="abs")
         # fp16 gradients underflow without scaling; for the other formats the scaler does nothing.
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=processes.precision == "fp16")
-        #: The average of the weights and of batch norm's statistics; None if the config wants none.
+        #: The average of the weights and of batch norm's statistics; None without ``ema_decay``.
         self.average = ModelEmaV3(model, config.ema_decay, use_warmup=True) if config.ema_decay else None
 
     @property
     def evaluated(self) -> Any:
-        """The model that is validated and saved: the average, if there is one."""
+        """The model that is validated and saved: the average of the weights, if there is one."""
         return self.model if self.average is None else self.average.module
 
     @property
     def parts(self) -> dict[str, Any]:
-        """The parts that a saved state holds, except the model."""
+        """The parts of a saved state, except the model."""
         parts = {"optimizer": self.optimizer, "plateau": self.plateau, "scaler": self.scaler}
         return parts if self.average is None else {**parts, "average": self.average}
 
     @property
     def rate(self) -> float:
-        """The learning rate now."""
+        """The current learning rate."""
         return float(self.optimizer.param_groups[0]["lr"])
 
     def backward(self, loss: Tensor) -> None:
-        """Add the loss's gradients to those that are there."""
+        """Add the gradients of the loss to the accumulated gradients."""
         self.scaler.scale(loss).backward()
 
     def step(self, number: int) -> None:
@@ -63,5 +63,5 @@ class Updates:
             self.average.update(self.model, step=number)
 
     def end_epoch(self, quality: float) -> None:
-        """Lower the learning rate if the monitored value (higher is better) has not improved for long enough."""
+        """Reduce the learning rate if ``quality`` (higher is better) has not improved for ``lr_patience`` epochs."""
         self.plateau.step(quality)

@@ -27,8 +27,8 @@ from cvrnet.training.whole_network import WholeNetwork
 class BagImages(Dataset[Item]):
     """The decoded images of bags, augmented, with the bags' labels.
 
-    The key of an item is (epoch, index); the key and the seed alone determine the augmentation, which is the same for
-    all images of a bag. Images are uint8, (pictures, C, H, W).
+    The key of an item is (epoch, index); only the key and the seed determine the augmentation, which is the same for
+    all images of a bag. The images of a bag are uint8, (pictures, C, H, W).
     """
 
     studies: Sequence[Study]
@@ -51,7 +51,7 @@ class BagImages(Dataset[Item]):
 
 
 class BagNetwork(nn.Module):
-    """A CVR-Net for bags whose pictures go through its encoders, which are recomputed in the backward pass."""
+    """A CVR-Net that trains on bags; the encoders' activations are recomputed in the backward pass to save memory."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class BagNetwork(nn.Module):
         self.model.set_grad_checkpointing(True)
 
     def forward(self, bags: Any) -> Tensor:
-        """Logits (N, classes) of `cvrnet.heads.Bags`, whose vectors are normalised images (P, C, H, W)."""
+        """Return logits (N, classes) of N `cvrnet.heads.Bags`, whose vectors are normalised images (P, C, H, W)."""
         inputs = self.model.pool_maps(self.model.forward_maps(bags.vectors))
         logits: Tensor = self.model.head.combine(self.model.head.bag_logits(inputs, bags.sizes, bags.days)[0])
         return logits
@@ -84,12 +84,12 @@ class WholeBags(WholeNetwork):
         self.network = processes.parallel(BagNetwork(self.trained))
 
     def inputs(self, bags: Any) -> Any:
-        """The network's input for a batch that the loader gives: bags of normalised images on the device."""
+        """Return the network's input for a batch of the loader: bags of normalised images on the device."""
         pixels, *rest = bags.to(self.processes.device)
         return Bags(self.normalized(pixels), *rest)
 
     def validate(self) -> NDArray[np.float64]:
-        """Each head's probabilities for the validation bags, (heads, bags, classes)."""
+        """Return each head's probabilities for the validation bags, (heads, bags, classes)."""
         processes, studies = self.processes, list[Any](self.val)
         where = str(processes.device), processes.precision
         return answer_cached(self.evaluated, self.cache, studies, *where, self.config.batch_size).by_head

@@ -25,11 +25,11 @@ from cvrnet.training.processes import Processes
 class WholeNetwork:
     """Trains, validates and saves a whole network for `fit`; the inputs are augmented images.
 
-    If ``config.freeze`` is a number, only the heads train in the first epochs: the parameters of the encoders and the
-    statistics of their batch norms stay as they are.
+    If ``config.freeze`` is a number, only the heads train for that many epochs: the encoders' parameters and batch norm
+    statistics do not change.
     """
 
-    save_seconds = 0.0  #: the least time between two saved states: each epoch is worth saving
+    save_seconds = 0.0  #: the least time between two saved states: every epoch is saved
 
     def __init__(
         self,
@@ -55,11 +55,11 @@ class WholeNetwork:
 
     @property
     def parts(self) -> dict[str, nn.Module]:
-        """The modules that a saved state holds."""
+        """The modules whose weights are in a saved state."""
         return {"model": self.trained}
 
     def begin_epoch(self, epoch: int) -> nn.Module:
-        """The network, in training mode, that the epoch's steps call."""
+        """Return the network that the epoch's steps call, in training mode."""
         if self.config.freeze:
             self._freeze(epoch <= int(self.config.freeze))
         self.network.train()
@@ -72,21 +72,20 @@ class WholeNetwork:
         if frozen != self.frozen:
             self.frozen = frozen
             self.trained.encoders.requires_grad_(not frozen)
-            self.network = self.processes.parallel(
-                self.trained
-            )  # DDP checks only when it is made which parameters have gradients
+            # DDP checks which parameters have gradients only when it is made.
+            self.network = self.processes.parallel(self.trained)
 
     def inputs(self, batch: Sequence[Tensor]) -> Tensor:
-        """The network's input for the images and changes of `CachedImages`: augmented, normalised, on the device."""
+        """Return the network's input for a batch of `CachedImages`: augmented and normalised, on the device."""
         pixels, changes = batch
         return self.normalized(change(pixels.to(self.processes.device, non_blocking=True), changes))
 
     def normalized(self, pixels: Tensor) -> Tensor:
-        """uint8 images on the device, normalised, in the memory layout of the network."""
+        """Normalise uint8 images on the device, and return them in the network's memory layout."""
         return self.preprocessing.normalize(pixels).contiguous(memory_format=torch.channels_last)
 
     def validate(self) -> NDArray[np.float64]:
-        """Each head's probabilities for the validation images, (heads, images, classes).
+        """Return each head's probabilities for the validation images, (heads, images, classes).
 
         Validation uses the same number format and the same float32 parts as prediction (see `HeadLogits`).
         """
@@ -98,8 +97,8 @@ class WholeNetwork:
         return join_batches(processes.gather(answers))
 
     def keep_best(self, folder: Path) -> None:
-        """Save the weights as they are now, because they are the best so far."""
+        """Save the current weights, because they are the best so far."""
         save_checkpoint(self.evaluated, folder, self.classes)
 
     def finish(self, folder: Path) -> None:
-        """Nothing is left to do: the best weights are in the folder."""
+        """Do nothing: the best weights are already in the folder."""

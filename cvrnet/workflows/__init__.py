@@ -7,26 +7,25 @@ The jobs share these arguments:
 - ``config``: The training protocol, `cvrnet.training.TrainConfig`.
 - ``n_folds``: Number of folds to make, at least 3.
 - ``classes``: The class names in the order of the outputs; alphabetical if not given.
-- ``test_source``: A source that no model trains or validates on: its images are the set ``independent``. Without a test
-  source, that set is the images whose ``split`` is ``test`` (see `cvrnet.data.splits`).
+- ``test_source``: A source on which no model is trained or validated: its images are the set ``independent``. Without a
+  test source, this set has the images whose ``split`` is ``test`` (see `cvrnet.data.splits`).
 - ``split_from``: A split.csv whose folds are used instead of new ones.
 - ``audit``: Audit the data set first (extra ``audit``), and show the findings in the report.
 - ``maps``: Show Grad-CAM maps of some images in the report.
-- ``resume``: Continue the job in the folder. It must have the same data, settings and split; more epochs are accepted.
-- ``overwrite``: Replace the earlier job of the same kind in the folder when the new one is complete. Until then, the
-  new one is in ``.NAME.cvrnet-new`` beside the folder, where ``resume`` finds it.
+- ``resume``: Continue the job in the folder. Data, settings and split must be the same, but more epochs are accepted.
+- ``overwrite``: When the new job is complete, replace the earlier job of the same kind in the folder. Until then, the
+  new job is in ``.NAME.cvrnet-new`` beside the folder, where ``resume`` finds it.
 - ``cache_folder``: Where decoded images are stored. Each image is decoded only once for a whole job.
-- ``log``: ``tensorboard``, ``wandb`` or ``trackio``, to report each epoch there too; it may differ when a run is
-  resumed.
-- ``device``, ``amp``: Where and in which number format to compute, as in `cvrnet.Predictor`.
-- ``backend``: What computes, as in `cvrnet.Predictor.from_pretrained`.
+- ``log``: ``tensorboard``, ``wandb`` or ``trackio``: report each epoch there, too. It may differ when a run is resumed.
+- ``device``, ``amp``: The device and the number format of the computations, as in `cvrnet.Predictor`.
+- ``backend``: The software that computes, as in `cvrnet.Predictor.from_pretrained`.
 - ``any_body_part``: Read DICOM files of any part of the body, not only of the chest.
 - ``batch_size``: Images per batch.
 - ``callbacks``: `Callbacks` for progress and messages.
 
-Before a job trains anything, it raises `cvrnet.data.DataError`, which lists everything that is wrong with the data set,
-or `cvrnet.errors.UserError` if the folder holds something else or a setting does not fit the data. Under
-``accelerate launch``, jobs that train return the result on the main process, and ``{}`` on the others.
+A job checks its arguments before it trains anything. It raises `cvrnet.data.DataError`, which lists everything that is
+wrong with the data set, or `cvrnet.errors.UserError` if the folder has other files or a setting does not fit the data.
+Under ``accelerate launch``, jobs that train return the result on the main process, and ``{}`` on the others.
 """
 
 from cvrnet.workflows.calibrate import calibrate

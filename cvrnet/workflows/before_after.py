@@ -1,4 +1,4 @@
-"""Compare a model's answers before and after a calibration, image by image, with intervals by patient."""
+"""Compare a model's predictions and decisions before and after a calibration, with intervals by patient."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cvrnet.metrics.operating_points import DEFAULT_SENSITIVITY
 from cvrnet.metrics.recalibration import fit_recalibration
 from cvrnet.metrics.scores import sample_log_loss
 
-COVERAGE = 0.9  # of the prediction sets in the table
+COVERAGE = 0.9  # coverage of the prediction sets in the table
 _SCORES = ("log_loss", "expected_calibration_error", "balanced_accuracy")
 Row = dict[str, Any]
 Table = NDArray[np.float64]
@@ -25,7 +25,7 @@ Table = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Judged:
-    """The answers of a model to N images; NaN where it has no such decision."""
+    """A model's probabilities and decisions for N images; NaN if the model lacks a decision."""
 
     probabilities: Table  #: (N, C)
     positive: Mapping[tuple[str, str], Table]  #: (class, operating point) -> whether each image is positive, (N,)
@@ -35,16 +35,16 @@ class Judged:
 
 @dataclass(frozen=True)
 class Local:
-    """The labelled images of the other hospital, and the model's answers."""
+    """The labelled images of the other hospital, and the model's predictions."""
 
     classes: list[str]  #: names of the C classes
     labels: NDArray[np.int64]  #: class index of each image, (N,)
     groups: list[str]  #: the patient of each image
-    probabilities: Table  #: by the model before the calibration, (N, C)
-    distances: Table  #: from the training images of each fold, (N, folds); (N, 0) if the model cannot tell
+    probabilities: Table  #: probabilities before the calibration, (N, C)
+    distances: Table  #: distances from each fold's training images, (N, folds); (N, 0) without a novelty head
 
     def at(self, rows: NDArray[np.intp]) -> Local:
-        """Some of the images."""
+        """Return the images with these indices."""
         groups = [self.groups[i] for i in rows]
         return Local(self.classes, self.labels[rows], groups, self.probabilities[rows], self.distances[rows])
 
@@ -52,7 +52,7 @@ class Local:
 def judge(
     decisions: Decisions, quantiles: Sequence[Table], probabilities: Table, distances: Table, classes: Sequence[str]
 ) -> Judged:
-    """Apply a model's decisions to the probabilities of images, (N, C), and its quantiles to their distances."""
+    """Apply decisions to probabilities (N, C), and the quantiles of each fold to distances (N, folds)."""
     positive = {
         (point.class_name, point.name): np.asarray(
             probabilities[:, classes.index(point.class_name)] >= point.threshold, np.float64
@@ -67,7 +67,7 @@ def judge(
 
 
 def fit_quantiles(distances: Table) -> list[Table]:
-    """The quantiles of each fold's distances, (N, folds), from its training images."""
+    """Return the quantiles of each fold's distances; ``distances`` are (N, folds)."""
     return [distance_quantiles(of_fold) for of_fold in distances.T]
 
 
@@ -83,7 +83,7 @@ def choose(local: Local, probabilities: Table, source: Decisions) -> Decisions:
 
 
 def cross_validated(local: Local, folds: Sequence[int], source: Decisions) -> Judged:
-    """The answers after the calibration; each image's is fitted to the patients of the other folds only."""
+    """Calibrate with cross-validation: each image's calibration is fitted only to patients of other folds."""
     shape = (len(local.labels), len(local.classes))
     table, in_set, away = np.zeros(shape), np.full(shape, np.nan), np.full(shape[0], np.nan)
     positive: dict[tuple[str, str], Table] = {}
@@ -102,9 +102,10 @@ def cross_validated(local: Local, folds: Sequence[int], source: Decisions) -> Ju
 
 
 def before_after_rows(local: Local, before: Judged, after: Judged) -> list[Row]:
-    """The rows of the table: a score before and after, and the change, each with its 95 % interval by patient.
+    """Return the rows of the table: each score before and after, and the change, with 95 % intervals by patient.
 
-    The intervals resample patients. They do not contain that other images would have given another calibration.
+    The intervals resample patients. They do not include the uncertainty of the calibration itself: other images would
+    have given another calibration.
     """
     change = sample_log_loss(local.labels, after.probabilities) - sample_log_loss(local.labels, before.probabilities)
     rows = []
@@ -128,11 +129,11 @@ def before_after_rows(local: Local, before: Judged, after: Judged) -> list[Row]:
 
 
 def verdict(rows: Sequence[Row]) -> str:
-    """A sentence on whether the probabilities became better, by the log loss of `before_after_rows`."""
+    """Return a sentence on whether the probabilities became better, by the log loss in `before_after_rows`."""
     row = rows[0]
     low, high = row["change_low"], row["change_high"]
     if low is None or low <= 0 <= high:
-        return f"{row['images']} images are too few to tell whether the calibration makes the probabilities better"
+        return f"{row['images']} images are too few to show whether the calibration makes the probabilities better"
     if high < 0:
         return "the calibration makes the probabilities better: the log loss on new patients falls (95 % interval)"
     return "the calibration makes the probabilities worse (the log loss on new patients rises): use the original model"
@@ -154,7 +155,7 @@ def _rates(local: Local, key: tuple[str, str], before: Judged, after: Judged) ->
 
 
 def _compared(score: str, name: str, point: str, local: Local, chosen: NDArray[np.bool_], *values: Table) -> Row:
-    """A row for a score that is the mean of a value of each image."""
+    """A row for a score that is a mean over the chosen images; ``values`` (N,) are from before and after."""
     groups = [group for group, keep in zip(local.groups, chosen, strict=True) if keep]
     before, after = (found[chosen] for found in values)
     shares = [_mean(found, groups, share=score != "set_size") for found in (before, after)]

@@ -41,11 +41,11 @@ from cvrnet.workflows.findings import MULTILABEL
 
 
 class _Layout(NamedTuple):
-    """What a benchmark shows of each model."""
+    """The scores of each model in a benchmark."""
 
     columns: Mapping[str, str]  #: score -> its title
-    compared: Sequence[str]  #: scores whose differences are tested; those of the first two are in the table
-    main: str  #: the score of the figure and of the terminal
+    compared: Sequence[str]  #: scores whose differences are tested; the table has the differences of the first two
+    main: str  #: the score that the figure shows and the terminal compares
 
 
 _CLASSES = _Layout(
@@ -74,20 +74,23 @@ _FINDINGS = _Layout(
 METHOD = (
     "Mean ± standard deviation over {folds} folds; {scores}. "
     "Differences: corrected resampled t-test (Nadeau and Bengio 2003) on the folds' paired scores, because folds share "
-    "training images and an ordinary paired t-test would find differences that are not there; p adjusted by Holm's "
-    "method for the number of models."
+    "training images, and an ordinary paired t-test would find too many differences; p adjusted by Holm's method for "
+    "the number of models."
 )
 _WEIGHTED = "recall, precision and F1 weighted by support, as in the papers"
 _PAIRED = (
-    "AUC on the test images of all folds, of those of which the finding is known. Beside it, the difference from "
-    "{reference}, its 95 % interval, and p, by DeLong's test with patients as clusters (Obuchowski 1997). This test "
-    "takes the trained models as they are: it does not know how much another training would differ. With many "
-    "findings, some differ by chance."
+    "AUC on the test images of all folds for which the finding is known; then the difference from {reference}, its "
+    "95 % interval, and p, by DeLong's test with patients as clusters (Obuchowski 1997). This test compares the "
+    "trained models as they are: it does not include how much another training would differ. With many findings, some "
+    "differ by chance."
 )
 
 
 def collect_benchmark(output: Path) -> dict[str, Any]:
-    """Write benchmark.json, benchmark.csv, benchmark.md and the figures, with all models that are finished.
+    """Write benchmark.json, benchmark.csv, benchmark.md and the figures of all finished models.
+
+    Returns:
+        The content of benchmark.json.
 
     Raises:
         UserError: No model is finished.
@@ -136,7 +139,7 @@ def collect_benchmark(output: Path) -> dict[str, Any]:
 
 
 def _layout(described: Mapping[str, Any]) -> _Layout:
-    """The layout for run.json or benchmark.json."""
+    """The layout for the content of run.json or benchmark.json."""
     return _FINDINGS if described.get("task") == FindingTable.task else _CLASSES
 
 
@@ -153,7 +156,10 @@ def _compare_findings(output: Path, findings: Sequence[str], runs: Mapping[str, 
 
 
 def paired_finding_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The table of findings: a row for their mean and for each, a column for each model; empty for classes."""
+    """Return the table of findings: a row for their mean and for each finding, a column for each model.
+
+    It is empty for a benchmark of classes.
+    """
     table: dict[str, dict[str, str]] = {}
     for row in result.get("paired", ()):
         name = row["class"] or "mean"
@@ -163,7 +169,7 @@ def paired_finding_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def benchmark_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The table as in v2, one row per model: mean ± standard deviation over the folds, then size, time and speed."""
+    """Return v2's table, with one row per model: mean ± standard deviation over the folds, then size, time, speed."""
     rows, layout = [], _layout(result)
     for name, model in result["models"].items():
         row = {"model": name} | {title: spread(model["mean_std"][key]) for key, title in layout.columns.items()}
@@ -186,7 +192,7 @@ def _difference(test: Mapping[str, float], value: float) -> str:
 
 
 def own_interpolations(own: Mapping[str, str]) -> str:
-    """A sentence with the interpolation of each model's images.
+    """Return a sentence with the interpolation of each model's images; ``own`` maps models to interpolations.
 
     >>> own_interpolations({"cvrnet": "nearest", "cvrnet_lite": "bilinear", "resnet50": "nearest"})
     "Images are resized by each model's own interpolation: nearest for cvrnet and resnet50, bilinear for cvrnet_lite."
@@ -196,7 +202,7 @@ def own_interpolations(own: Mapping[str, str]) -> str:
 
 
 def brief_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The table's rows with only those columns that fit a terminal."""
+    """Return the table's rows with only the columns that fit a terminal."""
     layout = _layout(result)
     main = layout.columns[layout.main]
     p = f"p against {result['reference']}"
@@ -257,7 +263,7 @@ def _describe(run: Path) -> dict[str, Any]:
 
 
 def _scores(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The scores of a fold, or their mean, by the keys of a layout's columns."""
+    """The scores of a fold, or their mean over the folds, with the keys of a layout's columns."""
     if "per_finding" in tree:
         return {"auc_macro": tree["macro"]["roc_auc"], **{key: tree["macro"][key] for key in SCORES[1:]}}
     found = {**paper_scores(tree), "balanced_accuracy": tree["balanced_accuracy"]}

@@ -1,4 +1,4 @@
-"""Fit a trained model to another hospital with a few of its images (extra ``train``)."""
+"""Calibrate a trained model with a few images of another hospital (extra ``train``)."""
 
 from __future__ import annotations
 
@@ -79,26 +79,26 @@ def calibrate(
 
     With labelled images, this fits one temperature and a bias for each class (`cvrnet.metrics.recalibration`), and
     chooses new thresholds, prediction sets and limits of uncertainty. The scores before and after are cross-validated
-    by patient. With ``unlabelled`` images it estimates the shares of the classes and corrects the probabilities for
-    them (`fit_prior`); thresholds cannot be chosen, so the result has none. In both cases, the result marks images that
-    are less like the training images than 95 % of these images (`cvrnet.heads.novelty`).
+    by patient. With ``unlabelled`` images, it estimates the share of each class and corrects the probabilities for the
+    shares (`fit_prior`); the result has no thresholds, because these need labels. In both cases, the result marks
+    images that are less like the training images than 95 % of the images given here (`cvrnet.heads.novelty`).
 
-    ``model`` is a MODEL argument, not an ONNX file. The weights stay as they are: the calibration is in config.json,
-    and `Predictor` applies it to the mean over heads and folds. So the folds of a run are calibrated together, as the
-    ensemble that they are.
+    ``model`` is a MODEL argument, but not an ONNX file. The weights do not change: the calibration is in config.json,
+    and `Predictor` applies it to the mean over heads and folds. So the folds of a run are calibrated together, as an
+    ensemble.
 
     The folder gets run.json, the model (or fold-1/ and so on), split.csv if the model's training images are known, and
     tables/before_after.csv; with labels also metrics.json, predictions.csv, figures/ and report.html. Other arguments:
     see `cvrnet.workflows`.
 
     Returns:
-        ``rows`` of the table, ``sentences`` on what the images can tell, and ``calibration``, as in run.json.
+        ``rows`` of the table, ``sentences`` on what the images can show, and ``calibration``, as in run.json.
 
     Raises:
         DataError: Images cannot be read, or rows of the manifest are wrong.
-        UserError: There are too few images, all are of one class, or a class has one patient only; the model does not
-            know a class, was trained on an image or its patient, or is calibrated already; or the folder holds
-            something else.
+        UserError: There are too few images, all are of one class, or a class has only one patient; the model does not
+            know a class, was trained on an image or its patient, or is calibrated already; or the folder has other
+            files.
     """
     output, callbacks = Path(output), callbacks or Callbacks()
     about = _about(model)
@@ -120,7 +120,7 @@ def calibrate(
         run = {**about, "kind": KIND, "classes": predictor.classes, "model": model, "calibration": calibration}
         if found.table is not None:
             run |= {**describe_evaluation(model, predictor, data, records, found.table), "kind": KIND}
-            run.pop(KEY)  # those of the model before the calibration
+            run.pop(KEY)  # decisions of the model before the calibration
         place.start()
         claim_folder(place.folder, run)
         _write(place.folder, found, find_checkpoints(model, folds), predictor.engine.novelty)
@@ -134,11 +134,11 @@ class _Calibration:
     """The result of a calibration."""
 
     fitted: Recalibration
-    rows: list[dict[str, Any]]  #: of tables/before_after.csv
-    sentences: list[str]  #: what the images can tell, and what they cannot
-    quantiles: list[Table]  #: of the images' distances from each fold's training images; empty if the model lacks them
-    decisions: Decisions = field(default_factory=Decisions)  #: on the new probabilities
-    table: PredictionTable | None = None  #: cross-validated answers; None without labels
+    rows: list[dict[str, Any]]  #: the rows of tables/before_after.csv
+    sentences: list[str]  #: what the images can show, and what they cannot
+    quantiles: list[Table]  #: quantiles of the distances from each fold's training images; [] without a novelty head
+    decisions: Decisions = field(default_factory=Decisions)  #: decisions for the new probabilities
+    table: PredictionTable | None = None  #: cross-validated predictions; None without labels
 
 
 def _write(folder: Path, found: _Calibration, models: Sequence[Path], novelty: Sequence[NoveltyHead]) -> None:
@@ -163,7 +163,7 @@ def _write(folder: Path, found: _Calibration, models: Sequence[Path], novelty: S
 
 
 def _about(model: str) -> dict[str, Any]:
-    """run.json of the model, or {}; refuses a model that cannot be calibrated."""
+    """The content of the model's run.json, or {}; UserError for a model that cannot be calibrated."""
     if str(model).lower().endswith(".onnx"):
         raise UserError(f"{model} is an ONNX file; calibrate the model that it was exported from, and export again")
     folder = Path(str(model).removeprefix("local-dir:"))
@@ -171,20 +171,23 @@ def _about(model: str) -> dict[str, Any]:
         folder = folder.resolve().parent
     about = read_run(folder) if (folder / RUN).is_file() else {}
     if about.get("kind") == KIND:
-        raise UserError(f"{model} is calibrated already; give the model that it was made from: {about.get('model')}")
+        raise UserError(f"{model} is calibrated already; expected the original model: {about.get('model')}")
     return about
 
 
 def _refuse_images(
     model: str, records: Sequence[Record], classes: Sequence[str], labelled: bool
 ) -> list[Mapping[str, Any]] | None:
-    """Refuse images that cannot teach anything; returns the rows of the model's training images, None if not known."""
+    """Refuse images that the model was trained on or that are not enough; return the rows of its training images.
+
+    The rows are None if the training images are not known.
+    """
     if labelled:
         check_classes((r.label for r in records), classes)
         if len(present := {r.label for r in records}) == 1:
             raise UserError(
                 f"all {len(records)} images are {present.pop()}: temperature and biases need two classes; add "
-                "images of another class, or use cvrnet evaluate, which measures the model on them"
+                "images of another class, or measure the model on these images with cvrnet evaluate"
             )
     if len(records) < MIN_IMAGES:
         raise UserError(f"{len(records)} images are too few to calibrate a model; expected at least {MIN_IMAGES}")
@@ -195,13 +198,13 @@ def _refuse_images(
         who = f" (patient {seen[0].patient_id})" if seen[0].patient_id else ""
         raise UserError(
             f"the model was trained or validated on {len(seen)} of the {len(records)} images or their patients, such "
-            f"as {seen[0].name}{who}; take them out"
+            f"as {seen[0].name}{who}; remove these from the data"
         )
     return known.rows
 
 
 def _fit(records: Sequence[Record], predictions: Sequence[Prediction], predictor: Predictor) -> _Calibration:
-    """The calibration on all images; and the table, the sentences and the predictions of its cross-validation."""
+    """Calibrate on all images; the table, the sentences and the predictions are from its cross-validation."""
     classes, groups = predictor.classes, patient_keys(records)
     answers = np.array([prediction.probabilities for prediction in predictions])
     distances = np.array([prediction.distances for prediction in predictions])
@@ -230,13 +233,14 @@ def _fit(records: Sequence[Record], predictions: Sequence[Prediction], predictor
 
 
 def _correct_prior(predictions: Sequence[Prediction], predictor: Predictor, about: Mapping[str, Any]) -> _Calibration:
-    """The correction of the classes' shares.
+    """Correct the probabilities for the shares of the classes.
 
-    A training with class weights multiplies the loss of a class by the inverse of its share, so its probabilities are
-    those of a hospital where all classes are equally frequent. A model without run.json is taken for such a one.
+    A training with class weights multiplies the loss of a class by the inverse of its share, so the probabilities are
+    those of a hospital where all classes are equally frequent. This is also assumed for a model without run.json.
 
-    The shares are estimated from the answers of every head. Their mean is less certain than its heads, and with such
-    probabilities the estimate runs to one class (on figure1 to 1, 0, 0 instead of 0.91, 0.08, 0.02).
+    The shares are estimated from the probabilities of every head. The mean over the heads is less certain than each
+    head, and with such probabilities the estimate tends to one class (on figure1 to 1, 0, 0 instead of 0.91, 0.08,
+    0.02).
     """
     classes = predictor.classes
     weighted = about.get("config", {}).get("class_weights", True)
@@ -257,17 +261,17 @@ def _correct_prior(predictions: Sequence[Prediction], predictor: Predictor, abou
         for k, name in enumerate(classes)
     ]
     sentences = [
-        "without labels, nothing here could be checked, and the probabilities may have become worse: the correction "
-        "holds only if the shares of the classes differ from those of the training and nothing else does, neither the "
-        "patients nor the machine",
-        "the result has no thresholds, prediction sets and limits of uncertainty: these need labelled images",
+        "without labels, nothing could be checked, and the probabilities may have become worse: the correction is "
+        "valid only if these images differ from the training images in the shares of the classes and in nothing else, "
+        "such as the patients or the machine",
+        "the result has no thresholds, prediction sets or limits of uncertainty: these need labelled images",
     ]
     distances = np.array([prediction.distances for prediction in predictions])
     if predictor.has_gate:
         marked = int(is_marked(unlike(distances, predictor.quantiles)).sum())
         sentences.append(
-            f"{marked} of the {len(distances)} images were marked as unusual; the result marks images that are less "
-            "like the training images than 95 % of these"
+            f"the model marked {marked} of the {len(distances)} images as unusual; the calibrated model marks images "
+            f"that are less like the training images than 95 % of these {len(distances)} images"
         )
     return _Calibration(fitted, rows, sentences, fit_quantiles(distances))
 
@@ -275,7 +279,7 @@ def _correct_prior(predictions: Sequence[Prediction], predictor: Predictor, abou
 def _describe(
     records: Sequence[Record], classes: Sequence[str], fitted: Recalibration, unlabelled: bool
 ) -> dict[str, Any]:
-    """What was done with how many images; for run.json and the model card."""
+    """The method, the numbers of images and patients, and the parameters, for run.json and the model card."""
     groups = patient_keys(records)
 
     def count(name: str | None) -> dict[str, int]:

@@ -15,9 +15,9 @@ class Callbacks:
     Attributes:
         say: Called with one line for the user.
         stage: Called with the name of a stage ("Decoding", "Auditing", "Predicting"); returns a function that is called
-            with the number of images done and to do.
-        training: Called with the name of a run ("" except for the models or sources of a sweep) and the fold (0 for a
-            single training); returns the training's callbacks.
+            with the number of images done and the number of all images.
+        training: Called with the name of a run ("", or the model or source in a sweep) and the fold (0 for a single
+            training); returns the training's callbacks.
     """
 
     say: Callable[[str], object] = lambda line: None

@@ -22,7 +22,7 @@ from cvrnet.training import TrainConfig, is_finished
 from cvrnet.workflows.findings import MULTILABEL
 from cvrnet.workflows.pages import finish_report
 
-# Left out of summary.json's folds: they have no mean over folds.
+# Scores without a mean over folds; they are left out of the folds in summary.json.
 _OF_ONE_SET = ("intervals", "per_source", "heads", "attention")
 
 
@@ -30,11 +30,14 @@ def collect(output: Path, *, maps: bool = True) -> dict[str, Any]:
     """Join the folds of a run: write summary.json, figures/, tables/ and report.html.
 
     summary.json has the scores of each fold, their mean and standard deviation, and the scores of all test predictions
-    together. If some images are independent, it also has the folds' scores on these, and how much lower they are.
+    together. If some images are independent, it also has the folds' scores on these images, and the drop.
+
+    Returns:
+        The content of summary.json.
 
     Raises:
-        UserError: The folder is not a cross-validation, or a fold is missing or has trained fewer epochs than the
-            run.
+        UserError: The folder is not a cross-validation, a fold is missing, or a fold has trained fewer epochs than
+            run.json says.
     """
     run = read_json(output / RUN)
     if run.get("kind") != "crossval":
@@ -50,7 +53,7 @@ def collect(output: Path, *, maps: bool = True) -> dict[str, Any]:
     if short:
         raise UserError(
             f"{output}: {', '.join(short)} trained fewer than the run's {config.epochs} epochs; to continue, repeat "
-            "the command of the run with --resume or --only-fold"
+            "the run's command with --resume or --only-fold"
         )
     metrics = [read_json(folder / METRICS) for folder in folders]
     several = {**MULTILABEL, "findings": run["classes"]}
@@ -79,7 +82,7 @@ def _join(output: Path, run: Mapping[str, Any], metrics: Sequence[Mapping[str, A
 
 
 def summary_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The table of a cross-validation: of classes, that of the papers; of findings, a row for each and their mean."""
+    """Return the table of a cross-validation: the papers' table or, for findings, a row for each and for their mean."""
     return _finding_rows(summary) if "findings" in summary else _paper_rows(summary)
 
 

@@ -45,15 +45,16 @@ def compare(
 ) -> dict[str, Any]:
     """Score two or more models on the same images, and test whether they differ from the first.
 
-    ``OUTPUT/NAME`` is the evaluation of each model (see `evaluate`, which has the other arguments); ``OUTPUT`` gets
-    run.json, tables/paired.csv, figures/paired.png and report.html. The tests are those of
-    `cvrnet.metrics.paired_models`, on the images that all models could read, with p adjusted by Holm's method.
+    Each model's evaluation is in ``OUTPUT/NAME``; ``OUTPUT`` gets run.json, tables/paired.csv, figures/paired.png and
+    report.html. The tests (`cvrnet.metrics.paired_models`) use the images that all models could read; p is adjusted by
+    Holm's method. Other arguments: see `evaluate`.
 
     Returns:
         The content of run.json and, under the key ``paired``, the rows of tables/paired.csv.
 
     Raises:
-        UserError: Fewer than two models, one of them twice, models with different classes, or what `evaluate` raises.
+        UserError: There are fewer than two models, a model is given twice, or the models differ in classes.
+        DataError, UserError: See `evaluate`.
     """
     output, callbacks = Path(output), callbacks or Callbacks()
     names = _folder_names(models)
@@ -105,17 +106,17 @@ def _folder_names(models: Sequence[str]) -> list[str]:
 
 
 def _first_of_alike(models: Sequence[str], folds: Sequence[int]) -> Predictor:
-    """The first model. Each is loaded once, before anything is predicted; models with other classes are refused."""
+    """Load each model once, before anything is predicted; return the first. UserError if they differ in classes."""
     first = Predictor.from_pretrained(models[0], folds=folds)
     for model in models[1:]:
         predictor = Predictor.from_pretrained(model, folds=folds)
         if predictor.task != first.task:
-            raise UserError(f"of {models[0]} and {model}, only one is a model of findings; expected two of a kind")
+            raise UserError(f"of {models[0]} and {model}, only one is a model of findings; expected the same kind")
         if outcome_of(predictor) != outcome_of(first):
-            raise UserError(f"{models[0]} and {model} do not foretell the same; expected the same outcome and horizon")
+            raise UserError(f"{models[0]} and {model} do not predict the same; expected the same outcome and horizon")
         if predictor.unit != first.unit:
             raise UserError(
-                f"{models[0]} answers for one {first.unit}, {model} for one {predictor.unit}; expected the same"
+                f"{models[0]} predicts one {first.unit}, {model} one {predictor.unit}; expected the same unit"
             )
         if sorted(predictor.classes) != sorted(first.classes):
             raise UserError(

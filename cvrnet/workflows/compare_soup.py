@@ -1,4 +1,4 @@
-"""Whether a soup is as good as the folds that it is made of."""
+"""Compare a soup with the folds that it is made of."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ LOSS = 0.02
 
 
 def compare_soup(tables: Mapping[str, AnyTable], honest: bool) -> tuple[list[dict[str, Any]], str]:
-    """The rows and the verdict, from the predictions of the folds and (in the last table) of the soup.
+    """Return the rows and the verdict, from the predictions of the folds and (in the last table) of the soup.
 
-    The verdict compares the soup's accuracy, or the mean AUC of findings, with the mean of its folds'; the interval is
-    by patient. ``honest``: no fold was trained on the images.
+    The verdict compares the soup's accuracy (for findings: mean AUC) with the mean over its folds; the interval is by
+    patient. ``honest`` means that no fold was trained on the images.
     """
     *folds, soup = tables.values()
     *names, kind = tables
@@ -39,9 +39,9 @@ def compare_soup(tables: Mapping[str, AnyTable], honest: bool) -> tuple[list[dic
     if high < 0:
         verdict = "the soup is clearly worse than its folds"
     elif not honest:
-        verdict = "the soup is not clearly worse than its folds, but this was measured on images that trained it"
+        verdict = "the soup is not clearly worse than its folds, but this was measured on images that it was trained on"
     elif low > -LOSS:
-        verdict = f"the soup is not inferior, it is less than {LOSS:.0%} worse than its folds"
+        verdict = f"the soup is not inferior: it is less than {LOSS:.0%} worse than its folds"
     else:
         verdict = f"{len(soup.names)} images are too few to show whether the soup is worse than its folds"
     return rows, (
@@ -58,14 +58,14 @@ def _class_scores(table: Any) -> dict[str, float]:
 
 
 def _finding_scores(table: Any) -> dict[str, float]:
-    """The mean AUC over the findings, and the mean of (p - y)^2 over all that is known."""
+    """The mean AUC over the findings, and the mean of (p - y)^2 over all known labels y."""
     rankings = finding_rankings(table.labels, table.probabilities)
     brier = float(np.nanmean((table.probabilities - table.labels) ** 2))
     return {"auc_macro": float(rankings.mean()) if rankings.size else float("nan"), "brier_score": brier}
 
 
 def _accuracy_interval(soup: Any, folds: Sequence[Any]) -> Sequence[float]:
-    """Return the 95 % interval of the soup's accuracy minus the mean of its folds'."""
+    """Return the 95 % interval of the soup's accuracy minus the mean accuracy of its folds."""
     hits = np.mean([table.guesses == table.labels for table in folds], axis=0)
     return mean_interval((soup.guesses == soup.labels) - hits, soup.groups)[1] or (-1.0, 1.0)
 

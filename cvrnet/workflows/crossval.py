@@ -22,15 +22,15 @@ from cvrnet.workflows.train import refuse_missing, train_sets
 
 @dataclass(frozen=True)
 class Folds:
-    """Which fold tests each image.
+    """The fold that tests each image.
 
     Attributes:
         inside: The images that are in a fold.
         numbers: The number of the fold of each of these images, from 1.
-        independent: The images that are held back, in no fold.
+        independent: The images that are held back; they are in no fold.
         test_source: The source of the independent images; "" if the data set's column ``split`` holds them back.
         count: Number of folds.
-        left_out: Number of images that are in no set: those of other sources than ``test_source`` with ``split=test``.
+        left_out: Number of images in no set: with a ``test_source``, images of other sources that have ``split=test``.
     """
 
     inside: list[Record]
@@ -41,12 +41,12 @@ class Folds:
     left_out: int
 
     def members(self) -> Iterator[tuple[Record, str | int]]:
-        """Each image with its fold, or with ``independent``."""
+        """Yield each image with its fold, or with ``independent``."""
         yield from zip(self.inside, self.numbers, strict=True)
         yield from ((record, INDEPENDENT) for record in self.independent)
 
     def sets(self, fold: int) -> dict[str, list[Record]]:
-        """The sets ``train``, ``val``, ``test`` and, where images are held back, ``independent`` of one fold."""
+        """Return the sets ``train``, ``val``, ``test`` of one fold and, if images are held back, ``independent``."""
         beside = {INDEPENDENT: self.independent} if self.independent else {}
         return fold_sets(self.inside, self.numbers, fold) | beside
 
@@ -69,17 +69,18 @@ def cross_validate(
     log: str = "",
     callbacks: Callbacks | None = None,
 ) -> dict[str, Any]:
-    """Train and test every fold: fold k tests, fold k+1 validates, the others train (v1 Fig. 3).
+    """Train and test every fold: fold k is the test set, fold k+1 the validation set, the others are for training.
 
-    Folds are stratified by label and source, and never share a patient. They are saved before anything is trained. The
-    model of every fold is also scored on the independent images (v2's independent set). The run folder gets run.json,
-    split.csv, fold-1/ and so on, summary.json, figures/, tables/, report.html and audit.html.
+    This is the protocol of v1 (Fig. 3). Folds are stratified by label and source, and never share a patient. They are
+    saved before anything is trained. The model of every fold is also scored on the independent images (v2's independent
+    set). The run folder gets run.json, split.csv, fold-1/ and so on, summary.json, figures/, tables/, report.html and
+    audit.html.
 
-    With ``only_fold``, only that fold is trained, so several machines can train one fold each;
+    With ``only_fold``, only that fold is trained, so that several machines can train one fold each;
     `cvrnet.workflows.collect` then joins the folds. Other arguments and errors: see `cvrnet.workflows`.
 
     Returns:
-        The content of summary.json; with ``only_fold``, that of the fold's metrics.json.
+        The content of summary.json; with ``only_fold``, the content of the fold's metrics.json.
     """
     output, resume = Path(output), resume or only_fold is not None
     check_folds(n_folds)
@@ -99,7 +100,7 @@ def check_folds(n_folds: int) -> None:
 
 
 def choose_folds(job: Job, output: Path, n_folds: int, test_source: str, split_from: Path | None = None) -> Folds:
-    """Make folds, or read them from `split_from` or from the run that is resumed.
+    """Make folds, or read them from ``split_from`` or from the resumed run.
 
     Raises:
         UserError: The data set does not allow these folds, or a fold would be trained without one of the classes.

@@ -1,4 +1,4 @@
-"""Mask or crop the pictures of a job with the lungs, and tell which pictures stay whole."""
+"""Mask or crop the pictures of a job by their lung masks, and report which pictures stay whole."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from cvrnet.lungs.attach import make_finder
 from cvrnet.runs.layout import SEGMENTER
 from cvrnet.training import TrainConfig
 
-SHOWN = 5  # pictures
+SHOWN = 5  # pictures that a message lists
 
 
 def lung_finder(records: Sequence[Record], config: TrainConfig, cache_folder: str | Path | None) -> LungFinder | None:
-    """What masks or crops the images of a job (see `make_finder`); None if the config does not ask for it."""
+    """Return the lung finder that masks or crops a job's images (see `make_finder`); None for whole images."""
     if not config.lungs:
         return None
     return make_finder(records, config.lungs, config.lungs_margin, config.segmenter, cache_folder or "")
@@ -30,9 +30,11 @@ def count_lungs(
 ) -> dict[str, Any]:
     """Count the images that are masked or cropped, and list the others with the reason; ``{}`` for whole images.
 
+    ``say`` is called with a summary.
+
     Returns:
-        ``given`` and ``found``, the numbers of images with the data set's masks and with the segmenter's, and
-        ``whole``, a line for each image that is used whole. ``say`` is called with a summary.
+        ``given``, the number of images with a mask of the data set; ``found``, the number of images with a mask of the
+        segmenter; ``whole``, a line for each image that is used whole.
     """
     finder = cache.lungs
     if finder is None:
@@ -58,7 +60,7 @@ def count_lungs(
 
 
 def whole_sentence(whole: int, images: int, option: str) -> str:
-    """One line that tells how many pictures were used whole."""
+    """Return one line that says how many pictures are used whole."""
     if not whole:
         return f"{option}: all {images:,} pictures have usable lung masks"
     return f"{option}: {whole:,} of {images:,} pictures are used whole, because they have no usable lung mask"
@@ -67,7 +69,7 @@ def whole_sentence(whole: int, images: int, option: str) -> str:
 def lungs_used(
     predictor: Predictor, records: Sequence[Record], say: Callable[[str], object]
 ) -> dict[str, dict[str, list[str]]]:
-    """For a model that sees only the lungs, the key ``lungs`` of run.json: a line for each picture it saw whole."""
+    """Return the key ``lungs`` of run.json, with a line for each picture used whole; ``{}`` for other models."""
     lungs, whole = predictor.preprocessing.lungs, predictor.whole_pictures()
     if lungs is None:
         return {}
@@ -77,7 +79,7 @@ def lungs_used(
 
 
 def save_segmenter(folder: Path, finder: LungFinder | None) -> None:
-    """Write what finds the lungs beside a model's weights, so that prediction does the same."""
+    """Write the segmenter beside a model's weights, so that prediction finds the lungs in the same way."""
     if finder is not None and finder.segmenter is not None:
         segmenter: Any = finder.segmenter
         segmenter.save(folder / SEGMENTER)

@@ -16,12 +16,15 @@ Stage = Callable[[str], Callable[[int, int], object]]
 def decode_images(
     records: Sequence[Record], config: TrainConfig, cache_folder: str | Path | None, processes: Processes, stage: Stage
 ) -> tuple[ImageCache, list[str]]:
-    """Decode and resize the images as the config says; the main process does it, and the others wait.
+    """Decode and resize the images as the config says, on the main process, while the other processes wait.
 
-    Returns the cache that holds them, and one line for each image that cannot be read. For ``stage``, see `Callbacks`.
+    For ``stage``, see `Callbacks`.
+
+    Returns:
+        The cache with the images, and one line for each image that cannot be read.
 
     Raises:
-        UserError: The config wants lungs, and there is no mask and no segmenter.
+        UserError: The config has ``lungs``, but there is no mask and no segmenter.
     """
     cache = ImageCache(
         (config.img_size, config.img_size),

@@ -41,7 +41,7 @@ def predict_all(
     batch_size: int,
     progress: Callable[[int, int], object] | None = None,
 ) -> list[Prediction]:
-    """Return a prediction for each image, with an ``error`` if it is unreadable. Arguments as in `predict_records`."""
+    """Return a prediction for each image; an unreadable image has an ``error``. Arguments: see `predict_records`."""
     answers = []
     stream = predictor.stream((r.path for r in records), batch_size=batch_size, heads=predictor.averages_probabilities)
     for done, prediction in enumerate(stream, start=1):
@@ -58,10 +58,10 @@ def predict_records(
     batch_size: int = 8,
     progress: Callable[[int, int], object] | None = None,
 ) -> Any:
-    """Predict every readable image; for a model that averages probabilities, also give each head's predictions.
+    """Return a `PredictionTable` of every readable image or, for a model of findings, a `FindingTable`.
 
-    Returns a `PredictionTable` or, for a model of findings, a `FindingTable`.
-    ``progress`` is called after each image with the number done and the number of images.
+    For a model that averages probabilities, the table also has each head's predictions. ``progress`` is called after
+    each image with the number of images done and the number of all images.
     """
     answers = predict_all(predictor, records, batch_size, progress)
     readable = [(record, answer) for record, answer in zip(records, answers, strict=True) if not answer.error]
@@ -82,11 +82,11 @@ def write_evaluation(
 ) -> dict[str, Any]:
     """Write metrics.json, predictions.csv and figures for one or more sets of images; the figures show the last set.
 
-    ``further`` are further scores of each set.
+    ``further`` maps the name of a set to further scores.
 
     Returns:
         The content of metrics.json: the scores of each set (see `cvrnet.scoring.score`), and ``head_accuracy`` for a
-        model that has heads.
+        model with several heads.
     """
     metrics = {name: score(table) | dict((further or {}).get(name, {})) for name, table in sets.items()}
     for name, table in sets.items():
@@ -109,11 +109,11 @@ def describe_evaluation(
     records: Sequence[Record],
     predictions: AnyTable,
 ) -> dict[str, Any]:
-    """The content of an evaluation's run.json: the model, the images, and whether the model was trained on them.
+    """Return the content of an evaluation's run.json: the model, the images, and which of these it was trained on.
 
     ``independent_sources`` are the sources that the model was not trained on, or None if its training images are not
-    known; ``seen_images`` counts the images whose path or patient the model was trained or validated on. Only images
-    that have a prediction are described. ``model`` is the MODEL argument, as the user gave it.
+    known. ``seen_images`` is the number of images whose path or patient the model was trained or validated on. Images
+    without a prediction do not count. ``model`` is the MODEL argument that the user gave.
     """
     readable = set(predictions.names)
     records = [r for r in records if r.name in readable]
@@ -165,14 +165,14 @@ def evaluate(
 
     ``model`` is a run folder (all its folds as an ensemble, or only ``folds``), a fold folder, ``local-dir:FOLDER``,
     ``hf-hub:user/repo[@revision]`` or an ONNX file. The folder gets run.json, metrics.json, predictions.csv, figures/,
-    tables/, report.html and audit.html. ``prevalences`` are those for which the report gives PPV and NPV of each
-    operating point (by default 1, 5, 10, 20 and 50 %). Other arguments: see `cvrnet.workflows`.
+    tables/, report.html and audit.html. For each of the ``prevalences`` (default: 1, 5, 10, 20 and 50 %), the report
+    gives PPV and NPV of each operating point. Other arguments: see `cvrnet.workflows`.
 
     Classes are matched by name: the data may lack some of the model's classes, but may not have others. Images
     that cannot be read are left out and named in run.json (``left_out``).
 
     Returns:
-        The content of run.json and, under the key ``metrics``, that of metrics.json.
+        The content of run.json and, under the key ``metrics``, the content of metrics.json.
 
     Raises:
         DataError: Rows of the manifest are wrong, or no image can be read.
@@ -196,7 +196,7 @@ def evaluate(
 
 
 def _count(backend: str | None, data: DataPath) -> int | None:
-    """The number of images, where the choice of the backend depends on it."""
+    """The number of images if the choice of the backend depends on it, else None."""
     return len(read_records(data, labelled=False)) if backend == "auto" else None
 
 
@@ -211,9 +211,9 @@ def score_records(
     callbacks: Callbacks,
     about: Mapping[str, Any],
 ) -> tuple[Any, dict[str, Any]]:
-    """Predict and score the images, and write everything of an evaluation except audit and report.
+    """Predict and score the images, and write all files of an evaluation except audit and report.
 
-    ``about`` is what `read_scored` says about the records. Returned are the predictions, and what `evaluate` returns.
+    ``about`` has the further keys from `read_scored`. Returns the predictions, and the result of `evaluate`.
     """
     attention: list[StudyAttention] = []
     predictor.use_masks(records)
@@ -243,10 +243,10 @@ def score_records(
 def read_scored(
     predictor: Predictor, data: DataPath, say: Callable[[str], object]
 ) -> tuple[list[Record], dict[str, Any]]:
-    """The labelled images, or bags of images, that a model can be scored on, and further keys of run.json.
+    """Return the labelled images or bags on which a model is scored, and further keys of run.json.
 
-    There are keys (``outcome``, ``left_out``) if the model foretells an event: labels are then made from the data set's
-    column of the event, as in training. Errors as in `read_for`.
+    If the model predicts an event, labels are made from the data set's column of the event, as in training, and the
+    keys are ``outcome`` and ``left_out``. Errors as in `read_for`.
     """
     about: dict[str, Any] = {}
     films: list[Record] | None = None
@@ -267,11 +267,11 @@ def read_for(
     say: Callable[[str], object] = lambda line: None,
     uncertain: str = "ignore",
 ) -> list[Record]:
-    """The images of a data set with labels that a model of these classes knows; for findings, with what is known.
+    """Return the images of a data set with labels for a model of these classes or findings.
 
     Raises:
         DataError: Rows of the manifest are wrong.
-        UserError: The model does not know a class, or no finding of the model is known of any image.
+        UserError: The model does not know a class, or no image has a known label for any finding of the model.
     """
     if task != FindingTable.task:
         records = read_records(data, min_classes=1, say=say)
@@ -280,20 +280,20 @@ def read_for(
     records = read_records(data, labelled=False, say=say)
     truth = finding_truth(records, classes, uncertain)
     if np.isnan(truth).all():
-        raise UserError(f"none of the model's findings is known of any image; expected {', '.join(classes)}")
+        raise UserError(f"no image has a label for any of the model's findings; expected {', '.join(classes)}")
     return label_findings(records, classes, truth)
 
 
 def refuse_findings(predictor: Predictor, what: str) -> None:
-    """UserError for a model of findings, where only models of one class an image fit."""
+    """Raise UserError for a model of findings; ``what`` is the command, which needs one class per image."""
     if predictor.task == "multilabel":
         raise UserError(
-            f"{predictor.name} is a model of findings; {what} is for models that name one class an image: "
-            "`cvrnet evaluate` measures it on your images, with thresholds for each finding"
+            f"{predictor.name} is a model of findings; {what} is for models of one class per image; `cvrnet evaluate` "
+            "measures a model of findings on your images, with thresholds for each finding"
         )
 
 
 def check_prevalences(prevalences: Sequence[float]) -> None:
     """Refuse a prevalence that is not between 0 and 1."""
     if wrong := [p for p in prevalences if not 0 < p < 1]:
-        raise UserError(f"a prevalence of {wrong[0]}; expected a number between 0 and 1")
+        raise UserError(f"prevalence {wrong[0]}; expected a number between 0 and 1")

@@ -1,4 +1,4 @@
-"""Find the lungs in all pictures of a data set: train a segmenter on those with masks, segment the others."""
+"""Find the lungs in all pictures of a data set: train a segmenter on pictures with masks, and segment the others."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 @dataclass
 class FoundMasks:
-    """What `find_lungs` found, image by image."""
+    """The masks that `find_lungs` found, and their quality."""
 
     records: list[Record]  #: the images that can be read
     segmenter: Segmenter
     quality: list[dict[str, Any]]  #: path, patient_id, fold and `MEASURES` of each image with a usable given mask
-    rows: list[dict[str, Any]] = field(default_factory=list)  #: of masks.csv
-    masks: dict[str, Mask] = field(default_factory=dict)  #: out-of-fold masks of the images with a given one
+    rows: list[dict[str, Any]] = field(default_factory=list)  #: the rows of masks.csv
+    masks: dict[str, Mask] = field(default_factory=dict)  #: the segmenter's out-of-fold masks of images with a mask
     problems: list[str] = field(default_factory=list)  #: a line for each image and given mask that cannot be used
 
 
@@ -56,27 +56,27 @@ def find_lungs(
     overwrite: bool = False,
     callbacks: Callbacks | None = None,
 ) -> dict[str, Any]:
-    """Find the lungs in all images of a data set, and write their masks, a manifest with them, and their quality.
+    """Find the lungs in all images of a data set; write the masks, a manifest that names them, and their quality.
 
-    Without ``segmenter``, one is trained on the images that have a lung mask, and cross-validated: each is segmented by
-    a network that was not trained on its patient. With it (a folder of this function, or its file), nothing is trained,
-    and it is compared with the given masks. A mask that cannot be used is named, and the rest goes on.
+    Without ``segmenter``, a segmenter is trained on the images that have a lung mask. It is cross-validated: a network
+    that was not trained on an image's patient segments the image. With ``segmenter`` (an output folder of this
+    function, or the file in it), nothing is trained, and the segmenter is compared with the given masks. A message
+    names each mask that cannot be used, and the job continues.
 
-    The folder gets lungs.safetensors (the segmenter), masks/, masks.csv (all masks: where from, area, parts, and what
-    is implausible), quality.csv, lungs.png (a contact sheet), manifest.csv and, last, summary.json.
+    The folder gets lungs.safetensors (the segmenter), masks/, masks.csv (all masks: origin, area, parts, and whether
+    they are implausible), quality.csv, lungs.png (a contact sheet), manifest.csv and, last, summary.json.
 
-    ``data``, ``output``, ``overwrite`` and ``callbacks`` are as in `cvrnet.workflows`. ``n_folds`` (at least 2, by
-    patient), ``epochs``, ``seed``, ``device`` and ``amp`` are those of the training; ``size`` is the side of the
-    network's square, a multiple of 32, and ``phantoms`` a number of synthetic radiographs that train, too
-    (`cvrnet.data.write_phantoms`). Masks are always found on the CPU, in float32. ``any_body_part`` is that of
-    `cvrnet.data.read_image`.
+    ``n_folds`` (at least 2, by patient), ``epochs``, ``seed``, ``device`` and ``amp`` are for the training. ``size`` is
+    the height and width of the network's input in pixels, a multiple of 32. ``phantoms`` is the number of synthetic
+    radiographs that are added to the training images (`cvrnet.data.write_phantoms`). Masks are always found on the CPU,
+    in float32. For ``any_body_part``, see `cvrnet.data.read_image`; other arguments: see `cvrnet.workflows`.
 
     Returns:
         The content of summary.json.
 
     Raises:
         DataError: Rows of the manifest are wrong.
-        UserError: Fewer than ten images have a usable mask, and there is no segmenter; or the folder holds something.
+        UserError: Fewer than ten images have a usable mask, and there is no segmenter; or the folder has other files.
     """
     callbacks = callbacks or Callbacks()
     _check(n_folds, epochs, size, phantoms)
@@ -120,7 +120,7 @@ def _check(n_folds: int, epochs: int, size: int, phantoms: int) -> None:
 
 
 def _usable_masks(records: Sequence[Record], reader: Preprocessing) -> tuple[list[Record], list[str]]:
-    """The images with a usable lung mask, and a line for each other one that has a mask."""
+    """The images with a usable lung mask, and a line for each image whose mask cannot be used."""
     usable, problems = [], []
     for record in records:
         if record.lung_mask is None:
@@ -148,7 +148,7 @@ def _train(
 ) -> FoundMasks:
     """Cross-validate, then train the segmenter on all images with masks."""
     size = reader.input_size[1]
-    # All have one label here: lungs are found without looking at labels, and a class may have a single patient.
+    # One label for all images, because a segmenter needs no labels, and a class may have a single patient.
     folds = make_folds([replace(record, label="lungs", source="") for record in usable], n_folds, settings["seed"])
     pairs = [pair_of(record, reader) for record in usable]
     added = _phantoms(phantoms, reader, settings["seed"])
@@ -175,7 +175,7 @@ def _train(
 
 
 def pair_of(record: Record, reader: Preprocessing) -> Pair:
-    """A picture and its mask as the network takes them, uint8 (size, size)."""
+    """Return a picture and its mask in the network's input size, uint8 (size, size)."""
     picture, size = reader.read_whole(record.path), reader.input_size[1]
     assert record.lung_mask is not None
     mask = Image.fromarray(read_mask(record.lung_mask, picture.shape)).convert("L")
@@ -190,12 +190,12 @@ def _phantoms(count: int, reader: Preprocessing, seed: int) -> list[Pair]:
 
 
 def _compare(found: FoundMasks, record: Record, reader: Preprocessing, segmenter: Segmenter, fold: str) -> None:
-    """Compare the segmenter's mask of an image with the given one."""
+    """Compare the segmenter's mask of an image with the given mask."""
     picture = reader.read_whole(record.path)
     assert record.lung_mask is not None
     given, mask = read_mask(record.lung_mask, picture.shape), segmenter(picture)
     found.masks[record.name] = mask
-    # Distances are also a share of the picture's diagonal, because pictures have different sizes.
+    # Distances are also given as a share of the picture's diagonal, because pictures have different sizes.
     scores: dict[str, Any] = mask_quality(mask, given)
     diagonal = float(np.hypot(*picture.shape))
     scores |= {f"{name}_share": scores[name] / diagonal for name in MEASURES[1:]}
@@ -203,7 +203,7 @@ def _compare(found: FoundMasks, record: Record, reader: Preprocessing, segmenter
 
 
 def _mean_quality(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and 95 % interval by patient of each measure, and the folds' means of Dice."""
+    """Mean of each measure with its 95 % interval by patient, and the mean Dice of each fold."""
     if not rows:
         return {"quality": {}}
     patients = [patient_key(row["patient_id"], row["path"]) for row in rows]

@@ -1,4 +1,4 @@
-"""The steps at the start of every job that trains: read the data once, claim the folder, audit."""
+"""The first steps of every job that trains: read the data once, claim the folder, audit."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ from cvrnet.workflows.studies import describe_bags, one_picture_each
 
 @dataclass(frozen=True)
 class Job:
-    """A job that trains: its arguments (see `cvrnet.workflows`), and its data, read and decoded once.
+    """A job that trains: its arguments (see `cvrnet.workflows`), and its data, which is read and decoded once.
 
     Attributes:
         output: The folder that the user named.
-        place: The folder in which the job writes until it has finished: ``output`` itself, or one beside it.
+        place: The folder to which the job writes until it has finished: ``output`` itself, or a folder beside it.
         records: The images.
         classes: Class names in the order of the logits.
         cache: The decoded images.
@@ -71,10 +71,10 @@ class Job:
     features: FrozenFeatures | None = None
 
     def with_config(self, config: TrainConfig) -> Job:
-        """The job with another config, and so with another model, whose images have the config's interpolation.
+        """Return the job with another config: another model, and images with the config's interpolation.
 
         Raises:
-            DataError: The images have to be decoded again, and some can no longer be read.
+            DataError: The images had to be decoded again, and some can no longer be read.
         """
         config, cache = resolve_interpolation(config), self.cache
         if config.interpolation != cache.interpolation:
@@ -103,12 +103,12 @@ def start_job(
 ) -> Iterator[Job]:
     """Open the folder, read the data set and decode its images; only the main process locks the folder and decodes.
 
-    When the block has succeeded, the new run replaces the old one. ``kind`` is the job's name in run.json; ``part`` is
-    the fold if the job trains only one. Other arguments: see `cvrnet.workflows` and `open_run_folder`.
+    When the ``with`` block has succeeded, the new run replaces the old run. ``kind`` is the job's kind in run.json;
+    ``part`` is the fold if the job trains only one. Other arguments: see `cvrnet.workflows` and `open_run_folder`.
 
     Raises:
-        DataError: It lists everything that is wrong with the manifest and the images.
-        UserError: The folder holds something that must not be touched.
+        DataError: The data set has errors; the message lists everything that is wrong with the manifest and the images.
+        UserError: The folder has files that the job may not change.
     """
     config, callbacks = resolve_interpolation(config or TrainConfig()), callbacks or Callbacks()
     check_tracker(log)
@@ -138,7 +138,7 @@ def start_job(
 
 
 def with_features(job: Job, folders: Sequence[Path]) -> Job:
-    """Add the pooled maps of all images to a job, if its config freezes the encoders and a model is unfinished.
+    """Return the job with the pooled maps of all images, if its config freezes the encoders and a model is unfinished.
 
     ``folders`` are the folders of the job's models.
 
@@ -151,7 +151,7 @@ def with_features(job: Job, folders: Sequence[Path]) -> Job:
     model: Any = job.initial.model
     started = config.pretrained or pretrained_from(model) or is_trained(config.model)
     if job.processes.is_main and not started:
-        job.callbacks.say("The frozen encoders have random weights, whose features say little: expect low scores")
+        job.callbacks.say("Warning: the frozen encoders have random weights; expect low scores")
     processes = job.processes
     features = FrozenFeatures(
         model,
@@ -178,11 +178,11 @@ def open_run(
 ) -> None:
     """Claim a run's folder on the main process, write run.json and split.csv, and audit the data set.
 
-    ``split`` gives each image with its set or fold, ``further`` are further keys of run.json.
+    ``split`` yields each image with its set or fold; ``further`` are further keys of run.json.
 
     Raises:
-        UserError: The folder holds something else, or a run with another split or other settings; or the model
-            cannot be created.
+        UserError: The folder has other files, or a run with another split or other settings; or the model cannot be
+            created.
     """
     if job.processes.is_main:
         resumed = job.resume and (output / RUN).is_file()
@@ -193,7 +193,7 @@ def open_run(
             earlier = read_json(output / RUN).get("pretrained_from")
             further |= {} if earlier is None else {"pretrained_from": earlier}
             for folder in (output, *fold_folders(output).values()):
-                is_finished(folder, job.config)  # raises if the wanted further epochs cannot be trained
+                is_finished(folder, job.config)  # raises if the further epochs cannot be trained
         description = {
             "kind": kind,
             **DataSet.of(job.data).for_run(),
@@ -216,7 +216,7 @@ def open_run(
         claim_folder(output, description, resume=job.resume, defaults=defaults)
         if output == job.place.folder and job.place.aside:
             job.callbacks.say(
-                f"{job.output} stays as it is until the new run is complete; until then, the new one is in {output}, "
+                f"{job.output} does not change until the new run is complete; until then, the new run is in {output}, "
                 "and --resume continues it, with or without --overwrite"
             )
         _write_split(output / SPLIT, [split_row(record, part) for record, part in split])
@@ -230,7 +230,7 @@ def open_run(
 
 
 def _write_split(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write split.csv; refuse to resume a run whose models were trained with another split."""
+    """Write split.csv; UserError if an earlier split.csv is different, because models were trained with it."""
     if not path.is_file():
         if rows:
             write_csv(path, rows)
@@ -238,4 +238,4 @@ def _write_split(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     sets = {"test": INDEPENDENT}  # version 0.1 called the set ``test`` in a single training
     before = {(row["path"], sets.get(row["fold"], row["fold"])) for row in read_rows(path, ("path", "fold"))}
     if before != {(row["path"], str(row["fold"])) for row in rows}:
-        raise UserError(f"{path} splits the images in another way; --overwrite replaces the run")
+        raise UserError(f"{path} has another split of the images; --overwrite replaces the run")

@@ -1,4 +1,4 @@
-"""The folder that `cvrnet lungs` writes: masks, a manifest that names them, their quality, and the segmenter."""
+"""Write the folder of `cvrnet lungs`: masks, a manifest that names them, their quality, and the segmenter."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ GIVEN, FOUND = "given", "segmenter"
 
 @contextmanager
 def new_lung_folder(output: Path, overwrite: bool) -> Iterator[tuple[Path, Path]]:
-    """Give the folder that the user named, and the one to write to, which takes its place when the block has succeeded.
+    """Yield the folder that the user named, and the folder to write to, which replaces it if the block succeeds.
 
     Raises:
-        UserError: The folder holds something else, or an earlier result and ``overwrite`` is not set.
+        UserError: The folder has other files; or it has an earlier result, and ``overwrite`` is not set.
     """
     folder = real_folder(output)
     with ExitStack() as stack:
@@ -69,9 +69,9 @@ def write_lungs(
     about: dict[str, Any],
     callbacks: Callbacks,
 ) -> dict[str, Any]:
-    """Segment the images that have no usable mask, and write everything; returns the content of summary.json.
+    """Segment the images that have no usable mask, write all files, and return the content of summary.json.
 
-    ``folder`` is the final place, ``new`` the one to write to, ``usable`` the images whose given mask can be used.
+    ``folder`` is the final folder, ``new`` the folder to write to; ``usable`` are the images with a usable given mask.
     """
     found.segmenter.save(new / SEGMENTER)
     progress = callbacks.stage("Segmenting")
@@ -132,7 +132,7 @@ def _row(record: Record, path: Path, origin: str, mask: Mask, problem: str) -> d
 
 
 def _root(data: DataPath, folder: Path, records: list[Record]) -> Path:
-    """The folder that the manifest's paths are relative to: it holds all images and masks."""
+    """The folder to which the manifest's paths are relative: it contains all images and masks."""
     images = os.path.realpath(DataSet.of(data).image_folder())
     files = [images, *{str(record.path.parent) for record in records}, str(folder)]
     files += [str(record.lung_mask.parent) for record in records if record.lung_mask is not None]

@@ -1,4 +1,4 @@
-"""A contact sheet of lung masks: the worst against given ones, implausible ones, and some of each source."""
+"""A contact sheet of lung masks: those that differ most from given masks, implausible masks, and some per source."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from cvrnet.text import printable
 
 SIDE, GAP, HEADING, COLUMNS, MOST_ROWS = 192, 6, 22, 8, 20
 _GIVEN = (86, 180, 233)  # Okabe and Ito's sky blue
-Tile = tuple[float, str, Image.Image]  # what the tiles are sorted by, the smallest first; caption; picture
+Tile = tuple[float, str, Image.Image]  # sorting key (the smallest comes first), caption, picture
 
 
 class LungSheet:
-    """Collects pictures with the outlines of masks; only those that the sheet can show are kept."""
+    """Collects pictures with the outlines of masks; keeps only as many as the sheet can show."""
 
     def __init__(self) -> None:
         self.rows: dict[str, list[Tile]] = defaultdict(list)
@@ -30,12 +30,12 @@ class LungSheet:
         self._rng = np.random.default_rng(0)
 
     def compare(self, record: Record, picture: NDArray[np.uint8], given: Mask, found: Mask, dice: float) -> None:
-        """Add a picture whose mask is given (blue); the mask of the segmenter is orange. The sheet shows the worst."""
+        """Add a picture with its given mask (blue) and the segmenter's (orange); the sheet shows the worst Dice."""
         drawn = _recoloured(as_colour(picture), given)
         self._add("given (blue) and found (orange), the worst", dice, f"Dice {dice:.3f}", draw_outline(drawn, found))
 
     def show(self, record: Record, picture: NDArray[np.uint8], mask: Mask, problem: str) -> None:
-        """Add a picture that has the segmenter's mask alone; the sheet shows some at random."""
+        """Add a picture with only the segmenter's mask; the sheet shows a random choice of these."""
         drawn = draw_outline(as_colour(picture), mask)
         row = "implausible: used whole" if problem else f"found: {record.source or 'no source'}"
         self._add(row, float(self._rng.random()), problem or Path(record.name).stem, drawn)
@@ -51,7 +51,7 @@ class LungSheet:
             del tiles[most:]
 
     def write(self, path: Path) -> None:
-        """Write the sheet as PNG, atomically."""
+        """Write the sheet as a PNG file, atomically."""
         lines = [
             ("" if start else title, tiles[start : start + COLUMNS])
             for title, tiles in sorted(self.rows.items())[:MOST_ROWS]
@@ -75,7 +75,7 @@ class LungSheet:
 
 
 def _recoloured(picture: NDArray[np.uint8], mask: Mask) -> NDArray[np.uint8]:
-    """`draw_outline` in another colour."""
+    """Draw the outline of a given mask in blue, with `draw_outline`."""
     drawn = draw_outline(picture, mask)
     drawn[(drawn != picture).any(-1)] = _GIVEN
     return drawn

@@ -1,4 +1,4 @@
-"""Let a trained model tell images that are unlike its training images (`cvrnet.heads.novelty`)."""
+"""Add a novelty head to a trained model, which marks images unlike its training images (`cvrnet.heads.novelty`)."""
 
 from __future__ import annotations
 
@@ -23,18 +23,28 @@ from cvrnet.runs.predictions import Table
 from cvrnet.training.novelty import fit_novelty, fit_sides
 from cvrnet.workflows.job import Job
 
-MOST_IMAGES = 500  # of each set; 100 to 400 were measured, too (docs/decisions.md)
-MOST_MIRRORED = 300  # training images whose mirror images are computed, too; chosen by measurement
+MOST_IMAGES = 500  # images of each set; 100 to 400 were measured, too (docs/decisions.md)
+MOST_MIRRORED = 300  # training images that are also mirrored; the number was chosen by measurement
 
 
 def add_novelty(
     job: Job, model: Any, sets: Mapping[str, Sequence[Record]], folder: Path, scored: Mapping[str, Table]
 ) -> dict[str, Table]:
-    """Fit to training and validation images, save beside the weights, and add each image's value to the predictions.
+    """Fit a novelty head, save it beside the weights, and add each image's value to the predictions.
 
-    At most 500 images of each set are used, and the mirror images of 300 training images, drawn by the seed and the
-    images' names, so that folds draw the same ones where they can. The others have no value. A model without heads, or
-    with too few images, gets nothing.
+    The head is fitted to at most 500 training and 500 validation images, and to mirrored copies of 300 training images.
+    At most 500 images of each scored set get a value. Images are drawn by the seed and their names, so that folds draw
+    the same images if they can. Without several heads, or with too few images, the model gets no novelty head.
+
+    Args:
+        job: The job.
+        model: The trained model.
+        sets: Name of a set -> its images, with ``train`` and ``val``.
+        folder: The model's folder.
+        scored: Name of a set -> its predictions.
+
+    Returns:
+        ``scored`` with the values.
     """
     if not (isinstance(model, CVRNet) and averages_probabilities(model)):
         return {**scored}
@@ -58,7 +68,7 @@ def add_novelty(
 
 
 def _draw(records: Sequence[Record], seed: int) -> list[int]:
-    """The indices of at most 500 images, in an order that depends on the seed and the images' names alone."""
+    """The indices of at most 500 images, in an order that depends only on the seed and the images' names."""
 
     def key(i: int) -> bytes:
         return hashlib.sha256(f"{seed} {records[i].name}".encode("utf-8", "surrogateescape")).digest()
@@ -67,7 +77,7 @@ def _draw(records: Sequence[Record], seed: int) -> list[int]:
 
 
 def _vectors(job: Job, model: CVRNet, records: Sequence[Record]) -> tuple[list[Tensor], Tensor]:
-    """What `NoveltyHead` takes, on the CPU: the heads' inputs, one (N, C_i) for each head, and the maps' sides."""
+    """The inputs of `NoveltyHead`, on the CPU: the heads' inputs, (N, C_i) for each head, and the maps' sides."""
     if (features := job.features) is not None:
         vectors = np.array(features.vectors[features.rows(records), 0])
         return head_inputs(model, torch.from_numpy(vectors)), stored_sides(model, features.sides(records))
@@ -77,14 +87,14 @@ def _vectors(job: Job, model: CVRNet, records: Sequence[Record]) -> tuple[list[T
 
 
 def _mirrored(job: Job, model: CVRNet, records: Sequence[Record]) -> Tensor:
-    """The sides of the maps of images' mirror images, on the CPU."""
+    """The sides of the maps of mirrored images, on the CPU."""
     if job.features is not None:
         return stored_sides(model, job.features.sides(records, MIRRORED))
     return torch.cat([map_sides(maps, model.groups) for maps in _maps(job, model, records, mirrored=True)]).cpu()
 
 
 def _maps(job: Job, model: CVRNet, records: Sequence[Record], *, mirrored: bool = False) -> Iterator[list[Tensor]]:
-    """The model's maps of images, or of their mirror images, one batch after the other."""
+    """The model's maps of images, or of mirrored images, one batch after the other."""
     network, preprocessing = HeadLogits(model.eval(), job.processes.precision), Preprocessing.from_model(model)
     device, size = next(model.parameters()).device, job.config.batch_size
     for start in range(0, len(records), size):

@@ -1,4 +1,4 @@
-"""The steps of a job that foretells an event, where they differ from those of labels."""
+"""The steps of a job that predicts an event, where they differ from a job with labels."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from cvrnet.runs.predictions import AnyTable
 
 @dataclass(frozen=True)
 class Films:
-    """The films of a data set that may be used to foretell an outcome."""
+    """The radiographs (films) of a data set, and which of them may be used to predict an outcome."""
 
     course: Course
     all: Sequence[Record]
-    kept: list[Record]  #: not labelled yet
+    kept: list[Record]  #: films that may be used; they have no labels yet
     problems: list[str]  #: a line for each film and patient that cannot be used
-    late: list[str]  #: a line for each film that must not be used
+    late: list[str]  #: a line for each film that must not be used, because it would be a leak
 
     @classmethod
     def at_risk(cls, records: Sequence[Record], outcome: Outcome) -> Films:
@@ -42,18 +42,19 @@ class Films:
 def label_films(
     films: Films, readable: Sequence[Record], unit: str, say: Callable[[str], object], both: bool = True
 ) -> tuple[list[Record], dict[str, Any]]:
-    """The readable films with their labels, and the key ``outcome`` of run.json.
+    """Return the readable films with their labels, and the key ``outcome`` of run.json.
 
-    ``say`` is called with a line for each problem, and with what was kept. With ``both``, both labels are needed.
+    ``say`` is called with a line for each problem, and with lines on what was kept. With ``both``, both labels must
+    occur.
 
     Raises:
-        UserError: No film is left or, with ``both``, no film of one of the two labels.
+        UserError: No film is left or, with ``both``, one of the two labels does not occur.
     """
     labelled, censored = films.course.label(readable, unit)
     found = describe_course(films.course, films.all, labelled, films.late, censored, unit)
     sentences = outcome_sentences(found)
     if not labelled or (both and len({record.label for record in labelled}) < 2):
-        raise UserError(f"nothing can be foretold: {' '.join(sentences)}")
+        raise UserError(f"no event can be predicted from these data: {' '.join(sentences)}")
     for line in films.problems:
         say(f"Warning: {line}")
     for note in films.course.notes:
@@ -66,11 +67,11 @@ def label_films(
 def read_outcome(
     predictor: Predictor, outcome: Outcome, data: DataPath, say: Callable[[str], object]
 ) -> tuple[list[Record], list[str], dict[str, Any]]:
-    """The labelled films of a data set for a model, a line for each that is left out, and the key of run.json.
+    """Return the labelled films for a model, a line for each film left out, and the key ``outcome`` of run.json.
 
     Raises:
         DataError: The manifest cannot be used.
-        UserError: It does not have the outcome, or no film is left.
+        UserError: The manifest does not have the outcome, or no film is left.
     """
     unit = predictor.unit
     records, problems = scan_records(data, labelled=False, volumes=unit != "image", say=say)
@@ -85,14 +86,14 @@ def read_outcome(
 
 
 def outcome_of(predictor: Predictor) -> Outcome | None:
-    """What a model foretells; None for a model of labels."""
+    """Return the outcome that a model predicts; None for a model of labels."""
     return Outcome.from_note(outcome_note(predictor.models[0].pretrained_cfg))
 
 
 def refuse_outcome(model: Any, what: str) -> None:
-    """UserError for a model that foretells an event, where only models of labels fit; ``what`` is the command."""
+    """Raise UserError for a model that predicts an event; ``what`` is the command, which takes models of labels."""
     if outcome := Outcome.from_note(outcome_note(model.pretrained_cfg)):
-        raise UserError(f"the model foretells {outcome.column}; {what} takes models of labels")
+        raise UserError(f"the model predicts the event {outcome.column}; {what} takes models of labels")
 
 
 def add_baselines(
@@ -100,7 +101,7 @@ def add_baselines(
 ) -> None:
     """Write baselines.csv for all sets that have a table of predictions.
 
-    ``answer`` gives the probability of the event for bags; None if the model answers for single images.
+    ``answer`` returns the probability of the event for bags; None for a model of single images.
     """
     found = {}
     for part, table in tables.items():
@@ -114,7 +115,7 @@ def add_baselines(
 
 
 def study_answer(predictor: Predictor, batch_size: int) -> Answer | None:
-    """What `add_baselines` takes, of a trained model; a film that cannot be read has NaN."""
+    """Return the ``answer`` of `add_baselines` for a trained model; a film that cannot be read has NaN."""
     if predictor.unit == "image":
         return None
     yes = predictor.classes.index(YES)

@@ -1,4 +1,4 @@
-"""The pages of a job: audit.html of its data set, and report.html."""
+"""Write the pages of a job: audit.html about its data set, and report.html."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def audit_run(
 ) -> None:
     """Audit the data once, save the findings in the run, and report the severe ones.
 
-    ``output`` is where the folder will be when the job has finished; ``names`` and ``uncertain`` are those of `audit`.
+    ``output`` is the final path of the folder; ``names`` and ``uncertain`` are arguments of `audit`.
 
-    If the run already holds an audit of the same data, that audit is read and not repeated. Without the packages of the
-    extra ``audit``, there is no audit, and a line tells the user so.
+    If the run already has an audit of the same data, that audit is read, and no new one is made. Without the packages
+    of the extra ``audit``, there is no audit, and a message says so.
     """
     try:
         from cvrnet.audit import audit, read_severe, write_audit
@@ -41,7 +41,7 @@ def audit_run(
         package = (error.name or "").partition(".")[0]
         if package not in ("cleanlab", "cv2", "scipy", "sklearn"):
             raise
-        callbacks.say(f'The data set was not audited: that needs {package}; pip install "cvrnet[audit]"')
+        callbacks.say(f'The data set is not audited, because {package} is missing; pip install "cvrnet[audit]"')
         return
     severe = read_severe(folder, records)
     if severe is None:
@@ -54,7 +54,7 @@ def audit_run(
         callbacks.say(f"severe: {sentence}")
     if severe:
         page = (output or folder) / AUDIT_PAGE
-        callbacks.say(f"What to do about {'it' if len(severe) == 1 else 'them'} is in {page}")
+        callbacks.say(f"{page} says what to do about {'this finding' if len(severe) == 1 else 'these findings'}")
 
 
 def share_audit(sweep: Path, run: Path) -> None:
@@ -66,7 +66,11 @@ def share_audit(sweep: Path, run: Path) -> None:
 
 
 def finish_report(output: Path, maps: bool, predictor: Predictor | None = None) -> Path:
-    """Write the report of a run or an evaluation; its maps are those of `predictor`, by default the run's own model."""
+    """Write the report of a run or an evaluation; ``predictor`` (default: the run's own model) makes its maps.
+
+    Returns:
+        The path of report.html.
+    """
     from cvrnet.report.bags import bag_sections
     from cvrnet.report.explanations import maps_section
     from cvrnet.report.operating_points import operating_points_section

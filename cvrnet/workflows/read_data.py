@@ -1,4 +1,4 @@
-"""Read and decode the data set of a job that trains: the images or bags that it uses, and what is left out."""
+"""Read and decode the data set of a job that trains."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from cvrnet.workflows.studies import with_studies
 
 @dataclass(frozen=True)
 class ReadData:
-    """What a job trains and tests on."""
+    """The images or bags that a job trains and tests on, and what is left out."""
 
-    records: list[Any]  #: images or, with ``unit``, bags of them
+    records: list[Any]  #: images or, with ``unit``, bags of images
     config: TrainConfig  #: with the names of the findings, and ``time`` as the data set allows it
     cache: ImageCache  #: the decoded images
     left_out: Sequence[str]  #: a line for each picture, bag and patient that cannot be used
@@ -38,11 +38,11 @@ def read_training_data(
     stage: Stage,
     say: Callable[[str], object],
 ) -> ReadData:
-    """Read, select, decode and label the images; ``say`` is called with lines about them.
+    """Read, select, decode and label the images; ``say`` is called with messages for the user.
 
     Raises:
-        DataError: It lists everything that is wrong with the manifest and the images.
-        UserError: The data set does not have what the config asks for.
+        DataError: The data set has errors; the message lists everything that is wrong with the manifest and the images.
+        UserError: The data set lacks something that the config needs, such as the findings or the outcome.
     """
     bags, foretold = config.unit != "image", config.foretold
     records, problems = scan_records(data, labelled=not (config.findings or foretold), volumes=bags, say=say)

@@ -1,4 +1,4 @@
-"""One network from the folds of a run: the mean of their weights, evaluated before use.
+"""Make one network from the folds of a run: the mean of their weights, which is evaluated at once.
 
 Wortsman et al., "Model soups: averaging weights of multiple fine-tuned models improves accuracy without increasing
 inference time" (ICML 2022), the uniform soup. It works if the models were fine-tuned from the same weights, as
@@ -70,14 +70,14 @@ def make_soup(
 ) -> dict[str, Any]:
     """Average the weights of a run's folds into one checkpoint, and score folds, ensemble and soup on the same images.
 
-    Weights are summed in float64. The folds' batch-norm statistics do not fit the averaged weights: new ones are
-    computed from images of the run if its data set still exists; otherwise the folds' statistics are averaged.
-    Frozen encoders keep theirs.
+    Weights are summed in float64. The folds' batch-norm statistics do not fit the averaged weights. If the run's data
+    set still exists, new statistics are computed from its images; otherwise the folds' statistics are averaged. Frozen
+    encoders keep their statistics.
 
-    ``run`` has several folds, of which ``folds`` chooses some. ``data`` are labelled images to score on: by default the
-    run's independent images or, if it has none, all its images. ``output`` becomes a run with run.json, split.csv,
-    config.json and model.safetensors. If no fold was trained on the scored images, it also gets metrics.json,
-    predictions.csv, figures/, tables/ and report.html. Other arguments: see `cvrnet.workflows`.
+    ``run`` has several folds; ``folds`` selects some of them (none: all). ``data`` are labelled images for the scores,
+    by default the run's independent images or, if there are none, all images of the run. ``output`` becomes a run with
+    run.json, split.csv, config.json and model.safetensors. If no fold was trained on the scored images, it also gets
+    metrics.json, predictions.csv, figures/, tables/ and report.html. Other arguments: see `cvrnet.workflows`.
 
     Returns:
         ``rows`` with the scores of each fold, the ensemble and the soup, and three sentences: ``verdict``, whether the
@@ -85,8 +85,8 @@ def make_soup(
         ``batch_norm``, where the statistics of batch norm come from.
 
     Raises:
-        UserError: There are fewer than two folds, the folds differ in more than weights, there are no images to score
-            on, or the folder holds something.
+        UserError: There are fewer than two folds, the folds differ in more than weights, there are no images for the
+            scores, or the folder has other files.
         DataError: Some images cannot be read.
     """
     run, output, callbacks = Path(run), Path(output), callbacks or Callbacks()
@@ -102,7 +102,7 @@ def make_soup(
         given = read_for(task, classes, data) if data is not None else []
         records, honest, images = _images(run, about, own, seen, given, data)
         if _same_encoders(folders):
-            batch_norm = "batch norm's statistics are unchanged: the encoders were frozen, so all folds have the same"
+            batch_norm = "batch norm's statistics are unchanged: the encoders were frozen and are equal in all folds"
         else:
             renewed = with_finder(Preprocessing.from_model(model), folders)
             batch_norm = _renew_batch_norm(model, [r for r in own if seen.fold_of(r)], renewed, device)
@@ -147,7 +147,7 @@ def make_soup(
 
 
 def average(folders: Sequence[Path]) -> nn.Module:
-    """The mean of the checkpoints' tensors, calculated in float64; integers come from the first checkpoint."""
+    """Return the model whose tensors are the mean of the checkpoints', in float64; integers are from the first one."""
     model = load_checkpoint(folders[0])
     weights = [load_file(folder / WEIGHTS) for folder in folders]
     with torch.no_grad():
@@ -158,7 +158,7 @@ def average(folders: Sequence[Path]) -> nn.Module:
 
 
 def _check_folds(folders: Sequence[Path]) -> None:
-    """Refuse a single model, and models that differ in more than their weights."""
+    """Refuse a single model, and folds that differ in more than their weights."""
     if len(folders) < 2:
         raise UserError(f"{folders[0]} is one model; a soup needs a run with several folds")
     configs = [read_json(folder / CONFIG) for folder in folders]
@@ -197,19 +197,19 @@ def _images(
             return given, False, f"{known} of the {len(given)} images, or their patients, were used to train the soup"
         return given, True, f"{len(given)} images of {data}"
     if not own:
-        raise UserError(f"the images of {run} no longer exist; expected DATA to score the soup on")
+        raise UserError(f"the images of {run} are missing or have changed; expected DATA with images for the scores")
     if outside := [r for r in own if not seen.fold_of(r)]:
         source = about.get("test_source") or "split=test"
         return outside, True, f"{len(outside)} images of {source}, which no fold was trained on"
     sentence = (
         f"all {len(own)} images of the run: the soup, the ensemble and most folds were trained on them, so the "
-        "scores can show that a soup is broken, but not that it is good; give DATA that no fold has seen"
+        "scores can show that a soup is broken, but not that it is good; add DATA that no fold was trained on"
     )
     return own, False, sentence
 
 
 def _same_encoders(folders: Sequence[Path]) -> bool:
-    """Whether the folds are CVR-Nets with the same encoders, which differ only in their heads."""
+    """Whether the folds are CVR-Nets with equal encoder weights, so that they differ only in their heads."""
     first, *others = (load_file(folder / WEIGHTS) for folder in folders)
     names = [name for name in first if name.startswith("encoders.")]
     return bool(names) and all(torch.equal(first[name], other[name]) for name in names for other in others)
@@ -220,7 +220,7 @@ def _renew_batch_norm(model: nn.Module, records: Sequence[Record], preprocessing
     if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
         return "the network has no batch norm"
     if len(records) < 2:  # one image alone has no variance in the deepest maps
-        return "batch norm's statistics are the folds' average, because the run's images are missing"
+        return "batch norm's statistics are the average over the folds, because the run's images are missing"
     chosen = np.random.default_rng(0).permutation(len(records))[:RECALIBRATION_IMAGES]
     batches = [chosen[i : i + 16] for i in range(0, len(chosen), 16)]
     if len(batches) > 1 and len(batches[-1]) == 1:

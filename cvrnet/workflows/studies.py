@@ -1,4 +1,4 @@
-"""The steps of a job whose labels are those of bags of pictures, where they differ from those of single pictures."""
+"""The steps of a job that labels bags of pictures, where they differ from a job with single pictures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cvrnet.inference.study_predictor import StudyPredictor
 from cvrnet.runs.attention import StudyAttention, attention_of, score_attention, write_attention
 from cvrnet.training import TrainConfig
 
-MOST_TUNED = 32  #: pictures of a bag if encoders train, too: each keeps its image and maps until the step
+MOST_TUNED = 32  #: most pictures of a bag if encoders are trained, because all images and maps stay in memory
 
 
 def with_studies(
@@ -31,13 +31,14 @@ def with_studies(
     data: DataPath,
     say: Callable[[str], object],
 ) -> tuple[list[Any], TrainConfig, list[str]]:
-    """The bags that the readable pictures make, the config that fits them, and a line for all that is left out.
+    """Return the bags of readable pictures, the config that fits them, and a line for each picture or bag left out.
 
-    ``problems`` are those of the pictures. ``say`` is called with each line.
+    ``problems`` are lines about pictures that cannot be used. ``say`` is called with each line.
 
     Raises:
         DataError: No bag is left.
-        UserError: See `group_studies`; or the encoders are not frozen.
+        UserError: ``freeze`` is neither "all" nor 0, or a bag is too large to train the encoders; or see
+            `group_studies`.
     """
     if config.freeze not in ("all", 0):
         raise UserError(f"--unit {config.unit} with --freeze {config.freeze}; expected --freeze all, or 0")
@@ -54,8 +55,8 @@ def with_studies(
         raise DataError(left_out, data)
     if config.freeze == 0 and (largest := max(len(study.pictures) for study in studies)) > MOST_TUNED:
         raise UserError(
-            f"a bag of {largest} pictures; whole networks train on bags of at most {MOST_TUNED}: expected --freeze all "
-            "or, for volumes, fewer --slices"
+            f"a bag has {largest} pictures; without --freeze all, expected at most {MOST_TUNED}; add --freeze all or, "
+            "for volumes, reduce --slices"
         )
     for line in left_out:
         say(f"Warning: {line}")
@@ -72,9 +73,9 @@ Answer = Callable[[Sequence[Any]], BagAnswers]
 
 
 def add_attention(answer: Answer, sets: Mapping[str, Sequence[Any]], folder: Path) -> dict[str, dict[str, Any]]:
-    """Write attention.csv for the bags of all sets except ``train``; returns a further score of each set.
+    """Write attention.csv for the bags of all sets except ``train``, and return further scores of each set.
 
-    ``answer`` gives the answers to bags.
+    ``answer`` returns the predictions for bags, with each picture's share.
     """
     found, scores = [], {}
     for part, studies in sets.items():
@@ -89,12 +90,12 @@ def add_attention(answer: Answer, sets: Mapping[str, Sequence[Any]], folder: Pat
 def read_studies(
     predictor: Predictor, data: DataPath, say: Callable[[str], object], films: Sequence[Record] | None = None
 ) -> list[Study]:
-    """The bags of a data set for a trained model; ``say`` is called with a line for each that cannot be used.
+    """Return the bags of a data set for a trained model; ``say`` is called with a line for each unusable bag.
 
-    ``films`` are the data set's labelled pictures, if they have been read before.
+    ``films`` are the data set's labelled pictures, if they have already been read.
 
     Raises:
-        DataError: The data set cannot be used, or no bag of it.
+        DataError: The data set cannot be used, or none of its bags can.
     """
     left_out: list[str] = []
     if films is None:
@@ -114,7 +115,7 @@ def read_studies(
 def predict_studies(
     predictor: Predictor, studies: Sequence[Any], batch_size: int, progress: Callable[[int, int], object]
 ) -> tuple[tuple[Any, ...], list[StudyAttention]]:
-    """The arguments of ``PredictionTable.from_records`` for the bags that have a prediction, and their attention."""
+    """Predict bags; return the arguments of ``PredictionTable.from_records``, and the attention of the bags."""
     found = []
     stream = StudyPredictor(predictor).stream(studies, batch_size=batch_size, heads=predictor.averages_probabilities)
     for done, answer in enumerate(stream, start=1):
@@ -131,10 +132,10 @@ def predict_studies(
 
 
 def one_picture_each(records: Sequence[Record]) -> list[Record]:
-    """The middle picture of each bag, for an audit, which is about single pictures; other records as they are."""
+    """Return the middle picture of each bag, because an audit is about single pictures; other records are unchanged."""
     return [r.pictures[len(r.pictures) // 2] if isinstance(r, Study) else r for r in records]
 
 
 def describe_bags(records: Sequence[Record], unit: str, pooling: str) -> dict[str, Any]:
-    """The keys that run.json has for bags alone."""
+    """Return the keys that only the run.json of bags has."""
     return {"unit": unit, "pooling": pooling, "pictures": len(pictures_of(records))}

@@ -1,4 +1,4 @@
-"""Several cross-validations of one data set: of several models (v2's Table 5), or with each source left out once."""
+"""Several cross-validations of one data set: one for each model (v2's Table 5), or one without each source."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from cvrnet.workflows.findings import MULTILABEL
 from cvrnet.workflows.job import Job, open_run, start_job
 
 ABLATIONS = ("encoder1", "encoder2", "p3", "mean-logits")
-"""Variants of a CVR-Net, written as ``cvrnet:p3``: one encoder with three heads; only P3; averaged logits."""
+"""Variants of a CVR-Net, written as ``cvrnet:p3``: only one encoder, with three heads; only P3; averaged logits."""
 
 
 def benchmark(
@@ -51,11 +51,11 @@ def benchmark(
 ) -> dict[str, Any]:
     """Cross-validate each model under one protocol, on the same folds, with the same seed (v2 Table 5).
 
-    Each model's cross-validation is a run in ``OUTPUT/MODEL``. ``OUTPUT`` itself gets run.json, split.csv and, again
-    after each model, benchmark.csv, benchmark.md, benchmark.json and figures/.
+    Each model's cross-validation is a run in ``OUTPUT/MODEL``. ``OUTPUT`` itself gets run.json and split.csv. After
+    each model, benchmark.csv, benchmark.md, benchmark.json and figures/ are written again.
 
-    ``models`` are names of timm classifiers; a CVR-Net's name may be followed by one of ``ABLATIONS`` (``cvrnet:p3``).
-    They are compared with ``cvrnet`` if it is among them, otherwise with the first. With ``resume``, models may be
+    ``models`` are names of timm classifiers; a CVR-Net's name may be followed by one of `ABLATIONS` (``cvrnet:p3``).
+    The models are compared with ``cvrnet`` or, if it is not among them, with the first. With ``resume``, models may be
     added. The model of ``config`` is not used. Other arguments and errors: see `cvrnet.workflows`.
 
     Returns:
@@ -78,7 +78,7 @@ def benchmark(
 def _benchmark(
     job: Job, models: Sequence[str], n_folds: int, test_source: str, split_from: Path | None
 ) -> dict[str, Any]:
-    """Train the models; with the interpolation ``auto``, each on images at its own."""
+    """Train the models; with the interpolation ``auto``, each on images resized with its own interpolation."""
     output = job.place.folder
     folds = choose_folds(job, output, n_folds, test_source, split_from)
     if job.processes.is_main:
@@ -119,20 +119,20 @@ def leave_one_source_out(
     log: str = "",
     callbacks: Callbacks | None = None,
 ) -> dict[str, Any]:
-    """Cross-validate on all sources but one, and test on that one: for each source in turn (v2's independent set).
+    """For each source, cross-validate on all other sources, and test on this source (v2's independent set).
 
     Each cross-validation is a run in ``OUTPUT/SOURCE``; ``OUTPUT`` itself gets run.json and summary.json. If no
-    cross-validation is possible without a source (a class would be missing, for example), the reason is reported, and
-    the next source follows.
-    Images of the other sources whose ``split`` is ``test`` are left out, and counted (`cvrnet.data.splits`).
+    cross-validation is possible without a source (for example, because a class would be missing), the reason is
+    reported, and the job continues with the next source. Images of the other sources whose ``split`` is ``test`` are
+    left out, and their number is reported (see `cvrnet.data.splits`).
 
     Arguments and errors: see `cvrnet.workflows`.
 
     Returns:
         The content of summary.json: for each source, the scores in cross-validation and on the source, the drop in
         accuracy, and the scores of each head on the source; or the reason why the source cannot be left out. For
-        findings, the drop is that of the mean AUC over the findings with a value on both; ``not_scored`` names those
-        that all of the source's images have, or none has.
+        findings, the drop is in the mean AUC over the findings that have an AUC in both; ``not_scored`` names the
+        findings that all images of the source have, or none has.
 
     Raises:
         UserError: The data set has fewer than two sources.
@@ -184,7 +184,7 @@ _PLACES = {"others": "cross_validation", "it": INDEPENDENT}  # of `source_rows` 
 
 
 def model_config(model: str, config: TrainConfig) -> TrainConfig:
-    """The protocol with the named model; ``MODEL:ABLATION`` means a CVR-Net without one of its parts.
+    """Return the config with the named model; ``MODEL:ABLATION`` means a variant of a CVR-Net (see `ABLATIONS`).
 
     Raises:
         UserError: The ablation does not exist, or the model is not a CVR-Net.
@@ -203,7 +203,7 @@ def model_config(model: str, config: TrainConfig) -> TrainConfig:
         network = timm.create_model(base, device="meta") if timm.is_model(base) else None
     encoders: list[str] = getattr(network, "encoder_names", [])
     if len(encoders) < 2:
-        raise UserError(f"{base!r} is not a CVR-Net of two encoders; expected one of `cvrnet models` before {part!r}")
+        raise UserError(f"{base!r} is not a CVR-Net of two encoders; expected one of `cvrnet models`, then :{part}")
     if part in ("encoder1", "encoder2"):
         return replace(config, model=base, encoders=(encoders[int(part[-1]) - 1],))
     option = {"scales": "deepest"} if part == "p3" else {"average": "logits"}
@@ -211,17 +211,17 @@ def model_config(model: str, config: TrainConfig) -> TrainConfig:
 
 
 def _check(model: str, config: TrainConfig, num_classes: int) -> None:
-    """Refuse, before anything is trained, a model that does not exist or cannot train on such images and batches."""
+    """Refuse an unknown model, or one that cannot train on these images and batches, before anything is trained."""
     config = replace(model_config(model, config), pretrained=False)
     network = create_for_training(config, num_classes)
     try:
         check_trainable(network, config)
     except UserError as error:
-        raise UserError(f"{error}; leave it out") from error
+        raise UserError(f"{error}; leave out {model}") from error
 
 
 def source_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row per source: mean ± standard deviation over the folds, on the other sources and on this, and the drop."""
+    """Return one row per source: mean ± std over folds on the other sources and on this source, and the drop."""
     rows = []
     for source, entry in summary["sources"].items():
         row = {"source left out": source, "images": entry["images"]}
@@ -243,7 +243,7 @@ def _class_cells(entry: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _finding_cells(entry: Mapping[str, Any], findings: Sequence[str]) -> dict[str, str]:
-    """The mean AUC on the others and on the source, and the AUC of each finding on the source."""
+    """The mean AUC on the other sources and on the source itself, and the AUC of each finding on the source."""
     row = {}
     for where, key in _PLACES.items():
         row[f"AUC macro on {where}"] = spread(entry[key]["macro"]["roc_auc"]) if key in entry else "-"

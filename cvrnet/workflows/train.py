@@ -1,4 +1,4 @@
-"""Train one model, from data to report."""
+"""Train one model: from the data set to the report."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ def train(
 ) -> dict[str, Any]:
     """Fine-tune one model on a folder or manifest, evaluate its best epoch, and write the report.
 
-    Validation images are those whose ``split`` is ``val``; without any, a part of the patients validates. Independent
-    images are scored once, at the end. The run folder gets run.json, split.csv, config.json, model.safetensors,
-    history.csv, metrics.json, predictions.csv, figures/, tables/, report.html and audit.html.
+    Validation images are those whose ``split`` is ``val``; if there are none, a part of the patients is drawn.
+    Independent images are scored once, at the end. The run folder gets run.json, split.csv, config.json,
+    model.safetensors, history.csv, metrics.json, predictions.csv, figures/, tables/, report.html and audit.html.
 
     Arguments and errors: see `cvrnet.workflows`.
 
     Returns:
-        The content of metrics.json: the scores of the sets ``val`` and, where images are held back, ``independent``.
+        The content of metrics.json: the scores of the set ``val`` and, if images are held back, ``independent``.
     """
     output = Path(output)
     settings = (classes, cache_folder, callbacks, audit, maps, resume, overwrite, log)
@@ -84,12 +84,12 @@ def train(
 
 
 def split_records(records: Sequence[Record], config: TrainConfig, test_source: str = "") -> dict[str, list[Record]]:
-    """The sets of one training, by the config's fraction and seed (see `cvrnet.data.splits.holdout_sets`)."""
+    """Return the sets of one training, by the config's fraction and seed (see `cvrnet.data.splits.holdout_sets`)."""
     return holdout_sets(records, config.val_fraction, config.seed, test_source, config.findings)
 
 
 def refuse_missing(job: Job, train: Sequence[Record]) -> None:
-    """UserError if a class has no image to train on, or if the training images do not show a finding."""
+    """Raise UserError if no training image has a class; for findings, see `refuse_missing_findings`."""
     if job.config.findings:
         refuse_missing_findings(train, job.classes)
     else:
@@ -101,9 +101,8 @@ def train_sets(
 ) -> dict[str, Any]:
     """Train on ``train``, stop by the scores on ``val``, and evaluate the best epoch on every set except ``train``.
 
-    If the folder is finished (see `is_finished`), its results are only read; if it holds a training state, the training
-    is resumed. ``name`` and
-    ``fold`` are for `Callbacks.training`.
+    If training in the folder is finished (see `is_finished`), its results are only read. If the folder has a training
+    state, the training is resumed. ``name`` and ``fold`` are for `Callbacks.training`.
 
     Returns:
         The content of metrics.json on the main process, ``{}`` on the others.
@@ -166,9 +165,9 @@ def _save_decisions(job: Job, validation: AnyTable, folder: Path) -> None:
 
 
 def _predictions(job: Job, model: Any) -> Callable[[Sequence[Record]], NDArray[np.float64]]:
-    """A function that predicts as validation does, so the results for the best epoch are the same bit for bit.
+    """Return a function that predicts in the same way as validation: for the best epoch, results are equal bit for bit.
 
-    It returns each head's probabilities, (heads, images, classes).
+    The function returns each head's probabilities, (heads, images, classes).
     """
     if job.config.unit != "image":
         answer = _bag_answers(job, model)
@@ -182,7 +181,7 @@ def _predictions(job: Job, model: Any) -> Callable[[Sequence[Record]], NDArray[n
 
 
 def _bag_answers(job: Job, model: Any) -> Callable[[Sequence[Any]], BagAnswers]:
-    """The same for bags: a function that answers as validation does."""
+    """Return a function that predicts bags in the same way as validation."""
     if job.features is not None:
         features = job.features
         return lambda studies: answer_frozen(model, features, studies)

@@ -1,4 +1,4 @@
-"""Find, for a trained network, which parts must compute in float32 when the rest computes in bfloat16."""
+"""Find the parts of a trained network that must compute in float32 while the rest computes in bfloat16."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def tune(
     any_body_part: bool = False,
     callbacks: Callbacks | None = None,
 ) -> list[dict[str, Any]]:
-    """Find the float32 parts of each fold of a run by `tune_float32`, and store them in its config.json.
+    """Find the float32 parts of each fold of a run with `tune_float32`, and store them in the fold's config.json.
 
-    ``images`` are PATH arguments (files, folders, manifests), preferably not of the training; 64 of them are looked at,
-    evenly spaced. Nothing else in the run changes. Other arguments: see `cvrnet.workflows`.
+    ``images`` are PATH arguments (files, folders, manifests), if possible not training images; 64 evenly spaced images
+    are used. Nothing else in the run changes. Other arguments: see `cvrnet.workflows`.
 
     Returns:
         For each fold: its name, the number of float32 parts, and the largest change of a probability before and after.
@@ -46,7 +46,7 @@ def tune(
     """
     callbacks = callbacks or Callbacks()
     if is_reference(model):
-        raise UserError(f"{model} is not on this machine; expected a folder (cvrnet pull brings one)")
+        raise UserError(f"{model} is not on this machine; expected a folder (cvrnet pull downloads one)")
     folders = find_checkpoints(model, folds)
     predictor = Predictor.from_pretrained(model, device, "fp32", any_body_part=any_body_part, checkpoints=folders)
     refuse_bags(predictor.unit, "tuning")
@@ -70,10 +70,10 @@ def tune(
 
 
 def tune_trained(job: Job, model: Any, validation: Sequence[Record], folder: Path) -> None:
-    """After a training: find the float32 parts on validation images, and store them with the model.
+    """After training, find the float32 parts on validation images, and store them with the model.
 
-    This needs bfloat16. Heads on frozen encoders were trained on features in float32; where the search is not possible,
-    such a network predicts in float32.
+    The search needs training in bfloat16, single images and at least `LEAST` validation images. Without these, a
+    network on frozen encoders predicts in float32, because its heads were trained on features computed in float32.
     """
     if not isinstance(model, CVRNet):
         return
@@ -89,7 +89,7 @@ def tune_trained(job: Job, model: Any, validation: Sequence[Record], folder: Pat
 
 
 def _read(predictor: Predictor, found: Sequence[Path]) -> torch.Tensor:
-    """Normalised images, evenly spaced among those that can be read."""
+    """Read evenly spaced images, leave out unreadable ones, and normalise the others."""
     images = []
     for i in _spaced(len(found)):
         try:
@@ -102,7 +102,7 @@ def _read(predictor: Predictor, found: Sequence[Path]) -> torch.Tensor:
 
 
 def _normalized(model: Any, images: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """uint8 images (N, C, H, W) as a model takes them, on its device."""
+    """Normalise uint8 images (N, C, H, W) for a model, on its device."""
     x = Preprocessing.from_model(model).normalize(images.to(device))
     return x.contiguous(memory_format=torch.channels_last)
 
@@ -114,6 +114,6 @@ def _spaced(count: int) -> list[int]:
 
 def _too_far(tuned: Tuned) -> str:
     return (
-        f"in bfloat16, a probability changes by {tuned.after:.4f}, whatever parts stay in float32 (expected at most "
-        f"{MARGIN * BOUND:.4f}); --amp fp32 is exact"
+        f"in bfloat16, a probability changes by {tuned.after:.4f} even with the float32 parts found here (expected at "
+        f"most {MARGIN * BOUND:.4f}); --amp fp32 is exact"
     )

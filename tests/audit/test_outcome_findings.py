@@ -61,6 +61,6 @@ def test_the_command_names_the_films(tmp_path: Path, cli: Callable[..., Any]) ->
     assert (tmp_path / "a" / "films-after-the-event.csv").is_file()
     assert "of the day of event_day or later" in out or "from the day of event_day or later" in out
     status, _, err = cli("audit", manifest, "--outcome", "event_day", "--findings", "auto")
-    assert (status, "--outcome excludes --findings" in err) == (2, True)
+    assert (status, "--outcome cannot be used with --findings" in err) == (2, True)
     status, _, err = cli("audit", manifest, "--outcome", "nowhere")
     assert (status, "has no such column" in err) == (1, True)

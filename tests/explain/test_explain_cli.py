@@ -110,7 +110,7 @@ def test_equal_names_do_not_collide(cli, lively, two, tmp_path):
         (["--target", "XYZ"], "class XYZ; expected CVP, NCP, NOR"),
         (["--encoder", "vgg16"], "no part vgg16; expected some of network, test_resnet, test_efficientnet, P1"),
         (["--head", "6"], "no part P6; expected some of network"),
-        (["--out-of-fold"], "--out-of-fold goes with --measure"),
+        (["--out-of-fold"], "--out-of-fold needs --measure"),
         (["--measure", "--raw"], "--measure takes one data set"),
     ],
 )
@@ -166,7 +166,7 @@ def test_measure_out_of_fold(cli, lively, phantoms, tmp_path):
         state.unlink()
     status, out, err = cli(*arguments)
     assert status == 0, err
-    assert "12 images with masks are in no finished fold's test set" in err
+    assert "12 images with masks were left out, because no finished fold tests them" in err
     assert "Rank correlation" in out
     assert json.loads((tmp_path / "o" / "localisation.json").read_text())["images_measured"] == 24
 

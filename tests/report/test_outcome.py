@@ -1,4 +1,4 @@
-"""The sentences and rows of a report that foretells an event."""
+"""The sentences and rows of a report about the prediction of an event."""
 
 from __future__ import annotations
 
@@ -42,22 +42,22 @@ def test_few_events_prove_nothing(events: int, others: int, nothing: bool) -> No
 
 def test_the_counts_say_what_was_dropped_and_why() -> None:
     text = " ".join(outcome_sentences(OUTCOME))
-    assert "Dropped, because of the day of icu_day or later, which would be a leak: 4 films of 2 patients." in text
-    assert "Left: 3 patients with 5 films; with icu_day within 14 days of the last film kept: 1 patient." in text
-    for key in ("censored", "Dead", "not at risk", "later, counted", "not known"):
+    assert "taken on the day of icu_day or later, which would be a leak: 4 radiographs of 2 patients." in text
+    assert "3 patients with 5 radiographs; with icu_day within 14 days of the last radiograph kept: 1 patient." in text
+    for key in ("censored", "Dead", "no longer at risk", "a later", "not known"):
         assert key not in text
     more = {**OUTCOME, "late": [""] * 7, "until": "admission", "censored": ["", ""], "deaths": 2, "not_followed": 1}
     text = " ".join(outcome_sentences({**more, "later_events": 1}))
     for part in (
-        "not at risk any more: 3 films",
+        "no longer at risk: 3 radiographs",
         "(censored): 2 patients",
         "within 14 days of the admission (day 0)",
-        "later, counted as no: 1 patient.",
+        "With a later icu_day, counted as no: 1 patient.",
         "(column followup_day): 1 patient.",
         "Dead without icu_day, counted as no: 2 patients",
     ):
         assert part in text
-    assert "14 days of the film:" in " ".join(outcome_sentences({**OUTCOME, "unit": "image"}))
+    assert "14 days of the radiograph:" in " ".join(outcome_sentences({**OUTCOME, "unit": "image"}))
     assert "within" not in " ".join(outcome_sentences({**OUTCOME, "yes_no": True}))
 
 

@@ -298,7 +298,7 @@ def test_images_that_are_gone_leave_their_paths(crossval, phantoms, tmp_path):
     page = Page(run / "report.html")
     wrong = rows(run / "tables/mistakes.csv")
     assert wrong
-    assert "(or are not on this machine), so only their paths are shown" in page.text
+    assert "(they were moved, or are on another machine), so only their paths are shown" in page.text
     assert all(row["path"] in page.text for row in wrong[:SHOWN])
     assert not any(value.startswith("data:image/jpeg") for value in page.fetched)
     broken = shutil.copytree(phantoms.parent, tmp_path / "broken")
@@ -349,7 +349,7 @@ def test_without_sources_and_with_a_model_of_unknown_training(tmp_path):
     records, p, classes = make()
     records = [replace(r, source="") for r in records]
     text = Page(evaluate(tmp_path, records, p, classes, independent_sources=None)).text
-    assert "The data set does not say where its images come from." in text
+    assert "The data set does not name the sources of its images." in text
     assert "Independent source: not known" in text
 
 

@@ -1,6 +1,6 @@
-"""Several short campaigns in one process, because each would take seconds to import everything.
+"""Several short campaigns in one process, because each process takes seconds to import everything.
 
-Figures have one pixel, as in most tests; a campaign by itself draws them.
+Figures have one pixel, as in most tests; a campaign that runs alone draws real figures.
 ``python -m tests.support.campaigns '[["fuzz", "--images", "100"], ["interrupts"]]'`` prints the tables of all.
 """
 
@@ -16,7 +16,7 @@ from tests.support.figures import draw_nothing
 
 
 def main() -> int:
-    """Run the campaigns that the first argument lists; status 1 if anything went wrong in one of them."""
+    """Run the campaigns that the first argument lists; return exit status 1 if a check failed in one of them."""
     wrong = 0
     with pytest.MonkeyPatch.context() as patch:
         draw_nothing(patch)

@@ -1,4 +1,4 @@
-"""Helpers of the demo's tests: a run of two folds whose answers differ, and files to upload."""
+"""Helpers of the demo's tests: a run of two folds whose predictions differ, and files to upload."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SECRET = "Meyer^Anna-1952"
 
 
 def make_run(folder: Path, folds: int = 2) -> Path:
-    """A run of folds that answer differently from image to image, and from one another."""
+    """Write a run whose predictions differ between images and between folds; return its folder."""
     for fold in range(1, folds + 1):
         model = small(img_size=64)
         torch.manual_seed(fold)
@@ -32,18 +32,18 @@ def make_run(folder: Path, folds: int = 2) -> Path:
 
 
 def film(label: str = "NCP", size: int = 128) -> np.ndarray:
-    """A phantom's pixels."""
+    """Return the pixels of a phantom, uint8 (H, W)."""
     return draw_film(label, seed=1, patient=2, image=3, size=size)[0]
 
 
 def write_png(path: Path, label: str = "NCP", size: int = 128) -> Path:
-    """A phantom as a PNG file."""
+    """Write a phantom as a PNG file; return its path."""
     Image.fromarray(film(label, size)).save(path, format="PNG")
     return path
 
 
 def write_dicom(path: Path, pixels: np.ndarray) -> Path:
-    """A radiograph in DICOM of these pixels, uint8 (H, W) or (frames, H, W), with a patient's name."""
+    """Write a DICOM radiograph with a patient's name; ``pixels`` are uint8, (H, W) or (frames, H, W)."""
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian

@@ -1,7 +1,7 @@
-"""Commands on disks that run full: nothing half-written stays, one line says so, and the work goes on with space.
+"""Run commands on disks that become full: no partial file stays, one line says so, and with space the work continues.
 
-``python -m tests.support.disks --sizes 30`` runs a campaign and prints a table; the tests run a short one. A disk is
-a tmpfs, mounted in a namespace of this program's own (Linux, ``unshare``), so that nothing outside it is touched.
+``python -m tests.support.disks --sizes 30`` runs a campaign and prints a table; the tests run a short campaign. A disk
+is a tmpfs, mounted in a namespace of this program (Linux, ``unshare``), so that nothing outside it changes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ INSIDE = "CVRNET_TESTS_NAMESPACE"
 
 
 def namespaces() -> bool:
-    """Whether this system lets us mount a disk of our own."""
+    """Return whether this system allows us to mount a tmpfs in a namespace."""
     command = ["unshare", "-rm", "sh", "-c", "mount -t tmpfs none /mnt"]
     return shutil.which("unshare") is not None and subprocess.run(command, capture_output=True).returncode == 0
 
@@ -34,10 +34,10 @@ class Disks(interrupts.Commands):
     """Runs the commands on disks of any size."""
 
     def fill(self, name: str, size: int) -> tuple[str, list[str]]:
-        """Run a command on a disk of this size, and again when it has grown.
+        """Run a command on a disk of this size, and run it again after the disk was enlarged.
 
         Returns:
-            ``fits`` or ``full``; and what was wrong.
+            ``fits`` or ``full``; and a line for each failed check.
         """
         disk = self.folder / "disk"
         disk.mkdir(exist_ok=True)
@@ -65,13 +65,13 @@ class Disks(interrupts.Commands):
 
 
 def used(folder: Path) -> int:
-    """Bytes of a tmpfs that a folder takes."""
+    """Return the number of bytes that a folder takes on a tmpfs."""
     sizes = [path.stat().st_size if path.is_file() else 0 for path in (folder, *folder.rglob("*"))]
     return sum(-(-max(size, 1) // PAGE) * PAGE for size in sizes)
 
 
 def main() -> int:
-    """Run a campaign; status 1 if anything went wrong."""
+    """Run a campaign; return exit status 1 if a check failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, default=20, help="how many disks")
     parser.add_argument("--commands", default=",".join(interrupts.ALL), help="which, divided by commas")

@@ -1,4 +1,4 @@
-"""Programs that draw hundreds of phantoms draw a few small ones instead."""
+"""Let programs draw a few small phantoms instead of hundreds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import cvrnet.data
 
 
 def draw_few_phantoms(patch: pytest.MonkeyPatch, count: int = 60) -> list[tuple[int, int]]:
-    """Patch `cvrnet.data.write_phantoms`; the list gets the number and size of each call."""
+    """Patch `cvrnet.data.write_phantoms`; return a list that gets the number and size of each call."""
     asked: list[tuple[int, int]] = []
     draw = cvrnet.data.write_phantoms
 

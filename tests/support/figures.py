@@ -1,4 +1,4 @@
-"""Figures of one pixel where no test looks at them: drawing takes longer than everything else in a tiny training."""
+"""Save figures as one pixel if no test looks at them, because drawing takes longer than the rest of a tiny training."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def draw_nothing(patch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def real_figures() -> Iterator[None]:
-    """Draw figures within the block, whatever is patched around it."""
+    """Draw real figures in the ``with`` block, also if they are patched outside it."""
     with pytest.MonkeyPatch.context() as patch:
         for owner, name, function in _REAL:
             patch.setattr(owner, name, function)

@@ -1,4 +1,4 @@
-"""Films with findings that can be learnt, and a config that learns them in seconds."""
+"""Radiographs (films) with findings that can be learnt, and a config that learns these in seconds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FINDINGS = ["Bright", "Left", "Rare"]
 
 
 def picture(bright: bool, left: bool, rng: np.random.Generator) -> np.ndarray:
-    """A film whose findings can be learnt: its brightness, and a bar on its left side."""
+    """Return a film whose findings can be learnt: its brightness, and a bar on its left side."""
     pixels = rng.normal(150 if bright else 70, 20, (48, 48))
     if left:
         pixels[:, :16] += 70
@@ -22,7 +22,7 @@ def picture(bright: bool, left: bool, rng: np.random.Generator) -> np.ndarray:
 
 
 def write_films(folder: Path, count: int, columns: bool, seed: int = 0) -> Path:
-    """A manifest of films of patients with one to three of them; 10 % of ``Left`` is not known where it has columns."""
+    """Write a manifest of patients with one to three films each; with ``columns``, 10 % of ``Left`` is not known."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     rows = []

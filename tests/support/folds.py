@@ -1,4 +1,4 @@
-"""A run of several folds, without training them: each a network of the test's own making."""
+"""Write a run of several folds without training: the test makes the network of each fold."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CLASSES = ["CVP", "NCP", "NOR"]
 
 
 def reweighted(run: Path) -> Any:
-    """A run's network with random classifiers, so that the answers differ from fold to fold."""
+    """Return a run's network with random classifiers, so that the predictions differ between folds."""
     model: Any = load_checkpoint(run)
     for block in model.head.blocks:
         nn.init.normal_(block.classifier.weight, std=0.5)

@@ -1,4 +1,4 @@
-"""The command line in forks of a process that has imported everything: watched, limited, interrupted."""
+"""Run the command line in forks of a process that has imported everything, with limits and interruptions."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class Ended:
         out: What it wrote to stdout.
         err: What it wrote to stderr.
         seconds: How long it took.
-        grown: Bytes of memory, at its peak, beyond those of a child that does nothing.
-        hung: It was killed because it did not end.
-        orphans: How many of its own processes were there when it had ended.
+        grown: Peak memory in bytes, minus the memory of a child that does nothing.
+        hung: Whether it was killed because it did not end.
+        orphans: Number of its own processes that were still running when it had ended.
     """
 
     status: int
@@ -53,7 +53,7 @@ class Ended:
     orphans: int
 
     def fault(self, statuses: Sequence[int] = (0, 1, 2)) -> str:
-        """What no command may do; "" where it did not."""
+        """Say which rule for all commands was broken, such as a traceback; "" if none was."""
         if self.hung:
             return "hangs"
         if self.status not in statuses:
@@ -76,7 +76,7 @@ class Ended:
 
 
 def prepare() -> None:
-    """Import what the commands import, in one thread, so that children start at once."""
+    """Import everything that the commands import, in one thread, so that children start at once."""
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     for name in ("torch", "cvrnet_cli.commands", *(f"cvrnet.{part}" for part in PARTS)):
@@ -94,10 +94,10 @@ def run(
     """Run ``cvrnet ARGUMENTS`` in a fork of this process.
 
     Args:
-        work: Gets what the command writes to stdout and stderr; made if missing.
+        work: Folder for the command's stdout and stderr; made if missing.
         *arguments: The command line.
-        interrupt: Called with the child's process id when it has started.
-        limit: Seconds after which it is killed.
+        interrupt: Called with the child's process id when the child has started.
+        limit: Seconds after which the child is killed.
     """
     idle, started = _idle(), time.monotonic()
     child = start(work, arguments)
@@ -124,12 +124,12 @@ def run(
 def start(
     work: Path, arguments: Sequence[object], sigint: Any = signal.default_int_handler, **environment: object
 ) -> int:
-    """Start ``cvrnet ARGUMENTS`` in a fork of this process; its process id.
+    """Start ``cvrnet ARGUMENTS`` in a fork of this process; return its process id.
 
     Args:
-        work: Gets what the command writes to stdout and stderr; made if missing.
+        work: Folder for the command's stdout and stderr; made if missing.
         arguments: The command line.
-        sigint: What handles Ctrl-C from the start; ``signal.SIG_IGN`` as in a background job of a shell.
+        sigint: The handler of Ctrl-C from the start; ``signal.SIG_IGN`` as in a background job of a shell.
         **environment: Further environment variables.
     """
     work.mkdir(parents=True, exist_ok=True)
@@ -144,9 +144,9 @@ def start(
 
 
 def orphans(session: int) -> int:
-    """How many processes of a session stay, and are no zombies.
+    """Return how many processes of a session are still running (zombies do not count).
 
-    A decoder ends as soon as it sees that nobody asks any more; a process that was killed cannot end it.
+    A decoder process ends when it notices that its parent is gone; a killed parent cannot end it.
     """
     end = time.monotonic() + 5
     while True:
@@ -161,7 +161,7 @@ def orphans(session: int) -> int:
 
 
 def _become(work: Path, arguments: list[str]) -> None:
-    """The child: it never comes back."""
+    """Run the command line in the child; this never returns."""
     status = 70
     try:
         for number, name in ((1, "stdout"), (2, "stderr")):
@@ -189,7 +189,7 @@ def _become(work: Path, arguments: list[str]) -> None:
 
 
 def _forget() -> None:
-    """Lose what a new process would not have: threads, which do not survive a fork, and what was chosen before it."""
+    """Forget state that a new process would not have: threads, which do not survive a fork, and earlier settings."""
     tempfile.tempdir = None
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
@@ -201,7 +201,7 @@ def _forget() -> None:
 
 @functools.cache
 def _idle() -> int:
-    """Bytes of a child that does nothing."""
+    """The memory of a child that does nothing, in bytes."""
     child = os.fork()
     if child == 0:
         os._exit(0)

@@ -1,7 +1,7 @@
-"""The command line on damaged files: never a traceback, never a hang, never more than 1 GiB.
+"""Run the command line on damaged files: it must not print a traceback, hang, or need more than 1 GiB.
 
 ``python -m tests.support.fuzz --images 20000 --others 3000`` runs a campaign and prints a table; the tests run
-a short one.
+a short campaign.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TRAINING = ["--model", "cvrnet_tiny", "--img-size", "64", "--no-pretrained", "--
 
 @dataclass
 class Count:
-    """What became of one kind of files."""
+    """The results for one kind of files."""
 
     files: int = 0
     accepted: int = 0
@@ -39,12 +39,12 @@ class Count:
 
 
 class Campaign:
-    """Damages files of a folder with a data set and a run, and gives them to commands.
+    """Damages the files of a data set and a run, and runs commands on them.
 
     Args:
-        folder: Where the damaged files and outputs go.
-        seed: Of the damage.
-        keep: Gets each file that something went wrong with.
+        folder: Folder for the damaged files and the outputs.
+        seed: Seed of the damage.
+        keep: Folder for each file for which a check failed.
     """
 
     def __init__(self, folder: Path, seed: int, keep: Path | None) -> None:
@@ -65,7 +65,7 @@ class Campaign:
         assert ended.status == 0, ended.err
 
     def images(self, number: int) -> None:
-        """``predict`` on folders of damaged images: a row for each."""
+        """Run ``predict`` on folders of damaged images, and check that each image has a row."""
         names, contents = list(self.pictures), list(self.pictures.values())
         for start in range(0, number, BATCH):
             self._clean()
@@ -76,7 +76,7 @@ class Campaign:
             self._predict("images", files)
 
     def bombs(self) -> None:
-        """``predict`` on files that ask for very much, one at a time."""
+        """Run ``predict`` on files that would need very much memory, one at a time."""
         for name, content in mutations.bombs().items():
             self._clean()
             self._predict("memory bombs", {name: content})
@@ -101,7 +101,7 @@ class Campaign:
                 self._predict(f"{kind}, alone", {name: content})
 
     def manifests(self, number: int) -> None:
-        """``audit`` and ``evaluate`` on damaged manifests."""
+        """Run ``audit`` and ``evaluate`` on damaged manifests."""
         text = (self.data / "manifest.csv").read_text()
         lines = text.splitlines()
         for _ in range(number):
@@ -117,7 +117,7 @@ class Campaign:
             self._run("manifests", *command)
 
     def model_files(self, number: int) -> None:
-        """A run's files, each damaged in turn, before the commands that read it."""
+        """Damage each file of a run in turn, and run the commands that read it."""
         out = self.case / "out-folder"
         at = self.case / "run"
         uses: dict[str, list[list[object]]] = {
@@ -157,7 +157,7 @@ class Campaign:
             self._run(name, *self.rng.choice(uses[name]))
 
     def _training_state(self) -> Path:
-        """A run that was stopped after its first epoch."""
+        """Make a run that was stopped after its first epoch."""
         folder = self.folder / "stopped"
         if folder.is_dir():
             return folder
@@ -173,7 +173,7 @@ class Campaign:
         return folder
 
     def _onnx(self) -> Path:
-        """The run, exported."""
+        """Export the run."""
         file = self.folder / "model.onnx"
         if not file.is_file():
             self._must("export", self.run, "-o", file)
@@ -205,7 +205,7 @@ class Campaign:
 
 
 def rows(counts: dict[str, Count]) -> Iterator[dict[str, object]]:
-    """A row a kind of files."""
+    """Yield a row for each kind of files."""
     for kind, count in counts.items():
         yield {
             "kind": kind,
@@ -220,7 +220,7 @@ def rows(counts: dict[str, Count]) -> Iterator[dict[str, object]]:
 
 
 def main() -> int:
-    """Run a campaign; status 1 if anything went wrong."""
+    """Run a campaign; return exit status 1 if a check failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=200, help="damaged images")
     parser.add_argument("--manifests", type=int, default=20, help="damaged manifests")

@@ -1,4 +1,4 @@
-"""A Hugging Face Hub on this machine, for tests that run the real client: pull, push, and what can go wrong."""
+"""A Hugging Face Hub on this machine, for tests that run the real client: pull, push, and faults."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class LocalHub:
     """Serves repositories from memory to ``HF_ENDPOINT=hub.url``; use it as a context manager.
 
     Args:
-        xet: A folder for Xet's storage: large files then go there, else through LFS.
-        port: Where to listen; any free one if 0.
+        xet: A folder for Xet's storage, to which large files then go; otherwise they go through LFS.
+        port: The port; 0 means any free port.
 
     Attributes:
-        requests: What was asked so far, each ``(method, path)``.
-        faults: Repository id to what goes wrong with each of its files.
+        requests: The requests so far, each ``(method, path)``.
+        faults: Repository id -> the fault of each of its files.
         storage: The repositories.
     """
 
@@ -61,7 +61,7 @@ class LocalHub:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
     def add(self, repo_id: str, files: dict[str, bytes], branch: str = "main") -> str:
-        """Put files into a branch, of a public repository if it is new; returns the commit."""
+        """Put files into a branch, and return the commit; a new repository is public."""
         with self.storage.lock:
             if repo_id not in self.storage.repositories:
                 self.storage.create(repo_id)
@@ -71,11 +71,11 @@ class LocalHub:
             return self.storage.commit(repo_id, branch, "add", {**(old.files if old else {}), **new}).id
 
     def repository(self, repo_id: str) -> Repository:
-        """A repository as it is now."""
+        """Return the current state of a repository."""
         return self.storage.repositories[repo_id]
 
     def files(self, repo_id: str, revision: str = "main") -> dict[str, bytes]:
-        """The files of a revision, those that came through LFS or git with their content."""
+        """Return the files of a revision; files that came through LFS or git have their content."""
         commit = self.repository(repo_id).resolve(revision)
         assert commit is not None, f"{repo_id} has no revision {revision}"
         return {
@@ -84,16 +84,16 @@ class LocalHub:
         }
 
     def fail(self, request: str, fault: Fault, times: int = 1) -> None:
-        """Let something go wrong with the next requests whose ``METHOD /path`` matches a regular expression."""
+        """Make the next requests fail whose ``METHOD /path`` matches a regular expression."""
         self._planned.append((request, fault, times))
 
     def heal(self) -> None:
-        """Nothing goes wrong any more."""
+        """Remove all faults."""
         self._planned.clear()
         self.faults.clear()
 
     def fault(self, request: str) -> Fault | None:
-        """What goes wrong with a request."""
+        """Return the fault of a request; None if it has none."""
         with self.storage.lock:
             for i, (pattern, fault, times) in enumerate(self._planned):
                 if times and re.search(pattern, request):
@@ -107,15 +107,15 @@ class LocalHub:
         self._stopping.wait()
 
     def connected(self, connection: socket.socket) -> None:
-        """Remember an open connection, to be closed with the hub."""
+        """Store an open connection, which is closed when the hub stops."""
         self._connections.add(connection)
 
     def disconnected(self, connection: socket.socket) -> None:
-        """Forget a closed connection."""
+        """Remove a closed connection."""
         self._connections.discard(connection)
 
     def stop(self) -> None:
-        """Be gone: nobody listens, and what clients keep open is closed."""
+        """Stop listening, and close the connections that clients keep open."""
         if self._stopping.is_set():
             return
         self._stopping.set()
@@ -140,7 +140,7 @@ def _close(connection: socket.socket) -> None:
 
 
 class _Stop(Exception):  # noqa: N818  # no error of the program
-    """The request is answered."""
+    """Raised when a request has been answered."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -441,7 +441,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(400, message=f"LFS object {oid} was not uploaded")
 
     def log_message(self, *_: object) -> None:
-        """Nothing on the terminal; requests are in ``LocalHub.requests``."""
+        """Print nothing; requests are in ``LocalHub.requests``."""
 
 
 _REPO, _REVISION = r"(?P<repo>(?:spaces/)?[^/]+/[^/]+)", r"(?P<revision>[^/]+)"

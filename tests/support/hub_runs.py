@@ -1,4 +1,4 @@
-"""Runs for the tests of the Hub: real checkpoints and files, without the minutes of training them."""
+"""Runs for the tests of the Hub: real checkpoints and files, made in seconds without training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CLASSES = ["CVP", "NCP", "NOR"]
 
 
 def make_model(seed: int, **options: object) -> torch.nn.Module:
-    """A small CVR-Net whose weights and batch statistics depend on the seed."""
+    """Return a small CVR-Net whose weights and batch-norm statistics depend on the seed."""
     torch.manual_seed(seed)
     settings = {"encoders": ("test_resnet",), "num_classes": 3, "img_size": 64, **options}
     model = timm.create_model("cvrnet", **settings)
@@ -30,7 +30,7 @@ def make_model(seed: int, **options: object) -> torch.nn.Module:
 
 
 def make_folds(folder: Path, folds: int = 2, seed: int = 0, classes: list[str] | None = None) -> Path:
-    """A cross-validation as small as can be: no figures, no predictions, scores of random answers."""
+    """Write a minimal cross-validation: no figures, no predictions, and scores of random predictions."""
     classes = classes or CLASSES
     for fold in range(1, folds + 1):
         rng = np.random.default_rng(seed + fold)
@@ -47,7 +47,7 @@ def make_folds(folder: Path, folds: int = 2, seed: int = 0, classes: list[str] |
 
 
 def make_crossval(run: Path, folder: Path, folds: int = 3) -> Path:
-    """A cross-validation with every file that one has, from the files of a finished training."""
+    """Write a cross-validation with all its files, from the files of a finished training."""
     from cvrnet.workflows.crossval import collect
 
     for fold in range(1, folds + 1):
@@ -70,11 +70,11 @@ def make_crossval(run: Path, folder: Path, folds: int = 3) -> Path:
 
 
 def change_run(run: Path, **values: Any) -> None:
-    """Give values of a run's run.json another content."""
+    """Change values in a run's run.json."""
     path = run / "run.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
 def read_checkpoint(folder: Path) -> dict[str, bytes]:
-    """The files of a checkpoint."""
+    """Return the files of a checkpoint: name -> content."""
     return {name: (folder / name).read_bytes() for name in ("config.json", "model.safetensors")}

@@ -1,4 +1,4 @@
-"""What a Hugging Face Hub keeps: repositories with branches, tags and commits, and the large files beside them."""
+"""The storage of a Hugging Face Hub: repositories with branches, tags and commits, and their large files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOKENS = {"hf_write": (USER, "write"), "hf_read": (USER, "read"), "hf_other": (O
 
 @dataclass(frozen=True)
 class File:
-    """One file of a commit; the content of a large one may be in Xet's storage only."""
+    """One file of a commit; the content of a large file may be only in Xet's storage."""
 
     sha256: str
     size: int
@@ -30,7 +30,7 @@ class File:
 
     @property
     def blob_id(self) -> str:
-        """What git calls it: of a large file, its pointer."""
+        """The git blob id of the file; for a large file, of its pointer."""
         return git_hash(f"oid sha256:{self.sha256}\nsize {self.size}\n".encode() if self.large else self.content or b"")
 
     @property
@@ -57,7 +57,7 @@ class Repository:
         return self.commits.get(self.branches.get(revision) or self.tags.get(revision) or revision)
 
     def history(self, commit: Commit) -> list[Commit]:
-        """The commit and all before it, newest first."""
+        """Return the commit and all earlier commits, newest first."""
         line = [commit]
         while parent := line[-1].parent:
             line.append(self.commits[parent])
@@ -65,7 +65,7 @@ class Repository:
 
 
 class Storage:
-    """Repositories in memory; Xet's storage is a folder that the client itself writes."""
+    """Repositories in memory; Xet's storage is a folder to which the client itself writes."""
 
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
@@ -79,7 +79,7 @@ class Storage:
         return repository
 
     def commit(self, repo_id: str, branch: str, title: str, files: dict[str, File]) -> Commit:
-        """Move a branch on to a new commit that holds exactly these files."""
+        """Add a commit with exactly these files to a branch, and return the commit."""
         repository = self.repositories[repo_id]
         parent = repository.branches.get(branch)
         if parent and repository.commits[parent].files == files:
@@ -96,7 +96,7 @@ def git_hash(content: bytes) -> str:
 
 
 def xet_hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 to Xet's own hash of every file that hf_xet has put into a local storage, from its shard files."""
+    """Return SHA-256 -> Xet's own hash, for every file that hf_xet wrote to a local storage (from its shard files)."""
     found = {}
     for path in folder.glob("xet/xorbs/shards/*.mdb"):
         records = [path.read_bytes()[i : i + 48] for i in range(48, path.stat().st_size, 48)]
@@ -111,5 +111,5 @@ def xet_hashes(folder: Path) -> dict[str, str]:
 
 
 def _as_hex(digest: bytes) -> str:
-    """Xet writes a hash as four little-endian words."""
+    """Format a hash as Xet does: as four little-endian words."""
     return "".join(digest[i : i + 8][::-1].hex() for i in range(0, 32, 8))

@@ -1,6 +1,6 @@
-"""Commands stopped at random moments, by Ctrl-C or kill -9: they leave no half-written file, and can be resumed.
+"""Stop commands at random moments, by Ctrl-C or kill -9: they must leave no partial file, and can be resumed.
 
-``python -m tests.support.interrupts --moments 100`` runs a campaign and prints a table; the tests run a short one.
+``python -m tests.support.interrupts --moments 100`` runs a campaign and prints a table; the tests run a short campaign.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ ALL = ("predict", "phantoms", "explain", "evaluate", "export", "audit", "train",
 
 
 class Commands:
-    """The commands that write something, on a small data set and a finished run.
+    """The commands that write files, on a small data set and a finished run.
 
     Args:
-        folder: Where everything goes.
-        names: Which commands; their results without an interruption are made first, for their time and weights.
+        folder: Folder for all files.
+        names: The commands. Each is first run without an interruption, to know its time and weights.
     """
 
     def __init__(self, folder: Path, names: list[str]) -> None:
@@ -52,11 +52,11 @@ class Commands:
             self.expected[name] = weights(output)
 
     def output(self, name: str) -> Path:
-        """The folder that a command writes to."""
+        """Return the folder to which a command writes."""
         return self.folder / name
 
     def arguments(self, name: str, output: Path) -> list[object]:
-        """A command line."""
+        """Return a command line."""
         return {
             "train": ["train", self.data, "-o", output, *TRAINING, "--epochs", 2, "--num-workers", 1],
             "crossval": ["crossval", self.data, "-o", output, *TRAINING, "--epochs", 1, "--folds", 3],
@@ -70,15 +70,16 @@ class Commands:
         }[name]
 
     def stop(self, name: str, after: float, how: signal.Signals) -> tuple[str, list[str]]:
-        """Stop a command, look at what is there, and run it again.
+        """Stop a command, check the files, and run it again.
 
         Args:
             name: The command.
-            after: Seconds.
-            how: ``SIGINT``, to the whole group of processes as a terminal sends it, or ``SIGKILL``.
+            after: Seconds until the signal.
+            how: ``SIGINT``, sent to the whole process group as by a terminal, or ``SIGKILL``.
 
         Returns:
-            ``finished`` before it could be stopped, ``stopped`` or, of kill -9, ``killed``; and what was wrong.
+            ``stopped``, ``killed`` (by kill -9), or ``finished`` if the command ended before; and a line for each
+            failed check.
         """
         output = self.folder / "stopped" / name
         shutil.rmtree(output.parent, ignore_errors=True)
@@ -106,7 +107,7 @@ class Commands:
         return "killed" if killed else "stopped", wrong
 
     def _again(self, name: str, output: Path) -> list[str]:
-        """The same command goes on, or begins anew, and gives what it gives uninterrupted."""
+        """Run the same command again: it continues or starts again, with the same result as without interruption."""
         arguments = self.arguments(name, output)
         if name in ("train", "crossval"):
             arguments.append("--resume")
@@ -122,12 +123,12 @@ class Commands:
 
 
 def weights(folder: Path) -> dict[str, bytes]:
-    """The trained weights in a folder, by file."""
+    """Return the trained weights in a folder: name of the file -> content."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.safetensors")}
 
 
 def while_importing(after: float, *command: str) -> tuple[int, str]:
-    """Exit status and stderr of a program of its own that is interrupted while it starts."""
+    """Interrupt a new program ``after`` seconds, while it starts; return its exit status and stderr."""
     with sigint():
         process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -139,7 +140,7 @@ def while_importing(after: float, *command: str) -> tuple[int, str]:
 
 
 def main() -> int:
-    """Run a campaign; status 1 if anything went wrong."""
+    """Run a campaign; return exit status 1 if a check failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--moments", type=int, default=20, help="how many Ctrl-C")
     parser.add_argument("--kills", type=int, default=5, help="how many kill -9, of train and crossval")

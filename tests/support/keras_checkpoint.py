@@ -1,8 +1,8 @@
-"""The checkpoint that real Keras 2.3.1 was given for fixtures/keras/expected.npz, made again bit for bit.
+"""Make the checkpoint for which Keras 2.3.1 computed fixtures/keras/expected.npz again, bit for bit.
 
-Each weight is a function of (seed, layer, weight, shape). Their scales keep what differs between images alive through
-the whole network, and make every detail of the graph matter: small convolutions, so that batch norm's epsilon shows;
-large moving means and biases; some negative gammas.
+Each weight is a function of (seed, layer, weight, shape). The scales are chosen so that differences between images
+reach the outputs, and every detail of the graph changes them: small convolutions, so that batch norm's epsilon has an
+effect; large moving means and biases; some negative gammas.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Shapes = dict[str, dict[str, tuple[int, ...]]]
 
 @cache
 def notebook_shapes(classes: int = 3, channels: int = 3) -> Shapes:
-    """The layers with weights, and each weight's shape in Keras."""
+    """Return the layers with weights, and the shape of each weight in Keras."""
     model = timm.create_model("cvrnet_keras", num_classes=classes, in_chans=channels, device="meta")
     state = model.state_dict()
     layers: Shapes = {}
@@ -42,7 +42,7 @@ def notebook_shapes(classes: int = 3, channels: int = 3) -> Shapes:
 
 
 def make_weight(layer: str, name: str, shape: tuple[int, ...], seed: int = 1) -> np.ndarray:
-    """One weight, float32."""
+    """Return one weight, float32."""
     uniform = _uniform(seed, layer, name, shape)
     signed = 2 * uniform - 1
     encoder = layer.startswith(("res_", "xce_"))
@@ -73,7 +73,7 @@ def make_weight(layer: str, name: str, shape: tuple[int, ...], seed: int = 1) ->
 
 
 def make_images(size: int, seed: int = 1) -> np.ndarray:
-    """A colour and a grey image, (2, size, size, 3) uint8: coarse squares, noise, a ramp, and a disc on the first."""
+    """Return a colour and a grey image, (2, size, size, 3) uint8: squares, noise, a ramp, and a disc on the first."""
     ramp = np.arange(size)
     images = np.empty((2, size, size, 3), "uint8")
     for i, channels in enumerate((3, 1)):
@@ -94,7 +94,7 @@ def _uniform(seed: int, part: str, name: str | int, shape: tuple[int, ...]) -> n
 
 
 def _nearly_cancelling(kernel: np.ndarray) -> np.ndarray:
-    """Each odd input channel nearly cancels the one before it; with three channels, the second half of all taps."""
+    """Make each odd input channel nearly cancel the channel before; with three channels, use halves of all taps."""
     if kernel.shape[2] % 2:
         taps = kernel.reshape(-1, kernel.shape[3])
         half = len(taps) // 2
@@ -105,7 +105,7 @@ def _nearly_cancelling(kernel: np.ndarray) -> np.ndarray:
 
 
 def _normalised(norm: str) -> str:
-    """The convolution before a batch norm."""
+    """The name of the convolution before a batch norm."""
     if norm.startswith("xce_batch_normalization"):
         return norm.replace("batch_normalization", "conv2d")
     if norm.startswith("xce_"):
@@ -123,16 +123,16 @@ def write_checkpoint(
     pieces: bool = False,
     text: bool = False,
 ) -> Path:
-    """Write HDF5 as Keras 2 does.
+    """Write an HDF5 file as Keras 2 does; return its path.
 
     Args:
         path: The file.
-        shapes: Layers and their weights' shapes.
-        values: Makes the values; without it the file declares the shapes, and holds nothing.
+        shapes: Layers and the shapes of their weights.
+        values: Makes the values; without it, the file declares the shapes but has no values.
         rename: Renames layers.
-        nested: As ``model.save``, under ``model_weights``; otherwise as ``save_weights``.
+        nested: Write as ``model.save`` does, under ``model_weights``; otherwise as ``save_weights`` does.
         pieces: Split the lists of names, as Keras does above 64,512 bytes.
-        text: Names as variable-length text, otherwise as bytes.
+        text: Write names as variable-length text; otherwise as bytes.
     """
 
     def name_list(group: h5py.Group, attribute: str, names: list[str]) -> None:

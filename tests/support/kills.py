@@ -1,4 +1,4 @@
-"""Functions stopped at each of their changes to the disk, one after another: killed, or with an error of the disk."""
+"""Stop functions at each of their changes to the disk, one after another: by a kill, or by an error of the disk."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ FINISHED, FAILED, SURVIVED = 0, 3, 4
 def stop_at(point: int, function: Callable[[], object], *, full: bool = False) -> int:
     """Call a function in a fork of this process, which is killed just before its change number ``point`` (from 0).
 
-    With ``full`` that one change fails instead, as on a full disk.
+    With ``full``, this change fails instead, as on a full disk.
 
     Returns:
-        `FINISHED` where the function makes fewer changes; otherwise minus the signal, `FAILED` where the function
-        raised the disk's error, or `SURVIVED` where it did without the change.
+        `FINISHED` if the function makes fewer changes; otherwise minus the signal, `FAILED` if the function raised the
+        disk's error, or `SURVIVED` if the function finished without the change.
     """
     child = os.fork()
     if child == 0:

@@ -1,4 +1,4 @@
-"""Small good files of every kind that is read, and damage done to them, by a seeded generator."""
+"""Small valid files of every kind that cvrnet reads, and functions that damage them with a seeded generator."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COLOUR = np.dstack([GREY, GREY[::-1], 255 - GREY])
 
 
 def pictures() -> dict[str, bytes]:
-    """Good image files by name."""
+    """Return valid image files: name -> content."""
     grey, colour = Image.fromarray(GREY), Image.fromarray(COLOUR)
     alpha = Image.fromarray(np.dstack([COLOUR, GREY]))
     deep = Image.fromarray(GREY.astype(np.uint16) * 16)
@@ -78,7 +78,7 @@ def pictures() -> dict[str, bytes]:
 
 
 def dicom(pixels: np.ndarray, syntax: str = ExplicitVRLittleEndian, **tags: object) -> bytes:
-    """A DICOM file of a grey image, (H, W), or of frames, (frames, H, W)."""
+    """Return a DICOM file of a grey image, (H, W), or of frames, (frames, H, W)."""
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -98,7 +98,7 @@ def dicom(pixels: np.ndarray, syntax: str = ExplicitVRLittleEndian, **tags: obje
 
 
 def png(width: int, height: int, bits: int, colour: int, samples: int, *, pixels: bool = True) -> bytes:
-    """A black PNG file of any size, a thousandth of what it unpacks to; without pixels, only the header says so."""
+    """Return a black PNG file, a thousandth of its unpacked size; without ``pixels``, only the header has the size."""
     file = io.BytesIO()
     file.write(b"\x89PNG\r\n\x1a\n")
     row = bytes(1 + (width * bits * samples + 7) // 8)
@@ -111,7 +111,7 @@ def png(width: int, height: int, bits: int, colour: int, samples: int, *, pixels
 
 
 def bombs() -> dict[str, bytes]:
-    """Small files that ask for very much: refused, or read in little memory."""
+    """Return small files that declare very large content; they must be refused, or read in little memory."""
     tiny = Image.new("L", (4, 4))
     header = _encode(Image.new("L", (60, 40)), "TIFF")
     of_tiff = header.replace(struct.pack("<I", 60), struct.pack("<I", 60_000), 1)
@@ -143,7 +143,7 @@ def bombs() -> dict[str, bytes]:
 
 
 def _frames(tiff: bytes, number: int) -> bytes:
-    """A TIFF file with its one frame repeated, as Pillow writes it in a time that grows with the number's square."""
+    """Repeat the frame of a TIFF file; Pillow's time to write this grows with the square of the number."""
     (at,) = struct.unpack_from("<I", tiff, 4)
     (tags,) = struct.unpack_from("<H", tiff, at)
     frame = tiff[at : at + 2 + 12 * tags]  # its values are those of the first frame, by their place in the file
@@ -158,7 +158,7 @@ def _shared_tags(number: int) -> bytes:
 
 
 def mutate(content: bytes, rng: random.Random, others: list[bytes]) -> bytes:
-    """A copy with one to eight injuries: cut off, overwritten, removed, doubled, moved, or from another file."""
+    """Return a copy with one to eight damaged parts: cut off, overwritten, removed, doubled, moved, or replaced."""
     data = bytearray(content)
     for _ in range(rng.choice([1, 1, 1, 2, 3, 5, 8])):
         if len(data) < 4:
@@ -218,7 +218,7 @@ _TEXTS = [
 
 
 def mutate_table(text: str, rng: random.Random) -> bytes:
-    """A CSV file with cells, rows, delimiters, quotes or the encoding spoilt."""
+    """Return a CSV file with damaged cells, rows, delimiters, quotes or encoding."""
     rows = [line.split(",") for line in text.splitlines()]
     for _ in range(rng.choice([1, 1, 2, 4])):
         row = rng.choice(rows)
@@ -245,7 +245,7 @@ _VALUES += ["x" * 100_000, "../../etc", "\0", [1] * 1000, "resnet18", 2**31]
 
 
 def mutate_json(text: str, rng: random.Random) -> bytes:
-    """A JSON file with values of other kinds, keys missing or new; or bytes spoilt."""
+    """Return a JSON file with values of other types, with missing or new keys, or with damaged bytes."""
     value = json.loads(text)
     kind = rng.random()
     if kind < 0.25:
@@ -268,7 +268,7 @@ def mutate_json(text: str, rng: random.Random) -> bytes:
 
 
 def _places(value: object) -> Any:
-    """Every holder and key in a JSON value."""
+    """Every container in a JSON value, with each of its keys."""
     if isinstance(value, dict | list):
         for key in list(value) if isinstance(value, Mapping) else range(len(value)):
             yield value, key

@@ -1,4 +1,4 @@
-"""Small networks for tests whose outputs depend on their inputs, as those of trained networks do."""
+"""Small networks for tests; their outputs depend on the inputs, as with trained networks."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ SMALL = ("test_resnet", "test_efficientnet")  # 0.4 and 0.1 million parameters, 
 
 
 def small(encoders: Sequence[str] = SMALL, num_classes: int = 3, **options: Any) -> CVRNet:
-    """A seeded CVR-Net in eval mode, made lively."""
+    """Return a seeded CVR-Net in eval mode, changed by `enliven`."""
     return network("cvrnet", encoders=encoders, num_classes=num_classes, **options)
 
 
 def network(name: str, **options: Any) -> CVRNet:
-    """Any registered CVR-Net, likewise."""
+    """Return any registered CVR-Net, seeded, in eval mode, changed by `enliven`."""
     torch.manual_seed(0)
     model = cvrnet.create_model(name, **options)
     assert isinstance(model, CVRNet)
@@ -30,7 +30,7 @@ def network(name: str, **options: Any) -> CVRNet:
 
 
 def images(count: int = 2, size: tuple[int, int] = (96, 96), channels: int = 3) -> torch.Tensor:
-    """Seeded images that differ in coarse structure, not in noise alone."""
+    """Return seeded images that differ in coarse structure, not only in noise."""
     generator = torch.Generator().manual_seed(1)
     coarse = torch.randn(count, channels, 4, 4, generator=generator)
     return nn.functional.interpolate(coarse, size, mode="bicubic") + 0.1 * torch.randn(
@@ -40,9 +40,10 @@ def images(count: int = 2, size: tuple[int, int] = (96, 96), channels: int = 3) 
 
 @torch.no_grad()
 def enliven(model: nn.Module) -> None:
-    """Batch norm's statistics from images, and weights that make logits of several units: in place, then eval mode.
+    """Make a network's outputs depend on its inputs, in place, and put it into eval mode.
 
-    Freshly initialised networks in eval mode answer nearly the same to every image, and no test could fail on them.
+    Batch norm's statistics are computed from images, and the weights are scaled to logits of several units. Without
+    this, new networks give nearly the same output for every image in eval mode, so tests could not fail.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     for norm in norms:

@@ -1,7 +1,8 @@
-"""The pages of the documentation, and doing what they say: their blocks of code, run on synthetic radiographs.
+"""Run the blocks of code in the pages of the documentation, on synthetic radiographs.
 
-A ``bash`` or ``python`` block is run; one that cannot be run here stands behind the line ``<!-- not run: why -->`` and
-is held against the program instead. ``text`` is output, or a transcript, whose commands are held against the program.
+A ``bash`` or ``python`` block is run. If it cannot be run here, it follows the line ``<!-- not run: why -->``, and its
+commands and options are only compared with the program. ``text`` is output or a transcript; commands in it are also
+compared with the program.
 """
 
 from __future__ import annotations
@@ -29,18 +30,18 @@ LANGUAGES = {"bash", "python", "text", "{toctree}", "{eval-rst}", "{include}"}
 
 
 def pages(pattern: str = "**/*.md") -> list[Path]:
-    """The pages below docs/."""
+    """Return the pages below docs/."""
     return sorted(page for page in DOCS.glob(pattern) if "_build" not in page.parts)
 
 
 def name(page: Path) -> str:
-    """How a page is called in the tests."""
+    """Return the name of a page in the tests."""
     return page.relative_to(ROOT).as_posix()
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: what it is in, its text, the line of the page that it begins in, and why it is not run."""
+    """A fenced block: its language, its text, the line of the page where it begins, and why it is not run."""
 
     language: str
     text: str
@@ -49,7 +50,7 @@ class Block:
 
 
 def blocks(page: Path) -> list[Block]:
-    """The fenced blocks of a page, in order."""
+    """Return the fenced blocks of a page, in order."""
     found, before, start = [], "", 0
     lines = page.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines, start=1):
@@ -69,7 +70,7 @@ def blocks(page: Path) -> list[Block]:
 
 
 def prose(page: Path) -> str:
-    """A page without its fenced blocks."""
+    """Return a page without its fenced blocks."""
     return re.sub(r"^\s*```.*?^\s*```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
 
 
@@ -77,7 +78,7 @@ def prose(page: Path) -> str:
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """The commands of a block of shell, each as its words; ``>`` is a word of its own."""
+    """Yield the commands of a shell block, each as a list of words; ``>`` is a separate word."""
     for line in re.sub(r"\\\n", " ", text).splitlines():
         words = shlex.shlex(line, posix=True, punctuation_chars="><|&;")
         words.whitespace_split = True
@@ -86,7 +87,7 @@ def commands(text: str) -> Iterator[list[str]]:
 
 
 def command_named(words: list[str]) -> click.Command | None:
-    """The command that the words after ``cvrnet`` begin with; None for the program itself."""
+    """Return the command with which the words after ``cvrnet`` begin; None for the program itself."""
     from cvrnet_cli.commands import cli
 
     if not words or words[0].startswith("-"):
@@ -96,7 +97,7 @@ def command_named(words: list[str]) -> click.Command | None:
 
 
 def check(words: list[str]) -> None:
-    """Fail where the words after ``cvrnet`` name a command, an option or a choice that does not exist."""
+    """Fail if the words after ``cvrnet`` name a command, an option or a choice that does not exist."""
     command = command_named(words)
     if command is None or "--help" in words:
         return
@@ -111,7 +112,7 @@ def check(words: list[str]) -> None:
 
 
 def options_of(command: click.Command | None = None) -> set[str]:
-    """Every spelling of every option, of one command or of all."""
+    """Return all spellings of all options, of one command or of all commands."""
     from cvrnet_cli.commands import cli
 
     of = [command] if command is not None else [cli, *cli.commands.values()]
@@ -119,7 +120,7 @@ def options_of(command: click.Command | None = None) -> set[str]:
 
 
 def accelerate_options() -> set[str]:
-    """The options of ``accelerate launch``."""
+    """Return the options of ``accelerate launch``."""
     from accelerate.commands.launch import launch_command_parser
 
     return set(launch_command_parser()._option_string_actions)
@@ -134,7 +135,7 @@ SOURCES = ["site-a", "site-b", "site-c"]
 
 
 def small(words: list[str]) -> list[str]:
-    """A command that does the same in seconds: small networks, images and data sets, an epoch."""
+    """Return a command that does the same in seconds: with small networks, images and data sets, and one epoch."""
     words = list(words)
     more: dict[str, list[str]] = {
         "train": [*PROTOCOL, "--no-audit"],
@@ -179,11 +180,11 @@ def _small_model(model: str, plain: str) -> str:
 
 
 class Reader:
-    """Somebody who sits in a folder and types what a page says.
+    """Runs the commands of a page in a folder, as a reader would.
 
     Args:
         cli: Runs the command line in this process.
-        monkeypatch: For the environment variables that the page sets.
+        monkeypatch: Restores the environment variables that the page sets.
         store: A folder of the whole session, which all workers share.
     """
 
@@ -192,7 +193,7 @@ class Reader:
         self._names: dict[str, Any] = {"__name__": "page"}
 
     def read(self, page: Path) -> int:
-        """Run the blocks of a page, or check those that are not run; the number of blocks that were run."""
+        """Run the blocks of a page, and check those that cannot be run; return the number of blocks that were run."""
         ran = 0
         for block in blocks(page):
             where = f"{name(page)}:{block.line}"
@@ -212,14 +213,14 @@ class Reader:
         return ran
 
     def check(self, text: str) -> None:
-        """Hold the commands of a block against the program."""
+        """Compare the commands of a block with the program."""
         for line in re.sub(r"\\\n", " ", text).splitlines():
             line = line.removeprefix("$ ")
             if match := re.match(r"(?:[A-Z_]+=\S+ )*(?:accelerate launch .* -m )?cvrnet (.*)", line):
                 check(shlex.split(match[1], comments=True))
 
     def run(self, text: str) -> None:
-        """Run a block of shell."""
+        """Run a shell block."""
         for words in commands(text):
             with self._monkeypatch.context() as patch:
                 while "=" in words[0] and words[0].partition("=")[0].isupper():
@@ -290,7 +291,7 @@ class Reader:
             shutil.copytree(kept, output)
 
     def _command(self, words: list[str]) -> str:
-        """Run a command of cvrnet; what it printed."""
+        """Run a command of cvrnet; return its output."""
         status, out, err = self._cli(*words)
         found = words[0] == "audit" and "Error:" not in err  # a severe finding
         assert status == 0 or found, f"cvrnet {shlex.join(words)}: {err}"
@@ -305,9 +306,9 @@ def _clear(path: Path) -> None:
 
 
 def _identity(words: list[str], output: str) -> tuple[str, ...]:
-    """What decides on the result of a command that pages give again and again: it is run once, for all workers.
+    """The values that determine the result of a command that many pages have, so that it is run once for all workers.
 
-    That is a training with the folder's own data, or the list of models; nothing for any other command.
+    Such commands are a training with the folder's own data, and the list of models; for others, the result is empty.
     """
     if words[0] == "models":
         return tuple(words)
@@ -319,7 +320,7 @@ def _identity(words: list[str], output: str) -> tuple[str, ...]:
 
 
 def _check_extras(arguments: list[str]) -> None:
-    """What ``pip install`` asks of this package is there."""
+    """Check that the extras in a ``pip install`` command exist in this package."""
     table = (ROOT / "pyproject.toml").read_text().split("[project.optional-dependencies]")[1].split("\n[")[0]
     declared = re.findall(r"^(\w+) = ", table, re.MULTILINE)
     assert arguments[0] == "install", arguments
@@ -333,10 +334,10 @@ def _check_extras(arguments: list[str]) -> None:
 
 
 def furnish(folder: Path) -> Path:
-    """Make the folder that every page is read in.
+    """Make the folder in which the commands of every page are run.
 
-    ``manifest.csv`` with ``images/`` of three hospitals, ``other-hospital/`` with a folder a class, ``chest.png``;
-    ``run``, a training on them, and ``folds``, a cross-validation.
+    It has ``manifest.csv`` with ``images/`` of three hospitals, ``other-hospital/`` with a folder for each class,
+    ``chest.png``, ``run`` (a training) and ``folds`` (a cross-validation).
     """
     from cvrnet.data import read_records, write_phantoms
     from cvrnet.training import TrainConfig
@@ -359,7 +360,7 @@ def furnish(folder: Path) -> Path:
 
 
 def move_in(template: Path, folder: Path, page: Path) -> None:
-    """A copy of the folder, and what this page speaks of besides."""
+    """Copy the folder, and add the further files that this page names."""
     shutil.copytree(template, folder, dirs_exist_ok=True)
     text = page.read_text(encoding="utf-8")
     if re.search(r"soup run\b|run/fold-|\brun\b[^\n`]* --folds? ", text):  # here run is a cross-validation
@@ -376,7 +377,7 @@ def move_in(template: Path, folder: Path, page: Path) -> None:
 
 
 def _class_folders(folder: Path, images: int, seed: int) -> None:
-    """A folder a class."""
+    """Write a folder for each class."""
     from cvrnet.data import read_records, write_phantoms
 
     written = folder.with_name(f"{folder.name}-phantoms")
@@ -388,7 +389,7 @@ def _class_folders(folder: Path, images: int, seed: int) -> None:
 
 
 def _write_dicoms(folder: Path) -> None:
-    """``scan.dcm``, ``ct/``, the slices of a patient, and ``dicoms/``, a folder a class."""
+    """Write ``scan.dcm``, ``ct/`` (the slices of a patient), and ``dicoms/`` (a folder for each class)."""
     import numpy as np
     import pydicom
     from pydicom.data import get_testdata_file
@@ -409,21 +410,21 @@ def _write_dicoms(folder: Path) -> None:
 
 
 def _write_keras(path: Path) -> None:
-    """One of the authors' checkpoints, of two classes."""
+    """Write a checkpoint like those of the authors, with two classes."""
     from tests.support.keras_checkpoint import make_weight, notebook_shapes, write_checkpoint
 
     write_checkpoint(path, shapes=notebook_shapes(2), values=make_weight)
 
 
 def hub_repositories(page: Path) -> set[str]:
-    """The repositories that a page reads from the Hub without having pushed to them."""
+    """Return the repositories that a page reads from the Hub but does not push to."""
     text = page.read_text(encoding="utf-8")
     read = set(re.findall(r"(?:hf-hub:|cvrnet pull |model=\")([\w-]+/[\w-]+)", text))
     return read - set(re.findall(r"cvrnet push \S+ ([\w-]+/[\w-]+)(?! --dry-run)", text)) - {"user/repo"}
 
 
 def set_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a page changes in this process is gone after it."""
+    """Let monkeypatch undo what a page changes in this process, and set a key for hashed ids."""
     from cvrnet.data.identity import KEY
     from cvrnet.encoders import registry
 

@@ -1,6 +1,6 @@
-"""Two processes that do one job together, as ``accelerate launch`` starts them, but forked from this one.
+"""Run one job in two processes, as ``accelerate launch`` starts them, but forked from this process.
 
-Starting them by `accelerate launch` takes three programs that import torch; one test still does.
+This is faster, because ``accelerate launch`` starts three programs that import torch; one test still uses it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from tests.support import forks
 
 
 def run_pair(work: Path, command: Sequence[object]) -> tuple[str, str]:
-    """Run a command line of cvrnet in two processes, which must succeed; what both wrote to stdout, and to stderr.
+    """Run a command line of cvrnet in two processes, which must succeed; return the stdout of both, and the stderr.
 
     Args:
-        work: Gets what they write.
+        work: Folder for their output.
         command: The arguments.
     """
     with socket.socket() as probe:

@@ -1,4 +1,4 @@
-"""Root without its privileges: files' permissions hold in this thread, as they do for anybody else."""
+"""Remove the privileges of root, so that the permissions of files hold in this thread, as for other users."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _Data(ctypes.Structure):
 
 @contextmanager
 def permissions_hold() -> Iterator[None]:
-    """For root on Linux, give up what lets it read and write everything; threads that are started inside inherit it."""
+    """In the ``with`` block, root on Linux loses its access to all files; threads started in the block inherit this."""
     if os.name != "posix":
         pytest.skip("no POSIX permissions here")
     if os.geteuid() != 0:

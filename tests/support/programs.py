@@ -1,4 +1,4 @@
-"""The programs of scripts/, and the pictures that they draw."""
+"""Load the programs of scripts/, and read the pictures that they draw."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ FIGURES = ROOT / "docs" / "figures"
 
 
 def load(name: str) -> dict[str, Any]:
-    """What a program defines, by its names."""
+    """Run a program as a module; return its names and values."""
     return runpy.run_path(str(ROOT / "scripts" / f"{name}.py"))
 
 
 def description(picture: Path) -> str:
-    """What a picture says of itself: what it was drawn of."""
+    """Return the description in a picture's metadata, which names the data that it shows."""
     with Image.open(picture) as image:
         return image.text["Description"]

@@ -1,6 +1,6 @@
-"""Miniatures of public data sets, with their exact names, headers and quirks; the images are made up.
+"""Miniatures of public data sets, with their exact names, headers and special cases; the images are synthetic.
 
-``further`` images of as many patients make a miniature large enough to train on.
+``further`` adds so many images, of as many patients, so that a miniature is large enough for training.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def image(path: Path, size: tuple[int, int] = (24, 20)) -> None:
 
 
 def table(path: Path, header: Sequence[str] | str, rows: Iterable[Sequence[object]]) -> None:
-    """A CSV file; a header that is text is written as it is. A name that ends in .gz is compressed."""
+    """Write a CSV file, compressed if its name ends in .gz; a header that is a text is written unchanged."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with (gzip.open if path.suffix == ".gz" else open)(path, "wt", newline="", encoding="utf-8") as file:
         if isinstance(header, str):

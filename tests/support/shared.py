@@ -1,4 +1,4 @@
-"""What the tests of every worker read, made once: by the worker that needs it first."""
+"""Files that the tests of all workers read; the first worker that needs them makes them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from filelock import FileLock
 
 
 def folder_of_session(factory: pytest.TempPathFactory) -> Path:
-    """A folder that all workers of this session share."""
+    """Return a folder that all workers of this session share."""
     base = factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
     folder.mkdir(exist_ok=True)
@@ -20,9 +20,9 @@ def folder_of_session(factory: pytest.TempPathFactory) -> Path:
 
 
 def made_once(path: Path, make: Callable[[Path], object]) -> Path:
-    """The folder or file at this path. The first to ask makes it, and others wait; nobody may change it afterwards.
+    """Return the folder or file at ``path``; the first worker makes it, the others wait, and none may change it later.
 
-    A path has its last name from the start, because runs write down where their data are.
+    It is made at its final path, because run.json contains the path of the data.
     """
     whole = path.with_name(f"{path.name}.whole")
     with FileLock(path.with_name(f"{path.name}.lock")):

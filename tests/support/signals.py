@@ -1,4 +1,4 @@
-"""Ctrl-C in tests, wherever they were started: a shell's background jobs, and their children, ignore SIGINT."""
+"""Handle Ctrl-C in tests, also if they run in a shell's background job, which ignores SIGINT with its children."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 @contextmanager
 def sigint(handler: Any = signal.default_int_handler) -> Iterator[None]:
-    """Handle SIGINT like this, here and in every child that is started meanwhile.
+    """In the ``with`` block, handle SIGINT with ``handler``, in this process and in every child started in the block.
 
     Args:
-        handler: By default Python's own, which raises KeyboardInterrupt; ``signal.SIG_IGN`` for a background job.
+        handler: By default Python's own, which raises KeyboardInterrupt; ``signal.SIG_IGN`` as in a background job.
     """
     before = signal.signal(signal.SIGINT, handler)
     try:

@@ -1,4 +1,4 @@
-"""Whether every file in a folder is whole, and nothing temporary is left."""
+"""Check that every file in a folder is complete, and that no temporary file is left."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from PIL import Image
 
 
 def broken(folder: Path, *, killed: bool = False) -> list[str]:
-    """What is wrong in a folder, a line each.
+    """Return a line for each incomplete or temporary file in a folder.
 
     Args:
-        folder: May be missing.
-        killed: The writer was killed, and could not tidy up: hidden temporary files may be there.
+        folder: The folder; it may be missing.
+        killed: The writer was killed and could not remove its temporary files, so hidden ones are allowed.
     """
     wrong = []
     for path in sorted(folder.rglob("*")):

@@ -325,7 +325,7 @@ def test_encoders_stay_for_some_epochs_then_train(phantoms: Path, tmp_path: Path
 def test_what_cannot_be_frozen_is_refused(phantoms: Path, tmp_path: Path) -> None:
     for freeze in ("all", 1):
         config = TrainConfig(model="test_resnet", pretrained=False, img_size=64, freeze=freeze)
-        with pytest.raises(UserError, match=r"freeze=.* trains the heads of a CVR-Net, which test_resnet is not"):
+        with pytest.raises(UserError, match=r"freeze=.* needs a CVR-Net, but test_resnet is not one"):
             train(phantoms, tmp_path / "run", config, **PLAIN)
         assert not (tmp_path / "run/run.json").exists()
     for wrong in ("some", -1, 1.5):

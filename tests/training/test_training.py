@@ -72,7 +72,7 @@ def same_history(a: Path, b: Path) -> bool:
 )
 def test_every_image_once_an_epoch_and_no_process_idle(n, batch_size, parts, seed, epoch, least):
     if min(n, batch_size) < parts * least:
-        with pytest.raises(UserError, match=rf"cannot be shared by {parts} parts .*expected at least {parts * least}"):
+        with pytest.raises(UserError, match=rf"divided into {parts} parts .*expected at least {parts * least}"):
             epoch_batches(n, batch_size, parts, seed, epoch, least)
         return
     batches = epoch_batches(n, batch_size, parts, seed, epoch, least)
@@ -208,16 +208,16 @@ def test_no_image_is_left_alone_with_a_batch_norm(phantoms, tmp_path, batch_size
 
 def test_too_few_images_for_a_batch_norm_are_refused_before_training(phantoms, tmp_path):
     alone = replace(CONFIG, img_size=32, batch_size=1)
-    with pytest.raises(UserError, match=r"batch_size=1 cannot be shared by 1 parts .* norm needs; .* at least 2$"):
+    with pytest.raises(UserError, match=r"batch_size=1 cannot be divided into 1 parts .* norm needs; .* at least 2$"):
         train(phantoms, tmp_path / "run", alone, **PLAIN)
     accumulated = replace(CONFIG, img_size=32, batch_size=6, grad_accum=4)
-    with pytest.raises(UserError, match=r"batch_size=6 cannot be shared by 4 parts .* at least 8$"):
+    with pytest.raises(UserError, match=r"batch_size=6 cannot be divided into 4 parts .* at least 8$"):
         train(phantoms, tmp_path / "run", accumulated, **PLAIN)
     with pytest.raises(UserError, match=r"^inception_v3 cannot take images of 32 pixels \([^\n]*\)$"):
         train(phantoms, tmp_path / "run", TrainConfig(model="inception_v3", pretrained=False, img_size=32), **PLAIN)
     assert not (tmp_path / "run").exists()
     records = read_records(phantoms)[:1]
-    with pytest.raises(UserError, match="training images=1 cannot be shared"):
+    with pytest.raises(UserError, match="training images=1 cannot be divided"):
         fit(
             replace(CONFIG, img_size=32),
             records,

@@ -169,7 +169,7 @@ def test_predict_and_evaluate(run, data, tmp_path, cli):
     assert result["images"]["Rare"] == 4
     assert "Each finding" in (tmp_path / "evaluation" / "report.html").read_text(encoding="utf-8")
     _write(other.parent / "bare.csv", [{"path": path.name} for path in sorted(other.parent.glob("*.png"))])
-    with pytest.raises(UserError, match="none of the model's findings is known"):
+    with pytest.raises(UserError, match="no image has a label for any of the model's findings"):
         evaluate(str(output), other.parent / "bare.csv", tmp_path / "none", audit=False, maps=False)
 
 

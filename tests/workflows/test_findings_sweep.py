@@ -75,7 +75,7 @@ def test_what_no_benchmark_of_findings_has(bench, cli):
     options = ("-o", folder.parent / "out", "--findings", "auto", "--no-pretrained", "--img-size", "48")
     status, _, err = cli("benchmark", folder.parent / "data/manifest.csv", "--models", "cvrnet_tiny,resnet18", *options)
     assert status == 1
-    assert "findings are learnt by a CVR-Net, which resnet18 is not" in err
+    assert "findings need a CVR-Net, but resnet18 is not one" in err
 
 
 def test_a_source_without_a_finding_is_scored_by_the_others(tmp_path):

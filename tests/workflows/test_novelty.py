@@ -159,7 +159,7 @@ def test_a_calibration_adapts_the_limit(gated, strange, tmp_path, unlabelled):
     assert np.mean([p.marked for p in after]) <= 0.05
     assert all(p.marked for p in predictor(sorted(strange.iterdir())))
     if unlabelled:
-        assert f"{sum(p.marked for p in before)} of the 60 images were marked" in result["sentences"][-1]
+        assert f"the model marked {sum(p.marked for p in before)} of the 60 images" in result["sentences"][-1]
         return
     row = next(row for row in result["rows"] if row["score"] == "marked")
     assert row["before"] == pytest.approx(np.mean([p.marked for p in before]))

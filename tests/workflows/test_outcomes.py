@@ -1,4 +1,4 @@
-"""Foretelling an event: from manifest to report, from the command line, and what does not take such models."""
+"""Predicting an event: from manifest to report, from the command line, and what does not take such models."""
 
 from __future__ import annotations
 
@@ -101,10 +101,10 @@ def test_only_films_from_before_the_event_are_used(of_patients: Path) -> None:
     assert "within 10 days" in checklist
     report = (of_patients / "report.html").read_text()
     for text in (
-        "Foretelling icu_day",
-        "20 films of 10 patients",
+        "Predicting icu_day",
+        "20 radiographs of 10 patients",
         "30 patients, 10 of them with the event",
-        "bed-side",
+        "bedside",
     ):
         assert text in report
 
@@ -143,7 +143,7 @@ def test_an_evaluation_uses_the_outcome_of_the_run(of_patients: Path, of_images:
         assert found["metrics"]["test"]["per_class"]["yes"]["roc_auc"] > 0.9
         assert len(rows(tmp_path / run.name / "predictions.csv")) == kept
         assert {row["score"] for row in rows(tmp_path / run.name / "tables" / "outcome.csv")} >= {"first_film", "films"}
-        assert "Foretelling icu_day" in (tmp_path / run.name / "report.html").read_text()
+        assert "Predicting icu_day" in (tmp_path / run.name / "report.html").read_text()
 
 
 def test_each_film_is_a_moment_of_its_own(of_images: Path) -> None:
@@ -215,7 +215,7 @@ def test_columns_like_those_of_cidc_can_be_mapped(ward: Path, tmp_path: Path, cl
 
 
 def test_without_an_event_that_can_be_foretold_the_counts_say_why(ward: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nothing can be foretold: .* within 1 days of the admission .* 0 patients"):
+    with pytest.raises(UserError, match=r"no event can be predicted .* within 1 days of the admission .* 0 patients"):
         train(ward, tmp_path / "run", recipe("frozen", **{**SETTINGS, "horizon": 1}, until="admission"), **PLAIN)
     assert not (tmp_path / "run").exists()
     with pytest.raises(UserError, match=r"--outcome nowhere: the manifest has no such column"):
@@ -223,13 +223,13 @@ def test_without_an_event_that_can_be_foretold_the_counts_say_why(ward: Path, tm
 
 
 def test_models_that_foretell_are_refused_where_labels_are_needed(of_images: Path, ward: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="the model foretells icu_day; calibration takes models of labels"):
+    with pytest.raises(UserError, match="the model predicts the event icu_day; calibration takes models of labels"):
         calibrate(str(of_images), ward, tmp_path / "c")
     cross_validate(ward, tmp_path / "folds", recipe("frozen", **SETTINGS, epochs=1), n_folds=3, **PLAIN)
-    with pytest.raises(UserError, match="the model foretells icu_day; a soup takes models of labels"):
+    with pytest.raises(UserError, match="the model predicts the event icu_day; a soup takes models of labels"):
         make_soup(tmp_path / "folds", tmp_path / "s")
     train(ward, tmp_path / "other", recipe("frozen", **{**SETTINGS, "horizon": 4}, epochs=1), **PLAIN)
-    with pytest.raises(UserError, match="do not foretell the same"):
+    with pytest.raises(UserError, match="do not predict the same"):
         compare([str(of_images), str(tmp_path / "other")], ward, tmp_path / "both", **PLAIN)
     assert Predictor.from_pretrained(of_images).unit == "image"
 

@@ -112,7 +112,7 @@ def permute(block):
         after.weight.copy_(after.weight[:, order])
 
 
-@pytest.mark.parametrize(("drop", "word"), [(0.9, "is clearly worse"), (0.0, "is not inferior, it is")])
+@pytest.mark.parametrize(("drop", "word"), [(0.9, "is clearly worse"), (0.0, "is not inferior: it is")])
 def test_the_verdict(drop, word):
     def table(probabilities):
         n = len(probabilities)
@@ -126,7 +126,7 @@ def test_the_verdict(drop, word):
     wrong[: int(drop * 300)] = np.roll(right[: int(drop * 300)], 1, axis=1)
     assert word in verdict(right, wrong, honest=True)
     if not drop:
-        assert "on images that trained it" in verdict(right, wrong, honest=False)
+        assert "on images that it was trained on" in verdict(right, wrong, honest=False)
         assert "too few to show" in verdict(right[:1], wrong[:1], honest=True)
 
 
@@ -140,10 +140,10 @@ def test_without_images_elsewhere_it_says_what_the_scores_are_worth(folds, tmp_p
     assert "can show that a soup is broken, but not that it is good" in soup["images"]
     assert not (tmp_path / "soup/metrics.json").exists()
     (tmp_path / "run/run.json").write_text(json.dumps(about | {"data": str(tmp_path / "gone")}))
-    with pytest.raises(UserError, match="expected DATA to score the soup on"):
+    with pytest.raises(UserError, match="expected DATA with images for the scores"):
         make_soup(tmp_path / "run", tmp_path / "other")
     soup = make_soup(tmp_path / "run", tmp_path / "other", about["data"], device="cpu", amp="fp32", **PLAIN)
-    assert "are the folds' average, because the run's images are missing" in soup["batch_norm"]
+    assert "are the average over the folds, because the run's images are missing" in soup["batch_norm"]
     assert "were used to train the soup" in soup["images"]
 
 
@@ -168,7 +168,7 @@ def test_what_makes_no_soup_is_refused(folds, run, tmp_path):
 def test_one_image_gives_batch_norm_no_statistics(phantoms):
     model = cvrnet.create_model("cvrnet_tiny", img_size=32)  # the deepest maps are 1 x 1
     before = {name: value.clone() for name, value in model.named_buffers()}
-    assert "are the folds' average" in _renew_batch_norm(
+    assert "are the average over the folds" in _renew_batch_norm(
         model, read_records(phantoms)[:1], Preprocessing.from_model(model), "cpu"
     )
     assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())

@@ -200,16 +200,16 @@ def test_what_takes_single_images_refuses_in_one_line(
     ):
         status, _, err = cli(*arguments)
         assert status == 1, arguments
-        assert "the model answers for all images of a study together" in err.splitlines()[-1], (arguments, err)
+        assert "the model predicts all images of a study together" in err.splitlines()[-1], (arguments, err)
     with pytest.raises(UserError, match="together"):
         benchmark(["cvrnet"], follow_up, tmp_path / "b", CONFIG)
-    with pytest.raises(UserError, match=r"answers for one study, .* for one image"):
+    with pytest.raises(UserError, match=r"predicts one study, .* one image; expected the same unit"):
         compare([str(bag_run), str(run)], follow_up, tmp_path / "c", **PLAIN)
     with pytest.raises(UserError, match="expected --freeze all, or 0"):
         train(follow_up, tmp_path / "t", replace(CONFIG, freeze=2), **PLAIN)
-    with pytest.raises(UserError, match="is for a CVR-Net"):
+    with pytest.raises(UserError, match="needs a CVR-Net"):
         train(follow_up, tmp_path / "t", replace(CONFIG, model="resnet18", encoders=()), **PLAIN)
-    with pytest.raises(UserError, match="findings are those of single images"):
+    with pytest.raises(UserError, match="findings are for single images"):
         replace(CONFIG, findings=("A",))
     with pytest.raises(UserError, match="needs the manifest's column study_id"):
         train(phantoms, tmp_path / "t", CONFIG, **PLAIN)
@@ -247,7 +247,7 @@ def test_a_whole_network_trains_on_small_bags(follow_up: Path, tmp_path: Path) -
     for row in rows(tmp_path / "run" / "predictions.csv"):
         assert again[row["path"]] == pytest.approx(float(row["prob_worse"]), abs=1e-4)
     write_studies(tmp_path / "cts", "volumes", 12, size=64)
-    with pytest.raises(UserError, match="whole networks train on bags of at most 32"):
+    with pytest.raises(UserError, match="without --freeze all, expected at most 32"):
         train(tmp_path / "cts", tmp_path / "t", config, **PLAIN)
 
 
@@ -289,5 +289,5 @@ def test_phantoms_by_command(tmp_path: Path, cli: Any) -> None:
     assert (status, out.strip()) == (0, str(tmp_path / "f" / "manifest.csv")), err
     assert "--unit study" in err
     assert Image.open(tmp_path / "f" / rows(tmp_path / "f" / "manifest.csv")[0]["path"]).height == 64
-    assert "--volumes excludes" in cli("phantoms", "-o", tmp_path / "g", "--follow-up", "--volumes")[2]
+    assert "--volumes cannot be used with" in cli("phantoms", "-o", tmp_path / "g", "--follow-up", "--volumes")[2]
     assert "single radiographs" in cli("phantoms", "-o", tmp_path / "g", "--volumes", "--shortcut")[2]
