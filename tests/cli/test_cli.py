@@ -19,6 +19,7 @@ from tests.support.few import draw_few_phantoms
 from tests.support.signals import sigint
 
 TINY = ["--encoders", "test_resnet,test_efficientnet", "--no-pretrained", "--img-size", "64", "--epochs", "1"]
+PLAIN = ["--no-audit", "--no-maps"]
 
 
 def test_help_imports_no_torch():
@@ -173,7 +174,7 @@ def test_evaluate_leaves_bad_images_out_and_says_so(cli, run, phantoms, tmp_path
     lines = phantoms.read_text().splitlines()
     width = lines[0].count(",")
     manifest.write_text("\n".join([*lines, "late.png,NOR" + "," * (width - 1)]) + "\n")
-    status, _, err = cli("evaluate", run, manifest, "-o", tmp_path / "e")
+    status, _, err = cli("evaluate", run, manifest, "-o", tmp_path / "e", *PLAIN)
     assert status == 1
     assert "1 of 37 images were left out" in err
     assert json.loads((tmp_path / "e/metrics.json").read_text())["test"]["n"] == 36
@@ -183,9 +184,9 @@ def test_an_unknown_class_is_an_error_and_a_missing_one_is_not(cli, run, phantom
     lines = phantoms.read_text().splitlines()
     manifest = phantoms.parent / "two.csv"
     manifest.write_text("\n".join([lines[0], *(line for line in lines[1:] if ",NOR," not in line)]))
-    assert cli("evaluate", run, manifest, "-o", tmp_path / "two")[0] == 0
+    assert cli("evaluate", run, manifest, "-o", tmp_path / "two", *PLAIN)[0] == 0
     manifest.write_text(phantoms.read_text().replace(",NOR,", ",OBP,"))
-    status, _, err = cli("evaluate", run, manifest, "-o", tmp_path / "e")
+    status, _, err = cli("evaluate", run, manifest, "-o", tmp_path / "e", *PLAIN)
     assert (status, err) == (1, "Error: the model does not know the class OBP; expected CVP, NCP, NOR\n")
 
 

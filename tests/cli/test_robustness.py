@@ -16,7 +16,7 @@ from tests.support.hub_runs import make_folds
 from tests.support.privileges import permissions_hold
 
 ROOT = Path(__file__).parents[2]
-TRAINING = ["--model", "cvrnet_tiny", "--img-size", 64, "--no-pretrained", "--epochs", 1, "--no-audit"]
+TRAINING = ["--encoders", "test_resnet", "--img-size", 64, "--no-pretrained", "--epochs", 1, "--no-audit"]
 
 
 @pytest.fixture(scope="module")

@@ -322,7 +322,7 @@ def test_the_two_commands_of_the_page_reach_a_report(name, tmp_path, cli, monkey
     monkeypatch.chdir(tmp_path)
     status, _, err = cli(*load)
     assert status == 0, err
-    options = ["--model", "cvrnet_tiny", "--no-pretrained", "--img-size", 32, "--epochs", 1]
+    options = ["--model", "cvrnet", "--encoders", "test_resnet", "--no-pretrained", "--img-size", 32, "--epochs", 1]
     status, out, err = cli(*learn, *options, "--folds", 3, "--no-audit", "--no-maps")
     assert status == 0, err
     assert (tmp_path / learn[-1] / "report.html").is_file()

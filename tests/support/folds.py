@@ -10,14 +10,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from cvrnet.network import CVRNet
 from cvrnet.runs.checkpoint import load_checkpoint, save_checkpoint
 
 CLASSES = ["CVP", "NCP", "NOR"]
 
 
-def reweighted(run: Path) -> Any:
-    """Return a run's network with random classifiers, so that the predictions differ between folds."""
-    model: Any = load_checkpoint(run)
+def reweighted(network: Path | CVRNet, seed: int | None = None) -> Any:
+    """Return a network, or that of a run, with random classifiers, so that predictions differ between folds."""
+    model: Any = load_checkpoint(network) if isinstance(network, Path) else network
+    if seed is not None:
+        torch.manual_seed(seed)
     for block in model.head.blocks:
         nn.init.normal_(block.classifier.weight, std=0.5)
     return model

@@ -23,7 +23,7 @@ from pathlib import Path
 from tests.support import forks, mutations
 
 BATCH = 200
-TRAINING = ["--model", "cvrnet_tiny", "--img-size", "64", "--no-pretrained", "--lr", "1e-3", "--no-audit"]
+TRAINING = ["--encoders", "test_resnet", "--img-size", "64", "--no-pretrained", "--lr", "1e-3", "--no-audit"]
 
 
 @dataclass

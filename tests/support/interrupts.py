@@ -22,7 +22,7 @@ from tests.support import forks
 from tests.support.signals import sigint
 from tests.support.whole import broken
 
-TRAINING = ["--model", "cvrnet_tiny", "--img-size", 64, "--no-pretrained", "--lr", 1e-3, "--seed", 0, "--no-audit"]
+TRAINING = ["--encoders", "test_resnet", "--img-size", 64, "--no-pretrained", "--lr", 1e-3, "--seed", 0, "--no-audit"]
 ALL = ("predict", "phantoms", "explain", "evaluate", "export", "audit", "train", "crossval", "soup")
 
 

@@ -140,9 +140,11 @@ def small(words: list[str]) -> list[str]:
     more: dict[str, list[str]] = {
         "train": [*PROTOCOL, "--no-audit"],
         "crossval": [*PROTOCOL, "--no-audit"],
-        "benchmark": PROTOCOL,
+        "benchmark": [*PROTOCOL, "--no-audit"],
+        "evaluate": ["--no-audit"],
         "quickstart": ["--epochs", "1"],
-        "phantoms": ["--number", "36", "--size", "64"],
+        "lungs": ["--folds", "2"],
+        "phantoms": ["--number", "18" if "--follow-up" in words else "36", "--size", "64"],  # patients, or images
     }
     for i, word in enumerate(words[:-1]):
         if word == "--model" and words[0] in ("train", "crossval"):
@@ -374,6 +376,8 @@ def move_in(template: Path, folder: Path, page: Path) -> None:
         _write_dicoms(folder)
     for file in re.findall(r"\b\w+\.(?:hdf5|h5)\b", text)[:1]:
         _write_keras(folder / file)
+        for image in sorted((folder / "images").rglob("*.png"))[3:]:  # a network of full size reads the others
+            image.unlink()
 
 
 def _class_folders(folder: Path, images: int, seed: int) -> None:

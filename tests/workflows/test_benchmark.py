@@ -184,6 +184,8 @@ def test_a_model_that_does_not_fit_is_named_before_anything_is_trained(phantoms,
 
 def test_the_command(cli, table, phantoms):
     common = [
+        "--no-audit",
+        "--no-maps",
         "--img-size",
         64,
         "--no-pretrained",

@@ -9,7 +9,6 @@ import shutil
 import numpy as np
 import pytest
 import timm
-import torch
 from scipy.special import softmax
 from sklearn.metrics import log_loss
 
@@ -20,11 +19,12 @@ from cvrnet.hub.staging import stage_run
 from cvrnet.metrics.decisions import Decisions
 from cvrnet.metrics.recalibration import Recalibration
 from cvrnet.onnx import export_onnx, load_onnx
-from cvrnet.runs.checkpoint import load_checkpoint, save_checkpoint
+from cvrnet.runs.checkpoint import save_checkpoint
 from cvrnet.runs.decisions import load_decisions, save_decisions
 from cvrnet.runs.held_out import trained_on
 from cvrnet.workflows.calibrate import calibrate
-from tests.support.folds import CLASSES, write_folds
+from tests.support.folds import CLASSES, reweighted, write_folds
+from tests.support.networks import small
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +32,7 @@ def folds(run, tmp_path_factory):
     """A run of two folds that differ."""
 
     def make(fold):
-        model = load_checkpoint(run)
-        for block in model.head.blocks:
-            block.classifier.weight.add_(torch.randn_like(block.classifier.weight))
-        return model
+        return reweighted(small(("test_resnet",), img_size=64), seed=fold)
 
     return write_folds(run, tmp_path_factory.mktemp("folds"), 2, make)
 

@@ -281,6 +281,7 @@ def test_two_processes_share_each_fold(crossval, phantoms, tmp_path):
 
 def test_the_command(cli, phantoms, tmp_path):
     tiny = ["--encoders", "test_resnet", "--no-pretrained", "--img-size", "64", "--epochs", "1", "--lr", "1e-3"]
+    tiny += ["--no-audit", "--no-maps"]
     status, out, err = cli("crossval", phantoms, "-o", tmp_path / "run", "--folds", 3, *tiny)
     assert status == 0
     assert [line.split()[0] for line in out.splitlines()] == ["fold", "1", "2", "3", "mean"]

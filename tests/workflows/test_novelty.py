@@ -103,7 +103,7 @@ def sided(tmp_path_factory):
     """A run with frozen encoders, on phantoms that have a side."""
     folder = tmp_path_factory.mktemp("sided")
     settings = {"pretrained": False, "img_size": 64, "val_fraction": 0.3, "device": "cpu", "amp": "fp32"}
-    config = recipe("frozen", model="cvrnet_tiny", epochs=1, **settings)
+    config = recipe("frozen", encoders=("test_resnet",), epochs=1, **settings)
     data = _with_a_side(folder / "data", 150, 3)
     train(data, folder / "run", config, test_source="site-b", audit=False, maps=False)
     return folder / "run"
