@@ -29,7 +29,7 @@ from cvrnet.heads import MultiScaleAveragingHead
 from cvrnet.inference.frozen_features import FrozenFeatures, head_inputs
 from cvrnet.scoring import MIN_PATIENTS
 from cvrnet.training import create_for_training, recipe, resolve_interpolation
-from cvrnet.training.loop import class_weights
+from cvrnet.training.objective import class_weights
 from cvrnet.training.optimizers import create_optimizer
 
 CONFIG = resolve_interpolation(recipe("frozen", model="cvrnet_lite"))

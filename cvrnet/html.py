@@ -40,7 +40,7 @@ _templates.filters |= {"number": number, "interval": interval, "counts": counts}
 
 @dataclass(frozen=True)
 class Table:
-    """A table to print."""
+    """A table inside a page."""
 
     titles: Sequence[str]
     rows: Sequence[Sequence[object]]

@@ -325,7 +325,8 @@ def _check_global_pool(global_pool: str, num_classes: int, task: str) -> str:
     if global_pool not in ("avg", ""):
         raise UserError(f"global_pool={global_pool!r}; expected 'avg', or '' for unpooled features")
     if global_pool == "" and num_classes != 0:
-        raise UserError(f"global_pool='' leaves no input for {num_classes} classes; expected num_classes=0")
+        wanted = f"num_classes=0 instead of {num_classes}, or global_pool='avg'"
+        raise UserError(f"global_pool='' gives feature maps, which the heads cannot classify; expected {wanted}")
     return global_pool
 
 

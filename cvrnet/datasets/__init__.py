@@ -114,7 +114,7 @@ def _check_output(output: Path, overwrite: bool) -> None:
         raise UserError(f"{output} exists; --overwrite replaces it")
     with open_regular(output) as file:
         if file.read(5) != b"path,":
-            raise UserError(f"{output} is not a manifest that cvrnet wrote; choose another name")
+            raise UserError(f"{output} exists and cvrnet did not write it, so it is not replaced; choose another name")
 
 
 def counts(rows: Sequence[Row], findings: Sequence[str] = ()) -> dict[str, int]:

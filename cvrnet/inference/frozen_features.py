@@ -245,7 +245,10 @@ def head_inputs(model: CVRNet, vectors: Tensor) -> list[Tensor]:
 
 
 def stored_sides(model: CVRNet, vectors: Vectors) -> Tensor:
-    """The vectors of `cvrnet.heads.novelty.join_sides`, from the result of `FrozenFeatures.sides`, (N, 2, width)."""
+    """The vectors of `cvrnet.heads.novelty.join_sides`, (N, 2 D).
+
+    ``vectors`` is the result of `FrozenFeatures.sides`, (N, 2, width).
+    """
     return join_sides(torch.from_numpy(vectors).split(_channels(model), 2), model.groups)
 
 

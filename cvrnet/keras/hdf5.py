@@ -35,7 +35,8 @@ class StoredWeight:
     def values(self) -> np.ndarray:
         """The float32 values; UserError if the file does not hold all of them, or if they are not finite."""
         if self.stored != self.declared:
-            raise UserError(f"{quoted(self.path)} declares {self.declared} bytes and has {self.stored}")
+            found = f"{quoted(self.path)} has {self.stored} of its {self.declared} bytes"
+            raise UserError(f"{found}: the file is incomplete")
         values = np.frombuffer(self.content, "<f4").reshape(self.shape)
         if not np.isfinite(values).all():
             raise UserError(f"{quoted(self.path)} has values that are not finite")

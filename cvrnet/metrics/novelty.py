@@ -1,4 +1,4 @@
-"""How unlike the training images an image is, from the distances of `cvrnet.heads.novelty`; which images are marked."""
+"""How far images are from the training images (distances of `cvrnet.heads.novelty`), and which images are marked."""
 
 from __future__ import annotations
 

@@ -24,8 +24,9 @@ The jobs share these arguments:
 - ``callbacks``: `Callbacks` for progress and messages.
 
 A job checks its arguments before it trains anything. It raises `cvrnet.data.DataError`, which lists everything that is
-wrong with the data set, or `cvrnet.errors.UserError` if the folder has other files or a setting does not fit the data.
-Under ``accelerate launch``, jobs that train return the result on the main process, and ``{}`` on the others.
+wrong with the data set, or `cvrnet.errors.UserError` if ``output`` has files that may not be replaced, or a setting
+does not fit the data. Under ``accelerate launch``, jobs that train return the result on the main process, and ``{}``
+on the others.
 """
 
 from cvrnet.workflows.calibrate import calibrate

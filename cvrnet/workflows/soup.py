@@ -86,7 +86,7 @@ def make_soup(
 
     Raises:
         UserError: There are fewer than two folds, the folds differ in more than weights, there are no images for the
-            scores, or the folder has other files.
+            scores, or ``output`` has files that may not be replaced.
         DataError: Some images cannot be read.
     """
     run, output, callbacks = Path(run), Path(output), callbacks or Callbacks()

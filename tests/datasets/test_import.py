@@ -280,7 +280,7 @@ def test_the_data_sets_own_tables_are_never_overwritten(tmp_path):
     own = tmp_path / "set" / "train.csv"
     before = own.read_bytes()
     for overwrite in (False, True):
-        with pytest.raises(UserError, match=r"exists; --overwrite|not a manifest that cvrnet wrote"):
+        with pytest.raises(UserError, match=r"exists; --overwrite|cvrnet did not write it"):
             import_data_set("chexpert", tmp_path / "set", own, overwrite=overwrite)
     assert own.read_bytes() == before
     for _ in range(2):

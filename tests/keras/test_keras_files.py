@@ -21,7 +21,7 @@ from tests.support.keras_checkpoint import notebook_shapes, write_checkpoint
 
 STEM = "res_conv1/conv1/kernel:0"
 STEM_SHAPE = (7, 7, 3, 64)
-DECLARED_ONLY = "'/res_conv1/conv1/kernel:0' declares 37632 bytes and has 0"
+DECLARED_ONLY = "'/res_conv1/conv1/kernel:0' has 0 of its 37632 bytes: the file is incomplete"
 NO_STEM = "not the notebook's network: 'res_conv1/kernel' is missing"
 NO_MKH_1 = "not the notebook's network: 'MKH_1/kernel' is missing; 'MKH_1/bias' is missing"
 
@@ -67,7 +67,7 @@ def test_names_of_tf_keras(tmp_path: Path) -> None:
     with h5py.File(path, "a") as opened:
         opened.create_group("top_level_model_weights").attrs["weight_names"] = []
     assert message(path).startswith(
-        "'/res_conv1/conv1/kernel:0' declares 37632 bytes and has 0"
+        "'/res_conv1/conv1/kernel:0' has 0 of its 37632 bytes: the file is incomplete"
     )  # so all names and shapes fit
 
 

@@ -255,7 +255,7 @@ def test_drop_rate_hidden_sizes_and_activation_reach_the_heads() -> None:
         ({"encoders": ()}, "encoders is empty"),
         ({"encoders": ("test_resnet", "resnet5")}, "unknown encoder 'resnet5'"),
         ({"global_pool": "max"}, "global_pool='max'"),
-        ({"global_pool": ""}, "leaves no input for 3 classes"),
+        ({"global_pool": ""}, "num_classes=0 instead of 3"),
         ({"act_layer": "relou"}, "unknown activation 'relou'"),
         ({"encoder_weights": True}, "encoder_weights=True; expected files"),
         ({"encoder_weights": "w.pth"}, "encoder_weights='w.pth'; expected NAME=FILE, where NAME is test_"),

@@ -74,7 +74,7 @@ def test_features_heads_and_classifiers() -> None:
     assert cvrnet.create_model("cvrnet", encoders=SMALL, num_classes=0).eval()(x).shape == before.shape
     with pytest.raises(ValueError, match="num_classes=1"):
         model.reset_classifier(1)
-    with pytest.raises(ValueError, match="leaves no input for 2 classes"):
+    with pytest.raises(ValueError, match="num_classes=0 instead of 2"):
         model.reset_classifier(2, "")
 
 

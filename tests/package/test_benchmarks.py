@@ -1,13 +1,27 @@
-"""The check for machines with a GPU runs on a CPU too, in small."""
+"""The benchmarks import what exists; the check for machines with a GPU runs on a CPU too, in small."""
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_what_a_benchmark_imports_exists(script: Path) -> None:
+    for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("cvrnet"):
+            module = importlib.import_module(str(node.module))
+            missing = [name.name for name in node.names if not hasattr(module, name.name)]
+            missing = [name for name in missing if not importlib.util.find_spec(f"{node.module}.{name}")]
+            assert not missing
 
 
 def test_the_check_of_a_gpu_runs_on_a_cpu(tmp_path: Path) -> None:
