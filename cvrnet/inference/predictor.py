@@ -72,8 +72,11 @@ class Predictor:
         Args:
             model: A run folder, a fold folder, ``local-dir:FOLDER``, ``hf-hub:user/repo[@revision]``, or an ONNX file
                 that ``cvrnet export`` wrote.
-            device, dtype, compile, any_body_part: As in `Predictor`.
+            device: As in `Predictor`.
+            dtype: As in `Predictor`.
             folds: Numbers of the run's folds to load; all by default.
+            compile: As in `Predictor`.
+            any_body_part: As in `Predictor`.
             backend: By default PyTorch; for an ONNX file, OpenVINO if it is installed, otherwise ONNX Runtime. With
                 ``openvino`` or ``onnxruntime``, a checkpoint is converted once, and the copy is kept in the cache.
                 ``auto`` takes the fastest for the number of ``images``.
