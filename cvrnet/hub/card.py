@@ -172,9 +172,7 @@ def _calibration_sentence(done: Mapping[str, Any]) -> str:
     if not done:
         return ""
     biases = ", ".join(f"{name} {value:+.2f}" for name, value in done["bias"].items())
-    by_class = ", ".join(
-        f"{name}: {n['images']} images of {n['patients']} patients" for name, n in done["by_class"].items()
-    )
+    by_class = ", ".join(f"{k}: {n['images']} images of {n['patients']} patients" for k, n in done["by_class"].items())
     return (
         f"After the training, the model was calibrated for another hospital ({done['method']}), with {done['images']} "
         f"images of {done['patients']} patients from there{f' ({by_class})' if by_class else ''}. The logarithms of "

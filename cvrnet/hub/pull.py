@@ -51,8 +51,9 @@ def pull_folds(
     the run came from.
 
     Args:
-        reference, folds: As in `hub_checkpoints`.
+        reference: As in `hub_checkpoints`.
         output: The run folder to write.
+        folds: As in `hub_checkpoints`.
         overwrite: Replace a run that the folder holds.
         progress: Called after each commit with the number done and the number to do.
 

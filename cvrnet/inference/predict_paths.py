@@ -107,12 +107,22 @@ def predict_paths(
     was used whole.
 
     Args:
-        model, folds, device, dtype, compile, backend, any_body_part: As in `Predictor.from_pretrained`.
+        model: As in `Predictor.from_pretrained`.
         paths: As in `find_images`.
-        batch_size, window: As in `Predictor.stream`.
+        folds: As in `Predictor.from_pretrained`.
+        batch_size: As in `Predictor.stream`.
+        device: As in `Predictor`.
+        dtype: As in `Predictor`.
+        compile: As in `Predictor`.
+        backend: As in `Predictor.from_pretrained`.
         heads: Add columns for each head's own probabilities.
         uncertainty: Add the columns of `cvrnet.inference.uncertainty`.
-        operating_point, coverage, by_class, abstain: The decisions to add, as in `cvrnet.inference.decide`.
+        window: As in `Predictor.stream`.
+        any_body_part: As in `Predictor`.
+        operating_point: A decision to add, as in `cvrnet.inference.decide`.
+        coverage: A decision to add, as in `cvrnet.inference.decide`.
+        by_class: The kind of coverage, as in `cvrnet.inference.decide`.
+        abstain: A decision to add, as in `cvrnet.inference.decide`.
         gate: By default, a model that can detect unusual images adds the columns ``unlike_training`` and ``unusual``
             (see `Prediction`). False leaves them out; True refuses a model that cannot detect such images.
         num_workers: Number of processes that decode images, as ``processes`` in `Predictor.stream`.

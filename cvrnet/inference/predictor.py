@@ -25,16 +25,15 @@ from cvrnet.metrics.novelty import unlike
 class Predictor:
     """Classifies image files with a trained model, or with the folds of a run as an ensemble.
 
-    The probabilities are the mean over the folds of each fold's probabilities, which are themselves means over the
-    heads (v2 section 4.3).
+    The probabilities of a fold are the mean over its heads; the result is the mean over the folds (v2 section 4.3).
 
     Args:
         models: Networks with the same classes and preprocessing. They are moved to the device, set to evaluation mode,
             and otherwise used unchanged. (:meth:`from_pretrained` also folds batch norm into the convolutions.)
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         dtype: ``auto``, ``fp32``, ``tf32``, ``bf16`` or ``fp16``; ``auto`` takes the fastest on the device.
-        compile: Compile the networks with ``torch.compile``, which takes seconds to minutes; they are faster
-            afterwards. A string is the mode; ``"reduce-overhead"`` records CUDA graphs.
+        compile: Use ``torch.compile``: compilation takes seconds to minutes, then predictions are faster. A string is
+            its mode; ``"reduce-overhead"`` records CUDA graphs.
         any_body_part: Read DICOM files of any part of the body, not only of the chest.
 
     Raises:
@@ -70,16 +69,17 @@ class Predictor:
         """Load a trained model, with batch norm folded into the convolutions.
 
         Args:
-            model: A run folder, a fold folder, ``local-dir:FOLDER``, ``hf-hub:user/repo[@revision]``, or an ONNX file
-                that ``cvrnet export`` wrote.
-            device, dtype, compile, any_body_part: As in `Predictor`.
+            model: A run or fold folder, ``local-dir:FOLDER``, ``hf-hub:user/repo[@revision]`` or an exported ONNX file.
+            device: As in `Predictor`.
+            dtype: As in `Predictor`.
             folds: Numbers of the run's folds to load; all by default.
+            compile: As in `Predictor`.
+            any_body_part: As in `Predictor`.
             backend: By default PyTorch; for an ONNX file, OpenVINO if it is installed, otherwise ONNX Runtime. With
                 ``openvino`` or ``onnxruntime``, a checkpoint is converted once, and the copy is kept in the cache.
                 ``auto`` takes the fastest for the number of ``images``.
             images: Number of images that will be predicted, for ``backend="auto"``; None for many.
-            checkpoints: The model's checkpoint folders, if `cvrnet.runs.checkpoint.find_checkpoints` has already found
-                them.
+            checkpoints: The result of `cvrnet.runs.checkpoint.find_checkpoints` for the model, if it is known.
 
         Raises:
             UserError: The model or fold does not exist, or the backend cannot run it.
@@ -182,8 +182,7 @@ class Predictor:
             One prediction for each file. If the file cannot be read or its numbers overflow, ``error`` is set.
 
         Raises:
-            UserError: Heads were requested and the model has none; or the model's output is NaN even for a grey image
-                (see `member_probabilities`).
+            UserError: Heads were requested and the model has none; or as in `member_probabilities`.
         """
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size}; expected a whole number from 1")
@@ -219,8 +218,7 @@ class Predictor:
     ) -> list[Prediction]:
         """Classify images that are already read: names and pixels (H, W, C), in the size of the preprocessing.
 
-        If the probabilities of an image are NaN, ``error`` of its prediction is set. For `size`, see
-        `member_probabilities`.
+        If the probabilities of an image are NaN, ``error`` is set. For `size`, see `member_probabilities`.
         """
         (members,) = compute_members(self.engine, [self._pixels([image for _, image in images])], size)
         return self.predictions([path for path, _ in images], *members, heads=heads)
@@ -279,9 +277,8 @@ class Predictor:
         """Return the probabilities of every member of the ensemble, not calibrated: (folds, heads, N, classes).
 
         The images are those of `probabilities`. Models without heads count as having one. With compiled networks, a
-        batch of fewer images than `size` is filled up, because the network would be compiled again for another size.
-
-        If the numbers overflow for an image, its probabilities are NaN.
+        batch of fewer images than `size` is filled up, because the network would be compiled again for another size. If
+        the numbers overflow for an image, its probabilities are NaN.
 
         Raises:
             UserError: The model cannot compute images of this size, or its output is NaN even for a grey image, because
