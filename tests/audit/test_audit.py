@@ -281,7 +281,7 @@ def test_files_that_use_another_number_of_bits_are_named(tmp_path):
     found = {finding.code: finding for finding in audit(read_records(tmp_path))}
     assert found["depths"].files == ("A/6.png", "B/3.png")
     assert found["depths"].severity == "warning"
-    assert found["depths"].sentence.startswith("2 images of more than 8 bits use 11 or 16 bits, 10 use 12")
+    assert found["depths"].sentence.startswith("2 images of more than 8 bits use 11 or 16 bits, but 10 use 12")
     for name in found["depths"].files:
         (tmp_path / name).unlink()
     assert "depths" not in {finding.code for finding in audit(read_records(tmp_path))}
