@@ -9,6 +9,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.support.figures import draw_nothing, real_figures
 from tests.support.hub import LocalHub
 from tests.support.pages import Reader
 from tests.support.shared import folder_of_session, made_once
+from tests.support.traces import trace_once
 
 
 def _free_port() -> int:
@@ -48,26 +50,37 @@ os.environ |= {
 LONGEST = [
     "training",
     "image_sizes",
-    "robustness",
-    "keras",
-    "export",
     "docs",
-    "demo",
-    "crossval",
+    "keras",
+    "robustness",
+    "export",
     "benchmark",
+    "site",
     "readme",
     "docs_pages",
-    "site",
+    "demo",
+    "crossval",
+    "every_door",
     "report",
     "hub_pull",
     "hub_failures",
-    "every_door",
+    "novelty",
+    "backends",
+    "findings",
+    "studies",
     "audit_model",
     "figures",
     "cli",
-    "distributed",
+    "wrong_labels",
+    "import",
+    "calibrate",
     "examples",
+    "distributed",
+    "repository_encoder_commands",
+    "lungs",
+    "dicom",
     "keras_files",
+    "job",
 ]
 
 
@@ -144,6 +157,15 @@ def auto_precision(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 
 FIGURES_COUNT = {"figures", "report", "explain", "demo", "documents"}
 """Rooms whose tests look at figures."""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _cheap_traces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Each network is traced to ONNX once: tracing a tiny one takes longer than training it."""
+    with pytest.MonkeyPatch.context() as patch:
+        if find_spec("onnx"):
+            trace_once(patch, folder_of_session(tmp_path_factory))
+        yield
 
 
 @pytest.fixture(autouse=True, scope="module")

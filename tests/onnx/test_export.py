@@ -26,6 +26,7 @@ from cvrnet.inference import Predictor
 from cvrnet.runs.checkpoint import load_checkpoint, save_checkpoint
 from tests.support.folds import CLASSES, reweighted, write_folds
 from tests.support.networks import enliven
+from tests.support.traces import digest_of
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -34,6 +35,7 @@ import cvrnet  # noqa: E402
 import cvrnet.onnx.export  # noqa: E402
 from cvrnet.onnx import export_onnx, load_onnx  # noqa: E402
 from cvrnet.onnx.check_images import split_calibration  # noqa: E402
+from cvrnet.onnx.export import load_network  # noqa: E402
 from cvrnet.onnx.quantize import check_agreement  # noqa: E402
 
 without_openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed")
@@ -200,6 +202,16 @@ def test_a_plain_timm_model_of_another_size(plain, tmp_path, images):
     expected = Predictor([model], device="cpu", dtype="fp32")(images)
     got = predictor(images)
     np.testing.assert_allclose([p.probabilities for p in got], [p.probabilities for p in expected], atol=1e-4)
+
+
+def test_networks_that_differ_are_traced_apart(plain, tmp_path):
+    """The tests trace a network once: the same from another folder, but none with another weight or setting."""
+    moved = shutil.copytree(plain, tmp_path / "moved")
+    network, same, heavier, leaky = (load_network([folder]) for folder in (plain, moved, plain, plain))
+    heavier.get_parameter("models.0.fc.weight").data[0, 0] += 1e-6
+    leaky.get_submodule("models.0.bn1").eps *= 2
+    assert digest_of(network) == digest_of(same)
+    assert len({digest_of(each) for each in (network, heavier, leaky)}) == 3
 
 
 def test_a_file_that_differs_is_not_written(plain, tmp_path, monkeypatch):
@@ -379,7 +391,7 @@ def test_predict_and_evaluate_take_the_file(folds, exported, phantoms, images, t
     for row, prediction in zip(rows, expected, strict=True):
         np.testing.assert_allclose([row[f"prob_{c}"] for c in CLASSES], prediction.probabilities, atol=bound)
         np.testing.assert_allclose([row[f"head_5_{c}"] for c in CLASSES], prediction.heads[4], atol=5 * bound)
-    status, _, err = cli("evaluate", exported, phantoms, "-o", tmp_path / "evaluation", *options)
+    status, _, err = cli("evaluate", exported, phantoms, "-o", tmp_path / "evaluation", "--no-audit", *options)
     assert status == 0, err
     assert json.loads((tmp_path / "evaluation" / "metrics.json").read_text())["test"]["n"] == 36
 

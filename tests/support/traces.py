@@ -1,0 +1,53 @@
+"""Networks traced to ONNX once, for all workers: tracing takes longer than everything else in a tiny export."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.shared import made_once
+
+if TYPE_CHECKING:
+    import onnx
+
+    from cvrnet.onnx.graph import PixelNetwork
+
+
+def trace_once(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Trace a network only if none that is the same, weights and all, was traced before; ``folder`` keeps graphs."""
+    import onnx
+
+    import cvrnet.onnx.export
+
+    really = cvrnet.onnx.export.trace
+
+    def trace(network: PixelNetwork) -> onnx.ModelProto:
+        try:
+            digest = digest_of(network)
+        except (AttributeError, pickle.PicklingError):  # an encoder of a test's own
+            return really(network)
+        return onnx.load(made_once(folder / f"{digest}.onnx", lambda path: onnx.save(really(network), path)))
+
+    patch.setattr(cvrnet.onnx.export, "trace", trace)
+
+
+def digest_of(network: PixelNetwork) -> str:
+    """A digest of all that a network is, but for the names of the files it came from."""
+    import torch
+
+    pickled, digest = io.BytesIO(), hashlib.sha256()
+    with pytest.MonkeyPatch.context() as patch:
+        for model in network.models:
+            for name in {"pretrained_cfg", "default_cfg"} & {*vars(model)}:  # no part of the graph
+                patch.setattr(model, name, {})
+        torch.save(network, pickled)
+    with zipfile.ZipFile(pickled) as parts:
+        for name in sorted(name for name in parts.namelist() if not name.endswith("serialization_id")):
+            digest.update(name.encode() + parts.read(name))
+    return digest.hexdigest()[:32]
