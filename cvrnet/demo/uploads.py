@@ -61,8 +61,10 @@ class Uploads:
                 raise HTTPException(413, f"a file exceeds {self._limit >> 20} MB")
             paths = [self._folder / secrets.token_hex(16) for _ in files]
             for path, file in zip(paths, files, strict=True):
-                asyncio.get_running_loop().call_later(EXPIRY, self._expire, path)
-                await run_in_threadpool(self._store, path, file)
+                try:
+                    await run_in_threadpool(self._store, path, file)
+                finally:  # not before: a slow disk could take longer than EXPIRY, and the file would stay
+                    asyncio.get_running_loop().call_later(EXPIRY, self._expire, path)
         return JSONResponse([str(path) for path in paths])
 
     @contextmanager

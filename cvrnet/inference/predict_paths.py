@@ -181,7 +181,7 @@ def predict_paths(
     columns = _columns(predictor, any(slice_.volume for slice_ in slices), further, heads, uncertainty)
 
     def rows() -> Iterator[dict[str, Any]]:
-        for answer in add_means(zip(slices, stream, strict=True), predictor.classes):
+        for answer in add_means(zip(slices, stream, strict=True), predictor.classes, predictor.task):
             row = dict.fromkeys(columns) | answer.row(predictor.classes)
             if not answer.prediction.error:
                 row |= decide.row(answer.prediction.probabilities)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cvrnet.data.series import Slice
-from cvrnet.inference.predictor import Prediction
+from cvrnet.inference.prediction import Prediction, label_of
 
 
 class Answer(NamedTuple):
@@ -27,7 +27,7 @@ class Answer(NamedTuple):
         return {**self.prediction.row(classes), "unit": self.unit, "patient_id": self.patient}
 
 
-def add_means(pairs: Iterable[tuple[Slice, Prediction]], classes: Sequence[str]) -> Iterator[Answer]:
+def add_means(pairs: Iterable[tuple[Slice, Prediction]], classes: Sequence[str], task: str) -> Iterator[Answer]:
     """Yield each prediction; after a patient's slices, also the mean of each series (if several) and of the patient.
 
     The images must be in the order of `cvrnet.data.series.arrange`.
@@ -43,11 +43,11 @@ def add_means(pairs: Iterable[tuple[Slice, Prediction]], classes: Sequence[str])
         patient = slices[0][0].patient
         series = [list(each) for _, each in itertools.groupby(slices, lambda pair: pair[0].key)]
         if len(series) > 1:
-            yield from (Answer("series", patient, _mean(each, classes)) for each in series)
-        yield Answer("patient", patient, _mean(slices, classes))
+            yield from (Answer("series", patient, _mean(each, classes, task)) for each in series)
+        yield Answer("patient", patient, _mean(slices, classes, task))
 
 
-def _mean(pairs: Sequence[tuple[Slice, Prediction]], classes: Sequence[str]) -> Prediction:
+def _mean(pairs: Sequence[tuple[Slice, Prediction]], classes: Sequence[str], task: str) -> Prediction:
     """The mean over the slices that could be read. Its path is their volume, or the folder that holds all volumes."""
     path = Path(os.path.commonpath({str(slice_.volume) for slice_, _ in pairs}))
     read = [prediction for _, prediction in pairs if not prediction.error]
@@ -56,5 +56,5 @@ def _mean(pairs: Sequence[tuple[Slice, Prediction]], classes: Sequence[str]) -> 
     probabilities = np.mean([prediction.probabilities for prediction in read], axis=0)
     heads = [prediction.heads for prediction in read if prediction.heads is not None]
     # Entropies stay NaN: they are defined only for one image.
-    label = classes[int(probabilities.argmax())]
+    label = label_of(probabilities, classes, task)
     return Prediction(path, label, probabilities, np.mean(heads, axis=0) if heads else None)

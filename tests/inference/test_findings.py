@@ -14,7 +14,10 @@ from PIL import Image
 import cvrnet
 from cvrnet import Predictor
 from cvrnet.data import to_batch
+from cvrnet.data.series import Slice
 from cvrnet.errors import UserError
+from cvrnet.inference.prediction import Prediction
+from cvrnet.inference.volumes import add_means
 from cvrnet.runs.checkpoint import load_checkpoint, save_checkpoint
 
 FINDINGS = ["Edema", "Effusion", "Mass", "Nodule"]
@@ -114,3 +117,13 @@ def test_the_task_is_in_config_json(folds: Path) -> None:
     config = json.loads((folds / "fold-1" / "config.json").read_text())
     assert config["model_args"]["task"] == "multilabel"
     assert config["problem_type"] == "multi_label_classification"
+
+
+def test_the_mean_of_a_ct_names_all_findings_above_one_half() -> None:
+    slices = [Slice(Path(f"ct/{i}.dcm"), Path("ct"), "p", ("p", "s")) for i in range(2)]
+    found = [
+        Prediction(s.path, "", np.array(p))
+        for s, p in zip(slices, ([0.9, 0.8, 0.1, 0.4], [0.7, 0.4, 0.3, 0.2]), strict=True)
+    ]
+    mean = [a for a in add_means(zip(slices, found, strict=True), FINDINGS, "multilabel") if a.unit == "patient"]
+    assert [a.prediction.label for a in mean] == ["Edema|Effusion"]
