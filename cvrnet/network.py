@@ -230,7 +230,7 @@ class CVRNet(nn.Module):
         return maps
 
     def pool_maps(self, maps: list[Tensor]) -> list[Tensor]:
-        """The heads' inputs, P1 first: the maps after global average pooling, one (N, widths[i]) for each head."""
+        """The heads' inputs, P1 first: each head's maps, globally average-pooled and concatenated, (N, widths[i])."""
         pooled = [m.mean((2, 3)) for m in maps]
         return [torch.cat([pooled[i] for i in group], 1) for group in self.groups]
 

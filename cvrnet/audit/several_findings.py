@@ -185,7 +185,7 @@ def any_finding(single: Sequence[Record]) -> Finding:
 
 
 def odd_column_findings(records: Sequence[Record], names: Sequence[str]) -> list[Finding]:
-    """A warning for each column that would be a finding without some odd cells; none if labels name the findings."""
+    """A warning for each column probably meant as a finding, but with odd cells; none if labels name the findings."""
     if not {*names} <= {column for record in records for column in record.metadata}:
         return []
     lines = {column: line for column, line in odd_columns(records).items() if column not in names}

@@ -1,4 +1,4 @@
-"""Select the columns of a manifest that are findings, and those that would be one without some odd cells."""
+"""Select the columns of a manifest that are findings, and those that are probably meant as one, but have odd cells."""
 
 from __future__ import annotations
 

@@ -133,7 +133,8 @@ def _key() -> bytes:
         key = path.read_bytes()
     except OSError as error:
         raise UserError(
-            f"{path}: the key for pseudonyms cannot be read or created: {error.strerror}; or set {KEY} to a key"
+            f"{path}: the key for pseudonyms cannot be read or created ({error.strerror}); correct this, or set {KEY} "
+            "to a key"
         ) from error
     if len(key) < 32:
         raise UserError(f"{path}: the key for patients' pseudonyms is damaged: delete this file, or set {KEY} to a key")

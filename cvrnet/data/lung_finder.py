@@ -30,7 +30,7 @@ class FindsLungs(Protocol):
         ...
 
     def probabilities(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The probability of lung at each point of the grid, uint8 (size, size): 0 to 255 for 0 to 1."""
+        """The probability of lung at each point of the grid, uint8 (size, size), scaled to 0 to 255."""
         ...
 
 

@@ -109,7 +109,7 @@ def read_mask(path: Path, shape: tuple[int, ...]) -> Mask:
 
 
 def enlarge_mask(grid: NDArray[np.uint8], shape: tuple[int, ...]) -> Mask:
-    """Turn a grid of probabilities, 0 to 255 for 0 to 1, into a mask (H, W) for a picture of this shape."""
+    """Turn a grid of probabilities, scaled to 0 to 255, into a mask (H, W) for a picture of this shape."""
     large = Image.fromarray(grid).resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
     return np.asarray(large) > 127
 

@@ -164,7 +164,7 @@ def write_manifest(path: str | Path, records: Sequence[Record], root: Path | Non
     `read_records` as ``images``.
 
     Raises:
-        UserError: an image lies outside this folder, or the file cannot be written.
+        UserError: An image or mask lies outside this folder, or the file cannot be written.
     """
     path = Path(os.path.abspath(path))
     rows = [_row(record, root or path.parent) for record in records]

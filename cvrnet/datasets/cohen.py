@@ -1,6 +1,7 @@
 """The COVID-19 image data collection (Cohen et al. 2020), https://github.com/ieee8023/covid-chestxray-dataset.
 
-Columns: metadata.csv and SCHEMA.md of that repository. Its first versions have neither ``folder`` nor ``modality``.
+The columns are from metadata.csv and SCHEMA.md of that repository, whose first versions have neither ``folder`` nor
+``modality``.
 """
 
 from __future__ import annotations

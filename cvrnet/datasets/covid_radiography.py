@@ -1,7 +1,7 @@
 """The COVID-19 Radiography Database (Chowdhury et al. 2020, Rahman et al. 2021), kaggle.com/datasets/tawsifurrahman.
 
-Folders and counts: the description on Kaggle, as in the README of Zahid8/MLOps-for-Good-Hackathon. Each class has the
-folders ``images`` and ``masks`` (of the lungs). The spreadsheets beside them are not read.
+The folders and counts are from the description on Kaggle, as copied in the README of Zahid8/MLOps-for-Good-Hackathon.
+Each class has the folders ``images`` and ``masks`` (of the lungs). The spreadsheets beside them are not read.
 """
 
 from __future__ import annotations

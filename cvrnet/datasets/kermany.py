@@ -1,7 +1,7 @@
 """Chest X-Ray Images (Kermany et al. 2018), doi 10.17632/rscbjbr9sj; on Kaggle paultimothymooney/chest-xray-pneumonia.
 
-Counts: the data card of hf-vision/chest-xray-pneumonia. The archive's folder contains a second copy of itself, which is
-left out. File names give the patient: ``person1_bacteria_1.jpeg``, ``IM-0115-0001.jpeg``,
+The counts are from the data card of hf-vision/chest-xray-pneumonia. The archive's folder contains a second copy of
+itself, which is left out. File names give the patient: ``person1_bacteria_1.jpeg``, ``IM-0115-0001.jpeg``,
 ``NORMAL2-IM-1427-0001.jpeg``, ``BACTERIA-1135262-0001.jpeg``. The numbers of persons start again in the folder
 ``test``. Those in ``val`` continue those in ``train``, because Kaggle's copy took ``val`` from ``train``.
 """

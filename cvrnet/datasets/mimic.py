@@ -1,8 +1,8 @@
 """MIMIC-CXR-JPG (Johnson et al. 2019), https://physionet.org/content/mimic-cxr-jpg.
 
-Names of files and columns: the page above, and ``MIMIC_Dataset`` of mlmed/torchxrayvision, which also shows where an
-image lies: ``files/p10/p10000032/s50414267/DICOM_ID.jpg``. The count of images is on that page, that of patients in the
-summary of emergentmind.com/topics/mimic-cxr-dataset.
+The names of files and columns are from the page above and from ``MIMIC_Dataset`` of mlmed/torchxrayvision, which also
+shows where an image lies: ``files/p10/p10000032/s50414267/DICOM_ID.jpg``. The number of images is from the page above,
+the number of patients from the summary at emergentmind.com/topics/mimic-cxr-dataset.
 """
 
 from __future__ import annotations

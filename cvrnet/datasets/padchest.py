@@ -1,7 +1,7 @@
 """PadChest (Bustos et al. 2020), https://bimcv.cipf.es/bimcv-projects/padchest.
 
-Names of the table and its columns: ``PC_Dataset`` of mlmed/torchxrayvision, which also says that some images have no
-labels. The number of images is in table 1 of Nguyen et al. 2022 (doi 10.1038/s41597-022-01498-w).
+The names of the table and its columns are from ``PC_Dataset`` of mlmed/torchxrayvision, which also says that some
+images have no labels. The number of images is in table 1 of Nguyen et al. 2022 (doi 10.1038/s41597-022-01498-w).
 """
 
 from __future__ import annotations

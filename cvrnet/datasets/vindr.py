@@ -1,8 +1,9 @@
 """VinDr-CXR (Nguyen et al. 2022), https://physionet.org/content/vindr-cxr.
 
-Counts, and the number of radiologists who read an image: https://vindr.ai/datasets/cxr. Files, as public code reads
-them: ``annotations/``, and the folders ``train`` and ``test`` with ``IMAGE_ID.dicom``. One finding is called ``Other
-diseases`` in the training table and ``Other disease`` in the test table. The tables do not contain patient ids.
+The counts, and the number of radiologists who read an image, are from https://vindr.ai/datasets/cxr. The names of
+the files are from public code that reads them: ``annotations/``, and the folders ``train`` and ``test`` with
+``IMAGE_ID.dicom``. One finding is called ``Other diseases`` in the training table and ``Other disease`` in the test
+table. The tables do not contain patient ids.
 """
 
 from __future__ import annotations

@@ -185,9 +185,9 @@ def weights_on_this_machine(name: str, cache_dir: str | Path | None = None) -> s
 def locate_weights(name: str, cache_dir: str | Path | None = None) -> dict[str, Any]:
     """The changes to timm's pretrained cfg that timm needs to find a model's weights; empty if it needs none.
 
-    This looks for the weights in an installed package, in the Hub's cache, in their Hub repository, and at the address
-    in timm's cfg, in this order. Only the last two need a request. It has a short timeout, while timm's own request
-    would retry for minutes.
+    The weights are taken from the first place that has them: an installed package, timm's folder of downloads (if the
+    cfg has an address but no repository), the Hub's cache, their Hub repository, the address in the cfg. The only
+    request asks whether the repository has them, with a short timeout; timm's own request would retry for minutes.
 
     Raises:
         UserError: The package is damaged.

@@ -53,11 +53,12 @@ def merge_file(
 ) -> tuple[bytes, list[str]]:
     """Merge `ours` with the repository's file of this name; return the file to push and the edited parts that stay.
 
-    With `renew`, the library's parts are replaced even if they were edited; a file or metadata without marks is also
-    replaced. `license` is the one that the user chose; if it is "", the license in the existing card stays.
+    With `renew`, the library's parts are replaced even if they were edited. A file or metadata without marks, and a
+    file that cannot be read, are then also replaced. `license` is the one that the user chose; if it is "", the license
+    in the existing card stays.
 
     Raises:
-        UserError: The repository's file is not UTF-8, or it is a card whose metadata cannot be read.
+        UserError: Without `renew`: the repository's file is not UTF-8, or it is a card whose metadata cannot be read.
     """
     if there is None:
         return ours, []

@@ -55,7 +55,7 @@ class Segmenter:
         return self._digest
 
     def probabilities(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The probability of lung, 0 to 255 for 0 to 1, on the network's grid (size, size).
+        """The probability of lung on the network's grid, (size, size), scaled to 0 to 255.
 
         It is zero outside the two largest connected parts. The picture is grey (H, W) or RGB (H, W, 3).
         """

@@ -51,7 +51,7 @@ class ConvertedCopy:
         return check_pixels(preprocessing, None, training_data(self._folder))[0]
 
     def known_difference(self, opened: OnnxEngine) -> float | None:
-        """The difference that `keep_difference` stored for this engine, version and number format; None if none."""
+        """The difference that `keep_difference` stored for this engine, version and number format, if any."""
         found = self._notes().get(_name(opened))
         return found if isinstance(found, float) else None
 

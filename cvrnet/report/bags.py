@@ -38,7 +38,11 @@ def bag_sections(results: Results, maps: bool, predictor: Predictor | None = Non
 
 
 def attention_section(results: Results, maps: bool, predictor: Predictor | None = None) -> Section:
-    """Make the section "Which pictures counted": scores against marked lesions; shares, top pictures and maps."""
+    """Make the section "Which pictures counted" of a report.
+
+    It says how well the pictures' shares find marked lesions, and shows some bags: the shares, the pictures with the
+    largest shares and, with ``maps``, their Grad-CAM.
+    """
     found = read_attention(results.folders, results.shown)
     chosen = _examples(results, found)
     bags = [(bag.study, bag.shares, bag.lesions, bag.days) for bag in chosen]

@@ -60,7 +60,7 @@ class Results:
 
     @property
     def independent(self) -> Mapping[str, Any] | None:
-        """In a cross-validation, the scores on the independent source, over all folds."""
+        """The scores of a cross-validation on independent images, over all folds; None if there are none."""
         part = self.results.get(INDEPENDENT)
         return part["pooled"] if self.kind == "crossval" and part else None
 

@@ -79,7 +79,7 @@ def is_finished(folder: Path, config: TrainConfig) -> bool:
         return True
     if not (folder / LAST_STATE).is_file():
         raise UserError(
-            f"{folder} ended after {len(history)} epochs and has no {LAST_STATE} to continue from; --overwrite trains "
-            f"{config.epochs} epochs from the start"
+            f"the run in {folder} ended after {len(history)} epochs and has no {LAST_STATE} to continue from; "
+            f"--overwrite trains {config.epochs} epochs from the start"
         )
     return False

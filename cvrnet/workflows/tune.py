@@ -39,7 +39,8 @@ def tune(
     are used. Nothing else in the run changes. Other arguments: see `cvrnet.workflows`.
 
     Returns:
-        For each fold: its name, the number of float32 parts, and the largest change of a probability before and after.
+        For each fold: its name, the number of float32 parts, and by how much bfloat16 changes a probability at most,
+        before (with the encoders' own lists of float32 parts) and after (with the parts that were found).
 
     Raises:
         UserError: The model is not a local CVR-Net for single images, or no image can be read.
