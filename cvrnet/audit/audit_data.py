@@ -95,7 +95,8 @@ def read_outcome_audited(
 ) -> tuple[list[Record], list[str], Course]:
     """Like `read_audited`, but the label is whether the patient ever had an event, ``yes`` or ``no``.
 
-    All films are kept, also those from after the event. The third value is what is known of the patients' events.
+    Films from after the event are kept, too; films of patients whose outcome is not known are left out. The third value
+    is what is known of the patients' events.
 
     Raises:
         DataError: No image is left.

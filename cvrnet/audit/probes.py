@@ -81,8 +81,8 @@ def probe(measured: Measurements, name: str, targets: Sequence[str], *, seed: in
     """Cross-validate a simple model that predicts each image's group from one kind of feature.
 
     `targets` are the groups, such as labels or sources. Images with the target ``""`` and groups of fewer than
-    `MIN_PATIENTS` patients are left out; the result is None if fewer than two groups are left. The seed is for folds,
-    permutations and resamples.
+    `MIN_PATIENTS` patients are left out, and about `MAX_IMAGES` images at most are used, drawn by patient. The result
+    is None if fewer than two groups are left. The seed is for all random choices.
     """
     rows, patients, classes, y = _select(measured, np.asarray(targets), seed)
     if len(classes) < 2:

@@ -18,7 +18,7 @@ from cvrnet.text import printable
 def scan_folder(
     root: Path, labelled: bool, rows: list[Row], say: Callable[[str], object], volumes: bool = False
 ) -> list[str]:
-    """Append the images in a folder to `rows`; returns the problems of the folder itself.
+    """Append the images in a folder to `rows`; return the problems of the folder itself.
 
     ``say`` is called with a line about entries that were passed over, and a line about splits.
     """

@@ -21,7 +21,7 @@ _COLUMNS = ("source", "patient_id", "view")
 
 
 def scan_hub_dataset(data: str | Path, labelled: bool, rows: list[Row]) -> list[str]:
-    """Append the data set's images to `rows`; returns the problems of the data set itself.
+    """Append the data set's images to `rows`; return the problems of the data set itself.
 
     Splits and class names (of a ``ClassLabel`` feature) are those of the data set. The columns ``source``,
     ``patient_id`` and ``view`` are used if they exist; further text columns become metadata. If the data set contains

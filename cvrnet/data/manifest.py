@@ -33,7 +33,7 @@ def scan_manifest(
     names: Mapping[str, str] | None = None,
     volumes: bool = False,
 ) -> list[str]:
-    """Append the images that a manifest lists to `rows`; returns the problems of the manifest itself.
+    """Append the images that a manifest lists to `rows`; return the problems of the manifest itself.
 
     ``root`` is the folder that the paths are relative to (by default the manifest's). ``names`` maps our name of a
     column to the manifest's, where they differ. With ``volumes``, a path may be that of a folder.

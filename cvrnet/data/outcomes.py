@@ -6,7 +6,7 @@ are used. With ``until="first"``, films of all days before the first event are u
 bag's last film; each single image is a bag of its own.
 
 **At risk.** A patient who had the event on the day of the origin or before is no longer at risk, so there is nothing to
-predict. Days do not show what came first on the same day, so a film of the event's day counts as taken after it.
+predict. Whether a film of the event's day was taken before the event is not known, so it counts as taken after it.
 
 **Horizon.** The label is ``yes`` if the event comes within this number of days after the origin, and ``no`` otherwise.
 """
@@ -65,7 +65,11 @@ class Outcome:
             column, until, horizon = "", "", 0
         known = isinstance(column, str) and column and until in UNTIL and isinstance(horizon, int | float)
         if not known or not 0 < horizon < math.inf:
-            raise UserError(f"outcome {text!r:.60}; expected a column, {' or '.join(UNTIL)}, and a number of days")
+            choice = " or ".join(f'"{name}"' for name in UNTIL)
+            raise UserError(
+                f"the model states its outcome as {text!r:.60}; expected a JSON list: the column, {choice}, and a "
+                "positive number of days"
+            )
         return cls(column, until, float(horizon))
 
 

@@ -124,7 +124,7 @@ def _study(seed: int, patient: int, label: str) -> Row:
 
 
 def _save(root: Path, study: str, number: int, picture: np.ndarray, lungs: np.ndarray, lesion: np.ndarray) -> Row:
-    """Write the files of one picture; returns their columns of the manifest."""
+    """Write the files of one picture; return their columns of the manifest."""
     name = f"{study}-{number}.png"
     row = {"path": f"images/{study.rpartition('-')[0]}/{name}", "lung_mask": f"lungs/{name}"}
     Image.fromarray(picture).save(root / row["path"])

@@ -184,7 +184,7 @@ def _plan(seed: int, n_sources: int, shortcut: bool) -> Iterator[_Film]:
 
 
 def _write_film(root: Path, film: _Film, seed: int, size: int, source: str, *, marked: bool) -> dict[str, str]:
-    """Write one film's files; returns its row of the manifest."""
+    """Write one film's files; return its row of the manifest."""
     which = {"patient": film.patient, "image": film.index, "look": film.source}
     image, lungs, lesion = draw_film(film.label, seed=seed, size=size, **which)
     if marked:

@@ -14,7 +14,7 @@ LONGEST = 365.0  # days for one radian of the slowest wave
 
 
 def encode_days(days: Tensor) -> Tensor:
-    r"""Encode days t, (P,), as the waves :math:`\sin(\omega_k t)` and :math:`1 - \cos(\omega_k t)`; returns (P, WAVES).
+    r"""Encode days t, (P,), as the waves :math:`\sin(\omega_k t)` and :math:`1 - \cos(\omega_k t)`; return (P, WAVES).
 
     The frequencies fall geometrically from 1 to 1/365 radian per day, as in the position encoding of Vaswani et al.
     2017 (section 3.5). Here t is a time, as in Time2Vec (Kazemi et al. 2019). All waves are zero at t = 0.

@@ -38,7 +38,7 @@ def bootstrap_intervals(
         y_true: Class indices, shape (N,).
         probabilities: Shape (N, C).
         classes: Names of the columns.
-        groups: The patient of each image. An image with None or "" counts as one patient; by default, every image does.
+        groups: The patient of each image. An image with None or "" is a patient of its own; by default, every image is.
         n: Number of resamples.
         seed: Seed of the random draws; equal seeds give equal intervals.
 

@@ -26,20 +26,23 @@ def auc_covariance(
     Args:
         truth: Whether each image is positive, shape (N,).
         scores: Shape (K, N); higher means more probably positive.
-        groups: The patient of each image. An image with None or "" counts as one patient; by default, every image does.
+        groups: The patient of each image. An image with None or "" is a patient of its own; by default, every image is.
 
     Returns:
         The AUCs, (K,), and their covariance, (K, K).
 
     Raises:
-        UserError: Fewer than two patients have positive images, or negative ones.
+        UserError: Fewer than two patients have positive images, or fewer than two have negative ones.
     """
     truth, table = np.asarray(truth, bool), np.atleast_2d(np.asarray(scores, np.float64))
     members = group_numbers(groups, len(truth))
     m, n = int(truth.sum()), int((~truth).sum())
     with_positives, with_negatives = len({*members[truth]}), len({*members[~truth]})
     if min(with_positives, with_negatives) < 2:
-        raise UserError(f"{with_positives} patients with and {with_negatives} without; expected at least 2 of each")
+        raise UserError(
+            f"patients with positive images: {with_positives}, with negative images: {with_negatives}; expected at "
+            "least 2 of each"
+        )
     above, below = _components(truth, table)
     auc = above.mean(1)
     positive, negative = (np.zeros((len(table), int(members.max()) + 1)) for _ in range(2))
@@ -90,7 +93,7 @@ def compare_mean_auc(
         As `compare_auc`.
 
     Raises:
-        UserError: No class has an AUC; or for a class that has one, fewer than two patients have it, or lack it.
+        UserError: No class has an AUC; or only one patient has, or only one lacks, a class that has an AUC.
     """
     answers, mine = np.asarray(truth, float), np.asarray(one, float)
     tables = np.concatenate([mine[None], np.asarray(other, float).reshape(-1, *mine.shape)])
@@ -105,10 +108,10 @@ def compare_mean_auc(
         above, below = _components(present, tables[:, known, k])
         auc = above.mean(1)
         aucs.append(auc)
-        for parts, rows in ((above, present), (below, ~present)):
+        for parts, rows, verb in ((above, present, "has"), (below, ~present, "lacks")):
             patients = len({*of[rows]})
             if patients < 2:
-                raise UserError(f"class {k}: {patients} patient with or without it; expected at least 2 of each")
+                raise UserError(f"class {k}: only {patients} patient {verb} it; expected at least 2")
             deviation = (parts - auc[:, None]) / rows.sum() * np.sqrt(patients / (patients - 1))
             np.add.at(influence, of[rows], (deviation[0] - deviation[1:].mean(0)) / len(classes))
     a, *others = np.mean(aucs, axis=0)

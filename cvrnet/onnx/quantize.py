@@ -146,10 +146,10 @@ def class_agreement(labels: Sequence[str], p: np.ndarray, q: np.ndarray, classes
 def finding_agreement(
     truth: np.ndarray, p: np.ndarray, q: np.ndarray, findings: Sequence[str], decisions: Decisions
 ) -> dict[str, Any]:
-    """Compare the decisions about findings that probabilities before (p) and after quantisation (q), both (N, C), give.
+    """Compare the decisions about findings before and after quantisation.
 
-    The threshold of a finding is its operating point for sensitivity, or 0.5 if it has none. ``truth`` is 1, 0, or NaN
-    where a finding is not known, (N, C).
+    ``p`` and ``q`` are the probabilities before and after it, both (N, C). The threshold of a finding is its operating
+    point for sensitivity, or 0.5 if it has none. ``truth`` is 1, 0, or NaN where a finding is not known, (N, C).
 
     Returns:
         ``agreement_FINDING``, the share of the images that keep their decision; ``agreement``, the mean over the

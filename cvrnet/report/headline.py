@@ -109,7 +109,10 @@ def floor_rows(results: Results) -> list[dict[str, Any]]:
 
 
 def against_floor(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return whether the model of `floor_rows`, and its whole interval, is above the floor: the end of a sentence."""
+    """Return the end of a sentence: whether the first score in `floor_rows` is above the floor.
+
+    It is above the floor, "but not clearly", if its interval is not, or is not known.
+    """
     model, floor = rows[0], rows[-1]["value"]
     if model["low"] is not None and model["low"] > floor:
         return "above it"

@@ -32,7 +32,7 @@ class StudyAttention:
 
     @property
     def order(self) -> list[int]:
-        """The numbers of the pictures, the one that counts most first."""
+        """The indices of the pictures, from the largest share to the smallest."""
         return [int(i) for i in np.argsort(-self.shares, kind="stable")]
 
 

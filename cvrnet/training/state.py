@@ -56,7 +56,7 @@ def restore_state(path: Path, parts: dict[str, Any]) -> State:
 
 
 def close_state(folder: Path, state: State, config: TrainConfig) -> None:
-    """Remove the state of a finished training; keep it as ``LAST_STATE`` if a later job could train more epochs."""
+    """Delete the state of a finished training, or rename it to ``LAST_STATE`` if a later job can train more epochs."""
     if state.epoch - state.best_epoch >= config.patience:
         (folder / LAST_STATE).unlink(missing_ok=True)
         (folder / STATE).unlink(missing_ok=True)

@@ -169,7 +169,7 @@ def paired_finding_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def benchmark_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return v2's table, with one row per model: mean ± standard deviation over the folds, then size, time, speed."""
+    """Return the table, one row per model: mean ± standard deviation of each score, size, times, and differences."""
     rows, layout = [], _layout(result)
     for name, model in result["models"].items():
         row = {"model": name} | {title: spread(model["mean_std"][key]) for key, title in layout.columns.items()}
@@ -202,7 +202,7 @@ def own_interpolations(own: Mapping[str, str]) -> str:
 
 
 def brief_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return the table's rows with only the columns that fit a terminal."""
+    """Return the columns of the table that fit a terminal, and the p-value of the main score's difference."""
     layout = _layout(result)
     main = layout.columns[layout.main]
     p = f"p against {result['reference']}"

@@ -97,8 +97,8 @@ def calibrate(
     Raises:
         DataError: Images cannot be read, or rows of the manifest are wrong.
         UserError: There are too few images, all are of one class, or a class has only one patient; the model does not
-            know a class, was trained on an image or its patient, or is calibrated already; or the folder has other
-            files.
+            know a class, was trained on an image or its patient, is calibrated already, or is for findings, bags or
+            an event; or the folder has other files.
     """
     output, callbacks = Path(output), callbacks or Callbacks()
     about = _about(model)

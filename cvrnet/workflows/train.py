@@ -89,7 +89,7 @@ def split_records(records: Sequence[Record], config: TrainConfig, test_source: s
 
 
 def refuse_missing(job: Job, train: Sequence[Record]) -> None:
-    """Raise UserError if no training image has a class; for findings, see `refuse_missing_findings`."""
+    """Raise UserError if a class has no training image; for findings, see `refuse_missing_findings`."""
     if job.config.findings:
         refuse_missing_findings(train, job.classes)
     else:
@@ -127,7 +127,7 @@ def train_sets(
 
 
 def _evaluate_best(job: Job, sets: Mapping[str, list[Record]], folder: Path) -> dict[str, Any]:
-    """Score the best epoch, whose weights are in the folder; returns the content of metrics.json."""
+    """Score the best epoch, whose weights are in the folder; return the content of metrics.json."""
     best = load_checkpoint(folder)
     tune_trained(job, best, sets["val"], folder)
     predict = _predictions(job, best)

@@ -97,7 +97,7 @@ def test_accuracy_of_single_images_is_mcnemars_exact_test(pairs):
 
 
 def test_too_few_patients():
-    with pytest.raises(UserError, match="1 patients with and 2 without; expected at least 2 of each"):
+    with pytest.raises(UserError, match="positive images: 1, with negative images: 2; expected at least 2 of each"):
         auc_covariance([1, 1, 0, 0], [[1, 2, 3, 4]], ["a", "a", "b", "c"])
 
 
@@ -113,7 +113,7 @@ def test_macro_mean_of_two_classes_is_delongs():
 def test_macro_mean_needs_two_patients_of_each_class():
     rng = np.random.default_rng(0)
     tables = rng.dirichlet([1, 1, 1], (2, 9))
-    with pytest.raises(UserError, match="class 2: 1 patient with or without it"):
+    with pytest.raises(UserError, match="class 2: only 1 patient has it"):
         compare_mean_auc(np.eye(3)[[0, 0, 0, 0, 1, 1, 1, 1, 2]], *tables)
 
 

@@ -101,7 +101,7 @@ class Campaign:
                 self._predict(f"{kind}, alone", {name: content})
 
     def manifests(self, number: int) -> None:
-        """Run ``audit`` and ``evaluate`` on damaged manifests."""
+        """Run ``audit`` or ``predict`` on damaged manifests."""
         text = (self.data / "manifest.csv").read_text()
         lines = text.splitlines()
         for _ in range(number):
