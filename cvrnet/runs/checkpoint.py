@@ -216,6 +216,6 @@ def find_checkpoints(model: str | Path, folds: Sequence[int] = ()) -> list[Path]
         raise UserError(f"{folder} is not a trained model: it has neither {CONFIG} nor {fold_name('*')}/{CONFIG}")
     if missing := [str(fold) for fold in folds if fold not in found]:
         there = ", ".join(str(number) for number in found if number)
-        expected = f"some of {there}" if there else "no fold: it is a single model"
-        raise UserError(f"{folder} has no fold {', '.join(missing)}; expected {expected}")
+        expected = f"expected some of {there}" if there else "it is a single model, so leave the fold out"
+        raise UserError(f"{folder} has no fold {', '.join(missing)}; {expected}")
     return [found[fold] for fold in dict.fromkeys(folds or found)]

@@ -52,7 +52,7 @@ def test_folds_of_a_run_are_chosen_by_fold(command, capsys):
     assert chosen("--fold", "1,3") == chosen("--fold", "1", "--fold", "3") == [1, 3]
     assert capsys.readouterr().err == ""
     assert chosen("--folds", "1,3") == [1, 3], "as version 0.1 spelled it"
-    assert capsys.readouterr().err.startswith("Warning: use --fold to choose folds of a run")
+    assert capsys.readouterr().err.startswith("Warning: use --fold to select folds of a run")
     with pytest.raises(click.BadParameter, match="'x' is not a fold; expected numbers such as 1,3"):
         chosen("--fold", "1,x")
 

@@ -88,7 +88,7 @@ def test_they_go_with_manifests(run, phantoms, cli, tmp_path):
     status, _, err = cli("quickstart", "--images", tmp_path, "-o", tmp_path / "q")
     assert (status, "need a CSV manifest" in err) == (2, True)
     status, _, err = cli("data", phantoms, "--columns", "label")
-    assert (status, "expected our name of a column" in err) == (2, True)
+    assert (status, "expected NAME=COLUMN" in err) == (2, True)
 
 
 def test_the_commands_that_have_them():

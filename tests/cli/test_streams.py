@@ -86,12 +86,12 @@ def test_a_dash_is_stdout_or_refused(command):
     assert isinstance(option.type, OutputPath)
     convert = option.type.convert
     assert str(convert("./-", option, None)) == "-"
-    with pytest.raises(click.BadParameter, match="'' is not a name"):
+    with pytest.raises(click.BadParameter, match="''; expected the name of a file or folder"):
         convert("", option, None)
     if command == "predict":
         assert convert("-", option, None) is None
     else:
-        with pytest.raises(click.BadParameter, match=r"^'-' is not a name; expected one"):
+        with pytest.raises(click.BadParameter, match=r"^'-'; expected the name"):
             convert("-", option, None)
 
 
@@ -101,5 +101,5 @@ def test_predictions_to_a_dash_are_those_to_stdout(cli, run, phantoms, tmp_path,
     assert cli("predict", run, image, "-o", "-")[:2] == cli("predict", run, image)[:2]
     status, _, err = cli("train", phantoms, "-o", "-")
     assert status == 2
-    assert "Error: Invalid value for '-o' / '--output': '-' is not a name" in err
+    assert "Error: Invalid value for '-o' / '--output': '-'; expected the name" in err
     assert not any(tmp_path.iterdir())

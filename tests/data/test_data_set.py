@@ -111,7 +111,7 @@ def test_the_option_reads_quoted_names():
     }
     assert column_names('path="a, b", x=Follow-up #') == {"path": "a, b", "x": "Follow-up #"}
     for wrong in ("path", "path=", "=x", "path=a,path=b", 'path="a'):
-        with pytest.raises(Exception, match=r"expected our name|given twice|quotation"):
+        with pytest.raises(Exception, match=r"expected NAME=COLUMN|given twice|quotation"):
             column_names(wrong)
 
 

@@ -260,7 +260,7 @@ def test_a_trained_model_keeps_its_encoders(tmp_path: Path) -> None:
     save_checkpoint(model, tmp_path, ["CVP", "NCP", "NOR"])
     config = TrainConfig(model=f"local-dir:{tmp_path}", img_size=64)
     for further in ({"encoders": ("hf-hub:ada/chest",)}, {"encoder_weights": ("w.pth",)}):
-        with pytest.raises(UserError, match="not needed: the trained model holds the weights"):
+        with pytest.raises(UserError, match="is not needed; leave it out: the trained model holds the weights"):
             create_for_training(replace(config, **further), 3)
     with pytest.raises(UserError, match=r"^'w\.pth' is not needed"):  # also as a text, as a model's argument
         timm.create_model(f"local-dir:{tmp_path}", pretrained=True, encoder_weights="w.pth")

@@ -242,7 +242,7 @@ def test_private_unless_public(hub: LocalHub, tmp_path: Path, cli) -> None:
     folder = make_folds(tmp_path / "run", folds=1)
     HfApi().create_repo("ada/open", private=False)
     status, _, err = cli("push", folder, "ada/open")
-    assert (status, "ada/open is public; --public" in err) == (1, True)
+    assert (status, "ada/open is public; add --public" in err) == (1, True)
     assert list(hub.files("ada/open")) == [".gitattributes"]
     assert "public" in cli("push", folder, "ada/open", "--public")[2]
     assert cli("push", folder, "ada/new", "--public")[0] == 0

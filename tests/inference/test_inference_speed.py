@@ -342,4 +342,4 @@ def test_predict_command(tiny, paths, cli):
     status, _, err = cli("predict", tiny, paths[0], "--folds", "one")
     assert (status, "'one' is not a fold; expected numbers such as 1,3" in err) == (2, True)
     status, _, err = cli("predict", tiny, paths[0], "--folds", "2")
-    assert (status, "it is one model" in err) == (1, True)
+    assert (status, "it is a single model, so leave the fold out" in err) == (1, True)

@@ -257,7 +257,7 @@ def test_drop_rate_hidden_sizes_and_activation_reach_the_heads() -> None:
         ({"global_pool": "max"}, "global_pool='max'"),
         ({"global_pool": ""}, "num_classes=0 instead of 3"),
         ({"act_layer": "relou"}, "unknown activation 'relou'"),
-        ({"encoder_weights": True}, "encoder_weights=True; expected files"),
+        ({"encoder_weights": True}, "encoder_weights=True; expected NAME=FILE"),
         ({"encoder_weights": "w.pth"}, "encoder_weights='w.pth'; expected NAME=FILE, where NAME is test_"),
         ({"encoder_args": ({},)}, "encoder_args has 1 items; expected one for each of 2 encoders"),
         ({"encoder_args": ({}, {"checkpoint_path": "/etc/passwd"})}, "encoder_args has 'checkpoint_path'"),

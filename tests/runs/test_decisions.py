@@ -231,7 +231,7 @@ def test_report_of_an_evaluation(run, phantoms, tmp_path):
     assert int(row["answered"]) == kept.sum()
     if kept.any():
         assert float(row["accuracy"]) == pytest.approx(sk.accuracy_score(table.labels[kept], table.guesses[kept]))
-    with pytest.raises(UserError, match=r"a prevalence of 1\.5; expected a number between 0 and 1"):
+    with pytest.raises(UserError, match=r"prevalence 1\.5; expected a number between 0 and 1"):
         evaluate(run, phantoms, tmp_path / "again", prevalences=[1.5])
 
 

@@ -172,7 +172,7 @@ def test_a_model_that_does_not_fit_is_named_before_anything_is_trained(phantoms,
         (["test_resnet", "nonsense"], "unknown model 'nonsense'"),
         (["cvrnet_tiny:p9"], "unknown ablation 'p9' of cvrnet_tiny; expected encoder1"),
         (["resnet18:p3"], "'resnet18' is not a CVR-Net of two encoders"),
-        (["inception_v3"], r"inception_v3 cannot take images of 64 pixels \(.*\); leave it out"),
+        (["inception_v3"], r"inception_v3 cannot take images of 64 pixels \(.*\); leave out inception_v3"),
     ]:
         with pytest.raises(UserError, match=message):
             benchmark(phantoms, tmp_path / "table", models, CONFIG, n_folds=3, **PLAIN)
