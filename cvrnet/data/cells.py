@@ -17,8 +17,17 @@ _SPLITS = {
     "": "",
     **dict.fromkeys(("train", "training", "trn"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing", "tst"), "test"),
+    **dict.fromkeys(("test", "testing", "tst", "holdout"), "test"),
+    **dict.fromkeys(("validate", "validating"), "val"),
 }
+# As in imagesTr and images_ts of nnU-Net; alone they may be the name of a class or a hospital.
+_SHORT_SPLITS = {"tr": "train", "vl": "val", "ts": "test", "te": "test"}
+_BETWEEN = re.compile(r"[,;/+&]| and ")  # other separators of several findings in a label
+_WORD = re.compile(r"[^\W\d_]+")
+_CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_FILLERS = re.compile(
+    r"(data|sets?|split|images?|imgs?|pictures?|x|rays?|xrays?|cxrs?|radiographs?|chest|cases?|samples?|files?|folder)+"
+)
 
 
 def clean(text: str) -> str:
@@ -41,13 +50,23 @@ def is_missing(text: str) -> bool:
 def split_name(text: str) -> str | None:
     """The split that a cell names: ``train``, ``val`` or ``test``; ``""`` for an empty cell, None for other text.
 
-    Upper and lower case are equal, and words such as ``set`` at the end are ignored.
+    Upper and lower case are equal; numbers, and words such as ``set`` or ``chest_xray``, are ignored.
 
     >>> split_name("Training"), split_name("DEV"), split_name("test_data"), split_name("fold 1")
     ('train', 'val', 'test', None)
+    >>> split_name("01_train"), split_name("chest_xray_val"), split_name("imagesTs"), split_name("TS")
+    ('train', 'val', 'test', None)
     """
-    name = "" if is_missing(text) else re.sub(r"[\W_]+", "", text.lower())
-    return _SPLITS.get(re.sub("(data|set|images?|split)+$", "", name) or name)
+    if is_missing(text) or not re.sub(r"[\W_]+", "", text):
+        return ""
+    if re.fullmatch(r"[\W_]*hold[\W_]*out[\W_]*", text.lower()):
+        return "test"
+    words = [word.lower() for word in _WORD.findall(_CAPITAL.sub(" ", text))]
+    named = [word for word in words if not _FILLERS.fullmatch(word)]
+    if len(named) != 1:
+        return None
+    name = re.sub("(data|sets?|images?|split)+$", "", named[0]) or named[0]
+    return _SPLITS.get(name) or (_SHORT_SPLITS.get(name) if len(words) > 1 else None)
 
 
 def label_problem(label: str) -> str:
@@ -68,7 +87,7 @@ def label_problem(label: str) -> str:
 
 
 def spelling_problems(records: Iterable[Record]) -> list[str]:
-    """A line for each class whose name has several spellings that differ only in case or blanks."""
+    """A line for each class whose name has several spellings: other case, blanks or order of findings."""
     spellings: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         text = unicodedata.normalize("NFKC", record.label).casefold()
@@ -79,4 +98,14 @@ def spelling_problems(records: Iterable[Record]) -> list[str]:
         if len(found) > 1:
             each = (f"{label!r} ({len(of)}, first {of[0].where or of[0].name})" for label, of in sorted(found.items()))
             problems.append(f"labels that differ only in case or blanks: {', '.join(each)}; spell them in one way")
+    names = sorted({spelled for found in spellings.values() for spelled in found})
+    orders: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for label in names:
+        orders[tuple(sorted(part.strip().casefold() for part in _BETWEEN.split(label)))].append(label)
+    for same in orders.values():
+        if len(same) > 1 and len(_BETWEEN.split(same[0])) > 1:
+            problems.append(
+                f"labels that differ only in their order: {', '.join(map(repr, same))}; choose one for each image, or "
+                f"separate findings by {SEPARATOR} and learn them (--findings auto)"
+            )
     return problems

@@ -16,7 +16,8 @@ _CHEST = """
     pecho costill costal peito poitrine poumon petto polmon   brust rippe borst longen bryst brost lunga
     klatk piersi pluc hrud plice grudn prsni mellkas piept plaman gogus akciger rintakeha keuhko rindkere kopsu
     krutine kruskurv plauc plaus nguc phoi toracs
-    груд груди легк леген торак гръд дроб плућ   θωρακ στηθ πνευμον   胸 肺 폐 胸部 胸腔 胸片 肺部 흉부 흉곽 가슴
+    груд груди легк леген торак гръд гърд дроб плућ   θωρακ θωραξ στηθ πνευμον
+    胸 肺 폐 胸部 胸腔 胸片 肺部 흉부 흉곽 가슴
     صدر رئة سینه ریه חזה ריאות   छाती फेफड   ทรวงอก ปอด
 """.split()  # noqa: SIM905
 _CHEST_WORDS = "rib ribs ribcage prsa dada paru paruparu tudo rinta hrudi огк thx cotes".split()  # noqa: SIM905

@@ -10,7 +10,7 @@ from typing import Any
 from cvrnet.data.cells import clean, label_problem, split_name
 from cvrnet.data.image import IMAGE_SUFFIXES
 from cvrnet.data.record import Record, Row
-from cvrnet.data.walk import Found, mask_kind, one_name, walk
+from cvrnet.data.walk import Found, is_image_folder, mask_kind, mask_of, walk
 from cvrnet.formatting import counts
 from cvrnet.text import printable
 
@@ -38,7 +38,7 @@ def scan_folder(
         rows.append((replace(record, **fields), wrong))
     used -= {None}
     if used:
-        say(f"{printable(str(root))}: {len(used)} images in mask folders are used as masks")
+        say(f"{printable(str(root))}: {len(used)} images are masks of other images, as their folders or names say")
     if unused := len(set(masks.values()) - used):
         found.passed_over["a mask without an image"] += unused
     if sentence := found.passed_over_sentence(root):
@@ -53,7 +53,7 @@ def _problems(found: Found, rows: Sequence[Row], say: Callable[[str], object]) -
         problems.append(f"{label}: empty class folder (no {' '.join(IMAGE_SUFFIXES)} or other DICOM file)")
     inside = {folders[0] for record, _ in rows if (folders := _folders(record.name))}
     splits = sorted(name for name in inside if split_name(name))
-    if splits and (beside := sorted(name for name in inside - set(splits) if one_name(name) != "image")):
+    if splits and (beside := sorted(name for name in inside - set(splits) if not is_image_folder(name))):
         problems.append(f"{beside[0]} is beside the split folders {', '.join(splits)}: expected all classes in them")
     elif parts := {record.split for record, _ in rows} - {""}:
         numbers = {part: sum(record.split == part for record, _ in rows) for part in sorted(parts)}
@@ -74,20 +74,18 @@ def _meaning(folders: Sequence[str]) -> tuple[str, str]:
     >>> _meaning(["Training", "CVP", "images"]), _meaning(["CVP", "test"]), _meaning(["images", "NOR", "a", "val"])
     (('train', 'CVP'), ('test', 'CVP'), ('', 'NOR'))
     """
-    folders = [name for name in folders if one_name(name) != "image" and not mask_kind(name)]
+    folders = [name for name in folders if not is_image_folder(name) and not mask_kind(name)]
     splits = [split_name(name) or "" for name in folders[:2]]
     labels = [name for name, split in zip(folders, splits, strict=False) if not split] or folders[2:]
     return next(filter(None, splits), ""), clean(labels[0]) if labels else ""
 
 
 def _mask_kind_of(name: str) -> str:
-    """The kind of a mask, ``lung_mask`` or ``lesion_mask``, from the names of the folders above it."""
-    return next(filter(None, map(mask_kind, _folders(name))), "")
+    """The kind of a mask, ``lung_mask`` or ``lesion_mask``, from the names of the folders above it, or from its own."""
+    return next(filter(None, map(mask_kind, _folders(name))), "") or mask_of(PurePosixPath(name).stem)[1]
 
 
 def _without_kind(name: str) -> tuple[str, ...]:
     """The key that an image shares with its masks: folders that are not named for images or masks, and the stem."""
-    stem = PurePosixPath(name).stem
-    for ending in ("_mask", "-mask", " mask"):
-        stem = stem.removesuffix(ending)
-    return (*(folder for folder in _folders(name) if one_name(folder) != "image" and not mask_kind(folder)), stem)
+    folders = (folder for folder in _folders(name) if not is_image_folder(folder) and not mask_kind(folder))
+    return (*folders, mask_of(PurePosixPath(name).stem)[0])

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 # Patterns of other data sets' names for each of our columns, in the order in which they are tried.
 _MEANT = {
-    "path": r"path|filename|image ?index|dicom ?id|image|img|file",
-    "label": r"label|class|(?<!no[ _])finding|diagnos|target|categor|condition",
+    "path": r"path(?!olog)|filename|image ?index|dicom ?id|image|img|file",
+    "label": r"label|class|patholog|(?<!no[ _])finding|diagnos|target|categor|condition",
     "source": r"source|hospital|institution|site|dataset|collection",
     "patient_id": r"(patient|subject|person|case) ?_?(id|number|no)|pid$",
     "split": r"split|subset|partition|fold",
@@ -43,6 +43,25 @@ def our_names(header: Sequence[str], names: Mapping[str, str]) -> list[str]:
     """
     ours = {own: name for name, own in names.items()}
     return [ours.get(name, name) for name in header]
+
+
+def plain_names(header: Sequence[str], optional: Sequence[str]) -> list[str]:
+    """The header with our names for optional columns that are spelled with other case, blanks or underscores.
+
+    Otherwise a column ``Split`` would be ignored, and its test images trained on. The header is returned as it is where
+    two columns would get one name.
+
+    >>> plain_names(["path", "label", "Patient ID", "SPLIT", "Site"], ["patient_id", "split", "source"])
+    ['path', 'label', 'patient_id', 'split', 'Site']
+    """
+    ours = {_letters(name): name for name in optional}
+    names = [ours.get(_letters(name), name) for name in header]
+    given = [name for name in names if name in optional]
+    return names if len(set(given)) == len(given) else list(header)
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name.lower()))
 
 
 def header_problem(header: Sequence[str], labelled: bool, columns: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from typing import TextIO
 
 from cvrnet.data.boxes import boxes_text, parse_boxes
 from cvrnet.data.cells import clean, is_missing, label_problem, split_name
-from cvrnet.data.columns import header_problem, mapping_problem, our_names
+from cvrnet.data.columns import header_problem, mapping_problem, our_names, plain_names
 from cvrnet.data.locate import Listings, locate
 from cvrnet.data.patients import rounded_problem
 from cvrnet.data.record import Record, Row
@@ -50,6 +50,7 @@ def scan_manifest(
             header = our_names(header, names)
             if problem := header_problem([name for name in header if name], labelled, COLUMNS):
                 return [problem]
+            header = plain_names(header, COLUMNS[2:])
             for cells in reader:
                 row, wrong = _named_cells(header, [cell.strip() for cell in cells])
                 if not any(row.values()) and not wrong:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from cvrnet.data.image import is_image_file
 from cvrnet.data.nifti_files import is_nifti
@@ -19,10 +20,24 @@ _SYSTEM = {
     *("__macosx", "@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "system volume information"),
     *("lost+found", "thumbnails", "thumbs", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"),
 }
-_MASKS = {
-    **dict.fromkeys(("mask", "lung mask", "lungs mask"), "lung_mask"),
-    **dict.fromkeys(("lesion mask", "infection mask"), "lesion_mask"),
+_LUNGS, _LESIONS = {"lung", "lungs"}, {"lesion", "lesions", "infection", "infections", "opacity", "opacities"}
+_MASK_WORDS = {
+    "mask",
+    "masks",
+    "seg",
+    "segs",
+    "segmentation",
+    "segmentations",
+    "annotation",
+    "annotations",
+    "groundtruth",
 }
+_MASK_NAMES = {"label", "ground truth", "gt", "manual mask"}  # whole names, as `one_name` gives them
+_IMAGE_NAMES = {"image", "img", "picture"}
+_CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_MASK_ENDING = re.compile(
+    r"[ _-]?(?:lungs?|lesions?|infections?)?[ _-](?:mask|seg|segmentation)s?([ _-]?\d+)?$", re.IGNORECASE
+)
 
 
 @dataclass
@@ -30,7 +45,7 @@ class Found:
     """The images and masks below a folder, as POSIX paths relative to it, and counts of entries passed over."""
 
     images: list[str] = field(default_factory=list)  #: those directly in a folder come before those in its sub-folders
-    masks: list[str] = field(default_factory=list)  #: images below a folder whose name `mask_kind` knows
+    masks: list[str] = field(default_factory=list)  #: below a folder that `mask_kind` knows, or beside their image
     folders: list[str] = field(default_factory=list)
     passed_over: Counter[str] = field(default_factory=Counter)  #: the number of entries for each reason
 
@@ -42,8 +57,37 @@ class Found:
 
 
 def mask_kind(folder: str) -> str:
-    """``lung_mask`` or ``lesion_mask`` for the name of a folder of masks, such as ``Lung Masks``; otherwise ``""``."""
-    return _MASKS.get(one_name(folder), "")
+    """``lung_mask`` or ``lesion_mask`` for the name of a folder of masks, ``other`` for other masks; else ``""``.
+
+    >>> mask_kind("LungMasks"), mask_kind("infection_segmentation"), mask_kind("heart-masks"), mask_kind("lungs")
+    ('lung_mask', 'lesion_mask', 'other', '')
+    """
+    if one_name(folder) in _MASK_NAMES:
+        return "lung_mask"
+    words = set(one_name(_CAPITAL.sub(" ", folder)).split())
+    if not words & _MASK_WORDS:
+        return ""
+    named = words - _MASK_WORDS
+    return "lung_mask" if named <= _LUNGS else "lesion_mask" if named <= _LESIONS else "other"
+
+
+def is_image_folder(folder: str) -> bool:
+    """Whether a folder's name, such as ``images``, says only that it holds images."""
+    return one_name(folder) in _IMAGE_NAMES
+
+
+def mask_of(stem: str) -> tuple[str, str]:
+    """Whose mask a file is, and of which kind, by its name without the extension; itself and ``""`` for an image.
+
+    Of several masks of an image, none is all of its lungs or lesions.
+
+    >>> mask_of("1_mask"), mask_of("1-infection-mask"), mask_of("1_mask_2"), mask_of("1")
+    (('1', 'lung_mask'), ('1', 'lesion_mask'), ('1', 'other'), ('1', ''))
+    """
+    ending = _MASK_ENDING.search(stem)
+    if not ending or not ending.start():
+        return stem, ""
+    return stem[: ending.start()], "other" if ending[1] else mask_kind(ending[0].strip(" _-"))
 
 
 def one_name(folder: str) -> str:
@@ -85,6 +129,7 @@ def walk(root: Path, on_error: Callable[[OSError], object] = _raise, *, volumes:
         if prefix:
             found.folders.append(prefix.removesuffix("/"))
         inside: list[str] = []
+        images: list[str] = []
         for entry in listed:
             name = prefix + entry.name
             try:
@@ -95,9 +140,13 @@ def walk(root: Path, on_error: Callable[[OSError], object] = _raise, *, volumes:
                 elif entry.is_dir():
                     (linked if entry.is_symlink() else inside).append(f"{name}/")
                 else:
-                    (found.masks if any(map(mask_kind, prefix.split("/"))) else found.images).append(name)
+                    (found.masks if any(map(mask_kind, prefix.split("/"))) else images).append(name)
             except OSError as error:
                 on_error(error)
+        stems = {PurePosixPath(name).stem for name in images}
+        for name in images:
+            whose, kind = mask_of(PurePosixPath(name).stem)
+            (found.masks if kind and whose in stems else found.images).append(name)
         real.extendleft(reversed(inside))
     return found
 

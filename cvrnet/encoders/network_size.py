@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
+from torch.overrides import TorchFunctionMode
 
 from cvrnet.errors import UserError
 
@@ -16,17 +17,37 @@ MAX_PARAMETERS = "CVRNET_MAX_PARAMETERS"
 """Environment variable: the most parameters that a network described by a config.json may have."""
 _PARAMETERS = 2_000_000_000
 _PARTS = 30_000  # modules, parameters and buffers together; no network of timm has a quarter of that
+_CALLS = 200_000  # of PyTorch's functions; timm's longest, maxvit_xlarge, takes 33,000, and maxvit_tiny at 2048 184,000
 
 
 class TooLarge(ValueError):  # noqa: N818
-    """The network that is being made has more parameters or parts than allowed."""
+    """The network that is being made has more parameters or parts, or takes more calls, than allowed."""
+
+
+class _LimitedCalls(TorchFunctionMode):
+    """Counts the calls of PyTorch's functions: some networks fill tables of positions value by value."""
+
+    _left = _CALLS
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        self._left -= 1
+        if self._left < 0:
+            raise TooLarge(f"the network takes more than {_CALLS:,} calculations to make")
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager
 def limited_size() -> Iterator[None]:
     """Raise `TooLarge` as soon as the networks that are made in this context have too many parameters or parts.
 
-    They are counted while they are registered, so the construction of too large a network stops early.
+    They are counted while they are registered, so the construction of too large a network stops early. So does one
+    that calls PyTorch very often.
     """
     text = os.environ.get(MAX_PARAMETERS) or str(_PARAMETERS)
     if not text.isdecimal():
@@ -48,7 +69,8 @@ def limited_size() -> Iterator[None]:
         torch_module.register_module_module_registration_hook(count),
     ]
     try:
-        yield
+        with _LimitedCalls():
+            yield
     finally:
         for hook in hooks:
             hook.remove()

@@ -16,8 +16,8 @@ CXR, XR CHEST 1V, Ｃｈｅｓｔ, TÓRAX, TÒRAX, TORAX, TÓRAX AP, T_RAX, T.RA
 PARRILLA COSTAL,
 PEITO, PULMÃO, POITRINE, POUMON, CÔTES, TORACE, PETTO, POLMONI, BRUST, BRUSTKORB, LUNGE, BORST, LONGEN, BRÖST,
 BRYST, KLATKA, Klatka piersiowa, PŁUCA, HRUDNÍK, PLÍCE, PLUĆA, MELLKAS, TÜDŐ, PLĂMÂNI, GÖĞÜS, AKCİĞER, TORAKS,
-RINTAKEHÄ, KEUHKO, NGỰC, PHỔI, DADA, PARU, грудь, ГРУДНАЯ КЛЕТКА, ЛЁГКИЕ, ОГК, ГРЪДЕН КОШ, ЛЕГЕНІ, ΘΩΡΑΚΑΣ,
-στήθος, 胸部, 胸, 肺, 흉부, 폐, صدر, חזה, ทรวงอก"""
+RINTAKEHÄ, KEUHKO, NGỰC, PHỔI, DADA, PARU, грудь, ГРУДНАЯ КЛЕТКА, ЛЁГКИЕ, ОГК, ГРЪДЕН КОШ, ЛЕГЕНІ,
+ГЪРДИ, ΘΩΡΑΚΑΣ, ΘΩΡΑΞ, στήθος, 胸部, 胸, 肺, 흉부, 폐, صدر, חזה, ทรวงอก"""
 OTHERS = """HAND, KNEE, SKULL, ABDOMEN, PELVIS, FOOT, HEAD, NECK, BRAIN, ANKLE, SHOULDER, BREAST, HIP, LEG, ARM,
 LONG BONE,
 SPINE, TSPINE, THORACIC SPINE, CSPINE, L-SPINE, THORACOLUMBAR, COLUMNA TORÁCICA, RACHIS THORACIQUE,

@@ -1,6 +1,7 @@
 """Folders as people have them: masks, splits, what systems leave behind, and symbolic links."""
 
 import os
+from pathlib import PurePosixPath
 
 import pytest
 from PIL import Image
@@ -32,9 +33,58 @@ def test_folders_of_masks_are_masks(tmp_path):
     assert (two.lung_mask, two.lesion_mask) == (tmp_path / "B/lung masks/2.png", tmp_path / "B/infection masks/2.png")
     assert three.lung_mask == tmp_path / "B/Lung_Masks/3_mask.tif"
     assert said == [
-        f"{tmp_path}: 4 images in mask folders are used as masks",
+        f"{tmp_path}: 4 images are masks of other images, as their folders or names say",
         f"{tmp_path}: 1 entry passed over (a mask without an image 1)",
     ]
+    assert len(find_images([str(tmp_path)]).files) == 3
+
+
+@pytest.mark.parametrize("images", ["images", "img", ""])
+@pytest.mark.parametrize(
+    ("masks", "kind"),
+    [
+        ("mask/1.png", "lung_mask"),
+        ("LungMasks/1_mask.png", "lung_mask"),
+        ("segmentations/1.png", "lung_mask"),
+        ("lung_segmentation/1.png", "lung_mask"),
+        ("annotations/1.png", "lung_mask"),
+        ("ground_truth/1.png", "lung_mask"),
+        ("infection-seg/1.png", "lesion_mask"),
+        ("heart masks/1.png", ""),
+        ("leftMask/1.png", ""),
+    ],
+)
+def test_masks_never_become_images(tmp_path, images, masks, kind):
+    touch(
+        tmp_path,
+        *(str(PurePosixPath(label, part)) for label in "AB" for part in (PurePosixPath(images, "1.png"), masks)),
+    )
+    records = read_records(tmp_path)
+    assert [r.name for r in records] == [str(PurePosixPath(label, images, "1.png")) for label in "AB"]
+    for r in records:
+        masked = {"lung_mask": r.lung_mask, "lesion_mask": r.lesion_mask}
+        assert {name: path for name, path in masked.items() if path} == (
+            {kind: tmp_path / r.label / masks} if kind else {}
+        )
+
+
+def test_files_named_as_masks_of_the_image_beside_them(tmp_path):
+    touch(
+        tmp_path,
+        "A/1.png",
+        "A/1_mask.png",
+        "A/1-infection-mask.png",
+        "A/1_mask_2.png",
+        "B/2 (1).png",
+        "B/2 (1)_mask.png",
+    )
+    touch(tmp_path, "B/gas_mask.png")
+    said: list[str] = []
+    one, two, three = read_records(tmp_path, say=said.append)
+    assert (one.lung_mask, one.lesion_mask) == (tmp_path / "A/1_mask.png", tmp_path / "A/1-infection-mask.png")
+    assert (two.name, two.lung_mask) == ("B/2 (1).png", tmp_path / "B/2 (1)_mask.png")
+    assert (three.name, three.lung_mask) == ("B/gas_mask.png", None)
+    assert said[1] == f"{tmp_path}: 1 entry passed over (a mask without an image 1)"
     assert len(find_images([str(tmp_path)]).files) == 3
 
 
@@ -47,7 +97,16 @@ def test_images_and_masks_may_be_the_upper_folders(tmp_path):
 @pytest.mark.parametrize("train", ["train", "Training", "TRN", "train_set"])
 @pytest.mark.parametrize(
     ("val", "test"),
-    [("val", "test"), ("Validation", "Testing"), ("valid", "tst"), ("DEV", "TEST"), ("val-images", "test_dataset")],
+    [
+        ("val", "test"),
+        ("Validation", "Testing"),
+        ("valid", "tst"),
+        ("DEV", "TEST"),
+        ("val-images", "test_dataset"),
+        ("02_val", "03_holdout"),
+        ("chest_xray_val", "chestXrayTest"),
+        ("imagesVal", "imagesTs"),
+    ],
 )
 def test_split_folders_in_any_usual_spelling_are_splits(tmp_path, train, val, test):
     for part in (train, val, test):

@@ -46,6 +46,7 @@ NOBODY = [
     ),
     *("anon", "ANONYMOUS", "Anonymized", "anonymised", "ANONYMIZED PATIENT", "Patient^Anonymous", "anonymized-id"),
     *("NO ID", "No Patient ID", "no_name", "de-identified", "REMOVED", "redacted", "not available", "missing"),
+    *("not recorded", "TBD", "неизвестно", "neznámý", "不詳"),
     *("anónimo", "Anonymisiert", "anonyme", "desconocido", "unbekannt", "inconnu", "匿名"),
 ]
 SOMEBODY = [
@@ -78,8 +79,22 @@ def test_an_id_is_somebody(text):
 
 @given(st.integers(1, 10**12), st.integers(1, 3))
 def test_a_number_is_one_id_however_a_program_writes_it(number, zeros):
-    spellings = [str(number), f"{number}.{'0' * zeros}", f" {number} ", str(float(number))]
+    wide = "".join(chr(ord(digit) + 0xFEE0) for digit in str(number))
+    spellings = [
+        str(number),
+        f"{number},0",
+        f"0{number}",
+        wide,
+        f"{number}.{'0' * zeros}",
+        f" {number} ",
+        str(float(number)),
+    ]
     assert set(patient_ids(spellings)) == {str(number)}
+
+
+def test_ids_that_differ_in_case_or_dropped_zeros_are_one():
+    assert patient_ids(["P1", "p1", "007", "0012", "7", "0019"]) == ["P1", "P1", "7", "0012", "7", "0019"]
+    assert patient_ids(["12,000", "12"]) == ["12,000", "12"]  # not a decimal
 
 
 def test_zero_is_a_patient_where_patients_are_counted_from_zero():

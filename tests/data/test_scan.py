@@ -294,7 +294,8 @@ texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zl
 def test_a_written_manifest_is_read_as_it_was(tmp_path_factory, data):
     root = tmp_path_factory.mktemp("data")
     records = []
-    for index in range(data.draw(st.integers(2, 5))):
+    ids = patient_ids(data.draw(st.lists(texts | st.just(""), min_size=2, max_size=5)))
+    for index, patient_id in enumerate(ids):
         touch(root, name := f'{index} "ü",.png')
         records.append(
             Record(
@@ -302,7 +303,7 @@ def test_a_written_manifest_is_read_as_it_was(tmp_path_factory, data):
                 name,
                 label="AB"[index % 2],
                 source=data.draw(texts.map(clean) | st.just("")),
-                patient_id=data.draw(texts.map(lambda text: patient_ids([text])[0]) | st.just("")),
+                patient_id=patient_id,
                 lung_mask=data.draw(st.sampled_from([None, root / '0 "ü",.png'])),
                 metadata={"finding": data.draw(texts)},
                 where=f"manifest.csv:{index + 2}",
@@ -455,3 +456,25 @@ def test_a_problem_is_one_line_whatever_the_cell(tmp_path):
     touch(tmp_path, "a.png", "b.png")
     file = manifest(tmp_path, 'path,label,lung_mask\na.png,A,"m\n\x1b.png"\nb.png,B,\n')
     assert problems_of(file, min_classes=1) == [r"manifest.csv:3: a.png: lung_mask not found: m\n\x1b.png"]
+
+
+@pytest.mark.parametrize("split", ["Split", "SPLIT ", "split"])
+@pytest.mark.parametrize("patient", ["Patient ID", "PatientID", "patient-id"])
+def test_optional_columns_in_other_spelling_count(tmp_path, split, patient):
+    """Otherwise test images would be trained on, and patients would be in two folds, without a word."""
+    touch(tmp_path, "a.png", "b.png")
+    file = manifest(tmp_path, f"path,label,{split},{patient},Age\na.png,A,test,7,50\nb.png,B,train,8,60\n")
+    records = read_records(file)
+    assert [(r.split, r.patient_id, r.metadata) for r in records] == [
+        ("test", "7", {"Age": "50"}),
+        ("train", "8", {"Age": "60"}),
+    ]
+
+
+@pytest.mark.parametrize("separator", [";", ", ", "/", " + ", " and "])
+def test_several_findings_in_two_orders_are_refused(tmp_path, separator):
+    touch(tmp_path, "a.png", "b.png", "c.png")
+    file = manifest(tmp_path, f'path,label\na.png,"A{separator}B"\nb.png,"b{separator}A"\nc.png,A\n')
+    _, problems = scan_records(file)
+    (problem,) = problems
+    assert "labels that differ only in their order" in problem

@@ -261,7 +261,7 @@ def test_folds_are_chosen_by_number(tiny, folds, paths):
     assert not np.allclose(expected, [p.probabilities for p in two])
     with pytest.raises(UserError, match="has no fold 4; expected some of 1, 2, 3"):
         Predictor.from_pretrained(folds, folds=[1, 4])
-    with pytest.raises(UserError, match="expected no fold: it is a single model"):
+    with pytest.raises(UserError, match="it is a single model, so leave the fold out"):
         Predictor.from_pretrained(tiny, folds=[1])
 
 

@@ -79,5 +79,6 @@ def test_without_a_package_a_line_says_what_to_install(data, tmp_path, monkeypat
     for name in [name for name in sys.modules if name.partition(".")[0] == package or name.startswith("cvrnet.audit")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
-    assert audit(data, tmp_path) == [f'The data set is not audited, because {package} is missing; pip install "cvrnet[audit]"']
+    said = f'The data set is not audited, because {package} is missing; pip install "cvrnet[audit]"'
+    assert audit(data, tmp_path) == [said]
     assert not list(tmp_path.iterdir())
