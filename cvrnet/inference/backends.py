@@ -24,9 +24,12 @@ if TYPE_CHECKING:
     Engine = TorchEngine | ConvertedEngine | OnnxEngine
 
 BACKENDS = ("auto", "torch", "openvino", "onnxruntime")
-CONVERTED_PAYS, KEPT_PAYS = 500, 100
-"""For at least this many images, a conversion saves more time than it takes, and so does opening an existing copy
-(docs/performance.md)."""
+CONVERTED_PAYS, KEPT_PAYS = 200, 50
+"""For at least this many images, a conversion for ONNX Runtime saves more time than it takes, and so does opening an
+existing copy: measured 173 and 37 for a ``cvrnet_lite`` (docs/performance.md)."""
+OPENVINO_PAYS = 100
+"""For at least this many images, OpenVINO, which opens an ONNX file more slowly than ONNX Runtime, saves more time than
+that takes."""
 
 
 def open_model(
@@ -46,7 +49,7 @@ def open_model(
     if backend not in (None, *BACKENDS):
         raise UserError(f"backend {backend!r} is not known; expected one of {', '.join(BACKENDS)}")
     if str(model).lower().endswith(".onnx"):
-        return _open_file(model, device, dtype, folds, compile, backend)
+        return _open_file(model, device, dtype, folds, compile, backend, images)
     from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
     from cvrnet.inference.torch_engine import TorchEngine
     from cvrnet.lungs.attach import with_finder
@@ -86,7 +89,13 @@ def _can_convert(engine: TorchEngine, dtype: str) -> bool:
 
 
 def _open_file(
-    model: str | Path, device: str, dtype: str, folds: Sequence[int], compile: bool | str, backend: str | None
+    model: str | Path,
+    device: str,
+    dtype: str,
+    folds: Sequence[int],
+    compile: bool | str,
+    backend: str | None,
+    images: float | None,
 ) -> tuple[OnnxEngine, Decisions]:
     if folds:
         raise UserError(f"{model} is one model; folds can be chosen only from a run: leave them out")
@@ -94,6 +103,9 @@ def _open_file(
         raise UserError(f"{model} is an ONNX file, which PyTorch does not run; expected a run folder or a checkpoint")
     from cvrnet.onnx import load_onnx  # here, because onnx is an extra
 
+    few = images is not None and images < OPENVINO_PAYS and dtype in ("auto", "fp32")
+    if backend in (None, "auto") and few and find_spec("onnxruntime"):
+        backend = "onnxruntime"
     engine = load_onnx(model, device, dtype, backend or "auto")
     return engine, engine.decisions
 
@@ -104,7 +116,7 @@ def _fastest(engine: TorchEngine, copies: Sequence[ConvertedCopy], dtype: str, i
 
     if images < CONVERTED_PAYS and not all(copy.file.is_file() for copy in copies):
         return engine
-    other = ConvertedEngine(engine, copies, dtype, "openvino" if find_spec("openvino") else "onnxruntime")
+    other = ConvertedEngine(engine, copies, dtype, "onnxruntime" if find_spec("onnxruntime") else "openvino")
     pixels = np.zeros((8, *engine.preprocessing.input_size), np.uint8)
     return other if _seconds(other, pixels) < _seconds(engine, pixels) else engine
 

@@ -96,7 +96,11 @@ def _trunks(model: nn.Module) -> list[nn.Module]:
 
 
 class _InFloat32(nn.Module):
-    """A submodule that computes in float32 even under autocast; it also has the submodule's attributes."""
+    """A submodule that computes in float32 even under autocast; it also has the submodule's attributes.
+
+    Under autocast, the map that it returns is rounded, so that the next layers move half as much memory. The maps of a
+    whole encoder are not rounded.
+    """
 
     def __init__(self, part: nn.Module) -> None:
         super().__init__()
@@ -107,5 +111,8 @@ class _InFloat32(nn.Module):
         return part if name == "part" else getattr(part, name)
 
     def forward(self, x: Tensor) -> Any:
-        with torch.autocast(x.device.type, enabled=False):
-            return self.part(x.float())
+        kind = x.device.type
+        rounded = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+        with torch.autocast(kind, enabled=False):
+            y = self.part(x.float())
+        return y.to(rounded) if isinstance(y, Tensor) else y

@@ -75,9 +75,9 @@ class Predictor:
             folds: Numbers of the run's folds to load; all by default.
             compile: As in `Predictor`.
             any_body_part: As in `Predictor`.
-            backend: By default PyTorch; for an ONNX file, OpenVINO if it is installed, otherwise ONNX Runtime. With
-                ``openvino`` or ``onnxruntime``, a checkpoint is converted once, and the copy is kept in the cache.
-                ``auto`` takes the fastest for the number of ``images``.
+            backend: By default PyTorch; for an ONNX file, OpenVINO if it is installed and there are 100 images or more,
+                otherwise ONNX Runtime. With ``openvino`` or ``onnxruntime``, a checkpoint is converted once, and the
+                copy is kept in the cache. ``auto`` takes the fastest for the number of ``images``.
             images: Number of images that will be predicted, for ``backend="auto"``; None for many.
             checkpoints: The result of `cvrnet.runs.checkpoint.find_checkpoints` for the model, if it is known.
 

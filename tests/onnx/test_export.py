@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from cvrnet.devices import has_bf16
 from cvrnet.errors import UserError
 from cvrnet.inference import Predictor
 from cvrnet.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -89,6 +90,17 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 def plain_session(file: Path) -> "onnxruntime.InferenceSession":
     return onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize(
+    ("number", "amp", "engine"), [(99, "auto", 0), (100, "auto", 1), (None, "auto", 1), (1, "bf16", 1)]
+)
+def test_few_images_are_predicted_by_the_engine_that_opens_a_file_faster(exported, number, amp, engine):
+    pytest.importorskip("openvino")
+    if amp == "bf16" and not has_bf16(torch.device("cpu")):
+        pytest.skip("this processor has no bfloat16")
+    predictor = Predictor.from_pretrained(exported, "cpu", amp, images=number)
+    assert predictor.engine.engine == ("onnxruntime", "openvino")[engine]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
