@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cvrnet.errors import UserError
 from cvrnet.metrics.decisions import Decisions
+from cvrnet.precision import named_precision
 
 if TYPE_CHECKING:
     from cvrnet.inference.converted_engine import ConvertedEngine
@@ -103,7 +104,7 @@ def _open_file(
         raise UserError(f"{model} is an ONNX file, which PyTorch does not run; expected a run folder or a checkpoint")
     from cvrnet.onnx import load_onnx  # here, because onnx is an extra
 
-    few = images is not None and images < OPENVINO_PAYS and dtype in ("auto", "fp32")
+    few = images is not None and images < OPENVINO_PAYS and named_precision(dtype) in ("auto", "fp32")
     if backend in (None, "auto") and few and find_spec("onnxruntime"):
         backend = "onnxruntime"
     engine = load_onnx(model, device, dtype, backend or "auto")
