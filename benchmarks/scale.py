@@ -113,7 +113,7 @@ def draw(rows: list[Row], path: Path) -> None:
         images, seconds, memory = zip(*points, strict=True)
         left.plot(images, seconds, marker="o", label=f"cvrnet {name}")
         right.plot(images, memory, marker="o", label=f"cvrnet {name}")
-    few, many = left.get_xlim()
+    few, many = (extreme(int(row["images"]) for row in rows) for extreme in (min, max))
     low = min(float(row["processor"]) for row in rows)
     left.plot([few, many], [low, low * many / few], color="grey", linestyle=":", label="in proportion")
     left.set(xscale="log", yscale="log", xlabel="images", ylabel="processor time (s)")
