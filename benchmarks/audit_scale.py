@@ -16,17 +16,16 @@ import tempfile
 import time
 from pathlib import Path
 
+from anonymous_memory import anonymous_mib
+
 from cvrnet.audit import audit
 from cvrnet.data import read_records, write_phantoms
 
 
 def own_mb() -> str:
-    """Return the anonymous memory of this process (memory that is not a mapped file)."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return "not known"
-    (kilobytes,) = (line.split()[1] for line in status.read_text().splitlines() if line.startswith("RssAnon:"))
-    return f"{int(kilobytes) / 1024:6.0f} MB"
+    """Return the anonymous memory of this process as text."""
+    found = anonymous_mib()
+    return "not known" if found is None else f"{found:6.0f} MB"
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from anonymous_memory import anonymous_mib
 
 from cvrnet.data import ImageCache, Record
 from cvrnet.inference.frozen_features import FrozenFeatures
@@ -37,19 +38,13 @@ class RandomFeatures(FrozenFeatures):
         return np.random.default_rng(int(record.name)).normal(size=(1, self.width)).astype(np.float32)
 
 
-def anonymous_memory() -> float:
-    """Return the current anonymous memory of this process, in MiB."""
-    text = Path("/proc/self/status").read_text()
-    return int(text.partition("RssAnon:")[2].split()[0]) / 1024
-
-
 def train(images: int) -> None:
     """Train one epoch, and print the largest memory and the time."""
     peak, done = [0.0], threading.Event()
 
     def watch() -> None:
         while not done.wait(0.05):
-            peak[0] = max(peak[0], anonymous_memory())
+            peak[0] = max(peak[0], anonymous_mib() or 0)
 
     records = [Record(Path(f"/nowhere/{i}"), str(i), CLASSES[i % 3], patient_id=str(i)) for i in range(images)]
     config = recipe("frozen", model="cvrnet_lite", pretrained=False, epochs=1, device="cpu", interpolation="bilinear")

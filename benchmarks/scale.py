@@ -24,6 +24,7 @@ from pathlib import Path
 
 import matplotlib
 import torch
+from anonymous_memory import anonymous_mib
 
 import cvrnet
 from cvrnet.data import write_phantoms
@@ -87,7 +88,7 @@ def measurements(root: Path, counts: list[int], commands: list[str], known: list
 
 def cost(arguments: list[str], cache: Path) -> Row:
     """Run a command of cvrnet; return its seconds, processor seconds and largest anonymous memory (MiB)."""
-    start, peak, log = time.perf_counter(), 0, cache.with_suffix(".log")
+    start, peak, log = time.perf_counter(), 0.0, cache.with_suffix(".log")
     with log.open("wb") as file:
         command = [sys.executable, "-m", "cvrnet", *arguments]
         process = subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, "CVRNET_CACHE": str(cache)})
@@ -95,13 +96,12 @@ def cost(arguments: list[str], cache: Path) -> Row:
             found, status, usage = os.wait4(process.pid, os.WNOHANG)
             if found:
                 break
-            memory = Path(f"/proc/{process.pid}/status").read_text().partition("RssAnon:")[2].split()
-            peak = max(peak, int(memory[0]) if memory else 0)
+            peak = max(peak, anonymous_mib(process.pid) or 0)
             time.sleep(0.05)
     if status:
         raise SystemExit(f"{' '.join(command)} failed:\n{log.read_text()[-3000:]}")
     seconds, processor = time.perf_counter() - start, usage.ru_utime + usage.ru_stime
-    return {"seconds": f"{seconds:.1f}", "processor": f"{processor:.1f}", "memory": f"{peak / 1024:.0f}"}
+    return {"seconds": f"{seconds:.1f}", "processor": f"{processor:.1f}", "memory": f"{peak:.0f}"}
 
 
 def draw(rows: list[Row], path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _FORMULA = "=+-@＝＋－＠"  # a cell that starts with one of these is a formula
 _SHOWN = 1000  # most characters of a value in Markdown
+_CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])")  # the place before it
 _NUMBER = re.compile(r"[-+][\d\s.,%eE±+-]*")
 
 
@@ -19,6 +20,15 @@ def printable(text: str) -> str:
     a\x1b[2J\n\udcff é.png
     """
     return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def camel_case_words(text: str) -> str:
+    """The text with a blank between the words of CamelCase.
+
+    >>> camel_case_words("LungMasks"), camel_case_words("imagesTr"), camel_case_words("CVP")
+    ('Lung Masks', 'images Tr', 'CVP')
+    """
+    return _CAPITAL.sub(" ", text)
 
 
 def sheet_cell(value: Any) -> Any:

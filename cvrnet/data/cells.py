@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from cvrnet.data.finding_labels import SEPARATOR
 from cvrnet.data.record import Record
-from cvrnet.text import printable
+from cvrnet.text import camel_case_words, printable
 
 _INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"
 _MISSING = {"", "nan", "nat", "none", "null", "na", "n/a", "#n/a", "<na>"}
@@ -24,7 +24,6 @@ _SPLITS = {
 _SHORT_SPLITS = {"tr": "train", "vl": "val", "ts": "test", "te": "test"}
 _BETWEEN = re.compile(r"[,;/+&]| and ")  # other separators of several findings in a label
 _WORD = re.compile(r"[^\W\d_]+")
-_CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _FILLERS = re.compile(
     r"(data|sets?|split|images?|imgs?|pictures?|x|rays?|xrays?|cxrs?|radiographs?|chest|cases?|samples?|files?|folder)+"
 )
@@ -61,7 +60,7 @@ def split_name(text: str) -> str | None:
         return ""
     if re.fullmatch(r"[\W_]*hold[\W_]*out[\W_]*", text.lower()):
         return "test"
-    words = [word.lower() for word in _WORD.findall(_CAPITAL.sub(" ", text))]
+    words = [word.lower() for word in _WORD.findall(camel_case_words(text))]
     named = [word for word in words if not _FILLERS.fullmatch(word)]
     if len(named) != 1:
         return None

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from cvrnet.data.image import is_image_file
 from cvrnet.data.nifti_files import is_nifti
 from cvrnet.formatting import counts
-from cvrnet.text import printable
+from cvrnet.text import camel_case_words, printable
 
 # Files and folders that operating systems create, in lower case; names that begin with a dot are skipped anyway.
 _SYSTEM = {
@@ -22,19 +22,10 @@ _SYSTEM = {
 }
 _LUNGS, _LESIONS = {"lung", "lungs"}, {"lesion", "lesions", "infection", "infections", "opacity", "opacities"}
 _MASK_WORDS = {
-    "mask",
-    "masks",
-    "seg",
-    "segs",
-    "segmentation",
-    "segmentations",
-    "annotation",
-    "annotations",
-    "groundtruth",
+    *("mask", "masks", "seg", "segs", "segmentation", "segmentations", "annotation", "annotations", "groundtruth"),
 }
 _MASK_NAMES = {"label", "ground truth", "gt", "manual mask"}  # whole names, as `one_name` gives them
 _IMAGE_NAMES = {"image", "img", "picture"}
-_CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _MASK_ENDING = re.compile(
     r"[ _-]?(?:lungs?|lesions?|infections?)?[ _-](?:mask|seg|segmentation)s?([ _-]?\d+)?$", re.IGNORECASE
 )
@@ -64,7 +55,7 @@ def mask_kind(folder: str) -> str:
     """
     if one_name(folder) in _MASK_NAMES:
         return "lung_mask"
-    words = set(one_name(_CAPITAL.sub(" ", folder)).split())
+    words = set(one_name(camel_case_words(folder)).split())
     if not words & _MASK_WORDS:
         return ""
     named = words - _MASK_WORDS

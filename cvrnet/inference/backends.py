@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from cvrnet.errors import UserError
 from cvrnet.metrics.decisions import Decisions
-from cvrnet.precision import named_precision
 
 if TYPE_CHECKING:
     from cvrnet.inference.converted_engine import ConvertedEngine
@@ -28,9 +27,6 @@ BACKENDS = ("auto", "torch", "openvino", "onnxruntime")
 CONVERTED_PAYS, KEPT_PAYS = 200, 50
 """For at least this many images, a conversion for ONNX Runtime saves more time than it takes, and so does opening an
 existing copy: measured 173 and 37 for a ``cvrnet_lite`` (docs/performance.md)."""
-OPENVINO_PAYS = 100
-"""For at least this many images, OpenVINO, which opens an ONNX file more slowly than ONNX Runtime, saves more time than
-that takes."""
 
 
 def open_model(
@@ -50,7 +46,16 @@ def open_model(
     if backend not in (None, *BACKENDS):
         raise UserError(f"backend {backend!r} is not known; expected one of {', '.join(BACKENDS)}")
     if str(model).lower().endswith(".onnx"):
-        return _open_file(model, device, dtype, folds, compile, backend, images)
+        if folds:
+            raise UserError(f"{model} is one model; folds can be chosen only from a run: leave them out")
+        if compile or backend == "torch":
+            raise UserError(
+                f"{model} is an ONNX file, which PyTorch does not run; expected a run folder or a checkpoint"
+            )
+        from cvrnet.onnx import load_onnx  # here, because onnx is an extra
+
+        file = load_onnx(model, device, dtype, backend or "auto", images)
+        return file, file.decisions
     from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
     from cvrnet.inference.torch_engine import TorchEngine
     from cvrnet.lungs.attach import with_finder
@@ -87,28 +92,6 @@ def _can_convert(engine: TorchEngine, dtype: str) -> bool:
     """Whether another engine can compute the model: on a CPU, in float32, with a converter and an engine installed."""
     installed = find_spec("onnxscript") and (find_spec("openvino") or find_spec("onnxruntime"))
     return bool(installed) and engine.device.type == "cpu" and dtype in ("auto", "fp32")
-
-
-def _open_file(
-    model: str | Path,
-    device: str,
-    dtype: str,
-    folds: Sequence[int],
-    compile: bool | str,
-    backend: str | None,
-    images: float | None,
-) -> tuple[OnnxEngine, Decisions]:
-    if folds:
-        raise UserError(f"{model} is one model; folds can be chosen only from a run: leave them out")
-    if compile or backend == "torch":
-        raise UserError(f"{model} is an ONNX file, which PyTorch does not run; expected a run folder or a checkpoint")
-    from cvrnet.onnx import load_onnx  # here, because onnx is an extra
-
-    few = images is not None and images < OPENVINO_PAYS and named_precision(dtype) in ("auto", "fp32")
-    if backend in (None, "auto") and few and find_spec("onnxruntime"):
-        backend = "onnxruntime"
-    engine = load_onnx(model, device, dtype, backend or "auto")
-    return engine, engine.decisions
 
 
 def _fastest(engine: TorchEngine, copies: Sequence[ConvertedCopy], dtype: str, images: float) -> Engine:

@@ -73,8 +73,8 @@ def cast_weights(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """
     if not any(type(module) in (nn.Conv2d, nn.Linear) for part in _trunks(model) for module in part.modules()):
         return model
-    twin = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
-    for part, names in zip(_trunks(twin), float32_parts(model) or [[]], strict=True):
+    twin: Any = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+    for i, (part, names) in enumerate(zip(_trunks(twin), float32_parts(model) or [[]], strict=True)):
         exact = {module for name in names for module in part.get_submodule(name).modules()}
         for module in part.modules():
             # Exact types only: subclasses may transform their weights in forward.
@@ -83,10 +83,8 @@ def cast_weights(model: nn.Module, dtype: torch.dtype) -> nn.Module:
                     setattr(module, name, nn.Parameter(parameter.detach().to(dtype), requires_grad=False))
         for name in filter(None, names):
             part.set_submodule(name, _InFloat32(part.get_submodule(name)))
-    if isinstance(twin, CVRNet):
-        for i, names in enumerate(float32_parts(model)):
-            if WHOLE in names:
-                twin.encoders[i] = _InFloat32(twin.encoders[i])
+        if WHOLE in names:
+            twin.encoders[i] = _InFloat32(part)
     return twin
 
 

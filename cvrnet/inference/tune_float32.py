@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import copy
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
 from cvrnet.inference.head_logits import HeadLogits
 from cvrnet.network import CVRNet
-from cvrnet.runs.float32_parts import KEY, WHOLE, float32_parts, joined_names
+from cvrnet.runs.float32_parts import KEY, float32_parts, joined_names, whole_encoders
 
 BOUND = 5e-3  #: the largest change of a probability from float32 that is accepted in the default number format
 IMAGES = 64  #: number of images on which the change is measured
@@ -47,29 +48,29 @@ def tune_float32(model: CVRNet, images: Tensor) -> Tuned:
     setattr(network, KEY, None)
     exact = _probabilities(network, images, "fp32")
 
-    def change(parts: list[str]) -> float:
+    @functools.cache  # the search comes back to some lists
+    def change(*parts: str) -> float:
         setattr(network, KEY, parts)
         return float((_probabilities(network, images, "bf16") - exact).abs().max())
 
     costs = _costs(network, images[:1])
-    everything = [str(i) for i in range(len(network.encoders))]
-    listed = [getattr(encoder, KEY, None) or () for encoder in network.encoders]
-    parts = joined_names(listed)
-    before = after = change(parts)
+    # The search of an encoder without a list begins with nothing in float32.
+    parts = joined_names([getattr(encoder, KEY, None) or () for encoder in network.encoders])
+    before = after = change(*parts)
     if after > MARGIN * BOUND:
         blocks = [block for block in _blocks(network) if not any(_overlap(block, part) for part in parts)]
         spent = itertools.accumulate(costs.get(block, 0) for block in blocks)
-        half = sum(map(costs.__getitem__, everything)) / 2
+        half = sum(costs[str(i)] for i in range(len(network.encoders))) / 2
         most = sum(total <= half for total in spent)
-        if change(parts + blocks[:most]) > MARGIN * BOUND:
-            return Tuned([[WHOLE] for _ in everything], before, 0.0)
+        if change(*parts, *blocks[:most]) > MARGIN * BOUND:
+            return Tuned(whole_encoders(network), before, 0.0)
         # The smallest number of blocks that suffices; more blocks in float32 hardly ever make the change larger.
-        number = bisect.bisect_left(range(most), True, key=lambda n: change(parts + blocks[:n]) <= MARGIN * BOUND)
+        number = bisect.bisect_left(range(most), True, key=lambda n: change(*parts, *blocks[:n]) <= MARGIN * BOUND)
         parts += blocks[:number]
-        after = change(parts)
+        after = change(*parts)
     for part in sorted(parts, key=lambda name: -costs.get(name, 0)):
         rest = [name for name in parts if name != part]
-        if (without := change(rest)) <= MARGIN * BOUND:
+        if (without := change(*rest)) <= MARGIN * BOUND:
             parts, after = rest, without
     setattr(network, KEY, parts)
     return Tuned(float32_parts(network), before, after)

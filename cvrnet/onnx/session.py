@@ -20,13 +20,16 @@ from cvrnet.onnx.names import DISTANCES, HEADS, INPUT, LOGITS
 from cvrnet.precision import named_precision
 
 ENGINES = ("auto", "onnxruntime", "openvino")
+OPENVINO_PAYS = 100
+"""For at least this many images, OpenVINO, which opens a file more slowly than ONNX Runtime, saves more time than that
+takes (docs/export.md)."""
 Session = Callable[[np.ndarray, list[str]], list[np.ndarray]]  # (pixels uint8 (N, C, H, W), names) -> these outputs
 
 
 class OnnxEngine:
     """A network in an ONNX file, with its metadata; an engine of `cvrnet.Predictor`."""
 
-    def __init__(self, path: str | Path, device: str, dtype: str, engine: str) -> None:
+    def __init__(self, path: str | Path, device: str, dtype: str, engine: str, images: float | None = None) -> None:
         about = read_metadata(path)
         self.name = str(path)  #: for messages
         self.pretrained_cfg = about.cfg
@@ -41,7 +44,7 @@ class OnnxEngine:
             self.decisions = replace(self.decisions, calibration=None)
         self.models: list[Any] = [self]  #: this file; for a converted copy, the networks in PyTorch, for explanations
         self.device: Any  # "cpu" or "cuda"
-        self.engine, self._session, self.device, self.precision = _open(Path(path), device, dtype, engine)
+        self.engine, self._session, self.device, self.precision = _open(Path(path), device, dtype, engine, images)
 
     @property
     def num_heads(self) -> int:
@@ -84,22 +87,26 @@ class OnnxEngine:
             ) from error
 
 
-def load_onnx(path: str | Path, device: str = "auto", dtype: str = "auto", engine: str = "auto") -> OnnxEngine:
+def load_onnx(
+    path: str | Path, device: str = "auto", dtype: str = "auto", engine: str = "auto", images: float | None = None
+) -> OnnxEngine:
     """Load a file that ``cvrnet export`` wrote.
 
     Args:
         path: The file.
         device: ``auto``, ``cpu`` or ``cuda``.
         dtype: ``auto``, ``fp32``, or ``bf16`` (only with OpenVINO, on processors with bfloat16).
-        engine: One of ``ENGINES``; ``auto`` takes OpenVINO on a CPU if it is installed, otherwise ONNX Runtime.
+        engine: One of ``ENGINES``; ``auto`` takes OpenVINO on a CPU if it is installed and there are at least
+            `OPENVINO_PAYS` images, otherwise ONNX Runtime.
+        images: Number of images that will be predicted; None for many.
 
     Raises:
         UserError: Another program wrote the file, or the device, number format or engine is not available.
     """
-    return OnnxEngine(path, device, dtype, engine)
+    return OnnxEngine(path, device, dtype, engine, images)
 
 
-def _open(path: Path, device: str, dtype: str, engine: str) -> tuple[str, Session, str, str]:
+def _open(path: Path, device: str, dtype: str, engine: str, images: float | None) -> tuple[str, Session, str, str]:
     """Open a file; return the engine's name, the session, the device and the number format."""
     if engine not in ENGINES:
         raise UserError(f"unknown engine {engine!r}; expected {', '.join(ENGINES)}")
@@ -107,9 +114,11 @@ def _open(path: Path, device: str, dtype: str, engine: str) -> tuple[str, Sessio
     if kind not in ("auto", "cpu", "cuda"):
         raise UserError(f"device {device!r} cannot run an ONNX file; expected auto, cpu or cuda")
     use_cuda = kind != "cpu" and engine != "openvino" and _onnxruntime_has_cuda()
-    if engine == "auto":
-        engine = "openvino" if kind != "cuda" and not use_cuda and find_spec("openvino") else "onnxruntime"
     dtype = named_precision(dtype)
+    if engine == "auto":
+        on_cpu = kind != "cuda" and not use_cuda and find_spec("openvino")
+        few = images is not None and images < OPENVINO_PAYS and dtype in ("auto", "fp32") and find_spec("onnxruntime")
+        engine = "openvino" if on_cpu and not few else "onnxruntime"
     if engine == "openvino":
         if kind == "cuda":
             raise UserError(f"OpenVINO does not run on {device!r}; expected auto or cpu")

@@ -36,6 +36,11 @@ def float32_parts(model: nn.Module) -> list[list[str]]:
     return [[name for number, _, name in pairs if number == str(i)] for i in range(len(model.encoders))]
 
 
+def whole_encoders(model: CVRNet) -> list[list[str]]:
+    """The names for a network that computes in float32 everywhere."""
+    return [[WHOLE] for _ in model.encoders]
+
+
 def joined_names(parts: Sequence[Sequence[str]]) -> list[str]:
     """Return the names in one list, as in config.json: ``0.stem``, or ``0`` for the whole first encoder."""
     return [f"{i}.{name}" if name else f"{i}" for i, names in enumerate(parts) for name in names]

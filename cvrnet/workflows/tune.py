@@ -16,7 +16,7 @@ from cvrnet.inference.predict_paths import find_images
 from cvrnet.inference.tune_float32 import BOUND, IMAGES, MARGIN, Tuned, tune_float32
 from cvrnet.network import CVRNet
 from cvrnet.runs.checkpoint import find_checkpoints, refuse_bags
-from cvrnet.runs.float32_parts import WHOLE, save_float32_parts
+from cvrnet.runs.float32_parts import save_float32_parts, whole_encoders
 from cvrnet.runs.hub_download import is_reference
 from cvrnet.workflows.callbacks import Callbacks
 from cvrnet.workflows.job import Job
@@ -80,7 +80,7 @@ def tune_trained(job: Job, model: Any, validation: Sequence[Record], folder: Pat
         return
     if job.processes.precision != "bf16" or job.config.unit != "image" or len(validation) < LEAST:
         if job.features is not None:
-            save_float32_parts(model, folder, [[WHOLE] for _ in model.encoders])
+            save_float32_parts(model, folder, whole_encoders(model))
         return
     images = to_batch([job.cache.load(validation[i].path) for i in _spaced(len(validation))])
     tuned = tune_float32(model.to(job.processes.device), _normalized(model, images, job.processes.device))
