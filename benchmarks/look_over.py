@@ -41,7 +41,7 @@ def write_images(root: Path, number: int) -> Path:
 
 
 def main() -> None:
-    """Write the images, look at them, and print the times."""
+    """Write the images, count them as `cvrnet data` does, and print the times."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=100_000)
     options = parser.parse_args()

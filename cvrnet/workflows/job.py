@@ -66,7 +66,7 @@ class Job:
     initial: InitialModel
     left_out: Sequence[str] = ()  #: a line for each picture and bag that cannot be used
     outcome: Mapping[str, Any] = field(default_factory=dict)  #: see `cvrnet.data.outcomes.describe_course`
-    lungs: Mapping[str, Any] = field(default_factory=dict)  #: of `count_lungs`; ``{}`` for whole images
+    lungs: Mapping[str, Any] = field(default_factory=dict)  #: the result of `count_lungs`
     sweep: Path | None = None
     features: FrozenFeatures | None = None
 

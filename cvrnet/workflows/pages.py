@@ -28,7 +28,7 @@ def audit_run(
     names: Sequence[str] = (),
     uncertain: str = "ignore",
 ) -> None:
-    """Audit the data once, save the findings in the run, and report the severe ones.
+    """Audit the data once, save the findings in the run, and report the severe findings.
 
     ``output`` is the final path of the folder; ``names`` and ``uncertain`` are arguments of `audit`.
 
