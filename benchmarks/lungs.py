@@ -128,7 +128,10 @@ def within(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def abroad(output: Path) -> dict[str, Any]:
-    """Return, for each source left out, the balanced accuracy over its classes with ten patients: mean, sd of folds."""
+    """Return the balanced accuracy on each source left out: mean and standard deviation over the folds.
+
+    Only classes with at least ten patients in the source count.
+    """
     scores = {}
     for run in sorted(path.parent for path in output.glob(f"*/{SUMMARY}")):
         values, predicted = [], rows_of(run, INDEPENDENT)

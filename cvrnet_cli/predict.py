@@ -37,7 +37,7 @@ from cvrnet_cli.output import FORMATS, output_file, progress_bar, say, write_row
 @click.option(
     "--abstain",
     type=click.FloatRange(0.01, 0.99),
-    help="Also print whether to pass an image on to a human: the most uncertain images, this share on validation.",
+    help="Also print which images are so uncertain that a human should decide: on validation images, this share.",
 )
 @click.option(
     "--gate/--no-gate",
@@ -67,8 +67,8 @@ def predict(
     """Classify the images at PATH...: files, folders (searched), CSV manifests, or quoted patterns such as "*.png".
 
     MODEL is a run folder (all its folds as an ensemble), a fold folder, local-dir:FOLDER, hf-hub:user/repo[@rev] or a
-    FILE.onnx. Images that cannot be read and folders without images are reported, the other images are classified, and
-    the exit status is then 1.
+    FILE.onnx. Images that cannot be read, and folders without images, are reported; the exit status is then 1. All
+    other images are classified.
 
     After the rows of a CT's slices (DICOM: a folder of slices, or a file of many frames) comes a row with the patient's
     mean. A model that was trained with --unit gives one row for each study or patient: a volume (NIfTI, DICOM series),
@@ -97,7 +97,7 @@ def predict(
     def rows() -> Iterator[dict[str, Any]]:
         nonlocal done, failed, marked
         for row in found.rows:
-            if row["unit"] in found.counted:  # and not a mean
+            if row["unit"] in found.counted:  # the row of an image, not of a CT's mean
                 done += 1
                 progress(done, found.images)
                 marked += bool("unusual" in found.columns and row["unusual"])
