@@ -16,7 +16,7 @@ from cvrnet_cli.output import job_callbacks, print_rows, say
 @options.output("Folder of the run: fold-1/ and so on, summary.json, report.html.")
 @options.n_folds
 @options.test_source
-@click.option("--leave-one-source-out", is_flag=True, help="Make one run per source; this source is its --test-source.")
+@click.option("--leave-one-source-out", is_flag=True, help="Make one run with each source as --test-source.")
 @options.split_from
 @click.option(
     "--only-fold",

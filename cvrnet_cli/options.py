@@ -76,7 +76,7 @@ backend = click.option(
     "--backend",
     type=click.Choice(["auto", "torch", "openvino", "onnxruntime"]),
     help="Software that runs the model. For openvino and onnxruntime, the model is converted once, compared with "
-    "PyTorch, and stored; auto selects the fastest for the number of images.  [default: torch; for an ONNX file, auto]",
+    "PyTorch, and stored; auto selects the fastest for the number of images.  [default: torch; auto for an ONNX file]",
 )
 inference = _group(folds, batch_size, device, amp, any_body_part)
 
@@ -132,7 +132,7 @@ MODEL: list[tuple[str, Any, Any, str]] = [
         "--encoder-weights",
         names,
         "",
-        "Files of encoders' weights: FILE if there is one encoder, otherwise NAME=FILE,...",
+        "Files of encoders' weights: FILE if there is one encoder, otherwise NAME=FILE for each encoder",
     ),
     ("--model-kwargs", key_values, "", "Further arguments of the model, such as scales=deepest,drop_path_rate=0.1"),
 ]
@@ -158,8 +158,8 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
         "--lungs",
         click.Choice(["mask", "crop"]),
         "",
-        "mask: make everything outside the lungs black; crop: keep only the box around the lungs. The model stores the "
-        "setting, and every command applies it",
+        "mask: make everything outside the lungs black; crop: keep only the box around the lungs. A model that is "
+        "trained with this setting stores it, and every command applies it",
     ),
     ("--lungs-margin", click.FloatRange(0, 0.5), 0.05, "Margin around the lungs, as a share of an image's longer side"),
     ("--segmenter", str, "", "With --lungs: folder of `cvrnet lungs`, whose segmenter finds missing lung masks"),
@@ -171,7 +171,7 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
     ("--weight-decay", click.FloatRange(0), 0.0, "Weight decay"),
     ("--ema-decay", PART, 0.0, "Validate and save a moving average of the weights with this decay per step; 0: off"),
     ("--label-smoothing", PART, 0.0, "Part of a label's weight that is spread over all classes"),
-    ("--freeze", freezing, 0, "all: train only the heads, on features computed once; N: do so only for N epochs"),
+    ("--freeze", freezing, 0, "all: train only the heads, on features computed once; N: only the heads for N epochs"),
     ("--views", click.IntRange(1), 1, "With --freeze all: train on each image and N-1 augmented copies of it"),
     (
         "--findings",
@@ -211,7 +211,12 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
         "Radiographs used for --outcome. admission: until the day of admission (day 0); first: all before the first "
         "event",
     ),
-    ("--horizon", click.FloatRange(0, min_open=True), 14.0, "With --outcome: the label is yes within this many days"),
+    (
+        "--horizon",
+        click.FloatRange(0, min_open=True),
+        14.0,
+        "With --outcome: the label is yes up to this many days before the event",
+    ),
     ("--max-pos-weight", click.FloatRange(1), 10.0, "Largest factor of the loss for images with a rare finding"),
     ("--lr-factor", float, 0.9, "The learning rate is multiplied by this factor to reduce it"),
     ("--lr-patience", click.IntRange(1), 12, "Reduce the learning rate after this many epochs without improvement"),

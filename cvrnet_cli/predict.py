@@ -24,8 +24,8 @@ from cvrnet_cli.output import FORMATS, output_file, progress_bar, say, write_row
     "--operating-point",
     default="",
     metavar="NAME",
-    help="Also print whether each class is positive at a threshold chosen in training: sensitivity, specificity or "
-    "youden; or with its target, such as sensitivity=0.9.",
+    help="Also print whether each class is positive at a threshold that training chose. NAME is its rule: sensitivity, "
+    "specificity, youden, or a rule with its target, such as sensitivity=0.9.",
 )
 @click.option(
     "--coverage",
@@ -37,7 +37,7 @@ from cvrnet_cli.output import FORMATS, output_file, progress_bar, say, write_row
 @click.option(
     "--abstain",
     type=click.FloatRange(0.01, 0.99),
-    help="Also print which images are so uncertain that a human should decide: on validation images, this share.",
+    help="Also mark the most uncertain images, which a human should read: of the validation images, this share.",
 )
 @click.option(
     "--gate/--no-gate",
@@ -56,7 +56,7 @@ from cvrnet_cli.output import FORMATS, output_file, progress_bar, say, write_row
     "--num-workers",
     type=click.IntRange(0, 256),
     default=0,
-    help="Processes that decode images; useful if a GPU waits for images.  [default: up to 8 threads of this process]",
+    help="Processes that decode images; useful if a GPU waits for images. 0: up to 8 threads of this process.",
 )
 @options.backend
 @options.inference

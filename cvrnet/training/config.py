@@ -48,7 +48,7 @@ _RULES: list[tuple[Sequence[str], Callable[[Any], bool], str]] = [
         "a probability from 0 to 1",
     ),
     (("val_fraction", "lr_factor"), lambda value: 0 < value < 1, "a number between 0 and 1"),
-    (("label_smoothing", "ema_decay"), lambda value: 0 <= value < 1, "a number from 0, and less than 1"),
+    (("label_smoothing", "ema_decay"), lambda value: 0 <= value < 1, "a number of at least 0 and less than 1"),
     (("lr",), lambda value: 0 < value < math.inf, "a positive, finite learning rate"),
     (("weight_decay",), lambda value: 0 <= value < math.inf, "a number from 0"),
     (
@@ -99,13 +99,13 @@ class TrainConfig:
     #: ``""``: whole images.
     lungs: str = ""
     lungs_margin: float = 0.05  #: margin around the lungs on every side, as a share of the image's longer side
-    segmenter: str = ""  #: folder of ``cvrnet lungs``, which finds the lungs of images without a mask
+    segmenter: str = ""  #: folder of ``cvrnet lungs``; its segmenter finds the lungs of images without a mask
     batch_size: int = 8  #: images per optimiser step, over all processes and accumulation steps together
     grad_accum: int = 1  #: to save memory, each process splits its share of a batch into this many parts
     epochs: int = 200  #: largest number of epochs
     optimizer: str = "adam"  #: timm's name of the optimiser
     lr: float = 1e-4  #: initial learning rate
-    weight_decay: float = 0.0  #: not applied to biases and normalisation (the papers: none)
+    weight_decay: float = 0.0  #: weight decay, except of biases and normalisation (the papers: none)
     #: Decay per step of the moving average of the weights (EMA), which is validated and saved; 0: no average.
     ema_decay: float = 0.0
     label_smoothing: float = 0.0  #: this part of a label's weight goes to all classes, in equal shares
@@ -114,8 +114,8 @@ class TrainConfig:
     #: trains from the start.
     freeze: int | str = 0
     views: int = 1  #: views of each image (the image itself and augmented ones) for training; needs ``freeze="all"``
-    #: Weight the loss of class j by N_max / N_j. (The papers print N_j / N. That is an erratum: it would favour the
-    #: majority class, which contradicts their text.)
+    #: Weight the loss of class j by N_max / N_j, where N_j is its number of training images. (The papers print N_j / N.
+    #: That is an erratum: it would favour the majority class, which contradicts their text.)
     class_weights: bool = True
     #: Names of findings (an image may have several), or ``auto`` for all findings of the data set; empty: each image
     #: belongs to one class.
@@ -129,7 +129,8 @@ class TrainConfig:
     time: bool = True  #: for bags: whether the model uses the column ``day``, if the data set has it
     slices: int = 64  #: largest number of slices that are read from a volume (DICOM, NIfTI), evenly spaced
     window: str = "lung"  #: grey levels of the slices of CTs in bags: ``lung`` or ``soft-tissue``
-    outcome: str = ""  #: column with the day of an event to predict instead of labels (see `cvrnet.data.outcomes`)
+    #: Column with the day of the event that is predicted instead of the labels (see `cvrnet.data.outcomes`).
+    outcome: str = ""
     #: Radiographs that are used. ``admission``: those until the day of admission (day 0); ``first``: all before the
     #: first event.
     until: str = "first"

@@ -38,9 +38,9 @@ class BagVectors(Dataset[Item]):
     the views. Only the bags of a batch are in memory, because the vectors are in a memory-mapped file.
     """
 
-    vectors: Vectors  #: (all pictures, views, width)
+    vectors: Vectors  #: pooled maps, (all pictures, views, number of features)
     rows: Sequence[Sequence[int]]  #: for each bag, the indices of its pictures in ``vectors``
-    days: Sequence[Sequence[float]]  #: for each bag, the days from each picture to the last one
+    days: Sequence[Sequence[float]]  #: for each bag, the number of days from each picture to the last picture
     labels: Sequence[Any]  #: the label of each bag
     seed: int
 

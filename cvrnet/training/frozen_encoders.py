@@ -32,7 +32,7 @@ class ViewVectors(Dataset[tuple[Tensor, Any]]):
     The key of an item is (epoch, index). Only the key and the seed determine the view.
     """
 
-    vectors: Vectors  #: (all images, views, width)
+    vectors: Vectors  #: pooled maps, (all images, views, number of features)
     rows: Sequence[int]  #: the index of each training image in ``vectors``
     labels: Sequence[Any]
     seed: int
@@ -53,7 +53,7 @@ class StandardizedHead(nn.Module):
     Args:
         head: The head.
         model: The CVR-Net that computed the vectors from its maps.
-        mean, std: Mean and standard deviation of each feature in the vectors, (width,).
+        mean, std: Mean and standard deviation of each feature in the vectors, (features,).
     """
 
     def __init__(self, head: Any, model: CVRNet, mean: Tensor, std: Tensor) -> None:
@@ -68,7 +68,7 @@ class StandardizedHead(nn.Module):
         self.register_buffer("std", std)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits (N, classes) for the concatenated vectors (N, width) of all maps."""
+        """Return logits (N, classes) for the concatenated vectors (N, features) of all maps."""
         logits: Tensor = self.head(self.split((x - self.mean) / self.std))
         return logits
 

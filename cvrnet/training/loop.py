@@ -75,8 +75,8 @@ def fit(
         classes: Names of the classes or findings, in the order of the logits.
         cache: The decoded images of both sets, in the config's size.
         folder: The folder of the model.
-        model: The model to train; None: a new one, which the config describes.
-        features: The vectors of both sets; with these, only the model's heads are trained.
+        model: The model to train; None: a new model, as the config describes.
+        features: The vectors (pooled maps) of both sets; with these, only the model's heads are trained.
         progress: Callbacks.
 
     Returns:

@@ -38,14 +38,14 @@ _UNREADABLE: tuple[type[Exception], ...] = (*CLIENT_ERRORS, SafetensorError)
 
 
 def is_trained(model: str) -> bool:
-    """Return whether a config's model is a trained one (in a folder or on the Hub), and not a timm name."""
+    """Return whether a config's model is a trained model (in a folder or on the Hub), and not a timm name."""
     return model.startswith(("local-dir:", "hf-hub:"))
 
 
 def resolve_interpolation(config: TrainConfig) -> TrainConfig:
     """Return the config with ``interpolation="auto"`` replaced by the filter for its model.
 
-    A registered CVR-Net has its own interpolation, and a trained model keeps the one that it was trained with. Other
+    A registered CVR-Net has its own interpolation, and a trained model keeps the interpolation of its training. Other
     models get the papers' nearest neighbour, so comparisons with the papers' network are fair.
     """
     if config.interpolation != "auto":
@@ -162,7 +162,7 @@ def _create(config: TrainConfig, origin: str, options: dict[str, Any]) -> Any:
 
 
 def _preprocessing(stored: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
-    """Return the preprocessing for whole images of the config's size; mean and std are those of the stored one."""
+    """Return the preprocessing for whole images of the config's size; mean and std are those of ``stored``."""
     cfg: Any = {key: value for key, value in stored.items() if key not in ("state_dict", "file")}
     cfg = with_lungs(with_grey_version(cfg, config.grey_version), config.lung_settings)
     cfg = with_outcome(cfg, config.foretold.note()) if config.foretold else cfg
@@ -210,7 +210,7 @@ def check_trainable(model: nn.Module, config: TrainConfig) -> None:
     """Check that a model can take images of the config's size, and can train on the parts of the config's batches.
 
     Raises:
-        UserError: The images have a wrong size (see `smallest_part`), or the parts are too small (see
+        UserError: The model cannot take images of this size (see `smallest_part`), the parts are too small (see
             `cvrnet.training.batches.check_parts`), or a vision transformer's patches do not cover the image.
     """
     _check_patches(model, config.img_size)
@@ -218,9 +218,10 @@ def check_trainable(model: nn.Module, config: TrainConfig) -> None:
 
 
 def _check_patches(model: nn.Module, img_size: int) -> None:
-    """Refuse an image size that is not a multiple of the patch size of a vision transformer built for one size.
+    """Raise UserError if the image size is not a multiple of a vision transformer's patch size.
 
-    Otherwise timm would cut off the radiograph's right and lower edge without a message.
+    Otherwise timm would cut off the radiograph's right and lower edge without a message. Transformers that accept any
+    image size, and pad it, are not checked.
     """
     for part in model.modules():
         embedding: Any = part if isinstance(part, PatchEmbed) else None

@@ -30,7 +30,7 @@ class Judged:
     probabilities: Table  #: (N, C)
     positive: Mapping[tuple[str, str], Table]  #: (class, operating point) -> whether each image is positive, (N,)
     in_set: Table  #: whether each class is in the prediction set, (N, C)
-    unlike: Table  #: the share of the validation images that are nearer to the training images than each image, (N,)
+    unlike: Table  #: for each image, the share of the validation images that are nearer to the training images, (N,)
 
 
 @dataclass(frozen=True)

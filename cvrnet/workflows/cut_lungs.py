@@ -1,4 +1,4 @@
-"""Mask or crop the pictures of a job by their lung masks, and report which pictures stay whole."""
+"""Mask the pictures of a job with their lung masks, or crop them to the lungs; report which pictures stay whole."""
 
 from __future__ import annotations
 

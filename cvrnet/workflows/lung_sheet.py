@@ -1,4 +1,4 @@
-"""A contact sheet of lung masks: those that differ most from given masks, implausible masks, and some per source."""
+"""A contact sheet of lung masks: those that differ most from given masks, implausible masks, some of each source."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ MOST_MIRRORED = 300  # training images that are also mirrored; the number was ch
 def add_novelty(
     job: Job, model: Any, sets: Mapping[str, Sequence[Record]], folder: Path, scored: Mapping[str, Table]
 ) -> dict[str, Table]:
-    """Fit a novelty head, save it beside the weights, and add each image's value to the predictions.
+    """Fit a novelty head, save it beside the weights, and add to the predictions how unusual each image is.
 
     The head is fitted to at most 500 training and 500 validation images, and to mirrored copies of 300 training images.
     At most 500 images of each scored set get a value. The seed and the images' names determine which images are drawn,

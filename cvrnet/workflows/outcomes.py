@@ -33,7 +33,7 @@ class Films:
 
     @classmethod
     def at_risk(cls, records: Sequence[Record], outcome: Outcome) -> Films:
-        """Select the films of patients who are at risk; errors as in `read_course`."""
+        """Return the films, and select those of patients at risk of the event; errors as in `read_course`."""
         course, wrong = read_course(records, outcome)
         kept, further, late = course.at_risk(records)
         return cls(course, records, kept, [*wrong, *further], late)

@@ -66,7 +66,7 @@ def share_audit(sweep: Path, run: Path) -> None:
 
 
 def finish_report(output: Path, maps: bool, predictor: Predictor | None = None) -> Path:
-    """Write the report of a run or an evaluation; ``predictor`` (default: the run's own model) makes its maps.
+    """Write the report of a run or an evaluation; ``predictor`` (default: the run's model) makes the Grad-CAM maps.
 
     Returns:
         The path of report.html.

@@ -1,8 +1,8 @@
-"""Make one network from the folds of a run: the mean of their weights, which is evaluated at once.
+"""Make one network from the folds of a run, by averaging their weights, and evaluate it.
 
-Wortsman et al., "Model soups: averaging weights of multiple fine-tuned models improves accuracy without increasing
-inference time" (ICML 2022), the uniform soup. It works if all models were fine-tuned from the same weights, such as
-v1's folds from ImageNet weights. Models that were trained from random weights usually cannot be averaged.
+This is the uniform soup of Wortsman et al., "Model soups: averaging weights of multiple fine-tuned models improves
+accuracy without increasing inference time" (ICML 2022). It works if all models were fine-tuned from the same weights,
+such as v1's folds from ImageNet weights. Models that were trained from random weights usually cannot be averaged.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from cvrnet.workflows.findings import MULTILABEL
 from cvrnet.workflows.job import Job, open_run, start_job
 
 ABLATIONS = ("encoder1", "encoder2", "p3", "mean-logits")
-"""Variants of a CVR-Net, written as ``cvrnet:p3``.
+"""Names of variants of a CVR-Net, written after the model's name: ``cvrnet:p3``.
 
 ``encoder1`` and ``encoder2`` keep one encoder, with three heads. ``p3`` keeps only the head P3. ``mean-logits``
 averages the heads' logits instead of their probabilities.
@@ -136,7 +136,7 @@ def leave_one_source_out(
         The content of summary.json: for each source, the scores in cross-validation and on the source, the drop in
         accuracy, and the scores of each head on the source; or the reason why the source cannot be left out. For
         findings, the drop is in the mean AUC over the findings that have an AUC both in cross-validation and on the
-        source; ``not_scored`` names the findings that all images of the source have, or that no image of it has.
+        source; ``not_scored`` names the findings that either all or none of the source's images have.
 
     Raises:
         UserError: The data set has fewer than two sources.
