@@ -77,7 +77,7 @@ class Check:
             return None
 
     def milliseconds(self, rows: dict[str, Callable[[], Any]], rounds: int = 5, calls: int = 3) -> dict[str, float]:
-        """Return the median milliseconds of a call of each row. The rows run in turn, after two calls that warm up."""
+        """Return the median milliseconds of one call of each row; the rows run in turn, after two warm-up calls."""
 
         def warm(row: Callable[[], Any]) -> bool:
             row()
@@ -97,7 +97,7 @@ class Check:
         return {name: statistics.median(values) for name, values in times.items()}
 
     def table(self, times: dict[str, float], images: int) -> dict[str, dict[str, float]]:
-        """Print the times of a batch per image, and return them."""
+        """Print the times per image of a batch, and return them with ratios and images per second."""
         plain = times.get(PLAIN, float("nan"))
         found = {}
         for name, value in times.items():
