@@ -91,7 +91,7 @@ CHANGES: dict[str, Change] = {
     "gamma": gamma,
     "contrast": contrast,
     "CLAHE": equalise,
-    "JPEG quality 8-25": jpeg,
+    "JPEG quality 8-24": jpeg,
     "40 % of the size": shrink,
     "frame and text": frame,
     "negative": lambda a, rng: 255 - a,

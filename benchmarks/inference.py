@@ -42,7 +42,7 @@ from cvrnet.runs.checkpoint import load_checkpoint, save_checkpoint
 
 PLAIN = "(a) PyTorch, plain"
 Row = tuple[int, Callable[[torch.Tensor], object]]
-"""The batch size, and the function to time."""
+"""A row: the batch size, and the function to time."""
 
 
 def our_rows(folder: Path, device: str, compile_too: bool) -> dict[str, Row]:
