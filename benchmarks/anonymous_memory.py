@@ -1,4 +1,4 @@
-"""The memory of a process that is no mapped file, which the system could drop and read again (on Linux)."""
+"""Measure the anonymous memory of a process: without mapped files, which the system may drop and read again."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def anonymous_mib(process: int | str = "self") -> float | None:
-    """Anonymous memory of a process now, in MiB; None where the system does not tell, or if the process has ended."""
+    """Return the anonymous memory of a process, in MiB; None if the process has ended, or on systems without Linux."""
     status = Path(f"/proc/{process}/status")
     found = status.read_text().partition("RssAnon:")[2].split() if status.exists() else []
     return int(found[0]) / 1024 if found else None

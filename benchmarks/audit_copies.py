@@ -2,10 +2,10 @@
 
     python benchmarks/audit_copies.py DATA --images 400 --originals 25 --known near-duplicates.csv
 
-The script takes `--images` images of DATA. From `--originals` of these, it makes one copy of each kind. It searches
-images and copies for near-duplicates. For each kind it prints how many copies were found, and how many matches were
-wrong. Then it prints the pairs found within DATA and, with `--known` (a CSV file with the columns path_a and path_b),
-how many known pairs were found.
+The script takes `--images` images of DATA. From `--originals` of these images, it makes one altered copy of each kind.
+It searches images and copies for near-duplicates. For each kind it prints how many copies were found, and how many
+matches were wrong. Then it prints the pairs found within DATA and, with `--known` (a CSV file with the columns path_a
+and path_b), how many known pairs were found.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ CHANGES: dict[str, Change] = {
     "gamma": gamma,
     "contrast": contrast,
     "CLAHE": equalise,
-    "JPEG quality 8-25": jpeg,
+    "JPEG quality 8-24": jpeg,
     "40 % of the size": shrink,
     "frame and text": frame,
     "negative": lambda a, rng: 255 - a,

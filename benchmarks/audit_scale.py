@@ -42,7 +42,9 @@ def main() -> None:
         if name:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             seconds, busy = time.perf_counter() - start, time.process_time() - cpu
-            print(f"{name:<24} {seconds:7.1f} s  {busy:7.1f} s of CPU  peak {peak:6.0f} MB  own {own_mb()}", flush=True)
+            print(
+                f"{name:<24} {seconds:7.1f} s  CPU {busy:7.1f} s  peak {peak:6.0f} MB  anonymous {own_mb()}", flush=True
+            )
         start, cpu, name = time.perf_counter(), time.process_time(), following
 
     with tempfile.TemporaryDirectory() as folder:

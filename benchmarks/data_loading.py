@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--mode", choices=("L", "RGB"), default="RGB")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--memory-mb", type=int, default=1000, help="size of the simulated cache; 0 skips this part")
-    parser.add_argument("--limit-mb", type=int, default=100, help="additional address space for reading it")
+    parser.add_argument("--limit-mb", type=int, default=100, help="additional address space for reading the cache")
     arguments = parser.parse_args()
     throughput(arguments.data, arguments.images, arguments.size, arguments.mode, arguments.repeats)
     if arguments.memory_mb and sys.platform == "linux":

@@ -1,10 +1,10 @@
-"""Measure the time of a cross-validation of cvrnet_lite with frozen encoders: without features, and with stored ones.
+"""Compare the time of two cross-validations of cvrnet_lite with frozen encoders: without and with stored features.
 
 python benchmarks/frozen_encoders.py [DATA]        default: 1,552 phantoms of 224 pixels
 
-Each run is its own process. The first starts with an empty cache: it decodes, computes features, and trains five folds.
-The second finds the features in the cache; it averages logits, on another split. The script prints the seconds and the
-largest memory of each process, and the ratio of the two times.
+Each cross-validation runs in its own process. The first one starts with an empty cache: it decodes images, computes
+features, and trains five folds. The second one finds the features in the cache; it averages logits, and uses another
+split. The script prints the seconds and the largest memory of each process, and the ratio of the two times.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def crossval(data: Path, run: Path, cache: Path, *further: str) -> tuple[float, 
 
 
 def main() -> None:
-    """Run both and print a table."""
+    """Run both cross-validations and print a table."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         data = Path(sys.argv[1]) if sys.argv[1:] else write_phantoms(root / "phantoms", 1552, size=224)

@@ -38,7 +38,7 @@ PLAIN = "plain float32"
 
 
 class Check:
-    """One run of the script: the device, the sizes, the end of the time, and the rows that failed."""
+    """One run of the script: the device, the sizes, the time limit, and the rows that failed."""
 
     def __init__(self, args: argparse.Namespace, folder: Path) -> None:
         self.args, self.folder = args, folder
@@ -77,7 +77,7 @@ class Check:
             return None
 
     def milliseconds(self, rows: dict[str, Callable[[], Any]], rounds: int = 5, calls: int = 3) -> dict[str, float]:
-        """Return the median milliseconds of a call of each row. The rows run in turn, after two calls that warm up."""
+        """Return the median milliseconds of one call of each row; the rows run in turn, after two warm-up calls."""
 
         def warm(row: Callable[[], Any]) -> bool:
             row()
@@ -97,7 +97,7 @@ class Check:
         return {name: statistics.median(values) for name, values in times.items()}
 
     def table(self, times: dict[str, float], images: int) -> dict[str, dict[str, float]]:
-        """Print the times of a batch per image, and return them."""
+        """Print the times per image of a batch, and return them with ratios and images per second."""
         plain = times.get(PLAIN, float("nan"))
         found = {}
         for name, value in times.items():
@@ -146,7 +146,7 @@ def agreement(check: Check) -> dict[str, Any]:
 
 
 def inference(check: Check) -> dict[str, Any]:
-    """Milliseconds per image, only the network, compared with plain PyTorch in float32."""
+    """Milliseconds per image of the network alone, compared with plain PyTorch in float32."""
     model = load_checkpoint(check.run).to(check.device)
     preprocessing = Preprocessing.from_model(model)
     settings: list[tuple[str, bool | str]] = [("auto", False), ("fp32", False)]
@@ -173,7 +173,7 @@ def inference(check: Check) -> dict[str, Any]:
 
 
 def training(check: Check) -> dict[str, Any]:
-    """Milliseconds of a training step per image, compared with plain PyTorch in float32, and the peak memory."""
+    """Milliseconds per image of a training step, compared with plain PyTorch in float32, and the peak memory."""
     found: dict[str, Any] = {}
     for count in (4,) if check.args.quick else (8, 64):
         rows = {PLAIN: _step(check, count, "fp32", ours=False)}

@@ -9,10 +9,11 @@ The rows of the table:
 - (b) the same network in Keras on TensorFlow, with `model.predict` and `tf.function` (extra ``bench``; skipped with a
   message if it is not installed);
 - `cvrnet.Predictor` with its defaults, and with one setting changed per row;
-- `cvrnet.Predictor` with another backend. Its conversion and opening are timed, too: the last lines give the number of
-  images after which the saved time is larger than this time;
+- `cvrnet.Predictor` with another backend. The script also measures how long the backend converts and opens the model;
+  the last lines give the number of images after which the backend has saved this time;
 - the ONNX rows of inference_onnx.py;
-- the floor: the number of operations, divided by the rate at which this machine multiplies float32 matrices.
+- the floor, the least possible time: the number of operations, divided by the rate at which this machine multiplies
+  float32 matrices.
 
 All rows take uint8 pixels. Without a checkpoint, the weights are random, which does not change the time. The rows run
 in turn, so that a change of the machine's speed affects all of them, and the table gives medians. The last line
@@ -41,7 +42,7 @@ from cvrnet.runs.checkpoint import load_checkpoint, save_checkpoint
 
 PLAIN = "(a) PyTorch, plain"
 Row = tuple[int, Callable[[torch.Tensor], object]]
-"""The batch size, and the function to time."""
+"""A row: the batch size, and the function to time."""
 
 
 def our_rows(folder: Path, device: str, compile_too: bool) -> dict[str, Row]:
@@ -180,7 +181,7 @@ def overlap(folder: Path, device: str, count: int) -> None:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure all rows, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="cvrnet")
     parser.add_argument("--checkpoint", type=Path, help="a folder with config.json and model.safetensors")

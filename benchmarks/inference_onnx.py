@@ -59,7 +59,7 @@ def _from_tensor(engine: OnnxEngine) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure all rows, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="cvrnet")
     parser.add_argument("--img-size", type=int, default=224)

@@ -8,7 +8,8 @@ Xception from keras.applications. Only ResNet's batch-norm epsilon is changed: i
 keras-applications 1.0.8, which the notebook used.
 
 Both halves train in float32 and in float64. In float64, rounding is negligible, so any remaining difference comes from
-the method. The cvrnet half trains twice: in PyTorch's way, and with the three known differences of method removed.
+the method. The cvrnet half trains twice: in PyTorch's way, and in Keras's way, where the three known differences of
+method are removed.
 """
 
 from __future__ import annotations
@@ -160,7 +161,7 @@ def variance_as_in_keras_3(norm: Any, inputs: tuple[Any, ...], _: Any) -> None:
 
 
 def run_torch(weights: Path, dtype: str, args: argparse.Namespace, as_in_keras: bool) -> dict[str, np.ndarray]:
-    """Train in cvrnet, in PyTorch's way or in Keras's."""
+    """Train in cvrnet, in PyTorch's way or in Keras's way."""
     import torch
     import torch.nn.functional as F
 

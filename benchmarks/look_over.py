@@ -3,7 +3,7 @@
     python benchmarks/look_over.py --images 100000
 
 The script writes the files and prints seconds and processor seconds. All files are copies of one small image, because
-`cvrnet data` does not decode them.
+`cvrnet data` decodes only the images of the contact sheet.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from cvrnet.files import write_csv
 
 
 def write_images(root: Path, number: int) -> Path:
-    """Write images of noise (64 x 64 pixels) to 100 folders, and a manifest with five classes and three sources.
+    """Write copies of an image of noise (64 x 64 pixels) to 100 folders, and a manifest; return the manifest's path.
 
-    Each patient has four images.
+    The manifest has five classes, three sources and four images per patient.
     """
     buffer = BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)).save(buffer, "PNG")
@@ -41,7 +41,7 @@ def write_images(root: Path, number: int) -> Path:
 
 
 def main() -> None:
-    """Write the images, look at them, and print the times."""
+    """Write the images, count them and draw a contact sheet as `cvrnet data` does, and print the times."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=100_000)
     options = parser.parse_args()

@@ -2,10 +2,11 @@
 
 python benchmarks/lungs.py FOLDER SEGMENTER OUTPUT [whole|mask|crop ...]
 
-FOLDER has manifest.csv and all.csv (docs/results.md makes them); SEGMENTER is a folder of `cvrnet lungs`. For each of
-the three ways, the heads of cvrnet_lite are cross-validated on frozen encoders, on the same folds; each source is left
-out once; the audit's probes predict label and source; and out-of-fold Grad-CAM is measured on the images with given
-lung masks. The results are printed as JSON and stored in OUTPUT. A way that is already in OUTPUT is only printed.
+FOLDER has manifest.csv and all.csv (docs/results.md says how to make them); SEGMENTER is a folder of `cvrnet lungs`.
+For each of the three ways (whole, mask, crop), the heads of cvrnet_lite are cross-validated on frozen encoders, on the
+same folds. Then each source is left out once, the audit's probes predict label and source, and out-of-fold Grad-CAM is
+measured on the images with given lung masks. The results are printed as JSON and stored in OUTPUT. If OUTPUT already
+has the results of a way, they are only printed.
 """
 
 from __future__ import annotations
@@ -127,7 +128,10 @@ def within(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def abroad(output: Path) -> dict[str, Any]:
-    """Return, for each source left out, the balanced accuracy over its classes with ten patients: mean, sd of folds."""
+    """Return the balanced accuracy on each source left out: mean and standard deviation over the folds.
+
+    Only classes with at least ten patients in the source count.
+    """
     scores = {}
     for run in sorted(path.parent for path in output.glob(f"*/{SUMMARY}")):
         values, predicted = [], rows_of(run, INDEPENDENT)

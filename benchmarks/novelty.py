@@ -3,8 +3,8 @@
 python benchmarks/novelty.py MODEL DATA [FOLDER ...]
 
 DATA are radiographs similar to the training images of MODEL, but not among them (a test or validation set). They are
-predicted unchanged (for false alarms), rotated, mirrored, inverted and half black. Photographs are crops of the two in
-scikit-learn; the script makes textures and phantoms. Each further FOLDER of images, such as other body parts, is a row.
+predicted unchanged (for false alarms), rotated, mirrored, inverted and half black. The script also predicts crops of
+scikit-learn's two photographs, textures, and phantoms. Each FOLDER of images, such as other body parts, is a row.
 """
 
 from __future__ import annotations

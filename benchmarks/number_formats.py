@@ -2,9 +2,10 @@
 
     python benchmarks/number_formats.py [--rounds 5] [--batch-size 8]
 
-For each network, with random weights and at its own image size, the script prints the milliseconds per image in
-float32, with all but the heads in bfloat16, and with the default (with the encoders' float32 parts). The three run in
-turn, and the numbers are medians. The last column is the speed of the default compared with float32.
+For each network, with random weights and at its own image size, the script prints the milliseconds per image in three
+formats: float32; bfloat16 except in the heads; and the default, in which the encoders' float32 parts also compute in
+float32. The formats run in turn, and the numbers are medians. The last column is the speed of the default compared with
+float32.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ PAIRS = (("resnet18", "resnet34"), ("mobilenetv3_large_100", "regnety_008"), ("v
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure all networks, and print a row for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=8)

@@ -39,7 +39,7 @@ ICU = {"outcome": "icu_day", "horizon": HORIZON}
 
 
 class Scores:
-    """Scores of the same rows under several seeds."""
+    """The probabilities of the same patients or radiographs, from runs with several seeds."""
 
     def __init__(self, tables: Sequence[PredictionTable], event: str) -> None:
         first, k = tables[0], tables[0].classes.index(event)
@@ -54,12 +54,12 @@ class Scores:
         )
 
     def of(self, names: Sequence[str]) -> np.ndarray:
-        """Return the mean scores of these rows, by name."""
+        """Return the mean probabilities of the patients or radiographs with these names."""
         return self.mean[[self.names.index(name) for name in names]]
 
     @property
     def spread(self) -> str:
-        """The lowest and the highest AUC of a single seed."""
+        """Return the lowest and the highest AUC of a single seed, as text."""
         aucs = [auc_interval(self.truth, scores)[0] or 0 for scores in self.seeds]
         return f"{min(aucs):.2f} to {max(aucs):.2f}"
 
@@ -187,7 +187,7 @@ def main() -> None:
 
 
 def copy_of(source: Path, folder: Path) -> Path:
-    """Make a folder with a copy of the manifest and a link to its images, for further manifests; return it."""
+    """Make a folder with a copy of the manifest and a link to its images, for further manifests; return the folder."""
     folder.mkdir(exist_ok=True)
     if not (folder / "images").exists():
         (folder / "images").symlink_to((source / "images").resolve())

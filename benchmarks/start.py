@@ -64,7 +64,7 @@ def timed(folder: Path, what: str) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure all steps, and print the times."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="cvrnet")
     parser.add_argument("--rounds", type=int, default=5)

@@ -1,12 +1,12 @@
-"""Compare models of bags on phantoms: attention with mean and max on CTs, days with no days on follow-up radiographs.
+"""Compare models of bags on phantoms: attention, mean and max on CTs; with and without days on follow-up radiographs.
 
 python benchmarks/studies.py [FOLDER]        default: a temporary folder, removed at the end
 
-Models are trained on 240 CTs (20 to 60 slices; half of the CTs have a lesion, in 3 to 6 slices), or on 240 patients
-with three to six radiographs, of which only the order shows whether the patient improves. They are tested on 120
-studies made with another seed. The script prints the AUC of each model on the test studies, the paired test of `cvrnet
-evaluate A B` (DeLong's, patients as clusters) against the first model of each part, and how well attention finds the
-slices with the lesion.
+In the first part, models are trained on 240 CTs (20 to 60 slices; half of the CTs have a lesion, in 3 to 6 slices). In
+the second part, they are trained on 240 patients with three to six radiographs each; only the order of the radiographs
+shows whether a patient improves. The models are tested on 120 studies made with another seed. The script prints the AUC
+of each model on the test studies, the paired test of `cvrnet evaluate A B` (DeLong's, patients as clusters) against the
+first model of each part, and how well attention finds the slices with the lesion.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def peak_mb(args: argparse.Namespace, which: str) -> float:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure both steps, and print their times and memory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="cvrnet")
     parser.add_argument("--img-size", type=int, default=224)

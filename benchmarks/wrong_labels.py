@@ -2,8 +2,8 @@
 
 python benchmarks/wrong_labels.py manifest.csv --draws 100 120
 
-In each draw, a tenth of the labels is changed at random, each to any other class. With --source, this is done only to
-the images of this source, and only to classes with enough patients in it. The script prints the mean, lowest and
+In each draw, a tenth of the labels is changed at random, each to any other class. With --source, only labels of this
+source are changed, and only to classes with enough patients in this source. The script prints the mean, lowest and
 highest precision over the draws: among the k least probable labels (k: the number of changed labels), and among the
 images that the audit names. Labels that were wrong before count as false alarms.
 """
@@ -27,7 +27,7 @@ SHARE = 0.1  # share of the labels that is changed
 
 
 def change_labels(records: Sequence[Record], draw: int) -> tuple[list[Record], np.ndarray]:
-    """Return the n images with a tenth of their labels changed, and a mask (n,) of the changed ones."""
+    """Return the n images with a tenth of their labels changed, and a mask (n,) of the changed labels."""
     rng = np.random.default_rng(draw)
     classes = sorted({record.label for record in records})
     labels = np.searchsorted(classes, [record.label for record in records])

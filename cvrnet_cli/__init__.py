@@ -23,7 +23,7 @@ _EXTRAS = {
 
 @interruptible()
 def main() -> None:
-    """Entry point: report a user's mistake in one line, with exit status 1 or 2 and without a traceback."""
+    """Run the command line; report a user's mistake in one line, with exit status 1 or 2 and without a traceback."""
     try:
         _main()
     except (KeyboardInterrupt, Exception):  # Ctrl-C may come while an error is handled, or cause one in C code
@@ -43,7 +43,7 @@ def _main() -> None:
     try:
         _replace_closed_streams()
         status = cli.main(prog_name="cvrnet", standalone_mode=False) or 0
-        sys.stdout.flush()  # if Python flushed it at its end, an error would print a traceback
+        sys.stdout.flush()  # an error while Python flushes at exit would print a traceback
         sys.exit(status)
     except (click.exceptions.Abort, KeyboardInterrupt):
         _fail("interrupted", 130)
@@ -85,7 +85,7 @@ class _ClosedOutput(io.TextIOBase):
 def _replace_closed_streams() -> None:
     """Replace each standard stream that was closed before the start (``>&-``), because Python has set it to None.
 
-    This also occupies the stream's file descriptor; otherwise the next opened file would get it.
+    This also occupies the stream's file descriptor; otherwise the next opened file would get this descriptor.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:

@@ -18,7 +18,7 @@ from cvrnet_cli.output import print_rows, progress_bar, say, tell
 @options.findings
 @click.option(
     "--outcome",
-    help="Column of an event to predict instead of the label (see cvrnet train); radiographs from after it are named.",
+    help="Column of an event that replaces the label (see cvrnet train); radiographs from after the event are named.",
 )
 @click.option("--model", help="A trained model to audit on DATA: run, fold, local-dir:FOLDER or hf-hub:user/repo.")
 @options.device
@@ -29,7 +29,7 @@ from cvrnet_cli.output import print_rows, progress_bar, say, tell
 @click.option(
     "--features/--no-features",
     default=True,
-    help="Compute features with ImageNet weights (extra lite), to find wrong labels and pictures that are no chest.",
+    help="Compute features with ImageNet weights (extra lite), to find wrong labels and pictures without a chest.",
 )
 @options.lungs
 @options.overwrite
@@ -50,11 +50,11 @@ def audit(
 ) -> None:
     """Before any training, find problems of DATA that would make a model look better than it is.
 
-    DATA is a folder with one sub-folder for each class, or a CSV manifest; many findings need its columns source and
-    patient_id. The audit reports classes tied to sources, shared patients, exact and near-duplicates, and how well
-    simple models predict label and source from features that should not matter, such as the image's border. It names
-    images whose label is probably wrong, and pictures that are probably blank, badly exposed, turned, inverted or not
-    of a chest. The exit status is 1 if a finding is severe.
+    DATA is a folder with one sub-folder for each class, or a CSV manifest; many checks need the manifest's columns
+    source and patient_id. The audit reports classes tied to sources, shared patients, exact and near-duplicates, and
+    how well simple models predict label and source from features that should not matter, such as the image's border. It
+    names images whose label is probably wrong, and pictures that are probably blank, badly exposed, turned, inverted or
+    not of a chest. The exit status is 1 if a finding is severe.
 
     If an image may have several findings (--findings; not needed for labels such as Edema|Effusion), each finding is
     checked separately, and the audit reports findings that nearly always occur together.
@@ -63,8 +63,8 @@ def audit(
     reports the model's scores on images in which the lungs are hidden, or only the lungs are shown. If the model is a
     run, only folds that were not trained on an image's patient predict the image.
 
-    With --lungs, the images are masked or cropped by their lungs before they are measured. This shows which shortcuts
-    remain.
+    With --lungs, the images are masked with their lung masks, or cropped to the lungs, before they are measured. This
+    shows which shortcuts remain.
 
     \b
     Examples:
@@ -101,7 +101,7 @@ def audit(
             if finding.advice and finding.severity != "note":
                 tell(f"{'':<8} -> {finding.advice}")
     if lungs and (whole := len(settings["finder"].whole)):
-        say(f"--lungs {lungs}: {whole} of {len(records)} pictures are used whole, as they have no usable lung mask")
+        say(f"--lungs {lungs}: {whole} of {len(records)} pictures have no usable lung mask and are used whole")
     if output is not None:
         with files_aside(output, lambda name: earlier, AUDIT) as aside:
             room.write_audit(aside, found, records, Path(data).resolve().name, names=names)
@@ -111,7 +111,7 @@ def audit(
 
 
 def _read(data: Path, outcome: str | None, findings: tuple[str, ...], uncertain: str) -> tuple[Any, Any, Any, Any]:
-    """The records, their problems, the names of findings and the course of the outcome, for `cvrnet.audit.audit`."""
+    """Return the records, their problems, the findings' names and the outcome's course, for `cvrnet.audit.audit`."""
     import cvrnet.audit as room
 
     if not outcome:

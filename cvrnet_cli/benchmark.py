@@ -25,10 +25,10 @@ from cvrnet_cli.output import job_callbacks, print_rows, say
 def benchmark(data: Path, models: tuple[str, ...], output: Path, style: str, **settings: Any) -> None:
     """Cross-validate several models on DATA under one protocol: the same folds, seed and test source.
 
-    Each model is compared with cvrnet or, if cvrnet is not among --models, with the first. --resume continues an
-    interrupted benchmark; further --models are added to it. A suffix changes a CVR-Net: cvrnet:encoder1 and
-    cvrnet:encoder2 keep only this encoder, cvrnet:p3 keeps only the head P3, and cvrnet:mean-logits averages the heads'
-    logits instead of their probabilities.
+    Each model is compared with cvrnet or, if cvrnet is not among --models, with the first model. --resume continues an
+    interrupted benchmark, and can add further --models. A suffix changes a CVR-Net: cvrnet:encoder1 keeps only the
+    first encoder, cvrnet:encoder2 keeps only the second, cvrnet:p3 keeps only the head P3, and cvrnet:mean-logits
+    averages the heads' logits instead of their probabilities.
 
     \b
     Examples:

@@ -27,7 +27,7 @@ def calibrate(model: str, data: Path, output: Path, **settings: Any) -> None:
     Without labels (--unlabelled), the shares of the classes are estimated, and the probabilities are corrected for
     them (Saerens et al. 2002).
 
-    The network is not trained: classes that it cannot distinguish now, it cannot distinguish afterwards.
+    The network is not trained: if it cannot distinguish two classes now, it cannot distinguish them afterwards.
 
     \b
     Examples:

@@ -16,7 +16,7 @@ from cvrnet_cli.output import job_callbacks, print_rows, say
 @options.output("Folder of the run: fold-1/ and so on, summary.json, report.html.")
 @options.n_folds
 @options.test_source
-@click.option("--leave-one-source-out", is_flag=True, help="Make one run for each source, with it as --test-source.")
+@click.option("--leave-one-source-out", is_flag=True, help="Make one run with each source as --test-source.")
 @options.split_from
 @click.option(
     "--only-fold",
@@ -90,4 +90,4 @@ def _show_sources(summary: Mapping[str, Any], output: Path) -> None:
         print_rows(rows)
         say(f"\nThe run of each source, and summary.json, are in {output}")
         if all(row["problem"] for row in rows):
-            raise click.ClickException("no source can be left out")
+            raise click.ClickException("no source can be left out; the column problem of the table says why")

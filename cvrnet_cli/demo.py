@@ -20,7 +20,7 @@ from cvrnet_cli.output import say
     "allow_hosts",
     metavar="NAME",
     multiple=True,
-    help="Another host name of the page, for example of a reverse proxy.",
+    help="Another host name under which the page is reached, for example that of a reverse proxy.",
 )
 @options.backend
 @options.folds

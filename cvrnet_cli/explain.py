@@ -74,7 +74,7 @@ def explain(
     if measuring["out_of_fold"] and not measure:
         raise click.UsageError("--out-of-fold needs --measure")
     if measure and (len(paths) != 1 or any(drawing.values())):
-        raise click.UsageError("--measure takes one data set, and no --encoder, --head, --all or --raw")
+        raise click.UsageError("--measure needs one data set, and does not work with --encoder, --head, --all or --raw")
     settings["dtype"] = amp
     if measure:
         return _measure(model, paths[0], output, style, settings | measuring)
@@ -120,7 +120,7 @@ def _measure(model: str, data: str, output: Path, style: str, settings: dict[str
         say(f"{left_out} images with masks were left out, because no finished fold tests them")
     for problem in summary["problems"]:
         say(f"Error: {problem}")
-    say(f"\n{SUMMARY} (also for only the correct predictions) and {IMAGES} are in {output}")
+    say(f"\n{SUMMARY} (for all images, and for correct predictions only) and {IMAGES} are in {output}")
     return int(bool(summary["problems"]))
 
 

@@ -19,16 +19,18 @@ from cvrnet_cli.output import print_rows, progress_bar, say
     "--check-images",
     type=options.PATH,
     metavar="DATA",
-    help="Images for the check of the file.  [default: images of --calibration or of the training, or phantoms]",
+    help="Images on which the file is compared with PyTorch.  [default: images of --calibration or of the training, or "
+    "phantoms]",
 )
 @click.option("--int8", is_flag=True, help="Quantise to 8-bit integers; needs --calibration.")
 @click.option(
     "--calibration",
     type=options.PATH,
     metavar="DATA",
-    help="Images for --int8: some patients' images set the ranges; on the others, int8 is compared with float32.",
+    help="Images for --int8. Images of some patients set the ranges of the integers; on images of the other patients, "
+    "int8 is compared with float32.",
 )
-@click.option("--calibration-images", type=click.IntRange(1), default=128, help="Number of images for the ranges.")
+@click.option("--calibration-images", type=click.IntRange(1), default=128, help="Number of images that set the ranges.")
 @options.any_body_part
 @options.overwrite
 def export(model: str, output: Path, **settings: Any) -> None:
@@ -38,7 +40,7 @@ def export(model: str, output: Path, **settings: Any) -> None:
     The file takes any number of uint8 images, normalises them itself, and contains class names and preprocessing. It
     is written only if its probabilities equal PyTorch's within 1e-4. With --int8, it is written only if at least 98 %
     of the images keep their predicted class, and the accuracy falls by at most one percentage point (for findings: 98 %
-    of the decisions, and the mean AUC). predict and evaluate accept the file as MODEL.
+    of the decisions, and the mean AUC). cvrnet predict and cvrnet evaluate accept the file as MODEL.
 
     \b
     Examples:

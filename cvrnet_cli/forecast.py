@@ -60,7 +60,7 @@ class Forecast:
 
 
 def _duration(seconds: float) -> str:
-    """A duration as text, rounded.
+    """Return a duration as text, rounded.
 
     >>> _duration(42.4), _duration(720), _duration(10_000)
     ('42 s', '12 min', '2.8 h')

@@ -12,7 +12,7 @@ from cvrnet_cli.output import job_callbacks, print_rows, say
 @click.command(short_help="Find the lungs: train a segmenter on given masks, write masks for all other images.")
 @click.argument("data", type=options.PATH)
 @options.manifest("data")
-@options.output("Folder for the masks, a manifest with them, their quality, and the segmenter.", required=True)
+@options.output("Folder for the masks, a manifest of images and masks, the quality, the segmenter.", required=True)
 @click.option("--segmenter", type=options.PATH, help="Use this folder's segmenter instead of training one.")
 @click.option("--folds", "n_folds", type=click.IntRange(2), default=5, help="Number of folds that measure the quality.")
 @click.option("--epochs", type=click.IntRange(1), default=25, help="Number of training epochs.")
@@ -28,12 +28,12 @@ def lungs(data: Path, output: Path, style: str, **settings: Any) -> int:
     """Find the lungs in the frontal radiographs of DATA, for --lungs mask and --lungs crop of other commands.
 
     Without --segmenter, a small U-Net is trained on the images that have a lung_mask (at least ten). Its quality (Dice,
-    Hausdorff distance) is cross-validated by patient. Images without a mask get one. Implausible masks (area, two
-    lungs, border) are flagged and left out of the new manifest, so that these images are used whole. See lungs.png,
-    masks.csv and quality.csv in the folder.
+    Hausdorff distance) is cross-validated by patient. Then the segmenter finds the lungs of images without a mask.
+    Implausible masks (area, two lungs, border) are flagged and left out of the new manifest, so that these images are
+    used whole. See lungs.png, masks.csv and quality.csv in the folder.
 
-    If an image cannot be read, or a given mask cannot be used, it is named, the command continues, and the exit status
-    is 1.
+    The command names each image that cannot be read, and each given mask that cannot be used, and continues. The exit
+    status is then 1.
 
     \b
     Examples:

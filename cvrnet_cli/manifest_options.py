@@ -36,7 +36,7 @@ _COLUMNS = click.option(
     "--columns",
     type=column_names,
     metavar="NAME=COLUMN,...",
-    help='Columns of the manifest with other names, such as path="Image Index",label="Finding Labels".',
+    help='Names of the manifest\'s columns, if they differ: path="Image Index",label="Finding Labels".',
 )
 
 
@@ -60,7 +60,7 @@ def manifest(*arguments: str) -> Callable[[Callable[..., Any]], Callable[..., An
 
 
 def _placed(given: dict[str, Any], images: Path | None, columns: dict[str, str]) -> dict[str, Any]:
-    """The arguments as data sets with these images and columns."""
+    """Return the arguments as data sets with these images and columns."""
     from cvrnet.data.data_set import DataSet
 
     def placed(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Functions that convert the values of options; options have them as their type."""
+"""Functions that convert the values of options; each function is the ``type`` of some options."""
 
 from __future__ import annotations
 

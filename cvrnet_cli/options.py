@@ -62,7 +62,7 @@ def _fold_numbers(context: click.Context, option: click.Option, texts: Sequence[
 
 folds = _group(
     click.option(
-        "--fold", "folds", multiple=True, callback=_fold_numbers, help="Only these folds, such as 1,3.  [default: all]"
+        "--fold", "folds", multiple=True, callback=_fold_numbers, help="Folds to use, such as 1,3.  [default: all]"
     ),
     click.option("--folds", "old_folds", multiple=True, callback=_fold_numbers, expose_value=False, hidden=True),
 )
@@ -76,7 +76,7 @@ backend = click.option(
     "--backend",
     type=click.Choice(["auto", "torch", "openvino", "onnxruntime"]),
     help="Software that runs the model. For openvino and onnxruntime, the model is converted once, compared with "
-    "PyTorch, and stored; auto selects the fastest for the number of images.  [default: torch; for an ONNX file, auto]",
+    "PyTorch, and stored; auto selects the fastest for the number of images.  [default: torch; auto for an ONNX file]",
 )
 inference = _group(folds, batch_size, device, amp, any_body_part)
 
@@ -104,7 +104,8 @@ job = _group(
     click.option(
         "--classes",
         type=class_names,
-        help="Class order, such as NOR,NCP,CVP or '\"a, b\",c', or @FILE with one per line.  [default: alphabetical]",
+        help="Class names in order, such as NOR,NCP,CVP or '\"a, b\",c', or @FILE with a name per line.  "
+        "[default: alphabetical]",
     ),
     click.option("--cache-dir", "cache_folder", type=PATH, help="Folder for decoded images."),
     click.option(
@@ -131,7 +132,7 @@ MODEL: list[tuple[str, Any, Any, str]] = [
         "--encoder-weights",
         names,
         "",
-        "Files of encoders' weights: FILE if there is one encoder, otherwise NAME=FILE,...",
+        "Files of encoders' weights: FILE if there is one encoder, otherwise NAME=FILE for each encoder",
     ),
     ("--model-kwargs", key_values, "", "Further arguments of the model, such as scales=deepest,drop_path_rate=0.1"),
 ]
@@ -149,7 +150,7 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
         "--interpolation",
         str,
         "auto",
-        "Interpolation of the resizing, which does not keep the aspect ratio; auto: the model's",
+        "Filter that resizes the images (without keeping the aspect ratio); auto: the model's filter",
     ),
     ("--grey-version", click.IntRange(1, 2), 2, "How pictures of more than 8 bits become 8 bits; 1: as in version 0.1"),
     ("--any-body-part/--no-any-body-part", bool, False, _ANY_BODY_PART),
@@ -157,10 +158,11 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
         "--lungs",
         click.Choice(["mask", "crop"]),
         "",
-        "mask: make all but the lungs black; crop: keep the lungs' box. The model then does this in every command",
+        "mask: make everything outside the lungs black; crop: keep only the box around the lungs. A model that is "
+        "trained with this setting stores it, and every command applies it",
     ),
-    ("--lungs-margin", click.FloatRange(0, 0.5), 0.05, "Margin around the lungs, as a share of the longer side"),
-    ("--segmenter", str, "", "With --lungs: folder of `cvrnet lungs`, which finds the lungs of images without a mask"),
+    ("--lungs-margin", click.FloatRange(0, 0.5), 0.05, "Margin around the lungs, as a share of an image's longer side"),
+    ("--segmenter", str, "", "With --lungs: folder of `cvrnet lungs`, whose segmenter finds missing lung masks"),
     ("--batch-size", BATCH, 8, "Images in one optimiser step, over all processes together"),
     ("--grad-accum", click.IntRange(1), 1, "Number of parts into which a batch is split to save memory"),
     ("--epochs", click.IntRange(1), 200, "Largest number of epochs"),
@@ -170,7 +172,7 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
     ("--ema-decay", PART, 0.0, "Validate and save a moving average of the weights with this decay per step; 0: off"),
     ("--label-smoothing", PART, 0.0, "Part of a label's weight that is spread over all classes"),
     ("--freeze", freezing, 0, "all: train only the heads, on features computed once; N: only the heads for N epochs"),
-    ("--views", click.IntRange(1), 1, "With --freeze all: train on the image and N-1 augmented copies of it"),
+    ("--views", click.IntRange(1), 1, "With --freeze all: train on each image and N-1 augmented copies of it"),
     (
         "--findings",
         names,
@@ -188,8 +190,8 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
         "--unit",
         click.Choice(["image", "study", "patient"]),
         "image",
-        "What a label is about. study, patient: the bag of all images with one study_id or patient_id (a volume is a "
-        "study); by default with frozen encoders",
+        "What has a label. study, patient: the bag of all images with one study_id or patient_id (a volume is a "
+        "study); the encoders are then frozen by default",
     ),
     ("--pooling", click.Choice(["attention", "mean", "max"]), "attention", "How the images of a bag are combined"),
     ("--time/--no-time", bool, True, "For bags: use the column day, so that order and trend count"),
@@ -209,35 +211,40 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
         "Radiographs used for --outcome. admission: until the day of admission (day 0); first: all before the first "
         "event",
     ),
-    ("--horizon", click.FloatRange(0, min_open=True), 14.0, "With --outcome: the label is yes within this many days"),
-    ("--max-pos-weight", click.FloatRange(1), 10.0, "Largest weight of images with a rare finding in the loss"),
-    ("--lr-factor", float, 0.9, "Factor that reduces the learning rate"),
+    (
+        "--horizon",
+        click.FloatRange(0, min_open=True),
+        14.0,
+        "With --outcome: the label is yes up to this many days before the event",
+    ),
+    ("--max-pos-weight", click.FloatRange(1), 10.0, "Largest factor of the loss for images with a rare finding"),
+    ("--lr-factor", float, 0.9, "The learning rate is multiplied by this factor to reduce it"),
     ("--lr-patience", click.IntRange(1), 12, "Reduce the learning rate after this many epochs without improvement"),
     ("--patience", click.IntRange(1), 25, "Stop after this many epochs without improvement"),
-    ("--monitor", click.Choice(["val_loss", "val_accuracy"]), "val_loss", "Measure of improvement"),
+    ("--monitor", click.Choice(["val_loss", "val_accuracy"]), "val_loss", "Value that defines improvement"),
     (
         "--sensitivity",
         targets,
         0.9,
-        "Sensitivity that the threshold of each class reaches on validation; or by class: CVP=0.95,NCP=0.9",
+        "Sensitivity that each class's threshold reaches on validation images, such as 0.9 or CVP=0.95,NCP=0.9",
     ),
-    ("--specificity", targets, "", "Specificity that a second threshold reaches on validation, such as 0.95"),
+    ("--specificity", targets, "", "Specificity that a second threshold reaches on validation images"),
     ("--rotation-p", PROBABILITY, 0.45, "Probability of a rotation"),
     ("--shift-p", PROBABILITY, 0.2, "Probability of a shift, for width and height separately"),
     ("--hflip-p", PROBABILITY, 0.5, "Probability of a horizontal flip"),
     ("--vflip-p", PROBABILITY, 0.5, "Probability of a vertical flip"),
     ("--drop-rate", PROBABILITY, 0.0, "Dropout before the classifiers"),
-    ("--val-fraction", FRACTION, 0.2, "Part of the patients used for validation"),
+    ("--val-fraction", FRACTION, 0.2, "Part of the patients for validation, if no image has the split val"),
     ("--seed", SEED, 0, "Seed of weights, order, augmentation and splits"),
     ("--amp", NUMBER_FORMAT, "auto", "Number format; auto selects the fastest one on the device"),
     ("--device", str, "auto", "auto, cpu, cuda, cuda:N or mps"),
-    ("--compile/--no-compile", bool, False, "Train through torch.compile: faster steps, minutes to start"),
+    ("--compile/--no-compile", bool, False, "Train through torch.compile: faster steps, but minutes to start"),
     ("--num-workers", click.IntRange(0, 256), 0, "Number of processes that load images"),
 ]
 
 
 def _setting(flag: str, kind: Any, default: Any, text: str) -> Decorator:
-    """An option of training. Its value is None unless the user gives it, because each recipe has its own defaults."""
+    """Make an option of training. Without the option, its value is None, because the defaults depend on the recipe."""
     shown = {"True": "on", "False": "off"}.get(str(default), default)
     return click.option(
         flag, type=kind, default=None, help=f"{text}." + (f"  [default: {shown}]" if shown != "" else "")
@@ -250,19 +257,19 @@ protocol = _group(
     click.option(
         "--recipe",
         type=click.Choice(["paper", "notebook", "modern", "frozen", "studies"]),
-        help="Default values of the settings: of the papers, of the authors' notebook, of the papers with modern "
-        "additions, for frozen encoders, or for bags.  [default: studies with --unit study or patient, frozen with "
-        "--freeze all, otherwise paper]",
+        help="Protocol that sets the defaults of the other options: that of the papers, of the authors' notebook, of "
+        "the papers with modern additions, for frozen encoders, or for bags.  [default: studies with --unit study or "
+        "patient, frozen with --freeze all, otherwise paper]",
     ),
     *(_setting(*row) for row in PROTOCOL),
 )
-"""Options for the settings that all models of a benchmark share: all of ``TrainConfig`` that are not in `MODEL`."""
+"""Options for the settings that all models of a benchmark share: those of ``TrainConfig`` that are not in `MODEL`."""
 training = _group(*(_setting(*row) for row in MODEL), protocol)
 """Options for every setting of ``cvrnet.training.TrainConfig``."""
 
 
 def setting_name(flag: str) -> str:
-    """Turn ``"--img-size"`` into ``"img_size"``; of a pair of flags, take the first."""
+    """Turn ``"--img-size"`` into ``"img_size"``, and ``"--time/--no-time"`` into ``"time"``."""
     return flag.partition("/")[0].removeprefix("--").replace("-", "_")
 
 

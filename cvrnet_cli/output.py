@@ -45,7 +45,7 @@ def write_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], style:
 
 
 def _json(row: Mapping[str, Any], columns: Sequence[str]) -> str:
-    """A row as strict JSON, which has no NaN and no infinity: they become null."""
+    """Return a row as strict JSON, in which NaN and infinity become null."""
     values = {c: None if isinstance(row[c], float) and not math.isfinite(row[c]) else row[c] for c in columns}
     return json.dumps(values, allow_nan=False)  # ASCII, which every terminal can show
 

@@ -24,8 +24,8 @@ from cvrnet_cli.output import FORMATS, output_file, progress_bar, say, write_row
     "--operating-point",
     default="",
     metavar="NAME",
-    help="Also print whether each class is positive at a threshold chosen in training: sensitivity, specificity or "
-    "youden; or with its target, such as sensitivity=0.9.",
+    help="Also print whether each class is positive at a threshold that training chose. NAME is its rule: sensitivity, "
+    "specificity, youden, or a rule with its target, such as sensitivity=0.9.",
 )
 @click.option(
     "--coverage",
@@ -37,7 +37,7 @@ from cvrnet_cli.output import FORMATS, output_file, progress_bar, say, write_row
 @click.option(
     "--abstain",
     type=click.FloatRange(0.01, 0.99),
-    help="Also print whether to pass an image on to a human: the most uncertain images, this share on validation.",
+    help="Also mark the most uncertain images, which a human should read: of the validation images, this share.",
 )
 @click.option(
     "--gate/--no-gate",
@@ -56,7 +56,7 @@ from cvrnet_cli.output import FORMATS, output_file, progress_bar, say, write_row
     "--num-workers",
     type=click.IntRange(0, 256),
     default=0,
-    help="Processes that decode images; useful if a GPU waits for images.  [default: up to 8 threads of this process]",
+    help="Processes that decode images; useful if a GPU waits for images. 0: up to 8 threads of this process.",
 )
 @options.backend
 @options.inference
@@ -67,8 +67,8 @@ def predict(
     """Classify the images at PATH...: files, folders (searched), CSV manifests, or quoted patterns such as "*.png".
 
     MODEL is a run folder (all its folds as an ensemble), a fold folder, local-dir:FOLDER, hf-hub:user/repo[@rev] or a
-    FILE.onnx. Images that cannot be read and folders without images are reported, the other images are classified, and
-    the exit status is then 1.
+    FILE.onnx. Images that cannot be read, and folders without images, are reported; the exit status is then 1. All
+    other images are classified.
 
     After the rows of a CT's slices (DICOM: a folder of slices, or a file of many frames) comes a row with the patient's
     mean. A model that was trained with --unit gives one row for each study or patient: a volume (NIfTI, DICOM series),
@@ -97,7 +97,7 @@ def predict(
     def rows() -> Iterator[dict[str, Any]]:
         nonlocal done, failed, marked
         for row in found.rows:
-            if row["unit"] in found.counted:  # and not a mean
+            if row["unit"] in found.counted:  # the row of an image, not of a CT's mean
                 done += 1
                 progress(done, found.images)
                 marked += bool("unusual" in found.columns and row["unusual"])

@@ -34,7 +34,7 @@ def push(run: Path, repo: str, space: bool, dry_run: bool, **settings: Any) -> N
 
     The branch `main` gets a model card and the best fold, and the branch `fold-k` gets fold k.
 
-    No local path, login or host name leaves the machine, and no patient's image, id or file name. The repository is
+    No image, patient id, name of an image file, local path, login or host name leaves the machine. The repository is
     private unless --public is given. Files of other people in the repository stay. Another run, and parts of the card
     that somebody edited, are replaced only with --overwrite. After a failure, repeat the command: it continues. Log in
     with `hf auth login`, or set HF_TOKEN.
@@ -77,4 +77,4 @@ def _show(run: Path, repo: str, space: bool, settings: dict[str, Any]) -> None:
     card, rows = preview_push(run, repo, space=space, **chosen)
     tell(card.rstrip("\n"))
     write_rows(rows, list(rows[0]), "table", sys.stderr)
-    say("\nNothing was pushed. This is the card of a new repository; in an existing card, what others wrote stays.")
+    say("\nNothing was pushed. This is the card of a new repository; in an existing card, edited parts stay.")

@@ -1,4 +1,7 @@
-"""Fine-tuning by the papers' protocol (extra ``train``)."""
+"""Fine-tuning by the papers' protocol (extra ``train``).
+
+The papers are v1 (arXiv 2007.11993) and v2 (medRxiv 2020.11.07.20227504).
+"""
 
 from cvrnet.moved import moved_names
 from cvrnet.training.config import RECIPES, TrainConfig, recipe

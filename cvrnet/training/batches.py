@@ -1,6 +1,7 @@
 """Choose the images of each training step, and divide them among the processes.
 
-The images of a step do not depend on the number of processes.
+The images of a step do not depend on the number of processes, unless a process's part would be too small (see
+`epoch_batches`).
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from cvrnet.training.config import TrainConfig
 
 
 def epoch_batches(n: int, batch_size: int, parts: int, seed: int, epoch: int, least: int = 1) -> list[list[list[int]]]:
-    """Cut a shuffled epoch into batches of nearly equal size, and each batch into parts of nearly equal size.
+    """Return the batches of an epoch; each batch is a list of parts, and each part is a list of image indices.
 
-    Every index from 0 to n - 1 occurs exactly once. Each part has at least ``least`` images, because every process must
-    take part in every step. A batch has at most ``batch_size`` images; it has more only if its parts would otherwise be
-    too small. ``parts`` is the number of processes times the number of accumulation steps. The order depends only on
-    the run's seed and the epoch (from 1).
+    The indices 0 to n - 1 are shuffled and cut into batches of nearly equal size. Each batch is cut into ``parts`` of
+    nearly equal size, where ``parts`` is the number of processes times the number of accumulation steps. Each part has
+    at least ``least`` images, because every process must take part in every step. A batch has at most ``batch_size``
+    images; it has more only if its parts would otherwise be too small. The order depends only on ``seed`` and
+    ``epoch`` (from 1).
 
     >>> [[len(part) for part in batch] for batch in epoch_batches(9, 4, 2, seed=0, epoch=1)]
     [[2, 1], [2, 1], [2, 1]]
@@ -55,7 +57,7 @@ def check_parts(name: str, images: int, parts: int, least: int) -> None:
 
 @dataclass
 class Schedule:
-    """The batches of an epoch. Iterating yields this process's parts of the batches, as keys of `CachedImages`.
+    """The batches of an epoch. Iterating yields this process's parts; each part is a list of keys of `CachedImages`.
 
     Raises:
         UserError: See `check_parts`.
@@ -72,7 +74,7 @@ class Schedule:
         self.batches()  # raises UserError before training starts
 
     def batches(self) -> list[list[list[int]]]:
-        """The batches of all processes (see `epoch_batches`)."""
+        """Return the batches of all processes (see `epoch_batches`)."""
         parts = self.count * self.config.grad_accum
         return epoch_batches(self.n, self.config.batch_size, parts, self.config.seed, self.epoch, self.least)
 
@@ -90,9 +92,9 @@ class CachedImages(Dataset[tuple[tuple[Tensor, Tensor], Any]]):
 
     The key of an item is (epoch, index), so that loader processes get the epoch with each key. An item is
     ``((image, changes), label)``: the image is uint8 (C, H, W), the changes are from `Augmentation.draw`, the label is
-    unchanged. The changes depend only on the seed and the key, so they are the same in every process and after a
-    resume. `WholeNetwork.inputs` applies them to a whole batch on the training device, because a CPU core augments more
-    slowly than a large GPU trains.
+    from ``labels``. The changes depend only on the seed and the key, so they are the same in every process and after a
+    resume. `WholeNetwork.inputs` applies the changes to a whole batch on the training device, because a CPU core
+    augments more slowly than a large GPU trains.
     """
 
     records: Sequence[Record]
@@ -114,7 +116,7 @@ class CachedImages(Dataset[tuple[tuple[Tensor, Tensor], Any]]):
 def image_loader(
     images: Dataset[Any], schedule: Schedule, workers: int, pin_memory: bool = False
 ) -> Iterator[DataLoader[Any]]:
-    """Return a loader whose worker processes start once for all epochs; they end with the ``with`` block.
+    """Yield a loader whose worker processes start once for all epochs, and end when the ``with`` block ends.
 
     With ``pin_memory``, a thread copies each batch into pinned memory, from which a GPU reads while it computes.
     """

@@ -48,7 +48,7 @@ _RULES: list[tuple[Sequence[str], Callable[[Any], bool], str]] = [
         "a probability from 0 to 1",
     ),
     (("val_fraction", "lr_factor"), lambda value: 0 < value < 1, "a number between 0 and 1"),
-    (("label_smoothing", "ema_decay"), lambda value: 0 <= value < 1, "a number from 0, and less than 1"),
+    (("label_smoothing", "ema_decay"), lambda value: 0 <= value < 1, "a number of at least 0 and less than 1"),
     (("lr",), lambda value: 0 < value < math.inf, "a positive, finite learning rate"),
     (("weight_decay",), lambda value: 0 <= value < math.inf, "a number from 0"),
     (
@@ -69,7 +69,7 @@ _RULES: list[tuple[Sequence[str], Callable[[Any], bool], str]] = [
     (
         ("sensitivity", "specificity"),
         _are_targets,
-        "from above 0 to 1, for all classes or by class",
+        "a number above 0 and at most 1, for all classes or for each class",
     ),
     (("lungs",), lambda value: value in ("", *MODES), ", ".join(MODES)),
     (("lungs_margin",), lambda value: 0 <= value <= MOST_MARGIN, f"a number from 0 to {MOST_MARGIN}"),
@@ -88,54 +88,62 @@ class TrainConfig:
     #: Further arguments of timm's create_model, such as ``{"scales": "deepest"}``.
     model_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
     pretrained: bool = True  #: start from ImageNet weights (both papers do)
-    img_size: int = 224  #: height and width in pixels; images are resized to it
+    img_size: int = 224  #: images are resized to this height and width, in pixels
     in_chans: int = 3  #: 3, or 1 for grey images
-    #: Filter of the resizing, which does not keep the aspect ratio; ``auto``: the CVR-Net's own filter, and for other
-    #: models the papers' ``nearest``.
+    #: Filter with which images are resized (the aspect ratio is not kept). ``auto``: a CVR-Net's own filter, or for
+    #: other models ``nearest``, the papers' filter.
     interpolation: str = "auto"
     grey_version: int = LATEST  #: how pictures of more than 8 bits become 8 bits (see `cvrnet.data.grey.VERSIONS`)
     any_body_part: bool = False  #: read DICOM files of any part of the body
-    lungs: str = ""  #: ``mask``: images are multiplied by the lungs' mask; ``crop``: cropped to its box; ``""``: whole
+    #: ``mask``: images are multiplied by their lung masks; ``crop``: images are cropped to the box around the lungs;
+    #: ``""``: whole images.
+    lungs: str = ""
     lungs_margin: float = 0.05  #: margin around the lungs on every side, as a share of the image's longer side
-    segmenter: str = ""  #: folder of ``cvrnet lungs``, which finds the lungs of images without a mask
+    segmenter: str = ""  #: folder of ``cvrnet lungs``; its segmenter finds the lungs of images without a mask
     batch_size: int = 8  #: images per optimiser step, over all processes and accumulation steps together
     grad_accum: int = 1  #: to save memory, each process splits its share of a batch into this many parts
     epochs: int = 200  #: largest number of epochs
     optimizer: str = "adam"  #: timm's name of the optimiser
     lr: float = 1e-4  #: initial learning rate
-    weight_decay: float = 0.0  #: not applied to biases and normalisation (the papers: none)
-    ema_decay: float = 0.0  #: decay per step of the average of the weights, which is validated and saved; 0: no average
+    weight_decay: float = 0.0  #: weight decay, except of biases and normalisation (the papers: none)
+    #: Decay per step of the moving average of the weights (EMA), which is validated and saved; 0: no average.
+    ema_decay: float = 0.0
     label_smoothing: float = 0.0  #: this part of a label's weight goes to all classes, in equal shares
-    #: ``"all"``: the encoders are frozen; only the heads train, on pooled maps computed once per image (or view).
-    #: A number: only the heads train for this many epochs, then everything. 0: everything trains from the start.
+    #: ``"all"``: the encoders are frozen; only the heads train, on pooled feature maps that are computed once per image
+    #: (or view). A number: only the heads train for this many epochs, then the whole network. 0: the whole network
+    #: trains from the start.
     freeze: int | str = 0
     views: int = 1  #: views of each image (the image itself and augmented ones) for training; needs ``freeze="all"``
-    #: Weight the loss of class j by N_max / N_j. (The papers print N_j / N. That is an erratum: it would favour the
-    #: majority class, which contradicts their text.)
+    #: Weight the loss of class j by N_max / N_j, where N_j is its number of training images. (The papers print N_j / N.
+    #: That is an erratum: it would favour the majority class, which contradicts their text.)
     class_weights: bool = True
     #: Names of findings (an image may have several), or ``auto`` for all findings of the data set; empty: each image
     #: belongs to one class.
     findings: tuple[str, ...] = ()
     uncertain: str = "ignore"  #: meaning of the cell -1 of a finding: ``ignore``, ``positive`` or ``negative``
-    #: With ``class_weights``, the loss of images with a finding is multiplied by (images without it) / (images with
-    #: it), at most by this number.
+    #: With ``class_weights``, a finding's loss on images that have the finding is multiplied by (images without it) /
+    #: (images with it), but at most by this number.
     max_pos_weight: float = 10.0
     unit: str = "image"  #: what has a label: an ``image``, or the bag of images of a ``study`` or ``patient``
     pooling: str = "attention"  #: how the images of a bag are combined: ``attention``, ``mean`` or ``max``
     time: bool = True  #: for bags: whether the model uses the column ``day``, if the data set has it
-    slices: int = 64  #: largest number of slices of a volume (DICOM, NIfTI), evenly spaced
+    slices: int = 64  #: largest number of slices that are read from a volume (DICOM, NIfTI), evenly spaced
     window: str = "lung"  #: grey levels of the slices of CTs in bags: ``lung`` or ``soft-tissue``
-    outcome: str = ""  #: column with the day of an event to predict instead of labels (see `cvrnet.data.outcomes`)
-    until: str = "first"  #: radiographs used: those until the day of ``admission``, or all before the ``first`` event
+    #: Column with the day of the event that is predicted instead of the labels (see `cvrnet.data.outcomes`).
+    outcome: str = ""
+    #: Radiographs that are used. ``admission``: those until the day of admission (day 0); ``first``: all before the
+    #: first event.
+    until: str = "first"
     horizon: float = 14.0  #: the label is ``yes`` if the event comes within this many days
-    lr_factor: float = 0.9  #: factor that reduces the learning rate ("Reduced by 10 %")
+    lr_factor: float = 0.9  #: the learning rate is multiplied by this factor (the papers: "Reduced by 10 %")
     lr_patience: int = 12  #: the learning rate is reduced after this many epochs without improvement
     patience: int = 25  #: training stops after this many epochs without improvement
     monitor: str = "val_loss"  #: the value that defines improvement and the best epoch: ``val_loss``, ``val_accuracy``
-    #: Sensitivity that each class's threshold reaches on validation images: one number, or numbers by class (others:
-    #: 0.9).
+    #: Sensitivity that each class's threshold must reach on validation images: one number, or a mapping from class to
+    #: number (0.9 for classes that are not in the mapping).
     sensitivity: float | Mapping[str, float] = field(default=DEFAULT_SENSITIVITY, hash=False)
-    #: Specificity that a second threshold reaches, in the same forms; None, or a class without a number: no threshold.
+    #: Specificity that a second threshold of each class must reach on validation images: one number, or a mapping from
+    #: class to number (no second threshold for other classes). None: no second thresholds.
     specificity: float | Mapping[str, float] | None = field(default=None, hash=False)
     rotation_p: float = 0.45  #: probability that an image is rotated
     shift_p: float = 0.2  #: probability of a shift, drawn separately for width and height
@@ -144,7 +152,7 @@ class TrainConfig:
     drop_rate: float = 0.0  #: dropout before the classifiers (the papers: none)
     val_fraction: float = 0.2  #: part of the patients used for validation if no image has the split ``val``
     seed: int = 0  #: determines initial weights, order, augmentation and splits
-    amp: str = "auto"  #: ``auto``, ``fp32``, ``tf32``, ``bf16`` or ``fp16``
+    amp: str = "auto"  #: number format of the computations: ``auto``, ``fp32``, ``tf32``, ``bf16`` or ``fp16``
     device: str = "auto"  #: ``auto``, ``cpu``, ``cuda`` or ``mps``
     compile: bool = False  #: train a whole network through ``torch.compile``, which takes minutes to start
     num_workers: int = 0  #: processes that load images; with the cache, 0 is fast enough on most machines
@@ -162,17 +170,17 @@ class TrainConfig:
         if self.views > 1 and self.freeze != "all":
             raise UserError(f"views={self.views} needs freeze='all', and freeze is {self.freeze!r}")
         if self.compile and (self.freeze == "all" or self.unit != "image"):
-            raise UserError("compile is for whole networks on single images, not for frozen encoders or bags")
+            raise UserError("compile is for whole networks on single images; leave it out for frozen encoders or bags")
         if self.findings and self.monitor != "val_loss":
             raise UserError(f"monitor={self.monitor!r} is for classes; for findings, expected val_loss")
         if self.unit != "image" and self.findings:
-            raise UserError(f"findings are for single images; unit={self.unit!r} expects labels, and no findings")
+            raise UserError(f"findings need unit='image'; unit={self.unit!r} expects one label per bag")
         if self.outcome and self.findings:
             raise UserError(f"outcome={self.outcome!r} gives each image one label; expected no findings")
         if self.segmenter and not self.lungs:
             raise UserError(f"segmenter={self.segmenter!r} needs lungs='mask' or lungs='crop'")
         if self.lungs and self.unit != "image":
-            raise UserError(f"lungs={self.lungs!r} is for single radiographs; unit={self.unit!r} joins several images")
+            raise UserError(f"lungs={self.lungs!r} needs unit='image', and unit is {self.unit!r}")
         if self.batch_size < self.grad_accum:
             raise UserError(f"batch_size={self.batch_size} cannot be split into {self.grad_accum} parts")
         create_optimizer([nn.Parameter(torch.zeros(1, 1))], self.optimizer, self.lr)  # refuses an unknown optimiser
@@ -218,7 +226,7 @@ RECIPES = tuple(_RECIPES)
 
 
 def recipe(name: str, **settings: Any) -> TrainConfig:
-    """Return a named protocol, with some settings changed.
+    """Return the config of a named protocol; ``settings`` replace its values.
 
     ``paper`` is the protocol of v2, and ``notebook`` is the protocol of the authors' public notebook. ``modern`` adds
     to ``paper`` two settings that helped in measurements. ``frozen`` trains only the heads, on frozen encoders (see

@@ -38,9 +38,9 @@ class BagVectors(Dataset[Item]):
     the views. Only the bags of a batch are in memory, because the vectors are in a memory-mapped file.
     """
 
-    vectors: Vectors  #: (all pictures, views, width)
+    vectors: Vectors  #: pooled maps, (all pictures, views, number of features)
     rows: Sequence[Sequence[int]]  #: for each bag, the indices of its pictures in ``vectors``
-    days: Sequence[Sequence[float]]  #: for each bag, the days from each picture to the last one
+    days: Sequence[Sequence[float]]  #: for each bag, the number of days from each picture to the last picture
     labels: Sequence[Any]  #: the label of each bag
     seed: int
 
@@ -58,7 +58,7 @@ class BagVectors(Dataset[Item]):
 
 
 class StandardizedBags(StandardizedHead):
-    """A head for bags that first standardises each number of its input."""
+    """A head for bags that first standardises each feature of its input, because training is then faster."""
 
     def forward(self, bags: Any) -> Tensor:
         """Return the logits (N, classes) of N bags (`cvrnet.heads.Bags`)."""
@@ -69,14 +69,17 @@ class StandardizedBags(StandardizedHead):
 
     @torch.no_grad()
     def folded(self) -> Any:
-        """Return the head without the standardisation, which is folded into the blocks and the pools."""
+        """Return an equal head without standardisation: mean and std are folded into its dense layers and its pools."""
         head: Any = super().folded()
         for pool, mean, std in zip(head.pools, self.split(self.mean[None]), self.split(self.std[None]), strict=True):
             pool.fold(mean[0], std[0])
         return head
 
     def input_statistics(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield mean and standard deviation of each block's input; changes over time have mean 0."""
+        """Yield mean and standard deviation of each block's input; with ``time``, also of the changes over time.
+
+        The changes over time get mean 0 and the standard deviation of the features themselves.
+        """
         head: Any = self.head
         for mean, std in super().input_statistics():
             yield (torch.cat([mean, 0 * mean]), torch.cat([std, std])) if head.time else (mean, std)
@@ -107,7 +110,7 @@ class FrozenBags(FrozenEncoders):
         self.network = processes.parallel(self.trained)
 
     def inputs(self, bags: Any) -> Any:
-        """Move a batch of the loader to the device, as the network's input."""
+        """Return the network's input: a batch of the loader, moved to the device."""
         return bags.to(self.processes.device)
 
     def validate(self) -> NDArray[np.float64]:

@@ -32,7 +32,7 @@ class ViewVectors(Dataset[tuple[Tensor, Any]]):
     The key of an item is (epoch, index). Only the key and the seed determine the view.
     """
 
-    vectors: Vectors  #: (all images, views, width)
+    vectors: Vectors  #: pooled maps, (all images, views, number of features)
     rows: Sequence[int]  #: the index of each training image in ``vectors``
     labels: Sequence[Any]
     seed: int
@@ -53,7 +53,7 @@ class StandardizedHead(nn.Module):
     Args:
         head: The head.
         model: The CVR-Net that computed the vectors from its maps.
-        mean, std: Mean and standard deviation of each feature in the vectors, (width,).
+        mean, std: Mean and standard deviation of each feature in the vectors, (features,).
     """
 
     def __init__(self, head: Any, model: CVRNet, mean: Tensor, std: Tensor) -> None:
@@ -68,13 +68,13 @@ class StandardizedHead(nn.Module):
         self.register_buffer("std", std)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits (N, classes) for the concatenated vectors (N, width) of all maps."""
+        """Return logits (N, classes) for the concatenated vectors (N, features) of all maps."""
         logits: Tensor = self.head(self.split((x - self.mean) / self.std))
         return logits
 
     @torch.no_grad()
     def folded(self) -> MultiScaleAveragingHead:
-        """Return the head without the standardisation, which is folded into its first dense layers.
+        """Return an equal head without standardisation: mean and std are folded into its first dense layers.
 
         ``W ((x - mean) / std) + b`` is ``(W / std) x + (b - (W / std) mean)``.
         """
@@ -86,18 +86,18 @@ class StandardizedHead(nn.Module):
         return head
 
     def input_statistics(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the mean and the standard deviation of each feature, for each block's input."""
+        """Yield the means and the standard deviations of each block's input features."""
         for mean, std in zip(self.split(self.mean[None]), self.split(self.std[None]), strict=True):
             yield mean[0], std[0]
 
 
 class FrozenEncoders:
-    """Trains, validates and saves the heads for `fit` if the encoders are frozen; the inputs are vectors.
+    """Trains, validates and saves the heads on frozen encoders, for `fit`; the inputs are vectors of pooled maps.
 
     Epochs are short, so weights are written only at the end; until then, the best weights are in the saved state.
     """
 
-    save_seconds = 5.0  #: the least time between two saved states
+    save_seconds = 5.0  #: the least time between two saved states, in seconds
     smallest_part = 1  #: the least number of images in a training step: heads have no batch norm
 
     def __init__(
@@ -132,7 +132,7 @@ class FrozenEncoders:
         return self.network
 
     def inputs(self, vectors: Tensor) -> Tensor:
-        """Move a batch of the loader to the device, as the network's input."""
+        """Return the network's input: a batch of the loader, moved to the device."""
         return vectors.to(self.processes.device, non_blocking=True)
 
     def validate(self) -> NDArray[np.float64]:
@@ -151,9 +151,9 @@ class FrozenEncoders:
 
 
 def predict_frozen(model: CVRNet, features: FrozenFeatures, records: Sequence[Record]) -> NDArray[np.float64]:
-    """Return each head's probabilities for images whose vectors are known, (heads, images, classes).
+    """Return each head's probabilities for images whose vectors are in ``features``, (heads, images, classes).
 
-    If the heads average logits, they count as one head, as in `cvrnet.inference.Predictor`.
+    If the model averages the logits of its heads, they count as one head, as in `cvrnet.inference.Predictor`.
     """
     head = model.head.eval()
     device = next(head.parameters()).device
@@ -169,7 +169,10 @@ def predict_frozen(model: CVRNet, features: FrozenFeatures, records: Sequence[Re
 
 
 def mean_std(vectors: Vectors, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation (0 becomes 1, as in scikit-learn) of each feature, over images and views."""
+    """Return mean and standard deviation of each feature, over images and views.
+
+    A standard deviation of 0 becomes 1, as in scikit-learn.
+    """
     total = squares = np.zeros(vectors.shape[-1])
     chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
     count = len(rows) * vectors.shape[1]

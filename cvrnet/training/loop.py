@@ -61,11 +61,12 @@ def fit(
 
     The folder gets config.json, model.safetensors, history.csv and, until training has finished, training-state.pt. If
     the folder has the state of an interrupted training, this training continues after its last complete epoch. A
-    training that reached its number of epochs continues if the config has more epochs. On a CPU, both give the same
-    weights as a training without interruption.
+    training that reached its number of epochs continues if the config has more epochs. On a CPU, a continued training
+    gives the same weights as an uninterrupted one.
 
-    With several processes (``accelerate launch``), each takes its part of every batch, and the gradient is that of the
-    whole batch. Batch norm normalises with each part's own statistics; the running statistics of process 0 are saved.
+    With several processes (``accelerate launch``), each process takes its part of every batch, and the gradients are
+    added to the gradient of the whole batch. Batch norm normalises each part with the statistics of this part; the
+    running statistics of process 0 are saved.
 
     Args:
         config: The settings.
@@ -74,8 +75,8 @@ def fit(
         classes: Names of the classes or findings, in the order of the logits.
         cache: The decoded images of both sets, in the config's size.
         folder: The folder of the model.
-        model: The model to train; None: a new one, which the config describes.
-        features: The vectors of both sets; with these, only the model's heads are trained.
+        model: The model to train; None: a new model, as the config describes.
+        features: The vectors (pooled maps) of both sets; with these, only the model's heads are trained.
         progress: Callbacks.
 
     Returns:
@@ -156,7 +157,7 @@ def _train_epoch(
 ) -> float:
     """Train for one epoch; return the mean loss of its images. Raise UserError if the loss is not finite.
 
-    ``batches`` are the batches of all processes; ``loader`` yields this process's parts of these.
+    ``batches`` are the batches of all processes; ``loader`` yields this process's parts of the batches.
     """
     device, world, loaded = processes.device, processes.count, iter(loader)
     network = task.begin_epoch(epoch)

@@ -38,14 +38,14 @@ _UNREADABLE: tuple[type[Exception], ...] = (*CLIENT_ERRORS, SafetensorError)
 
 
 def is_trained(model: str) -> bool:
-    """Return whether a config's model is a trained one (in a folder or on the Hub), and not a timm name."""
+    """Return whether a config's model is a trained model (in a folder or on the Hub), and not a timm name."""
     return model.startswith(("local-dir:", "hf-hub:"))
 
 
 def resolve_interpolation(config: TrainConfig) -> TrainConfig:
     """Return the config with ``interpolation="auto"`` replaced by the filter for its model.
 
-    A registered CVR-Net has its own interpolation, and a trained model keeps the one that it was trained with. Other
+    A registered CVR-Net has its own interpolation, and a trained model keeps the interpolation of its training. Other
     models get the papers' nearest neighbour, so comparisons with the papers' network are fair.
     """
     if config.interpolation != "auto":
@@ -60,7 +60,7 @@ def resolve_interpolation(config: TrainConfig) -> TrainConfig:
 
 
 def _config_file(reference: str) -> dict[str, Any]:
-    """The config.json of a ``local-dir:`` or ``hf-hub:`` model; ``{}`` if missing, which loading will report."""
+    """Return the config.json of a ``local-dir:`` or ``hf-hub:`` model; ``{}`` if missing (loading then reports it)."""
     local = Path(reference.removeprefix("local-dir:"))
     folder = hub_checkpoint(reference) if is_reference(reference) else local
     content: dict[str, Any] = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
@@ -68,7 +68,7 @@ def _config_file(reference: str) -> dict[str, Any]:
 
 
 def _is_cvrnet(model: str) -> bool:
-    """Whether the name of a model, or a reference to a trained model, means a registered CVR-Net."""
+    """Return whether a timm name, or a reference to a trained model, means a registered CVR-Net."""
     name = _config_file(model).get("architecture") if is_trained(model) else model
     return name in timm.list_models(module="cvrnet")
 
@@ -76,8 +76,8 @@ def _is_cvrnet(model: str) -> bool:
 def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
     """Create the model of a config: a CVR-Net or any other timm classifier, with the papers' preprocessing.
 
-    Every model gets the whole image, resized with the config's interpolation. Mean and standard deviation stay the
-    model's own.
+    Every model gets the whole image, resized with the config's interpolation. The model keeps its mean and standard
+    deviation.
 
     Raises:
         UserError: timm does not know the model, or the model does not accept these arguments.
@@ -102,10 +102,10 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
 
 
 def _options(config: TrainConfig, num_classes: int) -> dict[str, Any]:
-    """The arguments of timm's create_model for the model of a config.
+    """Return the arguments of timm's create_model for the model of a config.
 
     Raises:
-        UserError: The config has a setting that only a CVR-Net supports, and its model is not a CVR-Net.
+        UserError: The config has a setting that only a CVR-Net supports, and the model is not a CVR-Net.
     """
     if not _is_cvrnet(config.model):
         only = {
@@ -135,7 +135,7 @@ def _options(config: TrainConfig, num_classes: int) -> dict[str, Any]:
 
 
 def _create(config: TrainConfig, origin: str, options: dict[str, Any]) -> Any:
-    """Create the model with timm, from its name or from the ``local-dir:`` of a trained one."""
+    """Create the model with timm, from its name or from the ``local-dir:`` of a trained model."""
     trained = is_trained(config.model)
     chosen = {"pretrained_cfg", "pretrained_cfg_overlay"} & config.model_kwargs.keys()
     of_timm = config.pretrained and not (trained or chosen or _is_cvrnet(config.model))
@@ -162,7 +162,7 @@ def _create(config: TrainConfig, origin: str, options: dict[str, Any]) -> Any:
 
 
 def _preprocessing(stored: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
-    """The preprocessing of a model that takes whole images of the config's size; mean and std stay the model's own."""
+    """Return the preprocessing for whole images of the config's size; mean and std are those of ``stored``."""
     cfg: Any = {key: value for key, value in stored.items() if key not in ("state_dict", "file")}
     cfg = with_lungs(with_grey_version(cfg, config.grey_version), config.lung_settings)
     cfg = with_outcome(cfg, config.foretold.note()) if config.foretold else cfg
@@ -199,28 +199,29 @@ class InitialModel:
 def pretrained_from(model: Any) -> list[str]:
     """Return where pretrained weights came from: a text for each encoder of a CVR-Net, or one text for another model.
 
-    ``model`` is from `create_for_training`. There is no text for random weights, nor for a trained model, whose origin
-    is in the config.
+    ``model`` is from `create_for_training`. Random weights have no text. A trained model has no text either, because
+    the config names its origin.
     """
     parts = model.encoders if isinstance(model, CVRNet) else [model]
     return [origin for part in parts if (origin := getattr(part, "weights_from", ""))]
 
 
 def check_trainable(model: nn.Module, config: TrainConfig) -> None:
-    """Check that a model can take images of the config's size, and can train on the parts of its batches.
+    """Check that a model can take images of the config's size, and can train on the parts of the config's batches.
 
     Raises:
-        UserError: It cannot (see `smallest_part` and `cvrnet.training.batches.check_parts`), or the patches of a vision
-            transformer do not cover the image.
+        UserError: The model cannot take images of this size (see `smallest_part`), the parts are too small (see
+            `cvrnet.training.batches.check_parts`), or a vision transformer's patches do not cover the image.
     """
     _check_patches(model, config.img_size)
     check_parts("batch_size", config.batch_size, config.grad_accum, smallest_part(model, config))
 
 
 def _check_patches(model: nn.Module, img_size: int) -> None:
-    """Refuse an image size that is not a multiple of the patch size of a vision transformer built for one size.
+    """Raise UserError if the image size is not a multiple of a vision transformer's patch size.
 
-    Otherwise timm would cut off the radiograph's right and lower edge without a message.
+    Otherwise timm would cut off the radiograph's right and lower edge without a message. Transformers that accept any
+    image size, and pad it, are not checked.
     """
     for part in model.modules():
         embedding: Any = part if isinstance(part, PatchEmbed) else None
@@ -237,11 +238,10 @@ def _check_patches(model: nn.Module, img_size: int) -> None:
 
 
 def smallest_part(model: nn.Module, config: TrainConfig) -> int:
-    """Return the least number of images in a training step: 2 if an image gives a batch norm one value per channel.
+    """Return the least number of images in a training step: 1, or 2 if batch norm needs a second image.
 
-    Otherwise it is 1. In training, batch norm cannot normalise a single value per channel. How many values it gets
-    depends on the network and the image size. To find out, one image of zeros is run through the model, in evaluation
-    mode.
+    In training, a batch norm cannot normalise a single value per channel. How many values one image gives it depends on
+    the network and the image size. To find out, one image of zeros is run through the model, in evaluation mode.
 
     Raises:
         UserError: The model cannot take images of this size.

@@ -14,19 +14,22 @@ from cvrnet.metrics.novelty import FALSE_ALARMS, distance_quantiles
 MOST_DIRECTIONS = 64  # chosen by measurement from 8 to 128 (docs/decisions.md)
 LEAST_IMAGES = 20  # with fewer training or validation images, nothing is fitted
 LARGEST_SHARE = 0.05  # size of the head, as a share of the size of the weights
-LEAST_SPREAD = 1e-4  # least range of a feature in the vectors; a smaller range is rounding
-SIDE_ALARMS = 0.015  # the part of the false alarms for mirrored images, chosen by measurement from 0.01 to 0.045
-LEAST_TOLD = 0.9  # if at most this share of the validation images is recognised as not mirrored, sides are not used
+LEAST_SPREAD = 1e-4  # nothing is fitted if no feature has at least this range; a smaller range is rounding
+# The part of FALSE_ALARMS that the detection of mirrored images may cause; chosen by measurement from 0.01 to 0.045.
+SIDE_ALARMS = 0.015
+# If at most this share of the validation images is recognised as not mirrored, mirrored images are not detected.
+LEAST_TOLD = 0.9
 
 
 def fit_novelty(train: list[Tensor], validation: list[Tensor], weight_bytes: int) -> NoveltyHead | None:
     """Fit a novelty head to the heads' inputs for training and validation images.
 
-    Only the limit depends on the validation images.
+    The distance of an image depends only on the training images. The quantiles of the distances, and so the limit for
+    unusual images, depend on the validation images.
 
     Args:
         train: inputs of the heads for N training images: a tensor (N, C_i) for each head.
-        validation: the same for validation images, from other patients.
+        validation: inputs of the heads for validation images, from other patients.
         weight_bytes: size of the model's weights; the novelty head takes at most a twentieth of it.
 
     Returns:
@@ -57,17 +60,17 @@ def fit_sides(
 ) -> NoveltyHead:
     """Add the detection of mirrored images to a head of `fit_novelty`: a ridge regression on the sides of the maps.
 
-    The value of the regression is 0 for a typical validation image. Let d be the distance that the share
-    ``FALSE_ALARMS - SIDE_ALARMS`` of the validation images exceeds. The regression is scaled so that its value exceeds
-    d for the share `SIDE_ALARMS` of the validation images. If it recognises at most `LEAST_TOLD` of these as not
-    mirrored (as with symmetrical objects), the head stays unchanged.
+    The regression is shifted so that the median of its values for the validation images is 0. Let d be the distance
+    that the share ``FALSE_ALARMS - SIDE_ALARMS`` of the validation images exceeds. The regression is scaled so that its
+    value exceeds d for the share `SIDE_ALARMS` of the validation images. The head stays unchanged if the regression
+    recognises at most the share `LEAST_TOLD` of the validation images as not mirrored, as with symmetrical objects.
 
     Args:
         head: the novelty head.
         train: sides of training images, (N, 2 D), from `cvrnet.heads.novelty.join_sides`.
         mirrored: sides of some training images after mirroring.
         validation: sides of validation images.
-        inputs: the heads' inputs for the same validation images.
+        inputs: the heads' inputs for these validation images.
 
     Returns:
         The head with the detection, or ``head`` itself.

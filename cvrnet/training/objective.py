@@ -47,7 +47,10 @@ def make_objective(
 
 
 class OneClass:
-    """Cross-entropy of the class, weighted by N_max / N_j if the config says so (v2 section 5.2)."""
+    """Objective for one class per image: cross-entropy (v2 section 5.2).
+
+    With the config's ``class_weights``, the loss of an image of class j is multiplied by N_max / N_j.
+    """
 
     def __init__(
         self,
@@ -77,10 +80,11 @@ class OneClass:
 
 
 class FindingsObjective:
-    """Binary cross-entropy, summed over the known findings of an image and divided by the number of all findings.
+    """Objective for findings: binary cross-entropy, summed over an image's known findings.
 
-    Where a finding is present, its loss is multiplied by (images without it) / (images with it), at least by 1 and at
-    most by the config's ``max_pos_weight``.
+    The sum is divided by the number of all findings. With the config's ``class_weights``, a finding's loss on images
+    that have the finding is multiplied by (images without it) / (images with it), at least by 1 and at most by
+    ``max_pos_weight``.
     """
 
     def __init__(self, config: TrainConfig, truth: Truth, validation: Truth, device: torch.device) -> None:
@@ -106,7 +110,9 @@ class FindingsObjective:
 
 
 def positive_weights(truth: NDArray[np.float64], highest: float) -> NDArray[np.float64]:
-    """Return (images without) / (images with) for each finding, from 1 to ``highest``; 1 if no image has the finding.
+    """Return (images without it) / (images with it) for each finding, at least 1 and at most ``highest``.
+
+    The value is 1 for a finding that no image has.
 
     >>> positive_weights(np.array([[1, 1], [0, 1], [0, np.nan], [0, 0]]), 2.5)
     array([2.5, 1. ])

@@ -20,10 +20,11 @@ from cvrnet.launch import check_launch
 class Processes:
     """This process's device, number format (precision) and number among the processes.
 
-    Only accelerate's ``PartialState`` is used, because ``accelerate.Accelerator`` would fix the number format until the
-    Python process ends. Without it, a notebook can train several times, with different number formats and devices.
+    A notebook can train several times, with different number formats and devices. So only accelerate's
+    ``PartialState`` is used: ``accelerate.Accelerator`` would fix the number format until the Python process ends.
 
-    `select_device` and `select_precision` choose device and number format; of several processes, each gets its own GPU.
+    `select_device` and `select_precision` choose device and number format. If there are several processes, each gets
+    its own GPU.
 
     Raises:
         UserError: Several processes were requested, but only one was started (see `check_launch`).
@@ -59,7 +60,7 @@ class Processes:
         return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 
     def total(self, value: Tensor) -> float:
-        """Return the sum of a number over all processes."""
+        """Return the sum of all processes' values, on every process."""
         return float(reduce(value, "sum"))
 
     def share_buffers(self, model: nn.Module) -> None:

@@ -32,12 +32,12 @@ def save_state(path: Path, parts: dict[str, Any], state: State) -> None:
     with (
         atomic_write(path) as temporary,
         temporary.open("wb") as file,
-    ):  # if torch got a path, its name would become part of the file
+    ):  # torch would store the name of a path in the file
         torch.save({name: part.state_dict() for name, part in parts.items()} | {"state": vars(state)}, file)
 
 
 def restore_state(path: Path, parts: dict[str, Any]) -> State:
-    """Load each part's ``state_dict`` from a file of `save_state`; return the State, or a new one without the file.
+    """Load each part's ``state_dict`` from a file of `save_state`; return its State, or a new State without a file.
 
     Raises:
         UserError: The file is damaged.
@@ -47,7 +47,7 @@ def restore_state(path: Path, parts: dict[str, Any]) -> State:
     try:
         with damaged_files(path):
             saved = torch.load(path, map_location="cpu", weights_only=True)
-            saved.setdefault("scaler", {})  # files of version 0.1 have none
+            saved.setdefault("scaler", {})  # files of version 0.1 have no scaler
             for name, part in parts.items():
                 part.load_state_dict(saved[name])
             return State(**saved["state"])

@@ -20,7 +20,7 @@ PROJECT = "cvrnet"  #: the project in which Weights & Biases and Trackio list th
 
 
 def check_tracker(name: str) -> None:
-    """Refuse a tracker that does not exist or is not installed; "" means none."""
+    """Raise UserError if a tracker does not exist or is not installed; "" means no tracker."""
     if name and name not in TRACKERS:
         raise UserError(f"log={name!r}; expected one of {', '.join(TRACKERS)}")
     if name and find_spec(name) is None:
@@ -29,10 +29,10 @@ def check_tracker(name: str) -> None:
 
 @contextmanager
 def tracked(tracker: str, progress: Progress, run: str, folder: Path, config: TrainConfig) -> Iterator[Progress]:
-    """Return ``progress`` with callbacks that also report each epoch's row of history.csv to a tracker.
+    """Yield ``progress`` with callbacks that also report each epoch's row of history.csv to a tracker.
 
     TensorBoard writes to ``folder/tensorboard``. The other trackers list the training as ``run`` in the project
-    `PROJECT`. They get the config and the scores, and nothing about the images. "" means no tracker.
+    `PROJECT`. Every tracker gets the config and the scores, and nothing about the images. "" means no tracker.
 
     Raises:
         UserError: The tracker does not start, for example because its service needs a login.
@@ -68,12 +68,12 @@ def _start(tracker: str, run: str, folder: Path) -> GeneralTracker:
 
 
 def _plain(value: Any) -> bool | int | float | str | None:
-    """A setting in a form that trackers accept: lists and dictionaries become text."""
+    """Return a setting in a form that trackers accept: lists and dictionaries become text."""
     return value if isinstance(value, bool | int | float | str) or value is None else str(value)
 
 
 def _scalars(row: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of an epoch, with names such as ``val/loss``, which trackers group.
+    """Return the numbers of an epoch, with names such as ``val/loss``, which trackers show as groups.
 
     >>> _scalars({"epoch": 1, "lr": 0.1, "val_f1_macro": 0.5, "best": 1})
     {'lr': 0.1, 'val/f1_macro': 0.5}

@@ -36,12 +36,12 @@ class Updates:
 
     @property
     def evaluated(self) -> Any:
-        """The model that is validated and saved: the average of the weights, if there is one."""
+        """The model that is validated and saved: with ``ema_decay`` the average of the weights, otherwise the model."""
         return self.model if self.average is None else self.average.module
 
     @property
     def parts(self) -> dict[str, Any]:
-        """The parts of a saved state, except the model."""
+        """The parts of a saved state other than the model."""
         parts = {"optimizer": self.optimizer, "plateau": self.plateau, "scaler": self.scaler}
         return parts if self.average is None else {**parts, "average": self.average}
 

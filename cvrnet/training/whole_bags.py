@@ -27,8 +27,8 @@ from cvrnet.training.whole_network import WholeNetwork
 class BagImages(Dataset[Item]):
     """The decoded images of bags, augmented, with the bags' labels.
 
-    The key of an item is (epoch, index); only the key and the seed determine the augmentation, which is the same for
-    all images of a bag. The images of a bag are uint8, (pictures, C, H, W).
+    The key of an item is (epoch, index). Only the key and the seed determine the augmentation; all images of a bag get
+    the same augmentation. The images of a bag are uint8, (pictures, C, H, W).
     """
 
     studies: Sequence[Study]

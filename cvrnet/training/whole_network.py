@@ -29,7 +29,7 @@ class WholeNetwork:
     statistics do not change.
     """
 
-    save_seconds = 0.0  #: the least time between two saved states: every epoch is saved
+    save_seconds = 0.0  #: the least time between two saved states, in seconds; 0: every epoch is saved
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class WholeNetwork:
             self._freeze(epoch <= int(self.config.freeze))
         self.network.train()
         if self.frozen:
-            self.trained.encoders.eval()  # so that the statistics of batch norm stay
+            self.trained.encoders.eval()  # so that the statistics of batch norm do not change
         return self.network
 
     def _freeze(self, frozen: bool) -> None:

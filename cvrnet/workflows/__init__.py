@@ -16,17 +16,19 @@ The jobs share these arguments:
 - ``overwrite``: When the new job is complete, replace the earlier job of the same kind in the folder. Until then, the
   new job is in ``.NAME.cvrnet-new`` beside the folder, where ``resume`` finds it.
 - ``cache_folder``: Where decoded images are stored. Each image is decoded only once for a whole job.
-- ``log``: ``tensorboard``, ``wandb`` or ``trackio``: report each epoch there, too. It may differ when a run is resumed.
+- ``log``: Also report each epoch to ``tensorboard``, ``wandb`` or ``trackio``. A resumed run may use another value.
 - ``device``, ``amp``: The device and the number format of the computations, as in `cvrnet.Predictor`.
 - ``backend``: The software that computes, as in `cvrnet.Predictor.from_pretrained`.
 - ``any_body_part``: Read DICOM files of any part of the body, not only of the chest.
 - ``batch_size``: Images per batch.
 - ``callbacks``: `Callbacks` for progress and messages.
 
-A job checks its arguments before it trains anything. It raises `cvrnet.data.DataError`, which lists everything that is
-wrong with the data set, or `cvrnet.errors.UserError` if ``output`` has files that may not be replaced, or a setting
-does not fit the data. Under ``accelerate launch``, jobs that train return the result on the main process, and ``{}``
-on the others.
+A job checks its arguments before it trains anything. It raises `cvrnet.data.DataError` if the data set has errors; the
+message lists all of them. It raises `cvrnet.errors.UserError` if ``output`` has files that may not be replaced, or if a
+setting does not fit the data. Under ``accelerate launch``, jobs that train return the result on the main process, and
+``{}`` on the other processes.
+
+The papers are v1 (arXiv 2007.11993) and v2 (medRxiv 2020.11.07.20227504).
 """
 
 from cvrnet.workflows.calibrate import calibrate

@@ -25,12 +25,12 @@ Table = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Judged:
-    """A model's probabilities and decisions for N images; NaN if the model lacks a decision."""
+    """A model's probabilities and decisions for N images; the values of missing decisions are NaN."""
 
     probabilities: Table  #: (N, C)
     positive: Mapping[tuple[str, str], Table]  #: (class, operating point) -> whether each image is positive, (N,)
     in_set: Table  #: whether each class is in the prediction set, (N, C)
-    unlike: Table  #: how unlike the training images each image is, (N,)
+    unlike: Table  #: for each image, the share of the validation images that are nearer to the training images, (N,)
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,10 @@ class Local:
 def judge(
     decisions: Decisions, quantiles: Sequence[Table], probabilities: Table, distances: Table, classes: Sequence[str]
 ) -> Judged:
-    """Apply decisions to probabilities (N, C), and the quantiles of each fold to distances (N, folds)."""
+    """Return the images' decisions, from probabilities (N, C), and how unusual they are, from distances (N, folds).
+
+    ``quantiles`` are the quantiles of each fold's distances.
+    """
     positive = {
         (point.class_name, point.name): np.asarray(
             probabilities[:, classes.index(point.class_name)] >= point.threshold, np.float64
@@ -72,7 +75,7 @@ def fit_quantiles(distances: Table) -> list[Table]:
 
 
 def choose(local: Local, probabilities: Table, source: Decisions) -> Decisions:
-    """Choose new decisions for the calibrated probabilities, with the targets of the model's earlier decisions."""
+    """Return new decisions for the calibrated probabilities, with the targets of the earlier decisions ``source``."""
     targets: dict[str, dict[str, float]] = {"sensitivity": {}, "specificity": {}}
     for point in source.operating_points:
         if point.target is not None:
@@ -83,7 +86,7 @@ def choose(local: Local, probabilities: Table, source: Decisions) -> Decisions:
 
 
 def cross_validated(local: Local, folds: Sequence[int], source: Decisions) -> Judged:
-    """Calibrate with cross-validation: each image's calibration is fitted only to patients of other folds."""
+    """Return the calibrated results; the calibration of each image is fitted only to patients of other folds."""
     shape = (len(local.labels), len(local.classes))
     table, in_set, away = np.zeros(shape), np.full(shape, np.nan), np.full(shape[0], np.nan)
     positive: dict[tuple[str, str], Table] = {}
@@ -155,7 +158,7 @@ def _rates(local: Local, key: tuple[str, str], before: Judged, after: Judged) ->
 
 
 def _compared(score: str, name: str, point: str, local: Local, chosen: NDArray[np.bool_], *values: Table) -> Row:
-    """A row for a score that is a mean over the chosen images; ``values`` (N,) are from before and after."""
+    """Return the row of a score that is a mean over the chosen images; ``values`` (N,) are from before and after."""
     groups = [group for group, keep in zip(local.groups, chosen, strict=True) if keep]
     before, after = (found[chosen] for found in values)
     shares = [_mean(found, groups, share=score != "set_size") for found in (before, after)]

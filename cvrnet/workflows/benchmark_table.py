@@ -41,11 +41,11 @@ from cvrnet.workflows.findings import MULTILABEL
 
 
 class _Layout(NamedTuple):
-    """The scores of each model in a benchmark."""
+    """The scores that the table of a benchmark shows and compares."""
 
-    columns: Mapping[str, str]  #: score -> its title
+    columns: Mapping[str, str]  #: score -> title of its column
     compared: Sequence[str]  #: scores whose differences are tested; the table has the differences of the first two
-    main: str  #: the score that the figure shows and the terminal compares
+    main: str  #: the score in the figure; the terminal shows the p-value of its difference
 
 
 _CLASSES = _Layout(
@@ -73,16 +73,16 @@ _FINDINGS = _Layout(
 )
 METHOD = (
     "Mean ± standard deviation over {folds} folds; {scores}. "
-    "Differences: corrected resampled t-test (Nadeau and Bengio 2003) on the folds' paired scores, because folds share "
-    "training images, and an ordinary paired t-test would find too many differences; p adjusted by Holm's method for "
-    "the number of models."
+    "Differences are tested on the folds' paired scores with the corrected resampled t-test (Nadeau and Bengio 2003). "
+    "Folds share training images, so an ordinary paired t-test would find too many differences. p is adjusted by "
+    "Holm's method for the number of models."
 )
 _WEIGHTED = "recall, precision and F1 weighted by support, as in the papers"
 _PAIRED = (
-    "AUC on the test images of all folds for which the finding is known; then the difference from {reference}, its "
-    "95 % interval, and p, by DeLong's test with patients as clusters (Obuchowski 1997). This test compares the "
-    "trained models as they are: it does not include how much another training would differ. With many findings, some "
-    "differ by chance."
+    "Each cell has the AUC on the test images of all folds for which the finding is known, then the difference from "
+    "{reference}, its 95 % interval, and p. The test is DeLong's test with patients as clusters (Obuchowski 1997). It "
+    "compares only these trained models: after another training, the AUCs would differ. If there are many findings, "
+    "some of them differ by chance."
 )
 
 
@@ -139,7 +139,7 @@ def collect_benchmark(output: Path) -> dict[str, Any]:
 
 
 def _layout(described: Mapping[str, Any]) -> _Layout:
-    """The layout for the content of run.json or benchmark.json."""
+    """Return the layout for the content of run.json or benchmark.json."""
     return _FINDINGS if described.get("task") == FindingTable.task else _CLASSES
 
 
@@ -156,9 +156,9 @@ def _compare_findings(output: Path, findings: Sequence[str], runs: Mapping[str, 
 
 
 def paired_finding_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return the table of findings: a row for their mean and for each finding, a column for each model.
+    """Return the table of findings: one row for their mean and one for each finding, one column for each model.
 
-    It is empty for a benchmark of classes.
+    The table is empty for a benchmark of classes.
     """
     table: dict[str, dict[str, str]] = {}
     for row in result.get("paired", ()):
@@ -244,7 +244,7 @@ def measure_speed(run: Path, config: TrainConfig, batches: int = 10) -> None:
 
 
 def _describe(run: Path) -> dict[str, Any]:
-    """The entry of one model in benchmark.json, from its run."""
+    """Return the entry of one model in benchmark.json, from the model's run."""
     summary, speed = read_json(run / SUMMARY), read_json(run / SPEED)
     layout = _layout(summary)
     folds = [_scores(fold) for fold in summary["folds"]]
@@ -263,7 +263,7 @@ def _describe(run: Path) -> dict[str, Any]:
 
 
 def _scores(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The scores of a fold, or their mean over the folds, with the keys of a layout's columns."""
+    """Return the scores of a fold, or their mean over the folds, with the keys of a layout's columns."""
     if "per_finding" in tree:
         return {"auc_macro": tree["macro"]["roc_auc"], **{key: tree["macro"][key] for key in SCORES[1:]}}
     found = {**paper_scores(tree), "balanced_accuracy": tree["balanced_accuracy"]}

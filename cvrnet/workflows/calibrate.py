@@ -79,13 +79,13 @@ def calibrate(
 
     With labelled images, this fits one temperature and a bias for each class (`cvrnet.metrics.recalibration`), and
     chooses new thresholds, prediction sets and limits of uncertainty. The scores before and after are cross-validated
-    by patient. With ``unlabelled`` images, it estimates the share of each class and corrects the probabilities for the
-    shares (`fit_prior`); the result has no thresholds, because these need labels. In both cases, the result marks
-    images that are less like the training images than 95 % of the images given here (`cvrnet.heads.novelty`).
+    by patient. With ``unlabelled`` images, this estimates the share of each class and corrects the probabilities for
+    the shares (`fit_prior`); the result has no thresholds, because thresholds need labels. In both cases, the result
+    marks images that are less like the training images than 95 % of the images in ``data`` (`cvrnet.heads.novelty`).
 
-    ``model`` is a MODEL argument, but not an ONNX file. The weights do not change: the calibration is in config.json,
-    and `Predictor` applies it to the mean over heads and folds. So the folds of a run are calibrated together, as an
-    ensemble.
+    ``model`` is as in `cvrnet.workflows.evaluate`, but not an ONNX file. The weights do not change: the calibration is
+    in config.json, and `Predictor` applies it to the mean over heads and folds. So the folds of a run are calibrated
+    together, as an ensemble.
 
     The folder gets run.json, the model (or fold-1/ and so on), split.csv if the model's training images are known, and
     tables/before_after.csv; with labels also metrics.json, predictions.csv, figures/ and report.html. Other arguments:
@@ -96,9 +96,9 @@ def calibrate(
 
     Raises:
         DataError: Images cannot be read, or rows of the manifest are wrong.
-        UserError: There are too few images, all are of one class, or a class has only one patient; the model does not
-            know a class, was trained on an image or its patient, is calibrated already, or is for findings, bags or
-            an event; or the folder has other files.
+        UserError: There are too few images, all images are of one class, or a class has only one patient. Or the model
+            does not know a class, was trained on an image or its patient, or is calibrated already. Or the model is for
+            findings, bags or an event. Or the folder has other files.
     """
     output, callbacks = Path(output), callbacks or Callbacks()
     about = _about(model)
@@ -163,7 +163,7 @@ def _write(folder: Path, found: _Calibration, models: Sequence[Path], novelty: S
 
 
 def _about(model: str) -> dict[str, Any]:
-    """The content of the model's run.json, or {}; UserError for a model that cannot be calibrated."""
+    """Return the content of the model's run.json, or {}; raise UserError if the model cannot be calibrated."""
     if str(model).lower().endswith(".onnx"):
         raise UserError(f"{model} is an ONNX file; calibrate the model that it was exported from, and export again")
     folder = Path(str(model).removeprefix("local-dir:"))
@@ -178,9 +178,10 @@ def _about(model: str) -> dict[str, Any]:
 def _refuse_images(
     model: str, records: Sequence[Record], classes: Sequence[str], labelled: bool
 ) -> list[Mapping[str, Any]] | None:
-    """Refuse images that the model was trained on or that are not enough; return the rows of its training images.
+    """Return the rows of the model's training images; None if these are not known.
 
-    The rows are None if the training images are not known.
+    Raises:
+        UserError: The model was trained on some of ``records``, or ``records`` are too few or of one class.
     """
     if labelled:
         check_classes((r.label for r in records), classes)
@@ -204,7 +205,7 @@ def _refuse_images(
 
 
 def _fit(records: Sequence[Record], predictions: Sequence[Prediction], predictor: Predictor) -> _Calibration:
-    """Calibrate on all images; the table, the sentences and the predictions are from its cross-validation."""
+    """Calibrate on all images; table, sentences and predictions are from a cross-validation of the calibration."""
     classes, groups = predictor.classes, patient_keys(records)
     answers = np.array([prediction.probabilities for prediction in predictions])
     distances = np.array([prediction.distances for prediction in predictions])
@@ -238,9 +239,9 @@ def _correct_prior(predictions: Sequence[Prediction], predictor: Predictor, abou
     A training with class weights multiplies the loss of a class by the inverse of its share, so the probabilities are
     those of a hospital where all classes are equally frequent. This is also assumed for a model without run.json.
 
-    The shares are estimated from the probabilities of every head. The mean over the heads is less certain than each
-    head, and with such probabilities the estimate tends to one class (on figure1 to 1, 0, 0 instead of 0.91, 0.08,
-    0.02).
+    The shares are estimated from the probabilities of every head, not from their mean. The mean is less certain than
+    each head, and the estimate from it tends to one class: on the source figure1, the shares would be 1, 0 and 0
+    instead of 0.91, 0.08 and 0.02.
     """
     classes = predictor.classes
     weighted = about.get("config", {}).get("class_weights", True)
@@ -262,8 +263,8 @@ def _correct_prior(predictions: Sequence[Prediction], predictor: Predictor, abou
     ]
     sentences = [
         "without labels, nothing could be checked, and the probabilities may have become worse: the correction is "
-        "valid only if these images differ from the training images in the shares of the classes and in nothing else, "
-        "such as the patients or the machine",
+        "valid only if these images differ from the training images in the shares of the classes, but not, for "
+        "example, in the kind of patients or the machine",
         "the result has no thresholds, prediction sets or limits of uncertainty: these need labelled images",
     ]
     distances = np.array([prediction.distances for prediction in predictions])
@@ -279,7 +280,7 @@ def _correct_prior(predictions: Sequence[Prediction], predictor: Predictor, abou
 def _describe(
     records: Sequence[Record], classes: Sequence[str], fitted: Recalibration, unlabelled: bool
 ) -> dict[str, Any]:
-    """The method, the numbers of images and patients, and the parameters, for run.json and the model card."""
+    """Return the method, the numbers of images and patients, and the parameters, for run.json and the model card."""
     groups = patient_keys(records)
 
     def count(name: str | None) -> dict[str, int]:

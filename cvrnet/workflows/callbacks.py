@@ -17,7 +17,7 @@ class Callbacks:
         stage: Called with the name of a stage ("Decoding", "Auditing", "Predicting"); returns a function that is called
             with the number of images done and the number of all images.
         training: Called with the name of a run ("", or the model or source in a sweep) and the fold (0 for a single
-            training); returns the training's callbacks.
+            training); returns the `Progress` callbacks for this training.
     """
 
     say: Callable[[str], object] = lambda line: None

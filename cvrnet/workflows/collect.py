@@ -30,7 +30,8 @@ def collect(output: Path, *, maps: bool = True) -> dict[str, Any]:
     """Join the folds of a run: write summary.json, figures/, tables/ and report.html.
 
     summary.json has the scores of each fold, their mean and standard deviation, and the scores of all test predictions
-    together. If some images are independent, it also has the folds' scores on these images, and the drop.
+    together. If some images are independent, it also has the folds' scores on these images, and the drop from the
+    cross-validation to these images.
 
     Returns:
         The content of summary.json.
@@ -41,7 +42,7 @@ def collect(output: Path, *, maps: bool = True) -> dict[str, Any]:
     """
     run = read_json(output / RUN)
     if run.get("kind") != "crossval":
-        raise UserError(f"{output} is not a cross-validation")
+        raise UserError(f"{output} is not a cross-validation; expected a folder of `cvrnet crossval`")
     folders = read_folds(output, run)
     missing = [folder.name for folder in folders if not (folder / METRICS).is_file()]
     if missing:
@@ -82,12 +83,12 @@ def _join(output: Path, run: Mapping[str, Any], metrics: Sequence[Mapping[str, A
 
 
 def summary_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the table of a cross-validation: the papers' table or, for findings, a row for each and for their mean."""
+    """Return the table of a cross-validation: the papers' table or, for findings, a row for each and their mean."""
     return _finding_rows(summary) if "findings" in summary else _paper_rows(summary)
 
 
 def _paper_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The papers' table (v1 Table 3), weighted by support: a row for each fold, then mean ± standard deviation."""
+    """Return the papers' table (v1 Table 3), weighted by support: a row per fold, then mean ± standard deviation."""
     columns = ("recall_weighted", "precision_weighted", "f1_weighted", "accuracy", "f1_macro", "auc_macro")
     found = {str(k): scores for k, scores in enumerate(summary["folds"], start=1)} | {"mean": summary["mean_std"]}
     if INDEPENDENT in summary:
@@ -101,7 +102,7 @@ def _paper_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _finding_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """AUC and average precision of each finding over all folds, with their 95 % intervals."""
+    """Return AUC and average precision of each finding over all folds, with their 95 % intervals."""
     return [
         {"finding": row["finding"], "positives": row.get("positives")}
         | {key: interval(*(row[f"{key}{end}"] for end in ("", "_low", "_high"))) for key in SCORES[:2]}

@@ -43,7 +43,7 @@ def compare(
     overwrite: bool = False,
     callbacks: Callbacks | None = None,
 ) -> dict[str, Any]:
-    """Score two or more models on the same images, and test whether they differ from the first.
+    """Score two or more models on the same images, and test whether the others differ from the first model.
 
     Each model's evaluation is in ``OUTPUT/NAME``; ``OUTPUT`` gets run.json, tables/paired.csv, figures/paired.png and
     report.html. The tests (`cvrnet.metrics.paired_models`) use the images that all models could read; p is adjusted by
@@ -106,14 +106,14 @@ def _folder_names(models: Sequence[str]) -> list[str]:
 
 
 def _first_of_alike(models: Sequence[str], folds: Sequence[int]) -> Predictor:
-    """Load each model once, before anything is predicted; return the first. UserError if they differ in classes."""
+    """Load each model once, before any prediction; return the first. Raise UserError if their classes differ."""
     first = Predictor.from_pretrained(models[0], folds=folds)
     for model in models[1:]:
         predictor = Predictor.from_pretrained(model, folds=folds)
         if predictor.task != first.task:
-            raise UserError(f"of {models[0]} and {model}, only one is a model of findings; expected the same kind")
+            raise UserError(f"of {models[0]} and {model}, only one is a model of findings; expected models of one kind")
         if outcome_of(predictor) != outcome_of(first):
-            raise UserError(f"{models[0]} and {model} do not predict the same; expected the same outcome and horizon")
+            raise UserError(f"{models[0]} and {model} predict different events; expected the same outcome and horizon")
         if predictor.unit != first.unit:
             raise UserError(
                 f"{models[0]} predicts one {first.unit}, {model} one {predictor.unit}; expected the same unit"
@@ -121,7 +121,7 @@ def _first_of_alike(models: Sequence[str], folds: Sequence[int]) -> Predictor:
         if sorted(predictor.classes) != sorted(first.classes):
             raise UserError(
                 f"{model} has the classes {', '.join(sorted(predictor.classes))}, "
-                f"{models[0]} has {', '.join(sorted(first.classes))}; expected the same"
+                f"{models[0]} has {', '.join(sorted(first.classes))}; expected the same classes"
             )
     return first
 

@@ -16,7 +16,10 @@ from cvrnet.runs.finding_predictions import FindingTable
 from cvrnet.runs.predictions import AnyTable
 
 LOSS = 0.02
-"""Non-inferiority margin: the largest accepted loss; it is compared with the lower end of the 95 % interval."""
+"""Non-inferiority margin: the largest accepted loss of accuracy or mean AUC.
+
+The soup is not inferior if the lower end of the difference's 95 % interval is above ``-LOSS``.
+"""
 
 
 def compare_soup(tables: Mapping[str, AnyTable], honest: bool) -> tuple[list[dict[str, Any]], str]:
@@ -58,7 +61,7 @@ def _class_scores(table: Any) -> dict[str, float]:
 
 
 def _finding_scores(table: Any) -> dict[str, float]:
-    """The mean AUC over the findings, and the mean of (p - y)^2 over all known labels y."""
+    """Return the mean AUC over the findings, and the mean of (p - y)^2 over all known labels y."""
     rankings = finding_rankings(table.labels, table.probabilities)
     brier = float(np.nanmean((table.probabilities - table.labels) ** 2))
     return {"auc_macro": float(rankings.mean()) if rankings.size else float("nan"), "brier_score": brier}
@@ -71,7 +74,7 @@ def _accuracy_interval(soup: Any, folds: Sequence[Any]) -> Sequence[float]:
 
 
 def _auc_interval(soup: Any, folds: Sequence[Any]) -> Sequence[float]:
-    """Like `_accuracy_interval`, for the mean AUC over the findings that at least two patients have and two lack."""
+    """Like `_accuracy_interval`, for the mean AUC; findings count if at least two patients have and two lack them."""
     chosen = [k for k in range(len(soup.classes)) if min(soup.sides(k)) > 1]
     if not chosen:
         return -1.0, 1.0

@@ -94,9 +94,9 @@ def cross_validate(
 
 
 def check_folds(n_folds: int) -> None:
-    """Refuse fewer than three folds."""
+    """Raise UserError for fewer than three folds."""
     if n_folds < 3:
-        raise UserError(f"{n_folds} folds; expected at least 3: one tests, one validates, the others train")
+        raise UserError(f"{n_folds} folds; expected at least 3: for testing, validation and training")
 
 
 def choose_folds(job: Job, output: Path, n_folds: int, test_source: str, split_from: Path | None = None) -> Folds:

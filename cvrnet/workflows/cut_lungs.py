@@ -1,4 +1,4 @@
-"""Mask or crop the pictures of a job by their lung masks, and report which pictures stay whole."""
+"""Mask the pictures of a job with their lung masks, or crop them to the lungs; report which pictures stay whole."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHOWN = 5  # pictures that a message lists
 
 
 def lung_finder(records: Sequence[Record], config: TrainConfig, cache_folder: str | Path | None) -> LungFinder | None:
-    """Return the lung finder that masks or crops a job's images (see `make_finder`); None for whole images."""
+    """Return the lung finder that masks or crops a job's images (see `make_finder`); None if images stay whole."""
     if not config.lungs:
         return None
     return make_finder(records, config.lungs, config.lungs_margin, config.segmenter, cache_folder or "")
@@ -28,13 +28,14 @@ def lung_finder(records: Sequence[Record], config: TrainConfig, cache_folder: st
 def count_lungs(
     cache: ImageCache, records: Sequence[Record], config: TrainConfig, say: Callable[[str], object]
 ) -> dict[str, Any]:
-    """Count the images that are masked or cropped, and list the others with the reason; ``{}`` for whole images.
+    """Count the images that are masked or cropped, and list the others with the reason.
 
     ``say`` is called with a summary.
 
     Returns:
-        ``given``, the number of images with a mask of the data set; ``found``, the number of images with a mask of the
-        segmenter; ``whole``, a line for each image that is used whole.
+        A dictionary: ``given``, the number of images with a mask of the data set; ``found``, the number of images with
+        a mask of the segmenter; ``whole``, a line for each image that is used whole. It is empty if the config has no
+        ``lungs``.
     """
     finder = cache.lungs
     if finder is None:
@@ -69,7 +70,7 @@ def whole_sentence(whole: int, images: int, option: str) -> str:
 def lungs_used(
     predictor: Predictor, records: Sequence[Record], say: Callable[[str], object]
 ) -> dict[str, dict[str, list[str]]]:
-    """Return the key ``lungs`` of run.json, with a line for each picture used whole; ``{}`` for other models."""
+    """Return the key ``lungs`` of run.json: a line for each picture used whole; ``{}`` for models of whole pictures."""
     lungs, whole = predictor.preprocessing.lungs, predictor.whole_pictures()
     if lungs is None:
         return {}

@@ -41,7 +41,7 @@ def predict_all(
     batch_size: int,
     progress: Callable[[int, int], object] | None = None,
 ) -> list[Prediction]:
-    """Return a prediction for each image; an unreadable image has an ``error``. Arguments: see `predict_records`."""
+    """Return a prediction for each image, with an ``error`` if it is unreadable. Arguments: see `predict_records`."""
     answers = []
     stream = predictor.stream((r.path for r in records), batch_size=batch_size, heads=predictor.averages_probabilities)
     for done, prediction in enumerate(stream, start=1):
@@ -109,11 +109,11 @@ def describe_evaluation(
     records: Sequence[Record],
     predictions: AnyTable,
 ) -> dict[str, Any]:
-    """Return the content of an evaluation's run.json: the model, the images, and which of these it was trained on.
+    """Return the content of an evaluation's run.json: the model, the images, and how many it was trained on.
 
     ``independent_sources`` are the sources that the model was not trained on, or None if its training images are not
-    known. ``seen_images`` is the number of images whose path or patient the model was trained or validated on. Images
-    without a prediction do not count. ``model`` is the MODEL argument that the user gave.
+    known. ``seen_images`` is the number of images whose path or patient the model was trained or validated on. Only
+    images with a prediction are counted. ``model`` is the MODEL argument that the user gave.
     """
     readable = set(predictions.names)
     records = [r for r in records if r.name in readable]
@@ -176,7 +176,7 @@ def evaluate(
 
     Raises:
         DataError: Rows of the manifest are wrong, or no image can be read.
-        UserError: The folder holds something else, or the model does not know a class of the data.
+        UserError: The folder has other files, or the model does not know a class of the data.
     """
     output, callbacks = Path(output), callbacks or Callbacks()
     check_prevalences(prevalences)
@@ -196,7 +196,7 @@ def evaluate(
 
 
 def _count(backend: str | None, data: DataPath) -> int | None:
-    """The number of images if the choice of the backend depends on it, else None."""
+    """Return the number of images if the choice of the backend depends on it, else None."""
     return len(read_records(data, labelled=False)) if backend == "auto" else None
 
 
@@ -213,7 +213,7 @@ def score_records(
 ) -> tuple[Any, dict[str, Any]]:
     """Predict and score the images, and write all files of an evaluation except audit and report.
 
-    ``about`` has the further keys from `read_scored`. Returns the predictions, and the result of `evaluate`.
+    ``about`` has the further keys from `read_scored`. The predictions and the result of `evaluate` are returned.
     """
     attention: list[StudyAttention] = []
     predictor.use_masks(records)
@@ -294,6 +294,6 @@ def refuse_findings(predictor: Predictor, what: str) -> None:
 
 
 def check_prevalences(prevalences: Sequence[float]) -> None:
-    """Refuse a prevalence that is not between 0 and 1."""
+    """Raise UserError for a prevalence that is not between 0 and 1."""
     if wrong := [p for p in prevalences if not 0 < p < 1]:
         raise UserError(f"prevalence {wrong[0]}; expected a number between 0 and 1")

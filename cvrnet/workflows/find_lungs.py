@@ -36,7 +36,8 @@ class FoundMasks:
     segmenter: Segmenter
     quality: list[dict[str, Any]]  #: path, patient_id, fold and `MEASURES` of each image with a usable given mask
     rows: list[dict[str, Any]] = field(default_factory=list)  #: the rows of masks.csv
-    masks: dict[str, Mask] = field(default_factory=dict)  #: the segmenter's out-of-fold masks of images with a mask
+    #: Image name -> the segmenter's mask, for images with a given mask; after training, from the fold that tests it.
+    masks: dict[str, Mask] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)  #: a line for each image and given mask that cannot be used
 
 
@@ -120,7 +121,7 @@ def _check(n_folds: int, epochs: int, size: int, phantoms: int) -> None:
 
 
 def _usable_masks(records: Sequence[Record], reader: Preprocessing) -> tuple[list[Record], list[str]]:
-    """The images with a usable lung mask, and a line for each image whose mask cannot be used."""
+    """Return the images with a usable lung mask, and a line for each image whose mask cannot be used."""
     usable, problems = [], []
     for record in records:
         if record.lung_mask is None:
@@ -148,7 +149,7 @@ def _train(
 ) -> FoundMasks:
     """Cross-validate, then train the segmenter on all images with masks."""
     size = reader.input_size[1]
-    # One label for all images, because a segmenter needs no labels, and a class may have a single patient.
+    # All images get one label: a segmenter needs no labels, and folds by label fail if a class has a single patient.
     folds = make_folds([replace(record, label="lungs", source="") for record in usable], n_folds, settings["seed"])
     pairs = [pair_of(record, reader) for record in usable]
     added = _phantoms(phantoms, reader, settings["seed"])
@@ -203,7 +204,7 @@ def _compare(found: FoundMasks, record: Record, reader: Preprocessing, segmenter
 
 
 def _mean_quality(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Mean of each measure with its 95 % interval by patient, and the mean Dice of each fold."""
+    """Return the mean of each measure with its 95 % interval by patient, and the mean Dice of each fold."""
     if not rows:
         return {"quality": {}}
     patients = [patient_key(row["patient_id"], row["path"]) for row in rows]

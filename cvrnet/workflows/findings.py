@@ -24,7 +24,8 @@ def with_findings(
 
     Raises:
         DataError: A cell of a finding has an unknown value.
-        UserError: The data set has no such findings; or no image has one of the findings, or none lacks it.
+        UserError: The data set lacks a finding that the config names; or, for one of the findings, no image is known to
+            have it, or no image is known to lack it.
     """
     if classes is not None:
         raise UserError("--classes is for images with one label; --findings A,B names and orders findings")
@@ -36,14 +37,14 @@ def with_findings(
         say(f"Left out, because fewer than 5 patients have the finding or lack it: {', '.join(few)}")
     refuse_one_sided(truth, names, "no image")
     counts = ", ".join(f"{name} {int((column == 1).sum()):,}" for name, column in zip(names, truth.T, strict=True))
-    say(f"Findings (number of images with it): {counts}")
+    say(f"Findings (number of images with the finding): {counts}")
     if unknown := int(np.isnan(truth).all(1).sum()):
         say(f"{unknown:,} images are not used for training or scores, because none of their findings is known")
     return label_findings(records, names, truth), replace(config, findings=tuple(names))
 
 
 def refuse_one_sided(truth: np.ndarray, names: Sequence[str], which: str) -> None:
-    """Raise UserError for a finding that no image is known to have, or none to lack.
+    """Raise UserError for a finding that no image is known to have, or that no image is known to lack.
 
     ``truth`` (N, findings) is 1, 0 or NaN; ``which`` is the start of the message, such as ``no image``.
     """
@@ -56,5 +57,5 @@ def refuse_one_sided(truth: np.ndarray, names: Sequence[str], which: str) -> Non
 
 
 def refuse_missing_findings(records: Sequence[Record], names: Sequence[str]) -> None:
-    """Raise UserError for a finding that no training image has, or that none lacks."""
+    """Raise UserError for a finding that no training image has, or that no training image lacks."""
     refuse_one_sided(known_findings(records), names, "no training image")

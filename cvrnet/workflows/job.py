@@ -66,7 +66,7 @@ class Job:
     initial: InitialModel
     left_out: Sequence[str] = ()  #: a line for each picture and bag that cannot be used
     outcome: Mapping[str, Any] = field(default_factory=dict)  #: see `cvrnet.data.outcomes.describe_course`
-    lungs: Mapping[str, Any] = field(default_factory=dict)  #: of `count_lungs`; ``{}`` for whole images
+    lungs: Mapping[str, Any] = field(default_factory=dict)  #: the result of `count_lungs`
     sweep: Path | None = None
     features: FrozenFeatures | None = None
 
@@ -114,7 +114,7 @@ def start_job(
     check_tracker(log)
     processes = Processes(config.device, config.amp)
     with ExitStack() as stack:
-        with processes.main_first():  # the folder first: decoding can take minutes
+        with processes.main_first():  # claim the folder first, because decoding can take minutes
             if processes.is_main:
                 opened = open_run_folder(output, kind, part=part, resume=resume, overwrite=overwrite)
                 place = stack.enter_context(opened)
@@ -230,7 +230,7 @@ def open_run(
 
 
 def _write_split(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write split.csv; UserError if an earlier split.csv is different, because models were trained with it."""
+    """Write split.csv; raise UserError if an earlier split.csv is different, because models were trained with it."""
     if not path.is_file():
         if rows:
             write_csv(path, rows)

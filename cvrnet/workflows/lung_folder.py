@@ -36,7 +36,7 @@ GIVEN, FOUND = "given", "segmenter"
 
 @contextmanager
 def new_lung_folder(output: Path, overwrite: bool) -> Iterator[tuple[Path, Path]]:
-    """Yield the folder that the user named, and the folder to write to, which replaces it if the block succeeds.
+    """Yield the folder that the user named, and a new folder that replaces the first one if the block succeeds.
 
     Raises:
         UserError: The folder has other files; or it has an earlier result, and ``overwrite`` is not set.
@@ -132,7 +132,7 @@ def _row(record: Record, path: Path, origin: str, mask: Mask, problem: str) -> d
 
 
 def _root(data: DataPath, folder: Path, records: list[Record]) -> Path:
-    """The folder to which the manifest's paths are relative: it contains all images and masks."""
+    """Return the folder to which the manifest's paths are relative: it contains all images and masks."""
     images = os.path.realpath(DataSet.of(data).image_folder())
     files = [images, *{str(record.path.parent) for record in records}, str(folder)]
     files += [str(record.lung_mask.parent) for record in records if record.lung_mask is not None]

@@ -1,4 +1,4 @@
-"""A contact sheet of lung masks: those that differ most from given masks, implausible masks, and some per source."""
+"""A contact sheet of lung masks: those that differ most from given masks, implausible masks, some of each source."""
 
 from __future__ import annotations
 
@@ -30,12 +30,15 @@ class LungSheet:
         self._rng = np.random.default_rng(0)
 
     def compare(self, record: Record, picture: NDArray[np.uint8], given: Mask, found: Mask, dice: float) -> None:
-        """Add a picture with its given mask (blue) and the segmenter's (orange); the sheet shows the worst Dice."""
+        """Add a picture with its given mask (blue) and the segmenter's mask (orange).
+
+        The sheet shows the pictures with the lowest Dice.
+        """
         drawn = _recoloured(as_colour(picture), given)
-        self._add("given (blue) and found (orange), the worst", dice, f"Dice {dice:.3f}", draw_outline(drawn, found))
+        self._add("given (blue) and found (orange): lowest Dice", dice, f"Dice {dice:.3f}", draw_outline(drawn, found))
 
     def show(self, record: Record, picture: NDArray[np.uint8], mask: Mask, problem: str) -> None:
-        """Add a picture with only the segmenter's mask; the sheet shows a random choice of these."""
+        """Add a picture with only the segmenter's mask; the sheet shows a random choice of these pictures."""
         drawn = draw_outline(as_colour(picture), mask)
         row = "implausible: used whole" if problem else f"found: {record.source or 'no source'}"
         self._add(row, float(self._rng.random()), problem or Path(record.name).stem, drawn)

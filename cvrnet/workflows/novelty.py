@@ -1,4 +1,4 @@
-"""Add a novelty head to a trained model, which marks images unlike its training images (`cvrnet.heads.novelty`)."""
+"""Add a novelty head to a trained model, to mark images unlike its training images (`cvrnet.heads.novelty`)."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ from cvrnet.runs.predictions import Table
 from cvrnet.training.novelty import fit_novelty, fit_sides
 from cvrnet.workflows.job import Job
 
-MOST_IMAGES = 500  # images of each set; 100 to 400 were measured, too (docs/decisions.md)
+MOST_IMAGES = 500  # largest number of images of each set; docs/decisions.md also has measurements with 100 to 400
 MOST_MIRRORED = 300  # training images that are also mirrored; the number was chosen by measurement
 
 
 def add_novelty(
     job: Job, model: Any, sets: Mapping[str, Sequence[Record]], folder: Path, scored: Mapping[str, Table]
 ) -> dict[str, Table]:
-    """Fit a novelty head, save it beside the weights, and add each image's value to the predictions.
+    """Fit a novelty head, save it beside the weights, and add to the predictions how unusual each image is.
 
     The head is fitted to at most 500 training and 500 validation images, and to mirrored copies of 300 training images.
-    At most 500 images of each scored set get a value. Images are drawn by the seed and their names, so that folds draw
-    the same images if they can. Without several heads, or with too few images, the model gets no novelty head.
+    At most 500 images of each scored set get a value. The seed and the images' names determine which images are drawn,
+    so that the folds of a run draw the same images where possible. Only a CVR-Net that averages the probabilities of
+    its heads gets a novelty head, and only if there are enough images.
 
     Args:
         job: The job.
@@ -68,7 +69,7 @@ def add_novelty(
 
 
 def _draw(records: Sequence[Record], seed: int) -> list[int]:
-    """The indices of at most 500 images, in an order that depends only on the seed and the images' names."""
+    """Return the indices of at most 500 images, in an order that depends only on the seed and the images' names."""
 
     def key(i: int) -> bytes:
         return hashlib.sha256(f"{seed} {records[i].name}".encode("utf-8", "surrogateescape")).digest()
@@ -77,7 +78,7 @@ def _draw(records: Sequence[Record], seed: int) -> list[int]:
 
 
 def _vectors(job: Job, model: CVRNet, records: Sequence[Record]) -> tuple[list[Tensor], Tensor]:
-    """The inputs of `NoveltyHead`, on the CPU: the heads' inputs, (N, C_i) for each head, and the maps' sides."""
+    """Return the inputs of `NoveltyHead`, on the CPU: each head's input, (N, C_i), and the sides of the maps."""
     if (features := job.features) is not None:
         vectors = np.array(features.vectors[features.rows(records), 0])
         return head_inputs(model, torch.from_numpy(vectors)), stored_sides(model, features.sides(records))
@@ -87,14 +88,14 @@ def _vectors(job: Job, model: CVRNet, records: Sequence[Record]) -> tuple[list[T
 
 
 def _mirrored(job: Job, model: CVRNet, records: Sequence[Record]) -> Tensor:
-    """The sides of the maps of mirrored images, on the CPU."""
+    """Return the sides of the maps of mirrored images, on the CPU (see `cvrnet.heads.novelty.map_sides`)."""
     if job.features is not None:
         return stored_sides(model, job.features.sides(records, MIRRORED))
     return torch.cat([map_sides(maps, model.groups) for maps in _maps(job, model, records, mirrored=True)]).cpu()
 
 
 def _maps(job: Job, model: CVRNet, records: Sequence[Record], *, mirrored: bool = False) -> Iterator[list[Tensor]]:
-    """The model's maps of images, or of mirrored images, one batch after the other."""
+    """Yield the model's feature maps of images, or of mirrored images, one batch after the other."""
     network, preprocessing = HeadLogits(model.eval(), job.processes.precision), Preprocessing.from_model(model)
     device, size = next(model.parameters()).device, job.config.batch_size
     for start in range(0, len(records), size):

@@ -1,4 +1,4 @@
-"""The steps of a job that predicts an event, where they differ from a job with labels."""
+"""The steps of a job that predicts an event, where they differ from the steps of a job with labels."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Films:
     all: Sequence[Record]
     kept: list[Record]  #: films that may be used; they have no labels yet
     problems: list[str]  #: a line for each film and patient that cannot be used
-    late: list[str]  #: a line for each film that must not be used, because it would be a leak
+    late: list[str]  #: a line for each film that is too late: it would leak the event
 
     @classmethod
     def at_risk(cls, records: Sequence[Record], outcome: Outcome) -> Films:
-        """Select the films of patients who are at risk; errors as in `read_course`."""
+        """Return the films, and select those of patients at risk of the event; errors as in `read_course`."""
         course, wrong = read_course(records, outcome)
         kept, further, late = course.at_risk(records)
         return cls(course, records, kept, [*wrong, *further], late)
@@ -91,9 +91,9 @@ def outcome_of(predictor: Predictor) -> Outcome | None:
 
 
 def refuse_outcome(model: Any, what: str) -> None:
-    """Raise UserError for a model that predicts an event; ``what`` is the command, which takes models of labels."""
+    """Raise UserError for a model that predicts an event; ``what`` is the command, which needs a model of labels."""
     if outcome := Outcome.from_note(outcome_note(model.pretrained_cfg)):
-        raise UserError(f"the model predicts the event {outcome.column}; {what} takes models of labels")
+        raise UserError(f"the model predicts the event {outcome.column}; {what} needs a model of labels")
 
 
 def add_baselines(

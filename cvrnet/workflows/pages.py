@@ -28,7 +28,7 @@ def audit_run(
     names: Sequence[str] = (),
     uncertain: str = "ignore",
 ) -> None:
-    """Audit the data once, save the findings in the run, and report the severe ones.
+    """Audit the data once, save the findings in the run, and report the severe findings.
 
     ``output`` is the final path of the folder; ``names`` and ``uncertain`` are arguments of `audit`.
 
@@ -66,7 +66,7 @@ def share_audit(sweep: Path, run: Path) -> None:
 
 
 def finish_report(output: Path, maps: bool, predictor: Predictor | None = None) -> Path:
-    """Write the report of a run or an evaluation; ``predictor`` (default: the run's own model) makes its maps.
+    """Write the report of a run or an evaluation; ``predictor`` (default: the run's model) makes the Grad-CAM maps.
 
     Returns:
         The path of report.html.

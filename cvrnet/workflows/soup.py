@@ -1,8 +1,8 @@
-"""Make one network from the folds of a run: the mean of their weights, which is evaluated at once.
+"""Make one network from the folds of a run, by averaging their weights, and evaluate it.
 
-Wortsman et al., "Model soups: averaging weights of multiple fine-tuned models improves accuracy without increasing
-inference time" (ICML 2022), the uniform soup. It works if the models were fine-tuned from the same weights, as
-v1's folds were from ImageNet weights; models from random weights usually cannot be averaged.
+This is the uniform soup of Wortsman et al., "Model soups: averaging weights of multiple fine-tuned models improves
+accuracy without increasing inference time" (ICML 2022). It works if all models were fine-tuned from the same weights,
+such as v1's folds from ImageNet weights. Models that were trained from random weights usually cannot be averaged.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def make_soup(
     set still exists, new statistics are computed from its images; otherwise the folds' statistics are averaged. Frozen
     encoders keep their statistics.
 
-    ``run`` has several folds; ``folds`` selects some of them (none: all). ``data`` are labelled images for the scores,
+    ``run`` has several folds; ``folds`` selects some of them (empty: all). ``data`` are labelled images for the scores,
     by default the run's independent images or, if there are none, all images of the run. ``output`` becomes a run with
     run.json, split.csv, config.json and model.safetensors. If no fold was trained on the scored images, it also gets
     metrics.json, predictions.csv, figures/, tables/ and report.html. Other arguments: see `cvrnet.workflows`.
@@ -147,7 +147,10 @@ def make_soup(
 
 
 def average(folders: Sequence[Path]) -> nn.Module:
-    """Return the model whose tensors are the mean of the checkpoints', in float64; integers are from the first one."""
+    """Return a model with the mean of the checkpoints' weights, computed in float64.
+
+    Integers (such as batch norm's counters) are from the first checkpoint.
+    """
     model = load_checkpoint(folders[0])
     weights = [load_file(folder / WEIGHTS) for folder in folders]
     with torch.no_grad():
@@ -158,7 +161,7 @@ def average(folders: Sequence[Path]) -> nn.Module:
 
 
 def _check_folds(folders: Sequence[Path]) -> None:
-    """Refuse a single model, and folds that differ in more than their weights."""
+    """Raise UserError for a single model, and for folds that differ in more than their weights."""
     if len(folders) < 2:
         raise UserError(f"{folders[0]} is one model; a soup needs a run with several folds")
     configs = [read_json(folder / CONFIG) for folder in folders]
@@ -178,7 +181,7 @@ def _argument(config: Mapping[str, Any], key: str) -> Any:
 
 
 def _own_images(about: Mapping[str, Any], task: str, classes: Sequence[str]) -> list[Record]:
-    """The run's data set, if it still exists and has not changed."""
+    """Return the images of the run's data set, if it still exists and has not changed; otherwise none."""
     data = DataSet.of_run(about)
     try:
         uncertain = about.get("config", {}).get("uncertain", "ignore")
@@ -191,7 +194,7 @@ def _own_images(about: Mapping[str, Any], task: str, classes: Sequence[str]) -> 
 def _images(
     run: Path, about: Mapping[str, Any], own: list[Record], seen: SplitTable, given: list[Record], data: DataPath | None
 ) -> tuple[list[Record], bool, str]:
-    """The images to score on, whether they are new to all folds, and a sentence about this."""
+    """Return the images for the scores, whether they are new to all folds, and a sentence about this."""
     if data is not None:
         if known := seen.count(given):
             return given, False, f"{known} of the {len(given)} images, or their patients, were used to train the soup"
@@ -209,14 +212,14 @@ def _images(
 
 
 def _same_encoders(folders: Sequence[Path]) -> bool:
-    """Whether the folds are CVR-Nets with equal encoder weights, so that they differ only in their heads."""
+    """Return whether the folds are CVR-Nets with equal encoder weights, so that they differ only in their heads."""
     first, *others = (load_file(folder / WEIGHTS) for folder in folders)
     names = [name for name in first if name.startswith("encoders.")]
     return bool(names) and all(torch.equal(first[name], other[name]) for name in names for other in others)
 
 
 def _renew_batch_norm(model: nn.Module, records: Sequence[Record], preprocessing: Preprocessing, device: str) -> str:
-    """Compute batch norm's statistics for the averaged weights, as Wortsman et al. do."""
+    """Compute batch norm's statistics for the averaged weights, as Wortsman et al. do; return a sentence about them."""
     if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
         return "the network has no batch norm"
     if len(records) < 2:  # one image alone has no variance in the deepest maps

@@ -1,4 +1,4 @@
-"""The steps of a job that labels bags of pictures, where they differ from a job with single pictures."""
+"""The steps of a job that labels bags of pictures, where they differ from the steps of a job with single pictures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from cvrnet.inference.study_predictor import StudyPredictor
 from cvrnet.runs.attention import StudyAttention, attention_of, score_attention, write_attention
 from cvrnet.training import TrainConfig
 
-MOST_TUNED = 32  #: most pictures of a bag if encoders are trained, because all images and maps stay in memory
+#: Largest number of pictures in a bag if the encoders are trained, because all images and maps stay in memory.
+MOST_TUNED = 32
 
 
 def with_studies(
@@ -37,8 +38,8 @@ def with_studies(
 
     Raises:
         DataError: No bag is left.
-        UserError: ``freeze`` is neither "all" nor 0, or a bag is too large to train the encoders; or see
-            `group_studies`.
+        UserError: ``freeze`` is neither "all" nor 0, a bag is too large to train the encoders, or `group_studies`
+            fails.
     """
     if config.freeze not in ("all", 0):
         raise UserError(f"--unit {config.unit} with --freeze {config.freeze}; expected --freeze all, or 0")
@@ -63,7 +64,7 @@ def with_studies(
     timed = config.time and any(day for study in studies for day in study.days)
     sizes = [len(study.pictures) for study in studies]
     say(
-        f"{len(studies):,} bags ({config.unit}) of {min(sizes)} to {max(sizes)} pictures, {sum(sizes):,} together; "
+        f"{len(studies):,} bags ({config.unit}) of {min(sizes)} to {max(sizes)} pictures, {sum(sizes):,} in all; "
         + ("the days of the pictures are used" if timed else "the order of the pictures is not used")
     )
     return list(studies), replace(config, time=timed), left_out
@@ -137,5 +138,5 @@ def one_picture_each(records: Sequence[Record]) -> list[Record]:
 
 
 def describe_bags(records: Sequence[Record], unit: str, pooling: str) -> dict[str, Any]:
-    """Return the keys that only the run.json of bags has."""
+    """Return the keys that run.json has only in a job with bags."""
     return {"unit": unit, "pooling": pooling, "pictures": len(pictures_of(records))}

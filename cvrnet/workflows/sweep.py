@@ -1,4 +1,4 @@
-"""Several cross-validations of one data set: one for each model (v2's Table 5), or one without each source."""
+"""Several cross-validations of one data set: one for each model (v2's Table 5), or one for each source left out."""
 
 from __future__ import annotations
 
@@ -28,7 +28,11 @@ from cvrnet.workflows.findings import MULTILABEL
 from cvrnet.workflows.job import Job, open_run, start_job
 
 ABLATIONS = ("encoder1", "encoder2", "p3", "mean-logits")
-"""Variants of a CVR-Net, written as ``cvrnet:p3``: only one encoder, with three heads; only P3; averaged logits."""
+"""Names of variants of a CVR-Net, written after the model's name: ``cvrnet:p3``.
+
+``encoder1`` and ``encoder2`` keep one encoder, with three heads. ``p3`` keeps only the head P3. ``mean-logits``
+averages the heads' logits instead of their probabilities.
+"""
 
 
 def benchmark(
@@ -55,8 +59,8 @@ def benchmark(
     each model, benchmark.csv, benchmark.md, benchmark.json and figures/ are written again.
 
     ``models`` are names of timm classifiers; a CVR-Net's name may be followed by one of `ABLATIONS` (``cvrnet:p3``).
-    The models are compared with ``cvrnet`` or, if it is not among them, with the first. With ``resume``, models may be
-    added. The model of ``config`` is not used. Other arguments and errors: see `cvrnet.workflows`.
+    The models are compared with ``cvrnet`` or, if it is not among them, with the first model. With ``resume``, models
+    may be added. The model of ``config`` is not used. Other arguments and errors: see `cvrnet.workflows`.
 
     Returns:
         The content of benchmark.json.
@@ -78,7 +82,7 @@ def benchmark(
 def _benchmark(
     job: Job, models: Sequence[str], n_folds: int, test_source: str, split_from: Path | None
 ) -> dict[str, Any]:
-    """Train the models; with the interpolation ``auto``, each on images resized with its own interpolation."""
+    """Train the models; with the interpolation ``auto``, each model gets images resized with its own interpolation."""
     output = job.place.folder
     folds = choose_folds(job, output, n_folds, test_source, split_from)
     if job.processes.is_main:
@@ -92,7 +96,7 @@ def _benchmark(
     models = read_json(output / RUN)["models"]
     own = {model: resolve_interpolation(model_config(model, job.config)).interpolation for model in models}
     if len(set(own.values())) > 1 and job.processes.is_main:
-        job.callbacks.say(f"{own_interpolations(own)} --interpolation sets one for all")
+        job.callbacks.say(f"{own_interpolations(own)} --interpolation sets one for all models")
     table: dict[str, Any] = {}
     for model in models:
         run = output / slug(model)
@@ -131,8 +135,8 @@ def leave_one_source_out(
     Returns:
         The content of summary.json: for each source, the scores in cross-validation and on the source, the drop in
         accuracy, and the scores of each head on the source; or the reason why the source cannot be left out. For
-        findings, the drop is in the mean AUC over the findings that have an AUC in both; ``not_scored`` names the
-        findings that all images of the source have, or none has.
+        findings, the drop is in the mean AUC over the findings that have an AUC both in cross-validation and on the
+        source; ``not_scored`` names the findings that either all or none of the source's images have.
 
     Raises:
         UserError: The data set has fewer than two sources.
@@ -180,7 +184,7 @@ def _leave_out(job: Job, kind: str, n_folds: int) -> dict[str, Any]:
     return summary if job.processes.is_main else {}
 
 
-_PLACES = {"others": "cross_validation", "it": INDEPENDENT}  # of `source_rows` -> key in summary.json
+_PLACES = {"others": "cross_validation", "it": INDEPENDENT}  # place in a title of `source_rows` -> key in summary.json
 
 
 def model_config(model: str, config: TrainConfig) -> TrainConfig:
@@ -203,7 +207,7 @@ def model_config(model: str, config: TrainConfig) -> TrainConfig:
         network = timm.create_model(base, device="meta") if timm.is_model(base) else None
     encoders: list[str] = getattr(network, "encoder_names", [])
     if len(encoders) < 2:
-        raise UserError(f"{base!r} is not a CVR-Net of two encoders; expected one of `cvrnet models`, then :{part}")
+        raise UserError(f"{base!r} is not a CVR-Net of two encoders; expected a name of `cvrnet models` before :{part}")
     if part in ("encoder1", "encoder2"):
         return replace(config, model=base, encoders=(encoders[int(part[-1]) - 1],))
     option = {"scales": "deepest"} if part == "p3" else {"average": "logits"}
@@ -211,7 +215,7 @@ def model_config(model: str, config: TrainConfig) -> TrainConfig:
 
 
 def _check(model: str, config: TrainConfig, num_classes: int) -> None:
-    """Refuse an unknown model, or one that cannot train on these images and batches, before anything is trained."""
+    """Raise UserError, before any training, if the model is unknown or cannot train on these images and batches."""
     config = replace(model_config(model, config), pretrained=False)
     network = create_for_training(config, num_classes)
     try:
@@ -243,7 +247,7 @@ def _class_cells(entry: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _finding_cells(entry: Mapping[str, Any], findings: Sequence[str]) -> dict[str, str]:
-    """The mean AUC on the other sources and on the source itself, and the AUC of each finding on the source."""
+    """Return the mean AUC on the other sources and on the source itself, and the AUC of each finding on the source."""
     row = {}
     for where, key in _PLACES.items():
         row[f"AUC macro on {where}"] = spread(entry[key]["macro"]["roc_auc"]) if key in entry else "-"

@@ -84,7 +84,10 @@ def train(
 
 
 def split_records(records: Sequence[Record], config: TrainConfig, test_source: str = "") -> dict[str, list[Record]]:
-    """Return the sets of one training, by the config's fraction and seed (see `cvrnet.data.splits.holdout_sets`)."""
+    """Return the images of each set of one training (see `cvrnet.data.splits.holdout_sets`).
+
+    The config has the fraction of the validation set and the seed.
+    """
     return holdout_sets(records, config.val_fraction, config.seed, test_source, config.findings)
 
 

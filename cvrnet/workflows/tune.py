@@ -21,7 +21,7 @@ from cvrnet.runs.hub_download import is_reference
 from cvrnet.workflows.callbacks import Callbacks
 from cvrnet.workflows.job import Job
 
-LEAST = 32  # validation images; fewer would not show how much a probability may change
+LEAST = 32  # least number of validation images; fewer images would not show how much a probability may change
 
 
 def tune(
@@ -39,7 +39,7 @@ def tune(
     are used. Nothing else in the run changes. Other arguments: see `cvrnet.workflows`.
 
     Returns:
-        For each fold: its name, the number of float32 parts, and by how much bfloat16 changes a probability at most,
+        For each fold: its name, the number of float32 parts, and the largest change of a probability by bfloat16,
         before (with the encoders' own lists of float32 parts) and after (with the parts that were found).
 
     Raises:
@@ -54,7 +54,7 @@ def tune(
     found = find_images(images)
     predictor.use_masks(found.masked)
     if not found.files:
-        raise UserError("no image found")
+        raise UserError("no image found; expected images, or folders or manifests of images")
     x = _read(predictor, found.files)
     rows, progress = [], callbacks.stage("Tuning")
     for done, (folder, network) in enumerate(zip(folders, predictor.models, strict=True), start=1):
@@ -73,8 +73,8 @@ def tune(
 def tune_trained(job: Job, model: Any, validation: Sequence[Record], folder: Path) -> None:
     """After training, find the float32 parts on validation images, and store them with the model.
 
-    The search needs training in bfloat16, single images and at least `LEAST` validation images. Without these, a
-    network on frozen encoders predicts in float32, because its heads were trained on features computed in float32.
+    The search needs training in bfloat16, single images and at least `LEAST` validation images. If one of these is
+    missing, a network with frozen encoders predicts in float32, because its heads were trained on float32 features.
     """
     if not isinstance(model, CVRNet):
         return
@@ -90,7 +90,7 @@ def tune_trained(job: Job, model: Any, validation: Sequence[Record], folder: Pat
 
 
 def _read(predictor: Predictor, found: Sequence[Path]) -> torch.Tensor:
-    """Read evenly spaced images, leave out unreadable ones, and normalise the others."""
+    """Return evenly spaced images, normalised; unreadable images are left out."""
     images = []
     for i in _spaced(len(found)):
         try:
@@ -103,13 +103,13 @@ def _read(predictor: Predictor, found: Sequence[Path]) -> torch.Tensor:
 
 
 def _normalized(model: Any, images: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Normalise uint8 images (N, C, H, W) for a model, on its device."""
+    """Return uint8 images (N, C, H, W) normalised for a model, on its device."""
     x = Preprocessing.from_model(model).normalize(images.to(device))
     return x.contiguous(memory_format=torch.channels_last)
 
 
 def _spaced(count: int) -> list[int]:
-    """At most `IMAGES` indices, evenly spaced."""
+    """Return at most `IMAGES` indices, evenly spaced."""
     return [i * count // min(count, IMAGES) for i in range(min(count, IMAGES))]
 
 

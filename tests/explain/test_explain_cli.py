@@ -111,7 +111,7 @@ def test_equal_names_do_not_collide(cli, lively, two, tmp_path):
         (["--encoder", "vgg16"], "no part vgg16; expected some of network, test_resnet, test_efficientnet, P1"),
         (["--head", "6"], "no part P6; expected some of network"),
         (["--out-of-fold"], "--out-of-fold needs --measure"),
-        (["--measure", "--raw"], "--measure takes one data set"),
+        (["--measure", "--raw"], "--measure needs one data set"),
     ],
 )
 def test_mistakes_are_one_line(cli, lively, two, tmp_path, arguments, message):

@@ -60,9 +60,9 @@ def test_targets_by_class(phantoms, tmp_path):
     ("settings", "sentence"),
     [
         ({"sensitivity": {"XYZ": 0.9}}, "a target for the class 'XYZ'; the classes are CVP, NCP, NOR"),
-        ({"sensitivity": 1.5}, "sensitivity=1.5; expected from above 0 to 1"),
-        ({"specificity": {"CVP": 0}}, r"specificity=\{'CVP': 0\}; expected from above 0 to 1"),
-        ({"sensitivity": "high"}, "sensitivity='high'; expected from above 0 to 1"),
+        ({"sensitivity": 1.5}, "sensitivity=1.5; expected a number above 0 and at most 1"),
+        ({"specificity": {"CVP": 0}}, r"specificity=\{'CVP': 0\}; expected a number above 0 and at most 1"),
+        ({"sensitivity": "high"}, "sensitivity='high'; expected a number above 0 and at most 1"),
     ],
 )
 def test_wrong_targets(phantoms, tmp_path, settings, sentence):

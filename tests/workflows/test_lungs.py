@@ -116,7 +116,7 @@ def test_prediction_does_what_training_did(films, run, cli):
         (["export", "RUN", "-o", "x.onnx"], "sees only the lungs"),
         (["predict", "RUN", "FILMS", "--num-workers", "1"], "--num-workers: not for a model that sees only the lungs"),
         (["train", "FILMS", "-o", "x", "--segmenter", "MASKS"], "needs lungs="),
-        (["train", "FILMS", "-o", "x", "--lungs", "crop", "--unit", "patient"], "is for single radiographs"),
+        (["train", "FILMS", "-o", "x", "--lungs", "crop", "--unit", "patient"], "needs unit='image'"),
         (["train", "IMAGES", "-o", "x", "--lungs", "mask"], "add --segmenter FOLDER"),
         (["train", "FILMS", "-o", "x", "--lungs", "mask", "--segmenter", "nowhere"], "no such segmenter"),
         (["lungs", "IMAGES", "-o", "x"], "0 images have a usable lung_mask; expected at least 10"),

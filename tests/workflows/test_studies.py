@@ -209,7 +209,7 @@ def test_what_takes_single_images_refuses_in_one_line(
         train(follow_up, tmp_path / "t", replace(CONFIG, freeze=2), **PLAIN)
     with pytest.raises(UserError, match="needs a CVR-Net"):
         train(follow_up, tmp_path / "t", replace(CONFIG, model="resnet18", encoders=()), **PLAIN)
-    with pytest.raises(UserError, match="findings are for single images"):
+    with pytest.raises(UserError, match="findings need unit='image'"):
         replace(CONFIG, findings=("A",))
     with pytest.raises(UserError, match="needs the manifest's column study_id"):
         train(phantoms, tmp_path / "t", CONFIG, **PLAIN)
