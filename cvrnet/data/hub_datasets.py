@@ -1,7 +1,7 @@
 """Read data sets of the Hugging Face Hub, or in its formats: ``hfds:user/name`` (extra ``hfds``).
 
-The prefix is timm's for the ``datasets`` library, which also reads local data. In ``hfds:FOLDER``, the folder contains
-images or Parquet files, or was written by ``Dataset.save_to_disk``.
+timm uses the same prefix for the ``datasets`` library, which also reads local data. In ``hfds:FOLDER``, the folder
+contains images or Parquet files, or was written by ``Dataset.save_to_disk``.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def _rows(dataset: Any, where: str, prefix: str, split: str, image: str, label: 
             path = _store(folder, stored["bytes"])
         elif path is None or not path.is_file():
             wrong.append("the image is missing")
-        unknown = not label or row[label] in (None, -1, "")  # -1: in datasets, a missing label of a test set
+        unknown = not label or row[label] in (None, -1, "")  # in datasets, -1 is a missing label
         name = "" if unknown else clean(name_of(row[label]))
         if label and (problem := label_problem(name)):
             wrong.append(problem)
@@ -103,7 +103,7 @@ def _rows(dataset: Any, where: str, prefix: str, split: str, image: str, label: 
 
 
 def _store(folder: Path, data: bytes) -> Path:
-    """Write an image to a file unless it exists, and return its path: the cache of decoded images uses its time."""
+    """Return the path of a file with this image. An existing file is kept: the image cache depends on its time."""
     digest = hashlib.sha256(data).hexdigest()[:40]
     path = folder / digest[:2] / digest[2:]
     if not path.is_file():
@@ -112,5 +112,5 @@ def _store(folder: Path, data: bytes) -> Path:
 
 
 def _column(features: Mapping[str, Any], kind: str) -> str | None:
-    """The first column whose type in the ``datasets`` library is called `kind`; None if there is none."""
+    """Return the first column whose type in the ``datasets`` library is called `kind`; None if there is none."""
     return next((name for name, feature in features.items() if type(feature).__name__ == kind), None)

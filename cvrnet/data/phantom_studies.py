@@ -49,9 +49,10 @@ def write_studies(
     - ``volumes``: CTs of 20 to 60 slices each. ``NOR`` has no lesion. ``NCP`` (every second patient) has one lesion, in
       3 to 6 slices.
     - ``follow-up``: films of three to six days each. All patients have lesions of the kind ``CVP``. They become fainter
-      (``better``) or denser (``worse``, every second patient). Severity differs more between patients than it changes
-      within one, so a single film says little about the label. The manifest has the columns ``day`` (from the first
-      film) and ``event_day``: patients of the label ``worse`` have an event zero to three days after their last film.
+      (``better``) or denser (``worse``, every second patient). Severity differs more between patients than between the
+      films of a patient, so a single film says little about the label. The manifest has the columns ``day`` (from the
+      first film) and ``event_day``: patients of the label ``worse`` have an event zero to three days after their last
+      film.
 
     The folder gets ``images/<patient>/<name>.png`` (8-bit grey; CTs as in a lung window), ``lungs/<name>.png``,
     ``lesions/<name>.png`` for the pictures with a lesion, and ``manifest.csv`` with the column ``study_id``. Equal
@@ -61,13 +62,13 @@ def write_studies(
         folder: A new or empty folder or, with ``overwrite``, an earlier data set of phantoms.
         kind: ``volumes`` or ``follow-up``.
         n: Number of studies, at least 12.
-        seed: Of the random numbers, not negative.
+        seed: Seed of the random numbers, not negative.
         size: Height and width of a picture in pixels, at least 64.
         overwrite: Replace the earlier data set when the new one is complete.
         progress: Called after each study with the number done and `n`.
 
     Raises:
-        UserError: An argument is out of range, or the folder contains something else.
+        UserError: An argument is out of range, or the folder contains other files.
     """
     draw, folder = _KINDS[kind], real_folder(folder)
     for name, value, least in (("n", n, 12), ("size", size, 64), ("seed", seed, 0)):

@@ -21,7 +21,7 @@ COLUMNS = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *FINDINGS)
 
 
 def rows(folder: Folder) -> Iterator[Row]:
-    """The rows of the manifest, with a column for each finding: 1, 0, -1 (uncertain) or blank (not mentioned)."""
+    """Yield the rows of the manifest, with a column for each finding: 1, 0, -1 (uncertain) or blank (not mentioned)."""
     tables = (("train", folder.file("train.csv")), ("val", folder.optional("valid.csv")))
     for split, table in tables:
         for entry in folder.table(table, COLUMNS):

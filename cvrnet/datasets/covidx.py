@@ -17,7 +17,7 @@ _LABELS = ("normal", "pneumonia", "COVID-19", "positive", "negative", "viral", "
 
 
 def rows(folder: Folder) -> Iterator[Row]:
-    """The rows of the manifest. ``source`` is the collection that an image comes from, if the list names it.
+    """Yield the rows of the manifest. ``source`` is the collection that an image comes from, if the list names it.
 
     Patient numbers start again in each source, so the source is a part of the patient's id.
     """
@@ -40,7 +40,7 @@ def rows(folder: Folder) -> Iterator[Row]:
 
 
 def _list(folder: Folder, split: str) -> Path | None:
-    """The list of a split: ``train.txt``, or the only file named ``train_*.txt``; None if there is none."""
+    """Return the list of a split: ``train.txt``, or the only file named ``train_*.txt``; None if there is none."""
     if (path := folder.root / f"{split}.txt").is_file():
         return path
     paths = sorted(folder.root.glob(f"{split}_*.txt"))

@@ -20,7 +20,7 @@ class KerasWeight:
 
     layer: str  #: the layer's name as Keras gives it in a new process
     name: str  #: the weight's name in the layer, such as ``kernel``
-    target: str  #: the name in our network
+    target: str  #: the name of the parameter or buffer in our network
     axes: tuple[int, ...] = VECTOR  #: Keras's axes in our order
     folded: bool = False  #: whether this is a convolution's bias, which is folded into the running mean `target`
 
@@ -88,7 +88,7 @@ def _heads(to: str) -> Iterator[KerasWeight]:
 
 
 AUTOMATIC = ("xce_conv2d", "xce_batch_normalization", "dense")
-"""Kinds of layers that the notebook does not name: Keras numbers them, and never restarts within a process."""
+"""Kinds of layers that the notebook does not name: Keras numbers them, and counts on until its process ends."""
 
 
 def rename_automatic(expected: Collection[str], found: Collection[str]) -> dict[str, str]:
@@ -111,13 +111,13 @@ def rename_automatic(expected: Collection[str], found: Collection[str]) -> dict[
 
 
 def _numbered(kind: str, names: Collection[str]) -> list[str]:
-    """The names of a kind's layers in the order of their numbers; in tf.keras the first one has no number."""
+    """Return the names of a kind's layers in the order of their numbers; in tf.keras the first one has no number."""
     matches = [match for name in names if (match := re.fullmatch(rf"{kind}(?:_(\d{{1,9}}))?", name))]
     return [match[0] for match in sorted(matches, key=lambda match: int(match[1] or 0))]
 
 
 def quoted(name: str) -> str:
-    r"""Make a name from an untrusted file safe and short enough for a message of one line.
+    r"""Return a name from an untrusted file in a form that is safe and short enough for a message of one line.
 
     >>> print(quoted("two\nlines"))
     'two\nlines'

@@ -37,7 +37,8 @@ def fit_segmenter(
     at random, and its brightness, contrast, gamma and noise change. On one machine, the same arguments give the same
     network.
 
-    ``progress`` is called after each epoch with the number of epochs done and to do.
+    ``device`` and ``amp`` are as in `cvrnet.devices`. ``progress`` is called after each epoch with the number of epochs
+    done and the total.
     """
     place = select_device(device)
     precision = select_precision(amp, place)

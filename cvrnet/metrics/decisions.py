@@ -34,7 +34,7 @@ class Decisions:
     calibration: Recalibration | None = None  #: by ``cvrnet calibrate``, for another hospital
 
     def to_dict(self) -> dict[str, Any]:
-        """The values to write to config.json."""
+        """Return the values to write to config.json."""
         return asdict(self)
 
     @classmethod
@@ -97,7 +97,7 @@ def choose_finding_decisions(
     """Choose the thresholds of each finding on the validation images for which it is known.
 
     ``truth`` is 1, 0, or NaN where a finding is not known, (N, C); ``probabilities`` are (N, C). There are no
-    prediction sets and no abstention, because these are for one class out of several.
+    prediction sets and no abstention, because these need images with exactly one class.
     """
     points: list[OperatingPoint] = []
     for name, values, p in zip(names, truth.T, probabilities.T, strict=True):
@@ -110,7 +110,7 @@ def choose_finding_decisions(
 def average_decisions(members: Sequence[Decisions]) -> Decisions:
     """Return the decisions of an ensemble that averages its members' probabilities.
 
-    ``cvrnet calibrate`` calibrates an ensemble as a whole, so its members share their decisions.
+    ``cvrnet calibrate`` calibrates an ensemble as a whole, so all members have the same decisions.
 
     Raises:
         ValueError: The members were calibrated separately.

@@ -1,4 +1,4 @@
-"""Checks of labels and probabilities, made before anything is scored."""
+"""Check labels and probabilities before they are scored."""
 
 from __future__ import annotations
 

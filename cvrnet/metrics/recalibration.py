@@ -14,9 +14,9 @@ from cvrnet.metrics.bootstrap import group_numbers
 from cvrnet.metrics.inputs import check
 from cvrnet.task import log_softmax
 
-MIN_PATIENTS = 5  # with fewer patients of a class, or of all others together, the bias of the class stays 0
+MIN_PATIENTS = 5  # with fewer patients of a class, or of all other classes together, the bias of the class stays 0
 MIN_IMAGES = 20  # with fewer images, nothing is fitted
-MAX_BIAS = 1000  # largest scale or bias that is accepted from a file; fitted ones are below 150
+MAX_BIAS = 1000  # largest scale or bias that is accepted from a file; fitted values are below 150
 MAX_STEPS, TOLERANCE = 10_000, 1e-9  # of the expectation maximisation
 Table = NDArray[np.float64]
 
@@ -32,7 +32,7 @@ class Recalibration:
     bias: tuple[float, ...]  #: b, (C,); 0: no change
 
     def __call__(self, probabilities: ArrayLike) -> Table:
-        """The new probabilities from the old ones, both (..., C)."""
+        """Return the new probabilities from the old ones, both (..., C)."""
         return np.exp(log_softmax(self.scale * _logs(probabilities) + np.array(self.bias)))
 
     @classmethod
@@ -48,7 +48,7 @@ class Recalibration:
 
 
 def free_biases(labels: Sequence[int], groups: Sequence[Hashable], n_classes: int) -> list[int]:
-    """The classes whose bias can be fitted: at least `MIN_PATIENTS` patients have the class, and as many have another.
+    """Return the classes whose bias can be fitted: `MIN_PATIENTS` or more patients have it, and as many have another.
 
     >>> free_biases([0] * 6 + [1] * 5 + [2], range(12), 3)
     [0, 1]
@@ -63,9 +63,9 @@ def fit_recalibration(y_true: ArrayLike, probabilities: ArrayLike, groups: Seque
     """Fit scale and biases on labelled images.
 
     This is temperature scaling (Guo et al. 2017, ICML) with a bias for each class. It minimises the log loss, in which
-    each patient counts once, plus half the square of log(scale) and of each bias. This penalty is that of a standard
-    normal prior. It keeps scale and biases finite with few images, and has less weight with more patients. The fit
-    starts from "no change", so the log loss on these images cannot rise.
+    each patient counts once, plus half the square of log(scale) and of each bias. These squares are the penalty of a
+    standard normal prior. The penalty keeps scale and biases finite with few images, and has less weight with more
+    patients. The fit starts from "no change", so the log loss on these images cannot rise.
 
     Args:
         y_true: Class indices, (N,).
@@ -91,7 +91,7 @@ def fit_recalibration(y_true: ArrayLike, probabilities: ArrayLike, groups: Seque
         bias[free] = values[1:]
         new = log_softmax(scale * logs + bias)
         total = -(weights * new[np.arange(len(labels)), labels]).sum() + values @ values / 2
-        slope = weights[:, None] * (np.exp(new) - one_hot)  # of the new logits
+        slope = weights[:, None] * (np.exp(new) - one_hot)  # derivative by the new logits
         gradient = np.concatenate([[scale * (slope * logs).sum()], slope.sum(0)[free]])
         return float(total), gradient + values
 

@@ -56,7 +56,7 @@ class PixelNetwork(nn.Module):
 
     @property
     def outputs(self) -> list[str]:
-        """The names of what `forward` returns."""
+        """The names of the outputs of `forward`."""
         return [LOGITS, *([HEADS] if self.averages_probabilities else []), *([DISTANCES] if self.novelty else [])]
 
     @property
@@ -208,6 +208,6 @@ def write_metadata(proto: onnx.ModelProto, values: Mapping[str, Any]) -> None:
 
 
 def _exact_parts(encoder: Any) -> tuple[str, ...]:
-    """An encoder's own list; without one, its first convolutions."""
+    """Return ``float32_parts`` of an encoder; if it has none, its first convolutions."""
     listed: tuple[str, ...] | None = getattr(encoder, "float32_parts", None)
     return encoder.first_conv if listed is None else listed
