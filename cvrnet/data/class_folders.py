@@ -39,7 +39,7 @@ def scan_folder(
         rows.append((replace(record, **fields), wrong))
     used -= {None}
     if used:
-        say(f"{printable(str(root))}: {len(used)} images are masks of other images, as their folders or names say")
+        say(f"{printable(str(root))}: {len(used)} images are masks of other images, by their names or their folders")
     if unused := len(set(masks.values()) - used):
         found.passed_over["a mask without an image"] += unused
     if sentence := found.passed_over_sentence(root):
@@ -55,7 +55,9 @@ def _problems(found: Found, rows: Sequence[Row], say: Callable[[str], object]) -
     inside = {folders[0] for record, _ in rows if (folders := _folders(record.name))}
     splits = sorted(name for name in inside if split_name(name))
     if splits and (beside := sorted(name for name in inside - set(splits) if not is_image_folder(name))):
-        problems.append(f"{beside[0]} is beside the split folders {', '.join(splits)}: expected all classes in them")
+        problems.append(
+            f"{beside[0]} is beside the split folders {', '.join(splits)}: expected all classes inside these folders"
+        )
     elif parts := {record.split for record, _ in rows} - {""}:
         numbers = {part: sum(record.split == part for record, _ in rows) for part in sorted(parts)}
         say(f"the folders' names give the splits: {counts(numbers)}")

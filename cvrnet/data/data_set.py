@@ -21,7 +21,7 @@ class DataSet:
     """
 
     path: str | Path  #: of the folder or manifest, or ``hfds:user/name``; see `cvrnet.data.read_records`
-    images: str | Path | None = None  #: folder that a manifest's paths are relative to; None: the manifest's
+    images: str | Path | None = None  #: folder that a manifest's paths are relative to; None: the manifest's folder
     columns: Mapping[str, str] = field(default_factory=dict)  #: our name of a column -> its name in the manifest
 
     def __fspath__(self) -> str:

@@ -196,8 +196,8 @@ def table_entries(data: object, count: int, depth: int, header: Dataset) -> np.n
     if count > 1 and len(words) == (count + 1) // 2:  # as in DCMTK's DiLookupTable::checkTable
         packed = words.astype("<u2").view(np.uint8)[:count]
         steps = np.diff(packed.astype(np.int16))
-        # The data are half as long as a table of words. If their bytes only rise or only fall, the bytes are the
-        # entries, even if a larger depth is declared. Otherwise, they are a table of words that was cut off.
+        # The data are half as long as a table of words. If the depth is at most 8, or the bytes only rise or only fall,
+        # the bytes are the entries. Otherwise, the data are a table of words that was cut off.
         if depth <= 8 or (steps >= 0).all() or (steps <= 0).all():
             return packed
     return words[:count]

@@ -19,7 +19,7 @@ EXPECTED = "expected 1, 0, -1 or empty"
 _NUMBERS = ("age", "day", "follow_up")  # columns that are not findings, although their cells may be 0 and 1
 _WORDS = {*"yn+?", "yes", "no", "true", "false", "positive", "negative", "present", "absent"}  # instead of 1 and 0
 _MEANT = 0.5  # least share of 1, 0, -1 and words in a column that is probably meant as a finding
-_MEANT_OF_NUMBERS = 0.9  # this least share for a column whose other cells are all numbers
+_MEANT_OF_NUMBERS = 0.9  # the least share if all other cells of the column are numbers
 
 
 def plain_cell(cell: str) -> str:
@@ -58,7 +58,9 @@ def odd_columns(records: Sequence[Record]) -> dict[str, str]:
             continue
         first, number = next(iter(odd.values()))[0], sum(map(len, odd.values()))
         where = printable(first.where or first.name)
-        more = f", and {number - 1:,} other cells" if number > 2 else ", and another cell" if number > 1 else ""
+        more = (
+            f", and {number - 1:,} more such cells" if number > 2 else ", and one more such cell" if number > 1 else ""
+        )
         cell = first.metadata[column].strip()
         found[column] = f"column {printable(column)} is not a finding: it has {cell!r:.40} ({where}){more}; {EXPECTED}"
     return found

@@ -24,7 +24,7 @@ from cvrnet.errors import UserError
 AUTO = "auto"  #: instead of names: every finding that the data set has
 UNCERTAIN = {"ignore": np.nan, "positive": 1.0, "negative": 0.0}
 """What a cell of -1 counts as (CheXpert's "uncertain"); NaN means not known."""
-LEAST_PATIENTS = 5  # AUTO takes a finding that at least 5 patients have, and at least 5 lack
+LEAST_PATIENTS = 5  # AUTO takes a finding if at least 5 patients have it and at least 5 lack it
 
 Truth = NDArray[np.float64]
 """Whether each image has each finding, (N, C): 1, 0, or NaN where this is not known."""
@@ -51,7 +51,9 @@ def learnable_findings(
     columns = {column for record in records for column in record.metadata}
     if list(wanted) != [AUTO]:
         if none := [name for name in wanted if is_no_finding(name)]:
-            raise UserError(f"{none[0]} is not a finding; it means that there are none: leave it out of --findings")
+            raise UserError(
+                f"{none[0]} is not a finding, but means that there are no findings: leave it out of --findings"
+            )
         if len({*wanted}) < len(wanted):
             raise UserError(f"findings {', '.join(wanted)}: each must be given once")
         if unknown := [name for name in wanted if name not in columns and name not in named]:
@@ -70,7 +72,9 @@ def learnable_findings(
     truth, patients = finding_truth(records, found, uncertain), np.array(patient_keys(records))
     enough = [min(len({*patients[column == value]}) for value in (0, 1)) >= least for column in truth.T]
     if not any(enough):
-        raise UserError(f"no finding is present in {least} patients or more and known to be absent in {least} or more")
+        raise UserError(
+            f"no finding is known to be present in at least {least} patients and absent in at least {least}"
+        )
     few = [name for name, take in zip(found, enough, strict=True) if not take]
     few += [] if named else [name for name in finding_columns(records, "0") if name not in found]
     return [name for name in found if name not in few], truth[:, enough], few

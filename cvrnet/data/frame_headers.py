@@ -43,7 +43,7 @@ def check_frame(frame: bytes, size: FrameSize, coding: str) -> bool:
         frame: the codestream of one frame.
         size: the size in the tags.
         coding: ``"jpeg"`` (JPEG and JPEG-LS), ``"jpeg2000"`` (with HTJ2K) or ``"rle"``; for any other value, the result
-        is False.
+            is False.
 
     Raises:
         Refused: The frame is damaged, or declares no size, another size or more bits than the tags, or too many scans.
@@ -62,7 +62,7 @@ def check_frame(frame: bytes, size: FrameSize, coding: str) -> bool:
 
 def _check_jpeg(data: bytes, size: FrameSize) -> bool:
     if data[:2] != b"\xff\xd8":
-        raise Refused("the compressed image is not JPEG, which its transfer syntax names")
+        raise Refused("the compressed image is not JPEG, although its transfer syntax says so")
     scans, frames, ordinary = 0, 0, size.rows * size.columns <= LARGE
     for marker, segment, adjoining in _segments(data):
         ordinary = ordinary and adjoining and marker in _ORDINARY
@@ -102,7 +102,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes, bool]]:
 def _check_jpeg2000(data: bytes, size: FrameSize) -> None:
     at = _codestream(data) if data.startswith(_JP2) else 0
     if data[at : at + 4] != _SOC_SIZ:
-        raise Refused("the compressed image is not JPEG 2000, which its transfer syntax names")
+        raise Refused("the compressed image is not JPEG 2000, although its transfer syntax says so")
     # ISO/IEC 15444-1 A.5.1
     right, lower, left, upper, tile_width, tile_height, *_, samples = struct.unpack_from(">8IH", data, at + 8)
     if not tile_width or not tile_height:

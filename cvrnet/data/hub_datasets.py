@@ -103,7 +103,7 @@ def _rows(dataset: Any, where: str, prefix: str, split: str, image: str, label: 
 
 
 def _store(folder: Path, data: bytes) -> Path:
-    """Return the path of a file with this image. An existing file is kept: the image cache depends on its time."""
+    """Write an image to a file, unless it exists, and return the path: the image cache depends on the file's time."""
     digest = hashlib.sha256(data).hexdigest()[:40]
     path = folder / digest[:2] / digest[2:]
     if not path.is_file():

@@ -54,7 +54,7 @@ class LungFinder:
         segmenter: Finds the lungs in the other pictures.
         cache_folder: Where the segmenter's masks are stored (``""``: the default folder); None: they are not stored.
         whole_without: Use a picture whole if there is neither a mask nor a segmenter for it; by default, this is an
-        error.
+            error.
     """
 
     def __init__(

@@ -174,5 +174,5 @@ def _lobe_problem(mask: Mask) -> str:
         if spans[0][1] - spans[0][0] < 0.5 * mask.shape[1]:
             return "it has one lung; expected two"
     if smaller < LEAST_LOBE:
-        return f"its smaller lung is {smaller:.0%} of it; expected at least {LEAST_LOBE:.0%}"
+        return f"its smaller lung is {smaller:.0%} of the mask; expected at least {LEAST_LOBE:.0%}"
     return ""

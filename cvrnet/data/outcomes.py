@@ -43,7 +43,7 @@ class Outcome:
 
     column: str  #: the manifest's column with the day of the event, or with yes and no
     until: str = "first"  #: which films are used: ``admission`` or ``first``
-    horizon: float = 14.0  #: days after the origin; an event within them makes the label ``yes``
+    horizon: float = 14.0  #: number of days; an event within them after the origin gives the label ``yes``
 
     def note(self) -> str:
         """Return the outcome as text, for a model's config."""
@@ -229,7 +229,9 @@ def _notes(outcome: Outcome, cells: Sequence[str], yes_no: bool) -> tuple[str, .
             "those before it, so a leak cannot be excluded, and the horizon has no effect",
         )
     if {day_number(cell) for cell in cells} == {0.0, 1.0}:
-        return (f"{outcome.column} has only 0 and 1, which are read as days; if they mean no and yes, write that",)
+        return (
+            f"{outcome.column} has only 0 and 1, which are read as days; if they mean no and yes, write no and yes",
+        )
     return ()
 
 

@@ -64,7 +64,7 @@ class Preprocessing:
     grey_version: int = LATEST  #: how pictures of more than 8 bits become 8 bits: one of `cvrnet.data.grey.VERSIONS`
     any_body_part: bool = False  #: whether `read` accepts DICOM of any part of the body; not stored in models
     # repr=False: the text of this object is part of the names of stored features.
-    # #: window of slices of CTs: one of `cvrnet.data.limits.WINDOWS`; ``""``: the file's window
+    #: window of slices of CTs: one of `cvrnet.data.limits.WINDOWS`; ``""``: the file's window
     ct_window: str = field(default="", repr=False)
     slices: int = field(
         default=0, repr=False

@@ -26,7 +26,7 @@ class Slice(NamedTuple):
 
 
 def arrange(paths: Iterable[Path]) -> Iterator[Slice]:
-    """Yield the images in files in the given order, but slices of DICOM volumes by patient, series and position.
+    """Yield the images of files in the given order; DICOM slices are sorted by patient, series and position.
 
     Slices are the frames of a multi-frame file, and the files of CT series (but not their scout views). They are sorted
     by their position along the normal of the slices (ImagePositionPatient) or, without it, by InstanceNumber or the

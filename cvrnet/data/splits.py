@@ -144,10 +144,10 @@ def make_folds(records: Sequence[Record], n_folds: int = 5, seed: int = 0, findi
 def holdout_split(
     records: Sequence[Record], fraction: float = 0.2, seed: int = 0, findings: Sequence[str] = ()
 ) -> list[bool]:
-    """Return whether each image is held out: about the share `fraction` of the images, and all images of a patient.
+    """Return whether each image is held out; about the share `fraction` is, and a patient's images stay together.
 
-    Labels and sources spread as in `make_folds`. A class of two patients or more has held-out and other images; a class
-    of one patient is not held out.
+    Labels and sources spread as in `make_folds`. A class of at least two patients is in both parts; a class of one
+    patient is not held out.
 
     Raises:
         UserError: if the fraction is not between 0 and 1, or there are fewer than two patients.

@@ -35,7 +35,7 @@ _MASK_ENDING = re.compile(
 class Found:
     """The images and masks below a folder, as POSIX paths relative to it, and counts of entries passed over."""
 
-    images: list[str] = field(default_factory=list)  #: those directly in a folder precede those in its sub-folders
+    images: list[str] = field(default_factory=list)  #: images in a folder come before those in its sub-folders
     masks: list[str] = field(default_factory=list)  #: in a folder that `mask_kind` recognises, or beside their image
     folders: list[str] = field(default_factory=list)
     passed_over: Counter[str] = field(default_factory=Counter)  #: the number of entries for each reason

@@ -95,7 +95,7 @@ def import_data_set(
     rows = list(generic_rows(place, columns) if name == GENERIC.name else public.rows(place))
     missing = place.missing_sentences()
     if missing and not partial:
-        raise UserError(f"{place.root}: {'; '.join(missing)}; --partial imports what is there")
+        raise UserError(f"{place.root}: {'; '.join(missing)}; --partial imports the files that exist")
     if not rows:
         raise place.refusal("no image can be imported")
     below = place.root.is_relative_to(output.parent)

@@ -185,7 +185,7 @@ def number(text: str) -> str:
 
 
 def age(text: str) -> str:
-    """Return an age in whole years from a number (with Y, M, W or D, as in DICOM); ``""`` without one, or above 120.
+    """Return whole years from an age in years, or in DICOM's Y, M, W or D; ``""`` without a number, or above 120.
 
     >>> age("058Y"), age("011M"), age("63.0"), age("411")
     ('58', '0', '63', '')

@@ -56,7 +56,7 @@ def rows(folder: Folder) -> Iterator[Row]:
 
 
 def day_number(text: str) -> int | None:
-    """Return the number of the day YYYYMMDD; None for other text. MIMIC's dates are shifted per patient.
+    """Return the number of a day written as YYYYMMDD; None for other text. MIMIC shifts the dates of each patient.
 
     >>> day_number("21800506") - day_number("21800501")
     5

@@ -45,7 +45,7 @@ def rows(folder: Folder) -> Iterator[Row]:
 
 
 def _tags(folder: Folder, path: Path) -> Row:
-    """Return view, sex and age from the file's tags; if they cannot be read, nothing, and a note is added."""
+    """Return view, sex and age from a file's tags; ``{}``, with a note in ``folder``, if they cannot be read."""
     try:
         dicom = dicom_module()
         with dicom.quiet():

@@ -38,7 +38,7 @@ class _LimitedCalls(TorchFunctionMode):
     ) -> Any:
         self._left -= 1
         if self._left < 0:
-            raise TooLarge(f"the network takes more than {_CALLS:,} calculations to make")
+            raise TooLarge(f"making the network takes more than {_CALLS:,} calculations")
         return func(*args, **(kwargs or {}))
 
 

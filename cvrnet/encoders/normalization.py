@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
-    """Return channel means or stds for a number of channels; if their number differs, each becomes their average."""
+    """Return channel means or stds for a number of channels; if their number differs, each value is their average."""
     return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
 
 

@@ -101,7 +101,7 @@ def _read(path: Path) -> dict[str, Any]:
     config = read_config_file(path)
     name = config.get("architecture") if isinstance(config, dict) else None
     if not isinstance(name, str) or not isinstance(config.get("pretrained_cfg", {}), dict):
-        raise ValueError(f"{CONFIG} does not describe a timm model; its weights may fit one (--encoder-weights FILE)")
+        raise ValueError(f"{CONFIG} does not describe a timm model; --encoder-weights FILE loads only its weights")
     if not timm.is_model(name) or timm.models.is_model_in_modules(name, ["cvrnet"]):
         raise ValueError(
             f"{CONFIG} names the architecture {name!r:.80}; expected one of timm.list_models(), except a CVR-Net"

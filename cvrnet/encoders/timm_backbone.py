@@ -39,7 +39,7 @@ class TimmEncoder(nn.Module):
 
     Raises:
         ValueError: The backbone offers no feature maps, or fewer than ``num_maps``; or the file of weights does not
-        fit.
+            fit.
     """
 
     def __init__(
@@ -90,9 +90,9 @@ class TimmEncoder(nn.Module):
         if file is not None:
             file.check(backbone)
         self.backbone: nn.Module = backbone
-        # #: For an encoder from a repository: the timm model and the arguments that make it without the repository.
+        #: For an encoder from a repository: the timm model and the arguments that make it without the repository.
         self.made_as: tuple[str, dict[str, Any]] | None = None
-        # #: Where the pretrained weights came from; "" for random weights.
+        #: Where the pretrained weights came from; "" for random weights.
         self.weights_from = file.origin if file is not None else weights_origin(name, overlay) if pretrained else ""
         backbone.pretrained_cfg.pop("state_dict", None)  # the weights from a package, which are loaded by now
         info = backbone.feature_info
@@ -103,7 +103,7 @@ class TimmEncoder(nn.Module):
         self.first_conv = _first_conv(backbone)
         blocks = [(name, m) for name, m in backbone.named_modules() if isinstance(m, (BasicBlock, Bottleneck))]
         shortcuts = [f"backbone.{name}.downsample" for name, block in blocks if block.downsample is not None]
-        # #: Measured for ResNets only. None: the encoder predicts in float32 (see `cvrnet.encoders.Encoder`).
+        #: Measured for ResNets only. None: the encoder predicts in float32 (see `cvrnet.encoders.Encoder`).
         self.float32_parts = (*self.first_conv, *shortcuts) if blocks else None
         self.mean: tuple[float, ...] = tuple(mean or backbone.pretrained_cfg["mean"])
         self.std: tuple[float, ...] = tuple(std or backbone.pretrained_cfg["std"])

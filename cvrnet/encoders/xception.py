@@ -50,7 +50,7 @@ class XceptionEncoder(nn.Module):
         net: Any = timm.create_model(name, num_classes=0, in_chans=in_chans, cache_dir=cache_dir, **kwargs)
         if file:
             file.check(net)
-        # #: Where the pretrained weights came from; "" for random weights.
+        #: Where the pretrained weights came from; "" for random weights.
         self.weights_from = file.origin if file else weights_origin(name, overlay) if pretrained else ""
         self.map_names = ["block3.rep.5", "block12.rep.5", "act4"]
         self.channels = [728, 1024, 2048]

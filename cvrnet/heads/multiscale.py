@@ -143,7 +143,7 @@ class MultiScaleAveragingHead(nn.Module):
 
     Raises:
         ValueError: ``in_features`` is empty, average or task is unknown, or there is only one class (its softmax would
-        always be 1).
+            always be 1).
 
     >>> import torch
     >>> head = MultiScaleAveragingHead([64, 128], num_classes=3)
@@ -196,7 +196,7 @@ class MultiScaleAveragingHead(nn.Module):
     def forward(self, inputs: list[Tensor], pre_logits: bool = False) -> Tensor:
         """Return logits (N, num_classes) whose probabilities are the mean of the blocks' probabilities.
 
-        With ``average="logits"`` they are the mean of the blocks' logits. With ``pre_logits`` it returns the
+        With ``average="logits"``, the result is the mean of the blocks' logits. With ``pre_logits``, the result is the
         concatenated outputs of the blocks' last dense layers, (N, num_features). The inputs are those of
         ``branch_logits``.
         """

@@ -33,7 +33,7 @@ class NoveltyHead(nn.Module):
         noise: :math:`\sigma^2`, a scalar tensor.
         quantiles: Quantiles of the results for the validation images, in equal steps from 0 to 1.
         side_weights: The weights of the second value, (2 D,); None: the second value is 0, so the result is the
-        distance.
+            distance.
         side_bias: The bias of the second value, a scalar tensor.
     """
 

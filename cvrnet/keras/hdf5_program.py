@@ -28,7 +28,7 @@ _MEMORY = 2_000_000_000  # bytes, in addition to the size of the file
 
 
 class UnfitError(Exception):
-    """Keras does not write files like this one, which may be undamaged."""
+    """The file differs from the files that Keras writes; it may be undamaged."""
 
 
 def main(path: str) -> None:

@@ -88,7 +88,8 @@ def _heads(to: str) -> Iterator[KerasWeight]:
 
 
 AUTOMATIC = ("xce_conv2d", "xce_batch_normalization", "dense")
-"""Kinds of layers that the notebook does not name: Keras numbers them, and counts on until its process ends."""
+"""Kinds of layers that the notebook does not name: Keras numbers them, and never restarts the numbers within a
+process."""
 
 
 def rename_automatic(expected: Collection[str], found: Collection[str]) -> dict[str, str]:

@@ -71,9 +71,9 @@ class Abstention:
                 and all(type(limit) in (int, float) and 0 <= limit < 100 for limit in found.limits)
             )
         except TypeError as error:
-            raise ValueError("an abstention of another form") from error
+            raise ValueError("its abstention has another form") from error
         if not possible:
-            raise ValueError("an abstention with impossible values")
+            raise ValueError("its abstention has impossible values")
         return found
 
 

@@ -39,7 +39,7 @@ def bootstrap_intervals(
         probabilities: Shape (N, C).
         classes: Names of the columns.
         groups: The patient of each image. An image with None or "" counts as a separate patient; by default, every
-        image does.
+            image does.
         n: Number of resamples.
         seed: Seed of the random draws; equal seeds give equal intervals.
 
@@ -215,7 +215,7 @@ def group_numbers(groups: Sequence[Hashable] | None, n_samples: int) -> NDArray[
     if groups is None:
         return np.arange(n_samples)
     if len(groups) != n_samples:
-        raise UserError(f"{len(groups)} groups for {n_samples} samples: expected one each")
+        raise UserError(f"{len(groups)} groups for {n_samples} samples: expected one group for each sample")
     numbers: dict[Hashable, int] = {}
     alone = ((index,) for index in range(n_samples))  # a key that no patient id equals
     keys = [group if group not in ("", None) else key for group, key in zip(groups, alone, strict=True)]

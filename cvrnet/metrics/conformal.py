@@ -69,9 +69,9 @@ class PredictionSets:
                 and all(type(p) in (int, float) and 0 <= p <= 1 for column in columns for p in column)
             )
         except (TypeError, AttributeError) as error:
-            raise ValueError("prediction sets of another form") from error
+            raise ValueError("its prediction sets have another form") from error
         if not possible:
-            raise ValueError("prediction sets with impossible values")
+            raise ValueError("its prediction sets have impossible values")
         return sets
 
 

@@ -49,11 +49,13 @@ class Decisions:
             raise ValueError("its decisions have another form")
         listed, sets, abstention, calibration = (values.get(field.name) for field in fields(cls))
         if not isinstance(listed or [], list) or not all(isinstance(value, Mapping) for value in listed or ()):
-            raise ValueError("its operating points are no list of objects")
+            raise ValueError("its operating points are not a list of objects")
         points = [OperatingPoint.from_dict(value) for value in listed or ()]
         keys = {(point.class_name, point.rule) for point in points}
         if len(keys) < len(points) or not keys <= {(name, rule) for name in classes for rule in RULES}:
-            raise ValueError("its operating points have another class than the model's, or one rule of a class twice")
+            raise ValueError(
+                "its operating points name a class that the model does not have, or a rule of a class twice"
+            )
         return cls(
             points,
             None if sets is None else PredictionSets.from_dict(_mapping(sets), classes),
@@ -117,7 +119,7 @@ def average_decisions(members: Sequence[Decisions]) -> Decisions:
     """
     if any(member.calibration for member in members):
         if any(member != members[0] for member in members):
-            raise ValueError("its folds were calibrated separately, so they are no ensemble; name one of them")
+            raise ValueError("its folds were calibrated separately, so they cannot be averaged; choose one fold")
         return members[0]
     return Decisions(
         average_operating_points([member.operating_points for member in members]),

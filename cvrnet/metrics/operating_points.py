@@ -71,7 +71,7 @@ class OperatingPoint:
         try:
             point = cls(**values)
         except TypeError as error:
-            raise ValueError(f"{values!r:.200} is no operating point") from error
+            raise ValueError(f"{values!r:.200} is not an operating point") from error
         counts = (point.true_positives, point.positives, point.true_negatives, point.negatives)
         numbers = [point.threshold, *([] if point.target is None else [point.target])]
         possible = (
@@ -124,9 +124,10 @@ def choose_operating_points(
 
     The rule ``sensitivity`` takes the highest threshold that reaches the target, so that the specificity is as high as
     possible. The rule ``specificity`` takes the lowest threshold that reaches the target. Thresholds that make every
-    image of the other classes positive, or no image of the class, are avoided: if no other threshold reaches the
-    target, the nearest of the others is taken. ``youden`` maximises sensitivity + specificity - 1 (Youden 1950, Cancer
-    3:32). A threshold lies midway between two probabilities of validation images, so that rounding changes no decision.
+    image of the other classes positive, or no image of the class, are not considered, unless there are no others. If no
+    threshold reaches the target, the nearest one is taken. ``youden`` maximises sensitivity + specificity - 1 (Youden
+    1950, Cancer 3:32). A threshold lies midway between two probabilities of validation images, so that rounding changes
+    no decision.
 
     Args:
         y_true: Class indices, shape (N,).

@@ -27,7 +27,7 @@ def auc_covariance(
         truth: Whether each image is positive, shape (N,).
         scores: Shape (K, N); higher means more probably positive.
         groups: The patient of each image. An image with None or "" counts as a separate patient; by default, every
-        image does.
+            image does.
 
     Returns:
         The AUCs, (K,), and their covariance, (K, K).

@@ -81,7 +81,7 @@ def fit_recalibration(y_true: ArrayLike, probabilities: ArrayLike, groups: Seque
     names = [str(k) for k in range(logs.shape[1])]
     labels, _ = check(y_true, np.exp(logs), names)
     if len({*labels.tolist()}) < 2:
-        raise UserError("all images are of one class; temperature and biases need images of two or more")
+        raise UserError("all images are of one class; temperature and biases need images of two or more classes")
     _, inverse, counts = np.unique(group_numbers(groups, len(labels)), return_inverse=True, return_counts=True)
     weights, free = 1 / counts[inverse], free_biases(labels.tolist(), groups, len(names))
     one_hot = np.eye(len(names))[labels]
@@ -91,7 +91,7 @@ def fit_recalibration(y_true: ArrayLike, probabilities: ArrayLike, groups: Seque
         bias[free] = values[1:]
         new = log_softmax(scale * logs + bias)
         total = -(weights * new[np.arange(len(labels)), labels]).sum() + values @ values / 2
-        slope = weights[:, None] * (np.exp(new) - one_hot)  # derivative by the new logits
+        slope = weights[:, None] * (np.exp(new) - one_hot)  # derivative with respect to the new logits
         gradient = np.concatenate([[scale * (slope * logs).sum()], slope.sum(0)[free]])
         return float(total), gradient + values
 

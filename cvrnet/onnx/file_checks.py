@@ -86,7 +86,7 @@ def _quantiles(value: Any) -> list[NDArray[np.float64]]:
         raise ValueError("its quantiles have another form")
     found = [np.array(v, np.float64) for v in value]
     if not all(v.ndim == 1 and np.isfinite(v).all() and (np.diff(v) >= 0).all() for v in found):
-        raise ValueError("its quantiles fall, or are not finite")
+        raise ValueError("its quantiles are not in ascending order, or not finite")
     return found
 
 
