@@ -27,9 +27,9 @@ class ArrayFiles:
     The file's name is made from the image's path and ``settings``, a text of all settings that the array depends on. So
     arrays of several kinds can share a folder (None: the default cache folder). ``shape`` is (height, width, channels).
     The file contains a header with the modification time and size of the image, then the array. If the image has
-    changed, its entry counts as missing. Entries are written atomically, so any number of processes of one user may
-    read and write the folder at the same time. Other users cannot read the folder, because its entries are patients'
-    images. The folder may be deleted at any time.
+    changed, its entry counts as missing. Entries are written atomically, so several processes of one user may read and
+    write the folder at once. Other users cannot read the folder, because its entries are patients' images. The folder
+    may be deleted at any time.
 
     ``version_of`` is for arrays that also depend on another file, such as a mask. It takes the image's path and returns
     a text that changes when the other file changes.

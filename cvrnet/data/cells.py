@@ -20,8 +20,8 @@ _SPLITS = {
     **dict.fromkeys(("test", "testing", "tst", "holdout"), "test"),
     **dict.fromkeys(("validate", "validating"), "val"),
 }
-# As in nnU-Net's imagesTr and images_ts. They count only beside another word, because a cell or folder that has only
-# such letters may name a class or a hospital.
+# As in nnU-Net's imagesTr and images_ts. They count only beside another word, because a cell or folder with only these
+# letters may name a class or a hospital.
 _SHORT_SPLITS = {"tr": "train", "vl": "val", "ts": "test", "te": "test"}
 _BETWEEN = re.compile(r"[,;/+&]| and ")  # separators of findings in a label, besides SEPARATOR
 _WORD = re.compile(r"[^\W\d_]+")

@@ -1,4 +1,4 @@
-"""Check a manifest's header; if a column is missing, suggest which of the others may be meant."""
+"""Check a manifest's header; if a column is missing, suggest a column that may be meant."""
 
 from __future__ import annotations
 

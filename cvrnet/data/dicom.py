@@ -1,7 +1,7 @@
 """Read one frame of a DICOM file as the 8-bit picture that a viewer would show. Needs pydicom (extra ``dicom``).
 
-Errors, warnings and logs never contain the value of a tag, which may name a patient, nor pydicom's own messages, which
-may quote tags.
+Errors, warnings and logs never contain the value of a tag, which may name a patient. They also never contain pydicom's
+own messages, which may quote tags.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from cvrnet.files import open_regular
 
 _SEQUENCES = ("ModalityLUTSequence", "VOILUTSequence", "SharedFunctionalGroupsSequence",
               "PerFrameFunctionalGroupsSequence")  # fmt: skip
-_LONG_SEQUENCE = 2**22  # bytes; from so many, pydicom makes up to 500,000 objects
+_LONG_SEQUENCE = 2**22  # bytes; pydicom makes up to 500,000 objects from 4 MiB
 MAX_FRAMES = 10_000  #: files with more frames are refused: the longest CT volumes have about 3,000
 
 # Modality (PS3.3 C.7.3.1.1.1). DR is not among the defined terms, but files use it.
@@ -68,7 +68,7 @@ def read_frame(
     """Return one frame as uint8 (H, W) or (H, W, 3); see `cvrnet.data.read_image` for how values become grey levels.
 
     Frames are counted from 1; None means the only frame. The window is one of `WINDOWS`, or ``""`` for the file's
-    window. ``version`` is ``grey_version`` of `read_image`; ``mode`` and ``any_body_part`` have the same names there.
+    window. ``version`` is ``grey_version`` of `read_image`; ``mode`` and ``any_body_part`` are as there.
 
     Raises:
         Refused: The file is not a readable picture of a chest. The message is one line, without any tag's value.

@@ -156,7 +156,7 @@ class Table(NamedTuple):
 
 
 def read_tables(header: Dataset, name: str, values: np.ndarray, limits: tuple[float, float]) -> Iterator[Table]:
-    """Yield the usable tables in a sequence. A table is not usable if it lacks entries that the values need.
+    """Yield the usable tables in a sequence. A usable table has all entries that the values need.
 
     The limits are the least and the largest value that pixels of this type can have.
     """
@@ -204,7 +204,7 @@ def table_entries(data: object, count: int, depth: int, header: Dataset) -> np.n
 
 
 def _windows(header: Dataset) -> Iterator[tuple[float, float, str]]:
-    """Yield level, width and function of each window in a file, except impossible ones."""
+    """Yield level, width and function of each possible window in a file."""
     function = str(header.get("VOILUTFunction") or "").strip().upper()
     function = function if function in FUNCTIONS else "LINEAR"
     least = 1 if function == "LINEAR" else np.nextafter(0, 1)  # PS3.3 C.11.2.1.2.1, C.11.2.1.3.1 and C.11.2.1.3.2

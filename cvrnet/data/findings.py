@@ -39,13 +39,13 @@ def learnable_findings(
     """Return the findings to learn, their truth (see `finding_truth`), and the findings that ``auto`` leaves out.
 
     ``wanted`` names the findings, or is ``auto``. ``auto`` takes all findings that the labels name, in alphabetical
-    order; if they name none, it takes those of `finding_columns`. ``auto`` leaves out a finding if fewer than ``least``
-    patients have it, or fewer than ``least`` lack it. ``uncertain`` is a key of `UNCERTAIN`.
+    order; if the labels name no finding, it takes the columns of `finding_columns`. ``auto`` leaves out a finding if
+    fewer than ``least`` patients have it, or fewer than ``least`` lack it. ``uncertain`` is a key of `UNCERTAIN`.
 
     Raises:
         DataError: A cell has an unknown value.
-        UserError: The data set has no findings, or a name is given twice, is ``No Finding``, or is neither a column nor
-            in a label.
+        UserError: The data set has no findings; or a name in ``wanted`` is given twice, is ``No Finding``, or is not in
+            the data set.
     """
     named = sorted({name for record in records for name in split_findings(record.label)})
     columns = {column for record in records for column in record.metadata}

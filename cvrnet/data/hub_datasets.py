@@ -112,5 +112,5 @@ def _store(folder: Path, data: bytes) -> Path:
 
 
 def _column(features: Mapping[str, Any], kind: str) -> str | None:
-    """Return the first column whose type in the ``datasets`` library is called `kind`; None if there is none."""
+    """Return the first column whose type in the ``datasets`` library is called `kind`; None without such a column."""
     return next((name for name, feature in features.items() if type(feature).__name__ == kind), None)

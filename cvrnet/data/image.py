@@ -49,7 +49,8 @@ _OPENERS: tuple[tuple[bytes | tuple[bytes, ...], type[ImageFile]], ...] = (
 )
 
 _TILE, _LARGEST_TILE = (322, 323), 2**24  # TileWidth, TileLength (TIFF 6.0, section 15)
-# TIFF compressions whose decoders need no more memory than a strip or tile. Others, such as JPEG, have no known bound.
+# TIFF compressions whose decoders need no more memory than a strip or tile. Other compressions, such as JPEG, have no
+# known bound.
 _IN_BOUNDED_MEMORY = (
     *("raw", "tiff_raw_16", "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate"),
     *("tiff_ccitt", "group3", "group4"),
@@ -68,7 +69,7 @@ _UPRIGHT = {
 
 
 class ImageError(UserError):
-    """A file that cannot be read as an image, described in one line: ``path: reason``."""
+    """The error for a file that cannot be read as an image. Its text is one line: ``path: reason``."""
 
     def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
         super().__init__(path, reason)
@@ -263,7 +264,7 @@ def _loaded(stored: ImageFile) -> ImageFile:
 
 
 def depth_in_use(stored: ImageFile) -> int:
-    """Return the number of bits in use (`bits_in_use`) of an opened PNG or TIFF in grey of over 8 bits; else 0."""
+    """Return the number of bits in use (`bits_in_use`) of an opened PNG or TIFF in grey of over 8 bits; 0 otherwise."""
     if not stored.mode.startswith("I"):
         return 0
     with in_turn(math.prod(stored.size)):

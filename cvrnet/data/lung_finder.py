@@ -51,7 +51,7 @@ class LungFinder:
     Args:
         settings: Mask or crop, and the margin.
         given: Picture file -> its mask file in the data set.
-        segmenter: Finds the lungs in the other pictures.
+        segmenter: Finds the lungs in pictures without a mask in ``given``.
         cache_folder: Where the segmenter's masks are stored (``""``: the default folder); None: they are not stored.
         whole_without: Use a picture whole if there is neither a mask nor a segmenter for it; by default, this is an
             error.
@@ -74,14 +74,14 @@ class LungFinder:
             self._kept = ArrayFiles(cache_folder or None, f"lungs {segmenter.digest}", shape, np.uint8)
 
     def use_masks(self, records: Iterable[Record]) -> None:
-        """Add the lung masks of these images to ``given``."""
+        """Add the lung masks of images to ``given``."""
         self.given |= {record.path: record.lung_mask for record in records if record.lung_mask is not None}
 
     def find(self, path: str | os.PathLike[str], picture: NDArray[np.uint8]) -> FoundLungs:
         """Return the lungs of a picture (H, W) or (H, W, 3), which was read from this path.
 
         Raises:
-            ImageError: There is neither a mask nor a segmenter.
+            ImageError: There is neither a mask nor a segmenter for the picture.
         """
         path = Path(path)
         if path in self.given:

@@ -1,4 +1,4 @@
-"""Read masks of the lungs, detect implausible ones, and mask or crop pictures with them.
+"""Read masks of the lungs, detect implausible masks, and mask or crop pictures with the others.
 
 A wrong mask does more harm than no mask, because it hides the disease or a part of it. If a mask is implausible, the
 picture is therefore used whole, and the reason is reported. In the code, a lobe is one connected part of a mask, which

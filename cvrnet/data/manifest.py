@@ -69,7 +69,7 @@ def scan_manifest(
 
 
 def _open_text(manifest: Path) -> TextIO:
-    """Open a manifest in UTF-8, with or without a byte-order mark, or in UTF-16 with one: Excel writes all of these."""
+    """Open a manifest in UTF-8, with or without a byte-order mark, or UTF-16 with this mark; Excel writes all three."""
     file = open_regular(manifest)
     start = file.read(2)
     file.seek(0)

@@ -37,7 +37,7 @@ def read_slice(path: str | os.PathLike[str], number: int | None, mode: Mode, win
     if number is None:
         raise Refused(f"a volume of {slice_count(path)} slices, not an image; --unit study reads it as a study")
     status = os.stat(path)
-    with _one_volume:  # one thread decompresses the file, the others find it in memory
+    with _one_volume:  # one thread decompresses the file; the other threads find the result in memory
         volume, slope, intercept = _volume(os.fspath(path), status.st_mtime_ns, status.st_size)
     if not 1 <= number <= volume.shape[2]:
         raise Refused(f"slice {number} does not exist: expected 1 to {volume.shape[2]}")

@@ -158,8 +158,8 @@ def read_course(records: Sequence[Record], outcome: Outcome) -> tuple[Course, Li
     may be yes or no. An empty cell means that there was no event or, in a column of yes and no, that nothing is known.
 
     Raises:
-        UserError: The outcome's column is missing, has only empty cells, or has neither days nor yes and no; or the
-            column ``day`` is needed and missing.
+        UserError: The outcome's column is missing, is empty, or contains something else than days, or yes and no; or
+            the column ``day`` is needed and missing.
     """
     _check_columns(records, outcome)
     cells: dict[str, dict[str, list[str]]] = {}
@@ -245,7 +245,8 @@ def describe_course(
 ) -> dict[str, Any]:
     """Return the key ``outcome`` of run.json: the outcome, and the numbers of films, patients and events.
 
-    ``records`` are all films, ``kept`` those with a label; ``late`` and ``censored`` are the lines about the others.
+    ``records`` are all films, and ``kept`` the films with a label. ``late`` and ``censored`` are the lines about the
+    films that were left out.
     """
     yes = {_key(record) for record in kept if record.label == YES}
     no = {_key(record) for record in kept} - yes

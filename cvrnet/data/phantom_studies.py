@@ -1,7 +1,8 @@
 """Write data sets of synthetic studies, each of many pictures: CTs of the chest, and radiographs of several days.
 
 In a CT, a lesion is in few slices. In a follow-up, the lesions become denser or fainter from day to day. In reverse
-order, the films of an improving patient look like those of a worsening one, so only their order shows the label.
+order, the films of an improving patient look like the films of a worsening patient, so only their order shows the
+label.
 
 These are diagrams, not patients. If a model learns to classify them, this says nothing about CTs or disease.
 """
@@ -64,7 +65,7 @@ def write_studies(
         n: Number of studies, at least 12.
         seed: Seed of the random numbers, not negative.
         size: Height and width of a picture in pixels, at least 64.
-        overwrite: Replace the earlier data set when the new one is complete.
+        overwrite: Replace the earlier data set when the new data set is complete.
         progress: Called after each study with the number done and `n`.
 
     Raises:

@@ -72,7 +72,7 @@ def write_phantoms(
             patients, come from this source (the label of a patient's first image counts). Mark the images of this
             source with a white box with an R at `MARKER_BOX`, above the patient's right shoulder. Patients, labels and
             lesions do not depend on `shortcut`. Without `shortcut`, label and source are independent.
-        overwrite: Replace the earlier data set when the new one is complete.
+        overwrite: Replace the earlier data set when the new data set is complete.
         progress: Called after each image with the number done and `n`.
 
     Raises:
@@ -202,7 +202,7 @@ def _write_film(root: Path, film: _Film, seed: int, size: int, source: str, *, m
 
 
 def patient_name(seed: int, patient: int) -> str:
-    """Return the id of a patient. Different seeds give different ids; those of seed 0 are as in version 0.1."""
+    """Return the id of a patient. Different seeds give different ids; seed 0 gives the ids of version 0.1."""
     return (f"s{seed}-" if seed else "") + f"p{patient:05d}"
 
 

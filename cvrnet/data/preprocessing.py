@@ -28,7 +28,7 @@ _LUNGS = "cvrnet.lungs="
 know."""
 _MOST, _EXTREME = MAX_INPUT_PIXELS, 1e6
 
-# timm's names of interpolations are those of Pillow's filters in lower case.
+# timm's names of interpolations are the names of Pillow's filters in lower case.
 INTERPOLATIONS = {resampling.name.lower(): resampling for resampling in Image.Resampling}
 
 
@@ -196,7 +196,7 @@ def with_outcome(cfg: Mapping[str, Any], note: str) -> dict[str, Any]:
 
 
 def outcome_note(cfg: Mapping[str, Any]) -> str:
-    """Return the text that `with_outcome` added; ``""`` if there is none."""
+    """Return the text that `with_outcome` added; ``""`` if it added nothing."""
     return _noted(cfg, _OUTCOME)
 
 

@@ -41,8 +41,8 @@ def class_names(records: Iterable[Record], classes: Sequence[str] | None = None)
     """Return the classes in the order of the network's outputs: alphabetical, or as given.
 
     Raises:
-        UserError: there are fewer than two classes, an image has no label, or the given classes are not exactly those
-            of the images.
+        UserError: there are fewer than two classes, an image has no label, or the given classes are not exactly the
+            classes of the images.
     """
     found = sorted({record.label for record in records})
     if "" in found:
@@ -63,7 +63,7 @@ def check_classes(labels: Iterable[str], classes: Sequence[str]) -> None:
     """Refuse labels that are not among a model's classes. Classes without an image are accepted.
 
     Raises:
-        UserError: there are such labels; the message names them and the model's classes.
+        UserError: a label is unknown; the message names the unknown labels and the model's classes.
     """
     if unknown := sorted(set(labels) - set(classes)):
         raise UserError(f"the model does not know the class {', '.join(unknown)}; expected {', '.join(classes)}")

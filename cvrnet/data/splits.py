@@ -76,10 +76,11 @@ def holdout_sets(
 ) -> Sets:
     """Return the sets of a single training: ``train``, ``val`` and, if images are held back, ``independent``.
 
-    Images whose ``split`` is ``val`` are for validation; if there are none, `holdout_split` chooses some patients.
+    Images whose ``split`` is ``val`` are for validation; if no image has this value, `holdout_split` chooses patients
+    for validation.
 
     Raises:
-        UserError: See `hold_back`; or only validation images are left.
+        UserError: As in `hold_back`; also if only validation images are left.
     """
     inside, independent = hold_back(records, test_source)
     held_out = [r.split == "val" for r in inside]
@@ -124,7 +125,7 @@ def make_folds(records: Sequence[Record], n_folds: int = 5, seed: int = 0, findi
 
     All images of a patient are in one fold; an image without a patient id counts as a separate patient. Labels and
     sources spread over the folds as evenly as patients allow (`sklearn.model_selection.StratifiedGroupKFold`). If
-    labels name ``findings``, each of these and the sources spread evenly (`cvrnet.data.stratify`).
+    labels name ``findings``, each finding and each source spreads evenly (`cvrnet.data.stratify`).
 
     Raises:
         UserError: if there are fewer than two folds, or a class or finding has fewer patients than folds.
@@ -226,8 +227,8 @@ def _stratified_folds(records: Sequence[Record], patients: Sequence[str], n_fold
 def _strata(records: Sequence[Record], patients: Sequence[str], least: int) -> list[int]:
     """Return the stratum of each image: its label and source, if these have at least `least` patients.
 
-    Rarer strata are merged: first with the next smallest stratum of the same label, then, if that is not enough, with
-    the next smallest of all.
+    Rarer strata are merged: first with the next smallest stratum of the same label. If this is not enough, they are
+    merged with the next smallest stratum of any label.
     """
     keys = [(record.label, record.source) for record in records]
     strata = {key: [key] for key in sorted(set(keys))}

@@ -22,7 +22,7 @@ _KINDS = {"CT": "CT", **dict.fromkeys(("CR", "DX", "DR", "RG", "RF", "XR"), "rad
 
 @dataclass(frozen=True, slots=True)
 class Study(Record):
-    """A bag: its pictures, and the values that they share. Its name is that of the study or patient."""
+    """A bag: its pictures, and the values that they share. Its name is the name of the study or patient."""
 
     pictures: tuple[Record, ...] = ()
     days: tuple[float, ...] = ()  #: days from each picture to the last picture; all zero if the days are not known

@@ -68,7 +68,7 @@ def is_image_folder(folder: str) -> bool:
 
 
 def mask_of(stem: str) -> tuple[str, str]:
-    """Return the stem of a mask's image, and the mask's kind, from the mask's stem; an image gives its stem and ``""``.
+    """Return, for a file's stem, the stem of its image and the kind of mask; for an image, its own stem and ``""``.
 
     Numbered masks are of the kind ``other``, because none of them shows all of an image's lungs or lesions.
 

@@ -56,7 +56,7 @@ def rows(folder: Folder) -> Iterator[Row]:
 
 
 def common_parts(findings: Sequence[str], patients: Sequence[str], least: int = LEAST_PATIENTS) -> Mapping[str, str]:
-    """Return finding -> its last part that ``least`` patients share, or its first part; rare last parts are dropped.
+    """Map each finding to its last part that ``least`` patients share, or its first part; rare last parts are dropped.
 
     >>> common_parts(["P/Viral/A", "P/Viral/A", "P/Viral/B", "P/Fungal/C"], ["1", "2", "3", "4"], 2)
     {'P/Viral/A': 'A', 'P/Viral/B': 'P', 'P/Fungal/C': 'P'}

@@ -16,7 +16,7 @@ CLASSES = ("COVID", "Lung_Opacity", "Normal", "Viral Pneumonia")
 
 
 def rows(folder: Folder) -> Iterator[Row]:
-    """Yield the rows of the manifest; the masks are those of the lungs. Patients are not known."""
+    """Yield the rows of the manifest, with masks of the lungs. Patients are not known."""
     masks = set(folder.found.masks)
     here = [path for path in folder.found.images if _class(path)]
     if not {_class(path) for path in here} >= {"COVID", "Normal"}:

@@ -40,7 +40,7 @@ def rows(folder: Folder) -> Iterator[Row]:
 
 
 def _list(folder: Folder, split: str) -> Path | None:
-    """Return the list of a split: ``train.txt``, or the only file named ``train_*.txt``; None if there is none."""
+    """Return the list of a split: ``train.txt``, or the only file named ``train_*.txt``; None if neither exists."""
     if (path := folder.root / f"{split}.txt").is_file():
         return path
     paths = sorted(folder.root.glob(f"{split}_*.txt"))

@@ -75,13 +75,13 @@ class Folder:
         return path
 
     def file(self, *names: str) -> Path:
-        """Return the first of these files that exists, plain or compressed (``.gz``); UserError if there is none."""
+        """Return the first of these files that exists, plain or compressed (``.gz``); UserError if none exists."""
         if path := self.optional(*names):
             return path
         raise self.refusal(f"{names[0]} is missing")
 
     def optional(self, *names: str) -> Path | None:
-        """Like `file`, but returns None if there is none."""
+        """Like `file`, but returns None if none of the files exists."""
         paths = (self.root / f"{name}{ending}" for name in names for ending in ("", ".gz"))
         return next(filter(Path.is_file, paths), None)
 
@@ -124,7 +124,7 @@ class Folder:
             raise UserError(f"{path}: not readable as text in UTF-8: {error}") from error
 
     def split(self, lists: dict[str, Path | None]) -> dict[str, str]:
-        """Return image -> split, from a list of image names for each split; images that do not exist go to ``missing``.
+        """Map images to splits, from a list of image names for each split; images that do not exist go to ``missing``.
 
         Raises:
             UserError: An image is in two lists.

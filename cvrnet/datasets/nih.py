@@ -47,7 +47,7 @@ def rows(folder: Folder) -> Iterator[Row]:
 
 
 def _boxes(folder: Folder) -> defaultdict[str, list[list[float]]]:
-    """Return image -> its boxes. The last name in the header, ``Bbox [x,y,w,h]``, is four columns."""
+    """Map images to their boxes. The last name in the header, ``Bbox [x,y,w,h]``, is four columns."""
     boxes: defaultdict[str, list[list[float]]] = defaultdict(list)
     table = folder.optional("BBox_List_2017.csv")
     for entry in folder.table(table, ("Image Index", *_BOX)):

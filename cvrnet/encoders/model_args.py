@@ -16,7 +16,7 @@ _NO_ARCHITECTURE = (
 
 
 def check_model_args(arguments: Any) -> None:
-    """Raise ValueError if the arguments are not those of an architecture, or ask for an impossible size."""
+    """Raise ValueError if an argument does not belong to an architecture, or asks for an impossible size."""
     if not isinstance(arguments, Mapping):
         raise ValueError("does not describe a model")
     for name in arguments:

@@ -1,4 +1,4 @@
-"""Create encoders by name: timm's backbones, those of this package, and those that the user registers."""
+"""Create encoders by name: timm's backbones, the encoders of this package, and encoders that the user registers."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def create_encoder(
     Args:
         name: A registered encoder, or any timm model with feature maps at several scales, such as ``"resnet50"``,
             ``"convnext_tiny.fb_in22k"`` or ``"swin_tiny_patch4_window7_224"``; or ``hf-hub:user/repo[@revision]`` or
-            ``local-dir:FOLDER``, a repository or folder that timm wrote for such a model.
+            ``local-dir:FOLDER``, a repository or folder that timm wrote for one of its models.
         pretrained: Load the encoder's pretrained weights.
         weights: A file of weights to load instead of the encoder's own pretrained weights; see
             `cvrnet.encoders.weights_file.read_weights_file`.

@@ -34,7 +34,7 @@ class TimmEncoder(nn.Module):
     Args:
         num_maps: Number of maps, counted from the deepest.
         source_size: Channels, height and width of the images that the weights in the file were trained on; by default
-            those of timm's own weights. timm adapts stems and position embeddings from this size.
+            the images of timm's own weights. timm adapts stems and position embeddings from this size.
         **kwargs: Arguments of the timm model. The other arguments are those of `create_encoder`.
 
     Raises:

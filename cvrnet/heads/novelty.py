@@ -11,7 +11,7 @@ from torch import Tensor, nn
 class NoveltyHead(nn.Module):
     r"""Distance of images from a Gaussian that was fitted to the pooled maps of training images.
 
-    The inputs of a `MultiScaleAveragingHead` are each scaled to length 1 and concatenated to x. The Gaussian is that of
+    The inputs of a `MultiScaleAveragingHead` are each scaled to length 1 and concatenated to x. The Gaussian comes from
     probabilistic principal component analysis (Tipping & Bishop 1999, J. R. Stat. Soc. B 61:611): variances along K
     directions, and one variance :math:`\sigma^2` for all other directions. The squared distance is
 

@@ -160,7 +160,7 @@ class BagHead(MultiScaleAveragingHead):
         With ``time``, the inputs are twice as wide. The shares of a bag add up to 1.
 
         Args:
-            inputs: The vectors of all pictures at each scale, (P, C_i); those of a bag follow one another.
+            inputs: The vectors of all pictures at each scale, (P, C_i); the pictures of a bag follow one another.
             sizes: Number of pictures of each bag, (N,).
             days: Number of days from each picture to the last picture of its bag, (P,); None: all are zero.
         """

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 KIND, MODEL = "convert-keras", "cvrnet_keras"
 MAX_CLASSES = 1000
-SHOWN = 20  # a message lists at most this many problems, and counts the others
+SHOWN = 20  # a message lists at most this many problems, and counts the rest
 
 
 def convert_keras(
@@ -44,8 +44,8 @@ def convert_keras(
         The content of run.json: the source of the model, its class names and image channels, and versions.
 
     Raises:
-        UserError: The file is not such a checkpoint, the class names do not fit it, or the folder exists. In these
-            cases nothing is written.
+        UserError: The file is not a checkpoint of this network, the class names do not fit it, or the folder exists. In
+            these cases nothing is written.
     """
     file, folder = Path(file), Path(folder)
     if overwrite and (folder / RUN).is_file() and folder.resolve() in file.resolve().parents:
@@ -79,8 +79,8 @@ def load_keras(file: str | Path) -> CVRNet:
     """Load a Keras checkpoint as a network in evaluation mode, with the file's number of classes and image channels.
 
     Raises:
-        UserError: The file is not such a checkpoint. The message names weights that are missing, surplus or of a wrong
-            shape.
+        UserError: The file is not a checkpoint of the notebook's network. The message names weights that are missing,
+            surplus or of a wrong shape.
     """
     try:
         return _load(Path(file))

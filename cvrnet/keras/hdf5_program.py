@@ -1,4 +1,4 @@
-"""A program that reads the weights that Keras wrote to an HDF5 file, whose path is its argument, and prints them.
+"""Program that takes the path of an HDF5 file from Keras, reads the weights in it, and writes them to the output.
 
 On damaged files the HDF5 library may crash or request any amount of memory. So this program runs in a separate process
 with a memory limit. It imports nothing of the package, because such imports would take seconds.

@@ -97,7 +97,7 @@ def rename_automatic(expected: Collection[str], found: Collection[str]) -> dict[
 
     If the notebook's cell ran twice in one process, ``dense_1 ... dense_15`` are called ``dense_16 ... dense_30``.
     Keras numbers layers in the order in which they are built. So the layers of a kind are matched in the order of their
-    numbers, if there are as many as expected. All other names stay as they are: the caller reports missing weights and
+    numbers, if the file has as many as expected. All other names stay unchanged: the caller reports missing weights and
     wrong shapes.
 
     >>> rename_automatic(["dense_1", "dense_2", "dense_2", "MKH_1"], ["dense_10", "dense_9", "MKH_1"])
@@ -112,7 +112,7 @@ def rename_automatic(expected: Collection[str], found: Collection[str]) -> dict[
 
 
 def _numbered(kind: str, names: Collection[str]) -> list[str]:
-    """Return the names of a kind's layers in the order of their numbers; in tf.keras the first one has no number."""
+    """Return the names of a kind's layers in the order of their numbers; in tf.keras, the first layer has no number."""
     matches = [match for name in names if (match := re.fullmatch(rf"{kind}(?:_(\d{{1,9}}))?", name))]
     return [match[0] for match in sorted(matches, key=lambda match: int(match[1] or 0))]
 

@@ -1,4 +1,4 @@
-"""Attach a lung segmenter to the preprocessing: the one beside a model's weights, or one that the user names."""
+"""Attach a lung segmenter to the preprocessing: from the folder of a model, or from a folder that the user names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small network that finds the lungs in a frontal chest radiograph, and its file (extra ``lungs``).
+"""A small network that finds the lungs in a frontal chest radiograph (extra ``lungs``).
 
 The network is the U-Net of segmentation_models_pytorch (Ronneberger et al. 2015) on EfficientNet-Lite0, whose ImageNet
 weights come with the extra ``lite``. The decoder has fewer channels than the default; the encoder is timm's.
@@ -30,7 +30,7 @@ ENCODER = "tf_efficientnet_lite0"
 DECODER = (64, 48, 32, 16, 8)  #: channels of the decoder's five stages, the deepest first
 SIZES = range(64, 513, 32)  #: possible sides, in pixels, of a network's square input
 FORMAT = 1
-_MEAN, _STD = 0.45, 0.225  # about those of ImageNet, for grey
+_MEAN, _STD = 0.45, 0.225  # about the mean and standard deviation of ImageNet, for grey
 _MOST_BYTES = 100_000_000  # the largest size of a segmenter's file, which may be untrusted
 
 
@@ -124,7 +124,7 @@ def _size(about: Any) -> int:
 def create_network(pretrained: bool = True) -> Any:
     """Return the U-Net: it takes three equal grey channels, and gives one logit for each pixel.
 
-    With ``pretrained``, the encoder has ImageNet weights if the extra ``lite`` is installed, otherwise random ones.
+    With ``pretrained``, the encoder has ImageNet weights if the extra ``lite`` is installed, otherwise random weights.
     """
     network = smp.Unet(f"tu-{ENCODER}", encoder_weights=None, decoder_channels=DECODER, classes=1)
     state = load_package(ENCODER) if pretrained else None

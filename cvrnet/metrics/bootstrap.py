@@ -32,7 +32,7 @@ def bootstrap_intervals(
     similar, so resampling images would give intervals that are too narrow. If a score is undefined in more than a tenth
     of the resamples (as in a class of fewer than about three patients), its interval is None. Otherwise only the
     resamples that define the score count. If all resamples agree, as for a class without errors, the interval has no
-    width; use ``cvrnet.metrics.bootstrap.exact_interval`` for such scores.
+    width; then use ``cvrnet.metrics.bootstrap.exact_interval``.
 
     Args:
         y_true: Class indices, shape (N,).
@@ -122,7 +122,7 @@ def balanced_accuracies(
 
     ``y_true`` are class indices of shape (N,), ``guesses`` are the predicted class indices, of shape (M, N). The mean
     is over the classes that occur in ``y_true``. Intervals are as in `bootstrap_intervals`. If all predictions of a
-    model are right, or all are wrong, its interval is that of `exact_interval`.
+    model are right, or all are wrong, its interval comes from `exact_interval`.
     """
     labels = np.asarray(y_true)
     hits = np.asarray(guesses) == labels

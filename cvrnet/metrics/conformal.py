@@ -76,7 +76,7 @@ class PredictionSets:
 
 
 def coverage_index(coverage: float) -> int:
-    """Return the index of a coverage in `COVERAGES`; UserError if it is not one of them."""
+    """Return the index of a coverage in `COVERAGES`; UserError if `COVERAGES` does not contain it."""
     if coverage not in COVERAGES:
         raise UserError(f"a coverage of {coverage:g}; expected one of 0.50, 0.51, ... 0.99")
     return COVERAGES.index(coverage)

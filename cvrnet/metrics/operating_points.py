@@ -46,7 +46,7 @@ class OperatingPoint:
 
     @property
     def specificity(self) -> float:
-        """Share of the other validation images that are negative."""
+        """Share of the other classes' validation images that are negative."""
         return self.true_negatives / self.negatives
 
     @property
@@ -183,7 +183,7 @@ def class_operating_points(
 
 
 def _first(order: NDArray[np.intp], rate: NDArray[np.float64], target: float) -> int:
-    """Return the first index in `order` whose rate reaches the target; if there is none, that of the highest rate."""
+    """Return the first index in `order` whose rate reaches the target; otherwise the index of the highest rate."""
     if not len(order):  # no threshold has true positives and true negatives
         return int(np.argmax(rate))
     reached = order[rate[order] >= target]
@@ -211,7 +211,7 @@ def select_operating_points(points: Sequence[OperatingPoint], name: str) -> list
     """Return the points of a rule; ``name`` is the rule (``youden``), or rule and target (``sensitivity=0.9``).
 
     Raises:
-        UserError: There are no such points, or a class has another target.
+        UserError: No class has this rule, or a class has another target.
     """
     rule, equals, target = name.partition("=")
     found = [point for point in points if point.rule == rule.strip()]

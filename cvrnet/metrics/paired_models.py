@@ -80,12 +80,12 @@ def compare_mean_auc(
 ) -> dict[str, float]:
     """Test the difference of two models' mean AUC over classes or findings, on the same images.
 
-    The AUC of a class compares the images that have it with those that are known not to have it. The variance of the
-    mean difference is computed from the patients' components of `auc_covariance`, averaged over the classes that have
-    an AUC. With one image for each patient and two classes, it is DeLong's variance.
+    The AUC of a class compares images that have the class with images that are known not to have it. The variance of
+    the mean difference is computed from the patients' components of `auc_covariance`, averaged over the classes that
+    have an AUC. With one image for each patient and two classes, this variance is DeLong's.
 
     Args:
-        truth: 1, 0, or NaN where it is not known, (N, C).
+        truth: 1 or 0 for each image and class, NaN if not known, (N, C).
         one: The probabilities of a model, (N, C).
         other: The probabilities of another model, (N, C), or of several models, (K, N, C), whose AUCs are averaged.
         groups: As in `auc_covariance`.
@@ -132,7 +132,7 @@ def compare_accuracy(
 
     Args:
         right: Whether the model is right on each image, shape (N,).
-        right_of_other: The same for the other model.
+        right_of_other: Whether the other model is right on each image, shape (N,).
         groups: As in `auc_covariance`.
 
     Returns:

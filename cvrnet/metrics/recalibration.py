@@ -32,7 +32,7 @@ class Recalibration:
     bias: tuple[float, ...]  #: b, (C,); 0: no change
 
     def __call__(self, probabilities: ArrayLike) -> Table:
-        """Return the new probabilities from the old ones, both (..., C)."""
+        """Return the recalibrated probabilities for a model's probabilities, both (..., C)."""
         return np.exp(log_softmax(self.scale * _logs(probabilities) + np.array(self.bias)))
 
     @classmethod
@@ -48,7 +48,7 @@ class Recalibration:
 
 
 def free_biases(labels: Sequence[int], groups: Sequence[Hashable], n_classes: int) -> list[int]:
-    """Return the classes whose bias can be fitted: `MIN_PATIENTS` or more patients have it, and as many have another.
+    """Return the classes whose bias can be fitted: at least `MIN_PATIENTS` patients have the class, and so many do not.
 
     >>> free_biases([0] * 6 + [1] * 5 + [2], range(12), 3)
     [0, 1]

@@ -26,8 +26,8 @@ def classification_scores(y_true: ArrayLike, probabilities: ArrayLike, classes: 
     - ``macro`` is the mean over the classes that occur in `y_true`. ``weighted`` is the mean weighted by their support,
       as in the papers' tables, so weighted recall is the accuracy. In ``macro`` and ``weighted``, the precision of a
       class that is never predicted counts as 0, as in scikit-learn; in ``per_class`` it is None.
-    - AUC and average precision are those of one class against the others; AUC needs at least one sample of the class
-      and one of another class. With two classes, the macro AUC is the AUC.
+    - AUC and average precision compare one class with the others; AUC needs at least one sample of the class and one of
+      another class. With two classes, the macro AUC is the AUC.
     - log_loss is the mean of -ln p(true class), with p clipped at 2.2e-16.
 
     >>> s = classification_scores([0, 0, 1, 1], [[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.3, 0.7]], ["NOR", "CVP"])
@@ -88,7 +88,7 @@ def confusion_scores(
     """Return the scores that depend only on each class's true positives, images and predictions: arrays (...).
 
     ``tp``, ``support`` and ``predicted`` are the diagonal, the row sums and the column sums of confusion matrices:
-    counts or weights of shape (..., C). Undefined scores are NaN. The scores and their bootstrap resamples both use
+    counts or weights of shape (..., C). Undefined scores are NaN. `classification_scores` and the bootstrap both use
     this function.
     """
     total = support.sum(-1, keepdims=True)

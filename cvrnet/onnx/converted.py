@@ -33,7 +33,7 @@ class ConvertedCopy:
         self.file = image_cache_folder() / "converted" / f"{hashlib.sha256(key).hexdigest()[:32]}.onnx"
 
     def open(self, dtype: str, engine: str, images: Callable[[], NDArray[np.uint8]]) -> OnnxEngine:
-        """Open the file; if it does not exist, make it first, and compare it with PyTorch on these images.
+        """Open the file. If it does not exist, make it first, and compare it with PyTorch on ``images``.
 
         Raises:
             UserError: The network cannot be exported (see `cvrnet.onnx.export_onnx`), or the engine cannot run it.

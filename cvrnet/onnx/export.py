@@ -61,12 +61,12 @@ def export_onnx(
         model: Run folder, fold folder, ``local-dir:FOLDER`` or ``hf-hub:user/repo[@revision]``.
         output: The file; its name ends in .onnx.
         folds: Folds of the run to export; all by default.
-        img_size: Height and width in pixels; by default those of the training.
+        img_size: Height and width in pixels; by default the size of the training.
         check_images: Data set whose images are used for this check; by default the data set of the calibration or,
             without it, of the run. If neither exists, the images are phantoms.
         int8: Quantise: weights and activations of the convolutions become 8-bit integers.
-        calibration: Data set for int8. The images of some patients determine the ranges of the activations. The images
-            of the other patients are for comparing the quantised file with the float32 file.
+        calibration: Data set for int8. The images of some patients determine the ranges of the activations. On the
+            images of the other patients, the quantised file is compared with the float32 file.
         calibration_images: Number of images that determine the ranges.
         min_agreement: Smallest share of the other images that must keep their most probable class (for findings: their
             decision, as the mean over the findings); 0 accepts any share.

@@ -42,9 +42,9 @@ def read_metadata(path: str | Path) -> Metadata:
     """Check an ONNX file and return its metadata.
 
     Raises:
-        UserError: The file is damaged; its metadata do not fit its graph; or it has something that ``cvrnet export``
-            does not write, such as weights in other files, weights that are not finite, graphs inside the graph
-            (loops), operators outside the ONNX standard, or more than 20,000 nodes.
+        UserError: The file is damaged, its metadata do not fit its graph, or it has parts that ``cvrnet export`` does
+            not write, such as weights in other files, weights that are not finite, graphs inside the graph (loops),
+            operators outside the ONNX standard, or more than 20,000 nodes.
     """
     path = Path(path)
     if not path.is_file():

@@ -31,7 +31,7 @@ _KEPT = ("architecture", "license", "paper_name", "paper_ids", "notes")
 class PixelNetwork(nn.Module):
     """The network that is written to an ONNX file: normalisation, all folds, and the mean of their probabilities.
 
-    Height and width of the images are those of the training, or `img_size`.
+    Height and width of the images are `img_size` or, by default, the size of the training.
     """
 
     def __init__(self, models: Sequence[nn.Module], img_size: int | None = None) -> None:
@@ -75,8 +75,8 @@ class PixelNetwork(nn.Module):
 
         Returns:
             Logits (N, classes) whose softmax (for findings, sigmoid) is the mean of the folds' probabilities, after the
-            model's calibration if it has one. For CVR-Nets also the logits of each head, (N, heads, classes), averaged
-            over the folds in the same way and not calibrated. With ``novelty``, also the distances (N, folds).
+            model's calibration, if it is calibrated. For CVR-Nets also the logits of each head, (N, heads, classes),
+            also averaged over the folds, but not calibrated. With ``novelty``, also the distances (N, folds).
         """
         x = pixels.float() * self.scale + self.shift
         models: list[Any] = list(self.models)

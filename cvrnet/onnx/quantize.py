@@ -149,8 +149,8 @@ def finding_agreement(
     """Compare the decisions about findings before and after quantisation.
 
     ``p`` and ``q`` are the probabilities before and after quantisation, both (N, C). The threshold of a finding is its
-    operating point for sensitivity, or 0.5 if it has none. ``truth`` is 1, 0, or NaN where a finding is not known, (N,
-    C).
+    operating point for sensitivity, or 0.5 without an operating point. ``truth`` is 1, 0, or NaN where a finding is not
+    known, (N, C).
 
     Returns:
         ``agreement_FINDING``, the share of the images that keep their decision; ``agreement``, the mean over the
