@@ -67,8 +67,8 @@ def _letters(name: str) -> str:
 def header_problem(header: Sequence[str], labelled: bool, columns: Sequence[str]) -> str:
     """Return why a header cannot be that of a manifest; ``""`` if it can.
 
-    ``columns`` are the names of all columns of a manifest; path and label come first. Only if ``labelled``, the column
-    label is required.
+    ``columns`` are the names of all columns of a manifest; path and label come first. The column label is required only
+    if ``labelled``.
     """
     if not header:
         return "the manifest is empty"

@@ -1,4 +1,4 @@
-"""Where a data set is: its folder or manifest, the folder of its images, and the names of the manifest's columns."""
+"""Describe where a data set is: its folder or manifest, the folder of its images, and the manifest's column names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class DataSet:
     path (``os.PathLike``): the path of the folder or manifest.
     """
 
-    path: str | Path  #: of the folder or manifest, or ``hfds:user/name``; see `cvrnet.data.read_records`
+    path: str | Path  #: path of the folder or manifest, or ``hfds:user/name``; see `cvrnet.data.read_records`
     images: str | Path | None = None  #: folder that a manifest's paths are relative to; None: the manifest's folder
     columns: Mapping[str, str] = field(default_factory=dict)  #: our name of a column -> its name in the manifest
 

@@ -1,7 +1,8 @@
 """Turn the values stored in a DICOM file into grey levels: select the bits, apply modality and VOI transformation.
 
 Vendors' tables and windows often contradict the standard. Each transformation is therefore checked before it is used.
-If it cannot be right, the next is tried: first VOI LUTs, then windows, then the range of the picture's values.
+If a transformation cannot be right, the next is tried: first VOI LUTs, then windows, then the range of the picture's
+values.
 """
 
 from __future__ import annotations

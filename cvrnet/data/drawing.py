@@ -56,11 +56,11 @@ class _Anatomy:
         self.base = (base - 0.014 + lean[1], base + 0.014 - lean[1])  # top of the diaphragm's dome; the right is higher
         self.width = (width + lean[2], width - lean[2])  # from the midline to the lung's outer edge
         self.sulcus = rng.uniform(0.06, 0.1)  # depth of the costophrenic angle below the dome
-        self.mediastinum = rng.uniform(0.045, 0.06)  # half its width
+        self.mediastinum = rng.uniform(0.045, 0.06)  # half the width of the mediastinum
         self.heart = rng.uniform(0.1, 0.155)  # bulge of the heart to the patient's left
         self.knob = rng.uniform(0.01, 0.032)  # how far the aortic arch bulges
         self.ribs = rng.normal(0.074, 0.003)  # distance between two ribs
-        self.bone = rng.uniform(0.08, 0.13)  # density
+        self.bone = rng.uniform(0.08, 0.13)  # density of the bones
         self.fat = rng.uniform(0, 0.1)
         self.stomach = max(0.0, rng.uniform(-0.1, 0.2))  # gas below the left dome
 

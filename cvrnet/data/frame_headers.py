@@ -96,7 +96,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes, bool]]:
         (length,) = struct.unpack_from(">H", data, found.end())
         at, coded = found.end() + max(length, 2), marker == _SOS
         yield marker, data[found.end() + 2 : at], adjoining
-    yield _EOI, b"", False  # it is missing
+    yield _EOI, b"", False  # the end of the image is missing
 
 
 def _check_jpeg2000(data: bytes, size: FrameSize) -> None:

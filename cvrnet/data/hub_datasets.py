@@ -23,7 +23,7 @@ _COLUMNS = ("source", "patient_id", "view")
 def scan_hub_dataset(data: str | Path, labelled: bool, rows: list[Row]) -> list[str]:
     """Append the data set's images to `rows`; return the problems of the data set itself.
 
-    Splits and class names (of a ``ClassLabel`` feature) are those of the data set. The columns ``source``,
+    Splits and class names (of a ``ClassLabel`` feature) are taken from the data set. The columns ``source``,
     ``patient_id`` and ``view`` are used if they exist; further text columns become metadata. If the data set contains
     its images instead of their paths, their bytes are written once to files beside the cache of decoded images. The
     files' names are hashes of their content.
@@ -72,7 +72,7 @@ def _load(name: str) -> Mapping[str, Any]:
 
 
 def _rows(dataset: Any, where: str, prefix: str, split: str, image: str, label: str | None) -> Iterator[Row]:
-    name_of = getattr(dataset.features[label], "int2str", str) if label else str  # of a ClassLabel, or text
+    name_of = getattr(dataset.features[label], "int2str", str) if label else str  # the class name, or text
     texts = [c for c, f in dataset.features.items() if c not in (image, label) and getattr(f, "dtype", "") == "string"]
     folder = image_cache_folder() / "hfds"
     digits = len(str(len(dataset)))

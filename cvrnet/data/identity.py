@@ -1,4 +1,4 @@
-"""Patient and source of a DICOM file, read from its tags and replaced by pseudonyms.
+"""Read patient and source from the tags of a DICOM file, and replace them by pseudonyms.
 
 Patient numbers are so short that anybody can reverse a plain hash by trying all numbers. A pseudonym is therefore an
 HMAC-SHA-256 with a key that only the user has. With one key, a value has the same pseudonym in every data set. Without
@@ -31,7 +31,7 @@ _TAGS = ("PatientID", "InstitutionName", "Manufacturer", "ManufacturerModelName"
 
 
 def identify(rows: Sequence[Row], say: Callable[[str], object]) -> list[Row]:
-    """Return the rows with patient and source; those that the data set does not give come from DICOM files' tags.
+    """Return the rows with patient and source; values that the data set does not give come from DICOM files' tags.
 
     The patient is PatientID. The source is InstitutionName or, if that is missing, Manufacturer and model. If only some
     images have a patient_id, PatientID is used for every image whose file has it. Images that share a patient_id or a

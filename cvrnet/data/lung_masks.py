@@ -1,4 +1,4 @@
-"""Read masks of the lungs, detect implausible masks, and mask or crop pictures with the others.
+"""Read masks of the lungs, detect implausible masks, and mask or crop pictures with plausible masks.
 
 A wrong mask does more harm than no mask, because it hides the disease or a part of it. If a mask is implausible, the
 picture is therefore used whole, and the reason is reported. In the code, a lobe is one connected part of a mask, which
@@ -21,7 +21,7 @@ MODES = ("mask", "crop")
 MOST_MARGIN = 0.5
 LEAST_AREA, MOST_AREA = 0.1, 0.7  # share of the picture inside the mask; in 95 masks by radiologists: 0.20 to 0.59
 LEAST_LOBE = 0.2  # least share of the mask in the smaller lung; in the radiologists' masks: 0.41
-SPECK = 0.1  # share of the mask; smaller parts are not counted
+SPECK = 0.1  # share of the mask; parts with a smaller share are not counted
 MOST_BORDER = 0.15  # share of the picture's border that the mask may touch; in the radiologists' masks: 0.11
 
 Mask = NDArray[np.bool_]
@@ -30,7 +30,7 @@ Box = tuple[int, int, int, int]  #: top, left, bottom, right in pixels; bottom a
 
 @dataclass(frozen=True)
 class LungSettings:
-    """How a picture is masked with the lungs, or cropped to them, before it is resized.
+    """Settings for masking a picture with the lungs, or cropping it to the lungs, before it is resized.
 
     ``"mask"`` multiplies the picture by the mask: everything outside the mask becomes black. ``"crop"`` keeps the
     mask's bounding box. The mask or the box is first enlarged by the margin on every side.

@@ -158,8 +158,8 @@ def read_course(records: Sequence[Record], outcome: Outcome) -> tuple[Course, Li
     may be yes or no. An empty cell means that there was no event or, in a column of yes and no, that nothing is known.
 
     Raises:
-        UserError: The outcome's column is missing, is empty, or contains something else than days, or yes and no; or
-            the column ``day`` is needed and missing.
+        UserError: The outcome's column is missing, is empty, or has neither days nor yes and no; or the column ``day``
+            is needed and missing.
     """
     _check_columns(records, outcome)
     cells: dict[str, dict[str, list[str]]] = {}

@@ -26,8 +26,8 @@ from cvrnet.folders import real_folder
 VOLUME_LABELS = ("NOR", "NCP")
 TREND_LABELS = ("better", "worse")
 DAYS = (3, 6)  #: the least and the most films of a patient
-_SEVERITY = (0.2, 2.0)  # lowest and highest
-_CHANGE = (0.3, 0.5)  # from the first film to the last
+_SEVERITY = (0.2, 2.0)  # lowest and highest severity of a film
+_CHANGE = (0.3, 0.5)  # change of severity from the first film to the last
 _GAP = (1, 4)  # days from one film to the next, at least and at most
 _EVENT = 3  # most days from the last film to the event
 

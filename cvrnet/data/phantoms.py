@@ -63,7 +63,7 @@ def write_phantoms(
     complete, or not at all.
 
     Args:
-        folder: A new or empty folder or, with ``overwrite``, an earlier data set of this function.
+        folder: A new or empty folder or, with ``overwrite``, an earlier data set that this function wrote.
         n: Number of images, at least 12.
         seed: Seed of the random numbers, not negative.
         size: Height of the images in pixels, at least 64. Their width is within 10 % of it.

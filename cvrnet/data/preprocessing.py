@@ -58,8 +58,8 @@ class Preprocessing:
     """
 
     input_size: tuple[int, int, int]  #: channels (1 or 3), height and width
-    mean: tuple[float, ...]  #: of each channel, for pixels in 0..1
-    std: tuple[float, ...]  #: of each channel, for pixels in 0..1
+    mean: tuple[float, ...]  #: mean of each channel, for pixels in 0..1
+    std: tuple[float, ...]  #: standard deviation of each channel, for pixels in 0..1
     interpolation: str = "nearest"  #: timm's name of the resizing filter
     grey_version: int = LATEST  #: how pictures of more than 8 bits become 8 bits: one of `cvrnet.data.grey.VERSIONS`
     any_body_part: bool = False  #: whether `read` accepts DICOM of any part of the body; not stored in models
@@ -130,9 +130,9 @@ class Preprocessing:
         return "L" if self.input_size[0] == 1 else "RGB"
 
     def read(self, path: str | os.PathLike[str], window: str = "") -> np.ndarray:
-        """Return the picture in a file, as `cvrnet.data.read_image` returns it with these settings; not resized yet.
+        """Return the picture in a file, read with these settings by `cvrnet.data.read_image`; it is not resized.
 
-        It is masked with the lungs, or cropped to them, if the settings say so. Raises the same errors as
+        The picture is masked with the lungs, or cropped to them, if this is set. Raises the same errors as
         `cvrnet.data.read_image` and `cut`.
         """
         return self.cut(path, self.read_whole(path, window))[0]

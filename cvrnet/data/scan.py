@@ -26,7 +26,7 @@ class DataError(UserError):
 
     def __init__(self, problems: Sequence[str], data: DataPath) -> None:
         super().__init__(problems, data)
-        self.problems = list(problems)  #: each one line: ``manifest.csv:12: images/a.png: file not found``
+        self.problems = list(problems)  #: one line each, such as ``manifest.csv:12: images/a.png: file not found``
         self.data = data  #: the folder or manifest
 
     def __str__(self) -> str:

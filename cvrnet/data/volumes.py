@@ -23,7 +23,7 @@ from cvrnet.data.walk import walk
 
 class _Slice(NamedTuple):
     record: Record
-    series: str = ""  # of a volume; "" for other pictures
+    series: str = ""  # the series of a volume's slice; "" for other pictures
 
 
 def expand_volumes(records: Sequence[Record], slices: int) -> tuple[list[Record], list[str]]:

@@ -35,7 +35,7 @@ _MASK_ENDING = re.compile(
 class Found:
     """The images and masks below a folder, as POSIX paths relative to it, and counts of entries passed over."""
 
-    images: list[str] = field(default_factory=list)  #: images in a folder come before those in its sub-folders
+    images: list[str] = field(default_factory=list)  #: images in a folder come before images in its sub-folders
     masks: list[str] = field(default_factory=list)  #: in a folder that `mask_kind` recognises, or beside their image
     folders: list[str] = field(default_factory=list)
     passed_over: Counter[str] = field(default_factory=Counter)  #: the number of entries for each reason
@@ -97,7 +97,7 @@ def _raise(error: OSError) -> None:
 def walk(root: Path, on_error: Callable[[OSError], object] = _raise, *, volumes: bool = False) -> Found:
     """Find the images below a folder; with ``volumes``, NIfTI files count as images.
 
-    Symbolic links are followed, except to a folder that contains this one. Each folder is read once, real folders
+    Symbolic links are followed, except to a folder that contains ``root``. Each folder is read once, real folders
     before links. ``on_error`` is called for a folder or file that cannot be read; by default, it raises the error.
     """
     found = Found()

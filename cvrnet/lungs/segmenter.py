@@ -90,7 +90,7 @@ class Segmenter:
         """Read a segmenter from a file that `save` wrote, or from a folder of `cvrnet lungs` or of a trained model.
 
         Raises:
-            UserError: There is no such file, it is damaged, or it belongs to another network.
+            UserError: The file is missing, is damaged, or belongs to another network.
         """
         path = Path(path)
         path = path / SEGMENTER if path.is_dir() else path
@@ -101,7 +101,7 @@ class Segmenter:
                 raise ValueError("it is too large")
             with safe_open(path, "pt") as file:
                 size = _size(json.loads((file.metadata() or {}).get("lungs", "null")))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dictionary
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # the file is not a dictionary
             network = create_network(pretrained=False)
             network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
             if not all(t.isfinite().all() for t in network.state_dict().values()):

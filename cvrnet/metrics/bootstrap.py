@@ -15,7 +15,7 @@ from cvrnet.metrics.scores import confusion_scores, ratio, sample_log_loss
 
 CHUNK = 1_000_000  # weights in memory at once (8 MB, and a few copies)
 MIN_DEFINED = 0.9  # share of the resamples that must define a score
-TAIL = 0.025  # of a two-sided 95 % interval
+TAIL = 0.025  # share of the resamples beyond each end of a 95 % interval
 
 
 def bootstrap_intervals(
@@ -122,7 +122,7 @@ def balanced_accuracies(
 
     ``y_true`` are class indices of shape (N,), ``guesses`` are the predicted class indices, of shape (M, N). The mean
     is over the classes that occur in ``y_true``. Intervals are as in `bootstrap_intervals`. If all predictions of a
-    model are right, or all are wrong, its interval comes from `exact_interval`.
+    model are right, or all are wrong, the model's interval comes from `exact_interval`.
     """
     labels = np.asarray(y_true)
     hits = np.asarray(guesses) == labels

@@ -25,13 +25,13 @@ from cvrnet.metrics.recalibration import Recalibration
 class Decisions:
     """Thresholds, prediction sets and abstention of one model, or of an ensemble; empty for a model without them.
 
-    They apply to the probabilities after the calibration, if there is one.
+    If the model has a calibration, they apply to the calibrated probabilities.
     """
 
     operating_points: list[OperatingPoint] = field(default_factory=list)
     prediction_sets: PredictionSets | None = None
     abstention: Abstention | None = None
-    calibration: Recalibration | None = None  #: by ``cvrnet calibrate``, for another hospital
+    calibration: Recalibration | None = None  #: from ``cvrnet calibrate``, for another hospital
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values to write to config.json."""

@@ -27,7 +27,7 @@ class OperatingPoint:
 
     class_name: str
     rule: str  #: ``sensitivity`` or ``specificity`` to reach a target; ``youden`` for the largest sum of both
-    target: float | None  #: for the rules ``sensitivity`` and ``specificity``; None for ``youden``
+    target: float | None  #: the sensitivity or specificity to reach; None for ``youden``
     threshold: float
     true_positives: int  #: positive images of the class
     positives: int  #: all images of the class
@@ -124,10 +124,10 @@ def choose_operating_points(
 
     The rule ``sensitivity`` takes the highest threshold that reaches the target, so that the specificity is as high as
     possible. The rule ``specificity`` takes the lowest threshold that reaches the target. Thresholds that make every
-    image of the other classes positive, or no image of the class, are not considered, unless there are no others. If no
-    threshold reaches the target, the nearest one is taken. ``youden`` maximises sensitivity + specificity - 1 (Youden
-    1950, Cancer 3:32). A threshold lies midway between two probabilities of validation images, so that rounding changes
-    no decision.
+    image of the other classes positive, or no image of the class, are not considered if there are other thresholds. If
+    no threshold reaches the target, the nearest one is taken. ``youden`` maximises sensitivity + specificity - 1
+    (Youden 1950, Cancer 3:32). A threshold lies midway between two probabilities of validation images, so that rounding
+    changes no decision.
 
     Args:
         y_true: Class indices, shape (N,).

@@ -11,7 +11,7 @@ from scipy import stats
 from cvrnet.errors import UserError
 from cvrnet.metrics.bootstrap import group_numbers
 
-Z = float(stats.norm.ppf(0.975))  # of a two-sided 95 % interval
+Z = float(stats.norm.ppf(0.975))  # quantile for a two-sided 95 % interval
 
 
 def auc_covariance(
@@ -91,7 +91,7 @@ def compare_mean_auc(
         groups: As in `auc_covariance`.
 
     Returns:
-        As `compare_auc`.
+        The values that `compare_auc` returns.
 
     Raises:
         UserError: No class has an AUC; or only one patient has a class that has an AUC, or only one patient lacks it.
@@ -136,7 +136,7 @@ def compare_accuracy(
         groups: As in `auc_covariance`.
 
     Returns:
-        As `compare_auc`.
+        The values that `compare_auc` returns.
     """
     a, b = np.asarray(right, float), np.asarray(right_of_other, float)
     members = group_numbers(groups, len(a))
@@ -156,7 +156,7 @@ def compare_accuracy(
 
 
 def _components(truth: NDArray[np.bool_], scores: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
-    """Return the share of negative images below each positive image, and of positive images above each negative one.
+    """Return the share of negatives ranked below each positive image, and of positives above each negative image.
 
     Ties count half; shapes (K, positive images) and (K, negative images).
     """

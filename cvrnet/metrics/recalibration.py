@@ -17,7 +17,7 @@ from cvrnet.task import log_softmax
 MIN_PATIENTS = 5  # with fewer patients of a class, or of all other classes together, the bias of the class stays 0
 MIN_IMAGES = 20  # with fewer images, nothing is fitted
 MAX_BIAS = 1000  # largest scale or bias that is accepted from a file; fitted values are below 150
-MAX_STEPS, TOLERANCE = 10_000, 1e-9  # of the expectation maximisation
+MAX_STEPS, TOLERANCE = 10_000, 1e-9  # limits of the expectation maximisation
 Table = NDArray[np.float64]
 
 
@@ -107,10 +107,10 @@ def fit_recalibration(y_true: ArrayLike, probabilities: ArrayLike, groups: Seque
 def fit_prior(probabilities: ArrayLike, trained: Sequence[float]) -> tuple[Recalibration, list[float]]:
     r"""Estimate the shares of the classes among unlabelled images, by expectation maximisation.
 
-    (Saerens, Latinne & Decaestecker 2002, Neural Computation 14:21, eq. 2.4.) The probabilities are multiplied by
-    :math:`\pi_c / \pi^0_c` and normalised; their mean over all images is the next :math:`\pi`. The estimate is valid
-    under two conditions: compared with the training data, only the shares of the classes are different, not the
-    appearance of each class; and the probabilities are calibrated on data like the training data.
+    The method is that of Saerens, Latinne & Decaestecker 2002 (Neural Computation 14:21, eq. 2.4). The probabilities
+    are multiplied by :math:`\pi_c / \pi^0_c` and normalised; their mean over all images is the next :math:`\pi`. The
+    estimate is valid under two conditions: compared with the training data, only the shares of the classes are
+    different, not the appearance of each class; and the probabilities are calibrated on data like the training data.
 
     Args:
         probabilities: Probabilities of the classes, (N, C).

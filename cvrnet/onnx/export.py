@@ -72,7 +72,7 @@ def export_onnx(
             decision, as the mean over the findings); 0 accepts any share.
         max_accuracy_drop: Largest accepted loss of accuracy (for findings: of the mean AUC) on the other images, if
             they have labels; 1 accepts any loss.
-        any_body_part: Also read DICOM files of other parts of the body than the chest.
+        any_body_part: Also read DICOM files of parts of the body other than the chest.
         overwrite: Replace an existing file.
         progress: Called while the quantised file is compared, with the number of images done and the total.
 

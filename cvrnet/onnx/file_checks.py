@@ -33,9 +33,9 @@ class Metadata:
 
     cfg: dict[str, Any]  #: timm's ``pretrained_cfg``, with ``label_names``
     task: str  #: ``multiclass`` or ``multilabel``
-    num_heads: int  #: number of heads in its outputs; 0 if the file has no outputs for heads
+    num_heads: int  #: number of heads in the file's outputs; 0 if the file has no outputs for heads
     decisions: Decisions
-    quantiles: list[NDArray[np.float64]]  #: of each fold's distances; empty for a file without distances
+    quantiles: list[NDArray[np.float64]]  #: quantiles of each fold's distances; empty for a file without distances
 
 
 def read_metadata(path: str | Path) -> Metadata:

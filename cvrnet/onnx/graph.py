@@ -74,9 +74,9 @@ class PixelNetwork(nn.Module):
         """Classify images, uint8 (N, C, H, W).
 
         Returns:
-            Logits (N, classes) whose softmax (for findings, sigmoid) is the mean of the folds' probabilities, after the
-            model's calibration, if it is calibrated. For CVR-Nets also the logits of each head, (N, heads, classes),
-            also averaged over the folds, but not calibrated. With ``novelty``, also the distances (N, folds).
+            Logits (N, classes) whose softmax (for findings, sigmoid) is the mean of the folds' probabilities; if the
+            model has a calibration, it is applied to this mean. For CVR-Nets also the logits of each head, (N, heads,
+            classes), also averaged over the folds, but not calibrated. With ``novelty``, also the distances (N, folds).
         """
         x = pixels.float() * self.scale + self.shift
         models: list[Any] = list(self.models)

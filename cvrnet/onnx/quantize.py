@@ -129,7 +129,7 @@ def compare(
 
 
 def class_agreement(labels: Sequence[str], p: np.ndarray, q: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
-    """Compare the most probable classes before and after quantisation, from the probabilities p and q, both (N, C).
+    """Compare the most probable classes before (p) and after quantisation (q); both are probabilities, (N, C).
 
     Returns:
         ``top_class``, the share of the images that keep their most probable class; ``accuracy_before`` and

@@ -35,14 +35,14 @@ class OnnxEngine:
         self.pretrained_cfg = about.cfg
         self.preprocessing = Preprocessing.from_cfg(about.cfg)
         self.classes: list[str] = about.cfg["label_names"]
-        self.unit = "image"  #: what a prediction is about
+        self.unit = "image"  #: the unit of a prediction: one image
         self.task = about.task  #: ``multiclass``, or ``multilabel`` for findings
-        self.quantiles = about.quantiles  #: of each fold's distances (`cvrnet.metrics.novelty`); empty if none
+        self.quantiles = about.quantiles  #: quantiles of each fold's distances (`cvrnet.metrics.novelty`); may be empty
         self.averages_probabilities = about.num_heads > 0  #: whether the file also returns the logits of heads
         self._heads, self.decisions = about.num_heads, about.decisions
         if not self.averages_probabilities:  # the logits are calibrated in the graph; logits of heads are not
             self.decisions = replace(self.decisions, calibration=None)
-        self.models: list[Any] = [self]  #: this file; for a converted copy, the networks in PyTorch, for explanations
+        self.models: list[Any] = [self]  #: this engine; for a converted copy, the PyTorch networks for explanations
         self.device: Any  # "cpu" or "cuda"
         self.engine, self._session, self.device, self.precision = _open(Path(path), device, dtype, engine, images)
 
