@@ -69,7 +69,7 @@ def write_studies(
         progress: Called after each study with the number done and `n`.
 
     Raises:
-        UserError: An argument is out of range, or the folder contains other files.
+        UserError: An argument is out of range, or the folder contains files that are not phantoms.
     """
     draw, folder = _KINDS[kind], real_folder(folder)
     for name, value, least in (("n", n, 12), ("size", size, 64), ("seed", seed, 0)):

@@ -76,7 +76,7 @@ def write_phantoms(
         progress: Called after each image with the number done and `n`.
 
     Raises:
-        UserError: An argument is out of range, or the folder contains other files.
+        UserError: An argument is out of range, or the folder contains files that are not phantoms.
     """
     folder = real_folder(folder)
     _check(n, seed, size, sources)

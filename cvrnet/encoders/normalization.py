@@ -41,7 +41,7 @@ class ChannelAffine(nn.Module):
 
     @torch.jit.ignore
     def init_non_persistent_buffers(self) -> None:
-        """Fill the buffers, which are not in checkpoints. timm calls this after it moves a model from device meta."""
+        """Fill the buffers, which are not in checkpoints. timm calls this after it allocates a meta-device model."""
         for buffer, values in ((self.scale, self.factors), (self.shift, self.offsets)):
             buffer.copy_(torch.tensor(values, dtype=torch.float64).view_as(buffer))
 

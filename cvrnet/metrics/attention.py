@@ -23,7 +23,7 @@ def attention_scores(
         An empty dict if no bag counts; otherwise ``studies``, the number of bags that count, and means over these bags.
         ``roc_auc``: the AUC within a bag. ``top_has_lesion``: whether the picture with the largest share has a lesion.
         ``share_of_lesions``: the sum of the shares of the pictures with a lesion. ``pictures_with_lesion``: the
-        fraction of pictures with a lesion, which this sum is if all shares are equal.
+        fraction of pictures with a lesion; with equal shares, ``share_of_lesions`` would have this value.
 
     >>> scores = attention_scores([np.array([0.7, 0.2, 0.1])], [np.array([True, False, False])])
     >>> scores["studies"], scores["roc_auc"], scores["top_has_lesion"], scores["share_of_lesions"]

@@ -1,4 +1,4 @@
-"""The scores of findings, each on the images for which it is known, with intervals by resampling patients."""
+"""Compute the scores of each finding on the images for which it is known, with intervals by resampling patients."""
 
 from __future__ import annotations
 
