@@ -16,7 +16,7 @@ from cvrnet.errors import UserError
 from cvrnet.files import image_cache_folder, write_private
 
 FORMAT_VERSION = (
-    2  #: increase it when `read_image` or `resize_image` returns other pixels, so that all entries are made again
+    2  #: increase it when `read_image` or `resize_image` changes its pixels: existing entries then count as missing
 )
 _HEADER = struct.Struct("<8sqq3i")  # magic and version; the image file's mtime_ns and size; the entry's shape
 
@@ -24,14 +24,15 @@ _HEADER = struct.Struct("<8sqq3i")  # magic and version; the image file's mtime_
 class ArrayFiles:
     """Stores one array for each image, each in its own small file.
 
-    The file's name is made from the image's path and the settings that the array depends on, so arrays of several kinds
-    can share a folder. The file contains a header with the modification time and size of the image, then the array. If
-    the image has changed, its entry counts as missing. Entries are written atomically, so any number of processes of
-    one user may read and write the folder at the same time. Other users cannot read it, because the entries are
-    patients' images. The folder may be deleted at any time.
+    The file's name is made from the image's path and ``settings``, a text of all settings that the array depends on. So
+    arrays of several kinds can share a folder (None: the default cache folder). ``shape`` is (height, width, channels).
+    The file contains a header with the modification time and size of the image, then the array. If the image has
+    changed, its entry counts as missing. Entries are written atomically, so several processes of one user may read and
+    write the folder at once. Other users cannot read the folder, because its entries are patients' images. The folder
+    may be deleted at any time.
 
-    If the array also depends on another file (such as a mask), ``version_of`` takes the image's path and returns a text
-    that changes when that other file changes.
+    ``version_of`` is for arrays that also depend on another file, such as a mask. It takes the image's path and returns
+    a text that changes when the other file changes.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class ArrayFiles:
         self._bytes = _HEADER.size + math.prod(shape) * self._dtype.itemsize
 
     def read(self, path: str | Path) -> np.ndarray | None:
-        """Return the array of an image, read-only; None if missing, damaged, or of another version of the image.
+        """Return an image's array, read-only; None if its entry is missing or damaged, or the image has changed.
 
         Raises:
             ImageError: the image does not exist.
@@ -59,7 +60,7 @@ class ArrayFiles:
         )
 
     def has(self, path: str | Path) -> bool:
-        """Whether there is an up-to-date entry for the image; only the header is read."""
+        """Return whether the image has an up-to-date entry; only the header of the entry is read."""
         try:
             return self._read(*self._entry(path), _HEADER.size) is not None
         except ImageError:
@@ -75,7 +76,7 @@ class ArrayFiles:
         _write(entry, header + np.ascontiguousarray(array, self._dtype).tobytes())
 
     def _entry(self, path: str | Path, image: os.stat_result | None = None) -> tuple[str, bytes]:
-        """The path of an image's entry, and the header of an entry that is up to date."""
+        """Return the path of an image's entry, and the header of an entry that is up to date."""
         image = image or image_status(path)
         header = _HEADER.pack(b"cvrnet%02d" % FORMAT_VERSION, image.st_mtime_ns, image.st_size, *self._shape)
         key = f"{os.path.abspath(path)}\n{self._settings}"
@@ -85,7 +86,7 @@ class ArrayFiles:
         return os.path.join(self.folder, name[:2], name[2:]), header
 
     def _read(self, entry: str, header: bytes, count: int) -> bytes | None:
-        """The first bytes of an entry; None if it is missing, damaged, or made from another version of the image."""
+        """Return the first bytes of an entry; None if it is missing, damaged, or of another version of the image."""
         try:
             with open(entry, "rb", buffering=0) as file:
                 whole = os.fstat(file.fileno()).st_size == self._bytes
@@ -99,7 +100,7 @@ class ArrayFiles:
 
 
 def image_status(path: str | Path) -> os.stat_result:
-    """Modification time and size of an image's file; ImageError if there is no such file."""
+    """Return modification time and size of an image's file; ImageError if there is no such file."""
     try:
         return os.stat(split_frame(path)[0])
     except (OSError, ValueError) as error:

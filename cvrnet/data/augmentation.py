@@ -17,10 +17,11 @@ from cvrnet.errors import UserError
 class Augmentation:
     """Rotates, shifts and flips the resized image at random (v2 section 5.2).
 
-    Neither paper gives the largest rotation and shift, or says what fills the empty part of the frame. The defaults are
-    15 degrees and a tenth of the width or height. The pixels at the edge are repeated, as Keras does by default. The
-    interpolation is nearest neighbour, so no new grey value appears. v2 gives both flips "probability 1", which we read
-    as Keras's random flip: each happens with probability 0.5.
+    The two papers (v1 and v2, see docs/training.md) give neither the largest rotation and shift nor the fill of the
+    empty part of the frame. The defaults are 15 degrees and a tenth of the width or height. The empty part is filled by
+    repeating the pixels at the edge, as Keras does by default. The interpolation is nearest neighbour, so no new grey
+    value appears. v2 gives both flips "probability 1", which we read as Keras's random flip: each happens with
+    probability 0.5.
     """
 
     rotation_p: float = 0.45  #: probability that the image is rotated
@@ -62,8 +63,9 @@ class Augmentation:
 def change(images: Tensor, changes: Tensor) -> Tensor:
     """Return images (N, C, H, W) that are rotated, then shifted, then flipped, on the same device.
 
-    ``changes``, (N, 5), has one row of `Augmentation.draw` for each image. Each pixel of the result is a pixel of the
-    image. The result is the same on every device, except where rounding decides between two neighbouring pixels.
+    ``changes``, (N, 5), has one row of `Augmentation.draw` for each image. Each pixel of the result is copied from one
+    pixel of the image. The result is the same on every device, except where rounding decides between two neighbouring
+    pixels.
     """
     if not changes.any():
         return images
@@ -78,7 +80,7 @@ def change(images: Tensor, changes: Tensor) -> Tensor:
     y = (torch.arange(height, device=images.device) - (height - 1) / 2).unsqueeze(1)
     x = x * (1 - 2 * flip_x) - across * width
     y = y * (1 - 2 * flip_y) - down * height
-    # With the rotation undone, too, they are coordinates in the input image.
+    # Undoing the rotation, too, gives coordinates in the input image.
     columns = angle.cos() * x - angle.sin() * y + (width - 1) / 2
     rows = angle.sin() * x + angle.cos() * y + (height - 1) / 2
     places = rows.round().long().clamp(0, height - 1) * width + columns.round().long().clamp(0, width - 1)

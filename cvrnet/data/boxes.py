@@ -1,4 +1,4 @@
-"""Boxes around lesions: the manifest's column ``lesion_boxes``, and masks made from it."""
+"""Read and write boxes around lesions (the manifest's column ``lesion_boxes``), and make masks from them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Box = tuple[float, float, float, float]  #: left, top, width and height in pixel
 
 
 def parse_boxes(text: str) -> tuple[Box, ...] | None:
-    """The boxes in a cell; None if the cell is not a list of boxes.
+    """Return the boxes in a cell; None if the cell is not a list of boxes.
 
     >>> parse_boxes("10,20,30,40; 1.5,2,3,4")
     ((10.0, 20.0, 30.0, 40.0), (1.5, 2.0, 3.0, 4.0))
@@ -31,7 +31,7 @@ def parse_boxes(text: str) -> tuple[Box, ...] | None:
 
 
 def boxes_text(boxes: Iterable[Sequence[float]]) -> str:
-    """The boxes as the text of a manifest's cell, which `parse_boxes` reads; numbers are rounded to one decimal.
+    """Return boxes as the text of a manifest's cell, rounded to one decimal; `parse_boxes` reads this text.
 
     >>> boxes_text([(10, 20, 30, 40), (225.08, 547.02, 86.78, 79.19)])
     '10,20,30,40;225.1,547,86.8,79.2'
@@ -40,7 +40,7 @@ def boxes_text(boxes: Iterable[Sequence[float]]) -> str:
 
 
 def box_mask(boxes: Iterable[Box], height: int, width: int) -> np.ndarray:
-    """A boolean array (H, W) that is true in every pixel that a box touches.
+    """Return a boolean array (H, W) that is true in every pixel that a box touches.
 
     >>> box_mask([(1, 0, 1.5, 1)], 2, 4).astype(int).tolist()
     [[0, 1, 1, 0], [0, 0, 0, 0]]

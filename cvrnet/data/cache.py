@@ -22,12 +22,12 @@ from cvrnet.errors import UserError
 
 
 class ImageCache:
-    """A cache of images of one size: each is decoded and resized once, and stored in `ArrayFiles`.
+    """A cache of images of one size: each image is decoded and resized once, and stored in `ArrayFiles`.
 
     ``size`` is (height, width) in pixels. ``mode``, ``interpolation``, ``grey_version``, ``any_body_part`` and
-    ``ct_window`` are as in `read_image` and `Preprocessing`. The default ``folder`` is the one that the environment
-    variable CVRNET_CACHE names; if it is not set, it is in the platform's folder for caches. Missing entries are
-    written again on use. With ``lungs``, images are masked or cropped before they are resized.
+    ``ct_window`` are as in `read_image` and `Preprocessing`. The environment variable CVRNET_CACHE names the default
+    ``folder``; without this variable, the default is inside the platform's cache folder. Missing entries are written
+    when they are used. With ``lungs``, images are masked or cropped to the lungs before they are resized.
 
     Raises:
         UserError: The size is impossible, or the mode or interpolation is unknown.
@@ -56,7 +56,7 @@ class ImageCache:
         self.lungs = lungs
         shape = (*self.size, 1 if mode == "L" else 3)
         settings: tuple[object, ...] = self.size, mode, interpolation, grey_version, any_body_part
-        settings += (ct_window,) if ct_window else ()  # if "", entries keep the names that earlier versions gave
+        settings += (ct_window,) if ct_window else ()  # without a window, entries keep the names of earlier versions
         self._files = ArrayFiles(folder, "\n".join(map(str, settings)), shape, np.uint8, self.version_of)
         self.folder = self._files.folder
 
@@ -83,20 +83,20 @@ class ImageCache:
 
     @property
     def version_of(self) -> Callable[[str | Path], str] | None:
-        """The argument ``version_of`` of `ArrayFiles`, for images that depend on lungs; None for other images."""
+        """The argument ``version_of`` of `ArrayFiles` if images are cut to the lungs; otherwise None."""
         return self.lungs.key if self.lungs else None
 
     def has(self, path: str | Path) -> bool:
-        """Whether the image is in the cache, and has not changed."""
+        """Return whether the image is in the cache, and has not changed."""
         return self._files.has(path)
 
     def load(self, path: str | Path) -> np.ndarray:
-        """The resized image, as a read-only uint8 array of shape (height, width, channels).
+        """Return the resized image, as a read-only uint8 array of shape (height, width, channels).
 
-        It is decoded first if it is missing from the cache, or has changed.
+        An image that is missing from the cache, or has changed, is decoded first.
 
         Raises:
-            ImageError: the image has to be decoded and cannot be.
+            ImageError: the image is not in the cache, and cannot be decoded.
             UserError: the cache cannot be read or written.
         """
         if (image := self._files.read(path)) is None:

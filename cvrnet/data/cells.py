@@ -20,9 +20,10 @@ _SPLITS = {
     **dict.fromkeys(("test", "testing", "tst", "holdout"), "test"),
     **dict.fromkeys(("validate", "validating"), "val"),
 }
-# As in imagesTr and images_ts of nnU-Net; alone they may be the name of a class or a hospital.
+# As in nnU-Net's imagesTr and images_ts. They count only beside another word, because a cell or folder with only these
+# letters may name a class or a hospital.
 _SHORT_SPLITS = {"tr": "train", "vl": "val", "ts": "test", "te": "test"}
-_BETWEEN = re.compile(r"[,;/+&]| and ")  # other separators of several findings in a label
+_BETWEEN = re.compile(r"[,;/+&]| and ")  # separators of findings in a label, besides SEPARATOR
 _WORD = re.compile(r"[^\W\d_]+")
 _FILLERS = re.compile(
     r"(data|sets?|split|images?|imgs?|pictures?|x|rays?|xrays?|cxrs?|radiographs?|chest|cases?|samples?|files?|folder)+"
@@ -30,7 +31,7 @@ _FILLERS = re.compile(
 
 
 def clean(text: str) -> str:
-    r"""The text in Unicode's composed form (NFC), without blanks and invisible characters at its ends.
+    r"""Return the text in Unicode's composed form (NFC), without blanks and invisible characters at its ends.
 
     >>> clean(" Ne\u0301ant\u00a0"), clean("\ufeffCVP\u200b")
     ('Néant', 'CVP')
@@ -42,12 +43,12 @@ def clean(text: str) -> str:
 
 
 def is_missing(text: str) -> bool:
-    """Whether a cell is empty, or holds a placeholder for an empty cell, such as ``nan``, ``None`` or ``N/A``."""
+    """Return whether a cell is empty, or has a placeholder for an empty cell, such as ``nan``, ``None`` or ``N/A``."""
     return text.lower() in _MISSING
 
 
 def split_name(text: str) -> str | None:
-    """The split that a cell names: ``train``, ``val`` or ``test``; ``""`` for an empty cell, None for other text.
+    """Return the split that a cell names: ``train``, ``val`` or ``test``; ``""`` if the cell is empty, else None.
 
     Upper and lower case are equal; numbers, and words such as ``set`` or ``chest_xray``, are ignored.
 
@@ -69,7 +70,7 @@ def split_name(text: str) -> str | None:
 
 
 def label_problem(label: str) -> str:
-    """Why a label, after `clean`, cannot be a class; ``""`` if it can.
+    """Return why a label, as `clean` returns it, cannot be a class; ``""`` if it can.
 
     >>> label_problem("None"), label_problem("CVP")
     ("label 'None' is not a class: name the class, or leave the image out", '')
@@ -86,7 +87,7 @@ def label_problem(label: str) -> str:
 
 
 def spelling_problems(records: Iterable[Record]) -> list[str]:
-    """A line for each class whose name has several spellings: other case, blanks or order of findings."""
+    """Return a line for each class that is spelled in several ways: with other case, blanks or order of findings."""
     spellings: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         text = unicodedata.normalize("NFKC", record.label).casefold()

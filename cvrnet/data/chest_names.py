@@ -36,7 +36,7 @@ _NEUTRAL = """
     adult child pediatric paediatric infant
 """.split()  # noqa: SIM905
 _LETTERS = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "ı": "i", "æ": "ae", "œ": "oe"})  # not decomposed by Unicode
-_LOST = "?\N{REPLACEMENT CHARACTER}"  # replace a letter that could not be encoded, or each of its bytes
+_LOST = "?\N{REPLACEMENT CHARACTER}"  # these replace a letter that could not be encoded, or each of its bytes
 
 # Character sets in which a text may be encoded, even if the file declares another one
 _CHARSETS = ("utf-8", "gb18030", "big5", "shift_jis", "euc_jp", "iso2022_jp", "euc_kr", "iso8859_5", "cp1251",
@@ -44,7 +44,7 @@ _CHARSETS = ("utf-8", "gb18030", "big5", "shift_jis", "euc_jp", "iso2022_jp", "e
 
 
 def may_be_chest(part: str) -> bool:
-    """Whether a BodyPartExamined can mean the chest, or names no part of the body at all.
+    """Return whether a BodyPartExamined can mean the chest, or names no part of the body at all.
 
     >>> [may_be_chest(part) for part in ("TÓRAX", "t?rax ap", "胸部", "OTHER", "", "HAND", "T SPINE")]
     [True, True, True, True, True, False, False]
@@ -52,8 +52,8 @@ def may_be_chest(part: str) -> bool:
     written, others = _words(part), [_words(reading) for reading in dict.fromkeys(_readings(part))]
     if any(spine in "".join(words) for words in (written, *others) for spine in _SPINE_FOLDED):
         return False
-    # After decoding with another character set, a match of a single character does not count: its two bytes often are
-    # a valid character in a wrong set, too.
+    # A match of a single character counts only in the text as written. In the text decoded with another character set,
+    # it does not count, because two bytes are often a valid character in a wrong set, too.
     chest = _is_chest(written, _CHEST_FOLDED) or any(_is_chest(words, _LONG_FOLDED) for words in others)
     return chest or not _names_something(part) or any(map(_is_neutral, [["".join(written)], written, *others]))
 
@@ -71,7 +71,7 @@ def _readings(text: str) -> Iterator[str]:
 
 
 def _fold(text: str) -> str:
-    """The text in lower case, without accents, and with full-width characters made normal."""
+    """Return the text in lower case, without accents, and with full-width characters made normal."""
     decomposed = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold().translate(_LETTERS))
     return "".join(character for character in decomposed if not unicodedata.combining(character))
 
@@ -81,7 +81,7 @@ def _words(text: str) -> list[str]:
 
 
 def _names_something(text: str) -> bool:
-    """Whether the text has a letter, or a character that may be one byte of a letter."""
+    """Return whether the text has a letter, or a character that may be one byte of a letter."""
     return any(c.isalpha() or not (c.isascii() or c in _LOST) for c in text)
 
 

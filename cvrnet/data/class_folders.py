@@ -1,4 +1,4 @@
-"""Read a data set of folders: the names of the folders above an image give its class and split, or make it a mask."""
+"""Read a data set of folders: their names give the class and split of the images inside, or mark them as masks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def scan_folder(
 ) -> list[str]:
     """Append the images in a folder to `rows`; return the problems of the folder itself.
 
-    ``say`` is called with a line about entries that were passed over, and a line about splits.
+    If ``labelled`` is false, folders give no classes and splits. ``volumes`` is as in `walk`. ``say`` is called with a
+    line about masks, a line about entries that were passed over, and a line about splits.
     """
     found = walk(root, volumes=volumes)
     masks = {(_mask_kind_of(name), _without_kind(name)): root / name for name in found.masks}
@@ -38,7 +39,7 @@ def scan_folder(
         rows.append((replace(record, **fields), wrong))
     used -= {None}
     if used:
-        say(f"{printable(str(root))}: {len(used)} images are masks of other images, as their folders or names say")
+        say(f"{printable(str(root))}: {len(used)} images are masks of other images, by their names or their folders")
     if unused := len(set(masks.values()) - used):
         found.passed_over["a mask without an image"] += unused
     if sentence := found.passed_over_sentence(root):
@@ -54,7 +55,9 @@ def _problems(found: Found, rows: Sequence[Row], say: Callable[[str], object]) -
     inside = {folders[0] for record, _ in rows if (folders := _folders(record.name))}
     splits = sorted(name for name in inside if split_name(name))
     if splits and (beside := sorted(name for name in inside - set(splits) if not is_image_folder(name))):
-        problems.append(f"{beside[0]} is beside the split folders {', '.join(splits)}: expected all classes in them")
+        problems.append(
+            f"{beside[0]} is beside the split folders {', '.join(splits)}: expected all classes inside these folders"
+        )
     elif parts := {record.split for record, _ in rows} - {""}:
         numbers = {part: sum(record.split == part for record, _ in rows) for part in sorted(parts)}
         say(f"the folders' names give the splits: {counts(numbers)}")
@@ -69,7 +72,7 @@ def _folders(name: str) -> list[str]:
 
 
 def _meaning(folders: Sequence[str]) -> tuple[str, str]:
-    """The split and the class that the folders above an image name; ``""`` for none.
+    """Return the split and the class that the folders above an image name; ``""`` for none.
 
     >>> _meaning(["Training", "CVP", "images"]), _meaning(["CVP", "test"]), _meaning(["images", "NOR", "a", "val"])
     (('train', 'CVP'), ('test', 'CVP'), ('', 'NOR'))
@@ -81,11 +84,11 @@ def _meaning(folders: Sequence[str]) -> tuple[str, str]:
 
 
 def _mask_kind_of(name: str) -> str:
-    """The kind of a mask, ``lung_mask`` or ``lesion_mask``, from the names of the folders above it, or from its own."""
+    """Return the kind of a mask, ``lung_mask`` or ``lesion_mask``, from the name of a folder or of the file."""
     return next(filter(None, map(mask_kind, _folders(name))), "") or mask_of(PurePosixPath(name).stem)[1]
 
 
 def _without_kind(name: str) -> tuple[str, ...]:
-    """The key that an image shares with its masks: folders that are not named for images or masks, and the stem."""
+    """Return the key that an image shares with its masks: folders that are not named for either, and the stem."""
     folders = (folder for folder in _folders(name) if not is_image_folder(folder) and not mask_kind(folder))
     return (*folders, mask_of(PurePosixPath(name).stem)[0])

@@ -1,4 +1,4 @@
-"""Check a manifest's header; if a column is missing, suggest which of the others may be meant."""
+"""Check a manifest's header; if a column is missing, suggest a column that may be meant."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def mapping_problem(header: Sequence[str], names: Mapping[str, str]) -> str:
 
 
 def our_names(header: Sequence[str], names: Mapping[str, str]) -> list[str]:
-    """The header with our names instead of the manifest's own; ``names``: our name -> manifest's name.
+    """Return the header with our names instead of the manifest's own; ``names``: our name -> manifest's name.
 
     >>> our_names(["Image Index", "label"], {"path": "Image Index"})
     ['path', 'label']
@@ -46,10 +46,10 @@ def our_names(header: Sequence[str], names: Mapping[str, str]) -> list[str]:
 
 
 def plain_names(header: Sequence[str], optional: Sequence[str]) -> list[str]:
-    """The header with our names for optional columns that are spelled with other case, blanks or underscores.
+    """Return the header with our names for optional columns that differ from them only in case, blanks or underscores.
 
-    Otherwise a column ``Split`` would be ignored, and its test images trained on. The header is returned as it is where
-    two columns would get one name.
+    Without this, a column ``Split`` would be ignored, and its test images would be used for training. If two columns
+    would get the same name, the header is returned unchanged.
 
     >>> plain_names(["path", "label", "Patient ID", "SPLIT", "Site"], ["patient_id", "split", "source"])
     ['path', 'label', 'patient_id', 'split', 'Site']
@@ -65,9 +65,10 @@ def _letters(name: str) -> str:
 
 
 def header_problem(header: Sequence[str], labelled: bool, columns: Sequence[str]) -> str:
-    """Why a header cannot be that of a manifest; ``""`` if it can.
+    """Return why a header cannot be that of a manifest; ``""`` if it can.
 
-    ``columns`` are the columns of a manifest; path and label come first.
+    ``columns`` are the names of all columns of a manifest; path and label come first. The column label is required only
+    if ``labelled``.
     """
     if not header:
         return "the manifest is empty"
@@ -82,7 +83,7 @@ def header_problem(header: Sequence[str], labelled: bool, columns: Sequence[str]
 
 
 def _hint(header: Sequence[str], columns: Sequence[str], missing: Sequence[str]) -> str:
-    """Suggest which of the found columns may be missing or optional ones: the user has to rename both kinds."""
+    """Suggest which found columns may be our missing or optional columns: the user has to rename both kinds."""
     meant = meanings(header, columns)
     if not any(column in missing for column in meant):
         return ""
@@ -92,7 +93,7 @@ def _hint(header: Sequence[str], columns: Sequence[str], missing: Sequence[str])
 
 
 def meanings(header: Sequence[str], columns: Sequence[str]) -> dict[str, str]:
-    """Our name -> the header's column that may be meant, for our columns that the header does not have."""
+    """Return our name -> the header's column that is probably meant, for each of our columns that the header lacks."""
     free = [name for name in header if name not in columns]
     meant: dict[str, str] = {}
     for column in (name for name in columns if name not in header):

@@ -25,10 +25,11 @@ _BACKGROUND, _INK, _MISSING = 255, 0, 200  # grey levels
 def write_contact_sheet(path: str | Path, overview: Overview) -> list[str]:
     """Write a PNG file with up to `COLUMNS` images of each label and source, of different patients where possible.
 
-    The rows are sorted by label and source. If there are more than `MOST_ROWS`, those with the most images are shown.
+    The rows are sorted by label and source. If there are more than `MOST_ROWS` rows, only those with the most images
+    are shown.
 
     Returns:
-        One line for each image that could not be read, and one if some rows are not shown.
+        One line for each image that could not be read, and one more line if some rows are not shown.
     """
     groups: defaultdict[tuple[str, str], list[Record]] = defaultdict(list)
     for record, labels in zip(overview.records, overview.labels, strict=True):
@@ -56,7 +57,7 @@ def write_contact_sheet(path: str | Path, overview: Overview) -> list[str]:
 
 
 def _chosen(records: Sequence[Record]) -> list[Record]:
-    """Up to `COLUMNS` evenly spaced images, one of each patient if there are enough patients."""
+    """Return up to `COLUMNS` evenly spaced images, one of each patient if there are enough patients."""
     first = {record.patient_id or record.name: record for record in reversed(records)}
     pool = list(reversed(first.values())) if len(first) >= COLUMNS else records
     count = min(COLUMNS, len(pool))
@@ -64,7 +65,7 @@ def _chosen(records: Sequence[Record]) -> list[Record]:
 
 
 def _tile(record: Record) -> tuple[Image.Image, str]:
-    """A square with the image in its aspect ratio, and why it could not be read (``""`` if it could)."""
+    """Return a square picture with the undistorted image, and why the image could not be read (``""`` if it could)."""
     tile = Image.new("L", (SIDE, SIDE), _MISSING)
     try:
         picture = Image.fromarray(np.asarray(read_image(record.path, any_body_part=True)))

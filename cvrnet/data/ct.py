@@ -11,7 +11,7 @@ from cvrnet.data.nifti_files import is_nifti
 
 
 def dicom_modality(path: str | os.PathLike[str]) -> str:
-    """The modality in a DICOM file's tags, such as ``CT``; ``""`` for other files, and if the tags cannot be read."""
+    """Return the modality in a DICOM file's tags, such as ``CT``; ``""`` for other files and unreadable tags."""
     path = split_frame(path)[0]
     if is_dicom_file(path):
         with suppress(Refused, OSError):
@@ -21,5 +21,5 @@ def dicom_modality(path: str | os.PathLike[str]) -> str:
 
 
 def window_of(path: str | os.PathLike[str], window: str) -> str:
-    """``window`` if the file is a CT slice; ``""``, which means the file's own window, for other pictures."""
+    """Return ``window`` if the file is a CT slice; otherwise ``""``, which means the file's own window."""
     return window if window and (is_nifti(split_frame(path)[0]) or dicom_modality(path) == "CT") else ""

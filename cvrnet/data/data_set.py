@@ -1,4 +1,4 @@
-"""Where a data set is: its folder or manifest, the folder of its images, and the names of the manifest's columns."""
+"""Describe where a data set is: its folder or manifest, the folder of its images, and the manifest's column names."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ IMAGES_ROOT, COLUMN_NAMES = "images_root", "columns"
 class DataSet:
     """A data set: its folder or manifest, the folder of its images, and the manifest's names of our columns.
 
-    Every function that takes a data set's path also takes an object of this class. The object can itself be used as a
-    path (``os.PathLike``), that of the folder or manifest.
+    Every function that takes a data set's path also takes an object of this class. The object can also be used as a
+    path (``os.PathLike``): the path of the folder or manifest.
     """
 
-    path: str | Path  #: as for `cvrnet.data.read_records`
-    images: str | Path | None = None  #: the folder that the manifest's paths are relative to; None: the manifest's own
+    path: str | Path  #: path of the folder or manifest, or ``hfds:user/name``; see `cvrnet.data.read_records`
+    images: str | Path | None = None  #: folder that a manifest's paths are relative to; None: the manifest's folder
     columns: Mapping[str, str] = field(default_factory=dict)  #: our name of a column -> its name in the manifest
 
     def __fspath__(self) -> str:
@@ -32,14 +32,14 @@ class DataSet:
 
     @classmethod
     def of(cls, data: DataPath, images: str | Path | None = None, columns: Mapping[str, str] | None = None) -> DataSet:
-        """``data`` as a `DataSet`; ``images`` and ``columns``, if given, replace those of ``data``."""
+        """Return ``data`` as a `DataSet`; ``images`` and ``columns``, if given, replace those of ``data``."""
         if not isinstance(data, DataSet):
             return cls(Path(data) if isinstance(data, os.PathLike) else data, images, columns or {})
         return cls(data.path, images or data.images, columns or data.columns)
 
     @classmethod
     def of_run(cls, run: Mapping[str, Any]) -> DataSet | None:
-        """The data set that a run.json names; None if it names none, as in a downloaded run."""
+        """Return the data set that a run.json names; None if it names none, as in a downloaded run."""
         columns = run.get(COLUMN_NAMES)
         images = run.get(IMAGES_ROOT)
         if not run.get("data"):
@@ -51,24 +51,24 @@ class DataSet:
         )
 
     def for_run(self) -> dict[str, Any]:
-        """The keys of run.json that `of_run` reads."""
+        """Return the entries of run.json from which `of_run` makes this object again."""
         place = {"data": str(Path(self).absolute())}
         if self.images:
             place[IMAGES_ROOT] = os.path.abspath(self.images)
         return {**place, COLUMN_NAMES: dict(self.columns)} if self.columns else place
 
     def root(self, manifest: Path) -> Path:
-        """The folder that the paths in a manifest are relative to; ``manifest`` is the manifest's own path."""
+        """Return the folder that the paths in a manifest are relative to; ``manifest`` is the manifest's own path."""
         return Path(os.path.abspath(self.images)) if self.images else manifest.parent
 
     @property
     def is_manifest(self) -> bool:
-        """Whether it is a CSV manifest, or a folder that contains ``manifest.csv``."""
+        """Whether the data set is a CSV manifest, or a folder that contains ``manifest.csv``."""
         path = Path(self)
         return path.is_file() or (path / "manifest.csv").is_file()
 
     def image_folder(self) -> Path:
-        """The folder that the names of the images are relative to, whether or not it exists."""
+        """Return the folder that the names of the images are relative to, whether or not it exists."""
         path = Path(self)
         return Path(self.images) if self.images else path if path.is_dir() else path.parent
 

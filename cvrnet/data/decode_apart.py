@@ -1,7 +1,7 @@
 """Decode pixels in a child process, with limits of memory and time.
 
 Decoders run there if their use of memory or time has no known bound. A child serves many requests, one after another,
-so the half second of its start is spent only once. Each thread of a process has its own child.
+so the half second that its start takes is spent only once. Each thread of a process has its own child.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from cvrnet.data import decoder
 from cvrnet.data.limits import Refused
 
 Result = TypeVar("Result")
-_START = 120.0  # seconds
+_START = 120.0  # seconds that a child may take to start
 _CHECK = 0.1  # seconds between checks of the time, and of whether the result is still wanted
-_MEMORY, _MEMORY_PER_SAMPLE = 300_000_000, 30  # bytes; JPEG 2000 takes some 11 per sample
-_SECONDS, _SECONDS_PER_SAMPLE = 10.0, 1e-6  # JPEG 2000 takes some 6e-8 per sample
+_MEMORY, _MEMORY_PER_SAMPLE = 300_000_000, 30  # bytes; JPEG 2000 takes about 11 per sample
+_SECONDS, _SECONDS_PER_SAMPLE = 10.0, 1e-6  # JPEG 2000 takes about 6e-8 per sample
 
 
 def decode_apart(data: bytes, options: dict[str, Any], samples: int) -> np.ndarray:
@@ -38,9 +38,9 @@ def decode_apart(data: bytes, options: dict[str, Any], samples: int) -> np.ndarr
     channels; the limits grow with it.
 
     Raises:
-        Refused: The picture needs too much memory or time, the decoder crashed, or the thread belongs to
+        Refused: The picture needs too much memory or time, the decoder crashed, or this thread is one of
             `decoding_threads` that were interrupted.
-        ValueError: The data are damaged; the decoder's own message.
+        ValueError: The data are damaged; the message is the decoder's.
         OSError: The child cannot be started.
     """
     if (
@@ -53,13 +53,13 @@ def decode_apart(data: bytes, options: dict[str, Any], samples: int) -> np.ndarr
     finally:
         if child.usable:
             _idle.append(child)
-        else:  # it crashed, takes too long, or was interrupted
+        else:  # it crashed, took too long, was interrupted, or holds too much memory
             child.kill()
 
 
 @contextmanager
 def decoding_threads(workers: int | None, name: str = "") -> Iterator[ThreadPoolExecutor]:
-    """Context with a pool of threads that read images; when it ends (Ctrl-C), they stop their children's decoding."""
+    """Yield a pool of threads that read images; when the context ends, as by Ctrl-C, decoding in progress stops."""
     stopped = threading.Event()
     with ThreadPoolExecutor(workers, name, lambda: setattr(_thread, "stopped", stopped)) as pool:
         try:

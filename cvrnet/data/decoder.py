@@ -1,7 +1,7 @@
 """Decode compressed pixels. Run as a program, this file decodes for another process, within a memory limit.
 
 This file imports nothing of the package, because those imports would take seconds and much memory. Each message is a
-line of JSON, whose last value is the number of bytes that follow.
+line of JSON and the bytes that follow it; the last value of the line is the number of these bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 
 _NOTHING = np.zeros(0, np.uint8)
-_WORN = 300_000_000  # bytes
+_WORN = 300_000_000  # bytes; if decoders leave more than this in memory, the process has to be replaced
 
 
 def decode(data: bytes, options: dict[str, Any]) -> np.ndarray:
@@ -73,7 +73,7 @@ def send(pipe: IO[bytes], message: list[Any], content: bytes | memoryview) -> No
 
 
 def memory_in_use() -> int:
-    """Bytes of this process's address space; 0 if the system does not say."""
+    """Return the bytes of this process's address space; 0 if the system does not report them."""
     try:
         with open("/proc/self/statm") as file:
             return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,7 +1,7 @@
 """Read one frame of a DICOM file as the 8-bit picture that a viewer would show. Needs pydicom (extra ``dicom``).
 
-Errors, warnings and logs never contain the value of a tag, which may name a patient, nor pydicom's own messages, which
-may quote tags.
+Errors, warnings and logs never contain the value of a tag, which may name a patient. They also never contain pydicom's
+own messages, which may quote tags.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ from cvrnet.files import open_regular
 
 _SEQUENCES = ("ModalityLUTSequence", "VOILUTSequence", "SharedFunctionalGroupsSequence",
               "PerFrameFunctionalGroupsSequence")  # fmt: skip
-_LONG_SEQUENCE = 2**22  # bytes; pydicom makes up to 500,000 objects of them
-MAX_FRAMES = 10_000  #: files with more frames are refused: the longest CT volumes have some 3,000
+_LONG_SEQUENCE = 2**22  # bytes; pydicom makes up to 500,000 objects from 4 MiB
+MAX_FRAMES = 10_000  #: files with more frames are refused: the longest CT volumes have about 3,000
 
-# Modality (PS3.3 C.7.3.1.1.1). DR is not among its defined terms, but in use.
+# Modality (PS3.3 C.7.3.1.1.1). DR is not among the defined terms, but files use it.
 _MODALITIES = ("", "CR", "DX", "DR", "RG", "RF", "OT", "CT")
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 # pydicom would discard unused bits as if HighBit were BitsStored - 1, so `keep_stored_bits` discards them instead.
@@ -67,7 +67,8 @@ def read_frame(
 ) -> np.ndarray:
     """Return one frame as uint8 (H, W) or (H, W, 3); see `cvrnet.data.read_image` for how values become grey levels.
 
-    Frames count from 1; None means the only frame. The window is one of `WINDOWS`, or ``""`` for the one in the file.
+    Frames are counted from 1; None means the only frame. The window is one of `WINDOWS`, or ``""`` for the file's
+    window. ``version`` is ``grey_version`` of `read_image`; ``mode`` and ``any_body_part`` are as there.
 
     Raises:
         Refused: The file is not a readable picture of a chest. The message is one line, without any tag's value.
@@ -94,7 +95,7 @@ def read_frame(
 
 
 def read_header(path: str | os.PathLike[str], tags: Sequence[str] | None = None) -> Dataset:
-    """The given tags of a file (None: all), without pixels; Refused if the file is damaged or compressed as a whole."""
+    """Return a file's tags (None: all) without its pixels; Refused if the file is damaged or deflated as a whole."""
     with quiet(), refuse_damaged("a damaged or truncated DICOM file"):
         with _HeaderFile(open_regular(path).detach()) as file:
             # read_file_meta_info takes no file object, and would open a name again, so it gets a file descriptor.
@@ -127,7 +128,7 @@ def _take_functional_groups(header: Dataset, index: int) -> None:
 class _HeaderFile(io.BufferedReader):
     """A file with a limited number of reads, because pydicom makes an object of over 1 kB from an empty 8-byte item."""
 
-    _left = 2_000_000  # reads; one value takes two or three, and the tags of one frame (there may be 3,000) some 200
+    _left = 2_000_000  # reads; one value takes 2 or 3, and one frame's tags about 200
 
     def read(self, size: int | None = -1, /) -> bytes:
         self._left -= 1
@@ -137,12 +138,12 @@ class _HeaderFile(io.BufferedReader):
 
 
 def tag_text(header: Dataset, name: str) -> str:
-    """A tag's value as text with single spaces; ``""`` if it is missing or empty."""
+    """Return a tag's value as text with single spaces; ``""`` if it is missing or empty."""
     return " ".join(str(header.get(name) or "").split())
 
 
 def frame_count(header: Dataset, path: str | os.PathLike[str]) -> int:
-    """The number of frames that a file declares; Refused if a file of its size cannot contain them."""
+    """Return the number of frames that a file declares; Refused if the file is too small to contain them."""
     with refuse_damaged("a damaged DICOM file: it does not say how large the image is"):
         if not any(name in header for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
             raise Refused("a DICOM file without pixel data, not an image")
@@ -168,7 +169,7 @@ def frame_count(header: Dataset, path: str | os.PathLike[str]) -> int:
 
 @contextmanager
 def refuse_damaged(reason: str) -> Iterator[None]:
-    """Refuse the file if pydicom or a decoder fails in the block; errors of the system pass through."""
+    """Raise Refused if pydicom or a decoder fails in the block; errors of the operating system pass through."""
     try:
         yield
     except Refused:
@@ -215,7 +216,7 @@ def _check_decodable(header: Dataset) -> None:
 
 
 def _decode(path: str | os.PathLike[str], header: Dataset, index: int, frames: int) -> np.ndarray:
-    """The stored values of one frame, counted from 0."""
+    """Return the stored values of one frame, counted from 0."""
     syntax = header.file_meta.TransferSyntaxUID
     if not syntax.is_compressed or "PixelData" not in header:
         with open_regular(path) as file:
@@ -234,7 +235,7 @@ def _decode(path: str | os.PathLike[str], header: Dataset, index: int, frames: i
 
 
 def _picture(values: np.ndarray, header: Dataset, window: str, version: int) -> np.ndarray:
-    """A frame's stored values as uint8 (H, W) or (H, W, 3)."""
+    """Return a frame's stored values as uint8 (H, W) or (H, W, 3)."""
     kind = str(header.PhotometricInterpretation)
     if window and (kind not in _GREY or header.get("Modality") != "CT" or "RescaleIntercept" not in header):
         raise Refused(f"the window {window!r} needs Hounsfield units: expected a CT with rescale slope and intercept")

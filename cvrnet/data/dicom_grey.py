@@ -1,7 +1,8 @@
 """Turn the values stored in a DICOM file into grey levels: select the bits, apply modality and VOI transformation.
 
 Vendors' tables and windows often contradict the standard. Each transformation is therefore checked before it is used.
-If one cannot be right, the next is tried: first VOI LUTs, then windows, then the picture's own range.
+If a transformation cannot be right, the next is tried: first VOI LUTs, then windows, then the range of the picture's
+values.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")  # PS3.3 C.11.2.1.2 and C.11.2
 def keep_stored_bits(cells: np.ndarray, header: Dataset) -> np.ndarray:
     """Return pixel cells without the bits that do not belong to the pixel; signed values get their sign.
 
-    The BitsStored bits that end at HighBit are the pixel's; the others may hold overlays (PS3.5 8.1.1).
+    A pixel's value has BitsStored bits, of which HighBit is the highest; the other bits may hold overlays (PS3.5
+    8.1.1).
     """
     width, bits = 8 * cells.itemsize, int(header.BitsStored)
     if cells.dtype.kind not in "iu" or not 0 < bits < width:
@@ -41,17 +43,18 @@ def keep_stored_bits(cells: np.ndarray, header: Dataset) -> np.ndarray:
 
 
 def _stored_limits(cells: np.ndarray, header: Dataset) -> tuple[int, int]:
-    """The least and the largest value that BitsStored bits can have."""
+    """Return the least and the largest value that BitsStored bits can have."""
     bits = min(int(header.BitsStored), 8 * cells.itemsize)
     return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if cells.dtype.kind == "i" else (0, 2**bits - 1)
 
 
 def grey_picture(cells: np.ndarray, header: Dataset, window: str, version: int) -> np.ndarray:
-    """Pixel cells (H, W) of a MONOCHROME1 or MONOCHROME2 image as uint8; other arguments as in `read_image`."""
+    """Return pixel cells (H, W) of a MONOCHROME1 or MONOCHROME2 image as grey levels, uint8; see `read_image`."""
     values, padding, blank = keep_stored_bits(cells, header), _padding(cells, header), None
     least, most = _stored_limits(cells, header)
     if padding and not least <= padding[0] <= padding[1] <= most:
-        # Not allowed (PS3.3 C.7.5.1.1.2): after a cut to BitsStored bits, the padding value would equal real pixels.
+        # The padding value needs more than BitsStored bits, which PS3.3 C.7.5.1.1.2 forbids. Cut to BitsStored bits, it
+        # would equal the values of real pixels. So find the padding before the cut.
         blank = (cells >= padding[0]) & (cells <= padding[1])
         padding, blank = None, None if blank.all() else blank
     grey = by_value(
@@ -67,7 +70,7 @@ def grey_picture(cells: np.ndarray, header: Dataset, window: str, version: int) 
 
 
 def _padding(cells: np.ndarray, header: Dataset) -> tuple[int, int] | None:
-    """Least and largest padding value, of pixels that only fill the rectangle (PS3.3 C.7.5.1.1.2); None without one."""
+    """Return the least and the largest value of padding pixels (PS3.3 C.7.5.1.1.2); None if the file declares none."""
     if not isinstance(value := header.get("PixelPaddingValue"), int) or cells.dtype.kind not in "iu":
         return None
     limit = header.get("PixelPaddingRangeLimit")
@@ -109,14 +112,14 @@ class _Shown:
         return (self.values - low) * (255 / (high - low)) if high > low else np.zeros(self.values.shape)
 
     def _range(self) -> tuple[float, float]:
-        """The values that become black and white if there is no usable table or window (version 2)."""
+        """Return the values that become black and white if there is no usable table or window (version 2)."""
         if self.header.BitsStored == 8 and self.stored.dtype.kind == "u" and "ModalityLUTSequence" not in self.header:
             return self.low, self.high
         inside = self._inside()
         return robust_ends(self.values[inside], None if self.counts is None else self.counts[inside])
 
     def _range_1(self) -> tuple[float, float]:
-        """The range in version 1: from darkest to brightest pixel, or all 8 bits if the file does not rescale."""
+        """Return the range of version 1: darkest to brightest pixel, or 0 to 255 for 8 bits without rescaling."""
         rescaled = "RescaleSlope" in self.header and "RescaleIntercept" in self.header
         if self.stored.dtype == np.uint8 and self.header.BitsStored == 8 and not rescaled:
             return 0, 255
@@ -124,14 +127,14 @@ class _Shown:
         return float(inside.min()), float(inside.max())
 
     def _inside(self) -> np.ndarray:
-        """Mask of the values that are not padding; all values, if the whole picture would be padding."""
+        """Return a mask of the values that are not padding; all values if the whole picture would be padding."""
         low, high = self.padding or (1, 0)
         inside = (self.stored < low) | (self.stored > high)
         return inside if inside.any() else ~inside
 
 
 def modality_transformation(stored: np.ndarray, header: Dataset) -> Callable[[np.ndarray], np.ndarray]:
-    """The function that applies the modality LUT, or slope and intercept, to stored values (PS3.3 C.11.1)."""
+    """Return the function that applies the modality LUT, or slope and intercept, to stored values (PS3.3 C.11.1)."""
     for table in read_tables(header, "ModalityLUTSequence", stored, _stored_limits(stored, header)):
         return table.look_up
     slope, intercept = (next(_numbers(header, name), None) for name in ("RescaleSlope", "RescaleIntercept"))
@@ -148,13 +151,13 @@ class Table(NamedTuple):
     white: float  #: the largest value that entries can have
 
     def look_up(self, values: np.ndarray) -> np.ndarray:
-        """The entries for some values; values beyond an end of the table get the entry at that end."""
+        """Return the entries for some values; values beyond an end of the table get the entry at that end."""
         places = np.rint(values.astype(np.float64)) - self.first
         return self.entries[np.clip(places, 0, len(self.entries) - 1).astype(np.int64)]
 
 
 def read_tables(header: Dataset, name: str, values: np.ndarray, limits: tuple[float, float]) -> Iterator[Table]:
-    """Yield the usable tables in a sequence. A table is not usable if it lacks entries that the values need.
+    """Yield the usable tables in a sequence. A usable table has all entries that the values need.
 
     The limits are the least and the largest value that pixels of this type can have.
     """
@@ -175,8 +178,8 @@ def _read_table(item: Dataset, header: Dataset, values: np.ndarray, limits: tupl
     needed = min(int(values.max()) - first, (count % 2**16 or 2**16) - 1)
     if not len(entries) or needed >= len(entries):
         return None
-    # Agfa's CRs declare 16 bits for 12-bit entries, other devices 12 bits for 16-bit ones. DCMTK, Horos and Cornerstone
-    # can also take the depth from the entries.
+    # Some devices declare a wrong depth: Agfa's CRs declare 16 bits for 12-bit entries, and others 12 bits for 16-bit
+    # entries. The depth is then taken from the entries, as DCMTK, Horos and Cornerstone can do.
     low, high = (min(max(round(limit) - first, 0), len(entries) - 1) for limit in limits)
     largest = int(entries[low : high + 1].max())
     fits = depth > 0 and 2 ** (depth - 1) <= largest < 2**depth
@@ -184,7 +187,7 @@ def _read_table(item: Dataset, header: Dataset, values: np.ndarray, limits: tupl
 
 
 def table_entries(data: object, count: int, depth: int, header: Dataset) -> np.ndarray:
-    """The first `count` entries of a table (0 means 65536) as unsigned integers; the data are words or packed bytes."""
+    """Return the first `count` entries (0 means 65536) of a table of words or packed bytes, as unsigned integers."""
     count = count % 2**16 or 2**16
     if isinstance(data, bytes):
         little = header.file_meta.TransferSyntaxUID.is_little_endian
@@ -194,15 +197,15 @@ def table_entries(data: object, count: int, depth: int, header: Dataset) -> np.n
     if count > 1 and len(words) == (count + 1) // 2:  # as in DCMTK's DiLookupTable::checkTable
         packed = words.astype("<u2").view(np.uint8)[:count]
         steps = np.diff(packed.astype(np.int16))
-        # The entries are bytes, even if a larger depth is declared, unless a table of words was cut off. In that case,
-        # the bytes go up and down.
+        # The data are half as long as a table of words. If the depth is at most 8, or the bytes only rise or only fall,
+        # the bytes are the entries. Otherwise, the data are a table of words that was cut off.
         if depth <= 8 or (steps >= 0).all() or (steps <= 0).all():
             return packed
     return words[:count]
 
 
 def _windows(header: Dataset) -> Iterator[tuple[float, float, str]]:
-    """Yield level, width and function of each window in a file, except impossible ones."""
+    """Yield level, width and function of each possible window in a file."""
     function = str(header.get("VOILUTFunction") or "").strip().upper()
     function = function if function in FUNCTIONS else "LINEAR"
     least = 1 if function == "LINEAR" else np.nextafter(0, 1)  # PS3.3 C.11.2.1.2.1, C.11.2.1.3.1 and C.11.2.1.3.2
@@ -214,7 +217,7 @@ def _windows(header: Dataset) -> Iterator[tuple[float, float, str]]:
 def _windowed(values: np.ndarray, level: float, width: float, function: str) -> np.ndarray:
     settings = Dataset()
     settings.PhotometricInterpretation = "MONOCHROME2"
-    settings.BitsStored, settings.PixelRepresentation = 8, 0  # apply_windowing takes its output range, 0..255, from it
+    settings.BitsStored, settings.PixelRepresentation = 8, 0  # they give apply_windowing's output range, 0..255
     settings.WindowCenter, settings.WindowWidth, settings.VOILUTFunction = level, width, function
     with np.errstate(over="ignore"):
         return apply_windowing(values, settings)

@@ -1,4 +1,4 @@
-"""The colours of a DICOM file that stores indices into palettes."""
+"""Turn the palette indices that a DICOM file stores into colours."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _COLOURS = ("Red", "Green", "Blue")
 
 
 def palette_picture(indices: np.ndarray, header: Dataset) -> np.ndarray:
-    """The colours of indices (H, W), RGB as uint8 (H, W, 3): the 8 highest bits of the palettes' entries."""
+    """Return the RGB colours, uint8 (H, W, 3), of indices (H, W): the 8 highest bits of the palettes' entries."""
     count, first, depth = (int(number) for number in header.RedPaletteColorLookupTableDescriptor)
     if "RedPaletteColorLookupTableData" not in header:  # segmented palettes (PS3.3 C.7.9.2)
         return (apply_color_lut(indices, header)[..., :3] >> (depth - 8)).astype(np.uint8)

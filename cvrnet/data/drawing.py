@@ -1,7 +1,7 @@
 """Draw a schematic frontal chest radiograph with known lungs and lesions (`cvrnet.data.phantoms` makes data sets).
 
-Coordinates belong to the patient: `u` goes from the midline to image right (the patient's left), `v` down from the
-image's upper border, both in image heights. Densities add up along the ray, and a film curve turns them into grey
+Coordinates are relative to the patient: `u` goes from the midline to image right (the patient's left), `v` down from
+the image's upper border, both in image heights. Densities add up along the ray, and a film curve turns them into grey
 levels. Edges are about one pixel wide in an image of 256 pixels.
 """
 
@@ -16,19 +16,19 @@ _Patch = tuple[float, float, tuple[float, float], float, float]
 """One lesion, an ellipse with a ragged, soft edge: u, v, radii, density and softness."""
 
 _LOOKS = ((1.0, 1.0, 3.0), (0.92, 0.9, 4.5), (1.08, 1.06, 3.8))
-"""Width over height, contrast and noise of each source."""
+"""The three looks of `draw_film`: width divided by height, contrast, and noise."""
 
 
 def draw_film(
     label: str, *, seed: int, patient: int, image: int, look: int = 0, size: int = 256, severity: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw one film: the image, uint8 (H, W), and the masks of lungs and lesions, bool (H, W).
+    """Draw one film; return its image, uint8 (H, W), and its masks of the lungs and of the lesions, bool (H, W).
 
     ``label`` (`NOR`, `NCP` or `CVP`) determines only the lesions: two films that differ only in the label are equal
     outside the lungs, pixel by pixel. ``patient``, a number, determines the anatomy and the places of the lesions.
     ``image``, a number, determines pose, exposure, filling of the lungs and noise. ``look``, the number of the source,
-    selects one of three looks in turn: contrast, noise and the image's width. ``size`` is the height in pixels.
-    ``severity`` multiplies the lesions' density.
+    selects one of three looks (``look % 3``), which differ in contrast, noise and the image's width. ``size`` is the
+    height in pixels. ``severity`` multiplies the lesions' density.
     """
     # One stream of random numbers for each purpose: with a single one, the lesions would shift all later draws, and the
     # label would change the rest of the image.
@@ -47,7 +47,7 @@ def draw_film(
 
 
 class _Anatomy:
-    """The anatomy that all images of a patient share. Pairs: image left (patient's right), then image right."""
+    """The anatomy that all images of a patient share. Each pair is for image left (patient's right) and image right."""
 
     def __init__(self, rng: np.random.Generator):
         apex, base, width = rng.normal(0.1, 0.012), rng.normal(0.72, 0.028), rng.normal(0.36, 0.018)
@@ -56,16 +56,16 @@ class _Anatomy:
         self.base = (base - 0.014 + lean[1], base + 0.014 - lean[1])  # top of the diaphragm's dome; the right is higher
         self.width = (width + lean[2], width - lean[2])  # from the midline to the lung's outer edge
         self.sulcus = rng.uniform(0.06, 0.1)  # depth of the costophrenic angle below the dome
-        self.mediastinum = rng.uniform(0.045, 0.06)  # half its width
+        self.mediastinum = rng.uniform(0.045, 0.06)  # half the width of the mediastinum
         self.heart = rng.uniform(0.1, 0.155)  # bulge of the heart to the patient's left
         self.knob = rng.uniform(0.01, 0.032)  # how far the aortic arch bulges
         self.ribs = rng.normal(0.074, 0.003)  # distance between two ribs
-        self.bone = rng.uniform(0.08, 0.13)  # density
+        self.bone = rng.uniform(0.08, 0.13)  # density of the bones
         self.fat = rng.uniform(0, 0.1)
         self.stomach = max(0.0, rng.uniform(-0.1, 0.2))  # gas below the left dome
 
     def edges(self, side: int, v: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
-        """Distances from the midline to a lung's inner and outer edge at the heights `v`."""
+        """Return the distances from the midline to a lung's inner and outer edge at the heights `v`."""
         apex, base, width = self.apex[side], self.base[side] + self.sulcus, self.width[side]
         t = np.clip((v - apex) / (base - apex), 0, 1)
         tip = 0.34 * width
@@ -75,7 +75,7 @@ class _Anatomy:
 
 
 class _Canvas:
-    """The pixels of one film: their places in the patient's coordinates, and functions that draw in these."""
+    """The pixels of one film, with their places in the patient's coordinates, and functions that draw there."""
 
     def __init__(self, size: int, aspect: float, rng: np.random.Generator):
         self.height, self.width = size, round(size * aspect)
@@ -89,7 +89,7 @@ class _Canvas:
         self.u, self.v = a * x + b * y, c * x + d * y + 0.5
 
     def lines(self, lines: Sequence[tuple[np.ndarray, float]]) -> np.ndarray:
-        """The part, 0..1, of each pixel that polylines cover; each has points (u, v) and a width."""
+        """Return the part, 0..1, of each pixel that polylines cover; each polyline has points (u, v) and a width."""
         # Drawn at twice the size, then averaged: ImageDraw does not smooth edges.
         big = Image.new("L", (2 * self.width, 2 * self.height))
         draw = ImageDraw.Draw(big)
@@ -100,25 +100,25 @@ class _Canvas:
         return np.asarray(big.reduce(2), dtype=np.float32) / 255
 
     def field(self, rng: np.random.Generator, cells: int) -> np.ndarray:
-        """A smooth random field, about standard normal, with `cells` bumps across the image."""
+        """Return a smooth random field, about standard normal, with `cells` bumps across the image."""
         grid = Image.fromarray(rng.standard_normal((cells + 3, cells + 3)).astype(np.float32))
         return np.asarray(grid.resize((self.width, self.height), Image.Resampling.BICUBIC))
 
 
 def _step(x: np.ndarray, width: float) -> np.ndarray:
-    """A soft edge (a smoothstep): 0 where x is well below zero, 1 where it is well above."""
+    """Return a soft edge (a smoothstep): 0 where x is well below zero, 1 where it is well above."""
     t = np.clip(x * (0.4 / width) + 0.5, 0, 1)
     return t * t * (3 - 2 * t)
 
 
 def _ellipse(canvas: _Canvas, u: float, v: float, a: float, b: float) -> np.ndarray:
-    """Approximate distance to an ellipse's edge, in image heights: positive inside, negative outside."""
+    """Return the approximate distance to an ellipse's edge, in image heights: positive inside, negative outside."""
     du, dv = (canvas.u - u) / a, (canvas.v - v) / b
     return (1 - np.sqrt(du * du + dv * dv)) * min(a, b)
 
 
 def _heart(canvas: _Canvas, body: _Anatomy) -> np.ndarray:
-    """Heart and great vessels, 0..1: between a right border and a left one that bulges."""
+    """Return the heart and great vessels, 0..1, between a right border and a bulging left border."""
 
     def bump(v: np.ndarray, centre: float, spread: float) -> np.ndarray:
         return np.exp(-(((v - centre) / spread) ** 2))
@@ -132,7 +132,7 @@ def _heart(canvas: _Canvas, body: _Anatomy) -> np.ndarray:
 
 
 def _lungs(canvas: _Canvas, body: _Anatomy) -> np.ndarray:
-    """Both lungs, 0..1, without the heart and what lies below the diaphragm."""
+    """Return both lungs, 0..1, without the heart and the part below the diaphragm."""
     lungs = np.zeros_like(canvas.u)
     for side, sign in enumerate((-1, 1)):
         x = sign * canvas.u
@@ -145,7 +145,7 @@ def _lungs(canvas: _Canvas, body: _Anatomy) -> np.ndarray:
 
 
 def _bones(canvas: _Canvas, body: _Anatomy, lungs: np.ndarray) -> np.ndarray:
-    """Ribs (back and front halves, faint below the diaphragm), clavicles, shoulder blades and heads of the arms."""
+    """Return ribs (back and front, faint below the diaphragm), clavicles, shoulder blades and heads of the arms."""
     s = np.linspace(0, 1, 16)
     back, front, shoulders = [], [], []
     for side, sign in enumerate((-1, 1)):
@@ -168,7 +168,7 @@ def _bones(canvas: _Canvas, body: _Anatomy, lungs: np.ndarray) -> np.ndarray:
 
 
 def _vessels(rng: np.random.Generator) -> list[tuple[np.ndarray, float]]:
-    """Branches from the hila that become thinner towards the lungs' edges, as points and widths."""
+    """Return branches from the hila, thinner towards the lungs' edges, each with points and a width."""
     lines = []
     for sign in (-1, 1):
         for angle in np.linspace(-1.25, 1.35, 11) + rng.normal(0, 0.1, 11):
@@ -180,7 +180,7 @@ def _vessels(rng: np.random.Generator) -> list[tuple[np.ndarray, float]]:
 
 
 def _lesions(label: str, body: _Anatomy, rng: np.random.Generator) -> Iterator[_Patch]:
-    """The lesions of one patient: none (NOR), one dense patch (NCP), or faint patches on both sides (CVP)."""
+    """Yield the lesions of one patient: none (NOR), one dense patch (NCP), or faint patches on both sides (CVP)."""
     if label == "NCP":
         side = int(rng.integers(2))
         v = body.apex[side] + rng.uniform(0.25, 0.8) * (body.base[side] - body.apex[side])
@@ -202,7 +202,7 @@ def _lesions(label: str, body: _Anatomy, rng: np.random.Generator) -> Iterator[_
 def _opacity(
     canvas: _Canvas, patches: Iterable[_Patch], lungs: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The density that lesions add inside the lungs (the largest where they overlap), and their mask."""
+    """Return the density that lesions add inside the lungs (the largest where they overlap), and their mask."""
     added, cover = np.zeros_like(canvas.u), np.zeros_like(canvas.u)
     edge, grain = canvas.field(rng, 14), canvas.field(rng, 40)
     for u, v, radii, density, soft in patches:
@@ -213,7 +213,7 @@ def _opacity(
 
 
 def _density(canvas: _Canvas, body: _Anatomy, lungs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Density along each pixel's ray, without lesions: 0 in air, about 0.25 in lung, 0.6 in the chest wall."""
+    """Return density along each pixel's ray, without lesions: 0 in air, about 0.25 in lung, 0.6 in the chest wall."""
     u, v = np.abs(canvas.u), canvas.v
     heights, halves = (-0.2, 0.0, 0.04, 0.09, 0.16, 0.24, 0.6, 1.2), (0.12, 0.12, 0.15, 0.34, 0.47, 0.5, 0.455, 0.48)
     outline = np.interp(v, heights, halves).astype(np.float32)  # neck, shoulders, chest

@@ -27,9 +27,9 @@ def draw_volume(ill: bool, *, seed: int, patient: int, size: int) -> Iterator[Dr
     """Yield the 20 to 60 slices of one CT, from the apices down.
 
     If the patient is ill, there is one dense lesion in 3 to 6 slices. The seed and the patient's number determine
-    everything else, so two volumes that differ only in illness are equal outside the lesion. Every volume has its own
-    exposure and noise, and vessels, which look like small lesions in a single slice. ``size`` is height and width in
-    pixels.
+    everything else, so two volumes that differ only in illness are equal outside the lesion. Exposure, noise and
+    vessels differ between volumes. In a single slice, a vessel looks like a small lesion. ``size`` is height and width
+    in pixels.
     """
     body_rng, lesion_rng, noise_rng = (np.random.default_rng([seed, stream, patient]) for stream in (6, 7, 8))
     count = int(body_rng.integers(SLICES[0], SLICES[1] + 1))
@@ -66,23 +66,23 @@ class _Thorax:
         self.radii = rng.uniform(0.009, 0.019, vessels)
 
     def lungs(self, z: float) -> np.ndarray:
-        """The lungs at a height, 0..1."""
+        """Return the lungs at a height, 0..1."""
         wide, deep = self.extent(z)
         left, right = (self.ellipse(side * self.middle(), -0.01, wide, deep) for side in (-1, 1))
         heart = self.ellipse(0.04, -0.07, self.heart * z, self.heart * z) if z > 0.35 else np.zeros_like(self.u)
         return (left + right) * (1 - heart)
 
     def middle(self) -> float:
-        """The distance of a lung's middle from the midline."""
+        """Return the distance of a lung's middle from the midline."""
         return 0.045 + self.lung_width
 
     def extent(self, z: float) -> tuple[float, float]:
-        """The half axes of a lung at a height."""
+        """Return the half axes of a lung at a height."""
         part = max(0.35, np.sin(np.pi * (0.15 + 0.75 * z)))
         return self.lung_width * part, self.lung_depth * part
 
     def density(self, z: float, lungs: np.ndarray) -> np.ndarray:
-        """The grey level, 0..1, at a height, without a lesion."""
+        """Return the grey level, 0..1, at a height, without a lesion."""
         body = self.ellipse(0, 0, self.width, self.depth)
         spine = self.ellipse(0, 0.2, 0.05, 0.05)
         density = 0.85 * body * (1 - lungs) + self.lung_grey * lungs + 0.15 * spine
@@ -90,7 +90,7 @@ class _Thorax:
         return density + 0.6 * self.vessels(z) * lungs
 
     def vessels(self, z: float) -> np.ndarray:
-        """Cross-sections of the vessels at a height, 0..1."""
+        """Return the cross-sections of the vessels at a height, 0..1."""
         found = np.zeros_like(self.u)
         wide, deep = self.extent(z)
         for side, (x, y, start), slope, length, radius in zip(
@@ -102,7 +102,7 @@ class _Thorax:
         return found
 
     def ellipse(self, u: float, v: float, a: float, b: float) -> np.ndarray:
-        """An ellipse with a soft edge, 0..1."""
+        """Return an ellipse with a soft edge, 0..1."""
         away = (1 - np.hypot((self.u - u) / a, (self.v - v) / b)) * min(a, b)
         return (away / self.soft + 0.5).clip(0, 1)
 
@@ -121,7 +121,7 @@ class _Lesion:
         self.v = far * np.sin(angle) * deep
 
     def at(self, number: int) -> np.ndarray:
-        """The lesion in a slice, 0..1."""
+        """Return the lesion in a slice, 0..1."""
         along = 2 * (number - self.first + 0.5) / self.slices - 1
         if abs(along) >= 1:
             return np.zeros_like(self.thorax.u)

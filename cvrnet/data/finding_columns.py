@@ -1,4 +1,4 @@
-"""Select the columns of a manifest that are findings, and those that are probably meant as one, but have odd cells."""
+"""Select the columns of a manifest that are findings, or are probably findings but have unexpected cells."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from cvrnet.data.finding_labels import is_no_finding
 from cvrnet.data.record import Record
 from cvrnet.text import printable
 
-CELLS: Mapping[str, float] = {"1": 1.0, "0": 0.0, "": np.nan}  #: a cell, as `plain_cell` gives it -> has the finding
+CELLS: Mapping[str, float] = {"1": 1.0, "0": 0.0, "": np.nan}
+"""Cell after `plain_cell` -> whether the image has the finding (NaN: not known)."""
 UNCERTAIN_CELL = "-1"
 EXPECTED = "expected 1, 0, -1 or empty"
 _NUMBERS = ("age", "day", "follow_up")  # columns that are not findings, although their cells may be 0 and 1
 _WORDS = {*"yn+?", "yes", "no", "true", "false", "positive", "negative", "present", "absent"}  # instead of 1 and 0
 _MEANT = 0.5  # least share of 1, 0, -1 and words in a column that is probably meant as a finding
-_MEANT_OF_NUMBERS = 0.9  # the same for a column whose other cells are all numbers
+_MEANT_OF_NUMBERS = 0.9  # the least share if all other cells of the column are numbers
 
 
 def plain_cell(cell: str) -> str:
-    """A cell in lower case, without outer blanks, numbers in their shortest form; ``""`` if `is_missing`.
+    """Return a cell in lower case, without outer blanks, numbers in their shortest form; ``""`` if `is_missing`.
 
     >>> plain_cell(" 1.0 "), plain_cell("NaN"), plain_cell("N/A"), plain_cell("True")
     ('1', '', '', 'true')
@@ -33,7 +34,7 @@ def plain_cell(cell: str) -> str:
 
 
 def finding_columns(records: Sequence[Record], one: str = "1") -> list[str]:
-    """The further columns of a manifest that are findings, without ``No Finding``.
+    """Return the further columns of a manifest (``Record.metadata``) that are findings, without ``No Finding``.
 
     After `plain_cell`, all cells of such a column are 1, 0, -1 or empty, and at least one cell is ``one``.
     """
@@ -42,10 +43,10 @@ def finding_columns(records: Sequence[Record], one: str = "1") -> list[str]:
 
 
 def odd_columns(records: Sequence[Record]) -> dict[str, str]:
-    """Columns that are probably meant as findings, but have other cells, too -> a line that names the first such cell.
+    """Return column -> a line about its first unexpected cell, for columns that are probably meant as findings.
 
-    Most cells of such a column are 1, 0, -1 or words such as ``yes``. If the other cells are all numbers, nearly all
-    cells must be, because the column may hold counts, or codes such as 1 and 2 for the sex.
+    At least half of the filled cells of such a column are 1, 0, -1 or words such as ``yes``. If its other cells are all
+    numbers, at least 90% are required: the column may hold counts, or codes such as 1 and 2 for the sex.
     """
     found = {}
     for column, cells in _columns(records).items():
@@ -57,14 +58,16 @@ def odd_columns(records: Sequence[Record]) -> dict[str, str]:
             continue
         first, number = next(iter(odd.values()))[0], sum(map(len, odd.values()))
         where = printable(first.where or first.name)
-        more = f", and {number - 1:,} other cells" if number > 2 else ", and another cell" if number > 1 else ""
+        more = (
+            f", and {number - 1:,} more such cells" if number > 2 else ", and one more such cell" if number > 1 else ""
+        )
         cell = first.metadata[column].strip()
         found[column] = f"column {printable(column)} is not a finding: it has {cell!r:.40} ({where}){more}; {EXPECTED}"
     return found
 
 
 def _columns(records: Sequence[Record]) -> dict[str, dict[str, list[Record]]]:
-    """Each further column that may be a finding -> plain cell -> the images that have it, in their order."""
+    """Return each further column that may be a finding -> plain cell -> the images with this cell, in their order."""
     found: defaultdict[str, defaultdict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         for column, cell in record.metadata.items():

@@ -15,7 +15,7 @@ SOME_FINDING = "some finding"  #: label of an image with at least one finding, f
 
 
 def is_no_finding(name: str) -> bool:
-    """Whether this names the absence of findings: data sets write ``No Finding``, ``No finding`` or ``no_finding``.
+    """Return whether a name means "no findings": data sets write ``No Finding``, ``No finding`` or ``no_finding``.
 
     >>> is_no_finding("No finding"), is_no_finding(" no_finding"), is_no_finding("Edema")
     (True, True, False)
@@ -24,7 +24,7 @@ def is_no_finding(name: str) -> bool:
 
 
 def join_findings(names: Sequence[str]) -> str:
-    """The label of an image with these findings.
+    """Return the label of an image with these findings.
 
     >>> join_findings(["Edema", "Effusion"]), join_findings([])
     ('Edema|Effusion', 'No Finding')
@@ -33,7 +33,7 @@ def join_findings(names: Sequence[str]) -> str:
 
 
 def split_findings(label: str) -> list[str]:
-    """The findings that a label names; an empty list for ``No Finding``, in any spelling of `is_no_finding`.
+    """Return the findings that a label names; an empty list for ``No Finding``, in any spelling of `is_no_finding`.
 
     >>> split_findings("Edema | Effusion"), split_findings("No finding")
     (['Edema', 'Effusion'], [])
@@ -42,7 +42,7 @@ def split_findings(label: str) -> list[str]:
 
 
 def contradiction(label: str) -> str:
-    """The problem of a label that names findings and also says that there are none; ``""`` for other labels.
+    """Return the problem of a label that names both findings and ``No Finding``; ``""`` for other labels.
 
     >>> contradiction("Edema|No finding"), contradiction("Edema|Mass")
     ("label 'Edema|No finding' names findings and also No Finding", '')
@@ -52,11 +52,11 @@ def contradiction(label: str) -> str:
 
 
 def count_labels(records: Sequence[Record], names: Sequence[str]) -> dict[str, int]:
-    """Name -> number of images of this class or, if the names are findings, of images that have this finding."""
+    """Return name -> number of images that have this class or, if the names are findings, this finding."""
     counts = Counter(name for r in records for name in {r.label, *split_findings(r.label)})
     return {name: counts[name] for name in names}
 
 
 def without_names(records: Sequence[Record]) -> list[Record]:
-    """The same images, labelled ``No Finding`` or ``some finding``, for checks that need one label per image."""
+    """Return the images, labelled ``No Finding`` or ``some finding``, for checks that need one label per image."""
     return [replace(r, label=SOME_FINDING if split_findings(r.label) else NO_FINDING) for r in records]

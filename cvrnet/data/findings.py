@@ -24,7 +24,7 @@ from cvrnet.errors import UserError
 AUTO = "auto"  #: instead of names: every finding that the data set has
 UNCERTAIN = {"ignore": np.nan, "positive": 1.0, "negative": 0.0}
 """What a cell of -1 counts as (CheXpert's "uncertain"); NaN means not known."""
-LEAST_PATIENTS = 5  # AUTO takes a finding that at least so many patients have, and at least so many lack
+LEAST_PATIENTS = 5  # AUTO takes a finding if at least 5 patients have it and at least 5 lack it
 
 Truth = NDArray[np.float64]
 """Whether each image has each finding, (N, C): 1, 0, or NaN where this is not known."""
@@ -38,20 +38,22 @@ def learnable_findings(
 ) -> tuple[list[str], Truth, list[str]]:
     """Return the findings to learn, their truth (see `finding_truth`), and the findings that ``auto`` leaves out.
 
-    ``wanted`` names the findings, or is ``auto``: all that the labels name, in alphabetical order, or, if no image has
-    a label, those of `finding_columns`. ``auto`` leaves out a finding if fewer than ``least`` patients have it, or
-    fewer than ``least`` lack it. ``uncertain`` is a key of `UNCERTAIN`.
+    ``wanted`` names the findings, or is ``auto``. ``auto`` takes all findings that the labels name, in alphabetical
+    order; if the labels name no finding, it takes the columns of `finding_columns`. ``auto`` leaves out a finding if
+    fewer than ``least`` patients have it, or fewer than ``least`` lack it. ``uncertain`` is a key of `UNCERTAIN`.
 
     Raises:
         DataError: A cell has an unknown value.
-        UserError: The data set has no findings, or a name is given twice, is ``No Finding``, or is neither a column nor
-            in a label.
+        UserError: The data set has no findings; or a name in ``wanted`` is given twice, is ``No Finding``, or is not in
+            the data set.
     """
     named = sorted({name for record in records for name in split_findings(record.label)})
     columns = {column for record in records for column in record.metadata}
     if list(wanted) != [AUTO]:
         if none := [name for name in wanted if is_no_finding(name)]:
-            raise UserError(f"{none[0]} is not a finding; it means that there are none: leave it out of --findings")
+            raise UserError(
+                f"{none[0]} is not a finding, but means that there are no findings: leave it out of --findings"
+            )
         if len({*wanted}) < len(wanted):
             raise UserError(f"findings {', '.join(wanted)}: each must be given once")
         if unknown := [name for name in wanted if name not in columns and name not in named]:
@@ -70,17 +72,20 @@ def learnable_findings(
     truth, patients = finding_truth(records, found, uncertain), np.array(patient_keys(records))
     enough = [min(len({*patients[column == value]}) for value in (0, 1)) >= least for column in truth.T]
     if not any(enough):
-        raise UserError(f"no finding is present in {least} patients or more and known to be absent in {least} or more")
+        raise UserError(
+            f"no finding is known to be present in at least {least} patients and absent in at least {least}"
+        )
     few = [name for name, take in zip(found, enough, strict=True) if not take]
     few += [] if named else [name for name in finding_columns(records, "0") if name not in found]
     return [name for name in found if name not in few], truth[:, enough], few
 
 
 def finding_truth(records: Sequence[Record], names: Sequence[str], uncertain: str = "ignore") -> Truth:
-    """Whether images have findings, (N, C): from a finding's own column or, without one, from the labels.
+    """Return whether images have findings, (N, C), from the finding's column or, if it has no column, from the labels.
 
-    A cell is 1, 0, -1 (uncertain) or empty (not known). Where the column ``No Finding`` (in any spelling of
-    `is_no_finding`) is 1, empty cells are 0. If an image has no label, nothing is known from the labels.
+    A cell is 1, 0, -1 (uncertain) or empty (not known). If the column ``No Finding`` (in any spelling of
+    `is_no_finding`) is 1, an image's empty cells count as 0. If an image has no label, findings without a column are
+    not known.
 
     Args:
         records: N images.
@@ -113,7 +118,7 @@ def finding_truth(records: Sequence[Record], names: Sequence[str], uncertain: st
 
 
 def label_findings(records: Sequence[Record], names: Sequence[str], truth: Truth) -> list[Record]:
-    """The same images with their rows of ``truth``; the label names an image's findings, ``""`` if none is known."""
+    """Return the images with their rows of ``truth``, each labelled with its findings (``""`` if nothing is known)."""
     labelled = []
     for record, row in zip(records, truth.tolist(), strict=True):
         findings = tuple(None if np.isnan(value) else value for value in row)
@@ -124,7 +129,7 @@ def label_findings(records: Sequence[Record], names: Sequence[str], truth: Truth
 
 
 def known_findings(records: Sequence[Record]) -> Truth:
-    """The truth of images that `label_findings` has returned, (N, C)."""
+    """Return the truth of images that `label_findings` has returned, (N, C)."""
     return np.array([record.findings for record in records], dtype=np.float64)
 
 

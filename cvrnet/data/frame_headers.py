@@ -1,7 +1,7 @@
 """Check the size that a compressed frame of a DICOM file declares in its own markers, before a decoder reads it.
 
 A decoder allocates the size that the codestream declares, which may be far larger than Rows and Columns. So the frame
-must agree with the tags, whose size is already checked.
+must agree with the tags, whose size has already been checked.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class FrameSize(NamedTuple):
 
 _JP2 = bytes.fromhex("0000000c 6a502020 0d0a870a")  # signature box (ISO/IEC 15444-1 I.5.1)
 _SOC_SIZ = b"\xff\x4f\xff\x51"
-# A marker (ISO/IEC 10918-1 table B.1), but neither a restart nor stuffed data of JPEG-LS, which is below 0x80.
+# A marker (ISO/IEC 10918-1 table B.1), except restarts. After 0xFF, bytes below 0x80 are stuffed data of JPEG-LS.
 _MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")
 _RESERVED = re.compile(rb"\xff[\x01-\xbf]")
 _SOI, _EOI, _SOS, _SOF_LS = 0xD8, 0xD9, 0xDA, 0xF7
@@ -33,19 +33,20 @@ _SIZES = {*range(0xC0, 0xD0), 0xDE, _SOF_LS} - {0xC4, 0xC8, 0xCC}  # markers tha
 # Huffman-coded frames (baseline, extended sequential, lossless), DHT, SOS, DQT, DRI, comments, APPn except JPEG XT's
 _ORDINARY = {0xC0, 0xC1, 0xC3, 0xC4, _SOS, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)} - {0xEB}
 _MAX_RUN = 64  # bytes of values for each byte of RLE data (PS3.5 G.3.1)
-_MAX_RLE = 256_000_000
+_MAX_RLE = 256_000_000  # bytes
 
 
 def check_frame(frame: bytes, size: FrameSize, coding: str) -> bool:
-    """Whether a compressed frame is an ordinary one, which any decoder reads in little memory and time.
+    """Return whether a compressed frame is ordinary, which means that any decoder reads it in little memory and time.
 
     Args:
         frame: the codestream of one frame.
         size: the size in the tags.
-        coding: ``"jpeg"`` (JPEG and JPEG-LS), ``"jpeg2000"`` (with HTJ2K) or ``"rle"``; any other is never ordinary.
+        coding: ``"jpeg"`` (JPEG and JPEG-LS), ``"jpeg2000"`` (with HTJ2K) or ``"rle"``; for any other value, the result
+            is False.
 
     Raises:
-        Refused: The frame declares no size, another size or more bits than the tags, or too many scans.
+        Refused: The frame is damaged, or declares no size, another size or more bits than the tags, or too many scans.
     """
     if coding == "rle":
         return len(frame) * _MAX_RUN <= _MAX_RLE
@@ -61,7 +62,7 @@ def check_frame(frame: bytes, size: FrameSize, coding: str) -> bool:
 
 def _check_jpeg(data: bytes, size: FrameSize) -> bool:
     if data[:2] != b"\xff\xd8":
-        raise Refused("the compressed image is not JPEG, which its transfer syntax names")
+        raise Refused("the compressed image is not JPEG, although its transfer syntax says so")
     scans, frames, ordinary = 0, 0, size.rows * size.columns <= LARGE
     for marker, segment, adjoining in _segments(data):
         ordinary = ordinary and adjoining and marker in _ORDINARY
@@ -95,13 +96,13 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes, bool]]:
         (length,) = struct.unpack_from(">H", data, found.end())
         at, coded = found.end() + max(length, 2), marker == _SOS
         yield marker, data[found.end() + 2 : at], adjoining
-    yield _EOI, b"", False  # it is missing
+    yield _EOI, b"", False  # the end of the image is missing
 
 
 def _check_jpeg2000(data: bytes, size: FrameSize) -> None:
     at = _codestream(data) if data.startswith(_JP2) else 0
     if data[at : at + 4] != _SOC_SIZ:
-        raise Refused("the compressed image is not JPEG 2000, which its transfer syntax names")
+        raise Refused("the compressed image is not JPEG 2000, although its transfer syntax says so")
     # ISO/IEC 15444-1 A.5.1
     right, lower, left, upper, tile_width, tile_height, *_, samples = struct.unpack_from(">8IH", data, at + 8)
     if not tile_width or not tile_height:
@@ -116,7 +117,7 @@ def _check_jpeg2000(data: bytes, size: FrameSize) -> None:
 
 
 def _codestream(data: bytes) -> int:
-    """Where the first codestream of a JP2 file starts; found box by box, as decoders do (ISO/IEC 15444-1 I.4)."""
+    """Return the byte where a JP2 file's first codestream starts, found box by box (ISO/IEC 15444-1 I.4)."""
     at = 0
     while True:
         length, kind = struct.unpack_from(">I4s", data, at)

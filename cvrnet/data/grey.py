@@ -13,21 +13,22 @@ TAIL = 0.005
 burned-in text."""
 
 VERSIONS = (1, 2)
-"""How a picture of more than 8 bits gets its range (docs/data.md): with its extreme pixels (1), or without them (2).
-Models that were trained before version 2 existed still use version 1."""
+"""Versions of the rule for the range of a picture of more than 8 bits (docs/data.md): with its extreme pixels (1), or
+without them (2). Models that were trained before version 2 existed still use version 1."""
 LATEST = VERSIONS[-1]
 
 _PART = 2**20  # values that are counted at once: NumPy converts each to 8 bytes
 
 Shown = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
-"""A function that gets values (N,) and how often each occurs (N,; None: once), and returns grey levels in 0..255."""
+"""A function that takes values, (N,), and how often each occurs, (N,) (None: once), and returns grey levels in
+0..255."""
 
 
 def by_value(pixels: np.ndarray, shown: Shown, counted: np.ndarray | None = None) -> np.ndarray:
-    """The grey level of each pixel, rounded to uint8.
+    """Return the grey level of each pixel, rounded to uint8.
 
-    For integers of up to 16 bits, `shown` gets each occurring value once instead of all pixels, because results in
-    float64 take 8 bytes each. Pixels outside the mask `counted` become 0, unless their value also occurs inside.
+    For integers of up to 16 bits, `shown` gets each occurring value once instead of all pixels, because its results are
+    float64, 8 bytes each. Pixels outside the mask `counted` become 0, unless their value also occurs inside.
     """
     if pixels.dtype.kind not in "iu" or pixels.itemsize > 2:
         return np.rint(shown(pixels.ravel(), None).clip(0, 255)).astype(np.uint8).reshape(pixels.shape)
@@ -47,9 +48,9 @@ def by_value(pixels: np.ndarray, shown: Shown, counted: np.ndarray | None = None
 
 
 def robust_ends(values: np.ndarray, counts: np.ndarray | None) -> tuple[float, float]:
-    """Return the range (low, high) of the values: at most the share `TAIL` of the pixels is below it, and above it.
+    """Return (low, high): at most the share `TAIL` of the pixels is below low, and at most this share is above high.
 
-    If low and high are the same, the least and the largest value are returned.
+    If these are equal, the least and the largest value are returned. ``values`` and ``counts`` are as in `Shown`.
 
     >>> robust_ends(np.array([0, 500, 900, 65535]), np.array([1, 5000, 5000, 1]))
     (500.0, 900.0)
@@ -67,7 +68,7 @@ def robust_ends(values: np.ndarray, counts: np.ndarray | None) -> tuple[float, f
 
 
 def bits_in_use(pixels: np.ndarray) -> int:
-    """The number of bits that all pixels need, except the `TAIL` of them with the highest values.
+    """Return the number of bits that the pixels need, without the share `TAIL` that has the highest values.
 
     >>> bits_in_use(np.array([100] + 999 * [4095] + [65535]))
     12
@@ -76,11 +77,11 @@ def bits_in_use(pixels: np.ndarray) -> int:
 
 
 def by_bits_in_use(values: np.ndarray, counts: np.ndarray | None) -> np.ndarray:
-    """Grey levels, 0 to 255, of unsigned integers: the 8 highest of the bits in use.
+    """Return grey levels, 0 to 255, of unsigned integers: the 8 highest of the bits in use.
 
-    The bits in use are those that the pixels need, except the `TAIL` of them with the highest values. When the highest
-    remaining value passes a power of two, the range does not double at once, because a few pixels could cause this.
-    Instead, the range grows linearly, and has doubled when this value is 9/8 of the power of two.
+    The bits in use are those that the pixels need, without the share `TAIL` that has the highest values. When the
+    highest remaining value passes a power of two, the range does not double at once, because a few pixels could cause
+    this. Instead, the range grows linearly, and has doubled when this value is 9/8 of the power of two.
 
     >>> by_bits_in_use(np.array([0, 2048, 4080, 65535]), np.array([9999, 9999, 9999, 1]))
     array([  0., 128., 255., 255.])
@@ -92,7 +93,7 @@ def by_bits_in_use(values: np.ndarray, counts: np.ndarray | None) -> np.ndarray:
 
 
 def to_8_bits(values: np.ndarray, version: int = LATEST) -> np.ndarray:
-    """Grey values (H, W) of any type as uint8; Refused for negative or infinite values, and floats beyond 255.
+    """Return grey values (H, W) of any type as uint8; Refused for negative or infinite values, and floats beyond 255.
 
     >>> to_8_bits(np.array([[0, 2048, 4080]], dtype=np.uint16))
     array([[  0, 128, 255]], dtype=uint8)

@@ -1,7 +1,7 @@
 """Read data sets of the Hugging Face Hub, or in its formats: ``hfds:user/name`` (extra ``hfds``).
 
-The prefix is timm's for the ``datasets`` library, which also reads local data. In ``hfds:FOLDER``, the folder contains
-images or Parquet files, or was written by ``Dataset.save_to_disk``.
+timm uses the same prefix for the ``datasets`` library, which also reads local data. In ``hfds:FOLDER``, the folder
+contains images or Parquet files, or was written by ``Dataset.save_to_disk``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _COLUMNS = ("source", "patient_id", "view")
 def scan_hub_dataset(data: str | Path, labelled: bool, rows: list[Row]) -> list[str]:
     """Append the data set's images to `rows`; return the problems of the data set itself.
 
-    Splits and class names (of a ``ClassLabel`` feature) are those of the data set. The columns ``source``,
+    Splits and class names (of a ``ClassLabel`` feature) are taken from the data set. The columns ``source``,
     ``patient_id`` and ``view`` are used if they exist; further text columns become metadata. If the data set contains
     its images instead of their paths, their bytes are written once to files beside the cache of decoded images. The
     files' names are hashes of their content.
@@ -72,7 +72,7 @@ def _load(name: str) -> Mapping[str, Any]:
 
 
 def _rows(dataset: Any, where: str, prefix: str, split: str, image: str, label: str | None) -> Iterator[Row]:
-    name_of = getattr(dataset.features[label], "int2str", str) if label else str  # of a ClassLabel, or text
+    name_of = getattr(dataset.features[label], "int2str", str) if label else str  # the class name, or text
     texts = [c for c, f in dataset.features.items() if c not in (image, label) and getattr(f, "dtype", "") == "string"]
     folder = image_cache_folder() / "hfds"
     digits = len(str(len(dataset)))
@@ -85,7 +85,7 @@ def _rows(dataset: Any, where: str, prefix: str, split: str, image: str, label: 
             path = _store(folder, stored["bytes"])
         elif path is None or not path.is_file():
             wrong.append("the image is missing")
-        unknown = not label or row[label] in (None, -1, "")  # -1: in datasets, a missing label of a test set
+        unknown = not label or row[label] in (None, -1, "")  # in datasets, -1 is a missing label
         name = "" if unknown else clean(name_of(row[label]))
         if label and (problem := label_problem(name)):
             wrong.append(problem)
@@ -103,7 +103,7 @@ def _rows(dataset: Any, where: str, prefix: str, split: str, image: str, label: 
 
 
 def _store(folder: Path, data: bytes) -> Path:
-    """Write an image to a file unless it exists, and return its path: the cache of decoded images uses its time."""
+    """Write an image to a file, unless it exists, and return the path: the image cache depends on the file's time."""
     digest = hashlib.sha256(data).hexdigest()[:40]
     path = folder / digest[:2] / digest[2:]
     if not path.is_file():
@@ -112,5 +112,5 @@ def _store(folder: Path, data: bytes) -> Path:
 
 
 def _column(features: Mapping[str, Any], kind: str) -> str | None:
-    """The first column whose type in the ``datasets`` library is called `kind`; None if there is none."""
+    """Return the first column whose type in the ``datasets`` library is called `kind`; None without such a column."""
     return next((name for name, feature in features.items() if type(feature).__name__ == kind), None)

@@ -1,4 +1,4 @@
-"""Patient and source of a DICOM file, read from its tags and replaced by pseudonyms.
+"""Read patient and source from the tags of a DICOM file, and replace them by pseudonyms.
 
 Patient numbers are so short that anybody can reverse a plain hash by trying all numbers. A pseudonym is therefore an
 HMAC-SHA-256 with a key that only the user has. With one key, a value has the same pseudonym in every data set. Without
@@ -24,18 +24,18 @@ from cvrnet.errors import UserError
 from cvrnet.files import user_folder
 
 # Environment variables
-KEY = "CVRNET_ID_KEY"  #: the key; machines that share it give the same pseudonyms
+KEY = "CVRNET_ID_KEY"  #: the key; machines with equal keys give equal pseudonyms
 PLAIN = "CVRNET_PATIENT_IDS"  #: ``plain`` keeps patient and source as the tags have them
 
 _TAGS = ("PatientID", "InstitutionName", "Manufacturer", "ManufacturerModelName")
 
 
 def identify(rows: Sequence[Row], say: Callable[[str], object]) -> list[Row]:
-    """Complete the rows: where the data set does not give patient and source, they come from a DICOM file's tags.
+    """Return the rows with patient and source; values that the data set does not give come from DICOM files' tags.
 
     The patient is PatientID. The source is InstitutionName or, if that is missing, Manufacturer and model. If only some
-    images have a patient_id, PatientID is used for every image whose file has it; images that share a patient_id or a
-    PatientID belong to one patient, and ``say`` is called with a line about it.
+    images have a patient_id, PatientID is used for every image whose file has it. Images that share a patient_id or a
+    PatientID then belong to one patient, and ``say`` is called with a line about this.
     """
     ids = patient_ids([record.patient_id for record, _ in rows])
     partly = any(ids) and not all(ids)
@@ -56,7 +56,7 @@ def identify(rows: Sequence[Row], say: Callable[[str], object]) -> list[Row]:
 
 
 def _read_tags(path: Path) -> tuple[tuple[str, str], str]:
-    """The pseudonyms of a DICOM file's patient and source (``""`` for other files), and why it cannot be read."""
+    """Return pseudonyms of a DICOM file's patient and source (``""`` for other files), and why it cannot be read."""
     if path.suffix.lower() in PICTURE_SUFFIXES or not is_dicom_file(path):
         return ("", ""), ""
     try:
@@ -70,7 +70,7 @@ def _read_tags(path: Path) -> tuple[tuple[str, str], str]:
 
 
 def _joined(ids: Sequence[str], tags: Sequence[str]) -> list[str]:
-    """Each image's patient: images with the same id or the same tag are of one patient, named by a tag or else an id.
+    """Return each image's patient: images with the same id or tag are of one patient, named by a tag or else an id.
 
     >>> _joined(["1", "", "1", "2"], ["a", "a", "", ""])
     ['a', 'a', 'a', '2']
@@ -100,7 +100,7 @@ def _how_named(ids: Sequence[str], tags: Sequence[str], patients: Sequence[str])
 
 
 def pseudonym(value: str, prefix: str) -> str:
-    """The pseudonym of a value: ``prefix`` and 16 hexadecimal digits; ``""`` for a value that identifies no patient.
+    """Return a value's pseudonym: ``prefix`` and 16 hexadecimal digits; ``""`` for a value that identifies no patient.
 
     Raises:
         UserError: The key cannot be read or written, or ``CVRNET_PATIENT_IDS`` has an unknown value.
@@ -118,12 +118,12 @@ def pseudonym(value: str, prefix: str) -> str:
 
 
 def keyed_hash(text: str) -> str:
-    """HMAC-SHA-256 of a text with the user's key, in hexadecimal digits; raises the same errors as `pseudonym`."""
+    """Return the HMAC-SHA-256 of a text with the user's key, in hexadecimal digits; errors are as in `pseudonym`."""
     return hmac.new(_key(), text.encode("utf-8", "replace"), hashlib.sha256).hexdigest()
 
 
 def _key() -> bytes:
-    """The key in the environment variable or, without it, in the user's key file, which is made on first use."""
+    """Return the key in the environment variable or, without it, in the user's key file, which is made on first use."""
     if chosen := os.environ.get(KEY):
         return chosen.encode()
     path = user_folder("config") / "id-key"
@@ -142,7 +142,7 @@ def _key() -> bytes:
 
 
 def _make_key(path: Path) -> None:
-    """Write a new key that only this user can read. If several processes do so at once, the first key is kept."""
+    """Write a new key that only this user can read. If several processes write one at once, the first key is kept."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:

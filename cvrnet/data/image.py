@@ -35,7 +35,8 @@ from cvrnet.text import printable
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".tif", ".tiff", ".webp", ".bmp")
 IMAGE_SUFFIXES = (*PICTURE_SUFFIXES, ".dcm", ".dicom")
-"""Endings of image files' names, in lower case. In a folder, other files count only if they are DICOM by content."""
+"""Endings of image files' names, in lower case. In a folder, files with other endings are images only if their content
+is DICOM."""
 
 FORMATS = "PNG, JPEG, TIFF, WebP, BMP or DICOM"
 
@@ -48,7 +49,8 @@ _OPENERS: tuple[tuple[bytes | tuple[bytes, ...], type[ImageFile]], ...] = (
 )
 
 _TILE, _LARGEST_TILE = (322, 323), 2**24  # TileWidth, TileLength (TIFF 6.0, section 15)
-# TIFF compressions whose decoders need no more memory than a strip or tile. Others, such as JPEG, have no known bound.
+# TIFF compressions whose decoders need no more memory than a strip or tile. Other compressions, such as JPEG, have no
+# known bound.
 _IN_BOUNDED_MEMORY = (
     *("raw", "tiff_raw_16", "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate"),
     *("tiff_ccitt", "group3", "group4"),
@@ -67,7 +69,7 @@ _UPRIGHT = {
 
 
 class ImageError(UserError):
-    """A file that cannot be read as an image, described in one line: ``path: reason``."""
+    """The error for a file that cannot be read as an image. Its text is one line: ``path: reason``."""
 
     def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
         super().__init__(path, reason)
@@ -88,17 +90,18 @@ def read_image(
 ) -> np.ndarray:
     """Read the upright 8-bit picture in a PNG, JPEG, TIFF, WebP, BMP or DICOM file, or a slice of a CT in NIfTI.
 
-    - The EXIF orientation is applied. Of several pages, the first is read.
+    - The EXIF orientation is applied. Of a file with several pages, the first page is read.
     - Transparent parts become black. Palette colours and CMYK become RGB; ``mode="L"`` takes the luminance of colours
       (ITU-R 601).
     - Integers of more than 8 bits keep the 8 highest bits *in use*: an image of 12 bits stored in 16 becomes as bright
-      as the same image in 8 bits. The highest 0.5 % of the pixels do not count (`cvrnet.data.grey.by_bits_in_use`).
-    - Floating-point pixels must lie in 0..1 (they are multiplied by 255) or in 0..255 (they are kept); the highest
-      0.5 % do not decide which of the two.
+      as the same image in 8 bits. The 0.5 % of the pixels with the highest values do not count
+      (`cvrnet.data.grey.by_bits_in_use`).
+    - Floating-point pixels must lie in 0..1 (they are multiplied by 255) or in 0..255 (they are kept). The 0.5 % of the
+      pixels with the highest values do not affect this choice.
     - DICOM (extra ``dicom``): the values are rescaled, then go through the file's first usable VOI LUT or window;
-      MONOCHROME1 is inverted. Without a window, 8-bit grey is kept, and deeper grey is stretched, without padding and
-      without 0.5 % of the pixels at each end. Tags that name a part of the body other than the chest, or a modality
-      other than radiography or CT, are an error.
+      MONOCHROME1 is inverted. Without a window, 8-bit grey is kept, and grey of more bits is stretched to 0..255.
+      Padding and the most extreme 0.5 % of the pixels at each end do not affect this range. Tags that name a part of
+      the body other than the chest, or a modality other than radiography or CT, are an error.
 
     Args:
         path: the file. For a DICOM or NIfTI file of several frames, add the frame's number, from 1: ``ct.dcm#12``.
@@ -139,7 +142,7 @@ def read_image(
 
 
 def is_dicom(file: BinaryIO) -> bool:
-    """Whether a file starts with DICOM's preamble (PS3.10 7.1). The file position is 0 before and after the call."""
+    """Return whether a file starts with DICOM's preamble (PS3.10 7.1); the file position must be 0, and stays 0."""
     start = file.read(132)
     file.seek(0)
     return start[128:] == b"DICM"
@@ -155,10 +158,10 @@ def is_dicom_file(path: str | os.PathLike[str]) -> bool:
 
 
 def is_image_file(path: str | os.PathLike[str]) -> bool:
-    """Whether a file in a folder counts as an image: by its ending, or as DICOM by its content.
+    """Return whether a file in a folder is an image: by the ending of its name, or because its content is DICOM.
 
-    Archives name DICOM files in many ways (``IM000012``, ``1.2.840.113``, ``IM-0001.IMA``), so files of other endings
-    are opened. DICOMDIR, the index of an archive, is not an image.
+    Archives name DICOM files in many ways (``IM000012``, ``1.2.840.113``, ``IM-0001.IMA``), so files with other endings
+    are opened to look at their content. DICOMDIR, the index of an archive, is not an image.
     """
     name = os.path.basename(path)
     if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
@@ -176,7 +179,7 @@ def split_frame(path: str | os.PathLike[str]) -> tuple[str, int | None]:
 
 
 def dicom_module() -> ModuleType:
-    """The module `cvrnet.data.dicom`; Refused without pydicom, which is an extra."""
+    """Return the module `cvrnet.data.dicom`; Refused if pydicom is not installed (extra ``dicom``)."""
     try:
         return import_module("cvrnet.data.dicom")
     except ModuleNotFoundError as error:
@@ -201,7 +204,7 @@ def open_picture(file: BinaryIO) -> ImageFile:
 
 
 def open_header(file: BinaryIO) -> ImageFile:
-    """Like `open_picture`, but for a picture that will not be decoded: it does not read a JPEG file as a whole."""
+    """Like `open_picture`, but for a picture that will not be decoded: only the start of a JPEG file is read."""
     start = file.read(32)
     file.seek(0)
     if not start:
@@ -227,7 +230,7 @@ def open_header(file: BinaryIO) -> ImageFile:
 
 
 def _pixels(stored: ImageFile, mode: Mode, version: int) -> np.ndarray:
-    cut_to_8 = any(";16" in str(tile) for tile in stored.tile)  # Pillow reads 16-bit colour by its high bytes
+    cut_to_8 = any(";16" in str(tile) for tile in stored.tile)  # Pillow keeps only the high bytes of 16-bit colour
     white_is_zero = isinstance(stored, TiffImageFile) and stored.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0
     image = _upright(_loaded(stored))
 
@@ -240,7 +243,7 @@ def _pixels(stored: ImageFile, mode: Mode, version: int) -> np.ndarray:
             grey[values == transparent] = 0
         return grey if mode == "L" else np.repeat(grey[..., None], 3, axis=2)
     if image.has_transparency_data:
-        # Not converted if it is RGBA already, because that would copy it, which takes memory.
+        # An RGBA image is not converted, because the conversion would copy it, which takes memory.
         layer = image if image.mode == "RGBA" else image.convert("RGBA")
         image = Image.new("RGB", image.size)
         image.paste(layer, mask=layer)
@@ -261,7 +264,7 @@ def _loaded(stored: ImageFile) -> ImageFile:
 
 
 def depth_in_use(stored: ImageFile) -> int:
-    """The number of bits that all but a few pixels need, of an opened PNG or TIFF in grey of over 8 bits; else 0."""
+    """Return the number of bits in use (`bits_in_use`) of an opened PNG or TIFF in grey of over 8 bits; 0 otherwise."""
     if not stored.mode.startswith("I"):
         return 0
     with in_turn(math.prod(stored.size)):

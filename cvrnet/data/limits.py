@@ -15,21 +15,22 @@ MAX_PIXELS = 36_000_000
 bytes of memory per pixel."""
 
 MAX_INPUT_PIXELS = 2048 * 2048
-"""The most pixels of a model's input. At 2048 x 2048, a CVR-Net needs many gigabytes for the default batch of 8."""
+"""The largest number of pixels of a model's input. At 2048 x 2048, a CVR-Net needs many gigabytes for the default batch
+of 8."""
 
 MAX_SIDE = 65_535  #: pixels; most formats cannot declare more
 
-MAX_SCANS = 100  #: of a JPEG; a progressive one has about ten
+MAX_SCANS = 100  #: the most scans of a JPEG; a progressive JPEG has about ten
 _MOST_SCANNED = 20 * MAX_PIXELS  # pixels of all scans together
 
-MOST_SLICES = 600  #: the most pictures in one bag
+MOST_SLICES = 600  #: the most pictures in one bag (study or patient)
 
 WINDOWS = {"lung": (-600.0, 1500.0), "soft-tissue": (50.0, 400.0)}
 """Level and width in Hounsfield units, the usual settings for chest CT."""
 
 
 class Refused(Exception):  # noqa: N818
-    """The reason why an image is not read. `read_image` puts the path before it."""
+    """The reason why an image is not read; `read_image` puts the image's path before it."""
 
 
 LARGE = 20_000_000  #: pixels; larger images are decoded one after another
@@ -37,7 +38,7 @@ _one_large = threading.Lock()
 
 
 def in_turn(pixels: int) -> AbstractContextManager[object]:
-    """Context for decoding: only one thread at a time decodes a large image, which bounds the memory."""
+    """Return a context for decoding: only one thread at a time decodes a large image, which bounds the memory."""
     return _one_large if pixels > LARGE else nullcontext()
 
 
@@ -57,6 +58,6 @@ def check_size(width: int, height: int) -> None:
 
 
 def check_mode(mode: str) -> None:
-    """UserError for an unknown image mode."""
+    """Raise UserError for an unknown image mode."""
     if mode not in ("L", "RGB"):
         raise UserError(f"image mode {mode!r} is not known: expected 'L' or 'RGB'")

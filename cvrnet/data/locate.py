@@ -14,8 +14,8 @@ Listings = dict[Path, dict[str, str]]  #: for each folder: names in Unicode's co
 def locate(root: Path, name: str, listings: Listings) -> tuple[Path, str]:
     """Return the path of the file ``name`` below ``root``, and the reason why it cannot be read (``""`` if it can).
 
-    macOS decomposes accented letters (NFD), so the name of a file copied from there may differ from the manifest's.
-    Between calls, ``listings`` caches the names of the files in each folder.
+    macOS decomposes accented letters (NFD), so the name of a file that comes from a Mac may differ from the name in the
+    manifest. Between calls, ``listings`` caches the names of the files in each folder.
     """
     path = root / name
     try:

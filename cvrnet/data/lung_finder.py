@@ -20,9 +20,9 @@ NO_MASK = "it has no lung mask"
 
 
 class FindsLungs(Protocol):
-    """The interface of a lung segmenter; `cvrnet.lungs.Segmenter` has it."""
+    """The interface of a lung segmenter, which `cvrnet.lungs.Segmenter` implements."""
 
-    size: int  #: side of its grid, in pixels
+    size: int  #: side of the grid of probabilities, in pixels
 
     @property
     def digest(self) -> str:
@@ -30,14 +30,14 @@ class FindsLungs(Protocol):
         ...
 
     def probabilities(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The probability of lung at each point of the grid, uint8 (size, size), scaled to 0 to 255."""
+        """Return the probability of lung at each point of the grid, uint8 (size, size), scaled to 0 to 255."""
         ...
 
 
 class FoundLungs(NamedTuple):
     """The lungs of one picture."""
 
-    mask: Mask | None  #: bool (H, W); None if the picture is used whole, and always from `LungFinder.check`
+    mask: Mask | None  #: bool (H, W); None if the picture is used whole; always None from `LungFinder.check`
     problem: str  #: why the picture is used whole; ``""`` if its mask can be used
     given: bool  #: whether the mask comes from the data set
 
@@ -46,14 +46,15 @@ class LungFinder:
     """Finds the mask of each picture, and masks or crops the picture with it.
 
     If the data set gives a mask for a picture, this mask is used instead of the segmenter's. If a mask cannot be used
-    (it is empty, implausible, or has another aspect ratio), the picture is used whole, with the reason in ``whole``.
+    (it is empty, implausible, or has another aspect ratio), the picture is used whole, and ``whole`` states the reason.
 
     Args:
         settings: Mask or crop, and the margin.
         given: Picture file -> its mask file in the data set.
-        segmenter: Finds the lungs in the other pictures.
+        segmenter: Finds the lungs in pictures without a mask in ``given``.
         cache_folder: Where the segmenter's masks are stored (``""``: the default folder); None: they are not stored.
-        whole_without: Without a mask and a segmenter, use the picture whole; by default, this is an error.
+        whole_without: Use a picture whole if there is neither a mask nor a segmenter for it; by default, this is an
+            error.
     """
 
     def __init__(
@@ -73,14 +74,14 @@ class LungFinder:
             self._kept = ArrayFiles(cache_folder or None, f"lungs {segmenter.digest}", shape, np.uint8)
 
     def use_masks(self, records: Iterable[Record]) -> None:
-        """Add the lung masks of these images to ``given``."""
+        """Add the lung masks of images to ``given``."""
         self.given |= {record.path: record.lung_mask for record in records if record.lung_mask is not None}
 
     def find(self, path: str | os.PathLike[str], picture: NDArray[np.uint8]) -> FoundLungs:
         """Return the lungs of a picture (H, W) or (H, W, 3), which was read from this path.
 
         Raises:
-            ImageError: There is neither a mask nor a segmenter.
+            ImageError: There is neither a mask nor a segmenter for the picture.
         """
         path = Path(path)
         if path in self.given:
@@ -101,7 +102,7 @@ class LungFinder:
         return self._told(path, None, _implausible(self._grid(path, read) > 127), False)
 
     def _given(self, path: Path, picture: NDArray[np.uint8]) -> tuple[Mask | None, str]:
-        """The mask that the data set gives, or None and the reason why it cannot be used."""
+        """Return the mask that the data set gives, or None and the reason why it cannot be used."""
         try:
             mask = read_mask(self.given[path], picture.shape[:2])
         except UserError as error:
@@ -118,7 +119,7 @@ class LungFinder:
         return FoundLungs(mask, problem, given)
 
     def cut(self, path: str | os.PathLike[str], picture: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Box]:
-        """The picture masked or cropped, and its box in the whole picture; raises the same errors as `find`."""
+        """Return the picture masked or cropped, and its box in the whole picture; raises the same errors as `find`."""
         mask = self.find(path, picture).mask
         whole = (0, 0, *picture.shape[:2])
         if mask is None:
@@ -127,7 +128,7 @@ class LungFinder:
         return self.settings.cut(picture, mask), box
 
     def key(self, path: str | os.PathLike[str]) -> str:
-        """A text that changes with everything that the result of `cut` depends on, except the picture itself."""
+        """Return a text of everything that determines the result of `cut`, except the picture itself."""
         mask = self.given.get(Path(path))
         if mask is None:
             return f"lungs {self.settings} {self.segmenter.digest if self.segmenter else ''}"

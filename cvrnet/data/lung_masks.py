@@ -1,4 +1,4 @@
-"""Read masks of the lungs, detect implausible ones, and mask or crop pictures with them.
+"""Read masks of the lungs, detect implausible masks, and mask or crop pictures with plausible masks.
 
 A wrong mask does more harm than no mask, because it hides the disease or a part of it. If a mask is implausible, the
 picture is therefore used whole, and the reason is reported. In the code, a lobe is one connected part of a mask, which
@@ -19,9 +19,9 @@ from cvrnet.errors import UserError
 
 MODES = ("mask", "crop")
 MOST_MARGIN = 0.5
-LEAST_AREA, MOST_AREA = 0.1, 0.7  # share of the picture; 95 masks by radiologists have 0.20 to 0.59
+LEAST_AREA, MOST_AREA = 0.1, 0.7  # share of the picture inside the mask; in 95 masks by radiologists: 0.20 to 0.59
 LEAST_LOBE = 0.2  # least share of the mask in the smaller lung; in the radiologists' masks: 0.41
-SPECK = 0.1  # share of the mask; smaller parts are not counted
+SPECK = 0.1  # share of the mask; parts with a smaller share are not counted
 MOST_BORDER = 0.15  # share of the picture's border that the mask may touch; in the radiologists' masks: 0.11
 
 Mask = NDArray[np.bool_]
@@ -30,10 +30,10 @@ Box = tuple[int, int, int, int]  #: top, left, bottom, right in pixels; bottom a
 
 @dataclass(frozen=True)
 class LungSettings:
-    """How a picture is masked with the lungs, or cropped to them, before it is resized.
+    """Settings for masking a picture with the lungs, or cropping it to the lungs, before it is resized.
 
-    ``"mask"`` multiplies the picture by the mask: everything else becomes black. ``"crop"`` keeps the mask's bounding
-    box. The mask or the box is first enlarged by the margin on every side.
+    ``"mask"`` multiplies the picture by the mask: everything outside the mask becomes black. ``"crop"`` keeps the
+    mask's bounding box. The mask or the box is first enlarged by the margin on every side.
     """
 
     mode: str  #: one of `MODES`
@@ -50,7 +50,7 @@ class LungSettings:
 
     @classmethod
     def parse(cls, text: str) -> LungSettings | None:
-        """The settings in a text that ``str`` wrote; None for ``""``; UserError for any other text."""
+        """Return the settings in a text that ``str`` wrote; None for ``""``; UserError for any other text."""
         if not text:
             return None
         mode, _, margin = text.partition(" ")
@@ -60,7 +60,7 @@ class LungSettings:
             raise UserError(f"lungs {text!r:.40} are not known: {error}") from error
 
     def box(self, mask: Mask) -> Box:
-        """The bounding box of a mask, with the margin, cut at the picture's border.
+        """Return the bounding box of a mask, with the margin, cut at the picture's border.
 
         >>> LungSettings("crop", 0.0).box(np.eye(4, dtype=bool)[:, :3])
         (0, 0, 3, 3)
@@ -72,7 +72,7 @@ class LungSettings:
         return int(top), int(left), int(bottom), int(right)
 
     def cut(self, picture: NDArray[np.uint8], mask: Mask) -> NDArray[np.uint8]:
-        """The picture (H, W) or (H, W, 3), masked or cropped with a mask (H, W) that is not empty."""
+        """Return the picture (H, W) or (H, W, 3), masked or cropped with a mask (H, W) that is not empty."""
         if self.mode == "crop":
             top, left, bottom, right = self.box(mask)
             return picture[top:bottom, left:right]
@@ -81,7 +81,7 @@ class LungSettings:
 
 
 def widened(mask: Mask, pixels: int) -> Mask:
-    """The mask, dilated by so many pixels in every direction: with a square of 2 * pixels + 1."""
+    """Return the mask, dilated by this number of pixels in every direction (with a square of side 2 * pixels + 1)."""
     if not pixels:
         return mask
     from scipy.ndimage import maximum_filter  # here, because scipy is an extra
@@ -115,7 +115,7 @@ def enlarge_mask(grid: NDArray[np.uint8], shape: tuple[int, ...]) -> Mask:
 
 
 def lobes(mask: Mask) -> list[Mask]:
-    """The connected parts of a mask, the largest first; parts that touch only at corners are connected."""
+    """Return the connected parts of a mask, the largest first; parts that touch only at corners are connected."""
     from scipy.ndimage import label  # here, because scipy is an extra
 
     parts, count = label(mask, np.ones((3, 3)))
@@ -124,7 +124,7 @@ def lobes(mask: Mask) -> list[Mask]:
 
 
 def two_lobes(mask: Mask) -> Mask:
-    """The two largest connected parts of a mask, with holes filled, without a part below the share `SPECK`."""
+    """Return the two largest connected parts of a mask, holes filled; parts below the share `SPECK` are left out."""
     from scipy.ndimage import binary_fill_holes
 
     parts = lobes(mask)[:2]
@@ -134,16 +134,16 @@ def two_lobes(mask: Mask) -> Mask:
 
 
 def border_share(mask: Mask) -> float:
-    """The share of the picture's border pixels that a mask touches."""
+    """Return the share of the picture's border pixels that a mask touches."""
     return float(np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]]).mean())
 
 
 def mask_problem(mask: Mask) -> str:
-    """Why a mask cannot be that of both lungs on a frontal radiograph; ``""`` if it can.
+    """Return why a mask is not a plausible mask of both lungs on a frontal radiograph; ``""`` if it is plausible.
 
-    It cannot if it is too small or too large, touches too much of the picture's border, or does not show two lungs: two
-    parts side by side, or the halves of one wide part. The smaller lung needs at least the share `LEAST_LOBE` of the
-    mask.
+    A mask is not plausible if it is too small or too large, touches too much of the picture's border, or does not show
+    two lungs. Two lungs are two parts side by side, or the halves of one wide part. The smaller lung must have at least
+    the share `LEAST_LOBE` of the mask.
 
     >>> mask_problem(np.zeros((8, 8), bool))
     'the mask is empty'
@@ -174,5 +174,5 @@ def _lobe_problem(mask: Mask) -> str:
         if spans[0][1] - spans[0][0] < 0.5 * mask.shape[1]:
             return "it has one lung; expected two"
     if smaller < LEAST_LOBE:
-        return f"its smaller lung is {smaller:.0%} of it; expected at least {LEAST_LOBE:.0%}"
+        return f"its smaller lung is {smaller:.0%} of the mask; expected at least {LEAST_LOBE:.0%}"
     return ""

@@ -35,8 +35,9 @@ def scan_manifest(
 ) -> list[str]:
     """Append the images that a manifest lists to `rows`; return the problems of the manifest itself.
 
-    ``root`` is the folder that the paths are relative to (by default the manifest's). ``names`` maps our name of a
-    column to the manifest's, where they differ. With ``volumes``, a path may be that of a folder.
+    ``root`` is the folder that the paths are relative to (by default the manifest's folder). ``names`` maps our name of
+    a column to the manifest's name, if these differ. If not ``labelled``, the column label is optional. With
+    ``volumes``, a path may name a folder.
     """
     root, names = root or manifest.parent, names or {}
     lines: dict[Path, int] = {}
@@ -68,7 +69,7 @@ def scan_manifest(
 
 
 def _open_text(manifest: Path) -> TextIO:
-    """The manifest in UTF-8, with or without a byte-order mark, or in UTF-16 with one: Excel writes all of these."""
+    """Open a manifest in UTF-8, with or without a byte-order mark, or UTF-16 with this mark; Excel writes all three."""
     file = open_regular(manifest)
     start = file.read(2)
     file.seek(0)
@@ -77,7 +78,7 @@ def _open_text(manifest: Path) -> TextIO:
 
 
 def _delimiter(file: TextIO, path: str) -> str:
-    """The comma, semicolon or tab that separates the cells: that with which the header has the column ``path``."""
+    """Return the delimiter (comma, semicolon or tab) with which the header has the column ``path``."""
     start = file.readline(_LONGEST_HEADER)
     file.seek(0)
 
@@ -88,9 +89,9 @@ def _delimiter(file: TextIO, path: str) -> str:
 
 
 def _named_cells(header: Sequence[str], cells: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """A row's cells by the names of their columns, and the problems of cells in columns without a name.
+    """Return column name -> cell of a row, and the problems of cells in columns without a name.
 
-    Columns without a name are left out: Excel writes empty columns, and pandas writes its index as the first one.
+    Columns without a name are left out: Excel writes empty columns, and pandas writes its index as the first column.
     """
     row = {name: cell for name, cell in itertools.zip_longest(header, cells[: len(header)], fillvalue="") if name}
     if any(cells[len(header) :]):
@@ -102,7 +103,7 @@ def _named_cells(header: Sequence[str], cells: Sequence[str]) -> tuple[dict[str,
 def _read_row(
     row: dict[str, str], root: Path, where: str, labelled: bool, listings: Listings, volumes: bool
 ) -> tuple[Record, list[str]]:
-    """The record of one row, and its problems."""
+    """Return the record of one row, and its problems."""
     wrong: list[str] = []
     if any("\0" in cell for cell in row.values()):
         wrong.append("a NUL character in the row")
@@ -161,7 +162,7 @@ def _read_row(
 def write_manifest(path: str | Path, records: Sequence[Record], root: Path | None = None) -> None:
     """Write a manifest from which `read_records` reads the same records; columns without a value are left out.
 
-    ``root`` is the folder that the paths are relative to (by default the manifest's). If it is given, pass it to
+    ``root`` is the folder that the paths are relative to (by default the manifest's folder). If it is given, pass it to
     `read_records` as ``images``.
 
     Raises:
@@ -189,6 +190,6 @@ def _row(record: Record, root: Path) -> dict[str, str]:
 
 
 def _inside(path: Path, root: Path) -> str | None:
-    """The POSIX path of a file relative to a folder, None if it lies elsewhere (symbolic links are not followed)."""
+    """Return a file's POSIX path relative to a folder; None if it is outside (symbolic links are not followed)."""
     path = Path(os.path.normpath(root / path))
     return path.relative_to(root).as_posix() if path.is_relative_to(root) and path != root else None

@@ -15,21 +15,21 @@ from PIL import Image
 
 from cvrnet.data.limits import WINDOWS, Mode, Refused
 
-MOST_VOXELS = 2**29  #: of a file; the largest CTs of a chest have some 300 million
-_AIR = -500.0  # HU; every CT of a chest has voxels below
+MOST_VOXELS = 2**29  #: the most voxels of a file; the largest CTs of a chest have about 300 million
+_AIR = -500.0  # HU; every CT of a chest has voxels below this value
 _one_volume = threading.Lock()
 
 
 def slice_count(path: str | os.PathLike[str]) -> int:
-    """The number of axial slices; Refused if the file is not a volume."""
+    """Return the number of axial slices; Refused if the file is not a volume."""
     return int(_header(path).shape[2])
 
 
 def read_slice(path: str | os.PathLike[str], number: int | None, mode: Mode, window: str = "") -> NDArray[np.uint8]:
-    """One axial slice as uint8 (H, W) or (H, W, 3): slice 1 is nearest to the feet, the patient's right is on the left.
+    """Return one axial slice as uint8 (H, W) or (H, W, 3), with the patient's right on the picture's left.
 
-    The volume's axes are reordered first, so the file may store them in any order. The window is one of `WINDOWS` (by
-    default ``lung``), linear as in DICOM (PS3.3 C.11.2.1.2.1).
+    Slice 1 is nearest to the feet. The volume's axes are reordered first, so the file may store them in any order. The
+    window is one of `WINDOWS` (by default ``lung``), linear as in DICOM (PS3.3 C.11.2.1.2.1).
 
     Raises:
         Refused: The file is damaged, has no such slice, or no Hounsfield units.
@@ -37,7 +37,7 @@ def read_slice(path: str | os.PathLike[str], number: int | None, mode: Mode, win
     if number is None:
         raise Refused(f"a volume of {slice_count(path)} slices, not an image; --unit study reads it as a study")
     status = os.stat(path)
-    with _one_volume:  # one thread decompresses the file, the others find it in memory
+    with _one_volume:  # one thread decompresses the file; the other threads find the result in memory
         volume, slope, intercept = _volume(os.fspath(path), status.st_mtime_ns, status.st_size)
     if not 1 <= number <= volume.shape[2]:
         raise Refused(f"slice {number} does not exist: expected 1 to {volume.shape[2]}")
@@ -49,7 +49,7 @@ def read_slice(path: str | os.PathLike[str], number: int | None, mode: Mode, win
 
 
 def _header(path: str | os.PathLike[str]) -> Any:
-    """The volume with its axes in nibabel's canonical order (RAS+); its voxels are not read yet."""
+    """Return the volume with its axes in nibabel's canonical order (RAS+); its voxels are not read yet."""
     try:
         image = nibabel.as_closest_canonical(nibabel.load(path))
     except FileNotFoundError as error:
@@ -65,7 +65,7 @@ def _header(path: str | os.PathLike[str]) -> Any:
 
 @lru_cache(maxsize=1)
 def _volume(path: str, modified: int, size: int) -> tuple[NDArray[Any], float, float]:
-    """The stored values (x, y, z) of a volume, slope and intercept; the last volume stays in memory."""
+    """Return the stored values (x, y, z) of a volume, slope and intercept; the last volume stays in memory."""
     image = _header(path)
     try:
         slope, intercept = (float(value) for value in (image.dataobj.slope, image.dataobj.inter))

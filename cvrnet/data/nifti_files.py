@@ -1,4 +1,4 @@
-"""Which files are NIfTI volumes, and the module that reads them."""
+"""Recognise NIfTI volumes by their names, and import the module that reads them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ NIFTI_SUFFIXES = (".nii", ".nii.gz")
 
 
 def is_nifti(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is a NIfTI volume, by its name."""
+    """Return whether a file is a NIfTI volume, by its name."""
     return os.fspath(path).lower().endswith(NIFTI_SUFFIXES)
 
 
 def nifti_module() -> ModuleType:
-    """The module `cvrnet.data.nifti`; Refused without nibabel, which is an extra."""
+    """Return the module `cvrnet.data.nifti`; Refused if nibabel is not installed (extra ``ct``)."""
     try:
         return import_module("cvrnet.data.nifti")
     except ModuleNotFoundError as error:

@@ -1,12 +1,14 @@
-"""Label films with their patients' outcomes: which films were taken before an event, and which patients had it in time.
+"""Label films with their patients' outcomes: whether an event, such as death, comes within a number of days.
 
 **Time origin.** A prediction is made at one moment, and may use only what is known then (landmarking, van Houwelingen
 2007, Scand J Stat 34:70). With ``until="admission"``, this moment is the admission, day 0, and films of day 0 or before
 are used. With ``until="first"``, films of all days before the first event are used, and the moment is the day of the
-bag's last film; each single image is a bag of its own.
+last film of the bag. A bag is one image or, if the model classifies studies or patients, all films of one study or
+patient.
 
 **At risk.** A patient who had the event on the day of the origin or before is no longer at risk, so there is nothing to
-predict. Whether a film of the event's day was taken before the event is not known, so it counts as taken after it.
+predict. For a film of the event's day, it is not known whether the film was taken before the event, so it counts as
+taken after the event.
 
 **Horizon.** The label is ``yes`` if the event comes within this number of days after the origin, and ``no`` otherwise.
 """
@@ -39,23 +41,23 @@ Lines = list[str]
 class Outcome:
     """The outcome that a model predicts."""
 
-    column: str  #: of a manifest: the day of the event, or yes and no
+    column: str  #: the manifest's column with the day of the event, or with yes and no
     until: str = "first"  #: which films are used: ``admission`` or ``first``
-    horizon: float = 14.0  #: days from the origin in which the event makes the label ``yes``
+    horizon: float = 14.0  #: number of days; an event within them after the origin gives the label ``yes``
 
     def note(self) -> str:
-        """The outcome as text, for a model's config."""
+        """Return the outcome as text, for a model's config."""
         return json.dumps([self.column, self.until, self.horizon])
 
     @classmethod
     def from_note(cls, text: str) -> Outcome | None:
-        """The outcome in a text that `note` wrote; None for ``""``. The text is validated: the file may be untrusted.
+        """Return the outcome in a text that `note` wrote; None for ``""``. The text is checked: it may be untrusted.
 
         >>> Outcome.from_note(Outcome("icu_day").note())
         Outcome(column='icu_day', until='first', horizon=14.0)
 
         Raises:
-            UserError: The text is something else.
+            UserError: The text is not an outcome.
         """
         if not text:
             return None
@@ -77,7 +79,7 @@ class Fate(NamedTuple):
     """What is known of a patient's outcome."""
 
     event: bool  #: whether the patient had the event
-    day: float | None = None  #: of the first event; None if there was none, or only "yes" is known
+    day: float | None = None  #: the day of the first event; None if there was no event, or its day is not known
     followed: float | None = None  #: the last day of follow-up; infinite after a death; None if not known
 
 
@@ -86,7 +88,7 @@ class Course:
     """The outcomes of the patients of a data set."""
 
     outcome: Outcome
-    fates: Mapping[str, Fate]  #: `patient_key` -> what is known; without the patients of whom nothing is known
+    fates: Mapping[str, Fate]  #: `patient_key` -> what is known; without patients about whom nothing is known
     yes_no: bool  #: whether the column says yes or no, without a day
     notes: Sequence[str] = field(default_factory=tuple)  #: sentences about the column
 
@@ -110,7 +112,7 @@ class Course:
         return kept, problems, late
 
     def _too_late(self, fate: Fate, day: float) -> str:
-        """Why a film of this day must not be used; ``""`` if it may."""
+        """Return why a film of this day must not be used; ``""`` if it may."""
         at, column = fate.day, self.outcome.column
         if at is not None and day >= at:
             return f"day {day:g}, and {column} is {at:g}: taken {'on the day of' if day == at else 'after'} the event"
@@ -121,7 +123,7 @@ class Course:
         return ""
 
     def label(self, records: Sequence[Record], unit: str = "image") -> tuple[list[Record], Lines]:
-        """Label the films of `at_risk`; also return a line for each censored bag, whose films are left out.
+        """Return the films of `at_risk` with labels, and a line for each censored bag, whose films are left out.
 
         All films of a bag (see `cvrnet.data.studies.group_studies`) get one label. A bag is censored if the patient was
         not followed until the horizon, and had no known event.
@@ -156,8 +158,8 @@ def read_course(records: Sequence[Record], outcome: Outcome) -> tuple[Course, Li
     may be yes or no. An empty cell means that there was no event or, in a column of yes and no, that nothing is known.
 
     Raises:
-        UserError: The data set has no such column, its cells are all empty or neither days nor yes and no, or the
-            column ``day`` is needed and missing.
+        UserError: The outcome's column is missing, is empty, or has neither days nor yes and no; or the column ``day``
+            is needed and missing.
     """
     _check_columns(records, outcome)
     cells: dict[str, dict[str, list[str]]] = {}
@@ -198,7 +200,7 @@ def _check_columns(records: Sequence[Record], outcome: Outcome) -> None:
 
 
 def _fate(cells: Mapping[str, list[str]], column: str) -> Fate | str:
-    """What is known of a patient, or why the cells cannot be used."""
+    """Return what is known of a patient, or why the cells cannot be used."""
     days: dict[str, list[float]] = {}
     for name, texts in cells.items():
         numbers = [day_number(text) for text in texts]
@@ -227,7 +229,9 @@ def _notes(outcome: Outcome, cells: Sequence[str], yes_no: bool) -> tuple[str, .
             "those before it, so a leak cannot be excluded, and the horizon has no effect",
         )
     if {day_number(cell) for cell in cells} == {0.0, 1.0}:
-        return (f"{outcome.column} has only 0 and 1, which are read as days; if they mean no and yes, write that",)
+        return (
+            f"{outcome.column} has only 0 and 1, which are read as days; if they mean no and yes, write no and yes",
+        )
     return ()
 
 
@@ -239,9 +243,10 @@ def describe_course(
     censored: Sequence[str],
     unit: str = "image",
 ) -> dict[str, Any]:
-    """The key ``outcome`` of run.json: the outcome, and numbers of films, patients and events before and after.
+    """Return the key ``outcome`` of run.json: the outcome, and the numbers of films, patients and events.
 
-    ``records`` are all films, ``kept`` those with a label; ``late`` and ``censored`` are the lines about the others.
+    ``records`` are all films, and ``kept`` the films with a label. ``late`` and ``censored`` are the lines about the
+    films that were left out.
     """
     yes = {_key(record) for record in kept if record.label == YES}
     no = {_key(record) for record in kept} - yes
@@ -270,7 +275,7 @@ def describe_course(
 
 
 def view_score(view: str) -> float:
-    """1 for AP, mostly taken at the bedside of patients who cannot stand; 0 for PA, 0.5 for other views.
+    """Return 1 for AP, mostly taken at the bedside of patients who cannot stand; 0 for PA; 0.5 for other views.
 
     >>> view_score("AP Supine"), view_score("pa"), view_score("")
     (1.0, 0.0, 0.5)
@@ -279,7 +284,7 @@ def view_score(view: str) -> float:
 
 
 def films_after(course: Course, records: Sequence[Record]) -> list[Record]:
-    """The films that were taken on the day of their patient's event, or later."""
+    """Return the films that were taken on the day of their patient's event, or later."""
     pairs = [(record, day_of(record), course.fates.get(_key(record), Fate(False)).day) for record in records]
     return [record for record, day, event in pairs if day is not None and event is not None and day >= event]
 

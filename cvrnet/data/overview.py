@@ -19,7 +19,7 @@ from cvrnet.data.scan import DataError, scan_records
 from cvrnet.files import open_regular
 
 UNKNOWN = "(none)"
-MOST_SIZES = 10  # the others are counted together
+MOST_SIZES = 10  # rarer sizes are counted together
 _THREADS = 4
 _DEPTHS = {
     **{"1": "1-bit", "L": "8-bit grey", "P": "8-bit palette", "LA": "8-bit grey", "I": "32-bit grey"},
@@ -31,13 +31,13 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Overview:
-    """What `look_over` found.
+    """The result of `look_over`.
 
     Attributes:
         records: The images.
         labels: The labels or findings of each image.
-        rows: ``what, value, images, patients``; patients is None where it cannot be known.
-        problems: One line for each row that cannot be used, and for each unreadable file.
+        rows: Dicts with the keys ``what, value, images, patients``; patients is None if an image has no patient id.
+        problems: One line for each image that cannot be used, and for each unreadable file.
     """
 
     records: list[Record]
@@ -61,7 +61,7 @@ def look_over(
     Raises:
         DataError: No image can be used.
     """
-    labelled = not DataSet.of(data).is_manifest  # only of folders: the labels of a manifest may be findings
+    labelled = not DataSet.of(data).is_manifest  # for a manifest, labels are checked later: they may be findings
     records, problems = scan_records(data, labelled=labelled, min_classes=1, allow_shared_patients=True, say=say)
     if not records:
         raise DataError(problems, data)
@@ -80,7 +80,7 @@ def look_over(
 
 
 def labels_of(records: Sequence[Record]) -> list[tuple[str, ...]]:
-    """The labels of each image: the parts of ``label`` or, where no image has one, the findings whose column is 1."""
+    """Return each image's labels: the parts of ``label`` or, if all are empty, the findings whose column is 1."""
     if any(record.label for record in records):
         return [tuple(filter(None, map(str.strip, record.label.split(SEPARATOR)))) for record in records]
     findings = [
@@ -91,7 +91,7 @@ def labels_of(records: Sequence[Record]) -> list[tuple[str, ...]]:
 
 
 def _facts(record: Record) -> tuple[str, str, str]:
-    """Size and bit depth of an image file, and why it cannot be read; each is ``""`` if not known."""
+    """Return size and bit depth of an image file, and why it cannot be read; each is ``""`` if not known."""
     try:
         path, _ = split_frame(record.path)
         with open_regular(path) as file:
@@ -144,7 +144,7 @@ def _row(what: str, value: str, records: Sequence[Record]) -> Row:
 
 
 def _patient_rows(records: Sequence[Record]) -> list[Row]:
-    """The patients by their number of images, and the images whose patient is not known."""
+    """Return rows for the patients by their number of images, and a row for the images without a patient id."""
     of_patient: defaultdict[str, list[Record]] = defaultdict(list)
     for record in records:
         of_patient[record.patient_id].append(record)

@@ -21,17 +21,17 @@ _NOBODY = re.compile(
     r"|x{2,}|0+"
 )
 _ERROR = re.compile(r"#(N/A|[A-Z0/]+[!?])")  # what a spreadsheet shows for a failed formula
-_WHOLE = re.compile(r"(-?\d+)(?:\.0+|,00?)")  # with a comma, three zeros are thousands
+_WHOLE = re.compile(r"(-?\d+)(?:\.0+|,00?)")  # three zeros after a comma are thousands
 _NARROW = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}  # the wide forms of ASCII, as in １２
 _ROUNDED = re.compile(r"-?\d(\.\d+)?[eE][+-]\d+")
 
 
 def patient_ids(column: Sequence[str]) -> list[str]:
-    """The patient id in each text, ``""`` if it names no patient. The texts are a data set's column, or a single tag.
+    """Return the patient id in each text of a column (or in a single tag); ``""`` if the text names no patient.
 
-    ``12.0`` or ``12,0``, as spreadsheets and pandas write a number, becomes ``12``. Placeholders of de-identified
-    files and of empty cells name no patient. Nor does ``0``, unless the column also has a ``1``: then the numbers
-    start at 0.
+    ``12.0`` or ``12,0``, as spreadsheets and pandas write a number, becomes ``12``. Placeholders of de-identified files
+    and of empty cells name no patient. ``0`` is a placeholder, too, except in a column that contains ``1``, because its
+    numbers may start at 0.
 
     >>> patient_ids(["12.0", "12", "N/A", "Anonymized Patient", "XXXX", "0", "anon-17"])
     ['12', '12', '', '', '', '', 'anon-17']
@@ -46,7 +46,7 @@ def patient_ids(column: Sequence[str]) -> list[str]:
 
 
 def rounded_problem(text: str) -> str:
-    """The problem of an id that is a number and has lost digits, such as ``1.2E+05``; ``""`` for other ids."""
+    """Return the problem of an id that is a number and has lost digits, such as ``1.2E+05``; ``""`` for other ids."""
     if not _ROUNDED.fullmatch(text):
         return ""
     return f"patient_id {text!r} is a number that a spreadsheet has rounded: write the column as text"
@@ -59,7 +59,7 @@ def _one_spelling(text: str) -> str:
 
 
 def _one_of_each(ids: Sequence[str]) -> list[str]:
-    """The ids, where those that differ only in case become the first one, and ``007`` becomes ``7`` if that occurs."""
+    """Return the ids, each in one spelling: case as in the first occurrence; ``7`` for ``007`` if ``7`` occurs."""
     first: dict[str, str] = {}
     for text in ids:
         first.setdefault(text.casefold(), text)

@@ -1,7 +1,8 @@
 """Write data sets of synthetic studies, each of many pictures: CTs of the chest, and radiographs of several days.
 
 In a CT, a lesion is in few slices. In a follow-up, the lesions become denser or fainter from day to day. In reverse
-order, the films of an improving patient look like those of a worsening one, so only their order shows the label.
+order, the films of an improving patient look like the films of a worsening patient, so only their order shows the
+label.
 
 These are diagrams, not patients. If a model learns to classify them, this says nothing about CTs or disease.
 """
@@ -25,8 +26,8 @@ from cvrnet.folders import real_folder
 VOLUME_LABELS = ("NOR", "NCP")
 TREND_LABELS = ("better", "worse")
 DAYS = (3, 6)  #: the least and the most films of a patient
-_SEVERITY = (0.2, 2.0)  # lowest and highest
-_CHANGE = (0.3, 0.5)  # from the first film to the last
+_SEVERITY = (0.2, 2.0)  # lowest and highest severity of a film
+_CHANGE = (0.3, 0.5)  # change of severity from the first film to the last
 _GAP = (1, 4)  # days from one film to the next, at least and at most
 _EVENT = 3  # most days from the last film to the event
 
@@ -49,9 +50,10 @@ def write_studies(
     - ``volumes``: CTs of 20 to 60 slices each. ``NOR`` has no lesion. ``NCP`` (every second patient) has one lesion, in
       3 to 6 slices.
     - ``follow-up``: films of three to six days each. All patients have lesions of the kind ``CVP``. They become fainter
-      (``better``) or denser (``worse``, every second patient). Severity differs more between patients than it changes
-      within one, so a single film says little about the label. The manifest has the columns ``day`` (from the first
-      film) and ``event_day``: patients of the label ``worse`` have an event zero to three days after their last film.
+      (``better``) or denser (``worse``, every second patient). Severity differs more between patients than between the
+      films of a patient, so a single film says little about the label. The manifest has the columns ``day`` (from the
+      first film) and ``event_day``: patients of the label ``worse`` have an event zero to three days after their last
+      film.
 
     The folder gets ``images/<patient>/<name>.png`` (8-bit grey; CTs as in a lung window), ``lungs/<name>.png``,
     ``lesions/<name>.png`` for the pictures with a lesion, and ``manifest.csv`` with the column ``study_id``. Equal
@@ -61,13 +63,13 @@ def write_studies(
         folder: A new or empty folder or, with ``overwrite``, an earlier data set of phantoms.
         kind: ``volumes`` or ``follow-up``.
         n: Number of studies, at least 12.
-        seed: Of the random numbers, not negative.
+        seed: Seed of the random numbers, not negative.
         size: Height and width of a picture in pixels, at least 64.
-        overwrite: Replace the earlier data set when the new one is complete.
+        overwrite: Replace the earlier data set when the new data set is complete.
         progress: Called after each study with the number done and `n`.
 
     Raises:
-        UserError: An argument is out of range, or the folder contains something else.
+        UserError: An argument is out of range, or the folder contains files that are not phantoms.
     """
     draw, folder = _KINDS[kind], real_folder(folder)
     for name, value, least in (("n", n, 12), ("size", size, 64), ("seed", seed, 0)):

@@ -3,7 +3,7 @@
 `cvrnet.data.drawing` simulates the anatomy (lungs of varying shape, diaphragm, mediastinum, heart, bones, vessels) and
 the film (pose, exposure, noise). `NOR` has clear lungs, `NCP` one focal consolidation in one lung, `CVP` ground-glass
 patches in both lungs, at their outer edge and mostly in the lower half. The part of a film outside the lungs says
-nothing about its label, and brightness varies more from film to film than a lesion changes it.
+nothing about its label, and brightness differs more between films than between a film with and without a lesion.
 
 These are diagrams, not patients. If a model learns to classify them, this says nothing about radiographs or disease.
 """
@@ -34,7 +34,7 @@ MARKER_BOX = (0.04, 0.04, 0.13, 0.15)
 COLUMNS = ("path", "label", "source", "patient_id", "view", "lung_mask", "lesion_mask")
 STUDY_COLUMNS = ("path", "label", "patient_id", "study_id", "day", "event_day", "modality", "lung_mask", "lesion_mask")
 """Columns of the manifests that `cvrnet.data.phantom_studies` writes."""
-_IMAGES_PER_PATIENT = (1, 2, 1, 3)  # in turn
+_IMAGES_PER_PATIENT = (1, 2, 1, 3)  # for the triples of patients, in turn
 _FILE = re.compile(r"(images/[^/]+|lungs|lesions)/(s\d+-)?p\d+-\d+(-\d+)?\.png|manifest\.csv|\.manifest\.csv\.\w+\.tmp")
 # Patients come in triples (see `_plan`). In this share of the triples with several images per patient, two patients
 # exchange labels; these are 4 % of all patients.
@@ -63,20 +63,20 @@ def write_phantoms(
     complete, or not at all.
 
     Args:
-        folder: A new or empty folder or, with ``overwrite``, an earlier data set of this function.
+        folder: A new or empty folder or, with ``overwrite``, an earlier data set that this function wrote.
         n: Number of images, at least 12.
-        seed: Of the random numbers, not negative.
+        seed: Seed of the random numbers, not negative.
         size: Height of the images in pixels, at least 64. Their width is within 10 % of it.
         sources: Two names or more; they become folder names.
-        shortcut: Tie the label to the first source: nine in ten CVP patients come from it, and one in ten of the other
-            patients (the label of a patient's first image counts). Mark the images of this source with a white box with
-            an R at `MARKER_BOX`, above the patient's right shoulder. Patients, labels and lesions are the same as
-            without `shortcut`; without it, label and source are independent.
-        overwrite: Replace the earlier data set when the new one is complete.
+        shortcut: Tie the label to the first source: nine in ten CVP patients, but only one in ten of the other
+            patients, come from this source (the label of a patient's first image counts). Mark the images of this
+            source with a white box with an R at `MARKER_BOX`, above the patient's right shoulder. Patients, labels and
+            lesions do not depend on `shortcut`. Without `shortcut`, label and source are independent.
+        overwrite: Replace the earlier data set when the new data set is complete.
         progress: Called after each image with the number done and `n`.
 
     Raises:
-        UserError: An argument is out of range, or the folder contains something else.
+        UserError: An argument is out of range, or the folder contains files that are not phantoms.
     """
     folder = real_folder(folder)
     _check(n, seed, size, sources)
@@ -96,10 +96,10 @@ def write_phantoms(
 
 @contextmanager
 def new_data_set(folder: Path, overwrite: bool) -> Iterator[Path]:
-    """Context with a new folder for a data set; when the block has succeeded, the new folder replaces `folder`.
+    """Yield a new folder for a data set; when the block has succeeded, the new folder replaces `folder`.
 
     Raises:
-        UserError: The folder contains something that phantoms may not replace.
+        UserError: The folder contains files that are not part of a phantom data set.
     """
     with ExitStack() as stack:
         stack.enter_context(lock_folder(folder))
@@ -109,7 +109,7 @@ def new_data_set(folder: Path, overwrite: bool) -> Iterator[Path]:
 
 
 def _check_folder(folder: Path, overwrite: bool) -> None:
-    """Refuse a folder with anything but an earlier data set; remove the unfinished data set of a killed process."""
+    """Refuse a folder with files that are not phantoms; remove the unfinished data set of a killed process."""
     if folder.is_file():
         raise UserError(f"{folder} exists and is not a folder; choose another folder")
     if entries(folder):
@@ -127,7 +127,7 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
 
 
 def _check_ours(folder: Path) -> None:
-    """Refuse to replace a folder with any file that `write_phantoms` does not write."""
+    """Refuse to replace a folder that contains a file which `write_phantoms` does not write."""
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
         if (path.is_symlink() or not path.is_dir()) and not _FILE.fullmatch(name):
@@ -202,7 +202,7 @@ def _write_film(root: Path, film: _Film, seed: int, size: int, source: str, *, m
 
 
 def patient_name(seed: int, patient: int) -> str:
-    """The id of a patient. Patients of different seeds are different people; those of seed 0 are as in version 0.1."""
+    """Return the id of a patient. Different seeds give different ids; seed 0 gives the ids of version 0.1."""
     return (f"s{seed}-" if seed else "") + f"p{patient:05d}"
 
 

@@ -1,4 +1,4 @@
-"""Check the sizes that picture files declare before Pillow opens the file, and allocates or copies that much memory."""
+"""Check the sizes that a picture file declares, before Pillow opens the file and allocates so much memory."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from cvrnet.data.limits import Refused
 _EXIF = b"Exif\0\0"
 # Bytes of each type of value (TIFF 6.0, section 2; 16 to 18 are BigTIFF's).
 _UNITS = np.array([0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8], float)
-_DIRECTORIES, _MOST_DIRECTORIES = (0x8769, 0x8825, 0xA005), 10  # tags that point to those of EXIF and GPS
+_DIRECTORIES, _MOST_DIRECTORIES = (0x8769, 0x8825, 0xA005), 10  # tags that point to EXIF and GPS tags
 _MOST_EXIF = 1_000_000  # bytes; a JPEG segment has 64 kB, and Pillow joins the segments
 
 
 def webp_size(chunk: bytes) -> tuple[int, int]:
-    """Width and height of a WebP file, from its first chunk (RFC 9649, section 2).
+    """Return width and height of a WebP file, from its first chunk (RFC 9649, section 2).
 
     >>> webp_size(b"VP8X" + bytes.fromhex("0a000000 00000000 3f0000 1f0000"))
     (64, 32)

@@ -24,10 +24,11 @@ if TYPE_CHECKING:  # an ONNX file is predicted without PyTorch
 _NOTE, _WINDOW, _SLICES = "cvrnet.grey_version=", "cvrnet.ct_window=", "cvrnet.slices="
 _OUTCOME = "cvrnet.outcome="
 _LUNGS = "cvrnet.lungs="
-"""Prefixes of values in the ``notes`` of a ``pretrained_cfg``, the only field for data that timm does not know."""
+"""Prefixes of values in the ``notes`` of a ``pretrained_cfg``, the only field that can hold data which timm does not
+know."""
 _MOST, _EXTREME = MAX_INPUT_PIXELS, 1e6
 
-# timm's names of interpolations are those of Pillow's filters in lower case.
+# timm's names of interpolations are the names of Pillow's filters in lower case.
 INTERPOLATIONS = {resampling.name.lower(): resampling for resampling in Image.Resampling}
 
 
@@ -42,7 +43,7 @@ def resize_image(image: np.ndarray, size: tuple[int, int], interpolation: str = 
 
 
 def check_interpolation(name: str) -> Image.Resampling:
-    """Pillow's filter for timm's name of an interpolation; UserError for an unknown name."""
+    """Return Pillow's filter for timm's name of an interpolation; UserError for an unknown name."""
     if not isinstance(name, str) or name not in INTERPOLATIONS:
         raise UserError(f"interpolation {name!r:.80} is not known: expected one of {', '.join(INTERPOLATIONS)}")
     return INTERPOLATIONS[name]
@@ -57,13 +58,13 @@ class Preprocessing:
     """
 
     input_size: tuple[int, int, int]  #: channels (1 or 3), height and width
-    mean: tuple[float, ...]  #: of each channel, for pixels in 0..1
-    std: tuple[float, ...]  #: of each channel, for pixels in 0..1
+    mean: tuple[float, ...]  #: mean of each channel, for pixels in 0..1
+    std: tuple[float, ...]  #: standard deviation of each channel, for pixels in 0..1
     interpolation: str = "nearest"  #: timm's name of the resizing filter
     grey_version: int = LATEST  #: how pictures of more than 8 bits become 8 bits: one of `cvrnet.data.grey.VERSIONS`
     any_body_part: bool = False  #: whether `read` accepts DICOM of any part of the body; not stored in models
     # repr=False: the text of this object is part of the names of stored features.
-    #: window of slices of CTs: one of `cvrnet.data.limits.WINDOWS`; ``""``: the file's own
+    #: window of slices of CTs: one of `cvrnet.data.limits.WINDOWS`; ``""``: the file's window
     ct_window: str = field(default="", repr=False)
     slices: int = field(
         default=0, repr=False
@@ -96,18 +97,18 @@ class Preprocessing:
 
     @classmethod
     def from_model(cls, model: nn.Module) -> Preprocessing:
-        """The preprocessing in the ``pretrained_cfg`` of a timm model (`timm.data.resolve_model_data_config`).
+        """Return the preprocessing in the ``pretrained_cfg`` of a timm model (`timm.data.resolve_model_data_config`).
 
-        The cfg must state the model's channels. The cfgs of CVR-Nets and of this library's checkpoints do; those of
-        other timm models state three channels even if the model was made with ``in_chans=1``. A cfg without a grey
-        version means version 1.
+        The cfg must state the model's number of channels, as the cfgs of CVR-Nets and of this library's checkpoints do.
+        The cfgs of other timm models state three channels even if the model was made with ``in_chans=1``. A cfg without
+        a grey version means version 1.
         """
         cfg: Any = model.pretrained_cfg
         return cls.from_cfg(cfg)
 
     @classmethod
     def from_cfg(cls, cfg: Mapping[str, Any]) -> Preprocessing:
-        """The preprocessing in a ``pretrained_cfg``, which may be untrusted; missing values are timm's defaults."""
+        """Return the preprocessing in a possibly untrusted ``pretrained_cfg``; missing values are timm's defaults."""
         given = {key: cfg[key] for key in ("input_size", "mean", "std", "interpolation") if cfg.get(key) is not None}
         if len(given) < 4:
             import timm.data
@@ -129,9 +130,9 @@ class Preprocessing:
         return "L" if self.input_size[0] == 1 else "RGB"
 
     def read(self, path: str | os.PathLike[str], window: str = "") -> np.ndarray:
-        """The picture in a file, as `cvrnet.data.read_image` returns it with these settings; not resized yet.
+        """Return the picture in a file, read with these settings by `cvrnet.data.read_image`; it is not resized.
 
-        It is masked with the lungs, or cropped to them, if the settings say so. Raises the same errors as
+        The picture is masked with the lungs, or cropped to them, if this is set. Raises the same errors as
         `cvrnet.data.read_image` and `cut`.
         """
         return self.cut(path, self.read_whole(path, window))[0]
@@ -142,10 +143,10 @@ class Preprocessing:
         return read_image(path, self.mode, window, grey_version=self.grey_version, any_body_part=self.any_body_part)
 
     def cut(self, path: str | os.PathLike[str], picture: np.ndarray) -> tuple[np.ndarray, Box]:
-        """A picture from `read_whole`, masked or cropped if the settings say so, and its box in the whole picture.
+        """Return a picture of `read_whole`, masked or cropped as in the settings, and its box in the whole picture.
 
         Raises:
-            ImageError: There is neither a lung mask nor a segmenter for it.
+            ImageError: There is neither a lung mask nor a segmenter for the picture.
             UserError: The lungs cannot be found, because `finder` is missing.
         """
         if self.lungs is None:
@@ -162,7 +163,7 @@ class Preprocessing:
         return resize_image(image, self.input_size[1:], self.interpolation)
 
     def normalize(self, batch: Tensor) -> Tensor:
-        """A uint8 batch (N, C, H, W) as float32, scaled to 0..1, minus `mean`, divided by `std`; on the same device."""
+        """Return a uint8 batch (N, C, H, W) as float32: scaled to 0..1, minus `mean`, divided by `std`."""
         import torch
 
         mean = torch.tensor(self.mean, dtype=torch.float32, device=batch.device).view(-1, 1, 1)
@@ -171,7 +172,7 @@ class Preprocessing:
 
 
 def _are_numbers(values: Any, kind: Any, count: int) -> bool:
-    """Whether ``values`` are `count` numbers of this type, neither NaN nor huge; booleans do not count as numbers."""
+    """Return whether ``values`` are `count` numbers of this type, not NaN or huge; booleans are not numbers."""
     return (
         isinstance(values, tuple)
         and len(values) == count
@@ -180,27 +181,27 @@ def _are_numbers(values: Any, kind: Any, count: int) -> bool:
 
 
 def with_grey_version(cfg: Mapping[str, Any], version: int) -> dict[str, Any]:
-    """A copy of a ``pretrained_cfg`` with the grey version: how pictures of more than 8 bits become 8 bits."""
+    """Return a copy of a ``pretrained_cfg`` with the grey version: how pictures of more than 8 bits become 8 bits."""
     return _with_note(cfg, _NOTE, str(version))
 
 
 def with_volumes(cfg: Mapping[str, Any], window: str, slices: int) -> dict[str, Any]:
-    """A copy of a ``pretrained_cfg`` with the window of CT slices, and the most slices of a volume."""
+    """Return a copy of a ``pretrained_cfg`` with the window of CT slices, and the most slices of a volume."""
     return _with_note(_with_note(cfg, _WINDOW, window), _SLICES, str(slices))
 
 
 def with_outcome(cfg: Mapping[str, Any], note: str) -> dict[str, Any]:
-    """A copy of a ``pretrained_cfg`` with the outcome that the model predicts (`cvrnet.data.outcomes.Outcome.note`)."""
+    """Return a copy of a ``pretrained_cfg`` with the outcome that the model predicts (`Outcome.note`)."""
     return _with_note(cfg, _OUTCOME, note)
 
 
 def outcome_note(cfg: Mapping[str, Any]) -> str:
-    """The text that `with_outcome` added; ``""`` if there is none."""
+    """Return the text that `with_outcome` added; ``""`` if it added nothing."""
     return _noted(cfg, _OUTCOME)
 
 
 def with_lungs(cfg: Mapping[str, Any], lungs: LungSettings | None) -> dict[str, Any]:
-    """A copy of a ``pretrained_cfg`` with the lung settings: whether pictures are masked or cropped; None: neither."""
+    """Return a copy of a ``pretrained_cfg`` with the lung settings (None: pictures are neither masked nor cropped)."""
     others = tuple(note for note in _notes(cfg) if not note.startswith(_LUNGS))
     return {**cfg, "notes": others} if lungs is None else _with_note(cfg, _LUNGS, str(lungs))
 
@@ -215,7 +216,7 @@ def _noted(cfg: Mapping[str, Any], prefix: str) -> str:
 
 
 def _notes(cfg: Mapping[str, Any]) -> list[str]:
-    notes = cfg.get("notes")  # a text or several; in an untrusted file, anything
+    notes = cfg.get("notes")  # one text or several; an untrusted file may contain anything
     notes = [notes] if isinstance(notes, str) else notes
     return [note for note in notes if isinstance(note, str)] if isinstance(notes, list | tuple) else []
 

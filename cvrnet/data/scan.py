@@ -26,7 +26,7 @@ class DataError(UserError):
 
     def __init__(self, problems: Sequence[str], data: DataPath) -> None:
         super().__init__(problems, data)
-        self.problems = list(problems)  #: each one line: ``manifest.csv:12: images/a.png: file not found``
+        self.problems = list(problems)  #: one line each, such as ``manifest.csv:12: images/a.png: file not found``
         self.data = data  #: the folder or manifest
 
     def __str__(self) -> str:
@@ -38,11 +38,11 @@ class DataError(UserError):
 
 
 def class_names(records: Iterable[Record], classes: Sequence[str] | None = None) -> list[str]:
-    """The classes in the order of the network's outputs: alphabetical, or as given.
+    """Return the classes in the order of the network's outputs: alphabetical, or as given.
 
     Raises:
-        UserError: there are fewer than two classes, an image has no label, or the given classes are not exactly those
-            of the images.
+        UserError: there are fewer than two classes, an image has no label, or the given classes are not exactly the
+            classes of the images.
     """
     found = sorted({record.label for record in records})
     if "" in found:
@@ -63,7 +63,7 @@ def check_classes(labels: Iterable[str], classes: Sequence[str]) -> None:
     """Refuse labels that are not among a model's classes. Classes without an image are accepted.
 
     Raises:
-        UserError: its line names the unknown labels and the model's classes.
+        UserError: a label is unknown; the message names the unknown labels and the model's classes.
     """
     if unknown := sorted(set(labels) - set(classes)):
         raise UserError(f"the model does not know the class {', '.join(unknown)}; expected {', '.join(classes)}")
@@ -82,7 +82,7 @@ def read_records(
     columns: Mapping[str, str] | None = None,
     say: Callable[[str], object] = _ignore,
 ) -> list[Record]:
-    """The images of a data set, in the manifest's order or, for a folder, sorted by name.
+    """Return the images of a data set, in the manifest's order or, for a folder, sorted by name.
 
     Args:
         data: a folder with one sub-folder for each class, a CSV manifest, a folder that contains ``manifest.csv``, a
@@ -90,7 +90,7 @@ def read_records(
             ``labelled=False``, it may also be any folder of images.
         labelled: whether each image must have a label.
         min_classes: the least number of classes, if images are labelled.
-        images: the folder that a manifest's paths are relative to; by default the manifest's.
+        images: the folder that a manifest's paths are relative to; by default the manifest's folder.
         columns: our name of a column -> its name in the manifest, such as ``{"path": "Image Index"}``.
         say: called with lines about entries that were passed over, and about how patients and splits were found.
 
@@ -116,13 +116,13 @@ def scan_records(
     volumes: bool = False,
     say: Callable[[str], object] = _ignore,
 ) -> tuple[list[Record], list[str]]:
-    """Like `read_records`, but returns the usable images and, one line each, the problems of the others.
+    """Return the images that can be used (see `read_records`), and one line for each problem of the other images.
 
-    This finds missing files, duplicate paths, paths outside the data set's folder, missing columns, labels that are not
-    classes or are spelled in two ways, unknown split values, patients in two splits (unless `allow_shared_patients`),
-    missing masks, empty class folders, too few classes and unreadable manifests. Images are not decoded. With
-    ``volumes``, NIfTI files are images, too, and so are folders of DICOM series in a manifest. The tags of DICOM files
-    are read if the data set does not give patient and source (see `cvrnet.data.identity`).
+    Problems are missing files, duplicate paths, paths outside the data set's folder, missing columns, labels that are
+    not classes or are spelled in two ways, unknown split values, patients in two splits (unless
+    `allow_shared_patients`), missing masks, empty class folders, too few classes and unreadable manifests. Images are
+    not decoded. With ``volumes``, NIfTI files are images, too, and so are folders of DICOM series in a manifest. The
+    tags of DICOM files are read if the data set does not give patient and source (see `cvrnet.data.identity`).
     """
     data = DataSet.of(data, images, columns)
     root = Path(os.path.abspath(data))

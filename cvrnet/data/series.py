@@ -22,16 +22,16 @@ class Slice(NamedTuple):
     path: Path  #: a frame of a multi-frame file is named as in ``ct.dcm#12``
     volume: Path | None = None  #: a slice's multi-frame file, or the folder of its series; None for other images
     patient: str = ""  #: the patient's pseudonym, if known
-    key: tuple[str, str] = ("", "")  #: identifies the patient, and the series of this patient
+    key: tuple[str, str] = ("", "")  #: key of the patient, and key of the series
 
 
 def arrange(paths: Iterable[Path]) -> Iterator[Slice]:
-    """Yield image files in the given order, but slices of DICOM volumes sorted by patient, series and position.
+    """Yield the images of files in the given order; DICOM slices are sorted by patient, series and position.
 
     Slices are the frames of a multi-frame file, and the files of CT series (but not their scout views). They are sorted
     by their position along the normal of the slices (ImagePositionPatient) or, without it, by InstanceNumber or the
-    file's name; frames keep the file's order. Files that cannot be read are also yielded; the error comes when they are
-    read.
+    file's name; frames keep the file's order. Files that cannot be read are also yielded; `read_image` later reports
+    why.
     """
     for is_dicom, files in itertools.groupby(paths, is_dicom_file):
         if not is_dicom:
@@ -59,7 +59,7 @@ _TAGS = (
 
 
 def _slices(path: Path) -> Iterator[tuple[Slice, tuple[float, ...]]]:
-    """The images in one DICOM file, each with its position."""
+    """Yield the images in one DICOM file, each with its position."""
     is_slice = False
     with suppress(Refused, OSError):  # read_image gives the reason
         dicom = dicom_module()
@@ -84,7 +84,7 @@ def _slices(path: Path) -> Iterator[tuple[Slice, tuple[float, ...]]]:
 
 
 def _position(header: Any) -> tuple[float, ...]:
-    """The sort key of a slice: its position along the normal (PS3.3 C.7.6.2.1.1), else its number, else the end."""
+    """Return a slice's sort key: position along the normal (PS3.3 C.7.6.2.1.1), else its number, else the end."""
     with suppress(Exception):  # missing or damaged
         position = np.array(header.ImagePositionPatient, dtype=float)
         axes = np.array(header.get("ImageOrientationPatient") or (1, 0, 0, 0, 1, 0), dtype=float)

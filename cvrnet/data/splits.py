@@ -1,12 +1,12 @@
 """Split data without leaks: which images belong to one patient, and which are held back.
 
 **One patient.** A ``patient_id`` means one person in all sources of a data set, because a hospital's films may be in
-several collections. If this is wrong, it costs a few images, but causes no leak. If an id means different persons in
-different sources, make the ids different, for instance by putting the source in front. An image without an id is a
-patient of its own. No two sets share a patient.
+several collections. If two persons have the same id, their images are kept in one set, which causes no leak. If an id
+means different persons in different sources, make the ids different, for instance by putting the source in front. An
+image without an id counts as a separate patient. No two sets share a patient.
 
-**Held back.** No job trains or validates on images of the test source or, without a test source, on those whose
-``split`` is ``test``. They are scored as the set ``independent``.
+**Held back.** These are the images of the test source or, without a test source, the images whose ``split`` is
+``test``. No job trains or validates on them. They are scored as the set ``independent``.
 
 Needs scikit-learn, which comes with ``pip install cvrnet[train]``.
 """
@@ -27,11 +27,12 @@ from cvrnet.errors import UserError
 Sets = dict[str, list[Record]]
 Key = TypeVar("Key")
 INDEPENDENT = "independent"
-"""The set, and in split.csv the fold, of images that no model of a job is trained or validated on."""
+"""Name of the set of images that no model of a job is trained or validated on; in split.csv, their fold has this
+name."""
 
 
 def patient_key(patient_id: str, image: str | int) -> str:
-    """The patient of an image, as a text that differs between patients.
+    """Return the patient of an image, as a text that differs between patients.
 
     Without a ``patient_id``, the image (its name or index) stands for the patient.
 
@@ -42,7 +43,7 @@ def patient_key(patient_id: str, image: str | int) -> str:
 
 
 def patient_keys(records: Sequence[Record]) -> list[str]:
-    """The `patient_key` of each image."""
+    """Return the `patient_key` of each image."""
     return [patient_key(record.patient_id, i) for i, record in enumerate(records)]
 
 
@@ -53,7 +54,7 @@ def hold_back(records: Sequence[Record], test_source: str = "") -> tuple[list[Re
     for training, and the independent set contains only the test source.
 
     Raises:
-        UserError: No image is from the test source, nothing is left to train on, or a patient is on both sides.
+        UserError: No image is from the test source, nothing is left to train on, or a patient is in both sets.
     """
     sources = sorted({r.source for r in records} - {""})
     if test_source and test_source not in sources:
@@ -73,12 +74,13 @@ def holdout_sets(
     test_source: str = "",
     findings: Sequence[str] = (),
 ) -> Sets:
-    """The sets of a single training: ``train``, ``val`` and, where images are held back, ``independent``.
+    """Return the sets of a single training: ``train``, ``val`` and, if images are held back, ``independent``.
 
-    Images whose ``split`` is ``val`` are for validation; if there are none, `holdout_split` chooses some patients.
+    Images whose ``split`` is ``val`` are for validation; if no image has this value, `holdout_split` chooses patients
+    for validation.
 
     Raises:
-        UserError: See `hold_back`; or only validation images are left.
+        UserError: As in `hold_back`; also if only validation images are left.
     """
     inside, independent = hold_back(records, test_source)
     held_out = [r.split == "val" for r in inside]
@@ -94,7 +96,7 @@ def holdout_sets(
 
 
 def fold_sets(records: Sequence[Record], folds: Sequence[int], fold: int) -> Sets:
-    """The sets of one fold: this fold is ``test``, the next one is ``val``, the others are ``train`` (v1 Fig. 3)."""
+    """Return the sets of one fold: this fold is ``test``, the next is ``val``, the others are ``train`` (v1 Fig. 3)."""
     validates = fold % max(folds) + 1
     sets: Sets = {"train": [], "val": [], "test": []}
     for record, number in zip(records, folds, strict=True):
@@ -103,7 +105,7 @@ def fold_sets(records: Sequence[Record], folds: Sequence[int], fold: int) -> Set
 
 
 def refuse_shared_patients(sets: Mapping[str, Sequence[Record]]) -> None:
-    """UserError if two of the sets have a patient in common."""
+    """Raise UserError if two of the sets have a patient in common."""
     seen: dict[str, str] = {}
     for name, records in sets.items():
         for i, r in enumerate(records):
@@ -113,17 +115,17 @@ def refuse_shared_patients(sets: Mapping[str, Sequence[Record]]) -> None:
 
 
 def refuse_missing_classes(records: Sequence[Record], classes: Sequence[str]) -> None:
-    """UserError if a class has no image to train on."""
+    """Raise UserError if a class has no image to train on."""
     if missing := [name for name in classes if name not in {r.label for r in records}]:
         raise UserError(f"no training image of class {', '.join(missing)}; every class needs some")
 
 
 def make_folds(records: Sequence[Record], n_folds: int = 5, seed: int = 0, findings: Sequence[str] = ()) -> list[int]:
-    """The fold, 1 to `n_folds`, of each image: v1's cross-validation (v1 Fig. 3) without its leak.
+    """Return the fold, 1 to `n_folds`, of each image: v1's cross-validation (v1 Fig. 3), but split by patient.
 
-    All images of a patient are in one fold; an image without a patient id is its own patient. Labels and sources
-    spread over the folds as evenly as patients allow (`sklearn.model_selection.StratifiedGroupKFold`). If labels name
-    ``findings``, each of these and the sources spread evenly (`cvrnet.data.stratify`).
+    All images of a patient are in one fold; an image without a patient id counts as a separate patient. Labels and
+    sources spread over the folds as evenly as patients allow (`sklearn.model_selection.StratifiedGroupKFold`). If
+    labels name ``findings``, each finding and each source spreads evenly (`cvrnet.data.stratify`).
 
     Raises:
         UserError: if there are fewer than two folds, or a class or finding has fewer patients than folds.
@@ -143,9 +145,9 @@ def make_folds(records: Sequence[Record], n_folds: int = 5, seed: int = 0, findi
 def holdout_split(
     records: Sequence[Record], fraction: float = 0.2, seed: int = 0, findings: Sequence[str] = ()
 ) -> list[bool]:
-    """Whether each image is held out: about the share `fraction` of the images is. A patient's images stay together.
+    """Return whether each image is held out; about the share `fraction` is, and a patient's images stay together.
 
-    Labels and sources spread as in `make_folds`. A class of two patients or more is on both sides; a class of one
+    Labels and sources spread as in `make_folds`. A class of at least two patients is in both parts; a class of one
     patient is not held out.
 
     Raises:
@@ -165,7 +167,7 @@ def holdout_split(
 
 
 def _nearest_ratio(fraction: float, limit: int) -> tuple[int, int]:
-    """(n, k) with the smallest n up to `limit` such that k / n is within 0.01 of the fraction; else the closest k / n.
+    """Return (n, k): smallest n up to `limit` for which k / n is within 0.01 of the fraction; else the closest k / n.
 
     >>> _nearest_ratio(0.2, 100), _nearest_ratio(0.3, 100), _nearest_ratio(0.2, 3)
     ((5, 1), (10, 3), (3, 1))
@@ -176,7 +178,7 @@ def _nearest_ratio(fraction: float, limit: int) -> tuple[int, int]:
 
 
 def _members(keys: Sequence[Key], patients: Sequence[str]) -> dict[Key, set[str]]:
-    """Key -> the patients of its images."""
+    """Return key -> the patients of its images."""
     members: dict[Key, set[str]] = defaultdict(set)
     for key, patient in zip(keys, patients, strict=True):
         members[key].add(patient)
@@ -184,7 +186,7 @@ def _members(keys: Sequence[Key], patients: Sequence[str]) -> dict[Key, set[str]
 
 
 def _label_members(records: Sequence[Record], patients: Sequence[str], findings: Sequence[str]) -> dict[str, set[str]]:
-    """Class, or finding -> the patients who have it."""
+    """Return class, or finding -> the patients who have it."""
     labels = [split_findings(r.label) if findings else [r.label] for r in records]
     pairs = [(label, patient) for names, patient in zip(labels, patients, strict=True) for label in names]
     members = _members([label for label, _ in pairs], [patient for _, patient in pairs])
@@ -223,10 +225,10 @@ def _stratified_folds(records: Sequence[Record], patients: Sequence[str], n_fold
 
 
 def _strata(records: Sequence[Record], patients: Sequence[str], least: int) -> list[int]:
-    """The stratum of each image: its label and source, if these have at least `least` patients.
+    """Return the stratum of each image: its label and source, if these have at least `least` patients.
 
-    Rarer strata are merged: first with the next smallest stratum of the same label, then, if that is not enough, with
-    the next smallest of all.
+    Rarer strata are merged: first with the next smallest stratum of the same label. If this is not enough, they are
+    merged with the next smallest stratum of any label.
     """
     keys = [(record.label, record.source) for record in records]
     strata = {key: [key] for key in sorted(set(keys))}

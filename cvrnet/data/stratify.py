@@ -7,22 +7,23 @@ from numpy.typing import NDArray
 
 
 def iterative_folds(counts: NDArray[np.float64], n_folds: int, seed: int = 0) -> NDArray[np.int64]:
-    """The fold, 1 to ``n_folds``, of each patient: iterative stratification (Sechidis et al. 2011, ECML PKDD, Fig. 1).
+    """Return the fold, 1 to ``n_folds``, of each patient, by iterative stratification.
 
-    In each round, take the finding with the fewest images left. Give each of its patients to the fold that lacks the
-    most images of this finding; of equal folds, to the one that lacks the most images in total, then to a random one.
+    The algorithm is that of Sechidis et al. 2011 (ECML PKDD, Fig. 1). In each round, take the finding with the fewest
+    images left. Give each of its patients to the fold that lacks the most images of this finding. If folds are equal,
+    take the fold that lacks the most images in total; if folds are still equal, take one at random.
 
     Args:
-        counts: Number of images of each of P patients with each of C findings; the last column: of all images.
-            (P, C + 1).
+        counts: (P, C + 1): for each of P patients, the number of images with each of C findings and, in the last
+            column, of all images.
         n_folds: Number of folds.
-        seed: Of the random numbers.
+        seed: Seed of the random numbers.
     """
     rng = np.random.default_rng(seed)
     folds = np.zeros(len(counts), np.int64)
     lacking = np.repeat(counts.sum(0)[None] / n_folds, n_folds, axis=0)  # (folds, C + 1)
     order = rng.permutation(len(counts))
-    order = order[np.argsort(-counts[order, -1], kind="stable")]  # patients of many images come first: hard to place
+    order = order[np.argsort(-counts[order, -1], kind="stable")]  # patients of many images, hard to place, come first
     while (folds == 0).any():
         left = counts[folds == 0].sum(0)
         findings = np.flatnonzero(left[:-1] > 0)

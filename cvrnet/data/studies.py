@@ -22,13 +22,13 @@ _KINDS = {"CT": "CT", **dict.fromkeys(("CR", "DX", "DR", "RG", "RF", "XR"), "rad
 
 @dataclass(frozen=True, slots=True)
 class Study(Record):
-    """A bag: its pictures, and the values that they share. Its name is that of the study or patient."""
+    """A bag: its pictures, and the values that they share. Its name is the name of the study or patient."""
 
     pictures: tuple[Record, ...] = ()
-    days: tuple[float, ...] = ()  #: from each picture to the last one; all zero if the days are not known
+    days: tuple[float, ...] = ()  #: days from each picture to the last picture; all zero if the days are not known
 
     def keep(self, kept: Sequence[bool]) -> Study:
-        """The bag with only those pictures whose value in ``kept`` is true."""
+        """Return the bag with only those pictures whose value in ``kept`` is true."""
         if all(kept):
             return self
         pictures = tuple(itertools.compress(self.pictures, kept))
@@ -37,7 +37,7 @@ class Study(Record):
 
 
 def pictures_of(studies: Iterable[Record]) -> list[Record]:
-    """The pictures of bags, one bag after the other; a record that is not a bag is itself a picture."""
+    """Return the pictures of bags, one bag after the other; a record that is not a bag is itself a picture."""
     return [picture for study in studies for picture in (study.pictures if isinstance(study, Study) else (study,))]
 
 
@@ -76,7 +76,7 @@ def group_studies(records: Sequence[Record], unit: str, labelled: bool = True) -
 
 
 def _problem(pictures: Sequence[Record], labelled: bool, timed: bool) -> str:
-    """Why pictures cannot be one bag; ``""`` if they can."""
+    """Return why pictures cannot be one bag; ``""`` if they can."""
     if labelled and len(labels := {picture.label for picture in pictures}) > 1:
         return f"{len(labels)} labels ({', '.join(sorted(labels))}); expected one"
     if len({picture.split for picture in pictures}) > 1:
@@ -111,12 +111,12 @@ def _common(values: Sequence[str]) -> str:
 
 
 def day_of(record: Record) -> float | None:
-    """The day of a picture; None if its cell is not a number."""
+    """Return the day of a picture; None if its cell is not a number."""
     return day_number(record.metadata.get(DAY, ""))
 
 
 def day_number(text: str) -> float | None:
-    """The number in a cell; None if the cell is not a finite number.
+    """Return the number in a cell; None if the cell is not a finite number.
 
     >>> day_number("-2.5"), day_number("inf"), day_number("3 days")
     (-2.5, None, None)
@@ -129,7 +129,7 @@ def day_number(text: str) -> float | None:
 
 
 def _refuse_mixed(records: Sequence[Record]) -> None:
-    """UserError if the pictures have several modalities, such as CT slices and radiographs."""
+    """Raise UserError if the pictures have several modalities, such as CT slices and radiographs."""
     stated = [r.metadata.get(MODALITY, "").strip().upper() for r in records]
     kinds = Counter(_KINDS.get(modality, modality) for modality in stated if modality)
     if len(kinds) > 1:

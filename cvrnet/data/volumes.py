@@ -23,11 +23,11 @@ from cvrnet.data.walk import walk
 
 class _Slice(NamedTuple):
     record: Record
-    series: str = ""  # of a volume; "" for other pictures
+    series: str = ""  # the series of a volume's slice; "" for other pictures
 
 
 def expand_volumes(records: Sequence[Record], slices: int) -> tuple[list[Record], list[str]]:
-    """The pictures of a data set: each volume is replaced by at most `slices` of its slices, evenly spaced.
+    """Return the pictures of a data set: each volume is replaced by at most `slices` of its slices, evenly spaced.
 
     A volume without a ``study_id`` is a study by itself. Pictures from DICOM files have the column ``modality``. Scout
     views of CTs are left out.
@@ -51,7 +51,7 @@ def expand_volumes(records: Sequence[Record], slices: int) -> tuple[list[Record]
 
 
 def _open(record: Record) -> list[_Slice]:
-    """The pictures of a record: the slices of its volume, or the record itself."""
+    """Return the pictures of a record: the slices of its volume, or the record itself."""
     if is_nifti(record.path):
         volume = _named(record, record.name, "CT")
         count = nifti_module().slice_count(record.path)
@@ -68,7 +68,7 @@ def _open(record: Record) -> list[_Slice]:
 
 
 def _dicom(record: Record) -> list[_Slice]:
-    """The frames of a DICOM file, or the file itself."""
+    """Return the frames of a DICOM file, or the file itself."""
     modality = dicom_modality(record.path)
     found = []
     for part in arrange([record.path]):
@@ -86,7 +86,7 @@ def _dicom(record: Record) -> list[_Slice]:
 
 
 def _in_order(found: Sequence[_Slice]) -> list[_Slice]:
-    """The same slices, with those of DICOM series sorted by their positions."""
+    """Return the slices, with those of DICOM series sorted by their positions."""
     places = {each.record.path: place for place, each in enumerate(found)}
     single = [e.record.path for e in found if e.series and "#" not in e.record.path.name]
     ordered = iter([found[places[part.path]] for part in arrange(single)])
@@ -95,7 +95,7 @@ def _in_order(found: Sequence[_Slice]) -> list[_Slice]:
 
 
 def _wrong_studies(found: Iterable[_Slice]) -> dict[tuple[str, str], str]:
-    """Patient and study -> why the slices are not one volume."""
+    """Return patient and study -> why the slices of the study are not one volume."""
     series: dict[tuple[str, str], set[str]] = {}
     sizes: dict[tuple[str, str], set[tuple[int, int]]] = {}
     for record, name in found:
@@ -118,7 +118,7 @@ def _study_of(record: Record) -> tuple[str, str]:
 
 
 def _size(path: Path) -> tuple[int, int] | None:
-    """Width and height of a slice; None for a frame (all frames of a file have one size), or if it cannot be read."""
+    """Return a slice's width and height; None for a frame (all frames of a file have one size) or unreadable file."""
     if "#" in path.name:
         return None
     try:
@@ -153,7 +153,7 @@ def _part(record: Record, path: str | Path, name: str) -> Record:
 
 
 def _named(record: Record, study: str, modality: str) -> Record:
-    """The record with this study, unless the data set names one, and this modality, unless it is ``""``."""
+    """Return the record with this study (if it has no study yet) and this modality (if this is not ``""``)."""
     record = record if record.metadata.get(STUDY) else _with(record, STUDY, study)
     return _with(record, MODALITY, modality) if modality else record
 

@@ -35,20 +35,20 @@ _MASK_ENDING = re.compile(
 class Found:
     """The images and masks below a folder, as POSIX paths relative to it, and counts of entries passed over."""
 
-    images: list[str] = field(default_factory=list)  #: those directly in a folder come before those in its sub-folders
-    masks: list[str] = field(default_factory=list)  #: below a folder that `mask_kind` knows, or beside their image
+    images: list[str] = field(default_factory=list)  #: images in a folder come before images in its sub-folders
+    masks: list[str] = field(default_factory=list)  #: in a folder that `mask_kind` recognises, or beside their image
     folders: list[str] = field(default_factory=list)
     passed_over: Counter[str] = field(default_factory=Counter)  #: the number of entries for each reason
 
     def passed_over_sentence(self, folder: str | Path) -> str:
-        """One line with the counts; ``""`` if nothing was passed over."""
+        """Return one line with the counts; ``""`` if nothing was passed over."""
         number = sum(self.passed_over.values())
         what = f"{number:,} {'entry' if number == 1 else 'entries'} passed over ({counts(self.passed_over)})"
         return f"{printable(str(folder))}: {what}" if number else ""
 
 
 def mask_kind(folder: str) -> str:
-    """``lung_mask`` or ``lesion_mask`` for the name of a folder of masks, ``other`` for other masks; else ``""``.
+    """Return the kind of the masks in a folder of this name: ``lung_mask``, ``lesion_mask`` or ``other``; else ``""``.
 
     >>> mask_kind("LungMasks"), mask_kind("infection_segmentation"), mask_kind("heart-masks"), mask_kind("lungs")
     ('lung_mask', 'lesion_mask', 'other', '')
@@ -63,14 +63,14 @@ def mask_kind(folder: str) -> str:
 
 
 def is_image_folder(folder: str) -> bool:
-    """Whether a folder's name, such as ``images``, says only that it holds images."""
+    """Return whether a folder's name, such as ``images``, says only that it holds images."""
     return one_name(folder) in _IMAGE_NAMES
 
 
 def mask_of(stem: str) -> tuple[str, str]:
-    """Whose mask a file is, and of which kind, by its name without the extension; itself and ``""`` for an image.
+    """Return, for a file's stem, the stem of its image and the kind of mask; for an image, its own stem and ``""``.
 
-    Of several masks of an image, none is all of its lungs or lesions.
+    Numbered masks are of the kind ``other``, because none of them shows all of an image's lungs or lesions.
 
     >>> mask_of("1_mask"), mask_of("1-infection-mask"), mask_of("1_mask_2"), mask_of("1")
     (('1', 'lung_mask'), ('1', 'lesion_mask'), ('1', 'other'), ('1', ''))
@@ -82,7 +82,7 @@ def mask_of(stem: str) -> tuple[str, str]:
 
 
 def one_name(folder: str) -> str:
-    """A folder's name in lower case and singular, with blanks between its words.
+    """Return a folder's name in lower case and singular, with blanks between its words.
 
     >>> one_name("Lung_Masks"), one_name("images")
     ('lung mask', 'image')
@@ -97,7 +97,7 @@ def _raise(error: OSError) -> None:
 def walk(root: Path, on_error: Callable[[OSError], object] = _raise, *, volumes: bool = False) -> Found:
     """Find the images below a folder; with ``volumes``, NIfTI files count as images.
 
-    Symbolic links are followed, except to a folder that contains this one. Each folder is read once, real folders
+    Symbolic links are followed, except to a folder that contains ``root``. Each folder is read once, real folders
     before links. ``on_error`` is called for a folder or file that cannot be read; by default, it raises the error.
     """
     found = Found()
@@ -148,7 +148,7 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 
 def _passed_over(entry: os.DirEntry[str]) -> str:
-    """Why an entry of a folder is passed over; ``""`` for a folder to read, and for an image."""
+    """Return why an entry of a folder is passed over; ``""`` for a folder to read, and for an image."""
     if entry.name.startswith("."):
         return "hidden"
     if entry.name.lower() in _SYSTEM:

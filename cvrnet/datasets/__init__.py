@@ -37,17 +37,17 @@ PUBLIC_SETS = {
     one.name: one
     for one in (*(NIH, CHEXPERT, MIMIC, PADCHEST, RSNA, VINDR, COVIDX, COVID_RADIOGRAPHY, KERMANY, COHEN, GENERIC),)
 }
-"""Name -> description."""
+"""Name of a data set -> its description."""
 ALIASES = {"paultimothymooney": "kermany"}
 
 
 @dataclass(frozen=True)
 class Import:
-    """What `import_data_set` did.
+    """The result of `import_data_set`.
 
     Attributes:
         counts: Numbers of images, patients and so on in the manifest (see `counts`).
-        published: The same counts as published by the authors, as far as they are.
+        published: The counts that the authors have published, with the same keys; unpublished counts are missing.
         left_out: Reason -> number of images that are not in the manifest.
         notes: Sentences about missing files and lists, and about patients in two splits.
         images: The folder that the manifest's paths are relative to; None: the manifest's own folder.
@@ -77,7 +77,7 @@ def import_data_set(
         name: One of `PUBLIC_SETS`.
         folder: The data set, as its authors distribute it.
         output: The manifest to write.
-        partial: Import the files that exist, even if tables or lists name others that are missing.
+        partial: Import the files that exist, even if tables or lists name files that are missing.
         columns: For ``generic``: our name of a column -> its name in the CSV file.
         overwrite: Replace an existing file.
 
@@ -95,7 +95,7 @@ def import_data_set(
     rows = list(generic_rows(place, columns) if name == GENERIC.name else public.rows(place))
     missing = place.missing_sentences()
     if missing and not partial:
-        raise UserError(f"{place.root}: {'; '.join(missing)}; --partial imports what is there")
+        raise UserError(f"{place.root}: {'; '.join(missing)}; --partial imports the files that exist")
     if not rows:
         raise place.refusal("no image can be imported")
     below = place.root.is_relative_to(output.parent)
@@ -107,7 +107,7 @@ def import_data_set(
 
 
 def _check_output(output: Path, overwrite: bool) -> None:
-    """Refuse to replace a file; with ``overwrite``, refuse only if it is not a manifest, but for example a table."""
+    """Refuse to replace a file; with ``overwrite``, refuse only a file that is not a manifest, such as a table."""
     if not os.path.lexists(output):
         return
     if not overwrite:
@@ -118,7 +118,7 @@ def _check_output(output: Path, overwrite: bool) -> None:
 
 
 def counts(rows: Sequence[Row], findings: Sequence[str] = ()) -> dict[str, int]:
-    """Numbers of images, patients, boxes, and of the images of each split and label, in a manifest's rows.
+    """Return the numbers of images, patients and boxes, and of images with each split and label, in a manifest's rows.
 
     ``findings`` are columns of findings; a cell of 1 counts.
 
@@ -157,7 +157,7 @@ def _write(output: Path, rows: Sequence[Row], prefix: str) -> None:
 
 
 def _shared_patients(rows: Sequence[Row]) -> list[str]:
-    """A sentence if some patients are in two splits of the official ones; otherwise an empty list."""
+    """Return a sentence, in a list, if some patients are in two official splits; otherwise an empty list."""
     splits: dict[str, set[str]] = {}
     for row in rows:
         if row.get("patient_id") and row.get("split"):

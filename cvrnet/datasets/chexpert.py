@@ -1,6 +1,6 @@
 """CheXpert (Irvin et al. 2019), https://stanfordmlgroup.github.io/competitions/chexpert.
 
-The header and the counts of the training table are those of the copy in TorchXRayVision
+The header and the counts of the training table are from the copy in TorchXRayVision
 (``torchxrayvision/data/chexpert_train.csv.gz``); the number of validation images is on the data card of
 danjacobellis/chexpert. Paths begin with the name of the release (``CheXpert-v1.0-small/train/patient00001/...``).
 """
@@ -21,7 +21,7 @@ COLUMNS = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *FINDINGS)
 
 
 def rows(folder: Folder) -> Iterator[Row]:
-    """The rows of the manifest, with a column for each finding: 1, 0, -1 (uncertain) or blank (not mentioned)."""
+    """Yield the rows of the manifest, with a column for each finding: 1, 0, -1 (uncertain) or blank (not mentioned)."""
     tables = (("train", folder.file("train.csv")), ("val", folder.optional("valid.csv")))
     for split, table in tables:
         for entry in folder.table(table, COLUMNS):

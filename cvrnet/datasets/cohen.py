@@ -12,17 +12,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from cvrnet.datasets.folder import Folder, Row, age, number, sex
 from cvrnet.datasets.public_set import PublicSet
 
-LEAST_PATIENTS = 5  # of a class, so that each of five folds can test one; rarer classes are joined in the class above
+LEAST_PATIENTS = 5  # in each class: one for each of five folds; rarer classes are merged into the class above
 COLUMNS = ("patientid", "offset", "sex", "age", "finding", "view", "filename")
 
 
 def rows(folder: Folder) -> Iterator[Row]:
-    """The rows of the manifest.
+    """Yield the rows of the manifest.
 
     ``label`` is the last part of the finding (``COVID-19`` of ``Pneumonia/Viral/COVID-19``) that enough patients share.
     ``day`` is the number of days since the symptoms or the admission. ``went_icu`` (Y or N) says whether the patient
-    was in intensive care during the stay, ``in_icu`` whether this was on the day of the film. CTs, and images without a
-    known finding, are left out.
+    was in intensive care during the stay, ``in_icu`` whether the patient was there on the day of the film. CTs, and
+    images without a known finding, are left out.
     """
     found: list[Row] = []
     for entry in folder.table(folder.file("metadata.csv"), COLUMNS):
@@ -56,7 +56,7 @@ def rows(folder: Folder) -> Iterator[Row]:
 
 
 def common_parts(findings: Sequence[str], patients: Sequence[str], least: int = LEAST_PATIENTS) -> Mapping[str, str]:
-    """Finding -> its last part that ``least`` patients share, or its first part. Rare parts are dropped from the end.
+    """Map each finding to its last part that ``least`` patients share, or its first part; rare last parts are dropped.
 
     >>> common_parts(["P/Viral/A", "P/Viral/A", "P/Viral/B", "P/Fungal/C"], ["1", "2", "3", "4"], 2)
     {'P/Viral/A': 'A', 'P/Viral/B': 'P', 'P/Fungal/C': 'P'}

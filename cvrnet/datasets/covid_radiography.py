@@ -16,7 +16,7 @@ CLASSES = ("COVID", "Lung_Opacity", "Normal", "Viral Pneumonia")
 
 
 def rows(folder: Folder) -> Iterator[Row]:
-    """The rows of the manifest; the masks are those of the lungs. Patients are not known."""
+    """Yield the rows of the manifest, with masks of the lungs. Patients are not known."""
     masks = set(folder.found.masks)
     here = [path for path in folder.found.images if _class(path)]
     if not {_class(path) for path in here} >= {"COVID", "Normal"}:
@@ -31,7 +31,7 @@ def rows(folder: Folder) -> Iterator[Row]:
 
 
 def _class(path: str) -> str:
-    """The class of an image at ``.../CLASS/images/NAME``; ``""`` for other images."""
+    """Return the class of an image at ``.../CLASS/images/NAME``; ``""`` for other images."""
     above = PurePosixPath(path).parts[-3:-1]
     return above[0] if len(above) == 2 and above[0] in CLASSES and above[1] == "images" else ""
 

@@ -1,7 +1,7 @@
 """COVIDx (Wang et al. 2020), https://github.com/lindawangg/COVID-Net (docs/COVIDx.md, labels/).
 
 A line of a list is ``patient file class`` or, from COVIDx3 on, ``patient file class source``. The images lie in the
-folders ``train``, ``val`` and ``test``. The published counts are those of COVIDx CXR-3A.
+folders ``train``, ``val`` and ``test``. The published counts are for COVIDx CXR-3A.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _LABELS = ("normal", "pneumonia", "COVID-19", "positive", "negative", "viral", "
 
 
 def rows(folder: Folder) -> Iterator[Row]:
-    """The rows of the manifest. ``source`` is the collection that an image comes from, if the list names it.
+    """Yield the rows of the manifest. ``source`` is the collection that an image comes from, if the list names it.
 
     Patient numbers start again in each source, so the source is a part of the patient's id.
     """
@@ -40,13 +40,13 @@ def rows(folder: Folder) -> Iterator[Row]:
 
 
 def _list(folder: Folder, split: str) -> Path | None:
-    """The list of a split: ``train.txt``, or the only file named ``train_*.txt``; None if there is none."""
+    """Return the list of a split: ``train.txt``, or the only file named ``train_*.txt``; None if neither exists."""
     if (path := folder.root / f"{split}.txt").is_file():
         return path
     paths = sorted(folder.root.glob(f"{split}_*.txt"))
     if len(paths) > 1:
         names = ", ".join(path.name for path in paths)
-        raise UserError(f"{folder.root}: {names} are all lists of {split}; copy the one to use to {split}.txt")
+        raise UserError(f"{folder.root}: {names} are all lists of {split}; copy one of them to {split}.txt")
     if not paths and split == "train":
         raise folder.refusal("there is no train.txt or train_*.txt")
     return paths[0] if paths else None

@@ -1,4 +1,4 @@
-"""Read the folder of a public data set: its tables, lists and images, and which images are left out, and why."""
+"""Read the tables, lists and images in the folder of a public data set; count images that are left out."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Folder:
             raise UserError(f"{root}: no such folder")
 
     def refusal(self, reason: str = "") -> UserError:
-        """The error for a folder that does not contain this data set."""
+        """Return the error for a folder that does not contain this data set."""
         why = f" ({reason})" if reason else ""
         return UserError(f"{self.root}: this does not look like {self._name}: expected {self._expects}{why}")
 
@@ -65,7 +65,7 @@ class Folder:
         return paths
 
     def image(self, name: str, table: str) -> str:
-        """The path of an image that a table names by path or by file name alone; ``""`` if it does not exist.
+        """Return the path of an image that a table names by path or by file name alone; ``""`` if it does not exist.
 
         A missing image is recorded in ``missing``, under the name of the table.
         """
@@ -75,13 +75,13 @@ class Folder:
         return path
 
     def file(self, *names: str) -> Path:
-        """The first of these files that exists, plain or compressed (``.gz``); UserError if there is none."""
+        """Return the first of these files that exists, plain or compressed (``.gz``); UserError if none exists."""
         if path := self.optional(*names):
             return path
         raise self.refusal(f"{names[0]} is missing")
 
     def optional(self, *names: str) -> Path | None:
-        """Like `file`, but returns None if there is none."""
+        """Like `file`, but returns None if none of the files exists."""
         paths = (self.root / f"{name}{ending}" for name in names for ending in ("", ".gz"))
         return next(filter(Path.is_file, paths), None)
 
@@ -108,7 +108,7 @@ class Folder:
                     yield dict(zip(header, cells, strict=False))
 
     def lines(self, path: Path | None) -> list[str]:
-        """The lines of a text file, without empty ones; an empty list if ``path`` is None."""
+        """Return the lines of a text file, without empty ones; an empty list if ``path`` is None."""
         if path is None:
             return []
         with self._text(path) as file:
@@ -124,7 +124,7 @@ class Folder:
             raise UserError(f"{path}: not readable as text in UTF-8: {error}") from error
 
     def split(self, lists: dict[str, Path | None]) -> dict[str, str]:
-        """Image -> split, from a list of image names for each split; files that do not exist are added to ``missing``.
+        """Map images to splits, from a list of image names for each split; images that do not exist go to ``missing``.
 
         Raises:
             UserError: An image is in two lists.
@@ -140,7 +140,7 @@ class Folder:
         return splits
 
     def missing_sentences(self) -> list[str]:
-        """One line for each table or list that names files that are not there: their number, and the first five."""
+        """Return a line for each table or list that names missing files: their number, and the first five names."""
         return [
             f"{table} names {len(names):,} {'file that is' if len(names) == 1 else 'files that are'} not there: "
             f"{_first(names)}"
@@ -154,7 +154,7 @@ def _first(names: Iterable[str]) -> str:
 
 
 def numbers(row: Row, columns: Sequence[str], table: str) -> list[float]:
-    """The numbers in these columns of a table's row.
+    """Return the numbers in these columns of a table's row.
 
     Raises:
         UserError: A cell is not a number.
@@ -167,7 +167,7 @@ def numbers(row: Row, columns: Sequence[str], table: str) -> list[float]:
 
 
 def number(text: str) -> str:
-    """The number at the start of a cell, in its shortest form; ``""`` if there is none, or it is negative.
+    """Return the number at the start of a cell, in its shortest form; ``""`` without a number, or if it is negative.
 
     >>> number("058Y"), number("63.0"), number("-1"), number("")
     ('58', '63', '', '')
@@ -185,7 +185,7 @@ def number(text: str) -> str:
 
 
 def age(text: str) -> str:
-    """Whole years, from a number or from DICOM's notation with Y, M, W or D; ``""`` without a number, or above 120.
+    """Return whole years from an age in years, or in DICOM's Y, M, W or D; ``""`` without a number, or above 120.
 
     >>> age("058Y"), age("011M"), age("63.0"), age("411")
     ('58', '0', '63', '')
@@ -197,7 +197,7 @@ def age(text: str) -> str:
 
 
 def sex(text: str) -> str:
-    """``F``, ``M`` or ``""``.
+    """Return ``F`` or ``M`` for a text that begins with this letter in either case; ``""`` for other texts.
 
     >>> sex("Female"), sex("m"), sex("Unknown")
     ('F', 'M', '')
@@ -207,7 +207,7 @@ def sex(text: str) -> str:
 
 
 def finding(text: str) -> str:
-    """A finding's cell: ``1`` present, ``0`` absent, ``-1`` uncertain, ``""`` not known.
+    """Return a finding's cell: ``1`` present, ``0`` absent, ``-1`` uncertain, ``""`` not known.
 
     >>> finding("1.0"), finding("-1.0"), finding("")
     ('1', '-1', '')
@@ -216,7 +216,7 @@ def finding(text: str) -> str:
 
 
 def days(rows: list[Row], dates: Sequence[int | None]) -> None:
-    """Write the column ``day`` of each row: days since the first image of its patient.
+    """Write the column ``day`` of each row: the number of days since the first image of its patient.
 
     ``dates`` are numbers of days from any origin; None if not known.
     """

@@ -1,4 +1,4 @@
-"""Any other data set: a folder with one sub-folder for each class, or with one CSV file that names the images."""
+"""Import any other data set: a folder with one sub-folder for each class, or one CSV file that names the images."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 The counts are from the data card of hf-vision/chest-xray-pneumonia. The archive's folder contains a second copy of
 itself, which is left out. File names give the patient: ``person1_bacteria_1.jpeg``, ``IM-0115-0001.jpeg``,
 ``NORMAL2-IM-1427-0001.jpeg``, ``BACTERIA-1135262-0001.jpeg``. The numbers of persons start again in the folder
-``test``. Those in ``val`` continue those in ``train``, because Kaggle's copy took ``val`` from ``train``.
+``test``. In ``val``, they continue the numbers of ``train``, because Kaggle's copy took ``val`` from ``train``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _PATIENT = re.compile(r"(person\d+|(?:NORMAL2-)?IM-\d+|(?:BACTERIA|VIRUS)-\d+)")
 
 
 def rows(folder: Folder) -> Iterator[Row]:
-    """The rows of the manifest. ``cause`` says whether a pneumonia is bacterial or viral, by the file's name."""
+    """Yield the rows of the manifest. ``cause`` says whether a pneumonia is bacterial or viral, by the file's name."""
     seen: set[tuple[str, ...]] = set()
     # In order of depth: the second copy of the archive lies deeper.
     for path in sorted(folder.found.images, key=lambda path: (path.count("/"), path)):
@@ -46,7 +46,7 @@ def rows(folder: Folder) -> Iterator[Row]:
 
 
 def patient(name: str, split: str) -> str:
-    """The patient of a file; ``""`` if the file's name does not contain one.
+    """Return the patient of a file; ``""`` if the file's name does not contain one.
 
     >>> patient("person1_bacteria_1.jpeg", "train"), patient("person1_virus_6.jpeg", "test")
     ('person1', 'test-person1')

@@ -1,9 +1,9 @@
 """ChestX-ray14 of the NIH Clinical Center (Wang et al. 2017), https://nihcc.app.box.com/v/ChestXray-NIHCC.
 
-Headers and counts of labels, patients and boxes are those of the tables as TorchXRayVision distributes them
+Headers and counts of labels, patients and boxes are from the tables that TorchXRayVision distributes
 (``torchxrayvision/data`` of mlmed/torchxrayvision); the sizes of the two lists are in the README of
-gregorywmorris/radiology-chest. The header's ``OriginalImage[Width,Height]`` is two columns. Ages are ``058Y`` or
-``011M`` in the table of 2017, some of them over 400, and ``58`` in that of 2020.
+gregorywmorris/radiology-chest. ``OriginalImage[Width,Height]`` in the header is two columns. The table of 2017 writes
+ages as ``058Y`` or ``011M``, and some are over 400; the table of 2020 writes ``58``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _BOX = ("Bbox [x", "y", "w", "h]")
 
 
 def rows(folder: Folder) -> Iterator[Row]:
-    """The rows of the manifest. ``label`` has NIH's findings, separated by ``|``."""
+    """Yield the rows of the manifest. ``label`` has NIH's findings, separated by ``|``."""
     table = folder.file("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
     entries = list(folder.table(table, COLUMNS))
     lists = {
@@ -47,7 +47,7 @@ def rows(folder: Folder) -> Iterator[Row]:
 
 
 def _boxes(folder: Folder) -> defaultdict[str, list[list[float]]]:
-    """Image -> its boxes. The header's last name, ``Bbox [x,y,w,h]``, is four columns."""
+    """Map images to their boxes. The last name in the header, ``Bbox [x,y,w,h]``, is four columns."""
     boxes: defaultdict[str, list[list[float]]] = defaultdict(list)
     table = folder.optional("BBox_List_2017.csv")
     for entry in folder.table(table, ("Image Index", *_BOX)):

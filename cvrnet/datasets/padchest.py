@@ -19,7 +19,7 @@ COLUMNS = ("ImageID", "StudyDate_DICOM", "PatientID", "PatientBirth", "PatientSe
 
 
 def rows(folder: Folder) -> Iterator[Row]:
-    """The rows of the manifest. ``label`` has PadChest's findings, separated by ``|``; normal is ``No Finding``."""
+    """Yield the rows of the manifest. ``label`` has PadChest's findings, separated by ``|``, or ``No Finding``."""
     table = folder.file(*TABLES)
     result: list[Row] = []
     dates: list[int | None] = []
@@ -50,7 +50,7 @@ def rows(folder: Folder) -> Iterator[Row]:
 
 
 def findings(cell: str) -> list[str]:
-    """The findings in a cell, which is a Python list; ``normal`` becomes ``No Finding`` where it stands alone.
+    """Return the findings in a cell, which is a Python list; ``normal`` becomes ``No Finding`` if it is the only one.
 
     >>> findings("['pulmonary fibrosis', ' kyphosis', '', 'kyphosis']"), findings("['normal']"), findings("nan")
     (['pulmonary fibrosis', 'kyphosis'], ['No Finding'], [])

@@ -17,7 +17,7 @@ class PublicSet:
         title: The name in its publication.
         expects: What the data set's folder must contain, for messages.
         rows: A function that yields the manifest's rows for a `Folder`, and records in it what is left out.
-        published: What is counted -> the number that its authors give. The keys are those of `cvrnet.datasets.counts`.
+        published: Key of `cvrnet.datasets.counts` -> the number that the authors give.
         findings: The columns of the findings, if each finding has its own column; empty for one column ``label``.
     """
 

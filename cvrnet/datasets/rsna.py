@@ -24,7 +24,7 @@ _TAGS = ("ViewPosition", "PatientSex", "PatientAge")
 
 
 def rows(folder: Folder) -> Iterator[Row]:
-    """The rows of the manifest. ``label`` is the class: Normal, No Lung Opacity / Not Normal, or Lung Opacity."""
+    """Yield the rows of the manifest. ``label`` is the class: Normal, No Lung Opacity / Not Normal, or Lung Opacity."""
     classes = {e["patientId"]: e["class"] for e in folder.table(folder.file(CLASSES), ("patientId", "class"))}
     boxes: defaultdict[str, list[list[float]]] = defaultdict(list)
     for entry in folder.table(folder.file(BOXES), ("patientId", *_BOX, "Target")):
@@ -45,7 +45,7 @@ def rows(folder: Folder) -> Iterator[Row]:
 
 
 def _tags(folder: Folder, path: Path) -> Row:
-    """View, sex and age, from the file's tags."""
+    """Return view, sex and age from a file's tags; ``{}``, with a note in ``folder``, if they cannot be read."""
     try:
         dicom = dicom_module()
         with dicom.quiet():

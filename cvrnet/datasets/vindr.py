@@ -26,10 +26,10 @@ _CORNERS = ("x_min", "y_min", "x_max", "y_max")
 
 
 def rows(folder: Folder) -> Iterator[Row]:
-    """The rows of the manifest, with a column for each finding.
+    """Yield the rows of the manifest, with a column for each finding.
 
     Three radiologists read each training image: 1 means that two or three of them saw the finding, -1 (uncertain) that
-    one did, 0 that none did. The labels of test images are a consensus. The boxes are those of all radiologists.
+    one did, 0 that none did. The labels of test images are a consensus. All radiologists' boxes are kept.
     """
     for split, find in (("train", folder.file), ("test", folder.optional)):
         name = f"image_labels_{split}.csv"
@@ -56,7 +56,7 @@ _ASKED = FINDINGS[:3]  # columns by which the table is recognised
 
 
 def _joined(finding: str, readers: list[Row]) -> str:
-    """The cell of a finding, from the rows of the radiologists who read the image; ``""`` if the table lacks it."""
+    """Return a finding's cell, from the rows of the radiologists who read the image; ``""`` if the table lacks it."""
     if not all(cells := [_cell(finding, reader) for reader in readers]):
         return ""
     seen = sum(cell.startswith("1") for cell in cells)

@@ -1,8 +1,8 @@
 """ResNet-50 and Xception as in the authors' notebook (keras-applications 1.0.8), built from timm's modules.
 
-They differ from timm's in points that no checkpoint records: which convolutions stride, how max pools pad, batch norm's
-epsilon and momentum, and the input, which is raw RGB from 0 to 255. So Keras's weights give wrong results in timm's
-networks, and timm's weights in these.
+They differ from timm's networks in points that no checkpoint records: which convolutions have strides, how max pools
+pad, epsilon and momentum of batch norms, and the input (raw RGB, 0 to 255). So Keras's weights give wrong results in
+timm's networks, and timm's weights give wrong results in these networks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BATCH_NORM_MOMENTUM = 0.01
 
 
 def keras_resnet50(*, pretrained: bool = False, **kwargs: Any) -> TimmEncoder:
-    """ResNet-50 "v1": stages 3 to 5 stride in their first 1x1 convolution. In timm ("v1.5") they stride in the 3x3.
+    """Return ResNet-50 "v1": stages 3 to 5 have strides in the first 1x1 convolution, not in the 3x3 (timm, "v1.5").
 
     The 53 convolutions have no biases, as in timm. The converter subtracts Keras's biases from the running means.
     The arguments are those of `TimmEncoder`.
@@ -40,7 +40,7 @@ def keras_resnet50(*, pretrained: bool = False, **kwargs: Any) -> TimmEncoder:
 
 
 def keras_xception(*, pretrained: bool = False, **kwargs: Any) -> XceptionEncoder:
-    """Xception with "same" max pools. At even sizes they pad one pixel at the end; timm's pools pad one on each side.
+    """Return Xception with "same" max pools: at even sizes, they pad only the end; timm's pools pad both sides.
 
     The arguments are those of `XceptionEncoder`. With ``pretrained`` it raises UserError, like `keras_resnet50`.
     """

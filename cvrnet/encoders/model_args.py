@@ -16,7 +16,7 @@ _NO_ARCHITECTURE = (
 
 
 def check_model_args(arguments: Any) -> None:
-    """Raise ValueError if the arguments are not those of an architecture, or ask for an impossible size."""
+    """Raise ValueError if an argument does not belong to an architecture, or asks for an impossible size."""
     if not isinstance(arguments, Mapping):
         raise ValueError("does not describe a model")
     for name in arguments:
@@ -32,7 +32,7 @@ def check_model_args(arguments: Any) -> None:
 
 
 def _numbers(value: object, level: int = 0) -> Iterator[float]:
-    """The numbers in a JSON value; refuses lists that are too long or nested too deeply."""
+    """Yield the numbers in a JSON value; ValueError for lists that are too long or nested too deeply."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         yield value
     elif isinstance(value, Mapping | list | tuple):

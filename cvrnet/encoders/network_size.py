@@ -16,8 +16,8 @@ from cvrnet.errors import UserError
 MAX_PARAMETERS = "CVRNET_MAX_PARAMETERS"
 """Environment variable: the most parameters that a network described by a config.json may have."""
 _PARAMETERS = 2_000_000_000
-_PARTS = 30_000  # modules, parameters and buffers together; no network of timm has a quarter of that
-_CALLS = 200_000  # of PyTorch's functions; timm's longest, maxvit_xlarge, takes 33,000, and maxvit_tiny at 2048 184,000
+_PARTS = 30_000  # modules, parameters and buffers together; no timm model has a quarter as many
+_CALLS = 200_000  # calls of PyTorch's functions; maxvit_xlarge takes 33,000, and maxvit_tiny for 2048 x 2048 184,000
 
 
 class TooLarge(ValueError):  # noqa: N818
@@ -25,7 +25,7 @@ class TooLarge(ValueError):  # noqa: N818
 
 
 class _LimitedCalls(TorchFunctionMode):
-    """Counts the calls of PyTorch's functions: some networks fill tables of positions value by value."""
+    """Counts the calls of PyTorch's functions, because some networks fill tables of positions value by value."""
 
     _left = _CALLS
 
@@ -38,7 +38,7 @@ class _LimitedCalls(TorchFunctionMode):
     ) -> Any:
         self._left -= 1
         if self._left < 0:
-            raise TooLarge(f"the network takes more than {_CALLS:,} calculations to make")
+            raise TooLarge(f"making the network takes more than {_CALLS:,} calculations")
         return func(*args, **(kwargs or {}))
 
 
@@ -46,8 +46,8 @@ class _LimitedCalls(TorchFunctionMode):
 def limited_size() -> Iterator[None]:
     """Raise `TooLarge` as soon as the networks that are made in this context have too many parameters or parts.
 
-    They are counted while they are registered, so the construction of too large a network stops early. So does one
-    that calls PyTorch very often.
+    Both are counted when they are registered, so the construction of a network that is too large stops early. It also
+    stops after too many calls of PyTorch's functions.
     """
     text = os.environ.get(MAX_PARAMETERS) or str(_PARAMETERS)
     if not text.isdecimal():

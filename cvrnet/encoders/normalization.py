@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
-    """Adapt channel means or standard deviations to a number of channels; if it differs, each becomes their average."""
+    """Return channel means or stds for a number of channels; if their number differs, each value is their average."""
     return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
 
 
@@ -41,7 +41,7 @@ class ChannelAffine(nn.Module):
 
     @torch.jit.ignore
     def init_non_persistent_buffers(self) -> None:
-        """Fill the buffers, which are not in checkpoints. timm calls this after it allocates a model of device meta."""
+        """Fill the buffers, which are not in checkpoints. timm calls this after it allocates a meta-device model."""
         for buffer, values in ((self.scale, self.factors), (self.shift, self.offsets)):
             buffer.copy_(torch.tensor(values, dtype=torch.float64).view_as(buffer))
 

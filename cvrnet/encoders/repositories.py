@@ -30,14 +30,14 @@ _SCHEMES = (*_HUB, "local-dir:")
 _OURS = ("num_classes", "in_chans", "img_size")  # arguments that the CVR-Net chooses
 _NOT_OF_TIMM = ("name", "model_name", "num_maps", "source_size", "mean", "std")  # arguments of our encoder
 _IMPOSSIBLE = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""What timm raises for arguments that make no sense."""
+"""Exceptions that timm raises for impossible arguments."""
 _SMALL, _PARAMETERS_A_BYTE = 10_000_000, 16
 """A network of more than `_SMALL` parameters may have at most `_PARAMETERS_A_BYTE` parameters for each byte of its
 weights file. The limit is not tighter, because the file may lack layers that no encoder uses."""
 
 
 def is_repository(name: str) -> bool:
-    """Whether an encoder's name means a repository on the Hub or a folder."""
+    """Return whether an encoder's name means a repository on the Hub or a folder."""
     return name.startswith(_SCHEMES)
 
 
@@ -46,9 +46,9 @@ class Repository:
     """An encoder in a repository or folder."""
 
     architecture: str  #: the timm model
-    arguments: dict[str, Any]  #: further arguments of `create_encoder`, which make it without the repository
+    arguments: dict[str, Any]  #: further arguments of `create_encoder` that make the encoder without the repository
     input_size: tuple[int, int, int]  #: channels, height and width of the images that its weights were trained on
-    weights: Path | None  #: the file of its weights, if they were asked for
+    weights: Path | None  #: the file of the weights, if they were requested
     origin: str  #: the repository and its commit, or the folder's name
 
 
@@ -56,8 +56,8 @@ def open_repository(reference: str, cache_dir: str | Path | None = None, weights
     """Find an encoder in a repository, whose files are downloaded into the Hub's cache, or in a folder.
 
     Raises:
-        UserError: It cannot be downloaded or contains no timm model; or no network can be made from its config.json, or
-            the network is too large for the file of weights or for CVRNET_MAX_PARAMETERS.
+        UserError: The repository cannot be downloaded, or contains no timm model; no network can be made from its
+            config.json; or the network is too large for its weights file or for CVRNET_MAX_PARAMETERS.
     """
     files = WEIGHTS if weights else ("",)
     folder, origin = _download(reference, files, cache_dir) if reference.startswith(_HUB) else _folder(reference)
@@ -77,7 +77,7 @@ def open_repository(reference: str, cache_dir: str | Path | None = None, weights
 
 
 def _download(reference: str, weights: tuple[str, ...], cache_dir: str | Path | None) -> tuple[Path, str]:
-    """The folder in the Hub's cache with config.json and the first of the weights' files that the repository has."""
+    """Return the folder in the Hub's cache with config.json and the first existing weights, and their origin."""
     repo, _, revision = reference.partition(":")[2].partition("@")
     with hub_errors(f"cannot load encoder {reference}", lambda: "load a copy on this machine as local-dir:FOLDER"):
         for file in weights:
@@ -101,7 +101,7 @@ def _read(path: Path) -> dict[str, Any]:
     config = read_config_file(path)
     name = config.get("architecture") if isinstance(config, dict) else None
     if not isinstance(name, str) or not isinstance(config.get("pretrained_cfg", {}), dict):
-        raise ValueError(f"{CONFIG} does not describe a timm model; its weights may fit one (--encoder-weights FILE)")
+        raise ValueError(f"{CONFIG} does not describe a timm model; --encoder-weights FILE loads only its weights")
     if not timm.is_model(name) or timm.models.is_model_in_modules(name, ["cvrnet"]):
         raise ValueError(
             f"{CONFIG} names the architecture {name!r:.80}; expected one of timm.list_models(), except a CVR-Net"
@@ -110,7 +110,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _arguments(config: dict[str, Any]) -> dict[str, Any]:
-    """The model's arguments, with the ``global_pool`` of its ``pretrained_cfg``, if the cfg has one."""
+    """Return the model's arguments, with the ``global_pool`` of its ``pretrained_cfg``, if the cfg has one."""
     arguments, pool = config.get("model_args", {}), config.get("pretrained_cfg", config).get("global_pool")
     try:
         check_model_args(arguments)
@@ -124,7 +124,7 @@ def _arguments(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _input_size(cfg: dict[str, Any], arguments: dict[str, Any]) -> tuple[int, int, int]:
-    """Channels, height and width: from the model's arguments, which are newer than the cfg, or else from the cfg."""
+    """Return channels, height and width, from the model's arguments or, if these do not state them, from the cfg."""
     stated = cfg.get("input_size", (3, 224, 224))
     whole = list(stated) if isinstance(stated, list | tuple) else [stated]
     if (size := arguments.get("img_size")) is not None:
@@ -151,7 +151,7 @@ def _channels(cfg: dict[str, Any], key: str, channels: int) -> tuple[float, ...]
 def _check_network(
     architecture: str, arguments: dict[str, Any], size: tuple[int, int, int], weights: Path | None
 ) -> None:
-    """Make the network without memory; raise ValueError if that fails, or if it is too large for its file."""
+    """Make the network without memory; raise ValueError if this fails, or if the network is too large for its file."""
     cfg = timm.get_pretrained_cfg(architecture)
     fixed = {"img_size": size[1:]} if cfg is not None and cfg.fixed_input_size else {}
     try:
@@ -173,5 +173,5 @@ def _empty(architecture: str, arguments: dict[str, Any]) -> nn.Module:
     except RuntimeError as error:
         if "meta" not in str(error):
             raise
-    with limited_size():  # the network computes with its random weights
+    with limited_size():  # with memory: this network computes with its random weights
         return timm.create_model(architecture, **arguments)

@@ -34,11 +34,12 @@ class TimmEncoder(nn.Module):
     Args:
         num_maps: Number of maps, counted from the deepest.
         source_size: Channels, height and width of the images that the weights in the file were trained on; by default
-            those of timm's own weights. timm adapts stems and position embeddings from this size.
+            the images of timm's own weights. timm adapts stems and position embeddings from this size.
         **kwargs: Arguments of the timm model. The other arguments are those of `create_encoder`.
 
     Raises:
-        ValueError: The backbone offers no feature maps, or fewer than ``num_maps``; or the file does not fit.
+        ValueError: The backbone offers no feature maps, or fewer than ``num_maps``; or the file of weights does not
+            fit.
     """
 
     def __init__(
@@ -89,9 +90,9 @@ class TimmEncoder(nn.Module):
         if file is not None:
             file.check(backbone)
         self.backbone: nn.Module = backbone
-        #: Of an encoder from a repository: the name and the arguments that make the same network without it.
+        #: For an encoder from a repository: the timm model and the arguments that make it without the repository.
         self.made_as: tuple[str, dict[str, Any]] | None = None
-        #: Where the pretrained weights came from; "" for random ones.
+        #: Where the pretrained weights came from; "" for random weights.
         self.weights_from = file.origin if file is not None else weights_origin(name, overlay) if pretrained else ""
         backbone.pretrained_cfg.pop("state_dict", None)  # the weights from a package, which are loaded by now
         info = backbone.feature_info
@@ -102,25 +103,25 @@ class TimmEncoder(nn.Module):
         self.first_conv = _first_conv(backbone)
         blocks = [(name, m) for name, m in backbone.named_modules() if isinstance(m, (BasicBlock, Bottleneck))]
         shortcuts = [f"backbone.{name}.downsample" for name, block in blocks if block.downsample is not None]
-        #: Measured for ResNets only; None: bfloat16 changes too much (see `cvrnet.encoders.Encoder`).
+        #: Measured for ResNets only. None: the encoder predicts in float32 (see `cvrnet.encoders.Encoder`).
         self.float32_parts = (*self.first_conv, *shortcuts) if blocks else None
         self.mean: tuple[float, ...] = tuple(mean or backbone.pretrained_cfg["mean"])
         self.std: tuple[float, ...] = tuple(std or backbone.pretrained_cfg["std"])
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Feature maps, one (N, channels[i], H_i, W_i) for each scale, of the images (N, in_chans, H, W)."""
+        """Return the feature maps of images (N, in_chans, H, W): one (N, channels[i], H_i, W_i) for each scale."""
         maps = self.backbone(x)
         return [m.permute(0, 3, 1, 2) for m in maps] if self.channels_last else maps
 
 
 def _first_line(error: Exception) -> str:
-    """The first line of an error's message; of PyTorch's list of tensors that do not fit, the first tensor's."""
+    """Return the first line of an error's message; of PyTorch's list of unfit tensors, the first tensor."""
     lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
     return lines[1] if len(lines) > 1 and lines[0].endswith(":") else lines[0]
 
 
 def _create(name: str, **options: Any) -> Any:
-    """timm.create_model, without its warning that a feature extractor leaves the classifier's weights unused."""
+    """Call timm.create_model without its warning that a feature extractor leaves the classifier's weights unused."""
     logger = logging.getLogger("timm.models._builder")
     logger.addFilter(_is_news)
     try:
@@ -134,7 +135,7 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 def weights_origin(name: str, overlay: Mapping[str, Any]) -> str:
-    """Where a model's pretrained weights came from; the overlay is that of `locate_weights`."""
+    """Return where a model's pretrained weights came from, in words; ``overlay`` is the result of `locate_weights`."""
     package = weights_package(name)
     if package is not None and "state_dict" in overlay:
         return f"{package.requirement} (Python package, SHA-256 {package.sha256:.12})"
@@ -154,11 +155,11 @@ def _first_conv(backbone: nn.Module) -> tuple[str, ...]:
 
 
 def hub_repository(name: str) -> str | None:
-    """The Hugging Face Hub repository of a timm model's pretrained weights, ``timm/<architecture>.<tag>``.
+    """Return the Hugging Face Hub repository of a timm model's pretrained weights, ``timm/<architecture>.<tag>``.
 
     timm publishes its weights under that name, even if its cfg names only a download address, as for
-    ``legacy_xception``. The name may have a tag. ``hf-hub:user/repo`` names the repository itself. None if timm has no
-    pretrained weights.
+    ``legacy_xception``. The argument may have a tag. For ``hf-hub:user/repo``, the result is ``user/repo``. The result
+    is None if timm has no pretrained weights, and for ``local-dir:FOLDER``.
 
     >>> hub_repository("resnet50"), hub_repository("legacy_xception"), hub_repository("densenet264d")
     ('timm/resnet50.a1_in1k', 'timm/legacy_xception.tf_in1k', None)
@@ -173,7 +174,7 @@ def hub_repository(name: str) -> str | None:
 
 
 def weights_on_this_machine(name: str, cache_dir: str | Path | None = None) -> str:
-    """Where an encoder's pretrained weights are on this machine: ``"package"``, ``"cache"`` of the Hub, or ``""``."""
+    """Return the place of an encoder's pretrained weights: ``"package"``, ``"cache"`` (of the Hub) or ``""``."""
     package = weights_package(name)
     if package is not None and package.path is not None:
         return "package"
@@ -183,11 +184,12 @@ def weights_on_this_machine(name: str, cache_dir: str | Path | None = None) -> s
 
 
 def locate_weights(name: str, cache_dir: str | Path | None = None) -> dict[str, Any]:
-    """The changes to timm's pretrained cfg that timm needs to find a model's weights; empty if it needs none.
+    """Return the changes to timm's pretrained cfg with which timm finds a model's weights; empty if it needs none.
 
     The weights are taken from the first place that has them: an installed package, timm's folder of downloads (if the
-    cfg has an address but no repository), the Hub's cache, their Hub repository, the address in the cfg. The only
-    request asks whether the repository has them, with a short timeout; timm's own request would retry for minutes.
+    cfg has an address but no repository), the Hub's cache, their Hub repository, the address in the cfg. Only one
+    request is sent: it asks whether the repository has them, with a short timeout. timm's own request would retry for
+    minutes.
 
     Raises:
         UserError: The package is damaged.
@@ -209,7 +211,7 @@ def locate_weights(name: str, cache_dir: str | Path | None = None) -> dict[str, 
 
 
 def _hub_file(name: str) -> dict[str, Any] | None:
-    """The file of a timm model's pretrained weights on the Hub, as arguments of the Hub's client."""
+    """Return the file of a timm model's pretrained weights on the Hub, as arguments of the Hub's client."""
     cfg, repository = timm.get_pretrained_cfg(name) if timm.is_model(name) else None, hub_repository(name)
     if cfg is None or repository is None:
         return None

@@ -90,7 +90,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _without_memory(architecture: str, **options: Any) -> Any:
-    """The timm model on the meta device, or with random weights if it cannot be made there."""
+    """Return the timm model on the meta device, or with random weights if it cannot be made there."""
     try:
         with torch.device("meta"):
             return timm.create_model(architecture, **options)
@@ -99,7 +99,7 @@ def _without_memory(architecture: str, **options: Any) -> Any:
 
 
 def _prefix(stored: Iterable[str], expected: Collection[str]) -> str:
-    """The prefix of the names in a file with which most of the expected names are found.
+    """Return the prefix with which the file has the largest number of the expected names.
 
     >>> _prefix(["module.encoder.a.w", "module.encoder.b.w", "module.head.w"], ["a.w", "b.w"])
     'module.encoder.'

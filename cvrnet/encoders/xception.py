@@ -1,4 +1,4 @@
-"""Xception with the papers' feature maps. Two of them lie inside its blocks, and differ from timm's feature maps."""
+"""Xception with the papers' feature maps. Two of these maps come from inside a block, so timm does not offer them."""
 
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ class XceptionEncoder(nn.Module):
         net: Any = timm.create_model(name, num_classes=0, in_chans=in_chans, cache_dir=cache_dir, **kwargs)
         if file:
             file.check(net)
-        #: Where the pretrained weights came from; "" for random ones.
+        #: Where the pretrained weights came from; "" for random weights.
         self.weights_from = file.origin if file else weights_origin(name, overlay) if pretrained else ""
         self.map_names = ["block3.rep.5", "block12.rep.5", "act4"]
         self.channels = [728, 1024, 2048]
@@ -66,7 +66,7 @@ class XceptionEncoder(nn.Module):
         self.exit = nn.Sequential(net.conv3, net.bn3, net.act3, net.conv4, net.bn4, net.act4)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Maps (N, 728, H/8, W/8), (N, 1024, H/16, W/16) and (N, 2048, H/32, W/32) of images (N, in_chans, H, W)."""
+        """Return maps (N, 728, H/8, W/8), (N, 1024, H/16, W/16), (N, 2048, H/32, W/32) of x (N, in_chans, H, W)."""
         e23, x = self.block3(self.entry(self.stem(x)))
         e24, x = self.block12(self.middle(x))
         return [e23, e24, self.exit(x)]
@@ -84,6 +84,6 @@ class TappedBlock(nn.Module):
         self.skip = nn.Sequential(block.skip, block.skipbn)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """For x (N, C_in, H, W), the pooling's input (N, C_out, H, W) and the block's output (N, C_out, H/2, W/2)."""
+        """Return pooling input (N, C_out, H, W) and block output (N, C_out, H/2, W/2) for x (N, C_in, H, W)."""
         tap = self.body(x)
         return tap, self.pool(tap) + self.skip(x)

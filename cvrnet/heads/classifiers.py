@@ -1,4 +1,4 @@
-"""The classifiers of several heads, which timm's train.py can initialise as if there were one."""
+"""The classifiers of several heads, which timm's train.py can initialise like a single classifier."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from torch import nn
 class Classifiers(tuple[nn.Module, ...]):
     """The linear classifiers of several heads.
 
-    ``weight`` and ``bias`` stand for those of all classifiers together: timm's train.py scales them
-    (``--head-init-scale``) and fills them (``--head-init-bias``) as if there were one classifier.
+    ``weight`` and ``bias`` are the parameters of all classifiers together, so timm's train.py can scale them
+    (``--head-init-scale``) and fill them (``--head-init-bias``) like those of a single classifier.
     """
 
     @property
@@ -27,13 +27,13 @@ class ParametersTogether(tuple[nn.Parameter, ...]):
     """Parameters that are changed together, in place."""
 
     def mul_(self, factor: float) -> ParametersTogether:
-        """Multiply every one by a number."""
+        """Multiply every parameter by a number."""
         for parameter in self:
             parameter.mul_(factor)
         return self
 
     def fill_(self, value: float) -> ParametersTogether:
-        """Set all values to a number."""
+        """Set all values of every parameter to a number."""
         for parameter in self:
             parameter.fill_(value)
         return self

@@ -1,4 +1,4 @@
-"""Days as an input of a network: their time encoding, and the change from each picture of a bag to the last one."""
+"""Days as an input of a network: their time encoding, and the change from each picture of a bag to its last picture."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def encode_days(days: Tensor) -> Tensor:
 
 
 class ChangeToLast(nn.Module):
-    r"""How the last picture of a bag differs from each picture, weighted by the days between them.
+    r"""Computes how the last picture of a bag differs from each picture, weighted by the days between them.
 
     .. math:: d_k = (1 + S \tau(t_k)) \odot (x_\mathrm{last} - x_k)
 
     where :math:`\tau` is `encode_days` (feature-wise modulation, Perez et al. 2018), and S is a learned matrix that
     starts at zero. If several pictures are of the last day, x_last is their mean. The change is zero for all pictures
-    of the last day, and so for a bag of one picture.
+    of the last day, and therefore for a bag of one picture.
 
     Args:
         in_features: Width of the vectors.
@@ -43,7 +43,7 @@ class ChangeToLast(nn.Module):
         nn.init.zeros_(self.scale.weight)
 
     def forward(self, x: Tensor, bag: Tensor, count: int, days: Tensor) -> Tensor:
-        """Return each picture's change to the last one of its bag, (P, in_features); arguments as in `BagPool`."""
+        """Return each picture's change to the last picture of its bag, (P, in_features); arguments as in `BagPool`."""
         last = (days == 0).to(x.dtype)
         number = last.new_zeros(count).index_add(0, bag, last)
         mean = x.new_zeros(count, x.shape[1]).index_add(0, bag, last[:, None] * x) / number[:, None]

@@ -15,33 +15,34 @@ from cvrnet.task import check_num_classes
 
 
 def log_mean_softmax(logits: list[Tensor]) -> Tensor:
-    r"""Logits whose softmax is the mean of the branches' softmaxes.
+    r"""Return logits whose softmax is the mean of the branches' softmaxes.
 
     .. math:: z = \log \frac{1}{n} \sum_i \mathrm{softmax}(z_i)
               = \mathrm{logsumexp}_i\, \log \mathrm{softmax}(z_i) - \log n
 
     So ``softmax(z)`` is the papers' prediction and ``cross_entropy(z, y)`` the papers' loss, computed without
-    underflow. It takes n tensors (N, C) and returns one, normalised: ``logsumexp(z) = 0`` for each row.
+    underflow. The n tensors ``logits`` are (N, C). The result is one tensor (N, C), normalised: ``logsumexp(z) = 0``
+    for each row.
     """
     return torch.logsumexp(_stack(logits).log_softmax(-1), 0) - math.log(len(logits))
 
 
 def log_mean_sigmoid(logits: list[Tensor]) -> Tensor:
-    r"""Logits whose sigmoid is the mean of the branches' sigmoids, separately for each class.
+    r"""Return logits whose sigmoid is the mean of the branches' sigmoids, separately for each class.
 
     .. math:: z = \log \frac{p}{1 - p}
               = \mathrm{logsumexp}_i\, \log \sigma(z_i) - \mathrm{logsumexp}_i\, \log \sigma(-z_i),
               \quad p = \frac{1}{n} \sum_i \sigma(z_i)
 
-    Both sums are computed without underflow, so z is exact where p rounds to 0 or 1. It takes n tensors (N, C) and
-    returns one.
+    Both sums are computed without underflow, so z is exact where p rounds to 0 or 1. The n tensors ``logits`` are (N,
+    C), and the result is one tensor (N, C).
     """
     z = _stack(logits)
     return torch.logsumexp(F.logsigmoid(z), 0) - torch.logsumexp(F.logsigmoid(-z), 0)
 
 
 def log_mean(logits: list[Tensor], task: str) -> Tensor:
-    """Logits whose probabilities (see `to_probabilities`) are the mean of the branches' probabilities."""
+    """Return logits whose probabilities (see `to_probabilities`) are the mean of the branches' probabilities."""
     return log_mean_sigmoid(logits) if task == "multilabel" else log_mean_softmax(logits)
 
 
@@ -51,9 +52,9 @@ def to_probabilities(logits: Tensor, task: str) -> Tensor:
 
 
 def _stack(logits: list[Tensor]) -> Tensor:
-    """Like torch.stack, but with a copy. Otherwise TorchScript would differentiate the following steps as one graph.
+    """Like torch.stack, but with a copy. Without it, TorchScript would differentiate the following steps as one graph.
 
-    That graph keeps tensors for a gradient even in inference mode, and then fails.
+    This graph would keep tensors for a gradient even in inference mode, and then fail.
     """
     return torch.stack(logits).clone()
 
@@ -109,7 +110,7 @@ class FCLBlock(nn.Module):
         self.classifier = _dense(self.num_features, num_classes, **placement).train(self.training)
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits (N, num_classes) of a map (N, in_features, H, W) or an already pooled vector (N, in_features).
+        """Return logits (N, num_classes) of a map (N, in_features, H, W) or an already pooled vector (N, in_features).
 
         With ``pre_logits`` it returns the last dense layer's output (N, num_features).
         """
@@ -141,7 +142,8 @@ class MultiScaleAveragingHead(nn.Module):
         hidden_sizes, act_layer, drop_rate, device, dtype: As in :class:`FCLBlock`.
 
     Raises:
-        ValueError: No input, an unknown average or task, or one class, whose softmax would be the constant 1.
+        ValueError: ``in_features`` is empty, average or task is unknown, or there is only one class (its softmax would
+            always be 1).
 
     >>> import torch
     >>> head = MultiScaleAveragingHead([64, 128], num_classes=3)
@@ -185,17 +187,18 @@ class MultiScaleAveragingHead(nn.Module):
             block.reset(num_classes)
 
     def branch_logits(self, inputs: list[Tensor]) -> list[Tensor]:
-        """Each block's own logits (N, num_classes), from its input (N, C_i, H_i, W_i) or (N, C_i)."""
-        logits = []  # a loop, not a comprehension: TorchScript cannot iterate over modules in one
+        """Return each block's own logits (N, num_classes), from its input (N, C_i, H_i, W_i) or (N, C_i)."""
+        logits = []  # a loop, because TorchScript cannot iterate over modules in a comprehension
         for i, block in enumerate(self.blocks):
             logits.append(block(inputs[i]))
         return logits
 
     def forward(self, inputs: list[Tensor], pre_logits: bool = False) -> Tensor:
-        """Logits (N, num_classes) whose softmax (for findings, sigmoid) is the mean of the blocks' softmaxes.
+        """Return logits (N, num_classes) whose probabilities are the mean of the blocks' probabilities.
 
-        With ``average="logits"`` they are the mean of the blocks' logits. With ``pre_logits`` the result is the outputs
-        of the blocks' last dense layers, concatenated: (N, num_features). The inputs are those of ``branch_logits``.
+        With ``average="logits"``, the result is the mean of the blocks' logits. With ``pre_logits``, the result is the
+        concatenated outputs of the blocks' last dense layers, (N, num_features). The inputs are those of
+        ``branch_logits``.
         """
         if pre_logits or self.num_classes == 0:
             features = []
@@ -205,7 +208,7 @@ class MultiScaleAveragingHead(nn.Module):
         return self.combine(self.branch_logits(inputs))
 
     def combine(self, logits: list[Tensor]) -> Tensor:
-        """The head's logits (N, num_classes) from those of its blocks."""
+        """Return the head's logits (N, num_classes) from those of its blocks."""
         if self.average == "logits":
             return _stack(logits).mean(0)
         return log_mean(logits, self.task)

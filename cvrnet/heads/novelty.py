@@ -1,4 +1,4 @@
-"""How unlike the training images an image is: the Mahalanobis distance of its pooled maps, and signs of mirroring."""
+"""Measure how an image differs from the training images: Mahalanobis distance of its pooled maps, and mirroring."""
 
 # Annotations must be types, not strings: FX copies them into its graphs, where TorchScript reads them.
 from collections.abc import Sequence
@@ -11,27 +11,29 @@ from torch import Tensor, nn
 class NoveltyHead(nn.Module):
     r"""Distance of images from a Gaussian that was fitted to the pooled maps of training images.
 
-    The inputs of a `MultiScaleAveragingHead` are each scaled to length 1 and concatenated to x. The Gaussian is that of
+    The inputs of a `MultiScaleAveragingHead` are each scaled to length 1 and concatenated to x. The Gaussian comes from
     probabilistic principal component analysis (Tipping & Bishop 1999, J. R. Stat. Soc. B 61:611): variances along K
-    directions, and one variance :math:`\sigma^2` for all others. The squared distance is
+    directions, and one variance :math:`\sigma^2` for all other directions. The squared distance is
 
     .. math:: \sum_k \frac{z_k^2}{\lambda_k} + \frac{\lVert x - \mu - W z\rVert^2}{\sigma^2},
               \quad z = W^\top (x - \mu)
 
-    Lee et al. 2018 (NeurIPS) use such a distance in feature space to detect unusual images. The head keeps only the
-    mean and K directions of many images, and no vector of any image, so no image can be reconstructed from them.
+    Lee et al. 2018 (NeurIPS) also use a Mahalanobis distance of features to detect unusual images. The head keeps only
+    the mean and K directions of many images, and no vector of any image, so no image can be reconstructed from the
+    head.
 
     Pooling removes most of the difference between left and right. So a second value, linear in the `sides` of the maps,
     detects mirrored images: it rises if an image's left half looks like the right half of the training images. The
-    result is the larger of distance and second value.
+    result is the larger of the distance and this second value.
 
     Args:
-        mean: (D,), where D is the sum of the inputs' widths.
+        mean: :math:`\mu`, (D,); D is the sum of the inputs' widths.
         directions: The K directions as orthonormal rows, (K, D): the transpose of W in the equation.
         variances: :math:`\lambda`, (K,).
         noise: :math:`\sigma^2`, a scalar tensor.
         quantiles: Quantiles of the results for the validation images, in equal steps from 0 to 1.
-        side_weights: The weights of the second value, (2 D,); without them it is 0, so the result is the distance.
+        side_weights: The weights of the second value, (2 D,); None: the second value is 0, so the result is the
+            distance.
         side_bias: The bias of the second value, a scalar tensor.
     """
 
@@ -65,20 +67,20 @@ class NoveltyHead(nn.Module):
         self.register_buffer("side_bias", torch.zeros(()) if side_bias is None else side_bias.float())
 
     def with_quantiles(self, quantiles: Tensor) -> "NoveltyHead":
-        """A copy with the quantiles of the results for another set of images."""
+        """Return a copy with the quantiles of the results for another set of images."""
         return NoveltyHead(**{**dict(self.named_buffers()), "quantiles": quantiles})
 
     def forward(self, inputs: list[Tensor], sides: Tensor) -> Tensor:
-        """How unlike the training images each image is, (N,): the larger of its distance and its second value.
+        """Return how much each image differs from the training images, (N,): the larger of distance and second value.
 
         Args:
-            inputs: The heads' inputs for the images: pooled maps (N, C_i), P1 first.
+            inputs: The inputs of the heads for the images: pooled maps (N, C_i), in the order of the heads.
             sides: The result of `map_sides` for the images, (N, 2 D).
         """
         return torch.maximum(self.distance(inputs), sides @ self.side_weights + self.side_bias)
 
     def distance(self, inputs: list[Tensor]) -> Tensor:
-        """The Mahalanobis distances alone, (N,)."""
+        """Return the Mahalanobis distances, (N,), without the second values."""
         centred = join_inputs(inputs) - self.mean
         z = centred @ self.directions.T
         rest = (centred - z @ self.directions).square().sum(1)
@@ -86,15 +88,16 @@ class NoveltyHead(nn.Module):
 
 
 def join_inputs(inputs: list[Tensor]) -> Tensor:
-    """Scale each input (N, C_i) to length 1 and concatenate them: the vectors (N, D) whose distribution is learned."""
+    """Return the inputs (N, C_i), each scaled to length 1, concatenated to the vectors x, (N, D)."""
     return torch.cat([F.normalize(x, dim=1) for x in inputs], 1)
 
 
 def sides(feature_map: Tensor) -> Tensor:
-    """The difference between a map's left and right half, divided by the length of their sum: (N, 2, C).
+    """Return the difference between a map's left and right half, divided by the length of their sum: (N, 2, C).
 
     The map is (N, C, H, W). The difference is taken separately in the upper and the lower half, because the heart is in
-    the lower half. A middle row is in neither half, nor is a middle column. If W is 1, the result is 0.
+    the lower half. If W is odd, the middle column is left out; if H is odd and not 1, the middle row, too. If W is 1,
+    the result is 0.
     """
     height, width = feature_map.shape[2:]
     if width == 1:
@@ -106,7 +109,7 @@ def sides(feature_map: Tensor) -> Tensor:
 
 
 def join_sides(of_maps: Sequence[Tensor], groups: Sequence[Sequence[int]]) -> Tensor:
-    """The vectors (N, 2 D) for detecting mirrored images: the `sides` of the maps, in the order of the heads' inputs.
+    """Return the vectors (N, 2 D) for detecting mirrored images: the `sides` of all maps, in the order of the heads.
 
     ``groups`` has the indices of each head's maps.
     """
@@ -114,5 +117,5 @@ def join_sides(of_maps: Sequence[Tensor], groups: Sequence[Sequence[int]]) -> Te
 
 
 def map_sides(maps: Sequence[Tensor], groups: Sequence[Sequence[int]]) -> Tensor:
-    """The vectors of `join_sides`, (N, 2 D), computed from the maps (N, C_i, H_i, W_i) themselves."""
+    """Return the vectors of `join_sides`, (N, 2 D), computed from the maps (N, C_i, H_i, W_i) themselves."""
     return join_sides([sides(m) for m in maps], groups)

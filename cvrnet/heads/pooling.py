@@ -22,10 +22,10 @@ class Bags(NamedTuple):
 
     vectors: Tensor  #: the vectors of all P pictures, (P, width)
     sizes: Tensor  #: number of pictures of each bag, at least 1, (N,)
-    days: Tensor  #: number of days from each picture to the last one of its bag, (P,)
+    days: Tensor  #: number of days from each picture to the last picture of its bag, (P,)
 
     def to(self, device: torch.device) -> Bags:
-        """The same bags on a device."""
+        """Return the bags on a device."""
         return Bags(*(part.to(device, non_blocking=True) for part in self))
 
 
@@ -36,11 +36,11 @@ class BagPool(nn.Module):
 
     .. math:: a_k = \mathrm{softmax}_k\, w^\top (\tanh(V x_k) \odot \sigma(U x_k))
 
-    ``mean`` and ``max`` are the mean and the maximum of the vectors, feature by feature. A bag of one picture has
-    exactly the picture's vector.
+    ``mean`` and ``max`` are the mean and the maximum of the vectors, feature by feature. For a bag of one picture, the
+    result is exactly the vector of this picture.
 
     With ``time``, the days of the pictures have two effects. The waves of `encode_days` are a further input of V and U,
-    whose weights for them start at zero. And the changes to the last picture (`ChangeToLast`) are pooled with the same
+    with weights that start at zero. And the changes to the last picture (`ChangeToLast`) are pooled with the same
     weights as the vectors, and concatenated to the result. Without ``time``, the order of the pictures has no effect.
 
     Args:
@@ -75,7 +75,7 @@ class BagPool(nn.Module):
             x: The vectors of all pictures, (P, in_features).
             bag: The index of each picture's bag, (P,).
             count: Number of bags.
-            days: Number of days from each picture to the last one of its bag, (P,).
+            days: Number of days from each picture to the last picture of its bag, (P,).
         """
         scores = self._scores(x, days) if self.pooling == "attention" else x.new_zeros(len(x))
         if self.change is not None:
@@ -105,7 +105,7 @@ class BagPool(nn.Module):
 
 
 def _softmax(scores: Tensor, bag: Tensor, count: int) -> Tensor:
-    """The softmax of scores (P,) over the pictures of each bag."""
+    """Return the softmax of scores (P,) over the pictures of each bag."""
     highest = scores.detach().new_full((count,), -torch.inf).scatter_reduce(0, bag, scores.detach(), "amax")
     powers = (scores - highest[bag]).exp()
     return powers / powers.new_zeros(count).index_add(0, bag, powers)[bag]
@@ -122,7 +122,7 @@ def _maximum(x: Tensor, bag: Tensor, count: int) -> tuple[Tensor, Tensor]:
 class BagHead(MultiScaleAveragingHead):
     """A `MultiScaleAveragingHead` for bags: for each block, the vectors of all pictures at its scale are pooled to one.
 
-    ``forward`` takes each picture as a bag of one, and then computes the same as a head without pooling.
+    ``forward`` takes each picture as a bag of one picture, and gives the result of a head without pooling.
 
     Args:
         in_features, num_classes, hidden_sizes, further: As in `MultiScaleAveragingHead`.
@@ -160,9 +160,9 @@ class BagHead(MultiScaleAveragingHead):
         With ``time``, the inputs are twice as wide. The shares of a bag add up to 1.
 
         Args:
-            inputs: The vectors of all pictures at each scale, (P, C_i); those of a bag follow one another.
+            inputs: The vectors of all pictures at each scale, (P, C_i); the pictures of a bag follow one another.
             sizes: Number of pictures of each bag, (N,).
-            days: Number of days from each picture to the last one of its bag, (P,); None: all are zero.
+            days: Number of days from each picture to the last picture of its bag, (P,); None: all are zero.
         """
         bag = torch.repeat_interleave(torch.arange(len(sizes), device=sizes.device), sizes)
         days = inputs[0].new_zeros(len(bag)) if days is None else days
@@ -170,7 +170,7 @@ class BagHead(MultiScaleAveragingHead):
         return [pooled for pooled, _ in found], torch.stack([shares for _, shares in found])
 
     def branch_logits(self, inputs: list[Tensor]) -> list[Tensor]:
-        """Each block's own logits (N, num_classes), from bags' pooled vectors, or single images' maps or vectors."""
+        """Return each block's logits (N, num_classes), from bags' pooled vectors, or single images' maps or vectors."""
         return super().branch_logits([self._complete(x, i) for i, x in enumerate(inputs)])
 
     def forward(self, inputs: list[Tensor], pre_logits: bool = False) -> Tensor:
@@ -178,13 +178,13 @@ class BagHead(MultiScaleAveragingHead):
         return super().forward([self._complete(x, i) for i, x in enumerate(inputs)], pre_logits)
 
     def _complete(self, x: Tensor, i: int) -> Tensor:
-        """The input of block i; with ``time``, zeros are appended for a single picture: it has no change."""
+        """Return the input of block i; with ``time``, zeros are appended for a single picture, which has no change."""
         missing = self.in_features[i] - x.shape[1]
         return torch.cat([x, x.new_zeros(len(x), missing, *x.shape[2:])], 1) if missing else x
 
     def bag_logits(
         self, inputs: Sequence[Tensor], sizes: Tensor, days: Tensor | None = None
     ) -> tuple[list[Tensor], Tensor]:
-        """Each block's own logits of the bags, (N, num_classes), and the shares of `pool`; arguments as in `pool`."""
+        """Return each block's logits of the bags, (N, num_classes), and the shares; see `pool` for the arguments."""
         pooled, shares = self.pool(inputs, sizes, days)
         return self.branch_logits(pooled), shares

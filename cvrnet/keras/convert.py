@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 KIND, MODEL = "convert-keras", "cvrnet_keras"
 MAX_CLASSES = 1000
-SHOWN = 20  # a message lists at most this many problems, and counts the others
+SHOWN = 20  # a message lists at most this many problems, and counts the rest
 
 
 def convert_keras(
     file: str | Path, folder: str | Path, classes: Sequence[str] | None = None, *, overwrite: bool = False
 ) -> dict[str, Any]:
-    """Make a run folder from a Keras checkpoint of the notebook's network.
+    """Make a run folder from a Keras checkpoint of the network in the authors' notebook.
 
     Args:
         file: HDF5 file that Keras 2's ``save_weights`` or ``model.save`` wrote.
@@ -41,11 +41,11 @@ def convert_keras(
         overwrite: Replace an existing run.
 
     Returns:
-        The content of run.json: where the model comes from, its class names and image channels, versions.
+        The content of run.json: the source of the model, its class names and image channels, and versions.
 
     Raises:
-        UserError: The file is not such a checkpoint, the class names do not fit it, or the folder exists. In these
-            cases nothing is written.
+        UserError: The file is not a checkpoint of this network, the class names do not fit it, or the folder exists. In
+            these cases nothing is written.
     """
     file, folder = Path(file), Path(folder)
     if overwrite and (folder / RUN).is_file() and folder.resolve() in file.resolve().parents:
@@ -79,8 +79,8 @@ def load_keras(file: str | Path) -> CVRNet:
     """Load a Keras checkpoint as a network in evaluation mode, with the file's number of classes and image channels.
 
     Raises:
-        UserError: The file is not such a checkpoint. The message names weights that are missing, surplus or of a wrong
-            shape.
+        UserError: The file is not a checkpoint of the notebook's network. The message names weights that are missing,
+            surplus or of a wrong shape.
     """
     try:
         return _load(Path(file))
@@ -111,7 +111,7 @@ def _load(file: Path) -> CVRNet:
 
 
 def _sizes(layers: LayerWeights, classifier: str) -> tuple[int, int]:
-    """Number of classes and of image channels; default values if a weight is missing (`_match` then reports it)."""
+    """Return the numbers of classes and image channels; defaults if a weight is missing (`_match` then reports it)."""
     bias, stem = layers.get(classifier, {}).get("bias"), layers.get("res_conv1", {}).get("kernel")
     num_classes = 2 if bias is None else math.prod(bias.shape)
     if not 2 <= num_classes <= MAX_CLASSES:
@@ -122,7 +122,7 @@ def _sizes(layers: LayerWeights, classifier: str) -> tuple[int, int]:
 def _match(
     layers: LayerWeights, names: Mapping[str, str], state: Mapping[str, Tensor]
 ) -> list[tuple[KerasWeight, StoredWeight]]:
-    """Pair every weight of the network with that in the file; UserError that names the weights that do not fit."""
+    """Pair every weight of the network with its weight in the file; UserError names the weights that do not fit."""
     expected = {f"{names[weight.layer]}/{weight.name}": weight for weight in keras_weights()}
     found = {f"{layer}/{name}": stored for layer, weights in layers.items() for name, stored in weights.items()}
     problems = [f"{quoted(place)} is missing" for place in expected if place not in found]

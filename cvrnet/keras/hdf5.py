@@ -24,16 +24,16 @@ SECONDS, BYTES_PER_SECOND = 60, 10_000_000  # a limit for files on slow disks, n
 
 @dataclass(frozen=True)
 class StoredWeight:
-    """A weight in the file: its declared shape, and its bytes if the file holds as many as it declares."""
+    """A weight in the file: its declared shape, and its bytes if the file holds all bytes of this shape."""
 
-    path: str  #: in the file
+    path: str  #: path of the dataset in the file
     shape: tuple[int, ...]
     declared: int  #: bytes that the shape needs
     stored: int  #: bytes that the file holds
-    content: memoryview  #: empty if the two differ
+    content: memoryview  #: the stored bytes; empty if ``stored`` is not ``declared``
 
     def values(self) -> np.ndarray:
-        """The float32 values; UserError if the file does not hold all of them, or if they are not finite."""
+        """Return the float32 values; UserError if the file lacks some of them, or if they are not finite."""
         if self.stored != self.declared:
             found = f"{quoted(self.path)} has {self.stored} of its {self.declared} bytes"
             raise UserError(f"{found}: the file is incomplete")

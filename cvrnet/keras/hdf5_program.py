@@ -1,15 +1,15 @@
-"""A program that reads the weights that Keras wrote to an HDF5 file, whose path is its argument, and prints them.
+"""Program that takes the path of an HDF5 file from Keras, reads the weights in it, and writes them to the output.
 
-On damaged files the HDF5 library may crash or request any amount of memory. So it runs in a separate process with a
-memory limit. This file imports nothing of the package, because that would take seconds.
+On damaged files the HDF5 library may crash or request any amount of memory. So this program runs in a separate process
+with a memory limit. It imports nothing of the package, because such imports would take seconds.
 
 An HDF5 file can point to other files (external links, external storage, virtual datasets), declare more bytes than it
 holds, and run filters when it is read. Keras writes plain contiguous datasets behind hard links; nothing else is
 accepted.
 
 The first line of the output is JSON: the problem with the file ("" if there is none), and a list of its weights, each
-with layer, name, path in the file, shape, declared and stored bytes. After it come the float32 values of all weights
-whose declared and stored bytes agree.
+with layer, name, path in the file, shape, declared and stored bytes. Then come the float32 values of all weights whose
+declared and stored bytes agree.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ import h5py
 import numpy as np
 
 FORMAT = "expected HDF5 from Keras 2's save_weights or model.save"
-_MEMORY = 2_000_000_000  # bytes, beside the file's own size
+_MEMORY = 2_000_000_000  # bytes, in addition to the size of the file
 
 
 class UnfitError(Exception):
-    """The file is not one that Keras writes; it may be undamaged."""
+    """The file differs from the files that Keras writes; it may be undamaged."""
 
 
 def main(path: str) -> None:
@@ -98,7 +98,7 @@ def _find(file: h5py.File) -> list[tuple[dict[str, Any], h5py.Dataset]]:
 def _check_plain(dataset: h5py.Dataset) -> None:
     """Raise UnfitError if a dataset is not stored in plain form.
 
-    This must come before the shape is read: to find it, HDF5 would open the source files of a virtual dataset.
+    This must happen before the shape is read: to find the shape of a virtual dataset, HDF5 would open its source files.
     """
     name, storage = _quoted(dataset.name), dataset.id.get_create_plist()
     layout = storage.get_layout()

@@ -20,7 +20,7 @@ class KerasWeight:
 
     layer: str  #: the layer's name as Keras gives it in a new process
     name: str  #: the weight's name in the layer, such as ``kernel``
-    target: str  #: the name in our network
+    target: str  #: the name of the parameter or buffer in our network
     axes: tuple[int, ...] = VECTOR  #: Keras's axes in our order
     folded: bool = False  #: whether this is a convolution's bias, which is folded into the running mean `target`
 
@@ -88,7 +88,8 @@ def _heads(to: str) -> Iterator[KerasWeight]:
 
 
 AUTOMATIC = ("xce_conv2d", "xce_batch_normalization", "dense")
-"""Kinds of layers that the notebook does not name: Keras numbers them, and never restarts within a process."""
+"""Kinds of layers that the notebook does not name: Keras numbers them, and never restarts the numbers within a
+process."""
 
 
 def rename_automatic(expected: Collection[str], found: Collection[str]) -> dict[str, str]:
@@ -96,7 +97,7 @@ def rename_automatic(expected: Collection[str], found: Collection[str]) -> dict[
 
     If the notebook's cell ran twice in one process, ``dense_1 ... dense_15`` are called ``dense_16 ... dense_30``.
     Keras numbers layers in the order in which they are built. So the layers of a kind are matched in the order of their
-    numbers, if there are as many as expected. All other names stay as they are: the caller reports missing weights and
+    numbers, if the file has as many as expected. All other names stay unchanged: the caller reports missing weights and
     wrong shapes.
 
     >>> rename_automatic(["dense_1", "dense_2", "dense_2", "MKH_1"], ["dense_10", "dense_9", "MKH_1"])
@@ -111,13 +112,13 @@ def rename_automatic(expected: Collection[str], found: Collection[str]) -> dict[
 
 
 def _numbered(kind: str, names: Collection[str]) -> list[str]:
-    """The names of a kind's layers in the order of their numbers; in tf.keras the first one has no number."""
+    """Return the names of a kind's layers in the order of their numbers; in tf.keras, the first layer has no number."""
     matches = [match for name in names if (match := re.fullmatch(rf"{kind}(?:_(\d{{1,9}}))?", name))]
     return [match[0] for match in sorted(matches, key=lambda match: int(match[1] or 0))]
 
 
 def quoted(name: str) -> str:
-    r"""Make a name from an untrusted file safe and short enough for a message of one line.
+    r"""Return a name from an untrusted file in a form that is safe and short enough for a message of one line.
 
     >>> print(quoted("two\nlines"))
     'two\nlines'

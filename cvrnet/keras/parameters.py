@@ -11,7 +11,7 @@ from cvrnet.network import CVRNet
 
 
 def keras_parameter_counts(model: CVRNet) -> dict[str, int]:
-    """Count parameters as Keras does: for each head all on its path from image to softmax, and for the whole model.
+    """Return parameter counts as in Keras, for each head (all parameters from image to softmax) and the whole model.
 
     Keras also counts the moving mean and variance of each batch norm, and the biases of ResNet-50's 53 convolutions.
     (timm's ResNet has no such biases, because batch norm makes them redundant.)

@@ -1,4 +1,4 @@
-"""Attach a lung segmenter to the preprocessing: the one beside a model's weights, or one that the user names."""
+"""Attach a lung segmenter to the preprocessing: from the folder of a model, or from a folder that the user names."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from cvrnet.runs.layout import SEGMENTER
 def with_finder(preprocessing: Preprocessing, folders: Sequence[Path]) -> Preprocessing:
     """Return the preprocessing of a model, or of an ensemble, with the segmenter in its checkpoint folders.
 
-    If the model sees whole pictures, the preprocessing stays as it is. If there is no segmenter, only pictures with a
-    given mask can be read.
+    If the model takes whole pictures, the preprocessing is returned unchanged. If there is no segmenter, only pictures
+    with a given mask can be read.
 
     Raises:
-        UserError: A file is damaged, or the models of an ensemble have different segmenters.
+        UserError: A segmenter's file is damaged, or the models of an ensemble have different segmenters.
     """
     if preprocessing.lungs is None:
         return preprocessing
@@ -38,7 +38,7 @@ def make_finder(
     """Make the finder that masks or crops the images of a data set.
 
     ``mode``, ``margin`` and ``segmenter`` are the values of ``--lungs``, ``--lungs-margin`` and ``--segmenter``. If
-    there is no usable mask for an image, the image is used whole. ``cache_folder`` is that of `LungFinder`.
+    there is no usable mask for an image, the image is used whole. ``cache_folder`` is as in `LungFinder`.
 
     Raises:
         UserError: No image has a mask and there is no segmenter, or the segmenter cannot be used.

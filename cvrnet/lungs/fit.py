@@ -37,7 +37,8 @@ def fit_segmenter(
     at random, and its brightness, contrast, gamma and noise change. On one machine, the same arguments give the same
     network.
 
-    ``progress`` is called after each epoch with the number of epochs done and to do.
+    ``device`` and ``amp`` are as in `cvrnet.devices`. ``progress`` is called after each epoch with the number of epochs
+    done and the total.
     """
     place = select_device(device)
     precision = select_precision(amp, place)
@@ -75,7 +76,7 @@ def fit_segmenter(
 
 
 def augment(pixels: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Augment pictures (N, 1, H, W) in 0..255 and their masks in 0..1 at random; both move in the same way."""
+    """Augment pictures (N, 1, H, W) in 0..255 and their masks in 0..1 at random; picture and mask move together."""
     count = len(pixels)
 
     def draw(low: float, high: float) -> Tensor:

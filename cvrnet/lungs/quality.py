@@ -1,4 +1,4 @@
-"""How well two masks agree: the Dice score and the Hausdorff distance."""
+"""Measure how well two masks agree: Dice score and Hausdorff distance."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ MEASURES = ("dice", "hausdorff", "hausdorff95")
 
 
 def mask_quality(found: NDArray[np.bool_], given: NDArray[np.bool_]) -> dict[str, float]:
-    r"""The Dice score of two masks (H, W), and their Hausdorff distance in pixels.
+    r"""Return the Dice score of two masks (H, W), and their Hausdorff distance in pixels.
 
     - ``dice``: :math:`2 |A \cap B| / (|A| + |B|)`, which is the F1 score of the pixels (Dice 1945).
     - ``hausdorff``: the largest distance from a pixel of one outline to the other outline (Huttenlocher et al. 1993).
-    - ``hausdorff95``: the 95th percentile of these distances, the larger one of both directions. A few stray pixels do
-      not change it.
+    - ``hausdorff95``: the 95th percentile of these distances, from each outline to the other; the larger percentile
+      counts. A few stray pixels do not change it.
 
     Distances are NaN if one mask is empty; Dice of two empty masks is 1.
 
@@ -39,5 +39,5 @@ def mask_quality(found: NDArray[np.bool_], given: NDArray[np.bool_]) -> dict[str
 
 
 def _outline(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """The pixels (n, 2) of a mask that have a neighbour outside it; beyond the picture's edge, all is outside."""
+    """Return the pixels (n, 2) of a mask that have a neighbour outside the mask or beyond the picture's edge."""
     return np.argwhere(mask & ~binary_erosion(mask))

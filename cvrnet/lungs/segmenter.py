@@ -1,7 +1,7 @@
-"""A small network that finds the lungs in a frontal chest radiograph, and its file (extra ``lungs``).
+"""A small network that finds the lungs in a frontal chest radiograph (extra ``lungs``).
 
 The network is the U-Net of segmentation_models_pytorch (Ronneberger et al. 2015) on EfficientNet-Lite0, whose ImageNet
-weights come with the extra ``lite``. Only its decoder is small: the encoder is timm's.
+weights come with the extra ``lite``. The decoder has fewer channels than the default; the encoder is timm's.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from cvrnet.runs.layout import SEGMENTER
 
 ENCODER = "tf_efficientnet_lite0"
 DECODER = (64, 48, 32, 16, 8)  #: channels of the decoder's five stages, the deepest first
-SIZES = range(64, 513, 32)  #: sides, in pixels, that a network may work at
+SIZES = range(64, 513, 32)  #: possible sides, in pixels, of a network's square input
 FORMAT = 1
-_MEAN, _STD = 0.45, 0.225  # about those of ImageNet, for grey
-_MOST_BYTES = 100_000_000  # the largest size of a file, which is untrusted
+_MEAN, _STD = 0.45, 0.225  # about the mean and standard deviation of ImageNet, for grey
+_MOST_BYTES = 100_000_000  # the largest size of a segmenter's file, which may be untrusted
 
 
 class Segmenter:
@@ -55,9 +55,10 @@ class Segmenter:
         return self._digest
 
     def probabilities(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The probability of lung on the network's grid, (size, size), scaled to 0 to 255.
+        """Return the probability of lung on the network's grid, (size, size), scaled to 0 to 255.
 
-        It is zero outside the two largest connected parts. The picture is grey (H, W) or RGB (H, W, 3).
+        It is at least 128 in the two largest connected parts (holes filled), and at most 127 elsewhere. The picture is
+        grey (H, W) or RGB (H, W, 3).
         """
         x = prepare(torch.from_numpy(square(picture, self.size))[None, None])
         with torch.inference_mode():
@@ -66,11 +67,11 @@ class Segmenter:
         return np.where(two_lobes(grid > 127), np.maximum(grid, 128), np.minimum(grid, 127)).astype(np.uint8)
 
     def __call__(self, picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """The mask of the lungs, bool (H, W), of a picture (H, W) or (H, W, 3)."""
+        """Return the mask of the lungs, bool (H, W), of a picture (H, W) or (H, W, 3)."""
         return enlarge_mask(self.probabilities(picture), picture.shape)
 
     def to_bytes(self) -> bytes:
-        """The content of the file: the weights in 16 bits, and a description of the network."""
+        """Return the content of the file: the weights in 16 bits, and a description of the network."""
         about = {"format": FORMAT, "encoder": ENCODER, "decoder": list(DECODER), "size": self.size}
         tensors = {
             name: (value.half() if value.is_floating_point() else value).contiguous()
@@ -86,10 +87,10 @@ class Segmenter:
 
     @classmethod
     def load(cls, path: str | Path) -> Segmenter:
-        """Read a file that `save` wrote, or the one in a folder of `cvrnet lungs` or of a trained model.
+        """Read a segmenter from a file that `save` wrote, or from a folder of `cvrnet lungs` or of a trained model.
 
         Raises:
-            UserError: There is no such file, it is damaged, or it belongs to another network.
+            UserError: The file is missing, is damaged, or belongs to another network.
         """
         path = Path(path)
         path = path / SEGMENTER if path.is_dir() else path
@@ -100,7 +101,7 @@ class Segmenter:
                 raise ValueError("it is too large")
             with safe_open(path, "pt") as file:
                 size = _size(json.loads((file.metadata() or {}).get("lungs", "null")))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dictionary
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # the file is not a dictionary
             network = create_network(pretrained=False)
             network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
             if not all(t.isfinite().all() for t in network.state_dict().values()):
@@ -111,7 +112,7 @@ class Segmenter:
 
 
 def _size(about: Any) -> int:
-    """The size that a file's description states; ValueError if it describes another network."""
+    """Return the size that a file's description states; ValueError if it describes another network."""
     wanted = {"format": FORMAT, "encoder": ENCODER, "decoder": list(DECODER)}
     if not isinstance(about, dict) or {key: about.get(key) for key in wanted} != wanted:
         raise ValueError(f"it holds no segmenter of this version; expected {wanted}")
@@ -121,9 +122,9 @@ def _size(about: Any) -> int:
 
 
 def create_network(pretrained: bool = True) -> Any:
-    """The U-Net, for one grey channel repeated three times; one logit for each pixel.
+    """Return the U-Net: it takes three equal grey channels, and gives one logit for each pixel.
 
-    With ``pretrained``, the encoder has ImageNet weights if the extra ``lite`` is installed, otherwise random ones.
+    With ``pretrained``, the encoder has ImageNet weights if the extra ``lite`` is installed, otherwise random weights.
     """
     network = smp.Unet(f"tu-{ENCODER}", encoder_weights=None, decoder_channels=DECODER, classes=1)
     state = load_package(ENCODER) if pretrained else None
@@ -142,5 +143,5 @@ def square(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 def prepare(grey: Tensor) -> Tensor:
-    """The network's input (N, 3, H, W) for grey pictures (N, 1, H, W) in 0..255."""
+    """Return the network's input (N, 3, H, W) for grey pictures (N, 1, H, W) in 0..255."""
     return ((grey.float() / 255 - _MEAN) / _STD).expand(-1, 3, -1, -1)

@@ -1,8 +1,8 @@
 """Scores from labels and probabilities: pure functions on arrays, built on scikit-learn (extra ``train``).
 
 Most functions take `y_true`, class indices of shape (N,), and `probabilities` of shape (N, C), whose rows sum to one.
-The prediction is the class with the highest probability (the first one if several have it). An undefined score, such as
-the AUC if only one class is present, is None, without a warning.
+The prediction is the class with the highest probability (of several such classes, the first). An undefined score, such
+as the AUC if only one class is present, is None, without a warning.
 """
 
 from cvrnet.metrics.bootstrap import bootstrap_intervals

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from cvrnet.errors import UserError
 from cvrnet.metrics.inputs import check
 
-SHARES = tuple(n / 100 for n in range(1, 100))  #: the shares of images to pass on for which a checkpoint has a limit
+SHARES = tuple(n / 100 for n in range(1, 100))  #: possible shares to pass on; a checkpoint has a limit for each
 
 
 def _least_confidence(p: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -25,7 +25,7 @@ def _margin(p: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def entropy(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The entropy over the last axis: 0 for a certain prediction, ``log(C)`` for C equally probable classes."""
+    """Return the entropy over the last axis: 0 for a certain prediction, ``log(C)`` for C equally probable classes."""
     logs = np.log(probabilities, out=np.zeros_like(probabilities), where=probabilities > 0)
     found: NDArray[np.float64] = np.maximum(-(probabilities * logs).sum(-1), 0.0)
     return found
@@ -71,16 +71,16 @@ class Abstention:
                 and all(type(limit) in (int, float) and 0 <= limit < 100 for limit in found.limits)
             )
         except TypeError as error:
-            raise ValueError("an abstention of another form") from error
+            raise ValueError("its abstention has another form") from error
         if not possible:
-            raise ValueError("an abstention with impossible values")
+            raise ValueError("its abstention has impossible values")
         return found
 
 
 def choose_abstention(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[str]) -> Abstention:
     """Choose the uncertainty score with the smallest area under its risk-coverage curve, and compute its limits.
 
-    The labels and probabilities are those of the validation images.
+    Labels, (N,), and probabilities, (N, C), are those of the validation images.
     """
     labels, table = check(y_true, probabilities, classes)
     areas = {name: risk_coverage(labels, table, name)["area"] for name in SCORES}
@@ -90,13 +90,13 @@ def choose_abstention(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequ
 
 
 def risk_coverage(y_true: ArrayLike, probabilities: ArrayLike, score: str) -> dict[str, Any]:
-    """The risk-coverage curve: the share of wrong predictions (risk) among the k most certain images, for k = 1 to N.
+    """Return the risk-coverage curve: the share of wrong predictions (risk) among the k most certain images.
 
-    (El-Yaniv & Wiener 2010, JMLR 11:1605)
+    The curve has a point for each k from 1 to N (El-Yaniv & Wiener 2010, JMLR 11:1605).
 
     Returns:
         ``coverage`` (k / N) and ``risk``, of shape (N,), and ``area``, the mean of the risk. Images with equal
-        uncertainty have the same risk: that of all images that are at least as certain.
+        uncertainty have equal risk: the risk of all images that are at least as certain.
 
     >>> curve = risk_coverage([0, 0, 1], [[0.9, 0.1], [0.4, 0.6], [0.2, 0.8]], "entropy")
     >>> curve["coverage"].round(2).tolist(), curve["risk"].round(2).tolist()
@@ -114,7 +114,7 @@ def risk_coverage(y_true: ArrayLike, probabilities: ArrayLike, score: str) -> di
 def average_abstention(members: Sequence[Abstention | None]) -> Abstention | None:
     """Return the abstention of an ensemble: the score that most members chose, and the mean of these members' limits.
 
-    None if a member has none.
+    None if a member has no abstention.
     """
     known = [member for member in members if member is not None]
     if not known or len(known) < len(members):

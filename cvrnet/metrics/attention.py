@@ -1,4 +1,4 @@
-"""Whether the attention of a model for bags finds the pictures that matter: those with a known lesion."""
+"""Measure whether the attention of a model for bags finds the pictures with a known lesion."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 def attention_scores(
     shares: Sequence[NDArray[np.float64]], lesions: Sequence[NDArray[np.bool_]]
 ) -> dict[str, float | int]:
-    """How well the pictures' shares in the predictions of their bags distinguish pictures with a lesion from others.
+    """Return how well each picture's share in its bag's prediction distinguishes pictures with and without a lesion.
 
     Only bags with both kinds of pictures count.
 
@@ -20,10 +20,10 @@ def attention_scores(
         lesions: For each bag, whether each picture has a lesion, (pictures,).
 
     Returns:
-        Empty if no bag counts; otherwise ``studies``, the number of bags that count, and means over them. ``roc_auc``:
-        the AUC within a bag. ``top_has_lesion``: whether the picture with the largest share has a lesion.
-        ``share_of_lesions``: the sum of the shares of the pictures with a lesion. ``pictures_with_lesion``: what this
-        sum would be if all pictures of a bag had the same share.
+        An empty dict if no bag counts; otherwise ``studies``, the number of bags that count, and means over these bags.
+        ``roc_auc``: the AUC within a bag. ``top_has_lesion``: whether the picture with the largest share has a lesion.
+        ``share_of_lesions``: the sum of the shares of the pictures with a lesion. ``pictures_with_lesion``: the
+        fraction of pictures with a lesion; with equal shares, ``share_of_lesions`` would have this value.
 
     >>> scores = attention_scores([np.array([0.7, 0.2, 0.1])], [np.array([True, False, False])])
     >>> scores["studies"], scores["roc_auc"], scores["top_has_lesion"], scores["share_of_lesions"]

@@ -15,7 +15,7 @@ from cvrnet.metrics.scores import confusion_scores, ratio, sample_log_loss
 
 CHUNK = 1_000_000  # weights in memory at once (8 MB, and a few copies)
 MIN_DEFINED = 0.9  # share of the resamples that must define a score
-TAIL = 0.025  # of a two-sided 95 % interval
+TAIL = 0.025  # share of the resamples beyond each end of a 95 % interval
 
 
 def bootstrap_intervals(
@@ -26,19 +26,20 @@ def bootstrap_intervals(
     n: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """95 % percentile intervals ``[low, high]`` of the scores, under the same keys as in `classification_scores`.
+    """Return 95 % percentile intervals ``[low, high]`` of the scores, with the keys of `classification_scores`.
 
     Patients are drawn with replacement, each with all of their images (cluster bootstrap). Images of one patient are
     similar, so resampling images would give intervals that are too narrow. If a score is undefined in more than a tenth
     of the resamples (as in a class of fewer than about three patients), its interval is None. Otherwise only the
     resamples that define the score count. If all resamples agree, as for a class without errors, the interval has no
-    width; use ``cvrnet.metrics.bootstrap.exact_interval`` for such scores.
+    width; then use ``cvrnet.metrics.bootstrap.exact_interval``.
 
     Args:
         y_true: Class indices, shape (N,).
         probabilities: Shape (N, C).
         classes: Names of the columns.
-        groups: The patient of each image. An image with None or "" is a patient of its own; by default, every image is.
+        groups: The patient of each image. An image with None or "" counts as a separate patient; by default, every
+            image does.
         n: Number of resamples.
         seed: Seed of the random draws; equal seeds give equal intervals.
 
@@ -61,7 +62,7 @@ def bootstrap_intervals(
 def mean_interval(
     values: ArrayLike, groups: Sequence[Hashable] | None = None, n: int = 1000, seed: int = 0
 ) -> tuple[float | None, list[float] | None]:
-    """The mean of one value for each image, and its 95 % interval by resampling patients as in `bootstrap_intervals`.
+    """Return the mean of one value per image, and its 95 % interval by resampling patients (`bootstrap_intervals`).
 
     ``values`` has shape (N,). Images whose value is NaN are left out; if all are NaN, both results are None. The other
     arguments are those of `bootstrap_intervals`.
@@ -81,7 +82,7 @@ def mean_interval(
 def share_interval(
     hits: ArrayLike, groups: Sequence[Hashable] | None = None
 ) -> tuple[float | None, list[float] | None]:
-    """The share of hits and its 95 % interval: by `mean_interval`, or by `exact_interval` if the share is 0 or 1.
+    """Return the share of hits and its 95 % interval: `mean_interval`, or `exact_interval` if the share is 0 or 1.
 
     ``hits`` has shape (N,): 1, 0, or NaN for images to leave out.
     """
@@ -96,9 +97,10 @@ def share_interval(
 def auc_interval(
     truth: ArrayLike, scores: ArrayLike, groups: Sequence[Hashable] | None = None, n: int = 1000, seed: int = 0
 ) -> tuple[float | None, list[float] | None]:
-    """The AUC of a score (N,), and its 95 % interval by resampling patients as in `bootstrap_intervals`.
+    """Return the AUC of a score (N,), and its 95 % interval by resampling patients as in `bootstrap_intervals`.
 
-    ``truth`` says whether each sample is positive. Both results are None if all samples are positive, or none is.
+    ``truth`` says whether each sample is positive. Both results are None if all samples are positive, or all are
+    negative.
 
     >>> auc_interval([True, False, True, False], [0.9, 0.1, 0.4, 0.4])[0]
     0.875
@@ -116,11 +118,11 @@ def auc_interval(
 def balanced_accuracies(
     y_true: ArrayLike, guesses: ArrayLike, groups: Sequence[Hashable] | None = None, n: int = 1000, seed: int = 0
 ) -> list[tuple[float, list[float] | None]]:
-    """The balanced accuracies of M models' predictions for the same images, and their 95 % intervals.
+    """Return the balanced accuracies of M models' predictions for the same images, and their 95 % intervals.
 
-    ``y_true`` are class indices of shape (N,), ``guesses`` the predicted ones, of shape (M, N). The mean is over the
-    classes that occur in ``y_true``. Intervals are as in `bootstrap_intervals`. If all predictions of a model are
-    right, or all are wrong, its interval is that of `exact_interval`.
+    ``y_true`` are class indices of shape (N,), ``guesses`` are the predicted class indices, of shape (M, N). The mean
+    is over the classes that occur in ``y_true``. Intervals are as in `bootstrap_intervals`. If all predictions of a
+    model are right, or all are wrong, the model's interval comes from `exact_interval`.
     """
     labels = np.asarray(y_true)
     hits = np.asarray(guesses) == labels
@@ -142,7 +144,7 @@ def balanced_accuracies(
 
 
 def exact_interval(share: float, n: int) -> list[float]:
-    """95 % interval of a share that is 0 or 1 in n independent trials (Clopper and Pearson 1934).
+    """Return the 95 % interval of a share that is 0 or 1 in n independent trials (Clopper and Pearson 1934).
 
     >>> [round(end, 2) for end in exact_interval(1.0, 30)]
     [0.88, 1.0]
@@ -154,7 +156,7 @@ def exact_interval(share: float, n: int) -> list[float]:
 def weighted_scores(
     labels: NDArray[np.int64], table: NDArray[np.float64], classes: Sequence[str], weights: NDArray[np.float64]
 ) -> dict[str, Any]:
-    """The scores under B sets of sample weights of shape (B, N): a nested dictionary of arrays of shape (B,).
+    """Return the scores under B sets of sample weights of shape (B, N): a nested dictionary of arrays of shape (B,).
 
     Undefined scores are NaN. The scores agree with `classification_scores` for weights of one, and with scikit-learn's
     ``sample_weight``.
@@ -181,7 +183,7 @@ def weighted_scores(
 def ranking(
     truth: NDArray[np.bool_], score: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """AUC and average precision for B sets of weights, two arrays (B,).
+    """Return AUC and average precision for B sets of weights (B, N): two arrays (B,).
 
     The AUC is the share of pairs of a positive and a negative image in the right order; ties count half.
     """
@@ -209,11 +211,11 @@ def resample(members: NDArray[np.intp], n_groups: int, n: int, seed: int) -> Ite
 
 
 def group_numbers(groups: Sequence[Hashable] | None, n_samples: int) -> NDArray[np.intp]:
-    """The index of each sample's group, (N,); groups are numbered from 0 in the order of their first samples."""
+    """Return the index of each sample's group, (N,); groups are numbered from 0 in the order of their first samples."""
     if groups is None:
         return np.arange(n_samples)
     if len(groups) != n_samples:
-        raise UserError(f"{len(groups)} groups for {n_samples} samples: expected one each")
+        raise UserError(f"{len(groups)} groups for {n_samples} samples: expected one group for each sample")
     numbers: dict[Hashable, int] = {}
     alone = ((index,) for index in range(n_samples))  # a key that no patient id equals
     keys = [group if group not in ("", None) else key for group, key in zip(groups, alone, strict=True)]
@@ -221,7 +223,7 @@ def group_numbers(groups: Sequence[Hashable] | None, n_samples: int) -> NDArray[
 
 
 def as_intervals(parts: Sequence[Any], few: bool) -> Any:
-    """The 95 % intervals from resampled scores: a nested dictionary of arrays for each chunk; `few` gives None."""
+    """Return 95 % intervals of resampled scores, given as one nested dictionary per chunk; if `few`, all are None."""
     if isinstance(parts[0], Mapping):
         return {key: as_intervals([part[key] for part in parts], few) for key in parts[0]}
     values = np.concatenate(parts)

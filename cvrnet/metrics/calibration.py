@@ -15,7 +15,7 @@ ECE_BINS = 15
 
 
 def brier_score(y_true: ArrayLike, probabilities: ArrayLike) -> float:
-    """Brier's original score over all classes: mean over samples of sum_k (p_k - [y = k])², from 0 to 2 (Brier 1950).
+    """Return Brier's score over all classes: mean over samples of sum_k (p_k - [y = k])², 0 to 2 (Brier 1950).
 
     With two classes it is twice the score of the positive class alone.
 
@@ -26,7 +26,7 @@ def brier_score(y_true: ArrayLike, probabilities: ArrayLike) -> float:
 
 
 def expected_calibration_error(y_true: ArrayLike, probabilities: ArrayLike, n_bins: int = ECE_BINS) -> float:
-    """The mean distance between highest probability and accuracy, over bins (Naeini et al. 2015, Guo et al. 2017).
+    """Return the mean distance of highest probability and accuracy, over bins (Naeini et al. 2015, Guo et al. 2017).
 
     ``ECE = sum_m |B_m|/N · |accuracy(B_m) - mean confidence(B_m)|``, with bins ``((m-1)/M, m/M]`` of equal width. The
     ECE depends on the number of bins and is biased upwards in small samples: compare models on the same samples with
@@ -44,13 +44,13 @@ def expected_calibration_error(y_true: ArrayLike, probabilities: ArrayLike, n_bi
 def calibration_curve(
     y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[str], n_bins: int = ECE_BINS
 ) -> dict[str, Any]:
-    """Reliability curves: mean predicted probability against observed frequency, in bins of equal width.
+    """Return reliability curves: mean predicted probability against observed frequency, in bins of equal width.
 
     Returns ``{"per_class": {name: curve}, "top_label": curve}``. A curve has arrays over the bins that are not empty:
     ``predicted`` (mean probability), ``observed`` (frequency), ``count``, and the bin's edges ``lower`` and ``upper``.
     A class's curve compares its probability with its frequency (as `sklearn.calibration.calibration_curve`). The top
-    label's curve compares the highest probability with the accuracy. It also has ``expected_calibration_error`` and
-    ``brier_score``.
+    label's curve compares the highest probability with the accuracy. This curve also has ``expected_calibration_error``
+    and ``brier_score``.
 
     >>> curve = calibration_curve([0, 1], [[0.75, 0.25], [0.75, 0.25]], ["NOR", "CVP"])["top_label"]
     >>> curve["predicted"], curve["observed"], curve["count"]
@@ -65,7 +65,7 @@ def calibration_curve(
 
 
 def squared_errors(labels: NDArray[np.int64], table: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each sample's squared error, whose mean is the Brier score: shape (N,)."""
+    """Return each sample's squared error, whose mean is the Brier score: shape (N,)."""
     return ((table - np.eye(table.shape[1])[labels]) ** 2).sum(1)
 
 
@@ -83,7 +83,7 @@ def _reliability(truth: NDArray[np.bool_], predicted: NDArray[np.float64], n_bin
 
 
 def bin_numbers(probability: NDArray[np.float64], n_bins: int) -> NDArray[np.intp]:
-    """The bin of each probability: m - 1 for ((m-1)/M, m/M], and 0 for probability 0."""
+    """Return the bin of each probability: m - 1 for ((m-1)/M, m/M], and 0 for probability 0."""
     if n_bins < 1:
         raise UserError(f"{n_bins} bins: expected at least 1")
     return np.searchsorted(np.linspace(0, 1, n_bins + 1)[1:-1], probability)

@@ -15,7 +15,7 @@ from cvrnet.metrics.bootstrap import group_numbers
 from cvrnet.metrics.inputs import check
 
 MIN_PATIENTS = 10
-COVERAGES = tuple(n / 100 for n in range(50, 100))  #: the coverages for which a checkpoint has a limit
+COVERAGES = tuple(n / 100 for n in range(50, 100))  #: possible coverages; a checkpoint has a limit for each
 
 
 @dataclass(frozen=True)
@@ -23,18 +23,19 @@ class PredictionSets:
     """For each coverage in `COVERAGES`, the lowest probability that puts a class into the set; 0 puts every class in.
 
     This is split conformal prediction with the score 1 - probability of the true class (Sadinle, Lei & Wasserman 2019,
-    JASA 114:223). If new patients are like the validation patients, the sets of at least this share of them contain the
-    true class. ``by_class`` guarantees this for the patients of each class (Vovk 2012, ACML); the sets are larger.
+    JASA 114:223). If new patients are like the validation patients, the sets of at least this share of the new patients
+    contain the true class. ``by_class`` guarantees this for the patients of each class (Vovk 2012, ACML); its sets are
+    larger.
     """
 
     patients: int  #: number of patients whose validation images were used
     least: list[float]  #: the lowest probability for each coverage
-    by_class: dict[str, list[float]]  #: the same for each class with at least `MIN_PATIENTS` patients
+    by_class: dict[str, list[float]]  #: ``least`` for each class with at least `MIN_PATIENTS` patients
 
     def members(
         self, probabilities: ArrayLike, classes: Sequence[str], coverage: float, by_class: bool = False
     ) -> NDArray[np.bool_]:
-        """Whether each class is in the set of each image, (N, C); the most probable class always is.
+        """Return whether each class is in the set of each image, (N, C); the most probable class always is.
 
         Args:
             probabilities: Shape (N, C).
@@ -68,14 +69,14 @@ class PredictionSets:
                 and all(type(p) in (int, float) and 0 <= p <= 1 for column in columns for p in column)
             )
         except (TypeError, AttributeError) as error:
-            raise ValueError("prediction sets of another form") from error
+            raise ValueError("its prediction sets have another form") from error
         if not possible:
-            raise ValueError("prediction sets with impossible values")
+            raise ValueError("its prediction sets have impossible values")
         return sets
 
 
 def coverage_index(coverage: float) -> int:
-    """The index of a coverage in `COVERAGES`; UserError if it is not one of them."""
+    """Return the index of a coverage in `COVERAGES`; UserError if `COVERAGES` does not contain it."""
     if coverage not in COVERAGES:
         raise UserError(f"a coverage of {coverage:g}; expected one of 0.50, 0.51, ... 0.99")
     return COVERAGES.index(coverage)
@@ -107,7 +108,7 @@ def calibrate_sets(
 
 
 def _least(p: NDArray[np.float64], patients: NDArray[np.intp]) -> list[float]:
-    """For each coverage, the highest probability that enough of the patients' true classes reach; 0 if none does."""
+    """Return, for each coverage, the highest probability that the true classes of enough patients reach; else 0."""
     _, inverse, counts = np.unique(patients, return_inverse=True, return_counts=True)
     order = np.argsort(-p)
     reached = np.cumsum((1 / counts[inverse])[order])  # patients whose true class has at least this probability
@@ -119,7 +120,7 @@ def _least(p: NDArray[np.float64], patients: NDArray[np.intp]) -> list[float]:
 
 
 def average_sets(members: Sequence[PredictionSets | None]) -> PredictionSets | None:
-    """The sets of an ensemble that averages its members' probabilities: the limits are the mean of the members' limits.
+    """Return the sets of an ensemble that averages its members' probabilities; each limit is the members' mean.
 
     The coverage is guaranteed for each member; for the ensemble it must be measured. None if a member has no sets.
     """

@@ -1,4 +1,4 @@
-"""Decision curves: what acting on a model's probabilities is worth (Vickers & Elkin 2006, Med Decis Making 26:565)."""
+"""Decision curves: the benefit of acting on a model's probabilities (Vickers & Elkin 2006, Med Decis Making 26:565)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ THRESHOLDS = np.arange(1, 100) / 100
 
 
 def decision_curves(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[str]) -> dict[str, Any]:
-    """Net benefit of each class against the others: ``{"per_class": {name: curve}, "macro": curve}``.
+    """Return the net benefit of each class against the others: ``{"per_class": {name: curve}, "macro": curve}``.
 
     A curve has ``threshold``, ``net_benefit`` and ``treat_all``, for thresholds of 0.01 to 0.99. The threshold is the
     lowest probability at which one would act (treat, or examine further). A threshold of 0.2 means that one missed
     patient is as bad as four needless actions. Net benefit = TP / N - FP / N * threshold / (1 - threshold), in true
     positives per image: the gain from acting on the model's probability, minus the cost of needless actions.
-    ``treat_all`` is the net benefit of acting on every image; acting on none has 0. A model that is below both at a
-    threshold is of no use there.
+    ``treat_all`` is the net benefit of acting on every image; acting on no image has the net benefit 0. At a threshold
+    where the model's net benefit is below ``treat_all`` or below 0, the model is of no use.
 
     Net benefits hold for the share of the class among these images, and for the probabilities as they are, calibrated
     or not. The curve of a class without images is None. The macro curve is the mean of the other curves.

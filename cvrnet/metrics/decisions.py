@@ -25,16 +25,16 @@ from cvrnet.metrics.recalibration import Recalibration
 class Decisions:
     """Thresholds, prediction sets and abstention of one model, or of an ensemble; empty for a model without them.
 
-    They apply to the probabilities after the calibration, if there is one.
+    If the model has a calibration, they apply to the calibrated probabilities.
     """
 
     operating_points: list[OperatingPoint] = field(default_factory=list)
     prediction_sets: PredictionSets | None = None
     abstention: Abstention | None = None
-    calibration: Recalibration | None = None  #: by ``cvrnet calibrate``, for another hospital
+    calibration: Recalibration | None = None  #: from ``cvrnet calibrate``, for another hospital
 
     def to_dict(self) -> dict[str, Any]:
-        """The values to write to config.json."""
+        """Return the values to write to config.json."""
         return asdict(self)
 
     @classmethod
@@ -49,11 +49,13 @@ class Decisions:
             raise ValueError("its decisions have another form")
         listed, sets, abstention, calibration = (values.get(field.name) for field in fields(cls))
         if not isinstance(listed or [], list) or not all(isinstance(value, Mapping) for value in listed or ()):
-            raise ValueError("its operating points are no list of objects")
+            raise ValueError("its operating points are not a list of objects")
         points = [OperatingPoint.from_dict(value) for value in listed or ()]
         keys = {(point.class_name, point.rule) for point in points}
         if len(keys) < len(points) or not keys <= {(name, rule) for name in classes for rule in RULES}:
-            raise ValueError("its operating points have another class than the model's, or one rule of a class twice")
+            raise ValueError(
+                "its operating points name a class that the model does not have, or a rule of a class twice"
+            )
         return cls(
             points,
             None if sets is None else PredictionSets.from_dict(_mapping(sets), classes),
@@ -97,7 +99,7 @@ def choose_finding_decisions(
     """Choose the thresholds of each finding on the validation images for which it is known.
 
     ``truth`` is 1, 0, or NaN where a finding is not known, (N, C); ``probabilities`` are (N, C). There are no
-    prediction sets and no abstention, because these are for one class out of several.
+    prediction sets and no abstention, because these need images with exactly one class.
     """
     points: list[OperatingPoint] = []
     for name, values, p in zip(names, truth.T, probabilities.T, strict=True):
@@ -110,14 +112,14 @@ def choose_finding_decisions(
 def average_decisions(members: Sequence[Decisions]) -> Decisions:
     """Return the decisions of an ensemble that averages its members' probabilities.
 
-    ``cvrnet calibrate`` calibrates an ensemble as a whole, so its members share their decisions.
+    ``cvrnet calibrate`` calibrates an ensemble as a whole, so all members have the same decisions.
 
     Raises:
         ValueError: The members were calibrated separately.
     """
     if any(member.calibration for member in members):
         if any(member != members[0] for member in members):
-            raise ValueError("its folds were calibrated separately, so they are no ensemble; name one of them")
+            raise ValueError("its folds were calibrated separately, so they cannot be averaged; choose one fold")
         return members[0]
     return Decisions(
         average_operating_points([member.operating_points for member in members]),

@@ -1,4 +1,4 @@
-"""The scores of findings, each on the images for which it is known, with intervals by resampling patients."""
+"""Compute the scores of each finding on the images for which it is known, with intervals by resampling patients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCORES = ("roc_auc", "average_precision", "brier_score", "expected_calibration_e
 
 
 def finding_rankings(truth: Table, probabilities: Table) -> Table:
-    """The AUC of each finding that is present in some images and absent in others, from tables (N, C).
+    """Return the AUC of each finding that is present in some images and absent in others, from tables (N, C).
 
     ``truth`` is 1, 0, or NaN where a finding is not known. Other findings are left out.
     """
@@ -38,7 +38,7 @@ def finding_scores(
     n: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """All scores of the predictions of findings, ready for JSON.
+    """Return all scores of the predictions of findings, ready for JSON.
 
     The keys are ``findings``, ``n`` (images), ``patients``, ``macro`` (the means over the findings that are scored),
     ``per_finding`` (``positives``, ``negatives``, ``unknown`` and `SCORES`), ``intervals`` with the 95 % intervals of
@@ -92,7 +92,7 @@ def finding_scores(
 def _weighted(
     truth: Table, probabilities: Table, names: Sequence[str], draws: Sequence[Table] | Iterator[Table]
 ) -> Iterator[dict[str, Any]]:
-    """The scores under sets of weights (b, N): a nested dictionary of arrays (b,), NaN where undefined.
+    """Yield the scores under sets of weights (b, N): a nested dictionary of arrays (b,), NaN where undefined.
 
     Findings that are present in all images, or in none, are left out.
     """
@@ -114,7 +114,7 @@ def _weighted(
 
 
 def _mean(parts: Sequence[Table], length: int) -> Table:
-    """The mean over the findings for which the score is defined."""
+    """Return the mean over the findings for which the score is defined."""
     table = np.array(parts).reshape(-1, length)
     defined = ~np.isnan(table)
     return ratio(np.where(defined, table, 0).sum(0), defined.sum(0))

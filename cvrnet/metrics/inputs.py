@@ -1,4 +1,4 @@
-"""Checks of labels and probabilities, made before anything is scored."""
+"""Check labels and probabilities before they are scored."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def check(
         raise UserError(f"labels of type {labels.dtype}: expected class indices (integers)")
     n_classes = table.shape[1]
     if n_classes < 2:
-        raise UserError(f"{n_classes} column of probabilities: expected one for each of two or more classes")
+        raise UserError(f"{n_classes} column of probabilities: expected two or more classes, each with a column")
     if classes is not None and (len(classes) != n_classes or len(set(classes)) != n_classes):
         raise UserError(f"classes {list(classes)}: expected {n_classes} different names, one for each column")
     if labels.min() < 0 or labels.max() >= n_classes:

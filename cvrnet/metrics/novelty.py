@@ -1,4 +1,4 @@
-"""How far images are from the training images (distances of `cvrnet.heads.novelty`), and which images are marked."""
+"""Mark images that are far from the training images, by the distances of `cvrnet.heads.novelty`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FALSE_ALARMS = 0.05  #: the share of the validation images that is marked as unl
 
 
 def distance_quantiles(distances: ArrayLike) -> NDArray[np.float64]:
-    """The quantiles for `NoveltyHead`, (201,), from the distances (N,) of images like those that will be predicted.
+    """Return the quantiles for `NoveltyHead`, (201,), from the distances (N,) of images like those to be predicted.
 
     A distance beyond all others is added, as in split conformal prediction. Then the distance of a new image of this
     kind is above the quantile q with a probability of at most 1 - q, for any number of images.
@@ -22,9 +22,9 @@ def distance_quantiles(distances: ArrayLike) -> NDArray[np.float64]:
 
 
 def unlike(distances: ArrayLike, quantiles: Sequence[ArrayLike]) -> NDArray[np.float64]:
-    """For each image, the share of the validation images that are nearer to the training images: (N,).
+    """Return, for each image, the share of the validation images that are nearer to the training images: (N,).
 
-    The share is the mean over F models. It is NaN if F is 0: no model has distances.
+    The share is the mean over F models. It is NaN if no model has distances (F is 0).
 
     Args:
         distances: Distances from the training images of each model, (N, F).
@@ -42,5 +42,5 @@ def unlike(distances: ArrayLike, quantiles: Sequence[ArrayLike]) -> NDArray[np.f
 
 
 def is_marked(shares: ArrayLike) -> NDArray[np.bool_]:
-    """Whether images are marked as unusual, from the results of `unlike`."""
+    """Return whether images are marked as unusual, from the results of `unlike`."""
     return np.asarray(shares, np.float64) > 1 - FALSE_ALARMS

@@ -27,7 +27,7 @@ class OperatingPoint:
 
     class_name: str
     rule: str  #: ``sensitivity`` or ``specificity`` to reach a target; ``youden`` for the largest sum of both
-    target: float | None  #: for the rules ``sensitivity`` and ``specificity``; None for ``youden``
+    target: float | None  #: the sensitivity or specificity to reach; None for ``youden``
     threshold: float
     true_positives: int  #: positive images of the class
     positives: int  #: all images of the class
@@ -46,7 +46,7 @@ class OperatingPoint:
 
     @property
     def specificity(self) -> float:
-        """Share of the other validation images that are negative."""
+        """Share of the other classes' validation images that are negative."""
         return self.true_negatives / self.negatives
 
     @property
@@ -71,7 +71,7 @@ class OperatingPoint:
         try:
             point = cls(**values)
         except TypeError as error:
-            raise ValueError(f"{values!r:.200} is no operating point") from error
+            raise ValueError(f"{values!r:.200} is not an operating point") from error
         counts = (point.true_positives, point.positives, point.true_negatives, point.negatives)
         numbers = [point.threshold, *([] if point.target is None else [point.target])]
         possible = (
@@ -91,9 +91,9 @@ class OperatingPoint:
 def targets_by_class(
     setting: float | Mapping[str, float] | None, classes: Sequence[str], default: float | None = None
 ) -> dict[str, float]:
-    """The target of each class that has one, from a number for all classes or from numbers by class name.
+    """Return the target of each class that has one, from a number for all classes or from numbers by class name.
 
-    A class without a number of its own has the default.
+    A class without a number gets the default.
 
     Raises:
         UserError: A number is for another class.
@@ -109,7 +109,7 @@ def targets_by_class(
 
 
 def threshold_warnings(points: Iterable[OperatingPoint]) -> list[str]:
-    """The warnings of several operating points, each once."""
+    """Return the warnings of several operating points, each warning once."""
     return list(dict.fromkeys(warning for point in points for warning in point.warnings))
 
 
@@ -123,10 +123,11 @@ def choose_operating_points(
     """Choose the thresholds of each class on validation images.
 
     The rule ``sensitivity`` takes the highest threshold that reaches the target, so that the specificity is as high as
-    possible; ``specificity`` takes the lowest. Thresholds that make every image of the other classes positive, or none
-    of the class, are avoided: if no other threshold reaches the target, the one that comes nearest is taken. ``youden``
-    maximises sensitivity + specificity - 1 (Youden 1950, Cancer 3:32). A threshold lies midway between two
-    probabilities of validation images, so that rounding changes no decision.
+    possible. The rule ``specificity`` takes the lowest threshold that reaches the target. Thresholds that make every
+    image of the other classes positive, or no image of the class, are not considered if there are other thresholds. If
+    no threshold reaches the target, the nearest one is taken. ``youden`` maximises sensitivity + specificity - 1
+    (Youden 1950, Cancer 3:32). A threshold lies midway between two probabilities of validation images, so that rounding
+    changes no decision.
 
     Args:
         y_true: Class indices, shape (N,).
@@ -136,7 +137,7 @@ def choose_operating_points(
         specificity: The target of each class that has one.
 
     Returns:
-        The points of each class; there are none for a class to which no image, or every image, belongs.
+        The points of each class. A class to which no image, or every image, belongs has no points.
 
     >>> y, p = [0, 0, 1, 1], [[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8]]
     >>> points = choose_operating_points(y, p, ["NOR", "CVP"], {"CVP": 1.0}, {})
@@ -157,7 +158,7 @@ def class_operating_points(
     sensitivity: float | None,
     specificity: float | None,
 ) -> list[OperatingPoint]:
-    """The points of one class or finding, as in `choose_operating_points`; ``truth``: which images have it, (N,)."""
+    """Return the points of a class or finding (`choose_operating_points`); ``truth``: whether each image has it."""
     if not truth.any() or truth.all():
         return []
     from sklearn.metrics import roc_curve  # here, because predictions need no scikit-learn
@@ -182,7 +183,7 @@ def class_operating_points(
 
 
 def _first(order: NDArray[np.intp], rate: NDArray[np.float64], target: float) -> int:
-    """The first index in `order` at which the rate reaches the target; if none does, the index of the highest rate."""
+    """Return the first index in `order` whose rate reaches the target; otherwise the index of the highest rate."""
     if not len(order):  # no threshold has true positives and true negatives
         return int(np.argmax(rate))
     reached = order[rate[order] >= target]
@@ -190,10 +191,10 @@ def _first(order: NDArray[np.intp], rate: NDArray[np.float64], target: float) ->
 
 
 def average_operating_points(members: Sequence[Iterable[OperatingPoint]]) -> list[OperatingPoint]:
-    """The points of an ensemble that averages its members' probabilities: thresholds are means of the members'.
+    """Return the points of an ensemble that averages its members' probabilities; thresholds are means over members.
 
-    The counts are sums over the members, each with its own threshold on its own validation images. Points that a member
-    lacks are left out.
+    The counts are sums over the members; each member is counted with its own threshold on its validation images. Points
+    that a member lacks are left out.
     """
     keyed = [{(p.class_name, p.rule, p.target): p for p in points} for points in members]
     points = []
@@ -207,10 +208,10 @@ def average_operating_points(members: Sequence[Iterable[OperatingPoint]]) -> lis
 
 
 def select_operating_points(points: Sequence[OperatingPoint], name: str) -> list[OperatingPoint]:
-    """The points of one rule: ``sensitivity``, ``specificity`` or ``youden``, or with a target: ``sensitivity=0.9``.
+    """Return the points of a rule; ``name`` is the rule (``youden``), or rule and target (``sensitivity=0.9``).
 
     Raises:
-        UserError: There are no such points, or a class has another target.
+        UserError: No class has this rule, or a class has another target.
     """
     rule, equals, target = name.partition("=")
     found = [point for point in points if point.rule == rule.strip()]
@@ -231,7 +232,7 @@ def select_operating_points(points: Sequence[OperatingPoint], name: str) -> list
 def positives(
     points: Sequence[OperatingPoint], probabilities: ArrayLike, classes: Sequence[str]
 ) -> NDArray[np.float64]:
-    """Whether each image is positive for each class: 1, 0, or NaN for a class without a point; shape (N, C)."""
+    """Return whether each image is positive for each class: 1, 0, or NaN for a class without a point; shape (N, C)."""
     table = np.asarray(probabilities, np.float64)
     thresholds = {point.class_name: point.threshold for point in points}
     found = np.full(table.shape, np.nan)

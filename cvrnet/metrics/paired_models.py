@@ -11,28 +11,29 @@ from scipy import stats
 from cvrnet.errors import UserError
 from cvrnet.metrics.bootstrap import group_numbers
 
-Z = float(stats.norm.ppf(0.975))  # of a two-sided 95 % interval
+Z = float(stats.norm.ppf(0.975))  # quantile for a two-sided 95 % interval
 
 
 def auc_covariance(
     truth: ArrayLike, scores: ArrayLike, groups: Sequence[Hashable] | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The AUCs of K scores for the same images, and their covariance.
+    """Return the AUCs of K scores for the same images, and their covariance.
 
-    DeLong, DeLong & Clarke-Pearson 1988 (Biometrics 44:837), with the midranks of Sun & Xu 2014 (IEEE Signal Process
-    Lett 21:1389). Images of one patient are not independent observations, so their components are summed by patient
-    (Obuchowski 1997, Biometrics 53:567). With one image for each patient this is DeLong's estimator.
+    The method is that of DeLong, DeLong & Clarke-Pearson 1988 (Biometrics 44:837), with the midranks of Sun & Xu 2014
+    (IEEE Signal Process Lett 21:1389). Images of one patient are not independent observations, so their components are
+    summed by patient (Obuchowski 1997, Biometrics 53:567). With one image for each patient this is DeLong's estimator.
 
     Args:
         truth: Whether each image is positive, shape (N,).
         scores: Shape (K, N); higher means more probably positive.
-        groups: The patient of each image. An image with None or "" is a patient of its own; by default, every image is.
+        groups: The patient of each image. An image with None or "" counts as a separate patient; by default, every
+            image does.
 
     Returns:
         The AUCs, (K,), and their covariance, (K, K).
 
     Raises:
-        UserError: Fewer than two patients have positive images, or fewer than two have negative ones.
+        UserError: Fewer than two patients have positive images, or fewer than two have negative images.
     """
     truth, table = np.asarray(truth, bool), np.atleast_2d(np.asarray(scores, np.float64))
     members = group_numbers(groups, len(truth))
@@ -61,7 +62,7 @@ def auc_covariance(
 def compare_auc(
     truth: ArrayLike, one: ArrayLike, other: ArrayLike, groups: Sequence[Hashable] | None = None
 ) -> dict[str, float]:
-    """DeLong's test of two AUCs on the same images.
+    """Test the difference of two AUCs on the same images (DeLong's test).
 
     ``one`` and ``other`` are two scores, (N,); the other arguments are those of `auc_covariance`.
 
@@ -79,21 +80,21 @@ def compare_mean_auc(
 ) -> dict[str, float]:
     """Test the difference of two models' mean AUC over classes or findings, on the same images.
 
-    The AUC of a class compares the images that have it with those that are known not to have it. The variance of the
-    mean difference is computed from the patients' components of `auc_covariance`, averaged over the classes that have
-    an AUC. With one image for each patient and two classes, it is DeLong's variance.
+    The AUC of a class compares images that have the class with images that are known not to have it. The variance of
+    the mean difference is computed from the patients' components of `auc_covariance`, averaged over the classes that
+    have an AUC. With one image for each patient and two classes, this variance is DeLong's.
 
     Args:
-        truth: 1, 0, or NaN where it is not known, (N, C).
+        truth: 1 or 0 for each image and class, NaN if not known, (N, C).
         one: The probabilities of a model, (N, C).
         other: The probabilities of another model, (N, C), or of several models, (K, N, C), whose AUCs are averaged.
         groups: As in `auc_covariance`.
 
     Returns:
-        As `compare_auc`.
+        The values that `compare_auc` returns.
 
     Raises:
-        UserError: No class has an AUC; or only one patient has, or only one lacks, a class that has an AUC.
+        UserError: No class has an AUC; or only one patient has a class that has an AUC, or only one patient lacks it.
     """
     answers, mine = np.asarray(truth, float), np.asarray(one, float)
     tables = np.concatenate([mine[None], np.asarray(other, float).reshape(-1, *mine.shape)])
@@ -121,7 +122,7 @@ def compare_mean_auc(
 def compare_accuracy(
     right: ArrayLike, right_of_other: ArrayLike, groups: Sequence[Hashable] | None = None
 ) -> dict[str, float]:
-    """McNemar's test: are two models right equally often on the same images?
+    """Test whether two models are right equally often on the same images (McNemar's test).
 
     With one image for each patient, the exact test is used: among the images that only one model gets right, each model
     should be right with probability 1/2 (McNemar 1947). If patients have several images, the differences are summed by
@@ -131,11 +132,11 @@ def compare_accuracy(
 
     Args:
         right: Whether the model is right on each image, shape (N,).
-        right_of_other: The same for the other model.
+        right_of_other: Whether the other model is right on each image, shape (N,).
         groups: As in `auc_covariance`.
 
     Returns:
-        As `compare_auc`.
+        The values that `compare_auc` returns.
     """
     a, b = np.asarray(right, float), np.asarray(right_of_other, float)
     members = group_numbers(groups, len(a))
@@ -155,7 +156,7 @@ def compare_accuracy(
 
 
 def _components(truth: NDArray[np.bool_], scores: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
-    """For each positive image, the share of negative ones that it is ranked above; for each negative, the reverse.
+    """Return the share of negatives ranked below each positive image, and of positives above each negative image.
 
     Ties count half; shapes (K, positive images) and (K, negative images).
     """
@@ -166,7 +167,7 @@ def _components(truth: NDArray[np.bool_], scores: NDArray[np.float64]) -> tuple[
 
 
 def _normal(one: float, other: float, variance: float) -> dict[str, float]:
-    """A difference of two estimates with its interval and test, from the normal distribution."""
+    """Return a difference of two estimates with its interval and test, from the normal distribution."""
     difference, error = one - other, float(np.sqrt(max(variance, 0.0)))
     if error < 1e-12:  # except for rounding, the models rank all images alike
         p = 1.0 if abs(difference) < 1e-12 else 0.0

@@ -12,7 +12,7 @@ from cvrnet.errors import UserError
 
 
 def corrected_resampled_t_test(differences: ArrayLike, n_train: float, n_test: float) -> dict[str, Any]:
-    """Nadeau and Bengio's corrected resampled t-test of paired differences, one per fold, against zero.
+    """Test paired differences, one per fold, against zero: Nadeau and Bengio's corrected resampled t-test.
 
     The folds of a cross-validation share training images, so their differences are correlated, and the usual paired
     t-test finds differences that do not exist (Dietterich 1998). This test multiplies the variance by
@@ -22,7 +22,7 @@ def corrected_resampled_t_test(differences: ArrayLike, n_train: float, n_test: f
     Args:
         differences: The score of one model minus that of the other for each fold: shape (k,), k at least 2.
         n_train: Number of images on which a fold's model was trained.
-        n_test: Number of images on which it was tested.
+        n_test: Number of images on which this model was tested.
 
     Returns:
         ``mean``, ``low`` and ``high`` (95 % confidence interval), ``t``, and two-sided ``p``. If the difference is the
@@ -50,7 +50,7 @@ def corrected_resampled_t_test(differences: ArrayLike, n_train: float, n_test: f
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted for the number of comparisons by Holm's method (1979).
+    """Return p-values that are adjusted for the number of comparisons by Holm's method (1979).
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]

@@ -14,10 +14,10 @@ from cvrnet.metrics.bootstrap import group_numbers
 from cvrnet.metrics.inputs import check
 from cvrnet.task import log_softmax
 
-MIN_PATIENTS = 5  # with fewer patients of a class, or of all others together, the bias of the class stays 0
+MIN_PATIENTS = 5  # with fewer patients of a class, or of all other classes together, the bias of the class stays 0
 MIN_IMAGES = 20  # with fewer images, nothing is fitted
-MAX_BIAS = 1000  # largest scale or bias that is accepted from a file; fitted ones are below 150
-MAX_STEPS, TOLERANCE = 10_000, 1e-9  # of the expectation maximisation
+MAX_BIAS = 1000  # largest scale or bias that is accepted from a file; fitted values are below 150
+MAX_STEPS, TOLERANCE = 10_000, 1e-9  # limits of the expectation maximisation
 Table = NDArray[np.float64]
 
 
@@ -32,7 +32,7 @@ class Recalibration:
     bias: tuple[float, ...]  #: b, (C,); 0: no change
 
     def __call__(self, probabilities: ArrayLike) -> Table:
-        """The new probabilities from the old ones, both (..., C)."""
+        """Return the recalibrated probabilities for a model's probabilities, both (..., C)."""
         return np.exp(log_softmax(self.scale * _logs(probabilities) + np.array(self.bias)))
 
     @classmethod
@@ -48,7 +48,7 @@ class Recalibration:
 
 
 def free_biases(labels: Sequence[int], groups: Sequence[Hashable], n_classes: int) -> list[int]:
-    """The classes whose bias can be fitted: at least `MIN_PATIENTS` patients have the class, and as many have another.
+    """Return the classes whose bias can be fitted: at least `MIN_PATIENTS` patients have the class, and so many do not.
 
     >>> free_biases([0] * 6 + [1] * 5 + [2], range(12), 3)
     [0, 1]
@@ -63,9 +63,9 @@ def fit_recalibration(y_true: ArrayLike, probabilities: ArrayLike, groups: Seque
     """Fit scale and biases on labelled images.
 
     This is temperature scaling (Guo et al. 2017, ICML) with a bias for each class. It minimises the log loss, in which
-    each patient counts once, plus half the square of log(scale) and of each bias. This penalty is that of a standard
-    normal prior. It keeps scale and biases finite with few images, and has less weight with more patients. The fit
-    starts from "no change", so the log loss on these images cannot rise.
+    each patient counts once, plus half the square of log(scale) and of each bias. These squares are the penalty of a
+    standard normal prior. The penalty keeps scale and biases finite with few images, and has less weight with more
+    patients. The fit starts from "no change", so the log loss on these images cannot rise.
 
     Args:
         y_true: Class indices, (N,).
@@ -81,7 +81,7 @@ def fit_recalibration(y_true: ArrayLike, probabilities: ArrayLike, groups: Seque
     names = [str(k) for k in range(logs.shape[1])]
     labels, _ = check(y_true, np.exp(logs), names)
     if len({*labels.tolist()}) < 2:
-        raise UserError("all images are of one class; temperature and biases need images of two or more")
+        raise UserError("all images are of one class; temperature and biases need images of two or more classes")
     _, inverse, counts = np.unique(group_numbers(groups, len(labels)), return_inverse=True, return_counts=True)
     weights, free = 1 / counts[inverse], free_biases(labels.tolist(), groups, len(names))
     one_hot = np.eye(len(names))[labels]
@@ -91,7 +91,7 @@ def fit_recalibration(y_true: ArrayLike, probabilities: ArrayLike, groups: Seque
         bias[free] = values[1:]
         new = log_softmax(scale * logs + bias)
         total = -(weights * new[np.arange(len(labels)), labels]).sum() + values @ values / 2
-        slope = weights[:, None] * (np.exp(new) - one_hot)  # of the new logits
+        slope = weights[:, None] * (np.exp(new) - one_hot)  # derivative with respect to the new logits
         gradient = np.concatenate([[scale * (slope * logs).sum()], slope.sum(0)[free]])
         return float(total), gradient + values
 
@@ -107,10 +107,10 @@ def fit_recalibration(y_true: ArrayLike, probabilities: ArrayLike, groups: Seque
 def fit_prior(probabilities: ArrayLike, trained: Sequence[float]) -> tuple[Recalibration, list[float]]:
     r"""Estimate the shares of the classes among unlabelled images, by expectation maximisation.
 
-    (Saerens, Latinne & Decaestecker 2002, Neural Computation 14:21, eq. 2.4.) The probabilities are multiplied by
-    :math:`\pi_c / \pi^0_c` and normalised; their mean over all images is the next :math:`\pi`. The estimate is valid
-    under two conditions: compared with the training data, only the shares of the classes are different, not the
-    appearance of each class; and the probabilities are calibrated on data like the training data.
+    The method is that of Saerens, Latinne & Decaestecker 2002 (Neural Computation 14:21, eq. 2.4). The probabilities
+    are multiplied by :math:`\pi_c / \pi^0_c` and normalised; their mean over all images is the next :math:`\pi`. The
+    estimate is valid under two conditions: compared with the training data, only the shares of the classes are
+    different, not the appearance of each class; and the probabilities are calibrated on data like the training data.
 
     Args:
         probabilities: Probabilities of the classes, (N, C).

@@ -14,13 +14,13 @@ ABOVE_ALL = float(np.nextafter(1.0, 2.0))  # a threshold that no probability rea
 
 
 def roc_curves(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[str]) -> dict[str, Any]:
-    """ROC curves: ``{"per_class": {name: curve}, "macro": curve}``.
+    """Return ROC curves: ``{"per_class": {name: curve}, "macro": curve}``.
 
     A curve holds ``fpr``, ``tpr``, ``threshold`` and ``auc``. ``fpr`` and ``tpr`` are 1 - specificity and sensitivity
     of "probability >= threshold", from (0, 0) to (1, 1). If no sample or every sample belongs to a class, its curve is
-    None. The macro curve (without threshold) is the mean of the class curves. They are interpolated linearly at all
-    their false-positive rates, from both sides of every step, so the area under the macro curve is the mean of their
-    areas. It is None if all class curves are None.
+    None. The macro curve (without threshold) is the mean of the class curves. The class curves are interpolated
+    linearly at all their false-positive rates, from both sides of every step. So the area under the macro curve is the
+    mean of the areas under the class curves. The macro curve is None if all class curves are None.
 
     >>> curves = roc_curves([0, 0, 1, 1], [[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8]], ["NOR", "CVP"])
     >>> curves["per_class"]["CVP"]["tpr"], curves["macro"]["auc"]
@@ -48,13 +48,13 @@ def roc_curves(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[st
 
 
 def precision_recall_curves(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[str]) -> dict[str, Any]:
-    """Precision-recall curves: ``{"per_class": {name: curve}, "macro": curve}``.
+    """Return precision-recall curves: ``{"per_class": {name: curve}, "macro": curve}``.
 
     A curve holds ``recall`` (descending), ``precision``, ``threshold``, ``average_precision`` and ``prevalence``, the
     precision of random guessing. The curve of a class without samples is None. Average precision is
     sum_n (R_n - R_{n-1}) P_n: the area under the step curve in which each precision P_n holds down to the next lower
     recall R_{n-1}. The macro curve (without threshold) is the mean of the step curves at all their recalls, so the area
-    under it is the mean of the average precisions.
+    under the macro curve is the mean of the average precisions.
 
     >>> curves = precision_recall_curves([0, 0, 1], [[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]], ["NOR", "CVP"])
     >>> curves["per_class"]["CVP"]["recall"], curves["per_class"]["CVP"]["precision"]
@@ -88,6 +88,6 @@ def precision_recall_curves(y_true: ArrayLike, probabilities: ArrayLike, classes
 
 
 def _both_sides(x: NDArray[np.float64], xp: NDArray[np.float64], fp: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The values of a piecewise linear curve at each x, from the left and from the right of its steps: (2 len(x),)."""
+    """Return a piecewise linear curve's values at each x, from the left and the right of its steps: (2 len(x),)."""
     left, right = np.interp(-x, -xp[::-1], fp[::-1]), np.interp(x, xp, fp)
     return np.stack([left, right], axis=1).ravel()

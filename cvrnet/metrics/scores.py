@@ -1,4 +1,4 @@
-"""The scores of one set of predictions, and their mean over folds."""
+"""Compute the scores of one set of predictions, and their mean over folds."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from cvrnet.metrics.inputs import check
 
 
 def classification_scores(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[str]) -> dict[str, Any]:
-    """All scores of one set of predictions, ready for JSON (v1 section 2.4 "Evaluation", Table 3).
+    """Return all scores of one set of predictions, ready for JSON (v1 section 2.4 "Evaluation", Table 3).
 
     The keys are ``classes``, ``n``, ``accuracy``, ``balanced_accuracy``, ``log_loss``, ``brier_score``,
-    ``expected_calibration_error``, ``weighted`` (recall, precision, f1), ``macro`` (the same and roc_auc,
-    average_precision), ``per_class`` (support, sensitivity, specificity, ppv, npv, f1, roc_auc, average_precision)
-    and ``confusion_matrix`` (rows true, columns predicted).
+    ``expected_calibration_error``, ``weighted`` (recall, precision, f1), ``macro`` (recall, precision, f1, roc_auc,
+    average_precision), ``per_class`` (support, sensitivity, specificity, ppv, npv, f1, roc_auc, average_precision) and
+    ``confusion_matrix`` (rows true, columns predicted).
 
     - sensitivity = recall = TP/(TP+FN); specificity = TN/(TN+FP); ppv = precision = TP/(TP+FP); npv = TN/(TN+FN);
       f1 = 2TP/(2TP+FP+FN), each class against the others.
     - ``macro`` is the mean over the classes that occur in `y_true`. ``weighted`` is the mean weighted by their support,
-      as in the papers' tables, so weighted recall is the accuracy. In both, the precision of a class that is never
-      predicted counts as 0, as in scikit-learn; in ``per_class`` it is None.
-    - AUC and average precision are those of one class against the others; AUC needs at least one sample on each side.
-      With two classes, the macro AUC is the AUC.
+      as in the papers' tables, so weighted recall is the accuracy. In ``macro`` and ``weighted``, the precision of a
+      class that is never predicted counts as 0, as in scikit-learn; in ``per_class`` it is None.
+    - AUC and average precision compare one class with the others; AUC needs at least one sample of the class and one of
+      another class. With two classes, the macro AUC is the AUC.
     - log_loss is the mean of -ln p(true class), with p clipped at 2.2e-16.
 
     >>> s = classification_scores([0, 0, 1, 1], [[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.3, 0.7]], ["NOR", "CVP"])
@@ -69,7 +69,7 @@ def classification_scores(y_true: ArrayLike, probabilities: ArrayLike, classes: 
 
 
 def confusion_matrix(y_true: ArrayLike, probabilities: ArrayLike) -> NDArray[np.int64]:
-    """Counts of shape (C, C): rows are true classes, columns predicted ones, as in scikit-learn.
+    """Return counts of shape (C, C): rows are true classes, columns are predicted classes, as in scikit-learn.
 
     The papers print the transpose.
 
@@ -85,10 +85,10 @@ def confusion_matrix(y_true: ArrayLike, probabilities: ArrayLike) -> NDArray[np.
 def confusion_scores(
     tp: NDArray[Any], support: NDArray[Any], predicted: NDArray[Any], classes: Sequence[str]
 ) -> dict[str, Any]:
-    """The scores that are computed from each class's true positives, images and predictions: arrays of shape (...).
+    """Return the scores that depend only on each class's true positives, images and predictions: arrays (...).
 
     ``tp``, ``support`` and ``predicted`` are the diagonal, the row sums and the column sums of confusion matrices:
-    counts or weights of shape (..., C). Undefined scores are NaN. The scores and their bootstrap resamples both use
+    counts or weights of shape (..., C). Undefined scores are NaN. `classification_scores` and the bootstrap both use
     this function.
     """
     total = support.sum(-1, keepdims=True)
@@ -114,13 +114,13 @@ def confusion_scores(
 
 
 def mean_std(values: Sequence[Any], ddof: int = 0) -> dict[str, Any]:
-    """Mean and standard deviation over folds, of numbers or of score dictionaries (key by key, nested).
+    """Return mean and standard deviation over folds, of numbers or of score dictionaries (key by key, nested).
 
     Each number becomes ``{"mean", "std", "n"}``, where n is the number of folds in which it is defined (not None). If
     it is defined in no fold, mean and std are None. Names and lists, such as the confusion matrix, are left out.
 
     `ddof=0` (dividing by n) is the papers' "mean ± standard deviation": it reproduces every cell of v1's Table 3 from
-    its fold rows. `ddof=1` (the sample standard deviation, larger by 12 % with five folds) does not.
+    the table's rows of single folds. `ddof=1` (the sample standard deviation, larger by 12 % with five folds) does not.
 
     >>> mean_std([0.964, 0.966, 0.955, 0.968, 0.964])  # v1 Table 3, Task-2, precision: 0.963 ± 0.004
     {'mean': 0.9634, 'std': 0.00445..., 'n': 5}
@@ -149,12 +149,12 @@ def json_tree(tree: Any) -> Any:
 
 
 def sample_log_loss(labels: NDArray[np.int64], table: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each sample's -ln p(true class), p clipped as in scikit-learn: shape (N,)."""
+    """Return each sample's -ln p(true class), p clipped as in scikit-learn: shape (N,)."""
     p = table[np.arange(len(labels)), labels] / table.sum(1)
     epsilon = np.finfo(np.float64).eps
     return -np.log(np.clip(p, epsilon, 1 - epsilon))
 
 
 def ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
-    """Part divided by whole, NaN where the whole is 0."""
+    """Return ``part`` divided by ``whole``; NaN where ``whole`` is 0."""
     return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole > 0)

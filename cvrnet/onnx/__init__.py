@@ -1,4 +1,4 @@
-"""Export trained models to ONNX files, which are checked, and load such files as models (extra ``export``)."""
+"""Export trained models to ONNX files, check these files, and load them as models (extra ``export``)."""
 
 from typing import TYPE_CHECKING
 

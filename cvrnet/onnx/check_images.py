@@ -33,8 +33,8 @@ def check_pixels(
 ) -> tuple[np.ndarray, str]:
     """Return up to 16 images, uint8 (N, C, H, W), and a phrase that says where they come from.
 
-    They come from the data set `given` by the user. If the user gave none, they come from the data set of the training;
-    if that cannot be read, they are phantoms.
+    They come from the data set `given` by the user. If the user gave no data set, they come from the data set of the
+    training; if this data set cannot be read, they are phantoms.
 
     Raises:
         UserError: The user gave a data set, and none of its images can be read.
@@ -54,7 +54,7 @@ def check_pixels(
 
 
 def _sample(data: DataPath, preprocessing: Preprocessing) -> np.ndarray:
-    """Up to `CHECKED` images, evenly spaced in a data set; an array of length 0 if none can be read."""
+    """Return up to `CHECKED` images, evenly spaced in a data set; an array of length 0 if none can be read."""
     records = read_records(data, labelled=False)
     chosen = [records[i * len(records) // CHECKED] for i in range(min(CHECKED, len(records)))]
     return np.array([image for _, image in readable_images(chosen, preprocessing)])
@@ -66,8 +66,8 @@ def split_calibration(
     """Choose `count` images (at most half) for calibration, and up to `most` of other patients for evaluation.
 
     The data are a folder with one sub-folder per class, a CSV manifest, or a folder of images without labels. A label
-    that is not among the model's classes is an error. For a model of findings, the images get what is known about its
-    findings.
+    that is not among the model's classes is an error. For a model of findings, each image gets 1, 0 or None (not known)
+    for each finding of the model.
     """
     if task == "multilabel":
         records = read_records(data, labelled=False)

@@ -1,4 +1,4 @@
-"""Copies of checkpoints as ONNX files, for prediction in another engine; the cache names them by their content."""
+"""Copies of checkpoints as ONNX files, for prediction in another engine; a copy's name is a hash of its checkpoint."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ConvertedCopy:
         self.file = image_cache_folder() / "converted" / f"{hashlib.sha256(key).hexdigest()[:32]}.onnx"
 
     def open(self, dtype: str, engine: str, images: Callable[[], NDArray[np.uint8]]) -> OnnxEngine:
-        """Open the file; if it does not exist, make it first, and compare it with PyTorch on these images.
+        """Open the file. If it does not exist, make it first, and compare it with PyTorch on ``images``.
 
         Raises:
             UserError: The network cannot be exported (see `cvrnet.onnx.export_onnx`), or the engine cannot run it.
@@ -47,11 +47,11 @@ class ConvertedCopy:
         return load_onnx(self.file, "cpu", dtype, engine)
 
     def images(self, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-        """Up to 16 images (N, C, H, W) to compare engines on: from the training data, or phantoms."""
+        """Return up to 16 images (N, C, H, W) to compare engines on: from the training data, or phantoms."""
         return check_pixels(preprocessing, None, training_data(self._folder))[0]
 
     def known_difference(self, opened: OnnxEngine) -> float | None:
-        """The difference that `keep_difference` stored for this engine, version and number format, if any."""
+        """Return the difference that `keep_difference` stored for this engine, version and number format, if any."""
         found = self._notes().get(_name(opened))
         return found if isinstance(found, float) else None
 

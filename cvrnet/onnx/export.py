@@ -61,20 +61,20 @@ def export_onnx(
         model: Run folder, fold folder, ``local-dir:FOLDER`` or ``hf-hub:user/repo[@revision]``.
         output: The file; its name ends in .onnx.
         folds: Folds of the run to export; all by default.
-        img_size: Height and width in pixels; by default those of the training.
-        check_images: Data set whose images are used for this check; by default that of the calibration or of the run.
-            If there is none, the images are phantoms.
+        img_size: Height and width in pixels; by default the size of the training.
+        check_images: Data set whose images are used for this check; by default the data set of the calibration or,
+            without it, of the run. If neither exists, the images are phantoms.
         int8: Quantise: weights and activations of the convolutions become 8-bit integers.
-        calibration: Data set for int8. The images of some patients determine the ranges of the activations. The images
-            of the other patients are for comparing the quantised file with the float32 file.
+        calibration: Data set for int8. The images of some patients determine the ranges of the activations. On the
+            images of the other patients, the quantised file is compared with the float32 file.
         calibration_images: Number of images that determine the ranges.
         min_agreement: Smallest share of the other images that must keep their most probable class (for findings: their
             decision, as the mean over the findings); 0 accepts any share.
         max_accuracy_drop: Largest accepted loss of accuracy (for findings: of the mean AUC) on the other images, if
             they have labels; 1 accepts any loss.
-        any_body_part: Also read DICOM files of other parts of the body than the chest.
+        any_body_part: Also read DICOM files of parts of the body other than the chest.
         overwrite: Replace an existing file.
-        progress: Called while the quantised file is compared, with the number of images done and to do.
+        progress: Called while the quantised file is compared, with the number of images done and the total.
 
     Returns:
         ``folds``; ``checked_on``, the images of the check; ``max_difference``, the largest difference between a
@@ -148,7 +148,7 @@ def load_network(folders: Sequence[Path], img_size: int | None = None) -> PixelN
 
 
 def _check_size(network: PixelNetwork, img_size: int) -> None:
-    """Raise UserError for an image size that the network cannot take, such as another one than a transformer's own."""
+    """Raise UserError for an image size that the network cannot take; many vision transformers take only one size."""
     size = network.preprocessing.input_size
     try:
         with torch.no_grad():
@@ -162,7 +162,7 @@ def _check_size(network: PixelNetwork, img_size: int) -> None:
 
 
 def training_data(folder: Path) -> DataSet | None:
-    """The data set that the run of a checkpoint names, if there is one."""
+    """Return the data set that the run of a checkpoint names, if there is one."""
     return DataSet.of_run(_find_run(folder))
 
 
@@ -172,7 +172,7 @@ def _find_run(folder: Path) -> dict[str, Any]:
 
 
 def _provenance(folders: Sequence[Path], run: dict[str, Any]) -> dict[str, Any]:
-    """The kind of run, the SHA-256 of each fold's weights and of the data set, and versions; without local paths."""
+    """Return the kind of run, SHA-256 of each fold's weights and of the data set, and versions; no local paths."""
     # The user's folder names are private: only names of the form fold-k are written.
     names = [folder.name if fold_number(folder.name) else None for folder in folders]
     hashes = [file_hash(folder / WEIGHTS) for folder in folders]

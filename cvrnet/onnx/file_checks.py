@@ -33,18 +33,18 @@ class Metadata:
 
     cfg: dict[str, Any]  #: timm's ``pretrained_cfg``, with ``label_names``
     task: str  #: ``multiclass`` or ``multilabel``
-    num_heads: int  #: number of heads in its outputs; 0 if the file has no outputs for heads
+    num_heads: int  #: number of heads in the file's outputs; 0 if the file has no outputs for heads
     decisions: Decisions
-    quantiles: list[NDArray[np.float64]]  #: of each fold's distances; empty for a file without distances
+    quantiles: list[NDArray[np.float64]]  #: quantiles of each fold's distances; empty for a file without distances
 
 
 def read_metadata(path: str | Path) -> Metadata:
     """Check an ONNX file and return its metadata.
 
     Raises:
-        UserError: The file is damaged; its metadata do not fit its graph; or it has something that ``cvrnet export``
-            does not write, such as weights in other files, weights that are not finite, graphs inside the graph
-            (loops), operators outside the ONNX standard, or more than 20,000 nodes.
+        UserError: The file is damaged, its metadata do not fit its graph, or it has parts that ``cvrnet export`` does
+            not write, such as weights in other files, weights that are not finite, graphs inside the graph (loops),
+            operators outside the ONNX standard, or more than 20,000 nodes.
     """
     path = Path(path)
     if not path.is_file():
@@ -81,17 +81,17 @@ def read_metadata(path: str | Path) -> Metadata:
 
 
 def _quantiles(value: Any) -> list[NDArray[np.float64]]:
-    """The quantiles of each fold's distances; ValueError if the value cannot be quantiles."""
+    """Return the quantiles of each fold's distances; ValueError if the value cannot be quantiles."""
     if not isinstance(value, list) or not all(isinstance(v, list) and 2 <= len(v) <= 10_000 for v in value):
         raise ValueError("its quantiles have another form")
     found = [np.array(v, np.float64) for v in value]
     if not all(v.ndim == 1 and np.isfinite(v).all() and (np.diff(v) >= 0).all() for v in found):
-        raise ValueError("its quantiles fall, or are not finite")
+        raise ValueError("its quantiles are not in ascending order, or not finite")
     return found
 
 
 def _find_problem(proto: onnx.ModelProto) -> str:
-    """The first thing in the file that ``cvrnet export`` does not write; "" if there is none."""
+    """Return the first part of the file that ``cvrnet export`` does not write, in words; "" if there is none."""
     if len(proto.graph.node) > _MOST_NODES:
         return f"has a graph of {len(proto.graph.node):,} nodes"
     if proto.functions or proto.training_info:
@@ -112,7 +112,7 @@ def _find_problem(proto: onnx.ModelProto) -> str:
 
 
 def _messages(message: Message) -> Iterator[Message]:
-    """All messages inside a message, at every level."""
+    """Yield all messages inside a message, at every level."""
     for field, value in message.ListFields():
         if field.message_type is not None:
             for part in [value] if isinstance(value, Message) else value:
@@ -121,7 +121,7 @@ def _messages(message: Message) -> Iterator[Message]:
 
 
 def _is_finite(tensor: onnx.TensorProto) -> bool:
-    """Whether no value is NaN or infinite. A single number may be infinite: the limit of an operator such as Clip."""
+    """Return whether all values are finite. A single number may be infinite: the limit of an operator such as Clip."""
     try:
         array = np.asarray(onnx.numpy_helper.to_array(tensor))
     except (ValueError, TypeError):
@@ -130,7 +130,7 @@ def _is_finite(tensor: onnx.TensorProto) -> bool:
 
 
 def _classes_and_heads(graph: onnx.GraphProto, preprocessing: Preprocessing) -> tuple[int, int]:
-    """The numbers of classes and heads, from the shapes of a graph's inputs and outputs; 0 classes if one is wrong."""
+    """Return the numbers of classes and heads, from a graph's input and output shapes; 0 classes if one is wrong."""
     weights = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in weights]
     shapes = {value.name: _shape(value) for value in (*inputs, *graph.output)}
@@ -145,5 +145,5 @@ def _classes_and_heads(graph: onnx.GraphProto, preprocessing: Preprocessing) -> 
 
 
 def _shape(value: onnx.ValueInfoProto) -> list[int]:
-    """The length of each axis; 0 for an axis that may have any length."""
+    """Return the length of each axis; 0 for an axis that may have any length."""
     return [axis.dim_value for axis in value.type.tensor_type.shape.dim]

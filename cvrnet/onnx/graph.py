@@ -31,7 +31,7 @@ _KEPT = ("architecture", "license", "paper_name", "paper_ids", "notes")
 class PixelNetwork(nn.Module):
     """The network that is written to an ONNX file: normalisation, all folds, and the mean of their probabilities.
 
-    Height and width of the images are those of the training, or `img_size`.
+    Height and width of the images are `img_size` or, by default, the size of the training.
     """
 
     def __init__(self, models: Sequence[nn.Module], img_size: int | None = None) -> None:
@@ -56,7 +56,7 @@ class PixelNetwork(nn.Module):
 
     @property
     def outputs(self) -> list[str]:
-        """The names of what `forward` returns."""
+        """The names of the outputs of `forward`."""
         return [LOGITS, *([HEADS] if self.averages_probabilities else []), *([DISTANCES] if self.novelty else [])]
 
     @property
@@ -74,9 +74,9 @@ class PixelNetwork(nn.Module):
         """Classify images, uint8 (N, C, H, W).
 
         Returns:
-            Logits (N, classes) whose softmax (for findings, sigmoid) is the mean of the folds' probabilities, after the
-            model's calibration if it has one. For CVR-Nets also the logits of each head, (N, heads, classes), averaged
-            over the folds in the same way and not calibrated. With ``novelty``, also the distances (N, folds).
+            Logits (N, classes) whose softmax (for findings, sigmoid) is the mean of the folds' probabilities; if the
+            model has a calibration, it is applied to this mean. For CVR-Nets also the logits of each head, (N, heads,
+            classes), also averaged over the folds, but not calibrated. With ``novelty``, also the distances (N, folds).
         """
         x = pixels.float() * self.scale + self.shift
         models: list[Any] = list(self.models)
@@ -208,6 +208,6 @@ def write_metadata(proto: onnx.ModelProto, values: Mapping[str, Any]) -> None:
 
 
 def _exact_parts(encoder: Any) -> tuple[str, ...]:
-    """An encoder's own list; without one, its first convolutions."""
+    """Return ``float32_parts`` of an encoder; if it has none, its first convolutions."""
     listed: tuple[str, ...] | None = getattr(encoder, "float32_parts", None)
     return encoder.first_conv if listed is None else listed

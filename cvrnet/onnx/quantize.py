@@ -68,7 +68,7 @@ def quantize(source: Path, target: Path, calibration: Sequence[Record], network:
 
 
 def _float_nodes(graph: onnx.GraphProto, parts: Sequence[str]) -> list[str]:
-    """Names of the nodes that stay in float32, because rounding in them would change predictions most.
+    """Return the names of the nodes that stay in float32, because rounding in them would change predictions most.
 
     These are the first convolutions and all nodes before them, the convolutions of `parts`, and the heads: all nodes
     from the first dense layer (Gemm) on.
@@ -129,7 +129,7 @@ def compare(
 
 
 def class_agreement(labels: Sequence[str], p: np.ndarray, q: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
-    """Compare the classes that probabilities before (p) and after quantisation (q), both (N, C), give.
+    """Compare the most probable classes before (p) and after quantisation (q); both are probabilities, (N, C).
 
     Returns:
         ``top_class``, the share of the images that keep their most probable class; ``accuracy_before`` and
@@ -148,8 +148,9 @@ def finding_agreement(
 ) -> dict[str, Any]:
     """Compare the decisions about findings before and after quantisation.
 
-    ``p`` and ``q`` are the probabilities before and after it, both (N, C). The threshold of a finding is its operating
-    point for sensitivity, or 0.5 if it has none. ``truth`` is 1, 0, or NaN where a finding is not known, (N, C).
+    ``p`` and ``q`` are the probabilities before and after quantisation, both (N, C). The threshold of a finding is its
+    operating point for sensitivity, or 0.5 without an operating point. ``truth`` is 1, 0, or NaN where a finding is not
+    known, (N, C).
 
     Returns:
         ``agreement_FINDING``, the share of the images that keep their decision; ``agreement``, the mean over the

@@ -1,4 +1,4 @@
-"""Run an ONNX file in OpenVINO if it is installed, otherwise in ONNX Runtime; PyTorch is not needed."""
+"""Run an ONNX file in OpenVINO or ONNX Runtime; PyTorch is not needed."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from cvrnet.precision import named_precision
 
 ENGINES = ("auto", "onnxruntime", "openvino")
 OPENVINO_PAYS = 100
-"""For at least this many images, OpenVINO, which opens a file more slowly than ONNX Runtime, saves more time than that
-takes (docs/export.md)."""
+"""OpenVINO opens a file more slowly than ONNX Runtime, but computes faster. From this number of images on, it takes
+less time in total (docs/export.md)."""
 Session = Callable[[np.ndarray, list[str]], list[np.ndarray]]  # (pixels uint8 (N, C, H, W), names) -> these outputs
 
 
@@ -35,14 +35,14 @@ class OnnxEngine:
         self.pretrained_cfg = about.cfg
         self.preprocessing = Preprocessing.from_cfg(about.cfg)
         self.classes: list[str] = about.cfg["label_names"]
-        self.unit = "image"  #: what a prediction is about
+        self.unit = "image"  #: the unit of a prediction: one image
         self.task = about.task  #: ``multiclass``, or ``multilabel`` for findings
-        self.quantiles = about.quantiles  #: of each fold's distances (`cvrnet.metrics.novelty`); empty if none
+        self.quantiles = about.quantiles  #: quantiles of each fold's distances (`cvrnet.metrics.novelty`); may be empty
         self.averages_probabilities = about.num_heads > 0  #: whether the file also returns the logits of heads
         self._heads, self.decisions = about.num_heads, about.decisions
         if not self.averages_probabilities:  # the logits are calibrated in the graph; logits of heads are not
             self.decisions = replace(self.decisions, calibration=None)
-        self.models: list[Any] = [self]  #: this file; for a converted copy, the networks in PyTorch, for explanations
+        self.models: list[Any] = [self]  #: this engine; for a converted copy, the PyTorch networks for explanations
         self.device: Any  # "cpu" or "cuda"
         self.engine, self._session, self.device, self.precision = _open(Path(path), device, dtype, engine, images)
 
@@ -55,26 +55,26 @@ class OnnxEngine:
         return self._heads
 
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The network's logits (N, classes) for images, uint8 (N, C, H, W), in the size of the preprocessing."""
+        """Return the network's logits (N, classes) for images, uint8 (N, C, H, W), in the size of the preprocessing."""
         (logits,) = self._compute(pixels, [LOGITS])
         return logits
 
     def __call__(self, pixels: NDArray[np.uint8], size: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Compute images, uint8 (N, C, H, W), in the size of the preprocessing; N may be any, so `size` has no effect.
+        """Compute any number of images, uint8 (N, C, H, W), in the size of the preprocessing; `size` has no effect.
 
         Returns:
-            Logits (1, heads, N, classes), where a network without heads counts as having one; and each fold's distances
-            from its training images (N, folds), or (N, 0) if the file has none.
+            Logits (1, heads, N, classes), with heads = 1 for a network without heads; and each fold's distances from
+            its training images, (N, folds), or (N, 0) if the file has no distances.
         """
         names = [HEADS if self.averages_probabilities else LOGITS, *([DISTANCES] if len(self.quantiles) else [])]
         logits, *others = (answer.astype(np.float64) for answer in self._compute(pixels, names))
         heads = logits.transpose(1, 0, 2) if self.averages_probabilities else logits[None]
         return heads[None], others[0] if others else np.zeros((len(pixels), 0))
 
-    ahead = 0  #: how many batches to start before waiting for the first
+    ahead = 0  #: number of batches to start before waiting for the result of the first
 
     def start(self, pixels: NDArray[np.uint8], size: int = 0) -> Callable[[], Any]:
-        """Compute images at once; return a function that returns the result of `__call__`."""
+        """Compute images immediately; return a function that returns the result of `__call__`."""
         answer = self(pixels, size)
         return lambda: answer
 
@@ -96,8 +96,9 @@ def load_onnx(
         path: The file.
         device: ``auto``, ``cpu`` or ``cuda``.
         dtype: ``auto``, ``fp32``, or ``bf16`` (only with OpenVINO, on processors with bfloat16).
-        engine: One of ``ENGINES``; ``auto`` takes OpenVINO on a CPU if it is installed and there are at least
-            `OPENVINO_PAYS` images, otherwise ONNX Runtime.
+        engine: One of ``ENGINES``; ``auto`` takes OpenVINO if it is installed, the device is a CPU, and there are at
+            least `OPENVINO_PAYS` images; otherwise ONNX Runtime. Fewer images use OpenVINO for ``bf16``, or if ONNX
+            Runtime is not installed.
         images: Number of images that will be predicted; None for many.
 
     Raises:
@@ -164,17 +165,18 @@ def _open_onnxruntime(path: Path, gpu: int | None) -> Session:
 
 
 def _threads() -> int:
-    """The number of threads in OMP_NUM_THREADS, which PyTorch uses too; 0 lets the engine choose."""
+    """Return the number of threads in OMP_NUM_THREADS, which PyTorch uses too; 0 lets the engine choose."""
     stated = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     return int(stated) if stated.isdecimal() else 0
 
 
 @cache
 def _openvino_core() -> Any:
-    """The single OpenVINO core of this process, which is never released.
+    """Return the single OpenVINO core of this process, which is never released.
 
-    OpenVINO gives the thread that starts it another signal stack, and frees this stack when it is released. If another
-    thread released it, the next signal (Ctrl-C, or the end of a child process) would end the program silently.
+    OpenVINO gives the thread that starts it another signal stack, and frees this stack when the core is released. If
+    another thread released the core, the next signal (Ctrl-C, or the end of a child process) would end the program
+    silently.
     """
     import openvino
 
@@ -205,7 +207,7 @@ def _open_openvino(path: Path, dtype: str) -> tuple[Session, str]:
 
 
 def _reason(error: Exception) -> str:
-    """The line of an engine's message that names the problem; in OpenVINO's messages it is the last line."""
+    """Return the line of an engine's message that names the problem; in OpenVINO's messages it is the last line."""
     lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if not line.startswith("Exception from")] or lines or [type(error).__name__]
     return told[-1] if len(told) < len(lines) else told[0]

@@ -209,7 +209,7 @@ def test_a_label_that_contradicts_itself_is_refused(tmp_path, cli):
             "path,Edema,Mass",
             ",1,0",
             ["--findings", "No finding"],
-            "No finding is not a finding; it means that there are none",
+            "No finding is not a finding, but means that there are no findings",
         ),
         ("path,Edema,Edema", ",1,0", [], "a column is named twice: 'path, Edema, Edema'"),
         ("path,Edema,Mass", ",1,2", ["--findings", "Mass"], "Mass is '2'; expected 1, 0, -1 or empty"),

@@ -68,9 +68,9 @@ def test_an_odd_cell_is_named_with_its_column(cell):
 
 def test_columns_of_words_and_the_number_of_odd_cells_are_told():
     assert odd_columns(column("True", "False", "True"))["Edema"].startswith(
-        "column Edema is not a finding: it has 'True' (m.csv:2), and 2 other cells; "
+        "column Edema is not a finding: it has 'True' (m.csv:2), and 2 more such cells; "
     )
-    assert "(m.csv:2), and another cell; " in odd_columns(column("maybe", "maybe", *USUAL))["Edema"]
+    assert "(m.csv:2), and one more such cell; " in odd_columns(column("maybe", "maybe", *USUAL))["Edema"]
 
 
 @pytest.mark.parametrize(

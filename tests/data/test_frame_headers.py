@@ -159,8 +159,8 @@ def test_samples_bits_and_sampling_of_jpeg_2000():
 
 
 def test_a_frame_of_another_coding_is_refused():
-    assert refused(jpeg2000(), "jpeg") == "the compressed image is not JPEG, which its transfer syntax names"
-    assert refused(jpeg(), "jpeg2000") == "the compressed image is not JPEG 2000, which its transfer syntax names"
+    assert refused(jpeg2000(), "jpeg") == "the compressed image is not JPEG, although its transfer syntax says so"
+    assert refused(jpeg(), "jpeg2000") == "the compressed image is not JPEG 2000, although its transfer syntax says so"
     assert refused(jpeg()[:20], "jpeg") == "the compressed image does not say how large it is"
     assert refused(jpeg2000()[:30], "jpeg2000") == "the compressed image is damaged: its header is cut off"
 

@@ -81,7 +81,7 @@ def test_relative_paths_are_made_absolute(tmp_path, monkeypatch):
         (
             ["train/A/1.png", "Test/B/2.png", "C/3.png"],
             [],
-            ["C is beside the split folders Test, train: expected all classes in them"],
+            ["C is beside the split folders Test, train: expected all classes inside these folders"],
         ),
         (["train/A/1.png", "test/B/2.png", "val/3.png"], [], ["images outside the class folders: val/3.png"]),
         (

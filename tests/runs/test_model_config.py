@@ -67,7 +67,7 @@ def refusal(folder, call=load_checkpoint):
         (other("vit_base_patch16_224", depth=65536), "more than 2,000,000,000 parameters"),
         (other("vit_base_patch16_224", depth=65536, embed_dim=1, num_heads=1), "more than 30,000 modules and tensors"),
         (other("swin_tiny_patch4_window7_224", img_size=65536, window_size=65536), "2,000,000,000 parameters"),
-        (other("maxvit_tiny_tf_224", img_size=8192), "more than 200,000 calculations to make"),
+        (other("maxvit_tiny_tf_224", img_size=8192), "more than 200,000 calculations"),
         (argument(encoders=["convnext_xxlarge"] * 8), "more than 2,000,000,000 parameters"),
         (argument(encoders=["resnet18"] * 9), "asks for 9 encoders; expected at most 8"),
         (argument(hidden_sizes=[65536, 65536]), "more than 2,000,000,000 parameters"),

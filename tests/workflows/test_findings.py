@@ -83,7 +83,7 @@ def test_cells_and_labels_that_cannot_be(tmp_path):
     with pytest.raises(DataError, match=r"m.csv:2: a.png: Edema is 'maybe'; expected 1, 0, -1 or empty"):
         finding_truth([record(Edema="maybe")], ["Edema"])
     with pytest.raises(
-        UserError, match="No finding is not a finding; it means that there are none: leave it out of --findings"
+        UserError, match="No finding is not a finding, but means that there are no findings: leave it out of --findings"
     ):
         learnable_findings([record("Edema|Mass")], ["Edema", "No finding"])
     with pytest.raises(UserError, match="no finding 'Masss' in the data set; it has Edema, Mass"):
