@@ -19,7 +19,7 @@ class Voting(nn.Module):
         self.head = MultiScaleAveragingHead(self.backbone.feature_info.channels(), num_classes, hidden_sizes=(128, 64))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits (N, num_classes) of images x (N, 3, H, W). Their softmax is the mean of the blocks' softmaxes."""
+        """Return logits (N, num_classes) of x (N, 3, H, W); their softmax is the mean of the blocks' softmaxes."""
         return self.head(self.backbone(x))
 
 
