@@ -1,4 +1,4 @@
-"""A CVR-Net with two encoders: one of timm's and your own.
+"""Build a CVR-Net with an encoder of timm and an encoder that you write yourself.
 
 python custom_encoder.py
 """
@@ -12,13 +12,13 @@ from cvrnet.encoders import register_encoder
 
 
 class ThreeStages(nn.Module):
-    """Three strided convolutions. `cvrnet.encoders.Encoder` documents the attributes that an encoder needs."""
+    """An encoder of three strided convolutions. `cvrnet.encoders.Encoder` documents the attributes that it needs."""
 
-    map_names = ["stem", "stage1", "stage2"]  # shallow to deep  # noqa: RUF012
+    map_names = ["stem", "stage1", "stage2"]  # from shallow to deep  # noqa: RUF012
     channels = [32, 64, 128]  # noqa: RUF012
-    reductions = [8, 16, 32]  # noqa: RUF012
-    first_conv = ("stem",)  # timm adapts these layers' weights to grey images
-    mean, std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # expected normalisation of its images
+    reductions = [8, 16, 32]  # size of the image divided by the size of each map  # noqa: RUF012
+    first_conv = ("stem",)  # for grey images, timm adapts the weights of this layer
+    mean, std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # the normalisation of images that this encoder expects
 
     def __init__(self, pretrained: bool, in_chans: int, device=None, dtype=None, **_: object) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class ThreeStages(nn.Module):
         self.stages = nn.ModuleList(nn.Conv2d(n, 2 * n, 3, stride=2, padding=1, **options) for n in (32, 64))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Return three maps; map i is (N, channels[i], H / reductions[i], W / reductions[i])."""
+        """Return three maps of x (N, C, H, W); map i is (N, channels[i], H / reductions[i], W / reductions[i])."""
         maps = [self.stem(x).relu()]
         for stage in self.stages:
             maps.append(stage(maps[-1]).relu())

@@ -1,9 +1,9 @@
-"""Fine-tune on your own radiographs by the papers' protocol: five folds, each image is tested once.
+"""Cross-validate on your own radiographs by the papers' protocol: five folds, and each image is tested once.
 
 python finetune_manifest.py MANIFEST RUN ['{"epochs": 50, "img_size": 128}']
 
-MANIFEST is a CSV file with the columns path,label and, if known, source,patient_id. The settings are those of
-`cvrnet.training.TrainConfig`. An interrupted run continues.
+MANIFEST is a CSV file with the columns path,label and, if known, source,patient_id. RUN is the output folder. The JSON
+text contains arguments of `cvrnet.training.TrainConfig`. If a run was interrupted, the same command continues it.
 """
 
 import json
@@ -18,7 +18,7 @@ config = TrainConfig(**json.loads(settings[0] if settings else "{}"))
 
 
 def progress(name: str, fold: int) -> Progress:
-    """Callbacks that print one line after each epoch of a fold."""
+    """Return callbacks that print one line after each epoch of a fold."""
     return Progress(end=lambda row: print(f"fold {fold}, epoch {row['epoch']}: val_loss {row['val_loss']:.3f}"))
 
 

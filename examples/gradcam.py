@@ -1,8 +1,8 @@
-"""Show where a trained network looks: one figure as in the second paper, with the lesion outlined.
+"""Draw Grad-CAM of one image as in the second paper, with the lesion outlined, and write it to explain.png.
 
 python gradcam.py RUN MANIFEST
 
-MANIFEST needs lesion masks, like that of `cvrnet phantoms`.
+MANIFEST is a manifest with lesion masks (the column lesion_mask), such as the manifest that `cvrnet phantoms` writes.
 """
 
 import sys
@@ -19,7 +19,7 @@ records = [record for record in read_records(manifest) if record.lesion_mask]
 parts = [part for part in available_parts(predictor) if not part.startswith("P")]  # without the heads P1 to P5
 explanations = explain(predictor, [record.path for record in records], parts=parts)
 
-# As in the paper, show the most confident correct prediction; if none is correct, the most confident one.
+# As in the paper, show the most confident correct prediction. If no prediction is correct, show the most confident one.
 record, explanation = max(
     zip(records, explanations, strict=True),
     key=lambda pair: (pair[0].label == pair[1].prediction, pair[1].probability),

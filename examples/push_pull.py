@@ -21,5 +21,5 @@ print(prediction.label, prediction.probabilities.round(3), f"disagreement {predi
 model = timm.create_model(f"hf-hub:{repository}@fold-1", pretrained=True)  # a single fold, with timm
 print(model.pretrained_cfg["label_names"], f"{sum(p.numel() for p in model.parameters()):,} parameters")
 
-pulled = cvrnet.pull_folds(repository, "pulled")  # a run folder that every command accepts
+pulled = cvrnet.pull_folds(repository, "pulled")  # writes the run folder "pulled", which every command accepts
 print("pulled", ", ".join(f"{branch} at {commit[:8]}" for branch, commit in pulled.folds.items()))

