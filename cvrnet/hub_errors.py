@@ -1,4 +1,4 @@
-"""One-line messages for the exceptions of the Hub's client: what failed, what is safe, what to do."""
+"""Turn the exceptions of the Hub's client into one-line messages: what failed, which data are safe, what to do."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _PUSHED = ("somebody else pushed to it at the same time", _AGAIN)
 _ACCESS: dict[type[Exception], tuple[str, str]] = {
     errors.LocalTokenNotFoundError: ("there is no token", _LOGIN),
     # GatedRepoError is a subclass of RepositoryNotFoundError, so it comes first.
-    errors.GatedRepoError: ("its owner must grant you access", "request access on the repository's page"),
+    errors.GatedRepoError: ("the owner must grant you access", "request access on the repository's page"),
     errors.RepositoryNotFoundError: (
         "there is no such repository, or it is private and you have no access",
         f"check the name; for a private one, {_LOGIN}",
     ),
-    errors.RevisionNotFoundError: ("the repository has no such branch, tag or commit", "check what comes after the @"),
+    errors.RevisionNotFoundError: ("the repository has no such branch, tag or commit", "check the name after the @"),
     errors.HFValidationError: ("that is not the name of a repository", "expected user/repo"),
 }
 _STATUS = {
@@ -50,7 +50,7 @@ P = ParamSpec("P")
 
 @contextmanager
 def hub_errors(task: str, safe: Callable[[], str]) -> Iterator[None]:
-    """Turn every exception of the client into a UserError that names the failed task and what is still safe."""
+    """Turn every exception of the client into a UserError that names the failed task, and what is safe (``safe()``)."""
     try:
         yield
     except UserError:
@@ -76,14 +76,14 @@ def with_retries(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same request may succeed a little later."""
+    """Return whether the request may succeed if it is repeated a little later."""
     if isinstance(error, errors.HfHubHTTPError):
         return error.response.status_code in _TRANSIENT
     return isinstance(error, errors.HTTPError)
 
 
 def explain(error: BaseException) -> tuple[str, str]:
-    """What happened and what to do about it, from the most informative error among an error and its causes."""
+    """Return what happened, and what to do about it, by the most informative error among an error and its causes."""
     chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in chain:
@@ -115,7 +115,7 @@ def _explain_disk(error: BaseException) -> tuple[str, str] | None:
 def _explain_offline(error: BaseException) -> tuple[str, str] | None:
     if not isinstance(error, errors.OfflineModeIsEnabled):
         return None
-    names = [name for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if os.environ.get(name)]  # the client's
+    names = [name for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if os.environ.get(name)]
     return f"{(names or ['HF_HUB_OFFLINE'])[0]}=1 forbids asking the Hub", f"unset it, then {_AGAIN}"
 
 
@@ -133,7 +133,9 @@ def _explain_answer(error: BaseException) -> tuple[str, str] | None:
         return f"the token does not allow it ({message or 'HTTP 403'})", "use a token with write permission"
     if status >= 500:
         return f"the Hub answered HTTP {status}", f"{_AGAIN} later"
-    return _STATUS.get(status, (f"the Hub refused it ({message or f'HTTP {status}'})", "correct what this names"))
+    return _STATUS.get(
+        status, (f"the Hub refused it ({message or f'HTTP {status}'})", "correct what this message names")
+    )
 
 
 def _explain_connection(error: BaseException) -> tuple[str, str] | None:

@@ -1,4 +1,4 @@
-"""Read JSON from untrusted sources: strictly, and with limits."""
+"""Read JSON from untrusted sources strictly, with limits on its size and nesting."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
 SIFT (Lowe 2004, OpenCV) finds the same points after a crop, a rotation, or a change of scale or contrast. For the
 search, each feature is replaced by the two nearest of a thousand "words", and pictures are compared by the cosine of
 their weighted word counts ("Video Google", Sivic and Zisserman 2003). A mirrored picture and a negative have the same
-features, but the numbers in their descriptors are in another order. So the search finds them, too, without reading
-pixels again.
+features, but the numbers in their descriptors are in another order. So the search reorders the numbers, and finds such
+pictures without reading pixels again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 MAX_FEATURES = 220
 WORDS = 1000
-PER_FEATURE = 2  # words that replace a feature; with one, small changes could move a feature between two words
+PER_FEATURE = 2  # words that replace a feature; with one word, small changes could move a feature to another word
 BLOCK = 512  # images that are compared at once
 MOST, LEAST = 4, 0.1  # largest number of neighbours of each image and variant, and the least cosine to a neighbour
 
@@ -42,7 +42,7 @@ def describe(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def root(descriptors: np.ndarray) -> np.ndarray:
-    """Descriptors at length 1, whose dot product is the Hellinger kernel ("RootSIFT", Arandjelović 2012)."""
+    """Scale descriptors to length 1 so that their dot product is the Hellinger kernel (RootSIFT, Arandjelović 2012)."""
     values = descriptors.astype(np.float32)
     return np.sqrt(values / np.maximum(values.sum(1, keepdims=True), 1))
 

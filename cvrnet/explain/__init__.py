@@ -1,4 +1,4 @@
-"""Grad-CAM of the whole network, of each encoder and of each head: where the network looked.
+"""Compute and draw Grad-CAM of the whole network, of each encoder and of each head: where the network looked.
 
 The modules `cvrnet.explain.pictures` (overlays and figures as files) and `cvrnet.explain.measure_data` (maps measured
 against masks) need the extra ``train``, so this package does not import them: import each by its full name.

@@ -74,7 +74,7 @@ def _examples(results: Results, found: Sequence[StudyAttention]) -> list[StudyAt
 
 
 def _models(results: Results, chosen: Sequence[StudyAttention], predictor: Predictor | None) -> dict[str, Predictor]:
-    """The model of each bag: ``predictor``, or the model of the fold that predicted the bag, loaded once."""
+    """Return the model of each bag: ``predictor``, or the model of the fold that predicted the bag, loaded once."""
     folds = dict(zip(results.predictions.names, results.predictions.folds, strict=True))
     folders = {b.study: results.folder / (fold_name(folds[b.study]) if folds[b.study] else "") for b in chosen}
     loaded = {

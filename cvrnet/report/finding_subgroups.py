@@ -40,7 +40,7 @@ def finding_group_rows(members: Mapping[str, FindingTable]) -> Iterator[Row]:
 
 
 def _scored(part: FindingTable) -> list[str]:
-    """The findings that enough patients have and enough patients lack."""
+    """Return the findings that enough patients have and enough patients lack."""
     return [name for k, name in enumerate(part.classes) if min(part.sides(k)) >= MIN_PATIENTS]
 
 

@@ -51,7 +51,7 @@ def _spread(values: Mapping[str, Any], bounds: Mapping[str, Any]) -> Row:
 
 
 def _head_rows(results: Results) -> list[Row]:
-    """The mean AUC of each head alone and of the network; in a cross-validation, the mean over the folds."""
+    """Return the mean AUC of each head alone and of the network; in a cross-validation, the mean over the folds."""
     folds = results.folds
     if any("head_auc" not in fold or None in fold["head_auc"].values() for fold in folds):
         return []
@@ -86,7 +86,7 @@ def finding_page(results: Results, further: Sequence[Section]) -> str:
 
 
 def _tables(rows: Sequence[Row]) -> tuple[Table, Table]:
-    """The table of scores on all images, and the table of AUCs on each source."""
+    """Return the table of scores on all images, and the table of AUCs on each source."""
     whole = [row for row in rows if not row["source"]]
     counts = ("positives", "negatives", "unknown")
     cells = [

@@ -122,7 +122,7 @@ def _holding(decided: Decided, k: int, point: OperatingPoint) -> str:
 
 
 def _main_table(rows: Sequence[Row], results: Results) -> Table:
-    """A row for each operating point, class and set."""
+    """Return a row for each operating point, class and set."""
     crossval = results.kind == "crossval"
     titles = [
         "Operating point",
@@ -153,7 +153,7 @@ def _main_table(rows: Sequence[Row], results: Results) -> Table:
 
 
 def _source_table(rows: Sequence[Row], noun: str) -> Table:
-    """The rule ``sensitivity`` on each source; no rows if there is only one."""
+    """Return the rule ``sensitivity`` on each source; no rows if there is only one."""
     keys = ("class", "source", "set", "images", "other_images")
     cells = [
         [*(SETS[row[key]] if key == "set" else row[key] for key in keys), *(cell(row, name) for name in RATES)]

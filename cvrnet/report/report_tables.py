@@ -193,7 +193,7 @@ def _head_table(results: Results) -> ReportTable:
 
 
 def _source_table(results: Results, classes: Columns) -> ReportTable:
-    """The scores on each source in every set; no rows if no source is named."""
+    """Return the scores on each source in every set; no rows if no source is named."""
     rows = []
     for name, scores in results.sets.items() if results.sources else ():
         for source, values in scores["per_source"].items():

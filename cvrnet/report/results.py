@@ -110,7 +110,7 @@ class Results:
             yield decisions, folds == (str(fold) if len(self.decisions) > 1 else "")
 
     def set_title(self, name: str) -> str:
-        """The name of a set for tables; for the independent set, the name of its source."""
+        """Return the name of a set for tables; for the independent set, the name of its source."""
         return self.held_back if name == INDEPENDENT else SETS[name]
 
 

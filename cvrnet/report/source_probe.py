@@ -135,7 +135,7 @@ def _head_inputs(predictor: Predictor, paths: Sequence[Path]) -> dict[Path, list
 def _aucs(
     x: NDArray[np.float32], y: NDArray[np.int64], sources: Sequence[str], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """The AUC (B,) of cross-validated predictions from ``x`` (N, D), for each row of image weights (B, N)."""
+    """Return the AUC (B,) of cross-validated predictions from ``x`` (N, D), for each row of image weights (B, N)."""
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, class_weight="balanced"))
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
     p = cross_val_predict(probe, x, y, cv=folds, method="predict_proba")

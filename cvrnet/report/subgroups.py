@@ -48,7 +48,7 @@ def subgroups_section(results: Results) -> Section | None:
 
 
 def _metadata(results: Results) -> dict[str, dict[str, str]]:
-    """The further columns and the view of each image, by its name, from the manifest that run.json names."""
+    """Return the further columns and the view of each image, by its name, from the manifest that run.json names."""
     data = DataSet.of_run(results.run)
     if data is None or not os.path.exists(data):
         return {}
@@ -85,7 +85,7 @@ def group_columns(metadata: Mapping[str, Mapping[str, str]]) -> dict[str, dict[s
 
 
 def _groups(column: str, values: Mapping[str, str]) -> dict[str, str]:
-    """The group of each image; none if the column makes no groups."""
+    """Return the group of each image; none if the column makes no groups."""
     known = {value for value in values.values() if value}
     if len(known) <= MOST_VALUES:
         return {image: value or UNKNOWN for image, value in values.items()} if known else {}
@@ -101,7 +101,7 @@ def _groups(column: str, values: Mapping[str, str]) -> dict[str, str]:
 
 
 def _words(column: str) -> str:
-    """A column's name in lower case, with a space between its words.
+    """Return a column's name in lower case, with a space between its words.
 
     >>> _words("PatientAge"), _words("study_id")
     ('patient age', 'study id')
@@ -110,7 +110,7 @@ def _words(column: str) -> str:
 
 
 def _number(text: str) -> float | None:
-    """A number, or the years of a DICOM age such as 045Y; None for any other text."""
+    """Return a number, or the years of a DICOM age such as 045Y; None for any other text."""
     text = re.sub(r"^(\d{3})Y$", r"\1", text)
     try:
         value = float(text)
@@ -133,7 +133,7 @@ def _members(table: Any, groups: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _order(group: str) -> tuple[bool, float, str]:
-    """A sorting key: bins by their numbers, other groups by their names, unknown last."""
+    """Return a sorting key: bins by their numbers, other groups by their names, unknown last."""
     return group == UNKNOWN, _number(group.partition(" to ")[0]) or 0.0, group
 
 

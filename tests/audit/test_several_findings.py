@@ -75,7 +75,7 @@ def test_a_finding_that_never_comes_alone():
     truth[:, 2] *= truth[:, 0]
     of = found(records, truth)
     assert of["never-alone"].severity == "warning"
-    assert of["never-alone"].sentence == "Almost never without Edema: Nodule."
+    assert of["never-alone"].sentence == "Findings that almost never occur without Edema: Nodule."
     assert of["never-alone"].figures["table"] == [
         {"finding": "Nodule", "images": int(truth[:, 2].sum()), "with": "Edema", "share": 1.0}
     ]
@@ -173,7 +173,7 @@ def test_the_whole_audit_of_findings(tmp_path, cli):
     page = (tmp_path / "audit" / "audit.html").read_text()
     assert "4 findings" in page
     assert "of the images with" in page  # the table of those that come together
-    assert "have it, of the images known" in page
+    assert "share with the finding, of the images where it is known" in page
     assert "Bright, whole data set" in page
     tables = {path.name for path in (tmp_path / "audit").glob("*.csv")}
     assert {"co-occurrence.csv", "finding-sources.csv", "patient-findings.csv"} <= tables
