@@ -32,10 +32,10 @@ class Results:
     shown: str  #: name of the set that the report shows: ``test``; for a single training ``independent`` or ``val``
     scores: Mapping[str, Any]  #: scores on the set ``shown``, over all folds
     predictions: Any  #: predictions on the set ``shown``, over all folds: a `PredictionTable` or a `FindingTable`
-    split: list[dict[str, str]]  #: the rows of split.csv; none for an evaluation
-    histories: list[list[dict[str, str]]]  #: the rows of history.csv of each fold; none for an evaluation
+    split: list[dict[str, str]]  #: the rows of split.csv; empty for an evaluation
+    histories: list[list[dict[str, str]]]  #: the rows of history.csv of each fold; empty for an evaluation
     audit: Mapping[str, Any]  #: audit.json; empty if the data set was not audited
-    probe: list[dict[str, str]]  #: the rows of `cvrnet.report.source_probe`; none if it was not made
+    probe: list[dict[str, str]]  #: the rows of `cvrnet.report.source_probe`; empty if no probe was made
 
     @property
     def kind(self) -> str:
@@ -85,7 +85,7 @@ class Results:
 
     @property
     def folders(self) -> list[Path]:
-        """The folders with predictions.csv: those of the folds, or the only one."""
+        """The folders with predictions.csv: the folders of the folds, or the only folder."""
         return read_folds(self.folder, self.run) if self.kind == "crossval" else [self.folder]
 
     @cached_property
@@ -104,7 +104,7 @@ class Results:
         return tables
 
     def by_model(self, table: AnyTable) -> Iterator[tuple[Decisions, NDArray[np.bool_]]]:
-        """Yield the decisions of each model, and a mask (N,) of the images in ``table`` that it predicted."""
+        """Yield the decisions of each model, and a mask (N,) of the images in ``table`` that this model predicted."""
         folds = np.array(table.folds)
         for fold, decisions in enumerate(self.decisions, start=1):
             yield decisions, folds == (str(fold) if len(self.decisions) > 1 else "")
