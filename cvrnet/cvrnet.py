@@ -93,8 +93,8 @@ def cvrnet_lite(pretrained: bool = False, **kwargs: Any) -> CVRNet:
 def cvrnet_tiny(pretrained: bool = False, **kwargs: Any) -> CVRNet:
     """timm's tiny ResNet and ByobNet: for tests, tutorials and CPUs.
 
-    These encoders have plain convolutions. Trained from random weights on a small data set, they learn more than the
-    depthwise convolutions of mobile networks.
+    These encoders have plain convolutions. If they are trained from random weights on a small data set, they learn more
+    than mobile networks, which have depthwise convolutions.
     """
     return _create("cvrnet_tiny", pretrained, ("test_resnet", "test_byobnet"), **kwargs)
 

@@ -55,7 +55,7 @@ def select_precision(name: str, device: torch.device) -> str:
     ``"tf32"`` is float32 with TF32 in convolutions and matrix products, on CUDA only (see `kernels`).
 
     Raises:
-        UserError: The name is unknown, or it is tf32 or fp16 and the device is not CUDA.
+        UserError: The name is unknown, or the device cannot use it: tf32 and fp16 need CUDA.
     """
     name = named_precision(name)
     if name in ("tf32", "fp16") and device.type != "cuda":
@@ -90,7 +90,7 @@ def kernels(device: torch.device, precision: str) -> Iterator[None]:
 def compile_failed(error: Exception, instead: str) -> UserError:
     """Return the error for a failed ``torch.compile``; ``instead`` says what the user can do without compilation."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return UserError(f"torch.compile failed ({reason}); install a C++ compiler if none was found, or {instead}")
+    return UserError(f"torch.compile failed ({reason}); install a C++ compiler if it is missing, or {instead}")
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

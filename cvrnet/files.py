@@ -53,7 +53,7 @@ def atomic_write(path: str | Path, sync: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def normalize_disk_errors(path: Path) -> Iterator[None]:
-    """Add the path to an OSError of the block; if the disk is full, convert any other error to OSError(ENOSPC, path).
+    """Add the path to an OSError of the block; on a full disk, convert other errors to OSError(ENOSPC, path).
 
     If the disk is full, PyTorch, safetensors and NumPy raise exceptions of other types, or OSErrors without a number.
     """
@@ -98,7 +98,7 @@ def _not_regular(name: str) -> OSError:
 def write_private(path: str | Path, content: bytes, sync: bool = True) -> None:
     """Write a file that only its owner can read, atomically, into a folder that only its owner can enter.
 
-    Missing parent folders are made with the same permissions. The umask has no effect.
+    Missing parent folders are made so that only the owner can enter them. The umask has no effect.
     """
     path = Path(path)
     for folder in reversed(path.parents):

@@ -69,7 +69,7 @@ def check_replaceable(folder: Path, known: Callable[[Path], bool]) -> None:
     if foreign := [path.name for path in entries(folder) if not known(path)]:
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise UserError(
-            f"{folder} holds {foreign[0]}{more}, which --overwrite would remove although it is not part of the result; "
+            f"{folder} holds {foreign[0]}{more}; --overwrite would remove this, although it is not part of the result; "
             "move it, or choose another folder"
         )
 

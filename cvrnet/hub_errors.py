@@ -15,15 +15,15 @@ from huggingface_hub import constants, errors
 from cvrnet.errors import UserError
 
 CLIENT_ERRORS: tuple[type[Exception], ...] = (errors.HTTPError, OSError, RuntimeError, ValueError)
-"""All exceptions of the client: its own errors, those of its HTTP library, RuntimeError from LFS, ConnectionError from
-Xet, and ValueError for a response that it cannot parse."""
+"""All exceptions of the client: its own errors, the errors of its HTTP library, RuntimeError from LFS, ConnectionError
+from Xet, and ValueError if the client cannot parse a response."""
 _TRANSIENT = (408, 429, 500, 502, 503, 504)
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 _WAITS = (1, 2, 4)
 _AGAIN = "repeat the command"
 _LOGIN = "use `hf auth login`, or set HF_TOKEN"
-_BAD_TOKEN = ("the Hub does not accept the token", f"{_LOGIN}, with a valid one, then {_AGAIN}")
+_BAD_TOKEN = ("the Hub does not accept the token", f"{_LOGIN}, with a valid token, then {_AGAIN}")
 _PUSHED = ("somebody else pushed to it at the same time", _AGAIN)
 
 _ACCESS: dict[type[Exception], tuple[str, str]] = {
@@ -32,10 +32,10 @@ _ACCESS: dict[type[Exception], tuple[str, str]] = {
     errors.GatedRepoError: ("the owner must grant you access", "request access on the repository's page"),
     errors.RepositoryNotFoundError: (
         "there is no such repository, or it is private and you have no access",
-        f"check the name; for a private one, {_LOGIN}",
+        f"check the name; for a private repository, {_LOGIN}",
     ),
     errors.RevisionNotFoundError: ("the repository has no such branch, tag or commit", "check the name after the @"),
-    errors.HFValidationError: ("that is not the name of a repository", "expected user/repo"),
+    errors.HFValidationError: ("this is not the name of a repository", "expected user/repo"),
 }
 _STATUS = {
     401: _BAD_TOKEN,
@@ -144,5 +144,5 @@ def _explain_connection(error: BaseException) -> tuple[str, str] | None:
     if isinstance(error, ConnectionError):
         return f"the transfer was interrupted ({str(error).partition(chr(10))[0][:100]})", _AGAIN
     if isinstance(error, errors.LocalEntryNotFoundError):
-        return "it is not in the cache and the Hub cannot be reached", f"{_AGAIN} when it can be reached"
+        return "the files are not in the cache and the Hub cannot be reached", f"{_AGAIN} when it can be reached"
     return None

@@ -49,21 +49,21 @@ class CVRNet(nn.Module):
         encoders: Names for :func:`cvrnet.encoders.create_encoder`. A name may be a repository or a folder. The config
             of a saved model then states the encoder's architecture and arguments instead of this name, so the saved
             model loads without the repository or folder.
-        encoder_args: Further arguments of each encoder, in the same order.
+        encoder_args: Further arguments of each encoder, in the order of ``encoders``.
         num_classes: 2 or more, or 0 for no classifier.
         in_chans: Channels of the image.
         hidden_sizes: Widths of each head's dense layers.
         act_layer: Activation of the heads, by timm's name.
         drop_rate: Dropout before each head's classifier (the papers: none).
         drop_path_rate, drop_block_rate: Stochastic depth and DropBlock of the encoders (the papers: none), as in timm.
-        bn_eps, bn_momentum: Epsilon and momentum of every batch norm; None keeps those of the encoders.
+        bn_eps, bn_momentum: Epsilon and momentum of every batch norm; None keeps the encoders' values.
         global_pool: ``"avg"``, or ``""`` (with ``num_classes=0``) for unpooled features.
         img_size: Height and width of the image, for encoders that work at one size only, such as Swin; the others take
             any size.
         pretrained: Load the encoders' own pretrained weights.
         encoder_weights: Weight files to load instead of the encoders' own pretrained weights: each ``NAME=FILE``, where
             NAME is one of ``encoders``; or ``FILE`` if there is only one encoder.
-        cache_dir: Folder of the Hub's cache for pretrained weights, if not the default.
+        cache_dir: Folder of the Hub's cache for pretrained weights; None is the Hub's default folder.
         mean, std: Mean and standard deviation with which each channel of the model's input is normalised. For each
             encoder, the input is converted to the encoder's own normalisation.
         scales: ``"all"``, or ``"deepest"`` for the head P3 alone (an ablation).
@@ -71,7 +71,7 @@ class CVRNet(nn.Module):
         task: ``"multiclass"``, or ``"multilabel"``: the classes are findings, and an image may have several.
         unit: ``"image"``: one prediction for each image. ``"study"`` or ``"patient"``: one prediction for a bag of
             images, which the head pools (`cvrnet.heads.BagHead`); ``forward`` then takes each image as a bag of one.
-        pooling, time: For bags, as in `cvrnet.heads.BagHead`.
+        pooling, time: Settings of the head for bags, as in `cvrnet.heads.BagHead`.
         device, dtype: Device and dtype of the parameters.
 
     Raises:
@@ -412,7 +412,7 @@ def _create_encoders(
         source = {"weights": files[name]} if name in files else {"pretrained": pretrained}
         try:
             encoders.append(create_encoder(name, **source, **{**own, **drops}, **kwargs))
-        except Exception as error:  # the Hub's client raises many types, and the advice is the same
+        except Exception as error:  # the Hub's client raises many types; the advice is the same for all
             if lacking := [option for option in drops if f"unexpected keyword argument '{option}'" in str(error)]:
                 message = f"encoder {name!r} takes no {lacking[0]}; leave it out, or choose another encoder"
                 raise UserError(message) from error

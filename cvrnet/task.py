@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 TASKS = ("multiclass", "multilabel")
-"""What a model predicts: the one class of an image, or which findings it has (any number of them)."""
+"""What a model predicts for an image: its one class (multiclass), or any number of findings (multilabel)."""
 
 
 def check_num_classes(num_classes: int, task: str = "multiclass") -> None:

@@ -48,7 +48,7 @@ TABLES = {
     "model-sources": "model-by-source",
     "model-lung-masks": "unusable-lung-masks",
 }
-"""Code of a finding -> file name of its table, if that is not the code itself."""
+"""Code of a finding -> file name of its table; other findings' tables are named by the code."""
 
 
 def read_audited(
@@ -62,10 +62,10 @@ def read_audited(
     Unlike `cvrnet.data.read_records`, this function accepts patients in two splits, and a single class: the audit
     reports both. ``say`` is as in `read_records`.
 
-    Images have one label each, or may have several findings. They may have several if ``findings`` names the findings
-    or is ``("auto",)``. If ``findings`` is empty, they may have several if there are labels such as ``Edema|Effusion``,
-    or if there are no labels, but columns of 1 and 0. Each image is then labelled with the findings that it has; images
-    for which no finding is known are left out. If images have one label each, the returned list of names is empty.
+    Images have one label each, or may have several findings. Images may have several findings in three cases:
+    ``findings`` names the findings or is ``("auto",)``; there are labels such as ``Edema|Effusion``; or there are no
+    labels, but columns of 1 and 0. Each image is then labelled with the findings that it has; images for which no
+    finding is known are left out. If images have one label each, the returned list of names is empty.
 
     Raises:
         DataError: No image is left, or a cell of a finding has an unknown value.
@@ -162,7 +162,7 @@ def audit(
     if examination is not None:
         _refuse_examination(records, names, examination)
         if finder is not None:
-            raise UserError("--lungs and --model cannot be combined: a model has its own setting of --lungs")
+            raise UserError("--lungs and --model cannot be combined, because a model stores its --lungs; leave one out")
         for predictor in examination.models:
             predictor.use_masks(records)
     records = [r for r in records if r.label] if names else records  # nothing is known of the others

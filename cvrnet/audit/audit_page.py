@@ -64,7 +64,7 @@ def _label_by_source(rows: Sequence[Row]) -> Table:
 
 
 def _together(images: Mapping[str, int], rows: Sequence[Row]) -> Table:
-    """Make a table of the most frequent findings: which share of a finding's images (row) has another one (column)."""
+    """Make a table of the most frequent findings: which share of a finding's images (row) also has another (column)."""
     names = sorted(images, key=lambda name: -images[name])[:MAX_NAMES]
     both = {
         pair: row["both"] for row in rows for pair in ((row["first"], row["second"]), (row["second"], row["first"]))
@@ -78,7 +78,7 @@ def _together(images: Mapping[str, int], rows: Sequence[Row]) -> Table:
 
 
 def _finding_by_source(rows: Sequence[Row]) -> Table:
-    """Make a table of the share of the images with a finding (rows) in each source (columns), where it is known."""
+    """Make a table of each finding (rows) in each source (columns): its share of the images where it is known."""
     cells = {(row["finding"], row["source"]): f"{row['share']:.1%} of {row['known']:,}" for row in rows}
     names, sources = list(dict.fromkeys(row["finding"] for row in rows)), sorted({row["source"] for row in rows})
     titles = ["share with the finding, of the images where it is known", *(source or "(none)" for source in sources)]

@@ -1,4 +1,4 @@
-"""Find pictures of more than 8 bits that use another number of bits than most such pictures of the data set."""
+"""Find files of more than 8 bits that use another number of bits than most files of more than 8 bits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ADVICE = "Brightness depends on the bits in use: compare these images with the o
 
 
 def depth_findings(measured: Measurements) -> list[Finding]:
-    """Return a finding if files of more than 8 bits use another number of bits than most such files; otherwise []."""
+    """Return a finding if files of more than 8 bits use different numbers of bits; otherwise an empty list."""
     depths = {r.name: facts.depth for r, facts in zip(measured.records, measured.facts, strict=True) if facts.depth}
     if len(set(depths.values())) < 2:
         return []

@@ -1,4 +1,4 @@
-"""Find images of the same exposure: exact copies, and copies that were cropped, rotated, brightened or re-encoded."""
+"""Find images of one exposure: exact copies, and copies that were cropped, rotated, brightened or re-encoded."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Copy:
 
 
 def exact_copies(measured: Measurements) -> list[Copy]:
-    """Find images with equal pixels, and pair each of them with the first such image."""
+    """Find groups of images with equal pixels, and pair each image of a group with the first image of the group."""
     members: dict[str, list[int]] = defaultdict(list)
     for index, facts in enumerate(measured.facts):
         members[facts.pixel_hash].append(index)

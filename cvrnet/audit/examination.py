@@ -56,7 +56,7 @@ class Examination:
         """Load a MODEL argument; an image is predicted only by models of the run that were not trained on its patient.
 
         Raises:
-            UserError: The model cannot be loaded, or its classes are findings, of which an image may have several.
+            UserError: The model cannot be loaded, or it is a model of findings (an image may have several).
         """
         asked = held_out(model, records)
         predictors = [Predictor.from_pretrained(one, device=device) for one in asked.models or [str(model)]]

@@ -31,7 +31,7 @@ _SHARED: dict[str, tuple[Severity, str]] = {
 
 
 def cramers_v(table: np.ndarray) -> float:
-    """Return Cramér's V of a contingency table, corrected for bias: from 0 (independent) to 1 (one fixes the other).
+    """Return Cramér's V of a contingency table, corrected for bias: 0 if independent, 1 if one value fixes the other.
 
     The correction is Bergsma's (J. Korean Stat. Soc. 42, 2013): without it, few images from many sources look
     associated. A table with one row or one column gives 0.

@@ -65,7 +65,9 @@ def _by_source(examined: Examination, seed: int) -> Finding:
         f"({count(row['images'], 'image')})"
         for row in shown
     )
-    which = "that it was not trained on" if examined.known else "(whether it was trained on them is not known)"
+    which = (
+        "that it was not trained on" if examined.known else "(it is not known whether the model was trained on them)"
+    )
     sentence = f"Error of the model on {count(len(records), 'image')} {which}: {parts}."
     balanced = classification_scores(truth, probabilities, examined.classes)["balanced_accuracy"]
     figures = {"balanced_accuracy": balanced, "held_out": examined.known, "table": [flat_row(row) for row in rows]}

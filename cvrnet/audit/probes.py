@@ -49,7 +49,7 @@ class Probe:
 
     probe: str  # a key of WHAT
     auc: Estimate  # AUC of each class against the others, as the mean over the classes
-    auc_permuted: float  # the mean AUC of the same model on permuted labels
+    auc_permuted: float  # the mean AUC of this model on permuted labels
     balanced_accuracy: Estimate  # mean recall over the classes
     best_class: str  # the class with the highest AUC
     best_class_auc: Estimate
@@ -73,7 +73,7 @@ def probe_rows(findings: Iterable[Finding]) -> list[dict[str, Any]]:
 
 
 def probes(measured: Measurements, targets: Sequence[str], *, seed: int = 0) -> list[Probe]:
-    """Run all probes on the same targets; return an empty list if there are too few groups (see `probe`)."""
+    """Run all probes on these targets; return an empty list if there are too few groups (see `probe`)."""
     return [found for name in WHAT if (found := probe(measured, name, targets, seed=seed))]
 
 

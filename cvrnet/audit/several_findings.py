@@ -47,7 +47,7 @@ def _pairs(truth: Truth) -> Pairs:
 
 
 def _co_occurrence(names: Sequence[str], truth: Truth, pairs: Pairs) -> Finding:
-    """Return the note on how often findings occur together, with a row for each such pair, the most frequent first."""
+    """Return the note on how often findings occur together, with a row for each pair, the most frequent pair first."""
     together = np.argwhere(np.triu(pairs["both"], 1)).tolist()
     rows: list[dict[str, Any]] = [
         {"first": names[i], "second": names[j], **{cell: int(pairs[cell][i, j]) for cell in _CELLS}}
@@ -64,7 +64,7 @@ def _co_occurrence(names: Sequence[str], truth: Truth, pairs: Pairs) -> Finding:
 
 
 def _always_together(names: Sequence[str], truth: Truth, pairs: Pairs, patients: np.ndarray) -> Iterator[Finding]:
-    """Report pairs of findings that nearly always occur together: most images with either of them have both."""
+    """Yield a finding of the audit for each pair of findings that nearly always occur together."""
     either = pairs["both"] + pairs["only_first"] + pairs["only_second"]
     for i, j in np.argwhere(np.triu((pairs["both"] >= MOSTLY * either) & (either > 0), 1)):
         if len({*patients[(truth[:, [i, j]] == 1).all(1)]}) < MIN_PATIENTS:
@@ -78,7 +78,7 @@ def _always_together(names: Sequence[str], truth: Truth, pairs: Pairs, patients:
 
 
 def _never_alone(names: Sequence[str], truth: Truth, pairs: Pairs, patients: np.ndarray) -> list[Finding]:
-    """Report findings that almost never occur without another one, while the other one occurs without them."""
+    """Report findings that almost never occur without another finding, which often occurs without them."""
     first, second = (pairs["both"] + pairs[cell] for cell in ("only_first", "only_second"))
     often = (pairs["both"] >= MOSTLY * first) & (pairs["both"] < MOSTLY * second) & (first > 0)
     rows: list[dict[str, Any]] = []

@@ -19,7 +19,7 @@ SEVERE_AUC = 0.75  # severe: the best class's AUC, from features without lung, h
 MARGIN = 0.05  # above chance; smaller differences can come from the choice of folds
 SEVERE_RULE, WARNING_RULE = 0.75, 0.65  # balanced accuracy of one threshold on the size: severe, warning
 MAX_STRATA = 8  # groups of source and label that are compared pair by pair
-MAX_FINDINGS = 15  # most findings that are probed: those with the most patients
+MAX_FINDINGS = 15  # most findings that are probed; the findings with the most patients are chosen
 
 _AWAY = (
     "Bring all images to one size, crop and format before training, and report results within one source; "

@@ -35,7 +35,7 @@ ADVICE = "Look at each image, the most doubtful first, before you delete it or c
 def wrong_label_findings(measured: Measurements, features: np.ndarray | str, seed: int = 0) -> list[Finding]:
     """Find the images whose label is probably wrong, or say why labels were not checked.
 
-    ``features`` are those of `image_features`, (n, 2, d). Each source is checked by itself: over several sources, a
+    ``features`` is the result of `image_features`, (n, 2, d). Each source is checked by itself: over several sources, a
     model learns which source a label comes from, and would doubt every label that is rare in its source.
     """
     if isinstance(features, str):
@@ -118,7 +118,9 @@ def with_other_images(p: np.ndarray, y: np.ndarray, patients: np.ndarray) -> np.
     np.add.at(others, patient, one)
     others = others[patient] - one
     others /= np.maximum(others.sum(1, keepdims=True), 1)  # shares of the other labels; 0 if there is no other image
-    likelihood = one.T @ others + CAUTION * one.mean(0)  # [c, d]: of label d of another image, if this one has c
+    likelihood = one.T @ others + CAUTION * one.mean(
+        0
+    )  # [c, d]: of label d of another image, if this image has label c
     likelihood /= likelihood.sum(1, keepdims=True)
     return np.asarray(softmax(np.log(p) + others @ np.log(likelihood).T, axis=1))
 

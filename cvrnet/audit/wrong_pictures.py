@@ -23,14 +23,14 @@ OUTLIER = 5.5  # robust standard deviations; the oddest of 1,552 radiographs had
 MIN_NEIGHBOURS, NEAR = 10, 0.05  # number of neighbours: this share of the images, but at least MIN_NEIGHBOURS
 MAX_REFERENCES = 3000  # images among which neighbours are searched, so the cost grows in proportion to the data set
 
-ADVICE = "Look at these images: remove those that are not chest radiographs; rotate, invert or re-export the others."
+ADVICE = "Look at these images: remove pictures that are not chest radiographs; rotate, invert or re-export others."
 
 
 def wrong_picture_findings(measured: Measurements, features: np.ndarray | str, seed: int = 0) -> list[Finding]:
     """Find the pictures that are probably wrong, and say what is wrong with each.
 
-    ``features`` are those of `image_features`, (n, 2, d); only the means are used. If it is a text, it says why there
-    are no features, and pictures of other things are not searched for.
+    ``features`` is the result of `image_features`, (n, 2, d); only the means are used. If it is a text that says why
+    there are no features, pictures of other things are not searched for.
     """
     code, records = "wrong-pictures", measured.records
     if len(records) < MIN_IMAGES:

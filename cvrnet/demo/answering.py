@@ -25,7 +25,7 @@ EXAMPLES = {"NOR": "Clear lungs", "NCP": "One consolidation", "CVP": "Ground gla
 """Labels of the synthetic radiographs, and their names on the page."""
 _EXAMPLE_SIZE = 512
 COVERAGE, ABSTAIN = 0.9, 0.2  # coverage of the set of classes on the page; share of images to pass to a human
-MOST_MAPS = 20  # most classes that get maps; if the model has more, the most probable ones get maps
+MOST_MAPS = 20  # most classes that get maps; if the model has more classes, the most probable classes get maps
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Answer:
     prediction: Prediction
     maps: dict[str, dict[str, NDArray[np.float32] | str]] = field(default_factory=dict)
     decided: Mapping[str, Any] = field(default_factory=dict)
-    task: str = "multiclass"  #: or ``multilabel``: the classes are findings, of which an image may have several
+    task: str = "multiclass"  #: or ``multilabel``: the classes are findings, and an image may have several findings
 
 
 class Answering:

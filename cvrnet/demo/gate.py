@@ -37,9 +37,9 @@ class AllowedHosts:
     """The host names by which browsers may call the page, and the origins that may send requests.
 
     A hostile web page in a visitor's browser could let its own host name point to this machine, or send requests to
-    this machine. In both cases, the request's header Host or Origin names the host of the hostile page. An IP address
-    is no such host name, so all IP addresses are allowed. If the page is served to this machine only, just the local
-    addresses are allowed.
+    this machine. In both cases, the request's header Host or Origin names the host of the hostile page. A hostile page
+    cannot use an IP address in this way, so all IP addresses are allowed. If the page is served to this machine only,
+    just the local addresses are allowed.
 
     Raises:
         UserError: One of the `names` is not a host name.

@@ -47,14 +47,14 @@ def explain_paths(
 ) -> tuple[list[dict[str, Any]], int]:
     """Draw where a model looked in the images at some paths, and write `ROWS`.
 
-    All files appear when the last image is drawn. With ``overwrite``, they replace the files of an earlier result,
-    which are listed in its `ROWS`; other files in the folder stay.
+    All files appear when the last image is drawn. With ``overwrite``, they replace the files of an earlier result that
+    the earlier `ROWS` lists; other files in the folder stay.
 
-    Overlays show the given ``encoders`` (names, or numbers such as ``"1"``) and ``heads`` (numbers); if none is given,
-    they show the whole network. With ``everything``, overlays show all parts, and figures also show the heads.
-    ``progress`` is called after each image with the number done and the number of images. ``on_problem`` is called with
-    a sentence for each image or map that could not be drawn. ``say`` is called with a line for each folder in which
-    files or folders were skipped. Other arguments are those of `Predictor.from_pretrained`, `find_images` and
+    Overlays show the given ``encoders`` (names, or numbers such as ``"1"``) and ``heads`` (numbers). Without encoders
+    and heads, overlays show the whole network. With ``everything``, overlays show all parts, and figures also show the
+    heads. ``progress`` is called after each image with the number done and the number of images. ``on_problem`` is
+    called with a sentence for each image or map that could not be drawn. ``say`` is called with a line for each folder
+    in which files or folders were skipped. Other arguments are those of `Predictor.from_pretrained`, `find_images` and
     `draw_images`.
 
     Returns:

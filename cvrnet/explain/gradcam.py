@@ -84,8 +84,8 @@ def class_evidence(model: nn.Module, x: Tensor, target: Tensor) -> list[Tensor]:
 def combine(evidence: Sequence[Tensor]) -> Tensor:
     """Sum the evidence of several maps to one non-negative map (N, h, w), on the finest of their grids.
 
-    Summing before the ReLU gives Grad-CAM of one layer that has all maps as its channels: evidence for the class in
-    one map and evidence against it in another cancel out.
+    Summing before the ReLU gives Grad-CAM of one layer that has all maps as its channels: evidence for the class in one
+    map and evidence against the class in another map cancel out.
     """
     height, width = max((tuple(e.shape[1:]) for e in evidence), key=lambda shape: shape[0] * shape[1])
     same = [F.interpolate(e[:, None], (height, width), mode="bilinear", align_corners=False) for e in evidence]

@@ -22,7 +22,7 @@ NAMES, LINE, LONGEST = 60, 0.15, 24  # with many classes: most names on a side; 
 
 
 def plot_confusion_matrix(matrix: ArrayLike, classes: Sequence[str], title: str | None = None) -> Figure:
-    """Draw counts and column percentages as in v1's Tables 4-8: columns are actual classes, rows are predicted ones.
+    """Draw counts and column percentages as in v1's Tables 4-8: columns are actual, rows are predicted classes.
 
     A cell's percentage is its share of the images of the actual class (the column), so the diagonal shows the
     sensitivities. The percentage also shades the cell. An actual class without images has no percentages. With more

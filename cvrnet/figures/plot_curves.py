@@ -88,7 +88,7 @@ def _draw_classes(
 def _draw_crowd(
     ax: Axes, curves: Mapping[str, Any], axes: tuple[str, str], name: str, area: str, style: Mapping[str, Any]
 ) -> list[tuple[Artist, str]]:
-    """Draw the curves of many classes in grey; return one entry for the legend: the range of the areas under them."""
+    """Draw the curves of many classes in grey; return one entry for the legend, with the range of their areas."""
     drawn = [curve for curve in curves.values() if curve is not None]
     lines = [ax.plot(curve[axes[0]], curve[axes[1]], **style, **CROWD)[0] for curve in drawn]
     if not lines:

@@ -30,7 +30,7 @@ CROWD: dict[str, Any] = {"color": "#a8a8a8", "linewidth": 0.6, "alpha": 0.5}  # 
 
 
 def new_figure(heights: Sequence[float] = (1,), columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """Make a white figure with a grid of axes; the axes of a row share the y axis, those of a column the x axis.
+    """Make a white figure with a grid of axes; each row shares one y axis, each column one x axis.
 
     ``heights`` are the relative heights of the rows. The axes have dark ticks, two spines and faint grid lines.
     """

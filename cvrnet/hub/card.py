@@ -54,7 +54,7 @@ _templates = template_environment("cvrnet.hub", html=False)  # the templates are
 
 
 class _Evaluation(NamedTuple):
-    """Scores and the images that they come from; in a cross-validation, each score is a mean over the folds."""
+    """Scores, and the data set and split that were scored; in a cross-validation, scores are means over the folds."""
 
     dataset: str
     split: str

@@ -95,7 +95,7 @@ def _can_convert(engine: TorchEngine, dtype: str) -> bool:
 
 
 def _fastest(engine: TorchEngine, copies: Sequence[ConvertedCopy], dtype: str, images: float) -> Engine:
-    """Measure PyTorch and the installed engine, and return the faster one; PyTorch if there are too few images."""
+    """Measure PyTorch and the installed engine, and return the faster; PyTorch if there are too few images."""
     from cvrnet.inference.converted_engine import ConvertedEngine
 
     if images < CONVERTED_PAYS and not all(copy.file.is_file() for copy in copies):

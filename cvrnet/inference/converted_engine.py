@@ -56,7 +56,7 @@ class ConvertedEngine:
 
     @property
     def num_heads(self) -> int:
-        """Number of heads; UserError if a model has none."""
+        """Number of heads; UserError if a model has no heads."""
         return self._torch.num_heads
 
     def __call__(self, pixels: NDArray[np.uint8], size: int = 0) -> Answer:
@@ -70,7 +70,7 @@ class ConvertedEngine:
         return self._copies[0].images(self.preprocessing)
 
     def _open(self, dtype: str, backend: str) -> float:
-        """Open the copies; return the largest difference of their probabilities from those of PyTorch in float32."""
+        """Open the copies; return the largest difference of their probabilities from PyTorch's in float32."""
         self._networks = [copy.open(dtype, backend, lambda: self._images) for copy in self._copies]
         self.precision = self._networks[0].precision
         return max(map(self._difference, range(len(self._copies)), self._copies, self._networks))

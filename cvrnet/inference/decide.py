@@ -19,10 +19,10 @@ from cvrnet.metrics.operating_points import OperatingPoint, positives, select_op
 
 @dataclass(frozen=True)
 class Decide:
-    """The decisions that the user wants for each image; none by default.
+    """The decisions that the user wants for each image; by default, no decision.
 
     Raises:
-        UserError: The model has no such decision, or the coverage or the share to abstain from is impossible.
+        UserError: The model does not have a wanted decision, or the coverage or the share to abstain from is not valid.
     """
 
     decisions: Decisions  #: the thresholds, prediction sets and limits of uncertainty of the model

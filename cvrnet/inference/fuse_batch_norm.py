@@ -1,4 +1,4 @@
-"""Fold batch norm into the convolutions before it: the same outputs with fewer passes over the feature maps."""
+"""Fold batch norm into the convolutions before it: equal outputs with fewer passes over the feature maps."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _log = logging.getLogger(__name__)
 def fuse_batch_norm(model: nn.Module) -> nn.Module:
     """Fold each batch norm into the convolution before it, in place, if nothing else uses the convolution's output.
 
-    In evaluation mode batch norm is the affine map ``(x - mean) / sqrt(var + eps) * weight + bias``, which the
-    convolution can apply with other weights (Jacob et al., CVPR 2018, section 3.2). Outputs differ only by rounding.
+    In evaluation mode, batch norm is the affine map ``(x - mean) / sqrt(var + eps) * weight + bias``. The convolution
+    can apply this map with other weights (Jacob et al., CVPR 2018, section 3.2). Outputs differ only by rounding.
     The model can still be differentiated, but not be trained further or saved.
 
     The pairs are found in the graph that ``torch.fx`` traces: one graph for the network or, in a CVR-Net, for each

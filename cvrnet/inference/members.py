@@ -60,7 +60,7 @@ def _finish(engine: Any, images: NDArray[np.uint8], wait: Callable[[], Members],
         if not np.isfinite(grey).all():
             reduced = "" if engine.precision == "fp32" else f", or they overflow in {engine.precision}: try fp32"
             raise UserError(
-                f"{engine.name} predicts NaN for every image, even for a grey one: "
+                f"{engine.name} predicts NaN for every image, even for a grey image: "
                 f"its weights, mean or std are not finite{reduced}"
             )
     return found, distances

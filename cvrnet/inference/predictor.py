@@ -143,7 +143,7 @@ class Predictor:
 
     @property
     def num_heads(self) -> int:
-        """Number of heads; UserError if the models have none."""
+        """Number of heads; UserError if the models have no heads."""
         return int(self.engine.num_heads)
 
     def __call__(

@@ -49,7 +49,7 @@ class StudyPredictor:
         self.predictor = predictor
 
     def check(self, studies: Sequence[Study]) -> None:
-        """Raise UserError if the models need the days of the pictures, and the studies have none."""
+        """Raise UserError if the models need the days of the pictures, but the studies have no days."""
         several = any(len(study.pictures) > 1 for study in studies)
         if self.predictor.models[0].head.time and several and not any(day for study in studies for day in study.days):
             raise UserError(f"{self.predictor.name} needs the days of the pictures: expected the column day")
@@ -60,7 +60,7 @@ class StudyPredictor:
         """Classify bags one after the other; memory does not grow with their number.
 
         Args:
-            studies: The bags; the results are in the same order.
+            studies: The bags; the results are in their order.
             batch_size: Number of pictures in one forward pass.
             heads: Also give each head's own probabilities.
         """

@@ -54,7 +54,7 @@ class TorchEngine:
 
     @property
     def num_heads(self) -> int:
-        """Number of heads; UserError if a model has none."""
+        """Number of heads; UserError if a model has no heads."""
         for model in self.models:
             if not averages_probabilities(model):
                 name = model.pretrained_cfg["architecture"]

@@ -93,7 +93,7 @@ def _blocks(network: Any) -> Iterator[str]:
 
 
 def _overlap(one: str, other: str) -> bool:
-    """Return whether two submodules are the same, or one is a part of the other."""
+    """Return whether two submodules (by name) are equal, or one is a part of the other."""
     return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
 

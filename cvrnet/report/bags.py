@@ -61,7 +61,7 @@ def attention_section(results: Results, maps: bool, predictor: Predictor | None 
 
 
 def _examples(results: Results, found: Sequence[StudyAttention]) -> list[StudyAttention]:
-    """Choose some bags: for each label, those with the most confident correct predictions."""
+    """Choose some bags: for each label, the bags with the most confident correct predictions."""
     table = results.predictions
     by_name = {bag.study: bag for bag in found}
     rows = [table.row(i) for i in (table.guesses == table.labels).nonzero()[0].tolist()] or [table.row(0)]

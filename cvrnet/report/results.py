@@ -60,13 +60,13 @@ class Results:
 
     @property
     def independent(self) -> Mapping[str, Any] | None:
-        """The scores of a cross-validation on independent images, over all folds; None if there are none."""
+        """The scores of a cross-validation on independent images, over all folds; None without independent images."""
         part = self.results.get(INDEPENDENT)
         return part["pooled"] if self.kind == "crossval" and part else None
 
     @property
     def held_back(self) -> str:
-        """The name of the set of independent images: their source, or ``split=test``; "" if there are none."""
+        """The name of the set of independent images: their source, or ``split=test``; "" without independent images."""
         return (self.run.get("test_source") or "split=test") if INDEPENDENT in self.results else ""
 
     @property
@@ -115,7 +115,7 @@ class Results:
 
 
 def read_results(folder: Path) -> Results:
-    """Read a run or an evaluation; raise UserError if it is not finished or has a damaged file."""
+    """Read a run or an evaluation; raise UserError if it is not finished, or if a file is damaged."""
     run = {"data": "", **read_run(folder)}
     crossval, trained = run.get("kind") == "crossval", run.get("kind") in ("crossval", "train")
     results = read_json(folder / (SUMMARY if crossval else METRICS))

@@ -68,9 +68,9 @@ def _metadata(results: Results) -> dict[str, dict[str, str]]:
 def group_columns(metadata: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
     """Return the groups of each column that makes groups: column -> image -> group.
 
-    A column with 2 to `MOST_VALUES` values makes a group for each value. A column with more values, all of them
-    numbers, is cut at its quartiles or, if its name contains the word age, at `AGES`. Columns of free text make no
-    groups, and neither do columns that are named like identifiers, dates or files.
+    A column with 2 to `MOST_VALUES` values makes a group for each value. A column with more values makes groups only if
+    all values are numbers: it is cut at its quartiles or, if its name contains the word age, at `AGES`. Columns that
+    are named like identifiers, dates or files make no groups.
 
     >>> group_columns({"a.png": {"sex": "F", "note": "x"}, "b.png": {"sex": "M", "note": "x"}})
     {'sex': {'a.png': 'F', 'b.png': 'M'}}

@@ -206,7 +206,7 @@ def find_checkpoints(model: str | Path, folds: Sequence[int] = ()) -> list[Path]
     folds; if it is empty, all folds.
 
     Raises:
-        UserError: There is no such checkpoint.
+        UserError: MODEL does not exist, is not a trained model, or lacks one of the folds.
     """
     if is_reference(model):
         return hub_checkpoints(str(model), folds)
@@ -220,6 +220,6 @@ def find_checkpoints(model: str | Path, folds: Sequence[int] = ()) -> list[Path]
         raise UserError(f"{folder} is not a trained model: it has neither {CONFIG} nor {fold_name('*')}/{CONFIG}")
     if missing := [str(fold) for fold in folds if fold not in found]:
         there = ", ".join(str(number) for number in found if number)
-        expected = f"expected some of {there}" if there else "it is a single model, so leave the fold out"
+        expected = f"expected some of {there}" if there else "the folder holds a single model, so leave the fold out"
         raise UserError(f"{folder} has no fold {', '.join(missing)}; {expected}")
     return [found[fold] for fold in dict.fromkeys(folds or found)]

@@ -16,7 +16,7 @@ KEY = "decisions"  #: key in config.json, in the run.json of an evaluation, and 
 
 
 def save_decisions(folder: Path, decisions: Decisions) -> None:
-    """Write a model's decisions into its config.json; they replace earlier ones."""
+    """Write a model's decisions into its config.json; they replace earlier decisions."""
     config = read_config(folder / CONFIG)
     write_json(folder / CONFIG, {**config, KEY: decisions.to_dict()})
 

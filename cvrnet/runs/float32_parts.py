@@ -54,7 +54,7 @@ def save_float32_parts(model: nn.Module, folder: Path, parts: Sequence[Sequence[
 
 
 def restore_float32_parts(model: nn.Module, config: Mapping[str, Any]) -> None:
-    """Set a model's float32 parts from the content of its config.json, if it states them.
+    """Set a model's float32 parts from the content of its config.json, if config.json states such parts.
 
     Raises:
         ValueError: The parts are not names of submodules of the encoders.

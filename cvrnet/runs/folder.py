@@ -32,7 +32,7 @@ from cvrnet.runs.layout import BENCHMARK, COMPARE, CONFIG, ORIGIN, RUN, RUN_ENTR
 from cvrnet.runs.read import read_json
 
 IDENTITY = ("data_sha256", IMAGES_ROOT, COLUMN_NAMES, "classes", "test_source", "folds")
-"""Keys of run.json that, together with the settings in ``config``, distinguish jobs of the same kind."""
+"""Keys of run.json that, together with the settings in ``config``, distinguish jobs of one kind."""
 MAY_CHANGE = {"device", "num_workers", "compile"}
 """Settings that may differ when a run is resumed: they change the speed, not the result."""
 SWEEPS = (BENCHMARK, "leave-one-source-out", COMPARE)
@@ -90,8 +90,8 @@ def open_run_folder(
 ) -> Iterator[RunFolder]:
     """Lock the folder of a run for a job; if the job succeeds, its run replaces an earlier run in the folder.
 
-    The folder may be empty. With ``resume`` or ``overwrite``, it may have a run of the same kind. An earlier run that
-    the job does not continue stays unchanged until the ``with`` block has succeeded.
+    The folder may be empty. With ``resume`` or ``overwrite``, it may hold a run of this kind. An earlier run that the
+    job does not continue stays unchanged until the ``with`` block has succeeded.
 
     Args:
         output: The folder, or a symbolic link to it.
@@ -140,8 +140,8 @@ def check_folder(folder: Path, kind: str = "", *, resume: bool = False, overwrit
     """Return whether a folder already has a run; change no file.
 
     Raises:
-        UserError: The job may not write to the folder: the folder holds something else, or a run that neither
-            ``resume`` nor ``overwrite`` allows it to change.
+        UserError: The job may not write to the folder: it holds something else, another kind of run, or a run although
+            ``resume`` and ``overwrite`` are False.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; expected a folder for the run")

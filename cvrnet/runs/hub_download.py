@@ -1,6 +1,6 @@
 """Download the files that ``hf-hub:user/repo[@revision]`` refers to into the client's cache, and check them.
 
-A branch is resolved to a commit once, and all files are read at this commit, so configuration and weights always come
+A branch is resolved to a commit once, and all files are then read at commits. So configuration and weights always come
 from one push. On the branch ``main`` of a pushed run, run.json records the commits of all folds, so one commit
 identifies the whole run.
 """
@@ -117,7 +117,7 @@ def hub_checkpoint(reference: str) -> Path:
 
 
 def open_revision(reference: str) -> Snapshot:
-    """Resolve a reference to a commit, and fetch its run.json and config.json if it has them.
+    """Resolve a reference to a commit, and fetch the commit's run.json and config.json if they exist.
 
     If the Hub does not answer, the newest commit in the cache is used, and a warning names the commit and the reason.
     Raises the same errors as `fetch`.
@@ -144,7 +144,7 @@ def fold_commits(run: Snapshot, folds: Sequence[int] = ()) -> dict[str, str]:
     commits = check_commits(found, f"{run.repo}: {RUN} of commit {run.commit}")
     names = [fold_name(fold) for fold in folds] or sorted(commits, key=lambda name: fold_number(name) or 0)
     if missing := [name for name in names if name not in commits]:
-        expected = f"some of {', '.join(commits)}" if commits else "no fold: it is a single model"
+        expected = f"some of {', '.join(commits)}" if commits else "no fold: the repository holds a single model"
         raise UserError(f"{run.repo} has no {missing[0]}; expected {expected}")
     return {name: commits[name] for name in names}
 
@@ -159,15 +159,15 @@ def check_commits(commits: Any, where: str) -> dict[str, str]:
 
 
 def fetch(repo: str, revision: str | None, patterns: Sequence[str], required: Sequence[str] = ()) -> Snapshot:
-    """Download files of one commit, or find them in the cache, and check each against its hash.
+    """Download files of one commit, or find them in the cache, and check each file's hash.
 
     If a download failed, the next call continues it, because the cache keeps complete files.
 
     Args:
         repo: ``user/repo``.
         revision: A branch or a commit; None means ``main``.
-        patterns: File names, in which ``*`` stands for any text.
-        required: File names without which a commit is refused.
+        patterns: File names; ``*`` stands for any text.
+        required: Names of files that the commit must have.
 
     Raises:
         UserError: The Hub does not answer, a file is damaged, or a required file is missing.

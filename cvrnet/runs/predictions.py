@@ -245,7 +245,7 @@ def write_predictions(folder: Path, sets: Mapping[str, AnyTable]) -> None:
         for split, table in sets.items():
             for i, p in enumerate(table.probabilities.tolist()):
                 row = {"path": table.names[i], **table.cells(i)}
-                # repr() is the shortest text that reads back as the same float64
+                # repr() is the shortest text that reads back as exactly this float64
                 row |= {f"prob_{name}": repr(value) for name, value in zip(table.classes, p, strict=True)}
                 row |= {"source": table.sources[i], "patient_id": table.patients[i], "split": split}
                 if table.unlike is not None:

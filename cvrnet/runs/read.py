@@ -52,7 +52,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """Return the run.json of a run; without the data set's paths if the run was pulled, because others wrote them."""
+    """Return the run.json of a run. For a pulled run, leave out the data set's paths, because others wrote them."""
     run = read_json(folder / RUN)
     if (folder / ORIGIN).exists():
         for key in ("data", IMAGES_ROOT, COLUMN_NAMES):

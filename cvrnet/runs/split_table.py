@@ -74,7 +74,7 @@ class SplitTable:
 
 
 def _composed(name: str) -> str:
-    """Return a file's name in the Unicode form NFC, because file systems store the same name in different forms."""
+    """Return a file's name in the Unicode form NFC, because file systems store one name in different forms."""
     return unicodedata.normalize("NFC", name)
 
 
