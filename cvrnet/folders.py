@@ -239,7 +239,7 @@ def _close(descriptor: int) -> None:
 
 
 def _close_inherited() -> None:
-    """Release all locks in a forked process; otherwise it would keep them after the parent process was killed."""
+    """Release all locks in a forked process, so that it does not keep them after the parent process is killed."""
     for descriptor in list(_held):
         _close(descriptor)
 

@@ -120,7 +120,7 @@ def _explain_offline(error: BaseException) -> tuple[str, str] | None:
 
 
 def _explain_access(error: BaseException) -> tuple[str, str] | None:
-    if type(error).__name__ == "XetAuthenticationError":  # by name: hf_xet need not be installed
+    if type(error).__name__ == "XetAuthenticationError":  # by name, because hf_xet may not be installed
         return _BAD_TOKEN
     return next((explanation for kind, explanation in _ACCESS.items() if isinstance(error, kind)), None)
 

@@ -1,4 +1,4 @@
-"""Test whether two pictures show the same exposure: align one with the other, and compare their fine details."""
+"""Test whether two pictures show one exposure: align one with the other, and compare their fine details."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RATIO = 0.92  # largest ratio of the distances to the nearest and the second nea
 
 @dataclass(frozen=True)
 class Alignment:
-    """How well a second picture matches a first one after alignment."""
+    """How well the second picture matches the first picture after alignment."""
 
     correlation: float  # correlation of the fine details where the pictures overlap, -1 to 1
     overlap: float  # area of the overlap, as a share of the smaller picture

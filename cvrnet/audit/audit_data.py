@@ -79,7 +79,7 @@ def read_audited(
         found, other_problems = scan_records(data, labelled=False, **settings)
         if several_findings_in(found):
             records, problems, names = found, other_problems, [AUTO]
-            say("Images may have several findings: each is checked by itself")
+            say("Images may have several findings: each finding is checked by itself")
     if names:
         names, truth, _ = learnable_findings(records, names, uncertain, least=0)
         records = label_findings(records, names, truth)

@@ -47,7 +47,7 @@ def cramers_v(table: np.ndarray) -> float:
     phi2 = chi2_contingency(table, correction=False).statistic / n
     phi2 = max(phi2 - (rows - 1) * (columns - 1) / (n - 1), 0.0)
     rows, columns = rows - (rows - 1) ** 2 / (n - 1), columns - (columns - 1) ** 2 / (n - 1)
-    if min(rows, columns) <= 1:  # with so few images, the correction leaves nothing
+    if min(rows, columns) <= 1:  # so few images that V cannot be corrected
         return 0.0
     return float(min(np.sqrt(phi2 / (min(rows, columns) - 1)), 1.0))
 

@@ -13,7 +13,7 @@ from cvrnet.metrics.bootstrap import auc_interval
 
 
 def outcome_findings(course: Course, records: Sequence[Record]) -> list[Finding]:
-    """Report films from the day of the event or later, doubtful outcome columns, and how well the view predicts."""
+    """Report films from the event's day or later, doubtful columns, and how well the view predicts the event."""
     column = course.outcome.column
     findings = [
         Finding("outcome-column", "warning", f"{note[0].upper()}{note[1:]}.", advice="State the day of the event.")

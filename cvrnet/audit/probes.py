@@ -21,7 +21,7 @@ from cvrnet.data.splits import patient_keys
 from cvrnet.metrics import bootstrap_intervals, classification_scores
 
 MIN_PATIENTS = 10  # least number of patients of a class; smaller classes are left out
-MAX_IMAGES = 3000  # images that a probe uses, drawn by patient, so that its cost does not grow with the data set
+MAX_IMAGES = 3000  # most images that a probe uses, drawn by patient; so its cost does not grow with the data set
 FOLDS = 5
 PERMUTATIONS = 3
 RESAMPLES = 500

@@ -35,7 +35,7 @@ from cvrnet.inference import Predictor
 from cvrnet.runs.checkpoint import refuse_bags
 
 HOST, PORT, MAX_MB = "127.0.0.1", 7860, 64
-_CONNECTIONS = 500  # at once; further connections get a message that the server is busy
+_CONNECTIONS = 500  # most connections at once; further connections get a message that the server is busy
 _FONTS = (gr.themes.LocalFont("Source Sans Pro", weights=(400, 700)), "ui-sans-serif", "system-ui", "sans-serif")
 """Fonts that this server provides, without Gradio's default weight, semibold: its file lacks most letters."""
 

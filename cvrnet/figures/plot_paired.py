@@ -1,4 +1,4 @@
-"""Compare models on the same images: their differences from the first model."""
+"""Draw how much the scores of models differ from the scores of the first model, on the images of all models."""
 
 from __future__ import annotations
 

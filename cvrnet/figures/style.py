@@ -22,7 +22,7 @@ FONT_SIZE = 9.0  # points
 LEGEND_CHARACTERS = 44  # most characters in a line of the legend
 TEXT = "#1a1a1a"
 GREY = "#767676"
-OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # strongest contrast on white first
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # by contrast on white, strongest first
 DASHES = ("solid", (0, (5, 1.5)), (0, (1, 1)))
 MOST_CLASSES = len(OKABE_ITO) * len(DASHES)
 """The most classes that lines, legends and cells with numbers can show; with more, figures are drawn in another way."""

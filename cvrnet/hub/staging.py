@@ -126,7 +126,7 @@ def _check_inside(run: Path, folders: Sequence[Path]) -> None:
 
 
 def _best(metrics: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the fold with the highest validation accuracy (for findings: AUC), and among these the lowest loss."""
+    """Return the fold with the highest validation accuracy (findings: AUC); among equal folds, the lowest loss."""
 
     def rank(name: str) -> tuple[float, float]:
         val = metrics[name].get("val", {})

@@ -117,7 +117,7 @@ class FrozenFeatures:
             images = [image for _, (image, _) in batch]
             images += [torch.zeros_like(images[0])] * (BATCH - len(images))
             for encoder, vectors in enumerate(self._compute(torch.stack(images), spread)):
-                # the batch may be filled up
+                # not strict: a batch that was filled up has more vectors than images
                 for ((record, view), (_, status)), rows in zip(batch, vectors, strict=False):
                     kinds = [(self._files, rows[:1]), (self._sides, rows[1:3])]
                     for kind, vector in [*kinds, (self._spreads, rows[3:])] if spread else kinds:

@@ -15,7 +15,7 @@ from cvrnet.runs.float32_parts import WHOLE, float32_parts
 
 
 def averages_probabilities(model: Any) -> bool:
-    """Return whether a model has heads and its output is the mean of their probabilities (not of their logits)."""
+    """Return whether a model's output is the mean of the probabilities (not the logits) of its heads."""
     has_heads = hasattr(model, "branch_logits") and bool(model.groups)
     return has_heads and getattr(getattr(model, "head", None), "average", "probabilities") == "probabilities"
 

@@ -41,7 +41,7 @@ def maps_section(folder: Path, predictor: Predictor | None = None) -> Section:
 
 
 def _probable_rows(results: Results) -> list[Row]:
-    """Return, for each finding, the image with the finding and its highest probability; frequent findings first."""
+    """Return, for each finding, the most probable of the images with it; the most frequent findings come first."""
     table, rows = results.predictions, list[Row]()
     for k in np.argsort(-(table.labels == 1).sum(0), kind="stable"):
         has = [i for i in np.flatnonzero(table.labels[:, k] == 1) if table.names[i] not in {r["path"] for r in rows}]

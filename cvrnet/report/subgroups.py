@@ -60,7 +60,7 @@ def _metadata(results: Results) -> dict[str, dict[str, str]]:
     if results.multilabel and not any(record.label for record in records):  # also findings left out
         findings |= {*finding_columns(records)}
     rows = {record.name: {"view": record.view, **record.metadata} for record in records}
-    if outcome := results.run.get("outcome"):  # what happens after the radiographs makes no groups
+    if outcome := results.run.get("outcome"):  # columns about later events make no groups
         findings |= {outcome["column"], *(key for row in rows.values() for key in row if key.endswith("_day"))}
     return {name: {key: row[key] for key in row if key not in findings} for name, row in rows.items()}
 

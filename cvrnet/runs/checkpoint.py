@@ -203,7 +203,7 @@ def find_checkpoints(model: str | Path, folds: Sequence[int] = ()) -> list[Path]
     """Return the checkpoint folders that a MODEL argument names: one fold's folder, or all or some folds of a run.
 
     MODEL is a folder, timm's ``local-dir:FOLDER``, or ``hf-hub:user/repo[@revision]``. ``folds`` are the numbers of the
-    folds; if it is empty, all folds.
+    folds; an empty sequence means all folds.
 
     Raises:
         UserError: MODEL does not exist, is not a trained model, or lacks one of the folds.

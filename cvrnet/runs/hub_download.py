@@ -96,8 +96,9 @@ def parse_reference(reference: str) -> tuple[str, str | None]:
 def hub_checkpoints(reference: str, folds: Sequence[int] = ()) -> list[Path]:
     """Download and return the checkpoint folders of a reference: all folds of a pushed run, or a revision's model.
 
-    The reference is ``user/repo[@revision]``, with or without ``hf-hub:``. ``folds`` selects folds by number; if it is
-    empty, all folds. The folders are in the client's cache, each at one commit; each file is checked against its hash.
+    The reference is ``user/repo[@revision]``, with or without ``hf-hub:``. ``folds`` are the numbers of the folds; an
+    empty sequence means all folds. The folders are in the client's cache, each at one commit. The hash of each file is
+    checked.
 
     Raises:
         UserError: The repository cannot be downloaded, or has no model that is safe to read.
@@ -214,8 +215,8 @@ def _download(repo: str, revision: str, patterns: list[str]) -> Snapshot:
 def _not_in_cache(repo: str, revision: str, error: Exception) -> UserError:
     what, advice = explain(error)
     return UserError(
-        f"cannot load {repo}@{revision}: it is not in the cache {constants.HF_HUB_CACHE}, and {what}; "
-        f"nothing was changed; set HF_HOME to a cache that has it, or {advice}"
+        f"cannot load {repo}@{revision}: its files are not in the cache {constants.HF_HUB_CACHE}, and {what}; "
+        f"nothing was changed; set HF_HOME to a cache that has these files, or {advice}"
     )
 
 

@@ -24,7 +24,7 @@ METRICS, PREDICTIONS, HISTORY = "metrics.json", "predictions.csv", "history.csv"
 ATTENTION = "attention.csv"  # for bags: how much each picture counts
 BASELINES = "baselines.csv"  # for a model that predicts an event: scores from one radiograph, or without a network
 STATE = "training-state.pt"  # an interrupted training is resumed from this file; removed after the last epoch
-LAST_STATE = "last-epoch.pt"  # left by a training that reached its number of epochs, so that more epochs can follow
+LAST_STATE = "last-epoch.pt"  # kept after the last epoch, so that a training can continue with more epochs
 
 # Files of a run that is pushed to the Hub or pulled from it
 CARD, ORIGIN = "README.md", "hub.json"

@@ -162,7 +162,7 @@ def test_the_whole_audit_of_findings(tmp_path, cli):
     manifest = marked_films(tmp_path / "data")
     status, out, err = cli("audit", manifest, "--no-features", "-o", tmp_path / "audit", "--format", "json")
     assert status == 1, err
-    assert "Images may have several findings: each is checked by itself" in err
+    assert "Images may have several findings: each finding is checked by itself" in err
     of = {finding["code"]: finding for finding in json.loads(out)}
     assert of["finding-probes:Bright"]["severity"] == "severe"
     assert of["finding-probes:Bright"]["sentence"].startswith("Bright is predictable from the border alone: AUC 1.00")
