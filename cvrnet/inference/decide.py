@@ -56,7 +56,7 @@ class Decide:
     def _sets(self) -> PredictionSets:
         if self.decisions.prediction_sets is None:
             raise UserError(
-                "the model has no prediction sets; `cvrnet train` and `crossval` make them for models of classes; for "
+                "the model has no prediction sets; train and crossval make them for models of classes; for "
                 "a model of findings, use --operating-point"
             )
         return self.decisions.prediction_sets
@@ -65,7 +65,7 @@ class Decide:
     def _abstention(self) -> Abstention:
         if self.decisions.abstention is None:
             raise UserError(
-                "the model has no limits of uncertainty; `cvrnet train` and `crossval` choose them for models of "
+                "the model has no limits of uncertainty; train and crossval choose them for models of "
                 "classes; for a model of findings, use --operating-point"
             )
         return self.decisions.abstention

@@ -172,7 +172,7 @@ def test_the_whole_audit_of_findings(tmp_path, cli):
     assert of["label-source"]["sentence"].startswith("Some finding and source are")
     page = (tmp_path / "audit" / "audit.html").read_text()
     assert "4 findings" in page
-    assert "of the images with" in page  # the table of those that come together
+    assert "finding (images): share that also has" in page  # the table of those that come together
     assert "share with the finding, of the images where it is known" in page
     assert "Bright, whole data set" in page
     tables = {path.name for path in (tmp_path / "audit").glob("*.csv")}

@@ -213,7 +213,9 @@ def test_a_model_that_answers_other_numbers_than_it_names_is_refused(images):
         def forward(self, x: Tensor) -> Tensor:
             return torch.zeros(len(x), 3)
 
-    with pytest.raises(UserError, match=r"overflows returns logits of shape \(3, 3\) for 3 images; expected one for"):
+    with pytest.raises(
+        UserError, match=r"overflows returns logits of shape \(3, 3\) for 3 images; expected a logit for"
+    ):
         Predictor([Wide()], "cpu", "fp32")(images)
 
 
