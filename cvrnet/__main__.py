@@ -1,4 +1,4 @@
-"""``python -m cvrnet``, and ``accelerate launch -m cvrnet``: the command line."""
+"""Run the command line as ``python -m cvrnet`` or ``accelerate launch -m cvrnet``."""
 
 from cvrnet_cli import main
 

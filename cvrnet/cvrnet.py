@@ -1,4 +1,4 @@
-"""The variants of CVR-Net that are registered with timm: their default cfgs and their entry points.
+"""Register the variants of CVR-Net with timm: their default cfgs and their entry points.
 
 The network itself is in `cvrnet.network`, which is imported only when a model is created. So the models can also be
 registered while `cvrnet.network` is importing timm, without a circular import (see `cvrnet.registration`).
@@ -64,7 +64,7 @@ default_cfgs = generate_default_cfgs(
         "cvrnet_convnext_tiny_efficientnetv2_rw_s.untrained": _cfg(
             first_conv=("encoders.0.backbone.stem_0", "encoders.1.backbone.conv_stem")
         ),
-        "cvrnet_keras.untrained": _cfg(  # the input is 0..255; images of more than 8 bits are read as in the notebook
+        "cvrnet_keras.untrained": _cfg(  # input values 0 to 255; images of more than 8 bits are read as in the notebook
             mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255), notes=None
         ),
     }
@@ -73,7 +73,7 @@ default_cfgs = generate_default_cfgs(
 
 @register_model
 def cvrnet(pretrained: bool = False, **kwargs: Any) -> CVRNet:
-    """The papers' network: ResNet-50 and Xception. ``encoders=(...)`` chooses others."""
+    """The papers' network: ResNet-50 and Xception. ``encoders=(...)`` chooses other encoders."""
     return _create("cvrnet", pretrained, ("resnet50", "legacy_xception"), **kwargs)
 
 
@@ -93,15 +93,15 @@ def cvrnet_lite(pretrained: bool = False, **kwargs: Any) -> CVRNet:
 def cvrnet_tiny(pretrained: bool = False, **kwargs: Any) -> CVRNet:
     """timm's tiny ResNet and ByobNet: for tests, tutorials and CPUs.
 
-    These encoders have plain convolutions. Trained from random weights on a small data set, they learn more than the
-    depthwise convolutions of mobile networks.
+    These encoders have plain convolutions. If they are trained from random weights on a small data set, they learn more
+    than mobile networks, which have depthwise convolutions.
     """
     return _create("cvrnet_tiny", pretrained, ("test_resnet", "test_byobnet"), **kwargs)
 
 
 @register_model
 def cvrnet_densenet121_efficientnet_b0(pretrained: bool = False, **kwargs: Any) -> CVRNet:
-    """DenseNet-121, the usual encoder for chest radiographs, and EfficientNet-B0."""
+    """DenseNet-121 (the usual encoder for chest radiographs) and EfficientNet-B0."""
     pair = ("densenet121", "efficientnet_b0")
     return _create("cvrnet_densenet121_efficientnet_b0", pretrained, pair, **kwargs)
 
@@ -120,5 +120,5 @@ def cvrnet_keras(pretrained: bool = False, **kwargs: Any) -> CVRNet:
 
 
 def list_models() -> list[str]:
-    """Names of the models that this package registers with timm."""
+    """Return the names of the models that this package registers with timm, sorted."""
     return sorted(name for name in timm.list_models() if name in default_cfgs)

@@ -35,7 +35,7 @@ def select_device(name: str = "auto") -> torch.device:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the device computes bfloat16 in hardware; bfloat16 is then faster than float32."""
+    """Return whether the device computes bfloat16 in hardware; bfloat16 is then faster than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
@@ -50,12 +50,12 @@ def has_bf16(device: torch.device) -> bool:
 def select_precision(name: str, device: torch.device) -> str:
     """Return the precision to compute in: ``"fp32"``, ``"tf32"``, ``"bf16"`` or ``"fp16"``.
 
-    ``"auto"`` selects the fastest one on the device; the environment variable CVRNET_AMP can set another. On a CPU
-    without bfloat16 instructions ``"auto"`` is float32, because emulated bfloat16 would be slower. ``"tf32"`` is
-    float32 with TF32 in convolutions and matrix products, on CUDA only (see `kernels`).
+    ``"auto"`` selects the fastest precision on the device, unless the environment variable CVRNET_AMP names another
+    precision. On a CPU without bfloat16 instructions ``"auto"`` is float32, because emulated bfloat16 would be slower.
+    ``"tf32"`` is float32 with TF32 in convolutions and matrix products, on CUDA only (see `kernels`).
 
     Raises:
-        UserError: The name is unknown, or it is tf32 or fp16 and the device is not CUDA.
+        UserError: The name is unknown, or the device cannot use it: tf32 and fp16 need CUDA.
     """
     name = named_precision(name)
     if name in ("tf32", "fp16") and device.type != "cuda":
@@ -69,11 +69,11 @@ def select_precision(name: str, device: torch.device) -> str:
 
 @contextmanager
 def kernels(device: torch.device, precision: str) -> Iterator[None]:
-    """For the block, let cuDNN measure which kernels are fastest, and allow TF32 unless the precision is ``"fp32"``.
+    """Inside the block, let cuDNN measure which kernels are fastest, and allow TF32 or forbid it.
 
-    By default, PyTorch's convolutions multiply float32 numbers in TF32 (10 bits of mantissa). With ``"fp32"`` they do
-    not; with the other precisions, the operations that stay in float32 may use TF32. On other devices than CUDA, this
-    has no effect.
+    By default, PyTorch's convolutions multiply float32 numbers in TF32 (10 bits of mantissa). The precision ``"fp32"``
+    forbids TF32. With the other precisions, the operations that stay in float32 may use TF32. On devices other than
+    CUDA, this context manager has no effect.
     """
     if device.type != "cuda":
         yield
@@ -88,12 +88,12 @@ def kernels(device: torch.device, precision: str) -> Iterator[None]:
 
 
 def compile_failed(error: Exception, instead: str) -> UserError:
-    """The error if ``torch.compile`` cannot compile a network; ``instead`` says what the user can do without it."""
+    """Return the error for a failed ``torch.compile``; ``instead`` says what the user can do without compilation."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return UserError(f"torch.compile failed ({reason}); install a C++ compiler if none was found, or {instead}")
+    return UserError(f"torch.compile failed ({reason}); install a C++ compiler if it is missing, or {instead}")
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The context in which a network computes in ``"bf16"`` or ``"fp16"``; with other precisions it has no effect."""
+    """Return the context manager for computing in ``"bf16"`` or ``"fp16"``; no effect with other precisions."""
     dtype = AUTOCAST_DTYPES.get(precision)
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)

@@ -1,4 +1,4 @@
-"""Atomic writes and related tools. A write makes a temporary file in the same folder, syncs it, and renames it."""
+"""Write files atomically: make a temporary file in the same folder, sync it, and rename it. Also related tools."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cvrnet.errors import UserError
 from cvrnet.text import sheet_cell
 
 _NO_SPACE = os.strerror(errno.ENOSPC)
-_FULL = 65536  # bytes: a disk with less free space counts as full, because a failed write can leave a little of it
+_FULL = 65536  # bytes: a disk with less free space counts as full, because a failed write can leave a little space
 
 
 @contextmanager
@@ -53,9 +53,9 @@ def atomic_write(path: str | Path, sync: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def normalize_disk_errors(path: Path) -> Iterator[None]:
-    """Add the path to an OSError of the block; if the disk is full, convert any other error to OSError(ENOSPC, path).
+    """Add the path to an OSError of the block; on a full disk, convert other errors to OSError(ENOSPC, path).
 
-    If the disk is full, PyTorch, safetensors and NumPy raise exceptions of other types, or without an error number.
+    If the disk is full, PyTorch, safetensors and NumPy raise exceptions of other types, or OSErrors without a number.
     """
     try:
         yield
@@ -98,7 +98,7 @@ def _not_regular(name: str) -> OSError:
 def write_private(path: str | Path, content: bytes, sync: bool = True) -> None:
     """Write a file that only its owner can read, atomically, into a folder that only its owner can enter.
 
-    Missing parent folders are made with the same permissions. The umask has no effect.
+    Missing parent folders are made so that only the owner can enter them. The umask has no effect.
     """
     path = Path(path)
     for folder in reversed(path.parents):
@@ -119,7 +119,8 @@ def write_private(path: str | Path, content: bytes, sync: bool = True) -> None:
 def write_text(path: str | Path, text: str) -> None:
     r"""Write text atomically, in UTF-8 with Unix line ends.
 
-    A byte of a file name that is not valid text is written as an escape such as ``\udcff``, which JSON reads back.
+    A byte of a file name that is not valid UTF-8 is written as an escape such as ``\udcff``. A JSON parser converts the
+    escape back.
     """
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
@@ -137,10 +138,11 @@ def write_json(path: str | Path, value: Any) -> None:
 def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
     """Write rows as CSV for programs (UTF-8, one header line) atomically, with one row in memory at a time.
 
-    It writes every text unchanged, so it is for the files that `cvrnet` reads again (see also `write_sheet`).
+    Every text is written unchanged. Use this function for files that `cvrnet` reads again, and `write_sheet` for files
+    that people open in a spreadsheet.
 
-    None and missing keys become empty cells. Without `columns` the header is the first row's keys; if there is no row
-    either, the file is empty.
+    None and missing keys become empty cells. Without `columns`, the header is the keys of the first row. Without
+    `columns` and rows, the file is empty.
 
     Raises:
         ValueError: A row has a key that is not in the header.
@@ -160,7 +162,7 @@ def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequ
 
 
 def write_sheet(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
-    """Like `write_csv`, but for people: every text in header and rows goes through `cvrnet.text.sheet_cell`."""
+    """Write rows as CSV for spreadsheets: like `write_csv`, but `cvrnet.text.sheet_cell` makes every text safe."""
     cells = ({sheet_cell(key): sheet_cell(value) for key, value in row.items()} for row in rows)
     write_csv(path, cells, None if columns is None else [sheet_cell(name) for name in columns])
 
@@ -178,7 +180,7 @@ def damaged_files(where: str | Path) -> Iterator[None]:
 
 
 def user_folder(kind: Literal["cache", "config"]) -> Path:
-    """This package's folder for the user's caches or settings, in the platform's usual place."""
+    """Return this package's folder for the user's caches or settings, in the platform's usual place."""
     if sys.platform == "win32":
         variable, folder = {"cache": ("LOCALAPPDATA", "Local"), "config": ("APPDATA", "Roaming")}[kind]
         base = Path(os.environ.get(variable) or Path.home() / "AppData" / folder)
@@ -190,7 +192,7 @@ def user_folder(kind: Literal["cache", "config"]) -> Path:
 
 
 def image_cache_folder() -> Path:
-    """The folder for cached decoded images: the environment variable CVRNET_CACHE, or ``images`` in `user_folder`."""
+    """Return the folder for cached decoded images: the variable CVRNET_CACHE, or ``images`` in `user_folder`."""
     chosen = os.environ.get("CVRNET_CACHE")
     return Path(chosen).expanduser() if chosen else user_folder("cache") / "images"
 
@@ -206,7 +208,7 @@ def slug(name: str) -> str:
 
 
 def sync_folder(folder: Path) -> None:
-    """Write the renames in a folder to the disk; only POSIX systems can."""
+    """Write the renames in a folder to the disk; on systems other than POSIX, do nothing."""
     if os.name == "posix":
         _sync(folder, os.O_RDONLY)
 

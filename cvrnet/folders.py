@@ -1,8 +1,8 @@
-"""Folders that commands write: one process at a time, and only a complete new folder replaces an old one.
+"""Write result folders: one process at a time writes a folder, and only a complete new folder replaces an old one.
 
-While a command writes the folder ``RUN``, hidden entries are beside it: the file ``.RUN.cvrnet-lock`` names the process
-that writes, ``.RUN.cvrnet-new`` is the new folder while it is made, and ``.RUN.cvrnet-old`` is the old folder while the
-two are exchanged.
+While a command writes the folder ``RUN``, there are hidden entries beside ``RUN``. The file ``.RUN.cvrnet-lock`` names
+the process that writes. ``.RUN.cvrnet-new`` is the new folder while it is made. ``.RUN.cvrnet-old`` is the old folder
+while the new folder takes its place.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _held: set[int] = set()  # descriptors of the locks of this process
 
 
 def real_folder(folder: str | Path) -> Path:
-    """The absolute path of a folder with symbolic links resolved, so that a link stays when its target is replaced."""
+    """Return a folder's absolute path with symbolic links resolved: a link stays when its target is replaced."""
     return Path(os.path.realpath(folder))
 
 
 def new_folder(folder: Path) -> Path:
-    """The path of the hidden new folder that will replace a folder."""
+    """Return the path of the hidden new folder that will replace a folder."""
     return folder.with_name(f".{folder.name}.cvrnet-new")
 
 
@@ -42,7 +42,7 @@ def _old_folder(folder: Path) -> Path:
 
 
 def entries(folder: Path) -> list[Path]:
-    """The files and folders in a folder, except locks and unfinished files; empty if the folder does not exist."""
+    """Return the files and folders in a folder, without locks and unfinished files; [] if the folder is missing."""
     if not folder.is_dir():
         return []
     passing = re.compile(r"\..*(\.tmp|\.cvrnet-lock)")
@@ -50,36 +50,36 @@ def entries(folder: Path) -> list[Path]:
 
 
 def can_be_renamed(folder: Path) -> bool:
-    """Whether a folder is not a mount point, and its parent folder is writable."""
+    """Return whether a folder can be renamed: its parent folder is writable, and it is not a mount point."""
     return not os.path.ismount(folder) and os.access(folder.parent, os.W_OK)
 
 
 def check_renamable(folder: Path) -> None:
-    """Refuse to replace a folder that cannot be renamed."""
+    """Raise UserError if a folder cannot be renamed, and therefore cannot be replaced."""
     if not can_be_renamed(folder):
         raise UserError(f"{folder} is a mount point, or its parent folder is not writable; choose a folder inside it")
 
 
 def check_replaceable(folder: Path, known: Callable[[Path], bool]) -> None:
-    """Refuse to replace a folder that cannot be renamed, or holds a file or folder that is not ``known``.
+    """Raise UserError if a folder cannot be renamed, or holds an entry for which ``known`` returns False.
 
-    ``known`` recognises the files and folders that this library writes.
+    ``known`` gets the path of each file or folder, and returns whether this library writes such an entry.
     """
     check_renamable(folder)
     if foreign := [path.name for path in entries(folder) if not known(path)]:
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise UserError(
-            f"{folder} holds {foreign[0]}{more}, which --overwrite would remove although it is not part of the result; "
+            f"{folder} holds {foreign[0]}{more}; --overwrite would remove this, although it is not part of the result; "
             "move it, or choose another folder"
         )
 
 
 @contextmanager
 def made_aside(folder: Path, keep: Callable[[Path], bool] = lambda new: False) -> Iterator[Path]:
-    """Give `new_folder` to write to; if the block succeeds, it replaces `folder`, which may hold an earlier result.
+    """Give a new hidden folder to write to; if the block succeeds, the new folder replaces `folder`.
 
-    If the block fails, `folder` stays as it was, and the new folder is removed. It is kept if ``keep``, called with its
-    path, returns True: a later call can then continue it.
+    `folder` may hold an earlier result. If the block fails, `folder` stays as it was, and the new folder is removed. If
+    ``keep(new folder)`` returns True, the new folder is kept instead: a later call can then continue it.
     """
     new = new_folder(folder)
     try:
@@ -111,9 +111,10 @@ def _finish(folder: Path) -> None:
 
 
 def recover(folder: Path) -> None:
-    """Complete a replacement that was interrupted between its steps; if there is none, do nothing.
+    """Complete an interrupted replacement of a folder; if no replacement was interrupted, do nothing.
 
-    The old folder is moved away only when the new one is complete, so the new one takes its place.
+    The old folder is moved away only after the new folder is complete. So if the old folder is found under its hidden
+    name, the new folder takes its place.
     """
     old = _old_folder(folder)
     if not old.is_dir():
@@ -141,12 +142,12 @@ def files_aside(folder: Path, may_replace: Callable[[str], bool], first: str) ->
     """Give a new folder to write files to; if the block succeeds, each file is renamed into `folder`.
 
     The file ``first`` is renamed first, because it marks the folder as a result: if the process is killed between two
-    renames, the same job may then replace the other files. Files that are not replaced stay. If the block fails,
-    nothing is changed.
+    renames, a repeated job recognises the result and may replace its files. All other files in the folder stay. If the
+    block fails, nothing is changed.
 
     Raises:
-        UserError: A file already exists and is not part of an earlier result: ``may_replace`` returned False for its
-            name, relative to the folder.
+        UserError: A file of this name exists, and ``may_replace(name)`` returned False, so the file is not part of an
+            earlier result. The name is relative to the folder.
     """
     folder = real_folder(folder)
     with lock_folder(folder):
@@ -171,11 +172,11 @@ def files_aside(folder: Path, may_replace: Callable[[str], bool], first: str) ->
 
 @contextmanager
 def lock_folder(folder: Path, part: str = "", *, shared: bool = False) -> Iterator[None]:
-    """Keep other processes from writing to a folder, or to a part of it; neither needs to exist.
+    """Lock a folder, or a part of it, against writing by other processes; folder and part need not exist.
 
-    Several processes can hold a ``shared`` lock of the same folder. The operating system releases the lock when the
-    process ends in any way, so the lock file of a killed process locks nothing. Windows and file systems without locks
-    are not protected.
+    Several processes can hold a ``shared`` lock on one folder. The operating system releases the lock when the process
+    ends, even if it is killed, so an old lock file locks nothing. On Windows, and on file systems without locks,
+    nothing is locked.
 
     Raises:
         UserError: Another process holds the lock; the message names the process and its host.
@@ -238,7 +239,7 @@ def _close(descriptor: int) -> None:
 
 
 def _close_inherited() -> None:
-    """Release all locks in a forked process; otherwise it would keep them after the parent process was killed."""
+    """Release all locks in a forked process, so that it does not keep them after the parent process is killed."""
     for descriptor in list(_held):
         _close(descriptor)
 

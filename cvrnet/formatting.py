@@ -1,4 +1,4 @@
-"""Scores as text: numbers, mean ± standard deviation, 95 % intervals."""
+"""Format scores as text: numbers, mean ± standard deviation, 95 % intervals."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def number(value: float | Mapping[str, float | None] | None) -> str:
 
 
 def spread(value: Mapping[str, Any]) -> str:
-    """Mean ± standard deviation with ASCII signs, for the terminal, CSV and Markdown.
+    """Format mean ± standard deviation with an ASCII minus and dash, for the terminal, CSV and Markdown.
 
     >>> spread({"mean": -0.9634, "std": 0.00445, "n": 5}), spread({"mean": None, "std": None, "n": 0})
     ('-0.963 ± 0.004', '-')
@@ -33,7 +33,7 @@ def spread(value: Mapping[str, Any]) -> str:
 
 
 def interval(value: float | None, low: float | None, high: float | None) -> str:
-    """A number with its 95 % interval.
+    """Format a number with its 95 % interval, if there is one.
 
     >>> interval(0.9, 0.85, 0.94), interval(0.9, None, None)
     ('0.900 (0.850–0.940)', '0.900')
@@ -42,5 +42,5 @@ def interval(value: float | None, low: float | None, high: float | None) -> str:
 
 
 def counts(values: Mapping[str, int]) -> str:
-    """Names with their counts: ``NOR 1,200, CVP 30``."""
+    """Format names with their counts: ``NOR 1,200, CVP 30``."""
     return ", ".join(f"{name} {count:,}" for name, count in values.items())

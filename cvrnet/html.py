@@ -1,4 +1,4 @@
-"""HTML pages from jinja2 templates: one file each, with all pictures inside, no scripts and nothing to download."""
+"""Make HTML pages from jinja2 templates. Each page is one file with its pictures inside, and needs no scripts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ DISCLAIMER = "Research software, not a medical device."
 
 
 def template_environment(package: str, folder: str = "templates", *, html: bool = True) -> Environment:
-    """The jinja2 environment of a package's templates. It escapes HTML, as the user's names may hold any character."""
+    """Return the jinja2 environment of a package's templates.
+
+    With ``html``, it escapes HTML, because the user's names may hold any character.
+    """
     made = Environment(
         loader=PackageLoader(package, folder),
         undefined=StrictUndefined,
@@ -57,13 +60,13 @@ class Picture:
 
 
 def figure_picture(png: bytes) -> Picture:
-    """A figure (PNG file), scaled like every other figure."""
+    """Convert a figure (the bytes of a PNG file) to a picture; all figures have the same scale, `SCALE`."""
     with Image.open(io.BytesIO(png)) as image:
         return Picture(_data_uri(png, "png"), round(image.width * SCALE), round(image.height * SCALE))
 
 
 def small_picture(pixels: NDArray[np.uint8]) -> Picture:
-    """An image of shape (H, W) or (H, W, 3) as a thumbnail (JPEG)."""
+    """Convert an image, uint8 (H, W) or (H, W, 3), to a thumbnail (JPEG)."""
     image = Image.fromarray(pixels)
     image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
     buffer = io.BytesIO()
@@ -75,7 +78,7 @@ def render(template: str, **values: Any) -> str:
     """Return the HTML of a template (a file name in ``cvrnet/report/templates``), filled in with these values.
 
     Raises:
-        LookupError: One of these values is missing, for instance because a file of the run is damaged.
+        LookupError: A value that the template needs is missing, for instance because a file of the run is damaged.
     """
     try:
         return _templates.get_template(template).render(values)

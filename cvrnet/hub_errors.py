@@ -1,4 +1,4 @@
-"""One-line messages for the exceptions of the Hub's client: what failed, what is safe, what to do."""
+"""Turn the exceptions of the Hub's client into one-line messages: what failed, which data are safe, what to do."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from huggingface_hub import constants, errors
 from cvrnet.errors import UserError
 
 CLIENT_ERRORS: tuple[type[Exception], ...] = (errors.HTTPError, OSError, RuntimeError, ValueError)
-"""All exceptions of the client: its own errors, those of its HTTP library, RuntimeError from LFS, ConnectionError from
-Xet, and ValueError for a response that it cannot parse."""
+"""All exceptions of the client: its own errors, the errors of its HTTP library, RuntimeError from LFS, ConnectionError
+from Xet, and ValueError if the client cannot parse a response."""
 _TRANSIENT = (408, 429, 500, 502, 503, 504)
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 _WAITS = (1, 2, 4)
 _AGAIN = "repeat the command"
 _LOGIN = "use `hf auth login`, or set HF_TOKEN"
-_BAD_TOKEN = ("the Hub does not accept the token", f"{_LOGIN}, with a valid one, then {_AGAIN}")
+_BAD_TOKEN = ("the Hub does not accept the token", f"{_LOGIN}, with a valid token, then {_AGAIN}")
 _PUSHED = ("somebody else pushed to it at the same time", _AGAIN)
 
 _ACCESS: dict[type[Exception], tuple[str, str]] = {
     errors.LocalTokenNotFoundError: ("there is no token", _LOGIN),
     # GatedRepoError is a subclass of RepositoryNotFoundError, so it comes first.
-    errors.GatedRepoError: ("its owner must grant you access", "request access on the repository's page"),
+    errors.GatedRepoError: ("the owner must grant you access", "request access on the repository's page"),
     errors.RepositoryNotFoundError: (
         "there is no such repository, or it is private and you have no access",
-        f"check the name; for a private one, {_LOGIN}",
+        f"check the name; for a private repository, {_LOGIN}",
     ),
-    errors.RevisionNotFoundError: ("the repository has no such branch, tag or commit", "check what comes after the @"),
-    errors.HFValidationError: ("that is not the name of a repository", "expected user/repo"),
+    errors.RevisionNotFoundError: ("the repository has no such branch, tag or commit", "check the name after the @"),
+    errors.HFValidationError: ("this is not the name of a repository", "expected user/repo"),
 }
 _STATUS = {
     401: _BAD_TOKEN,
@@ -50,7 +50,7 @@ P = ParamSpec("P")
 
 @contextmanager
 def hub_errors(task: str, safe: Callable[[], str]) -> Iterator[None]:
-    """Turn every exception of the client into a UserError that names the failed task and what is still safe."""
+    """Turn every exception of the client into a UserError that names the failed task, and what is safe (``safe()``)."""
     try:
         yield
     except UserError:
@@ -76,14 +76,14 @@ def with_retries(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same request may succeed a little later."""
+    """Return whether the request may succeed if it is repeated a little later."""
     if isinstance(error, errors.HfHubHTTPError):
         return error.response.status_code in _TRANSIENT
     return isinstance(error, errors.HTTPError)
 
 
 def explain(error: BaseException) -> tuple[str, str]:
-    """What happened and what to do about it, from the most informative error among an error and its causes."""
+    """Return what happened, and what to do about it, by the most informative error among an error and its causes."""
     chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in chain:
@@ -115,12 +115,12 @@ def _explain_disk(error: BaseException) -> tuple[str, str] | None:
 def _explain_offline(error: BaseException) -> tuple[str, str] | None:
     if not isinstance(error, errors.OfflineModeIsEnabled):
         return None
-    names = [name for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if os.environ.get(name)]  # the client's
+    names = [name for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if os.environ.get(name)]
     return f"{(names or ['HF_HUB_OFFLINE'])[0]}=1 forbids asking the Hub", f"unset it, then {_AGAIN}"
 
 
 def _explain_access(error: BaseException) -> tuple[str, str] | None:
-    if type(error).__name__ == "XetAuthenticationError":  # by name: hf_xet need not be installed
+    if type(error).__name__ == "XetAuthenticationError":  # by name, because hf_xet may not be installed
         return _BAD_TOKEN
     return next((explanation for kind, explanation in _ACCESS.items() if isinstance(error, kind)), None)
 
@@ -133,7 +133,9 @@ def _explain_answer(error: BaseException) -> tuple[str, str] | None:
         return f"the token does not allow it ({message or 'HTTP 403'})", "use a token with write permission"
     if status >= 500:
         return f"the Hub answered HTTP {status}", f"{_AGAIN} later"
-    return _STATUS.get(status, (f"the Hub refused it ({message or f'HTTP {status}'})", "correct what this names"))
+    return _STATUS.get(
+        status, (f"the Hub refused it ({message or f'HTTP {status}'})", "correct what this message names")
+    )
 
 
 def _explain_connection(error: BaseException) -> tuple[str, str] | None:
@@ -142,5 +144,5 @@ def _explain_connection(error: BaseException) -> tuple[str, str] | None:
     if isinstance(error, ConnectionError):
         return f"the transfer was interrupted ({str(error).partition(chr(10))[0][:100]})", _AGAIN
     if isinstance(error, errors.LocalEntryNotFoundError):
-        return "it is not in the cache and the Hub cannot be reached", f"{_AGAIN} when it can be reached"
+        return "the files are not in the cache and the Hub cannot be reached", f"{_AGAIN} when it can be reached"
     return None

@@ -45,14 +45,14 @@ def describe_installation() -> Iterator[tuple[str, str]]:
 
 
 def _abbreviated(path: str) -> str:
-    """A path with ~ for the home folder, so bug reports do not contain the user's name."""
+    """Return a path with ~ for the home folder, so bug reports do not contain the user's name."""
     homes = {Path.home(), Path(os.path.realpath(Path.home()))} - {Path("/")}
     inside = [Path(path).relative_to(home) for home in homes if Path(path).is_relative_to(home)]
     return str(Path("~") / inside[0]) if inside else path
 
 
 def _extras() -> dict[str, list[str]]:
-    """The extras for users, and the packages that each one installs."""
+    """Return the extras for users, and the packages that each one installs."""
     extras: dict[str, list[str]] = {}
     for line in metadata.requires("cvrnet") or []:
         if found := re.match(r"([\w.-]+).*extra == ['\"](\w+)", line):

@@ -45,11 +45,11 @@ class ModelInfo:
 
 
 def describe_model(name: str, img_size: int | None = None, **options: Any) -> ModelInfo:
-    """The description of a registered model, measured on torch's meta device (without memory or computation).
+    """Return the description of a registered model, measured on torch's meta device (without memory or computation).
 
     Args:
         name: A name from :func:`cvrnet.list_models`.
-        img_size: Height and width of the image, in pixels; by default the model's own.
+        img_size: Height and width of the image, in pixels; by default those of the model's cfg.
         **options: Arguments for ``timm.create_model``, such as ``num_classes`` and ``encoders``.
 
     Raises:

@@ -80,7 +80,7 @@ def moved_names(module: str, names: dict[str, str]) -> Any:
 
 
 class _MovedModules(MetaPathFinder, Loader):
-    """Importing an old module name returns the same module object as importing the new name."""
+    """Import hook: importing an old module name warns, and returns the module that has the new name."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None

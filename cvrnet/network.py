@@ -40,39 +40,38 @@ class CVRNet(nn.Module):
     the deepest maps of both encoders, concatenated. P4 and P5 use the two shallower maps of encoder 2. One encoder
     gives three heads, three encoders give seven.
 
-    ``forward`` returns logits whose softmax is the mean of the heads' softmax outputs (with ``task="multilabel"``, the
-    same with sigmoids). ``forward_features`` returns the maps of all heads as one tensor: pooled to the deepest grid
-    and concatenated. Each channel keeps its exact mean, so ``forward_head(forward_features(x))`` equals ``forward(x)``
-    at every input size.
+    ``forward`` returns logits whose softmax is the mean of the heads' softmax outputs. With ``task="multilabel"``, the
+    sigmoids of the logits are the mean of the heads' sigmoids. ``forward_features`` returns the maps of all heads as
+    one tensor: pooled to the deepest grid and concatenated. Each channel keeps its exact mean, so
+    ``forward_head(forward_features(x))`` equals ``forward(x)`` at every input size.
 
     Args:
-        encoders: Names for :func:`cvrnet.encoders.create_encoder`. For a name that is a repository or a folder, the
-            config of a saved model states the architecture and its arguments instead: the model loads without the
-            repository or folder.
-        encoder_args: Further arguments of each encoder, in the same order.
+        encoders: Names for :func:`cvrnet.encoders.create_encoder`. A name may be a repository or a folder. The config
+            of a saved model then states the encoder's architecture and arguments instead of this name, so the saved
+            model loads without the repository or folder.
+        encoder_args: Further arguments of each encoder, in the order of ``encoders``.
         num_classes: 2 or more, or 0 for no classifier.
         in_chans: Channels of the image.
         hidden_sizes: Widths of each head's dense layers.
         act_layer: Activation of the heads, by timm's name.
         drop_rate: Dropout before each head's classifier (the papers: none).
         drop_path_rate, drop_block_rate: Stochastic depth and DropBlock of the encoders (the papers: none), as in timm.
-        bn_eps, bn_momentum: Epsilon and momentum of every batch norm; None keeps those of the encoders.
+        bn_eps, bn_momentum: Epsilon and momentum of every batch norm; None keeps the encoders' values.
         global_pool: ``"avg"``, or ``""`` (with ``num_classes=0``) for unpooled features.
         img_size: Height and width of the image, for encoders that work at one size only, such as Swin; the others take
             any size.
         pretrained: Load the encoders' own pretrained weights.
         encoder_weights: Weight files to load instead of the encoders' own pretrained weights: each ``NAME=FILE``, where
             NAME is one of ``encoders``; or ``FILE`` if there is only one encoder.
-        cache_dir: Folder of the Hub's cache for pretrained weights, if not the default.
-        mean, std: Mean and standard deviation with which each channel of the model's input is normalised. The input of
-            each encoder is converted to its own normalisation.
+        cache_dir: Folder of the Hub's cache for pretrained weights; None is the Hub's default folder.
+        mean, std: Mean and standard deviation with which each channel of the model's input is normalised. For each
+            encoder, the input is converted to the encoder's own normalisation.
         scales: ``"all"``, or ``"deepest"`` for the head P3 alone (an ablation).
         average: ``"probabilities"`` to average the heads' softmax outputs, or ``"logits"`` (an ablation).
-        task: ``"multiclass"``, or ``"multilabel"``: the classes are findings, and an image may have several. For each
-            finding, the sigmoid of the output logit is then the mean of the heads' sigmoids.
+        task: ``"multiclass"``, or ``"multilabel"``: the classes are findings, and an image may have several.
         unit: ``"image"``: one prediction for each image. ``"study"`` or ``"patient"``: one prediction for a bag of
             images, which the head pools (`cvrnet.heads.BagHead`); ``forward`` then takes each image as a bag of one.
-        pooling, time: For bags, as in `cvrnet.heads.BagHead`.
+        pooling, time: Settings of the head for bags, as in `cvrnet.heads.BagHead`.
         device, dtype: Device and dtype of the parameters.
 
     Raises:
@@ -135,7 +134,7 @@ class CVRNet(nn.Module):
         self.groups = groups = _head_groups([len(e.channels) for e in built], scales)
         channels = [c for e in built for c in e.channels]
         reductions = [r for e in built for r in e.reductions]
-        self.fused = [i for group in groups for i in group]  # not in _fuse: TorchScript takes no nested comprehension
+        self.fused = [i for group in groups for i in group]  # here, as TorchScript has no nested comprehension
         self.widths = [sum(channels[i] for i in group) for group in groups]
         self.encoder_names = names
         self.map_names = [f"{name}.{m}" for name, e in zip(names, built, strict=True) for m in e.map_names]
@@ -162,7 +161,7 @@ class CVRNet(nn.Module):
 
     @property
     def _model_args(self) -> dict[str, Any]:
-        """The arguments of the call of timm's factory, which sets them here and later writes them to config.json."""
+        """The arguments of timm's factory. timm sets them here when it has built the model, for config.json."""
         return self._arguments
 
     @_model_args.setter
@@ -172,7 +171,7 @@ class CVRNet(nn.Module):
 
     @torch.jit.ignore
     def _make_head(self, placement: dict[str, Any]) -> None:
-        """Make a new head. If the features stay unpooled, it has no parameters: DDP fails on unused parameters."""
+        """Make a new head. For unpooled features, it has no parameters, because DDP fails on unused parameters."""
         sizes = self._hidden_sizes if self.global_pool else ()
         options = {**self._head_options, **self._bags, **placement}
         kind = BagHead if self._bags else MultiScaleAveragingHead
@@ -194,16 +193,16 @@ class CVRNet(nn.Module):
 
     @torch.jit.ignore
     def get_classifier(self) -> tuple[nn.Module, ...]:
-        """The heads' linear classifiers, in the order P1, P2, and so on; see `cvrnet.heads.classifiers`."""
+        """Return the heads' linear classifiers, in the order P1, P2, and so on; see `cvrnet.heads.classifiers`."""
         return Classifiers(block.get_submodule("classifier") for block in self.head.blocks)
 
     @torch.jit.ignore
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifiers by new ones; 0 removes them.
+        """Replace the classifiers by new ones; ``num_classes=0`` removes them.
 
-        With ``num_classes=0`` and ``global_pool=""``, pooling and dense layers are removed as well. Without
-        ``global_pool``, the pooling stays as it is; if it was removed, new classifiers restore it, with new dense
-        layers.
+        With ``num_classes=0`` and ``global_pool=""``, pooling and dense layers are removed as well. If ``global_pool``
+        is None, the pooling does not change. But if the pooling was removed before, new classifiers also bring back
+        the pooling and new dense layers.
         """
         if global_pool is None:
             global_pool = "avg" if num_classes else self.global_pool
@@ -216,12 +215,12 @@ class CVRNet(nn.Module):
             self._make_head({"device": like.device, "dtype": like.dtype})
 
     def forward_maps(self, x: Tensor) -> list[Tensor]:
-        """The feature maps of all encoders, one encoder after the other (v1 Fig. 2: E13, E14, E15, E23, E24, E25).
+        """Return the feature maps of all encoders, encoder by encoder (v1 Fig. 2: E13, E14, E15, E23, E24, E25).
 
         The images are (N, in_chans, H, W), normalised with the model's mean and std; each map is (N, C_i, H_i, W_i).
         """
         maps: list[Tensor] = []
-        for normalizer, encoder in zip(self.normalizers, self.encoders):  # noqa: B905  # not in TorchScript: strict=
+        for normalizer, encoder in zip(self.normalizers, self.encoders):  # noqa: B905  # TorchScript has no strict=
             image = normalizer(x)
             if self.grad_checkpointing and not torch.jit.is_scripting():
                 maps.extend(checkpoint(encoder, image, use_reentrant=False))
@@ -230,12 +229,12 @@ class CVRNet(nn.Module):
         return maps
 
     def pool_maps(self, maps: list[Tensor]) -> list[Tensor]:
-        """The heads' inputs, P1 first: each head's maps, globally average-pooled and concatenated, (N, widths[i])."""
+        """Return the heads' inputs, P1 first: each head's maps, average-pooled and concatenated, (N, widths[i])."""
         pooled = [m.mean((2, 3)) for m in maps]
         return [torch.cat([pooled[i] for i in group], 1) for group in self.groups]
 
     def branch_logits(self, x: Tensor) -> list[Tensor]:
-        """Each head's own logits for the images x, P1 first: one tensor (N, num_classes) for each head."""
+        """Return each head's own logits for the images x, P1 first: one tensor (N, num_classes) for each head."""
         return self.head.branch_logits(self.pool_maps(self.forward_maps(x)))
 
     @torch.jit.ignore
@@ -248,7 +247,7 @@ class CVRNet(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The result of ``forward_features``, and the heads' input maps, ordered by reduction as in ``feature_info``.
+        """Return the result of ``forward_features``, and the heads' input maps in the order of ``feature_info``.
 
         The arguments are as in timm. Two have no effect: ``norm``, because there is no final norm, and
         ``stop_early``, because every encoder runs to its end for the deepest map. ``output_fmt`` must be ``"NCHW"``.
@@ -272,22 +271,23 @@ class CVRNet(nn.Module):
         return take
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """All heads' maps as one tensor: (N, num_features, h, w) on the first encoder's deepest grid."""
+        """Return all heads' maps as one tensor: (N, num_features, h, w) on the first encoder's deepest grid."""
         return self._fuse(self.forward_maps(x))
 
     def _fuse(self, maps: list[Tensor]) -> Tensor:
         return _concatenate([maps[i] for i in self.fused], maps[self.deepest])
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits (N, num_classes), or pre-logits (N, head_hidden_size), from the result of ``forward_features``."""
+        """Return logits (N, num_classes), or pre-logits (N, head_hidden_size), for the result of `forward_features`."""
         if self.global_pool == "":
             return x
         return self.head(list(x.mean((2, 3)).split(self.widths, 1)), pre_logits=pre_logits)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, num_classes) for images as in ``forward_maps``; their softmax is the mean of the heads' softmaxes.
+        """Return the logits (N, num_classes) of images (N, in_chans, H, W), normalised with the model's mean and std.
 
-        With ``global_pool=""``, the result is that of ``forward_features``.
+        The softmax of the logits is the mean of the heads' softmaxes (of sigmoids, with ``task="multilabel"``). With
+        ``global_pool=""``, return the feature maps of ``forward_features`` instead.
         """
         maps = self.forward_maps(x)
         if self.global_pool == "":
@@ -296,7 +296,7 @@ class CVRNet(nn.Module):
 
 
 def _concatenate(maps: list[Tensor], like: Tensor) -> Tensor:
-    """The maps, pooled to the grid of `like` and concatenated; every channel keeps its own global mean."""
+    """Return the maps, pooled to the grid of `like` and concatenated; every channel keeps its own global mean."""
     aligned: list[Tensor] = []
     for m in maps:
         pooled = F.adaptive_avg_pool2d(m, (like.shape[2], like.shape[3]))
@@ -306,7 +306,7 @@ def _concatenate(maps: list[Tensor], like: Tensor) -> Tensor:
 
 
 def _take_indices(count: int, indices: int | Sequence[int] | None) -> list[int]:
-    """Like timm's feature_take_indices, which is not public, but an empty sequence is an error."""
+    """Return non-negative indices, like timm's private feature_take_indices, but refuse an empty sequence."""
     wanted = range(-indices, 0) if isinstance(indices, int) else range(count) if indices is None else indices
     if not wanted or not all(-count <= i < count for i in wanted):
         raise ValueError(f"indices={indices!r}; expected some of the {count} feature maps")
@@ -331,7 +331,9 @@ def _check_global_pool(global_pool: str, num_classes: int, task: str) -> str:
 
 
 def _head_groups(counts: list[int], scales: str) -> list[list[int]]:
-    """The indices of each head's maps. ``counts`` has each encoder's number of maps, shallow to deep; indices run on.
+    """Return the indices of each head's maps.
+
+    ``counts`` has each encoder's number of maps. Maps are numbered encoder by encoder, each from shallow to deep.
 
     >>> _head_groups([3, 3], "all")
     [[0], [1], [2, 5], [3], [4]]
@@ -341,7 +343,7 @@ def _head_groups(counts: list[int], scales: str) -> list[list[int]]:
     if scales == "deepest":
         return [deepest]
     single = [[i] for i in range(ends[-1]) if i not in deepest]
-    first = counts[0] - 1  # the shallower maps of encoder 1 come before the deepest of all
+    first = counts[0] - 1  # the shallower maps of encoder 1 come before all deepest maps
     return [*single[:first], deepest, *single[first:]]
 
 
@@ -358,7 +360,7 @@ def _normalizer(
 
 
 def _named_files(names: Sequence[str], files: str | Sequence[str]) -> dict[str, str]:
-    """Encoder -> file of its weights, from ``NAME=FILE``, or from ``FILE`` if there is one encoder.
+    """Map each encoder to its weight file, from ``NAME=FILE``, or from ``FILE`` if there is only one encoder.
 
     >>> _named_files(["resnet18"], "weights=2.pth"), _named_files(["resnet18", "vgg11"], ["vgg11=b.pth"])
     ({'resnet18': 'weights=2.pth'}, {'vgg11': 'b.pth'})
@@ -382,7 +384,7 @@ def _listed(files: str | Sequence[str]) -> Sequence[str]:
 
 
 def _encoder_args(names: Sequence[str], arguments: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Each encoder's own arguments, after a check: they may come from an untrusted config.json."""
+    """Return each encoder's own arguments, after a check: they may come from an untrusted config.json."""
     if arguments and len(arguments) != len(names):
         raise UserError(f"encoder_args has {len(arguments)} items; expected one for each of {len(names)} encoders")
     for own in arguments:
@@ -410,7 +412,7 @@ def _create_encoders(
         source = {"weights": files[name]} if name in files else {"pretrained": pretrained}
         try:
             encoders.append(create_encoder(name, **source, **{**own, **drops}, **kwargs))
-        except Exception as error:  # the Hub's client raises many types, and the advice is the same
+        except Exception as error:  # the Hub's client raises many types; the advice is the same for all
             if lacking := [option for option in drops if f"unexpected keyword argument '{option}'" in str(error)]:
                 message = f"encoder {name!r} takes no {lacking[0]}; leave it out, or choose another encoder"
                 raise UserError(message) from error
@@ -423,9 +425,10 @@ def _create_encoders(
 def create_cvrnet(variant: str, pretrained: bool, default_encoders: tuple[str, ...], **kwargs: Any) -> CVRNet:
     """Build a variant with timm's builder.
 
-    With ``pretrained``, it loads the weights of the whole model if the cfg names their source (a run folder, a Hub
-    repository), otherwise those of the encoders. It never loads both, so a trained checkpoint loads without a download
-    of the encoders' weights. For the same reason, a whole model's encoders cannot be repositories or folders.
+    With ``pretrained``, load the weights of the whole model if the cfg names their source (a run folder, a Hub
+    repository), otherwise the encoders' own weights. Never both are loaded, so a trained checkpoint loads without a
+    download of the encoders' weights. For this reason, the encoders of a trained model cannot be repositories or
+    folders.
     """
     kwargs.setdefault("encoders", default_encoders)
     # mean and std go into the cfg, where timm's data pipeline looks for them.

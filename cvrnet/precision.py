@@ -8,7 +8,7 @@ from cvrnet.errors import UserError
 
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
 AUTO = "CVRNET_AMP"
-"""Environment variable: the precision that ``auto`` means, instead of the fastest one on the device."""
+"""Environment variable: the precision that ``auto`` means, instead of the fastest precision on the device."""
 
 
 def named_precision(name: str) -> str:

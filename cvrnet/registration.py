@@ -16,8 +16,8 @@ MODELS = "cvrnet.cvrnet"  # importing this module registers them
 def register_models() -> None:
     """Register the models now, or as soon as timm has been imported.
 
-    This function does not import timm and PyTorch, because that takes seconds, and some commands need neither:
-    predictions by an ONNX file, ``cvrnet data`` and ``cvrnet import``.
+    This function does not import timm and PyTorch, because these imports take seconds. Some commands need neither timm
+    nor PyTorch: predictions by an ONNX file, ``cvrnet data`` and ``cvrnet import``.
     """
     if sys.modules.get("timm") is not None:
         import_module(MODELS)

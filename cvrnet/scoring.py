@@ -1,4 +1,4 @@
-"""Scores of predictions, with intervals, by source and by head."""
+"""Score predictions: on all images, on each source and for each head, with 95 % intervals."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ MIN_PATIENTS = 10  #: within one source, only classes with at least this many pa
 
 @singledispatch
 def score(predictions: AnyTable) -> dict[str, Any]:
-    """The scores of a table, ready for JSON: see `score_classes` and `score_findings`."""
+    """Return the scores of a table, ready for JSON: see `score_classes` and `score_findings`."""
     raise TypeError(type(predictions).__name__)
 
 
 @score.register
 def score_classes(predictions: PredictionTable) -> dict[str, Any]:
-    """The scores of `cvrnet.metrics.classification_scores`, and ``patients``, ``intervals``, ``per_source``, ``heads``.
+    """Return `classification_scores`, and the keys ``patients``, ``intervals``, ``per_source`` and ``heads``.
 
     ``patients`` is the number of patients. ``intervals`` has the scores' 95 % intervals, under the same keys (see
     `intervals`). ``per_source`` has the scores for each source, with the intervals of accuracy and balanced accuracy.
-    ``heads`` has the scores of each head (see `head_scores`); only a model that averages several heads has them.
+    ``heads`` has the scores of each head (see `head_scores`), if the model averages several heads.
     """
     p = predictions
     scores = classification_scores(p.labels, p.probabilities, p.classes)
@@ -53,10 +53,10 @@ def score_classes(predictions: PredictionTable) -> dict[str, Any]:
 
 @score.register
 def score_findings(predictions: FindingTable) -> dict[str, Any]:
-    """The scores of `cvrnet.metrics.findings.finding_scores`, and ``per_source`` and ``head_auc``.
+    """Return `cvrnet.metrics.findings.finding_scores`, and the keys ``per_source`` and ``head_auc``.
 
-    ``per_source`` has the scores for each source, if there are several named sources. ``head_auc`` has each head's AUC,
-    as the mean over the findings; only a model that averages several heads has it.
+    ``per_source`` has the scores for each source, if there are several named sources. ``head_auc`` has each head's mean
+    AUC over the findings; only the scores of a model that averages several heads have this key.
     """
     p = predictions
     scores = finding_scores(p.labels, p.probabilities, p.classes, p.groups)
@@ -74,7 +74,7 @@ def score_findings(predictions: FindingTable) -> dict[str, Any]:
 
 
 def head_scores(predictions: PredictionTable) -> list[dict[str, Any]]:
-    """The balanced accuracy of each head and of their average, on all images and on the images of each source.
+    """Return the balanced accuracy of each head and of their average, on all images and on the images of each source.
 
     The entry of all images has the source None. Within a source, only classes with at least `MIN_PATIENTS` patients
     count; a source without such a class has no entry. An entry has ``source``, ``classes``, ``images``, ``patients``
@@ -100,11 +100,11 @@ def head_scores(predictions: PredictionTable) -> list[dict[str, Any]]:
 
 
 def intervals(predictions: PredictionTable, scores: dict[str, Any]) -> dict[str, Any]:
-    """95 % intervals of all scores by bootstrap over patients.
+    """Return 95 % intervals of all scores by bootstrap over patients.
 
-    If a rate of a class is 0 or 1, it is the same in all resamples, and the bootstrap gives no interval. Its interval
-    is then the exact binomial one, with as many independent trials as there are patients. ``exact`` lists these rates
-    by names such as ``NOR/sensitivity``.
+    If a rate of a class is 0 or 1, all resamples give this value, and the bootstrap gives no interval. The exact
+    binomial interval is used instead, with one trial for each patient. ``exact`` lists these rates by names such as
+    ``NOR/sensitivity``.
     """
     p = predictions
     tree = bootstrap_intervals(p.labels, p.probabilities, p.classes, p.groups)
@@ -122,10 +122,11 @@ def intervals(predictions: PredictionTable, scores: dict[str, Any]) -> dict[str,
 
 
 def head_rows(folds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each head, the mean of the heads, the best of them, and the average, which is the model's output.
+    """Return a row of accuracies for each head, for the mean of the heads, for the best head, and for the model.
 
-    ``accuracy`` and ``std`` are the mean and standard deviation over the folds (std None for a single one). The best
-    head has the highest mean over the folds. It is chosen on the images that it is scored on, so its score is too high.
+    The model's output is the average of the heads' outputs. ``accuracy`` and ``std`` are the mean and the standard
+    deviation over the folds; for a single fold, ``std`` is None. The best head has the highest mean over the folds. It
+    is chosen on the images that it is scored on, so its score is too high.
 
     ``folds`` are the scores of each fold. If they have no ``head_accuracy`` (a model without heads), there are no rows.
 

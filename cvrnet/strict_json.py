@@ -1,4 +1,4 @@
-"""Read JSON from untrusted sources: strictly, and with limits."""
+"""Read JSON from untrusted sources strictly, with limits on its size and nesting."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ _DIGITS = 40  # the most digits that a whole number may have: Python needs minut
 
 
 def read_config_file(path: Path) -> Any:
-    """Return the value in a config.json; ValueError if it is too large or not strict JSON, OSError if unreadable."""
+    """Return the value in a config.json.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: The file is too large, or is not strict JSON.
+    """
     with open_regular(path) as file:
         content = file.read(CONFIG_BYTES + 1)
     if len(content) > CONFIG_BYTES:

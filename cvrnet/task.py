@@ -1,4 +1,4 @@
-"""The two tasks of a network, multiclass and multilabel, and the probabilities that its logits give for each."""
+"""Define the two tasks of a network, multiclass and multilabel, and convert logits to probabilities."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 TASKS = ("multiclass", "multilabel")
-"""What a model predicts: the one class of an image, or which findings it has (any number of them)."""
+"""What a model predicts for an image: its one class (multiclass), or any number of findings (multilabel)."""
 
 
 def check_num_classes(num_classes: int, task: str = "multiclass") -> None:
-    """Raise ValueError if the task is unknown, ``num_classes`` is negative, or it is 1 for ``"multiclass"``."""
+    """Raise ValueError if the task is unknown, or ``num_classes`` is negative, or is 1 for ``"multiclass"``."""
     if task not in TASKS:
         raise ValueError(f"task={task!r}; expected 'multiclass' or 'multilabel'")
     if num_classes < 0 or (num_classes == 1 and task == "multiclass"):
@@ -21,7 +21,7 @@ def check_num_classes(num_classes: int, task: str = "multiclass") -> None:
 
 
 def log_softmax(logits: ArrayLike) -> NDArray[np.float64]:
-    """The logarithm of the softmax over the last axis, in float64; large logits do not overflow."""
+    """Return the logarithm of the softmax over the last axis, in float64; large logits do not overflow."""
     x = np.asarray(logits, np.float64)
     with np.errstate(invalid="ignore"):  # infinite logits give NaN, as in PyTorch
         return x - np.logaddexp.reduce(x, axis=-1, keepdims=True)

@@ -9,12 +9,12 @@ from typing import Any
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _FORMULA = "=+-@＝＋－＠"  # a cell that starts with one of these is a formula
 _SHOWN = 1000  # most characters of a value in Markdown
-_CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])")  # the place before it
+_CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])")  # the position between a small and a capital letter
 _NUMBER = re.compile(r"[-+][\d\s.,%eE±+-]*")
 
 
 def printable(text: str) -> str:
-    r"""The text in one line, with an escape such as ``\x1b`` for each character that could control a terminal.
+    r"""Return the text in one line, with an escape such as ``\x1b`` for each character that could control a terminal.
 
     >>> print(printable("a\x1b[2J\n\udcff é.png"))
     a\x1b[2J\n\udcff é.png
@@ -23,7 +23,7 @@ def printable(text: str) -> str:
 
 
 def camel_case_words(text: str) -> str:
-    """The text with a blank between the words of CamelCase.
+    """Return the text with a blank between the words of CamelCase.
 
     >>> camel_case_words("LungMasks"), camel_case_words("imagesTr"), camel_case_words("CVP")
     ('Lung Masks', 'images Tr', 'CVP')

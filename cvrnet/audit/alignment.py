@@ -1,4 +1,4 @@
-"""Test whether two pictures show the same exposure: align one with the other, and compare their fine details."""
+"""Test whether two pictures show one exposure: align one with the other, and compare their fine details."""
 
 from __future__ import annotations
 
@@ -12,22 +12,25 @@ from cvrnet.audit.local_features import VARIANTS, root
 MIN_MATCHES = 20  # least number of features that agree on one affine map
 MIN_OVERLAP = 0.35  # least overlap, as a share of the smaller picture
 SAME = 0.95  # least correlation of the fine details
-NEARLY_SAME, MANY_MATCHES = 0.8, 90  # least correlation of the fine details if at least this many features agree
+NEARLY_SAME, MANY_MATCHES = 0.8, 90  # least correlation of the fine details, if at least MANY_MATCHES features agree
 RATIO = 0.92  # largest ratio of the distances to the nearest and the second nearest feature (Lowe)
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """How well a second picture matches a first one after alignment."""
+    """How well the second picture matches the first picture after alignment."""
 
-    correlation: float  # of the fine details where the pictures overlap, -1 to 1
-    overlap: float  # as a share of the smaller picture
-    matches: int  # number of features that agree on the map
+    correlation: float  # correlation of the fine details where the pictures overlap, -1 to 1
+    overlap: float  # area of the overlap, as a share of the smaller picture
+    matches: int  # number of features that agree on one affine map
     variant: str  # the change of the first picture, a key of VARIANTS
 
     @property
     def same(self) -> bool:
-        """Whether both show one exposure. Two exposures of one patient also reach 0.8, but with fewer features."""
+        """Whether both pictures show one exposure.
+
+        Two exposures of one patient can also reach a correlation of 0.8, but fewer features agree.
+        """
         least = NEARLY_SAME if self.matches >= MANY_MATCHES else SAME
         return self.correlation >= least and self.overlap >= MIN_OVERLAP
 
@@ -39,7 +42,7 @@ def align(
     descriptors: tuple[np.ndarray, ...],
     variant: str = "as it is",
 ) -> Alignment | None:
-    """Align the second picture, uint8 (h, w), with the first (H, W); None if no affine map fits.
+    """Align the second picture, uint8 (h, w), with the first (H, W); return None if no affine map fits.
 
     ``points`` (n, 2) and ``descriptors``, uint8 (n, 128), are the local features of the first and of the second
     picture. ``variant`` is the change that is applied to the first picture.
@@ -74,14 +77,14 @@ def align(
 
 
 def _plausible(affine: np.ndarray) -> bool:
-    """Whether a map scales by 1/3 to 3, stretches one side by less than 1.5 and does not reflect."""
+    """Return whether a map scales by 1/3 to 3, stretches one side by less than 1.5 and does not reflect."""
     linear = affine[:, :2]
     scales = np.linalg.svd(linear, compute_uv=False)
     return bool(np.linalg.det(linear) > 0 and scales[1] > 1 / 3 and scales[0] < 3 and scales[0] < 1.5 * scales[1])
 
 
 def _compare(first: np.ndarray, second: np.ndarray, affine: np.ndarray) -> tuple[float, float] | None:
-    """The correlation of the fine details, and the overlap, when a map places the first picture on the second."""
+    """Return the correlation of the fine details, and the overlap, if a map places one picture on the other."""
     size = first.shape[1], first.shape[0]
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     moved = cv2.warpAffine(second, affine, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
@@ -107,7 +110,7 @@ def _refine(first: np.ndarray, second: np.ndarray, affine: np.ndarray) -> tuple[
 
 
 def _details(picture: np.ndarray) -> np.ndarray:
-    """The details finer than about six pixels, at equal local contrast: exposure and gross anatomy are removed."""
+    """Return the details finer than about six pixels at equal local contrast, without exposure and gross anatomy."""
     values = cv2.GaussianBlur(picture.astype(np.float32), (0, 0), 0.8)
     values -= cv2.GaussianBlur(values, (0, 0), 4)
     return values / np.sqrt(cv2.blur(values * values, (25, 25)) + 4)

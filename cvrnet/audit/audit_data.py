@@ -48,7 +48,7 @@ TABLES = {
     "model-sources": "model-by-source",
     "model-lung-masks": "unusable-lung-masks",
 }
-"""Code of a finding -> file name of its table, if that is not the code itself."""
+"""Code of a finding -> file name of its table; other findings' tables are named by the code."""
 
 
 def read_audited(
@@ -57,17 +57,19 @@ def read_audited(
     findings: Sequence[str] = (),
     uncertain: str = "ignore",
 ) -> tuple[list[Record], list[str], list[str]]:
-    """Read the images that can be audited; also return a line for each other row, and the names of the findings.
+    """Read the images that can be audited; also return a line for each unusable row, and the names of the findings.
 
-    Unlike `cvrnet.data.read_records`, this accepts patients in two splits and a single class: the audit reports them.
-    ``say`` is as in `read_records`. If images may have several findings, ``findings`` names them, or is ``("auto",)``.
-    If it is empty, images may have several findings if there are labels such as ``Edema|Effusion`` or, without labels,
-    columns of 1 and 0. Such an image is labelled with the findings that it has, and is left out if nothing is known of
-    it. If images have one label each, the returned list of names is empty.
+    Unlike `cvrnet.data.read_records`, this function accepts patients in two splits, and a single class: the audit
+    reports both. ``say`` is as in `read_records`.
+
+    Images have one label each, or may have several findings. Images may have several findings in three cases:
+    ``findings`` names the findings or is ``("auto",)``; there are labels such as ``Edema|Effusion``; or there are no
+    labels, but columns of 1 and 0. Each image is then labelled with the findings that it has; images for which no
+    finding is known are left out. If images have one label each, the returned list of names is empty.
 
     Raises:
         DataError: No image is left, or a cell of a finding has an unknown value.
-        UserError: There are no such findings, or they are not known of any image.
+        UserError: A finding does not exist, or no image has a known value for the findings.
     """
     settings: dict[str, Any] = {"min_classes": 1, "allow_shared_patients": True}
     records, problems = scan_records(data, say=say, labelled=not findings, **settings)
@@ -77,7 +79,7 @@ def read_audited(
         found, other_problems = scan_records(data, labelled=False, **settings)
         if several_findings_in(found):
             records, problems, names = found, other_problems, [AUTO]
-            say("Images may have several findings: each is checked by itself")
+            say("Images may have several findings: each finding is checked by itself")
     if names:
         names, truth, _ = learnable_findings(records, names, uncertain, least=0)
         records = label_findings(records, names, truth)
@@ -93,10 +95,10 @@ def read_audited(
 def read_outcome_audited(
     data: DataPath, column: str, say: Callable[[str], object] = lambda line: None
 ) -> tuple[list[Record], list[str], Course]:
-    """Like `read_audited`, but the label is whether the patient ever had an event, ``yes`` or ``no``.
+    """Read the images as `read_audited` does, but label each with whether its patient had an event, ``yes`` or ``no``.
 
-    Films from after the event are kept, too; films of patients whose outcome is not known are left out. The third value
-    is what is known of the patients' events.
+    Films from after the event are kept, too. Films of patients whose outcome is not known are left out. The third
+    returned value says what is known of the patients' events.
 
     Raises:
         DataError: No image is left.
@@ -132,27 +134,35 @@ def audit(
 ) -> list[Finding]:
     """Return all findings about a data set's labels, sources, patients and images, the worst first.
 
-    ``records`` are the labelled images; ``problems`` say why others cannot be used, one line each, and become a
-    finding. With ``course``, films from after the event are reported. With ``examination``, the predictions of a
-    trained model are also audited. DICOM files that are not of the chest cannot be read, unless ``any_body_part`` is
-    set. Equal seeds give equal findings. The ``features`` of a network take the most time to compute. Without them,
-    labels are not checked, and pictures of other things are not found. With ``finder``, images are masked with the
-    lungs, or cropped to them, before they are measured (features are always those of whole pictures). ``workers``
-    threads read the images. ``progress`` is called after each image with the number read and the total; ``step`` is
-    called before each step with its name.
+    If images may have several findings, each finding is checked by itself. Checks that need one label for each image
+    compare the images with any finding to the images without a finding.
 
-    If images may have several findings, ``names`` are their names (see `read_audited`), and ``uncertain`` says what -1
-    counts as. Each finding is then checked by itself. Checks that need one label for each image compare the images with
-    any finding to those without.
+    Args:
+        records: The labelled images.
+        problems: One line for each image or row that cannot be used; the lines become one finding of the audit.
+        names: The names of the findings, if images may have several (see `read_audited`).
+        uncertain: What the value -1 of a finding counts as.
+        course: The patients' events; with it, films from after the event are reported.
+        seed: Equal seeds give equal findings.
+        workers: Number of threads that read images.
+        examination: Collects the predictions of a trained model, which are then also audited.
+        any_body_part: Also read DICOM files that are not of the chest.
+        features: Compute the features of a network, which takes the most time. Without features, labels are not
+            checked, and pictures of other things are not found.
+        finder: Mask the images with the lungs, or crop them to the lungs, before they are measured. Features are always
+            computed from whole pictures.
+        progress: Called after each image with the number of images read and the total.
+        step: Called with the name of each step before the step starts.
 
     Raises:
         DataError: No image can be read.
-        UserError: An image has a label that the model does not know, or may have several findings.
+        UserError: With ``examination``: an image has a label that the model does not know, or images may have several
+            findings, or ``finder`` is given.
     """
     if examination is not None:
         _refuse_examination(records, names, examination)
         if finder is not None:
-            raise UserError("--lungs and --model cannot be combined: a model has its own setting of --lungs")
+            raise UserError("--lungs and --model cannot be combined, because a model stores its --lungs; leave one out")
         for predictor in examination.models:
             predictor.use_masks(records)
     records = [r for r in records if r.label] if names else records  # nothing is known of the others
@@ -185,7 +195,7 @@ def audit(
 def _label_findings(
     records: Sequence[Record], names: Sequence[str], uncertain: str, course: Course | None
 ) -> list[Finding]:
-    """The findings from the manifest alone."""
+    """Return the findings from the manifest alone."""
     if not names:
         foretold = [] if course is None else outcome_findings(course, records)
         return foretold + source_findings(records) + patient_findings(records)
@@ -197,16 +207,18 @@ def _label_findings(
 
 def _refuse_examination(records: Sequence[Record], names: Sequence[str], examination: Examination) -> None:
     if names:
-        raise UserError("the images may have several findings; --model audits models of one class per image")
+        raise UserError(
+            "the images may have several findings, but --model audits models of one class per image; leave --model out"
+        )
     check_classes((r.label for r in records), examination.classes)
 
 
 def _unusable(lines: Sequence[str], names: tuple[str, ...]) -> Finding:
-    """The finding about rows and images that cannot be used; ``names`` are those images whose file cannot be read."""
+    """Return the finding on unusable rows and images; ``names`` are the images whose file cannot be read."""
     sentence = f"{count(len(lines), 'row or image', 'rows or images')} cannot be used: {lines[0]}"
     sentence += " and others." if len(lines) > 1 else "."
     figures = {"table": [{"problem": line} for line in lines]}
-    return Finding("unusable-images", "warning", sentence, figures, names, "Correct or remove them.")
+    return Finding("unusable-images", "warning", sentence, figures, names, "Correct or remove these rows and images.")
 
 
 def write_audit(
@@ -220,7 +232,7 @@ def write_audit(
     """Write audit.html, findings.csv, one CSV for each table and, last, audit.json.
 
     The folder is made if missing; the CSVs go to the folder ``tables`` if it is given. ``title`` is the name of the
-    data set, ``names`` are those of `audit`. The page shows thumbnails of the records.
+    data set, ``names`` are the names of the findings, as for `audit`. The page shows thumbnails of the records.
     """
     folder = Path(folder)
     tables = Path(tables or folder)
@@ -248,10 +260,10 @@ def write_audit(
 
 
 def check_audit_folder(folder: Path, overwrite: bool) -> bool:
-    """Whether a folder holds an earlier audit, which the new one replaces.
+    """Return whether a folder holds an earlier audit, which the new audit will replace.
 
     Raises:
-        UserError: It holds one, and ``overwrite`` was not given; or its audit.json was not written by an audit.
+        UserError: The folder holds an audit and ``overwrite`` is False, or its audit.json was not written by an audit.
     """
     path = folder / AUDIT
     if not path.exists():
@@ -264,7 +276,7 @@ def check_audit_folder(folder: Path, overwrite: bool) -> bool:
 
 
 def read_severe(folder: str | Path, records: Sequence[Record]) -> list[str] | None:
-    """The sentences of the severe findings in a folder's audit.json; None if it has no audit of these images."""
+    """Return the sentences of the severe findings in a folder's audit.json; None if it has no audit of these images."""
     path = Path(folder) / AUDIT
     if not path.is_file():
         return None
@@ -276,7 +288,7 @@ def read_severe(folder: str | Path, records: Sequence[Record]) -> list[str] | No
 
 
 def hash_data(records: Sequence[Record]) -> str:
-    """SHA-256 of the inputs of an audit: the records, and the size and modification time of each file."""
+    """Return the SHA-256 of the inputs of an audit: the records, and the size and modification time of each file."""
     digest = hashlib.sha256()
     for r in records:
         status = r.path.stat()

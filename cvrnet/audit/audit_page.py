@@ -12,15 +12,15 @@ from cvrnet.data.finding_labels import SEPARATOR
 from cvrnet.html import Picture, Table, render, small_picture
 
 MAX_ROWS = 40  # most rows of a finding's table that the page shows
-MAX_NAMES = 15  # most findings of images in the table of findings that occur together
+MAX_NAMES = 15  # most rows and columns of the table of findings that occur together
 
 Row = Mapping[str, Any]
 
 
 def render_page(findings: Sequence[Finding], records: Sequence[Record], title: str, names: Sequence[str] = ()) -> str:
-    """The page as HTML: the findings in their order, with thumbnails of the records that they name.
+    """Return the page as HTML: the findings in their order, with thumbnails of the records that they name.
 
-    ``names`` are the findings that images may have, if they may have several.
+    ``names`` are the names of the findings, if images may have several.
     """
     by_name = {record.name: record for record in records}
     classes = count(len({record.label for record in records}), "class", "classes")
@@ -41,7 +41,7 @@ def render_page(findings: Sequence[Finding], records: Sequence[Record], title: s
 
 
 def _table(finding: Finding) -> tuple[Table | None, bool]:
-    """The finding's table, or None if it is not shown; and whether it is collapsed until a click opens it."""
+    """Return the finding's table, or None if it is not shown; and whether it is collapsed until a click opens it."""
     rows = finding.figures.get("table", [])
     if not rows or finding.code.endswith("-duplicates") or "target" in rows[0]:  # the panels show the probes
         return None, False
@@ -64,7 +64,7 @@ def _label_by_source(rows: Sequence[Row]) -> Table:
 
 
 def _together(images: Mapping[str, int], rows: Sequence[Row]) -> Table:
-    """Make a table of the most frequent findings: the share of each one's images (rows) that also have another."""
+    """Make a table of the most frequent findings: which share of a finding's images (row) also has another (column)."""
     names = sorted(images, key=lambda name: -images[name])[:MAX_NAMES]
     both = {
         pair: row["both"] for row in rows for pair in ((row["first"], row["second"]), (row["second"], row["first"]))
@@ -74,19 +74,19 @@ def _together(images: Mapping[str, int], rows: Sequence[Row]) -> Table:
         + ["" if name == other else f"{both.get((name, other), 0) / max(images[name], 1):.0%}" for other in names]
         for name in names
     ]
-    return Table(["of the images with … have", *names], cells)
+    return Table(["finding (images): share that also has", *names], cells)
 
 
 def _finding_by_source(rows: Sequence[Row]) -> Table:
-    """Make a table of the share of the images with a finding (rows) in each source (columns), where it is known."""
+    """Make a table of each finding (rows) in each source (columns): its share of the images where it is known."""
     cells = {(row["finding"], row["source"]): f"{row['share']:.1%} of {row['known']:,}" for row in rows}
     names, sources = list(dict.fromkeys(row["finding"] for row in rows)), sorted({row["source"] for row in rows})
-    titles = ["have it, of the images known", *(source or "(none)" for source in sources)]
+    titles = ["share with the finding, of the images where it is known", *(source or "(none)" for source in sources)]
     return Table(titles, [[name, *(cells.get((name, source), "") for source in sources)] for name in names[:MAX_ROWS]])
 
 
 def _thumbnail(record: Record) -> tuple[Picture, str, list[str]]:
-    """The image, its name, and one line with its label, source, patient and split."""
+    """Return the image, its name, and one line with its label, source, patient and split."""
     facts = [
         record.label.replace(SEPARATOR, ", "),
         record.source,
@@ -97,14 +97,14 @@ def _thumbnail(record: Record) -> tuple[Picture, str, list[str]]:
 
 
 def _ranked(record: Record, row: Row) -> tuple[Picture, str, list[str]]:
-    """The thumbnail of a picture or label that is probably wrong; its last line says what is wrong."""
+    """Return the thumbnail of a picture or label that is probably wrong; its last line says what is wrong."""
     picture, name, lines = _thumbnail(record)
     wrong = row.get("problem") or f"probably {row['probable_label']} ({row['its_probability']:.2f})"
     return picture, name, [*lines, wrong]
 
 
 def _probe_panels(findings: Sequence[Finding]) -> dict[str, list[Row]]:
-    """The title of each panel -> its probes. Label probes come first, starting with those of the whole data set."""
+    """Map the title of each panel to its probes. Label probes come first, starting with the whole data set."""
     panels: dict[str, list[Row]] = {}
     for row in sorted(probe_rows(findings), key=lambda row: list(WHAT).index(row["probe"])):
         where = "whole data set" if row["scope"] == "all" else f"within {row['scope']}"

@@ -1,4 +1,4 @@
-"""Find pictures of more than 8 bits that use another number of bits than most such pictures of the data set."""
+"""Find files of more than 8 bits that use another number of bits than most files of more than 8 bits."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections import Counter
 from cvrnet.audit.findings import Finding, count
 from cvrnet.audit.measurements import Measurements
 
-ADVICE = "Brightness depends on the bits in use: compare these images with the others, and store all with equal depth."
+ADVICE = "Brightness depends on the bits in use: compare these images with the others, and store all with one depth."
 
 
 def depth_findings(measured: Measurements) -> list[Finding]:
-    """Find files of more than 8 bits that use another number of bits than most such files of the data set."""
+    """Return a finding if files of more than 8 bits use different numbers of bits; otherwise an empty list."""
     depths = {r.name: facts.depth for r, facts in zip(measured.records, measured.facts, strict=True) if facts.depth}
     if len(set(depths.values())) < 2:
         return []

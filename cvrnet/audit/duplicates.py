@@ -1,4 +1,4 @@
-"""Find images of the same exposure: exact copies, and copies that were cropped, rotated, brightened or re-encoded."""
+"""Find images of one exposure: exact copies, and copies that were cropped, rotated, brightened or re-encoded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ACROSS = {"split": "split", "label": "label", "patient": "patient_id", "source"
 
 @dataclass(frozen=True)
 class Copy:
-    """Two images of one exposure, by their indices."""
+    """Two images of one exposure, given by their indices."""
 
     first: int
     second: int  # larger than first
@@ -34,7 +34,7 @@ class Copy:
 
 
 def exact_copies(measured: Measurements) -> list[Copy]:
-    """Find images with equal pixels, and pair each of them with the first such image."""
+    """Find groups of images with equal pixels, and pair each image of a group with the first image of the group."""
     members: dict[str, list[int]] = defaultdict(list)
     for index, facts in enumerate(measured.facts):
         members[facts.pixel_hash].append(index)
@@ -107,7 +107,7 @@ def _finding(measured: Measurements, copies: list[Copy], code: str, one: str, ma
         across[f"{what}s"] = sum(len({values[i] for i in group}) > 1 for group in groups)
     crossing = [f"{number} across {what}" for what, number in across.items() if number]
     names = [[records[i].name for i in group] for group in groups]
-    advice = "Keep one image of each cluster; otherwise it counts twice."
+    advice = "Keep one image of each cluster; otherwise, one exposure counts several times."
     if crossing:
         advice = "Keep one image of each cluster, or give all of them one patient id; correct contradictory labels."
     return Finding(
@@ -127,7 +127,7 @@ def _finding(measured: Measurements, copies: list[Copy], code: str, one: str, ma
 
 
 def _rows(records: list[Record], copies: list[Copy], groups: list[list[int]]) -> list[dict[str, object]]:
-    """A row for each pair of copies."""
+    """Return a row for each pair of copies."""
     cluster = {index: number for number, group in enumerate(groups, start=1) for index in group}
     rows = []
     for copy in copies:

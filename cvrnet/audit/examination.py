@@ -1,8 +1,8 @@
 """Predict each image with a trained model: as it is, without the lungs, and with only the lungs.
 
-The idea is that of Maguolo and Nanni (Information Fusion 76, 2021): they trained networks on images with the lungs
-blacked out, and these recognised COVID-19 as well as networks trained on whole images. Here the lungs are hidden from a
-model that was trained on whole images. See also DeGrave, Janizek and Lee (Nature Machine Intelligence 3, 2021).
+The idea comes from Maguolo and Nanni (Information Fusion 76, 2021). They trained networks on images with the lungs
+blacked out; these networks recognised COVID-19 as well as networks trained on whole images. Here the lungs are hidden
+from a model that was trained on whole images. See also DeGrave, Janizek and Lee (Nature Machine Intelligence 3, 2021).
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Views(NamedTuple):
 class Examination:
     """Collects predictions batch by batch. It keeps all probabilities in memory, but at most one batch of images.
 
-    The models must have the same classes and preprocessing. `of` maps the name of an image to the indices of the models
-    that predict it; their probabilities are averaged. Images without an entry are skipped. `known` says whether the
-    models' training images are known (`HeldOut.known`).
+    All models must have equal classes and preprocessing. `of` maps the name of an image to the indices of the models
+    that predict it; the probabilities of these models are averaged. Images without an entry in `of` are skipped.
+    `known` says whether the models' training images are known (`HeldOut.known`).
     """
 
     def __init__(self, models: Sequence[Predictor], of: Mapping[str, tuple[int, ...]], known: bool) -> None:
@@ -56,7 +56,7 @@ class Examination:
         """Load a MODEL argument; an image is predicted only by models of the run that were not trained on its patient.
 
         Raises:
-            UserError: The model cannot be loaded, or its classes are findings, of which an image may have several.
+            UserError: The model cannot be loaded, or it is a model of findings (an image may have several).
         """
         asked = held_out(model, records)
         predictors = [Predictor.from_pretrained(one, device=device) for one in asked.models or [str(model)]]
@@ -73,7 +73,7 @@ class Examination:
             return None
         resize = self.preprocessing.resize
         whole = {WHOLE: resize(pixels)}
-        if record.lung_mask is None or self.preprocessing.lungs:  # such a model never sees more than the lungs
+        if record.lung_mask is None or self.preprocessing.lungs:  # a model with --lungs sees only the lungs
             return Views(whole)
         try:
             lungs = read_mask(record.lung_mask, pixels.shape[:2])
@@ -99,7 +99,7 @@ class Examination:
             self._predict(models)
 
     def probabilities(self, view: str, records: Sequence[Record]) -> np.ndarray:
-        """Probabilities (N, classes) of images that were added."""
+        """Return the probabilities (N, classes) of one view of images that were added."""
         for models in [models for models, queue in self._waiting.items() if queue]:
             self._predict(models)
         rows = [self._probabilities[view, r.name] for r in records]
@@ -116,7 +116,7 @@ class Examination:
 
 
 def bounding_box(mask: np.ndarray) -> np.ndarray:
-    """The smallest rectangle around a mask, as a mask.
+    """Return the smallest rectangle around a mask, as a mask.
 
     >>> bounding_box(np.eye(4, dtype=bool)[:3]).astype(int).tolist()
     [[1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 1, 0]]

@@ -24,7 +24,7 @@ class Finding:
     advice: str = ""  #: what to do about it; ``""`` if nothing is needed
 
     def row(self) -> dict[str, Any]:
-        """The finding as one row of a table: with the number of files instead of their names, without ``figures``."""
+        """Return the finding as one row of a table, with the number of files instead of their names."""
         return {name: getattr(self, name) for name in COLUMNS} | {"files": len(self.files)}
 
 
@@ -37,11 +37,11 @@ class Estimate(NamedTuple):
 
     @classmethod
     def of(cls, value: float, interval: Sequence[float] | None) -> Estimate:
-        """The value with its interval; without an interval, both ends equal the value."""
+        """Return the value with its interval; without an interval, both ends equal the value."""
         return cls(value, *(interval or (value, value)))
 
     def __format__(self, style: str) -> str:
-        """The value and, in parentheses, its interval.
+        """Return the value and, in parentheses, its interval.
 
         >>> f"{Estimate(0.8, 0.7, 0.9)}", f"{Estimate(0.8, 0.7, 0.9):.0%}"
         ('0.80 (0.70-0.90)', '80% (70%-90%)')
@@ -51,7 +51,7 @@ class Estimate(NamedTuple):
 
 
 def flat_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row for CSV and JSON: an estimate fills three columns; the names in a tuple are joined to one text.
+    """Return a row for CSV and JSON: an estimate fills three columns; the names in a tuple are joined to one text.
 
     >>> flat_row({"auc": Estimate(0.8, 0.7, 0.9), "classes": ("CVP", "NOR")})
     {'auc': 0.8, 'auc_low': 0.7, 'auc_high': 0.9, 'classes': 'CVP|NOR'}
@@ -66,7 +66,7 @@ def flat_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def grade(*, severe: bool, warning: bool) -> Severity:
-    """The worst severity whose condition holds, or ``note``."""
+    """Return the worst severity whose condition holds, or ``note``."""
     return "severe" if severe else "warning" if warning else "note"
 
 
@@ -80,7 +80,7 @@ def worst_first(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def count(number: int, singular: str, plural: str = "") -> str:
-    """The number with its noun.
+    """Return the number with its noun.
 
     >>> count(1, "image"), count(1200, "image"), count(2, "class", "classes")
     ('1 image', '1,200 images', '2 classes')

@@ -19,10 +19,10 @@ SIZE = 160  # pixels; at 224, features take twice the time
 
 
 def image_features(records: Sequence[Record], any_body_part: bool = False) -> np.ndarray | str:
-    """Return the mean and standard deviation over space of each feature map, float32 (n, 2, d); or a line why not.
+    """Return mean and standard deviation of each feature map over space, float32 (n, 2, d); or why there are none.
 
-    The d maps are those of EfficientNet-Lite0 (ImageNet). Each number is standardised over the images. The features are
-    stored beside the decoded images, so a second audit does not compute them again.
+    The d maps are the feature maps of EfficientNet-Lite0 (ImageNet). Each number is standardised over the images. The
+    features are stored beside the decoded images, so a second audit does not compute them again.
     """
     if len(records) < MIN_IMAGES:
         return f"this needs at least {MIN_IMAGES} images"
@@ -35,7 +35,7 @@ def image_features(records: Sequence[Record], any_body_part: bool = False) -> np
         settings = Preprocessing.from_model(model)
         cache = ImageCache((SIZE, SIZE), "RGB", settings.interpolation, any_body_part=any_body_part)
         features = FrozenFeatures(model, cache)
-        spreads = features.spreads(records)  # first, because the same pass also computes the means
+        spreads = features.spreads(records)  # first, because this pass also computes the means
         features.load(records)
     except (UserError, OSError) as error:  # damaged weights, or a folder for the cache that cannot be written
         return str(error)

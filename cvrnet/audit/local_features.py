@@ -1,10 +1,10 @@
 """Compute local features of pictures, and find pictures that share many of them.
 
-SIFT (Lowe 2004, OpenCV) finds the same points after a crop, a rotation, or a change of scale or contrast. For the
-search, each feature is replaced by the two nearest of a thousand "words", and pictures are compared by the cosine of
-their weighted word counts ("Video Google", Sivic and Zisserman 2003). A mirrored picture and a negative have the same
-features, but the numbers in their descriptors are in another order. So the search finds them, too, without reading
-pixels again.
+SIFT (Lowe 2004, OpenCV) finds equal points after a crop, a rotation, or a change of scale or contrast. For the search,
+each feature is replaced by the two nearest of a thousand "words". Pictures are compared by the cosine of their weighted
+word counts ("Video Google", Sivic and Zisserman 2003). In a mirrored picture or a negative, the points are equal, but
+the numbers in the descriptors are in another order. The search reorders the numbers, and so finds these pictures
+without reading pixels again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 MAX_FEATURES = 220
 WORDS = 1000
-PER_FEATURE = 2  # words that replace a feature; with one, small changes could move a feature between two words
+PER_FEATURE = 2  # words that replace a feature; with one word, small changes could move a feature to another word
 BLOCK = 512  # images that are compared at once
 MOST, LEAST = 4, 0.1  # largest number of neighbours of each image and variant, and the least cosine to a neighbour
 
@@ -42,7 +42,7 @@ def describe(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def root(descriptors: np.ndarray) -> np.ndarray:
-    """Descriptors at length 1, whose dot product is the Hellinger kernel ("RootSIFT", Arandjelović 2012)."""
+    """Scale descriptors to length 1 so that their dot product is the Hellinger kernel (RootSIFT, Arandjelović 2012)."""
     values = descriptors.astype(np.float32)
     return np.sqrt(values / np.maximum(values.sum(1, keepdims=True), 1))
 
@@ -50,7 +50,8 @@ def root(descriptors: np.ndarray) -> np.ndarray:
 def neighbours(descriptors: np.ndarray, numbers: np.ndarray, *, seed: int = 0) -> Iterator[tuple[int, int, str]]:
     """Yield pairs of images that share many features, and the variant of the first image that the second resembles.
 
-    The descriptors are uint8 (N, MAX_FEATURES, 128); for each image, the first ``numbers`` (N,) of them are used.
+    The descriptors are uint8 (N, MAX_FEATURES, 128). ``numbers`` (N,) are the numbers of features: of each image, the
+    first ``numbers[i]`` descriptors are used.
     """
     words = _vocabulary(descriptors, numbers, seed)
     if words is None:
@@ -75,7 +76,7 @@ def neighbours(descriptors: np.ndarray, numbers: np.ndarray, *, seed: int = 0) -
             cosine = queries @ counts.T
             cosine[np.arange(len(images)), images] = -1  # no image is its own neighbour
             best = np.argpartition(-cosine, min(MOST, n) - 1, axis=1)[:, :MOST]
-            # Mirrored pictures and negatives are rare: at the same threshold, most matches would be due to chance.
+            # Mirrored pictures and negatives are rare: with the lower threshold, most matches would be due to chance.
             enough = LEAST if name == "as it is" else 2 * LEAST
             for row, column in np.argwhere(np.take_along_axis(cosine, best, 1) >= enough):
                 yield first + int(row), int(best[row, column]), name

@@ -1,6 +1,6 @@
 """Measure the image files in one pass, for all parts of the audit.
 
-An image takes a few kB of memory; its thumbnail and local features are in memory-mapped files.
+An image takes a few kB of memory; its thumbnail and local features are in a memory-mapped file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _GREY = Preprocessing((1, THUMBNAIL, THUMBNAIL), (0.0,), (1.0,))  # how images a
 BORDER, CORNER = 0.02, 0.125  # size, as a share of the image's height and width
 LARGE = np.dtype(
     [
-        ("thumbnail", np.uint8, (THUMBNAIL, THUMBNAIL)),  # the picture is at top left
+        ("thumbnail", np.uint8, (THUMBNAIL, THUMBNAIL)),  # the picture is in the top left corner
         ("points", np.float32, (MAX_FEATURES, 2)),
         ("descriptors", np.uint8, (MAX_FEATURES, 128)),
     ]
@@ -58,12 +58,12 @@ class Measurements:
     large: np.ndarray  # (N or more,) entries of type LARGE, in a memory-mapped file
 
     def thumbnail(self, index: int) -> np.ndarray:
-        """The small picture of one image."""
+        """Return the small picture of one image."""
         height, width = self.facts[index].thumbnail
         return np.array(self.large["thumbnail"][index, :height, :width])
 
     def local_features(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Points (n, 2) and descriptors (n, 128) of one image."""
+        """Return the points (n, 2) and descriptors (n, 128) of one image."""
         n = self.facts[index].n_points
         return np.array(self.large["points"][index, :n]), np.array(self.large["descriptors"][index, :n])
 
@@ -118,7 +118,7 @@ def measure(
 
 
 def _measure_image(path: Path, pixels: np.ndarray) -> tuple[ImageFacts, np.ndarray]:
-    """The data of a grey image that are kept in memory and on disk."""
+    """Return the data of a grey image that are kept in memory and on disk."""
     kind, depth, compression = _container(path)
     height, width = pixels.shape
     scale = THUMBNAIL / max(height, width)
@@ -143,12 +143,12 @@ def _measure_image(path: Path, pixels: np.ndarray) -> tuple[ImageFacts, np.ndarr
 
 
 def size_vector(height: int, width: int) -> np.ndarray:
-    """The numbers that describe a size, (5,): height, width, aspect, absolute logarithm of the aspect, area."""
+    """Return the numbers that describe a size, (5,): height, width, aspect, absolute logarithm of the aspect, area."""
     return np.array([height, width, width / height, abs(np.log(width / height)), height * width])
 
 
 def _parts(pixels: np.ndarray) -> dict[str, np.ndarray]:
-    """Border, corners, histogram and two small copies of a picture, uint8 (d,) each."""
+    """Return border, corners, histogram and two small copies of a picture, uint8 (d,) each."""
     height, width = pixels.shape
     y, x = max(1, round(BORDER * height)), max(1, round(BORDER * width))
     border = [_area(strip, 16, 1) for strip in (pixels[:y], pixels[-y:], pixels[:, :x].T, pixels[:, -x:].T)]
@@ -169,9 +169,10 @@ def _area(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def _container(path: Path) -> tuple[str, int, np.ndarray]:
-    """A file's format and pixel type; its bits in use, or 0 unless it is grey of over 8 bits; 67 numbers about a JPEG.
+    """Return a file's format and pixel type, its bits in use, and 67 numbers about its JPEG compression.
 
-    These numbers are the luminance table (64), its sum, chroma sampling, and whether the JPEG is progressive.
+    The bits in use are 0, except for grey PNG and TIFF files of more than 8 bits. The 67 numbers are the luminance
+    table (64 numbers), its sum, the chroma sampling, and whether the JPEG is progressive; other formats have zeros.
     """
     numbers = np.zeros(67, np.float32)
     with open_regular(path) as file:

@@ -18,20 +18,20 @@ SEVERE_V, WARNING_V = 0.5, 0.2
 MOSTLY = 0.9  # share of a class's images that come from one source
 LARGE = 0.1  # share of all images that have one patient id
 LEAST = 5  # least number of images with one patient id; with fewer, the share of a tenth means nothing
-TIMES = 3  # such an id also has at least this many times the images of the other patients (median)
+TIMES = 3  # such an id also has at least this many times the median number of images of the other patients
 
 _APART = "Compare classes within one source, and test on a source that is not used for training."
-CAME_OR_WENT = "Right if the disease appeared or resolved; otherwise, correct the labels. Never split by image."
+CAME_OR_WENT = "If the disease did not appear or resolve, correct the labels. Split by patient, never by image."
 _SHARED: dict[str, tuple[Severity, str]] = {
     "split": ("severe", "Put all images of a patient into one split."),
     "label": ("note", CAME_OR_WENT),
-    "source": ("warning", "If these are different persons, give them different ids; if not, the sources overlap."),
+    "source": ("warning", "If these are different persons, give them different ids; otherwise, the sources overlap."),
 }
 """Attributes that can differ between the images of one patient -> severity and advice."""
 
 
 def cramers_v(table: np.ndarray) -> float:
-    """Cramér's V of a contingency table, corrected for bias: 0 for independence, 1 if one variable fixes the other.
+    """Return Cramér's V of a contingency table, corrected for bias: 0 if independent, 1 if one value fixes the other.
 
     The correction is Bergsma's (J. Korean Stat. Soc. 42, 2013): without it, few images from many sources look
     associated. A table with one row or one column gives 0.
@@ -47,7 +47,7 @@ def cramers_v(table: np.ndarray) -> float:
     phi2 = chi2_contingency(table, correction=False).statistic / n
     phi2 = max(phi2 - (rows - 1) * (columns - 1) / (n - 1), 0.0)
     rows, columns = rows - (rows - 1) ** 2 / (n - 1), columns - (columns - 1) ** 2 / (n - 1)
-    if min(rows, columns) <= 1:  # with so few images, the correction leaves nothing
+    if min(rows, columns) <= 1:  # so few images that V cannot be corrected
         return 0.0
     return float(min(np.sqrt(phi2 / (min(rows, columns) - 1)), 1.0))
 
@@ -55,7 +55,7 @@ def cramers_v(table: np.ndarray) -> float:
 def source_findings(records: Sequence[Record], what: str = "Class") -> list[Finding]:
     """Find how strongly class and source are associated, and whether a class or all images come from one source.
 
-    ``what`` is the sentence's word for the class.
+    ``what`` is the word for the class in the findings' sentences.
     """
     labels, sources = sorted({r.label for r in records}), sorted({r.source for r in records})
     rows, table = label_table([r.label for r in records], [r.source for r in records], patient_keys(records))
@@ -73,7 +73,7 @@ def source_findings(records: Sequence[Record], what: str = "Class") -> list[Find
 def label_table(
     labels: Sequence[str], sources: Sequence[str], patients: Sequence[str]
 ) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """Return the numbers of images and patients by label and source as rows, and those of images (labels, sources)."""
+    """Return rows with the images and patients of each label and source, and an array of images (labels, sources)."""
     who: dict[tuple[str, str], list[str]] = {pair: [] for pair in product(sorted({*labels}), sorted({*sources}))}
     for label, source, patient in zip(labels, sources, patients, strict=True):
         who[label, source].append(patient)
@@ -85,7 +85,7 @@ def label_table(
 
 
 def from_one_source(label: str, images: np.ndarray, sources: list[str]) -> list[Finding]:
-    """One finding if nearly all images of a class come from one source; ``images`` are their numbers, (sources,)."""
+    """Return a finding if nearly all images of a class are of one source; ``images`` has its images, (sources,)."""
     share, total, source = float(images.max() / images.sum()), int(images.sum()), sources[int(images.argmax())]
     if share < MOSTLY:
         return []
@@ -119,7 +119,7 @@ def patient_findings(records: Sequence[Record]) -> list[Finding]:
         severity = grade(severe=len(without) == len(records), warning=True)
         sentence = f"{count(len(without), 'image')} of {len(records):,} have no patient id: "
         sentence += "images of one patient may be in several folds."
-        advice = "Fill the manifest's column patient_id; such an image counts as a patient of its own."
+        advice = "Fill the manifest's column patient_id; an image without an id counts as a separate patient."
         findings.append(Finding("patient-id", severity, sentence, {"images": len(without)}, without, advice))
     findings += _large_patients(records)
     for attribute, (severity, advice) in _SHARED.items():

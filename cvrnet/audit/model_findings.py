@@ -16,12 +16,12 @@ from cvrnet.metrics import bootstrap_intervals, classification_scores
 from cvrnet.metrics.bootstrap import exact_interval, mean_interval
 
 MIN_MASKED = 5  # least number of patients of a class with lung masks; other classes are left out
-MARGIN = 0.05  # severe: a score without the lungs that is this far above chance
-GAP = 0.1  # severe: the errors of two sources are this far apart; warning: confidence is this far above accuracy
+MARGIN = 0.05  # a score without the lungs is severe if it is this far above chance
+GAP = 0.1  # severe if the errors of two sources are this far apart; warning if confidence is this far above accuracy
 
 
 def model_findings(examined: Examination, seed: int = 0) -> list[Finding]:
-    """Return all findings about the model, or one that says why there are none."""
+    """Return all findings about the model, or one finding that says why the model was not audited."""
     if not examined.records:
         advice = "Use images that are not in the run's training set, or audit a cross-validation."
         return [Finding("model", "warning", "The model was trained on all of these images.", advice=advice)]
@@ -36,7 +36,7 @@ def model_findings(examined: Examination, seed: int = 0) -> list[Finding]:
 
 
 def _by_source(examined: Examination, seed: int) -> Finding:
-    """The finding about the model's error, confidence and calibration gap on each source."""
+    """Return the finding about the model's error, confidence and calibration gap on each source."""
     records, patients = examined.records, np.array(patient_keys(examined.records))
     probabilities = examined.probabilities(WHOLE, records)
     truth = np.array([examined.classes.index(r.label) for r in records])
@@ -65,7 +65,9 @@ def _by_source(examined: Examination, seed: int) -> Finding:
         f"({count(row['images'], 'image')})"
         for row in shown
     )
-    which = "that it was not trained on" if examined.known else "(whether it was trained on them is not known)"
+    which = (
+        "that it was not trained on" if examined.known else "(it is not known whether the model was trained on them)"
+    )
     sentence = f"Error of the model on {count(len(records), 'image')} {which}: {parts}."
     balanced = classification_scores(truth, probabilities, examined.classes)["balanced_accuracy"]
     figures = {"balanced_accuracy": balanced, "held_out": examined.known, "table": [flat_row(row) for row in rows]}
@@ -87,7 +89,7 @@ def _judge(rows: Sequence[dict[str, Any]]) -> tuple[Severity, str]:
 
 
 def _lungs(examined: Examination, seed: int) -> list[Finding]:
-    """The findings with the lungs hidden and with only the lungs shown, for the classes that have enough masks."""
+    """Return the findings with hidden lungs and with only the lungs, for the classes that have enough masks."""
     masked = [r for r in examined.records if r.name in examined.remains]
     patients = {
         c: len({key for r, key in zip(masked, patient_keys(masked), strict=True) if r.label == c})
@@ -112,7 +114,7 @@ def _lungs(examined: Examination, seed: int) -> list[Finding]:
 def _view_row(
     examined: Examination, view: str, records: Sequence[Record], classes: Sequence[str], seed: int
 ) -> dict[str, Any]:
-    """The model's scores on one view of the images, among the classes that have masks."""
+    """Return the model's scores on one view of the images, among the classes that have masks."""
     # The other classes' probabilities are left out, so chance is one in len(classes).
     columns = [examined.classes.index(c) for c in classes]
     table = examined.probabilities(view, records)[:, columns] + 1e-12  # no row may sum to 0
@@ -148,7 +150,7 @@ def _without(whole: dict[str, Any], without: dict[str, Any], figures: dict[str, 
         verdict = "no better than chance, as it should be"
     sentence = (
         f"With the lungs hidden, the model reaches balanced accuracy {without['balanced_accuracy']}, AUC "
-        f"{without['auc']}, with whole images {whole['balanced_accuracy']}, AUC {whole['auc']}: {verdict} "
+        f"{without['auc']}, and with whole images {whole['balanced_accuracy']}, AUC {whole['auc']}: {verdict} "
         f"({count(whole['images'], 'image')}, {', '.join(whole['classes'])}; chance is {whole['chance']:.2f})."
     )
     return Finding("model-without-lungs", severity, sentence, figures, advice=advice)
@@ -164,9 +166,9 @@ def _only(whole: dict[str, Any], only: dict[str, Any]) -> Finding:
 
 
 def estimate_mean(values: np.ndarray, patients: Sequence[str], seed: int = 0) -> Estimate:
-    """A mean over images and its 95 % interval from resampling patients.
+    """Return a mean over images and its 95 % interval from resampling patients.
 
-    If all values are 0 or all are 1, all resamples are equal. The interval is then the exact binomial one, with one
+    If all values are 0 or all are 1, all resamples are equal. The result then has the exact binomial interval, with one
     trial for each patient.
 
     >>> f"{estimate_mean(np.zeros(30), [str(i) for i in range(30)])}"

@@ -1,4 +1,4 @@
-"""Find turned or inverted pictures, with a classifier trained on turned and inverted copies of the data set's own."""
+"""Find turned or inverted pictures, with a classifier trained on turned and inverted copies of all pictures."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ FOLDS = 5
 MAX_IMAGES = 3000  # most images that train each fold, so that the cost grows only in proportion to the data set
 _TURNED = ("turned by 90°", "upside down", "turned by 270°")
 WAYS = ("upright", *_TURNED, "inverted", *(f"inverted and {way}" for way in _TURNED))
-"""The eight copies of a picture: four quarter turns, then the same of its negative."""
+"""The eight ways in which a picture can be stored: in four quarter turns, then as a negative in four quarter turns."""
 
 
 def orientation_margins(pictures: np.ndarray, patients: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """How much better another way than upright fits each picture, (n,), and the index of that way in `WAYS`, (n,).
+    """Return how much better another way than upright fits each picture, (n,), and the index of that way, (n,).
 
-    ``pictures`` are (n, side, side). Ridge regression learns to distinguish the eight copies of each picture, and then
-    judges pictures of patients that it was not trained on. If a picture is stored in way w, its copy v looks like w
-    followed by v, so all eight copies vote. The margin is about 2 for an inverted film, 1 for a turned film, and -1 for
-    a correct film. It is near 0 if the classifier cannot distinguish the copies, as with few pictures, or with pictures
-    of other things.
+    The index is that in `WAYS`. ``pictures`` are (n, side, side); side is a multiple of `SIDE`. Ridge regression learns
+    to distinguish the eight copies of each picture, and then judges pictures of patients that it was not trained on. If
+    a picture is stored in way w, its copy v looks like w followed by v, so all eight copies vote. The margin is about 2
+    for an inverted film, 1 for a turned film, and -1 for a correct film. The margin is near 0 if the classifier cannot
+    distinguish the copies, for example with few pictures, or with pictures of other things.
     """
     n = len(pictures)
     copies = _copies(pictures)
@@ -40,7 +40,7 @@ def orientation_margins(pictures: np.ndarray, patients: np.ndarray, seed: int = 
 
 
 def _after(first: int, then: int) -> int:
-    """The way that results from one way, followed by another.
+    """Return the way that results from one way, followed by another.
 
     >>> WAYS[_after(1, 5)], WAYS[_after(7, 5)]
     ('inverted and upside down', 'upright')
@@ -49,7 +49,7 @@ def _after(first: int, then: int) -> int:
 
 
 def _copies(pictures: np.ndarray) -> np.ndarray:
-    """The eight copies of each picture at equal brightness and contrast, float32 (n, 8, SIDE * SIDE)."""
+    """Return the eight copies of each picture at equal brightness and contrast, float32 (n, 8, SIDE * SIDE)."""
     n, side = len(pictures), pictures.shape[1]
     step = side // SIDE
     small = pictures.reshape(n, SIDE, step, SIDE, step).mean((2, 4), dtype=np.float32)

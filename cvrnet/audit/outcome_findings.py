@@ -13,7 +13,7 @@ from cvrnet.metrics.bootstrap import auc_interval
 
 
 def outcome_findings(course: Course, records: Sequence[Record]) -> list[Finding]:
-    """Find films from the day of their patient's event or later, doubtful columns, and views that predict the event."""
+    """Report films from the event's day or later, doubtful columns, and how well the view predicts the event."""
     column = course.outcome.column
     findings = [
         Finding("outcome-column", "warning", f"{note[0].upper()}{note[1:]}.", advice="State the day of the event.")
@@ -53,7 +53,7 @@ def _view_findings(records: Sequence[Record], column: str) -> list[Finding]:
         f"The view alone (AP or PA) predicts {column} with AUC {found}: {yes:.0%} of the films of patients with the "
         f"event are AP, and {no:.0%} of the other films."
     )
-    advice = "A bedside film is itself a sign of severity: compare a model with the view alone, and within one view."
+    advice = "A bedside film is a sign of severity: compare a model with the view alone, and score it within one view."
     severity = grade(severe=False, warning=bounds is not None and found.low > 0.5)
     figures = {"auc": found.value, "ap_yes": yes, "ap_no": no}
     return [Finding("view-outcome", severity, sentence, figures, advice=advice)]

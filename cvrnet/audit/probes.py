@@ -21,7 +21,7 @@ from cvrnet.data.splits import patient_keys
 from cvrnet.metrics import bootstrap_intervals, classification_scores
 
 MIN_PATIENTS = 10  # least number of patients of a class; smaller classes are left out
-MAX_IMAGES = 3000  # images that a probe uses, drawn by patient, so that its cost does not grow with the data set
+MAX_IMAGES = 3000  # most images that a probe uses, drawn by patient; so its cost does not grow with the data set
 FOLDS = 5
 PERMUTATIONS = 3
 RESAMPLES = 500
@@ -48,8 +48,8 @@ class Probe:
     """The cross-validated scores of one simple model; folds keep patients together."""
 
     probe: str  # a key of WHAT
-    auc: Estimate  # one class against the others, mean over the classes
-    auc_permuted: float  # the mean AUC of the same model on permuted labels
+    auc: Estimate  # AUC of each class against the others, as the mean over the classes
+    auc_permuted: float  # the mean AUC of this model on permuted labels
     balanced_accuracy: Estimate  # mean recall over the classes
     best_class: str  # the class with the highest AUC
     best_class_auc: Estimate
@@ -63,26 +63,26 @@ class Probe:
         return self.auc.low - max(0.5, self.auc_permuted)
 
     def row(self, **scope: str) -> dict[str, Any]:
-        """The probe as one row of a table, after the columns `scope`."""
+        """Return the probe as one row of a table, after the columns `scope`."""
         return flat_row(scope | vars(self))
 
 
 def probe_rows(findings: Iterable[Finding]) -> list[dict[str, Any]]:
-    """The rows of all probes: those of the findings' tables that have the columns target and scope."""
+    """Return the rows of all probes: those of the findings' tables that have the columns target and scope."""
     return [row for finding in findings for row in finding.figures.get("table", ()) if "target" in row]
 
 
 def probes(measured: Measurements, targets: Sequence[str], *, seed: int = 0) -> list[Probe]:
-    """Run all probes on the same targets; an empty list if there are too few groups (see `probe`)."""
+    """Run all probes on these targets; return an empty list if there are too few groups (see `probe`)."""
     return [found for name in WHAT if (found := probe(measured, name, targets, seed=seed))]
 
 
 def probe(measured: Measurements, name: str, targets: Sequence[str], *, seed: int = 0) -> Probe | None:
     """Cross-validate a simple model that predicts each image's group from one kind of feature.
 
-    `targets` are the groups, such as labels or sources. Images with the target ``""`` and groups of fewer than
-    `MIN_PATIENTS` patients are left out, and about `MAX_IMAGES` images at most are used, drawn by patient. The result
-    is None if fewer than two groups are left. The seed is for all random choices.
+    `targets` has the group of each image, such as its label or source. Images with the target ``""`` are left out, and
+    so are groups of fewer than `MIN_PATIENTS` patients. At most about `MAX_IMAGES` images are used, drawn by patient.
+    The result is None if fewer than two groups are left. ``seed`` is the seed of all random choices.
     """
     rows, patients, classes, y = _select(measured, np.asarray(targets), seed)
     if len(classes) < 2:
@@ -114,7 +114,7 @@ def probe(measured: Measurements, name: str, targets: Sequence[str], *, seed: in
 
 
 def _features(facts: Sequence[ImageFacts], name: str) -> np.ndarray:
-    """The features of some images for a probe, float32 (n, d), without columns that are constant."""
+    """Return the features of some images for a probe, float32 (n, d), without columns that are constant."""
     if name == "format":
         formats = np.array([f.format for f in facts])
         values = (formats[:, None] == np.unique(formats)).astype(np.float32)
@@ -126,7 +126,7 @@ def _features(facts: Sequence[ImageFacts], name: str) -> np.ndarray:
 def _select(
     measured: Measurements, targets: np.ndarray, seed: int
 ) -> tuple[np.ndarray, np.ndarray, list[str], np.ndarray]:
-    """The images that a probe uses, their patients, the classes, and the index of each image's class."""
+    """Return the images that a probe uses, their patients, the classes, and the index of each image's class."""
     patients = np.array(patient_keys(measured.records))
     rows = np.flatnonzero(targets != "")
     if len(rows) > MAX_IMAGES:
@@ -140,7 +140,7 @@ def _select(
 
 
 def _model(name: str, n: int, seed: int) -> Any:
-    """An untrained model; penalty and leaf size grow with the n training images, which makes overfitting hard."""
+    """Return an untrained model; penalty and leaf size grow with the n training images, to prevent overfitting."""
     if name in _TABULAR:
         leaf, balance = max(3, n // 200), "balanced_subsample"
         return RandomForestClassifier(TREES, min_samples_leaf=leaf, class_weight=balance, random_state=seed)
@@ -150,7 +150,7 @@ def _model(name: str, n: int, seed: int) -> Any:
 def _out_of_fold(
     name: str, values: np.ndarray, y: np.ndarray, n_classes: int, splits: list[Any], seed: int
 ) -> np.ndarray:
-    """Probabilities (n, C); those of an image come from the model that was not trained on its patient."""
+    """Return probabilities (n, C); for each image, they come from a model that was not trained on its patient."""
     table = np.full((len(y), n_classes), 1 / n_classes)
     if not values.shape[1]:  # no feature differs between images, so every class is equally likely
         return table
@@ -170,7 +170,7 @@ def _out_of_fold(
 
 
 def _permute(y: np.ndarray, patients: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The labels, shuffled by whole patients: images of one patient mostly keep equal labels."""
+    """Return the labels, shuffled by whole patients: images of one patient mostly keep equal labels."""
     members: dict[str, list[int]] = defaultdict(list)
     for index, patient in enumerate(patients):
         members[patient].append(index)

@@ -27,7 +27,7 @@ Pairs = dict[str, np.ndarray]
 
 
 def several_findings(records: Sequence[Record], names: Sequence[str], truth: Truth) -> list[Finding]:
-    """Report everything about the images' findings that needs no pixels.
+    """Return all findings of the audit about the images' findings that need no pixels.
 
     ``truth`` says which images have which of the C findings, (N, C); see `cvrnet.data.findings.finding_truth`.
     """
@@ -47,7 +47,7 @@ def _pairs(truth: Truth) -> Pairs:
 
 
 def _co_occurrence(names: Sequence[str], truth: Truth, pairs: Pairs) -> Finding:
-    """The note on how often findings occur together, with a row for each such pair, the most frequent first."""
+    """Return the note on how often findings occur together, with a row for each pair, the most frequent pair first."""
     together = np.argwhere(np.triu(pairs["both"], 1)).tolist()
     rows: list[dict[str, Any]] = [
         {"first": names[i], "second": names[j], **{cell: int(pairs[cell][i, j]) for cell in _CELLS}}
@@ -64,7 +64,7 @@ def _co_occurrence(names: Sequence[str], truth: Truth, pairs: Pairs) -> Finding:
 
 
 def _always_together(names: Sequence[str], truth: Truth, pairs: Pairs, patients: np.ndarray) -> Iterator[Finding]:
-    """Report pairs of findings that nearly always occur together: most images with either of them have both."""
+    """Yield a finding of the audit for each pair of findings that nearly always occur together."""
     either = pairs["both"] + pairs["only_first"] + pairs["only_second"]
     for i, j in np.argwhere(np.triu((pairs["both"] >= MOSTLY * either) & (either > 0), 1)):
         if len({*patients[(truth[:, [i, j]] == 1).all(1)]}) < MIN_PATIENTS:
@@ -78,7 +78,7 @@ def _always_together(names: Sequence[str], truth: Truth, pairs: Pairs, patients:
 
 
 def _never_alone(names: Sequence[str], truth: Truth, pairs: Pairs, patients: np.ndarray) -> list[Finding]:
-    """Report findings that almost never occur without another one, while the other one occurs without them."""
+    """Report findings that almost never occur without another finding, which often occurs without them."""
     first, second = (pairs["both"] + pairs[cell] for cell in ("only_first", "only_second"))
     often = (pairs["both"] >= MOSTLY * first) & (pairs["both"] < MOSTLY * second) & (first > 0)
     rows: list[dict[str, Any]] = []
@@ -92,16 +92,18 @@ def _never_alone(names: Sequence[str], truth: Truth, pairs: Pairs, patients: np.
     if not rows:
         return []
     largest = sorted(of_other.items(), key=lambda item: -len(item[1]))
-    sentence = _some([f"Almost never without {other}: {_some(found)}" for other, found in largest], ". ")
-    advice = "Expected if one includes the other. Otherwise, a model may recognise the other one: score the finding "
-    advice += "only on images that have the other one."
+    sentence = _some(
+        [f"Findings that almost never occur without {other}: {_some(found)}" for other, found in largest], ". "
+    )
+    advice = "This is expected if one finding includes the other. Otherwise, a model may recognise the other finding: "
+    advice += "score the finding only on images that have the other finding."
     return [Finding("never-alone", "warning", f"{sentence}.", {"table": rows}, advice=advice)]
 
 
 def _ties(names: Sequence[str], truth: Truth, sources: np.ndarray, patients: np.ndarray) -> list[Finding]:
     """Report for each finding what `source_findings` reports for classes, if enough patients have it and lack it.
 
-    The last one in the list is a note on all of them.
+    The last item of the returned list is a note on all findings of the images together.
     """
     found: list[Finding] = []
     rows: list[dict[str, Any]] = []
@@ -140,7 +142,7 @@ def _ties(names: Sequence[str], truth: Truth, sources: np.ndarray, patients: np.
 
 
 def _changes(names: Sequence[str], truth: Truth, patients: np.ndarray) -> list[Finding]:
-    """The note on patients who have a finding in some of their images, and lack it in others."""
+    """Return the note on patients who have a finding in some of their images, and lack it in others."""
     rows: list[dict[str, Any]] = []
     for name, column in zip(names, truth.T, strict=True):
         has, lacks = ({*patients[(column == value) & (patients != "")]} for value in (1, 0))
@@ -155,17 +157,17 @@ def _changes(names: Sequence[str], truth: Truth, patients: np.ndarray) -> list[F
 
 
 def _few(column: np.ndarray, patients: np.ndarray) -> bool:
-    """Whether too few patients have a finding, or lack it; ``column`` is that of the truth, (N,)."""
+    """Return whether too few patients have a finding, or lack it; ``column`` is that of the truth, (N,)."""
     return min(len({*patients[column == value]}) for value in (0, 1)) < MIN_PATIENTS
 
 
 def _beyond_chance(a: int, b: int, c: int, d: int) -> bool:
-    """Whether the first share, a / (a + b), is above the second, c / (c + d), by more than chance explains."""
+    """Return whether the first share, a / (a + b), is above the second, c / (c + d), by more than chance explains."""
     return bool(fisher_exact([[a, b], [c, d]], "greater").pvalue < CHANCE)
 
 
 def _some(texts: Sequence[str], between: str = ", ") -> str:
-    """The first few texts, and the number of the others.
+    """Return the first few texts, and the number of the others.
 
     >>> _some(["Edema", "Mass"]), _some(["1", "2", "3", "4", "5", "6", "7"])
     ('Edema, Mass', '1, 2, 3, 4, 5 and 2 more')
@@ -175,17 +177,20 @@ def _some(texts: Sequence[str], between: str = ", ") -> str:
 
 
 def any_finding(single: Sequence[Record]) -> Finding:
-    """The note on what is compared by checks that need one label per image; ``single`` comes from `without_names`."""
+    """Return the note on how checks with one label per image treat findings; ``single`` is from `without_names`."""
     having = sum(r.label == SOME_FINDING for r in single)
     sentence = (
         f"Checks that need one label compare the {count(having, 'image')} with any finding to the "
-        f"{len(single) - having:,} without; each finding is also compared by itself."
+        f"{len(single) - having:,} without a finding; each finding is also compared by itself."
     )
     return Finding("any-finding", "note", sentence, {"with": having, "without": len(single) - having})
 
 
 def odd_column_findings(records: Sequence[Record], names: Sequence[str]) -> list[Finding]:
-    """A warning for each column probably meant as a finding, but with odd cells; none if labels name the findings."""
+    """Return a warning for each column with unusual cells that is probably meant as a finding.
+
+    If the labels name the findings, no column is checked, and the list is empty.
+    """
     if not {*names} <= {column for record in records for column in record.metadata}:
         return []
     lines = {column: line for column, line in odd_columns(records).items() if column not in names}

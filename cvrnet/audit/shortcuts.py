@@ -19,11 +19,11 @@ SEVERE_AUC = 0.75  # severe: the best class's AUC, from features without lung, h
 MARGIN = 0.05  # above chance; smaller differences can come from the choice of folds
 SEVERE_RULE, WARNING_RULE = 0.75, 0.65  # balanced accuracy of one threshold on the size: severe, warning
 MAX_STRATA = 8  # groups of source and label that are compared pair by pair
-MAX_FINDINGS = 15  # most findings that are probed: those with the most patients
+MAX_FINDINGS = 15  # most findings that are probed; the findings with the most patients are chosen
 
 _AWAY = (
     "Bring all images to one size, crop and format before training, and report results within one source; "
-    "a model's score must be judged against this one."
+    "judge a model's score against this score."
 )
 _LUNG = "This also contains lung, so some of it may be disease: compare it with the probes without lung."
 
@@ -55,7 +55,7 @@ def shortcut_findings(measured: Measurements, seed: int) -> Iterator[Finding]:
 
 
 def finding_probes(measured: Measurements, names: Sequence[str], truth: Truth, seed: int) -> Iterator[Finding]:
-    """Report how well the same features predict the images' findings, for those that the most patients have.
+    """Report how well features that should not matter predict the findings that the most patients have.
 
     ``truth`` is that of `cvrnet.data.findings.finding_truth`, (N, C).
     """
@@ -100,7 +100,7 @@ def best_rule(measured: Measurements) -> Finding | None:
     figures = {"rule": rule, "label": label, "accuracy": accuracy, "balanced_accuracy": balanced}
     figures["accuracy_of_more_frequent"] = frequent = max(share, 1 - share)
     sentence = f'The rule "{rule}" alone is right for {accuracy:.0%} of the images (balanced accuracy {balanced:.2f}; '
-    sentence += f"always guessing the more frequent answer: {frequent:.0%})."
+    sentence += f"always guessing the more frequent answer is right for {frequent:.0%})."
     return Finding("one-rule", severity, sentence, figures, advice="" if severity == "note" else _AWAY)
 
 

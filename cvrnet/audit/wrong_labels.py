@@ -27,7 +27,7 @@ MIN_AUC = 0.8  # least AUC of predicting the labels; below it, many doubts are f
 FOLDS = 5
 MAX_IMAGES = 3000  # most images that train each fold, so that the cost grows only in proportion to the data set
 SHARPNESS = 2.0  # factor of the support vector machine's margins before the softmax
-CAUTION = 10.0  # pseudo-count: so many images with labels at their overall rates are added to each class's counts
+CAUTION = 10.0  # pseudo-count: this many images, with labels at their overall rates, are added to each class's counts
 
 ADVICE = "Look at each image, the most doubtful first, before you delete it or correct its label; keep correct labels."
 
@@ -35,7 +35,7 @@ ADVICE = "Look at each image, the most doubtful first, before you delete it or c
 def wrong_label_findings(measured: Measurements, features: np.ndarray | str, seed: int = 0) -> list[Finding]:
     """Find the images whose label is probably wrong, or say why labels were not checked.
 
-    ``features`` are those of `image_features`, (n, 2, d). Each source is checked by itself: over several sources, a
+    ``features`` is the result of `image_features`, (n, 2, d). Each source is checked by itself: over several sources, a
     model learns which source a label comes from, and would doubt every label that is rare in its source.
     """
     if isinstance(features, str):
@@ -76,7 +76,7 @@ def _finding(rows: list[dict[str, Any]], checked: int, known: str) -> Finding:
 
 
 def doubtful(y: np.ndarray, p: np.ndarray) -> np.ndarray:
-    """The indices of labels that confident learning calls errors by both of its rules, and that are improbable.
+    """Return the indices of labels that confident learning calls errors by both of its rules, and that are improbable.
 
     ``y`` are labels (n,), ``p`` their out-of-fold probabilities (n, C). See Northcutt, Jiang and Chuang, "Confident
     learning: estimating uncertainty in dataset labels", JAIR 70, 2021, sections 3 and 4 ("both").
@@ -86,10 +86,10 @@ def doubtful(y: np.ndarray, p: np.ndarray) -> np.ndarray:
 
 
 def out_of_fold(features: np.ndarray, y: np.ndarray, patients: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Probabilities (n, C) of an image's labels, from models that were not trained on its patient.
+    """Return probabilities (n, C) of the labels of images, from models that were not trained on the image's patient.
 
-    They are the softmax of a support vector machine's margins. All classes have the same weight, so no label is
-    improbable just because it is rare.
+    The probabilities are the softmax of a support vector machine's margins. All classes have equal weight, so no label
+    is improbable just because it is rare.
     """
     p = np.zeros((len(y), int(y.max()) + 1))
     rng = np.random.default_rng(seed)
@@ -103,7 +103,7 @@ def out_of_fold(features: np.ndarray, y: np.ndarray, patients: np.ndarray, seed:
 
 
 def with_other_images(p: np.ndarray, y: np.ndarray, patients: np.ndarray) -> np.ndarray:
-    """Probabilities (n, C) of an image's labels, from ``p`` and from the labels of its patient's other images.
+    """Return probabilities (n, C) of the labels of images, from ``p`` and the labels of the patient's other images.
 
     Bayes' rule: ``p`` (n, C), from the image alone, is multiplied by the likelihood of the other images' labels, given
     the image's label. The likelihood is counted in these images, so the other labels have little effect if the labels
@@ -118,7 +118,9 @@ def with_other_images(p: np.ndarray, y: np.ndarray, patients: np.ndarray) -> np.
     np.add.at(others, patient, one)
     others = others[patient] - one
     others /= np.maximum(others.sum(1, keepdims=True), 1)  # shares of the other labels; 0 if there is no other image
-    likelihood = one.T @ others + CAUTION * one.mean(0)  # [c, d]: of label d of another image, if this one has c
+    likelihood = one.T @ others + CAUTION * one.mean(
+        0
+    )  # [c, d]: of label d of another image, if this image has label c
     likelihood /= likelihood.sum(1, keepdims=True)
     return np.asarray(softmax(np.log(p) + others @ np.log(likelihood).T, axis=1))
 
@@ -127,11 +129,11 @@ class JudgedSource(NamedTuple):
     """The images of one source whose labels can be checked, and the probabilities of their classes."""
 
     source: str
-    images: np.ndarray  #: their indices among all, (n,)
+    images: np.ndarray  #: the indices of these images among all images, (n,)
     classes: list[str]  #: C names
     y: np.ndarray  #: the index of each image's class, (n,)
     p: np.ndarray  #: probabilities of the classes, from models and labels of other images, (n, C)
-    auc: float  #: of predicting the labels with the probabilities
+    auc: float  #: AUC of predicting the labels with the probabilities
 
 
 def judged_sources(measured: Measurements, features: np.ndarray, seed: int = 0) -> Iterator[JudgedSource]:

@@ -15,22 +15,22 @@ from cvrnet.audit.orientation import WAYS, orientation_margins
 from cvrnet.data.splits import patient_keys
 
 MIN_SPREAD = 4.0  # standard deviation of the grey values of a small copy; below it, a picture is blank
-MIN_ENTROPY = 1.75  # of 32 grey levels, in nats; radiographs had 1.86 to 3.4, pages of text 0.5 to 1
-BELOW = 0.5  # the entropy is also at least this far below the median of the data set
+MIN_ENTROPY = 1.75  # entropy of 32 grey levels, in nats; radiographs had 1.86 to 3.4, pages of text 0.5 to 1
+BELOW = 0.5  # a bad exposure also has an entropy at least this far below the median of the data set
 MAX_CLIPPED = 0.6  # share of black and of white pixels
-MIN_MARGIN = 0.5  # of `orientation_margins`: half of what a turned film has
+MIN_MARGIN = 0.5  # least margin of `orientation_margins`: half the margin of a turned film
 OUTLIER = 5.5  # robust standard deviations; the oddest of 1,552 radiographs had 5.0, the least odd photograph 6.1
-MIN_NEIGHBOURS, NEAR = 10, 0.05  # neighbours of an image: at least so many, and this share of the images
+MIN_NEIGHBOURS, NEAR = 10, 0.05  # number of neighbours: this share of the images, but at least MIN_NEIGHBOURS
 MAX_REFERENCES = 3000  # images among which neighbours are searched, so the cost grows in proportion to the data set
 
-ADVICE = "Look at these images: remove those that are not chest radiographs; rotate, invert or re-export the others."
+ADVICE = "Look at these images: remove pictures that are not chest radiographs; rotate, invert or re-export others."
 
 
 def wrong_picture_findings(measured: Measurements, features: np.ndarray | str, seed: int = 0) -> list[Finding]:
     """Find the pictures that are probably wrong, and say what is wrong with each.
 
-    ``features`` are those of `image_features`, (n, 2, d); only the means are used. If it is a text, it says why there
-    are no features, and pictures of other things are not searched for.
+    ``features`` is the result of `image_features`, (n, 2, d); only the means are used. If it is a text that says why
+    there are no features, pictures of other things are not searched for.
     """
     code, records = "wrong-pictures", measured.records
     if len(records) < MIN_IMAGES:
@@ -61,14 +61,16 @@ def wrong_picture_findings(measured: Measurements, features: np.ndarray | str, s
 
 
 def unlikeness(features: np.ndarray, seed: int = 0) -> np.ndarray:
-    """How much farther each image is from its nearest neighbours than usual, in robust standard deviations, (n,).
+    """Return how far each image is from its neighbours, compared with the median, in robust standard deviations, (n,).
 
     The distance is the mean over the nearest twentieth of the images, at least ten (Angiulli and Pizzuti, PKDD 2002).
     Its logarithm is compared with the median, in units of the median absolute deviation.
     """
     n = len(features)
     references = features[np.sort(np.random.default_rng(seed).permutation(n)[:MAX_REFERENCES])]
-    number = max(MIN_NEIGHBOURS, round(NEAR * len(references)))  # more than there are of one kind of wrong pictures
+    number = max(
+        MIN_NEIGHBOURS, round(NEAR * len(references))
+    )  # so many that wrong pictures of one kind are not each other's only neighbours
     distances = NearestNeighbors(n_neighbors=number + 1).fit(references).kneighbors(features)[0]
     # The nearest neighbour is left out, because it is usually the image itself.
     far = np.log(np.maximum(distances[:, 1:].mean(1), 1e-6))
@@ -77,7 +79,7 @@ def unlikeness(features: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def _exposure(measured: Measurements) -> dict[int, tuple[str, float]]:
-    """The index of each picture that is blank or badly exposed -> what is wrong, and the number that shows it."""
+    """Map the index of each blank or badly exposed picture to what is wrong, and the number that shows it."""
     found: dict[int, tuple[str, float]] = {}
     shares = np.array([facts.vectors["histogram"] for facts in measured.facts], np.float64) ** 2
     shares /= np.maximum(shares.sum(1, keepdims=True), 1e-9)  # of the pixels; `measure` keeps square roots

@@ -1,4 +1,4 @@
-"""A web page for a trained model: probabilities, their uncertainty, and where the network looked (extra ``demo``)."""
+"""Serve a web page for a trained model: probabilities, uncertainty, and where the network looked (extra ``demo``)."""
 
 from cvrnet.demo.serving import serve
 

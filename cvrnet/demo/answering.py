@@ -24,8 +24,8 @@ from cvrnet.metrics.operating_points import OperatingPoint, threshold_warnings
 EXAMPLES = {"NOR": "Clear lungs", "NCP": "One consolidation", "CVP": "Ground glass"}
 """Labels of the synthetic radiographs, and their names on the page."""
 _EXAMPLE_SIZE = 512
-COVERAGE, ABSTAIN = 0.9, 0.2  # coverage of the set of classes on the page; share of images to be passed to a human
-MOST_MAPS = 20  # most classes that get maps; of more classes, the most probable ones
+COVERAGE, ABSTAIN = 0.9, 0.2  # coverage of the set of classes on the page; share of images to pass to a human
+MOST_MAPS = 20  # most classes that get maps; if the model has more classes, the most probable classes get maps
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class Upload:
 
 @dataclass(frozen=True)
 class Answer:
-    """Predictions for one image, uint8 (H, W) or (H, W, 3); those of the heads are None for a model without heads.
+    """The prediction for one image, uint8 (H, W) or (H, W, 3), its maps, and the decisions about it.
 
-    ``maps[class][part]`` is a map (h, w) in 0..1, or the sentence that says why there is none. If the model has no maps
-    at all, ``maps`` is empty. ``decided`` has the set of classes, and whether to pass the image to a human; see
+    ``maps[class][part]`` is a map (h, w) in 0..1, or a sentence that says why this map is missing. If the model has no
+    maps at all, ``maps`` is empty. ``decided`` has the set of classes, and whether to pass the image to a human; see
     `cvrnet.inference.decide`.
     """
 
@@ -50,15 +50,15 @@ class Answer:
     prediction: Prediction
     maps: dict[str, dict[str, NDArray[np.float32] | str]] = field(default_factory=dict)
     decided: Mapping[str, Any] = field(default_factory=dict)
-    task: str = "multiclass"  #: or ``multilabel``: the classes are findings, of which an image may have several
+    task: str = "multiclass"  #: or ``multilabel``: the classes are findings, and an image may have several findings
 
 
 class Answering:
     """Computes the answers for images, one by one or as a table.
 
-    When it is made, it explains an example, to find out whether the model has maps. `parts` are the names of the parts
-    with maps, as in `cvrnet.explain`; if there are none, `no_maps` says why. `members` are the number of folds, and the
-    number of heads in each. `points[name][class]` are the operating points; `warnings` are sentences about them.
+    The constructor explains an example, to find out whether the model has maps. `parts` are the names of the parts with
+    maps, as in `cvrnet.explain`; if no part has maps, `no_maps` says why. `members` are the number of folds, and the
+    number of heads of each fold. `points[name][class]` are the operating points; `warnings` are sentences about them.
     """
 
     def __init__(self, predictor: Predictor) -> None:
@@ -93,7 +93,7 @@ class Answering:
         return ", ".join([*parts, f"images of {height} × {width} pixels"])
 
     def example(self, label: str) -> Answer:
-        """The answer for a synthetic radiograph, drawn in memory."""
+        """Return the answer for a synthetic radiograph, drawn in memory."""
         image, _, _ = draw_film(label, seed=0, patient=31, image=31, size=_EXAMPLE_SIZE)
         colour = image if self._predictor.preprocessing.mode == "L" else np.repeat(image[..., None], 3, 2)
         name = f"Synthetic radiograph: {EXAMPLES[label].lower()}"
@@ -101,9 +101,9 @@ class Answering:
         return self._answer(name, seen)
 
     def file(self, upload: Upload) -> Answer:
-        """The answer for an image file; an error message contains the upload's name but no path."""
+        """Return the answer for an image file; an error message contains the upload's name but no path."""
         if len(list(arrange([upload.path]))) > 1:
-            raise UserError(f"{upload.name}: a file of several frames; use “Many images”, which classifies each frame")
+            raise UserError(f"{upload.name}: a file of several frames; use “Many images” to classify each frame")
         try:
             image = self._predictor.preprocessing.read(upload.path)
         except ImageError as error:
@@ -113,7 +113,11 @@ class Answering:
     def table(
         self, uploads: Sequence[Upload], progress: Callable[[int, int], object] | None = None
     ) -> tuple[list[str], list[dict[str, Any]]]:
-        """The columns of ``cvrnet predict --uncertainty``, and a row for each image or frame, even if unreadable."""
+        """Return the columns of ``cvrnet predict --uncertainty``, and a row for each image or frame.
+
+        Files that cannot be read also have a row. ``progress`` is called after each row with the number done and the
+        total.
+        """
         names = {upload.path.name: upload.name for upload in uploads}
         slices = [slice_.path for slice_ in arrange(upload.path for upload in uploads)]
         columns = ["path", "prediction", *(f"prob_{name}" for name in self.classes), *UNCERTAINTY]

@@ -1,4 +1,4 @@
-"""Check all requests before they reach the page: let them through or refuse them, and count their bytes."""
+"""Check each request before it reaches the page: let it through or refuse it, and count its bytes."""
 
 from __future__ import annotations
 
@@ -28,17 +28,18 @@ _POLICY = (
     "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; form-action 'self'"
 )
 """Content security policy: the browser may not contact any other server."""
-_MOST_BODY = 9_000_000  # bytes of a request that is not an upload: the page sends a picture and its maps
-_MOST_VALUES = 20_000  # JSON values in such a request: a parsed "[]," takes sixty times the memory of its text
+_MOST_BODY = 9_000_000  # most bytes of a request that is not an upload: the page sends a picture and its maps
+_MOST_VALUES = 20_000  # most JSON values in such a request: a parsed "[]," takes 60 times the memory of its text
 _LOCAL = {"localhost", "127.0.0.1", "::1"}
 
 
 class AllowedHosts:
     """The host names by which browsers may call the page, and the origins that may send requests.
 
-    A hostile web page in a visitor's browser could let its own host name point to this machine, or send requests here.
-    In both cases, the request's header Host or Origin names the hostile page's host. An IP address cannot be such a
-    name, so all addresses are allowed, unless the page is served to this machine only.
+    A hostile web page in a visitor's browser could let its own host name point to this machine, or send requests to
+    this machine. In both cases, the request's header Host or Origin names the host of the hostile page. A hostile page
+    cannot use an IP address in this way, so all IP addresses are allowed. If the page is served to this machine only,
+    just the local addresses are allowed.
 
     Raises:
         UserError: One of the `names` is not a host name.
@@ -56,7 +57,7 @@ class AllowedHosts:
         self._names = {own, *self._added} | (_LOCAL if everywhere or own in _LOCAL else set())
 
     def problem(self, headers: Headers) -> str:
-        """Why a request is refused; ``""`` if it is not."""
+        """Return why a request is refused; ``""`` if it is allowed."""
         hosts = headers.getlist("host")
         forwarded = [host.strip() for line in headers.getlist("x-forwarded-host") for host in line.split(",")]
         if len(hosts) != 1 or not all(self._is_allowed(hostname(host)) for host in hosts + forwarded):
@@ -73,11 +74,11 @@ class AllowedHosts:
 
 
 class Gate:
-    """ASGI middleware that gets every request first.
+    """ASGI middleware that gets every request first, and lets it through or refuses it.
 
-    It lets a request through if the request is for an allowed host and an open route, and does not come from another
-    page. While the waiting bytes exceed their limit, it answers requests that have a body with "try again". It adds the
-    security policy to all responses.
+    A request is let through if it is for an allowed host and an open route, and does not come from another page. While
+    the waiting bytes exceed their limit, requests that have a body get the answer "try again". All responses get the
+    security policy.
     """
 
     def __init__(self, app: Callable[..., Any], hosts: AllowedHosts, waiting: Waiting, root_path: str = "") -> None:
@@ -114,7 +115,7 @@ class Gate:
             return PlainTextResponse("there is no such page", 404)
         if scope["method"] not in ("GET", "HEAD", "POST"):
             return PlainTextResponse("this method is not allowed", 405)
-        if scope["method"] == "POST" and "content-length" not in headers:  # browsers send it; the server enforces it
+        if scope["method"] == "POST" and "content-length" not in headers:  # the server enforces this length
             return PlainTextResponse("the header Content-Length is missing", 411)
         return None
 
@@ -123,7 +124,7 @@ class Gate:
 
         async def counted() -> Any:
             nonlocal complete, values
-            if complete:  # the next message is the end of the connection, for which Gradio waits
+            if complete:  # Gradio waits for the next message, which is the end of the connection
                 return await receive()
             try:
                 message = await asyncio.wait_for(receive(), EXPIRY)
@@ -157,7 +158,7 @@ def _with_policy(send: Any, sent: Any) -> Any:
 
 
 def hostname(place: str) -> str:
-    """The host of ``host:port``, in lower case; ``""`` if there is none.
+    """Return the host of ``host:port``, in lower case; ``""`` if the text has no valid host.
 
     >>> hostname("LocalHost:7860"), hostname("[::1]:7860"), hostname("::1"), hostname("http://a"), hostname("a@b")
     ('localhost', '::1', '::1', '', '')

@@ -1,4 +1,4 @@
-"""The page: its layout, and the handlers that run when a visitor uploads or selects something."""
+"""Build the page: its layout, and the handlers that run when a visitor uploads or selects something."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cvrnet.errors import UserError
 from cvrnet.explain import NETWORK, panel_names
 from cvrnet.explain.overlay import THRESHOLD
 
-WAITING = 100  # requests that may wait for an answer; further requests get a message that the queue is full
+WAITING = 100  # most requests that wait for an answer; further requests get a message that the queue is full
 _EMPTY = '<p class="note">The answer will appear here.</p>'
 _NO_PICTURE = '<div class="film empty"><p>Your radiograph and its Grad-CAM map will appear here.</p></div>'
 _PRIVACY = '<p class="note">Your file is deleted as soon as the answer is ready; the server keeps no copy.</p>'
@@ -34,7 +34,7 @@ def build_page(answering: Answering, uploads: Uploads, name: str) -> gr.Blocks:
         with gr.Tab("One image"), gr.Row(elem_classes="both"):
             with gr.Column(min_width=320):
                 upload = gr.File(label="Chest radiograph: PNG, JPEG, TIFF, WebP, BMP or DICOM", height=170)
-                gr.HTML(_PRIVACY + '<p class="or">Or a synthetic one:</p>')
+                gr.HTML(_PRIVACY + '<p class="or">Or choose a synthetic radiograph:</p>')
                 with gr.Row(elem_classes="examples"):
                     examples = {label: gr.Button(text, size="sm", min_width=90) for label, text in EXAMPLES.items()}
                 answer = gr.HTML(_EMPTY)
@@ -46,7 +46,12 @@ def build_page(answering: Answering, uploads: Uploads, name: str) -> gr.Blocks:
                         target = gr.Dropdown(classes, value=classes[0], label="Evidence for", min_width=120)
                         part = gr.Dropdown(events.parts, value=NETWORK, label="As seen by", min_width=180)
                     threshold = gr.Slider(
-                        0, 1, THRESHOLD, step=0.01, label="Threshold", info="Coloured from this share of the maximum."
+                        0,
+                        1,
+                        THRESHOLD,
+                        step=0.01,
+                        label="Threshold",
+                        info="Colour starts at this share of the map's maximum.",
                     )
         with gr.Tab("Many images"):
             several = gr.File(label="Chest radiographs, or CTs in DICOM", file_count="multiple", height=170)
@@ -75,18 +80,18 @@ def build_page(answering: Answering, uploads: Uploads, name: str) -> gr.Blocks:
 
 
 class _Page(gr.Blocks):
-    """A page whose handlers get the input unchanged and check it themselves, because anybody can send any input."""
+    """A page whose handlers get their input unchanged, and check it, because any program can send any input."""
 
     uploads: Uploads
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *_: object, **__: object) -> list[Any]:
-        """Reject input that the page cannot send. Gradio's own method would copy each file in it into its cache."""
+        """Reject input that the page cannot send. Gradio's own method would copy each file in the input to a cache."""
         wanted = block_fn.inputs
         sound = len(inputs) == len(wanted) and all(
             self.uploads.may_hold(value) for block, value in zip(wanted, inputs, strict=True) if type(block) is gr.File
         )
         if not sound:
-            raise gr.Error("this page cannot send such a request", print_exception=False)
+            raise gr.Error("the page did not send this request; reload the page", print_exception=False)
         return inputs
 
 
@@ -100,21 +105,21 @@ class _Events:
         self.parts = [(name, part) for part, name in self._names.items()]
 
     def answer(self, file: dict[str, Any] | None, part: str, threshold: float) -> list[Any]:
-        """The answer for an upload; the first output empties the file field for the next upload."""
+        """Return the answer for an upload; the first output empties the file field for the next upload."""
         try:
             with self._uploads.taken(file) as given:
                 if len(given) != 1:
-                    raise UserError(f"{len(given)} files; expected one: use “Many images” for several")
+                    raise UserError(f"{len(given)} files; expected one; use “Many images” for several files")
                 return [None, *self._show(self._answering.file(given[0]), part, threshold)]
         except UserError as error:
             return [None, markup.problem(str(error)), "", "", gr.update(visible=False), gr.skip(), _NO_PICTURE]
 
     def example(self, label: str, part: str, threshold: float) -> list[Any]:
-        """The answer for a synthetic radiograph."""
+        """Return the answer for a synthetic radiograph."""
         return self._show(self._answering.example(label), part, threshold)
 
     def table(self, sent: list[dict[str, Any]] | None, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
-        """The answers for many images; the first output empties the file field."""
+        """Return the answers for many images; the first output empties the file field."""
         try:
             with self._uploads.taken(sent) as given:
                 found = self._answering.table(given, lambda done, total: progress((done, total), unit="images"))
@@ -123,7 +128,7 @@ class _Events:
             return [None, markup.problem(str(error))]
 
     def draw(self, text: str, target: str, part: str, threshold: float) -> str:
-        """Draw the chosen map on the picture in ``text``, which the browser kept."""
+        """Draw the chosen map on the picture; ``text`` is the result of `pack`, which the browser kept."""
         if not text:  # no answer yet
             return ""
         if not isinstance(target, str):  # sent by a program, not by the page

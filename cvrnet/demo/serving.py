@@ -35,7 +35,7 @@ from cvrnet.inference import Predictor
 from cvrnet.runs.checkpoint import refuse_bags
 
 HOST, PORT, MAX_MB = "127.0.0.1", 7860, 64
-_CONNECTIONS = 500  # at once; further connections get a message that the server is busy
+_CONNECTIONS = 500  # most connections at once; further connections get a message that the server is busy
 _FONTS = (gr.themes.LocalFont("Source Sans Pro", weights=(400, 700)), "ui-sans-serif", "system-ui", "sans-serif")
 """Fonts that this server provides, without Gradio's default weight, semibold: its file lacks most letters."""
 
@@ -54,16 +54,17 @@ def serve(
     backend: str | None = None,
     on_ready: Callable[[str, str], object] | None = None,
 ) -> None:
-    """Serve the page of a model until Ctrl-C or SIGTERM; other arguments as in `cvrnet.Predictor.from_pretrained`.
+    """Serve the page of a model until Ctrl-C or SIGTERM.
 
     The host ``127.0.0.1`` accepts requests from this machine only, ``0.0.0.0`` from the whole network. One uploaded
     file may have at most `max_mb` megabytes. Browsers may call the page by its address, or by a name in `allow_hosts`.
-    When the page is served, `on_ready` is called with its name and address.
+    When the page is served, `on_ready` is called with its name and address. The other arguments are those of
+    `cvrnet.Predictor.from_pretrained`.
 
     Raises:
         UserError: There is no such model, the port is in use, or a name in `allow_hosts` is not a host name.
     """
-    AllowedHosts(host, allow_hosts)  # this check and the next one come before the model is loaded
+    AllowedHosts(host, allow_hosts)  # both checks come before the model is loaded, which takes time
     check_port(host, port)
     predictor = Predictor.from_pretrained(
         model, device, dtype, folds=folds, any_body_part=any_body_part, backend=backend
@@ -91,7 +92,7 @@ def running(
     max_mb: int = MAX_MB,
     allow_hosts: Sequence[str] = (),
 ) -> Iterator[str]:
-    """Serve the page from threads of this program, and yield its address; other arguments and errors as in `serve`."""
+    """Serve the page from threads of this program, and yield its address; arguments and errors are as in `serve`."""
     root_path = os.environ.get("GRADIO_ROOT_PATH", "")
     hosts = _allowed_hosts(host, allow_hosts, root_path)
     answering = Answering(predictor)
@@ -111,7 +112,7 @@ def check_port(host: str, port: int) -> None:
 
 
 def page_name(model: str) -> str:
-    """The page's name for a MODEL argument: its repository, or the last name of its path.
+    """Return the page's name for a MODEL argument: the repository, or the last part of the path.
 
     >>> page_name("hf-hub:ada/chest@fold-1"), page_name("runs/folds/"), page_name("chest.onnx")
     ('ada/chest@fold-1', 'folds', 'chest.onnx')
@@ -129,7 +130,7 @@ def _allowed_hosts(host: str, names: Sequence[str], root_path: str) -> AllowedHo
 
 
 def _mount(page: gr.Blocks, uploads: Uploads, waiting: Waiting, max_mb: int, root_path: str) -> Starlette:
-    """The page as an ASGI application; uploads go to `uploads` instead of to Gradio."""
+    """Return the page as an ASGI application; uploads go to `uploads` instead of to Gradio."""
     routes = [
         Route(UPLOAD, uploads.receive, methods=["POST"]),
         Route(f"{API}/upload_progress", _no_progress),
@@ -156,13 +157,13 @@ def _mount(page: gr.Blocks, uploads: Uploads, waiting: Waiting, max_mb: int, roo
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Open the socket to serve the page from; raise UserError if the port is in use, or this user may not use it."""
+    """Open the page's socket; raise UserError if the port is in use, or this user may not use it."""
     try:
         kind, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(kind)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if hasattr(socket, "TCP_USER_TIMEOUT"):  # ends connections whose reader does not read
+            if hasattr(socket, "TCP_USER_TIMEOUT"):  # ends connections of clients that do not read
                 listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(EXPIRY * 1000))
             listener.bind(address)
         except OSError:
@@ -194,7 +195,7 @@ def _serving(app: Gate, listener: socket.socket) -> Iterator[None]:
     try:
         while not server.started:
             if not thread.is_alive():
-                raise UserError("the page cannot be served: the web server has ended")
+                raise UserError("the page cannot be served: the web server ended at its start; try another --port")
             time.sleep(0.01)
         yield
     finally:
@@ -219,7 +220,7 @@ def _environment(folder: str) -> Iterator[None]:
     """Set environment variables while the page is served, and restore them afterwards."""
     wanted = {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
     wanted["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"  # Gradio would keep a record of each of the last 10,000 requests
-    wanted[KEY] = secrets.token_hex()  # otherwise reading DICOM files would save a key in the home folder
+    wanted[KEY] = secrets.token_hex()  # otherwise, reading DICOM files would save a key in the home folder
     before = {name: os.environ[name] for name in wanted if name in os.environ}
     os.environ.update(wanted)
     # Gradio read this setting when it was imported. Its app makes the folder, which may belong to another user.

@@ -1,7 +1,7 @@
 """Store the files that visitors send, each under its own random name, and delete them after their prediction.
 
 Gradio stores an upload under the hash of its content, until a timer or the end of the program removes it. Two visitors
-who send the same file would share it, so it could not be deleted after the first one's prediction.
+who send equal files would share one stored file, so it could not be deleted after the first visitor's prediction.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from starlette.responses import JSONResponse, Response
 from cvrnet.demo.answering import Upload
 from cvrnet.errors import UserError
 
-MOST_FILES = 200  # in one upload
-EXPIRY = 60.0  # seconds until an upload that no request uses, or an answer that is not fetched, is dropped
-TOGETHER = 16  # the files of an upload, or everything that waits, may have this many times the bytes of one file
+MOST_FILES = 200  # most files in one upload
+EXPIRY = 60.0  # seconds after which an unused upload, or an answer that is not fetched, is dropped
+TOGETHER = 16  # limit for all files of an upload, and for everything that waits, in multiples of the limit for one file
 _LONGEST_NAME = 120
 _SMALLEST = 4096  # bytes that even an empty file takes
 
@@ -41,7 +41,7 @@ class _Stored:
 class Uploads:
     """The uploaded files that are not yet answered, in a folder that only its owner can read.
 
-    The limit is the bytes of one file. All files of one upload together may have `TOGETHER` times as many.
+    The limit is the most bytes of one file. All files of one upload together may have `TOGETHER` times as many bytes.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
@@ -49,7 +49,7 @@ class Uploads:
         self._stored: dict[Path, _Stored] = {}
         self._lock = threading.Lock()
         self.bytes = 0
-        self.asked: Callable[[], Container[Path]] = tuple  # the uploads that waiting requests name: they do not expire
+        self.asked: Callable[[], Container[Path]] = tuple  # uploads that waiting requests name; these do not expire
 
     async def receive(self, request: Request) -> Response:
         """Store the files of a form, and answer with their paths, as Gradio's page expects."""
@@ -63,7 +63,7 @@ class Uploads:
             for path, file in zip(paths, files, strict=True):
                 try:
                     await run_in_threadpool(self._store, path, file)
-                finally:  # not before: a slow disk could take longer than EXPIRY, and the file would stay
+                finally:  # start the timer only now: a slow disk could take longer than EXPIRY, and the file would stay
                     asyncio.get_running_loop().call_later(EXPIRY, self._expire, path)
         return JSONResponse([str(path) for path in paths])
 
@@ -71,7 +71,7 @@ class Uploads:
     def taken(self, sent: object) -> Iterator[list[Upload]]:
         """Yield the files whose paths an event sends, and delete them at the end.
 
-        Raises UserError if a file is not stored: it was answered, has expired, or was never sent.
+        Raises UserError if a file is not stored: its prediction is finished, the file expired, or it was never sent.
         """
         # A file belongs to the first event that takes it out of the dictionary: no other event or timer deletes it.
         stored = {path: self._take(path) for path in dict.fromkeys(paths_of(sent))}
@@ -85,7 +85,7 @@ class Uploads:
                 upload.path.unlink(missing_ok=True)
 
     def may_hold(self, sent: object) -> bool:
-        """Whether all paths that an event sends are in the folder of uploads; the files may be deleted already."""
+        """Return whether all paths that an event sends are in the folder of uploads, even if the files are deleted."""
         return all(path.parent == self._folder for path in paths_of(sent))
 
     def _store(self, path: Path, file: UploadFile) -> None:
@@ -110,6 +110,6 @@ class Uploads:
 
 
 def paths_of(sent: object) -> list[Path]:
-    """The paths in an event's value of a file field: a file, a list of files, or None. The value is untrusted."""
+    """Return the paths in the untrusted value of a file field: a file, a list of files, or None."""
     files = sent if isinstance(sent, list) else [] if sent is None else [sent]
     return [Path(str(file.get("path"))) if isinstance(file, dict) else Path() for file in files]

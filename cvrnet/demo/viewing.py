@@ -1,7 +1,7 @@
 """Encode the picture and maps of a prediction as one string, which the browser stores instead of the server.
 
-The browser sends the text back whenever the visitor chooses another class, part or threshold. Anybody can send any
-text, so it is validated before anything is allocated for it.
+The browser sends the text back when the visitor chooses another class, part or threshold. Any program can send any
+text, so the text is validated before memory is allocated for it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MALFORMED = (ValueError, TypeError, LookupError, AttributeError, OSError, Recur
 class View:
     """A picture, uint8 (H, W, 3), whose longer side has `LONGEST` pixels; and its maps.
 
-    ``maps[class][part]`` is a map, uint8 (h, w) with the maximum 255, or the sentence that says why there is none.
+    ``maps[class][part]`` is a map, uint8 (h, w) with the maximum 255, or a sentence that says why this map is missing.
     """
 
     picture: NDArray[np.uint8]
@@ -80,7 +80,7 @@ def unpack(text: str) -> View:
 
 
 def jpeg(picture: NDArray[np.uint8]) -> bytes:
-    """A picture (H, W, 3) as a JPEG file."""
+    """Encode a picture, uint8 (H, W, 3), as the bytes of a JPEG file."""
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "JPEG", quality=92, subsampling=0)
     return file.getvalue()

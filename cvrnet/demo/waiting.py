@@ -16,9 +16,10 @@ from cvrnet.demo.uploads import EXPIRY, Uploads, paths_of
 
 
 class _Mailbox(asyncio.Queue[Any]):
-    """Messages to one visitor, with their size in `bytes`.
+    """Messages to one visitor; `bytes` is their total size.
 
-    `since` is the time when the last message was read or, if the mailbox was empty then, when the next one arrived.
+    `since` is the time when the visitor last read a message. If the mailbox was empty after that, it is the time when
+    the next message arrived.
     """
 
     def _init(self, maxsize: int) -> None:
@@ -44,16 +45,16 @@ class _Mailbox(asyncio.Queue[Any]):
 
 
 class _Mailboxes(dict[str, Any]):
-    """Session -> mailbox. Gradio puts its own queues here, which have no limit; each is replaced by a `_Mailbox`."""
+    """Session -> mailbox. Gradio stores its own queues, which have no limit; each is replaced by a `_Mailbox`."""
 
     def __setitem__(self, session: str, _: object) -> None:
         super().__setitem__(session, _Mailbox())
 
     def __missing__(self, _: str) -> _Mailbox:
-        return _Mailbox()  # for messages to a visitor who has left; without it, Gradio would never end the request
+        return _Mailbox()  # for messages to a visitor who left; without a mailbox, Gradio would never end the request
 
     def __delitem__(self, session: str) -> None:
-        self.pop(session, None)  # it may have expired
+        self.pop(session, None)  # the session may have expired
 
 
 class Waiting:
@@ -118,5 +119,5 @@ class Waiting:
 
 
 def _asked(event: Event) -> list[Path]:
-    """The uploads that a waiting request names."""
+    """Return the uploads that a waiting request names."""
     return paths_of(event.data.data[0]) if event.data and event.data.data else []

@@ -1,7 +1,8 @@
-"""Grad-CAM of the whole network, of each encoder and of each head: where the network looked.
+"""Compute and draw Grad-CAM of the whole network, of each encoder and of each head: where the network looked.
 
-The modules `cvrnet.explain.pictures` (overlays and figures as files) and `cvrnet.explain.measure_data` (maps measured
-against masks) need the extra ``train``, so this package does not import them: import each by its full name.
+Two modules need the extra ``train``: `cvrnet.explain.pictures` (overlays and figures as files) and
+`cvrnet.explain.measure_data` (maps measured against masks). This package does not import them; import each by its full
+name.
 """
 
 from cvrnet.explain.explaining import Explanation, available_parts, explain, explain_classes, panel_names

@@ -47,21 +47,22 @@ def explain_paths(
 ) -> tuple[list[dict[str, Any]], int]:
     """Draw where a model looked in the images at some paths, and write `ROWS`.
 
-    All files appear when the last image is drawn. With ``overwrite``, they replace the files of an earlier result,
-    which are listed in its `ROWS`; other files in the folder stay.
+    All files appear when the last image is drawn. With ``overwrite``, they replace the files of an earlier result that
+    the earlier `ROWS` lists; other files in the folder stay.
 
-    Overlays show the given ``encoders`` (names, or numbers such as ``"1"``) and ``heads`` (numbers); if none is given,
-    they show the whole network. With ``everything``, overlays show all parts, and figures also show the heads.
-    ``progress`` is called after each image with the number done and the number of images, ``on_problem`` with a
-    sentence for each image or map that could not be drawn, and ``say`` with a line for each folder in which entries
-    were passed over. Other arguments are those of `Predictor.from_pretrained`, `find_images` and `draw_images`.
+    Overlays show the given ``encoders`` (names, or numbers such as ``"1"``) and ``heads`` (numbers). Without encoders
+    and heads, overlays show the whole network. With ``everything``, overlays show all parts, and figures also show the
+    heads. ``progress`` is called after each image with the number done and the number of images. ``on_problem`` is
+    called with a sentence for each image or map that could not be drawn. ``say`` is called with a line for each folder
+    in which files or folders were skipped. Other arguments are those of `Predictor.from_pretrained`, `find_images` and
+    `draw_images`.
 
     Returns:
         The rows of `ROWS`, and the number of models whose maps were averaged.
 
     Raises:
-        UserError: No image is found, the output folder already has results and ``overwrite`` is not set, or the model,
-            a part or the class does not exist.
+        UserError: No image is found; the output folder has results and ``overwrite`` is not set; or the model, a part
+            or the class does not exist.
     """
     if (output / ROWS).exists() and not overwrite:
         raise UserError(f"{output / ROWS} exists; --overwrite replaces it")
@@ -133,7 +134,7 @@ def _explain_studies(
 
 
 def _earlier(output: Path) -> set[str]:
-    """The files of an earlier result, `ROWS` and pictures, by their names as `sheet_cell` writes them; may be empty."""
+    """Return the names of the files of an earlier result, as `sheet_cell` writes them; empty if there is no result."""
     path = output / ROWS
     if not path.is_file():
         return set()

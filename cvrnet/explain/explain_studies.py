@@ -21,7 +21,7 @@ from cvrnet.inference import Predictor
 from cvrnet.inference.study_predictor import StudyPrediction, StudyPredictor
 from cvrnet.runs.attention import attention_of
 
-TOP = 3  # pictures of a bag whose maps are drawn
+TOP = 3  # number of pictures of a bag whose maps are drawn
 
 
 def draw_studies(
@@ -40,9 +40,9 @@ def draw_studies(
     `draw_overlay`; ``progress`` is called after each bag with the number done and the total.
 
     Yields:
-        A row for each picture that is drawn, or for a bag that has no prediction: ``path`` (the picture), ``study``,
+        A row for each picture that is drawn, and a list of problems. The row has ``path`` (the picture), ``study``,
         ``prediction``, ``class``, ``probability`` of that class, ``attention``, and the files ``figure`` and
-        ``network``; and a list of problems.
+        ``network``. A bag that has no prediction has one row.
 
     Raises:
         UserError: The model does not know the class.
@@ -57,7 +57,7 @@ def draw_studies(
 
 
 def study_files(studies: Sequence[Study]) -> list[str]:
-    """The prefix of the file names of each bag."""
+    """Return, for each bag, the prefix of its file names."""
     names = [slug(study.name) for study in studies]
     return [name if names.count(name) == 1 else f"{name}-{i}" for i, name in enumerate(names, start=1)]
 
@@ -65,7 +65,7 @@ def study_files(studies: Sequence[Study]) -> list[str]:
 def picture_overlay(
     predictor: Predictor, image: NDArray[np.uint8], target: str, threshold: float = THRESHOLD
 ) -> NDArray[np.uint8] | str:
-    """The overlay of a picture that is explained as a bag of one, uint8 (H, W, 3); or a text that says why not."""
+    """Return the overlay of a picture as a bag of one, uint8 (H, W, 3); or a text that says why not."""
     cam: Any = explain_classes(predictor, image, [target], [NETWORK])[target][NETWORK]
     return cam if isinstance(cam, str) else draw_overlay(image, enlarge(cam, image.shape[:2]), threshold=threshold)
 

@@ -1,4 +1,4 @@
-"""Compute Grad-CAM maps of image files: for any class and part, averaged over folds, at the size of the image."""
+"""Compute Grad-CAM maps of image files for any class and part, averaged over the folds."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class Explanation:
     grids: dict[str, NDArray[np.float32]] = field(default_factory=dict)  #: part -> its map (h, w) in 0..1
     refused: dict[str, str] = field(default_factory=dict)  #: part -> the sentence that says why it has no map
     error: str = ""  #: why there is no prediction for the image; "" if there is one
-    #: top, left, bottom and right of the lungs' box, if the network sees only this box; None: it sees the whole image
+    #: top, left, bottom and right of the lungs' box if the network sees only this box; None if it sees the whole image
     box: Box | None = None
 
     def map(self, part: str = NETWORK, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
-        """The map of one part, enlarged to the image's size or to ``size`` (H, W): float32 in 0..1, maximum 1.
+        """Return the map of one part, enlarged to the image's size or to ``size`` (H, W): float32 in 0..1, maximum 1.
 
-        It is zero outside the box that the network saw.
+        The map is zero outside the box that the network saw.
 
         Raises:
             UserError: The part has no map; the message is the sentence in ``refused``.
@@ -64,13 +64,14 @@ def explain(
     parts: Sequence[str] = (NETWORK,),
     batch_size: int = 8,
 ) -> Iterator[Explanation]:
-    """Explain image files with Grad-CAM, in order and one batch at a time. The maps of several folds are averaged.
+    """Explain image files with Grad-CAM, in order and one batch at a time; average the maps over the folds.
 
-    Each file gets an explanation; for a file that cannot be read, ``error`` is set. ``target`` is the class to
-    explain, one for all images or one for each; by default the predicted one. The parts are some of `available_parts`.
+    Yield an explanation for each file; for a file that cannot be read, ``error`` is set. ``target`` is the class to
+    explain: one class for all images, or a class for each image; by default the predicted class. The parts are some of
+    `available_parts`.
 
     Raises:
-        UserError: An unknown class or part, or a model that has no maps.
+        UserError: The class or a part is unknown, or the model has no maps.
     """
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size}; expected a whole number from 1")
@@ -83,12 +84,12 @@ def explain(
 def explain_classes(
     predictor: Predictor, image: NDArray[np.uint8], targets: Sequence[str], parts: Sequence[str]
 ) -> dict[str, dict[str, NDArray[np.float32] | str]]:
-    """The maps of one image for several classes, from one pass through the encoders.
+    """Return the maps of one image for several classes, from one pass through the encoders.
 
     The image is uint8 (H, W) or (H, W, 3), as `cvrnet.data.read_image` returns it in the preprocessing's mode.
 
     Returns:
-        ``result[class][part]`` is the part's map on the feature maps' grid, float32 (h, w) in 0..1, or the sentence
+        ``result[class][part]`` is the part's map on the grid of its feature maps, float32 (h, w) in 0..1, or a sentence
         that says why there is no map.
 
     Raises:
@@ -104,12 +105,12 @@ def explain_classes(
 
 
 def available_parts(predictor: Predictor) -> list[str]:
-    """The names of a model's parts: ``"network"``; for a CVR-Net also its encoders, and its heads, from ``"P1"``."""
+    """Return the names of a model's parts: ``"network"``; for a CVR-Net also its encoders and heads (``"P1"``)."""
     return list(map_parts(predictor.models[0]))
 
 
 def panel_names(parts: Sequence[str]) -> list[str]:
-    """Headings for the maps of these parts, as the papers name them.
+    """Return headings for the maps of these parts, as the papers name them.
 
     >>> panel_names(["network", "resnet50", "legacy_xception", "P1"])
     ['CVR-Net', 'encoder 1: resnet50', 'encoder 2: legacy_xception', 'head P1']
@@ -127,7 +128,7 @@ def panel_names(parts: Sequence[str]) -> list[str]:
 
 
 def enlarge(grid: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.float32]:
-    """A map at another size (height, width), by bilinear interpolation, scaled to a maximum of 1 again."""
+    """Resize a map to (height, width) by bilinear interpolation, and scale it to a maximum of 1 again."""
     height, width = size
     large = np.array(Image.fromarray(grid).resize((width, height), Image.Resampling.BILINEAR))
     return np.clip(large / large.max(), 0, 1)

@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from cvrnet.errors import UserError
 
 NETWORK = "network"
-NO_GRADIENTS = "this model has no gradients (an ONNX file?); expected the trained model it was exported from"
+NO_GRADIENTS = "this model has no gradients (an ONNX file?); expected the trained model, not an exported file"
 FLAT = 1e-3  # a map that varies by less than this share of its maximum shows nothing
 
 
 def map_parts(model: nn.Module) -> dict[str, list[int]]:
-    """The parts of a model that can be explained, and the numbers of the feature maps that make up each.
+    """Return the parts of a model that can be explained, and the numbers of the feature maps that make up each.
 
     Returns:
         Part -> numbers that index the result of `class_evidence`. The part ``"network"`` has every map that a head
-        uses. In a CVR-Net, each encoder is also a part, with its deepest map, and so is each head (``"P1"`` and so on),
+        uses. In a CVR-Net, each encoder is also a part, with its deepest map. Each head (``"P1"`` and so on) is a part
         with the maps that it uses.
 
     Raises:
@@ -41,7 +41,7 @@ def map_parts(model: nn.Module) -> dict[str, list[int]]:
 
 
 def class_evidence(model: nn.Module, x: Tensor, target: Tensor) -> list[Tensor]:
-    r"""The evidence for a class in each cell of each feature map: Grad-CAM before its ReLU.
+    r"""Return the evidence for a class in each cell of each feature map: Grad-CAM before the ReLU.
 
     .. math:: L_{hw} = HW \sum_k \alpha_k A_{khw},
               \qquad \alpha_k = \frac{1}{HW} \sum_{hw} \frac{\partial y}{\partial A_{khw}}
@@ -51,8 +51,8 @@ def class_evidence(model: nn.Module, x: Tensor, target: Tensor) -> list[Tensor]:
     to first order, the mean of L is the contribution of the whole map to y. The gradient of a map goes only through the
     head that uses it, not through the deeper maps that are computed from it.
 
-    Only the maps get a gradient; parameters get none. The encoders run under the caller's autocast. The heads run in
-    the number format of the parameters, because 16 bits cannot represent gradients that are so small.
+    Only the maps get a gradient, not the parameters. The encoders run under the caller's autocast. The heads run in the
+    number format of the parameters, because these gradients are too small for 16 bits.
 
     Args:
         model: A CVR-Net, or any timm model whose ``forward_features`` returns one tensor (N, C, H, W) or (N, H, W, C).
@@ -61,7 +61,8 @@ def class_evidence(model: nn.Module, x: Tensor, target: Tensor) -> list[Tensor]:
         target: Class numbers (N,).
 
     Returns:
-        For each map, numbered as in `map_parts`, float32 (N, H, W); zero for maps that no head uses.
+        The evidence in each map, float32 (N, H, W), in the order of the numbers of `map_parts`; zero for maps that no
+        head uses.
 
     Raises:
         UserError: The model has no feature maps, or no classifier.
@@ -81,10 +82,10 @@ def class_evidence(model: nn.Module, x: Tensor, target: Tensor) -> list[Tensor]:
 
 
 def combine(evidence: Sequence[Tensor]) -> Tensor:
-    """The evidence of several maps as one non-negative map (N, h, w), on the finest of their grids.
+    """Sum the evidence of several maps to one non-negative map (N, h, w), on the finest of their grids.
 
-    Summing before the ReLU gives Grad-CAM of one layer that has all maps as its channels: evidence for the class in
-    one map and evidence against it in another cancel out.
+    Summing before the ReLU gives Grad-CAM of one layer that has all maps as its channels: evidence for the class in one
+    map and evidence against the class in another map cancel out.
     """
     height, width = max((tuple(e.shape[1:]) for e in evidence), key=lambda shape: shape[0] * shape[1])
     same = [F.interpolate(e[:, None], (height, width), mode="bilinear", align_corners=False) for e in evidence]
@@ -92,13 +93,14 @@ def combine(evidence: Sequence[Tensor]) -> Tensor:
 
 
 def grad_cam(models: Sequence[nn.Module], x: Tensor, target: Tensor, parts: Sequence[str]) -> dict[str, Tensor]:
-    """The maps of some parts, averaged over models. Each model has the same weight, as in the mean probability.
+    """Return the maps of some parts, averaged over the models with equal weights.
 
     ``x`` and ``target`` are as in `class_evidence`; the parts are keys of `map_parts`.
 
     Returns:
-        For each part float32 (N, h, w) on the feature maps' grid, in 0..1 with maximum 1; all zero where no model found
-        evidence for the class, NaN where a model's map is not finite. `refusal` finds the maps that show nothing.
+        For each part, maps (N, h, w), float32 in 0..1 with maximum 1, on the grid of the feature maps. If no model
+        found evidence for the class, a map is zero; if a model's map is not finite, it is NaN. `refusal` finds the maps
+        that show nothing.
     """
     cams: dict[str, list[Tensor]] = {name: [] for name in parts}
     for model in models:
@@ -109,7 +111,7 @@ def grad_cam(models: Sequence[nn.Module], x: Tensor, target: Tensor, parts: Sequ
 
 
 def refusal(cam: Tensor, target: str) -> str:
-    """The reason why a map (h, w) of `grad_cam` shows no evidence; "" if it can be shown.
+    """Return the reason why a map (h, w) of `grad_cam` cannot be shown; "" if it shows evidence.
 
     >>> refusal(torch.zeros(7, 7), "CVP")
     'the map is zero everywhere: no evidence for CVP'
@@ -144,18 +146,18 @@ def _feature_maps(model: Any, x: Tensor) -> list[Tensor]:
 
 
 def _raw_scores(model: Any, maps: list[Tensor]) -> Tensor:
-    """The class scores (N, classes) before any softmax; for a CVR-Net, the mean over its heads."""
+    """Return the class scores (N, classes) before any softmax; for a CVR-Net, the mean over its heads."""
     if _is_cvrnet(model):
         scores = torch.stack(model.head.branch_logits(model.pool_maps(maps))).mean(0)
     else:
         scores = model.forward_head(maps[0].permute(0, 2, 3, 1) if _channels_last(model) else maps[0])
     if not isinstance(scores, Tensor) or scores.ndim != 2 or model.num_classes < 1:
-        raise UserError(f"{_architecture(model)} has no classifier; expected a trained one")
+        raise UserError(f"{_architecture(model)} has no classifier; expected a trained classifier")
     return scores
 
 
 def _scale(cam: Tensor) -> Tensor:
-    """Each map divided by its maximum; a map of zeros is returned as it is."""
+    """Divide each map by its maximum; a map of zeros stays as it is."""
     maximum = cam.amax((1, 2), keepdim=True)
     return cam / torch.where(maximum == 0, 1, maximum)
 

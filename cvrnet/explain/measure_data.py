@@ -45,7 +45,7 @@ class Measurements:
     problems: list[str] = field(default_factory=list)  # one line for each image or mask that cannot be used
 
     def correct(self) -> Measurements:
-        """The results of the images whose prediction is right."""
+        """Return the results of the images whose prediction is right."""
         rows, similar = ([r for r in t if r["prediction"] == r["label"]] for t in (self.rows, self.similar))
         return Measurements(rows, similar)
 
@@ -60,13 +60,14 @@ def measure(
     seed: int = 0,
     on_explained: Callable[[], object] = lambda: None,
 ) -> Measurements:
-    """Score the maps of every part on those images that have masks.
+    """Score the maps of every part on the images that have masks.
 
-    Every image is explained three times for the same class: by the trained network, by one with random heads, and by
-    one that is random everywhere. A row holds the image's ``path, label, prediction, target, patient_id``; ``part``,
-    ``mask`` and ``weights``; ``share`` and the measures of `localisation`. The measures are None for a map that is zero
-    or flat; ``refused`` gives the reason. ``threshold`` is for the IoU, ``seed`` for the random weights;
-    ``on_explained`` is called after each explanation. The other arguments are those of `explain`.
+    Every image is explained three times for one class: by the trained network, by a network with random heads, and by a
+    network with random weights everywhere. A row holds the image's ``path, label, prediction, target, patient_id``;
+    ``part``, ``mask`` and ``weights``; ``share`` and the measures of `localisation`. For a map that is zero or flat,
+    the measures are None, and ``refused`` gives the reason. ``threshold`` is the threshold of the IoU, ``seed`` the
+    seed of the random weights. ``on_explained`` is called after each explanation. The other arguments are those of
+    `explain`.
     """
     found = Measurements()
     usable = [(r, masks) for r in records if (masks := _read_masks(r, found.problems))]
@@ -101,14 +102,18 @@ def measure(
 
 
 def summarise(found: Measurements) -> dict[str, list[Row]]:
-    """Means over the images, with 95 % intervals by resampling patients.
+    """Return the means over the images, with 95 % intervals by resampling patients.
 
     Returns:
-        ``localisation``: a row for each part, mask and measure. It has the number of ``images``, and of ``flat`` maps
-        among them, which have no value; ``mean`` and ``interval``; ``chance``, the mean share that the mask has of an
-        image, over the images that have a value; ``random``, the mean for a random network, and ``random_flat``, the
-        number of its maps without a value; and the intervals of the paired differences, ``above_chance`` and
-        ``above_random``. ``similarity``: a row for each part and kind of random weights, with the rank correlation.
+        ``localisation``: a row for each part, mask and measure, with these keys:
+
+        - ``images``: number of images; ``flat``: number of their maps that are zero or flat, and so have no value
+        - ``mean``, ``interval``: the mean of the measure and its interval
+        - ``chance``: the mask's mean share of the image, over the images whose maps have a value
+        - ``random``: the mean for a random network; ``random_flat``: number of its maps without a value
+        - ``above_chance``, ``above_random``: intervals of the paired differences from chance and the random network
+
+        ``similarity``: a row for each part and kind of random weights, with the rank correlation.
     """
     scores, similar = [], []
     groups = _grouped(found.rows, "part", "mask", "weights")
@@ -160,12 +165,12 @@ def measure_data(
         The content of `SUMMARY`, and the number of images that were left out because no finished fold tested them.
 
     Raises:
-        UserError: Results exist and ``overwrite`` was not given, no image has a mask, or no fold can be used.
+        UserError: Results exist and ``overwrite`` is False, no image has a mask, or no fold can be used.
     """
     earlier = _check_results(output, overwrite)
     masked = [r for r in read_records(data, labelled=False, say=say) if _has_mask(r)]
     if not masked:
-        raise UserError(f"{data}: no image has a lung_mask, lesion_mask or lesion_boxes; --measure needs some")
+        raise UserError(f"{data}: no image has a lung_mask, lesion_mask or lesion_boxes; --measure needs such a column")
     images_of = _by_fold(Path(model), masked) if out_of_fold else {model: masked}
     asked = sum(map(len, images_of.values()))
     found, counter = Measurements(), itertools.count(1)
@@ -198,7 +203,7 @@ def measure_data(
 
 
 def _check_results(output: Path, overwrite: bool) -> bool:
-    """Whether a folder contains an earlier result to replace; UserError if its files may not be replaced."""
+    """Return whether a folder has an earlier result to replace; UserError if its files may not be replaced."""
     existing = [output / name for name in (SUMMARY, IMAGES) if (output / name).exists()]
     if existing and not overwrite:
         raise UserError(f"{existing[0]} exists; --overwrite replaces it")
@@ -264,7 +269,7 @@ def _column(rows: Sequence[Row], name: str) -> NDArray[np.float64]:
 
 
 def _by_fold(run: Path, records: list[Record]) -> dict[str, list[Record]]:
-    """Each finished fold of a cross-validation, and the images that it was tested on."""
+    """Map each finished fold of a cross-validation to the images that the fold tested."""
     asked = held_out(run, records)
     if not asked.known or (run / CONFIG).is_file():
         raise UserError(f"{run} has no {SPLIT} of folds; --out-of-fold expects the run of `cvrnet crossval`")

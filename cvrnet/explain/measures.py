@@ -18,17 +18,17 @@ from torch import nn
 MEASURES = ("energy", "pointing", "iou")
 HEADS, ALL = "random heads", "random network"
 STAGES = (HEADS, ALL)
-"""Stages of randomisation from the top: first the layers after the feature maps, then the encoders as well."""
+"""Stages of randomisation: first only the layers after the feature maps, then the encoders as well."""
 
 
 def localisation(cam: NDArray[np.float32], mask: NDArray[np.bool_], threshold: float = 0.6) -> dict[str, float]:
-    r"""How much of a map lies inside a mask. The chance level of every measure is the mask's share of the image.
+    r"""Return how much of a map lies inside a mask. The chance level of every measure is the mask's share of the image.
 
-    - ``share``: :math:`|B| / HW`, the mask's share of the image. It equals the energy of a uniform map, the probability
+    - ``share``: :math:`|B| / HW`, the mask's share of the image. This is the energy of a uniform map, the probability
       that a random point lies in the mask, and the IoU of a map that marks the whole image.
     - ``energy``: :math:`\sum_B M / \sum M`, the part of the map inside the mask (Wang et al. 2020).
     - ``pointing``: whether the map's maximum lies in the mask (the pointing game of Zhang et al. 2016, without their
-      tolerance of 15 pixels); if there are several maxima, the share of them in the mask.
+      tolerance of 15 pixels); if there are several maxima, the share of the maxima in the mask.
     - ``iou``: intersection over union of the mask and the part of the map at or above the threshold.
 
     The map (H, W) must not be negative or all zero, and the mask (H, W) must not be empty.
@@ -47,7 +47,7 @@ def localisation(cam: NDArray[np.float32], mask: NDArray[np.bool_], threshold: f
 
 
 def similarity(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Spearman's rank correlation of two maps (h, w) on the same grid; NaN if one is flat.
+    """Return Spearman's rank correlation of two maps (h, w) on one grid; NaN if a map is flat.
 
     >>> grid = np.arange(4, dtype=np.float32).reshape(2, 2)
     >>> similarity(grid, grid**2), similarity(grid, -grid)
@@ -62,12 +62,13 @@ def randomise(model: nn.Module, stage: str, seed: int = 0) -> nn.Module:
     """Copy a model to the CPU, and give random weights to a part of the copy or to all of it.
 
     Convolutions and dense layers get the weights of He et al. 2015 and a bias of zero; other layers are reset. A reset
-    batch norm is the identity, so with the same seed, the result is the same whether or not the model's batch norms
-    are folded into its convolutions. Parameters of layers that have no reset, such as layer scales, are shuffled.
+    batch norm is the identity. So for one seed, the result does not depend on whether batch norms are folded into the
+    convolutions. Parameters of layers that have no reset, such as layer scales, are shuffled.
 
-    The model is a CVR-Net or another timm classifier, ``stage`` one of `STAGES`. The global generator keeps its state.
+    The model is a CVR-Net or another timm classifier; ``stage`` is one of `STAGES`. PyTorch's global random generator
+    keeps its state.
     """
-    random = copy.deepcopy(model).cpu()  # on other devices, the same seed gives other numbers
+    random = copy.deepcopy(model).cpu()  # on other devices, a seed gives other numbers
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         for top in [random] if stage == ALL else _after_the_maps(random):

@@ -15,8 +15,8 @@ from cvrnet.inference import Predictor
 
 THRESHOLD = 0.6  # v2 Fig. 2
 _OPACITY = 0.5
-# matplotlib's viridis in 17 steps, so drawing does not need matplotlib. It is perceptually uniform, and keeps its order
-# for colour-blind readers and in grey print.
+# matplotlib's viridis in 17 steps, so that drawing does not need matplotlib. Viridis is perceptually uniform, and its
+# order stays visible for colour-blind readers and in grey print.
 _VIRIDIS = (
     "440154 48186a 472d7b 424086 3b528b 33638d 2c728e 26828e 21918c"
     "1f9f88 27ad81 3dbc74 5cc863 81d34d aadc32 d5e21a fde725"
@@ -29,16 +29,17 @@ def draw_overlay(
 ) -> NDArray[np.uint8]:
     """Colour an image where its map is at least `threshold`, and draw a black and white line around this area.
 
-    Viridis runs from the threshold (violet) to 1 (yellow), at half opacity; elsewhere the image is unchanged. The image
-    is uint8 (H, W) or (H, W, 3), the result (H, W, 3); the map is (H, W) in 0..1, as is the threshold.
+    The colours run from violet at the threshold to yellow at 1 (viridis), at half opacity; elsewhere the image is
+    unchanged. The image is uint8 (H, W) or (H, W, 3), the result uint8 (H, W, 3). The map (H, W) and the threshold are
+    in 0..1.
 
     Raises:
-        UserError: A threshold out of range, or a map of another size.
+        UserError: The threshold is out of range, or the map has another size than the image.
     """
     if not 0 <= threshold <= 1:
         raise UserError(f"threshold {threshold} is not possible; expected a number from 0 to 1")
     if cam.shape != image.shape[:2]:
-        raise UserError(f"a map of size {cam.shape} on an image of size {image.shape[:2]}; expected the same")
+        raise UserError(f"a map of size {cam.shape} on an image of size {image.shape[:2]}; expected equal sizes")
     picture = as_colour(image).astype(np.float32)
     shown = cam >= threshold
     places = (cam[shown] - threshold) / max(1 - threshold, 1e-6) * (len(COLOURS) - 1)
@@ -51,7 +52,7 @@ def draw_overlay(
 
 
 def draw_outline(picture: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """A copy of a picture (H, W, 3) with an orange line just outside a mask (H, W), such as that of a lesion."""
+    """Return a copy of a picture (H, W, 3) with an orange line just outside a mask (H, W), such as that of a lesion."""
     drawn = picture.copy()
     drawn[_grow(mask, max(1, round(max(mask.shape) / 250))) & ~mask] = (230, 159, 0)  # Okabe and Ito's orange
     return drawn
@@ -60,11 +61,11 @@ def draw_outline(picture: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray
 def example_panels(
     predictor: Predictor, paths: Sequence[str], *, target: Sequence[str] | None = None
 ) -> list[NDArray[np.uint8] | str]:
-    """Small overlays of the whole network's maps, for a page that shows several images side by side.
+    """Return small overlays of the whole network's maps, for a page that shows several images side by side.
 
     Returns:
-        For each image, its overlay, uint8 (H, W, 3), with at most 256 pixels per side; or the sentence that says why
-        there is none.
+        For each image, its overlay, uint8 (H, W, 3), with at most 256 pixels per side; or a sentence that says why the
+        image has no overlay.
     """
     panels: list[NDArray[np.uint8] | str] = []
     for explanation in explain(predictor, paths, target=target):
@@ -79,12 +80,12 @@ def example_panels(
 
 
 def as_colour(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """An image (H, W) or (H, W, 3) as (H, W, 3)."""
+    """Return an image (H, W) or (H, W, 3) with three channels, (H, W, 3)."""
     return image if image.ndim == 3 else np.repeat(image[..., None], 3, 2)
 
 
 def _grow(mask: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:
-    """A mask after this many dilations with the 4-neighbourhood. Written here because scipy is not a dependency."""
+    """Dilate a mask this many times with the 4-neighbourhood. Written here because scipy is not a dependency."""
     for _ in range(steps):
         padded = np.pad(mask, 1)
         mask = padded[1:-1, 1:-1] | padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:]

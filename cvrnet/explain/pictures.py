@@ -45,10 +45,10 @@ def draw_images(
 ) -> Iterator[tuple[dict[str, Any], list[str]]]:
     """Draw where a model looked in each image, and yield the image's row of a table.
 
-    The pictures are an overlay of the image's own size for each part in ``overlays``, and a figure of the parts in
-    ``panels``. In the folder ``output``, a picture is named by the image's path below the common folder of all images,
-    without the suffix unless two images differ only in it. With ``raw``, each overlay's map is also written as .npy:
-    float32 (H, W) in 0..1. The other arguments are those of `explain` and `draw_overlay`.
+    For each image, an overlay of the image's size is drawn for each part in ``overlays``, and one figure of the parts
+    in ``panels``. In the folder ``output``, a picture is named by the image's path below the common folder of all
+    images. The name has the image's suffix only if two images differ only in the suffix. With ``raw``, each overlay's
+    map is also written as .npy: float32 (H, W) in 0..1. The other arguments are those of `explain` and `draw_overlay`.
 
     Yields:
         For each image, its row and a list of problems. The row has ``path, prediction, class, probability``, and the
@@ -77,7 +77,7 @@ def draw_images(
 
 
 def picture_names(paths: Sequence[Path], overlays: Sequence[str]) -> list[str]:
-    """The names of all pictures that `draw_images` can write."""
+    """Return the names of all pictures that `draw_images` can write."""
     return [_picture(name, part) for name in _file_names(paths) for part in ("figure", *overlays)]
 
 
@@ -92,7 +92,7 @@ def plot_explanation(
     threshold: float = THRESHOLD,
     lesion: NDArray[np.bool_] | None = None,
 ) -> Figure:
-    """The figure of an image: the image itself, and a panel for each of the explained parts, in their order.
+    """Return the figure of an image: the image itself, and a panel for each of the explained parts, in their order.
 
     If a part has no map, its panel shows the reason as text. ``lesion`` is a mask (H, W), outlined in every panel.
     """
@@ -123,7 +123,7 @@ def plot_explanation(
         ax.set_title(name, fontsize=FONT_SIZE, color=TEXT, parse_math=False)
     colours = LinearSegmentedColormap.from_list("map", COLOURS / 255)
     bar = figure.colorbar(ScalarMappable(Normalize(threshold, 1), colours), ax=axes, fraction=0.03, pad=0.01)
-    bar.set_label("Grad-CAM, share of its maximum", fontsize=FONT_SIZE - 1, color=TEXT)
+    bar.set_label("Grad-CAM, share of the maximum", fontsize=FONT_SIZE - 1, color=TEXT)
     bar.ax.tick_params(labelsize=FONT_SIZE - 1, colors=TEXT)
     title = f"{printable(explanation.path.name)}: {explanation.target} {explanation.probability:.2f}"
     figure.suptitle(title, fontsize=FONT_SIZE + 1, color=TEXT, parse_math=False)
@@ -140,7 +140,7 @@ def _save_overlay(explanation: Explanation, part: str, path: Path, threshold: fl
 
 
 def _file_names(paths: Sequence[Path]) -> list[str]:
-    """The path of each image below their common folder, with the suffix only where two names would be the same."""
+    """Return each image's path below their common folder, with the suffix only where two names would be equal."""
     absolute = [Path(os.path.abspath(path)) for path in paths]
     root = os.path.commonpath([path.parent for path in absolute]) if paths else ""
     below = [path.relative_to(root) for path in absolute]

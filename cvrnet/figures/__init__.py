@@ -1,8 +1,8 @@
-"""Figures for papers, drawn with matplotlib (extra ``train``) from the results of `cvrnet.metrics`.
+"""Draw figures for papers with matplotlib (extra ``train``), from the results of `cvrnet.metrics`.
 
 Every ``plot_`` function returns a `matplotlib.figure.Figure` and does not change matplotlib's global state: it uses no
 pyplot, and keeps the backend and the style. Figures have dark text on white, and the colours of Okabe and Ito, which
-colour-blind readers can distinguish. ``title`` is the heading of the figure; by default there is none.
+colour-blind readers can distinguish. ``title`` is the heading of the figure; by default, a figure has no heading.
 """
 
 from cvrnet.figures.plot_attention import plot_attention

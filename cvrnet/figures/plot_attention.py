@@ -17,10 +17,11 @@ ROW = 0.75  # inches
 def plot_attention(
     bags: Sequence[tuple[str, NDArray[np.float64], NDArray[np.bool_], Sequence[float]]], title: str | None = None
 ) -> Figure:
-    """Draw a row of bars for each bag: the share of each picture, in another colour if it has a lesion.
+    """Draw a row of bars for each bag: the share of each picture, in another colour if the picture has a lesion.
 
-    Each bag is a name, the share of each picture (see `cvrnet.heads.BagHead.pool`), whether it has a lesion, and the
-    days from it to the bag's last picture. The x axis shows the pictures' numbers, or the days if any is not zero.
+    Each bag is a name; then, for each picture, its share (see `cvrnet.heads.BagHead.pool`), whether it has a lesion,
+    and the days from it to the bag's last picture. The x axis shows the days or, if all days are zero, the pictures'
+    numbers.
 
     Raises:
         UserError: There are no bags.
@@ -37,10 +38,12 @@ def plot_attention(
         ax.axhline(1 / len(shares), color=GREY, linestyle=(0, (1, 2)), linewidth=1)
         ax.set_title(name, fontsize=8, loc="left", pad=2, parse_math=False)
     set_labels(axes[-1], "Days from the last picture" if timed else "Picture")
-    set_labels(axes[len(axes) // 2], y="Share in the answer")
+    set_labels(axes[len(axes) // 2], y="Share in the prediction")
     if lesions:
         from matplotlib.patches import Patch
 
         patches = [Patch(color=OKABE_ITO[1]), Patch(color=OKABE_ITO[0])]
-        legend_below(figure, list(zip(patches, ("picture with a lesion", "without"), strict=True)), columns=2)
+        legend_below(
+            figure, list(zip(patches, ("picture with a lesion", "picture without a lesion"), strict=True)), columns=2
+        )
     return finish(figure, axes, 5.2, ROW, title)

@@ -1,4 +1,4 @@
-"""The confusion matrix as the papers print it."""
+"""Draw the confusion matrix as the papers print it."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from cvrnet.figures.style import FONT_SIZE, MOST_CLASSES, TEXT, finish, new_figu
 
 LIGHT_BLUES = ListedColormap(colormaps["Blues"](np.linspace(0.0, 0.6, 256)))  # light enough for dark text everywhere
 CELL = 0.85  # least side of a cell in inches; a long class name makes it wider
-NAMES, LINE, LONGEST = 60, 0.15, 24  # with many classes: most names on a side, inches and most characters of each
+NAMES, LINE, LONGEST = 60, 0.15, 24  # with many classes: most names on a side; inches and most characters of a name
 
 
 def plot_confusion_matrix(matrix: ArrayLike, classes: Sequence[str], title: str | None = None) -> Figure:
-    """Draw counts and column percentages as in v1's Tables 4-8: columns are actual classes, rows are predicted ones.
+    """Draw counts and column percentages as in v1's Tables 4-8: columns are actual, rows are predicted classes.
 
-    A cell's percentage is its share of the actual class (the column), so the diagonal shows the sensitivities. The
-    percentage also shades the cell. An actual class without images has no percentages. With more than 18 classes, the
-    cells are shaded and have no numbers, the figure's size is bounded, and some names are left out if there is no room.
+    A cell's percentage is its share of the images of the actual class (the column), so the diagonal shows the
+    sensitivities. The percentage also shades the cell. An actual class without images has no percentages. With more
+    than 18 classes, the cells have no numbers. With more than 60 classes, the figure does not grow further, and some
+    names are left out.
 
     ``matrix`` has shape (C, C), and **its rows are the actual classes**, as from `cvrnet.metrics.confusion_matrix`; the
     figure transposes it. ``classes`` are the names in the order of its rows.

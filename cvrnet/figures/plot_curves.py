@@ -1,4 +1,4 @@
-"""ROC, precision-recall and calibration curves, from the results of `cvrnet.metrics`."""
+"""Draw ROC, precision-recall and calibration curves, from the results of `cvrnet.metrics`."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ CHANCE: dict[str, Any] = {"color": GREY, "linestyle": (0, (1, 2)), "linewidth": 
 
 
 def plot_roc(curves: Mapping[str, Any], title: str | None = None) -> Figure:
-    """Draw the ROC curve of each class against the others, and their macro average; the legend gives the AUC.
+    """Draw the ROC curve of each class against the others, and their macro average; the legend gives each AUC.
 
-    More than 18 classes are drawn in grey, and the legend has the range of their AUC.
+    If there are more than 18 classes, all curves are grey, and the legend gives only the range of the AUCs.
 
     ``curves`` are from `cvrnet.metrics.roc_curves`. If a class has no curve, the legend says "undefined".
     """
@@ -88,7 +88,7 @@ def _draw_classes(
 def _draw_crowd(
     ax: Axes, curves: Mapping[str, Any], axes: tuple[str, str], name: str, area: str, style: Mapping[str, Any]
 ) -> list[tuple[Artist, str]]:
-    """Draw the curves of many classes in grey; return one entry for the legend: the range of the areas under them."""
+    """Draw the curves of many classes in grey; return one entry for the legend, with the range of their areas."""
     drawn = [curve for curve in curves.values() if curve is not None]
     lines = [ax.plot(curve[axes[0]], curve[axes[1]], **style, **CROWD)[0] for curve in drawn]
     if not lines:
@@ -101,7 +101,7 @@ def _draw_crowd(
 def plot_calibration(curves: Mapping[str, Any], title: str | None = None) -> Figure:
     """Draw the reliability curves of each class and of the predicted class; the legend gives ECE and Brier score.
 
-    Bars below show how many images are in each bin of the predicted class's probability; with few, the curve is noisy.
+    Bars below show how many images are in each bin of the predicted class's probability; few images make a noisy curve.
     ``curves`` are from `cvrnet.metrics.calibration_curve`.
     """
     figure, (ax, below) = new_figure(heights=(5, 1))
@@ -135,5 +135,5 @@ def _unit_square(ax: Axes) -> None:
 
 
 def _value(name: str, curve: Mapping[str, Any] | None, key: str) -> str:
-    """A score's name and number for a legend, with a non-breaking space between them."""
+    """Return a score's name and number for a legend, with a non-breaking space between them."""
     return f"{name}\N{NO-BREAK SPACE}undefined" if curve is None else f"{name}\N{NO-BREAK SPACE}{curve[key]:.3f}"

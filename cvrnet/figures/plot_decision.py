@@ -1,4 +1,4 @@
-"""Decision curves, from the results of `cvrnet.metrics.decision_curves`."""
+"""Draw decision curves, from the results of `cvrnet.metrics.decision_curves`."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from cvrnet.figures.style import (
 )
 
 WIDTH, HEIGHT = 4.6, 3.2  # inches of the axes
-BELOW = 0.05  # how far the y axis reaches below zero: there, a reader only needs to see that acting on none is better
+BELOW = 0.05  # how far the y axis reaches below zero; a curve below zero only shows that acting on no image is better
 ALL: dict[str, Any] = {"linestyle": (0, (1, 2)), "linewidth": 1.2}
 
 
 def plot_decision_curves(curves: Mapping[str, Any], title: str | None = None) -> Figure:
-    """Draw the net benefit of acting by the model, for each class; of acting on all images (dotted); and on none.
+    """Draw, for each class, the net benefit of acting by the model, on all images (dotted), and on no image.
 
-    More than 18 classes are drawn in grey, without the curves of acting on all. ``curves`` are from
+    If there are more than 18 classes, all curves are grey, and the dotted curves are left out. ``curves`` are from
     `cvrnet.metrics.decision_curves`.
     """
     figure, (ax,) = new_figure()
@@ -46,7 +46,7 @@ def plot_decision_curves(curves: Mapping[str, Any], title: str | None = None) ->
         (line,) = ax.plot([], [], color=GREY, **ALL)
         entries.append((line, "Act on all images (in the class's colour)"))
     line = ax.axhline(0, color=GREY, linewidth=1.2)
-    legend_below(figure, [*entries, (line, "Act on none")])
+    legend_below(figure, [*entries, (line, "Act on no image")])
     top = max(float(curve["net_benefit"].max()) for curve in drawn.values())
     ax.set(xlim=(0, 1), ylim=(-BELOW, max(top * 1.05, BELOW)))
     set_labels(ax, "Threshold probability", "Net benefit (true positives per image)")

@@ -1,4 +1,4 @@
-"""The AUC of each finding with its interval."""
+"""Draw the AUC of each finding with its interval."""
 
 from __future__ import annotations
 

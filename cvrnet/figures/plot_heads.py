@@ -14,7 +14,7 @@ ROW = 0.3  # inches
 
 
 def plot_heads(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> Figure:
-    """Draw the accuracy of each head and, below a line, of their summaries; the last row, in black, is the model.
+    """Draw the accuracy of each head and, below a line, the summaries of the heads; the last row (black) is the model.
 
     ``rows`` are those of `cvrnet.scoring.head_rows`: the heads, named P1, P2 and so on, then the summaries.
 

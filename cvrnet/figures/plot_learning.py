@@ -1,4 +1,4 @@
-"""Learning curves from a run's history."""
+"""Draw learning curves from a run's history."""
 
 from __future__ import annotations
 
@@ -102,9 +102,9 @@ def _finish(figure: Figure, axes: Sequence[Axes], first: float, last: float, tit
 
 
 def best_row(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The row of the best epoch: the last one marked ``best``, or else that of the lowest finite validation loss.
+    """Return the row of the best epoch: the last row marked ``best``, otherwise the row of the lowest validation loss.
 
-    None if no row is marked and no loss is finite.
+    Losses that are not finite are ignored. If no row is marked and no loss is finite, the result is None.
     """
     called = [row for row in history if str(row.get("best", "")) in ("1", "True")]
     if called:

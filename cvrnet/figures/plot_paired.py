@@ -1,4 +1,4 @@
-"""Compare models on the same images: their differences from the first model."""
+"""Draw how much the scores of models differ from the scores of the first model, on the images of all models."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ ROW = 0.34  # inches
 
 
 def score_name(row: Mapping[str, Any]) -> str:
-    """The name of a row's score, such as ``AUC of CVP``."""
+    """Return the name of a row's score, such as ``AUC of CVP``."""
     names = {"accuracy": "accuracy", "auc_macro": "AUC, macro", "auc": f"AUC of {row['class']}"}
     return names[row["score"]]
 
 
 def plot_paired(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> Figure:
-    """Draw the difference of each row with its 95 % interval, and the line of no difference.
+    """Draw the difference of each row with its 95 % interval, and a vertical line at zero.
 
     ``rows`` are those of `cvrnet.report.paired.paired_rows`.
     """

@@ -1,4 +1,4 @@
-"""Risk-coverage curves: how often a model is wrong if it predicts only the images with the lowest uncertainty."""
+"""Draw risk-coverage curves: how often a model is wrong if it predicts only the images with the lowest uncertainty."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WIDTH, HEIGHT = 4.6, 2.8  # inches of the axes
 
 
 def plot_risk_coverage(curves: Mapping[str, Mapping[str, Any]], title: str | None = None) -> Figure:
-    """Draw a curve for each set of images; ``curves`` maps its name to `cvrnet.metrics.abstention.risk_coverage`."""
+    """Draw a curve for each set of images; ``curves`` maps the set's name to the result of `risk_coverage`."""
     figure, (ax,) = new_figure()
     entries = []
     for index, (name, curve) in enumerate(curves.items()):
@@ -21,5 +21,5 @@ def plot_risk_coverage(curves: Mapping[str, Mapping[str, Any]], title: str | Non
         entries.append((line, f"{name} (area {curve['area']:.3f})"))
     legend_below(figure, entries)
     ax.set(xlim=(0, 1), ylim=(0, None))
-    set_labels(ax, "Share of images answered, the most certain first", "Share of wrong answers")
+    set_labels(ax, "Share of images predicted, most certain first", "Share of wrong predictions")
     return finish(figure, [ax], WIDTH, HEIGHT, title)

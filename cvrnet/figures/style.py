@@ -1,4 +1,4 @@
-"""Size, colours, axes and legend of all figures, and how they are saved."""
+"""Define the size, colours, axes and legend of all figures, and save figures."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ FONT_SIZE = 9.0  # points
 LEGEND_CHARACTERS = 44  # most characters in a line of the legend
 TEXT = "#1a1a1a"
 GREY = "#767676"
-OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # strongest contrast on white first
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # by contrast on white, strongest first
 DASHES = ("solid", (0, (5, 1.5)), (0, (1, 1)))
 MOST_CLASSES = len(OKABE_ITO) * len(DASHES)
 """The most classes that lines, legends and cells with numbers can show; with more, figures are drawn in another way."""
-CROWD: dict[str, Any] = {"color": "#a8a8a8", "linewidth": 0.6, "alpha": 0.5}  # each line, if there are more classes
+CROWD: dict[str, Any] = {"color": "#a8a8a8", "linewidth": 0.6, "alpha": 0.5}  # style of each line for more classes
 
 
 def new_figure(heights: Sequence[float] = (1,), columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """Make a white figure with a grid of axes; a row shares its y axis, and a column its x axis.
+    """Make a white figure with a grid of axes; each row shares one y axis, each column one x axis.
 
     ``heights`` are the relative heights of the rows. The axes have dark ticks, two spines and faint grid lines.
     """
     space = 0.04 if columns > 1 else 0
     layout = ConstrainedLayoutEngine(w_pad=PAD, h_pad=PAD, wspace=space, hspace=0)
     figure = Figure(layout=layout, facecolor="white", edgecolor="white")
-    FigureCanvasAgg(figure)  # always the Agg canvas, also if the user has chosen another backend
+    FigureCanvasAgg(figure)  # always the Agg canvas, even if the user has chosen another backend
     grid = figure.subplots(len(heights), columns, sharex="col", sharey="row", squeeze=False, height_ratios=heights)
     axes = grid.ravel().tolist()
     for ax in axes:
@@ -80,7 +80,7 @@ def legend_below(figure: Figure, entries: Sequence[tuple[Artist, str]], columns:
 def finish(figure: Figure, axes: Sequence[Axes], width: float, height: float, title: str | None) -> Figure:
     """Add the title, and set the figure's size so that its first axes measure `width` x `height` inches.
 
-    (If the figure's size were fixed, axes with an equal aspect would shrink, and the legend would cover them.)
+    With a fixed figure size, axes with an equal aspect would shrink, and the legend would cover them.
     """
     if title:
         figure.suptitle(
@@ -109,7 +109,7 @@ def _lay_out(figure: Figure) -> None:
 
 
 def class_style(index: int) -> dict[str, Any]:
-    """The line style (colour, dashes, width) of the class with this index; the first `MOST_CLASSES` styles differ."""
+    """Return the line style (colour, dashes, width) of a class by its index; the first `MOST_CLASSES` styles differ."""
     return {
         "color": OKABE_ITO[index % len(OKABE_ITO)],
         "linestyle": DASHES[index // len(OKABE_ITO) % len(DASHES)],

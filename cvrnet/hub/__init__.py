@@ -1,6 +1,6 @@
-"""Trained models on the Hugging Face Hub: one repository per run, one branch per fold.
+"""Push runs to the Hugging Face Hub and pull runs from it: one repository per run, one branch per fold.
 
-This package publishes and copies runs. `cvrnet.runs.hub_download` reads ``hf-hub:user/repo`` for every command.
+`cvrnet.runs.hub_download` downloads the models of ``hf-hub:user/repo`` arguments for every command.
 """
 
 from cvrnet.hub.pull import pull_folds

@@ -1,4 +1,4 @@
-"""The model card: README.md with the metadata that the Hub understands, written from the run's own files.
+"""Write the model card: README.md with the metadata that the Hub understands, made from the files of the run.
 
 The text is in templates/card.md.jinja; this module collects the numbers.
 """
@@ -42,19 +42,19 @@ _FINDING_SCORES: dict[str, tuple[str, tuple[str, ...]]] = {
         ("expected_calibration_error", "Expected calibration error"),
     )
 }
-"""The same for a model of findings."""
+"""For a model of findings: the Hub's name of a metric -> its title, and its place in the scores."""
 _TOPICS = ("chest-x-ray", "radiology", "medical", "image-classification")
 _FINDING_COLUMNS = ("positives", "roc_auc", "average_precision")
 _CLASS_SCORES = ("support", "sensitivity", "specificity", "ppv", "npv", "roc_auc")
 _SETTINGS = ("epochs", "batch_size", "optimizer", "lr", "img_size", "class_weights", "pretrained", "seed")
 
-DEFAULT_LICENSE = "apache-2.0"  # of a new repository, if the user chooses none
+DEFAULT_LICENSE = "apache-2.0"  # license of a new repository, if the user chooses none
 
 _templates = template_environment("cvrnet.hub", html=False)  # the templates are Markdown and Python
 
 
 class _Evaluation(NamedTuple):
-    """Scores and the images that they come from; in a cross-validation, each score is a mean over the folds."""
+    """Scores, and the data set and split that were scored; in a cross-validation, scores are means over the folds."""
 
     dataset: str
     split: str
@@ -67,7 +67,7 @@ class _Evaluation(NamedTuple):
 
 
 def render(template: str, **facts: Any) -> bytes:
-    """Render a template of this package's templates folder with these values; return UTF-8 bytes.
+    """Render a template of the folder ``templates`` of this package with these values; return UTF-8 bytes.
 
     Raises:
         LookupError: A value is missing, for instance because a file of the run is damaged.
@@ -97,12 +97,12 @@ def render_card(
     files: Collection[str],
     license: str,
 ) -> bytes:
-    """Return README.md as UTF-8 bytes, made from the public forms of the run's files.
+    """Return README.md as UTF-8 bytes, made from the run's files without private data.
 
     Args:
         repo: ``user/repo``.
-        model: The model in ``main``: that of the branch `best`, or that of a single training.
-        run: The public form of run.json.
+        model: The model in ``main``: the model of the branch `best`, or of a single training.
+        run: run.json without private data.
         config: The model's config.json.
         decisions: The model's decisions.
         best: The branch whose model is also in ``main``; "" for a single training.
@@ -168,7 +168,7 @@ def render_card(
 
 
 def _calibration_sentence(done: Mapping[str, Any]) -> str:
-    """Sentences that say how ``cvrnet calibrate`` changed the model, and with which images; "" if it did not."""
+    """Return sentences on how ``cvrnet calibrate`` changed the model, and with which images; "" if it did not."""
     if not done:
         return ""
     biases = ", ".join(f"{name} {value:+.2f}" for name, value in done["bias"].items())
@@ -182,7 +182,7 @@ def _calibration_sentence(done: Mapping[str, Any]) -> str:
 
 
 def _base_models(config: Mapping[str, Any], model: nn.Module) -> list[str]:
-    """The Hub repositories of the pretrained weights from which training started."""
+    """Return the Hub repositories of the pretrained weights from which training started."""
     name = str(config.get("model", ""))
     if name.startswith("hf-hub:"):
         return [name.removeprefix("hf-hub:").partition("@")[0]]
@@ -196,7 +196,7 @@ def _base_models(config: Mapping[str, Any], model: nn.Module) -> list[str]:
 
 
 def _evaluations(run: Mapping[str, Any], metrics: Mapping[str, Any], summary: Mapping[str, Any]) -> list[_Evaluation]:
-    """The evaluations of a run, first the one on its own data set."""
+    """Return the evaluations of a run; the evaluation on the run's own data set comes first."""
     data = str(run["data"]).removeprefix("hfds:") or "the run's data set"
     source = f"{run.get('test_source')} (a source that was kept for testing)"
     if summary:
@@ -210,7 +210,7 @@ def _evaluations(run: Mapping[str, Any], metrics: Mapping[str, Any], summary: Ma
 
 
 def _model_index(name: str, evaluations: Sequence[_Evaluation]) -> list[dict[str, Any]]:
-    """Metadata that the Hub shows beside the card; the client's own function would give all test sets one name."""
+    """Return the metadata ``model-index``; the client's own function would give all test sets one name."""
     results = []
     for evaluation in evaluations:
         index = eval_results_to_model_index(name, _eval_results(evaluation))
@@ -242,10 +242,10 @@ def _eval_results(evaluation: _Evaluation) -> list[EvalResult]:
 def leaderboard_entries(
     run: Mapping[str, Any], metrics: Mapping[str, Any], summary: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """The content of ``.eval_results/cvrnet.yaml``: the scores of `render_card` in the Hub's newer format.
+    """Return the content of ``.eval_results/cvrnet.yaml``: the scores of `render_card` in the Hub's newer format.
 
-    An entry in this format names a data set of the Hub. So the list is empty unless the run's data set is one
-    (``hfds:user/name``), and if the installed client does not know the format. ``task_id`` is the metric's name.
+    An entry in this format names a data set of the Hub, and ``task_id`` is the metric's name. The list is empty if the
+    run's data set is not on the Hub (``hfds:user/name``), or if the installed client does not know the format.
     """
     data = str(run.get("data", ""))
     if not data.startswith("hfds:") or not hasattr(huggingface_hub, "EvalResultEntry"):
@@ -264,7 +264,7 @@ def leaderboard_entries(
 
 
 def _score_table(folds: Sequence[Mapping[str, Any]], evaluations: Sequence[_Evaluation]) -> dict[str, Any] | None:
-    """A table of scores: a row for each fold and mean or, for a single model, for each score; None if no scores."""
+    """Return a table with a row for each fold and mean (single model: for each score); None without scores."""
     shown = next((evaluation.shown for evaluation in evaluations), _SCORES)
     titles, places = zip(*shown.values(), strict=True)
     if folds:
@@ -272,7 +272,11 @@ def _score_table(folds: Sequence[Mapping[str, Any]], evaluations: Sequence[_Eval
         names = ["mean ± sd", *(evaluation.dataset for evaluation in evaluations[1:])]
         rows += [[name, "", *_cells(mean.scores, places)] for name, mean in zip(names, evaluations, strict=False)]
         head = ["fold", "images", *(title.partition(" (macro,")[0].partition(", mean over")[0] for title in titles)]
-        return {"head": head, "rows": rows, "note": "Each model is tested on the fold that it was not trained on."}
+        return {
+            "head": head,
+            "rows": rows,
+            "note": "Each model is tested on the fold that was left out of its training.",
+        }
     if evaluations:
         dataset, split, scores = evaluations[0]
         note = f"On the {scores['n']:,} {split} images of {dataset}."
@@ -292,7 +296,7 @@ def _at(scores: Mapping[str, Any], place: Sequence[str]) -> Any:
 
 
 def _shown(value: Any) -> str:
-    """A number, or mean and standard deviation, as a table shows it."""
+    """Format a number, or a mean and standard deviation, for a table."""
     if isinstance(value, Mapping):
         return "–" if value["mean"] is None else f"{value['mean']:.3f} ± {value['std']:.3f}"
     if value is None:

@@ -1,8 +1,8 @@
-"""Merge the text that a push writes with the text in the repository: only the library's own, unedited parts change.
+"""Merge the text that a push writes with the text in the repository: only parts that nobody edited change.
 
-The library's parts are between marks. The opening mark holds a hash of its part, so an edited part is recognised and
-stays as it is. The card's metadata is merged key by key: a comment in the card holds the hash of each value that the
-library wrote.
+Each part that the library writes is between marks. The opening mark holds a hash of the part, so an edited part is
+recognised and stays as it is. The card's metadata is merged key by key: a comment in the card holds the hash of each
+value that the library wrote.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def mark(text: str) -> str:
 
 
 def mark_card(text: str) -> str:
-    """Write the hashes of a card's parts into their marks, and those of its metadata into a comment at its end."""
+    """Write the hashes of a card's parts into the marks, and the hashes of its metadata into a comment at the end."""
     data = RepoCard(text).data.to_dict()
     metrics = [
         metric for entry in data.get(_RESULTS, []) for result in entry["results"] for metric in result["metrics"]
@@ -51,11 +51,11 @@ def mark_card(text: str) -> str:
 def merge_file(
     name: str, there: bytes | None, ours: bytes, *, license: str = "", renew: bool = False
 ) -> tuple[bytes, list[str]]:
-    """Merge `ours` with the repository's file of this name; return the file to push and the edited parts that stay.
+    """Merge `ours` with the repository's file `there`; return the file to push and the edited parts that stay.
 
-    With `renew`, the library's parts are replaced even if they were edited. A file or metadata without marks, and a
-    file that cannot be read, are then also replaced. `license` is the one that the user chose; if it is "", the license
-    in the existing card stays.
+    With `renew`, the library's parts are replaced even if somebody edited them. Files and metadata without marks, and
+    files that cannot be read, are then also replaced. `license` is the license that the user chose; if it is "", the
+    license in the existing card stays.
 
     Raises:
         UserError: Without `renew`: the repository's file is not UTF-8, or it is a card whose metadata cannot be read.
@@ -115,7 +115,7 @@ def _merge_card(there: str, ours: str, license: str, renew: bool) -> tuple[str, 
 def _merge_values(
     there: Mapping[str, Any], ours: Mapping[str, Any], written: Mapping[str, str], renew: bool
 ) -> dict[str, Any]:
-    """The existing metadata with the library's new values, except where somebody changed or removed the old value."""
+    """Return the existing metadata with the library's new values; values that somebody changed or removed stay so."""
     merged = dict(there)
     for key in dict.fromkeys((*written, *ours)):
         untouched = _hash(there[key]) == written.get(key) if key in there else key not in written
@@ -137,7 +137,7 @@ def _merge_license(metadata: dict[str, Any], there: Mapping[str, Any], license: 
 
 
 def _merge_results(there: Sequence[Any], ours: Sequence[Any], written: Collection[str]) -> list[dict[str, Any]]:
-    """The model-index with the library's new metrics, and with the metrics that others added or changed."""
+    """Return the model-index with the library's new metrics, and with the metrics that others added or changed."""
 
     def key(entry: Any, result: Any, metric: Any) -> tuple[Any, ...]:
         return entry["name"], result["dataset"], _measured(metric)[:2]

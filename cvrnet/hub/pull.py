@@ -34,7 +34,7 @@ class Pulled:
     revision: str
     commit: str
     folds: dict[str, str]  #: each fold's commit; empty for a single model
-    stale: str  #: why the Hub could not say whether this is the newest commit; "" if it is
+    stale: str  #: why it is not known whether this is the newest commit; "" if it is the newest commit
 
 
 def pull_folds(
@@ -55,7 +55,7 @@ def pull_folds(
         output: The run folder to write.
         folds: As in `hub_checkpoints`.
         overwrite: Replace a run that the folder holds.
-        progress: Called after each commit with the number done and the number to do.
+        progress: Called after each commit with the number of commits done and the total.
 
     Raises:
         UserError: The repository cannot be downloaded, it holds no model that is safe to read, or the folder exists.
@@ -93,7 +93,7 @@ def _assemble(parts: dict[str, Snapshot], folder: Path, pulled: Pulled) -> None:
     """Write hub.json, which marks the folder as a download, and copy the files."""
     write_json(folder / ORIGIN, asdict(pulled))
     for name, snapshot in parts.items():
-        # The cache may hold more files of the same commit, such as main's model. Copy only the files of this part.
+        # The cache may hold other files of this commit, such as main's model. Copy only the files of this part.
         model = MODEL_FILES if name or not pulled.folds else ()
         for pattern in (*model, *(_RESULTS if name else _RUN_FILES)):
             for path in snapshot.folder.glob(pattern):

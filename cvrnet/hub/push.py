@@ -35,7 +35,7 @@ class Pushed:
     repo: str
     url: str = ""
     private: bool = True
-    commits: dict[str, str] = field(default_factory=dict)  #: branch -> commit; includes ``main`` once it is pushed
+    commits: dict[str, str] = field(default_factory=dict)  #: branch -> commit, for the branches that were pushed
     unknown: str = ""  #: a branch whose push outcome is unknown, because the Hub did not answer
     kept: list[str] = field(default_factory=list)  #: parts of the card that were kept, because somebody edited them
 
@@ -54,22 +54,22 @@ def push_folds(
 ) -> Pushed:
     """Push a run: each fold to its branch, then ``main``, whose run.json records the folds' commits.
 
-    Each branch changes in one commit or not at all. Readers find the folds' commits in ``main``, which changes last: if
-    they load the repository during a push, they get the complete old run or the complete new one. If a push was
+    Each branch changes in one commit or not at all. Readers find the folds' commits in ``main``, which changes last. So
+    readers who load the repository during a push get the complete old run or the complete new run. If a push was
     interrupted, push again to continue it; branches that are up to date get no new commit.
 
-    Files that this package does not write stay, and so does what people wrote in the card (see `cvrnet.hub.merge`).
+    Files that this package does not write stay. Text that people wrote in the card stays, too (see `cvrnet.hub.merge`).
 
     Args:
         run: The folder of a cross-validation, a single training run or a converted checkpoint.
         repo: ``user/repo``; created if missing, private unless `public`.
-        folds: Numbers of the folds to push; all if empty. Other folds of the same run in the repository stay.
+        folds: Numbers of the folds to push; all if empty. Other folds of this run in the repository stay.
         public: Make the repository public.
         tag: A name for this state of the repository, such as ``v1.0``.
         with_predictions: Also push split.csv and predictions.csv, with hashed paths and patient ids.
-        license: The Hub's name of the license; if empty, that of the existing card, or apache-2.0 if there is none.
+        license: The Hub's name of the license; if empty, the license of the existing card, otherwise apache-2.0.
         overwrite: Replace another run or model in the repository, and parts of this run that somebody edited.
-        progress: Called after each branch with the number done and the number to do.
+        progress: Called after each branch with the number of branches done and the total.
 
     Raises:
         UserError: The run cannot be pushed, or the push failed: the message says what is safe and what to do.
@@ -88,14 +88,15 @@ def push_folds(
 
 
 def hub_client() -> HfApi:
-    """The Hub's client, which names this package in its requests."""
+    """Return the Hub's client, which names this package in its requests."""
     return HfApi(library_name="cvrnet", library_version=version("cvrnet"))
 
 
 def create_repository(api: HfApi, repo: str, public: bool, kind: str = "model") -> tuple[str, ModelInfo | SpaceInfo]:
-    """Create a repository ("model" or "space"), or use an existing one, which must be private unless `public`.
+    """Create a repository ("model" or "space"), or use an existing repository; return its page's address and its state.
 
-    Returns the address of its page, and its state.
+    Raises:
+        UserError: The existing repository is public, and `public` is False.
     """
     sdk = "gradio" if kind == "space" else None
     url = with_retries(api.create_repo, repo, repo_type=kind, space_sdk=sdk, private=not public, exist_ok=True)
@@ -109,7 +110,7 @@ def create_repository(api: HfApi, repo: str, public: bool, kind: str = "model") 
 def read_files(
     api: HfApi, repo: str, info: ModelInfo | SpaceInfo, names: Iterable[str], kind: str = "model"
 ) -> dict[str, bytes]:
-    """Name -> content of the named files at the commit in ``info``; files that the repository lacks are left out."""
+    """Return name -> content of files at the commit in ``info``; files that the repository lacks are left out."""
     there = {sibling.rfilename for sibling in info.siblings or ()}
     found = {}
     for name in sorted(there.intersection(names)):
@@ -152,10 +153,11 @@ def _push(
 def _join_same_run(
     staged: Staged, repo: str, info: Any, there: Mapping[str, bytes], overwrite: bool
 ) -> tuple[Staged, dict[str, str]]:
-    """The run to push, and the commits of its folds that the repository already holds.
+    """Return the run to push, and the commits of its folds that the repository already holds.
 
-    UserError if the repository holds another run, unless `overwrite`. Hashes of the data set that were made with
-    different keys cannot be compared. Then only the rest of run.json is compared, and the hash in the repository stays.
+    If the repository holds another run and `overwrite` is False, raise UserError. Hashes of the data set that were made
+    with different keys cannot be compared. In this case, only the rest of run.json is compared, and the hash in the
+    repository stays.
     """
     with suppress(ValueError, RecursionError, AttributeError):  # a damaged run.json counts as another run
         old = json.loads(there.get(RUN, b"null"))
@@ -176,10 +178,10 @@ def _join_same_run(
 def _put(
     api: HfApi, pushed: Pushed, branch: str, files: Files, overwrite: bool, *, parent: str = "", first: str = ""
 ) -> str:
-    """Make a branch hold these files and no other files of this package, in one commit; return that commit.
+    """Commit files to a branch, and remove its other files that this package wrote; return the commit.
 
     Files of other names stay, except in a branch that is still at the repository's commit `first`. The Hub's answer can
-    be lost after the commit was made, so after a failure the branch itself is compared with the files.
+    be lost after the commit was made, so after a failure the branch is compared with the files.
     """
     repo = pushed.repo
 
@@ -212,13 +214,13 @@ def _put(
 
 
 def _list_hashes(api: HfApi, repo: str, commit: str) -> dict[str, str]:
-    """The Hub's hash of each file in a commit."""
+    """Return the Hub's hash of each file in a commit."""
     entries = with_retries(lambda: list(api.list_repo_tree(repo, revision=commit, recursive=True)))
     return {e.path: hub_hash(e) for e in entries if isinstance(e, RepoFile) and e.path != _ATTRIBUTES}
 
 
 def _difference(there: Mapping[str, str], files: Files, *, everything: bool = False) -> tuple[set[str], set[str]]:
-    """The names of the files to push (those that are missing or differ), and of this package's files to remove."""
+    """Return the names of the files to push (missing or different), and of this package's files to remove."""
     changed = {name for name, content in files.items() if not matches(content, there.get(name, ""))}
     return changed, {name for name in there.keys() - files.keys() if everything or name in {*WRITTEN, _PICKLE}}
 
@@ -253,7 +255,7 @@ def _tag(api: HfApi, repo: str, tag: str, commit: str) -> None:
 
 def _what_is_safe(pushed: Pushed) -> str:
     if "main" in pushed.commits:
-        return "the run is complete on the Hub, without the tag"
+        return "the run is complete on the Hub, but has no tag"
     there = ", ".join(pushed.commits)
     if pushed.unknown:
         done = f"{there} arrived; " if there else ""

@@ -55,9 +55,9 @@ _PATH = re.compile(
 def public_run(run: Mapping[str, Any], repo: str) -> dict[str, Any]:
     """Return run.json without facts about the machine; the data set is named only if it is a data set of the Hub.
 
-    Anybody could identify the data set by comparing ``data_sha256`` with the hashes of data sets that they know. So it
-    is replaced by a keyed hash. Only the user has the key, and the hash differs between repositories; ``data_key``
-    identifies the key. If the key cannot be read or made, both are left out.
+    Readers could identify the data set by comparing ``data_sha256`` with the hashes of known data sets. So this hash is
+    replaced by a keyed hash, which differs between repositories. Only the user has the key; ``data_key`` identifies it.
+    If the key cannot be read or made, ``data_sha256`` and ``data_key`` are left out.
 
     >>> run = {"kind": "train", "data": "/home/ada/ward-7/manifest.csv", "config": {"model": "local-dir:/home/ada/run"}}
     >>> public_run(run, "ada/chest")
@@ -86,7 +86,7 @@ def public_run(run: Mapping[str, Any], repo: str) -> dict[str, Any]:
 
 
 def _public_sources(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of the encoders, without local folders and paths."""
+    """Return the settings of the encoders, without local folders and paths."""
     encoders, files = config.get("encoders", ()), config.get("encoder_weights", ())
     public = {
         "encoders": ["local-dir" if str(name).startswith("local-dir:") else name for name in encoders],
@@ -107,7 +107,7 @@ def _check_types(run: Mapping[str, Any]) -> None:
 
 
 def without_paths(value: Any) -> Any:
-    """A JSON value without the strings that look like paths, such as the names of the worst images."""
+    """Return a JSON value without the strings that look like paths, such as the names of the worst images."""
     if isinstance(value, Mapping):
         return {key: without_paths(item) for key, item in value.items() if not _looks_local(item)}
     if isinstance(value, list | tuple):
@@ -120,7 +120,7 @@ def _looks_local(value: Any) -> bool:
 
 
 def public_table(path: Path, key: bytes | None) -> bytes:
-    """A CSV file without unknown columns; paths and patient ids are hashed with the key, or empty without a key."""
+    """Return a CSV file without unknown columns; paths and patient ids are hashed or, without a key, empty."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(file)
         columns = [name for name in rows.fieldnames or () if _COLUMNS.fullmatch(name)]
@@ -136,7 +136,7 @@ def public_table(path: Path, key: bytes | None) -> bytes:
 
 
 def hash_key(run: Path) -> bytes:
-    """The run's random key for hashes; the first push that needs it makes its file, which only the owner can read."""
+    """Return the run's random key for hashes; if its file is missing, make one that only the owner can read."""
     path = run / HASH_KEY
     if not path.is_file():
         with atomic_write(path) as temporary:
@@ -149,7 +149,7 @@ def hash_key(run: Path) -> bytes:
 
 
 def public_figure(path: Path) -> bytes:
-    """A PNG file with its pixels only, without texts, times and other metadata; UserError if the file is incomplete."""
+    """Return a PNG file without texts, times and other metadata; UserError if the file is incomplete."""
     file = io.BytesIO()
     try:
         with Image.open(path, formats=["PNG"]) as figure:
@@ -162,7 +162,7 @@ def public_figure(path: Path) -> bytes:
 
 
 def check_harmless(files: Mapping[str, bytes | Path], run: Path) -> None:
-    """Raise UserError if a file still contains a path on this machine, although private data were removed."""
+    """Raise UserError if a file that will be pushed still contains a path on this machine."""
     local = {str(run.resolve()), str(Path.home()), str(Path.cwd())} - {"/", "/root", "C:\\"}
     for name, content in files.items():
         if not name.endswith((".json", ".md", ".csv", ".safetensors")):
@@ -174,12 +174,12 @@ def check_harmless(files: Mapping[str, bytes | Path], run: Path) -> None:
 
 
 def _header(path: Path) -> bytes:
-    """The header of a safetensors file: names, shapes and metadata."""
+    """Return the header of a safetensors file: names, shapes and metadata."""
     with path.open("rb") as file:
         return file.read(min(int.from_bytes(file.read(8), "little"), 1 << 24))
 
 
 def public_json(value: Any) -> bytes:
-    """The bytes of a JSON file, as :func:`cvrnet.files.write_json` would write it."""
+    """Return the bytes of a JSON file, as :func:`cvrnet.files.write_json` would write it."""
     # A lone surrogate, which UTF-8 cannot represent, becomes the JSON escape of the same character.
     return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "backslashreplace")

@@ -25,7 +25,7 @@ _PROGRAM = b"from cvrnet.demo import serve"
 
 
 def space_files(repo: str, license: str = "") -> dict[str, bytes]:
-    """The files of a Space that serves a model's demo page: name -> content."""
+    """Return the files of a Space that serves a model's demo page: name -> content."""
     try:
         gradio = version("gradio")
     except PackageNotFoundError:
@@ -43,11 +43,11 @@ def space_files(repo: str, license: str = "") -> dict[str, bytes]:
 
 
 def push_space(repo: str, *, public: bool = False, license: str = "", overwrite: bool = False) -> Pushed:
-    """Push a model's demo page to the Space with the same name as its repository; private unless `public`.
+    """Push a model's demo page to a Space that has the name of the model's repository; private unless `public`.
 
-    An existing Space keeps its settings, its other files and the parts of this package's files that somebody edited
-    (see `cvrnet.hub.merge`); the Hub builds it again. With ``overwrite``, edited parts and another program in the Space
-    are replaced. The other arguments are those of `push_folds`.
+    The Hub then builds the Space. An existing Space keeps its settings, its other files, and the parts of this
+    package's files that somebody edited (see `cvrnet.hub.merge`). With ``overwrite``, edited parts and another program
+    in the Space are replaced. The other arguments are those of `push_folds`.
 
     Raises:
         UserError: The Space cannot be pushed, or holds another program.
@@ -55,7 +55,7 @@ def push_space(repo: str, *, public: bool = False, license: str = "", overwrite:
     repo, _ = parse_reference(repo)
     files = space_files(repo, license)
     api = hub_client()
-    with hub_errors(f"cannot push the Space {repo}", lambda: "it was not changed"):
+    with hub_errors(f"cannot push the Space {repo}", lambda: "the Space was not changed"):
         url, info = create_repository(api, repo, public, "space")
         there = read_files(api, repo, info, files, "space")
         if not overwrite and _PROGRAM not in there.get(APP, _PROGRAM):
@@ -74,7 +74,7 @@ def push_space(repo: str, *, public: bool = False, license: str = "", overwrite:
 def preview_push(
     run: Path, repo: str, *, folds: Sequence[int], with_predictions: bool, license: str, space: bool
 ) -> tuple[str, list[dict[str, Any]]]:
-    """The card of a push, and a row (branch, file, bytes) for each file. Arguments and errors as in `push_folds`."""
+    """Return the card of a push, and a row (branch, file, bytes) for each file; arguments as in `push_folds`."""
     repo, _ = parse_reference(repo)
     staged = stage_run(run, repo, folds, with_predictions=with_predictions, license=license)
     branches: dict[str, Any] = {"main": staged.main_files({}), **staged.folds}

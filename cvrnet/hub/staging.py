@@ -43,12 +43,12 @@ WRITTEN = frozenset(
     {LEADERBOARD, RUN, CONFIG, WEIGHTS, NOVELTY, SEGMENTER, METRICS, SUMMARY, HISTORY, SPLIT, PREDICTIONS}
     | {f"{FIGURES}/{name}.png" for name in redact.PUBLIC_FIGURES}
 )
-"""The names of the files that a push may write, beside the card. Files of other names belong to somebody else."""
+"""The names of the files that a push may write, besides the card. Files of other names belong to somebody else."""
 
 
 @dataclass(frozen=True)
 class Staged:
-    """A run, ready to push."""
+    """The files of a run that will be pushed, without private data."""
 
     run: dict[str, Any]  #: run.json as it is pushed, without the folds' commits
     card: bytes  #: README.md of a new repository
@@ -56,7 +56,7 @@ class Staged:
     folds: dict[str, Files]  #: branch -> files, for each fold that is pushed
 
     def main_files(self, commits: Mapping[str, str]) -> Files:
-        """All files of ``main``, with the folds' commits in run.json."""
+        """Return all files of ``main``, with the folds' commits in run.json."""
         recorded = {COMMITS: dict(sorted(commits.items()))} if commits else {}
         return {RUN: redact.public_json(self.run | recorded), CARD: self.card, **self.main}
 
@@ -89,7 +89,9 @@ def _stage(run: Path, repo: str, folds: Sequence[int], with_predictions: bool, l
     model = load_checkpoint(run / best)
     if len(description["classes"]) != model.num_classes:
         named = len(description["classes"])
-        raise UserError(f"{run / RUN} names {named} classes; expected {model.num_classes}, as many as its models have")
+        raise UserError(
+            f"{run / RUN} names {named} classes; expected {model.num_classes}, the number of classes of its models"
+        )
     branches = {name: _files(folder, folder, key) for name, folder in checkpoints.items()}
     main = _files(run, run / best, key)
     scores = {} if checkpoints else _scores(run / METRICS)
@@ -124,7 +126,7 @@ def _check_inside(run: Path, folders: Sequence[Path]) -> None:
 
 
 def _best(metrics: Mapping[str, Mapping[str, Any]]) -> str:
-    """The fold with the highest validation accuracy (for findings: AUC); if equal, the one with the lowest loss."""
+    """Return the fold with the highest validation accuracy (findings: AUC); among equal folds, the lowest loss."""
 
     def rank(name: str) -> tuple[float, float]:
         val = metrics[name].get("val", {})
@@ -135,7 +137,7 @@ def _best(metrics: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _files(folder: Path, checkpoint: Path, key: bytes | None) -> Files:
-    """The public files of a run or a fold, with one model."""
+    """Return the public files of a run or a fold, with one model."""
     files: Files = {}
     for name in (METRICS, SUMMARY):
         if (folder / name).is_file():
@@ -151,9 +153,9 @@ def _files(folder: Path, checkpoint: Path, key: bytes | None) -> Files:
 
 
 def _checkpoint_files(checkpoint: Path) -> Files:
-    """The files of a model as they are pushed."""
+    """Return the files of a model as they are pushed."""
     config = read_json(checkpoint / CONFIG)
-    # Checkpoints of earlier versions have num_classes here, and transformers refuses it (see `cvrnet.runs.checkpoint`).
+    # Checkpoints of earlier versions have num_classes here. transformers refuses it (see `cvrnet.runs.checkpoint`).
     config.setdefault("model_args", {}).pop("num_classes", None)
     others: Files = {name: checkpoint / name for name in (NOVELTY, SEGMENTER) if (checkpoint / name).is_file()}
     return {CONFIG: redact.public_json(config), WEIGHTS: checkpoint / WEIGHTS, **others}
@@ -164,7 +166,7 @@ def _scores(path: Path) -> dict[str, Any]:
 
 
 def _marked(path: Path) -> dict[str, float]:
-    """The share of each set's images that are marked as unusual; {} if the model cannot detect such images."""
+    """Return the share of each set's images that are marked as unusual; {} if the model cannot detect such images."""
     if not path.is_file():
         return {}
     with damaged_files(path):
@@ -176,7 +178,7 @@ def _marked(path: Path) -> dict[str, float]:
 
 
 def _severe(run: Path) -> list[str] | None:
-    """Sentences of the audit's severe findings; None if the run was not audited."""
+    """Return the sentences of the audit's severe findings; None if the run was not audited."""
     if not (run / AUDIT).is_file():
         return None
     findings = read_json(run / AUDIT).get("findings", ())

@@ -1,4 +1,4 @@
-"""Predictions from trained models: one fold, or all folds of a run as an ensemble."""
+"""Predict with trained models: one fold, or all folds of a run as an ensemble."""
 
 from cvrnet.inference.predictor import Prediction, Predictor
 

@@ -1,4 +1,4 @@
-"""Choose the backend of a model: PyTorch, or OpenVINO or ONNX Runtime with a copy that is converted once and kept."""
+"""Choose the backend of a model: PyTorch, or OpenVINO or ONNX Runtime with a converted copy that the cache keeps."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 BACKENDS = ("auto", "torch", "openvino", "onnxruntime")
 CONVERTED_PAYS, KEPT_PAYS = 200, 50
-"""For at least this many images, a conversion for ONNX Runtime saves more time than it takes, and so does opening an
-existing copy: measured 173 and 37 for a ``cvrnet_lite`` (docs/performance.md)."""
+"""The least numbers of images for which ONNX Runtime saves time: if the model must be converted first, and if a
+converted copy exists. Measured for a ``cvrnet_lite``: 173 and 37 images (docs/performance.md)."""
 
 
 def open_model(
@@ -47,7 +47,7 @@ def open_model(
         raise UserError(f"backend {backend!r} is not known; expected one of {', '.join(BACKENDS)}")
     if str(model).lower().endswith(".onnx"):
         if folds:
-            raise UserError(f"{model} is one model; folds can be chosen only from a run: leave them out")
+            raise UserError(f"{model} is a single model, but folds can be chosen only from a run; leave the folds out")
         if compile or backend == "torch":
             raise UserError(
                 f"{model} is an ONNX file, which PyTorch does not run; expected a run folder or a checkpoint"
@@ -89,13 +89,13 @@ def open_model(
 
 
 def _can_convert(engine: TorchEngine, dtype: str) -> bool:
-    """Whether another engine can compute the model: on a CPU, in float32, with a converter and an engine installed."""
+    """Return whether another engine can run the model: on a CPU, in float32, with the needed packages installed."""
     installed = find_spec("onnxscript") and (find_spec("openvino") or find_spec("onnxruntime"))
     return bool(installed) and engine.device.type == "cpu" and dtype in ("auto", "fp32")
 
 
 def _fastest(engine: TorchEngine, copies: Sequence[ConvertedCopy], dtype: str, images: float) -> Engine:
-    """Measure PyTorch and the installed engine, and return the faster one; PyTorch if there are too few images."""
+    """Measure PyTorch and the installed engine, and return the faster; PyTorch if there are too few images."""
     from cvrnet.inference.converted_engine import ConvertedEngine
 
     if images < CONVERTED_PAYS and not all(copy.file.is_file() for copy in copies):
@@ -106,7 +106,7 @@ def _fastest(engine: TorchEngine, copies: Sequence[ConvertedCopy], dtype: str, i
 
 
 def _seconds(engine: Engine, pixels: NDArray[np.uint8]) -> float:
-    """The time that an engine takes for a batch, after a first batch as warm-up."""
+    """Return the seconds that an engine takes for a batch, after a first batch as warm-up."""
     engine(pixels)
     start = time.perf_counter()
     engine(pixels)

@@ -1,4 +1,4 @@
-"""Batches of bags whose pictures' vectors are computed already, and a head's predictions for them."""
+"""Make batches of bags from the stored vectors of their pictures, and predict the bags with a head."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cvrnet.heads import Bags, to_probabilities
 from cvrnet.inference.frozen_features import FrozenFeatures, head_inputs
 from cvrnet.network import CVRNet
 
-CHUNK = 1200  # the most pictures whose vectors are in memory at once, unless one bag has more
+CHUNK = 1200  # most pictures whose vectors are in memory at once; a bag with more pictures is a chunk by itself
 
 
 class BagAnswers(NamedTuple):
@@ -27,10 +27,10 @@ class BagAnswers(NamedTuple):
 
 
 def answer_bags(model: CVRNet, bags: Bags) -> BagAnswers:
-    """Predict bags with a model, on the device of its head.
+    """Predict bags with a model, on the device of the model's head.
 
-    The bags' vectors, (P, width), are the pooled maps of all encoders. A head that averages logits counts as a single
-    head, as in `cvrnet.inference.Predictor`.
+    The bags' vectors, (P, width), are the pooled maps of all encoders. If the model averages logits, its heads count as
+    a single head, as in `cvrnet.inference.Predictor`.
     """
     head: Any = model.head.eval()
     with torch.inference_mode():
@@ -50,7 +50,7 @@ def answer_frozen(model: CVRNet, features: FrozenFeatures, studies: Sequence[Stu
 
 
 def frozen_bags(features: FrozenFeatures, studies: Sequence[Study]) -> Bags:
-    """The bags of studies, from the vectors of the pictures without augmentation."""
+    """Return the bags of studies, with the stored vectors of the pictures without augmentation."""
     rows = features.rows(pictures_of(studies))
     return make_bags(
         features.vectors[rows, 0], [len(s.pictures) for s in studies], [d for s in studies for d in s.days]

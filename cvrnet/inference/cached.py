@@ -1,4 +1,4 @@
-"""Predictions for images that are already decoded: validation during training, and evaluation afterwards."""
+"""Predict images that are already decoded, for validation during training and for evaluation afterwards."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def predict_cached(
     index: int = 0,
     count: int = 1,
 ) -> list[tuple[int, NDArray[np.float64]]]:
-    """Return each batch's index, and each head's probabilities (heads, images, classes), averaged over the models.
+    """Return, for each batch, its index and each head's probabilities (heads, images, classes), as a mean over models.
 
-    Each of `count` processes takes every `count`-th batch; `index` is the index of this process. The batches and the
-    results are exactly the same for every number of processes.
+    Each of `count` processes takes every `count`-th batch; `index` is the index of this process. The number of
+    processes changes neither the batches nor the results.
     """
     numbers = range(index, -(-len(records) // batch_size), count)
     batches = (records[number * batch_size : (number + 1) * batch_size] for number in numbers)

@@ -18,13 +18,13 @@ TOLERANCES = {"fp32": 1e-4, "bf16": 5e-3}  # largest difference of a probability
 
 
 class ConvertedEngine:
-    """Runs the copy of one network, or of the network of each fold; an engine of `cvrnet.Predictor`.
+    """Runs the converted copy of one network, or of the network of each fold; an engine of `cvrnet.Predictor`.
 
     Args:
         engine: The networks in PyTorch, on the CPU.
-        copies: The converted copy of each network, in the same order.
-        dtype: ``auto`` is the fastest number format with which the probabilities of all networks stay within
-            `TOLERANCES`.
+        copies: The converted copy of each network, in the order of the networks.
+        dtype: A number format; ``auto`` is the fastest number format with which the probabilities of all networks stay
+            within `TOLERANCES`.
         backend: ``openvino`` or ``onnxruntime``.
 
     Raises:
@@ -50,33 +50,33 @@ class ConvertedEngine:
     ahead = 0  #: see `TorchEngine`
 
     def start(self, pixels: NDArray[np.uint8], size: int = 0) -> Callable[[], Answer]:
-        """Like `TorchEngine.start`, but computes at once."""
+        """Compute images at once, and return a function that returns the result (see `TorchEngine.start`)."""
         answer = self(pixels, size)
         return lambda: answer
 
     @property
     def num_heads(self) -> int:
-        """Number of heads; UserError if a model has none."""
+        """Number of heads; UserError if a model has no heads."""
         return self._torch.num_heads
 
     def __call__(self, pixels: NDArray[np.uint8], size: int = 0) -> Answer:
-        """Like `TorchEngine.__call__`; a batch may have any number of images, so `size` has no effect."""
+        """Compute images as `TorchEngine.__call__` does; a batch may have any length, so `size` has no effect."""
         answers = [network(pixels) for network in self._networks]
         return np.concatenate([a[0] for a in answers]), np.concatenate([a[1] for a in answers], 1)
 
     @cached_property
     def _images(self) -> NDArray[np.uint8]:
-        """The images on which all networks are compared; read once, and only if a comparison is necessary."""
+        """The images on which the networks are compared with PyTorch; they are read once, and only if needed."""
         return self._copies[0].images(self.preprocessing)
 
     def _open(self, dtype: str, backend: str) -> float:
-        """Open the copies; return the largest difference of their probabilities from those of PyTorch in float32."""
+        """Open the copies; return the largest difference of their probabilities from PyTorch's in float32."""
         self._networks = [copy.open(dtype, backend, lambda: self._images) for copy in self._copies]
         self.precision = self._networks[0].precision
         return max(map(self._difference, range(len(self._copies)), self._copies, self._networks))
 
     def _difference(self, number: int, copy: ConvertedCopy, opened: OnnxEngine) -> float:
-        """The largest difference of a copy's probabilities from PyTorch's; it is measured once and then stored."""
+        """Return the largest difference of a copy's probabilities from PyTorch's; measure it once and store it."""
         if (known := copy.known_difference(opened)) is not None:
             return known
         exact = TorchEngine([self.models[number]], "cpu", "fp32", compile=False)

@@ -1,4 +1,4 @@
-"""Decide from an image's probabilities: is it positive, which classes are possible, should the model abstain."""
+"""Decide from an image's probabilities: is the image positive, which classes are possible, should the model abstain."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from cvrnet.metrics.operating_points import OperatingPoint, positives, select_op
 
 @dataclass(frozen=True)
 class Decide:
-    """The decisions that the user wants for each image; none by default.
+    """The decisions that the user wants for each image; by default, no decision.
 
     Raises:
-        UserError: The model has no such decision, or the coverage or the share to abstain from is impossible.
+        UserError: The model does not have a wanted decision, or the coverage or the share to abstain from is not valid.
     """
 
-    decisions: Decisions  #: those of the model
+    decisions: Decisions  #: the thresholds, prediction sets and limits of uncertainty of the model
     classes: Sequence[str]  #: names in the order of the probabilities
-    #: ``sensitivity``, ``specificity`` or ``youden``, or with the target: ``sensitivity=0.9``. Adds ``positive_CLASS``
-    #: for each class that has a threshold. Each class is decided separately.
+    #: ``sensitivity``, ``specificity`` or ``youden``, or a rule with its target: ``sensitivity=0.9``. Adds
+    #: ``positive_CLASS`` for each class that has a threshold. Each class is decided separately.
     operating_point: str = ""
     #: A share such as 0.9. Adds ``set``, the classes to which the image may belong (`cvrnet.metrics.conformal`).
     coverage: float | None = None
-    by_class: bool = False  #: the coverage holds for the images of each class, and not only for all images together
+    by_class: bool = False  #: the coverage also holds within each class, not only for all images together
     #: A share such as 0.3. Adds ``abstain``: whether the image is in this most uncertain share of images
     #: (`cvrnet.metrics.abstention`).
     abstain: float | None = None
@@ -44,7 +44,7 @@ class Decide:
             coverage_index(self.coverage)
             _ = self._sets
         elif self.by_class:
-            raise UserError("by_class is for prediction sets: it needs a coverage")
+            raise UserError("by_class is for prediction sets; set a coverage, too")
         if self.abstain is not None:
             self._abstention.passed_on([[1.0] * len(self.classes)], self.abstain)
 
@@ -56,8 +56,8 @@ class Decide:
     def _sets(self) -> PredictionSets:
         if self.decisions.prediction_sets is None:
             raise UserError(
-                "the model has no prediction sets; train and crossval calibrate them, but not for findings: "
-                "use --operating-point"
+                "the model has no prediction sets; train and crossval make them for models of classes; for "
+                "a model of findings, use --operating-point"
             )
         return self.decisions.prediction_sets
 
@@ -65,14 +65,14 @@ class Decide:
     def _abstention(self) -> Abstention:
         if self.decisions.abstention is None:
             raise UserError(
-                "the model has no limits of uncertainty; train and crossval choose them, but not for findings: "
-                "use --operating-point"
+                "the model has no limits of uncertainty; train and crossval choose them for models of "
+                "classes; for a model of findings, use --operating-point"
             )
         return self.decisions.abstention
 
     @property
     def columns(self) -> list[str]:
-        """The names of the decisions, in the order of the columns."""
+        """The names of the columns of `row`, in their order."""
         chosen = {point.class_name for point in self._points} if self.operating_point else ()
         columns = [f"positive_{name}" for name in self.classes if name in chosen]
         columns += ["set"] if self.coverage is not None else []
@@ -80,15 +80,15 @@ class Decide:
 
     @property
     def warnings(self) -> list[str]:
-        """What a user must know before relying on these decisions."""
+        """Sentences on what a user must know before relying on these decisions."""
         found = threshold_warnings(self._points) if self.operating_point else []
         if self.coverage is not None and self._sets.least[coverage_index(self.coverage)] == 0:
             few = f"{self._sets.patients} validation patients are too few for a coverage of {self.coverage:g}"
-            found.append(f"{few}: every set holds all classes")
+            found.append(f"{few}: every prediction set holds all classes")
         return found
 
     def __call__(self, probabilities: ArrayLike) -> dict[str, Any]:
-        """The decisions for one image, from the probability of each class, (C,).
+        """Return the decisions for one image, from the probability of each class, (C,).
 
         ``positive_CLASS`` and ``abstain`` are booleans, ``set`` is a list of class names.
         """
@@ -105,6 +105,6 @@ class Decide:
         return decided
 
     def row(self, probabilities: ArrayLike) -> dict[str, Any]:
-        """The decisions as cells of a table: 1 or 0, and the classes of a set joined by ``|``."""
+        """Return the decisions as cells of a table: 1 or 0, and the classes of the set, joined by ``|``."""
         cells = self(probabilities)
         return {name: "|".join(v) if isinstance(v, list) else int(v) for name, v in cells.items()}

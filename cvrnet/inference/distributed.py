@@ -1,6 +1,6 @@
-"""Predict with several processes, on one or more machines: each takes a share of the files, one collects the results.
+"""Predict with several processes on one or more machines: each predicts some files, and one collects the results.
 
-Needs accelerate (extra ``train``), whose launcher starts the processes.
+This needs accelerate (extra ``train``): ``accelerate launch`` starts the processes.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ PORTION = 8  # batches that each process works on between two exchanges of predi
 
 
 class SharedPrediction:
-    """One of the processes that ``accelerate launch`` started, each on its own device (with ``cuda``: its own GPU).
+    """One of the processes that ``accelerate launch`` started.
 
-    The main process (`is_main`) collects the predictions.
+    Each process has its own device (with ``cuda``: its own GPU). The main process (`is_main`) collects the predictions.
     """
 
     def __init__(self, device: str = "auto") -> None:
@@ -34,10 +34,10 @@ class SharedPrediction:
     def stream(
         self, predictor: Predictor, paths: Sequence[Path], *, batch_size: int = 8, **options: Any
     ) -> Iterator[Prediction]:
-        """Like :meth:`Predictor.stream`, but each of n processes predicts every n-th file.
+        """Predict files as :meth:`Predictor.stream` does, but predict only every n-th file in each of n processes.
 
-        The main process yields the predictions of all files, in their order and in constant memory; the others yield
-        nothing. The files must be the same in every process.
+        The main process yields the predictions of all files, in their order and in constant memory; the other processes
+        yield nothing. All processes must get equal lists of files.
         """
         rank, world = self._state.process_index, self._state.num_processes
         mine = predictor.stream(paths[rank::world], batch_size=batch_size, **options)
@@ -48,7 +48,10 @@ class SharedPrediction:
             for prediction in turns:
                 if prediction is not None:
                     if prediction.path != (path := next(expected, None)):
-                        raise UserError(f"the processes do not have the same files: {prediction.path}, expected {path}")
+                        raise UserError(
+                            f"the processes have different files: {prediction.path}, expected {path}; give every "
+                            "process equal paths"
+                        )
                     yield prediction
 
     def close(self) -> None:

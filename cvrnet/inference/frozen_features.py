@@ -1,4 +1,4 @@
-"""The pooled feature maps of frozen encoders, and their sides: computed once for each image, and stored on disk."""
+"""Compute the pooled feature maps of frozen encoders, and their sides, once for each image, and store them on disk."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from cvrnet.inference.head_logits import HeadLogits
 from cvrnet.inference.prefetch import map_ahead
 from cvrnet.network import CVRNet
 
-FEATURES_VERSION = 1  #: increase it if the vectors of images change: all entries are then computed again
+FEATURES_VERSION = 1  #: increase this number if the vectors of images change: all entries are then computed again
 BATCH = 32  #: images in every forward pass; the last batch is filled up, so that vectors never depend on the batch
 MIRRORED = -1  #: the index of the view that is the mirror image
 
@@ -39,18 +39,18 @@ Files = Mapping[int, Sequence[ArrayFiles]]  # view -> the files of each encoder
 class FrozenFeatures:
     """The pooled maps of a network's encoders, for several views of each image.
 
-    View 0 is the image itself; the others are augmented, and depend only on the seed, the view's index and the pixels.
-    With view 0, the sides of its maps (`cvrnet.heads.novelty.sides`) are stored; those of the mirror image are computed
-    on demand. The vectors of each encoder are stored beside the decoded images. Their file names depend on the
-    encoder's weights, the preprocessing and the number format, so all heads, folds, runs and pairs of encoders can use
-    them.
+    View 0 is the image itself. The other views are augmented; they depend only on the seed, the view's index and the
+    pixels. With view 0, the sides of its maps (`cvrnet.heads.novelty.sides`) are stored; the sides of the mirror image
+    are computed on demand. The vectors of each encoder are stored beside the decoded images. Their file names depend
+    only on the encoder's weights, the preprocessing and the number format. So all heads, folds, runs and pairs of
+    encoders can share the files.
 
     Args:
         model: The network; its heads are not used.
-        cache: The decoded images, in the network's size. Vectors are stored in its folder.
-        device, amp: Device and number format, as `device` and `dtype` of `Predictor`. Float32 gives the same vectors on
-            every machine, and heads on frozen encoders are sensitive to rounding. Encoders compute as in prediction,
-            with batch norm folded into the convolutions.
+        cache: The decoded images, in the network's size. Vectors are stored in the folder of the cache.
+        device, amp: Device and number format, as `device` and `dtype` of `Predictor`. The default is float32, because
+            it gives equal vectors on every machine, and heads on frozen encoders are sensitive to rounding. Encoders
+            compute as in prediction, with batch norm folded into the convolutions.
         views: Number of views, at least 1.
         augmentation, seed: Settings of the augmented views, from view 1.
     """
@@ -92,7 +92,7 @@ class FrozenFeatures:
     def build(self, records: Sequence[Record], progress: Callable[[int, int], object] | None = None) -> None:
         """Compute the vectors that are missing, or whose image has changed.
 
-        ``progress`` is called after each batch with the number of views done and to do.
+        ``progress`` is called after each batch with the number of views done and the number of views to compute.
 
         Raises:
             ImageError: An image cannot be read.
@@ -103,7 +103,7 @@ class FrozenFeatures:
     def _complete(
         self, wanted: Files, records: Sequence[Record], progress: Callable[[int, int], object] | None = None
     ) -> None:
-        """Compute and store all vectors of each view that lacks a wanted file; spreads only if spreads are wanted."""
+        """Compute and store all vectors of each view that lacks one of the wanted files; spreads only if wanted."""
         spread = wanted is self._spreads
         todo = [
             (record, view)
@@ -117,7 +117,7 @@ class FrozenFeatures:
             images = [image for _, (image, _) in batch]
             images += [torch.zeros_like(images[0])] * (BATCH - len(images))
             for encoder, vectors in enumerate(self._compute(torch.stack(images), spread)):
-                # the batch may be filled up
+                # not strict: a batch that was filled up has more vectors than images
                 for ((record, view), (_, status)), rows in zip(batch, vectors, strict=False):
                     kinds = [(self._files, rows[:1]), (self._sides, rows[1:3])]
                     for kind, vector in [*kinds, (self._spreads, rows[3:])] if spread else kinds:
@@ -131,6 +131,7 @@ class FrozenFeatures:
         """Build the vectors of images, and collect them in ``vectors``, a memory-mapped file without a name.
 
         Raises:
+            ImageError, UserError: See `build`.
             OSError: The disk is full.
         """
         self.build(records, progress)
@@ -141,22 +142,22 @@ class FrozenFeatures:
                 self.vectors[i, view] = self._vector(self._files, view, record)[0]
 
     def rows(self, records: Sequence[Record]) -> list[int]:
-        """The indices of loaded images in ``vectors``."""
+        """Return the indices of images in ``vectors``; `load` must have loaded the images."""
         return [self._rows[record.path] for record in records]
 
     def sides(self, records: Sequence[Record], view: int = 0) -> Vectors:
-        """The sides of the maps of images (view 0) or of their mirror images, (images, 2, width).
+        """Return the sides of the maps of images (view 0) or of their mirror images, (images, 2, width).
 
-        They are computed if they are missing.
+        Sides that are missing are computed.
         """
         self._complete({view: self._sides[view]}, records)
         return np.array([self._vector(self._sides, view, record) for record in records])
 
     def spreads(self, records: Sequence[Record]) -> Vectors:
-        """The standard deviations of the maps of images (view 0) over height and width, (images, width).
+        """Return the standard deviations of the maps of images (view 0) over height and width, (images, width).
 
-        They are computed if they are missing, and the vectors of the same images are stored in the same pass: a `load`
-        afterwards computes nothing.
+        Deviations that are missing are computed. This pass also stores the vectors of the images, so that `load` then
+        computes nothing.
         """
         self._complete(self._spreads, records)
         found = [self._vector(self._spreads, 0, record)[0] for record in records]
@@ -165,12 +166,12 @@ class FrozenFeatures:
     def _table(self, images: int) -> Vectors:
         shape = (images, self.views, self.width)
         with tempfile.TemporaryFile(dir=self.cache.folder) as file:
-            if hasattr(os, "posix_fallocate"):  # otherwise filling the table on a full disk kills the process
+            if hasattr(os, "posix_fallocate"):  # without it, filling the table on a full disk kills the process
                 os.posix_fallocate(file.fileno(), 0, max(math.prod(shape) * 4, 1))
             return np.memmap(file, np.float32, "r+" if hasattr(os, "posix_fallocate") else "w+", shape=shape)
 
     def _vector(self, files: Files, view: int, record: Record) -> Vectors:
-        """The stored vectors of a view of an image, concatenated over the encoders: (1 or 2, width)."""
+        """Return the stored vectors of a view of an image, concatenated over the encoders: (1 or 2, width)."""
         for attempt in range(2):
             if attempt:  # a file was deleted, or the image has changed
                 self._complete(files if files is self._spreads else {view: files[view]}, [record])
@@ -193,7 +194,7 @@ class FrozenFeatures:
         return image, before
 
     def _compute(self, images: Tensor, spread: bool = False) -> list[Vectors]:
-        """The pooled maps, their sides and, if wanted, spreads, for each encoder: (BATCH, 3 or 4, its width)."""
+        """Return the pooled maps, their sides and, if wanted, spreads: (BATCH, 3 or 4, width) for each encoder."""
         x = self.preprocessing.normalize(images.to(self.device, non_blocking=True))
         with torch.inference_mode(), kernels(self.device, self.precision):
             maps = self._frozen().maps(x.contiguous(memory_format=torch.channels_last))
@@ -206,14 +207,14 @@ class FrozenFeatures:
         return [vectors.cpu().numpy() for vectors in of_encoders]
 
     def _frozen(self) -> HeadLogits:
-        """The network as prediction uses it; made only if vectors are missing."""
+        """Return the network as prediction uses it; the network is made only if vectors are missing."""
         if self._network is None:
             network = fuse_batch_norm(copy.deepcopy(self._model).eval()).to(self.device)
             self._network = HeadLogits(network.to(memory_format=torch.channels_last), self.precision)
         return self._network
 
     def _key(self, model: CVRNet, index: int) -> str:
-        """A text that identifies everything that an encoder's vectors depend on, except the image."""
+        """Return a text that identifies everything that an encoder's vectors depend on, except the image."""
         digest = hashlib.sha256()
         encoder: Any = model.encoders[index]
         for part in (encoder, model.normalizers[index]):
@@ -240,12 +241,12 @@ class FrozenFeatures:
 
 
 def head_inputs(model: CVRNet, vectors: Tensor) -> list[Tensor]:
-    """The heads' inputs, as `CVRNet.pool_maps` gives them, from vectors (N, width) of all maps."""
+    """Return the heads' inputs, as `CVRNet.pool_maps` returns them, from vectors (N, width) of all maps."""
     return model.pool_maps([pooled[:, :, None, None] for pooled in vectors.split(_channels(model), 1)])
 
 
 def stored_sides(model: CVRNet, vectors: Vectors) -> Tensor:
-    """The vectors of `cvrnet.heads.novelty.join_sides`, (N, 2 D).
+    """Return the vectors of `cvrnet.heads.novelty.join_sides`, (N, 2 D).
 
     ``vectors`` is the result of `FrozenFeatures.sides`, (N, 2, width).
     """

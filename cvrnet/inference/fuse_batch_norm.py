@@ -1,4 +1,4 @@
-"""Fold batch norm into the convolutions before it: the same outputs with fewer passes over the feature maps."""
+"""Fold batch norm into the convolutions before it: equal outputs with fewer passes over the feature maps."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _log = logging.getLogger(__name__)
 def fuse_batch_norm(model: nn.Module) -> nn.Module:
     """Fold each batch norm into the convolution before it, in place, if nothing else uses the convolution's output.
 
-    In evaluation mode batch norm is the affine map ``(x - mean) / sqrt(var + eps) * weight + bias``, which the
-    convolution can apply with other weights (Jacob et al., CVPR 2018, section 3.2). Outputs differ only by rounding.
+    In evaluation mode, batch norm is the affine map ``(x - mean) / sqrt(var + eps) * weight + bias``. The convolution
+    can apply this map with other weights (Jacob et al., CVPR 2018, section 3.2). Outputs differ only by rounding.
     The model can still be differentiated, but not be trained further or saved.
 
-    The pairs are found in the graph that ``torch.fx`` traces. A network (in a CVR-Net: each encoder) that cannot be
-    traced, or is in training mode, stays as it is.
+    The pairs are found in the graph that ``torch.fx`` traces: one graph for the network or, in a CVR-Net, for each
+    encoder. A network or encoder that cannot be traced, or is in training mode, stays as it is.
     """
     for part in model.encoders if isinstance(model, CVRNet) else [model]:
         for convolution, norm in list(_pairs(part)):
@@ -49,7 +49,7 @@ class _Tracer(fx.Tracer):
 
 
 def _pairs(part: nn.Module) -> Iterator[tuple[str, str]]:
-    """Yield the names of each convolution and of the batch norm right after it, if each is called only once."""
+    """Yield the names of each convolution and of the batch norm right after it, if both are called only once."""
     if part.training or not any(isinstance(m, _NORMS) for m in part.modules()):
         return
     try:

@@ -1,4 +1,4 @@
-"""Compute every head's logits in one forward pass, in the chosen number format, and how unusual the images are."""
+"""Compute every head's logits, and how unusual the images are, in one forward pass and in the chosen number format."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cvrnet.runs.float32_parts import WHOLE, float32_parts
 
 
 def averages_probabilities(model: Any) -> bool:
-    """Whether a model has heads and its output is the mean of their probabilities (not of their logits)."""
+    """Return whether a model's output is the mean of the probabilities (not the logits) of its heads."""
     has_heads = hasattr(model, "branch_logits") and bool(model.groups)
     return has_heads and getattr(getattr(model, "head", None), "average", "probabilities") == "probabilities"
 
@@ -24,8 +24,8 @@ class HeadLogits(nn.Module):
     """A network that returns every head's logits from one forward pass; a model without heads counts as one head.
 
     With ``bf16`` or ``fp16`` the feature maps are computed under autocast. A CVR-Net's heads and its `float32_parts`
-    compute in float32. The model must be in evaluation mode. With ``novelty``, a head of `cvrnet.heads.novelty` for a
-    CVR-Net, the network also returns how far the images are from the training images.
+    compute in float32. The model must be in evaluation mode. ``novelty`` is a head of `cvrnet.heads.novelty` for a
+    CVR-Net; with it, the network also returns how far the images are from the training images.
     """
 
     def __init__(self, model: nn.Module, precision: str = "fp32", novelty: NoveltyHead | None = None) -> None:
@@ -35,7 +35,7 @@ class HeadLogits(nn.Module):
         self.model: Any = model if dtype is None else cast_weights(model, dtype)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """For normalised images (N, C, H, W): logits (heads, N, classes) in float32, and distances (N, 1).
+        """Return logits (heads, N, classes) in float32 and distances (N, 1), for normalised images (N, C, H, W).
 
         Without ``novelty``, the distances are (N, 0).
         """
@@ -53,12 +53,12 @@ class HeadLogits(nn.Module):
             return self.model(x).float().unsqueeze(0), distances
 
     def head_inputs(self, x: Tensor) -> list[Tensor]:
-        """The inputs of a CVR-Net's heads, in float32: the pooled maps (N, C_i), P1 first."""
+        """Return the inputs of a CVR-Net's heads, in float32: the pooled maps (N, C_i), P1 first."""
         inputs: list[Tensor] = self.model.pool_maps(self.maps(x))
         return inputs
 
     def maps(self, x: Tensor) -> list[Tensor]:
-        """The feature maps of a CVR-Net's encoders, in float32, for normalised images (N, C, H, W)."""
+        """Return the feature maps of a CVR-Net's encoders, in float32, for normalised images (N, C, H, W)."""
         with autocast(x.device, self.precision):
             maps = self.model.forward_maps(x)
         return [m.float() for m in maps]
@@ -68,8 +68,9 @@ def cast_weights(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Copy a model, with the weights of convolutions and dense layers in `dtype`; all other tensors are shared.
 
     Autocast would cast these weights again in every forward pass. A CVR-Net's heads and its `float32_parts` stay in
-    float32. The encoders' own lists of float32 parts were chosen by measurement: with them, no probability of 1,552
-    radiographs changed by more than 0.005; with only the heads in float32, some changed by 0.017 (docs/performance.md).
+    float32. The encoders' own lists of float32 parts were chosen by measurement on 1,552 radiographs: with these lists,
+    no probability changed by more than 0.005; with only the heads in float32, some changed by 0.017
+    (docs/performance.md).
     """
     if not any(type(module) in (nn.Conv2d, nn.Linear) for part in _trunks(model) for module in part.modules()):
         return model
@@ -89,15 +90,15 @@ def cast_weights(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def _trunks(model: nn.Module) -> list[nn.Module]:
-    """The parts that compute in the reduced format: a CVR-Net's encoders; for other models, the whole model."""
+    """Return the parts that compute in the reduced format: a CVR-Net's encoders; for other models, the whole model."""
     return list(model.encoders) if isinstance(model, CVRNet) else [model]
 
 
 class _InFloat32(nn.Module):
-    """A submodule that computes in float32 even under autocast; it also has the submodule's attributes.
+    """Wraps a submodule, which then computes in float32 even under autocast; has all attributes of the submodule.
 
-    Under autocast, the map that it returns is rounded, so that the next layers move half as much memory. The maps of a
-    whole encoder are not rounded.
+    Under autocast, the returned map is rounded to the reduced format, so that the next layers move half as much memory.
+    The maps of a whole encoder are not rounded.
     """
 
     def __init__(self, part: nn.Module) -> None:

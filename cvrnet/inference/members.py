@@ -1,4 +1,4 @@
-"""Compute the probabilities of every member of an ensemble: of each head of each fold."""
+"""Compute the probabilities of every member of an ensemble; each head of each fold is a member."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Members = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def compute_members(engine: Any, batches: Iterable[NDArray[np.uint8]], size: int = 0) -> Iterator[Members]:
-    """For each batch, yield the probabilities of each member, and the distances from the training images.
+    """Yield, for each batch, the probabilities of each member, and the distances from the training images.
 
-    Probabilities are (folds, heads, N, classes). Distances are (N, folds), or (N, 0) if the models have no
-    `cvrnet.heads.novelty`. A batch may be empty. A GPU computes a batch while the next one is loaded.
+    Probabilities are (folds, heads, N, classes). Distances are (N, folds), or (N, 0) if the models have no novelty head
+    (`cvrnet.heads.novelty`). A batch may be empty. A GPU computes a batch while the next batch is loaded.
 
     Args:
         engine: One of `TorchEngine`, `ConvertedEngine` or `cvrnet.onnx.session.OnnxEngine`.
-        batches: Images (N, C, H, W) of the preprocessing's size.
+        batches: Images, uint8 (N, C, H, W), in the size of the preprocessing.
         size: Images in a full batch (see `TorchEngine`).
 
     Raises:
@@ -51,16 +51,16 @@ def _finish(engine: Any, images: NDArray[np.uint8], wait: Callable[[], Members],
     if logits.shape[2:] != (len(images), len(engine.classes)):
         raise UserError(
             f"{engine.name} returns logits of shape {tuple(logits.shape[2:])} for {len(images)} images; "
-            f"expected one for each of its {len(engine.classes)} classes"
+            f"expected a logit for each image and each of the {len(engine.classes)} classes"
         )
-    # In float64, so that rounding in the means over members and in the entropies does not matter.
+    # In float64, so that rounding does not matter in the means over the members and in the entropies.
     found = probabilities(logits, engine.task)
     if not np.isfinite(found).all():
         grey, _ = engine(np.full_like(images, 128), size)
         if not np.isfinite(grey).all():
             reduced = "" if engine.precision == "fp32" else f", or they overflow in {engine.precision}: try fp32"
             raise UserError(
-                f"{engine.name} predicts NaN for every image, even for a grey one: "
+                f"{engine.name} predicts NaN for every image, even for a grey image: "
                 f"its weights, mean or std are not finite{reduced}"
             )
     return found, distances

@@ -1,4 +1,4 @@
-"""Convolutions whose weights are laid out once for the processor, instead of in each forward pass."""
+"""Lay out the weights of convolutions for the processor once, instead of in each forward pass."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from cvrnet.devices import has_bf16
 class PackedConv2d(nn.Module):
     """A convolution on the CPU whose weights are kept in oneDNN's blocked layout; for prediction only.
 
-    It calls the operator that ``torch.compile`` calls on a CPU. The layout is chosen at the first forward pass, for the
-    size of its input; other sizes are computed, too.
+    The forward pass calls the operator that ``torch.compile`` uses on a CPU. The layout is chosen at the first forward
+    pass for the size of that input; later inputs may have other sizes.
 
     Args:
         conv: The convolution; its weight is copied at the first forward pass.
@@ -29,7 +29,7 @@ class PackedConv2d(nn.Module):
         self.settings = (list(padding), list(conv.stride), list(conv.dilation), conv.groups)
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the convolution gives for images (N, C, H, W), in the weights' number format and in channels_last."""
+        """Convolve a tensor (N, C, H, W); the result has the weights' number format and is in channels_last."""
         x = x.to(self.dtype).contiguous(memory_format=torch.channels_last)
         if self.weight is not None:
             weight, size = self.weight.to_mkldnn(), list(x.shape)

@@ -1,4 +1,4 @@
-"""Find the images at PATH arguments and predict them, in one process or in several that share the images."""
+"""Find the images at PATH arguments and predict them, in one process or divided among several processes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class FoundImages(NamedTuple):
 def find_images(paths: Iterable[str | DataSet]) -> FoundImages:
     """Find the images that paths name: files, folders, CSV manifests, ``hfds:`` data sets and patterns, in their order.
 
-    A path that matches nothing is returned unchanged, and is an error when it is read.
+    A path that matches nothing is returned unchanged; reading it later gives an error.
     """
     found = FoundImages([], [], [], [])
     for given in paths:
@@ -52,7 +52,7 @@ def find_images(paths: Iterable[str | DataSet]) -> FoundImages:
 
 
 def matching_names(text: str) -> list[str]:
-    """The files that a pattern matches; if the text is an existing path, or matches nothing, only the text itself."""
+    """Return the files that a pattern matches; only the text itself if it is an existing path or matches nothing."""
     matches = [] if os.path.exists(text) else sorted(glob.glob(text, recursive=True))
     return matches or [text]
 
@@ -72,11 +72,11 @@ class PathPredictions(NamedTuple):
     """The predictions for some PATH arguments."""
 
     columns: list[str]  #: names of the columns; only the main process has columns and rows
-    images: int  #: number of images
+    images: int  #: number of images, or of bags for a model of bags
     #: A row for each image, series or patient (see the column ``unit``); None in a column without a value.
     rows: Iterator[dict[str, Any]]
     problems: Sequence[str] = ()  #: as in `FoundImages`
-    counted: Sequence[str] = ("image", "slice")  #: values of ``unit`` in rows of single predictions, which are no means
+    counted: Sequence[str] = ("image", "slice")  #: values of ``unit`` in rows that are not means of other rows
 
 
 def predict_paths(
@@ -123,15 +123,16 @@ def predict_paths(
         coverage: A decision to add, as in `cvrnet.inference.decide`.
         by_class: The kind of coverage, as in `cvrnet.inference.decide`.
         abstain: A decision to add, as in `cvrnet.inference.decide`.
-        gate: By default, a model that can detect unusual images adds the columns ``unlike_training`` and ``unusual``
-            (see `Prediction`). False leaves them out; True refuses a model that cannot detect such images.
+        gate: By default, the columns ``unlike_training`` and ``unusual`` (see `Prediction`) are added if the model can
+            detect unusual images. False leaves the columns out; True raises UserError if the model cannot detect
+            unusual images.
         num_workers: Number of processes that decode images, as ``processes`` in `Predictor.stream`.
         say: Called on the main process, with a line for each folder in which files or folders were skipped, and with
             each warning about a decision.
 
     Raises:
-        UserError: No image is found; the model, a fold or the device does not exist; or the model has no heads or no
-            such decision.
+        UserError: No image is found; the model, a fold or the device does not exist; or heads or a decision were
+            requested that the model does not have.
     """
     check_launch()
     shared = _shared_prediction(device)
@@ -159,7 +160,7 @@ def predict_paths(
     predictor = load(folds=folds, compile=compile, backend=backend, images=len(found.files))
     predictor.use_masks(found.masked)
     if num_workers and predictor.preprocessing.lungs:
-        raise UserError("--num-workers: not for a model that sees only the lungs; leave it out")
+        raise UserError("--num-workers cannot be used with a model that sees only the lungs; leave the option out")
     decide = Decide(predictor.decisions, predictor.classes, **decision)
     for warning in decide.warnings:
         tell(f"Warning: {warning}")
@@ -193,7 +194,7 @@ def predict_paths(
 
 
 def _columns(predictor: Predictor, volumes: bool, further: Sequence[str], heads: bool, uncertainty: bool) -> list[str]:
-    """The names of the columns; ``further`` are the names of the columns of the gate and of decisions."""
+    """Return the names of all columns; ``further`` names the columns of `GATE` and of the decisions."""
     columns = ["path", *(("unit", "patient_id") if volumes else ()), "prediction"]
     columns += [*(["lungs"] if predictor.preprocessing.lungs else []), *further]
     columns += [f"prob_{name}" for name in predictor.classes]
@@ -203,7 +204,7 @@ def _columns(predictor: Predictor, volumes: bool, further: Sequence[str], heads:
 
 
 def _shared_prediction(device: str) -> Any:
-    """The connection between the processes of ``accelerate launch``; None if there is a single process."""
+    """Return the connection between the processes of ``accelerate launch``; None if there is a single process."""
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
         return None
     from cvrnet.inference.distributed import SharedPrediction
@@ -212,7 +213,7 @@ def _shared_prediction(device: str) -> Any:
 
 
 def _checkpoints(model: str | Path, folds: Sequence[int]) -> tuple[list[Path], str]:
-    """The checkpoint folders of a model, and whether it predicts an ``image``, a ``study`` or a ``patient``."""
+    """Return the checkpoint folders of a model, and whether it predicts an ``image``, a ``study`` or a ``patient``."""
     if str(model).lower().endswith(".onnx"):  # has no folders, and needs no PyTorch
         return [], "image"
     from cvrnet.runs.checkpoint import find_checkpoints, stored_unit
@@ -230,7 +231,7 @@ def _predict_studies(
     uncertainty: bool,
     say: Callable[[str], object],
 ) -> PathPredictions:
-    """The predictions of a model that was trained on bags of images."""
+    """Return the predictions of a model that was trained on bags of images."""
     from cvrnet.inference.study_paths import find_studies, study_rows
     from cvrnet.inference.study_predictor import StudyPredictor
 

@@ -16,7 +16,7 @@ from cvrnet.inference.uncertainty import UNCERTAINTY
 from cvrnet.metrics.novelty import is_marked
 
 GATE = ("unlike_training", "unusual")
-"""Columns of tables: `Prediction.unlike_training`, and 1 where `Prediction.marked` is true."""
+"""Columns of tables: `Prediction.unlike_training`, and `Prediction.marked` as 1 or 0."""
 
 
 @dataclass(frozen=True)
@@ -26,17 +26,17 @@ class Prediction:
     path: Path  #: the image
     #: The most probable class; for findings, all with a probability of at least 0.5; "" if there is no prediction.
     label: str
-    probabilities: NDArray[np.float64]  #: of each class or finding, (C,)
+    probabilities: NDArray[np.float64]  #: probability of each class or finding, (C,)
     heads: NDArray[np.float64] | None = None  #: each head's own probabilities, (heads, C), if requested
     error: str = ""  #: why there is no prediction: the image could not be read, or the numbers overflowed; otherwise ""
     #: Entropy of the probabilities, in nats: how uncertain the ensemble is. NaN where it is not defined.
     predictive_entropy: float = math.nan
-    #: How far the members (every head of every fold) disagree, in nats; 0 for one fold without heads.
+    #: How much the members (every head of every fold) disagree, in nats; 0 for one fold without heads.
     mutual_information: float = math.nan
     #: How unlike the training images the image is: the share of the validation images that are nearer to the training
-    #: images. NaN if the model cannot detect unusual images.
+    #: images than this image is. NaN if the model cannot detect unusual images.
     unlike_training: float = math.nan
-    #: Distances from the training images of each fold (`cvrnet.heads.novelty`), (folds,); otherwise empty.
+    #: Distances from the training images of each fold (`cvrnet.heads.novelty`), (folds,); empty without novelty heads.
     distances: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     #: For a model that sees only the lungs: ``mask``, ``crop``, or why the picture was used whole; otherwise "".
     lungs: str = ""
@@ -65,7 +65,7 @@ class Prediction:
 
 
 def label_of(probabilities: NDArray[np.float64], classes: Sequence[str], task: str) -> str:
-    """The most probable class; for findings, all with a probability of at least 0.5, joined by ``|``."""
+    """Return the most probable class; for findings, those with a probability of at least 0.5, joined by ``|``."""
     if task == "multiclass":
         return classes[int(probabilities.argmax())]
     return join_findings([name for name, p in zip(classes, probabilities, strict=True) if p >= 0.5])

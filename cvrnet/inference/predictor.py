@@ -28,12 +28,12 @@ class Predictor:
     The probabilities of a fold are the mean over its heads; the result is the mean over the folds (v2 section 4.3).
 
     Args:
-        models: Networks with the same classes and preprocessing. They are moved to the device, set to evaluation mode,
-            and otherwise used unchanged. (:meth:`from_pretrained` also folds batch norm into the convolutions.)
+        models: Networks with equal classes and preprocessing. They are moved to the device, set to evaluation mode, and
+            otherwise used unchanged. (:meth:`from_pretrained` also folds batch norm into the convolutions.)
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-        dtype: ``auto``, ``fp32``, ``tf32``, ``bf16`` or ``fp16``; ``auto`` takes the fastest on the device.
+        dtype: ``auto``, ``fp32``, ``tf32``, ``bf16`` or ``fp16``; ``auto`` is the fastest format on the device.
         compile: Use ``torch.compile``: compilation takes seconds to minutes, then predictions are faster. A string is
-            its mode; ``"reduce-overhead"`` records CUDA graphs.
+            the mode of ``torch.compile``; ``"reduce-overhead"`` records CUDA graphs.
         any_body_part: Read DICOM files of any part of the body, not only of the chest.
 
     Raises:
@@ -75,14 +75,15 @@ class Predictor:
             folds: Numbers of the run's folds to load; all by default.
             compile: As in `Predictor`.
             any_body_part: As in `Predictor`.
-            backend: By default PyTorch; for an ONNX file, OpenVINO if it is installed and there are 100 images or more,
-                otherwise ONNX Runtime. With ``openvino`` or ``onnxruntime``, a checkpoint is converted once, and the
-                copy is kept in the cache. ``auto`` takes the fastest for the number of ``images``.
-            images: Number of images that will be predicted, for ``backend="auto"``; None for many.
+            backend: ``torch``, ``openvino``, ``onnxruntime`` or ``auto``. The default for a checkpoint is PyTorch. The
+                default for an ONNX file is OpenVINO if it is installed and there are 100 images or more, otherwise ONNX
+                Runtime. With ``openvino`` or ``onnxruntime``, a checkpoint is converted once, and the copy is kept in
+                the cache. ``auto`` chooses the fastest backend for the number of ``images``.
+            images: Number of images that will be predicted, for ``backend="auto"``; None means many.
             checkpoints: The result of `cvrnet.runs.checkpoint.find_checkpoints` for the model, if it is known.
 
         Raises:
-            UserError: The model or fold does not exist, or the backend cannot run it.
+            UserError: The model or a fold does not exist, or the backend cannot run the model.
         """
         from cvrnet.inference.backends import open_model
 
@@ -99,20 +100,20 @@ class Predictor:
         self.task: str = engine.task  #: ``multiclass``, or ``multilabel``: the classes are findings
         #: The thresholds, prediction sets and limits of uncertainty that training chose, if any.
         self.decisions = decisions
-        self.quantiles: list[NDArray[np.float64]] = engine.quantiles  # of each fold's distances
+        self.quantiles: list[NDArray[np.float64]] = engine.quantiles  # quantiles of each fold's distances
 
     def use_masks(self, records: Iterable[Record]) -> None:
-        """For a model that sees only the lungs: use the masks that these images have, instead of the segmenter's."""
+        """Use the lung masks of these images instead of the segmenter's, if the model sees only the lungs."""
         if self.preprocessing.finder is not None:
             self.preprocessing.finder.use_masks(records)
 
     def whole_pictures(self) -> dict[Path, str]:
-        """For a model that sees only the lungs: the pictures that were used whole until now -> the reason."""
+        """Return each picture that was used whole -> the reason, if the model sees only the lungs; otherwise {}."""
         return {} if self.preprocessing.finder is None else dict(self.preprocessing.finder.whole)
 
     @property
     def models(self) -> list[Any]:
-        """The networks in PyTorch, in float32, for explanations; for an ONNX file, its engine."""
+        """The networks in PyTorch, in float32, for explanations; for an ONNX file, the engine of the file."""
         return list(self.engine.models)
 
     @property
@@ -142,16 +143,16 @@ class Predictor:
 
     @property
     def num_heads(self) -> int:
-        """Number of heads; UserError if the models have none."""
+        """Number of heads; UserError if the models have no heads."""
         return int(self.engine.num_heads)
 
     def __call__(
         self, paths: str | Path | Iterable[str | Path], *, batch_size: int = 8, heads: bool = False
     ) -> list[Prediction]:
-        """Classify image files, or a single one.
+        """Classify image files, or a single file.
 
         Raises:
-            UserError: An image cannot be read (:meth:`stream` continues instead).
+            UserError: An image cannot be read. (:meth:`stream` continues with the next image instead.)
         """
         predictions = []
         for prediction in self.stream(paths, batch_size=batch_size, heads=heads):
@@ -172,17 +173,17 @@ class Predictor:
         """Classify image files one batch at a time, in their order and in constant memory.
 
         Args:
-            paths: The files, or a single one; an endless generator is allowed.
-            batch_size: Images in one forward pass.
+            paths: The files, or a single file; an endless generator is allowed.
+            batch_size: Number of images in one forward pass.
             heads: Also give each head's own probabilities.
-            window: For CTs in DICOM, the window ``"lung"`` or ``"soft-tissue"`` instead of those in the files.
-            processes: Number of processes that decode and resize images; 0: threads of this process.
+            window: For CTs in DICOM, the window ``"lung"`` or ``"soft-tissue"`` instead of the windows in the files.
+            processes: Number of processes that decode and resize images; with 0, threads of this process do so.
 
         Yields:
             One prediction for each file. If the file cannot be read or its numbers overflow, ``error`` is set.
 
         Raises:
-            UserError: Heads were requested and the model has none; or as in `member_probabilities`.
+            UserError: Heads were requested and the model has no heads; or as in `member_probabilities`.
         """
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size}; expected a whole number from 1")
@@ -200,7 +201,7 @@ class Predictor:
                 yield self._failure(path, image) if isinstance(image, str) else self._with_lungs(next(answers))
 
     def _with_lungs(self, prediction: Prediction) -> Prediction:
-        """For a model that sees only the lungs, add to the prediction how the image was used: mask, crop or whole."""
+        """Add to a prediction how the image was used (mask, crop or whole), if the model sees only the lungs."""
         steps = self.preprocessing
         if steps.lungs is None or steps.finder is None:
             return prediction
@@ -208,7 +209,7 @@ class Predictor:
         return replace(prediction, lungs=f"whole picture: {problem}" if problem else steps.lungs.mode)
 
     def _pixels(self, images: Sequence[NDArray[np.uint8] | str]) -> NDArray[np.uint8]:
-        """The images that could be read, (N, C, H, W)."""
+        """Return the images that could be read, (N, C, H, W)."""
         channels, height, width = self.preprocessing.input_size
         readable = [image for image in images if not isinstance(image, str)]
         return np.array(readable, np.uint8).reshape(len(readable), height, width, channels).transpose(0, 3, 1, 2)
@@ -231,7 +232,7 @@ class Predictor:
         *,
         heads: bool = False,
     ) -> list[Prediction]:
-        """Make the predictions of images from what `compute_members` returned for them."""
+        """Make the predictions of images from the probabilities and distances that `compute_members` yielded."""
         members = np.concatenate(by_head)  # (folds * heads, N, classes)
         mean = self._calibrate(members.mean(0))
         total, disagreement = uncertainty(mean, members, self.task)
@@ -276,12 +277,12 @@ class Predictor:
     def member_probabilities(self, images: ArrayLike, size: int = 0) -> NDArray[np.float64]:
         """Return the probabilities of every member of the ensemble, not calibrated: (folds, heads, N, classes).
 
-        The images are those of `probabilities`. Models without heads count as having one. With compiled networks, a
-        batch of fewer images than `size` is filled up, because the network would be compiled again for another size. If
-        the numbers overflow for an image, its probabilities are NaN.
+        The images are as in `probabilities`. A model without heads counts as one head. With compiled networks, a batch
+        of fewer images than `size` is filled up, because the network would be compiled again for another size. If the
+        numbers overflow for an image, its probabilities are NaN.
 
         Raises:
-            UserError: The model cannot compute images of this size, or its output is NaN even for a grey image, because
+            UserError: The model cannot compute images of this size; or its output is NaN even for a grey image, because
                 its weights, mean or std are not finite.
         """
         (members,) = compute_members(self.engine, [np.asarray(images, np.uint8)], size)

@@ -29,9 +29,10 @@ Result = TypeVar("Result")
 def map_ahead(
     function: Callable[[Item], Result], items: Iterable[Item], ahead: int, pool: AbstractContextManager[Executor]
 ) -> Iterator[tuple[Item, Result]]:
-    """Yield each item with the function's result for it, in the order of the items; at most `ahead` results wait.
+    """Yield each item with the function's result for it, in the order of the items.
 
-    The threads or processes of the pool call the function. The items may come from an endless generator.
+    The threads or processes of the pool call the function; at most `ahead` results wait. The items may come from an
+    endless generator.
     """
     waiting: deque[tuple[Item, Future[Result]]] = deque()
     with pool as workers:
@@ -59,8 +60,8 @@ def read_ahead(
     """Yield files and their resized images in the files' order, with at most `ahead` images waiting.
 
     Pillow and NumPy release Python's lock while they decode and resize, so threads of this process read up to eight
-    images at once. If this is too slow for a GPU, set `processes`: that many other processes then read instead. The
-    files may come from an endless generator. The window is that of `cvrnet.data.read_image`.
+    images at once. If this is too slow for a GPU, set `processes`: this number of other processes then reads the
+    images. The files may come from an endless generator. `window` is as in `cvrnet.data.read_image`.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     pool: AbstractContextManager[Executor]
@@ -81,9 +82,9 @@ def _processes(count: int) -> Iterator[Executor]:
     ignore = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
     pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), ignore)
     try:
-        if hasattr(signal, "pthread_sigmask"):  # inherited, so Ctrl-C does not reach starting processes
+        if hasattr(signal, "pthread_sigmask"):  # the new processes inherit the mask, so Ctrl-C does not reach them
             before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-            pool.submit(int)  # starts them all
+            pool.submit(int)  # starts all processes
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         yield pool
     finally:

@@ -1,4 +1,4 @@
-"""Find the studies at PATH arguments and predict each as a whole."""
+"""Find the studies at PATH arguments, and predict each study as a whole."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cvrnet.text import printable
 
 
 class FoundStudies(NamedTuple):
-    """The bags at some PATH arguments."""
+    """The bags (studies or patients) at some PATH arguments."""
 
     studies: list[Study]
     problems: list[str]  #: a line for each file or row that cannot be used
@@ -60,7 +60,7 @@ def find_studies(
 
 
 def _in_its_folder(record: Record) -> Record:
-    """The record; if it has no study, its folder becomes its study."""
+    """Return the record; if it has no study, its folder becomes the study."""
     if record.metadata.get(STUDY):
         return record
     return replace(record, metadata={**record.metadata, STUDY: str(Path(record.name).parent)})
@@ -75,7 +75,7 @@ def study_rows(
     heads: bool,
     uncertainty: bool,
 ) -> tuple[list[str], Iterator[dict[str, Any]]]:
-    """The names of the columns, and a row for each bag: its prediction, and the picture with the largest share in it.
+    """Return the names of the columns, and a row for each bag: its prediction, and the picture with the largest share.
 
     The column ``error`` says why a bag has no prediction, or which of its pictures could not be read.
     """
@@ -103,6 +103,6 @@ def study_rows(
 
 
 def check_options(**given: object) -> None:
-    """Refuse options that are only for models of single images."""
+    """Raise UserError if an option is given that is only for models of single images."""
     if wrong := [name for name, value in given.items() if value]:
-        raise UserError(f"{', '.join(wrong)}: not for a model that predicts whole studies or patients")
+        raise UserError(f"{', '.join(wrong)}: not for a model that predicts whole studies or patients; leave this out")

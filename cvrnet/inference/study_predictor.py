@@ -28,16 +28,16 @@ class StudyPrediction:
     """The prediction for one bag."""
 
     study: Study  #: the bag, with the pictures that could be read
-    prediction: Prediction  #: its path is the bag's name
-    shares: NDArray[np.float64]  #: each picture's share in each head's prediction, mean over folds: (heads, pictures)
+    prediction: Prediction  #: the prediction; its ``path`` is the bag's name
+    shares: NDArray[np.float64]  #: each picture's share in each head's prediction, mean over folds, (heads, pictures)
     problems: Sequence[str] = ()  #: a line for each picture that cannot be read
 
 
 class StudyPredictor:
-    """Classifies studies (or patients) with models that were trained on bags of pictures.
+    """Classifies bags (studies or patients) with models that were trained on bags of pictures.
 
     Args:
-        predictor: The models. Their `Predictor.unit` must be ``study`` or ``patient``.
+        predictor: The models. `Predictor.unit` must be ``study`` or ``patient``.
 
     Raises:
         UserError: The models predict single images.
@@ -49,7 +49,7 @@ class StudyPredictor:
         self.predictor = predictor
 
     def check(self, studies: Sequence[Study]) -> None:
-        """Raise UserError if the models need the days of the pictures, and the studies have none."""
+        """Raise UserError if the models need the days of the pictures, but the studies have no days."""
         several = any(len(study.pictures) > 1 for study in studies)
         if self.predictor.models[0].head.time and several and not any(day for study in studies for day in study.days):
             raise UserError(f"{self.predictor.name} needs the days of the pictures: expected the column day")
@@ -60,8 +60,8 @@ class StudyPredictor:
         """Classify bags one after the other; memory does not grow with their number.
 
         Args:
-            studies: The bags; the results are in the same order.
-            batch_size: Pictures in one forward pass.
+            studies: The bags; the results are in their order.
+            batch_size: Number of pictures in one forward pass.
             heads: Also give each head's own probabilities.
         """
         for_pictures, for_answers = itertools.tee(studies)
@@ -86,7 +86,7 @@ class StudyPredictor:
         return StudyPrediction(study, prediction, shares, problems)
 
     def members(self, study: Study, images: Sequence[NDArray[np.uint8]], batch_size: int) -> list[BagAnswers]:
-        """The predictions of each model for one bag, whose images (H, W, C) are already read."""
+        """Return the predictions of each model for one bag, whose images (H, W, C) are already read."""
         return [
             answer_bags(model, make_bags(self._vectors(network, images, batch_size), [len(images)], study.days))
             for model, network in zip(self.predictor.models, self._networks, strict=True)
@@ -98,7 +98,7 @@ class StudyPredictor:
     def _vectors(
         self, network: HeadLogits, images: Sequence[NDArray[np.uint8]], batch_size: int
     ) -> NDArray[np.float32]:
-        """The pooled maps of all encoders, (pictures, width)."""
+        """Return the pooled maps of all encoders, (pictures, width)."""
         parts = []
         for start in range(0, len(images), batch_size):
             batch = to_batch(images[start : start + batch_size]).to(self.predictor.device)

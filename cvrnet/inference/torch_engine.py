@@ -22,7 +22,9 @@ Answer = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 class TorchEngine:
-    """Runs one network, or the networks of all folds; an engine of `cvrnet.Predictor`, with the same arguments.
+    """Runs one network, or the networks of all folds, in PyTorch; an engine of `cvrnet.Predictor`.
+
+    The arguments are those of `cvrnet.Predictor`.
 
     Raises:
         UserError: The models differ in classes or preprocessing, or the device or dtype is not available.
@@ -38,7 +40,7 @@ class TorchEngine:
         self.novelty: list[NoveltyHead] = []
         self.compile = compile
         cfg: Any = models[0].pretrained_cfg
-        self.name = str(cfg.get("architecture"))  #: for messages
+        self.name = str(cfg.get("architecture"))  #: the model's name in messages
 
     @property
     def quantiles(self) -> list[NDArray[np.float64]]:
@@ -52,7 +54,7 @@ class TorchEngine:
 
     @property
     def num_heads(self) -> int:
-        """Number of heads; UserError if a model has none."""
+        """Number of heads; UserError if a model has no heads."""
         for model in self.models:
             if not averages_probabilities(model):
                 name = model.pretrained_cfg["architecture"]
@@ -61,7 +63,7 @@ class TorchEngine:
 
     @property
     def ahead(self) -> int:
-        """How many batches to start before waiting for the first: a GPU computes while the next batch is loaded."""
+        """Number of batches to start before waiting for the first: a GPU computes while the next batch is loaded."""
         return 1 if self.device.type == "cuda" else 0
 
     def __call__(self, pixels: NDArray[np.uint8], size: int = 0) -> Answer:
@@ -71,14 +73,14 @@ class TorchEngine:
         again for another size.
 
         Returns:
-            Logits (folds, heads, N, classes), where models without heads count as having one; and distances from the
+            Logits (folds, heads, N, classes), where a model without heads counts as one head; and distances from the
             training images (N, folds), or (N, 0) without ``novelty``.
         """
         return self.start(pixels, size)()
 
     def start(self, pixels: NDArray[np.uint8], size: int = 0) -> Callable[[], Answer]:
         """Start computing images; return a function that waits for the result of `__call__` and returns it."""
-        refuse_bags(self.unit, "this")
+        refuse_bags(self.unit, "this function")
         images, count = torch.from_numpy(pixels), len(pixels)
         if self.compile and count < size:
             images = torch.cat([images, images[-1:].expand(size - count, *images.shape[1:])])
@@ -111,7 +113,7 @@ class TorchEngine:
 
     @cached_property
     def _networks(self) -> list[Any]:
-        """The networks that prediction runs; made at the first prediction, because explanations do not need them."""
+        """The networks for prediction; they are made at the first prediction, because explanations do not need them."""
         novelty: Sequence[NoveltyHead | None] = self.novelty or [None] * len(self.models)
         networks: list[Any] = [
             HeadLogits(model, self.precision, head) for model, head in zip(self.models, novelty, strict=True)

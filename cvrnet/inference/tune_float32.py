@@ -18,9 +18,9 @@ from cvrnet.inference.head_logits import HeadLogits
 from cvrnet.network import CVRNet
 from cvrnet.runs.float32_parts import KEY, float32_parts, joined_names, whole_encoders
 
-BOUND = 5e-3  #: the largest change of a probability from float32 that is accepted in the default number format
+BOUND = 5e-3  #: largest accepted difference of a probability from float32, in the default number format
 IMAGES = 64  #: number of images on which the change is measured
-MARGIN = 0.5  # part of the bound that these images may reach: other images may change by twice as much
+MARGIN = 0.5  # share of the bound that the change on these images may reach; other images may change by twice as much
 _BATCH = 16
 
 
@@ -29,32 +29,32 @@ class Tuned(NamedTuple):
 
     parts: list[list[str]]  #: for each encoder, the names of the submodules that stay in float32
     before: float  #: largest change of a probability with the encoders' own lists (`float32_parts`)
-    after: float  #: the same with ``parts``
+    after: float  #: largest change of a probability with ``parts``
 
 
 def tune_float32(model: CVRNet, images: Tensor) -> Tuned:
     """Search a small set of float32 parts with which the probabilities of images change by at most half of `BOUND`.
 
-    The search is greedy. It starts with the encoders' own lists. If the change is above the limit, it adds the fewest
-    blocks of the encoders, from the first on, that bring it within the limit. Then it tries to leave out each part, the
-    most expensive first, and does so if the change stays within the limit. If more than half of the operations had to
-    be in float32, all of them are: bfloat16 would then save hardly any time.
+    The search is greedy. It starts with the encoders' own lists. If the change is above the limit (half of `BOUND`), it
+    adds blocks of the encoders, from the first block on, until the change is within the limit. Then it tries each part,
+    the most expensive first, and leaves the part out if the change stays within the limit. If more than half of the
+    operations had to be in float32, the whole network is in float32, because bfloat16 would save hardly any time.
 
     Args:
         model: The trained network, on the device on which it will predict; it is not changed.
-        images: Normalised images, (N, C, H, W), on the same device: about `IMAGES`, not used for training.
+        images: Normalised images, (N, C, H, W), on that device: about `IMAGES` images that were not used for training.
     """
     network: Any = fuse_batch_norm(copy.deepcopy(model).eval()).to(memory_format=torch.channels_last)
     setattr(network, KEY, None)
     exact = _probabilities(network, images, "fp32")
 
-    @functools.cache  # the search comes back to some lists
+    @functools.cache  # the search measures some lists several times
     def change(*parts: str) -> float:
         setattr(network, KEY, parts)
         return float((_probabilities(network, images, "bf16") - exact).abs().max())
 
     costs = _costs(network, images[:1])
-    # The search of an encoder without a list begins with nothing in float32.
+    # For an encoder without a list, the search begins with nothing in float32.
     parts = joined_names([getattr(encoder, KEY, None) or () for encoder in network.encoders])
     before = after = change(*parts)
     if after > MARGIN * BOUND:
@@ -77,7 +77,7 @@ def tune_float32(model: CVRNet, images: Tensor) -> Tuned:
 
 
 def _probabilities(network: Any, images: Tensor, precision: str) -> Tensor:
-    """The mean probabilities over the heads, (N, classes)."""
+    """Return the mean probabilities over the heads, (N, classes)."""
     heads = HeadLogits(network, precision)
     with torch.inference_mode():
         logits = torch.cat([heads(part)[0] for part in images.split(_BATCH)], 1)
@@ -85,7 +85,7 @@ def _probabilities(network: Any, images: Tensor, precision: str) -> Tensor:
 
 
 def _blocks(network: Any) -> Iterator[str]:
-    """The names of the encoders' blocks that have convolutions or dense layers, in the order of their definition."""
+    """Yield the names of the encoders' blocks that have convolutions or dense layers, in the order of definition."""
     for name, module in network.encoders.named_modules():
         layers = [m for m in module.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
         if name.count(".") == 3 and layers:
@@ -93,12 +93,12 @@ def _blocks(network: Any) -> Iterator[str]:
 
 
 def _overlap(one: str, other: str) -> bool:
-    """Whether one submodule is the other, or a part of it."""
+    """Return whether two submodules (by name) are equal, or one is a part of the other."""
     return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
 
 def _costs(network: Any, image: Tensor) -> dict[str, int]:
-    """Floating-point operations of each submodule of the encoders, for one image."""
+    """Return the floating-point operations of each submodule of the encoders, for one image."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(image)
     start = f"{type(network).__name__}.encoders."

@@ -1,4 +1,4 @@
-"""Mean predictions for the slices of a CT: one for each series, and one for the patient."""
+"""Average the predictions for the slices of a CT: one mean for each series, and one mean for the patient."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Answer(NamedTuple):
 
 
 def add_means(pairs: Iterable[tuple[Slice, Prediction]], classes: Sequence[str], task: str) -> Iterator[Answer]:
-    """Yield each prediction; after a patient's slices, also the mean of each series (if several) and of the patient.
+    """Yield each prediction; after a patient's slices, also the mean of each series (if several) and of all slices.
 
     The images must be in the order of `cvrnet.data.series.arrange`.
     """
@@ -48,7 +48,7 @@ def add_means(pairs: Iterable[tuple[Slice, Prediction]], classes: Sequence[str],
 
 
 def _mean(pairs: Sequence[tuple[Slice, Prediction]], classes: Sequence[str], task: str) -> Prediction:
-    """The mean over the slices that could be read. Its path is their volume, or the folder that holds all volumes."""
+    """Return the mean over the slices that could be read; its path is the volume, or the folder of all volumes."""
     path = Path(os.path.commonpath({str(slice_.volume) for slice_, _ in pairs}))
     read = [prediction for _, prediction in pairs if not prediction.error]
     if not read:

@@ -1,4 +1,4 @@
-"""report.html: the results of a run on one page (extra ``train``)."""
+"""Write report.html: the results of a run on one page (extra ``train``)."""
 
 from cvrnet import figures
 from cvrnet.moved import moved_names

@@ -1,4 +1,4 @@
-"""The report's sections of a run that predicts bags of pictures (studies or patients): which pictures counted."""
+"""Make the report's sections for a run that predicts bags of pictures (studies or patients)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from cvrnet.report.write import image_path
 from cvrnet.runs.attention import StudyAttention, read_attention, score_attention
 from cvrnet.runs.layout import FIGURES, fold_name
 
-SHOWN = 4  # bags of each label, at most
-MOST = 8  # bags in all
+SHOWN = 4  # most bags of each label that are shown
+MOST = 8  # most bags of all labels that are shown
 
 
 def bag_sections(results: Results, maps: bool, predictor: Predictor | None = None) -> list[Section]:
@@ -40,8 +40,8 @@ def bag_sections(results: Results, maps: bool, predictor: Predictor | None = Non
 def attention_section(results: Results, maps: bool, predictor: Predictor | None = None) -> Section:
     """Make the section "Which pictures counted" of a report.
 
-    It says how well the pictures' shares find marked lesions, and shows some bags: the shares, the pictures with the
-    largest shares and, with ``maps``, their Grad-CAM.
+    The section says how well the pictures' shares find marked lesions, and shows some bags: the shares, the pictures
+    with the largest shares and, with ``maps``, the Grad-CAM maps of these pictures.
     """
     found = read_attention(results.folders, results.shown)
     chosen = _examples(results, found)
@@ -61,7 +61,7 @@ def attention_section(results: Results, maps: bool, predictor: Predictor | None 
 
 
 def _examples(results: Results, found: Sequence[StudyAttention]) -> list[StudyAttention]:
-    """Choose some bags: for each label, those with the most confident correct predictions."""
+    """Choose some bags: for each label, the bags with the most confident correct predictions."""
     table = results.predictions
     by_name = {bag.study: bag for bag in found}
     rows = [table.row(i) for i in (table.guesses == table.labels).nonzero()[0].tolist()] or [table.row(0)]
@@ -74,7 +74,7 @@ def _examples(results: Results, found: Sequence[StudyAttention]) -> list[StudyAt
 
 
 def _models(results: Results, chosen: Sequence[StudyAttention], predictor: Predictor | None) -> dict[str, Predictor]:
-    """The model of each bag: ``predictor``, or the model of the fold that predicted the bag, loaded once."""
+    """Return the model of each bag: ``predictor``, or the model of the fold that predicted the bag, loaded once."""
     folds = dict(zip(results.predictions.names, results.predictions.folds, strict=True))
     folders = {b.study: results.folder / (fold_name(folds[b.study]) if folds[b.study] else "") for b in chosen}
     loaded = {
@@ -86,10 +86,12 @@ def _models(results: Results, chosen: Sequence[StudyAttention], predictor: Predi
 def _pictures(
     results: Results, bag: StudyAttention, model: Predictor | None
 ) -> list[tuple[str, str, Picture | str, Picture | None]]:
-    """For each top picture of a bag: its path, a line about it, the picture (or why it is missing), and its map."""
+    """Return, for each top picture of a bag: path, a line of text, the picture (or why it is missing), and its map."""
     shown = []
     for i in bag.order[:TOP]:
-        line = f"share {bag.shares[i]:.2f}" + (f", {bag.days[i]:g} days before the last" if any(bag.days) else "")
+        line = f"share {bag.shares[i]:.2f}" + (
+            f", {bag.days[i]:g} days before the last picture" if any(bag.days) else ""
+        )
         line += ", has a lesion" if bag.lesions[i] else ""
         path = image_path(results.run, bag.paths[i])
         try:
@@ -102,7 +104,7 @@ def _pictures(
 
 
 def _map(predictor: Predictor, path: Path, results: Results, bag: StudyAttention) -> Picture | None:
-    """Grad-CAM of one picture, as if it were alone in its bag, for the class predicted for the whole bag."""
+    """Return Grad-CAM of one picture, as if it were alone in its bag, for the class predicted for the whole bag."""
     table = results.predictions
     target = table.classes[int(table.guesses[table.names.index(bag.study)])]
     overlay = picture_overlay(predictor, predictor.preprocessing.read(path), target)

@@ -1,4 +1,4 @@
-"""The report's section of a calibration: the scores before and after it."""
+"""Make the report's section of a calibration: the scores before and after the calibration."""
 
 from __future__ import annotations
 

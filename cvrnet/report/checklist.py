@@ -1,7 +1,7 @@
-"""A reporting checklist for a paper: what the run knows, and what the author must state.
+"""Make a reporting checklist for a paper: what the files of a run state, and what the author must state.
 
-It has the items of TRIPOD+AI with their numbers (Collins et al. 2024, BMJ 385:e078378), and the items that CLAIM 2024
-adds for imaging (Tejani et al. 2024, Radiol Artif Intell 6:e240300).
+The checklist has the items of TRIPOD+AI with their numbers (Collins et al. 2024, BMJ 385:e078378), and the items that
+CLAIM 2024 adds for imaging (Tejani et al. 2024, Radiol Artif Intell 6:e240300).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from cvrnet.report.results import Results
 from cvrnet.text import markdown
 
 AUTHOR = "The author must state: "
-Item = tuple[str, str, str]  # topic, items of TRIPOD+AI ("CLAIM" for those of CLAIM alone), text
+Item = tuple[str, str, str]  # topic, items of TRIPOD+AI ("CLAIM" for items that only CLAIM has), text
 
 
 def checklist(results: Results) -> list[Item]:
@@ -71,13 +71,13 @@ def _outcome(results: Results) -> str:
     if not outcome:
         return f"{AUTHOR}who made the labels and how, what these readers knew, and how well they agreed."
     found = " ".join(outcome_sentences(outcome))
-    return f"{found} {AUTHOR}how the event was defined and recorded, and whether that was blinded."
+    return f"{found} {AUTHOR}how the event was defined and recorded, and whether this was done blinded."
 
 
 def _sample_size(results: Results) -> str:
     if not results.run.get("outcome"):
         return f"{AUTHOR}how the number of images was chosen."
-    return f"{evidence_sentence(*event_patients(results.predictions))} {AUTHOR}how the number was chosen."
+    return f"{evidence_sentence(*event_patients(results.predictions))} {AUTHOR}how the number of patients was chosen."
 
 
 def _partition(results: Results) -> str:
@@ -102,7 +102,7 @@ def _initial(results: Results) -> str:
 
 def _training(results: Results) -> str:
     if not _trained(results):
-        return f"{AUTHOR}how this model was trained (the run.json of its training has the settings)."
+        return f"{AUTHOR}how this model was trained (run.json in the folder of the training has the settings)."
     c = results.run["config"]
     epochs = ", ".join(str(len(history)) for history in results.histories)
     return (
@@ -123,7 +123,10 @@ def _imbalance(results: Results) -> str:
             "For each finding, the loss of the images with it was multiplied by (images without it) / (images with "
             f"it), at most {config['max_pos_weight']:g}."
         )
-    return "The loss of class j was multiplied by N_max / N_j (N_j: its training images; N_max: the largest N_j)."
+    return (
+        "The loss of class j was multiplied by N_max / N_j (N_j: number of training images of class j; N_max: the "
+        "largest N_j)."
+    )
 
 
 def _performance(results: Results) -> str:
@@ -158,7 +161,7 @@ def _uncertainty(results: Results) -> str:
     return (
         f"95 % intervals: percentiles of {number(bootstrap['resamples'])} bootstrap resamples of "
         f"{number(bootstrap['groups'])} patients, each with all images; exact binomial intervals for rates "
-        "without errors or without hits."
+        "of 0 or 1."
     )
 
 
@@ -177,9 +180,11 @@ def _software(results: Results) -> str:
 def _failures(results: Results) -> str:
     p = results.predictions
     if results.multilabel:
-        return "How often each finding is missed or called wrongly: tables/operating_points.csv."
+        return "How often each finding is missed or wrongly predicted: tables/operating_points.csv."
     wrong = int((p.guesses != p.labels).sum())
-    return f"{wrong:,} of {len(p.labels):,} answers are wrong; tables/mistakes.csv has them, the most confident first."
+    return (
+        f"{wrong:,} of {len(p.labels):,} predictions are wrong; tables/mistakes.csv lists them, most confident first."
+    )
 
 
 def _output(results: Results) -> str:
@@ -212,14 +217,14 @@ _ITEMS: list[tuple[str, str, Callable[[Results], str] | str]] = [
     ("Model output", "15", _output),
     ("Training against evaluation", "16", _external),
     ("Ethics", "17", "the approval, and whether patients consented."),
-    ("Funding, interests, protocol, registration", "18a-18d", "each of them."),
+    ("Funding, interests, protocol, registration", "18a-18d", "funding, interests, protocol and registration."),
     ("Data and code", "18e, 18f", "where the data and the analysis code can be found. This run's code: cvrnet."),
     ("Software", "CLAIM", _software),
     ("Patient involvement", "19", "whether patients and the public were involved."),
     ("Participants", "20a-20c", "the flow of participants and their characteristics in each set."),
     ("Performance", "21, 23a", _performance),
     ("Failures", "CLAIM", _failures),
-    ("Explanation", "CLAIM", lambda _: "Grad-CAM, where shown, is evidence for a prediction, not a reason."),
+    ("Explanation", "CLAIM", lambda _: "A Grad-CAM map, if shown, shows evidence for a prediction, not a reason."),
     ("Interpretation", "25", "what the results mean, with regard to fairness and earlier studies."),
     ("Limitations", "26", _limits),
     ("Usability", "27a-27c", "how poor input is handled, who may use the model, and the next steps."),

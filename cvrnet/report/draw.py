@@ -24,13 +24,13 @@ _CURVES = {
     "calibration": (metrics.calibration_curve, figures.plot_calibration, _CALIBRATION),
     "decision_curves": (metrics.decision_curves, figures.plot_decision_curves, _DECISION),
 }
-"""Name of a figure -> the function that calculates it, the one that draws it, and the columns of its CSV file."""
+"""Name of a figure -> the function that calculates the curves, the function that draws them, and the CSV columns."""
 
 
 def draw_predictions(folder: Path, predictions: AnyTable, suffix: str = "") -> None:
     """Draw the confusion matrix and ROC, precision-recall, calibration and decision curves, as PNG and CSV in figures/.
 
-    The files' names end in ``suffix``, such as ``_independent``. Findings have none of these figures.
+    The files' names end in ``suffix``, such as ``_independent``. For findings, no figure is drawn.
     """
     p = predictions
     if not isinstance(p, PredictionTable):
@@ -84,7 +84,7 @@ def _matrix_rows(matrix: np.ndarray, classes: Sequence[str]) -> Iterator[dict[st
 
 
 def _curve_rows(curves: Mapping[str, Any], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """A row for each point of every curve: first the classes, then the macro average or the predicted class."""
+    """Yield a row for each point of every curve: first the classes, then the macro average or the predicted class."""
     overall = next(key for key in curves if key != "per_class")
     parts = [("class", name, curve) for name, curve in curves["per_class"].items()]
     for kind, name, curve in [*parts, (overall, "", curves[overall])]:

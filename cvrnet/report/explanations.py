@@ -1,4 +1,4 @@
-"""The report's section of maps: Grad-CAM of the most confident correct predictions and of the worst mistakes."""
+"""Make the report's section of maps: Grad-CAM of the most confident correct predictions and mistakes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cvrnet.report.report_tables import Row, mistake_rows
 from cvrnet.report.results import Results, read_results
 from cvrnet.runs.layout import fold_name
 
-RIGHT, MOST_RIGHT, WRONG = 2, 12, 6  # most correct predictions of each class, and of all together; most mistakes
+RIGHT, MOST_RIGHT, WRONG = 2, 12, 6  # most images: correct predictions of each class, of all classes; mistakes
 
 
 def maps_section(folder: Path, predictor: Predictor | None = None) -> Section:
@@ -41,7 +41,7 @@ def maps_section(folder: Path, predictor: Predictor | None = None) -> Section:
 
 
 def _probable_rows(results: Results) -> list[Row]:
-    """For each finding, the image with it that has the highest probability of it; the most frequent findings first."""
+    """Return, for each finding, the most probable of the images with it; the most frequent findings come first."""
     table, rows = results.predictions, list[Row]()
     for k in np.argsort(-(table.labels == 1).sum(0), kind="stable"):
         has = [i for i in np.flatnonzero(table.labels[:, k] == 1) if table.names[i] not in {r["path"] for r in rows}]
@@ -66,7 +66,7 @@ def show_maps(
             folder = folder.absolute()
             problem = f"No maps: {str(error).replace(str(folder), folder.name)}."
     else:
-        problem = "The images are not where run.json says, so there are no maps of them."
+        problem = "The images are not where run.json says, so no maps can be shown."
     html = render("maps.html.jinja", problem=problem, chosen=chosen, panels=panels, findings="task" in run)
     return Section("Where the network looked", html)
 
@@ -88,7 +88,7 @@ def right_rows(results: Results) -> list[Row]:
 def _panels(
     run_folder: Path, run: Mapping[str, Any], rows: Sequence[Row], predictor: Predictor | None
 ) -> dict[str, tuple[Picture | None, Picture | str]]:
-    """Path of each image -> the image and its overlay; or None and a sentence that says why there is no map."""
+    """Map the path of each image to the image and its overlay, or to None and a sentence that says why."""
     by_fold: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_fold[row["fold"]].append(row)

@@ -1,4 +1,4 @@
-"""The subgroups of findings: the AUC of each finding within each group of a column."""
+"""Score the findings in subgroups: the AUC of each finding within each group of a column."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ Row = dict[str, Any]
 def finding_group_rows(members: Mapping[str, FindingTable]) -> Iterator[Row]:
     """Yield a row for each group and finding, and for each group's mean; ``members`` has the images of each group.
 
-    A finding has scores if `MIN_PATIENTS` patients of the group have it and as many lack it. Groups without any score
-    are set aside; the mean is over the findings with scores in all other groups, so that means can be compared.
+    A finding has scores in a group if `MIN_PATIENTS` patients of the group have it and `MIN_PATIENTS` patients lack it.
+    The mean is over the findings that have scores in all groups, so that the means can be compared; groups in which no
+    finding has scores are ignored.
     """
     scored = {group: _scored(part) for group, part in members.items()}
     sets = [{*names} for names in scored.values() if names]
@@ -31,7 +32,7 @@ def finding_group_rows(members: Mapping[str, FindingTable]) -> Iterator[Row]:
         for k, name in enumerate(part.classes):
             truth = part.truth(k)
             counts = {"positives": int((truth == 1).sum()), "negatives": int((truth == 0).sum())}
-            small = "" if name in scored[group] else f"fewer than {MIN_PATIENTS} patients with or without it"
+            small = "" if name in scored[group] else f"fewer than {MIN_PATIENTS} patients have the finding, or lack it"
             values, bounds = (tree["per_finding"].get(name, {}) for tree in (found, found["intervals"]))
             yield row | {"finding": name, **counts, "too_small": small, **_cells(values, bounds)}
         if len(common) > 1:
@@ -40,7 +41,7 @@ def finding_group_rows(members: Mapping[str, FindingTable]) -> Iterator[Row]:
 
 
 def _scored(part: FindingTable) -> list[str]:
-    """The findings that enough patients have and enough patients lack."""
+    """Return the findings that enough patients have and enough patients lack."""
     return [name for k, name in enumerate(part.classes) if min(part.sides(k)) >= MIN_PATIENTS]
 
 

@@ -1,4 +1,4 @@
-"""The tables and the page of a report about findings (an image may have several)."""
+"""Make the tables and the page of a report about findings (an image may have several findings)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cvrnet.report.results import Results
 from cvrnet.runs.layout import FIGURES
 
 Row = dict[str, Any]
-MEAN = "mean"  #: in the column ``finding``: the mean over the findings that have scores
+MEAN = "mean"  #: value of the column ``finding`` for the mean over the findings that have scores
 _TITLES = ("AUC", "Average precision", "Brier score", "Calibration error")
 
 
@@ -33,7 +33,7 @@ def finding_tables(results: Results) -> dict[str, Sequence[Row]]:
 
 
 def finding_rows(name: str, scores: Mapping[str, Any]) -> Iterator[Row]:
-    """Yield a row for each finding of a set and for their mean: first on all images, then on each source's images."""
+    """Yield a row for each finding of a set and for the mean: first on all images, then on each source's images."""
     for source, part in {"": scores, **scores.get("per_source", {})}.items():
         whole, spread = part["per_finding"], part["intervals"]
         for finding in part["findings"]:
@@ -51,7 +51,7 @@ def _spread(values: Mapping[str, Any], bounds: Mapping[str, Any]) -> Row:
 
 
 def _head_rows(results: Results) -> list[Row]:
-    """The mean AUC of each head alone and of the network; in a cross-validation, the mean over the folds."""
+    """Return the mean AUC of each head alone and of the network; in a cross-validation, the mean over the folds."""
     folds = results.folds
     if any("head_auc" not in fold or None in fold["head_auc"].values() for fold in folds):
         return []
@@ -81,12 +81,12 @@ def finding_page(results: Results, further: Sequence[Section]) -> str:
             (results.set_title(name), scores, *_tables([row for row in rows if row["set"] == name]))
             for name, scores in results.sets.items()
         ],
-        heads=Table(["Head", "AUC, mean"], [[row["head"], number(row["roc_auc"])] for row in tables.get("heads", ())]),
+        heads=Table(["Head", "Mean AUC"], [[row["head"], number(row["roc_auc"])] for row in tables.get("heads", ())]),
     )
 
 
 def _tables(rows: Sequence[Row]) -> tuple[Table, Table]:
-    """The table of scores on all images, and the table of AUCs on each source."""
+    """Return the table of scores on all images, and the table of AUCs on each source."""
     whole = [row for row in rows if not row["source"]]
     counts = ("positives", "negatives", "unknown")
     cells = [
@@ -96,6 +96,6 @@ def _tables(rows: Sequence[Row]) -> tuple[Table, Table]:
     found = {(row["source"], row["finding"]): cell(row, "roc_auc") for row in rows}
     by_source = [[row["finding"], *(found[source, row["finding"]] for source in sources)] for row in whole]
     return (
-        Table(["Finding", "With it", "Without", "Not known", *_TITLES], cells),
+        Table(["Finding", "Images with it", "Images without it", "Not known", *_TITLES], cells),
         Table(["AUC of", *sources], by_source if sources else []),
     )

@@ -1,4 +1,4 @@
-"""The report's table "Heads by source": each head's balanced accuracy, and how well its input predicts the source."""
+"""Make the report's table "Heads by source": balanced accuracies, and how well heads' inputs predict the source."""
 
 from __future__ import annotations
 
@@ -51,15 +51,17 @@ def head_source_table(results: Results) -> Table:
     heads = list(places[0][2]["scores"]) if places else []
     rows = [[head.capitalize(), *(cells.get(head, "") for cells in columns.values())] for head in heads]
     probed = len(columns) - len(places)
-    groups = [("", 1), ("Balanced accuracy", len(places)), ("AUC: source, among images of one label", probed)]
+    probe = "AUC of predicting the source among images of one label"
+    groups = [("", 1), ("Balanced accuracy", len(places)), (probe, probed)]
     return Table(["Head", *columns], rows, [group for group in groups if group[1]])
 
 
 def _places(results: Results) -> Iterator[tuple[str, str, Entry]]:
     """Yield the sets and sources on which heads are compared: name of the set, title, entry of `head_scores`.
 
-    There are three kinds: all images of a set (left out if the model was trained on none of its sources), each source
-    with two or more classes that the model was trained on, and each source that it was not trained on.
+    There are three kinds: all images of a set; each source that the model was trained on, if it has two or more
+    classes; and each source that the model was not trained on. A set is left out of the first kind if the model was
+    trained on none of its sources.
     """
     if not results.sources:
         return

@@ -1,4 +1,4 @@
-"""The first two sections of the report: the model, the data it was evaluated on, and what the result can show."""
+"""Make the texts of the report's first two sections: the model, the data, and what the result can show."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOT_NEW = "These scores say nothing about new patients."
 
 def seen_sentence(images: int) -> str:
     """Return a warning that a model was evaluated on images or patients that it was trained or validated on."""
-    return f"{images:,} of the images, or their patients, are among those that this model was trained or validated on."
+    return f"{images:,} of the images, or their patients, were used to train or validate this model."
 
 
 def model_name(results: Results) -> str:
@@ -50,7 +50,7 @@ def without_folders(value: Any) -> Any:
 
 
 def images(results: Results) -> str:
-    """Return a text with the number of images: of all, and of each class or finding."""
+    """Return a text with the number of all images, and the number of images of each class or finding."""
     named = results.run["images"]
     many = f"{len(named)} {'findings' if results.multilabel else 'classes'}"
     listed = many if len(named) > MOST_CLASSES else f"{'with ' * results.multilabel}{counts(named)}"
@@ -78,7 +78,7 @@ def set_sizes(results: Results) -> list[str]:
 
 
 def independent_sources(results: Results) -> list[str] | None:
-    """Return the sources that the model was not trained or validated on; None if these are not known."""
+    """Return the sources that the model was not trained or validated on; None if they are not known."""
     if results.kind == "evaluate":
         return results.run["independent_sources"]
     outside = (INDEPENDENT, "test")  # version 0.1 called the set ``test`` in a single training
@@ -87,7 +87,7 @@ def independent_sources(results: Results) -> list[str] | None:
 
 
 def severe_findings(audit: Mapping[str, Any]) -> list[str]:
-    """Return the sentences of the severe findings in audit.json; none if the data set was not audited."""
+    """Return the sentences of the severe findings in audit.json; an empty list if the data set was not audited."""
     findings = audit["findings"] if audit else []
     return [finding["sentence"] for finding in findings if finding["severity"] == "severe"]
 
@@ -111,9 +111,10 @@ def floor_rows(results: Results) -> list[dict[str, Any]]:
 def against_floor(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the end of a sentence: whether the first score in `floor_rows` is above the floor.
 
-    It is above the floor, "but not clearly", if its interval is not, or is not known.
+    The text adds "but not clearly" if the score is above the floor, but the lower end of its interval is not, or is not
+    known.
     """
     model, floor = rows[0], rows[-1]["value"]
     if model["low"] is not None and model["low"] > floor:
-        return "above it"
-    return "above it, but not clearly" if model["value"] > floor else "not above it"
+        return "above the floor"
+    return "above the floor, but not clearly" if model["value"] > floor else "not above the floor"

@@ -1,4 +1,4 @@
-"""The report's section of operating points: what the thresholds chosen on validation achieve on other images."""
+"""Make the report's section of operating points: what thresholds chosen on validation images achieve on others."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Decided:
 def operating_points_section(results: Results) -> Section | None:
     """Make the section for `cvrnet.report.write_report`; None if the model has no operating points.
 
-    In a cross-validation, the thresholds of the fold that predicted an image decide it.
+    In a cross-validation, each image is decided by the thresholds of the fold that predicted it.
     """
     members = [decisions.operating_points for decisions in results.decisions]
     points = average_operating_points(members)
@@ -95,7 +95,7 @@ def _decide(results: Results, table: AnyTable, rule: str) -> NDArray[np.float64]
 
 
 def _rows(part: str, decided: Decided, k: int, point: OperatingPoint) -> Iterator[Row]:
-    """The rows of one set, rule and class: all images first, then each source."""
+    """Yield the rows of one set, rule and class: all images first, then each source."""
     table, sources = decided.table, np.array(decided.table.sources)
     named = sorted({*table.sources} - {""})
     for source in ["", *(named if len(named) > 1 else ())]:
@@ -112,7 +112,7 @@ def _rows(part: str, decided: Decided, k: int, point: OperatingPoint) -> Iterato
 
 
 def _holding(decided: Decided, k: int, point: OperatingPoint) -> str:
-    """In how many folds the interval contains the target or lies above it: ``4 of 5``."""
+    """Return, as a text such as ``4 of 5``, in how many folds the interval contains the target or lies above it."""
     folds = [fold for fold in dict.fromkeys(decided.table.folds) if fold]
     if point.target is None or not folds:
         return ""
@@ -122,13 +122,13 @@ def _holding(decided: Decided, k: int, point: OperatingPoint) -> str:
 
 
 def _main_table(rows: Sequence[Row], results: Results) -> Table:
-    """A row for each operating point, class and set."""
+    """Return a row for each operating point, class and set."""
     crossval = results.kind == "crossval"
     titles = [
         "Operating point",
         results.noun.capitalize(),
         "Threshold",
-        "On",
+        "Set",
         "Sensitivity",
         "Specificity",
         "Sensitivity",
@@ -148,23 +148,32 @@ def _main_table(rows: Sequence[Row], results: Results) -> Table:
         for row in rows
         if not row["source"]
     ]
-    groups = [("", 4), ("Achieved", 2), ("On validation", 2), *([("", 1)] if crossval else [])]
+    groups = [("", 4), ("On this set", 2), ("On the validation images", 2), *([("", 1)] if crossval else [])]
     return Table([*titles, *(["Folds that hold the target"] if crossval else [])], cells, groups)
 
 
 def _source_table(rows: Sequence[Row], noun: str) -> Table:
-    """The rule ``sensitivity`` on each source; no rows if there is only one."""
+    """Return a table of the rule ``sensitivity`` on each source; no rows if there is only one source."""
     keys = ("class", "source", "set", "images", "other_images")
     cells = [
         [*(SETS[row[key]] if key == "set" else row[key] for key in keys), *(cell(row, name) for name in RATES)]
         for row in rows
         if row["source"] and row["operating_point"].startswith("sensitivity")
     ]
-    return Table([noun.capitalize(), "Source", "Set", "Images", "Others", "Sensitivity", "Specificity"], cells)
+    titles = [
+        noun.capitalize(),
+        "Source",
+        "Set",
+        f"Images with the {noun}",
+        "Other images",
+        "Sensitivity",
+        "Specificity",
+    ]
+    return Table(titles, cells)
 
 
 def _prevalence_table(rows: Sequence[Row], prevalences: Sequence[float], noun: str) -> Table:
-    """PPV and NPV of each operating point at some prevalences, on the first set."""
+    """Return a table of PPV and NPV of each operating point at some prevalences, on the first set."""
     cells = []
     for row in rows:
         if not row["source"] and row["set"] == rows[0]["set"]:
@@ -176,7 +185,7 @@ def _prevalence_table(rows: Sequence[Row], prevalences: Sequence[float], noun: s
 
 
 def _predictive_values(row: Row, prevalences: Sequence[float]) -> Row:
-    """PPV and NPV by Bayes' rule, for each prevalence."""
+    """Return PPV and NPV by Bayes' rule, for each prevalence."""
     found: Row = {}
     sensitivity, specificity = row["sensitivity"], row["specificity"]
     for p in prevalences:

@@ -1,4 +1,4 @@
-"""The report's section of a model that predicts an event: patients left, the model's scores, and the baselines'."""
+"""Make the report's section of a model that predicts an event: patients, the model's scores, the baselines' scores."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def auc_rows(table: PredictionTable, baselines: Mapping[str, Sequence[float]], p
     """Return the AUC of the model and of each baseline with 95 % intervals by patient, and DeLong's paired tests.
 
     A row has ``set``, ``score`` (``model``, or a column of baselines.csv), ``auc``, ``auc_low`` and ``auc_high``. The
-    row of a baseline also has ``difference`` (the model's AUC minus the baseline's), ``low``, ``high`` and ``p``; these
-    are None if fewer than two patients have the event, or fewer than two lack it.
+    row of a baseline also has ``difference`` (the model's AUC minus the baseline's AUC), ``low``, ``high`` and ``p``.
+    These four values are None if fewer than two patients have the event, or fewer than two patients lack it.
     """
     k = table.classes.index(YES)
     truth, model, patients = table.truth(k) == 1, table.probabilities[:, k], table.groups
@@ -95,14 +95,14 @@ def calibration_row(table: PredictionTable, part: str = "") -> Row:
 
 
 def _views(results: Results, part: str, table: PredictionTable) -> str:
-    """Say for how many rows, with and without the event, the last radiograph is AP."""
+    """Return a sentence on how many cases with and without the event have an AP radiograph last; "" if unknown."""
     views = read_baselines(results.folders, part, table.names).get(VIEW)
     if views is None:
         return ""
     ap, truth = np.array(views) == 1, table.truth(table.classes.index(YES)) == 1
     return (
-        f"{results.set_title(part)}, the last radiograph is AP in {int(ap[truth].sum())} of {int(truth.sum())} with "
-        f"the event, and in {int(ap[~truth].sum())} of {int((~truth).sum())} without."
+        f"{results.set_title(part)}, the last radiograph is AP in {int(ap[truth].sum())} of {int(truth.sum())} cases "
+        f"with the event, and in {int(ap[~truth].sum())} of {int((~truth).sum())} cases without it."
     )
 
 
@@ -115,7 +115,7 @@ def _auc_table(rows: Sequence[Row], results: Results) -> Table:
             title = TITLES[row["score"]]
             yield [title, results.set_title(row["set"]), auc, less, p_value(row["p"]) if tested else ""]
 
-    return Table(["Score", "On", "AUC", "Model's AUC minus this", "p"], list(cells()))
+    return Table(["Score", "Set", "AUC", "Model's AUC minus this AUC", "p"], list(cells()))
 
 
 def _calibration_table(rows: Sequence[Row], results: Results) -> Table:
@@ -130,5 +130,6 @@ def _calibration_table(rows: Sequence[Row], results: Results) -> Table:
         ]
         for row in rows
     ]
-    titles = ["On", "n", "Event, observed", "Mean probability", "Brier score", "Brier score of the observed share"]
+    titles = ["Set", "Cases", "Observed share of the event", "Mean probability", "Brier score"]
+    titles.append("Brier score of the observed share")
     return Table(titles, cells)

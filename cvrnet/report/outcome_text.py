@@ -1,4 +1,4 @@
-"""Sentences about the patients of a predicted event: how many there are, and what so many can prove."""
+"""Write sentences about the patients of a predicted event: how many there are, and what this number can prove."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 from cvrnet.data.outcomes import FOLLOWED, YES
 from cvrnet.runs.predictions import PredictionTable
 
-ENOUGH = 100  #: patients with the event, and as many without, for an external validation
+ENOUGH = 100  #: least number of patients with the event, and also of patients without it, for an external validation
 
 
 def outcome_sentences(outcome: Mapping[str, Any]) -> list[str]:
-    """Return sentences on what was kept and why the rest was dropped; ``outcome`` is this key of run.json."""
+    """Return sentences on what was kept, and why the rest was dropped; ``outcome`` is that key of run.json."""
     o, event = outcome, outcome["column"]
     origin = "the admission (day 0)" if o["until"] == "admission" else "the radiograph"
     origin = "the last radiograph kept" if o["until"] == "first" and o["unit"] != "image" else origin
@@ -22,20 +22,20 @@ def outcome_sentences(outcome: Mapping[str, Any]) -> list[str]:
     units = {"image": "radiograph", "study": "study"}.get(o["unit"], "patient")
     others = len(o["late"]) - o["films_after"]
     lines = {
-        f"Read: {_count(o['patients'], 'patient')} with {_count(o['films'], 'radiograph')}; with {event}: "
-        f"{_count(o['events'], 'patient')}.": True,
-        f"Dropped, because taken on the day of {event} or later, which would be a leak: "
+        f"Read: {_count(o['patients'], 'patient')} with {_count(o['films'], 'radiograph')}; "
+        f"{_have(o['events'])} {event}.": True,
+        f"Dropped, because they were taken on the day of {event} or later, which would be a leak: "
         f"{_count(o['films_after'], 'radiograph')} of {_count(o['patients_after'], 'patient')}.": o["films_after"],
-        "Dropped, because taken after the admission, or because the patient was no longer at risk: "
+        "Dropped, because they were taken after the admission, or because the patient was no longer at risk: "
         f"{_count(others, 'radiograph')}.": others,
         "Dropped, because the patient was not followed long enough (censored): "
         f"{_count(len(o['censored']), units)}.": o["censored"],
         f"Left: {_count(o['kept_patients'], 'patient')} with {_count(o['kept_films'], 'radiograph')}; "
-        f"with {event}{in_time}: {_count(o['kept_events'], 'patient')}.": True,
-        f"With a later {event}, counted as no: {_count(o['later_events'], 'patient')}.": o["later_events"],
-        f"With an empty {event}, counted as no, although it is not known how long they were followed (column "
-        f"{FOLLOWED}): {_count(o['not_followed'], 'patient')}.": o["not_followed"] and not o["yes_no"],
-        f"Dead without {event}, counted as no: {_count(o['deaths'], 'patient')}.": o["deaths"],
+        f"{_have(o['kept_events'])} {event}{in_time}.": True,
+        f"A later {event}, counted as no event: {_count(o['later_events'], 'patient')}.": o["later_events"],
+        f"An empty {event}, counted as no event, although the time of follow-up is not known (column {FOLLOWED}): "
+        f"{_count(o['not_followed'], 'patient')}.": o["not_followed"] and not o["yes_no"],
+        f"Died without {event}, counted as no event: {_count(o['deaths'], 'patient')}.": o["deaths"],
     }
     return [line for line, shown in lines.items() if shown]
 
@@ -43,6 +43,10 @@ def outcome_sentences(outcome: Mapping[str, Any]) -> list[str]:
 def _count(number: int, noun: str) -> str:
     plural = {"study": "studies"}.get(noun, f"{noun}s")
     return f"{number:,} {noun if number == 1 else plural}"
+
+
+def _have(patients: int) -> str:
+    return f"{_count(patients, 'patient')} {'has' if patients == 1 else 'have'}"
 
 
 def event_patients(table: PredictionTable) -> tuple[int, int]:
@@ -53,10 +57,10 @@ def event_patients(table: PredictionTable) -> tuple[int, int]:
 
 
 def evidence_sentence(events: int, others: int) -> str:
-    """Return a sentence on what so many patients with the event, and without it, can prove.
+    """Return a sentence on what these numbers of patients with the event, and without it, can prove.
 
-    Vergouwe et al. 2005 (J Clin Epidemiol 58:475), Collins et al. 2016 (Stat Med 35:214), Riley et al. 2020 (BMJ
-    368:m441).
+    Sources: Vergouwe et al. 2005 (J Clin Epidemiol 58:475), Collins et al. 2016 (Stat Med 35:214), Riley et al. 2020
+    (BMJ 368:m441).
     """
     rule = (
         f"a validation needs at least {ENOUGH} patients with the event and {ENOUGH} without (Vergouwe et al. 2005, "

@@ -1,4 +1,4 @@
-"""A comparison of models on the same images: its rows, and the table that shows them."""
+"""Compare models on the images that all of them predicted: the rows of the comparison, and the table of the page."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ Row = dict[str, Any]
 
 
 def paired_rows(tables: Mapping[str, AnyTable]) -> list[Row]:
-    """Compare each model with the first one: macro AUC, accuracy, and the AUC of each class.
+    """Compare each model with the first model: macro AUC, accuracy, and the AUC of each class.
 
-    Only images that all models predicted count. A row has ``score``, ``class``, ``model``, ``reference`` (the first
+    Only images that all models predicted are used. A row has ``score``, ``class``, ``model``, ``reference`` (the first
     model), ``images``, ``patients``, the keys of `cvrnet.metrics.paired_models.compare_auc` (``one`` is the model,
-    ``other`` the reference), and ``p_holm``. A finding counts as a class, on the images for which it is known; findings
-    have no accuracy.
+    ``other`` the reference), and ``p_holm``. A finding is compared like a class, on the images for which it is known;
+    findings have no accuracy.
 
     Args:
-        tables: name of a model -> its predictions, one for each image; the same classes, in any order.
+        tables: Name of a model -> its predictions, one for each image. The classes of all models must be equal, in any
+            order.
     """
     (first, reference), *others = _of_common_images(tables).items()
     size = {"reference": first, "images": len(reference.names), "patients": len({*reference.groups})}
@@ -43,7 +44,7 @@ def paired_rows(tables: Mapping[str, AnyTable]) -> list[Row]:
 
 
 def _of_common_images(tables: Mapping[str, AnyTable]) -> dict[str, AnyTable]:
-    """The tables with only the images that all of them have, with images and classes in the first table's order."""
+    """Return the tables with only their common images, with images and classes in the first table's order."""
     first = next(iter(tables.values()))
     common = set(first.names).intersection(*(table.names for table in tables.values()))
     names = [name for name in first.names if name in common]
@@ -57,8 +58,8 @@ def _of_common_images(tables: Mapping[str, AnyTable]) -> dict[str, AnyTable]:
 def _tests(table: AnyTable, reference: AnyTable) -> Iterator[tuple[str, str, dict[str, float]]]:
     """Yield the score, the class and the test of a model against the reference.
 
-    If only one patient has a class, or only one lacks it, the AUC of the class has no variance: then neither this AUC
-    nor the macro AUC is tested.
+    If only one patient has a class, or only one patient lacks it, the AUC of the class has no variance. This AUC and
+    the macro AUC are then not tested.
     """
     if isinstance(table, PredictionTable) and isinstance(reference, PredictionTable):
         right, other = (one.guesses == one.labels for one in (table, reference))
@@ -90,10 +91,10 @@ def paired_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         ]
         for row, name in zip(rows, map(score_name, rows), strict=True)
     ]
-    titles = ["Model", "Score", "Model's", "Reference's", "Difference", "p", "p, Holm"]
+    titles = ["Model", "Score", "Model's value", "Reference's value", "Difference", "p", "p (Holm)"]
     return Table(titles, cells)
 
 
 def p_value(p: float) -> str:
-    """Return a p-value as text, ``< 0.001`` if it is smaller."""
+    """Format a p-value; values below 0.001 give ``< 0.001``."""
     return "< 0.001" if p < 0.001 else number(p)

@@ -1,4 +1,4 @@
-"""The report's tables: rows of numbers for CSV files, and the columns that the page shows."""
+"""Make the report's tables: rows of numbers for CSV files, and the columns that the page shows."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CLASSES: Columns = (
     ("Class", "class"), ("Images", "images"),
     ("Sensitivity", "sensitivity"), ("Specificity", "specificity"), ("PPV", "ppv"), ("NPV", "npv"),
 )  # fmt: skip
-# Scores of the whole set: name in overall.csv -> title, and place in the scores.
+# Scores of the whole set: name in overall.csv -> title on the page, and place in the scores.
 OVERALL = {
     "accuracy": ("Accuracy", ("accuracy",)),
     "balanced_accuracy": ("Balanced accuracy", ("balanced_accuracy",)),
@@ -87,7 +87,7 @@ def _table(
 
 
 def cell(row: Row, key: str) -> str:
-    """Return a cell as text: a count, or a score with its interval, if any, and with † if the interval is exact."""
+    """Return a cell as text: a count, or a score with its interval (if there is one), with † if it is exact."""
     if isinstance(row[key], str):
         return row[key]
     if isinstance(row[key], int):
@@ -97,7 +97,7 @@ def cell(row: Row, key: str) -> str:
 
 
 def _paper_table(results: Results) -> ReportTable:
-    """Make the papers' table (v1 Table 3): a row for each fold or set, the mean, the independent source, the drop."""
+    """Make the papers' table (v1 Table 3): rows for each fold or set, the mean, the independent source and the drop."""
     source, tree = results.held_back, results.results
     if results.kind == "crossval":
         names = {"": "Mean", f"{source} ": f"Mean on {source}", "drop ": "Drop"}
@@ -125,7 +125,7 @@ def _paper_table(results: Results) -> ReportTable:
 
 
 def paper_scores(scores: Mapping[str, Any]) -> Row:
-    """Select the scores of the papers' table from the scores of a set, or from their mean and std over folds."""
+    """Select the scores of the papers' table from the scores of a set, or from means and stds over the folds."""
     weighted, macro = scores["weighted"], scores["macro"]
     return {
         **{f"{key}_weighted": weighted[key] for key in AVERAGES},
@@ -136,7 +136,7 @@ def paper_scores(scores: Mapping[str, Any]) -> Row:
 
 
 def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the scores of one set minus the scores of another; None where one of the two is undefined.
+    """Return the scores of one set minus the scores of another; None if one of the two scores is undefined.
 
     For findings, the difference is the mean over the findings that have scores in both sets.
     """
@@ -172,7 +172,7 @@ def too_few_patients(rows: Sequence[Row]) -> bool:
 
 
 def _overall_table(scores: Mapping[str, Any]) -> ReportTable:
-    """Scores of the whole set with 95 % intervals."""
+    """Make the table of the scores of the whole set, with 95 % intervals."""
     rows, shown = [], []
     for name, (title, place) in OVERALL.items():
         value, bounds = scores, scores["intervals"]
@@ -193,7 +193,7 @@ def _head_table(results: Results) -> ReportTable:
 
 
 def _source_table(results: Results, classes: Columns) -> ReportTable:
-    """The scores on each source in every set; no rows if no source is named."""
+    """Make the table of the scores on each source in every set; no rows if no source is named."""
     rows = []
     for name, scores in results.sets.items() if results.sources else ():
         for source, values in scores["per_source"].items():

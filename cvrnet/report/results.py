@@ -32,10 +32,10 @@ class Results:
     shown: str  #: name of the set that the report shows: ``test``; for a single training ``independent`` or ``val``
     scores: Mapping[str, Any]  #: scores on the set ``shown``, over all folds
     predictions: Any  #: predictions on the set ``shown``, over all folds: a `PredictionTable` or a `FindingTable`
-    split: list[dict[str, str]]  #: the rows of split.csv; none for an evaluation
-    histories: list[list[dict[str, str]]]  #: the rows of history.csv of each fold; none for an evaluation
+    split: list[dict[str, str]]  #: the rows of split.csv; empty for an evaluation
+    histories: list[list[dict[str, str]]]  #: the rows of history.csv of each fold; empty for an evaluation
     audit: Mapping[str, Any]  #: audit.json; empty if the data set was not audited
-    probe: list[dict[str, str]]  #: the rows of `cvrnet.report.source_probe`; none if it was not made
+    probe: list[dict[str, str]]  #: the rows of `cvrnet.report.source_probe`; empty if no probe was made
 
     @property
     def kind(self) -> str:
@@ -60,13 +60,13 @@ class Results:
 
     @property
     def independent(self) -> Mapping[str, Any] | None:
-        """The scores of a cross-validation on independent images, over all folds; None if there are none."""
+        """The scores of a cross-validation on independent images, over all folds; None without independent images."""
         part = self.results.get(INDEPENDENT)
         return part["pooled"] if self.kind == "crossval" and part else None
 
     @property
     def held_back(self) -> str:
-        """The name of the set of independent images: their source, or ``split=test``; "" if there are none."""
+        """The name of the set of independent images: their source, or ``split=test``; "" without independent images."""
         return (self.run.get("test_source") or "split=test") if INDEPENDENT in self.results else ""
 
     @property
@@ -85,7 +85,7 @@ class Results:
 
     @property
     def folders(self) -> list[Path]:
-        """The folders with predictions.csv: those of the folds, or the only one."""
+        """The folders with predictions.csv: the folders of the folds, or the only folder."""
         return read_folds(self.folder, self.run) if self.kind == "crossval" else [self.folder]
 
     @cached_property
@@ -104,18 +104,18 @@ class Results:
         return tables
 
     def by_model(self, table: AnyTable) -> Iterator[tuple[Decisions, NDArray[np.bool_]]]:
-        """Yield the decisions of each model, and a mask (N,) of the images in ``table`` that it predicted."""
+        """Yield the decisions of each model, and a mask (N,) of the images in ``table`` that this model predicted."""
         folds = np.array(table.folds)
         for fold, decisions in enumerate(self.decisions, start=1):
             yield decisions, folds == (str(fold) if len(self.decisions) > 1 else "")
 
     def set_title(self, name: str) -> str:
-        """The name of a set for tables; for the independent set, the name of its source."""
+        """Return the name of a set for tables; for the independent set, the name of its source."""
         return self.held_back if name == INDEPENDENT else SETS[name]
 
 
 def read_results(folder: Path) -> Results:
-    """Read a run or an evaluation; raise UserError if it is not finished or has a damaged file."""
+    """Read a run or an evaluation; raise UserError if it is not finished, or if a file is damaged."""
     run = {"data": "", **read_run(folder)}
     crossval, trained = run.get("kind") == "crossval", run.get("kind") in ("crossval", "train")
     results = read_json(folder / (SUMMARY if crossval else METRICS))

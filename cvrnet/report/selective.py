@@ -1,4 +1,4 @@
-"""The report's section of prediction sets and abstention: does what was set on validation hold on other images?"""
+"""Make the report's section of prediction sets and abstention: do limits from validation hold on other images?"""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Mask = NDArray[np.bool_]
 def selective_section(results: Results) -> Section | None:
     """Make the section for `cvrnet.report.write_report`, and draw its figure; None if the model lacks these decisions.
 
-    In a cross-validation, the limits of the fold that predicted an image are applied to it.
+    In a cross-validation, each image is decided by the limits of the fold that predicted it.
     """
     ensemble = average_decisions(results.decisions)
     if ensemble.prediction_sets is None or ensemble.abstention is None:
@@ -51,11 +51,11 @@ def selective_section(results: Results) -> Section | None:
         validation_only=list(results.judged) == ["val"],
         figure=figure_picture((results.folder / FIGURES / "risk_coverage.png").read_bytes()),
     )
-    return Section("Sets of classes, and when not to answer", html, {"prediction_sets": sets, "abstention": passed})
+    return Section("Prediction sets and abstention", html, {"prediction_sets": sets, "abstention": passed})
 
 
 def _set_rows(results: Results, part: str) -> Iterator[Row]:
-    """Coverage and size of the sets: for all images at each coverage, then for each class and source."""
+    """Yield coverage and size of the sets: for all images at each coverage, then for each class and source."""
     table = results.judged[part]
     sources = np.array(table.sources)
     named = sorted({*table.sources} - {""})
@@ -85,7 +85,7 @@ def _set_scores(table: PredictionTable, found: Mask, rows: Mask) -> Row:
 
 
 def _passed_rows(results: Results, part: str) -> Iterator[Row]:
-    """For each share: how many images are passed on to a human, and the accuracy on the others."""
+    """Yield, for each share, how many images are passed on to a human, and the accuracy on the other images."""
     table = results.judged[part]
     right = table.guesses == table.labels
     patients = np.array(table.groups)
@@ -115,8 +115,8 @@ def _set_table(rows: Sequence[Row], names: Mapping[str, str]) -> Table:
         for row in rows
         if few or row["of"] != "class"
     ]
-    titles = ["Promised", "On", "Of", "Images", "Coverage", "Mean size", "Coverage", "Mean size"]
-    return Table(titles, cells, [("", 4), ("One limit", 2), ("A limit for each class", 2)])
+    titles = ["Target coverage", "Set", "Group", "Images", "Coverage", "Mean size", "Coverage", "Mean size"]
+    return Table(titles, cells, [("", 4), ("One limit for all classes", 2), ("A limit for each class", 2)])
 
 
 def _passed_table(rows: Sequence[Row], names: Mapping[str, str]) -> Table:
@@ -124,13 +124,14 @@ def _passed_table(rows: Sequence[Row], names: Mapping[str, str]) -> Table:
         [names[row["set"]], f"{row['target']:g}", number(row["passed_on"]), row["answered"], cell(row, "accuracy")]
         for row in rows
     ]
-    return Table(["On", "To pass on", "Passed on", "Answered", "Accuracy of the answers"], cells)
+    titles = ["Set", "Target share passed on", "Share passed on", "Images predicted", "Accuracy of these predictions"]
+    return Table(titles, cells)
 
 
 def _missed(rows: Sequence[Row], names: Mapping[str, str]) -> list[str]:
-    """A sentence for each set or source whose coverage is clearly below the promised one (its whole interval is)."""
+    """Return a text for each set or source whose coverage, with its whole interval, is below the target coverage."""
     return [
-        f"{row['name'] or names[row['set']]}: {row['coverage']:.3f} instead of {row['target']:g}"
+        f"{row['name'] or names[row['set']]}: coverage {row['coverage']:.3f} instead of {row['target']:g}"
         for row in rows
         if row["of"] in ("", "source") and row["coverage_high"] is not None and row["coverage_high"] < row["target"]
     ]

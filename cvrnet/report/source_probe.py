@@ -30,7 +30,7 @@ from cvrnet.report.results import Results, read_results
 from cvrnet.runs.layout import SOURCE_PROBE, fold_name
 from cvrnet.scoring import MIN_PATIENTS
 
-MAX_IMAGES = 400  # over all labels and sources, so that the cost does not grow with the data set
+MAX_IMAGES = 400  # most images of all labels and sources, so that the cost does not grow with the data set
 BATCH = 16
 FOLDS = 5
 RESAMPLES = 500
@@ -42,11 +42,11 @@ def write_source_probe(folder: Path, predictor: Predictor | None = None) -> str:
     """Probe the model of a run, or ``predictor`` for an evaluation, and write tables/source_probe.csv for the report.
 
     Nothing is written for findings, for a model with one head, or if no label has two sources of `MIN_PATIENTS`
-    patients each. Of a cross-validation, the model of fold 1 is probed.
+    patients each. In a cross-validation, the model of fold 1 is probed.
 
     Returns:
-        A sentence that says why the model cannot be probed, for example because the file of its weights is damaged;
-        otherwise "".
+        A sentence that says why the model cannot be probed, for example because the file of its weights is damaged; ""
+        if there is no such problem.
     """
     results = read_results(folder)
     groups = {} if results.multilabel else _groups(results)
@@ -59,16 +59,16 @@ def write_source_probe(folder: Path, predictor: Predictor | None = None) -> str:
         if isinstance(model, CVRNet) and averages_probabilities(model) and (rows := probe_rows(predictor, groups)):
             write_sheet(folder / SOURCE_PROBE, rows)
     except UserError as error:
-        (folder / SOURCE_PROBE).unlink(missing_ok=True)  # it is of earlier weights
+        (folder / SOURCE_PROBE).unlink(missing_ok=True)  # the file belongs to earlier weights
         return f"No source probe: {str(error).replace(str(folder), folder.absolute().name)}."
     return ""
 
 
 def probe_rows(predictor: Predictor, groups: Groups) -> list[dict[str, Any]]:
-    """Return a row for each label and head and, if there are several labels, a row for each head with their mean.
+    """Return a row for each label and head and, if there are several labels, each head's mean over the labels.
 
-    ``auc`` is the AUC of a logistic regression on the standardised input, in a cross-validation: one source against
-    the others, mean over the sources. Its 95 % interval is from resampling the patients of each label.
+    ``auc`` is the cross-validated AUC of a logistic regression on the standardised input: one source against the
+    others, as the mean over the sources. Its 95 % interval comes from resampling the patients of each label.
     """
     every = [path for sources in groups.values() for paths in sources.values() for path in paths]
     inputs = _head_inputs(predictor, every)
@@ -118,7 +118,7 @@ def _groups(results: Results) -> Groups:
 
 
 def _head_inputs(predictor: Predictor, paths: Sequence[Path]) -> dict[Path, list[NDArray[np.float32]]]:
-    """Path of each readable image -> the input of each head of the predictor's first model."""
+    """Map the path of each readable image to the input of each head of the predictor's first model."""
     network = HeadLogits(predictor.models[0], predictor.precision)
     read = read_ahead(paths, predictor.preprocessing, ahead=2 * BATCH)
     images = ((path, image) for path, image in read if not isinstance(image, str))
@@ -135,7 +135,7 @@ def _head_inputs(predictor: Predictor, paths: Sequence[Path]) -> dict[Path, list
 def _aucs(
     x: NDArray[np.float32], y: NDArray[np.int64], sources: Sequence[str], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """The AUC (B,) of cross-validated predictions from ``x`` (N, D), for each row of image weights (B, N)."""
+    """Return the AUC (B,) of cross-validated predictions from ``x`` (N, D), for each row of image weights (B, N)."""
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, class_weight="balanced"))
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
     p = cross_val_predict(probe, x, y, cv=folds, method="predict_proba")

@@ -1,4 +1,4 @@
-"""The report's section of subgroups: scores for the values of the manifest's further columns (sex, view, age)."""
+"""Make the report's section of subgroups: scores for the values of the manifest's further columns (sex, view, age)."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from cvrnet.report.results import Results
 from cvrnet.runs.predictions import PredictionTable
 from cvrnet.scoring import MIN_PATIENTS
 
-MOST_VALUES = 10  # a column with more values makes no groups, unless they are numbers
-BINS = 4  # for a column of numbers
-AGES = (0, 18, 40, 60, 80)  # first year of each group
+MOST_VALUES = 10  # a column with more values makes groups only if the values are numbers
+BINS = 4  # number of bins for a column of numbers
+AGES = (0, 18, 40, 60, 80)  # first year of each age group
 UNKNOWN = "unknown"
 _NO_GROUPS = re.compile(r"\b(id|uid|identifier|accession|date|time|path|file|filename)\b")
 SCORES = ("accuracy", "balanced_accuracy", "roc_auc")
@@ -31,7 +31,7 @@ Row = dict[str, Any]
 
 
 def subgroups_section(results: Results) -> Section | None:
-    """Make the section for `cvrnet.report.write_report`; None if the data set is gone or has no such column."""
+    """Make the section for `cvrnet.report.write_report`; None if the data set is missing or has no such column."""
     columns = group_columns(_metadata(results))
     rows_of, show = (finding_group_rows, finding_group_tables) if results.multilabel else (_class_rows, _class_table)
     rows = [
@@ -48,7 +48,7 @@ def subgroups_section(results: Results) -> Section | None:
 
 
 def _metadata(results: Results) -> dict[str, dict[str, str]]:
-    """The further columns and the view of each image, by its name, from the manifest that run.json names."""
+    """Return the further columns and the view of each image, by its name, from the manifest that run.json names."""
     data = DataSet.of_run(results.run)
     if data is None or not os.path.exists(data):
         return {}
@@ -60,7 +60,7 @@ def _metadata(results: Results) -> dict[str, dict[str, str]]:
     if results.multilabel and not any(record.label for record in records):  # also findings left out
         findings |= {*finding_columns(records)}
     rows = {record.name: {"view": record.view, **record.metadata} for record in records}
-    if outcome := results.run.get("outcome"):  # what happens after the radiographs makes no groups
+    if outcome := results.run.get("outcome"):  # columns about later events make no groups
         findings |= {outcome["column"], *(key for row in rows.values() for key in row if key.endswith("_day"))}
     return {name: {key: row[key] for key in row if key not in findings} for name, row in rows.items()}
 
@@ -68,9 +68,9 @@ def _metadata(results: Results) -> dict[str, dict[str, str]]:
 def group_columns(metadata: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
     """Return the groups of each column that makes groups: column -> image -> group.
 
-    The values are the groups if there are 2 to `MOST_VALUES`. A column with more values, all of them numbers, is cut at
-    its quartiles or, if its name contains the word age, at `AGES`. Free text makes no groups. Columns named like
-    identifiers, dates or files make none either.
+    A column with 2 to `MOST_VALUES` values makes a group for each value. A column with more values makes groups only if
+    all values are numbers: it is cut at its quartiles or, if its name contains the word age, at `AGES`. Columns that
+    are named like identifiers, dates or files make no groups.
 
     >>> group_columns({"a.png": {"sex": "F", "note": "x"}, "b.png": {"sex": "M", "note": "x"}})
     {'sex': {'a.png': 'F', 'b.png': 'M'}}
@@ -85,7 +85,7 @@ def group_columns(metadata: Mapping[str, Mapping[str, str]]) -> dict[str, dict[s
 
 
 def _groups(column: str, values: Mapping[str, str]) -> dict[str, str]:
-    """The group of each image; none if the column makes no groups."""
+    """Return image -> group; an empty dictionary if the column makes no groups."""
     known = {value for value in values.values() if value}
     if len(known) <= MOST_VALUES:
         return {image: value or UNKNOWN for image, value in values.items()} if known else {}
@@ -101,7 +101,7 @@ def _groups(column: str, values: Mapping[str, str]) -> dict[str, str]:
 
 
 def _words(column: str) -> str:
-    """A column's name in lower case, with a space between its words.
+    """Return a column's name in lower case, with a space between its words.
 
     >>> _words("PatientAge"), _words("study_id")
     ('patient age', 'study id')
@@ -110,7 +110,7 @@ def _words(column: str) -> str:
 
 
 def _number(text: str) -> float | None:
-    """A number, or the years of a DICOM age such as 045Y; None for any other text."""
+    """Return a number, or the years of a DICOM age such as 045Y; None for any other text."""
     text = re.sub(r"^(\d{3})Y$", r"\1", text)
     try:
         value = float(text)
@@ -120,20 +120,20 @@ def _number(text: str) -> float | None:
 
 
 def _bin_names(edges: np.ndarray, given: np.ndarray) -> list[str]:
-    """Names of bins: ``0 to 18`` includes 0 and not 18; the last bin includes its end."""
+    """Return the names of bins: ``0 to 18`` includes 0, but not 18; the last bin includes its end."""
     ends = [*edges[1:], max(given.max(), edges[-1])]
     return [f"{low:g} to {high:g}" for low, high in zip(edges, ends, strict=True)]
 
 
 def _members(table: Any, groups: Mapping[str, str]) -> dict[str, Any]:
-    """Group -> the rows of the table in it; empty if all images are in one group."""
+    """Map each group to its rows of the table; return an empty dictionary if all images are in one group."""
     of_image = np.array([groups.get(name, UNKNOWN) for name in table.names])
     present = sorted({*of_image.tolist()}, key=_order)
     return {g: table.rows(np.flatnonzero(of_image == g).tolist()) for g in present} if len(present) > 1 else {}
 
 
 def _order(group: str) -> tuple[bool, float, str]:
-    """A sorting key: bins by their numbers, other groups by their names, unknown last."""
+    """Return a sorting key: bins by their numbers, other groups by their names, unknown last."""
     return group == UNKNOWN, _number(group.partition(" to ")[0]) or 0.0, group
 
 
@@ -150,7 +150,7 @@ def _no_scores() -> Row:
 
 
 def _scores(table: PredictionTable) -> Row:
-    """Accuracy, balanced accuracy and macro AUC, each with its interval by patient."""
+    """Return accuracy, balanced accuracy and macro AUC, each with its interval by patient."""
     scores = classification_scores(table.labels, table.probabilities, table.classes)
     spread = bootstrap_intervals(table.labels, table.probabilities, table.classes, table.groups)
     row: Row = {}
@@ -167,5 +167,5 @@ def _class_table(rows: Sequence[Row]) -> dict[str, Table]:
         if not row["too_small"]:
             scores = [cell(row, name) for name in SCORES]
         cells.append([*(row[key] for key in ("column", "group", "on", "images", "patients")), *scores])
-    titles = ["Column", "Group", "On", "Images", "Patients", "Accuracy", "Balanced accuracy", "AUC, macro"]
+    titles = ["Column", "Group", "Set", "Images", "Patients", "Accuracy", "Balanced accuracy", "AUC, macro"]
     return {"": Table(titles, cells)}

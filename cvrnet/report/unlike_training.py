@@ -1,4 +1,4 @@
-"""The report's section on images unlike the training images: the share of each set and source that is marked."""
+"""Make the report's section on images unlike the training images: which share of each set and source is marked."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 
 def unlike_training_section(results: Results) -> Section | None:
-    """Make the section for `cvrnet.report.write_report`; None if the predictions lack the values, as in older runs."""
+    """Make the section for `cvrnet.report.write_report`; None if predictions.csv lacks ``unlike_training``."""
     rows = [row for name, table in results.judged.items() for row in _rows(name, table)]
     if not rows:
         return None
@@ -37,7 +37,7 @@ def unlike_training_section(results: Results) -> Section | None:
 
 
 def _rows(name: str, table: AnyTable) -> Iterator[Row]:
-    """A row for all images of a set, then for each source; images without a value are left out."""
+    """Yield a row for all images of a set, then for each source; images without a value are left out."""
     if table.unlike is None:
         return
     known, sources = ~np.isnan(table.unlike), np.array(table.sources)

@@ -1,4 +1,4 @@
-"""report.html: the results of a run in one file that needs no network, prints well and fits a phone."""
+"""Write report.html: the results of a run in one file that needs no network, prints well and fits a phone."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from cvrnet.report.results import Results, read_results
 from cvrnet.runs.attention import top_pictures
 from cvrnet.runs.layout import CHECKLIST, REPORT, TABLES
 
-SHOWN = 12  # mistakes on the page
+SHOWN = 12  # most mistakes on the page
 
 
 def write_report(folder: str | Path, further: Sequence[Section] = ()) -> Path:
     """Write `report.html`, `checklist.md` and `tables/*.csv` from the files in the folder of a run or an evaluation.
 
-    This can be repeated at any time, for instance after an audit.json was added to the run. The sections in ``further``
-    come before the learning curves.
+    A report can be written again at any time, for instance after an audit.json was added to the run. The sections in
+    ``further`` come before the learning curves.
 
     Returns:
         The path of report.html.
 
     Raises:
-        UserError: The folder holds no finished run, or a damaged one.
+        UserError: The folder holds no finished run, or a file of the run is damaged.
     """
     folder = Path(folder)
     with damaged_files(folder):
@@ -71,14 +71,14 @@ def _page(results: Results, tables: Mapping[str, ReportTable], further: Sequence
 def _mistake_thumbnails(
     run: Mapping[str, Any], rows: Sequence[Row], pictures: Mapping[str, str]
 ) -> list[tuple[Picture | str, str, list[str]]]:
-    """For each row of `mistake_rows`: the image (or why it cannot be shown), its path, and lines of text.
+    """Return, for each row of `mistake_rows`, the image (or why it cannot be shown), its path, and lines of text.
 
     ``pictures`` maps each bag to the path of the picture that is shown for it.
     """
     shown = []
     for row in rows:
         where = [row["source"], row["fold"] and f"fold {row['fold']}"]
-        answer = f"{row['label']} taken for {row['prediction']}, {row['probability']:.3f}"
+        answer = f"{row['label']} predicted as {row['prediction']}, probability {row['probability']:.3f}"
         path = image_path(run, pictures.get(row["path"], row["path"]))
         try:
             picture: Picture | str = small_picture(read_image(path, any_body_part=True))

@@ -1,1 +1,1 @@
-"""A run on disk: file names, folders, checkpoints, predictions, splits, and downloads from the Hub."""
+"""Read and write runs on disk: file names, folders, checkpoints, predictions, splits, downloads from the Hub."""

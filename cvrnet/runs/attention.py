@@ -1,4 +1,4 @@
-"""attention.csv: how much each picture of a bag counts in the bag's prediction."""
+"""Read and write attention.csv: how much each picture of a bag counts in the bag's prediction."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class StudyAttention:
 
     study: str
     split: str  #: the set that the bag is in
-    paths: list[str]  #: as in the data set
-    days: list[float]  #: from each picture to the last one
-    shares: NDArray[np.float64]  #: each picture's share of the attention, the mean over the heads, (pictures,)
+    paths: list[str]  #: paths of the pictures, as in the data set
+    days: list[float]  #: days from each picture to the last picture
+    shares: NDArray[np.float64]  #: each picture's share of the attention, as the mean over the heads, (pictures,)
     lesions: NDArray[np.bool_]  #: whether the data set marks a lesion in each picture, (pictures,)
 
     @property
@@ -37,7 +37,7 @@ class StudyAttention:
 
 
 def attention_of(studies: Sequence[Study], shares: Shares, split: str) -> list[StudyAttention]:
-    """Return the attention of some bags, from each bag's ``shares``: (heads, pictures)."""
+    """Return the attention of some bags; ``shares`` has an array (heads, pictures) for each bag."""
     return [
         StudyAttention(
             study.name,

@@ -1,4 +1,4 @@
-"""baselines.csv: scores that predict an event without the network, or from one radiograph alone, per image or bag."""
+"""Read and write baselines.csv: scores that predict an event without the network, or from one radiograph alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from cvrnet.runs.read import read_rows
 
 FIRST, LAST, COUNT, VIEW = "first_film", "last_film", "films", "view_ap"
 """Columns of baselines.csv: the model's probability for the first and for the last radiograph (film) alone, the number
-of radiographs, and the last one's view: AP (1), PA (0), other (0.5). Higher means that the event is more probable."""
+of radiographs, and the view of the last radiograph: AP (1), PA (0), other (0.5). A higher score means that the event is
+more probable."""
 SCORES = (FIRST, LAST, COUNT, VIEW)
 Answer = Callable[[Sequence[Study]], Sequence[float]]
 
@@ -49,7 +50,7 @@ class Baselines:
     def of_films(cls, films: Sequence[Record], probabilities: Mapping[str, float]) -> Baselines:
         """Calculate the scores of single films, from the model's probability of the event for each readable film.
 
-        ``last_film`` is None: each film is the last one until its day, so this score would be the model's own.
+        ``last_film`` is None: on its day, each film is the patient's last film, so this score would equal the model's.
         """
         films = [film for film in films if film.name in probabilities]
         scores: dict[str, list[float] | None] = dict.fromkeys(SCORES)
@@ -69,7 +70,7 @@ def _patient(film: Record) -> str:
 
 
 def _order(film: Record) -> tuple[float, str]:
-    """A sorting key: by day, then by name."""
+    """Return a sorting key: by day, then by name."""
     return day_of(film) or 0.0, film.name
 
 
@@ -78,13 +79,13 @@ def _dated(films: Sequence[Record]) -> bool:
 
 
 def _alone(bag: Study, which: Callable[..., Record]) -> Study:
-    """The bag with only its first (``min``) or last (``max``) film."""
+    """Return the bag with only its first (``min``) or last (``max``) film."""
     chosen = which(bag.pictures, key=_order)
     return bag.keep([film is chosen for film in bag.pictures])
 
 
 def _views(films: Sequence[Sequence[Record]]) -> list[float] | None:
-    """The largest `view_score` of each group of films; None if no view is named."""
+    """Return the largest `view_score` of each group of films; None if no view is named."""
     found = [max(view_score(film.view) for film in group) for group in films]
     return None if {*found} <= {0.5} else found
 

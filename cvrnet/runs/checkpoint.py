@@ -1,4 +1,4 @@
-"""One trained model on disk, in timm's own folder format: config.json and model.safetensors."""
+"""Save and load a trained model in timm's own folder format: config.json and model.safetensors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from cvrnet.runs.model_config import read_config
 from cvrnet.runs.read import read_json
 
 FUSED = "batch_norm_is_folded"
-"""Attribute of a model that `cvrnet.inference.fuse_batch_norm` changed: its config no longer describes it."""
+"""Attribute of a model that `cvrnet.inference.fuse_batch_norm` changed: its config no longer describes the model."""
 MULTILABEL = "multi_label_classification"  #: problem type in config.json: the pipeline of transformers uses sigmoids
 _ERRORS = (OSError, RuntimeError, ValueError, ArithmeticError, TypeError, LookupError, AttributeError, AssertionError)
 
@@ -36,9 +36,9 @@ _ERRORS = (OSError, RuntimeError, ValueError, ArithmeticError, TypeError, Lookup
 def save_checkpoint(model: nn.Module, folder: str | Path, classes: Sequence[str] | Mapping[int, str]) -> None:
     """Save a timm model so that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` restores it bit for bit.
 
-    The folder is made if missing. It then has the weights, the architecture and its arguments, the class names and the
-    preprocessing. Each file is written atomically. ``classes`` are names in the order of the logits, or a dictionary
-    from a class's number to its name.
+    The folder is made if missing. The files hold the weights, the architecture and its arguments, the class names and
+    the preprocessing. Each file is written atomically. ``classes`` are names in the order of the logits, or a
+    dictionary from a class's number to its name.
 
     Raises:
         ValueError: The number of names is not the number of classes.
@@ -48,7 +48,7 @@ def save_checkpoint(model: nn.Module, folder: str | Path, classes: Sequence[str]
         raise ValueError(f"{len(classes)} class names for a model of {model.num_classes} classes")
     if getattr(model, FUSED, False):
         raise UserError(
-            "the model cannot be saved: its batch norm is folded into its convolutions, which is only for prediction; "
+            "the model cannot be saved: its batch norm is folded into the convolutions, which is only for prediction; "
             "expected the model as `load_checkpoint` returns it"
         )
     if name := find_not_finite(model):
@@ -72,7 +72,9 @@ def save_checkpoint(model: nn.Module, folder: str | Path, classes: Sequence[str]
             further = {"problem_type": MULTILABEL} if checkpoint_task(model) == "multilabel" else {}
             save_for_hf(model, aside, model_config={"label_names": names, **further}, safe_serialization=True)
             _remove_num_classes(Path(aside) / CONFIG)
-            shutil.copymode(Path(aside) / CONFIG, Path(aside) / WEIGHTS)  # safetensors makes it private to the user
+            shutil.copymode(
+                Path(aside) / CONFIG, Path(aside) / WEIGHTS
+            )  # safetensors makes the file private to the user
             for name in (WEIGHTS, CONFIG):
                 with atomic_write(folder / name) as temporary:
                     (Path(aside) / name).replace(temporary)
@@ -81,7 +83,7 @@ def save_checkpoint(model: nn.Module, folder: str | Path, classes: Sequence[str]
 
 
 def _remove_num_classes(path: Path) -> None:
-    """Remove ``num_classes`` from the arguments in config.json, because transformers passes the top-level value too."""
+    """Remove ``num_classes`` from the arguments in config.json: transformers also passes the value at the top level."""
     config = json.loads(path.read_text(encoding="utf-8"))
     if config.get("model_args", {}).pop("num_classes", None) is not None:
         path.write_text(json.dumps(config, indent=2), encoding="utf-8")
@@ -95,17 +97,17 @@ def load_checkpoint(folder: str | Path, **kwargs: Any) -> nn.Module:
     twice in memory. The network may have at most two billion parameters; the environment variable CVRNET_MAX_PARAMETERS
     sets another limit. The file must have exactly the tensors of the network, and only finite values.
 
-    ``kwargs`` are arguments of ``timm.create_model``, such as another ``num_classes``. With these, or if the network
-    cannot be created without memory, timm creates the model, adapts the weights and loads them.
+    ``kwargs`` are arguments of ``timm.create_model``, such as another ``num_classes``. If there are ``kwargs``, or the
+    network cannot be created without memory, timm creates the model, adapts the weights and loads them.
 
     Raises:
-        UserError: The folder has no such checkpoint, or one that is damaged or refused.
+        UserError: The folder has no checkpoint, or the checkpoint is damaged or refused.
     """
     folder = Path(folder)
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise UserError(f"{folder} is not a trained model: it has no {name}")
-        with open(folder / name, "rb"):  # raises where reading is not allowed; safetensors would report a missing file
+        with open(folder / name, "rb"):  # raises if reading is not allowed; safetensors would report a missing file
             pass
     try:
         config = read_config(folder / CONFIG)
@@ -164,9 +166,11 @@ def stored_unit(folder: Path) -> str:
 
 
 def refuse_bags(unit: str, what: str) -> None:
-    """Raise UserError for a model that predicts bags of images; ``what`` is the command that takes single images."""
+    """Raise UserError if the model predicts bags of images; ``what`` names the command that takes single images."""
     if unit != "image":
-        raise UserError(f"the model predicts all images of a {unit} together; {what} takes models of single images")
+        raise UserError(
+            f"the model predicts all images of a {unit} together; {what} takes only models of single images"
+        )
 
 
 def refuse_lungs(folder: Path, why: str) -> None:
@@ -185,7 +189,7 @@ def shared_settings(models: Sequence[nn.Module]) -> tuple[list[str], Preprocessi
     """Return the class names and the preprocessing of an ensemble's models.
 
     Raises:
-        UserError: The models differ in these.
+        UserError: The models differ in classes or preprocessing.
     """
     classes, preprocessing = checkpoint_classes(models[0]), Preprocessing.from_model(models[0])
     for model in models[1:]:
@@ -196,13 +200,13 @@ def shared_settings(models: Sequence[nn.Module]) -> tuple[list[str], Preprocessi
 
 
 def find_checkpoints(model: str | Path, folds: Sequence[int] = ()) -> list[Path]:
-    """Return the checkpoint folders that a MODEL argument means: one fold's folder, or all or some folds of a run.
+    """Return the checkpoint folders that a MODEL argument names: one fold's folder, or all or some folds of a run.
 
     MODEL is a folder, timm's ``local-dir:FOLDER``, or ``hf-hub:user/repo[@revision]``. ``folds`` are the numbers of the
-    folds (none: all).
+    folds; an empty sequence means all folds.
 
     Raises:
-        UserError: There is no such checkpoint.
+        UserError: MODEL does not exist, is not a trained model, or lacks one of the folds.
     """
     if is_reference(model):
         return hub_checkpoints(str(model), folds)
@@ -216,6 +220,6 @@ def find_checkpoints(model: str | Path, folds: Sequence[int] = ()) -> list[Path]
         raise UserError(f"{folder} is not a trained model: it has neither {CONFIG} nor {fold_name('*')}/{CONFIG}")
     if missing := [str(fold) for fold in folds if fold not in found]:
         there = ", ".join(str(number) for number in found if number)
-        expected = f"expected some of {there}" if there else "it is a single model, so leave the fold out"
+        expected = f"expected some of {there}" if there else "the folder holds a single model, so leave the fold out"
         raise UserError(f"{folder} has no fold {', '.join(missing)}; {expected}")
     return [found[fold] for fold in dict.fromkeys(folds or found)]

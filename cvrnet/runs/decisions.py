@@ -1,4 +1,4 @@
-"""Save and load a model's decisions (thresholds, prediction sets, abstention), which are in its config.json."""
+"""Save and load a model's decisions (thresholds, prediction sets, abstention) in its config.json."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from cvrnet.runs.label_names import label_names
 from cvrnet.runs.layout import CONFIG
 from cvrnet.runs.model_config import read_config
 
-KEY = "decisions"  #: in config.json, in run.json of an evaluation, and in the metadata of an ONNX file
+KEY = "decisions"  #: key in config.json, in the run.json of an evaluation, and in the metadata of an ONNX file
 
 
 def save_decisions(folder: Path, decisions: Decisions) -> None:
-    """Write a model's decisions into its config.json; they replace earlier ones."""
+    """Write a model's decisions into its config.json; they replace earlier decisions."""
     config = read_config(folder / CONFIG)
     write_json(folder / CONFIG, {**config, KEY: decisions.to_dict()})
 
 
 def load_decisions(folders: Sequence[Path]) -> Decisions:
-    """Load the decisions of a model, or average those of an ensemble; empty decisions if a model has none.
+    """Return the decisions of a model, or the averaged decisions of an ensemble; empty if a model has no decisions.
 
     Raises:
         UserError: The decisions in a config.json are not valid.

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from cvrnet.encoders.network_size import limited_size
 
-_PORTION = 16  # tensors
+_PORTION = 16  # number of tensors that are copied before the file is closed
 _REGISTERED = ("_parameters", "_buffers", "_modules")
 _INITIAL_VALUES = (Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_)
 
@@ -35,7 +35,7 @@ class _WithoutValues(TorchFunctionMode):
 
 
 def create_empty(folder: Path) -> nn.Module | None:
-    """Create the network that a folder's config.json describes, on the meta device; None if that is not possible."""
+    """Create the network of a folder's config.json on the meta device; return None if that is not possible."""
     tries: list[dict[str, Any]] = [{"device": "meta"}, {}]
     for options in tries:
         try:
@@ -52,10 +52,10 @@ def create_empty(folder: Path) -> nn.Module | None:
 
 
 def can_be_filled(model: nn.Module) -> bool:
-    """Return whether a file has all that an empty network needs: no weights are shared, and no tensor is computed."""
+    """Return whether a file can hold all tensors of an empty network: no weights are shared, no tensor is computed."""
     tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     if len({id(tensor) for _, tensor in tensors}) < len(tensors):
-        return False  # shared weights, which loading would turn into separate ones
+        return False  # loading would turn shared weights into separate weights
     saved = model.state_dict().keys()
     for prefix, module in model.named_modules():
         computed = [name for name, _ in module.named_buffers(prefix, recurse=False) if name not in saved]
@@ -106,9 +106,9 @@ def fill(model: nn.Module, path: Path) -> nn.Module:
 
 
 def find_not_finite(model: nn.Module) -> str:
-    """Return the name of the first tensor with NaN or infinity, which would spoil every prediction; "" if all are fine.
+    """Return the name of the first tensor with NaN or infinity, which would spoil predictions; "" if all are finite.
 
-    In a tensor with one element, infinity is allowed, because it can be the limit of a range; NaN is not.
+    In a tensor with one element, infinity is allowed, because it can be the limit of a range; NaN is not allowed.
     """
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not tensor.is_meta:

@@ -1,4 +1,4 @@
-"""Predictions of findings: an image may have several."""
+"""Hold the predictions of findings; an image may have several findings."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _TEXTS = {1.0: "1", 0.0: "0"}  # cells of known labels; an unknown label is an e
 class FindingTable(AnyTable):
     """Predictions of findings, for N images and C findings; an image may have several findings.
 
-    ``labels`` (N, C) are 1, 0, or NaN if not known. ``heads`` (heads, N, C) are each head's own probabilities; they are
-    not in predictions.csv.
+    ``labels`` (N, C) are 1, 0, or NaN if not known. ``heads`` (heads, N, C) are each head's own probabilities, which
+    are not written to predictions.csv.
     """
 
     task = "multilabel"
@@ -56,7 +56,7 @@ class FindingTable(AnyTable):
         return self.labels[:, k]
 
     def cells(self, i: int) -> dict[str, Any]:
-        """Return the cells ``label`` (the findings of image ``i``) and ``true_FINDING`` (1, 0, or empty: not known)."""
+        """Return the cells ``label`` (the findings of image ``i``) and ``true_FINDING`` (1, 0, or empty if unknown)."""
         truth = dict(zip(self.classes, self.labels[i].tolist(), strict=True))
         known = {f"true_{name}": _TEXTS.get(value, "") for name, value in truth.items()}
         return {"label": self.label(i), **known}

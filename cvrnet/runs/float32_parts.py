@@ -1,4 +1,4 @@
-"""The parts of a network that compute in float32 while the rest computes in bfloat16; each network has its own list."""
+"""Name the parts of a network that stay in float32 while the rest computes in bfloat16: a list for each network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cvrnet.network import CVRNet
 from cvrnet.runs.layout import CONFIG
 from cvrnet.runs.model_config import read_config
 
-KEY = "float32_parts"  #: in config.json, and an attribute of the model
+KEY = "float32_parts"  #: key in config.json, and attribute of the model
 WHOLE = ""  #: the name that stands for a whole encoder
 MOST = 1000  # most parts in a config.json, which may be untrusted
 
@@ -21,8 +21,8 @@ MOST = 1000  # most parts in a config.json, which may be untrusted
 def float32_parts(model: nn.Module) -> list[list[str]]:
     """Return, for each encoder of a CVR-Net, the names of the submodules that stay in float32.
 
-    If `cvrnet.inference.tune_float32` found names for this network, these are returned, otherwise each encoder's own
-    list. The empty name stands for the whole encoder. It is also returned for an encoder without a list, because
+    These are the names that `cvrnet.inference.tune_float32` found for this network or, without tuning, the list of each
+    encoder. The empty name stands for the whole encoder. An encoder without a list also gets the empty name, because
     bfloat16 changed probabilities of a ``cvrnet_lite`` by up to 0.18 (docs/performance.md). For a network of another
     kind, the result is empty.
     """
@@ -37,7 +37,7 @@ def float32_parts(model: nn.Module) -> list[list[str]]:
 
 
 def whole_encoders(model: CVRNet) -> list[list[str]]:
-    """The names for a network that computes in float32 everywhere."""
+    """Return the names for a network that computes everything in float32: the empty name for each encoder."""
     return [[WHOLE] for _ in model.encoders]
 
 
@@ -47,17 +47,17 @@ def joined_names(parts: Sequence[Sequence[str]]) -> list[str]:
 
 
 def save_float32_parts(model: nn.Module, folder: Path, parts: Sequence[Sequence[str]]) -> None:
-    """Set a model's float32 parts (names for each encoder), and write them to its config.json, over earlier ones."""
+    """Set a model's float32 parts (names for each encoder); write them to its config.json in place of earlier parts."""
     names = joined_names(parts)
     write_json(folder / CONFIG, {**read_config(folder / CONFIG), KEY: names})
     setattr(model, KEY, names)
 
 
 def restore_float32_parts(model: nn.Module, config: Mapping[str, Any]) -> None:
-    """Set a model's float32 parts from the content of its config.json, if it states them.
+    """Set a model's float32 parts from the content of its config.json, if config.json states such parts.
 
     Raises:
-        ValueError: They are not names of submodules of the encoders.
+        ValueError: The parts are not names of submodules of the encoders.
     """
     names = config.get(KEY)
     if names is None:

@@ -1,4 +1,4 @@
-"""The folder of a run: which job may write to it, and when it replaces an earlier run."""
+"""Claim the folder of a run for a job: which job may write to it, and when a new run replaces an earlier run."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from cvrnet.runs.layout import BENCHMARK, COMPARE, CONFIG, ORIGIN, RUN, RUN_ENTR
 from cvrnet.runs.read import read_json
 
 IDENTITY = ("data_sha256", IMAGES_ROOT, COLUMN_NAMES, "classes", "test_source", "folds")
-"""Keys of run.json that, together with the settings in ``config``, distinguish jobs of the same kind."""
+"""Keys of run.json that, together with the settings in ``config``, distinguish jobs of one kind."""
 MAY_CHANGE = {"device", "num_workers", "compile"}
-"""Settings that may differ when a run is resumed: they change its speed, not its result."""
+"""Settings that may differ when a run is resumed: they change the speed, not the result."""
 SWEEPS = (BENCHMARK, "leave-one-source-out", COMPARE)
 """Kinds of jobs whose folder holds other runs."""
-# These jobs take minutes, so they are not resumed.
+# Jobs that take minutes, so they are not resumed.
 _IN_ONE_GO = ("evaluate", COMPARE, "soup", "calibrate", "convert-keras", "")
 
 
@@ -61,7 +61,7 @@ class RunFolder:
         return self.folder != self.path
 
     def start(self) -> None:
-        """Remove an unfinished run that an earlier job left in the hidden folder. Call this after all checks."""
+        """Remove an unfinished run that an earlier job left in the hidden folder. Call this method after all checks."""
         if not self.continues and (new := new_folder(self.path)).exists():
             check_replaceable(new, _is_of_a_run)
             shutil.rmtree(new)
@@ -70,9 +70,9 @@ class RunFolder:
 def find_run_folder(output: str | Path, kind: str, *, resume: bool = False, overwrite: bool = False) -> RunFolder:
     """Return the folder that a job of this kind writes to; change nothing.
 
-    A run is made in ``output`` itself if that is empty, otherwise in a hidden folder beside it. Jobs that take minutes
-    use the hidden folder even if ``output`` is empty, unless ``output`` cannot be renamed. With ``resume``, the job
-    continues the run in the hidden folder, if there is one.
+    If ``output`` is empty, the job writes to it. If it is not empty, the job writes to a hidden folder beside it. Jobs
+    that take minutes use the hidden folder even for an empty ``output``, if ``output`` can be renamed. With ``resume``,
+    the job continues the run in the hidden folder, if there is one.
     """
     path = real_folder(output)
     new = new_folder(path)
@@ -90,15 +90,15 @@ def open_run_folder(
 ) -> Iterator[RunFolder]:
     """Lock the folder of a run for a job; if the job succeeds, its run replaces an earlier run in the folder.
 
-    The folder may be empty. With ``resume`` or ``overwrite``, it may have a run of the same kind. An earlier run that
-    the job does not continue stays unchanged until the ``with`` block has succeeded.
+    The folder may be empty. With ``resume`` or ``overwrite``, it may hold a run of this kind. An earlier run that the
+    job does not continue stays unchanged until the ``with`` block has succeeded.
 
     Args:
         output: The folder, or a symbolic link to it.
         kind: The kind of the job, as in run.json (``train``, ``crossval`` and so on); "" for a run or model of any
             kind.
-        part: The part of the run that the job writes, if it writes only one. Other processes may then write other parts
-            at the same time.
+        part: The part of the run that the job writes, if it does not write the whole run. Other processes may then
+            write other parts at the same time.
         resume: Continue the run in the folder.
         overwrite: Replace the run in the folder.
 
@@ -124,7 +124,7 @@ def open_run_folder(
 
 
 def _check_start(path: Path, kind: str, resume: bool, overwrite: bool) -> None:
-    """Refuse a folder that the job may not write to, and a new run that would leave an unfinished one behind."""
+    """Raise UserError if the job may not write to a folder, or if a new run would leave an unfinished run behind."""
     new = new_folder(path)
     unfinished = kind not in _IN_ONE_GO and (new / RUN).is_file()
     if unfinished and resume:
@@ -140,7 +140,8 @@ def check_folder(folder: Path, kind: str = "", *, resume: bool = False, overwrit
     """Return whether a folder already has a run; change no file.
 
     Raises:
-        UserError: The job may not write to the folder.
+        UserError: The job may not write to the folder: it holds something else, another kind of run, or a run although
+            ``resume`` and ``overwrite`` are False.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; expected a folder for the run")
@@ -161,14 +162,14 @@ def check_folder(folder: Path, kind: str = "", *, resume: bool = False, overwrit
 
 
 def is_ours(folder: Path) -> bool:
-    """Return whether this library made a folder: run.json names the library's version, or hub.json a download."""
+    """Return whether this library made a folder: run.json names its version, or hub.json describes a download."""
     run, origin = (read_json(path) if (path := folder / name).is_file() else {} for name in (RUN, ORIGIN))
     versions = run.get("versions")
     return (isinstance(versions, Mapping) and "cvrnet" in versions) or {"repo", "commit"} <= origin.keys()
 
 
 def _is_of_a_run(path: Path) -> bool:
-    """Whether an entry of a run's folder is a part of the run: by its name, or because it is a run of a sweep."""
+    """Return whether an entry of a run's folder belongs to the run: by its name, or as one of the runs of a sweep."""
     if path.is_dir() and fold_number(path.name):
         return True
     if (path / RUN).is_file() and (path.parent / RUN).is_file():
@@ -181,8 +182,8 @@ def claim_folder(
 ) -> None:
     """Write ``description`` to run.json, unless the folder belongs to another job.
 
-    With ``resume``, the folder may already have this job, with the same or a smaller number of epochs. ``defaults`` are
-    values for settings that the run.json of an older version lacks.
+    With ``resume``, the folder may already belong to this job, with at most as many epochs. ``defaults`` are values for
+    settings that the run.json of an older version lacks.
 
     Raises:
         UserError: The folder belongs to another job, or `check_folder` refuses it.
@@ -203,7 +204,7 @@ def _changes(folder: Path, now: Mapping[str, Any], defaults: Mapping[str, Any]) 
         settings = {**defaults, **before["config"]}
         pairs = [(key, before.get(key), now.get(key)) for key in IDENTITY]
         pairs += [(key, settings.get(key), value) for key, value in now["config"].items() if key not in MAY_CHANGE]
-        longer = settings.get("epochs", 0) < now["config"].get("epochs", 0)  # more epochs continue the same training
+        longer = settings.get("epochs", 0) < now["config"].get("epochs", 0)  # more epochs continue the training
         return [
             f"{key} is {short(new)}, was {short(old)}"
             for key, old, new in pairs
@@ -214,7 +215,7 @@ def _changes(folder: Path, now: Mapping[str, Any], defaults: Mapping[str, Any]) 
 def hash_records(records: Sequence[Record]) -> str:
     """Return the SHA-256 of a run's inputs: each image's name, label or findings, source, patient and split, in order.
 
-    For bags, the values of the bag come first, then the values of its images.
+    If the records are bags, each bag's values come first, then the values of its images.
     """
     digest = hashlib.sha256()
     bags = [each for record in records if isinstance(record, Study) for each in (record, *record.pictures)]

@@ -10,26 +10,26 @@ from cvrnet.data import Record
 from cvrnet.runs.layout import CONFIG, INDEPENDENT, SPLIT, STATE, fold_folders, fold_number
 from cvrnet.runs.split_table import SplitTable
 
-_HELD_OUT = ("test", INDEPENDENT)  # no model of the run trains or validates on these; version 0.1 called them ``test``
+_HELD_OUT = ("test", INDEPENDENT)  # sets that no model of the run trains or validates on; version 0.1 wrote ``test``
 
 
 @dataclass(frozen=True)
 class HeldOut:
     """The models of a run, and for each image the models that were not trained on its patient."""
 
-    models: list[str]  #: MODEL arguments, each of a single model; for a model that is not a run, the argument itself
+    models: list[str]  #: a MODEL argument for each model of the run; without a split.csv, the argument itself
     models_for_image: dict[str, tuple[int, ...]]  #: image name -> indices of the models not trained on its patient
     known: bool  #: whether a split.csv names the images that the models were trained on
 
 
 def held_out(model: str | Path, records: Sequence[Record]) -> HeldOut:
-    """Find the models that may predict each image, from the split.csv of MODEL, a run or a fold of a run.
+    """Find the models that may predict each image, from the split.csv of MODEL (a run, or a fold of a run).
 
     - In a cross-validation, the model of the fold that tests an image may predict it. All models may predict an image
       outside the folds. Folds whose training is not finished are left out.
     - In a run with one model, the model may predict only images outside its training set.
-    - An image that is not in split.csv counts as part of its patient's fold. If the patient is not there either, all
-      models may predict the image.
+    - An image that is not in split.csv counts as part of its patient's fold. If the patient is not in split.csv either,
+      all models may predict the image.
     - A model without a split.csv may predict all images, because its training images are not known.
     """
     run, fold = _run_of(model)
@@ -57,7 +57,7 @@ def trained_on(model: str | Path) -> SplitTable | None:
 
 
 def _run_of(model: str | Path) -> tuple[Path, int | None]:
-    """The folder that may hold MODEL's split.csv, and its fold; the split.csv of a fold is in the run's folder."""
+    """Return the folder that may hold MODEL's split.csv (for a fold: the run's folder), and the fold's number."""
     folder = Path(str(model).removeprefix("local-dir:"))
     fold = fold_number(folder.resolve().name)
     if fold is not None and (folder.resolve().parent / SPLIT).is_file():

@@ -1,7 +1,7 @@
 """Download the files that ``hf-hub:user/repo[@revision]`` refers to into the client's cache, and check them.
 
-A branch is resolved to a commit once, and everything else is read at commits, so configuration and weights always come
-from the same push. On the branch ``main`` of a pushed run, run.json records the commits of all folds, so one commit
+A branch is resolved to a commit once, and all files are then read at commits. So configuration and weights always come
+from one push. On the branch ``main`` of a pushed run, run.json records the commits of all folds, so one commit
 identifies the whole run.
 """
 
@@ -28,7 +28,7 @@ from cvrnet.runs.layout import CONFIG, NOVELTY, RUN, SEGMENTER, WEIGHTS, fold_na
 from cvrnet.runs.read import read_json
 
 CHECKPOINT = (CONFIG, WEIGHTS)
-MODEL_FILES = (*CHECKPOINT, NOVELTY, SEGMENTER)  # a model may lack the last two
+MODEL_FILES = (*CHECKPOINT, NOVELTY, SEGMENTER)  # the last two files are optional
 COMMITS = "commits"  # the key of run.json that holds each fold's branch and commit
 
 _SCHEMES = ("hf-hub:", "hf_hub:")
@@ -55,16 +55,16 @@ class Snapshot:
     repo: str
     commit: str
     folder: Path
-    stale: str = ""  #: why the Hub could not be asked whether this is the newest commit; "" if it was asked
+    stale: str = ""  #: why it is not known whether this is the newest commit; "" if the Hub confirmed it
 
 
 def is_reference(model: str | Path) -> bool:
-    """Return whether a MODEL argument means a repository on the Hub."""
+    """Return whether a MODEL argument names a repository on the Hub (``hf-hub:``)."""
     return str(model).startswith(_SCHEMES)
 
 
 def hint(text: str | Path) -> str:
-    """Return the end of an error message: how to write a text that looks like a repository or its address, else "".
+    """Return the end of an error message: the right form of a text that looks like a repository; otherwise "".
 
     >>> hint("https://huggingface.co/me/chest/tree/fold-2"), hint("runs/2024/folds")
     ('; for a repository on the Hugging Face Hub: hf-hub:me/chest@fold-2', '')
@@ -81,7 +81,7 @@ def hint(text: str | Path) -> str:
 
 
 def parse_reference(reference: str) -> tuple[str, str | None]:
-    """Split a reference into repository and revision; refuse a text that is not a reference.
+    """Split a reference into repository and revision; raise UserError if the text is not a reference.
 
     >>> parse_reference("hf-hub:user/repo@fold-3"), parse_reference("user/repo")
     (('user/repo', 'fold-3'), ('user/repo', None))
@@ -96,8 +96,9 @@ def parse_reference(reference: str) -> tuple[str, str | None]:
 def hub_checkpoints(reference: str, folds: Sequence[int] = ()) -> list[Path]:
     """Download and return the checkpoint folders of a reference: all folds of a pushed run, or a revision's model.
 
-    The reference is ``user/repo[@revision]``, with or without ``hf-hub:``; ``folds`` selects folds by number
-    (none: all). The folders are in the client's cache, each at one commit; each file is checked against its hash.
+    The reference is ``user/repo[@revision]``, with or without ``hf-hub:``. ``folds`` are the numbers of the folds; an
+    empty sequence means all folds. The folders are in the client's cache, each at one commit. The hash of each file is
+    checked.
 
     Raises:
         UserError: The repository cannot be downloaded, or has no model that is safe to read.
@@ -117,7 +118,7 @@ def hub_checkpoint(reference: str) -> Path:
 
 
 def open_revision(reference: str) -> Snapshot:
-    """Resolve a reference to a commit, and fetch its run.json and config.json if it has them.
+    """Resolve a reference to a commit, and fetch the commit's run.json and config.json if they exist.
 
     If the Hub does not answer, the newest commit in the cache is used, and a warning names the commit and the reason.
     Raises the same errors as `fetch`.
@@ -144,13 +145,13 @@ def fold_commits(run: Snapshot, folds: Sequence[int] = ()) -> dict[str, str]:
     commits = check_commits(found, f"{run.repo}: {RUN} of commit {run.commit}")
     names = [fold_name(fold) for fold in folds] or sorted(commits, key=lambda name: fold_number(name) or 0)
     if missing := [name for name in names if name not in commits]:
-        expected = f"some of {', '.join(commits)}" if commits else "no fold: it is a single model"
+        expected = f"some of {', '.join(commits)}" if commits else "no fold: the repository holds a single model"
         raise UserError(f"{run.repo} has no {missing[0]}; expected {expected}")
     return {name: commits[name] for name in names}
 
 
 def check_commits(commits: Any, where: str) -> dict[str, str]:
-    """Check and return the folds' commits in an untrusted run.json: names become folders, commits go into addresses."""
+    """Check and return the folds' commits in an untrusted run.json, because they become folder names and addresses."""
     if not isinstance(commits, dict) or not all(
         fold_number(name) and isinstance(commit, str) and _COMMIT.fullmatch(commit) for name, commit in commits.items()
     ):
@@ -159,15 +160,15 @@ def check_commits(commits: Any, where: str) -> dict[str, str]:
 
 
 def fetch(repo: str, revision: str | None, patterns: Sequence[str], required: Sequence[str] = ()) -> Snapshot:
-    """Download files of one commit, or find them in the cache, and check each against its hash.
+    """Download files of one commit, or find them in the cache, and check each file's hash.
 
     If a download failed, the next call continues it, because the cache keeps complete files.
 
     Args:
         repo: ``user/repo``.
         revision: A branch or a commit; None means ``main``.
-        patterns: File names, in which ``*`` stands for any text.
-        required: File names without which a commit is refused.
+        patterns: File names; ``*`` stands for any text.
+        required: Names of files that the commit must have.
 
     Raises:
         UserError: The Hub does not answer, a file is damaged, or a required file is missing.
@@ -205,8 +206,8 @@ def _download(repo: str, revision: str, patterns: list[str]) -> Snapshot:
         except LocalEntryNotFoundError:
             raise _not_in_cache(repo, revision, error) from error
         return Snapshot(repo, cached.name, cached, stale=explain(error)[0])
-    folder = with_retries(download, revision)  # by branch name: later, the cache can resolve it without a network
-    if folder.name != commit:  # a push came in between
+    folder = with_retries(download, revision)  # by branch name, so that the cache can later resolve the name offline
+    if folder.name != commit:  # somebody pushed in between
         folder = with_retries(download, commit)
     return Snapshot(repo, commit, folder)
 
@@ -214,8 +215,8 @@ def _download(repo: str, revision: str, patterns: list[str]) -> Snapshot:
 def _not_in_cache(repo: str, revision: str, error: Exception) -> UserError:
     what, advice = explain(error)
     return UserError(
-        f"cannot load {repo}@{revision}: it is not in the cache {constants.HF_HUB_CACHE}, and {what}; "
-        f"nothing was changed; set HF_HOME to a cache that has it, or {advice}"
+        f"cannot load {repo}@{revision}: its files are not in the cache {constants.HF_HUB_CACHE}, and {what}; "
+        f"nothing was changed; set HF_HOME to a cache that has these files, or {advice}"
     )
 
 
@@ -232,7 +233,7 @@ def _verify(snapshot: Snapshot, patterns: Sequence[str]) -> None:
             continue
         _log.warning("%s: %s in the cache is damaged; it is downloaded again", snapshot.repo, name)
         if not path.is_symlink():
-            path.unlink()  # the client would replace only the target of a link
+            path.unlink()  # the client replaces only targets of links
         try:
             with_retries(hf_hub_download, snapshot.repo, name, revision=snapshot.commit, force_download=True)
         except CLIENT_ERRORS as error:
@@ -245,9 +246,9 @@ def _verify(snapshot: Snapshot, patterns: Sequence[str]) -> None:
 
 
 def _expected_hashes(snapshot: Snapshot, names: Sequence[str]) -> dict[str, str]:
-    """The hash of each file: the name of the blob that it links to or, without a link, the hash that the Hub lists.
+    """Return the hash of each file: the name of the blob that the file links to, otherwise the hash that the Hub lists.
 
-    For a file that the Hub does not list, it is "", which matches no file.
+    For a file that the Hub does not list, the hash is "", which matches no file.
     """
     links = {name: snapshot.folder / name for name in names if (snapshot.folder / name).is_symlink()}
     hashes = {name: Path(os.readlink(path)).name for name, path in links.items()}

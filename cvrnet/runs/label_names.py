@@ -1,4 +1,4 @@
-"""The class names in a config.json or an ONNX file: a list, or timm's dictionary from a class's number to its name."""
+"""Check the class names in a config.json or an ONNX file: a list, or timm's dictionary from class number to name."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def check_names(names: Any, count: int | None) -> None:
 def label_names(names: Any, count: int) -> list[str]:
     """Return the names of ``count`` classes.
 
-    Class N without a name is called ``class_N``. If ``names`` do not fit, all classes are called so.
+    Class N without a name is called ``class_N``. If ``names`` do not fit the number of classes, no name is used.
 
     >>> label_names({"0": "CVP", "2": "NOR"}, 3)
     ['CVP', 'class_1', 'NOR']
@@ -43,7 +43,7 @@ def label_names(names: Any, count: int) -> list[str]:
 
 
 def _by_number(names: Any) -> dict[int, str]:
-    """The number of each class that has a name -> its name; ValueError if ``names`` has another form."""
+    """Return a mapping from class number to name; raise ValueError if ``names`` has another form."""
     if isinstance(names, list) and all(isinstance(name, str) for name in names):
         return dict(enumerate(names))
     from timm.data import CustomDatasetInfo  # imported here: ONNX files have a list, and need no timm

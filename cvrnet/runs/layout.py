@@ -1,4 +1,4 @@
-"""Every file name of a run on disk. No other module contains these names."""
+"""Define every file name of a run on disk. No other module contains these names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cvrnet.data.splits import INDEPENDENT as INDEPENDENT  # the set's name is part of the layout
 
-# Of every run
+# Files of every run
 RUN = "run.json"
 SPLIT = "split.csv"
 AUDIT, AUDIT_PAGE, AUDIT_TABLES = "audit.json", "audit.html", "audit"
@@ -16,21 +16,21 @@ FIGURES, TABLES = "figures", "tables"
 SOURCE_PROBE = f"{TABLES}/source_probe.csv"
 UNLIKE = f"{TABLES}/unlike_training.csv"
 
-# Of a trained model, in the run's folder or in each fold's folder; the first two names are timm's
+# Files of a trained model, in the run's folder or in each fold's folder; the first two names are timm's
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 NOVELTY = "novelty.safetensors"  # the novelty head, which measures how unusual an image is; beside the weights
 SEGMENTER = "lungs.safetensors"  # the segmenter of a model that sees only the lungs; beside the weights
 METRICS, PREDICTIONS, HISTORY = "metrics.json", "predictions.csv", "history.csv"
-ATTENTION = "attention.csv"  # of bags: how much each picture counts
-BASELINES = "baselines.csv"  # of a model that predicts an event: scores from one radiograph, or without a network
-STATE = "training-state.pt"  # an interrupted training is resumed from it; removed when the training has finished
-LAST_STATE = "last-epoch.pt"  # left by a training that reached its number of epochs, so that more epochs can follow
+ATTENTION = "attention.csv"  # for bags: how much each picture counts
+BASELINES = "baselines.csv"  # for a model that predicts an event: scores from one radiograph, or without a network
+STATE = "training-state.pt"  # an interrupted training is resumed from this file; removed after the last epoch
+LAST_STATE = "last-epoch.pt"  # kept after the last epoch, so that a training can continue with more epochs
 
-# Of a run that is pushed to the Hub or pulled from it
+# Files of a run that is pushed to the Hub or pulled from it
 CARD, ORIGIN = "README.md", "hub.json"
 HASH_KEY = "patient-hash.key"  # never pushed: with it, hashed ids of a pushed run can be compared with real ones
 
-# Of a cross-validation or a benchmark
+# Files of a cross-validation or a benchmark
 SUMMARY = "summary.json"
 BENCHMARK, SPEED = "benchmark", "speed.json"
 
@@ -42,7 +42,7 @@ RUN_ENTRIES = (
     *(CARD, ORIGIN, HASH_KEY, SUMMARY, f"{BENCHMARK}.*", SPEED),
     *(".*.tmp", ".saving-*", ".DS_Store"),  # a killed process, or macOS, can leave these behind
 )
-"""All files and folders of a run, as patterns, except the folds and the runs of a sweep."""
+"""Patterns for all files and folders of a run, except its folds and the runs of a sweep."""
 
 
 MAX_FOLDS = 10_000  #: the most folds that a run.json may state
@@ -68,6 +68,6 @@ def fold_number(name: str) -> int | None:
 
 
 def fold_folders(run: Path) -> dict[int, Path]:
-    """Return the folds of a run that have a model: number -> folder, in the order of the numbers."""
+    """Return the folds of a run that have a model: fold number -> folder, in ascending order."""
     folders = [path.parent for path in run.glob(f"{fold_name('*')}/{CONFIG}")]
     return dict(sorted((number, folder) for folder in folders if (number := fold_number(folder.name))))

@@ -19,7 +19,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """Return the content of a config.json.
 
     Raises:
-        ValueError: The file is too large, is not strict JSON, or describes no possible model.
+        ValueError: The file is too large, is not strict JSON, or does not describe a valid model.
     """
     config = read_config_file(path)
     try:

@@ -14,8 +14,8 @@ from cvrnet.files import atomic_write
 from cvrnet.heads.novelty import NoveltyHead
 from cvrnet.runs.layout import NOVELTY
 
-HALF = ("mean", "directions", "side_weights")  # stored in 16 bits
-MOST_NUMBERS = 100_000_000  # limit for an untrusted file
+HALF = ("mean", "directions", "side_weights")  # tensors that are stored in 16 bits
+MOST_NUMBERS = 100_000_000  # most numbers in a file, which may be untrusted
 
 
 def save_novelty(folder: Path, head: NoveltyHead) -> None:
@@ -28,10 +28,10 @@ def save_novelty(folder: Path, head: NoveltyHead) -> None:
 
 
 def load_novelty(folders: Sequence[Path], models: Sequence[nn.Module]) -> list[NoveltyHead]:
-    """Load the novelty head of each model; an empty list if one model has no file, as in older runs.
+    """Load the novelty head of each model; return an empty list if a model has no novelty file, as in older runs.
 
     Raises:
-        UserError: A file is damaged, or is from another network.
+        UserError: A file is damaged, or belongs to another network.
     """
     paths = [folder / NOVELTY for folder in folders]
     if not all(path.is_file() for path in paths):
@@ -52,7 +52,7 @@ def _load(path: Path, width: int) -> NoveltyHead:
 
 
 def _problem(tensors: dict[str, Tensor], width: int) -> str:
-    """Say why tensors are not those of a `NoveltyHead` for vectors of this width; "" if they are."""
+    """Return why tensors do not make a `NoveltyHead` for vectors of this width; "" if they do."""
     count = tensors["variances"].numel() if "variances" in tensors else 0
     shapes = {"mean": (width,), "directions": (count, width), "variances": (count,), "noise": (), "quantiles": None}
     of_sides = {"side_weights": (2 * width,), "side_bias": ()}  # earlier versions did not look for mirrored images

@@ -1,4 +1,4 @@
-"""Predictions on labelled images, and predictions.csv."""
+"""Hold the predictions for labelled images, and read and write predictions.csv."""
 
 from __future__ import annotations
 
@@ -40,10 +40,11 @@ class AnyTable(ABC):
     probabilities: NDArray[np.float64]  #: (N, C)
     sources: list[str]  #: each image's source
     patients: list[str]  #: each image's patient
-    folds: list[str]  #: the fold of the model that predicted each image, "" if there is only one model
-    heads: NDArray[Any] | None = None  #: each head's own predictions, (heads, N, ...); None if there are none
+    folds: list[str]  #: the fold of the model that predicted each image; "" if there is only one model
+    heads: NDArray[Any] | None = None  #: each head's own predictions, (heads, N, ...); None if the model has no heads
     problems: Sequence[str] = ()  #: a line for each image that could not be read, and so is not in this table
-    #: how unlike the training images each image is (`Prediction.unlike_training`), (N,), NaN if not known; or None
+    #: how unlike the training images each image is (`Prediction.unlike_training`), (N,), NaN if not known; None if the
+    #: model cannot detect unusual images
     unlike: NDArray[np.float64] | None = None
 
     @classmethod
@@ -56,7 +57,7 @@ class AnyTable(ABC):
         problems: Sequence[str] = (),
         unlike: NDArray[np.float64] | None = None,
     ) -> Table:
-        """Make the table of one model's predictions for these images, in their order.
+        """Make the table of one model's predictions, in the order of the records.
 
         ``probabilities`` are (N, C); ``heads`` are each head's own probabilities, (heads, N, C).
         """
@@ -137,10 +138,10 @@ class AnyTable(ABC):
 
     @abstractmethod
     def with_classes(self: Table, classes: Sequence[str]) -> Table:
-        """Return the table with its classes in another order."""
+        """Return the table with its classes in the order of ``classes``."""
 
     def of_source(self: Table, source: str) -> Table:
-        """Return the rows of the images of one source."""
+        """Return a table with only the images of one source."""
         return self.rows([row for row, name in enumerate(self.sources) if name == source])
 
     def rows(self: Table, rows: Sequence[int]) -> Table:
@@ -244,7 +245,7 @@ def write_predictions(folder: Path, sets: Mapping[str, AnyTable]) -> None:
         for split, table in sets.items():
             for i, p in enumerate(table.probabilities.tolist()):
                 row = {"path": table.names[i], **table.cells(i)}
-                # repr() is the shortest text that reads back as the same float64
+                # repr() is the shortest text that reads back as exactly this float64
                 row |= {f"prob_{name}": repr(value) for name, value in zip(table.classes, p, strict=True)}
                 row |= {"source": table.sources[i], "patient_id": table.patients[i], "split": split}
                 if table.unlike is not None:

@@ -52,7 +52,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """Return the run.json of a run; for a pulled run without the data set's paths, because others wrote these."""
+    """Return the run.json of a run. For a pulled run, leave out the data set's paths, because others wrote them."""
     run = read_json(folder / RUN)
     if (folder / ORIGIN).exists():
         for key in ("data", IMAGES_ROOT, COLUMN_NAMES):
@@ -64,7 +64,7 @@ def read_folds(folder: Path, run: Mapping[str, Any]) -> list[Path]:
     """Return the folders of all folds of a cross-validation, from its run.json.
 
     Raises:
-        UserError: The number of folds is not possible.
+        UserError: The number of folds in run.json is not a whole number from 1 to `MAX_FOLDS`.
     """
     folds = run.get("folds")
     if type(folds) is not int or not 1 <= folds <= MAX_FOLDS:

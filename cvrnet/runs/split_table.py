@@ -1,4 +1,4 @@
-"""A run's split.csv: the set or fold of each image and of its patient."""
+"""Read a run's split.csv: the set or fold of each image and of its patient."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def split_row(record: Record, fold: str | int) -> dict[str, Any]:
 class SplitTable:
     """The rows of split.csv (see `split_row`): finds the fold of an image or of its patient.
 
-    An image is identified by its path, label, source and patient together, because different data sets share file
-    names. An image that is not in the table belongs to the fold of its patient (see `cvrnet.data.splits`).
+    An image is identified by its path, label, source and patient together, because different data sets may use one file
+    name. An image that is not in the table belongs to the fold of its patient (see `cvrnet.data.splits`).
     """
 
     def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -56,14 +56,14 @@ class SplitTable:
         return SplitTable([row for row in self.rows if row["fold"] not in folds])
 
     def fold_of(self, record: Record) -> str | None:
-        """Return the image's fold, or its patient's fold if the image is not in the table; None without either."""
+        """Return the image's fold; if it is not in the table, its patient's fold; if neither is in the table, None."""
         image = self._images.get((_composed(record.name), record.label, record.source, record.patient_id))
         return image or self._patients.get(record.patient_id)
 
     def found(self, records: Sequence[Record]) -> list[Record]:
-        """Return the images whose path or whose patient is in the table; over-counts on purpose.
+        """Return the images whose path or patient is in the table, even if label or source differ.
 
-        The same path in another data set is usually the same picture under another label or source.
+        Images of other data sets may be returned, too, because equal paths usually mean one picture.
         """
         paths = {row["path"] for row in self.rows}
         return [r for r in records if _composed(r.name) in paths or self.fold_of(r) is not None]
@@ -74,12 +74,12 @@ class SplitTable:
 
 
 def _composed(name: str) -> str:
-    """A file's name in the Unicode form NFC, because file systems store the same name in different forms."""
+    """Return a file's name in the Unicode form NFC, because file systems store one name in different forms."""
     return unicodedata.normalize("NFC", name)
 
 
 def read_folds(path: Path, records: Sequence[Record]) -> list[int]:
-    """Return each record's fold, from the split.csv of another cross-validation of the same images.
+    """Return each record's fold, from the split.csv of another cross-validation of these images.
 
     Raises:
         UserError: The split.csv is from another data set or another kind of job, or folds share a patient.

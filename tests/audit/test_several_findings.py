@@ -75,7 +75,7 @@ def test_a_finding_that_never_comes_alone():
     truth[:, 2] *= truth[:, 0]
     of = found(records, truth)
     assert of["never-alone"].severity == "warning"
-    assert of["never-alone"].sentence == "Almost never without Edema: Nodule."
+    assert of["never-alone"].sentence == "Findings that almost never occur without Edema: Nodule."
     assert of["never-alone"].figures["table"] == [
         {"finding": "Nodule", "images": int(truth[:, 2].sum()), "with": "Edema", "share": 1.0}
     ]
@@ -162,7 +162,7 @@ def test_the_whole_audit_of_findings(tmp_path, cli):
     manifest = marked_films(tmp_path / "data")
     status, out, err = cli("audit", manifest, "--no-features", "-o", tmp_path / "audit", "--format", "json")
     assert status == 1, err
-    assert "Images may have several findings: each is checked by itself" in err
+    assert "Images may have several findings: each finding is checked by itself" in err
     of = {finding["code"]: finding for finding in json.loads(out)}
     assert of["finding-probes:Bright"]["severity"] == "severe"
     assert of["finding-probes:Bright"]["sentence"].startswith("Bright is predictable from the border alone: AUC 1.00")
@@ -172,8 +172,8 @@ def test_the_whole_audit_of_findings(tmp_path, cli):
     assert of["label-source"]["sentence"].startswith("Some finding and source are")
     page = (tmp_path / "audit" / "audit.html").read_text()
     assert "4 findings" in page
-    assert "of the images with" in page  # the table of those that come together
-    assert "have it, of the images known" in page
+    assert "finding (images): share that also has" in page  # the table of those that come together
+    assert "share with the finding, of the images where it is known" in page
     assert "Bright, whole data set" in page
     tables = {path.name for path in (tmp_path / "audit").glob("*.csv")}
     assert {"co-occurrence.csv", "finding-sources.csv", "patient-findings.csv"} <= tables

@@ -103,10 +103,10 @@ def test_an_image_a_dicom_and_a_broken_file(visit: Any, predictor: Predictor, tm
         table = visit.get_by_role("table", name="Probability of each class", exact=True)
         rows = [row.inner_text().split() for row in table.get_by_role("row").all()]
         assert rows == [[name, f"{p:.3f}"] for name, p in zip(CLASSES, expected.probabilities, strict=True)]
-        assert f"{expected.predictive_entropy:.2f} nats, predictive entropy" in visit.content().replace("</b>", "")
+        assert f"{expected.predictive_entropy:.2f} nats (predictive entropy)" in visit.content().replace("</b>", "")
         heads = visit.get_by_role("table", name="Probability of each class from each head")
         assert heads.get_by_role("row").count() == 1 + 5 + 1
-        film_ = visit.get_by_role("img", name="The radiograph. Coloured: where the whole network found evidence for")
+        film_ = visit.get_by_role("img", name="The radiograph. The coloured areas show where the whole network")
         assert film_.evaluate("image => image.decode().then(() => image.naturalWidth)") == 640
         assert SECRET not in visit.content()
     send(visit, tmp_path / "broken.png")
@@ -157,9 +157,7 @@ def test_class_part_and_threshold_without_the_network(
     visit.get_by_role("option", name=other).click()
     changed()
     assert len(set(pictures)) == 4
-    assert (
-        visit.get_by_text(f"where evidence for {other} lies, from 0.40").count() or visit.get_by_text("No map:").count()
-    )
+    assert visit.get_by_text(f"evidence for {other} of at least 0.40").count() or visit.get_by_text("No map:").count()
 
 
 def test_many_images_as_csv(visit: Any, predictor: Predictor, tmp_path: Path) -> None:

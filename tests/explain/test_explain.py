@@ -296,7 +296,7 @@ def test_overlay_colours_what_is_above_the_threshold():
     for bad in (1.5, -0.1):
         with pytest.raises(UserError, match="expected a number from 0 to 1"):
             draw_overlay(image, cam, threshold=bad)
-    with pytest.raises(UserError, match="expected the same"):
+    with pytest.raises(UserError, match="expected equal sizes"):
         draw_overlay(image, cam[1:])
 
 

@@ -176,8 +176,8 @@ def test_offline_and_not_in_the_cache(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     status, _, err = cli("predict", f"hf-hub:{REPO}{revision}", image)
     assert (status, err.count("\n")) == (1, 1)
-    assert f"it is not in the cache {constants.HF_HUB_CACHE}, and {variable}=1 forbids asking the Hub" in err
-    assert "set HF_HOME to a cache that has it, or unset it" in err
+    assert f"its files are not in the cache {constants.HF_HUB_CACHE}, and {variable}=1 forbids asking the Hub" in err
+    assert "set HF_HOME to a cache that has these files, or unset it" in err
 
 
 def test_offline_a_push_says_so(hub: LocalHub, folds: Path, cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,7 +115,7 @@ def test_processes_that_see_other_files_are_told(monkeypatch):
     files = [Path(f"{i}.png") for i in range(10)]
     result, _ = together(monkeypatch, 2, [files, [Path("new.png"), *files]])
     assert isinstance(result[0], UserError)
-    assert "the processes do not have the same files" in str(result[0])
+    assert "the processes have different files" in str(result[0])
 
 
 def test_a_launch_of_too_few_processes_is_told(run, monkeypatch, cli):

@@ -261,7 +261,7 @@ def test_folds_are_chosen_by_number(tiny, folds, paths):
     assert not np.allclose(expected, [p.probabilities for p in two])
     with pytest.raises(UserError, match="has no fold 4; expected some of 1, 2, 3"):
         Predictor.from_pretrained(folds, folds=[1, 4])
-    with pytest.raises(UserError, match="it is a single model, so leave the fold out"):
+    with pytest.raises(UserError, match="the folder holds a single model, so leave the fold out"):
         Predictor.from_pretrained(tiny, folds=[1])
 
 
@@ -342,4 +342,4 @@ def test_predict_command(tiny, paths, cli):
     status, _, err = cli("predict", tiny, paths[0], "--folds", "one")
     assert (status, "'one' is not a fold; expected numbers such as 1,3" in err) == (2, True)
     status, _, err = cli("predict", tiny, paths[0], "--folds", "2")
-    assert (status, "it is a single model, so leave the fold out" in err) == (1, True)
+    assert (status, "the folder holds a single model, so leave the fold out" in err) == (1, True)

@@ -239,13 +239,13 @@ def test_metadata_of_another_kind_are_refused(predict, cfg, told):
     [
         (lambda: model([helper.make_node("Nonsense", ["pixels"], ["logits"])]), "Nonsense"),
         (lambda: model(weights=np.ones((5, 2), np.float32)), "MatMul"),
-        (lambda: model(weights=np.ones((3, 4), np.float32)), "for 2 images; expected one for each of its 2 classes"),
-        (lambda: model([*MEANS, helper.make_node("ReduceSum", ["means"], ["logits"])]), "expected one for each of"),
+        (lambda: model(weights=np.ones((3, 4), np.float32)), "for 2 images; expected a logit for each image"),
+        (lambda: model([*MEANS, helper.make_node("ReduceSum", ["means"], ["logits"])]), "expected a logit for"),
         (
             lambda: model([*MEANS, helper.make_node("MatMul", ["means", "weights"], ["l"]),
                            helper.make_node("Neg", ["l"], ["n"]), helper.make_node("Sqrt", ["n"], ["logits"])],
                           np.ones((3, 2), np.float32)),
-            "predicts NaN for every image, even for a grey one",
+            "predicts NaN for every image, even for a grey image",
         ),
     ],
     ids=["unknown operator", "sizes", "classes", "scalar", "NaN in the answer"],

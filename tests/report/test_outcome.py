@@ -43,8 +43,8 @@ def test_few_events_prove_nothing(events: int, others: int, nothing: bool) -> No
 def test_the_counts_say_what_was_dropped_and_why() -> None:
     text = " ".join(outcome_sentences(OUTCOME))
     assert "taken on the day of icu_day or later, which would be a leak: 4 radiographs of 2 patients." in text
-    assert "3 patients with 5 radiographs; with icu_day within 14 days of the last radiograph kept: 1 patient." in text
-    for key in ("censored", "Dead", "no longer at risk", "a later", "not known"):
+    assert "3 patients with 5 radiographs; 1 patient has icu_day within 14 days of the last radiograph kept." in text
+    for key in ("censored", "Died", "no longer at risk", "A later", "not known"):
         assert key not in text
     more = {**OUTCOME, "late": [""] * 7, "until": "admission", "censored": ["", ""], "deaths": 2, "not_followed": 1}
     text = " ".join(outcome_sentences({**more, "later_events": 1}))
@@ -52,12 +52,12 @@ def test_the_counts_say_what_was_dropped_and_why() -> None:
         "no longer at risk: 3 radiographs",
         "(censored): 2 patients",
         "within 14 days of the admission (day 0)",
-        "With a later icu_day, counted as no: 1 patient.",
+        "A later icu_day, counted as no event: 1 patient.",
         "(column followup_day): 1 patient.",
-        "Dead without icu_day, counted as no: 2 patients",
+        "Died without icu_day, counted as no event: 2 patients",
     ):
         assert part in text
-    assert "14 days of the radiograph:" in " ".join(outcome_sentences({**OUTCOME, "unit": "image"}))
+    assert "14 days of the radiograph." in " ".join(outcome_sentences({**OUTCOME, "unit": "image"}))
     assert "within" not in " ".join(outcome_sentences({**OUTCOME, "yes_no": True}))
 
 

@@ -185,7 +185,7 @@ def test_where_there_is_no_error_the_interval_is_exact(tmp_path):
         assert [float(row[f"sensitivity_{end}"]) for end in ("low", "high")] == pytest.approx([exact.low, 1])
         assert "sensitivity" in row["exact"].split()
     assert "†" in page.text
-    assert "None: all 240 predictions are correct." in page.text
+    assert "All 240 predictions are correct." in page.text
 
 
 def test_page_of_a_cross_validation(crossval):
@@ -193,7 +193,7 @@ def test_page_of_a_cross_validation(crossval):
     summary = json.loads((crossval / "summary.json").read_text())
     for words in (
         "Research software, not a medical device", "Independent source: site-b", "Mean on site-b", "Drop",
-        "Support-weighted", "Macro", "Each class", "Calibration", "What the averaging buys", "Learning curves",
+        "Support-weighted", "Macro", "Each class", "Calibration", "Effect of averaging the heads", "Learning curves",
         "Most confident mistakes", "The independent source",
     ):  # fmt: skip
         assert words in page.text
@@ -405,7 +405,7 @@ def test_evaluate_an_ensemble(cli, crossval, phantoms, tmp_path):
     assert run["models"] == 3
     assert run["independent_sources"] == ["site-b"]
     assert run["seen_images"] == len(inside)
-    sentence = f"{len(inside)} of the images, or their patients, are among those that this model was trained"
+    sentence = f"{len(inside)} of the images, or their patients, were used to train or validate this model"
     assert sentence in page.text
     assert f"severe: {sentence}" in err
     y, guess = zip(*((r["label"], r["prediction"]) for r in rows(tmp_path / "e" / "predictions.csv")), strict=True)

@@ -55,7 +55,7 @@ def test_it_tells_a_difference_from_none(run):
         else:
             parts = [float(r["auc"]) for r in table if r["head"] == row["head"] and r["label"]]
             assert auc == pytest.approx(np.mean(parts))
-    assert "AUC: source, among images of one label" in (run / "report.html").read_text(encoding="utf-8")
+    assert "AUC of predicting the source among images of one label" in (run / "report.html").read_text(encoding="utf-8")
 
 
 def test_inputs_are_those_that_the_heads_classify(run):
@@ -88,7 +88,7 @@ def test_a_model_that_cannot_be_loaded_leaves_the_report_without_a_probe(run, tm
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "No source probe: run holds a checkpoint that cannot be loaded" in page
     assert str(tmp_path) not in page
-    assert "AUC: source, among images of one label" not in page
+    assert "AUC of predicting the source among images of one label" not in page
     assert not (folder / SOURCE_PROBE).exists()
 
 

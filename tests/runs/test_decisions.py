@@ -111,7 +111,7 @@ def test_sets_and_abstention(run, phantoms, cli, tmp_path):
     [
         ({"coverage": 0.905}, r"a coverage of 0\.905; expected one of 0\.50"),
         ({"abstain": 1.5}, r"a share of 1\.5 to pass on"),
-        ({"by_class": True}, "it needs a coverage"),
+        ({"by_class": True}, "by_class is for prediction sets; set a coverage"),
         ({"operating_point": "f1"}, "no operating point 'f1'"),
     ],
 )

@@ -180,7 +180,7 @@ def test_names_by_number_are_saved(tmp_path):
 def test_a_model_for_prediction_alone_is_not_saved(folder, tmp_path):
     """Its batch norm is folded into the convolutions: saved, it could not be loaded again."""
     predictor = Predictor.from_pretrained(folder)
-    with pytest.raises(UserError, match="its batch norm is folded into its convolutions"):
+    with pytest.raises(UserError, match="its batch norm is folded into the convolutions"):
         save_checkpoint(predictor.models[0], tmp_path / "again", predictor.classes)
     assert not (tmp_path / "again").exists()
     save_checkpoint(Predictor([load_checkpoint(folder)]).models[0], tmp_path / "again", predictor.classes)

@@ -49,7 +49,7 @@ def test_table_and_pages(compared, run, other, phantoms):
     assert [row["model"] for row in result["paired"]] == ["other"] * len(rows)
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "Obuchowski 1998" in page  # the phantoms' patients have several images
-    assert "are among those that this model was trained or validated on" in page
+    assert "were used to train or validate this model" in page
     assert all((folder / name / "report.html").is_file() for name in ("run", "other"))
 
 

@@ -133,7 +133,7 @@ def test_it_learns_what_is_there(run):
         "AUC of",
         "sex, on test",
         "Operating points",
-        "What the averaging buys",
+        "Effect of averaging the heads",
         "Marked as unusual",
         "macro AUC",
     ):

@@ -114,7 +114,10 @@ def test_prediction_does_what_training_did(films, run, cli):
     ("arguments", "words"),
     [
         (["export", "RUN", "-o", "x.onnx"], "sees only the lungs"),
-        (["predict", "RUN", "FILMS", "--num-workers", "1"], "--num-workers: not for a model that sees only the lungs"),
+        (
+            ["predict", "RUN", "FILMS", "--num-workers", "1"],
+            "--num-workers cannot be used with a model that sees only the lungs",
+        ),
         (["train", "FILMS", "-o", "x", "--segmenter", "MASKS"], "needs lungs="),
         (["train", "FILMS", "-o", "x", "--lungs", "crop", "--unit", "patient"], "needs unit='image'"),
         (["train", "IMAGES", "-o", "x", "--lungs", "mask"], "add --segmenter FOLDER"),

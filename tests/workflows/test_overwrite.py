@@ -102,7 +102,7 @@ def test_an_interrupted_replacement_is_resumed_and_the_old_run_stays_until_then(
     assert contents(target) == before
     unfinished = contents(new)
     (target / "notes.txt").write_text("written meanwhile")
-    with pytest.raises(UserError, match=r"holds notes\.txt, which --overwrite would remove"):
+    with pytest.raises(UserError, match=r"holds notes\.txt; --overwrite would remove this"):
         train(phantoms, tmp_path / "run", config, resume=True, **PLAIN)
     (target / "notes.txt").unlink()
 
