@@ -1,11 +1,13 @@
 """Fixtures that every test may use: real radiographs where they are present, phantoms everywhere, a local Hub."""
 
 import atexit
+import functools
 import gc
 import json
 import os
 import shutil
 import socket
+import ssl
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -155,7 +157,7 @@ def auto_precision(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     return os.environ["CVRNET_AMP"]
 
 
-FIGURES_COUNT = {"figures", "report", "explain", "demo", "documents"}
+FIGURES_COUNT = {"figures", "report", "explain", "demo"}
 """Rooms whose tests look at figures."""
 
 
@@ -168,11 +170,31 @@ def _cheap_traces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _cheap_audits() -> Iterator[None]:
+    """Local features are found once for each picture."""
+    with pytest.MonkeyPatch.context() as patch:
+        if find_spec("cv2"):
+            from tests.support.measurements import describe_once
+
+            describe_once(patch)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _cheap_clients() -> Iterator[None]:
+    """Every client of the Hub would read all certificates of the system again, although the local Hub has none."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ssl, "create_default_context", functools.cache(ssl.create_default_context))
+        yield
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _cheap_figures(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Where no test looks at figures, they have one pixel."""
+    """Where no test looks at figures, none are drawn."""
     with pytest.MonkeyPatch.context() as patch:
-        if not FIGURES_COUNT & set(request.path.parts) and "picture" not in request.path.stem:
+        looked_at = any(word in request.path.stem for word in ("picture", "figure"))
+        if not looked_at and not FIGURES_COUNT & set(request.path.parts):
             draw_nothing(patch)
         yield
 

@@ -206,7 +206,8 @@ def resample(members: NDArray[np.intp], n_groups: int, n: int, seed: int) -> Ite
     step = max(1, CHUNK // len(members))
     for first in range(0, n, step):
         draws = rng.integers(n_groups, size=(min(step, n - first), n_groups))
-        counts = np.stack([np.bincount(draw, minlength=n_groups) for draw in draws])
+        draws += n_groups * np.arange(len(draws))[:, None]  # so that one count serves all resamples
+        counts = np.bincount(draws.ravel(), minlength=draws.size).reshape(draws.shape)
         yield counts[:, members].astype(np.float64)
 
 

@@ -141,7 +141,7 @@ def test_class_part_and_threshold_without_the_network(
 
     slider = visit.get_by_role("slider", name="Threshold")
     slider.fill("0.4")  # once: of many quick changes, Gradio's page can lose the last while its stream closes
-    visit.get_by_text("from 0.40 of the map").wait_for()
+    visit.get_by_text("of at least 0.40 of the map").wait_for()
     pictures.append(shown(visit))
     part = visit.get_by_role("combobox", name="As seen by")
     part.click()
