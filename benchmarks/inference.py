@@ -39,6 +39,8 @@ from cvrnet.data import Preprocessing, read_image, write_phantoms
 from cvrnet.devices import has_bf16
 from cvrnet.inference import Predictor
 from cvrnet.runs.checkpoint import load_checkpoint, save_checkpoint
+from cvrnet.runs.layout import CONFIG
+from cvrnet.runs.model_config import read_config
 
 PLAIN = "(a) PyTorch, plain"
 Row = tuple[int, Callable[[torch.Tensor], object]]
@@ -198,6 +200,9 @@ def main() -> None:
             model = cvrnet.create_model(args.model, num_classes=3)
             model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, args.img_size, args.img_size)}
             save_checkpoint(model, folder, ["CVP", "NCP", "NOR"])
+        else:
+            config = read_config(folder / CONFIG)
+            args.model, args.img_size = config["architecture"], config["pretrained_cfg"]["input_size"][-1]
         rows = {PLAIN: plain_row(folder, args.device)}
         on_cpu = args.device == "cpu"
         rows |= keras_rows(args.img_size) if on_cpu and args.model == "cvrnet" else {}

@@ -157,7 +157,7 @@ def auto_precision(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     return os.environ["CVRNET_AMP"]
 
 
-FIGURES_COUNT = {"figures", "report", "explain", "demo"}
+FIGURES_COUNT = {"figures"}
 """Rooms whose tests look at figures."""
 
 
@@ -193,7 +193,7 @@ def _cheap_clients() -> Iterator[None]:
 def _cheap_figures(request: pytest.FixtureRequest) -> Iterator[None]:
     """Where no test looks at figures, none are drawn."""
     with pytest.MonkeyPatch.context() as patch:
-        looked_at = any(word in request.path.stem for word in ("picture", "figure"))
+        looked_at = any(word in request.path.stem for word in ("picture", "figure", "pages"))
         if not looked_at and not FIGURES_COUNT & set(request.path.parts):
             draw_nothing(patch)
         yield

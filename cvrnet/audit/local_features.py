@@ -1,10 +1,11 @@
 """Compute local features of pictures, and find pictures that share many of them.
 
-SIFT (Lowe 2004, OpenCV) finds equal points after a crop, a rotation, or a change of scale or contrast. For the search,
-each feature is replaced by the two nearest of a thousand "words". Pictures are compared by the cosine of their weighted
-word counts ("Video Google", Sivic and Zisserman 2003). In a mirrored picture or a negative, the points are equal, but
-the numbers in the descriptors are in another order. The search reorders the numbers, and so finds these pictures
-without reading pixels again.
+SIFT (Lowe 2004, OpenCV) finds the same keypoints again after a crop, a rotation, or a change of scale or contrast, and
+describes each by 128 numbers (its descriptor). For the search, each descriptor is replaced by the two nearest of a
+thousand "words". Pictures are compared by the cosine of their weighted
+word counts ("Video Google", Sivic and Zisserman 2003). In a mirrored picture or a negative, SIFT finds the same
+keypoints (if mirrored, at mirrored positions), but the numbers of each descriptor are in another, known order. The
+search reorders the numbers, and so finds these pictures without reading pixels again.
 """
 
 from __future__ import annotations

@@ -157,9 +157,10 @@ class Table(NamedTuple):
 
 
 def read_tables(header: Dataset, name: str, values: np.ndarray, limits: tuple[float, float]) -> Iterator[Table]:
-    """Yield the usable tables in a sequence. A usable table has all entries that the values need.
+    """Yield the usable tables in the sequence ``name``.
 
-    The limits are the least and the largest value that pixels of this type can have.
+    A table is usable if its data are not cut off before the entry for the largest of ``values``. ``limits`` are the
+    least and the largest value that a pixel of this file could have, whatever the picture contains.
     """
     for item in (header.get(name) or ())[:_MOST_TABLES]:
         table = None

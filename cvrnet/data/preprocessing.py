@@ -93,7 +93,7 @@ class Preprocessing:
         if self.ct_window and self.ct_window not in WINDOWS:
             raise UserError(f"window {self.ct_window!r:.20} is not known: expected {' or '.join(WINDOWS)}")
         if not isinstance(self.slices, int) or not 0 <= self.slices <= MOST_SLICES:
-            raise UserError(f"slices={self.slices!r:.20}; expected a whole number up to {MOST_SLICES}")
+            raise UserError(f"slices={self.slices!r:.20}; expected a whole number from 0 to {MOST_SLICES}")
 
     @classmethod
     def from_model(cls, model: nn.Module) -> Preprocessing:

@@ -98,9 +98,9 @@ def grad_cam(models: Sequence[nn.Module], x: Tensor, target: Tensor, parts: Sequ
     ``x`` and ``target`` are as in `class_evidence`; the parts are keys of `map_parts`.
 
     Returns:
-        For each part, maps (N, h, w), float32 in 0..1 with maximum 1, on the grid of the feature maps. If no model
-        found evidence for the class, a map is zero; if a model's map is not finite, it is NaN. `refusal` finds the maps
-        that show nothing.
+        For each part, maps (N, h, w), float32 in 0..1, on the grid of the feature maps. The maximum of each map is 1,
+        with two exceptions: a map is zero everywhere if no model found evidence for the class, and NaN everywhere if
+        the map of any model is not finite. `refusal` finds the maps that show nothing.
     """
     cams: dict[str, list[Tensor]] = {name: [] for name in parts}
     for model in models:

@@ -37,11 +37,12 @@ class BagPool(nn.Module):
     .. math:: a_k = \mathrm{softmax}_k\, w^\top (\tanh(V x_k) \odot \sigma(U x_k))
 
     ``mean`` and ``max`` are the mean and the maximum of the vectors, feature by feature. For a bag of one picture, the
-    result is exactly the vector of this picture.
+    result is exactly the vector of this picture (with ``time``, followed by zeros).
 
-    With ``time``, the days of the pictures have two effects. The waves of `encode_days` are a further input of V and U,
-    with weights that start at zero. And the changes to the last picture (`ChangeToLast`) are pooled with the same
-    weights as the vectors, and concatenated to the result. Without ``time``, the order of the pictures has no effect.
+    With ``time``, the days of the pictures have two effects. For ``attention``, the waves of `encode_days` are a
+    further input of V and U, with weights that start at zero. For every pooling, the difference between the last
+    picture and each picture (`ChangeToLast`) is pooled like the vectors, and appended to the result. Without ``time``,
+    the order of the pictures has no effect.
 
     Args:
         in_features: Width of the vectors.

@@ -61,7 +61,7 @@ class PixelNetwork(nn.Module):
 
     @property
     def float32_parts(self) -> list[str]:
-        """Names of the submodules in which rounding costs most accuracy: the encoders' lists, or first convolutions."""
+        """Names of the submodules in which 8-bit rounding costs most accuracy."""
         return [
             f"models.{k}.encoders.{i}.{part}"
             for k, model in enumerate(self.models)
@@ -208,6 +208,6 @@ def write_metadata(proto: onnx.ModelProto, values: Mapping[str, Any]) -> None:
 
 
 def _exact_parts(encoder: Any) -> tuple[str, ...]:
-    """Return ``float32_parts`` of an encoder; if it has none, its first convolutions."""
+    """Return ``float32_parts`` and ``int8_float32_parts`` of an encoder; without the first, its first convolutions."""
     listed: tuple[str, ...] | None = getattr(encoder, "float32_parts", None)
-    return encoder.first_conv if listed is None else listed
+    return *(encoder.first_conv if listed is None else listed), *getattr(encoder, "int8_float32_parts", ())

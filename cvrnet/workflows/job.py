@@ -238,4 +238,6 @@ def _write_split(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     sets = {"test": INDEPENDENT}  # version 0.1 called the set ``test`` in a single training
     before = {(row["path"], sets.get(row["fold"], row["fold"])) for row in read_rows(path, ("path", "fold"))}
     if before != {(row["path"], str(row["fold"])) for row in rows}:
-        raise UserError(f"{path} has another split of the images; --overwrite replaces the run")
+        raise UserError(
+            f"{path}, from an earlier start of this run, splits the images differently; --overwrite replaces the run"
+        )

@@ -73,8 +73,9 @@ def tune(
 def tune_trained(job: Job, model: Any, validation: Sequence[Record], folder: Path) -> None:
     """After training, find the float32 parts on validation images, and store them with the model.
 
-    The search needs training in bfloat16, single images and at least `LEAST` validation images. If one of these is
-    missing, a network with frozen encoders predicts in float32, because its heads were trained on float32 features.
+    The search runs only if the network was trained in bfloat16, on single images (not bags), and if there are at least
+    `LEAST` validation images. Otherwise, a network whose encoders were frozen predicts in float32, because its heads
+    were trained on float32 features; any other network keeps the parts that it has.
     """
     if not isinstance(model, CVRNet):
         return

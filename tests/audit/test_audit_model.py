@@ -208,7 +208,6 @@ def misled(planted, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.both_precisions
 def test_a_model_that_learned_the_shortcut_keeps_its_performance_without_lungs(cli, planted, misled, tmp_path):
     status, out, _ = cli("audit", planted, "--model", misled, "-o", tmp_path / "audit", "--format", "json")
     assert status == 1

@@ -17,6 +17,7 @@ from cvrnet.data import read_records
 from cvrnet.files import write_csv
 from cvrnet.runs.checkpoint import load_checkpoint, save_checkpoint
 from cvrnet.runs.split_table import split_row
+from tests.support.figures import real_figures
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "gradcam.py"
 PAGE = Path(__file__).parents[2] / "docs" / "explain.md"
@@ -42,6 +43,7 @@ def two(phantoms):
 
 
 @pytest.mark.both_precisions
+@real_figures()
 def test_pictures_of_the_images_own_size(cli, lively, two, tmp_path):
     out_dir = tmp_path / "maps"
     status, out, err = cli("explain", lively, *two, "-o", out_dir, "--all", "--raw", "--format", "csv")
@@ -218,6 +220,7 @@ def test_the_pages_code(lively, two, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.split()[0] in ("CVP", "NCP", "NOR")
 
 
+@real_figures()
 def test_the_example(lively, phantoms, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [str(EXAMPLE), str(lively), str(phantoms)])

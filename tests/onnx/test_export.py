@@ -452,3 +452,14 @@ def test_nothing_is_overwritten_unasked(folds, tmp_path, cli):
 def test_devices_and_formats_that_are_not_there(exported, options, told):
     with pytest.raises(UserError, match=told):
         load_onnx(exported, **options)
+
+
+def test_calibration_reads_every_image_once():
+    from cvrnet.onnx.quantize import TOGETHER, _Reader
+
+    images = [np.full((3, 4, 4), i, np.uint8) for i in range(2 * TOGETHER + 1)]
+    reader, read = _Reader(images), []
+    while (batch := reader.get_next()) is not None:
+        read.append(batch["pixels"])
+    assert [len(part) for part in read] == [TOGETHER, TOGETHER, 1]
+    np.testing.assert_array_equal(np.concatenate(read), np.stack(images))
