@@ -1,7 +1,4 @@
-"""Write the model card: README.md with the metadata that the Hub understands, made from the files of the run.
-
-The text is in templates/card.md.jinja; this module collects the numbers.
-"""
+"""Collect the numbers of the model card (README.md with the Hub's metadata); templates/card.md.jinja has its text."""
 
 from __future__ import annotations
 
@@ -47,7 +44,6 @@ _TOPICS = ("chest-x-ray", "radiology", "medical", "image-classification")
 _FINDING_COLUMNS = ("positives", "roc_auc", "average_precision")
 _CLASS_SCORES = ("support", "sensitivity", "specificity", "ppv", "npv", "roc_auc")
 _SETTINGS = ("epochs", "batch_size", "optimizer", "lr", "img_size", "class_weights", "pretrained", "seed")
-
 DEFAULT_LICENSE = "apache-2.0"  # license of a new repository, if the user chooses none
 
 _templates = template_environment("cvrnet.hub", html=False)  # the templates are Markdown and Python

@@ -28,8 +28,7 @@ class Predictor:
     The probabilities of a fold are the mean over its heads; the result is the mean over the folds (v2 section 4.3).
 
     Args:
-        models: Networks with equal classes and preprocessing. They are moved to the device, set to evaluation mode, and
-            otherwise used unchanged. (:meth:`from_pretrained` also folds batch norm into the convolutions.)
+        models: Networks with equal classes and preprocessing. They are moved to the device and set to evaluation mode.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         dtype: ``auto``, ``fp32``, ``tf32``, ``bf16`` or ``fp16``; ``auto`` is the fastest format on the device.
         compile: Use ``torch.compile``: compilation takes seconds to minutes, then predictions are faster. A string is
