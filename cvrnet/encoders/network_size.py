@@ -18,6 +18,7 @@ MAX_PARAMETERS = "CVRNET_MAX_PARAMETERS"
 _PARAMETERS = 2_000_000_000
 _PARTS = 30_000  # modules, parameters and buffers together; no timm model has a quarter as many
 _CALLS = 200_000  # calls of PyTorch's functions; maxvit_xlarge takes 33,000, and maxvit_tiny for 2048 x 2048 184,000
+_INITIAL_VALUES = {Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_}
 
 
 class TooLarge(ValueError):  # noqa: N818
@@ -25,7 +26,10 @@ class TooLarge(ValueError):  # noqa: N818
 
 
 class _LimitedCalls(TorchFunctionMode):
-    """Counts the calls of PyTorch's functions, because some networks fill tables of positions value by value."""
+    """Counts the calls of PyTorch's functions, because some networks fill tables of positions value by value.
+
+    It skips the initial values of tensors on the meta device, which hold none: PyTorch takes long to compute them.
+    """
 
     _left = _CALLS
 
@@ -39,6 +43,8 @@ class _LimitedCalls(TorchFunctionMode):
         self._left -= 1
         if self._left < 0:
             raise TooLarge(f"making the network takes more than {_CALLS:,} calculations")
+        if func in _INITIAL_VALUES and args and args[0].is_meta:
+            return args[0]
         return func(*args, **(kwargs or {}))
 
 

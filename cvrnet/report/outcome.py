@@ -130,6 +130,5 @@ def _calibration_table(rows: Sequence[Row], results: Results) -> Table:
         ]
         for row in rows
     ]
-    titles = ["Set", "Cases", "Observed share of the event", "Mean probability", "Brier score"]
-    titles.append("Brier score of the observed share")
-    return Table(titles, cells)
+    scores = ["Observed share of the event", "Mean probability", "Brier score", "Brier score of the observed share"]
+    return Table(["Set", "Cases", *scores], cells)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,28 +9,11 @@ import timm
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from cvrnet.encoders.network_size import limited_size
 
 _PORTION = 16  # number of tensors that are copied before the file is closed
 _REGISTERED = ("_parameters", "_buffers", "_modules")
-_INITIAL_VALUES = (Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_)
-
-
-class _WithoutValues(TorchFunctionMode):
-    """Skips the initial values of tensors on the meta device, which hold none; PyTorch takes long to compute them."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if func in _INITIAL_VALUES and args and args[0].is_meta:
-            return args[0]
-        return func(*args, **(kwargs or {}))
 
 
 def create_empty(folder: Path) -> nn.Module | None:
@@ -39,7 +21,7 @@ def create_empty(folder: Path) -> nn.Module | None:
     tries: list[dict[str, Any]] = [{"device": "meta"}, {}]
     for options in tries:
         try:
-            with torch.device("meta"), _WithoutValues(), limited_size():
+            with limited_size(), torch.device("meta"):
                 return timm.create_model(f"local-dir:{folder}", **options)
         except TypeError:  # the model may accept no device
             if not options:

