@@ -1,4 +1,7 @@
-"""Read images and their labels from files, split them, and turn them into batches for a network."""
+"""Read images and their labels from files, split them, and turn them into batches for a network.
+
+The papers are v1 (arXiv 2007.11993) and v2 (medRxiv 2020.11.07.20227504).
+"""
 
 from typing import TYPE_CHECKING
 

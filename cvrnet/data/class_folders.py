@@ -89,6 +89,6 @@ def _mask_kind_of(name: str) -> str:
 
 
 def _without_kind(name: str) -> tuple[str, ...]:
-    """Return the key that an image shares with its masks: folders that are not named for either, and the stem."""
+    """Return the key that an image shares with its masks: its folders, without image and mask folders, and its stem."""
     folders = (folder for folder in _folders(name) if not is_image_folder(folder) and not mask_kind(folder))
     return (*folders, mask_of(PurePosixPath(name).stem)[0])

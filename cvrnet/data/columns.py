@@ -46,7 +46,7 @@ def our_names(header: Sequence[str], names: Mapping[str, str]) -> list[str]:
 
 
 def plain_names(header: Sequence[str], optional: Sequence[str]) -> list[str]:
-    """Return the header with our names for optional columns that differ from them only in case, blanks or underscores.
+    """Return the header; optional columns get our names if theirs differ only in case, blanks or underscores.
 
     Without this, a column ``Split`` would be ignored, and its test images would be used for training. If two columns
     would get the same name, the header is returned unchanged.
@@ -83,7 +83,10 @@ def header_problem(header: Sequence[str], labelled: bool, columns: Sequence[str]
 
 
 def _hint(header: Sequence[str], columns: Sequence[str], missing: Sequence[str]) -> str:
-    """Suggest which found columns may be our missing or optional columns: the user has to rename both kinds."""
+    """Return a hint which columns of the header may be ours under other names; ``""`` if none may be a missing column.
+
+    The hint includes optional columns, because the user has to rename these, too.
+    """
     meant = meanings(header, columns)
     if not any(column in missing for column in meant):
         return ""

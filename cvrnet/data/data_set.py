@@ -14,7 +14,7 @@ IMAGES_ROOT, COLUMN_NAMES = "images_root", "columns"
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set: its folder or manifest, the folder of its images, and the manifest's names of our columns.
+    """A data set: its folder or manifest, the folder of its images, and the manifest's column names.
 
     Every function that takes a data set's path also takes an object of this class. The object can also be used as a
     path (``os.PathLike``): the path of the folder or manifest.

@@ -38,8 +38,8 @@ def decode_apart(data: bytes, options: dict[str, Any], samples: int) -> np.ndarr
     channels; the limits grow with it.
 
     Raises:
-        Refused: The picture needs too much memory or time, the decoder crashed, or this thread is one of
-            `decoding_threads` that were interrupted.
+        Refused: The picture needs too much memory or time, the decoder crashed, or the `decoding_threads` to which this
+            thread belongs were interrupted.
         ValueError: The data are damaged; the message is the decoder's.
         OSError: The child cannot be started.
     """

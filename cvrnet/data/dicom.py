@@ -68,7 +68,7 @@ def read_frame(
     """Return one frame as uint8 (H, W) or (H, W, 3); see `cvrnet.data.read_image` for how values become grey levels.
 
     Frames are counted from 1; None means the only frame. The window is one of `WINDOWS`, or ``""`` for the file's
-    window. ``version`` is ``grey_version`` of `read_image`; ``mode`` and ``any_body_part`` are as there.
+    window. ``mode``, ``any_body_part`` and ``version`` (there ``grey_version``) are as in `read_image`.
 
     Raises:
         Refused: The file is not a readable picture of a chest. The message is one line, without any tag's value.
@@ -95,7 +95,11 @@ def read_frame(
 
 
 def read_header(path: str | os.PathLike[str], tags: Sequence[str] | None = None) -> Dataset:
-    """Return a file's tags (None: all) without its pixels; Refused if the file is damaged or deflated as a whole."""
+    """Return a file's tags without its pixels; ``tags`` are the names of the tags to read (None: all).
+
+    Raises:
+        Refused: The file is damaged, or is deflated as a whole.
+    """
     with quiet(), refuse_damaged("a damaged or truncated DICOM file"):
         with _HeaderFile(open_regular(path).detach()) as file:
             # read_file_meta_info takes no file object, and would open a name again, so it gets a file descriptor.

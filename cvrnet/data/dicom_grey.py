@@ -81,7 +81,7 @@ def _padding(cells: np.ndarray, header: Dataset) -> tuple[int, int] | None:
 
 
 class _Shown:
-    """Maps the values of one picture to grey levels; `counts` pixels have each value (None: one pixel each)."""
+    """Maps the values of one picture to grey levels; `counts` is the number of pixels of each value (None: all 1)."""
 
     def __init__(
         self, stored: np.ndarray, counts: np.ndarray | None, header: Dataset, padding: tuple[int, int] | None

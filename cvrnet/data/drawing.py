@@ -24,11 +24,11 @@ def draw_film(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw one film; return its image, uint8 (H, W), and its masks of the lungs and of the lesions, bool (H, W).
 
-    ``label`` (`NOR`, `NCP` or `CVP`) determines only the lesions: two films that differ only in the label are equal
-    outside the lungs, pixel by pixel. ``patient``, a number, determines the anatomy and the places of the lesions.
-    ``image``, a number, determines pose, exposure, filling of the lungs and noise. ``look``, the number of the source,
-    selects one of three looks (``look % 3``), which differ in contrast, noise and the image's width. ``size`` is the
-    height in pixels. ``severity`` multiplies the lesions' density.
+    ``label`` (`NOR`, `NCP` or `CVP`, see `cvrnet.data.phantoms`) determines only the lesions: two films that differ
+    only in the label are equal outside the lungs, pixel by pixel. ``patient``, a number, determines the anatomy and the
+    places of the lesions. ``image``, a number, determines pose, exposure, filling of the lungs and noise. ``look``, the
+    number of the source, selects one of three looks (``look % 3``), which differ in contrast, noise and the image's
+    width. ``size`` is the height in pixels. ``severity`` multiplies the lesions' density.
     """
     # One stream of random numbers for each purpose: with a single one, the lesions would shift all later draws, and the
     # label would change the rest of the image.
@@ -145,7 +145,7 @@ def _lungs(canvas: _Canvas, body: _Anatomy) -> np.ndarray:
 
 
 def _bones(canvas: _Canvas, body: _Anatomy, lungs: np.ndarray) -> np.ndarray:
-    """Return ribs (back and front, faint below the diaphragm), clavicles, shoulder blades and heads of the arms."""
+    """Return ribs (back and front, faint below the diaphragm), clavicles, scapulae and humeri."""
     s = np.linspace(0, 1, 16)
     back, front, shoulders = [], [], []
     for side, sign in enumerate((-1, 1)):

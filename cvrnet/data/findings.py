@@ -44,8 +44,8 @@ def learnable_findings(
 
     Raises:
         DataError: A cell has an unknown value.
-        UserError: The data set has no findings; or a name in ``wanted`` is given twice, is ``No Finding``, or is not in
-            the data set.
+        UserError: The data set has no findings, or ``auto`` leaves all of them out; or a name in ``wanted`` is given
+            twice, is ``No Finding``, or is not in the data set.
     """
     named = sorted({name for record in records for name in split_findings(record.label)})
     columns = {column for record in records for column in record.metadata}

@@ -50,7 +50,8 @@ def by_value(pixels: np.ndarray, shown: Shown, counted: np.ndarray | None = None
 def robust_ends(values: np.ndarray, counts: np.ndarray | None) -> tuple[float, float]:
     """Return (low, high): at most the share `TAIL` of the pixels is below low, and at most this share is above high.
 
-    If these are equal, the least and the largest value are returned. ``values`` and ``counts`` are as in `Shown`.
+    If low and high are equal, the least and the largest value are returned instead. ``values`` and ``counts`` are as in
+    `Shown`.
 
     >>> robust_ends(np.array([0, 500, 900, 65535]), np.array([1, 5000, 5000, 1]))
     (500.0, 900.0)
@@ -93,7 +94,7 @@ def by_bits_in_use(values: np.ndarray, counts: np.ndarray | None) -> np.ndarray:
 
 
 def to_8_bits(values: np.ndarray, version: int = LATEST) -> np.ndarray:
-    """Return grey values (H, W) of any type as uint8; Refused for negative or infinite values, and floats beyond 255.
+    """Return grey values (H, W) of any type as uint8; Refused for negative or non-finite values, and floats over 255.
 
     >>> to_8_bits(np.array([[0, 2048, 4080]], dtype=np.uint16))
     array([[  0, 128, 255]], dtype=uint8)

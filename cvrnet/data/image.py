@@ -116,7 +116,8 @@ def read_image(
 
     Raises:
         ImageError: the file is missing, not an image, damaged, larger than `MAX_PIXELS`, or has pixels that cannot be
-            converted to 8 bits without a guess (negative, not finite, floats beyond 255, dark 16-bit colour).
+            converted to 8 bits without a guess (negative, not finite, floats beyond 255, 16-bit colour that uses
+            fewer bits).
         UserError: unknown mode or window.
     """
     check_mode(mode)

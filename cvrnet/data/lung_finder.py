@@ -95,7 +95,7 @@ class LungFinder:
         return self._told(path, None, NO_MASK, False)
 
     def check(self, path: str | os.PathLike[str], read: Callable[[], NDArray[np.uint8]]) -> FoundLungs:
-        """Like `find`, but returns no mask; ``read`` is called only if the picture is needed."""
+        """Like `find`, but returns no mask; ``read``, which returns the picture, is called only if it is needed."""
         path = Path(path)
         if path in self.given or self.segmenter is None:
             return self.find(path, read())._replace(mask=None)

@@ -88,7 +88,7 @@ class Course:
     """The outcomes of the patients of a data set."""
 
     outcome: Outcome
-    fates: Mapping[str, Fate]  #: `patient_key` -> what is known; without patients about whom nothing is known
+    fates: Mapping[str, Fate]  #: `patient_key` -> what is known; patients about whom nothing is known are missing
     yes_no: bool  #: whether the column says yes or no, without a day
     notes: Sequence[str] = field(default_factory=tuple)  #: sentences about the column
 

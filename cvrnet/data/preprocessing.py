@@ -63,7 +63,7 @@ class Preprocessing:
     interpolation: str = "nearest"  #: timm's name of the resizing filter
     grey_version: int = LATEST  #: how pictures of more than 8 bits become 8 bits: one of `cvrnet.data.grey.VERSIONS`
     any_body_part: bool = False  #: whether `read` accepts DICOM of any part of the body; not stored in models
-    # repr=False: the text of this object is part of the names of stored features.
+    # repr=False: the names of stored features contain this object's repr, so new fields must not change it.
     #: window of slices of CTs: one of `cvrnet.data.limits.WINDOWS`; ``""``: the file's window
     ct_window: str = field(default="", repr=False)
     slices: int = field(
@@ -71,7 +71,7 @@ class Preprocessing:
     )  #: the most slices of a volume, for a model that classifies bags (studies or patients); 0 for other models
     #: whether pictures are masked with the lungs, or cropped to them, before they are resized
     lungs: LungSettings | None = field(default=None, repr=False)
-    #: finds the lungs, with the settings in ``lungs``; not stored in models (see `cvrnet.runs.lungs`)
+    #: finds the lungs, with the settings in ``lungs``; not stored in models (see `cvrnet.lungs.attach`)
     finder: LungFinder | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -132,7 +132,7 @@ class Preprocessing:
     def read(self, path: str | os.PathLike[str], window: str = "") -> np.ndarray:
         """Return the picture in a file, read with these settings by `cvrnet.data.read_image`; it is not resized.
 
-        The picture is masked with the lungs, or cropped to them, if this is set. Raises the same errors as
+        If ``lungs`` is set, the picture is masked with the lungs, or cropped to them. Raises the same errors as
         `cvrnet.data.read_image` and `cut`.
         """
         return self.cut(path, self.read_whole(path, window))[0]

@@ -38,7 +38,7 @@ class Record:
         return self.lesion_mask is not None or bool(self.lesion_boxes)
 
     def problem(self, reason: str) -> str:
-        """One line with row, image and problem: ``manifest.csv:2: a.png: file not found``."""
+        """Return one line with row, image and problem: ``manifest.csv:2: a.png: file not found``."""
         return ": ".join(printable(part) for part in (self.where, self.name, reason) if part)
 
 

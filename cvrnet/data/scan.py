@@ -22,7 +22,7 @@ __getattr__ = moved_names(__name__, {"write_manifest": "cvrnet.data.manifest"})
 
 
 class DataError(UserError):
-    """A data set that cannot be used as it is."""
+    """The error for a data set that has problems."""
 
     def __init__(self, problems: Sequence[str], data: DataPath) -> None:
         super().__init__(problems, data)
@@ -95,7 +95,7 @@ def read_records(
         say: called with lines about entries that were passed over, and about how patients and splits were found.
 
     Raises:
-        DataError: its message lists all problems (see `scan_records`).
+        DataError: the data set has problems (see `scan_records`); the message shows the first 20.
     """
     records, problems = scan_records(
         data, labelled=labelled, min_classes=min_classes, images=images, columns=columns, say=say

@@ -259,7 +259,7 @@ def _mend(held: set[str], members: Mapping[str, set[str]]) -> None:
     """
 
     def harm(patient: str) -> int:
-        """Number of classes that would be missing on this patient's side if the patient moved to the other side."""
+        """Return the number of classes that would be missing on this patient's side if the patient changed sides."""
         sides = (of_class & held if patient in held else of_class - held for of_class in members.values())
         return sum(side == {patient} for side in sides)
 

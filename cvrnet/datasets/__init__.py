@@ -50,7 +50,7 @@ class Import:
         published: The counts that the authors have published, with the same keys; unpublished counts are missing.
         left_out: Reason -> number of images that are not in the manifest.
         notes: Sentences about missing files and lists, and about patients in two splits.
-        images: The folder that the manifest's paths are relative to; None: the manifest's own folder.
+        images: The folder that the manifest's paths are relative to; None if this is the manifest's own folder.
     """
 
     counts: Mapping[str, int]
@@ -120,7 +120,7 @@ def _check_output(output: Path, overwrite: bool) -> None:
 def counts(rows: Sequence[Row], findings: Sequence[str] = ()) -> dict[str, int]:
     """Return the numbers of images, patients and boxes, and of images with each split and label, in a manifest's rows.
 
-    ``findings`` are columns of findings; a cell of 1 counts.
+    ``findings`` names the columns of findings. In such a column, the images with a cell of 1 are counted.
 
     >>> counts([{"path": "a", "label": "Edema|Mass", "patient_id": "1"}, {"path": "b", "label": "Mass"}])
     {'images': 2, 'patients': 1, 'label Mass': 2, 'label Edema': 1}

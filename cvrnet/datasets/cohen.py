@@ -1,7 +1,7 @@
 """The COVID-19 image data collection (Cohen et al. 2020), https://github.com/ieee8023/covid-chestxray-dataset.
 
-The columns are from metadata.csv and SCHEMA.md of that repository, whose first versions have neither ``folder`` nor
-``modality``.
+The columns are from metadata.csv and SCHEMA.md of that repository. The first versions of metadata.csv have neither
+``folder`` nor ``modality``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from cvrnet.datasets.folder import Folder, Row, age, number, sex
 from cvrnet.datasets.public_set import PublicSet
 
-LEAST_PATIENTS = 5  # in each class: one for each of five folds; rarer classes are merged into the class above
+LEAST_PATIENTS = 5  # in each class: one for each of five folds; rarer classes are merged into their parent class
 COLUMNS = ("patientid", "offset", "sex", "age", "finding", "view", "filename")
 
 
@@ -56,7 +56,9 @@ def rows(folder: Folder) -> Iterator[Row]:
 
 
 def common_parts(findings: Sequence[str], patients: Sequence[str], least: int = LEAST_PATIENTS) -> Mapping[str, str]:
-    """Map each finding to its last part that ``least`` patients share, or its first part; rare last parts are dropped.
+    """Map each finding to its class: the last part that is left after rare last parts are dropped.
+
+    A last part is rare if fewer than ``least`` patients share it. The first part is never dropped.
 
     >>> common_parts(["P/Viral/A", "P/Viral/A", "P/Viral/B", "P/Fungal/C"], ["1", "2", "3", "4"], 2)
     {'P/Viral/A': 'A', 'P/Viral/B': 'P', 'P/Fungal/C': 'P'}

@@ -27,7 +27,10 @@ def rows(folder: Folder) -> Iterator[Row]:
         yield row | ({"lung_mask": mask} if mask in masks else {})
     if rest := len(folder.images) - len(here):
         folder.left_out["not in the images folder of a class"] += rest
-    folder.notes.append("the classes come from different collections, which the folders do not name: see cvrnet audit")
+    folder.notes.append(
+        "the classes come from different collections, which the folders do not name: look for shortcuts with "
+        "cvrnet audit"
+    )
 
 
 def _class(path: str) -> str:

@@ -16,7 +16,7 @@ from cvrnet.errors import UserError
 
 
 def rows(folder: Folder, columns: Mapping[str, str] | None = None) -> Iterator[Row]:
-    """Yield the rows of the manifest: those of the folder's only CSV file or, without one, of its class folders.
+    """Yield the rows of the manifest, from the folder's only CSV file or, if there is none, from its class folders.
 
     ``columns``: our name of a column -> its name in the file. The meaning of other columns is guessed from their names
     (``Image Index`` is a path).

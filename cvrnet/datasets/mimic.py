@@ -19,7 +19,7 @@ _SPLITS = {"train": "train", "validate": "val", "test": "test"}
 
 
 def rows(folder: Folder) -> Iterator[Row]:
-    """Yield the rows of the manifest, with a column for each finding of the CheXpert labeller, as in CheXpert."""
+    """Yield the rows of the manifest, with a column for each finding of the CheXpert labeller: 1, 0, -1 or blank."""
     labels = {
         entry["study_id"]: {name: finding(entry[name]) for name in FINDINGS}
         for entry in folder.table(folder.file(LABELS), ("subject_id", "study_id", *FINDINGS))
@@ -56,7 +56,9 @@ def rows(folder: Folder) -> Iterator[Row]:
 
 
 def day_number(text: str) -> int | None:
-    """Return the number of a day written as YYYYMMDD; None for other text. MIMIC shifts the dates of each patient.
+    """Return the ordinal number of a date written as YYYYMMDD; None for other text.
+
+    Only differences between the days of one patient are meaningful, because MIMIC shifts the dates of each patient.
 
     >>> day_number("21800506") - day_number("21800501")
     5

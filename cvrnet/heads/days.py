@@ -1,4 +1,4 @@
-"""Days as an input of a network: their time encoding, and the change from each picture of a bag to its last picture."""
+"""Days as an input of a network: their time encoding, and the change from each picture to the last of its bag."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The multi-scale averaging head: a fully connected block for each map, their outputs averaged (v1 section 2.2)."""
+"""The multi-scale averaging head: a fully connected block for each map, their outputs averaged (v1 section 2.2).
+
+The papers are v1 (arXiv 2007.11993) and v2 (medRxiv 2020.11.07.20227504).
+"""
 
 # Annotations must be types, not strings: FX copies them into its graphs, where TorchScript reads them.
 import itertools
@@ -135,7 +138,8 @@ class MultiScaleAveragingHead(nn.Module):
 
     Args:
         in_features: Channels of each input.
-        num_classes: At least 2 (1 for findings), or 0 for no classifiers (``forward`` then gives the pre-logits).
+        num_classes: At least 2 (for findings, at least 1), or 0 for no classifiers (``forward`` then returns the
+            pre-logits).
         average: ``"probabilities"`` to average the blocks' probabilities, as in the papers, or ``"logits"`` (an
             ablation).
         task: ``"multiclass"`` (one class for each image) or ``"multilabel"`` (findings).

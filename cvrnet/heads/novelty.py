@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class NoveltyHead(nn.Module):
-    r"""Distance of images from a Gaussian that was fitted to the pooled maps of training images.
+    r"""Computes the distance of images from a Gaussian that was fitted to the pooled maps of training images.
 
     The inputs of a `MultiScaleAveragingHead` are each scaled to length 1 and concatenated to x. The Gaussian comes from
     probabilistic principal component analysis (Tipping & Bishop 1999, J. R. Stat. Soc. B 61:611): variances along K
@@ -71,10 +71,12 @@ class NoveltyHead(nn.Module):
         return NoveltyHead(**{**dict(self.named_buffers()), "quantiles": quantiles})
 
     def forward(self, inputs: list[Tensor], sides: Tensor) -> Tensor:
-        """Return how much each image differs from the training images, (N,): the larger of distance and second value.
+        """Return how much each image differs from the training images, (N,).
+
+        This is the larger of the `distance` and the second value (see the class).
 
         Args:
-            inputs: The inputs of the heads for the images: pooled maps (N, C_i), in the order of the heads.
+            inputs: For each head, the pooled maps of the images, (N, C_i).
             sides: The result of `map_sides` for the images, (N, 2 D).
         """
         return torch.maximum(self.distance(inputs), sides @ self.side_weights + self.side_bias)

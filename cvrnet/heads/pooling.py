@@ -1,4 +1,4 @@
-"""A head for bags: one prediction for several pictures, such as the slices of a CT or the radiographs of some days."""
+"""A head for bags: one prediction for several pictures, such as the slices of a CT or radiographs of several days."""
 
 from __future__ import annotations
 
@@ -126,8 +126,9 @@ class BagHead(MultiScaleAveragingHead):
     ``forward`` takes each picture as a bag of one picture, and gives the result of a head without pooling.
 
     Args:
-        in_features, num_classes, hidden_sizes, further: As in `MultiScaleAveragingHead`.
+        in_features, num_classes, hidden_sizes: As in `MultiScaleAveragingHead`.
         pooling, time: As in `BagPool`.
+        further: Other arguments of `MultiScaleAveragingHead`.
 
     Raises:
         ValueError: The pooling is unknown, or `MultiScaleAveragingHead` raises it.

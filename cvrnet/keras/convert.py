@@ -60,7 +60,7 @@ def _convert(file: Path, place: RunFolder, classes: Sequence[str] | None) -> dic
     if len(names) != model.num_classes or len(set(names)) != len(names) or not all(map(str.strip, names)):
         raise UserError(
             f"class names {', '.join(map(repr, names))} do not fit {file.name}; "
-            f"expected {model.num_classes} different names, in the order of its outputs"
+            f"expected {model.num_classes} different names, in the order of the network's outputs"
         )
     run = {
         "kind": KIND,

@@ -75,7 +75,7 @@ def _find(file: h5py.File) -> list[tuple[dict[str, Any], h5py.Dataset]]:
         root = file["model_weights"]
     backend = root.attrs.get("backend", "tensorflow")
     backend = backend.decode() if isinstance(backend, bytes) else str(backend)
-    if backend != "tensorflow":  # Theano, for one, flips convolution kernels
+    if backend != "tensorflow":  # Theano, for example, flips convolution kernels
         raise UnfitError(f"weights of Keras on {_quoted(backend)}; expected Keras on 'tensorflow'")
     objects: dict[str, h5py.Group | h5py.Dataset] = {}
     root.visititems(objects.__setitem__)  # follows hard links only, which cannot leave the file

@@ -1,4 +1,4 @@
-"""Map the weights of the notebook's network to the parameters of ``cvrnet_keras``."""
+"""Map the weights of the network in the authors' notebook to the parameters of our model ``cvrnet_keras``."""
 
 from __future__ import annotations
 

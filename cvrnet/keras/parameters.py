@@ -1,4 +1,7 @@
-"""Count our network's parameters as Keras does, to compare them with v1's Table 2 and the notebook."""
+"""Count our network's parameters as Keras does, to compare them with v1's Table 2 and the authors' notebook.
+
+v1 is arXiv 2007.11993.
+"""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from cvrnet.lungs.segmenter import Segmenter, create_network, prepare
 
 BATCH = 8
 RATE, ENCODER_RATE, DECAY = 2e-3, 2e-4, 1e-2
-TURN, ZOOM, SHIFT = 15.0, 0.2, 0.1  # degrees; zoom and shift are shares of the picture's size
+TURN, ZOOM, SHIFT = 15.0, 0.2, 0.1  # the turn in degrees; zoom and shift as shares of the picture's size
 
 
 def fit_segmenter(
