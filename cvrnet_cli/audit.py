@@ -18,7 +18,8 @@ from cvrnet_cli.output import print_rows, progress_bar, say, tell
 @options.findings
 @click.option(
     "--outcome",
-    help="Column of an event that replaces the label (see cvrnet train); radiographs from after the event are named.",
+    help="Column of an event that replaces the label (see cvrnet train). The audit names radiographs of the day of the "
+    "event or later.",
 )
 @click.option("--model", help="A trained model to audit on DATA: run, fold, local-dir:FOLDER or hf-hub:user/repo.")
 @options.device
@@ -29,7 +30,7 @@ from cvrnet_cli.output import print_rows, progress_bar, say, tell
 @click.option(
     "--features/--no-features",
     default=True,
-    help="Compute features with ImageNet weights (extra lite), to find wrong labels and pictures without a chest.",
+    help="Compute features with ImageNet weights (cvrnet[lite]), to find wrong labels and pictures without a chest.",
 )
 @options.lungs
 @options.overwrite

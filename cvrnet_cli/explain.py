@@ -10,7 +10,7 @@ from cvrnet_cli import options
 from cvrnet_cli.output import print_rows, progress_bar, say, tell
 
 
-@click.command(short_help="Grad-CAM: where the network looked, drawn and measured.")
+@click.command(short_help="Draw or measure Grad-CAM maps: where the network looked.")
 @click.argument("model")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @options.manifest("paths")

@@ -10,7 +10,7 @@ from cvrnet_cli import options
 from cvrnet_cli.output import FORMATS, output_file, progress_bar, say, write_rows
 
 
-@click.command(short_help="Class probabilities of images.")
+@click.command(short_help="Predict class probabilities of images.")
 @click.argument("model")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @options.manifest("paths")
@@ -37,7 +37,8 @@ from cvrnet_cli.output import FORMATS, output_file, progress_bar, say, write_row
 @click.option(
     "--abstain",
     type=click.FloatRange(0.01, 0.99),
-    help="Also mark the most uncertain images, which a human should read: of the validation images, this share.",
+    help="Also mark the most uncertain images, which a human should read. The limit of uncertainty is chosen so that "
+    "it marks this share of the validation images.",
 )
 @click.option(
     "--gate/--no-gate",
@@ -70,9 +71,9 @@ def predict(
     FILE.onnx. Images that cannot be read, and folders without images, are reported; the exit status is then 1. All
     other images are classified.
 
-    After the rows of a CT's slices (DICOM: a folder of slices, or a file of many frames) comes a row with the patient's
-    mean. A model that was trained with --unit gives one row for each study or patient: a volume (NIfTI, DICOM series),
-    the images with one study_id (or patient_id) in a manifest, or the images in one folder.
+    For a CT (DICOM: a folder of slices, or a file of many frames), a row with the patient's mean follows the rows of
+    the slices. A model that was trained with --unit gives one row for each study or patient: a volume (NIfTI, DICOM
+    series), the images with one study_id (or patient_id) in a manifest, or the images in one folder.
 
     \b
     Examples:
