@@ -11,7 +11,7 @@ from cvrnet_cli import options
 from cvrnet_cli.output import print_rows, progress_bar, say, tell
 
 
-@click.command(short_help="Check a data set for copies, shared patients, tied sources and shortcuts.")
+@click.command(short_help="Check a data set for copies, shared patients, classes tied to sources, and shortcuts.")
 @click.argument("data", type=options.PATH)
 @options.manifest("data")
 @options.output("Folder for audit.json, audit.html and tables as CSV.")

@@ -206,7 +206,7 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
         "--outcome",
         str,
         "",
-        "Predict an event instead of the label. The column has the day of the event (empty: no event), or yes and no; "
+        "Column of an event to predict instead of the label: its day (empty: no event), or yes and no; "
         "radiographs of that day or later are dropped",
     ),
     (

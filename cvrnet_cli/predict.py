@@ -16,7 +16,7 @@ from cvrnet_cli.output import FORMATS, output_file, progress_bar, say, write_row
 @options.manifest("paths")
 @options.output("File to write instead of stdout.", options.OutputPath(path_type=Path, dir_okay=False, allow_dash=True))
 @click.option(
-    "--format", "style", type=click.Choice(FORMATS), help="Format.  [default: the output file's suffix, or table]"
+    "--format", "style", type=click.Choice(FORMATS), help="Output format.  [default: the output file's suffix, or table]"
 )
 @click.option("--heads", is_flag=True, help="Also print each head's own probabilities (CVR-Nets).")
 @click.option("--uncertainty", is_flag=True, help="Also print entropy, and disagreement of folds and heads, in nats.")
@@ -24,8 +24,8 @@ from cvrnet_cli.output import FORMATS, output_file, progress_bar, say, write_row
     "--operating-point",
     default="",
     metavar="NAME",
-    help="Also print whether each class is positive at a threshold that training chose. NAME is its rule: sensitivity, "
-    "specificity, youden, or a rule with its target, such as sensitivity=0.9.",
+    help="Also print whether each class is positive at a threshold that training chose. NAME is the threshold's "
+    "rule: sensitivity, specificity, youden, or a rule with its target, such as sensitivity=0.9.",
 )
 @click.option(
     "--coverage",
@@ -65,7 +65,7 @@ from cvrnet_cli.output import FORMATS, output_file, progress_bar, say, write_row
 def predict(
     paths: tuple[str, ...], output: Path | None, style: str | None, window: str | None, overwrite: bool, **settings: Any
 ) -> int:
-    """Classify the images at PATH...: files, folders (searched), CSV manifests, or quoted patterns such as "*.png".
+    """Classify the images at PATH...: files, folders (recursive), CSV manifests, or quoted patterns such as "*.png".
 
     MODEL is a run folder (all its folds as an ensemble), a fold folder, local-dir:FOLDER, hf-hub:user/repo[@rev] or a
     FILE.onnx. Images that cannot be read, and folders without images, are reported; the exit status is then 1. All
