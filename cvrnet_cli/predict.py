@@ -16,7 +16,7 @@ from cvrnet_cli.output import FORMATS, output_file, progress_bar, say, write_row
 @options.manifest("paths")
 @options.output("File to write instead of stdout.", options.OutputPath(path_type=Path, dir_okay=False, allow_dash=True))
 @click.option(
-    "--format", "style", type=click.Choice(FORMATS), help="Output format.  [default: the output file's suffix, or table]"
+    "--format", "style", type=click.Choice(FORMATS), help="Output format.  [default: the file's suffix, or table]"
 )
 @click.option("--heads", is_flag=True, help="Also print each head's own probabilities (CVR-Nets).")
 @click.option("--uncertainty", is_flag=True, help="Also print entropy, and disagreement of folds and heads, in nats.")

@@ -48,7 +48,7 @@ def save_checkpoint(model: nn.Module, folder: str | Path, classes: Sequence[str]
         raise ValueError(f"{len(classes)} class names for a model of {model.num_classes} classes")
     if getattr(model, FUSED, False):
         raise UserError(
-            "the model cannot be saved: for prediction, its batch norm was folded into the convolutions; "
+            "the model cannot be saved: its batch norm is folded into the convolutions for prediction; "
             "expected the model as `load_checkpoint` returns it"
         )
     if name := find_not_finite(model):
