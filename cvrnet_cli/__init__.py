@@ -37,7 +37,8 @@ def _main() -> None:
 
     from cvrnet_cli.commands import cli
 
-    # PyTorch reads this. With large pages, the system maps the memory of feature maps in less than half of the time.
+    # PyTorch reads this variable. With large pages, the system maps the memory of feature maps in less than half the
+    # time.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -11,14 +11,15 @@ from cvrnet_cli import options
 from cvrnet_cli.output import print_rows, progress_bar, say, tell
 
 
-@click.command(short_help="Check a data set for copies, shared patients, tied sources and shortcuts.")
+@click.command(short_help="Check a data set for copies, shared patients, classes tied to sources, and shortcuts.")
 @click.argument("data", type=options.PATH)
 @options.manifest("data")
 @options.output("Folder for audit.json, audit.html and tables as CSV.")
 @options.findings
 @click.option(
     "--outcome",
-    help="Column of an event that replaces the label (see cvrnet train); radiographs from after the event are named.",
+    help="Column of an event that replaces the label (see cvrnet train). The audit names radiographs of the day of the "
+    "event or later.",
 )
 @click.option("--model", help="A trained model to audit on DATA: run, fold, local-dir:FOLDER or hf-hub:user/repo.")
 @options.device
@@ -29,7 +30,7 @@ from cvrnet_cli.output import print_rows, progress_bar, say, tell
 @click.option(
     "--features/--no-features",
     default=True,
-    help="Compute features with ImageNet weights (extra lite), to find wrong labels and pictures without a chest.",
+    help="Compute features with ImageNet weights (cvrnet[lite]), to find wrong labels and pictures without a chest.",
 )
 @options.lungs
 @options.overwrite

@@ -90,4 +90,4 @@ def _show_sources(summary: Mapping[str, Any], output: Path) -> None:
         print_rows(rows)
         say(f"\nThe run of each source, and summary.json, are in {output}")
         if all(row["problem"] for row in rows):
-            raise click.ClickException("no source can be left out; the column problem of the table says why")
+            raise click.ClickException('no source can be left out; the table says why in the column "problem"')

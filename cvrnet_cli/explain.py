@@ -10,7 +10,7 @@ from cvrnet_cli import options
 from cvrnet_cli.output import print_rows, progress_bar, say, tell
 
 
-@click.command(short_help="Grad-CAM: where the network looked, drawn and measured.")
+@click.command(short_help="Draw or measure Grad-CAM maps: where the network looked.")
 @click.argument("model")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @options.manifest("paths")
@@ -54,9 +54,9 @@ def explain(
     """Draw Grad-CAM maps of MODEL for the images at PATH...: files, folders, CSV manifests, or quoted patterns.
 
     MODEL is a run folder (its folds' maps are averaged), a fold folder, local-dir:FOLDER or hf-hub:user/repo[@rev].
-    Each image gets an overlay of its own size and a figure: input, whole network, each encoder (and, with --all, each
-    head). A map that is zero or flat is not drawn; the command names it instead. The exit status is 1 if an image
-    cannot be read or an overlay cannot be drawn.
+    Each image gets an overlay in the image's size, and a figure of the input and the maps of the whole network, of each
+    encoder and, with --all, of each head. A map that is zero or flat is not drawn; the command names it
+    instead. The exit status is 1 if an image cannot be read or an overlay cannot be drawn.
 
     With --measure, PATH is one data set with lung_mask or lesion_mask columns. The command reports how much of each map
     lies inside these masks, and compares that with chance and with a network that has random weights.

@@ -13,7 +13,7 @@ NAMES = (
     *("nih", "chexpert", "mimic-cxr-jpg", "padchest", "rsna", "vindr", "covidx", "covid-radiography", "kermany"),
     *("cohen", "generic", "paultimothymooney"),
 )
-"""The names of `cvrnet.datasets.PUBLIC_SETS` and its aliases; a test compares them, because that room imports torch."""
+"""The names and aliases in `cvrnet.datasets`, repeated because that module imports torch; a test compares them."""
 
 
 @click.command("import", short_help="Write the manifest of a public data set from its folder.")

@@ -44,7 +44,7 @@ def interruptible() -> Iterator[None]:
         _pressed.clear()
         sys.unraisablehook = before
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        # While the program ends, Ctrl-C would only print the traceback of a function that ends it (atexit).
+        # While the program ends, Ctrl-C would only print the traceback of an exit handler (atexit).
         atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
 
 

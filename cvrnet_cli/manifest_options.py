@@ -29,8 +29,7 @@ _IMAGES = click.option(
     "--images",
     type=click.Path(path_type=Path),
     metavar="ROOT",
-    help="Folder of the images: the manifest's paths start there or in its sub-folders.  "
-    "[default: the manifest's folder]",
+    help="Folder of the images: the paths in the manifest are relative to it.  [default: the manifest's folder]",
 )
 _COLUMNS = click.option(
     "--columns",

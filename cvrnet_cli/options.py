@@ -171,7 +171,12 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
     ("--weight-decay", click.FloatRange(0), 0.0, "Weight decay"),
     ("--ema-decay", PART, 0.0, "Validate and save a moving average of the weights with this decay per step; 0: off"),
     ("--label-smoothing", PART, 0.0, "Part of a label's weight that is spread over all classes"),
-    ("--freeze", freezing, 0, "all: train only the heads, on features computed once; N: only the heads for N epochs"),
+    (
+        "--freeze",
+        freezing,
+        0,
+        "all: train only the heads, on features computed once; N: only the heads for the first N epochs",
+    ),
     ("--views", click.IntRange(1), 1, "With --freeze all: train on each image and N-1 augmented copies of it"),
     (
         "--findings",
@@ -201,7 +206,7 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
         "--outcome",
         str,
         "",
-        "Predict an event instead of the label: the column with its day (empty: no event), or with yes and no; "
+        "Column of an event to predict instead of the label: its day (empty: no event), or yes and no; "
         "radiographs of that day or later are dropped",
     ),
     (
@@ -215,7 +220,7 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
         "--horizon",
         click.FloatRange(0, min_open=True),
         14.0,
-        "With --outcome: the label is yes up to this many days before the event",
+        "With --outcome: the label is yes if the event comes within this many days",
     ),
     ("--max-pos-weight", click.FloatRange(1), 10.0, "Largest factor of the loss for images with a rare finding"),
     ("--lr-factor", float, 0.9, "The learning rate is multiplied by this factor to reduce it"),
@@ -257,9 +262,9 @@ protocol = _group(
     click.option(
         "--recipe",
         type=click.Choice(["paper", "notebook", "modern", "frozen", "studies"]),
-        help="Protocol that sets the defaults of the other options: that of the papers, of the authors' notebook, of "
-        "the papers with modern additions, for frozen encoders, or for bags.  [default: studies with --unit study or "
-        "patient, frozen with --freeze all, otherwise paper]",
+        help="Protocol that sets the defaults of the other options. paper: as in the papers; notebook: as in the "
+        "authors' notebook; modern: the papers with modern additions; frozen: for frozen encoders; studies: for bags.  "
+        "[default: studies with --unit study or patient, frozen with --freeze all, otherwise paper]",
     ),
     *(_setting(*row) for row in PROTOCOL),
 )

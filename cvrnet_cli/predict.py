@@ -10,13 +10,13 @@ from cvrnet_cli import options
 from cvrnet_cli.output import FORMATS, output_file, progress_bar, say, write_rows
 
 
-@click.command(short_help="Class probabilities of images.")
+@click.command(short_help="Predict class probabilities of images.")
 @click.argument("model")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @options.manifest("paths")
 @options.output("File to write instead of stdout.", options.OutputPath(path_type=Path, dir_okay=False, allow_dash=True))
 @click.option(
-    "--format", "style", type=click.Choice(FORMATS), help="Format.  [default: the output file's suffix, or table]"
+    "--format", "style", type=click.Choice(FORMATS), help="Output format.  [default: the file's suffix, or table]"
 )
 @click.option("--heads", is_flag=True, help="Also print each head's own probabilities (CVR-Nets).")
 @click.option("--uncertainty", is_flag=True, help="Also print entropy, and disagreement of folds and heads, in nats.")
@@ -24,8 +24,8 @@ from cvrnet_cli.output import FORMATS, output_file, progress_bar, say, write_row
     "--operating-point",
     default="",
     metavar="NAME",
-    help="Also print whether each class is positive at a threshold that training chose. NAME is its rule: sensitivity, "
-    "specificity, youden, or a rule with its target, such as sensitivity=0.9.",
+    help="Also print whether each class is positive at a threshold that training chose. NAME is the threshold's "
+    "rule: sensitivity, specificity, youden, or a rule with its target, such as sensitivity=0.9.",
 )
 @click.option(
     "--coverage",
@@ -37,7 +37,8 @@ from cvrnet_cli.output import FORMATS, output_file, progress_bar, say, write_row
 @click.option(
     "--abstain",
     type=click.FloatRange(0.01, 0.99),
-    help="Also mark the most uncertain images, which a human should read: of the validation images, this share.",
+    help="Also mark the most uncertain images, which a human should read. The limit of uncertainty is chosen so that "
+    "it marks this share of the validation images.",
 )
 @click.option(
     "--gate/--no-gate",
@@ -64,15 +65,15 @@ from cvrnet_cli.output import FORMATS, output_file, progress_bar, say, write_row
 def predict(
     paths: tuple[str, ...], output: Path | None, style: str | None, window: str | None, overwrite: bool, **settings: Any
 ) -> int:
-    """Classify the images at PATH...: files, folders (searched), CSV manifests, or quoted patterns such as "*.png".
+    """Classify the images at PATH...: files, folders (recursive), CSV manifests, or quoted patterns such as "*.png".
 
     MODEL is a run folder (all its folds as an ensemble), a fold folder, local-dir:FOLDER, hf-hub:user/repo[@rev] or a
     FILE.onnx. Images that cannot be read, and folders without images, are reported; the exit status is then 1. All
     other images are classified.
 
-    After the rows of a CT's slices (DICOM: a folder of slices, or a file of many frames) comes a row with the patient's
-    mean. A model that was trained with --unit gives one row for each study or patient: a volume (NIfTI, DICOM series),
-    the images with one study_id (or patient_id) in a manifest, or the images in one folder.
+    For a CT (DICOM: a folder of slices, or a file of many frames), a row with the patient's mean follows the rows of
+    the slices. A model that was trained with --unit gives one row for each study or patient: a volume (NIfTI, DICOM
+    series), the images with one study_id (or patient_id) in a manifest, or the images in one folder.
 
     \b
     Examples:

@@ -30,7 +30,7 @@ from cvrnet_cli.output import print_rows, progress_bar, say, tell, write_rows
 @click.option("--dry-run", is_flag=True, help="Push nothing: show the card and the files.")
 @options.overwrite
 def push(run: Path, repo: str, space: bool, dry_run: bool, **settings: Any) -> None:
-    """Push RUN (made by train, crossval or convert-keras) to USER/REPO.
+    """Push RUN (made by train, crossval, calibrate or convert-keras) to USER/REPO.
 
     The branch `main` gets a model card and the best fold, and the branch `fold-k` gets fold k.
 

@@ -8,7 +8,7 @@ from cvrnet_cli import options
 from cvrnet_cli.output import job_callbacks, print_rows, print_scores, progress_bar, say
 
 
-@click.command(short_help="All steps in a few minutes: data, training, evaluation, prediction.")
+@click.command(short_help="Run all steps in a few minutes: data, training, evaluation, prediction.")
 @click.argument("data", type=options.PATH, required=False)
 @options.manifest("data")
 @options.output("Folder to write to.", default="cvrnet-quickstart")

@@ -152,7 +152,7 @@ def _external(results: Results) -> str:
     if names is None:
         return f"It is not known which sources the model was trained on. {AUTHOR}whether these images are independent."
     if not names:
-        return "No source was held back: these scores say nothing about other hospitals."
+        return "No named source is new to the model, so these scores may say nothing about other hospitals."
     return f"Sources on which no model was trained: {', '.join(names)}; see {_by_source(results)}."
 
 
@@ -189,7 +189,7 @@ def _failures(results: Results) -> str:
 
 def _output(results: Results) -> str:
     named = "findings" if results.multilabel else "classes"
-    return f"Probabilities of the {named}; thresholds, if there are any: “Operating points”."
+    return f"Probabilities of the {named}; thresholds are in “Operating points”, if the report has this section."
 
 
 _ITEMS: list[tuple[str, str, Callable[[Results], str] | str]] = [

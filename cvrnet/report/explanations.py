@@ -88,7 +88,7 @@ def right_rows(results: Results) -> list[Row]:
 def _panels(
     run_folder: Path, run: Mapping[str, Any], rows: Sequence[Row], predictor: Predictor | None
 ) -> dict[str, tuple[Picture | None, Picture | str]]:
-    """Map the path of each image to the image and its overlay, or to None and a sentence that says why."""
+    """Map the path of each image to the image and its overlay, or to None and the reason for no overlay."""
     by_fold: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_fold[row["fold"]].append(row)

@@ -93,7 +93,10 @@ def severe_findings(audit: Mapping[str, Any]) -> list[str]:
 
 
 def floor_rows(results: Results) -> list[dict[str, Any]]:
-    """Return the model's balanced accuracy on every set and, last, the audit's floor; no rows without a floor."""
+    """Return the model's balanced accuracy on every set and, last, that of the audit's simple model (the floor).
+
+    If the audit has no floor, there are no rows.
+    """
     findings = results.audit["findings"] if results.audit else []
     floor = next((finding["figures"] for finding in findings if finding["code"] == "floor"), None)
     if floor is None:

@@ -1,4 +1,4 @@
-"""Make the report's section of operating points: what thresholds chosen on validation images achieve on others."""
+"""Make the report's section of operating points: what thresholds chosen on validation images achieve on other sets."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def _table(
 
 
 def cell(row: Row, key: str) -> str:
-    """Return a cell as text: a count, or a score with its interval (if there is one), with † if it is exact."""
+    """Return a cell as text: a count, or a score with its interval (if there is one); † marks an exact interval."""
     if isinstance(row[key], str):
         return row[key]
     if isinstance(row[key], int):

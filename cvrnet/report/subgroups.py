@@ -31,7 +31,7 @@ Row = dict[str, Any]
 
 
 def subgroups_section(results: Results) -> Section | None:
-    """Make the section for `cvrnet.report.write_report`; None if the data set is missing or has no such column."""
+    """Make the section for `cvrnet.report.write_report`; None if there is no data set or no column for groups."""
     columns = group_columns(_metadata(results))
     rows_of, show = (finding_group_rows, finding_group_tables) if results.multilabel else (_class_rows, _class_table)
     rows = [
@@ -57,7 +57,7 @@ def _metadata(results: Results) -> dict[str, dict[str, str]]:
     except DataError:  # the data set has changed; the other parts of the report do not need it
         return {}
     findings = {*results.predictions.classes, NO_FINDING} if results.multilabel else set()
-    if results.multilabel and not any(record.label for record in records):  # also findings left out
+    if results.multilabel and not any(record.label for record in records):  # also findings that the job left out
         findings |= {*finding_columns(records)}
     rows = {record.name: {"view": record.view, **record.metadata} for record in records}
     if outcome := results.run.get("outcome"):  # columns about later events make no groups

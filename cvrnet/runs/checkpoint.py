@@ -48,7 +48,7 @@ def save_checkpoint(model: nn.Module, folder: str | Path, classes: Sequence[str]
         raise ValueError(f"{len(classes)} class names for a model of {model.num_classes} classes")
     if getattr(model, FUSED, False):
         raise UserError(
-            "the model cannot be saved: its batch norm is folded into the convolutions, which is only for prediction; "
+            "the model cannot be saved: its batch norm is folded into the convolutions for prediction; "
             "expected the model as `load_checkpoint` returns it"
         )
     if name := find_not_finite(model):
@@ -93,9 +93,10 @@ def load_checkpoint(folder: str | Path, **kwargs: Any) -> nn.Module:
     """Load a model that :func:`save_checkpoint` saved, in evaluation mode; nothing else is read or downloaded.
 
     The folder may be from an untrusted source. config.json is validated first. Then the network is created without
-    memory (on PyTorch's meta device) and filled from the file: no random weights are made, and the weights are never
-    twice in memory. The network may have at most two billion parameters; the environment variable CVRNET_MAX_PARAMETERS
-    sets another limit. The file must have exactly the tensors of the network, and only finite values.
+    memory (on PyTorch's meta device) and filled from model.safetensors: no random weights are made, and the weights are
+    never twice in memory. The network may have at most two billion parameters; the environment variable
+    CVRNET_MAX_PARAMETERS sets another limit. model.safetensors must have exactly the tensors of the network, and only
+    finite values.
 
     ``kwargs`` are arguments of ``timm.create_model``, such as another ``num_classes``. If there are ``kwargs``, or the
     network cannot be created without memory, timm creates the model, adapts the weights and loads them.

@@ -1,4 +1,4 @@
-"""Name the parts of a network that stay in float32 while the rest computes in bfloat16: a list for each network."""
+"""Read and write the names of the parts of a network that stay in float32 while the rest computes in bfloat16."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def joined_names(parts: Sequence[Sequence[str]]) -> list[str]:
 
 
 def save_float32_parts(model: nn.Module, folder: Path, parts: Sequence[Sequence[str]]) -> None:
-    """Set a model's float32 parts (names for each encoder); write them to its config.json in place of earlier parts."""
+    """Set a model's float32 parts (names for each encoder), and replace earlier parts in its config.json."""
     names = joined_names(parts)
     write_json(folder / CONFIG, {**read_config(folder / CONFIG), KEY: names})
     setattr(model, KEY, names)

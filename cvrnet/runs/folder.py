@@ -182,8 +182,8 @@ def claim_folder(
 ) -> None:
     """Write ``description`` to run.json, unless the folder belongs to another job.
 
-    With ``resume``, the folder may already belong to this job, with at most as many epochs. ``defaults`` are values for
-    settings that the run.json of an older version lacks.
+    With ``resume``, the folder may already belong to this job, with at most as many epochs as in ``description``.
+    ``defaults`` are values for settings that the run.json of an older version lacks.
 
     Raises:
         UserError: The folder belongs to another job, or `check_folder` refuses it.

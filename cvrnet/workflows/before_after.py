@@ -52,8 +52,9 @@ class Local:
 def judge(
     decisions: Decisions, quantiles: Sequence[Table], probabilities: Table, distances: Table, classes: Sequence[str]
 ) -> Judged:
-    """Return the images' decisions, from probabilities (N, C), and how unusual they are, from distances (N, folds).
+    """Return the decisions on N images, and how unusual the images are, from probabilities and distances.
 
+    ``probabilities`` are (N, C); ``distances`` are (N, folds).
     ``quantiles`` are the quantiles of each fold's distances.
     """
     positive = {
@@ -158,7 +159,7 @@ def _rates(local: Local, key: tuple[str, str], before: Judged, after: Judged) ->
 
 
 def _compared(score: str, name: str, point: str, local: Local, chosen: NDArray[np.bool_], *values: Table) -> Row:
-    """Return the row of a score that is a mean over the chosen images; ``values`` (N,) are from before and after."""
+    """Return the row of a score that is a mean over the chosen images; ``values`` (N,) are those before and after."""
     groups = [group for group, keep in zip(local.groups, chosen, strict=True) if keep]
     before, after = (found[chosen] for found in values)
     shares = [_mean(found, groups, share=score != "set_size") for found in (before, after)]

@@ -79,7 +79,7 @@ METHOD = (
 )
 _WEIGHTED = "recall, precision and F1 weighted by support, as in the papers"
 _PAIRED = (
-    "Each cell has the AUC on the test images of all folds for which the finding is known, then the difference from "
+    "Each cell has the AUC on all test images with a known label of the finding, then the difference from "
     "{reference}, its 95 % interval, and p. The test is DeLong's test with patients as clusters (Obuchowski 1997). It "
     "compares only these trained models: after another training, the AUCs would differ. If there are many findings, "
     "some of them differ by chance."

@@ -240,8 +240,8 @@ def _correct_prior(predictions: Sequence[Prediction], predictor: Predictor, abou
     those of a hospital where all classes are equally frequent. This is also assumed for a model without run.json.
 
     The shares are estimated from the probabilities of every head, not from their mean. The mean is less certain than
-    each head, and the estimate from it tends to one class: on the source figure1, the shares would be 1, 0 and 0
-    instead of 0.91, 0.08 and 0.02.
+    each head, and the estimate from it tends to one class: on the source figure1 (docs/decisions.md), the
+    shares would be 1, 0 and 0 instead of 0.91, 0.08 and 0.02.
     """
     classes = predictor.classes
     weighted = about.get("config", {}).get("class_weights", True)

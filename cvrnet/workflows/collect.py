@@ -83,7 +83,7 @@ def _join(output: Path, run: Mapping[str, Any], metrics: Sequence[Mapping[str, A
 
 
 def summary_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the table of a cross-validation: the papers' table or, for findings, a row for each and their mean."""
+    """Return a cross-validation's table: the papers' table or, for findings, a row per finding and one for the mean."""
     return _finding_rows(summary) if "findings" in summary else _paper_rows(summary)
 
 
@@ -102,7 +102,7 @@ def _paper_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _finding_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return AUC and average precision of each finding over all folds, with their 95 % intervals."""
+    """Return AUC and average precision of each finding, and their means, over all folds, with 95 % intervals."""
     return [
         {"finding": row["finding"], "positives": row.get("positives")}
         | {key: interval(*(row[f"{key}{end}"] for end in ("", "_low", "_high"))) for key in SCORES[:2]}

@@ -74,7 +74,7 @@ def _accuracy_interval(soup: Any, folds: Sequence[Any]) -> Sequence[float]:
 
 
 def _auc_interval(soup: Any, folds: Sequence[Any]) -> Sequence[float]:
-    """Like `_accuracy_interval`, for the mean AUC; findings count if at least two patients have and two lack them."""
+    """Like `_accuracy_interval`, for the mean AUC of the findings that at least two patients have and two lack."""
     chosen = [k for k in range(len(soup.classes)) if min(soup.sides(k)) > 1]
     if not chosen:
         return -1.0, 1.0

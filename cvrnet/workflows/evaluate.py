@@ -109,7 +109,7 @@ def describe_evaluation(
     records: Sequence[Record],
     predictions: AnyTable,
 ) -> dict[str, Any]:
-    """Return the content of an evaluation's run.json: the model, the images, and how many it was trained on.
+    """Return an evaluation's run.json: the model, the images, and how many of the images the model was trained on.
 
     ``independent_sources`` are the sources that the model was not trained on, or None if its training images are not
     known. ``seen_images`` is the number of images whose path or patient the model was trained or validated on. Only

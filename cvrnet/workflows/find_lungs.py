@@ -36,7 +36,7 @@ class FoundMasks:
     segmenter: Segmenter
     quality: list[dict[str, Any]]  #: path, patient_id, fold and `MEASURES` of each image with a usable given mask
     rows: list[dict[str, Any]] = field(default_factory=list)  #: the rows of masks.csv
-    #: Image name -> the segmenter's mask, for images with a given mask; after training, from the fold that tests it.
+    #: Image with a given mask -> the segmenter's mask; after training, that of the fold that tests the image.
     masks: dict[str, Mask] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)  #: a line for each image and given mask that cannot be used
 
@@ -61,8 +61,8 @@ def find_lungs(
 
     Without ``segmenter``, a segmenter is trained on the images that have a lung mask. It is cross-validated: a network
     that was not trained on an image's patient segments the image. With ``segmenter`` (an output folder of this
-    function, or the file in it), nothing is trained, and the segmenter is compared with the given masks. A message
-    names each mask that cannot be used, and the job continues.
+    function, or its file lungs.safetensors), nothing is trained, and the segmenter is compared with the given masks. A
+    message names each mask that cannot be used, and the job continues.
 
     The folder gets lungs.safetensors (the segmenter), masks/, masks.csv (all masks: origin, area, parts, and whether
     they are implausible), quality.csv, lungs.png (a contact sheet), manifest.csv and, last, summary.json.
