@@ -68,9 +68,8 @@ def unlikeness(features: np.ndarray, seed: int = 0) -> np.ndarray:
     """
     n = len(features)
     references = features[np.sort(np.random.default_rng(seed).permutation(n)[:MAX_REFERENCES])]
-    number = max(
-        MIN_NEIGHBOURS, round(NEAR * len(references))
-    )  # so many that wrong pictures of one kind are not each other's only neighbours
+    # So many neighbours that wrong pictures of one kind are not each other's only neighbours.
+    number = max(MIN_NEIGHBOURS, round(NEAR * len(references)))
     distances = NearestNeighbors(n_neighbors=number + 1).fit(references).kneighbors(features)[0]
     # The nearest neighbour is left out, because it is usually the image itself.
     far = np.log(np.maximum(distances[:, 1:].mean(1), 1e-6))
@@ -82,7 +81,7 @@ def _exposure(measured: Measurements) -> dict[int, tuple[str, float]]:
     """Map the index of each blank or badly exposed picture to what is wrong, and the number that shows it."""
     found: dict[int, tuple[str, float]] = {}
     shares = np.array([facts.vectors["histogram"] for facts in measured.facts], np.float64) ** 2
-    shares /= np.maximum(shares.sum(1, keepdims=True), 1e-9)  # of the pixels; `measure` keeps square roots
+    shares /= np.maximum(shares.sum(1, keepdims=True), 1e-9)  # shares of the pixels; `measure` stores square roots
     entropies = -(shares * np.log(np.maximum(shares, 1e-12))).sum(1)
     lowest = min(MIN_ENTROPY, float(np.median(entropies)) - BELOW)
     for i, facts in enumerate(measured.facts):

@@ -170,7 +170,10 @@ def check_harmless(files: Mapping[str, bytes | Path], run: Path) -> None:
         data = content if isinstance(content, bytes) else _header(content)
         text = data.decode("utf-8", errors="replace")
         if found := _PATH.search(text) or next((re.search(re.escape(p), text) for p in local if p in text), None):
-            raise UserError(f"{name} contains a path on this machine ({found[0][:40]}…); nothing was pushed")
+            raise UserError(
+                f"{name} contains a path on this machine ({found[0][:40]}…); nothing was pushed; "
+                "remove the path from the run's files"
+            )
 
 
 def _header(path: Path) -> bytes:
