@@ -15,8 +15,8 @@ from cvrnet.data import Record
 from cvrnet.data.splits import patient_keys
 
 SEVERE_V, WARNING_V = 0.5, 0.2
-MOSTLY = 0.9  # share of a class's images that come from one source
-LARGE = 0.1  # share of all images that have one patient id
+MOSTLY = 0.9  # least share of a class's images from one source that is reported
+LARGE = 0.1  # a patient id is reported if it has a larger share of all images
 LEAST = 5  # least number of images with one patient id; with fewer, a tenth of all images means nothing
 TIMES = 3  # least number of images with the id, as a multiple of the median number of the other patients
 

@@ -17,7 +17,7 @@ from cvrnet.data.splits import patient_keys
 MIN_SPREAD = 4.0  # standard deviation of the grey values of a small copy; below it, a picture is blank
 MIN_ENTROPY = 1.75  # entropy of 32 grey levels, in nats; radiographs had 1.86 to 3.4, pages of text 0.5 to 1
 BELOW = 0.5  # a bad exposure also has an entropy at least this far below the median of the data set
-MAX_CLIPPED = 0.6  # share of black and of white pixels
+MAX_CLIPPED = 0.6  # largest share of black and white pixels together
 MIN_MARGIN = 0.5  # least margin of `orientation_margins`: half the margin of a turned film
 OUTLIER = 5.5  # robust standard deviations; the oddest of 1,552 radiographs had 5.0, the least odd photograph 6.1
 MIN_NEIGHBOURS, NEAR = 10, 0.05  # number of neighbours: this share of the images, but at least MIN_NEIGHBOURS

@@ -38,7 +38,7 @@ _TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "versions": (dict, "a version for each package"),
     "source": (dict, "a file and its hash"),
     "pretrained_from": (list, "a list of names"),
-    "calibration": (dict, "what cvrnet calibrate did"),
+    "calibration": (dict, "the entry that cvrnet calibrate writes"),
     "data": (str, "the data set's path"),
 }
 """The type of each value of run.json that is published, and its description in messages."""
