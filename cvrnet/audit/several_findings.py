@@ -133,7 +133,8 @@ def _ties(names: Sequence[str], truth: Truth, sources: np.ndarray, patients: np.
             if _beyond_chance(has[most], has.sum() - has[most], lacks[most], lacks.sum() - lacks[most]):
                 found += from_one_source(name, has, within)
     if of_one_source:
-        sentence = f"Findings known in one source only, which cannot be tested on another source: {_some(of_one_source)}."
+        sentence = "Findings known in one source only, which cannot be tested on another source: "
+        sentence += f"{_some(of_one_source)}."
         found.append(Finding("independent-source:findings", "warning", sentence, {"findings": of_one_source}))
     sentence = f"{len(tied)} of {count(len(names), 'finding')} were compared between the sources, each by itself"
     sentence += f"; highest Cramér's V: {max(tied)[0]:.2f} ({max(tied)[1]})" if tied else ""
