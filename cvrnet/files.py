@@ -1,4 +1,4 @@
-"""Write files atomically: make a temporary file in the same folder, sync it, and rename it. Also related tools."""
+"""Write files atomically: make a temporary file in the same folder, sync it, and rename it. Also other file helpers."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def atomic_write(path: str | Path, sync: bool = True) -> Iterator[Path]:
 def normalize_disk_errors(path: Path) -> Iterator[None]:
     """Add the path to an OSError of the block; on a full disk, convert other errors to OSError(ENOSPC, path).
 
-    If the disk is full, PyTorch, safetensors and NumPy raise exceptions of other types, or OSErrors without a number.
+    If the disk is full, PyTorch, safetensors and NumPy raise exceptions of other types, or OSErrors without an errno.
     """
     try:
         yield
@@ -198,7 +198,7 @@ def image_cache_folder() -> Path:
 
 
 def slug(name: str) -> str:
-    """Turn a name into a valid folder name on every system; different names give different results.
+    """Turn a name into a folder name that is valid on every system; different names give different results.
 
     >>> slug("cvrnet:p3"), slug("resnet50")
     ('cvrnet-p3-e4073420', 'resnet50')

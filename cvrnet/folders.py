@@ -57,7 +57,9 @@ def can_be_renamed(folder: Path) -> bool:
 def check_renamable(folder: Path) -> None:
     """Raise UserError if a folder cannot be renamed, and therefore cannot be replaced."""
     if not can_be_renamed(folder):
-        raise UserError(f"{folder} is a mount point, or its parent folder is not writable; choose a folder inside it")
+        raise UserError(
+            f"{folder} is a mount point, or its parent folder is not writable; choose a folder inside {folder}"
+        )
 
 
 def check_replaceable(folder: Path, known: Callable[[Path], bool]) -> None:
@@ -146,8 +148,8 @@ def files_aside(folder: Path, may_replace: Callable[[str], bool], first: str) ->
     block fails, nothing is changed.
 
     Raises:
-        UserError: A file of this name exists, and ``may_replace(name)`` returned False, so the file is not part of an
-            earlier result. The name is relative to the folder.
+        UserError: `folder` already has a file with the name of a new file, and ``may_replace(name)`` returned False:
+            the existing file is not part of an earlier result. The name is relative to the folder.
     """
     folder = real_folder(folder)
     with lock_folder(folder):

@@ -83,7 +83,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def explain(error: BaseException) -> tuple[str, str]:
-    """Return what happened, and what to do about it, by the most informative error among an error and its causes."""
+    """Return what happened and what to do about it, from the most informative error among an error and its causes."""
     chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in chain:
@@ -98,7 +98,7 @@ def explain(error: BaseException) -> tuple[str, str]:
 
 
 def _explain_disk(error: BaseException) -> tuple[str, str] | None:
-    # hf_xet, which is written in Rust, gives the system's number only in its message.
+    # hf_xet (written in Rust) gives the errno only in the text of its message.
     in_text = next((n for n in (*_DISK_FULL, *_FORBIDDEN) if f"(os error {n})" in str(error)), None)
     number, name = getattr(error, "errno", None) or in_text, getattr(error, "filename", None)
     if number in _DISK_FULL:
@@ -134,7 +134,7 @@ def _explain_answer(error: BaseException) -> tuple[str, str] | None:
     if status >= 500:
         return f"the Hub answered HTTP {status}", f"{_AGAIN} later"
     return _STATUS.get(
-        status, (f"the Hub refused it ({message or f'HTTP {status}'})", "correct what this message names")
+        status, (f"the Hub refused the request ({message or f'HTTP {status}'})", "correct what the Hub names")
     )
 
 

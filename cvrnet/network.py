@@ -138,7 +138,7 @@ class CVRNet(nn.Module):
         self.widths = [sum(channels[i] for i in group) for group in groups]
         self.encoder_names = names
         self.map_names = [f"{name}.{m}" for name, e in zip(names, built, strict=True) for m in e.map_names]
-        self.deepest = len(built[0].channels) - 1  # the map whose grid forward_features has
+        self.deepest = len(built[0].channels) - 1  # index of the map whose grid is the grid of forward_features
         # timm's FeatureInfo requires reductions that do not decrease, but the heads are in the papers' order.
         self.scale_order = sorted(range(len(groups)), key=lambda g: reductions[groups[g][0]])
         self.feature_info = [
@@ -300,7 +300,7 @@ def _concatenate(maps: list[Tensor], like: Tensor) -> Tensor:
     aligned: list[Tensor] = []
     for m in maps:
         pooled = F.adaptive_avg_pool2d(m, (like.shape[2], like.shape[3]))
-        # Where grids do not divide, adaptive pooling counts some pixels twice, which changes the heads' inputs.
+        # If grids do not divide, adaptive pooling counts some pixels twice. So each channel's mean is restored.
         aligned.append(pooled + (m.mean((2, 3), keepdim=True) - pooled.mean((2, 3), keepdim=True)))
     return torch.cat(aligned, 1)
 
@@ -426,7 +426,7 @@ def create_cvrnet(variant: str, pretrained: bool, default_encoders: tuple[str, .
     """Build a variant with timm's builder.
 
     With ``pretrained``, load the weights of the whole model if the cfg names their source (a run folder, a Hub
-    repository), otherwise the encoders' own weights. Never both are loaded, so a trained checkpoint loads without a
+    repository), otherwise the encoders' own weights. It never loads both, so a trained checkpoint loads without a
     download of the encoders' weights. For this reason, the encoders of a trained model cannot be repositories or
     folders.
     """

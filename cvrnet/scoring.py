@@ -22,7 +22,7 @@ MIN_PATIENTS = 10  #: within one source, only classes with at least this many pa
 
 @singledispatch
 def score(predictions: AnyTable) -> dict[str, Any]:
-    """Return the scores of a table, ready for JSON: see `score_classes` and `score_findings`."""
+    """Return the scores of a table of predictions, ready for JSON: see `score_classes` and `score_findings`."""
     raise TypeError(type(predictions).__name__)
 
 

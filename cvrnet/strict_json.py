@@ -50,7 +50,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _constant(name: str) -> float:
-    raise ValueError(f"the JSON holds {name}, which is not a number in JSON")
+    raise ValueError(f"the JSON holds {name}, which JSON does not allow")
 
 
 def _integer(digits: str) -> int:

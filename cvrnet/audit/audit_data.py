@@ -141,7 +141,7 @@ def audit(
         records: The labelled images.
         problems: One line for each image or row that cannot be used; the lines become one finding of the audit.
         names: The names of the findings, if images may have several (see `read_audited`).
-        uncertain: What the value -1 of a finding counts as.
+        uncertain: What the value -1 of a finding counts as: ``ignore`` (not known), ``positive`` or ``negative``.
         course: The patients' events; with it, films from after the event are reported.
         seed: Equal seeds give equal findings.
         workers: Number of threads that read images.
@@ -162,10 +162,12 @@ def audit(
     if examination is not None:
         _refuse_examination(records, names, examination)
         if finder is not None:
-            raise UserError("--lungs and --model cannot be combined, because a model stores its --lungs; leave one out")
+            raise UserError(
+                "--lungs and --model cannot be combined, because a model has its own --lungs setting; leave one out"
+            )
         for predictor in examination.models:
             predictor.use_masks(records)
-    records = [r for r in records if r.label] if names else records  # nothing is known of the others
+    records = [r for r in records if r.label] if names else records  # no finding of the others is known
     findings = _label_findings(records, names, uncertain, course) if records else []
     with tempfile.TemporaryDirectory(prefix="cvrnet-audit-") as folder:
         step("reading images")

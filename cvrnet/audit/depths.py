@@ -7,7 +7,7 @@ from collections import Counter
 from cvrnet.audit.findings import Finding, count
 from cvrnet.audit.measurements import Measurements
 
-ADVICE = "Brightness depends on the bits in use: compare these images with the others, and store all with one depth."
+ADVICE = "Brightness depends on the bits in use: compare these images with the others, and store all at one bit depth."
 
 
 def depth_findings(measured: Measurements) -> list[Finding]:

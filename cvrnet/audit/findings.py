@@ -71,7 +71,7 @@ def grade(*, severe: bool, warning: bool) -> Severity:
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:
-    """Severe findings, then warnings, then notes; within a severity the order is kept.
+    """Return severe findings first, then warnings, then notes; within a severity the order is kept.
 
     >>> [finding.code for finding in worst_first([Finding("a", "note", ""), Finding("b", "severe", "")])]
     ['b', 'a']

@@ -19,7 +19,7 @@ SIZE = 160  # pixels; at 224, features take twice the time
 
 
 def image_features(records: Sequence[Record], any_body_part: bool = False) -> np.ndarray | str:
-    """Return mean and standard deviation of each feature map over space, float32 (n, 2, d); or why there are none.
+    """Return mean and standard deviation of each feature map over space, float32 (n, 2, d), or why they are missing.
 
     The d maps are the feature maps of EfficientNet-Lite0 (ImageNet). Each number is standardised over the images. The
     features are stored beside the decoded images, so a second audit does not compute them again.

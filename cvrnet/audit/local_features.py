@@ -2,10 +2,10 @@
 
 SIFT (Lowe 2004, OpenCV) finds the same keypoints again after a crop, a rotation, or a change of scale or contrast, and
 describes each by 128 numbers (its descriptor). For the search, each descriptor is replaced by the two nearest of a
-thousand "words". Pictures are compared by the cosine of their weighted
-word counts ("Video Google", Sivic and Zisserman 2003). In a mirrored picture or a negative, SIFT finds the same
-keypoints (if mirrored, at mirrored positions), but the numbers of each descriptor are in another, known order. The
-search reorders the numbers, and so finds these pictures without reading pixels again.
+thousand "words". Pictures are compared by the cosine of their weighted word counts ("Video Google", Sivic and Zisserman
+2003). In a mirrored picture or a negative, SIFT finds the same keypoints (if mirrored, at mirrored positions), but the
+numbers of each descriptor are in another, known order. The search reorders the numbers, and so finds these pictures
+without reading pixels again.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def root(descriptors: np.ndarray) -> np.ndarray:
 def neighbours(descriptors: np.ndarray, numbers: np.ndarray, *, seed: int = 0) -> Iterator[tuple[int, int, str]]:
     """Yield pairs of images that share many features, and the variant of the first image that the second resembles.
 
-    The descriptors are uint8 (N, MAX_FEATURES, 128). ``numbers`` (N,) are the numbers of features: of each image, the
+    The descriptors are uint8 (N, MAX_FEATURES, 128). ``numbers`` (N,) are the numbers of features: of image i, the
     first ``numbers[i]`` descriptors are used.
     """
     words = _vocabulary(descriptors, numbers, seed)
@@ -96,7 +96,7 @@ def _vocabulary(descriptors: np.ndarray, numbers: np.ndarray, seed: int) -> np.n
 
 
 def _count(features: np.ndarray, words: np.ndarray) -> np.ndarray:
-    """Square roots of the word counts of an image, (words,)."""
+    """Return the square roots of the word counts of an image, (words,)."""
     near = features @ words.T - (words * words).sum(1) / 2  # orders words as the Euclidean distance does
     total = np.zeros(len(words), np.int64)
     for _ in range(PER_FEATURE):

@@ -22,7 +22,7 @@ from cvrnet.data.image import depth_in_use, is_dicom, open_picture
 from cvrnet.data.lung_finder import LungFinder
 from cvrnet.files import open_regular
 
-THUMBNAIL = 192  # pixels, the longest side of the pictures that near-duplicates are compared on
+THUMBNAIL = 192  # pixels, the longest side of the small pictures in which near-duplicates are searched
 _GREY = Preprocessing((1, THUMBNAIL, THUMBNAIL), (0.0,), (1.0,))  # how images are read without a model
 BORDER, CORNER = 0.02, 0.125  # size, as a share of the image's height and width
 LARGE = np.dtype(

@@ -15,10 +15,10 @@ from cvrnet.data import Record
 from cvrnet.data.splits import patient_keys
 
 SEVERE_V, WARNING_V = 0.5, 0.2
-MOSTLY = 0.9  # share of a class's images that come from one source
-LARGE = 0.1  # share of all images that have one patient id
-LEAST = 5  # least number of images with one patient id; with fewer, the share of a tenth means nothing
-TIMES = 3  # such an id also has at least this many times the median number of images of the other patients
+MOSTLY = 0.9  # least share of a class's images from one source that is reported
+LARGE = 0.1  # a patient id is reported if it has a larger share of all images
+LEAST = 5  # least number of images with one patient id; with fewer, a tenth of all images means nothing
+TIMES = 3  # least number of images with the id, as a multiple of the median number of the other patients
 
 _APART = "Compare classes within one source, and test on a source that is not used for training."
 CAME_OR_WENT = "If the disease did not appear or resolve, correct the labels. Split by patient, never by image."
@@ -104,8 +104,8 @@ def association(table: np.ndarray, rows: list[dict[str, Any]], what: str) -> Fin
     by_source, by_majority = float(table.max(0).sum() / table.sum()), float(table.sum(1).max() / table.sum())
     sentence = (
         f"{what} and source are {'hardly associated' if severity == 'note' else 'associated'}: Cramér's V {v:.2f}; the "
-        f"source alone gives the right class for {by_source:.0%} of the images, the most frequent class for "
-        f"{by_majority:.0%}."
+        f"source alone gives the right class for {by_source:.0%} of the images; always guessing the most frequent "
+        f"class is right for {by_majority:.0%}."
     )
     figures = {"cramers_v": v, "accuracy_from_source": by_source, "accuracy_of_largest_class": by_majority}
     advice = "" if severity == "note" else _APART

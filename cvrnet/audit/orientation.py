@@ -15,13 +15,13 @@ WAYS = ("upright", *_TURNED, "inverted", *(f"inverted and {way}" for way in _TUR
 
 
 def orientation_margins(pictures: np.ndarray, patients: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Return how much better another way than upright fits each picture, (n,), and the index of that way, (n,).
+    """Return by how much the best other way fits each picture better than upright, (n,), and that way's index, (n,).
 
-    The index is that in `WAYS`. ``pictures`` are (n, side, side); side is a multiple of `SIDE`. Ridge regression learns
-    to distinguish the eight copies of each picture, and then judges pictures of patients that it was not trained on. If
-    a picture is stored in way w, its copy v looks like w followed by v, so all eight copies vote. The margin is about 2
-    for an inverted film, 1 for a turned film, and -1 for a correct film. The margin is near 0 if the classifier cannot
-    distinguish the copies, for example with few pictures, or with pictures of other things.
+    The index is a place in `WAYS`. ``pictures`` are (n, side, side); side is a multiple of `SIDE`. Ridge regression
+    learns to distinguish the eight copies of each picture, and then judges pictures of patients that it was not trained
+    on. If a picture is stored in way w, its copy v looks like w followed by v, so all eight copies vote. The margin is
+    about 2 for an inverted film, 1 for a turned film, and -1 for a correct film. The margin is near 0 if the classifier
+    cannot distinguish the copies, for example with few pictures, or with pictures of other things.
     """
     n = len(pictures)
     copies = _copies(pictures)

@@ -27,7 +27,7 @@ Pairs = dict[str, np.ndarray]
 
 
 def several_findings(records: Sequence[Record], names: Sequence[str], truth: Truth) -> list[Finding]:
-    """Return all findings of the audit about the images' findings that need no pixels.
+    """Return what the audit finds about the images' findings without reading pixels.
 
     ``truth`` says which images have which of the C findings, (N, C); see `cvrnet.data.findings.finding_truth`.
     """
@@ -70,7 +70,7 @@ def _always_together(names: Sequence[str], truth: Truth, pairs: Pairs, patients:
         if len({*patients[(truth[:, [i, j]] == 1).all(1)]}) < MIN_PATIENTS:
             continue
         share, first, second = float(pairs["both"][i, j] / either[i, j]), names[i], names[j]
-        which = f"{'all' if share == 1 else f'{share:.0%} of the'} {either[i, j]:,} images that have one have both"
+        which = f"{'all' if share == 1 else f'{share:.0%} of the'} {either[i, j]:,} images that have either have both"
         sentence = f"{first} and {second} nearly always occur together ({which}): no model can distinguish them."
         advice = "Merge them into one finding, or get images that have only one of them."
         figures, severity = {"share": share, "images": int(either[i, j])}, grade(severe=share == 1, warning=True)
@@ -133,7 +133,8 @@ def _ties(names: Sequence[str], truth: Truth, sources: np.ndarray, patients: np.
             if _beyond_chance(has[most], has.sum() - has[most], lacks[most], lacks.sum() - lacks[most]):
                 found += from_one_source(name, has, within)
     if of_one_source:
-        sentence = f"Known in one source only, so there is no independent source to test on: {_some(of_one_source)}."
+        sentence = "Findings known in one source only, which cannot be tested on another source: "
+        sentence += f"{_some(of_one_source)}."
         found.append(Finding("independent-source:findings", "warning", sentence, {"findings": of_one_source}))
     sentence = f"{len(tied)} of {count(len(names), 'finding')} were compared between the sources, each by itself"
     sentence += f"; highest Cramér's V: {max(tied)[0]:.2f} ({max(tied)[1]})" if tied else ""
@@ -157,7 +158,7 @@ def _changes(names: Sequence[str], truth: Truth, patients: np.ndarray) -> list[F
 
 
 def _few(column: np.ndarray, patients: np.ndarray) -> bool:
-    """Return whether too few patients have a finding, or lack it; ``column`` is that of the truth, (N,)."""
+    """Return whether too few patients have a finding, or lack it; ``column`` is its column of the truth, (N,)."""
     return min(len({*patients[column == value]}) for value in (0, 1)) < MIN_PATIENTS
 
 

@@ -25,7 +25,9 @@ _AWAY = (
     "Bring all images to one size, crop and format before training, and report results within one source; "
     "judge a model's score against this score."
 )
-_LUNG = "This also contains lung, so some of it may be disease: compare it with the probes without lung."
+_LUNG = (
+    "The input of this probe contains lung, so disease may explain the score: compare it with the probes without lung."
+)
 
 
 def shortcut_findings(measured: Measurements, seed: int) -> Iterator[Finding]:
@@ -57,7 +59,7 @@ def shortcut_findings(measured: Measurements, seed: int) -> Iterator[Finding]:
 def finding_probes(measured: Measurements, names: Sequence[str], truth: Truth, seed: int) -> Iterator[Finding]:
     """Report how well features that should not matter predict the findings that the most patients have.
 
-    ``truth`` is that of `cvrnet.data.findings.finding_truth`, (N, C).
+    ``truth`` is the result of `cvrnet.data.findings.finding_truth`, (N, C).
     """
     patients = np.array(patient_keys(measured.records))
     number = {name: len({*patients[column == 1]}) for name, column in zip(names, truth.T, strict=True)}
@@ -116,7 +118,7 @@ def label_finding(found: Probe) -> Finding:
 
 
 def _summary(found: list[Probe], code: str, start: str, severity: Severity, **scope: str) -> Finding:
-    """Make one finding from several probes; its sentence names the strongest without lung and the strongest with lung.
+    """Make one finding from several probes; it names the strongest probe without lung, and the strongest with lung.
 
     The table's rows start with the columns ``scope``.
     """

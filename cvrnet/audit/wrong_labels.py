@@ -22,7 +22,7 @@ with warnings.catch_warnings():  # cleanlab, when it is imported, silences all w
 CODE = "wrong-labels"
 MIN_PATIENTS = 30  # least number of patients of a class within a source; smaller classes are not checked
 MAX_CONFIDENCE = 0.03  # only a label with a lower probability counts as probably wrong
-MIN_SHARE = 0.015  # least share of doubtful labels for a warning; with fewer, only a note: a model also errs
+MIN_SHARE = 0.015  # least share of doubtful labels for a warning; with fewer, only a note, because a model also errs
 MIN_AUC = 0.8  # least AUC of predicting the labels; below it, many doubts are false. 10 % wrong labels lower it by 0.08
 FOLDS = 5
 MAX_IMAGES = 3000  # most images that train each fold, so that the cost grows only in proportion to the data set
@@ -118,9 +118,8 @@ def with_other_images(p: np.ndarray, y: np.ndarray, patients: np.ndarray) -> np.
     np.add.at(others, patient, one)
     others = others[patient] - one
     others /= np.maximum(others.sum(1, keepdims=True), 1)  # shares of the other labels; 0 if there is no other image
-    likelihood = one.T @ others + CAUTION * one.mean(
-        0
-    )  # [c, d]: of label d of another image, if this image has label c
+    # likelihood[c, d]: how likely another image has label d, if this image has label c
+    likelihood = one.T @ others + CAUTION * one.mean(0)
     likelihood /= likelihood.sum(1, keepdims=True)
     return np.asarray(softmax(np.log(p) + others @ np.log(likelihood).T, axis=1))
 

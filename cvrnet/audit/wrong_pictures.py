@@ -17,7 +17,7 @@ from cvrnet.data.splits import patient_keys
 MIN_SPREAD = 4.0  # standard deviation of the grey values of a small copy; below it, a picture is blank
 MIN_ENTROPY = 1.75  # entropy of 32 grey levels, in nats; radiographs had 1.86 to 3.4, pages of text 0.5 to 1
 BELOW = 0.5  # a bad exposure also has an entropy at least this far below the median of the data set
-MAX_CLIPPED = 0.6  # share of black and of white pixels
+MAX_CLIPPED = 0.6  # largest share of black and white pixels together
 MIN_MARGIN = 0.5  # least margin of `orientation_margins`: half the margin of a turned film
 OUTLIER = 5.5  # robust standard deviations; the oddest of 1,552 radiographs had 5.0, the least odd photograph 6.1
 MIN_NEIGHBOURS, NEAR = 10, 0.05  # number of neighbours: this share of the images, but at least MIN_NEIGHBOURS
@@ -68,9 +68,8 @@ def unlikeness(features: np.ndarray, seed: int = 0) -> np.ndarray:
     """
     n = len(features)
     references = features[np.sort(np.random.default_rng(seed).permutation(n)[:MAX_REFERENCES])]
-    number = max(
-        MIN_NEIGHBOURS, round(NEAR * len(references))
-    )  # so many that wrong pictures of one kind are not each other's only neighbours
+    # So many neighbours that wrong pictures of one kind are not each other's only neighbours.
+    number = max(MIN_NEIGHBOURS, round(NEAR * len(references)))
     distances = NearestNeighbors(n_neighbors=number + 1).fit(references).kneighbors(features)[0]
     # The nearest neighbour is left out, because it is usually the image itself.
     far = np.log(np.maximum(distances[:, 1:].mean(1), 1e-6))
@@ -82,7 +81,7 @@ def _exposure(measured: Measurements) -> dict[int, tuple[str, float]]:
     """Map the index of each blank or badly exposed picture to what is wrong, and the number that shows it."""
     found: dict[int, tuple[str, float]] = {}
     shares = np.array([facts.vectors["histogram"] for facts in measured.facts], np.float64) ** 2
-    shares /= np.maximum(shares.sum(1, keepdims=True), 1e-9)  # of the pixels; `measure` keeps square roots
+    shares /= np.maximum(shares.sum(1, keepdims=True), 1e-9)  # shares of the pixels; `measure` stores square roots
     entropies = -(shares * np.log(np.maximum(shares, 1e-12))).sum(1)
     lowest = min(MIN_ENTROPY, float(np.median(entropies)) - BELOW)
     for i, facts in enumerate(measured.facts):

@@ -28,7 +28,7 @@ class TooLarge(ValueError):  # noqa: N818
 class _LimitedCalls(TorchFunctionMode):
     """Counts the calls of PyTorch's functions, because some networks fill tables of positions value by value.
 
-    It skips the initial values of tensors on the meta device, which hold none: PyTorch takes long to compute them.
+    It skips the calls that fill tensors on the meta device: such tensors hold no values, but the calls take long.
     """
 
     _left = _CALLS
@@ -42,7 +42,7 @@ class _LimitedCalls(TorchFunctionMode):
     ) -> Any:
         self._left -= 1
         if self._left < 0:
-            raise TooLarge(f"making the network takes more than {_CALLS:,} calculations")
+            raise TooLarge(f"making the network takes more than {_CALLS:,} calls of PyTorch's functions")
         if func in _INITIAL_VALUES and args and args[0].is_meta:
             return args[0]
         return func(*args, **(kwargs or {}))

@@ -62,7 +62,7 @@ def load_package(name: str) -> dict[str, Tensor] | None:
     """Return the state dict of a timm model with its classifier, from a package; None if no package is installed.
 
     Raises:
-        UserError: The file in the package is missing, or differs from the published one.
+        UserError: The file in the package is missing, or differs from the published file.
     """
     package = weights_package(name)
     path = None if package is None else package.path

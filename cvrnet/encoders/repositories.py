@@ -117,7 +117,7 @@ def _arguments(config: dict[str, Any]) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{CONFIG} {error}") from error
     if unwanted := [name for name in _NOT_OF_TIMM if name in arguments]:
-        raise ValueError(f"{CONFIG} has {unwanted[0]!r} among the model's arguments, which timm's models do not have")
+        raise ValueError(f"{CONFIG} has {unwanted[0]!r} among the model's arguments, but timm has no such argument")
     if not isinstance(pool, str | None):
         raise ValueError(f"{CONFIG} has global_pool={pool!r:.80}; expected a text")
     return dict(arguments) if pool is None else {"global_pool": pool, **arguments}

@@ -115,7 +115,7 @@ class TimmEncoder(nn.Module):
 
 
 def _first_line(error: Exception) -> str:
-    """Return the first line of an error's message; of PyTorch's list of unfit tensors, the first tensor."""
+    """Return the first line of an error's message; if it is a list of tensors that do not fit, the first tensor."""
     lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
     return lines[1] if len(lines) > 1 and lines[0].endswith(":") else lines[0]
 

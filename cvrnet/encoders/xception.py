@@ -31,7 +31,7 @@ class XceptionEncoder(nn.Module):
     """
 
     float32_parts = ("stem", "entry", "block3.skip", "block3.body.1.conv1", "block3.body.4.conv1")
-    int8_float32_parts = ("block3",)  #: also in float32 in int8 files: most of the error that is left comes from it
+    int8_float32_parts = ("block3",)  #: also in float32 in int8 files: most of the remaining error comes from block3
 
     def __init__(
         self,

@@ -260,7 +260,7 @@ def leaderboard_entries(
 
 
 def _score_table(folds: Sequence[Mapping[str, Any]], evaluations: Sequence[_Evaluation]) -> dict[str, Any] | None:
-    """Return a table with a row for each fold and mean (single model: for each score); None without scores."""
+    """Return a table with a row for each fold and mean (single model: a row for each score); None without scores."""
     shown = next((evaluation.shown for evaluation in evaluations), _SCORES)
     titles, places = zip(*shown.values(), strict=True)
     if folds:

@@ -115,7 +115,7 @@ def _merge_card(there: str, ours: str, license: str, renew: bool) -> tuple[str, 
 def _merge_values(
     there: Mapping[str, Any], ours: Mapping[str, Any], written: Mapping[str, str], renew: bool
 ) -> dict[str, Any]:
-    """Return the existing metadata with the library's new values; values that somebody changed or removed stay so."""
+    """Return the existing metadata with the library's new values; other people's changes and removals stay."""
     merged = dict(there)
     for key in dict.fromkeys((*written, *ours)):
         untouched = _hash(there[key]) == written.get(key) if key in there else key not in written

@@ -142,7 +142,7 @@ def _push(
         progress(done, total)
         with_retries(api.create_branch, repo, branch=branch, revision=first, exist_ok=True)
         commits[branch] = pushed.commits[branch] = _put(api, pushed, branch, files, overwrite, first=first)
-    # main's parent is the commit from before this push, so the Hub refuses it if somebody else pushed in the meantime.
+    # The parent is main's commit before this push, so the Hub refuses the new commit if somebody else pushed meanwhile.
     files = {**staged.main_files(commits), CARD: card}
     pushed.commits["main"] = _put(api, pushed, "main", files, overwrite, parent=start)
     progress(total, total)

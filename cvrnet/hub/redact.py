@@ -38,7 +38,7 @@ _TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "versions": (dict, "a version for each package"),
     "source": (dict, "a file and its hash"),
     "pretrained_from": (list, "a list of names"),
-    "calibration": (dict, "what cvrnet calibrate did"),
+    "calibration": (dict, "the entry that cvrnet calibrate writes"),
     "data": (str, "the data set's path"),
 }
 """The type of each value of run.json that is published, and its description in messages."""
@@ -170,7 +170,10 @@ def check_harmless(files: Mapping[str, bytes | Path], run: Path) -> None:
         data = content if isinstance(content, bytes) else _header(content)
         text = data.decode("utf-8", errors="replace")
         if found := _PATH.search(text) or next((re.search(re.escape(p), text) for p in local if p in text), None):
-            raise UserError(f"{name} contains a path on this machine ({found[0][:40]}…); nothing was pushed")
+            raise UserError(
+                f"{name} contains a path on this machine ({found[0][:40]}…); nothing was pushed; "
+                "remove the path from the run's files"
+            )
 
 
 def _header(path: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""Compute the pooled feature maps of frozen encoders, and their sides, once for each image, and store them on disk."""
+"""Compute once and store each image's pooled maps of frozen encoders, and their left-right differences (sides)."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class FrozenFeatures:
     """The pooled maps of a network's encoders, for several views of each image.
 
     View 0 is the image itself. The other views are augmented; they depend only on the seed, the view's index and the
-    pixels. With view 0, the sides of its maps (`cvrnet.heads.novelty.sides`) are stored; the sides of the mirror image
-    are computed on demand. The vectors of each encoder are stored beside the decoded images. Their file names depend
-    only on the encoder's weights, the preprocessing and the number format. So all heads, folds, runs and pairs of
-    encoders can share the files.
+    pixels. With view 0, the sides of its maps (left-right differences, see `cvrnet.heads.novelty.sides`) are stored;
+    the sides of the mirror image are computed on demand. The vectors of each encoder are stored beside the decoded
+    images. Their file names depend only on the encoder's weights, the preprocessing and the number format. So all
+    heads, folds, runs and pairs of encoders can share the files.
 
     Args:
         model: The network; its heads are not used.

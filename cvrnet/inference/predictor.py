@@ -78,7 +78,7 @@ class Predictor:
                 default for an ONNX file is OpenVINO if it is installed and there are 100 images or more, otherwise ONNX
                 Runtime. With ``openvino`` or ``onnxruntime``, a checkpoint is converted once, and the copy is kept in
                 the cache. ``auto`` chooses the fastest backend for the number of ``images``.
-            images: Number of images that will be predicted, for ``backend="auto"``; None means many.
+            images: Number of images that will be predicted, to choose the backend; None means many.
             checkpoints: The result of `cvrnet.runs.checkpoint.find_checkpoints` for the model, if it is known.
 
         Raises:

@@ -52,7 +52,9 @@ class StudyPredictor:
         """Raise UserError if the models need the days of the pictures, but the studies have no days."""
         several = any(len(study.pictures) > 1 for study in studies)
         if self.predictor.models[0].head.time and several and not any(day for study in studies for day in study.days):
-            raise UserError(f"{self.predictor.name} needs the days of the pictures: expected the column day")
+            raise UserError(
+                f"{self.predictor.name} needs the days of the pictures: expected the column day in the manifest"
+            )
 
     def stream(
         self, studies: Iterable[Study], *, batch_size: int = 8, heads: bool = False

@@ -31,7 +31,7 @@ from cvrnet.runs.read import read_run
 from cvrnet.task import probabilities
 
 TOLERANCE = 1e-4
-DISTANCE_TOLERANCE = 0.01  # largest relative difference of a distance from the training images
+DISTANCE_TOLERANCE = 0.01  # largest relative difference between a distance in ONNX Runtime and in PyTorch
 CALIBRATION_IMAGES = 128
 EVALUATION_IMAGES = 2000
 
@@ -62,7 +62,7 @@ def export_onnx(
         output: The file; its name ends in .onnx.
         folds: Folds of the run to export; all by default.
         img_size: Height and width in pixels; by default the size of the training.
-        check_images: Data set whose images are used for this check; by default the data set of the calibration or,
+        check_images: Data set whose images are used for this comparison; by default the data set of the calibration or,
             without it, of the run. If neither exists, the images are phantoms.
         int8: Quantise: weights and activations of the convolutions become 8-bit integers.
         calibration: Data set for int8. The images of some patients determine the ranges of the activations. On the
@@ -88,7 +88,7 @@ def export_onnx(
     _check_arguments(output, int8, calibration, overwrite)
     folders = find_checkpoints(model, folds)
     refuse_bags(stored_unit(folders[0]), "an export")
-    refuse_lungs(folders[0], "an export holds one network, without the one that finds the lungs")
+    refuse_lungs(folders[0], "an exported file would lack the network that finds the lungs")
     network = load_network(folders, img_size)
     network.preprocessing = dataclasses.replace(network.preprocessing, any_body_part=any_body_part)
     origin = _provenance(folders, _find_run(folders[0]))
@@ -225,6 +225,7 @@ def _check(network: PixelNetwork, file: Path, pixels: NDArray[np.uint8]) -> floa
         away = float(np.abs(distances / expected[-1] - 1).max())
         if not away <= DISTANCE_TOLERANCE:
             raise UserError(
-                f"the exported network's distances differ from PyTorch's by {away:.0%}; nothing was written"
+                f"the exported network's distances from the training images differ from PyTorch's by {away:.0%}; "
+                f"expected at most {DISTANCE_TOLERANCE:.0%}; nothing was written"
             )
     return worst

@@ -64,7 +64,7 @@ def read_metadata(path: str | Path) -> Metadata:
         cfg = parse_json(metadata["pretrained_cfg"])
         preprocessing, names, count = Preprocessing.from_cfg(cfg), cfg["label_names"], cfg["num_classes"]
         if not isinstance(names, list) or not isinstance(cfg["architecture"], str) or not isinstance(count, int):
-            raise ValueError("architecture, label_names or num_classes is of another type")
+            raise ValueError("architecture, label_names or num_classes has a wrong type")
         check_names(names, None)
         task = metadata.get("task", "multiclass")  # files of earlier versions do not say
         check_num_classes(count, task)

@@ -208,6 +208,6 @@ def write_metadata(proto: onnx.ModelProto, values: Mapping[str, Any]) -> None:
 
 
 def _exact_parts(encoder: Any) -> tuple[str, ...]:
-    """Return ``float32_parts`` and ``int8_float32_parts`` of an encoder; without the first, its first convolutions."""
+    """Return an encoder's ``float32_parts`` (if None, its first convolutions), and its ``int8_float32_parts``."""
     listed: tuple[str, ...] | None = getattr(encoder, "float32_parts", None)
     return *(encoder.first_conv if listed is None else listed), *getattr(encoder, "int8_float32_parts", ())

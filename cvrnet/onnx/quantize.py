@@ -25,9 +25,8 @@ from cvrnet.onnx.session import load_onnx
 from cvrnet.task import probabilities
 
 LEAST = 20  # smallest number of images on which two files are compared
-TOGETHER = (
-    3  # images whose extremes count together; with more, ranges are wider: fewer values are cut off, all are coarser
-)
+# Images in a calibration batch. With more images, ranges are wider: fewer values are cut off, but steps are coarser.
+TOGETHER = 3
 
 
 class _Reader(CalibrationDataReader):
@@ -63,8 +62,8 @@ def quantize(source: Path, target: Path, calibration: Sequence[Record], network:
             # Weights of 7 bits: x86 processors without VNNI add two 8-bit products in 16 bits (vpmaddubsw), and with
             # 8-bit weights the sum could saturate ("Quantize ONNX models" in ONNX Runtime's documentation).
             reduce_range=True,
-            # A range (of the default method, MinMax) is then the mean of the extremes of `TOGETHER` images, so that a
-            # single unusual image hardly changes it.
+            # A range (of the default method, MinMax) is then the mean of the batches' extremes, so that a single
+            # unusual image hardly changes it.
             extra_options={"CalibMovingAverage": True},
         )
     return len(images)

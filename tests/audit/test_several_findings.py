@@ -129,7 +129,7 @@ def test_a_finding_that_one_source_does_not_know():
     truth[np.array([r.source != "a" for r in records]), 1] = np.nan
     of = found(records, truth)
     assert of["independent-source:findings"].severity == "warning"
-    assert of["independent-source:findings"].sentence.endswith("no independent source to test on: Mass.")
+    assert of["independent-source:findings"].sentence.endswith("which cannot be tested on another source: Mass.")
     assert "fewer than 10 patients have, or lack: Rare" in of["finding-sources"].sentence
 
 

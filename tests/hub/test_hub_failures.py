@@ -171,7 +171,7 @@ def test_the_hub_goes_away_before_it_answers(either_hub: LocalHub, folds: Path, 
 
 
 def test_a_card_that_the_hub_does_not_take(hub: LocalHub, folds: Path, cli) -> None:
-    assert 'the Hub refused it ("license" must be one of' in fails(
+    assert 'the Hub refused the request ("license" must be one of' in fails(
         cli, "push", folds, REPO, "--license", "no-such-license"
     )
     assert_whole(hub, folds)

@@ -67,7 +67,7 @@ def refusal(folder, call=load_checkpoint):
         (other("vit_base_patch16_224", depth=65536), "more than 2,000,000,000 parameters"),
         (other("vit_base_patch16_224", depth=65536, embed_dim=1, num_heads=1), "more than 30,000 modules and tensors"),
         (other("swin_tiny_patch4_window7_224", img_size=65536, window_size=65536), "2,000,000,000 parameters"),
-        (other("maxvit_tiny_tf_224", img_size=8192), "more than 200,000 calculations"),
+        (other("maxvit_tiny_tf_224", img_size=8192), "more than 200,000 calls of PyTorch's functions"),
         (argument(encoders=["convnext_xxlarge"] * 8), "more than 2,000,000,000 parameters"),
         (argument(encoders=["resnet18"] * 9), "asks for 9 encoders; expected at most 8"),
         (argument(hidden_sizes=[65536, 65536]), "more than 2,000,000,000 parameters"),
@@ -224,7 +224,7 @@ def test_strict_json_is_read_as_python_reads_it(value):
     try:
         expected = json.loads(text, parse_constant=lambda name: 1 / 0)
     except ZeroDivisionError:
-        with pytest.raises(ValueError, match="which is not a number in JSON"):
+        with pytest.raises(ValueError, match="which JSON does not allow"):
             parse_json(text)
         return
     if all(abs(number) < 10**39 for number in _integers(expected)):
